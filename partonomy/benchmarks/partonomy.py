@@ -1,0 +1,119 @@
+"""The Partonomy benchmark: what is asked, in which turns, and which metrics are reported (Partonomy/PLUM paper, sections 3, A.1).
+
+The part-whole types ask two questions in sequence: `whole_to_part` the object first, then its parts; `part_to_whole` the
+parts first, then the object. The second question follows the correct first answer (`gold`, what the authors' code does)
+or the model's own first choice (`predicted`, the paper's words: "we select an answer choice twice in sequence").
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from partonomy.evaluation.model_api import Role, Turn
+from partonomy.metrics.matching import Matching
+from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, Selector
+from partonomy.questions.question_types import QuestionType
+from partonomy.structures import Question
+
+VERSION = "partonomy-1.0"
+"""Changes whenever a prompt, a protocol or a metric changes a number."""
+
+
+class Conditioning(StrEnum):
+    """Which first answer the second question of a part-whole type follows."""
+
+    GOLD = "gold"
+    PREDICTED = "predicted"
+
+
+class Subject(StrEnum):
+    """What a step asks for."""
+
+    PARTS = "parts"
+    OBJECT = "object"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One multiple-choice question of a conversation."""
+
+    subject: Subject
+    text: str
+    choices: tuple[str, ...]
+    correct_index: int
+
+
+def question_steps(question: Question) -> tuple[Step, ...]:
+    """The multiple-choice questions of one benchmark question, in the order in which they are asked.
+
+    Raises:
+        ValueError: There is not exactly one correct choice, or a part-whole type lacks its object question.
+    """
+    parts = Step(
+        Subject.PARTS,
+        question.text,
+        tuple(choice.text for choice in question.choices),
+        _correct_index([choice.is_correct for choice in question.choices], question, Subject.PARTS),
+    )
+    if not question.question_type.is_part_whole:
+        return (parts,)
+    if question.object_question is None:
+        raise ValueError(f"question {question.question_id} is {question.question_type} but has no object question")
+    object_question = question.object_question
+    whole = Step(
+        Subject.OBJECT,
+        object_question.text,
+        tuple(choice.text for choice in object_question.choices),
+        _correct_index([choice.is_correct for choice in object_question.choices], question, Subject.OBJECT),
+    )
+    return (whole, parts) if question.question_type is QuestionType.WHOLE_TO_PART else (parts, whole)
+
+
+def step_turns(steps: Sequence[Step], index: int, answers: Sequence[str]) -> tuple[Turn, ...]:
+    """The conversation up to and including the question of step `index`.
+
+    Args:
+        steps: All steps of the question.
+        index: The step that is asked.
+        answers: The assistant's answers to the steps before it.
+    """
+    turns = []
+    for step, answer in zip(steps[:index], answers[:index], strict=True):
+        turns += [Turn(Role.USER, step.text), Turn(Role.ASSISTANT, answer)]
+    return (*turns, Turn(Role.USER, steps[index].text))
+
+
+def first_answer(step: Step, chosen_index: int, conditioning: Conditioning) -> str:
+    """The answer to `step` that the next question follows."""
+    return step.choices[step.correct_index if conditioning is Conditioning.GOLD else chosen_index]
+
+
+def accuracy_name(subject: Subject, selector: Selector) -> str:
+    """Metric name of multiple-choice accuracy; the default selector has no suffix."""
+    base = "parts_accuracy" if subject is Subject.PARTS else "objects_accuracy"
+    return base if selector is DEFAULT_SELECTOR else f"{base}_{selector}"
+
+
+def mask_metric_names(matching: Matching) -> tuple[str, str, str]:
+    """Names of micro-gIoU, macro-gIoU and cIoU under one pairing."""
+    return f"giou_micro_{matching}", f"giou_macro_{matching}", f"ciou_{matching}"
+
+
+def metric_names(question_type: QuestionType | None) -> tuple[str, ...]:
+    """Every metric that a summary reports for a type, in order."""
+    masks = [name for matching in Matching for name in mask_metric_names(matching)]
+    texts = ["parts_precision", "parts_recall", "parts_f1"]
+    names = [*masks, *(accuracy_name(Subject.PARTS, selector) for selector in Selector), *texts]
+    if question_type is not None and question_type.is_part_whole:
+        names += [accuracy_name(Subject.OBJECT, selector) for selector in Selector]
+    names += ["authors_giou_micro_paired", "authors_giou_macro_paired"]
+    names += [f"generated_{name}" for name in [*masks, "parts_accuracy", *texts]]
+    return tuple(names)
+
+
+def _correct_index(flags: Sequence[bool], question: Question, subject: Subject) -> int:
+    if sum(flags) != 1:
+        raise ValueError(
+            f"question {question.question_id} has {sum(flags)} correct {subject} choices of {len(flags)}; it needs one"
+        )
+    return list(flags).index(True)

@@ -1,0 +1,70 @@
+"""Which parts an object can have and which objects are its siblings, deduced from annotations (paper, section 3.2)."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from partonomy.structures import PartDataset
+
+
+@dataclass(frozen=True)
+class ConceptGraph:
+    """The vocabulary of a data set. All tuples are sorted.
+
+    Attributes:
+        object_parts: object label -> labels of the parts that any annotated instance of it shows.
+        object_category: object label -> its category.
+        category_objects: category -> its object labels.
+    """
+
+    object_parts: Mapping[str, tuple[str, ...]]
+    object_category: Mapping[str, str]
+    category_objects: Mapping[str, tuple[str, ...]]
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """All object labels that have parts, sorted."""
+        return tuple(sorted(self.object_parts))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All part labels, sorted."""
+        return tuple(sorted({part for parts in self.object_parts.values() for part in parts}))
+
+    def siblings(self, label: str) -> tuple[str, ...]:
+        """The other objects of the label's category, sorted."""
+        return tuple(other for other in self.category_objects[self.object_category[label]] if other != label)
+
+    def category_parts(self, label: str) -> tuple[str, ...]:
+        """Parts of any object of the label's category, sorted."""
+        objects = self.category_objects[self.object_category[label]]
+        return tuple(sorted({part for other in objects for part in self.object_parts[other]}))
+
+
+def build_concept_graph(dataset: PartDataset) -> ConceptGraph:
+    """Deduce the graph from the objects that have at least one annotated part.
+
+    Raises:
+        ValueError: an object label stands in two categories, naming image and instance.
+    """
+    object_parts: dict[str, set[str]] = defaultdict(set)
+    object_category: dict[str, str] = {}
+    for image in dataset.images:
+        for instance in image.objects:
+            if not instance.parts:
+                continue
+            object_parts[instance.label].update(part.label for part in instance.parts)
+            category = object_category.setdefault(instance.label, instance.category)
+            if category != instance.category:
+                raise ValueError(
+                    f"{dataset.name}, image {image.image_id}, instance {instance.instance_id}: {instance.label!r} is in "
+                    f"category {instance.category!r} here and in {category!r} elsewhere; an object has one category"
+                )
+    category_objects: dict[str, set[str]] = defaultdict(set)
+    for label, category in object_category.items():
+        category_objects[category].add(label)
+    return ConceptGraph(
+        object_parts={label: tuple(sorted(parts)) for label, parts in sorted(object_parts.items())},
+        object_category=dict(sorted(object_category.items())),
+        category_objects={name: tuple(sorted(labels)) for name, labels in sorted(category_objects.items())},
+    )

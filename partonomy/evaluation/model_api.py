@@ -1,0 +1,82 @@
+"""What a model must offer to be scored: three methods. No model is imported by partonomy.
+
+Images are uint8 RGB arrays (H, W, 3) in the annotation's frame; masks come back as bool arrays (S, H, W) in the same frame.
+Turns alternate user, assistant, user, ...; the last one is the user's, and choices or answers continue it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from partonomy.structures import CharSpan, Question
+
+
+class Role(StrEnum):
+    """Who speaks."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One utterance of a conversation, without image placeholder and template."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True)
+class ChoiceScore:
+    """Log-probabilities (nats) of one choice.
+
+    `answer_*` covers the answer's tokens, end token included; `conversation_*` every text token of prompt and answer
+    (what the authors' code averages).
+    """
+
+    answer_log_prob: float
+    answer_tokens: int
+    conversation_log_prob: float
+    conversation_tokens: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A model's own answer: text, tagged spans in reading order, masks (S, H, W) bool and one confidence in [0, 1] per span."""
+
+    text: str
+    spans: tuple[CharSpan, ...]
+    masks: np.ndarray
+    confidences: tuple[float, ...]
+
+
+class GroundedModel(Protocol):
+    """The contract. A model that cannot do one of the three raises NotImplementedError there; its metrics are then null."""
+
+    name: str
+
+    def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
+        """Return one score per choice, each taken as the assistant's answer to `turns`."""
+        ...
+
+    def segment(
+        self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]
+    ) -> np.ndarray:
+        """Return one mask per span of the given answer, bool (len(spans), H, W), predicted in reading order."""
+        ...
+
+    def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
+        """Return the model's own answer to `turns`, its tagged spans and their masks."""
+        ...
+
+
+@runtime_checkable
+class PreparedModel(Protocol):
+    """Optional fourth method: only `oracle` and `random` read the truth through it."""
+
+    def prepare(self, question: Question) -> None:
+        """Called before a question is asked."""
+        ...

@@ -1,0 +1,108 @@
+"""95% intervals from a bootstrap over images (percentile method; Efron and Tibshirani 1993, chapter 13).
+
+Every metric of the benchmark is a ratio of two sums over images (micro-gIoU: IoUs over masks; accuracy: correct over asked;
+precision: matched over predicted names). A resample draws as many images as there are, with replacement, and divides the
+two resampled sums. Images, not masks or questions, are drawn, since those of one image are not independent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+NUM_RESAMPLES = 1000
+_CHUNK = 100
+
+
+@dataclass(frozen=True)
+class ImageRatio:
+    """A metric as a ratio of sums: float64 (I,) numerators and denominators, one per image.
+
+    `value_if_empty` is the metric's value where the denominators sum to 0 although something was counted (`count` > 0):
+    1 for cIoU of empty masks, 0 for the precision of no prediction.
+    """
+
+    numerators: np.ndarray
+    denominators: np.ndarray
+    count: int
+    value_if_empty: float = 0.0
+
+    @property
+    def value(self) -> float | None:
+        """The metric on all images; None when nothing was counted."""
+        if self.count == 0:
+            return None
+        total = float(self.denominators.sum())
+        return float(self.numerators.sum()) / total if total > 0 else self.value_if_empty
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its 95% interval and the number of counted things (masks, images or questions); None when there is none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    count: int
+
+
+def bootstrap_ratios(
+    ratios: Sequence[ImageRatio], generator: np.random.Generator, num_resamples: int = NUM_RESAMPLES
+) -> tuple[Estimate, ...]:
+    """Intervals of several metrics of the same images, from the same resamples.
+
+    Args:
+        ratios: M metrics over the same I images.
+        generator: Source of the resamples.
+        num_resamples: How many.
+
+    Returns:
+        M estimates. Resamples in which a metric's denominators sum to 0 take its `value_if_empty`.
+    """
+    if not ratios:
+        return ()
+    samples = resample_ratios(ratios, generator, num_resamples)
+    estimates = []
+    for column, ratio in enumerate(ratios):
+        if ratio.value is None:
+            estimates.append(Estimate(None, None, None, 0))
+            continue
+        low, high = np.percentile(samples[:, column], (2.5, 97.5))
+        estimates.append(Estimate(ratio.value, float(low), float(high), ratio.count))
+    return tuple(estimates)
+
+
+def paired_difference(
+    first: ImageRatio, second: ImageRatio, generator: np.random.Generator, num_resamples: int = NUM_RESAMPLES
+) -> Estimate:
+    """`first` minus `second`, two runs on the same images, with its interval: each resample draws one set of images for both.
+
+    Raises:
+        ValueError: The runs do not cover the same number of images.
+    """
+    if len(first.numerators) != len(second.numerators):
+        raise ValueError(
+            f"the runs cover {len(first.numerators)} and {len(second.numerators)} images, not the same ones"
+        )
+    if first.value is None or second.value is None:
+        return Estimate(None, None, None, 0)
+    samples = resample_ratios((first, second), generator, num_resamples)
+    low, high = np.percentile(samples[:, 0] - samples[:, 1], (2.5, 97.5))
+    return Estimate(first.value - second.value, float(low), float(high), len(first.numerators))
+
+
+def resample_ratios(ratios: Sequence[ImageRatio], generator: np.random.Generator, num_resamples: int) -> np.ndarray:
+    """Metrics of every resample, float64 (num_resamples, M)."""
+    numerators = np.stack([ratio.numerators for ratio in ratios], axis=1).astype(np.float64)  # [I, M]
+    denominators = np.stack([ratio.denominators for ratio in ratios], axis=1).astype(np.float64)  # [I, M]
+    empty = np.array([ratio.value_if_empty for ratio in ratios])
+    num_images = len(numerators)
+    if num_images == 0:
+        return np.broadcast_to(empty, (num_resamples, len(ratios)))
+    chunks = []
+    for start in range(0, num_resamples, _CHUNK):  # chunks bound the memory of the counts at (100, I)
+        size = min(_CHUNK, num_resamples - start)
+        counts = generator.multinomial(num_images, np.full(num_images, 1 / num_images), size=size)  # [r, I]
+        tops, bottoms = counts @ numerators, counts @ denominators  # [r, M]
+        chunks.append(np.where(bottoms > 0, tops / np.where(bottoms > 0, bottoms, 1.0), empty))
+    return np.concatenate(chunks)

@@ -1,0 +1,64 @@
+"""Micro precision, recall and F1 of part names (Partonomy/PLUM paper, section 3.3, "Text Evaluation").
+
+Names are compared as sets of exact strings after strip and lower.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PartTextStatistics:
+    """Additive counts of part names: in both sets, in the predicted one, in the true one."""
+
+    num_matched: int = 0
+    num_predicted: int = 0
+    num_true: int = 0
+
+    def __add__(self, other: "PartTextStatistics") -> "PartTextStatistics":
+        return PartTextStatistics(
+            self.num_matched + other.num_matched,
+            self.num_predicted + other.num_predicted,
+            self.num_true + other.num_true,
+        )
+
+    @property
+    def precision(self) -> float:
+        """Matched / predicted; 0 where nothing was predicted."""
+        return self.num_matched / self.num_predicted if self.num_predicted else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Matched / true; 0 where nothing is true."""
+        return self.num_matched / self.num_true if self.num_true else 0.0
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of the two = 2 matched / (predicted + true)."""
+        total = self.num_predicted + self.num_true
+        return 2 * self.num_matched / total if total else 0.0
+
+
+def normalize_part(name: str) -> str:
+    """The form in which part names are compared."""
+    return name.strip().lower()
+
+
+def normalize_parts(names: Iterable[str]) -> frozenset[str]:
+    """The names as a set in comparable form."""
+    return frozenset(normalize_part(name) for name in names)
+
+
+def part_text_statistics(predicted: Iterable[str], true: Iterable[str]) -> PartTextStatistics:
+    """Count one answer's part names against the true ones; repeated names count once."""
+    predicted_set, true_set = normalize_parts(predicted), normalize_parts(true)
+    return PartTextStatistics(len(predicted_set & true_set), len(predicted_set), len(true_set))
+
+
+def failed_statistics(true: Iterable[str]) -> PartTextStatistics:
+    """Statistics of a question without an answer.
+
+    It counts as many wrong names as there are true ones, so that a failure lowers precision as well as recall.
+    """
+    num_true = len(normalize_parts(true))
+    return PartTextStatistics(0, num_true, num_true)

@@ -1,0 +1,266 @@
+"""Configuration of a model and of a run. YAML into these dataclasses (jsonargparse): unknown or missing keys raise.
+
+`ModelConfig` is architecture and travels with the weights (config.json of a saved model); everything about how a model is
+trained (loss weights, what is trainable, schedule, data) is in `TrainConfig` and never in the saved model.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """CLIP vision tower of LLaVA."""
+
+    image_size: int
+    """Side of the square input in pixels."""
+    patch_size: int
+    """Side of a patch in pixels; (image_size / patch_size)^2 image tokens."""
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    select_layer: int = -2
+    """Hidden state handed to the projector (LLaVA: the one before the last)."""
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Patches of one image."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """LLaMA decoder of LLaVA."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_key_value_heads: int
+    max_positions: int = 4096
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+
+
+@dataclass(frozen=True)
+class SpecialTokensConfig:
+    """Token ids the model itself needs. They come from the tokenizer, never from a constant (plum.models.special_tokens)."""
+
+    image: int
+    """Placeholder, repeated once per image patch in input_ids."""
+    pad: int
+    eos: int
+    suppressed: tuple[int, ...] = ()
+    """Ids that are never text (image and padding placeholders): their logits are masked."""
+
+
+@dataclass(frozen=True)
+class LlavaConfig:
+    """LLaVA: CLIP tower, projector, LLaMA (paper, Table 6 "Backbone")."""
+
+    vision: VisionConfig
+    language: LanguageConfig
+    projector: Literal["linear", "mlp2x_gelu"] = "mlp2x_gelu"
+    """LLaVA v1 has one linear layer, v1.5 two with GELU between."""
+    conversation: Literal["llava_v1", "vicuna_v1.1", "llava_llama_2", "plain"] = "llava_v1"
+    """Conversation template the checkpoint was trained with; `plain` is the embedded default's short one."""
+    special_tokens: SpecialTokensConfig | None = None
+    """None: read from the tokenizer when a run starts. Always set in a saved model."""
+
+
+@dataclass(frozen=True)
+class SamConfig:
+    """Segment Anything: image encoder, prompt encoder, mask decoder."""
+
+    image_size: int = 1024
+    patch_size: int = 16
+    encoder_dim: int = 1280
+    encoder_depth: int = 32
+    encoder_heads: int = 16
+    encoder_global_blocks: tuple[int, ...] = (7, 15, 23, 31)
+    encoder_window_size: int = 14
+    prompt_dim: int = 256
+    """Prompt width C."""
+    mask_in_channels: int = 16
+    """Channels of the prompt encoder's mask-downscaling convolutions."""
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp_dim: int = 2048
+    position_init: Literal["zeros", "sincos"] = "zeros"
+    """Initial absolute position embedding of the image encoder. SAM: zeros; `sincos` belongs to the tiny recipe, which trains
+    SAM's encoder from scratch."""
+
+
+@dataclass(frozen=True)
+class TaggerConfig:
+    """Span extractor (paper, section 4)."""
+
+    context: Literal["bidirectional", "causal", "none"] = "bidirectional"
+    """Table 12 removes bidirectionality: `causal` keeps the block's capacity, `none` removes the block."""
+    num_heads: int = 8
+    feedforward_dim: int = 2048
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class FeedbackConfig:
+    """Mask feedback loop (paper, section 4)."""
+
+    is_enabled: bool = True
+    detach_feedback: bool = False
+    """Stop gradients through earlier masks."""
+    use_order_embedding: bool = False
+    """Add an embedding of each earlier mask's position (not in the paper)."""
+    max_order: int = 32
+    """Size of that embedding; later masks share the last one."""
+    num_heads: int = 8
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on the language model (paper, Table 6)."""
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    train_embeddings: bool = False
+    """Give embed_tokens a trainable copy (peft's modules_to_save), so that switching the adapters off restores the teacher."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a system: backbone + query selector + mask predictor + optional parts."""
+
+    llava: LlavaConfig
+    sam: SamConfig
+    tagger: TaggerConfig = field(default_factory=TaggerConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
+    """None: no adapters (training from scratch, or a merged model)."""
+    system: Literal["plum"] = "plum"
+    """Which builder in plum.models makes it."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and forms of the losses (paper, Table 6)."""
+
+    language: float = 1.0
+    bio: float = 2.0
+    kl: float = 0.1
+    """0 switches the teacher pass off."""
+    mask_overlap: float = 8.0
+    mask_bce: float = 2.0
+    overlap: Literal["focal_tversky", "dice"] = "focal_tversky"
+    tversky_alpha: float = 0.7
+    """Weight of false negatives."""
+    tversky_beta: float = 0.3
+    """Weight of false positives."""
+    tversky_gamma: float = 0.75
+    dice_scale: float = 1000.0
+    bio_class_weights: tuple[float, float, float] = (0.1, 1.0, 1.0)
+    """Of O, B, I."""
+    kl_sigma: float = 1.0
+    kl_reduction: Literal["mean", "sum"] = "mean"
+    """Squared distance divided by D (`mean`), or the paper's plain sum."""
+
+
+@dataclass(frozen=True)
+class TrainableConfig:
+    """What receives gradients. Heads that PLUM adds are always trained."""
+
+    language_model: Literal["frozen", "lora", "full"] = "lora"
+    vision_tower: bool = False
+    projector: bool = False
+    embeddings: bool = False
+    """Train embed_tokens and lm_head in full, as the authors' code does (through peft's modules_to_save)."""
+    sam_image_encoder: bool = False
+    sam_mask_decoder: bool = True
+    sam_prompt_encoder: bool = True
+    """Paper, Table 6: 'decoder + prompt-enc.'."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, linear warm-up, then linear or cosine decay to zero (paper, A.1)."""
+
+    learning_rate: float = 3e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    warmup_updates: int = 100
+    decay: Literal["linear", "cosine"] = "linear"
+    gradient_clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How updates are computed."""
+
+    kind: Literal["deepspeed", "plain"] = "deepspeed"
+    """`plain`: one process, no DeepSpeed, same backward/step interface."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    micro_batch_size: int = 6
+    """Images per rank and micro-batch."""
+    accumulation: int = 10
+    """Micro-batches per update."""
+    zero_stage: int = 2
+    gradient_checkpointing: bool = True
+    num_workers: int = 2
+    """Data-loading processes per rank."""
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One data source of a training mixture."""
+
+    kind: Literal["explanatory", "part_referring", "part_semantic", "part_vqa", "part_status"]
+    """Which class of plum.data.sources reads `path`."""
+    path: str
+    """Folder the source reads (for the part sources: partonomy's own form)."""
+    weight: float = 1.0
+    """Share of the mixture, relative to the other sources."""
+    question_types: tuple[str, ...] = ()
+    """`explanatory` only: which question types; empty = all in the folder."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The training mixture."""
+
+    sources: tuple[SourceConfig, ...]
+    max_text_tokens: int = 512
+    """Longest conversation, image tokens not counted (paper, Table 6)."""
+    conversations_per_image: int = 3
+    """At most this many conversations share one image (and its encoding) in a sample."""
+    exclude_images: tuple[str, ...] = ()
+    """Question folders or files whose images may not be trained on (the benchmark's validation images)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    run_dir: str
+    """Where everything the run writes goes; never overwritten."""
+    model: ModelConfig
+    data: DataConfig
+    init_from: str | None = None
+    """Folder of a saved model whose weights start this run (new optimizer, new schedule)."""
+    tokenizer: str | None = None
+    """Tokenizer folder; None: the one inside `init_from`."""
+    num_updates: int = 500
+    losses: LossConfig = field(default_factory=LossConfig)
+    trainable: TrainableConfig = field(default_factory=TrainableConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    part_pretext: float = 0.0
+    """Weight of the per-pixel part cross-entropy on SAM's embedding. Not PLUM's: the tiny recipe, which trains SAM from
+    scratch, uses it."""
+    seed: int = 42
+    log_every: int = 10
+    save_every: int = 500
+    """Updates between checkpoints."""
+    tensorboard: bool = False

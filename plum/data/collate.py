@@ -1,0 +1,155 @@
+"""Samples to one batch: images for both towers, padded token rows, phrase positions, masks at original resolution."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from partonomy.masks import decode_mask
+from plum.config import DataConfig, ModelConfig
+from plum.data.encoding import ConversationEncoder, EncodedConversation
+from plum.data.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
+from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ImageFrame, Sample, SpanBounds
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Right-padded rows, LongTensor [N, T] each, and their phrases."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    tags: Tensor
+    spans: SpanBounds
+
+
+class Collator:
+    """Builds batches; one per run, picklable for loader processes."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: ModelConfig, data: DataConfig) -> None:
+        assert tokenizer.pad_token_id is not None, "load the tokenizer with plum.data.tokenizer.load_tokenizer"
+        self.pad_id = int(tokenizer.pad_token_id)
+        self.encoder = ConversationEncoder(
+            tokenizer, model.llava.conversation, model.llava.vision.num_image_tokens, data.max_text_tokens
+        )
+        self.transform = build_image_transform(model)
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Collate samples.
+
+        Args:
+            samples: one or more; one conversation at least each.
+
+        Raises:
+            ValueError: naming the sample: masks or maps of another size than the image, masks that do not pair with phrases,
+                a phrase that falls on no token, a conversation that is too long.
+        """
+        for sample in samples:
+            check_sample(sample)
+        rows = [
+            self.encoder.encode(conversation, has_image=sample.image is not None, name=sample.sample_id)
+            for sample in samples
+            for conversation in sample.conversations
+        ]
+        tokens = pad_rows(rows, self.pad_id)
+        pictured = [sample for sample in samples if sample.image is not None]
+        inputs = [self.transform(sample.image) for sample in pictured if sample.image is not None]
+        masks = [mask for sample in samples for row in sample.conversations for item in row for mask in item.masks]
+        return Batch(
+            sample_ids=tuple(sample.sample_id for sample in samples),
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            labels=tokens.labels,
+            tags=tokens.tags,
+            spans=tokens.spans,
+            clip_pixels=stack_pixels([one.clip_pixels for one in inputs], self.transform.clip_size),
+            sam_pixels=stack_pixels([one.sam_pixels for one in inputs], self.transform.sam_size),
+            frames=tuple(one.frame for one in inputs),
+            image_index=_image_index(samples),
+            masks=tuple(torch.from_numpy(decode_mask(mask)) for mask in masks),
+            ignore_masks=tuple(_to_tensor(sample.ignore_mask) for sample in pictured),
+            part_maps=_part_maps(pictured, inputs, self.transform),
+        )
+
+
+def check_sample(sample: Sample) -> None:
+    """Check what the encoder cannot see.
+
+    Raises:
+        ValueError: naming the sample: no conversation, masks without an image, masks and phrases that do not pair up, a mask or
+            map of another size than the image.
+    """
+    where = f"{sample.sample_id} ({sample.source})"
+    if not sample.conversations:
+        raise ValueError(f"{where}: the sample has no conversation")
+    size = None if sample.image is None else sample.image.shape[:2]
+    for exchange in (exchange for conversation in sample.conversations for exchange in conversation):
+        if len(exchange.spans) != len(exchange.masks):
+            raise ValueError(
+                f"{where}: the answer {exchange.answer!r} has {len(exchange.spans)} phrases and {len(exchange.masks)} masks"
+            )
+        if exchange.masks and size is None:
+            raise ValueError(f"{where}: the answer {exchange.answer!r} has masks but the sample has no image")
+        for mask in exchange.masks:
+            _check_size(where, "a mask", (mask.height, mask.width), size)
+    for what, array in (("the ignore mask", sample.ignore_mask), ("the part map", sample.part_map)):
+        if array is not None:
+            _check_size(where, what, array.shape, size)
+
+
+def pad_rows(rows: Sequence[EncodedConversation], pad_id: int) -> TokenRows:
+    """Pad encoded conversations on the right."""
+    length = max(len(row.labels) for row in rows)
+    spans = [(n, span.start, span.end) for n, row in enumerate(rows) for span in row.spans]
+    bounds = torch.tensor(spans, dtype=torch.long).reshape(-1, 3)
+    return TokenRows(
+        input_ids=_padded([row.encoded.input_ids for row in rows], length, pad_id),
+        attention_mask=_padded([(1,) * len(row.labels) for row in rows], length, 0),
+        labels=_padded([row.labels for row in rows], length, IGNORE_INDEX),
+        tags=_padded([row.tags for row in rows], length, IGNORE_INDEX),
+        spans=SpanBounds(bounds[:, 0].contiguous(), bounds[:, 1].contiguous(), bounds[:, 2].contiguous()),
+    )
+
+
+def stack_pixels(pixels: Sequence[Tensor], size: int) -> Tensor:
+    """Stack inputs of one tower to [B, 3, size, size]; B may be 0."""
+    return torch.stack(list(pixels)) if pixels else torch.zeros(0, 3, size, size)
+
+
+def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.long)
+
+
+def _check_size(where: str, what: str, found: tuple[int, ...], size: tuple[int, ...] | None) -> None:
+    if found != size:
+        expected = "no image" if size is None else f"an image of {size[0]} x {size[1]}"
+        raise ValueError(f"{where}: {what} is {found[0]} x {found[1]} (height x width) on {expected}")
+
+
+def _image_index(samples: Sequence[Sample]) -> Tensor:
+    """Row of each conversation's image among the images of the batch."""
+    index: list[int] = []
+    image = 0
+    for sample in samples:
+        index += [TEXT_ONLY if sample.image is None else image] * len(sample.conversations)
+        image += sample.image is not None
+    return torch.tensor(index, dtype=torch.long)
+
+
+def _to_tensor(mask: np.ndarray | None) -> Tensor | None:
+    return None if mask is None else torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))
+
+
+def _part_maps(samples: Sequence[Sample], inputs: Sequence[ImageInputs], transform: ImageTransform) -> Tensor:
+    n = transform.grid_size
+    maps = [_part_map(sample.part_map, one.frame, transform) for sample, one in zip(samples, inputs, strict=True)]
+    return torch.stack(maps) if maps else torch.zeros(0, n, n, dtype=torch.long)
+
+
+def _part_map(part_map: np.ndarray | None, frame: ImageFrame, transform: ImageTransform) -> Tensor:
+    if part_map is None:
+        return torch.full((transform.grid_size, transform.grid_size), IGNORE_INDEX, dtype=torch.long)
+    return grid_classes(part_map, frame, transform)

@@ -1,0 +1,140 @@
+"""Conversation templates: exchanges to text, with the character ranges of answers and phrases.
+
+`llava_v1`, `vicuna_v1.1` and `llava_llama_2` render exactly what the public LLaVA code (haotian-liu/LLaVA,
+llava/conversation.py: `conv_llava_v1`, `conv_vicuna_v1`, `conv_llava_llama_2`) feeds to its checkpoints; `plain` is the
+embedded default's short one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from partonomy.structures import CharSpan
+from plum.structures import Exchange
+
+TemplateName = Literal["llava_v1", "vicuna_v1.1", "llava_llama_2", "plain"]
+
+IMAGE_TOKEN = "<image>"
+BEGIN_TOKEN = "<s>"
+END_TOKEN = "</s>"
+CONTROL_TOKENS = (IMAGE_TOKEN, BEGIN_TOKEN, END_TOKEN)
+
+
+@dataclass(frozen=True)
+class Template:
+    """How exchanges are joined.
+
+    A conversation is `opening` + question + `before_answer` + " " + answer + `after_answer` per exchange, with `reopening`
+    in place of `opening` from the second exchange on. The first question follows `<image>` and a line break.
+    """
+
+    opening: str
+    reopening: str
+    before_answer: str
+    after_answer: str
+
+
+@dataclass(frozen=True)
+class RenderedConversation:
+    """Text of a conversation, `<image>` not yet expanded.
+
+    prompt_ends: per exchange, where the prompt ends and the model's own tokens begin (the space before the answer is the
+        model's: it is part of the first answer token for most tokenizers)
+    answers: per exchange, the answer's characters
+    answer_ends: per exchange, the end of the end token
+    spans: per exchange, the phrases to segment
+    """
+
+    text: str
+    prompt_ends: tuple[int, ...]
+    answers: tuple[CharSpan, ...]
+    answer_ends: tuple[int, ...]
+    spans: tuple[tuple[CharSpan, ...], ...]
+
+
+def _llama_2(system: str) -> Template:
+    return Template(f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n", "<s>[INST] ", " [/INST]", " </s>")
+
+
+def _two_roles(system: str) -> Template:
+    return Template(f"{system}USER: ", "USER: ", " ASSISTANT:", END_TOKEN)
+
+
+TEMPLATES: dict[TemplateName, Template] = {
+    "llava_v1": _two_roles(
+        "A chat between a curious human and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the human's questions. "
+    ),
+    "vicuna_v1.1": _two_roles(
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+    ),
+    "llava_llama_2": _llama_2(
+        "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+        "provides, and assist the user with a variety of tasks using natural language."
+    ),
+    "plain": _two_roles(""),
+}
+
+
+def render_conversation(
+    exchanges: Sequence[Exchange], template: TemplateName, has_image: bool = True
+) -> RenderedConversation:
+    """Render finished exchanges, as training and scoring read them.
+
+    Args:
+        exchanges: at least one, every answer not empty; their spans are character ranges of the answers.
+        template: key of `TEMPLATES`.
+        has_image: whether the first question is preceded by `<image>`.
+
+    Raises:
+        ValueError: no exchange, an empty question or answer, a control token inside one, a span outside its answer.
+    """
+    if not exchanges:
+        raise ValueError("a conversation needs at least one exchange")
+    parts = TEMPLATES[template]
+    text = ""
+    prompt_ends, answers, answer_ends, spans = [], [], [], []
+    for index, exchange in enumerate(exchanges):
+        _check_text("answer", exchange.answer)
+        text += _render_question(exchange.question, parts, index, has_image)
+        prompt_ends.append(len(text))
+        start = len(text) + 1
+        text += f" {exchange.answer}{parts.after_answer}"
+        answers.append(CharSpan(start, start + len(exchange.answer)))
+        answer_ends.append(len(text))
+        spans.append(tuple(_shift_span(span, exchange.answer, start) for span in exchange.spans))
+    return RenderedConversation(text, tuple(prompt_ends), tuple(answers), tuple(answer_ends), tuple(spans))
+
+
+def render_prompt(history: Sequence[Exchange], question: str, template: TemplateName, has_image: bool = True) -> str:
+    """Render a question that waits for its answer: a prefix of the finished conversation's text.
+
+    Args:
+        history: earlier exchanges, may be empty.
+        question: the user's last words.
+        template: key of `TEMPLATES`.
+        has_image: whether the first question is preceded by `<image>`.
+    """
+    earlier = render_conversation(history, template, has_image).text if history else ""
+    return earlier + _render_question(question, TEMPLATES[template], len(history), has_image)
+
+
+def _render_question(question: str, parts: Template, index: int, has_image: bool) -> str:
+    _check_text("question", question)
+    image = f"{IMAGE_TOKEN}\n" if has_image and index == 0 else ""
+    return (parts.opening if index == 0 else parts.reopening) + image + question + parts.before_answer
+
+
+def _check_text(what: str, text: str) -> None:
+    if not text.strip():
+        raise ValueError(f"the {what} is empty")
+    for token in CONTROL_TOKENS:
+        if token in text:
+            raise ValueError(f"the {what} {text!r} contains the control token {token}; remove it from the text")
+
+
+def _shift_span(span: CharSpan, answer: str, start: int) -> CharSpan:
+    if not 0 <= span.start < span.end <= len(answer):
+        raise ValueError(f"the span {span.start}:{span.end} lies outside of the answer {answer!r}")
+    return CharSpan(span.start + start, span.end + start)

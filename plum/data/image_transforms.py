@@ -1,0 +1,142 @@
+"""Images as the two towers read them: CLIP's square input and SAM's padded square input.
+
+CLIP: LLaVA v1 cut the centre out of non-square photographs, and with it every part near the border; here nothing is cut. LLaVA
+checkpoints get the image padded to a square with CLIP's mean colour (LLaVA v1.5's `image_aspect_ratio: pad`), then resized
+bicubically: on square images that equals transformers' CLIPImageProcessor. The embedded default, whose tower is trained from
+scratch, stretches the image to the square instead, so that no patch is wasted on padding.
+SAM: longest side to the input size (PIL bilinear, as segment-anything's `ResizeLongestSide`), its pixel statistics, zero padding
+at the bottom and the right.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from plum.config import ModelConfig
+from plum.structures import IGNORE_INDEX, ImageFrame
+
+cv2.setNumThreads(0)  # loaders run one process per core already
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+SAM_MEAN = (123.675, 116.28, 103.53)
+SAM_STD = (58.395, 57.12, 57.375)
+
+ClipFit = Literal["pad", "stretch"]
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """One image for both towers: clip_pixels [3, p, p], sam_pixels [3, P, P], float32."""
+
+    clip_pixels: Tensor
+    sam_pixels: Tensor
+    frame: ImageFrame
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Prepares images for one model.
+
+    Attributes:
+        clip_size: p, side of CLIP's input in pixels.
+        sam_size: P, side of SAM's input in pixels.
+        sam_patch: side of a cell of SAM's embedding grid, in pixels of its input.
+        clip_fit: how an image that is not square becomes CLIP's square.
+    """
+
+    clip_size: int
+    sam_size: int
+    sam_patch: int
+    clip_fit: ClipFit
+
+    def __call__(self, image: np.ndarray) -> ImageInputs:
+        """Transform an image.
+
+        Args:
+            image: uint8 RGB (H, W, 3).
+
+        Raises:
+            ValueError: another type or shape.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"an image must be a uint8 RGB array (H, W, 3), got {image.dtype} {image.shape}")
+        height, width = image.shape[:2]
+        frame = ImageFrame((height, width), resized_size(height, width, self.sam_size))
+        return ImageInputs(clip_input(image, self.clip_size, self.clip_fit), sam_input(image, frame, self.sam_size), frame)
+
+    @property
+    def grid_size(self) -> int:
+        """Cells per side of SAM's embedding grid."""
+        return self.sam_size // self.sam_patch
+
+
+def build_image_transform(config: ModelConfig) -> ImageTransform:
+    """Build the transform a model was, or will be, trained with."""
+    fit: ClipFit = "stretch" if config.llava.conversation == "plain" else "pad"
+    return ImageTransform(config.llava.vision.image_size, config.sam.image_size, config.sam.patch_size, fit)
+
+
+def resized_size(height: int, width: int, sam_size: int) -> tuple[int, int]:
+    """(h', w') of an image whose longest side becomes `sam_size` pixels, rounded as segment-anything rounds."""
+    scale = sam_size / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def clip_input(image: np.ndarray, size: int, fit: ClipFit) -> Tensor:
+    """CLIP's normalised input [3, size, size], float32."""
+    picture = Image.fromarray(_pad_to_square(image) if fit == "pad" else image)
+    resized = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
+    mean, std = np.asarray(CLIP_MEAN, np.float32), np.asarray(CLIP_STD, np.float32)
+    return _channels_first((resized / 255.0 - mean) / std)
+
+
+def sam_input(image: np.ndarray, frame: ImageFrame, size: int) -> Tensor:
+    """SAM's normalised input [3, size, size], float32; zeros right of and below the image."""
+    height, width = frame.resized
+    resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
+    padded = np.zeros((size, size, 3), dtype=np.float32)
+    padded[:height, :width] = (resized - np.asarray(SAM_MEAN, np.float32)) / np.asarray(SAM_STD, np.float32)
+    return _channels_first(padded)
+
+
+def grid_classes(part_map: np.ndarray, frame: ImageFrame, transform: ImageTransform) -> Tensor:
+    """Class at the centre of every cell of SAM's embedding grid.
+
+    Args:
+        part_map: integer classes (H, W), original-image pixels.
+        frame: sizes of the same image.
+        transform: gives the grid.
+
+    Returns:
+        LongTensor [h, w], IGNORE_INDEX for cells whose centre lies in the padding.
+    """
+    n = transform.grid_size
+    centres = (np.arange(n) + 0.5) * transform.sam_patch  # pixels of SAM's padded input
+    (height, width), (inner_height, inner_width) = frame.original, frame.resized
+    rows = (centres * height / inner_height).astype(np.int64)
+    columns = (centres * width / inner_width).astype(np.int64)
+    classes = np.full((n, n), IGNORE_INDEX, dtype=np.int64)
+    in_rows, in_columns = centres < inner_height, centres < inner_width
+    sampled = part_map[np.minimum(rows[in_rows], height - 1)][:, np.minimum(columns[in_columns], width - 1)]
+    classes[np.ix_(in_rows, in_columns)] = sampled
+    return torch.from_numpy(classes)
+
+
+def _pad_to_square(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    side = max(height, width)
+    square = np.empty((side, side, 3), dtype=np.uint8)
+    square[:] = [int(channel * 255) for channel in CLIP_MEAN]
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = image
+    return square
+
+
+def _channels_first(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))

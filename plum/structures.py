@@ -1,0 +1,157 @@
+"""What crosses file boundaries in plum: samples, batches, model outputs.
+
+Shape alphabet, used in every docstring and comment of the package:
+B images, N conversations, T tokens (image patches already expanded), D hidden size of the language model, S spans of one
+conversation, M spans of a batch (sum of S), C SAM prompt width, h w SAM embedding grid (64 x 64 at 1024 px),
+4h 4w low-resolution masks, H W original image size, K supervised token positions of a batch, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from partonomy.structures import RLE, CharSpan
+
+IGNORE_INDEX = -100
+"""Label and tag value of positions that no loss reads."""
+
+TEXT_ONLY = -1
+"""`Batch.image_index` of a conversation without an image."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One question and its answer; `spans` are the answer's phrases to segment (reading order), aligned with `masks`.
+
+    `is_tagged` False keeps the answer out of the BIO loss (VQA answers whose nouns have no masks).
+    """
+
+    question: str
+    answer: str
+    spans: tuple[CharSpan, ...] = ()
+    masks: tuple[RLE, ...] = ()
+    is_tagged: bool = True
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with one or more independent conversations about it.
+
+    `image` is uint8 RGB (H, W, 3) or None for text-only samples; `ignore_mask` marks pixels (H, W) that no mask loss reads;
+    `part_map` is an int64 class map (H, W), 0 = background, for the tiny recipe's part pretext, where the source offers one.
+    """
+
+    sample_id: str
+    source: str
+    image: np.ndarray | None
+    conversations: tuple[tuple[Exchange, ...], ...]
+    ignore_mask: np.ndarray | None = None
+    part_map: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class SpanBounds:
+    """Token ranges of a batch's spans in the expanded sequence; rows sorted by conversation, then reading order.
+
+    Each of the three is a LongTensor [M]; `end` is exclusive.
+    """
+
+    conversation: Tensor
+    start: Tensor
+    end: Tensor
+
+    def __len__(self) -> int:
+        return int(self.conversation.numel())
+
+    def to(self, device: torch.device) -> "SpanBounds":
+        """Move to a device."""
+        return SpanBounds(self.conversation.to(device), self.start.to(device), self.end.to(device))
+
+
+@dataclass(frozen=True)
+class ImageFrame:
+    """Sizes of one image: `original` (H, W) pixels, `resized` (h', w') inside SAM's padded square input."""
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Collated samples. Sequences are right-padded.
+
+    input_ids, attention_mask, labels, tags: LongTensor [N, T] (labels and tags: IGNORE_INDEX where unsupervised)
+    spans: token ranges of the M phrases to segment
+    clip_pixels [B, 3, p, p], sam_pixels [B, 3, P, P]: normalised float32 inputs of the two towers (B may be 0)
+    frames: B image sizes; image_index: LongTensor [N], row of the conversation's image or TEXT_ONLY
+    masks: M bool tensors (H, W) in original-image pixels; ignore_masks: B bool tensors (H, W) or None
+    part_maps: LongTensor [B, h, w], class at the centre of each SAM embedding cell, IGNORE_INDEX in padding and for images
+        whose source offers none
+    """
+
+    sample_ids: tuple[str, ...]
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    tags: Tensor
+    spans: SpanBounds
+    clip_pixels: Tensor
+    sam_pixels: Tensor
+    frames: tuple[ImageFrame, ...]
+    image_index: Tensor
+    masks: tuple[Tensor, ...]
+    ignore_masks: tuple[Tensor | None, ...]
+    part_maps: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move every tensor to a device."""
+        return Batch(
+            sample_ids=self.sample_ids,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            attention_mask=self.attention_mask.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            tags=self.tags.to(device, non_blocking=True),
+            spans=self.spans.to(device),
+            clip_pixels=self.clip_pixels.to(device, non_blocking=True),
+            sam_pixels=self.sam_pixels.to(device, non_blocking=True),
+            frames=self.frames,
+            image_index=self.image_index.to(device, non_blocking=True),
+            masks=tuple(mask.to(device, non_blocking=True) for mask in self.masks),
+            ignore_masks=tuple(None if mask is None else mask.to(device) for mask in self.ignore_masks),
+            part_maps=self.part_maps.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class GroundedOutput:
+    """What one forward of the model gives.
+
+    hidden_states [N, T, D]: last layer, after the final norm
+    token_logits [K, V], token_labels [K]: next-token logits at supervised positions only
+    tag_logits [N, T, 3] in the order of plum.data.bio_labels.Tag
+    image_embeddings [B, C, h, w]: SAM's image embedding
+    mask_logits [M, 4h, 4w]: low resolution, in the frame of SAM's padded input
+    teacher_states [N, T, D] or None: hidden states with the adapters off
+    """
+
+    hidden_states: Tensor
+    token_logits: Tensor
+    token_labels: Tensor
+    tag_logits: Tensor
+    image_embeddings: Tensor
+    mask_logits: Tensor
+    teacher_states: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Named, unweighted losses (scalars, float32). `None` = the term is off in this run; 0 = nothing to supervise."""
+
+    language: Tensor
+    bio: Tensor
+    mask_overlap: Tensor
+    mask_bce: Tensor
+    kl: Tensor | None = None
+

@@ -1,0 +1,282 @@
+"""What turns losses into updates: DeepSpeed ZeRO-2, and a plain one-process twin with the same three calls.
+
+The engine alone owns accumulation, clipping and the schedule: the trainer calls forward, backward and step for every
+micro-batch and never rescales a loss.
+"""
+
+import logging
+import os
+import socket
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from plum.config import EngineConfig, OptimizerConfig
+from plum.structures import Batch
+from plum.training.objective import Objective, StepResult
+from plum.training.optimizer import build_optimizer, build_scheduler
+
+PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for the others before it gives up (a hang becomes an error)."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the run's processes."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+
+class Engine(ABC):
+    """Updates the trainable parameters of an `Objective`."""
+
+    def __init__(self, config: EngineConfig, ranks: Ranks) -> None:
+        self.config = config
+        self.ranks = ranks
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> StepResult:
+        """Return the losses of one micro-batch (already on this rank's device)."""
+
+    @abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients of `loss` / accumulation."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """Count a micro-batch; at the end of an accumulation clip, update and advance the schedule."""
+
+    @property
+    @abstractmethod
+    def num_updates_done(self) -> int:
+        """Optimizer updates so far."""
+
+    @property
+    @abstractmethod
+    def learning_rate(self) -> float:
+        """Rate the next update will use."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write trainable weights, optimizer and schedule into a new `folder`. Collective: every rank calls it."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote. Collective."""
+
+
+class PlainEngine(Engine):
+    """One process, no DeepSpeed. float32 only: it exists for tests, debugging and machines without DeepSpeed."""
+
+    def __init__(
+        self, objective: Objective, config: EngineConfig, optimizer: OptimizerConfig, num_updates: int, ranks: Ranks
+    ) -> None:
+        super().__init__(config, ranks)
+        if config.precision != "fp32":
+            raise ValueError(f"engine.precision: the plain engine trains in fp32 only, not {config.precision!r}")
+        if ranks.world_size != 1:
+            raise ValueError(f"engine.kind: plain runs one process, not {ranks.world_size}; use deepspeed")
+        self.objective = objective.to(ranks.device)
+        self._parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self._clip = optimizer.gradient_clip
+        self._optimizer = build_optimizer(self._parameters, optimizer)
+        self._scheduler = build_scheduler(self._optimizer, num_updates, optimizer)
+        self._micro_batches = 0
+        self._updates = 0
+
+    def forward(self, batch: Batch) -> StepResult:
+        """See Engine."""
+        return self.objective(batch)
+
+    def backward(self, loss: Tensor) -> None:
+        """See Engine."""
+        (loss / self.config.accumulation).backward()
+
+    def step(self) -> None:
+        """See Engine."""
+        self._micro_batches += 1
+        if self._micro_batches % self.config.accumulation:
+            return
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        self._optimizer.step()
+        self._scheduler.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._updates += 1
+
+    @property
+    def num_updates_done(self) -> int:
+        """See Engine."""
+        return self._updates
+
+    @property
+    def learning_rate(self) -> float:
+        """See Engine."""
+        return float(self._scheduler.get_last_lr()[0])
+
+    def save(self, folder: Path) -> None:
+        """See Engine."""
+        folder.mkdir(parents=True)
+        torch.save(
+            {
+                "trainable": {n: p.detach() for n, p in self.objective.named_parameters() if p.requires_grad},
+                "optimizer": self._optimizer.state_dict(),
+                "scheduler": {"last_epoch": self._scheduler.last_epoch},
+                "updates": self._updates,
+            },
+            folder / "plain.pt",
+        )
+
+    def load(self, folder: Path) -> None:
+        """See Engine."""
+        state = torch.load(folder / "plain.pt", map_location=self.ranks.device, weights_only=True)
+        own = {name: p for name, p in self.objective.named_parameters() if p.requires_grad}
+        _require_same_names(set(own), set(state["trainable"]), folder)
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state["trainable"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._updates = state["updates"]
+        self._micro_batches = self._updates * self.config.accumulation
+        self._scheduler.last_epoch = state["scheduler"]["last_epoch"]
+        self._scheduler._last_lr = [group["lr"] for group in self._optimizer.param_groups]
+
+
+class DeepSpeedEngine(Engine):
+    """DeepSpeed ZeRO-2 (PLUM paper, A.1: ZeRO-2 with bf16, gradient accumulation 10)."""
+
+    def __init__(
+        self, objective: Objective, config: EngineConfig, optimizer: OptimizerConfig, num_updates: int, ranks: Ranks
+    ) -> None:
+        super().__init__(config, ranks)
+        import deepspeed  # noqa: PLC0415  (inference and the plain engine must run without it)
+
+        parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        adamw = build_optimizer(parameters, optimizer)
+        self._engine, *_ = deepspeed.initialize(
+            model=objective,
+            model_parameters=parameters,
+            optimizer=adamw,
+            lr_scheduler=build_scheduler(adamw, num_updates, optimizer),
+            config=deepspeed_settings(config, optimizer),
+        )
+        self._trainable_names = {name for name, p in objective.named_parameters() if p.requires_grad}
+
+    def forward(self, batch: Batch) -> StepResult:
+        """See Engine."""
+        return self._engine(batch)
+
+    def backward(self, loss: Tensor) -> None:
+        """See Engine."""
+        self._engine.backward(loss)
+
+    def step(self) -> None:
+        """See Engine."""
+        self._engine.step()
+
+    @property
+    def num_updates_done(self) -> int:
+        """See Engine."""
+        return int(self._engine.global_steps)
+
+    @property
+    def learning_rate(self) -> float:
+        """See Engine."""
+        return float(self._engine.get_lr()[0])
+
+    def save(self, folder: Path) -> None:
+        """See Engine. The frozen base is left out: at 13B every rank would write it again."""
+        self._engine.save_checkpoint(
+            str(folder.parent),
+            tag=folder.name,
+            client_state={"trainable_names": sorted(self._trainable_names)},
+            save_latest=False,
+            exclude_frozen_parameters=True,
+        )
+
+    def load(self, folder: Path) -> None:
+        """See Engine."""
+        # Unpickles: resume only from checkpoints you wrote yourself.
+        path, client_state = self._engine.load_checkpoint(
+            str(folder.parent), tag=folder.name, load_module_strict=False
+        )
+        if path is None:
+            raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}")
+        _require_same_names(self._trainable_names, set(client_state["trainable_names"]), folder)
+
+
+def deepspeed_settings(config: EngineConfig, optimizer: OptimizerConfig) -> dict[str, object]:
+    """Return DeepSpeed's own configuration for an engine configuration."""
+    return {
+        "train_micro_batch_size_per_gpu": config.micro_batch_size,
+        "gradient_accumulation_steps": config.accumulation,
+        "gradient_clipping": optimizer.gradient_clip,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "contiguous_gradients": True,
+            "overlap_comm": torch.cuda.is_available(),
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+
+
+def start_ranks(config: EngineConfig) -> Ranks:
+    """Join the process group the launcher describes (deepspeed, torchrun), or stand alone."""
+    has_gpu = torch.cuda.is_available()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if has_gpu else torch.device("cpu")
+    if has_gpu:
+        torch.cuda.set_device(device)
+    if config.kind == "plain":
+        return Ranks(0, int(os.environ.get("WORLD_SIZE", "1")), device)
+    import deepspeed  # noqa: PLC0415
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if "RANK" not in os.environ:
+        os.environ.update(_single_rank_environment())
+    deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
+    return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+
+
+def build_engine(
+    objective: Objective, config: EngineConfig, optimizer: OptimizerConfig, num_updates: int, ranks: Ranks
+) -> Engine:
+    """Return the engine `config.kind` names."""
+    engine_class = DeepSpeedEngine if config.kind == "deepspeed" else PlainEngine
+    return engine_class(objective, config, optimizer, num_updates, ranks)
+
+
+def _single_rank_environment() -> dict[str, str]:
+    """Return what a launcher would set for one process (`python train.py` without the deepspeed launcher)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def _require_same_names(own: set[str], saved: set[str], folder: Path) -> None:
+    """Refuse a checkpoint whose trainable tensors are not this run's."""
+    if own != saved:
+        raise ValueError(
+            f"checkpoint {folder} does not fit this run: it lacks {sorted(own - saved)[:5]} "
+            f"and has besides {sorted(saved - own)[:5]}; resume with the configuration it was written with"
+        )

@@ -1,0 +1,41 @@
+"""AdamW and its learning-rate schedule: linear warm-up, then decay to zero (PLUM paper, A.1 and Table 6)."""
+
+import math
+from collections.abc import Iterable
+
+from torch.nn import Parameter
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from plum.config import OptimizerConfig
+
+
+def build_optimizer(parameters: Iterable[Parameter], config: OptimizerConfig) -> AdamW:
+    """Return AdamW over `parameters`.
+
+    Weight decay, where it is on, skips vectors (norms, biases), as is usual.
+    """
+    matrices, vectors = [], []
+    for parameter in parameters:
+        (matrices if parameter.ndim > 1 else vectors).append(parameter)
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas)
+
+
+def learning_rate_factor(update: int, num_updates: int, config: OptimizerConfig) -> float:
+    """Return the factor on the peak rate at 0-based `update`.
+
+    The first update already moves (1 / warmup_updates) and the last one is the last above zero; no update is spent at rate 0.
+    """
+    if update < config.warmup_updates:
+        return (update + 1) / config.warmup_updates
+    remaining = (num_updates - update) / max(1, num_updates - config.warmup_updates)
+    remaining = min(1.0, max(0.0, remaining))
+    if config.decay == "cosine":
+        return 0.5 * (1.0 - math.cos(math.pi * remaining))
+    return remaining
+
+
+def build_scheduler(optimizer: AdamW, num_updates: int, config: OptimizerConfig) -> LambdaLR:
+    """Return the schedule; the engine alone steps it, once per update."""
+    return LambdaLR(optimizer, lambda update: learning_rate_factor(update, num_updates, config))

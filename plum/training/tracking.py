@@ -1,0 +1,91 @@
+"""Training metrics: one JSON line per logged update, TensorBoard on request."""
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from plum.structures import LossTerms
+from plum.training.objective import StepResult
+
+
+class ScalarWriter(Protocol):
+    """The one method used of TensorBoard's SummaryWriter."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Record one value."""
+        ...
+
+
+@dataclass
+class RunningTerms:
+    """Sums of losses and tag counts over micro-batches, averaged over ranks when read."""
+
+    names: tuple[str, ...] = ("total", *(f.name for f in fields(LossTerms)), "part_pretext")
+    sums: Tensor = field(init=False)
+    hits: Tensor = field(init=False)
+    totals: Tensor = field(init=False)
+    micro_batches: int = 0
+
+    def __post_init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.sums = torch.zeros(len(self.names), dtype=torch.float64)
+        self.hits = torch.zeros(3, dtype=torch.float64)
+        self.totals = torch.zeros(3, dtype=torch.float64)
+        self.micro_batches = 0
+
+    def add(self, result: StepResult) -> None:
+        """Count one micro-batch. A term that is off counts as 0."""
+        values = [result.total, *(getattr(result.terms, f.name) for f in fields(LossTerms)), result.part_pretext]
+        self.sums += torch.tensor([0.0 if value is None else float(value.detach()) for value in values])
+        self.hits += result.tag_hits.cpu()
+        self.totals += result.tag_totals.cpu()
+        self.micro_batches += 1
+
+    def read(self, device: torch.device) -> dict[str, float]:
+        """Return means over all ranks' micro-batches, and tag accuracies over answer tokens, then reset. Collective."""
+        count = torch.tensor([float(self.micro_batches)], dtype=torch.float64)
+        packed = torch.cat([self.sums, self.hits, self.totals, count]).to(device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(packed)
+        sums, hits, totals, count = packed.cpu().split([len(self.names), 3, 3, 1])
+        values = {f"loss_{name}": float(value / count) for name, value in zip(self.names, sums, strict=True)}
+        for name, hit, total in zip("OBI", hits, totals, strict=True):
+            if total > 0:
+                values[f"accuracy_{name}"] = float(hit / total)
+        self.reset()
+        return values
+
+
+class Tracker:
+    """Appends metrics of the main rank to `metrics.jsonl`."""
+
+    def __init__(self, path: Path, tensorboard: bool) -> None:
+        self._path = path
+        self._writer: ScalarWriter | None = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (optional package)
+
+            self._writer = SummaryWriter(str(path.parent / "tensorboard"))
+
+    def forget_after(self, update: int) -> None:
+        """Drop lines of updates that a resumed run will do again."""
+        if not self._path.exists():
+            return
+        lines = [line for line in self._path.read_text().splitlines() if json.loads(line)["update"] <= update]
+        self._path.write_text("".join(line + "\n" for line in lines))
+
+    def log(self, update: int, values: dict[str, float]) -> None:
+        """Write one line."""
+        with self._path.open("a") as handle:
+            handle.write(json.dumps({"update": update, **values}) + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, update)

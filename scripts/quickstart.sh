@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# From nothing to a report: set up, draw the embedded dataset, train PLUM-tiny in two stages under DeepSpeed ZeRO-2, validate.
+# Usage: bash scripts/quickstart.sh        Run it again after an interruption: every step resumes where it stopped.
+#   TRAIN_IMAGES, DEV_IMAGES, VAL_IMAGES   sizes of the three splits     NUM_RANKS  processes (default: GPUs, else 2)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+started=$SECONDS
+
+step() {  # step NAME COMMAND...: run it, and say how long it took
+  local name=$1 begin=$SECONDS; shift
+  printf '\n== %s\n' "$name"
+  "$@"
+  printf '== %s: %d s\n' "$name" $((SECONDS - begin))
+  timings+=("$(printf '%5d s  %s' $((SECONDS - begin)) "$name")")
+}
+timings=()
+
+data=data/quickstart run=runs/quickstart
+step "Set up .venv" bash scripts/setup.sh
+export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false
+gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+export NUM_RANKS=${NUM_RANKS:-$((gpus > 0 ? gpus : 2))}
+per_rank=$((8 / NUM_RANKS > 0 ? 8 / NUM_RANKS : 1))   # 8 images an update, however many ranks share them
+
+build() { python -m partonomy build --source synthetic --split "$1" --images "$2" --output "$data/$1" --seed 0 --num_workers 2; }
+step "Draw and ask: train" build train "${TRAIN_IMAGES:-4000}"
+step "Draw and ask: dev" build dev "${DEV_IMAGES:-200}"
+step "Draw and ask: val" build val "${VAL_IMAGES:-200}"
+step "Train the tokenizer" python -m plum train-tokenizer --datasets "$data/train" --output "$data/tokenizer" --vocab_size 1536
+
+step "Train stage 0" bash scripts/train_plum_0shot.sh configs/plum_tiny_stage0.yaml --engine.micro_batch_size $per_rank
+step "Train stage 1" bash scripts/train_plum_ft.sh configs/plum_tiny_stage1.yaml --engine.micro_batch_size $per_rank
+step "Export (merge adapters)" python -m plum export --checkpoint $run/stage1/model --output $run/model
+
+validate() { python validate_partonomy.py --model "$1" --questions $data/val --output "$run/$2" --num_procs 2 --resume "${@:3}"; }
+step "Validate" validate plum validation --checkpoint $run/model
+step "Validate oracle" validate oracle oracle --generate none
+step "Validate random" validate random random --generate none
+step "Held-out tags and text" python -m plum teacher-forced --checkpoint $run/model --data $data/val --output $run/teacher_forced.json
+cp $run/validation/summary.json $run/summary.json
+
+printf '\n'
+python -m partonomy tables $run/validation $run/random $run/oracle
+step "Write the report" python -m partonomy report $run/validation --baselines "[$run/random, $run/oracle]" --output $run/report.html
+
+printf '\nTime by step:\n'
+printf '%s\n' "${timings[@]}" | tee $run/timings.txt
+printf '%5d s  all of it\n' $((SECONDS - started)) | tee -a $run/timings.txt
+printf '\nScores: %s   Report: %s\n' $run/summary.json $run/report.html

@@ -1,0 +1,44 @@
+import math
+
+import pytest
+import torch
+
+from plum.config import OptimizerConfig
+from plum.training.optimizer import build_optimizer, build_scheduler, learning_rate_factor
+
+
+def test_linear_schedule_golden() -> None:
+    # 10 updates, 4 of warm-up: 1/4, 2/4, 3/4, 4/4, then (10 - u) / 6: 6/6, 5/6, ..., 1/6, and 0 after the last.
+    config = OptimizerConfig(warmup_updates=4, decay="linear")
+    factors = [learning_rate_factor(update, 10, config) for update in range(11)]
+    expected = [0.25, 0.5, 0.75, 1.0, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0.0]
+    assert factors == pytest.approx(expected)
+
+
+def test_cosine_schedule_golden() -> None:
+    # Half-way down the decay the cosine gives exactly one half: update 8 of 4 + 8, remaining 4/8, (1 - cos(pi/2)) / 2 = .5
+    config = OptimizerConfig(warmup_updates=4, decay="cosine")
+    assert learning_rate_factor(8, 12, config) == pytest.approx(0.5)
+    assert learning_rate_factor(4, 12, config) == pytest.approx(1.0)
+    assert learning_rate_factor(11, 12, config) == pytest.approx(0.5 * (1 - math.cos(math.pi / 8)))
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 100])
+def test_no_update_is_spent_at_rate_zero(warmup: int) -> None:
+    config = OptimizerConfig(warmup_updates=warmup)
+    assert all(learning_rate_factor(update, 200, config) > 0 for update in range(200))
+
+
+def test_decay_skips_vectors() -> None:
+    layer = torch.nn.Linear(3, 2)
+    optimizer = build_optimizer(layer.parameters(), OptimizerConfig(weight_decay=0.1))
+    decays = {tuple(p.shape): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays == {(2, 3): 0.1, (2,): 0.0}
+
+
+def test_scheduler_starts_at_the_first_warmup_rate() -> None:
+    layer = torch.nn.Linear(3, 2)
+    config = OptimizerConfig(learning_rate=1.0, warmup_updates=4)
+    optimizer = build_optimizer(layer.parameters(), config)
+    scheduler = build_scheduler(optimizer, 10, config)
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.25)
