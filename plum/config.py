@@ -249,6 +249,8 @@ class TrainConfig:
     data: DataConfig
     init_from: str | None = None
     """Folder of a saved model whose weights start this run (new optimizer, new schedule)."""
+    reset_modules: tuple[str, ...] = ()
+    """Modules of the model that start afresh although `init_from` has them (names as in GroundedLMM)."""
     tokenizer: str | None = None
     """Tokenizer folder; None: the one inside `init_from`."""
     num_updates: int = 500

@@ -119,9 +119,7 @@ BUILTIN_MODELS: Final[dict[str, Callable[[int], GroundedModel]]] = {
 
 
 def _score(log_prob: float) -> ChoiceScore:
-    return ChoiceScore(
-        answer_log_prob=log_prob, answer_tokens=1, conversation_log_prob=log_prob, conversation_tokens=1
-    )
+    return ChoiceScore(answer_log_prob=log_prob, answer_tokens=1, conversation_log_prob=log_prob, conversation_tokens=1)
 
 
 def _prepared(question: Question | None) -> Question:

@@ -62,9 +62,7 @@ class GroundedModel(Protocol):
         """Return one score per choice, each taken as the assistant's answer to `turns`."""
         ...
 
-    def segment(
-        self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]
-    ) -> np.ndarray:
+    def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
         """Return one mask per span of the given answer, bool (len(spans), H, W), predicted in reading order."""
         ...
 

@@ -67,14 +67,16 @@ def selector_score(score: ChoiceScore, selector: Selector) -> float:
     """The number that a selector maximises, in nats (`sequence`) or nats per token.
 
     Raises:
-        ValueError: A log-probability is NaN or a token count is below 1.
+        ValueError: A log-probability is not finite or a token count is below 1.
     """
     for log_prob, tokens in (
         (score.answer_log_prob, score.answer_tokens),
         (score.conversation_log_prob, score.conversation_tokens),
     ):
-        if math.isnan(log_prob) or tokens < 1:
-            raise ValueError(f"choice score {score} is not usable: a log-probability is NaN or a token count below 1")
+        if not math.isfinite(log_prob) or tokens < 1:
+            raise ValueError(
+                f"choice score {score} is not usable: a log-probability is not finite or a token count below 1"
+            )
     if selector is Selector.SEQUENCE:
         return score.answer_log_prob
     if selector is Selector.ANSWER_MEAN:

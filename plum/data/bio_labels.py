@@ -68,7 +68,8 @@ def write_tags(tags: list[int], span: TokenSpan) -> None:
 
 
 def decode_tags(tags: Sequence[int]) -> list[TokenSpan]:
-    """Read spans from tags, greedily: a B starts a span (also inside another), I's extend it, an I without B is ignored.
+    """Read spans from tags, greedily: a B starts a span (also inside another), I's extend it, an I without B is
+    ignored.
 
     Args:
         tags: class ids per token; anything but B and I counts as outside.

@@ -44,8 +44,8 @@ class Collator:
             samples: one or more; one conversation at least each.
 
         Raises:
-            ValueError: naming the sample: masks or maps of another size than the image, masks that do not pair with phrases,
-                a phrase that falls on no token, a conversation that is too long.
+            ValueError: naming the sample: masks or maps of another size than the image, masks that do not pair with
+                phrases, a phrase that falls on no token, a conversation that is too long.
         """
         for sample in samples:
             check_sample(sample)
@@ -79,8 +79,8 @@ def check_sample(sample: Sample) -> None:
     """Check what the encoder cannot see.
 
     Raises:
-        ValueError: naming the sample: no conversation, masks without an image, masks and phrases that do not pair up, a mask or
-            map of another size than the image.
+        ValueError: naming the sample: no conversation, masks without an image, masks and phrases that do not pair up, a
+            mask or map of another size than the image.
     """
     where = f"{sample.sample_id} ({sample.source})"
     if not sample.conversations:
@@ -89,7 +89,8 @@ def check_sample(sample: Sample) -> None:
     for exchange in (exchange for conversation in sample.conversations for exchange in conversation):
         if len(exchange.spans) != len(exchange.masks):
             raise ValueError(
-                f"{where}: the answer {exchange.answer!r} has {len(exchange.spans)} phrases and {len(exchange.masks)} masks"
+                f"{where}: the answer {exchange.answer!r} has {len(exchange.spans)} phrases and "
+                f"{len(exchange.masks)} masks"
             )
         if exchange.masks and size is None:
             raise ValueError(f"{where}: the answer {exchange.answer!r} has masks but the sample has no image")

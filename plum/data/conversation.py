@@ -24,8 +24,9 @@ CONTROL_TOKENS = (IMAGE_TOKEN, BEGIN_TOKEN, END_TOKEN)
 class Template:
     """How exchanges are joined.
 
-    A conversation is `opening` + question + `before_answer` + " " + answer + `after_answer` per exchange, with `reopening`
-    in place of `opening` from the second exchange on. The first question follows `<image>` and a line break.
+    A conversation is `opening` + question + `before_answer` + " " + answer + `after_answer` per exchange, with
+    `reopening` in place of `opening` from the second exchange on. The first question follows `<image>` and a line
+    break.
     """
 
     opening: str
@@ -38,8 +39,8 @@ class Template:
 class RenderedConversation:
     """Text of a conversation, `<image>` not yet expanded.
 
-    prompt_ends: per exchange, where the prompt ends and the model's own tokens begin (the space before the answer is the
-        model's: it is part of the first answer token for most tokenizers)
+    prompt_ends: per exchange, where the prompt ends and the model's own tokens begin (the space before the answer is
+        the model's: it is part of the first answer token for most tokenizers)
     answers: per exchange, the answer's characters
     answer_ends: per exchange, the end of the end token
     spans: per exchange, the phrases to segment

@@ -1,7 +1,8 @@
 """A conversation as the model reads it: token ids with image patches expanded, labels, BIO tags, phrase positions.
 
-`<image>` becomes one id per image patch *here*, before the model (the convention of transformers' LLaVA). Every index lives
-in the expanded sequence, and every correspondence between text and tokens comes from the tokenizer's character offsets.
+`<image>` becomes one id per image patch *here*, before the model (the convention of transformers' LLaVA). Every index
+lives in the expanded sequence, and every correspondence between text and tokens comes from the tokenizer's character
+offsets.
 """
 
 from collections.abc import Sequence
@@ -80,9 +81,9 @@ class ConversationEncoder:
             name: of the sample, for errors.
 
         Raises:
-            ValueError: naming the sample: a phrase falls on no token, two phrases share one, phrases out of reading order,
-                the tokenizer merges the prompt's end with the answer, the conversation is too long (a supervised phrase is
-                never cut off).
+            ValueError: naming the sample: a phrase falls on no token, two phrases share one, phrases out of reading
+                order, the tokenizer merges the prompt's end with the answer, the conversation is too long (a supervised
+                phrase is never cut off).
         """
         try:
             rendered = render_conversation(exchanges, self.template, has_image)
@@ -108,7 +109,7 @@ class ConversationEncoder:
         ids: list[int] = output["input_ids"]
         offsets: list[tuple[int, int]] = [(int(start), int(end)) for start, end in output["offset_mapping"]]
         trimmed = trim_offsets(text, offsets)
-        image_id = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        image_id = token_id(self.tokenizer, IMAGE_TOKEN)
         positions = [i for i, token in enumerate(ids) if token == image_id]
         if not positions:
             encoded = EncodedText(text, tuple(ids), tuple(offsets), tuple(trimmed), None)
@@ -128,6 +129,13 @@ class ConversationEncoder:
                 f"{self.max_text_tokens}; raise the limit or shorten the text {text[:80]!r}..."
             )
         return encoded
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """Id of one token of the vocabulary."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
 
 
 def token_chars(encoded: EncodedText, span: TokenSpan) -> CharSpan:

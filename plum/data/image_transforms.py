@@ -1,11 +1,12 @@
 """Images as the two towers read them: CLIP's square input and SAM's padded square input.
 
-CLIP: LLaVA v1 cut the centre out of non-square photographs, and with it every part near the border; here nothing is cut. LLaVA
-checkpoints get the image padded to a square with CLIP's mean colour (LLaVA v1.5's `image_aspect_ratio: pad`), then resized
-bicubically: on square images that equals transformers' CLIPImageProcessor. The embedded default, whose tower is trained from
-scratch, stretches the image to the square instead, so that no patch is wasted on padding.
-SAM: longest side to the input size (PIL bilinear, as segment-anything's `ResizeLongestSide`), its pixel statistics, zero padding
-at the bottom and the right.
+CLIP: LLaVA v1 cut the centre out of non-square photographs, and with it every part near the border; here nothing is
+cut. LLaVA checkpoints get the image padded to a square with CLIP's mean colour (LLaVA v1.5's `image_aspect_ratio:
+pad`), then resized
+bicubically: on square images that equals transformers' CLIPImageProcessor. The embedded default, whose tower is trained
+from scratch, stretches the image to the square instead, so that no patch is wasted on padding.
+SAM: longest side to the input size (PIL bilinear, as segment-anything's `ResizeLongestSide`), its pixel statistics,
+zero padding at the bottom and the right.
 """
 
 from dataclasses import dataclass
@@ -68,7 +69,9 @@ class ImageTransform:
             raise ValueError(f"an image must be a uint8 RGB array (H, W, 3), got {image.dtype} {image.shape}")
         height, width = image.shape[:2]
         frame = ImageFrame((height, width), resized_size(height, width, self.sam_size))
-        return ImageInputs(clip_input(image, self.clip_size, self.clip_fit), sam_input(image, frame, self.sam_size), frame)
+        return ImageInputs(
+            clip_input(image, self.clip_size, self.clip_fit), sam_input(image, frame, self.sam_size), frame
+        )
 
     @property
     def grid_size(self) -> int:

@@ -1,6 +1,8 @@
-"""The embedded default's tokenizer: byte-level BPE trained on what the data sources can say, and loading of any tokenizer.
+"""The embedded default's tokenizer: byte-level BPE trained on what the data sources can say, and loading of any
+tokenizer.
 
-Any text can be represented and decodes to itself, offsets are exact, and part and object names become one or two tokens.
+Any text can be represented and decodes to itself, offsets are exact, and part and object names become one or two
+tokens.
 """
 
 from collections.abc import Iterable
@@ -22,7 +24,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
     Args:
         texts: what it should be good at; order does not matter for the result beyond ties.
-        vocab_size: number of tokens, special tokens and the 256 bytes included; fewer when the texts offer fewer merges.
+        vocab_size: number of tokens, special tokens and the 256 bytes included; fewer when the texts offer fewer
+            merges.
 
     Raises:
         ValueError: the size leaves no room for bytes and special tokens.
@@ -80,7 +83,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         where: names it in errors.
 
     Raises:
-        ValueError: it has no fast backend, its offsets do not cover the text, or `<image>`, a pad or an end token is missing.
+        ValueError: it has no fast backend, its offsets do not cover the text, or `<image>`, a pad or an end token is
+            missing.
     """
     if not tokenizer.is_fast:
         raise ValueError(f"{where}: the tokenizer has no fast backend and so no character offsets; convert it first")
@@ -94,4 +98,6 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{where}: the tokenizer has no pad token; add one as a special token")
     if tokenizer.convert_ids_to_tokens(tokenizer.eos_token_id or -1) != END_TOKEN:
-        raise ValueError(f"{where}: the tokenizer's end token must be {END_TOKEN}, the one the templates close answers with")
+        raise ValueError(
+            f"{where}: the tokenizer's end token must be {END_TOKEN}, the one the templates close answers with"
+        )

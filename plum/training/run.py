@@ -10,11 +10,14 @@ from transformers import PreTrainedTokenizerFast
 
 from plum.checkpoints.store import save_pretrained
 from plum.config import TrainConfig
+from plum.data.build import build_mixture
 from plum.data.collate import Collator
-from plum.data.mixture import Mixture, build_mixture, make_loader
+from plum.data.loader import make_loader
+from plum.data.mixture import MixtureDataset
 from plum.data.tokenizer import load_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.registry import build_model
+from plum.models.special_tokens import with_special_tokens
 from plum.models.trainable import TrainableRow, set_trainable
 from plum.structures import Batch
 from plum.training.engine import Engine, Ranks, build_engine, start_ranks
@@ -77,14 +80,14 @@ def build_or_load(config: TrainConfig) -> tuple[PreTrainedTokenizerFast, Grounde
         raise ValueError("set tokenizer to a tokenizer folder, or init_from to a saved model that holds one")
     tokenizer = load_tokenizer(folder)
     torch.manual_seed(config.seed)
-    model = build_model(config.model)
+    model = build_model(with_special_tokens(config.model, tokenizer))
     if config.init_from is not None:
-        for line in initialise_from(model, config.init_from):
+        for line in initialise_from(model, config.init_from, config.reset_modules):
             logger.info("%s", line)
     return tokenizer, model
 
 
-def describe_run(config: TrainConfig, ranks: Ranks, rows: list[TrainableRow], mixture: Mixture) -> str:
+def describe_run(config: TrainConfig, ranks: Ranks, rows: list[TrainableRow], mixture: MixtureDataset) -> str:
     """Return what a researcher checks before leaving a run alone."""
     optimizer, engine = config.optimizer, config.engine
     effective = engine.micro_batch_size * engine.accumulation * ranks.world_size
@@ -92,13 +95,17 @@ def describe_run(config: TrainConfig, ranks: Ranks, rows: list[TrainableRow], mi
         f"{update}: {optimizer.learning_rate * learning_rate_factor(update, config.num_updates, optimizer):.2e}"
         for update in (0, 1, config.num_updates - 1)
     )
+    sources = ", ".join(
+        f"{source.name} ({len(source)} records, {share / sum(mixture.block_counts):.0%})"
+        for source, share in zip(mixture.sources, mixture.block_counts, strict=True)
+    )
     trained = sum(row.trainable for row in rows)
     lines = [
         f"Run {config.run_dir}: {config.num_updates} updates of {effective} images "
         f"({engine.micro_batch_size} per rank x {engine.accumulation} accumulated x {ranks.world_size} ranks, "
         f"{engine.kind}, {engine.precision}, {ranks.device.type})",
         f"Learning rate at updates {rates}",
-        f"Data: {mixture.describe()}",
+        f"Data: {sources}",
         f"Parameters: {trained:,} trained of {sum(row.total for row in rows):,}",
         *(f"  {row.module:<28} {row.trainable:>14,} of {row.total:>14,}" for row in rows),
     ]

@@ -1,0 +1,224 @@
+"""Reader and writer of the published question records (`{split}_qa_pairs.json`; paper, appendix B).
+
+A file is a JSON list, one record per question, with every mask repeated in it. Keys: `image_path` (relative to the
+file's folder), `image_label`, `question`, `question_type`, `answer_choices`, `answer_types`, `answer_parts`,
+`segmentations` (label -> masks of the instance) and, not null for the part-whole types only, `object_question`,
+`object_answer_choices`, `object_answer_types`, `object_answer_classes`.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from partonomy.datasets.files import hash_files
+from partonomy.images import check_image
+from partonomy.masks import rle_from_coco, rle_to_json, union_masks
+from partonomy.questions.phrases import locate_phrases
+from partonomy.questions.question_file import check_question, describe_record_error, invalid_record
+from partonomy.questions.question_types import QuestionType
+from partonomy.structures import (
+    RLE,
+    Choice,
+    InvalidRecord,
+    ObjectChoice,
+    ObjectInstance,
+    ObjectQuestion,
+    Part,
+    Question,
+    QuestionSet,
+)
+
+CORRECT = "correct"
+INCORRECT = "incorrect"
+
+
+@dataclass(frozen=True)
+class PublishedRecord:
+    """One record: the question, and all parts of the instance in `segmentations` (the asked ones among them)."""
+
+    question: Question
+    image_path: str
+    parts: tuple[Part, ...]
+
+
+def load_records(path: Path, invalid: Literal["raise", "collect"]) -> QuestionSet:
+    """Read a record file as questions; see `partonomy.datasets.store.load_questions`."""
+    records, bad = read_records(path, invalid)
+    questions = tuple(record.question for record in records)
+    return QuestionSet(path.stem, questions, hash_files([path]), invalid=bad)
+
+
+def read_records(
+    path: Path, invalid: Literal["raise", "collect"]
+) -> tuple[list[PublishedRecord], tuple[InvalidRecord, ...]]:
+    """Read a record file.
+
+    Returns:
+        The records that can be asked, and the others. Images are numbered from 1 in order of appearance; question ids
+        are `record-000000`, `record-000001`, ...
+
+    Raises:
+        ValueError: the file is not a JSON list; with "raise" also a bad record, naming file and record index.
+    """
+    contents = _read_list(path)
+    reader = _RecordReader(path)
+    records: list[PublishedRecord] = []
+    bad: list[InvalidRecord] = []
+    for index, content in enumerate(contents):
+        try:
+            records.append(reader.read(index, content))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            reason = str(error) if isinstance(error, OSError) else describe_record_error(error)
+            if invalid == "raise":
+                raise ValueError(f"{path}, record {index}: {reason}") from error
+            bad.append(invalid_record(index, content, reason))
+    return records, tuple(bad)
+
+
+def question_to_record(question: Question, instance: ObjectInstance, folder: Path) -> dict[str, object]:
+    """Return the published record of a question.
+
+    Args:
+        question: the question.
+        instance: the object it asks about; all of its parts are written, as in the published files.
+        folder: where the record file will stand; the image path is written relative to it.
+    """
+    asked = question.object_question
+    return {
+        "image_path": Path(os.path.relpath(question.image_path, folder)).as_posix(),
+        "image_label": question.object_label,
+        "question": question.text,
+        "question_type": question.question_type.value,
+        "answer_choices": [choice.text for choice in question.choices],
+        "answer_types": [CORRECT if choice.is_correct else INCORRECT for choice in question.choices],
+        "answer_parts": [list(choice.parts) for choice in question.choices],
+        "segmentations": {part.label: [rle_to_json(part.mask)] for part in instance.parts},
+        "object_question": asked and asked.text,
+        "object_answer_choices": asked and [choice.text for choice in asked.choices],
+        "object_answer_types": asked and [CORRECT if choice.is_correct else INCORRECT for choice in asked.choices],
+        "object_answer_classes": asked and [choice.label for choice in asked.choices],
+    }
+
+
+class _RecordReader:
+    """Reads the records of one file; masks repeated from record to record are decoded once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._image_ids: dict[str, int] = {}
+        self._parts: dict[tuple[str, str], tuple[Part, ...]] = {}
+
+    def read(self, index: int, content: Mapping[str, Any]) -> PublishedRecord:
+        if not isinstance(content, Mapping):
+            raise ValueError(f"expected a JSON object, got {type(content).__name__}")
+        question_type = QuestionType(content["question_type"])
+        image_path = _text(content, "image_path")
+        parts = self._read_parts(image_path, content["segmentations"])
+        choices = _read_choices(content)
+        correct = [choice for choice in choices if choice.is_correct]
+        mask_of = {part.label: part for part in parts}
+        for label in correct[0].parts if len(correct) == 1 else ():
+            if label not in mask_of:
+                raise ValueError(f"the correct answer's part {label!r} has no mask in 'segmentations'")
+        question = Question(
+            question_id=f"record-{index:06d}",
+            question_type=question_type,
+            image_id=self._image_ids.setdefault(image_path, len(self._image_ids) + 1),
+            instance_id=-1,
+            image_path=(self._path.parent / image_path).resolve(),
+            height=parts[0].mask.height,
+            width=parts[0].mask.width,
+            object_label=_text(content, "image_label"),
+            text=_text(content, "question"),
+            choices=choices,
+            masks=tuple(mask_of[label] for label in correct[0].parts) if len(correct) == 1 else (),
+            object_question=_read_object_question(content) if question_type.is_part_whole else None,
+        )
+        check_question(question)
+        return PublishedRecord(question, image_path, parts)
+
+    def _read_parts(self, image_path: str, segmentations: object) -> tuple[Part, ...]:
+        if not isinstance(segmentations, Mapping) or not segmentations:
+            raise ValueError("'segmentations' must map part labels to masks, and hold at least one")
+        key = (image_path, json.dumps(segmentations, sort_keys=False))
+        if key not in self._parts:
+            parts = tuple(_read_part(label, masks) for label, masks in segmentations.items())
+            sizes = {(part.mask.height, part.mask.width) for part in parts}
+            if len(sizes) > 1:
+                raise ValueError(f"the masks have several sizes: {sorted(sizes)}")
+            check_image((self._path.parent / image_path).resolve(), *sizes.pop())
+            self._parts[key] = parts
+        return self._parts[key]
+
+
+def _read_list(path: Path) -> list[Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: record file not found")
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from error
+    if not isinstance(contents, list):
+        raise ValueError(f"{path}: a record file is a JSON list of questions, got {type(contents).__name__}")
+    return contents
+
+
+def _read_part(label: str, masks: object) -> Part:
+    if not isinstance(masks, Sequence) or isinstance(masks, str) or not masks:
+        raise ValueError(f"the part {label!r} has no mask in 'segmentations'")
+    return Part(label, union_masks([_read_mask(mask, f"mask {n} of {label!r}") for n, mask in enumerate(masks)]))
+
+
+def _read_mask(content: object, where: str) -> RLE:
+    while isinstance(content, Mapping) and "segmentation" in content:
+        content = content["segmentation"]
+    size = content.get("size") if isinstance(content, Mapping) else None
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise ValueError(f"{where}: a mask needs 'size': [height, width]")
+    return rle_from_coco(content, int(size[0]), int(size[1]), where)
+
+
+def _read_choices(content: Mapping[str, Any]) -> tuple[Choice, ...]:
+    texts, kinds, parts = content["answer_choices"], content["answer_types"], content["answer_parts"]
+    _check_aligned(("answer_choices", texts), ("answer_types", kinds), ("answer_parts", parts))
+    choices = []
+    for text, kind, labels in zip(texts, kinds, parts, strict=True):
+        located = zip(labels, locate_phrases(text, labels), strict=True)
+        in_reading_order = sorted(located, key=lambda pair: pair[1].start)
+        spans = tuple(span for _, span in in_reading_order)
+        choices.append(Choice(text, tuple(label for label, _ in in_reading_order), spans, _is_correct(kind)))
+    return tuple(choices)
+
+
+def _read_object_question(content: Mapping[str, Any]) -> ObjectQuestion:
+    texts, kinds = content["object_answer_choices"], content["object_answer_types"]
+    labels = content["object_answer_classes"]
+    _check_aligned(("object_answer_choices", texts), ("object_answer_types", kinds), ("object_answer_classes", labels))
+    choices = tuple(
+        ObjectChoice(text, label, _is_correct(kind)) for text, label, kind in zip(texts, labels, kinds, strict=True)
+    )
+    return ObjectQuestion(_text(content, "object_question"), choices)
+
+
+def _check_aligned(*columns: tuple[str, object]) -> None:
+    for name, values in columns:
+        if not isinstance(values, list):
+            raise ValueError(f"'{name}' must be a list, got {type(values).__name__}")
+    lengths = {name: len(values) for name, values in columns if isinstance(values, list)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the lists must have one entry per choice, their lengths are {lengths}")
+
+
+def _is_correct(kind: object) -> bool:
+    if kind not in (CORRECT, INCORRECT):
+        raise ValueError(f"an answer type is 'correct' or 'incorrect', got {kind!r}")
+    return kind == CORRECT
+
+
+def _text(content: Mapping[str, Any], key: str) -> str:
+    if not isinstance(content[key], str) or not content[key]:
+        raise ValueError(f"'{key}' must be a text, got {content[key]!r}")
+    return str(content[key])

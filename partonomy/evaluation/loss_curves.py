@@ -1,0 +1,110 @@
+"""Loss curves of a model's training, read from its metrics.jsonl and drawn as inline SVG."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+METRICS_FILE = "metrics.jsonl"
+LOSS_PREFIX = "loss_"
+ACCURACY_PREFIX = "accuracy_"
+_SMOOTHING_SPAN = 25  # updates: a curve of at least twice as many points is drawn smoothed over this many
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity over the updates of a training run; points are (update, value)."""
+
+    name: str
+    points: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class TrainingCurves:
+    """The curves of one metrics file, losses and tag accuracies apart."""
+
+    title: str
+    losses: tuple[Curve, ...]
+    accuracies: tuple[Curve, ...]
+
+
+def find_metrics(checkpoint: Path) -> tuple[Path, ...]:
+    """Metrics files in a model's folder or the run folder around it."""
+    candidates = (checkpoint / METRICS_FILE, checkpoint.parent / METRICS_FILE)
+    return tuple(path for path in candidates if path.is_file())
+
+
+def read_curves(path: Path) -> TrainingCurves:
+    """Read a metrics file: JSON lines with the key `update`, `loss_*` and `accuracy_*`.
+
+    Curves that are 0 throughout (terms that are off) are left out.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line is not JSON or has no `update`.
+    """
+    values: dict[str, list[tuple[int, float]]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            update = int(entry["update"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: not a training metric ({error!r})") from error
+        for key, value in entry.items():
+            if key.startswith((LOSS_PREFIX, ACCURACY_PREFIX)) and isinstance(value, int | float):
+                values.setdefault(key, []).append((update, float(value)))
+    curves = [Curve(key, tuple(points)) for key, points in values.items() if any(value for _, value in points)]
+    return TrainingCurves(
+        path.resolve().parent.name,
+        tuple(curve for curve in curves if curve.name.startswith(LOSS_PREFIX)),
+        tuple(curve for curve in curves if curve.name.startswith(ACCURACY_PREFIX)),
+    )
+
+
+def draw_curves(curves: TrainingCurves) -> str:
+    """Small charts, one per loss and one for the accuracies, as one SVG element."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  (a second to import; only the report needs it)
+
+    charts: list[tuple[str, Sequence[Curve]]] = [
+        (curve.name.removeprefix(LOSS_PREFIX).replace("_", " "), (curve,)) for curve in curves.losses
+    ]
+    if curves.accuracies:
+        charts.append(("tag accuracy", curves.accuracies))
+    columns = 4
+    rows = -(-len(charts) // columns)
+    figure = Figure(figsize=(12, 2.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, (title, lines) in zip(axes, charts, strict=False):
+        for line in lines:
+            updates = [update for update, _ in line.points]
+            raw = [value for _, value in line.points]
+            label = line.name.removeprefix(ACCURACY_PREFIX)
+            is_long = len(raw) >= 2 * _SMOOTHING_SPAN
+            (drawn,) = axis.plot(updates, _smooth(raw) if is_long else raw, linewidth=1.4, label=label)
+            if is_long:
+                axis.plot(updates, raw, linewidth=0.5, alpha=0.25, color=drawn.get_color())
+        axis.set_title(title, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.grid(visible=True, alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        if len(lines) > 1:
+            axis.legend(fontsize=7, frameon=False)
+        if title != "tag accuracy" and min(value for _, value in lines[0].points) > 0:
+            axis.set_yscale("log")
+    for axis in list(figure.axes)[len(charts) :]:
+        axis.set_visible(False)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Exponential moving average, corrected for its start."""
+    decay, total, weight, smoothed = 1 - 1 / _SMOOTHING_SPAN, 0.0, 0.0, []
+    for value in values:
+        total = decay * total + value
+        weight = decay * weight + 1
+        smoothed.append(total / weight)
+    return smoothed

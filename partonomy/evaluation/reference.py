@@ -1,0 +1,68 @@
+"""Rows quoted from the Partonomy/PLUM paper's tables 2, 3, 9, 10 and 11. They are quotations, never results of this code."""
+
+import csv
+from dataclasses import dataclass
+from importlib import resources
+
+SEGMENTATION_TABLES = {"paco": 9, "partimagenet": 10, "pascal": 11}
+"""Table of segmentation results by a word of the dataset's name; any other name stands beside table 2 (Core)."""
+TABLE_SUBSETS = {
+    2: "Partonomy-Core",
+    3: "Partonomy-Core",
+    9: "Partonomy-PACO_LVIS",
+    10: "Partonomy-PartImageNet",
+    11: "Partonomy-PascalParts",
+}
+
+
+@dataclass(frozen=True)
+class ReferenceRow:
+    """One row of a table of the paper. `values` are percentages, None where the paper prints a dash."""
+
+    method: str
+    group: str
+    is_fine_tuned: bool
+    extra_segmentation_data: str
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class ReferenceTable:
+    """A table of the paper; `columns` are "<question type>_<metric>"."""
+
+    number: int
+    subset: str
+    columns: tuple[str, ...]
+    rows: tuple[ReferenceRow, ...]
+
+
+def segmentation_table(dataset_name: str) -> int:
+    """Number of the paper's table whose data is closest to a dataset, by name."""
+    name = dataset_name.lower().replace("_", "").replace("-", "")
+    return next((number for word, number in SEGMENTATION_TABLES.items() if word in name), 2)
+
+
+def load_reference(number: int) -> ReferenceTable:
+    """Read `reference/table<number>.csv`.
+
+    Raises:
+        ValueError: A row is not marked as quoted.
+    """
+    text = resources.files("partonomy").joinpath(f"reference/table{number}.csv").read_text(encoding="utf-8")
+    reader = csv.DictReader(text.splitlines())
+    fixed = {"method", "group", "fine_tuned", "extra_segmentation_data", "source"}
+    columns = tuple(name for name in reader.fieldnames or () if name not in fixed)
+    rows = []
+    for row in reader:
+        if row["source"] != "quoted":
+            raise ValueError(f"table{number}.csv: the row of {row['method']} is not marked as quoted")
+        rows.append(
+            ReferenceRow(
+                row["method"],
+                row["group"],
+                row["fine_tuned"] == "yes",
+                row.get("extra_segmentation_data", ""),
+                tuple(float(row[name]) if row[name] else None for name in columns),
+            )
+        )
+    return ReferenceTable(number, TABLE_SUBSETS[number], columns, tuple(rows))

@@ -1,0 +1,174 @@
+"""The summary of a run: counts, reasons and metrics with 95% intervals per question type, and where they come from."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from partonomy.benchmarks.partonomy import VERSION, metric_names
+from partonomy.evaluation.aggregate import metric_ratios, unsupported_capabilities
+from partonomy.evaluation.files import write_text_atomically
+from partonomy.evaluation.records import Capability, Record
+from partonomy.metrics.bootstrap import Estimate, bootstrap_ratios
+from partonomy.questions.question_types import QuestionType
+from partonomy.structures import SkippedType
+
+UNKNOWN_TYPE = "unknown"
+"""Summary key of unreadable records that do not name a question type."""
+
+
+@dataclass(frozen=True)
+class TypeSummary:
+    """Counts and metrics of one question type. `num_expected = num_scored + num_failed` holds always.
+
+    `reasons` counts why questions failed or, for a type without questions, why none could be asked.
+    """
+
+    name: str
+    num_expected: int
+    num_scored: int
+    num_failed: int
+    reasons: Mapping[str, int]
+    metrics: Mapping[str, Estimate]
+
+    def __post_init__(self) -> None:
+        assert self.num_expected == self.num_scored + self.num_failed, f"{self.name}: a question was lost"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `summary.json` holds. `provenance` is free-form JSON."""
+
+    protocol_version: str
+    provenance: Mapping[str, Any]
+    seconds_total: float
+    question_types: Mapping[str, TypeSummary]
+
+
+def summarize(
+    records: Sequence[Record],
+    question_types: Sequence[QuestionType],
+    skipped: Sequence[SkippedType],
+    provenance: Mapping[str, Any],
+    seed: int,
+) -> Summary:
+    """Compute every metric of a run from its records.
+
+    Args:
+        records: One per question.
+        question_types: The types that were to be asked; each gets an entry, also without questions.
+        skipped: Why instances yielded no question.
+        provenance: Where the numbers come from.
+        seed: Of the bootstrap.
+    """
+    unsupported = unsupported_capabilities(records)
+    names: list[QuestionType | None] = list(question_types)
+    if any(record.question_type is None for record in records):
+        names.append(None)
+    summaries = {}
+    for question_type in names:
+        of_type = [record for record in records if record.question_type == question_type]
+        reasons = _reasons(of_type, question_type, skipped)
+        entry = _summarize_type(of_type, question_type, reasons, unsupported, seed)
+        summaries[entry.name] = entry
+    assert sum(entry.num_expected for entry in summaries.values()) == len(records), "a record has a type not asked for"
+    return Summary(VERSION, provenance, sum(record.seconds for record in records), summaries)
+
+
+def write_summary(summary: Summary, path: Path) -> None:
+    """Write `summary.json` in one step."""
+    write_text_atomically(path, json.dumps(summary_to_json(summary), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_summary(path: Path) -> Summary:
+    """Read `summary.json`.
+
+    Raises:
+        FileNotFoundError: The run has no summary, e.g. because it has not finished.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; is this the output folder of a finished validation?")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return Summary(
+        data["protocol_version"],
+        data["provenance"],
+        data["seconds_total"],
+        {
+            name: TypeSummary(
+                name,
+                entry["num_expected"],
+                entry["num_scored"],
+                entry["num_failed"],
+                entry["reasons"],
+                {
+                    metric: Estimate(value["value"], value["ci95"][0], value["ci95"][1], value["n"])
+                    for metric, value in entry["metrics"].items()
+                },
+            )
+            for name, entry in data["question_types"].items()
+        },
+    )
+
+
+def summary_to_json(summary: Summary) -> dict[str, Any]:
+    """The summary's published schema; a metric of which nothing was counted has value and bounds null."""
+    return {
+        "protocol_version": summary.protocol_version,
+        "provenance": dict(summary.provenance),
+        "seconds_total": summary.seconds_total,
+        "question_types": {
+            name: {
+                "num_expected": entry.num_expected,
+                "num_scored": entry.num_scored,
+                "num_failed": entry.num_failed,
+                "reasons": dict(entry.reasons),
+                "metrics": {
+                    metric: {
+                        "value": estimate.value,
+                        "ci95": [estimate.low, estimate.high],
+                        "n": estimate.count,
+                    }
+                    for metric, estimate in entry.metrics.items()
+                },
+            }
+            for name, entry in summary.question_types.items()
+        },
+    }
+
+
+def _summarize_type(
+    records: Sequence[Record],
+    question_type: QuestionType | None,
+    reasons: Mapping[str, int],
+    unsupported: frozenset[Capability],
+    seed: int,
+) -> TypeSummary:
+    names = metric_names(question_type)
+    ratios = metric_ratios(records, unsupported)
+    present = [name for name in names if name in ratios]
+    estimates = bootstrap_ratios([ratios[name] for name in present], np.random.default_rng(seed))
+    by_name = dict(zip(present, estimates, strict=True))
+    nothing = Estimate(None, None, None, 0)
+    return TypeSummary(
+        name=UNKNOWN_TYPE if question_type is None else question_type.value,
+        num_expected=len(records),
+        num_scored=sum(record.is_scored for record in records),
+        num_failed=sum(not record.is_scored for record in records),
+        reasons=reasons,
+        metrics={name: by_name.get(name, nothing) for name in names},
+    )
+
+
+def _reasons(
+    records: Sequence[Record], question_type: QuestionType | None, skipped: Sequence[SkippedType]
+) -> dict[str, int]:
+    """Reasons of failures, most frequent first; without questions, the reasons why none could be made."""
+    if records:
+        counts = Counter(record.reason for record in records if not record.is_scored)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    not_asked = {entry.reason: entry.count for entry in skipped if entry.question_type == question_type}
+    return not_asked or {"the questions contain none of this type": 0}

@@ -1,0 +1,168 @@
+"""Runs a model over questions: one record each, resumable, sharded over ranks by image, merged to the same numbers."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from partonomy.benchmarks.partonomy import Conditioning
+from partonomy.datasets.store import load_questions
+from partonomy.evaluation.model_api import GroundedModel
+from partonomy.evaluation.provenance import describe_model, gather_provenance, write_model_description
+from partonomy.evaluation.records import Record
+from partonomy.evaluation.results import Summary, summarize, write_summary
+from partonomy.evaluation.run_directory import (
+    SUMMARY_FILE,
+    EvaluationConfig,
+    RecordWriter,
+    merge_records,
+    open_run,
+    read_all_records,
+    record_path,
+    remove_shards,
+)
+from partonomy.evaluation.scoring import Protocol, describe_error, failed_record, invalid_record, score_question
+from partonomy.evaluation.sharding import ImageGroup, Rank, Selection, select_questions, shard_images
+from partonomy.images import draw_box, load_image
+from partonomy.questions.question_types import QuestionType
+from partonomy.structures import QuestionSet
+
+ModelBuilder = Callable[[EvaluationConfig, Rank], GroundedModel]
+"""Builds the model in the process that runs it; a module-level function, so that worker processes can import it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of one process: what to evaluate, with which model."""
+
+    config: EvaluationConfig
+    build_model: ModelBuilder
+
+    @property
+    def output(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.output)
+
+    @property
+    def question_types(self) -> tuple[QuestionType, ...]:
+        """The types that are asked."""
+        return tuple(QuestionType(name) for name in self.config.question_types)
+
+    @property
+    def protocol(self) -> Protocol:
+        """What is asked of the model."""
+        generate = frozenset(QuestionType(name) for name in self.config.generate)
+        return Protocol(Conditioning(self.config.part_whole), generate)
+
+    def load_questions(self) -> QuestionSet:
+        """Read the questions; records that cannot be asked are collected, to be counted as failed."""
+        return load_questions(Path(self.config.questions), invalid="collect")
+
+
+def run_evaluation(job: Job, resume: bool, rank: Rank, num_procs: int = 1) -> Summary | None:
+    """Evaluate, and write the summary when every question of the run has its record.
+
+    Args:
+        job: What to run.
+        resume: Whether to continue a run in the same folder.
+        rank: This process among those that a launcher started.
+        num_procs: Worker processes to start here instead; needs a launcher-free call.
+
+    Returns:
+        The summary; None where other ranks have still to finish (the last one writes it).
+
+    Raises:
+        FileExistsError: The folder holds results and `resume` is off.
+        ValueError: The configuration differs from the folder's, or both ways of sharding are used at once.
+        RuntimeError: A worker process died.
+    """
+    if num_procs > 1 and rank.world_size > 1:
+        raise ValueError(f"--num_procs {num_procs} cannot be combined with a launcher's {rank.world_size} ranks")
+    question_set = job.load_questions()
+    selection = select_questions(question_set, job.question_types, job.config.limit)
+    open_run(job.output, job.config, resume, rank)
+    if num_procs > 1:
+        _run_workers(job, num_procs)
+    else:
+        run_rank(job, selection, rank)
+    records = merge_records(job.output, selection.question_ids)
+    if records is None:
+        return None
+    if rank.world_size == 1:
+        remove_shards(job.output)
+    return _finish(job, question_set, records)
+
+
+def run_rank(job: Job, selection: Selection, rank: Rank) -> None:
+    """Ask the questions of one rank that have no record yet, appending to the rank's file."""
+    done = set(read_all_records(job.output))
+    groups = tuple(
+        ImageGroup(open_questions)
+        for group in shard_images(selection.questions, rank)
+        if (open_questions := tuple(entry for entry in group.questions if entry.question_id not in done))
+    )
+    unreadable = [record for record in selection.invalid if record.question_id not in done and rank.index == 0]
+    with RecordWriter(record_path(job.output, rank)) as writer:
+        for invalid in unreadable:
+            writer.write(invalid_record(invalid, job.protocol))
+        if not groups:
+            return
+        model = job.build_model(job.config, rank)
+        if rank.index == 0:
+            write_model_description(job.output, describe_model(model))
+        num_open = sum(len(group.questions) for group in groups)
+        label = "questions" if rank.world_size == 1 else f"questions, rank {rank.index}"
+        with tqdm(total=num_open, desc=label, unit="question", position=rank.index, file=sys.stderr) as progress:
+            for group in groups:
+                for record in evaluate_image(model, group, job.protocol):
+                    writer.write(record)
+                    progress.update()
+
+
+def evaluate_image(model: GroundedModel, group: ImageGroup, protocol: Protocol) -> Iterator[Record]:
+    """Load one image and ask all its questions; an unreadable image fails each of them."""
+    first = group.questions[0]
+    try:
+        image = load_image(first.image_path, first.height, first.width)
+    except (OSError, ValueError) as error:
+        for question in group.questions:
+            yield failed_record(question, protocol, describe_error(error))
+        return
+    for question in group.questions:
+        shown = image if question.box is None else draw_box(image, question.box)
+        yield score_question(model, question, shown, protocol)
+
+
+def _finish(job: Job, question_set: QuestionSet, records: Sequence[Record]) -> Summary:
+    provenance = gather_provenance(job.config, question_set, job.output)
+    summary = summarize(records, job.question_types, question_set.skipped, provenance, job.config.seed)
+    write_summary(summary, job.output / SUMMARY_FILE)
+    return summary
+
+
+def _run_workers(job: Job, num_procs: int) -> None:
+    """Start one process per rank on this machine and wait for all."""
+    # Each worker would otherwise start as many threads as there are cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_procs)))
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=_work, args=(job, Rank(index, num_procs)), name=f"rank {index}")
+        for index in range(num_procs)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    dead = [f"{worker.name} (exit code {worker.exitcode})" for worker in workers if worker.exitcode != 0]
+    if dead:
+        raise RuntimeError(f"worker processes ended early: {', '.join(dead)}; pass --resume to continue")
+
+
+def _work(job: Job, rank: Rank) -> None:
+    """Entry of a worker process."""
+    selection = select_questions(job.load_questions(), job.question_types, job.config.limit)
+    run_rank(job, selection, rank)

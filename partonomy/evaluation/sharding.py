@@ -1,0 +1,94 @@
+"""Which questions a run asks, and which of them a rank asks: whole images, so that statistics merge exactly."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from partonomy.questions.question_types import QuestionType
+from partonomy.structures import InvalidRecord, Question, QuestionSet
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of `world_size` processes that share the images of an evaluation."""
+
+    index: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.world_size:
+            raise ValueError(f"rank {self.index} does not lie in [0, {self.world_size})")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a run has to answer for: the questions, and unreadable records that count as failed."""
+
+    questions: tuple[Question, ...]
+    invalid: tuple[InvalidRecord, ...]
+
+    @property
+    def question_ids(self) -> tuple[str, ...]:
+        """Ids in the order of the final records."""
+        return (
+            *(question.question_id for question in self.questions),
+            *(record.question_id for record in self.invalid),
+        )
+
+
+@dataclass(frozen=True)
+class ImageGroup:
+    """The questions that share one image file."""
+
+    questions: tuple[Question, ...]
+
+
+def rank_from_environment(environment: Mapping[str, str] | None = None) -> Rank:
+    """The rank that a launcher (torchrun, deepspeed) gives through RANK and WORLD_SIZE; rank 0 of 1 without one."""
+    variables = os.environ if environment is None else environment
+    return Rank(int(variables.get("RANK", "0")), int(variables.get("WORLD_SIZE", "1")))
+
+
+def select_questions(question_set: QuestionSet, question_types: Sequence[QuestionType], limit: int | None) -> Selection:
+    """Keep the wanted types and, with a limit, the first `limit` questions of each.
+
+    Unreadable records of an unwanted type are left out; those that name no type are kept.
+
+    Raises:
+        ValueError: Two records share an id, or the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {limit}")
+    wanted = set(question_types)
+    counts = dict.fromkeys(question_types, 0)
+    questions = []
+    for question in question_set.questions:
+        if question.question_type in wanted and (limit is None or counts[question.question_type] < limit):
+            counts[question.question_type] += 1
+            questions.append(question)
+    invalid = tuple(
+        record for record in question_set.invalid if record.question_type is None or record.question_type in wanted
+    )
+    selection = Selection(tuple(questions), invalid)
+    _check_unique(selection.question_ids, question_set.name)
+    return selection
+
+
+def shard_images(questions: Sequence[Question], rank: Rank) -> tuple[ImageGroup, ...]:
+    """The images of one rank, each with all its questions; images are dealt out in order of first appearance."""
+    groups: dict[int, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.image_id, []).append(question)
+    return tuple(
+        ImageGroup(tuple(group))
+        for position, group in enumerate(groups.values())
+        if position % rank.world_size == rank.index
+    )
+
+
+def _check_unique(question_ids: Sequence[str], name: str) -> None:
+    seen: set[str] = set()
+    for question_id in question_ids:
+        if question_id in seen:
+            raise ValueError(f"{name}: two records share the question id {question_id!r}; ids must be unique")
+        seen.add(question_id)

@@ -1,0 +1,247 @@
+"""Builds the questions of a data set, all ten types (paper, sections 3.1 and 3.2), with their wrong answers.
+
+Per image one instance is asked about, once per type. Every question is drawn from a generator seeded by (seed, image,
+type) and the regressions are fitted once, so any number of workers writes the same bytes.
+"""
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from partonomy.concept_graph import ConceptGraph, build_concept_graph
+from partonomy.datasets.files import write_json
+from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, DatasetOrigin, save_dataset
+from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationMode
+from partonomy.questions.image_questions import MarkRule, QuestionMaker, SkippedQuestion
+from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL, ObjectSampler, embed_texts
+from partonomy.questions.part_comparison import COMPARATORS, PartComparator
+from partonomy.questions.part_sampler import PartSampler, fit_part_sampler
+from partonomy.questions.question_file import question_to_line
+from partonomy.questions.question_types import QuestionType
+from partonomy.questions.templates import DEFAULT_TEMPLATES, load_templates
+from partonomy.structures import AnnotatedImage, PartDataset, SkippedType
+
+NUM_IMAGES_PER_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class QuestionBuildConfig:
+    """How questions are made.
+
+    Attributes:
+        seed: every draw depends on it.
+        mutation: how wrong answers are derived: "paper", "authors" or "balanced" (see `answer_mutator`).
+        question_types: the types to ask, in this order; default: all ten.
+        embedding_model: of the object names (see `object_sampler.embed_texts`).
+        num_workers: processes; the output does not depend on it.
+        part_comparison: "exact" or "lemma".
+        mark_objects: when the instance is marked by a box: "same_class" or "ambiguous" (see `MarkRule`).
+        templates: wording; default: the packaged file.
+    """
+
+    seed: int = 0
+    mutation: MutationMode = MutationMode.PAPER
+    question_types: tuple[QuestionType, ...] = tuple(QuestionType)
+    embedding_model: str = DEFAULT_EMBEDDING_MODEL
+    num_workers: int = 1
+    part_comparison: str = "exact"
+    mark_objects: MarkRule = MarkRule.SAME_CLASS
+    templates: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers must be 1 or more, got {self.num_workers}")
+        if not self.question_types or len(set(self.question_types)) != len(self.question_types):
+            raise ValueError(f"question_types must name at least one type, each once, got {list(self.question_types)}")
+        if self.part_comparison not in COMPARATORS:
+            raise ValueError(f"part_comparison must be one of {sorted(COMPARATORS)}, got {self.part_comparison!r}")
+
+
+@dataclass(frozen=True)
+class BuildSummary:
+    """What was built. `embedding_model` is the one really used; None when no object question could be asked."""
+
+    num_images: int
+    num_questions: Mapping[QuestionType, int]
+    skipped: tuple[SkippedType, ...]
+    embedding_model: str | None
+
+
+def build_questions(
+    dataset: PartDataset,
+    config: QuestionBuildConfig,
+    output_dir: Path,
+    origin: DatasetOrigin | None = None,
+    settings: Mapping[str, object] | None = None,
+    comparator: PartComparator | None = None,
+) -> BuildSummary:
+    """Write a data set folder of the project's own form: annotations, questions, and `build.json` last.
+
+    Args:
+        dataset: annotations.
+        config: how to ask.
+        output_dir: created when missing.
+        origin: where the annotations came from, for `dataset.json`.
+        settings: how the source was read, stored in `build.json` beside the questions' configuration.
+        comparator: decides which part names mean the same, instead of `config.part_comparison`.
+
+    Raises:
+        ValueError: the data set has no part at all.
+    """
+    config_json = config_to_json(config) | ({} if comparator is None else {"part_comparison": comparator.name})
+    dataset = save_dataset(dataset, output_dir, origin or DatasetOrigin("python", config.seed))
+    (output_dir / BUILD_FILE).unlink(missing_ok=True)
+    graph = build_concept_graph(dataset)
+    if not graph.parts:
+        raise ValueError(f"{dataset.name}: no annotated part in {len(dataset.images)} images, nothing can be asked")
+    object_sampler = _build_object_sampler(graph, config)
+    maker = QuestionMaker(
+        graph=graph,
+        mutator=_build_mutator(dataset, graph, config, comparator or COMPARATORS[config.part_comparison]),
+        object_sampler=object_sampler,
+        templates=load_templates(config.templates or DEFAULT_TEMPLATES),
+        synonyms=_synonym_indices(graph, comparator or COMPARATORS[config.part_comparison]),
+        seed=config.seed,
+        image_root=dataset.image_root,
+        mark=config.mark_objects,
+    )
+    num_questions, skipped = _write_all(maker, dataset, config, output_dir / QUESTIONS_FILE)
+    summary = BuildSummary(
+        num_images=len(dataset.images),
+        num_questions=num_questions,
+        skipped=skipped,
+        embedding_model=object_sampler.model_name if object_sampler else None,
+    )
+    write_json(output_dir / BUILD_FILE, _summary_to_json(summary, config_json, settings or {}), indent=2)
+    return summary
+
+
+def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:
+    """The resolved configuration, without `num_workers`, which changes nothing."""
+    return {
+        "seed": config.seed,
+        "mutation": config.mutation.value,
+        "question_types": [question_type.value for question_type in config.question_types],
+        "embedding_model": config.embedding_model,
+        "part_comparison": config.part_comparison,
+        "mark_objects": config.mark_objects.value,
+        "templates": None if config.templates is None else str(config.templates),
+    }
+
+
+def _synonym_indices(graph: ConceptGraph, comparator: PartComparator) -> tuple[frozenset[int], ...]:
+    index = {label: number for number, label in enumerate(graph.parts)}
+    synonyms = comparator.find_synonyms(graph.parts)
+    return tuple(frozenset(index[other] for other in synonyms[label]) for label in graph.parts)
+
+
+def _build_mutator(
+    dataset: PartDataset, graph: ConceptGraph, config: QuestionBuildConfig, comparator: PartComparator
+) -> AnswerMutator:
+    return AnswerMutator(config.mutation, _fit_sampler(dataset, graph), _synonym_indices(graph, comparator))
+
+
+def _fit_sampler(dataset: PartDataset, graph: ConceptGraph) -> PartSampler:
+    index = {label: number for number, label in enumerate(graph.parts)}
+    part_sets = (
+        frozenset(index[part.label] for part in instance.parts)
+        for image in dataset.images
+        for instance in image.objects
+        if instance.parts
+    )
+    return fit_part_sampler(part_sets, len(index))
+
+
+def _build_object_sampler(graph: ConceptGraph, config: QuestionBuildConfig) -> ObjectSampler | None:
+    """The embedding model takes seconds to load: only when an object question can be asked."""
+    is_asked = any(question_type.is_part_whole for question_type in config.question_types)
+    if not is_asked or len(graph.objects) <= NUM_WRONG_ANSWERS:
+        return None
+    return ObjectSampler(graph, embed_texts(graph.objects, config.embedding_model))
+
+
+@dataclass(frozen=True)
+class _ImageLines:
+    """Question lines of one image, as workers hand them back."""
+
+    lines: tuple[str, ...]
+    question_types: tuple[QuestionType, ...]
+    skipped: tuple[SkippedQuestion, ...]
+
+
+def _write_all(
+    maker: QuestionMaker, dataset: PartDataset, config: QuestionBuildConfig, path: Path
+) -> tuple[dict[QuestionType, int], tuple[SkippedType, ...]]:
+    counts = dict.fromkeys(config.question_types, 0)
+    skipped: Counter[SkippedQuestion] = Counter()
+    with path.open("w", encoding="utf-8") as file, tqdm(
+        total=len(dataset.images), desc="questions", unit="image", disable=None
+    ) as progress:
+        for result in _make_all(maker, dataset.images, config):
+            file.writelines(result.lines)
+            for question_type in result.question_types:
+                counts[question_type] += 1
+            skipped.update(result.skipped)
+            progress.update()
+    order = list(config.question_types)
+    rows = sorted(skipped.items(), key=lambda row: (order.index(row[0].question_type), row[0].reason.value))
+    return counts, tuple(SkippedType(key.question_type, key.reason.value, count) for key, count in rows)
+
+
+def _make_all(
+    maker: QuestionMaker, images: Sequence[AnnotatedImage], config: QuestionBuildConfig
+) -> Iterator[_ImageLines]:
+    if config.num_workers == 1:
+        for image in images:
+            yield _make_lines(maker, config.question_types, image)
+        return
+    # "spawn": the parent may hold torch threads (embedding model), which a forked child would inherit half-dead.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(config.num_workers, _start_worker, (maker, config.question_types)) as pool:
+        yield from pool.imap(_work, images, chunksize=NUM_IMAGES_PER_CHUNK)
+
+
+def _make_lines(
+    maker: QuestionMaker, question_types: Sequence[QuestionType], image: AnnotatedImage
+) -> _ImageLines:
+    questions, skipped = maker.make(image, question_types)
+    lines = tuple(question_to_line(question) for question in questions)
+    return _ImageLines(lines, tuple(question.question_type for question in questions), tuple(skipped))
+
+
+class _Worker:
+    """What a worker process holds: sent once, when it starts."""
+
+    maker: QuestionMaker
+    question_types: tuple[QuestionType, ...]
+
+
+def _start_worker(maker: QuestionMaker, question_types: tuple[QuestionType, ...]) -> None:
+    _Worker.maker = maker
+    _Worker.question_types = question_types
+
+
+def _work(image: AnnotatedImage) -> _ImageLines:
+    return _make_lines(_Worker.maker, _Worker.question_types, image)
+
+
+def _summary_to_json(
+    summary: BuildSummary, config: Mapping[str, object], settings: Mapping[str, object]
+) -> dict[str, object]:
+    return {
+        "source": dict(settings),
+        "config": dict(config),
+        "embedding_model": summary.embedding_model,
+        "num_images": summary.num_images,
+        "num_questions": {question_type.value: count for question_type, count in summary.num_questions.items()},
+        "skipped": [
+            {"question_type": row.question_type.value, "reason": row.reason, "count": row.count}
+            for row in summary.skipped
+        ],
+    }

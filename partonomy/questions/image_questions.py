@@ -1,0 +1,263 @@
+"""The questions of one image: which instance, which concepts to compare it with, which wrong answers."""
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from partonomy.concept_graph import ConceptGraph
+from partonomy.masks import rle_area, rle_bbox, union_masks
+from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationContext
+from partonomy.questions.object_sampler import ObjectSampler
+from partonomy.questions.question_types import QuestionType
+from partonomy.questions.templates import Templates, Wording, question_form
+from partonomy.structures import AnnotatedImage, Choice, ObjectInstance, ObjectQuestion, Question
+
+
+Item = TypeVar("Item")
+
+
+class SkipReason(StrEnum):
+    """Why an image yields no question of a type."""
+
+    NO_PARTS = "the image has no object with annotated parts"
+    ONE_OBJECT = "the data set has only one object class with parts"
+    FEW_OBJECTS = f"the data set has fewer than {NUM_WRONG_ANSWERS + 1} object classes with parts"
+    NO_CONCEPT = "no other object class leaves an answer that is not empty"
+    FEW_CHOICES = f"fewer than {NUM_WRONG_ANSWERS + 1} distinct answer choices were found"
+
+
+class MarkRule(StrEnum):
+    """When the asked instance is marked by a box.
+
+    same_class: several instances of its class are annotated in the image (paper, section 3.2, PACO-LVIS).
+    ambiguous: also where a question does not name the object and any other object is annotated in the image.
+    """
+
+    SAME_CLASS = "same_class"
+    AMBIGUOUS = "ambiguous"
+
+
+@dataclass(frozen=True)
+class SkippedQuestion:
+    """A type that could not be asked about an image."""
+
+    question_type: QuestionType
+    reason: SkipReason
+
+
+@dataclass(frozen=True)
+class AskedInstance:
+    """The instance an image's questions are about, with its parts as sorted indices into the vocabulary."""
+
+    image: AnnotatedImage
+    instance: ObjectInstance
+    parts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """What a question compares the instance with, and the parts that answer it."""
+
+    answer: frozenset[int]
+    concept: str | None = None
+    other: str | None = None
+
+
+class QuestionMaker:
+    """Makes the questions of one image at a time.
+
+    Args:
+        graph: vocabulary of the data set.
+        mutator: draws wrong part answers.
+        object_sampler: draws wrong objects; None when there are too few objects to ask for one.
+        templates: wording.
+        synonyms: for every part, the parts that mean the same, itself included.
+        seed: of the build.
+        image_root: absolute folder of the images.
+        mark: when to mark the instance by a box.
+    """
+
+    def __init__(
+        self,
+        graph: ConceptGraph,
+        mutator: AnswerMutator,
+        object_sampler: ObjectSampler | None,
+        templates: Templates,
+        synonyms: Sequence[frozenset[int]],
+        seed: int,
+        image_root: Path,
+        mark: MarkRule,
+    ) -> None:
+        self._graph = graph
+        self._mutator = mutator
+        self._object_sampler = object_sampler
+        self._templates = templates
+        self._seed = seed
+        self._image_root = image_root
+        self._mark = mark
+        self._labels = graph.parts
+        self._index: Mapping[str, int] = {label: number for number, label in enumerate(self._labels)}
+        self._own_parts = {label: self._indices(parts) for label, parts in graph.object_parts.items()}
+        self._category_parts = {label: tuple(sorted(self._indices(graph.category_parts(label)))) for label in graph.objects}
+        # What counts as "having" a part: the concept has it, or a synonym of it.
+        self._has = {
+            label: frozenset().union(*(synonyms[part] for part in parts)) for label, parts in self._own_parts.items()
+        }
+
+    def make(
+        self, image: AnnotatedImage, question_types: Sequence[QuestionType]
+    ) -> tuple[list[Question], list[SkippedQuestion]]:
+        """Make at most one question per type about one instance of the image."""
+        instance = choose_instance(image)
+        if instance is None:
+            return [], [SkippedQuestion(question_type, SkipReason.NO_PARTS) for question_type in question_types]
+        asked = AskedInstance(image, instance, tuple(sorted(self._indices(part.label for part in instance.parts))))
+        questions, skipped = [], []
+        for question_type in question_types:
+            made = self._make_one(asked, question_type)
+            if isinstance(made, SkipReason):
+                skipped.append(SkippedQuestion(question_type, made))
+            else:
+                questions.append(made)
+        return questions, skipped
+
+    def _make_one(self, asked: AskedInstance, question_type: QuestionType) -> Question | SkipReason:
+        generator = question_generator(self._seed, asked.image.image_id, question_type)
+        form = question_form(question_type)
+        if form != "identification" and len(self._graph.objects) < 2:
+            return SkipReason.ONE_OBJECT
+        if question_type.is_part_whole and self._object_sampler is None:
+            return SkipReason.FEW_OBJECTS
+        reason = SkipReason.NO_CONCEPT
+        for concepts in self._draw_concepts(asked, form, generator):
+            reason = SkipReason.FEW_CHOICES
+            wrong = self._mutator.draw_wrong_answers(
+                self._mutation_context(asked, question_type, concepts), generator
+            )
+            if wrong is not None:
+                return self._write(asked, question_type, concepts, wrong, generator)
+        return reason
+
+    def _draw_concepts(self, asked: AskedInstance, form: str, generator: np.random.Generator) -> Iterator[Concepts]:
+        """Yield, in random order, every choice of compared objects that leaves an answer.
+
+        Paper, section 3.1: positive = in common with C; negative = not of C, which shares at least one part;
+        difference = in common with C1 but not with C2. Never the object itself.
+        """
+        parts = frozenset(asked.parts)
+        if form == "identification":
+            yield Concepts(parts)
+            return
+        others = [label for label in self._graph.objects if label != asked.instance.label]
+        for concept in _shuffled(others, generator):
+            shared = parts & self._has[concept]
+            if not shared:
+                continue
+            if form == "positive":
+                yield Concepts(shared, concept)
+            elif form == "negative":
+                if parts - shared:
+                    yield Concepts(parts - shared, concept)
+            else:
+                for other in _shuffled(others, generator):
+                    answer = shared - self._has[other]
+                    if other != concept and answer:
+                        yield Concepts(answer, concept, other)
+
+    def _mutation_context(
+        self, asked: AskedInstance, question_type: QuestionType, concepts: Concepts
+    ) -> MutationContext:
+        query: set[int] = set()
+        if not question_type.is_part_whole:
+            for label in (asked.instance.label, concepts.concept, concepts.other):
+                query |= self._own_parts[label] if label is not None else set()
+        return MutationContext(concepts.answer, self._category_parts[asked.instance.label], tuple(sorted(query)))
+
+    def _write(
+        self,
+        asked: AskedInstance,
+        question_type: QuestionType,
+        concepts: Concepts,
+        wrong: Sequence[frozenset[int]],
+        generator: np.random.Generator,
+    ) -> Question:
+        box = self._box(asked, question_type)
+        wording = Wording(question_type, asked.instance.label, box is not None, concepts.concept, concepts.other)
+        choices = [self._part_choice(wording, concepts.answer, True)]
+        choices += [self._part_choice(wording, answer, False) for answer in wrong]
+        choices = _shuffled(choices, generator)
+        object_question = self._object_question(wording, generator) if question_type.is_part_whole else None
+        correct = next(choice for choice in choices if choice.is_correct)
+        part_of = {part.label: part for part in asked.instance.parts}
+        return Question(
+            question_id=f"{asked.image.image_id}:{question_type.value}",
+            question_type=question_type,
+            image_id=asked.image.image_id,
+            instance_id=asked.instance.instance_id,
+            image_path=self._image_root / asked.image.file_name,
+            height=asked.image.height,
+            width=asked.image.width,
+            object_label=asked.instance.label,
+            text=self._templates.part_question(wording),
+            choices=tuple(choices),
+            masks=tuple(part_of[label] for label in correct.parts),
+            object_question=object_question,
+            box=box,
+        )
+
+    def _part_choice(self, wording: Wording, parts: frozenset[int], is_correct: bool) -> Choice:
+        return self._templates.part_choice(wording, [self._labels[part] for part in sorted(parts)], is_correct)
+
+    def _object_question(self, wording: Wording, generator: np.random.Generator) -> ObjectQuestion:
+        assert self._object_sampler is not None
+        label = wording.object_label
+        wrong = self._object_sampler.sample(label, NUM_WRONG_ANSWERS, generator)
+        choices = [self._templates.object_choice(wording, label, True)]
+        choices += [self._templates.object_choice(wording, other, False) for other in wrong]
+        return ObjectQuestion(self._templates.object_question_text(wording), tuple(_shuffled(choices, generator)))
+
+    def _box(self, asked: AskedInstance, question_type: QuestionType) -> tuple[int, int, int, int] | None:
+        others = [other for other in asked.image.objects if other.instance_id != asked.instance.instance_id]
+        is_ambiguous = any(other.label == asked.instance.label for other in others)
+        if self._mark is MarkRule.AMBIGUOUS and not question_type.names_object:
+            is_ambiguous = bool(others)
+        if asked.instance.box is not None:
+            return asked.instance.box
+        return instance_box(asked.instance) if is_ambiguous else None
+
+    def _indices(self, labels: Iterable[str]) -> frozenset[int]:
+        return frozenset(self._index[label] for label in labels)
+
+
+def choose_instance(image: AnnotatedImage) -> ObjectInstance | None:
+    """Choose the instance with the most annotated parts, the largest of these; None when no instance has any.
+
+    Paper, section 3.2: among several instances, the largest with the most annotated parts.
+    """
+    candidates = [instance for instance in image.objects if instance.parts]
+    if len(candidates) <= 1:
+        return candidates[0] if candidates else None
+    return max(candidates, key=lambda one: (len(one.parts), _area(one), -one.instance_id))
+
+
+def instance_box(instance: ObjectInstance) -> tuple[int, int, int, int]:
+    """Box (x, y, width, height) around an instance: its mask, or its parts where it has none."""
+    return rle_bbox(instance.mask or union_masks([part.mask for part in instance.parts]))
+
+
+def question_generator(seed: int, image_id: int, question_type: QuestionType) -> np.random.Generator:
+    """Generator of one question; depends on nothing but seed, image and type."""
+    return np.random.default_rng([seed, image_id, zlib.crc32(question_type.value.encode())])
+
+
+def _area(instance: ObjectInstance) -> int:
+    return rle_area(instance.mask or union_masks([part.mask for part in instance.parts]))
+
+
+def _shuffled(items: Sequence[Item], generator: np.random.Generator) -> list[Item]:
+    return [items[int(number)] for number in generator.permutation(len(items))]

@@ -1,0 +1,122 @@
+"""When two part names mean the same part: equal text, equal but for the plural, or as a callback (an LLM) says.
+
+Paper, section 3.2: synonyms would make a wrong answer right in other words.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Protocol
+
+IRREGULAR_PLURALS = {"feet": "foot", "teeth": "tooth", "leaves": "leaf", "knives": "knife", "shelves": "shelf"}
+SIBILANT_ENDINGS = ("ses", "xes", "zes", "ches", "shes")
+SINGULAR_S_ENDINGS = ("ss", "us", "is")
+NUM_PAIRS_PER_CALL = 100
+
+
+class PartComparator(Protocol):
+    """Decides whether two part names are synonyms. `name` is recorded with the questions."""
+
+    name: str
+
+    def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """Return, for every part of a sorted vocabulary, the set of parts that mean the same, itself included."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExactComparator:
+    """Two names are the same part only when they are the same text."""
+
+    name: str = "exact"
+
+    def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """See `PartComparator`."""
+        return {part: frozenset((part,)) for part in parts}
+
+
+@dataclass(frozen=True)
+class LemmaComparator:
+    """Names are compared without case, hyphens and plurals: "tail-fins" is "tail fin"."""
+
+    name: str = "lemma"
+
+    def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """See `PartComparator`."""
+        groups: dict[str, set[str]] = {}
+        for part in parts:
+            groups.setdefault(lemmatize(part), set()).add(part)
+        return {part: frozenset(groups[lemmatize(part)]) for part in parts}
+
+
+class CallbackComparator:
+    """Asks a callback about pairs of names and keeps the answers on disk, so that each pair is asked once.
+
+    Args:
+        callback: takes pairs of names (at most 100 at a time), returns for each whether they mean the same part.
+        cache_path: JSON file, read when it exists and written after every call. Delete it to ask again.
+        name: recorded with the questions; name the model that answers.
+    """
+
+    def __init__(
+        self, callback: Callable[[Sequence[tuple[str, str]]], Sequence[bool]], cache_path: Path, name: str
+    ) -> None:
+        self.name = name
+        self._callback = callback
+        self._cache_path = cache_path
+        self._answers: dict[str, bool] = {}
+        if cache_path.is_file():
+            self._answers = json.loads(cache_path.read_text(encoding="utf-8"))
+
+    def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """See `PartComparator`.
+
+        Raises:
+            ValueError: the callback returned another number of answers than it was asked for.
+        """
+        pairs = list(combinations(sorted(set(parts)), 2))
+        unknown = [pair for pair in pairs if _pair_key(pair) not in self._answers]
+        for start in range(0, len(unknown), NUM_PAIRS_PER_CALL):
+            self._ask(unknown[start : start + NUM_PAIRS_PER_CALL])
+        synonyms: dict[str, set[str]] = {part: {part} for part in parts}
+        for first, second in pairs:
+            if self._answers[_pair_key((first, second))]:
+                synonyms[first].add(second)
+                synonyms[second].add(first)
+        return {part: frozenset(group) for part, group in synonyms.items()}
+
+    def _ask(self, pairs: Sequence[tuple[str, str]]) -> None:
+        answers = list(self._callback(pairs))
+        if len(answers) != len(pairs):
+            raise ValueError(f"the part comparison callback answered {len(answers)} of {len(pairs)} pairs")
+        self._answers.update({_pair_key(pair): bool(answer) for pair, answer in zip(pairs, answers, strict=True)})
+        temporary = self._cache_path.with_name(self._cache_path.name + ".tmp")
+        temporary.write_text(json.dumps(self._answers, sort_keys=True, indent=0) + "\n", encoding="utf-8")
+        temporary.replace(self._cache_path)
+
+
+COMPARATORS: Mapping[str, PartComparator] = {"exact": ExactComparator(), "lemma": LemmaComparator()}
+
+
+def lemmatize(name: str) -> str:
+    """Fold case, hyphens and the plural of the last word."""
+    words = name.lower().replace("-", " ").split()
+    return " ".join([*words[:-1], _singular(words[-1])]) if words else ""
+
+
+def _singular(word: str) -> str:
+    if word in IRREGULAR_PLURALS:
+        return IRREGULAR_PLURALS[word]
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(SIBILANT_ENDINGS):
+        return word[:-2]
+    if word.endswith("s") and not word.endswith(SINGULAR_S_ENDINGS) and len(word) > 3:
+        return word[:-1]
+    return word
+
+
+def _pair_key(pair: tuple[str, str]) -> str:
+    return json.dumps(sorted(pair), ensure_ascii=False)

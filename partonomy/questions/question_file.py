@@ -1,0 +1,246 @@
+"""`questions.jsonl`: one question per line, masks by annotation id, so that no mask is written twice.
+
+Lines are kept as text in memory and parsed when a question is asked for: a training set has hundreds of thousands.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from partonomy.questions.question_types import QuestionType
+from partonomy.structures import (
+    AnnotatedImage,
+    CharSpan,
+    Choice,
+    InvalidRecord,
+    ObjectChoice,
+    ObjectInstance,
+    ObjectQuestion,
+    Part,
+    PartDataset,
+    Question,
+)
+
+
+def question_to_line(question: Question) -> str:
+    """Return the JSON line of a question, newline included."""
+    record: dict[str, Any] = {
+        "question_id": question.question_id,
+        "question_type": question.question_type.value,
+        "image_id": question.image_id,
+        "instance_id": question.instance_id,
+        "question": question.text,
+        "choices": [
+            {
+                "text": choice.text,
+                "parts": choice.parts,
+                "spans": [(span.start, span.end) for span in choice.part_spans],
+                "is_correct": choice.is_correct,
+            }
+            for choice in question.choices
+        ],
+        "mask_ids": [part.annotation_ids[0] for part in question.masks],
+    }
+    if question.box is not None:
+        record["box"] = question.box
+    if question.object_question is not None:
+        record["object_question"] = {
+            "question": question.object_question.text,
+            "choices": [
+                {"text": choice.text, "label": choice.label, "is_correct": choice.is_correct}
+                for choice in question.object_question.choices
+            ],
+        }
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+class StoredQuestions(Sequence[Question]):
+    """Questions parsed on access from their JSON lines.
+
+    Args:
+        lines: the valid lines of the file.
+        index: looks up images, instances and parts.
+    """
+
+    def __init__(self, lines: Sequence[str], index: "AnnotationIndex") -> None:
+        self._lines = lines
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, position: int) -> Question: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> "StoredQuestions": ...
+
+    def __getitem__(self, position: int | slice) -> "Question | StoredQuestions":
+        if isinstance(position, slice):
+            return StoredQuestions(self._lines[position], self._index)
+        return self._index.build_question(json.loads(self._lines[position]))
+
+
+class AnnotationIndex:
+    """Annotations by id, and the questions that refer to them."""
+
+    def __init__(self, dataset: PartDataset) -> None:
+        self._image_root = dataset.image_root
+        self._images: dict[int, AnnotatedImage] = {image.image_id: image for image in dataset.images}
+        self._instances: dict[int, ObjectInstance] = {}
+        self._image_of_instance: dict[int, int] = {}
+        self._parts: dict[int, Part] = {}
+        for image in dataset.images:
+            for instance in image.objects:
+                self._instances[instance.instance_id] = instance
+                self._image_of_instance[instance.instance_id] = image.image_id
+                self._parts.update({part.annotation_ids[0]: part for part in instance.parts})
+
+    def build_question(self, record: Mapping[str, Any]) -> Question:
+        """Turn a parsed line into a question.
+
+        Raises:
+            ValueError: the line is inconsistent with itself or with the annotations.
+            KeyError, TypeError: a key is missing or of the wrong type.
+        """
+        image = self._find_image(record["image_id"])
+        instance = self._find_instance(record["instance_id"], image)
+        box = record.get("box")
+        question = Question(
+            question_id=record["question_id"],
+            question_type=QuestionType(record["question_type"]),
+            image_id=image.image_id,
+            instance_id=instance.instance_id,
+            image_path=self._image_root / image.file_name,
+            height=image.height,
+            width=image.width,
+            object_label=instance.label,
+            text=record["question"],
+            choices=tuple(_choice_from_json(choice) for choice in record["choices"]),
+            masks=tuple(self._find_part(number, instance) for number in record["mask_ids"]),
+            object_question=_object_question_from_json(record.get("object_question")),
+            box=None if box is None else (box[0], box[1], box[2], box[3]),
+        )
+        check_question(question)
+        return question
+
+    def _find_image(self, image_id: int) -> AnnotatedImage:
+        if image_id not in self._images:
+            raise ValueError(f"image {image_id} is not in the annotations")
+        return self._images[image_id]
+
+    def _find_instance(self, instance_id: int, image: AnnotatedImage) -> ObjectInstance:
+        if self._image_of_instance.get(instance_id) != image.image_id:
+            raise ValueError(f"instance {instance_id} is not an annotated object of image {image.image_id}")
+        return self._instances[instance_id]
+
+    def _find_part(self, annotation_id: int, instance: ObjectInstance) -> Part:
+        part = self._parts.get(annotation_id)
+        if part is None or part not in instance.parts:
+            raise ValueError(f"annotation {annotation_id} is not a part of instance {instance.instance_id}")
+        return part
+
+
+def check_question(question: Question) -> None:
+    """Check what every question of the benchmark must fulfil, whatever file it came from.
+
+    Raises:
+        ValueError: not exactly one correct choice; a part of the correct choice without mask or with another's; spans
+            that are not their part's phrase; a part-whole type without object question, or the reverse.
+    """
+    num_correct = sum(choice.is_correct for choice in question.choices)
+    if num_correct != 1:
+        raise ValueError(f"{num_correct} choices are marked correct, expected exactly 1")
+    correct = question.correct_choice
+    labels = tuple(part.label for part in question.masks)
+    if labels != correct.parts:
+        raise ValueError(f"the masks are those of {list(labels)}, the correct answer's parts are {list(correct.parts)}")
+    for choice in question.choices:
+        _check_spans(choice)
+    if question.question_type.is_part_whole != (question.object_question is not None):
+        needed = "needs an" if question.question_type.is_part_whole else "has no"
+        raise ValueError(f"the type {question.question_type.value} {needed} object question")
+    if question.object_question is not None:
+        num_correct = sum(choice.is_correct for choice in question.object_question.choices)
+        if num_correct != 1:
+            raise ValueError(f"{num_correct} object choices are marked correct, expected exactly 1")
+
+
+def read_question_lines(
+    path: Path, dataset: PartDataset, invalid: Literal["raise", "collect"]
+) -> tuple[StoredQuestions, tuple[InvalidRecord, ...]]:
+    """Read and check `questions.jsonl`; see `partonomy.datasets.store.load_questions`."""
+    index = AnnotationIndex(dataset)
+    lines: list[str] = []
+    bad: list[InvalidRecord] = []
+    seen: set[str] = set()
+    is_present: dict[Path, bool] = {}
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file):
+            record: dict[str, Any] = {}
+            try:
+                record = json.loads(line)
+                question = index.build_question(record)
+                if question.question_id in seen:
+                    raise ValueError(f"the question id {question.question_id!r} occurs twice")
+                image_path = question.image_path
+                if not is_present.setdefault(image_path, image_path.is_file()):
+                    raise ValueError(f"the image {image_path} does not exist")
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+                reason = describe_record_error(error)
+                if invalid == "raise":
+                    raise ValueError(f"{path}, record {number} (line {number + 1}): {reason}") from error
+                bad.append(invalid_record(number, record, reason))
+                continue
+            seen.add(question.question_id)
+            lines.append(line)
+    return StoredQuestions(lines, index), tuple(bad)
+
+
+def describe_record_error(error: Exception) -> str:
+    """Say in words what is wrong with a record."""
+    if isinstance(error, KeyError):
+        return f"the key {error} is missing"
+    return str(error) if isinstance(error, ValueError) else f"a value is of the wrong type ({error})"
+
+
+def invalid_record(index: int, record: object, reason: str) -> InvalidRecord:
+    """Describe a record that could not be read, as far as its id and type are known."""
+    fields = record if isinstance(record, Mapping) else {}
+    known = {question_type.value: question_type for question_type in QuestionType}
+    question_type = fields.get("question_type")
+    question_id = fields.get("question_id")
+    return InvalidRecord(
+        record_index=index,
+        question_id=question_id if isinstance(question_id, str) else f"record-{index:06d}",
+        question_type=known.get(question_type) if isinstance(question_type, str) else None,
+        reason=reason,
+    )
+
+
+def _choice_from_json(content: Mapping[str, Any]) -> Choice:
+    spans = tuple(CharSpan(start, end) for start, end in content["spans"])
+    return Choice(content["text"], tuple(content["parts"]), spans, content["is_correct"])
+
+
+def _object_question_from_json(content: Mapping[str, Any] | None) -> ObjectQuestion | None:
+    if content is None:
+        return None
+    choices = tuple(
+        ObjectChoice(choice["text"], choice["label"], choice["is_correct"]) for choice in content["choices"]
+    )
+    return ObjectQuestion(content["question"], choices)
+
+
+def _check_spans(choice: Choice) -> None:
+    if not choice.parts or len(choice.parts) != len(choice.part_spans):
+        raise ValueError(f"the choice {choice.text!r} has {len(choice.parts)} parts, {len(choice.part_spans)} spans")
+    end = 0
+    for part, span in zip(choice.parts, choice.part_spans, strict=True):
+        if span.start < end or choice.text[span.start : span.end].casefold() != part.casefold():
+            raise ValueError(
+                f"the part {part!r} does not stand at characters {span.start} to {span.end} of {choice.text!r} "
+                "(spans must be in reading order and not overlap)"
+            )
+        end = span.end

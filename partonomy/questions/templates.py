@@ -1,0 +1,119 @@
+"""Wording of questions and answers (paper, figures 1 and 7), read from a YAML file so that it can be swapped."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from partonomy.questions.question_types import QuestionType
+from partonomy.structures import CharSpan, Choice, ObjectChoice
+
+DEFAULT_TEMPLATES = Path(__file__).with_name("templates.yaml")
+FORMS = ("identification", "positive", "negative", "difference")
+PARTS_SLOT = "{parts}"
+# Words whose first letter misleads: sounded like a consonant although written with a vowel, and the reverse.
+CONSONANT_SOUND = re.compile(
+    r"(uni([^nm]|$)|us[aeiu]|ut[eio]|eu|ew|one\b|once|ufo|uk|ur[aeio]n|u-|ubiq)", flags=re.IGNORECASE
+)
+VOWEL_SOUND = re.compile(r"(hour|honest|heir|honou?r|8|11\b|18\b|(suv|rv|mp3|x-ray|atv|led|lcd|fm|f-|x-)\b)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What a question speaks of: the object (label and whether it is marked by a box) and the concepts compared with."""
+
+    question_type: QuestionType
+    object_label: str
+    is_marked: bool
+    concept: str | None = None
+    other: str | None = None
+
+
+@dataclass(frozen=True)
+class Templates:
+    """The texts of a template file, see `templates.yaml` for the slots."""
+
+    the_object: Mapping[str, str]
+    place: Mapping[str, str]
+    part_separator: str
+    questions: Mapping[str, str]
+    answers: Mapping[str, str]
+    object_question: str
+    object_answer: str
+
+    def __post_init__(self) -> None:
+        for name, texts in (("questions", self.questions), ("answers", self.answers)):
+            if set(texts) != set(FORMS):
+                raise ValueError(f"the templates' {name} must be exactly {list(FORMS)}, got {sorted(texts)}")
+        for form, text in self.answers.items():
+            if text.count(PARTS_SLOT) != 1:
+                raise ValueError(f"the answer template {form!r} must contain {PARTS_SLOT} exactly once: {text!r}")
+
+    def part_question(self, wording: Wording) -> str:
+        """Return the question about parts."""
+        return _capitalize(self.questions[question_form(wording.question_type)].format_map(self._slots(wording)))
+
+    def part_choice(self, wording: Wording, parts: Sequence[str], is_correct: bool) -> Choice:
+        """Return an answer that lists `parts` in the given order, with the span of each in its text."""
+        template = self.answers[question_form(wording.question_type)]
+        before, after = (half.format_map(self._slots(wording)) for half in template.split(PARTS_SLOT))
+        text, spans = _capitalize(before), []
+        for number, part in enumerate(parts):
+            text += self.part_separator if number else ""
+            spans.append(CharSpan(len(text), len(text) + len(part)))
+            text += part
+        return Choice(text + after, tuple(parts), tuple(spans), is_correct)
+
+    def object_question_text(self, wording: Wording) -> str:
+        """Return the question about the object."""
+        return _capitalize(self.object_question.format_map(self._slots(wording)))
+
+    def object_choice(self, wording: Wording, label: str, is_correct: bool) -> ObjectChoice:
+        """Return the answer that names `label`."""
+        slots = self._slots(wording) | {"a_object": with_article(label)}
+        return ObjectChoice(_capitalize(self.object_answer.format_map(slots)), label, is_correct)
+
+    def _slots(self, wording: Wording) -> dict[str, str]:
+        # The part question of whole_to_part follows the object's name, so it uses it (as the authors' code does).
+        names_object = wording.question_type.names_object or wording.question_type is QuestionType.WHOLE_TO_PART
+        form = self.the_object["with_label" if names_object else "without_label"]
+        return {
+            "the_object": form.format(object=wording.object_label),
+            "place": self.place["marked" if wording.is_marked else "unmarked"],
+            "a_concept": with_article(wording.concept) if wording.concept else "",
+            "a_other": with_article(wording.other) if wording.other else "",
+        }
+
+
+def load_templates(path: Path = DEFAULT_TEMPLATES) -> Templates:
+    """Read a template file.
+
+    Raises:
+        ValueError: a key is unknown or missing, or an answer lacks its parts.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    expected = set(Templates.__dataclass_fields__)
+    if not isinstance(content, dict) or set(content) != expected:
+        raise ValueError(f"{path}: the template file must have exactly the keys {sorted(expected)}")
+    return Templates(**content)
+
+
+def question_form(question_type: QuestionType) -> str:
+    """Return which of the four forms of part question a type asks; part-whole types ask an identification."""
+    form = question_type.value.removesuffix("_with_label")
+    return form if form in FORMS else "identification"
+
+
+def with_article(noun: str) -> str:
+    """Put "a" or "an" before a noun phrase, by the sound it starts with: "an airplane", "a unicycle", "an SUV"."""
+    if VOWEL_SOUND.match(noun):
+        return f"an {noun}"
+    if CONSONANT_SOUND.match(noun):
+        return f"a {noun}"
+    return f"an {noun}" if noun[:1].lower() in "aeiou" else f"a {noun}"
+
+
+def _capitalize(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,115 @@
+"""config.json of a saved model: ModelConfig as JSON and back, every key checked by name.
+
+Architecture flags travel with the weights, so that a reloaded model computes what the saved one did (the authors' merge turned
+the feedback loop off).
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+
+from plum.config import ModelConfig
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+
+Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+
+
+def write_model_config(config: ModelConfig, folder: Path) -> None:
+    """Write `folder`/config.json: format version, then the architecture with its "system" key."""
+    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(config)}
+    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """Read `folder`/config.json.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: another format version, an unknown or missing key, or a value of another type; names file and key.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not a saved model: it has no {CONFIG_FILE}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or "format_version" not in content:
+        raise ValueError(f"{path} has no format_version: it was not written by plum, or describes another architecture")
+    version = content.pop("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path}: format_version is {version!r}, this code reads {FORMAT_VERSION}")
+    config = _parse(ModelConfig, content, str(path), "")
+    assert isinstance(config, ModelConfig)
+    return config
+
+
+def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:
+    """Return one line "key: first value, second value" per leaf in which two configurations differ."""
+    flat_first, flat_second = _flatten(dataclasses.asdict(first)), _flatten(dataclasses.asdict(second))
+    keys = sorted(flat_first.keys() | flat_second.keys())
+    missing = "(absent)"
+    return [
+        f"{key}: {flat_first.get(key, missing)}, {flat_second.get(key, missing)}"
+        for key in keys
+        if flat_first.get(key, missing) != flat_second.get(key, missing)
+    ]
+
+
+def _flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """Flatten nested dictionaries to dotted keys."""
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _parse(expected: object, value: Json, path: str, key: str) -> object:
+    """Turn a JSON value into the type a dataclass field declares."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if dataclasses.is_dataclass(expected) and isinstance(expected, type):
+        return _parse_dataclass(expected, value, path, key)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(f"{path}: {key} is {value!r}, not one of {list(arguments)}")
+        return value
+    if origin is types.UnionType:
+        if value is None and types.NoneType in arguments:
+            return None
+        return _parse(next(option for option in arguments if option is not types.NoneType), value, path, key)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{path}: {key} is {value!r}, not a list")
+        return tuple(_parse(arguments[0], item, path, f"{key}[{i}]") for i, item in enumerate(value))
+    return _parse_plain(expected, value, path, key)
+
+
+def _parse_dataclass(expected: type, value: Json, path: str, key: str) -> object:
+    """Build a dataclass from a JSON object with exactly its fields."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: {key or 'the file'} is {value!r}, not an object")
+    hints = typing.get_type_hints(expected)
+    names = [field.name for field in dataclasses.fields(expected)]
+    prefix = f"{key}." if key else ""
+    if unknown := sorted(set(value) - set(names)):
+        raise ValueError(f"{path}: unknown key {prefix}{unknown[0]}: a checkpoint of another architecture?")
+    if missing := [name for name in names if name not in value]:
+        raise ValueError(f"{path}: missing key {prefix}{missing[0]}: a checkpoint of another architecture?")
+    return expected(**{name: _parse(hints[name], value[name], path, prefix + name) for name in names})
+
+
+def _parse_plain(expected: object, value: Json, path: str, key: str) -> object:
+    """Check a number, flag or text; an integer may stand for a float."""
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not expected:
+        name = getattr(expected, "__name__", str(expected))
+        raise ValueError(f"{path}: {key} is {value!r}, not of type {name}")
+    return value

@@ -1,0 +1,36 @@
+"""Command line of plum: one file per command, this one only lists them."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from plum.cli import chat, segment, train_tokenizer
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser with every command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m plum", description="PLUM: ask a trained model, and make its tokenizer."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    segment.add_command(commands)
+    chat.add_command(commands)
+    train_tokenizer.add_command(commands)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Returns:
+        Exit status: 0, or 1 after an error in the input, which is printed without a traceback.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parsed = build_parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,44 @@
+"""`python -m plum teacher-forced`: tag accuracy and next-token loss on held-out data, answers given."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from plum.checkpoints.store import load_pretrained
+from plum.partonomy_adapter import resolve_device
+from plum.teacher_forced import HELD_OUT_KINDS, HeldOutResult, evaluate_teacher_forced
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("teacher-forced", help="measure span tags and next-token loss on held-out data")
+    parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
+    parser.add_argument("--data", required=True, help="folder made by python -m partonomy build")
+    parser.add_argument("--kinds", default=",".join(HELD_OUT_KINDS), help="comma-separated kinds of conversation")
+    parser.add_argument("--limit", type=int, default=200, help="images per kind")
+    parser.add_argument("--output", required=True, type=Path, help="JSON file to write")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    loaded = load_pretrained(arguments.checkpoint, resolve_device(arguments.device), torch.float32)
+    results = evaluate_teacher_forced(loaded, arguments.data, arguments.kinds.split(","), arguments.limit)
+    print(f"{'kind':<16}{'images':>8}{'tokens':>8}{'B':>8}{'I':>8}{'O':>8}{'nats per token':>16}")
+    for result in results:
+        tags = "".join(f"{_percent(value):>8}" for value in (result.tags.B, result.tags.I, result.tags.O))
+        counts = f"{result.num_images:>8}{result.num_answer_tokens:>8}"
+        print(f"{result.kind:<16}{counts}{tags}{result.next_token_loss:>16.4f}")
+    _write(results, arguments.output)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _write(results: list[HeldOutResult], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({result.kind: asdict(result) for result in results}, indent=2) + "\n")

@@ -1,0 +1,50 @@
+"""`python -m plum train-tokenizer`: a tokenizer for everything that the sources can say about some data sets."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from partonomy.datasets.store import QUESTIONS_FILE, load_dataset, load_questions
+from plum.data.build import IMAGE_SOURCES
+from plum.data.sources.base import Source
+from plum.data.sources.explanatory import ExplanatorySource
+from plum.data.sources.part_images import PartImages
+from plum.data.tokenizer import train_tokenizer
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("train-tokenizer", help="train a byte-level BPE tokenizer on what the data can say")
+    parser.add_argument("--datasets", required=True, nargs="+", type=Path, help="folders made by `partonomy build`")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the tokenizer")
+    parser.add_argument("--vocab_size", type=int, default=1500, help="number of tokens (default: 1500)")
+    parser.set_defaults(run=_run)
+
+
+def collect_texts(folders: Sequence[Path]) -> Iterator[str]:
+    """Every exchange that any source can make of the folders, in the words of the short template.
+
+    Raises:
+        FileNotFoundError: a folder is no data set.
+    """
+    for folder in folders:
+        for source in _sources_of(folder):
+            for exchange in source.exchanges():
+                yield f"USER: {exchange.question} ASSISTANT: {exchange.answer}"
+
+
+def _sources_of(folder: Path) -> list[Source]:
+    dataset = load_dataset(folder)
+    labels = {part.label for image in dataset.images for item in image.objects for part in item.parts}
+    images = PartImages(dataset, sorted(labels))
+    sources: list[Source] = [make(images, 1) for make in IMAGE_SOURCES.values()]
+    if (folder / QUESTIONS_FILE).is_file():
+        sources.append(ExplanatorySource(load_questions(folder), (), 1))
+    return sources
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    tokenizer = train_tokenizer(collect_texts(arguments.datasets), arguments.vocab_size)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(arguments.output))
+    print(f"{len(tokenizer)} tokens -> {arguments.output}")

@@ -1,0 +1,119 @@
+"""The training mixture: which sample stands at position k of a run, as a function of (seed, k) alone.
+
+Nothing is remembered between samples, so a resumed run needs only its micro-batch counter, and any split of the
+positions over ranks and loader processes sees the same stream.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch.utils.data
+
+from plum.data.sources.base import Source
+from plum.structures import Sample
+
+BLOCK = 1000
+"""Positions within which every source gets exactly its share."""
+
+_SOURCE_ORDER, _ITEM_ORDER, _SAMPLE = range(3)  # keeps the three uses of the seed apart
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What stands at one position: the source's number, the record's index, the pass over the source."""
+
+    source: int
+    index: int
+    epoch: int
+
+
+class MixtureDataset(torch.utils.data.Dataset[Sample]):
+    """Random access to an endless stream of samples.
+
+    Sources take turns by weight in shuffled blocks of `BLOCK` positions; within a source every record is used once, in
+    a seeded order, before any is used again.
+
+    Args:
+        sources: at least one, none empty.
+        weights: one positive share per source, relative to the others.
+        seed: of the run.
+        part_vocabulary: sorted part labels; class c of a sample's part map is `part_vocabulary[c - 1]`.
+
+    Raises:
+        ValueError: no source, an empty one, a weight that is not positive or too small for a block.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], weights: Sequence[float], seed: int, part_vocabulary: Sequence[str] = ()
+    ) -> None:
+        self.sources = tuple(sources)
+        self.seed = seed
+        self.part_vocabulary = tuple(part_vocabulary)
+        self.block_counts = _share_block([source.name for source in self.sources], weights)
+        for source in self.sources:
+            if len(source) == 0:
+                raise ValueError(f"data source {source.name} is empty")
+
+    @property
+    def num_part_classes(self) -> int:
+        """Classes of the part maps, background included."""
+        return len(self.part_vocabulary) + 1
+
+    def __getitem__(self, position: int) -> Sample:
+        """Make the sample at a position.
+
+        Raises:
+            ValueError: the record there is broken; names it.
+        """
+        draw = self.locate(position)
+        generator = np.random.default_rng((self.seed, _SAMPLE, position))
+        return self.sources[draw.source].sample(draw.index, generator)
+
+    def locate(self, position: int) -> Draw:
+        """Say what stands at a position, without loading it.
+
+        Raises:
+            IndexError: the position is negative.
+        """
+        if position < 0:
+            raise IndexError(f"positions of a run start at 0, got {position}")
+        block, offset = divmod(position, BLOCK)
+        order = _block_order(self.seed, block, self.block_counts)
+        source = int(order[offset])
+        earlier = block * self.block_counts[source] + int(np.count_nonzero(order[:offset] == source))
+        epoch, place = divmod(earlier, len(self.sources[source]))
+        return Draw(source, int(_item_order(self.seed, source, epoch, len(self.sources[source]))[place]), epoch)
+
+
+def _share_block(names: Sequence[str], weights: Sequence[float]) -> tuple[int, ...]:
+    """Positions of a block per source: largest remainders, so that they sum to `BLOCK`."""
+    if not names or len(names) != len(weights):
+        raise ValueError(f"a mixture needs one weight per source, got {len(names)} sources and {len(weights)} weights")
+    total = float(sum(weights))
+    exact = [BLOCK * weight / total for weight in weights] if total > 0 else [0.0] * len(weights)
+    counts = [int(share) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: BLOCK - sum(counts)]:
+        counts[i] += 1
+    for name, weight, count in zip(names, weights, counts, strict=True):
+        if weight <= 0 or count == 0:
+            raise ValueError(
+                f"data source {name}: weight {weight} gives it no sample; use at least {1 / BLOCK:.1%} of the total, "
+                "or take the source out of the mixture"
+            )
+    return tuple(counts)
+
+
+@lru_cache(maxsize=4)
+def _block_order(seed: int, block: int, counts: tuple[int, ...]) -> np.ndarray:
+    """Source of every position of a block."""
+    sources = np.repeat(np.arange(len(counts)), counts)
+    return np.random.default_rng((seed, _SOURCE_ORDER, block)).permutation(sources)
+
+
+@lru_cache(maxsize=32)
+def _item_order(seed: int, source: int, epoch: int, length: int) -> np.ndarray:
+    """Order of a source's records in one pass."""
+    return np.random.default_rng((seed, _ITEM_ORDER, source, epoch)).permutation(length)

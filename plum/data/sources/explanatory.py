@@ -1,0 +1,132 @@
+"""Explanatory part segmentation: Partonomy's questions with correct answers and masks (paper, sections 3 and 5)."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from partonomy.benchmarks.partonomy import Subject, question_steps
+from partonomy.images import draw_box, load_image
+from partonomy.questions.question_types import QuestionType
+from partonomy.structures import Question, QuestionSet
+from plum.data.sources.base import draw_indices
+from plum.data.sources.part_images import PartImages, draw_part_map
+from plum.structures import Exchange, Sample
+
+logger = logging.getLogger(__name__)
+
+
+class ExplanatorySource:
+    """Questions of one picture at a time; the part-whole types become conversations of two exchanges.
+
+    Args:
+        questions: of a training split; read one at a time, so that a large file stays compact.
+        question_types: which of them; empty for all.
+        conversations_per_image: most questions of one picture in a sample.
+        part_images: the annotations the questions came from, for part maps; None for published records, which have none.
+        excluded: image files that may not be trained on.
+
+    Raises:
+        ValueError: an unknown question type, or no question left.
+    """
+
+    name = "explanatory"
+
+    def __init__(
+        self,
+        questions: QuestionSet,
+        question_types: Sequence[str],
+        conversations_per_image: int,
+        part_images: PartImages | None = None,
+        excluded: Container[Path] = (),
+    ) -> None:
+        self.questions = questions
+        self.conversations_per_image = conversations_per_image
+        self.pictures = group_by_picture(questions, check_types(question_types), excluded)
+        self.part_classes = {} if part_images is None else part_images.part_classes
+        records = () if part_images is None else part_images.dataset.images
+        self.records = {record.image_id: record for record in records}
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def sample(self, index: int, generator: np.random.Generator) -> Sample:
+        """Ask up to `conversations_per_image` different questions about picture `index`."""
+        positions = self.pictures[index]
+        drawn = draw_indices(len(positions), self.conversations_per_image, generator)
+        asked = [self.questions.questions[positions[i]] for i in drawn]
+        first = asked[0]
+        name = f"{self.questions.name}/{first.image_id}"
+        try:
+            image = load_image(first.image_path, first.height, first.width)
+            conversations = tuple(question_conversation(question) for question in asked)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"source {self.name}, image {name}: {error}") from error
+        if first.box is not None:
+            image = draw_box(image, first.box)
+        record = self.records.get(first.image_id)
+        part_map = None if record is None else draw_part_map(record, self.part_classes)
+        return Sample(name, self.name, image, conversations, part_map=part_map)
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """Every question with every one of its answers, right and wrong."""
+        for position in sorted(position for positions in self.pictures for position in positions):
+            for step in question_steps(self.questions.questions[position]):
+                for choice in step.choices:
+                    yield Exchange(step.text, choice)
+
+
+def question_conversation(question: Question) -> tuple[Exchange, ...]:
+    """A question and its correct answer; for the part-whole types also the object question, in the benchmark's order.
+
+    The object's answer has no mask and stays out of the BIO loss.
+    """
+    exchanges = []
+    for step in question_steps(question):
+        answer = step.choices[step.correct_index]
+        if step.subject is Subject.PARTS:
+            masks = tuple(part.mask for part in question.masks)
+            exchanges.append(Exchange(step.text, answer, question.correct_choice.part_spans, masks))
+        else:
+            exchanges.append(Exchange(step.text, answer, is_tagged=False))
+    return tuple(exchanges)
+
+
+def check_types(question_types: Sequence[str]) -> frozenset[str]:
+    """The question types named (all when none is).
+
+    Raises:
+        ValueError: an unknown type.
+    """
+    known = [str(question_type) for question_type in QuestionType]
+    if unknown := sorted(set(question_types) - set(known)):
+        raise ValueError(f"unknown question types {unknown}; known are {known}")
+    return frozenset(question_types or known)
+
+
+def group_by_picture(
+    questions: QuestionSet, question_types: Collection[str], excluded: Container[Path]
+) -> tuple[tuple[int, ...], ...]:
+    """Positions of the questions that see the same picture: same image file and same marked instance.
+
+    Raises:
+        ValueError: no question is left.
+    """
+    groups: defaultdict[tuple[Path, tuple[int, ...]], list[int]] = defaultdict(list)
+    is_excluded: dict[Path, bool] = {}
+    for position, question in enumerate(questions.questions):
+        path = question.image_path
+        if path not in is_excluded:
+            is_excluded[path] = path in excluded
+        if question.question_type in question_types and not is_excluded[path]:
+            groups[path, question.box or ()].append(position)
+    num_excluded = sum(is_excluded.values())
+    logger.info("questions of %s: %d images, %d of them excluded", questions.name, len(is_excluded), num_excluded)
+    if not groups:
+        raise ValueError(
+            f"question set {questions.name} has no question of the types {sorted(question_types)} to train on "
+            f"({num_excluded} of its {len(is_excluded)} images are excluded)"
+        )
+    return tuple(tuple(groups[key]) for key in sorted(groups))

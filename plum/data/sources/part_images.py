@@ -1,0 +1,125 @@
+"""Images of a part dataset as the sources see them: objects of one name merged, names indexed, part maps drawn.
+
+An image with two cars has *one* answer to "the wheel of the car": the wheels of both. So instances of one label are
+merged.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from partonomy.concept_graph import build_concept_graph
+from partonomy.images import load_image
+from partonomy.masks import decode_mask, rle_area, union_masks
+from partonomy.structures import RLE, AnnotatedImage, PartDataset
+from plum.structures import Exchange, Sample
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NamedMask:
+    """A name and everything in the image that it names."""
+
+    label: str
+    mask: RLE
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """All instances of one object label; parts sorted by label; `mask` is None when an instance has none."""
+
+    label: str
+    parts: tuple[NamedMask, ...]
+    mask: RLE | None
+
+
+class PartImages:
+    """The images of a dataset that show at least one part.
+
+    Args:
+        dataset: its images; those without any part are left out and counted in the log.
+        part_vocabulary: sorted part labels; class c of a part map is `part_vocabulary[c - 1]`, 0 is background.
+
+    Raises:
+        ValueError: no image shows a part, or a part is not in the vocabulary.
+    """
+
+    def __init__(self, dataset: PartDataset, part_vocabulary: Sequence[str]) -> None:
+        self.dataset = dataset
+        self.images = tuple(image for image in dataset.images if any(item.parts for item in image.objects))
+        if not self.images:
+            raise ValueError(f"dataset {dataset.name}: none of its {len(dataset.images)} images has a part to train on")
+        if len(self.images) < len(dataset.images):
+            missing = len(dataset.images) - len(self.images)
+            logger.info("dataset %s: %d images show no part and are not trained on", dataset.name, missing)
+        self.part_classes = {label: index for index, label in enumerate(part_vocabulary, start=1)}
+        graph = build_concept_graph(dataset)
+        self.parts_of: Mapping[str, tuple[str, ...]] = graph.object_parts
+        self.part_labels = graph.parts
+        if unknown := sorted(set(self.part_labels) - set(self.part_classes)):
+            raise ValueError(f"dataset {dataset.name}: parts {unknown[:5]} are not in the part vocabulary")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def scene(self, index: int) -> tuple[SceneObject, ...]:
+        """Objects of image `index` that have parts, sorted by label."""
+        return merge_objects(self.images[index])
+
+    def absent_parts(self, scene_object: SceneObject) -> tuple[str, ...]:
+        """Parts that other objects of the same name have but this one does not show (missing or hidden)."""
+        shown = {part.label for part in scene_object.parts}
+        return tuple(part for part in self.parts_of[scene_object.label] if part not in shown)
+
+    def build_sample(self, index: int, source: str, conversations: Sequence[tuple[Exchange, ...]]) -> Sample:
+        """Load image `index` and put the conversations beside it.
+
+        Raises:
+            ValueError: the image cannot be read; names dataset and image.
+        """
+        record = self.images[index]
+        name = f"{self.dataset.name}/{record.image_id}"
+        try:
+            image = load_image(self.dataset.image_root / record.file_name, record.height, record.width)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"source {source}, image {name}: {error}") from error
+        return Sample(name, source, image, tuple(conversations), part_map=draw_part_map(record, self.part_classes))
+
+
+def merge_objects(image: AnnotatedImage) -> tuple[SceneObject, ...]:
+    """Merge the instances of each label; objects without any part are left out."""
+    merged = []
+    for label in sorted({item.label for item in image.objects}):
+        instances = [item for item in image.objects if item.label == label]
+        parts: defaultdict[str, list[RLE]] = defaultdict(list)
+        for instance in instances:
+            for part in instance.parts:
+                parts[part.label].append(part.mask)
+        named = tuple(NamedMask(name, union_masks(parts[name])) for name in sorted(parts))
+        wholes = [instance.mask for instance in instances if instance.mask is not None]
+        whole = union_masks(wholes) if len(wholes) == len(instances) else None
+        if named:
+            merged.append(SceneObject(label, named, whole))
+    return tuple(merged)
+
+
+def merge_parts(scene: Sequence[SceneObject]) -> tuple[NamedMask, ...]:
+    """Every part label of a scene with the union of its masks over all objects, sorted by label."""
+    masks: defaultdict[str, list[RLE]] = defaultdict(list)
+    for item in scene:
+        for part in item.parts:
+            masks[part.label].append(part.mask)
+    return tuple(NamedMask(label, union_masks(masks[label])) for label in sorted(masks))
+
+
+def draw_part_map(image: AnnotatedImage, part_classes: Mapping[str, int]) -> np.ndarray:
+    """Class map int64 (H, W), 0 = background; where parts overlap the smaller one is on top."""
+    canvas = np.zeros((image.height, image.width), dtype=np.int64)
+    parts = [part for item in image.objects for part in item.parts]
+    for part in sorted(parts, key=lambda part: (-rle_area(part.mask), part.label)):
+        canvas[decode_mask(part.mask)] = part_classes[part.label]
+    return canvas

@@ -1,0 +1,76 @@
+"""Look-ahead answers: "wheel (visible), window (missing)", where only the visible parts are tagged.
+
+Whether a name is tagged can be told only from the word behind it. Ordinary answers have locally predictable tags; only
+here can a bidirectional span tagger show what a causal one lacks (paper, Table 12).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from plum.data.sources.base import draw_indices, draw_one
+from plum.data.sources.part_images import NamedMask, PartImages, SceneObject
+from plum.data.sources.wordings import WHICH_VISIBLE, Answer, compose_answer, exchange_about
+from plum.structures import Exchange, Sample
+
+
+class PartStatusSource:
+    """Names up to `MAX_NAMES` parts of one object, shuffled, each with its status."""
+
+    MAX_NAMES = 5
+    name = "part_status"
+
+    def __init__(self, images: PartImages, conversations_per_image: int) -> None:
+        self.images = images
+        self.conversations_per_image = conversations_per_image
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def sample(self, index: int, generator: np.random.Generator) -> Sample:
+        """Ask about up to `conversations_per_image` objects of image `index`, or one object several times."""
+        scene = self.images.scene(index)
+        conversations = [
+            (self._ask(draw_one(scene, generator), generator),) for _ in range(self.conversations_per_image)
+        ]
+        return self.images.build_sample(index, self.name, conversations)
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """Every wording with all parts of every object, visible and missing in turn."""
+        for label, parts in self.images.parts_of.items():
+            for wording in WHICH_VISIBLE if parts else ():
+                question = wording.format(object=label, names=", ".join(parts))
+                for first in (0, 1):
+                    shown = [index % 2 == first for index in range(len(parts))]
+                    yield Exchange(question, state_parts(parts, shown).text)
+
+    def _ask(self, item: SceneObject, generator: np.random.Generator) -> Exchange:
+        absent = self.images.absent_parts(item)
+        if not absent:
+            shown = {part.label for part in item.parts}
+            absent = tuple(part for part in self.images.part_labels if part not in shown)
+        num_absent = min(len(absent), int(generator.integers(1, self.MAX_NAMES - 1)))
+        visible = [item.parts[i] for i in draw_indices(len(item.parts), self.MAX_NAMES - num_absent, generator)]
+        candidates: list[NamedMask | str] = [
+            *visible,
+            *(absent[i] for i in draw_indices(len(absent), num_absent, generator)),
+        ]
+        mixed = [candidates[i] for i in draw_indices(len(candidates), len(candidates), generator)]
+        names = [entry if isinstance(entry, str) else entry.label for entry in mixed]
+        targets = [entry for entry in mixed if isinstance(entry, NamedMask)]
+        answer = state_parts(names, [not isinstance(entry, str) for entry in mixed])
+        question = draw_one(WHICH_VISIBLE, generator).format(object=item.label, names=", ".join(names))
+        return exchange_about(question, answer, targets)
+
+
+def state_parts(names: Sequence[str], is_visible: Sequence[bool]) -> Answer:
+    """'wheel (visible), window (missing).' with the visible names as phrases."""
+    pieces: list[str] = []
+    phrases = []
+    for name, visible in zip(names, is_visible, strict=True):
+        if pieces:
+            pieces.append(", ")
+        if visible:
+            phrases.append(len(pieces))
+        pieces += [name, " (visible)" if visible else " (missing)"]
+    return compose_answer([*pieces, "."], phrases)

@@ -1,0 +1,70 @@
+"""Questions answered in words alone, without masks and without tags: is a part visible, what is the object?"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from partonomy.questions.templates import with_article
+from plum.data.sources.base import draw_one
+from plum.data.sources.part_images import PartImages, SceneObject
+from plum.data.sources.wordings import HAS_PART
+from plum.structures import Exchange, Sample
+
+OBJECT_QUESTION = "What is the object in the image?"
+
+
+class PartVqaSource:
+    """Yes/no questions about parts, half of them about a part that is not there, and the object's name.
+
+    The object is asked for only where all objects with parts carry one name. Absent parts are those that objects of the
+    same name show elsewhere, else any part of the dataset that this object does not show.
+    """
+
+    name = "part_vqa"
+
+    def __init__(self, images: PartImages, conversations_per_image: int) -> None:
+        self.images = images
+        self.conversations_per_image = conversations_per_image
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def sample(self, index: int, generator: np.random.Generator) -> Sample:
+        """Ask `conversations_per_image` questions about image `index`; the object's name at most once."""
+        scene = self.images.scene(index)
+        conversations: list[tuple[Exchange, ...]] = []
+        if len(scene) == 1:
+            conversations.append((name_object(scene[0].label),))
+        while len(conversations) < self.conversations_per_image:
+            conversations.append((self._ask_part(draw_one(scene, generator), generator),))
+        return self.images.build_sample(index, self.name, conversations)
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """Every wording with every name."""
+        for label, parts in self.images.parts_of.items():
+            yield name_object(label)
+            for part in parts:
+                for wording in HAS_PART:
+                    yield ask_part(label, part, wording, is_visible=True)
+                    yield ask_part(label, part, wording, is_visible=False)
+
+    def _ask_part(self, item: SceneObject, generator: np.random.Generator) -> Exchange:
+        visible = tuple(part.label for part in item.parts)
+        absent = self.images.absent_parts(item)
+        if not absent or generator.integers(4) == 0:
+            absent = tuple(part for part in self.images.part_labels if part not in visible)
+        is_visible = not absent or bool(generator.integers(2))
+        part = draw_one(visible if is_visible else absent, generator)
+        return ask_part(item.label, part, draw_one(HAS_PART, generator), is_visible)
+
+
+def name_object(label: str) -> Exchange:
+    """The object question of the part-whole types, as a conversation of its own."""
+    return Exchange(OBJECT_QUESTION, f"The object in the image is {with_article(label)}.", is_tagged=False)
+
+
+def ask_part(object_label: str, part: str, wording: str, is_visible: bool) -> Exchange:
+    """A yes/no question about one part."""
+    question = wording.format(object=object_label, part=part, a_part=with_article(part))
+    answer = f"Yes, the {part} is visible." if is_visible else f"No, the {part} is not visible."
+    return Exchange(question, answer, is_tagged=False)

@@ -1,0 +1,95 @@
+"""Sentences of the part sources, and answers that know where their phrases stand.
+
+PLUM has no segmentation token, so every answer names its target in words; the named words are what gets tagged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from partonomy.structures import RLE, CharSpan
+from plum.data.sources.part_images import NamedMask
+from plum.structures import Exchange
+
+REFER_PART = (
+    "Can you segment the {part} of the {object}?",
+    "Where is the {part} of the {object}?",
+    "Please segment the {part} of the {object} in this image.",
+    "Show me the {object}'s {part}.",
+)
+REFER_OBJECT = (
+    "Can you segment the {object}?",
+    "Where is the {object}?",
+    "Please segment the {object} in this image.",
+    "Show me the {object}.",
+)
+SEGMENT_NAMED = (
+    "Segment the {names}.",
+    "Can you segment the {names} in this image?",
+    "Where do you see the {names}?",
+    "Please show the {names}.",
+)
+SEGMENT_ALL = (
+    "Segment all parts of the {object}.",
+    "Which parts of the {object} do you see? Segment them.",
+    "Can you segment every visible part of the {object}?",
+)
+HAS_PART = (
+    "Does the {object} have {a_part}?",
+    "Can you see {a_part} on the {object}?",
+    "Is the {part} of the {object} visible?",
+)
+WHICH_VISIBLE = (
+    "Which of these parts are visible: {names}?",
+    "Are these parts of the {object} visible: {names}?",
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text and the character ranges of its phrases, in reading order."""
+
+    text: str
+    spans: tuple[CharSpan, ...]
+
+
+def join_names(names: Sequence[str], separator: str = ", ", last: str = " and ") -> str:
+    """'wheel', 'wheel and door', 'wheel, door and roof'."""
+    return last.join([separator.join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+
+
+def compose_answer(pieces: Sequence[str], phrase_positions: Sequence[int]) -> Answer:
+    """Join pieces into a text.
+
+    Args:
+        pieces: of the text, in order, nothing is put between them.
+        phrase_positions: which of them are phrases to segment.
+    """
+    text, spans = "", []
+    for position, piece in enumerate(pieces):
+        if position in phrase_positions:
+            spans.append(CharSpan(len(text), len(text) + len(piece)))
+        text += piece
+    return Answer(text, tuple(spans))
+
+
+def name_target(target: str) -> Answer:
+    """'It is the front wheel.' with the target as its phrase (the forced answer of referring segmentation)."""
+    return compose_answer(["It is the ", target, "."], [1])
+
+
+def list_targets(targets: Sequence[str], opening: str = "They are the ") -> Answer:
+    """'They are the wheel, door and roof.' with every target as a phrase; one target alone: 'It is the wheel.'."""
+    if len(targets) == 1:
+        return name_target(targets[0])
+    pieces = [opening, targets[0]]
+    for target in targets[1:-1]:
+        pieces += [", ", target]
+    pieces += [" and ", targets[-1], "."]
+    return compose_answer(pieces, range(1, len(pieces) - 1, 2))
+
+
+def exchange_about(question: str, answer: Answer, targets: Sequence[NamedMask]) -> Exchange:
+    """Question, answer, and the masks of the answer's phrases, in the same order."""
+    masks: tuple[RLE, ...] = tuple(target.mask for target in targets)
+    assert len(masks) == len(answer.spans)
+    return Exchange(question, answer.text, answer.spans, masks)

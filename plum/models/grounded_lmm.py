@@ -1,0 +1,283 @@
+"""A grounded language model: LLaVA answers, spans of the answer become queries, SAM turns queries into masks.
+
+The one forward serves training and evaluation; each stage can be called alone (paper, section 4, figure 3).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from plum.config import ModelConfig
+from plum.models.frozen import grad_if_trainable
+from plum.models.llava import LlavaBackbone
+from plum.models.mask_feedback import EncodedMasks, MaskFeedback
+from plum.models.query_projection import QueryProjection
+from plum.models.sam import SegmentAnything
+from plum.models.span_tagger import SpanTagger
+from plum.models.teacher import teacher_states
+from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, SpanBounds
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """B images, each encoded once by both towers.
+
+    tokens [B, image tokens, D]: LLaVA's; embeddings [B, C, h, w]: SAM's
+    """
+
+    tokens: Tensor
+    embeddings: Tensor
+
+
+@dataclass(frozen=True)
+class FeedbackContext:
+    """What all steps of a decode loop share.
+
+    position [1, C, h, w]: SAM's dense positional encoding; projected_queries [h * w, heads, C / heads]: the pooler's
+    """
+
+    position: Tensor
+    projected_queries: Tensor
+
+
+class GroundedLMM(nn.Module):
+    """Backbone + query selector + mask predictor + optional mask feedback."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        llava: LlavaBackbone,
+        tagger: SpanTagger,
+        query_projection: QueryProjection,
+        sam: SegmentAnything,
+        feedback: MaskFeedback | None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.llava = llava
+        self.tagger = tagger
+        self.query_projection = query_projection
+        self.sam = sam
+        self.feedback = feedback
+
+    @property
+    def prompt_dim(self) -> int:
+        """Width C of queries and of SAM's image embedding."""
+        return self.query_projection.prompt_dim
+
+    def forward(self, batch: Batch, with_teacher: bool) -> GroundedOutput:
+        """Run every stage on a collated batch, with the batch's own spans.
+
+        Args:
+            batch: may hold no image and no span at all.
+            with_teacher: also return the adapters-off states, for the KL term.
+        """
+        images = self.encode_images(batch.clip_pixels, batch.sam_pixels)
+        text = (batch.input_ids, batch.attention_mask, batch.image_index, images.tokens)
+        hidden_states = self.llava.hidden_states(*text)
+        states, labels = supervised_states(hidden_states, batch.labels)
+        return GroundedOutput(
+            hidden_states=hidden_states,
+            token_logits=self.llava.token_logits(states),
+            token_labels=labels,
+            tag_logits=self.tag(hidden_states, batch.attention_mask),
+            image_embeddings=images.embeddings,
+            mask_logits=self.decode_masks(hidden_states, batch.spans, images.embeddings, batch.image_index),
+            teacher_states=teacher_states(self.llava, *text) if with_teacher else None,
+        )
+
+    def encode_images(self, clip_pixels: Tensor, sam_pixels: Tensor) -> ImageFeatures:
+        """Encode B images (B may be 0) with both towers, each image once.
+
+        Args:
+            clip_pixels: [B, 3, p, p], normalised for CLIP.
+            sam_pixels: [B, 3, P, P], normalised for SAM, padded bottom and right.
+        """
+        if len(clip_pixels) == 0:
+            parameter = self.query_projection.layers[0].weight
+            hidden_size, (height, width) = parameter.shape[1], self.sam.grid
+            return ImageFeatures(
+                parameter.new_zeros(0, self.llava.num_image_tokens, hidden_size),
+                parameter.new_zeros(0, self.prompt_dim, height, width),
+            )
+        tokens = self.llava.encode_images(clip_pixels)
+        with grad_if_trainable(self.sam.image_encoder):
+            return ImageFeatures(tokens, self.sam.encode_images(sam_pixels))
+
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
+    ) -> Tensor:
+        """Return the language model's states [N, T, D]; see `LlavaBackbone.hidden_states`."""
+        return self.llava.hidden_states(input_ids, attention_mask, image_index, image_tokens)
+
+    def token_logits(self, states: Tensor) -> Tensor:
+        """Return next-token logits [..., V] of states [..., D]."""
+        return self.llava.token_logits(states)
+
+    def tag(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return tag logits [N, T, 3] in the order of plum.data.bio_labels.Tag; sequences are right-padded."""
+        return self.tagger(hidden_states, attention_mask)
+
+    def generate_text(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_index: Tensor,
+        image_tokens: Tensor,
+        max_new_tokens: int,
+    ) -> Tensor:
+        """Continue prompts greedily; see `LlavaBackbone.generate`. Returns token ids [N, up to max_new_tokens]."""
+        return self.llava.generate(input_ids, attention_mask, image_index, image_tokens, max_new_tokens)
+
+    def decode_masks(
+        self, hidden_states: Tensor, spans: SpanBounds, image_embeddings: Tensor, image_index: Tensor
+    ) -> Tensor:
+        """Decode one mask per span, in reading order within each conversation, earlier masks fed back.
+
+        Step s serves all conversations that have an s-th span, so there are at most max(S) decoder calls, and none when no
+        span is given.
+
+        Args:
+            hidden_states: [N, T, D].
+            spans: M token ranges, by conversation, then reading order.
+            image_embeddings: [B, C, h, w] from `encode_images`.
+            image_index: [N], row of each conversation's image.
+
+        Returns:
+            Mask logits [M, 4h, 4w], float32, in the frame of SAM's padded input.
+
+        Raises:
+            ValueError: a span belongs to a conversation without an image.
+        """
+        height, width = self.sam.grid
+        if len(spans) == 0:
+            return hidden_states.new_zeros(0, 4 * height, 4 * width, dtype=torch.float32)
+        image_rows = image_index[spans.conversation]  # [M]
+        if bool((image_rows < 0).any()):
+            row = int(spans.conversation[image_rows < 0][0])
+            raise ValueError(f"conversation {row} of the batch has spans to segment but no image")
+        queries = self.query_projection(hidden_states, spans)  # [M, C]
+        if self.feedback is None:
+            return self.decode_step(queries, image_embeddings[image_rows], [], self.sam.dense_position())
+        steps = decoding_steps(spans.conversation)
+        by_step = torch.cat(steps)
+        decoded = self._decode_with_feedback(
+            queries[by_step].split([len(rows) for rows in steps]), image_embeddings[image_rows[steps[0]]]
+        )
+        return decoded[by_step.argsort()]
+
+    def _decode_with_feedback(self, queries_of_steps: Sequence[Tensor], image_embeddings: Tensor) -> Tensor:
+        """Run the loop over steps whose rows are ever shorter prefixes of the first step's rows.
+
+        Args:
+            queries_of_steps: for each step [R_s, C], R_0 >= R_1 >= ...
+            image_embeddings: [R_0, C, h, w].
+
+        Returns:
+            Mask logits of all steps, one after the other, [M, 4h, 4w].
+        """
+        decoded: list[Tensor] = []
+        earlier: list[EncodedMasks] = []
+        context = self.prepare_feedback()
+        for step, queries in enumerate(queries_of_steps):
+            num_rows = len(queries)
+            if step > 0:
+                last = decoded[-1][:num_rows]
+                earlier = [masks.take_first(num_rows) for masks in earlier]
+                earlier.append(self.encode_masks(last, queries_of_steps[step - 1][:num_rows], step - 1, context))
+            decoded.append(self.decode_step(queries, image_embeddings[:num_rows], earlier, context.position))
+        return torch.cat(decoded)
+
+    def prepare_feedback(self) -> FeedbackContext:
+        """Compute what all steps of a decode loop share.
+
+        Raises:
+            ValueError: the model was built without mask feedback.
+        """
+        if self.feedback is None:
+            raise ValueError("this model has no mask feedback (feedback.is_enabled is false)")
+        return FeedbackContext(self.sam.dense_position(), self.feedback.project_queries())
+
+    def encode_masks(self, mask_logits: Tensor, queries: Tensor, order: int, context: FeedbackContext) -> EncodedMasks:
+        """Encode masks for the ones after them; interactive callers pass masks of their own here.
+
+        Args:
+            mask_logits: [R, 4h, 4w], frame of SAM's padded input.
+            queries: [R, C], of the masks' spans.
+            order: 0-based position of the masks in their conversations.
+            context: from `prepare_feedback`.
+        """
+        assert self.feedback is not None
+        downscaling = self.sam.prompt_encoder.mask_downscaling
+        return self.feedback.encode(
+            mask_logits, queries, order, downscaling, context.position, context.projected_queries
+        )
+
+    def decode_step(
+        self, queries: Tensor, image_embeddings: Tensor, earlier: Sequence[EncodedMasks], position: Tensor
+    ) -> Tensor:
+        """Decode one mask per row from its query, its image and the earlier masks of its conversation.
+
+        Args:
+            queries: [R, C].
+            image_embeddings: [R, C, h, w], each row's image.
+            earlier: earlier masks in order, each with the same R rows; interactive callers may drop, insert or replace.
+            position: SAM's dense positional encoding.
+
+        Returns:
+            Mask logits [R, 4h, 4w], float32.
+        """
+        dense = self.feedback.pool(earlier) if self.feedback is not None and earlier else None
+        return self.sam.decode_masks(image_embeddings, queries, dense, position)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute LLaVA's layer activations in the backward pass instead of keeping them."""
+        self.llava.set_gradient_checkpointing(True)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GroundedLMM":
+        """Move or cast as nn.Module does, but never round floating-point buffers.
+
+        They are frequencies (LLaMA's rotary ones, SAM's positional ones): DeepSpeed's and `.to(bfloat16)`'s rounding of them
+        would shift positions.
+        """
+        exact = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            owner, _, attribute = name.rpartition(".")
+            cast = self.get_buffer(name)
+            if cast.dtype != buffer.dtype:
+                setattr(self.get_submodule(owner), attribute, buffer.to(cast.device))
+        return self
+
+
+def supervised_states(hidden_states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Select the states that predict a supervised token, and those tokens.
+
+    Args:
+        hidden_states: [N, T, D].
+        labels: [N, T], IGNORE_INDEX where unsupervised; the state at t predicts the label at t + 1.
+
+    Returns:
+        States [K, D] and token ids [K].
+    """
+    is_supervised = labels[:, 1:] != IGNORE_INDEX
+    return hidden_states[:, :-1][is_supervised], labels[:, 1:][is_supervised]
+
+
+def decoding_steps(conversation: Tensor) -> list[Tensor]:
+    """Plan the decode loop.
+
+    Args:
+        conversation: [M], conversation of each span, sorted.
+
+    Returns:
+        For each step s the indices of the s-th spans, conversations with the most spans first: the rows of a step are a
+        prefix of the rows of the step before, so that earlier masks are kept by slicing.
+    """
+    counts = torch.unique_consecutive(conversation, return_counts=True)[1]
+    first_span = counts.cumsum(0) - counts
+    by_length = counts.argsort(descending=True, stable=True)
+    counts, first_span = counts[by_length], first_span[by_length]
+    return [first_span[counts > step] + step for step in range(int(counts[0]))]

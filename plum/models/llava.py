@@ -1,0 +1,235 @@
+"""LLaVA backbone: a stock LlavaForConditionalGeneration, held, not subclassed (paper, section 4).
+
+A subclass would lose transformers' weight-name conversion and leave lm_head random with a mere warning.
+`<image>` is already repeated once per patch in every input_ids; all indices live in that expanded sequence.
+"""
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig as StockLlavaConfig
+
+from plum.config import LlavaConfig, LoraConfig, SpecialTokensConfig
+from plum.models.frozen import grad_if_trainable
+from plum.models.lora import add_adapters
+from plum.structures import TEXT_ONLY
+
+
+class LlavaBackbone(nn.Module):
+    """CLIP tower, projector and LLaMA in short stages, each usable alone.
+
+    `network` is the stock model, inside a PeftModel while it has adapters.
+    """
+
+    def __init__(
+        self,
+        network: LlavaForConditionalGeneration | PeftModel,
+        num_image_tokens: int,
+        num_vision_layers: int,
+        special_tokens: SpecialTokensConfig | None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.num_image_tokens = num_image_tokens
+        self.num_vision_layers = num_vision_layers
+        self._special_tokens = special_tokens
+
+    @property
+    def stock(self) -> LlavaForConditionalGeneration:
+        """The stock model; its linear layers carry the adapters, if there are any."""
+        return self.network.get_base_model() if isinstance(self.network, PeftModel) else self.network
+
+    @property
+    def special_tokens(self) -> SpecialTokensConfig:
+        """Ids of `<image>`, padding and end.
+
+        Raises:
+            ValueError: the configuration left them to the tokenizer and nobody filled them in.
+        """
+        if self._special_tokens is None:
+            raise ValueError(
+                "llava.special_tokens is not set: pass the configuration through "
+                "plum.models.special_tokens.with_special_tokens(config, tokenizer) before build_model"
+            )
+        return self._special_tokens
+
+    def encode_images(self, clip_pixels: Tensor) -> Tensor:
+        """Encode normalised images [B, 3, p, p] to image tokens [B, image tokens, D].
+
+        The tower stops at the layer that is read; stock LLaVA also runs the ones after it.
+        """
+        tower, projector = self.stock.model.vision_tower, self.stock.model.multi_modal_projector
+        with grad_if_trainable(tower):
+            pixels = clip_pixels.to(tower.embeddings.patch_embedding.weight.dtype)
+            states = tower.pre_layrnorm(tower.embeddings(pixels))
+            for layer in tower.encoder.layers[: self.num_vision_layers]:
+                states = layer(states, None)
+        with grad_if_trainable(tower, projector):
+            return projector(states[:, 1:])  # without the class token
+
+    def embed(self, input_ids: Tensor, image_index: Tensor, image_tokens: Tensor) -> Tensor:
+        """Embed text and put image tokens in the places of `<image>`.
+
+        Args:
+            input_ids: [N, T], `<image>` expanded.
+            image_index: [N], row of each conversation's image, or TEXT_ONLY.
+            image_tokens: [B, image tokens, D].
+
+        Returns:
+            Embeddings [N, T, D].
+
+        Raises:
+            ValueError: a conversation's number of `<image>` ids is not its image's number of tokens.
+        """
+        is_image = input_ids == self.special_tokens.image  # [N, T]
+        has_image = image_index != TEXT_ONLY
+        expected = has_image * self.num_image_tokens
+        if not bool((is_image.sum(1) == expected).all()):
+            row = int((is_image.sum(1) != expected).nonzero()[0])
+            raise ValueError(
+                f"conversation {row} of the batch has {int(is_image[row].sum())} <image> tokens and needs "
+                f"{int(expected[row])}: expand <image> to {self.num_image_tokens} ids before the model"
+            )
+        embeddings = self.stock.get_input_embeddings()(input_ids)
+        if len(image_tokens) == 0:
+            return embeddings
+        patches = image_tokens[image_index[has_image]].to(embeddings.dtype)
+        return embeddings.masked_scatter(is_image[..., None], patches)
+
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
+    ) -> Tensor:
+        """Return the last layer's states after the final norm.
+
+        Args:
+            input_ids: [N, T], right-padded, `<image>` expanded.
+            attention_mask: [N, T], 1 on real tokens.
+            image_index: [N], row of each conversation's image, or TEXT_ONLY.
+            image_tokens: [B, image tokens, D].
+
+        Returns:
+            States [N, T, D]; those of padding mean nothing.
+
+        Raises:
+            ValueError: sequences are not right-padded, or see `embed`.
+        """
+        if not bool(attention_mask[:, 0].all()):
+            raise ValueError("sequences must be right-padded: some attention_mask starts with 0")
+        embeddings = self.embed(input_ids, image_index, image_tokens)
+        # With right padding causality alone keeps padding out of sight, so no mask has to be built.
+        return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+
+    def token_logits(self, states: Tensor) -> Tensor:
+        """Return next-token logits [..., V] of states [..., D]; tokens that are never text get -inf."""
+        logits = self.stock.lm_head(states)
+        suppressed = self.special_tokens.suppressed
+        if not suppressed:
+            return logits
+        return logits.index_fill(-1, torch.tensor(suppressed, device=logits.device), float("-inf"))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_index: Tensor,
+        image_tokens: Tensor,
+        max_new_tokens: int,
+    ) -> Tensor:
+        """Continue prompts greedily, with transformers' own `generate` and its key-value cache.
+
+        Args:
+            input_ids: [N, T] prompts, padded left or right, `<image>` expanded.
+            attention_mask: [N, T], 1 on real tokens.
+            image_index: [N], row of each conversation's image, or TEXT_ONLY.
+            image_tokens: [B, image tokens, D].
+            max_new_tokens: longest continuation.
+
+        Returns:
+            Token ids [N, up to max_new_tokens], the end token included, padding after it.
+        """
+        tokens = self.special_tokens
+        prompt_ids, prompt_mask = pad_left(input_ids, attention_mask)
+        return self.stock.generate(
+            inputs_embeds=self.embed(prompt_ids, image_index, image_tokens),
+            attention_mask=prompt_mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=tokens.pad,
+            eos_token_id=tokens.eos,
+            suppress_tokens=list(tokens.suppressed) or None,
+        )
+
+    def set_gradient_checkpointing(self, is_on: bool) -> None:
+        """Recompute the layers' activations in the backward pass instead of keeping them."""
+        if is_on:
+            self.stock.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        else:
+            self.stock.gradient_checkpointing_disable()
+
+
+def pad_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the padding of [N, T] sequences to their left; generation continues at the right end."""
+    # A stable sort of the mask brings its zeros to the front and keeps the order of the ones.
+    order = attention_mask.argsort(dim=1, stable=True)
+    return input_ids.gather(1, order), attention_mask.gather(1, order)
+
+
+def attach_adapters(llava: LlavaBackbone, config: LoraConfig) -> None:
+    """Put fresh adapters on a backbone that has none, in place."""
+    assert llava.network is llava.stock, "the backbone already has adapters"
+    llava.network = add_adapters(llava.stock, config)
+
+
+def build_llava(config: LlavaConfig, lora: LoraConfig | None) -> LlavaBackbone:
+    """Build a LLaVA with random weights from its sizes."""
+    vision, tokens = config.vision, config.special_tokens
+    stock = LlavaForConditionalGeneration(_stock_config(config))
+    if config.projector == "linear":
+        # LLaVA v1's single layer: the second one is the identity and stays frozen.
+        nn.init.eye_(stock.model.multi_modal_projector.linear_2.weight)
+        nn.init.zeros_(stock.model.multi_modal_projector.linear_2.bias)
+    num_vision_layers = vision.select_layer if vision.select_layer >= 0 else vision.num_layers + 1 + vision.select_layer
+    backbone = LlavaBackbone(stock, vision.num_image_tokens, num_vision_layers, tokens)
+    if lora is not None:
+        attach_adapters(backbone, lora)
+    return backbone
+
+
+def _stock_config(config: LlavaConfig) -> StockLlavaConfig:
+    """Translate to transformers' configuration."""
+    vision, language, tokens = config.vision, config.language, config.special_tokens
+    return StockLlavaConfig(
+        vision_config=CLIPVisionConfig(
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+            hidden_size=vision.hidden_size,
+            intermediate_size=vision.intermediate_size,
+            num_hidden_layers=vision.num_layers,
+            num_attention_heads=vision.num_heads,
+            projection_dim=vision.hidden_size,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=language.vocab_size,
+            hidden_size=language.hidden_size,
+            intermediate_size=language.intermediate_size,
+            num_hidden_layers=language.num_layers,
+            num_attention_heads=language.num_heads,
+            num_key_value_heads=language.num_key_value_heads,
+            max_position_embeddings=language.max_positions,
+            rms_norm_eps=language.rms_norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": language.rope_theta},
+            bos_token_id=None,
+            eos_token_id=tokens.eos if tokens else None,
+            pad_token_id=None,
+            tie_word_embeddings=False,
+        ),
+        image_token_index=tokens.image if tokens else 0,
+        image_seq_length=vision.num_image_tokens,
+        projector_hidden_act="linear" if config.projector == "linear" else "gelu",
+        vision_feature_layer=vision.select_layer,
+        vision_feature_select_strategy="default",
+        attn_implementation="sdpa",
+    )

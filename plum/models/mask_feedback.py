@@ -1,0 +1,172 @@
+"""Mask feedback loop: earlier masks, told apart by their spans, steer the next one (paper, section 4, figure 3).
+
+FiLM layers inside SAM's mask encoder turn each earlier mask into a feature map that knows its span; attention over the stack
+of maps, one learned query per location, pools them into the next mask's dense prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class EncodedMasks:
+    """One earlier mask per row, encoded once and reused by every later mask of its conversation.
+
+    scores [R, h * w, heads]: attention logits (the learned queries do not depend on the row, so they never change)
+    values [R, h * w, C]
+    """
+
+    scores: Tensor
+    values: Tensor
+
+    def take_first(self, num_rows: int) -> "EncodedMasks":
+        """Keep the first rows."""
+        return EncodedMasks(self.scores[:num_rows], self.values[:num_rows])
+
+
+class FilmMaskEncoder(nn.Module):
+    """SAM's `mask_downscaling` with FiLM after each convolution and norm: x * (1 + scale) + shift.
+
+    Scale and shift are linear in the query of the mask's span. Zero-initialised: at the start the encoder is SAM's own.
+    (Authors' code: random; it also makes an unused third layer.)
+    """
+
+    def __init__(self, prompt_dim: int, mask_in_channels: int) -> None:
+        super().__init__()
+        widths = (mask_in_channels // 4, mask_in_channels)
+        self.modulations = nn.ModuleList(nn.Linear(prompt_dim, 2 * width) for width in widths)
+        for layer in self.modulations:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, mask_logits: Tensor, queries: Tensor, mask_downscaling: nn.Sequential) -> Tensor:
+        """Encode masks.
+
+        Args:
+            mask_logits: [R, 4h, 4w].
+            queries: [R, C], the query each mask was decoded from.
+            mask_downscaling: SAM's own (conv, norm, GELU, conv, norm, GELU, 1 x 1 conv).
+
+        Returns:
+            Maps [R, C, h, w].
+        """
+        conv_1, norm_1, activation_1, conv_2, norm_2, activation_2, project = mask_downscaling
+        features = mask_logits.to(queries.dtype)[:, None]
+        features = activation_1(self._modulate(0, norm_1(conv_1(features)), queries))  # [R, c / 4, 2h, 2w]
+        features = activation_2(self._modulate(1, norm_2(conv_2(features)), queries))  # [R, c, h, w]
+        return project(features)
+
+    def _modulate(self, layer: int, features: Tensor, queries: Tensor) -> Tensor:
+        scale, shift = self.modulations[layer](queries)[..., None, None].chunk(2, dim=1)
+        return torch.addcmul(shift + features, features, scale)
+
+
+class TemporalMaskPooler(nn.Module):
+    """Attention over the stack of earlier masks, separately at each location, with one learned query per location.
+
+    Value and output projections start as the identity, so that SAM's own mask encoding passes unhidden; with one earlier mask
+    the pooled map then is that mask's map. The parameters are those of an nn.MultiheadAttention of width C.
+    Paper: the positional encoding is added to the maps, hence to keys and values; here to the keys alone (as in DETR), since
+    SAM's decoder adds it itself and a mask prompt that already holds it is none that SAM has seen.
+    """
+
+    def __init__(
+        self, prompt_dim: int, grid: tuple[int, int], num_heads: int, use_order_embedding: bool, max_order: int
+    ) -> None:
+        super().__init__()
+        if prompt_dim % num_heads:
+            raise ValueError(f"feedback.num_heads: {num_heads} does not divide the prompt width {prompt_dim}")
+        self.grid, self.num_heads = grid, num_heads
+        self.location_queries = nn.Parameter(torch.empty(grid[0] * grid[1], 1, prompt_dim))
+        self.query_projection = nn.Linear(prompt_dim, prompt_dim)
+        self.key_projection = nn.Linear(prompt_dim, prompt_dim)
+        self.value_projection = nn.Linear(prompt_dim, prompt_dim)
+        self.output_projection = nn.Linear(prompt_dim, prompt_dim)
+        self.order_embedding = nn.Embedding(max_order, prompt_dim) if use_order_embedding else None
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        nn.init.normal_(self.location_queries, std=0.02)
+        for layer in (self.query_projection, self.key_projection):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for layer in (self.value_projection, self.output_projection):
+            nn.init.eye_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        if self.order_embedding is not None:
+            nn.init.normal_(self.order_embedding.weight, std=0.02)
+
+    def project_queries(self) -> Tensor:
+        """Project the learned queries once per batch: [h * w, heads, C / heads], scaled."""
+        queries = self.query_projection(self.location_queries[:, 0]).unflatten(-1, (self.num_heads, -1))
+        return queries * queries.shape[-1] ** -0.5
+
+    def encode(self, maps: Tensor, position: Tensor, order: int, projected_queries: Tensor) -> EncodedMasks:
+        """Compute what later masks need of earlier ones.
+
+        Args:
+            maps: [R, C, h, w] from the FiLM mask encoder.
+            position: SAM's dense positional encoding [1, C, h, w].
+            order: 0-based position of these masks in their conversations.
+            projected_queries: from `project_queries`.
+        """
+        tokens = maps.flatten(2).transpose(1, 2)  # [R, h * w, C]
+        key_input = tokens + position.flatten(2).transpose(1, 2)
+        if self.order_embedding is not None:
+            key_input = key_input + self.order_embedding.weight[min(order, self.order_embedding.num_embeddings - 1)]
+        keys = self.key_projection(key_input).unflatten(-1, (self.num_heads, -1))
+        return EncodedMasks((keys * projected_queries).sum(-1), self.value_projection(tokens))
+
+    def pool(self, earlier: Sequence[EncodedMasks]) -> Tensor:
+        """Pool a non-empty stack of earlier masks (the same rows in each) to one map per row, [R, C, h, w]."""
+        weights = torch.stack([masks.scores for masks in earlier]).softmax(0)[..., None]  # [s, R, h * w, heads, 1]
+        pooled = torch.zeros((), dtype=earlier[0].values.dtype, device=weights.device)
+        for weight, masks in zip(weights, earlier, strict=True):
+            pooled = pooled + weight * masks.values.unflatten(-1, (self.num_heads, -1))
+        output = self.output_projection(pooled.flatten(-2))  # [R, h * w, C]
+        return output.transpose(1, 2).unflatten(2, self.grid)
+
+
+class MaskFeedback(nn.Module):
+    """FiLM mask encoder and temporal mask pooler. Training and inference call the same two methods."""
+
+    def __init__(self, encoder: FilmMaskEncoder, pooler: TemporalMaskPooler, detach_feedback: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pooler = pooler
+        self.detach_feedback = detach_feedback
+
+    def project_queries(self) -> Tensor:
+        """Return the pooler's projected queries; they serve a whole decode loop."""
+        return self.pooler.project_queries()
+
+    def encode(
+        self,
+        mask_logits: Tensor,
+        queries: Tensor,
+        order: int,
+        mask_downscaling: nn.Sequential,
+        position: Tensor,
+        projected_queries: Tensor,
+    ) -> EncodedMasks:
+        """Encode masks that have just been decoded (or that a caller supplies), for the masks after them.
+
+        Args:
+            mask_logits: [R, 4h, 4w], frame of SAM's padded input.
+            queries: [R, C].
+            order: 0-based position of the masks in their conversations.
+            mask_downscaling: SAM's mask encoder.
+            position: SAM's dense positional encoding [1, C, h, w].
+            projected_queries: from `project_queries`.
+        """
+        if self.detach_feedback:
+            mask_logits = mask_logits.detach()
+        maps = self.encoder(mask_logits, queries, mask_downscaling)
+        return self.pooler.encode(maps, position, order, projected_queries)
+
+    def pool(self, earlier: Sequence[EncodedMasks]) -> Tensor:
+        """Return the next masks' dense prompts [R, C, h, w] from a non-empty stack of earlier ones."""
+        return self.pooler.pool(earlier)

@@ -1,0 +1,70 @@
+"""Parameters of a model by component, named as the paper's parts are (section 4, Table 6)."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from plum.models.grounded_lmm import GroundedLMM
+
+COMPONENT_PREFIXES = (
+    ("sam.image_encoder.", "sam.image_encoder"),
+    ("sam.prompt_encoder.", "sam.prompt_encoder"),
+    ("sam.mask_decoder.", "sam.mask_decoder"),
+    ("tagger.mlp.", "tagger.mlp"),
+    ("tagger.block.", "tagger.block"),
+    ("tagger.classifier.", "tagger.classifier"),
+    ("query_projection.", "query_projection"),
+    ("feedback.encoder.", "feedback.film"),
+    ("feedback.pooler.", "feedback.pooling"),
+)
+LLAVA_PARTS = (
+    ("lora_", "llava.lora"),
+    ("vision_tower.", "llava.vision_tower"),
+    ("multi_modal_projector.", "llava.projector"),
+    ("embed_tokens.", "llava.embeddings"),
+    ("lm_head.", "llava.embeddings"),
+    ("language_model.", "llava.language_model"),
+)
+
+
+@dataclass(frozen=True)
+class ComponentCount:
+    """One component and its number of parameters."""
+
+    component: str
+    num_parameters: int
+
+
+def component_of(name: str) -> str:
+    """Return the component a parameter belongs to.
+
+    Args:
+        name: its name inside a GroundedLMM.
+
+    Raises:
+        KeyError: no component claims it.
+    """
+    if name.startswith("llava."):
+        for part, component in LLAVA_PARTS:
+            if part in name:
+                return component
+    for prefix, component in COMPONENT_PREFIXES:
+        if name.startswith(prefix):
+            return component
+    raise KeyError(f"parameter {name!r} belongs to no known component")
+
+
+def parameters_by_component(model: GroundedLMM) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Yield (component, name, parameter) of every parameter."""
+    for name, parameter in model.named_parameters():
+        yield component_of(name), name, parameter
+
+
+def count_components(model: GroundedLMM) -> tuple[ComponentCount, ...]:
+    """Count parameters by component, in the model's order; works on the meta device."""
+    counts: Counter[str] = Counter()
+    for component, _, parameter in parameters_by_component(model):
+        counts[component] += parameter.numel()
+    return tuple(ComponentCount(component, number) for component, number in counts.items())

@@ -1,0 +1,228 @@
+"""Segment Anything built from the `segment-anything` package's own modules, so that its checkpoints load strictly.
+
+Two things differ in how they compute, not in what: the image encoder's attention goes through scaled_dot_product_attention,
+and the mask decoder takes one image per prompt row, so that prompts of many images share a call.
+
+Source: facebookresearch/segment-anything (`modeling/`, `build_sam.py`); paper, section 4.
+"""
+
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Mapping
+from functools import partial
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plum.config import SamConfig
+
+
+def _stub_package_without_torchvision() -> None:
+    """Let `segment_anything.modeling` be imported where torchvision is missing.
+
+    The package's `__init__` imports torchvision for its automatic mask generator; its `modeling` does not. A stub that only
+    knows where the package lies skips that `__init__`. This is the one place that does it, and only when it must.
+    """
+    if "segment_anything" in sys.modules or importlib.util.find_spec("torchvision") is not None:
+        return
+    spec = importlib.machinery.PathFinder.find_spec("segment_anything")
+    if spec is None or spec.submodule_search_locations is None:
+        raise ModuleNotFoundError("segment_anything is missing: pip install -r requirements.txt")
+    package = ModuleType("segment_anything")
+    package.__path__ = list(spec.submodule_search_locations)
+    sys.modules["segment_anything"] = package
+
+
+_stub_package_without_torchvision()
+
+from segment_anything.modeling import (  # noqa: E402  (after the stub)
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    TwoWayTransformer,
+)
+from segment_anything.modeling.image_encoder import Attention, get_rel_pos  # noqa: E402
+
+NUM_MULTIMASK_OUTPUTS = 3
+IOU_HEAD_DEPTH = 3
+
+
+class FusedAttention(Attention):
+    """SAM's image attention through scaled_dot_product_attention, the decomposed relative positions as its bias.
+
+    Same parameters and same numbers as segment_anything's, without its separate softmax and product over [h * w, h * w].
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within each grid.
+
+        Args:
+            x: [B, h, w, d], whole grids or windows.
+
+        Returns:
+            Same shape.
+        """
+        batch, height, width, _ = x.shape
+        num_tokens = height * width
+        qkv = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)  # each [B, heads, h * w, d / heads]
+        bias = self._relative_bias(query, height, width) if self.use_rel_pos else None
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.proj(attended.transpose(1, 2).reshape(batch, height, width, -1))
+
+    def _relative_bias(self, query: Tensor, height: int, width: int) -> Tensor:
+        """Return the bias [B, heads, h * w, h * w]: one term per row distance plus one per column distance."""
+        grid = query.unflatten(2, (height, width))  # [B, heads, h, w, d]
+        rows = get_rel_pos(height, height, self.rel_pos_h).to(query)  # [h, h, d]
+        columns = get_rel_pos(width, width, self.rel_pos_w).to(query)  # [w, w, d]
+        by_row = torch.einsum("bnhwd,hkd->bnhwk", grid, rows)
+        by_column = torch.einsum("bnhwd,wkd->bnhwk", grid, columns)
+        return (by_row[..., :, None] + by_column[..., None, :]).flatten(4, 5).flatten(2, 3)
+
+
+class RowwiseMaskDecoder(MaskDecoder):
+    """SAM's mask decoder with one image per prompt row.
+
+    segment_anything repeats one image for all prompts; here row r of everything belongs together, whichever image it is of.
+    Only the single-mask output is computed (`multimask_output=False`).
+    """
+
+    def decode_rows(self, image_embeddings: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
+        """Decode one mask per row.
+
+        Args:
+            image_embeddings: [R, C, h, w], each row's image.
+            position: [1, C, h, w], dense positional encoding.
+            sparse: [R, P, C] prompt tokens.
+            dense: [R, C, h, w] dense prompts.
+
+        Returns:
+            Mask logits [R, 4h, 4w] in the frame of SAM's padded input.
+        """
+        num_rows = len(sparse)
+        outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # [1 + masks, C]
+        tokens = torch.cat([outputs.expand(num_rows, -1, -1), sparse], dim=1)
+        tokens, pixels = self.transformer(image_embeddings + dense, position, tokens)
+        pixels = self.output_upscaling(pixels.transpose(1, 2).unflatten(2, dense.shape[-2:]))  # [R, C / 8, 4h, 4w]
+        weights = self.output_hypernetworks_mlps[0](tokens[:, 1])  # [R, C / 8]
+        return torch.einsum("rc,rchw->rhw", weights, pixels)
+
+
+class SegmentAnything(nn.Module):
+    """Image encoder, prompt encoder and mask decoder under the names of SAM's published checkpoints."""
+
+    def __init__(
+        self, image_encoder: ImageEncoderViT, prompt_encoder: PromptEncoder, mask_decoder: RowwiseMaskDecoder
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width (h, w) of the image embedding."""
+        height, width = self.prompt_encoder.image_embedding_size
+        return height, width
+
+    @property
+    def image_size(self) -> int:
+        """Side of the padded square input in pixels."""
+        return int(self.image_encoder.img_size)
+
+    def encode_images(self, sam_pixels: Tensor) -> Tensor:
+        """Encode normalised, padded images [B, 3, P, P] to embeddings [B, C, h, w]."""
+        return self.image_encoder(sam_pixels.to(self.image_encoder.patch_embed.proj.weight.dtype))
+
+    def dense_position(self) -> Tensor:
+        """Return SAM's dense positional encoding [1, C, h, w]."""
+        return self.prompt_encoder.get_dense_pe().to(self.prompt_encoder.no_mask_embed.weight.dtype)
+
+    def decode_masks(self, image_embeddings: Tensor, queries: Tensor, dense: Tensor | None, position: Tensor) -> Tensor:
+        """Decode one mask per query.
+
+        Args:
+            image_embeddings: [R, C, h, w], each query's image.
+            queries: [R, C], each one sparse prompt token.
+            dense: [R, C, h, w] mask prompts; None: no mask, as SAM's `no_mask_embed` says it.
+            position: `dense_position()`.
+
+        Returns:
+            Mask logits [R, 4h, 4w], float32, in the frame of SAM's padded input.
+        """
+        if dense is None:
+            dense = self.prompt_encoder.no_mask_embed.weight[..., None, None].expand_as(image_embeddings)
+        return self.mask_decoder.decode_rows(image_embeddings, position, queries[:, None], dense).float()
+
+    def load_sam_checkpoint(self, state: Mapping[str, Tensor]) -> None:
+        """Load the state of a published `sam_vit_{b,l,h}` checkpoint, strictly.
+
+        Raises:
+            ValueError: keys or shapes differ; the message lists them and says which sizes this model has.
+        """
+        try:
+            self.load_state_dict(dict(state), strict=True)
+        except RuntimeError as error:
+            size, depth = self.image_size, len(self.image_encoder.blocks)
+            raise ValueError(f"not a SAM checkpoint for this model ({size} px, {depth} blocks): {error}") from error
+
+
+def build_sam(config: SamConfig) -> SegmentAnything:
+    """Build SAM from sizes (public `build_sam.py`; everything not in the configuration is SAM's constant)."""
+    side = config.image_size // config.patch_size
+    encoder = ImageEncoderViT(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=config.encoder_dim,
+        depth=config.encoder_depth,
+        num_heads=config.encoder_heads,
+        mlp_ratio=4,
+        out_chans=config.prompt_dim,
+        qkv_bias=True,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=config.encoder_window_size,
+        global_attn_indexes=config.encoder_global_blocks,
+    )
+    for block in encoder.blocks:
+        window = block.window_size or side
+        block.attn = FusedAttention(
+            config.encoder_dim, config.encoder_heads, qkv_bias=True, use_rel_pos=True, input_size=(window, window)
+        )
+    if config.position_init == "sincos":
+        _init_sincos_position(encoder.pos_embed)
+    decoder = RowwiseMaskDecoder(
+        transformer_dim=config.prompt_dim,
+        transformer=TwoWayTransformer(
+            depth=config.decoder_depth,
+            embedding_dim=config.prompt_dim,
+            num_heads=config.decoder_heads,
+            mlp_dim=config.decoder_mlp_dim,
+        ),
+        num_multimask_outputs=NUM_MULTIMASK_OUTPUTS,
+        iou_head_depth=IOU_HEAD_DEPTH,
+        iou_head_hidden_dim=config.prompt_dim,
+    )
+    prompt_encoder = PromptEncoder(
+        embed_dim=config.prompt_dim,
+        image_embedding_size=(side, side),
+        input_image_size=(config.image_size, config.image_size),
+        mask_in_chans=config.mask_in_channels,
+    )
+    return SegmentAnything(encoder, prompt_encoder, decoder)
+
+
+def _init_sincos_position(position: nn.Parameter) -> None:
+    """Fill [1, h, w, d] with 0.5 x the fixed 2-D sine-cosine encoding (a quarter of d each: sin y, cos y, sin x, cos x)."""
+    _, height, width, dim = position.shape
+    if dim % 4:
+        raise ValueError(f"sam.encoder_dim: sincos positions need a multiple of 4, not {dim}")
+    frequencies = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
+    rows = torch.arange(height, dtype=torch.float32)[:, None, None] * frequencies  # [h, 1, d / 4]
+    columns = torch.arange(width, dtype=torch.float32)[None, :, None] * frequencies  # [1, w, d / 4]
+    parts = [rows.sin(), rows.cos(), columns.sin(), columns.cos()]
+    with torch.no_grad():
+        position.copy_(0.5 * torch.cat([part.expand(height, width, -1) for part in parts], dim=-1)[None])

@@ -1,0 +1,44 @@
+"""Which token ids the model needs, read from the tokenizer."""
+
+from dataclasses import replace
+
+from transformers import PreTrainedTokenizerBase
+
+from plum.config import ModelConfig, SpecialTokensConfig
+from plum.data.conversation import IMAGE_TOKEN
+
+
+def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokensConfig:
+    """Read the ids of `<image>`, padding and end.
+
+    `<image>`, and a pad token that is no text token, are suppressed in the model's output.
+
+    Raises:
+        ValueError: the tokenizer lacks one of them.
+    """
+    where = tokenizer.name_or_path or "the tokenizer"
+    image, pad, end = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), tokenizer.pad_token_id, tokenizer.eos_token_id
+    if image is None or image == tokenizer.unk_token_id:
+        raise ValueError(f"{where} has no {IMAGE_TOKEN} token; add it as a special token")
+    if pad is None or end is None:
+        raise ValueError(f"{where} needs a pad token (has {tokenizer.pad_token}) and an end token ({tokenizer.eos_token})")
+    is_text = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
+    suppressed = (image,) if pad in is_text else (image, pad)
+    return SpecialTokensConfig(image=image, pad=pad, eos=end, suppressed=tuple(sorted(suppressed)))
+
+
+def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ModelConfig:
+    """Return the configuration with the tokenizer's special tokens in it.
+
+    Raises:
+        ValueError: the configuration already holds other ones, or the tokenizer has more tokens than the model.
+    """
+    found, given = read_special_tokens(tokenizer), config.llava.special_tokens
+    where = tokenizer.name_or_path or "the tokenizer"
+    if given is not None and given != found:
+        raise ValueError(f"llava.special_tokens is {given} but {where} has {found}: this is another model's tokenizer")
+    if len(tokenizer) > config.llava.language.vocab_size:
+        raise ValueError(
+            f"{where} has {len(tokenizer)} tokens but llava.language.vocab_size is {config.llava.language.vocab_size}"
+        )
+    return replace(config, llava=replace(config.llava, special_tokens=found))

@@ -1,0 +1,117 @@
+"""What is trained: flags by component, the table printed at start-up, and the anchor distributed training needs."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from plum.config import TrainableConfig
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.parameter_counts import parameters_by_component
+
+ALWAYS_TRAINED = (
+    "tagger.mlp",
+    "tagger.block",
+    "tagger.classifier",
+    "query_projection",
+    "feedback.film",
+    "feedback.pooling",
+)
+"""The heads PLUM adds are "always optimized" (paper, A.1)."""
+
+
+@dataclass(frozen=True)
+class TrainableRow:
+    """Parameters of one component: how many are trained, how many there are."""
+
+    module: str
+    trainable: int
+    total: int
+
+
+def set_trainable(model: GroundedLMM, config: TrainableConfig) -> list[TrainableRow]:
+    """Set requires_grad of every parameter and return the table by component.
+
+    Raises:
+        ValueError: the configuration asks for what the model's adapters do not allow.
+    """
+    _check_against_adapters(model, config)
+    trained = _trained_components(config)
+    num_trained: Counter[str] = Counter()
+    num_parameters: Counter[str] = Counter()
+    identity = _frozen_identity(model)
+    for component, name, parameter in parameters_by_component(model):
+        # The original under a trained copy is the teacher's; see LoraConfig.train_embeddings.
+        is_fixed = name in identity or "original_module." in name
+        parameter.requires_grad_(component in trained and not is_fixed)
+        num_parameters[component] += parameter.numel()
+        num_trained[component] += parameter.numel() * parameter.requires_grad
+    return [TrainableRow(component, num_trained[component], total) for component, total in num_parameters.items()]
+
+
+def _trained_components(config: TrainableConfig) -> set[str]:
+    """Translate the switches to component names."""
+    switches = {
+        "llava.lora": config.language_model == "lora",
+        "llava.language_model": config.language_model == "full",
+        "llava.embeddings": config.language_model == "full" or config.embeddings,
+        "llava.vision_tower": config.vision_tower,
+        "llava.projector": config.projector,
+        "sam.image_encoder": config.sam_image_encoder,
+        "sam.mask_decoder": config.sam_mask_decoder,
+        "sam.prompt_encoder": config.sam_prompt_encoder,
+    }
+    return set(ALWAYS_TRAINED) | {component for component, is_on in switches.items() if is_on}
+
+
+def _check_against_adapters(model: GroundedLMM, config: TrainableConfig) -> None:
+    """Refuse settings under which the adapters-off teacher would not exist or would drift."""
+    lora = model.config.lora
+    if config.language_model == "lora" and lora is None:
+        raise ValueError("trainable.language_model is 'lora' but model.lora is null: give the model adapters")
+    if config.language_model == "full" and lora is not None:
+        raise ValueError(
+            "trainable.language_model 'full' would train the base under the adapters, which is the teacher: "
+            "set model.lora to null"
+        )
+    if config.embeddings and lora is not None and not lora.train_embeddings:
+        raise ValueError(
+            "trainable.embeddings needs model.lora.train_embeddings, which keeps the teacher's own copy of embed_tokens"
+        )
+
+
+def _frozen_identity(model: GroundedLMM) -> set[str]:
+    """Return the names of the projector's second layer where it only stands in for LLaVA v1's missing one."""
+    if model.config.llava.projector != "linear":
+        return set()
+    return {name for name, _ in model.named_parameters() if "multi_modal_projector.linear_2." in name}
+
+
+class _Anchor(torch.autograd.Function):
+    """0 in the forward pass, zero gradients for every input in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, *parameters: Tensor) -> Tensor:
+        ctx.shapes = [parameter.shape for parameter in parameters]  # type: ignore[attr-defined]
+        ctx.dtypes = [parameter.dtype for parameter in parameters]  # type: ignore[attr-defined]
+        return parameters[0].new_zeros((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        shapes, dtypes = ctx.shapes, ctx.dtypes  # type: ignore[attr-defined]
+        return tuple(grad.new_zeros((), dtype=t).expand(s) for s, t in zip(shapes, dtypes, strict=True))
+
+
+def zero_anchor(module: nn.Module) -> Tensor:
+    """Return a float32 scalar 0 that gives every trainable parameter a (zero) gradient.
+
+    Added to the loss it makes all ranks do the same reductions, whatever their batch lacks: images, spans, later masks.
+
+    Raises:
+        ValueError: nothing is trainable.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("no parameter is trainable: check the run's `trainable` settings")
+    return _Anchor.apply(*parameters)

@@ -1,0 +1,63 @@
+"""The PLUM family behind Partonomy's model contract (`partonomy.evaluation.model_api.GroundedModel`)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from partonomy.evaluation.model_api import ChoiceScore, Generation, GroundedModel, Turn
+from partonomy.structures import CharSpan
+from plum.checkpoints.store import load_pretrained
+from plum.predictor import Predictor
+
+
+class PlumModel:
+    """A Predictor that speaks the benchmark's contract."""
+
+    def __init__(self, predictor: Predictor, name: str) -> None:
+        self.predictor = predictor
+        self.name = name
+
+    def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
+        """Return one score per choice."""
+        return self.predictor.score_choices(image, turns, choices)
+
+    def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
+        """Return one mask per span of the given answer, bool (len(spans), H, W)."""
+        return self.predictor.segment(image, turns, answer, spans).masks
+
+    def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
+        """Return the model's own answer, its tagged spans and their masks."""
+        prediction = self.predictor.generate(image, turns)
+        return Generation(prediction.text, prediction.spans, prediction.masks, prediction.mask_confidences)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Resolve "auto" to the first GPU, else the CPU; anything else is taken as torch names it."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def load_predictor(checkpoint: str, device: str = "auto") -> Predictor:
+    """Load a saved model for inference: bfloat16 on a GPU, float32 on the CPU.
+
+    Args:
+        checkpoint: folder written by `save_pretrained`.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+    """
+    place = resolve_device(device)
+    dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+    loaded = load_pretrained(Path(checkpoint), place, dtype)
+    return Predictor(loaded.model, loaded.tokenizer, loaded.config)
+
+
+def load_grounded_model(checkpoint: str, device: str = "auto") -> GroundedModel:
+    """Load a saved model behind the benchmark's contract.
+
+    Args:
+        checkpoint: folder written by `save_pretrained`.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+    """
+    return PlumModel(load_predictor(checkpoint, device), name=f"plum:{Path(checkpoint).name}")
