@@ -82,7 +82,7 @@ def build_model(config: EvaluationConfig, rank: Rank) -> GroundedModel:
     """Build the model of a run in the process of `rank`."""
     if config.model in BUILTIN_MODELS:
         return BUILTIN_MODELS[config.model](config.seed)
-    from plum.partonomy_adapter import load_grounded_model  # only here, so that the baselines need no torch
+    from plum.partonomy_adapter import load_grounded_model  # noqa: PLC0415  (here, so that the baselines need no torch)
 
     assert config.checkpoint is not None  # make_config has checked it
     return load_grounded_model(config.checkpoint, resolve_device(config.device, rank))
@@ -90,7 +90,7 @@ def build_model(config: EvaluationConfig, rank: Rank) -> GroundedModel:
 
 def resolve_device(device: str, rank: Rank) -> str:
     """Turn `auto` into cuda where there is one, and give each rank of this machine its own GPU."""
-    import torch
+    import torch  # noqa: PLC0415  (only for models with weights)
 
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return "cpu"
@@ -100,12 +100,12 @@ def resolve_device(device: str, rank: Rank) -> str:
     return f"cuda:{local_rank % torch.cuda.device_count()}"
 
 
-def make_config(arguments: Namespace) -> EvaluationConfig:
+def make_config(arguments: Namespace, questions_hash: str) -> EvaluationConfig:
     """Check the arguments and resolve them into the configuration that the run records.
 
     Raises:
         ValueError: An argument is missing or unknown.
-        FileNotFoundError: The questions or the checkpoint do not exist.
+        FileNotFoundError: The checkpoint does not exist.
     """
     if (arguments.model == "plum") != (arguments.checkpoint is not None):
         raise ValueError("--checkpoint belongs to --model plum, which needs it")
@@ -121,7 +121,7 @@ def make_config(arguments: Namespace) -> EvaluationConfig:
         model=arguments.model,
         checkpoint=arguments.checkpoint,
         questions=arguments.questions,
-        questions_hash=load_questions(Path(arguments.questions), invalid="collect").content_hash,
+        questions_hash=questions_hash,
         output=arguments.output,
         question_types=question_types,
         limit=arguments.limit,
@@ -137,8 +137,10 @@ def main(argv: Sequence[str] | None = None) -> Summary | None:
     """Run the command; errors in the input end it with a message instead of a trace."""
     arguments = build_parser().parse_args(None if argv is None else list(argv))
     try:
-        job = Job(make_config(arguments), build_model)
-        summary = run_evaluation(job, arguments.resume, rank_from_environment(), arguments.num_procs)
+        question_set = load_questions(Path(arguments.questions), invalid="collect")
+        job = Job(make_config(arguments, question_set.content_hash), build_model)
+        rank = rank_from_environment()
+        summary = run_evaluation(job, question_set, arguments.resume, rank, arguments.num_procs)
     except (OSError, ValueError, RuntimeError) as error:
         raise SystemExit(f"validate_partonomy.py: error: {error}") from error
     if summary is not None:

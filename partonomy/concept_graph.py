@@ -57,8 +57,8 @@ def build_concept_graph(dataset: PartDataset) -> ConceptGraph:
             category = object_category.setdefault(instance.label, instance.category)
             if category != instance.category:
                 raise ValueError(
-                    f"{dataset.name}, image {image.image_id}, instance {instance.instance_id}: {instance.label!r} is in "
-                    f"category {instance.category!r} here and in {category!r} elsewhere; an object has one category"
+                    f"{dataset.name}, image {image.image_id}, instance {instance.instance_id}: {instance.label!r} is "
+                    f"in category {instance.category!r} here and in {category!r} elsewhere; an object has one category"
                 )
     category_objects: dict[str, set[str]] = defaultdict(set)
     for label, category in object_category.items():

@@ -5,6 +5,7 @@ order, `bytes` counts and polygons.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -110,8 +111,8 @@ def _to_coco(rle: RLE) -> dict[str, object]:
     return {"size": [rle.height, rle.width], "counts": rle.counts.encode("ascii")}
 
 
-def _from_coco(encoded: Mapping[str, object]) -> RLE:
-    height, width = encoded["size"]  # type: ignore[misc]
+def _from_coco(encoded: Mapping[str, Any]) -> RLE:
+    height, width = encoded["size"]
     counts = encoded["counts"]
     return RLE(int(height), int(width), counts.decode("ascii") if isinstance(counts, bytes) else str(counts))
 
@@ -161,7 +162,7 @@ def _check_compressed(counts: str, height: int, width: int, where: str) -> None:
 
 
 def _decode_runs(groups: np.ndarray, is_last: np.ndarray) -> np.ndarray:
-    """Undo COCO's code: 5 bits per character, lowest first, bit 5 = more follow; from the fourth run on, differences."""
+    """Undo COCO's code: 5 bits a character, lowest first, bit 5 = more follow; from the fourth run on, differences."""
     ends = np.flatnonzero(is_last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     positions = np.arange(groups.size) - np.repeat(starts, ends - starts + 1)

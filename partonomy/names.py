@@ -46,14 +46,15 @@ def clean_names(raw_names: Iterable[str], name_map: Mapping[str, str]) -> dict[s
     Returns:
         raw name -> natural name.
     """
-    names = {raw: clean_name(raw) for raw in sorted(set(raw_names)) if raw not in name_map}
+    unique = sorted(set(raw_names))
+    names = {raw: clean_name(raw) for raw in unique if raw not in name_map}
     raw_by_name: dict[str, list[str]] = defaultdict(list)
     for raw, name in names.items():
         raw_by_name[name].append(raw)
     for same in raw_by_name.values():
         if len(same) > 1 and any("(" in raw for raw in same):
             names.update({raw: clean_name(raw, keep_qualifier=True) for raw in same})
-    names.update({raw: name_map[raw] for raw in set(raw_names) if raw in name_map})
+    names.update({raw: name_map[raw] for raw in unique if raw in name_map})
     return names
 
 

@@ -1,4 +1,4 @@
-"""Pictures of part masks: overlays in distinct colours with contours and a legend, panels side by side, base64 for HTML."""
+"""Pictures of part masks: overlays in distinct colours with contours and legend, panels side by side, base64."""
 
 import base64
 import colorsys

@@ -1,7 +1,7 @@
 """Configuration of a model and of a run. YAML into these dataclasses (jsonargparse): unknown or missing keys raise.
 
-`ModelConfig` is architecture and travels with the weights (config.json of a saved model); everything about how a model is
-trained (loss weights, what is trainable, schedule, data) is in `TrainConfig` and never in the saved model.
+`ModelConfig` is architecture and travels with the weights (config.json of a saved model); everything about how a model
+is trained (loss weights, what is trainable, schedule, data) is in `TrainConfig` and never in the saved model.
 """
 
 from dataclasses import dataclass, field
@@ -46,7 +46,7 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class SpecialTokensConfig:
-    """Token ids the model itself needs. They come from the tokenizer, never from a constant (plum.models.special_tokens)."""
+    """Token ids the model itself needs; they come from the tokenizer (plum.models.special_tokens)."""
 
     image: int
     """Placeholder, repeated once per image patch in input_ids."""
@@ -89,8 +89,8 @@ class SamConfig:
     decoder_heads: int = 8
     decoder_mlp_dim: int = 2048
     position_init: Literal["zeros", "sincos"] = "zeros"
-    """Initial absolute position embedding of the image encoder. SAM: zeros; `sincos` belongs to the tiny recipe, which trains
-    SAM's encoder from scratch."""
+    """Initial absolute position embedding of the image encoder. SAM: zeros; `sincos` belongs to the tiny recipe, which
+    trains SAM's encoder from scratch."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class LoraConfig:
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     train_embeddings: bool = False
-    """Give embed_tokens a trainable copy (peft's modules_to_save), so that switching the adapters off restores the teacher."""
+    """Give embed_tokens a trainable copy (peft's modules_to_save), so that adapters off is still the teacher."""
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,8 @@ def span_kl_loss(
     """KL of two Gaussians of width sigma around student's and teacher's span states; 0 without spans.
 
     Mean over spans of ||h_bar - t_bar||^2 / (2 sigma^2), states averaged over a span's tokens first (paper, section 4).
-    Paper: the plain sum over D; authors' code: no averaging over tokens, mean over D, sigma unused; here `divide_by_width`
-    divides by D (at D = 5120 the plain sum with weight 0.1 would dwarf every other loss).
+    Paper: the plain sum over D; authors' code: no averaging over tokens, mean over D, sigma unused; here
+    `divide_by_width` divides by D (at D = 5120 the plain sum with weight 0.1 would dwarf every other loss).
 
     Args:
         hidden_states: [N, T, D], gradients flow.
@@ -142,17 +142,22 @@ def overlap_loss(logits: Tensor, targets: Tensor, is_counted: Tensor | None, con
     if config.overlap == "dice":
         return dice_loss(logits, targets, is_counted, config.dice_scale)
     return focal_tversky_loss(
-        logits, targets, is_counted, config.tversky_alpha, config.tversky_beta, config.tversky_gamma
+        logits,
+        targets,
+        is_counted,
+        alpha=config.tversky_alpha,
+        beta=config.tversky_beta,
+        gamma=config.tversky_gamma,
     )
 
 
 def focal_tversky_loss(
-    logits: Tensor, targets: Tensor, is_counted: Tensor | None, alpha: float, beta: float, gamma: float
+    logits: Tensor, targets: Tensor, is_counted: Tensor | None, *, alpha: float, beta: float, gamma: float
 ) -> Tensor:
     """Focal-Tversky loss of each mask: TI = (TP + e) / (TP + alpha FN + beta FP + e), loss = (1 - TI)^gamma.
 
-    1 - TI is clamped at 1e-6 from below: the power's slope is infinite at a perfect mask, where the authors' form gives NaN
-    gradients.
+    1 - TI is clamped at 1e-6 from below: the power's slope is infinite at a perfect mask, where the authors' form gives
+    NaN gradients.
 
     Args:
         logits: [m, H, W].
@@ -169,9 +174,7 @@ def focal_tversky_loss(
     true_positives = (probs * targets).sum((-2, -1))
     false_negatives = targets.sum((-2, -1)) - true_positives
     false_positives = probs.sum((-2, -1)) - true_positives
-    index = (true_positives + EPSILON) / (
-        true_positives + alpha * false_negatives + beta * false_positives + EPSILON
-    )
+    index = (true_positives + EPSILON) / (true_positives + alpha * false_negatives + beta * false_positives + EPSILON)
     return (1 - index).clamp(min=EPSILON) ** gamma
 
 

@@ -252,7 +252,7 @@ class Predictor:
 
     def _encoded_image(self, image: np.ndarray) -> _EncodedImage:
         """The image's entry in the cache of one; recognised by its content, since callers reuse arrays."""
-        digest = hashlib.sha1(np.ascontiguousarray(image), usedforsecurity=False).hexdigest() + str(image.shape)
+        digest = hashlib.sha1(image.tobytes(), usedforsecurity=False).hexdigest() + str(image.shape)
         if self._last_image is None or self._last_image.digest != digest:
             self._last_image = _EncodedImage(digest, self.transform(image))
         return self._last_image

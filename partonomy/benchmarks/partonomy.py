@@ -1,8 +1,8 @@
-"""The Partonomy benchmark: what is asked, in which turns, and which metrics are reported (Partonomy/PLUM paper, sections 3, A.1).
+"""The Partonomy benchmark: what is asked, in which turns, with which metrics (Partonomy/PLUM paper, sections 3, A.1).
 
-The part-whole types ask two questions in sequence: `whole_to_part` the object first, then its parts; `part_to_whole` the
-parts first, then the object. The second question follows the correct first answer (`gold`, what the authors' code does)
-or the model's own first choice (`predicted`, the paper's words: "we select an answer choice twice in sequence").
+The part-whole types ask two questions in sequence: `whole_to_part` the object first, then its parts; `part_to_whole`
+the parts first, then the object. The second question follows the correct first answer (`gold`, what the authors' code
+does) or the model's own first choice (`predicted`, the paper's words: "we select an answer choice twice in sequence").
 """
 
 from collections.abc import Sequence

@@ -6,6 +6,7 @@ file's folder), `image_label`, `question`, `question_type`, `answer_choices`, `a
 `object_answer_choices`, `object_answer_types`, `object_answer_classes`.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -143,7 +144,8 @@ class _RecordReader:
     def _read_parts(self, image_path: str, segmentations: object) -> tuple[Part, ...]:
         if not isinstance(segmentations, Mapping) or not segmentations:
             raise ValueError("'segmentations' must map part labels to masks, and hold at least one")
-        key = (image_path, json.dumps(segmentations, sort_keys=False))
+        text = json.dumps(segmentations, ensure_ascii=False)
+        key = (image_path, hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest())
         if key not in self._parts:
             parts = tuple(_read_part(label, masks) for label, masks in segmentations.items())
             sizes = {(part.mask.height, part.mask.width) for part in parts}

@@ -77,6 +77,7 @@ def draw_image(config: SyntheticConfig, index: int) -> DrawnImage:
 
     Raises:
         IndexError: `index` is outside the split.
+        RuntimeError: no attempt left two parts visible.
     """
     blueprint, scheme = _choose_object(config, index)
     for attempt in range(_MAX_ATTEMPTS):
@@ -84,7 +85,9 @@ def draw_image(config: SyntheticConfig, index: int) -> DrawnImage:
         drawn = draw_scene(plan_scene(blueprint, scheme, rng), config.image_size, rng)
         if len(drawn.parts) >= MIN_VISIBLE_PARTS:
             return drawn
-    raise AssertionError(f"image {index} of {config.split!r} showed fewer than two parts in {_MAX_ATTEMPTS} attempts")
+    raise RuntimeError(
+        f"image {index} of split {config.split!r} showed fewer than two parts in {_MAX_ATTEMPTS} attempts"
+    )
 
 
 def body_colour(config: SyntheticConfig, index: int) -> str:

@@ -1,7 +1,7 @@
 """Models that need no weights: the bounds between which every real model lies.
 
-`oracle` answers with the truth, `random` guesses, `empty` predicts nothing. Only `oracle` and `random` look at the question
-record (`prepare`); `random` takes from it nothing but its id, which seeds the guess, and a choice to pretend to say.
+`oracle` answers with the truth, `random` guesses, `empty` predicts nothing. Only `oracle` and `random` look at the
+question record (`prepare`); `random` takes from it nothing but its id, which seeds the guess, and a choice to say.
 """
 
 import hashlib

@@ -81,7 +81,7 @@ def metric_ratios(records: Sequence[Record], unsupported: frozenset[Capability])
 
 def mask_ratios(index: ImageIndex, records: Sequence[Record], is_generated: bool) -> dict[str, ImageRatio]:
     """Micro-gIoU, macro-gIoU and cIoU under each pairing."""
-    ratios = {}
+    ratios: dict[str, ImageRatio] = {}
     for matching in Matching:
         pairs = [(record.image_id, record_pairs(record, matching, is_generated)) for record in records]
         micro, macro, cumulative = mask_metric_names(matching)

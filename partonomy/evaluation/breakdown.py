@@ -53,9 +53,7 @@ def mean_paired_iou(record: Record) -> float:
     return sum(pair.iou for pair in pairs) / len(pairs)
 
 
-def _group(
-    records: Sequence[Record], has_masks: bool, key: Callable[[Record, int], str]
-) -> tuple[BreakdownRow, ...]:
+def _group(records: Sequence[Record], has_masks: bool, key: Callable[[Record, int], str]) -> tuple[BreakdownRow, ...]:
     entries: dict[str, list[_MaskEntry]] = defaultdict(list)
     questions: dict[str, dict[str, bool]] = defaultdict(dict)
     for record in records:

@@ -9,7 +9,7 @@ from pathlib import Path
 METRICS_FILE = "metrics.jsonl"
 LOSS_PREFIX = "loss_"
 ACCURACY_PREFIX = "accuracy_"
-_SMOOTHING_SPAN = 25  # updates: a curve of at least twice as many points is drawn smoothed over this many
+_SMOOTHING_SPAN = 21  # points: a curve of at least twice as many is drawn smoothed over this many
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def draw_curves(curves: TrainingCurves) -> str:
             if is_long:
                 axis.plot(updates, raw, linewidth=0.5, alpha=0.25, color=drawn.get_color())
         axis.set_title(title, fontsize=9)
-        axis.tick_params(labelsize=7)
+        axis.tick_params(labelsize=7, which="both")
         axis.grid(visible=True, alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         if len(lines) > 1:
@@ -101,10 +101,10 @@ def draw_curves(curves: TrainingCurves) -> str:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Exponential moving average, corrected for its start."""
-    decay, total, weight, smoothed = 1 - 1 / _SMOOTHING_SPAN, 0.0, 0.0, []
-    for value in values:
-        total = decay * total + value
-        weight = decay * weight + 1
-        smoothed.append(total / weight)
+    """Centred moving average; the window shrinks at both ends."""
+    smoothed = []
+    for index in range(len(values)):
+        reach = min(_SMOOTHING_SPAN // 2, index, len(values) - 1 - index)
+        window = values[index - reach : index + reach + 1]
+        smoothed.append(sum(window) / len(window))
     return smoothed

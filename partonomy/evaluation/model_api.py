@@ -1,6 +1,7 @@
 """What a model must offer to be scored: three methods. No model is imported by partonomy.
 
-Images are uint8 RGB arrays (H, W, 3) in the annotation's frame; masks come back as bool arrays (S, H, W) in the same frame.
+Images are uint8 RGB arrays (H, W, 3) in the annotation's frame; masks come back as bool arrays (S, H, W) in the same
+frame.
 Turns alternate user, assistant, user, ...; the last one is the user's, and choices or answers continue it.
 """
 
@@ -45,7 +46,7 @@ class ChoiceScore:
 
 @dataclass(frozen=True)
 class Generation:
-    """A model's own answer: text, tagged spans in reading order, masks (S, H, W) bool and one confidence in [0, 1] per span."""
+    """A model's own answer: text, tagged spans in reading order, bool masks (S, H, W), confidences in [0, 1]."""
 
     text: str
     spans: tuple[CharSpan, ...]
@@ -54,7 +55,7 @@ class Generation:
 
 
 class GroundedModel(Protocol):
-    """The contract. A model that cannot do one of the three raises NotImplementedError there; its metrics are then null."""
+    """The contract. A model that cannot do one of the three raises NotImplementedError there: its metrics are null."""
 
     name: str
 

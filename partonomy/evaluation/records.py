@@ -37,8 +37,8 @@ class TruePart:
 class ChoiceRecord:
     """A multiple-choice question as asked and answered.
 
-    `labels` are each choice's part names (one name, the object's, for the object question); `scores` and `selection` are
-    None where the model did not answer.
+    `labels` are each choice's part names (one name, the object's, for the object question); `scores` and `selection`
+    are None where the model did not answer.
     """
 
     texts: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Rows quoted from the Partonomy/PLUM paper's tables 2, 3, 9, 10 and 11. They are quotations, never results of this code."""
+"""Rows quoted from tables 2, 3, 9, 10 and 11 of the Partonomy/PLUM paper: quotations, never results of this code."""
 
 import csv
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ from partonomy.evaluation.run_directory import (
     remove_shards,
 )
 from partonomy.evaluation.scoring import Protocol, describe_error, failed_record, invalid_record, score_question
-from partonomy.evaluation.sharding import ImageGroup, Rank, Selection, select_questions, shard_images
+from partonomy.evaluation.sharding import ImageGroup, Rank, Selection, select_questions, shard_images, unreadable_id
 from partonomy.images import draw_box, load_image
 from partonomy.questions.question_types import QuestionType
 from partonomy.structures import QuestionSet
@@ -63,11 +63,12 @@ class Job:
         return load_questions(Path(self.config.questions), invalid="collect")
 
 
-def run_evaluation(job: Job, resume: bool, rank: Rank, num_procs: int = 1) -> Summary | None:
+def run_evaluation(job: Job, question_set: QuestionSet, resume: bool, rank: Rank, num_procs: int = 1) -> Summary | None:
     """Evaluate, and write the summary when every question of the run has its record.
 
     Args:
         job: What to run.
+        question_set: The job's questions, as `job.load_questions()` gives them.
         resume: Whether to continue a run in the same folder.
         rank: This process among those that a launcher started.
         num_procs: Worker processes to start here instead; needs a launcher-free call.
@@ -82,7 +83,6 @@ def run_evaluation(job: Job, resume: bool, rank: Rank, num_procs: int = 1) -> Su
     """
     if num_procs > 1 and rank.world_size > 1:
         raise ValueError(f"--num_procs {num_procs} cannot be combined with a launcher's {rank.world_size} ranks")
-    question_set = job.load_questions()
     selection = select_questions(question_set, job.question_types, job.config.limit)
     open_run(job.output, job.config, resume, rank)
     if num_procs > 1:
@@ -105,7 +105,7 @@ def run_rank(job: Job, selection: Selection, rank: Rank) -> None:
         for group in shard_images(selection.questions, rank)
         if (open_questions := tuple(entry for entry in group.questions if entry.question_id not in done))
     )
-    unreadable = [record for record in selection.invalid if record.question_id not in done and rank.index == 0]
+    unreadable = [record for record in selection.invalid if unreadable_id(record) not in done and rank.index == 0]
     with RecordWriter(record_path(job.output, rank)) as writer:
         for invalid in unreadable:
             writer.write(invalid_record(invalid, job.protocol))

@@ -1,7 +1,8 @@
-"""One question put to one model: exactly one record, whatever happens (Partonomy/PLUM paper, section A.1, "Model evaluation").
+"""One question put to one model: exactly one record, whatever happens (Partonomy/PLUM paper, section A.1).
 
-Masks: the correct answer's text and its part phrases are given, the model predicts one mask per phrase in reading order.
-Choice: the model scores every answer; all three selectors are recorded. Own answer: on request, text, tags and masks.
+Masks: the correct answer's text and its part phrases are given, the model predicts one mask per phrase in reading
+order. Choice: the model scores every answer; all three selectors are recorded. Own answer, on request: text, tags and
+masks.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from partonomy.evaluation.records import (
     Status,
     TruePart,
 )
+from partonomy.evaluation.sharding import unreadable_id
 from partonomy.masks import decode_mask, encode_mask, rle_area, union_masks
 from partonomy.metrics.matching import Matching, match_masks
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, select_all
@@ -75,7 +77,7 @@ def invalid_record(invalid: InvalidRecord, protocol: Protocol) -> Record:
     """A failed record for an entry of a question file that cannot be asked; it counts as an image of its own."""
     asked = (Capability.CHOICES, Capability.MASKS)
     return Record(
-        question_id=invalid.question_id,
+        question_id=unreadable_id(invalid),
         question_type=invalid.question_type,
         image_id=-1 - invalid.record_index,
         image_path="",
@@ -83,7 +85,7 @@ def invalid_record(invalid: InvalidRecord, protocol: Protocol) -> Record:
         object_label="",
         question="",
         status=Status.FAILED,
-        reason=f"record {invalid.record_index}: {invalid.reason}",
+        reason=f"record {invalid.record_index} ({invalid.question_id}): {invalid.reason}"[:MAX_REASON],
         requested=asked if invalid.question_type is None else protocol.requested(invalid.question_type),
         unsupported=(),
         true_parts=(),

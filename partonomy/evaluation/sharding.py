@@ -32,7 +32,7 @@ class Selection:
         """Ids in the order of the final records."""
         return (
             *(question.question_id for question in self.questions),
-            *(record.question_id for record in self.invalid),
+            *(unreadable_id(record) for record in self.invalid),
         )
 
 
@@ -41,6 +41,11 @@ class ImageGroup:
     """The questions that share one image file."""
 
     questions: tuple[Question, ...]
+
+
+def unreadable_id(invalid: InvalidRecord) -> str:
+    """Record id of an unreadable entry: by position, since its own id may be missing or another's."""
+    return f"unreadable-{invalid.record_index:06d}"
 
 
 def rank_from_environment(environment: Mapping[str, str] | None = None) -> Rank:

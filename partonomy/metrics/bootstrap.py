@@ -1,8 +1,8 @@
 """95% intervals from a bootstrap over images (percentile method; Efron and Tibshirani 1993, chapter 13).
 
-Every metric of the benchmark is a ratio of two sums over images (micro-gIoU: IoUs over masks; accuracy: correct over asked;
-precision: matched over predicted names). A resample draws as many images as there are, with replacement, and divides the
-two resampled sums. Images, not masks or questions, are drawn, since those of one image are not independent.
+Every metric of the benchmark is a ratio of two sums over images (micro-gIoU: IoUs over masks; accuracy: correct over
+asked; precision: matched over predicted names). A resample draws as many images as there are, with replacement, and
+divides the two resampled sums. Images, not masks or questions, are drawn, since those of one image are not independent.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class ImageRatio:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its 95% interval and the number of counted things (masks, images or questions); None when there is none."""
+    """A value, its 95% interval and how many masks, images or questions were counted; None when there were none."""
 
     value: float | None
     low: float | None
@@ -75,7 +75,9 @@ def bootstrap_ratios(
 def paired_difference(
     first: ImageRatio, second: ImageRatio, generator: np.random.Generator, num_resamples: int = NUM_RESAMPLES
 ) -> Estimate:
-    """`first` minus `second`, two runs on the same images, with its interval: each resample draws one set of images for both.
+    """`first` minus `second`, two runs on the same images, with its interval.
+
+    Each resample draws one set of images for both.
 
     Raises:
         ValueError: The runs do not cover the same number of images.

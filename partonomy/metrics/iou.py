@@ -1,7 +1,7 @@
 """Mask IoU and its three averages: micro-gIoU, macro-gIoU and cIoU (Partonomy/PLUM paper, section 3.3).
 
-Statistics are integers (int64 sums) until the last division and add up, so that shards of an evaluation merge exactly as
-long as an image lies in one shard.
+Statistics are integers (int64 sums) until the last division and add up, so that shards of an evaluation merge exactly
+as long as an image lies in one shard.
 """
 
 from collections.abc import Iterable

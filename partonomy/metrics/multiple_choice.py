@@ -1,8 +1,8 @@
 """Choosing among answers by their probability, and what a blind guess would score (Partonomy/PLUM paper, 3.3 and A.1).
 
-The paper takes "the argmax over the sequence-level probability of each answer choice": the selector `sequence`, which favours
-short answers. `answer_mean` divides by the number of tokens; `conversation_mean` averages over prompt and answer, as the
-authors' code does. All three are recorded for every choice.
+The paper takes "the argmax over the sequence-level probability of each answer choice": the selector `sequence`, which
+favours short answers. `answer_mean` divides by the number of tokens; `conversation_mean` averages over prompt and
+answer, as the authors' code does. All three are recorded for every choice.
 """
 
 import math

@@ -116,8 +116,8 @@ class AnswerMutator:
         for _ in range(int(generator.integers(1, max_mutations + 1))):
             operation = OPERATIONS[int(generator.integers(len(OPERATIONS)))] if present else Operation.ADD
             removed = None if operation is Operation.ADD else _draw_one(sorted(present - touched), generator)
-            added = None if operation is Operation.REMOVE else self._draw_added(
-                present, touched, start, context, generator
+            added = (
+                None if operation is Operation.REMOVE else self._draw_added(present, touched, start, context, generator)
             )
             if (operation is not Operation.ADD and removed is None) or (
                 operation is not Operation.REMOVE and added is None

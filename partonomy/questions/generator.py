@@ -77,6 +77,7 @@ def build_questions(
     dataset: PartDataset,
     config: QuestionBuildConfig,
     output_dir: Path,
+    *,
     origin: DatasetOrigin | None = None,
     settings: Mapping[str, object] | None = None,
     comparator: PartComparator | None = None,
@@ -180,9 +181,10 @@ def _write_all(
 ) -> tuple[dict[QuestionType, int], tuple[SkippedType, ...]]:
     counts = dict.fromkeys(config.question_types, 0)
     skipped: Counter[SkippedQuestion] = Counter()
-    with path.open("w", encoding="utf-8") as file, tqdm(
-        total=len(dataset.images), desc="questions", unit="image", disable=None
-    ) as progress:
+    with (
+        path.open("w", encoding="utf-8") as file,
+        tqdm(total=len(dataset.images), desc="questions", unit="image", disable=None) as progress,
+    ):
         for result in _make_all(maker, dataset.images, config):
             file.writelines(result.lines)
             for question_type in result.question_types:
@@ -207,9 +209,7 @@ def _make_all(
         yield from pool.imap(_work, images, chunksize=NUM_IMAGES_PER_CHUNK)
 
 
-def _make_lines(
-    maker: QuestionMaker, question_types: Sequence[QuestionType], image: AnnotatedImage
-) -> _ImageLines:
+def _make_lines(maker: QuestionMaker, question_types: Sequence[QuestionType], image: AnnotatedImage) -> _ImageLines:
     questions, skipped = maker.make(image, question_types)
     lines = tuple(question_to_line(question) for question in questions)
     return _ImageLines(lines, tuple(question.question_type for question in questions), tuple(skipped))

@@ -17,7 +17,6 @@ from partonomy.questions.question_types import QuestionType
 from partonomy.questions.templates import Templates, Wording, question_form
 from partonomy.structures import AnnotatedImage, Choice, ObjectInstance, ObjectQuestion, Question
 
-
 Item = TypeVar("Item")
 
 
@@ -84,6 +83,7 @@ class QuestionMaker:
 
     def __init__(
         self,
+        *,
         graph: ConceptGraph,
         mutator: AnswerMutator,
         object_sampler: ObjectSampler | None,
@@ -103,7 +103,9 @@ class QuestionMaker:
         self._labels = graph.parts
         self._index: Mapping[str, int] = {label: number for number, label in enumerate(self._labels)}
         self._own_parts = {label: self._indices(parts) for label, parts in graph.object_parts.items()}
-        self._category_parts = {label: tuple(sorted(self._indices(graph.category_parts(label)))) for label in graph.objects}
+        self._category_parts = {
+            label: tuple(sorted(self._indices(graph.category_parts(label)))) for label in graph.objects
+        }
         # What counts as "having" a part: the concept has it, or a synonym of it.
         self._has = {
             label: frozenset().union(*(synonyms[part] for part in parts)) for label, parts in self._own_parts.items()
@@ -136,9 +138,7 @@ class QuestionMaker:
         reason = SkipReason.NO_CONCEPT
         for concepts in self._draw_concepts(asked, form, generator):
             reason = SkipReason.FEW_CHOICES
-            wrong = self._mutator.draw_wrong_answers(
-                self._mutation_context(asked, question_type, concepts), generator
-            )
+            wrong = self._mutator.draw_wrong_answers(self._mutation_context(asked, question_type, concepts), generator)
             if wrong is not None:
                 return self._write(asked, question_type, concepts, wrong, generator)
         return reason

@@ -79,7 +79,7 @@ def embed_texts(texts: Sequence[str], model_name: str) -> Embedding:
         return Embedding(_embed_with_transformer(texts, model_name), model_name)
     except (OSError, ImportError, ValueError) as error:
         logger.warning(
-            "The embedding model %r cannot be loaded (%s); wrong objects are drawn with %r instead, as build.json says.",
+            "The embedding model %r cannot be loaded (%s); wrong objects are drawn with %r instead (see build.json).",
             model_name,
             error,
             FALLBACK_EMBEDDING_MODEL,

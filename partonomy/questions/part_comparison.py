@@ -17,9 +17,12 @@ NUM_PAIRS_PER_CALL = 100
 
 
 class PartComparator(Protocol):
-    """Decides whether two part names are synonyms. `name` is recorded with the questions."""
+    """Decides whether two part names are synonyms."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Recorded with the questions."""
+        ...
 
     def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
         """Return, for every part of a sorted vocabulary, the set of parts that mean the same, itself included."""

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class QuestionType(StrEnum):
-    """Value = the published record's `question_type`. "positive" is the paper's intersection, "negative" its difference."""
+    """Value = the published record's `question_type`; `positive`: the paper's intersection, `negative`: difference."""
 
     IDENTIFICATION = "identification"
     IDENTIFICATION_WITH_LABEL = "identification_with_label"

@@ -17,12 +17,14 @@ PARTS_SLOT = "{parts}"
 CONSONANT_SOUND = re.compile(
     r"(uni([^nm]|$)|us[aeiu]|ut[eio]|eu|ew|one\b|once|ufo|uk|ur[aeio]n|u-|ubiq)", flags=re.IGNORECASE
 )
-VOWEL_SOUND = re.compile(r"(hour|honest|heir|honou?r|8|11\b|18\b|(suv|rv|mp3|x-ray|atv|led|lcd|fm|f-|x-)\b)", re.IGNORECASE)
+VOWEL_SOUND = re.compile(
+    r"(hour|honest|heir|honou?r|8|11\b|18\b|(suv|rv|mp3|x-ray|atv|led|lcd|fm|f-|x-)\b)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
 class Wording:
-    """What a question speaks of: the object (label and whether it is marked by a box) and the concepts compared with."""
+    """What a question speaks of: the object, whether a box marks it, and the concepts it is compared with."""
 
     question_type: QuestionType
     object_label: str

@@ -1,4 +1,4 @@
-"""Fold adapters into the base, so that the model is a plain LLaVA again; everything else stays, mask feedback included."""
+"""Fold adapters into the base: the backbone is a plain LLaVA again, everything else stays, mask feedback included."""
 
 from dataclasses import dataclass, replace
 
@@ -44,8 +44,8 @@ def _probe_logits(model: GroundedLMM) -> Tensor:
     """Return logits [PROBE_LENGTH, V], float32, on a fixed text of ordinary tokens spread over the vocabulary."""
     tokens = model.llava.special_tokens
     vocab_size = model.config.llava.language.vocab_size
-    reserved = {tokens.image, tokens.pad}
-    ordinary = [token for token in range(0, vocab_size, max(1, vocab_size // (4 * PROBE_LENGTH))) if token not in reserved]
+    stride = max(1, vocab_size // (4 * PROBE_LENGTH))
+    ordinary = [token for token in range(0, vocab_size, stride) if token not in (tokens.image, tokens.pad)]
     device = next(model.parameters()).device
     input_ids = torch.tensor([(ordinary * PROBE_LENGTH)[:PROBE_LENGTH]], device=device)
     text_only = torch.tensor([TEXT_ONLY], device=device)

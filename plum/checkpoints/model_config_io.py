@@ -1,7 +1,7 @@
 """config.json of a saved model: ModelConfig as JSON and back, every key checked by name.
 
-Architecture flags travel with the weights, so that a reloaded model computes what the saved one did (the authors' merge turned
-the feedback loop off).
+Architecture flags travel with the weights, so that a reloaded model computes what the saved one did (the authors' merge
+turned the feedback loop off).
 """
 
 import dataclasses

@@ -1,4 +1,5 @@
-"""A saved model is one folder: config.json, safetensors, tokenizer, model card. `save_pretrained` and `load_pretrained`.
+"""A saved model is one folder: config.json, safetensors, tokenizer, model card. `save_pretrained` and
+`load_pretrained`.
 
 Beside it a light form for runs at full size: only what was trained, over a base that is not repeated.
 """
@@ -113,7 +114,9 @@ def load_trainable(model: GroundedLMM, folder: Path | str) -> None:
 def _start_folder(folder: Path) -> Path:
     """Make the empty place that will be renamed to `folder`."""
     if folder.exists():
-        raise FileExistsError(f"{folder} exists; a saved model is never overwritten: remove it or choose another folder")
+        raise FileExistsError(
+            f"{folder} exists; a saved model is never overwritten: remove it or choose another folder"
+        )
     partial = folder.with_name(f"{folder.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)

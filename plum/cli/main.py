@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from plum.cli import chat, segment, train_tokenizer
+from plum.cli import chat, segment, teacher_forced, train_tokenizer
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,6 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_command(commands)
     chat.add_command(commands)
     train_tokenizer.add_command(commands)
+    teacher_forced.add_command(commands)
     return parser
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from plum.config import ModelConfig
 from plum.models.frozen import grad_if_trainable
 from plum.models.llava import LlavaBackbone
-from plum.models.mask_feedback import EncodedMasks, MaskFeedback
+from plum.models.mask_feedback import EncodedMasks, FeedbackContext, MaskFeedback
 from plum.models.query_projection import QueryProjection
 from plum.models.sam import SegmentAnything
 from plum.models.span_tagger import SpanTagger
@@ -31,22 +31,12 @@ class ImageFeatures:
     embeddings: Tensor
 
 
-@dataclass(frozen=True)
-class FeedbackContext:
-    """What all steps of a decode loop share.
-
-    position [1, C, h, w]: SAM's dense positional encoding; projected_queries [h * w, heads, C / heads]: the pooler's
-    """
-
-    position: Tensor
-    projected_queries: Tensor
-
-
 class GroundedLMM(nn.Module):
     """Backbone + query selector + mask predictor + optional mask feedback."""
 
     def __init__(
         self,
+        *,
         config: ModelConfig,
         llava: LlavaBackbone,
         tagger: SpanTagger,
@@ -96,11 +86,10 @@ class GroundedLMM(nn.Module):
             sam_pixels: [B, 3, P, P], normalised for SAM, padded bottom and right.
         """
         if len(clip_pixels) == 0:
-            parameter = self.query_projection.layers[0].weight
-            hidden_size, (height, width) = parameter.shape[1], self.sam.grid
+            like = next(self.query_projection.parameters())
             return ImageFeatures(
-                parameter.new_zeros(0, self.llava.num_image_tokens, hidden_size),
-                parameter.new_zeros(0, self.prompt_dim, height, width),
+                like.new_zeros(0, self.llava.num_image_tokens, self.query_projection.hidden_size),
+                like.new_zeros(0, self.prompt_dim, *self.sam.grid),
             )
         tokens = self.llava.encode_images(clip_pixels)
         with grad_if_trainable(self.sam.image_encoder):
@@ -136,8 +125,8 @@ class GroundedLMM(nn.Module):
     ) -> Tensor:
         """Decode one mask per span, in reading order within each conversation, earlier masks fed back.
 
-        Step s serves all conversations that have an s-th span, so there are at most max(S) decoder calls, and none when no
-        span is given.
+        Step s serves all conversations that have an s-th span, so there are at most max(S) decoder calls, and none when
+        no span is given.
 
         Args:
             hidden_states: [N, T, D].
@@ -198,7 +187,7 @@ class GroundedLMM(nn.Module):
         """
         if self.feedback is None:
             raise ValueError("this model has no mask feedback (feedback.is_enabled is false)")
-        return FeedbackContext(self.sam.dense_position(), self.feedback.project_queries())
+        return self.feedback.prepare(self.sam.dense_position())
 
     def encode_masks(self, mask_logits: Tensor, queries: Tensor, order: int, context: FeedbackContext) -> EncodedMasks:
         """Encode masks for the ones after them; interactive callers pass masks of their own here.
@@ -211,9 +200,7 @@ class GroundedLMM(nn.Module):
         """
         assert self.feedback is not None
         downscaling = self.sam.prompt_encoder.mask_downscaling
-        return self.feedback.encode(
-            mask_logits, queries, order, downscaling, context.position, context.projected_queries
-        )
+        return self.feedback.encode(mask_logits, queries, order, downscaling, context)
 
     def decode_step(
         self, queries: Tensor, image_embeddings: Tensor, earlier: Sequence[EncodedMasks], position: Tensor
@@ -234,13 +221,13 @@ class GroundedLMM(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute LLaVA's layer activations in the backward pass instead of keeping them."""
-        self.llava.set_gradient_checkpointing(True)
+        self.llava.enable_gradient_checkpointing()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GroundedLMM":
         """Move or cast as nn.Module does, but never round floating-point buffers.
 
-        They are frequencies (LLaMA's rotary ones, SAM's positional ones): DeepSpeed's and `.to(bfloat16)`'s rounding of them
-        would shift positions.
+        They are frequencies (LLaMA's rotary ones, SAM's positional ones): DeepSpeed's and `.to(bfloat16)`'s rounding of
+        them would shift positions.
         """
         exact = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
         super()._apply(fn, recurse)

@@ -7,7 +7,7 @@ A subclass would lose transformers' weight-name conversion and leave lm_head ran
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaForConditionalGeneration
+from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaForConditionalGeneration
 from transformers import LlavaConfig as StockLlavaConfig
 
 from plum.config import LlavaConfig, LoraConfig, SpecialTokensConfig
@@ -38,7 +38,9 @@ class LlavaBackbone(nn.Module):
     @property
     def stock(self) -> LlavaForConditionalGeneration:
         """The stock model; its linear layers carry the adapters, if there are any."""
-        return self.network.get_base_model() if isinstance(self.network, PeftModel) else self.network
+        stock = self.network.get_base_model() if isinstance(self.network, PeftModel) else self.network
+        assert isinstance(stock, LlavaForConditionalGeneration)
+        return stock
 
     @property
     def special_tokens(self) -> SpecialTokensConfig:
@@ -151,9 +153,7 @@ class LlavaBackbone(nn.Module):
         """
         tokens = self.special_tokens
         prompt_ids, prompt_mask = pad_left(input_ids, attention_mask)
-        return self.stock.generate(
-            inputs_embeds=self.embed(prompt_ids, image_index, image_tokens),
-            attention_mask=prompt_mask,
+        settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -161,13 +161,18 @@ class LlavaBackbone(nn.Module):
             eos_token_id=tokens.eos,
             suppress_tokens=list(tokens.suppressed) or None,
         )
+        # transformers types `self` as a protocol that its own models do not meet.
+        generated = self.stock.generate(  # type: ignore[misc]
+            inputs_embeds=self.embed(prompt_ids, image_index, image_tokens),
+            attention_mask=prompt_mask,
+            generation_config=settings,
+        )
+        assert isinstance(generated, Tensor)
+        return generated
 
-    def set_gradient_checkpointing(self, is_on: bool) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Recompute the layers' activations in the backward pass instead of keeping them."""
-        if is_on:
-            self.stock.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            self.stock.gradient_checkpointing_disable()
+        self.stock.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def pad_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,5 +236,4 @@ def _stock_config(config: LlavaConfig) -> StockLlavaConfig:
         projector_hidden_act="linear" if config.projector == "linear" else "gelu",
         vision_feature_layer=vision.select_layer,
         vision_feature_select_strategy="default",
-        attn_implementation="sdpa",
     )

@@ -1,7 +1,7 @@
 """Mask feedback loop: earlier masks, told apart by their spans, steer the next one (paper, section 4, figure 3).
 
-FiLM layers inside SAM's mask encoder turn each earlier mask into a feature map that knows its span; attention over the stack
-of maps, one learned query per location, pools them into the next mask's dense prompt.
+FiLM layers inside SAM's mask encoder turn each earlier mask into a feature map that knows its span; attention over the
+stack of maps, one learned query per location, pools them into the next mask's dense prompt.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,17 @@ class EncodedMasks:
         return EncodedMasks(self.scores[:num_rows], self.values[:num_rows])
 
 
+@dataclass(frozen=True)
+class FeedbackContext:
+    """What all steps of a decode loop share.
+
+    position [1, C, h, w]: SAM's dense positional encoding; projected_queries [h * w, heads, C / heads]: the pooler's
+    """
+
+    position: Tensor
+    projected_queries: Tensor
+
+
 class FilmMaskEncoder(nn.Module):
     """SAM's `mask_downscaling` with FiLM after each convolution and norm: x * (1 + scale) + shift.
 
@@ -37,10 +48,11 @@ class FilmMaskEncoder(nn.Module):
     def __init__(self, prompt_dim: int, mask_in_channels: int) -> None:
         super().__init__()
         widths = (mask_in_channels // 4, mask_in_channels)
-        self.modulations = nn.ModuleList(nn.Linear(prompt_dim, 2 * width) for width in widths)
-        for layer in self.modulations:
+        layers = [nn.Linear(prompt_dim, 2 * width) for width in widths]
+        for layer in layers:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.modulations = nn.ModuleList(layers)
 
     def forward(self, mask_logits: Tensor, queries: Tensor, mask_downscaling: nn.Sequential) -> Tensor:
         """Encode masks.
@@ -67,10 +79,11 @@ class FilmMaskEncoder(nn.Module):
 class TemporalMaskPooler(nn.Module):
     """Attention over the stack of earlier masks, separately at each location, with one learned query per location.
 
-    Value and output projections start as the identity, so that SAM's own mask encoding passes unhidden; with one earlier mask
-    the pooled map then is that mask's map. The parameters are those of an nn.MultiheadAttention of width C.
-    Paper: the positional encoding is added to the maps, hence to keys and values; here to the keys alone (as in DETR), since
-    SAM's decoder adds it itself and a mask prompt that already holds it is none that SAM has seen.
+    Value and output projections start as the identity, so that SAM's own mask encoding passes unhidden; with one
+    earlier mask the pooled map then is that mask's map. The parameters are those of an nn.MultiheadAttention of width
+    C.
+    Paper: the positional encoding is added to the maps, hence to keys and values; here to the keys alone (as in DETR),
+    since SAM's decoder adds it itself and a mask prompt that already holds it is none that SAM has seen.
     """
 
     def __init__(
@@ -104,21 +117,20 @@ class TemporalMaskPooler(nn.Module):
         queries = self.query_projection(self.location_queries[:, 0]).unflatten(-1, (self.num_heads, -1))
         return queries * queries.shape[-1] ** -0.5
 
-    def encode(self, maps: Tensor, position: Tensor, order: int, projected_queries: Tensor) -> EncodedMasks:
+    def encode(self, maps: Tensor, order: int, context: FeedbackContext) -> EncodedMasks:
         """Compute what later masks need of earlier ones.
 
         Args:
             maps: [R, C, h, w] from the FiLM mask encoder.
-            position: SAM's dense positional encoding [1, C, h, w].
             order: 0-based position of these masks in their conversations.
-            projected_queries: from `project_queries`.
+            context: what the decode loop shares.
         """
         tokens = maps.flatten(2).transpose(1, 2)  # [R, h * w, C]
-        key_input = tokens + position.flatten(2).transpose(1, 2)
+        key_input = tokens + context.position.flatten(2).transpose(1, 2)
         if self.order_embedding is not None:
             key_input = key_input + self.order_embedding.weight[min(order, self.order_embedding.num_embeddings - 1)]
         keys = self.key_projection(key_input).unflatten(-1, (self.num_heads, -1))
-        return EncodedMasks((keys * projected_queries).sum(-1), self.value_projection(tokens))
+        return EncodedMasks((keys * context.projected_queries).sum(-1), self.value_projection(tokens))
 
     def pool(self, earlier: Sequence[EncodedMasks]) -> Tensor:
         """Pool a non-empty stack of earlier masks (the same rows in each) to one map per row, [R, C, h, w]."""
@@ -139,9 +151,9 @@ class MaskFeedback(nn.Module):
         self.pooler = pooler
         self.detach_feedback = detach_feedback
 
-    def project_queries(self) -> Tensor:
-        """Return the pooler's projected queries; they serve a whole decode loop."""
-        return self.pooler.project_queries()
+    def prepare(self, position: Tensor) -> FeedbackContext:
+        """Project the learned queries once for a whole decode loop; `position` is SAM's dense encoding [1, C, h, w]."""
+        return FeedbackContext(position, self.pooler.project_queries())
 
     def encode(
         self,
@@ -149,8 +161,7 @@ class MaskFeedback(nn.Module):
         queries: Tensor,
         order: int,
         mask_downscaling: nn.Sequential,
-        position: Tensor,
-        projected_queries: Tensor,
+        context: FeedbackContext,
     ) -> EncodedMasks:
         """Encode masks that have just been decoded (or that a caller supplies), for the masks after them.
 
@@ -159,13 +170,12 @@ class MaskFeedback(nn.Module):
             queries: [R, C].
             order: 0-based position of the masks in their conversations.
             mask_downscaling: SAM's mask encoder.
-            position: SAM's dense positional encoding [1, C, h, w].
-            projected_queries: from `project_queries`.
+            context: from `prepare`.
         """
         if self.detach_feedback:
             mask_logits = mask_logits.detach()
         maps = self.encoder(mask_logits, queries, mask_downscaling)
-        return self.pooler.encode(maps, position, order, projected_queries)
+        return self.pooler.encode(maps, order, context)
 
     def pool(self, earlier: Sequence[EncodedMasks]) -> Tensor:
         """Return the next masks' dense prompts [R, C, h, w] from a non-empty stack of earlier ones."""

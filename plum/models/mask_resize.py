@@ -36,9 +36,7 @@ def group_by_frame(frames: Sequence[ImageFrame]) -> dict[ImageFrame, list[int]]:
     return dict(groups)
 
 
-def masks_in_original_pixels(
-    mask_logits: Tensor, frames: Sequence[ImageFrame], padded_size: int
-) -> tuple[Tensor, ...]:
+def masks_in_original_pixels(mask_logits: Tensor, frames: Sequence[ImageFrame], padded_size: int) -> tuple[Tensor, ...]:
     """Bring M masks of images of any sizes to their original pixels, one resize per distinct size.
 
     Args:

@@ -1,4 +1,4 @@
-"""PLUM: LLaVA with adapters + span tagger + SAM with mask feedback (paper, section 4). Sizes come from the configuration."""
+"""PLUM: LLaVA with adapters + span tagger + SAM with mask feedback (paper, section 4), sizes from the configuration."""
 
 from plum.config import ModelConfig
 from plum.models.grounded_lmm import GroundedLMM

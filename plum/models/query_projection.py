@@ -11,10 +11,8 @@ class QueryProjection(nn.Module):
 
     def __init__(self, hidden_size: int, prompt_dim: int) -> None:
         super().__init__()
-        self.prompt_dim = prompt_dim
-        self.layers = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, prompt_dim)
-        )
+        self.hidden_size, self.prompt_dim = hidden_size, prompt_dim
+        self.layers = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, prompt_dim))
 
     def forward(self, hidden_states: Tensor, spans: SpanBounds) -> Tensor:
         """Project M spans of the states [N, T, D] to queries [M, C]."""

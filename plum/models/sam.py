@@ -1,7 +1,8 @@
 """Segment Anything built from the `segment-anything` package's own modules, so that its checkpoints load strictly.
 
-Two things differ in how they compute, not in what: the image encoder's attention goes through scaled_dot_product_attention,
-and the mask decoder takes one image per prompt row, so that prompts of many images share a call.
+Two things differ in how they compute, not in what: the image encoder's attention goes through
+scaled_dot_product_attention, and the mask decoder takes one image per prompt row, so that prompts of many images share
+a call.
 
 Source: facebookresearch/segment-anything (`modeling/`, `build_sam.py`); paper, section 4.
 """
@@ -23,8 +24,8 @@ from plum.config import SamConfig
 def _stub_package_without_torchvision() -> None:
     """Let `segment_anything.modeling` be imported where torchvision is missing.
 
-    The package's `__init__` imports torchvision for its automatic mask generator; its `modeling` does not. A stub that only
-    knows where the package lies skips that `__init__`. This is the one place that does it, and only when it must.
+    The package's `__init__` imports torchvision for its automatic mask generator; its `modeling` does not. A stub that
+    only knows where the package lies skips that `__init__`. This is the one place that does it, and only when it must.
     """
     if "segment_anything" in sys.modules or importlib.util.find_spec("torchvision") is not None:
         return
@@ -53,7 +54,8 @@ IOU_HEAD_DEPTH = 3
 class FusedAttention(Attention):
     """SAM's image attention through scaled_dot_product_attention, the decomposed relative positions as its bias.
 
-    Same parameters and same numbers as segment_anything's, without its separate softmax and product over [h * w, h * w].
+    Same parameters and same numbers as segment_anything's, without its separate softmax and product over [h * w, h *
+    w].
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,8 +88,8 @@ class FusedAttention(Attention):
 class RowwiseMaskDecoder(MaskDecoder):
     """SAM's mask decoder with one image per prompt row.
 
-    segment_anything repeats one image for all prompts; here row r of everything belongs together, whichever image it is of.
-    Only the single-mask output is computed (`multimask_output=False`).
+    segment_anything repeats one image for all prompts; here row r of everything belongs together, whichever image it is
+    of. Only the single-mask output is computed (`multimask_output=False`).
     """
 
     def decode_rows(self, image_embeddings: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
@@ -216,7 +218,7 @@ def build_sam(config: SamConfig) -> SegmentAnything:
 
 
 def _init_sincos_position(position: nn.Parameter) -> None:
-    """Fill [1, h, w, d] with 0.5 x the fixed 2-D sine-cosine encoding (a quarter of d each: sin y, cos y, sin x, cos x)."""
+    """Fill [1, h, w, d] with 0.5 x the 2-D sine-cosine encoding (a quarter of d each: sin y, cos y, sin x, cos x)."""
     _, height, width, dim = position.shape
     if dim % 4:
         raise ValueError(f"sam.encoder_dim: sincos positions need a multiple of 4, not {dim}")

@@ -1,7 +1,7 @@
 """Span extractor: tags every token B, I or O from the language model's states (paper, section 4).
 
-Paper's order: token-wise MLP, one bidirectional Transformer encoder block, linear layer. (The authors' code puts the block
-first and ignores the configured feed-forward width and dropout.)
+Paper's order: token-wise MLP, one bidirectional Transformer encoder block, linear layer. (The authors' code puts the
+block first and ignores the configured feed-forward width and dropout.)
 """
 
 from typing import Literal
@@ -9,15 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from plum.data.bio_labels import Tag, TokenSpan
-from plum.structures import SpanBounds
+from plum.data.bio_labels import Tag
 
 
 class SpanTagger(nn.Module):
     """MLP (D -> D, ReLU, D -> D), encoder block, linear D -> 3.
 
-    `context`: "bidirectional" is the paper's; "causal" keeps the block's capacity without look-ahead and "none" removes it
-    (Table 12's ablation).
+    `context`: "bidirectional" is the paper's; "causal" keeps the block's capacity without look-ahead and "none" removes
+    it (Table 12's ablation).
     """
 
     def __init__(
@@ -30,9 +29,7 @@ class SpanTagger(nn.Module):
     ) -> None:
         super().__init__()
         self.context = context
-        self.mlp = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, hidden_size)
-        )
+        self.mlp = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, hidden_size))
         self.block = (
             nn.TransformerEncoderLayer(hidden_size, num_heads, feedforward_dim, dropout, batch_first=True)
             if context != "none"
@@ -64,41 +61,3 @@ class SpanTagger(nn.Module):
             future = torch.ones(length, length, dtype=torch.bool, device=states.device).triu(1)
             return self.block(states, src_mask=future, is_causal=True)
         return self.block(states, src_key_padding_mask=attention_mask == 0)
-
-
-def decode_spans(tags: Tensor) -> list[TokenSpan]:
-    """Read the spans of one sequence: contiguous B -> I chains, greedily.
-
-    A B inside a chain starts a new span; an I without a B before it is ignored. Positions that are not to be read (prompt,
-    padding) carry any value that is neither B nor I.
-
-    Args:
-        tags: LongTensor [T].
-
-    Returns:
-        Token ranges in reading order.
-    """
-    bounds = decode_span_bounds(tags[None])
-    return [TokenSpan(start, end) for start, end in zip(bounds.start.tolist(), bounds.end.tolist(), strict=True)]
-
-
-def decode_span_bounds(tags: Tensor) -> SpanBounds:
-    """Read the spans of many sequences; see `decode_spans`.
-
-    Args:
-        tags: LongTensor [N, T].
-
-    Returns:
-        The M spans, by conversation, then reading order.
-    """
-    length = tags.shape[1]
-    positions = torch.arange(length, device=tags.device).expand_as(tags)
-    begins, continues = tags == Tag.B, tags == Tag.I
-    last_begin = torch.where(begins, positions, -1).cummax(dim=1).values
-    last_break = torch.where(begins | continues, -1, positions).cummax(dim=1).values
-    in_span = begins | (continues & (last_begin > last_break))
-    # A span ends before the first later position that is outside every span or begins another.
-    stops = torch.nn.functional.pad(~in_span | begins, (0, 1), value=True)[:, 1:]
-    conversation, start = begins.nonzero(as_tuple=True)
-    end = (in_span & stops).nonzero(as_tuple=True)[1] + 1
-    return SpanBounds(conversation=conversation, start=start, end=end)

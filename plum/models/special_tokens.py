@@ -18,10 +18,12 @@ def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokensConf
     """
     where = tokenizer.name_or_path or "the tokenizer"
     image, pad, end = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), tokenizer.pad_token_id, tokenizer.eos_token_id
-    if image is None or image == tokenizer.unk_token_id:
+    if not isinstance(image, int) or image == tokenizer.unk_token_id:
         raise ValueError(f"{where} has no {IMAGE_TOKEN} token; add it as a special token")
     if pad is None or end is None:
-        raise ValueError(f"{where} needs a pad token (has {tokenizer.pad_token}) and an end token ({tokenizer.eos_token})")
+        raise ValueError(
+            f"{where} needs a pad token (it has {tokenizer.pad_token}) and an end token (it has {tokenizer.eos_token})"
+        )
     is_text = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
     suppressed = (image,) if pad in is_text else (image, pad)
     return SpecialTokensConfig(image=image, pad=pad, eos=end, suppressed=tuple(sorted(suppressed)))

@@ -1,7 +1,7 @@
 """The KL term's teacher: the same network with its adapters off, so no second copy of the weights (paper, section 4).
 
-The authors keep a float32 deep copy of the whole language model. With frozen embeddings, or embeddings trained through peft's
-`modules_to_save`, switching the adapters off gives the same states.
+The authors keep a float32 deep copy of the whole language model. With frozen embeddings, or embeddings trained through
+peft's `modules_to_save`, switching the adapters off gives the same states.
 """
 
 import torch
@@ -15,7 +15,7 @@ from plum.models.lora import adapters_off
 def teacher_states(
     llava: LlavaBackbone, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
 ) -> Tensor:
-    """Return the hidden states [N, T, D] of whatever lies under the adapters; arguments as `LlavaBackbone.hidden_states`.
+    """Return the states [N, T, D] of whatever lies under the adapters; arguments as `LlavaBackbone.hidden_states`.
 
     Raises:
         ValueError: there are no adapters, so the network would be its own teacher.

@@ -1,4 +1,6 @@
-"""The smallest PLUM: for tests and smoke runs, never for numbers."""
+"""The smallest PLUM and a random batch for it: for tests and smoke runs, never for numbers."""
+
+import torch
 
 from plum.config import (
     FeedbackConfig,
@@ -11,6 +13,14 @@ from plum.config import (
     TaggerConfig,
     VisionConfig,
 )
+from plum.data.bio_labels import Tag
+from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ImageFrame, SpanBounds
+
+TINY_TOKENS = SpecialTokensConfig(image=3, pad=0, eos=2, suppressed=(0, 3))
+"""Special tokens of `tiny_batch`."""
+NUM_RESERVED_TOKENS = 4
+PROMPT_LENGTH = 6
+ANSWER_LENGTH = 12
 
 
 def tiny_model_config(
@@ -69,4 +79,47 @@ def tiny_model_config(
         tagger=tagger or TaggerConfig(num_heads=4, feedforward_dim=64),
         feedback=feedback or FeedbackConfig(num_heads=4),
         lora=lora,
+    )
+
+
+def tiny_batch(config: ModelConfig, spans_of_conversations: tuple[int, ...], generator: torch.Generator) -> Batch:
+    """Return random conversations, images and masks that fit a tiny model.
+
+    Args:
+        config: from `tiny_model_config`, with TINY_TOKENS.
+        spans_of_conversations: spans (up to 4) of each conversation; TEXT_ONLY (-1): no image and no span. Every
+            conversation with an image has its own, of a size of its own: 20 + 2 i by 32 pixels for the i-th.
+        generator: source of all randomness.
+    """
+    pictured = [row for row, count in enumerate(spans_of_conversations) if count != TEXT_ONLY]
+    num_patches, vocab_size = config.llava.vision.num_image_tokens, config.llava.language.vocab_size
+    length = 1 + num_patches + PROMPT_LENGTH + ANSWER_LENGTH
+    answer = slice(length - ANSWER_LENGTH, length)
+    shape = (len(spans_of_conversations), length)
+    input_ids = torch.randint(NUM_RESERVED_TOKENS, vocab_size, shape, generator=generator)
+    input_ids[pictured, 1 : 1 + num_patches] = TINY_TOKENS.image
+    labels, tags = torch.full(shape, IGNORE_INDEX), torch.full(shape, IGNORE_INDEX)
+    labels[:, answer], tags[:, answer] = input_ids[:, answer], Tag.O
+    starts = [(row, answer.start + 3 * i) for row in pictured for i in range(spans_of_conversations[row])]
+    bounds = torch.tensor(starts, dtype=torch.long).reshape(-1, 2)
+    tags[bounds[:, 0], bounds[:, 1]], tags[bounds[:, 0], bounds[:, 1] + 1] = Tag.B, Tag.I
+    image_index = torch.full(shape[:1], TEXT_ONLY)
+    image_index[pictured] = torch.arange(len(pictured))
+    frames = tuple(ImageFrame((20 + 2 * i, 32), (20 + 2 * i, 32)) for i in range(len(pictured)))
+    clip_side, sam_side = config.llava.vision.image_size, config.sam.image_size
+    grid = sam_side // config.sam.patch_size
+    return Batch(
+        sample_ids=tuple(f"tiny-{row}" for row in range(shape[0])),
+        input_ids=input_ids,
+        attention_mask=torch.ones(shape, dtype=torch.long),
+        labels=labels,
+        tags=tags,
+        spans=SpanBounds(bounds[:, 0], bounds[:, 1], bounds[:, 1] + 2),
+        clip_pixels=torch.randn(len(pictured), 3, clip_side, clip_side, generator=generator),
+        sam_pixels=torch.randn(len(pictured), 3, sam_side, sam_side, generator=generator),
+        frames=frames,
+        image_index=image_index,
+        masks=tuple(torch.rand(frames[image_index[row]].original, generator=generator) > 0.5 for row, _ in starts),
+        ignore_masks=(None,) * len(pictured),
+        part_maps=torch.zeros(len(pictured), grid, grid, dtype=torch.long),
     )

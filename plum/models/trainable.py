@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,15 +93,14 @@ class _Anchor(torch.autograd.Function):
     """0 in the forward pass, zero gradients for every input in the backward pass."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, *parameters: Tensor) -> Tensor:
-        ctx.shapes = [parameter.shape for parameter in parameters]  # type: ignore[attr-defined]
-        ctx.dtypes = [parameter.dtype for parameter in parameters]  # type: ignore[attr-defined]
+    def forward(ctx: Any, *parameters: Tensor) -> Tensor:
+        ctx.kinds = [(parameter.shape, parameter.dtype) for parameter in parameters]
         return parameters[0].new_zeros((), dtype=torch.float32)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        shapes, dtypes = ctx.shapes, ctx.dtypes  # type: ignore[attr-defined]
-        return tuple(grad.new_zeros((), dtype=t).expand(s) for s, t in zip(shapes, dtypes, strict=True))
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        # Expanded scalars: no memory per parameter until they are accumulated.
+        return tuple(gradients[0].new_zeros((), dtype=dtype).expand(shape) for shape, dtype in ctx.kinds)
 
 
 def zero_anchor(module: nn.Module) -> Tensor:

@@ -37,8 +37,6 @@ def draw_airplane(sketch: Sketch, rng: np.random.Generator) -> None:
     add_glass(sketch, "cockpit", (0.64, -0.18), (0.82, -0.14), (0.97, 0.0), (0.66, 0.01))
     add_door(sketch, 0.44, -0.13, 0.6, 0.17)
     add_window_row(sketch, -0.62, 0.4, -0.12, 0.01, num_panes=6)
-    tailplane = polygon((-0.58, -0.04), (-0.9, -0.04), (-1.16, 0.24), (-0.92, 0.24))
-    sketch.fill("tailplane", tailplane, scale_colour(STEEL, 0.95))
     near_wing = polygon((0.3, 0.06), (-0.18, 0.08), (-0.14 - sweep, span), (0.12 - sweep, span + 0.02))
     sketch.fill("wing", near_wing, STEEL)
     sketch.fill("jet engine", box(-0.12, 0.22, 0.28, 0.46, 0.1), accent)
@@ -68,9 +66,8 @@ def draw_biplane(sketch: Sketch, rng: np.random.Generator) -> None:
     )
     sketch.detail("fuselage", box(0.56, -0.17, 0.62, 0.18), scale_colour(sketch.scheme.body, 0.6))
     add_glass(sketch, "cockpit", (-0.22, -0.36), (0.0, -0.36), (0.14, -0.15), (-0.34, -0.13))
-    sketch.fill("tailplane", polygon((-0.58, -0.04), (-0.9, -0.04), (-1.16, 0.22), (-0.88, 0.22)), accent)
     lower = polygon((0.12 + chord, 0.08), (0.12, 0.08), (-0.22, 0.5), (-0.22 + chord, 0.5))
-    sketch.fill("lower wing", lower, accent)
+    sketch.fill("lower wing", lower, scale_colour(accent, 0.75))
     sketch.fill("strut", tube((0.02, 0.36), (0.0, 0.06 - gap), 0.09), IRON)
     sketch.fill("strut", tube((0.22, 0.36), (0.2, 0.06 - gap), 0.09), IRON)
     upper = polygon((0.26 + chord, -gap - 0.2), (0.26, -gap - 0.2), (-0.16, 0.18 - gap), (-0.16 + chord, 0.18 - gap))
@@ -113,7 +110,6 @@ def draw_seaplane(sketch: Sketch, rng: np.random.Generator) -> None:
     add_glass(sketch, "cockpit", (0.3, -0.21), (0.48, -0.21), (0.7, -0.03), (0.3, -0.02))
     add_door(sketch, 0.08, -0.17, 0.26, 0.15)
     add_window_row(sketch, -0.4, 0.06, -0.14, 0.02, num_panes=3)
-    sketch.fill("tailplane", polygon((-0.58, -0.04), (-0.9, -0.04), (-1.16, 0.22), (-0.88, 0.22)), accent)
     wing = polygon(
         (0.36 + 0.6 * chord, -0.46),
         (0.3 - 0.3 * chord, -0.46),
@@ -132,7 +128,7 @@ def draw_helicopter(sketch: Sketch, rng: np.random.Generator) -> None:
         sketch.fill("landing skid", tube((x, 0.28), (x - 0.04, 0.56), 0.06), IRON)
     sketch.fill("landing skid", tube((-0.3, 0.57), (0.8, 0.57), 0.075), IRON)
     sketch.fill(
-        "tail boom", polygon((-0.1, -0.12), (-1.0, -0.14), (-1.02, -0.04), (-0.1, 0.16)), scale_colour(body, 0.85)
+        "tail boom", polygon((-0.1, -0.12), (-1.0, -0.14), (-1.02, -0.04), (-0.1, 0.16)), scale_colour(body, 0.65)
     )
     sketch.fill("tail fin", polygon((-0.84, -0.1), (-1.02, -0.1), (-1.16, -0.4), (-1.0, -0.42)), accent)
     sketch.fill(
@@ -168,33 +164,34 @@ AIRCRAFT = (
         label="airplane",
         category="aircraft",
         required_parts=("fuselage", "wing"),
-        optional_parts=("tail fin", "tailplane", "jet engine", "cockpit", "window", "door", "landing gear"),
+        optional_parts=("tail fin", "jet engine", "cockpit", "window", "door", "landing gear"),
         draw=draw_airplane,
         scenes=("sky", "sky", "studio"),
         colours=PAINT_COLOURS,
-        max_lean_degrees=18,
+        max_lean_degrees=15,
         casts_shadow=False,
     ),
     Blueprint(
         label="biplane",
         category="aircraft",
         required_parts=("fuselage", "upper wing"),
-        optional_parts=("lower wing", "propeller", "tail fin", "tailplane", "strut", "cockpit", "landing gear"),
+        optional_parts=("lower wing", "propeller", "tail fin", "strut", "cockpit", "landing gear"),
         draw=draw_biplane,
+        supports=(("strut", "lower wing"),),
         scenes=("sky", "sky", "meadow"),
         colours=PAINT_COLOURS,
-        max_lean_degrees=18,
+        max_lean_degrees=15,
         casts_shadow=False,
     ),
     Blueprint(
         label="seaplane",
         category="aircraft",
         required_parts=("fuselage", "wing"),
-        optional_parts=("float", "strut", "propeller", "tail fin", "tailplane", "cockpit", "window", "door"),
+        optional_parts=("float", "strut", "propeller", "tail fin", "cockpit", "window", "door"),
         draw=draw_seaplane,
         scenes=("sky", "sea", "sea"),
         colours=PAINT_COLOURS,
-        max_lean_degrees=14,
+        max_lean_degrees=12,
         casts_shadow=False,
         supports=(("float", "strut"),),
     ),
@@ -206,7 +203,7 @@ AIRCRAFT = (
         draw=draw_helicopter,
         scenes=("sky", "sky", "street"),
         colours=PAINT_COLOURS,
-        max_lean_degrees=14,
+        max_lean_degrees=12,
         casts_shadow=False,
     ),
 )

@@ -37,7 +37,7 @@ def draw_dog(sketch: Sketch, rng: np.random.Generator) -> None:
     _add_leg(sketch, "front leg", (0.3, 0.16), (0.36 + stride, 0.68), width=0.13, colour=far)
     sketch.fill(
         "tail",
-        bent_tube(((-0.56, -0.08), (-0.78, -0.2), (-0.92, -0.36 + lift), (-0.94, -0.5 + lift)), 0.15, 0.07),
+        bent_tube(((-0.56, -0.08), (-0.78, -0.2), (-0.92, -0.36 + lift), (-0.94, -0.5 + lift)), 0.18, 0.11),
         coat,
     )
     sketch.fill_body(
@@ -55,7 +55,7 @@ def draw_dog(sketch: Sketch, rng: np.random.Generator) -> None:
     )
     _add_leg(sketch, "hind leg", (-0.48, 0.14), (-0.5 + stride, 0.72), width=0.14, colour=coat)
     _add_leg(sketch, "front leg", (0.36, 0.16), (0.38 - stride, 0.72), width=0.14, colour=coat)
-    sketch.fill("neck", polygon((0.26, -0.18), (0.36, -0.46), (0.62, -0.36), (0.54, 0.0)), coat)
+    sketch.fill("torso", polygon((0.26, -0.18), (0.36, -0.46), (0.62, -0.36), (0.54, 0.0)), coat)
     sketch.fill("head", ellipse(0.6, -0.48, 0.24, 0.22), coat)
     sketch.fill(
         "snout", smooth((0.72, -0.52), (0.96, -0.46), (1.0, -0.38), (0.94, -0.3), (0.7, -0.3)), _contrast(coat, 1.25)
@@ -167,7 +167,7 @@ def draw_fish(sketch: Sketch, rng: np.random.Generator) -> None:
         ),
         accent,
     )
-    sketch.fill("belly fin", polygon((0.06, 0.8 * height), (-0.18, height + 0.24), (-0.36, 0.66 * height)), accent)
+    sketch.fill("belly fin", polygon((0.24, 0.8 * height), (-0.16, height + 0.34), (-0.4, 0.6 * height)), accent)
     sketch.fill_body(
         "torso",
         smooth(
@@ -207,7 +207,7 @@ ANIMALS = (
     Blueprint(
         label="dog",
         category="animals",
-        required_parts=("torso", "neck", "head"),
+        required_parts=("torso", "head"),
         optional_parts=("snout", "ear", "front leg", "hind leg", "tail", "collar"),
         draw=draw_dog,
         scenes=("meadow", "park", "room"),
@@ -248,7 +248,7 @@ ANIMALS = (
         draw=draw_fish,
         scenes=("underwater", "underwater", "studio"),
         colours=ALL_COLOURS,
-        max_lean_degrees=20,
+        max_lean_degrees=15,
         casts_shadow=False,
         liveries=("plain", "stripes", "spots"),
     ),

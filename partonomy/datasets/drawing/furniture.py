@@ -53,7 +53,7 @@ def draw_lamp(sketch: Sketch, rng: np.random.Generator) -> None:
     flare, drop = rng.uniform(0.34, 0.46), rng.uniform(-0.4, -0.28)
     sketch.fill("base", ellipse(0.0, 0.92, 0.38, 0.11), IRON)
     sketch.fill("base", ellipse(0.0, 0.88, 0.26, 0.07), scale_colour(IRON, 1.2))
-    sketch.fill("pole", tube((0.0, 0.88), (0.0, -0.96), 0.095), STEEL)
+    sketch.fill("pole", tube((0.0, 0.88), (0.0, -0.96), 0.12), STEEL)
     sketch.fill("table", ellipse(0.0, 0.32, 0.46, 0.12), WOOD)
     sketch.fill("bulb", ellipse(0.0, drop + 0.06, 0.13, 0.16), LAMP_LIGHT)
     sketch.fill_body("lampshade", polygon((-0.24, -0.96), (0.24, -0.96), (flare + 0.06, drop), (-flare - 0.06, drop)))
@@ -66,8 +66,8 @@ FURNITURE = (
     Blueprint(
         label="chair",
         category="furniture",
-        required_parts=("seat",),
-        optional_parts=("backrest", "leg", "crossbar", "pillow"),
+        required_parts=("seat", "backrest"),
+        optional_parts=("leg", "crossbar", "pillow"),
         draw=draw_chair,
         scenes=("room", "room", "studio"),
         colours=ALL_COLOURS,

@@ -18,7 +18,7 @@ BoolMask = npt.NDArray[np.bool_]
 
 MISSING_PART_PROBABILITY = 0.28
 SECOND_OBJECT_PROBABILITY = 0.4
-OCCLUDER_PROBABILITY = 0.45
+OCCLUDER_PROBABILITY = 0.4
 UNUSUAL_SCENE_PROBABILITY = 0.12
 MIN_VISIBLE_PARTS = 2
 # A part that shows less than this many pixels of a 192 x 192 image counts as not visible.
@@ -78,7 +78,7 @@ def draw_scene(plan: ScenePlan, size: int, rng: np.random.Generator) -> DrawnIma
     """Draw a planned picture of size x size pixels."""
     blueprint = plan.blueprint
     strokes = _sketch_object(blueprint, plan.scheme, plan.present_parts, rng)
-    extent = rng.uniform(0.68, 0.97) if rng.random() < 0.85 else rng.uniform(0.45, 0.68)
+    extent = rng.uniform(0.7, 0.97) if rng.random() < 0.88 else rng.uniform(0.45, 0.7)
     strokes, object_box = _pose(strokes, blueprint, plan.scene, extent, size=size, rng=rng)
 
     background = draw_background(plan.scene, size, rng)

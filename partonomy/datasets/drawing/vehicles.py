@@ -3,7 +3,7 @@
 import numpy as np
 
 from partonomy.datasets.drawing.geometry import box, polygon, smooth, tube
-from partonomy.datasets.drawing.palette import IRON, PAINT_COLOURS, STEEL, scale_colour
+from partonomy.datasets.drawing.palette import IRON, PAINT_COLOURS, STEEL, WOOD, scale_colour
 from partonomy.datasets.drawing.shared_parts import (
     add_door,
     add_glass,
@@ -32,8 +32,8 @@ def draw_car(sketch: Sketch, rng: np.random.Generator) -> None:
     """A saloon car."""
     radius, roof = rng.uniform(0.19, 0.23), rng.uniform(-0.44, -0.36)
     for x in (-0.4, 0.16):
-        sketch.fill("roof rack", tube((x, roof), (x, roof - 0.1), 0.06), IRON)
-    sketch.fill("roof rack", box(-0.6, roof - 0.19, 0.34, roof - 0.06, 0.05), STEEL)
+        sketch.fill("roof rack", tube((x, roof + 0.02), (x, roof - 0.1), 0.07), IRON)
+    sketch.fill("roof rack", box(-0.58, roof - 0.26, 0.32, roof - 0.08, 0.04), WOOD, "planks")
     sketch.fill_body(
         "body",
         smooth(
@@ -133,7 +133,7 @@ VEHICLES = (
         draw=draw_car,
         scenes=("street", "street", "studio"),
         colours=PAINT_COLOURS,
-        max_lean_degrees=7,
+        max_lean_degrees=6,
         casts_shadow=True,
     ),
     Blueprint(
@@ -176,7 +176,7 @@ VEHICLES = (
         draw=draw_pickup_truck,
         scenes=("street", "meadow", "studio"),
         colours=PAINT_COLOURS,
-        max_lean_degrees=7,
+        max_lean_degrees=6,
         casts_shadow=True,
         liveries=("plain",),
     ),

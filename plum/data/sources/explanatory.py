@@ -22,10 +22,11 @@ class ExplanatorySource:
     """Questions of one picture at a time; the part-whole types become conversations of two exchanges.
 
     Args:
-        questions: of a training split; read one at a time, so that a large file stays compact.
+        questions: of a training split; read one at a time, so that large files stay compact.
         question_types: which of them; empty for all.
         conversations_per_image: most questions of one picture in a sample.
-        part_images: the annotations the questions came from, for part maps; None for published records, which have none.
+        part_images: the annotations the questions came from, for part maps; None for published records, which have
+            none.
         excluded: image files that may not be trained on.
 
     Raises:

@@ -1,0 +1,224 @@
+"""Adapter for COCO-style part annotations: PACO-like files, ADE20K-like files, COCO-Annotator exports, users' own data.
+
+Parts are told from objects by `supercategory` (OBJECT / PART), by names `object:part`, or, in files that annotate parts
+only, by the object name the user gives. A part belongs to the object its `obj_ann_id` names, else to the object of its
+class that contains most of it. Several records of one part in one instance are united (paper, appendix B).
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from partonomy.datasets.coco_records import (
+    CocoConfig,
+    CocoImage,
+    CocoRecords,
+    RawAnnotation,
+    SkippedAnnotations,
+    read_coco_records,
+)
+from partonomy.masks import intersection_area, rle_area, rle_bbox, union_masks
+from partonomy.names import clean_names, read_text_map
+from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part, PartDataset
+
+MIN_CONTAINED = 0.5
+
+
+@dataclass(frozen=True)
+class SourceReading:
+    """A data set as read from its source, and what was left out of it."""
+
+    dataset: PartDataset
+    skipped: tuple[SkippedAnnotations, ...]
+
+
+def read_coco(config: CocoConfig) -> SourceReading:
+    """Read a COCO-style annotation file.
+
+    `iscrowd` (bool or 0/1) marks a group: a crowd object and its parts, and crowd parts, are left out and counted; a
+    single object beside a crowd of its class is marked by a box, since the question would be ambiguous otherwise.
+
+    Raises:
+        FileNotFoundError: the file, or an image of it, is missing.
+        ValueError: a broken file or record, naming both.
+    """
+    records = read_coco_records(config)
+    skipped: dict[str, list[int]] = defaultdict(list)
+    for row in records.skipped:
+        skipped[row.reason].extend(row.annotation_ids)
+    name = config.name or config.annotations.resolve().parent.name
+    names = _Names(config, records, name)
+    by_image: dict[int, list[RawAnnotation]] = defaultdict(list)
+    for annotation in records.annotations:
+        by_image[annotation.image_id].append(annotation)
+    # Instances that no annotation stands for need ids that no annotation has.
+    next_id = max((annotation.annotation_id for annotation in records.annotations), default=0) + 1
+    images = []
+    for image in records.images:
+        groups, left_out = _group_parts(by_image[image.image_id], next_id, config.annotations)
+        next_id += sum(group.is_implied for group in groups)
+        for reason, numbers in left_out.items():
+            skipped[reason].extend(numbers)
+        images.append(_build_image(image, groups, names))
+    dataset = PartDataset(name, config.images.resolve(), tuple(images))
+    return SourceReading(dataset, tuple(SkippedAnnotations(*row) for row in _sorted_rows(skipped)))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """An object and the annotations of its parts. `is_implied`: the file has no annotation of the object itself."""
+
+    instance_id: int
+    raw_label: str
+    mask: RLE | None
+    box: tuple[int, int, int, int] | None
+    is_crowd: bool
+    parts: tuple[RawAnnotation, ...]
+    is_implied: bool = False
+
+
+class _Names:
+    """Natural names of a file's objects and parts, and the objects' categories."""
+
+    def __init__(self, config: CocoConfig, records: CocoRecords, dataset_name: str) -> None:
+        name_map = read_text_map(config.name_map, "name map") if config.name_map else {}
+        used = records.annotations
+        self._objects = clean_names((one.raw_object for one in used if one.raw_object), name_map)
+        self._parts = clean_names((one.raw_part for one in used if one.raw_part), name_map)
+        self._default = dataset_name
+        self._file = config.categories
+        self._categories = read_text_map(config.categories, "categories") if config.categories else {}
+
+    def object(self, raw: str) -> str:
+        return self._objects[raw]
+
+    def part(self, raw: str) -> str:
+        return self._parts[raw]
+
+    def category(self, raw: str) -> str:
+        if self._file is None:
+            return self._default
+        for key in (raw, self._objects[raw]):
+            if key in self._categories:
+                return self._categories[key]
+        raise ValueError(f"{self._file}: the object {self._objects[raw]!r} (raw name {raw!r}) has no category; add it")
+
+
+def _group_parts(
+    annotations: Sequence[RawAnnotation], next_id: int, path: Path
+) -> tuple[list[_Group], dict[str, list[int]]]:
+    """Give every part of an image to its object; the second value lists the annotations left out, by reason."""
+    left_out: dict[str, list[int]] = defaultdict(list)
+    objects = {one.annotation_id: one for one in annotations if one.raw_part is None}
+    parts_of: dict[int, list[RawAnnotation]] = defaultdict(list)
+    implied: dict[str, list[RawAnnotation]] = defaultdict(list)
+    for part in annotations:
+        if part.raw_part is None:
+            continue
+        if part.is_crowd:
+            left_out["iscrowd part"].append(part.annotation_id)
+        elif part.object_id is not None:
+            parts_of[_check_link(part, objects, path)].append(part)
+        elif objects:
+            owner = _find_container(part, list(objects.values()))
+            if owner is None:
+                left_out["part that lies in no annotated object of its class"].append(part.annotation_id)
+            else:
+                parts_of[owner].append(part)
+        elif part.raw_object is None:
+            raise ValueError(
+                f"{path}, annotation {part.annotation_id}: nothing says which object the part {part.raw_part!r} "
+                "belongs to; pass --object_name, or name the category object:part"
+            )
+        else:
+            implied[part.raw_object].append(part)
+    groups = [
+        _Group(number, str(one.raw_object), one.mask, one.box, one.is_crowd, tuple(parts_of[number]))
+        for number, one in objects.items()
+    ]
+    for group in groups:
+        if group.is_crowd:
+            left_out["iscrowd object"].append(group.instance_id)
+            left_out["part of an iscrowd object"].extend(part.annotation_id for part in group.parts)
+    for offset, (raw_label, parts) in enumerate(sorted(implied.items())):
+        groups.append(_Group(next_id + offset, raw_label, None, None, False, tuple(parts), is_implied=True))
+    return groups, {reason: numbers for reason, numbers in left_out.items() if numbers}
+
+
+def _check_link(part: RawAnnotation, objects: Mapping[int, RawAnnotation], path: Path) -> int:
+    owner = objects.get(part.object_id) if part.object_id is not None else None
+    if owner is None:
+        raise ValueError(
+            f"{path}, annotation {part.annotation_id}: obj_ann_id {part.object_id} is no object annotation of image "
+            f"{part.image_id}"
+        )
+    if part.raw_object is not None and part.raw_object != owner.raw_object:
+        raise ValueError(
+            f"{path}, annotation {part.annotation_id}: a part of {part.raw_object!r} is linked to annotation "
+            f"{owner.annotation_id}, which is {owner.raw_object!r}"
+        )
+    return owner.annotation_id
+
+
+def _find_container(part: RawAnnotation, objects: Sequence[RawAnnotation]) -> int | None:
+    """The object of the part's class that contains most of it, at least half; the smaller id on a tie."""
+    candidates = [one for one in objects if part.raw_object in (None, one.raw_object)]
+    shares = [(_contained_share(part, one), -one.annotation_id) for one in candidates]
+    share, negative_id = max(shares, default=(0.0, 0))
+    return -negative_id if share >= MIN_CONTAINED else None
+
+
+def _contained_share(part: RawAnnotation, owner: RawAnnotation) -> float:
+    assert part.mask is not None
+    if owner.mask is not None:
+        return intersection_area(part.mask, owner.mask) / rle_area(part.mask)
+    if owner.box is None:
+        return 0.0
+    x, y, width, height = rle_bbox(part.mask)
+    left, top, owner_width, owner_height = owner.box
+    overlap_x = max(0, min(x + width, left + owner_width) - max(x, left))
+    overlap_y = max(0, min(y + height, top + owner_height) - max(y, top))
+    return overlap_x * overlap_y / (width * height)
+
+
+def _build_image(image: CocoImage, groups: Sequence[_Group], names: _Names) -> AnnotatedImage:
+    num_of_class = Counter(names.object(group.raw_label) for group in groups)
+    objects = []
+    for group in groups:
+        if group.is_crowd:
+            continue
+        label = names.object(group.raw_label)
+        instance = ObjectInstance(
+            group.instance_id, label, names.category(group.raw_label), _unite_parts(group.parts, names), group.mask
+        )
+        if num_of_class[label] > 1:
+            instance = replace(instance, box=_instance_box(instance, group))
+        objects.append(instance)
+    return AnnotatedImage(image.image_id, image.file_name, image.height, image.width, tuple(objects))
+
+
+def _instance_box(instance: ObjectInstance, group: _Group) -> tuple[int, int, int, int] | None:
+    if instance.mask is not None:
+        return rle_bbox(instance.mask)
+    if group.box is not None:
+        return group.box
+    return rle_bbox(union_masks([part.mask for part in instance.parts])) if instance.parts else None
+
+
+def _unite_parts(annotations: Sequence[RawAnnotation], names: _Names) -> tuple[Part, ...]:
+    by_label: dict[str, list[RawAnnotation]] = defaultdict(list)
+    for annotation in annotations:
+        by_label[names.part(str(annotation.raw_part))].append(annotation)
+    return tuple(
+        Part(
+            label,
+            union_masks([one.mask for one in same if one.mask is not None]),
+            tuple(one.annotation_id for one in same),
+        )
+        for label, same in sorted(by_label.items())
+    )
+
+
+def _sorted_rows(skipped: Mapping[str, Sequence[int]]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(reason, tuple(sorted(numbers))) for reason, numbers in sorted(skipped.items())]

@@ -1,0 +1,250 @@
+"""The records of a COCO-style file, checked one by one and freed of its quirks (see `coco`)."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from partonomy.datasets.files import read_json
+from partonomy.images import check_image, image_size
+from partonomy.masks import rle_area, rle_from_coco
+from partonomy.names import split_part_name
+from partonomy.structures import RLE
+
+OBJECT = "OBJECT"
+PART = "PART"
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class CocoConfig:
+    """What to read.
+
+    Attributes:
+        annotations: the JSON file.
+        images: folder that its `file_name`s are relative to.
+        name: of the data set; default: the name of the annotation file's folder.
+        object_name: the object of all parts, for files without object annotations.
+        categories: JSON file object -> category; default: one category named like the data set.
+        name_map: JSON file raw name -> natural name.
+        invalid: "raise" stops at the first bad annotation or image, "collect" leaves them out and counts them.
+    """
+
+    annotations: Path
+    images: Path
+    name: str | None = None
+    object_name: str | None = None
+    categories: Path | None = None
+    name_map: Path | None = None
+    invalid: Literal["raise", "collect"] = "raise"
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image record, with its size in pixels."""
+
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class RawAnnotation:
+    """One annotation under its raw names.
+
+    Attributes:
+        raw_object: None for a part whose name does not say its object.
+        raw_part: None for an object.
+        object_id: the object annotation a part is linked to, where the file says so.
+        mask: of a part never None and never empty.
+        box: (x, y, width, height) in pixels, where the file gives one.
+        is_crowd: a group of objects or parts.
+    """
+
+    annotation_id: int
+    image_id: int
+    raw_object: str | None
+    raw_part: str | None
+    object_id: int | None
+    mask: RLE | None
+    box: tuple[int, int, int, int] | None
+    is_crowd: bool
+
+
+@dataclass(frozen=True)
+class SkippedAnnotations:
+    """Annotations that are not in the data set, and why."""
+
+    reason: str
+    annotation_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CocoRecords:
+    """All usable records of a file, in file order."""
+
+    images: tuple[CocoImage, ...]
+    annotations: tuple[RawAnnotation, ...]
+    skipped: tuple[SkippedAnnotations, ...]
+
+
+@dataclass(frozen=True)
+class _Role:
+    """What a category stands for. Both names None: background."""
+
+    raw_object: str | None
+    raw_part: str | None
+
+
+def read_coco_records(config: CocoConfig) -> CocoRecords:
+    """Read and check all records; see `coco.read_coco` for the errors."""
+    path = config.annotations
+    content = read_json(path)
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise ValueError(f"{path}: a COCO file needs the list {key!r}")
+    roles = _read_roles(content["categories"], config)
+    images, bad_images = _read_images(content["images"], config)
+    skipped: dict[str, list[int]] = defaultdict(list)
+    annotations: dict[int, RawAnnotation] = {}
+    for number, record in enumerate(content["annotations"]):
+        where = _describe(path, "annotation", number, record)
+        try:
+            annotation_id, image_id = _integer(record, "id"), _integer(record, "image_id")
+            if annotation_id in annotations:
+                raise ValueError(f"the annotation id {annotation_id} occurs twice")
+            role = _find_role(record, roles)
+            if image_id in bad_images:
+                skipped[f"annotation of an image that cannot be used: {bad_images[image_id]}"].append(annotation_id)
+            elif image_id not in images:
+                raise ValueError(f"image_id {image_id} is not among the images")
+            elif role.raw_object is None and role.raw_part is None:
+                skipped["background"].append(annotation_id)
+            else:
+                annotations[annotation_id] = _read_annotation(record, images[image_id], role)
+        except (ValueError, TypeError, KeyError) as error:
+            reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+            if config.invalid == "raise":
+                raise ValueError(f"{where}: {reason}") from error
+            skipped[reason].append(record["id"] if isinstance(record, Mapping) and "id" in record else -1)
+    rows = tuple(SkippedAnnotations(reason, tuple(numbers)) for reason, numbers in skipped.items())
+    return CocoRecords(tuple(images.values()), tuple(annotations.values()), rows)
+
+
+def _read_roles(categories: list[Any], config: CocoConfig) -> dict[int, _Role]:
+    roles: dict[int, _Role] = {}
+    for number, record in enumerate(categories):
+        where = _describe(config.annotations, "category", number, record)
+        try:
+            category_id, name = _integer(record, "id"), record["name"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: a category needs an integer 'id' and a 'name' ({error!r})") from error
+        if category_id in roles:
+            raise ValueError(f"{where}: the category id {category_id} occurs twice")
+        roles[category_id] = _category_role(name, str(record.get("supercategory") or ""), config.object_name)
+    if not any(role.raw_part is not None for role in roles.values()):
+        raise ValueError(
+            f"{config.annotations}: no category is a part. Name parts 'object:part', give them the supercategory "
+            "'PART', or pass --object_name when all categories are parts of one object"
+        )
+    return roles
+
+
+def _category_role(name: str, supercategory: str, object_name: str | None) -> _Role:
+    if name.strip("_ ").lower() == BACKGROUND:
+        return _Role(None, None)
+    raw_object, raw_part = split_part_name(name)
+    kind = supercategory.upper()
+    if kind == OBJECT:
+        return _Role(name, None)
+    if kind == PART or raw_object is not None:
+        return _Role(raw_object or object_name, raw_part)
+    return _Role(name, None) if object_name is None else _Role(object_name, name)
+
+
+def _read_images(records: list[Any], config: CocoConfig) -> tuple[dict[int, CocoImage], dict[int, str]]:
+    """Read image records; the second value gives the reason of those that cannot be used, by id."""
+    images: dict[int, CocoImage] = {}
+    bad: dict[int, str] = {}
+    for number, record in enumerate(records):
+        where = _describe(config.annotations, "image", number, record)
+        try:
+            image_id, file_name = _integer(record, "id"), record["file_name"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: an image needs an integer 'id' and a 'file_name' ({error!r})") from error
+        if image_id in images or image_id in bad:
+            raise ValueError(f"{where}: the image id {image_id} occurs twice")
+        try:
+            images[image_id] = _read_image(record, image_id, file_name, config.images)
+        except (ValueError, FileNotFoundError) as error:
+            if config.invalid == "raise":
+                raise type(error)(f"{where}: {error}") from error
+            bad[image_id] = str(error)
+    return images, bad
+
+
+def _read_image(record: Mapping[str, Any], image_id: int, file_name: str, folder: Path) -> CocoImage:
+    path = folder / file_name
+    if record.get("height") is None or record.get("width") is None:
+        return CocoImage(image_id, file_name, *image_size(path))
+    height, width = _integer(record, "height"), _integer(record, "width")
+    check_image(path, height, width)
+    return CocoImage(image_id, file_name, height, width)
+
+
+def _find_role(record: Mapping[str, Any], roles: Mapping[int, _Role]) -> _Role:
+    category_id = _integer(record, "category_id")
+    if category_id not in roles:
+        raise ValueError(f"category_id {category_id} is not among the categories")
+    return roles[category_id]
+
+
+def _read_annotation(record: Mapping[str, Any], image: CocoImage, role: _Role) -> RawAnnotation:
+    is_part = role.raw_part is not None
+    segmentation = record.get("segmentation")
+    mask = None
+    if segmentation is not None and (is_part or segmentation != []):
+        # An object may have a box alone ("segmentation": []), a part may not: its mask is what the questions need.
+        mask = rle_from_coco(segmentation, image.height, image.width, "segmentation")
+    if is_part and (mask is None or rle_area(mask) == 0):
+        raise ValueError(f"the part {role.raw_part!r} has {'no' if mask is None else 'an empty'} mask")
+    linked = record.get("obj_ann_id")
+    return RawAnnotation(
+        annotation_id=record["id"],
+        image_id=image.image_id,
+        raw_object=role.raw_object,
+        raw_part=role.raw_part,
+        object_id=_integer(record, "obj_ann_id") if is_part and linked is not None else None,
+        mask=mask,
+        box=_read_box(record.get("bbox")),
+        is_crowd=_read_crowd(record.get("iscrowd", 0)),
+    )
+
+
+def _read_box(values: object) -> tuple[int, int, int, int] | None:
+    if values is None or values == []:
+        return None
+    if not isinstance(values, list) or len(values) != 4 or not all(isinstance(value, int | float) for value in values):
+        raise ValueError(f"'bbox' must be [x, y, width, height], got {values!r}")
+    x, y, width, height = (round(value) for value in values)
+    return x, y, width, height
+
+
+def _read_crowd(value: object) -> bool:
+    if value not in (0, 1):  # True == 1: COCO-Annotator writes booleans
+        raise ValueError(f"'iscrowd' must be 0, 1, true or false, got {value!r}")
+    return bool(value)
+
+
+def _integer(record: Mapping[str, Any], key: str) -> int:
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{key!r} must be an integer, got {value!r}")
+    return value
+
+
+def _describe(path: Path, kind: str, number: int, record: object) -> str:
+    identifier = record.get("id") if isinstance(record, Mapping) else None
+    return f"{path}, {kind} {identifier if identifier is not None else f'at position {number}'}"

@@ -1,0 +1,209 @@
+"""Between the project's own form and the published record file, in both directions, without loss.
+
+The record file holds the published keys only, since the authors' loader refuses others. What they cannot say (ids,
+boxes, categories, objects no question asks about) travels in a second file beside it, `NAME.annotations.json`, that an
+import picks up when it is there. A record file alone imports too; ids are then made and categories default.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from partonomy.datasets.annotation_file import annotations_from_json
+from partonomy.datasets.files import hash_files, read_json, write_json
+from partonomy.datasets.partonomy_core import PublishedRecord, question_to_record, read_records
+from partonomy.datasets.store import (
+    ANNOTATIONS_FILE,
+    BUILD_FILE,
+    DATASET_FILE,
+    DatasetOrigin,
+    load_dataset,
+    load_questions,
+    number_annotations,
+    save_dataset,
+    write_questions,
+)
+from partonomy.names import LEVEL_SEPARATOR
+from partonomy.questions.question_types import QuestionType
+from partonomy.structures import AnnotatedImage, InvalidRecord, ObjectInstance, Part, PartDataset, Question
+
+SIDECAR_SUFFIX = ".annotations.json"
+MISSING_FILE = "(none)"
+
+
+@dataclass(frozen=True)
+class ExchangeSummary:
+    """What was written. `num_boxes` questions rely on a drawn box, which the published record cannot hold."""
+
+    num_questions: int
+    num_boxes: int
+    invalid: tuple[InvalidRecord, ...] = ()
+
+
+def sidecar_path(record_file: Path) -> Path:
+    """Where the annotations of a record file stand."""
+    return record_file.with_suffix(SIDECAR_SUFFIX)
+
+
+def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
+    """Write a data set folder as a published record file and its annotations beside it.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder is missing or broken.
+    """
+    dataset = load_dataset(folder)
+    questions = load_questions(folder).questions
+    instances = {instance.instance_id: instance for image in dataset.images for instance in image.objects}
+    record_file.parent.mkdir(parents=True, exist_ok=True)
+    target = record_file.parent.resolve()
+    temporary = record_file.with_name(record_file.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write("[\n")
+        for number, question in enumerate(tqdm(questions, desc="export", unit="question", disable=None)):
+            record = question_to_record(question, instances[question.instance_id], target)
+            file.write((",\n" if number else "") + json.dumps(record, ensure_ascii=False))
+        file.write("\n]\n")
+    temporary.replace(record_file)
+    description = read_json(folder / DATASET_FILE)
+    description["image_root"] = Path(os.path.relpath(dataset.image_root, target)).as_posix()
+    sidecar = {
+        "record_sha256": hash_files([record_file]),
+        "dataset": description,
+        "build": read_json(folder / BUILD_FILE) if (folder / BUILD_FILE).is_file() else None,
+        "questions": [_identity_to_json(question) for question in questions],
+        "annotations": read_json(folder / ANNOTATIONS_FILE),
+    }
+    write_json(sidecar_path(record_file), sidecar)
+    return ExchangeSummary(len(questions), sum(question.box is not None for question in questions))
+
+
+def import_source(record_file: Path) -> dict[str, str]:
+    """What an import depends on: hashes of the record file and of the annotations beside it."""
+    sidecar = sidecar_path(record_file)
+    return {
+        "records": record_file.name,
+        "records_sha256": hash_files([record_file]),
+        "annotations_sha256": hash_files([sidecar]) if sidecar.is_file() else MISSING_FILE,
+    }
+
+
+def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "collect"] = "raise") -> ExchangeSummary:
+    """Write a published record file as a data set folder.
+
+    Args:
+        record_file: the JSON list.
+        folder: created when missing.
+        invalid: "raise" stops at the first bad record; "collect" leaves bad ones out and lists them in `build.json`.
+
+    Raises:
+        ValueError: a broken file, or annotations beside it that belong to another version of it.
+    """
+    records, bad = read_records(record_file, invalid)
+    (folder / BUILD_FILE).unlink(missing_ok=True)
+    if sidecar_path(record_file).is_file():
+        questions, build = _restore(record_file, records, folder)
+    else:
+        dataset, questions = _gather(record_file, records)
+        save_dataset(dataset, folder, DatasetOrigin(f"published records {record_file.name}"))
+        build = {
+            "config": {},
+            "embedding_model": None,
+            "num_images": len(dataset.images),
+            "num_questions": _count(questions),
+            "skipped": [],
+        }
+    write_questions(questions, folder)
+    build["import"] = import_source(record_file)
+    build["invalid_records"] = [
+        {"record_index": row.record_index, "question_id": row.question_id, "reason": row.reason} for row in bad
+    ]
+    write_json(folder / BUILD_FILE, build, indent=2)
+    return ExchangeSummary(len(questions), sum(question.box is not None for question in questions), bad)
+
+
+def _identity_to_json(question: Question) -> dict[str, Any]:
+    box = None if question.box is None else list(question.box)
+    return {"question_id": question.question_id, "instance_id": question.instance_id, "box": box}
+
+
+def _restore(
+    record_file: Path, records: Sequence[PublishedRecord], folder: Path
+) -> tuple[list[Question], dict[str, Any]]:
+    """Give records back the ids that the annotations beside them hold, and write these annotations."""
+    path = sidecar_path(record_file)
+    sidecar = read_json(path)
+    if sidecar.get("record_sha256") != hash_files([record_file]):
+        raise ValueError(f"{path}: belongs to another version of {record_file}; export both again, or delete it")
+    description: dict[str, Any] = sidecar["dataset"]
+    image_root = (record_file.parent / description["image_root"]).resolve()
+    inside = image_root.is_relative_to(folder.resolve())
+    root = image_root.relative_to(folder.resolve()) if inside else image_root
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / DATASET_FILE, description | {"image_root": root.as_posix()}, indent=2)
+    write_json(folder / ANNOTATIONS_FILE, sidecar["annotations"])
+    owners = {
+        instance.instance_id: (image, instance)
+        for image in annotations_from_json(sidecar["annotations"], path)
+        for instance in image.objects
+    }
+    questions = []
+    for record, identity in zip(records, sidecar["questions"], strict=True):
+        image, instance = owners[identity["instance_id"]]
+        box = identity["box"]
+        questions.append(
+            replace(
+                record.question,
+                question_id=identity["question_id"],
+                image_id=image.image_id,
+                instance_id=instance.instance_id,
+                image_path=image_root / image.file_name,
+                masks=tuple(instance.find_part(label) for label in record.question.correct_choice.parts),
+                box=None if box is None else (box[0], box[1], box[2], box[3]),
+            )
+        )
+    return questions, dict(sidecar["build"] or {})
+
+
+def _gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartDataset, list[Question]]:
+    """Collect the instances that records repeat: one per image, label and set of masks."""
+    instances: dict[tuple[int, str, tuple[Part, ...]], ObjectInstance] = {}
+    images: dict[int, AnnotatedImage] = {}
+    for record in records:
+        question = record.question
+        category = question.object_label.split(LEVEL_SEPARATOR)[0]
+        default = category if LEVEL_SEPARATOR in question.object_label else record_file.stem
+        key = (question.image_id, question.object_label, record.parts)
+        instances.setdefault(key, ObjectInstance(len(instances), question.object_label, default, record.parts))
+        images.setdefault(
+            question.image_id,
+            AnnotatedImage(question.image_id, record.image_path, question.height, question.width, ()),
+        )
+    by_image: dict[int, list[ObjectInstance]] = {image_id: [] for image_id in images}
+    for (image_id, _, _), instance in instances.items():
+        by_image[image_id].append(instance)
+    raw = tuple(replace(image, objects=tuple(by_image[image.image_id])) for image in images.values())
+    dataset = number_annotations(PartDataset(record_file.stem, record_file.parent.resolve(), raw))
+    numbered = dict(
+        zip(
+            (instance.instance_id for image in raw for instance in image.objects),
+            (instance for image in dataset.images for instance in image.objects),
+            strict=True,
+        )
+    )
+    questions = []
+    for record in records:
+        question = record.question
+        instance = numbered[instances[question.image_id, question.object_label, record.parts].instance_id]
+        masks = tuple(instance.find_part(label) for label in question.correct_choice.parts)
+        questions.append(replace(question, instance_id=instance.instance_id, masks=masks))
+    return dataset, questions
+
+
+def _count(questions: Sequence[Question]) -> dict[str, int]:
+    types = [question.question_type for question in questions]
+    return {question_type.value: types.count(question_type) for question_type in QuestionType if question_type in types}

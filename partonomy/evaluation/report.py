@@ -1,0 +1,174 @@
+"""One self-contained HTML page about a run: tables, intervals, loss curves, cases, breakdowns, provenance."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from partonomy.evaluation.breakdown import BreakdownRow, by_object, by_part
+from partonomy.evaluation.cases import CaseGroup, choose_cases, load_case_questions, make_case
+from partonomy.evaluation.files import write_text_atomically
+from partonomy.evaluation.loaded_run import LoadedRun
+from partonomy.evaluation.loss_curves import draw_curves, find_metrics, read_curves
+from partonomy.evaluation.records import Capability
+from partonomy.evaluation.report_tables import FamilyTable, family_tables
+from partonomy.evaluation.table_format import Table
+from partonomy.evaluation.tables import format_estimate, length_table, segmentation_results, text_results
+from partonomy.metrics.bootstrap import Estimate
+
+NUM_CASES = 6
+"""Cases under each heading."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline number: `value` in percent, its interval as text."""
+
+    label: str
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class TrainingChart:
+    """Loss curves of one training run as inline SVG."""
+
+    title: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How often questions of a type failed, or could not be asked, for one reason."""
+
+    question_type: str
+    reason: str
+    count: int
+    is_failure: bool
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """Everything the template shows."""
+
+    run: LoadedRun
+    tiles: tuple[Tile, ...]
+    families: tuple[FamilyTable, ...]
+    lengths: Table
+    paper_tables: tuple[Table, ...]
+    charts: tuple[TrainingChart, ...]
+    case_groups: tuple[CaseGroup, ...]
+    case_problem: str
+    parts: tuple[BreakdownRow, ...]
+    objects: tuple[BreakdownRow, ...]
+    failures: tuple[Failure, ...]
+    provenance: str
+
+
+def write_report(
+    run: LoadedRun, baselines: Sequence[LoadedRun], training_metrics: Sequence[Path], output: Path
+) -> None:
+    """Write the page.
+
+    Args:
+        run: The run it is about.
+        baselines: Other runs on the same questions, shown as rows with the paired difference.
+        training_metrics: metrics.jsonl files; when empty, those that the run recorded, else those at its checkpoint.
+        output: HTML file.
+
+    Raises:
+        ValueError: A baseline was run on other questions, or a metrics file is damaged.
+    """
+    page = _make_page(run, baselines, training_metrics)
+    environment = Environment(
+        loader=PackageLoader("partonomy", "evaluation"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = _percent
+    environment.filters["interval"] = _interval
+    environment.filters["estimate"] = format_estimate
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(output, environment.get_template("report.html.j2").render(page=page))
+
+
+def _make_page(run: LoadedRun, baselines: Sequence[LoadedRun], training_metrics: Sequence[Path]) -> ReportPage:
+    questions = load_case_questions(run)
+    generator = np.random.default_rng(int(run.summary.provenance["seed"]))
+    groups = tuple(
+        CaseGroup(title, tuple(make_case(record, questions.by_id.get(record.question_id)) for record in records))
+        for title, records in choose_cases(run.records, NUM_CASES, generator)
+    )
+    has_masks = not any(Capability.MASKS in record.unsupported for record in run.records)
+    return ReportPage(
+        run=run,
+        tiles=_tiles(run),
+        families=family_tables(run, baselines),
+        lengths=length_table(run),
+        paper_tables=(segmentation_results([run, *baselines]), text_results([run, *baselines])),
+        charts=tuple(
+            TrainingChart(curves.title, Markup(draw_curves(curves)))  # noqa: S704  (matplotlib's own SVG)
+            for curves in (read_curves(path) for path in _metrics_files(run, training_metrics))
+            if curves.losses
+        ),
+        case_groups=tuple(group for group in groups if group.cases),
+        case_problem=questions.problem,
+        parts=by_part(run.records, has_masks),
+        objects=by_object(run.records, has_masks),
+        failures=_failures(run),
+        provenance=json.dumps(dict(run.summary.provenance), indent=2, ensure_ascii=False),
+    )
+
+
+def _tiles(run: LoadedRun) -> tuple[Tile, ...]:
+    """Headline numbers of the first question type that has masks, and of the first that asks for an object."""
+    wanted = (
+        ("micro-gIoU", "giou_micro_paired"),
+        ("macro-gIoU", "giou_macro_paired"),
+        ("parts accuracy", "parts_accuracy"),
+        ("object accuracy", "objects_accuracy"),
+    )
+    tiles = []
+    entries = sorted(run.summary.question_types.values(), key=lambda entry: entry.name != "identification_with_label")
+    for label, metric in wanted:
+        for entry in entries:
+            estimate = entry.metrics.get(metric)
+            if estimate is not None and estimate.value is not None:
+                tiles.append(Tile(f"{label}, {entry.name}", _percent(estimate), _interval(estimate)))
+                break
+    return tuple(tiles)
+
+
+def _failures(run: LoadedRun) -> tuple[Failure, ...]:
+    return tuple(
+        Failure(entry.name, reason, count, entry.num_failed > 0)
+        for entry in run.summary.question_types.values()
+        for reason, count in entry.reasons.items()
+    )
+
+
+def _metrics_files(run: LoadedRun, given: Sequence[Path]) -> tuple[Path, ...]:
+    """Given files must exist; recorded ones may be gone with the training run."""
+    if given:
+        return tuple(given)
+    config = run.summary.provenance["config"]
+    recorded = tuple(Path(path) for path in config["training_metrics"] if Path(path).is_file())
+    if recorded or config["checkpoint"] is None:
+        return recorded
+    return find_metrics(Path(config["checkpoint"]))
+
+
+def _percent(estimate: Estimate | None) -> str:
+    return "–" if estimate is None or estimate.value is None else f"{100 * estimate.value:.1f}"
+
+
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return ""
+    return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"

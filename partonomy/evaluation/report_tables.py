@@ -1,0 +1,193 @@
+"""The report's result tables: the run, other runs with the difference to it, the random and the oracle row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from partonomy.benchmarks.partonomy import metric_names
+from partonomy.evaluation.aggregate import metric_ratios, unsupported_capabilities
+from partonomy.evaluation.loaded_run import LoadedRun, random_objects, random_parts
+from partonomy.evaluation.records import Record
+from partonomy.metrics.bootstrap import Estimate, paired_difference
+from partonomy.questions.question_types import TABLE_TYPES, QuestionType
+
+
+@dataclass(frozen=True)
+class MetricFamily:
+    """Metrics that stand in one table; `headings` are aligned with `metrics`."""
+
+    title: str
+    explanation: str
+    metrics: tuple[str, ...]
+    headings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReportCell:
+    """A value with its interval, and for another run how much this run is above it; None = not applicable."""
+
+    estimate: Estimate | None
+    advantage: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """One model's metrics on one question type."""
+
+    label: str
+    kind: str
+    cells: tuple[ReportCell, ...]
+
+
+@dataclass(frozen=True)
+class TypeBlock:
+    """The rows of one question type."""
+
+    question_type: str
+    num_expected: int
+    num_failed: int
+    rows: tuple[ReportRow, ...]
+
+
+@dataclass(frozen=True)
+class FamilyTable:
+    """One family over all question types: those of the paper's tables, in its order, and the others."""
+
+    family: MetricFamily
+    blocks: tuple[TypeBlock, ...]
+    other_blocks: tuple[TypeBlock, ...]
+
+
+FAMILIES = (
+    MetricFamily(
+        "Masks, phrases given",
+        "One mask per part phrase of the correct answer, paired by position; a missing prediction scores 0. "
+        "This is the protocol of the paper's segmentation tables.",
+        ("giou_micro_paired", "giou_macro_paired", "ciou_paired", "giou_micro_hungarian", "giou_micro_union"),
+        ("micro-gIoU", "macro-gIoU", "cIoU", "micro-gIoU, Hungarian", "gIoU of unions"),
+    ),
+    MetricFamily(
+        "Multiple choice",
+        "Answer with the highest sequence probability; precision, recall and F1 compare the part names of the chosen "
+        "answer with the correct ones. The random row is the exact expectation of a uniform guess.",
+        (
+            "parts_accuracy",
+            "parts_accuracy_answer_mean",
+            "parts_accuracy_conversation_mean",
+            "parts_precision",
+            "parts_recall",
+            "parts_f1",
+            "objects_accuracy",
+        ),
+        ("parts acc.", "by answer mean", "by conversation mean", "precision", "recall", "F1", "object acc."),
+    ),
+    MetricFamily(
+        "Own answers",
+        "The model's own text, tags and masks. Masks are matched to the true ones one to one (Hungarian) or as unions; "
+        "part names are the texts of the tagged spans.",
+        (
+            "generated_giou_micro_hungarian",
+            "generated_giou_macro_hungarian",
+            "generated_giou_micro_union",
+            "generated_parts_accuracy",
+            "generated_parts_precision",
+            "generated_parts_recall",
+            "generated_parts_f1",
+        ),
+        ("micro-gIoU", "macro-gIoU", "gIoU of unions", "exact part set", "precision", "recall", "F1"),
+    ),
+)
+
+
+def family_tables(run: LoadedRun, baselines: Sequence[LoadedRun]) -> tuple[FamilyTable, ...]:
+    """All result tables of a report; types and families without any value are left out.
+
+    Raises:
+        ValueError: A baseline was run on other questions.
+    """
+    for baseline in baselines:
+        if baseline.dataset_hash != run.dataset_hash:
+            raise ValueError(
+                f"baseline {baseline.path} was run on other questions ({baseline.dataset_name}) than {run.path}"
+            )
+    tables = []
+    for family in FAMILIES:
+        names = [
+            name
+            for name, entry in run.summary.question_types.items()
+            if any(entry.metrics[metric].count for metric in family.metrics if metric in entry.metrics)
+        ]
+        in_paper = [kind.value for kind in TABLE_TYPES if kind.value in names]
+        main_names = in_paper or names
+        others = [name for name in names if name not in main_names]
+        blocks = tuple(_type_block(run, baselines, family, name) for name in main_names)
+        other_blocks = tuple(_type_block(run, baselines, family, name) for name in others)
+        if blocks:
+            tables.append(FamilyTable(family, blocks, other_blocks))
+    return tuple(tables)
+
+
+def _type_block(run: LoadedRun, baselines: Sequence[LoadedRun], family: MetricFamily, name: str) -> TypeBlock:
+    entry = run.summary.question_types[name]
+    rows = [ReportRow(run.name, "own", tuple(ReportCell(entry.metrics.get(metric)) for metric in family.metrics))]
+    for baseline in baselines:
+        other = baseline.summary.question_types.get(name)
+        if other is not None and other.num_expected:
+            advantages = _advantages(run, baseline, name, family.metrics)
+            cells = tuple(
+                ReportCell(other.metrics.get(metric), advantage)
+                for metric, advantage in zip(family.metrics, advantages, strict=True)
+            )
+            rows.append(ReportRow(baseline.name, "other", cells))
+    expected = _random_row(run.of_type(name), family)
+    if expected is not None:
+        rows.append(expected)
+    if not any(baseline.summary.provenance["config"]["model"] == "oracle" for baseline in baselines):
+        rows.append(_oracle_row(name, family))
+    return TypeBlock(name, entry.num_expected, entry.num_failed, tuple(rows))
+
+
+def _advantages(run: LoadedRun, baseline: LoadedRun, name: str, metrics: Sequence[str]) -> tuple[Estimate | None, ...]:
+    """Run minus baseline with a paired interval, where both answered the same questions."""
+    mine, others = run.of_type(name), baseline.of_type(name)
+    if {record.question_id for record in mine} != {record.question_id for record in others}:
+        return (None,) * len(metrics)
+    first = metric_ratios(mine, unsupported_capabilities(run.records))
+    second = metric_ratios(others, unsupported_capabilities(baseline.records))
+    seed = int(run.summary.provenance["seed"])
+    return tuple(
+        paired_difference(first[metric], second[metric], np.random.default_rng(seed))
+        if metric in first and metric in second
+        else None
+        for metric in metrics
+    )
+
+
+def _random_row(records: Sequence[Record], family: MetricFamily) -> ReportRow | None:
+    parts, objects = random_parts(records), random_objects(records)
+    if parts is None or "parts_accuracy" not in family.metrics:
+        return None
+    values = {
+        "parts_accuracy": parts.accuracy,
+        "parts_accuracy_answer_mean": parts.accuracy,
+        "parts_accuracy_conversation_mean": parts.accuracy,
+        "parts_precision": parts.precision,
+        "parts_recall": parts.recall,
+        "parts_f1": parts.f1,
+    }
+    if objects is not None:
+        values["objects_accuracy"] = objects.accuracy
+    return ReportRow("random guess (exact expectation)", "bound", _exact_cells(family, values))
+
+
+def _oracle_row(name: str, family: MetricFamily) -> ReportRow:
+    known = [kind for kind in QuestionType if kind.value == name]
+    names = metric_names(known[0] if known else None)
+    return ReportRow("oracle (by definition)", "bound", _exact_cells(family, dict.fromkeys(names, 1.0)))
+
+
+def _exact_cells(family: MetricFamily, values: dict[str, float]) -> tuple[ReportCell, ...]:
+    return tuple(
+        ReportCell(Estimate(values[metric], None, None, 1) if metric in values else None) for metric in family.metrics
+    )

@@ -1,0 +1,153 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from partonomy.cli.results import report
+from partonomy.evaluation.breakdown import by_object, by_part
+from partonomy.evaluation.cases import choose_cases, load_case_questions, make_case, mark_spans
+from partonomy.evaluation.loaded_run import load_run
+from partonomy.evaluation.loss_curves import find_metrics, read_curves
+from partonomy.evaluation.report_tables import family_tables
+from partonomy.structures import CharSpan
+from validate_partonomy import main
+
+
+class LinkCollector(HTMLParser):
+    """Collects what a page would load, and checks that tags are balanced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.open_tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note sources."""
+        for name, value in attrs:
+            if name == "src" or (name == "href" and tag == "link"):
+                self.sources.append(value or "")
+        if tag not in {"meta", "img", "link", "br"}:
+            self.open_tags.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Self-closing tags (SVG) need no partner."""
+
+    def handle_endtag(self, tag: str) -> None:
+        """Must close the innermost tag."""
+        assert self.open_tags.pop() == tag
+
+
+def run_model(model: str, questions: Path, output: Path) -> Path:
+    """A finished run with own answers."""
+    main(["--model", model, "--questions", str(questions), "--output", str(output), "--generate", "all"])
+    return output
+
+
+def write_metrics(path: Path) -> Path:
+    """Sixty updates of a training run."""
+    lines = [
+        {"update": update, "loss_total": 3.0 / update, "loss_kl": 0.0, "accuracy_B": update / 60, "seconds": 1.0}
+        for update in range(1, 61)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_report_is_one_self_contained_page(question_file: Path, tmp_path: Path) -> None:
+    run = run_model("random", question_file, tmp_path / "random")
+    oracle = run_model("oracle", question_file, tmp_path / "oracle")
+    metrics = write_metrics(tmp_path / "metrics.jsonl")
+    report(str(run), baselines=[str(oracle)], training_metrics=[str(metrics)])
+    page = (run / "report.html").read_text()
+    collector = LinkCollector()
+    collector.feed(page)
+    assert collector.open_tags == []
+    assert len(collector.sources) > 20
+    assert all(source.startswith("data:image/jpeg;base64,") for source in collector.sources)
+    assert not re.search(r"(?:src|href)=.https?:", page)
+    for text in ("Worst cases", "Best cases", "Random cases", "random guess (exact expectation)", "oracle (oracle)"):
+        assert text in page
+    assert "<svg" in page
+    assert "tail fin" in page
+    assert "<mark" in page
+
+
+def test_report_without_images_says_so(question_file: Path, tmp_path: Path) -> None:
+    run = run_model("oracle", question_file, tmp_path / "run")
+    question_file.unlink()
+    report(str(run), str(tmp_path / "page.html"))
+    assert "No pictures: the questions cannot be read any more" in (tmp_path / "page.html").read_text()
+
+
+def test_changed_questions_are_not_drawn(question_file: Path, tmp_path: Path) -> None:
+    run = run_model("oracle", question_file, tmp_path / "run")
+    question_file.write_text(json.dumps(json.loads(question_file.read_text())[1:]))
+    questions = load_case_questions(load_run(run))
+    assert len(questions.by_id) == 0
+    assert "has changed" in questions.problem
+
+
+def test_spans_are_marked_and_text_escaped() -> None:
+    text = "<b> & a tail fin, a wing"
+    spans = (CharSpan(8, 16), CharSpan(20, 24))
+    marked = mark_spans(text, spans, ((1, 2, 3), (4, 5, 6)))
+    assert marked == (
+        '&lt;b&gt; &amp; a <mark style="--c:rgb(1,2,3)">tail fin</mark>, a <mark style="--c:rgb(4,5,6)">wing</mark>'
+    )
+
+
+def test_cases_are_ordered_and_of_distinct_images(question_file: Path, tmp_path: Path) -> None:
+    run = load_run(run_model("random", question_file, tmp_path / "run"))
+    groups = dict(choose_cases(run.records, 3, np.random.default_rng(0)))
+    best = [make_case(record, None).mean_iou for record in groups["Best cases"]]
+    worst = [make_case(record, None).mean_iou for record in groups["Worst cases"]]
+    assert best == sorted(best, reverse=True)
+    assert worst == sorted(worst)
+    assert best[0] >= worst[0]
+    for records in groups.values():
+        assert len({record.image_id for record in records}) == 3
+
+
+def test_baseline_on_other_questions_is_refused(question_file: Path, tmp_path: Path) -> None:
+    first = run_model("oracle", question_file, tmp_path / "first")
+    question_file.write_text(json.dumps(json.loads(question_file.read_text())[1:]))
+    second = run_model("oracle", question_file, tmp_path / "second")
+    with pytest.raises(ValueError, match="other questions"):
+        report(str(first), baselines=[str(second)])
+
+
+def test_advantage_over_a_baseline(question_file: Path, tmp_path: Path) -> None:
+    oracle = load_run(run_model("oracle", question_file, tmp_path / "oracle"))
+    empty = load_run(run_model("empty", question_file, tmp_path / "empty"))
+    row = family_tables(oracle, [empty])[0].blocks[0].rows[1]
+    advantage = row.cells[0].advantage
+    assert advantage is not None
+    assert (advantage.value, advantage.low, advantage.high) == (1.0, 1.0, 1.0)
+
+
+def test_breakdown_counts(question_file: Path, tmp_path: Path) -> None:
+    run = load_run(run_model("oracle", question_file, tmp_path / "run"))
+    parts = {row.name: row for row in by_part(run.records, has_masks=True)}
+    # Answers name 1 to 4 parts in the order wheel, wing, tail fin, door; ten types each.
+    assert {name: row.num_masks for name, row in parts.items()} == {"wheel": 40, "wing": 30, "tail fin": 20, "door": 10}
+    assert parts["wheel"].mean_area == 16.0  # 4 x 4 pixels
+    assert parts["wing"].mean_iou == 1.0
+    objects = {row.name: row for row in by_object(run.records, has_masks=True)}
+    assert objects["seaplane"].num_questions == 20
+    assert objects["seaplane"].num_masks == 10 * (1 + 3)
+    assert by_object(run.records, has_masks=False)[0].mean_iou is None
+
+
+def test_loss_curves(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    path = write_metrics(tmp_path / "metrics.jsonl")
+    assert find_metrics(tmp_path / "model") == (path,)
+    curves = read_curves(path)
+    assert [curve.name for curve in curves.losses] == ["loss_total"]  # the term that is 0 throughout is off
+    assert curves.losses[0].points[1] == (2, 1.5)
+    path.write_text('{"loss_total": 1.0}\n')
+    with pytest.raises(ValueError, match="line 1"):
+        read_curves(path)

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from partonomy.metrics.bootstrap import ImageRatio, bootstrap_ratios, paired_difference, resample_ratios
+
+
+def ratio(numerators: list[float], denominators: list[float], empty: float = 0.0) -> ImageRatio:
+    """A metric over images."""
+    return ImageRatio(np.array(numerators), np.array(denominators), len(numerators), empty)
+
+
+def test_two_images_by_hand() -> None:
+    # Images with IoU 0 and 1. A resample of two holds the second image 0, 1 or 2 times with probability 1/4, 1/2, 1/4,
+    # so that the mean is 0, .5 or 1 and the 95% interval reaches from 0 to 1.
+    samples = resample_ratios([ratio([0, 1], [1, 1])], np.random.default_rng(0), 4000)[:, 0]
+    values, counts = np.unique(samples, return_counts=True)
+    assert values.tolist() == [0.0, 0.5, 1.0]
+    assert (counts / 4000).tolist() == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    (estimate,) = bootstrap_ratios([ratio([0, 1], [1, 1])], np.random.default_rng(0))
+    assert (estimate.value, estimate.low, estimate.high, estimate.count) == (0.5, 0.0, 1.0, 2)
+
+
+def test_ratio_of_sums_weighs_images_by_their_masks() -> None:
+    # 3 masks with IoU sum 3 and 1 mask with IoU 0: micro 3/4. Resamples: 0/2, 3/4, 6/6.
+    samples = resample_ratios([ratio([3, 0], [3, 1])], np.random.default_rng(1), 500)[:, 0]
+    assert sorted(set(samples.tolist())) == [0.0, 0.75, 1.0]
+
+
+def test_interval_of_a_mean_is_near_the_normal_one() -> None:
+    values = np.random.default_rng(2).normal(0.5, 0.1, 400)
+    (estimate,) = bootstrap_ratios(
+        [ImageRatio(values, np.ones(400), 400)], np.random.default_rng(0), num_resamples=4000
+    )
+    half_width = 1.96 * values.std() / 20
+    assert estimate.low == pytest.approx(values.mean() - half_width, abs=1e-3)
+    assert estimate.high == pytest.approx(values.mean() + half_width, abs=1e-3)
+
+
+def test_constant_metric_has_a_point_interval() -> None:
+    (estimate,) = bootstrap_ratios([ratio([1, 1, 1], [1, 1, 1])], np.random.default_rng(0))
+    assert (estimate.low, estimate.high) == (1.0, 1.0)
+
+
+def test_nothing_counted_is_none() -> None:
+    nothing = ImageRatio(np.zeros(3), np.zeros(3), 0)
+    estimates = bootstrap_ratios([nothing, ratio([1, 0, 1], [1, 1, 1])], np.random.default_rng(0))
+    assert (estimates[0].value, estimates[0].low, estimates[0].high, estimates[0].count) == (None, None, None, 0)
+    assert estimates[1].value == pytest.approx(2 / 3)
+    assert bootstrap_ratios([ImageRatio(np.zeros(0), np.zeros(0), 0)], np.random.default_rng(0))[0].value is None
+
+
+def test_resample_without_denominator_takes_the_empty_value() -> None:
+    samples = resample_ratios([ratio([1, 0], [1, 0], empty=1.0)], np.random.default_rng(0), 200)
+    assert set(samples.ravel().tolist()) == {1.0}
+    assert ratio([0, 0], [0, 0], empty=1.0).value == 1.0
+
+
+def test_same_seed_same_interval() -> None:
+    metric = ratio([0.2, 0.9, 0.4, 0.1], [1, 1, 1, 1])
+    first, second = (bootstrap_ratios([metric], np.random.default_rng(7)) for _ in range(2))
+    assert first == second
+
+
+def test_paired_difference_of_equal_gains_has_no_width() -> None:
+    # Every image gains exactly .1, so each resample does, though the images themselves differ widely.
+    base = np.array([0.1, 0.9, 0.3, 0.5, 0.0])
+    first, second = ImageRatio(base + 0.1, np.ones(5), 5), ImageRatio(base, np.ones(5), 5)
+    difference = paired_difference(first, second, np.random.default_rng(0))
+    assert (difference.value, difference.low, difference.high) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_paired_difference_needs_the_same_images() -> None:
+    with pytest.raises(ValueError, match="not the same ones"):
+        paired_difference(ratio([1], [1]), ratio([1, 1], [1, 1]), np.random.default_rng(0))

@@ -1,0 +1,284 @@
+"""Saved models: equal outputs, strict loading, errors that name folder and key; adapters merged."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+import plum.checkpoints.weights
+from plum.checkpoints.export import export_merged
+from plum.checkpoints.merge_lora import merge_lora
+from plum.checkpoints.model_config_io import describe_differences, read_model_config, write_model_config
+from plum.checkpoints.store import load_pretrained, load_trainable, save_pretrained, save_trainable
+from plum.config import FeedbackConfig, LoraConfig, ModelConfig, TrainableConfig
+from plum.data.tokenizer import train_tokenizer
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.registry import build_model
+from plum.models.special_tokens import read_special_tokens, with_special_tokens
+from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
+from plum.models.trainable import set_trainable
+from plum.structures import GroundedOutput
+
+VOCAB = 300
+LORA = LoraConfig(rank=2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(["It is the front wheel.", "USER: What parts does the plane have?"], VOCAB)
+
+
+def make_model(
+    tokenizer: PreTrainedTokenizerFast,
+    lora: LoraConfig | None = LORA,
+    feedback: FeedbackConfig | None = None,
+    seed: int = 0,
+) -> GroundedLMM:
+    torch.manual_seed(seed)
+    model = build_model(with_special_tokens(tiny_model_config(VOCAB, lora=lora, feedback=feedback), tokenizer))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name or "modulations" in name:
+                parameter.add_(0.3 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+@torch.no_grad()
+def run(model: GroundedLMM) -> GroundedOutput:
+    """Run conversations with later masks, so that feedback shows."""
+    config = model.config
+    batch = tiny_batch(
+        replace(config, llava=replace(config.llava, special_tokens=TINY_TOKENS)),
+        (3, 1),
+        torch.Generator().manual_seed(3),
+    )
+    ids = batch.input_ids.masked_fill(batch.input_ids == TINY_TOKENS.image, model.llava.special_tokens.image)
+    ids[:, -18:] = ids[:, -18:].masked_fill(ids[:, -18:] == model.llava.special_tokens.image, 20)
+    return model(replace(batch, input_ids=ids), with_teacher=False)
+
+
+def assert_same(ours: GroundedOutput, theirs: GroundedOutput, tolerance: float = 0.0) -> None:
+    for name in ("hidden_states", "token_logits", "tag_logits", "mask_logits"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), atol=tolerance, rtol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("lora", [None, LORA, LoraConfig(rank=2, train_embeddings=True)])
+def test_save_and_load_give_equal_outputs(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, lora: LoraConfig | None
+) -> None:
+    model = make_model(tokenizer, lora)
+    save_pretrained(model, tokenizer, tmp_path / "saved", "# A card")
+    loaded = load_pretrained(tmp_path / "saved")
+    assert loaded.config == model.config
+    assert loaded.model.feedback is not None
+    assert not loaded.model.training
+    assert loaded.tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert_same(run(loaded.model), run(model))
+    names = {path.name for path in (tmp_path / "saved").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+    assert (tmp_path / "saved" / "README.md").read_text() == "# A card"
+    content = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert (content["format_version"], content["system"], content["feedback"]["is_enabled"]) == (1, "plum", True)
+
+
+def test_shards_load_like_one_file(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plum.checkpoints.weights, "MAX_SHARD_SIZE", "100KB")
+    model = make_model(tokenizer)
+    save_pretrained(model, tokenizer, tmp_path / "saved", "")
+    shards = sorted((tmp_path / "saved").glob("model-*.safetensors"))
+    assert len(shards) > 1
+    assert_same(run(load_pretrained(tmp_path / "saved").model), run(model))
+    shards[0].unlink()
+    with pytest.raises(FileNotFoundError, match=shards[0].name):
+        load_pretrained(tmp_path / "saved")
+
+
+def test_loading_in_bfloat16(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    save_pretrained(make_model(tokenizer), tokenizer, tmp_path / "saved", "")
+    model = load_pretrained(tmp_path / "saved", dtype=torch.bfloat16).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in model.buffers() if buffer.is_floating_point()} == {torch.float32}
+
+
+def test_a_saved_model_is_never_overwritten(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    (tmp_path / "saved").mkdir()
+    with pytest.raises(FileExistsError, match="never overwritten"):
+        save_pretrained(make_model(tokenizer), tokenizer, tmp_path / "saved", "")
+
+
+def test_a_leftover_of_an_interrupted_save_is_replaced(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    (tmp_path / "saved.partial").mkdir()
+    (tmp_path / "saved.partial" / "rubbish").touch()
+    save_pretrained(make_model(tokenizer), tokenizer, tmp_path / "saved", "")
+    assert not (tmp_path / "saved" / "rubbish").exists()
+    assert not (tmp_path / "saved.partial").exists()
+
+
+def edit_config(folder: Path, change: Callable[[dict], None]) -> None:
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["feedback"].update(enabled=True), r"config\.json: unknown key feedback\.enabled"),
+        (lambda c: c["sam"].pop("prompt_dim"), r"config\.json: missing key sam\.prompt_dim"),
+        (lambda c: c["tagger"].update(context="both"), r"config\.json: tagger\.context is 'both', not one of"),
+        (lambda c: c["sam"].update(prompt_dim="16"), r"config\.json: sam\.prompt_dim is '16', not of type int"),
+        (lambda c: c["feedback"].update(is_enabled=1), r"feedback\.is_enabled is 1, not of type bool"),
+        (lambda c: c["sam"].update(encoder_global_blocks=1), r"sam\.encoder_global_blocks is 1, not a list"),
+        (lambda c: c.update(lora=3), r"lora is 3, not an object"),
+        (lambda c: c.update(format_version=2), r"format_version is 2, this code reads 1"),
+        (lambda c: c.pop("format_version"), r"no format_version"),
+        (lambda c: c["sam"].update(decoder_mlp_dim=48), r"another architecture: sam\.mask_decoder.* is \(32"),
+        (lambda c: c["feedback"].update(is_enabled=False), r"another architecture: 0 tensors .*unknown \['feedback\."),
+        (
+            lambda c: c["sam"].update(encoder_depth=3),
+            r"another architecture: \d+ tensors are missing \['sam\.image_enc",
+        ),
+        (lambda c: c["llava"]["special_tokens"].update(image=9), r"another model's tokenizer"),
+    ],
+)
+def test_another_architecture_is_refused_by_folder_and_key(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, change: Callable[[dict], None], message: str
+) -> None:
+    save_pretrained(make_model(tokenizer), tokenizer, tmp_path / "saved", "")
+    edit_config(tmp_path / "saved", change)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_pretrained(tmp_path / "saved")
+    assert "saved" in str(raised.value)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is not a saved model: it has no config\.json"):
+        load_pretrained(tmp_path)
+
+
+def test_config_round_trip_and_differences(tmp_path: Path) -> None:
+    config = tiny_model_config(VOCAB, TINY_TOKENS, LoraConfig(rank=2, dropout=0.0))
+    write_model_config(config, tmp_path)
+    assert read_model_config(tmp_path) == config
+    assert describe_differences(config, config) == []
+    other: ModelConfig = replace(config, lora=None, sam=replace(config.sam, decoder_depth=1))
+    lines = describe_differences(config, other)
+    assert "sam.decoder_depth: 2, 1" in lines
+    assert "lora.rank: 2, (absent)" in lines
+
+
+@pytest.mark.parametrize("train_embeddings", [False, True])
+def test_merged_equals_unmerged(tokenizer: PreTrainedTokenizerFast, train_embeddings: bool) -> None:
+    model = make_model(tokenizer, LoraConfig(rank=2, train_embeddings=train_embeddings))
+    if train_embeddings:
+        with torch.no_grad():
+            model.llava.stock.get_input_embeddings().weight.add_(0.1)
+    before = run(model)
+    result = merge_lora(model)
+    assert model.config.lora is None
+    assert result.max_logit_difference < 1e-5
+    assert not any("lora_" in name or "original_module" in name for name in model.state_dict())
+    assert_same(run(model), before, tolerance=1e-5)
+
+
+def test_merging_changes_the_base(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make_model(tokenizer)
+    layer = "model.language_model.layers.0.self_attn.q_proj"
+    base = model.llava.stock.state_dict()[f"{layer}.base_layer.weight"].clone()
+    adapter = model.llava.stock.get_submodule(layer)
+    # scaling = alpha / rank = 16 / 2
+    expected = base + 8.0 * adapter.lora_B["default"].weight @ adapter.lora_A["default"].weight
+    merge_lora(model)
+    torch.testing.assert_close(model.llava.stock.state_dict()[f"{layer}.weight"], expected.detach())
+
+
+def test_merging_in_bfloat16_sums_in_float32(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make_model(tokenizer).to(torch.bfloat16)
+    layer = "model.language_model.layers.1.self_attn.v_proj"
+    adapter = model.llava.stock.get_submodule(layer)
+    expected = adapter.base_layer.weight.float() + 8.0 * (
+        adapter.lora_B["default"].weight.float() @ adapter.lora_A["default"].weight.float()
+    )
+    merge_lora(model)
+    merged = model.llava.stock.get_submodule(layer).weight
+    torch.testing.assert_close(merged, expected.detach().bfloat16(), atol=0, rtol=0)
+
+
+def test_merging_needs_adapters(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="no adapters to merge"):
+        merge_lora(make_model(tokenizer, lora=None))
+
+
+def test_export_keeps_feedback_and_outputs(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make_model(tokenizer)
+    save_pretrained(model, tokenizer, tmp_path / "saved", "# A card")
+    result = export_merged(tmp_path / "saved", tmp_path / "merged")
+    assert result.max_logit_difference < 1e-5
+    loaded = load_pretrained(tmp_path / "merged")
+    assert loaded.config == replace(model.config, lora=None)
+    assert loaded.model.feedback is not None
+    assert_same(run(loaded.model), run(model), tolerance=1e-5)
+    assert (tmp_path / "merged" / "README.md").read_text() == "# A card"
+    # A model without adapters is copied as it is.
+    assert export_merged(tmp_path / "merged", tmp_path / "again").max_logit_difference == 0.0
+    assert_same(run(load_pretrained(tmp_path / "again").model), run(loaded.model))
+
+
+def test_trainable_weights_alone(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    model, other = make_model(tokenizer), make_model(tokenizer, seed=1)
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            parameter.copy_(model.get_parameter(name))
+        for parameter in (parameter for name, parameter in model.named_parameters() if "lora" in name):
+            parameter.add_(0.1)
+    for each in (model, other):
+        set_trainable(each, TrainableConfig())
+    save_trainable(model, tmp_path / "light")
+    assert float((run(other).hidden_states - run(model).hidden_states).abs().max()) > 1e-3
+    for name, buffer in other.named_buffers():  # SAM's positional frequencies are frozen, so they belong to the base
+        buffer.copy_(model.get_buffer(name))
+    load_trainable(other, tmp_path / "light")
+    assert_same(run(other), run(model))
+    full = sum(parameter.numel() for parameter in model.parameters())
+    light = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    size = (tmp_path / "light" / "trainable.safetensors").stat().st_size
+    assert 4 * light <= size < 4 * full
+    set_trainable(other, TrainableConfig(sam_mask_decoder=False))
+    with pytest.raises(ValueError, match=r"light.*unknown \['sam\.mask_decoder"):
+        load_trainable(other, tmp_path / "light")
+
+
+def test_trainable_weights_of_another_architecture_are_refused(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = make_model(tokenizer)
+    set_trainable(model, TrainableConfig())
+    save_trainable(model, tmp_path / "light")
+    other = make_model(tokenizer, feedback=FeedbackConfig(is_enabled=False))
+    set_trainable(other, TrainableConfig())
+    with pytest.raises(ValueError, match=r"light .*feedback\.is_enabled: True, False"):
+        load_trainable(other, tmp_path / "light")
+
+
+def test_nothing_trainable_is_not_saved(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make_model(tokenizer).requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to save"):
+        save_trainable(model, tmp_path / "light")
+
+
+def test_special_tokens_are_read_from_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = read_special_tokens(tokenizer)
+    assert tokenizer.convert_ids_to_tokens([tokens.image, tokens.pad, tokens.eos]) == ["<image>", "<pad>", "</s>"]
+    assert set(tokens.suppressed) == {tokens.image, tokens.pad}
+
+
+def test_tokenizer_larger_than_the_model_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="vocab_size is 200"):
+        with_special_tokens(tiny_model_config(200), tokenizer)

@@ -1,0 +1,99 @@
+"""Full-size parameter counts on the meta device, against the paper's components."""
+
+import pytest
+import torch
+
+from plum.config import (
+    FeedbackConfig,
+    LanguageConfig,
+    LlavaConfig,
+    LoraConfig,
+    ModelConfig,
+    SamConfig,
+    TrainableConfig,
+    VisionConfig,
+)
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.parameter_counts import component_of, count_components
+from plum.models.registry import build_model
+from plum.models.trainable import set_trainable
+
+CLIP_L_14 = VisionConfig(224, 14, 1024, 4096, 24, 16)
+LLAMA_13B = LanguageConfig(32000, 5120, 13824, 40, 40, 40)
+
+
+@pytest.fixture(scope="module")
+def plum_13b() -> GroundedLMM:
+    config = ModelConfig(
+        llava=LlavaConfig(CLIP_L_14, LLAMA_13B, projector="linear"), sam=SamConfig(), lora=LoraConfig()
+    )
+    with torch.device("meta"):
+        return build_model(config)
+
+
+def test_components_of_plum_13b(plum_13b: GroundedLMM) -> None:
+    counts = {count.component: count.num_parameters for count in count_components(plum_13b)}
+    assert counts == {
+        # 40 layers x (q, v) x rank 8 x (5120 + 5120)
+        "llava.lora": 6_553_600,
+        # 2 x (5120 x 5120 + 5120)
+        "tagger.mlp": 52_439_040,
+        # attention 4 x (5120^2 + 5120), feed-forward 2 x 5120 x 2048 + 2048 + 5120, norms 4 x 5120
+        "tagger.block": 125_877_248,
+        "tagger.classifier": 15_363,
+        # 5120^2 + 5120 + 5120 x 256 + 256
+        "query_projection": 27_530_496,
+        # 256 x 8 + 8 and 256 x 32 + 32
+        "feedback.film": 10_280,
+        # attention 4 x (256^2 + 256) and 4096 queries of 256
+        "feedback.pooling": 1_311_744,
+        "sam.prompt_encoder": 6_220,
+        # Published sizes: SAM ViT-H 637,026,048 and mask decoder 4,058,340, CLIP ViT-L/14's tower 303,179,776.
+        "sam.image_encoder": 637_026_048,
+        "sam.mask_decoder": 4_058_340,
+        "llava.vision_tower": 303_179_776,
+        # v1's linear layer 1024 x 5120 + 5120 and the frozen identity that stands in for a second one
+        "llava.projector": 5_248_000 + 26_219_520,
+        "llava.embeddings": 2 * 32000 * 5120,
+        # Vicuna-13B's 13,015,864,320 without both embeddings
+        "llava.language_model": 13_015_864_320 - 2 * 32000 * 5120,
+    }
+
+
+def test_trained_parameters_of_plum_13b(plum_13b: GroundedLMM) -> None:
+    rows = {row.module: row for row in set_trainable(plum_13b, TrainableConfig())}
+    trained = {module for module, row in rows.items() if row.trainable}
+    assert trained == {
+        "llava.lora",
+        "tagger.mlp",
+        "tagger.block",
+        "tagger.classifier",
+        "query_projection",
+        "feedback.film",
+        "feedback.pooling",
+        "sam.mask_decoder",
+        "sam.prompt_encoder",
+    }
+    assert sum(row.trainable for row in rows.values()) == (
+        6_553_600 + 52_439_040 + 125_877_248 + 15_363 + 27_530_496 + 10_280 + 1_311_744 + 6_220 + 4_058_340
+    )
+
+
+def test_feedback_can_be_left_out() -> None:
+    config = ModelConfig(
+        llava=LlavaConfig(CLIP_L_14, LLAMA_13B), sam=SamConfig(), feedback=FeedbackConfig(is_enabled=False), lora=None
+    )
+    with torch.device("meta"):
+        counts = {count.component: count.num_parameters for count in count_components(build_model(config))}
+    assert not any(component.startswith("feedback") or component == "llava.lora" for component in counts)
+
+
+def test_unknown_parameter_is_refused() -> None:
+    with pytest.raises(KeyError, match=r"neck\.weight"):
+        component_of("neck.weight")
+
+
+def test_unknown_system_is_refused(plum_13b: GroundedLMM) -> None:
+    config = ModelConfig(llava=plum_13b.config.llava, sam=plum_13b.config.sam, system="plump")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'plump' is none of"):
+        build_model(config)

@@ -1,0 +1,123 @@
+"""SAM's parts against segment_anything's own."""
+
+import pytest
+import torch
+from segment_anything.modeling import MaskDecoder
+from segment_anything.modeling.image_encoder import Attention
+from torch import nn
+
+from plum.config import SamConfig
+from plum.models.sam import RowwiseMaskDecoder, build_sam
+
+CONFIG = SamConfig(
+    image_size=48,
+    patch_size=8,
+    encoder_dim=32,
+    encoder_depth=2,
+    encoder_heads=2,
+    encoder_global_blocks=(1,),
+    encoder_window_size=4,  # 6 is no multiple of 4: windows are padded
+    prompt_dim=16,
+    decoder_heads=2,
+    decoder_mlp_dim=32,
+)
+
+
+def randomise(module: nn.Module, seed: int = 0) -> None:
+    """Give zero-initialised tables (relative and absolute positions) values, so that they matter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+def test_image_encoder_equals_segment_anything() -> None:
+    sam = build_sam(CONFIG).eval()
+    randomise(sam)
+    pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    fused = sam.encode_images(pixels)
+    for block in sam.image_encoder.blocks:
+        stock = Attention(32, 2, use_rel_pos=True, input_size=(block.window_size or 6,) * 2)
+        stock.load_state_dict(block.attn.state_dict(), strict=True)
+        block.attn = stock
+    torch.testing.assert_close(fused, sam.encode_images(pixels), atol=1e-4, rtol=0)
+
+
+def test_image_encoder_gradients_equal_segment_anything() -> None:
+    sam = build_sam(CONFIG)
+    randomise(sam)
+    block = sam.image_encoder.blocks[1].attn
+    stock = Attention(32, 2, use_rel_pos=True, input_size=(6, 6))
+    stock.load_state_dict(block.state_dict(), strict=True)
+    states = torch.randn(2, 6, 6, 32, generator=torch.Generator().manual_seed(1))
+    for attention in (block, stock):
+        attention(states).square().sum().backward()
+    for (name, ours), (_, theirs) in zip(block.named_parameters(), stock.named_parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-3, rtol=1e-4, msg=name)
+
+
+def test_rowwise_decoder_equals_segment_anything_image_by_image() -> None:
+    sam = build_sam(CONFIG).eval()
+    randomise(sam)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(3, 16, 6, 6, generator=generator)
+    queries = torch.randn(5, 16, generator=generator)
+    dense = torch.randn(5, 16, 6, 6, generator=generator)
+    image_of_row = torch.tensor([0, 2, 1, 0, 2])
+    ours = sam.decode_masks(images[image_of_row], queries, dense, sam.dense_position())
+    assert isinstance(sam.mask_decoder, RowwiseMaskDecoder)
+    for row, image in enumerate(image_of_row.tolist()):
+        theirs, _ = MaskDecoder.forward(
+            sam.mask_decoder,
+            image_embeddings=images[image][None],
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=queries[row][None, None],
+            dense_prompt_embeddings=dense[row][None],
+            multimask_output=False,
+        )
+        torch.testing.assert_close(ours[row], theirs[0, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_no_dense_prompt_is_sams_own_no_mask_prompt() -> None:
+    sam = build_sam(CONFIG).eval()
+    randomise(sam)
+    generator = torch.Generator().manual_seed(1)
+    images, queries = torch.randn(2, 16, 6, 6, generator=generator), torch.randn(2, 16, generator=generator)
+    _, dense = sam.prompt_encoder(points=None, boxes=torch.zeros(2, 4), masks=None)
+    given = sam.decode_masks(images, queries, dense, sam.dense_position())
+    torch.testing.assert_close(sam.decode_masks(images, queries, None, sam.dense_position()), given, atol=0, rtol=0)
+
+
+def test_state_has_the_names_of_published_checkpoints() -> None:
+    names = set(build_sam(CONFIG).state_dict())
+    assert {
+        "image_encoder.pos_embed",
+        "image_encoder.blocks.0.attn.rel_pos_h",
+        "image_encoder.neck.3.bias",
+        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+        "prompt_encoder.not_a_point_embed.weight",
+        "mask_decoder.output_hypernetworks_mlps.3.layers.2.bias",
+        "mask_decoder.iou_prediction_head.layers.2.weight",
+    } <= names
+
+
+def test_checkpoint_of_another_size_is_refused() -> None:
+    other = build_sam(SamConfig(**{**CONFIG.__dict__, "encoder_depth": 1, "encoder_global_blocks": ()}))
+    with pytest.raises(ValueError, match=r"(?s)48 px, 2 blocks.*blocks\.1\."):
+        build_sam(CONFIG).load_sam_checkpoint(other.state_dict())
+
+
+def test_checkpoint_loads_strictly() -> None:
+    source, target = build_sam(CONFIG), build_sam(CONFIG)
+    target.load_sam_checkpoint(source.state_dict())
+    torch.testing.assert_close(target.state_dict(), source.state_dict())
+
+
+def test_sincos_positions_are_half_of_sines_and_cosines() -> None:
+    config = SamConfig(**{**CONFIG.__dict__, "position_init": "sincos"})
+    position = build_sam(config).image_encoder.pos_embed
+    assert position is not None
+    # Cell (y 2, x 0), d 32: channel 0 is sin(2 * 1) / 2, channel 8 cos(2) / 2, channel 16 sin(0) / 2, channel 24 cos(0) / 2.
+    expected = torch.tensor([0.454649, -0.208073, 0.0, 0.5])
+    torch.testing.assert_close(position[0, 2, 0, ::8].detach(), expected, atol=1e-5, rtol=0)
+    assert float(build_sam(CONFIG).image_encoder.pos_embed.abs().max()) == 0.0

@@ -1,0 +1,259 @@
+"""Hand-worked goldens, limits and switches of every loss."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from plum.config import LossConfig, SpecialTokensConfig
+from plum.losses import (
+    bio_accuracy,
+    bio_loss,
+    compute_losses,
+    dice_loss,
+    focal_tversky_loss,
+    language_loss,
+    mask_bce_loss,
+    mask_losses,
+    span_kl_loss,
+    weighted_sum,
+)
+from plum.models.tiny import tiny_batch, tiny_model_config
+from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, LossTerms, SpanBounds
+
+LOG_3 = math.log(3.0)
+BIG = 20.0
+
+
+def focal_tversky(logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
+    return focal_tversky_loss(logits, targets, counted, alpha=0.7, beta=0.3, gamma=0.75)
+
+
+# sigmoid(log 3) = 3/4, sigmoid(-log 3) = 1/4.
+LOGITS = torch.tensor([[[LOG_3, LOG_3], [-LOG_3, -LOG_3]]])
+TARGETS = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+
+
+def test_focal_tversky_golden() -> None:
+    # TP = 3/4 + 1/4 = 1; FN = 2 - 1 = 1; FP = 2 - 1 = 1; TI = 1 / (1 + .7 + .3) = 1/2; loss = (1/2)^.75 = 0.594604.
+    torch.testing.assert_close(focal_tversky(LOGITS, TARGETS), torch.tensor([0.594604]), atol=1e-5, rtol=0)
+
+
+def test_focal_tversky_weighs_misses_above_false_alarms() -> None:
+    # Only the first pixel counts as predicted (logit 20), truth is the first two: TP 1, FN 1, FP 0: TI = 1 / 1.7.
+    # Swapped: TP 1, FN 0, FP 1: TI = 1 / 1.3.
+    one, two = torch.tensor([[[BIG, -BIG, -BIG]]]), torch.tensor([[[BIG, BIG, -BIG]]])
+    missed = focal_tversky(one, (two > 0).float())
+    false_alarm = focal_tversky(two, (one > 0).float())
+    torch.testing.assert_close(missed, torch.tensor([(1 - 1 / 1.7) ** 0.75]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(false_alarm, torch.tensor([(1 - 1 / 1.3) ** 0.75]), atol=1e-4, rtol=0)
+
+
+def test_focal_tversky_ignores_uncounted_pixels() -> None:
+    # Without the second column: TP = 1, FN = 2 - 1 = 1, FP = 1 - 1 = 0, TI = 1 / 1.7.
+    counted = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    expected = torch.tensor([(1 - 1 / 1.7) ** 0.75])
+    torch.testing.assert_close(focal_tversky(LOGITS, TARGETS, counted), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_focal_tversky_gradient_is_finite_where_the_mask_is_perfect(is_full: bool) -> None:
+    targets = torch.full((1, 8, 8), float(is_full))
+    for magnitude in (BIG, 200.0):
+        logits = torch.full((1, 8, 8), magnitude if is_full else -magnitude, requires_grad=True)
+        loss = focal_tversky(logits, targets)
+        loss.sum().backward()
+        assert logits.grad is not None
+        assert torch.isfinite(logits.grad).all()
+        assert 0.0 <= float(loss.detach()) < 1e-2
+
+
+def test_focal_tversky_of_disjoint_masks_is_one() -> None:
+    logits = torch.tensor([[[BIG, -BIG]]])
+    torch.testing.assert_close(
+        focal_tversky(logits, torch.tensor([[[0.0, 1.0]]])), torch.tensor([1.0]), atol=1e-4, rtol=0
+    )
+
+
+def test_dice_golden() -> None:
+    # Intersection 1, sizes 2 + 2; scale 1000: 1 - (2/1000 + 1e-6) / (4/1000 + 1e-6) = 0.499875.
+    torch.testing.assert_close(dice_loss(LOGITS, TARGETS, None, 1000.0), torch.tensor([0.499875]), atol=1e-6, rtol=0)
+
+
+def test_dice_limits() -> None:
+    empty, disjoint = torch.full((1, 4, 4), -200.0), torch.tensor([[[200.0, -200.0]]])
+    assert float(dice_loss(empty, torch.zeros(1, 4, 4), None, 1000.0)) == pytest.approx(0.0, abs=1e-6)
+    assert float(dice_loss(disjoint, torch.tensor([[[0.0, 1.0]]]), None, 1000.0)) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_mask_bce_golden() -> None:
+    # Pixel losses: -ln 3/4, -ln 1/4, -ln 1/4, -ln 3/4; mean = (0.287682 + 1.386294) / 2 = 0.836988.
+    torch.testing.assert_close(mask_bce_loss(LOGITS, TARGETS, None), torch.tensor([0.836988]), atol=1e-5, rtol=0)
+    # First row only: the same mean; first column only: (-ln 3/4 - ln 1/4) / 2 as well; top left only: -ln 3/4.
+    counted = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    torch.testing.assert_close(mask_bce_loss(LOGITS, TARGETS, counted), torch.tensor([0.287682]), atol=1e-5, rtol=0)
+    assert float(mask_bce_loss(LOGITS, TARGETS, torch.zeros(1, 2, 2))) == 0.0
+
+
+def test_language_golden() -> None:
+    # Uniform over 4 tokens: ln 4; logits (ln 3, 0) of 2: -ln 3/4.
+    assert float(language_loss(torch.zeros(2, 4), torch.tensor([1, 3]))) == pytest.approx(math.log(4))
+    assert float(language_loss(torch.tensor([[LOG_3, 0.0]]), torch.tensor([0]))) == pytest.approx(-math.log(0.75))
+    assert float(language_loss(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))) == 0.0
+
+
+def test_bio_golden() -> None:
+    # Logits (ln 2, 0, 0): p = (1/2, 1/4, 1/4). Tags O, B; the third token is ignored.
+    # (.1 x ln 2 + 1 x ln 4) / (.1 + 1) = (0.069315 + 1.386294) / 1.1 = 1.323281.
+    logits = torch.tensor([math.log(2.0), 0.0, 0.0]).expand(1, 3, 3)
+    tags = torch.tensor([[0, 1, IGNORE_INDEX]])
+    assert float(bio_loss(logits, tags, (0.1, 1.0, 1.0))) == pytest.approx(1.323281, abs=1e-5)
+
+
+def test_bio_without_supervised_tokens_is_zero_with_finite_gradient() -> None:
+    logits = torch.zeros(1, 3, 3, requires_grad=True)
+    loss = bio_loss(logits, torch.full((1, 3), IGNORE_INDEX), (0.1, 1.0, 1.0))
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_bio_accuracy_counts_by_true_class() -> None:
+    # Predictions O B I B; truth O B B ignored: O 1 of 1, B 1 of 2, I none.
+    logits = torch.eye(3)[[0, 1, 2, 1]][None]
+    hits, totals = bio_accuracy(logits, torch.tensor([[0, 1, 1, IGNORE_INDEX]]))
+    assert hits.tolist() == [1, 1, 0]
+    assert totals.tolist() == [1, 2, 0]
+
+
+SPANS = SpanBounds(torch.tensor([0, 0]), torch.tensor([0, 2]), torch.tensor([2, 3]))
+
+
+def test_kl_golden_for_sum_and_mean() -> None:
+    # Differences of D = 2: tokens (2, 0) and (0, 4) average to (1, 2), squared norm 5; token (3, 1): 10.
+    # sigma 1, sum: mean(5, 10) / 2 = 3.75; divided by D: 1.875; sigma 2: 3.75 / 4 = 0.9375.
+    student = torch.tensor([[[2.0, 0.0], [0.0, 4.0], [3.0, 1.0], [9.0, 9.0]]])
+    teacher = torch.zeros_like(student)
+    assert float(span_kl_loss(student, teacher, SPANS, 1.0, divide_by_width=False)) == pytest.approx(3.75)
+    assert float(span_kl_loss(student, teacher, SPANS, 1.0, divide_by_width=True)) == pytest.approx(1.875)
+    assert float(span_kl_loss(student, teacher, SPANS, 2.0, divide_by_width=False)) == pytest.approx(0.9375)
+
+
+def test_kl_constrains_span_tokens_alone() -> None:
+    student = torch.ones(1, 4, 2, requires_grad=True)
+    span_kl_loss(student, torch.zeros(1, 4, 2), SPANS, 1.0, divide_by_width=True).backward()
+    assert student.grad is not None
+    assert student.grad[0, :3].all()
+    assert not student.grad[0, 3].any()
+
+
+def test_kl_without_spans_is_zero() -> None:
+    none = SpanBounds(*(torch.zeros(0, dtype=torch.long),) * 3)
+    assert float(span_kl_loss(torch.ones(1, 4, 2), torch.zeros(1, 4, 2), none, 1.0, divide_by_width=True)) == 0.0
+
+
+def make_batch(spans: tuple[int, ...]) -> Batch:
+    config = tiny_model_config(40, SpecialTokensConfig(image=3, pad=0, eos=2))
+    return tiny_batch(config, spans, torch.Generator().manual_seed(0))
+
+
+def make_output(batch: Batch, kl: bool = True) -> GroundedOutput:
+    generator = torch.Generator().manual_seed(1)
+    num_rows, length = batch.input_ids.shape
+    states = torch.randn(num_rows, length, 32, generator=generator)
+    return GroundedOutput(
+        hidden_states=states,
+        token_logits=torch.randn(6, 40, generator=generator),
+        token_labels=torch.arange(6),
+        tag_logits=torch.randn(num_rows, length, 3, generator=generator),
+        image_embeddings=torch.randn(len(batch.frames), 16, 4, 4, generator=generator),
+        mask_logits=torch.randn(len(batch.masks), 16, 16, generator=generator),
+        teacher_states=torch.zeros_like(states) if kl else None,
+    )
+
+
+def test_mask_losses_are_means_over_masks_of_images_of_any_size() -> None:
+    batch = make_batch((2, 1, 3))
+    output = make_output(batch)
+    config = LossConfig()
+    overlap, bce = mask_losses(output, batch, config)
+    overlaps, bces = [], []
+    for row, mask in enumerate(batch.masks):
+        own = batch.spans.conversation == batch.spans.conversation[row]
+        assert own[row]
+        spans = SpanBounds(
+            *(part[row : row + 1] for part in (batch.spans.conversation, batch.spans.start, batch.spans.end))
+        )
+        one = replace(batch, spans=spans, masks=(mask,))
+        overlap_one, bce_one = mask_losses(replace(output, mask_logits=output.mask_logits[row : row + 1]), one, config)
+        overlaps.append(overlap_one)
+        bces.append(bce_one)
+    torch.testing.assert_close(overlap, torch.stack(overlaps).mean())
+    torch.testing.assert_close(bce, torch.stack(bces).mean())
+
+
+def test_ignored_pixels_leave_every_mask_loss() -> None:
+    batch = make_batch((2, 1))
+    ignore = torch.zeros(batch.frames[0].original, dtype=torch.bool)
+    ignore[:, :9] = True
+    batch = replace(batch, ignore_masks=(ignore, None))
+    flipped = tuple(mask ^ ignore if row < 2 else mask for row, mask in enumerate(batch.masks))
+    for overlap in ("focal_tversky", "dice"):
+        config = LossConfig(overlap=overlap)  # type: ignore[arg-type]
+        output = make_output(batch)
+        losses, others = mask_losses(output, batch, config), mask_losses(output, replace(batch, masks=flipped), config)
+        torch.testing.assert_close(losses, others)
+        unmasked = mask_losses(output, replace(batch, masks=flipped, ignore_masks=(None, None)), config)
+        assert float((losses[0] - unmasked[0]).abs()) > 1e-4
+
+
+def test_mask_of_another_size_is_refused() -> None:
+    batch = make_batch((1,))
+    with pytest.raises(ValueError, match=r"mask 0 .*tiny-0.* is \(20, 31\) but its image 0 is \(20, 32\)"):
+        mask_losses(make_output(batch), replace(batch, masks=(batch.masks[0][:, 1:],)), LossConfig())
+
+
+def test_nothing_to_supervise_gives_zeros() -> None:
+    batch = make_batch((TEXT_ONLY,))
+    batch = replace(batch, tags=torch.full_like(batch.tags, IGNORE_INDEX))
+    output = replace(make_output(batch), token_logits=torch.zeros(0, 40), token_labels=torch.zeros(0, dtype=torch.long))
+    terms = compute_losses(output, batch, LossConfig())
+    assert terms.kl is not None
+    assert [float(t) for t in (terms.language, terms.bio, terms.mask_overlap, terms.mask_bce, terms.kl)] == [0.0] * 5
+
+
+def test_terms_are_unweighted_and_weighted_once() -> None:
+    batch = make_batch((2, 0))
+    output = make_output(batch)
+    heavy = LossConfig(language=10, bio=10, kl=10, mask_overlap=10, mask_bce=10)
+    assert compute_losses(output, batch, heavy) == compute_losses(output, batch, LossConfig())
+    one = [torch.tensor(1.0)] * 4
+    # 1 + 2 + 8 + 2 = 13, and .1 with the KL term.
+    assert float(weighted_sum(LossTerms(*one), LossConfig())) == 13.0
+    assert float(weighted_sum(LossTerms(*one, kl=torch.tensor(1.0)), LossConfig())) == pytest.approx(13.1)
+
+
+def test_kl_is_off_without_a_teacher() -> None:
+    batch = make_batch((2, 0))
+    assert compute_losses(make_output(batch, kl=False), batch, LossConfig()).kl is None
+
+
+def test_bfloat16_inputs_give_float32_losses() -> None:
+    batch = make_batch((2, 1))
+    output = make_output(batch)
+    half = replace(
+        output,
+        hidden_states=output.hidden_states.bfloat16(),
+        token_logits=output.token_logits.bfloat16(),
+        tag_logits=output.tag_logits.bfloat16(),
+        mask_logits=output.mask_logits.bfloat16(),
+        teacher_states=torch.zeros_like(output.hidden_states.bfloat16()),
+    )
+    terms = compute_losses(half, batch, LossConfig())
+    assert terms.kl is not None
+    assert {t.dtype for t in (terms.language, terms.bio, terms.mask_overlap, terms.mask_bce, terms.kl)} == {
+        torch.float32
+    }
