@@ -18,6 +18,8 @@ class PlumModel:
     def __init__(self, predictor: Predictor, name: str) -> None:
         self.predictor = predictor
         self.name = name
+        parameter = next(predictor.model.parameters())
+        self.dtype, self.device = str(parameter.dtype).removeprefix("torch."), str(parameter.device)
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
         """Return one score per choice."""

@@ -30,7 +30,8 @@ step "Train the tokenizer" python -m plum train-tokenizer --datasets "$data/trai
 
 step "Train stage 0" bash scripts/train_plum_0shot.sh configs/plum_tiny_stage0.yaml --engine.micro_batch_size $per_rank
 step "Train stage 1" bash scripts/train_plum_ft.sh configs/plum_tiny_stage1.yaml --engine.micro_batch_size $per_rank
-step "Export (merge adapters)" python -m plum export --checkpoint $run/stage1/model --output $run/model
+export_model() { [ -d $run/model ] || python -m plum export --checkpoint $run/stage1/model --output $run/model; }
+step "Export (merge adapters)" export_model
 
 validate() { python validate_partonomy.py --model "$1" --questions $data/val --output "$run/$2" --num_procs 2 --resume "${@:3}"; }
 step "Validate" validate plum validation --checkpoint $run/model

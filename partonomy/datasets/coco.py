@@ -8,7 +8,6 @@ class that contains most of it. Several records of one part in one instance are 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from partonomy.datasets.coco_records import (
     CocoConfig,
@@ -53,10 +52,12 @@ def read_coco(config: CocoConfig) -> SourceReading:
     for annotation in records.annotations:
         by_image[annotation.image_id].append(annotation)
     # Instances that no annotation stands for need ids that no annotation has.
-    next_id = max((annotation.annotation_id for annotation in records.annotations), default=0) + 1
+    used_ids = [annotation.annotation_id for annotation in records.annotations]
+    used_ids += [number for row in records.skipped for number in row.annotation_ids]
+    next_id = max(used_ids, default=0) + 1
     images = []
     for image in records.images:
-        groups, left_out = _group_parts(by_image[image.image_id], next_id, config.annotations)
+        groups, left_out = _group_parts(by_image[image.image_id], next_id, config)
         next_id += sum(group.is_implied for group in groups)
         for reason, numbers in left_out.items():
             skipped[reason].extend(numbers)
@@ -106,7 +107,7 @@ class _Names:
 
 
 def _group_parts(
-    annotations: Sequence[RawAnnotation], next_id: int, path: Path
+    annotations: Sequence[RawAnnotation], next_id: int, config: CocoConfig
 ) -> tuple[list[_Group], dict[str, list[int]]]:
     """Give every part of an image to its object; the second value lists the annotations left out, by reason."""
     left_out: dict[str, list[int]] = defaultdict(list)
@@ -118,21 +119,20 @@ def _group_parts(
             continue
         if part.is_crowd:
             left_out["iscrowd part"].append(part.annotation_id)
-        elif part.object_id is not None:
-            parts_of[_check_link(part, objects, path)].append(part)
+            continue
+        try:
+            owner = _find_owner(part, objects)
+        except ValueError as error:
+            if config.invalid == "raise":
+                raise ValueError(f"{config.annotations}, annotation {part.annotation_id}: {error}") from error
+            left_out[str(error)].append(part.annotation_id)
+            continue
+        if owner is not None:
+            parts_of[owner].append(part)
         elif objects:
-            owner = _find_container(part, list(objects.values()))
-            if owner is None:
-                left_out["part that lies in no annotated object of its class"].append(part.annotation_id)
-            else:
-                parts_of[owner].append(part)
-        elif part.raw_object is None:
-            raise ValueError(
-                f"{path}, annotation {part.annotation_id}: nothing says which object the part {part.raw_part!r} "
-                "belongs to; pass --object_name, or name the category object:part"
-            )
+            left_out["part that lies in no annotated object of its class"].append(part.annotation_id)
         else:
-            implied[part.raw_object].append(part)
+            implied[str(part.raw_object)].append(part)
     groups = [
         _Group(number, str(one.raw_object), one.mask, one.box, one.is_crowd, tuple(parts_of[number]))
         for number, one in objects.items()
@@ -146,17 +146,30 @@ def _group_parts(
     return groups, {reason: numbers for reason, numbers in left_out.items() if numbers}
 
 
-def _check_link(part: RawAnnotation, objects: Mapping[int, RawAnnotation], path: Path) -> int:
+def _find_owner(part: RawAnnotation, objects: Mapping[int, RawAnnotation]) -> int | None:
+    """Id of the part's object: the linked one, else the one that contains it; None when there is no such object.
+
+    Raises:
+        ValueError: a link to no object or to another class, or nothing that says which object the part belongs to.
+    """
+    if part.object_id is not None:
+        return _check_link(part, objects)
+    if not objects and part.raw_object is None:
+        raise ValueError(
+            f"nothing says which object the part {part.raw_part!r} belongs to; pass --object_name, or name the "
+            "category object:part"
+        )
+    return _find_container(part, list(objects.values()))
+
+
+def _check_link(part: RawAnnotation, objects: Mapping[int, RawAnnotation]) -> int:
     owner = objects.get(part.object_id) if part.object_id is not None else None
     if owner is None:
-        raise ValueError(
-            f"{path}, annotation {part.annotation_id}: obj_ann_id {part.object_id} is no object annotation of image "
-            f"{part.image_id}"
-        )
+        raise ValueError(f"obj_ann_id {part.object_id} is no object annotation of image {part.image_id}")
     if part.raw_object is not None and part.raw_object != owner.raw_object:
         raise ValueError(
-            f"{path}, annotation {part.annotation_id}: a part of {part.raw_object!r} is linked to annotation "
-            f"{owner.annotation_id}, which is {owner.raw_object!r}"
+            f"a part of {part.raw_object!r} is linked to annotation {owner.annotation_id}, which is "
+            f"{owner.raw_object!r}"
         )
     return owner.annotation_id
 

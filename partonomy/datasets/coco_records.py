@@ -15,6 +15,7 @@ from partonomy.structures import RLE
 OBJECT = "OBJECT"
 PART = "PART"
 BACKGROUND = "background"
+NO_ID = -1  # stands for the id of a skipped annotation that has none
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
             reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
             if config.invalid == "raise":
                 raise ValueError(f"{where}: {reason}") from error
-            skipped[reason].append(record["id"] if isinstance(record, Mapping) and "id" in record else -1)
+            identifier = record.get("id") if isinstance(record, Mapping) else None
+            skipped[reason].append(identifier if isinstance(identifier, int) else NO_ID)
     rows = tuple(SkippedAnnotations(reason, tuple(numbers)) for reason, numbers in skipped.items())
     return CocoRecords(tuple(images.values()), tuple(annotations.values()), rows)
 

@@ -38,8 +38,9 @@ INCORRECT = "incorrect"
 
 @dataclass(frozen=True)
 class PublishedRecord:
-    """One record: the question, and all parts of the instance in `segmentations` (the asked ones among them)."""
+    """One record: its place in the file, the question, and all parts of the instance (the asked ones among them)."""
 
+    index: int
     question: Question
     image_path: str
     parts: tuple[Part, ...]
@@ -139,7 +140,7 @@ class _RecordReader:
             object_question=_read_object_question(content) if question_type.is_part_whole else None,
         )
         check_question(question)
-        return PublishedRecord(question, image_path, parts)
+        return PublishedRecord(index, question, image_path, parts)
 
     def _read_parts(self, image_path: str, segmentations: object) -> tuple[Part, ...]:
         if not isinstance(segmentations, Mapping) or not segmentations:

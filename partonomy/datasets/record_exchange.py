@@ -152,7 +152,8 @@ def _restore(
         for instance in image.objects
     }
     questions = []
-    for record, identity in zip(records, sidecar["questions"], strict=True):
+    for record in records:
+        identity = sidecar["questions"][record.index]
         image, instance = owners[identity["instance_id"]]
         box = identity["box"]
         questions.append(

@@ -20,6 +20,7 @@ from partonomy.visualize import Colour, colour_parts, encode_base64, part_colour
 
 PANEL_SIDE = 300
 """Longer side of a case's pictures, in pixels."""
+RANDOM, BEST, WORST = "Random cases", "Best cases", "Worst cases"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class CaseGroup:
     """Cases under one heading."""
 
     title: str
+    explanation: str
     cases: tuple[Case, ...]
 
 
@@ -99,7 +101,7 @@ def load_case_questions(run: LoadedRun) -> CaseQuestions:
 def choose_cases(
     records: Sequence[Record], num_each: int, generator: np.random.Generator
 ) -> tuple[tuple[str, tuple[Record, ...]], ...]:
-    """Best, worst and random questions by mean paired IoU, at most one per image within a heading.
+    """Random questions, and the best and worst scored ones by mean paired IoU; one per image within a heading.
 
     Args:
         records: All records of a run; those without true parts are left out.
@@ -107,12 +109,13 @@ def choose_cases(
         generator: Draws the random ones.
     """
     usable = [record for record in records if record.true_parts]
-    ranked = sorted(usable, key=lambda record: (-mean_paired_iou(record), record.question_id))
-    shuffled = [ranked[index] for index in generator.permutation(len(ranked))]
+    shuffled = [usable[index] for index in generator.permutation(len(usable))]
+    scored = [record for record in usable if record.is_scored]
+    ranked = sorted(scored, key=lambda record: (-mean_paired_iou(record), record.question_id))
     return (
-        ("Random cases", _distinct_images(shuffled, num_each)),
-        ("Best cases", _distinct_images(ranked, num_each)),
-        ("Worst cases", _distinct_images(ranked[::-1], num_each)),
+        (RANDOM, _distinct_images(shuffled, num_each)),
+        (BEST, _distinct_images(ranked, num_each)),
+        (WORST, _distinct_images(ranked[::-1], num_each)),
     )
 
 

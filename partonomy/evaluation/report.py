@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from partonomy.evaluation.breakdown import BreakdownRow, by_object, by_part
-from partonomy.evaluation.cases import CaseGroup, choose_cases, load_case_questions, make_case
+from partonomy.evaluation.cases import BEST, RANDOM, WORST, CaseGroup, choose_cases, load_case_questions, make_case
 from partonomy.evaluation.files import write_text_atomically
 from partonomy.evaluation.loaded_run import LoadedRun
 from partonomy.evaluation.loss_curves import draw_curves, find_metrics, read_curves
@@ -22,6 +22,11 @@ from partonomy.metrics.bootstrap import Estimate
 
 NUM_CASES = 6
 """Cases under each heading."""
+CASE_EXPLANATIONS = {
+    RANDOM: "Drawn from all questions, failed ones too; one per image.",
+    BEST: "Scored questions of the highest mean IoU over their parts (phrases given); one per image.",
+    WORST: "Scored questions of the lowest mean IoU over their parts (phrases given); one per image.",
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,11 @@ def _make_page(run: LoadedRun, baselines: Sequence[LoadedRun], training_metrics:
     questions = load_case_questions(run)
     generator = np.random.default_rng(int(run.summary.provenance["seed"]))
     groups = tuple(
-        CaseGroup(title, tuple(make_case(record, questions.by_id.get(record.question_id)) for record in records))
+        CaseGroup(
+            title,
+            CASE_EXPLANATIONS[title],
+            tuple(make_case(record, questions.by_id.get(record.question_id)) for record in records),
+        )
         for title, records in choose_cases(run.records, NUM_CASES, generator)
     )
     has_masks = not any(Capability.MASKS in record.unsupported for record in run.records)

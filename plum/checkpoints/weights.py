@@ -16,11 +16,16 @@ NUM_NAMES_SHOWN = 5
 def write_tensors(tensors: Mapping[str, Tensor], folder: Path, stem: str) -> None:
     """Write `stem`.safetensors, or numbered shards and an index where it would pass 4 GB."""
     save_torch_state_dict(
-        {name: tensor.detach().cpu() for name, tensor in tensors.items()},
+        {name: _own_storage(tensor.detach().cpu()) for name, tensor in tensors.items()},
         folder,
         filename_pattern=f"{stem}{{suffix}}.safetensors",
         max_shard_size=MAX_SHARD_SIZE,
     )
+
+
+def _own_storage(tensor: Tensor) -> Tensor:
+    """Copy a view: ZeRO keeps trained parameters as slices of one flat buffer, which safetensors would refuse."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
 
 
 def read_into(module: nn.Module, expected: Iterable[str], folder: Path, stem: str) -> None:

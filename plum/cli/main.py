@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from plum.cli import chat, segment, teacher_forced, train_tokenizer
+from plum.cli import chat, export, segment, teacher_forced, train_tokenizer
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,6 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_command(commands)
     train_tokenizer.add_command(commands)
     teacher_forced.add_command(commands)
+    export.add_command(commands)
     return parser
 
 

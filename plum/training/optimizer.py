@@ -19,7 +19,8 @@ def build_optimizer(parameters: Iterable[Parameter], config: OptimizerConfig) ->
     for parameter in parameters:
         (matrices if parameter.ndim > 1 else vectors).append(parameter)
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas)
+    groups = [group for group in groups if group["params"]]
+    return AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
 def learning_rate_factor(update: int, num_updates: int, config: OptimizerConfig) -> float:

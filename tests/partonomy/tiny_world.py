@@ -29,7 +29,11 @@ def draw_part(number: int, offset: int = 0) -> RLE:
 
 
 def make_instance(
-    number: int, label: str, parts: Sequence[str], category: str = "aircraft", box: tuple[int, int, int, int] | None = None
+    number: int,
+    label: str,
+    parts: Sequence[str],
+    category: str = "aircraft",
+    box: tuple[int, int, int, int] | None = None,
 ) -> ObjectInstance:
     """An instance with one drawn mask per part and ids that are not yet unique."""
     drawn = tuple(Part(part, draw_part(position)) for position, part in enumerate(parts))

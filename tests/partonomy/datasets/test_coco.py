@@ -17,7 +17,8 @@ from partonomy.structures import ObjectInstance
 HEIGHT, WIDTH = 20, 30
 REAL_DATA = os.environ.get("PARTONOMY_REAL_DATA")
 needs_real_data = pytest.mark.skipif(
-    REAL_DATA is None or not Path(REAL_DATA).is_dir(), reason="PARTONOMY_REAL_DATA does not name a folder of photographs"
+    REAL_DATA is None or not Path(REAL_DATA).is_dir(),
+    reason="PARTONOMY_REAL_DATA does not name a folder of photographs",
 )
 
 
@@ -208,7 +209,8 @@ BAD_ANNOTATIONS: list[tuple[dict[str, object], str]] = [
 def test_a_bad_annotation_is_named_or_collected(coco: CocoFile, changes: dict[str, object], reason: str) -> None:
     car = coco.add("car", (0, 0, 20, 10))
     coco.add("car:door", (2, 2, 3, 3), obj_ann_id=car)
-    coco.add("car:wheel", (8, 2, 3, 3), **({"obj_ann_id": car} | changes))
+    coco.add("car:wheel", (8, 2, 3, 3), obj_ann_id=car)
+    coco.annotations[2] |= changes
     with pytest.raises(ValueError, match=reason) as caught:
         coco.objects()
     assert f"instances.json, annotation {coco.annotations[2]['id']}" in str(caught.value)
@@ -224,8 +226,12 @@ def test_links_to_nothing_and_to_another_class(coco: CocoFile) -> None:
     with pytest.raises(ValueError, match="annotation 2: a part of 'car' is linked to annotation 1, which is 'dog'"):
         coco.objects()
     coco.annotations[1]["obj_ann_id"] = 77
-    with pytest.raises(ValueError, match="obj_ann_id 77 is no object annotation of image 0"):
+    with pytest.raises(ValueError, match="annotation 2: obj_ann_id 77 is no object annotation of image 0"):
         coco.objects()
+    reading = read_coco(coco.config(invalid="collect"))
+    assert [(row.reason, row.annotation_ids) for row in reading.skipped] == [
+        ("obj_ann_id 77 is no object annotation of image 0", (2,))
+    ]
 
 
 def test_bad_images(coco: CocoFile) -> None:

@@ -51,11 +51,8 @@ def make_model(
 def run(model: GroundedLMM) -> GroundedOutput:
     """Run conversations with later masks, so that feedback shows."""
     config = model.config
-    batch = tiny_batch(
-        replace(config, llava=replace(config.llava, special_tokens=TINY_TOKENS)),
-        (3, 1),
-        torch.Generator().manual_seed(3),
-    )
+    tiny = replace(config, llava=replace(config.llava, special_tokens=TINY_TOKENS))
+    batch = tiny_batch(tiny, (3, 1), torch.Generator().manual_seed(3))
     ids = batch.input_ids.masked_fill(batch.input_ids == TINY_TOKENS.image, model.llava.special_tokens.image)
     ids[:, -18:] = ids[:, -18:].masked_fill(ids[:, -18:] == model.llava.special_tokens.image, 20)
     return model(replace(batch, input_ids=ids), with_teacher=False)

@@ -196,14 +196,9 @@ def test_span_without_image_is_refused() -> None:
 def test_empty_span_is_refused() -> None:
     model = make_model()
     batch = make_batch(model, (2,))
+    spans = replace(batch.spans, end=batch.spans.start + torch.tensor([1, 0]))
     with pytest.raises(ValueError, match="span 1 of the batch is empty"):
-        model(
-            replace(
-                batch,
-                spans=SpanBounds(batch.spans.conversation, batch.spans.start, batch.spans.start + torch.tensor([1, 0])),
-            ),
-            with_teacher=False,
-        )
+        model(replace(batch, spans=spans), with_teacher=False)
 
 
 def test_wrong_number_of_image_tokens_is_refused() -> None:

@@ -117,7 +117,7 @@ def test_sincos_positions_are_half_of_sines_and_cosines() -> None:
     config = SamConfig(**{**CONFIG.__dict__, "position_init": "sincos"})
     position = build_sam(config).image_encoder.pos_embed
     assert position is not None
-    # Cell (y 2, x 0), d 32: channel 0 is sin(2 * 1) / 2, channel 8 cos(2) / 2, channel 16 sin(0) / 2, channel 24 cos(0) / 2.
+    # Cell (y 2, x 0), d 32: channels 0, 8, 16, 24 are sin 2, cos 2, sin 0, cos 0, each / 2.
     expected = torch.tensor([0.454649, -0.208073, 0.0, 0.5])
     torch.testing.assert_close(position[0, 2, 0, ::8].detach(), expected, atol=1e-5, rtol=0)
-    assert float(build_sam(CONFIG).image_encoder.pos_embed.abs().max()) == 0.0
+    assert float(build_sam(CONFIG).image_encoder.pos_embed.detach().abs().max()) == 0.0

@@ -74,13 +74,8 @@ def test_query_is_the_mean_of_projected_tokens() -> None:
     torch.manual_seed(0)
     project = QueryProjection(WIDTH, 8)
     states = random_states()
-    expected = torch.stack(
-        [
-            project.layers(states[0, 1:2]).mean(0),
-            project.layers(states[1, 0:3]).mean(0),
-            project.layers(states[1, 5:7]).mean(0),
-        ]
-    )
+    spans = (states[0, 1:2], states[1, 0:3], states[1, 5:7])
+    expected = torch.stack([project.layers(span).mean(0) for span in spans])
     torch.testing.assert_close(project(states, SPANS), expected)
 
 

@@ -41,14 +41,10 @@ def test_switches_turn_parts_off() -> None:
 def test_trained_embeddings_leave_the_teachers_copy_frozen() -> None:
     model = make_model(LoraConfig(rank=2, train_embeddings=True))
     set_trainable(model, TrainableConfig(embeddings=True))
-    flags = {
-        name: p.requires_grad for name, p in model.named_parameters() if "embed_tokens" in name or "lm_head" in name
-    }
-    assert {name.split(".embed_tokens.")[-1].split(".", 5)[-1]: flag for name, flag in flags.items()} == {
-        "original_module.weight": False,
-        "modules_to_save.default.weight": True,
-        "weight": True,
-    }
+    embeddings = model.llava.stock.get_input_embeddings()
+    assert not embeddings.original_module.weight.requires_grad
+    assert embeddings.modules_to_save.default.weight.requires_grad
+    assert model.llava.stock.lm_head.weight.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -66,7 +62,7 @@ def test_impossible_settings_are_refused(lora: LoraConfig | None, config: Traina
 
 @pytest.mark.parametrize("spans", [(TEXT_ONLY, TEXT_ONLY), (0, 0), (1, 3)])
 def test_anchor_gives_every_trained_parameter_a_gradient(spans: tuple[int, ...]) -> None:
-    model = make_model(None)
+    model = make_model(None).eval()  # no dropout: two passes are compared
     set_trainable(model, EVERYTHING)
     batch = tiny_batch(model.config, spans, torch.Generator().manual_seed(0))
     terms = compute_losses(model(batch, with_teacher=False), batch, LossConfig())

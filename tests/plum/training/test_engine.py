@@ -1,0 +1,212 @@
+"""The engines against each other: accumulation, DeepSpeed on one rank, two real ranks under ZeRO-2."""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from partonomy.masks import encode_mask
+from partonomy.structures import CharSpan
+from plum.config import OptimizerConfig, TaggerConfig, TrainConfig
+from plum.data.collate import Collator
+from plum.models.registry import build_model
+from plum.models.special_tokens import with_special_tokens
+from plum.models.tiny import tiny_model_config
+from plum.models.trainable import set_trainable
+from plum.structures import Batch, Exchange, Sample
+from plum.training.engine import PlainEngine, Ranks, deepspeed_settings
+from plum.training.objective import Objective
+from plum.training.run import train
+from tests.plum.data.part_world import box_mask
+from tests.plum.data.tokenizers_for_tests import byte_level
+from tests.plum.predictor_world import make_image
+from tests.plum.training.training_world import FULL, largest_difference, make_config, with_engine, write_inputs
+
+CPU = Ranks(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engines")
+    write_inputs(folder)
+    return folder
+
+
+def _samples(count: int) -> list[Sample]:
+    """Different images and masks under one text, so that every cut into micro-batches averages over equal counts."""
+    samples = []
+    for number in range(count):
+        masks = tuple(encode_mask(box_mask(2 + number, 3 * part, 8, 7)) for part in range(2))
+        answer = "It has a wheel and a propeller."
+        exchange = Exchange("What parts?", answer, (CharSpan(9, 14), CharSpan(21, 30)), masks)
+        samples.append(Sample(f"s{number}", "test", make_image(number, 24, 32), ((exchange,),)))
+    return samples
+
+
+def _engine(config: TrainConfig) -> tuple[PlainEngine, Collator]:
+    torch.manual_seed(0)
+    tokenizer = byte_level()
+    sizes = tiny_model_config(len(tokenizer), tagger=TaggerConfig(num_heads=4, feedforward_dim=64, dropout=0.0))
+    model = build_model(with_special_tokens(sizes, tokenizer))
+    set_trainable(model, FULL)
+    objective = Objective(model, config.losses, part_pretext=0.0, num_part_classes=0)
+    engine = PlainEngine(objective, config.engine, config.optimizer, num_updates=10, ranks=CPU)
+    return engine, Collator(tokenizer, sizes, config.data)
+
+
+def test_8x1_equals_2x4_accumulation(folder: Path) -> None:
+    base = make_config(folder, "unused")
+    weights, losses = [], []
+    for micro_batch_size, accumulation in ((8, 1), (2, 4)):
+        engine, collate = _engine(with_engine(base, "plain", micro_batch_size, accumulation))
+        start = torch.cat([p.detach().flatten().clone() for p in engine.objective.parameters()])
+        samples, total = _samples(8), 0.0
+        for first in range(0, 8, micro_batch_size):
+            result = engine.forward(collate(samples[first : first + micro_batch_size]))
+            total += float(result.total.detach()) / accumulation
+            engine.backward(result.total)
+            assert engine.num_updates_done == 0
+            engine.step()
+        assert engine.num_updates_done == 1
+        weights.append(torch.cat([p.detach().flatten() for p in engine.objective.parameters()]))
+        losses.append(total)
+        assert float((weights[-1] - start).abs().max()) > 1e-4
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    # AdamW's first update is a sign: near-zero gradients may flip by rounding, so compare where it counts.
+    difference = (weights[0] - weights[1]).abs()
+    assert float((difference < 1e-6).float().mean()) > 0.99
+
+
+def test_gradients_are_clipped_by_the_engine(folder: Path) -> None:
+    base = make_config(folder, "unused")
+    config = replace(base, optimizer=OptimizerConfig(learning_rate=1e-3, warmup_updates=1, gradient_clip=1e-3))
+    engine, collate = _engine(with_engine(config, "plain", 2, 1))
+    norms = []
+    step = engine._optimizer.step
+
+    def record() -> None:
+        grads = [p.grad for p in engine.objective.parameters() if p.grad is not None]
+        norms.append(float(torch.nn.utils.get_total_norm(grads)))
+        step()
+
+    engine._optimizer.step = record  # type: ignore[method-assign]
+    engine.backward(engine.forward(collate(_samples(2))).total)
+    engine.step()
+    assert norms == [pytest.approx(1e-3, rel=1e-3)]
+
+
+def test_plain_engine_refuses_bf16_and_several_ranks(folder: Path) -> None:
+    config = make_config(folder, "unused")
+    objective = _engine(config)[0].objective
+    with pytest.raises(ValueError, match=r"engine\.precision"):
+        PlainEngine(objective, replace(config.engine, precision="bf16"), config.optimizer, 1, CPU)
+    with pytest.raises(ValueError, match=r"engine\.kind"):
+        PlainEngine(objective, config.engine, config.optimizer, 1, Ranks(0, 2, torch.device("cpu")))
+
+
+def test_deepspeed_owns_accumulation_and_clipping(folder: Path) -> None:
+    config = with_engine(make_config(folder, "unused"), "deepspeed", 6, 10)
+    settings = deepspeed_settings(config.engine, OptimizerConfig())
+    assert settings["gradient_accumulation_steps"] == 10
+    assert settings["gradient_clipping"] == 1.0
+    assert settings["zero_optimization"]["stage"] == 2  # type: ignore[index]
+    assert settings["train_micro_batch_size_per_gpu"] == 6
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def _launch(script: str, arguments: list[str], num_ranks: int) -> str:
+    """Run a script under the deepspeed launcher; its output is the error message when it fails."""
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--num_gpus", str(num_ranks)]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": os.getcwd(),
+    }
+    done = subprocess.run(
+        [*launcher, "--master_port", _free_port(), script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def _train_launched(config: TrainConfig, num_ranks: int) -> Path:
+    path = Path(config.run_dir).with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(_as_plain(asdict(config))))
+    _launch("train.py", ["--config", str(path)], num_ranks)
+    return Path(config.run_dir) / "model"
+
+
+def _as_plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _as_plain(item) for key, item in value.items()}
+    return [_as_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _without_dropout(config: TrainConfig) -> TrainConfig:
+    tagger = replace(config.model.tagger, dropout=0.0)
+    return replace(config, model=replace(config.model, tagger=tagger))
+
+
+@pytest.mark.distributed
+def test_deepspeed_on_one_rank_equals_the_plain_engine(folder: Path) -> None:
+    plain = _without_dropout(make_config(folder, "plain_twin"))
+    train(plain)
+    other = replace(with_engine(plain, "deepspeed", 2, 2), run_dir=str(folder / "deepspeed_twin"))
+    model = _train_launched(other, num_ranks=1)
+    assert largest_difference(Path(plain.run_dir) / "model", model) < 1e-5
+
+
+@pytest.mark.distributed
+def test_two_zero2_ranks_resume_and_share_one_stream(folder: Path) -> None:
+    """Two ranks x 1 image see the samples of one rank x 2, and a resumed run repeats the uninterrupted one."""
+    base = _without_dropout(make_config(folder, "unused"))
+    whole = replace(with_engine(base, "deepspeed", 1, 2), run_dir=str(folder / "two_ranks"))
+    model = _train_launched(whole, num_ranks=2)
+    complete = sorted(p.name for p in (Path(whole.run_dir) / "checkpoints").iterdir() if p.is_dir())
+    assert complete == ["update_000002", "update_000004"]
+    resumed = replace(whole, run_dir=str(folder / "two_ranks_resumed"))
+    _train_launched(resumed, num_ranks=2)
+    for name in ("finished.json", "metrics.jsonl"):
+        (Path(resumed.run_dir) / name).unlink()
+    (Path(resumed.run_dir) / "model").rename(folder / "first_try")
+    (Path(resumed.run_dir) / "checkpoints" / "latest").write_text("update_000002\n")
+    assert largest_difference(model, _train_launched(resumed, num_ranks=2)) == 0.0
+    assert len((Path(resumed.run_dir) / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.distributed
+def test_ranks_with_unlike_batches_neither_hang_nor_drift(folder: Path) -> None:
+    printed = _launch(str(Path(__file__).with_name("mixed_batches.py")), [], num_ranks=2)
+    assert printed.count("weights agree on 2 ranks") == 1
+
+
+def text_only() -> Sample:
+    """A conversation without an image."""
+    return Sample("text", "test", None, ((Exchange("Hello?", "It is a wheel.", is_tagged=False),),))
+
+
+def no_spans() -> Sample:
+    """An image with an untagged answer."""
+    return Sample("vqa", "test", make_image(1, 24, 32), ((Exchange("What is it?", "It is a biplane."),),))
+
+
+def collate_mixed(collator: Collator, step: int, rank: int) -> Batch:
+    """Batches that differ between the ranks in everything a forward could branch on."""
+    kinds = ([text_only()], [no_spans()], _samples(3), [text_only(), *_samples(1)])
+    return collator(kinds[(step + 2 * rank) % len(kinds)])
