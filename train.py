@@ -1,7 +1,7 @@
 """Train a grounded multimodal model: `deepspeed train.py --config configs/plum_tiny_stage0.yaml [--key value ...]`.
 
-Any key of the YAML can be overridden (`--optimizer.learning_rate 1e-4`); unknown keys are refused. Running the same command
-again resumes its run. `bash scripts/train.sh CONFIG` chooses GPUs and nodes.
+Any key of the YAML can be overridden (`--optimizer.learning_rate 1e-4`); unknown keys are refused. Running the same
+command again resumes its run. `bash scripts/train.sh CONFIG` chooses GPUs and nodes.
 """
 
 import logging

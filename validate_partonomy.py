@@ -12,9 +12,11 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from partonomy.benchmarks.partonomy import Conditioning
+from partonomy.cli.config_files import naming_config_files
 from partonomy.datasets.store import load_questions
 from partonomy.evaluation.adapters import BUILTIN_MODELS
 from partonomy.evaluation.model_api import GroundedModel
+from partonomy.evaluation.provenance import hash_checkpoint
 from partonomy.evaluation.results import Summary
 from partonomy.evaluation.run_directory import EvaluationConfig
 from partonomy.evaluation.runner import Job, run_evaluation
@@ -130,12 +132,15 @@ def make_config(arguments: Namespace, questions_hash: str) -> EvaluationConfig:
         seed=arguments.seed,
         device=arguments.device if arguments.model == "plum" else "cpu",
         training_metrics=tuple(path for path in arguments.training_metrics.split(",") if path),
+        checkpoint_hash=None if arguments.checkpoint is None else hash_checkpoint(Path(arguments.checkpoint)),
     )
 
 
 def main(argv: Sequence[str] | None = None) -> Summary | None:
     """Run the command; errors in the input end it with a message instead of a trace."""
-    arguments = build_parser().parse_args(None if argv is None else list(argv))
+    given = sys.argv[1:] if argv is None else list(argv)
+    with naming_config_files(given):
+        arguments = build_parser().parse_args(given)
     try:
         question_set = load_questions(Path(arguments.questions), invalid="collect")
         job = Job(make_config(arguments, question_set.content_hash), build_model)

@@ -1,12 +1,14 @@
 """`python -m partonomy COMMAND`; `python -m partonomy --help` lists the commands, `COMMAND --help` its settings."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from jsonargparse import ArgumentParser, Namespace
 
 from partonomy.cli import data
+from partonomy.cli.config_files import naming_config_files
 
 DATA_COMMANDS: Mapping[str, Callable[..., None]] = {
     "build": data.build,
@@ -14,6 +16,8 @@ DATA_COMMANDS: Mapping[str, Callable[..., None]] = {
     "export": data.export_questions,
     "stats": data.stats,
 }
+
+STATUS_BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 
 def build_parser() -> ArgumentParser:
@@ -54,6 +58,12 @@ def build_parser() -> ArgumentParser:
         "--training_metrics", type=list[str], default=[], help="metrics.jsonl files for the loss curves"
     )
     commands.add_subcommand("report", report, help="write an HTML report of a run")
+
+    predictions = _command("Write a run's answers and masks as a JSON list in the published record's schema.")
+    predictions.add_argument("run", type=str, help="output folder of validate_partonomy.py")
+    predictions.add_argument("--output", type=str, required=True, help="file to write (.json)")
+    predictions.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    commands.add_subcommand("export-predictions", predictions, help="a run -> predictions as published records")
     return parser
 
 
@@ -61,14 +71,22 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command.
 
     Returns:
-        Exit status: 0, or 1 after an error in the input, which is printed without a traceback.
+        Exit status: 0, 1 after an error in the input, which is printed without a traceback, or that of a command whose
+        output pipe was closed.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-    parsed = build_parser().parse_args(list(arguments))
+    with naming_config_files(arguments):
+        parsed = build_parser().parse_args(list(arguments))
     try:
         _run(parsed.command, parsed[parsed.command])
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe ("| head") has seen enough. What is left in the buffer must not meet the closed pipe again
+        # when the interpreter flushes it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return STATUS_BROKEN_PIPE
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  the command line's own output
         return 1
     return 0
@@ -82,11 +100,15 @@ def _command(description: str) -> ArgumentParser:
 
 def _run(command: str, options: Namespace) -> None:
     settings = {key: value for key, value in options.items() if key != "config"}
-    if command in ("tables", "report"):
+    if command not in DATA_COMMANDS:
         from partonomy.cli import results  # noqa: PLC0415  matplotlib and jinja2: only where they are needed
 
-        run = results.tables if command == "tables" else results.report
-        run(**settings)
+        result_commands: Mapping[str, Callable[..., None]] = {
+            "tables": results.tables,
+            "report": results.report,
+            "export-predictions": results.export_predictions,
+        }
+        result_commands[command](**settings)
         return
     DATA_COMMANDS[command](**settings)
 

@@ -102,7 +102,7 @@ def _open(path: Path) -> Image.Image:
         raise FileNotFoundError(f"{path}: image file not found; check the image folder of the dataset")
     try:
         return Image.open(path)
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not a readable image file ({error}); replace the file") from error
 
 

@@ -3,8 +3,8 @@
 Masks are held as COCO run-length codes in original-image pixels; `partonomy.masks` turns them into arrays.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from partonomy.questions.question_types import QuestionType
@@ -143,7 +143,8 @@ class Question:
 class QuestionSet:
     """Questions as loaded, with the hash of the files they came from (provenance).
 
-    `invalid` lists the records that could not be read, so that they count as failures instead of vanishing.
+    `invalid` lists the records that could not be read, so that they count as failures instead of vanishing. `build`
+    says how the questions were made (JSON values, for provenance); empty where nothing is known of it.
     """
 
     name: str
@@ -151,6 +152,7 @@ class QuestionSet:
     content_hash: str
     skipped: tuple["SkippedType", ...] = ()
     invalid: tuple["InvalidRecord", ...] = ()
+    build: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

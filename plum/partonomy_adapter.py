@@ -36,10 +36,20 @@ class PlumModel:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Resolve "auto" to the first GPU, else the CPU; anything else is taken as torch names it."""
+    """Resolve "auto" to the first GPU, else the CPU; anything else is taken as torch names it.
+
+    Raises:
+        ValueError: torch knows no such device, or this machine has none.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is none of auto, cpu, cuda, cuda:N") from error
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices; pass --device cpu")
+    return place
 
 
 def load_predictor(checkpoint: str, device: str = "auto") -> Predictor:

@@ -1,8 +1,8 @@
 """What crosses file boundaries in plum: samples, batches, model outputs.
 
 Shape alphabet, used in every docstring and comment of the package:
-B images, N conversations, T tokens (image patches already expanded), D hidden size of the language model, S spans of one
-conversation, M spans of a batch (sum of S), C SAM prompt width, h w SAM embedding grid (64 x 64 at 1024 px),
+B images, N conversations, T tokens (image patches already expanded), D hidden size of the language model, S spans of
+one conversation, M spans of a batch (sum of S), C SAM prompt width, h w SAM embedding grid (64 x 64 at 1024 px),
 4h 4w low-resolution masks, H W original image size, K supervised token positions of a batch, V vocabulary.
 """
 
@@ -39,8 +39,9 @@ class Exchange:
 class Sample:
     """One image with one or more independent conversations about it.
 
-    `image` is uint8 RGB (H, W, 3) or None for text-only samples; `ignore_mask` marks pixels (H, W) that no mask loss reads;
-    `part_map` is an int64 class map (H, W), 0 = background, for the tiny recipe's part pretext, where the source offers one.
+    `image` is uint8 RGB (H, W, 3) or None for text-only samples; `ignore_mask` marks pixels (H, W) that no mask loss
+    reads; `part_map` is an int64 class map (H, W), 0 = background, for the tiny recipe's part pretext, where the source
+    offers one.
     """
 
     sample_id: str
@@ -87,8 +88,8 @@ class Batch:
     clip_pixels [B, 3, p, p], sam_pixels [B, 3, P, P]: normalised float32 inputs of the two towers (B may be 0)
     frames: B image sizes; image_index: LongTensor [N], row of the conversation's image or TEXT_ONLY
     masks: M bool tensors (H, W) in original-image pixels; ignore_masks: B bool tensors (H, W) or None
-    part_maps: LongTensor [B, h, w], class at the centre of each SAM embedding cell, IGNORE_INDEX in padding and for images
-        whose source offers none
+    part_maps: LongTensor [B, h, w], class at the centre of each SAM embedding cell, IGNORE_INDEX in padding and for
+        images whose source offers none
     """
 
     sample_ids: tuple[str, ...]
@@ -154,4 +155,3 @@ class LossTerms:
     mask_overlap: Tensor
     mask_bce: Tensor
     kl: Tensor | None = None
-

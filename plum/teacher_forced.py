@@ -1,4 +1,4 @@
-"""Teacher-forced statistics on held-out data: span tags (paper, Table 12) and next-token loss, per kind of conversation.
+"""Teacher-forced statistics on held-out data: span tags (paper, Table 12) and next-token loss, by kind of conversation.
 
 Answers are given, so nothing here says what the model would write; `validate_partonomy.py` does.
 """

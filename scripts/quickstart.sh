@@ -26,7 +26,7 @@ build() { python -m partonomy build --source synthetic --split "$1" --images "$2
 step "Draw and ask: train" build train "${TRAIN_IMAGES:-4000}"
 step "Draw and ask: dev" build dev "${DEV_IMAGES:-200}"
 step "Draw and ask: val" build val "${VAL_IMAGES:-200}"
-step "Train the tokenizer" python -m plum train-tokenizer --datasets "$data/train" --output "$data/tokenizer" --vocab_size 1536
+step "Train the tokenizer" python -m plum train-tokenizer --datasets "$data/train" --output "$data/tokenizer" --vocab_size 1024
 
 step "Train stage 0" bash scripts/train_plum_0shot.sh configs/plum_tiny_stage0.yaml --engine.micro_batch_size $per_rank
 step "Train stage 1" bash scripts/train_plum_ft.sh configs/plum_tiny_stage1.yaml --engine.micro_batch_size $per_rank

@@ -19,13 +19,18 @@ from partonomy.datasets.store import (
     load_questions,
 )
 from partonomy.questions.answer_mutator import MutationMode
-from partonomy.questions.generator import BuildSummary, QuestionBuildConfig, build_questions, config_to_json
+from partonomy.questions.generator import (
+    NUM_EXAMPLE_IDS,
+    BuildSummary,
+    QuestionBuildConfig,
+    build_questions,
+    config_to_json,
+)
 from partonomy.questions.image_questions import MarkRule
 from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL
 from partonomy.questions.question_types import QuestionType
 
 OWN_FILES = {"images", DATASET_FILE, ANNOTATIONS_FILE, QUESTIONS_FILE, BUILD_FILE}
-NUM_EXAMPLE_IDS = 10
 NUM_EXAMPLE_RECORDS = 20
 
 
@@ -103,12 +108,16 @@ def build(
     )
     reader = find_source(source, options)
     settings = reader.settings(options)
+    if config.templates is not None and not config.templates.is_file():
+        raise FileNotFoundError(f"{config.templates}: the file of --templates does not exist")
     if is_already_built(folder, {"source": settings, "config": config_to_json(config)}, overwrite):
         print(f"{folder}: already built with these settings, nothing to do")
         return
     reading = reader.read(options)
     origin = DatasetOrigin(source, seed if source == "synthetic" else None, settings)
-    summary = build_questions(reading.dataset, config, folder, origin=origin, settings=settings)
+    summary = build_questions(
+        reading.dataset, config, folder, origin=origin, settings=settings, left_out=reading.skipped
+    )
     _print_summary(folder, summary, reading.skipped)
 
 
@@ -160,6 +169,8 @@ def export_questions(questions: str, output: str, overwrite: bool = False) -> No
 def stats(folder: str) -> None:
     """Print the size of a data set in the columns of the paper's Tables 1 and 8, and its questions per type.
 
+    What the build left out, and why, stands below each.
+
     Args:
         folder: Folder of a data set.
     """
@@ -172,6 +183,12 @@ def stats(folder: str) -> None:
     print(f"images                {counts.num_images}")
     print(f"masks                 {counts.num_masks}")
     print(f"object instances      {counts.num_instances}")
+    build_file = Path(folder) / BUILD_FILE
+    built = read_json(build_file) if build_file.is_file() else {}
+    for row in built.get("left_out_annotations", []):
+        print(_describe_left_out(row["count"], row["example_ids"], row["reason"]))
+    for row in built.get("invalid_records", []):
+        print(f"  left out: record {row['record_index']}: {row['reason']}")
     if not (Path(folder) / QUESTIONS_FILE).is_file():
         print("questions             none built")
         return
@@ -232,11 +249,15 @@ def _print_summary(folder: Path, summary: BuildSummary, skipped: Sequence[Skippe
     for row in summary.skipped:
         print(f"  not asked: {row.question_type.value}, {row.count} images: {row.reason}")
     for left_out in skipped:
-        numbers = ", ".join(str(number) for number in left_out.annotation_ids[:NUM_EXAMPLE_IDS])
-        more = ", ..." if len(left_out.annotation_ids) > NUM_EXAMPLE_IDS else ""
-        print(f"  left out: {len(left_out.annotation_ids)} annotations ({numbers}{more}): {left_out.reason}")
+        print(_describe_left_out(len(left_out.annotation_ids), left_out.annotation_ids, left_out.reason))
     if summary.embedding_model:
         print(f"  object names compared by {summary.embedding_model}")
+
+
+def _describe_left_out(count: int, annotation_ids: Sequence[int], reason: str) -> str:
+    numbers = ", ".join(str(number) for number in annotation_ids[:NUM_EXAMPLE_IDS])
+    ids = f" (id {numbers}{', ...' if count > NUM_EXAMPLE_IDS else ''})" if count else ""
+    return f"  left out: {count} annotation{'' if count == 1 else 's'}{ids}: {reason}"
 
 
 def _question_types(names: Sequence[str] | str) -> tuple[QuestionType, ...]:

@@ -1,9 +1,10 @@
-"""`python -m partonomy tables` and `python -m partonomy report`."""
+"""`python -m partonomy tables`, `report` and `export-predictions`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from partonomy.evaluation.loaded_run import load_run
+from partonomy.evaluation.predictions import write_predictions
 from partonomy.evaluation.report import write_report
 from partonomy.evaluation.table_format import TableFormat
 from partonomy.evaluation.tables import render_tables
@@ -53,3 +54,22 @@ def report(
         target,
     )
     print(f"Written: {target}")
+
+
+def export_predictions(run: str, output: str, overwrite: bool = False) -> None:
+    """Write the answers and masks of a finished run as a JSON list in the published record's schema.
+
+    Args:
+        run: Output folder of validate_partonomy.py.
+        output: File to write (.json).
+        overwrite: Replace an existing file.
+    """
+    target = Path(output)
+    if target.suffix != ".json":
+        raise ValueError(f"{target}: the predictions are JSON; give a name that ends in .json")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target}: exists already; pass --overwrite or another --output")
+    summary = write_predictions(load_run(Path(run)), target)
+    print(f"{target}: predictions for {summary.num_written} questions")
+    if summary.unreadable:
+        print(f"  {len(summary.unreadable)} records have none: their questions could not be read (see summary.json)")

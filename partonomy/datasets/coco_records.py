@@ -109,6 +109,7 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
     roles = _read_roles(content["categories"], config)
     images, bad_images = _read_images(content["images"], config)
     skipped: dict[str, list[int]] = defaultdict(list)
+    skipped.update((_unusable_image(reason), []) for reason in bad_images.values())  # listed also without annotations
     annotations: dict[int, RawAnnotation] = {}
     for number, record in enumerate(content["annotations"]):
         where = _describe(path, "annotation", number, record)
@@ -118,7 +119,7 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
                 raise ValueError(f"the annotation id {annotation_id} occurs twice")
             role = _find_role(record, roles)
             if image_id in bad_images:
-                skipped[f"annotation of an image that cannot be used: {bad_images[image_id]}"].append(annotation_id)
+                skipped[_unusable_image(bad_images[image_id])].append(annotation_id)
             elif image_id not in images:
                 raise ValueError(f"image_id {image_id} is not among the images")
             elif role.raw_object is None and role.raw_part is None:
@@ -133,6 +134,10 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
             skipped[reason].append(identifier if isinstance(identifier, int) else NO_ID)
     rows = tuple(SkippedAnnotations(reason, tuple(numbers)) for reason, numbers in skipped.items())
     return CocoRecords(tuple(images.values()), tuple(annotations.values()), rows)
+
+
+def _unusable_image(reason: str) -> str:
+    return f"annotation of an image that cannot be used: {reason}"
 
 
 def _read_roles(categories: list[Any], config: CocoConfig) -> dict[int, _Role]:

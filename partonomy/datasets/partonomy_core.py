@@ -22,6 +22,7 @@ from partonomy.questions.question_file import check_question, describe_record_er
 from partonomy.questions.question_types import QuestionType
 from partonomy.structures import (
     RLE,
+    CharSpan,
     Choice,
     InvalidRecord,
     ObjectChoice,
@@ -188,12 +189,22 @@ def _read_choices(content: Mapping[str, Any]) -> tuple[Choice, ...]:
     texts, kinds, parts = content["answer_choices"], content["answer_types"], content["answer_parts"]
     _check_aligned(("answer_choices", texts), ("answer_types", kinds), ("answer_parts", parts))
     choices = []
-    for text, kind, labels in zip(texts, kinds, parts, strict=True):
-        located = zip(labels, locate_phrases(text, labels), strict=True)
+    for number, (text, kind, labels) in enumerate(zip(texts, kinds, parts, strict=True)):
+        located = zip(labels, _locate_parts(text, labels, number), strict=True)
         in_reading_order = sorted(located, key=lambda pair: pair[1].start)
         spans = tuple(span for _, span in in_reading_order)
         choices.append(Choice(text, tuple(label for label, _ in in_reading_order), spans, _is_correct(kind)))
     return tuple(choices)
+
+
+def _locate_parts(text: str, labels: Sequence[str], number: int) -> tuple[CharSpan, ...]:
+    try:
+        return locate_phrases(text, labels)
+    except ValueError as error:
+        raise ValueError(
+            f"choice {number}: {error}; every name in 'answer_parts' must stand in its 'answer_choices' text, letter "
+            "for letter but for case: correct one of the two"
+        ) from error
 
 
 def _read_object_question(content: Mapping[str, Any]) -> ObjectQuestion:

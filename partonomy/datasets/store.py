@@ -12,7 +12,7 @@ import importlib.metadata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from partonomy.datasets import partonomy_core
 from partonomy.datasets.annotation_file import annotations_from_json, annotations_to_json
@@ -35,6 +35,7 @@ DATASET_FILE = "dataset.json"
 ANNOTATIONS_FILE = "annotations.json"
 QUESTIONS_FILE = "questions.jsonl"
 BUILD_FILE = "build.json"
+BUILD_KEYS = ("config", "source", "embedding_model", "import")  # of build.json, what decides the questions
 VERSIONED_PACKAGES = ("numpy", "pycocotools", "scikit-learn", "sentence-transformers", "opencv-python", "pillow")
 
 
@@ -137,12 +138,14 @@ def load_questions(path: Path, invalid: Literal["raise", "collect"] = "raise") -
     if not lines_path.is_file():
         raise FileNotFoundError(f"{lines_path}: not found; build the questions first (python -m partonomy build)")
     questions, bad = question_file.read_question_lines(lines_path, dataset, invalid)
+    build = read_json(path / BUILD_FILE) if (path / BUILD_FILE).is_file() else {}
     return QuestionSet(
         name=dataset.name,
         questions=questions,
         content_hash=hash_files([path / ANNOTATIONS_FILE, lines_path]),
-        skipped=_read_skipped(path / BUILD_FILE),
+        skipped=_read_skipped(build),
         invalid=bad,
+        build={key: build[key] for key in BUILD_KEYS if key in build},
     )
 
 
@@ -169,8 +172,6 @@ def number_annotations(dataset: PartDataset) -> PartDataset:
     return PartDataset(dataset.name, dataset.image_root, tuple(images))
 
 
-def _read_skipped(path: Path) -> tuple[SkippedType, ...]:
-    if not path.is_file():
-        return ()
-    rows = read_json(path).get("skipped", [])
+def _read_skipped(build: Mapping[str, Any]) -> tuple[SkippedType, ...]:
+    rows = build.get("skipped", [])
     return tuple(SkippedType(QuestionType(row["question_type"]), row["reason"], row["count"]) for row in rows)

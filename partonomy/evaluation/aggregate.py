@@ -1,7 +1,8 @@
 """From records to metrics: every metric of a question type as a ratio of sums over images.
 
 A failed question scores 0 in everything that was asked of it: its true masks lack their predictions, its choices are
-wrong, and it counts as many wrong part names as there are true ones. An unreadable record counts as one missing mask.
+wrong, and it counts as many wrong part names as there are true ones. Where only the model's own answer failed, that
+holds for the `generated_` metrics alone. An unreadable record counts as one missing mask.
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,9 +49,13 @@ class ImageIndex:
         return ImageRatio(numerators, denominators, count, value_if_empty)
 
 
-def unsupported_capabilities(records: Iterable[Record]) -> frozenset[Capability]:
-    """What the model of these records cannot do."""
-    return frozenset(capability for record in records for capability in record.unsupported)
+def unsupported_capabilities(records: Sequence[Record]) -> frozenset[Capability]:
+    """What the model of these records cannot do: it said so, and did it on no question.
+
+    A NotImplementedError on some questions alone (an operation that a device lacks, say) must not void the run.
+    """
+    refused = {capability for record in records for capability in record.unsupported}
+    return frozenset(refused - {capability for record in records for capability in _answered(record)})
 
 
 def metric_ratios(records: Sequence[Record], unsupported: frozenset[Capability]) -> dict[str, ImageRatio]:
@@ -77,6 +82,16 @@ def metric_ratios(records: Sequence[Record], unsupported: frozenset[Capability])
     own["parts_accuracy"] = _generated_accuracy(index, generated)
     own |= _text_ratios(index, generated, [_generated_text(record) for record in generated])
     return ratios | {f"generated_{name}": ratio for name, ratio in own.items()}
+
+
+def _answered(record: Record) -> set[Capability]:
+    choice = record.parts_choice
+    answers = {
+        Capability.CHOICES: None if choice is None else choice.selection,
+        Capability.MASKS: record.segmentation,
+        Capability.GENERATION: record.generation,
+    }
+    return {capability for capability, answer in answers.items() if answer is not None}
 
 
 def mask_ratios(index: ImageIndex, records: Sequence[Record], is_generated: bool) -> dict[str, ImageRatio]:

@@ -10,12 +10,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from partonomy.datasets.files import hash_files
 from partonomy.evaluation.files import write_text_atomically
 from partonomy.evaluation.model_api import GroundedModel
 from partonomy.evaluation.run_directory import MODEL_FILE, EvaluationConfig
 from partonomy.structures import QuestionSet
 
 PACKAGES = ("numpy", "scipy", "pycocotools", "pillow", "torch", "transformers", "peft", "segment-anything")
+
+CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".model")
+
+
+@dataclass(frozen=True)
+class CodeState:
+    """The code of a session: git commit and whether tracked files differ from it; None outside a checkout."""
+
+    commit: str | None
+    is_modified: bool | None
 
 
 @dataclass(frozen=True)
@@ -33,9 +44,27 @@ def describe_model(model: GroundedModel) -> ModelDescription:
     return ModelDescription(model.name, None if dtype is None else str(dtype), None if device is None else str(device))
 
 
-def write_model_description(output: Path, description: ModelDescription) -> None:
-    """Leave the description for the process that writes the summary."""
-    write_text_atomically(output / MODEL_FILE, json.dumps(asdict(description), indent=2) + "\n")
+def hash_checkpoint(folder: Path) -> str:
+    """sha256 over the configuration, tokenizer and weight files of an exported model, in the order of their names."""
+    return hash_files(sorted(path for path in folder.rglob("*") if path.suffix in CHECKPOINT_SUFFIXES))
+
+
+def write_model_description(output: Path, description: ModelDescription, is_resumed: bool) -> None:
+    """Leave the description, and the code that asks the questions, for the process that writes the summary.
+
+    A run that was resumed with other code lists every state of the code that made records of it.
+    """
+    states = [state for state in read_code_states(output) if is_resumed]
+    states = [state for state in states if state != _code_state()] + [_code_state()]
+    content = asdict(description) | {"code": [asdict(state) for state in states]}
+    write_text_atomically(output / MODEL_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def read_code_states(output: Path) -> list[CodeState]:
+    """The states of the code that `write_model_description` left, the latest last."""
+    path = output / MODEL_FILE
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return [CodeState(state["commit"], state["is_modified"]) for state in content.get("code", [])]
 
 
 def read_model_description(output: Path) -> ModelDescription | None:
@@ -50,15 +79,19 @@ def read_model_description(output: Path) -> ModelDescription | None:
 def gather_provenance(config: EvaluationConfig, question_set: QuestionSet, output: Path) -> Mapping[str, Any]:
     """Everything needed to repeat the run, as JSON-ready values."""
     model = read_model_description(output)
+    states = read_code_states(output) or [_code_state()]
     return {
-        "code_commit": _git("rev-parse", "HEAD"),
-        "code_is_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "code_commit": states[-1].commit,
+        "code_is_modified": states[-1].is_modified,
+        "code_of_earlier_records": [asdict(state) for state in states[:-1]],
+        "code_commit_of_summary": _code_state().commit,
         "config": json.loads(json.dumps(asdict(config))),
         "dataset": {
             "name": question_set.name,
             "content_hash": question_set.content_hash,
             "num_questions": len(question_set.questions),
             "num_unreadable": len(question_set.invalid),
+            "build": dict(question_set.build),
         },
         "protocol_version": config.protocol_version,
         "seed": config.seed,
@@ -69,6 +102,11 @@ def gather_provenance(config: EvaluationConfig, question_set: QuestionSet, outpu
         "python": platform.python_version(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _code_state() -> CodeState:
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return CodeState(_git("rev-parse", "HEAD"), None if changes is None else bool(changes))
 
 
 def _version(package: str) -> str | None:

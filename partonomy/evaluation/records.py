@@ -11,7 +11,10 @@ from partonomy.structures import RLE, CharSpan
 
 
 class Status(StrEnum):
-    """Whether the question was scored. A failed one counts as 0 in every metric that was asked for."""
+    """Whether the question was scored. A failed one counts as 0 in every metric that was asked for.
+
+    Where only the model's own answer failed, choices and masks are recorded and count as they are.
+    """
 
     SCORED = "scored"
     FAILED = "failed"
@@ -84,7 +87,8 @@ class Record:
         unsupported: Which of these the model cannot do (NotImplementedError); its metrics are null.
         true_parts: Parts of the correct answer, reading order; `true_union_area` counts the pixels of their union.
         reason: Why it failed; empty when scored.
-        seconds: Wall time of the model's answers.
+        seconds: Wall time spent on the question: the model's answers and their comparison with the truth, failed
+            attempts too, without loading the image. It differs from run to run; nothing else in a record does.
     """
 
     question_id: str

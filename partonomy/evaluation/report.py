@@ -9,6 +9,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from partonomy.evaluation.aggregate import unsupported_capabilities
 from partonomy.evaluation.breakdown import BreakdownRow, by_object, by_part
 from partonomy.evaluation.cases import BEST, RANDOM, WORST, CaseGroup, choose_cases, load_case_questions, make_case
 from partonomy.evaluation.files import write_text_atomically
@@ -114,7 +115,7 @@ def _make_page(run: LoadedRun, baselines: Sequence[LoadedRun], training_metrics:
         )
         for title, records in choose_cases(run.records, NUM_CASES, generator)
     )
-    has_masks = not any(Capability.MASKS in record.unsupported for record in run.records)
+    has_masks = Capability.MASKS not in unsupported_capabilities(run.records)
     return ReportPage(
         run=run,
         tiles=_tiles(run),

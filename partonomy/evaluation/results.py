@@ -1,5 +1,6 @@
 """The summary of a run: counts, reasons and metrics with 95% intervals per question type, and where they come from."""
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from partonomy.benchmarks.partonomy import VERSION, metric_names
 from partonomy.evaluation.aggregate import metric_ratios, unsupported_capabilities
 from partonomy.evaluation.files import write_text_atomically
-from partonomy.evaluation.records import Capability, Record
+from partonomy.evaluation.records import Capability, Record, Status
 from partonomy.metrics.bootstrap import Estimate, bootstrap_ratios
 from partonomy.questions.question_types import QuestionType
 from partonomy.structures import SkippedType
@@ -41,7 +42,11 @@ class TypeSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `summary.json` holds. `provenance` is free-form JSON."""
+    """What `summary.json` holds.
+
+    `provenance` is free-form JSON. `seconds_total` sums the records' seconds over all processes and resumed parts: it
+    is the cost of the questions, not the time that the command took.
+    """
 
     protocol_version: str
     provenance: Mapping[str, Any]
@@ -66,6 +71,7 @@ def summarize(
         seed: Of the bootstrap.
     """
     unsupported = unsupported_capabilities(records)
+    records = [_fail_if_inconsistent(record, unsupported) for record in records]
     names: list[QuestionType | None] = list(question_types)
     if any(record.question_type is None for record in records):
         names.append(None)
@@ -138,6 +144,15 @@ def summary_to_json(summary: Summary) -> dict[str, Any]:
             for name, entry in summary.question_types.items()
         },
     }
+
+
+def _fail_if_inconsistent(record: Record, unsupported: frozenset[Capability]) -> Record:
+    """A question refused by a model that answered others of its kind has failed; it scores 0 in what it refused."""
+    refused = [capability.value for capability in record.unsupported if capability not in unsupported]
+    if not refused or not record.is_scored:
+        return record
+    reason = f"NotImplementedError for {', '.join(refused)}, which the model offers on other questions"
+    return dataclasses.replace(record, status=Status.FAILED, reason=reason)
 
 
 def _summarize_type(

@@ -23,13 +23,17 @@ RECORDS_FILE = "records.jsonl"
 SUMMARY_FILE = "summary.json"
 MODEL_FILE = "model.json"
 SHARD_PATTERN = "records.rank*-of-*.jsonl"
-_FREE_TO_CHANGE = frozenset({"questions", "output"})
-"""Config keys that may differ on resume: the questions are compared by content hash instead of by path."""
+_FREE_TO_CHANGE = frozenset({"questions", "output", "checkpoint", "training_metrics"})
+"""Config keys that may differ on resume: questions and checkpoint are compared by content hash instead of by path, and
+the training's metrics are only drawn in the report."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What determines the numbers of a run; a resumed run must have the same."""
+    """What determines the numbers of a run; a resumed run must have the same.
+
+    `checkpoint_hash` tells weights apart that were written to the same folder one after the other.
+    """
 
     model: str
     checkpoint: str | None
@@ -44,6 +48,7 @@ class EvaluationConfig:
     device: str
     training_metrics: tuple[str, ...] = ()
     protocol_version: str = VERSION
+    checkpoint_hash: str | None = None
 
 
 def open_run(output: Path, config: EvaluationConfig, resume: bool, rank: Rank) -> None:

@@ -113,7 +113,7 @@ def run_rank(job: Job, selection: Selection, rank: Rank) -> None:
             return
         model = job.build_model(job.config, rank)
         if rank.index == 0:
-            write_model_description(job.output, describe_model(model))
+            write_model_description(job.output, describe_model(model), is_resumed=bool(done))
         num_open = sum(len(group.questions) for group in groups)
         label = "questions" if rank.world_size == 1 else f"questions, rank {rank.index}"
         with tqdm(total=num_open, desc=label, unit="question", position=rank.index, file=sys.stderr) as progress:

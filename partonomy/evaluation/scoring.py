@@ -50,6 +50,9 @@ class Protocol:
 def score_question(model: GroundedModel, question: Question, image: np.ndarray, protocol: Protocol) -> Record:
     """Ask everything about one question. An error of the model becomes a failed record with its message.
 
+    An error in choices or masks fails the whole question, since its numbers would otherwise come from different sets
+    of questions; one in the own answer alone leaves choices and masks scored.
+
     Args:
         model: The model.
         question: The question.
@@ -60,7 +63,7 @@ def score_question(model: GroundedModel, question: Question, image: np.ndarray, 
     try:
         record = _ask(model, question, image, protocol)
     except Exception as error:  # whatever a model raises on one question must not end the evaluation of the others
-        return failed_record(question, protocol, describe_error(error))
+        record = failed_record(question, protocol, describe_error(error))
     return dataclasses.replace(record, seconds=time.perf_counter() - start)
 
 
@@ -135,6 +138,9 @@ def _ask(model: GroundedModel, question: Question, image: np.ndarray, protocol: 
             record = dataclasses.replace(record, generation=_generate(model, image, turns, true_masks))
         except NotImplementedError:
             unsupported.append(Capability.GENERATION)
+        except Exception as error:  # e.g. out of memory at a long answer; choices and masks are known by now
+            reason = f"own answer only (choices and masks are scored): {describe_error(error)}"[:MAX_REASON]
+            record = dataclasses.replace(record, status=Status.FAILED, reason=reason)
     return dataclasses.replace(record, unsupported=tuple(unsupported))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from partonomy.benchmarks.partonomy import Conditioning
 from partonomy.evaluation.loaded_run import LoadedRun, length_accuracies, random_objects, random_parts
 from partonomy.evaluation.reference import ReferenceTable, load_reference, segmentation_table
 from partonomy.evaluation.results import Summary, TypeSummary
@@ -193,7 +194,25 @@ def _not_asked(summary: Summary) -> str:
 
 def _note(reference: ReferenceTable, runs: Sequence[LoadedRun]) -> str:
     datasets = ", ".join(dict.fromkeys(run.dataset_name for run in runs))
-    return (
+    note = (
         f'Source "{QUOTED}": quoted from the Partonomy/PLUM paper, Table {reference.number}, measured there on '
         f'{reference.subset}; "{OURS}": measured by this code on {datasets}. Rows on other data are not comparable.'
     )
+    return " ".join([note, *(caveat for run in runs for caveat in _caveats(run))])
+
+
+def _caveats(run: LoadedRun) -> list[str]:
+    """What sets a run's rows apart from a full run under the default protocol."""
+    config = run.summary.provenance["config"]
+    num_failed = sum(entry.num_failed for entry in run.summary.question_types.values())
+    mutation = run.summary.provenance["dataset"].get("build", {}).get("config", {}).get("mutation", "paper")
+    caveats = []
+    if config["limit"] is not None:
+        caveats.append(f"{run.name}: at most {config['limit']} questions of each type (--limit).")
+    if config["part_whole"] != Conditioning.GOLD:
+        caveats.append(f"{run.name}: the second part-whole question follows the model's own first choice.")
+    if mutation != "paper":
+        caveats.append(f"{run.name}: wrong answers of the {mutation!r} kind, other choices than the paper's.")
+    if num_failed:
+        caveats.append(f"{run.name}: {num_failed} questions failed and score 0 in what failed.")
+    return caveats

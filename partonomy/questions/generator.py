@@ -13,7 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from partonomy.concept_graph import ConceptGraph, build_concept_graph
-from partonomy.datasets.files import write_json
+from partonomy.datasets.coco_records import SkippedAnnotations
+from partonomy.datasets.files import hash_files, write_json
 from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, DatasetOrigin, save_dataset
 from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationMode
 from partonomy.questions.image_questions import MarkRule, QuestionMaker, SkippedQuestion
@@ -26,6 +27,7 @@ from partonomy.questions.templates import DEFAULT_TEMPLATES, load_templates
 from partonomy.structures import AnnotatedImage, PartDataset, SkippedType
 
 NUM_IMAGES_PER_CHUNK = 64
+NUM_EXAMPLE_IDS = 10
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def build_questions(
     *,
     origin: DatasetOrigin | None = None,
     settings: Mapping[str, object] | None = None,
+    left_out: Sequence[SkippedAnnotations] = (),
     comparator: PartComparator | None = None,
 ) -> BuildSummary:
     """Write a data set folder of the project's own form: annotations, questions, and `build.json` last.
@@ -90,6 +93,7 @@ def build_questions(
         output_dir: created when missing.
         origin: where the annotations came from, for `dataset.json`.
         settings: how the source was read, stored in `build.json` beside the questions' configuration.
+        left_out: annotations of the source that are not in the data set, counted in `build.json`.
         comparator: decides which part names mean the same, instead of `config.part_comparison`.
 
     Raises:
@@ -119,12 +123,15 @@ def build_questions(
         skipped=skipped,
         embedding_model=object_sampler.model_name if object_sampler else None,
     )
-    write_json(output_dir / BUILD_FILE, _summary_to_json(summary, config_json, settings or {}), indent=2)
+    write_json(output_dir / BUILD_FILE, _summary_to_json(summary, config_json, settings or {}, left_out), indent=2)
     return summary
 
 
 def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:
-    """The resolved configuration, without `num_workers`, which changes nothing."""
+    """The resolved configuration, without `num_workers`, which changes nothing; the wording by its content."""
+    templates: dict[str, object] = {"templates": None}
+    if config.templates is not None:
+        templates = {"templates": str(config.templates), "templates_sha256": hash_files([config.templates])}
     return {
         "seed": config.seed,
         "mutation": config.mutation.value,
@@ -132,8 +139,7 @@ def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:
         "embedding_model": config.embedding_model,
         "part_comparison": config.part_comparison,
         "mark_objects": config.mark_objects.value,
-        "templates": None if config.templates is None else str(config.templates),
-    }
+    } | templates
 
 
 def _synonym_indices(graph: ConceptGraph, comparator: PartComparator) -> tuple[frozenset[int], ...]:
@@ -232,7 +238,10 @@ def _work(image: AnnotatedImage) -> _ImageLines:
 
 
 def _summary_to_json(
-    summary: BuildSummary, config: Mapping[str, object], settings: Mapping[str, object]
+    summary: BuildSummary,
+    config: Mapping[str, object],
+    settings: Mapping[str, object],
+    left_out: Sequence[SkippedAnnotations],
 ) -> dict[str, object]:
     return {
         "source": dict(settings),
@@ -243,5 +252,13 @@ def _summary_to_json(
         "skipped": [
             {"question_type": row.question_type.value, "reason": row.reason, "count": row.count}
             for row in summary.skipped
+        ],
+        "left_out_annotations": [
+            {
+                "reason": row.reason,
+                "count": len(row.annotation_ids),
+                "example_ids": list(row.annotation_ids[:NUM_EXAMPLE_IDS]),
+            }
+            for row in left_out
         ],
     }

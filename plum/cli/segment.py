@@ -9,6 +9,7 @@ import numpy as np
 from partonomy.evaluation.model_api import Role, Turn
 from partonomy.questions.phrases import locate_phrases
 from plum.cli.show import format_spans, read_image, write_prediction
+from plum.data.sources.wordings import list_targets
 from plum.partonomy_adapter import load_predictor
 from plum.predictor import Prediction, Predictor
 
@@ -20,7 +21,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--image", required=True, type=Path, help="image file")
     parser.add_argument("--question", required=True, help="what to ask")
     parser.add_argument(
-        "--phrases", default="", help="comma-separated phrases of the answer to segment instead of the tagged ones"
+        "--phrases", default="", help="comma-separated phrases to segment instead of the tagged ones"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for overlay (PNG) and masks (JSON)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -34,16 +35,18 @@ def ask(predictor: Predictor, image: np.ndarray, question: str, phrases: Sequenc
         predictor: the model.
         image: uint8 RGB (H, W, 3).
         question: the user's words.
-        phrases: of the model's answer, to segment in place of the tagged ones.
-
-    Raises:
-        ValueError: a phrase is not in the answer.
+        phrases: to segment in place of the tagged ones. Where the model's own answer has them all, they are highlighted
+            there; otherwise the answer is forced: "It is the wheel.", "They are the wheel and door."
     """
     turns = (Turn(Role.USER, question),)
     if not phrases:
         return predictor.generate(image, turns)
     answer = predictor.generate_text(image, turns)
-    spans = sorted(locate_phrases(answer, phrases), key=lambda span: span.start)
+    try:
+        spans = sorted(locate_phrases(answer, phrases), key=lambda span: span.start)
+    except ValueError:
+        forced = list_targets(phrases)
+        answer, spans = forced.text, list(forced.spans)
     found = predictor.segment(image, turns, answer, spans)
     return Prediction(answer, tuple(spans), (1.0,) * len(spans), found.masks, found.confidences)
 

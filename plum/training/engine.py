@@ -208,9 +208,7 @@ class DeepSpeedEngine(Engine):
     def load(self, folder: Path) -> None:
         """See Engine."""
         # Unpickles: resume only from checkpoints you wrote yourself.
-        path, client_state = self._engine.load_checkpoint(
-            str(folder.parent), tag=folder.name, load_module_strict=False
-        )
+        path, client_state = self._engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=False)
         if path is None:
             raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}")
         _require_same_names(self._trainable_names, set(client_state["trainable_names"]), folder)

@@ -1,7 +1,7 @@
 """Start a run from a saved model's weights, when the new architecture may add adapters or switch an optional part.
 
-The backbone is copied strictly. Only adapters, the tagger and the feedback may differ, and whatever starts afresh or is left
-behind is reported by name.
+The backbone is copied strictly. Only adapters, the tagger and the feedback may differ, and whatever starts afresh or is
+left behind is reported by name.
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             plain = _without_adapter_wrapping(name)
-            is_reset = name.split(".")[0] in reset
+            is_reset = name.split(".", 1)[0] in reset
             if is_reset or plain not in by_plain_name:
                 if not is_reset and not _may_be_missing(name):
                     raise ValueError(f"{folder} has no {plain}; it is a checkpoint of another architecture")
@@ -59,7 +59,9 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
             copied += 1
     left = Counter(_part_of(name) for name in by_plain_name if name not in used)
     if forbidden := sorted(set(left) - {"tagger", "feedback"}):
-        raise ValueError(f"{folder} has weights this run has no place for ({forbidden}); merge adapters first: plum export")
+        raise ValueError(
+            f"{folder} has weights this run has no place for ({forbidden}); merge adapters first: python -m plum export"
+        )
     return [
         f"Copied {copied} tensors from {folder}",
         f"Starting afresh: {_describe(fresh)}",
@@ -74,7 +76,9 @@ def _require_same_backbone(own: ModelConfig, saved: ModelConfig, folder: str) ->
         differing = [key for key in ("llava", "sam", "system") if getattr(own, key) != getattr(saved, key)]
         raise ValueError(f"{folder} differs from this run's model in {', '.join(differing)}")
     if saved.lora is not None and saved.lora != own.lora:
-        raise ValueError(f"{folder} has adapters {saved.lora}, this run {own.lora}; merge them first: python -m plum export")
+        raise ValueError(
+            f"{folder} has adapters {saved.lora}, this run {own.lora}; merge them first: python -m plum export"
+        )
 
 
 def _without_adapter_wrapping(name: str) -> str:
@@ -85,11 +89,11 @@ def _without_adapter_wrapping(name: str) -> str:
 
 def _may_be_missing(name: str) -> bool:
     """Say whether a tensor may start afresh: adapters and optional heads."""
-    return ".lora_" in name or name.split(".")[0] in ("tagger", "feedback")
+    return ".lora_" in name or name.split(".", 1)[0] in ("tagger", "feedback")
 
 
 def _part_of(name: str) -> str:
-    return "adapters" if ".lora_" in name else name.split(".")[0]
+    return "adapters" if ".lora_" in name else name.split(".", 1)[0]
 
 
 def _describe(parts: Counter[str]) -> str:

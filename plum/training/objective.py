@@ -1,4 +1,4 @@
-"""The module an engine wraps: model + losses in one forward, so that every rank does the same work in every micro-batch."""
+"""The module an engine wraps: model + losses in one forward, so that all ranks do the same work in a micro-batch."""
 
 from dataclasses import dataclass
 
@@ -29,8 +29,8 @@ class StepResult:
 class Objective(nn.Module):
     """Weighted training loss of PLUM (paper, section 4) plus, in the tiny recipe, the part pretext.
 
-    The pretext is a per-pixel part cross-entropy on SAM's embedding (1 x 1 convolution). It belongs to training a small SAM
-    from scratch, is not in the paper, and its head is not saved with the model.
+    The pretext is a per-pixel part cross-entropy on SAM's embedding (1 x 1 convolution). It belongs to training a small
+    SAM from scratch, is not in the paper, and its head is not saved with the model.
     """
 
     def __init__(self, model: GroundedLMM, losses: LossConfig, part_pretext: float, num_part_classes: int) -> None:
@@ -38,15 +38,13 @@ class Objective(nn.Module):
         self.model = model
         self.losses = losses
         self.pretext_weight = part_pretext
-        self.pretext_head = (
-            nn.Conv2d(model.prompt_dim, num_part_classes, kernel_size=1) if part_pretext > 0 else None
-        )
+        self.pretext_head = nn.Conv2d(model.prompt_dim, num_part_classes, kernel_size=1) if part_pretext > 0 else None
 
     def forward(self, batch: Batch) -> StepResult:
         """Return the micro-batch's losses."""
         output = self.model(batch, with_teacher=self.losses.kl > 0)
         terms = compute_losses(output, batch, self.losses)
-        # Every trainable tensor takes part in every step: ranks whose batch has no span or no image must not branch away.
+        # Every trainable tensor takes part in every step: ranks whose batch has no span or image must not branch away.
         total = weighted_sum(terms, self.losses) + zero_anchor(self)
         pretext = None
         if self.pretext_head is not None:

@@ -15,7 +15,8 @@ def build_optimizer(parameters: Iterable[Parameter], config: OptimizerConfig) ->
 
     Weight decay, where it is on, skips vectors (norms, biases), as is usual.
     """
-    matrices, vectors = [], []
+    matrices: list[Parameter] = []
+    vectors: list[Parameter] = []
     for parameter in parameters:
         (matrices if parameter.ndim > 1 else vectors).append(parameter)
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -26,7 +27,8 @@ def build_optimizer(parameters: Iterable[Parameter], config: OptimizerConfig) ->
 def learning_rate_factor(update: int, num_updates: int, config: OptimizerConfig) -> float:
     """Return the factor on the peak rate at 0-based `update`.
 
-    The first update already moves (1 / warmup_updates) and the last one is the last above zero; no update is spent at rate 0.
+    The first update already moves (1 / warmup_updates) and the last one is the last above zero; no update is spent at
+    rate 0.
     """
     if update < config.warmup_updates:
         return (update + 1) / config.warmup_updates

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from plum.checkpoints.store import save_pretrained
 from plum.config import TrainConfig
@@ -69,11 +69,11 @@ def train(config: TrainConfig) -> None:
         )
 
     Trainer(config, engine, make_batches, run).fit()
-    save_final_model(config, engine, model, tokenizer, run, time.perf_counter() - started)
+    save_final_model(config, engine, model, tokenizer, run, seconds=time.perf_counter() - started)
     _leave(ranks)
 
 
-def build_or_load(config: TrainConfig) -> tuple[PreTrainedTokenizerFast, GroundedLMM]:
+def build_or_load(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, GroundedLMM]:
     """Return tokenizer and model: fresh from the seed, then weights of `init_from` where it is given."""
     folder = config.tokenizer or config.init_from
     if folder is None:
@@ -116,8 +116,9 @@ def save_final_model(
     config: TrainConfig,
     engine: Engine,
     model: GroundedLMM,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     run: RunDirectory,
+    *,
     seconds: float,
 ) -> None:
     """Write the trained model and mark the run as finished (main rank)."""

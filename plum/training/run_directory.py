@@ -24,8 +24,8 @@ _KEPT_CHECKPOINTS = 2
 class RunDirectory:
     """Paths of a run, and the rule for starting, resuming or refusing it.
 
-    A folder that holds the same configuration is resumed (or, when it holds the final model, left alone); one that holds
-    another configuration is refused with the differing keys named.
+    A folder that holds the same configuration is resumed (or, when it holds the final model, left alone); one that
+    holds another configuration is refused with the differing keys named.
     """
 
     def __init__(self, config: TrainConfig) -> None:

@@ -25,8 +25,8 @@ LoaderFactory = Callable[[int, int], Iterator[Batch]]
 class Trainer:
     """Runs `config.num_updates` updates, resuming where the run directory stopped.
 
-    Nothing random outlives a micro-batch: samples are a function of (seed, position) and dropout is seeded by (seed, rank,
-    micro-batch), so that resuming repeats the uninterrupted run exactly.
+    Nothing random outlives a micro-batch: samples are a function of (seed, position) and dropout is seeded by (seed,
+    rank, micro-batch), so that resuming repeats the uninterrupted run exactly.
     """
 
     def __init__(self, config: TrainConfig, engine: Engine, make_batches: LoaderFactory, run: RunDirectory) -> None:

@@ -1,13 +1,19 @@
 """The data commands of `python -m partonomy`, as a user types them."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from partonomy.__main__ import main
+from partonomy.__main__ import STATUS_BROKEN_PIPE, main
 from partonomy.datasets.store import load_questions
+from partonomy.questions.templates import DEFAULT_TEMPLATES
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -50,6 +56,52 @@ def test_build_stats_export_import(coco_file: Path, tmp_path: Path, capsys: pyte
     assert main(["export", "--questions", str(tmp_path / "out"), "--output", str(tmp_path / "qa_pairs.json")]) == 0
     assert main(["import", "--questions", str(tmp_path / "qa_pairs.json"), "--output", str(tmp_path / "back")]) == 0
     assert list(load_questions(tmp_path / "back").questions) == list(load_questions(tmp_path / "out").questions)
+
+
+def test_what_a_build_leaves_out_is_stored_and_shown(
+    coco_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(coco_file.read_text())
+    content["annotations"][0]["iscrowd"] = True
+    content["annotations"][1]["segmentation"] = []
+    content["images"].append({"id": 9, "file_name": "lost.jpg", "height": 20, "width": 30})  # without annotations
+    coco_file.write_text(json.dumps(content))
+    assert main([*build_flags(coco_file, tmp_path / "out"), "--invalid", "collect"]) == 0
+    printed = capsys.readouterr().out
+    rows = json.loads((tmp_path / "out" / "build.json").read_text())["left_out_annotations"]
+    assert [(row["count"], row["example_ids"]) for row in rows if row["count"]] == [(1, [1]), (1, [2])]
+    assert any(row["count"] == 0 and "lost.jpg" in row["reason"] for row in rows)
+    assert main(["stats", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    for text in (printed, shown):
+        assert "left out: 1 annotation (id 1): iscrowd part" in text
+        assert "left out: 1 annotation (id 2): segmentation: the polygon is empty" in text
+        assert "left out: 0 annotations: annotation of an image that cannot be used: " in text
+
+
+def test_a_closed_pipe_ends_the_command_quietly(coco_file: Path, tmp_path: Path) -> None:
+    assert main(build_flags(coco_file, tmp_path / "out")) == 0
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "partonomy", "stats", str(tmp_path / "out")]
+    with os.fdopen(write_end, "wb") as pipe:
+        finished = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert (finished.returncode, finished.stderr) == (STATUS_BROKEN_PIPE, "")
+
+
+def test_another_wording_in_the_same_file_is_another_build(
+    coco_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wording = tmp_path / "wording.yaml"
+    flags = [*build_flags(coco_file, tmp_path / "out"), "--templates", str(wording)]
+    assert main(flags) == 1
+    assert "wording.yaml: the file of --templates does not exist" in capsys.readouterr().err
+    text = DEFAULT_TEMPLATES.read_text(encoding="utf-8")
+    wording.write_text(text, encoding="utf-8")
+    assert main(flags) == 0
+    wording.write_text(text.replace("What visible parts", "Which visible parts"), encoding="utf-8")
+    assert main(flags) == 1
+    assert "templates_sha256" in capsys.readouterr().err
 
 
 def test_a_finished_folder_is_not_overwritten(
@@ -108,7 +160,7 @@ def test_synthetic(tmp_path: Path) -> None:
     assert all(question.image_path.is_file() for question in loaded.questions)
 
 
-@pytest.mark.parametrize("command", ["build", "import", "export", "stats", "tables", "report"])
+@pytest.mark.parametrize("command", ["build", "import", "export", "stats", "tables", "report", "export-predictions"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from partonomy.datasets.store import load_questions
+from partonomy.evaluation import provenance
 from partonomy.evaluation.adapters import BUILTIN_MODELS, EmptyModel, OracleModel
 from partonomy.evaluation.model_api import ChoiceScore, Generation, GroundedModel, Turn
+from partonomy.evaluation.provenance import hash_checkpoint
 from partonomy.evaluation.record_json import record_from_line, record_to_line
 from partonomy.evaluation.records import Record, Status
 from partonomy.evaluation.results import Summary
@@ -179,6 +181,40 @@ def test_resume_with_other_settings_names_the_keys(question_file: Path, tmp_path
         run(other, resume=True)
 
 
+def test_other_weights_in_the_same_folder_are_another_run(question_file: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "model"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(b"old weights")
+    before = hash_checkpoint(checkpoint)
+    (checkpoint / "README.md").write_text("a model card is no weight")
+    assert hash_checkpoint(checkpoint) == before
+    config = dataclasses.replace(make_config(question_file, tmp_path / "run"), checkpoint_hash=before)
+    run(config)
+    (checkpoint / "model.safetensors").write_bytes(b"new weights")
+    with pytest.raises(ValueError, match="checkpoint_hash"):
+        run(dataclasses.replace(config, checkpoint_hash=hash_checkpoint(checkpoint)), resume=True)
+    moved = dataclasses.replace(config, checkpoint="elsewhere", training_metrics=("metrics.jsonl",))
+    assert run(moved, resume=True) is not None
+
+
+def test_provenance_names_the_code_that_made_the_records(
+    question_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(question_file, tmp_path / "run")
+    monkeypatch.setattr(provenance, "_git", lambda *arguments: "first" if arguments[0] == "rev-parse" else "")
+    with pytest.raises(KeyboardInterrupt):
+        run_model(config, DyingModel(13))
+    monkeypatch.setattr(provenance, "_git", lambda *arguments: "second" if arguments[0] == "rev-parse" else " M x.py")
+    run(config, resume=True)
+    monkeypatch.setattr(provenance, "_git", lambda *arguments: None)
+    summary = run(config, resume=True)  # asks nothing, so it must not claim the records
+    assert summary is not None
+    assert summary.provenance["code_commit"] == "second"
+    assert summary.provenance["code_is_modified"] is True
+    assert summary.provenance["code_of_earlier_records"] == [{"commit": "first", "is_modified": False}]
+    assert summary.provenance["code_commit_of_summary"] is None
+
+
 def test_damaged_record_is_an_error_with_its_line(question_file: Path, tmp_path: Path) -> None:
     config = make_config(question_file, tmp_path / "run")
     run(config)
@@ -216,6 +252,50 @@ def test_failures_are_counted_and_score_zero(question_file: Path, tmp_path: Path
     assert entry.metrics["generated_parts_accuracy"].value == pytest.approx(3 / 4)
     failed = [record for record in untimed(tmp_path / "run") if record.status is Status.FAILED]
     assert len(failed) == 10
+
+
+class MuteModel(OracleModel):
+    """Fails when it is to answer in its own words, on image 2."""
+
+    def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
+        """Fail where the oracle's question is about image 2."""
+        assert self._question is not None
+        if self._question.image_id == 2:
+            raise RuntimeError("out of memory")
+        return super().generate(image, turns)
+
+
+def test_failed_own_answer_leaves_choices_and_masks_scored(question_file: Path, tmp_path: Path) -> None:
+    summary = run_model(make_config(question_file, tmp_path / "run"), MuteModel())
+    entry = summary.question_types["identification"]
+    assert (entry.num_scored, entry.num_failed) == (3, 1)
+    reason = "own answer only (choices and masks are scored): RuntimeError: out of memory"
+    assert entry.reasons == {reason: 1}
+    assert (entry.metrics["giou_micro_paired"].value, entry.metrics["parts_accuracy"].value) == (1.0, 1.0)
+    assert entry.metrics["generated_parts_accuracy"].value == pytest.approx(3 / 4)
+    # Image 2 has two of the 10 true masks.
+    assert entry.metrics["generated_giou_micro_paired"].value == pytest.approx(8 / 10)
+    assert all(record.seconds > 0 for record in read_records(tmp_path / "run" / "records.jsonl"))
+
+
+class PartlyRefusingModel(OracleModel):
+    """Says of image 2 alone that it cannot segment."""
+
+    def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
+        """Refuse where the oracle's question is about image 2."""
+        assert self._question is not None
+        if self._question.image_id == 2:
+            raise NotImplementedError("no such kernel")
+        return super().segment(image, turns, answer, spans)
+
+
+def test_one_refusal_fails_its_questions_and_not_the_metric(question_file: Path, tmp_path: Path) -> None:
+    summary = run_model(make_config(question_file, tmp_path / "run"), PartlyRefusingModel())
+    entry = summary.question_types["positive"]
+    assert entry.metrics["giou_micro_paired"].value == pytest.approx(8 / 10)
+    assert entry.metrics["parts_accuracy"].value == 1.0
+    assert (entry.num_scored, entry.num_failed) == (3, 1)
+    assert next(iter(entry.reasons)).startswith("NotImplementedError for masks")
 
 
 class ShortModel(OracleModel):

@@ -112,3 +112,18 @@ def test_unknown_format_and_missing_run_are_errors(tmp_path: Path) -> None:
         tables([], "html")
     with pytest.raises(FileNotFoundError, match="finished validation"):
         tables([str(tmp_path)])
+
+
+def test_notes_name_what_sets_a_run_apart(question_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "part"
+    flags = ["--limit", "2", "--part_whole", "predicted"]
+    main(["--model", "oracle", "--questions", str(question_file), "--output", str(output), *flags])
+    note = text_results([load_run(output)]).note
+    assert "oracle (part): at most 2 questions of each type (--limit)." in note
+    assert "oracle (part): the second part-whole question follows the model's own first choice." in note
+    assert "failed" not in note
+
+
+def test_full_run_has_no_caveat(runs: tuple[LoadedRun, ...]) -> None:
+    assert text_results(runs).note.endswith("Random guess: exact expectation over the choices.")
+    assert "oracle (oracle):" not in text_results(runs).note

@@ -1,5 +1,7 @@
 """Launched on two ranks: text-only, span-free and many-span batches side by side, two updates each way."""
 
+import sys
+
 import torch
 import torch.distributed
 
@@ -39,7 +41,7 @@ def main() -> None:
     assert torch.equal(gathered[0], gathered[1])
     torch.distributed.barrier()
     if ranks.is_main:
-        print("weights agree on 2 ranks")
+        sys.stdout.write("weights agree on 2 ranks\n")
     torch.distributed.destroy_process_group()
 
 

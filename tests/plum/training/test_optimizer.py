@@ -16,7 +16,8 @@ def test_linear_schedule_golden() -> None:
 
 
 def test_cosine_schedule_golden() -> None:
-    # Half-way down the decay the cosine gives exactly one half: update 8 of 4 + 8, remaining 4/8, (1 - cos(pi/2)) / 2 = .5
+    # Half-way down the decay the cosine gives exactly one half: update 8 of 4 + 8, remaining 4/8,
+    # (1 - cos(pi/2)) / 2 = .5
     config = OptimizerConfig(warmup_updates=4, decay="cosine")
     assert learning_rate_factor(8, 12, config) == pytest.approx(0.5)
     assert learning_rate_factor(4, 12, config) == pytest.approx(1.0)

@@ -106,7 +106,10 @@ def test_stage_1_starts_adapters_on_stage_0_and_keeps_the_base(folder: Path, fin
     lines = _lines(config)
     assert lines[0]["loss_kl"] == pytest.approx(0.0, abs=1e-8), "fresh adapters are the identity"
     assert lines[1]["loss_kl"] > 0
-    before, model = build_or_load(finished)[1].state_dict(), build_or_load(replace(config, init_from=config.run_dir + "/model"))
+    before, model = (
+        build_or_load(finished)[1].state_dict(),
+        build_or_load(replace(config, init_from=config.run_dir + "/model")),
+    )
     assert before.keys() <= {_plain(name) for name in model[1].state_dict()}
     base = {_plain(n): t for n, t in model[1].state_dict().items() if "lora" not in n}
     from plum.checkpoints.store import load_pretrained

@@ -1,0 +1,26 @@
+"""Which YAML files a command's settings came from, so that a message about a bad key can name them."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+FLAG = "--config"
+
+
+def config_files(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the files given by `--config FILE` or `--config=FILE`, in order."""
+    files = [following for word, following in zip(arguments, arguments[1:], strict=False) if word == FLAG]
+    joined = [word.removeprefix(f"{FLAG}=") for word in arguments if word.startswith(f"{FLAG}=")]
+    return (*files, *joined)
+
+
+@contextmanager
+def naming_config_files(arguments: Sequence[str]) -> Iterator[None]:
+    """Name the configuration files below the parser's message when it refuses an argument or a key."""
+    try:
+        yield
+    except SystemExit as stop:
+        files = config_files(arguments)
+        if stop.code and files:
+            print(f"The settings came from {', '.join(files)} and the command line.", file=sys.stderr)
+        raise

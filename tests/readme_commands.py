@@ -1,0 +1,64 @@
+"""Commands as a user types them, given to the project's own argument parsers without running anything."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from partonomy.__main__ import build_parser as partonomy_parser
+from plum.cli.main import build_parser as plum_parser
+from plum.training.config_file import load_train_config
+from validate_partonomy import build_parser as validate_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN_SCRIPTS = {
+    "scripts/train.sh": None,
+    "scripts/train_plum_0shot.sh": "configs/plum_13b_0shot.yaml",
+    "scripts/train_plum_ft.sh": "configs/plum_13b_ft.yaml",
+}
+"""Launchers and the configuration they take when none is named."""
+
+
+def bash_commands(markdown: str) -> list[str]:
+    """Command lines of all ```bash blocks: continued lines joined, comments and optional brackets removed."""
+    lines: list[str] = []
+    for block in re.findall(r"^```bash\n(.*?)^```", markdown, flags=re.MULTILINE | re.DOTALL):
+        joined = block.replace("\\\n", " ")
+        lines += [line for line in joined.splitlines() if shlex.split(line, comments=True)]
+    return [line.replace("[", "").replace("]", "") for line in lines]
+
+
+def parse_command(words: Sequence[str]) -> str:
+    """Parse a command without running it.
+
+    Returns:
+        Which parser took it.
+
+    Raises:
+        SystemExit, ValueError: a flag or value is not accepted.
+        KeyError: no parser knows the program.
+    """
+    program, arguments = list(words[:1]), list(words[1:])
+    if program == ["python"] and arguments[:1] == ["-m"]:
+        module = arguments[1]
+        {"partonomy": partonomy_parser, "plum": plum_parser}[module]().parse_args(arguments[2:])
+        return f"-m {module}"
+    if program == ["python"] and arguments[0] == "validate_partonomy.py":
+        validate_parser().parse_args(arguments[1:])
+        return "validate_partonomy.py"
+    if program == ["python"] and arguments[0] == "train.py":
+        load_train_config(_from_root(arguments[1:]))
+        return "train.py"
+    if program == ["bash"] and arguments[0] in TRAIN_SCRIPTS:
+        default = TRAIN_SCRIPTS[arguments[0]]
+        config = arguments[1] if len(arguments) > 1 else str(default)
+        load_train_config(_from_root(["--config", config, *arguments[2:]]))
+        return "train script"
+    if program == ["bash"] and (ROOT / arguments[0]).is_file():
+        return "script"
+    raise KeyError(f"no parser for {' '.join(words)}")
+
+
+def _from_root(arguments: Sequence[str]) -> list[str]:
+    """Configuration files are named from the repository's root, wherever the tests run."""
+    return [str(ROOT / word) if word.startswith("configs/") else word for word in arguments]

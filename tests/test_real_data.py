@@ -1,0 +1,270 @@
+"""Photographs end to end through the commands: build, stats, validate, tables, report.
+
+The folder that PARTONOMY_REAL_DATA names holds `ade20k_parts` (objects with linked parts, compressed run-length codes)
+and `car_parts` (parts alone, polygons, COCO-Annotator's booleans); see "Your own annotations" in the README.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from partonomy.__main__ import main
+from partonomy.datasets.store import load_dataset, load_questions
+from partonomy.evaluation.adapters import BUILTIN_MODELS, OracleModel
+from partonomy.evaluation.model_api import Turn
+from partonomy.evaluation.results import Summary
+from partonomy.images import BOX_COLOUR, EXIF_ORIENTATION, draw_box, load_image
+from partonomy.masks import rle_area, rle_bbox
+from partonomy.questions.question_types import QuestionType
+from partonomy.structures import CharSpan
+from validate_partonomy import main as validate_main
+
+REAL_DATA = Path(os.environ.get("PARTONOMY_REAL_DATA", "no folder given"))
+needs_real_data = pytest.mark.skipif(
+    not REAL_DATA.is_dir(), reason="PARTONOMY_REAL_DATA does not name a folder of photographs"
+)
+FRAMES = ("upright", "as stored")
+TINY_SHARE = 0.0005
+"""Of the image's pixels: below it a part counts as tiny."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A data set made by `python -m partonomy build`: its annotation file, its folder and what the command printed."""
+
+    annotations: Path
+    folder: Path
+    printed: str
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The annotation file."""
+        parsed: dict[str, Any] = json.loads(self.annotations.read_text())
+        return parsed
+
+
+def build(annotations: Path, images: Path, output: Path, *flags: str) -> None:
+    """Build, with the object sampler that needs no language model."""
+    source = ["--source", "coco", "--annotations", str(annotations), "--images", str(images), "--output", str(output)]
+    assert main(["build", *source, "--embedding_model", "char-ngram-tfidf", *flags]) == 0
+
+
+def validate(model: str, questions: Path, output: Path, *flags: str) -> Summary:
+    """Validate a baseline on a question folder."""
+    summary = validate_main(["--model", model, "--questions", str(questions), "--output", str(output), *flags])
+    assert summary is not None
+    return summary
+
+
+@pytest.fixture(scope="module")
+def ade20k(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    source, folder = REAL_DATA / "ade20k_parts", tmp_path_factory.mktemp("ade20k") / "questions"
+    build(source / "instances_parts.json", source / "images", folder)
+    return Built(source / "instances_parts.json", folder, "")
+
+
+@pytest.fixture
+def cars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Built:
+    """The first ten photographs of cars, in an annotation file of their own."""
+    source = REAL_DATA / "car_parts"
+    content = json.loads((source / "annotations.json").read_text())
+    content["images"] = content["images"][:10]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(content))
+    build(path, source / "JPEGImages", tmp_path / "questions", "--object_name", "car")
+    return Built(path, tmp_path / "questions", capsys.readouterr().out)
+
+
+@needs_real_data
+def test_stats_of_ade20k(ade20k: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats", str(ade20k.folder)]) == 0
+    printed = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:7])
+    assert (printed["objects"], printed["images"], printed["masks"]) == ("43", "51", "487")
+    assert (printed["object-part labels"], printed["object instances"]) == ("179", "196")
+
+
+@needs_real_data
+def test_baselines_bound_every_model_on_photographs(
+    ade20k: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = {name: tmp_path / name for name in ("oracle", "random", "empty")}
+    scores = {name: validate(name, ade20k.folder, run, "--limit", "4") for name, run in runs.items()}
+    for question_type in QuestionType:
+        oracle, guess, empty = (scores[name].question_types[question_type.value] for name in runs)
+        assert (oracle.num_expected, oracle.num_scored, oracle.num_failed) == (4, 4, 0)
+        assert {metric.value for metric in oracle.metrics.values() if metric.count} == {1.0}
+        assert 0.0 <= float(guess.metrics["giou_micro_paired"].value or 0) < 0.3
+        assert empty.metrics["giou_micro_paired"].value == 0.0
+    capsys.readouterr()
+    assert main(["tables", *map(str, runs.values())]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in runs)
+    page = tmp_path / "report.html"
+    assert main(["report", str(runs["random"]), "--baselines", f"[{runs['oracle']}]", "--output", str(page)]) == 0
+    html = page.read_text()
+    assert "data:image/" in html, "cases are drawn on the photographs"
+    assert "ade20k_parts" in html
+
+
+@needs_real_data
+def test_one_of_several_instances_is_marked_by_its_box(ade20k: Built) -> None:
+    instances = {one.instance_id: one for image in load_dataset(ade20k.folder).images for one in image.objects}
+    labels = {
+        image.image_id: Counter(one.label for one in image.objects) for image in load_dataset(ade20k.folder).images
+    }
+    marked = 0
+    for question in load_questions(ade20k.folder).questions:
+        instance = instances[question.instance_id]
+        if labels[question.image_id][question.object_label] == 1:
+            assert question.box is None
+            continue
+        assert instance.mask is not None
+        assert question.box == rle_bbox(instance.mask)
+        marked += 1
+    assert marked > 50
+    shown = next(question for question in load_questions(ade20k.folder).questions if question.box is not None)
+    assert shown.box is not None
+    photo = load_image(shown.image_path, shown.height, shown.width)
+    framed = draw_box(photo, shown.box)
+    changed = (framed != photo).any(axis=-1)
+    assert (framed[changed] == BOX_COLOUR).all()
+    x, y, width, height = shown.box
+    assert not changed[y + 5 : y + height - 5, x + 5 : x + width - 5].any(), "the object itself stays as it was"
+    assert changed.any()
+
+
+@needs_real_data
+def test_tiny_parts_are_kept(ade20k: Built) -> None:
+    content = ade20k.content
+    pixels = {image["id"]: image["height"] * image["width"] for image in content["images"]}
+    parts = {category["id"] for category in content["categories"] if category["supercategory"] == "PART"}
+    tiny = [
+        one
+        for one in content["annotations"]
+        if one["category_id"] in parts and one["area"] < TINY_SHARE * pixels[one["image_id"]]
+    ]
+    assert len(tiny) > 40, "about a tenth of the parts"
+    built = load_dataset(ade20k.folder)
+    areas = Counter(
+        (image.image_id, rle_area(part.mask)) for image in built.images for one in image.objects for part in one.parts
+    )
+    wanted = Counter((one["image_id"], int(one["area"])) for one in tiny)
+    assert wanted - areas == Counter()
+    questions = load_questions(ade20k.folder).questions
+    asked = [rle_area(part.mask) < TINY_SHARE * one.height * one.width for one in questions for part in one.masks]
+    assert any(asked)
+
+
+@needs_real_data
+def test_types_that_one_object_cannot_ask_report_zero_with_the_reason(cars: Built, tmp_path: Path) -> None:
+    summary = validate("oracle", cars.folder, tmp_path / "run")
+    for name, entry in summary.question_types.items():
+        if name.startswith("identification"):
+            assert (entry.num_expected, entry.num_scored) == (10, 10)
+            assert entry.metrics["giou_micro_paired"].value == 1.0
+            continue
+        assert (entry.num_expected, entry.num_scored, entry.num_failed) == (0, 0, 0)
+        ((reason, count),) = entry.reasons.items()
+        assert "object class" in reason
+        assert count == 10
+        assert f"{name}, 10 images: {reason}" in cars.printed
+        assert all(metric.value is None and metric.count == 0 for metric in entry.metrics.values())
+
+
+@needs_real_data
+def test_boolean_crowds(cars: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = cars.content
+    assert {one["iscrowd"] for one in content["annotations"]} == {False}
+    assert "left out" not in cars.printed, "false is not a crowd"
+    crowd = content["annotations"][0]
+    crowd["iscrowd"] = True
+    path = tmp_path / "crowd.json"
+    path.write_text(json.dumps(content))
+    images = REAL_DATA / "car_parts" / "JPEGImages"
+    build(path, images, tmp_path / "crowd", "--object_name", "car")
+    (left_out,) = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert "iscrowd part" in left_out
+    assert str(crowd["id"]) in left_out
+    kept, before = (
+        Counter(part.label for image in load_dataset(folder).images for one in image.objects for part in one.parts)
+        for folder in (tmp_path / "crowd", cars.folder)
+    )
+    assert kept - before == Counter()
+    # Gone, unless another record of the same part in the same image remains.
+    same = [
+        one
+        for one in content["annotations"]
+        if (one["image_id"], one["category_id"]) == (crowd["image_id"], crowd["category_id"])
+    ]
+    assert (before - kept).total() == (1 if len(same) == 1 else 0)
+
+
+class RedFinder(OracleModel):
+    """Segments what is red in the image it is shown: right only if image and annotation are in one frame."""
+
+    def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
+        return np.stack([(image[..., 0] > 128) & (image[..., 1] < 128)] * len(spans))
+
+
+def write_turned_photo(path: Path, orientation: int, quarter_turns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Write a JPEG with a red wheel as a turned camera stores it; return it as viewers show it and as it is stored."""
+    upright = np.full((64, 96, 3), (20, 200, 40), np.uint8)
+    upright[16:32, 48:80] = (230, 10, 10)
+    stored = np.ascontiguousarray(np.rot90(upright, k=quarter_turns))  # counter-clockwise; viewers turn it back
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    Image.fromarray(stored).save(path, quality=95, subsampling=0, exif=exif)
+    return upright, stored
+
+
+def annotate_red(photo: np.ndarray) -> dict[str, Any]:
+    """An annotation of the red rectangle in a photograph, beside three black ones with other parts."""
+    names = ("wheel", "hub", "tyre", "door")
+    rows, columns = np.nonzero(photo[..., 0] > 128)
+    left, top, right, bottom = (int(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+    polygons = [[left, top, right, top, right, bottom, left, bottom], *[[1, 1, 9, 1, 9, 9]] * 3]
+    sizes = [photo.shape[:2], *[(64, 96)] * 3]
+    return {
+        "images": [
+            {"id": number, "file_name": f"{number}.jpg", "height": height, "width": width}
+            for number, (height, width) in enumerate(sizes)
+        ],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+        "annotations": [
+            {"id": number + 1, "image_id": number, "category_id": number, "segmentation": [polygon]}
+            for number, polygon in enumerate(polygons)
+        ],
+    }
+
+
+# Orientation 3 is a half turn: the size does not tell which frame was annotated, and viewers turn.
+@pytest.mark.parametrize(
+    ("orientation", "quarter_turns", "frame"),
+    [(1, 0, "upright"), (3, 2, "upright"), *[(*turn, frame) for turn in ((6, 1), (8, 3)) for frame in FRAMES]],
+)
+def test_photo_with_exif_rotation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orientation: int, quarter_turns: int, frame: str
+) -> None:
+    """The wheel of a photograph whose file is stored turned, annotated as a viewer shows it or as it is stored."""
+    upright, stored = write_turned_photo(tmp_path / "0.jpg", orientation, quarter_turns)
+    for number in (1, 2, 3):
+        Image.new("RGB", (96, 64)).save(tmp_path / f"{number}.jpg")
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(annotate_red(upright if frame == "upright" else stored)))
+    build(path, tmp_path, tmp_path / "questions", "--object_name", "car")
+    monkeypatch.setitem(BUILTIN_MODELS, "oracle", lambda seed: RedFinder())
+    summary = validate("oracle", tmp_path / "questions", tmp_path / "run", "--generate", "none")
+    for name in ("identification", "identification_with_label"):
+        metrics = summary.question_types[name].metrics
+        # IoU 1 on the turned photograph, nothing red in the three others.
+        assert metrics["giou_micro_paired"].value == pytest.approx(1 / 4)

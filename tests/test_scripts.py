@@ -1,0 +1,140 @@
+"""Every command the shell scripts issue is accepted by the program it goes to: the scripts run with stand-ins for
+`python` and `deepspeed` that only write down what they were asked."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.readme_commands import ROOT, parse_command
+
+RECORDER = """#!{python}
+import json, pathlib, sys
+if sys.argv[1:2] == ["-c"]:
+    print(2)  # the number of GPUs or ranks that a script asks for
+else:
+    with open({log!r}, "a") as file:
+        file.write(json.dumps([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]) + "\\n")
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Scripts and configurations in a folder whose virtual environment only records."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "deepspeed", "ruff", "mypy"):
+        path = programs / name
+        path.write_text(RECORDER.format(python=sys.executable, log=str(tmp_path / "commands.jsonl")))
+        path.chmod(0o755)
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+        shutil.copy(ROOT / name, tmp_path / ".venv" / f"{name}.installed")
+    for folder in ("stage0/model", "validation"):
+        (tmp_path / "runs" / "quickstart" / folder).mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "validation" / "summary.json").write_text("{}")
+    return tmp_path
+
+
+def run_script(checkout: Path, *arguments: str, **variables: str) -> list[list[str]]:
+    """Run a script and return the commands it issued."""
+    environment = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")}
+    done = subprocess.run(
+        ["bash", *arguments],
+        cwd=checkout,
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in (checkout / "commands.jsonl").read_text().splitlines()]
+
+
+def parse_recorded(command: list[str]) -> str:
+    """Parse what a stand-in was asked; DeepSpeed's own flags come before train.py."""
+    program, *arguments = command
+    if program == "deepspeed":
+        launcher, arguments = arguments[: arguments.index("train.py")], arguments[arguments.index("train.py") :]
+        assert launcher[0] == "--no_local_rank"
+        parse_command(["python", *arguments])
+        return "deepspeed"
+    return parse_command([program, *arguments])
+
+
+def test_quickstart(checkout: Path) -> None:
+    commands = run_script(checkout, "scripts/quickstart.sh")
+    parsed = [parse_recorded(command) for command in commands]
+    assert parsed.count("deepspeed") == 2, "two stages"
+    assert parsed.count("validate_partonomy.py") == 3, "the model, the oracle and the random baseline"
+    asked = [" ".join(command) for command in commands]
+    for word in ("build", "train-tokenizer", "export", "teacher-forced", "tables", "report"):
+        assert any(f" {word} " in line for line in asked), word
+    timings = (checkout / "runs" / "quickstart" / "timings.txt").read_text()
+    assert "Train stage 1" in timings
+    assert "all of it" in timings
+
+
+def test_quickstart_asks_for_no_more_words_than_the_model_has(checkout: Path) -> None:
+    from plum.training.config_file import load_train_config
+
+    commands = run_script(checkout, "scripts/quickstart.sh")
+    (tokenizer,) = [command for command in commands if "train-tokenizer" in command]
+    asked = int(tokenizer[tokenizer.index("--vocab_size") + 1])
+    config = load_train_config(["--config", str(ROOT / "configs" / "plum_tiny_stage0.yaml")])
+    assert asked <= config.model.llava.language.vocab_size
+
+
+def test_ablations(checkout: Path) -> None:
+    commands = run_script(checkout, "scripts/ablations.sh", SEEDS="1", PARALLEL="1", RUNS="runs/ablations")
+    parsed = [parse_recorded(command) for command in commands if command[1] != "scripts/ablation_table.py"]
+    num_variants = len(list((ROOT / "configs" / "ablations").glob("*.yaml")))
+    assert parsed.count("train.py") == parsed.count("validate_partonomy.py") == num_variants
+    assert commands[-1] == ["python", "scripts/ablation_table.py", "runs/ablations"]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "variables", "launcher"),
+    [
+        ("train_plum_0shot.sh", [], {}, ["--num_gpus", "2"]),
+        ("train_plum_ft.sh", ["configs/plum_7b_ft.yaml", "--seed", "3"], {"NUM_RANKS": "4"}, ["--num_gpus", "4"]),
+        ("train.sh", ["configs/plum_tiny_stage0.yaml"], {"INCLUDE": "localhost:0,3"}, ["--include", "localhost:0,3"]),
+        ("train.sh", ["configs/plum_tiny_stage0.yaml"], {"HOSTFILE": "hosts.txt"}, ["--hostfile", "hosts.txt"]),
+    ],
+)
+def test_training_scripts(
+    checkout: Path, script: str, arguments: list[str], variables: dict[str, str], launcher: list[str]
+) -> None:
+    (command,) = run_script(checkout, f"scripts/{script}", *arguments, **variables)
+    assert parse_recorded(command) == "deepspeed"
+    assert command[2:4] == launcher
+    assert command[-2:] == (arguments[-2:] if len(arguments) > 1 else command[-2:])
+
+
+def test_validation_script(checkout: Path) -> None:
+    flags = ["--limit", "3"]
+    commands = run_script(checkout, "scripts/validate_partonomy.sh", "model", "data/mine", "runs/mine", *flags)
+    assert [parse_recorded(command) for command in commands] == ["validate_partonomy.py", *["-m partonomy"] * 2]
+    assert commands[0][-2:] == flags
+
+
+def test_a_stopped_ablation_is_reported(checkout: Path) -> None:
+    failing = checkout / ".venv" / "bin" / "python"
+    failing.write_text("#!/usr/bin/env bash\nexit 1\n")
+    done = subprocess.run(
+        ["bash", "scripts/ablations.sh"],
+        cwd=checkout,
+        env={"PATH": os.environ["PATH"], "SEEDS": "1", "VARIANTS": "base"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "FAILED  base_seed1" in done.stdout
