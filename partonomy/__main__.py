@@ -82,8 +82,8 @@ def main(arguments: Sequence[str]) -> int:
         _run(parsed.command, parsed[parsed.command])
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe ("| head") has seen enough. What is left in the buffer must not meet the closed pipe again
-        # when the interpreter flushes it at exit.
+        # The reader of a pipe ("| head") has seen enough. What is left in the buffer must not meet the closed pipe
+        # again when the interpreter flushes it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STATUS_BROKEN_PIPE
     except (OSError, ValueError) as error:

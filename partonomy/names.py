@@ -84,7 +84,7 @@ def read_text_map(path: Path, what: str) -> dict[str, str]:
         raise FileNotFoundError(f"{path}: {what} file not found")
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: the {what} file is not JSON ({error})") from error
     if not isinstance(table, dict) or not all(isinstance(value, str) and value.strip() for value in table.values()):
         raise ValueError(f"{path}: the {what} file must be one JSON object with a non-empty text for every key")

@@ -240,6 +240,15 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class PretextConfig:
+    """Per-pixel part classification on both vision towers (plum/training/part_pretext.py)."""
+
+    weight: float = 1.0
+    warmup_updates: int = 0
+    """First updates that train the towers on it alone: the tiny model's stand-in for pre-trained towers."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run."""
 
@@ -258,11 +267,12 @@ class TrainConfig:
     trainable: TrainableConfig = field(default_factory=TrainableConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    part_pretext: float = 0.0
-    """Weight of the per-pixel part cross-entropy on SAM's embedding. Not PLUM's: the tiny recipe, which trains SAM from
-    scratch, uses it."""
+    part_pretext: PretextConfig | None = None
+    """Not PLUM's: the tiny recipe, which trains both vision towers from scratch, uses it."""
     seed: int = 42
     log_every: int = 10
     save_every: int = 500
     """Updates between checkpoints."""
+    save_model: Literal["full", "trained"] = "full"
+    """What `run_dir`/model holds at the end: everything, or the trained weights and the place of `init_from`."""
     tensorboard: bool = False

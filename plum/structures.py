@@ -88,7 +88,7 @@ class Batch:
     clip_pixels [B, 3, p, p], sam_pixels [B, 3, P, P]: normalised float32 inputs of the two towers (B may be 0)
     frames: B image sizes; image_index: LongTensor [N], row of the conversation's image or TEXT_ONLY
     masks: M bool tensors (H, W) in original-image pixels; ignore_masks: B bool tensors (H, W) or None
-    part_maps: LongTensor [B, h, w], class at the centre of each SAM embedding cell, IGNORE_INDEX in padding and for
+    part_maps: LongTensor [B, 4h, 4w], class at each low-resolution mask pixel, IGNORE_INDEX in padding and for
         images whose source offers none
     """
 
@@ -126,22 +126,33 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class ImageFeatures:
+    """B images, each encoded once by both towers.
+
+    tokens [B, image tokens, D]: LLaVA's; embeddings [B, C, h, w]: SAM's
+    """
+
+    tokens: Tensor
+    embeddings: Tensor
+
+
+@dataclass(frozen=True)
 class GroundedOutput:
     """What one forward of the model gives.
 
     hidden_states [N, T, D]: last layer, after the final norm
     token_logits [K, V], token_labels [K]: next-token logits at supervised positions only
     tag_logits [N, T, 3] in the order of plum.data.bio_labels.Tag
-    image_embeddings [B, C, h, w]: SAM's image embedding
+    images: both towers' features of the B images
     mask_logits [M, 4h, 4w]: low resolution, in the frame of SAM's padded input
-    teacher_states [N, T, D] or None: hidden states with the adapters off
+    teacher_states [N, T, D] or None: hidden states with the adapters off; zeros in conversations without spans
     """
 
     hidden_states: Tensor
     token_logits: Tensor
     token_labels: Tensor
     tag_logits: Tensor
-    image_embeddings: Tensor
+    images: ImageFeatures
     mask_logits: Tensor
     teacher_states: Tensor | None = None
 

@@ -20,21 +20,27 @@ step "Set up .venv" bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 export NUM_RANKS=${NUM_RANKS:-$((gpus > 0 ? gpus : 2))}
-per_rank=$((8 / NUM_RANKS > 0 ? 8 / NUM_RANKS : 1))   # 8 images an update, however many ranks share them
+per_rank=$((16 / NUM_RANKS > 0 ? 16 / NUM_RANKS : 1))   # 16 images an update, however many ranks share them
 
 build() { python -m partonomy build --source synthetic --split "$1" --images "$2" --output "$data/$1" --seed 0 --num_workers 2; }
 step "Draw and ask: train" build train "${TRAIN_IMAGES:-4000}"
 step "Draw and ask: dev" build dev "${DEV_IMAGES:-200}"
 step "Draw and ask: val" build val "${VAL_IMAGES:-200}"
+records() { [ -f $data/val_qa_pairs.json ] || python -m partonomy export --questions $data/val --output $data/val_qa_pairs.json; }
+step "Write val as the published record" records
 step "Train the tokenizer" python -m plum train-tokenizer --datasets "$data/train" --output "$data/tokenizer" --vocab_size 1024
 
 step "Train stage 0" bash scripts/train_plum_0shot.sh configs/plum_tiny_stage0.yaml --engine.micro_batch_size $per_rank
 step "Train stage 1" bash scripts/train_plum_ft.sh configs/plum_tiny_stage1.yaml --engine.micro_batch_size $per_rank
-export_model() { [ -d $run/model ] || python -m plum export --checkpoint $run/stage1/model --output $run/model; }
+export_model() {  # again when stage 1 was trained again
+  [ $run/model/config.json -nt $run/stage1/finished.json ] && return
+  rm -rf $run/model
+  python -m plum export --checkpoint $run/stage1/model --output $run/model
+}
 step "Export (merge adapters)" export_model
 
 validate() { python validate_partonomy.py --model "$1" --questions $data/val --output "$run/$2" --num_procs 2 --resume "${@:3}"; }
-step "Validate" validate plum validation --checkpoint $run/model
+step "Validate" validate plum validation --checkpoint $run/model --training_metrics $run/stage0/metrics.jsonl,$run/stage1/metrics.jsonl
 step "Validate oracle" validate oracle oracle --generate none
 step "Validate random" validate random random --generate none
 step "Held-out tags and text" python -m plum teacher-forced --checkpoint $run/model --data $data/val --output $run/teacher_forced.json

@@ -131,7 +131,7 @@ def test_one_of_several_instances_is_marked_by_its_box(ade20k: Built) -> None:
         assert instance.mask is not None
         assert question.box == rle_bbox(instance.mask)
         marked += 1
-    assert marked > 50
+    assert marked > 20
     shown = next(question for question in load_questions(ade20k.folder).questions if question.box is not None)
     assert shown.box is not None
     photo = load_image(shown.image_path, shown.height, shown.width)

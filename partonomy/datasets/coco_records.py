@@ -1,5 +1,6 @@
 """The records of a COCO-style file, checked one by one and freed of its quirks (see `coco`)."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -148,6 +149,8 @@ def _read_roles(categories: list[Any], config: CocoConfig) -> dict[int, _Role]:
             category_id, name = _integer(record, "id"), record["name"]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{where}: a category needs an integer 'id' and a 'name' ({error!r})") from error
+        if not isinstance(name, str):
+            raise ValueError(f"{where}: 'name' must be a text, got {name!r}")
         if category_id in roles:
             raise ValueError(f"{where}: the category id {category_id} occurs twice")
         roles[category_id] = _category_role(name, str(record.get("supercategory") or ""), config.object_name)
@@ -181,6 +184,8 @@ def _read_images(records: list[Any], config: CocoConfig) -> tuple[dict[int, Coco
             image_id, file_name = _integer(record, "id"), record["file_name"]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{where}: an image needs an integer 'id' and a 'file_name' ({error!r})") from error
+        if image_id < 0 or not isinstance(file_name, str):
+            raise ValueError(f"{where}: 'id' must be 0 or more and 'file_name' a text, got {image_id}, {file_name!r}")
         if image_id in images or image_id in bad:
             raise ValueError(f"{where}: the image id {image_id} occurs twice")
         try:
@@ -233,10 +238,14 @@ def _read_annotation(record: Mapping[str, Any], image: CocoImage, role: _Role) -
 def _read_box(values: object) -> tuple[int, int, int, int] | None:
     if values is None or values == []:
         return None
-    if not isinstance(values, list) or len(values) != 4 or not all(isinstance(value, int | float) for value in values):
+    if not isinstance(values, list) or len(values) != 4 or not all(_is_finite(value) for value in values):
         raise ValueError(f"'bbox' must be [x, y, width, height], got {values!r}")
     x, y, width, height = (round(value) for value in values)
     return x, y, width, height
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _read_crowd(value: object) -> bool:

@@ -1,8 +1,8 @@
 """A run's answers and masks in the published record's schema, for tools that read the authors' files.
 
 Each entry is the question's published record and, beside it, `question_id`, `status`, `reason`, `predicted_answer` and
-`predicted_object_answer` (the choices of the default selector), `predicted_segmentations` {part: [RLE]} (phrases given),
-`generated_text` and `generated_segmentations` {tagged phrase: [RLE]}; null where the model did not answer.
+`predicted_object_answer` (the choices of the default selector), `predicted_segmentations` {part: [RLE]} (phrases
+given), `generated_text` and `generated_segmentations` {tagged phrase: [RLE]}; null where the model did not answer.
 """
 
 import json

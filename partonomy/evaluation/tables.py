@@ -27,6 +27,8 @@ PAPER_NAMES = {
 }
 OURS, QUOTED, EXACT = "ours", "paper", "exact"
 """Values of the tables' source column."""
+MAX_REASONS = 5
+"""Reasons of failures printed per question type: every lost image has one of its own."""
 QUOTED_GROUP = "quoted from the paper"
 OWN_GROUP = "measured here"
 
@@ -185,7 +187,10 @@ def _not_asked(summary: Summary) -> str:
     lines = []
     for entry in summary.question_types.values():
         if entry.num_failed:
-            lines += [f"{entry.name}: {count} failed: {reason}" for reason, count in entry.reasons.items()]
+            shown = list(entry.reasons.items())[:MAX_REASONS]
+            lines += [f"{entry.name}: {count} failed: {reason}" for reason, count in shown]
+            if len(entry.reasons) > MAX_REASONS:
+                lines.append(f"{entry.name}: {len(entry.reasons) - MAX_REASONS} more reasons, see summary.json")
         elif not entry.num_expected:
             reasons = "; ".join(f"{reason} ({count})" if count else reason for reason, count in entry.reasons.items())
             lines.append(f"{entry.name}: not asked: {reasons}")

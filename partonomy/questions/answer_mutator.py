@@ -2,11 +2,11 @@
 
 Parts are indices into the sorted vocabulary, so that sorted indices are sorted labels. Three modes:
 - `paper`: 1 to 3 mutations of the right answer; added parts come from the object's category.
-- `authors`: close to the authors' public code, for comparison: 1 or 2 mutations (the paper names no number), the uniform
-  share of added parts comes from the object and the concepts it is compared with (the paper: from the same category),
-  and the predicted share is spread over all parts (the paper: restricted to the category). One difference to that code
-  remains: in intersection and difference questions it never adds a part of the image's object or of the concept, here
-  only the parts of the right answer are kept out, as in `paper`, since the others make fair and harder wrong answers.
+- `authors`: as the authors' public code draws: 1 or 2 mutations (its upper bound of 3 is exclusive); the uniform share
+  of added parts comes from the object and the concepts it is compared with (the paper: from the same category), the
+  predicted share from all parts. As there, the parts of the right answer, under any of their names, are the only ones
+  never added. Two things are not copied: that code may compare an object with its own class, and it inserts added parts
+  at random places (here parts are always sorted).
 - `balanced`: as `paper`, but wrong answers are also mutated from wrong ones. In the other two the right answer is the
   centre of the choices, which a blind guess can use (the paper admits it); here no choice is central.
 """

@@ -12,7 +12,9 @@ from typing import Protocol
 
 IRREGULAR_PLURALS = {"feet": "foot", "teeth": "tooth", "leaves": "leaf", "knives": "knife", "shelves": "shelf"}
 SIBILANT_ENDINGS = ("ses", "xes", "zes", "ches", "shes")
+SIBILANT_E_ENDINGS = ("se", "xe", "ze", "che", "she")
 SINGULAR_S_ENDINGS = ("ss", "us", "is")
+SINGULAR_S_WORDS = {"lens", "gas", "canvas"}
 NUM_PAIRS_PER_CALL = 100
 
 
@@ -104,18 +106,20 @@ COMPARATORS: Mapping[str, PartComparator] = {"exact": ExactComparator(), "lemma"
 
 
 def lemmatize(name: str) -> str:
-    """Fold case, hyphens and the plural of the last word."""
+    """Fold case, hyphens and the plural of the last word. The result is a key for comparison: "nose" becomes "nos"."""
     words = name.lower().replace("-", " ").split()
     return " ".join([*words[:-1], _singular(words[-1])]) if words else ""
 
 
 def _singular(word: str) -> str:
-    if word in IRREGULAR_PLURALS:
-        return IRREGULAR_PLURALS[word]
+    if word in IRREGULAR_PLURALS or word in SINGULAR_S_WORDS:
+        return IRREGULAR_PLURALS.get(word, word)
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if word.endswith(SIBILANT_ENDINGS):
         return word[:-2]
+    if word.endswith(SIBILANT_E_ENDINGS):  # "noses" may be the plural of "nos" or "nose": both get the same key
+        return word[:-1]
     if word.endswith("s") and not word.endswith(SINGULAR_S_ENDINGS) and len(word) > 3:
         return word[:-1]
     return word

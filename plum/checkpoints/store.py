@@ -1,26 +1,40 @@
 """A saved model is one folder: config.json, safetensors, tokenizer, model card. `save_pretrained` and
 `load_pretrained`.
 
-Beside it a light form for runs at full size: only what was trained, over a base that is not repeated.
+Beside it a light form for runs at full size (`save_trained`): only what was trained, over a base that is not repeated;
+`load_pretrained` reads both.
 """
 
+import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from plum.checkpoints.model_config_io import describe_differences, read_model_config, write_model_config
-from plum.checkpoints.weights import read_into, write_tensors
+from plum.checkpoints.model_config_io import read_model_config, write_model_config
+from plum.checkpoints.weights import (
+    SavedTensor,
+    copy_tensors,
+    fingerprint,
+    list_tensors,
+    read_into,
+    write_tensors,
+)
 from plum.config import ModelConfig
 from plum.data.tokenizer import load_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.lora import is_adapter, name_without_adapters
 from plum.models.registry import build_model
 from plum.models.special_tokens import with_special_tokens
 
 MODEL_STEM = "model"
-TRAINABLE_STEM = "trainable"
+TRAINED_STEM = "trained"
+BASE_FILE = "base.json"
+"""Which saved model lies under trained weights: its folder and fingerprint."""
 CARD_FILE = "README.md"
 
 
@@ -50,65 +64,120 @@ def save_pretrained(
         FileExistsError: `folder` exists.
         ValueError: tokenizer and model do not fit.
     """
-    folder = Path(folder)
-    config = with_special_tokens(model.config, tokenizer)
-    partial = _start_folder(folder)
-    write_model_config(config, partial)
-    write_tensors(model.state_dict(), partial, MODEL_STEM)
-    tokenizer.save_pretrained(str(partial))
-    (partial / CARD_FILE).write_text(model_card, encoding="utf-8")
-    partial.rename(folder)
+    _save(Path(folder), model.state_dict(), MODEL_STEM, config=model.config, tokenizer=tokenizer, model_card=model_card)
+
+
+def save_trained(
+    model: GroundedLMM, tokenizer: PreTrainedTokenizerBase, folder: Path | str, model_card: str, base: Path | str
+) -> None:
+    """Write only what a run trained, and which saved model it started from: at 13B that one alone is 26 GB.
+
+    Args:
+        model: any dtype; trained parameters are those that require gradients. Adapters are always written.
+        tokenizer: the one the model was trained with.
+        folder: must not exist.
+        model_card: Markdown, written to README.md.
+        base: folder of the saved model (of either form) that everything else was copied from; it has to stay.
+
+    Raises:
+        FileExistsError: `folder` exists.
+        ValueError: nothing is trainable, or tokenizer and model do not fit.
+    """
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad or is_adapter(n)}
+    if not trained:
+        raise ValueError("no parameter is trainable, so there is nothing to save; use save_pretrained")
+    _save(
+        Path(folder),
+        trained,
+        TRAINED_STEM,
+        config=model.config,
+        tokenizer=tokenizer,
+        model_card=model_card,
+        base=Path(base),
+    )
 
 
 def load_pretrained(
     folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> LoadedModel:
-    """Load what `save_pretrained` wrote, strictly.
+    """Load what `save_pretrained` or `save_trained` wrote, strictly.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: configuration, names or shapes are another architecture's, or the tokenizer is another model's.
+        FileNotFoundError: a file, or the base of trained weights, is missing.
+        ValueError: configuration, names or shapes are another architecture's, the tokenizer is another model's, or the
+            base of trained weights has changed.
     """
     folder = Path(folder)
     config = read_model_config(folder)
     tokenizer = load_tokenizer(folder)
     with_special_tokens(config, tokenizer)
     model = build_model(config).to(dtype)
-    read_into(model, model.state_dict().keys(), folder, MODEL_STEM)
+    if (folder / BASE_FILE).is_file():
+        _read_over_base(model, folder)
+    else:
+        read_into(model, model.state_dict().keys(), folder, MODEL_STEM)
     return LoadedModel(model.to(device).eval(), tokenizer, config)
 
 
-def save_trainable(model: GroundedLMM, folder: Path | str) -> None:
-    """Write only the trained parameters and the architecture: at 13B the base alone is 26 GB.
+def saved_tensors(folder: Path | str) -> dict[str, SavedTensor]:
+    """List the tensors of a saved model by name; those a base lends stand under its names.
 
     Raises:
-        FileExistsError: `folder` exists.
-        ValueError: nothing is trainable.
+        FileNotFoundError: a file, or the base of trained weights, is missing.
+        ValueError: the base of trained weights has changed.
     """
     folder = Path(folder)
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if not trained:
-        raise ValueError("no parameter is trainable, so there is nothing to save; use save_pretrained")
+    if not (folder / BASE_FILE).is_file():
+        return list_tensors(folder, MODEL_STEM)
+    recorded = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
+    base = Path(recorded["base"])
+    if not base.is_dir():
+        raise FileNotFoundError(
+            f"{folder} holds trained weights over {base}, which is gone: put it back, or name its new place in "
+            f"{folder / BASE_FILE}"
+        )
+    if fingerprint(base) != recorded["fingerprint"]:
+        raise ValueError(f"{folder} holds trained weights over {base}, whose weights have changed since")
+    return saved_tensors(base) | list_tensors(folder, TRAINED_STEM)
+
+
+def _save(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    stem: str,
+    *,
+    config: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    model_card: str,
+    base: Path | None = None,
+) -> None:
+    """Write every file beside `folder`, then rename."""
+    config = with_special_tokens(config, tokenizer)
     partial = _start_folder(folder)
-    write_model_config(model.config, partial)
-    write_tensors(trained, partial, TRAINABLE_STEM)
+    write_model_config(config, partial)
+    write_tensors(tensors, partial, stem)
+    tokenizer.save_pretrained(str(partial))
+    (partial / CARD_FILE).write_text(model_card, encoding="utf-8")
+    if base is not None:
+        recorded = {"base": str(base.resolve()), "fingerprint": fingerprint(base)}
+        (partial / BASE_FILE).write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
     partial.rename(folder)
 
 
-def load_trainable(model: GroundedLMM, folder: Path | str) -> None:
-    """Copy what `save_trainable` wrote into a model with the same trainable parameters, strictly by name.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: architecture or trainable names differ.
-    """
-    folder = Path(folder)
-    if differences := describe_differences(read_model_config(folder), model.config):
-        raise ValueError(
-            f"{folder} holds a checkpoint of another architecture (key: saved, this run's): {'; '.join(differences)}"
-        )
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    read_into(model, trained, folder, TRAINABLE_STEM)
+def _read_over_base(model: GroundedLMM, folder: Path) -> None:
+    """Copy trained weights, and everything else from their base; a tensor that neither has is an error."""
+    saved = saved_tensors(folder)
+    targets = []
+    for name, tensor in model.state_dict().items():
+        source = name if name in saved else name_without_adapters(name)
+        if source not in saved or saved[source].shape != tuple(tensor.shape):
+            found = saved[source].shape if source in saved else "missing"
+            raise ValueError(
+                f"{folder} and its base hold a checkpoint of another architecture: {source} is {found} there and "
+                f"{tuple(tensor.shape)} in the model"
+            )
+        targets.append((tensor, source))
+    copy_tensors(targets, saved)
 
 
 def _start_folder(folder: Path) -> Path:

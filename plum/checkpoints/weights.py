@@ -1,7 +1,10 @@
 """Tensors of a module to safetensors files and back, strictly by name and shape."""
 
+import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +14,16 @@ from torch import Tensor, nn
 
 MAX_SHARD_SIZE = "4GB"
 NUM_NAMES_SHOWN = 5
+FINGERPRINT_BYTES = 2**20
+"""How much of either end of a file goes into a fingerprint: enough to tell trained weights apart, quick at 26 GB."""
+
+
+@dataclass(frozen=True)
+class SavedTensor:
+    """Where a tensor was written, and its shape."""
+
+    file: Path
+    shape: tuple[int, ...]
 
 
 def write_tensors(tensors: Mapping[str, Tensor], folder: Path, stem: str) -> None:
@@ -43,14 +56,47 @@ def read_into(module: nn.Module, expected: Iterable[str], folder: Path, stem: st
     """
     own = _named_tensors(module)
     wanted = {name: own[name] for name in expected}
-    files = _find_files(folder, stem)
-    shapes = {name: shape for file in files for name, shape in _read_shapes(file).items()}
-    _require_equal(wanted, shapes, folder)
-    with torch.no_grad():
-        for file in files:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118  (no mapping: only .keys() lists)
-                    wanted[name].copy_(tensors.get_tensor(name))
+    saved = list_tensors(folder, stem)
+    _require_equal(wanted, saved, folder)
+    copy_tensors([(tensor, name) for name, tensor in wanted.items()], saved)
+
+
+def list_tensors(folder: Path, stem: str) -> dict[str, SavedTensor]:
+    """List the tensors written under `stem`, by name, without reading them.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    return {
+        name: SavedTensor(file, shape)
+        for file in _find_files(folder, stem)
+        for name, shape in _read_shapes(file).items()
+    }
+
+
+@torch.no_grad()
+def copy_tensors(targets: Iterable[tuple[Tensor, str]], saved: Mapping[str, SavedTensor]) -> None:
+    """Copy saved tensors, one at a time, into (target, saved name) pairs whose shapes have been checked."""
+    by_file: defaultdict[Path, list[tuple[Tensor, str]]] = defaultdict(list)
+    for target, name in targets:
+        by_file[saved[name].file].append((target, name))
+    for file, pairs in by_file.items():
+        with safe_open(file, framework="pt") as tensors:
+            for target, name in pairs:
+                target.copy_(tensors.get_tensor(name))
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a digest of the names, sizes and ends of a folder's safetensors files."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size};".encode())
+        with file.open("rb") as content:
+            digest.update(content.read(FINGERPRINT_BYTES))
+            content.seek(max(0, size - FINGERPRINT_BYTES))
+            digest.update(content.read())
+    return digest.hexdigest()
 
 
 def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -77,7 +123,7 @@ def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 
 
-def _require_equal(wanted: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+def _require_equal(wanted: Mapping[str, Tensor], found: Mapping[str, SavedTensor], folder: Path) -> None:
     """Refuse a file whose names or shapes are not the module's."""
     missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing or unknown:
@@ -86,8 +132,8 @@ def _require_equal(wanted: Mapping[str, Tensor], found: Mapping[str, tuple[int, 
             f"{missing[:NUM_NAMES_SHOWN]}, {len(unknown)} are unknown {unknown[:NUM_NAMES_SHOWN]}"
         )
     for name, tensor in wanted.items():
-        if tuple(tensor.shape) != found[name]:
+        if tuple(tensor.shape) != found[name].shape:
             raise ValueError(
-                f"{folder} holds a checkpoint of another architecture: {name} is {found[name]} there and "
+                f"{folder} holds a checkpoint of another architecture: {name} is {found[name].shape} there and "
                 f"{tuple(tensor.shape)} in the model"
             )

@@ -20,9 +20,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
     parser.add_argument("--image", required=True, type=Path, help="image file")
     parser.add_argument("--question", required=True, help="what to ask")
-    parser.add_argument(
-        "--phrases", default="", help="comma-separated phrases to segment instead of the tagged ones"
-    )
+    parser.add_argument("--phrases", default="", help="comma-separated phrases to segment instead of the tagged ones")
     parser.add_argument("--output", required=True, type=Path, help="folder for overlay (PNG) and masks (JSON)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.set_defaults(run=_run)

@@ -8,7 +8,7 @@ from partonomy.datasets.store import QUESTIONS_FILE, load_dataset, load_question
 from plum.data.build import IMAGE_SOURCES
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
-from plum.data.sources.part_images import PartImages
+from plum.data.sources.part_images import PartImages, collect_classes
 from plum.data.tokenizer import train_tokenizer
 
 
@@ -35,8 +35,7 @@ def collect_texts(folders: Sequence[Path]) -> Iterator[str]:
 
 def _sources_of(folder: Path) -> list[Source]:
     dataset = load_dataset(folder)
-    labels = {part.label for image in dataset.images for item in image.objects for part in item.parts}
-    images = PartImages(dataset, sorted(labels))
+    images = PartImages(dataset, collect_classes([dataset]))
     sources: list[Source] = [make(images, 1) for make in IMAGE_SOURCES.values()]
     if (folder / QUESTIONS_FILE).is_file():
         sources.append(ExplanatorySource(load_questions(folder), (), 1))

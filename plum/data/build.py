@@ -13,7 +13,7 @@ from plum.config import DataConfig, SourceConfig
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
-from plum.data.sources.part_images import PartImages
+from plum.data.sources.part_images import PartImages, collect_classes
 from plum.data.sources.part_referring import PartReferringSource
 from plum.data.sources.part_semantic import PartSemanticSource
 from plum.data.sources.part_status import PartStatusSource
@@ -63,14 +63,7 @@ def build_mixture(config: DataConfig, seed: int) -> MixtureDataset:
     excluded = load_excluded(config.exclude_images)
     paths = sorted({source.path for source in config.sources})
     datasets = {path: _load_dataset(path, excluded) for path in paths if Path(path).is_dir()}
-    parts = {
-        part.label
-        for dataset in datasets.values()
-        for image in dataset.images
-        for item in image.objects
-        for part in item.parts
-    }
-    vocabulary = tuple(sorted(parts))
+    vocabulary = collect_classes(datasets.values())
     images = {path: PartImages(dataset, vocabulary) for path, dataset in datasets.items()}
     sources = [build_source(source, images.get(source.path), excluded, config) for source in config.sources]
     return MixtureDataset(sources, [source.weight for source in config.sources], seed, vocabulary)

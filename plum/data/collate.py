@@ -145,12 +145,12 @@ def _to_tensor(mask: np.ndarray | None) -> Tensor | None:
 
 
 def _part_maps(samples: Sequence[Sample], inputs: Sequence[ImageInputs], transform: ImageTransform) -> Tensor:
-    n = transform.grid_size
+    n = transform.mask_size
     maps = [_part_map(sample.part_map, one.frame, transform) for sample, one in zip(samples, inputs, strict=True)]
     return torch.stack(maps) if maps else torch.zeros(0, n, n, dtype=torch.long)
 
 
 def _part_map(part_map: np.ndarray | None, frame: ImageFrame, transform: ImageTransform) -> Tensor:
     if part_map is None:
-        return torch.full((transform.grid_size, transform.grid_size), IGNORE_INDEX, dtype=torch.long)
+        return torch.full((transform.mask_size, transform.mask_size), IGNORE_INDEX, dtype=torch.long)
     return grid_classes(part_map, frame, transform)

@@ -74,9 +74,9 @@ class ImageTransform:
         )
 
     @property
-    def grid_size(self) -> int:
-        """Cells per side of SAM's embedding grid."""
-        return self.sam_size // self.sam_patch
+    def mask_size(self) -> int:
+        """Pixels per side of SAM's low-resolution masks."""
+        return 4 * (self.sam_size // self.sam_patch)
 
 
 def build_image_transform(config: ModelConfig) -> ImageTransform:
@@ -109,7 +109,7 @@ def sam_input(image: np.ndarray, frame: ImageFrame, size: int) -> Tensor:
 
 
 def grid_classes(part_map: np.ndarray, frame: ImageFrame, transform: ImageTransform) -> Tensor:
-    """Class at the centre of every cell of SAM's embedding grid.
+    """Class at the centre of every pixel of SAM's low-resolution masks (four to a cell of its embedding grid each way).
 
     Args:
         part_map: integer classes (H, W), original-image pixels.
@@ -117,10 +117,10 @@ def grid_classes(part_map: np.ndarray, frame: ImageFrame, transform: ImageTransf
         transform: gives the grid.
 
     Returns:
-        LongTensor [h, w], IGNORE_INDEX for cells whose centre lies in the padding.
+        LongTensor [4h, 4w], IGNORE_INDEX for pixels whose centre lies in the padding.
     """
-    n = transform.grid_size
-    centres = (np.arange(n) + 0.5) * transform.sam_patch  # pixels of SAM's padded input
+    n = transform.mask_size
+    centres = (np.arange(n) + 0.5) * transform.sam_size / n  # pixels of SAM's padded input
     (height, width), (inner_height, inner_width) = frame.original, frame.resized
     rows = (centres * height / inner_height).astype(np.int64)
     columns = (centres * width / inner_width).astype(np.int64)

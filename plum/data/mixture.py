@@ -39,7 +39,7 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         sources: at least one, none empty.
         weights: one positive share per source, relative to the others.
         seed: of the run.
-        part_vocabulary: sorted part labels; class c of a sample's part map is `part_vocabulary[c - 1]`.
+        part_vocabulary: sorted object-part names; class c of a sample's part map is `part_vocabulary[c - 1]`.
 
     Raises:
         ValueError: no source, an empty one, a weight that is not positive or too small for a block.

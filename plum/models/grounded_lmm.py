@@ -4,7 +4,6 @@ The one forward serves training and evaluation; each stage can be called alone (
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +15,8 @@ from plum.models.mask_feedback import EncodedMasks, FeedbackContext, MaskFeedbac
 from plum.models.query_projection import QueryProjection
 from plum.models.sam import SegmentAnything
 from plum.models.span_tagger import SpanTagger
-from plum.models.teacher import teacher_states
-from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, SpanBounds
-
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """B images, each encoded once by both towers.
-
-    tokens [B, image tokens, D]: LLaVA's; embeddings [B, C, h, w]: SAM's
-    """
-
-    tokens: Tensor
-    embeddings: Tensor
+from plum.models.teacher import span_teacher_states
+from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, ImageFeatures, SpanBounds
 
 
 class GroundedLMM(nn.Module):
@@ -73,9 +61,9 @@ class GroundedLMM(nn.Module):
             token_logits=self.llava.token_logits(states),
             token_labels=labels,
             tag_logits=self.tag(hidden_states, batch.attention_mask),
-            image_embeddings=images.embeddings,
+            images=images,
             mask_logits=self.decode_masks(hidden_states, batch.spans, images.embeddings, batch.image_index),
-            teacher_states=teacher_states(self.llava, *text) if with_teacher else None,
+            teacher_states=span_teacher_states(self.llava, batch, images.tokens) if with_teacher else None,
         )
 
     def encode_images(self, clip_pixels: Tensor, sam_pixels: Tensor) -> ImageFeatures:

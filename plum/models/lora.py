@@ -40,6 +40,17 @@ def add_adapters(llava: LlavaForConditionalGeneration, config: LoraConfig) -> Pe
     return peft.get_peft_model(llava, settings)
 
 
+def is_adapter(name: str) -> bool:
+    """Say whether a tensor of a model belongs to an adapter (a trained copy of embeddings does not)."""
+    return ".lora_" in name
+
+
+def name_without_adapters(name: str) -> str:
+    """Return the name that a tensor of the base, or its trained copy, has in a model without adapters."""
+    plain = name.replace("llava.network.base_model.model.", "llava.network.").replace(".base_layer.", ".")
+    return plain.replace(".original_module.", ".").replace(".modules_to_save.default.", ".")
+
+
 @contextmanager
 def adapters_off(module: nn.Module) -> Iterator[None]:
     """Let `module` compute as if it had no adapters, trained embedding copies included.
@@ -65,8 +76,10 @@ def merge_adapters(adapted: PeftModel) -> LlavaForConditionalGeneration:
     The sum is taken in float32: in bfloat16 it moves logits by several thousandths.
     """
     dtype = next(adapted.parameters()).dtype
-    for layer in adapted.modules():
-        if isinstance(layer, LoraLayer):
-            layer.to(torch.float32)
+    names = [name for name, layer in adapted.get_base_model().named_modules() if isinstance(layer, LoraLayer)]
+    for name in names:
+        adapted.get_base_model().get_submodule(name).to(torch.float32)
     merged = adapted.merge_and_unload(safe_merge=True)
-    return merged.to(dtype)
+    for name in names:  # these alone: a cast of the whole model would round its frequencies
+        merged.get_submodule(name).to(dtype)
+    return merged

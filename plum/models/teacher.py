@@ -9,6 +9,22 @@ from torch import Tensor
 
 from plum.models.llava import LlavaBackbone
 from plum.models.lora import adapters_off
+from plum.structures import Batch
+
+
+@torch.no_grad()
+def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: Tensor) -> Tensor:
+    """Return the teacher's states [N, T, D] of the conversations that have spans, and zeros for the others.
+
+    Only span tokens are constrained (paper, section 4), so conversations without any, such as VQA, need no teacher.
+    """
+    states = image_tokens.new_zeros(*batch.input_ids.shape, image_tokens.shape[-1])
+    if len(batch.spans) == 0:
+        return states
+    rows = batch.spans.conversation.unique()
+    text = (batch.input_ids[rows], batch.attention_mask[rows], batch.image_index[rows])
+    found = teacher_states(llava, *text, image_tokens)
+    return states.to(found.dtype).index_copy(0, rows, found)
 
 
 @torch.no_grad()

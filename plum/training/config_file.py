@@ -6,21 +6,24 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from partonomy.cli.config_files import config_files
 from plum.config import TrainConfig
+from plum.training.config_checks import check_ranges
 
 
 def load_train_config(arguments: Sequence[str]) -> TrainConfig:
     """Return the configuration of `--config FILE [--config OVERLAY ...] [--key value ...]`; later ones win.
 
     Raises:
-        ValueError: a key is unknown or missing, or a value has the wrong type; names it and the files.
+        ValueError: a key is unknown or missing, a value of the wrong type or out of range; names it and the files.
     """
     parser = build_parser()
     try:
         chosen = vars(parser.instantiate(parser.parse_args(list(arguments))))
-    except ArgumentError as error:
+        config = TrainConfig(**{key: value for key, value in chosen.items() if key not in ("config", "local_rank")})
+        check_ranges(config)
+    except (ArgumentError, ValueError) as error:
         where = " + ".join(config_files(arguments)) or "no --config FILE given"
         raise ValueError(f"{where}: {error} (see python train.py --help)") from error
-    return TrainConfig(**{key: value for key, value in chosen.items() if key not in ("config", "local_rank")})
+    return config
 
 
 def build_parser() -> ArgumentParser:

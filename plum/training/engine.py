@@ -47,8 +47,8 @@ class Engine(ABC):
         self.ranks = ranks
 
     @abstractmethod
-    def forward(self, batch: Batch) -> StepResult:
-        """Return the losses of one micro-batch (already on this rank's device)."""
+    def forward(self, batch: Batch, towers_only: bool = False) -> StepResult:
+        """Return the losses of one micro-batch (already on this rank's device); see `Objective.forward`."""
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
@@ -96,9 +96,9 @@ class PlainEngine(Engine):
         self._micro_batches = 0
         self._updates = 0
 
-    def forward(self, batch: Batch) -> StepResult:
+    def forward(self, batch: Batch, towers_only: bool = False) -> StepResult:
         """See Engine."""
-        return self.objective(batch)
+        return self.objective(batch, towers_only)
 
     def backward(self, loss: Tensor) -> None:
         """See Engine."""
@@ -173,9 +173,9 @@ class DeepSpeedEngine(Engine):
         )
         self._trainable_names = {name for name, p in objective.named_parameters() if p.requires_grad}
 
-    def forward(self, batch: Batch) -> StepResult:
+    def forward(self, batch: Batch, towers_only: bool = False) -> StepResult:
         """See Engine."""
-        return self._engine(batch)
+        return self._engine(batch, towers_only)
 
     def backward(self, loss: Tensor) -> None:
         """See Engine."""
@@ -239,7 +239,9 @@ def start_ranks(config: EngineConfig) -> Ranks:
     if has_gpu:
         torch.cuda.set_device(device)
     if config.kind == "plain":
-        return Ranks(0, int(os.environ.get("WORLD_SIZE", "1")), device)
+        if (world_size := os.environ.get("WORLD_SIZE", "1")) != "1":
+            raise ValueError(f"engine.kind: plain runs one process, not {world_size}; use deepspeed")
+        return Ranks(0, 1, device)
     import deepspeed  # noqa: PLC0415
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

@@ -9,7 +9,8 @@ from plum.config import LossConfig
 from plum.losses import bio_accuracy, compute_losses, weighted_sum
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import zero_anchor
-from plum.structures import IGNORE_INDEX, Batch, LossTerms
+from plum.structures import Batch, LossTerms
+from plum.training.part_pretext import PartPretext
 
 
 @dataclass(frozen=True)
@@ -27,37 +28,43 @@ class StepResult:
 
 
 class Objective(nn.Module):
-    """Weighted training loss of PLUM (paper, section 4) plus, in the tiny recipe, the part pretext.
+    """Weighted training loss of PLUM (paper, section 4) plus, in the tiny recipe, the part pretext (not saved).
 
-    The pretext is a per-pixel part cross-entropy on SAM's embedding (1 x 1 convolution). It belongs to training a small
-    SAM from scratch, is not in the paper, and its head is not saved with the model.
+    Args:
+        model: trained in place.
+        losses: forms and weights.
+        pretext: None at full size.
+        pretext_weight: of the pretext's loss.
     """
 
-    def __init__(self, model: GroundedLMM, losses: LossConfig, part_pretext: float, num_part_classes: int) -> None:
+    def __init__(
+        self, model: GroundedLMM, losses: LossConfig, pretext: PartPretext | None = None, pretext_weight: float = 0.0
+    ) -> None:
         super().__init__()
         self.model = model
         self.losses = losses
-        self.pretext_weight = part_pretext
-        self.pretext_head = nn.Conv2d(model.prompt_dim, num_part_classes, kernel_size=1) if part_pretext > 0 else None
+        self.pretext = pretext
+        self.pretext_weight = pretext_weight
 
-    def forward(self, batch: Batch) -> StepResult:
-        """Return the micro-batch's losses."""
+    def forward(self, batch: Batch, towers_only: bool = False) -> StepResult:
+        """Return the micro-batch's losses; `towers_only` computes the pretext alone."""
+        if towers_only:
+            return self._forward_towers(batch)
         output = self.model(batch, with_teacher=self.losses.kl > 0)
         terms = compute_losses(output, batch, self.losses)
         # Every trainable tensor takes part in every step: ranks whose batch has no span or image must not branch away.
         total = weighted_sum(terms, self.losses) + zero_anchor(self)
         pretext = None
-        if self.pretext_head is not None:
-            pretext = self._pretext_loss(output.image_embeddings, batch.part_maps)
+        if self.pretext is not None:
+            pretext = self.pretext(output.images, batch)
             total = total + self.pretext_weight * pretext
         hits, totals = bio_accuracy(output.tag_logits, batch.tags)
         return StepResult(total, terms, pretext, hits, totals)
 
-    def _pretext_loss(self, image_embeddings: Tensor, part_maps: Tensor) -> Tensor:
-        """Cross-entropy of part classes per embedding cell; 0 when no cell is labelled."""
-        assert self.pretext_head is not None
-        supervised = part_maps != IGNORE_INDEX  # [B, h, w]
-        if not bool(supervised.any()):
-            return image_embeddings.new_zeros((), dtype=torch.float32)
-        logits = self.pretext_head(image_embeddings)  # [B, L, h, w]
-        return nn.functional.cross_entropy(logits.float(), part_maps, ignore_index=IGNORE_INDEX)
+    def _forward_towers(self, batch: Batch) -> StepResult:
+        """Train both towers on the pretext; every other loss is 0."""
+        assert self.pretext is not None, "towers_only needs the part pretext"
+        pretext = self.pretext(self.model.encode_images(batch.clip_pixels, batch.sam_pixels), batch)
+        nothing, no_tags = pretext.new_zeros(()), torch.zeros(3, dtype=torch.long)
+        terms = LossTerms(language=nothing, bio=nothing, mask_overlap=nothing, mask_bce=nothing)
+        return StepResult(self.pretext_weight * pretext + zero_anchor(self), terms, pretext, no_tags, no_tags)

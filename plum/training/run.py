@@ -8,7 +8,7 @@ import torch
 import torch.distributed
 from transformers import PreTrainedTokenizerBase
 
-from plum.checkpoints.store import save_pretrained
+from plum.checkpoints.store import save_pretrained, save_trained
 from plum.config import TrainConfig
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
@@ -24,6 +24,7 @@ from plum.training.engine import Engine, Ranks, build_engine, start_ranks
 from plum.training.initialise import initialise_from
 from plum.training.objective import Objective
 from plum.training.optimizer import learning_rate_factor
+from plum.training.part_pretext import PartPretext
 from plum.training.run_directory import RunDirectory
 from plum.training.trainer import Trainer
 
@@ -45,8 +46,7 @@ def train(config: TrainConfig) -> None:
     tokenizer, model = build_or_load(config)
     rows = set_trainable(model, config.trainable)
     mixture = build_mixture(config.data, config.seed)
-    num_part_classes = mixture.num_part_classes if config.part_pretext > 0 else 0
-    objective = Objective(model, config.losses, config.part_pretext, num_part_classes)
+    objective = build_objective(model, config, mixture.num_part_classes)
     if config.engine.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     engine = build_engine(objective, config.engine, config.optimizer, config.num_updates, ranks)
@@ -78,6 +78,8 @@ def build_or_load(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, Grounde
     folder = config.tokenizer or config.init_from
     if folder is None:
         raise ValueError("set tokenizer to a tokenizer folder, or init_from to a saved model that holds one")
+    if config.save_model == "trained" and config.init_from is None:
+        raise ValueError("save_model 'trained' leaves out the weights of init_from, which is not set: use 'full'")
     tokenizer = load_tokenizer(folder)
     torch.manual_seed(config.seed)
     model = build_model(with_special_tokens(config.model, tokenizer))
@@ -85,6 +87,14 @@ def build_or_load(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, Grounde
         for line in initialise_from(model, config.init_from, config.reset_modules):
             logger.info("%s", line)
     return tokenizer, model
+
+
+def build_objective(model: GroundedLMM, config: TrainConfig, num_part_classes: int) -> Objective:
+    """Return the model with its losses, and with the part pretext where the configuration has one."""
+    if config.part_pretext is None:
+        return Objective(model, config.losses)
+    pretext = PartPretext(model.prompt_dim, config.model.llava.language.hidden_size, num_part_classes)
+    return Objective(model, config.losses, pretext, config.part_pretext.weight)
 
 
 def describe_run(config: TrainConfig, ranks: Ranks, rows: list[TrainableRow], mixture: MixtureDataset) -> str:
@@ -132,7 +142,13 @@ def save_final_model(
         + f"Images left out of training: {', '.join(config.data.exclude_images) or 'none'}.\n"
         + "Configuration, provenance and metrics are in the run folder beside this one.\n"
     )
-    save_pretrained(model, tokenizer, run.model_dir, card)
+    if run.model_dir.exists():  # complete: the run was killed after its last step but one
+        logger.info("%s is there already", run.model_dir)
+    elif config.save_model == "trained":
+        assert config.init_from is not None  # build_or_load has checked it
+        save_trained(model, tokenizer, run.model_dir, card, base=config.init_from)
+    else:
+        save_pretrained(model, tokenizer, run.model_dir, card)
     run.finish({"num_updates": config.num_updates, "seconds_this_session": round(seconds, 1)})
     logger.info("saved %s", run.model_dir)
     _barrier(engine.ranks)

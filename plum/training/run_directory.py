@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,7 +49,9 @@ class RunDirectory:
         resolved = json.loads(json.dumps(asdict(self.config)))
         path = self.root / "config.yaml"
         if path.exists():
-            differing = _differing_keys(yaml.safe_load(path.read_text()), resolved)
+            # A key that did not exist when the run started means its default.
+            defaults = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
+            differing = _differing_keys(defaults | yaml.safe_load(path.read_text()), resolved)
             if differing:
                 raise ValueError(
                     f"{self.root} holds a run with other settings ({', '.join(differing[:8])}); "

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plum.structures import LossTerms
 from plum.training.objective import StepResult
+from plum.training.run_directory import write_atomically
 
 
 class ScalarWriter(Protocol):
@@ -76,11 +77,11 @@ class Tracker:
             self._writer = SummaryWriter(str(path.parent / "tensorboard"))
 
     def forget_after(self, update: int) -> None:
-        """Drop lines of updates that a resumed run will do again."""
+        """Drop lines of updates that a resumed run will do again, and a last line that a killed run left unfinished."""
         if not self._path.exists():
             return
-        lines = [line for line in self._path.read_text().splitlines() if json.loads(line)["update"] <= update]
-        self._path.write_text("".join(line + "\n" for line in lines))
+        lines = [line for line in self._path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        write_atomically(self._path, "".join(line for line in lines if json.loads(line)["update"] <= update))
 
     def log(self, update: int, values: dict[str, float]) -> None:
         """Write one line."""

@@ -74,7 +74,9 @@ class Trainer:
         """
         ranks = self.engine.ranks
         torch.manual_seed(hash((self.config.seed, ranks.rank, micro_batch)) % 2**63)
-        result = self.engine.forward(batch.to(ranks.device))
+        pretext = self.config.part_pretext
+        towers_only = pretext is not None and self.engine.num_updates_done < pretext.warmup_updates
+        result = self.engine.forward(batch.to(ranks.device), towers_only)
         if not bool(torch.isfinite(result.total.detach())):
             raise FloatingPointError(
                 f"loss is not finite at micro-batch {micro_batch} on rank {ranks.rank}: {result.terms}; "

@@ -98,3 +98,11 @@ def test_box_is_drawn_outside_the_object_and_clipped() -> None:
     assert clipped[-1].all()
     assert clipped[:, 0].all()
     assert clipped[:, -1].all()
+
+
+def test_an_oversized_image_is_an_error_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "map.png"
+    Image.new("RGB", (30, 20)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # PIL refuses twice as many
+    with pytest.raises(ValueError, match=r"map\.png: not a readable image file"):
+        check_image(path, 20, 30)

@@ -21,7 +21,7 @@ from plum.losses import (
     weighted_sum,
 )
 from plum.models.tiny import tiny_batch, tiny_model_config
-from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, LossTerms, SpanBounds
+from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, ImageFeatures, LossTerms, SpanBounds
 
 LOG_3 = math.log(3.0)
 BIG = 20.0
@@ -167,7 +167,7 @@ def make_output(batch: Batch, kl: bool = True) -> GroundedOutput:
         token_logits=torch.randn(6, 40, generator=generator),
         token_labels=torch.arange(6),
         tag_logits=torch.randn(num_rows, length, 3, generator=generator),
-        image_embeddings=torch.randn(len(batch.frames), 16, 4, 4, generator=generator),
+        images=ImageFeatures(torch.zeros(0), torch.zeros(0)),
         mask_logits=torch.randn(len(batch.masks), 16, 16, generator=generator),
         teacher_states=torch.zeros_like(states) if kl else None,
     )

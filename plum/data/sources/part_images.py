@@ -6,7 +6,7 @@ merged.
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,8 @@ class PartImages:
 
     Args:
         dataset: its images; those without any part are left out and counted in the log.
-        part_vocabulary: sorted part labels; class c of a part map is `part_vocabulary[c - 1]`, 0 is background.
+        part_vocabulary: sorted object-part names (`name_class`); class c of a part map is
+            `part_vocabulary[c - 1]`, 0 is background.
 
     Raises:
         ValueError: no image shows a part, or a part is not in the vocabulary.
@@ -60,7 +61,8 @@ class PartImages:
         graph = build_concept_graph(dataset)
         self.parts_of: Mapping[str, tuple[str, ...]] = graph.object_parts
         self.part_labels = graph.parts
-        if unknown := sorted(set(self.part_labels) - set(self.part_classes)):
+        named = {name_class(item, part) for item, parts in self.parts_of.items() for part in parts}
+        if unknown := sorted(named - set(self.part_classes)):
             raise ValueError(f"dataset {dataset.name}: parts {unknown[:5]} are not in the part vocabulary")
 
     def __len__(self) -> int:
@@ -116,10 +118,21 @@ def merge_parts(scene: Sequence[SceneObject]) -> tuple[NamedMask, ...]:
     return tuple(NamedMask(label, union_masks(masks[label])) for label in sorted(masks))
 
 
+def name_class(object_label: str, part_label: str) -> str:
+    """Name the class of an object's part: a biplane's wing is not a bird's."""
+    return f"{object_label}:{part_label}"
+
+
+def collect_classes(datasets: Iterable[PartDataset]) -> tuple[str, ...]:
+    """Return the sorted object-part names of some datasets: the part vocabulary of a run."""
+    instances = [item for dataset in datasets for image in dataset.images for item in image.objects]
+    return tuple(sorted({name_class(item.label, part.label) for item in instances for part in item.parts}))
+
+
 def draw_part_map(image: AnnotatedImage, part_classes: Mapping[str, int]) -> np.ndarray:
     """Class map int64 (H, W), 0 = background; where parts overlap the smaller one is on top."""
     canvas = np.zeros((image.height, image.width), dtype=np.int64)
-    parts = [part for item in image.objects for part in item.parts]
-    for part in sorted(parts, key=lambda part: (-rle_area(part.mask), part.label)):
-        canvas[decode_mask(part.mask)] = part_classes[part.label]
+    parts = [(item.label, part) for item in image.objects for part in item.parts]
+    for label, part in sorted(parts, key=lambda one: (-rle_area(one[1].mask), one[1].label)):
+        canvas[decode_mask(part.mask)] = part_classes[name_class(label, part.label)]
     return canvas

@@ -198,6 +198,7 @@ BAD_ANNOTATIONS: list[tuple[dict[str, object], str]] = [
     ({"segmentation": {"size": [5, 5], "counts": [25]}}, "the mask is 5 x 5"),
     ({"iscrowd": "yes"}, "'iscrowd' must be"),
     ({"bbox": [1, 2]}, "'bbox' must be"),
+    ({"bbox": [1, 2, float("inf"), 3]}, "'bbox' must be"),
     ({"image_id": 8}, "image_id 8 is not among the images"),
     ({"category_id": 8}, "category_id 8 is not among the categories"),
     ({"obj_ann_id": "x"}, "'obj_ann_id' must be an integer"),
@@ -248,6 +249,23 @@ def test_bad_images(coco: CocoFile) -> None:
     assert [row.annotation_ids for row in reading.skipped] == [(2,)]
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"file_name": None}, r"image 0: 'id' must be 0 or more"), ({"id": -1}, r"image -1: 'id' must be 0 or more")],
+)
+def test_image_records_are_checked(coco: CocoFile, changes: dict[str, object], reason: str) -> None:
+    coco.images[0] |= changes
+    coco.add("car:wheel", (1, 1, 4, 4))
+    with pytest.raises(ValueError, match=reason):
+        read_coco(coco.config())
+
+
+def test_category_names_are_text(coco: CocoFile) -> None:
+    coco.categories.append({"id": 3, "name": 7})
+    with pytest.raises(ValueError, match=r"instances\.json, category 3: 'name' must be a text, got 7"):
+        read_coco(coco.config())
+
+
 def test_files_of_another_kind(coco: CocoFile) -> None:
     coco.add("wheel", (1, 1, 4, 4))
     with pytest.raises(ValueError, match=r"no category is a part.*--object_name"):
@@ -255,6 +273,9 @@ def test_files_of_another_kind(coco: CocoFile) -> None:
     config = coco.config(object_name="car")
     config.annotations.write_text("[]")
     with pytest.raises(ValueError, match="expected a JSON object"):
+        read_coco(config)
+    config.annotations.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ValueError, match=r"instances\.json: not valid JSON"):
         read_coco(config)
     config.annotations.write_text('{"images": []}')
     with pytest.raises(ValueError, match="needs the list 'annotations'"):

@@ -107,7 +107,7 @@ BAD_RECORDS: list[tuple[object, str, QuestionType | None]] = [
     (change(question_type="riddle"), "'riddle' is not a valid QuestionType", None),
     (
         change(answer_choices=["It has a front wheel.", RECORD["answer_choices"][1]]),
-        "'wheel' has no occurrence of its own",
+        r"choice 0: the phrase 'wheel' has no occurrence of its own .* every name in 'answer_parts' must stand in its",
         QuestionType.IDENTIFICATION_WITH_LABEL,
     ),
     (

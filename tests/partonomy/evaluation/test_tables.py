@@ -7,8 +7,9 @@ import pytest
 from partonomy.cli.results import tables
 from partonomy.evaluation.loaded_run import LoadedRun, length_accuracies, load_run
 from partonomy.evaluation.reference import load_reference, segmentation_table
+from partonomy.evaluation.results import Summary, TypeSummary
 from partonomy.evaluation.table_format import ColumnGroup, Table, TableFormat, TableRow, format_percent, render_table
-from partonomy.evaluation.tables import render_tables, segmentation_results, text_results
+from partonomy.evaluation.tables import overview, render_tables, segmentation_results, text_results
 from partonomy.metrics.multiple_choice import Selector
 from validate_partonomy import main
 
@@ -122,6 +123,14 @@ def test_notes_name_what_sets_a_run_apart(question_file: Path, tmp_path: Path) -
     assert "oracle (part): at most 2 questions of each type (--limit)." in note
     assert "oracle (part): the second part-whole question follows the model's own first choice." in note
     assert "failed" not in note
+
+
+def test_long_lists_of_reasons_are_cut_and_counted() -> None:
+    reasons = {f"image{number}.jpg: lost": 1 for number in range(8)}
+    entry = TypeSummary("positive", 9, 1, 8, reasons, {})
+    text = overview(Summary("1", {}, 0.0, {"positive": entry}))
+    assert text.count("positive: 1 failed: ") == 5
+    assert "positive: 3 more reasons, see summary.json" in text
 
 
 def test_full_run_has_no_caveat(runs: tuple[LoadedRun, ...]) -> None:

@@ -17,6 +17,14 @@ def test_exact_and_lemma() -> None:
 
 
 @pytest.mark.parametrize(
+    ("singular", "plural"),
+    [("nose", "noses"), ("hose", "hoses"), ("base", "bases"), ("axe", "axes"), ("lens", "lenses"), ("box", "boxes")],
+)
+def test_singular_and_plural_are_one_part(singular: str, plural: str) -> None:
+    assert LemmaComparator().find_synonyms((singular, plural))[singular] == {singular, plural}
+
+
+@pytest.mark.parametrize(
     ("name", "lemma"),
     [
         ("wheels", "wheel"), ("glass", "glass"), ("Glasses", "glass"), ("batteries", "battery"), ("feet", "foot"),

@@ -13,7 +13,7 @@ import plum.checkpoints.weights
 from plum.checkpoints.export import export_merged
 from plum.checkpoints.merge_lora import merge_lora
 from plum.checkpoints.model_config_io import describe_differences, read_model_config, write_model_config
-from plum.checkpoints.store import load_pretrained, load_trainable, save_pretrained, save_trainable
+from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained
 from plum.config import FeedbackConfig, LoraConfig, ModelConfig, TrainableConfig
 from plum.data.tokenizer import train_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
@@ -22,6 +22,7 @@ from plum.models.special_tokens import read_special_tokens, with_special_tokens
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import GroundedOutput
+from plum.training.initialise import initialise_from
 
 VOCAB = 300
 LORA = LoraConfig(rank=2)
@@ -203,9 +204,16 @@ def test_merging_in_bfloat16_sums_in_float32(tokenizer: PreTrainedTokenizerFast)
     expected = adapter.base_layer.weight.float() + 8.0 * (
         adapter.lora_B["default"].weight.float() @ adapter.lora_A["default"].weight.float()
     )
+    frequencies = {
+        name.rpartition(".")[2]: buffer.clone() for name, buffer in model.named_buffers() if "inv_freq" in name
+    }
     merge_lora(model)
     merged = model.llava.stock.get_submodule(layer).weight
     torch.testing.assert_close(merged, expected.detach().bfloat16(), atol=0, rtol=0)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    for name, buffer in model.named_buffers():
+        if "inv_freq" in name:
+            assert torch.equal(buffer, frequencies[name.rpartition(".")[2]]), "rotary frequencies must not be rounded"
 
 
 def test_merging_needs_adapters(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -228,46 +236,72 @@ def test_export_keeps_feedback_and_outputs(tmp_path: Path, tokenizer: PreTrained
     assert_same(run(load_pretrained(tmp_path / "again").model), run(loaded.model))
 
 
-def test_trainable_weights_alone(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    model, other = make_model(tokenizer), make_model(tokenizer, seed=1)
+def make_trained(tokenizer: PreTrainedTokenizerFast, base: Path, lora: LoraConfig | None) -> GroundedLMM:
+    """A run that started from `base` and moved everything it trains."""
+    torch.manual_seed(5)
+    model = build_model(with_special_tokens(tiny_model_config(VOCAB, lora=lora), tokenizer))
+    initialise_from(model, str(base))
+    set_trainable(model, TrainableConfig(embeddings=lora is not None and lora.train_embeddings))
     with torch.no_grad():
-        for name, parameter in other.named_parameters():
-            parameter.copy_(model.get_parameter(name))
-        for parameter in (parameter for name, parameter in model.named_parameters() if "lora" in name):
-            parameter.add_(0.1)
-    for each in (model, other):
-        set_trainable(each, TrainableConfig())
-    save_trainable(model, tmp_path / "light")
-    assert float((run(other).hidden_states - run(model).hidden_states).abs().max()) > 1e-3
-    for name, buffer in other.named_buffers():  # SAM's positional frequencies are frozen, so they belong to the base
-        buffer.copy_(model.get_buffer(name))
-    load_trainable(other, tmp_path / "light")
-    assert_same(run(other), run(model))
-    full = sum(parameter.numel() for parameter in model.parameters())
-    light = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    size = (tmp_path / "light" / "trainable.safetensors").stat().st_size
-    assert 4 * light <= size < 4 * full
-    set_trainable(other, TrainableConfig(sam_mask_decoder=False))
-    with pytest.raises(ValueError, match=r"light.*unknown \['sam\.mask_decoder"):
-        load_trainable(other, tmp_path / "light")
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model.eval()
 
 
-def test_trainable_weights_of_another_architecture_are_refused(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    model = make_model(tokenizer)
-    set_trainable(model, TrainableConfig())
-    save_trainable(model, tmp_path / "light")
-    other = make_model(tokenizer, feedback=FeedbackConfig(is_enabled=False))
-    set_trainable(other, TrainableConfig())
-    with pytest.raises(ValueError, match=r"light .*feedback\.is_enabled: True, False"):
-        load_trainable(other, tmp_path / "light")
+@pytest.mark.parametrize("lora", [LORA, LoraConfig(rank=2, train_embeddings=True)])
+def test_trained_weights_over_a_base(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, lora: LoraConfig) -> None:
+    """Two stages in the light form: a chain of bases, read as one model, at a fraction of its size."""
+    save_pretrained(make_model(tokenizer, lora=None), tokenizer, tmp_path / "base", "")
+    first = make_trained(tokenizer, tmp_path / "base", lora)
+    save_trained(first, tokenizer, tmp_path / "first", "# A card", tmp_path / "base")
+    second = make_trained(tokenizer, tmp_path / "first", lora)
+    save_trained(second, tokenizer, tmp_path / "second", "", tmp_path / "first")
+    for name, model in (("first", first), ("second", second)):
+        loaded = load_pretrained(tmp_path / name)
+        assert loaded.config == model.config
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(loaded.model.state_dict()[key], tensor), key
+        assert_same(run(loaded.model), run(model))
+    assert float((run(first).hidden_states - run(second).hidden_states).abs().max()) > 1e-3
+    light = sum(parameter.numel() for parameter in second.parameters() if parameter.requires_grad)
+    size = (tmp_path / "second" / "trained.safetensors").stat().st_size
+    assert 4 * light <= size < 4 * sum(parameter.numel() for parameter in second.parameters())
+    export_merged(tmp_path / "second", tmp_path / "merged")
+    assert_same(run(load_pretrained(tmp_path / "merged").model), run(second), tolerance=1e-4)
+    assert not (tmp_path / "merged" / "base.json").exists()
+
+
+def test_frozen_adapters_are_saved_too(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    save_pretrained(make_model(tokenizer, lora=None), tokenizer, tmp_path / "base", "")
+    model = make_trained(tokenizer, tmp_path / "base", LORA)
+    set_trainable(model, TrainableConfig(language_model="frozen"))
+    save_trained(model, tokenizer, tmp_path / "light", "", tmp_path / "base")
+    assert_same(run(load_pretrained(tmp_path / "light").model), run(model))
+
+
+def test_trained_weights_need_their_base(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    base, light = tmp_path / "base", tmp_path / "light"
+    save_pretrained(make_model(tokenizer, lora=None), tokenizer, base, "")
+    save_trained(make_trained(tokenizer, base, LORA), tokenizer, light, "", base)
+    base.rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match=r"light holds trained weights over .*base, which is gone.*base\.json"):
+        load_pretrained(light)
+    save_pretrained(make_model(tokenizer, lora=None, seed=1), tokenizer, base, "")
+    with pytest.raises(ValueError, match=r"light holds trained weights over .*base, whose weights have changed"):
+        load_pretrained(light)
+    content = json.loads((light / "base.json").read_text())
+    (light / "base.json").write_text(json.dumps(content | {"base": str(tmp_path / "moved")}))
+    load_pretrained(light)
+    edit_config(light, lambda config: config["sam"].update(decoder_mlp_dim=48))
+    with pytest.raises(ValueError, match=r"light and its base .*sam\.mask_decoder.* is \(32"):
+        load_pretrained(light)
 
 
 def test_nothing_trainable_is_not_saved(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    model = make_model(tokenizer).requires_grad_(False)
+    model = make_model(tokenizer, lora=None).requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to save"):
-        save_trainable(model, tmp_path / "light")
+        save_trained(model, tokenizer, tmp_path / "light", "", tmp_path)
 
 
 def test_special_tokens_are_read_from_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:

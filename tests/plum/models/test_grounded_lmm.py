@@ -11,7 +11,7 @@ from plum.models.grounded_lmm import GroundedLMM, decoding_steps, supervised_sta
 from plum.models.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
-from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, SpanBounds
+from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, ImageFeatures, SpanBounds
 
 VOCAB = 40
 MIXED = (2, TEXT_ONLY, 0, 4, 1)
@@ -71,7 +71,9 @@ def test_batch_of_n_equals_n_singles(context: str) -> None:
         token_logits=torch.cat([one.token_logits for one in singles]),
         token_labels=torch.cat([one.token_labels for one in singles]),
         tag_logits=torch.cat([one.tag_logits for one in singles]),
-        image_embeddings=torch.cat([one.image_embeddings for one in singles]),
+        images=ImageFeatures(
+            torch.cat([one.images.tokens for one in singles]), torch.cat([one.images.embeddings for one in singles])
+        ),
         mask_logits=torch.cat([one.mask_logits for one in singles]),
         teacher_states=torch.cat([one.teacher_states for one in singles if one.teacher_states is not None]),
     )
@@ -131,7 +133,7 @@ def test_batch_without_images_and_spans(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(model.sam.mask_decoder, "decode_rows", pytest.fail)
     output = model(make_batch(model, (TEXT_ONLY, TEXT_ONLY)), with_teacher=False)
     assert output.mask_logits.shape == (0, 16, 16)
-    assert output.image_embeddings.shape == (0, 16, 4, 4)
+    assert output.images.embeddings.shape == (0, 16, 4, 4)
     assert output.token_logits.shape == (24, VOCAB)
 
 
@@ -165,7 +167,7 @@ def test_feedback_loop_equals_decoding_span_by_span() -> None:
     context = model.prepare_feedback()
     earlier, expected = [], []
     for step in range(3):
-        query, image = queries[1 + step : 2 + step], output.image_embeddings[1:2]
+        query, image = queries[1 + step : 2 + step], output.images.embeddings[1:2]
         expected.append(model.decode_step(query, image, earlier, context.position))
         earlier.append(model.encode_masks(expected[-1], query, step, context))
     torch.testing.assert_close(output.mask_logits[1:], torch.cat(expected), atol=1e-5, rtol=1e-4)

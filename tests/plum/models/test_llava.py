@@ -12,10 +12,10 @@ from plum.models.grounded_lmm import GroundedLMM
 from plum.models.llava import pad_left
 from plum.models.lora import add_adapters
 from plum.models.registry import build_model
-from plum.models.teacher import teacher_states
+from plum.models.teacher import span_teacher_states, teacher_states
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
-from plum.structures import Batch
+from plum.structures import TEXT_ONLY, Batch, SpanBounds
 
 VOCAB = 40
 
@@ -140,3 +140,30 @@ def test_attention_is_fused() -> None:
     assert isinstance(stock, nn.Module)
     assert stock.language_model.config._attn_implementation == "sdpa"
     assert stock.vision_tower.config._attn_implementation == "sdpa"
+
+
+@torch.no_grad()
+def test_teacher_runs_only_where_spans_are() -> None:
+    config = tiny_model_config(VOCAB, TINY_TOKENS, LoraConfig(rank=2))
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    batch = tiny_batch(config, (0, 2, TEXT_ONLY, 1), torch.Generator().manual_seed(1))
+    tokens = model.encode_images(batch.clip_pixels, batch.sam_pixels).tokens
+    found = span_teacher_states(model.llava, batch, tokens)
+    torch.testing.assert_close(found[[1, 3]], teacher_of(model, batch)[[1, 3]], atol=1e-5, rtol=1e-5)
+    assert not found[[0, 2]].any()
+    nothing = SpanBounds(*(torch.zeros(0, dtype=torch.long) for _ in range(3)))
+    assert not span_teacher_states(model.llava, replace(batch, spans=nothing), tokens).any()
+
+
+@torch.no_grad()
+def test_teacher_has_no_dropout_noise_in_training() -> None:
+    config = tiny_model_config(VOCAB, TINY_TOKENS, LoraConfig(rank=2, dropout=0.5))
+    model, batch = make(config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.add_(0.3)
+    quiet = teacher_of(model, batch)
+    model.train()
+    assert float((states_of(model, batch) - states_of(model, batch)).abs().max()) > 1e-4, "the student has it"
+    torch.testing.assert_close(teacher_of(model, batch), quiet, atol=0, rtol=0)

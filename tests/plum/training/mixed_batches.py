@@ -26,7 +26,7 @@ def main() -> None:
     model = build_model(sizes)
     set_trainable(model, TrainableConfig())
     before = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
-    engine = build_engine(Objective(model, LossConfig(), 0.0, 0), config, OptimizerConfig(), 4, ranks)
+    engine = build_engine(Objective(model, LossConfig()), config, OptimizerConfig(), 4, ranks)
     collator = Collator(tokenizer, sizes, DataConfig(sources=(SourceConfig("part_vqa", "unused"),)))
     for step in range(8):
         result = engine.forward(collate_mixed(collator, step, ranks.rank))

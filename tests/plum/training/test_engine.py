@@ -55,7 +55,7 @@ def _engine(config: TrainConfig) -> tuple[PlainEngine, Collator]:
     sizes = tiny_model_config(len(tokenizer), tagger=TaggerConfig(num_heads=4, feedforward_dim=64, dropout=0.0))
     model = build_model(with_special_tokens(sizes, tokenizer))
     set_trainable(model, FULL)
-    objective = Objective(model, config.losses, part_pretext=0.0, num_part_classes=0)
+    objective = Objective(model, config.losses)
     engine = PlainEngine(objective, config.engine, config.optimizer, num_updates=10, ranks=CPU)
     return engine, Collator(tokenizer, sizes, config.data)
 
@@ -108,6 +108,13 @@ def test_plain_engine_refuses_bf16_and_several_ranks(folder: Path) -> None:
         PlainEngine(objective, replace(config.engine, precision="bf16"), config.optimizer, 1, CPU)
     with pytest.raises(ValueError, match=r"engine\.kind"):
         PlainEngine(objective, config.engine, config.optimizer, 1, Ranks(0, 2, torch.device("cpu")))
+
+
+def test_plain_run_under_a_launcher_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"engine\.kind: plain runs one process, not 2"):
+        train(make_config(folder, "launched_plain"))
+    assert not (folder / "launched_plain").exists()
 
 
 def test_deepspeed_owns_accumulation_and_clipping(folder: Path) -> None:

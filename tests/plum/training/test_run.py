@@ -9,6 +9,7 @@ from plum.config import LoraConfig, TrainableConfig, TrainConfig
 from plum.data.sources.explanatory import ExplanatorySource
 from plum.structures import Sample
 from plum.training.run import build_or_load, train
+from plum.training.tracking import Tracker
 from plum.training.trainer import Trainer
 from tests.plum.training.training_world import largest_difference, make_config, moved, write_inputs
 
@@ -98,7 +99,7 @@ def test_stage_1_starts_adapters_on_stage_0_and_keeps_the_base(folder: Path, fin
         model=replace(config.model, lora=LoraConfig()),
         trainable=TrainableConfig(),
         losses=replace(config.losses, kl=0.1),
-        part_pretext=0.0,
+        part_pretext=None,
         init_from=str(stage_0),
         tokenizer=None,
     )
@@ -139,3 +140,38 @@ def test_an_unreadable_record_is_named(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ExplanatorySource, "sample", broken)
     with pytest.raises(ValueError, match="record .* is broken"):
         train(make_config(folder, "broken_record"))
+
+
+def test_a_run_killed_after_saving_its_model_still_finishes(folder: Path, finished: TrainConfig) -> None:
+    run = Path(finished.run_dir)
+    (run / "finished.json").unlink()
+    written = (run / "model" / "model.safetensors").stat().st_mtime_ns
+    train(finished)
+    assert (run / "finished.json").exists()
+    assert (run / "model" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_half_written_line_of_metrics_does_not_stop_a_resumed_run(folder: Path) -> None:
+    path = folder / "metrics.jsonl"
+    path.write_text('{"update": 1}\n{"update": 2}\n{"update": 3}\n{"upda')
+    Tracker(path, tensorboard=False).forget_after(2)
+    assert path.read_text() == '{"update": 1}\n{"update": 2}\n'
+
+
+def test_a_run_may_save_its_trained_weights_alone(folder: Path, finished: TrainConfig) -> None:
+    config = replace(
+        make_config(folder, "light", num_updates=1),
+        trainable=TrainableConfig(),
+        part_pretext=None,
+        init_from=str(Path(finished.run_dir) / "model"),
+    )
+    config = replace(config, model=replace(config.model, lora=LoraConfig()))
+    train(replace(config, run_dir=str(folder / "whole")))
+    train(replace(config, save_model="trained"))
+    assert largest_difference(folder / "whole" / "model", folder / "light" / "model") == 0.0
+    sizes = [
+        sum(p.stat().st_size for p in (folder / name / "model").glob("*.safetensors")) for name in ("light", "whole")
+    ]
+    assert sizes[0] < 0.8 * sizes[1]
+    with pytest.raises(ValueError, match="save_model"):
+        build_or_load(replace(config, save_model="trained", init_from=None))

@@ -30,6 +30,16 @@ def test_another_configuration_is_refused_by_key(config: TrainConfig) -> None:
         RunDirectory(other).prepare()
 
 
+def test_a_key_younger_than_the_run_means_its_default(config: TrainConfig) -> None:
+    run = RunDirectory(config)
+    run.prepare()
+    path = run.root / "config.yaml"
+    path.write_text("".join(line for line in path.open() if not line.startswith("save_model")))
+    RunDirectory(config).prepare()
+    with pytest.raises(ValueError, match="save_model"):
+        RunDirectory(dataclasses.replace(config, save_model="trained")).prepare()
+
+
 def test_checkpoint_counts_only_when_complete(config: TrainConfig) -> None:
     run = RunDirectory(config)
     run.prepare()

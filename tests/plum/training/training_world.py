@@ -53,7 +53,6 @@ def make_config(folder: Path, name: str, num_updates: int = 4, num_workers: int 
             gradient_checkpointing=False,
             num_workers=num_workers,
         ),
-        part_pretext=1.0,
         log_every=1,
         save_every=2,
     )
