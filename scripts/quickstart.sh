@@ -24,7 +24,7 @@ per_rank=$((16 / NUM_RANKS > 0 ? 16 / NUM_RANKS : 1))   # 16 images an update, h
 
 build() { python -m partonomy build --source synthetic --split "$1" --images "$2" --output "$data/$1" --seed 0 --num_workers 2; }
 step "Draw and ask: train" build train "${TRAIN_IMAGES:-4000}"
-step "Draw and ask: dev" build dev "${DEV_IMAGES:-200}"
+step "Draw and ask: dev" build dev "${DEV_IMAGES:-150}"
 step "Draw and ask: val" build val "${VAL_IMAGES:-200}"
 records() { [ -f $data/val_qa_pairs.json ] || python -m partonomy export --questions $data/val --output $data/val_qa_pairs.json; }
 step "Write val as the published record" records

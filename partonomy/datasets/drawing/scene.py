@@ -17,12 +17,12 @@ from partonomy.datasets.drawing.sketch import Blueprint, SceneKind, Sketch, Stro
 BoolMask = npt.NDArray[np.bool_]
 
 MISSING_PART_PROBABILITY = 0.28
-SECOND_OBJECT_PROBABILITY = 0.4
-OCCLUDER_PROBABILITY = 0.4
+SECOND_OBJECT_PROBABILITY = 0.3
+OCCLUDER_PROBABILITY = 0.25
 UNUSUAL_SCENE_PROBABILITY = 0.12
 MIN_VISIBLE_PARTS = 2
 # A part that shows less than this many pixels of a 192 x 192 image counts as not visible.
-MIN_PART_PIXELS = 30
+MIN_PART_PIXELS = 64
 _REFERENCE_SIZE = 192
 _UNUSUAL_SCENES: tuple[SceneKind, ...] = ("studio", "street", "park", "meadow", "room")
 
@@ -78,7 +78,7 @@ def draw_scene(plan: ScenePlan, size: int, rng: np.random.Generator) -> DrawnIma
     """Draw a planned picture of size x size pixels."""
     blueprint = plan.blueprint
     strokes = _sketch_object(blueprint, plan.scheme, plan.present_parts, rng)
-    extent = rng.uniform(0.7, 0.97) if rng.random() < 0.88 else rng.uniform(0.45, 0.7)
+    extent = rng.uniform(0.8, 0.98) if rng.random() < 0.9 else rng.uniform(0.5, 0.8)
     strokes, object_box = _pose(strokes, blueprint, plan.scene, extent, size=size, rng=rng)
 
     background = draw_background(plan.scene, size, rng)
@@ -124,7 +124,7 @@ def _pose(
 ) -> tuple[list[Stroke], Box]:
     """Flip, stretch, shear, lean and place an object so that its longer side takes `extent` of the image."""
     flip = -1.0 if rng.random() < 0.5 else 1.0
-    shear = rng.uniform(-0.12, 0.12)
+    shear = rng.uniform(-0.08, 0.08)
     stretch = rng.uniform(0.9, 1.12)
     lean = rng.uniform(-blueprint.max_lean_degrees, blueprint.max_lean_degrees)
     matrix = np.array([[flip, 0.0], [shear, stretch]], dtype=np.float32)  # rows: where x and y of the object go
