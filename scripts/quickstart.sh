@@ -43,7 +43,7 @@ validate() { python validate_partonomy.py --model "$1" --questions $data/val --o
 step "Validate" validate plum validation --checkpoint $run/model --training_metrics $run/stage0/metrics.jsonl,$run/stage1/metrics.jsonl
 step "Validate oracle" validate oracle oracle --generate none
 step "Validate random" validate random random --generate none
-step "Held-out tags and text" python -m plum teacher-forced --checkpoint $run/model --data $data/val --output $run/teacher_forced.json
+step "Held-out tags and text" python -m plum teacher-forced --checkpoint $run/model --data $data/val --limit 100 --output $run/teacher_forced.json
 cp $run/validation/summary.json $run/summary.json
 
 printf '\n'

@@ -9,7 +9,7 @@ from plum.config import LossConfig
 from plum.losses import bio_accuracy, compute_losses, weighted_sum
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import zero_anchor
-from plum.structures import Batch, LossTerms
+from plum.structures import Batch, ImageFeatures, LossTerms
 from plum.training.part_pretext import PartPretext
 
 
@@ -56,7 +56,7 @@ class Objective(nn.Module):
         total = weighted_sum(terms, self.losses) + zero_anchor(self)
         pretext = None
         if self.pretext is not None:
-            pretext = self.pretext(output.images, batch)
+            pretext = self._pretext_loss(output.images, batch)
             total = total + self.pretext_weight * pretext
         hits, totals = bio_accuracy(output.tag_logits, batch.tags)
         return StepResult(total, terms, pretext, hits, totals)
@@ -64,7 +64,11 @@ class Objective(nn.Module):
     def _forward_towers(self, batch: Batch) -> StepResult:
         """Train both towers on the pretext; every other loss is 0."""
         assert self.pretext is not None, "towers_only needs the part pretext"
-        pretext = self.pretext(self.model.encode_images(batch.clip_pixels, batch.sam_pixels), batch)
+        pretext = self._pretext_loss(self.model.encode_images(batch.clip_pixels, batch.sam_pixels), batch)
         nothing, no_tags = pretext.new_zeros(()), torch.zeros(3, dtype=torch.long)
         terms = LossTerms(language=nothing, bio=nothing, mask_overlap=nothing, mask_bce=nothing)
         return StepResult(self.pretext_weight * pretext + zero_anchor(self), terms, pretext, no_tags, no_tags)
+
+    def _pretext_loss(self, images: ImageFeatures, batch: Batch) -> Tensor:
+        assert self.pretext is not None
+        return self.pretext(images, self.model.sam.mask_decoder.output_upscaling(images.embeddings), batch)

@@ -10,14 +10,14 @@ from torch.nn.functional import cross_entropy, pixel_shuffle
 from plum.structures import IGNORE_INDEX, Batch, ImageFeatures
 
 SUBCELLS = 2
-"""Classes are predicted on a grid SUBCELLS times finer than each tower's own: SAM's low-resolution masks' grid."""
+"""Classes are predicted on a grid SUBCELLS times finer than each tower's own."""
 
 
 class PartPretext(nn.Module):
-    """Linear pixel classifiers on both towers' features.
+    """Linear pixel classifiers on both towers' features, and on SAM's embedding as its mask decoder upscales it.
 
     Args:
-        prompt_dim: C of SAM's embedding.
+        prompt_dim: C of SAM's embedding; the upscaled one has C / 8 channels.
         hidden_size: D of the image tokens.
         num_classes: object-part classes, background included.
     """
@@ -25,10 +25,16 @@ class PartPretext(nn.Module):
     def __init__(self, prompt_dim: int, hidden_size: int, num_classes: int) -> None:
         super().__init__()
         self.sam_head = nn.Conv2d(prompt_dim, num_classes * SUBCELLS**2, kernel_size=1)
+        self.upscaled_head = nn.Conv2d(prompt_dim // 8, num_classes, kernel_size=1)
         self.llava_head = nn.Conv2d(hidden_size, num_classes * SUBCELLS**2, kernel_size=1)
 
-    def forward(self, images: ImageFeatures, batch: Batch) -> Tensor:
-        """Return the sum of both towers' cross-entropies, nats per labelled pixel; 0 when nothing is labelled.
+    def forward(self, images: ImageFeatures, upscaled: Tensor, batch: Batch) -> Tensor:
+        """Return the sum of three cross-entropies, nats per labelled pixel each; 0 when nothing is labelled.
+
+        Args:
+            images: both towers' features.
+            upscaled: [B, C / 8, 4h, 4w], SAM's embedding through its mask decoder's upscaling convolutions.
+            batch: gives the classes.
 
         Raises:
             ValueError: an image is not square: LLaVA's tokens and SAM's padded grid would not cover the same pixels.
@@ -40,9 +46,9 @@ class PartPretext(nn.Module):
             return images.embeddings.new_zeros(())
         side = round(images.tokens.shape[1] ** 0.5)
         tokens = images.tokens.transpose(1, 2).unflatten(2, (side, side))  # [B, D, side, side]
-        return _pixel_loss(self.sam_head(images.embeddings), batch.part_maps) + _pixel_loss(
-            self.llava_head(tokens), batch.part_maps
-        )
+        cells = (self.sam_head(images.embeddings), self.llava_head(tokens))
+        upscaled_loss = cross_entropy(self.upscaled_head(upscaled).float(), batch.part_maps, ignore_index=IGNORE_INDEX)
+        return upscaled_loss + sum(_pixel_loss(logits, batch.part_maps) for logits in cells)
 
 
 def _pixel_loss(logits: Tensor, part_maps: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ MISSING_PART_PROBABILITY = 0.28
 SECOND_OBJECT_PROBABILITY = 0.3
 OCCLUDER_PROBABILITY = 0.25
 UNUSUAL_SCENE_PROBABILITY = 0.12
+FLIP_PROBABILITY = 0.2
 MIN_VISIBLE_PARTS = 2
 # A part that shows less than this many pixels of a 192 x 192 image counts as not visible.
-MIN_PART_PIXELS = 64
+MIN_PART_PIXELS = 96
 _REFERENCE_SIZE = 192
 _UNUSUAL_SCENES: tuple[SceneKind, ...] = ("studio", "street", "park", "meadow", "room")
 
@@ -123,7 +124,7 @@ def _pose(
     strokes: list[Stroke], blueprint: Blueprint, scene: SceneKind, extent: float, *, size: int, rng: np.random.Generator
 ) -> tuple[list[Stroke], Box]:
     """Flip, stretch, shear, lean and place an object so that its longer side takes `extent` of the image."""
-    flip = -1.0 if rng.random() < 0.5 else 1.0
+    flip = -1.0 if rng.random() < FLIP_PROBABILITY else 1.0
     shear = rng.uniform(-0.08, 0.08)
     stretch = rng.uniform(0.9, 1.12)
     lean = rng.uniform(-blueprint.max_lean_degrees, blueprint.max_lean_degrees)

@@ -31,6 +31,10 @@ def _batch(model: GroundedLMM, part_map: np.ndarray | None, width: int = 24) -> 
     return Collator(byte_level(), model.config, DATA)([sample])
 
 
+def _upscaled(model: GroundedLMM) -> torch.Tensor:
+    return torch.zeros(1, model.prompt_dim // 8, 16, 16)
+
+
 def _half_map() -> np.ndarray:
     part_map = np.zeros((24, 24), dtype=np.int64)
     part_map[:, 12:] = 2
@@ -42,34 +46,39 @@ def test_untrained_heads_of_zeros_give_the_uniform_loss(model: GroundedLMM) -> N
     for parameter in pretext.parameters():
         torch.nn.init.zeros_(parameter)
     batch = _batch(model, _half_map())
-    # Equal logits: -log(1/3) for every pixel, once per tower.
+    # Equal logits: -log(1/3) for every pixel, once per head.
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
-    assert float(pretext(images, batch)) == pytest.approx(2 * math.log(3), rel=1e-5)
+    assert float(pretext(images, _upscaled(model), batch).detach()) == pytest.approx(3 * math.log(3), rel=1e-5)
 
 
 def test_cells_read_their_own_pixels(model: GroundedLMM) -> None:
     """Features that hold each cell's class, and heads that read them out, leave no loss."""
     batch = _batch(model, _half_map())
-    pretext = PartPretext(NUM_CLASSES, NUM_CLASSES, NUM_CLASSES)
+    pretext = PartPretext(8 * NUM_CLASSES, NUM_CLASSES, NUM_CLASSES)
+    pretext.sam_head = torch.nn.Conv2d(NUM_CLASSES, NUM_CLASSES * SUBCELLS**2, kernel_size=1)
+    torch.nn.init.zeros_(pretext.upscaled_head.bias)
+    pretext.upscaled_head.weight.data = 50 * torch.eye(NUM_CLASSES)[:, :, None, None]
     for head in (pretext.sam_head, pretext.llava_head):
         torch.nn.init.zeros_(head.bias)
         weight = torch.eye(NUM_CLASSES).repeat_interleave(SUBCELLS**2, dim=0)  # all sub-pixels of a cell alike
         head.weight.data = 50 * weight[:, :, None, None]
-    classes = {4: torch.tensor([0, 0, 2, 2]), 2: torch.tensor([0, 2])}
+    classes = {n: torch.tensor([0] * (n // 2) + [2] * (n // 2)) for n in (2, 4, 16)}
     one_hot = {n: torch.eye(NUM_CLASSES)[row].expand(n, n, -1) for n, row in classes.items()}  # [n, n, classes]
     images = ImageFeatures(tokens=one_hot[2].reshape(1, 4, NUM_CLASSES), embeddings=one_hot[4].permute(2, 0, 1)[None])
-    assert float(pretext(images, batch)) < 1e-6
+    upscaled = one_hot[16].permute(2, 0, 1)[None]
+    assert float(pretext(images, upscaled, batch).detach()) < 1e-6
     mirrored = replace(images, embeddings=images.embeddings.flip(3))
-    assert float(pretext(mirrored, batch)) > 10
+    assert float(pretext(mirrored, upscaled, batch).detach()) > 10
+    assert float(pretext(images, upscaled.flip(3), batch).detach()) > 10
 
 
 def test_images_without_maps_give_zero_and_others_are_refused(model: GroundedLMM) -> None:
     pretext = PartPretext(model.prompt_dim, 32, NUM_CLASSES)
     batch = _batch(model, None)
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
-    assert float(pretext(images, batch)) == 0.0
+    assert float(pretext(images, _upscaled(model), batch)) == 0.0
     with pytest.raises(ValueError, match="square images"):
-        pretext(images, _batch(model, np.zeros((24, 30), dtype=np.int64), width=30))
+        pretext(images, _upscaled(model), _batch(model, np.zeros((24, 30), dtype=np.int64), width=30))
 
 
 def test_towers_only_trains_the_towers_and_the_heads_alone(model: GroundedLMM) -> None:
@@ -84,7 +93,7 @@ def test_towers_only_trains_the_towers_and_the_heads_alone(model: GroundedLMM) -
         for name, parameter in objective.named_parameters()
         if parameter.grad is not None and float(parameter.grad.abs().max()) > 0
     }
-    assert moved == {"model.llava", "model.sam", "pretext.sam_head", "pretext.llava_head"}
+    assert moved == {"model.llava", "model.sam", "pretext.sam_head", "pretext.upscaled_head", "pretext.llava_head"}
     assert all(parameter.grad is not None for parameter in objective.parameters() if parameter.requires_grad)
     language = [p for n, p in objective.named_parameters() if "language_model" in n and p.grad is not None]
     assert all(float(parameter.grad.abs().max()) == 0 for parameter in language)
