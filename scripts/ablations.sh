@@ -16,9 +16,9 @@ one_run() {  # one_run VARIANT SEED
   {
     python train.py --config configs/ablations/base.yaml "${overlay[@]}" --run_dir "$run" --seed "$2" &&
     python validate_partonomy.py --model plum --checkpoint "$run/model" --questions "$3" --output "$run/validation" \
-      --question_types identification_with_label,positive_with_label,negative_with_label --generate none --resume &&
+      --question_types identification_with_label,positive_with_label,negative_with_label --generate none --limit 100 --resume &&
     { [ -f "$run/teacher_forced.json" ] ||
-      python -m plum teacher-forced --checkpoint "$run/model" --data "$3" --limit 100 --output "$run/teacher_forced.json"; }
+      python -m plum teacher-forced --checkpoint "$run/model" --data "$3" --limit 60 --output "$run/teacher_forced.json"; }
   } > "$RUNS/logs/$name.log" 2>&1 && echo "done    $name" || { echo "FAILED  $name, see $RUNS/logs/$name.log"; return 1; }
 }
 export -f one_run

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from partonomy.datasets.store import QUESTIONS_FILE, load_dataset, load_questions
@@ -10,6 +11,9 @@ from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
 from plum.data.sources.part_images import PartImages, collect_classes
 from plum.data.tokenizer import train_tokenizer
+
+MAX_QUESTIONS = 3000
+"""Benchmark questions read of one folder, spread evenly: every name occurs in the other sources' texts anyway."""
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -22,7 +26,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def collect_texts(folders: Sequence[Path]) -> Iterator[str]:
-    """Every exchange that any source can make of the folders, in the words of the short template.
+    """Exchanges that the sources make of the folders, in the words of the short template.
 
     Raises:
         FileNotFoundError: a folder is no data set.
@@ -38,7 +42,10 @@ def _sources_of(folder: Path) -> list[Source]:
     images = PartImages(dataset, collect_classes([dataset]))
     sources: list[Source] = [make(images, 1) for make in IMAGE_SOURCES.values()]
     if (folder / QUESTIONS_FILE).is_file():
-        sources.append(ExplanatorySource(load_questions(folder), (), 1))
+        questions = load_questions(folder)
+        step = 1 + len(questions.questions) // MAX_QUESTIONS
+        spread = [questions.questions[i] for i in range(0, len(questions.questions), step)]
+        sources.append(ExplanatorySource(replace(questions, questions=spread), (), 1))
     return sources
 
 

@@ -30,13 +30,15 @@ class PartVqaSource:
         return len(self.images)
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """Ask `conversations_per_image` questions about image `index`; the object's name at most once."""
+        """Ask `conversations_per_image` questions about image `index`; the object's name at most once.
+
+        A single question is the name's half of the time.
+        """
         scene = self.images.scene(index)
-        conversations: list[tuple[Exchange, ...]] = []
-        if len(scene) == 1:
-            conversations.append((name_object(scene[0].label),))
-        while len(conversations) < self.conversations_per_image:
-            conversations.append((self._ask_part(draw_one(scene, generator), generator),))
+        asked = [self._ask_part(draw_one(scene, generator), generator) for _ in range(self.conversations_per_image)]
+        if len(scene) == 1 and (self.conversations_per_image > 1 or generator.integers(2)):
+            asked[0] = name_object(scene[0].label)
+        conversations = [(exchange,) for exchange in asked]
         return self.images.build_sample(index, self.name, conversations)
 
     def exchanges(self) -> Iterator[Exchange]:
