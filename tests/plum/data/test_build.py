@@ -1,0 +1,84 @@
+import logging
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from partonomy.datasets.record_exchange import export_records
+from plum.config import DataConfig, SourceConfig
+from plum.data.build import ExcludedImages, build_mixture
+from tests.plum.data.part_world import VOCABULARY, write_world
+
+
+def _source(folder: Path, kind: Literal["explanatory", "part_referring"] = "part_referring") -> SourceConfig:
+    return SourceConfig(kind, str(folder))
+
+
+def test_sources_share_one_vocabulary(tmp_path: Path) -> None:
+    write_world(tmp_path)
+    mixture = build_mixture(DataConfig((_source(tmp_path), _source(tmp_path, "explanatory"))), seed=0)
+    assert [source.name for source in mixture.sources] == ["part_referring", "explanatory"]
+    assert [len(source) for source in mixture.sources] == [6, 3]
+    assert mixture.part_vocabulary == VOCABULARY
+    assert mixture.num_part_classes == 6
+    assert all(mixture[k].part_map is not None for k in range(8))
+
+
+def test_excluded_images_are_left_out_of_every_source_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = write_world(tmp_path / "train")
+    shutil.copytree(tmp_path / "train", tmp_path / "benchmark")
+    for name in ("000.png", "002.png"):  # same names, other pictures: they stay in training
+        Image.fromarray(np.zeros((24, 32, 3), dtype=np.uint8)).save(tmp_path / "benchmark" / "images" / name)
+    data = DataConfig(
+        (_source(tmp_path / "train"), _source(tmp_path / "train", "explanatory")),
+        exclude_images=(str(tmp_path / "benchmark"),),
+    )
+    with caplog.at_level(logging.INFO):
+        mixture = build_mixture(data, seed=0)
+    # The benchmark asks about 000, 002 and 004; only 004 is the same picture as in training.
+    assert [len(source) for source in mixture.sources] == [len(dataset.images) - 1, 2]
+    assert {mixture[k].sample_id for k in range(60)} == {f"world/{i}" for i in (0, 1, 2, 3, 5)}
+    assert "5 images, 1 excluded" in caplog.text
+    assert "3 images, 1 of them excluded" in caplog.text
+
+
+def test_the_same_folder_excludes_itself(tmp_path: Path) -> None:
+    write_world(tmp_path)
+    data = DataConfig((_source(tmp_path, "explanatory"),), exclude_images=(str(tmp_path),))
+    with pytest.raises(ValueError, match="3 of its 3 images are excluded"):
+        build_mixture(data, seed=0)
+
+
+def test_an_absent_file_is_excluded_by_name(tmp_path: Path) -> None:
+    (tmp_path / "here.png").write_bytes(b"1")
+    excluded = ExcludedImages([tmp_path / "elsewhere" / "here.png"])
+    assert tmp_path / "here.png" in excluded
+    assert tmp_path / "other.png" not in excluded
+
+
+def test_missing_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing.*partonomy build"):
+        build_mixture(DataConfig((_source(tmp_path / "nothing"),)), seed=0)
+
+
+def test_question_types_belong_to_explanatory(tmp_path: Path) -> None:
+    write_world(tmp_path)
+    source = SourceConfig("part_vqa", str(tmp_path), question_types=("identification",))
+    with pytest.raises(ValueError, match="belong to `explanatory`"):
+        build_mixture(DataConfig((source,)), seed=0)
+
+
+def test_published_records_train_without_annotations(tmp_path: Path) -> None:
+    write_world(tmp_path / "own")
+    export_records(tmp_path / "own", tmp_path / "own" / "published.json")
+    source = SourceConfig("explanatory", str(tmp_path / "own" / "published.json"))
+    mixture = build_mixture(DataConfig((source,)), seed=0)
+    assert mixture.part_vocabulary == ()
+    sample = mixture[0]
+    assert sample.part_map is None
+    assert len(sample.conversations) == 3

@@ -1,0 +1,82 @@
+import pytest
+
+from partonomy.structures import CharSpan
+from plum.data.conversation import TEMPLATES, TemplateName, render_conversation, render_prompt
+from plum.structures import Exchange
+
+TWO_TURNS = (
+    Exchange("Where is the wheel?", "It is the wheel.", (CharSpan(10, 15),)),
+    Exchange("And the car?", "Yes, a car.", (CharSpan(7, 10),)),
+)
+
+# Typed by hand after LLaVA's `Conversation.get_prompt`: SeparatorStyle.TWO joins "ROLE: message" with " " and "</s>" in
+# turn; LLAMA_2 wraps questions in [INST], the system prompt inside the first, answers between " " and " </s>", and
+# strips the leading "<s>" that the tokenizer adds itself.
+TURNS = (
+    "USER: <image>\nWhere is the wheel? ASSISTANT: It is the wheel.</s>USER: And the car? ASSISTANT: Yes, a car.</s>"
+)
+
+GOLDEN: dict[TemplateName, str] = {
+    "llava_v1": (
+        "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the human's questions. " + TURNS
+    ),
+    "vicuna_v1.1": (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. " + TURNS
+    ),
+    "llava_llama_2": (
+        "[INST] <<SYS>>\nYou are a helpful language and vision assistant. You are able to understand the visual "
+        "content that the user provides, and assist the user with a variety of tasks using natural language."
+        "\n<</SYS>>\n\n<image>\nWhere is the wheel? [/INST] It is the wheel. </s>"
+        "<s>[INST] And the car? [/INST] Yes, a car. </s>"
+    ),
+    "plain": TURNS,
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_two_turns_render_to_the_character(template: TemplateName) -> None:
+    assert render_conversation(TWO_TURNS, template).text == GOLDEN[template]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_ranges_point_at_answers_and_phrases(template: TemplateName) -> None:
+    rendered = render_conversation(TWO_TURNS, template)
+    answers = [rendered.text[span.start : span.end] for span in rendered.answers]
+    assert answers == ["It is the wheel.", "Yes, a car."]
+    phrases = [[rendered.text[span.start : span.end] for span in spans] for spans in rendered.spans]
+    assert phrases == [["wheel"], ["car"]]
+    assert all(rendered.text[:end].endswith("</s>") for end in rendered.answer_ends)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("has_image", [True, False])
+def test_prompt_is_the_prefix_that_the_answer_continues(template: TemplateName, has_image: bool) -> None:
+    rendered = render_conversation(TWO_TURNS, template, has_image)
+    first = render_prompt((), TWO_TURNS[0].question, template, has_image)
+    second = render_prompt(TWO_TURNS[:1], TWO_TURNS[1].question, template, has_image)
+    assert first == rendered.text[: rendered.prompt_ends[0]]
+    assert second == rendered.text[: rendered.prompt_ends[1]]
+    assert ("<image>" in rendered.text) is has_image
+
+
+@pytest.mark.parametrize(
+    ("exchange", "message"),
+    [
+        (Exchange("Where?", " "), "answer is empty"),
+        (Exchange("", "There."), "question is empty"),
+        (Exchange("What is <image>?", "There."), "control token <image>"),
+        (Exchange("Where?", "There.</s>"), "control token </s>"),
+        (Exchange("Where?", "There.", (CharSpan(3, 9),)), "3:9 lies outside"),
+        (Exchange("Where?", "There.", (CharSpan(3, 3),)), "3:3 lies outside"),
+    ],
+)
+def test_bad_exchanges_are_refused(exchange: Exchange, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        render_conversation([exchange], "plain")
+
+
+def test_no_exchange_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one exchange"):
+        render_conversation([], "plain")

@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from plum.config import DataConfig, SourceConfig
+from plum.data.build import build_mixture
+from plum.data.collate import Collator
+from plum.data.loader import RankPositions, make_loader
+from plum.data.mixture import MixtureDataset
+from plum.models.tiny import tiny_model_config
+from plum.structures import Batch
+from tests.plum.data.part_world import write_world
+from tests.plum.data.tokenizers_for_tests import byte_level
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> tuple[MixtureDataset, Collator]:
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder)
+    data = DataConfig(tuple(SourceConfig(kind, str(folder)) for kind in ("explanatory", "part_referring", "part_vqa")))
+    return build_mixture(data, seed=3), Collator(byte_level(), tiny_model_config(len(byte_level())), data)
+
+
+def _load(
+    setup: tuple[MixtureDataset, Collator],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    size: int = 4,
+    start: int = 0,
+    count: int = 3,
+    workers: int = 0,
+) -> list[Batch]:
+    mixture, collator = setup
+    return list(
+        make_loader(
+            mixture,
+            collator,
+            rank=rank,
+            world_size=world_size,
+            micro_batch_size=size,
+            start_micro_batch=start,
+            num_workers=workers,
+            num_micro_batches=count,
+        )
+    )
+
+
+def test_positions_follow_the_formula() -> None:
+    assert list(RankPositions(rank=1, world_size=2, micro_batch_size=3, start=4, count=2)) == [
+        [27, 28, 29],  # (4 * 2 + 1) * 3
+        [33, 34, 35],  # (5 * 2 + 1) * 3
+    ]
+
+
+def test_one_rank_with_eight_sees_what_two_ranks_with_four_see(setup: tuple[MixtureDataset, Collator]) -> None:
+    one = _load(setup, size=8)
+    first, second = _load(setup, rank=0, world_size=2), _load(setup, rank=1, world_size=2)
+    for whole, left, right in zip(one, first, second, strict=True):
+        assert whole.sample_ids == left.sample_ids + right.sample_ids
+        assert torch.equal(whole.sam_pixels, torch.cat([left.sam_pixels, right.sam_pixels]))
+
+
+def test_resuming_continues_the_stream(setup: tuple[MixtureDataset, Collator]) -> None:
+    whole, rest = _load(setup, count=5), _load(setup, start=2, count=3)
+    for expected, found in zip(whole[2:], rest, strict=True):
+        assert expected.sample_ids == found.sample_ids
+        assert torch.equal(expected.input_ids, found.input_ids)
+        assert torch.equal(expected.tags, found.tags)
+
+
+def test_workers_keep_the_order(setup: tuple[MixtureDataset, Collator]) -> None:
+    for expected, found in zip(_load(setup, count=5), _load(setup, count=5, workers=2), strict=True):
+        assert expected.sample_ids == found.sample_ids
+        assert torch.equal(expected.input_ids, found.input_ids)
+        assert torch.equal(expected.clip_pixels, found.clip_pixels)
+
+
+def test_impossible_loaders_are_refused() -> None:
+    with pytest.raises(ValueError, match="rank 2 of 2"):
+        RankPositions(rank=2, world_size=2, micro_batch_size=1, start=0, count=1)
