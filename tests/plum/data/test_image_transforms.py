@@ -66,7 +66,7 @@ def test_resized_size_rounds_as_segment_anything_does(size: tuple[int, int], exp
 
 
 def test_grid_classes_read_cell_centres() -> None:
-    # 4 x 8 original, SAM input 16 in one cell of 16, so 4 x 4 pixels of 4: resized to 8 x 16, the lower half is padding.
+    # 4 x 8 original, SAM input 16 in one cell, so 4 x 4 pixels of 4: resized to 8 x 16, the lower half is padding.
     transform = ImageTransform(8, 16, 16, "stretch")
     frame = ImageFrame((4, 8), (8, 16))
     part_map = np.arange(32).reshape(4, 8)
