@@ -11,7 +11,7 @@ from partonomy.datasets.coco import CocoConfig, read_coco
 from plum.config import DataConfig, SourceConfig
 from plum.data.build import IMAGE_SOURCES
 from plum.data.collate import Collator
-from plum.data.sources.part_images import PartImages
+from plum.data.sources.part_images import PartImages, collect_classes
 from plum.models.tiny import tiny_model_config
 from tests.plum.data.tokenizers_for_tests import byte_level
 
@@ -25,8 +25,7 @@ def images() -> PartImages:
     folder = Path(str(REAL_DATA)) / "ade20k_parts"
     dataset = read_coco(CocoConfig(folder / "instances_parts.json", folder / "images")).dataset
     few = replace(dataset, images=dataset.images[:5])
-    parts = {part.label for image in few.images for item in image.objects for part in item.parts}
-    return PartImages(few, sorted(parts))
+    return PartImages(few, collect_classes([few]))
 
 
 @pytest.mark.parametrize("kind", IMAGE_SOURCES)
