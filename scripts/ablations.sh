@@ -2,10 +2,11 @@
 # The paper's ablations on the embedded default: every file of configs/ablations, three seeds, from one shared stage 0.
 # Usage: bash scripts/ablations.sh            Resumes: finished runs and validations are not repeated.
 #   SEEDS="1 2 3"  VARIANTS="base dice"  PARALLEL=2 (runs at a time, one thread each)  RUNS=runs/ablations
+#   LIMIT=100 (questions of each type, and images of each kind of conversation, that a run is scored on)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -d runs/quickstart/stage0/model ] || { echo "Run scripts/quickstart.sh first: it trains the shared stage 0." >&2; exit 1; }
-export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 RUNS=${RUNS:-runs/ablations}
+export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 RUNS=${RUNS:-runs/ablations} LIMIT=${LIMIT:-100}
 data=data/quickstart/val
 variants=${VARIANTS:-base $(cd configs/ablations && ls ./*.yaml | sed 's#^./##; s#.yaml$##' | grep -v '^base$')}
 
@@ -16,9 +17,9 @@ one_run() {  # one_run VARIANT SEED
   {
     python train.py --config configs/ablations/base.yaml "${overlay[@]}" --run_dir "$run" --seed "$2" &&
     python validate_partonomy.py --model plum --checkpoint "$run/model" --questions "$3" --output "$run/validation" \
-      --question_types identification_with_label,positive_with_label,negative_with_label --generate none --limit 100 --resume &&
+      --question_types identification_with_label,positive_with_label,negative_with_label --generate none --limit "$LIMIT" --resume &&
     { [ -f "$run/teacher_forced.json" ] ||
-      python -m plum teacher-forced --checkpoint "$run/model" --data "$3" --limit 60 --output "$run/teacher_forced.json"; }
+      python -m plum teacher-forced --checkpoint "$run/model" --data "$3" --limit "$LIMIT" --output "$run/teacher_forced.json"; }
   } > "$RUNS/logs/$name.log" 2>&1 && echo "done    $name" || { echo "FAILED  $name, see $RUNS/logs/$name.log"; return 1; }
 }
 export -f one_run

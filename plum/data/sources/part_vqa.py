@@ -32,11 +32,11 @@ class PartVqaSource:
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
         """Ask `conversations_per_image` questions about image `index`; the object's name at most once.
 
-        A single question is the name's half of the time.
+        A single question is the name's two times in three.
         """
         scene = self.images.scene(index)
         asked = [self._ask_part(draw_one(scene, generator), generator) for _ in range(self.conversations_per_image)]
-        if len(scene) == 1 and (self.conversations_per_image > 1 or generator.integers(2)):
+        if len(scene) == 1 and (self.conversations_per_image > 1 or generator.integers(3)):
             asked[0] = name_object(scene[0].label)
         conversations = [(exchange,) for exchange in asked]
         return self.images.build_sample(index, self.name, conversations)
