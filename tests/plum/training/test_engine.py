@@ -180,8 +180,8 @@ def test_deepspeed_on_one_rank_equals_the_plain_engine(folder: Path) -> None:
 
 
 @pytest.mark.distributed
-def test_two_zero2_ranks_resume_and_share_one_stream(folder: Path) -> None:
-    """Two ranks x 1 image see the samples of one rank x 2, and a resumed run repeats the uninterrupted one."""
+def test_two_zero2_ranks_resume_exactly(folder: Path) -> None:
+    """A resumed two-rank run repeats the uninterrupted one to the bit."""
     base = _without_dropout(make_config(folder, "unused"))
     whole = replace(with_engine(base, "deepspeed", 1, 2), run_dir=str(folder / "two_ranks"))
     model = _train_launched(whole, num_ranks=2)
