@@ -20,13 +20,21 @@ one_run() {  # one_run VARIANT SEED
       --question_types identification_with_label,positive_with_label,negative_with_label --generate none --limit "$LIMIT" --resume &&
     { [ -f "$run/teacher_forced.json" ] ||
       python -m plum teacher-forced --checkpoint "$run/model" --data "$3" --limit "$LIMIT" --output "$run/teacher_forced.json"; }
-  } > "$RUNS/logs/$name.log" 2>&1 && echo "done    $name" || { echo "FAILED  $name, see $RUNS/logs/$name.log"; return 1; }
+  } > "$RUNS/logs/$name.log" 2>&1 && echo "done    $name  $(left)" || { echo "FAILED  $name, see $RUNS/logs/$name.log"; return 1; }
 }
-export -f one_run
+left() {  # "12 of 30, about 9 min left": time so far shared among the runs finished in it
+  local finished; finished=$(find "$RUNS" -name teacher_forced.json | wc -l)
+  local here=$((finished - BEFORE)); [ $here -gt 0 ] || here=1
+  echo "$finished of $TOTAL, about $(((TOTAL - finished) * ($(date +%s) - STARTED) / here / 60)) min left"
+}
+export -f one_run left
 
-started=$SECONDS
+mkdir -p "$RUNS"
+BEFORE=$(find "$RUNS" -name teacher_forced.json | wc -l) STARTED=$(date +%s)
+TOTAL=$(($(wc -w <<< "$variants") * $(wc -w <<< "${SEEDS:-1 2 3}")))
+export BEFORE STARTED TOTAL
 for seed in ${SEEDS:-1 2 3}; do
   for variant in $variants; do echo "$variant $seed $data"; done
 done | xargs -P "${PARALLEL:-2}" -L 1 bash -c 'one_run "$@"' one_run
 python scripts/ablation_table.py "$RUNS" | tee "$RUNS/table.md"
-printf '\n%d s in all; table: %s\n' $((SECONDS - started)) "$RUNS/table.md"
+printf '\n%d s in all; table: %s\n' "$SECONDS" "$RUNS/table.md"

@@ -50,7 +50,8 @@ printf '\n'
 python -m partonomy tables $run/validation $run/random $run/oracle
 step "Write the report" python -m partonomy report $run/validation --baselines "[$run/random, $run/oracle]" --output $run/report.html
 
-printf '\nTime by step:\n'
-printf '%s\n' "${timings[@]}" | tee $run/timings.txt
+printf '\nTime by step (every run is kept in %s):\n' $run/timings.txt
+date -u '+%Y-%m-%d %H:%M' >> $run/timings.txt
+printf '%s\n' "${timings[@]}" | tee -a $run/timings.txt
 printf '%5d s  all of it\n' $((SECONDS - started)) | tee -a $run/timings.txt
 printf '\nScores: %s   Report: %s\n' $run/summary.json $run/report.html
