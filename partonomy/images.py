@@ -1,14 +1,26 @@
 """Image files as uint8 RGB arrays in the annotation's frame, and the box that marks the instance asked about."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 BOX_COLOUR = (255, 0, 0)
 EXIF_ORIENTATION = 0x0112
+UPRIGHT = {  # how to turn a picture of each EXIF orientation; 1 is upright already
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 QUARTER_TURNS = (5, 6, 7, 8)  # orientations that exchange width and height
 NUM_BOX_LINES_PER_SIDE = 200  # one pixel of line per so many pixels of the image's shorter side
+
+logger = logging.getLogger(__name__)
 
 
 def load_image(path: Path, height: int, width: int) -> np.ndarray:
@@ -16,7 +28,8 @@ def load_image(path: Path, height: int, width: int) -> np.ndarray:
 
     Cameras write rotated photographs with an EXIF orientation; some annotation tools apply it, others do not. The
     annotation's size decides: the rotated image when its size fits, the raw one when only that fits. Where both fit
-    (square images, half turns and mirrorings), the orientation is applied, as viewers and browsers do.
+    (square images, half turns and mirrorings), the orientation is applied, as viewers and browsers do; a damaged one
+    is none. Of an animation the first picture is read. Files of more pixels than PIL opens (179 million) are refused.
 
     Args:
         path: the image file.
@@ -30,12 +43,16 @@ def load_image(path: Path, height: int, width: int) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or no image, or has another size than its annotation.
     """
-    raw = _read(path)
-    upright = ImageOps.exif_transpose(raw)
-    for candidate in (upright, raw):
-        if candidate.size == (width, height):
-            return _to_rgb(candidate)
-    raise ValueError(_describe_mismatch(path, raw, height, width))
+    with _open(path) as image:
+        orientation = _orientation(image, path)
+        try:
+            image.load()
+            for candidate in (_turn(image, orientation), image):
+                if candidate.size == (width, height):
+                    return _to_rgb(candidate)
+        except Exception as error:  # PIL's decoders raise errors of many types for damaged data
+            raise ValueError(f"{path}: the image file is damaged ({error}); replace the file") from error
+        raise ValueError(_describe_mismatch(path, image, height, width))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -46,7 +63,7 @@ def image_size(path: Path) -> tuple[int, int]:
         ValueError: the file is no image.
     """
     with _open(path) as image:
-        return _upright_size(image)
+        return _upright_size(image, path)
 
 
 def check_image(path: Path, height: int, width: int) -> None:
@@ -57,7 +74,7 @@ def check_image(path: Path, height: int, width: int) -> None:
         ValueError: the file is no image or has another size.
     """
     with _open(path) as image:
-        sizes = {(image.height, image.width), _upright_size(image)}
+        sizes = {(image.height, image.width), _upright_size(image, path)}
     if (height, width) not in sizes:
         raise ValueError(_describe_mismatch(path, image, height, width))
 
@@ -85,9 +102,23 @@ def draw_box(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     return framed
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    is_turned = image.getexif().get(EXIF_ORIENTATION, 1) in QUARTER_TURNS
+def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:
+    is_turned = _orientation(image, path) in QUARTER_TURNS
     return (image.width, image.height) if is_turned else (image.height, image.width)
+
+
+def _orientation(image: Image.Image, path: Path) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none or the EXIF data is damaged, as viewers do."""
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION)
+    except Exception as error:  # PIL's EXIF reader raises errors of many types for damaged data
+        logger.warning("%s: the EXIF data is damaged (%s); the picture is taken as it is", path, error)
+        return 1
+    return value if isinstance(value, int) and value in UPRIGHT else 1
+
+
+def _turn(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def _describe_mismatch(path: Path, image: Image.Image, height: int, width: int) -> str:
@@ -98,21 +129,16 @@ def _describe_mismatch(path: Path, image: Image.Image, height: int, width: int) 
 
 
 def _open(path: Path) -> Image.Image:
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError as error:  # such as a name that is too long
+        raise ValueError(f"{path}: no image file can have this name ({error.strerror})") from error
+    if not is_file:
         raise FileNotFoundError(f"{path}: image file not found; check the image folder of the dataset")
     try:
         return Image.open(path)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except Exception as error:  # PIL's readers raise errors of many types for damaged headers
         raise ValueError(f"{path}: not a readable image file ({error}); replace the file") from error
-
-
-def _read(path: Path) -> Image.Image:
-    with _open(path) as image:
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError) as error:  # PIL raises SyntaxError for broken PNG chunks
-            raise ValueError(f"{path}: the image file is damaged ({error}); replace the file") from error
-        return image
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -125,7 +151,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 def _grey_to_rgb(values: np.ndarray) -> np.ndarray:
     """Scale 16-bit grey to 8 bits; PIL's own conversion clips everything above 255 to white."""
-    values = values.astype(np.float64)
+    values = np.nan_to_num(values.astype(np.float64))
     if values.max(initial=0.0) > 255:
         values = values / 257.0  # 65535 / 255
     grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)

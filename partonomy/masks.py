@@ -5,14 +5,24 @@ order, `bytes` counts and polygons.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from partonomy.segmentation_checks import (
+    check_mask_size,
+    check_size_entry,
+    decode_runs,
+    read_compressed_runs,
+    read_ring,
+    read_run_list,
+    shorten,
+)
 from partonomy.structures import RLE
 
-MIN_POLYGON_COORDINATES = 6
+MERGE_BATCH = 64
 
 
 def encode_mask(mask: np.ndarray) -> RLE:
@@ -48,6 +58,7 @@ def rle_area(rle: RLE) -> int:
     return int(coco_mask.area(_to_coco(rle)))
 
 
+@lru_cache(maxsize=4096)  # every part of an image is compared with every object
 def rle_bbox(rle: RLE) -> tuple[int, int, int, int]:
     """Tight box (x, y, width, height) in pixels; (0, 0, 0, 0) for an empty mask."""
     x, y, width, height = (int(value) for value in coco_mask.toBbox(_to_coco(rle)))
@@ -67,12 +78,57 @@ def union_masks(masks: Sequence[RLE]) -> RLE:
         raise ValueError(f"cannot unite masks of several sizes {sorted(sizes)}")
     if len(masks) == 1:
         return masks[0]
-    return _from_coco(coco_mask.merge([_to_coco(mask) for mask in masks]))
+    return _from_coco(_merge([_to_coco(mask) for mask in masks]))
 
 
 def intersection_area(first: RLE, second: RLE) -> int:
     """Number of pixels in both masks."""
     return int(coco_mask.area(coco_mask.merge([_to_coco(first), _to_coco(second)], intersect=True)))
+
+
+def encode_masks(masks: np.ndarray) -> tuple[RLE, ...]:
+    """Encode a stack of masks at once.
+
+    Args:
+        masks: bool (N, H, W), original-image pixels.
+
+    Raises:
+        ValueError: the array is not three-dimensional or not bool.
+    """
+    if masks.ndim != 3 or masks.dtype != np.bool_:
+        raise ValueError(f"masks must be a bool array (N, H, W), got {masks.dtype} {masks.shape}: threshold them first")
+    if not len(masks):
+        return ()
+    by_column = np.ascontiguousarray(masks.view(np.uint8).transpose(0, 2, 1))  # (N, W, H)
+    return tuple(_from_coco(encoded) for encoded in coco_mask.encode(by_column.transpose(2, 1, 0)))
+
+
+@lru_cache(maxsize=4096)  # the questions of an image ask about the same masks
+def canonical_rle(rle: RLE) -> RLE:
+    """The same mask without runs of length 0 inside its code.
+
+    Such a code is valid, but pycocotools takes two of them that meet for the end when it unites or intersects masks.
+    """
+    runs = decode_runs(rle.counts)
+    return rle if (runs[1:] > 0).all() else encode_mask(decode_mask(rle))
+
+
+def mask_areas(masks: Sequence[RLE]) -> np.ndarray:
+    """Numbers of pixels, int64 (N,)."""
+    return np.asarray(coco_mask.area([_to_coco(mask) for mask in masks]), dtype=np.int64)
+
+
+def intersection_areas(first: Sequence[RLE], second: Sequence[RLE]) -> np.ndarray:
+    """Pixels that each of P masks shares with each of M masks of the same size, int64 (P, M).
+
+    The codes must be canonical (`canonical_rle`).
+    """
+    if not first or not second:
+        return np.zeros((len(first), len(second)), dtype=np.int64)
+    coded = [_to_coco(mask) for mask in first]
+    # For a "crowd" pycocotools divides the intersection by the first mask's area, in float64: rounding restores it.
+    shares = coco_mask.iou(coded, [_to_coco(mask) for mask in second], [1] * len(second))  # [P, M]
+    return np.rint(shares * mask_areas(first)[:, None]).astype(np.int64)
 
 
 def rle_from_coco(segmentation: object, height: int, width: int, where: str) -> RLE:
@@ -86,28 +142,38 @@ def rle_from_coco(segmentation: object, height: int, width: int, where: str) -> 
         where: names the file and record, for errors.
 
     Returns:
-        The compressed code, of exactly the image's size.
+        The compressed code, of exactly the image's size and without runs of length 0 but for the first.
 
     Raises:
-        ValueError: an unknown form, a mask of another size, an empty or broken polygon, counts that do not add up.
+        ValueError: an unknown form, a mask of another size, an empty or broken polygon, counts that do not add up, a
+            size that no image has.
     """
+    check_mask_size(height, width, where)
+    while isinstance(segmentation, Mapping) and "segmentation" in segmentation:
+        segmentation = segmentation["segmentation"]
     if isinstance(segmentation, Mapping):
-        if "segmentation" in segmentation:
-            return rle_from_coco(segmentation["segmentation"], height, width, where)
-        _check_size(segmentation.get("size"), height, width, where)
+        check_size_entry(segmentation.get("size"), height, width, where)
         if "polygon" in segmentation:
-            return rle_from_coco(segmentation["polygon"], height, width, where)
-        if "counts" in segmentation:
+            segmentation = segmentation["polygon"]
+        elif "counts" in segmentation:
             return _read_counts(segmentation["counts"], height, width, where)
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, str | bytes):
         return _read_polygons(segmentation, height, width, where)
     raise ValueError(
-        f"{where}: unknown segmentation {_shorten(segmentation)}; expected polygons, or a mapping with 'size' and "
+        f"{where}: unknown segmentation {shorten(segmentation)}; expected polygons, or a mapping with 'size' and "
         "'counts' or 'polygon'"
     )
 
 
-def _to_coco(rle: RLE) -> dict[str, object]:
+def _merge(encoded: list[dict[str, Any]]) -> dict[str, Any]:
+    """Unite codes of one size, in batches: pycocotools goes over all that it has united for every further one."""
+    while len(encoded) > 1:
+        starts = range(0, len(encoded), MERGE_BATCH)
+        encoded = [coco_mask.merge(encoded[start : start + MERGE_BATCH]) for start in starts]
+    return encoded[0]
+
+
+def _to_coco(rle: RLE) -> dict[str, Any]:
     return {"size": [rle.height, rle.width], "counts": rle.counts.encode("ascii")}
 
 
@@ -117,83 +183,36 @@ def _from_coco(encoded: Mapping[str, Any]) -> RLE:
     return RLE(int(height), int(width), counts.decode("ascii") if isinstance(counts, bytes) else str(counts))
 
 
-def _check_size(size: object, height: int, width: int, where: str) -> None:
-    if not isinstance(size, Sequence) or len(size) != 2:
-        raise ValueError(f"{where}: a segmentation needs 'size': [height, width], got {_shorten(size)}")
-    if (int(size[0]), int(size[1])) != (height, width):
-        raise ValueError(
-            f"{where}: the mask is {size[0]} x {size[1]} (height x width), the image {height} x {width}; "
-            "masks must be given in the image's own pixels"
-        )
-
-
 def _read_counts(counts: object, height: int, width: int, where: str) -> RLE:
     if isinstance(counts, bytes):
-        counts = _decode_ascii(counts, where)
-    if isinstance(counts, str):
-        _check_compressed(counts, height, width, where)
-        return RLE(height, width, counts)
-    if not isinstance(counts, Sequence) or not all(isinstance(run, int) and run >= 0 for run in counts):
-        raise ValueError(f"{where}: 'counts' must be text, bytes or a list of run lengths, got {_shorten(counts)}")
-    if sum(counts) != height * width:
-        raise ValueError(f"{where}: the run lengths sum to {sum(counts)}, the image has {height * width} pixels")
-    return _from_coco(coco_mask.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width))
+        counts = counts.decode("latin-1")  # keeps every byte; only ASCII is a code
+    if not isinstance(counts, str):
+        return _encode_runs(read_run_list(counts, height * width, where), height, width)
+    runs = read_compressed_runs(counts, height * width, where)
+    return _encode_runs(runs, height, width) if (runs[1:] == 0).any() else RLE(height, width, counts)
 
 
-def _decode_ascii(counts: bytes, where: str) -> str:
-    try:
-        return counts.decode("ascii")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: 'counts' is not a compressed COCO run-length code ({error})") from error
+def _encode_runs(runs: np.ndarray, height: int, width: int) -> RLE:
+    """Compress runs that sum to the image; runs of length 0 after the first go, their neighbours become one.
+
+    pycocotools takes two such runs that meet for the end of the masks when it unites or intersects them.
+    """
+    kept = np.flatnonzero(runs > 0)
+    values = kept % 2
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    lengths = np.add.reduceat(runs[kept], starts).tolist()
+    background = [0] if values[0] else []  # a code begins with a run of background
+    return _from_coco(coco_mask.frPyObjects({"size": [height, width], "counts": background + lengths}, height, width))
 
 
-def _check_compressed(counts: str, height: int, width: int, where: str) -> None:
-    """Sum the run lengths: pycocotools itself reads a code of the wrong length as noise, without an error."""
-    groups = np.frombuffer(counts.encode("ascii", errors="replace"), dtype=np.uint8).astype(np.int64) - 48
-    is_last = (groups & 0x20) == 0
-    if groups.size == 0 or groups.min() < 0 or groups.max() > 63 or not is_last[-1]:
-        raise ValueError(f"{where}: 'counts' is not a compressed COCO run-length code: {_shorten(counts)}")
-    runs = _decode_runs(groups, is_last)
-    if runs.min() < 0 or int(runs.sum()) != height * width:
-        raise ValueError(
-            f"{where}: the compressed run lengths sum to {int(runs.sum())}, the image has {height * width} pixels; "
-            "the code is damaged or belongs to another image size"
-        )
-
-
-def _decode_runs(groups: np.ndarray, is_last: np.ndarray) -> np.ndarray:
-    """Undo COCO's code: 5 bits a character, lowest first, bit 5 = more follow; from the fourth run on, differences."""
-    ends = np.flatnonzero(is_last)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    positions = np.arange(groups.size) - np.repeat(starts, ends - starts + 1)
-    values = np.add.reduceat((groups & 0x1F) << (5 * positions), starts)
-    is_negative = (groups[ends] & 0x10) != 0
-    values = values - np.where(is_negative, np.int64(1) << (5 * (ends - starts + 1)), 0)
-    runs = values.copy()
-    runs[1::2] = np.cumsum(values[1::2])
-    runs[2::2] = np.cumsum(values[2::2])
-    return runs
-
-
-def _read_polygons(polygons: Sequence[object], height: int, width: int, where: str) -> RLE:
+def _read_polygons(polygons: Sequence[Any], height: int, width: int, where: str) -> RLE:
     if polygons and isinstance(polygons[0], int | float):
         polygons = [polygons]
     if not polygons:
         raise ValueError(f"{where}: the polygon is empty")
-    rings = [_check_ring(ring, where) for ring in polygons]
-    return _from_coco(coco_mask.merge(coco_mask.frPyObjects(rings, height, width)))
-
-
-def _check_ring(ring: object, where: str) -> list[float]:
-    if not isinstance(ring, Sequence) or not all(isinstance(value, int | float) for value in ring):
-        raise ValueError(f"{where}: a polygon must be a flat list of numbers x, y, x, y, ..., got {_shorten(ring)}")
-    if len(ring) < MIN_POLYGON_COORDINATES or len(ring) % 2:
-        raise ValueError(f"{where}: a polygon needs at least 3 points (6 numbers, an even count), got {len(ring)}")
-    if not all(np.isfinite(value) for value in ring):
-        raise ValueError(f"{where}: the polygon has a coordinate that is not finite")
-    return [float(value) for value in ring]
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    united: list[dict[str, Any]] = []
+    for ring in polygons:
+        united += coco_mask.frPyObjects([read_ring(ring, height, width, where)], height, width)
+        if len(united) == MERGE_BATCH:  # not all rings at once: each may cover the image
+            united = [_merge(united)]
+    return _from_coco(_merge(united))

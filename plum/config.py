@@ -216,14 +216,37 @@ class EngineConfig:
 class SourceConfig:
     """One data source of a training mixture."""
 
-    kind: Literal["explanatory", "part_referring", "part_semantic", "part_vqa", "part_status"]
-    """Which class of plum.data.sources reads `path`."""
-    path: str
-    """Folder the source reads (for the part sources: partonomy's own form)."""
+    kind: Literal[
+        "explanatory",
+        "part_referring",
+        "part_semantic",
+        "part_vqa",
+        "part_status",
+        "semantic",
+        "referring",
+        "llava_instruct",
+        "reasoning",
+    ]
+    """Which class of plum.data.sources makes its samples."""
+    path: str = ""
+    """Folder in partonomy's own form, for `explanatory` and the part sources; the other kinds read `dataset_dir`."""
     weight: float = 1.0
-    """Share of the mixture, relative to the other sources."""
+    """Share of the mixture, relative to the other sources; of a grouped source, relative to its group."""
     question_types: tuple[str, ...] = ()
     """`explanatory` only: which question types; empty = all in the folder."""
+    dataset: str = ""
+    """Of `semantic`: ade20k, cocostuff, mapillary; of `referring`: refclef, refcoco, refcoco+, refcocog."""
+    group: str = ""
+    """Name of the source's group in `DataConfig.groups`; empty: it stands alone."""
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """Sources that divide one share of the mixture among them, whichever of them are there."""
+
+    name: str
+    weight: float
+    """Share of the mixture, relative to the other groups and to sources without one."""
 
 
 @dataclass(frozen=True)
@@ -231,12 +254,19 @@ class DataConfig:
     """The training mixture."""
 
     sources: tuple[SourceConfig, ...]
+    groups: tuple[GroupConfig, ...] = ()
+    dataset_dir: str | None = None
+    """Root of the downloads in LISA's layout (`python -m plum data-status` shows it)."""
+    allow_missing: bool = False
+    """Leave out sources whose files are not there, with a warning; the rest of their group takes over their share."""
     max_text_tokens: int = 512
     """Longest conversation, image tokens not counted (paper, Table 6)."""
     conversations_per_image: int = 3
     """At most this many conversations share one image (and its encoding) in a sample."""
     exclude_images: tuple[str, ...] = ()
     """Question folders or files whose images may not be trained on (the benchmark's validation images)."""
+    count_images: tuple[str, ...] = ()
+    """Question folders or files whose images stay in training but are counted at its start (the paper's setting)."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ class PlumModel:
         prediction = self.predictor.generate(image, turns)
         return Generation(prediction.text, prediction.spans, prediction.masks, prediction.mask_confidences)
 
+    def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
+        """Return the model's own answer in words alone (listwise questions)."""
+        return self.predictor.generate_text(image, turns)
+
 
 def resolve_device(device: str) -> torch.device:
     """Resolve "auto" to the first GPU, else the CPU; anything else is taken as torch names it.

@@ -8,6 +8,7 @@ from pathlib import Path
 from partonomy.__main__ import build_parser as partonomy_parser
 from plum.cli.main import build_parser as plum_parser
 from plum.training.config_file import load_train_config
+from scripts.make_miniature_data import build_parser as miniature_parser
 from validate_partonomy import build_parser as validate_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +47,9 @@ def parse_command(words: Sequence[str]) -> str:
     if program == ["python"] and arguments[0] == "validate_partonomy.py":
         validate_parser().parse_args(arguments[1:])
         return "validate_partonomy.py"
+    if program == ["python"] and arguments[0] == "scripts/make_miniature_data.py":
+        miniature_parser().parse_args(arguments[1:])
+        return "script"
     if program == ["python"] and arguments[0] == "train.py":
         load_train_config(_from_root(arguments[1:]))
         return "train.py"

@@ -1,9 +1,9 @@
 """Bad input at the command line: an error that names file and record, or a counted failure that scores 0.
 
 Shown elsewhere, below the command line: every way a record, annotation or mask can be wrong (partonomy/datasets/
-test_partonomy_core.py, test_store.py, test_coco.py, partonomy/test_masks.py), images that break between loading and
-scoring and models that fail (partonomy/evaluation/test_runner.py), damaged training images (plum/data/test_sources.py),
-losses that are not finite (plum/training/test_run.py), configurations that contradict the weights beside them
+test_partonomy_core.py, test_store.py, test_coco.py, partonomy/test_masks.py), random damage (fuzz/test_readers.py),
+images that break between loading and scoring and models that fail (partonomy/evaluation/test_failures.py), damaged
+training images (plum/data/test_sources.py), configurations that contradict the weights beside them
 (plum/checkpoints/test_store.py).
 """
 
@@ -26,6 +26,7 @@ from partonomy.questions.question_types import QuestionType
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main as plum_main
 from plum.training.run import build_or_load
+from plum.training.run import train as train_model
 from tests.partonomy.evaluation.conftest import HEIGHT, WIDTH, write_questions
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.predictor_world import make_model
@@ -61,6 +62,12 @@ def validate(model: str, questions: Path, output: Path) -> Summary:
 
 def name_missing_image(record: Record, folder: Path) -> None:
     record["image_path"] = "none.png"
+
+
+def leave_the_folder(record: Record, folder: Path) -> None:
+    """A picture that is there, but not the record file's to name."""
+    shutil.copy(folder / record["image_path"], folder.parent / "secret.png")
+    record["image_path"] = "../secret.png"
 
 
 def cut_image(record: Record, folder: Path) -> None:
@@ -101,9 +108,10 @@ def drop_phrase(record: Record, folder: Path) -> None:
     ("damage", "reason"),
     [
         (name_missing_image, "none.png: image file not found"),
+        (leave_the_folder, "'image_path' '../secret.png' leaves the image folder"),
         (cut_image, "cut.jpg: the image file is damaged"),
         (replace_masks, f"the image is {HEIGHT} x {WIDTH}"),
-        (resize_one_mask, "(5, 5)"),
+        (resize_one_mask, "mask 0 of 'wheel'"),
         (empty_polygon, "mask 0 of 'wheel': the polygon is empty"),
         (ask_riddle, "'riddle' is not a valid QuestionType"),
         (drop_mask, "part 'wheel' has no mask"),
@@ -172,6 +180,7 @@ def write_coco(folder: Path) -> dict[str, Any]:
             ("image 2", "2.jpg", "not a readable"),
         ),
         (lambda content, folder: content["images"][1].update(height=21), ("image 2", "2.jpg", "annotation 21 x 30")),
+        (lambda content, folder: content["images"][1].update(file_name="../2.jpg"), ("image 2", "leaves the image")),
         (
             lambda content, folder: content["annotations"][4].update(segmentation=[]),
             ("annotation 21", "polygon is empty"),
@@ -274,6 +283,16 @@ def test_run_that_starts_from_another_architecture(tmp_path: Path) -> None:
     wider = replace(config, model=replace(config.model, sam=replace(config.model.sam, decoder_mlp_dim=48)))
     with pytest.raises(ValueError, match=r"saved differs from this run's model in .*sam"):
         build_or_load(wider)
+
+
+def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
+    """A learning rate that throws the weights out of all numbers: update 1 is finite, the next forward is not."""
+    write_inputs(tmp_path)
+    config = make_config(tmp_path, "run")
+    steep = replace(config, optimizer=replace(config.optimizer, learning_rate=1e30, warmup_updates=0))
+    with pytest.raises(FloatingPointError, match=r"loss is not finite at micro-batch \d+ on rank 0.*samples .*\d"):
+        train_model(steep)
+    assert not (tmp_path / "run" / "finished.json").exists()
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from partonomy.questions.question_types import QuestionType
-from validate_partonomy import build_parser, main, parse_types
+from validate_partonomy import build_parser, main, parse_generate, parse_types
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,6 +18,14 @@ def test_types_come_in_the_benchmarks_order() -> None:
         parse_types("riddle,identification")
 
 
+def test_own_answers_are_asked_of_types_that_are_asked() -> None:
+    assert parse_generate(None, ("identification", "identification_with_label")) == ("identification_with_label",)
+    assert parse_generate(None, ("identification",)) == ()
+    assert parse_generate("all", ("positive", "negative")) == ("positive", "negative")
+    assert parse_generate("none", ("positive",)) == ()
+    assert parse_generate("negative", ("positive", "negative")) == ("negative",)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -28,6 +36,12 @@ def test_types_come_in_the_benchmarks_order() -> None:
         (["--model", "oracle", "--question_types", "none"], "names no type"),
         (["--model", "oracle", "--limit", "0"], "--limit must be at least 1"),
         (["--model", "oracle", "--num_procs", "0"], "--num_procs must be at least 1"),
+        (
+            ["--model", "oracle", "--question_types", "positive", "--generate", "identification,positive"],
+            "--generate names identification, which --question_types does not ask: positive",
+        ),
+        (["--model", "oracle", "--shard", "2of8"], "--shard '2of8': give NUMBER/COUNT"),
+        (["--model", "oracle", "--text_matching", "char-ngram-tfidf", "--text_threshold", "0"], r"\(0, 1\], got 0"),
     ],
 )
 def test_bad_arguments_say_what_to_do(tmp_path: Path, flags: list[str], message: str) -> None:

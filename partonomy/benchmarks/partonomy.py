@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from partonomy.evaluation.model_api import Role, Turn
+from partonomy.evaluation.protocols import PROTOCOL_METRICS, MetricProtocol, metric_of
 from partonomy.metrics.matching import Matching
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, Selector
 from partonomy.questions.question_types import QuestionType
@@ -18,12 +19,26 @@ from partonomy.structures import Question
 VERSION = "partonomy-1.0"
 """Changes whenever a prompt, a protocol or a metric changes a number."""
 
+EMBEDDING_SUFFIX = "_embedding"
+"""Of the text metrics that compare part names by embeddings instead of by exact strings."""
+
 
 class Conditioning(StrEnum):
     """Which first answer the second question of a part-whole type follows."""
 
     GOLD = "gold"
     PREDICTED = "predicted"
+
+
+class ChoiceProtocol(StrEnum):
+    """How a model chooses: each answer scored by its probability, or all shown at once and one named (`listwise`).
+
+    The paper asks GPT-4o and SegLLM the second way, and says that it lets a model find the answer from which the wrong
+    ones were made.
+    """
+
+    LIKELIHOOD = "likelihood"
+    LISTWISE = "listwise"
 
 
 class Subject(StrEnum):
@@ -99,14 +114,25 @@ def mask_metric_names(matching: Matching) -> tuple[str, str, str]:
     return f"giou_micro_{matching}", f"giou_macro_{matching}", f"ciou_{matching}"
 
 
-def metric_names(question_type: QuestionType | None) -> tuple[str, ...]:
-    """Every metric that a summary reports for a type, in order."""
+def metric_names(question_type: QuestionType | None, has_embedding: bool = False) -> tuple[str, ...]:
+    """Every metric that a summary reports for a type, in order.
+
+    Args:
+        question_type: The type; None for unreadable records that name none.
+        has_embedding: Whether the run also compares part names by embeddings.
+    """
     masks = [name for matching in Matching for name in mask_metric_names(matching)]
     texts = ["parts_precision", "parts_recall", "parts_f1"]
+    if has_embedding:
+        texts += [name + EMBEDDING_SUFFIX for name in texts]
+    has_object = question_type is not None and question_type.is_part_whole
     names = [*masks, *(accuracy_name(Subject.PARTS, selector) for selector in Selector), *texts]
-    if question_type is not None and question_type.is_part_whole:
+    if has_object:
         names += [accuracy_name(Subject.OBJECT, selector) for selector in Selector]
-    names += ["authors_giou_micro_paired", "authors_giou_macro_paired"]
+    authors = [
+        name for name in PROTOCOL_METRICS if has_object or name != accuracy_name(Subject.OBJECT, DEFAULT_SELECTOR)
+    ]
+    names += [metric_of(MetricProtocol.AUTHORS, name) for name in authors]
     names += [f"generated_{name}" for name in [*masks, "parts_accuracy", *texts]]
     return tuple(names)
 

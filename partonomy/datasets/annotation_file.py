@@ -1,46 +1,76 @@
 """`annotations.json` of the project's own form: objects and parts as COCO-style annotations (see `store`)."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from partonomy.datasets.files import RECORD_ERRORS, check_box, check_relative_path, check_text
 from partonomy.masks import rle_area, rle_bbox, rle_from_coco, rle_to_json
+from partonomy.segmentation_checks import check_mask_size, shorten
 from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part, PartDataset
 
 OBJECT = "OBJECT"
 PART = "PART"
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
-def annotations_to_json(dataset: PartDataset) -> dict[str, Any]:
-    """Return the content of `annotations.json`; every part must have exactly one annotation id."""
-    instances = [instance for image in dataset.images for instance in image.objects]
-    categories: dict[str, dict[str, Any]] = {}
-    for instance in sorted(instances, key=lambda instance: instance.label):
-        categories[instance.label] = {"supercategory": OBJECT, "category": instance.category}
-    for label, part_label in sorted(
-        {(instance.label, part.label) for instance in instances for part in instance.parts}
-    ):
-        categories[f"{label}:{part_label}"] = {"supercategory": PART, "part": part_label}
+def write_annotations(dataset: PartDataset, path: Path) -> None:
+    """Write `annotations.json`, record by record: held as one JSON value, a training set would take gigabytes.
+
+    Args:
+        dataset: every part must have exactly one annotation id.
+        path: of the file; it is switched in when it is complete.
+    """
+    categories = _collect_categories(dataset)
     category_id = {name: number for number, name in enumerate(categories, start=1)}
-    annotations: list[dict[str, Any]] = []
+    lists: dict[str, Iterable[dict[str, Any]]] = {
+        "images": (
+            {"id": image.image_id, "file_name": image.file_name, "height": image.height, "width": image.width}
+            for image in dataset.images
+        ),
+        "categories": ({"id": category_id[name], "name": name} | content for name, content in categories.items()),
+        "annotations": _annotation_records(dataset, category_id),
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for number, (name, records) in enumerate(lists.items()):
+            start = "," if number else "{"
+            file.write(f'{start}"{name}":[')
+            for position, record in enumerate(records):
+                file.write(("," if position else "") + ENCODER.encode(record))
+            file.write("]")
+        file.write("}\n")
+    temporary.replace(path)
+
+
+def _collect_categories(dataset: PartDataset) -> dict[str, dict[str, Any]]:
+    """The categories by name, objects first, each kind in the order of its labels."""
+    object_category: dict[str, str] = {}
+    part_labels: set[tuple[str, str]] = set()
+    for image in dataset.images:
+        for instance in image.objects:
+            object_category[instance.label] = instance.category
+            part_labels.update((instance.label, part.label) for part in instance.parts)
+    categories: dict[str, dict[str, Any]] = {}
+    for label, category in sorted(object_category.items()):
+        categories[label] = {"supercategory": OBJECT, "category": category}
+    for label, part_label in sorted(part_labels):
+        categories[f"{label}:{part_label}"] = {"supercategory": PART, "part": part_label}
+    return categories
+
+
+def _annotation_records(dataset: PartDataset, category_id: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     for image in dataset.images:
         for instance in image.objects:
             extra: dict[str, Any] = {} if instance.box is None else {"marked_box": list(instance.box)}
             record = {"id": instance.instance_id, "image_id": image.image_id, "obj_ann_id": instance.instance_id}
-            record |= {"category_id": category_id[instance.label]} | _mask_to_json(instance.mask) | extra
-            annotations.append(record)
+            yield record | {"category_id": category_id[instance.label]} | _mask_to_json(instance.mask) | extra
             for part in instance.parts:
                 record = {"id": part.annotation_ids[0], "image_id": image.image_id, "obj_ann_id": instance.instance_id}
                 name = f"{instance.label}:{part.label}"
-                annotations.append(record | {"category_id": category_id[name]} | _mask_to_json(part.mask))
-    return {
-        "images": [
-            {"id": image.image_id, "file_name": image.file_name, "height": image.height, "width": image.width}
-            for image in dataset.images
-        ],
-        "categories": [{"id": category_id[name], "name": name} | content for name, content in categories.items()],
-        "annotations": annotations,
-    }
+                yield record | {"category_id": category_id[name]} | _mask_to_json(part.mask)
 
 
 def _mask_to_json(mask: RLE | None) -> dict[str, Any]:
@@ -51,45 +81,100 @@ def _mask_to_json(mask: RLE | None) -> dict[str, Any]:
 
 
 def annotations_from_json(content: Mapping[str, Any], path: Path) -> tuple[AnnotatedImage, ...]:
-    """Read the content of `annotations.json`; errors name the file and the annotation."""
-    try:
-        categories = {category["id"]: category for category in content["categories"]}
-        sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-        masks = {record["id"]: _read_mask(record, sizes, path) for record in content["annotations"]}
-        parts: dict[int, list[Part]] = {}
-        for record in content["annotations"]:
-            category = categories[record["category_id"]]
-            if category["supercategory"] == PART:
-                mask = masks[record["id"]]
-                if mask is None:
-                    raise ValueError(f"{path}, annotation {record['id']}: a part needs a mask")
-                parts.setdefault(record["obj_ann_id"], []).append(Part(category["part"], mask, (record["id"],)))
-        objects: dict[int, list[ObjectInstance]] = {image_id: [] for image_id in sizes}
-        for record in content["annotations"]:
-            category = categories[record["category_id"]]
-            if category["supercategory"] == OBJECT:
-                number, box = record["id"], record.get("marked_box")
-                own_parts = tuple(parts.pop(number, ()))
-                objects[record["image_id"]].append(
-                    ObjectInstance(number, category["name"], category["category"], own_parts, masks[number], _box(box))
-                )
-        images = tuple(
-            AnnotatedImage(image["id"], image["file_name"], *sizes[image["id"]], tuple(objects[image["id"]]))
-            for image in content["images"]
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: a key or id is missing or of the wrong type: {error!r}") from error
-    if parts:
-        raise ValueError(f"{path}: parts refer to objects that are not annotated, obj_ann_id {sorted(parts)[:5]}")
-    return images
+    """Read the content of `annotations.json`; errors name the file and the record."""
+    for key in ("images", "categories", "annotations"):
+        if not isinstance(content.get(key), list):
+            raise ValueError(f"{path}: {key!r} must be a list")
+    reader = _Reader(path)
+    for key, read in (
+        ("images", reader.read_image),
+        ("categories", reader.read_category),
+        ("annotations", reader.read_annotation),
+    ):
+        for number, record in enumerate(content[key]):
+            try:
+                read(record)
+            except RECORD_ERRORS as error:
+                identifier = record.get("id") if isinstance(record, Mapping) else None
+                name = f"at position {number}" if identifier is None else shorten(identifier)
+                reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+                raise ValueError(f"{path}, {key.removesuffix('s')} {name}: {reason}") from error
+    return reader.build()
 
 
-def _box(values: list[int] | None) -> tuple[int, int, int, int] | None:
-    return None if values is None else (values[0], values[1], values[2], values[3])
+class _Reader:
+    """Collects the records of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._images: dict[int, AnnotatedImage] = {}
+        self._categories: dict[int, Mapping[str, Any]] = {}
+        self._ids: set[int] = set()
+        self._parts: dict[tuple[int, int], list[Part]] = {}  # by image and object
+        self._objects: dict[int, list[ObjectInstance]] = {}
+
+    def read_image(self, record: Mapping[str, Any]) -> None:
+        image_id = _new_id(record, self._images)
+        check_mask_size(record["height"], record["width"], "the image")
+        file_name = check_relative_path(record["file_name"], "'file_name'")
+        self._images[image_id] = AnnotatedImage(image_id, file_name, record["height"], record["width"], ())
+        self._objects[image_id] = []
+
+    def read_category(self, record: Mapping[str, Any]) -> None:
+        category_id = _new_id(record, self._categories)
+        check_text(record["name"], "'name'")
+        if record["supercategory"] not in (OBJECT, PART):
+            raise ValueError(f"'supercategory' must be {OBJECT} or {PART}, got {shorten(record['supercategory'])}")
+        key = "part" if record["supercategory"] == PART else "category"
+        check_text(record[key], f"{key!r}")
+        self._categories[category_id] = record
+
+    def read_annotation(self, record: Mapping[str, Any]) -> None:
+        number = _new_id(record, self._ids)
+        self._ids.add(number)
+        image = _find(self._images, record["image_id"], "image")
+        category = _find(self._categories, record["category_id"], "category")
+        mask = record["segmentation"]
+        if mask is not None:
+            mask = rle_from_coco(mask, image.height, image.width, "segmentation")
+        if category["supercategory"] == PART:
+            if mask is None:
+                raise ValueError("a part needs a mask")
+            owner = (image.image_id, record["obj_ann_id"])
+            self._parts.setdefault(owner, []).append(Part(category["part"], mask, (number,)))
+        else:
+            box = record.get("marked_box")
+            box = None if box is None else check_box(box, "'marked_box'")
+            instance = ObjectInstance(number, category["name"], category["category"], (), mask, box)
+            self._objects[image.image_id].append(instance)
+
+    def build(self) -> tuple[AnnotatedImage, ...]:
+        """The images with their objects and these with their parts, in file order."""
+        images = []
+        for image in self._images.values():
+            objects = [
+                replace(instance, parts=tuple(self._parts.pop((image.image_id, instance.instance_id), ())))
+                for instance in self._objects[image.image_id]
+            ]
+            images.append(replace(image, objects=tuple(objects)))
+        if self._parts:
+            numbers = ", ".join(shorten(number) for _, number in list(self._parts)[:5])
+            raise ValueError(
+                f"{self._path}: parts refer to objects that are not annotated in their image, obj_ann_id {numbers}"
+            )
+        return tuple(images)
 
 
-def _read_mask(record: Mapping[str, Any], sizes: Mapping[int, tuple[int, int]], path: Path) -> RLE | None:
-    if record["segmentation"] is None:
-        return None
-    height, width = sizes[record["image_id"]]
-    return rle_from_coco(record["segmentation"], height, width, f"{path}, annotation {record['id']}")
+def _new_id(record: Mapping[str, Any], known: Container[int]) -> int:
+    number = record["id"]
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ValueError(f"'id' must be an integer, got {shorten(number)}")
+    if number in known:
+        raise ValueError(f"the id {shorten(number)} occurs twice")
+    return number
+
+
+def _find(known: Mapping[int, Any], number: object, kind: str) -> Any:
+    if not isinstance(number, int) or number not in known:
+        raise ValueError(f"there is no {kind} {shorten(number)}")
+    return known[number]

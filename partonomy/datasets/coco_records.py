@@ -5,17 +5,19 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
-from partonomy.datasets.files import read_json
+from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, check_text, printable, read_json
 from partonomy.images import check_image, image_size
 from partonomy.masks import rle_area, rle_from_coco
 from partonomy.names import split_part_name
+from partonomy.segmentation_checks import is_integer, shorten
 from partonomy.structures import RLE
 
 OBJECT = "OBJECT"
 PART = "PART"
 BACKGROUND = "background"
+MAX_ID = 2**63 - 1
 NO_ID = -1  # stands for the id of a skipped annotation that has none
 
 
@@ -108,9 +110,10 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
         if not isinstance(content.get(key), list):
             raise ValueError(f"{path}: a COCO file needs the list {key!r}")
     roles = _read_roles(content["categories"], config)
-    images, bad_images = _read_images(content["images"], config)
+    images, bad_images, nameless = _read_images(content["images"], config)
     skipped: dict[str, list[int]] = defaultdict(list)
-    skipped.update((_unusable_image(reason), []) for reason in bad_images.values())  # listed also without annotations
+    reasons = [*bad_images.values(), *nameless]
+    skipped.update((_unusable_image(reason), []) for reason in reasons)  # listed also without annotations
     annotations: dict[int, RawAnnotation] = {}
     for number, record in enumerate(content["annotations"]):
         where = _describe(path, "annotation", number, record)
@@ -127,12 +130,12 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
                 skipped["background"].append(annotation_id)
             else:
                 annotations[annotation_id] = _read_annotation(record, images[image_id], role)
-        except (ValueError, TypeError, KeyError) as error:
-            reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+        except RECORD_ERRORS as error:
+            reason = _describe_error(error)
             if config.invalid == "raise":
                 raise ValueError(f"{where}: {reason}") from error
             identifier = record.get("id") if isinstance(record, Mapping) else None
-            skipped[reason].append(identifier if isinstance(identifier, int) else NO_ID)
+            skipped[reason].append(identifier if _is_id(identifier) else NO_ID)
     rows = tuple(SkippedAnnotations(reason, tuple(numbers)) for reason, numbers in skipped.items())
     return CocoRecords(tuple(images.values()), tuple(annotations.values()), rows)
 
@@ -146,14 +149,17 @@ def _read_roles(categories: list[Any], config: CocoConfig) -> dict[int, _Role]:
     for number, record in enumerate(categories):
         where = _describe(config.annotations, "category", number, record)
         try:
-            category_id, name = _integer(record, "id"), record["name"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{where}: a category needs an integer 'id' and a 'name' ({error!r})") from error
-        if not isinstance(name, str):
-            raise ValueError(f"{where}: 'name' must be a text, got {name!r}")
+            category_id, name = _integer(record, "id"), check_text(record["name"], "'name'")
+        except RECORD_ERRORS as error:
+            raise ValueError(f"{where}: {_describe_error(error)}") from error
         if category_id in roles:
             raise ValueError(f"{where}: the category id {category_id} occurs twice")
-        roles[category_id] = _category_role(name, str(record.get("supercategory") or ""), config.object_name)
+        supercategory = record.get("supercategory")
+        roles[category_id] = _category_role(
+            name, supercategory if isinstance(supercategory, str) else "", config.object_name
+        )
+        if roles[category_id].raw_part == "":
+            raise ValueError(f"{where}: the name {name!r} names no part")
     if not any(role.raw_part is not None for role in roles.values()):
         raise ValueError(
             f"{config.annotations}: no category is a part. Name parts 'object:part', give them the supercategory "
@@ -174,30 +180,43 @@ def _category_role(name: str, supercategory: str, object_name: str | None) -> _R
     return _Role(name, None) if object_name is None else _Role(object_name, name)
 
 
-def _read_images(records: list[Any], config: CocoConfig) -> tuple[dict[int, CocoImage], dict[int, str]]:
-    """Read image records; the second value gives the reason of those that cannot be used, by id."""
+def _read_images(
+    records: list[Any], config: CocoConfig
+) -> tuple[dict[int, CocoImage], dict[int, str], tuple[str, ...]]:
+    """Read image records; the other values give the reasons of those that cannot be used, by id and without one."""
     images: dict[int, CocoImage] = {}
     bad: dict[int, str] = {}
+    nameless: list[str] = []
     for number, record in enumerate(records):
         where = _describe(config.annotations, "image", number, record)
+        image_id = None
         try:
-            image_id, file_name = _integer(record, "id"), record["file_name"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{where}: an image needs an integer 'id' and a 'file_name' ({error!r})") from error
-        if image_id < 0 or not isinstance(file_name, str):
-            raise ValueError(f"{where}: 'id' must be 0 or more and 'file_name' a text, got {image_id}, {file_name!r}")
-        if image_id in images or image_id in bad:
-            raise ValueError(f"{where}: the image id {image_id} occurs twice")
-        try:
-            images[image_id] = _read_image(record, image_id, file_name, config.images)
-        except (ValueError, FileNotFoundError) as error:
+            image_id = _read_image_id(record)
+            if image_id in images or image_id in bad:
+                raise ValueError(f"the image id {image_id} occurs twice")
+            images[image_id] = _read_image(record, image_id, config.images)
+        except RECORD_ERRORS as error:
+            reason = _describe_error(error)
             if config.invalid == "raise":
-                raise type(error)(f"{where}: {error}") from error
-            bad[image_id] = str(error)
-    return images, bad
+                kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+                raise kind(f"{where}: {reason}") from error
+            if image_id is None:
+                nameless.append(f"{where}: {reason}")
+            else:
+                images.pop(image_id, None)  # of two images of one id, neither is known to be the annotations' own
+                bad[image_id] = reason
+    return images, bad, tuple(nameless)
 
 
-def _read_image(record: Mapping[str, Any], image_id: int, file_name: str, folder: Path) -> CocoImage:
+def _read_image_id(record: Mapping[str, Any]) -> int:
+    image_id = _integer(record, "id")
+    if image_id < 0:
+        raise ValueError(f"'id' must be 0 or more, got {image_id}")
+    return image_id
+
+
+def _read_image(record: Mapping[str, Any], image_id: int, folder: Path) -> CocoImage:
+    file_name = check_relative_path(record["file_name"], "'file_name'")
     path = folder / file_name
     if record.get("height") is None or record.get("width") is None:
         return CocoImage(image_id, file_name, *image_size(path))
@@ -230,37 +249,52 @@ def _read_annotation(record: Mapping[str, Any], image: CocoImage, role: _Role) -
         raw_part=role.raw_part,
         object_id=_integer(record, "obj_ann_id") if is_part and linked is not None else None,
         mask=mask,
-        box=_read_box(record.get("bbox")),
+        box=read_box(record.get("bbox"), image),
         is_crowd=_read_crowd(record.get("iscrowd", 0)),
     )
 
 
-def _read_box(values: object) -> tuple[int, int, int, int] | None:
+def read_box(values: object, image: CocoImage) -> tuple[int, int, int, int] | None:
+    """The part of a box that lies in the image, in whole pixels; None where there is none."""
     if values is None or values == []:
         return None
     if not isinstance(values, list) or len(values) != 4 or not all(_is_finite(value) for value in values):
-        raise ValueError(f"'bbox' must be [x, y, width, height], got {values!r}")
+        raise ValueError(f"'bbox' must be [x, y, width, height], got {shorten(values)}")
     x, y, width, height = (round(value) for value in values)
-    return x, y, width, height
+    left, top = max(x, 0), max(y, 0)
+    right, bottom = min(x + width, image.width), min(y + height, image.height)
+    return (left, top, right - left, bottom - top) if left < right and top < bottom else None
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _read_crowd(value: object) -> bool:
     if value not in (0, 1):  # True == 1: COCO-Annotator writes booleans
-        raise ValueError(f"'iscrowd' must be 0, 1, true or false, got {value!r}")
+        raise ValueError(f"'iscrowd' must be 0, 1, true or false, got {shorten(value)}")
     return bool(value)
 
 
 def _integer(record: Mapping[str, Any], key: str) -> int:
     value = record[key]
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{key!r} must be an integer, got {value!r}")
+    if not _is_id(value):
+        raise ValueError(f"{key!r} must be an integer, got {shorten(value)}")
     return value
+
+
+def _is_id(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_ID
 
 
 def _describe(path: Path, kind: str, number: int, record: object) -> str:
     identifier = record.get("id") if isinstance(record, Mapping) else None
-    return f"{path}, {kind} {identifier if identifier is not None else f'at position {number}'}"
+    return f"{path}, {kind} {shorten(identifier) if identifier is not None else f'at position {number}'}"
+
+
+def _describe_error(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return printable(f"the key {error} is missing")
+    return printable(
+        str(error) if isinstance(error, ValueError | OSError) else f"a value is of the wrong type ({error})"
+    )

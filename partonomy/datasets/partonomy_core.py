@@ -1,9 +1,9 @@
 """Reader and writer of the published question records (`{split}_qa_pairs.json`; paper, appendix B).
 
 A file is a JSON list, one record per question, with every mask repeated in it. Keys: `image_path` (relative to the
-file's folder), `image_label`, `question`, `question_type`, `answer_choices`, `answer_types`, `answer_parts`,
-`segmentations` (label -> masks of the instance) and, not null for the part-whole types only, `object_question`,
-`object_answer_choices`, `object_answer_types`, `object_answer_classes`.
+file's folder and inside of it), `image_label`, `question`, `question_type`, `answer_choices`, `answer_types`,
+`answer_parts`, `segmentations` (label -> masks of the instance) and, not null for the part-whole types only,
+`object_question`, `object_answer_choices`, `object_answer_types`, `object_answer_classes`.
 """
 
 import hashlib
@@ -11,17 +11,19 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from partonomy.datasets.files import hash_files
+from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, check_text, hash_files, parse_json
+from partonomy.datasets.sidecar import exported_image_root
 from partonomy.images import check_image
 from partonomy.masks import rle_from_coco, rle_to_json, union_masks
-from partonomy.questions.phrases import locate_phrases
+from partonomy.questions.phrases import locate_listed, locate_phrases
 from partonomy.questions.question_file import check_question, describe_record_error, invalid_record
 from partonomy.questions.question_types import QuestionType
+from partonomy.segmentation_checks import check_mask_size, shorten
 from partonomy.structures import (
-    RLE,
     CharSpan,
     Choice,
     InvalidRecord,
@@ -73,8 +75,8 @@ def read_records(
     for index, content in enumerate(contents):
         try:
             records.append(reader.read(index, content))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            reason = str(error) if isinstance(error, OSError) else describe_record_error(error)
+        except RECORD_ERRORS as error:
+            reason = describe_record_error(error)
             if invalid == "raise":
                 raise ValueError(f"{path}, record {index}: {reason}") from error
             bad.append(invalid_record(index, content, reason))
@@ -112,15 +114,17 @@ class _RecordReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._image_ids: dict[str, int] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
         self._parts: dict[tuple[str, str], tuple[Part, ...]] = {}
 
     def read(self, index: int, content: Mapping[str, Any]) -> PublishedRecord:
         if not isinstance(content, Mapping):
             raise ValueError(f"expected a JSON object, got {type(content).__name__}")
-        question_type = QuestionType(content["question_type"])
+        question_type = QuestionType(_text(content, "question_type"))
         image_path = _text(content, "image_path")
-        parts = self._read_parts(image_path, content["segmentations"])
-        choices = _read_choices(content)
+        full_path = self._find_image(image_path)
+        parts = self._read_parts(image_path, full_path, content["segmentations"])
+        choices = _read_choices(content, question_type)
         correct = [choice for choice in choices if choice.is_correct]
         mask_of = {part.label: part for part in parts}
         for label in correct[0].parts if len(correct) == 1 else ():
@@ -131,7 +135,7 @@ class _RecordReader:
             question_type=question_type,
             image_id=self._image_ids.setdefault(image_path, len(self._image_ids) + 1),
             instance_id=-1,
-            image_path=(self._path.parent / image_path).resolve(),
+            image_path=full_path,
             height=parts[0].mask.height,
             width=parts[0].mask.width,
             object_label=_text(content, "image_label"),
@@ -143,67 +147,123 @@ class _RecordReader:
         check_question(question)
         return PublishedRecord(index, question, image_path, parts)
 
-    def _read_parts(self, image_path: str, segmentations: object) -> tuple[Part, ...]:
+    def _find_image(self, image_path: str) -> Path:
+        """The image's path: inside the file's folder, or inside the image folder that an export's second file names."""
+        path = self._path.parent / image_path
+        try:
+            check_relative_path(image_path, "'image_path'")
+        except ValueError:
+            if self._exported_root is None or not path.resolve().is_relative_to(self._exported_root):
+                raise
+        return path.resolve()
+
+    @cached_property
+    def _exported_root(self) -> Path | None:
+        return exported_image_root(self._path)
+
+    def _read_parts(self, image_path: str, full_path: Path, segmentations: object) -> tuple[Part, ...]:
         if not isinstance(segmentations, Mapping) or not segmentations:
             raise ValueError("'segmentations' must map part labels to masks, and hold at least one")
         text = json.dumps(segmentations, ensure_ascii=False)
         key = (image_path, hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest())
         if key not in self._parts:
-            parts = tuple(_read_part(label, masks) for label, masks in segmentations.items())
-            sizes = {(part.mask.height, part.mask.width) for part in parts}
-            if len(sizes) > 1:
-                raise ValueError(f"the masks have several sizes: {sorted(sizes)}")
-            check_image((self._path.parent / image_path).resolve(), *sizes.pop())
-            self._parts[key] = parts
+            # The image bounds what its masks may claim, so it comes first.
+            height, width = self._check_size(image_path, full_path, segmentations)
+            self._parts[key] = tuple(_read_part(label, masks, height, width) for label, masks in segmentations.items())
         return self._parts[key]
+
+    def _check_size(self, image_path: str, full_path: Path, segmentations: Mapping[str, Any]) -> tuple[int, int]:
+        """The size that the first mask names, (height, width), checked against the image file and earlier records."""
+        label, masks = next(iter(segmentations.items()))
+        height, width = _claimed_size(_mask_list(label, masks)[0], f"mask 0 of {label!r}")
+        try:
+            check_image(full_path, height, width)
+        except ValueError as error:
+            raise ValueError(f"mask 0 of {label!r}: {error}") from error
+        known = self._sizes.setdefault(image_path, (height, width))
+        if known != (height, width):
+            raise ValueError(f"the masks are {height} x {width}, those of an earlier record {known[0]} x {known[1]}")
+        return height, width
 
 
 def _read_list(path: Path) -> list[Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: record file not found")
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
+    contents = parse_json(path.read_bytes(), f"{path}: not a JSON file")
     if not isinstance(contents, list):
         raise ValueError(f"{path}: a record file is a JSON list of questions, got {type(contents).__name__}")
     return contents
 
 
-def _read_part(label: str, masks: object) -> Part:
+def _read_part(label: str, masks: object, height: int, width: int) -> Part:
+    check_text(label, "a part label in 'segmentations'")
+    contents = enumerate(_mask_list(label, masks))
+    return Part(
+        label,
+        union_masks([rle_from_coco(_unwrap(mask), height, width, f"mask {n} of {label!r}") for n, mask in contents]),
+    )
+
+
+def _mask_list(label: str, masks: object) -> Sequence[object]:
     if not isinstance(masks, Sequence) or isinstance(masks, str) or not masks:
         raise ValueError(f"the part {label!r} has no mask in 'segmentations'")
-    return Part(label, union_masks([_read_mask(mask, f"mask {n} of {label!r}") for n, mask in enumerate(masks)]))
+    return masks
 
 
-def _read_mask(content: object, where: str) -> RLE:
+def _unwrap(content: object) -> object:
+    """A mask without the "segmentation" keys it may be nested under; one without 'size' is none of a record."""
     while isinstance(content, Mapping) and "segmentation" in content:
         content = content["segmentation"]
+    return content if isinstance(content, Mapping) else {"size": None}
+
+
+def _claimed_size(mask: object, where: str) -> tuple[int, int]:
+    content = _unwrap(mask)
     size = content.get("size") if isinstance(content, Mapping) else None
     if not isinstance(size, Sequence) or len(size) != 2:
         raise ValueError(f"{where}: a mask needs 'size': [height, width]")
-    return rle_from_coco(content, int(size[0]), int(size[1]), where)
+    check_mask_size(size[0], size[1], where)
+    return size[0], size[1]
 
 
-def _read_choices(content: Mapping[str, Any]) -> tuple[Choice, ...]:
+def _read_choices(content: Mapping[str, Any], question_type: QuestionType) -> tuple[Choice, ...]:
     texts, kinds, parts = content["answer_choices"], content["answer_types"], content["answer_parts"]
     _check_aligned(("answer_choices", texts), ("answer_types", kinds), ("answer_parts", parts))
     choices = []
     for number, (text, kind, labels) in enumerate(zip(texts, kinds, parts, strict=True)):
-        located = zip(labels, _locate_parts(text, labels, number), strict=True)
+        check_text(text, f"choice {number} of 'answer_choices'")
+        if not isinstance(labels, list):
+            raise ValueError(f"entry {number} of 'answer_parts' must be a list of part names, got {shorten(labels)}")
+        for label in labels:
+            check_text(label, f"a part in entry {number} of 'answer_parts'")
+        may_rename = _is_correct(kind) and question_type.may_rename_parts
+        located = zip(labels, _locate_parts(text, labels, number, may_rename), strict=True)
         in_reading_order = sorted(located, key=lambda pair: pair[1].start)
         spans = tuple(span for _, span in in_reading_order)
         choices.append(Choice(text, tuple(label for label, _ in in_reading_order), spans, _is_correct(kind)))
     return tuple(choices)
 
 
-def _locate_parts(text: str, labels: Sequence[str], number: int) -> tuple[CharSpan, ...]:
+def _locate_parts(text: str, labels: Sequence[str], number: int, may_rename: bool) -> tuple[CharSpan, ...]:
     try:
-        return locate_phrases(text, labels)
+        spans = locate_phrases(text, labels)
+        # A label that only stands before the list is a word of the object's name: "wheel" of a wheel loader.
+        is_listed = all(span.start > text.rfind(":") for span in spans)
+    except ValueError as error:
+        if not may_rename:
+            raise ValueError(
+                f"choice {number}: {error}; every name in 'answer_parts' must stand in its 'answer_choices' text, "
+                "letter for letter but for case: correct one of the two"
+            ) from error
+        is_listed = False
+    if is_listed or not may_rename:
+        return spans
+    try:
+        return locate_listed(text, labels)
     except ValueError as error:
         raise ValueError(
-            f"choice {number}: {error}; every name in 'answer_parts' must stand in its 'answer_choices' text, letter "
-            "for letter but for case: correct one of the two"
+            f"choice {number}: the names in 'answer_parts' do not stand in the list, nor does another word for each "
+            f"({error}): correct one of the two"
         ) from error
 
 
@@ -212,7 +272,12 @@ def _read_object_question(content: Mapping[str, Any]) -> ObjectQuestion:
     labels = content["object_answer_classes"]
     _check_aligned(("object_answer_choices", texts), ("object_answer_types", kinds), ("object_answer_classes", labels))
     choices = tuple(
-        ObjectChoice(text, label, _is_correct(kind)) for text, label, kind in zip(texts, labels, kinds, strict=True)
+        ObjectChoice(
+            check_text(text, "a choice of 'object_answer_choices'"),
+            check_text(label, "a name in 'object_answer_classes'"),
+            _is_correct(kind),
+        )
+        for text, label, kind in zip(texts, labels, kinds, strict=True)
     )
     return ObjectQuestion(_text(content, "object_question"), choices)
 
@@ -228,11 +293,9 @@ def _check_aligned(*columns: tuple[str, object]) -> None:
 
 def _is_correct(kind: object) -> bool:
     if kind not in (CORRECT, INCORRECT):
-        raise ValueError(f"an answer type is 'correct' or 'incorrect', got {kind!r}")
+        raise ValueError(f"an answer type is 'correct' or 'incorrect', got {shorten(kind)}")
     return kind == CORRECT
 
 
 def _text(content: Mapping[str, Any], key: str) -> str:
-    if not isinstance(content[key], str) or not content[key]:
-        raise ValueError(f"'{key}' must be a text, got {content[key]!r}")
-    return str(content[key])
+    return check_text(content[key], f"'{key}'")

@@ -7,16 +7,17 @@ import picks up when it is there. A record file alone imports too; ids are then 
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
-from partonomy.datasets.annotation_file import annotations_from_json
-from partonomy.datasets.files import hash_files, read_json, write_json
+from partonomy.datasets.annotation_file import annotations_from_json, write_annotations
+from partonomy.datasets.files import RECORD_ERRORS, check_box, check_text, hash_files, printable, read_json, write_json
 from partonomy.datasets.partonomy_core import PublishedRecord, question_to_record, read_records
+from partonomy.datasets.sidecar import read_sidecar, sidecar_path
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
     BUILD_FILE,
@@ -25,14 +26,15 @@ from partonomy.datasets.store import (
     load_dataset,
     load_questions,
     number_annotations,
+    read_skipped,
     save_dataset,
     write_questions,
 )
 from partonomy.names import LEVEL_SEPARATOR
+from partonomy.questions.question_file import describe_record_error
 from partonomy.questions.question_types import QuestionType
 from partonomy.structures import AnnotatedImage, InvalidRecord, ObjectInstance, Part, PartDataset, Question
 
-SIDECAR_SUFFIX = ".annotations.json"
 MISSING_FILE = "(none)"
 
 
@@ -45,13 +47,11 @@ class ExchangeSummary:
     invalid: tuple[InvalidRecord, ...] = ()
 
 
-def sidecar_path(record_file: Path) -> Path:
-    """Where the annotations of a record file stand."""
-    return record_file.with_suffix(SIDECAR_SUFFIX)
-
-
 def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
     """Write a data set folder as a published record file and its annotations beside it.
+
+    Where the images do not lie in the record file's folder or below, only both files together can be read again: a
+    record file alone may not name images outside of its folder.
 
     Raises:
         FileNotFoundError, ValueError: the folder is missing or broken.
@@ -98,7 +98,8 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
     Args:
         record_file: the JSON list.
         folder: created when missing.
-        invalid: "raise" stops at the first bad record; "collect" leaves bad ones out and lists them in `build.json`.
+        invalid: "raise" stops at the first bad record; "collect" leaves bad ones out and lists them in `build.json`, so
+            that a validation of the folder counts them as failed, like one of the record file.
 
     Raises:
         ValueError: a broken file, or annotations beside it that belong to another version of it.
@@ -120,7 +121,13 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
     write_questions(questions, folder)
     build["import"] = import_source(record_file)
     build["invalid_records"] = [
-        {"record_index": row.record_index, "question_id": row.question_id, "reason": row.reason} for row in bad
+        {
+            "record_index": row.record_index,
+            "question_id": row.question_id,
+            "question_type": row.question_type and row.question_type.value,
+            "reason": row.reason,
+        }
+        for row in bad
     ]
     write_json(folder / BUILD_FILE, build, indent=2)
     return ExchangeSummary(len(questions), sum(question.box is not None for question in questions), bad)
@@ -135,39 +142,58 @@ def _restore(
     record_file: Path, records: Sequence[PublishedRecord], folder: Path
 ) -> tuple[list[Question], dict[str, Any]]:
     """Give records back the ids that the annotations beside them hold, and write these annotations."""
-    path = sidecar_path(record_file)
-    sidecar = read_json(path)
-    if sidecar.get("record_sha256") != hash_files([record_file]):
-        raise ValueError(f"{path}: belongs to another version of {record_file}; export both again, or delete it")
-    description: dict[str, Any] = sidecar["dataset"]
-    image_root = (record_file.parent / description["image_root"]).resolve()
+    path, sidecar = sidecar_path(record_file), read_sidecar(record_file)
+    try:
+        description: dict[str, Any] = sidecar["dataset"]
+        image_root = (record_file.parent / description["image_root"]).resolve()
+        identities, build = list(sidecar["questions"]), dict(sidecar["build"] or {})
+        annotations = dict(sidecar["annotations"])
+    except RECORD_ERRORS as error:
+        raise ValueError(f"{path}: {describe_record_error(error)}; export both files again") from error
+    images = annotations_from_json(annotations, path)
+    read_skipped(build, path)
+    for content in (description, build):
+        _check_writable(content, path)
+    owners = {instance.instance_id: (image, instance) for image in images for instance in image.objects}
+    questions = []
+    for record in records:
+        try:
+            questions.append(_restore_question(record, identities[record.index], owners, image_root))
+        except RECORD_ERRORS as error:
+            raise ValueError(f"{path}, question {record.index}: {describe_record_error(error)}") from error
     inside = image_root.is_relative_to(folder.resolve())
     root = image_root.relative_to(folder.resolve()) if inside else image_root
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / DATASET_FILE, description | {"image_root": root.as_posix()}, indent=2)
-    write_json(folder / ANNOTATIONS_FILE, sidecar["annotations"])
-    owners = {
-        instance.instance_id: (image, instance)
-        for image in annotations_from_json(sidecar["annotations"], path)
-        for instance in image.objects
-    }
-    questions = []
-    for record in records:
-        identity = sidecar["questions"][record.index]
-        image, instance = owners[identity["instance_id"]]
-        box = identity["box"]
-        questions.append(
-            replace(
-                record.question,
-                question_id=identity["question_id"],
-                image_id=image.image_id,
-                instance_id=instance.instance_id,
-                image_path=image_root / image.file_name,
-                masks=tuple(instance.find_part(label) for label in record.question.correct_choice.parts),
-                box=None if box is None else (box[0], box[1], box[2], box[3]),
-            )
-        )
-    return questions, dict(sidecar["build"] or {})
+    write_annotations(PartDataset("", image_root, images), folder / ANNOTATIONS_FILE)
+    return questions, build
+
+
+def _check_writable(content: Mapping[str, Any], path: Path) -> None:
+    try:
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: a value cannot be written again ({printable(str(error))[:200]})") from error
+
+
+def _restore_question(
+    record: PublishedRecord,
+    identity: Mapping[str, Any],
+    owners: Mapping[int, tuple[AnnotatedImage, ObjectInstance]],
+    image_root: Path,
+) -> Question:
+    image, instance = owners[identity["instance_id"]]
+    part_of = {part.label: part for part in instance.parts}
+    box = identity["box"]
+    return replace(
+        record.question,
+        question_id=check_text(identity["question_id"], "'question_id'"),
+        image_id=image.image_id,
+        instance_id=instance.instance_id,
+        image_path=image_root / image.file_name,
+        masks=tuple(part_of[label] for label in record.question.correct_choice.parts),
+        box=None if box is None else check_box(box, "'box'"),
+    )
 
 
 def _gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartDataset, list[Question]]:
@@ -200,7 +226,8 @@ def _gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[Part
     for record in records:
         question = record.question
         instance = numbered[instances[question.image_id, question.object_label, record.parts].instance_id]
-        masks = tuple(instance.find_part(label) for label in question.correct_choice.parts)
+        part_of = {part.label: part for part in instance.parts}
+        masks = tuple(part_of[label] for label in question.correct_choice.parts)
         questions.append(replace(question, instance_id=instance.instance_id, masks=masks))
     return dataset, questions
 

@@ -5,9 +5,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from partonomy.datasets.coco import SourceReading, read_coco
+from partonomy.datasets.assembly import SourceReading
+from partonomy.datasets.coco import read_coco
 from partonomy.datasets.coco_records import CocoConfig
 from partonomy.datasets.files import hash_files
+from partonomy.datasets.paco import read_paco
+from partonomy.datasets.part_imagenet import read_part_imagenet
+from partonomy.datasets.pascal_part import read_pascal_part
+from partonomy.datasets.record_source import find_record_file, read_record_source
+from partonomy.datasets.store import ANNOTATIONS_FILE, load_dataset
 from partonomy.datasets.synthetic import SyntheticConfig, build_synthetic
 
 Settings = dict[str, str | int | float | bool | None]
@@ -18,25 +24,30 @@ class SourceOptions:
     """What the command line knows about a source; None: not given.
 
     Attributes:
-        images: folder of images; of the embedded source the number of images to draw.
         output: folder of the data set, into which the embedded source draws.
         seed: of drawn data.
         num_workers: processes.
         invalid: "raise" or "collect" bad records.
+        images: folder of images; of the embedded source the number of images to draw, of the source "dataset" its
+            folder.
         annotations, object_name, categories, name_map, name: see `CocoConfig`.
+        object_names: see `read_part_imagenet`.
+        fold_sides: see `read_pascal_part`.
         split, image_size: see `SyntheticConfig`.
     """
 
-    images: str
     output: Path
     seed: int
     num_workers: int
     invalid: Literal["raise", "collect"]
+    images: str | None = None
     annotations: Path | None = None
     object_name: str | None = None
+    object_names: Path | None = None
     categories: Path | None = None
     name_map: Path | None = None
     name: str | None = None
+    fold_sides: bool | None = None
     split: Literal["train", "dev", "val"] | None = None
     image_size: int | None = None
 
@@ -46,7 +57,7 @@ class DataSource:
     """A source: which options it understands besides the common ones, what its output depends on, how it is read."""
 
     options: frozenset[str]
-    settings: Callable[[SourceOptions], Settings]
+    settings: Callable[[str, SourceOptions], Settings]
     read: Callable[[SourceOptions], SourceReading]
 
 
@@ -66,9 +77,10 @@ def find_source(name: str, options: SourceOptions) -> DataSource:
     return source
 
 
-def _coco_config(options: SourceOptions) -> CocoConfig:
-    if options.annotations is None:
-        raise ValueError("--source coco needs --annotations FILE")
+def _annotated_config(options: SourceOptions) -> CocoConfig:
+    """Of the sources that read annotations beside a folder of images."""
+    if options.annotations is None or options.images is None:
+        raise ValueError("this source needs --annotations (file or folder) and --images FOLDER")
     if not Path(options.images).is_dir():
         raise FileNotFoundError(f"{options.images}: the image folder (--images) does not exist")
     return CocoConfig(
@@ -82,30 +94,73 @@ def _coco_config(options: SourceOptions) -> CocoConfig:
     )
 
 
-def _coco_settings(options: SourceOptions) -> Settings:
-    config = _coco_config(options)
-    files = {"annotations": config.annotations, "categories": config.categories, "name_map": config.name_map}
-    for flag, path in files.items():
-        if path is not None and not path.is_file():
-            raise FileNotFoundError(f"{path}: the file of --{flag} does not exist")
-    hashes: Settings = {f"{flag}_sha256": None if path is None else hash_files([path]) for flag, path in files.items()}
-    settings: Settings = {
-        "source": "coco",
-        "images": config.images.resolve().as_posix(),
-        "name": config.name,
-        "object_name": config.object_name,
-        "invalid": config.invalid,
+def _annotated_settings(source: str, options: SourceOptions) -> Settings:
+    """What the output depends on: every option the source understands, files by their content."""
+    config = _annotated_config(options)
+    settings: Settings = {"source": source, "images": config.images.resolve().as_posix(), "invalid": config.invalid}
+    for flag in sorted(SOURCES[source].options - {"images"}):
+        value = getattr(options, flag)
+        if flag == "annotations" or isinstance(value, Path):
+            settings[f"{flag}_sha256"] = _hash_input(flag, value)
+        elif flag in PATH_OPTIONS:
+            settings[f"{flag}_sha256"] = None
+        else:
+            settings[flag] = value
+    return settings
+
+
+def _hash_input(flag: str, path: Path) -> str:
+    """Of a file, or of the .mat files of a folder."""
+    if path.is_dir():
+        return hash_files(sorted(path.glob("*.mat")))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the file of --{flag} does not exist")
+    return hash_files([path])
+
+
+def _record_config(options: SourceOptions) -> CocoConfig:
+    """The record file, named by --annotations, or the folder it lies in with its images."""
+    place = options.annotations or (Path(options.images) if options.images is not None else None)
+    if place is None:
+        raise ValueError("this source needs --images FOLDER (with the record file in it) or --annotations FILE")
+    record_file = find_record_file(place)
+    return CocoConfig(
+        annotations=record_file,
+        images=record_file.parent,
+        name=options.name,
+        categories=options.categories,
+        name_map=options.name_map,
+        invalid=options.invalid,
+    )
+
+
+def _record_settings(source: str, options: SourceOptions) -> Settings:
+    config = _record_config(options)
+    named = {"annotations": config.annotations, "categories": config.categories, "name_map": config.name_map}
+    settings: Settings = {"source": source, "images": config.images.resolve().as_posix(), "invalid": config.invalid}
+    settings |= {"name": config.name}
+    return settings | {
+        f"{flag}_sha256": None if path is None else _hash_input(flag, path) for flag, path in named.items()
     }
-    return settings | hashes
 
 
-def _read_coco(options: SourceOptions) -> SourceReading:
-    return read_coco(_coco_config(options))
+def _dataset_folder(options: SourceOptions) -> Path:
+    if options.images is None:
+        raise ValueError("--source dataset needs --images FOLDER, a data set made by build, prune, merge or split")
+    return Path(options.images)
+
+
+def _dataset_settings(source: str, options: SourceOptions) -> Settings:
+    folder = _dataset_folder(options)
+    if not (folder / ANNOTATIONS_FILE).is_file():
+        raise FileNotFoundError(f"{folder}: not a data set folder, it has no {ANNOTATIONS_FILE}")
+    digest = hash_files([folder / ANNOTATIONS_FILE])
+    return {"source": source, "images": folder.resolve().as_posix(), "annotations_sha256": digest}
 
 
 def _synthetic_config(options: SourceOptions) -> SyntheticConfig:
     try:
-        num_images = int(options.images)
+        num_images = int(options.images or "")
     except ValueError as error:
         raise ValueError(f"--source synthetic draws --images N images, got {options.images!r}") from error
     split = options.split or "train"
@@ -114,10 +169,10 @@ def _synthetic_config(options: SourceOptions) -> SyntheticConfig:
     return SyntheticConfig(num_images=num_images, split=split, seed=options.seed, image_size=options.image_size)
 
 
-def _synthetic_settings(options: SourceOptions) -> Settings:
+def _synthetic_settings(source: str, options: SourceOptions) -> Settings:
     config = _synthetic_config(options)
     return {
-        "source": "synthetic",
+        "source": source,
         "num_images": config.num_images,
         "split": config.split,
         "seed": config.seed,
@@ -125,13 +180,37 @@ def _synthetic_settings(options: SourceOptions) -> Settings:
     }
 
 
-def _read_synthetic(options: SourceOptions) -> SourceReading:
-    return SourceReading(build_synthetic(_synthetic_config(options), options.output, options.num_workers), ())
-
+PATH_OPTIONS = frozenset({"annotations", "categories", "name_map", "object_names"})
+ANNOTATED = frozenset({"annotations", "images", "categories", "name_map", "name"})
 
 SOURCES: Mapping[str, DataSource] = {
     "coco": DataSource(
-        frozenset({"annotations", "object_name", "categories", "name_map", "name"}), _coco_settings, _read_coco
+        ANNOTATED | {"object_name"}, _annotated_settings, lambda options: read_coco(_annotated_config(options))
     ),
-    "synthetic": DataSource(frozenset({"split", "image_size"}), _synthetic_settings, _read_synthetic),
+    "paco": DataSource(ANNOTATED, _annotated_settings, lambda options: read_paco(_annotated_config(options))),
+    "part_imagenet": DataSource(
+        ANNOTATED | {"object_names"},
+        _annotated_settings,
+        lambda options: read_part_imagenet(_annotated_config(options), options.object_names),
+    ),
+    "pascal_part": DataSource(
+        ANNOTATED | {"fold_sides"},
+        _annotated_settings,
+        lambda options: read_pascal_part(_annotated_config(options), options.fold_sides or False, options.num_workers),
+    ),
+    "partonomy_core": DataSource(
+        ANNOTATED, _record_settings, lambda options: read_record_source(_record_config(options))
+    ),
+    "dataset": DataSource(
+        frozenset({"images"}),
+        _dataset_settings,
+        lambda options: SourceReading(load_dataset(_dataset_folder(options)), ()),
+    ),
+    "synthetic": DataSource(
+        frozenset({"images", "split", "image_size"}),
+        _synthetic_settings,
+        lambda options: SourceReading(
+            build_synthetic(_synthetic_config(options), options.output, options.num_workers), ()
+        ),
+    ),
 }

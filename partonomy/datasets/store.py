@@ -5,22 +5,27 @@ A folder with
 - `annotations.json`: COCO-style; an object's annotation and those of its parts share `obj_ann_id`, categories are
   `object` (supercategory OBJECT, with the object's own `category`) and `object:part` (supercategory PART);
 - `questions.jsonl`: one question per line (`partonomy.questions.question_file`);
-- `build.json`: the resolved configuration, embedding model, counts and reasons of skipped questions.
+- `build.json`: the resolved configuration, embedding model, counts and reasons of skipped questions; written last, so
+  a folder without it is unfinished.
 """
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from partonomy.datasets import partonomy_core
-from partonomy.datasets.annotation_file import annotations_from_json, annotations_to_json
-from partonomy.datasets.files import hash_files, read_json, write_json
+from partonomy.datasets.annotation_file import annotations_from_json, write_annotations
+from partonomy.datasets.files import RECORD_ERRORS, check_text, hash_files, read_json, write_json
 from partonomy.questions import question_file
+from partonomy.questions.question_file import describe_record_error
 from partonomy.questions.question_types import QuestionType
+from partonomy.segmentation_checks import is_integer, shorten
 from partonomy.structures import (
     AnnotatedImage,
+    InvalidRecord,
     ObjectInstance,
     Part,
     PartDataset,
@@ -35,6 +40,8 @@ DATASET_FILE = "dataset.json"
 ANNOTATIONS_FILE = "annotations.json"
 QUESTIONS_FILE = "questions.jsonl"
 BUILD_FILE = "build.json"
+PARTIAL_QUESTIONS_FILE = QUESTIONS_FILE + ".tmp"  # while they are being made, see `question_writer`
+PROGRESS_FILE = "build.progress.tmp"
 BUILD_KEYS = ("config", "source", "embedding_model", "import")  # of build.json, what decides the questions
 VERSIONED_PACKAGES = ("numpy", "pycocotools", "scikit-learn", "sentence-transformers", "opencv-python", "pillow")
 
@@ -72,10 +79,10 @@ def save_dataset(dataset: PartDataset, folder: Path, origin: DatasetOrigin) -> P
         "source": origin.source,
         "seed": origin.seed,
         "settings": dict(origin.settings or {}),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES},
+        "versions": _package_versions(),
     }
     write_json(folder / DATASET_FILE, description, indent=2)
-    write_json(folder / ANNOTATIONS_FILE, annotations_to_json(dataset))
+    write_annotations(dataset, folder / ANNOTATIONS_FILE)
     return dataset
 
 
@@ -94,7 +101,12 @@ def load_dataset(folder: Path) -> PartDataset:
         )
     path = folder / ANNOTATIONS_FILE
     images = annotations_from_json(read_json(path), path)
-    return PartDataset(str(description["name"]), (folder / str(description["image_root"])).resolve(), images)
+    try:
+        name = check_text(description.get("name"), "'name'")
+        image_root = (folder / check_text(description.get("image_root"), "'image_root'")).resolve()
+    except ValueError as error:
+        raise ValueError(f"{folder / DATASET_FILE}: {error}") from error
+    return PartDataset(name, image_root, images)
 
 
 def write_questions(questions: Iterable[Question], folder: Path) -> int:
@@ -139,11 +151,14 @@ def load_questions(path: Path, invalid: Literal["raise", "collect"] = "raise") -
         raise FileNotFoundError(f"{lines_path}: not found; build the questions first (python -m partonomy build)")
     questions, bad = question_file.read_question_lines(lines_path, dataset, invalid)
     build = read_json(path / BUILD_FILE) if (path / BUILD_FILE).is_file() else {}
+    left_out = read_left_out(build, path / BUILD_FILE, first_index=len(questions) + len(bad))
+    if invalid == "collect":
+        bad += left_out
     return QuestionSet(
         name=dataset.name,
         questions=questions,
         content_hash=hash_files([path / ANNOTATIONS_FILE, lines_path]),
-        skipped=_read_skipped(build),
+        skipped=read_skipped(build, path / BUILD_FILE),
         invalid=bad,
         build={key: build[key] for key in BUILD_KEYS if key in build},
     )
@@ -172,6 +187,54 @@ def number_annotations(dataset: PartDataset) -> PartDataset:
     return PartDataset(dataset.name, dataset.image_root, tuple(images))
 
 
-def _read_skipped(build: Mapping[str, Any]) -> tuple[SkippedType, ...]:
-    rows = build.get("skipped", [])
-    return tuple(SkippedType(QuestionType(row["question_type"]), row["reason"], row["count"]) for row in rows)
+@cache
+def _package_versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES}
+
+
+def read_skipped(build: Mapping[str, Any], path: Path) -> tuple[SkippedType, ...]:
+    """What `build.json` says was not asked.
+
+    Raises:
+        ValueError: an entry is broken, naming the file and the entry.
+    """
+    rows = []
+    for number, row in enumerate(_list(build, "skipped", path)):
+        try:
+            reason = check_text(row["reason"], "'reason'")
+            if not is_integer(row["count"]):
+                raise ValueError(f"'count' must be a whole number, got {shorten(row['count'])}")
+            rows.append(SkippedType(QuestionType(row["question_type"]), reason, row["count"]))
+        except RECORD_ERRORS as error:
+            raise ValueError(f"{path}, entry {number} of 'skipped': {describe_record_error(error)}") from error
+    return tuple(rows)
+
+
+def read_left_out(build: Mapping[str, Any], path: Path, first_index: int) -> tuple[InvalidRecord, ...]:
+    """Read from `build.json` which records an import left out.
+
+    Args:
+        build: content of the file.
+        path: of the file, for errors.
+        first_index: number of the first one; those before it are the folder's own questions.
+
+    Raises:
+        ValueError: an entry is broken, naming the file and the entry.
+    """
+    rows = []
+    for number, row in enumerate(_list(build, "invalid_records", path)):
+        try:
+            kind = row.get("question_type")
+            question_id = check_text(row["question_id"], "'question_id'")
+            reason = "left out by the import: " + check_text(row["reason"], "'reason'")
+            question_type = None if kind is None else QuestionType(kind)
+        except RECORD_ERRORS as error:
+            raise ValueError(f"{path}, entry {number} of 'invalid_records': {describe_record_error(error)}") from error
+        rows.append(InvalidRecord(first_index + number, question_id, question_type, reason))
+    return tuple(rows)
+
+
+def _list(content: Mapping[str, Any], key: str, path: Path) -> list[Any]:
+    if not isinstance(content.get(key, []), list):
+        raise ValueError(f"{path}: {key!r} must be a list, got {shorten(content[key])}")
+    return content.get(key, [])

@@ -29,11 +29,16 @@ class OracleModel:
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
         """Log-probability 0 for the correct answer, -100 for any other."""
+        correct = self.reply(image, turns)
+        return [_score(0.0 if choice == correct else -100.0) for choice in choices]
+
+    def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
+        """The text of the correct answer."""
         question = _prepared(self._question)
-        correct = {question.correct_choice.text}
-        if question.object_question is not None and turns[-1].text == question.object_question.text:
-            correct = {question.object_question.correct_choice.text}
-        return [_score(0.0 if choice in correct else -100.0) for choice in choices]
+        if _asks_for_object(question, turns):
+            assert question.object_question is not None
+            return question.object_question.correct_choice.text
+        return question.correct_choice.text
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
         """The true masks."""
@@ -74,6 +79,15 @@ class RandomModel:
         """Uniform log-probabilities, the same order under every selector."""
         return [_score(float(np.log(value))) for value in 1.0 - self._generator.random(len(choices))]
 
+    def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
+        """The text of a uniformly drawn choice."""
+        question = _prepared(self._question)
+        texts = [choice.text for choice in question.choices]
+        if _asks_for_object(question, turns):
+            assert question.object_question is not None
+            texts = [choice.text for choice in question.object_question.choices]
+        return texts[int(self._generator.integers(len(texts)))]
+
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
         """One rectangle per span, its corners uniform over the image."""
         height, width = image.shape[:2]
@@ -101,6 +115,10 @@ class EmptyModel:
         """The same log-probability for each."""
         return [_score(-float(np.log(len(choices)))) for _ in choices]
 
+    def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
+        """Nothing."""
+        return ""
+
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
         """One empty mask per span."""
         return np.zeros((len(spans), *image.shape[:2]), dtype=bool)
@@ -120,6 +138,12 @@ BUILTIN_MODELS: Final[dict[str, Callable[[int], GroundedModel]]] = {
 
 def _score(log_prob: float) -> ChoiceScore:
     return ChoiceScore(answer_log_prob=log_prob, answer_tokens=1, conversation_log_prob=log_prob, conversation_tokens=1)
+
+
+def _asks_for_object(question: Question, turns: Sequence[Turn]) -> bool:
+    """Whether the last turn is the object question, with or without its choices below it."""
+    asked = turns[-1].text.split("\n", 1)[0]
+    return question.object_question is not None and asked == question.object_question.text.split("\n", 1)[0]
 
 
 def _prepared(question: Question | None) -> Question:

@@ -10,6 +10,7 @@ METRICS_FILE = "metrics.jsonl"
 LOSS_PREFIX = "loss_"
 ACCURACY_PREFIX = "accuracy_"
 _SMOOTHING_SPAN = 21  # points: a curve of at least twice as many is drawn smoothed over this many
+_MAX_POINTS = 600  # points of a drawn line, some two per pixel: more would only make the page larger
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,16 @@ def draw_curves(curves: TrainingCurves) -> str:
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis, (title, lines) in zip(axes, charts, strict=False):
         for line in lines:
-            updates = [update for update, _ in line.points]
+            kept = _kept(len(line.points))
+            updates = [line.points[index][0] for index in kept]
             raw = [value for _, value in line.points]
             label = line.name.removeprefix(ACCURACY_PREFIX)
             is_long = len(raw) >= 2 * _SMOOTHING_SPAN
-            (drawn,) = axis.plot(updates, _smooth(raw) if is_long else raw, linewidth=1.4, label=label)
+            values = _smooth(raw) if is_long else raw
+            (drawn,) = axis.plot(updates, [values[index] for index in kept], linewidth=1.4, label=label)
             if is_long:
-                axis.plot(updates, raw, linewidth=0.5, alpha=0.25, color=drawn.get_color())
+                thin = [raw[index] for index in kept]
+                axis.plot(updates, thin, linewidth=0.5, alpha=0.25, color=drawn.get_color())
         axis.set_title(title, fontsize=9)
         axis.tick_params(labelsize=7, which="both")
         axis.grid(visible=True, alpha=0.25)
@@ -98,6 +102,13 @@ def draw_curves(curves: TrainingCurves) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def _kept(count: int) -> list[int]:
+    """Evenly spaced indices of at most `_MAX_POINTS` of `count` points, first and last included."""
+    if count <= _MAX_POINTS:
+        return list(range(count))
+    return [index * (count - 1) // (_MAX_POINTS - 1) for index in range(_MAX_POINTS)]
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

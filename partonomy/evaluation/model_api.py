@@ -79,3 +79,30 @@ class PreparedModel(Protocol):
     def prepare(self, question: Question) -> None:
         """Called before a question is asked."""
         ...
+
+
+@runtime_checkable
+class ReplyingModel(Protocol):
+    """Optional: the model's answer as text alone, for questions that show all choices at once (`listwise`).
+
+    A model without it is asked to `generate`, and the masks of that answer are left unused.
+    """
+
+    def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
+        """Return the model's own answer to `turns`.
+
+        Raises:
+            ReplyRefused: The model declined to answer.
+        """
+        ...
+
+
+class ReplyRefused(Exception):
+    """The model declined to answer a question; the message is what it said instead. The question counts as wrong."""
+
+
+class ModelUnavailable(RuntimeError):
+    """The model cannot be asked at all, whatever the question (a wrong key, a server that is gone).
+
+    It ends the run instead of failing its questions one by one; nothing is recorded, so that --resume goes on.
+    """

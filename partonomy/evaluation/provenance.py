@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,22 @@ from typing import Any
 from partonomy.datasets.files import hash_files
 from partonomy.evaluation.files import write_text_atomically
 from partonomy.evaluation.model_api import GroundedModel
-from partonomy.evaluation.run_directory import MODEL_FILE, EvaluationConfig
+from partonomy.evaluation.run_directory import MERGE_FILE, MODEL_FILE, EvaluationConfig
 from partonomy.structures import QuestionSet
 
-PACKAGES = ("numpy", "scipy", "pycocotools", "pillow", "torch", "transformers", "peft", "segment-anything")
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "pycocotools",
+    "pillow",
+    "torch",
+    "transformers",
+    "peft",
+    "segment-anything",
+    "sentence-transformers",
+)
 
-CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".model")
+CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".model", ".jinja")
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ def describe_model(model: GroundedModel) -> ModelDescription:
 
 
 def hash_checkpoint(folder: Path) -> str:
-    """sha256 over the configuration, tokenizer and weight files of an exported model, in the order of their names."""
+    """sha256 over configuration, tokenizer, chat template and weights of an exported model, in order of file names."""
     return hash_files(sorted(path for path in folder.rglob("*") if path.suffix in CHECKPOINT_SUFFIXES))
 
 
@@ -76,6 +86,32 @@ def read_model_description(output: Path) -> ModelDescription | None:
     return ModelDescription(data["name"], data["dtype"], data["device"])
 
 
+@dataclass(frozen=True)
+class MergedRun:
+    """One of the runs that were merged: its folder, part of the images, records taken from it, and how it ran."""
+
+    path: str
+    shard: str | None
+    num_records: int
+    model: ModelDescription | None
+
+
+def write_merged_description(output: Path, runs: Sequence[MergedRun]) -> None:
+    """Leave, for the process that writes the summary, what the merged runs say of their model and code.
+
+    Types and devices that differ from run to run are listed together.
+    """
+    models = [run.model for run in runs if run.model is not None]
+    states = list(dict.fromkeys(state for run in runs for state in read_code_states(Path(run.path))))
+    if models:
+        description = ModelDescription(
+            models[0].name, _join(model.dtype for model in models), _join(model.device for model in models)
+        )
+        content = asdict(description) | {"code": [asdict(state) for state in states]}
+        write_text_atomically(output / MODEL_FILE, json.dumps(content, indent=2) + "\n")
+    write_text_atomically(output / MERGE_FILE, json.dumps([asdict(run) for run in runs], indent=2) + "\n")
+
+
 def gather_provenance(config: EvaluationConfig, question_set: QuestionSet, output: Path) -> Mapping[str, Any]:
     """Everything needed to repeat the run, as JSON-ready values."""
     model = read_model_description(output)
@@ -98,10 +134,25 @@ def gather_provenance(config: EvaluationConfig, question_set: QuestionSet, outpu
         "model": None if model is None else model.name,
         "dtype": None if model is None else model.dtype,
         "device": None if model is None else model.device,
+        "text_matching": None
+        if config.text_matching is None
+        else {"model": config.text_matching, "threshold": config.text_threshold},
+        "merged_from": _read_merged(output),
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _read_merged(output: Path) -> list[dict[str, Any]]:
+    path = output / MERGE_FILE
+    merged: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return merged
+
+
+def _join(values: Iterable[str | None]) -> str | None:
+    known = sorted({value for value in values if value is not None})
+    return ", ".join(known) or None
 
 
 def _code_state() -> CodeState:

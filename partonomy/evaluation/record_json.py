@@ -2,113 +2,97 @@
 
 import dataclasses
 import json
-from typing import Any
+import math
+from typing import NoReturn
 
-from partonomy.evaluation.model_api import ChoiceScore
-from partonomy.evaluation.records import (
-    Capability,
-    ChoiceRecord,
-    GenerationRecord,
-    MaskRecord,
-    Record,
-    Status,
-    TruePart,
-)
-from partonomy.metrics.iou import PairStatistics
-from partonomy.metrics.multiple_choice import ChoiceSelection
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import RLE, CharSpan
+from pydantic import TypeAdapter, ValidationError
 
-Json = dict[str, Any]
+from partonomy.evaluation.records import ChoiceRecord, MaskRecord, Record
+from partonomy.masks import rle_from_coco, rle_to_json
+from partonomy.segmentation_checks import MAX_PIXELS, shorten
+
+MAX_ID = 2**63 - 1
+_ADAPTER = TypeAdapter(
+    Record
+)  # the dataclasses are the schema: every field of every record is checked against its type
 
 
 def record_to_line(record: Record) -> str:
     """One line of JSON without its newline; field names are those of the dataclasses."""
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False, allow_nan=False)
+    # `vars` of a dataclass are its fields in their order; dataclasses.asdict would copy all of them first
+    return json.dumps(vars(record), default=vars, ensure_ascii=False, allow_nan=False)
 
 
 def record_from_line(line: str) -> Record:
-    """Read what `record_to_line` wrote.
+    """Read what `record_to_line` wrote; keys with a default may be missing (records of earlier versions).
 
     Raises:
-        ValueError: The line is not JSON, or its fields are not a record's.
+        ValueError: The line is not JSON, its fields are not a record's, or a mask's code is damaged.
     """
     try:
-        data = json.loads(line)
-        return _record(data)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"not a record of an evaluation: {line[:120]!r} ({error!r})") from error
+        if "NaN" in line or "Infinity" in line:  # maybe in a text
+            json.loads(line, parse_constant=_refuse_constant)
+        record = _ADAPTER.validate_json(line, strict=True)
+        _check(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(key) for key in first["loc"])
+        reason = f"{place}: {first['msg']}" if place else first["msg"]
+        raise ValueError(f"not a record of an evaluation: {shorten(line)} ({reason})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not a record of an evaluation: {shorten(line)} ({error})") from error
+    return record
 
 
-def _record(data: Json) -> Record:
-    question_type = data["question_type"]
-    return Record(
-        question_id=data["question_id"],
-        question_type=None if question_type is None else QuestionType(question_type),
-        image_id=data["image_id"],
-        image_path=data["image_path"],
-        instance_id=data["instance_id"],
-        object_label=data["object_label"],
-        question=data["question"],
-        status=Status(data["status"]),
-        reason=data["reason"],
-        requested=tuple(Capability(name) for name in data["requested"]),
-        unsupported=tuple(Capability(name) for name in data["unsupported"]),
-        true_parts=tuple(TruePart(part["label"], part["area"]) for part in data["true_parts"]),
-        true_union_area=data["true_union_area"],
-        parts_choice=_choice(data["parts_choice"]),
-        object_choice=_choice(data["object_choice"]),
-        segmentation=None if data["segmentation"] is None else _masks(data["segmentation"]),
-        generation=_generation(data["generation"]),
-        seconds=data["seconds"],
-    )
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
 
 
-def _choice(data: Json | None) -> ChoiceRecord | None:
-    if data is None:
-        return None
-    scores, selection = data["scores"], data["selection"]
-    return ChoiceRecord(
-        texts=tuple(data["texts"]),
-        labels=tuple(tuple(labels) for labels in data["labels"]),
-        correct_index=data["correct_index"],
-        scores=None
-        if scores is None
-        else tuple(
-            ChoiceScore(
-                score["answer_log_prob"],
-                score["answer_tokens"],
-                score["conversation_log_prob"],
-                score["conversation_tokens"],
-            )
-            for score in scores
-        ),
-        selection=None
-        if selection is None
-        else ChoiceSelection(selection["sequence"], selection["answer_mean"], selection["conversation_mean"]),
-    )
+def _check(record: Record) -> None:
+    """Check what the types do not say.
+
+    Raises:
+        ValueError: a choice that is not there, lists that do not match, a mask that cannot be decoded, impossible
+            numbers of pixels.
+    """
+    if abs(record.image_id) > MAX_ID:
+        raise ValueError(f"no image has the id {shorten(record.image_id)}")
+    _check_finite(record.seconds, *(record.generation.confidences if record.generation else ()))
+    _check_pixels(record.true_union_area, *(part.area for part in record.true_parts))
+    for choice in (record.parts_choice, record.object_choice):
+        if choice is not None:
+            _check_choice(choice)
+    generated = None if record.generation is None else record.generation.masks
+    for masks in (record.segmentation, generated):
+        if masks is not None:
+            _check_masks(masks)
 
 
-def _pairs(data: list[Json]) -> tuple[PairStatistics, ...]:
-    return tuple(PairStatistics(pair["intersection"], pair["union"], pair["is_predicted"]) for pair in data)
+def _check_finite(*values: float) -> None:
+    if not all(math.isfinite(value) for value in values):  # JSON can spell numbers that no float holds
+        raise ValueError(f"a number is not finite: {shorten(values)}")
 
 
-def _masks(data: Json) -> MaskRecord:
-    return MaskRecord(
-        masks=tuple(RLE(mask["height"], mask["width"], mask["counts"]) for mask in data["masks"]),
-        paired=_pairs(data["paired"]),
-        hungarian=_pairs(data["hungarian"]),
-        greedy=_pairs(data["greedy"]),
-        union=_pairs(data["union"]),
-    )
+def _check_choice(choice: ChoiceRecord) -> None:
+    num_choices = len(choice.texts)
+    indices = [choice.correct_index, *(choice.listwise.order if choice.listwise else ())]
+    if choice.selection is not None:
+        indices += dataclasses.astuple(choice.selection)
+    if not all(0 <= index < num_choices for index in indices):
+        raise ValueError(f"there are {num_choices} choices, none at one of the positions {shorten(indices)}")
+    if len(choice.labels) != num_choices or (choice.scores is not None and len(choice.scores) != num_choices):
+        raise ValueError(f"there are {num_choices} choices, but another number of labels or scores")
+    for score in choice.scores or ():
+        _check_finite(score.answer_log_prob, score.conversation_log_prob)
 
 
-def _generation(data: Json | None) -> GenerationRecord | None:
-    if data is None:
-        return None
-    return GenerationRecord(
-        text=data["text"],
-        spans=tuple(CharSpan(span["start"], span["end"]) for span in data["spans"]),
-        confidences=tuple(data["confidences"]),
-        masks=_masks(data["masks"]),
-    )
+def _check_masks(masks: MaskRecord) -> None:
+    for number, rle in enumerate(masks.masks):
+        rle_from_coco(rle_to_json(rle), rle.height, rle.width, f"predicted mask {number}")
+    for pair in (*masks.paired, *masks.hungarian, *masks.greedy, *masks.union):
+        _check_pixels(pair.union, pair.intersection)
+
+
+def _check_pixels(*counts: int) -> None:
+    if not all(0 <= count <= 2 * MAX_PIXELS for count in counts):  # a union has at most the pixels of its two masks
+        raise ValueError(f"masks cannot have {shorten(counts)} pixels")

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from partonomy.evaluation.model_api import ChoiceScore
 from partonomy.metrics.iou import PairStatistics
-from partonomy.metrics.multiple_choice import ChoiceSelection
+from partonomy.metrics.multiple_choice import ChoiceSelection, Selector
 from partonomy.questions.question_types import QuestionType
 from partonomy.structures import RLE, CharSpan
 
@@ -37,11 +37,25 @@ class TruePart:
 
 
 @dataclass(frozen=True)
+class ListwiseAnswer:
+    """What a model said that was shown all choices at once.
+
+    `order[i]` is the index of the choice shown as the i-th letter; `problem` says why the reply names no choice (empty
+    where it does).
+    """
+
+    order: tuple[int, ...]
+    reply: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class ChoiceRecord:
     """A multiple-choice question as asked and answered.
 
     `labels` are each choice's part names (one name, the object's, for the object question); `scores` and `selection`
-    are None where the model did not answer.
+    are None where the model did not answer. A `listwise` answer has no scores; its selection is the same under every
+    selector.
     """
 
     texts: tuple[str, ...]
@@ -49,6 +63,20 @@ class ChoiceRecord:
     correct_index: int
     scores: tuple[ChoiceScore, ...] | None = None
     selection: ChoiceSelection | None = None
+    listwise: ListwiseAnswer | None = None
+
+    @property
+    def true_labels(self) -> tuple[str, ...]:
+        """Names of the correct choice."""
+        return self.labels[self.correct_index]
+
+    def chosen_labels(self, selector: Selector) -> tuple[str, ...] | None:
+        """Names of the choice that a selector made; None where the model did not answer."""
+        return None if self.selection is None else self.labels[self.selection.index(selector)]
+
+    def is_correct(self, selector: Selector) -> bool:
+        """Whether the selector made the correct choice; False where the model did not answer."""
+        return self.selection is not None and self.selection.index(selector) == self.correct_index
 
 
 @dataclass(frozen=True)

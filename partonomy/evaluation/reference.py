@@ -6,6 +6,7 @@ from importlib import resources
 
 SEGMENTATION_TABLES = {"paco": 9, "partimagenet": 10, "pascal": 11}
 """Table of segmentation results by a word of the dataset's name; any other name stands beside table 2 (Core)."""
+TEXT_TABLE = 3
 TABLE_SUBSETS = {
     2: "Partonomy-Core",
     3: "Partonomy-Core",
@@ -13,14 +14,34 @@ TABLE_SUBSETS = {
     10: "Partonomy-PartImageNet",
     11: "Partonomy-PascalParts",
 }
+_FINE_TUNED = "(ft): fine-tuned on Partonomy."
+_PART_PREDICTION = "Part2Whole and Whole2Part: the masks of the parts."
+TABLE_LEGENDS = {
+    2: f"{_FINE_TUNED} (gt): open-vocabulary segmenters given the true part names. {_PART_PREDICTION}",
+    3: f"{_FINE_TUNED} P, R: precision and recall of part names; A, PA: accuracy of the parts; OA: of the object. "
+    "GPT-4o is gpt-4o-2024-08-06, shown all choices at once.",
+    9: f"{_FINE_TUNED} {_PART_PREDICTION}",
+    10: f"{_FINE_TUNED} {_PART_PREDICTION}",
+    11: f"{_FINE_TUNED} {_PART_PREDICTION}",
+}
 
 
 @dataclass(frozen=True)
 class ReferenceRow:
-    """One row of a table of the paper. `values` are percentages, None where the paper prints a dash."""
+    """One row of a table of the paper.
+
+    Attributes:
+        method: Name as printed, "(ft)" included.
+        group: Heading under which the row is printed; empty in tables without such headings.
+        block: Rows of one block stand together; the paper draws a rule between blocks.
+        is_fine_tuned: Whether the method was fine-tuned on Partonomy.
+        extra_segmentation_data: yes, no, or "-" as printed; empty in table 3, which has no such column.
+        values: Percentages, None where the paper prints a dash.
+    """
 
     method: str
     group: str
+    block: int
     is_fine_tuned: bool
     extra_segmentation_data: str
     values: tuple[float | None, ...]
@@ -50,7 +71,7 @@ def load_reference(number: int) -> ReferenceTable:
     """
     text = resources.files("partonomy").joinpath(f"reference/table{number}.csv").read_text(encoding="utf-8")
     reader = csv.DictReader(text.splitlines())
-    fixed = {"method", "group", "fine_tuned", "extra_segmentation_data", "source"}
+    fixed = {"method", "group", "block", "fine_tuned", "extra_segmentation_data", "source"}
     columns = tuple(name for name in reader.fieldnames or () if name not in fixed)
     rows = []
     for row in reader:
@@ -60,6 +81,7 @@ def load_reference(number: int) -> ReferenceTable:
             ReferenceRow(
                 row["method"],
                 row["group"],
+                int(row["block"]),
                 row["fine_tuned"] == "yes",
                 row.get("extra_segmentation_data", ""),
                 tuple(float(row[name]) if row[name] else None for name in columns),

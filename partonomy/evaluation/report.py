@@ -10,19 +10,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from partonomy.evaluation.aggregate import unsupported_capabilities
+from partonomy.evaluation.blind_tables import run_table
 from partonomy.evaluation.breakdown import BreakdownRow, by_object, by_part
 from partonomy.evaluation.cases import BEST, RANDOM, WORST, CaseGroup, choose_cases, load_case_questions, make_case
 from partonomy.evaluation.files import write_text_atomically
 from partonomy.evaluation.loaded_run import LoadedRun
 from partonomy.evaluation.loss_curves import draw_curves, find_metrics, read_curves
+from partonomy.evaluation.paper_tables import PaperTableStyle, segmentation_results, text_results
+from partonomy.evaluation.protocols import MetricProtocol
 from partonomy.evaluation.records import Capability
+from partonomy.evaluation.reference import segmentation_table
 from partonomy.evaluation.report_tables import FamilyTable, family_tables
 from partonomy.evaluation.table_format import Table
-from partonomy.evaluation.tables import format_estimate, length_table, segmentation_results, text_results
+from partonomy.evaluation.tables import MAX_REASONS, format_estimate, length_table
 from partonomy.metrics.bootstrap import Estimate
 
 NUM_CASES = 6
-"""Cases under each heading."""
+"""Cases under each heading: what bounds the page's pictures, whatever the size of the run."""
+PAPER_STYLE = PaperTableStyle(tuple(MetricProtocol), has_intervals=False)
+"""Both protocols; the intervals stand in the result tables, and would make the paper's tables too wide for a page."""
 CASE_EXPLANATIONS = {
     RANDOM: "Drawn from all questions, failed ones too; one per image.",
     BEST: "Scored questions of the highest mean IoU over their parts (phrases given); one per image.",
@@ -65,6 +71,7 @@ class ReportPage:
     tiles: tuple[Tile, ...]
     families: tuple[FamilyTable, ...]
     lengths: Table
+    blind: Table | None
     paper_tables: tuple[Table, ...]
     charts: tuple[TrainingChart, ...]
     case_groups: tuple[CaseGroup, ...]
@@ -105,6 +112,7 @@ def write_report(
 
 
 def _make_page(run: LoadedRun, baselines: Sequence[LoadedRun], training_metrics: Sequence[Path]) -> ReportPage:
+    runs = [run, *baselines]
     questions = load_case_questions(run)
     generator = np.random.default_rng(int(run.summary.provenance["seed"]))
     groups = tuple(
@@ -121,7 +129,11 @@ def _make_page(run: LoadedRun, baselines: Sequence[LoadedRun], training_metrics:
         tiles=_tiles(run),
         families=family_tables(run, baselines),
         lengths=length_table(run),
-        paper_tables=(segmentation_results([run, *baselines]), text_results([run, *baselines])),
+        blind=run_table(run),
+        paper_tables=(
+            segmentation_results(runs, segmentation_table(run.dataset_name), PAPER_STYLE),
+            text_results(runs, PAPER_STYLE),
+        ),
         charts=tuple(
             TrainingChart(curves.title, Markup(draw_curves(curves)))  # noqa: S704  (matplotlib's own SVG)
             for curves in (read_curves(path) for path in _metrics_files(run, training_metrics))
@@ -156,11 +168,17 @@ def _tiles(run: LoadedRun) -> tuple[Tile, ...]:
 
 
 def _failures(run: LoadedRun) -> tuple[Failure, ...]:
-    return tuple(
-        Failure(entry.name, reason, count, entry.num_failed > 0)
-        for entry in run.summary.question_types.values()
-        for reason, count in entry.reasons.items()
-    )
+    """The most frequent reasons of each type; the others in one line: every lost image has a reason of its own."""
+    failures = []
+    for entry in run.summary.question_types.values():
+        reasons = list(entry.reasons.items())
+        is_failure = entry.num_failed > 0
+        failures += [Failure(entry.name, reason, count, is_failure) for reason, count in reasons[:MAX_REASONS]]
+        rest = reasons[MAX_REASONS:]
+        if rest:
+            text = f"{len(rest)} more reasons, see summary.json"
+            failures.append(Failure(entry.name, text, sum(count for _, count in rest), is_failure))
+    return tuple(failures)
 
 
 def _metrics_files(run: LoadedRun, given: Sequence[Path]) -> tuple[Path, ...]:

@@ -1,26 +1,34 @@
-"""The report's result tables: the run, other runs with the difference to it, the random and the oracle row."""
+"""The report's result tables: the run under both protocols, other runs with the difference, random and oracle row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from partonomy.benchmarks.partonomy import metric_names
+from partonomy.benchmarks.partonomy import Subject, accuracy_name, metric_names
 from partonomy.evaluation.aggregate import metric_ratios, unsupported_capabilities
 from partonomy.evaluation.loaded_run import LoadedRun, random_objects, random_parts
+from partonomy.evaluation.protocols import PROTOCOL_METRICS, MetricProtocol, metric_of
 from partonomy.evaluation.records import Record
-from partonomy.metrics.bootstrap import Estimate, paired_difference
+from partonomy.evaluation.results import TypeSummary
+from partonomy.metrics.bootstrap import Estimate, paired_differences
+from partonomy.metrics.multiple_choice import Selector
 from partonomy.questions.question_types import TABLE_TYPES, QuestionType
 
 
 @dataclass(frozen=True)
 class MetricFamily:
-    """Metrics that stand in one table; `headings` are aligned with `metrics`."""
+    """Metrics that stand in one table; `headings` are aligned with `metrics`.
+
+    Seven columns of values with intervals are what fits a page of 1,240 pixels. `has_protocols`: whether the run has a
+    row under the authors' protocol too.
+    """
 
     title: str
     explanation: str
     metrics: tuple[str, ...]
     headings: tuple[str, ...]
+    has_protocols: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,21 +74,22 @@ FAMILIES = (
         "This is the protocol of the paper's segmentation tables.",
         ("giou_micro_paired", "giou_macro_paired", "ciou_paired", "giou_micro_hungarian", "giou_micro_union"),
         ("micro-gIoU", "macro-gIoU", "cIoU", "micro-gIoU, Hungarian", "gIoU of unions"),
+        has_protocols=True,
     ),
     MetricFamily(
         "Multiple choice",
         "Answer with the highest sequence probability; precision, recall and F1 compare the part names of the chosen "
         "answer with the correct ones. The random row is the exact expectation of a uniform guess.",
-        (
-            "parts_accuracy",
-            "parts_accuracy_answer_mean",
-            "parts_accuracy_conversation_mean",
-            "parts_precision",
-            "parts_recall",
-            "parts_f1",
-            "objects_accuracy",
-        ),
-        ("parts acc.", "by answer mean", "by conversation mean", "precision", "recall", "F1", "object acc."),
+        ("parts_accuracy", "parts_precision", "parts_recall", "parts_f1", "objects_accuracy"),
+        ("parts acc.", "precision", "recall", "F1", "object acc."),
+        has_protocols=True,
+    ),
+    MetricFamily(
+        "Multiple choice by selector",
+        "Accuracy when the answer is chosen by the summed log-probability of its tokens (sequence), by their mean, or "
+        "by the mean over all tokens of the conversation, which is what the authors' code does.",
+        tuple(accuracy_name(subject, selector) for subject in Subject for selector in Selector),
+        ("parts: sequence", "answer mean", "conv. mean", "object: sequence", "answer mean", "conv. mean"),
     ),
     MetricFamily(
         "Own answers",
@@ -111,6 +120,15 @@ def family_tables(run: LoadedRun, baselines: Sequence[LoadedRun]) -> tuple[Famil
             raise ValueError(
                 f"baseline {baseline.path} was run on other questions ({baseline.dataset_name}) than {run.path}"
             )
+    advantages = [
+        {
+            name: _advantages(run, baseline, name)
+            for name, entry in run.summary.question_types.items()
+            if entry.num_expected
+        }
+        for baseline in baselines
+    ]
+    others_of = [_Baseline(baseline, entry) for baseline, entry in zip(baselines, advantages, strict=True)]
     tables = []
     for family in FAMILIES:
         names = [
@@ -121,63 +139,76 @@ def family_tables(run: LoadedRun, baselines: Sequence[LoadedRun]) -> tuple[Famil
         in_paper = [kind.value for kind in TABLE_TYPES if kind.value in names]
         main_names = in_paper or names
         others = [name for name in names if name not in main_names]
-        blocks = tuple(_type_block(run, baselines, family, name) for name in main_names)
-        other_blocks = tuple(_type_block(run, baselines, family, name) for name in others)
+        blocks = tuple(_type_block(run, others_of, family, name) for name in main_names)
+        other_blocks = tuple(_type_block(run, others_of, family, name) for name in others)
         if blocks:
             tables.append(FamilyTable(family, blocks, other_blocks))
     return tuple(tables)
 
 
-def _type_block(run: LoadedRun, baselines: Sequence[LoadedRun], family: MetricFamily, name: str) -> TypeBlock:
+@dataclass(frozen=True)
+class _Baseline:
+    """Another run, and by question type and metric how much the report's run is above it."""
+
+    run: LoadedRun
+    advantages: Mapping[str, Mapping[str, Estimate]]
+
+
+def _type_block(run: LoadedRun, baselines: Sequence[_Baseline], family: MetricFamily, name: str) -> TypeBlock:
     entry = run.summary.question_types[name]
     rows = [ReportRow(run.name, "own", tuple(ReportCell(entry.metrics.get(metric)) for metric in family.metrics))]
+    rows += _authors_rows(entry, family)
     for baseline in baselines:
-        other = baseline.summary.question_types.get(name)
+        other = baseline.run.summary.question_types.get(name)
         if other is not None and other.num_expected:
-            advantages = _advantages(run, baseline, name, family.metrics)
-            cells = tuple(
-                ReportCell(other.metrics.get(metric), advantage)
-                for metric, advantage in zip(family.metrics, advantages, strict=True)
-            )
-            rows.append(ReportRow(baseline.name, "other", cells))
+            advantages = baseline.advantages[name]
+            cells = tuple(ReportCell(other.metrics.get(metric), advantages.get(metric)) for metric in family.metrics)
+            rows.append(ReportRow(baseline.run.name, "other", cells))
     expected = _random_row(run.of_type(name), family)
     if expected is not None:
         rows.append(expected)
-    if not any(baseline.summary.provenance["config"]["model"] == "oracle" for baseline in baselines):
+    if not any(baseline.run.summary.provenance["config"]["model"] == "oracle" for baseline in baselines):
         rows.append(_oracle_row(name, family))
     return TypeBlock(name, entry.num_expected, entry.num_failed, tuple(rows))
 
 
-def _advantages(run: LoadedRun, baseline: LoadedRun, name: str, metrics: Sequence[str]) -> tuple[Estimate | None, ...]:
-    """Run minus baseline with a paired interval, where both answered the same questions."""
+def _authors_rows(entry: TypeSummary, family: MetricFamily) -> list[ReportRow]:
+    """The run once more as the authors' code counts, where that was counted."""
+    if not family.has_protocols:
+        return []
+    cells = [
+        ReportCell(entry.metrics.get(metric_of(MetricProtocol.AUTHORS, metric)) if metric in PROTOCOL_METRICS else None)
+        for metric in family.metrics
+    ]
+    is_counted = any(cell.estimate is not None and cell.estimate.value is not None for cell in cells)
+    return [ReportRow("the same, authors' protocol", "authors", tuple(cells))] if is_counted else []
+
+
+def _advantages(run: LoadedRun, baseline: LoadedRun, name: str) -> dict[str, Estimate]:
+    """Run minus baseline with a paired interval for every metric, where both answered the same questions."""
     mine, others = run.of_type(name), baseline.of_type(name)
     if {record.question_id for record in mine} != {record.question_id for record in others}:
-        return (None,) * len(metrics)
+        return {}
     first = metric_ratios(mine, unsupported_capabilities(run.records))
     second = metric_ratios(others, unsupported_capabilities(baseline.records))
     seed = int(run.summary.provenance["seed"])
-    return tuple(
-        paired_difference(first[metric], second[metric], np.random.default_rng(seed))
-        if metric in first and metric in second
-        else None
-        for metric in metrics
+    shown = {metric for family in FAMILIES for metric in family.metrics}
+    metrics = [metric for metric in first if metric in second and metric in shown]
+    differences = paired_differences(
+        [first[metric] for metric in metrics], [second[metric] for metric in metrics], np.random.default_rng(seed)
     )
+    return dict(zip(metrics, differences, strict=True))
 
 
 def _random_row(records: Sequence[Record], family: MetricFamily) -> ReportRow | None:
     parts, objects = random_parts(records), random_objects(records)
     if parts is None or "parts_accuracy" not in family.metrics:
         return None
-    values = {
-        "parts_accuracy": parts.accuracy,
-        "parts_accuracy_answer_mean": parts.accuracy,
-        "parts_accuracy_conversation_mean": parts.accuracy,
-        "parts_precision": parts.precision,
-        "parts_recall": parts.recall,
-        "parts_f1": parts.f1,
-    }
-    if objects is not None:
-        values["objects_accuracy"] = objects.accuracy
+    values = {"parts_precision": parts.precision, "parts_recall": parts.recall, "parts_f1": parts.f1}
+    for selector in Selector:
+        values[accuracy_name(Subject.PARTS, selector)] = parts.accuracy
+        if objects is not None:
+            values[accuracy_name(Subject.OBJECT, selector)] = objects.accuracy
     return ReportRow("random guess (exact expectation)", "bound", _exact_cells(family, values))
 
 

@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from partonomy.benchmarks.partonomy import VERSION, metric_names
+from partonomy.datasets.files import RECORD_ERRORS, parse_json
 from partonomy.evaluation.aggregate import metric_ratios, unsupported_capabilities
 from partonomy.evaluation.files import write_text_atomically
 from partonomy.evaluation.records import Capability, Record, Status
-from partonomy.metrics.bootstrap import Estimate, bootstrap_ratios
+from partonomy.metrics.bootstrap import Estimate, ImageRatio, bootstrap_ratios
+from partonomy.metrics.part_embedding import NameMatcher
 from partonomy.questions.question_types import QuestionType
 from partonomy.structures import SkippedType
 
 UNKNOWN_TYPE = "unknown"
 """Summary key of unreadable records that do not name a question type."""
+MAX_REASON = 300
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,17 @@ class Summary:
     question_types: Mapping[str, TypeSummary]
 
 
+_ADAPTER = TypeAdapter(Summary)
+
+
 def summarize(
     records: Sequence[Record],
     question_types: Sequence[QuestionType],
     skipped: Sequence[SkippedType],
     provenance: Mapping[str, Any],
     seed: int,
+    *,
+    matcher: NameMatcher | None = None,
 ) -> Summary:
     """Compute every metric of a run from its records.
 
@@ -69,6 +78,7 @@ def summarize(
         skipped: Why instances yielded no question.
         provenance: Where the numbers come from.
         seed: Of the bootstrap.
+        matcher: Adds the text metrics with embedding matching.
     """
     unsupported = unsupported_capabilities(records)
     records = [_fail_if_inconsistent(record, unsupported) for record in records]
@@ -79,8 +89,11 @@ def summarize(
     for question_type in names:
         of_type = [record for record in records if record.question_type == question_type]
         reasons = _reasons(of_type, question_type, skipped)
-        entry = _summarize_type(of_type, question_type, reasons, unsupported, seed)
-        summaries[entry.name] = entry
+        ratios = metric_ratios(of_type, unsupported, matcher)
+        metrics = _estimate_all(ratios, metric_names(question_type, matcher is not None), seed)
+        num_scored = sum(record.is_scored for record in of_type)
+        name = UNKNOWN_TYPE if question_type is None else question_type.value
+        summaries[name] = TypeSummary(name, len(of_type), num_scored, len(of_type) - num_scored, reasons, metrics)
     assert sum(entry.num_expected for entry in summaries.values()) == len(records), "a record has a type not asked for"
     return Summary(VERSION, provenance, sum(record.seconds for record in records), summaries)
 
@@ -95,10 +108,23 @@ def read_summary(path: Path) -> Summary:
 
     Raises:
         FileNotFoundError: The run has no summary, e.g. because it has not finished.
+        ValueError: The file is something else.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; is this the output folder of a finished validation?")
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = parse_json(path.read_bytes(), f"{path}: not valid JSON")
+    try:
+        summary = _summary_from_json(data)
+        # Every field against its type.
+        _ADAPTER.validate_json(json.dumps(dataclasses.asdict(summary), allow_nan=False), strict=True)
+    except (*RECORD_ERRORS, AssertionError) as error:
+        raise ValueError(
+            f"{path}: not the summary of a validation ({str(error)[:MAX_REASON]}); resume the run to restore it"
+        ) from error
+    return summary
+
+
+def _summary_from_json(data: Mapping[str, Any]) -> Summary:
     return Summary(
         data["protocol_version"],
         data["provenance"],
@@ -155,27 +181,12 @@ def _fail_if_inconsistent(record: Record, unsupported: frozenset[Capability]) ->
     return dataclasses.replace(record, status=Status.FAILED, reason=reason)
 
 
-def _summarize_type(
-    records: Sequence[Record],
-    question_type: QuestionType | None,
-    reasons: Mapping[str, int],
-    unsupported: frozenset[Capability],
-    seed: int,
-) -> TypeSummary:
-    names = metric_names(question_type)
-    ratios = metric_ratios(records, unsupported)
+def _estimate_all(ratios: Mapping[str, ImageRatio], names: Sequence[str], seed: int) -> dict[str, Estimate]:
+    """Every named metric with its interval; a metric that the records lack counts nothing."""
     present = [name for name in names if name in ratios]
     estimates = bootstrap_ratios([ratios[name] for name in present], np.random.default_rng(seed))
     by_name = dict(zip(present, estimates, strict=True))
-    nothing = Estimate(None, None, None, 0)
-    return TypeSummary(
-        name=UNKNOWN_TYPE if question_type is None else question_type.value,
-        num_expected=len(records),
-        num_scored=sum(record.is_scored for record in records),
-        num_failed=sum(not record.is_scored for record in records),
-        reasons=reasons,
-        metrics={name: by_name.get(name, nothing) for name in names},
-    )
+    return {name: by_name.get(name, Estimate(None, None, None, 0)) for name in names}
 
 
 def _reasons(

@@ -1,10 +1,13 @@
 """The output folder of an evaluation: config.json, records.jsonl (append-only until finished), summary.json.
 
 Several ranks append to `records.rank<r>-of-<n>.jsonl` each; whoever completes the set merges them. A line that a killed
-process left half-written is dropped on resume; any other damage is an error that names file and line.
+process left half-written is dropped on resume; any other damage is an error that names file and line. Each record file
+has one writer at a time, held by a lock that ends with its process.
 """
 
 import dataclasses
+import errno
+import fcntl
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from partonomy.benchmarks.partonomy import VERSION
+from partonomy.benchmarks.partonomy import VERSION, ChoiceProtocol
 from partonomy.evaluation.files import write_text_atomically
 from partonomy.evaluation.record_json import record_from_line, record_to_line
 from partonomy.evaluation.records import Record
@@ -22,17 +25,45 @@ CONFIG_FILE = "config.json"
 RECORDS_FILE = "records.jsonl"
 SUMMARY_FILE = "summary.json"
 MODEL_FILE = "model.json"
+MERGE_FILE = "merged_from.json"
 SHARD_PATTERN = "records.rank*-of-*.jsonl"
-_FREE_TO_CHANGE = frozenset({"questions", "output", "checkpoint", "training_metrics"})
-"""Config keys that may differ on resume: questions and checkpoint are compared by content hash instead of by path, and
-the training's metrics are only drawn in the report."""
+_FREE_TO_CHANGE = frozenset(
+    {
+        "questions",
+        "output",
+        "checkpoint",
+        "training_metrics",
+        "text_matching",
+        "text_threshold",
+        "api_key_env",
+        "answer_cache",
+    }
+)
+"""Config keys that may differ on resume: questions and checkpoint are compared by content hash instead of by path, the
+training's metrics are only drawn in the report, embedding matching reads finished records, and where an endpoint's key
+and its cached answers are changes none of them."""
+_FREE_TO_MERGE = _FREE_TO_CHANGE - {"text_matching", "text_threshold"} | {"shard"}
+"""Config keys that may differ between runs that are merged."""
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""What network file systems without locks answer; records are written there all the same."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """What determines the numbers of a run; a resumed run must have the same.
 
-    `checkpoint_hash` tells weights apart that were written to the same folder one after the other.
+    Attributes:
+        checkpoint_hash: Tells weights apart that were written to the same folder one after the other.
+        text_matching: Embedding model of the additional text metrics; None without them.
+        text_threshold: Least cosine of part names that match there.
+        shard: The part of the images that is asked, e.g. "2/8"; None for all.
+        choice_protocol: Whether each answer is scored alone or all are shown at once.
+        endpoint, model_name, image_format, request_options: Of a chat endpoint: its address, the model it is asked
+            for, how images are sent, and the JSON settings of every request.
+        api_key_env: Name of the environment variable with the endpoint's key; the key itself is recorded nowhere.
+        answer_cache: Folder of the endpoint's answers.
+        segmenter: "package.module:Class" of an open-vocabulary segmenter.
     """
 
     model: str
@@ -49,6 +80,17 @@ class EvaluationConfig:
     training_metrics: tuple[str, ...] = ()
     protocol_version: str = VERSION
     checkpoint_hash: str | None = None
+    text_matching: str | None = None
+    text_threshold: float | None = None
+    shard: str | None = None
+    choice_protocol: str = ChoiceProtocol.LIKELIHOOD.value
+    endpoint: str | None = None
+    model_name: str | None = None
+    image_format: str | None = None
+    request_options: str | None = None
+    api_key_env: str | None = None
+    answer_cache: str | None = None
+    segmenter: str | None = None
 
 
 def open_run(output: Path, config: EvaluationConfig, resume: bool, rank: Rank) -> None:
@@ -61,19 +103,71 @@ def open_run(output: Path, config: EvaluationConfig, resume: bool, rank: Rank) -
     output.mkdir(parents=True, exist_ok=True)
     if not resume:
         _refuse_existing(output, rank)
-    content = json.loads(json.dumps(dataclasses.asdict(config)))
+    content = config_to_json(config)
     path = output / CONFIG_FILE
     if path.is_file():
-        differing = _differing_keys(json.loads(path.read_text(encoding="utf-8")), content)
+        old = json.loads(path.read_text(encoding="utf-8"))
+        differing = [
+            f"{key} (was {old.get(key)!r}, now {content.get(key)!r})"
+            for key in _differing_keys(old, content, _FREE_TO_CHANGE)
+        ]
         has_records = any(record_files(output))
         if differing and (resume and has_records or rank.world_size > 1):
             raise ValueError(
                 f"{path} is of a run with other settings: {', '.join(differing)}. Use the same settings, or another "
                 "--output for a new run"
             )
-        if not differing:
+        if old == content:
             return
-    write_text_atomically(path, json.dumps(content, indent=2) + "\n")
+    write_config(output, config)
+
+
+def config_to_json(config: EvaluationConfig) -> dict[str, Any]:
+    """What `config.json` holds."""
+    content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return content
+
+
+def write_config(output: Path, config: EvaluationConfig) -> None:
+    """Write `config.json`."""
+    write_text_atomically(output / CONFIG_FILE, json.dumps(config_to_json(config), indent=2) + "\n")
+
+
+def read_config(output: Path) -> EvaluationConfig:
+    """Read `config.json`.
+
+    Raises:
+        FileNotFoundError: The folder holds no run.
+        ValueError: The file is not the configuration of an evaluation.
+    """
+    path = output / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; is {output} the output folder of validate_partonomy.py?")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    fields = {entry.name: entry for entry in dataclasses.fields(EvaluationConfig)}
+    needed = {name for name, entry in fields.items() if entry.default is dataclasses.MISSING}
+    if not isinstance(content, dict) or not needed <= set(content) <= set(fields):
+        raise ValueError(f"{path} is not the configuration of an evaluation by this version of the code")
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    return EvaluationConfig(**values)
+
+
+def check_mergeable(configs: Mapping[Path, EvaluationConfig]) -> None:
+    """Refuse runs whose records were made, or would be counted, under different settings.
+
+    Raises:
+        ValueError: Names the keys that differ and the runs.
+    """
+    (first_path, first), *others = configs.items()
+    reference = config_to_json(first)
+    for path, config in others:
+        content = config_to_json(config)
+        differing = [
+            f"{key} ({reference[key]!r}, {content[key]!r})"
+            for key in _differing_keys(reference, content, _FREE_TO_MERGE)
+        ]
+        if differing:
+            raise ValueError(f"{first_path} and {path} are runs with different settings: {', '.join(differing)}")
 
 
 def record_path(output: Path, rank: Rank) -> Path:
@@ -124,8 +218,13 @@ def merge_records(output: Path, question_ids: Sequence[str]) -> tuple[Record, ..
     if len(by_id) < len(question_ids):
         return None
     records = tuple(by_id[question_id] for question_id in question_ids)
-    write_text_atomically(output / RECORDS_FILE, "".join(record_to_line(record) + "\n" for record in records))
+    write_records(output, records)
     return records
+
+
+def write_records(output: Path, records: Sequence[Record]) -> None:
+    """Write `records.jsonl` in one step."""
+    write_text_atomically(output / RECORDS_FILE, "".join(record_to_line(record) + "\n" for record in records))
 
 
 def remove_shards(output: Path) -> None:
@@ -135,11 +234,24 @@ def remove_shards(output: Path) -> None:
 
 
 class RecordWriter:
-    """Appends records, one line each, flushed at once."""
+    """Appends records, one line each, flushed at once.
+
+    Raises:
+        BlockingIOError: Another process is writing the file.
+    """
 
     def __init__(self, path: Path) -> None:
-        _drop_partial_line(path)
         self._file = path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                self._file.close()
+                raise BlockingIOError(
+                    f"{path} is being written by another process, perhaps a worker of a run that was killed; wait "
+                    "until it has ended, or end it"
+                ) from error
+        _drop_partial_line(path)
 
     def write(self, record: Record) -> None:
         """Append one record."""
@@ -173,9 +285,11 @@ def _refuse_existing(output: Path, rank: Rank) -> None:
             )
 
 
-def _differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    keys = sorted((set(old) | set(new)) - _FREE_TO_CHANGE)
-    return [f"{key} (was {old.get(key)!r}, now {new.get(key)!r})" for key in keys if old.get(key) != new.get(key)]
+def _differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], free: frozenset[str]) -> list[str]:
+    """Keys with other values; a key that an earlier version of the code did not write has its default."""
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(EvaluationConfig)}
+    keys = sorted((set(old) | set(new)) - free)
+    return [key for key in keys if old.get(key, defaults.get(key)) != new.get(key, defaults.get(key))]
 
 
 def _drop_partial_line(path: Path) -> None:

@@ -3,13 +3,13 @@
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from partonomy.benchmarks.partonomy import Conditioning
+from partonomy.benchmarks.partonomy import ChoiceProtocol, Conditioning
 from partonomy.datasets.store import load_questions
 from partonomy.evaluation.model_api import GroundedModel
 from partonomy.evaluation.provenance import describe_model, gather_provenance, write_model_description
@@ -26,8 +26,19 @@ from partonomy.evaluation.run_directory import (
     remove_shards,
 )
 from partonomy.evaluation.scoring import Protocol, describe_error, failed_record, invalid_record, score_question
-from partonomy.evaluation.sharding import ImageGroup, Rank, Selection, select_questions, shard_images, unreadable_id
+from partonomy.evaluation.sharding import (
+    ImageGroup,
+    Rank,
+    Selection,
+    parse_shard,
+    select_questions,
+    select_shard,
+    shard_images,
+    unreadable_id,
+)
+from partonomy.evaluation.text_ratios import part_names
 from partonomy.images import draw_box, load_image
+from partonomy.metrics.part_embedding import build_matcher
 from partonomy.questions.question_types import QuestionType
 from partonomy.structures import QuestionSet
 
@@ -50,21 +61,43 @@ class Job:
     @property
     def question_types(self) -> tuple[QuestionType, ...]:
         """The types that are asked."""
-        return tuple(QuestionType(name) for name in self.config.question_types)
+        return question_types_of(self.config)
+
+    @property
+    def shard(self) -> Rank:
+        """The part of the images that this run asks."""
+        return Rank() if self.config.shard is None else parse_shard(self.config.shard)
 
     @property
     def protocol(self) -> Protocol:
         """What is asked of the model."""
-        generate = frozenset(QuestionType(name) for name in self.config.generate)
-        return Protocol(Conditioning(self.config.part_whole), generate)
+        return protocol_of(self.config)
 
     def load_questions(self) -> QuestionSet:
         """Read the questions; records that cannot be asked are collected, to be counted as failed."""
         return load_questions(Path(self.config.questions), invalid="collect")
 
+    def select(self, question_set: QuestionSet) -> Selection:
+        """What this run has to answer for."""
+        return select_shard(select_questions(question_set, self.question_types, self.config.limit), self.shard)
+
+
+def question_types_of(config: EvaluationConfig) -> tuple[QuestionType, ...]:
+    """The types that a run asks."""
+    return tuple(QuestionType(name) for name in config.question_types)
+
+
+def protocol_of(config: EvaluationConfig) -> Protocol:
+    """What a run asks of its model."""
+    generate = frozenset(QuestionType(name) for name in config.generate)
+    choice_protocol = ChoiceProtocol(config.choice_protocol)
+    return Protocol(Conditioning(config.part_whole), generate, choice_protocol, config.seed)
+
 
 def run_evaluation(job: Job, question_set: QuestionSet, resume: bool, rank: Rank, num_procs: int = 1) -> Summary | None:
     """Evaluate, and write the summary when every question of the run has its record.
+
+    A run of one shard among several gets no summary: `partonomy.evaluation.merging` joins it with the others.
 
     Args:
         job: What to run.
@@ -74,16 +107,17 @@ def run_evaluation(job: Job, question_set: QuestionSet, resume: bool, rank: Rank
         num_procs: Worker processes to start here instead; needs a launcher-free call.
 
     Returns:
-        The summary; None where other ranks have still to finish (the last one writes it).
+        The summary; None where other ranks have still to finish (the last one writes it), and for a shard.
 
     Raises:
         FileExistsError: The folder holds results and `resume` is off.
+        BlockingIOError: Another process writes the same records.
         ValueError: The configuration differs from the folder's, or both ways of sharding are used at once.
         RuntimeError: A worker process died.
     """
     if num_procs > 1 and rank.world_size > 1:
         raise ValueError(f"--num_procs {num_procs} cannot be combined with a launcher's {rank.world_size} ranks")
-    selection = select_questions(question_set, job.question_types, job.config.limit)
+    selection = job.select(question_set)
     open_run(job.output, job.config, resume, rank)
     if num_procs > 1:
         _run_workers(job, num_procs)
@@ -94,21 +128,19 @@ def run_evaluation(job: Job, question_set: QuestionSet, resume: bool, rank: Rank
         return None
     if rank.world_size == 1:
         remove_shards(job.output)
-    return _finish(job, question_set, records)
+    if job.shard.world_size > 1:
+        return None
+    return finish_run(job.config, question_set, records)
 
 
 def run_rank(job: Job, selection: Selection, rank: Rank) -> None:
     """Ask the questions of one rank that have no record yet, appending to the rank's file."""
-    done = set(read_all_records(job.output))
-    groups = tuple(
-        ImageGroup(open_questions)
-        for group in shard_images(selection.questions, rank)
-        if (open_questions := tuple(entry for entry in group.questions if entry.question_id not in done))
-    )
-    unreadable = [record for record in selection.invalid if unreadable_id(record) not in done and rank.index == 0]
     with RecordWriter(record_path(job.output, rank)) as writer:
-        for invalid in unreadable:
-            writer.write(invalid_record(invalid, job.protocol))
+        done = set(read_all_records(job.output))
+        groups = _open_groups(selection, rank, done)
+        for invalid in selection.invalid if rank.index == 0 else ():
+            if unreadable_id(invalid) not in done:
+                writer.write(invalid_record(invalid, job.protocol))
         if not groups:
             return
         model = job.build_model(job.config, rank)
@@ -118,6 +150,7 @@ def run_rank(job: Job, selection: Selection, rank: Rank) -> None:
         label = "questions" if rank.world_size == 1 else f"questions, rank {rank.index}"
         with tqdm(total=num_open, desc=label, unit="question", position=rank.index, file=sys.stderr) as progress:
             for group in groups:
+                _end_with_parent()
                 for record in evaluate_image(model, group, job.protocol):
                     writer.write(record)
                     progress.update()
@@ -137,11 +170,43 @@ def evaluate_image(model: GroundedModel, group: ImageGroup, protocol: Protocol) 
         yield score_question(model, question, shown, protocol)
 
 
-def _finish(job: Job, question_set: QuestionSet, records: Sequence[Record]) -> Summary:
-    provenance = gather_provenance(job.config, question_set, job.output)
-    summary = summarize(records, job.question_types, question_set.skipped, provenance, job.config.seed)
-    write_summary(summary, job.output / SUMMARY_FILE)
+def finish_run(config: EvaluationConfig, question_set: QuestionSet, records: Sequence[Record]) -> Summary:
+    """Compute the summary of a run from its records and write it.
+
+    Args:
+        config: The run.
+        question_set: Its questions.
+        records: One per question, in the order of the questions.
+
+    Raises:
+        ValueError: The embedding model of the text metrics cannot be loaded.
+    """
+    matcher = None
+    if config.text_matching is not None:
+        assert config.text_threshold is not None  # set together with the model
+        matcher = build_matcher(part_names(records), config.text_matching, config.text_threshold)
+    provenance = gather_provenance(config, question_set, Path(config.output))
+    summary = summarize(
+        records, question_types_of(config), question_set.skipped, provenance, config.seed, matcher=matcher
+    )
+    write_summary(summary, Path(config.output) / SUMMARY_FILE)
     return summary
+
+
+def _open_groups(selection: Selection, rank: Rank, done: Set[str]) -> tuple[ImageGroup, ...]:
+    """The rank's images with the questions that have no record yet."""
+    return tuple(
+        ImageGroup(questions)
+        for group in shard_images(selection.questions, rank)
+        if (questions := tuple(question for question in group.questions if question.question_id not in done))
+    )
+
+
+def _end_with_parent() -> None:
+    """End a worker whose run was killed, so that a resumed run does not find it still writing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise RuntimeError("the process that started this worker has ended")
 
 
 def _run_workers(job: Job, num_procs: int) -> None:
@@ -164,5 +229,4 @@ def _run_workers(job: Job, num_procs: int) -> None:
 
 def _work(job: Job, rank: Rank) -> None:
     """Entry of a worker process."""
-    selection = select_questions(job.load_questions(), job.question_types, job.config.limit)
-    run_rank(job, selection, rank)
+    run_rank(job, job.select(job.load_questions()), rank)

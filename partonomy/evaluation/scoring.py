@@ -12,8 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from partonomy.benchmarks.partonomy import Conditioning, Step, Subject, first_answer, question_steps, step_turns
-from partonomy.evaluation.model_api import GroundedModel, PreparedModel, Turn
+from partonomy.benchmarks.listwise import order_key
+from partonomy.benchmarks.partonomy import (
+    ChoiceProtocol,
+    Conditioning,
+    Step,
+    Subject,
+    first_answer,
+    question_steps,
+    step_turns,
+)
+from partonomy.evaluation.listwise import answer_listwise
+from partonomy.evaluation.model_api import GroundedModel, ModelUnavailable, PreparedModel, Turn
 from partonomy.evaluation.records import (
     Capability,
     ChoiceRecord,
@@ -24,11 +34,12 @@ from partonomy.evaluation.records import (
     TruePart,
 )
 from partonomy.evaluation.sharding import unreadable_id
-from partonomy.masks import decode_mask, encode_mask, rle_area, union_masks
+from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
+from partonomy.metrics.iou import count_pixels
 from partonomy.metrics.matching import Matching, match_masks
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, select_all
 from partonomy.questions.question_types import QuestionType
-from partonomy.structures import CharSpan, InvalidRecord, Question
+from partonomy.structures import RLE, CharSpan, InvalidRecord, Question
 
 MAX_REASON = 500
 """Characters kept of an error message."""
@@ -36,32 +47,49 @@ MAX_REASON = 500
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is asked of the model, and after which first answer the second part-whole question follows."""
+    """What is asked of the model, and after which first answer the second part-whole question follows.
+
+    `seed` shuffles the choices where all are shown at once (`listwise`).
+    """
 
     conditioning: Conditioning = Conditioning.GOLD
     generate_types: frozenset[QuestionType] = frozenset()
+    choice_protocol: ChoiceProtocol = ChoiceProtocol.LIKELIHOOD
+    seed: int = 0
 
     def requested(self, question_type: QuestionType) -> tuple[Capability, ...]:
         """The capabilities that a question of this type asks for."""
         asked = (Capability.CHOICES, Capability.MASKS)
         return (*asked, Capability.GENERATION) if question_type in self.generate_types else asked
 
+    def order_key(self, question: Question, step: Step) -> str | None:
+        """What decides the order of choices that are shown at once; None where each is scored alone."""
+        if self.choice_protocol is not ChoiceProtocol.LISTWISE:
+            return None
+        return order_key(self.seed, question.question_id, step.subject)
+
 
 def score_question(model: GroundedModel, question: Question, image: np.ndarray, protocol: Protocol) -> Record:
     """Ask everything about one question. An error of the model becomes a failed record with its message.
 
     An error in choices or masks fails the whole question, since its numbers would otherwise come from different sets
-    of questions; one in the own answer alone leaves choices and masks scored.
+    of questions; one in the own answer alone leaves choices and masks scored, and so does a `listwise` reply that names
+    no choice: that choice is wrong, and the record says why.
 
     Args:
         model: The model.
         question: The question.
         image: uint8 RGB (H, W, 3) in the annotation's frame, the instance's box already drawn where there is one.
         protocol: What to ask.
+
+    Raises:
+        ModelUnavailable: It cannot be asked at all; the question has no record then.
     """
     start = time.perf_counter()
     try:
         record = _ask(model, question, image, protocol)
+    except ModelUnavailable:
+        raise
     except Exception as error:  # whatever a model raises on one question must not end the evaluation of the others
         record = failed_record(question, protocol, describe_error(error))
     return dataclasses.replace(record, seconds=time.perf_counter() - start)
@@ -113,12 +141,17 @@ def _ask(model: GroundedModel, question: Question, image: np.ndarray, protocol: 
     steps = question_steps(question)
     record = _blank_record(question, protocol, steps)
     unsupported: list[Capability] = []
+    problems: list[str] = []
     answers: list[str] = []
     try:
         for index, step in enumerate(steps):
-            choice = _score_step(model, image, step_turns(steps, index, answers), step, question)
-            assert choice.selection is not None
-            answers.append(first_answer(step, choice.selection.index(DEFAULT_SELECTOR), protocol.conditioning))
+            asked = step_turns(steps, index, answers)
+            order_key = protocol.order_key(question, step)
+            choice = _answer_step(model, image, asked, _choice_record(question, step), order_key)
+            answers.append(_answer_to_follow(step, choice, protocol.conditioning))
+            if choice.selection is None:
+                assert choice.listwise is not None
+                problems.append(f"choice of {step.subject} only: {choice.listwise.problem}")
             if step.subject is Subject.PARTS:
                 record = dataclasses.replace(record, parts_choice=choice)
             else:
@@ -139,23 +172,35 @@ def _ask(model: GroundedModel, question: Question, image: np.ndarray, protocol: 
         except NotImplementedError:
             unsupported.append(Capability.GENERATION)
         except Exception as error:  # e.g. out of memory at a long answer; choices and masks are known by now
-            reason = f"own answer only (choices and masks are scored): {describe_error(error)}"[:MAX_REASON]
-            record = dataclasses.replace(record, status=Status.FAILED, reason=reason)
+            problems.append(f"own answer only (choices and masks are scored): {describe_error(error)}")
+    if problems:
+        record = dataclasses.replace(record, status=Status.FAILED, reason="; ".join(problems)[:MAX_REASON])
     return dataclasses.replace(record, unsupported=tuple(unsupported))
 
 
-def _score_step(
-    model: GroundedModel, image: np.ndarray, turns: Sequence[Turn], step: Step, question: Question
+def _answer_to_follow(step: Step, choice: ChoiceRecord, conditioning: Conditioning) -> str:
+    """What the next question of a part-whole type follows; a reply that names no choice stands there as it was said."""
+    if choice.selection is not None:
+        return first_answer(step, choice.selection.index(DEFAULT_SELECTOR), conditioning)
+    assert choice.listwise is not None
+    return choice.listwise.reply if conditioning is Conditioning.PREDICTED else step.choices[step.correct_index]
+
+
+def _answer_step(
+    model: GroundedModel, image: np.ndarray, turns: Sequence[Turn], asked: ChoiceRecord, order_key: str | None
 ) -> ChoiceRecord:
-    scores = model.score_choices(image, turns, step.choices)
-    if len(scores) != len(step.choices):
-        raise ValueError(f"{model.name} returned {len(scores)} scores for {len(step.choices)} choices")
-    base = _choice_record(question, step)
-    return dataclasses.replace(base, scores=tuple(scores), selection=select_all(scores))
+    """Let the model choose: all choices at once, in the order that the key decides, or each scored alone."""
+    if order_key is not None:
+        choice = answer_listwise(model, image, turns, asked.texts, order_key)
+        return dataclasses.replace(asked, selection=choice.selection, listwise=choice.answer)
+    scores = model.score_choices(image, turns, asked.texts)
+    if len(scores) != len(asked.texts):
+        raise ValueError(f"{model.name} returned {len(scores)} scores for {len(asked.texts)} choices")
+    return dataclasses.replace(asked, scores=tuple(scores), selection=select_all(scores))
 
 
 def _segment(
-    model: GroundedModel, question: Question, image: np.ndarray, turns: Sequence[Turn], true_masks: np.ndarray
+    model: GroundedModel, question: Question, image: np.ndarray, turns: Sequence[Turn], true_masks: Sequence[RLE]
 ) -> MaskRecord:
     choice = question.correct_choice
     predicted = model.segment(image, turns, choice.text, choice.part_spans)
@@ -164,7 +209,7 @@ def _segment(
 
 
 def _generate(
-    model: GroundedModel, image: np.ndarray, turns: Sequence[Turn], true_masks: np.ndarray
+    model: GroundedModel, image: np.ndarray, turns: Sequence[Turn], true_masks: Sequence[RLE]
 ) -> GenerationRecord:
     generation = model.generate(image, turns)
     _check_masks(model, generation.masks, image, len(generation.spans))
@@ -175,19 +220,21 @@ def _generate(
     return GenerationRecord(generation.text, generation.spans, confidences, compare_masks(generation.masks, true_masks))
 
 
-def compare_masks(predicted: np.ndarray, true: np.ndarray) -> MaskRecord:
-    """Encode the predictions and count their pixels under every pairing.
+def compare_masks(predicted: np.ndarray, true: Sequence[RLE]) -> MaskRecord:
+    """Encode the predictions, once, and count their pixels under every pairing on the codes.
 
     Args:
         predicted: bool (P, H, W).
-        true: bool (M, H, W).
+        true: M canonical codes of the same size.
     """
+    masks = encode_masks(predicted)
+    counts = count_pixels(masks, true)
     return MaskRecord(
-        masks=tuple(encode_mask(mask) for mask in predicted),
-        paired=match_masks(predicted, true, Matching.PAIRED),
-        hungarian=match_masks(predicted, true, Matching.HUNGARIAN),
-        greedy=match_masks(predicted, true, Matching.GREEDY),
-        union=match_masks(predicted, true, Matching.UNION),
+        masks=masks,
+        paired=match_masks(counts, Matching.PAIRED),
+        hungarian=match_masks(counts, Matching.HUNGARIAN),
+        greedy=match_masks(counts, Matching.GREEDY),
+        union=match_masks(counts, Matching.UNION),
     )
 
 
@@ -206,16 +253,14 @@ def _check_spans(model: GroundedModel, text: str, spans: Sequence[CharSpan]) -> 
             raise ValueError(f"{model.name} tagged [{span.start}, {span.end}) in a text of {len(text)} characters")
 
 
-def _true_masks(question: Question) -> np.ndarray:
-    """The true masks, bool (M, H, W), in the correct answer's reading order."""
-    if not question.masks:
-        return np.zeros((0, question.height, question.width), dtype=bool)
-    return np.stack([decode_mask(part.mask) for part in question.masks])
+def _true_masks(question: Question) -> tuple[RLE, ...]:
+    """Canonical codes of the true masks, in the correct answer's reading order."""
+    return tuple(canonical_rle(part.mask) for part in question.masks)
 
 
 def _blank_record(question: Question, protocol: Protocol, steps: Sequence[Step]) -> Record:
     """The record before the model has said anything."""
-    rles = [part.mask for part in question.masks]
+    masks = _true_masks(question)
     choices = {step.subject: _choice_record(question, step) for step in steps}
     return Record(
         question_id=question.question_id,
@@ -230,7 +275,7 @@ def _blank_record(question: Question, protocol: Protocol, steps: Sequence[Step])
         requested=protocol.requested(question.question_type),
         unsupported=(),
         true_parts=tuple(TruePart(part.label, rle_area(part.mask)) for part in question.masks),
-        true_union_area=rle_area(union_masks(rles)) if rles else 0,
+        true_union_area=rle_area(union_masks(masks)) if masks else 0,
         parts_choice=choices.get(Subject.PARTS),
         object_choice=choices.get(Subject.OBJECT),
         segmentation=None,

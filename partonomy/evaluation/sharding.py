@@ -1,4 +1,8 @@
-"""Which questions a run asks, and which of them a rank asks: whole images, so that statistics merge exactly."""
+"""Which questions a run asks, and which of them a shard or a rank asks: whole images, so that statistics merge exactly.
+
+A shard is the part of one of several machines that know nothing of each other (`--shard 2/8`); its ranks are the
+processes of that machine, or of machines that a launcher holds together.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +22,18 @@ class Rank:
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.world_size:
             raise ValueError(f"rank {self.index} does not lie in [0, {self.world_size})")
+
+
+def parse_shard(text: str) -> Rank:
+    """Read "2/8", the second of eight shards.
+
+    Raises:
+        ValueError: Another form, or a shard that does not exist.
+    """
+    number, separator, count = text.partition("/")
+    if not (separator and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"--shard {text!r}: give NUMBER/COUNT with 1 <= NUMBER <= COUNT, e.g. 2/8")
+    return Rank(int(number) - 1, int(count))
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,13 @@ def select_questions(question_set: QuestionSet, question_types: Sequence[Questio
     selection = Selection(tuple(questions), invalid)
     _check_unique(selection.question_ids, question_set.name)
     return selection
+
+
+def select_shard(selection: Selection, shard: Rank) -> Selection:
+    """The images of one shard with all their questions; unreadable records belong to the first shard."""
+    kept = {question.question_id for group in shard_images(selection.questions, shard) for question in group.questions}
+    questions = tuple(question for question in selection.questions if question.question_id in kept)
+    return Selection(questions, selection.invalid if shard.index == 0 else ())
 
 
 def shard_images(questions: Sequence[Question], rank: Rank) -> tuple[ImageGroup, ...]:

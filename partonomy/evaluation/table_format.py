@@ -2,9 +2,34 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+MAX_UNSCALED_COLUMNS = 8
+"""A LaTeX table of more columns is shrunk to the width of the text."""
+_LATEX_ESCAPES = str.maketrans(
+    {
+        "\\": "\\textbackslash{}",
+        "{": "\\{",
+        "}": "\\}",
+        "$": "\\$",
+        "&": "\\&",
+        "#": "\\#",
+        "_": "\\_",
+        "%": "\\%",
+        "~": "\\textasciitilde{}",
+        "^": "\\textasciicircum{}",
+        "<": "\\textless{}",
+        ">": "\\textgreater{}",
+        "|": "\\textbar{}",
+        '"': "''",  # one without its partner
+        "[": "{[}",  # after \\ a bare bracket would be read as a length
+        "]": "{]}",
+        "\n": " ",
+    }
+)
 
 
 class TableFormat(StrEnum):
@@ -26,10 +51,19 @@ class ColumnGroup:
 
 @dataclass(frozen=True)
 class TableRow:
-    """The cells of one row, already formatted; `group` is the heading under which it stands ("" = none)."""
+    """One row, already formatted.
+
+    Attributes:
+        cells: Texts of the row.
+        group: Heading under which it stands ("" = none).
+        intervals: Intervals of the cells, e.g. "34.0-38.5", "" where a cell has none; empty without any.
+        has_rule_above: Whether a rule parts it from the row above.
+    """
 
     cells: tuple[str, ...]
     group: str = ""
+    intervals: tuple[str, ...] = ()
+    has_rule_above: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +79,7 @@ class Table:
         width = len(self.headings)
         for row in self.rows:
             assert len(row.cells) == width, f"{self.title}: {len(row.cells)} cells under {width} headings"
+            assert len(row.intervals) in (0, width), f"{self.title}: {len(row.intervals)} intervals of {width} cells"
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -70,7 +105,7 @@ def format_percent(value: float | None) -> str:
 
 def _render_text(table: Table) -> str:
     columns = [column for group in table.columns for column in group.columns]
-    body = [row.cells for row in table.rows]
+    body = [cells for row in table.rows for cells in (row.cells, row.intervals) if cells]
     widths = [max(len(row[index]) for row in [columns, *body]) for index in range(len(columns))]
     start = 0
     for group in table.columns:  # a long group heading widens its last column
@@ -78,17 +113,21 @@ def _render_text(table: Table) -> str:
         missing = len(group.label) - sum(widths[index] for index in span) - 2 * (len(group.columns) - 1)
         widths[span[-1]] += max(0, missing)
         start += len(group.columns)
+    rule = "  ".join("-" * width for width in widths)
     lines = [table.title]
     if any(group.label for group in table.columns):
         lines.append(_group_line(table.columns, widths))
-    lines.append(_text_line(columns, widths))
-    lines.append("  ".join("-" * width for width in widths))
+    lines += [_text_line(columns, widths), rule]
     previous = ""
     for row in table.rows:
+        if row.has_rule_above:
+            lines.append(rule)
         if row.group != previous:
             lines.append(f"[{row.group}]")
             previous = row.group
         lines.append(_text_line(row.cells, widths))
+        if row.intervals:
+            lines.append(_text_line(row.intervals, widths))
     return "\n".join([*(line.rstrip() for line in lines), *([table.note] if table.note else [])])
 
 
@@ -118,35 +157,71 @@ def _render_markdown(table: Table) -> str:
         if row.group != previous:
             lines.append(line([f"*{row.group}*", *[""] * (len(row.cells) - 1)]))
             previous = row.group
-        lines.append(line(row.cells))
+        intervals = row.intervals or ("",) * len(row.cells)
+        lines.append(line([_with_interval(*pair) for pair in zip(row.cells, intervals, strict=True)]))
     return "\n".join([*lines, *(["", table.note] if table.note else [])])
+
+
+def _with_interval(cell: str, interval: str) -> str:
+    return f"{cell} [{interval}]" if interval else cell
 
 
 def _render_latex(table: Table) -> str:
     width = len(table.headings)
-    lines = ["\\begin{table}", "\\centering", f"\\caption{{{_latex(table.title)}}}"]
-    lines += [f"\\begin{{tabular}}{{l{'r' * (width - 1)}}}", "\\toprule"]
-    if any(group.label for group in table.columns):
-        spans = [f"\\multicolumn{{{len(group.columns)}}}{{c}}{{{_latex(group.label)}}}" for group in table.columns]
-        lines.append(" & ".join(spans) + " \\\\")
-    lines.append(" & ".join(_latex(column) for group in table.columns for column in group.columns) + " \\\\")
-    lines.append("\\midrule")
+    is_wide = width > MAX_UNSCALED_COLUMNS
+    lines = [
+        f"% needs \\usepackage{{{'booktabs,graphicx' if is_wide else 'booktabs'}}} in the preamble",
+        f"\\begin{{table{'*' if is_wide else ''}}}[t]",
+        "\\centering",
+        f"\\caption{{{_latex(table.title)}}}",
+        *(["\\resizebox{\\textwidth}{!}{%"] if is_wide else []),
+        f"\\begin{{tabular}}{{{_latex_alignment(table)}}}",
+        "\\toprule",
+        *_latex_headings(table),
+        "\\midrule",
+    ]
     previous = ""
-    for row in table.rows:
+    for index, row in enumerate(table.rows):
+        if row.has_rule_above or (row.group != previous and index):
+            lines.append("\\midrule")
         if row.group != previous:
             lines.append(f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{_latex(row.group)}}}}} \\\\")
             previous = row.group
-        lines.append(" & ".join(_latex(cell) for cell in row.cells) + " \\\\")
-    lines += ["\\bottomrule", "\\end{tabular}"]
+        lines.append(_latex_row([_latex(cell) for cell in row.cells]))
+        if row.intervals:
+            small = [f"{{\\scriptsize {_latex(cell).replace('-', '--')}}}" if cell else "" for cell in row.intervals]
+            lines.append(_latex_row(small))
+    lines += ["\\bottomrule", "\\end{tabular}" + ("}" if is_wide else "")]
     if table.note:
-        lines.append(f"\\par\\small {_latex(table.note)}")
-    return "\n".join([*lines, "\\end{table}"])
+        lines.append(f"\\par\\smallskip{{\\footnotesize {_latex(table.note)}}}")
+    return "\n".join([*lines, f"\\end{{table{'*' if is_wide else ''}}}"])
+
+
+def _latex_alignment(table: Table) -> str:
+    """Columns that name the row stand left, numbers right."""
+    num_left = 1 if len(table.columns) == 1 else len(table.columns[0].columns)
+    return "l" * num_left + "r" * (len(table.headings) - num_left)
+
+
+def _latex_headings(table: Table) -> list[str]:
+    lines = []
+    if any(group.label for group in table.columns):
+        spans, rules, start = [], [], 1
+        for group in table.columns:
+            end = start + len(group.columns) - 1
+            spans.append(f"\\multicolumn{{{len(group.columns)}}}{{c}}{{{_latex(group.label)}}}")
+            rules += [f"\\cmidrule(lr){{{start}-{end}}}"] if group.label else []
+            start = end + 1
+        lines = [_latex_row(spans), " ".join(rules)]
+    return [*lines, _latex_row([_latex(column) for group in table.columns for column in group.columns])]
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + " \\\\"
 
 
 def _latex(text: str) -> str:
-    for character, escaped in (("\\", "\\textbackslash{}"), ("_", "\\_"), ("%", "\\%"), ("&", "\\&"), ("#", "\\#")):
-        text = text.replace(character, escaped)
-    return text
+    return re.sub(r'"([^"]*)"', r"``\1''", text).translate(_LATEX_ESCAPES)
 
 
 def _render_csv(table: Table) -> str:

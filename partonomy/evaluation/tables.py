@@ -1,11 +1,12 @@
-"""Results in the layout of the paper's tables 2 (segmentation) and 3 (text), beside the rows quoted from it."""
+"""The tables of a set of runs: the paper's, each run's own metrics with intervals, accuracy by answer length."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 
-from partonomy.benchmarks.partonomy import Conditioning
-from partonomy.evaluation.loaded_run import LoadedRun, length_accuracies, random_objects, random_parts
-from partonomy.evaluation.reference import ReferenceTable, load_reference, segmentation_table
-from partonomy.evaluation.results import Summary, TypeSummary
+from partonomy.evaluation.loaded_run import LoadedRun, length_accuracies
+from partonomy.evaluation.paper_tables import PaperTableStyle, find_estimate, segmentation_results, text_results
+from partonomy.evaluation.reference import TABLE_SUBSETS, TEXT_TABLE, segmentation_table
+from partonomy.evaluation.results import Summary
 from partonomy.evaluation.table_format import (
     ColumnGroup,
     Table,
@@ -15,75 +16,63 @@ from partonomy.evaluation.table_format import (
     render_table,
 )
 from partonomy.metrics.bootstrap import Estimate
-from partonomy.metrics.multiple_choice import RandomBaseline, Selector
-from partonomy.questions.question_types import TABLE_TYPES, QuestionType
+from partonomy.metrics.multiple_choice import Selector
 
-PAPER_NAMES = {
-    QuestionType.IDENTIFICATION_WITH_LABEL: "Identification",
-    QuestionType.POSITIVE_WITH_LABEL: "Intersection",
-    QuestionType.NEGATIVE_WITH_LABEL: "Difference",
-    QuestionType.PART_TO_WHOLE: "Part2Whole",
-    QuestionType.WHOLE_TO_PART: "Whole2Part",
-}
-OURS, QUOTED, EXACT = "ours", "paper", "exact"
-"""Values of the tables' source column."""
 MAX_REASONS = 5
 """Reasons of failures printed per question type: every lost image has one of its own."""
-QUOTED_GROUP = "quoted from the paper"
-OWN_GROUP = "measured here"
 
 
-def result_tables(runs: Sequence[LoadedRun]) -> tuple[Table, ...]:
-    """Tables 2 and 3 with the runs' rows, then each run's own metrics with intervals, and accuracy by answer length."""
+class TableChoice(StrEnum):
+    """Which tables: one of the paper's by number, those of the runs' data sets, or all of them."""
+
+    SEGMENTATION_CORE = "2"
+    TEXT = "3"
+    SEGMENTATION_PACO = "9"
+    SEGMENTATION_PART_IMAGENET = "10"
+    SEGMENTATION_PASCAL = "11"
+    ALL = "all"
+    AUTO = "auto"
+
+    @property
+    def number(self) -> int | None:
+        """Number of the paper's table; None for `all` and `auto`."""
+        return int(self.value) if self.value.isdigit() else None
+
+
+def paper_table_runs(runs: Sequence[LoadedRun], choice: TableChoice) -> dict[int, tuple[LoadedRun, ...]]:
+    """The numbers of the chosen tables of the paper, each with the runs that stand in it.
+
+    A table chosen by its number holds every run. Otherwise a run stands in the segmentation table of its data set (by
+    the set's name) and in table 3; `auto` leaves out tables without a run.
+    """
     if not runs:
         raise ValueError("there is no run to tabulate")
-    own = [table for run in runs for table in (interval_table(run), length_table(run))]
-    return (segmentation_results(runs), text_results(runs), *own)
+    if choice.number is not None:
+        return {choice.number: tuple(runs)}
+    chosen = {}
+    for number in TABLE_SUBSETS:
+        members = [run for run in runs if number in (TEXT_TABLE, segmentation_table(run.dataset_name))]
+        if members or choice is TableChoice.ALL:
+            chosen[number] = tuple(members)
+    return chosen
 
 
-def render_tables(runs: Sequence[LoadedRun], table_format: TableFormat) -> str:
+def result_tables(runs: Sequence[LoadedRun], choice: TableChoice, style: PaperTableStyle) -> tuple[Table, ...]:
+    """The chosen tables of the paper; for `auto` and `all` also each run's own metrics and accuracy by length."""
+    tables = [
+        text_results(members, style) if number == TEXT_TABLE else segmentation_results(members, number, style)
+        for number, members in paper_table_runs(runs, choice).items()
+    ]
+    if choice.number is None:
+        tables += [table for run in runs for table in (interval_table(run), length_table(run))]
+    return tuple(tables)
+
+
+def render_tables(
+    runs: Sequence[LoadedRun], choice: TableChoice, style: PaperTableStyle, table_format: TableFormat
+) -> str:
     """All result tables in one text."""
-    return "\n\n".join(render_table(table, table_format) for table in result_tables(runs)) + "\n"
-
-
-def segmentation_results(runs: Sequence[LoadedRun]) -> Table:
-    """Table 2, or for the other subsets 9 to 11: paired micro- and macro-gIoU in percent."""
-    reference = load_reference(segmentation_table(runs[0].dataset_name))
-    metrics = ("giou_micro_paired", "giou_macro_paired")
-    rows = [_reference_row(reference, index, True) for index in range(len(reference.rows))]
-    for run in runs:
-        cells = [_value(run.summary, kind, metric) for kind in TABLE_TYPES for metric in metrics]
-        rows.append(TableRow((run.name, OURS, "", *(format_percent(value) for value in cells)), OWN_GROUP))
-    groups = tuple(ColumnGroup(PAPER_NAMES[kind], ("micro", "macro")) for kind in TABLE_TYPES)
-    return Table(
-        f"Segmentation (gIoU, %), layout of the paper's Table {reference.number}",
-        (ColumnGroup("", ("Method", "Source", "Extra seg data")), *groups),
-        tuple(rows),
-        _note(reference, runs),
-    )
-
-
-def text_results(runs: Sequence[LoadedRun]) -> Table:
-    """Table 3: precision, recall and accuracy of the parts, accuracy of the object, in percent."""
-    reference = load_reference(3)
-    rows = [_reference_row(reference, index, False) for index in range(len(reference.rows))]
-    for run in _one_per_dataset(runs):
-        suffix = "" if len(_one_per_dataset(runs)) == 1 else f" on {run.dataset_name}"
-        cells = [cell for kind in TABLE_TYPES for cell in _random_cells(run, kind)]
-        rows.append(TableRow((f"random guess{suffix}", EXACT, *cells), OWN_GROUP))
-    for run in runs:
-        values = [_value(run.summary, kind, metric) for kind in TABLE_TYPES for metric in _text_metrics(kind)]
-        rows.append(TableRow((run.name, OURS, *(format_percent(value) for value in values)), OWN_GROUP))
-    groups = tuple(
-        ColumnGroup(PAPER_NAMES[kind], ("P", "R", "PA", "OA") if kind.is_part_whole else ("P", "R", "A"))
-        for kind in TABLE_TYPES
-    )
-    return Table(
-        "Text (%), layout of the paper's Table 3",
-        (ColumnGroup("", ("Method", "Source")), *groups),
-        tuple(rows),
-        _note(reference, runs) + " Random guess: exact expectation over the choices.",
-    )
+    return "\n\n".join(render_table(table, table_format) for table in result_tables(runs, choice, style)) + "\n"
 
 
 def interval_table(run: LoadedRun) -> Table:
@@ -128,7 +117,7 @@ def overview(summary: Summary) -> str:
                 entry.name,
                 str(entry.num_expected),
                 str(entry.num_failed),
-                *(format_percent(_estimate(entry, name).value) for name in names),
+                *(format_percent(find_estimate(entry, name).value) for name in names),
             )
         )
         for entry in summary.question_types.values()
@@ -146,43 +135,6 @@ def format_estimate(estimate: Estimate | None) -> str:
     return f"{format_percent(estimate.value)} [{format_percent(estimate.low)}, {format_percent(estimate.high)}]"
 
 
-def _text_metrics(question_type: QuestionType) -> tuple[str, ...]:
-    parts = ("parts_precision", "parts_recall", "parts_accuracy")
-    return (*parts, "objects_accuracy") if question_type.is_part_whole else parts
-
-
-def _reference_row(reference: ReferenceTable, index: int, has_extra_data: bool) -> TableRow:
-    row = reference.rows[index]
-    values = ("-" if value is None else f"{value:.1f}" for value in row.values)
-    extra = (row.extra_segmentation_data,) if has_extra_data else ()
-    return TableRow((row.method, QUOTED, *extra, *values), QUOTED_GROUP)
-
-
-def _random_cells(run: LoadedRun, question_type: QuestionType) -> tuple[str, ...]:
-    records = run.of_type(question_type)
-    parts: RandomBaseline | None = random_parts(records)
-    if parts is None:
-        return ("-",) * len(_text_metrics(question_type))
-    cells = (format_percent(parts.precision), format_percent(parts.recall), format_percent(parts.accuracy))
-    if not question_type.is_part_whole:
-        return cells
-    objects = random_objects(records)
-    return (*cells, format_percent(None if objects is None else objects.accuracy))
-
-
-def _one_per_dataset(runs: Sequence[LoadedRun]) -> tuple[LoadedRun, ...]:
-    return tuple({run.dataset_hash: run for run in reversed(runs)}.values())
-
-
-def _estimate(entry: TypeSummary | None, metric: str) -> Estimate:
-    nothing = Estimate(None, None, None, 0)
-    return nothing if entry is None else entry.metrics.get(metric, nothing)
-
-
-def _value(summary: Summary, question_type: QuestionType, metric: str) -> float | None:
-    return _estimate(summary.question_types.get(question_type.value), metric).value
-
-
 def _not_asked(summary: Summary) -> str:
     lines = []
     for entry in summary.question_types.values():
@@ -195,29 +147,3 @@ def _not_asked(summary: Summary) -> str:
             reasons = "; ".join(f"{reason} ({count})" if count else reason for reason, count in entry.reasons.items())
             lines.append(f"{entry.name}: not asked: {reasons}")
     return "\n".join(lines)
-
-
-def _note(reference: ReferenceTable, runs: Sequence[LoadedRun]) -> str:
-    datasets = ", ".join(dict.fromkeys(run.dataset_name for run in runs))
-    note = (
-        f'Source "{QUOTED}": quoted from the Partonomy/PLUM paper, Table {reference.number}, measured there on '
-        f'{reference.subset}; "{OURS}": measured by this code on {datasets}. Rows on other data are not comparable.'
-    )
-    return " ".join([note, *(caveat for run in runs for caveat in _caveats(run))])
-
-
-def _caveats(run: LoadedRun) -> list[str]:
-    """What sets a run's rows apart from a full run under the default protocol."""
-    config = run.summary.provenance["config"]
-    num_failed = sum(entry.num_failed for entry in run.summary.question_types.values())
-    mutation = run.summary.provenance["dataset"].get("build", {}).get("config", {}).get("mutation", "paper")
-    caveats = []
-    if config["limit"] is not None:
-        caveats.append(f"{run.name}: at most {config['limit']} questions of each type (--limit).")
-    if config["part_whole"] != Conditioning.GOLD:
-        caveats.append(f"{run.name}: the second part-whole question follows the model's own first choice.")
-    if mutation != "paper":
-        caveats.append(f"{run.name}: wrong answers of the {mutation!r} kind, other choices than the paper's.")
-    if num_failed:
-        caveats.append(f"{run.name}: {num_failed} questions failed and score 0 in what failed.")
-    return caveats

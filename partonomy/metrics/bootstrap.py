@@ -72,25 +72,42 @@ def bootstrap_ratios(
     return tuple(estimates)
 
 
-def paired_difference(
-    first: ImageRatio, second: ImageRatio, generator: np.random.Generator, num_resamples: int = NUM_RESAMPLES
-) -> Estimate:
-    """`first` minus `second`, two runs on the same images, with its interval.
+def paired_differences(
+    firsts: Sequence[ImageRatio],
+    seconds: Sequence[ImageRatio],
+    generator: np.random.Generator,
+    num_resamples: int = NUM_RESAMPLES,
+) -> tuple[Estimate, ...]:
+    """Several metrics of one run minus those of another on the same I images, all from the same resamples.
 
-    Each resample draws one set of images for both.
+    Each resample draws one set of images for both runs and all metrics.
+
+    Args:
+        firsts: M metrics of one run.
+        seconds: The same M metrics of the other.
+        generator: Source of the resamples.
+        num_resamples: How many.
+
+    Returns:
+        M estimates whose `count` is I; empty ones where a run has no such number.
 
     Raises:
         ValueError: The runs do not cover the same number of images.
     """
-    if len(first.numerators) != len(second.numerators):
-        raise ValueError(
-            f"the runs cover {len(first.numerators)} and {len(second.numerators)} images, not the same ones"
-        )
-    if first.value is None or second.value is None:
-        return Estimate(None, None, None, 0)
-    samples = resample_ratios((first, second), generator, num_resamples)
-    low, high = np.percentile(samples[:, 0] - samples[:, 1], (2.5, 97.5))
-    return Estimate(first.value - second.value, float(low), float(high), len(first.numerators))
+    sizes = {len(ratio.numerators) for ratio in (*firsts, *seconds)}
+    if len(sizes) > 1:
+        raise ValueError(f"the runs cover {' and '.join(map(str, sorted(sizes)))} images, not the same ones")
+    if not firsts:
+        return ()
+    samples = resample_ratios((*firsts, *seconds), generator, num_resamples)
+    estimates = []
+    for column, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+        if first.value is None or second.value is None:
+            estimates.append(Estimate(None, None, None, 0))
+            continue
+        low, high = np.percentile(samples[:, column] - samples[:, len(firsts) + column], (2.5, 97.5))
+        estimates.append(Estimate(first.value - second.value, float(low), float(high), len(first.numerators)))
+    return tuple(estimates)
 
 
 def resample_ratios(ratios: Sequence[ImageRatio], generator: np.random.Generator, num_resamples: int) -> np.ndarray:

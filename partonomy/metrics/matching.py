@@ -11,7 +11,7 @@ from enum import StrEnum
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from partonomy.metrics.iou import PairStatistics, missing_prediction, pair_statistics, pairwise_statistics
+from partonomy.metrics.iou import PairStatistics, PixelCounts, missing_prediction
 
 
 class Matching(StrEnum):
@@ -23,37 +23,35 @@ class Matching(StrEnum):
     UNION = "union"
 
 
-def match_masks(predicted: np.ndarray, true: np.ndarray, matching: Matching) -> tuple[PairStatistics, ...]:
-    """Pair masks and count pixels.
+def match_masks(counts: PixelCounts, matching: Matching) -> tuple[PairStatistics, ...]:
+    """Pair P predictions with M true masks.
 
     Args:
-        predicted: bool (P, H, W), in reading order.
-        true: bool (M, H, W), in reading order.
+        counts: Their pixels; both in reading order.
         matching: The strategy. `union` compares the union of all predictions with the union of all true masks.
 
     Returns:
         One entry per true mask, in their order; a single one for `union` (none without true masks).
     """
+    num_predicted, num_true = counts.intersections.shape
     if matching is Matching.UNION:
-        return _match_union(predicted, true)
+        if not num_true:
+            return ()
+        return (counts.union_pair() if num_predicted else missing_prediction(counts.true_union_area),)
     if matching is Matching.PAIRED:
-        return _match_by_position(predicted, true)
-    intersections, unions = pairwise_statistics(predicted, true)
-    ious = _iou_matrix(intersections, unions)
-    if matching is Matching.HUNGARIAN:
-        rows, columns = linear_sum_assignment(ious, maximize=True)
+        assignment = [(index, index) for index in range(min(num_predicted, num_true))]
+    elif matching is Matching.HUNGARIAN:
+        rows, columns = linear_sum_assignment(counts.ious, maximize=True)
         assignment = list(zip(rows.tolist(), columns.tolist(), strict=True))
     else:
-        assignment = greedy_assignment(ious)
+        assignment = greedy_assignment(counts.ious)
     predicted_of_true = {column: row for row, column in assignment}
-    pairs = []
-    for column, true_mask in enumerate(true):
-        if column in predicted_of_true:
-            row = predicted_of_true[column]
-            pairs.append(PairStatistics(int(intersections[row, column]), int(unions[row, column])))
-        else:
-            pairs.append(missing_prediction(int(np.count_nonzero(true_mask))))
-    return tuple(pairs)
+    return tuple(
+        counts.pair(predicted_of_true[column], column)
+        if column in predicted_of_true
+        else missing_prediction(int(counts.true_areas[column]))
+        for column in range(num_true)
+    )
 
 
 def match_nothing(true_areas: Sequence[int], union_area: int, matching: Matching) -> tuple[PairStatistics, ...]:
@@ -78,39 +76,17 @@ def greedy_assignment(ious: np.ndarray) -> list[tuple[int, int]]:
         ious: float (P, M).
     """
     num_predicted, num_true = ious.shape
-    order = sorted(
-        ((row, column) for row in range(num_predicted) for column in range(num_true)),
-        key=lambda pair: (-ious[pair], pair[1], pair[0]),
-    )
+    # A stable sort of the transposed matrix keeps ties in the order true index, prediction index.
+    order = np.argsort(-ious.T, axis=None, kind="stable").tolist()
     used_rows: set[int] = set()
     used_columns: set[int] = set()
     assignment = []
-    for row, column in order:
+    for position in order:
+        column, row = divmod(position, num_predicted)
         if row not in used_rows and column not in used_columns:
             assignment.append((row, column))
             used_rows.add(row)
             used_columns.add(column)
+            if len(assignment) == min(num_predicted, num_true):
+                break
     return assignment
-
-
-def _match_by_position(predicted: np.ndarray, true: np.ndarray) -> tuple[PairStatistics, ...]:
-    return tuple(
-        pair_statistics(predicted[index], true_mask)
-        if index < len(predicted)
-        else missing_prediction(int(np.count_nonzero(true_mask)))
-        for index, true_mask in enumerate(true)
-    )
-
-
-def _match_union(predicted: np.ndarray, true: np.ndarray) -> tuple[PairStatistics, ...]:
-    if not len(true):
-        return ()
-    true_union = np.logical_or.reduce(true)
-    if not len(predicted):
-        return (missing_prediction(int(np.count_nonzero(true_union))),)
-    return (pair_statistics(np.logical_or.reduce(predicted), true_union),)
-
-
-def _iou_matrix(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
-    """IoU of every pair, 1 where both masks are empty."""
-    return np.where(unions == 0, 1.0, intersections / np.maximum(unions, 1))

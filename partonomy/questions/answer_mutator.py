@@ -7,16 +7,21 @@ Parts are indices into the sorted vocabulary, so that sorted indices are sorted 
   predicted share from all parts. As there, the parts of the right answer, under any of their names, are the only ones
   never added. Two things are not copied: that code may compare an object with its own class, and it inserts added parts
   at random places (here parts are always sorted).
-- `balanced`: as `paper`, but wrong answers are also mutated from wrong ones. In the other two the right answer is the
-  centre of the choices, which a blind guess can use (the paper admits it); here no choice is central.
+- `balanced`: no choice stands out. In the other two the right answer is the centre of the choices and lists commoner
+  parts, which a blind guess can use (the paper admits the first); `python -m partonomy blind` measures it. Here wrong
+  answers are also mutated from wrong ones, by steps that come and go as right answers do (`answer_model`), and the
+  objects that a question compares with are drawn so that right answers spread out (`right_answers`). So a part that is
+  never right in a kind of question is hardly ever offered in it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
+from partonomy.questions.answer_model import AnswerKind, AnswerModel, make_flat_model
+from partonomy.questions.balanced_answers import draw_balanced_answers
 from partonomy.questions.part_sampler import PartSampler
 
 NUM_WRONG_ANSWERS = 4
@@ -53,11 +58,22 @@ class MutationContext:
         category_parts: parts of any object of the category, sorted.
         query_parts: parts of the object and of the concepts it is compared with, sorted (`authors`); empty for the
             part-whole types, where the authors' code offers none.
+        kind: whose right answers the wrong ones must look like (`balanced`); None: nothing is known of them.
     """
 
     correct: frozenset[int]
     category_parts: tuple[int, ...]
     query_parts: tuple[int, ...]
+    kind: AnswerKind | None = None
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The right answer, its parts in any words, and the related parts (sorted) that may be added to it."""
+
+    parts: frozenset[int]
+    excluded: frozenset[int]
+    related: tuple[int, ...]
 
 
 class AnswerMutator:
@@ -67,10 +83,18 @@ class AnswerMutator:
         mode: see the module's text.
         sampler: draws the parts to add.
         synonyms: for every part, the parts that mean the same, itself included.
+        models: how right answers are distributed, by kind (`balanced`).
     """
 
-    def __init__(self, mode: MutationMode, sampler: PartSampler, synonyms: Sequence[frozenset[int]]) -> None:
+    def __init__(
+        self,
+        mode: MutationMode,
+        sampler: PartSampler,
+        synonyms: Sequence[frozenset[int]],
+        models: Mapping[AnswerKind, AnswerModel] | None = None,
+    ) -> None:
         self._mode = mode
+        self._models = models or {}
         self._sampler = sampler
         self._synonyms = synonyms
         self._num_parts = len(synonyms)
@@ -83,45 +107,51 @@ class AnswerMutator:
         Returns:
             The sets, or None when one of them was not found in 20 tries.
         """
+        if self._mode is MutationMode.BALANCED:
+            model = self._find_model(context)
+            return draw_balanced_answers(context.correct, NUM_WRONG_ANSWERS, model, self._synonyms, generator)
         answers = [context.correct]
-        for parent in self._draw_parents(generator):
-            answer = self._draw_distinct(answers[parent], answers, context, generator)
+        start = self._make_start(context)
+        for _ in range(NUM_WRONG_ANSWERS):
+            answer = self._draw_distinct(start, answers, context, generator)
             if answer is None:
                 return None
             answers.append(answer)
         return tuple(answers[1:])
 
-    def _draw_parents(self, generator: np.random.Generator) -> tuple[int, ...]:
-        """For wrong answers 1..4, the number of the answer (0 = the right one) each is mutated from."""
-        if self._mode is not MutationMode.BALANCED:
-            return (0,) * NUM_WRONG_ANSWERS
-        return draw_tree(NUM_WRONG_ANSWERS + 1, generator)
+    def _find_model(self, context: MutationContext) -> AnswerModel:
+        """The model of the question's kind; without one, all answers of the category's parts are taken to be alike."""
+        if context.kind is not None and context.kind in self._models:
+            return self._models[context.kind]
+        is_enough = len(context.category_parts) >= len(context.correct) + NUM_WRONG_ANSWERS
+        return make_flat_model(context.category_parts if is_enough else range(self._num_parts))
+
+    def _make_start(self, context: MutationContext) -> _Start:
+        excluded = frozenset().union(*(self._synonyms[part] for part in context.correct))
+        related = context.query_parts if self._mode is MutationMode.AUTHORS else context.category_parts
+        return _Start(context.correct, excluded, tuple(part for part in related if part not in excluded))
 
     def _draw_distinct(
         self,
-        start: frozenset[int],
+        start: _Start,
         answers: Sequence[frozenset[int]],
         context: MutationContext,
         generator: np.random.Generator,
     ) -> frozenset[int] | None:
         for _ in range(NUM_TRIES):
-            answer = self._mutate(start, context, generator)
+            answer = self._mutate(start, generator)
             if answer and answer not in answers and not self._means_same(answer, context.correct):
                 return answer
         return None
 
-    def _mutate(
-        self, start: frozenset[int], context: MutationContext, generator: np.random.Generator
-    ) -> frozenset[int]:
+    def _mutate(self, start: _Start, generator: np.random.Generator) -> frozenset[int]:
         """Apply 1 to 3 mutations; a part touched once is not touched again; an impossible mutation is left out."""
-        present, touched = set(start), set[int]()
+        present, touched = set(start.parts), set[int]()
         max_mutations = AUTHORS_MAX_MUTATIONS if self._mode is MutationMode.AUTHORS else MAX_MUTATIONS
-        for _ in range(int(generator.integers(1, max_mutations + 1))):
-            operation = OPERATIONS[int(generator.integers(len(OPERATIONS)))] if present else Operation.ADD
+        for _ in range(generator.integers(1, max_mutations + 1)):
+            operation = OPERATIONS[generator.integers(len(OPERATIONS))] if present else Operation.ADD
             removed = None if operation is Operation.ADD else _draw_one(sorted(present - touched), generator)
-            added = (
-                None if operation is Operation.REMOVE else self._draw_added(present, touched, start, context, generator)
-            )
+            added = None if operation is Operation.REMOVE else self._draw_added(present, start, generator)
             if (operation is not Operation.ADD and removed is None) or (
                 operation is not Operation.REMOVE and added is None
             ):
@@ -134,66 +164,25 @@ class AnswerMutator:
                 touched.add(added)
         return frozenset(present)
 
-    def _draw_added(
-        self,
-        present: set[int],
-        touched: set[int],
-        start: frozenset[int],
-        context: MutationContext,
-        generator: np.random.Generator,
-    ) -> int | None:
-        """Draw a part that is neither touched nor a synonym of a part listed now or at the start.
+    def _draw_added(self, present: set[int], start: _Start, generator: np.random.Generator) -> int | None:
+        """Draw a part that was not touched and is no synonym of a part listed now or at the start.
 
-        The start is the right answer, so no true part is added in other words. From a wrong start (`balanced`) true
-        parts may come back: kept out, they would become rare in the wrong answers and give the right one away.
+        The start is the right answer, so no true part is added in other words.
         """
-        excluded = set(touched)
-        for part in present | start:
-            excluded |= self._synonyms[part]
-        is_authors = self._mode is MutationMode.AUTHORS
-        related_parts = context.query_parts if is_authors else context.category_parts
-        related = [part for part in related_parts if part not in excluded]
+        # What was touched is either of the start or was added to it, so this leaves it out, too.
+        more = set[int]().union(*(self._synonyms[part] for part in present - start.parts))
+        related: Sequence[int] = [part for part in start.related if part not in more] if more else start.related
         allowed = related
-        if is_authors or not related:
-            allowed = [part for part in range(self._num_parts) if part not in excluded]
-        return self._sampler.sample(sorted(present), related, allowed, generator) if allowed else None
+        if self._mode is MutationMode.AUTHORS or not related:
+            more |= start.excluded
+            allowed = [part for part in range(self._num_parts) if part not in more]
+        return self._sampler.sample(present, related, allowed, generator) if allowed else None
 
     def _means_same(self, answer: frozenset[int], correct: frozenset[int]) -> bool:
         """Whether two answers name the same parts, be it in other words."""
         return all(self._synonyms[part] & correct for part in answer) and all(
             self._synonyms[part] & answer for part in correct
         )
-
-
-def draw_tree(num_nodes: int, generator: np.random.Generator) -> tuple[int, ...]:
-    """Draw a uniformly random labelled tree (Pruefer code) and return it as seen from node 0.
-
-    Every node is equally likely to be central in it, so where the right answer (node 0) sits says nothing.
-
-    Returns:
-        Parents of nodes 1..num_nodes-1, renumbered so that each parent comes before its children.
-    """
-    code = [int(value) for value in generator.integers(num_nodes, size=num_nodes - 2)]
-    degrees = [1 + code.count(node) for node in range(num_nodes)]
-    neighbours: dict[int, list[int]] = {node: [] for node in range(num_nodes)}
-
-    def connect(first: int, second: int) -> None:
-        neighbours[first].append(second)
-        neighbours[second].append(first)
-        degrees[first] -= 1
-        degrees[second] -= 1
-
-    for node in code:
-        connect(degrees.index(1), node)
-    first, second = (node for node in range(num_nodes) if degrees[node] == 1)
-    connect(first, second)
-    order, parents = [0], []
-    for node in order:
-        for child in sorted(neighbours[node]):
-            if child not in order:
-                parents.append(order.index(node))
-                order.append(child)
-    return tuple(parents)
 
 
 def _draw_one(candidates: Sequence[int], generator: np.random.Generator) -> int | None:

@@ -5,28 +5,32 @@ type) and the regressions are fitted once, so any number of workers writes the s
 """
 
 import multiprocessing
-from collections import Counter
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from partonomy.concept_graph import ConceptGraph, build_concept_graph
 from partonomy.datasets.coco_records import SkippedAnnotations
-from partonomy.datasets.files import hash_files, write_json
-from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, DatasetOrigin, save_dataset
+from partonomy.datasets.files import hash_files, hash_json, write_json
+from partonomy.datasets.store import ANNOTATIONS_FILE, BUILD_FILE, DatasetOrigin, save_dataset
 from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationMode
+from partonomy.questions.balanced_models import fit_balanced
 from partonomy.questions.image_questions import MarkRule, QuestionMaker, SkippedQuestion
 from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL, ObjectSampler, embed_texts
-from partonomy.questions.part_comparison import COMPARATORS, PartComparator
+from partonomy.questions.part_comparison import PartComparator, find_comparator, synonym_file
 from partonomy.questions.part_sampler import PartSampler, fit_part_sampler
 from partonomy.questions.question_file import question_to_line
 from partonomy.questions.question_types import QuestionType
+from partonomy.questions.question_writer import MadeQuestions, QuestionWriter, withdraw_questions
 from partonomy.questions.templates import DEFAULT_TEMPLATES, load_templates
 from partonomy.structures import AnnotatedImage, PartDataset, SkippedType
 
-NUM_IMAGES_PER_CHUNK = 64
+NUM_IMAGES_PER_STEP = 64
 NUM_EXAMPLE_IDS = 10
 
 
@@ -40,7 +44,7 @@ class QuestionBuildConfig:
         question_types: the types to ask, in this order; default: all ten.
         embedding_model: of the object names (see `object_sampler.embed_texts`).
         num_workers: processes; the output does not depend on it.
-        part_comparison: "exact" or "lemma".
+        part_comparison: "exact", "lemma" or "file:PATH" (see `part_comparison.find_comparator`).
         mark_objects: when the instance is marked by a box: "same_class" or "ambiguous" (see `MarkRule`).
         templates: wording; default: the packaged file.
     """
@@ -61,8 +65,17 @@ class QuestionBuildConfig:
             raise ValueError(f"num_workers must be 1 or more, got {self.num_workers}")
         if not self.question_types or len(set(self.question_types)) != len(self.question_types):
             raise ValueError(f"question_types must name at least one type, each once, got {list(self.question_types)}")
-        if self.part_comparison not in COMPARATORS:
-            raise ValueError(f"part_comparison must be one of {sorted(COMPARATORS)}, got {self.part_comparison!r}")
+        synonym_file(self.part_comparison)  # raises on an unknown one
+
+
+@dataclass(frozen=True)
+class BuildSeconds:
+    """Wall time of a build's steps in seconds: annotations written, object names embedded, samplers fitted, asked."""
+
+    save: float
+    embedding: float
+    fit: float
+    questions: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,7 @@ class BuildSummary:
     num_questions: Mapping[QuestionType, int]
     skipped: tuple[SkippedType, ...]
     embedding_model: str | None
+    seconds: BuildSeconds
 
 
 def build_questions(
@@ -87,6 +101,8 @@ def build_questions(
 ) -> BuildSummary:
     """Write a data set folder of the project's own form: annotations, questions, and `build.json` last.
 
+    A build that was killed is continued (see `question_writer`); the files have the same bytes as without the kill.
+
     Args:
         dataset: annotations.
         config: how to ask.
@@ -100,38 +116,66 @@ def build_questions(
         ValueError: the data set has no part at all.
     """
     config_json = config_to_json(config) | ({} if comparator is None else {"part_comparison": comparator.name})
-    dataset = save_dataset(dataset, output_dir, origin or DatasetOrigin("python", config.seed))
+    times = [time.perf_counter()]
     (output_dir / BUILD_FILE).unlink(missing_ok=True)
+    withdraw_questions(output_dir)
+    dataset = save_dataset(dataset, output_dir, origin or DatasetOrigin("python", config.seed))
     graph = build_concept_graph(dataset)
     if not graph.parts:
         raise ValueError(f"{dataset.name}: no annotated part in {len(dataset.images)} images, nothing can be asked")
+    times.append(time.perf_counter())
     object_sampler = _build_object_sampler(graph, config)
+    times.append(time.perf_counter())
+    part_sampler = _fit_sampler(dataset, graph)
+    synonyms = _synonym_indices(graph, comparator or find_comparator(config.part_comparison))
+    is_balanced = config.mutation is MutationMode.BALANCED
+    balanced = fit_balanced(dataset, graph, synonyms, config.seed) if is_balanced else None
+    times.append(time.perf_counter())
+    templates = load_templates(config.templates or DEFAULT_TEMPLATES)
     maker = QuestionMaker(
         graph=graph,
-        mutator=_build_mutator(dataset, graph, config, comparator or COMPARATORS[config.part_comparison]),
+        mutator=AnswerMutator(config.mutation, part_sampler, synonyms, balanced.models if balanced else None),
         object_sampler=object_sampler,
-        templates=load_templates(config.templates or DEFAULT_TEMPLATES),
-        synonyms=_synonym_indices(graph, comparator or COMPARATORS[config.part_comparison]),
+        templates=templates,
+        synonyms=synonyms,
         seed=config.seed,
         image_root=dataset.image_root,
         mark=config.mark_objects,
+        right=balanced.right if balanced else None,
     )
-    num_questions, skipped = _write_all(maker, dataset, config, output_dir / QUESTIONS_FILE)
+    inputs = {
+        "annotations": hash_files([output_dir / ANNOTATIONS_FILE]),
+        "config": config_json,
+        "numpy": np.__version__,
+        "part_sampler": part_sampler.content_hash(),
+        "object_sampler": object_sampler.content_hash() if object_sampler else None,
+        "synonyms": [sorted(group) for group in synonyms],
+        "templates": repr(templates),
+    }
+    with QuestionWriter(output_dir, hash_json(inputs)) as writer:
+        _write_all(maker, dataset, config, writer)
+        writer.finish()
+    times.append(time.perf_counter())
     summary = BuildSummary(
         num_images=len(dataset.images),
-        num_questions=num_questions,
-        skipped=skipped,
+        num_questions={question_type: writer.num_questions[question_type] for question_type in config.question_types},
+        skipped=_skipped_rows(writer.skipped, config.question_types),
         embedding_model=object_sampler.model_name if object_sampler else None,
+        seconds=BuildSeconds(*(after - before for before, after in pairwise(times))),
     )
     write_json(output_dir / BUILD_FILE, _summary_to_json(summary, config_json, settings or {}, left_out), indent=2)
+    writer.remove_progress()
     return summary
 
 
 def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:
-    """The resolved configuration, without `num_workers`, which changes nothing; the wording by its content."""
-    templates: dict[str, object] = {"templates": None}
+    """The resolved configuration, without `num_workers`, which changes nothing; files by their content as well."""
+    files: dict[str, object] = {"templates": None}
     if config.templates is not None:
-        templates = {"templates": str(config.templates), "templates_sha256": hash_files([config.templates])}
+        files = {"templates": str(config.templates), "templates_sha256": hash_files([config.templates])}
+    synonyms = synonym_file(config.part_comparison)
+    if synonyms is not None and synonyms.is_file():  # a missing one is an error of `find_comparator`
+        files["part_comparison_sha256"] = hash_files([synonyms])
     return {
         "seed": config.seed,
         "mutation": config.mutation.value,
@@ -139,19 +183,13 @@ def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:
         "embedding_model": config.embedding_model,
         "part_comparison": config.part_comparison,
         "mark_objects": config.mark_objects.value,
-    } | templates
+    } | files
 
 
 def _synonym_indices(graph: ConceptGraph, comparator: PartComparator) -> tuple[frozenset[int], ...]:
     index = {label: number for number, label in enumerate(graph.parts)}
     synonyms = comparator.find_synonyms(graph.parts)
     return tuple(frozenset(index[other] for other in synonyms[label]) for label in graph.parts)
-
-
-def _build_mutator(
-    dataset: PartDataset, graph: ConceptGraph, config: QuestionBuildConfig, comparator: PartComparator
-) -> AnswerMutator:
-    return AnswerMutator(config.mutation, _fit_sampler(dataset, graph), _synonym_indices(graph, comparator))
 
 
 def _fit_sampler(dataset: PartDataset, graph: ConceptGraph) -> PartSampler:
@@ -173,52 +211,49 @@ def _build_object_sampler(graph: ConceptGraph, config: QuestionBuildConfig) -> O
     return ObjectSampler(graph, embed_texts(graph.objects, config.embedding_model))
 
 
-@dataclass(frozen=True)
-class _ImageLines:
-    """Question lines of one image, as workers hand them back."""
+def _write_all(maker: QuestionMaker, dataset: PartDataset, config: QuestionBuildConfig, writer: QuestionWriter) -> None:
+    images = dataset.images
+    with tqdm(total=len(images), initial=writer.num_images, desc="questions", unit="image", disable=None) as progress:
+        for made in _make_all(maker, images[writer.num_images :], config):
+            writer.write(made)
+            progress.update(made.num_images)
 
-    lines: tuple[str, ...]
-    question_types: tuple[QuestionType, ...]
-    skipped: tuple[SkippedQuestion, ...]
 
-
-def _write_all(
-    maker: QuestionMaker, dataset: PartDataset, config: QuestionBuildConfig, path: Path
-) -> tuple[dict[QuestionType, int], tuple[SkippedType, ...]]:
-    counts = dict.fromkeys(config.question_types, 0)
-    skipped: Counter[SkippedQuestion] = Counter()
-    with (
-        path.open("w", encoding="utf-8") as file,
-        tqdm(total=len(dataset.images), desc="questions", unit="image", disable=None) as progress,
-    ):
-        for result in _make_all(maker, dataset.images, config):
-            file.writelines(result.lines)
-            for question_type in result.question_types:
-                counts[question_type] += 1
-            skipped.update(result.skipped)
-            progress.update()
-    order = list(config.question_types)
+def _skipped_rows(
+    skipped: Mapping[SkippedQuestion, int], question_types: Sequence[QuestionType]
+) -> tuple[SkippedType, ...]:
+    order = list(question_types)
     rows = sorted(skipped.items(), key=lambda row: (order.index(row[0].question_type), row[0].reason.value))
-    return counts, tuple(SkippedType(key.question_type, key.reason.value, count) for key, count in rows)
+    return tuple(SkippedType(key.question_type, key.reason.value, count) for key, count in rows)
 
 
 def _make_all(
     maker: QuestionMaker, images: Sequence[AnnotatedImage], config: QuestionBuildConfig
-) -> Iterator[_ImageLines]:
+) -> Iterator[MadeQuestions]:
+    starts = range(0, len(images), NUM_IMAGES_PER_STEP)
+    steps = (images[start : start + NUM_IMAGES_PER_STEP] for start in starts)
     if config.num_workers == 1:
-        for image in images:
-            yield _make_lines(maker, config.question_types, image)
+        for step in steps:
+            yield _make_step(maker, config.question_types, step)
         return
     # "spawn": the parent may hold torch threads (embedding model), which a forked child would inherit half-dead.
     context = multiprocessing.get_context("spawn")
     with context.Pool(config.num_workers, _start_worker, (maker, config.question_types)) as pool:
-        yield from pool.imap(_work, images, chunksize=NUM_IMAGES_PER_CHUNK)
+        yield from pool.imap(_work, steps)
 
 
-def _make_lines(maker: QuestionMaker, question_types: Sequence[QuestionType], image: AnnotatedImage) -> _ImageLines:
-    questions, skipped = maker.make(image, question_types)
-    lines = tuple(question_to_line(question) for question in questions)
-    return _ImageLines(lines, tuple(question.question_type for question in questions), tuple(skipped))
+def _make_step(
+    maker: QuestionMaker, question_types: Sequence[QuestionType], images: Sequence[AnnotatedImage]
+) -> MadeQuestions:
+    lines: list[str] = []
+    asked: list[QuestionType] = []
+    skipped: list[SkippedQuestion] = []
+    for image in images:
+        questions, not_asked = maker.make(image, question_types)
+        lines += [question_to_line(question) for question in questions]
+        asked += [question.question_type for question in questions]
+        skipped += not_asked
+    return MadeQuestions(len(images), tuple(lines), tuple(asked), tuple(skipped))
 
 
 class _Worker:
@@ -233,8 +268,8 @@ def _start_worker(maker: QuestionMaker, question_types: tuple[QuestionType, ...]
     _Worker.question_types = question_types
 
 
-def _work(image: AnnotatedImage) -> _ImageLines:
-    return _make_lines(_Worker.maker, _Worker.question_types, image)
+def _work(images: Sequence[AnnotatedImage]) -> MadeQuestions:
+    return _make_step(_Worker.maker, _Worker.question_types, images)
 
 
 def _summary_to_json(

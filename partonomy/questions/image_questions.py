@@ -11,13 +11,17 @@ import numpy as np
 
 from partonomy.concept_graph import ConceptGraph
 from partonomy.masks import rle_area, rle_bbox, union_masks
+from partonomy.questions.answer_model import AnswerKind
 from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationContext
 from partonomy.questions.object_sampler import ObjectSampler
 from partonomy.questions.question_types import QuestionType
+from partonomy.questions.right_answers import AskedParts, Concepts, RightAnswers, find_owned_parts
 from partonomy.questions.templates import Templates, Wording, question_form
-from partonomy.structures import AnnotatedImage, Choice, ObjectInstance, ObjectQuestion, Question
+from partonomy.structures import AnnotatedImage, ObjectInstance, ObjectQuestion, Question
 
 Item = TypeVar("Item")
+
+TYPE_CODES = {question_type: zlib.crc32(question_type.value.encode()) for question_type in QuestionType}
 
 
 class SkipReason(StrEnum):
@@ -54,17 +58,9 @@ class AskedInstance:
     """The instance an image's questions are about, with its parts as sorted indices into the vocabulary."""
 
     image: AnnotatedImage
+    image_path: Path
     instance: ObjectInstance
     parts: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Concepts:
-    """What a question compares the instance with, and the parts that answer it."""
-
-    answer: frozenset[int]
-    concept: str | None = None
-    other: str | None = None
 
 
 class QuestionMaker:
@@ -79,6 +75,7 @@ class QuestionMaker:
         seed: of the build.
         image_root: absolute folder of the images.
         mark: when to mark the instance by a box.
+        right: chooses what to compare the instance with (mutation mode `balanced`); None: any object, uniformly.
     """
 
     def __init__(
@@ -92,7 +89,9 @@ class QuestionMaker:
         seed: int,
         image_root: Path,
         mark: MarkRule,
+        right: RightAnswers | None = None,
     ) -> None:
+        self._right = right
         self._graph = graph
         self._mutator = mutator
         self._object_sampler = object_sampler
@@ -102,14 +101,12 @@ class QuestionMaker:
         self._mark = mark
         self._labels = graph.parts
         self._index: Mapping[str, int] = {label: number for number, label in enumerate(self._labels)}
+        self._others = {label: [other for other in graph.objects if other != label] for label in graph.objects}
         self._own_parts = {label: self._indices(parts) for label, parts in graph.object_parts.items()}
         self._category_parts = {
             label: tuple(sorted(self._indices(graph.category_parts(label)))) for label in graph.objects
         }
-        # What counts as "having" a part: the concept has it, or a synonym of it.
-        self._has = {
-            label: frozenset().union(*(synonyms[part] for part in parts)) for label, parts in self._own_parts.items()
-        }
+        self._has = find_owned_parts(graph, synonyms)
 
     def make(
         self, image: AnnotatedImage, question_types: Sequence[QuestionType]
@@ -118,7 +115,8 @@ class QuestionMaker:
         instance = choose_instance(image)
         if instance is None:
             return [], [SkippedQuestion(question_type, SkipReason.NO_PARTS) for question_type in question_types]
-        asked = AskedInstance(image, instance, tuple(sorted(self._indices(part.label for part in instance.parts))))
+        parts = tuple(sorted(self._indices(part.label for part in instance.parts)))
+        asked = AskedInstance(image, self._image_root / image.file_name, instance, parts)
         questions, skipped = [], []
         for question_type in question_types:
             made = self._make_one(asked, question_type)
@@ -150,10 +148,13 @@ class QuestionMaker:
         difference = in common with C1 but not with C2. Never the object itself.
         """
         parts = frozenset(asked.parts)
+        if self._right is not None:
+            yield from self._right.draw(form, AskedParts(asked.instance.label, parts), generator)
+            return
         if form == "identification":
             yield Concepts(parts)
             return
-        others = [label for label in self._graph.objects if label != asked.instance.label]
+        others = self._others[asked.instance.label]
         for concept in _shuffled(others, generator):
             shared = parts & self._has[concept]
             if not shared:
@@ -176,7 +177,9 @@ class QuestionMaker:
         if not question_type.is_part_whole:
             for label in (asked.instance.label, concepts.concept, concepts.other):
                 query |= self._own_parts[label] if label is not None else set()
-        return MutationContext(concepts.answer, self._category_parts[asked.instance.label], tuple(sorted(query)))
+        label = asked.instance.label
+        kind = AnswerKind(question_form(question_type), self._graph.object_category[label])
+        return MutationContext(concepts.answer, self._category_parts[label], tuple(sorted(query)), kind)
 
     def _write(
         self,
@@ -188,9 +191,12 @@ class QuestionMaker:
     ) -> Question:
         box = self._box(asked, question_type)
         wording = Wording(question_type, asked.instance.label, box is not None, concepts.concept, concepts.other)
-        choices = [self._part_choice(wording, concepts.answer, True)]
-        choices += [self._part_choice(wording, answer, False) for answer in wrong]
-        choices = _shuffled(choices, generator)
+        form = self._templates.answer_form(wording)
+        answers = ((concepts.answer, True), *((answer, False) for answer in wrong))
+        listed = [
+            form.choice([self._labels[part] for part in sorted(answer)], is_correct) for answer, is_correct in answers
+        ]
+        choices = _shuffled(listed, generator)
         object_question = self._object_question(wording, generator) if question_type.is_part_whole else None
         correct = next(choice for choice in choices if choice.is_correct)
         part_of = {part.label: part for part in asked.instance.parts}
@@ -199,7 +205,7 @@ class QuestionMaker:
             question_type=question_type,
             image_id=asked.image.image_id,
             instance_id=asked.instance.instance_id,
-            image_path=self._image_root / asked.image.file_name,
+            image_path=asked.image_path,
             height=asked.image.height,
             width=asked.image.width,
             object_label=asked.instance.label,
@@ -210,15 +216,11 @@ class QuestionMaker:
             box=box,
         )
 
-    def _part_choice(self, wording: Wording, parts: frozenset[int], is_correct: bool) -> Choice:
-        return self._templates.part_choice(wording, [self._labels[part] for part in sorted(parts)], is_correct)
-
     def _object_question(self, wording: Wording, generator: np.random.Generator) -> ObjectQuestion:
         assert self._object_sampler is not None
         label = wording.object_label
         wrong = self._object_sampler.sample(label, NUM_WRONG_ANSWERS, generator)
-        choices = [self._templates.object_choice(wording, label, True)]
-        choices += [self._templates.object_choice(wording, other, False) for other in wrong]
+        choices = self._templates.object_choices(wording, [label, *wrong])
         return ObjectQuestion(self._templates.object_question_text(wording), tuple(_shuffled(choices, generator)))
 
     def _box(self, asked: AskedInstance, question_type: QuestionType) -> tuple[int, int, int, int] | None:
@@ -252,7 +254,7 @@ def instance_box(instance: ObjectInstance) -> tuple[int, int, int, int]:
 
 def question_generator(seed: int, image_id: int, question_type: QuestionType) -> np.random.Generator:
     """Generator of one question; depends on nothing but seed, image and type."""
-    return np.random.default_rng([seed, image_id, zlib.crc32(question_type.value.encode())])
+    return np.random.default_rng([seed, image_id, TYPE_CODES[question_type]])
 
 
 def _area(instance: ObjectInstance) -> int:
@@ -260,4 +262,4 @@ def _area(instance: ObjectInstance) -> int:
 
 
 def _shuffled(items: Sequence[Item], generator: np.random.Generator) -> list[Item]:
-    return [items[int(number)] for number in generator.permutation(len(items))]
+    return [items[number] for number in generator.permutation(len(items)).tolist()]

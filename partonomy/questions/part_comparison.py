@@ -1,4 +1,4 @@
-"""When two part names mean the same part: equal text, equal but for the plural, or as a callback (an LLM) says.
+"""When two part names mean the same part: equal text, equal but for the plural, or as a file or a callback (LLM) says.
 
 Paper, section 3.2: synonyms would make a wrong answer right in other words.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 IRREGULAR_PLURALS = {"feet": "foot", "teeth": "tooth", "leaves": "leaf", "knives": "knife", "shelves": "shelf"}
 SIBILANT_ENDINGS = ("ses", "xes", "zes", "ches", "shes")
@@ -16,6 +16,7 @@ SIBILANT_E_ENDINGS = ("se", "xe", "ze", "che", "she")
 SINGULAR_S_ENDINGS = ("ss", "us", "is")
 SINGULAR_S_WORDS = {"lens", "gas", "canvas"}
 NUM_PAIRS_PER_CALL = 100
+FILE_PREFIX = "file:"
 
 
 class PartComparator(Protocol):
@@ -102,7 +103,71 @@ class CallbackComparator:
         temporary.replace(self._cache_path)
 
 
+class SynonymFileComparator:
+    """Two names are the same part when a file lists them together.
+
+    Args:
+        path: JSON: a list of groups, [["tire", "tyre"], ["wing", "main wing"]], or what a `CallbackComparator` has
+            cached. Case does not matter; names that the data set does not have are allowed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has another form, naming the file and the group.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = f"{FILE_PREFIX}{path}"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: the file of synonyms does not exist")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            groups: Any = _cached_pairs(content) if isinstance(content, Mapping) else content
+        except ValueError as error:
+            raise ValueError(f"{path}: not a JSON file of synonyms ({error})") from error
+        if not isinstance(groups, list):
+            raise ValueError(f"{path}: expected a list of groups of names, got {type(content).__name__}")
+        for number, group in enumerate(groups):
+            if not isinstance(group, list) or len(group) < 2 or not all(isinstance(name, str) for name in group):
+                raise ValueError(f"{path}, group {number}: expected two or more names, got {group!r}")
+        self._groups = [frozenset(name.strip().casefold() for name in group) for group in groups]
+
+    def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """See `PartComparator`."""
+        named: dict[str, set[str]] = {}
+        for part in parts:
+            named.setdefault(part.casefold(), set()).add(part)
+        synonyms: dict[str, set[str]] = {part: {part} for part in parts}
+        for group in self._groups:
+            present = set[str]().union(*(named.get(name, ()) for name in group))
+            for part in present:
+                synonyms[part] |= present
+        return {part: frozenset(others) for part, others in synonyms.items()}
+
+
 COMPARATORS: Mapping[str, PartComparator] = {"exact": ExactComparator(), "lemma": LemmaComparator()}
+
+
+def find_comparator(specification: str) -> PartComparator:
+    """Return the comparator that a configuration names.
+
+    Args:
+        specification: "exact", "lemma" or "file:PATH" (see `SynonymFileComparator`).
+    """
+    path = synonym_file(specification)
+    return COMPARATORS[specification] if path is None else SynonymFileComparator(path)
+
+
+def synonym_file(specification: str) -> Path | None:
+    """Path of a "file:PATH" specification; None for the comparators that need no file.
+
+    Raises:
+        ValueError: neither a known comparator nor a file.
+    """
+    if specification in COMPARATORS:
+        return None
+    if not specification.startswith(FILE_PREFIX) or specification == FILE_PREFIX:
+        raise ValueError(f"part_comparison must be one of {sorted(COMPARATORS)} or file:PATH, got {specification!r}")
+    return Path(specification.removeprefix(FILE_PREFIX))
 
 
 def lemmatize(name: str) -> str:
@@ -127,3 +192,7 @@ def _singular(word: str) -> str:
 
 def _pair_key(pair: tuple[str, str]) -> str:
     return json.dumps(sorted(pair), ensure_ascii=False)
+
+
+def _cached_pairs(answers: Mapping[str, object]) -> list[object]:
+    return [json.loads(key) for key, is_same in answers.items() if is_same is True]

@@ -4,17 +4,13 @@ Paper, appendix B: one logistic regression per part predicts it from the other p
 softmaxed at temperature 1.5 and mixed with the uniform distribution over related parts, .1 to .9.
 """
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 
 TEMPERATURE = 1.5
 PREDICTED_WEIGHT = 0.1
-INVERSE_REGULARIZATION = 1.0
-TOLERANCE = 1e-8
-MAX_ITERATIONS = 10_000
 NUM_DECIMALS = 6
 
 
@@ -30,6 +26,10 @@ class PartSampler:
         self.weights = weights
         self.biases = biases
 
+    def content_hash(self) -> str:
+        """Changes with anything that changes the draws."""
+        return hashlib.sha256(self.weights.tobytes() + self.biases.tobytes()).hexdigest()
+
     def logits(self, present: Sequence[int]) -> np.ndarray:
         """Logit of every part (P,) given the parts that are present.
 
@@ -38,9 +38,18 @@ class PartSampler:
         """
         return self.weights[list(present)].sum(axis=0) + self.biases
 
+    def predicted_chances(self, present: Collection[int], allowed: Sequence[int]) -> np.ndarray:
+        """Chance of every allowed part under the regressions: the softmax of their logits at temperature 1.5."""
+        odds = self._odds(present, allowed)
+        return odds / odds.sum()
+
+    def _odds(self, present: Collection[int], allowed: Sequence[int]) -> np.ndarray:
+        logits = self.logits(sorted(present))[list(allowed)] / TEMPERATURE
+        return np.exp(logits - logits.max())
+
     def sample(
         self,
-        present: Sequence[int],
+        present: Collection[int],
         related: Sequence[int],
         allowed: Sequence[int],
         generator: np.random.Generator,
@@ -56,42 +65,22 @@ class PartSampler:
         is_predicted = not related or generator.random() < PREDICTED_WEIGHT
         if not is_predicted:
             return related[int(generator.integers(len(related)))]
-        logits = self.logits(present)[list(allowed)] / TEMPERATURE
-        cumulative = np.cumsum(np.exp(logits - logits.max()))
+        cumulative = np.cumsum(self._odds(present, allowed))
         return allowed[int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))]
 
 
 def fit_part_sampler(part_sets: Iterable[frozenset[int]], num_parts: int) -> PartSampler:
-    """Fit one L2 logistic regression (C = 1) per part on the other parts of the same object instance.
+    """Fit the regressions of all parts.
 
-    Equal part sets are fitted once with their count as sample weight: the optimum is the same, and few sets differ. A
-    part that all or no instances show has the constant logit 0. Weights are rounded to six decimals, coarser than the
-    solver's error, so that the same data gives the same numbers everywhere.
+    Weights are rounded to six decimals, coarser than the solver's error, so that the same data gives the same numbers
+    everywhere.
 
     Args:
         part_sets: the part indices of every annotated instance.
         num_parts: size P of the vocabulary.
     """
-    counts: dict[tuple[int, ...], int] = {}
-    for part_set in part_sets:
-        key = tuple(sorted(part_set))
-        counts[key] = counts.get(key, 0) + 1
-    keys = sorted(counts)
-    rows = np.zeros((len(keys), num_parts))
-    for row, key in zip(rows, keys, strict=True):
-        row[list(key)] = 1.0
-    sample_weights = np.array([counts[key] for key in keys], dtype=np.float64)
-    weights, biases = np.zeros((num_parts, num_parts)), np.zeros(num_parts)
-    for part in range(num_parts):
-        is_present = rows[:, part] == 1.0
-        if is_present.all() or not is_present.any():
-            continue
-        others = np.delete(rows, part, axis=1)
-        regression = LogisticRegression(
-            C=INVERSE_REGULARIZATION, solver="lbfgs", tol=TOLERANCE, max_iter=MAX_ITERATIONS
-        )
-        with threadpool_limits(limits=1):  # the matrices are small: threads cost ten times what they save
-            regression.fit(others, is_present, sample_weight=sample_weights)
-        weights[:, part] = np.insert(np.round(regression.coef_[0], NUM_DECIMALS), part, 0.0)
-        biases[part] = np.round(regression.intercept_[0], NUM_DECIMALS)
-    return PartSampler(weights, biases)
+    # Imported where it is needed: workers that only draw questions start faster and smaller without SciPy.
+    from partonomy.questions.part_regressions import fit_part_regressions  # noqa: PLC0415
+
+    fitted = fit_part_regressions(part_sets, num_parts)
+    return PartSampler(np.round(fitted.weights, NUM_DECIMALS), np.round(fitted.biases, NUM_DECIMALS))

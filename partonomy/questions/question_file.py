@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from partonomy.datasets.files import RECORD_ERRORS, check_box, check_text, printable
+from partonomy.questions.phrases import locate_listed
 from partonomy.questions.question_types import QuestionType
+from partonomy.segmentation_checks import is_integer, shorten
 from partonomy.structures import (
     AnnotatedImage,
     CharSpan,
@@ -91,11 +94,14 @@ class AnnotationIndex:
         self._instances: dict[int, ObjectInstance] = {}
         self._image_of_instance: dict[int, int] = {}
         self._parts: dict[int, Part] = {}
+        self._instance_of_part: dict[int, int] = {}
         for image in dataset.images:
             for instance in image.objects:
                 self._instances[instance.instance_id] = instance
                 self._image_of_instance[instance.instance_id] = image.image_id
-                self._parts.update({part.annotation_ids[0]: part for part in instance.parts})
+                for part in instance.parts:
+                    self._parts[part.annotation_ids[0]] = part
+                    self._instance_of_part[part.annotation_ids[0]] = instance.instance_id
 
     def build_question(self, record: Mapping[str, Any]) -> Question:
         """Turn a parsed line into a question.
@@ -108,7 +114,7 @@ class AnnotationIndex:
         instance = self._find_instance(record["instance_id"], image)
         box = record.get("box")
         question = Question(
-            question_id=record["question_id"],
+            question_id=check_text(record["question_id"], "'question_id'"),
             question_type=QuestionType(record["question_type"]),
             image_id=image.image_id,
             instance_id=instance.instance_id,
@@ -116,11 +122,11 @@ class AnnotationIndex:
             height=image.height,
             width=image.width,
             object_label=instance.label,
-            text=record["question"],
+            text=check_text(record["question"], "'question'"),
             choices=tuple(_choice_from_json(choice) for choice in record["choices"]),
             masks=tuple(self._find_part(number, instance) for number in record["mask_ids"]),
             object_question=_object_question_from_json(record.get("object_question")),
-            box=None if box is None else (box[0], box[1], box[2], box[3]),
+            box=None if box is None else check_box(box, "'box'"),
         )
         check_question(question)
         return question
@@ -136,10 +142,9 @@ class AnnotationIndex:
         return self._instances[instance_id]
 
     def _find_part(self, annotation_id: int, instance: ObjectInstance) -> Part:
-        part = self._parts.get(annotation_id)
-        if part is None or part not in instance.parts:
+        if self._instance_of_part.get(annotation_id) != instance.instance_id:
             raise ValueError(f"annotation {annotation_id} is not a part of instance {instance.instance_id}")
-        return part
+        return self._parts[annotation_id]
 
 
 def check_question(question: Question) -> None:
@@ -147,7 +152,8 @@ def check_question(question: Question) -> None:
 
     Raises:
         ValueError: not exactly one correct choice; a part of the correct choice without mask or with another's; spans
-            that are not their part's phrase; a part-whole type without object question, or the reverse.
+            that are not their part's phrase, or in types that rename parts its entry in the answer's list; a part-whole
+            type without object question, or the reverse.
     """
     num_correct = sum(choice.is_correct for choice in question.choices)
     if num_correct != 1:
@@ -157,7 +163,8 @@ def check_question(question: Question) -> None:
     if labels != correct.parts:
         raise ValueError(f"the masks are those of {list(labels)}, the correct answer's parts are {list(correct.parts)}")
     for choice in question.choices:
-        _check_spans(choice)
+        may_rename = choice.is_correct and question.question_type.may_rename_parts
+        _check_spans(choice, may_rename)
     if question.question_type.is_part_whole != (question.object_question is not None):
         needed = "needs an" if question.question_type.is_part_whole else "has no"
         raise ValueError(f"the type {question.question_type.value} {needed} object question")
@@ -176,10 +183,11 @@ def read_question_lines(
     bad: list[InvalidRecord] = []
     seen: set[str] = set()
     is_present: dict[Path, bool] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file):
+    with path.open("rb") as file:
+        for number, content in enumerate(file):
             record: dict[str, Any] = {}
             try:
+                line = content.decode("utf-8")
                 record = json.loads(line)
                 question = index.build_question(record)
                 if question.question_id in seen:
@@ -187,7 +195,7 @@ def read_question_lines(
                 image_path = question.image_path
                 if not is_present.setdefault(image_path, image_path.is_file()):
                     raise ValueError(f"the image {image_path} does not exist")
-            except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            except RECORD_ERRORS as error:
                 reason = describe_record_error(error)
                 if invalid == "raise":
                     raise ValueError(f"{path}, record {number} (line {number + 1}): {reason}") from error
@@ -202,7 +210,9 @@ def describe_record_error(error: Exception) -> str:
     """Say in words what is wrong with a record."""
     if isinstance(error, KeyError):
         return f"the key {error} is missing"
-    return str(error) if isinstance(error, ValueError) else f"a value is of the wrong type ({error})"
+    if isinstance(error, ValueError | OSError):
+        return str(error)
+    return f"a value is of the wrong type ({error})"
 
 
 def invalid_record(index: int, record: object, reason: str) -> InvalidRecord:
@@ -213,32 +223,54 @@ def invalid_record(index: int, record: object, reason: str) -> InvalidRecord:
     question_id = fields.get("question_id")
     return InvalidRecord(
         record_index=index,
-        question_id=question_id if isinstance(question_id, str) else f"record-{index:06d}",
+        question_id=printable(question_id) if isinstance(question_id, str) else f"record-{index:06d}",
         question_type=known.get(question_type) if isinstance(question_type, str) else None,
-        reason=reason,
+        reason=printable(reason),
     )
 
 
 def _choice_from_json(content: Mapping[str, Any]) -> Choice:
-    spans = tuple(CharSpan(start, end) for start, end in content["spans"])
-    return Choice(content["text"], tuple(content["parts"]), spans, content["is_correct"])
+    if not isinstance(content["parts"], list):
+        raise ValueError(f"the 'parts' of a choice must be a list, got {shorten(content['parts'])}")
+    parts = tuple(check_text(part, "a part of a choice") for part in content["parts"])
+    spans = tuple(_span_from_json(span) for span in content["spans"])
+    return Choice(check_text(content["text"], "the 'text' of a choice"), parts, spans, _is_correct(content))
+
+
+def _span_from_json(content: object) -> CharSpan:
+    if not isinstance(content, list) or len(content) != 2 or not all(is_integer(value) for value in content):
+        raise ValueError(f"a span must be [start, end] in characters, got {shorten(content)}")
+    return CharSpan(content[0], content[1])
+
+
+def _is_correct(content: Mapping[str, Any]) -> bool:
+    if not isinstance(content["is_correct"], bool):
+        raise ValueError(f"'is_correct' must be true or false, got {shorten(content['is_correct'])}")
+    return content["is_correct"]
 
 
 def _object_question_from_json(content: Mapping[str, Any] | None) -> ObjectQuestion | None:
     if content is None:
         return None
     choices = tuple(
-        ObjectChoice(choice["text"], choice["label"], choice["is_correct"]) for choice in content["choices"]
+        ObjectChoice(
+            check_text(choice["text"], "the 'text' of an object choice"),
+            check_text(choice["label"], "the 'label' of an object choice"),
+            _is_correct(choice),
+        )
+        for choice in content["choices"]
     )
-    return ObjectQuestion(content["question"], choices)
+    return ObjectQuestion(check_text(content["question"], "the 'question' of the object question"), choices)
 
 
-def _check_spans(choice: Choice) -> None:
+def _check_spans(choice: Choice, may_rename: bool) -> None:
     if not choice.parts or len(choice.parts) != len(choice.part_spans):
         raise ValueError(f"the choice {choice.text!r} has {len(choice.parts)} parts, {len(choice.part_spans)} spans")
     end = 0
     for part, span in zip(choice.parts, choice.part_spans, strict=True):
         if span.start < end or choice.text[span.start : span.end].casefold() != part.casefold():
+            if may_rename and choice.part_spans == locate_listed(choice.text, choice.parts):
+                return
             raise ValueError(
                 f"the part {part!r} does not stand at characters {span.start} to {span.end} of {choice.text!r} "
                 "(spans must be in reading order and not overlap)"

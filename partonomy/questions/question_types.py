@@ -27,6 +27,11 @@ class QuestionType(StrEnum):
         """Whether the question names the object ("the biplane") instead of saying "the object"."""
         return self.value.endswith("_with_label")
 
+    @property
+    def may_rename_parts(self) -> bool:
+        """Whether published correct answers may name parts by other words than their masks (see `locate_listed`)."""
+        return self in (QuestionType.POSITIVE, QuestionType.POSITIVE_WITH_LABEL)
+
 
 TABLE_TYPES = (
     QuestionType.IDENTIFICATION_WITH_LABEL,

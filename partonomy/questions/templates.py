@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 
 import yaml
@@ -34,6 +35,25 @@ class Wording:
 
 
 @dataclass(frozen=True)
+class AnswerForm:
+    """The text of an answer before, between and after its parts."""
+
+    before: str
+    separator: str
+    after: str
+
+    def choice(self, parts: Sequence[str], is_correct: bool) -> Choice:
+        """Return an answer that lists `parts` in the given order, with the span of each in its text."""
+        spans, start, gap = [], len(self.before), len(self.separator)
+        for part in parts:
+            end = start + len(part)
+            spans.append(CharSpan(start, end))
+            start = end + gap
+        text = self.before + self.separator.join(parts) + self.after
+        return Choice(text, tuple(parts), tuple(spans), is_correct)
+
+
+@dataclass(frozen=True)
 class Templates:
     """The texts of a template file, see `templates.yaml` for the slots."""
 
@@ -57,25 +77,29 @@ class Templates:
         """Return the question about parts."""
         return _capitalize(self.questions[question_form(wording.question_type)].format_map(self._slots(wording)))
 
-    def part_choice(self, wording: Wording, parts: Sequence[str], is_correct: bool) -> Choice:
-        """Return an answer that lists `parts` in the given order, with the span of each in its text."""
+    def answer_form(self, wording: Wording) -> "AnswerForm":
+        """Return what all part answers to a question share."""
         template = self.answers[question_form(wording.question_type)]
-        before, after = (half.format_map(self._slots(wording)) for half in template.split(PARTS_SLOT))
-        text, spans = _capitalize(before), []
-        for number, part in enumerate(parts):
-            text += self.part_separator if number else ""
-            spans.append(CharSpan(len(text), len(text) + len(part)))
-            text += part
-        return Choice(text + after, tuple(parts), tuple(spans), is_correct)
+        slots = self._slots(wording)
+        before, after = (half.format_map(slots) for half in template.split(PARTS_SLOT))
+        return AnswerForm(_capitalize(before), self.part_separator, after)
+
+    def part_choice(self, wording: Wording, parts: Sequence[str], is_correct: bool) -> Choice:
+        """Return one answer; for several of a question ask `answer_form` once."""
+        return self.answer_form(wording).choice(parts, is_correct)
 
     def object_question_text(self, wording: Wording) -> str:
         """Return the question about the object."""
         return _capitalize(self.object_question.format_map(self._slots(wording)))
 
-    def object_choice(self, wording: Wording, label: str, is_correct: bool) -> ObjectChoice:
-        """Return the answer that names `label`."""
-        slots = self._slots(wording) | {"a_object": with_article(label)}
-        return ObjectChoice(_capitalize(self.object_answer.format_map(slots)), label, is_correct)
+    def object_choices(self, wording: Wording, labels: Sequence[str]) -> list[ObjectChoice]:
+        """Return the answers that name each of `labels`, of which the first is the correct one."""
+        slots = self._slots(wording)
+        texts = [self.object_answer.format_map(slots | {"a_object": with_article(label)}) for label in labels]
+        return [
+            ObjectChoice(_capitalize(text), label, number == 0)
+            for number, (text, label) in enumerate(zip(texts, labels, strict=True))
+        ]
 
     def _slots(self, wording: Wording) -> dict[str, str]:
         # The part question of whole_to_part follows the object's name, so it uses it (as the authors' code does).
@@ -102,12 +126,14 @@ def load_templates(path: Path = DEFAULT_TEMPLATES) -> Templates:
     return Templates(**content)
 
 
+@cache
 def question_form(question_type: QuestionType) -> str:
     """Return which of the four forms of part question a type asks; part-whole types ask an identification."""
     form = question_type.value.removesuffix("_with_label")
     return form if form in FORMS else "identification"
 
 
+@lru_cache(maxsize=4096)
 def with_article(noun: str) -> str:
     """Put "a" or "an" before a noun phrase, by the sound it starts with: "an airplane", "a unicycle", "an SUV"."""
     if VOWEL_SOUND.match(noun):

@@ -36,6 +36,8 @@ TRAINED_STEM = "trained"
 BASE_FILE = "base.json"
 """Which saved model lies under trained weights: its folder and fingerprint."""
 CARD_FILE = "README.md"
+HEAD_PREFIX = "query_projection."
+"""Every PLUM has it, whatever optional heads it lacks."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,18 @@ def load_pretrained(
     config = read_model_config(folder)
     tokenizer = load_tokenizer(folder)
     with_special_tokens(config, tokenizer)
+    _require_heads(folder)
     model = build_model(config).to(dtype)
     if (folder / BASE_FILE).is_file():
         _read_over_base(model, folder)
     else:
         read_into(model, model.state_dict().keys(), folder, MODEL_STEM)
     return LoadedModel(model.to(device).eval(), tokenizer, config)
+
+
+def has_heads(folder: Path | str) -> bool:
+    """Say whether a saved model has PLUM's heads; what `plum convert-llava` writes has none."""
+    return any(name.startswith(HEAD_PREFIX) for name in saved_tensors(folder))
 
 
 def saved_tensors(folder: Path | str) -> dict[str, SavedTensor]:
@@ -153,7 +161,7 @@ def _save(
 ) -> None:
     """Write every file beside `folder`, then rename."""
     config = with_special_tokens(config, tokenizer)
-    partial = _start_folder(folder)
+    partial = start_folder(folder)
     write_model_config(config, partial)
     write_tensors(tensors, partial, stem)
     tokenizer.save_pretrained(str(partial))
@@ -162,6 +170,14 @@ def _save(
         recorded = {"base": str(base.resolve()), "fingerprint": fingerprint(base)}
         (partial / BASE_FILE).write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
     partial.rename(folder)
+
+
+def _require_heads(folder: Path) -> None:
+    """Refuse a converted base: its heads would be random."""
+    if not has_heads(folder):
+        raise ValueError(
+            f"{folder} holds LLaVA and SAM without PLUM's heads: it is a base to train from (init_from), not a model"
+        )
 
 
 def _read_over_base(model: GroundedLMM, folder: Path) -> None:
@@ -180,7 +196,7 @@ def _read_over_base(model: GroundedLMM, folder: Path) -> None:
     copy_tensors(targets, saved)
 
 
-def _start_folder(folder: Path) -> Path:
+def start_folder(folder: Path) -> Path:
     """Make the empty place that will be renamed to `folder`."""
     if folder.exists():
         raise FileExistsError(

@@ -5,7 +5,17 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from plum.cli import chat, export, segment, teacher_forced, train_tokenizer
+from plum.cli import (
+    chat,
+    convert_llava,
+    data_status,
+    export,
+    retention,
+    segment,
+    teacher_forced,
+    train_tokenizer,
+    validate,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,6 +29,10 @@ def build_parser() -> argparse.ArgumentParser:
     train_tokenizer.add_command(commands)
     teacher_forced.add_command(commands)
     export.add_command(commands)
+    data_status.add_command(commands)
+    convert_llava.add_command(commands)
+    validate.add_command(commands)
+    retention.add_command(commands)
     return parser
 
 
@@ -32,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     parsed = build_parser().parse_args(arguments)
     try:
         parsed.run(parsed)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileExistsError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

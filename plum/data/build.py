@@ -1,15 +1,17 @@
 """A training mixture from its configuration: folders read once, excluded images out, one part vocabulary."""
 
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.structures import PartDataset
 from plum.config import DataConfig, SourceConfig
+from plum.data.downloads import build_download, find_marker
+from plum.data.encoding import ConversationEncoder
+from plum.data.excluded_images import ExcludedImages, TrainingImages
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
@@ -30,64 +32,97 @@ IMAGE_SOURCES: Mapping[str, Callable[[PartImages, int], Source]] = {
 """Sources that need annotations alone, by `SourceConfig.kind`."""
 
 
-class ExcludedImages:
-    """Images that may not be trained on: the same file, or the same name with the same bytes.
+@dataclass(frozen=True)
+class _Ingredients:
+    """What sources are built from besides their own configuration."""
 
-    The name alone would do for COCO photographs, but drawn or numbered data sets reuse names for different images.
-    Where the excluded file itself is not on this machine, its name decides.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.by_name: defaultdict[str, set[Path]] = defaultdict(set)
-        for path in paths:
-            self.by_name[path.name].add(path.resolve())
-
-    def __contains__(self, path: object) -> bool:
-        if not isinstance(path, Path):
-            return False
-        path = path.resolve()
-        return any(_is_same_image(path, other) for other in self.by_name.get(path.name, ()))
+    data: DataConfig
+    images: TrainingImages
+    part_images: Mapping[str, PartImages]
+    encoder: ConversationEncoder | None
 
 
-def build_mixture(config: DataConfig, seed: int) -> MixtureDataset:
+def build_mixture(config: DataConfig, seed: int, encoder: ConversationEncoder | None = None) -> MixtureDataset:
     """Read every folder of a mixture and build its sources.
 
     Args:
         config: sources, weights, excluded images.
         seed: of the run.
+        encoder: the run's; dialogues of foreign text are cut to what it takes. Not needed for other sources.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
-        ValueError: a folder is broken, or nothing is left of it after the exclusion.
+        ValueError: a folder is broken, nothing is left of it after the exclusion, or the configuration is.
     """
-    excluded = load_excluded(config.exclude_images)
-    paths = sorted({source.path for source in config.sources})
-    datasets = {path: _load_dataset(path, excluded) for path in paths if Path(path).is_dir()}
+    for source in config.sources:
+        check_source(source, config)
+    chosen = choose_sources(config)
+    images = TrainingImages(load_excluded(config.exclude_images), load_excluded(config.count_images))
+    paths = sorted({source.path for source in chosen if source.path})
+    datasets = {path: _load_dataset(path, images) for path in paths if Path(path).is_dir()}
     vocabulary = collect_classes(datasets.values())
-    images = {path: PartImages(dataset, vocabulary) for path, dataset in datasets.items()}
-    sources = [build_source(source, images.get(source.path), excluded, config) for source in config.sources]
-    return MixtureDataset(sources, [source.weight for source in config.sources], seed, vocabulary)
+    part_images = {path: PartImages(dataset, vocabulary) for path, dataset in datasets.items()}
+    ingredients = _Ingredients(config, images, part_images, encoder)
+    sources = [_build_source(source, ingredients) for source in chosen]
+    logger.info("%s", images.describe())
+    return MixtureDataset(sources, share_weights(chosen, config), seed, vocabulary)
 
 
-def build_source(
-    source: SourceConfig, images: PartImages | None, excluded: ExcludedImages, config: DataConfig
-) -> Source:
-    """Build one source.
+def check_source(source: SourceConfig, config: DataConfig) -> None:
+    """Check that a source says what its kind needs and nothing else.
 
-    Args:
-        source: its configuration.
-        images: of the folder `source.path`; None when the path is no folder.
-        excluded: images that may not be trained on.
-        config: of the mixture.
+    Raises:
+        ValueError: it does not; names the source.
     """
-    limit = config.conversations_per_image
-    if source.kind == "explanatory":
-        return ExplanatorySource(load_questions(Path(source.path)), source.question_types, limit, images, excluded)
-    if source.question_types:
-        raise ValueError(f"data source {source.kind} of {source.path}: question_types belong to `explanatory` alone")
-    if images is None:
-        raise FileNotFoundError(f"{source.path}: no such folder; make it with `python -m partonomy build`")
-    return IMAGE_SOURCES[source.kind](images, limit)
+    where = f"data source {source.kind} of {source.path or source.dataset or config.dataset_dir}"
+    if source.question_types and source.kind != "explanatory":
+        raise ValueError(f"{where}: question_types belong to `explanatory` alone")
+    is_download = source.kind not in IMAGE_SOURCES and source.kind != "explanatory"
+    if is_download and config.dataset_dir is None:
+        raise ValueError(f"{where}: set data.dataset_dir to the root of the downloads (python -m plum data-status)")
+    if is_download == bool(source.path):
+        raise ValueError(f"{where}: {'it reads dataset_dir, leave path out' if is_download else 'path is missing'}")
+    if bool(source.dataset) != (source.kind in ("semantic", "referring")):
+        raise ValueError(f"{where}: `semantic` and `referring` need dataset, other kinds have none")
+    known = [group.name for group in config.groups]
+    if source.group and source.group not in known:
+        raise ValueError(f"{where}: its group {source.group!r} is not among data.groups {known}")
+
+
+def choose_sources(config: DataConfig) -> list[SourceConfig]:
+    """The sources that are there; all, unless `allow_missing`.
+
+    Only a source without its first file or folder is left out: half a download is an error when it is read.
+
+    Raises:
+        ValueError: none is there.
+    """
+    if not config.allow_missing:
+        return list(config.sources)
+    chosen = []
+    for source in config.sources:
+        marker = find_marker(source, config.dataset_dir)
+        if marker.exists():
+            chosen.append(source)
+        else:
+            logger.warning("%s is not there: %s %s is left out", marker, source.kind, source.dataset or source.path)
+    if not chosen:
+        raise ValueError(f"none of the {len(config.sources)} data sources is there; see `python -m plum data-status`")
+    return chosen
+
+
+def share_weights(sources: Sequence[SourceConfig], config: DataConfig) -> list[float]:
+    """Weight of each source in the mixture: a group's is divided among those of its sources that are there."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    for source in sources:
+        sums[source.group] += source.weight
+    groups = {group.name: group.weight for group in config.groups}
+    for name in sorted(groups.keys() - sums.keys()):
+        logger.warning("no source of the group %r is there: the mixture goes without it", name)
+    return [
+        groups[source.group] * source.weight / sums[source.group] if source.group else source.weight
+        for source in sources
+    ]
 
 
 def load_excluded(question_paths: Sequence[str]) -> ExcludedImages:
@@ -96,18 +131,23 @@ def load_excluded(question_paths: Sequence[str]) -> ExcludedImages:
     return ExcludedImages(sorted(paths))
 
 
-def _load_dataset(path: str, excluded: ExcludedImages) -> PartDataset:
+def _build_source(source: SourceConfig, ingredients: _Ingredients) -> Source:
+    limit = ingredients.data.conversations_per_image
+    part_images = ingredients.part_images.get(source.path)
+    if source.kind == "explanatory":
+        questions = load_questions(Path(source.path))
+        return ExplanatorySource(questions, source.question_types, limit, part_images, ingredients.images)
+    if source.kind not in IMAGE_SOURCES:
+        assert ingredients.data.dataset_dir is not None  # check_source
+        root = Path(ingredients.data.dataset_dir)
+        return build_download(source, root, limit, ingredients.images, ingredients.encoder)
+    if part_images is None:
+        raise FileNotFoundError(f"{source.path}: no such folder; make it with `python -m partonomy build`")
+    return IMAGE_SOURCES[source.kind](part_images, limit)
+
+
+def _load_dataset(path: str, images: TrainingImages) -> PartDataset:
     dataset = load_dataset(Path(path))
-    kept = tuple(image for image in dataset.images if dataset.image_root / image.file_name not in excluded)
+    kept = tuple(image for image in dataset.images if dataset.image_root / image.file_name not in images)
     logger.info("%s: %d images, %d excluded", path, len(kept), len(dataset.images) - len(kept))
     return replace(dataset, images=kept)
-
-
-def _is_same_image(path: Path, other: Path) -> bool:
-    if path == other or not other.exists() or not path.exists():
-        return True
-    return path.stat().st_size == other.stat().st_size and _digest(path) == _digest(other)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

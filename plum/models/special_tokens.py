@@ -32,15 +32,19 @@ def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokensConf
 def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ModelConfig:
     """Return the configuration with the tokenizer's special tokens in it.
 
+    Embedding rows beyond the tokenizer (LLaVA's are padded to 32064) stand for no text: they are suppressed too.
+
     Raises:
         ValueError: the configuration already holds other ones, or the tokenizer has more tokens than the model.
     """
     found, given = read_special_tokens(tokenizer), config.llava.special_tokens
     where = tokenizer.name_or_path or "the tokenizer"
-    if given is not None and given != found:
-        raise ValueError(f"llava.special_tokens is {given} but {where} has {found}: this is another model's tokenizer")
     if len(tokenizer) > config.llava.language.vocab_size:
         raise ValueError(
             f"{where} has {len(tokenizer)} tokens but llava.language.vocab_size is {config.llava.language.vocab_size}"
         )
-    return replace(config, llava=replace(config.llava, special_tokens=found))
+    no_text = range(len(tokenizer), config.llava.language.vocab_size)
+    whole = replace(found, suppressed=tuple(sorted({*found.suppressed, *no_text})))
+    if given is not None and given not in (found, whole):  # `found`: saved before those rows were suppressed
+        raise ValueError(f"llava.special_tokens is {given} but {where} has {whole}: this is another model's tokenizer")
+    return replace(config, llava=replace(config.llava, special_tokens=given or whole))

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from plum.checkpoints.model_config_io import describe_differences, read_model_config
-from plum.checkpoints.store import saved_tensors
+from plum.checkpoints.store import HEAD_PREFIX, saved_tensors
 from plum.checkpoints.weights import copy_tensors
 from plum.config import ModelConfig
 from plum.models.grounded_lmm import GroundedLMM
@@ -45,13 +45,14 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
     targets: list[tuple[Tensor, str]] = []
     fresh: Counter[str] = Counter()
     used: set[str] = set()
+    is_base = not any(name.startswith(HEAD_PREFIX) for name in saved)
     for name, tensor in model.state_dict().items():
         # Continued adapters stand under their own names; a base without adapters under names without their wrapping.
         source = name if name in saved else name_without_adapters(name)
         used.update((source, name_without_adapters(name)))  # trained weights may hide a base's tensor of that name
         is_reset = name.split(".", 1)[0] in reset
         if is_reset or source not in saved:
-            if not is_reset and not _may_be_missing(name):
+            if not is_reset and not _may_be_missing(name, is_base):
                 raise ValueError(f"{folder} has no {source}; it is a checkpoint of another architecture")
             fresh[_part_of(name)] += 1
         elif saved[source].shape != tuple(tensor.shape):
@@ -82,9 +83,10 @@ def _require_same_backbone(own: ModelConfig, saved: ModelConfig, folder: str) ->
         )
 
 
-def _may_be_missing(name: str) -> bool:
-    """Say whether a tensor may start afresh: adapters and optional heads."""
-    return is_adapter(name) or name.split(".", 1)[0] in ("tagger", "feedback")
+def _may_be_missing(name: str, is_base: bool) -> bool:
+    """Say whether a tensor may start afresh: adapters and optional heads, over a converted base all heads."""
+    optional = RESETTABLE if is_base else ("tagger", "feedback")
+    return is_adapter(name) or name.split(".", 1)[0] in optional
 
 
 def _part_of(name: str) -> str:

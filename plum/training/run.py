@@ -45,14 +45,14 @@ def train(config: TrainConfig) -> None:
     started = time.perf_counter()
     tokenizer, model = build_or_load(config)
     rows = set_trainable(model, config.trainable)
-    mixture = build_mixture(config.data, config.seed)
+    collator = Collator(tokenizer, config.model, config.data)
+    mixture = build_mixture(config.data, config.seed, collator.encoder)
     objective = build_objective(model, config, mixture.num_part_classes)
     if config.engine.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     engine = build_engine(objective, config.engine, config.optimizer, config.num_updates, ranks)
     if ranks.is_main:
         logger.info("%s", describe_run(config, ranks, rows, mixture))
-    collator = Collator(tokenizer, config.model, config.data)
 
     def make_batches(first: int, count: int) -> Iterator[Batch]:
         return iter(
@@ -138,8 +138,9 @@ def save_final_model(
     card = (
         f"Trained by `train.py` for {config.num_updates} updates"
         + (f", starting from `{config.init_from}`" if config.init_from else ", from scratch")
-        + f".\n\nData: {', '.join(f'{s.kind} ({s.path})' for s in config.data.sources)}.\n"
+        + f".\n\nData: {', '.join(f'{one.kind} ({one.path or one.dataset})' for one in config.data.sources)}.\n"
         + f"Images left out of training: {', '.join(config.data.exclude_images) or 'none'}.\n"
+        + f"Benchmark images that were not left out: {', '.join(config.data.count_images) or 'none'}.\n"
         + "Configuration, provenance and metrics are in the run folder beside this one.\n"
     )
     if run.model_dir.exists():  # complete: the run was killed after its last step but one

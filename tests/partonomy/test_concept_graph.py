@@ -39,5 +39,5 @@ def test_an_object_has_one_category() -> None:
 def test_statistics() -> None:
     # Labels: car, jet, bus | door, hood, wheel, wing | car:3 + jet:1 + bus:1 = 5; masks 2 + 1 + 2 + 1 = 6.
     assert compute_statistics(DATASET) == DatasetStatistics(
-        num_objects=3, num_parts=4, num_object_parts=5, num_images=3, num_masks=6, num_instances=5
+        num_objects=3, num_parts=4, num_object_parts=5, num_images=3, num_masks=6, num_instances=5, num_object_centric=1
     )

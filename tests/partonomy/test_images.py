@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from partonomy.images import BOX_COLOUR, check_image, draw_box, image_size, load_image
 
@@ -106,3 +106,41 @@ def test_an_oversized_image_is_an_error_with_its_name(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # PIL refuses twice as many
     with pytest.raises(ValueError, match=r"map\.png: not a readable image file"):
         check_image(path, 20, 30)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
+def test_files_without_a_picture(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ä.jpg").write_bytes(content)
+    for read in (image_size, lambda path: load_image(path, 1, 1)):
+        with pytest.raises(ValueError, match=r"ä\.jpg: not a readable image file"):
+            read(tmp_path / "ä.jpg")
+
+
+def test_a_damaged_orientation_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png", exif=b"Exif\0\0no TIFF header")
+    np.testing.assert_array_equal(load_image(tmp_path / "a.png", 5, 7), array)
+    assert "a.png: the EXIF data is damaged" in caplog.text
+
+
+def test_every_orientation_is_turned_upright(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(array).save(tmp_path / "a.png", exif=exif)
+        with Image.open(tmp_path / "a.png") as raw:
+            expected = np.asarray(ImageOps.exif_transpose(raw))
+        np.testing.assert_array_equal(load_image(tmp_path / "a.png", *expected.shape[:2]), expected)
+
+
+def test_the_first_picture_of_an_animation(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (6, 4), (255, 0, 0)), Image.new("RGB", (6, 4), (0, 0, 255))
+    for name in ("a.gif", "a.webp"):
+        first.save(tmp_path / name, save_all=True, append_images=[second])
+        assert (load_image(tmp_path / name, 4, 6)[..., 0] > 200).all()
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no image file can have this name"):
+        image_size(tmp_path / ("n" * 300))

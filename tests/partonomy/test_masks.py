@@ -96,6 +96,17 @@ def test_several_polygons_are_united() -> None:
         ({"size": [4, 8], "counts": "  "}, "not a compressed"),
         ({"size": [4, 8], "counts": ""}, "not a compressed"),
         ({"size": [4, 8], "counts": b"\xff"}, "not a compressed"),
+        ({"size": [4, 8], "counts": "é0"}, "not a compressed"),
+        ({"size": [4, 8], "counts": "P"}, "not a compressed"),
+        ({"size": [4, 8], "counts": "PPPPPPP0"}, "not a compressed"),
+        ({"size": [4, 8], "counts": [True, 31]}, "list of run lengths"),
+        ({"size": [4, 8.0], "counts": [32]}, r"needs 'size': \[height, width\]"),
+        ({"size": ["4", "8"], "counts": [32]}, "needs 'size'"),
+        ([[0, 0, 17, 0, 5, 3]], "far outside of the image: x from 0 to 17"),
+        ([[0, -5, 7, 0, 5, 3]], "far outside of the image: y from -5 to 3"),
+        ([[0, 0, 10**400, 0, 5, 3]], "far outside"),
+        ([[0, 0, 7, 0, True, 3]], "flat list of numbers"),
+        ([[-8, 0, 16, 4] * 40], "an outline of 1920 pixels is none in an image of 4 x 8"),  # 80 points, 24 to the next
     ],
 )
 def test_bad_segmentations_name_the_record(segmentation: object, message: str) -> None:
@@ -122,3 +133,36 @@ def test_union_refuses_nothing_and_other_sizes() -> None:
         union_masks([])
     with pytest.raises(ValueError, match="several sizes"):
         union_masks([RLE(1, 1, "1"), RLE(1, 2, "2")])
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(0, 8), (4, -8), (10**9, 10**9), (4, 2**40), ("4", 8), (4.0, 8), (True, 8)]
+)
+def test_sizes_that_no_image_has(height: object, width: object) -> None:
+    with pytest.raises(ValueError, match=rf"{WHERE}: (no image is|height and width must be whole)"):
+        rle_from_coco([[0, 0, 4, 0, 4, 4]], height, width, WHERE)  # type: ignore[arg-type]
+
+
+def test_runs_of_length_zero_are_joined() -> None:
+    # 0 off, 2 on, 0 off, 3 on, 27 off of 32 pixels: the first five pixels, column by column.
+    mask = np.zeros((4, 8), bool)
+    mask[:, 0] = mask[0, 1] = True
+    compressed = coco_mask.frPyObjects({"size": [4, 8], "counts": [0, 2, 0, 3, 27]}, 4, 8)
+    for counts in ([0, 2, 0, 3, 27], [0, 5, 0, 0, 27], [0, 0, 0, 5, 27, 0], compressed["counts"]):
+        rle = rle_from_coco({"size": [4, 8], "counts": counts}, 4, 8, WHERE)
+        assert rle == encode_mask(mask)
+        assert rle_area(union_masks([rle, encode_mask(~mask)])) == 32
+
+
+def test_a_union_of_many_masks_is_their_union() -> None:
+    masks = [random_mask(9, 11, 0.02) & (np.arange(11) == number % 11) for number in range(200)]
+    rle = union_masks([encode_mask(mask) for mask in masks])
+    np.testing.assert_array_equal(decode_mask(rle), np.any(masks, axis=0))
+
+
+def test_nested_segmentations_of_any_depth() -> None:
+    polygon: object = [[2, 1, 6, 1, 6, 4, 2, 4]]
+    expected = rle_from_coco(polygon, 6, 9, WHERE)
+    for _ in range(10_000):
+        polygon = {"segmentation": polygon}
+    assert rle_from_coco(polygon, 6, 9, WHERE) == expected

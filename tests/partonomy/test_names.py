@@ -52,3 +52,18 @@ def test_read_text_map_names_the_file(tmp_path: Path, text: str) -> None:
         read_text_map(tmp_path / "map.json", "name map")
     with pytest.raises(FileNotFoundError, match=r"none\.json: name map file not found"):
         read_text_map(tmp_path / "none.json", "name map")
+
+
+def test_the_level_above_stays_where_names_would_collide() -> None:
+    objects = ["airplanes--attack", "helicopter--attack", "airplanes--private"]
+    assert clean_names([*objects, "a--b--part:wing", "c--d--part:wing"], {}) == {
+        "airplanes--attack": "attack (airplanes)",
+        "helicopter--attack": "attack (helicopter)",
+        "airplanes--private": "private",
+        "a--b--part:wing": "wing",
+        "c--d--part:wing": "wing",
+    }
+    # A name without a level keeps its own; spellings of one name below one level stay one name.
+    assert set(clean_names(["attack", "airplanes--attack"], {}).values()) == {"attack", "attack (airplanes)"}
+    assert set(clean_names(["boats--row_boat", "boats--row boat"], {}).values()) == {"row boat"}
+    assert clean_names(["--attack", "x--attack"], {}) == {"--attack": "attack", "x--attack": "attack (x)"}

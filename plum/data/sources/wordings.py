@@ -1,4 +1,4 @@
-"""Sentences of the part sources, and answers that know where their phrases stand.
+"""Sentences of the sources, and answers that know where their phrases stand.
 
 PLUM has no segmentation token, so every answer names its target in words; the named words are what gets tagged.
 """
@@ -41,6 +41,22 @@ HAS_PART = (
 WHICH_VISIBLE = (
     "Which of these parts are visible: {names}?",
     "Are these parts of the {object} visible: {names}?",
+)
+REFER_EXPRESSION = (
+    "Can you segment {expression}?",
+    "Where is {expression}?",
+    "Please segment {expression} in this image.",
+    "Show me {expression}.",
+)
+REASON = (
+    "{sentence} Please segment it.",
+    "{sentence} Show it in the image.",
+    "{sentence} Answer with a segmentation.",
+)
+EXPLAIN = (
+    "{sentence} Please segment it and explain why.",
+    "{sentence} Show it in the image and give the reason.",
+    "{sentence} Answer with a segmentation and an explanation.",
 )
 
 

@@ -251,13 +251,62 @@ def test_bad_images(coco: CocoFile) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"file_name": None}, r"image 0: 'id' must be 0 or more"), ({"id": -1}, r"image -1: 'id' must be 0 or more")],
+    [({"file_name": None}, r"image 0: 'file_name' must be a text"), ({"id": -1}, r"image -1: 'id' must be 0 or more")],
 )
 def test_image_records_are_checked(coco: CocoFile, changes: dict[str, object], reason: str) -> None:
     coco.images[0] |= changes
     coco.add("car:wheel", (1, 1, 4, 4))
     with pytest.raises(ValueError, match=reason):
         read_coco(coco.config())
+
+
+@pytest.mark.parametrize("name", ["../0.png", "/0.png", "a/../../0.png", "\ud800.png", ["0.png"]])
+def test_file_names_stay_in_the_image_folder(coco: CocoFile, name: object) -> None:
+    coco.add("car:wheel", (1, 1, 4, 4))
+    coco.images[0]["file_name"] = name
+    with pytest.raises(ValueError, match="image 0: 'file_name' .*(leaves the image folder|must be a text|Unicode)"):
+        read_coco(coco.config())
+
+
+def test_a_name_of_which_nothing_is_left_names_the_file(coco: CocoFile) -> None:
+    coco.add("car:_", (1, 1, 4, 4))
+    with pytest.raises(ValueError, match=r"instances\.json: the name '_' is empty once cleaned"):
+        coco.objects()
+
+
+def test_image_records_that_cannot_be_used_are_listed(coco: CocoFile) -> None:
+    coco.add("car:wheel", (1, 1, 4, 4))
+    coco.add_image(3)
+    coco.add("car:wheel", (1, 1, 4, 4), image_id=3)
+    coco.images += [{"id": "x", "file_name": "0.png"}, dict(coco.images[1]), 7]
+    reading = read_coco(coco.config(invalid="collect"))
+    assert [image.image_id for image in reading.dataset.images] == [0]
+    rows = {
+        row.reason.split("cannot be used: ")[1].split("instances.json, ")[-1]: row.annotation_ids
+        for row in reading.skipped
+    }
+    assert rows == {
+        "the image id 3 occurs twice": (2,),
+        "image 'x': 'id' must be an integer, got 'x'": (),
+        "image at position 4: a value is of the wrong type ('int' object is not subscriptable)": (),
+    }
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ([-3, -2, 10, 8], (0, 0, 7, 6)),
+        ([25.4, 15.0, 99.0, 1e300], (25, 15, 5, 5)),
+        ([40, 2, 5, 5], None),
+        ([5, 5, -2, 3], None),
+    ],
+)
+def test_boxes_end_with_the_image(coco: CocoFile, box: list[float], expected: tuple[int, ...] | None) -> None:
+    coco.add("car", (0, 0, 1, 1), segmentation=[], bbox=box)
+    coco.add("car", (0, 0, 5, 5))
+    coco.add("car:wheel", (1, 1, 3, 3))
+    first, _ = coco.objects()
+    assert first.box == expected
 
 
 def test_category_names_are_text(coco: CocoFile) -> None:

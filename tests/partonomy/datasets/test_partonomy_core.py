@@ -118,6 +118,15 @@ BAD_RECORDS: list[tuple[object, str, QuestionType | None]] = [
     (change(answer_types=["correct"]), "one entry per choice", QuestionType.IDENTIFICATION_WITH_LABEL),
     (change(answer_types=["yes", "no"]), "'correct' or 'incorrect'", QuestionType.IDENTIFICATION_WITH_LABEL),
     (change(question=""), "'question' must be a text", QuestionType.IDENTIFICATION_WITH_LABEL),
+    (change(question="\ud800"), "'question' is no valid Unicode text", QuestionType.IDENTIFICATION_WITH_LABEL),
+    (change(answer_parts=["wheel", ["bucket"]]), "entry 0 of 'answer_parts' must be a list", None),
+    (change(answer_choices=[["wheel"], "bucket"]), "choice 0 of 'answer_choices' must be a text", None),
+    (change(image_path="../core_qa_pairs.json"), "'image_path' .* leaves the image folder", None),
+    (change(image_path="/etc/passwd"), "'image_path' '/etc/passwd' leaves the image folder", None),
+    (change(image_path="images/../../a.png"), "leaves the image folder", None),
+    (change(image_path=7), "'image_path' must be a text, got 7", None),
+    (change(segmentations={"wheel": [{"size": [10**9, 10**9], "counts": [10**18]}]}), "no image is", None),
+    (change(question_type=["positive"]), "'question_type' must be a text", None),
     ({key: value for key, value in RECORD.items() if key != "answer_parts"}, "key 'answer_parts' is missing", None),
     ("no record", "expected a JSON object", None),
     (PART_WHOLE | {"object_answer_types": ["correct", "correct"]}, "2 object choices", QuestionType.PART_TO_WHOLE),
@@ -177,7 +186,8 @@ def test_own_form_to_records_and_back_loses_nothing(built: Path, tmp_path: Path)
 
 def test_records_alone_keep_every_question_and_mask(built: Path, tmp_path: Path) -> None:
     record_file = tmp_path / "val_qa_pairs.json"
-    export_records(built, record_file)
+    shutil.copytree(built, tmp_path / "set")  # a record file alone may only name images below its folder
+    export_records(tmp_path / "set", record_file)
     sidecar_path(record_file).unlink()
     import_records(record_file, tmp_path / "again")
     export_records(tmp_path / "again", tmp_path / "second_qa_pairs.json")
@@ -207,7 +217,13 @@ def test_a_bad_record_does_not_shift_the_ids_of_the_others(built: Path, tmp_path
 def test_stale_annotations_beside_a_record_file_are_refused(built: Path, tmp_path: Path) -> None:
     record_file = tmp_path / "val_qa_pairs.json"
     export_records(built, record_file)
-    record_file.write_text(json.dumps(json.loads(record_file.read_text())[:3]))
+    records = json.loads(record_file.read_text())
+    record_file.write_text(json.dumps(records[:3]))
+    with pytest.raises(ValueError, match="belongs to another version"):
+        import_records(record_file, tmp_path / "again")
+    shutil.copytree(built, tmp_path / "set")
+    inside = [record | {"image_path": f"set/images/{Path(record['image_path']).name}"} for record in records[:3]]
+    record_file.write_text(json.dumps(inside))
     with pytest.raises(ValueError, match="belongs to another version"):
         import_records(record_file, tmp_path / "again")
 
@@ -225,3 +241,80 @@ def test_import_lists_the_records_it_leaves_out(tmp_path: Path, capsys: pytest.C
     assert (instance.label, instance.category) == ("cars--wheel loader", "cars")
     import_questions(str(path), str(tmp_path / "out"), invalid="collect")
     assert "nothing to do" in capsys.readouterr().out
+
+
+def in_common(
+    correct: str, question_type: str = "positive_with_label", parts: tuple[str, ...] = ("wheel", "bucket")
+) -> Any:
+    """A record about common parts, as the authors write it: the text may use the other object's word for a part."""
+    start = "The wheel loader in the image has the following visible parts in common with a truck: "
+    return change(
+        question_type=question_type,
+        answer_choices=[f"{start}{correct}.", f"{start}rim."],
+        answer_parts=[list(parts), ["rim"]],
+    )
+
+
+def test_a_part_under_the_other_objects_name(tmp_path: Path) -> None:
+    path = write_records(tmp_path, in_common("tyre, and tipper"))
+    (question,) = load_questions(path).questions
+    correct = question.correct_choice
+    assert correct.parts == tuple(part.label for part in question.masks) == ("wheel", "bucket")
+    assert [correct.text[span.start : span.end] for span in correct.part_spans] == ["tyre", "tipper"]
+    import_records(path, tmp_path / "set")
+    (imported,) = load_questions(tmp_path / "set").questions
+    assert imported.choices == question.choices
+    export_records(tmp_path / "set", tmp_path / "again_qa_pairs.json")
+    assert load_questions(tmp_path / "again_qa_pairs.json").questions[0].choices == question.choices
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (in_common("tyre, and tipper", "negative_with_label"), "the phrase 'bucket' has no occurrence"),
+        (in_common("tyre, tipper, and rim"), "has 3 entries, the answer 2"),
+        (in_common("bucket, and tyre"), "the part 'bucket' stands at another place"),
+    ],
+)
+def test_other_names_only_where_the_authors_write_them(tmp_path: Path, record: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"record 0: choice 0: .*{reason}"):
+        load_questions(write_records(tmp_path, record))
+
+
+def test_masks_of_one_image_have_one_size(tmp_path: Path) -> None:
+    """A turned photograph fits its annotation both ways, but not both at once."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = {"size": [WIDTH, HEIGHT], "counts": [WIDTH * HEIGHT]}
+    other = change(segmentations={label: [turned] for label in RECORD["segmentations"]})
+    path = write_records(tmp_path, RECORD, other)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.png", exif=exif)
+    with pytest.raises(ValueError, match=r"record 1: the masks are 20 x 16, those of an earlier record 16 x 20"):
+        load_questions(path)
+
+
+def test_links_to_images_elsewhere_are_followed(tmp_path: Path) -> None:
+    path = write_records(tmp_path / "set", RECORD)
+    (tmp_path / "set" / "images").rename(tmp_path / "disk")
+    (tmp_path / "set" / "images").symlink_to(tmp_path / "disk")
+    assert load_questions(path).questions[0].image_path == tmp_path / "disk" / "a.png"
+
+
+def test_a_key_that_occurs_twice_is_no_silent_loss(tmp_path: Path) -> None:
+    path = write_records(tmp_path, RECORD)
+    path.write_text(path.read_text().replace('"wheel": [', '"wheel": [], "wheel": [', 1))
+    with pytest.raises(ValueError, match=r"core_qa_pairs\.json: not a JSON file \(the key 'wheel' occurs twice"):
+        load_questions(path, invalid="collect")
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[" + b"9" * 5000 + b"]", b"\xff", "[]".encode("utf-16")])
+def test_files_that_no_parser_takes(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "qa.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"qa\.json: not a JSON file"):
+        load_questions(tmp_path / "qa.json", invalid="collect")
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    path = write_records(tmp_path, RECORD)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(load_questions(path).questions) == 1

@@ -64,6 +64,14 @@ def test_annotations_round_trip(tmp_path: Path) -> None:
     assert (description["image_root"], description["seed"], description["source"]) == ("images", 5, "test")
 
 
+def test_annotations_written_record_by_record_are_one_json_value(folder: Path) -> None:
+    text = (folder / ANNOTATIONS_FILE).read_text(encoding="utf-8")
+    content = json.loads(text)
+    assert list(content) == ["images", "categories", "annotations"]
+    assert len(content["images"]) == 24
+    assert text == json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
 def test_images_elsewhere_are_found_again(tmp_path: Path) -> None:
     dataset = make_vehicles(tmp_path / "photos", 3)
     save_dataset(dataset, tmp_path / "out", ORIGIN)
@@ -122,6 +130,11 @@ def assert_one_invalid(folder: Path, reason: str, question_type: QuestionType | 
         ({"choices": []}, "0 choices are marked correct"),
         ({"question_id": "1:identification"}, "occurs twice"),
         ({"choices": 5}, "wrong type"),
+        ({"question": ["Which?"]}, "'question' must be a text"),
+        ({"question_id": 7}, "'question_id' must be a text"),
+        ({"box": [0, 0, 5]}, "'box' must be"),
+        ({"box": [0, 0, 5, float("nan")]}, "'box' must be"),
+        ({"box": [-1, 0, 5, 5]}, "'box' must not have a negative number"),
         ({"object_question": {"question": "What?", "choices": []}}, "has no object question"),
     ],
 )
@@ -129,6 +142,40 @@ def test_a_bad_question_is_named_or_collected(folder: Path, changes: dict[str, o
     edit_line(folder, 1, **changes)
     loaded = assert_one_invalid(folder, reason, QuestionType.IDENTIFICATION_WITH_LABEL)
     assert len(loaded.invalid) == 1
+
+
+@pytest.mark.parametrize("line", [b"\xff{}", b"[]", b"[" * 100_000, b"", b"NaN"])
+def test_a_line_that_is_no_question(folder: Path, line: bytes) -> None:
+    path = folder / QUESTIONS_FILE
+    first, _, *others = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, line, *others]) + b"\n")
+    with pytest.raises(ValueError, match=r"questions\.jsonl, record 1 \(line 2\): "):
+        load_questions(folder)
+    loaded = load_questions(folder, invalid="collect")
+    assert [row.record_index for row in loaded.invalid] == [1]
+    assert len(loaded.questions) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    ("key", "number", "changes", "reason"),
+    [
+        ("images", 1, {"id": 1}, "image 1: the id 1 occurs twice"),
+        ("images", 0, {"height": 10**9, "width": 10**9}, "image 1: the image: no image is 1000000000 x 1000000000"),
+        ("images", 0, {"file_name": "../1.png"}, "image 1: 'file_name' '../1.png' leaves the image folder"),
+        ("categories", 0, {"supercategory": "THING"}, "'supercategory' must be OBJECT or PART"),
+        ("annotations", 1, {"id": 1}, "annotation 1: the id 1 occurs twice"),
+        ("annotations", 1, {"image_id": 2}, r"not annotated in their image, obj_ann_id 1$"),
+        ("annotations", 1, {"category_id": 99}, "annotation 2: there is no category 99"),
+        ("annotations", 0, {"marked_box": "abcd"}, "annotation 1: 'marked_box' must be"),
+    ],
+)
+def test_annotations_are_checked(folder: Path, key: str, number: int, changes: dict[str, object], reason: str) -> None:
+    content = json.loads((folder / ANNOTATIONS_FILE).read_text())
+    content[key][number] |= changes
+    (folder / ANNOTATIONS_FILE).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=reason) as caught:
+        load_dataset(folder)
+    assert str(caught.value).startswith(str(folder / ANNOTATIONS_FILE))
 
 
 def test_an_unknown_type_has_no_type_in_the_list(folder: Path) -> None:
@@ -167,7 +214,7 @@ def test_a_mask_of_another_size_names_the_annotation(folder: Path) -> None:
     content = json.loads((folder / ANNOTATIONS_FILE).read_text())
     content["annotations"][1]["segmentation"]["size"] = [20, 16]
     (folder / ANNOTATIONS_FILE).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="annotation 2: the mask is 20 x 16"):
+    with pytest.raises(ValueError, match="annotation 2: segmentation: the mask is 20 x 16"):
         load_dataset(folder)
 
 

@@ -37,7 +37,11 @@ def test_oracle_predictions_are_the_published_truth(question_file: Path, tmp_pat
         assert entry["generated_text"] == (entry["predicted_answer"] if is_generated else None)
         assert entry["generated_segmentations"] == (entry["predicted_segmentations"] if is_generated else None)
         assert (entry["predicted_object_answer"] is None) == (given["object_question"] is None)
-    records, bad = read_published(target, "raise")  # it is itself a published record file that finds its images
+    with pytest.raises(ValueError, match="record 0: 'image_path' '../image0.png' leaves the image folder"):
+        read_published(target, "raise")
+    beside = question_file.with_name("predictions.json")
+    assert export(folder, beside) == 0
+    records, bad = read_published(beside, "raise")  # it is itself a published record file that finds its images
     assert (len(records), bad) == (40, ())
 
 

@@ -10,9 +10,13 @@ from partonomy.cli.results import report
 from partonomy.evaluation.breakdown import by_object, by_part
 from partonomy.evaluation.cases import choose_cases, load_case_questions, make_case, mark_spans
 from partonomy.evaluation.loaded_run import load_run
-from partonomy.evaluation.loss_curves import find_metrics, read_curves
-from partonomy.evaluation.report_tables import family_tables
+from partonomy.evaluation.loss_curves import Curve, TrainingCurves, draw_curves, find_metrics, read_curves
+from partonomy.evaluation.report import NUM_CASES
+from partonomy.evaluation.report_tables import FAMILIES, family_tables
+from partonomy.evaluation.tables import MAX_REASONS
+from partonomy.questions.question_types import QuestionType
 from partonomy.structures import CharSpan
+from tests.partonomy.evaluation.conftest import write_questions
 from validate_partonomy import main
 
 
@@ -122,10 +126,60 @@ def test_baseline_on_other_questions_is_refused(question_file: Path, tmp_path: P
 def test_advantage_over_a_baseline(question_file: Path, tmp_path: Path) -> None:
     oracle = load_run(run_model("oracle", question_file, tmp_path / "oracle"))
     empty = load_run(run_model("empty", question_file, tmp_path / "empty"))
-    row = family_tables(oracle, [empty])[0].blocks[0].rows[1]
-    advantage = row.cells[0].advantage
+    rows = {row.kind: row for row in family_tables(oracle, [empty])[0].blocks[0].rows}
+    advantage = rows["other"].cells[0].advantage
     assert advantage is not None
     assert (advantage.value, advantage.low, advantage.high) == (1.0, 1.0, 1.0)
+
+
+def test_protocols_stand_beside_each_other(question_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "image3.png").unlink()
+    run = load_run(run_model("oracle", question_file, tmp_path / "run"))
+    masks, choices, selectors, _ = family_tables(run, [])
+    assert [row.kind for row in choices.blocks[0].rows] == ["own", "authors", "bound", "bound"]
+    assert [row.kind for row in selectors.blocks[0].rows] == ["own", "bound", "bound"]
+    own, authors = choices.blocks[0].rows[:2]
+    # One of four images is lost: wrong under our protocol, left out under that of the authors.
+    values = [None if row.cells[0].estimate is None else row.cells[0].estimate.value for row in (own, authors)]
+    assert values == [0.75, 1.0]
+    assert authors.cells[choices.family.metrics.index("parts_f1")].estimate is None
+    assert masks.blocks[0].rows[1].kind == "authors"
+
+
+def test_result_tables_fit_the_page() -> None:
+    # Seven columns of an interval with a paired one below, of 122 pixels at most, beside 220 for the names: 1,074 of
+    # the 1,142 pixels that the page of 1,240 leaves to a table.
+    assert all(len(family.metrics) == len(family.headings) <= 7 for family in FAMILIES)
+    assert [family.title for family in FAMILIES].count("Multiple choice by selector") == 1
+
+
+def test_pictures_are_bounded_whatever_the_size_of_the_run(tmp_path: Path) -> None:
+    questions = write_questions(tmp_path, (QuestionType.IDENTIFICATION_WITH_LABEL,), num_images=26)
+    run = run_model("random", questions, tmp_path / "run")
+    report(str(run))
+    # Three headings with six cases of four pictures each.
+    assert (run / "report.html").read_text().count("data:image/jpeg") == 3 * NUM_CASES * 4 == 72
+    assert (run / "report.html").read_text().count("<article") == 3 * NUM_CASES
+
+
+def test_reasons_of_failures_are_bounded(tmp_path: Path) -> None:
+    questions = write_questions(tmp_path, (QuestionType.POSITIVE,), num_images=9)
+    for number in range(8):
+        (tmp_path / f"image{number}.png").unlink()
+    run = run_model("oracle", questions, tmp_path / "run")
+    report(str(run))
+    page = (run / "report.html").read_text()
+    section = page[page.index("Failures and questions") : page.index('id="cases"')]
+    assert section.count("image file not found") == MAX_REASONS == 5
+    assert "3 more reasons, see summary.json" in section
+
+
+def test_long_curves_are_thinned(tmp_path: Path) -> None:
+    sizes = []
+    for count in (600, 60_000):
+        points = tuple((update, 1.0 + (update % 7) / 10) for update in range(1, count + 1))
+        sizes.append(len(draw_curves(TrainingCurves("run", (Curve("loss_total", points),), ()))))
+    assert sizes[1] < 1.5 * sizes[0]
 
 
 def test_breakdown_counts(question_file: Path, tmp_path: Path) -> None:

@@ -1,12 +1,25 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from partonomy.metrics.bootstrap import ImageRatio, bootstrap_ratios, paired_difference, resample_ratios
+from partonomy.metrics.bootstrap import (
+    Estimate,
+    ImageRatio,
+    bootstrap_ratios,
+    paired_differences,
+    resample_ratios,
+)
 
 
 def ratio(numerators: list[float], denominators: list[float], empty: float = 0.0) -> ImageRatio:
     """A metric over images."""
     return ImageRatio(np.array(numerators), np.array(denominators), len(numerators), empty)
+
+
+def difference(first: ImageRatio, second: ImageRatio, num_resamples: int = 1000) -> Estimate:
+    """The paired difference of one metric."""
+    return paired_differences((first,), (second,), np.random.default_rng(0), num_resamples)[0]
 
 
 def test_two_images_by_hand() -> None:
@@ -65,10 +78,34 @@ def test_paired_difference_of_equal_gains_has_no_width() -> None:
     # Every image gains exactly .1, so each resample does, though the images themselves differ widely.
     base = np.array([0.1, 0.9, 0.3, 0.5, 0.0])
     first, second = ImageRatio(base + 0.1, np.ones(5), 5), ImageRatio(base, np.ones(5), 5)
-    difference = paired_difference(first, second, np.random.default_rng(0))
-    assert (difference.value, difference.low, difference.high) == pytest.approx((0.1, 0.1, 0.1))
+    gain = difference(first, second)
+    assert (gain.value, gain.low, gain.high) == pytest.approx((0.1, 0.1, 0.1))
 
 
 def test_paired_difference_needs_the_same_images() -> None:
     with pytest.raises(ValueError, match="not the same ones"):
-        paired_difference(ratio([1], [1]), ratio([1, 1], [1, 1]), np.random.default_rng(0))
+        difference(ratio([1], [1]), ratio([1, 1], [1, 1]))
+
+
+def test_paired_differences_share_their_resamples() -> None:
+    draws = np.random.default_rng(3).random((4, 20))
+    first, second, third, fourth = (ImageRatio(values, np.ones(20), 20) for values in draws)
+    nothing = ImageRatio(np.zeros(20), np.zeros(20), 0)
+    together = paired_differences((first, third, first), (second, fourth, nothing), np.random.default_rng(0))
+    # Alone or together, the same generator draws the same images for a metric.
+    assert together[0] == difference(first, second)
+    assert together[1] == difference(third, fourth)
+    assert together[2] == Estimate(None, None, None, 0)
+    assert paired_differences((), (), np.random.default_rng(0)) == ()
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12))
+def test_a_paired_difference_changes_its_sign_with_the_order(pairs: list[tuple[float, float]]) -> None:
+    first, second = (ratio([pair[side] for pair in pairs], [1.0] * len(pairs)) for side in (0, 1))
+    there = difference(first, second, 50)
+    back = difference(second, first, 50)
+    assert there.value is not None
+    assert back.value == pytest.approx(-there.value, abs=1e-12)
+    assert (back.low, back.high) == pytest.approx((-(there.high or 0.0), -(there.low or 0.0)), abs=1e-12)
+    same = difference(first, first, 50)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)

@@ -3,8 +3,10 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from partonomy.metrics.iou import PairStatistics
-from partonomy.metrics.matching import Matching, greedy_assignment, match_masks, match_nothing
+from partonomy.masks import encode_masks
+from partonomy.metrics import matching as matching_module
+from partonomy.metrics.iou import PairStatistics, count_pixels
+from partonomy.metrics.matching import Matching, greedy_assignment, match_nothing
 
 
 def masks(*ranges: tuple[int, int], width: int = 20) -> np.ndarray:
@@ -13,6 +15,11 @@ def masks(*ranges: tuple[int, int], width: int = 20) -> np.ndarray:
     for mask, (start, end) in zip(stack, ranges, strict=True):
         mask[0, start:end] = True
     return stack
+
+
+def match_masks(predicted: np.ndarray, true: np.ndarray, matching: Matching) -> tuple[PairStatistics, ...]:
+    """Pair the masks of two arrays (N, H, W)."""
+    return matching_module.match_masks(count_pixels(encode_masks(predicted), encode_masks(true)), matching)
 
 
 def test_paired_goes_by_position_and_a_missing_prediction_scores_zero() -> None:
@@ -28,6 +35,12 @@ def test_hungarian_beats_greedy_where_the_best_pair_is_a_trap() -> None:
     # the best sum is a-1 + b-0 = 1.4.
     ious = np.array([[0.8, 0.7], [0.7, 0.0]])
     assert greedy_assignment(ious) == [(0, 0), (1, 1)]
+
+
+def test_greedy_ties_go_to_the_lower_true_then_the_lower_predicted_index() -> None:
+    assert greedy_assignment(np.array([[0.5, 0.5], [0.5, 0.5], [0.5, 0.9]])) == [(2, 1), (0, 0)]
+    assert greedy_assignment(np.full((2, 3), 0.5)) == [(0, 0), (1, 1)]
+    assert greedy_assignment(np.zeros((0, 3))) == []
 
 
 def test_hungarian_golden() -> None:

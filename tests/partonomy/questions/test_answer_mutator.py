@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from partonomy.questions.answer_mutator import AnswerMutator, MutationContext, MutationMode, draw_tree
+from partonomy.questions.answer_mutator import AnswerMutator, MutationContext, MutationMode
+from partonomy.questions.balanced_answers import draw_tree
 from partonomy.questions.part_sampler import PartSampler
 
 NUM_PARTS = 14

@@ -8,7 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from partonomy.concept_graph import ConceptGraph
-from partonomy.questions.object_sampler import Embedding, ObjectSampler, embed_texts
+from partonomy.questions.object_sampler import Embedding, ObjectSampler, draw_distinct, embed_texts
 from partonomy.questions.part_sampler import PartSampler, fit_part_sampler
 
 NUM_PARTS = 6
@@ -66,6 +66,17 @@ def test_siblings_are_drawn_by_softmax_of_similarity() -> None:
     drawn = [sampler.sample("a", 1, generator)[0] for _ in range(10_000)]
     assert set(drawn) == {"b", "c"}
     assert drawn.count("b") / len(drawn) == pytest.approx(np.e / (np.e + 1), abs=0.015)
+
+
+def test_draws_without_replacement_are_numpy_s() -> None:
+    dice = np.random.default_rng(5)
+    for number in range(300):
+        weights = dice.random(int(dice.integers(4, 90))) ** 3
+        chances = weights / weights.sum()
+        ours, numpys = np.random.default_rng(number), np.random.default_rng(number)
+        expected = numpys.choice(len(chances), size=4, replace=False, p=chances)
+        assert draw_distinct(chances.tolist(), 4, ours) == expected.tolist()
+        assert ours.random() == numpys.random()  # the generators are left in the same state
 
 
 def test_all_objects_stand_in_for_too_few_siblings() -> None:

@@ -65,7 +65,10 @@ def test_questions_and_answers(question_type: QuestionType, question: str, answe
 def test_object_question_and_box() -> None:
     wording = Wording(QuestionType.PART_TO_WHOLE, "biplane", False)
     assert TEMPLATES.object_question_text(wording) == "What is the object in the image?"
-    assert TEMPLATES.object_choice(wording, "airplane", False).text == "The object in the image is an airplane."
+    biplane, airplane = TEMPLATES.object_choices(wording, ["biplane", "airplane"])
+    assert (biplane.text, biplane.is_correct) == ("The object in the image is a biplane.", True)
+    assert (airplane.text, airplane.label) == ("The object in the image is an airplane.", "airplane")
+    assert not airplane.is_correct
     marked = Wording(QuestionType.IDENTIFICATION_WITH_LABEL, "chair", True)
     assert TEMPLATES.part_question(marked) == "What visible parts does the chair in the red box have?"
 

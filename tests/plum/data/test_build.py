@@ -9,7 +9,8 @@ from PIL import Image
 
 from partonomy.datasets.record_exchange import export_records
 from plum.config import DataConfig, SourceConfig
-from plum.data.build import ExcludedImages, build_mixture
+from plum.data.build import build_mixture
+from plum.data.excluded_images import ExcludedImages
 from tests.plum.data.part_world import VOCABULARY, write_world
 
 

@@ -35,6 +35,68 @@ GOLDEN: dict[TemplateName, str] = {
 }
 
 
+THREE_TURNS = (*TWO_TURNS, Exchange("Sure?", "Yes."))
+
+# The same, for one and for three exchanges, with the system prompts written out.
+HUMAN = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the human's questions. "
+)
+USER = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the user's questions. "
+)
+LLAMA_2 = (
+    "[INST] <<SYS>>\nYou are a helpful language and vision assistant. You are able to understand the visual content "
+    "that the user provides, and assist the user with a variety of tasks using natural language.\n<</SYS>>\n\n"
+)
+ONE_ROLE_TURN = "USER: <image>\nWhere is the wheel? ASSISTANT: It is the wheel.</s>"
+THREE_ROLE_TURNS = (
+    "USER: <image>\nWhere is the wheel? ASSISTANT: It is the wheel.</s>USER: And the car? ASSISTANT: Yes, a car.</s>"
+    "USER: Sure? ASSISTANT: Yes.</s>"
+)
+ONE_AND_THREE: dict[TemplateName, tuple[str, str]] = {
+    "llava_v1": (HUMAN + ONE_ROLE_TURN, HUMAN + THREE_ROLE_TURNS),
+    "vicuna_v1.1": (USER + ONE_ROLE_TURN, USER + THREE_ROLE_TURNS),
+    "llava_llama_2": (
+        LLAMA_2 + "<image>\nWhere is the wheel? [/INST] It is the wheel. </s>",
+        LLAMA_2 + "<image>\nWhere is the wheel? [/INST] It is the wheel. </s>"
+        "<s>[INST] And the car? [/INST] Yes, a car. </s><s>[INST] Sure? [/INST] Yes. </s>",
+    ),
+}
+WAITING: dict[TemplateName, tuple[str, str]] = {
+    "llava_v1": (
+        HUMAN + "USER: <image>\nWhere is the wheel? ASSISTANT:",
+        HUMAN + "USER: <image>\nWhere is the wheel? ASSISTANT: It is the wheel.</s>USER: And the car? ASSISTANT: "
+        "Yes, a car.</s>USER: Sure? ASSISTANT:",
+    ),
+    "vicuna_v1.1": (
+        USER + "USER: <image>\nWhere is the wheel? ASSISTANT:",
+        USER + "USER: <image>\nWhere is the wheel? ASSISTANT: It is the wheel.</s>USER: And the car? ASSISTANT: "
+        "Yes, a car.</s>USER: Sure? ASSISTANT:",
+    ),
+    "llava_llama_2": (
+        LLAMA_2 + "<image>\nWhere is the wheel? [/INST]",
+        LLAMA_2 + "<image>\nWhere is the wheel? [/INST] It is the wheel. </s><s>[INST] And the car? [/INST] "
+        "Yes, a car. </s><s>[INST] Sure? [/INST]",
+    ),
+}
+
+
+@pytest.mark.parametrize("template", ONE_AND_THREE)
+def test_one_and_three_turns_render_to_the_character(template: TemplateName) -> None:
+    one, three = ONE_AND_THREE[template]
+    assert render_conversation(THREE_TURNS[:1], template).text == one
+    assert render_conversation(THREE_TURNS, template).text == three
+
+
+@pytest.mark.parametrize("template", WAITING)
+def test_waiting_questions_render_to_the_character(template: TemplateName) -> None:
+    first, third = WAITING[template]
+    assert render_prompt((), THREE_TURNS[0].question, template) == first
+    assert render_prompt(THREE_TURNS[:2], THREE_TURNS[2].question, template) == third
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_two_turns_render_to_the_character(template: TemplateName) -> None:
     assert render_conversation(TWO_TURNS, template).text == GOLDEN[template]

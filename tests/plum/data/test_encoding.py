@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -5,10 +7,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from partonomy.structures import CharSpan
+from plum.checkpoints.llava_tokenizer import read_source_tokenizer
 from plum.data.bio_labels import TokenSpan, decode_tags
 from plum.data.conversation import TEMPLATES, TemplateName
 from plum.data.encoding import ConversationEncoder, EncodedConversation, token_chars, token_id
 from plum.structures import IGNORE_INDEX, Exchange
+from tests.plum.checkpoints.published_llava import write_tokenizer
 from tests.plum.data.tokenizers_for_tests import FAMILIES, byte_level, word_level
 
 FIRST = Exchange(
@@ -56,6 +60,46 @@ def test_labels_decode_to_exactly_the_answers(family: str, template: TemplateNam
         decoded = str(tokenizer.decode(list(row.labels[answer.start : answer.end])))
         assert "".join(decoded.split()) == "".join(exchange.answer.split()) + "</s>"
     assert [tag != IGNORE_INDEX for tag in row.tags] == [label != IGNORE_INDEX for label in row.labels]
+
+
+TURNS = (
+    Exchange("Where is the wheel?", "It is the wheel.", (CharSpan(10, 15),)),
+    Exchange("And the window?", "window (missing).", (CharSpan(0, 6),)),
+    Exchange("Sure?", "Yes."),
+)
+SUPERVISED: dict[TemplateName, tuple[str, ...]] = {
+    "llava_v1": (" It is the wheel.</s>", " window (missing).</s>", " Yes.</s>"),
+    "vicuna_v1.1": (" It is the wheel.</s>", " window (missing).</s>", " Yes.</s>"),
+    "llava_llama_2": (" It is the wheel. </s>", " window (missing). </s>", " Yes. </s>"),
+}
+"""What LLaVA's own masks leave: the answer with the space before it, and the end token; no role, no question."""
+PUBLISHED_KINDS: dict[str, dict[str, object]] = {"legacy": {}, "newer": {"legacy": False}}
+"""Settings of SentencePiece tokenizers as LLaVA's checkpoints have them."""
+
+
+@pytest.mark.parametrize("num_turns", [1, 2, 3])
+@pytest.mark.parametrize("template", SUPERVISED)
+@pytest.mark.parametrize("kind", ["byte_level", *PUBLISHED_KINDS])
+def test_exactly_the_answers_of_every_turn_are_supervised(
+    kind: str, template: TemplateName, num_turns: int, tmp_path: Path
+) -> None:
+    if kind in PUBLISHED_KINDS:
+        write_tokenizer(tmp_path, **PUBLISHED_KINDS[kind])
+        tokenizer = read_source_tokenizer(tmp_path).tokenizer
+    else:
+        tokenizer = byte_level()
+    row = ConversationEncoder(tokenizer, template, 4).encode(TURNS[:num_turns])
+    runs: list[list[int]] = []
+    for i, label in enumerate(row.labels):
+        if label != IGNORE_INDEX:
+            assert label == row.encoded.input_ids[i]
+            if not runs or runs[-1][-1] != i - 1:
+                runs.append([])
+            runs[-1].append(i)
+    texts = [row.encoded.text[row.encoded.offsets[run[0]][0] : row.encoded.offsets[run[-1]][1]] for run in runs]
+    assert texts == list(SUPERVISED[template][:num_turns])
+    assert [row.labels[run[-1]] for run in runs] == [tokenizer.eos_token_id] * num_turns
+    assert _phrases(row) == ["wheel", "window"][:num_turns]
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

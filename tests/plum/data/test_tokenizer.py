@@ -75,6 +75,27 @@ def test_missing_special_tokens_are_named(tokens: list[str], pad: str | None, en
         check_tokenizer(tokenizer, "here")
 
 
+def test_tokens_over_two_words_are_refused() -> None:
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "<image>": 1, "<pad>": 2, "</s>": 3}, unk_token="<unk>"))
+    backend.add_special_tokens(["<image>", "<pad>", "</s>"])  # no pre-tokenizer: a stretch is one token
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
+    )
+    with pytest.raises(ValueError, match=r"joins words in the tokens \['USER: the front wheel"):
+        check_tokenizer(tokenizer, "here")
+
+
+def test_words_that_do_not_come_back_are_refused() -> None:
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "<image>": 1, "<pad>": 2, "</s>": 3}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens(["<image>", "<pad>", "</s>"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
+    )
+    with pytest.raises(ValueError, match=r"here: the tokenizer reads 'USER: the front wheel .*' as"):
+        check_tokenizer(tokenizer, "here")
+
+
 def test_offsets_that_miss_text_are_refused() -> None:
     backend = Tokenizer(models.WordLevel({"<unk>": 0, "<image>": 1, "<pad>": 2, "</s>": 3}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(":")  # drops the colon

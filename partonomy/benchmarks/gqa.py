@@ -1,0 +1,89 @@
+"""GQA: compositional questions about scenes, one short answer each (balanced questions of val or testdev)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from partonomy.benchmarks.item_records import ItemRecord, mean_score
+from partonomy.benchmarks.vqa_items import (
+    VqaItem,
+    VqaProtocol,
+    check_unique,
+    find_file,
+    find_folder,
+    short_answer_prompt,
+)
+from partonomy.benchmarks.vqa_text import compat_score
+from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, check_text, read_json
+from partonomy.metrics.bootstrap import ImageRatio
+
+NUM_COMPAT_QUESTIONS = 5000
+OPEN, BINARY = "open", "binary"
+
+
+def read_gqa(root: Path, split: str, protocol: VqaProtocol) -> tuple[VqaItem, ...]:
+    """Read `<split>_balanced_questions.json` (in `root` or `root/questions`), images from `root/images`.
+
+    The compatible protocol takes the file's first 5,000 questions and accepts the full answer beside the short one.
+
+    Raises:
+        FileNotFoundError: The file or the image folder is missing.
+        ValueError: A record is malformed; names file and question.
+    """
+    name = f"{split}_balanced_questions.json"
+    path = find_file(root, (name, f"questions/{name}"))
+    folder = find_folder(root, ("images",))
+    records = list(read_json(path).items())
+    if protocol is VqaProtocol.PARTONOMY_COMPAT:
+        records = records[:NUM_COMPAT_QUESTIONS]
+    items = []
+    for question_id, record in records:
+        try:
+            items.append(_read_record(question_id, record, folder, protocol))
+        except RECORD_ERRORS as error:
+            raise ValueError(
+                f"{path}, question {question_id!r}: not a question of GQA ({type(error).__name__}: {error})"
+            ) from error
+    return check_unique(items, path)
+
+
+def gqa_prompt(item: VqaItem, protocol: VqaProtocol) -> str:
+    """Question and instruction."""
+    return short_answer_prompt(item.question, protocol)
+
+
+def gqa_prediction(reply: str) -> str:
+    """LLaVA's conversion for the official script: closing periods off, lower case."""
+    return reply.rstrip(".").lower()
+
+
+def gqa_score(reply: str, item: VqaItem, protocol: VqaProtocol) -> float:
+    """Exact match with the answer; the compatible protocol: soft score over two answers, else containment."""
+    if protocol is VqaProtocol.PARTONOMY_COMPAT:
+        return compat_score(reply, item.answers)
+    return float(gqa_prediction(reply) == item.answers[0])
+
+
+def gqa_ratios(records: Sequence[ItemRecord]) -> dict[str, ImageRatio]:
+    """Accuracy, and alone on open and on binary (yes/no or choice) questions where the file tells them apart."""
+    groups = {record.group for record in records} & {OPEN, BINARY}
+    return {"accuracy": mean_score(records)} | {
+        f"accuracy_{group}": mean_score(records, group) for group in sorted(groups)
+    }
+
+
+def _read_record(question_id: str, record: Mapping[str, Any], folder: Path, protocol: VqaProtocol) -> VqaItem:
+    image_id = check_relative_path(record["imageId"], "imageId")
+    answers = [check_text(record["answer"], "answer")]
+    if protocol is VqaProtocol.PARTONOMY_COMPAT:
+        answers.append(check_text(record["fullAnswer"], "fullAnswer"))
+    structure = record["types"].get("structural") if isinstance(record.get("types"), Mapping) else None
+    return VqaItem(
+        item_id=question_id,
+        image_id=image_id,
+        image_path=folder / f"{image_id}.jpg",
+        question=check_text(record["question"], "question"),
+        answers=tuple(answers),
+        # the official script's rule
+        group="" if structure is None else OPEN if structure == "query" else BINARY,
+    )

@@ -1,0 +1,148 @@
+"""POPE: is an object in the image? Yes-or-no questions that catch hallucination (COCO val2014, three categories)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from partonomy.benchmarks.item_records import ItemRecord, mean_score, ratio_by_image
+from partonomy.benchmarks.vqa_items import (
+    VqaItem,
+    VqaProtocol,
+    check_unique,
+    find_file,
+    find_folder,
+    short_answer_prompt,
+)
+from partonomy.benchmarks.vqa_text import compat_score
+from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, check_text, parse_json
+from partonomy.metrics.bootstrap import NUM_RESAMPLES, Estimate, ImageRatio, bootstrap_ratios, resample_ratios
+
+CATEGORIES = ("random", "popular", "adversarial")
+ALL_CATEGORIES = "all"
+YES, NO = "yes", "no"
+NEGATIVE_WORDS = frozenset({"No", "no", "not"})
+COMPAT_INSTRUCTION = 'Please answer the question with "Yes" or "No".'
+MEAN_F1 = "mean_f1"
+
+
+def read_pope(root: Path, split: str) -> tuple[VqaItem, ...]:
+    """Read `coco_pope_<category>.json` (JSON lines; in `root`, `root/coco` or `root/output/coco`).
+
+    Args:
+        root: Also holds the images, in `val2014` or `coco/val2014`.
+        split: A category, or "all".
+
+    Raises:
+        FileNotFoundError: A file or the image folder is missing.
+        ValueError: An unknown category, or a malformed record; names file and line.
+    """
+    if split not in (*CATEGORIES, ALL_CATEGORIES):
+        raise ValueError(f"POPE has no split {split!r}; choose {', '.join((*CATEGORIES, ALL_CATEGORIES))}")
+    folder = find_folder(root, ("val2014", "coco/val2014", "images"))
+    items: list[VqaItem] = []
+    for category in CATEGORIES if split == ALL_CATEGORIES else (split,):
+        name = f"coco_pope_{category}.json"
+        path = find_file(root, (name, f"coco/{name}", f"output/coco/{name}"))
+        lines = path.read_bytes().splitlines()
+        read = [_read_line(line, f"{path}, line {n}", category, folder) for n, line in enumerate(lines, 1) if line]
+        items += check_unique(read, path)
+    return tuple(items)
+
+
+def pope_prompt(item: VqaItem, protocol: VqaProtocol) -> str:
+    """Question and instruction; the compatible protocol asks for "Yes" or "No"."""
+    if protocol is VqaProtocol.PARTONOMY_COMPAT:
+        return short_answer_prompt(item.question, protocol, COMPAT_INSTRUCTION)
+    return short_answer_prompt(item.question, protocol)
+
+
+def pope_prediction(reply: str) -> str:
+    """Read a reply as yes or no: No, no or not as a word before the first period is no, anything else is yes."""
+    words = reply.split(".", maxsplit=1)[0].replace(",", "").split(" ")
+    return NO if NEGATIVE_WORDS.intersection(words) else YES
+
+
+def pope_score(reply: str, item: VqaItem, protocol: VqaProtocol) -> float:
+    """Whether the reply is read as the label; the compatible protocol: whether it contains the label anywhere.
+
+    The authors' code also gives a reply of one letter of the label a fraction, which comes of reading the label's
+    letters as answers; here it scores 0.
+    """
+    if protocol is VqaProtocol.PARTONOMY_COMPAT:
+        return compat_score(reply, item.answers)
+    return float(pope_prediction(reply) == item.answers[0])
+
+
+def pope_estimates(records: Sequence[ItemRecord], generator: np.random.Generator) -> dict[str, Estimate]:
+    """Accuracy, precision, recall, F1 and share of yes per category, and LLaVA's headline, the mean of the F1.
+
+    A failed question counts as answered wrongly, and in the share of yes not at all. Categories ask about the same
+    images, so all intervals come from the same resamples.
+    """
+    categories = [category for category in CATEGORIES if any(record.group == category for record in records)]
+    ratios = {name: ratio for category in categories for name, ratio in _category_ratios(records, category).items()}
+    estimates = dict(zip(ratios, bootstrap_ratios(tuple(ratios.values()), generator), strict=True))
+    f1 = [ratios[f"{category}_f1"] for category in categories]
+    values = [ratio.value or 0.0 for ratio in f1]
+    samples = resample_ratios(f1, generator, NUM_RESAMPLES).mean(axis=1)  # [resamples]
+    low, high = np.percentile(samples, (2.5, 97.5))
+    mean = Estimate(float(np.mean(values)), float(low), float(high), len(records))
+    return {MEAN_F1: mean, **estimates}
+
+
+def pope_compat_ratios(records: Sequence[ItemRecord]) -> dict[str, ImageRatio]:
+    """Mean score over all categories pooled."""
+    return {"accuracy": mean_score(records)}
+
+
+def _category_ratios(records: Sequence[ItemRecord], category: str) -> dict[str, ImageRatio]:
+    """Ratios of one category over the images of all."""
+    true_yes, said_yes, replied, asked = [], [], [], []
+    for record in records:
+        is_asked = record.group == category
+        is_yes = record.truths[0] == YES
+        asked.append(is_asked)
+        replied.append(is_asked and record.reason is None)
+        true_yes.append(is_asked and is_yes)
+        says_yes = record.prediction == YES if record.reason is None else not is_yes
+        said_yes.append(is_asked and says_yes)
+    is_hit = np.array(true_yes) & np.array(said_yes)
+    is_correct = np.array(asked) & (np.array(true_yes) == np.array(said_yes))
+    predicted, positive = np.array(said_yes, dtype=np.int64), np.array(true_yes, dtype=np.int64)
+    hits = is_hit.astype(np.int64)
+    replied_yes = np.array(replied) & np.array(said_yes)
+    named: dict[str, tuple[Sequence[bool] | np.ndarray, Sequence[bool] | np.ndarray]] = {
+        "accuracy": (is_correct, asked),
+        "precision": (hits, predicted),
+        "recall": (hits, positive),
+        "f1": (2 * hits, predicted + positive),
+        "yes_ratio": (replied_yes, replied),
+    }
+    return {
+        f"{category}_{name}": ratio_by_image(records, [int(x) for x in top], [int(x) for x in bottom])
+        for name, (top, bottom) in named.items()
+    }
+
+
+def _read_line(line: bytes, where: str, category: str, folder: Path) -> VqaItem:
+    record = parse_json(line, f"{where}: not valid JSON")
+    try:
+        return _read_record(record, category, folder)
+    except RECORD_ERRORS as error:
+        raise ValueError(f"{where}: not a question of POPE ({type(error).__name__}: {error})") from error
+
+
+def _read_record(record: Mapping[str, Any], category: str, folder: Path) -> VqaItem:
+    image = check_relative_path(record["image"], "image")
+    if record["label"] not in (YES, NO):
+        raise ValueError(f"'label' must be {YES} or {NO}, got {record['label']!r}")
+    return VqaItem(
+        item_id=f"{category}-{record['question_id']}",
+        image_id=image,
+        image_path=folder / image,
+        question=check_text(record["text"], "text"),
+        answers=(record["label"],),
+        group=category,
+    )

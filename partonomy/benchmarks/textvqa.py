@@ -1,0 +1,111 @@
+"""TextVQA: questions about text in images, ten human answers each (validation v0.5.1, 5,000 questions)."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from partonomy.benchmarks.item_records import ItemRecord, mean_score
+from partonomy.benchmarks.vqa_items import (
+    VqaItem,
+    VqaProtocol,
+    check_unique,
+    find_file,
+    find_folder,
+    short_answer_prompt,
+)
+from partonomy.benchmarks.vqa_text import NUM_HUMAN_ANSWERS, compat_score, process_answer, soft_score
+from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, check_text, read_json
+from partonomy.metrics.bootstrap import ImageRatio
+from partonomy.segmentation_checks import shorten
+
+IMAGE_FOLDERS = ("train_images", "images", "val_images")
+
+
+def read_textvqa(root: Path, split: str, with_ocr: bool) -> tuple[VqaItem, ...]:
+    """Read `TextVQA_0.5.1_<split>.json` and, for the OCR tokens, `TextVQA_Rosetta_OCR_v0.2_<split>.json`.
+
+    Args:
+        root: Folder of both files and of the images (`train_images/<image_id>.jpg`, as the archive has them).
+        split: "val" or "train"; the test split has no public answers.
+        with_ocr: Whether to read the OCR tokens.
+
+    Raises:
+        FileNotFoundError: A file or the image folder is missing.
+        ValueError: A record is malformed; names file and record.
+    """
+    path = find_file(root, (f"TextVQA_0.5.1_{split}.json",))
+    folder = find_folder(root, IMAGE_FOLDERS)
+    tokens = _read_ocr(find_file(root, (f"TextVQA_Rosetta_OCR_v0.2_{split}.json",))) if with_ocr else None
+    items = []
+    for index, record in enumerate(_data(path)):
+        where = f"{path}, data[{index}]"
+        try:
+            item = _read_record(record, folder)
+        except RECORD_ERRORS as error:
+            raise ValueError(f"{where}: not a question of TextVQA ({type(error).__name__}: {error})") from error
+        if tokens is not None:
+            if item.image_id not in tokens:
+                raise ValueError(f"{where}: the OCR file has no entry for the image {item.image_id!r}; pass --no_ocr")
+            item = dataclasses.replace(item, ocr_tokens=tokens[item.image_id])
+        items.append(item)
+    return check_unique(items, path)
+
+
+def textvqa_prompt(item: VqaItem, protocol: VqaProtocol) -> str:
+    """Question, the OCR tokens on a line (official, where they were read), instruction."""
+    question = item.question
+    if protocol is VqaProtocol.LLAVA_OFFICIAL and item.ocr_tokens is not None:
+        question = f"{question}\nReference OCR token: {', '.join(item.ocr_tokens)}"
+    return short_answer_prompt(question, protocol)
+
+
+def textvqa_prediction(reply: str) -> str:
+    """What is compared with the human answers."""
+    return process_answer(reply)
+
+
+def textvqa_score(reply: str, item: VqaItem, protocol: VqaProtocol) -> float:
+    """Soft score of ten answers; the compatible protocol falls back to containment."""
+    return (soft_score if protocol is VqaProtocol.LLAVA_OFFICIAL else compat_score)(reply, item.answers)
+
+
+def textvqa_ratios(records: Sequence[ItemRecord]) -> dict[str, ImageRatio]:
+    """Accuracy: the mean soft score."""
+    return {"accuracy": mean_score(records)}
+
+
+def _data(path: Path) -> list[Any]:
+    data = read_json(path).get("data")
+    if not isinstance(data, list):
+        raise ValueError(f"{path}: 'data' must be a list of records")
+    return data
+
+
+def _read_record(record: Mapping[str, Any], folder: Path) -> VqaItem:
+    image_id = check_relative_path(record["image_id"], "image_id")
+    answers = record["answers"]
+    if not isinstance(answers, list) or len(answers) != NUM_HUMAN_ANSWERS:
+        raise ValueError(f"'answers' must hold {NUM_HUMAN_ANSWERS} texts, got {shorten(answers)}")
+    if not all(isinstance(answer, str) for answer in answers):
+        raise ValueError(f"'answers' must be texts, got {shorten(answers)}")
+    return VqaItem(
+        item_id=str(record["question_id"]),
+        image_id=image_id,
+        image_path=folder / f"{image_id}.jpg",
+        question=check_text(record["question"], "question"),
+        answers=tuple(answers),
+    )
+
+
+def _read_ocr(path: Path) -> dict[str, tuple[str, ...]]:
+    tokens = {}
+    for index, record in enumerate(_data(path)):
+        try:
+            words = record["ocr_tokens"]
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise ValueError(f"'ocr_tokens' must be a list of texts, got {shorten(words)}")
+            tokens[check_text(record["image_id"], "image_id")] = tuple(words)
+        except RECORD_ERRORS as error:
+            raise ValueError(f"{path}, data[{index}]: not an OCR record ({type(error).__name__}: {error})") from error
+    return tokens

@@ -1,0 +1,52 @@
+"""`python -m partonomy blind`: what a guess reaches that sees the choices alone."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from partonomy.datasets.store import load_questions
+from partonomy.evaluation.blind_tables import overview_table, report_on_questions, rule_table, size_table
+from partonomy.evaluation.files import write_text_atomically
+from partonomy.evaluation.table_format import TableFormat, render_table
+
+
+def blind(questions: list[str], format: str = "text", output: str | None = None) -> None:
+    """Print how far a guess gets that sees neither image nor question: a check for hints in the wrong answers.
+
+    Per question type, beside chance: the central choice, the best of all fixed rules (length, number and frequency of
+    parts, place, alphabet, edit distance) and a regression learned on other images; then every rule, and the same by
+    the number of parts in the right answer.
+
+    Args:
+        questions: Folders made by build, or published record files (.json).
+        format: text, markdown, latex or csv.
+        output: JSON file to write as well, with every number and its interval.
+
+    Raises:
+        ValueError: Unknown format, or a set without questions.
+    """
+    known = [entry.value for entry in TableFormat]
+    if format not in known:
+        raise ValueError(f"unknown table format {format!r}; known: {', '.join(known)}")
+    reports = []
+    for path in questions:
+        loaded = load_questions(Path(path), invalid="collect")
+        reports.append(report_on_questions(_set_name(path, dict(loaded.build)), loaded.questions))
+        if loaded.invalid and format == TableFormat.TEXT:
+            print(f"{path}: {len(loaded.invalid)} questions cannot be read and are left out (validate lists them)")
+    tables = [overview_table(reports)]
+    for report in reports:
+        subjects = dict.fromkeys(result.subject for result in report.results)
+        tables += [*(rule_table(report, subject) for subject in subjects), size_table(report)]
+    print("\n\n".join(render_table(table, TableFormat(format)) for table in tables))
+    if output is not None:
+        content = [dataclasses.asdict(report) for report in reports]
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(Path(output), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _set_name(path: str, build: dict[str, object]) -> str:
+    """The path, and how its wrong answers were made where that is known."""
+    config = build.get("config")
+    mutation = config.get("mutation") if isinstance(config, dict) else None
+    return f"{path} ({mutation})" if mutation else path

@@ -1,0 +1,22 @@
+"""`python -m partonomy export-lmms-eval`."""
+
+from pathlib import Path
+
+from partonomy.integrations.lmms_eval.export import export_lmms_eval_tasks
+
+
+def export_lmms_eval(folder: str, output: str, seed: int = 0, overwrite: bool = False) -> None:
+    """Write questions as a task folder of lmms-eval (YAML, utils.py, JSON lines with masks as run-length codes).
+
+    Args:
+        folder: Data set folder, or published record file.
+        output: Folder to write, for lmms-eval's --include_path.
+        seed: Seed of the order in which choices are shown.
+        overwrite: Replace an earlier export in the same folder.
+    """
+    summary = export_lmms_eval_tasks(Path(folder), Path(output), seed, overwrite)
+    for task, count in summary.num_documents.items():
+        print(f"{task}: {count} documents")
+    if summary.num_unreadable:
+        print(f"{summary.num_unreadable} records could not be read and are in no task; see python -m partonomy check")
+    print(f"Written: {output}; lmms-eval --include_path {output} --tasks partonomy_choices")

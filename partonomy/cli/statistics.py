@@ -1,0 +1,84 @@
+"""`python -m partonomy stats`: sizes of data sets, side by side."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from partonomy.datasets.files import read_json
+from partonomy.datasets.statistics import compute_joint_statistics, compute_statistics
+from partonomy.datasets.statistics_tables import DatasetEntry, question_table, size_table
+from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, load_dataset, load_questions
+from partonomy.evaluation.table_format import TableFormat, render_table
+from partonomy.questions.generator import NUM_EXAMPLE_IDS
+from partonomy.structures import PartDataset, SkippedType
+
+
+def stats(
+    folders: list[str],
+    format: Literal["text", "markdown", "latex", "csv"] = "text",
+    output: str | None = None,
+    quoted: bool = False,
+) -> None:
+    """Print the sizes of data sets in the columns of the paper's Tables 1 and 8, and their questions per type.
+
+    What each build left out, and which questions it could not ask, stands below with the reasons (not in CSV). Several
+    folders, for example the two sides of a split, also get a row for all of them together.
+
+    Args:
+        folders: Folders of data sets.
+        format: text, markdown, latex or csv.
+        output: File to write instead of printing.
+        quoted: Put the rows of the paper's two tables above, marked as quoted.
+    """
+    datasets = [load_dataset(Path(folder)) for folder in folders]
+    names = _unique_names(datasets, folders)
+    entries = [_make_entry(*row) for row in zip(names, datasets, folders, strict=True)]
+    joint = compute_joint_statistics(datasets) if len(datasets) > 1 else None
+    tables = (size_table(entries, joint, quoted), question_table(entries))
+    text = "\n\n".join(render_table(table, TableFormat(format)) for table in tables) + "\n"
+    if output is None:
+        print(text, end="")
+        return
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    Path(output).write_text(text, encoding="utf-8")
+    print(f"Written: {output}")
+
+
+def describe_left_out(count: int, annotation_ids: Sequence[int], reason: str) -> str:
+    """Annotations that a build left out, as one indented line with the first of their ids."""
+    numbers = ", ".join(str(number) for number in annotation_ids[:NUM_EXAMPLE_IDS])
+    ids = f" (id {numbers}{', ...' if count > NUM_EXAMPLE_IDS else ''})" if count else ""
+    return f"  left out: {count} annotation{'' if count == 1 else 's'}{ids}: {reason}"
+
+
+def _make_entry(name: str, dataset: PartDataset, folder: str) -> DatasetEntry:
+    build_file = Path(folder) / BUILD_FILE
+    built = read_json(build_file) if build_file.is_file() else {}
+    left_out = [
+        describe_left_out(row["count"], row["example_ids"], row["reason"]).strip()
+        for row in built.get("left_out_annotations", [])
+    ]
+    left_out += [f"left out: record {row['record_index']}: {row['reason']}" for row in built.get("invalid_records", [])]
+    counts = compute_statistics(dataset)
+    if not (Path(folder) / QUESTIONS_FILE).is_file():
+        return DatasetEntry(name, counts, tuple(left_out), None, ())
+    loaded = load_questions(Path(folder))
+    asked = Counter(question.question_type for question in loaded.questions)
+    return DatasetEntry(name, counts, tuple(left_out), asked, _describe_not_asked(loaded.skipped))
+
+
+def _describe_not_asked(skipped: Sequence[SkippedType]) -> tuple[str, ...]:
+    """One line for all types that could not be asked about as many images for the same reason."""
+    types: dict[tuple[int, str], list[str]] = {}
+    for row in skipped:
+        types.setdefault((row.count, row.reason), []).append(row.question_type.value)
+    return tuple(f"{', '.join(names)}: {count} images: {reason}" for (count, reason), names in types.items())
+
+
+def _unique_names(datasets: Sequence[PartDataset], folders: Sequence[str]) -> list[str]:
+    count = Counter(dataset.name for dataset in datasets)
+    return [
+        dataset.name if count[dataset.name] == 1 else f"{dataset.name} ({folder})"
+        for dataset, folder in zip(datasets, folders, strict=True)
+    ]

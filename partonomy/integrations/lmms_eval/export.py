@@ -1,0 +1,165 @@
+"""Writes questions as a task folder of lmms-eval: YAML tasks, utils.py, and JSON lines with masks as run-length codes.
+
+    lmms-eval --include_path FOLDER --tasks partonomy_choices --model ...
+
+lmms-eval itself is not needed here; in its environment this package is (`pip install --no-deps .`, numpy, pycocotools,
+scipy). `partonomy_choices` shows all choices at once (`listwise`): its own multiple choice returns a mean loss, divided
+once more by the number of characters. `partonomy_masks` asks for masks as JSON and suits models that write them.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TextIO
+
+from partonomy.benchmarks.partonomy import VERSION, Subject
+from partonomy.datasets.store import load_questions
+from partonomy.evaluation.files import write_text_atomically
+from partonomy.integrations.lmms_eval.rows import Row, choice_rows, mask_row
+
+OWN_FILES: Final = ("partonomy_*.yaml", "_partonomy_*_yaml", "utils.py", "data/partonomy_*.jsonl")
+PARTS, OBJECT, MASKS = "parts", "object", "masks"
+_UTILS: Final = '''"""Functions of the Partonomy tasks beside this file; they live in the partonomy package."""
+
+from partonomy.integrations.lmms_eval.task_functions import (  # noqa: F401
+    doc_to_masks,
+    doc_to_target,
+    doc_to_text,
+    doc_to_visual,
+    mean_over_images,
+    process_masks,
+    process_object,
+    process_parts,
+    ratio,
+)
+'''
+_RATIOS: Final = {
+    PARTS: ("parts_accuracy", "parts_precision", "parts_recall", "parts_f1"),
+    OBJECT: ("objects_accuracy",),
+    MASKS: ("giou_micro_paired", "ciou_paired"),
+}
+_FAULTS: Final = {PARTS: "unusable_replies", OBJECT: "unusable_replies", MASKS: "missing_masks"}
+_TARGETS: Final = {PARTS: "doc_to_target", OBJECT: "doc_to_target", MASKS: "doc_to_masks"}
+_NEW_TOKENS: Final = {PARTS: 64, OBJECT: 64, MASKS: 8192}
+
+
+@dataclass(frozen=True)
+class LmmsEvalSummary:
+    """The tasks written, with their numbers of documents, and the records that could not be read."""
+
+    num_documents: dict[str, int]
+    num_unreadable: int
+
+
+def export_lmms_eval_tasks(questions: Path, output: Path, seed: int, overwrite: bool) -> LmmsEvalSummary:
+    """Write the task folder.
+
+    Images are referred to by absolute paths, and so is the data: export again after moving either.
+
+    Args:
+        questions: Data set folder or published record file.
+        output: Folder to write.
+        seed: Of the order in which choices are shown.
+        overwrite: Replace an earlier export in the same folder.
+
+    Raises:
+        FileExistsError: The folder holds files and `overwrite` is off.
+        ValueError: There is no question.
+    """
+    question_set = load_questions(questions, invalid="collect")
+    if not question_set.questions:
+        raise ValueError(f"{questions} holds no question that can be asked")
+    if output.is_dir() and any(output.iterdir()):
+        if not overwrite:
+            raise FileExistsError(f"{output} is not empty; pass --overwrite, or another --output")
+        for pattern in OWN_FILES:
+            for path in sorted(output.glob(pattern)):
+                path.unlink()
+    data = (output / "data").resolve()
+    data.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        writer = _Writer(data, stack)
+        for question in question_set.questions:
+            for subject, row in choice_rows(question, seed):
+                writer.write(question.question_type.value, OBJECT if subject is Subject.OBJECT else PARTS, row)
+            writer.write(question.question_type.value, MASKS, mask_row(question))
+    write_text_atomically(output / "utils.py", _UTILS)
+    for kind in _RATIOS:
+        write_text_atomically(output / _template_name(kind), _template(kind))
+    for task, kind in writer.kinds.items():
+        write_text_atomically(output / f"{task}.yaml", _task_yaml(task, kind, data))
+    choices = sorted(task for task, kind in writer.kinds.items() if kind != MASKS)
+    masks = sorted(task for task, kind in writer.kinds.items() if kind == MASKS)
+    for group, members in (
+        ("partonomy_choices", choices),
+        ("partonomy_masks", masks),
+        ("partonomy", ["partonomy_choices", "partonomy_masks"]),
+    ):
+        write_text_atomically(output / f"{group}.yaml", _group_yaml(group, members))
+    return LmmsEvalSummary(dict(writer.num_documents), len(question_set.invalid))
+
+
+class _Writer:
+    """Appends rows to the file of their task."""
+
+    def __init__(self, data: Path, stack: ExitStack) -> None:
+        self._data = data
+        self._stack = stack
+        self._files: dict[str, TextIO] = {}
+        self.kinds: dict[str, str] = {}
+        self.num_documents: Counter[str] = Counter()
+
+    def write(self, question_type: str, kind: str, row: Row) -> None:
+        task = f"partonomy_{question_type}" if kind == PARTS else f"partonomy_{question_type}_{kind}"
+        if task not in self._files:
+            file = (self._data / f"{task}.jsonl").open("w", encoding="utf-8")
+            self._files[task] = self._stack.enter_context(file)
+            self.kinds[task] = kind
+        self._files[task].write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.num_documents[task] += 1
+
+
+def _template_name(kind: str) -> str:
+    """Without the suffix .yaml, so that lmms-eval does not take the template for a task."""
+    return f"_partonomy_{kind}_yaml"
+
+
+def _template(kind: str) -> str:
+    metrics = [_metric(name, "ratio", True) for name in _RATIOS[kind]]
+    if kind == MASKS:
+        metrics.insert(1, _metric("giou_macro_paired", "mean_over_images", True))
+    metrics.append(_metric(_FAULTS[kind], "ratio", False))
+    return f"""dataset_path: json
+output_type: generate_until
+test_split: test
+doc_to_visual: !function utils.doc_to_visual
+doc_to_text: !function utils.doc_to_text
+doc_to_target: !function utils.{_TARGETS[kind]}
+process_results: !function utils.process_{kind}
+generation_kwargs:
+  max_new_tokens: {_NEW_TOKENS[kind]}
+  temperature: 0
+  do_sample: false
+metric_list:
+{"".join(metrics)}metadata:
+  version: {VERSION}
+"""
+
+
+def _metric(name: str, aggregation: str, higher_is_better: bool) -> str:
+    return (
+        f"  - metric: {name}\n    aggregation: !function utils.{aggregation}\n"
+        f"    higher_is_better: {str(higher_is_better).lower()}\n"
+    )
+
+
+def _task_yaml(task: str, kind: str, data: Path) -> str:
+    path = json.dumps(str(data / f"{task}.jsonl"))  # a JSON string is a YAML string, whatever the path holds
+    return f"task: {task}\ninclude: {_template_name(kind)}\ndataset_kwargs:\n  data_files:\n    test: {path}\n"
+
+
+def _group_yaml(group: str, members: Sequence[str]) -> str:
+    return f"group: {group}\ntask:\n" + "".join(f"  - {member}\n" for member in members)

@@ -1,0 +1,137 @@
+"""The functions that the exported YAMLs name: what is shown to a model, how its answer is scored, how scores add up.
+
+The metrics are those of `partonomy.metrics`. An answer that cannot be used scores 0; nothing here raises on what a
+model says, since lmms-eval would ask for the score again and again.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from partonomy.benchmarks.listwise import parse_reply
+from partonomy.images import draw_box, load_image
+from partonomy.masks import canonical_rle, rle_area, rle_from_coco
+from partonomy.metrics.iou import PairStatistics, count_pixels, image_statistics, missing_prediction
+from partonomy.metrics.part_text import PartTextStatistics, failed_statistics, part_text_statistics
+from partonomy.structures import RLE
+
+Doc = Mapping[str, Any]
+"""A line of the exported data."""
+Item = dict[str, float]
+"""One document's share in a metric: image_id, numerator, denominator."""
+
+
+def doc_to_visual(doc: Doc) -> list[Image.Image]:
+    """The image in the annotation's frame, with the box that marks the object where there is one."""
+    image = load_image(Path(doc["image_path"]), int(doc["height"]), int(doc["width"]))
+    if doc["box"]:
+        x, y, width, height = (int(value) for value in doc["box"])
+        image = draw_box(image, (x, y, width, height))
+    return [Image.fromarray(image)]
+
+
+def doc_to_text(doc: Doc) -> str:
+    """The prompt."""
+    return str(doc["prompt"])
+
+
+def doc_to_target(doc: Doc) -> str:
+    """The letter of the correct choice."""
+    return str(doc["answer"])
+
+
+def doc_to_masks(doc: Doc) -> str:
+    """The true masks as the answer that would score 1."""
+    return json.dumps({"masks": [dict(mask) for mask in doc["masks"]]})
+
+
+def process_parts(doc: Doc, results: Sequence[str]) -> dict[str, Item]:
+    """Score the choice of parts."""
+    chosen = parse_reply(_first(results), doc["choices"]).position
+    true = doc["choice_labels"][doc["correct_position"]]
+    counts: PartTextStatistics = (
+        failed_statistics(true) if chosen is None else part_text_statistics(doc["choice_labels"][chosen], true)
+    )
+    return {
+        "parts_accuracy": _item(doc, chosen == doc["correct_position"], 1),
+        "parts_precision": _item(doc, counts.num_matched, counts.num_predicted),
+        "parts_recall": _item(doc, counts.num_matched, counts.num_true),
+        "parts_f1": _item(doc, 2 * counts.num_matched, counts.num_predicted + counts.num_true),
+        "unusable_replies": _item(doc, chosen is None, 1),
+    }
+
+
+def process_object(doc: Doc, results: Sequence[str]) -> dict[str, Item]:
+    """Score the choice of the object."""
+    chosen = parse_reply(_first(results), doc["choices"]).position
+    return {
+        "objects_accuracy": _item(doc, chosen == doc["correct_position"], 1),
+        "unusable_replies": _item(doc, chosen is None, 1),
+    }
+
+
+def process_masks(doc: Doc, results: Sequence[str]) -> dict[str, Item]:
+    """Score masks given as JSON, the k-th for the k-th phrase; missing and unreadable ones score 0."""
+    height, width = int(doc["height"]), int(doc["width"])
+    true = [canonical_rle(rle_from_coco(mask, height, width, str(doc["question_id"]))) for mask in doc["masks"]]
+    predicted = read_masks(_first(results), height, width)
+    pairs = [_pair(predicted[index] if index < len(predicted) else None, mask) for index, mask in enumerate(true)]
+    total = image_statistics(pairs)
+    num_missing = sum(not pair.is_predicted for pair in pairs)
+    ious = sum(pair.iou for pair in pairs)
+    return {
+        "giou_micro_paired": _item(doc, ious, len(pairs)),
+        "giou_macro_paired": _item(doc, ious, len(pairs)),
+        "ciou_paired": _item(doc, total.intersection, total.union),
+        "missing_masks": _item(doc, num_missing, len(pairs)),
+    }
+
+
+def ratio(items: Sequence[Item]) -> float:
+    """Sum of numerators over sum of denominators; 0 of nothing."""
+    total = sum(item["denominator"] for item in items)
+    return sum(item["numerator"] for item in items) / total if total else 0.0
+
+
+def mean_over_images(items: Sequence[Item]) -> float:
+    """Mean of the images' own ratios (macro); 0 of nothing."""
+    by_image: dict[float, list[Item]] = {}
+    for item in items:
+        by_image.setdefault(item["image_id"], []).append(item)
+    return sum(ratio(group) for group in by_image.values()) / len(by_image) if by_image else 0.0
+
+
+def read_masks(text: str, height: int, width: int) -> list[RLE | None]:
+    """Masks of a reply, in its order: {"masks": [...]} or a list, perhaps in a code block; None for a broken one."""
+    match = re.search(r"[{\[].*[}\]]", text, re.DOTALL)
+    try:
+        content = json.loads(match[0]) if match else None
+    except (json.JSONDecodeError, RecursionError):
+        return []
+    masks = content.get("masks") if isinstance(content, dict) else content
+    return [_read_mask(mask, height, width) for mask in masks] if isinstance(masks, list) else []
+
+
+def _read_mask(mask: object, height: int, width: int) -> RLE | None:
+    try:
+        return canonical_rle(rle_from_coco(mask, height, width, "reply"))
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def _pair(predicted: RLE | None, true: RLE) -> PairStatistics:
+    if predicted is None:
+        return missing_prediction(rle_area(true))
+    return count_pixels([predicted], [true]).pair(0, 0)
+
+
+def _first(results: Sequence[str]) -> str:
+    return str(results[0]) if results else ""
+
+
+def _item(doc: Doc, numerator: float, denominator: float) -> Item:
+    return {"image_id": float(doc["image_id"]), "numerator": float(numerator), "denominator": float(denominator)}

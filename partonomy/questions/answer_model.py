@@ -1,0 +1,123 @@
+"""A random walk over part sets that leaves the distribution of right answers as it is (mutation mode `balanced`).
+
+A blind guess has nothing to hold on to when the choices are exchangeable. They are, when they are the nodes of a
+uniformly random tree whose edges are steps of one reversible random walk, and the right answer, drawn from the walk's
+own distribution, is a random node: seen from any node, the tree looks the same. So the walk must be reversible with
+respect to the distribution of right answers, here approximated by
+
+    pi(S) proportional to g(|S|) * product of odds w_p over the parts p of S,   S not empty.
+
+Every step adds, removes or replaces one part, at rates proportional to the square root of the ratio of pi after and
+before (locally balanced: Zanella, "Informed proposals for local MCMC in discrete spaces", 2020). Two things are
+approximate: a step always moves (the rates' sum is nearly, not exactly, the same everywhere), and choices are redrawn
+until they differ. `balanced_models` makes up for both when it fits w and g.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import numpy as np
+
+SMALLEST = 1e-300
+
+
+@dataclass(frozen=True)
+class AnswerKind:
+    """Right answers that are distributed alike: those of one form of question about objects of one category."""
+
+    form: str
+    category: str
+
+
+@dataclass(frozen=True)
+class AnswerModel:
+    """How wrong answers of one kind are drawn: by the walk, or, where right answers are few, from these.
+
+    Attributes:
+        root_odds: square root of w_p for every part that may be listed, by part index; sorted.
+        up: up[s] multiplies the rate of adding a part to a set of s parts.
+        down: down[s] multiplies the rate of removing one.
+        swap: swap[s] multiplies the rate of replacing one.
+        few: every right answer of the kind with its share, sorted; empty where there are many.
+    """
+
+    root_odds: Mapping[int, float]
+    up: tuple[float, ...]
+    down: tuple[float, ...]
+    swap: tuple[float, ...]
+    few: Mapping[frozenset[int], float] = field(default_factory=dict)
+
+    def step(self, answer: frozenset[int], candidates: Sequence[int], generator: np.random.Generator) -> frozenset[int]:
+        """Make one step of the walk.
+
+        Args:
+            answer: a part set, not empty.
+            candidates: parts that may be added, none of them in the set.
+            generator: source of randomness.
+
+        Returns:
+            The next set; the same one when there is nowhere to go.
+        """
+        size, present = len(answer), sorted(answer)
+        adds = list(accumulate(self.root_odds[part] for part in candidates))
+        removes = list(accumulate(1.0 / self.root_odds[part] for part in present))
+        total_add, total_remove = adds[-1] if adds else 0.0, removes[-1]
+        up = self.up[size] * total_add
+        down = self.down[size] * total_remove
+        swap = self.swap[size] * total_add * total_remove
+        if up + down + swap <= 0.0:
+            return answer
+        place = generator.random() * (up + down + swap)
+        removed = {present[draw_place(removes, generator)]} if place >= up else set[int]()
+        added = {candidates[draw_place(adds, generator)]} if place < up or place >= up + down else set[int]()
+        return answer - removed | added
+
+
+def make_answer_model(shares: Mapping[int, float], size_weights: Sequence[float]) -> AnswerModel:
+    """Set up the walk for given part frequencies and sizes.
+
+    Args:
+        shares: share of right answers that list a part, in (0, 1), by part index: the N parts that may be listed.
+        size_weights: how often a right answer has 1, 2, ..., N parts, unnormalised, all above 0.
+    """
+    shares = dict(sorted(shares.items()))
+    root_odds = {part: math.sqrt(share / (1.0 - share)) for part, share in shares.items()}
+    sizes = _size_distribution(list(shares.values()))
+    num_parts, mean_size = len(shares), sum(shares.values())
+    # Typical sums over the parts outside and inside a set, per part: with them one third of the steps each adds,
+    # removes and replaces. They depend on nothing but the size, so the walk stays reversible.
+    outside = sum((1.0 - share) * root_odds[part] for part, share in shares.items()) / (num_parts - mean_size)
+    inside = sum(share / root_odds[part] for part, share in shares.items()) / mean_size
+    up, down, swap = ([0.0] * (num_parts + 1) for _ in range(3))
+    for size in range(1, num_parts):
+        ratio = size_weights[size] / size_weights[size - 1] * sizes[size] / sizes[size + 1]  # g(size + 1) / g(size)
+        rate = 1.0 / (3.0 * math.sqrt((num_parts - size) * outside * (size + 1) * inside))
+        up[size] = rate * math.sqrt(ratio)
+        down[size + 1] = rate / math.sqrt(ratio)
+        swap[size] = 1.0 / (3.0 * (num_parts - size) * outside * size * inside)
+    return AnswerModel(root_odds, tuple(up), tuple(down), tuple(swap))
+
+
+def make_flat_model(parts: Sequence[int]) -> AnswerModel:
+    """Model for right answers of which nothing is known: every size and every part as likely as any other.
+
+    Args:
+        parts: what may be listed.
+    """
+    return make_answer_model(dict.fromkeys(parts, 0.5), [1.0] * len(parts))
+
+
+def draw_place(cumulative: Sequence[float], generator: np.random.Generator) -> int:
+    """Draw an index with probability proportional to its increment of a cumulative sum."""
+    return min(bisect_right(cumulative, generator.random() * cumulative[-1]), len(cumulative) - 1)
+
+
+def _size_distribution(shares: Sequence[float]) -> list[float]:
+    """Probability of 0, 1, ..., N parts when each is drawn on its own (Poisson binomial), none smaller than 1e-300."""
+    sizes = np.ones(1)
+    for share in shares:
+        sizes = np.append(sizes * (1.0 - share), 0.0) + np.append(0.0, sizes * share)
+    return [max(float(probability), SMALLEST) for probability in sizes]

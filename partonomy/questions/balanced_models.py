@@ -1,0 +1,178 @@
+"""Fits how right answers are distributed, one model per kind of question (mutation mode `balanced`).
+
+The walk of a model starts with the part frequencies and sizes of the right answers. Wrong answers are then drawn, and
+where they list a part or have a size less often than right ones do, its weight is raised, until the two agree.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from partonomy.concept_graph import ConceptGraph
+from partonomy.questions.answer_model import AnswerKind, AnswerModel, draw_place, make_answer_model, make_flat_model
+from partonomy.questions.balanced_answers import draw_balanced_answers
+from partonomy.questions.image_questions import choose_instance
+from partonomy.questions.right_answers import AskedParts, RightAnswers, Shares, find_owned_parts
+from partonomy.structures import PartDataset
+
+MAX_FEW_ANSWERS = 24
+"""Kinds with no more right answers than this need no walk: other right answers are the wrong ones."""
+NUM_FREE_PARTS = 4
+"""Parts that a vocabulary must have beyond a right answer's mean number."""
+MIN_EVENING, MAX_EVENING = 0.02, 0.5
+"""Bounds of the weight of "every part alike" beside the counted frequencies; see `_even_out`."""
+MAX_START_SHARE = 0.999
+SMALLEST_SIZE_SHARE = 1e-4
+IMAGES_EVENED = 0.5
+"""Between rules that count a question's own image (in the choices: 0 would be right) and rules that do not (1)."""
+NUM_ROUNDS = 8
+NUM_FULL_ROUNDS = 4
+"""Rounds whose correction is applied in full; later ones are damped, as their noise would be noise of the weights."""
+NUM_SIMULATED = 200
+NUM_WRONG = 4
+SOFTENING = 0.01
+"""Added to both shares that are compared: rare parts are counted too seldom for their ratio to mean much."""
+
+
+@dataclass(frozen=True)
+class _Marginals:
+    """Share of answers that list each part, and that have 1, 2, ..., N parts."""
+
+    parts: dict[int, float]
+    sizes: list[float]
+
+
+@dataclass(frozen=True)
+class BalancedFit:
+    """What `balanced` needs to know of a data set: its right answers, and the models of them."""
+
+    right: RightAnswers
+    models: Mapping[AnswerKind, AnswerModel]
+
+
+def fit_balanced(
+    dataset: PartDataset, graph: ConceptGraph, synonyms: Sequence[frozenset[int]], seed: int
+) -> BalancedFit:
+    """Find the right answers that the images of a data set offer, and fit a model to each kind.
+
+    Args:
+        dataset: annotations.
+        graph: its vocabulary.
+        synonyms: for every part, the parts that mean the same, itself included.
+        seed: of the answers drawn for the fit.
+    """
+    index = {label: number for number, label in enumerate(graph.parts)}
+    asked = (
+        AskedParts(instance.label, frozenset(index[part.label] for part in instance.parts))
+        for instance in map(choose_instance, dataset.images)
+        if instance is not None
+    )
+    right = RightAnswers(asked, graph, find_owned_parts(graph, synonyms))
+    return BalancedFit(right, fit_answer_models(right, graph, synonyms, seed))
+
+
+def fit_answer_models(
+    right: RightAnswers, graph: ConceptGraph, synonyms: Sequence[frozenset[int]], seed: int
+) -> dict[AnswerKind, AnswerModel]:
+    """Fit one model per form of question and category of objects.
+
+    The parts that may be listed are those of the kind's right answers; where these are too few for wrong answers as
+    large as right ones, all parts of the category, then all parts of the data set.
+
+    Args:
+        right: the data set's right answers.
+        graph: its vocabulary.
+        synonyms: for every part, the parts that mean the same, itself included.
+        seed: of the answers drawn for the fit.
+    """
+    index = {label: number for number, label in enumerate(graph.parts)}
+    generator = np.random.default_rng(seed)
+    models = {}
+    for kind, shares in right.shares.items():
+        own = sorted({part for answer in shares for part in answer})
+        category = [index[part] for part in graph.category_parts(graph.category_objects[kind.category][0])]
+        needed = sum(len(answer) * share for answer, share in shares.items()) + NUM_FREE_PARTS
+        parts = next((parts for parts in (own, category) if len(parts) >= needed), list(range(len(index))))
+        if NUM_WRONG < len(shares) <= MAX_FEW_ANSWERS:
+            few = dict(sorted(shares.items(), key=lambda row: sorted(row[0])))
+            models[kind] = dataclasses.replace(make_flat_model(parts), few=few)
+        else:
+            target = _even_out(_marginals(shares.items(), parts), right.num_images[kind])
+            models[kind] = _fit_walk(shares, target, synonyms, generator)
+    return models
+
+
+def _even_out(true: _Marginals, num_images: int) -> _Marginals:
+    """Draw the parts' shares together, by as much as half an image is worth.
+
+    A right answer adds to the counts of its own parts. Seen from the other images its parts are one image rarer than
+    those of answers drawn from all counts, which in a small data set tells it from them; drawing the shares together
+    makes the parts of wrong answers rarer, too.
+    """
+    counts = [share * num_images for share in true.parts.values()]
+    mean = sum(counts) / len(counts)
+    excess = sum(count * count for count in counts) / sum(counts) - mean  # of a listed part over any part
+    weight = min(max(IMAGES_EVENED / excess if excess > 0 else MAX_EVENING, MIN_EVENING), MAX_EVENING)
+    parts = {part: (1 - weight) * share + weight * mean / num_images for part, share in true.parts.items()}
+    return _Marginals(parts, true.sizes)
+
+
+def _fit_walk(
+    shares: Shares, true: _Marginals, synonyms: Sequence[frozenset[int]], generator: np.random.Generator
+) -> AnswerModel:
+    parts = list(true.parts)
+    logits = {part: _logit(min(share, MAX_START_SHARE)) for part, share in true.parts.items()}
+    log_sizes = [math.log(share + SMALLEST_SIZE_SHARE) for share in true.sizes]
+    for number in range(NUM_ROUNDS):
+        wrong = _simulate(shares, _walk_model(logits, log_sizes), synonyms, generator)
+        if not wrong:
+            break
+        found = _marginals(((answer, 1 / len(wrong)) for answer in wrong), parts)
+        rate = 1.0 if number < NUM_FULL_ROUNDS else NUM_FULL_ROUNDS / (number + 1)
+        for part in parts:
+            logits[part] += rate * (_soft_logit(true.parts[part]) - _soft_logit(found.parts[part]))
+        log_sizes = [
+            value + rate * math.log((share + SOFTENING) / (drawn + SOFTENING))
+            for value, share, drawn in zip(log_sizes, true.sizes, found.sizes, strict=True)
+        ]
+    return _walk_model(logits, log_sizes)
+
+
+def _simulate(
+    shares: Shares, model: AnswerModel, synonyms: Sequence[frozenset[int]], generator: np.random.Generator
+) -> list[frozenset[int]]:
+    """Wrong answers to right ones drawn by their shares."""
+    answers = sorted(shares, key=sorted)
+    cumulative = list(accumulate(shares[answer] for answer in answers))
+    wrong: list[frozenset[int]] = []
+    for _ in range(NUM_SIMULATED):
+        correct = answers[draw_place(cumulative, generator)]
+        wrong += draw_balanced_answers(correct, NUM_WRONG, model, synonyms, generator) or ()
+    return wrong
+
+
+def _walk_model(logits: Mapping[int, float], log_sizes: Sequence[float]) -> AnswerModel:
+    shares = {part: 1.0 / (1.0 + math.exp(-value)) for part, value in logits.items()}
+    largest = max(log_sizes)
+    return make_answer_model(shares, [math.exp(value - largest) for value in log_sizes])
+
+
+def _marginals(answers: Iterable[tuple[frozenset[int], float]], parts: Sequence[int]) -> _Marginals:
+    listed, sizes = dict.fromkeys(parts, 0.0), [0.0] * len(parts)
+    for answer, share in answers:
+        sizes[len(answer) - 1] += share
+        for part in answer:
+            listed[part] += share
+    return _Marginals(listed, sizes)
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1.0 - share))
+
+
+def _soft_logit(share: float) -> float:
+    return math.log((share + SOFTENING) / (1.0 - share + SOFTENING))

@@ -1,0 +1,160 @@
+"""Questions on their way to disk: written as they are made, and continued after a kill to the same bytes.
+
+While a build runs, its questions stand in `questions.jsonl.tmp`. Beside them `build.progress.tmp` names in its first
+line what is being built, and gets one line per step: how many images are done, the size and the sha256 of their
+questions, and the counts. The next build of the same thing takes the last step whose bytes are really there, cuts off
+what came after it and goes on with the next image.
+"""
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from partonomy.datasets.store import PARTIAL_QUESTIONS_FILE, PROGRESS_FILE, QUESTIONS_FILE
+from partonomy.questions.image_questions import SkippedQuestion, SkipReason
+from partonomy.questions.question_types import QuestionType
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MadeQuestions:
+    """The questions of a few images in a row, as lines of the file, and the types that could not be asked."""
+
+    num_images: int
+    lines: tuple[str, ...]
+    question_types: tuple[QuestionType, ...]
+    skipped: tuple[SkippedQuestion, ...]
+
+
+class QuestionWriter:
+    """Writes `questions.jsonl` of a folder in steps that outlive the process.
+
+    Args:
+        folder: of the data set, existing.
+        inputs: hash of everything the questions depend on; an unfinished file of another hash is thrown away.
+
+    Attributes:
+        num_images: done so far; the build goes on with the image of this number.
+        num_questions: written so far, by type.
+        skipped: types that could not be asked, so far.
+    """
+
+    def __init__(self, folder: Path, inputs: str) -> None:
+        self.num_images = 0
+        self.num_questions: Counter[QuestionType] = Counter()
+        self.skipped: Counter[SkippedQuestion] = Counter()
+        self._num_bytes = 0
+        self._digest = hashlib.sha256()
+        self._final, self._partial = folder / QUESTIONS_FILE, folder / PARTIAL_QUESTIONS_FILE
+        self._progress = folder / PROGRESS_FILE
+        for path in (self._partial, self._progress):
+            path.touch()
+        self._questions_file = self._partial.open("r+b")
+        self._progress_file = self._progress.open("r+b")
+        self._restore(json.dumps({"inputs": inputs}).encode() + b"\n")
+
+    def __enter__(self) -> "QuestionWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._questions_file.close()
+        self._progress_file.close()
+
+    def write(self, made: MadeQuestions) -> None:
+        """Append one step: its questions first, so that the step's own line vouches for bytes that are there."""
+        content = "".join(made.lines).encode("utf-8")
+        self._questions_file.write(content)
+        self._questions_file.flush()
+        self._digest.update(content)
+        self._num_bytes += len(content)
+        self.num_images += made.num_images
+        self.num_questions.update(made.question_types)
+        self.skipped.update(made.skipped)
+        step = {
+            "num_images": self.num_images,
+            "num_bytes": self._num_bytes,
+            "sha256": self._digest.hexdigest(),
+            "num_questions": self.num_questions,
+            "skipped": [[key.question_type, key.reason, count] for key, count in self.skipped.items()],
+        }
+        self._progress_file.write(json.dumps(step).encode() + b"\n")
+        self._progress_file.flush()
+
+    def finish(self) -> None:
+        """Give the file its name. The notes on the progress stay until `remove_progress`."""
+        self.__exit__(None, None, None)
+        self._partial.replace(self._final)
+
+    def remove_progress(self) -> None:
+        """Delete the notes: the build is complete and nobody will ask where it stood."""
+        self._progress.unlink()
+
+    def _restore(self, header: bytes) -> None:
+        """Take over what an earlier process has finished of the same build, and cut off the rest of both files."""
+        lines = self._progress_file.readlines()
+        num_kept = 0
+        if lines[:1] == [header]:
+            num_kept = len(header)
+            for line in lines[1:]:
+                if not self._take_step(line):
+                    break
+                num_kept += len(line)
+            if self.num_images:
+                logger.info("%s: going on after %d images", self._partial.parent, self.num_images)
+        for file, size in ((self._questions_file, self._num_bytes), (self._progress_file, num_kept)):
+            file.seek(size)
+            file.truncate()
+        if not num_kept:
+            self._progress_file.write(header)
+            self._progress_file.flush()
+
+    def _take_step(self, line: bytes) -> bool:
+        """Take over one step; False when its note is half-written or its questions are not those on disk."""
+        step = _parse_step(line)
+        if step is None:
+            return False
+        block = self._questions_file.read(step["num_bytes"] - self._num_bytes)
+        digest = self._digest.copy()
+        digest.update(block)
+        if digest.hexdigest() != step["sha256"]:
+            return False
+        self._digest = digest
+        self._num_bytes = step["num_bytes"]
+        self.num_images = step["num_images"]
+        self.num_questions = Counter({QuestionType(key): count for key, count in step["num_questions"].items()})
+        self.skipped = Counter(_skipped_counts(step["skipped"]))
+        return True
+
+
+def withdraw_questions(folder: Path) -> None:
+    """Take back the questions of a data set that is to be built anew, so that nobody reads them meanwhile.
+
+    They may be those of a build killed just before it wrote `build.json`: set aside, they are found and continued.
+    """
+    final, partial = folder / QUESTIONS_FILE, folder / PARTIAL_QUESTIONS_FILE
+    if final.is_file() and not partial.is_file():
+        final.replace(partial)
+    final.unlink(missing_ok=True)
+
+
+def _parse_step(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        step: dict[str, Any] = json.loads(line)
+    except ValueError:  # a power cut can leave a block of zeros
+        return None
+    return step
+
+
+def _skipped_counts(rows: Sequence[tuple[str, str, int]]) -> dict[SkippedQuestion, int]:
+    return {SkippedQuestion(QuestionType(kind), SkipReason(reason)): count for kind, reason, count in rows}

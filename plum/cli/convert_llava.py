@@ -1,0 +1,46 @@
+"""`python -m plum convert-llava`: downloaded LLaVA, CLIP and SAM weights to the folder that training starts from."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+import yaml
+
+from plum.checkpoints.convert_llava import ConversionRequest, convert_llava
+from plum.config import ModelConfig
+from plum.data.conversation import TemplateName
+from plum.training.config_file import load_train_config
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("convert-llava", help="convert LLaVA's, CLIP's and SAM's published weights")
+    parser.add_argument("source", type=Path, help="folder of a llava-hf or an original (liuhaotian) checkpoint")
+    parser.add_argument("destination", type=Path, help="new folder, the init_from of a run")
+    parser.add_argument("--sam", required=True, type=Path, help="sam_vit_{b,l,h}_*.pth")
+    parser.add_argument("--clip", type=Path, help="CLIP folder, where the LLaVA checkpoint holds none")
+    parser.add_argument("--conversation", choices=get_args(TemplateName), help="template it was trained with")
+    parser.add_argument("--config", type=Path, help="YAML of a run whose model the checkpoints have to be")
+    parser.set_defaults(run=_run)
+
+
+def describe_model(config: ModelConfig) -> str:
+    """Return the `model` block of a YAML that fits the converted weights (heads and adapters have defaults)."""
+    llava = asdict(config.llava)
+    del llava["special_tokens"]  # a run reads them from the tokenizer
+    sam = asdict(config.sam)
+    sam["encoder_global_blocks"] = list(sam["encoder_global_blocks"])
+    block = {"model": {"system": config.system, "llava": llava, "sam": sam}}
+    return yaml.safe_dump(block, sort_keys=False, default_flow_style=None, width=160)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    expected = load_train_config(["--config", str(arguments.config)]).model if arguments.config else None
+    request = ConversionRequest(arguments.source, arguments.sam, arguments.clip, arguments.conversation, expected)
+    result = convert_llava(request, arguments.destination)
+    for note in result.notes:
+        print(note)
+    print(f"{arguments.destination}: {result.num_tensors} tensors, {result.num_bytes / 1e9:.2f} GB")
+    print("The YAML of a run that starts from it:")
+    print(describe_model(result.config))

@@ -1,0 +1,41 @@
+"""`python -m plum data-status`: which downloads of stage 0 are there, which are missing, and where to get them."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from plum.data.catalogue import EntryStatus, State, survey
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "data-status", help="which data sets of stage 0 are there, and where to get the others"
+    )
+    parser.add_argument("--root", required=True, type=Path, help="folder of the downloads (data.dataset_dir)")
+    parser.add_argument("--missing", action="store_true", help="list only what is not complete")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    statuses = survey(arguments.root)
+    for status in statuses:
+        if not (arguments.missing and status.state is State.THERE):
+            print(describe(status, arguments.root))
+    counts = Counter(status.state for status in statuses)
+    print(f"{arguments.root}: " + ", ".join(f"{counts[state]} {state.value}" for state in State))
+    print("Every source is optional: --data.allow_missing true leaves out what is not there.")
+
+
+def describe(status: EntryStatus, root: Path) -> str:
+    """What is there of a data set and everything a user needs to complete it."""
+    entry = status.entry
+    lines = [f"{entry.name} ({entry.group}): {status.state.value}", f"  for      {entry.purpose}"]
+    for found in status.found:
+        mark = f"{found.count:,}" if found.count else "MISSING"
+        pattern = f"/{found.need.pattern}" if found.need.pattern else ""
+        lines.append(f"  {found.need.what:<18} {mark:>9}  {found.need.path}{pattern}")
+    lines += [f"  licence  {entry.licence}", f"  from     {entry.source}"]
+    if entry.next_step:
+        lines.append(f"  then     {entry.next_step.format(root=root)}")
+    return "\n".join(lines) + "\n"

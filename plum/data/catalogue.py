@@ -1,0 +1,216 @@
+"""The downloads of stage 0: where their files belong under one root, what they are for, their terms, their source.
+
+Licences are repeated as the publishers state them, to the best of our knowledge; read theirs before use. Links are the
+ones that the LISA family names; some of these servers come and go.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+COCO_PHOTOS = "photographs: Flickr's terms of use"
+REFER_SOURCE = "https://github.com/lichengunc/refer, or through web.archive.org/web/2022/https://bvisionweb1.cs.unc.edu"
+REFER_LICENCE = f"none stated for the sentences; COCO's annotations: CC BY 4.0; {COCO_PHOTOS}"
+COCO_SOURCE = "http://images.cocodataset.org/zips"
+
+
+@dataclass(frozen=True)
+class Need:
+    """Files of a data set: a file, or those of a folder that fit `pattern`."""
+
+    what: str
+    path: str
+    pattern: str = ""
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One data set.
+
+    Attributes:
+        name: as in `SourceConfig.dataset`, where it has one.
+        group: of the mixture.
+        purpose: what it teaches.
+        needs: its files, relative to the root.
+        licence: its terms.
+        source: where users get it.
+        next_step: what to do with it before training; empty: nothing.
+    """
+
+    name: str
+    group: str
+    purpose: str
+    needs: tuple[Need, ...]
+    licence: str
+    source: str
+    next_step: str = ""
+
+
+class State(Enum):
+    """How much of a data set is there."""
+
+    THERE = "there"
+    PARTLY = "partly there"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A need and how many of its files are there."""
+
+    need: Need
+    count: int
+
+
+@dataclass(frozen=True)
+class EntryStatus:
+    """A data set and what of it is under the root."""
+
+    entry: CatalogueEntry
+    found: tuple[Found, ...]
+
+    @property
+    def state(self) -> State:
+        """All of it, some, or nothing."""
+        if all(one.count for one in self.found):
+            return State.THERE
+        return State.PARTLY if any(one.count for one in self.found) else State.MISSING
+
+
+def survey(root: Path, entries: Iterable[CatalogueEntry] | None = None) -> tuple[EntryStatus, ...]:
+    """Count the files of every data set under a root.
+
+    Raises:
+        FileNotFoundError: the root is no folder.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"{root}: no such folder; --root is the folder that holds coco/, ade20k/, refer_seg/, ..."
+        )
+    return tuple(
+        EntryStatus(entry, tuple(Found(need, count_files(root / need.path, need.pattern)) for need in entry.needs))
+        for entry in (CATALOGUE if entries is None else entries)
+    )
+
+
+def count_files(path: Path, pattern: str) -> int:
+    """Number of files: 0 or 1 of a file, those that fit the pattern of a folder."""
+    if not pattern:
+        return int(path.is_file())
+    return sum(1 for _ in path.glob(pattern)) if path.is_dir() else 0
+
+
+def _referring(name: str, split_by: str, images: Need, licence: str) -> CatalogueEntry:
+    folder = f"refer_seg/{name}"
+    needs = (
+        Need("sentences", f"{folder}/refs({split_by}).p"),
+        Need("annotations", f"{folder}/instances.json"),
+        images,
+    )
+    return CatalogueEntry(name, "referring", "objects by what people call them", needs, licence, REFER_SOURCE)
+
+
+def _build_step(source: str, annotations: str, images: str, output: str) -> str:
+    return (
+        f"python -m partonomy build --source {source} --annotations {{root}}/{annotations} --images {{root}}/{images} "
+        f"--output {output}"
+    )
+
+
+_COCO_TRAIN = Need("photographs", "coco/train2017", "*.jpg")
+_COCO_TRAIN_2014 = Need("photographs", "refer_seg/images/mscoco/images/train2014", "*.jpg")
+
+CATALOGUE: Sequence[CatalogueEntry] = (
+    CatalogueEntry(
+        "ade20k",
+        "semantic",
+        "150 classes of things and stuff",
+        (Need("photographs", "ade20k/images/training", "*.jpg"), Need("maps", "ade20k/annotations/training", "*.png")),
+        "annotations: BSD 3-Clause; photographs: non-commercial research and education",
+        "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+    ),
+    CatalogueEntry(
+        "cocostuff",
+        "semantic",
+        "182 classes of things and stuff, of which 28 catch-alls are ignored",
+        (_COCO_TRAIN, Need("maps", "cocostuff/train2017", "*.png")),
+        f"annotations: CC BY 4.0; {COCO_PHOTOS}",
+        f"{COCO_SOURCE}/train2017.zip; stuffthingmaps_trainval2017.zip from https://github.com/nightrome/cocostuff",
+    ),
+    CatalogueEntry(
+        "mapillary",
+        "semantic",
+        "street scenes; LISA's mixture, not named by the paper",
+        (
+            Need("classes", "mapillary/config_v2.0.json"),
+            Need("photographs", "mapillary/training/images", "*.jpg"),
+            Need("maps", "mapillary/training/v2.0/labels", "*.png"),
+        ),
+        "research edition: CC BY-NC-SA",
+        "https://www.mapillary.com/dataset/vistas",
+    ),
+    CatalogueEntry(
+        "paco_lvis",
+        "semantic",
+        "parts of 75 everyday objects",
+        (Need("annotations", "vlpart/paco/annotations/paco_lvis_v1_train.json"), _COCO_TRAIN),
+        f"see its repository (code: MIT); {COCO_PHOTOS}",
+        "https://github.com/facebookresearch/paco",
+        _build_step("paco", "vlpart/paco/annotations/paco_lvis_v1_train.json", "coco", "data/paco"),
+    ),
+    CatalogueEntry(
+        "pascal_part",
+        "semantic",
+        "parts of 20 classes; train.json is VLPart's, Annotations_Part/*.mat the original",
+        (
+            Need("annotations", "vlpart/pascal_part/train.json"),
+            Need("photographs", "vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages", "*.jpg"),
+        ),
+        "none stated for the parts; photographs: Flickr's terms of use",
+        "https://github.com/facebookresearch/VLPart/tree/main/datasets#pascal-part",
+        _build_step("pascal_part", "vlpart/pascal_part/train.json", "vlpart/pascal_part/VOCdevkit", "data/pascal"),
+    ),
+    CatalogueEntry(
+        "part_imagenet",
+        "semantic",
+        "parts of 11 super-categories",
+        (
+            Need("annotations", "vlpart/partimagenet/train.json"),
+            Need("photographs", "vlpart/partimagenet", "train/**/*.JPEG"),
+        ),
+        "photographs: ImageNet's terms of access (non-commercial research and education)",
+        "https://github.com/TACJu/PartImageNet",
+        _build_step("part_imagenet", "vlpart/partimagenet/train.json", "vlpart/partimagenet", "data/part_imagenet"),
+    ),
+    _referring(
+        "refclef",
+        "unc",
+        Need("photographs", "refer_seg/images/saiapr_tc-12", "**/*.jpg"),
+        "none stated for the sentences; photographs (SAIAPR TC-12): research, see ImageCLEF",
+    ),
+    _referring("refcoco", "unc", _COCO_TRAIN_2014, REFER_LICENCE),
+    _referring("refcoco+", "unc", _COCO_TRAIN_2014, REFER_LICENCE),
+    _referring("refcocog", "umd", _COCO_TRAIN_2014, REFER_LICENCE),
+    CatalogueEntry(
+        "llava_instruct",
+        "vqa",
+        "dialogues in words, which keep the language model what it was",
+        (Need("dialogues", "llava_dataset/llava_instruct_150k.json"), _COCO_TRAIN),
+        f"CC BY 4.0 (early releases: CC BY-NC 4.0) and OpenAI's terms of use; {COCO_PHOTOS}",
+        "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
+    ),
+    CatalogueEntry(
+        "reason_seg",
+        "reasoning",
+        "questions that do not name their target",
+        (
+            Need("training images", "reason_seg/ReasonSeg/train", "*.jpg"),
+            Need("training records", "reason_seg/ReasonSeg/train", "*.json"),
+            Need("explanations", "reason_seg/ReasonSeg/explanatory/train.json"),
+            Need("validation images", "reason_seg/ReasonSeg/val", "*.jpg"),
+        ),
+        "none stated for the questions; photographs of OpenImages (CC BY) and ScanNet (its terms of use)",
+        "https://github.com/dvlab-research/LISA#dataset",
+    ),
+)

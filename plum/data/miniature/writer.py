@@ -1,0 +1,56 @@
+"""A miniature copy of every download of stage 0 (`scripts/make_miniature_data.py`).
+
+COCO's photographs occur, as in the originals, in COCO-Stuff, PACO and LLaVA-Instruct and, under their older names, in
+refCOCO, refCOCO+ and refCOCOg.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from partonomy.benchmarks.referring_data import REFERRING_SETS
+from plum.data.miniature.label_layouts import write_ade20k, write_cocostuff, write_mapillary
+from plum.data.miniature.part_layouts import paco_file, write_part_imagenet, write_pascal_part
+from plum.data.miniature.pictures import Picture, draw_pictures, save_image, write_json
+from plum.data.miniature.text_layouts import SPLITS, dialogue, write_reason_seg, write_referring
+
+MIN_IMAGES = len(SPLITS)
+"""Fewer would leave a split empty."""
+
+
+def write_miniature(root: Path, num_images: int, size: int = 128, seed: int = 0) -> None:
+    """Write every layout.
+
+    Args:
+        root: new folder, the root of the downloads.
+        num_images: pictures of each data set.
+        size: their height in pixels.
+        seed: of the drawings.
+
+    Raises:
+        ValueError: fewer images than `MIN_IMAGES`.
+    """
+    if num_images < MIN_IMAGES:
+        raise ValueError(
+            f"a miniature needs at least {MIN_IMAGES} images, so that every split has one; got {num_images}"
+        )
+    coco = draw_pictures(num_images, size, seed)
+    others = draw_pictures(num_images, size, seed + 1)
+    write_coco(root, coco)
+    for name, layout in REFERRING_SETS.items():
+        write_referring(root, name, layout.split_by, others if name == "refclef" else coco)
+    write_ade20k(root, others)
+    write_mapillary(root, others)
+    write_pascal_part(root, others)
+    write_part_imagenet(root, others)
+    write_reason_seg(root, others)
+
+
+def write_coco(root: Path, pictures: Sequence[Picture]) -> None:
+    """The photographs under both of their names, COCO-Stuff's maps, PACO, LLaVA's dialogues."""
+    for picture in pictures:
+        save_image(root / "coco" / "train2017" / picture.coco_name, picture.image)
+        old = f"COCO_train2014_{picture.coco_name}"
+        save_image(root / "refer_seg/images/mscoco/images/train2014" / old, picture.image)
+    write_cocostuff(root, pictures)
+    write_json(root / "vlpart/paco/annotations/paco_lvis_v1_train.json", paco_file(pictures))
+    write_json(root / "llava_dataset/llava_instruct_150k.json", [dialogue(picture) for picture in pictures])

@@ -1,0 +1,96 @@
+"""Dialogues in words alone (LLaVA-Instruct-150k), which keep the language model what it was (paper, A.1, stage 0)."""
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+from partonomy.images import image_size, load_image
+from plum.data.conversation import render_conversation
+from plum.data.encoding import ConversationEncoder
+from plum.data.readers.llava_instruct import Dialogue, Dialogues
+from plum.structures import Exchange, Sample
+
+logger = logging.getLogger(__name__)
+
+BATCH = 512
+"""Dialogues that are tokenized at once when lengths are counted."""
+
+
+class LlavaInstructSource:
+    """One dialogue a sample, cut to the run's `max_text_tokens` when it starts, never in the middle of a word.
+
+    Whole exchanges are cut from the end until the rest fits; a dialogue whose first exchange alone is too long is left
+    out. Both are counted in the log. LISA cuts the token row, also inside an answer.
+
+    Args:
+        dialogues: all of them.
+        encoder: counts tokens as the run will.
+
+    Raises:
+        ValueError: no dialogue fits.
+    """
+
+    name = "llava_instruct"
+
+    def __init__(self, dialogues: Dialogues, encoder: ConversationEncoder) -> None:
+        self.dialogues = dialogues
+        counts = np.fromiter(count_fitting(dialogues, encoder), dtype=np.int32, count=len(dialogues))
+        totals = np.asarray(dialogues.num_exchanges, dtype=np.int32)
+        self.kept = np.flatnonzero(counts)
+        self.num_exchanges = counts[self.kept]
+        logger.info(
+            "%s: of %d dialogues %d lose exchanges at their end and %d are left out, more than %s text tokens",
+            self.name,
+            len(dialogues),
+            int((counts < totals)[self.kept].sum()),
+            len(dialogues) - len(self.kept),
+            encoder.max_text_tokens,
+        )
+        if not len(self.kept):
+            raise ValueError(f"{self.name}: no dialogue fits into max_text_tokens = {encoder.max_text_tokens}")
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def sample(self, index: int, generator: np.random.Generator) -> Sample:
+        """The dialogue, cut to what fits; nothing is random in it."""
+        dialogue = self.dialogues.read(int(self.kept[index]))
+        name = f"{self.name}/{dialogue.dialogue_id}"
+        image = None
+        if dialogue.image_path is not None:
+            try:
+                image = load_image(dialogue.image_path, *image_size(dialogue.image_path))
+            except (OSError, ValueError) as error:
+                raise ValueError(f"source {self.name}, dialogue {name}: {error}") from error
+        return Sample(name, self.name, image, (dialogue.exchanges[: int(self.num_exchanges[index])],))
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """Every exchange that is trained on."""
+        for number, count in zip(self.kept, self.num_exchanges, strict=True):
+            yield from self.dialogues.read(int(number)).exchanges[: int(count)]
+
+
+def count_fitting(dialogues: Dialogues, encoder: ConversationEncoder) -> Iterator[int]:
+    """How many exchanges of each dialogue, from its start, have at most `encoder.max_text_tokens` text tokens."""
+    with tqdm(total=len(dialogues), desc="lengths of dialogues", unit="dialogue", disable=None) as progress:
+        for first in range(0, len(dialogues), BATCH):
+            chunk = [dialogues.read(number) for number in range(first, min(first + BATCH, len(dialogues)))]
+            yield from _count_chunk(chunk, encoder)
+            progress.update(len(chunk))
+
+
+def _count_chunk(chunk: list[Dialogue], encoder: ConversationEncoder) -> Iterator[int]:
+    """Each dialogue is tokenized once: exchanges end with a control token, over which no token reaches."""
+    limit = encoder.max_text_tokens
+    if limit is None:
+        yield from (len(dialogue.exchanges) for dialogue in chunk)
+        return
+    rendered = [render_conversation(one.exchanges, encoder.template, one.image_path is not None) for one in chunk]
+    output = encoder.tokenizer([one.text for one in rendered], return_offsets_mapping=True)
+    for dialogue, text, offsets in zip(chunk, rendered, output["offset_mapping"], strict=True):
+        num_placeholders = int(dialogue.image_path is not None)
+        starts = np.array([start for start, _ in offsets])
+        lengths = [int(np.count_nonzero(starts < end)) - num_placeholders for end in text.answer_ends]
+        yield sum(length <= limit for length in lengths)

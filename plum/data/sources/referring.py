@@ -1,0 +1,103 @@
+"""Referring segmentation: "the man in the red shirt" (refCLEF, refCOCO, refCOCO+, refCOCOg)."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from partonomy.benchmarks.segmentation_items import SegmentationItem
+from partonomy.benchmarks.segmentation_scores import forced_answer
+from partonomy.images import load_image
+from partonomy.masks import rle_area
+from plum.data.conversation import CONTROL_TOKENS
+from plum.data.sources.base import draw_indices, draw_one
+from plum.data.sources.part_images import NamedMask
+from plum.data.sources.wordings import REFER_EXPRESSION, Answer, exchange_about
+from plum.structures import Exchange, Sample
+
+logger = logging.getLogger(__name__)
+
+
+class ReferringSource:
+    """Sentences of one image at a time, drawn from all of its objects; each its own conversation.
+
+    Args:
+        name: of the data set.
+        items: of its training split; those whose mask is empty are left out and counted.
+        conversations_per_image: most sentences of one image in a sample.
+        excluded: image files that may not be trained on.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        items: Sequence[SegmentationItem],
+        conversations_per_image: int,
+        excluded: Container[Path] = (),
+    ) -> None:
+        self.name = name
+        self.conversations_per_image = conversations_per_image
+        self.images = group_items(name, items, excluded)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def sample(self, index: int, generator: np.random.Generator) -> Sample:
+        """Ask for up to `conversations_per_image` different sentences of image `index`."""
+        items = self.images[index]
+        first = items[0]
+        try:
+            image = load_image(first.image_path, first.height, first.width)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"source {self.name}, image {first.image_id}: {error}") from error
+        drawn = [items[i] for i in draw_indices(len(items), self.conversations_per_image, generator)]
+        conversations = [(refer(item, draw_one(REFER_EXPRESSION, generator)),) for item in drawn]
+        return Sample(first.image_id, self.name, image, tuple(conversations))
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """Every sentence once, wordings in turn."""
+        by_text = {item.text: item for items in self.images for item in items}
+        for number, text in enumerate(sorted(by_text)):
+            exchange = refer(by_text[text], REFER_EXPRESSION[number % len(REFER_EXPRESSION)])
+            yield Exchange(exchange.question, exchange.answer)
+
+
+def refer(item: SegmentationItem, wording: str) -> Exchange:
+    """Ask for an item whose text names a thing; the answer is the one that the benchmark's forced mode gives."""
+    return exchange_about(wording.format(expression=item.text), target_answer(item), [NamedMask(item.text, item.mask)])
+
+
+def target_answer(item: SegmentationItem) -> Answer:
+    """'It is the man on the left.' with the expression as its phrase; "the target" where the text is a sentence."""
+    answer = forced_answer(item)
+    return Answer(answer.text, (answer.span,))
+
+
+def group_items(
+    name: str, items: Sequence[SegmentationItem], excluded: Container[Path]
+) -> tuple[tuple[SegmentationItem, ...], ...]:
+    """Items by image, in the order of the images' first items; without empty masks and excluded images.
+
+    Raises:
+        ValueError: nothing is left, or a text holds a control token.
+    """
+    groups: defaultdict[Path, list[SegmentationItem]] = defaultdict(list)
+    num_empty = 0
+    for item in items:
+        if any(token in item.text for token in CONTROL_TOKENS):
+            raise ValueError(f"item {item.item_id}: the text {item.text!r} holds a control token; remove it there")
+        has_target = rle_area(item.mask) > 0
+        num_empty += not has_target
+        if has_target:
+            groups[item.image_path].append(item)
+    kept = tuple(tuple(group) for path, group in groups.items() if path not in excluded)
+    num_excluded = len(groups) - len(kept)
+    logger.info("%s: %d images, %d excluded; %d items without a mask", name, len(groups), num_excluded, num_empty)
+    if not kept:
+        raise ValueError(f"{name} has nothing to train on ({num_excluded} images excluded, {num_empty} items empty)")
+    return kept

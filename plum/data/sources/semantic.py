@@ -1,0 +1,71 @@
+"""Semantic segmentation from label maps: everything in the image that a class names (paper, A.1, stage 0)."""
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+
+from partonomy.images import load_image
+from partonomy.masks import encode_mask
+from plum.data.readers.label_maps import IGNORED, LabelMap, LabelMaps
+from plum.data.sources.base import draw_indices, draw_one
+from plum.data.sources.part_images import NamedMask
+from plum.data.sources.wordings import SEGMENT_NAMED, exchange_about, join_names, list_targets
+from plum.structures import Exchange, Sample
+
+logger = logging.getLogger(__name__)
+
+
+class SemanticSource:
+    """Asks for one to `MAX_NAMES` classes of the image; pixels without a class leave every mask loss.
+
+    Maps are read when they are needed, so it shows only then that one has no class at all (some of COCO-Stuff). The
+    next image that has one takes its place and the log says so. LISA: another image at random, unsaid.
+    """
+
+    MAX_NAMES = 3
+    MAX_STEPS = 1000
+
+    def __init__(self, maps: LabelMaps, conversations_per_image: int) -> None:
+        self.name = maps.name
+        self.maps = maps
+        self.conversations_per_image = conversations_per_image
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def sample(self, index: int, generator: np.random.Generator) -> Sample:
+        """Ask up to `conversations_per_image` questions about image `index`, each class at most once."""
+        label_map = self._find_map(index)
+        name = f"{self.name}/{label_map.image_path.stem}"
+        classes = label_map.classes
+        try:
+            image = load_image(label_map.image_path, *classes.shape)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"source {self.name}, image {name}: {error}") from error
+        present = label_map.present()
+        order = [present[i] for i in draw_indices(len(present), len(present), generator)]
+        conversations: list[tuple[Exchange, ...]] = []
+        while order and len(conversations) < self.conversations_per_image:
+            count = int(generator.integers(1, self.MAX_NAMES + 1))
+            asked, order = order[:count], order[count:]
+            targets = [NamedMask(self.maps.names[number], encode_mask(classes == number)) for number in asked]
+            names = [target.label for target in targets]
+            question = draw_one(SEGMENT_NAMED, generator).format(names=join_names(names))
+            conversations.append((exchange_about(question, list_targets(names), targets),))
+        ignored = classes == IGNORED
+        return Sample(name, self.name, image, tuple(conversations), ignore_mask=ignored if ignored.any() else None)
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """Every wording with every class, one at a time."""
+        for number, label in enumerate(self.maps.names):
+            for wording in () if number in self.maps.ignored_classes else SEGMENT_NAMED:
+                yield Exchange(wording.format(names=label), list_targets([label]).text)
+
+    def _find_map(self, index: int) -> LabelMap:
+        for step in range(min(self.MAX_STEPS, len(self))):
+            label_map = self.maps.read((index + step) % len(self))
+            if label_map.present():
+                return label_map
+            logger.warning("%s: no pixel of it has a class; the next image is used instead", label_map.image_path)
+        raise ValueError(f"source {self.name}: no label map from number {index} on has a class; check the label folder")

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from partonomy.benchmarks.reason_seg_data import (
+    BACKGROUND,
+    IGNORED,
+    TARGET,
+    Shape,
+    paint_shapes,
+    read_explanations,
+    read_reason_seg,
+    split_folder,
+)
+from partonomy.masks import decode_mask
+
+HEIGHT, WIDTH = 12, 16
+
+
+def box(label: str, left: int, top: int, right: int, bottom: int) -> dict[str, Any]:
+    """Corners; fill and outline cover both ends."""
+    return {"label": label, "points": [[left, top], [right, top], [right, bottom], [left, bottom]]}
+
+
+def shape(label: str, *corners: int) -> Shape:
+    return Shape(label, np.array(box(label, *corners)["points"], dtype=np.float64))
+
+
+def write_record(root: Path, name: str, content: object, split: str = "train", encoding: str = "utf-8") -> Path:
+    folder = split_folder(root, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / f"{name}.jpg")
+    (folder / f"{name}.json").write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
+    return folder / f"{name}.json"
+
+
+def record(**changes: object) -> dict[str, object]:
+    shapes = [box("target", 2, 2, 5, 5), box("ignore", 8, 0, 9, 3)]
+    return {"text": ["What is hot?", "Which one burns?"], "is_sentence": True, "shapes": shapes} | changes
+
+
+def test_outline_and_filling_cover_both_ends() -> None:
+    painted = paint_shapes([shape("target", 2, 3, 5, 4)], HEIGHT, WIDTH)
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[3:5, 2:6] = TARGET
+    assert (painted == expected).all()
+    # Fractions are cut off: 5.9 is pixel 5.
+    cut = Shape("target", np.array([[2.9, 3.2], [5.9, 3.2], [5.9, 4.9], [2.9, 4.9]]))
+    assert (paint_shapes([cut], HEIGHT, WIDTH) == expected).all()
+
+
+def test_small_shapes_stay_on_large_ones_whatever_their_order() -> None:
+    large, small = (0, 0, 11, 9), (2, 2, 4, 4)  # 12 x 10 = 120 and 3 x 3 = 9 pixels
+    for order in (0, 1):
+        inside = [shape("target", *large), shape("Ignore region", *small)][:: -1 if order else 1]
+        painted = paint_shapes(inside, HEIGHT, WIDTH)
+        assert [int((painted == value).sum()) for value in (TARGET, IGNORED, BACKGROUND)] == [111, 9, 192 - 120]
+        around = [shape("ignore", *large), shape("target", *small)][:: -1 if order else 1]
+        painted = paint_shapes(around, HEIGHT, WIDTH)
+        assert [int((painted == value).sum()) for value in (TARGET, IGNORED)] == [9, 111]
+
+
+def test_flags_are_nothing_and_of_equal_shapes_the_first_is_on_top() -> None:
+    assert not paint_shapes([shape("FLAG", 0, 0, 9, 9)], HEIGHT, WIDTH).any()
+    same = [shape("target", 1, 1, 3, 3), shape("ignore", 1, 1, 3, 3)]
+    assert set(np.unique(paint_shapes(same, HEIGHT, WIDTH))) == {BACKGROUND, TARGET}
+
+
+def test_items_of_an_image_share_masks(tmp_path: Path) -> None:
+    write_record(tmp_path, "b", record())
+    write_record(tmp_path, "a", record(text=["the kettle"], is_sentence=False, shapes=[box("target", 0, 0, 1, 1)]))
+    items = read_reason_seg(tmp_path, "train", texts="all")
+    assert [item.item_id for item in items] == [f"reason_seg/train/{name}" for name in ("a/0", "b/0", "b/1")]
+    assert [(item.text, item.is_sentence) for item in items[:2]] == [("the kettle", False), ("What is hot?", True)]
+    assert items[0].ignore_mask is None
+    assert decode_mask(items[1].mask)[2:6, 2:6].all()
+    assert decode_mask(items[1].mask).sum() == 16
+    ignored = items[1].ignore_mask
+    assert ignored is not None
+    assert decode_mask(ignored)[0:4, 8:10].all()
+    assert decode_mask(ignored).sum() == 8
+    assert [item.text for item in read_reason_seg(tmp_path, "train")] == ["the kettle", "What is hot?"]
+
+
+def test_files_of_the_windows_code_page_are_read(tmp_path: Path) -> None:
+    write_record(tmp_path, "a", record(text=["the woman’s café"]), encoding="cp1252")
+    write_record(tmp_path, "b", record(text=["the woman’s café"]))
+    assert [item.text for item in read_reason_seg(tmp_path, "train")] == ["the woman’s café"] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text": []}, "'text' must be a list of at least one text"),
+        ({"text": "words"}, "'text' must be a list of at least one text"),
+        ({"text": ["  "]}, "'text' must be a list of at least one text"),
+        ({"shapes": [{"label": "target", "points": [[1, 2, 3]]}]}, r"shape 0: 'points' must be a list of \[x, y\]"),
+        ({"shapes": [{"label": "target", "points": [[1, 1e12]]}]}, "shape 0: the coordinate 10+ lies far outside"),
+        ({"shapes": [{"points": [[1, 2]]}]}, "the key 'label' is missing"),
+        ({"shapes": None}, "not iterable"),
+    ],
+)
+def test_broken_records_are_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    write_record(tmp_path, "broken", record(**changes))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_reason_seg(tmp_path, "train")
+    assert "broken.json" in str(caught.value)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"val: no \*\.jpg there"):
+        read_reason_seg(tmp_path, "val")
+    write_record(tmp_path, "a", record(), split="val").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.json: not found"):
+        read_reason_seg(tmp_path, "val")
+
+
+def test_explanations_by_image(tmp_path: Path) -> None:
+    assert read_explanations(tmp_path) == {}
+    path = split_folder(tmp_path, "explanatory") / "train.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps([{"image": "b.jpg", "query": "unread", "outputs": "It is  on\nfire."}]))
+    assert read_explanations(tmp_path) == {"b.jpg": "It is on fire."}
+    path.write_text(json.dumps([{"image": "b.jpg"}]))
+    with pytest.raises(ValueError, match=r"train\.json, record 0: the key 'outputs' is missing"):
+        read_explanations(tmp_path)

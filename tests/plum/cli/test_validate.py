@@ -1,0 +1,167 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from plum.checkpoints.store import save_pretrained
+from plum.cli.main import main
+from plum.config import LoraConfig
+from plum.models.registry import build_model
+from plum.models.special_tokens import with_special_tokens
+from plum.models.tiny import tiny_model_config
+from plum.predictor import Predictor
+from tests.partonomy.benchmarks.vqa_world import write_gqa, write_pope, write_textvqa
+from tests.plum.cli.benchmark_folders import write_segmentation_root
+from tests.plum.data.tokenizers_for_tests import byte_level
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    tokenizer = byte_level()
+    config = with_special_tokens(tiny_model_config(len(tokenizer), lora=LoraConfig(rank=2)), tokenizer)
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    save_pretrained(build_model(config), tokenizer, folder, "A random model.")
+    return str(folder)
+
+
+@pytest.fixture
+def _short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a random model writes at length would take long."""
+    monkeypatch.setattr("plum.cli.validate.MAX_NEW_TOKENS", 4)
+
+
+def validate(checkpoint: str, root: Path, output: Path, *arguments: str) -> int:
+    flags = ["--root", str(root), "--checkpoint", checkpoint, "--output", str(output), "--device", "cpu"]
+    return main(["validate", *arguments, *flags])
+
+
+def read_summary(output: Path) -> dict[str, Any]:
+    return json.loads((output / "summary.json").read_text())
+
+
+@pytest.mark.usefixtures("_short_answers")
+@pytest.mark.parametrize("mode", ["forced", "generated"])
+@pytest.mark.parametrize("benchmark", ["refcoco", "refcocog", "reasonseg"])
+def test_segmentation(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], benchmark: str, mode: str
+) -> None:
+    write_segmentation_root(tmp_path / "data")
+    output = tmp_path / "run"
+    assert validate(checkpoint, tmp_path / "data", output, benchmark, "--split", "val", "--mode", mode) == 0
+    assert f"{benchmark} val (%), {mode}, model" in capsys.readouterr().out
+    summary = read_summary(output)
+    assert (summary["num_expected"], summary["num_failed"]) == (2, 0)
+    records = [json.loads(line) for line in (output / "records.jsonl").read_text().splitlines()]
+    ious = [record["mask"]["intersection"] / max(record["mask"]["union"], 1) for record in records]
+    assert summary["metrics"]["giou"]["value"] == pytest.approx(np.mean(ious))
+    assert all((record["reply"] is None) == (mode == "forced") for record in records)
+
+
+@pytest.mark.usefixtures("_short_answers")
+def test_forced_masks_are_those_of_the_predictor(checkpoint: str, tmp_path: Path) -> None:
+    write_segmentation_root(tmp_path / "data")
+    validate(checkpoint, tmp_path / "data", tmp_path / "run", "reasonseg")
+    records = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    # the union holds at most the target (19 x 17 pixels, outline included) without the ignored 5 x 5, and the rest
+    assert all(record["mask"]["union"] <= 32 * 24 - 25 for record in records)
+    assert [record["prompt"] for record in records] == [
+        "Can you segment what holds tea?",
+        "Where would you pour tea? Please segment it.",
+    ]
+    assert validate(checkpoint, tmp_path / "data", tmp_path / "lisa", "reasonseg", "--wording", "lisa") == 0
+    assert read_summary(tmp_path / "lisa")["protocol"] == "forced, lisa wording"
+
+
+@pytest.mark.usefixtures("_short_answers")
+def test_textvqa_under_every_protocol(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_textvqa(tmp_path / "data")
+    monkeypatch.setattr(Predictor, "generate_text", lambda self, image, turns, max_new_tokens: "It is nokia")
+    expected = {
+        "llava_official": (("textvqa",), 0.0, "\nReference OCR token: DAKOTA, Single-Use\n"),
+        "llava_official, no OCR tokens": (("textvqa", "--no_ocr"), 0.0, "?\nAnswer"),
+        "partonomy_compat, no OCR tokens": (("textvqa", "--protocol", "partonomy_compat"), 1.0, "? Answer"),
+    }
+    for number, (protocol, (arguments, value, prompt)) in enumerate(expected.items()):
+        output = tmp_path / str(number)
+        assert validate(checkpoint, tmp_path / "data", output, *arguments) == 0
+        summary = read_summary(output)
+        assert (summary["protocol"], summary["metrics"]["accuracy"]["value"]) == (protocol, value)
+        assert prompt in json.loads((output / "records.jsonl").read_text().splitlines()[0])["prompt"]
+        assert summary["provenance"]["config"]["max_new_tokens"] == 4
+
+
+@pytest.mark.usefixtures("_short_answers")
+def test_gqa_and_pope(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gqa(tmp_path / "gqa")
+    write_pope(tmp_path / "pope")
+    monkeypatch.setattr(Predictor, "generate_text", lambda self, image, turns, max_new_tokens: "Yes.")
+    assert validate(checkpoint, tmp_path / "gqa", tmp_path / "run_gqa", "gqa") == 0
+    gqa = read_summary(tmp_path / "run_gqa")
+    assert gqa["split"] == "testdev"
+    assert {name: entry["value"] for name, entry in gqa["metrics"].items()} == {
+        "accuracy": pytest.approx(1 / 3),
+        "accuracy_binary": 1.0,
+        "accuracy_open": 0.0,
+    }
+    assert validate(checkpoint, tmp_path / "pope", tmp_path / "run_pope", "pope") == 0
+    pope = read_summary(tmp_path / "run_pope")
+    # always yes: precision 1/2, recall 1, F1 2/3 in every category
+    assert (pope["headline"], pope["num_expected"]) == ("mean_f1", 6)
+    assert math.isclose(pope["metrics"]["mean_f1"]["value"], 2 / 3)
+    assert pope["metrics"]["adversarial_yes_ratio"]["value"] == 1.0
+    compat = ("pope", "--protocol", "partonomy_compat", "--limit", "1")
+    assert validate(checkpoint, tmp_path / "pope", tmp_path / "run_compat", *compat) == 0
+    pooled = read_summary(tmp_path / "run_compat")
+    assert (pooled["num_expected"], pooled["metrics"]["accuracy"]["value"]) == (3, 1.0)  # the first of each is "yes"
+
+
+@pytest.mark.usefixtures("_short_answers")
+def test_retention_beside_the_base(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pope(tmp_path / "data")
+    assert validate(checkpoint, tmp_path / "data", tmp_path / "plum", "pope", "--limit", "1") == 0
+    assert validate(checkpoint, tmp_path / "data", tmp_path / "base", "pope", "--limit", "1", "--base") == 0
+    assert "adapters off, only the first 1 items" in capsys.readouterr().out
+    assert main(["retention", str(tmp_path / "plum"), str(tmp_path / "base")]) == 0
+    printed = capsys.readouterr().out
+    # fresh adapters change nothing
+    assert "tiny, adapters off" in printed
+    assert "(+0.0%)" in printed
+    assert "PLUM-13B (ours)" in printed
+
+
+def test_resume_and_refusals(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    write_segmentation_root(data)
+    assert validate(checkpoint, data, tmp_path / "run", "reasonseg", "--limit", "1") == 0
+    assert validate(checkpoint, data, tmp_path / "run", "reasonseg", "--limit", "1") == 1
+    assert "--resume" in capsys.readouterr().err
+    assert validate(checkpoint, data, tmp_path / "run", "reasonseg", "--limit", "1", "--resume") == 0
+    assert validate(checkpoint, data, tmp_path / "run", "reasonseg", "--limit", "2", "--resume") == 1
+    assert "limit (was 1, now 2)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("gqa", "--mode", "forced"), "are for segmentation"),
+        (("refcoco", "--protocol", "llava_official"), "--protocol is for questions"),
+        (("pope", "--no_ocr"), "--no_ocr is for textvqa"),
+        (("refcoco", "--limit", "0"), "--limit must be at least 1"),
+        (("pope", "--split", "val"), "no split 'val'"),
+        (("textvqa",), "TextVQA_0.5.1_val.json"),
+        (("refcoco", "--split", "testA"), "no record of the split 'testA'"),
+        (("refcoco+",), "refcoco+"),
+    ],
+)
+def test_wrong_use_is_told(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    write_segmentation_root(tmp_path / "data")
+    assert validate(checkpoint, tmp_path / "data", tmp_path / "run", *arguments) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,36 @@
+"""`scripts/validate_seg.sh` with a stand-in for `python` that only writes down what it was asked."""
+
+from pathlib import Path
+
+from tests.readme_commands import parse_command
+from tests.test_scripts import checkout, run_script
+
+__all__ = ["checkout"]
+
+
+def test_every_split_in_both_modes(checkout: Path) -> None:  # noqa: F811  the fixture
+    root = checkout / "data"
+    for folder in ("refer_seg/refcoco", "refer_seg/refcocog", "reason_seg/ReasonSeg/val"):
+        (root / folder).mkdir(parents=True)
+    arguments = ("scripts/validate_seg.sh", "saved", str(root), "runs/seg", "--limit", "5")
+    commands = run_script(checkout, *arguments, NUM_PROCS="1")
+    assert {parse_command(command) for command in commands} == {"-m plum"}
+    asked = [
+        (command[4], command[command.index("--split") + 1], command[command.index("--mode") + 1])
+        for command in commands
+    ]
+    splits = [("refcoco", "val"), ("refcoco", "testA"), ("refcoco", "testB"), ("refcocog", "val"), ("refcocog", "test")]
+    assert asked == [(*pair, mode) for pair in (*splits, ("reasonseg", "val")) for mode in ("forced", "generated")]
+    outputs = {command[command.index("--output") + 1] for command in commands}
+    assert len(outputs) == len(commands)
+    assert all("--resume" in command and command[-2:] == ["--limit", "5"] for command in commands)
+
+
+def test_one_process_per_gpu(checkout: Path) -> None:  # noqa: F811  the fixture
+    (checkout / "data" / "reason_seg" / "ReasonSeg" / "test").mkdir(parents=True)
+    # the stand-in answers 2 where the script counts GPUs
+    arguments = ("scripts/validate_seg.sh", "saved", "data", "runs/seg")
+    (command,) = run_script(checkout, *arguments, MODES="forced", SPLITS="test")
+    launcher, rest = command[:5], command[5:]
+    assert launcher == ["python", "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    assert parse_command(["python", *rest]) == "-m plum"
