@@ -113,17 +113,17 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
     images, bad_images, nameless = _read_images(content["images"], config)
     skipped: dict[str, list[int]] = defaultdict(list)
     reasons = [*bad_images.values(), *nameless]
-    skipped.update((_unusable_image(reason), []) for reason in reasons)  # listed also without annotations
+    skipped.update((unusable_image(reason), []) for reason in reasons)  # listed also without annotations
     annotations: dict[int, RawAnnotation] = {}
     for number, record in enumerate(content["annotations"]):
         where = _describe(path, "annotation", number, record)
         try:
-            annotation_id, image_id = _integer(record, "id"), _integer(record, "image_id")
+            annotation_id, image_id = read_integer(record, "id"), read_integer(record, "image_id")
             if annotation_id in annotations:
                 raise ValueError(f"the annotation id {annotation_id} occurs twice")
             role = _find_role(record, roles)
             if image_id in bad_images:
-                skipped[_unusable_image(bad_images[image_id])].append(annotation_id)
+                skipped[unusable_image(bad_images[image_id])].append(annotation_id)
             elif image_id not in images:
                 raise ValueError(f"image_id {image_id} is not among the images")
             elif role.raw_object is None and role.raw_part is None:
@@ -131,7 +131,7 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
             else:
                 annotations[annotation_id] = _read_annotation(record, images[image_id], role)
         except RECORD_ERRORS as error:
-            reason = _describe_error(error)
+            reason = describe_record_error(error)
             if config.invalid == "raise":
                 raise ValueError(f"{where}: {reason}") from error
             identifier = record.get("id") if isinstance(record, Mapping) else None
@@ -140,7 +140,8 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
     return CocoRecords(tuple(images.values()), tuple(annotations.values()), rows)
 
 
-def _unusable_image(reason: str) -> str:
+def unusable_image(reason: str) -> str:
+    """Why an annotation of an unusable image is left out."""
     return f"annotation of an image that cannot be used: {reason}"
 
 
@@ -149,9 +150,9 @@ def _read_roles(categories: list[Any], config: CocoConfig) -> dict[int, _Role]:
     for number, record in enumerate(categories):
         where = _describe(config.annotations, "category", number, record)
         try:
-            category_id, name = _integer(record, "id"), check_text(record["name"], "'name'")
+            category_id, name = read_integer(record, "id"), check_text(record["name"], "'name'")
         except RECORD_ERRORS as error:
-            raise ValueError(f"{where}: {_describe_error(error)}") from error
+            raise ValueError(f"{where}: {describe_record_error(error)}") from error
         if category_id in roles:
             raise ValueError(f"{where}: the category id {category_id} occurs twice")
         supercategory = record.get("supercategory")
@@ -196,7 +197,7 @@ def _read_images(
                 raise ValueError(f"the image id {image_id} occurs twice")
             images[image_id] = _read_image(record, image_id, config.images)
         except RECORD_ERRORS as error:
-            reason = _describe_error(error)
+            reason = describe_record_error(error)
             if config.invalid == "raise":
                 kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
                 raise kind(f"{where}: {reason}") from error
@@ -209,7 +210,7 @@ def _read_images(
 
 
 def _read_image_id(record: Mapping[str, Any]) -> int:
-    image_id = _integer(record, "id")
+    image_id = read_integer(record, "id")
     if image_id < 0:
         raise ValueError(f"'id' must be 0 or more, got {image_id}")
     return image_id
@@ -220,13 +221,13 @@ def _read_image(record: Mapping[str, Any], image_id: int, folder: Path) -> CocoI
     path = folder / file_name
     if record.get("height") is None or record.get("width") is None:
         return CocoImage(image_id, file_name, *image_size(path))
-    height, width = _integer(record, "height"), _integer(record, "width")
+    height, width = read_integer(record, "height"), read_integer(record, "width")
     check_image(path, height, width)
     return CocoImage(image_id, file_name, height, width)
 
 
 def _find_role(record: Mapping[str, Any], roles: Mapping[int, _Role]) -> _Role:
-    category_id = _integer(record, "category_id")
+    category_id = read_integer(record, "category_id")
     if category_id not in roles:
         raise ValueError(f"category_id {category_id} is not among the categories")
     return roles[category_id]
@@ -247,10 +248,10 @@ def _read_annotation(record: Mapping[str, Any], image: CocoImage, role: _Role) -
         image_id=image.image_id,
         raw_object=role.raw_object,
         raw_part=role.raw_part,
-        object_id=_integer(record, "obj_ann_id") if is_part and linked is not None else None,
+        object_id=read_integer(record, "obj_ann_id") if is_part and linked is not None else None,
         mask=mask,
         box=read_box(record.get("bbox"), image),
-        is_crowd=_read_crowd(record.get("iscrowd", 0)),
+        is_crowd=read_crowd(record.get("iscrowd", 0)),
     )
 
 
@@ -270,13 +271,15 @@ def _is_finite(value: object) -> bool:
     return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _read_crowd(value: object) -> bool:
+def read_crowd(value: object) -> bool:
+    """Read `iscrowd`: 0, 1 or a boolean."""
     if value not in (0, 1):  # True == 1: COCO-Annotator writes booleans
         raise ValueError(f"'iscrowd' must be 0, 1, true or false, got {shorten(value)}")
     return bool(value)
 
 
-def _integer(record: Mapping[str, Any], key: str) -> int:
+def read_integer(record: Mapping[str, Any], key: str) -> int:
+    """Read an id or a size; ValueError names the key."""
     value = record[key]
     if not _is_id(value):
         raise ValueError(f"{key!r} must be an integer, got {shorten(value)}")
@@ -292,7 +295,8 @@ def _describe(path: Path, kind: str, number: int, record: object) -> str:
     return f"{path}, {kind} {shorten(identifier) if identifier is not None else f'at position {number}'}"
 
 
-def _describe_error(error: Exception) -> str:
+def describe_record_error(error: Exception) -> str:
+    """Say in words what is wrong with a record."""
     if isinstance(error, KeyError):
         return printable(f"the key {error} is missing")
     return printable(

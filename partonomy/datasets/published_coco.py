@@ -16,14 +16,18 @@ from partonomy.datasets.coco_records import (
     CocoRecords,
     RawAnnotation,
     SkippedAnnotations,
+    describe_record_error,
     read_box,
+    read_crowd,
+    read_integer,
+    unusable_image,
 )
 from partonomy.datasets.files import RECORD_ERRORS, check_text
 from partonomy.datasets.image_finder import ImageFinder, Places
 from partonomy.datasets.json_stream import iterate_lists
 from partonomy.images import check_image
 from partonomy.masks import rle_area, rle_from_coco
-from partonomy.segmentation_checks import MIN_POLYGON_COORDINATES, is_integer, shorten
+from partonomy.segmentation_checks import MIN_POLYGON_COORDINATES, shorten
 from partonomy.structures import RLE
 
 FEW_POINTS = "part whose polygons all have fewer than 3 points"
@@ -109,23 +113,23 @@ class _Reader:
 
     def add_category(self, record: Any) -> None:
         try:
-            number = _integer(record, "id")
+            number = read_integer(record, "id")
             if number in self._roles:
                 raise ValueError(f"the category id {number} occurs twice")
             self._roles[number] = self._form.read_role(_text(record, "name"), str(record.get("supercategory") or ""))
         except RECORD_ERRORS as error:
-            raise ValueError(f"{self._where('category', record)}: {_reason(error)}") from error
+            raise ValueError(f"{self._where('category', record)}: {describe_record_error(error)}") from error
 
     def add_image(self, record: Any) -> None:
         """An image that is missing or has another size is left out in the mode "collect"; a broken record never."""
         try:
-            number = _integer(record, "id")
+            number = read_integer(record, "id")
             if number < 0 or number in self._images or number in self._bad_images:
                 raise ValueError(f"the image id {number} is negative or occurs twice")
-            height, width = _integer(record, "height"), _integer(record, "width")
+            height, width = read_integer(record, "height"), read_integer(record, "width")
             name = _image_name(record)
         except RECORD_ERRORS as error:
-            raise ValueError(f"{self._where('image', record)}: {_reason(error)}") from error
+            raise ValueError(f"{self._where('image', record)}: {describe_record_error(error)}") from error
         try:
             file_name = self._finder.find(name)
             check_image(self._config.images / file_name, height, width)
@@ -133,7 +137,7 @@ class _Reader:
             if self._config.invalid == "raise":
                 raise type(error)(f"{self._where('image', record)}: {error}") from error
             self._bad_images[number] = str(error)
-            self._skipped[_unusable_image(str(error))].extend(())  # listed also without annotations
+            self._skipped[unusable_image(str(error))].extend(())  # listed also without annotations
             return
         self._images[number] = CocoImage(number, file_name, height, width)
         self._names[number] = name
@@ -143,22 +147,22 @@ class _Reader:
             annotation = self._read_annotation(record)
         except RECORD_ERRORS as error:
             if self._config.invalid == "raise":
-                raise ValueError(f"{self._where('annotation', record)}: {_reason(error)}") from error
+                raise ValueError(f"{self._where('annotation', record)}: {describe_record_error(error)}") from error
             identifier = record.get("id") if isinstance(record, Mapping) else None
-            self._skipped[_reason(error)].append(identifier if isinstance(identifier, int) else NO_ID)
+            self._skipped[describe_record_error(error)].append(identifier if isinstance(identifier, int) else NO_ID)
             return
         if annotation is not None:
             self._annotations[annotation.annotation_id] = annotation
 
     def _read_annotation(self, record: Any) -> RawAnnotation | None:
         """None: left out and counted."""
-        number, image_id, category_id = (_integer(record, key) for key in ("id", "image_id", "category_id"))
+        number, image_id, category_id = (read_integer(record, key) for key in ("id", "image_id", "category_id"))
         if number in self._annotations:
             raise ValueError(f"the annotation id {number} occurs twice")
         if category_id not in self._roles:
             raise ValueError(f"category_id {category_id} is not among the categories")
         if image_id in self._bad_images:
-            self._skipped[_unusable_image(self._bad_images[image_id])].append(number)
+            self._skipped[unusable_image(self._bad_images[image_id])].append(number)
             return None
         if image_id not in self._images:
             raise ValueError(f"image_id {image_id} is not among the images")
@@ -174,23 +178,16 @@ class _Reader:
             image_id=image_id,
             raw_object=role.raw_object if rename is None else rename(self._names[image_id], role.raw_object),
             raw_part=role.raw_part,
-            object_id=_integer(record, "obj_ann_id") if role.raw_part is not None and linked is not None else None,
+            object_id=read_integer(record, "obj_ann_id") if role.raw_part is not None and linked is not None else None,
             mask=mask if isinstance(mask, RLE) else None,
             box=read_box(record.get("bbox"), image),
-            is_crowd=record.get("iscrowd", 0) not in (0, False, None),
+            is_crowd=read_crowd(record.get("iscrowd") or 0),
         )
 
     def _where(self, kind: str, record: Any) -> str:
         identifier = record.get("id") if isinstance(record, Mapping) else None
         name = f"({shorten(record)})" if identifier is None else shorten(identifier)
         return f"{self._config.annotations}, {kind} {name}"
-
-
-def _integer(record: Mapping[str, Any], key: str) -> int:
-    value = record[key]
-    if not is_integer(value):
-        raise ValueError(f"{key!r} must be an integer, got {shorten(value)}")
-    return int(value)
 
 
 def _text(record: Mapping[str, Any], key: str) -> str:
@@ -216,11 +213,3 @@ def _read_mask(segmentation: Any, image: CocoImage) -> RLE | str:
         return EMPTY_MASK
     mask = rle_from_coco(segmentation, image.height, image.width, "segmentation")
     return mask if rle_area(mask) else EMPTY_MASK
-
-
-def _unusable_image(reason: str) -> str:
-    return f"annotation of an image that cannot be used: {reason}"
-
-
-def _reason(error: Exception) -> str:
-    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)

@@ -146,12 +146,9 @@ def build_questions(
     inputs = {
         "annotations": hash_files([output_dir / ANNOTATIONS_FILE]),
         "config": config_json,
-        "numpy": np.__version__,
-        "part_sampler": part_sampler.content_hash(),
-        "object_sampler": object_sampler.content_hash() if object_sampler else None,
         "synonyms": [sorted(group) for group in synonyms],
         "templates": repr(templates),
-    }
+    } | _sampler_hashes(part_sampler, object_sampler)
     with QuestionWriter(output_dir, hash_json(inputs)) as writer:
         _write_all(maker, dataset, config, writer)
         writer.finish()
@@ -166,6 +163,14 @@ def build_questions(
     write_json(output_dir / BUILD_FILE, _summary_to_json(summary, config_json, settings or {}, left_out), indent=2)
     writer.remove_progress()
     return summary
+
+
+def _sampler_hashes(part_sampler: PartSampler, object_sampler: ObjectSampler | None) -> dict[str, str | None]:
+    return {
+        "numpy": np.__version__,
+        "part_sampler": part_sampler.content_hash(),
+        "object_sampler": object_sampler.content_hash() if object_sampler else None,
+    }
 
 
 def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:

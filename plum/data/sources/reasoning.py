@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from partonomy.benchmarks.segmentation_items import SegmentationItem
-from partonomy.images import load_image
 from partonomy.masks import decode_mask
 from plum.data.conversation import CONTROL_TOKENS
 from plum.data.sources.base import draw_indices, draw_one
 from plum.data.sources.part_images import NamedMask
-from plum.data.sources.referring import group_items, target_answer
+from plum.data.sources.referring import group_items, load_item_image, target_answer
 from plum.data.sources.wordings import (
     EXPLAIN,
     REASON,
@@ -71,10 +70,7 @@ class ReasoningSource:
         """Ask up to `conversations_per_image` different instructions of image `index`."""
         items = self.images[index]
         first = items[0]
-        try:
-            image = load_image(first.image_path, first.height, first.width)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"source {self.name}, image {first.image_id}: {error}") from error
+        image = load_item_image(self.name, first)
         explanation = self.explanations.get(first.image_path.name)
         form = AnswerForm.MASK if explanation is None else self._draw_form(generator)
         conversations = []

@@ -51,10 +51,7 @@ class ReferringSource:
         """Ask for up to `conversations_per_image` different sentences of image `index`."""
         items = self.images[index]
         first = items[0]
-        try:
-            image = load_image(first.image_path, first.height, first.width)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"source {self.name}, image {first.image_id}: {error}") from error
+        image = load_item_image(self.name, first)
         drawn = [items[i] for i in draw_indices(len(items), self.conversations_per_image, generator)]
         conversations = [(refer(item, draw_one(REFER_EXPRESSION, generator)),) for item in drawn]
         return Sample(first.image_id, self.name, image, tuple(conversations))
@@ -76,6 +73,14 @@ def target_answer(item: SegmentationItem) -> Answer:
     """'It is the man on the left.' with the expression as its phrase; "the target" where the text is a sentence."""
     answer = forced_answer(item)
     return Answer(answer.text, (answer.span,))
+
+
+def load_item_image(name: str, item: SegmentationItem) -> np.ndarray:
+    """The item's image, uint8 RGB (H, W, 3); ValueError names source and image."""
+    try:
+        return load_image(item.image_path, item.height, item.width)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"source {name}, image {item.image_id}: {error}") from error
 
 
 def group_items(
