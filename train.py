@@ -16,6 +16,7 @@ def main() -> None:
     """Command line entry."""
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s")
+    logging.getLogger("plum.data.sources").setLevel(logging.INFO if is_main else logging.WARNING)  # replaced images
     try:
         config = load_train_config(sys.argv[1:])
     except ValueError as error:

@@ -4,6 +4,7 @@ python validate_partonomy.py --model plum --checkpoint runs/quickstart/model --q
     --output runs/quickstart/validation
 """
 
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from partonomy.benchmarks.partonomy import Conditioning
 from partonomy.cli.config_files import naming_config_files
 from partonomy.datasets.store import load_questions
+from partonomy.datasets.training_images import count_trained_on
 from partonomy.evaluation.adapters import BUILTIN_MODELS
 from partonomy.evaluation.model_api import GroundedModel
 from partonomy.evaluation.models.flags import (
@@ -32,8 +34,10 @@ from partonomy.evaluation.run_directory import EvaluationConfig
 from partonomy.evaluation.runner import Job, run_evaluation
 from partonomy.evaluation.sharding import Rank, parse_shard, rank_from_environment
 from partonomy.evaluation.tables import overview
+from partonomy.evaluation.training_overlap import question_images
 from partonomy.metrics.part_embedding import DEFAULT_THRESHOLD, build_matcher
 from partonomy.questions.question_types import QuestionType
+from partonomy.structures import QuestionSet
 
 CHECKPOINTED = ("plum", TRANSFORMERS)
 ALL_TYPES = tuple(question_type.value for question_type in QuestionType)
@@ -93,6 +97,12 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; ignored")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of --model random")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the model runs")
+    parser.add_argument(
+        "--sam_cache",
+        type=str | None,
+        default=None,
+        help="folder that keeps SAM's embeddings of the images (plum), so that further runs with the same SAM skip it",
+    )
     add_model_arguments(parser)
     parser.add_argument(
         "--training_metrics",
@@ -146,7 +156,7 @@ def build_model(config: EvaluationConfig, rank: Rank) -> GroundedModel:
     from plum.partonomy_adapter import load_grounded_model  # noqa: PLC0415  (here, so that the baselines need no torch)
 
     assert config.checkpoint is not None  # make_config has checked it
-    return load_grounded_model(config.checkpoint, resolve_device(config.device, rank))
+    return load_grounded_model(config.checkpoint, resolve_device(config.device, rank), config.sam_cache)
 
 
 def resolve_device(device: str, rank: Rank) -> str:
@@ -171,6 +181,8 @@ def make_config(arguments: Namespace, questions_hash: str) -> EvaluationConfig:
     if (arguments.model in CHECKPOINTED) != (arguments.checkpoint is not None):
         raise ValueError(f"--checkpoint belongs to --model {' and '.join(CHECKPOINTED)}, which need it")
     check_model_arguments(arguments)
+    if arguments.sam_cache is not None and arguments.model != "plum":
+        raise ValueError(f"--sam_cache belongs to --model plum; {arguments.model} has no SAM that it could keep")
     chat = resolve_chat_settings(arguments)
     if arguments.checkpoint is not None and not Path(arguments.checkpoint).is_dir():
         raise FileNotFoundError(f"--checkpoint {arguments.checkpoint} is not a folder")
@@ -204,12 +216,21 @@ def make_config(arguments: Namespace, questions_hash: str) -> EvaluationConfig:
         api_key_env=arguments.api_key_env,
         answer_cache=arguments.answer_cache,
         segmenter=arguments.segmenter,
+        sam_cache=arguments.sam_cache,
         training_metrics=tuple(path for path in arguments.training_metrics.split(",") if path),
         text_matching=text_matching,
         text_threshold=None if text_matching is None else arguments.text_threshold,
         shard=arguments.shard,
         checkpoint_hash=None if arguments.checkpoint is None else hash_checkpoint(Path(arguments.checkpoint)),
     )
+
+
+def count_overlap(config: EvaluationConfig, question_set: QuestionSet) -> int | None:
+    """How many photographs of the questions the model was trained on; the baselines on none, others may not say."""
+    if config.model in BUILTIN_MODELS:
+        return 0
+    checkpoint = None if config.checkpoint is None else Path(config.checkpoint)
+    return count_trained_on(checkpoint, question_images(question_set))
 
 
 def main(argv: Sequence[str] | None = None) -> Summary | None:
@@ -219,7 +240,9 @@ def main(argv: Sequence[str] | None = None) -> Summary | None:
         arguments = build_parser().parse_args(given)
     try:
         question_set = load_questions(Path(arguments.questions), invalid="collect")
-        job = Job(make_config(arguments, question_set.content_hash), build_model)
+        config = make_config(arguments, question_set.content_hash)
+        config = dataclasses.replace(config, num_trained_on=count_overlap(config, question_set))
+        job = Job(config, build_model)
         rank = rank_from_environment()
         summary = run_evaluation(job, question_set, arguments.resume, rank, arguments.num_procs)
     except (OSError, ValueError, RuntimeError) as error:

@@ -4,7 +4,7 @@ Every other file speaks of `RLE` or of bool arrays (H, W) in original-image pixe
 order, `bytes` counts and polygons.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,9 +12,12 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from partonomy.segmentation_checks import (
+    MAX_PIXELS,
     check_mask_size,
     check_size_entry,
     decode_runs,
+    find_sound_codes,
+    is_integer,
     read_compressed_runs,
     read_ring,
     read_run_list,
@@ -23,6 +26,7 @@ from partonomy.segmentation_checks import (
 from partonomy.structures import RLE
 
 MERGE_BATCH = 64
+PLAIN_KEYS = {"size", "counts"}
 
 
 def encode_mask(mask: np.ndarray) -> RLE:
@@ -163,6 +167,43 @@ def rle_from_coco(segmentation: object, height: int, width: int, where: str) -> 
         f"{where}: unknown segmentation {shorten(segmentation)}; expected polygons, or a mapping with 'size' and "
         "'counts' or 'polygon'"
     )
+
+
+def read_sound_codes(segmentations: Iterable[object]) -> list[RLE | None]:
+    """Read those COCO segmentations that are compressed codes and right as they are: nearly all of most files.
+
+    Checked together they take a tenth of the time that `rle_from_coco` takes for one after the other.
+
+    Returns:
+        What `rle_from_coco` returns for an image of the segmentation's own size; None for every other form and for what
+        is damaged.
+    """
+    masks = [_plain_code(segmentation) for segmentation in segmentations]
+    return [mask if sound else None for mask, sound in zip(masks, find_sound_masks(masks), strict=True)]
+
+
+def find_sound_masks(masks: Sequence[RLE | None]) -> list[bool]:
+    """Tell which masks have a size that images have, and a code that `rle_from_coco` leaves as it is."""
+    is_sized = [mask is not None and _is_image_size(mask.height, mask.width) for mask in masks]
+    sized = [mask for mask, good in zip(masks, is_sized, strict=True) if good and mask is not None]
+    is_sound = iter(
+        find_sound_codes([mask.counts for mask in sized], [mask.height * mask.width for mask in sized]).tolist()
+    )
+    return [good and next(is_sound) for good in is_sized]
+
+
+def _plain_code(segmentation: object) -> RLE | None:
+    """A segmentation of the form {"size": [h, w], "counts": text}, not checked any further."""
+    if not isinstance(segmentation, dict) or segmentation.keys() != PLAIN_KEYS:
+        return None
+    size, counts = segmentation["size"], segmentation["counts"]
+    if not isinstance(counts, str) or not isinstance(size, list) or len(size) != 2 or not all(map(is_integer, size)):
+        return None
+    return RLE(size[0], size[1], counts)
+
+
+def _is_image_size(height: int, width: int) -> bool:
+    return height >= 1 and width >= 1 and height * width <= MAX_PIXELS
 
 
 def _merge(encoded: list[dict[str, Any]]) -> dict[str, Any]:

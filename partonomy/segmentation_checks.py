@@ -14,7 +14,10 @@ import numpy as np
 MIN_POLYGON_COORDINATES = 6
 MAX_PIXELS = 178_956_970  # of an image that PIL opens; also keeps every run within the 32 bits that COCO's code has
 CODE = re.compile(r"[0-o]+")  # "P" to "o": more of the number follows
-LONG_NUMBER = re.compile(r"[P-o]{7}")  # 7 groups of 5 bits hold any number of 32 bits
+MAX_GROUPS = 7  # of 5 bits: any number of 32 bits
+LONG_NUMBER = re.compile(r"[P-o]{7}")
+MAX_SHIFTED = 12  # groups fit into 64 bits; longer numbers are refused
+BATCH_CHARACTERS = 1 << 16
 
 
 def check_mask_size(height: object, width: object, where: str) -> None:
@@ -57,7 +60,7 @@ def read_compressed_runs(counts: str, num_pixels: int, where: str) -> np.ndarray
     if not CODE.fullmatch(counts) or counts[-1] >= "P" or LONG_NUMBER.search(counts):
         raise ValueError(f"{where}: 'counts' is not a compressed COCO run-length code: {shorten(counts)}")
     runs = decode_runs(counts)
-    if runs.min() < 0 or int(runs.sum()) != num_pixels:
+    if runs.min() < 0 or runs.max() > num_pixels or int(runs.sum()) != num_pixels:
         raise ValueError(
             f"{where}: the compressed run lengths sum to {int(runs.sum())}, the image has {num_pixels} pixels; "
             "the code is damaged or belongs to another image size"
@@ -65,21 +68,85 @@ def read_compressed_runs(counts: str, num_pixels: int, where: str) -> np.ndarray
     return runs
 
 
+def find_sound_codes(counts: Sequence[str], num_pixels: Sequence[int]) -> np.ndarray:
+    """Tell which of many compressed codes `read_compressed_runs` reads, and without a run of length 0 after the first.
+
+    Many at once: alone, a code of some runs takes NumPy as long as a hundred codes together.
+
+    Args:
+        counts: compressed "counts", N of them.
+        num_pixels: of the image of each.
+
+    Returns:
+        bool (N,). What is False is to be read alone, which says why.
+    """
+    is_sound = np.zeros(len(counts), dtype=bool)
+    batch: list[int] = []
+    size = 0
+    for number, code in enumerate(counts):
+        if code and code.isascii():
+            batch.append(number)
+            size += len(code)
+        if batch and (size > BATCH_CHARACTERS or number == len(counts) - 1):
+            is_sound[batch] = _are_sound([counts[one] for one in batch], [num_pixels[one] for one in batch])
+            batch, size = [], 0
+    return is_sound
+
+
+def _are_sound(counts: Sequence[str], num_pixels: Sequence[int]) -> np.ndarray:
+    """The same for ASCII texts, none empty."""
+    groups = np.frombuffer("".join(counts).encode("ascii"), dtype=np.uint8) - np.uint8(48)  # below "0": far above 63
+    sizes = np.array([len(code) for code in counts])
+    last = np.cumsum(sizes) - 1
+    is_good = np.maximum.reduceat(groups, last - sizes + 1) < 64
+    is_good &= (groups[last] & 0x20) == 0
+    groups = groups.astype(np.int64)
+    groups[last] &= 0x1F  # a code that ends within a number must not run into the next
+    number_ends = np.flatnonzero((groups & 0x20) == 0)
+    values, lengths = _decode_numbers(groups, number_ends)
+    ends = np.searchsorted(number_ends, last)  # the last number of each code
+    starts = np.append(0, ends[:-1] + 1)
+    is_good &= np.maximum.reduceat(lengths, starts) <= MAX_GROUPS
+    runs = _add_up(values, starts, ends)
+    is_good &= np.maximum.reduceat(runs, starts) <= num_pixels
+    is_good &= np.add.reduceat(runs, starts) == num_pixels
+    runs[starts] += 1  # the first may be 0
+    is_good &= np.minimum.reduceat(runs, starts) > 0
+    return is_good
+
+
+def _add_up(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Undo the differences of codes that stand one after the other: each run adds to the last but one of its code."""
+    sizes = ends - starts + 1
+    places = np.arange(values.size) - np.repeat(starts, sizes)
+    is_odd = places % 2 == 1
+    odd = np.cumsum(np.where(is_odd, values, 0))
+    even = np.cumsum(np.where(is_odd | (places == 0), 0, values))
+    before = np.repeat(starts, sizes)  # the first run of a code is in neither sum
+    runs: np.ndarray = np.where(is_odd, odd - odd[before], even - even[before])
+    runs[starts] = values[starts]
+    return runs
+
+
 def decode_runs(counts: str) -> np.ndarray:
     """Undo COCO's code: 5 bits a character, lowest first, bit 5 = more follow; from the fourth run on, differences."""
     groups = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((groups & 0x20) == 0)
-    starts = np.zeros_like(ends)
-    starts[1:] = ends[:-1] + 1
-    lengths = ends - starts + 1
-    positions = np.arange(groups.size) - np.repeat(starts, lengths)
-    values = np.add.reduceat((groups & 0x1F) << (5 * positions), starts)
-    is_negative = (groups[ends] & 0x10) != 0
-    values = values - np.where(is_negative, np.int64(1) << (5 * lengths), 0)
+    values, _ = _decode_numbers(groups, np.flatnonzero((groups & 0x20) == 0))
     runs = values.copy()
     runs[1::2] = np.cumsum(values[1::2])
     runs[2::2] = np.cumsum(values[2::2])
     return runs
+
+
+def _decode_numbers(groups: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers from groups of 5 bits that end at `ends`, and how many groups each has."""
+    starts = np.zeros_like(ends)
+    starts[1:] = ends[:-1] + 1
+    lengths = ends - starts + 1
+    positions = np.minimum(np.arange(groups.size) - np.repeat(starts, lengths), MAX_SHIFTED)
+    values = np.add.reduceat((groups & 0x1F) << (5 * positions), starts)
+    is_negative = (groups[ends] & 0x10) != 0
+    return values - np.where(is_negative, np.int64(1) << (5 * np.minimum(lengths, MAX_SHIFTED)), 0), lengths
 
 
 def read_ring(ring: object, height: int, width: int, where: str) -> list[float]:

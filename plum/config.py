@@ -7,6 +7,9 @@ is trained (loss weights, what is trainable, schedule, data) is in `TrainConfig`
 from dataclasses import dataclass, field
 from typing import Literal
 
+Quantization = Literal["none", "int8", "nf4"]
+"""How a frozen language model is held: as it is, or packed by bitsandbytes in 8 or 4 bits."""
+
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -64,8 +67,11 @@ class LlavaConfig:
     language: LanguageConfig
     projector: Literal["linear", "mlp2x_gelu"] = "mlp2x_gelu"
     """LLaVA v1 has one linear layer, v1.5 two with GELU between."""
-    conversation: Literal["llava_v1", "vicuna_v1.1", "llava_llama_2", "plain"] = "llava_v1"
-    """Conversation template the checkpoint was trained with; `plain` is the embedded default's short one."""
+    conversation: Literal[
+        "llava_v1", "vicuna_v1.1", "llava_llama_2", "plain", "llava_v1_im_start_end", "vicuna_v1.1_im_start_end"
+    ] = "llava_v1"
+    """Conversation template the checkpoint was trained with; `plain` is the embedded default's short one, those with
+    `im_start_end` are for checkpoints with `mm_use_im_start_end`."""
     special_tokens: SpecialTokensConfig | None = None
     """None: read from the tokenizer when a run starts. Always set in a saved model."""
 
@@ -105,6 +111,15 @@ class TaggerConfig:
 
 
 @dataclass(frozen=True)
+class SegTokenConfig:
+    """[SEG] tokens in the answer, in the place of a span tagger (LISA, M2SA)."""
+
+    targets: Literal["many", "single"] = "many"
+    """`many`: one [SEG] after every phrase that is to be segmented; `single`: one at the end of the answer, for the
+    union of its masks."""
+
+
+@dataclass(frozen=True)
 class FeedbackConfig:
     """Mask feedback loop (paper, section 4)."""
 
@@ -136,12 +151,15 @@ class ModelConfig:
 
     llava: LlavaConfig
     sam: SamConfig
-    tagger: TaggerConfig = field(default_factory=TaggerConfig)
+    tagger: TaggerConfig | None = field(default_factory=TaggerConfig)
+    """PLUM's; None in systems that write [SEG] tokens instead."""
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     lora: LoraConfig | None = field(default_factory=LoraConfig)
     """None: no adapters (training from scratch, or a merged model)."""
-    system: Literal["plum"] = "plum"
+    system: Literal["plum", "lisa", "m2sa"] = "plum"
     """Which builder in plum.models makes it."""
+    seg_token: SegTokenConfig | None = None
+    """Of `lisa` and `m2sa`; None in PLUM, which adds no token."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +168,9 @@ class LossConfig:
 
     language: float = 1.0
     bio: float = 2.0
+    """0 in systems without a tagger."""
     kl: float = 0.1
-    """0 switches the teacher pass off."""
+    """0 switches the teacher pass off; systems with [SEG] tokens have no teacher."""
     mask_overlap: float = 8.0
     mask_bce: float = 2.0
     overlap: Literal["focal_tversky", "dice"] = "focal_tversky"
@@ -170,13 +189,14 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TrainableConfig:
-    """What receives gradients. Heads that PLUM adds are always trained."""
+    """What receives gradients. Heads that a system adds to LLaVA and SAM are always trained."""
 
     language_model: Literal["frozen", "lora", "full"] = "lora"
     vision_tower: bool = False
     projector: bool = False
     embeddings: bool = False
-    """Train embed_tokens and lm_head in full, as the authors' code does (through peft's modules_to_save)."""
+    """Train embed_tokens and lm_head in full, as the authors' code does (through peft's modules_to_save); systems with
+    [SEG] tokens need it."""
     sam_image_encoder: bool = False
     sam_mask_decoder: bool = True
     sam_prompt_encoder: bool = True
@@ -208,6 +228,9 @@ class EngineConfig:
     """Micro-batches per update."""
     zero_stage: int = 2
     gradient_checkpointing: bool = True
+    base_quantization: Quantization = "none"
+    """Packs the frozen language model under the adapters (plum/models/quantization.py); unverified until run on CUDA.
+    Needs trainable.language_model lora and save_model trained: what is saved goes over the base that is not packed."""
     num_workers: int = 2
     """Data-loading processes per rank."""
 
@@ -263,10 +286,18 @@ class DataConfig:
     """Longest conversation, image tokens not counted (paper, Table 6)."""
     conversations_per_image: int = 3
     """At most this many conversations share one image (and its encoding) in a sample."""
+    group_by_length: int = 0
+    """Successive samples of similar length, for less padding: a multiple of ranks x engine.micro_batch_size, or 0 for
+    none. It changes which samples share a micro-batch, over which losses are averaged (plum/data/length_groups.py)."""
     exclude_images: tuple[str, ...] = ()
     """Question folders or files whose images may not be trained on (the benchmark's validation images)."""
     count_images: tuple[str, ...] = ()
     """Question folders or files whose images stay in training but are counted at its start (the paper's setting)."""
+    sam_feature_cache: str | None = None
+    """Folder that keeps the frozen SAM encoder's embeddings (4 MB an image at full size in float32, 2 MB in bfloat16).
+    The losses stay the same."""
+    sam_feature_cache_gb: float | None = None
+    """Size of that folder beyond which nothing is added; None: no limit."""
 
 
 @dataclass(frozen=True)
@@ -303,6 +334,8 @@ class TrainConfig:
     log_every: int = 10
     save_every: int = 500
     """Updates between checkpoints."""
+    stop_after_skipped: int = 5
+    """This many updates in a row without a finite loss and gradient end the run; fewer are skipped and counted."""
     save_model: Literal["full", "trained"] = "full"
     """What `run_dir`/model holds at the end: everything, or the trained weights and the place of `init_from`."""
     tensorboard: bool = False

@@ -1,7 +1,9 @@
-"""Losses of PLUM, named and unweighted; weighting happens once, in `weighted_sum` (paper, section 4 and Table 6).
+"""Losses of every system, named, unweighted; weighting happens once, in `weighted_sum` (paper, section 4 and Table 6).
 
 All are computed in float32, whatever the model's precision.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,14 +27,16 @@ def compute_losses(output: GroundedOutput, batch: Batch, config: LossConfig) -> 
         config: forms of the losses (its weights are not applied).
     """
     overlap, bce = mask_losses(output, batch, config)
-    kl = None
+    bio, kl = None, None
+    if output.tag_logits is not None:
+        bio = bio_loss(output.tag_logits, batch.tags, config.bio_class_weights)
     if output.teacher_states is not None:
         kl = span_kl_loss(
             output.hidden_states, output.teacher_states, batch.spans, config.kl_sigma, config.kl_reduction == "mean"
         )
     return LossTerms(
         language=language_loss(output.token_logits, output.token_labels),
-        bio=bio_loss(output.tag_logits, batch.tags, config.bio_class_weights),
+        bio=bio,
         mask_overlap=overlap,
         mask_bce=bce,
         kl=kl,
@@ -41,12 +45,10 @@ def compute_losses(output: GroundedOutput, batch: Batch, config: LossConfig) -> 
 
 def weighted_sum(terms: LossTerms, config: LossConfig) -> Tensor:
     """Weight and add: L = 1 LM + 2 BIO + 0.1 KL + 8 overlap + 2 BCE with the paper's weights (Table 6)."""
-    total = (
-        config.language * terms.language
-        + config.bio * terms.bio
-        + config.mask_overlap * terms.mask_overlap
-        + config.mask_bce * terms.mask_bce
-    )
+    total = config.language * terms.language
+    if terms.bio is not None:
+        total = total + config.bio * terms.bio
+    total = total + config.mask_overlap * terms.mask_overlap + config.mask_bce * terms.mask_bce
     return total if terms.kl is None else total + config.kl * terms.kl
 
 
@@ -170,10 +172,10 @@ def focal_tversky_loss(
     Returns:
         Losses [m], float32.
     """
-    probs, targets = _counted_probs(logits, targets, is_counted)
-    true_positives = (probs * targets).sum((-2, -1))
-    false_negatives = targets.sum((-2, -1)) - true_positives
-    false_positives = probs.sum((-2, -1)) - true_positives
+    sums = _overlap_sums(logits, targets, is_counted)
+    true_positives = sums.both
+    false_negatives = sums.true - true_positives
+    false_positives = sums.predicted - true_positives
     index = (true_positives + EPSILON) / (true_positives + alpha * false_negatives + beta * false_positives + EPSILON)
     return (1 - index).clamp(min=EPSILON) ** gamma
 
@@ -190,9 +192,9 @@ def dice_loss(logits: Tensor, targets: Tensor, is_counted: Tensor | None, scale:
     Returns:
         Losses [m], float32.
     """
-    probs, targets = _counted_probs(logits, targets, is_counted)
-    intersection = (probs * targets).sum((-2, -1)) / scale
-    total = (probs.sum((-2, -1)) + targets.sum((-2, -1))) / scale
+    sums = _overlap_sums(logits, targets, is_counted)
+    intersection = sums.both / scale
+    total = (sums.predicted + sums.true) / scale
     return 1 - (2 * intersection + EPSILON) / (total + EPSILON)
 
 
@@ -204,10 +206,23 @@ def mask_bce_loss(logits: Tensor, targets: Tensor, is_counted: Tensor | None) ->
     return (losses * is_counted).sum((-2, -1)) / is_counted.sum((-2, -1)).clamp(min=1)
 
 
-def _counted_probs(logits: Tensor, targets: Tensor, is_counted: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return probabilities and targets, both 0 on ignored pixels."""
-    probs = logits.float().sigmoid()
-    return (probs, targets) if is_counted is None else (probs * is_counted, targets * is_counted)
+@dataclass(frozen=True)
+class _OverlapSums:
+    """Sums [m] over counted pixels: probability times truth, probability, truth."""
+
+    both: Tensor
+    predicted: Tensor
+    true: Tensor
+
+
+def _overlap_sums(logits: Tensor, targets: Tensor, is_counted: Tensor | None) -> _OverlapSums:
+    """Sum over pixels by inner products, which leave no product maps for the backward pass."""
+    probs, true = logits.float().sigmoid().flatten(1), targets.flatten(1)
+    if is_counted is None:
+        return _OverlapSums(torch.linalg.vecdot(probs, true), probs.sum(1), true.sum(1))
+    counted = is_counted.flatten(1)
+    true = true * counted
+    return _OverlapSums(torch.linalg.vecdot(probs, true), torch.linalg.vecdot(probs, counted), true.sum(1))
 
 
 def _stack_targets(batch: Batch, rows: list[int], image_rows: list[int], frame: ImageFrame) -> Tensor:

@@ -1,24 +1,27 @@
 """Inference: image and text in; text, spans and masks out (paper, section 4). Demo, chat and evaluation use this."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from partonomy.evaluation.model_api import ChoiceScore, Role, Turn
+from partonomy.evaluation.model_api import ChoiceScore, Turn
 from partonomy.structures import CharSpan
 from plum.config import ModelConfig
-from plum.data.bio_labels import TokenSpan, decode_tags, phrase_tokens
+from plum.data.bio_labels import TokenSpan
 from plum.data.collate import pad_rows
-from plum.data.encoding import ConversationEncoder, EncodedConversation, token_chars
-from plum.data.image_transforms import ImageInputs, build_image_transform
+from plum.data.encoding import ConversationEncoder, EncodedConversation
+from plum.data.image_transforms import build_image_transform
+from plum.data.sam_feature_cache import SamFeatureCache
+from plum.inference.answer_encoder import AnswerEncoder
+from plum.inference.image_store import ImageStore
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.mask_resize import resize_to_original
-from plum.structures import TEXT_ONLY, Exchange, SpanBounds
+from plum.models.registry import build_notation
+from plum.structures import TEXT_ONLY, SpanBounds
 
 MAX_NEW_TOKENS = 256
 
@@ -36,7 +39,7 @@ class Prediction:
     """The model's own answer.
 
     spans: character ranges of `text`, in reading order
-    tag_confidences: per span, the mean probability of its tags
+    tag_confidences: per span, the mean probability of its tags, or that of its [SEG]
     masks, mask_confidences: per span, see `PredictedMasks`
     """
 
@@ -47,30 +50,27 @@ class Prediction:
     mask_confidences: tuple[float, ...]
 
 
-@dataclass
-class _EncodedImage:
-    """The last image: inputs of both towers and, once needed, what the towers make of them."""
-
-    digest: str
-    inputs: ImageInputs
-    tokens: Tensor | None = field(default=None)  # [1, image tokens, D]
-    embeddings: Tensor | None = field(default=None)  # [1, C, h, w]
-
-
 class Predictor:
     """One model behind three questions: what does it say, where is that, how likely is this answer.
 
     The image of the last call stays encoded, so that several questions about one image pay for it once. Turns alternate
     user, assistant, user, ...; earlier answers are read as text, their masks do not enter the feedback loop of the new
-    answer.
+    answer. Many questions together: `plum.inference.question_batch`.
 
     Args:
         model: in any dtype, on any device; switched to evaluation mode.
         tokenizer: the one it was trained with.
         config: its architecture.
+        sam_cache: SAM's embeddings on disk.
     """
 
-    def __init__(self, model: GroundedLMM, tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        model: GroundedLMM,
+        tokenizer: PreTrainedTokenizerBase,
+        config: ModelConfig,
+        sam_cache: SamFeatureCache | None = None,
+    ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         language, vision = config.llava.language, config.llava.vision
@@ -80,8 +80,10 @@ class Predictor:
             vision.num_image_tokens,
             language.max_positions - vision.num_image_tokens,
         )
+        self.notation = build_notation(config)
+        self.answers = AnswerEncoder(self.encoder, self.notation)
         self.transform = build_image_transform(config)
-        self._last_image: _EncodedImage | None = None
+        self.images = ImageStore(self.model, self.transform, sam_cache)
 
     @property
     def device(self) -> torch.device:
@@ -92,9 +94,9 @@ class Predictor:
     def generate(
         self, image: np.ndarray | None, turns: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> Prediction:
-        """Answer greedily, tag the answer, segment what is tagged.
+        """Answer greedily, find the answer's targets (tagged phrases or [SEG] tokens), segment them.
 
-        The states of tags and masks come from one teacher-forced pass over prompt and answer: during generation the
+        The states of targets and masks come from one teacher-forced pass over prompt and answer: during generation the
         last token has no state of its own.
 
         Args:
@@ -102,17 +104,17 @@ class Predictor:
             turns: the conversation up to the user's last words.
             max_new_tokens: longest answer.
         """
-        text = self.generate_text(image, turns, max_new_tokens)
+        text = self._generate(image, turns, max_new_tokens)
         if not text:
             return Prediction("", (), (), _no_masks(image), ())
-        row = self._encode(image, turns, text, "generated answer")
+        row = self.answers.own(image is not None, turns, text)
         hidden_states = self._hidden_states(image, [row])
-        tagged = self._tagged_spans(row, hidden_states) if image is not None else []
-        found = self._decode_masks(image, hidden_states, [span for span, _, _ in tagged])
+        targets = self.notation.read(row, hidden_states, self.model) if image is not None else []
+        found = self._decode_masks(image, hidden_states, [target.tokens for target in targets])
         return Prediction(
             text,
-            tuple(chars for _, chars, _ in tagged),
-            tuple(confidence for _, _, confidence in tagged),
+            tuple(target.chars for target in targets),
+            tuple(target.confidence for target in targets),
             found.masks,
             found.confidences,
         )
@@ -121,9 +123,12 @@ class Predictor:
     def generate_text(
         self, image: np.ndarray | None, turns: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> str:
-        """Answer greedily, in text alone; the empty text when the model stops at once."""
-        history, question = split_turns(turns)
-        prompt = self.encoder.encode_prompt(history, question, has_image=image is not None)
+        """Answer greedily, in words alone; the empty text when the model stops at once."""
+        return self.notation.words(self._generate(image, turns, max_new_tokens))
+
+    def _generate(self, image: np.ndarray | None, turns: Sequence[Turn], max_new_tokens: int) -> str:
+        """Answer greedily, as the model writes it."""
+        prompt = self.answers.prompt(turns, has_image=image is not None)
         input_ids = torch.tensor([prompt.input_ids], device=self.device)
         new_ids = self.model.generate_text(
             input_ids,
@@ -132,13 +137,13 @@ class Predictor:
             self._image_tokens(image),
             max_new_tokens,
         )
-        return str(self.tokenizer.decode(new_ids[0].tolist(), skip_special_tokens=True)).strip()
+        return self.notation.tidy(str(self.tokenizer.decode(new_ids[0].tolist(), skip_special_tokens=True)).strip())
 
     @torch.inference_mode()
     def segment(
         self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]
     ) -> PredictedMasks:
-        """Segment phrases of a given answer; the tagger is not asked.
+        """Segment phrases of a given answer; the tagger is not asked, and [SEG] tokens are put where they belong.
 
         Args:
             image: uint8 RGB (H, W, 3).
@@ -148,25 +153,22 @@ class Predictor:
 
         Returns:
             One mask per span, in the order given. Masks are predicted in reading order, each seeing the earlier ones.
+            A system that gives one mask per answer returns it for every span.
 
         Raises:
             ValueError: a span lies outside of the answer or falls on no token.
         """
-        row = self._encode(image, turns, answer, "given answer")
-        start = row.rendered.answers[-1].start
-        token_spans = []
-        for span in spans:
-            if not 0 <= span.start < span.end <= len(answer):
-                raise ValueError(f"the span {span.start}:{span.end} lies outside of the answer {answer!r}")
-            token_spans.append(phrase_tokens(row.encoded.trimmed, CharSpan(span.start + start, span.end + start)))
-        order = sorted(range(len(spans)), key=lambda i: (spans[i].start, spans[i].end))
-        found = self._decode_masks(image, self._hidden_states(image, [row]), [token_spans[i] for i in order])
-        place = np.argsort(np.asarray(order, dtype=np.int64))
-        return PredictedMasks(found.masks[place], tuple(found.confidences[i] for i in place))
+        forced = self.answers.forced(turns, answer, spans)
+        found = self._decode_masks(image, self._hidden_states(image, [forced.row]), forced.spans)
+        return PredictedMasks(found.masks[forced.places], tuple(found.confidences[i] for i in forced.places))
 
     @torch.inference_mode()
     def score_choices(
-        self, image: np.ndarray | None, turns: Sequence[Turn], choices: Sequence[str]
+        self,
+        image: np.ndarray | None,
+        turns: Sequence[Turn],
+        choices: Sequence[str],
+        phrases: Sequence[Sequence[CharSpan]] = (),
     ) -> list[ChoiceScore]:
         """Score answers as one batch; SAM is not asked.
 
@@ -174,18 +176,30 @@ class Predictor:
             image: uint8 RGB (H, W, 3) or None.
             turns: the conversation up to the user's last words.
             choices: one or more answers to it.
+            phrases: per choice what it would segment, by start: [SEG] tokens then stand there and count as tokens of
+                the answer. Empty: nothing in any of them.
 
         Returns:
             Per choice the summed log-probability (nats) of its answer tokens, end token included, and of all text
             tokens of the conversation but the first, which nothing precedes; with the numbers of tokens.
         """
-        rows = [self._encode(image, turns, choice, f"choice {i}") for i, choice in enumerate(choices)]
-        hidden_states = self._hidden_states(image, rows)
-        return [self._score(row, states) for row, states in zip(rows, hidden_states, strict=True)]
+        return self.score_rows(image, turns, choices, phrases)[1]
 
-    def _encode(self, image: np.ndarray | None, turns: Sequence[Turn], answer: str, name: str) -> EncodedConversation:
-        history, question = split_turns(turns)
-        return self.encoder.encode([*history, Exchange(question, answer)], image is not None, name)
+    def score_rows(
+        self,
+        image: np.ndarray | None,
+        turns: Sequence[Turn],
+        choices: Sequence[str],
+        phrases: Sequence[Sequence[CharSpan]] = (),
+    ) -> tuple[Tensor, list[ChoiceScore]]:
+        """Score answers as `score_choices` does; also return the states [N, T, D] of their rows."""
+        has_image = image is not None
+        rows = [
+            self.answers.given(has_image, turns, choice, f"choice {i}", phrases[i] if phrases else ())
+            for i, choice in enumerate(choices)
+        ]
+        hidden_states = self._hidden_states(image, rows)
+        return hidden_states, [self._score(row, states) for row, states in zip(rows, hidden_states, strict=True)]
 
     def _hidden_states(self, image: np.ndarray | None, rows: Sequence[EncodedConversation]) -> Tensor:
         """States [N, T, D] of finished conversations about one image."""
@@ -198,40 +212,26 @@ class Predictor:
             self._image_tokens(image),
         )
 
-    def _tagged_spans(self, row: EncodedConversation, hidden_states: Tensor) -> list[tuple[TokenSpan, CharSpan, float]]:
-        """Tagged phrases of the last answer: tokens, characters of the answer, mean tag probability.
-
-        The end token names nothing and is left out, and so is a span of white space alone.
-        """
-        attention_mask = torch.ones(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
-        probabilities = self.model.tag(hidden_states, attention_mask)[0].float().softmax(-1)
-        tokens, chars = row.answers[-1], row.rendered.answers[-1]
-        last = max(i for i in range(tokens.start, tokens.end) if row.encoded.offsets[i][0] < chars.end)
-        confidence, tags = probabilities[tokens.start : last + 1].cpu().max(-1)
-        tagged = []
-        for span in decode_tags(tags.tolist()):
-            found = TokenSpan(span.start + tokens.start, span.end + tokens.start)
-            visible = token_chars(row.encoded, found)
-            if visible.end > visible.start:
-                answer_chars = CharSpan(visible.start - chars.start, visible.end - chars.start)
-                tagged.append((found, answer_chars, float(confidence[span.start : span.end].mean())))
-        return tagged
-
     def _decode_masks(
         self, image: np.ndarray | None, hidden_states: Tensor, spans: Sequence[TokenSpan]
     ) -> PredictedMasks:
         """Masks of token spans of the one conversation whose states these are."""
         if image is None or not spans:
             return PredictedMasks(_no_masks(image), ())
-        bounds = torch.tensor([(span.start, span.end) for span in spans], device=self.device)
-        span_bounds = SpanBounds(torch.zeros_like(bounds[:, 0]), bounds[:, 0], bounds[:, 1])
-        embeddings = self._image_embeddings(image)
-        low_logits = self.model.decode_masks(hidden_states, span_bounds, embeddings, self._image_index(image, 1))
-        frame = self._encoded_image(image).inputs.frame
-        logits = resize_to_original(low_logits, frame, self.transform.sam_size)  # [S, H, W]
+        logits = self.mask_logits(image, hidden_states, spans)
         masks = logits > 0
         inside = (logits.sigmoid() * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
         return PredictedMasks(masks.cpu().numpy(), tuple(inside.cpu().tolist()))
+
+    def mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
+        """Mask logits [S, H, W], original-image pixels, of spans of the one conversation whose states these are."""
+        bounds = torch.tensor([(span.start, span.end) for span in spans], device=self.device)
+        span_bounds = SpanBounds(torch.zeros_like(bounds[:, 0]), bounds[:, 0], bounds[:, 1])
+        entry = self.images.find(image)
+        embeddings = self.images.embeddings([entry])
+        low_logits = self.model.decode_masks(hidden_states, span_bounds, embeddings, self._image_index(image, 1))
+        frame = entry.inputs.frame
+        return resize_to_original(low_logits, frame, self.transform.sam_size)
 
     def _score(self, row: EncodedConversation, states: Tensor) -> ChoiceScore:
         """Sum log-probabilities of one row; image patches are predicted by nobody."""
@@ -250,44 +250,13 @@ class Predictor:
     def _image_index(self, image: np.ndarray | None, num_rows: int) -> Tensor:
         return torch.full((num_rows,), TEXT_ONLY if image is None else 0, device=self.device)
 
-    def _encoded_image(self, image: np.ndarray) -> _EncodedImage:
-        """The image's entry in the cache of one; recognised by its content, since callers reuse arrays."""
-        digest = hashlib.sha1(image.tobytes(), usedforsecurity=False).hexdigest() + str(image.shape)
-        if self._last_image is None or self._last_image.digest != digest:
-            self._last_image = _EncodedImage(digest, self.transform(image))
-        return self._last_image
-
     def _image_tokens(self, image: np.ndarray | None) -> Tensor:
         """CLIP's tokens [1, image tokens, D]; [0, ...] without an image."""
-        if image is None:
-            size, grid = self.transform.clip_size, self.transform.sam_size
-            nothing = torch.zeros(0, 3, size, size, device=self.device)
-            return self.model.encode_images(nothing, torch.zeros(0, 3, grid, grid, device=self.device)).tokens
-        entry = self._encoded_image(image)
-        if entry.tokens is None:
-            entry.tokens = self.model.llava.encode_images(entry.inputs.clip_pixels[None].to(self.device))
-        return entry.tokens
-
-    def _image_embeddings(self, image: np.ndarray) -> Tensor:
-        """SAM's embedding [1, C, h, w]."""
-        entry = self._encoded_image(image)
-        if entry.embeddings is None:
-            entry.embeddings = self.model.sam.encode_images(entry.inputs.sam_pixels[None].to(self.device))
-        return entry.embeddings
-
-
-def split_turns(turns: Sequence[Turn]) -> tuple[tuple[Exchange, ...], str]:
-    """Turns to finished exchanges and the open question.
-
-    Raises:
-        ValueError: turns do not alternate user, assistant, ..., user.
-    """
-    expected = [Role.USER if i % 2 == 0 else Role.ASSISTANT for i in range(len(turns))]
-    if len(turns) % 2 == 0 or [turn.role for turn in turns] != expected:
-        roles = ", ".join(str(turn.role) for turn in turns)
-        raise ValueError(f"turns must alternate user, assistant, ... and end with the user's, got: {roles or 'none'}")
-    texts = [turn.text for turn in turns]
-    return tuple(map(Exchange, texts[:-1:2], texts[1::2])), texts[-1]
+        if image is not None:
+            return self.images.tokens([self.images.find(image)])
+        size, grid = self.transform.clip_size, self.transform.sam_size
+        nothing = torch.zeros(0, 3, size, size, device=self.device)
+        return self.model.encode_images(nothing, torch.zeros(0, 3, grid, grid, device=self.device)).tokens
 
 
 def _no_masks(image: np.ndarray | None) -> np.ndarray:

@@ -90,6 +90,8 @@ class Batch:
     masks: M bool tensors (H, W) in original-image pixels; ignore_masks: B bool tensors (H, W) or None
     part_maps: LongTensor [B, 4h, 4w], class at each low-resolution mask pixel, IGNORE_INDEX in padding and for
         images whose source offers none
+    image_hashes, cached_embeddings: with a cache of SAM features alone, the content hash of each of the B images and
+        its embedding [C, h, w] where the cache has it
     """
 
     sample_ids: tuple[str, ...]
@@ -105,6 +107,8 @@ class Batch:
     masks: tuple[Tensor, ...]
     ignore_masks: tuple[Tensor | None, ...]
     part_maps: Tensor
+    image_hashes: tuple[str, ...] = ()
+    cached_embeddings: tuple[Tensor | None, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor to a device."""
@@ -122,6 +126,11 @@ class Batch:
             masks=tuple(mask.to(device, non_blocking=True) for mask in self.masks),
             ignore_masks=tuple(None if mask is None else mask.to(device) for mask in self.ignore_masks),
             part_maps=self.part_maps.to(device, non_blocking=True),
+            image_hashes=self.image_hashes,
+            cached_embeddings=tuple(
+                None if embedding is None else embedding.to(device, non_blocking=True)
+                for embedding in self.cached_embeddings
+            ),
         )
 
 
@@ -142,16 +151,16 @@ class GroundedOutput:
 
     hidden_states [N, T, D]: last layer, after the final norm
     token_logits [K, V], token_labels [K]: next-token logits at supervised positions only
-    tag_logits [N, T, 3] in the order of plum.data.bio_labels.Tag
+    tag_logits [N, T, 3] in the order of plum.data.bio_labels.Tag; None without a tagger
     images: both towers' features of the B images
     mask_logits [M, 4h, 4w]: low resolution, in the frame of SAM's padded input
-    teacher_states [N, T, D] or None: hidden states with the adapters off; zeros in conversations without spans
+    teacher_states [N, T, D] or None: hidden states with the adapters off; zeros after each conversation's last span
     """
 
     hidden_states: Tensor
     token_logits: Tensor
     token_labels: Tensor
-    tag_logits: Tensor
+    tag_logits: Tensor | None
     images: ImageFeatures
     mask_logits: Tensor
     teacher_states: Tensor | None = None
@@ -162,7 +171,7 @@ class LossTerms:
     """Named, unweighted losses (scalars, float32). `None` = the term is off in this run; 0 = nothing to supervise."""
 
     language: Tensor
-    bio: Tensor
+    bio: Tensor | None
     mask_overlap: Tensor
     mask_bce: Tensor
     kl: Tensor | None = None

@@ -26,7 +26,7 @@ HELD_OUT_KINDS = ("explanatory", "part_referring", "part_vqa", "part_status")
 
 @dataclass(frozen=True)
 class TagAccuracy:
-    """Share of tokens of each true tag that are predicted right; None where there is no such token."""
+    """Share of tokens of each true tag that are predicted right; None where there is no such token, or no tagger."""
 
     O: float | None  # noqa: E741  (the tag's name)
     B: float | None
@@ -77,6 +77,8 @@ class _Sums:
         if output.token_labels.numel():
             self.loss += float(cross_entropy(output.token_logits.float(), output.token_labels, reduction="sum"))
         self.tokens += int(output.token_labels.numel())
+        if output.tag_logits is None:
+            return
         self.answer += torch.stack(bio_accuracy(output.tag_logits, batch.tags)).cpu()
         everywhere = batch.tags.masked_fill(batch.tags == IGNORE_INDEX, 0)
         everywhere = everywhere.masked_fill(batch.attention_mask == 0, IGNORE_INDEX)

@@ -1,9 +1,10 @@
-"""Print the ablation table from finished runs: `python scripts/ablation_table.py runs/ablations`.
+"""Print the table of a comparison from its finished runs: `python scripts/ablation_table.py runs/ablations`.
 
-Rows are variants, values are means over seeds; beside each, the 95% interval of the difference to `base` paired by seed
-(Student's t over seeds: three seeds give wide intervals, and that is what they say).
+Rows are variants, values are means over seeds; beside each, the 95% interval of the difference to the base variant
+paired by seed (Student's t over seeds: three seeds give wide intervals, and that is what they say).
 """
 
+import argparse
 import json
 import statistics
 import sys
@@ -13,76 +14,113 @@ from pathlib import Path
 
 from scipy.stats import t as student_t
 
-BASE = "base"
+BEFORE = "before.json"
+"""In the folder of the runs: what the model they all started from scores on held-out conversations."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A number of a run: its heading, the file that holds it and the keys down to it."""
+    """A number of a run: its heading, the file that holds it and the keys down to it.
+
+    `is_change`: minus the same number of the model that the runs started from.
+    """
 
     heading: str
     file: str
     keys: tuple[str, ...]
+    is_change: bool = False
 
 
 def _metric(heading: str, question_type: str, metric: str) -> Column:
     return Column(heading, "validation/summary.json", ("question_types", question_type, "metrics", metric, "value"))
 
 
-COLUMNS = (
-    _metric("identification micro-gIoU", "identification_with_label", "giou_micro_paired"),
-    _metric("macro-gIoU", "identification_with_label", "giou_macro_paired"),
-    _metric("intersection micro-gIoU", "positive_with_label", "giou_micro_paired"),
-    _metric("difference micro-gIoU", "negative_with_label", "giou_micro_paired"),
-    _metric("parts accuracy", "identification_with_label", "parts_accuracy"),
-    Column("B", "teacher_forced.json", ("explanatory", "tags", "B")),
-    Column("I", "teacher_forced.json", ("explanatory", "tags", "I")),
-    Column("look-ahead B", "teacher_forced.json", ("part_status", "tags", "B")),
-    Column("look-ahead O", "teacher_forced.json", ("part_status", "tags", "O")),
-    Column("question answering, nats per token", "teacher_forced.json", ("part_vqa", "next_token_loss")),
-)
+IDENTIFICATION = "identification_with_label"
+QUESTION_ANSWERING = ("part_vqa", "next_token_loss")
+COLUMNS = {
+    "ablations": (
+        _metric("identification micro-gIoU", IDENTIFICATION, "giou_micro_paired"),
+        _metric("macro-gIoU", IDENTIFICATION, "giou_macro_paired"),
+        _metric("intersection micro-gIoU", "positive_with_label", "giou_micro_paired"),
+        _metric("difference micro-gIoU", "negative_with_label", "giou_micro_paired"),
+        _metric("parts accuracy", IDENTIFICATION, "parts_accuracy"),
+        Column("B", "teacher_forced.json", ("explanatory", "tags", "B")),
+        Column("I", "teacher_forced.json", ("explanatory", "tags", "I")),
+        Column("look-ahead B", "teacher_forced.json", ("part_status", "tags", "B")),
+        Column("look-ahead O", "teacher_forced.json", ("part_status", "tags", "O")),
+        Column("question answering, nats per token", "teacher_forced.json", QUESTION_ANSWERING),
+    ),
+    "sisters": (
+        _metric("identification micro-gIoU (paired)", IDENTIFICATION, "giou_micro_paired"),
+        _metric("macro-gIoU (paired)", IDENTIFICATION, "giou_macro_paired"),
+        _metric("micro-gIoU (union)", IDENTIFICATION, "giou_micro_union"),
+        _metric("intersection micro-gIoU (paired)", "positive_with_label", "giou_micro_paired"),
+        _metric("difference micro-gIoU (paired)", "negative_with_label", "giou_micro_paired"),
+        _metric("own answer micro-gIoU (hungarian)", IDENTIFICATION, "generated_giou_micro_hungarian"),
+        _metric("own answer micro-gIoU (union)", IDENTIFICATION, "generated_giou_micro_union"),
+        _metric("parts accuracy", IDENTIFICATION, "parts_accuracy"),
+        Column("question answering, nats per token", "teacher_forced.json", QUESTION_ANSWERING),
+        Column("its change by fine-tuning", "teacher_forced.json", QUESTION_ANSWERING, is_change=True),
+    ),
+}
+"""By the comparison's folder in configs/."""
 
 
-def read_value(run: Path, column: Column) -> float:
-    """Return one number of a run; a missing one is an error that names the file and the key."""
-    value = json.loads((run / column.file).read_text())
-    for key in column.keys:
+def read_value(run: Path, column: Column) -> float | None:
+    """Return one number of a run, None where it has none; a missing one is an error that names file and key."""
+    value = _find(run / column.file, column.keys)
+    if value is None or not column.is_change:
+        return value
+    before = _find(run.parent / BEFORE, column.keys)
+    return None if before is None else value - before
+
+
+def _find(file: Path, keys: tuple[str, ...]) -> float | None:
+    value = json.loads(file.read_text())
+    for key in keys:
         if key not in value:
-            raise KeyError(f"{run / column.file} has no {'.'.join(column.keys)}")
+            raise KeyError(f"{file} has no {'.'.join(keys)}")
         value = value[key]
-    return float(value)
+    return None if value is None else float(value)
 
 
-def describe(values: dict[int, float], base: dict[int, float], is_base: bool) -> str:
+def describe(values: dict[int, float | None], base: dict[int, float | None], is_base: bool) -> str:
     """Return the mean over seeds and the interval of the difference to the base."""
-    mean = f"{statistics.mean(values.values()):.3f}"
-    shared = sorted(set(values) & set(base))
-    if is_base or len(shared) < 2:
+    known = {seed: value for seed, value in values.items() if value is not None}
+    if not known:
+        return "-"
+    mean = f"{statistics.mean(known.values()):.3f}"
+    differences = [value - other for seed, value in known.items() if (other := base.get(seed)) is not None]
+    if is_base or len(differences) < 2:
         return mean
-    differences = [values[seed] - base[seed] for seed in shared]
-    half = student_t.ppf(0.975, len(shared) - 1) * statistics.stdev(differences) / len(shared) ** 0.5
+    half = student_t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / len(differences) ** 0.5
     centre = statistics.mean(differences)
     return f"{mean} [{centre - half:+.3f}, {centre + half:+.3f}]"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, base: str, columns: tuple[Column, ...]) -> None:
     """Print the table as Markdown."""
     runs: dict[str, dict[int, Path]] = defaultdict(dict)
     for finished in sorted(folder.glob("*_seed*/teacher_forced.json")):
         variant, seed = finished.parent.name.rsplit("_seed", 1)
         runs[variant][int(seed)] = finished.parent
-    if BASE not in runs:
-        sys.exit(f"{folder} holds no finished run of {BASE}")
-    print("| variant | seeds | " + " | ".join(column.heading for column in COLUMNS) + " |")
-    print("|" + "---|" * (len(COLUMNS) + 2))
-    for variant in sorted(runs, key=lambda name: (name != BASE, name)):
+    if base not in runs:
+        sys.exit(f"{folder} holds no finished run of {base}")
+    print("| variant | seeds | " + " | ".join(column.heading for column in columns) + " |")
+    print("|" + "---|" * (len(columns) + 2))
+    for variant in sorted(runs, key=lambda name: (name != base, name)):
         cells = []
-        for column in COLUMNS:
+        for column in columns:
             values = {seed: read_value(run, column) for seed, run in runs[variant].items()}
-            base = {seed: read_value(run, column) for seed, run in runs[BASE].items()}
-            cells.append(describe(values, base, variant == BASE))
+            of_base = {seed: read_value(run, column) for seed, run in runs[base].items()}
+            cells.append(describe(values, of_base, variant == base))
         print(f"| {variant} | {len(runs[variant])} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description="Print the table of a comparison.")
+    parser.add_argument("folder", type=Path, help="of the runs")
+    parser.add_argument("--base", default="base", help="variant that the others are compared with")
+    parser.add_argument("--columns", choices=sorted(COLUMNS), default="ablations")
+    arguments = parser.parse_args()
+    main(arguments.folder, arguments.base, COLUMNS[arguments.columns])

@@ -1,8 +1,8 @@
-"""Try the benchmark's readers on damaged files: `python -m scripts.fuzz_readers --cases 20000`.
+"""Try the readers of all data on damaged files: `python -m scripts.fuzz_readers --cases 20000`.
 
 Prints per reader how many cases were read, refused by kind of reason, and crashed (0 is the only good number; the
-status is 1 otherwise). The cases are those of tests/fuzz, the same ones each time, and memory is limited: a reader that
-allocates what a damaged file claims crashes here.
+status is 1 otherwise). The cases are those of tests/fuzz, the same ones for the same `--number`, and memory is limited:
+a reader that allocates what a damaged file claims crashes here.
 """
 
 import argparse
@@ -18,16 +18,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tests.fuzz.readers import Reader, Tally, make_readers, run_cases
+from tests.fuzz.readers import make_readers
+from tests.fuzz.trial import Reader, Tally, run_cases
 
 MEMORY_LIMIT = 6 << 30  # bytes of address space; an image of PIL's largest size takes .7 GB
 
 
-def try_reader(reader: Reader, num_cases: int, folder: Path) -> Tally:
+def try_reader(reader: Reader, num_cases: int, folder: Path, number: int) -> Tally:
     """Run the cases of one reader under a progress bar."""
     folder.mkdir()
     with tqdm(total=num_cases, desc=reader.name, unit="case", disable=None) as progress:
-        return run_cases(reader, num_cases, folder, collect_crashes=True, on_case=progress.update)
+        return run_cases(reader, num_cases, folder, collect_crashes=True, on_case=progress.update, number=number)
 
 
 def print_tally(reader: Reader, tally: Tally) -> None:
@@ -47,6 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=2000, help="cases per reader")
     parser.add_argument("--reader", help="only the reader of this name")
+    parser.add_argument("--number", type=int, default=0, help="other cases for every number, to try more in portions")
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     warnings.simplefilter("ignore")  # PIL's, about damaged files
@@ -57,7 +59,7 @@ def main() -> int:
             readers = make_readers(Path(folder) / "valid")
         for number, reader in enumerate(readers):
             if arguments.reader in (None, reader.name):
-                tally = try_reader(reader, arguments.cases, Path(folder) / str(number))
+                tally = try_reader(reader, arguments.cases, Path(folder) / str(number), arguments.number)
                 print_tally(reader, tally)
                 num_crashes += len(tally.crashes)
     return 1 if num_crashes else 0

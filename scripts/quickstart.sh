@@ -35,7 +35,7 @@ step "Train stage 1" bash scripts/train_plum_ft.sh configs/plum_tiny_stage1.yaml
 export_model() {  # again when stage 1 was trained again
   [ $run/model/config.json -nt $run/stage1/finished.json ] && return
   rm -rf $run/model
-  python -m plum export --checkpoint $run/stage1/model --output $run/model
+  python -m plum export $run/stage1 $run/model
 }
 step "Export (merge adapters)" export_model
 

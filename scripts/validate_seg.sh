@@ -14,13 +14,8 @@ procs=${NUM_PROCS:-$(python -c 'import torch; print(max(1, torch.cuda.device_cou
 validate() { # BENCHMARK SPLIT
     local mode
     for mode in ${MODES:-forced generated}; do
-        local arguments=(validate "$1" --root "$root" --split "$2" --mode "$mode" --checkpoint "$checkpoint"
-            --output "$output/$1_$2_$mode" --resume ${flags[@]+"${flags[@]}"})
-        if ((procs > 1)); then
-            python -m torch.distributed.run --nproc_per_node "$procs" -m plum "${arguments[@]}"
-        else
-            python -m plum "${arguments[@]}"
-        fi
+        python -m plum validate "$1" --root "$root" --split "$2" --mode "$mode" --checkpoint "$checkpoint" \
+            --output "$output/$1_$2_$mode" --num_procs "$procs" --resume ${flags[@]+"${flags[@]}"}
     done
 }
 

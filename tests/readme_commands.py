@@ -9,6 +9,7 @@ from partonomy.__main__ import build_parser as partonomy_parser
 from plum.cli.main import build_parser as plum_parser
 from plum.training.config_file import load_train_config
 from scripts.make_miniature_data import build_parser as miniature_parser
+from scripts.smoke_overfit import parse as parse_smoke
 from validate_partonomy import build_parser as validate_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +40,8 @@ def parse_command(words: Sequence[str]) -> str:
         SystemExit, ValueError: a flag or value is not accepted.
         KeyError: no parser knows the program.
     """
+    while re.fullmatch(r"[A-Z_]+=.*", words[0]):  # NUM_RANKS=4 bash ...
+        words = words[1:]
     program, arguments = list(words[:1]), list(words[1:])
     if program == ["python"] and arguments[:1] == ["-m"]:
         module = arguments[1]
@@ -59,6 +62,8 @@ def parse_command(words: Sequence[str]) -> str:
         load_train_config(_from_root(["--config", config, *arguments[2:]]))
         return "train script"
     if program == ["bash"] and (ROOT / arguments[0]).is_file():
+        if arguments[0] == "scripts/smoke_overfit.sh":
+            parse_smoke(_from_root(["--config", *arguments[1:]]))
         return "script"
     raise KeyError(f"no parser for {' '.join(words)}")
 

@@ -92,12 +92,16 @@ def test_quickstart_asks_for_no_more_words_than_the_model_has(checkout: Path) ->
     assert asked <= config.model.llava.language.vocab_size
 
 
-def test_ablations(checkout: Path) -> None:
-    commands = run_script(checkout, "scripts/ablations.sh", SEEDS="1", PARALLEL="1", RUNS="runs/ablations")
+@pytest.mark.parametrize(("name", "base"), [("ablations", "base"), ("sisters", "plum")])
+def test_comparisons(checkout: Path, name: str, base: str) -> None:
+    commands = run_script(checkout, f"scripts/{name}.sh", SEEDS="1", PARALLEL="1", RUNS=f"runs/{name}")
     parsed = [parse_recorded(command) for command in commands if command[1] != "scripts/ablation_table.py"]
-    num_variants = len(list((ROOT / "configs" / "ablations").glob("*.yaml")))
-    assert parsed.count("train.py") == parsed.count("validate_partonomy.py") == num_variants
-    assert commands[-1] == ["python", "scripts/ablation_table.py", "runs/ablations"]
+    variants = {path.stem for path in (ROOT / "configs" / name).glob("*.yaml")} | {base}
+    assert parsed.count("train.py") == parsed.count("validate_partonomy.py") == len(variants)
+    assert parsed.count("-m plum") == 1 + len(variants), "the shared stage 0 is measured once, before"
+    assert commands[-1] == ["python", "scripts/ablation_table.py", f"runs/{name}", "--base", base, "--columns", name]
+    runs = {command[command.index("--run_dir") + 1] for command in commands if "train.py" in command}
+    assert runs == {f"runs/{name}/{variant}_seed1" for variant in variants}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,7 @@ def test_validation_script(checkout: Path) -> None:
 
 def test_a_stopped_ablation_is_reported(checkout: Path) -> None:
     failing = checkout / ".venv" / "bin" / "python"
-    failing.write_text("#!/usr/bin/env bash\nexit 1\n")
+    failing.write_text('#!/usr/bin/env bash\n[ "$1" != train.py ]\n')
     done = subprocess.run(
         ["bash", "scripts/ablations.sh"],
         cwd=checkout,

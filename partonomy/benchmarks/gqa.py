@@ -79,7 +79,7 @@ def _read_record(question_id: str, record: Mapping[str, Any], folder: Path, prot
         answers.append(check_text(record["fullAnswer"], "fullAnswer"))
     structure = record["types"].get("structural") if isinstance(record.get("types"), Mapping) else None
     return VqaItem(
-        item_id=question_id,
+        item_id=check_text(question_id, "the question's id"),
         image_id=image_id,
         image_path=folder / f"{image_id}.jpg",
         question=check_text(record["question"], "question"),

@@ -14,7 +14,7 @@ from partonomy.evaluation.protocols import PROTOCOL_METRICS, MetricProtocol, met
 from partonomy.metrics.matching import Matching
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, Selector
 from partonomy.questions.question_types import QuestionType
-from partonomy.structures import Question
+from partonomy.structures import CharSpan, Question
 
 VERSION = "partonomy-1.0"
 """Changes whenever a prompt, a protocol or a metric changes a number."""
@@ -50,12 +50,13 @@ class Subject(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """One multiple-choice question of a conversation."""
+    """One multiple-choice question of a conversation. `phrases`: where each choice names parts, in reading order."""
 
     subject: Subject
     text: str
     choices: tuple[str, ...]
     correct_index: int
+    phrases: tuple[tuple[CharSpan, ...], ...]
 
 
 def question_steps(question: Question) -> tuple[Step, ...]:
@@ -69,6 +70,7 @@ def question_steps(question: Question) -> tuple[Step, ...]:
         question.text,
         tuple(choice.text for choice in question.choices),
         _correct_index([choice.is_correct for choice in question.choices], question, Subject.PARTS),
+        tuple(choice.part_spans for choice in question.choices),
     )
     if not question.question_type.is_part_whole:
         return (parts,)
@@ -80,6 +82,7 @@ def question_steps(question: Question) -> tuple[Step, ...]:
         object_question.text,
         tuple(choice.text for choice in object_question.choices),
         _correct_index([choice.is_correct for choice in object_question.choices], question, Subject.OBJECT),
+        ((),) * len(object_question.choices),
     )
     return (whole, parts) if question.question_type is QuestionType.WHOLE_TO_PART else (parts, whole)
 
@@ -94,7 +97,8 @@ def step_turns(steps: Sequence[Step], index: int, answers: Sequence[str]) -> tup
     """
     turns = []
     for step, answer in zip(steps[:index], answers[:index], strict=True):
-        turns += [Turn(Role.USER, step.text), Turn(Role.ASSISTANT, answer)]
+        phrases = step.phrases[step.choices.index(answer)] if answer in step.choices else ()
+        turns += [Turn(Role.USER, step.text), Turn(Role.ASSISTANT, answer, phrases)]
     return (*turns, Turn(Role.USER, steps[index].text))
 
 

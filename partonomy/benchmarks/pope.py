@@ -13,11 +13,13 @@ from partonomy.benchmarks.vqa_items import (
     check_unique,
     find_file,
     find_folder,
+    read_question_id,
     short_answer_prompt,
 )
 from partonomy.benchmarks.vqa_text import compat_score
 from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, check_text, parse_json
 from partonomy.metrics.bootstrap import NUM_RESAMPLES, Estimate, ImageRatio, bootstrap_ratios, resample_ratios
+from partonomy.segmentation_checks import shorten
 
 CATEGORIES = ("random", "popular", "adversarial")
 ALL_CATEGORIES = "all"
@@ -137,9 +139,9 @@ def _read_line(line: bytes, where: str, category: str, folder: Path) -> VqaItem:
 def _read_record(record: Mapping[str, Any], category: str, folder: Path) -> VqaItem:
     image = check_relative_path(record["image"], "image")
     if record["label"] not in (YES, NO):
-        raise ValueError(f"'label' must be {YES} or {NO}, got {record['label']!r}")
+        raise ValueError(f"'label' must be {YES} or {NO}, got {shorten(record['label'])}")
     return VqaItem(
-        item_id=f"{category}-{record['question_id']}",
+        item_id=f"{category}-{read_question_id(record['question_id'])}",
         image_id=image,
         image_path=folder / image,
         question=check_text(record["text"], "text"),

@@ -4,10 +4,14 @@ The published files are Python 2 pickles (protocol 2) of lists, dicts, texts and
 to be called while it is read, so only the names below are let through; NumPy numbers are rebuilt here, not by NumPy.
 """
 
+import io
 import pickle
+import pickletools
 import struct
 from pathlib import Path
 from typing import Any
+
+from partonomy.datasets.files import printable
 
 MODULES_OF_BUILTINS = ("__builtin__", "builtins")
 CONTAINERS = {"list": list, "dict": dict, "tuple": tuple, "set": set, "frozenset": frozenset}
@@ -27,6 +31,17 @@ STRUCT_CODES = {
     "f8": "d",
 }
 """NumPy's codes of numbers -> the struct module's."""
+ARGUMENT_SIZES = {ord(entry.code): 0 if entry.arg is None else entry.arg.n for entry in pickletools.opcodes}
+"""Operations of pickles -> bytes of their argument; below 0: up to a line's end, or a length stands before it."""
+PAIRS = {ord(entry.code) for entry in pickletools.opcodes if entry.arg is pickletools.stringnl_noescape_pair}
+LENGTH_WIDTHS = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+MAX_REASON = 300
+PUT, LONG_BINPUT = pickle.PUT[0], pickle.LONG_BINPUT[0]
 READ_ERRORS = (
     pickle.UnpicklingError,
     struct.error,
@@ -51,11 +66,49 @@ def load_plain_pickle(path: Path) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found")
-    with path.open("rb") as file:
-        try:
-            return _PlainUnpickler(file, encoding="latin1").load()
-        except READ_ERRORS as error:
-            raise ValueError(f"{path}: not a readable pickle of plain values ({error})") from error
+    content = path.read_bytes()
+    try:
+        _check_claims(content)
+        return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except READ_ERRORS as error:
+        raise ValueError(
+            f"{path}: not a readable pickle of plain values ({printable(str(error)[:MAX_REASON])})"
+        ) from error
+
+
+def _check_claims(content: bytes) -> None:
+    """Check that nothing is longer, and no place in the table of values further, than the file is long.
+
+    The unpickler allocates what a length or a place claims before it reads on: a few damaged bytes would fill the
+    memory.
+
+    Raises:
+        UnpicklingError: one is, or an operation is unknown.
+    """
+    position, end = 0, len(content)
+    while position < end:
+        code = content[position]
+        if code not in ARGUMENT_SIZES:
+            raise pickle.UnpicklingError(f"there is no operation {code}")
+        size = ARGUMENT_SIZES[code]
+        position += 1
+        start = position
+        if size == pickletools.UP_TO_NEWLINE:
+            for _ in range(2 if code in PAIRS else 1):
+                position = content.find(b"\n", position) + 1
+                if not position:
+                    raise pickle.UnpicklingError("it ends within a line")
+        elif size < 0:
+            width = LENGTH_WIDTHS[size]
+            position += width + int.from_bytes(content[position : position + width], "little")
+        else:
+            position += size
+        if position > end:
+            raise pickle.UnpicklingError("it claims more bytes than it has")
+        if code == LONG_BINPUT and int.from_bytes(content[start:position], "little") > end:
+            raise pickle.UnpicklingError("it claims more values than it has bytes")
+        if code == PUT and int(content[start:position]) > end:
+            raise pickle.UnpicklingError("it claims more values than it has bytes")
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -12,6 +12,8 @@ from partonomy.benchmarks.vqa_items import (
     check_unique,
     find_file,
     find_folder,
+    read_question_id,
+    read_texts,
     short_answer_prompt,
 )
 from partonomy.benchmarks.vqa_text import NUM_HUMAN_ANSWERS, compat_score, process_answer, soft_score
@@ -84,17 +86,15 @@ def _data(path: Path) -> list[Any]:
 
 def _read_record(record: Mapping[str, Any], folder: Path) -> VqaItem:
     image_id = check_relative_path(record["image_id"], "image_id")
-    answers = record["answers"]
-    if not isinstance(answers, list) or len(answers) != NUM_HUMAN_ANSWERS:
+    answers = read_texts(record["answers"], "'answers'")
+    if len(answers) != NUM_HUMAN_ANSWERS:
         raise ValueError(f"'answers' must hold {NUM_HUMAN_ANSWERS} texts, got {shorten(answers)}")
-    if not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"'answers' must be texts, got {shorten(answers)}")
     return VqaItem(
-        item_id=str(record["question_id"]),
+        item_id=read_question_id(record["question_id"]),
         image_id=image_id,
         image_path=folder / f"{image_id}.jpg",
         question=check_text(record["question"], "question"),
-        answers=tuple(answers),
+        answers=answers,
     )
 
 
@@ -102,10 +102,8 @@ def _read_ocr(path: Path) -> dict[str, tuple[str, ...]]:
     tokens = {}
     for index, record in enumerate(_data(path)):
         try:
-            words = record["ocr_tokens"]
-            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-                raise ValueError(f"'ocr_tokens' must be a list of texts, got {shorten(words)}")
-            tokens[check_text(record["image_id"], "image_id")] = tuple(words)
+            words = read_texts(record["ocr_tokens"], "'ocr_tokens'")
+            tokens[check_text(record["image_id"], "image_id")] = words
         except RECORD_ERRORS as error:
             raise ValueError(f"{path}, data[{index}]: not an OCR record ({type(error).__name__}: {error})") from error
     return tokens

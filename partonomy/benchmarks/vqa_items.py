@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from partonomy.datasets.files import check_text
+from partonomy.segmentation_checks import is_integer, shorten
+
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 MAX_NEW_TOKENS = 128
 
@@ -75,6 +78,28 @@ def find_folder(root: Path, candidates: Sequence[str]) -> Path:
     raise FileNotFoundError(
         f"{root}: found none of the folders {', '.join(candidates)}; put the images there or pass another --root"
     )
+
+
+def read_question_id(value: object) -> str:
+    """An id as a text; it may be a whole number.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    return str(value) if is_integer(value) else check_text(value, "'question_id'")
+
+
+def read_texts(values: object, name: str) -> tuple[str, ...]:
+    """A list of texts, of which some may be empty.
+
+    Raises:
+        ValueError: It is something else, or a text cannot be written in UTF-8.
+    """
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{name} must be a list of texts, got {shorten(values)}")
+    for value in filter(None, values):
+        check_text(value, f"one of {name}")
+    return tuple(values)
 
 
 def check_unique(items: Sequence[VqaItem], path: Path) -> tuple[VqaItem, ...]:

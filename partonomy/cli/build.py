@@ -12,7 +12,8 @@ from partonomy.datasets.marked_images import MARKED_FOLDER
 from partonomy.datasets.registry import SourceOptions, find_source
 from partonomy.datasets.store import DatasetOrigin
 from partonomy.questions.answer_mutator import MutationMode
-from partonomy.questions.generator import BuildSummary, QuestionBuildConfig, build_questions, config_to_json
+from partonomy.questions.build_config import BuildSummary, QuestionBuildConfig, config_to_json
+from partonomy.questions.generator import build_questions
 from partonomy.questions.image_questions import MarkRule
 from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL
 from partonomy.questions.question_types import QuestionType
@@ -100,21 +101,27 @@ def build(
         mark_objects=MarkRule(mark_objects),
         templates=_path(templates),
     )
+    _build(source, options, config, overwrite)
+    if store_marked_images:
+        print(f"{folder / MARKED_FOLDER}: {marked_images.store_marked_images(folder)} images with the box drawn")
+
+
+def _build(source: str, options: SourceOptions, config: QuestionBuildConfig, overwrite: bool) -> None:
+    """Read the source and ask, unless that was done before with the same settings."""
+    folder = options.output
     reader = find_source(source, options)
     settings = reader.settings(source, options)
     if config.templates is not None and not config.templates.is_file():
         raise FileNotFoundError(f"{config.templates}: the file of --templates does not exist")
     if is_already_built(folder, {"source": settings, "config": config_to_json(config)}, overwrite):
         print(f"{folder}: already built with these settings, nothing to do")
-    else:
-        reading = reader.read(options)
-        origin = DatasetOrigin(source, seed if source == "synthetic" else None, settings)
-        summary = build_questions(
-            reading.dataset, config, folder, origin=origin, settings=settings, left_out=reading.skipped
-        )
-        _print_summary(folder, summary, reading.skipped)
-    if store_marked_images:
-        print(f"{folder / MARKED_FOLDER}: {marked_images.store_marked_images(folder)} images with the box drawn")
+        return
+    reading = reader.read(options)
+    origin = DatasetOrigin(source, config.seed if source == "synthetic" else None, settings)
+    summary = build_questions(
+        reading.dataset, config, folder, origin=origin, settings=settings, left_out=reading.skipped
+    )
+    _print_summary(folder, summary, reading.skipped)
 
 
 def _print_summary(folder: Path, summary: BuildSummary, skipped: Sequence[SkippedAnnotations]) -> None:

@@ -10,7 +10,7 @@ from partonomy.datasets.statistics import compute_joint_statistics, compute_stat
 from partonomy.datasets.statistics_tables import DatasetEntry, question_table, size_table
 from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, load_dataset, load_questions
 from partonomy.evaluation.table_format import TableFormat, render_table
-from partonomy.questions.generator import NUM_EXAMPLE_IDS
+from partonomy.questions.build_config import NUM_EXAMPLE_IDS
 from partonomy.structures import PartDataset, SkippedType
 
 

@@ -1,19 +1,19 @@
 """`annotations.json` of the project's own form: objects and parts as COCO-style annotations (see `store`)."""
 
-import json
-from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from partonomy.datasets.files import RECORD_ERRORS, check_box, check_relative_path, check_text
-from partonomy.masks import rle_area, rle_bbox, rle_from_coco, rle_to_json
+from partonomy.masks import read_sound_codes, rle_area, rle_bbox, rle_from_coco, rle_to_json
 from partonomy.segmentation_checks import check_mask_size, shorten
 from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part, PartDataset
 
 OBJECT = "OBJECT"
 PART = "PART"
-ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+ENCODER = msgspec.json.Encoder()  # the same text as `json` without blanks, in a tenth of the time
 
 
 def write_annotations(dataset: PartDataset, path: Path) -> None:
@@ -34,14 +34,14 @@ def write_annotations(dataset: PartDataset, path: Path) -> None:
         "annotations": _annotation_records(dataset, category_id),
     }
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with temporary.open("wb") as file:
         for number, (name, records) in enumerate(lists.items()):
             start = "," if number else "{"
-            file.write(f'{start}"{name}":[')
+            file.write(f'{start}"{name}":['.encode())
             for position, record in enumerate(records):
-                file.write(("," if position else "") + ENCODER.encode(record))
-            file.write("]")
-        file.write("}\n")
+                file.write((b"," if position else b"") + ENCODER.encode(record))
+            file.write(b"]")
+        file.write(b"}\n")
     temporary.replace(path)
 
 
@@ -85,7 +85,7 @@ def annotations_from_json(content: Mapping[str, Any], path: Path) -> tuple[Annot
     for key in ("images", "categories", "annotations"):
         if not isinstance(content.get(key), list):
             raise ValueError(f"{path}: {key!r} must be a list")
-    reader = _Reader(path)
+    reader = _Reader(path, read_sound_codes(map(_segmentation, content["annotations"])))
     for key, read in (
         ("images", reader.read_image),
         ("categories", reader.read_category),
@@ -103,10 +103,16 @@ def annotations_from_json(content: Mapping[str, Any], path: Path) -> tuple[Annot
 
 
 class _Reader:
-    """Collects the records of one file."""
+    """Collects the records of one file.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file, for errors.
+        codes: of every annotation, in the file's order, the mask where it needs no further check.
+    """
+
+    def __init__(self, path: Path, codes: Sequence[RLE | None]) -> None:
         self._path = path
+        self._codes = iter(codes)
         self._images: dict[int, AnnotatedImage] = {}
         self._categories: dict[int, Mapping[str, Any]] = {}
         self._ids: set[int] = set()
@@ -130,12 +136,15 @@ class _Reader:
         self._categories[category_id] = record
 
     def read_annotation(self, record: Mapping[str, Any]) -> None:
+        code = next(self._codes)
         number = _new_id(record, self._ids)
         self._ids.add(number)
         image = _find(self._images, record["image_id"], "image")
         category = _find(self._categories, record["category_id"], "category")
         mask = record["segmentation"]
-        if mask is not None:
+        if code is not None and (code.height, code.width) == (image.height, image.width):
+            mask = code
+        elif mask is not None:
             mask = rle_from_coco(mask, image.height, image.width, "segmentation")
         if category["supercategory"] == PART:
             if mask is None:
@@ -152,17 +161,28 @@ class _Reader:
         """The images with their objects and these with their parts, in file order."""
         images = []
         for image in self._images.values():
-            objects = [
-                replace(instance, parts=tuple(self._parts.pop((image.image_id, instance.instance_id), ())))
+            objects = tuple(
+                ObjectInstance(
+                    instance.instance_id,
+                    instance.label,
+                    instance.category,
+                    tuple(self._parts.pop((image.image_id, instance.instance_id), ())),
+                    instance.mask,
+                    instance.box,
+                )
                 for instance in self._objects[image.image_id]
-            ]
-            images.append(replace(image, objects=tuple(objects)))
+            )
+            images.append(AnnotatedImage(image.image_id, image.file_name, image.height, image.width, objects))
         if self._parts:
             numbers = ", ".join(shorten(number) for _, number in list(self._parts)[:5])
             raise ValueError(
                 f"{self._path}: parts refer to objects that are not annotated in their image, obj_ann_id {numbers}"
             )
         return tuple(images)
+
+
+def _segmentation(record: object) -> object:
+    return record.get("segmentation") if isinstance(record, dict) else None
 
 
 def _new_id(record: Mapping[str, Any], known: Container[int]) -> int:

@@ -26,6 +26,7 @@ from partonomy.datasets.store import (
     load_dataset,
     load_questions,
     number_annotations,
+    read_left_out,
     read_skipped,
     save_dataset,
     write_questions,
@@ -120,7 +121,8 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
         }
     write_questions(questions, folder)
     build["import"] = import_source(record_file)
-    build["invalid_records"] = [
+    # What an earlier import had left out was exported as a list only; it counts as failed as before.
+    build["invalid_records"] = build.get("invalid_records", []) + [
         {
             "record_index": row.record_index,
             "question_id": row.question_id,
@@ -152,6 +154,7 @@ def _restore(
         raise ValueError(f"{path}: {describe_record_error(error)}; export both files again") from error
     images = annotations_from_json(annotations, path)
     read_skipped(build, path)
+    read_left_out(build, path, first_index=0)
     for content in (description, build):
         _check_writable(content, path)
     owners = {instance.instance_id: (image, instance) for image in images for instance in image.objects}

@@ -116,7 +116,7 @@ def write_questions(questions: Iterable[Question], folder: Path) -> int:
         The number of questions.
     """
     count = 0
-    with (folder / QUESTIONS_FILE).open("w", encoding="utf-8") as file:
+    with (folder / QUESTIONS_FILE).open("wb") as file:
         for question in questions:
             file.write(question_file.question_to_line(question))
             count += 1

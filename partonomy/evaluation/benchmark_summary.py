@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from partonomy.benchmarks.item_records import ItemRecord
 from partonomy.evaluation.files import write_text_atomically
-from partonomy.evaluation.provenance import PACKAGES, read_code_states, read_model_description
+from partonomy.evaluation.provenance import PACKAGES, read_code_states, read_merged, read_model_description
 from partonomy.evaluation.table_format import (
     ColumnGroup,
     Table,
@@ -23,6 +23,7 @@ from partonomy.evaluation.table_format import (
     format_percent,
     render_table,
 )
+from partonomy.evaluation.training_overlap import OVERLAP_KEY, overlap_line
 from partonomy.metrics.bootstrap import Estimate
 
 MAX_REASONS = 5
@@ -92,14 +93,18 @@ def count_reasons(records: Sequence[ItemRecord]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def gather_item_provenance(output: Path, config: Mapping[str, Any], num_items: int) -> dict[str, Any]:
+def gather_item_provenance(
+    output: Path, config: Mapping[str, Any], overlap: Mapping[str, int | None], num_items: int
+) -> dict[str, Any]:
     """Everything needed to repeat the run, as JSON-ready values."""
     model = read_model_description(output)
     return {
         "config": dict(config),
         "num_items": num_items,
+        OVERLAP_KEY: dict(overlap),
         "code": [asdict(state) for state in read_code_states(output)],
         "model": None if model is None else asdict(model),
+        "merged_from": read_merged(output),
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -115,11 +120,12 @@ def benchmark_overview(summary: BenchmarkSummary) -> str:
         interval = "" if estimate.value is None else f"{format_percent(estimate.low)} - {format_percent(estimate.high)}"
         rows.append(TableRow((name, format_percent(estimate.value), interval, str(estimate.count))))
     model = "adapters off" if summary.is_base else "model"
-    limit = summary.provenance["config"].get("limit")
+    limit = summary.provenance["config"]["settings"]["limit"]
     cut = "" if limit is None else f", only the first {limit} items"
     title = f"{summary.benchmark} {summary.split} (%), {summary.protocol}, {model}{cut}"
     lines = [f"{count} failed: {reason}" for reason, count in list(summary.reasons.items())[:MAX_REASONS]]
-    note = "\n".join([f"{summary.num_expected} items, {summary.num_failed} failed", *lines])
+    counts = f"{summary.num_expected} items, {summary.num_failed} failed"
+    note = "\n".join([counts, overlap_line(summary.provenance), *lines])
     columns = (ColumnGroup("", ("metric", "value", "95% interval", "counted")),)
     return render_table(Table(title, columns, tuple(rows), note), TableFormat.TEXT)
 

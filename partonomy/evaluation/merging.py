@@ -9,7 +9,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from partonomy.benchmarks.item_records import ItemRecord
 from partonomy.datasets.store import load_questions
 from partonomy.evaluation.provenance import MergedRun, read_model_description, write_merged_description
 from partonomy.evaluation.records import Record
@@ -30,6 +32,8 @@ from partonomy.structures import QuestionSet
 MISSING_REASON = "no merged run holds a record of this question"
 MAX_NAMED = 3
 """Question ids named in an error."""
+
+RecordT = TypeVar("RecordT", Record, ItemRecord)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def _join(
     """The records of all questions in their order, and how many had to be made up as failed."""
     protocol = protocol_of(config)
     selection = select_questions(question_set, question_types_of(config), config.limit)
-    found = _unite(records_of)
+    found = unite_records(records_of)
     foreign = sorted(set(found) - set(selection.question_ids))
     if foreign:
         raise ValueError(f"the runs hold {len(foreign)} records of questions not asked here: {foreign[:MAX_NAMED]}")
@@ -112,25 +116,29 @@ def _join(
     return tuple(records), len(missing)
 
 
-def _unite(records_of: Mapping[Path, Mapping[str, Record]]) -> dict[str, Record]:
-    """All records by question id; a question answered by several runs must have the same record in each."""
-    united: dict[str, Record] = {}
+def unite_records(records_of: Mapping[Path, Mapping[str, RecordT]]) -> dict[str, RecordT]:
+    """All records by id; what several runs answered must have the same record in each, time and place apart.
+
+    Raises:
+        ValueError: Two runs differ in a record.
+    """
+    united: dict[str, RecordT] = {}
     source: dict[str, Path] = {}
     for path, records in records_of.items():
-        for question_id, record in records.items():
-            if question_id not in united:
-                united[question_id], source[question_id] = record, path
+        for record_id, record in records.items():
+            if record_id not in united:
+                united[record_id], source[record_id] = record, path
                 continue
-            differing = _differing_fields(united[question_id], record)
+            differing = _differing_fields(united[record_id], record)
             if differing:
                 raise ValueError(
-                    f"{source[question_id]} and {path} answer the question {question_id} differently "
+                    f"{source[record_id]} and {path} answer the question {record_id} differently "
                     f"({', '.join(differing)}); leave one of them out"
                 )
     return united
 
 
-def _differing_fields(first: Record, second: Record) -> list[str]:
+def _differing_fields(first: Record | ItemRecord, second: Record | ItemRecord) -> list[str]:
     """Fields in which two records of one question differ, those of time and place apart."""
-    names = [entry.name for entry in dataclasses.fields(Record) if entry.name not in ("seconds", "image_path")]
+    names = [entry.name for entry in dataclasses.fields(first) if entry.name not in ("seconds", "image_path")]
     return [name for name in names if getattr(first, name) != getattr(second, name)]

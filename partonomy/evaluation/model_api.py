@@ -1,4 +1,4 @@
-"""What a model must offer to be scored: three methods. No model is imported by partonomy.
+"""What a model must offer to be scored: three methods, and what else it may. No model is imported by partonomy.
 
 Images are uint8 RGB arrays (H, W, 3) in the annotation's frame; masks come back as bool arrays (S, H, W) in the same
 frame.
@@ -24,10 +24,14 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance of a conversation, without image placeholder and template."""
+    """One utterance of a conversation, without image placeholder and template.
+
+    `phrases` are the phrases of an answer that stand for masks, in reading order, where they are known.
+    """
 
     role: Role
     text: str
+    phrases: tuple[CharSpan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,84 @@ class GroundedModel(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ChoiceRequest:
+    """Answers to be scored: `choices`, each as the assistant's answer to `turns` about image `image` of a batch.
+
+    `phrases`: for each choice the phrases that stand for masks, in reading order.
+    """
+
+    image: int
+    turns: tuple[Turn, ...]
+    choices: tuple[str, ...]
+    phrases: tuple[tuple[CharSpan, ...], ...]
+
+
+@dataclass(frozen=True)
+class MaskRequest:
+    """Phrases to be segmented: `spans` of the assistant's `answer` to `turns` about image `image` of a batch."""
+
+    image: int
+    turns: tuple[Turn, ...]
+    answer: str
+    spans: tuple[CharSpan, ...]
+
+
+class ImageBatch(Protocol):
+    """Some images of which many questions are asked; what they have in common is computed once."""
+
+    def score_choices(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceScore]]:
+        """Return what `GroundedModel.score_choices` returns, for every request."""
+        ...
+
+    def segment(self, requests: Sequence[MaskRequest]) -> list[np.ndarray]:
+        """Return what `GroundedModel.segment` returns, for every request."""
+        ...
+
+
+@runtime_checkable
+class BatchedModel(GroundedModel, Protocol):
+    """Optional: the same answers for many questions of several images together.
+
+    A model without it is asked question by question, and so is one whose batch raises an error: the error then belongs
+    to the question that it comes from. Batches are the same whoever asks them, whole images in the order of the
+    questions, so that answers do not depend on shards, ranks and interruptions.
+    """
+
+    def read_image(self, image: np.ndarray) -> object:
+        """Do the work on an image, uint8 RGB (H, W, 3), that needs no device. Called in threads, ahead of its batch."""
+        ...
+
+    def open_batch(self, images: Sequence[object]) -> ImageBatch:
+        """Begin a batch of images that `read_image` returned; the one before ends."""
+        ...
+
+
 @runtime_checkable
 class PreparedModel(Protocol):
     """Optional fourth method: only `oracle` and `random` read the truth through it."""
 
     def prepare(self, question: Question) -> None:
         """Called before a question is asked."""
+        ...
+
+
+@runtime_checkable
+class MarkingModel(Protocol):
+    """Optional: a model whose answers carry marks, such as [SEG] tokens, where they stand for masks: choices do too.
+
+    `protocol_note` says what that means for its scores and is printed beside them; empty where it means nothing.
+    `has_mask_per_phrase` is False where all phrases of an answer share one mask: tables then show the union of the true
+    masks against it.
+    """
+
+    protocol_note: str
+    has_mask_per_phrase: bool
+
+    def score_marked_choices(
+        self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str], phrases: Sequence[Sequence[CharSpan]]
+    ) -> list[ChoiceScore]:
+        """Return what `score_choices` returns, told which phrases of each choice stand for masks."""
         ...
 
 

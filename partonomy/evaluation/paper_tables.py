@@ -3,13 +3,16 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from partonomy.benchmarks.partonomy import Conditioning
+from partonomy.benchmarks.partonomy import Conditioning, mask_metric_names
+from partonomy.evaluation.answer_marks import marks_lines, read_marks
 from partonomy.evaluation.loaded_run import LoadedRun, random_objects, random_parts
-from partonomy.evaluation.protocols import MetricProtocol, metric_of
+from partonomy.evaluation.protocols import PROTOCOL_METRICS, MetricProtocol, metric_of
 from partonomy.evaluation.reference import TABLE_LEGENDS, TEXT_TABLE, ReferenceTable, load_reference
 from partonomy.evaluation.results import TypeSummary
 from partonomy.evaluation.table_format import ColumnGroup, Table, TableRow, format_percent
+from partonomy.evaluation.training_overlap import overlap_words
 from partonomy.metrics.bootstrap import Estimate
+from partonomy.metrics.matching import Matching
 from partonomy.metrics.multiple_choice import RandomBaseline
 from partonomy.questions.question_types import TABLE_TYPES, QuestionType
 
@@ -26,7 +29,6 @@ PAPER_PROTOCOL, NO_PROTOCOL = "paper", "-"
 """Values of the protocol column of rows that are not a run's."""
 QUOTED_GROUP = "quoted from the paper"
 OWN_GROUP = "measured here"
-SEGMENTATION_METRICS = ("giou_micro_paired", "giou_macro_paired")
 _PARTS_METRICS = ("parts_precision", "parts_recall", "parts_accuracy")
 _PROTOCOL_WORDS = {
     MetricProtocol.OURS: 'Protocol "ours": a failed question scores 0; the answer of the highest sequence probability.',
@@ -49,7 +51,7 @@ def segmentation_results(runs: Sequence[LoadedRun], number: int, style: PaperTab
     rows = list(_quoted_rows(reference))
     for run in runs:
         for protocol in style.protocols:
-            rows.append(_own_row(run, protocol, ("",), style, SEGMENTATION_METRICS))
+            rows.append(_own_row(run, protocol, ("",), style, _segmentation_metrics(run, protocol)))
     groups = tuple(ColumnGroup(PAPER_NAMES[kind], ("micro", "macro")) for kind in TABLE_TYPES)
     return Table(
         f"Segmentation (gIoU, %), layout of the paper's Table {number}; protocol of our rows: {_names(style)}",
@@ -81,6 +83,11 @@ def text_results(runs: Sequence[LoadedRun], style: PaperTableStyle) -> Table:
         tuple(rows),
         _note(reference, runs, style) + (" Random guess: exact expectation over the choices." if runs else ""),
     )
+
+
+def segmentation_metrics(run: LoadedRun) -> tuple[str, ...]:
+    """Micro- and macro-gIoU as tables show them: paired, or of the union where all phrases share one mask."""
+    return mask_metric_names(read_marks(run.summary.provenance).matching)[:2]
 
 
 def text_metrics(question_type: QuestionType) -> tuple[str, ...]:
@@ -129,19 +136,29 @@ def _own_row(
     style: PaperTableStyle,
     metrics: Sequence[str] | None,
 ) -> TableRow:
-    """One run under one protocol. `metrics`: of every type; None = those of table 3."""
+    """One run under one protocol. `metrics`: of every type, by their full names; None = those of table 3."""
     estimates = [
-        find_estimate(run.summary.question_types.get(kind.value), metric_of(protocol, metric))
+        find_estimate(run.summary.question_types.get(kind.value), metric)
         for kind in TABLE_TYPES
-        for metric in (text_metrics(kind) if metrics is None else metrics)
+        for metric in ([metric_of(protocol, name) for name in text_metrics(kind)] if metrics is None else metrics)
     ]
-    labels = (run.name, OURS, protocol.value, *extra)
+    matching = read_marks(run.summary.provenance).matching
+    is_paired = metrics is None or matching is Matching.PAIRED
+    labels = (run.name, OURS, protocol.value if is_paired else f"{protocol.value}, {matching}", *extra)
     intervals = ("",) * len(labels) + tuple(format_interval(estimate) for estimate in estimates)
     return TableRow(
         (*labels, *(format_percent(estimate.value) for estimate in estimates)),
         OWN_GROUP,
         intervals if style.has_intervals and any(intervals) else (),
     )
+
+
+def _segmentation_metrics(run: LoadedRun, protocol: MetricProtocol) -> tuple[str, ...]:
+    """Full names of `segmentation_metrics` under a protocol; the authors' knows no union."""
+    names = segmentation_metrics(run)
+    if names[0] in PROTOCOL_METRICS:
+        return tuple(metric_of(protocol, name) for name in names)
+    return names if protocol is MetricProtocol.OURS else ("", "")
 
 
 def _quoted_rows(reference: ReferenceTable) -> Iterable[TableRow]:
@@ -175,12 +192,14 @@ def _note(reference: ReferenceTable, runs: Sequence[LoadedRun], style: PaperTabl
 
 
 def _caveats(run: LoadedRun, style: PaperTableStyle) -> list[str]:
-    """What sets a run's rows apart from a full run under the default protocol."""
+    """The overlap with training, and what sets a run's rows apart from a full run under the default protocol."""
     config = run.summary.provenance["config"]
     entries = [entry for entry in run.summary.question_types.values() if entry.num_expected]
     num_failed = sum(entry.num_failed for entry in entries)
     mutation = run.summary.provenance["dataset"].get("build", {}).get("config", {}).get("mutation", "paper")
-    caveats = []
+    caveats = [
+        f"{run.name}: images of its questions that the model was trained on: {overlap_words(run.summary.provenance)}."
+    ]
     if config["limit"] is not None:
         caveats.append(f"{run.name}: at most {config['limit']} questions of each type (--limit).")
     if config["part_whole"] != Conditioning.GOLD:
@@ -190,6 +209,7 @@ def _caveats(run: LoadedRun, style: PaperTableStyle) -> list[str]:
         caveats.append(f"{run.name}: wrong answers of the {mutation!r} kind, other choices than the paper's.")
     if config.get("choice_protocol", "likelihood") == "listwise":
         caveats.append(f"{run.name}: all choices shown at once (listwise), not each scored alone.")
+    caveats += [f"{run.name}: {line}." for line in marks_lines(run.summary.provenance)]
     if num_failed:
         caveats.append(f"{run.name}: {num_failed} of its questions failed.")
     wanted = metric_of(MetricProtocol.AUTHORS, "parts_accuracy")

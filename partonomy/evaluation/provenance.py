@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from partonomy.datasets.files import hash_files
+from partonomy.evaluation.answer_marks import MARKS_KEY, AnswerMarks, describe_marks, marks_provenance
 from partonomy.evaluation.files import write_text_atomically
 from partonomy.evaluation.model_api import GroundedModel
 from partonomy.evaluation.run_directory import MERGE_FILE, MODEL_FILE, EvaluationConfig
+from partonomy.evaluation.training_overlap import OVERLAP_KEY, overlap_provenance, question_images
 from partonomy.structures import QuestionSet
 
 PACKAGES = (
@@ -46,12 +48,18 @@ class ModelDescription:
     name: str
     dtype: str | None
     device: str | None
+    marks: AnswerMarks = AnswerMarks()
 
 
 def describe_model(model: GroundedModel) -> ModelDescription:
-    """Read the model's optional `dtype` and `device` attributes."""
+    """Read the model's optional `dtype` and `device` attributes, and what marks its answers carry."""
     dtype, device = getattr(model, "dtype", None), getattr(model, "device", None)
-    return ModelDescription(model.name, None if dtype is None else str(dtype), None if device is None else str(device))
+    return ModelDescription(
+        model.name,
+        None if dtype is None else str(dtype),
+        None if device is None else str(device),
+        describe_marks(model),
+    )
 
 
 def hash_checkpoint(folder: Path) -> str:
@@ -83,7 +91,7 @@ def read_model_description(output: Path) -> ModelDescription | None:
     if not path.is_file():
         return None
     data = json.loads(path.read_text(encoding="utf-8"))
-    return ModelDescription(data["name"], data["dtype"], data["device"])
+    return ModelDescription(data["name"], data["dtype"], data["device"], AnswerMarks(**data.get("marks", {})))
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,10 @@ def write_merged_description(output: Path, runs: Sequence[MergedRun]) -> None:
     states = list(dict.fromkeys(state for run in runs for state in read_code_states(Path(run.path))))
     if models:
         description = ModelDescription(
-            models[0].name, _join(model.dtype for model in models), _join(model.device for model in models)
+            models[0].name,
+            _join(model.dtype for model in models),
+            _join(model.device for model in models),
+            models[0].marks,
         )
         content = asdict(description) | {"code": [asdict(state) for state in states]}
         write_text_atomically(output / MODEL_FILE, json.dumps(content, indent=2) + "\n")
@@ -129,22 +140,25 @@ def gather_provenance(config: EvaluationConfig, question_set: QuestionSet, outpu
             "num_unreadable": len(question_set.invalid),
             "build": dict(question_set.build),
         },
+        OVERLAP_KEY: overlap_provenance(config.num_trained_on, question_images(question_set)),
         "protocol_version": config.protocol_version,
         "seed": config.seed,
+        MARKS_KEY: marks_provenance(None if model is None else model.marks),
         "model": None if model is None else model.name,
         "dtype": None if model is None else model.dtype,
         "device": None if model is None else model.device,
         "text_matching": None
         if config.text_matching is None
         else {"model": config.text_matching, "threshold": config.text_threshold},
-        "merged_from": _read_merged(output),
+        "merged_from": read_merged(output),
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
-def _read_merged(output: Path) -> list[dict[str, Any]]:
+def read_merged(output: Path) -> list[dict[str, Any]]:
+    """What `write_merged_description` left of the runs that were merged; empty for a run of its own."""
     path = output / MERGE_FILE
     merged: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     return merged

@@ -1,20 +1,21 @@
 """Records to JSON lines and back."""
 
-import dataclasses
 import json
 import math
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
+from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
 
 from partonomy.evaluation.records import ChoiceRecord, MaskRecord, Record
-from partonomy.masks import rle_from_coco, rle_to_json
+from partonomy.masks import find_sound_masks, rle_from_coco, rle_to_json
 from partonomy.segmentation_checks import MAX_PIXELS, shorten
+from partonomy.structures import RLE
 
 MAX_ID = 2**63 - 1
-_ADAPTER = TypeAdapter(
-    Record
-)  # the dataclasses are the schema: every field of every record is checked against its type
+LINES_PER_BATCH = 256
+_DECODER = msgspec.json.Decoder(Record)  # the dataclasses are the schema: every field is checked against its type
 
 
 def record_to_line(record: Record) -> str:
@@ -23,37 +24,70 @@ def record_to_line(record: Record) -> str:
     return json.dumps(vars(record), default=vars, ensure_ascii=False, allow_nan=False)
 
 
-def record_from_line(line: str) -> Record:
+def record_from_line(line: str | bytes) -> Record:
     """Read what `record_to_line` wrote; keys with a default may be missing (records of earlier versions).
 
     Raises:
         ValueError: The line is not JSON, its fields are not a record's, or a mask's code is damaged.
     """
     try:
-        if "NaN" in line or "Infinity" in line:  # maybe in a text
-            json.loads(line, parse_constant=_refuse_constant)
-        record = _ADAPTER.validate_json(line, strict=True)
-        _check(record)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(key) for key in first["loc"])
-        reason = f"{place}: {first['msg']}" if place else first["msg"]
-        raise ValueError(f"not a record of an evaluation: {shorten(line)} ({reason})") from error
+        record = _decode(line)
+        for number, rle in enumerate(_masks(record)):
+            rle_from_coco(rle_to_json(rle), rle.height, rle.width, f"predicted mask {number}")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not a record of an evaluation: {shorten(line)} ({error})") from error
     return record
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+def read_records(path: Path) -> tuple[Record, ...]:
+    """Read a record file; a last line without its newline (a process killed in the middle of it) is left out.
+
+    Raises:
+        ValueError: Another line is damaged; names file and line.
+    """
+    records: list[Record] = []
+    with path.open("rb") as file:
+        while lines := list(islice(file, LINES_PER_BATCH)):
+            if not lines[-1].endswith(b"\n"):
+                lines.pop()
+            records += _read_batch(lines, path, first_line=len(records) + 1)
+    return tuple(records)
+
+
+def _read_batch(lines: Sequence[bytes], path: Path, first_line: int) -> list[Record]:
+    """The records of some lines. All their masks are checked at once; one by one only if something is wrong."""
+    try:
+        records = [_decode(line) for line in lines]
+        if all(find_sound_masks([mask for record in records for mask in _masks(record)])):
+            return records
+    except (ValueError, RecursionError):
+        records = []
+    for number, line in enumerate(lines, start=first_line):
+        try:
+            record_from_line(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}; delete that line and resume") from error
+    return records
+
+
+def _decode(line: str | bytes) -> Record:
+    """A record that was checked but for the codes of its masks."""
+    record = _DECODER.decode(line)
+    _check(record)
+    return record
+
+
+def _masks(record: Record) -> Iterable[RLE]:
+    """Every predicted mask."""
+    generated = None if record.generation is None else record.generation.masks
+    return chain.from_iterable(masks.masks for masks in (record.segmentation, generated) if masks is not None)
 
 
 def _check(record: Record) -> None:
-    """Check what the types do not say.
+    """Check what the types do not say, the codes of masks apart.
 
     Raises:
-        ValueError: a choice that is not there, lists that do not match, a mask that cannot be decoded, impossible
-            numbers of pixels.
+        ValueError: a choice that is not there, lists that do not match, impossible numbers of pixels.
     """
     if abs(record.image_id) > MAX_ID:
         raise ValueError(f"no image has the id {shorten(record.image_id)}")
@@ -65,7 +99,7 @@ def _check(record: Record) -> None:
     generated = None if record.generation is None else record.generation.masks
     for masks in (record.segmentation, generated):
         if masks is not None:
-            _check_masks(masks)
+            _check_pairs(masks)
 
 
 def _check_finite(*values: float) -> None:
@@ -77,7 +111,8 @@ def _check_choice(choice: ChoiceRecord) -> None:
     num_choices = len(choice.texts)
     indices = [choice.correct_index, *(choice.listwise.order if choice.listwise else ())]
     if choice.selection is not None:
-        indices += dataclasses.astuple(choice.selection)
+        chosen = choice.selection
+        indices += (chosen.sequence, chosen.answer_mean, chosen.conversation_mean)
     if not all(0 <= index < num_choices for index in indices):
         raise ValueError(f"there are {num_choices} choices, none at one of the positions {shorten(indices)}")
     if len(choice.labels) != num_choices or (choice.scores is not None and len(choice.scores) != num_choices):
@@ -86,11 +121,9 @@ def _check_choice(choice: ChoiceRecord) -> None:
         _check_finite(score.answer_log_prob, score.conversation_log_prob)
 
 
-def _check_masks(masks: MaskRecord) -> None:
-    for number, rle in enumerate(masks.masks):
-        rle_from_coco(rle_to_json(rle), rle.height, rle.width, f"predicted mask {number}")
-    for pair in (*masks.paired, *masks.hungarian, *masks.greedy, *masks.union):
-        _check_pixels(pair.union, pair.intersection)
+def _check_pairs(masks: MaskRecord) -> None:
+    pairs = (*masks.paired, *masks.hungarian, *masks.greedy, *masks.union)
+    _check_pixels(*[pair.union for pair in pairs])  # no intersection is larger, see `PairStatistics`
 
 
 def _check_pixels(*counts: int) -> None:

@@ -23,6 +23,7 @@ from partonomy.evaluation.reference import segmentation_table
 from partonomy.evaluation.report_tables import FamilyTable, family_tables
 from partonomy.evaluation.table_format import Table
 from partonomy.evaluation.tables import MAX_REASONS, format_estimate, length_table
+from partonomy.evaluation.training_overlap import overlap_line
 from partonomy.metrics.bootstrap import Estimate
 
 NUM_CASES = 6
@@ -79,6 +80,7 @@ class ReportPage:
     parts: tuple[BreakdownRow, ...]
     objects: tuple[BreakdownRow, ...]
     failures: tuple[Failure, ...]
+    overlap: str
     provenance: str
 
 
@@ -144,6 +146,7 @@ def _make_page(run: LoadedRun, baselines: Sequence[LoadedRun], training_metrics:
         parts=by_part(run.records, has_masks),
         objects=by_object(run.records, has_masks),
         failures=_failures(run),
+        overlap=overlap_line(run.summary.provenance),
         provenance=json.dumps(dict(run.summary.provenance), indent=2, ensure_ascii=False),
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from partonomy.evaluation.benchmark_summary import BenchmarkSummary, read_benchmark_summary
 from partonomy.evaluation.run_directory import SUMMARY_FILE
 from partonomy.evaluation.table_format import ColumnGroup, Table, TableRow
+from partonomy.evaluation.training_overlap import overlap_words
 
 BENCHMARKS = ("textvqa", "gqa", "pope")
 LABELS = {"textvqa": "TextVQA", "gqa": "GQA", "pope": "POPE"}
@@ -79,10 +80,13 @@ def retention_table(summaries: Sequence[BenchmarkSummary]) -> Table:
         plain, adapted = (_row(runs, key, is_base) for is_base in (True, False))
         rows += [_format(plain, None, "runs")] if plain.values else []
         rows += [_format(adapted, plain, "runs")] if adapted.values else []
+    overlaps = [f"{run.benchmark} {overlap_words(run.provenance)}" for run in summaries if not run.is_base]
     note = (
         "In brackets: change relative to the backbone (adapters off). Rows compare only under one protocol; the "
         "paper's are nearest to partonomy_compat. POPE under llava_official is the mean F1 of its categories."
     )
+    if overlaps:
+        note += f" Images that the model was trained on: {', '.join(dict.fromkeys(overlaps))}."
     columns = (ColumnGroup("", ("Method", "Protocol", *(LABELS[name] for name in BENCHMARKS))),)
     return Table("Text retention (%), as the paper's Table 5", columns, tuple(rows), note)
 
@@ -92,7 +96,7 @@ def _by_row(summaries: Sequence[BenchmarkSummary]) -> dict[_Key, list[BenchmarkS
     for summary in summaries:
         config = summary.provenance["config"]
         # TextVQA's label says more than the protocol's name
-        key = _Key(config["checkpoint_hash"], summary.protocol.split(",")[0], config["limit"])
+        key = _Key(config["checkpoint_hash"], summary.protocol.split(",")[0], config["settings"]["limit"])
         groups.setdefault(key, []).append(summary)
     return groups
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from partonomy.benchmarks.partonomy import VERSION, ChoiceProtocol
 from partonomy.evaluation.files import write_text_atomically
-from partonomy.evaluation.record_json import record_from_line, record_to_line
+from partonomy.evaluation.record_json import read_records, record_to_line
 from partonomy.evaluation.records import Record
 from partonomy.evaluation.sharding import Rank
 
@@ -37,15 +37,17 @@ _FREE_TO_CHANGE = frozenset(
         "text_threshold",
         "api_key_env",
         "answer_cache",
+        "num_trained_on",
+        "sam_cache",
     }
 )
 """Config keys that may differ on resume: questions and checkpoint are compared by content hash instead of by path, the
-training's metrics are only drawn in the report, embedding matching reads finished records, and where an endpoint's key
-and its cached answers are changes none of them."""
+training's metrics are only drawn in the report, embedding matching reads finished records, and neither where an
+endpoint's key and its cached answers are, nor the count of images trained on, nor kept embeddings change any of them."""
 _FREE_TO_MERGE = _FREE_TO_CHANGE - {"text_matching", "text_threshold"} | {"shard"}
 """Config keys that may differ between runs that are merged."""
 
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 """What network file systems without locks answer; records are written there all the same."""
 
 
@@ -64,6 +66,8 @@ class EvaluationConfig:
         api_key_env: Name of the environment variable with the endpoint's key; the key itself is recorded nowhere.
         answer_cache: Folder of the endpoint's answers.
         segmenter: "package.module:Class" of an open-vocabulary segmenter.
+        num_trained_on: How many of the question set's photographs the model was trained on; None: unknown.
+        sam_cache: Folder of SAM's embeddings of images, read and filled.
     """
 
     model: str
@@ -91,6 +95,8 @@ class EvaluationConfig:
     api_key_env: str | None = None
     answer_cache: str | None = None
     segmenter: str | None = None
+    num_trained_on: int | None = None
+    sam_cache: str | None = None
 
 
 def open_run(output: Path, config: EvaluationConfig, resume: bool, rank: Rank) -> None:
@@ -107,9 +113,10 @@ def open_run(output: Path, config: EvaluationConfig, resume: bool, rank: Rank) -
     path = output / CONFIG_FILE
     if path.is_file():
         old = json.loads(path.read_text(encoding="utf-8"))
+        before = _with_defaults(old)
         differing = [
-            f"{key} (was {old.get(key)!r}, now {content.get(key)!r})"
-            for key in _differing_keys(old, content, _FREE_TO_CHANGE)
+            f"{key} (was {before.get(key)!r}, now {content.get(key)!r})"
+            for key in _differing_keys(before, content, _FREE_TO_CHANGE)
         ]
         has_records = any(record_files(output))
         if differing and (resume and has_records or rank.world_size > 1):
@@ -182,22 +189,6 @@ def record_files(output: Path) -> tuple[Path, ...]:
     return (*([merged] if merged.is_file() else []), *sorted(output.glob(SHARD_PATTERN)))
 
 
-def read_records(path: Path) -> tuple[Record, ...]:
-    """Read a record file; a last line without its newline (a process killed in the middle of it) is left out.
-
-    Raises:
-        ValueError: Another line is damaged; names file and line.
-    """
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    records = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            records.append(record_from_line(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}; delete that line and resume") from error
-    return tuple(records)
-
-
 def read_all_records(output: Path) -> dict[str, Record]:
     """All records of the folder by question id."""
     return {record.question_id: record for path in record_files(output) for record in read_records(path)}
@@ -245,7 +236,7 @@ class RecordWriter:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 self._file.close()
                 raise BlockingIOError(
                     f"{path} is being written by another process, perhaps a worker of a run that was killed; wait "
@@ -286,10 +277,13 @@ def _refuse_existing(output: Path, rank: Rank) -> None:
 
 
 def _differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], free: frozenset[str]) -> list[str]:
-    """Keys with other values; a key that an earlier version of the code did not write has its default."""
-    defaults = {entry.name: entry.default for entry in dataclasses.fields(EvaluationConfig)}
-    keys = sorted((set(old) | set(new)) - free)
-    return [key for key in keys if old.get(key, defaults.get(key)) != new.get(key, defaults.get(key))]
+    return [key for key in sorted((set(old) | set(new)) - free) if old.get(key) != new.get(key)]
+
+
+def _with_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the keys that the version of the code that wrote it did not have yet, at their defaults."""
+    fields = [entry for entry in dataclasses.fields(EvaluationConfig) if entry.default is not dataclasses.MISSING]
+    return {entry.name: entry.default for entry in fields} | dict(content)
 
 
 def _drop_partial_line(path: Path) -> None:

@@ -1,17 +1,18 @@
 """Runs a model over questions: one record each, resumable, sharded over ranks by image, merged to the same numbers."""
 
-import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from partonomy.benchmarks.partonomy import ChoiceProtocol, Conditioning
 from partonomy.datasets.store import load_questions
-from partonomy.evaluation.model_api import GroundedModel
+from partonomy.evaluation.finishing import remove_list, sign_off, sign_on
+from partonomy.evaluation.model_api import BatchedModel, GroundedModel
+from partonomy.evaluation.pipeline import evaluate_batches
 from partonomy.evaluation.provenance import describe_model, gather_provenance, write_model_description
 from partonomy.evaluation.records import Record
 from partonomy.evaluation.results import Summary, summarize, write_summary
@@ -37,10 +38,11 @@ from partonomy.evaluation.sharding import (
     unreadable_id,
 )
 from partonomy.evaluation.text_ratios import part_names
+from partonomy.evaluation.workers import end_with_parent, run_workers
 from partonomy.images import draw_box, load_image
 from partonomy.metrics.part_embedding import build_matcher
 from partonomy.questions.question_types import QuestionType
-from partonomy.structures import QuestionSet
+from partonomy.structures import Question, QuestionSet
 
 ModelBuilder = Callable[[EvaluationConfig, Rank], GroundedModel]
 """Builds the model in the process that runs it; a module-level function, so that worker processes can import it."""
@@ -107,25 +109,29 @@ def run_evaluation(job: Job, question_set: QuestionSet, resume: bool, rank: Rank
         num_procs: Worker processes to start here instead; needs a launcher-free call.
 
     Returns:
-        The summary; None where other ranks have still to finish (the last one writes it), and for a shard.
+        The summary; None for all ranks but the one that ends last, which writes it, and for a shard.
 
     Raises:
         FileExistsError: The folder holds results and `resume` is off.
         BlockingIOError: Another process writes the same records.
         ValueError: The configuration differs from the folder's, or both ways of sharding are used at once.
-        RuntimeError: A worker process died.
+        ChildProcessError: A worker process died.
     """
     if num_procs > 1 and rank.world_size > 1:
         raise ValueError(f"--num_procs {num_procs} cannot be combined with a launcher's {rank.world_size} ranks")
     selection = job.select(question_set)
     open_run(job.output, job.config, resume, rank)
+    sign_on(job.output, rank)
     if num_procs > 1:
-        _run_workers(job, num_procs)
+        run_workers(partial(_work, job), num_procs)
     else:
         run_rank(job, selection, rank)
+    if not sign_off(job.output, rank):
+        return None
     records = merge_records(job.output, selection.question_ids)
     if records is None:
         return None
+    remove_list(job.output)
     if rank.world_size == 1:
         remove_shards(job.output)
     if job.shard.world_size > 1:
@@ -137,23 +143,41 @@ def run_rank(job: Job, selection: Selection, rank: Rank) -> None:
     """Ask the questions of one rank that have no record yet, appending to the rank's file."""
     with RecordWriter(record_path(job.output, rank)) as writer:
         done = set(read_all_records(job.output))
-        groups = _open_groups(selection, rank, done)
+        batches = _open_batches(selection, rank, done)
         for invalid in selection.invalid if rank.index == 0 else ():
             if unreadable_id(invalid) not in done:
                 writer.write(invalid_record(invalid, job.protocol))
-        if not groups:
+        if not batches:
             return
         model = job.build_model(job.config, rank)
         if rank.index == 0:
             write_model_description(job.output, describe_model(model), is_resumed=bool(done))
-        num_open = sum(len(group.questions) for group in groups)
+        num_open = sum(is_open(question, done) for question in _questions(batches))
         label = "questions" if rank.world_size == 1 else f"questions, rank {rank.index}"
         with tqdm(total=num_open, desc=label, unit="question", position=rank.index, file=sys.stderr) as progress:
-            for group in groups:
-                _end_with_parent()
-                for record in evaluate_image(model, group, job.protocol):
-                    writer.write(record)
-                    progress.update()
+            for record in evaluate(model, batches, job.protocol, done):
+                writer.write(record)
+                progress.update()
+
+
+def evaluate(
+    model: GroundedModel, batches: Sequence[Sequence[ImageGroup]], protocol: Protocol, done: Set[str]
+) -> Iterator[Record]:
+    """Ask the questions that are not done: batch by batch where the model takes batches, else one by one."""
+    is_wanted = partial(is_open, done=done)
+    if isinstance(model, BatchedModel) and protocol.choice_protocol is ChoiceProtocol.LIKELIHOOD:
+        yield from evaluate_batches(model, batches, protocol, is_wanted)
+        return
+    for group in (group for batch in batches for group in batch):
+        wanted = tuple(filter(is_wanted, group.questions))
+        end_with_parent()
+        if wanted:
+            yield from evaluate_image(model, ImageGroup(wanted), protocol)
+
+
+def is_open(question: Question, done: Set[str]) -> bool:
+    """Whether a question has no record yet."""
+    return question.question_id not in done
 
 
 def evaluate_image(model: GroundedModel, group: ImageGroup, protocol: Protocol) -> Iterator[Record]:
@@ -193,38 +217,14 @@ def finish_run(config: EvaluationConfig, question_set: QuestionSet, records: Seq
     return summary
 
 
-def _open_groups(selection: Selection, rank: Rank, done: Set[str]) -> tuple[ImageGroup, ...]:
-    """The rank's images with the questions that have no record yet."""
-    return tuple(
-        ImageGroup(questions)
-        for group in shard_images(selection.questions, rank)
-        if (questions := tuple(question for question in group.questions if question.question_id not in done))
-    )
+def _open_batches(selection: Selection, rank: Rank, done: Set[str]) -> tuple[tuple[ImageGroup, ...], ...]:
+    """The rank's batches that hold a question without a record."""
+    batches = shard_images(selection, rank)
+    return tuple(batch for batch in batches if any(is_open(question, done) for question in _questions([batch])))
 
 
-def _end_with_parent() -> None:
-    """End a worker whose run was killed, so that a resumed run does not find it still writing."""
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        raise RuntimeError("the process that started this worker has ended")
-
-
-def _run_workers(job: Job, num_procs: int) -> None:
-    """Start one process per rank on this machine and wait for all."""
-    # Each worker would otherwise start as many threads as there are cores.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_procs)))
-    context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=_work, args=(job, Rank(index, num_procs)), name=f"rank {index}")
-        for index in range(num_procs)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    dead = [f"{worker.name} (exit code {worker.exitcode})" for worker in workers if worker.exitcode != 0]
-    if dead:
-        raise RuntimeError(f"worker processes ended early: {', '.join(dead)}; pass --resume to continue")
+def _questions(batches: Sequence[Sequence[ImageGroup]]) -> Iterator[Question]:
+    return (question for batch in batches for group in batch for question in group.questions)
 
 
 def _work(job: Job, rank: Rank) -> None:

@@ -23,7 +23,14 @@ from partonomy.benchmarks.partonomy import (
     step_turns,
 )
 from partonomy.evaluation.listwise import answer_listwise
-from partonomy.evaluation.model_api import GroundedModel, ModelUnavailable, PreparedModel, Turn
+from partonomy.evaluation.model_api import (
+    ChoiceRequest,
+    GroundedModel,
+    MarkingModel,
+    ModelUnavailable,
+    PreparedModel,
+    Turn,
+)
 from partonomy.evaluation.records import (
     Capability,
     ChoiceRecord,
@@ -147,7 +154,8 @@ def _ask(model: GroundedModel, question: Question, image: np.ndarray, protocol: 
         for index, step in enumerate(steps):
             asked = step_turns(steps, index, answers)
             order_key = protocol.order_key(question, step)
-            choice = _answer_step(model, image, asked, _choice_record(question, step), order_key)
+            request = ChoiceRequest(0, asked, step.choices, step.phrases)
+            choice = _answer_step(model, image, request, _choice_record(question, step), order_key)
             answers.append(_answer_to_follow(step, choice, protocol.conditioning))
             if choice.selection is None:
                 assert choice.listwise is not None
@@ -187,13 +195,16 @@ def _answer_to_follow(step: Step, choice: ChoiceRecord, conditioning: Conditioni
 
 
 def _answer_step(
-    model: GroundedModel, image: np.ndarray, turns: Sequence[Turn], asked: ChoiceRecord, order_key: str | None
+    model: GroundedModel, image: np.ndarray, request: ChoiceRequest, asked: ChoiceRecord, order_key: str | None
 ) -> ChoiceRecord:
     """Let the model choose: all choices at once, in the order that the key decides, or each scored alone."""
     if order_key is not None:
-        choice = answer_listwise(model, image, turns, asked.texts, order_key)
+        choice = answer_listwise(model, image, request.turns, asked.texts, order_key)
         return dataclasses.replace(asked, selection=choice.selection, listwise=choice.answer)
-    scores = model.score_choices(image, turns, asked.texts)
+    if isinstance(model, MarkingModel):
+        scores = model.score_marked_choices(image, request.turns, asked.texts, request.phrases)
+    else:
+        scores = model.score_choices(image, request.turns, asked.texts)
     if len(scores) != len(asked.texts):
         raise ValueError(f"{model.name} returned {len(scores)} scores for {len(asked.texts)} choices")
     return dataclasses.replace(asked, scores=tuple(scores), selection=select_all(scores))

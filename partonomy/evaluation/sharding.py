@@ -6,7 +6,7 @@ processes of that machine, or of machines that a launcher holds together.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from partonomy.questions.question_types import QuestionType
 from partonomy.structures import InvalidRecord, Question, QuestionSet
@@ -36,12 +36,22 @@ def parse_shard(text: str) -> Rank:
     return Rank(int(number) - 1, int(count))
 
 
+MAX_IMAGES_PER_BATCH = 4
+MIN_BATCHES = 64
+"""Batches that a run is cut into at least, if it has as many images: shards and ranks are dealt whole batches."""
+
+
 @dataclass(frozen=True)
 class Selection:
-    """What a run has to answer for: the questions, and unreadable records that count as failed."""
+    """What a run has to answer for: the questions, and unreadable records that count as failed.
+
+    `images_per_batch` is that of the whole run, also in a shard: what is asked together decides how a model's numbers
+    are rounded, and that must not depend on who asks.
+    """
 
     questions: tuple[Question, ...]
     invalid: tuple[InvalidRecord, ...]
+    images_per_batch: int = 1
 
     @property
     def question_ids(self) -> tuple[str, ...]:
@@ -90,28 +100,34 @@ def select_questions(question_set: QuestionSet, question_types: Sequence[Questio
     invalid = tuple(
         record for record in question_set.invalid if record.question_type is None or record.question_type in wanted
     )
-    selection = Selection(tuple(questions), invalid)
+    num_images = len({question.image_id for question in questions})
+    images_per_batch = max(1, min(MAX_IMAGES_PER_BATCH, num_images // MIN_BATCHES))
+    selection = Selection(tuple(questions), invalid, images_per_batch)
     _check_unique(selection.question_ids, question_set.name)
     return selection
 
 
 def select_shard(selection: Selection, shard: Rank) -> Selection:
     """The images of one shard with all their questions; unreadable records belong to the first shard."""
-    kept = {question.question_id for group in shard_images(selection.questions, shard) for question in group.questions}
+    kept = {
+        question.question_id
+        for batch in shard_images(selection, shard)
+        for group in batch
+        for question in group.questions
+    }
     questions = tuple(question for question in selection.questions if question.question_id in kept)
-    return Selection(questions, selection.invalid if shard.index == 0 else ())
+    return replace(selection, questions=questions, invalid=selection.invalid if shard.index == 0 else ())
 
 
-def shard_images(questions: Sequence[Question], rank: Rank) -> tuple[ImageGroup, ...]:
-    """The images of one rank, each with all its questions; images are dealt out in order of first appearance."""
+def shard_images(selection: Selection, rank: Rank) -> tuple[tuple[ImageGroup, ...], ...]:
+    """The batches of one rank: images in order of first appearance, each with all its questions, dealt out in turn."""
     groups: dict[int, list[Question]] = {}
-    for question in questions:
+    for question in selection.questions:
         groups.setdefault(question.image_id, []).append(question)
-    return tuple(
-        ImageGroup(tuple(group))
-        for position, group in enumerate(groups.values())
-        if position % rank.world_size == rank.index
-    )
+    images = [ImageGroup(tuple(group)) for group in groups.values()]
+    size = selection.images_per_batch
+    batches = [tuple(images[start : start + size]) for start in range(0, len(images), size)]
+    return tuple(batches[rank.index :: rank.world_size])
 
 
 def _check_unique(question_ids: Sequence[str], name: str) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from enum import StrEnum
 
+from partonomy.benchmarks.partonomy import mask_metric_names
+from partonomy.evaluation.answer_marks import marks_lines, read_marks
 from partonomy.evaluation.loaded_run import LoadedRun, length_accuracies
 from partonomy.evaluation.paper_tables import PaperTableStyle, find_estimate, segmentation_results, text_results
 from partonomy.evaluation.reference import TABLE_SUBSETS, TEXT_TABLE, segmentation_table
@@ -15,7 +17,9 @@ from partonomy.evaluation.table_format import (
     format_percent,
     render_table,
 )
+from partonomy.evaluation.training_overlap import overlap_line
 from partonomy.metrics.bootstrap import Estimate
+from partonomy.metrics.matching import Matching
 from partonomy.metrics.multiple_choice import Selector
 
 MAX_REASONS = 5
@@ -89,7 +93,7 @@ def interval_table(run: LoadedRun) -> Table:
         f"{run.name}: every metric (%), with 95% intervals of a bootstrap over images",
         (ColumnGroup("", ("Metric", *(entry.name for entry in asked))),),
         (*counts, *rows),
-        _not_asked(run.summary),
+        _notes(run.summary),
     )
 
 
@@ -110,7 +114,9 @@ def length_table(run: LoadedRun) -> Table:
 
 def overview(summary: Summary) -> str:
     """The run's main numbers, one line per question type."""
-    names = ("giou_micro_paired", "giou_macro_paired", "parts_accuracy", "objects_accuracy", "generated_parts_f1")
+    matching = read_marks(summary.provenance).matching
+    masks = mask_metric_names(matching)[:2]
+    names = (*masks, "parts_accuracy", "objects_accuracy", "generated_parts_f1")
     rows = [
         TableRow(
             (
@@ -122,9 +128,13 @@ def overview(summary: Summary) -> str:
         )
         for entry in summary.question_types.values()
     ]
-    headings = ("Question type", "asked", "failed", "micro-gIoU", "macro-gIoU", "parts acc.", "object acc.", "own F1")
+    kind = "" if matching is Matching.PAIRED else f" ({matching})"
+    headings = (
+        *("Question type", "asked", "failed", f"micro-gIoU{kind}", f"macro-gIoU{kind}"),
+        *("parts acc.", "object acc.", "own F1"),
+    )
     return render_table(
-        Table("Results (%)", (ColumnGroup("", headings),), tuple(rows), _not_asked(summary)), TableFormat.TEXT
+        Table("Results (%)", (ColumnGroup("", headings),), tuple(rows), _notes(summary)), TableFormat.TEXT
     )
 
 
@@ -135,8 +145,8 @@ def format_estimate(estimate: Estimate | None) -> str:
     return f"{format_percent(estimate.value)} [{format_percent(estimate.low)}, {format_percent(estimate.high)}]"
 
 
-def _not_asked(summary: Summary) -> str:
-    lines = []
+def _notes(summary: Summary) -> str:
+    lines = [overlap_line(summary.provenance), *marks_lines(summary.provenance)]
     for entry in summary.question_types.values():
         if entry.num_failed:
             shown = list(entry.reasons.items())[:MAX_REASONS]

@@ -12,11 +12,11 @@ from partonomy.evaluation.paper_tables import (
     OURS,
     PAPER_PROTOCOL,
     QUOTED,
-    SEGMENTATION_METRICS,
     PaperTableStyle,
     find_estimate,
     one_per_dataset,
     random_values,
+    segmentation_metrics,
     text_metrics,
 )
 from partonomy.evaluation.protocols import AUTHORS_PREFIX, PROTOCOL_METRICS, MetricProtocol, metric_of
@@ -113,7 +113,7 @@ def _random_guess(run: LoadedRun) -> Iterator[TidyRow]:
 
 def _measured(run: LoadedRun, numbers: Sequence[int], protocol: MetricProtocol, has_all: bool) -> Iterator[TidyRow]:
     for entry in run.summary.question_types.values():
-        in_tables = _table_of_metrics(entry.name, numbers)
+        in_tables = _table_of_metrics(run, entry.name, numbers)
         if has_all:
             names: Iterable[str] = _metrics_of(entry, protocol)
         else:
@@ -146,7 +146,7 @@ def _metrics_of(entry: TypeSummary, protocol: MetricProtocol) -> list[str]:
     ]
 
 
-def _table_of_metrics(question_type: str, numbers: Sequence[int]) -> dict[str, str]:
+def _table_of_metrics(run: LoadedRun, question_type: str, numbers: Sequence[int]) -> dict[str, str]:
     """The metrics of a question type that stand in the tables of these numbers, and in which."""
     kinds = {kind.value: kind for kind in TABLE_TYPES}
     if question_type not in kinds:
@@ -155,7 +155,7 @@ def _table_of_metrics(question_type: str, numbers: Sequence[int]) -> dict[str, s
     return {
         metric: str(number)
         for number in numbers
-        for metric in (text_metrics(kind) if number == TEXT_TABLE else SEGMENTATION_METRICS)
+        for metric in (text_metrics(kind) if number == TEXT_TABLE else segmentation_metrics(run))
     }
 
 

@@ -21,6 +21,8 @@ from itertools import accumulate
 
 import numpy as np
 
+from partonomy.questions.draws import Draws
+
 SMALLEST = 1e-300
 
 
@@ -50,7 +52,7 @@ class AnswerModel:
     swap: tuple[float, ...]
     few: Mapping[frozenset[int], float] = field(default_factory=dict)
 
-    def step(self, answer: frozenset[int], candidates: Sequence[int], generator: np.random.Generator) -> frozenset[int]:
+    def step(self, answer: frozenset[int], candidates: Sequence[int], generator: Draws) -> frozenset[int]:
         """Make one step of the walk.
 
         Args:
@@ -62,8 +64,9 @@ class AnswerModel:
             The next set; the same one when there is nowhere to go.
         """
         size, present = len(answer), sorted(answer)
-        adds = list(accumulate(self.root_odds[part] for part in candidates))
-        removes = list(accumulate(1.0 / self.root_odds[part] for part in present))
+        odds = self.root_odds
+        adds = list(accumulate([odds[part] for part in candidates]))
+        removes = list(accumulate([1.0 / odds[part] for part in present]))
         total_add, total_remove = adds[-1] if adds else 0.0, removes[-1]
         up = self.up[size] * total_add
         down = self.down[size] * total_remove
@@ -71,9 +74,12 @@ class AnswerModel:
         if up + down + swap <= 0.0:
             return answer
         place = generator.random() * (up + down + swap)
-        removed = {present[draw_place(removes, generator)]} if place >= up else set[int]()
-        added = {candidates[draw_place(adds, generator)]} if place < up or place >= up + down else set[int]()
-        return answer - removed | added
+        kept = list(present)
+        if place >= up:
+            kept.pop(draw_place(removes, generator))
+        if place < up or place >= up + down:
+            kept.append(candidates[draw_place(adds, generator)])
+        return frozenset(kept)
 
 
 def make_answer_model(shares: Mapping[int, float], size_weights: Sequence[float]) -> AnswerModel:
@@ -110,7 +116,7 @@ def make_flat_model(parts: Sequence[int]) -> AnswerModel:
     return make_answer_model(dict.fromkeys(parts, 0.5), [1.0] * len(parts))
 
 
-def draw_place(cumulative: Sequence[float], generator: np.random.Generator) -> int:
+def draw_place(cumulative: Sequence[float], generator: Draws) -> int:
     """Draw an index with probability proportional to its increment of a cumulative sum."""
     return min(bisect_right(cumulative, generator.random() * cumulative[-1]), len(cumulative) - 1)
 

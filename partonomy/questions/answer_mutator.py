@@ -18,16 +18,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-
 from partonomy.questions.answer_model import AnswerKind, AnswerModel, make_flat_model
-from partonomy.questions.balanced_answers import draw_balanced_answers
+from partonomy.questions.balanced_answers import BalancedAnswers
+from partonomy.questions.draws import Draws
 from partonomy.questions.part_sampler import PartSampler
 
 NUM_WRONG_ANSWERS = 4
 NUM_TRIES = 20
 MAX_MUTATIONS = 3
 AUTHORS_MAX_MUTATIONS = 2
+NOTHING = frozenset[int]()
 
 
 class MutationMode(StrEnum):
@@ -69,11 +69,11 @@ class MutationContext:
 
 @dataclass(frozen=True)
 class _Start:
-    """The right answer, its parts in any words, and the related parts (sorted) that may be added to it."""
+    """The right answer (sorted), its parts in any words, and the related parts (sorted) that may be added to it."""
 
-    parts: frozenset[int]
+    parts: list[int]
     excluded: frozenset[int]
-    related: tuple[int, ...]
+    related: list[int]
 
 
 class AnswerMutator:
@@ -97,11 +97,17 @@ class AnswerMutator:
         self._models = models or {}
         self._sampler = sampler
         self._synonyms = synonyms
+        self._balanced = BalancedAnswers(synonyms)
         self._num_parts = len(synonyms)
+        self._has_synonyms = any(len(group) > 1 for group in synonyms)
+        self._max_mutations = AUTHORS_MAX_MUTATIONS if mode is MutationMode.AUTHORS else MAX_MUTATIONS
 
-    def draw_wrong_answers(
-        self, context: MutationContext, generator: np.random.Generator
-    ) -> tuple[frozenset[int], ...] | None:
+    @property
+    def needs_query_parts(self) -> bool:
+        """Whether `MutationContext.query_parts` is used."""
+        return self._mode is MutationMode.AUTHORS
+
+    def draw_wrong_answers(self, context: MutationContext, generator: Draws) -> tuple[frozenset[int], ...] | None:
         """Draw four wrong part sets: distinct, not empty, none right or right in other words.
 
         Returns:
@@ -109,7 +115,7 @@ class AnswerMutator:
         """
         if self._mode is MutationMode.BALANCED:
             model = self._find_model(context)
-            return draw_balanced_answers(context.correct, NUM_WRONG_ANSWERS, model, self._synonyms, generator)
+            return self._balanced.draw(context.correct, NUM_WRONG_ANSWERS, model, generator)
         answers = [context.correct]
         start = self._make_start(context)
         for _ in range(NUM_WRONG_ANSWERS):
@@ -127,16 +133,22 @@ class AnswerMutator:
         return make_flat_model(context.category_parts if is_enough else range(self._num_parts))
 
     def _make_start(self, context: MutationContext) -> _Start:
-        excluded = frozenset().union(*(self._synonyms[part] for part in context.correct))
+        excluded = self._in_any_words(context.correct)
         related = context.query_parts if self._mode is MutationMode.AUTHORS else context.category_parts
-        return _Start(context.correct, excluded, tuple(part for part in related if part not in excluded))
+        return _Start(sorted(context.correct), excluded, [part for part in related if part not in excluded])
+
+    def _in_any_words(self, parts: frozenset[int]) -> frozenset[int]:
+        """The parts and their synonyms."""
+        if not self._has_synonyms:
+            return parts
+        return parts.union(*(self._synonyms[part] for part in parts))
 
     def _draw_distinct(
         self,
         start: _Start,
         answers: Sequence[frozenset[int]],
         context: MutationContext,
-        generator: np.random.Generator,
+        generator: Draws,
     ) -> frozenset[int] | None:
         for _ in range(NUM_TRIES):
             answer = self._mutate(start, generator)
@@ -144,46 +156,40 @@ class AnswerMutator:
                 return answer
         return None
 
-    def _mutate(self, start: _Start, generator: np.random.Generator) -> frozenset[int]:
+    def _mutate(self, start: _Start, generator: Draws) -> frozenset[int]:
         """Apply 1 to 3 mutations; a part touched once is not touched again; an impossible mutation is left out."""
-        present, touched = set(start.parts), set[int]()
-        max_mutations = AUTHORS_MAX_MUTATIONS if self._mode is MutationMode.AUTHORS else MAX_MUTATIONS
-        for _ in range(generator.integers(1, max_mutations + 1)):
-            operation = OPERATIONS[generator.integers(len(OPERATIONS))] if present else Operation.ADD
-            removed = None if operation is Operation.ADD else _draw_one(sorted(present - touched), generator)
-            added = None if operation is Operation.REMOVE else self._draw_added(present, start, generator)
-            if (operation is not Operation.ADD and removed is None) or (
-                operation is not Operation.REMOVE and added is None
-            ):
+        left, added = start.parts.copy(), list[int]()  # so what was added is never removed
+        for _ in range(1 + generator.below(self._max_mutations)):
+            operation = OPERATIONS[generator.below(len(OPERATIONS))] if left or added else Operation.ADD
+            adds, removes = operation is not Operation.REMOVE, operation is not Operation.ADD
+            place = generator.below(len(left)) if removes and left else None
+            new = self._draw_added(left, added, start, generator) if adds else None
+            if (removes and place is None) or (adds and new is None):
                 continue
-            if removed is not None:
-                present.remove(removed)
-                touched.add(removed)
-            if added is not None:
-                present.add(added)
-                touched.add(added)
-        return frozenset(present)
+            if place is not None:
+                left.pop(place)
+            if new is not None:
+                added.append(new)
+        return frozenset(left + added)
 
-    def _draw_added(self, present: set[int], start: _Start, generator: np.random.Generator) -> int | None:
+    def _draw_added(self, left: list[int], added: list[int], start: _Start, generator: Draws) -> int | None:
         """Draw a part that was not touched and is no synonym of a part listed now or at the start.
 
         The start is the right answer, so no true part is added in other words.
         """
         # What was touched is either of the start or was added to it, so this leaves it out, too.
-        more = set[int]().union(*(self._synonyms[part] for part in present - start.parts))
-        related: Sequence[int] = [part for part in start.related if part not in more] if more else start.related
+        more = self._in_any_words(frozenset(added)) if added else NOTHING
+        related = [part for part in start.related if part not in more] if added else start.related
         allowed = related
         if self._mode is MutationMode.AUTHORS or not related:
             more |= start.excluded
             allowed = [part for part in range(self._num_parts) if part not in more]
-        return self._sampler.sample(present, related, allowed, generator) if allowed else None
+        return self._sampler.sample(left + added, related, allowed, generator) if allowed else None
 
     def _means_same(self, answer: frozenset[int], correct: frozenset[int]) -> bool:
         """Whether two answers name the same parts, be it in other words."""
+        if not self._has_synonyms:
+            return answer == correct
         return all(self._synonyms[part] & correct for part in answer) and all(
             self._synonyms[part] & answer for part in correct
         )
-
-
-def _draw_one(candidates: Sequence[int], generator: np.random.Generator) -> int | None:
-    return candidates[int(generator.integers(len(candidates)))] if candidates else None

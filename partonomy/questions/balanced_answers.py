@@ -6,99 +6,98 @@ See `answer_model` for why no choice stands out.
 from collections.abc import Sequence
 from itertools import accumulate
 
-import numpy as np
-
 from partonomy.questions.answer_model import AnswerModel, draw_place
+from partonomy.questions.draws import Draws
 
 MAX_STEPS = 3
 NUM_TRIES = 20
 
 
-def draw_balanced_answers(
-    correct: frozenset[int],
-    num_wrong: int,
-    model: AnswerModel,
-    synonyms: Sequence[frozenset[int]],
-    generator: np.random.Generator,
-) -> tuple[frozenset[int], ...] | None:
-    """Draw wrong part sets.
-
-    Each is 1 to 3 steps of the model's walk from another answer, the right one or a wrong one; where the kind has few
-    right answers, it is the right answer of another question. A true part is never listed in other words, and no two
-    answers mean the same.
+class BalancedAnswers:
+    """Draws wrong answers.
 
     Args:
-        correct: the right answer's parts.
-        num_wrong: how many to draw.
-        model: how right answers of this kind are distributed.
         synonyms: for every part, the parts that mean the same, itself included.
-        generator: source of randomness.
-
-    Returns:
-        The sets; None when one of them was not found in 20 tries.
     """
-    few = _draw_from_few(correct, num_wrong, model, synonyms, generator)
-    if few is not None:
-        return few
-    vocabulary = [part for part in model.root_odds if part in correct or not synonyms[part] & correct]
-    answers = [correct]
-    meanings = {_meaning(correct, synonyms)}
-    for parent in draw_tree(num_wrong + 1, generator):
-        for _ in range(NUM_TRIES):
-            answer = _walk(answers[parent], vocabulary, model, synonyms, generator)
-            meaning = _meaning(answer, synonyms)
-            if meaning not in meanings:
-                break
-        else:
+
+    def __init__(self, synonyms: Sequence[frozenset[int]]) -> None:
+        self._synonyms = synonyms
+        self._has_synonyms = any(len(group) > 1 for group in synonyms)
+        self._first_words = [min(group) for group in synonyms]
+
+    def draw(
+        self, correct: frozenset[int], num_wrong: int, model: AnswerModel, generator: Draws
+    ) -> tuple[frozenset[int], ...] | None:
+        """Draw wrong part sets.
+
+        Each is 1 to 3 steps of the model's walk from another answer, the right one or a wrong one; where the kind has
+        few right answers, it is the right answer of another question. A true part is never listed in other words, and
+        no two answers mean the same.
+
+        Args:
+            correct: the right answer's parts.
+            num_wrong: how many to draw.
+            model: how right answers of this kind are distributed.
+            generator: source of randomness.
+
+        Returns:
+            The sets; None when one of them was not found in 20 tries.
+        """
+        few = self._draw_from_few(correct, num_wrong, model, generator) if len(model.few) >= num_wrong else None
+        if few is not None:
+            return few
+        vocabulary: Sequence[int] = list(model.root_odds)
+        if self._has_synonyms:
+            vocabulary = [part for part in vocabulary if part in correct or not self._synonyms[part] & correct]
+        answers = [correct]
+        meanings = {self._meaning(correct)}
+        for parent in draw_tree(num_wrong + 1, generator):
+            for _ in range(NUM_TRIES):
+                answer = self._walk(answers[parent], vocabulary, model, generator)
+                meaning = self._meaning(answer)
+                if meaning not in meanings:
+                    break
+            else:
+                return None
+            answers.append(answer)
+            meanings.add(meaning)
+        return tuple(answers[1:])
+
+    def _draw_from_few(
+        self, correct: frozenset[int], num_wrong: int, model: AnswerModel, generator: Draws
+    ) -> tuple[frozenset[int], ...] | None:
+        """Draw other right answers of the kind by their shares, without replacement; None when there are not enough."""
+        left = {
+            self._meaning(answer): (answer, share)
+            for answer, share in model.few.items()
+            if not (self._has_synonyms and any(self._synonyms[part] & correct for part in answer - correct))
+        }
+        left.pop(self._meaning(correct), None)
+        if len(left) < num_wrong:
             return None
-        answers.append(answer)
-        meanings.add(meaning)
-    return tuple(answers[1:])
+        drawn = []
+        for _ in range(num_wrong):
+            meanings = list(left)
+            place = draw_place(list(accumulate([left[meaning][1] for meaning in meanings])), generator)
+            drawn.append(left.pop(meanings[place])[0])
+        return tuple(drawn)
+
+    def _walk(
+        self, answer: frozenset[int], vocabulary: Sequence[int], model: AnswerModel, generator: Draws
+    ) -> frozenset[int]:
+        for _ in range(1 + generator.below(MAX_STEPS)):
+            listed = answer
+            if self._has_synonyms:
+                listed = answer.union(*(self._synonyms[part] for part in answer))
+            answer = model.step(answer, [part for part in vocabulary if part not in listed], generator)
+        return answer
+
+    def _meaning(self, answer: frozenset[int]) -> frozenset[int]:
+        """The answer with every part replaced by the first of its synonyms."""
+        return frozenset(self._first_words[part] for part in answer) if self._has_synonyms else answer
 
 
-def _draw_from_few(
-    correct: frozenset[int],
-    num_wrong: int,
-    model: AnswerModel,
-    synonyms: Sequence[frozenset[int]],
-    generator: np.random.Generator,
-) -> tuple[frozenset[int], ...] | None:
-    """Draw other right answers of the kind by their shares, without replacement; None when there are not enough."""
-    left = {
-        _meaning(answer, synonyms): (answer, share)
-        for answer, share in model.few.items()
-        if not any(synonyms[part] & correct for part in answer - correct)
-    }
-    left.pop(_meaning(correct, synonyms), None)
-    if len(left) < num_wrong:
-        return None
-    drawn = []
-    for _ in range(num_wrong):
-        meanings = list(left)
-        place = draw_place(list(accumulate(left[meaning][1] for meaning in meanings)), generator)
-        drawn.append(left.pop(meanings[place])[0])
-    return tuple(drawn)
-
-
-def _walk(
-    answer: frozenset[int],
-    vocabulary: Sequence[int],
-    model: AnswerModel,
-    synonyms: Sequence[frozenset[int]],
-    generator: np.random.Generator,
-) -> frozenset[int]:
-    for _ in range(int(generator.integers(1, MAX_STEPS + 1))):
-        listed = answer.union(*(synonyms[part] for part in answer))
-        answer = model.step(answer, [part for part in vocabulary if part not in listed], generator)
-    return answer
-
-
-def _meaning(answer: frozenset[int], synonyms: Sequence[frozenset[int]]) -> frozenset[int]:
-    """The answer with every part replaced by the first of its synonyms."""
-    return frozenset(min(synonyms[part]) for part in answer)
-
-
-def draw_tree(num_nodes: int, generator: np.random.Generator) -> tuple[int, ...]:
+def draw_tree(num_nodes: int, generator: Draws) -> tuple[int, ...]:
     """Draw a uniformly random labelled tree (Pruefer code) and return it as seen from node 0.
 
     Every node is equally likely to be central in it, so where the right answer (node 0) sits says nothing.
@@ -106,7 +105,7 @@ def draw_tree(num_nodes: int, generator: np.random.Generator) -> tuple[int, ...]
     Returns:
         Parents of nodes 1..num_nodes-1, renumbered so that each parent comes before its children.
     """
-    code = [int(value) for value in generator.integers(num_nodes, size=num_nodes - 2)]
+    code = [generator.below(num_nodes) for _ in range(num_nodes - 2)]
     degrees = [1 + code.count(node) for node in range(num_nodes)]
     neighbours: dict[int, list[int]] = {node: [] for node in range(num_nodes)}
 

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-import numpy as np
-
 from partonomy.concept_graph import ConceptGraph
 from partonomy.questions.answer_model import AnswerKind, AnswerModel, draw_place, make_answer_model, make_flat_model
-from partonomy.questions.balanced_answers import draw_balanced_answers
+from partonomy.questions.balanced_answers import BalancedAnswers
+from partonomy.questions.draws import Draws
 from partonomy.questions.image_questions import choose_instance
 from partonomy.questions.right_answers import AskedParts, RightAnswers, Shares, find_owned_parts
 from partonomy.structures import PartDataset
@@ -90,7 +89,7 @@ def fit_answer_models(
         seed: of the answers drawn for the fit.
     """
     index = {label: number for number, label in enumerate(graph.parts)}
-    generator = np.random.default_rng(seed)
+    generator = Draws(seed)
     models = {}
     for kind, shares in right.shares.items():
         own = sorted({part for answer in shares for part in answer})
@@ -121,9 +120,7 @@ def _even_out(true: _Marginals, num_images: int) -> _Marginals:
     return _Marginals(parts, true.sizes)
 
 
-def _fit_walk(
-    shares: Shares, true: _Marginals, synonyms: Sequence[frozenset[int]], generator: np.random.Generator
-) -> AnswerModel:
+def _fit_walk(shares: Shares, true: _Marginals, synonyms: Sequence[frozenset[int]], generator: Draws) -> AnswerModel:
     parts = list(true.parts)
     logits = {part: _logit(min(share, MAX_START_SHARE)) for part, share in true.parts.items()}
     log_sizes = [math.log(share + SMALLEST_SIZE_SHARE) for share in true.sizes]
@@ -143,15 +140,16 @@ def _fit_walk(
 
 
 def _simulate(
-    shares: Shares, model: AnswerModel, synonyms: Sequence[frozenset[int]], generator: np.random.Generator
+    shares: Shares, model: AnswerModel, synonyms: Sequence[frozenset[int]], generator: Draws
 ) -> list[frozenset[int]]:
     """Wrong answers to right ones drawn by their shares."""
     answers = sorted(shares, key=sorted)
     cumulative = list(accumulate(shares[answer] for answer in answers))
+    balanced = BalancedAnswers(synonyms)
     wrong: list[frozenset[int]] = []
     for _ in range(NUM_SIMULATED):
         correct = answers[draw_place(cumulative, generator)]
-        wrong += draw_balanced_answers(correct, NUM_WRONG, model, synonyms, generator) or ()
+        wrong += balanced.draw(correct, NUM_WRONG, model, generator) or ()
     return wrong
 
 

@@ -4,9 +4,11 @@ Per image one instance is asked about, once per type. Every question is drawn fr
 type) and the regressions are fitted once, so any number of workers writes the same bytes.
 """
 
+import gc
 import multiprocessing
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,74 +21,25 @@ from partonomy.datasets.coco_records import SkippedAnnotations
 from partonomy.datasets.files import hash_files, hash_json, write_json
 from partonomy.datasets.store import ANNOTATIONS_FILE, BUILD_FILE, DatasetOrigin, save_dataset
 from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationMode
-from partonomy.questions.balanced_models import fit_balanced
-from partonomy.questions.image_questions import MarkRule, QuestionMaker, SkippedQuestion
-from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL, ObjectSampler, embed_texts
-from partonomy.questions.part_comparison import PartComparator, find_comparator, synonym_file
+from partonomy.questions.balanced_models import BalancedFit, fit_balanced
+from partonomy.questions.build_config import (
+    BuildSeconds,
+    BuildSummary,
+    QuestionBuildConfig,
+    config_to_json,
+    summary_to_json,
+)
+from partonomy.questions.image_questions import QuestionMaker, SkippedQuestion
+from partonomy.questions.object_sampler import ObjectSampler, embed_texts
+from partonomy.questions.part_comparison import PartComparator, find_comparator
 from partonomy.questions.part_sampler import PartSampler, fit_part_sampler
 from partonomy.questions.question_file import question_to_line
 from partonomy.questions.question_types import QuestionType
 from partonomy.questions.question_writer import MadeQuestions, QuestionWriter, withdraw_questions
-from partonomy.questions.templates import DEFAULT_TEMPLATES, load_templates
+from partonomy.questions.templates import DEFAULT_TEMPLATES, Templates, load_templates
 from partonomy.structures import AnnotatedImage, PartDataset, SkippedType
 
 NUM_IMAGES_PER_STEP = 64
-NUM_EXAMPLE_IDS = 10
-
-
-@dataclass(frozen=True)
-class QuestionBuildConfig:
-    """How questions are made.
-
-    Attributes:
-        seed: every draw depends on it.
-        mutation: how wrong answers are derived: "paper", "authors" or "balanced" (see `answer_mutator`).
-        question_types: the types to ask, in this order; default: all ten.
-        embedding_model: of the object names (see `object_sampler.embed_texts`).
-        num_workers: processes; the output does not depend on it.
-        part_comparison: "exact", "lemma" or "file:PATH" (see `part_comparison.find_comparator`).
-        mark_objects: when the instance is marked by a box: "same_class" or "ambiguous" (see `MarkRule`).
-        templates: wording; default: the packaged file.
-    """
-
-    seed: int = 0
-    mutation: MutationMode = MutationMode.PAPER
-    question_types: tuple[QuestionType, ...] = tuple(QuestionType)
-    embedding_model: str = DEFAULT_EMBEDDING_MODEL
-    num_workers: int = 1
-    part_comparison: str = "exact"
-    mark_objects: MarkRule = MarkRule.SAME_CLASS
-    templates: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
-        if self.num_workers < 1:
-            raise ValueError(f"num_workers must be 1 or more, got {self.num_workers}")
-        if not self.question_types or len(set(self.question_types)) != len(self.question_types):
-            raise ValueError(f"question_types must name at least one type, each once, got {list(self.question_types)}")
-        synonym_file(self.part_comparison)  # raises on an unknown one
-
-
-@dataclass(frozen=True)
-class BuildSeconds:
-    """Wall time of a build's steps in seconds: annotations written, object names embedded, samplers fitted, asked."""
-
-    save: float
-    embedding: float
-    fit: float
-    questions: float
-
-
-@dataclass(frozen=True)
-class BuildSummary:
-    """What was built. `embedding_model` is the one really used; None when no object question could be asked."""
-
-    num_images: int
-    num_questions: Mapping[QuestionType, int]
-    skipped: tuple[SkippedType, ...]
-    embedding_model: str | None
-    seconds: BuildSeconds
 
 
 def build_questions(
@@ -126,29 +79,15 @@ def build_questions(
     times.append(time.perf_counter())
     object_sampler = _build_object_sampler(graph, config)
     times.append(time.perf_counter())
-    part_sampler = _fit_sampler(dataset, graph)
-    synonyms = _synonym_indices(graph, comparator or find_comparator(config.part_comparison))
-    is_balanced = config.mutation is MutationMode.BALANCED
-    balanced = fit_balanced(dataset, graph, synonyms, config.seed) if is_balanced else None
+    samplers = _fit_samplers(dataset, graph, config, object_sampler, comparator)
     times.append(time.perf_counter())
     templates = load_templates(config.templates or DEFAULT_TEMPLATES)
-    maker = QuestionMaker(
-        graph=graph,
-        mutator=AnswerMutator(config.mutation, part_sampler, synonyms, balanced.models if balanced else None),
-        object_sampler=object_sampler,
-        templates=templates,
-        synonyms=synonyms,
-        seed=config.seed,
-        image_root=dataset.image_root,
-        mark=config.mark_objects,
-        right=balanced.right if balanced else None,
-    )
     inputs = {
         "annotations": hash_files([output_dir / ANNOTATIONS_FILE]),
         "config": config_json,
-        "synonyms": [sorted(group) for group in synonyms],
         "templates": repr(templates),
-    } | _sampler_hashes(part_sampler, object_sampler)
+    } | samplers.hashes()
+    maker = _make_maker(dataset, graph, config, samplers, templates)
     with QuestionWriter(output_dir, hash_json(inputs)) as writer:
         _write_all(maker, dataset, config, writer)
         writer.finish()
@@ -160,35 +99,60 @@ def build_questions(
         embedding_model=object_sampler.model_name if object_sampler else None,
         seconds=BuildSeconds(*(after - before for before, after in pairwise(times))),
     )
-    write_json(output_dir / BUILD_FILE, _summary_to_json(summary, config_json, settings or {}, left_out), indent=2)
+    write_json(output_dir / BUILD_FILE, summary_to_json(summary, config_json, settings or {}, left_out), indent=2)
     writer.remove_progress()
     return summary
 
 
-def _sampler_hashes(part_sampler: PartSampler, object_sampler: ObjectSampler | None) -> dict[str, str | None]:
-    return {
-        "numpy": np.__version__,
-        "part_sampler": part_sampler.content_hash(),
-        "object_sampler": object_sampler.content_hash() if object_sampler else None,
-    }
+@dataclass(frozen=True)
+class _Samplers:
+    """What is fitted to a data set. `balanced` is None in the other mutation modes."""
+
+    parts: PartSampler
+    objects: ObjectSampler | None
+    synonyms: tuple[frozenset[int], ...]
+    balanced: BalancedFit | None
+
+    def hashes(self) -> dict[str, object]:
+        """Changes with anything that changes the questions."""
+        return {
+            "numpy": np.__version__,
+            "part_sampler": self.parts.content_hash(),
+            "object_sampler": self.objects.content_hash() if self.objects else None,
+            "synonyms": [sorted(group) for group in self.synonyms],
+        }
 
 
-def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:
-    """The resolved configuration, without `num_workers`, which changes nothing; files by their content as well."""
-    files: dict[str, object] = {"templates": None}
-    if config.templates is not None:
-        files = {"templates": str(config.templates), "templates_sha256": hash_files([config.templates])}
-    synonyms = synonym_file(config.part_comparison)
-    if synonyms is not None and synonyms.is_file():  # a missing one is an error of `find_comparator`
-        files["part_comparison_sha256"] = hash_files([synonyms])
-    return {
-        "seed": config.seed,
-        "mutation": config.mutation.value,
-        "question_types": [question_type.value for question_type in config.question_types],
-        "embedding_model": config.embedding_model,
-        "part_comparison": config.part_comparison,
-        "mark_objects": config.mark_objects.value,
-    } | files
+def _fit_samplers(
+    dataset: PartDataset,
+    graph: ConceptGraph,
+    config: QuestionBuildConfig,
+    objects: ObjectSampler | None,
+    comparator: PartComparator | None,
+) -> _Samplers:
+    parts = _fit_part_sampler(dataset, graph)
+    synonyms = _synonym_indices(graph, comparator or find_comparator(config.part_comparison))
+    is_balanced = config.mutation is MutationMode.BALANCED
+    balanced = fit_balanced(dataset, graph, synonyms, config.seed) if is_balanced else None
+    return _Samplers(parts, objects, synonyms, balanced)
+
+
+def _make_maker(
+    dataset: PartDataset, graph: ConceptGraph, config: QuestionBuildConfig, samplers: _Samplers, templates: Templates
+) -> QuestionMaker:
+    balanced = samplers.balanced
+    models = balanced.models if balanced else None
+    return QuestionMaker(
+        graph=graph,
+        mutator=AnswerMutator(config.mutation, samplers.parts, samplers.synonyms, models),
+        object_sampler=samplers.objects,
+        templates=templates,
+        synonyms=samplers.synonyms,
+        seed=config.seed,
+        image_root=dataset.image_root,
+        mark=config.mark_objects,
+        right=balanced.right if balanced else None,
+    )
 
 
 def _synonym_indices(graph: ConceptGraph, comparator: PartComparator) -> tuple[frozenset[int], ...]:
@@ -197,7 +161,7 @@ def _synonym_indices(graph: ConceptGraph, comparator: PartComparator) -> tuple[f
     return tuple(frozenset(index[other] for other in synonyms[label]) for label in graph.parts)
 
 
-def _fit_sampler(dataset: PartDataset, graph: ConceptGraph) -> PartSampler:
+def _fit_part_sampler(dataset: PartDataset, graph: ConceptGraph) -> PartSampler:
     index = {label: number for number, label in enumerate(graph.parts)}
     part_sets = (
         frozenset(index[part.label] for part in instance.parts)
@@ -218,10 +182,23 @@ def _build_object_sampler(graph: ConceptGraph, config: QuestionBuildConfig) -> O
 
 def _write_all(maker: QuestionMaker, dataset: PartDataset, config: QuestionBuildConfig, writer: QuestionWriter) -> None:
     images = dataset.images
-    with tqdm(total=len(images), initial=writer.num_images, desc="questions", unit="image", disable=None) as progress:
+    with (
+        _annotations_left_alone(),
+        tqdm(total=len(images), initial=writer.num_images, desc="questions", unit="image", disable=None) as progress,
+    ):
         for made in _make_all(maker, images[writer.num_images :], config):
             writer.write(made)
             progress.update(made.num_images)
+
+
+@contextmanager
+def _annotations_left_alone() -> Iterator[None]:
+    """Keep the collector of unused objects from searching the annotations, millions of objects, again and again."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _skipped_rows(
@@ -250,7 +227,7 @@ def _make_all(
 def _make_step(
     maker: QuestionMaker, question_types: Sequence[QuestionType], images: Sequence[AnnotatedImage]
 ) -> MadeQuestions:
-    lines: list[str] = []
+    lines: list[bytes] = []
     asked: list[QuestionType] = []
     skipped: list[SkippedQuestion] = []
     for image in images:
@@ -271,34 +248,8 @@ class _Worker:
 def _start_worker(maker: QuestionMaker, question_types: tuple[QuestionType, ...]) -> None:
     _Worker.maker = maker
     _Worker.question_types = question_types
+    gc.freeze()
 
 
 def _work(images: Sequence[AnnotatedImage]) -> MadeQuestions:
     return _make_step(_Worker.maker, _Worker.question_types, images)
-
-
-def _summary_to_json(
-    summary: BuildSummary,
-    config: Mapping[str, object],
-    settings: Mapping[str, object],
-    left_out: Sequence[SkippedAnnotations],
-) -> dict[str, object]:
-    return {
-        "source": dict(settings),
-        "config": dict(config),
-        "embedding_model": summary.embedding_model,
-        "num_images": summary.num_images,
-        "num_questions": {question_type.value: count for question_type, count in summary.num_questions.items()},
-        "skipped": [
-            {"question_type": row.question_type.value, "reason": row.reason, "count": row.count}
-            for row in summary.skipped
-        ],
-        "left_out_annotations": [
-            {
-                "reason": row.reason,
-                "count": len(row.annotation_ids),
-                "example_ids": list(row.annotation_ids[:NUM_EXAMPLE_IDS]),
-            }
-            for row in left_out
-        ],
-    }

@@ -7,20 +7,20 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from partonomy.concept_graph import ConceptGraph
 from partonomy.masks import rle_area, rle_bbox, union_masks
 from partonomy.questions.answer_model import AnswerKind
 from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationContext
+from partonomy.questions.draws import Draws
 from partonomy.questions.object_sampler import ObjectSampler
 from partonomy.questions.question_types import QuestionType
 from partonomy.questions.right_answers import AskedParts, Concepts, RightAnswers, find_owned_parts
-from partonomy.questions.templates import Templates, Wording, question_form
+from partonomy.questions.templates import QuestionTexts, Templates, Wording, question_form
 from partonomy.structures import AnnotatedImage, ObjectInstance, ObjectQuestion, Question
 
 Item = TypeVar("Item")
 
+MAX_TEXTS = 50_000  # kept for the next question of the same wording
 TYPE_CODES = {question_type: zlib.crc32(question_type.value.encode()) for question_type in QuestionType}
 
 
@@ -99,6 +99,7 @@ class QuestionMaker:
         self._seed = seed
         self._image_root = image_root
         self._mark = mark
+        self._texts: dict[Wording, QuestionTexts] = {}
         self._labels = graph.parts
         self._index: Mapping[str, int] = {label: number for number, label in enumerate(self._labels)}
         self._others = {label: [other for other in graph.objects if other != label] for label in graph.objects}
@@ -141,7 +142,7 @@ class QuestionMaker:
                 return self._write(asked, question_type, concepts, wrong, generator)
         return reason
 
-    def _draw_concepts(self, asked: AskedInstance, form: str, generator: np.random.Generator) -> Iterator[Concepts]:
+    def _draw_concepts(self, asked: AskedInstance, form: str, generator: Draws) -> Iterator[Concepts]:
         """Yield, in random order, every choice of compared objects that leaves an answer.
 
         Paper, section 3.1: positive = in common with C; negative = not of C, which shares at least one part;
@@ -155,7 +156,7 @@ class QuestionMaker:
             yield Concepts(parts)
             return
         others = self._others[asked.instance.label]
-        for concept in _shuffled(others, generator):
+        for concept in map(others.__getitem__, generator.permutation(len(others))):
             shared = parts & self._has[concept]
             if not shared:
                 continue
@@ -165,7 +166,7 @@ class QuestionMaker:
                 if parts - shared:
                     yield Concepts(parts - shared, concept)
             else:
-                for other in _shuffled(others, generator):
+                for other in map(others.__getitem__, generator.permutation(len(others))):
                     answer = shared - self._has[other]
                     if other != concept and answer:
                         yield Concepts(answer, concept, other)
@@ -174,7 +175,7 @@ class QuestionMaker:
         self, asked: AskedInstance, question_type: QuestionType, concepts: Concepts
     ) -> MutationContext:
         query: set[int] = set()
-        if not question_type.is_part_whole:
+        if self._mutator.needs_query_parts and not question_type.is_part_whole:
             for label in (asked.instance.label, concepts.concept, concepts.other):
                 query |= self._own_parts[label] if label is not None else set()
         label = asked.instance.label
@@ -187,18 +188,18 @@ class QuestionMaker:
         question_type: QuestionType,
         concepts: Concepts,
         wrong: Sequence[frozenset[int]],
-        generator: np.random.Generator,
+        generator: Draws,
     ) -> Question:
         box = self._box(asked, question_type)
         wording = Wording(question_type, asked.instance.label, box is not None, concepts.concept, concepts.other)
-        form = self._templates.answer_form(wording)
-        answers = ((concepts.answer, True), *((answer, False) for answer in wrong))
-        listed = [
-            form.choice([self._labels[part] for part in sorted(answer)], is_correct) for answer, is_correct in answers
-        ]
-        choices = _shuffled(listed, generator)
-        object_question = self._object_question(wording, generator) if question_type.is_part_whole else None
-        correct = next(choice for choice in choices if choice.is_correct)
+        texts = self._find_texts(wording)
+        labels, form = self._labels, texts.form
+        correct = form.choice([labels[part] for part in sorted(concepts.answer)], is_correct=True)
+        others = [form.choice([labels[part] for part in sorted(answer)], is_correct=False) for answer in wrong]
+        choices = _shuffled([correct, *others], generator)
+        object_question = None
+        if question_type.is_part_whole:
+            object_question = self._object_question(wording, texts.object_question, generator)
         part_of = {part.label: part for part in asked.instance.parts}
         return Question(
             question_id=f"{asked.image.image_id}:{question_type.value}",
@@ -209,19 +210,27 @@ class QuestionMaker:
             height=asked.image.height,
             width=asked.image.width,
             object_label=asked.instance.label,
-            text=self._templates.part_question(wording),
+            text=texts.question,
             choices=tuple(choices),
             masks=tuple(part_of[label] for label in correct.parts),
             object_question=object_question,
             box=box,
         )
 
-    def _object_question(self, wording: Wording, generator: np.random.Generator) -> ObjectQuestion:
+    def _find_texts(self, wording: Wording) -> QuestionTexts:
+        """The texts of a wording; most wordings come again and again."""
+        if wording not in self._texts:
+            if len(self._texts) == MAX_TEXTS:
+                self._texts.clear()
+            self._texts[wording] = self._templates.texts(wording)
+        return self._texts[wording]
+
+    def _object_question(self, wording: Wording, text: str, generator: Draws) -> ObjectQuestion:
         assert self._object_sampler is not None
         label = wording.object_label
         wrong = self._object_sampler.sample(label, NUM_WRONG_ANSWERS, generator)
         choices = self._templates.object_choices(wording, [label, *wrong])
-        return ObjectQuestion(self._templates.object_question_text(wording), tuple(_shuffled(choices, generator)))
+        return ObjectQuestion(text, tuple(_shuffled(choices, generator)))
 
     def _box(self, asked: AskedInstance, question_type: QuestionType) -> tuple[int, int, int, int] | None:
         others = [other for other in asked.image.objects if other.instance_id != asked.instance.instance_id]
@@ -252,14 +261,14 @@ def instance_box(instance: ObjectInstance) -> tuple[int, int, int, int]:
     return rle_bbox(instance.mask or union_masks([part.mask for part in instance.parts]))
 
 
-def question_generator(seed: int, image_id: int, question_type: QuestionType) -> np.random.Generator:
-    """Generator of one question; depends on nothing but seed, image and type."""
-    return np.random.default_rng([seed, image_id, TYPE_CODES[question_type]])
+def question_generator(seed: int, image_id: int, question_type: QuestionType) -> Draws:
+    """Draws of one question; they depend on nothing but seed, image and type."""
+    return Draws([seed, image_id, TYPE_CODES[question_type]])
 
 
 def _area(instance: ObjectInstance) -> int:
     return rle_area(instance.mask or union_masks([part.mask for part in instance.parts]))
 
 
-def _shuffled(items: Sequence[Item], generator: np.random.Generator) -> list[Item]:
-    return [items[number] for number in generator.permutation(len(items)).tolist()]
+def _shuffled(items: Sequence[Item], generator: Draws) -> list[Item]:
+    return [items[number] for number in generator.permutation(len(items))]

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from partonomy.concept_graph import ConceptGraph
+from partonomy.questions.draws import Draws
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,15 @@ class Embedding:
     model_name: str
 
 
+@dataclass(frozen=True)
+class _Candidates:
+    """The objects that may be drawn, the chance of each, and where its share of [0, 1) ends."""
+
+    labels: Sequence[str]
+    chances: Sequence[float]
+    ends: Sequence[float]
+
+
 class ObjectSampler:
     """Draws wrong objects.
 
@@ -46,13 +56,13 @@ class ObjectSampler:
         similarities = np.round(embedding.vectors @ embedding.vectors.T, NUM_DECIMALS)
         self._index: Mapping[str, int] = {label: number for number, label in enumerate(graph.objects)}
         self._similarities = similarities
-        self._candidates: dict[tuple[str, int], tuple[Sequence[str], Sequence[float]]] = {}
+        self._candidates: dict[tuple[str, int], _Candidates] = {}
 
     def content_hash(self) -> str:
         """Changes with anything that changes the draws."""
         return hashlib.sha256(self.model_name.encode() + self._similarities.tobytes()).hexdigest()
 
-    def sample(self, label: str, num_samples: int, generator: np.random.Generator) -> tuple[str, ...]:
+    def sample(self, label: str, num_samples: int, generator: Draws) -> tuple[str, ...]:
         """Draw distinct objects other than `label`: its siblings, or all objects where these are too few.
 
         Raises:
@@ -60,11 +70,12 @@ class ObjectSampler:
         """
         if (label, num_samples) not in self._candidates:
             self._candidates[label, num_samples] = self._find_candidates(label, num_samples)
-        candidates, chances = self._candidates[label, num_samples]
-        return tuple(candidates[number] for number in draw_distinct(chances, num_samples, generator))
+        found = self._candidates[label, num_samples]
+        return tuple(
+            found.labels[number] for number in draw_distinct(found.chances, num_samples, generator, found.ends)
+        )
 
-    def _find_candidates(self, label: str, num_samples: int) -> tuple[Sequence[str], Sequence[float]]:
-        """The objects that may be drawn, and the chance of each."""
+    def _find_candidates(self, label: str, num_samples: int) -> _Candidates:
         candidates: Sequence[str] = self._graph.siblings(label)
         if len(candidates) < num_samples:
             candidates = [other for other in self._graph.objects if other != label]
@@ -72,24 +83,41 @@ class ObjectSampler:
             raise ValueError(f"{label!r}: {num_samples} wrong objects needed, only {len(candidates)} others exist")
         similarity = self._similarities[self._index[label], [self._index[other] for other in candidates]]
         weights = np.exp(similarity - similarity.max())
-        return candidates, (weights / weights.sum()).tolist()
+        chances = (weights / weights.sum()).tolist()
+        return _Candidates(candidates, chances, _share_ends(chances))
 
 
-def draw_distinct(chances: Sequence[float], num_samples: int, generator: np.random.Generator) -> list[int]:
+def draw_distinct(
+    chances: Sequence[float], num_samples: int, generator: Draws, ends: Sequence[float] | None = None
+) -> list[int]:
     """Draw distinct positions with the given chances, as many as asked for.
 
-    The same positions as `generator.choice(len(chances), num_samples, replace=False, p=chances)`, whose checks take ten
-    times as long as the draw.
+    The same positions as NumPy's `Generator.choice(len(chances), num_samples, replace=False, p=chances)`, whose checks
+    take ten times as long as the draw.
+
+    Args:
+        chances: of every position.
+        num_samples: how many to draw.
+        generator: source of randomness.
+        ends: `_share_ends(chances)`, where it is known.
     """
-    left, chosen = list(chances), list[int]()
+    draws = [generator.random() for _ in range(num_samples)]
+    ends = ends or _share_ends(chances)
+    chosen = list(dict.fromkeys([bisect_right(ends, draw) for draw in draws]))
+    left = list(chances)
     while len(chosen) < num_samples:
         draws = [generator.random() for _ in range(num_samples - len(chosen))]
         for number in chosen:
             left[number] = 0.0
-        cumulative = list(accumulate(left))
-        ends = [value / cumulative[-1] for value in cumulative]
+        ends = _share_ends(left)
         chosen += dict.fromkeys(bisect_right(ends, draw) for draw in draws)
     return chosen
+
+
+def _share_ends(chances: Sequence[float]) -> list[float]:
+    """Where each position's share of [0, 1) ends."""
+    cumulative = list(accumulate(chances))
+    return [value / cumulative[-1] for value in cumulative]
 
 
 def embed_texts(texts: Sequence[str], model_name: str) -> Embedding:

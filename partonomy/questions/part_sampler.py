@@ -5,9 +5,13 @@ softmaxed at temperature 1.5 and mixed with the uniform distribution over relate
 """
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
+from itertools import accumulate
 
 import numpy as np
+
+from partonomy.questions.draws import Draws
 
 TEMPERATURE = 1.5
 PREDICTED_WEIGHT = 0.1
@@ -52,7 +56,7 @@ class PartSampler:
         present: Collection[int],
         related: Sequence[int],
         allowed: Sequence[int],
-        generator: np.random.Generator,
+        generator: Draws,
     ) -> int:
         """Draw one part: 0.9 uniform over `related` + 0.1 predicted over `allowed`.
 
@@ -64,9 +68,9 @@ class PartSampler:
         """
         is_predicted = not related or generator.random() < PREDICTED_WEIGHT
         if not is_predicted:
-            return related[int(generator.integers(len(related)))]
-        cumulative = np.cumsum(self._odds(present, allowed))
-        return allowed[int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))]
+            return related[generator.below(len(related))]
+        cumulative = list(accumulate(self._odds(present, allowed).tolist()))
+        return allowed[bisect_right(cumulative, generator.random() * cumulative[-1])]
 
 
 def fit_part_sampler(part_sets: Iterable[frozenset[int]], num_parts: int) -> PartSampler:

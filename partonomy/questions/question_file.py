@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import msgspec
+
 from partonomy.datasets.files import RECORD_ERRORS, check_box, check_text, printable
 from partonomy.questions.phrases import locate_listed
 from partonomy.questions.question_types import QuestionType
@@ -25,9 +27,11 @@ from partonomy.structures import (
     Question,
 )
 
+ENCODER = msgspec.json.Encoder()  # the same text as `json` without blanks, in a tenth of the time
 
-def question_to_line(question: Question) -> str:
-    """Return the JSON line of a question, newline included."""
+
+def question_to_line(question: Question) -> bytes:
+    """Return the JSON line of a question in UTF-8, newline included."""
     record: dict[str, Any] = {
         "question_id": question.question_id,
         "question_type": question.question_type.value,
@@ -55,7 +59,7 @@ def question_to_line(question: Question) -> str:
                 for choice in question.object_question.choices
             ],
         }
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return ENCODER.encode(record) + b"\n"
 
 
 class StoredQuestions(Sequence[Question]):

@@ -28,7 +28,7 @@ class MadeQuestions:
     """The questions of a few images in a row, as lines of the file, and the types that could not be asked."""
 
     num_images: int
-    lines: tuple[str, ...]
+    lines: tuple[bytes, ...]
     question_types: tuple[QuestionType, ...]
     skipped: tuple[SkippedQuestion, ...]
 
@@ -71,7 +71,7 @@ class QuestionWriter:
 
     def write(self, made: MadeQuestions) -> None:
         """Append one step: its questions first, so that the step's own line vouches for bytes that are there."""
-        content = "".join(made.lines).encode("utf-8")
+        content = b"".join(made.lines)
         self._questions_file.write(content)
         self._questions_file.flush()
         self._digest.update(content)

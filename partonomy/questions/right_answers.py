@@ -9,11 +9,12 @@ so that the answers of a category spread out; then objects that lead to it are d
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from functools import lru_cache
+from itertools import accumulate
 
 from partonomy.concept_graph import ConceptGraph
-from partonomy.questions.answer_model import AnswerKind
+from partonomy.questions.answer_model import AnswerKind, draw_place
+from partonomy.questions.draws import Draws
 from partonomy.questions.templates import FORMS
 
 NUM_SPREAD_ROUNDS = 30
@@ -44,6 +45,8 @@ class AskedParts:
 class RightAnswers:
     """The right answers of a data set.
 
+    Inside, part sets are whole numbers, bit p for part p: every image is compared with every object.
+
     Args:
         asked: the object asked about in every image.
         graph: vocabulary.
@@ -55,19 +58,21 @@ class RightAnswers:
     """
 
     def __init__(self, asked: Iterable[AskedParts], graph: ConceptGraph, owned: Mapping[str, frozenset[int]]) -> None:
-        self._has = dict(sorted(owned.items()))
+        self._has = {label: _to_bits(parts) for label, parts in sorted(owned.items())}
         self._category = graph.object_category
-        self._rests: dict[frozenset[int], dict[frozenset[int], float]] = {}
+        self._rests: dict[int, dict[int, float]] = {}
+        self._listed: dict[int, tuple[int, ...]] = {}
         counts = Counter(asked)
         rows: dict[AnswerKind, list[_Offer]] = defaultdict(list)
         for one in sorted(counts, key=lambda one: (one.label, sorted(one.parts))):
             for form in FORMS:
-                offered = self._offered(form, one)
+                offered = self._offered(form, one.label, _to_bits(one.parts))
                 if offered:
                     rows[self.kind(form, one.label)].append(_Offer(counts[one], offered))
         self._weights = {kind: _spread(offers) for kind, offers in rows.items()}
         self.shares: Mapping[AnswerKind, Shares] = {
-            kind: _shares(offers, self._weights[kind]) for kind, offers in rows.items()
+            kind: {frozenset(self._parts(bits)): share for bits, share in _shares(offers, self._weights[kind]).items()}
+            for kind, offers in rows.items()
         }
         self.num_images: Mapping[AnswerKind, int] = {
             kind: sum(offer.count for offer in offers) for kind, offers in rows.items()
@@ -78,55 +83,62 @@ class RightAnswers:
         """Kind of the questions of a form about an object."""
         return AnswerKind(form, self._category[label])
 
-    def draw(self, form: str, asked: AskedParts, generator: np.random.Generator) -> Iterator[Concepts]:
+    def draw(self, form: str, asked: AskedParts, generator: Draws) -> Iterator[Concepts]:
         """Yield every right answer once, in random order, each with objects that lead to it; nothing if none is."""
-        offered = self._offered(form, asked)
+        parts = _to_bits(asked.parts)
+        offered = self._offered(form, asked.label, parts)
         if not offered:  # perhaps no image of the category offers one, and then its kind has no weights
             return
         weights = self._weights[self.kind(form, asked.label)]
-        answers = sorted(offered, key=sorted)
+        answers = sorted(offered, key=self._parts)
         left = [offered[answer] * weights[answer] for answer in answers]
         while answers:
-            cumulative = np.cumsum(left)
-            place = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
-            answer = answers.pop(min(place, len(answers) - 1))
-            left.pop(min(place, len(left) - 1))
-            ways = self._ways(form, asked, answer)
-            yield ways[int(generator.integers(len(ways)))]
+            place = draw_place(list(accumulate(left)), generator)
+            answer = answers.pop(place)
+            left.pop(place)
+            ways = self._ways(form, asked.label, parts, answer)
+            concept, other = ways[generator.below(len(ways))]
+            yield Concepts(frozenset(self._parts(answer)), concept, other)
 
-    def _offered(self, form: str, asked: AskedParts) -> dict[frozenset[int], float]:
+    def _parts(self, bits: int) -> tuple[int, ...]:
+        """The parts of a set, sorted."""
+        if bits not in self._listed:
+            self._listed[bits] = tuple(part for part in range(bits.bit_length()) if bits >> part & 1)
+        return self._listed[bits]
+
+    def _offered(self, form: str, label: str, parts: int) -> dict[int, float]:
         """Probability of each right answer when the compared objects are drawn uniformly; empty: cannot be asked."""
         if form == "identification":
-            return {asked.parts: 1.0}
-        common = [asked.parts & self._has[other] for other in self._has if other != asked.label]
+            return {parts: 1.0}
+        common = [parts & has for other, has in self._has.items() if other != label]
         if form == "positive":
-            return _average([{answer: 1.0} for answer in common if answer])
+            return _frequencies([answer for answer in common if answer])
         if form == "negative":
-            return _average([{asked.parts - shared: 1.0} for shared in common if shared and asked.parts - shared])
+            return _frequencies([parts ^ shared for shared in common if shared and parts != shared])
         return _average([rests for rests in map(self._rests_of, filter(None, common)) if rests])
 
-    def _rests_of(self, shared: frozenset[int]) -> dict[frozenset[int], float]:
+    def _rests_of(self, shared: int) -> dict[int, float]:
         """What a second object leaves of shared parts. The asked object and the first leave nothing: not drawn."""
         if shared not in self._rests:
-            rests = (shared - has for has in self._has.values())
-            self._rests[shared] = _average([{rest: 1.0} for rest in rests if rest])
+            rests = (shared & ~has for has in self._has.values())
+            self._rests[shared] = _frequencies([rest for rest in rests if rest])
         return self._rests[shared]
 
-    def _ways(self, form: str, asked: AskedParts, answer: frozenset[int]) -> list[Concepts]:
+    def _ways(self, form: str, label: str, parts: int, answer: int) -> list[tuple[str | None, str | None]]:
         """Every choice of compared objects that leads to an answer."""
         if form == "identification":
-            return [Concepts(answer)]
-        ways = []
-        for concept in self._has:
-            shared = asked.parts & self._has[concept]
-            if concept == asked.label or not shared:
-                continue
-            if form == "difference":
-                others = self._has if answer <= shared else ()
-                ways += [Concepts(answer, concept, other) for other in others if shared - self._has[other] == answer]
-            elif answer == (shared if form == "positive" else asked.parts - shared):
-                ways.append(Concepts(answer, concept))
-        return ways
+            return [(None, None)]
+        others = ((other, parts & has) for other, has in self._has.items() if other != label)
+        if form == "difference":
+            return [
+                (concept, other)
+                for concept, shared in others
+                if not answer & ~shared
+                for other, has in self._has.items()
+                if shared & ~has == answer
+            ]
+        shared_parts = answer if form == "positive" else parts ^ answer
+        return [(other, None) for other, shared in others if shared == shared_parts]
 
 
 def find_owned_parts(graph: ConceptGraph, synonyms: Sequence[frozenset[int]]) -> dict[str, frozenset[int]]:
@@ -143,10 +155,10 @@ class _Offer:
     """So many images offer these right answers with these probabilities."""
 
     count: int
-    answers: Mapping[frozenset[int], float]
+    answers: Mapping[int, float]
 
 
-def _spread(offers: Sequence[_Offer]) -> dict[frozenset[int], float]:
+def _spread(offers: Sequence[_Offer]) -> dict[int, float]:
     """Weights of right answers under which none is much more frequent than the objects make it."""
     weights = {answer: 1.0 for offer in offers for answer in offer.answers}
     for _ in range(NUM_SPREAD_ROUNDS):
@@ -159,8 +171,8 @@ def _spread(offers: Sequence[_Offer]) -> dict[frozenset[int], float]:
     return weights
 
 
-def _shares(offers: Sequence[_Offer], weights: Mapping[frozenset[int], float]) -> dict[frozenset[int], float]:
-    shares: dict[frozenset[int], float] = dict.fromkeys(weights, 0.0)
+def _shares(offers: Sequence[_Offer], weights: Mapping[int, float]) -> dict[int, float]:
+    shares: dict[int, float] = dict.fromkeys(weights, 0.0)
     num_images = sum(offer.count for offer in offers)
     for offer in offers:
         total = sum(share * weights[answer] for answer, share in offer.answers.items())
@@ -169,9 +181,30 @@ def _shares(offers: Sequence[_Offer], weights: Mapping[frozenset[int], float]) -
     return shares
 
 
-def _average(distributions: Sequence[Mapping[frozenset[int], float]]) -> dict[frozenset[int], float]:
-    mean: dict[frozenset[int], float] = defaultdict(float)
+def _average(distributions: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    mean: dict[int, float] = defaultdict(float)
     for distribution in distributions:
         for answer, share in distribution.items():
             mean[answer] += share / len(distributions)
     return dict(mean)
+
+
+def _frequencies(answers: Sequence[int]) -> dict[int, float]:
+    """Share of each answer, by first occurrence."""
+    return {answer: _add_up(count, len(answers)) for answer, count in Counter(answers).items()}
+
+
+@lru_cache(maxsize=1 << 16)
+def _add_up(count: int, total: int) -> float:
+    """1 / total added `count` times; the last bit of a product could be another."""
+    value = 0.0
+    for _ in range(count):
+        value += 1.0 / total
+    return value
+
+
+def _to_bits(parts: Iterable[int]) -> int:
+    bits = 0
+    for part in parts:
+        bits |= 1 << part
+    return bits

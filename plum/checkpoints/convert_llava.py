@@ -30,7 +30,7 @@ from plum.checkpoints.llava_keys import (
     Layout,
     detect_layout,
 )
-from plum.checkpoints.llava_tokenizer import SourceTokenizer, read_source_tokenizer
+from plum.checkpoints.llava_tokenizer import SourceTokenizer, read_source_tokenizer, require_image_delimiters
 from plum.checkpoints.model_config_io import describe_differences, write_model_config
 from plum.checkpoints.sam_weights import own_sam_name, read_sam_config, variant_name
 from plum.checkpoints.shard_writer import MAX_SHARD_BYTES, ShardWriter
@@ -147,6 +147,8 @@ def _make_plan(request: ConversionRequest) -> _Plan:
     parts = (*parts, _Part(sam_files, own_sam_name, survey(sam_files, own_sam_name)))
     _require_model(parts, layout, request, llava_config, sam_config)
     tokenizer = read_source_tokenizer(request.llava)
+    if source.has_image_delimiters:
+        require_image_delimiters(tokenizer.tokenizer, str(request.llava))
     num_rows = llava_config.language.vocab_size
     grown = _grown_vocabulary(num_rows, len(tokenizer.tokenizer))
     language = replace(llava_config.language, vocab_size=grown)
@@ -160,7 +162,6 @@ def _make_plan(request: ConversionRequest) -> _Plan:
         f"SAM: {variant_name(sam_config)}, {sam_config.image_size} px",
         f"Conversation template: {conversation} ({reason})",
         *_vocabulary_notes(tokenizer, num_rows, grown),
-        *_training_notes(source),
     )
     return _Plan(parts, config, tokenizer, notes)
 
@@ -256,7 +257,13 @@ def _require_same(config: ModelConfig, expected: ModelConfig) -> None:
     """Compare with a run's configuration; heads, adapters and token ids are the run's own."""
     llava = replace(expected.llava, special_tokens=config.llava.special_tokens)
     neutral = replace(
-        expected, llava=llava, tagger=config.tagger, feedback=config.feedback, lora=config.lora, system=config.system
+        expected,
+        llava=llava,
+        tagger=config.tagger,
+        feedback=config.feedback,
+        lora=config.lora,
+        system=config.system,
+        seg_token=config.seg_token,
     )
     if differences := describe_differences(config, neutral):
         own, other = variant_name(config.sam), variant_name(expected.sam)
@@ -277,16 +284,6 @@ def _vocabulary_notes(tokenizer: SourceTokenizer, num_rows: int, grown: int) -> 
     if grown > len(tokenizer.tokenizer):
         notes.append(f"Rows without a token, never written by the model: {len(tokenizer.tokenizer)} to {grown - 1}")
     return tuple(notes)
-
-
-def _training_notes(source: SourceConfig) -> tuple[str, ...]:
-    """Say in what plum shows the checkpoint its images otherwise than its training did."""
-    if not source.has_image_delimiters:
-        return ()
-    return (
-        "Trained with <im_start> and <im_end> around the image (mm_use_im_start_end); plum's templates put the image "
-        "alone: expect weaker answers before fine-tuning",
-    )
 
 
 def _card(request: ConversionRequest, notes: tuple[str, ...]) -> str:

@@ -16,6 +16,11 @@ from plum.data.conversation import TemplateName
 CLIP_HEAD_DIM = 64
 """Of OpenAI's CLIP towers; shapes alone do not show the number of heads."""
 ORIGINAL_TYPES = ("llava", "llava_llama")
+DELIMITED: Mapping[TemplateName, TemplateName] = {
+    "llava_v1": "llava_v1_im_start_end",
+    "vicuna_v1.1": "vicuna_v1.1_im_start_end",
+}
+"""Templates with the image alone, and the same with `<im_start>` and `<im_end>` around it."""
 LANGUAGE_CONSTANTS = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False}
 VISION_CONSTANTS = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_channels": 3}
 
@@ -97,7 +102,11 @@ def choose_conversation(source: SourceConfig, layout: Layout, chosen: TemplateNa
     Raises:
         ValueError: it cannot be told and none was chosen.
     """
+    if source.has_image_delimiters:
+        return _choose_delimited(source, layout, chosen)
     if chosen is not None:
+        if chosen in DELIMITED.values():
+            raise ValueError(f"{source.path}: mm_use_im_start_end is not true, so --conversation {chosen} does not fit")
         return chosen, "as chosen"
     if layout.projector == "mlp2x_gelu":
         return "vicuna_v1.1", "LLaVA v1.5 was trained with it"
@@ -108,6 +117,24 @@ def choose_conversation(source: SourceConfig, layout: Layout, chosen: TemplateNa
         f"{list(get_args(TemplateName))}. llava-llama-2 checkpoints: llava_llama_2; LLaVA v1: its training code used "
         "vicuna_v1.1, its demo and LISA llava_v1"
     )
+
+
+def _choose_delimited(source: SourceConfig, layout: Layout, chosen: TemplateName | None) -> tuple[TemplateName, str]:
+    """Choose for a checkpoint that was trained with `<im_start>` and `<im_end>` around the image."""
+    reason = "mm_use_im_start_end: the image stands between <im_start> and <im_end>"
+    if chosen is None and layout.projector == "mlp2x_gelu":
+        return DELIMITED["vicuna_v1.1"], reason
+    if chosen is None:
+        raise ValueError(
+            f"{source.path.parent} does not show its conversation template; say --conversation, one of "
+            f"{list(DELIMITED)}. LLaVA v1: its training code used vicuna_v1.1, its demo and LISA llava_v1"
+        )
+    if chosen not in (*DELIMITED, *DELIMITED.values()):
+        raise ValueError(
+            f"{source.path}: trained with <im_start> and <im_end> around the image (mm_use_im_start_end), which "
+            f"--conversation {chosen} has no form of; choose among {list(DELIMITED)}"
+        )
+    return DELIMITED.get(chosen, chosen), reason
 
 
 def build_llava_config(

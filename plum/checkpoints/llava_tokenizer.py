@@ -6,6 +6,7 @@ is read as it is and saved under the neutral class; from tokenizer.model alone, 
 it did when these checkpoints were made.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from plum.checkpoints.source_files import read_json
-from plum.data.conversation import BEGIN_TOKEN, END_TOKEN, IMAGE_TOKEN
+from plum.data.conversation import BEGIN_TOKEN, END_TOKEN, IMAGE_END, IMAGE_START, IMAGE_TOKEN
 from plum.data.tokenizer import PAD_TOKEN, UNKNOWN_TOKEN, check_tokenizer
 
 FAST_FILE, SENTENCEPIECE_FILE, SETTINGS_FILE = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
@@ -68,6 +69,21 @@ def read_source_tokenizer(folder: Path) -> SourceTokenizer:
     return SourceTokenizer(tokenizer, added)
 
 
+def require_image_delimiters(tokenizer: PreTrainedTokenizerFast, where: str) -> None:
+    """Check that `<im_start>` and `<im_end>` are tokens, also directly beside `<image>`.
+
+    Raises:
+        ValueError: they are not; the checkpoint says that it was trained with them.
+    """
+    expected = [IMAGE_START, IMAGE_TOKEN, IMAGE_END]
+    ids = tokenizer("".join(expected), add_special_tokens=False)["input_ids"]
+    if tokenizer.convert_ids_to_tokens(ids) != expected:
+        raise ValueError(
+            f"{where}: config.json says mm_use_im_start_end, but its tokenizer has no {IMAGE_START} and {IMAGE_END} "
+            "(added_tokens.json missing?)"
+        )
+
+
 def _read_settings(folder: Path) -> dict[str, object]:
     """Return tokenizer_config.json, with the pad token of special_tokens_map.json where it names none."""
     settings: dict[str, object] = {}
@@ -89,7 +105,7 @@ def _text(token: object) -> str | None:
 
 def _from_sentencepiece(folder: Path, settings: Mapping[str, object]) -> Tokenizer:
     """Convert tokenizer.model through transformers, with the begin token and the spaces its training had."""
-    backend: Tokenizer = AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
+    backend = _split_before_normalizing(AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer)
     if settings.get("add_bos_token") is not False:  # absent: true for LLaMA's slow tokenizer, not for transformers 5
         begin = (BEGIN_TOKEN, backend.token_to_id(BEGIN_TOKEN))
         backend.post_processor = processors.TemplateProcessing(f"{BEGIN_TOKEN} $A", special_tokens=[begin])
@@ -104,6 +120,17 @@ def _from_sentencepiece(folder: Path, settings: Mapping[str, object]) -> Tokeniz
         backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
     _require_sentencepiece_ids(backend, folder / SENTENCEPIECE_FILE, PROBES)
     return backend
+
+
+def _split_before_normalizing(backend: Tokenizer) -> Tokenizer:
+    """Cut added tokens (`<im_start>`) out of the raw text, as LLaMA's slow tokenizer does.
+
+    transformers 5 lets those of added_tokens.json be normalised, which puts `▁` in front of them.
+    """
+    content = json.loads(backend.to_str())
+    for token in content["added_tokens"]:
+        token.update(normalized=False, special=True)
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def _require_sentencepiece_ids(backend: Tokenizer, model: Path, texts: Sequence[str]) -> None:

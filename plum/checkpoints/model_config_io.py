@@ -12,7 +12,7 @@ from pathlib import Path
 
 from plum.config import ModelConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_FILE = "config.json"
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
@@ -41,8 +41,10 @@ def read_model_config(folder: Path) -> ModelConfig:
     if not isinstance(content, dict) or "format_version" not in content:
         raise ValueError(f"{path} has no format_version: it was not written by plum, or describes another architecture")
     version = content.pop("format_version")
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version is {version!r}, this code reads {FORMAT_VERSION}")
+    if version == 1:  # before systems with [SEG] tokens
+        content = {**content, "seg_token": None}
+    elif version != FORMAT_VERSION:
+        raise ValueError(f"{path}: format_version is {version!r}, this code reads 1 and {FORMAT_VERSION}")
     config = _parse(ModelConfig, content, str(path), "")
     assert isinstance(config, ModelConfig)
     return config

@@ -1,6 +1,7 @@
 """Tensors to safetensors shards as they come: no more than one shard is held in memory.
 
-The files are those of `plum.checkpoints.weights.write_tensors`, which needs all tensors at once.
+The files are those of `plum.checkpoints.weights.write_tensors`, which needs all tensors at once; the index is that of
+transformers' `save_pretrained`.
 """
 
 import json
@@ -18,6 +19,7 @@ class ShardWriter:
     def __init__(self, folder: Path, stem: str, max_bytes: int) -> None:
         self.folder, self.stem, self.max_bytes = folder, stem, max_bytes
         self.total_bytes = 0
+        self.total_parameters = 0
         self._waiting: dict[str, Tensor] = {}
         self._waiting_bytes = 0
         self._shards: list[tuple[str, ...]] = []
@@ -37,6 +39,7 @@ class ShardWriter:
         self._waiting[name] = tensor.detach().contiguous().clone() if is_view else tensor.detach()
         self._waiting_bytes += tensor.nbytes
         self.total_bytes += tensor.nbytes
+        self.total_parameters += tensor.numel()
 
     def finish(self) -> None:
         """Write what is left and give the files their names: one `stem`.safetensors, or shards and an index."""
@@ -50,9 +53,15 @@ class ShardWriter:
             file = f"{self.stem}-{number + 1:05}-of-{len(self._shards):05}.safetensors"
             self._part(number).rename(self.folder / file)
             weight_map |= dict.fromkeys(names, file)
-        content = {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map}
+        metadata = {"total_parameters": self.total_parameters, "total_size": self.total_bytes}
+        content = {"metadata": metadata, "weight_map": weight_map}
         index = self.folder / f"{self.stem}.safetensors.index.json"
-        index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    @property
+    def num_shards(self) -> int:
+        """Files written so far."""
+        return len(self._shards)
 
     def _part(self, number: int) -> Path:
         return self.folder / f"{self.stem}-part-{number:05}"

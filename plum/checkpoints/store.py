@@ -1,14 +1,14 @@
 """A saved model is one folder: config.json, safetensors, tokenizer, model card. `save_pretrained` and
 `load_pretrained`.
 
-Beside it a light form for runs at full size (`save_trained`): only what was trained, over a base that is not repeated;
-`load_pretrained` reads both.
+Beside it a light form for runs at full size (`save_trained`): only what was trained, over a base that is not repeated.
+`plum.checkpoints.export_adapters` writes it with the adapters in peft's own format. `load_pretrained` reads all.
 """
 
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,13 +26,16 @@ from plum.checkpoints.weights import (
 )
 from plum.config import ModelConfig
 from plum.data.tokenizer import load_tokenizer
+from plum.models.empty import allocate_parameters
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.lora import is_adapter, name_without_adapters
+from plum.models.lora import is_adapter, name_of_peft, name_without_adapters
 from plum.models.registry import build_model
 from plum.models.special_tokens import with_special_tokens
 
 MODEL_STEM = "model"
 TRAINED_STEM = "trained"
+ADAPTER_STEM = "adapter_model"
+"""peft's file of adapters, under its names; an adapters-only export has it beside the other trained weights."""
 BASE_FILE = "base.json"
 """Which saved model lies under trained weights: its folder and fingerprint."""
 CARD_FILE = "README.md"
@@ -113,8 +116,9 @@ def load_pretrained(
     config = read_model_config(folder)
     tokenizer = load_tokenizer(folder)
     with_special_tokens(config, tokenizer)
-    _require_heads(folder)
-    model = build_model(config).to(dtype)
+    require_heads(folder)
+    model = build_model(config, is_backbone_empty=True).to(dtype)
+    allocate_parameters(model, dtype, device)
     if (folder / BASE_FILE).is_file():
         _read_over_base(model, folder)
     else:
@@ -146,7 +150,11 @@ def saved_tensors(folder: Path | str) -> dict[str, SavedTensor]:
         )
     if fingerprint(base) != recorded["fingerprint"]:
         raise ValueError(f"{folder} holds trained weights over {base}, whose weights have changed since")
-    return saved_tensors(base) | list_tensors(folder, TRAINED_STEM)
+    trained = list_tensors(folder, TRAINED_STEM)
+    if (folder / f"{ADAPTER_STEM}.safetensors").is_file():
+        adapters = list_tensors(folder, ADAPTER_STEM)
+        trained |= {name_of_peft(key): replace(saved, key=key) for key, saved in adapters.items()}
+    return saved_tensors(base) | trained
 
 
 def _save(
@@ -172,7 +180,7 @@ def _save(
     partial.rename(folder)
 
 
-def _require_heads(folder: Path) -> None:
+def require_heads(folder: Path) -> None:
     """Refuse a converted base: its heads would be random."""
     if not has_heads(folder):
         raise ValueError(

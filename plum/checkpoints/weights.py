@@ -20,10 +20,11 @@ FINGERPRINT_BYTES = 2**20
 
 @dataclass(frozen=True)
 class SavedTensor:
-    """Where a tensor was written, and its shape."""
+    """Where a tensor was written, its shape, and its name there where that is not the model's."""
 
     file: Path
     shape: tuple[int, ...]
+    key: str = ""
 
 
 def write_tensors(tensors: Mapping[str, Tensor], folder: Path, stem: str) -> None:
@@ -66,12 +67,20 @@ def list_tensors(folder: Path, stem: str) -> dict[str, SavedTensor]:
 
     Raises:
         FileNotFoundError: no such file.
+        ValueError: a shard does not hold what the index says.
     """
-    return {
+    found = {
         name: SavedTensor(file, shape)
         for file in _find_files(folder, stem)
         for name, shape in _read_shapes(file).items()
     }
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.is_file() and not (folder / f"{stem}.safetensors").is_file():
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        differing = sorted({(name, saved.file.name) for name, saved in found.items()} ^ set(weight_map.items()))
+        if differing:
+            raise ValueError(f"{index} and its shards differ in {len(differing)} entries, such as {differing[0]}")
+    return found
 
 
 @torch.no_grad()
@@ -83,7 +92,7 @@ def copy_tensors(targets: Iterable[tuple[Tensor, str]], saved: Mapping[str, Save
     for file, pairs in by_file.items():
         with safe_open(file, framework="pt") as tensors:
             for target, name in pairs:
-                target.copy_(tensors.get_tensor(name))
+                target.copy_(tensors.get_tensor(saved[name].key or name))
 
 
 def fingerprint(folder: Path) -> str:

@@ -3,11 +3,69 @@
 import argparse
 from pathlib import Path
 
-from partonomy.evaluation.model_api import Role, Turn
-from plum.cli.show import format_spans, read_image, write_prediction
-from plum.partonomy_adapter import load_predictor
+import numpy as np
 
-HELP = "Ask about the image. /new starts over, /quit ends."
+from partonomy.evaluation.model_api import Role, Turn
+from plum.api import read_image
+from plum.cli.show import format_spans, write_prediction
+from plum.partonomy_adapter import load_predictor
+from plum.predictor import Predictor
+
+HELP = "Ask about the image. /reset forgets what was said, /image FILE takes another image, /history shows what was "
+HELP += "said, /quit ends."
+
+
+class Conversation:
+    """One image, what was said about it so far, and where answers are kept.
+
+    Args:
+        predictor: the model.
+        image: uint8 RGB (H, W, 3).
+        output: folder for an overlay and a JSON file per answer, or None.
+    """
+
+    def __init__(self, predictor: Predictor, image: np.ndarray, output: Path | None) -> None:
+        self.predictor = predictor
+        self.image = image
+        self.output = output
+        self.turns: list[Turn] = []
+        # Answers of earlier conversations in this folder stay.
+        self.num_answers = 0 if output is None else len([*output.glob("answer_*.json")])
+
+    def ask(self, question: str) -> str:
+        """Answer with all earlier turns in mind; an empty answer is not remembered, nor its question.
+
+        Returns:
+            What to show.
+        """
+        turns = [*self.turns, Turn(Role.USER, question)]
+        prediction = self.predictor.generate(self.image, turns)
+        self.num_answers += 1
+        lines = [prediction.text or "(no answer)", format_spans(prediction)]
+        if self.output is not None:
+            overlay, _ = write_prediction(prediction, self.image, self.output, f"answer_{self.num_answers:03d}")
+            lines.append(f"overlay: {overlay}")
+        if prediction.text:
+            self.turns = [*turns, Turn(Role.ASSISTANT, prediction.text)]
+        return "\n".join(lines)
+
+    def reset(self) -> str:
+        """Forget what was said."""
+        self.turns = []
+        return "(forgotten)"
+
+    def take_image(self, path: str) -> str:
+        """Take another image and forget what was said; a broken file changes nothing."""
+        try:
+            self.image = read_image(Path(path).expanduser())
+        except (FileNotFoundError, ValueError) as error:
+            return f"error: {error}"
+        self.turns = []
+        return f"({path}: {self.image.shape[1]} x {self.image.shape[0]} pixels; what was said is forgotten)"
+
+    def history(self) -> str:
+        """What was said."""
+        return "\n".join(f"{turn.role}: {turn.text}" for turn in self.turns) or "(nothing yet)"
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -22,36 +80,35 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _run(arguments: argparse.Namespace) -> None:
     image = read_image(arguments.image)
-    predictor = load_predictor(arguments.checkpoint, arguments.device)
-    turns: list[Turn] = []
-    num_answers = 0
+    conversation = Conversation(load_predictor(arguments.checkpoint, arguments.device), image, arguments.output)
     print(HELP)
-    while (question := _read_question()) is not None:
-        if question == "/new":
-            turns = []
-            continue
-        turns.append(Turn(Role.USER, question))
-        prediction = predictor.generate(image, turns)
-        print(prediction.text or "(no answer)")
-        print(format_spans(prediction))
-        num_answers += 1
-        if arguments.output is not None:
-            overlay, _ = write_prediction(prediction, image, arguments.output, f"answer_{num_answers:03d}")
-            print(f"overlay: {overlay}")
-        if prediction.text:
-            turns.append(Turn(Role.ASSISTANT, prediction.text))
-        else:  # an empty answer cannot be part of the history
-            turns.pop()
+    while (line := _read_line()) not in (None, "/quit"):
+        assert line is not None
+        print(_reply(conversation, line))
 
 
-def _read_question() -> str | None:
+def _reply(conversation: Conversation, line: str) -> str:
+    command, _, rest = line.partition(" ")
+    if command == "/image":
+        return conversation.take_image(rest.strip())
+    if line in ("/reset", "/new"):
+        return conversation.reset()
+    if line == "/history":
+        return conversation.history()
+    if line.startswith("/"):
+        return f"error: {command} is no command. {HELP}"
+    try:
+        return conversation.ask(line)
+    except ValueError as error:  # such as a conversation that has become too long
+        return f"error: {error}"
+
+
+def _read_line() -> str | None:
     """Read the user's next words; None to end."""
     while True:
         try:
-            question = input("> ").strip()
+            line = input("> ").strip()
         except (EOFError, KeyboardInterrupt):
             return None
-        if question == "/quit":
-            return None
-        if question:
-            return question
+        if line:
+            return line

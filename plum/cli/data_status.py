@@ -1,4 +1,4 @@
-"""`python -m plum data-status`: which downloads of stage 0 are there, which are missing, and where to get them."""
+"""`python -m plum data-status`: which downloads are there, which are missing, and where to get them."""
 
 import argparse
 from collections import Counter
@@ -9,9 +9,7 @@ from plum.data.catalogue import EntryStatus, State, survey
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
-        "data-status", help="which data sets of stage 0 are there, and where to get the others"
-    )
+    parser = commands.add_parser("data-status", help="which data sets are there, and where to get the others")
     parser.add_argument("--root", required=True, type=Path, help="folder of the downloads (data.dataset_dir)")
     parser.add_argument("--missing", action="store_true", help="list only what is not complete")
     parser.set_defaults(run=_run)

@@ -1,23 +1,91 @@
-"""`python -m plum export`: merge a trained model's adapters into one folder for inference or for the next stage."""
+"""`python -m plum export`: a trained model as one folder for inference or for the next stage."""
 
 import argparse
+import re
+from pathlib import Path
 
 import torch
 
-from plum.checkpoints.export import export_merged
+from plum.checkpoints.export import ExportRequest, export_merged
+from plum.checkpoints.export_adapters import AdaptersRequest, export_adapters
+from plum.checkpoints.shard_writer import MAX_SHARD_BYTES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("export", help="merge a trained model's adapters and save the result")
-    parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
-    parser.add_argument("--output", required=True, help="new folder")
+    parser.add_argument(
+        "source",
+        type=Path,
+        help="a run's folder (its model, or its newest checkpoint while it has none), RUN/checkpoints/update_NNNNNN, "
+        "or a saved model; checkpoints are pickles: only your own",
+    )
+    parser.add_argument("destination", type=Path, help="new folder")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="of the exported weights")
+    parser.add_argument(
+        "--max_shard_size", "--max-shard-size", type=parse_size, default=MAX_SHARD_BYTES, help="such as 4GB or 500MB"
+    )
+    parser.add_argument(
+        "--adapters_only",
+        "--adapters-only",
+        action="store_true",
+        help="only what was trained: adapters in peft's format, heads beside them; it needs its base to load",
+    )
+    parser.add_argument("--base", type=Path, help="with --adapters_only: the saved model under it (default: the run's)")
+    parser.add_argument(
+        "--summary", nargs="+", type=Path, default=[], help="summary.json files or their folders, for the model card"
+    )
     parser.set_defaults(run=_run)
 
 
+def parse_size(text: str) -> int:
+    """Read a number of bytes, such as "4GB".
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B?)", text.upper())
+    unit = match[2].rstrip("B") + "B" if match and match[2] not in ("", "B") else ""
+    if match is None or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 4GB, 500MB or a number of bytes")
+    return int(float(match[1]) * UNITS[unit])
+
+
 def _run(arguments: argparse.Namespace) -> None:
-    result = export_merged(arguments.checkpoint, arguments.output, DTYPES[arguments.dtype])
-    print(f"{arguments.output}: adapters merged in float32, logits moved by {result.max_logit_difference:.2e} at most")
+    if arguments.adapters_only:
+        if arguments.dtype != "float32":
+            raise ValueError("--dtype is of merged weights; --adapters_only keeps the trained ones as they are")
+        _run_adapters(arguments)
+        return
+    if arguments.base is not None:
+        raise ValueError("--base belongs to --adapters_only: a merged model needs none")
+    result = export_merged(
+        ExportRequest(
+            arguments.source,
+            arguments.destination,
+            DTYPES[arguments.dtype],
+            arguments.max_shard_size,
+            tuple(arguments.summary),
+        )
+    )
+    print(f"Exported the {result.described_source}")
+    files = f"{result.num_shards} file" + ("s" if result.num_shards > 1 else "")
+    print(f"{arguments.destination}: {result.num_tensors} tensors, {result.num_bytes / 1e9:.3f} GB in {files}")
+    print(f"Logits of a probe text, at most {result.largest_logit:.3f} in size, moved at most by")
+    print(f"  merging in float32:      {result.merge.difference:.2e} (bound {result.merge.bound:.2e})")
+    print(f"  writing as {arguments.dtype + ':':<14}{result.written.difference:.2e} (bound {result.written.bound:.2e})")
+
+
+def _run_adapters(arguments: argparse.Namespace) -> None:
+    result = export_adapters(
+        AdaptersRequest(arguments.source, arguments.destination, arguments.base, tuple(arguments.summary))
+    )
+    print(f"Exported what was trained of the {result.described_source}")
+    print(
+        f"{arguments.destination}: {result.num_adapter_tensors} tensors of adapters, {result.num_other_tensors} other, "
+        f"{result.num_bytes / 1e9:.3f} GB, over {result.base}"
+    )
+    print(f"Logits of a probe text moved by {result.logit_difference:.2e} on loading them over the base")

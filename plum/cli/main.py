@@ -9,7 +9,9 @@ from plum.cli import (
     chat,
     convert_llava,
     data_status,
+    doctor,
     export,
+    predict,
     retention,
     segment,
     teacher_forced,
@@ -29,10 +31,12 @@ def build_parser() -> argparse.ArgumentParser:
     train_tokenizer.add_command(commands)
     teacher_forced.add_command(commands)
     export.add_command(commands)
+    predict.add_command(commands)
     data_status.add_command(commands)
     convert_llava.add_command(commands)
     validate.add_command(commands)
     retention.add_command(commands)
+    doctor.add_command(commands)
     return parser
 
 

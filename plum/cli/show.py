@@ -6,15 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from partonomy.images import image_size, load_image
-from partonomy.masks import encode_mask, rle_to_json
-from partonomy.visualize import draw_overlay
+from plum.folder_prediction.drawing import draw_prediction
+from plum.folder_prediction.records import prediction_to_json, span_texts
 from plum.predictor import Prediction
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read an image upright, uint8 RGB (H, W, 3)."""
-    return load_image(path, *image_size(path))
 
 
 def format_spans(prediction: Prediction) -> str:
@@ -31,11 +25,6 @@ def format_spans(prediction: Prediction) -> str:
     return "\n".join(lines)
 
 
-def span_texts(prediction: Prediction) -> list[str]:
-    """The phrases of a prediction."""
-    return [prediction.text[span.start : span.end] for span in prediction.spans]
-
-
 def write_prediction(prediction: Prediction, image: np.ndarray, folder: Path, stem: str) -> tuple[Path, Path]:
     """Write `{stem}.png` (masks over the image) and `{stem}.json` (text, spans, masks as COCO RLE).
 
@@ -43,18 +32,7 @@ def write_prediction(prediction: Prediction, image: np.ndarray, folder: Path, st
         The two paths.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    phrases = span_texts(prediction)
     overlay, record = folder / f"{stem}.png", folder / f"{stem}.json"
-    Image.fromarray(draw_overlay(image, prediction.masks, phrases)).save(overlay)
-    spans = [
-        {
-            "phrase": phrase,
-            "characters": [span.start, span.end],
-            "tag_confidence": prediction.tag_confidences[i],
-            "mask_confidence": prediction.mask_confidences[i],
-            "segmentation": rle_to_json(encode_mask(prediction.masks[i])),
-        }
-        for i, (phrase, span) in enumerate(zip(phrases, prediction.spans, strict=True))
-    ]
-    record.write_text(json.dumps({"text": prediction.text, "spans": spans}, indent=2) + "\n", encoding="utf-8")
+    Image.fromarray(draw_prediction(image, prediction)).save(overlay)
+    record.write_text(json.dumps(prediction_to_json(prediction), indent=2) + "\n", encoding="utf-8")
     return overlay, record

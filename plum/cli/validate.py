@@ -2,20 +2,18 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from partonomy.benchmarks.gqa import read_gqa
-from partonomy.benchmarks.pope import ALL_CATEGORIES, CATEGORIES, read_pope
-from partonomy.benchmarks.reason_seg_data import read_reason_seg
-from partonomy.benchmarks.referring_data import read_referring
+from partonomy.benchmarks.pope import CATEGORIES
 from partonomy.benchmarks.segmentation_scores import SegmentationMode, Wording
-from partonomy.benchmarks.textvqa import read_textvqa
-from partonomy.benchmarks.vqa_items import MAX_NEW_TOKENS, VqaItem, VqaProtocol
-from partonomy.evaluation.benchmark_run import BenchmarkConfig, run_benchmark
-from partonomy.evaluation.benchmark_summary import benchmark_overview
+from partonomy.benchmarks.vqa_items import MAX_NEW_TOKENS, VqaProtocol
+from partonomy.datasets.training_images import count_trained_on
+from partonomy.evaluation.benchmark_run import run_benchmark
+from partonomy.evaluation.benchmark_settings import BenchmarkConfig, BenchmarkSettings, default_split, read_task
+from partonomy.evaluation.benchmark_summary import BenchmarkSummary, benchmark_overview
 from partonomy.evaluation.benchmark_tasks import (
     REASON_SEG,
     REFCOCO_NAMES,
@@ -24,14 +22,12 @@ from partonomy.evaluation.benchmark_tasks import (
     VqaTask,
 )
 from partonomy.evaluation.provenance import hash_checkpoint
-from partonomy.evaluation.sharding import Rank, rank_from_environment
+from partonomy.evaluation.sharding import Rank, parse_shard, rank_from_environment
 from plum.benchmark_model import BenchmarkPlum, check_has_adapters
 from plum.checkpoints.model_config_io import read_model_config
 from plum.partonomy_adapter import load_predictor
 
 BENCHMARKS = (*REFCOCO_NAMES, REASON_SEG, *VQA_BENCHMARKS)
-DEFAULT_SPLITS = {"textvqa": "val", "gqa": "testdev", "pope": ALL_CATEGORIES}
-COMPAT_GQA_SPLIT = "val"
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -66,102 +62,93 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--base", action="store_true", help="switch the adapters off: the model underneath")
     parser.add_argument("--limit", type=int, help="only the first N items (of each POPE category)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument("--num_procs", type=int, default=1, help="worker processes on this machine")
+    parser.add_argument(
+        "--shard",
+        help="ask one part of the images, e.g. 2/8, on machines without a common launcher; python -m partonomy "
+        "merge-runs joins the parts",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--device", default="auto", help="auto (each rank its own GPU), cpu, cuda, cuda:1, ...")
     parser.set_defaults(run=_run)
 
 
-def read_task(arguments: argparse.Namespace) -> VqaTask | SegmentationTask:
-    """Read what is to be asked.
+def read_settings(arguments: argparse.Namespace) -> BenchmarkSettings:
+    """Resolve the flags.
 
     Raises:
-        FileNotFoundError, ValueError: Files are missing or broken, or a flag belongs to other benchmarks.
+        ValueError: A flag belongs to other benchmarks.
     """
-    name, limit = str(arguments.benchmark), arguments.limit
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {limit}")
-    is_vqa = name in VQA_BENCHMARKS
-    if is_vqa and (arguments.mode is not None or arguments.wording is not None):
-        raise ValueError(f"--mode and --wording are for segmentation; {name} takes --protocol")
-    if not is_vqa and arguments.protocol is not None:
-        raise ValueError(f"--protocol is for questions; {name} takes --mode")
-    if arguments.no_ocr and name != "textvqa":
-        raise ValueError(f"--no_ocr is for textvqa, not {name}")
-    if is_vqa:
-        protocol = VqaProtocol(arguments.protocol or VqaProtocol.LLAVA_OFFICIAL)
-        split = arguments.split or _default_split(name, protocol)
-        return VqaTask(name, split, protocol, _read_questions(arguments, split, protocol))
-    split = arguments.split or "val"
-    if name == REASON_SEG:
-        items = read_reason_seg(arguments.root, split)
-    else:
-        items = read_referring(arguments.root, name, split)
-    mode, wording = arguments.mode or SegmentationMode.FORCED, arguments.wording or Wording.PLUM
-    return SegmentationTask(name, split, SegmentationMode(mode), items[:limit], Wording(wording))
+    is_vqa = arguments.benchmark in VQA_BENCHMARKS
+    mode = arguments.mode or (None if is_vqa else SegmentationMode.FORCED)
+    wording = arguments.wording or (None if is_vqa else Wording.PLUM)
+    protocol = arguments.protocol or (VqaProtocol.LLAVA_OFFICIAL if is_vqa else None)
+    vqa_protocol = None if protocol is None else VqaProtocol(protocol)
+    return BenchmarkSettings(
+        arguments.benchmark,
+        arguments.split or default_split(arguments.benchmark, vqa_protocol),
+        None if mode is None else SegmentationMode(mode),
+        None if wording is None else Wording(wording),
+        vqa_protocol,
+        not arguments.no_ocr,
+        arguments.limit,
+    )
 
 
-def _default_split(name: str, protocol: VqaProtocol) -> str:
-    is_compat_gqa = name == "gqa" and protocol is VqaProtocol.PARTONOMY_COMPAT
-    return COMPAT_GQA_SPLIT if is_compat_gqa else DEFAULT_SPLITS[name]
-
-
-def _read_questions(arguments: argparse.Namespace, split: str, protocol: VqaProtocol) -> tuple[VqaItem, ...]:
-    root, limit = arguments.root, arguments.limit
-    if arguments.benchmark == "textvqa":
-        with_ocr = protocol is VqaProtocol.LLAVA_OFFICIAL and not arguments.no_ocr
-        return read_textvqa(root, split, with_ocr)[:limit]
-    if arguments.benchmark == "gqa":
-        return read_gqa(root, split, protocol)[:limit]
-    return _first_of_each_group(read_pope(root, split), limit)
-
-
-def _first_of_each_group(items: Sequence[VqaItem], limit: int | None) -> tuple[VqaItem, ...]:
-    counts: dict[str, int] = {}
-    kept = []
-    for item in items:
-        counts[item.group] = counts.get(item.group, 0) + 1
-        if limit is None or counts[item.group] <= limit:
-            kept.append(item)
-    return tuple(kept)
+def build_model(checkpoint: str, is_base: bool, max_new_tokens: int, device: str, rank: Rank) -> BenchmarkPlum:
+    """Load the checkpoint in the process of `rank`."""
+    predictor = load_predictor(checkpoint, _device_of(device, rank))
+    name = f"plum:{Path(checkpoint).name}"
+    return BenchmarkPlum(predictor, f"{name}, adapters off" if is_base else name, is_base, max_new_tokens)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    checkpoint = Path(arguments.checkpoint)
     if arguments.base:
-        check_has_adapters(Path(arguments.checkpoint))
-    task, rank = read_task(arguments), rank_from_environment()
+        check_has_adapters(checkpoint)
+    if arguments.num_procs < 1:
+        raise ValueError(f"--num_procs must be at least 1, got {arguments.num_procs}")
+    if arguments.shard is not None:
+        parse_shard(arguments.shard)
+    settings, rank = read_settings(arguments), rank_from_environment()
+    task = read_task(settings, arguments.root)
+    # what the language model under the adapters has seen before is in no list
+    listed = None if arguments.base else checkpoint
     config = BenchmarkConfig(
-        benchmark=task.benchmark,
-        split=task.split,
+        settings=settings,
         protocol=task.protocol,
         checkpoint=arguments.checkpoint,
-        checkpoint_hash=hash_checkpoint(Path(arguments.checkpoint)),
+        checkpoint_hash=hash_checkpoint(checkpoint),
         is_base=arguments.base,
-        conversation=read_model_config(Path(arguments.checkpoint)).llava.conversation,
+        conversation=read_model_config(checkpoint).llava.conversation,
         max_new_tokens=MAX_NEW_TOKENS,
-        limit=arguments.limit,
         root=str(arguments.root),
         content_hash=task.content_hash(),
+        num_trained_on=count_trained_on(listed, {item.image_path for item in task.items}),
+        shard=arguments.shard,
         seed=arguments.seed,
     )
-
-    def build_model() -> BenchmarkPlum:
-        predictor = load_predictor(arguments.checkpoint, _device_of(arguments.device, rank))
-        name = f"plum:{Path(arguments.checkpoint).name}"
-        return BenchmarkPlum(
-            predictor, f"{name}, adapters off" if arguments.base else name, arguments.base, MAX_NEW_TOKENS
-        )
-
-    try:
-        # one call per type: a task is generic in its items
-        if isinstance(task, VqaTask):
-            summary = run_benchmark(task, config, arguments.output, build_model, resume=arguments.resume, rank=rank)
-        else:
-            summary = run_benchmark(task, config, arguments.output, build_model, resume=arguments.resume, rank=rank)
-    except (FileExistsError, BlockingIOError) as error:
-        raise ValueError(str(error)) from error
+    summary = _run_task(task, config, arguments, rank)
     if summary is not None:
         print(benchmark_overview(summary))
         print(f"Written: {arguments.output / 'records.jsonl'}, {arguments.output / 'summary.json'}")
+    elif config.shard is not None and rank.index == 0:
+        print(f"Shard {config.shard}: {arguments.output}")
+        print("Join all: python -m partonomy merge-runs SHARDS --output DIR")
+
+
+def _run_task(
+    task: VqaTask | SegmentationTask, config: BenchmarkConfig, arguments: argparse.Namespace, rank: Rank
+) -> BenchmarkSummary | None:
+    build = partial(build_model, config.checkpoint, config.is_base, config.max_new_tokens, arguments.device)
+    output, resume, num_procs = arguments.output, arguments.resume, arguments.num_procs
+    try:
+        # one call per type: a task is generic in its items
+        if isinstance(task, VqaTask):
+            return run_benchmark(task, config, output, build, resume=resume, rank=rank, num_procs=num_procs)
+        return run_benchmark(task, config, output, build, resume=resume, rank=rank, num_procs=num_procs)
+    except (FileExistsError, BlockingIOError, ChildProcessError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _device_of(device: str, rank: Rank) -> str:

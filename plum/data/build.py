@@ -42,13 +42,21 @@ class _Ingredients:
     encoder: ConversationEncoder | None
 
 
-def build_mixture(config: DataConfig, seed: int, encoder: ConversationEncoder | None = None) -> MixtureDataset:
+def build_mixture(
+    config: DataConfig,
+    seed: int,
+    encoder: ConversationEncoder | None = None,
+    images: TrainingImages | None = None,
+    with_part_maps: bool = True,
+) -> MixtureDataset:
     """Read every folder of a mixture and build its sources.
 
     Args:
         config: sources, weights, excluded images.
         seed: of the run.
         encoder: the run's; dialogues of foreign text are cut to what it takes. Not needed for other sources.
+        images: from `benchmark_images`, where the caller wants to know afterwards what is trained on.
+        with_part_maps: False where no part pretext reads them.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
@@ -57,15 +65,15 @@ def build_mixture(config: DataConfig, seed: int, encoder: ConversationEncoder | 
     for source in config.sources:
         check_source(source, config)
     chosen = choose_sources(config)
-    images = TrainingImages(load_excluded(config.exclude_images), load_excluded(config.count_images))
+    images = images or benchmark_images(config)
     paths = sorted({source.path for source in chosen if source.path})
     datasets = {path: _load_dataset(path, images) for path in paths if Path(path).is_dir()}
     vocabulary = collect_classes(datasets.values())
-    part_images = {path: PartImages(dataset, vocabulary) for path, dataset in datasets.items()}
+    part_images = {path: PartImages(dataset, vocabulary, with_part_maps) for path, dataset in datasets.items()}
     ingredients = _Ingredients(config, images, part_images, encoder)
     sources = [_build_source(source, ingredients) for source in chosen]
     logger.info("%s", images.describe())
-    return MixtureDataset(sources, share_weights(chosen, config), seed, vocabulary)
+    return MixtureDataset(sources, share_weights(chosen, config), seed, vocabulary, config.group_by_length)
 
 
 def check_source(source: SourceConfig, config: DataConfig) -> None:
@@ -123,6 +131,11 @@ def share_weights(sources: Sequence[SourceConfig], config: DataConfig) -> list[f
         groups[source.group] * source.weight / sums[source.group] if source.group else source.weight
         for source in sources
     ]
+
+
+def benchmark_images(config: DataConfig) -> TrainingImages:
+    """The benchmark's images as a configuration names them; building a mixture notes which of them it meets."""
+    return TrainingImages(load_excluded(config.exclude_images), load_excluded(config.count_images))
 
 
 def load_excluded(question_paths: Sequence[str]) -> ExcludedImages:

@@ -1,4 +1,4 @@
-"""The downloads of stage 0: where their files belong under one root, what they are for, their terms, their source.
+"""The downloads of stage 0 and of further benchmarks: their places under one root, purpose, terms and source.
 
 Licences are repeated as the publishers state them, to the best of our knowledge; read theirs before use. Links are the
 ones that the LISA family names; some of these servers come and go.
@@ -12,6 +12,8 @@ from pathlib import Path
 COCO_PHOTOS = "photographs: Flickr's terms of use"
 REFER_SOURCE = "https://github.com/lichengunc/refer, or through web.archive.org/web/2022/https://bvisionweb1.cs.unc.edu"
 REFER_LICENCE = f"none stated for the sentences; COCO's annotations: CC BY 4.0; {COCO_PHOTOS}"
+BENCHMARK = "benchmark"
+"""Group of the sets that are only validated on."""
 COCO_SOURCE = "http://images.cocodataset.org/zips"
 
 
@@ -212,5 +214,39 @@ CATALOGUE: Sequence[CatalogueEntry] = (
         ),
         "none stated for the questions; photographs of OpenImages (CC BY) and ScanNet (its terms of use)",
         "https://github.com/dvlab-research/LISA#dataset",
+    ),
+    CatalogueEntry(
+        "textvqa",
+        BENCHMARK,
+        "questions about text in images (plum validate textvqa --root ROOT/textvqa)",
+        (
+            Need("questions", "textvqa/TextVQA_0.5.1_val.json"),
+            Need("OCR tokens", "textvqa/TextVQA_Rosetta_OCR_v0.2_val.json"),
+            Need("photographs", "textvqa/train_images", "*.jpg"),
+        ),
+        "annotations: CC BY 4.0; photographs of OpenImages: CC BY 2.0",
+        "https://textvqa.org/dataset",
+    ),
+    CatalogueEntry(
+        "gqa",
+        BENCHMARK,
+        "compositional questions (plum validate gqa --root ROOT/gqa)",
+        (
+            Need("questions", "gqa", "**/testdev_balanced_questions.json"),
+            Need("photographs", "gqa/images", "*.jpg"),
+        ),
+        "questions: CC BY 4.0; photographs: those of Visual Genome",
+        "https://cs.stanford.edu/people/dorarad/gqa/download.html",
+    ),
+    CatalogueEntry(
+        "pope",
+        BENCHMARK,
+        "is an object there? (plum validate pope --root ROOT/pope)",
+        (
+            Need("questions", "pope", "**/coco_pope_*.json"),
+            Need("photographs", "pope", "**/val2014/*.jpg"),
+        ),
+        f"see its repository (code: MIT); {COCO_PHOTOS}",
+        f"https://github.com/AoiDragon/POPE; {COCO_SOURCE}/val2014.zip",
     ),
 )

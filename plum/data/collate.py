@@ -1,7 +1,7 @@
 """Samples to one batch: images for both towers, padded token rows, phrase positions, masks at original resolution."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from partonomy.masks import decode_mask
 from plum.config import DataConfig, ModelConfig
 from plum.data.encoding import ConversationEncoder, EncodedConversation
 from plum.data.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
+from plum.data.sam_feature_cache import SamFeatureCache, hash_image
+from plum.models.registry import build_notation
+from plum.models.target_notation import TargetNotation
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ImageFrame, Sample, SpanBounds
 
 
@@ -29,13 +32,21 @@ class TokenRows:
 class Collator:
     """Builds batches; one per run, picklable for loader processes."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: ModelConfig, data: DataConfig) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        model: ModelConfig,
+        data: DataConfig,
+        sam_features: SamFeatureCache | None = None,
+    ) -> None:
         assert tokenizer.pad_token_id is not None, "load the tokenizer with plum.data.tokenizer.load_tokenizer"
         self.pad_id = int(tokenizer.pad_token_id)
         self.encoder = ConversationEncoder(
             tokenizer, model.llava.conversation, model.llava.vision.num_image_tokens, data.max_text_tokens
         )
+        self.notation = build_notation(model)
         self.transform = build_image_transform(model)
+        self.sam_features = sam_features
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Collate samples.
@@ -49,6 +60,7 @@ class Collator:
         """
         for sample in samples:
             check_sample(sample)
+        samples = [write_targets(sample, self.notation) for sample in samples]
         rows = [
             self.encoder.encode(conversation, has_image=sample.image is not None, name=sample.sample_id)
             for sample in samples
@@ -57,6 +69,7 @@ class Collator:
         tokens = pad_rows(rows, self.pad_id)
         pictured = [sample for sample in samples if sample.image is not None]
         inputs = [self.transform(sample.image) for sample in pictured if sample.image is not None]
+        hashes = self._hash_images(pictured)
         masks = [mask for sample in samples for row in sample.conversations for item in row for mask in item.masks]
         return Batch(
             sample_ids=tuple(sample.sample_id for sample in samples),
@@ -72,7 +85,14 @@ class Collator:
             masks=tuple(torch.from_numpy(decode_mask(mask)) for mask in masks),
             ignore_masks=tuple(_to_tensor(sample.ignore_mask) for sample in pictured),
             part_maps=_part_maps(pictured, inputs, self.transform),
+            image_hashes=hashes,
+            cached_embeddings=() if self.sam_features is None else tuple(map(self.sam_features.get, hashes)),
         )
+
+    def _hash_images(self, pictured: Sequence[Sample]) -> tuple[str, ...]:
+        if self.sam_features is None:
+            return ()
+        return tuple(hash_image(sample.image) for sample in pictured if sample.image is not None)
 
 
 def check_sample(sample: Sample) -> None:
@@ -99,6 +119,22 @@ def check_sample(sample: Sample) -> None:
     for what, array in (("the ignore mask", sample.ignore_mask), ("the part map", sample.part_map)):
         if array is not None:
             _check_size(where, what, array.shape, size)
+
+
+def write_targets(sample: Sample, notation: TargetNotation) -> Sample:
+    """Write a sample's answers as the system does, masks one per target.
+
+    Raises:
+        ValueError: naming the sample: its text holds a mark of the notation.
+    """
+    try:
+        conversations = tuple(
+            tuple(notation.write(exchange).exchange for exchange in conversation)
+            for conversation in sample.conversations
+        )
+    except ValueError as error:
+        raise ValueError(f"{sample.sample_id} ({sample.source}): {error}") from error
+    return replace(sample, conversations=conversations)
 
 
 def pad_rows(rows: Sequence[EncodedConversation], pad_id: int) -> TokenRows:

@@ -1,8 +1,9 @@
 """Conversation templates: exchanges to text, with the character ranges of answers and phrases.
 
 `llava_v1`, `vicuna_v1.1` and `llava_llama_2` render exactly what the public LLaVA code (haotian-liu/LLaVA,
-llava/conversation.py: `conv_llava_v1`, `conv_vicuna_v1`, `conv_llava_llama_2`) feeds to its checkpoints; `plain` is the
-embedded default's short one.
+llava/conversation.py: `conv_llava_v1`, `conv_vicuna_v1`, `conv_llava_llama_2`) feeds to its checkpoints; those in
+`_im_start_end` put `<im_start>` and `<im_end>` around the image, as checkpoints with `mm_use_im_start_end` were trained
+(LLaVA v1, LLaVA-Lightning v1); `plain` is the embedded default's short one.
 """
 
 from collections.abc import Sequence
@@ -12,12 +13,15 @@ from typing import Literal
 from partonomy.structures import CharSpan
 from plum.structures import Exchange
 
-TemplateName = Literal["llava_v1", "vicuna_v1.1", "llava_llama_2", "plain"]
+TemplateName = Literal[
+    "llava_v1", "vicuna_v1.1", "llava_llama_2", "plain", "llava_v1_im_start_end", "vicuna_v1.1_im_start_end"
+]
 
 IMAGE_TOKEN = "<image>"
+IMAGE_START, IMAGE_END = "<im_start>", "<im_end>"
 BEGIN_TOKEN = "<s>"
 END_TOKEN = "</s>"
-CONTROL_TOKENS = (IMAGE_TOKEN, BEGIN_TOKEN, END_TOKEN)
+CONTROL_TOKENS = (IMAGE_TOKEN, BEGIN_TOKEN, END_TOKEN, IMAGE_START, IMAGE_END)
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Template:
     """How exchanges are joined.
 
     A conversation is `opening` + question + `before_answer` + " " + answer + `after_answer` per exchange, with
-    `reopening` in place of `opening` from the second exchange on. The first question follows `<image>` and a line
+    `reopening` in place of `opening` from the second exchange on. The first question follows `image` and a line
     break.
     """
 
@@ -33,6 +37,7 @@ class Template:
     reopening: str
     before_answer: str
     after_answer: str
+    image: str = IMAGE_TOKEN
 
 
 @dataclass(frozen=True)
@@ -57,19 +62,22 @@ def _llama_2(system: str) -> Template:
     return Template(f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n", "<s>[INST] ", " [/INST]", " </s>")
 
 
-def _two_roles(system: str) -> Template:
-    return Template(f"{system}USER: ", "USER: ", " ASSISTANT:", END_TOKEN)
+def _two_roles(system: str, image: str = IMAGE_TOKEN) -> Template:
+    return Template(f"{system}USER: ", "USER: ", " ASSISTANT:", END_TOKEN, image)
 
+
+_HUMAN = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions. "
+)
+_USER = _HUMAN.replace("human", "user")
+_DELIMITED_IMAGE = f"{IMAGE_START}{IMAGE_TOKEN}{IMAGE_END}"
 
 TEMPLATES: dict[TemplateName, Template] = {
-    "llava_v1": _two_roles(
-        "A chat between a curious human and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the human's questions. "
-    ),
-    "vicuna_v1.1": _two_roles(
-        "A chat between a curious user and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-    ),
+    "llava_v1": _two_roles(_HUMAN),
+    "vicuna_v1.1": _two_roles(_USER),
+    "llava_v1_im_start_end": _two_roles(_HUMAN, _DELIMITED_IMAGE),
+    "vicuna_v1.1_im_start_end": _two_roles(_USER, _DELIMITED_IMAGE),
     "llava_llama_2": _llama_2(
         "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
         "provides, and assist the user with a variety of tasks using natural language."
@@ -123,7 +131,7 @@ def render_prompt(history: Sequence[Exchange], question: str, template: Template
 
 def _render_question(question: str, parts: Template, index: int, has_image: bool) -> str:
     _check_text("question", question)
-    image = f"{IMAGE_TOKEN}\n" if has_image and index == 0 else ""
+    image = f"{parts.image}\n" if has_image and index == 0 else ""
     return (parts.opening if index == 0 else parts.reopening) + image + question + parts.before_answer
 
 

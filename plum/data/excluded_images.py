@@ -51,6 +51,10 @@ class TrainingImages:
     Args:
         excluded: images that may not be trained on.
         counted: images that may, but are counted.
+
+    Attributes:
+        left_out, trained_on: names of the photographs of either set that sources hold.
+        kept: files that are trained on.
     """
 
     def __init__(self, excluded: ExcludedImages, counted: ExcludedImages) -> None:
@@ -58,6 +62,7 @@ class TrainingImages:
         self.counted = counted
         self.left_out: set[str] = set()
         self.trained_on: set[str] = set()
+        self.kept: set[Path] = set()
 
     def __contains__(self, path: object) -> bool:
         """Whether an image must be left out."""
@@ -70,6 +75,7 @@ class TrainingImages:
         name = self.counted.identify(path)
         if name is not None:
             self.trained_on.add(name)
+        self.kept.add(path)
         return False
 
     def describe(self) -> str:

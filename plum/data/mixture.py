@@ -11,13 +11,14 @@ from functools import lru_cache
 import numpy as np
 import torch.utils.data
 
+from plum.data.length_groups import WINDOW_GROUPS, group_lengths
 from plum.data.sources.base import Source
 from plum.structures import Sample
 
 BLOCK = 1000
 """Positions within which every source gets exactly its share."""
 
-_SOURCE_ORDER, _ITEM_ORDER, _SAMPLE = range(3)  # keeps the three uses of the seed apart
+_SOURCE_ORDER, _ITEM_ORDER, _SAMPLE, _LENGTH_GROUPS = range(4)  # keeps the uses of the seed apart
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,26 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         weights: one positive share per source, relative to the others.
         seed: of the run.
         part_vocabulary: sorted object-part names; class c of a sample's part map is `part_vocabulary[c - 1]`.
+        group_by_length: size of the groups of successive samples of similar length; 0: samples come as they are drawn.
 
     Raises:
         ValueError: no source, an empty one, a weight that is not positive or too small for a block.
     """
 
     def __init__(
-        self, sources: Sequence[Source], weights: Sequence[float], seed: int, part_vocabulary: Sequence[str] = ()
+        self,
+        sources: Sequence[Source],
+        weights: Sequence[float],
+        seed: int,
+        part_vocabulary: Sequence[str] = (),
+        group_by_length: int = 0,
     ) -> None:
         self.sources = tuple(sources)
         self.seed = seed
         self.part_vocabulary = tuple(part_vocabulary)
+        self.group_by_length = group_by_length
+        self._window: int | None = None
+        self._window_order = np.zeros(0, dtype=np.int64)
         self.block_counts = _share_block([source.name for source in self.sources], weights)
         for source in self.sources:
             if len(source) == 0:
@@ -67,12 +77,35 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         Raises:
             ValueError: the record there is broken; names it.
         """
-        draw = self.locate(position)
-        generator = np.random.default_rng((self.seed, _SAMPLE, position))
-        return self.sources[draw.source].sample(draw.index, generator)
+        drawn = self.drawn_position(position)
+        draw = self.locate(drawn)
+        return self.sources[draw.source].sample(draw.index, self._generator(drawn))
+
+    def drawn_position(self, position: int) -> int:
+        """Say which position of the stream as it is drawn comes at `position` of the run.
+
+        Without `group_by_length` that is `position`; with it, a place in the same window of `WINDOW_GROUPS` groups.
+        """
+        if not self.group_by_length:
+            return position
+        size = self.group_by_length * WINDOW_GROUPS
+        window, offset = divmod(position, size)
+        if window != self._window:  # positions come in order, so that one window is enough to remember
+            lengths = np.array([self._text_length(k) for k in range(window * size, (window + 1) * size)])
+            generator = np.random.default_rng((self.seed, _LENGTH_GROUPS, window))
+            self._window, self._window_order = window, group_lengths(lengths, self.group_by_length, generator)
+        return window * size + int(self._window_order[offset])
+
+    def _text_length(self, drawn: int) -> int:
+        draw = self.locate(drawn)
+        return self.sources[draw.source].text_length(draw.index, self._generator(drawn))
+
+    def _generator(self, drawn: int) -> np.random.Generator:
+        """Return the randomness of a sample."""
+        return np.random.default_rng((self.seed, _SAMPLE, drawn))
 
     def locate(self, position: int) -> Draw:
-        """Say what stands at a position, without loading it.
+        """Say what is drawn at a position, without loading it.
 
         Raises:
             IndexError: the position is negative.

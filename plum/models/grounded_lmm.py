@@ -1,6 +1,8 @@
 """A grounded language model: LLaVA answers, spans of the answer become queries, SAM turns queries into masks.
 
-The one forward serves training and evaluation; each stage can be called alone (paper, section 4, figure 3).
+The one forward serves training and evaluation of every system; each stage can be called alone (paper, section 4, figure
+3). What differs between systems is handed in: which states become a query (`query_projection`), a tagger or none, a
+SAM, a feedback loop or none; how answers are written is `plum.models.target_notation`.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from plum.config import ModelConfig
-from plum.models.frozen import grad_if_trainable
 from plum.models.llava import LlavaBackbone
 from plum.models.mask_feedback import EncodedMasks, FeedbackContext, MaskFeedback
 from plum.models.query_projection import QueryProjection
@@ -27,7 +28,7 @@ class GroundedLMM(nn.Module):
         *,
         config: ModelConfig,
         llava: LlavaBackbone,
-        tagger: SpanTagger,
+        tagger: SpanTagger | None,
         query_projection: QueryProjection,
         sam: SegmentAnything,
         feedback: MaskFeedback | None,
@@ -45,14 +46,15 @@ class GroundedLMM(nn.Module):
         """Width C of queries and of SAM's image embedding."""
         return self.query_projection.prompt_dim
 
-    def forward(self, batch: Batch, with_teacher: bool) -> GroundedOutput:
+    def forward(self, batch: Batch, with_teacher: bool, sam_embeddings: Tensor | None = None) -> GroundedOutput:
         """Run every stage on a collated batch, with the batch's own spans.
 
         Args:
             batch: may hold no image and no span at all.
-            with_teacher: also return the adapters-off states, for the KL term.
+            with_teacher: also return the adapters-off states, for the KL term (of systems with tagged phrases).
+            sam_embeddings: [B, C, h, w] where they are known already; SAM's encoder is not asked then.
         """
-        images = self.encode_images(batch.clip_pixels, batch.sam_pixels)
+        images = self.encode_images(batch.clip_pixels, batch.sam_pixels, sam_embeddings)
         text = (batch.input_ids, batch.attention_mask, batch.image_index, images.tokens)
         hidden_states = self.llava.hidden_states(*text)
         states, labels = supervised_states(hidden_states, batch.labels)
@@ -66,12 +68,15 @@ class GroundedLMM(nn.Module):
             teacher_states=span_teacher_states(self.llava, batch, images.tokens) if with_teacher else None,
         )
 
-    def encode_images(self, clip_pixels: Tensor, sam_pixels: Tensor) -> ImageFeatures:
+    def encode_images(
+        self, clip_pixels: Tensor, sam_pixels: Tensor, sam_embeddings: Tensor | None = None
+    ) -> ImageFeatures:
         """Encode B images (B may be 0) with both towers, each image once.
 
         Args:
             clip_pixels: [B, 3, p, p], normalised for CLIP.
             sam_pixels: [B, 3, P, P], normalised for SAM, padded bottom and right.
+            sam_embeddings: [B, C, h, w] where they are known already.
         """
         if len(clip_pixels) == 0:
             like = next(self.query_projection.parameters())
@@ -80,8 +85,9 @@ class GroundedLMM(nn.Module):
                 like.new_zeros(0, self.prompt_dim, *self.sam.grid),
             )
         tokens = self.llava.encode_images(clip_pixels)
-        with grad_if_trainable(self.sam.image_encoder):
-            return ImageFeatures(tokens, self.sam.encode_images(sam_pixels))
+        if sam_embeddings is not None:
+            return ImageFeatures(tokens, sam_embeddings)
+        return ImageFeatures(tokens, self.sam.encode_images(sam_pixels))
 
     def hidden_states(
         self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
@@ -93,9 +99,12 @@ class GroundedLMM(nn.Module):
         """Return next-token logits [..., V] of states [..., D]."""
         return self.llava.token_logits(states)
 
-    def tag(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return tag logits [N, T, 3] in the order of plum.data.bio_labels.Tag; sequences are right-padded."""
-        return self.tagger(hidden_states, attention_mask)
+    def tag(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor | None:
+        """Return tag logits [N, T, 3] in the order of plum.data.bio_labels.Tag; None without a tagger.
+
+        Sequences are right-padded.
+        """
+        return None if self.tagger is None else self.tagger(hidden_states, attention_mask)
 
     def generate_text(
         self,

@@ -4,16 +4,26 @@ A subclass would lose transformers' weight-name conversion and leave lm_head ran
 `<image>` is already repeated once per patch in every input_ids; all indices live in that expanded sequence.
 """
 
+from collections.abc import Callable
+
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaForConditionalGeneration
 from transformers import LlavaConfig as StockLlavaConfig
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from plum.config import LlavaConfig, LoraConfig, SpecialTokensConfig
+from plum.config import LlavaConfig, LoraConfig, Quantization, SpecialTokensConfig
+from plum.models.empty import without_weights
 from plum.models.frozen import grad_if_trainable
 from plum.models.lora import add_adapters
+from plum.models.quantization import quantize_language_model
+from plum.models.row_groups import run_in_groups
 from plum.structures import TEXT_ONLY
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Attention of one layer: its number, queries [n, heads, d], keys and values [n, key-value heads, d] of n tokens, with
+their positions in them; returns [n, heads, d]."""
 
 
 class LlavaBackbone(nn.Module):
@@ -93,11 +103,44 @@ class LlavaBackbone(nn.Module):
                 f"conversation {row} of the batch has {int(is_image[row].sum())} <image> tokens and needs "
                 f"{int(expected[row])}: expand <image> to {self.num_image_tokens} ids before the model"
             )
-        embeddings = self.stock.get_input_embeddings()(input_ids)
+        embeddings = self.embed_text(input_ids)
         if len(image_tokens) == 0:
             return embeddings
         patches = image_tokens[image_index[has_image]].to(embeddings.dtype)
         return embeddings.masked_scatter(is_image[..., None], patches)
+
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """Embed token ids of any shape [...]: [..., D]."""
+        return self.stock.get_input_embeddings()(input_ids)
+
+    def run_layers(self, embeddings: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Run LLaMA over tokens in any arrangement; the caller decides which token sees which.
+
+        Everything but attention treats tokens alone, so that tokens of many conversations stand in one row without
+        padding.
+
+        Args:
+            embeddings: [n, D].
+            positions: [n], place of each token in its conversation.
+            attend: attention among them, and with tokens of earlier calls that the caller keeps.
+
+        Returns:
+            States [n, D] of the last layer after the final norm, what `hidden_states` gives.
+        """
+        model = self.stock.model.language_model
+        cosine, sine = model.rotary_emb(embeddings, positions[None])  # [1, n, d]
+        states = embeddings
+        for number, layer in enumerate(model.layers):
+            attention = layer.self_attn
+            normed = layer.input_layernorm(states)
+            queries, keys, values = (
+                project(normed).unflatten(-1, (-1, attention.head_dim))  # [n, heads, d]
+                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            queries, keys = apply_rotary_pos_emb(queries, keys, cosine[0], sine[0], unsqueeze_dim=1)
+            states = states + attention.o_proj(attend(number, queries, keys, values).flatten(1))
+            states = states + layer.mlp(layer.post_attention_layernorm(states))
+        return model.norm(states)
 
     def hidden_states(
         self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
@@ -120,7 +163,12 @@ class LlavaBackbone(nn.Module):
             raise ValueError("sequences must be right-padded: some attention_mask starts with 0")
         embeddings = self.embed(input_ids, image_index, image_tokens)
         # With right padding causality alone keeps padding out of sight, so no mask has to be built.
-        return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        language_model = self.stock.model.language_model
+        return run_in_groups(
+            embeddings,
+            attention_mask,
+            lambda rows: language_model(inputs_embeds=rows, use_cache=False).last_hidden_state,
+        )
 
     def token_logits(self, states: Tensor) -> Tensor:
         """Return next-token logits [..., V] of states [..., D]; tokens that are never text get -inf."""
@@ -188,18 +236,31 @@ def attach_adapters(llava: LlavaBackbone, config: LoraConfig) -> None:
     llava.network = add_adapters(llava.stock, config)
 
 
-def build_llava(config: LlavaConfig, lora: LoraConfig | None) -> LlavaBackbone:
-    """Build a LLaVA with random weights from its sizes."""
+def build_llava(
+    config: LlavaConfig, lora: LoraConfig | None, is_empty: bool = False, quantization: Quantization = "none"
+) -> LlavaBackbone:
+    """Build a LLaVA with random weights from its sizes.
+
+    Args:
+        config: sizes.
+        lora: adapters, if any.
+        is_empty: without memory for its parameters, adapters included; see `plum.models.empty`.
+        quantization: of the language model under the adapters; only of an empty one.
+    """
+    assert is_empty or quantization == "none", "a language model is quantized as its weights are loaded"
     vision, tokens = config.vision, config.special_tokens
-    stock = LlavaForConditionalGeneration(_stock_config(config))
-    if config.projector == "linear":
-        # LLaVA v1's single layer: the second one is the identity and stays frozen.
-        nn.init.eye_(stock.model.multi_modal_projector.linear_2.weight)
-        nn.init.zeros_(stock.model.multi_modal_projector.linear_2.bias)
-    num_vision_layers = vision.select_layer if vision.select_layer >= 0 else vision.num_layers + 1 + vision.select_layer
-    backbone = LlavaBackbone(stock, vision.num_image_tokens, num_vision_layers, tokens)
-    if lora is not None:
-        attach_adapters(backbone, lora)
+    with without_weights(is_empty):
+        stock = LlavaForConditionalGeneration(_stock_config(config))
+        if config.projector == "linear":
+            # LLaVA v1's single layer: the second one is the identity and stays frozen.
+            nn.init.eye_(stock.model.multi_modal_projector.linear_2.weight)
+            nn.init.zeros_(stock.model.multi_modal_projector.linear_2.bias)
+        quantize_language_model(stock, quantization)
+        layer = vision.select_layer
+        num_vision_layers = layer if layer >= 0 else vision.num_layers + 1 + layer
+        backbone = LlavaBackbone(stock, vision.num_image_tokens, num_vision_layers, tokens)
+        if lora is not None:
+            attach_adapters(backbone, lora)
     return backbone
 
 

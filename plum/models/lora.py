@@ -40,6 +40,16 @@ def add_adapters(llava: LlavaForConditionalGeneration, config: LoraConfig) -> Pe
     return peft.get_peft_model(llava, settings)
 
 
+def reset_adapters(module: nn.Module) -> None:
+    """Give adapters their starting values (B zero, so that they change nothing yet), in float32, in place."""
+    for layer in module.modules():
+        if isinstance(layer, LoraLayer):
+            for adapter in layer.lora_A:
+                layer.lora_A[adapter].float()
+                layer.lora_B[adapter].float()
+                layer.reset_lora_parameters(adapter, init_lora_weights=True)
+
+
 def is_adapter(name: str) -> bool:
     """Say whether a tensor of a model belongs to an adapter (a trained copy of embeddings does not)."""
     return ".lora_" in name
@@ -49,6 +59,21 @@ def name_without_adapters(name: str) -> str:
     """Return the name that a tensor of the base, or its trained copy, has in a model without adapters."""
     plain = name.replace("llava.network.base_model.model.", "llava.network.").replace(".base_layer.", ".")
     return plain.replace(".original_module.", ".").replace(".modules_to_save.default.", ".")
+
+
+def peft_name(name: str) -> str:
+    """Return the name that peft's adapter files give an adapter's tensor, or a trained copy of embeddings."""
+    plain = name.removeprefix("llava.network.").replace(".modules_to_save.default.", ".")
+    return plain.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
+
+
+def name_of_peft(key: str) -> str:
+    """Return the model's name of a tensor of a peft adapter file; the inverse of `peft_name`."""
+    for side in ("lora_A", "lora_B"):
+        if f".{side}." in key:
+            return "llava.network." + key.replace(f".{side}.", f".{side}.default.")
+    owner, _, attribute = key.rpartition(".")
+    return f"llava.network.{owner}.modules_to_save.default.{attribute}"
 
 
 @contextmanager
@@ -68,18 +93,3 @@ def adapters_off(module: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
-
-
-def merge_adapters(adapted: PeftModel) -> LlavaForConditionalGeneration:
-    """Fold the adapters into the base weights and return the stock model, in the dtype it had.
-
-    The sum is taken in float32: in bfloat16 it moves logits by several thousandths.
-    """
-    dtype = next(adapted.parameters()).dtype
-    names = [name for name, layer in adapted.get_base_model().named_modules() if isinstance(layer, LoraLayer)]
-    for name in names:
-        adapted.get_base_model().get_submodule(name).to(torch.float32)
-    merged = adapted.merge_and_unload(safe_merge=True)
-    for name in names:  # these alone: a cast of the whole model would round its frequencies
-        merged.get_submodule(name).to(dtype)
-    return merged

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from plum.config import ModelConfig
+
 
 @dataclass(frozen=True)
 class EncodedMasks:
@@ -180,3 +182,18 @@ class MaskFeedback(nn.Module):
     def pool(self, earlier: Sequence[EncodedMasks]) -> Tensor:
         """Return the next masks' dense prompts [R, C, h, w] from a non-empty stack of earlier ones."""
         return self.pooler.pool(earlier)
+
+
+def build_feedback(config: ModelConfig) -> MaskFeedback | None:
+    """Build the mask feedback loop around SAM's sizes; None where it is off."""
+    sam, feedback = config.sam, config.feedback
+    if not feedback.is_enabled:
+        return None
+    side = sam.image_size // sam.patch_size
+    return MaskFeedback(
+        encoder=FilmMaskEncoder(sam.prompt_dim, sam.mask_in_channels),
+        pooler=TemporalMaskPooler(
+            sam.prompt_dim, (side, side), feedback.num_heads, feedback.use_order_embedding, feedback.max_order
+        ),
+        detach_feedback=feedback.detach_feedback,
+    )

@@ -12,6 +12,7 @@ COMPONENT_PREFIXES = (
     ("sam.image_encoder.", "sam.image_encoder"),
     ("sam.prompt_encoder.", "sam.prompt_encoder"),
     ("sam.mask_decoder.", "sam.mask_decoder"),
+    ("sam.early_fusion.", "sam.early_fusion"),
     ("tagger.mlp.", "tagger.mlp"),
     ("tagger.block.", "tagger.block"),
     ("tagger.classifier.", "tagger.classifier"),

@@ -1,36 +1,33 @@
 """PLUM: LLaVA with adapters + span tagger + SAM with mask feedback (paper, section 4), sizes from the configuration."""
 
 from plum.config import ModelConfig
+from plum.models.backbones import Backbones
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.llava import build_llava
-from plum.models.mask_feedback import FilmMaskEncoder, MaskFeedback, TemporalMaskPooler
+from plum.models.mask_feedback import build_feedback
 from plum.models.query_projection import QueryProjection
-from plum.models.sam import build_sam
 from plum.models.span_tagger import SpanTagger
+from plum.models.tagged_phrases import TaggedPhrases
 
 
-def build_plum(config: ModelConfig) -> GroundedLMM:
-    """Build PLUM with random weights."""
-    hidden_size = config.llava.language.hidden_size
-    tagger = config.tagger
+def build_plum(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
+    """Build PLUM with random weights.
+
+    Raises:
+        ValueError: the configuration is another system's.
+    """
+    tagger, hidden_size = config.tagger, config.llava.language.hidden_size
+    if tagger is None or config.seg_token is not None:
+        raise ValueError("model.system plum needs model.tagger and no model.seg_token")
     return GroundedLMM(
         config=config,
-        llava=build_llava(config.llava, config.lora),
+        llava=backbones.build_llava(config),
         tagger=SpanTagger(hidden_size, tagger.context, tagger.num_heads, tagger.feedforward_dim, tagger.dropout),
         query_projection=QueryProjection(hidden_size, config.sam.prompt_dim),
-        sam=build_sam(config.sam),
-        feedback=build_feedback(config) if config.feedback.is_enabled else None,
+        sam=backbones.build_sam(config),
+        feedback=build_feedback(config),
     )
 
 
-def build_feedback(config: ModelConfig) -> MaskFeedback:
-    """Build the mask feedback loop around SAM's sizes."""
-    sam, feedback = config.sam, config.feedback
-    side = sam.image_size // sam.patch_size
-    return MaskFeedback(
-        encoder=FilmMaskEncoder(sam.prompt_dim, sam.mask_in_channels),
-        pooler=TemporalMaskPooler(
-            sam.prompt_dim, (side, side), feedback.num_heads, feedback.use_order_embedding, feedback.max_order
-        ),
-        detach_feedback=feedback.detach_feedback,
-    )
+def plum_notation(_config: ModelConfig) -> TaggedPhrases:
+    """Return how PLUM's answers say what is to be segmented."""
+    return TaggedPhrases()

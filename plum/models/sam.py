@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plum.config import SamConfig
+from plum.models.frozen import grad_if_trainable
 
 
 def _stub_package_without_torchvision() -> None:
@@ -45,6 +46,7 @@ from segment_anything.modeling import (  # noqa: E402  (after the stub)
     PromptEncoder,
     TwoWayTransformer,
 )
+from segment_anything.modeling.common import LayerNorm2d  # noqa: E402, F401  (for plum.models.m2sa)
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos  # noqa: E402
 
 NUM_MULTIMASK_OUTPUTS = 3
@@ -116,6 +118,9 @@ class RowwiseMaskDecoder(MaskDecoder):
 class SegmentAnything(nn.Module):
     """Image encoder, prompt encoder and mask decoder under the names of SAM's published checkpoints."""
 
+    can_keep_embeddings = True
+    """Whether `encode_images` depends on the image encoder alone, so that a frozen one's result may be kept."""
+
     def __init__(
         self, image_encoder: ImageEncoderViT, prompt_encoder: PromptEncoder, mask_decoder: RowwiseMaskDecoder
     ) -> None:
@@ -136,8 +141,16 @@ class SegmentAnything(nn.Module):
         return int(self.image_encoder.img_size)
 
     def encode_images(self, sam_pixels: Tensor) -> Tensor:
-        """Encode normalised, padded images [B, 3, P, P] to embeddings [B, C, h, w]."""
-        return self.image_encoder(sam_pixels.to(self.image_encoder.patch_embed.proj.weight.dtype))
+        """Encode normalised, padded images [B, 3, P, P] to embeddings [B, C, h, w].
+
+        A frozen encoder keeps no graph and reads one image at a time: that fills a GPU at full size, needs the memory of
+        one, and an embedding does not depend, not even by rounding, on the batch of its image, so that it may be kept.
+        """
+        with grad_if_trainable(self.image_encoder):
+            pixels = sam_pixels.to(self.image_encoder.patch_embed.proj.weight.dtype)
+            if torch.is_grad_enabled() or len(pixels) < 2:
+                return self.image_encoder(pixels)
+            return torch.cat([self.image_encoder(image) for image in pixels.split(1)])
 
     def dense_position(self) -> Tensor:
         """Return SAM's dense positional encoding [1, C, h, w]."""

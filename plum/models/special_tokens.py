@@ -1,4 +1,4 @@
-"""Which token ids the model needs, read from the tokenizer."""
+"""Which token ids the model needs, read from the tokenizer, and the one that a system with [SEG] tokens adds to it."""
 
 from dataclasses import replace
 
@@ -6,6 +6,8 @@ from transformers import PreTrainedTokenizerBase
 
 from plum.config import ModelConfig, SpecialTokensConfig
 from plum.data.conversation import IMAGE_TOKEN
+from plum.data.encoding import token_id
+from plum.models.seg_token import SEG_TOKEN, add_seg_token
 
 
 def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokensConfig:
@@ -29,13 +31,28 @@ def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokensConf
     return SpecialTokensConfig(image=image, pad=pad, eos=end, suppressed=tuple(sorted(suppressed)))
 
 
+def add_written_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Add the tokens that the configuration's system writes and the tokenizer lacks, in place.
+
+    Returns:
+        Ids of the tokens added.
+
+    Raises:
+        ValueError: the tokenizer takes one of them apart all the same.
+    """
+    if config.seg_token is None or not add_seg_token(tokenizer):
+        return ()
+    return (token_id(tokenizer, SEG_TOKEN),)
+
+
 def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ModelConfig:
     """Return the configuration with the tokenizer's special tokens in it.
 
     Embedding rows beyond the tokenizer (LLaVA's are padded to 32064) stand for no text: they are suppressed too.
 
     Raises:
-        ValueError: the configuration already holds other ones, or the tokenizer has more tokens than the model.
+        ValueError: the configuration already holds other ones, or the tokenizer has more tokens than the model, or
+            lacks one that the system writes.
     """
     found, given = read_special_tokens(tokenizer), config.llava.special_tokens
     where = tokenizer.name_or_path or "the tokenizer"
@@ -43,6 +60,8 @@ def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
         raise ValueError(
             f"{where} has {len(tokenizer)} tokens but llava.language.vocab_size is {config.llava.language.vocab_size}"
         )
+    if config.seg_token is not None and SEG_TOKEN not in tokenizer.get_vocab():
+        raise ValueError(f"{where} has no {SEG_TOKEN}, which model.system {config.system} writes: another model's?")
     no_text = range(len(tokenizer), config.llava.language.vocab_size)
     whole = replace(found, suppressed=tuple(sorted({*found.suppressed, *no_text})))
     if given is not None and given not in (found, whole):  # `found`: saved before those rows were suppressed

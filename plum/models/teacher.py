@@ -14,17 +14,23 @@ from plum.structures import Batch
 
 @torch.no_grad()
 def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: Tensor) -> Tensor:
-    """Return the teacher's states [N, T, D] of the conversations that have spans, and zeros for the others.
+    """Return the teacher's states [N, T, D] of each conversation up to its last span, and zeros everywhere else.
 
-    Only span tokens are constrained (paper, section 4), so conversations without any, such as VQA, need no teacher.
+    Only span tokens are constrained (paper, section 4). Conversations without any, such as VQA, need no teacher, and
+    what follows a span is out of a causal model's sight: the pass is as short as the last span of the batch allows.
     """
-    states = image_tokens.new_zeros(*batch.input_ids.shape, image_tokens.shape[-1])
-    if len(batch.spans) == 0:
-        return states
-    rows = batch.spans.conversation.unique()
-    text = (batch.input_ids[rows], batch.attention_mask[rows], batch.image_index[rows])
-    found = teacher_states(llava, *text, image_tokens)
-    return states.to(found.dtype).index_copy(0, rows, found)
+    spans, (num_rows, length) = batch.spans, batch.input_ids.shape
+    if len(spans) == 0:
+        return image_tokens.new_zeros(num_rows, length, image_tokens.shape[-1])
+    rows = spans.conversation.unique()
+    ends = spans.end.new_zeros(num_rows).scatter_reduce(0, spans.conversation, spans.end, "amax")[rows]  # [R]
+    longest = int(ends.max())
+    text = (batch.input_ids[rows, :longest], batch.attention_mask[rows, :longest], batch.image_index[rows])
+    found = teacher_states(llava, *text, image_tokens)  # [R, longest, D]
+    is_beyond = torch.arange(longest, device=ends.device) >= ends[:, None]
+    states = found.new_zeros(num_rows, length, found.shape[-1])
+    states[rows, :longest] = found.masked_fill(is_beyond[..., None], 0)
+    return states
 
 
 @torch.no_grad()

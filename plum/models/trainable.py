@@ -18,8 +18,9 @@ ALWAYS_TRAINED = (
     "query_projection",
     "feedback.film",
     "feedback.pooling",
+    "sam.early_fusion",
 )
-"""The heads PLUM adds are "always optimized" (paper, A.1)."""
+"""The heads a system adds to LLaVA and SAM; PLUM's are "always optimized" (paper, A.1)."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ class _Anchor(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        # Expanded scalars: no memory per parameter until they are accumulated.
-        return tuple(gradients[0].new_zeros((), dtype=dtype).expand(shape) for shape, dtype in ctx.kinds)
+        # One expanded scalar per dtype: no memory per parameter until they are accumulated.
+        zeros = {dtype: gradients[0].new_zeros((), dtype=dtype) for _, dtype in ctx.kinds}
+        return tuple(zeros[dtype].expand(shape) for shape, dtype in ctx.kinds)
 
 
 def zero_anchor(module: nn.Module) -> Tensor:

@@ -8,6 +8,7 @@ AT_LEAST_ONE = (
     "num_updates",
     "log_every",
     "save_every",
+    "stop_after_skipped",
     "engine.micro_batch_size",
     "engine.accumulation",
     "data.max_text_tokens",
@@ -17,6 +18,7 @@ AT_LEAST_ONE = (
 ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.gradient_clip", "losses.kl_sigma")
 NOT_NEGATIVE = (
     "engine.num_workers",
+    "data.group_by_length",
     "optimizer.warmup_updates",
     "optimizer.weight_decay",
     "losses.language",
@@ -40,8 +42,44 @@ def check_ranges(config: TrainConfig) -> None:
                 raise ValueError(f"{key} is {value}, it must be {'at least' if may_equal else 'above'} {smallest}")
     if not all(0 <= beta < 1 for beta in config.optimizer.betas):
         raise ValueError(f"optimizer.betas is {config.optimizer.betas}, each must be at least 0 and below 1")
-    if config.engine.zero_stage not in (0, 1, 2):
-        raise ValueError(f"engine.zero_stage is {config.engine.zero_stage}, this engine runs 0, 1 and 2")
+    if config.engine.zero_stage not in (1, 2):  # 0 would neither skip gradients that are not finite nor change ranks
+        raise ValueError(f"engine.zero_stage is {config.engine.zero_stage}, this engine runs 1 and 2")
+    if config.engine.base_quantization != "none":
+        _check_quantization(config)
+
+
+def _check_quantization(config: TrainConfig) -> None:
+    """Refuse to pack weights that are trained, made from nothing, or saved."""
+    needs = {
+        "trainable.language_model lora": config.trainable.language_model == "lora",
+        "save_model trained": config.save_model == "trained",
+        "init_from": config.init_from is not None,
+    }
+    if lacking := [name for name, is_met in needs.items() if not is_met]:
+        raise ValueError(f"engine.base_quantization {config.engine.base_quantization!r} needs {', '.join(lacking)}")
+
+
+def check_losses(config: TrainConfig) -> None:
+    """Check that a system's losses and trained weights are those it has.
+
+    Raises:
+        ValueError: a loss has nothing to act on, or a [SEG] would never be learnt.
+    """
+    model, losses, trainable = config.model, config.losses, config.trainable
+    if model.tagger is None and losses.bio > 0:
+        raise ValueError(f"losses.bio is {losses.bio}, but model.tagger is null: set it to 0")
+    if model.seg_token is None:
+        return
+    if losses.kl > 0:
+        raise ValueError(
+            f"losses.kl is {losses.kl}: the KL term holds tagged phrases to a teacher, and a system with "
+            "model.seg_token has neither; set it to 0"
+        )
+    if not trainable.embeddings and trainable.language_model != "full":
+        raise ValueError(
+            "model.seg_token adds [SEG] to the vocabulary, so its rows have to be trained: set trainable.embeddings "
+            "true (and model.lora.train_embeddings)"
+        )
 
 
 def _read(config: TrainConfig, key: str) -> float | None:

@@ -6,7 +6,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from partonomy.cli.config_files import config_files
 from plum.config import TrainConfig
-from plum.training.config_checks import check_ranges
+from plum.training.config_checks import check_losses, check_ranges
 
 
 def load_train_config(arguments: Sequence[str]) -> TrainConfig:
@@ -20,6 +20,7 @@ def load_train_config(arguments: Sequence[str]) -> TrainConfig:
         chosen = vars(parser.instantiate(parser.parse_args(list(arguments))))
         config = TrainConfig(**{key: value for key, value in chosen.items() if key not in ("config", "local_rank")})
         check_ranges(config)
+        check_losses(config)
     except (ArgumentError, ValueError) as error:
         where = " + ".join(config_files(arguments)) or "no --config FILE given"
         raise ValueError(f"{where}: {error} (see python train.py --help)") from error

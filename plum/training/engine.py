@@ -4,39 +4,17 @@ The engine alone owns accumulation, clipping and the schedule: the trainer calls
 micro-batch and never rescales a loss.
 """
 
-import logging
-import os
-import socket
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed
 from torch import Tensor
 
 from plum.config import EngineConfig, OptimizerConfig
 from plum.structures import Batch
 from plum.training.objective import Objective, StepResult
 from plum.training.optimizer import build_optimizer, build_scheduler
-
-PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others before it gives up (a hang becomes an error)."""
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among the run's processes."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes files and shows progress."""
-        return self.rank == 0
+from plum.training.ranks import Ranks
 
 
 class Engine(ABC):
@@ -56,12 +34,20 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self) -> None:
-        """Count a micro-batch; at the end of an accumulation clip, update and advance the schedule."""
+        """Count a micro-batch; at the end of an accumulation clip, update and advance the schedule.
+
+        An update whose gradient is not finite on any rank is skipped on all; it counts, and the schedule goes on.
+        """
+
+    @property
+    @abstractmethod
+    def was_skipped(self) -> bool:
+        """Whether the last update was skipped, the same on every rank."""
 
     @property
     @abstractmethod
     def num_updates_done(self) -> int:
-        """Optimizer updates so far."""
+        """Optimizer updates so far, skipped ones included."""
 
     @property
     @abstractmethod
@@ -95,6 +81,7 @@ class PlainEngine(Engine):
         self._scheduler = build_scheduler(self._optimizer, num_updates, optimizer)
         self._micro_batches = 0
         self._updates = 0
+        self._was_skipped = False
 
     def forward(self, batch: Batch, towers_only: bool = False) -> StepResult:
         """See Engine."""
@@ -109,11 +96,18 @@ class PlainEngine(Engine):
         self._micro_batches += 1
         if self._micro_batches % self.config.accumulation:
             return
-        torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
-        self._optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        self._was_skipped = not bool(torch.isfinite(norm))
+        if not self._was_skipped:
+            self._optimizer.step()
         self._scheduler.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._updates += 1
+
+    @property
+    def was_skipped(self) -> bool:
+        """See Engine."""
+        return self._was_skipped
 
     @property
     def num_updates_done(self) -> int:
@@ -154,10 +148,26 @@ class PlainEngine(Engine):
 
 
 class DeepSpeedEngine(Engine):
-    """DeepSpeed ZeRO-2 (PLUM paper, A.1: ZeRO-2 with bf16, gradient accumulation 10)."""
+    """DeepSpeed ZeRO-2 (PLUM paper, A.1: ZeRO-2 with bf16, gradient accumulation 10).
+
+    Args:
+        objective: model and losses.
+        config: how updates are computed.
+        optimizer: AdamW and its schedule.
+        num_updates: of the run.
+        ranks: this process among the run's.
+        loads_universal: `load` will be given a checkpoint in universal form; DeepSpeed wants to know beforehand.
+    """
 
     def __init__(
-        self, objective: Objective, config: EngineConfig, optimizer: OptimizerConfig, num_updates: int, ranks: Ranks
+        self,
+        objective: Objective,
+        config: EngineConfig,
+        optimizer: OptimizerConfig,
+        num_updates: int,
+        ranks: Ranks,
+        *,
+        loads_universal: bool = False,
     ) -> None:
         super().__init__(config, ranks)
         import deepspeed  # noqa: PLC0415  (inference and the plain engine must run without it)
@@ -169,8 +179,9 @@ class DeepSpeedEngine(Engine):
             model_parameters=parameters,
             optimizer=adamw,
             lr_scheduler=build_scheduler(adamw, num_updates, optimizer),
-            config=deepspeed_settings(config, optimizer),
+            config=deepspeed_settings(config, optimizer, loads_universal),
         )
+        self._was_skipped = False
         self._trainable_names = {name for name, p in objective.named_parameters() if p.requires_grad}
 
     def forward(self, batch: Batch, towers_only: bool = False) -> StepResult:
@@ -183,7 +194,16 @@ class DeepSpeedEngine(Engine):
 
     def step(self) -> None:
         """See Engine."""
+        num_skipped = self._engine.skipped_steps
         self._engine.step()
+        self._was_skipped = self._engine.skipped_steps > num_skipped
+        if self._was_skipped:  # DeepSpeed holds its schedule then; here the rate belongs to the update's number
+            self._engine.lr_scheduler.step()
+
+    @property
+    def was_skipped(self) -> bool:
+        """See Engine."""
+        return self._was_skipped
 
     @property
     def num_updates_done(self) -> int:
@@ -214,7 +234,9 @@ class DeepSpeedEngine(Engine):
         _require_same_names(self._trainable_names, set(client_state["trainable_names"]), folder)
 
 
-def deepspeed_settings(config: EngineConfig, optimizer: OptimizerConfig) -> dict[str, object]:
+def deepspeed_settings(
+    config: EngineConfig, optimizer: OptimizerConfig, loads_universal: bool = False
+) -> dict[str, object]:
     """Return DeepSpeed's own configuration for an engine configuration."""
     return {
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
@@ -227,50 +249,24 @@ def deepspeed_settings(config: EngineConfig, optimizer: OptimizerConfig) -> dict
             "overlap_comm": torch.cuda.is_available(),
         },
         "zero_allow_untested_optimizer": True,
+        "checkpoint": {"load_universal": loads_universal},
         "steps_per_print": 10**9,
     }
 
 
-def start_ranks(config: EngineConfig) -> Ranks:
-    """Join the process group the launcher describes (deepspeed, torchrun), or stand alone."""
-    has_gpu = torch.cuda.is_available()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local_rank) if has_gpu else torch.device("cpu")
-    if has_gpu:
-        torch.cuda.set_device(device)
-    if config.kind == "plain":
-        if (world_size := os.environ.get("WORLD_SIZE", "1")) != "1":
-            raise ValueError(f"engine.kind: plain runs one process, not {world_size}; use deepspeed")
-        return Ranks(0, 1, device)
-    import deepspeed  # noqa: PLC0415
-
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    if "RANK" not in os.environ:
-        os.environ.update(_single_rank_environment())
-    deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
-    return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
-
-
 def build_engine(
-    objective: Objective, config: EngineConfig, optimizer: OptimizerConfig, num_updates: int, ranks: Ranks
+    objective: Objective,
+    config: EngineConfig,
+    optimizer: OptimizerConfig,
+    num_updates: int,
+    ranks: Ranks,
+    *,
+    loads_universal: bool = False,
 ) -> Engine:
-    """Return the engine `config.kind` names."""
-    engine_class = DeepSpeedEngine if config.kind == "deepspeed" else PlainEngine
-    return engine_class(objective, config, optimizer, num_updates, ranks)
-
-
-def _single_rank_environment() -> dict[str, str]:
-    """Return what a launcher would set for one process (`python train.py` without the deepspeed launcher)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    """Return the engine `config.kind` names; see `DeepSpeedEngine` for the arguments."""
+    if config.kind == "plain":
+        return PlainEngine(objective, config, optimizer, num_updates, ranks)
+    return DeepSpeedEngine(objective, config, optimizer, num_updates, ranks, loads_universal=loads_universal)
 
 
 def _require_same_names(own: set[str], saved: set[str], folder: Path) -> None:

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from plum.config import LossConfig
+from plum.data.bio_labels import Tag
+from plum.data.sam_feature_cache import SamFeatureCache
 from plum.losses import bio_accuracy, compute_losses, weighted_sum
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import zero_anchor
-from plum.structures import Batch, ImageFeatures, LossTerms
+from plum.structures import Batch, GroundedOutput, ImageFeatures, LossTerms
 from plum.training.part_pretext import PartPretext
+from plum.training.sam_features import complete_embeddings
 
 
 @dataclass(frozen=True)
@@ -28,29 +31,39 @@ class StepResult:
 
 
 class Objective(nn.Module):
-    """Weighted training loss of PLUM (paper, section 4) plus, in the tiny recipe, the part pretext (not saved).
+    """Weighted training loss (PLUM paper, section 4) plus, in the tiny recipe, the part pretext (not saved).
 
     Args:
         model: trained in place.
         losses: forms and weights.
         pretext: None at full size.
         pretext_weight: of the pretext's loss.
+        sam_features: embeddings on disk, asked before SAM's (frozen) encoder.
     """
 
     def __init__(
-        self, model: GroundedLMM, losses: LossConfig, pretext: PartPretext | None = None, pretext_weight: float = 0.0
+        self,
+        model: GroundedLMM,
+        losses: LossConfig,
+        pretext: PartPretext | None = None,
+        pretext_weight: float = 0.0,
+        sam_features: SamFeatureCache | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.losses = losses
         self.pretext = pretext
         self.pretext_weight = pretext_weight
+        self.sam_features = sam_features
 
     def forward(self, batch: Batch, towers_only: bool = False) -> StepResult:
         """Return the micro-batch's losses; `towers_only` computes the pretext alone."""
         if towers_only:
             return self._forward_towers(batch)
-        output = self.model(batch, with_teacher=self.losses.kl > 0)
+        embeddings = None
+        if self.sam_features is not None:
+            embeddings = complete_embeddings(batch, self.model.sam, self.sam_features)
+        output = self.model(batch, with_teacher=self.losses.kl > 0, sam_embeddings=embeddings)
         terms = compute_losses(output, batch, self.losses)
         # Every trainable tensor takes part in every step: ranks whose batch has no span or image must not branch away.
         total = weighted_sum(terms, self.losses) + zero_anchor(self)
@@ -58,17 +71,25 @@ class Objective(nn.Module):
         if self.pretext is not None:
             pretext = self._pretext_loss(output.images, batch)
             total = total + self.pretext_weight * pretext
-        hits, totals = bio_accuracy(output.tag_logits, batch.tags)
+        hits, totals = count_tags(output, batch)
         return StepResult(total, terms, pretext, hits, totals)
 
     def _forward_towers(self, batch: Batch) -> StepResult:
         """Train both towers on the pretext; every other loss is 0."""
         assert self.pretext is not None, "towers_only needs the part pretext"
         pretext = self._pretext_loss(self.model.encode_images(batch.clip_pixels, batch.sam_pixels), batch)
-        nothing, no_tags = pretext.new_zeros(()), torch.zeros(3, dtype=torch.long)
+        nothing, no_tags = pretext.new_zeros(()), torch.zeros(len(Tag), dtype=torch.long)
         terms = LossTerms(language=nothing, bio=nothing, mask_overlap=nothing, mask_bce=nothing)
         return StepResult(self.pretext_weight * pretext + zero_anchor(self), terms, pretext, no_tags, no_tags)
 
     def _pretext_loss(self, images: ImageFeatures, batch: Batch) -> Tensor:
         assert self.pretext is not None
         return self.pretext(images, self.model.sam.mask_decoder.output_upscaling(images.embeddings), batch)
+
+
+def count_tags(output: GroundedOutput, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Count right tags and tags by class, in the order O, B, I; zeros without a tagger."""
+    if output.tag_logits is None:
+        nothing = torch.zeros(len(Tag), dtype=torch.long)
+        return nothing, nothing
+    return bio_accuracy(output.tag_logits, batch.tags)

@@ -3,32 +3,56 @@
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.distributed
 from transformers import PreTrainedTokenizerBase
 
+from partonomy.datasets.training_images import copy_training_images
 from plum.checkpoints.store import save_pretrained, save_trained
 from plum.config import TrainConfig
-from plum.data.build import build_mixture
+from plum.data.build import benchmark_images, build_mixture
 from plum.data.collate import Collator
+from plum.data.encoding import ConversationEncoder
 from plum.data.loader import make_loader
 from plum.data.mixture import MixtureDataset
+from plum.data.sam_feature_cache import SamFeatureCache
 from plum.data.tokenizer import load_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.quantization import UNVERIFIED
 from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.models.seg_token import initialise_seg_row
+from plum.models.special_tokens import add_written_tokens, with_special_tokens
 from plum.models.trainable import TrainableRow, set_trainable
 from plum.structures import Batch
-from plum.training.engine import Engine, Ranks, build_engine, start_ranks
-from plum.training.initialise import initialise_from
+from plum.training.engine import Engine, build_engine
+from plum.training.initialise import Placement, build_from
 from plum.training.objective import Objective
 from plum.training.optimizer import learning_rate_factor
 from plum.training.part_pretext import PartPretext
+from plum.training.ranks import Ranks, start_ranks
 from plum.training.run_directory import RunDirectory
+from plum.training.sam_features import describe_feature_cache, open_feature_cache
+from plum.training.trained_images import record_training_images
 from plum.training.trainer import Trainer
+from plum.training.universal import ResumePoint, find_resume_point
 
+CPU = torch.device("cpu")
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingParts:
+    """What a run trains, and on what."""
+
+    tokenizer: PreTrainedTokenizerBase
+    model: GroundedLMM
+    rows: list[TrainableRow]
+    objective: Objective
+    collator: Collator
+    mixture: MixtureDataset
+    sam_features: SamFeatureCache | None
 
 
 def train(config: TrainConfig) -> None:
@@ -37,28 +61,54 @@ def train(config: TrainConfig) -> None:
     run = RunDirectory(config)
     if ranks.is_main:
         run.prepare()
-    _barrier(ranks)
+    ranks.barrier()
     if run.is_finished:
         logger.info("%s is finished; its model is in %s", run.root, run.model_dir)
-        _leave(ranks)
+        leave_ranks(ranks)
         return
     started = time.perf_counter()
+    # Before anything is loaded: what does not fit shows at once.
+    resume_point = find_resume_point(run.checkpoints, config.engine, ranks)
+    parts = build_parts(config, run, ranks)
+    engine = fit(config, parts, run, ranks, resume_point)
+    save_final_model(config, engine, parts.model, parts.tokenizer, run, seconds=time.perf_counter() - started)
+    leave_ranks(ranks)
+
+
+def build_parts(config: TrainConfig, run: RunDirectory, ranks: Ranks) -> TrainingParts:
+    """Build the model, set what is trained, and read the data."""
     tokenizer, model = build_or_load(config)
     rows = set_trainable(model, config.trainable)
-    collator = Collator(tokenizer, config.model, config.data)
-    mixture = build_mixture(config.data, config.seed, collator.encoder)
-    objective = build_objective(model, config, mixture.num_part_classes)
+    sam_features = open_feature_cache(config, model)
+    collator = Collator(tokenizer, config.model, config.data, sam_features)
+    mixture = read_mixture(config, collator.encoder, run, ranks)
+    objective = build_objective(model, config, mixture.num_part_classes, sam_features)
     if config.engine.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    engine = build_engine(objective, config.engine, config.optimizer, config.num_updates, ranks)
+    return TrainingParts(tokenizer, model, rows, objective, collator, mixture, sam_features)
+
+
+def fit(
+    config: TrainConfig, parts: TrainingParts, run: RunDirectory, ranks: Ranks, resume_point: ResumePoint | None
+) -> Engine:
+    """Train `parts` to the run's last update, from its start or a checkpoint."""
+    engine = build_engine(
+        parts.objective,
+        config.engine,
+        config.optimizer,
+        config.num_updates,
+        ranks,
+        loads_universal=resume_point is not None and resume_point.is_universal,
+    )
     if ranks.is_main:
-        logger.info("%s", describe_run(config, ranks, rows, mixture))
+        run.record_start(ranks.world_size, resume_point.folder if resume_point else None)
+        logger.info("%s", describe_run(config, ranks, parts.rows, parts.mixture))
 
     def make_batches(first: int, count: int) -> Iterator[Batch]:
         return iter(
             make_loader(
-                mixture,
-                collator,
+                parts.mixture,
+                parts.collator,
                 rank=ranks.rank,
                 world_size=ranks.world_size,
                 micro_batch_size=config.engine.micro_batch_size,
@@ -68,33 +118,59 @@ def train(config: TrainConfig) -> None:
             )
         )
 
-    Trainer(config, engine, make_batches, run).fit()
-    save_final_model(config, engine, model, tokenizer, run, seconds=time.perf_counter() - started)
-    _leave(ranks)
+    if ranks.is_main and parts.sam_features is not None:
+        logger.info("%s", describe_feature_cache(parts.sam_features))
+    Trainer(config, engine, make_batches, run, resume_point).fit()
+    if ranks.is_main and parts.sam_features is not None:
+        logger.info("%s", describe_feature_cache(parts.sam_features))
+    return engine
 
 
-def build_or_load(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, GroundedLMM]:
-    """Return tokenizer and model: fresh from the seed, then weights of `init_from` where it is given."""
+def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreTrainedTokenizerBase, GroundedLMM]:
+    """Return tokenizer and model: fresh from the seed, or with the weights of `init_from`, read straight to `device`."""
     folder = config.tokenizer or config.init_from
     if folder is None:
         raise ValueError("set tokenizer to a tokenizer folder, or init_from to a saved model that holds one")
     if config.save_model == "trained" and config.init_from is None:
         raise ValueError("save_model 'trained' leaves out the weights of init_from, which is not set: use 'full'")
     tokenizer = load_tokenizer(folder)
+    added = add_written_tokens(config.model, tokenizer)
     torch.manual_seed(config.seed)
-    model = build_model(with_special_tokens(config.model, tokenizer))
-    if config.init_from is not None:
-        for line in initialise_from(model, config.init_from, config.reset_modules):
-            logger.info("%s", line)
-    return tokenizer, model
+    architecture = with_special_tokens(config.model, tokenizer)
+    if config.init_from is None:
+        return tokenizer, build_model(architecture)
+    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32  # DeepSpeed would round to it anyway
+    quantization = config.engine.base_quantization
+    if quantization != "none":
+        logger.warning(UNVERIFIED, quantization)
+    placement = Placement(dtype, device, quantization)
+    initialised = build_from(architecture, config.init_from, placement, config.reset_modules)
+    for line in initialised.notes:
+        logger.info("%s", line)
+    for token in added:
+        initialise_seg_row(initialised.model, token)
+        logger.info("Added token %d: its rows start as the mean of the others", token)
+    return tokenizer, initialised.model
 
 
-def build_objective(model: GroundedLMM, config: TrainConfig, num_part_classes: int) -> Objective:
+def read_mixture(config: TrainConfig, encoder: ConversationEncoder, run: RunDirectory, ranks: Ranks) -> MixtureDataset:
+    """Read the training data; the main rank lists its images in the run's folder."""
+    images = benchmark_images(config.data)
+    has_pretext = config.part_pretext is not None
+    mixture = build_mixture(config.data, config.seed, encoder, images, with_part_maps=has_pretext)
+    if ranks.is_main:
+        record_training_images(run.root, config, images)
+    return mixture
+
+
+def build_objective(
+    model: GroundedLMM, config: TrainConfig, num_part_classes: int, sam_features: SamFeatureCache | None = None
+) -> Objective:
     """Return the model with its losses, and with the part pretext where the configuration has one."""
     if config.part_pretext is None:
-        return Objective(model, config.losses)
+        return Objective(model, config.losses, sam_features=sam_features)
     pretext = PartPretext(model.prompt_dim, config.model.llava.language.hidden_size, num_part_classes)
-    return Objective(model, config.losses, pretext, config.part_pretext.weight)
+    return Objective(model, config.losses, pretext, config.part_pretext.weight, sam_features)
 
 
 def describe_run(config: TrainConfig, ranks: Ranks, rows: list[TrainableRow], mixture: MixtureDataset) -> str:
@@ -133,7 +209,7 @@ def save_final_model(
 ) -> None:
     """Write the trained model and mark the run as finished (main rank)."""
     if not engine.ranks.is_main:
-        _barrier(engine.ranks)
+        engine.ranks.barrier()
         return
     card = (
         f"Trained by `train.py` for {config.num_updates} updates"
@@ -150,18 +226,14 @@ def save_final_model(
         save_trained(model, tokenizer, run.model_dir, card, base=config.init_from)
     else:
         save_pretrained(model, tokenizer, run.model_dir, card)
+    copy_training_images((run.root,), run.model_dir)
     run.finish({"num_updates": config.num_updates, "seconds_this_session": round(seconds, 1)})
     logger.info("saved %s", run.model_dir)
-    _barrier(engine.ranks)
+    engine.ranks.barrier()
 
 
-def _barrier(ranks: Ranks) -> None:
-    if ranks.world_size > 1:
-        torch.distributed.barrier()
-
-
-def _leave(ranks: Ranks) -> None:
+def leave_ranks(ranks: Ranks) -> None:
     """Leave the process group in step, so that no rank sees a closed connection."""
     if torch.distributed.is_initialized():
-        _barrier(ranks)
+        ranks.barrier()
         torch.distributed.destroy_process_group()

@@ -1,39 +1,47 @@
 """The folder of one training run: resolved config, provenance, metrics, checkpoints, final model. Never overwritten."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import platform
-import shutil
+import socket
 import subprocess
 from dataclasses import MISSING, asdict, fields
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
 from plum.config import TrainConfig
+from plum.training.run_checkpoints import RunCheckpoints
 
 logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "transformers", "peft", "deepspeed", "segment-anything", "numpy")
-_KEPT_CHECKPOINTS = 2
+_FREE_KEYS = {"engine.micro_batch_size", "engine.accumulation", "engine.num_workers"}
+"""How the work is divided may change between the starts of a run; the images of an update may not, which is checked
+against its checkpoint (plum.training.run_checkpoints.require_same_update)."""
 
 
 class RunDirectory:
     """Paths of a run, and the rule for starting, resuming or refusing it.
 
     A folder that holds the same configuration is resumed (or, when it holds the final model, left alone); one that
-    holds another configuration is refused with the differing keys named.
+    holds another configuration is refused with the differing keys named, and so is one that is being trained.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         self.root = Path(config.run_dir)
         self.config = config
         self.metrics_path = self.root / "metrics.jsonl"
-        self.checkpoints = self.root / "checkpoints"
+        self.checkpoints = RunCheckpoints(self.root / "checkpoints")
         self.model_dir = self.root / "model"
+        self._lock: TextIO | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -44,43 +52,47 @@ class RunDirectory:
         """Create the folder, or check that it belongs to this configuration. One rank calls it.
 
         Raises:
-            ValueError: the folder holds a run of another configuration.
+            ValueError: the folder holds a run of another configuration, or another process trains in it.
         """
-        resolved = json.loads(json.dumps(asdict(self.config)))
         path = self.root / "config.yaml"
         if path.exists():
             # A key that did not exist when the run started means its default.
             defaults = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
-            differing = _differing_keys(defaults | yaml.safe_load(path.read_text()), resolved)
-            if differing:
+            differing = _differing_keys(defaults | yaml.safe_load(path.read_text()), self._resolved())
+            if refused := [key for key in differing if key not in _FREE_KEYS]:
                 raise ValueError(
-                    f"{self.root} holds a run with other settings ({', '.join(differing[:8])}); "
+                    f"{self.root} holds a run with other settings ({', '.join(refused[:8])}); "
                     "choose another run_dir, or delete that folder"
                 )
-            return
         self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "provenance.json").write_text(json.dumps(training_provenance(self.config), indent=2) + "\n")
-        write_atomically(path, yaml.safe_dump(resolved, sort_keys=False))
+        self._lock = _lock_folder(self.root)
+        self.checkpoints.remove_remains()
+        if not path.exists():
+            provenance = training_provenance(self.config)
+            write_atomically(self.root / "provenance.json", json.dumps(provenance, indent=2) + "\n")
+            self._write_config()
 
-    def latest_checkpoint(self) -> Path | None:
-        """Return the newest complete checkpoint."""
-        pointer = self.checkpoints / "latest"
-        return self.checkpoints / pointer.read_text().strip() if pointer.exists() else None
+    def record_start(self, num_ranks: int, checkpoint: Path | None) -> None:
+        """Note one start of the run in `starts.jsonl`, and how it divides the work in the configuration."""
+        engine = self.config.engine
+        start = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "from": None if checkpoint is None else checkpoint.name,
+            "num_ranks": num_ranks,
+            "micro_batch_size": engine.micro_batch_size,
+            "accumulation": engine.accumulation,
+            "commit": _current_commit(),
+        }
+        with (self.root / "starts.jsonl").open("a") as handle:
+            handle.write(json.dumps(start) + "\n")
+        self._write_config()
 
-    def partial_checkpoint(self, update: int) -> Path:
-        """Return where the checkpoint of `update` is written before it counts; remains of a killed save are removed."""
-        return self.checkpoints / f"update_{update:06d}.partial"
+    def _write_config(self) -> None:
+        write_atomically(self.root / "config.yaml", yaml.safe_dump(self._resolved(), sort_keys=False))
 
-    def commit_checkpoint(self, partial: Path) -> None:
-        """Switch to a completely written checkpoint, then drop old ones. One rank calls it."""
-        final = partial.with_suffix("")
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        write_atomically(self.checkpoints / "latest", final.name + "\n")
-        complete = sorted(p for p in self.checkpoints.iterdir() if p.is_dir() and not p.suffix)
-        for old in complete[:-_KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
+    def _resolved(self) -> dict[str, object]:
+        """Return the configuration as YAML holds it."""
+        return json.loads(json.dumps(asdict(self.config)))
 
     def finish(self, summary: dict[str, float | int]) -> None:
         """Mark the run as complete."""
@@ -90,25 +102,53 @@ class RunDirectory:
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` beside `path`, then rename, so that a killed process leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
-    with temporary.open("rb") as handle:
+    with temporary.open("w") as handle:
+        handle.write(text)
+        handle.flush()
         os.fsync(handle.fileno())
     temporary.replace(path)
 
 
+def _lock_folder(root: Path) -> TextIO:
+    """Hold the run's folder until this process ends, however it ends: ranks may outlive a killed launcher.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    handle = (root / "lock").open("a+")
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            logger.warning("%s cannot be locked (%s): make sure that nothing else trains in it", root, error)
+            return handle
+        handle.seek(0)
+        holder = handle.read().strip() or "unknown"
+        handle.close()
+        raise ValueError(f"{root} is being trained by another process ({holder}); wait for it, or stop it") from error
+    handle.truncate(0)
+    handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    handle.flush()
+    return handle
+
+
 def training_provenance(config: TrainConfig) -> dict[str, object]:
     """Return what a reader needs to repeat the run: commit, packages, machine, configuration hash."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
     resolved = json.dumps(asdict(config), sort_keys=True)
     return {
-        "commit": commit or "unknown",
+        "commit": _current_commit(),
         "has_local_changes": bool(status.strip()),
         "config_sha256": hashlib.sha256(resolved.encode()).hexdigest(),
         "packages": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
+
+
+def _current_commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def _differing_keys(old: object, new: object, prefix: str = "") -> list[str]:

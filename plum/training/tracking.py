@@ -24,13 +24,17 @@ class ScalarWriter(Protocol):
 
 @dataclass
 class RunningTerms:
-    """Sums of losses and tag counts over micro-batches, averaged over ranks when read."""
+    """Sums of losses and tag counts over micro-batches, averaged over ranks when read.
+
+    Micro-batches without a finite loss are left out, so that a mean stays one; their updates are counted instead.
+    """
 
     names: tuple[str, ...] = ("total", *(f.name for f in fields(LossTerms)), "part_pretext")
     sums: Tensor = field(init=False)
     hits: Tensor = field(init=False)
     totals: Tensor = field(init=False)
     micro_batches: int = 0
+    updates_skipped: int = 0
 
     def __post_init__(self) -> None:
         self.reset()
@@ -41,9 +45,12 @@ class RunningTerms:
         self.hits = torch.zeros(3, dtype=torch.float64)
         self.totals = torch.zeros(3, dtype=torch.float64)
         self.micro_batches = 0
+        self.updates_skipped = 0
 
     def add(self, result: StepResult) -> None:
         """Count one micro-batch. A term that is off counts as 0."""
+        if not bool(torch.isfinite(result.total.detach())):
+            return
         values = [result.total, *(getattr(result.terms, f.name) for f in fields(LossTerms)), result.part_pretext]
         self.sums += torch.tensor([0.0 if value is None else float(value.detach()) for value in values])
         self.hits += result.tag_hits.cpu()
@@ -51,13 +58,18 @@ class RunningTerms:
         self.micro_batches += 1
 
     def read(self, device: torch.device) -> dict[str, float]:
-        """Return means over all ranks' micro-batches, and tag accuracies over answer tokens, then reset. Collective."""
+        """Return means over all ranks' micro-batches, and tag accuracies over answer tokens, then reset. Collective.
+
+        Losses are left out when no micro-batch had a finite one.
+        """
         count = torch.tensor([float(self.micro_batches)], dtype=torch.float64)
         packed = torch.cat([self.sums, self.hits, self.totals, count]).to(device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(packed)
         sums, hits, totals, count = packed.cpu().split([len(self.names), 3, 3, 1])
-        values = {f"loss_{name}": float(value / count) for name, value in zip(self.names, sums, strict=True)}
+        values = {"updates_skipped": float(self.updates_skipped)}
+        if count > 0:
+            values |= {f"loss_{name}": float(value / count) for name, value in zip(self.names, sums, strict=True)}
         for name, hit, total in zip("OBI", hits, totals, strict=True):
             if total > 0:
                 values[f"accuracy_{name}"] = float(hit / total)

@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.distributed
 from tqdm import tqdm
 
 from plum.config import TrainConfig
 from plum.structures import Batch
 from plum.training.engine import Engine
 from plum.training.objective import StepResult
+from plum.training.run_checkpoints import update_cut
 from plum.training.run_directory import RunDirectory
+from plum.training.skipped_updates import SkippedUpdates
 from plum.training.tracking import RunningTerms, Tracker
+from plum.training.universal import ResumePoint
 
 logger = logging.getLogger(__name__)
 
@@ -26,23 +28,38 @@ class Trainer:
     """Runs `config.num_updates` updates, resuming where the run directory stopped.
 
     Nothing random outlives a micro-batch: samples are a function of (seed, position) and dropout is seeded by (seed,
-    rank, micro-batch), so that resuming repeats the uninterrupted run exactly.
+    position of the micro-batch's first sample), so that resuming repeats the uninterrupted run exactly, and on another
+    number of ranks up to the order of sums.
     """
 
-    def __init__(self, config: TrainConfig, engine: Engine, make_batches: LoaderFactory, run: RunDirectory) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        engine: Engine,
+        make_batches: LoaderFactory,
+        run: RunDirectory,
+        resume_point: ResumePoint | None = None,
+    ) -> None:
         self.config = config
         self.engine = engine
         self.make_batches = make_batches
         self.run = run
+        self.resume_point = resume_point
+        self.skipped = SkippedUpdates(config.stop_after_skipped, engine.ranks)
         self.tracker = Tracker(run.metrics_path, config.tensorboard) if engine.ranks.is_main else None
 
     def fit(self) -> None:
-        """Train to the last update."""
+        """Train to the last update.
+
+        Raises:
+            FloatingPointError: too many updates in a row had no finite loss and gradient; names the samples.
+            RuntimeError: a checkpoint could not be written.
+        """
         self._resume()
         accumulation = self.config.engine.accumulation
         first = self.engine.num_updates_done * accumulation
         total = self.config.num_updates * accumulation
-        running, since = RunningTerms(), time.perf_counter()
+        running, since, logged = RunningTerms(), time.perf_counter(), self.engine.num_updates_done
         progress = tqdm(
             total=self.config.num_updates,
             initial=self.engine.num_updates_done,
@@ -52,71 +69,72 @@ class Trainer:
         )
         for micro_batch, batch in enumerate(self.make_batches(first, total - first), start=first):
             rate = self.engine.learning_rate
-            result = self.run_micro_batch(micro_batch, batch)
-            running.add(result)
+            running.add(self.run_micro_batch(micro_batch, batch))
             if (micro_batch + 1) % accumulation:
                 continue
             update = self.engine.num_updates_done
+            running.updates_skipped += self.engine.was_skipped
+            self.skipped.end_update(update, self.engine.was_skipped)
             progress.update()
-            if update % self.config.log_every == 0 or update == self.config.num_updates:
-                seconds = (time.perf_counter() - since) / max(1, running.micro_batches)
-                self._log(update, rate, seconds * accumulation, running, progress)
-                since = time.perf_counter()
-            if update % self.config.save_every == 0 or update == self.config.num_updates:
+            is_saved = update % self.config.save_every == 0 or update == self.config.num_updates
+            # At every checkpoint too: then no average spans one, and a resumed run logs the same numbers.
+            if is_saved or update % self.config.log_every == 0:
+                self._log(update, rate, (time.perf_counter() - since) / (update - logged), running, progress)
+                since, logged = time.perf_counter(), update
+            if is_saved:
                 self._save(update)
         progress.close()
 
     def run_micro_batch(self, micro_batch: int, batch: Batch) -> StepResult:
-        """Forward, backward, step.
-
-        Raises:
-            FloatingPointError: the loss is not finite; names the terms and the samples.
-        """
-        ranks = self.engine.ranks
-        torch.manual_seed(hash((self.config.seed, ranks.rank, micro_batch)) % 2**63)
+        """Forward, backward, step."""
+        ranks, size = self.engine.ranks, self.config.engine.micro_batch_size
+        position = (micro_batch * ranks.world_size + ranks.rank) * size
+        torch.manual_seed(hash((self.config.seed, position)) % 2**63)
         pretext = self.config.part_pretext
         towers_only = pretext is not None and self.engine.num_updates_done < pretext.warmup_updates
         result = self.engine.forward(batch.to(ranks.device), towers_only)
-        if not bool(torch.isfinite(result.total.detach())):
-            raise FloatingPointError(
-                f"loss is not finite at micro-batch {micro_batch} on rank {ranks.rank}: {result.terms}; "
-                f"samples {', '.join(batch.sample_ids)}. Lower the learning rate, or check these samples' masks"
-            )
-        self.engine.backward(result.total)
+        is_finite = bool(torch.isfinite(result.total.detach()))
+        self.skipped.add(batch, is_finite)
+        # Gradients carry the news to all ranks, which then skip the update together; an infinite loss may have finite
+        # ones, hence the factor.
+        self.engine.backward(result.total if is_finite else result.total * float("nan"))
         self.engine.step()
         return result
 
     def _resume(self) -> None:
-        """Load the newest checkpoint, if there is one, and forget metrics written after it."""
-        checkpoint = self.run.latest_checkpoint()
-        if checkpoint is not None:
-            self.engine.load(checkpoint)
-            logger.info("resumed %s at update %d", checkpoint, self.engine.num_updates_done)
+        """Load the run's checkpoint, if there is one, and forget metrics written after it."""
+        if self.resume_point is not None:
+            self.engine.load(self.resume_point.folder)
+            logger.info("resumed %s at update %d", self.resume_point.folder, self.engine.num_updates_done)
         if self.tracker is not None:
             self.tracker.forget_after(self.engine.num_updates_done)
 
     def _log(self, update: int, rate: float, seconds: float, running: RunningTerms, progress: tqdm) -> None:
         """Average over ranks and write one line of metrics."""
         values = running.read(self.engine.ranks.device)
-        images = self.config.engine.micro_batch_size * self.config.engine.accumulation * self.engine.ranks.world_size
+        images = update_cut(self.config.engine, self.engine.ranks.world_size).images
         values |= {"learning_rate": rate, "seconds_per_update": seconds, "images_per_second": images / seconds}
         if self.tracker is not None:
             self.tracker.log(update, values)
-        progress.set_postfix(loss=f"{values['loss_total']:.3f}", refresh=False)
+        progress.set_postfix(loss=f"{values.get('loss_total', float('nan')):.3f}", refresh=False)
 
     def _save(self, update: int) -> None:
-        """Write a checkpoint to a new place, then switch to it. Collective."""
-        partial = self.run.partial_checkpoint(update)
-        if self.engine.ranks.is_main and partial.exists():
-            shutil.rmtree(partial)
-        self.barrier()
-        self.engine.save(partial)
-        self.barrier()
-        if self.engine.ranks.is_main:
-            self.run.commit_checkpoint(partial)
-        self.barrier()
+        """Write a checkpoint to a new place, then switch to it. Collective.
 
-    def barrier(self) -> None:
-        """Wait for the other ranks."""
-        if self.engine.ranks.world_size > 1:
-            torch.distributed.barrier()
+        Raises:
+            RuntimeError: the disk is full, or another rank is gone.
+        """
+        ranks, checkpoints = self.engine.ranks, self.run.checkpoints
+        partial = checkpoints.partial(update)
+        try:
+            self.engine.save(partial)
+            ranks.barrier()
+            if ranks.is_main:
+                checkpoints.commit(partial, update, update_cut(self.config.engine, ranks.world_size))
+        except (OSError, RuntimeError) as error:
+            free = shutil.disk_usage(self.run.root).free / 1e9
+            raise RuntimeError(
+                f"the checkpoint of update {update} was not written on rank {ranks.rank}: {error}. {free:.1f} GB are "
+                f"free at {self.run.root}; the checkpoint before it stays, and the same command continues from there"
+            ) from error
+        ranks.barrier()

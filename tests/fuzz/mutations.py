@@ -112,6 +112,17 @@ def damaged_bytes(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 @st.composite
+def damaged_lines(draw: st.DrawFn, content: bytes) -> bytes:
+    """JSON lines, one of them damaged, some with a line more or without the last newline."""
+    lines = content.splitlines()
+    place = draw(st.integers(0, len(lines) - 1))
+    lines[place] = draw(damaged_json(json.loads(lines[place])))
+    if draw(st.integers(0, 5)) == 0:
+        lines.insert(draw(st.integers(0, len(lines))), draw(st.sampled_from((b"", b"\xff", b"[]", b"null", lines[0]))))
+    return b"\n".join(lines) + draw(st.sampled_from((b"\n", b"\n", b"", b"\r\n")))
+
+
+@st.composite
 def segmentations(draw: st.DrawFn, valid: Sequence[object], size: tuple[int, int]) -> object:
     """A segmentation of any form, mostly broken, for an image of (height, width) pixels."""
     kind = draw(st.sampled_from(("changed", "text", "runs", "polygons", "junk")))

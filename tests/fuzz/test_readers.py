@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.outcomes import ACCEPTED
-from tests.fuzz.readers import Reader, make_readers, run_cases
+from tests.fuzz.readers import make_readers
+from tests.fuzz.trial import Reader, run_cases
 
 NUM_CASES = 200
 NAMES = (
@@ -22,6 +23,15 @@ NAMES = (
     "run",
     "segmentations",
     "image files",
+    "refCOCO",
+    "ReasonSeg",
+    "TextVQA",
+    "GQA",
+    "POPE",
+    "ade20k",
+    "cocostuff",
+    "mapillary",
+    "LLaVA-Instruct",
 )
 
 

@@ -19,7 +19,6 @@ from plum.config import LoraConfig
 from plum.data.sources.reasoning import AnswerForm, ask
 from plum.data.sources.referring import refer
 from plum.data.sources.wordings import REASON, REFER_EXPRESSION
-from plum.models.lora import merge_adapters
 from plum.models.registry import build_model
 from plum.models.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
@@ -69,7 +68,7 @@ def test_adapters_are_on_again_after_a_question() -> None:
     BenchmarkPlum(predictor, "base", True, max_new_tokens=6).reply(image, QUESTION)
     assert predictor.generate_text(image, QUESTION, 6) == before
     merged = predictor.model
-    merged.llava.network = merge_adapters(merged.llava.network)
+    merged.llava.network = merged.llava.network.merge_and_unload()
     assert predictor.generate_text(image, QUESTION, 6) == before
 
 

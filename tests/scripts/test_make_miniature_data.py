@@ -27,3 +27,10 @@ def test_it_refuses_too_few_pictures(tmp_path: Path) -> None:
     refused = run("--output", str(tmp_path / "mini"), "--images", "5")
     assert refused.returncode == 2
     assert "at least 6" in refused.stderr
+
+
+def test_splits_need_two_pictures_of_every_class(tmp_path: Path) -> None:
+    refused = run("--output", str(tmp_path / "mini"), "--images", "35", "--partonomy", str(tmp_path / "data"))
+    assert refused.returncode == 2
+    assert "needs --images 36" in refused.stderr
+    assert not (tmp_path / "mini").exists()

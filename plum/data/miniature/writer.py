@@ -1,4 +1,4 @@
-"""A miniature copy of every download of stage 0 (`scripts/make_miniature_data.py`).
+"""A miniature copy of every download of stage 0 and of the benchmarks (`scripts/make_miniature_data.py`).
 
 COCO's photographs occur, as in the originals, in COCO-Stuff, PACO and LLaVA-Instruct and, under their older names, in
 refCOCO, refCOCO+ and refCOCOg.
@@ -11,6 +11,7 @@ from partonomy.benchmarks.referring_data import REFERRING_SETS
 from plum.data.miniature.label_layouts import write_ade20k, write_cocostuff, write_mapillary
 from plum.data.miniature.part_layouts import paco_file, write_part_imagenet, write_pascal_part
 from plum.data.miniature.pictures import Picture, draw_pictures, save_image, write_json
+from plum.data.miniature.question_layouts import write_gqa, write_pope, write_textvqa
 from plum.data.miniature.text_layouts import SPLITS, dialogue, write_reason_seg, write_referring
 
 MIN_IMAGES = len(SPLITS)
@@ -43,6 +44,10 @@ def write_miniature(root: Path, num_images: int, size: int = 128, seed: int = 0)
     write_pascal_part(root, others)
     write_part_imagenet(root, others)
     write_reason_seg(root, others)
+    unseen = draw_pictures(num_images, size, seed + 2)
+    write_textvqa(root, unseen)
+    write_gqa(root, unseen)
+    write_pope(root, unseen)
 
 
 def write_coco(root: Path, pictures: Sequence[Picture]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, parse_json
+from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, parse_json, printable
 from partonomy.segmentation_checks import shorten
 from plum.data.conversation import CONTROL_TOKENS, IMAGE_TOKEN
 from plum.structures import Exchange
@@ -72,7 +72,7 @@ class Dialogues:
             if image is not None and self._folder / image in excluded:
                 num_excluded += 1
             elif turns:
-                self._add(str(record.get("id", number)), image, turns)
+                self._add(printable(str(record.get("id", number))), image, turns)
         for quirk, count in sorted(quirks.items()):
             logger.info("%s: %d %s", path, count, quirk)
         logger.info("%s: %d dialogues, %d excluded by their image", path, len(records), num_excluded)

@@ -27,6 +27,13 @@ class Source(Protocol):
         """
         ...
 
+    def text_length(self, index: int, generator: np.random.Generator) -> int:
+        """Characters of the longest conversation that `sample` makes of the same arguments; no image is read.
+
+        A source that would have to read one gives what is usual for it.
+        """
+        ...
+
     def exchanges(self) -> Iterator[Exchange]:
         """Every wording the source can use with every name it knows (masks left out): a tokenizer learns from these."""
         ...
@@ -35,6 +42,11 @@ class Source(Protocol):
 def draw_indices(total: int, limit: int, generator: np.random.Generator) -> list[int]:
     """Draw up to `limit` different indices below `total`, in random order."""
     return [int(index) for index in generator.permutation(total)[:limit]]
+
+
+def longest_text(conversations: Sequence[Sequence[Exchange]]) -> int:
+    """Characters of the questions and answers of the longest conversation."""
+    return max(sum(len(one.question) + len(one.answer) for one in conversation) for conversation in conversations)
 
 
 def draw_one(items: Sequence[Item], generator: np.random.Generator) -> Item:

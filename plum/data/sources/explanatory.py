@@ -11,8 +11,8 @@ from partonomy.benchmarks.partonomy import Subject, question_steps
 from partonomy.images import draw_box, load_image
 from partonomy.questions.question_types import QuestionType
 from partonomy.structures import Question, QuestionSet
-from plum.data.sources.base import draw_indices
-from plum.data.sources.part_images import PartImages, draw_part_map
+from plum.data.sources.base import draw_indices, draw_one, longest_text
+from plum.data.sources.part_images import PartImages
 from plum.structures import Exchange, Sample
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class ExplanatorySource:
     Args:
         questions: of a training split; read one at a time, so that large files stay compact.
         question_types: which of them; empty for all.
-        conversations_per_image: most questions of one picture in a sample.
+        conversations_per_image: most questions of one picture in a sample, each of another type.
         part_images: the annotations the questions came from, for part maps; None for published records, which have
             none.
         excluded: image files that may not be trained on.
@@ -46,7 +46,7 @@ class ExplanatorySource:
         self.questions = questions
         self.conversations_per_image = conversations_per_image
         self.pictures = group_by_picture(questions, check_types(question_types), excluded)
-        self.part_classes = {} if part_images is None else part_images.part_classes
+        self.part_images = part_images
         records = () if part_images is None else part_images.dataset.images
         self.records = {record.image_id: record for record in records}
 
@@ -54,10 +54,8 @@ class ExplanatorySource:
         return len(self.pictures)
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """Ask up to `conversations_per_image` different questions about picture `index`."""
-        positions = self.pictures[index]
-        drawn = draw_indices(len(positions), self.conversations_per_image, generator)
-        asked = [self.questions.questions[positions[i]] for i in drawn]
+        """Ask up to `conversations_per_image` questions about picture `index`, at most one of each type."""
+        asked = self._draw(index, generator)
         first = asked[0]
         name = f"{self.questions.name}/{first.image_id}"
         try:
@@ -68,12 +66,22 @@ class ExplanatorySource:
         if first.box is not None:
             image = draw_box(image, first.box)
         record = self.records.get(first.image_id)
-        part_map = None if record is None else draw_part_map(record, self.part_classes)
+        part_map = None if record is None or self.part_images is None else self.part_images.part_map(record)
         return Sample(name, self.name, image, conversations, part_map=part_map)
+
+    def text_length(self, index: int, generator: np.random.Generator) -> int:
+        """See Source."""
+        return longest_text([question_conversation(question) for question in self._draw(index, generator)])
+
+    def _draw(self, index: int, generator: np.random.Generator) -> list[Question]:
+        types = self.pictures[index]
+        drawn = [types[i] for i in draw_indices(len(types), self.conversations_per_image, generator)]
+        positions = [one[0] if len(one) == 1 else draw_one(one, generator) for one in drawn]
+        return [self.questions.questions[position] for position in positions]
 
     def exchanges(self) -> Iterator[Exchange]:
         """Every question with every one of its answers, right and wrong."""
-        for position in sorted(position for positions in self.pictures for position in positions):
+        for position in sorted(position for types in self.pictures for one in types for position in one):
             for step in question_steps(self.questions.questions[position]):
                 for choice in step.choices:
                     yield Exchange(step.text, choice)
@@ -109,20 +117,22 @@ def check_types(question_types: Sequence[str]) -> frozenset[str]:
 
 def group_by_picture(
     questions: QuestionSet, question_types: Collection[str], excluded: Container[Path]
-) -> tuple[tuple[int, ...], ...]:
-    """Positions of the questions that see the same picture: same image file and same marked instance.
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Positions of the questions that see the same picture (same image file, same marked instance), by their type.
+
+    Questions of large files are parsed when they are read, so that types are noted here, once.
 
     Raises:
         ValueError: no question is left.
     """
-    groups: defaultdict[tuple[Path, tuple[int, ...]], list[int]] = defaultdict(list)
+    groups: defaultdict[tuple[Path, tuple[int, ...]], dict[QuestionType, list[int]]] = defaultdict(dict)
     is_excluded: dict[Path, bool] = {}
     for position, question in enumerate(questions.questions):
         path = question.image_path
         if path not in is_excluded:
             is_excluded[path] = path in excluded
         if question.question_type in question_types and not is_excluded[path]:
-            groups[path, question.box or ()].append(position)
+            groups[path, question.box or ()].setdefault(question.question_type, []).append(position)
     num_excluded = sum(is_excluded.values())
     logger.info("questions of %s: %d images, %d of them excluded", questions.name, len(is_excluded), num_excluded)
     if not groups:
@@ -130,4 +140,4 @@ def group_by_picture(
             f"question set {questions.name} has no question of the types {sorted(question_types)} to train on "
             f"({num_excluded} of its {len(is_excluded)} images are excluded)"
         )
-    return tuple(tuple(groups[key]) for key in sorted(groups))
+    return tuple(tuple(tuple(one) for one in groups[key].values()) for key in sorted(groups))

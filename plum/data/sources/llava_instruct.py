@@ -10,6 +10,7 @@ from partonomy.images import image_size, load_image
 from plum.data.conversation import render_conversation
 from plum.data.encoding import ConversationEncoder
 from plum.data.readers.llava_instruct import Dialogue, Dialogues
+from plum.data.sources.base import longest_text
 from plum.structures import Exchange, Sample
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,11 @@ class LlavaInstructSource:
             except (OSError, ValueError) as error:
                 raise ValueError(f"source {self.name}, dialogue {name}: {error}") from error
         return Sample(name, self.name, image, (dialogue.exchanges[: int(self.num_exchanges[index])],))
+
+    def text_length(self, index: int, generator: np.random.Generator) -> int:
+        """See Source."""
+        dialogue = self.dialogues.read(int(self.kept[index]))
+        return longest_text([dialogue.exchanges[: int(self.num_exchanges[index])]])
 
     def exchanges(self) -> Iterator[Exchange]:
         """Every exchange that is trained on."""

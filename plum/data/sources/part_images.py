@@ -44,13 +44,15 @@ class PartImages:
         dataset: its images; those without any part are left out and counted in the log.
         part_vocabulary: sorted object-part names (`name_class`); class c of a part map is
             `part_vocabulary[c - 1]`, 0 is background.
+        with_part_maps: whether samples get one. Only the part pretext reads them, and they cost as much as the image.
 
     Raises:
         ValueError: no image shows a part, or a part is not in the vocabulary.
     """
 
-    def __init__(self, dataset: PartDataset, part_vocabulary: Sequence[str]) -> None:
+    def __init__(self, dataset: PartDataset, part_vocabulary: Sequence[str], with_part_maps: bool = True) -> None:
         self.dataset = dataset
+        self.with_part_maps = with_part_maps
         self.images = tuple(image for image in dataset.images if any(item.parts for item in image.objects))
         if not self.images:
             raise ValueError(f"dataset {dataset.name}: none of its {len(dataset.images)} images has a part to train on")
@@ -89,7 +91,11 @@ class PartImages:
             image = load_image(self.dataset.image_root / record.file_name, record.height, record.width)
         except (OSError, ValueError) as error:
             raise ValueError(f"source {source}, image {name}: {error}") from error
-        return Sample(name, source, image, tuple(conversations), part_map=draw_part_map(record, self.part_classes))
+        return Sample(name, source, image, tuple(conversations), part_map=self.part_map(record))
+
+    def part_map(self, record: AnnotatedImage) -> np.ndarray | None:
+        """Return the class map int64 (H, W) of an image; None where none is wanted."""
+        return draw_part_map(record, self.part_classes) if self.with_part_maps else None
 
 
 def merge_objects(image: AnnotatedImage) -> tuple[SceneObject, ...]:

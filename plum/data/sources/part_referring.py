@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from plum.data.sources.base import draw_indices, draw_one
+from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.part_images import NamedMask, PartImages, SceneObject
 from plum.data.sources.wordings import REFER_OBJECT, REFER_PART, exchange_about, name_target
 from plum.structures import Exchange, Sample
@@ -25,10 +25,17 @@ class PartReferringSource:
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
         """Ask for up to `conversations_per_image` different targets of image `index`."""
+        return self.images.build_sample(index, self.name, self._converse(index, generator))
+
+    def text_length(self, index: int, generator: np.random.Generator) -> int:
+        """See Source."""
+        return longest_text(self._converse(index, generator))
+
+    def _converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
         scene = self.images.scene(index)
         parts = [(item, part) for item in scene for part in item.parts]
         wholes = [item for item in scene if item.mask is not None]
-        conversations = []
+        conversations: list[tuple[Exchange, ...]] = []
         for target in draw_indices(len(parts), self.conversations_per_image, generator):
             if wholes and generator.integers(self.OBJECT_SHARE) == 0:
                 whole = wholes.pop(int(generator.integers(len(wholes))))
@@ -36,7 +43,7 @@ class PartReferringSource:
             else:
                 item, part = parts[target]
                 conversations.append((_refer_part(item.label, part, draw_one(REFER_PART, generator)),))
-        return self.images.build_sample(index, self.name, conversations)
+        return conversations
 
     def exchanges(self) -> Iterator[Exchange]:
         """Every wording with every name."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from plum.data.sources.base import draw_indices, draw_one
+from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.part_images import PartImages, SceneObject, merge_parts
 from plum.data.sources.wordings import SEGMENT_ALL, SEGMENT_NAMED, exchange_about, join_names, list_targets
 from plum.structures import Exchange, Sample
@@ -25,15 +25,22 @@ class PartSemanticSource:
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
         """Ask `conversations_per_image` questions about image `index`."""
+        return self.images.build_sample(index, self.name, self._converse(index, generator))
+
+    def text_length(self, index: int, generator: np.random.Generator) -> int:
+        """See Source."""
+        return longest_text(self._converse(index, generator))
+
+    def _converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
         scene = self.images.scene(index)
-        conversations = []
+        conversations: list[tuple[Exchange, ...]] = []
         for _ in range(self.conversations_per_image):
             if generator.integers(2):
                 exchange = _ask_all(draw_one(scene, generator), draw_one(SEGMENT_ALL, generator))
             else:
                 exchange = self._ask_named(scene, generator)
             conversations.append((exchange,))
-        return self.images.build_sample(index, self.name, conversations)
+        return conversations
 
     def exchanges(self) -> Iterator[Exchange]:
         """Every wording with every name, names one at a time and all parts of an object together."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from plum.data.sources.base import draw_indices, draw_one
+from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.part_images import NamedMask, PartImages, SceneObject
 from plum.data.sources.wordings import WHICH_VISIBLE, Answer, compose_answer, exchange_about
 from plum.structures import Exchange, Sample
@@ -29,11 +29,15 @@ class PartStatusSource:
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
         """Ask about up to `conversations_per_image` objects of image `index`, or one object several times."""
+        return self.images.build_sample(index, self.name, self._converse(index, generator))
+
+    def text_length(self, index: int, generator: np.random.Generator) -> int:
+        """See Source."""
+        return longest_text(self._converse(index, generator))
+
+    def _converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
         scene = self.images.scene(index)
-        conversations = [
-            (self._ask(draw_one(scene, generator), generator),) for _ in range(self.conversations_per_image)
-        ]
-        return self.images.build_sample(index, self.name, conversations)
+        return [(self._ask(draw_one(scene, generator), generator),) for _ in range(self.conversations_per_image)]
 
     def exchanges(self) -> Iterator[Exchange]:
         """Every wording with all parts of every object, visible and missing in turn."""

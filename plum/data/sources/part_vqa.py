@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from partonomy.questions.templates import with_article
-from plum.data.sources.base import draw_one
+from plum.data.sources.base import draw_one, longest_text
 from plum.data.sources.part_images import PartImages, SceneObject
 from plum.data.sources.wordings import HAS_PART
 from plum.structures import Exchange, Sample
@@ -34,12 +34,18 @@ class PartVqaSource:
 
         A single question is the name's two times in three.
         """
+        return self.images.build_sample(index, self.name, self._converse(index, generator))
+
+    def text_length(self, index: int, generator: np.random.Generator) -> int:
+        """See Source."""
+        return longest_text(self._converse(index, generator))
+
+    def _converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
         scene = self.images.scene(index)
         asked = [self._ask_part(draw_one(scene, generator), generator) for _ in range(self.conversations_per_image)]
         if len(scene) == 1 and (self.conversations_per_image > 1 or generator.integers(3)):
             asked[0] = name_object(scene[0].label)
-        conversations = [(exchange,) for exchange in asked]
-        return self.images.build_sample(index, self.name, conversations)
+        return [(exchange,) for exchange in asked]
 
     def exchanges(self) -> Iterator[Exchange]:
         """Every wording with every name."""

@@ -9,7 +9,7 @@ import numpy as np
 from partonomy.benchmarks.segmentation_items import SegmentationItem
 from partonomy.masks import decode_mask
 from plum.data.conversation import CONTROL_TOKENS
-from plum.data.sources.base import draw_indices, draw_one
+from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.part_images import NamedMask
 from plum.data.sources.referring import group_items, load_item_image, target_answer
 from plum.data.sources.wordings import (
@@ -68,17 +68,24 @@ class ReasoningSource:
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
         """Ask up to `conversations_per_image` different instructions of image `index`."""
-        items = self.images[index]
-        first = items[0]
+        first = self.images[index][0]
         image = load_item_image(self.name, first)
-        explanation = self.explanations.get(first.image_path.name)
+        ignored = None if first.ignore_mask is None else decode_mask(first.ignore_mask)
+        return Sample(first.image_id, self.name, image, self._converse(index, generator), ignore_mask=ignored)
+
+    def text_length(self, index: int, generator: np.random.Generator) -> int:
+        """See Source."""
+        return longest_text(self._converse(index, generator))
+
+    def _converse(self, index: int, generator: np.random.Generator) -> tuple[tuple[Exchange, ...], ...]:
+        items = self.images[index]
+        explanation = self.explanations.get(items[0].image_path.name)
         form = AnswerForm.MASK if explanation is None else self._draw_form(generator)
-        conversations = []
+        conversations: list[tuple[Exchange, ...]] = []
         for position in draw_indices(len(items), self.conversations_per_image, generator):
             wording = draw_one(wordings(items[position], form), generator)
             conversations.append((ask(items[position], wording, form, explanation or ""),))
-        ignored = None if first.ignore_mask is None else decode_mask(first.ignore_mask)
-        return Sample(first.image_id, self.name, image, tuple(conversations), ignore_mask=ignored)
+        return tuple(conversations)
 
     def exchanges(self) -> Iterator[Exchange]:
         """Every instruction with its first wording in every form that its image can be asked in."""

@@ -12,7 +12,7 @@ from partonomy.benchmarks.segmentation_scores import forced_answer
 from partonomy.images import load_image
 from partonomy.masks import rle_area
 from plum.data.conversation import CONTROL_TOKENS
-from plum.data.sources.base import draw_indices, draw_one
+from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.part_images import NamedMask
 from plum.data.sources.wordings import REFER_EXPRESSION, Answer, exchange_about
 from plum.structures import Exchange, Sample
@@ -49,12 +49,18 @@ class ReferringSource:
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
         """Ask for up to `conversations_per_image` different sentences of image `index`."""
-        items = self.images[index]
-        first = items[0]
+        first = self.images[index][0]
         image = load_item_image(self.name, first)
+        return Sample(first.image_id, self.name, image, self._converse(index, generator))
+
+    def text_length(self, index: int, generator: np.random.Generator) -> int:
+        """See Source."""
+        return longest_text(self._converse(index, generator))
+
+    def _converse(self, index: int, generator: np.random.Generator) -> tuple[tuple[Exchange, ...], ...]:
+        items = self.images[index]
         drawn = [items[i] for i in draw_indices(len(items), self.conversations_per_image, generator)]
-        conversations = [(refer(item, draw_one(REFER_EXPRESSION, generator)),) for item in drawn]
-        return Sample(first.image_id, self.name, image, tuple(conversations))
+        return tuple((refer(item, draw_one(REFER_EXPRESSION, generator)),) for item in drawn)
 
     def exchanges(self) -> Iterator[Exchange]:
         """Every sentence once, wordings in turn."""

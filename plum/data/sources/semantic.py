@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -25,11 +26,14 @@ class SemanticSource:
 
     MAX_NAMES = 3
     MAX_STEPS = 1000
+    TEXT_LENGTH = 90
+    """Characters of a usual conversation: two names among the words of `SEGMENT_NAMED` and of the answer."""
 
     def __init__(self, maps: LabelMaps, conversations_per_image: int) -> None:
         self.name = maps.name
         self.maps = maps
         self.conversations_per_image = conversations_per_image
+        self._without_class: set[Path] = set()
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -56,6 +60,10 @@ class SemanticSource:
         ignored = classes == IGNORED
         return Sample(name, self.name, image, tuple(conversations), ignore_mask=ignored if ignored.any() else None)
 
+    def text_length(self, index: int, generator: np.random.Generator) -> int:
+        """See Source. What is in an image only its label map says."""
+        return self.TEXT_LENGTH
+
     def exchanges(self) -> Iterator[Exchange]:
         """Every wording with every class, one at a time."""
         for number, label in enumerate(self.maps.names):
@@ -67,5 +75,17 @@ class SemanticSource:
             label_map = self.maps.read((index + step) % len(self))
             if label_map.present():
                 return label_map
-            logger.warning("%s: no pixel of it has a class; the next image is used instead", label_map.image_path)
+            self._report(label_map.image_path)
         raise ValueError(f"source {self.name}: no label map from number {index} on has a class; check the label folder")
+
+    def _report(self, path: Path) -> None:
+        """Say once per image that it is replaced, and how many are (in this loader process)."""
+        if path not in self._without_class:
+            self._without_class.add(path)
+            logger.warning(
+                "%s: no pixel of it has a class; the next image is used instead (%s: %d of %d images so far)",
+                path,
+                self.name,
+                len(self._without_class),
+                len(self),
+            )

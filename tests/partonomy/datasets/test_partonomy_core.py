@@ -241,6 +241,12 @@ def test_import_lists_the_records_it_leaves_out(tmp_path: Path, capsys: pytest.C
     assert (instance.label, instance.category) == ("cars--wheel loader", "cars")
     import_questions(str(path), str(tmp_path / "out"), invalid="collect")
     assert "nothing to do" in capsys.readouterr().out
+    # What was left out still counts as failed after an export and another import.
+    export_records(tmp_path / "out", tmp_path / "exported.json")
+    import_records(tmp_path / "exported.json", tmp_path / "again")
+    first, again = (load_questions(tmp_path / name, invalid="collect").invalid for name in ("out", "again"))
+    assert first == again
+    assert [row.reason for row in again] == ["left out by the import: 'riddle' is not a valid QuestionType"]
 
 
 def in_common(

@@ -1,6 +1,5 @@
-"""Pascal-Part: the original .mat files, the JSON form made from them, and the table of code names."""
+"""Pascal-Part: the original .mat files, and the JSON form made from them."""
 
-import csv
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +8,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from partonomy.datasets import pascal_part_names
 from partonomy.datasets.coco_records import CocoConfig
 from partonomy.datasets.pascal_part import read_pascal_part
-from partonomy.datasets.pascal_part_names import load_table, name_part
 from partonomy.masks import decode_mask, rle_area
 from tests.partonomy.datasets.published_files import (
     HEIGHT,
@@ -285,49 +282,6 @@ def test_codes_in_the_json_form(tmp_path: Path) -> None:
     write_json(settings.annotations, content)
     with pytest.raises(ValueError, match="category 9: 'zeppelin envelope' names no class of Pascal-Part"):
         read_pascal_part(settings)
-
-
-def test_the_table_holds_every_code_of_the_release() -> None:
-    """The paper's Table 1 counts 20 objects and 193 object-part labels: sides apart, instance numbers folded."""
-    table = load_table()
-    classes = set(table.parts) - {"table"}  # the files' name of diningtable
-    with (ROOT / "partonomy" / "reference" / "table1.csv").open(encoding="utf-8") as file:
-        (quoted,) = [row for row in csv.DictReader(file) if row["Datasets"] == "PASCAL-Part"]
-    assert len(classes) == int(quoted["# Object Labels"]) == 20
-    assert sum(len(table.parts[name]) for name in classes) == int(quoted["# Object-Part Labels"]) == 193
-    assert {name for name in classes if not table.parts[name]} == {"boat", "chair", "diningtable", "sofa"}
-    for codes in table.parts.values():
-        assert all(word.isascii() and word.isalpha() for words in codes.values() for word in words.split())
-        assert len(set(codes.values())) == len(codes), "no two codes of a class become one name"
-
-
-@pytest.mark.parametrize(
-    ("class_name", "code", "words", "folded"),
-    [
-        ("cow", "lfuleg", "left front upper leg", "front upper leg"),
-        ("sheep", "rhorn", "right horn", "horn"),
-        ("horse", "lbho", "left back hoof", "back hoof"),
-        ("dog", "muzzle", "muzzle", "muzzle"),
-        ("cat", "rear", "right ear", "ear"),
-        ("person", "rebrow", "right eyebrow", "eyebrow"),
-        ("bus", "window_20", "window", "window"),
-        ("train", "cleftside_9", "coach left side", "coach side"),
-        ("train", "hroofside", "head roof", "head roof"),
-        ("tvmonitor", "screen", "screen", "screen"),
-    ],
-)
-def test_codes_in_words(class_name: str, code: str, words: str, folded: str) -> None:
-    assert name_part(class_name, code, {}, fold_sides=False) == words
-    assert name_part(class_name, code, {}, fold_sides=True) == folded
-
-
-@pytest.mark.parametrize(
-    ("class_name", "code"), [("cat", "muzzle"), ("cow", "lfho"), ("car", "wheel"), ("sofa", "leg")]
-)
-def test_codes_of_other_classes_are_unknown(class_name: str, code: str) -> None:
-    with pytest.raises(ValueError, match=f"the part code '{code}' of class '{class_name}' is not in the table"):
-        name_part(class_name, code, {}, fold_sides=False)
-    assert pascal_part_names.TABLE.relative_to(ROOT).as_posix() == pascal_part_names.TABLE_PATH
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="PARTONOMY_REAL_DATA does not name a folder of photographs")

@@ -8,7 +8,7 @@ import numpy as np
 from partonomy.benchmarks.segmentation_items import SegmentationItem
 from partonomy.benchmarks.segmentation_scores import SegmentationMode
 from partonomy.benchmarks.vqa_items import VqaItem, VqaProtocol
-from partonomy.evaluation.benchmark_run import BenchmarkConfig
+from partonomy.evaluation.benchmark_settings import BenchmarkConfig, BenchmarkSettings
 from partonomy.evaluation.benchmark_tasks import SegmentationTask, VqaTask
 from partonomy.evaluation.model_api import Generation, Turn
 from partonomy.masks import encode_mask
@@ -76,16 +76,20 @@ def refcoco_task(folder: Path, mode: SegmentationMode) -> SegmentationTask:
 
 
 def make_config(task: VqaTask | SegmentationTask, **changes: object) -> BenchmarkConfig:
+    limit = changes.pop("limit", None)
+    assert limit is None or isinstance(limit, int)
+    if isinstance(task, VqaTask):
+        asked = BenchmarkSettings(task.benchmark, task.split, vqa_protocol=task.vqa_protocol, limit=limit)
+    else:
+        asked = BenchmarkSettings(task.benchmark, task.split, task.mode, task.wording, limit=limit)
     settings: dict[str, object] = {
-        "benchmark": task.benchmark,
-        "split": task.split,
+        "settings": asked,
         "protocol": task.protocol,
         "checkpoint": "saved/plum",
         "checkpoint_hash": "c0ffee",
         "is_base": False,
         "conversation": "plain",
         "max_new_tokens": 128,
-        "limit": None,
         "root": "data",
         "content_hash": task.content_hash(),
     }

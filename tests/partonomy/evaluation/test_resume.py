@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,11 @@ import pytest
 from partonomy.evaluation import provenance
 from partonomy.evaluation.provenance import hash_checkpoint
 from tests.partonomy.evaluation.running import DyingModel, make_config, run, run_model, untimed
+
+KEYS_OF_THE_FIRST_VERSION = (
+    "model", "checkpoint", "questions", "questions_hash", "output", "question_types", "limit", "generate",
+    "part_whole", "seed", "device", "training_metrics", "protocol_version", "checkpoint_hash",
+)  # fmt: skip
 
 
 def test_kill_and_resume_gives_the_same_records(question_file: Path, tmp_path: Path) -> None:
@@ -45,6 +51,20 @@ def test_resume_with_other_settings_names_the_keys(question_file: Path, tmp_path
     other = dataclasses.replace(config, seed=4, part_whole="predicted")
     with pytest.raises(ValueError, match=r"part_whole \(was 'gold', now 'predicted'\), seed \(was 3, now 4\)"):
         run(other, resume=True)
+
+
+def test_a_run_of_an_earlier_version_is_resumed(question_file: Path, tmp_path: Path) -> None:
+    """Its configuration lacks the keys that came later; they have their defaults."""
+    config = make_config(question_file, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        run_model(config, DyingModel(13))
+    path = tmp_path / "run" / "config.json"
+    old = json.loads(path.read_text())
+    path.write_text(json.dumps({key: old[key] for key in KEYS_OF_THE_FIRST_VERSION}))
+    with pytest.raises(ValueError, match=r"choice_protocol \(was 'likelihood', now 'listwise'\)"):
+        run(dataclasses.replace(config, choice_protocol="listwise"), resume=True)
+    assert run(config, resume=True) is not None
+    assert json.loads(path.read_text()) == old
 
 
 def test_other_weights_in_the_same_folder_are_another_run(question_file: Path, tmp_path: Path) -> None:

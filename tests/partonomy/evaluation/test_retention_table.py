@@ -14,11 +14,10 @@ from tests.partonomy.evaluation.test_benchmark_run import run
 def summary(
     benchmark: str, value: float, is_base: bool = False, protocol: str = "llava_official", content: str = "x"
 ) -> BenchmarkSummary:
-    config = {"checkpoint": "runs/plum-7b", "checkpoint_hash": "c0ffee", "limit": None, "content_hash": content}
+    config = {"checkpoint": "runs/plum-7b", "checkpoint_hash": "c0ffee", "content_hash": content}
+    provenance = {"config": config | {"settings": {"limit": None}}}
     metrics = {"accuracy": Estimate(value, value, value, 10)}
-    return BenchmarkSummary(
-        benchmark, "val", protocol, "accuracy", is_base, 10, 10, 0, {}, metrics, 1.0, {"config": config}
-    )
+    return BenchmarkSummary(benchmark, "val", protocol, "accuracy", is_base, 10, 10, 0, {}, metrics, 1.0, provenance)
 
 
 def test_the_papers_rows_with_their_changes() -> None:
@@ -46,7 +45,9 @@ def test_runs_stand_under_their_own_backbone() -> None:
         ("plum-7b", "llava_official", "55.00 (+10.0%)", "60.00", "-"),
         ("plum-7b", "partonomy_compat", "-", "30.00", "-"),
     ]
-    assert "adapters off" in render_table(retention_table(runs), TableFormat.MARKDOWN)
+    text = render_table(retention_table(runs), TableFormat.MARKDOWN)
+    assert "adapters off" in text
+    assert "Images that the model was trained on: textvqa unknown, gqa unknown." in text
 
 
 def test_textvqa_without_ocr_says_so() -> None:

@@ -4,10 +4,10 @@ from collections import Counter
 from itertools import combinations
 from math import prod
 
-import numpy as np
 import pytest
 
 from partonomy.questions.answer_model import AnswerModel, draw_place, make_answer_model, make_flat_model
+from partonomy.questions.draws import Draws
 
 SHARES = {0: 0.8, 1: 0.5, 2: 0.3, 4: 0.1}
 SIZE_WEIGHTS = (0.4, 0.3, 0.2, 0.1)
@@ -51,7 +51,7 @@ def test_steps_are_in_detailed_balance() -> None:
 
 
 def test_step_draws_by_its_rates() -> None:
-    model, generator = make_answer_model(SHARES, SIZE_WEIGHTS), np.random.default_rng(0)
+    model, generator = make_answer_model(SHARES, SIZE_WEIGHTS), Draws(0)
     start = frozenset({0, 2})
     rates = {after: rate(model, start, after) for after in SETS}
     drawn = Counter(model.step(start, [1, 4], generator) for _ in range(20_000))
@@ -62,24 +62,22 @@ def test_step_draws_by_its_rates() -> None:
 def test_a_flat_model_adds_removes_and_replaces_alike() -> None:
     # All odds are 1: from s of N parts a step adds, removes or replaces with probability 1/3 each (paper, appendix B).
     model = make_flat_model(range(9))
-    drawn = Counter(
-        len(model.step(frozenset({0, 1, 2}), range(3, 9), np.random.default_rng(seed))) for seed in range(6000)
-    )
+    drawn = Counter(len(model.step(frozenset({0, 1, 2}), range(3, 9), Draws(seed))) for seed in range(6000))
     assert [drawn[size] / 6000 for size in (2, 3, 4)] == pytest.approx([1 / 3] * 3, abs=0.025)
 
 
 def test_a_set_is_never_emptied() -> None:
-    model, generator = make_flat_model(range(3)), np.random.default_rng(0)
+    model, generator = make_flat_model(range(3)), Draws(0)
     assert all(model.step(frozenset({0}), [1, 2], generator) for _ in range(300))
 
 
 def test_nowhere_to_go() -> None:
     model = make_flat_model(range(3))
-    assert model.step(frozenset({0}), [], np.random.default_rng(0)) == {0}
+    assert model.step(frozenset({0}), [], Draws(0)) == {0}
 
 
 def test_draw_place_follows_the_increments() -> None:
-    generator = np.random.default_rng(0)
+    generator = Draws(0)
     drawn = Counter(draw_place([1.0, 1.0, 4.0], generator) for _ in range(4000))
     assert drawn[1] == 0
     assert drawn[2] / 4000 == pytest.approx(0.75, abs=0.025)

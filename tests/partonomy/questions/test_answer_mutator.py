@@ -7,6 +7,7 @@ import pytest
 
 from partonomy.questions.answer_mutator import AnswerMutator, MutationContext, MutationMode
 from partonomy.questions.balanced_answers import draw_tree
+from partonomy.questions.draws import Draws
 from partonomy.questions.part_sampler import PartSampler
 
 NUM_PARTS = 14
@@ -21,7 +22,7 @@ def make_mutator(mode: MutationMode, synonyms: dict[int, frozenset[int]] | None 
 
 
 def draw_many(mode: MutationMode, num_draws: int = 400) -> list[tuple[frozenset[int], ...]]:
-    mutator, generator = make_mutator(mode), np.random.default_rng(0)
+    mutator, generator = make_mutator(mode), Draws(0)
     context = MutationContext(CORRECT, CATEGORY, QUERY)
     drawn = [mutator.draw_wrong_answers(context, generator) for _ in range(num_draws)]
     return [answers for answers in drawn if answers is not None]
@@ -78,7 +79,7 @@ def test_balanced_answers_give_no_centre_away() -> None:
 
 def test_no_true_part_is_added_in_other_words() -> None:
     synonyms = {0: frozenset({0, 4}), 4: frozenset({0, 4})}
-    mutator, generator = make_mutator(MutationMode.PAPER, synonyms), np.random.default_rng(0)
+    mutator, generator = make_mutator(MutationMode.PAPER, synonyms), Draws(0)
     for _ in range(200):
         answers = mutator.draw_wrong_answers(MutationContext(CORRECT, CATEGORY, QUERY), generator)
         assert answers is not None
@@ -87,7 +88,7 @@ def test_no_true_part_is_added_in_other_words() -> None:
 
 def test_balanced_answers_are_never_right_in_other_words() -> None:
     synonyms = {0: frozenset({0, 4}), 4: frozenset({0, 4})}
-    mutator, generator = make_mutator(MutationMode.BALANCED, synonyms), np.random.default_rng(0)
+    mutator, generator = make_mutator(MutationMode.BALANCED, synonyms), Draws(0)
     for _ in range(300):
         answers = mutator.draw_wrong_answers(MutationContext(frozenset({0, 1}), (0, 1, 4, 5), ()), generator)
         assert answers is None or frozenset({4, 1}) not in answers
@@ -95,7 +96,7 @@ def test_balanced_answers_are_never_right_in_other_words() -> None:
 
 def test_without_related_parts_all_parts_are_candidates() -> None:
     mutator = make_mutator(MutationMode.PAPER)
-    answers = mutator.draw_wrong_answers(MutationContext(frozenset({0}), (0,), ()), np.random.default_rng(0))
+    answers = mutator.draw_wrong_answers(MutationContext(frozenset({0}), (0,), ()), Draws(0))
     assert answers is not None
     assert len(set(answers)) == 4
 
@@ -105,12 +106,12 @@ def test_too_small_a_vocabulary_gives_up() -> None:
     mutator = AnswerMutator(
         MutationMode.PAPER, PartSampler(np.zeros((2, 2)), np.zeros(2)), [frozenset({0}), frozenset({1})]
     )
-    assert mutator.draw_wrong_answers(MutationContext(frozenset({0}), (0, 1), ()), np.random.default_rng(0)) is None
+    assert mutator.draw_wrong_answers(MutationContext(frozenset({0}), (0, 1), ()), Draws(0)) is None
 
 
 def test_trees_are_uniform_and_ordered() -> None:
     # Cayley: 4^2 = 16 labelled trees on 4 nodes, 4 of them stars, 1 of these centred on node 0.
-    generator = np.random.default_rng(0)
+    generator = Draws(0)
     trees = [draw_tree(4, generator) for _ in range(8000)]
     assert all(parent <= child for tree in trees for child, parent in enumerate(tree))
     assert sum(tree == (0, 0, 0) for tree in trees) / len(trees) == pytest.approx(1 / 16, abs=0.012)

@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-import numpy as np
-
 from partonomy.questions.answer_model import make_flat_model
-from partonomy.questions.balanced_answers import draw_balanced_answers
+from partonomy.questions.balanced_answers import BalancedAnswers
+from partonomy.questions.draws import Draws
 
 EXACT = [frozenset({part}) for part in range(8)]
 # 0 and 4 are one part in two words, 5 and 6 another.
@@ -15,10 +14,10 @@ CORRECT = frozenset({0, 1})
 
 
 def test_no_true_part_and_no_part_twice_in_other_words() -> None:
-    model, generator = make_flat_model(range(8)), np.random.default_rng(0)
+    model, generator = make_flat_model(range(8)), Draws(0)
     listed: set[int] = set()
     for _ in range(300):
-        answers = draw_balanced_answers(CORRECT, 4, model, SYNONYMS, generator)
+        answers = BalancedAnswers(SYNONYMS).draw(CORRECT, 4, model, generator)
         assert answers is not None
         meanings = {frozenset(min(SYNONYMS[part]) for part in answer) for answer in (CORRECT, *answers)}
         assert len(meanings) == 5, "no two mean the same"
@@ -32,25 +31,25 @@ def test_no_true_part_and_no_part_twice_in_other_words() -> None:
 def test_of_few_right_answers_the_others_are_wrong() -> None:
     few = {frozenset({part}): 0.2 for part in range(1, 6)} | {frozenset({0, 1}): 0.1}
     model = replace(make_flat_model(range(8)), few=few)
-    generator = np.random.default_rng(0)
+    generator = Draws(0)
     for _ in range(50):
-        answers = draw_balanced_answers(CORRECT, 4, model, EXACT, generator)
+        answers = BalancedAnswers(EXACT).draw(CORRECT, 4, model, generator)
         assert answers is not None
         assert len(set(answers)) == 4
         assert set(answers) <= set(few) - {CORRECT}
     # 4 is 0 in other words: {1}, {2}, {3} and {5} are left.
-    assert set(draw_balanced_answers(CORRECT, 4, model, SYNONYMS, generator) or ()) == {
+    assert set(BalancedAnswers(SYNONYMS).draw(CORRECT, 4, model, generator) or ()) == {
         frozenset({part}) for part in (1, 2, 3, 5)
     }
 
 
 def test_too_few_of_them_are_not_enough() -> None:
     model = replace(make_flat_model(range(8)), few={CORRECT: 0.5, frozenset({2}): 0.5})
-    answers = draw_balanced_answers(CORRECT, 4, model, EXACT, np.random.default_rng(0))
+    answers = BalancedAnswers(EXACT).draw(CORRECT, 4, model, Draws(0))
     assert answers is not None
     assert len({CORRECT, *answers}) == 5
 
 
 def test_too_small_a_vocabulary_gives_up() -> None:
     # Two parts have three non-empty subsets: one right and two wrong ones, four are needed.
-    assert draw_balanced_answers(frozenset({0}), 4, make_flat_model(range(2)), EXACT, np.random.default_rng(0)) is None
+    assert BalancedAnswers(EXACT).draw(frozenset({0}), 4, make_flat_model(range(2)), Draws(0)) is None

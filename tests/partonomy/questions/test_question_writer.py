@@ -154,7 +154,7 @@ def test_a_build_killed_at_the_very_end_is_only_finished(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(generator, "_summary_to_json", die)
+        patch.setattr(generator, "summary_to_json", die)
         with pytest.raises(Killed):
             build_questions(make_world(folder), CONFIG, folder)
     assert (folder / QUESTIONS_FILE).exists()

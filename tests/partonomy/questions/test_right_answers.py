@@ -3,11 +3,11 @@
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from partonomy.concept_graph import ConceptGraph, build_concept_graph
 from partonomy.questions.answer_model import AnswerKind
+from partonomy.questions.draws import Draws
 from partonomy.questions.right_answers import AskedParts, Concepts, RightAnswers, find_owned_parts
 from tests.partonomy.tiny_world import make_dataset, make_image, make_instance
 
@@ -31,7 +31,7 @@ def make_right(graph: ConceptGraph, asked: list[AskedParts]) -> RightAnswers:
 
 
 def draw_all(right: RightAnswers, form: str, asked: AskedParts, seed: int) -> list[Concepts]:
-    return list(right.draw(form, asked, np.random.default_rng(seed)))
+    return list(right.draw(form, asked, Draws(seed)))
 
 
 def test_every_answer_is_drawn_once_with_objects_that_lead_to_it(graph: ConceptGraph) -> None:
@@ -68,7 +68,7 @@ def test_frequent_answers_are_made_rarer(graph: ConceptGraph) -> None:
     right = make_right(graph, [BOX] * 10 + [cup] * 10)
     shares = right.shares[AnswerKind("positive", "aircraft")]
     assert shares[frozenset({0})] == pytest.approx(0.5, abs=0.02), "cups alone make it 0.5"
-    generator = np.random.default_rng(0)
+    generator = Draws(0)
     first = Counter(next(right.draw("positive", BOX, generator)).answer for _ in range(200))
     assert first[frozenset({0, 1})] > 190
     assert right.num_images[AnswerKind("positive", "aircraft")] == 20

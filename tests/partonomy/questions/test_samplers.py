@@ -8,6 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from partonomy.concept_graph import ConceptGraph
+from partonomy.questions.draws import Draws
 from partonomy.questions.object_sampler import Embedding, ObjectSampler, draw_distinct, embed_texts
 from partonomy.questions.part_sampler import PartSampler, fit_part_sampler
 
@@ -43,7 +44,7 @@ def test_the_mixture_has_the_stated_probabilities() -> None:
     weights = np.zeros((4, 4))
     weights[0] = [0.0, 3.0, 0.0, -3.0]
     sampler = PartSampler(weights, np.zeros(4))
-    generator = np.random.default_rng(0)
+    generator = Draws(0)
     drawn = [sampler.sample([0], [2, 3], [1, 2, 3], generator) for _ in range(20_000)]
     predicted = np.exp([2.0, 0.0, -2.0]) / np.exp([2.0, 0.0, -2.0]).sum()
     expected = 0.9 * np.array([0.0, 0.5, 0.5]) + 0.1 * predicted
@@ -62,7 +63,7 @@ def test_siblings_are_drawn_by_softmax_of_similarity() -> None:
     # Similarities of a with b and c: 1 and 0, so b comes first with probability e / (e + 1).
     vectors = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     sampler = ObjectSampler(graph, Embedding(vectors, "hand"))
-    generator = np.random.default_rng(0)
+    generator = Draws(0)
     drawn = [sampler.sample("a", 1, generator)[0] for _ in range(10_000)]
     assert set(drawn) == {"b", "c"}
     assert drawn.count("b") / len(drawn) == pytest.approx(np.e / (np.e + 1), abs=0.015)
@@ -73,7 +74,7 @@ def test_draws_without_replacement_are_numpy_s() -> None:
     for number in range(300):
         weights = dice.random(int(dice.integers(4, 90))) ** 3
         chances = weights / weights.sum()
-        ours, numpys = np.random.default_rng(number), np.random.default_rng(number)
+        ours, numpys = Draws(number), np.random.default_rng(number)
         expected = numpys.choice(len(chances), size=4, replace=False, p=chances)
         assert draw_distinct(chances.tolist(), 4, ours) == expected.tolist()
         assert ours.random() == numpys.random()  # the generators are left in the same state
@@ -82,9 +83,9 @@ def test_draws_without_replacement_are_numpy_s() -> None:
 def test_all_objects_stand_in_for_too_few_siblings() -> None:
     graph = make_graph({"few": ("x", "y"), "many": ("a", "b", "c")})
     sampler = ObjectSampler(graph, embed_texts(graph.objects, "char-ngram-tfidf"))
-    assert set(sampler.sample("x", 4, np.random.default_rng(0))) == {"a", "b", "c", "y"}
+    assert set(sampler.sample("x", 4, Draws(0))) == {"a", "b", "c", "y"}
     with pytest.raises(ValueError, match="'x': 5 wrong objects needed, only 4 others exist"):
-        sampler.sample("x", 5, np.random.default_rng(0))
+        sampler.sample("x", 5, Draws(0))
 
 
 def test_packaged_sentence_embedding_knows_meanings() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from partonomy.datasets.store import load_questions
 from partonomy.questions.answer_mutator import AnswerMutator, MutationContext, MutationMode
+from partonomy.questions.draws import Draws
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
 from partonomy.questions.part_comparison import lemmatize
 from partonomy.questions.part_sampler import PartSampler
@@ -54,7 +55,7 @@ def test_no_wrong_answer_names_a_true_part_in_other_words(  # noqa: PLR0917  hyp
     weights = np.random.default_rng(seed).normal(size=(NUM_PARTS, NUM_PARTS))
     mutator = AnswerMutator(mode, PartSampler(weights, weights[0]), [frozenset(group) for group in synonyms])
     context = MutationContext(correct, tuple(sorted(category)), tuple(sorted(query)))
-    answers = mutator.draw_wrong_answers(context, np.random.default_rng(seed))
+    answers = mutator.draw_wrong_answers(context, Draws(seed))
     if answers is None:
         return
     assert len({correct, *answers}) == 5

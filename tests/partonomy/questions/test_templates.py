@@ -56,21 +56,22 @@ PARTS = ("fuselage", "propeller", "tail fin")
 )
 def test_questions_and_answers(question_type: QuestionType, question: str, answer: str) -> None:
     wording = Wording(question_type, "biplane", False, "airplane", "drone")
-    assert TEMPLATES.part_question(wording) == question
-    choice = TEMPLATES.part_choice(wording, PARTS, True)
+    texts = TEMPLATES.texts(wording)
+    assert texts.question == question
+    choice = texts.form.choice(PARTS, True)
     assert choice.text == answer
     assert tuple(answer[span.start : span.end] for span in choice.part_spans) == PARTS == choice.parts
 
 
 def test_object_question_and_box() -> None:
     wording = Wording(QuestionType.PART_TO_WHOLE, "biplane", False)
-    assert TEMPLATES.object_question_text(wording) == "What is the object in the image?"
+    assert TEMPLATES.texts(wording).object_question == "What is the object in the image?"
     biplane, airplane = TEMPLATES.object_choices(wording, ["biplane", "airplane"])
     assert (biplane.text, biplane.is_correct) == ("The object in the image is a biplane.", True)
     assert (airplane.text, airplane.label) == ("The object in the image is an airplane.", "airplane")
     assert not airplane.is_correct
     marked = Wording(QuestionType.IDENTIFICATION_WITH_LABEL, "chair", True)
-    assert TEMPLATES.part_question(marked) == "What visible parts does the chair in the red box have?"
+    assert TEMPLATES.texts(marked).question == "What visible parts does the chair in the red box have?"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from plum.checkpoints.convert_llava import ConversionRequest, convert_llava
+from plum.data.conversation import TemplateName
+from plum.data.encoding import ConversationEncoder
+from plum.data.tokenizer import load_tokenizer
+from plum.structures import Exchange
 from tests.plum.checkpoints.published_llava import (
     HF_4,
     ORIGINAL,
@@ -207,14 +211,59 @@ def test_an_unknown_template_is_asked_for(tmp_path: Path) -> None:
     assert result.config.llava.projector == "linear"
 
 
-def test_image_delimiters_of_the_training_are_told(tmp_path: Path) -> None:
-    source = write_original(
-        tmp_path / "source", rename(make_stock().state_dict(), ORIGINAL), "bin", mm_use_im_start_end=True
-    )
-    sam = write_sam(tmp_path / "sam.pth")
-    result = convert_llava(ConversionRequest(source, sam), tmp_path / "base")
-    assert any("mm_use_im_start_end" in note for note in result.notes)
-    assert "mm_use_im_start_end" in (tmp_path / "base" / "README.md").read_text()
+def write_delimited(folder: Path) -> Path:
+    """A checkpoint of LLaVA v1's training: three more tokens, with rows of their own."""
+    state = rename(make_stock().state_dict(), ORIGINAL)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        state[name] = torch.cat([state[name], state[name][:3]])
+    write_original(folder, state, "bin", mm_use_im_start_end=True, vocab_size=VOCAB + 3)
+    tokens = {"<im_patch>": VOCAB, "<im_start>": VOCAB + 1, "<im_end>": VOCAB + 2}
+    (folder / "added_tokens.json").write_text(json.dumps(tokens))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("chosen", "template"),
+    [
+        ("llava_v1", "llava_v1_im_start_end"),
+        ("vicuna_v1.1_im_start_end", "vicuna_v1.1_im_start_end"),
+        (None, "vicuna_v1.1_im_start_end"),
+    ],
+)
+def test_image_delimiters_of_the_training_are_kept(
+    tmp_path: Path, chosen: TemplateName | None, template: TemplateName
+) -> None:
+    source, sam = write_delimited(tmp_path / "source"), write_sam(tmp_path / "sam.pth")
+    result = convert_llava(ConversionRequest(source, sam, conversation=chosen), tmp_path / "base")
+    assert result.config.llava.conversation == template
+    assert any("between <im_start> and <im_end>" in note for note in result.notes)
+    row = ConversationEncoder(load_tokenizer(tmp_path / "base"), template, 4).encode([Exchange("What?", "A wheel.")])
+    tokens = result.config.llava.special_tokens
+    assert tokens is not None
+    at = row.encoded.input_ids.index(VOCAB + 1)
+    # <im_start>, four patches, <im_end>.
+    assert row.encoded.input_ids[at : at + 6] == (VOCAB + 1, *[tokens.image] * 4, VOCAB + 2)
+
+
+@pytest.mark.parametrize("chosen", ["llava_llama_2", "plain"])
+def test_templates_without_a_delimited_form_are_refused(tmp_path: Path, chosen: TemplateName) -> None:
+    source, sam = write_delimited(tmp_path / "source"), write_sam(tmp_path / "sam.pth")
+    with pytest.raises(ValueError, match=rf"mm_use_im_start_end.*--conversation {chosen} has no form of"):
+        convert_llava(ConversionRequest(source, sam, conversation=chosen), tmp_path / "base")
+
+
+def test_delimiters_that_are_no_tokens_are_refused(tmp_path: Path) -> None:
+    source, sam = write_delimited(tmp_path / "source"), write_sam(tmp_path / "sam.pth")
+    (source / "added_tokens.json").unlink()
+    with pytest.raises(ValueError, match="its tokenizer has no <im_start> and <im_end>"):
+        convert_llava(ConversionRequest(source, sam), tmp_path / "base")
+
+
+def test_delimiters_are_not_put_where_there_were_none(tmp_path: Path) -> None:
+    source = write_original(tmp_path / "source", rename(make_stock().state_dict(), ORIGINAL), "bin")
+    request = ConversionRequest(source, write_sam(tmp_path / "sam.pth"), conversation="llava_v1_im_start_end")
+    with pytest.raises(ValueError, match="mm_use_im_start_end is not true"):
+        convert_llava(request, tmp_path / "base")
 
 
 def test_a_folder_without_a_checkpoint_says_what_it_lacks(tmp_path: Path) -> None:

@@ -10,58 +10,18 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 import plum.checkpoints.weights
-from plum.checkpoints.export import export_merged
-from plum.checkpoints.merge_lora import merge_lora
 from plum.checkpoints.model_config_io import describe_differences, read_model_config, write_model_config
 from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained
-from plum.config import FeedbackConfig, LoraConfig, ModelConfig, TrainableConfig
-from plum.data.tokenizer import train_tokenizer
-from plum.models.grounded_lmm import GroundedLMM
-from plum.models.registry import build_model
+from plum.config import LoraConfig, ModelConfig, TrainableConfig
 from plum.models.special_tokens import read_special_tokens, with_special_tokens
-from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
+from plum.models.tiny import TINY_TOKENS, tiny_model_config
 from plum.models.trainable import set_trainable
-from plum.structures import GroundedOutput
-from plum.training.initialise import initialise_from
-
-VOCAB = 300
-LORA = LoraConfig(rank=2)
+from tests.plum.checkpoints.saved_models import LORA, VOCAB, assert_same, make_model, make_tokenizer, make_trained, run
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return train_tokenizer(["It is the front wheel.", "USER: What parts does the plane have?"], VOCAB)
-
-
-def make_model(
-    tokenizer: PreTrainedTokenizerFast,
-    lora: LoraConfig | None = LORA,
-    feedback: FeedbackConfig | None = None,
-    seed: int = 0,
-) -> GroundedLMM:
-    torch.manual_seed(seed)
-    model = build_model(with_special_tokens(tiny_model_config(VOCAB, lora=lora, feedback=feedback), tokenizer))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name or "modulations" in name:
-                parameter.add_(0.3 * torch.randn(parameter.shape))
-    return model.eval()
-
-
-@torch.no_grad()
-def run(model: GroundedLMM) -> GroundedOutput:
-    """Run conversations with later masks, so that feedback shows."""
-    config = model.config
-    tiny = replace(config, llava=replace(config.llava, special_tokens=TINY_TOKENS))
-    batch = tiny_batch(tiny, (3, 1), torch.Generator().manual_seed(3))
-    ids = batch.input_ids.masked_fill(batch.input_ids == TINY_TOKENS.image, model.llava.special_tokens.image)
-    ids[:, -18:] = ids[:, -18:].masked_fill(ids[:, -18:] == model.llava.special_tokens.image, 20)
-    return model(replace(batch, input_ids=ids), with_teacher=False)
-
-
-def assert_same(ours: GroundedOutput, theirs: GroundedOutput, tolerance: float = 0.0) -> None:
-    for name in ("hidden_states", "token_logits", "tag_logits", "mask_logits"):
-        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), atol=tolerance, rtol=tolerance, msg=name)
+    return make_tokenizer()
 
 
 @pytest.mark.parametrize("lora", [None, LORA, LoraConfig(rank=2, train_embeddings=True)])
@@ -80,7 +40,7 @@ def test_save_and_load_give_equal_outputs(
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
     assert (tmp_path / "saved" / "README.md").read_text() == "# A card"
     content = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert (content["format_version"], content["system"], content["feedback"]["is_enabled"]) == (1, "plum", True)
+    assert (content["format_version"], content["system"], content["feedback"]["is_enabled"]) == (2, "plum", True)
 
 
 def test_shards_load_like_one_file(
@@ -135,7 +95,7 @@ def edit_config(folder: Path, change: Callable[[dict], None]) -> None:
         (lambda c: c["feedback"].update(is_enabled=1), r"feedback\.is_enabled is 1, not of type bool"),
         (lambda c: c["sam"].update(encoder_global_blocks=1), r"sam\.encoder_global_blocks is 1, not a list"),
         (lambda c: c.update(lora=3), r"lora is 3, not an object"),
-        (lambda c: c.update(format_version=2), r"format_version is 2, this code reads 1"),
+        (lambda c: c.update(format_version=3), r"format_version is 3, this code reads 1 and 2"),
         (lambda c: c.pop("format_version"), r"no format_version"),
         (lambda c: c["sam"].update(decoder_mlp_dim=48), r"another architecture: sam\.mask_decoder.* is \(32"),
         (lambda c: c["feedback"].update(is_enabled=False), r"another architecture: 0 tensors .*unknown \['feedback\."),
@@ -172,83 +132,6 @@ def test_config_round_trip_and_differences(tmp_path: Path) -> None:
     assert "lora.rank: 2, (absent)" in lines
 
 
-@pytest.mark.parametrize("train_embeddings", [False, True])
-def test_merged_equals_unmerged(tokenizer: PreTrainedTokenizerFast, train_embeddings: bool) -> None:
-    model = make_model(tokenizer, LoraConfig(rank=2, train_embeddings=train_embeddings))
-    if train_embeddings:
-        with torch.no_grad():
-            model.llava.stock.get_input_embeddings().weight.add_(0.1)
-    before = run(model)
-    result = merge_lora(model)
-    assert model.config.lora is None
-    assert result.max_logit_difference < 1e-5
-    assert not any("lora_" in name or "original_module" in name for name in model.state_dict())
-    assert_same(run(model), before, tolerance=1e-5)
-
-
-def test_merging_changes_the_base(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = make_model(tokenizer)
-    layer = "model.language_model.layers.0.self_attn.q_proj"
-    base = model.llava.stock.state_dict()[f"{layer}.base_layer.weight"].clone()
-    adapter = model.llava.stock.get_submodule(layer)
-    # scaling = alpha / rank = 16 / 2
-    expected = base + 8.0 * adapter.lora_B["default"].weight @ adapter.lora_A["default"].weight
-    merge_lora(model)
-    torch.testing.assert_close(model.llava.stock.state_dict()[f"{layer}.weight"], expected.detach())
-
-
-def test_merging_in_bfloat16_sums_in_float32(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = make_model(tokenizer).to(torch.bfloat16)
-    layer = "model.language_model.layers.1.self_attn.v_proj"
-    adapter = model.llava.stock.get_submodule(layer)
-    expected = adapter.base_layer.weight.float() + 8.0 * (
-        adapter.lora_B["default"].weight.float() @ adapter.lora_A["default"].weight.float()
-    )
-    frequencies = {
-        name.rpartition(".")[2]: buffer.clone() for name, buffer in model.named_buffers() if "inv_freq" in name
-    }
-    merge_lora(model)
-    merged = model.llava.stock.get_submodule(layer).weight
-    torch.testing.assert_close(merged, expected.detach().bfloat16(), atol=0, rtol=0)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    for name, buffer in model.named_buffers():
-        if "inv_freq" in name:
-            assert torch.equal(buffer, frequencies[name.rpartition(".")[2]]), "rotary frequencies must not be rounded"
-
-
-def test_merging_needs_adapters(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match="no adapters to merge"):
-        merge_lora(make_model(tokenizer, lora=None))
-
-
-def test_export_keeps_feedback_and_outputs(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    model = make_model(tokenizer)
-    save_pretrained(model, tokenizer, tmp_path / "saved", "# A card")
-    result = export_merged(tmp_path / "saved", tmp_path / "merged")
-    assert result.max_logit_difference < 1e-5
-    loaded = load_pretrained(tmp_path / "merged")
-    assert loaded.config == replace(model.config, lora=None)
-    assert loaded.model.feedback is not None
-    assert_same(run(loaded.model), run(model), tolerance=1e-5)
-    assert (tmp_path / "merged" / "README.md").read_text() == "# A card"
-    # A model without adapters is copied as it is.
-    assert export_merged(tmp_path / "merged", tmp_path / "again").max_logit_difference == 0.0
-    assert_same(run(load_pretrained(tmp_path / "again").model), run(loaded.model))
-
-
-def make_trained(tokenizer: PreTrainedTokenizerFast, base: Path, lora: LoraConfig | None) -> GroundedLMM:
-    """A run that started from `base` and moved everything it trains."""
-    torch.manual_seed(5)
-    model = build_model(with_special_tokens(tiny_model_config(VOCAB, lora=lora), tokenizer))
-    initialise_from(model, str(base))
-    set_trainable(model, TrainableConfig(embeddings=lora is not None and lora.train_embeddings))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape))
-    return model.eval()
-
-
 @pytest.mark.parametrize("lora", [LORA, LoraConfig(rank=2, train_embeddings=True)])
 def test_trained_weights_over_a_base(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, lora: LoraConfig) -> None:
     """Two stages in the light form: a chain of bases, read as one model, at a fraction of its size."""
@@ -267,9 +150,6 @@ def test_trained_weights_over_a_base(tmp_path: Path, tokenizer: PreTrainedTokeni
     light = sum(parameter.numel() for parameter in second.parameters() if parameter.requires_grad)
     size = (tmp_path / "second" / "trained.safetensors").stat().st_size
     assert 4 * light <= size < 4 * sum(parameter.numel() for parameter in second.parameters())
-    export_merged(tmp_path / "second", tmp_path / "merged")
-    assert_same(run(load_pretrained(tmp_path / "merged").model), run(second), tolerance=1e-4)
-    assert not (tmp_path / "merged" / "base.json").exists()
 
 
 def test_frozen_adapters_are_saved_too(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

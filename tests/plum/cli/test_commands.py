@@ -1,12 +1,13 @@
+import io
 import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.evaluation.model_api import Role, Turn
+from partonomy.evaluation.model_api import Turn
 from partonomy.masks import rle_from_coco
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import build_parser, main
@@ -31,18 +32,21 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
+def _run_segment(checkpoint: str, photo: Path, output: Path, *flags: str) -> int:
+    arguments = ["segment", "--checkpoint", checkpoint, "--image", str(photo), "--question", "Which parts?"]
+    return main([*arguments, "--output", str(output), "--device", "cpu", *flags])
+
+
 @pytest.fixture
 def _fixed_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "generate_text", lambda self, image, turns, max_new_tokens=8: ANSWER)
+    monkeypatch.setattr(Predictor, "_generate", lambda self, image, turns, max_new_tokens=8: ANSWER)
 
 
 @pytest.mark.usefixtures("_fixed_answer")
 def test_segment_writes_overlay_and_masks(
     checkpoint: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["segment", "--checkpoint", checkpoint, "--image", str(photo), "--question", "Which parts?"]
-    arguments += ["--phrases", "propeller, front wheel", "--output", str(tmp_path / "out"), "--device", "cpu"]
-    assert main(arguments) == 0
+    assert _run_segment(checkpoint, photo, tmp_path / "out", "--phrases", "propeller, front wheel") == 0
     printed = capsys.readouterr().out
     assert ANSWER in printed
     assert printed.index("front wheel  9-20") < printed.index("propeller    36-45")
@@ -55,8 +59,7 @@ def test_segment_writes_overlay_and_masks(
 
 
 def test_segment_with_tags_alone(checkpoint: str, photo: Path, tmp_path: Path) -> None:
-    arguments = ["segment", "--checkpoint", checkpoint, "--image", str(photo), "--question", "Which parts?"]
-    assert main([*arguments, "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert _run_segment(checkpoint, photo, tmp_path / "out") == 0
     record = json.loads((tmp_path / "out" / "photo.json").read_text())
     for span in record["spans"]:
         start, end = span["characters"]
@@ -64,37 +67,105 @@ def test_segment_with_tags_alone(checkpoint: str, photo: Path, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("_fixed_answer")
-def test_a_phrase_that_is_not_in_the_answer_is_forced(checkpoint: str, photo: Path, tmp_path: Path) -> None:
-    arguments = ["segment", "--checkpoint", checkpoint, "--image", str(photo), "--question", "Which parts?"]
-    assert main([*arguments, "--phrases", "door,propeller", "--output", str(tmp_path), "--device", "cpu"]) == 0
+def test_characters_and_numbered_phrases_choose_what_is_segmented(checkpoint: str, photo: Path, tmp_path: Path) -> None:
+    assert _run_segment(checkpoint, photo, tmp_path, "--char_range", "36:45", "--phrases", "wheel#2") == 0
     record = json.loads((tmp_path / "photo.json").read_text())
+    assert [(span["phrase"], span["characters"]) for span in record["spans"]] == [
+        ("wheel", [24, 29]),
+        ("propeller", [36, 45]),
+    ]
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--phrases", "door"], "the phrase 'door' is not in the answer 'It has"),
+        (["--phrases", "wheel"], r"stands several times .*\(characters 15:20, 24:29\): choose with wheel#1"),
+        (["--phrases", "wheel#3"], "stands 2 times .* so there is no wheel#3"),
+        (["--char_range", "40:90"], "40:90 lie outside of the answer .* 46 characters"),
+        (["--char_range", "9-20"], "'9-20' is no range of characters; write START:END"),
+        (["--force"], "a forced answer is made of phrases alone"),
+        (["--answer", "It is a door."], "needs phrases or character ranges"),
+    ],
+)
+def test_what_cannot_be_highlighted_is_explained(
+    checkpoint: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, flags: list[str], message: str
+) -> None:
+    assert _run_segment(checkpoint, photo, tmp_path / "out", *flags) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+def test_an_answer_may_be_given_or_made_of_the_phrases(checkpoint: str, photo: Path, tmp_path: Path) -> None:
+    assert _run_segment(checkpoint, photo, tmp_path / "a", "--phrases", "door", "--answer", "Here is a door.") == 0
+    assert json.loads((tmp_path / "a" / "photo.json").read_text())["text"] == "Here is a door."
+    assert _run_segment(checkpoint, photo, tmp_path / "b", "--phrases", "door,propeller", "--force") == 0
+    record = json.loads((tmp_path / "b" / "photo.json").read_text())
     assert record["text"] == "They are the door and propeller."
     assert [span["phrase"] for span in record["spans"]] == ["door", "propeller"]
 
 
 def test_a_missing_image_is_an_error(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["segment", "--checkpoint", checkpoint, "--image", str(tmp_path / "no.png"), "--question", "?"]
-    assert main([*arguments, "--output", str(tmp_path)]) == 1
+    assert _run_segment(checkpoint, tmp_path / "no.png", tmp_path) == 1
     assert "no.png" in capsys.readouterr().err
 
 
 def test_chat_remembers_until_told_otherwise(
-    checkpoint: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: str,
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    heard: list[tuple[Turn, ...]] = []
+    heard: list[tuple[tuple[int, ...], tuple[str, ...]]] = []
 
     def answer(self: Predictor, image: np.ndarray, turns: list[Turn], max_new_tokens: int = 8) -> str:
-        heard.append(tuple(turns))
-        return ANSWER
+        heard.append((image.shape[:2], tuple(turn.text for turn in turns)))
+        return "" if turns[-1].text == "nothing?" else ANSWER
 
-    lines: Iterator[str] = iter(["one", "", "two", "/new", "three", "/quit"])
-    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
-    monkeypatch.setattr(Predictor, "generate_text", answer)
+    other = tmp_path / "with space.png"
+    Image.fromarray(make_image(1, 12, 16)).save(other)
+    lines = ["one", "", "two", "nothing?", "/history", "/reset", "three", "/image missing.png", "four"]
+    lines += [f"/image {other}", "five", "/what", "six"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))  # its end is the end of the conversation
+    monkeypatch.setattr(Predictor, "_generate", answer)
     arguments = ["chat", "--checkpoint", checkpoint, "--image", str(photo), "--output", str(tmp_path / "out")]
     assert main([*arguments, "--device", "cpu"]) == 0
-    one, two, three = (Turn(Role.USER, text) for text in ("one", "two", "three"))
-    assert heard == [(one,), (one, Turn(Role.ASSISTANT, ANSWER), two), (three,)]
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [f"answer_00{i}.png" for i in (1, 2, 3)]
+    photo_size, other_size = (20, 28), (12, 16)
+    assert heard == [
+        (photo_size, ("one",)),
+        (photo_size, ("one", ANSWER, "two")),
+        (photo_size, ("one", ANSWER, "two", ANSWER, "nothing?")),  # an empty answer is not remembered
+        (photo_size, ("three",)),
+        (photo_size, ("three", ANSWER, "four")),
+        (other_size, ("five",)),
+        (other_size, ("five", ANSWER, "six")),
+    ]
+    printed = capsys.readouterr().out
+    assert f"user: one\nassistant: {ANSWER}\nuser: two\nassistant: {ANSWER}\n" in printed
+    assert "(no answer)" in printed
+    assert "missing.png: image file not found" in printed
+    assert "16 x 12 pixels" in printed
+    assert "/what is no command" in printed
+    overlays = sorted((tmp_path / "out").glob("*.png"))
+    assert [path.name for path in overlays] == [f"answer_{i:03}.png" for i in range(1, 8)]
+    assert len([*(tmp_path / "out").glob("*.json")]) == 7
+    monkeypatch.setattr("sys.stdin", io.StringIO("again\n/quit\nunheard\n"))
+    assert main([*arguments, "--device", "cpu"]) == 0
+    assert heard[-1] == (photo_size, ("again",))
+    assert (tmp_path / "out" / "answer_008.png").is_file(), "earlier answers stay"
+
+
+def test_chat_goes_on_after_a_question_that_is_too_long(
+    checkpoint: str, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("wheel " * 600 + "\nShort?\n"))
+    assert main(["chat", "--checkpoint", checkpoint, "--image", str(photo), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "error: " in printed
+    assert "text tokens" in printed
 
 
 def test_train_tokenizer_covers_what_the_sources_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +179,7 @@ def test_train_tokenizer_covers_what_the_sources_say(tmp_path: Path, capsys: pyt
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("segment", "chat", "train-tokenizer", "teacher-forced"):
+    for command in ("segment", "predict", "chat", "export", "train-tokenizer", "teacher-forced"):
         with pytest.raises(SystemExit) as stop:
             build_parser().parse_args([command, "--help"])
         assert stop.value.code == 0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from partonomy.__main__ import main as partonomy
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main
 from plum.config import LoraConfig
@@ -16,6 +17,7 @@ from plum.models.tiny import tiny_model_config
 from plum.predictor import Predictor
 from tests.partonomy.benchmarks.vqa_world import write_gqa, write_pope, write_textvqa
 from tests.plum.cli.benchmark_folders import write_segmentation_root
+from tests.plum.data.miniature_world import miniature
 from tests.plum.data.tokenizers_for_tests import byte_level
 
 
@@ -145,10 +147,62 @@ def test_resume_and_refusals(checkpoint: str, tmp_path: Path, capsys: pytest.Cap
     assert "limit (was 1, now 2)" in capsys.readouterr().err
 
 
+@pytest.mark.distributed
+def test_shards_and_workers_score_as_one_process(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = miniature()
+    assert validate(checkpoint, root, tmp_path / "whole", "reasonseg", "--limit", "2") == 0
+    assert validate(checkpoint, root, tmp_path / "procs", "reasonseg", "--limit", "2", "--num_procs", "2") == 0
+    parts = [tmp_path / "part1", tmp_path / "part2"]
+    capsys.readouterr()
+    for number, part in enumerate(parts, start=1):
+        assert validate(checkpoint, root, part, "reasonseg", "--limit", "2", "--shard", f"{number}/2") == 0
+        assert f"Shard {number}/2" in capsys.readouterr().out
+    assert partonomy(["merge-runs", *map(str, parts), "--output", str(tmp_path / "merged")]) == 0
+    assert "reasonseg val (%), forced, model" in capsys.readouterr().out
+    whole = read_summary(tmp_path / "whole")
+    for name in ("procs", "merged"):
+        found = read_summary(tmp_path / name)
+        assert found["metrics"] == whole["metrics"]
+        lines = [(tmp_path / folder / "records.jsonl").read_text().splitlines() for folder in (name, "whole")]
+        one, other = ([{**json.loads(line), "seconds": 0} for line in of_run] for of_run in lines)
+        assert one == other
+
+
+@pytest.mark.usefixtures("_short_answers")
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("textvqa", (), 6),
+        ("gqa", (), 6),
+        ("gqa", ("--protocol", "partonomy_compat"), 6),
+        ("pope", (), 36),
+        ("refcoco", ("--split", "testA", "--mode", "generated"), 3),
+        ("refcoco+", ("--split", "testB"), 3),
+        ("refcocog", ("--split", "test"), 6),
+        ("reasonseg", ("--split", "test"), 2),
+    ],
+)
+def test_the_miniature_has_every_benchmark(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: tuple[str, tuple[str, ...], int]
+) -> None:
+    name, arguments, num_items = case
+    root = miniature() / name if name in ("textvqa", "gqa", "pope") else miniature()
+    assert validate(checkpoint, root, tmp_path / "run", name, *arguments) == 0
+    summary = read_summary(tmp_path / "run")
+    assert (summary["num_expected"], summary["num_failed"]) == (num_items, 0)
+    printed = capsys.readouterr().out
+    assert f"(%), {summary['protocol']}, model" in printed
+    assert "Images of this benchmark that the model was trained on: unknown" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("gqa", "--mode", "forced"), "are for segmentation"),
+        (("refcoco", "--shard", "3/2"), "--shard '3/2': give NUMBER/COUNT"),
+        (("refcoco", "--num_procs", "0"), "--num_procs must be at least 1"),
         (("refcoco", "--protocol", "llava_official"), "--protocol is for questions"),
         (("pope", "--no_ocr"), "--no_ocr is for textvqa"),
         (("refcoco", "--limit", "0"), "--limit must be at least 1"),

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from partonomy.datasets.record_exchange import export_records
+from partonomy.questions.question_file import AnnotationIndex
 from plum.config import DataConfig, SourceConfig
 from plum.data.build import build_mixture
 from plum.data.excluded_images import ExcludedImages
@@ -83,3 +84,31 @@ def test_published_records_train_without_annotations(tmp_path: Path) -> None:
     sample = mixture[0]
     assert sample.part_map is None
     assert len(sample.conversations) == 3
+
+
+def test_part_maps_are_drawn_only_where_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_world(tmp_path)
+    data = DataConfig(tuple(SourceConfig(kind, str(tmp_path)) for kind in ("explanatory", "part_vqa")))
+    wanted = [build_mixture(data, seed=0)[k] for k in range(8)]
+    monkeypatch.setattr("plum.data.sources.part_images.draw_part_map", pytest.fail)
+    plain = [build_mixture(data, seed=0, with_part_maps=False)[k] for k in range(8)]
+    for one, other in zip(wanted, plain, strict=True):
+        assert one.part_map is not None
+        assert other.part_map is None
+        assert (one.sample_id, one.conversations) == (other.sample_id, other.conversations)
+
+
+def test_a_sample_parses_only_the_questions_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of millions of questions are parsed line by line, when a line is needed."""
+    write_world(tmp_path)
+    mixture = build_mixture(DataConfig((SourceConfig("explanatory", str(tmp_path)),), conversations_per_image=1), 0)
+    build_question, parsed = AnnotationIndex.build_question, []
+
+    def count(self: AnnotationIndex, record: dict[str, object]) -> object:
+        parsed.append(record["question_id"])
+        return build_question(self, record)
+
+    monkeypatch.setattr(AnnotationIndex, "build_question", count)
+    for position in range(6):
+        assert len(mixture[position].conversations) == 1
+    assert len(parsed) == 6

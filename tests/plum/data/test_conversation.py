@@ -32,6 +32,17 @@ GOLDEN: dict[TemplateName, str] = {
         "<s>[INST] And the car? [/INST] Yes, a car. </s>"
     ),
     "plain": TURNS,
+    # LLaVA's `mm_use_im_start_end`: every "<image>" of a prompt becomes "<im_start><image><im_end>".
+    "llava_v1_im_start_end": (
+        "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the human's questions. USER: <im_start><image><im_end>\nWhere is the wheel? "
+        "ASSISTANT: It is the wheel.</s>USER: And the car? ASSISTANT: Yes, a car.</s>"
+    ),
+    "vicuna_v1.1_im_start_end": (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. USER: <im_start><image><im_end>\nWhere is the wheel? "
+        "ASSISTANT: It is the wheel.</s>USER: And the car? ASSISTANT: Yes, a car.</s>"
+    ),
 }
 
 

@@ -12,11 +12,12 @@ from tests.plum.data.part_world import write_world
 from tests.plum.data.tokenizers_for_tests import byte_level
 
 
-@pytest.fixture(scope="module")
-def setup(tmp_path_factory: pytest.TempPathFactory) -> tuple[MixtureDataset, Collator]:
+@pytest.fixture(scope="module", params=[0, 8], ids=["as drawn", "grouped by length"])
+def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[MixtureDataset, Collator]:
     folder = tmp_path_factory.mktemp("world")
     write_world(folder)
-    data = DataConfig(tuple(SourceConfig(kind, str(folder)) for kind in ("explanatory", "part_referring", "part_vqa")))
+    kinds = ("explanatory", "part_referring", "part_vqa")
+    data = DataConfig(tuple(SourceConfig(kind, str(folder)) for kind in kinds), group_by_length=request.param)
     return build_mixture(data, seed=3), Collator(byte_level(), tiny_model_config(len(byte_level())), data)
 
 
@@ -73,6 +74,27 @@ def test_workers_keep_the_order(setup: tuple[MixtureDataset, Collator]) -> None:
         assert expected.sample_ids == found.sample_ids
         assert torch.equal(expected.input_ids, found.input_ids)
         assert torch.equal(expected.clip_pixels, found.clip_pixels)
+
+
+def test_an_update_sees_the_same_samples_however_it_is_cut(setup: tuple[MixtureDataset, Collator]) -> None:
+    """Two micro-batches of 4 on one rank, or one of 4 on each of two ranks."""
+    accumulated = _load(setup, count=6)
+    ranks = [_load(setup, rank=rank, world_size=2) for rank in range(2)]
+    for update in range(3):
+        ours = [sample for batch in accumulated[2 * update : 2 * update + 2] for sample in batch.sample_ids]
+        assert ours == [sample for rank in ranks for sample in rank[update].sample_ids]
+
+
+@pytest.mark.parametrize("setup", [8], indirect=True)
+def test_grouping_leaves_less_padding(setup: tuple[MixtureDataset, Collator]) -> None:
+    mixture, collator = setup
+    plain = MixtureDataset(mixture.sources, mixture.block_counts, mixture.seed, mixture.part_vocabulary)
+    padding = [
+        sum(int((batch.attention_mask == 0).sum()) for batch in _load((one, collator), count=40))
+        for one in (mixture, plain)
+    ]
+    # What is left is mostly inside samples: up to three conversations about an image, of different lengths.
+    assert padding[0] < 0.7 * padding[1]
 
 
 def test_impossible_loaders_are_refused() -> None:

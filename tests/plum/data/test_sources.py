@@ -207,6 +207,20 @@ def test_a_marked_instance_is_framed_and_asked_about_apart(folder: Path) -> None
     assert red[1] > 0
 
 
+def test_at_most_one_question_of_each_type_is_asked(folder: Path) -> None:
+    questions = load_questions(folder)
+    first = [question for question in questions.questions if question.image_id == 0]
+    twice = [replace(question, question_id=f"{question.question_id}-again", text="Which parts?") for question in first]
+    doubled = QuestionSet(questions.name, (*first, *twice), questions.content_hash)
+    source = ExplanatorySource(doubled, (), 6)
+    samples = list(_samples(source, 0, 20))
+    # one exchange alone: identification; two: part to whole, or whole to part with the object asked about first
+    shapes = [sorted((len(row), row[-1].is_tagged) for row in sample.conversations) for sample in samples]
+    assert shapes == [[(1, True), (2, False), (2, True)]] * 20
+    asked = {row[0].question for sample in samples for row in sample.conversations if len(row) == 1}
+    assert asked == {"What visible parts does the biplane have?", "Which parts?"}, "either may be drawn"
+
+
 def test_explanatory_says_every_choice(folder: Path) -> None:
     texts = {exchange.answer for exchange in ExplanatorySource(load_questions(folder), (), 1).exchanges()}
     assert {"The biplane has: door.", "It is a car.", "It is a biplane."} <= texts

@@ -3,7 +3,7 @@
 import torch
 from segment_anything.modeling.sam import Sam
 
-from plum.models.mask_resize import group_by_frame, masks_in_original_pixels, resize_to_original
+from plum.models.mask_resize import group_by_frame, masks_in_original_pixels, resize_matrix, resize_to_original
 from plum.models.sam import build_sam
 from plum.structures import ImageFrame
 
@@ -19,6 +19,32 @@ def test_equals_segment_anything() -> None:
     logits = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
     theirs = sam.postprocess_masks(logits[:, None], LANDSCAPE.resized, LANDSCAPE.original)[:, 0]
     torch.testing.assert_close(resize_to_original(logits, LANDSCAPE, 64), theirs)
+
+
+def test_gradients_equal_those_of_two_resizes() -> None:
+    """At SAM's own sizes: 256 to 1024, cut, down to a photograph."""
+    frame = ImageFrame(original=(48, 64), resized=(192, 256))
+    logits = torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(0)).mul(10).requires_grad_()
+    target = torch.randn(2, 48, 64, generator=torch.Generator().manual_seed(1))
+    enlarged = torch.nn.functional.interpolate(logits[:, None], (256, 256), mode="bilinear")[..., :192, :256]
+    expected = torch.nn.functional.interpolate(enlarged, (48, 64), mode="bilinear")[:, 0]
+    found = resize_to_original(logits, frame, 256)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad((one * target).sum(), logits)[0] for one in (found, expected)]
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-5)
+
+
+def test_rows_of_the_matrix_golden() -> None:
+    # 2 pixels to 4 have centres -.25, .25, .75, 1.25 in units of the 2; outside the border pixel counts alone.
+    expected = torch.tensor([[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]])
+    torch.testing.assert_close(resize_matrix(2, 4, 4, 4, torch.device("cpu")), expected)
+    assert torch.equal(resize_matrix(3, 3, 3, 3, torch.device("cpu")), torch.eye(3))
+    # Cut to the first 2 of the 4, then halved: the mean of the first two rows.
+    torch.testing.assert_close(resize_matrix(2, 4, 2, 1, torch.device("cpu")), torch.tensor([[0.875, 0.125]]))
+
+
+def test_bfloat16_logits_are_resized_in_float32() -> None:
+    assert resize_to_original(torch.zeros(1, 16, 16, dtype=torch.bfloat16), LANDSCAPE, 64).dtype == torch.float32
 
 
 def test_mixed_sizes_keep_their_order() -> None:

@@ -1,4 +1,7 @@
-"""Launched on two ranks: text-only, span-free and many-span batches side by side, two updates each way."""
+"""Launched on two ranks: text-only, span-free and many-span batches side by side, two updates each way.
+
+The system is PLUM, or M2SA with the argument `m2sa`.
+"""
 
 import sys
 
@@ -11,9 +14,11 @@ from plum.models.registry import build_model
 from plum.models.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
-from plum.training.engine import build_engine, start_ranks
+from plum.training.engine import build_engine
 from plum.training.objective import Objective
+from plum.training.ranks import start_ranks
 from tests.plum.data.tokenizers_for_tests import byte_level
+from tests.plum.models.sisters_world import seg_tokenizer, sister_config
 from tests.plum.training.test_engine import collate_mixed
 
 
@@ -22,11 +27,16 @@ def main() -> None:
     ranks = start_ranks(config)
     torch.manual_seed(0)
     tokenizer = byte_level()
-    sizes = with_special_tokens(tiny_model_config(len(tokenizer), lora=LoraConfig()), tokenizer)
+    sizes = tiny_model_config(len(tokenizer), lora=LoraConfig())
+    trainable, losses = TrainableConfig(), LossConfig()
+    if sys.argv[1:] == ["m2sa"]:
+        tokenizer, sizes = seg_tokenizer(), sister_config("m2sa")
+        trainable, losses = TrainableConfig(embeddings=True), LossConfig(bio=0.0, kl=0.0, overlap="dice")
+    sizes = with_special_tokens(sizes, tokenizer)
     model = build_model(sizes)
-    set_trainable(model, TrainableConfig())
+    set_trainable(model, trainable)
     before = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
-    engine = build_engine(Objective(model, LossConfig()), config, OptimizerConfig(), 4, ranks)
+    engine = build_engine(Objective(model, losses), config, OptimizerConfig(), 4, ranks)
     collator = Collator(tokenizer, sizes, DataConfig(sources=(SourceConfig("part_vqa", "unused"),)))
     for step in range(8):
         result = engine.forward(collate_mixed(collator, step, ranks.rank))

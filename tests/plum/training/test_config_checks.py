@@ -12,12 +12,13 @@ BASE = Path(__file__).resolve().parents[3] / "configs" / "ablations" / "base.yam
     [
         ("num_updates", "-3", "num_updates is -3, it must be at least 1"),
         ("save_every", "0", "save_every is 0, it must be at least 1"),
+        ("stop_after_skipped", "0", "stop_after_skipped is 0, it must be at least 1"),
         ("engine.accumulation", "0", r"engine\.accumulation is 0"),
         ("model.lora.rank", "0", r"model\.lora\.rank is 0"),
         ("optimizer.learning_rate", "0", r"optimizer\.learning_rate is 0(\.0)?, it must be above 0"),
         ("optimizer.betas", "[0.9, 1.0]", r"optimizer\.betas is .*1\.0.*below 1"),
         ("losses.kl", "-0.1", r"losses\.kl is -0\.1, it must be at least 0"),
-        ("engine.zero_stage", "3", r"engine\.zero_stage is 3, this engine runs 0, 1 and 2"),
+        ("engine.zero_stage", "3", r"engine\.zero_stage is 3, this engine runs 1 and 2"),
     ],
 )
 def test_a_number_out_of_range_is_named_with_its_file(key: str, value: str, message: str) -> None:

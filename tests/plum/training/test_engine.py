@@ -1,15 +1,11 @@
 """The engines against each other: accumulation, DeepSpeed on one rank, two real ranks under ZeRO-2."""
 
-import os
-import socket
-import subprocess
-import sys
-from dataclasses import asdict, replace
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
@@ -20,12 +16,14 @@ from plum.models.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import Batch, Exchange, Sample
-from plum.training.engine import PlainEngine, Ranks, deepspeed_settings
+from plum.training.engine import PlainEngine, deepspeed_settings
 from plum.training.objective import Objective
+from plum.training.ranks import Ranks
 from plum.training.run import train
 from tests.plum.data.part_world import box_mask
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.predictor_world import make_image
+from tests.plum.training.launching import launch, train_launched
 from tests.plum.training.training_world import FULL, largest_difference, make_config, with_engine, write_inputs
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -101,6 +99,38 @@ def test_gradients_are_clipped_by_the_engine(folder: Path) -> None:
     assert norms == [pytest.approx(1e-3, rel=1e-3)]
 
 
+def _weights(engine: PlainEngine) -> torch.Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in engine.objective.parameters()])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_update_without_a_finite_gradient_is_skipped_and_counts(folder: Path, value: float) -> None:
+    engine, collate = _engine(with_engine(make_config(folder, "unused"), "plain", 2, 2))
+    clean = collate(_samples(2))
+    poisoned = replace(clean, clip_pixels=torch.full_like(clean.clip_pixels, value))
+    start, first_rate = _weights(engine), engine.learning_rate
+    for batch in (clean, poisoned):  # one micro-batch of two is enough to spoil the update
+        engine.backward(engine.forward(batch).total)
+        engine.step()
+    assert engine.was_skipped
+    assert torch.equal(_weights(engine), start)
+    assert engine.num_updates_done == 1
+    assert engine.learning_rate == 2 * first_rate, "warm-up of 2 updates: the schedule goes by the update's number"
+    for _ in range(2):
+        engine.backward(engine.forward(clean).total)
+        engine.step()
+    assert not engine.was_skipped
+    assert torch.isfinite(_weights(engine)).all()
+    assert float((_weights(engine) - start).abs().max()) > 1e-4
+
+
+@pytest.mark.distributed
+def test_two_zero2_ranks_skip_together_and_name_the_samples() -> None:
+    printed = launch(str(Path(__file__).with_name("poisoned_batches.py")), [], num_ranks=2)
+    assert printed.count("skipped together in fp32") == 1
+    assert printed.count("skipped together in bf16") == 1
+
+
 def test_plain_engine_refuses_bf16_and_several_ranks(folder: Path) -> None:
     config = make_config(folder, "unused")
     objective = _engine(config)[0].objective
@@ -126,45 +156,6 @@ def test_deepspeed_owns_accumulation_and_clipping(folder: Path) -> None:
     assert settings["train_micro_batch_size_per_gpu"] == 6
 
 
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-def _launch(script: str, arguments: list[str], num_ranks: int) -> str:
-    """Run a script under the deepspeed launcher; its output is the error message when it fails."""
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--num_gpus", str(num_ranks)]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": os.getcwd(),
-    }
-    done = subprocess.run(
-        [*launcher, "--master_port", _free_port(), script, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-def _train_launched(config: TrainConfig, num_ranks: int) -> Path:
-    path = Path(config.run_dir).with_suffix(".yaml")
-    path.write_text(yaml.safe_dump(_as_plain(asdict(config))))
-    _launch("train.py", ["--config", str(path)], num_ranks)
-    return Path(config.run_dir) / "model"
-
-
-def _as_plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _as_plain(item) for key, item in value.items()}
-    return [_as_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
 def _without_dropout(config: TrainConfig) -> TrainConfig:
     tagger = replace(config.model.tagger, dropout=0.0)
     return replace(config, model=replace(config.model, tagger=tagger))
@@ -175,7 +166,7 @@ def test_deepspeed_on_one_rank_equals_the_plain_engine(folder: Path) -> None:
     plain = _without_dropout(make_config(folder, "plain_twin"))
     train(plain)
     other = replace(with_engine(plain, "deepspeed", 2, 2), run_dir=str(folder / "deepspeed_twin"))
-    model = _train_launched(other, num_ranks=1)
+    model = train_launched(other, num_ranks=1)
     assert largest_difference(Path(plain.run_dir) / "model", model) < 1e-5
 
 
@@ -184,22 +175,23 @@ def test_two_zero2_ranks_resume_exactly(folder: Path) -> None:
     """A resumed two-rank run repeats the uninterrupted one to the bit."""
     base = _without_dropout(make_config(folder, "unused"))
     whole = replace(with_engine(base, "deepspeed", 1, 2), run_dir=str(folder / "two_ranks"))
-    model = _train_launched(whole, num_ranks=2)
+    model = train_launched(whole, num_ranks=2)
     complete = sorted(p.name for p in (Path(whole.run_dir) / "checkpoints").iterdir() if p.is_dir())
     assert complete == ["update_000002", "update_000004"]
     resumed = replace(whole, run_dir=str(folder / "two_ranks_resumed"))
-    _train_launched(resumed, num_ranks=2)
+    train_launched(resumed, num_ranks=2)
     for name in ("finished.json", "metrics.jsonl"):
         (Path(resumed.run_dir) / name).unlink()
     (Path(resumed.run_dir) / "model").rename(folder / "first_try")
-    (Path(resumed.run_dir) / "checkpoints" / "latest").write_text("update_000002\n")
-    assert largest_difference(model, _train_launched(resumed, num_ranks=2)) == 0.0
+    shutil.rmtree(Path(resumed.run_dir) / "checkpoints" / "update_000004")
+    assert largest_difference(model, train_launched(resumed, num_ranks=2)) == 0.0
     assert len((Path(resumed.run_dir) / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.distributed
-def test_ranks_with_unlike_batches_neither_hang_nor_drift(folder: Path) -> None:
-    printed = _launch(str(Path(__file__).with_name("mixed_batches.py")), [], num_ranks=2)
+@pytest.mark.parametrize("system", ["plum", "m2sa"])
+def test_ranks_with_unlike_batches_neither_hang_nor_drift(folder: Path, system: str) -> None:
+    printed = launch(str(Path(__file__).with_name("mixed_batches.py")), [system], num_ranks=2)
     assert printed.count("weights agree on 2 ranks") == 1
 
 

@@ -72,6 +72,29 @@ def test_cells_read_their_own_pixels(model: GroundedLMM) -> None:
     assert float(pretext(images, upscaled.flip(3), batch).detach()) > 10
 
 
+def test_losses_and_gradients_equal_those_of_convolutions(model: GroundedLMM) -> None:
+    """The plain form: 1 x 1 convolution, pixel shuffle, cross-entropy over channels."""
+    torch.manual_seed(0)
+    pretext = PartPretext(model.prompt_dim, 32, NUM_CLASSES)
+    part_map = np.random.default_rng(0).integers(0, NUM_CLASSES, (24, 24))
+    batch = _batch(model, part_map)
+    images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
+    upscaled = torch.randn(1, model.prompt_dim // 8, 16, 16)
+    tokens = images.tokens.transpose(1, 2).unflatten(2, (2, 2))
+    pixels = torch.nn.functional.conv2d(upscaled[..., ::2, ::2], pretext.upscaled_head.weight, pretext.upscaled_head.bias)
+    expected = torch.nn.functional.cross_entropy(pixels, batch.part_maps[..., ::2, ::2])
+    for head, features, step in ((pretext.sam_head, images.embeddings, 2), (pretext.llava_head, tokens, 4)):
+        fine = torch.nn.functional.pixel_shuffle(head(features), SUBCELLS)
+        expected = expected + torch.nn.functional.cross_entropy(
+            fine, batch.part_maps[:, step // 2 :: step, step // 2 :: step]
+        )
+    found = pretext(images, upscaled, batch)
+    torch.testing.assert_close(found, expected)
+    leaves = [*pretext.parameters(), model.sam.image_encoder.pos_embed]
+    for one, other in zip(*(torch.autograd.grad(loss, leaves) for loss in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_images_without_maps_give_zero_and_others_are_refused(model: GroundedLMM) -> None:
     pretext = PartPretext(model.prompt_dim, 32, NUM_CLASSES)
     batch = _batch(model, None)

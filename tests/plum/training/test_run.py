@@ -1,13 +1,18 @@
+import errno
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from plum.config import LoraConfig, TrainableConfig, TrainConfig
+from plum.checkpoints.store import load_pretrained
+from plum.config import LoraConfig, LossConfig, TrainableConfig, TrainConfig
+from plum.data.build import build_mixture
+from plum.data.collate import Collator
 from plum.data.sources.explanatory import ExplanatorySource
-from plum.structures import Sample
+from plum.structures import Batch, LossTerms, Sample
 from plum.training.run import build_or_load, train
 from plum.training.tracking import Tracker
 from plum.training.trainer import Trainer
@@ -38,9 +43,12 @@ def test_training_moves_the_weights_and_writes_the_run(folder: Path, finished: T
         "checkpoints",
         "config.yaml",
         "finished.json",
+        "lock",
         "metrics.jsonl",
         "model",
         "provenance.json",
+        "starts.jsonl",
+        "training_images.json",
     }
     lines = _lines(finished)
     assert [line["update"] for line in lines] == [1, 2, 3, 4]
@@ -113,8 +121,6 @@ def test_stage_1_starts_adapters_on_stage_0_and_keeps_the_base(folder: Path, fin
     )
     assert before.keys() <= {_plain(name) for name in model[1].state_dict()}
     base = {_plain(n): t for n, t in model[1].state_dict().items() if "lora" not in n}
-    from plum.checkpoints.store import load_pretrained
-
     for name, tensor in load_pretrained(stage_0).model.state_dict().items():
         if name.startswith(("llava.", "sam.image_encoder")):
             assert torch.equal(base[name], tensor), name
@@ -124,13 +130,99 @@ def _plain(name: str) -> str:
     return name.replace("base_model.model.", "").replace(".base_layer", "")
 
 
-def test_a_loss_that_is_not_finite_names_the_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = make_config(folder, "not_finite")
-    monkeypatch.setattr(
-        "plum.training.objective.weighted_sum", lambda terms, config: terms.language * torch.tensor(float("nan"))
+def _poison(monkeypatch: pytest.MonkeyPatch, sample_ids: set[str]) -> None:
+    """Make the pixels of some samples not numbers, as a broken reader or a failing memory would."""
+    collate = Collator.__call__
+
+    def poisoned(self: Collator, samples: Sequence[Sample]) -> Batch:
+        batch = collate(self, samples)
+        spoils = any(sample.sample_id in sample_ids for sample in samples)
+        return replace(batch, clip_pixels=batch.clip_pixels * float("nan")) if spoils else batch
+
+    monkeypatch.setattr(Collator, "__call__", poisoned)
+
+
+def _samples_of_update(config: TrainConfig, update: int) -> list[str]:
+    """Ids of the four samples of a 1-based update."""
+    mixture = build_mixture(config.data, config.seed)
+    return [mixture[position].sample_id for position in range(4 * update - 4, 4 * update)]
+
+
+def test_a_poisoned_sample_costs_its_update_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(make_config(folder, "poisoned", num_updates=8), log_every=4, save_every=8)
+    ids = [_samples_of_update(config, update) for update in range(1, 9)]
+    (victim, hit) = min(
+        ((name, [update for update in range(8) if name in ids[update]]) for names in ids for name in names),
+        key=lambda found: len(found[1]),
     )
-    with pytest.raises(FloatingPointError, match=r"micro-batch 0 on rank 0.*samples .*\d"):
+    _poison(monkeypatch, {victim})
+    train(config)
+    lines = _lines(config)
+    assert [line["update"] for line in lines] == [4, 8]
+    assert [line["updates_skipped"] for line in lines] == [
+        sum(update < 4 for update in hit),
+        sum(update >= 4 for update in hit),
+    ]
+    assert all(0 < line["loss_total"] < 100 for line in lines), "the mean is over the finite ones"
+    weights = load_pretrained(Path(config.run_dir) / "model").model.state_dict()
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
+
+
+def test_poisoned_samples_in_a_row_end_the_run_by_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(make_config(folder, "not_finite", num_updates=6), stop_after_skipped=3)
+    ids = {update: _samples_of_update(config, update) for update in range(1, 7)}
+    _poison(monkeypatch, {name for names in ids.values() for name in names})
+    with pytest.raises(FloatingPointError) as stopped:
         train(config)
+    assert str(stopped.value).startswith(
+        f"update 3: loss is not finite, rank 0, samples {', '.join(ids[3])}. 3 updates"
+    )
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        f"update {update} is skipped: loss is not finite, rank 0, samples {', '.join(ids[update])}" for update in (1, 2)
+    ]
+    lines = _lines(config)
+    assert [line["updates_skipped"] for line in lines] == [1.0, 1.0]
+    assert not any(key.startswith("loss") for line in lines for key in line)
+
+
+def test_a_gradient_that_is_not_finite_names_all_samples_of_its_update(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sqrt has an infinite slope at 0: the loss is fine, its gradient is not."""
+    config = replace(make_config(folder, "gradient"), stop_after_skipped=1)
+
+    def steep(terms: LossTerms, losses: LossConfig) -> torch.Tensor:
+        return terms.language + (terms.language - terms.language).sqrt()
+
+    monkeypatch.setattr("plum.training.objective.weighted_sum", steep)
+    expected = ", ".join(_samples_of_update(config, 1))
+    with pytest.raises(FloatingPointError, match=f"update 1: gradient is not finite, rank 0, samples {expected}"):
+        train(config)
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_from_before(
+    folder: Path, finished: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(folder, "full_disk")
+    save = torch.save
+
+    def full(state: dict[str, object], path: Path) -> None:
+        save(state, path)
+        if state["updates"] == 4:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        message = r"checkpoint of update 4 was not written on rank 0: .*No space left.* GB are free at .*full_disk"
+        with pytest.raises(RuntimeError, match=message):
+            train(config)
+    train(config)
+    starts = [json.loads(line) for line in (Path(config.run_dir) / "starts.jsonl").read_text().splitlines()]
+    assert [start["from"] for start in starts] == [None, "update_000002"]
+    assert largest_difference(Path(finished.run_dir) / "model", Path(config.run_dir) / "model") == 0.0
 
 
 def test_an_unreadable_record_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

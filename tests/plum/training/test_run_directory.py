@@ -1,8 +1,11 @@
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from plum.config import TrainConfig
 from plum.training.config_file import load_train_config
@@ -40,18 +43,42 @@ def test_a_key_younger_than_the_run_means_its_default(config: TrainConfig) -> No
         RunDirectory(dataclasses.replace(config, save_model="trained")).prepare()
 
 
-def test_checkpoint_counts_only_when_complete(config: TrainConfig) -> None:
+def test_how_the_work_is_divided_may_change_and_is_recorded(config: TrainConfig) -> None:
     run = RunDirectory(config)
     run.prepare()
-    assert run.latest_checkpoint() is None
-    for update in (10, 20, 30):
-        partial = run.partial_checkpoint(update)
-        partial.mkdir(parents=True)
-        expected = None if update == 10 else run.checkpoints / f"update_{update - 10:06d}"
-        assert run.latest_checkpoint() == expected
-        run.commit_checkpoint(partial)
-    assert run.latest_checkpoint() == run.checkpoints / "update_000030"
-    assert sorted(p.name for p in run.checkpoints.iterdir()) == ["latest", "update_000020", "update_000030"]
+    run.record_start(2, None)
+    engine = dataclasses.replace(config.engine, micro_batch_size=4, accumulation=2, num_workers=3)
+    other = RunDirectory(dataclasses.replace(config, engine=engine))
+    other.prepare()
+    other.record_start(4, run.root / "checkpoints" / "update_000400")
+    starts = [json.loads(line) for line in (run.root / "starts.jsonl").read_text().splitlines()]
+    assert [(start["num_ranks"], start["micro_batch_size"], start["from"]) for start in starts] == [
+        (2, config.engine.micro_batch_size, None),
+        (4, 4, "update_000400"),
+    ]
+    assert yaml.safe_load((run.root / "config.yaml").read_text())["engine"]["accumulation"] == 2
+
+
+HOLD = """
+import sys
+from plum.training.config_file import load_train_config
+from plum.training.run_directory import RunDirectory
+run = RunDirectory(load_train_config(sys.argv[1:]))
+run.prepare()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_in_training_is_refused_until_its_process_ends(config: TrainConfig) -> None:
+    command = [sys.executable, "-c", HOLD, *TINY, "--run_dir", config.run_dir]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=rf"being trained by another process \(process {holder.pid} on "):
+            RunDirectory(config).prepare()
+        holder.kill()
+    RunDirectory(config).prepare()
 
 
 def test_write_atomically_leaves_no_remains(tmp_path: Path) -> None:

@@ -93,6 +93,10 @@ def test_a_map_without_classes_is_replaced_and_said(tmp_path: Path, caplog: pyte
     source = SemanticSource(LabelMaps(root, "ade20k"), 1)
     assert draw(source, 5).sample_id == "ade20k/ADE_train_00000000"  # the first follows the last
     assert "ADE_train_00000005.jpg: no pixel of it has a class" in caplog.text
+    assert "(ade20k: 1 of 6 images so far)" in caplog.text
+    caplog.clear()
+    draw(source, 5)
+    assert not caplog.text, "said once of an image"
     for path in paths:
         Image.fromarray(blank).save(path)
     with pytest.raises(ValueError, match="no label map from number 2 on has a class"):

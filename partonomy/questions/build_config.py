@@ -1,0 +1,124 @@
+"""How questions are to be made, what a build made, and both as the JSON of `build.json`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from partonomy.datasets.coco_records import SkippedAnnotations
+from partonomy.datasets.files import hash_files
+from partonomy.questions.answer_mutator import MutationMode
+from partonomy.questions.image_questions import MarkRule
+from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL
+from partonomy.questions.part_comparison import synonym_file
+from partonomy.questions.question_types import QuestionType
+from partonomy.structures import SkippedType
+
+NUM_EXAMPLE_IDS = 10
+
+
+@dataclass(frozen=True)
+class QuestionBuildConfig:
+    """How questions are made.
+
+    Attributes:
+        seed: every draw depends on it.
+        mutation: how wrong answers are derived: "paper", "authors" or "balanced" (see `answer_mutator`).
+        question_types: the types to ask, in this order; default: all ten.
+        embedding_model: of the object names (see `object_sampler.embed_texts`).
+        num_workers: processes; the output does not depend on it.
+        part_comparison: "exact", "lemma" or "file:PATH" (see `part_comparison.find_comparator`).
+        mark_objects: when the instance is marked by a box: "same_class" or "ambiguous" (see `MarkRule`).
+        templates: wording; default: the packaged file.
+    """
+
+    seed: int = 0
+    mutation: MutationMode = MutationMode.PAPER
+    question_types: tuple[QuestionType, ...] = tuple(QuestionType)
+    embedding_model: str = DEFAULT_EMBEDDING_MODEL
+    num_workers: int = 1
+    part_comparison: str = "exact"
+    mark_objects: MarkRule = MarkRule.SAME_CLASS
+    templates: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers must be 1 or more, got {self.num_workers}")
+        if not self.question_types or len(set(self.question_types)) != len(self.question_types):
+            raise ValueError(f"question_types must name at least one type, each once, got {list(self.question_types)}")
+        synonym_file(self.part_comparison)  # raises on an unknown one
+
+
+@dataclass(frozen=True)
+class BuildSeconds:
+    """Wall time of a build's steps in seconds: annotations written, object names embedded, samplers fitted, asked."""
+
+    save: float
+    embedding: float
+    fit: float
+    questions: float
+
+
+@dataclass(frozen=True)
+class BuildSummary:
+    """What was built. `embedding_model` is the one really used; None when no object question could be asked."""
+
+    num_images: int
+    num_questions: Mapping[QuestionType, int]
+    skipped: tuple[SkippedType, ...]
+    embedding_model: str | None
+    seconds: BuildSeconds
+
+
+def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:
+    """The resolved configuration, without `num_workers`, which changes nothing; files by their content as well."""
+    files: dict[str, object] = {"templates": None}
+    if config.templates is not None:
+        files = {"templates": str(config.templates), "templates_sha256": hash_files([config.templates])}
+    synonyms = synonym_file(config.part_comparison)
+    if synonyms is not None and synonyms.is_file():  # a missing one is an error of `find_comparator`
+        files["part_comparison_sha256"] = hash_files([synonyms])
+    return {
+        "seed": config.seed,
+        "mutation": config.mutation.value,
+        "question_types": [question_type.value for question_type in config.question_types],
+        "embedding_model": config.embedding_model,
+        "part_comparison": config.part_comparison,
+        "mark_objects": config.mark_objects.value,
+    } | files
+
+
+def summary_to_json(
+    summary: BuildSummary,
+    config: Mapping[str, object],
+    settings: Mapping[str, object],
+    left_out: Sequence[SkippedAnnotations],
+) -> dict[str, object]:
+    """The content of `build.json`.
+
+    Args:
+        summary: what was built.
+        config: `config_to_json` of the build.
+        settings: how the source was read.
+        left_out: annotations of the source that are not in the data set.
+    """
+    return {
+        "source": dict(settings),
+        "config": dict(config),
+        "embedding_model": summary.embedding_model,
+        "num_images": summary.num_images,
+        "num_questions": {question_type.value: count for question_type, count in summary.num_questions.items()},
+        "skipped": [
+            {"question_type": row.question_type.value, "reason": row.reason, "count": row.count}
+            for row in summary.skipped
+        ],
+        "left_out_annotations": [
+            {
+                "reason": row.reason,
+                "count": len(row.annotation_ids),
+                "example_ids": list(row.annotation_ids[:NUM_EXAMPLE_IDS]),
+            }
+            for row in left_out
+        ],
+    }

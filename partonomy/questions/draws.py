@@ -1,0 +1,99 @@
+"""The random draws of a question: NumPy's numbers, without what one call of NumPy costs.
+
+A question takes dozens of single numbers, and `numpy.random.Generator` spends microseconds on each. The stream of its
+PCG64 is fixed (NumPy's policy for bit generators); what `Generator` makes of it is done here by the same rules, so
+that files built with either are the same. A test compares the two.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+WORDS_PER_BLOCK = 48  # about what a question takes
+HALF = (1 << 32) - 1
+TO_UNIT = 2.0**-53
+
+
+class Draws:
+    """The draws of `numpy.random.default_rng(entropy)`, in the same order.
+
+    Args:
+        entropy: whole numbers, 0 or more.
+    """
+
+    __slots__ = ("_half", "_source", "_words")
+
+    def __init__(self, entropy: int | Sequence[int]) -> None:
+        numbers = [entropy] if isinstance(entropy, int) else entropy
+        # As an array NumPy takes small numbers as they are, instead of cutting each into words of 32 bits.
+        is_small = max(numbers) <= HALF
+        self._source = np.random.PCG64(np.array(numbers, dtype=np.uint32) if is_small else entropy)
+        self._words: list[int] = []  # of 64 bits, the next one last
+        self._half = -1  # what is left of a word of which 32 bits were taken; -1: nothing
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        words = self._words or self._refill()
+        return (words.pop() >> 11) * TO_UNIT
+
+    def below(self, count: int) -> int:
+        """A whole number in [0, count), count < 2^32: NumPy's `integers`, Lemire's method on 32 bits."""
+        if count == 1:  # nothing to choose: no bits are taken
+            return 0
+        if not 0 < count <= HALF:
+            raise ValueError(f"cannot draw one of {count} numbers")
+        half = self._half
+        if half >= 0:
+            self._half = -1
+        else:
+            word = (self._words or self._refill()).pop()
+            self._half = word >> 32
+            half = word & HALF
+        product = half * count
+        if product & HALF < count:
+            smallest = (HALF + 1 - count) % count
+            while product & HALF < smallest:
+                product = self._next_half() * count
+        return product >> 32
+
+    def permutation(self, count: int) -> list[int]:
+        """The numbers 0 to count - 1 in random order."""
+        numbers = list(range(count))
+        words, half = self._words, self._half
+        for last, mask in _places(count):
+            while True:  # until the bits that are looked at make a place that is there
+                if half < 0:
+                    if not words:
+                        words = self._refill()
+                    half = words.pop()
+                    other = half & mask
+                    half >>= 32
+                else:
+                    other = half & mask
+                    half = -1
+                if other <= last:
+                    break
+            numbers[last], numbers[other] = numbers[other], numbers[last]
+        self._half = half
+        return numbers
+
+    def _next_half(self) -> int:
+        """The lower 32 bits of a word, at the next call the upper ones."""
+        half = self._half
+        if half >= 0:
+            self._half = -1
+            return half
+        word = (self._words or self._refill()).pop()
+        self._half = word >> 32
+        return word & HALF
+
+    def _refill(self) -> list[int]:
+        self._words = self._source.random_raw(WORDS_PER_BLOCK)[::-1].tolist()
+        return self._words
+
+
+@lru_cache(maxsize=1024)
+def _places(count: int) -> tuple[tuple[int, int], ...]:
+    """From the last place down to the second, each with the bits that may be set in its number."""
+    return tuple((last, (1 << last.bit_length()) - 1) for last in range(count - 1, 0, -1))

@@ -1,0 +1,141 @@
+"""The tensors of a model by its own names, read one at a time: from files, from a checkpoint, or merged on the way."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from plum.checkpoints.weights import SavedTensor
+from plum.config import LoraConfig, ModelConfig
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.lora import is_adapter, name_without_adapters
+from plum.models.registry import build_model
+
+BASE_LAYER = "base_layer.weight"
+NUM_NAMES_SHOWN = 5
+
+
+class Weights(Protocol):
+    """A model's architecture and its tensors."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Architecture."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every tensor of the model's state."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor, on the CPU."""
+        ...
+
+
+def empty_model(config: ModelConfig) -> GroundedLMM:
+    """Build a model without weights, in evaluation mode: names and shapes alone."""
+    with torch.device("meta"):
+        return build_model(config).eval()
+
+
+@dataclass(frozen=True)
+class ModelWeights:
+    """Weights as they were saved or trained.
+
+    Attributes:
+        config: architecture, adapters included.
+        saved: tensors in files.
+        trained: tensors in memory, which come before those in files; float32 masters of a training checkpoint.
+        where: names the source, for errors.
+        is_strict: whether files may hold nothing else; a base holds what lies under trained weights.
+
+    Raises:
+        ValueError: a tensor is missing, unknown or of another shape.
+    """
+
+    config: ModelConfig
+    saved: Mapping[str, SavedTensor]
+    trained: Mapping[str, Tensor]
+    where: str
+    is_strict: bool
+    _sources: dict[str, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        missing = []
+        for name, tensor in empty_model(self.config).state_dict().items():
+            source = next((one for one in (name, name_without_adapters(name)) if self._has(one)), None)
+            if source is None:
+                missing.append(name)
+                continue
+            found = self.trained[source].shape if source in self.trained else self.saved[source].shape
+            if tuple(found) != tuple(tensor.shape):
+                raise ValueError(
+                    f"{self.where} holds a checkpoint of another architecture: {source} is {tuple(found)} there and "
+                    f"{tuple(tensor.shape)} in the model"
+                )
+            self._sources[name] = source
+        held = self.saved.keys() | self.trained.keys() if self.is_strict else self.trained.keys()
+        unknown = sorted(held - set(self._sources.values()))
+        if missing or unknown:
+            raise ValueError(
+                f"{self.where} holds a checkpoint of another architecture: {len(missing)} tensors are missing "
+                f"{missing[:NUM_NAMES_SHOWN]}, {len(unknown)} are unknown {unknown[:NUM_NAMES_SHOWN]}"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every tensor of the model's state."""
+        return tuple(self._sources)
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor in the dtype it was saved in."""
+        source = self._sources[name]
+        return self.trained[source] if source in self.trained else read_saved(self.saved[source], source)
+
+    def _has(self, name: str) -> bool:
+        return name in self.trained or name in self.saved
+
+
+def read_saved(saved: SavedTensor, name: str) -> Tensor:
+    """Read one tensor of a file."""
+    with safe_open(saved.file, framework="pt") as tensors:
+        return tensors.get_tensor(saved.key or name)
+
+
+class MergedWeights:
+    """Adapters folded into the base while it is read: W + alpha / rank * B A, summed in float32."""
+
+    def __init__(self, adapted: Weights) -> None:
+        self._adapted = adapted
+        self._lora = adapted.config.lora
+        self.config = replace(adapted.config, lora=None)
+        # A trained copy of the embeddings takes the place of its original.
+        self._sources = {
+            name_without_adapters(name): name
+            for name in adapted.names
+            if not is_adapter(name) and "original_module." not in name
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every tensor of the merged model's state."""
+        return tuple(self._sources)
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor: merged ones in float32, the others in the dtype they were saved in."""
+        source = self._sources[name]
+        tensor = self._adapted.read(source)
+        if self._lora is None or not source.endswith(BASE_LAYER):
+            return tensor
+        prefix = source.removesuffix(BASE_LAYER)
+        down, up = (self._adapted.read(f"{prefix}lora_{side}.default.weight").float() for side in "AB")
+        return tensor.float() + (up @ down) * adapter_scale(self._lora)
+
+
+def adapter_scale(lora: LoraConfig) -> float:
+    """Return the factor of B A."""
+    return lora.alpha / lora.rank

@@ -1,0 +1,126 @@
+"""What is installed: packages against requirements.txt, GPUs, and what DeepSpeed compiles."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+from pathlib import Path
+
+import torch
+
+from plum.config import EngineConfig
+from plum.doctor.findings import Finding, State
+
+REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
+PYTHON = (3, 11)
+_PIN = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?==([^\s;#]+)")
+
+
+def examine_environment(engine: EngineConfig, requirements: Path = REQUIREMENTS) -> list[Finding]:
+    """Look at Python, packages, GPUs and compilers.
+
+    Args:
+        engine: what the run needs of them.
+        requirements: the pins; without the file (an installed package) those of the installed distribution.
+    """
+    return [
+        *examine_python(),
+        *(examine_package(name, pin) for name, pin in read_pins(requirements)),
+        *examine_torchvision(),
+        *examine_quantization(engine),
+        *examine_devices(engine),
+    ]
+
+
+def read_pins(requirements: Path) -> list[tuple[str, str]]:
+    """Return (package, pinned version) of every line that pins one."""
+    if requirements.is_file():
+        lines = requirements.read_text(encoding="utf-8").splitlines()
+    else:
+        lines = importlib.metadata.requires("plum-partonomy") or []
+    return [(found[1], found[2]) for found in map(_PIN.match, lines) if found is not None]
+
+
+def examine_python() -> list[Finding]:
+    """Python itself."""
+    version = platform.python_version()
+    is_old = tuple(int(part) for part in version.split(".")[:2]) < PYTHON
+    to_do = f"needs {'.'.join(map(str, PYTHON))} or newer" if is_old else ""
+    return [Finding(State.MISSING if is_old else State.FINE, "python", version, to_do)]
+
+
+def examine_package(name: str, pin: str) -> Finding:
+    """One package; another version than the pinned one is only a remark."""
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(State.MISSING, name, "not installed", f"pip install {name}=={pin}")
+    if found.split("+")[0] == pin:
+        return Finding(State.FINE, name, found)
+    return Finding(State.REMARK, name, found, f"results in docs/LOG.md were made with {pin}")
+
+
+def examine_torchvision() -> list[Finding]:
+    """Optional, but a build that does not fit torch breaks transformers."""
+    if importlib.util.find_spec("torchvision") is None:
+        return [Finding(State.FINE, "torchvision", "absent (not needed)")]
+    try:
+        module = importlib.import_module("torchvision")
+    except (ImportError, RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        return [
+            Finding(State.MISSING, "torchvision", f"cannot be imported ({reason})", "uninstall it, or install torch's")
+        ]
+    return [Finding(State.FINE, "torchvision", str(module.__version__))]
+
+
+def examine_quantization(engine: EngineConfig) -> list[Finding]:
+    """Look for bitsandbytes where the run packs its base."""
+    if engine.base_quantization == "none":
+        return []
+    what = f"bitsandbytes (engine.base_quantization {engine.base_quantization})"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return [Finding(State.MISSING, what, "not installed", "pip install bitsandbytes")]
+    version = importlib.metadata.version("bitsandbytes")
+    return [Finding(State.REMARK, what, version, "unverified until run on CUDA")]
+
+
+def examine_devices(engine: EngineConfig) -> list[Finding]:
+    """GPUs, or the compiler that DeepSpeed needs without one."""
+    if torch.cuda.is_available():
+        return [*_examine_gpus(engine), *_examine_operations()]
+    findings = [Finding(State.REMARK, "GPU", "none: training runs on CPU processes", "")]
+    if engine.kind == "deepspeed":
+        compiler = shutil.which(os.environ.get("CXX", "g++"))
+        state = State.FINE if compiler else State.MISSING
+        to_do = "" if compiler else "install g++"
+        what = "C++ compiler (DeepSpeed's communication of CPU processes)"
+        findings += [Finding(state, what, compiler or "not found", to_do), *_examine_operations()]
+    return findings
+
+
+def _examine_gpus(engine: EngineConfig) -> list[Finding]:
+    """Every GPU with its memory; bf16 where the run computes in it."""
+    findings = [Finding(State.FINE, "CUDA of torch", str(torch.version.cuda))]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = f"{properties.total_memory / 1e9:.1f} GB"
+        has_bf16 = properties.major >= 8
+        lacks = engine.precision == "bf16" and not has_bf16
+        to_do = "engine.precision bf16 needs compute capability 8.0" if lacks else ""
+        state = State.MISSING if lacks else State.FINE
+        findings.append(Finding(state, f"GPU {index}", f"{properties.name}, {memory}", to_do))
+    return findings
+
+
+def _examine_operations() -> list[Finding]:
+    """Which of DeepSpeed's own operations are compiled; the optimizer here is torch's, so that none has to be."""
+    if importlib.util.find_spec("deepspeed") is None:
+        return []
+    versions = importlib.import_module("deepspeed.git_version_info")
+    built = sorted(name for name, is_built in versions.installed_ops.items() if is_built)
+    found = ", ".join(built) or "none compiled beforehand"
+    return [Finding(State.FINE, "DeepSpeed operations", f"{found} (torch's fused AdamW is used)")]

@@ -1,0 +1,85 @@
+"""SHA-256 of large files, remembered by size and time of change, so that a second look is quick."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from tqdm import tqdm
+
+from partonomy.evaluation.files import write_text_atomically
+
+CHUNK_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class HashedFile:
+    """A file as it was hashed."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+_ADAPTER = TypeAdapter(dict[str, HashedFile])
+
+
+def default_cache() -> Path:
+    """Where hashes are remembered: `$XDG_CACHE_HOME`/plum or ~/.cache/plum."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "plum" / "file_hashes.json"
+
+
+def hash_large_files(files: Sequence[Path], cache: Path, is_quiet: bool = False) -> dict[Path, str]:
+    """Return the SHA-256 of every file, reading only those that are new or have changed.
+
+    Args:
+        files: must exist.
+        cache: JSON of earlier results; made if missing. Written after every file, so that an interruption keeps them.
+        is_quiet: no progress bar.
+
+    Raises:
+        ValueError: the cache is damaged; names it.
+    """
+    remembered = _read(cache)
+    known = {file: remembered.get(str(file.resolve())) for file in files}
+    fresh = [file for file in files if not _is_current(file, known[file])]
+    total = sum(file.stat().st_size for file in fresh)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="sha256", disable=is_quiet or not fresh) as progress:
+        for file in fresh:
+            before = file.stat()
+            remembered[str(file.resolve())] = HashedFile(before.st_size, before.st_mtime_ns, _hash(file, progress))
+            _write(remembered, cache)
+    return {file: remembered[str(file.resolve())].sha256 for file in files}
+
+
+def _is_current(file: Path, known: HashedFile | None) -> bool:
+    state = file.stat()
+    return known is not None and (known.size, known.mtime_ns) == (state.st_size, state.st_mtime_ns)
+
+
+def _hash(file: Path, progress: tqdm) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while chunk := content.read(CHUNK_BYTES):
+            digest.update(chunk)
+            progress.update(len(chunk))
+    return digest.hexdigest()
+
+
+def _read(cache: Path) -> dict[str, HashedFile]:
+    if not cache.is_file():
+        return {}
+    try:
+        return _ADAPTER.validate_json(cache.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{cache} is damaged ({error.error_count()} errors): delete it, it is only a cache") from error
+
+
+def _write(remembered: dict[str, HashedFile], cache: Path) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    content = {path: asdict(entry) for path, entry in remembered.items()}
+    write_text_atomically(cache, json.dumps(content, indent=1) + "\n")

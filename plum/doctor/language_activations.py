@@ -1,0 +1,113 @@
+"""Bytes that autograd keeps of the language model and of what reads its states; formulas, one line per saved tensor.
+
+They follow plum's and transformers' own forward with scaled_dot_product_attention in a fused kernel (queries, keys,
+values, output and one float32 number per query are kept, not the attention weights). Parameters are not counted.
+A frozen linear layer keeps nothing; a trained one keeps its input. Checked against torch in
+tests/plum/doctor/test_activations.py.
+"""
+
+from plum.config import LanguageConfig, LoraConfig, TaggerConfig
+from plum.doctor.workload import Workload
+
+FLOAT = 4
+"""Norms, softmaxes and losses are computed in float32."""
+
+
+def layer_bytes(
+    language: LanguageConfig, lora: LoraConfig | None, work: Workload, *, is_trained: bool, is_first: bool
+) -> int:
+    """Activations of one decoder layer.
+
+    Args:
+        language: sizes.
+        lora: adapters, if any.
+        work: the micro-batch.
+        is_trained: the layer's own weights are trained.
+        is_first: its input needs no gradient (embeddings and image tokens are frozen).
+    """
+    width, inner, rows, size = language.hidden_size, language.intermediate_size, work.rows, work.element_bytes
+    head = width // language.num_heads
+    norm = rows * width * FLOAT + rows * FLOAT
+    states = rows * width * size
+    attention = (2 * width + 2 * language.num_key_value_heads * head) * rows * size  # q, output; k, v
+    attention += rows * language.num_heads * FLOAT  # log-sum-exp of each query
+    gated = 3 * rows * inner * size  # gate, its SiLU, up
+    total = (1 if is_first else 2) * norm + attention + gated
+    if is_trained:
+        total += 4 * states + rows * inner * size  # both norms: normalised and weighted; the product before down_proj
+    return total + _adapter_bytes(language, lora, work, is_first)
+
+
+def _adapter_bytes(language: LanguageConfig, lora: LoraConfig | None, work: Workload, is_first: bool) -> int:
+    """Activations of one layer's adapters: the (dropped-out) input of A with its mask, and the input of B."""
+    if lora is None:
+        return 0
+    total, shared = 0, set()
+    for target in lora.target_modules:
+        width = language.intermediate_size if target == "down_proj" else language.hidden_size
+        total += work.rows * lora.rank * work.element_bytes
+        if lora.dropout > 0:
+            needs_mask = not (is_first and _input_of(target) == "first norm")
+            total += work.rows * width * (work.element_bytes + work.dropout_mask_bytes * needs_mask)
+        else:
+            shared.add(_input_of(target))
+    for source in shared - {"attention"}:  # that one is kept by the attention itself
+        width = language.intermediate_size if source == "product" else language.hidden_size
+        total += work.rows * width * work.element_bytes
+    return total
+
+
+def _input_of(target: str) -> str:
+    """Which tensor a linear layer of the block reads; those that read the same one share it."""
+    if target in ("q_proj", "k_proj", "v_proj"):
+        return "first norm"
+    return {"o_proj": "attention", "down_proj": "product"}.get(target, "second norm")
+
+
+def layers_bytes(
+    language: LanguageConfig, lora: LoraConfig | None, work: Workload, *, is_trained: bool, is_checkpointed: bool
+) -> int:
+    """Activations of all decoder layers: all of them, or with gradient checkpointing the inputs of each alone."""
+    if is_checkpointed:
+        return language.num_layers * work.rows * language.hidden_size * work.element_bytes
+    first = layer_bytes(language, lora, work, is_trained=is_trained, is_first=not is_trained)
+    other = layer_bytes(language, lora, work, is_trained=is_trained, is_first=False)
+    rotary = 2 * work.tokens * (language.hidden_size // language.num_heads) * work.element_bytes
+    return first + (language.num_layers - 1) * other + rotary
+
+
+def final_norm_bytes(language: LanguageConfig, work: Workload, *, is_trained: bool) -> int:
+    """Activations of the norm after the last layer."""
+    kept = work.rows * language.hidden_size * work.element_bytes if is_trained else 0
+    return work.rows * language.hidden_size * FLOAT + work.rows * FLOAT + kept
+
+
+def token_loss_bytes(language: LanguageConfig, work: Workload, *, is_trained: bool) -> int:
+    """Log-probabilities [K, V] in float32; a trained lm_head also keeps its input."""
+    kept = work.supervised * language.hidden_size * work.element_bytes if is_trained else 0
+    labels = 8 * work.supervised + work.rows  # and which positions have one
+    return work.supervised * language.vocab_size * FLOAT + kept + labels
+
+
+def tagger_bytes(width: int, tagger: TaggerConfig, work: Workload) -> int:
+    """Activations of the span tagger and of its loss; `width` is D."""
+    rows, size, mask = work.rows, work.element_bytes, work.dropout_mask_bytes
+    total = 2 * rows * width * size  # the states it reads, and the ReLU's output
+    total += rows * width * size  # the MLP's output
+    if tagger.context != "none":
+        attention = 4 * rows * width * size + rows * tagger.num_heads * (FLOAT + size)  # q, k, v, output; padding mask
+        norms = 4 * rows * width * size + 4 * rows * FLOAT  # input and output of both; mean and 1 / deviation
+        feedforward = rows * tagger.feedforward_dim * size
+        total += attention + norms + feedforward
+        if tagger.dropout > 0:
+            # Masks after the attention and after the block's second layer; inside, the dropped-out copy too. The
+            # attention's own dropout is redrawn from its seed.
+            total += (2 * width + tagger.feedforward_dim) * rows * mask + feedforward
+    return total + rows * 3 * FLOAT
+
+
+def query_bytes(width: int, work: Workload) -> int:
+    """Activations of the query projection (span tokens in, ReLU's output) and of the KL term; `width` is D."""
+    tokens = work.masks * work.span_tokens
+    gathering = tokens * (8 + work.element_bytes) + work.masks * work.element_bytes  # positions, weights, their sums
+    return 2 * tokens * width * work.element_bytes + work.masks * width * FLOAT + 2 * gathering

@@ -1,0 +1,82 @@
+"""The plain procedure, question by question: the reference for the fast path's numbers and time.
+
+Per question: the image is resized anew and read by CLIP; all choices are one batch of full rows; segment_anything's own
+attention encodes the image for SAM; the masks of all choices' phrases are decoded, one span a call. Kinder than the
+authors' code: one forward serves scores and masks, next-token logits are computed for text alone, and CLIP reads the
+image once, not once per choice.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
+from torch import Tensor
+
+from partonomy.evaluation.model_api import ChoiceScore, Generation, Turn
+from partonomy.structures import CharSpan, Question
+from plum.predictor import Predictor
+
+
+class PlainModel:
+    """A Predictor asked as the papers' procedure asks."""
+
+    name = "plain"
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._question: Question | None = None
+        self._states: dict[tuple[Turn, ...], Tensor] = {}
+
+    def prepare(self, question: Question) -> None:
+        """Forget the question before; read the phrases of all choices."""
+        self._question = question
+        self._states.clear()
+        self._predictor.images.keep(())
+
+    @torch.inference_mode()
+    def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
+        """Return one score per choice, each from a row of its own."""
+        states, scores = self._predictor.score_rows(image, turns, choices)
+        self._states[tuple(turns)] = states
+        return scores
+
+    @torch.inference_mode()
+    def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
+        """Return the masks of the given answer; those of the other choices are decoded all the same."""
+        assert self._question is not None, "prepare(question) comes first"
+        states = self._states[tuple(turns)]
+        masks = np.zeros((0, *image.shape[:2]), dtype=bool)
+        with stock_attention(self._predictor.model.sam.image_encoder):
+            for row, choice in enumerate(self._question.choices):
+                forced = self._predictor.answers.forced(turns, choice.text, choice.part_spans)
+                logits = self._predictor.mask_logits(image, states[row : row + 1], forced.spans)
+                if choice.text == answer:
+                    masks = (logits > 0).cpu().numpy()[forced.places]
+        return masks
+
+    def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
+        """Not part of the procedure."""
+        raise NotImplementedError
+
+
+@contextmanager
+def stock_attention(encoder: ImageEncoderViT) -> Iterator[None]:
+    """Let SAM's image encoder compute with segment_anything's own attention, on the same weights."""
+    ours = [block.attn for block in encoder.blocks]
+    try:
+        for block in encoder.blocks:
+            block.attn = _stock(block.attn)
+        yield
+    finally:
+        for block, attention in zip(encoder.blocks, ours, strict=True):
+            block.attn = attention
+
+
+def _stock(attention: Attention) -> Attention:
+    size = (len(attention.rel_pos_h) + 1) // 2
+    with torch.device("meta"):
+        stock = Attention(attention.proj.in_features, attention.num_heads, use_rel_pos=True, input_size=(size, size))
+    stock.load_state_dict(attention.state_dict(), strict=True, assign=True)
+    return stock

@@ -1,0 +1,68 @@
+"""The processes of a run: which one this is, and how they find each other."""
+
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed
+
+from plum.config import EngineConfig
+
+PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for the others before it gives up (a hang becomes an error)."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the run's processes."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for the other ranks."""
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
+
+def start_ranks(config: EngineConfig) -> Ranks:
+    """Join the process group the launcher describes (deepspeed, torchrun), or stand alone."""
+    has_gpu = torch.cuda.is_available()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if has_gpu else torch.device("cpu")
+    if has_gpu:
+        torch.cuda.set_device(device)
+    if config.kind == "plain":
+        if (world_size := os.environ.get("WORLD_SIZE", "1")) != "1":
+            raise ValueError(f"engine.kind: plain runs one process, not {world_size}; use deepspeed")
+        return Ranks(0, 1, device)
+    import deepspeed  # noqa: PLC0415
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if "RANK" not in os.environ:
+        os.environ.update(_single_rank_environment())
+    deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
+    return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+
+
+def _single_rank_environment() -> dict[str, str]:
+    """Return what a launcher would set for one process (`python train.py` without the deepspeed launcher)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }

@@ -1,0 +1,64 @@
+"""Training on kept SAM embeddings: the frozen encoder is asked only for images that the cache does not have."""
+
+import torch
+from torch import Tensor
+
+from plum.config import TrainConfig
+from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_weights
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.sam import SegmentAnything
+from plum.structures import Batch
+
+GIGABYTE = 10**9
+
+
+def open_feature_cache(config: TrainConfig, model: GroundedLMM) -> SamFeatureCache | None:
+    """Open the cache the run's configuration names, for the encoder the run starts with; None where it names none.
+
+    Raises:
+        ValueError: SAM's image encoder is trained.
+    """
+    folder, limit = config.data.sam_feature_cache, config.data.sam_feature_cache_gb
+    if folder is None:
+        if limit is not None:
+            raise ValueError("data.sam_feature_cache_gb limits data.sam_feature_cache, which is not set")
+        return None
+    if config.trainable.sam_image_encoder:
+        raise ValueError(
+            "data.sam_feature_cache keeps a frozen encoder's embeddings, but trainable.sam_image_encoder is true: "
+            "leave the cache out"
+        )
+    if not model.sam.can_keep_embeddings:
+        raise ValueError(
+            "data.sam_feature_cache keeps what SAM's encoder gives, but this system adds trained features of its early "
+            "blocks to it: leave the cache out"
+        )
+    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+    preprocessing = SamPreprocessing(config.model.sam.image_size, str(dtype).removeprefix("torch."))
+    max_bytes = None if limit is None else int(limit * GIGABYTE)
+    return SamFeatureCache(folder, hash_weights(model.sam.image_encoder, dtype), preprocessing, max_bytes)
+
+
+@torch.no_grad()
+def complete_embeddings(batch: Batch, sam: SegmentAnything, cache: SamFeatureCache) -> Tensor | None:
+    """Return the batch's embeddings [B, C, h, w]: kept ones, and new ones, which are kept from now on.
+
+    Images are encoded one by one, so that an embedding does not depend on the batch it was first seen in.
+    """
+    if not batch.image_hashes:
+        return None
+    embeddings = []
+    for row, (image_hash, known) in enumerate(zip(batch.image_hashes, batch.cached_embeddings, strict=True)):
+        # It may have come twice in this batch, or been written since the loader looked.
+        embedding = cache.get(image_hash) if known is None else known
+        if embedding is None:
+            embedding = sam.encode_images(batch.sam_pixels[row : row + 1])[0]
+            cache.put(image_hash, embedding)
+        embeddings.append(embedding.to(batch.sam_pixels.device))
+    return torch.stack(embeddings)
+
+
+def describe_feature_cache(cache: SamFeatureCache) -> str:
+    """Say how much the cache holds."""
+    size = f"{cache.size_in_bytes() / GIGABYTE:.3f} GB"
+    return f"SAM features in {cache.root}: {cache.count_images()} images of this encoder, {size} with other encoders'"

@@ -1,0 +1,236 @@
+"""Can this set-up learn anything at all? Train on 8 samples until they are known by heart, then ask for them.
+
+A broken set-up (nothing trained, a wrong learning rate, masks beside the wrong words, a prompt that differs between
+training and inference) shows here in minutes.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch.distributed
+from tqdm import tqdm
+
+from partonomy.evaluation.model_api import Role, Turn
+from partonomy.masks import decode_mask
+from plum.config import SourceConfig, TrainConfig
+from plum.data.mixture import MixtureDataset
+from plum.data.sources.base import longest_text
+from plum.predictor import Predictor
+from plum.structures import Exchange, Sample
+from plum.training.ranks import Ranks, start_ranks
+from plum.training.run import TrainingParts, build_parts, fit, leave_ranks
+from plum.training.run_directory import RunDirectory, write_atomically
+
+NUM_SAMPLES = 8
+SEARCHED_POSITIONS = 2000
+"""How far into the mixture samples with masks are looked for."""
+MAX_LOSS_SHARE = 0.25
+"""Of the first update's loss, at the end. Learnt by heart it is a few hundredths."""
+MIN_IOU = 0.7
+"""Mean over the samples' masks, phrases given. Untrained masks reach about 0.1."""
+MIN_REPRODUCED = 0.75
+"""Share of answers that come back word for word, greedily."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question about the run and its answer."""
+
+    name: str
+    is_passed: bool
+    finding: str
+
+
+@dataclass(frozen=True)
+class SmokeReport:
+    """All checks of a run, and what the samples were."""
+
+    checks: tuple[Check, ...]
+    sample_ids: tuple[str, ...]
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.is_passed for check in self.checks)
+
+
+class FixedSamples:
+    """A source of samples that are there already."""
+
+    name = "overfit"
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = tuple(samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def sample(self, index: int, generator: np.random.Generator) -> Sample:
+        """See Source; nothing is random."""
+        return self.samples[index]
+
+    def text_length(self, index: int, generator: np.random.Generator) -> int:
+        """See Source."""
+        return longest_text(self.samples[index].conversations)
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """See Source."""
+        for sample in self.samples:
+            yield from (exchange for conversation in sample.conversations for exchange in conversation)
+
+
+def run_smoke_overfit(config: TrainConfig, num_updates: int, data_folder: str | None = None) -> SmokeReport:
+    """Train on the first 8 samples with masks and check what was learnt. Collective; every rank gets the report.
+
+    Args:
+        config: of the run that is to be tried; its model, losses, learning rate, precision and adapters are used.
+        num_updates: of 8 images each.
+        data_folder: a data set in partonomy's own form instead of the configuration's data.
+
+    Raises:
+        ValueError: the configuration cannot be trained, or has too few samples with masks.
+    """
+    ranks = start_ranks(config.engine)
+    config = smoke_config(config, num_updates, ranks.world_size, data_folder)
+    run = RunDirectory(config)
+    if ranks.is_main:
+        shutil.rmtree(run.root, ignore_errors=True)  # an earlier trial; the name is this program's own
+        run.prepare()
+    ranks.barrier()
+    parts = build_parts(config, run, ranks)
+    samples = pick_samples(parts.mixture)
+    vocabulary = parts.mixture.part_vocabulary
+    parts = replace(parts, mixture=MixtureDataset([FixedSamples(samples)], [1.0], config.seed, vocabulary))
+    fit(config, parts, run, ranks, resume_point=None)
+    reports: list[SmokeReport | None] = [None]
+    if ranks.is_main:
+        report = SmokeReport(
+            (_check_loss(run.metrics_path), *_check_answers(parts, samples)), tuple(one.sample_id for one in samples)
+        )
+        write_atomically(run.root / "smoke_overfit.json", json.dumps(asdict(report), indent=2) + "\n")
+        shutil.rmtree(run.checkpoints.folder)
+        reports = [report]
+    return _share(reports, ranks)
+
+
+def smoke_config(config: TrainConfig, num_updates: int, num_ranks: int, data_folder: str | None) -> TrainConfig:
+    """Return the run that overfits: 8 images an update, logged at every one, beside the run it tries.
+
+    Raises:
+        ValueError: 8 images cannot be divided among the ranks.
+    """
+    if NUM_SAMPLES % num_ranks:
+        raise ValueError(f"{num_ranks} ranks cannot share {NUM_SAMPLES} samples equally: use 1, 2, 4 or 8")
+    per_rank = NUM_SAMPLES // num_ranks
+    size = max(size for size in range(1, min(config.engine.micro_batch_size, per_rank) + 1) if per_rank % size == 0)
+    engine = replace(config.engine, micro_batch_size=size, accumulation=per_rank // size, num_workers=0)
+    optimizer = replace(config.optimizer, warmup_updates=min(config.optimizer.warmup_updates, num_updates // 10))
+    pretext = None if config.part_pretext is None else replace(config.part_pretext, warmup_updates=0)
+    data = replace(config.data, group_by_length=0)
+    if data_folder is not None:
+        kind = "explanatory" if (Path(data_folder) / "questions.jsonl").exists() else "part_semantic"
+        source = SourceConfig(kind, data_folder)  # type: ignore[arg-type]  # one of its kinds
+        data = replace(data, sources=(source,), groups=(), exclude_images=(), count_images=())
+    run_dir = Path(config.run_dir)
+    return replace(
+        config,
+        run_dir=str(run_dir.with_name(f"{run_dir.name}_smoke_overfit")),
+        num_updates=num_updates,
+        log_every=1,
+        save_every=num_updates,
+        engine=engine,
+        optimizer=optimizer,
+        part_pretext=pretext,
+        data=data,
+    )
+
+
+def pick_samples(mixture: MixtureDataset) -> list[Sample]:
+    """Return the first 8 samples of different images that have masks, with one conversation each.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    found: dict[bytes, Sample] = {}
+    for position in range(SEARCHED_POSITIONS):
+        sample = mixture[position]
+        masked = [one for one in sample.conversations if any(exchange.masks for exchange in one)]
+        if sample.image is not None and masked:
+            found.setdefault(sample.image.tobytes(), replace(sample, conversations=(masked[0],)))
+        if len(found) == NUM_SAMPLES:
+            return list(found.values())
+    raise ValueError(
+        f"the data hold {len(found)} different images with masks among the first {SEARCHED_POSITIONS} samples; this "
+        f"check needs {NUM_SAMPLES}"
+    )
+
+
+def _check_loss(metrics: Path) -> Check:
+    """Compare the first and the last loss of the run."""
+    losses = [json.loads(line).get("loss_total", float("inf")) for line in metrics.read_text().splitlines()]
+    share = losses[-1] / losses[0]
+    finding = (
+        f"{losses[0]:.3f} at the first update, {losses[-1]:.3f} at the last of {len(losses)}: {share:.1%} of it, "
+        f"at most {MAX_LOSS_SHARE:.0%} wanted"
+    )
+    return Check("loss", share <= MAX_LOSS_SHARE, finding)
+
+
+def _check_answers(parts: TrainingParts, samples: Sequence[Sample]) -> tuple[Check, Check]:
+    """Ask for every sample again: masks of its phrases, and its answers greedily."""
+    predictor = Predictor(parts.model, parts.tokenizer, parts.model.config)
+    ious: list[float] = []
+    reproduced, strays = 0, []
+    exchanges = [(one, number) for one in samples for number in range(len(one.conversations[0]))]
+    for sample, number in tqdm(exchanges, desc="asking again", disable=None):
+        exchange, turns = sample.conversations[0][number], _turns(sample, number)
+        ious += _mask_ious(predictor, sample, exchange, turns)
+        answer = predictor.generate_text(sample.image, turns)
+        if answer.split() == exchange.answer.split():
+            reproduced += 1
+        else:
+            strays.append(f"{sample.sample_id}: {answer!r} instead of {exchange.answer!r}")
+    mean = float(np.mean(ious))
+    masks = f"mean IoU {mean:.3f} of {len(ious)} masks, at least {MIN_IOU} wanted"
+    answers = f"{reproduced} of {len(exchanges)} word for word, at least {MIN_REPRODUCED:.0%} wanted"
+    if strays:
+        answers += "; " + "; ".join(strays[:2])
+    return (
+        Check("masks", mean >= MIN_IOU, masks),
+        Check("answers", reproduced >= MIN_REPRODUCED * len(exchanges), answers),
+    )
+
+
+def _turns(sample: Sample, number: int) -> tuple[Turn, ...]:
+    """The sample's conversation up to one of its questions."""
+    earlier = sample.conversations[0][:number]
+    history = [turn for one in earlier for turn in (Turn(Role.USER, one.question), Turn(Role.ASSISTANT, one.answer))]
+    return (*history, Turn(Role.USER, sample.conversations[0][number].question))
+
+
+def _mask_ious(predictor: Predictor, sample: Sample, exchange: Exchange, turns: Sequence[Turn]) -> list[float]:
+    """IoU of every mask of one answer, outside of ignored pixels."""
+    if not exchange.masks:
+        return []
+    assert sample.image is not None  # pick_samples saw to it
+    found = predictor.segment(sample.image, turns, exchange.answer, exchange.spans).masks
+    counted = np.ones(sample.image.shape[:2], dtype=bool) if sample.ignore_mask is None else ~sample.ignore_mask
+    ious = []
+    for predicted, encoded in zip(found, exchange.masks, strict=True):
+        true = decode_mask(encoded).astype(bool)
+        union = ((predicted | true) & counted).sum()
+        ious.append(float((predicted & true & counted).sum() / union) if union else 1.0)
+    return ious
+
+
+def _share(reports: list[SmokeReport | None], ranks: Ranks) -> SmokeReport:
+    """Hand the main rank's report to all, then leave."""
+    if ranks.world_size > 1:
+        torch.distributed.broadcast_object_list(reports)
+    leave_ranks(ranks)
+    assert reports[0] is not None
+    return reports[0]

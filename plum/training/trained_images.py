@@ -1,0 +1,61 @@
+"""Keeps with a run, and with the model it saves, which images were trained on: its own and those of earlier stages."""
+
+import logging
+from pathlib import Path
+
+from tqdm import tqdm
+
+from partonomy.datasets.training_images import (
+    TRAINING_IMAGES_FILE,
+    StageImages,
+    TrainingImageList,
+    image_key,
+    read_training_images,
+    write_training_images,
+)
+from plum.checkpoints.store import has_heads
+from plum.config import TrainConfig
+from plum.data.excluded_images import TrainingImages
+
+logger = logging.getLogger(__name__)
+
+
+def record_training_images(root: Path, config: TrainConfig, images: TrainingImages) -> None:
+    """Write the list into the run's folder, unless its model was trained before on images that nobody listed.
+
+    Args:
+        root: the run's folder; what an interrupted session of the run listed there stays in the list.
+        config: of the run; `init_from` may be a stage before it.
+        images: what building the mixture met.
+
+    Raises:
+        ValueError: the list of an earlier stage is broken.
+    """
+    earlier = _earlier_stages(config.init_from)
+    if earlier is None:
+        logger.warning(
+            "%s holds a trained model without %s: results will say that the overlap with the benchmark is unknown",
+            config.init_from,
+            TRAINING_IMAGES_FILE,
+        )
+        return
+    keys = {image_key(path) for path in tqdm(sorted(images.kept), desc="images", unit="image", disable=None)}
+    stage = StageImages(
+        Path(config.run_dir).name,
+        len(keys),
+        config.data.exclude_images,
+        len(images.left_out),
+        config.data.count_images,
+        len(images.trained_on),
+    )
+    interrupted = read_training_images(root)
+    known = earlier.images if interrupted is None else earlier.images | interrupted.images
+    write_training_images(root, TrainingImageList((*earlier.stages, stage), known | keys))
+
+
+def _earlier_stages(init_from: str | None) -> TrainingImageList | None:
+    """What the run starts from was trained on: nothing without one or from a converted base; None: unknown."""
+    if init_from is None:
+        return TrainingImageList((), frozenset())
+    found = read_training_images(Path(init_from))
+    return TrainingImageList((), frozenset()) if found is None and not has_heads(init_from) else found

@@ -1,0 +1,268 @@
+"""Times the evaluation of PLUM with random weights, the plain way and the fast way, and shows equal records.
+
+python scripts/bench_eval.py --size tiny|small|7b --images N [--types five|ten] [--parts both,choices,decoding]
+
+Plain (plum/inference/plain_reference.py), per question: the image file is decoded and resized again; CLIP reads the
+image; the five choices are five full rows of one batch (two such batches for the part-whole types); SAM's encoder, with
+segment_anything's own attention, runs once per question; the spans of all five choices are decoded one at a time, with
+feedback. Kinder than the authors' code: scores and masks share one forward, and no logits are computed for the image.
+Fast: what validate_partonomy.py runs (partonomy/evaluation/pipeline.py, plum/inference/question_batch.py).
+
+Questions are real ones, of the embedded data set drawn into a temporary folder. The last line is one JSON object:
+- `masks` and `choices` (choice scoring alone): seconds per question plain and fast, their ratio, LLM tokens and SAM
+  encodes per question, largest deviation of a log-probability, mask pixels that differ and the largest logit there,
+  seconds per question of the components, peak memory in MB;
+- `decoding`: the paper's own comparison (appendix C.4), beside its quoted numbers: the LLM's forward of a question, and
+  decoding one mask without and with feedback.
+On a CPU all computes in float32, on a GPU in bfloat16.
+"""
+
+import csv
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jsonargparse import CLI
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from partonomy.evaluation.model_api import ImageBatch, MaskRequest, Role, Turn
+from partonomy.evaluation.records import Record
+from partonomy.evaluation.runner import evaluate
+from partonomy.evaluation.scoring import Protocol, score_question
+from partonomy.evaluation.sharding import ImageGroup
+from partonomy.images import load_image
+from partonomy.masks import decode_mask
+from partonomy.structures import CharSpan, Question
+from plum.inference.image_store import EncodedImage
+from plum.inference.plain_reference import PlainModel
+from plum.inference.question_batch import QuestionBatch
+from plum.partonomy_adapter import BatchedPlum, resolve_device
+from plum.predictor import Predictor
+from scripts.bench_sizes import Size
+from scripts.eval_counters import Counters, watch
+from scripts.eval_world import EvaluationWorld, build_world, draw_questions
+
+PAPER_TIMES = Path(__file__).resolve().parents[1] / "partonomy" / "reference" / "feedback_seconds.csv"
+IMAGE_SIZES = {"tiny": 192, "small": 480, "7b": 640, "13b": 640}
+WARM_UP_QUESTIONS = 2
+NUM_REPEATS = 5
+PROTOCOL = Protocol()
+
+
+class ChoicesOnlyBatch(QuestionBatch):
+    """Scores choices; predicts no mask, which records count as missing."""
+
+    def segment(self, requests: Sequence[MaskRequest]) -> list[np.ndarray]:
+        """Return no masks."""
+        return [self._no_masks(request) for request in requests]
+
+
+class ChoicesOnly(BatchedPlum):
+    """The fast way without masks."""
+
+    def open_batch(self, images: Sequence[object]) -> ImageBatch:
+        """Begin a batch."""
+        return ChoicesOnlyBatch(self.predictor, [image for image in images if isinstance(image, EncodedImage)])
+
+
+class PlainChoicesOnly(PlainModel):
+    """The plain way without masks."""
+
+    def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
+        """Return no masks."""
+        return np.zeros((0, *image.shape[:2]), dtype=bool)
+
+
+def main(
+    size: Size = "tiny",
+    images: int = 2,
+    *,
+    types: Literal["five", "ten"] = "five",
+    parts: str = "masks,choices,decoding",
+    device: str = "auto",
+    data: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Print one JSON line last.
+
+    Args:
+        size: of the model.
+        images: number of images, each with a question of every type.
+        types: the five of the paper's tables, or all ten.
+        parts: what to measure, comma-separated: masks (scores and masks), choices (scores alone), decoding.
+        device: auto, cpu or cuda.
+        data: folder to keep the drawn questions in; default: a temporary one.
+        seed: of the random weights.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench_eval_") as temporary:
+        folder = Path(data or temporary)
+        draw_questions(folder, images, types, IMAGE_SIZES[size])
+        world = build_world(size, folder, images, types, resolve_device(device), seed=seed)
+        counters = watch(world.predictor.model)
+        result: dict[str, object] = {
+            "size": size,
+            "images": images,
+            "questions": world.num_questions,
+            "device": world.predictor.device.type,
+            "threads": torch.get_num_threads(),
+        }
+        wanted = parts.split(",")
+        if "masks" in wanted:
+            fast = BatchedPlum(world.predictor, "fast")
+            result["masks"] = compare(world, counters, PlainModel(world.predictor), fast)
+        if "choices" in wanted:
+            plain = PlainChoicesOnly(world.predictor)
+            result["choices"] = compare(world, counters, plain, ChoicesOnly(world.predictor, "fast"))
+        if "decoding" in wanted:
+            result["decoding"] = time_decoding(world)
+    print(json.dumps(result))
+
+
+def compare(world: EvaluationWorld, counters: Counters, plain: PlainModel, fast: BatchedPlum) -> dict[str, object]:
+    """Answer all questions both ways; see the file's text for what is returned."""
+    questions = [question for batch in world.batches for group in batch for question in group.questions]
+    list(ask_plain(plain, questions[:WARM_UP_QUESTIONS]))
+    list(evaluate(fast, [[ImageGroup(tuple(questions[:WARM_UP_QUESTIONS]))]], PROTOCOL, done=frozenset()))
+    _reset_peak()
+    counters.reset()
+    start = time.perf_counter()
+    fast_records = list(evaluate(fast, world.batches, PROTOCOL, done=frozenset()))
+    fast_seconds = (time.perf_counter() - start) / len(questions)
+    fast_counts, fast_peak = counters.per_question(len(questions)), _peak_megabytes()
+    counters.reset()
+    start = time.perf_counter()
+    plain_records = list(ask_plain(plain, questions))
+    plain_seconds = (time.perf_counter() - start) / len(questions)
+    return {
+        "seconds_plain": round(plain_seconds, 5),
+        "seconds_fast": round(fast_seconds, 5),
+        "ratio": round(plain_seconds / fast_seconds, 2),
+        "deviation": compare_records(plain_records, fast_records, world.predictor, plain),
+        "sam_encodes_per_image": fast_counts["sam_encodes"] * len(questions) / sum(map(len, world.batches)),
+        "plain": counters.per_question(len(questions)),
+        "fast": fast_counts,
+        "peak_mb_fast": fast_peak,
+        "peak_mb": _peak_megabytes(),
+    }
+
+
+def ask_plain(model: PlainModel, questions: Sequence[Question]) -> Iterator[Record]:
+    """Ask question by question, the image read from its file each time."""
+    for question in questions:
+        image = load_image(question.image_path, question.height, question.width)
+        yield score_question(model, question, image, PROTOCOL)
+
+
+def compare_records(
+    plain: Sequence[Record], fast: Sequence[Record], predictor: Predictor, model: PlainModel
+) -> dict[str, float]:
+    """Largest deviations between records of the same questions.
+
+    Raises:
+        ValueError: A question failed, or one was asked in another way.
+    """
+    by_id = {record.question_id: record for record in fast}
+    largest, num_pixels = 0.0, 0
+    for record in plain:
+        other = by_id[record.question_id]
+        for failed in (record, other):
+            if failed.reason:
+                raise ValueError(f"question {failed.question_id} failed: {failed.reason}")
+        for ours, theirs in ((record.parts_choice, other.parts_choice), (record.object_choice, other.object_choice)):
+            assert (ours is None) == (theirs is None)
+            if ours is None or theirs is None:
+                continue
+            assert ours.scores is not None
+            assert theirs.scores is not None
+            for left, right in zip(ours.scores, theirs.scores, strict=True):
+                if (left.answer_tokens, left.conversation_tokens) != (right.answer_tokens, right.conversation_tokens):
+                    raise ValueError(f"question {record.question_id}: choices were read differently")
+                largest = max(largest, abs(left.answer_log_prob - right.answer_log_prob))
+                largest = max(largest, abs(left.conversation_log_prob - right.conversation_log_prob))
+        assert record.segmentation is not None
+        assert other.segmentation is not None
+        for left, right in zip(record.segmentation.masks, other.segmentation.masks, strict=True):
+            num_pixels += int((decode_mask(left) != decode_mask(right)).sum())
+    return {"log_prob": largest, "mask_pixels": num_pixels}
+
+
+def time_decoding(world: EvaluationWorld) -> dict[str, object]:
+    """The comparison of the paper's appendix C.4, on the question whose answer names most parts.
+
+    Our LLM forward is that of one row, the correct answer's, over image, question and answer; masks are decoded one
+    after the other, as a conversation of its own.
+    """
+    predictor = world.predictor
+    questions = [question for batch in world.batches for group in batch for question in group.questions]
+    question = max(questions, key=lambda question: len(question.correct_choice.part_spans))
+    image = load_image(question.image_path, question.height, question.width)
+    choice, turns = question.correct_choice, (Turn(Role.USER, question.text),)
+    forced = predictor.answers.forced(turns, choice.text, choice.part_spans)
+    predictor.images.embeddings([predictor.images.find(image)])
+    seconds = {"llm_forward": _median_seconds(predictor, lambda: predictor.score_rows(image, turns, [choice.text]))}
+    states = predictor.score_rows(image, turns, [choice.text])[0]
+    model = predictor.model
+    feedback = model.feedback
+    for name, loop in (("decoding_without_feedback", None), ("decoding_with_feedback", feedback)):
+        model.feedback = loop
+        decode = partial(predictor.mask_logits, image, states, forced.spans)
+        seconds[name] = _median_seconds(predictor, decode) / len(forced.spans)
+    with PAPER_TIMES.open(encoding="utf-8", newline="") as file:
+        quoted = {row["stage"]: float(row["seconds"]) for row in csv.DictReader(file)}
+    return {
+        "masks": len(forced.spans),
+        "here": _shares(seconds),
+        "quoted_from_the_paper": _shares(quoted),
+    }
+
+
+def _shares(seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds, and what decoding a mask adds to the LLM's forward in percent of it."""
+    llm, without, with_feedback = seconds.values()
+    return {name: round(value, 5) for name, value in seconds.items()} | {
+        "percent_of_llm_without_feedback": round(100 * without / llm, 2),
+        "percent_of_llm_with_feedback": round(100 * with_feedback / llm, 2),
+    }
+
+
+def _median_seconds(predictor: Predictor, work: Callable[[], object]) -> float:
+    times = []
+    with torch.inference_mode():
+        for _ in range(NUM_REPEATS + 1):
+            _synchronize(predictor.device)
+            start = time.perf_counter()
+            work()
+            _synchronize(predictor.device)
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_megabytes() -> int:
+    """Of the GPU since the last reset; without one of the process since its start."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e6)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+
+
+if __name__ == "__main__":
+    CLI(main, as_positional=False)

@@ -1,0 +1,174 @@
+"""Times training steps of a full-size PLUM with random weights on one device: samples/s, FLOPs utilisation, memory.
+
+python scripts/bench_gpu.py --size 7b|13b|small [--batch 6] [--gradient_checkpointing true|false]
+
+`mfu` = FLOPs that the step needs (formula: scripts/step_flops.py) / seconds per step / the device's own matrix rate,
+which is measured first: the fastest of several products of two square matrices, 8192 wide in bfloat16 on a GPU, 2048
+wide in float32 on a CPU. `floor_flops_seconds` is the step's time at that rate, `floor_bytes_seconds` the time to read
+each weight once forward and once backward and each trained one's optimizer state twice, at the measured copy rate.
+Peak memory stands beside `python -m plum doctor`'s estimate. The last line is JSON.
+"""
+
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from jsonargparse import CLI
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from plum.config import TrainConfig
+from plum.doctor.memory import estimate_memory
+from plum.doctor.workload import Assumptions
+from plum.structures import Batch
+from plum.training.ranks import start_ranks
+from scripts.bench_run import BenchRun, build_run
+from scripts.bench_sizes import Size, draw_data, training_config
+from scripts.step_flops import count_step
+
+
+def main(
+    size: Size = "small",
+    stage: int = 1,
+    batch: int = 6,
+    steps: int = 10,
+    images: int = 120,
+    gradient_checkpointing: bool = False,
+    num_workers: int = 4,
+    seed: int = 0,
+) -> None:
+    """Print one JSON line.
+
+    Args:
+        size: Of the model.
+        stage: Which of the two training stages' losses and parts.
+        batch: Images a micro-batch.
+        steps: Micro-batches that are timed.
+        images: Images to draw.
+        gradient_checkpointing: Recompute the language model's layers in the backward pass.
+        num_workers: Loader processes.
+        seed: Of weights and data.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    matrix_rate, copy_rate = measure_matrix_rate(device), measure_copy_rate(device)
+    with tempfile.TemporaryDirectory() as folder:
+        draw_data(Path(folder), images, 480)
+        config = training_config(size, stage, Path(folder))
+        engine = replace(
+            config.engine,
+            micro_batch_size=batch,
+            num_workers=num_workers,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        if device.type == "cpu":
+            engine = replace(engine, kind="plain", precision="fp32", accumulation=1)
+        config = replace(config, engine=engine, seed=seed)
+        run = build_run(config, start_ranks(config.engine))
+        batches = list(run.load(0, steps))
+        run.train(iter(batches[:2]))
+        _reset_peak(device)
+        seconds = statistics.median(time_step(run, one) for one in batches)
+    flops = [count_step(config, one) for one in batches]
+    needed = statistics.median(one.total for one in flops)
+    result = {
+        "size": size,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads",
+        "batch": batch,
+        "gradient_checkpointing": gradient_checkpointing,
+        "seconds_per_micro_batch": seconds,
+        "samples_per_second": batch / seconds,
+        "tokens_per_second": statistics.median(int(one.attention_mask.sum()) for one in batches) / seconds,
+        "tflops_needed": needed / 1e12,
+        "tflops_by_part": {name: value / 1e12 for name, value in asdict(flops[0]).items()},
+        "matrix_tflops_per_second": matrix_rate / 1e12,
+        "mfu": needed / seconds / matrix_rate,
+        "floor_flops_seconds": needed / matrix_rate,
+        "floor_bytes_seconds": bytes_moved(run) / copy_rate,
+        "peak_memory_gb": _peak_bytes(device) / 1e9,
+        "doctor_estimate_gb": doctor_estimate(config, batches) / 1e9,
+    }
+    print(json.dumps(result))
+
+
+def time_step(run: BenchRun, batch: Batch) -> float:
+    """Seconds of one micro-batch: forward, backward, and its engine step."""
+    _wait(run.device)
+    start = time.perf_counter()
+    run.train(iter([batch]))
+    _wait(run.device)
+    return time.perf_counter() - start
+
+
+def measure_matrix_rate(device: torch.device) -> float:
+    """FLOPs a second of the fastest of several square matrix products."""
+    is_gpu = device.type == "cuda"
+    width, dtype = (8192, torch.bfloat16) if is_gpu else (2048, torch.float32)
+    left, right = (torch.randn(width, width, device=device, dtype=dtype) for _ in range(2))
+    return 2 * width**3 / _fastest(lambda: left @ right, device)
+
+
+def measure_copy_rate(device: torch.device) -> float:
+    """Bytes a second that are read (as many are written)."""
+    source = torch.zeros(2**28 if device.type == "cuda" else 2**25, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * source.element_size() / _fastest(lambda: target.copy_(source), device)
+
+
+def bytes_moved(run: BenchRun) -> float:
+    """Bytes of weights and optimizer that a step has to touch at least."""
+    size = 2 if run.config.engine.precision == "bf16" else 4
+    weights = sum(parameter.numel() for parameter in run.objective.parameters())
+    trained = sum(parameter.numel() for parameter in run.objective.parameters() if parameter.requires_grad)
+    return 2.0 * size * weights + 2.0 * 12 * trained  # float32 weight and two moments, read and written
+
+
+def doctor_estimate(config: TrainConfig, batches: list[Batch]) -> int:
+    """Peak that the doctor estimates for micro-batches like these."""
+    patches = config.model.llava.vision.num_image_tokens
+    spans = [len(one.spans) / max(1, len(one.spans.conversation.unique())) for one in batches]
+    assumptions = Assumptions(
+        text_tokens=max(one.input_ids.shape[1] for one in batches) - patches,
+        supervised_tokens=max(int((one.labels >= 0).sum(1).max()) for one in batches),
+        spans_per_conversation=round(max(spans)),
+        image_size=batches[0].frames[0].original,
+    )
+    return estimate_memory(config, num_gpus=1, assumptions=assumptions).peak
+
+
+def _fastest(run: object, device: torch.device, rounds: int = 10) -> float:
+    assert callable(run)
+    seconds = []
+    for _ in range(rounds):
+        _wait(device)
+        start = time.perf_counter()
+        run()
+        _wait(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_bytes(device: torch.device) -> float:
+    """Peak of the allocator on a GPU; of the whole process, imports included, on a CPU."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    CLI(main, as_positional=False)

@@ -1,0 +1,190 @@
+"""How the cost of an evaluation grows.
+
+python scripts/bench_growth.py [--images 100,1000] [--parts images,choices,ranks]
+
+Random weights, the fast path, drawn questions of all ten types. The last line is one JSON object:
+- `images`: seconds per question and peak memory in MB, each number of images in a process of its own; flat is good;
+- `choices`: LLM tokens and seconds per question with 5, 10 and 20 choices (wrong answers of other questions added), and
+  the tokens that a further choice costs between the two steps: equal is linear;
+- `ranks`: questions per second of one and of two processes, one thread each, start-up left out (the time of twice the
+  images minus that of the images), and their ratio.
+"""
+
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from jsonargparse import CLI
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from partonomy.evaluation.runner import evaluate
+from partonomy.evaluation.scoring import Protocol
+from partonomy.evaluation.sharding import ImageGroup
+from partonomy.structures import Question
+from plum.checkpoints.store import save_pretrained
+from plum.partonomy_adapter import BatchedPlum, resolve_device
+from scripts.bench_sizes import Size
+from scripts.eval_counters import watch
+from scripts.eval_world import EvaluationWorld, build_world, draw_questions
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGE_SIZE = 192
+NUM_CHOICES = (5, 10, 20)
+IMAGES_FOR_CHOICES = 8
+
+
+def main(
+    size: Size = "tiny",
+    images: str = "100,1000",
+    *,
+    parts: str = "images,choices,ranks",
+    rank_images: int = 48,
+    device: str = "auto",
+    seed: int = 0,
+) -> None:
+    """Print one JSON line last.
+
+    Args:
+        size: of the model.
+        images: numbers of images, comma-separated; a single one measures that in this process.
+        parts: what to measure, comma-separated.
+        rank_images: images of the comparison of one with two processes.
+        device: auto, cpu or cuda.
+        seed: of the random weights.
+    """
+    counts = [int(count) for count in images.split(",")]
+    wanted = parts.split(",")
+    result: dict[str, object] = {"size": size}
+    if "images" in wanted:
+        alone = [sys.executable, __file__, "--size", size, "--parts", "one", "--device", device, "--seed", str(seed)]
+        result["images"] = [_last_line([*alone, "--images", str(count)]) for count in counts]
+    with tempfile.TemporaryDirectory(prefix="bench_growth_") as temporary:
+        folder = Path(temporary)
+        if "one" in wanted:
+            result = measure_images(size, folder, counts[0], device, seed)
+        if "choices" in wanted:
+            result["choices"] = measure_choices(size, folder / "choices", device, seed)
+        if "ranks" in wanted:
+            result["ranks"] = measure_ranks(size, folder / "ranks", rank_images, seed)
+    print(json.dumps(result))
+
+
+def measure_images(size: Size, folder: Path, images: int, device: str, seed: int) -> dict[str, object]:
+    """Answer all questions of so many images, keeping no record."""
+    draw_questions(folder, images + images // 4, "ten", IMAGE_SIZE)
+    world = build_world(size, folder, images, "ten", resolve_device(device), seed=seed)
+    seconds = _answer(world)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return {
+        "images": images,
+        "questions": world.num_questions,
+        "seconds_per_question": round(seconds, 5),
+        "peak_mb": round(peak),
+    }
+
+
+def measure_choices(size: Size, folder: Path, device: str, seed: int) -> dict[str, object]:
+    """Answer the same questions with more and more choices."""
+    draw_questions(folder, 2 * IMAGES_FOR_CHOICES, "ten", IMAGE_SIZE)
+    world = build_world(size, folder, IMAGES_FOR_CHOICES, "ten", resolve_device(device), seed=seed)
+    counters = watch(world.predictor.model)
+    _answer(world)  # warm up
+    lines = []
+    for count in NUM_CHOICES:
+        counters.reset()
+        seconds = _answer(with_choices(world, count))
+        tokens = counters.llm_tokens / world.num_questions
+        lines.append({"choices": count, "llm_tokens": round(tokens, 1), "seconds_per_question": round(seconds, 5)})
+    slopes = [
+        (after["llm_tokens"] - before["llm_tokens"]) / (after["choices"] - before["choices"])
+        for before, after in pairwise(lines)
+    ]
+    return {"lines": lines, "tokens_per_further_choice": [round(slope, 2) for slope in slopes]}
+
+
+def with_choices(world: EvaluationWorld, count: int) -> EvaluationWorld:
+    """Give every question so many choices: its own, then wrong answers of the other questions of its type."""
+    questions = [question for batch in world.batches for group in batch for question in group.questions]
+
+    def extend(question: Question) -> Question:
+        texts = {choice.text for choice in question.choices}
+        choices = list(question.choices)
+        for other in questions:
+            for choice in other.choices if other.question_type is question.question_type else ():
+                if len(choices) < count and not choice.is_correct and choice.text not in texts:
+                    texts.add(choice.text)
+                    choices.append(choice)
+        if len(choices) < count:
+            raise ValueError(f"only {len(choices)} choices of {count} for {question.question_id}: draw more images")
+        return dataclasses.replace(question, choices=tuple(choices))
+
+    batches = tuple(
+        tuple(ImageGroup(tuple(map(extend, group.questions))) for group in batch) for batch in world.batches
+    )
+    return dataclasses.replace(world, batches=batches)
+
+
+def measure_ranks(size: Size, folder: Path, images: int, seed: int) -> dict[str, object]:
+    """Run validate_partonomy.py with one and with two processes."""
+    draw_questions(folder, 2 * images, "ten", IMAGE_SIZE)
+    world = build_world(size, folder, 1, "ten", torch.device("cpu"), seed=seed)
+    save_pretrained(world.predictor.model, world.predictor.tokenizer, folder / "model", "Random weights.")
+    rates = {}
+    for num_procs in (1, 2):
+        seconds = []
+        for limit in (images, 2 * images):
+            output = folder / f"run_{num_procs}_{limit}"
+            command = [sys.executable, "validate_partonomy.py", "--model", "plum", "--generate", "none"]
+            command += ["--checkpoint", str(folder / "model"), "--questions", str(folder / "train")]
+            command += ["--limit", str(limit), "--num_procs", str(num_procs)]
+            command += ["--output", str(output), "--device", "cpu"]
+            start = time.perf_counter()
+            _run(command)
+            records = (output / "records.jsonl").read_text(encoding="utf-8").count("\n")
+            seconds.append((time.perf_counter() - start, records))
+        (short, fewer), (long, more) = seconds
+        rates[num_procs] = (more - fewer) / (long - short)
+    return {
+        "questions_per_second_one": round(rates[1], 2),
+        "questions_per_second_two": round(rates[2], 2),
+        "ratio": round(rates[2] / rates[1], 2),
+    }
+
+
+def _answer(world: EvaluationWorld) -> float:
+    """Seconds per question of the fast path."""
+    start = time.perf_counter()
+    for record in evaluate(BatchedPlum(world.predictor, "fast"), world.batches, Protocol(), done=frozenset()):
+        if record.reason:
+            raise ValueError(f"question {record.question_id} failed: {record.reason}")
+    return (time.perf_counter() - start) / world.num_questions
+
+
+def _last_line(command: list[str]) -> dict[str, object]:
+    line: dict[str, object] = json.loads(_run(command).splitlines()[-1])
+    return line
+
+
+def _run(command: list[str]) -> str:
+    """Run a command of this repository with one thread; its errors are shown."""
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["env", *(f"{key}={value}" for key, value in environment.items()), *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+if __name__ == "__main__":
+    CLI(main, as_positional=False)

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Train and score overlays of one base configuration on the embedded default, several seeds, from one shared stage 0; print a table.
+# Usage: bash scripts/compare_variants.sh FOLDER BASE OUTPUT     (scripts/ablations.sh and scripts/sisters.sh call it)
+#   FOLDER: overlays of configs/ablations/base.yaml; BASE: name of that configuration as it is; OUTPUT: folder of the runs
+#   Resumes: finished runs and validations are not repeated.
+#   SEEDS="1 2 3"  VARIANTS="dice kl_0"  PARALLEL=2 (runs at a time, one thread each)  STAGE0=runs/quickstart/stage0/model
+#   LIMIT=100 (questions of each type, and images of each kind of conversation, that a run is scored on)
+#   GENERATE=none (question types that a run also answers in its own words)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export FOLDER=$1 BASE=$2 RUNS=$3 STAGE0=${STAGE0:-runs/quickstart/stage0/model} LIMIT=${LIMIT:-100} GENERATE=${GENERATE:-none}
+[ -d "$STAGE0" ] || { echo "$STAGE0 is not there: run scripts/quickstart.sh first, it trains the shared stage 0." >&2; exit 1; }
+export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+data=data/quickstart/val
+variants=${VARIANTS:-$BASE $(cd "$FOLDER" && ls ./*.yaml | sed 's#^./##; s#.yaml$##' | grep -v '^base$')}
+
+hold_out() {  # hold_out CHECKPOINT DATA OUTPUT: tags and text, answers given
+  [ -f "$3" ] || python -m plum teacher-forced --checkpoint "$1" --data "$2" --limit "$LIMIT" --output "$3"
+}
+one_run() {  # one_run VARIANT SEED DATA
+  local name=$1_seed$2 run=$RUNS/$1_seed$2 overlay=()
+  [ "$1" = "$BASE" ] || overlay=(--config "$FOLDER/$1.yaml")
+  {
+    python train.py --config configs/ablations/base.yaml "${overlay[@]}" --init_from "$STAGE0" --run_dir "$run" --seed "$2" &&
+    python validate_partonomy.py --model plum --checkpoint "$run/model" --questions "$3" --output "$run/validation" \
+      --question_types identification_with_label,positive_with_label,negative_with_label --generate "$GENERATE" \
+      --limit "$LIMIT" --resume &&
+    hold_out "$run/model" "$3" "$run/teacher_forced.json"
+  } > "$RUNS/logs/$name.log" 2>&1 && echo "done    $name  $(left)" || { echo "FAILED  $name, see $RUNS/logs/$name.log"; return 1; }
+}
+left() {  # "12 of 30, about 9 min left": time so far shared among the runs finished in it
+  local finished; finished=$(find "$RUNS" -name teacher_forced.json | wc -l)
+  local here=$((finished - BEFORE)); [ $here -gt 0 ] || here=1
+  echo "$finished of $TOTAL, about $(((TOTAL - finished) * ($(date +%s) - STARTED) / here / 60)) min left"
+}
+export -f hold_out one_run left
+
+mkdir -p "$RUNS/logs"
+hold_out "$STAGE0" "$data" "$RUNS/before.json" > "$RUNS/logs/before.log" 2>&1 || { echo "FAILED  $STAGE0, see $RUNS/logs/before.log"; exit 1; }
+BEFORE=$(find "$RUNS" -name teacher_forced.json | wc -l) STARTED=$(date +%s)
+TOTAL=$(($(wc -w <<< "$variants") * $(wc -w <<< "${SEEDS:-1 2 3}")))
+export BEFORE STARTED TOTAL
+for seed in ${SEEDS:-1 2 3}; do
+  for variant in $variants; do echo "$variant $seed $data"; done
+done | xargs -P "${PARALLEL:-2}" -L 1 bash -c 'one_run "$@"' one_run
+python scripts/ablation_table.py "$RUNS" --base "$BASE" --columns "$(basename "$FOLDER")" | tee "$RUNS/table.md"
+printf '\n%d s in all; table: %s\n' "$SECONDS" "$RUNS/table.md"

@@ -1,0 +1,56 @@
+"""Say whether a set-up can learn 8 samples by heart; launched by scripts/smoke_overfit.sh, which explains it."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from plum.config import TrainConfig
+from plum.training.config_file import load_train_config
+from plum.training.smoke_overfit import SmokeReport, run_smoke_overfit
+
+DEFAULT_UPDATES = 200
+
+
+def main() -> None:
+    """Command line entry; exits with 1 when a check fails or the run cannot start."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s")
+    try:
+        own, config = parse(sys.argv[1:])
+        report = run_smoke_overfit(config, own.updates, own.data_folder)
+    except (OSError, ValueError, ArithmeticError) as error:
+        sys.exit(f"FAIL  {error}")
+    if is_main:
+        print(describe(report))
+    sys.exit(not report.is_passed)
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
+    """Return this program's own flags, and the run that the others describe.
+
+    Raises:
+        ValueError: a flag is unknown, or the configuration wrong.
+    """
+    parser = argparse.ArgumentParser(description="Overfit 8 samples; other flags are train.py's", allow_abbrev=False)
+    parser.add_argument("--updates", type=int, default=DEFAULT_UPDATES, help="updates of 8 images")
+    parser.add_argument("--data_folder", help="a data set in partonomy's own form instead of the configuration's data")
+    own, others = parser.parse_known_args(arguments)
+    if own.updates < 1:
+        raise ValueError(f"--updates is {own.updates}, it must be at least 1")
+    return own, load_train_config(others)
+
+
+def describe(report: SmokeReport) -> str:
+    """Return one line per check, and the verdict."""
+    lines = [f"{'pass' if check.is_passed else 'FAIL'}  {check.name}: {check.finding}" for check in report.checks]
+    verdict = "PASS  this set-up learns" if report.is_passed else "FAIL  this set-up does not learn what it is shown"
+    return "\n".join(["", *lines, f"{verdict} (samples {', '.join(report.sample_ids)})"])
+
+
+if __name__ == "__main__":
+    main()

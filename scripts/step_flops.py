@@ -1,0 +1,125 @@
+"""Floating-point operations that one training step needs, whatever the code does.
+
+A weight costs 2 FLOPs a token forward; in the backward pass 2 where it is frozen (the gradient passes through it) and 4
+where it is trained; nothing where no gradient comes by (frozen towers, the teacher's pass). An attention of n tokens on
+m of width d costs 4 n m d forward and twice that backward; the language model's is causal and needs the lower triangle
+alone. Tokens are the real ones: padding, recomputation by gradient checkpointing and dropout are no use and not
+counted, nor is what is linear in pixels (norms, activations, resizing, losses).
+The first layer's projections pass no gradient down to frozen embeddings; they are counted as if they did (0.5% of the
+language model at 7B).
+"""
+
+from dataclasses import dataclass, fields
+
+from plum.config import LanguageConfig, LoraConfig, SamConfig, TrainConfig, VisionConfig
+from plum.structures import Batch
+
+NO_GRADIENT, PASSING, TRAINED = 2, 4, 6
+"""FLOPs per weight and token, forward and backward together."""
+DECODER_TOKENS = 6
+"""IoU token, four mask tokens, one query."""
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """FLOPs of one micro-batch by part."""
+
+    clip: float
+    sam_encoder: float
+    language: float
+    teacher: float
+    heads: float
+    masks: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return float(sum(getattr(self, field.name) for field in fields(self)))
+
+
+def count_step(config: TrainConfig, batch: Batch) -> StepFlops:
+    """Count the FLOPs of a micro-batch: forward, backward, and the teacher's forward where it has one."""
+    model, trainable = config.model, config.trainable
+    images, spans = len(batch.frames), batch.spans
+    lengths = batch.attention_mask.sum(1).tolist()
+    ends = [spans.end[spans.conversation == row].max() for row in spans.conversation.unique()]
+    language, vision = model.llava.language, model.llava.vision
+    width = language.hidden_size
+    supervised = int((batch.labels[:, 1:] >= 0).sum())
+    projector = vision.hidden_size * width + (width * width if model.llava.projector != "linear" else 0)
+    clip = clip_flops(vision, TRAINED if trainable.vision_tower else NO_GRADIENT)
+    clip += (TRAINED if trainable.projector else NO_GRADIENT) * projector * vision.num_image_tokens
+    weight_cost = TRAINED if trainable.language_model == "full" else PASSING
+    are_embeddings_trained = trainable.language_model == "full" or trainable.embeddings
+    head = (TRAINED if are_embeddings_trained else PASSING) * width * language.vocab_size * supervised
+    span_tokens = int((spans.end - spans.start).sum())
+    query = TRAINED * span_tokens * width * (width + model.sam.prompt_dim)
+    fed_back = len(spans) - len(ends) if model.feedback.is_enabled else 0
+    return StepFlops(
+        clip=images * clip,
+        sam_encoder=images * sam_encoder_flops(model.sam, TRAINED if trainable.sam_image_encoder else NO_GRADIENT),
+        language=sum(language_flops(language, model.lora, n, weight_cost) for n in lengths),
+        teacher=sum(language_flops(language, None, int(n), NO_GRADIENT) for n in ends) if config.losses.kl else 0.0,
+        heads=head + sum(tagger_flops(width, model.tagger.feedforward_dim, n) for n in lengths),
+        masks=query + len(spans) * decoder_flops(model.sam) + fed_back * feedback_flops(model.sam),
+    )
+
+
+def clip_flops(vision: VisionConfig, per_weight: int) -> float:
+    """One image through the layers that are read."""
+    tokens, width = vision.num_image_tokens + 1, vision.hidden_size
+    layers = vision.select_layer if vision.select_layer >= 0 else vision.num_layers + 1 + vision.select_layer
+    weights = 4 * width**2 + 2 * width * vision.intermediate_size
+    patches = 3 * vision.patch_size**2 * width * (tokens - 1)
+    return per_weight * (layers * weights * tokens + patches) + layers * per_weight // 2 * 4 * tokens**2 * width
+
+
+def sam_encoder_flops(sam: SamConfig, per_weight: int) -> float:
+    """One image; windows that stick out over the grid count as if they did not."""
+    side, width = sam.image_size // sam.patch_size, sam.encoder_dim
+    tokens, num_global = side**2, len(sam.encoder_global_blocks)
+    weights = 12 * width**2 * tokens * sam.encoder_depth
+    weights += 3 * sam.patch_size**2 * width * tokens
+    weights += tokens * (width * sam.prompt_dim + 9 * sam.prompt_dim**2)
+    attention = 0.0
+    for reach, blocks in ((side, num_global), (sam.encoder_window_size, sam.encoder_depth - num_global)):
+        attention += blocks * tokens * width * (4 * reach**2 + 4 * reach)  # products, relative rows and columns
+    return per_weight * weights + per_weight // 2 * attention
+
+
+def language_flops(language: LanguageConfig, lora: LoraConfig | None, tokens: int, per_weight: int) -> float:
+    """One conversation through the decoder's layers, with adapters on the given projections."""
+    width = language.hidden_size
+    key_width = width * language.num_key_value_heads // language.num_heads
+    outputs = {"q_proj": width, "k_proj": key_width, "v_proj": key_width, "o_proj": width}
+    weights = width * sum(outputs.values()) + 3 * width * language.intermediate_size
+    adapters = 0 if lora is None else sum(lora.rank * (width + outputs[name]) for name in lora.target_modules)
+    attention = 2 * tokens * (tokens + 1) * width
+    backward = 1 if per_weight == NO_GRADIENT else 3
+    return language.num_layers * (
+        per_weight * weights * tokens + TRAINED * adapters * tokens + backward * attention
+    )
+
+
+def tagger_flops(width: int, feedforward: int, tokens: int) -> float:
+    """One conversation through the bidirectional tagger."""
+    weights = 6 * width**2 + 2 * width * feedforward + 3 * width
+    return TRAINED * weights * tokens + 3 * 4 * tokens**2 * width
+
+
+def decoder_flops(sam: SamConfig) -> float:
+    """One mask through SAM's mask decoder, with gradients for its weights and its inputs."""
+    cells, width, tokens = (sam.image_size // sam.patch_size) ** 2, sam.prompt_dim, DECODER_TOKENS
+    cross = cells * width**2 + tokens * width**2  # one attention's four projections, of half the width
+    layer = 2 * cross + 4 * tokens * width**2 + 2 * tokens * width * sam.decoder_mlp_dim
+    products = 2 * tokens * cells * width / 2  # one cross attention
+    upscaling = cells * width**2 * 1.5 + 16 * cells * width / 8
+    multiplications = sam.decoder_depth * (layer + 2 * products) + cross + products + upscaling
+    return TRAINED * multiplications
+
+
+def feedback_flops(sam: SamConfig) -> float:
+    """One earlier mask through the mask encoder, its key and value, and one pooled map."""
+    cells, width, channels = (sam.image_size // sam.patch_size) ** 2, sam.prompt_dim, sam.mask_in_channels
+    encoder = cells * (4 * channels + channels**2 + channels * width)
+    return TRAINED * (encoder + 3 * cells * width**2)

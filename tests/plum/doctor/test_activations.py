@@ -1,0 +1,209 @@
+"""The formulas for activations against the bytes that torch saves."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from plum.config import EngineConfig, LoraConfig, LossConfig, TaggerConfig, TrainableConfig
+from plum.doctor.language_activations import (
+    final_norm_bytes,
+    layers_bytes,
+    query_bytes,
+    tagger_bytes,
+    token_loss_bytes,
+)
+from plum.doctor.mask_activations import decoder_bytes, feedback_bytes, loss_bytes
+from plum.doctor.workload import Workload
+from plum.losses import bio_loss, compute_losses, language_loss, mask_bce_loss, overlap_loss, span_kl_loss
+from plum.models.grounded_lmm import GroundedLMM, supervised_states
+from plum.models.mask_resize import resize_matrix, resize_to_original
+from plum.models.registry import build_model
+from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
+from plum.models.trainable import set_trainable
+from plum.structures import Batch, ImageFeatures, ImageFrame
+from tests.plum.doctor.saved_tensors import measure_saved
+
+TOLERANCE = 0.02
+"""Stated in the README. At these sizes what is per mask or per batch weighs more than at full size."""
+DTYPES = (torch.float32, torch.bfloat16)
+SPANS = (3, 3, 3)
+PLAIN = LoraConfig(rank=2, dropout=0.0)
+
+
+class World:
+    """A tiny model in training, its batch, and what is not counted: parameters, buffers, inputs, frozen features."""
+
+    def __init__(self, dtype: torch.dtype, lora: LoraConfig | None = PLAIN, is_checkpointed: bool = False) -> None:
+        # Without dropout in the tagger: the CPU has no fused attention with it.
+        config = tiny_model_config(40, TINY_TOKENS, lora, tagger=TaggerConfig("bidirectional", 4, 64, 0.0))
+        language = replace(config.llava.language, num_layers=5)
+        config = replace(config, llava=replace(config.llava, language=language))
+        # A grid of 16 x 16, so that maps outweigh tokens as they do at full size.
+        self.config = replace(config, sam=replace(config.sam, image_size=128))
+        torch.manual_seed(0)
+        self.model: GroundedLMM = build_model(self.config).train()
+        self.is_full = lora is None
+        set_trainable(self.model, TrainableConfig(language_model="full" if self.is_full else "lora"))
+        self.model.to(dtype)
+        if is_checkpointed:
+            self.model.enable_gradient_checkpointing()
+        self.batch = tiny_batch(self.config, SPANS, torch.Generator().manual_seed(1))
+        self.images: ImageFeatures = self.model.encode_images(self.batch.clip_pixels, self.batch.sam_pixels)
+        self.states = torch.randn(*self.batch.input_ids.shape, 32, dtype=dtype, requires_grad=True)
+        size = dtype.itemsize
+        self.work = Workload(
+            images=3,
+            conversations=3,
+            tokens=self.batch.input_ids.shape[1],
+            supervised=int((self.batch.labels[:, 1:] != -100).sum()),
+            spans=3,
+            span_tokens=2,
+            image_pixels=20 * 32,
+            element_bytes=size,
+            dropout_mask_bytes=size,
+        )
+
+    def measure(self, run: Callable[[], object]) -> int:
+        return measure_saved(run, [*self.model.parameters(), *self.model.buffers(), *self._inputs()])[0]
+
+    def _inputs(self) -> list[Tensor]:
+        batch: Batch = self.batch
+        spans = (batch.spans.conversation, batch.spans.start, batch.spans.end)
+        texts = (batch.input_ids, batch.labels, batch.tags, batch.attention_mask, batch.image_index)
+        return [*spans, *texts, batch.clip_pixels, batch.sam_pixels, self.images.tokens, self.images.embeddings]
+
+    def run_language_model(self) -> Tensor:
+        batch = self.batch
+        return self.model.llava.hidden_states(
+            batch.input_ids, batch.attention_mask, batch.image_index, self.images.tokens
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "lora",
+    [
+        PLAIN,
+        LoraConfig(rank=2, dropout=0.05),
+        LoraConfig(rank=2, dropout=0.0, target_modules=("q_proj", "k_proj", "o_proj", "up_proj", "down_proj")),
+        LoraConfig(rank=2, dropout=0.05, target_modules=("q_proj", "gate_proj", "down_proj")),
+        None,
+    ],
+    ids=["q_v", "q_v_dropout", "many", "mlp_dropout", "full"],
+)
+def test_language_model(dtype: torch.dtype, lora: LoraConfig | None) -> None:
+    world = World(dtype, lora)
+    language = world.config.llava.language
+    expected = layers_bytes(language, lora, world.work, is_trained=world.is_full, is_checkpointed=False)
+    expected += final_norm_bytes(language, world.work, is_trained=world.is_full)
+    assert expected == pytest.approx(world.measure(world.run_language_model), rel=0.001)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_checkpointed_language_model(dtype: torch.dtype) -> None:
+    world = World(dtype, is_checkpointed=True)
+    language = world.config.llava.language
+    expected = layers_bytes(language, PLAIN, world.work, is_trained=False, is_checkpointed=True)
+    # The inputs of five layers: 5 x 69 tokens x 32 numbers.
+    assert expected == 5 * 69 * 32 * dtype.itemsize
+    expected += final_norm_bytes(language, world.work, is_trained=False)
+    assert expected == pytest.approx(world.measure(world.run_language_model), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lora", [PLAIN, None], ids=["frozen", "trained"])
+def test_token_loss(dtype: torch.dtype, lora: LoraConfig | None) -> None:
+    world = World(dtype, lora)
+
+    def run() -> Tensor:
+        states, labels = supervised_states(world.states, world.batch.labels)
+        return language_loss(world.model.token_logits(states), labels)
+
+    expected = token_loss_bytes(world.config.llava.language, world.work, is_trained=world.is_full)
+    assert expected == pytest.approx(world.measure(run), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tagger(dtype: torch.dtype) -> None:
+    world = World(dtype)
+    tagger = world.config.tagger
+    assert tagger is not None
+    measured = world.measure(
+        lambda: bio_loss(world.model.tag(world.states, world.batch.attention_mask), world.batch.tags, (0.1, 1.0, 1.0))
+    )
+    assert tagger_bytes(32, tagger, world.work) == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_queries_and_kl(dtype: torch.dtype) -> None:
+    world = World(dtype)
+    teacher = torch.zeros_like(world.states)
+    measured = world.measure(
+        lambda: (
+            world.model.query_projection(world.states, world.batch.spans),
+            span_kl_loss(world.states, teacher, world.batch.spans, 1.0, True),
+        )
+    )
+    assert query_bytes(32, world.work) == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mask_decoder(dtype: torch.dtype) -> None:
+    world = World(dtype)
+    rows = world.batch.image_index[world.batch.spans.conversation]
+    queries = torch.randn(9, 16, dtype=dtype, requires_grad=True)
+    measured = world.measure(
+        lambda: world.model.decode_step(queries, world.images.embeddings[rows], [], world.model.sam.dense_position())
+    )
+    assert 9 * decoder_bytes(world.config.sam, world.work) == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_masks_with_feedback(dtype: torch.dtype) -> None:
+    """Nine masks in three conversations: six are fed back."""
+    world = World(dtype)
+    measured = world.measure(
+        lambda: world.model.decode_masks(
+            world.states, world.batch.spans, world.images.embeddings, world.batch.image_index
+        )
+    )
+    sam = world.config.sam
+    expected = 9 * decoder_bytes(sam, world.work) + query_bytes(32, world.work)
+    expected += 6 * feedback_bytes(sam, world.config.feedback.num_heads, world.work)
+    assert expected == pytest.approx(measured, rel=TOLERANCE)
+
+
+def test_mask_losses_at_original_resolution() -> None:
+    world = World(torch.float32)
+    frame = ImageFrame((48, 64), (96, 128))
+    # Matrices of the resize are shared by all masks of a size, and kept from step to step.
+    matrices = [resize_matrix(64, 128, *sizes, torch.device("cpu")) for sizes in ((96, 48), (128, 64))]
+    logits, targets = torch.randn(5, 64, 64, requires_grad=True), torch.ones(5, 48, 64)
+
+    def run() -> tuple[Tensor, Tensor]:
+        enlarged = resize_to_original(logits, frame, 128)
+        return overlap_loss(enlarged, targets, None, LossConfig()), mask_bce_loss(enlarged, targets, None)
+
+    expected = 5 * loss_bytes(replace(world.work, image_pixels=48 * 64))
+    assert expected == pytest.approx(measure_saved(run, matrices)[0], rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_whole_training_step(dtype: torch.dtype, is_checkpointed: bool) -> None:
+    """The sum that the estimate uses, against one forward pass with all losses and the teacher."""
+    from plum.doctor.memory import estimate_activations
+    from tests.plum.doctor.runs import tiny_run
+
+    world = World(dtype, is_checkpointed=is_checkpointed)
+    # One size for all images: three losses of one size each.
+    frames = (ImageFrame((20, 32), (80, 128)),) * 3
+    masks = tuple(torch.ones(20, 32, dtype=torch.bool) for _ in range(9))
+    batch = replace(world.batch, frames=frames, masks=masks)
+    engine = EngineConfig(gradient_checkpointing=is_checkpointed)
+    expected = estimate_activations(replace(tiny_run(world.config), engine=engine), world.work).total
+    measured = world.measure(lambda: compute_losses(world.model(batch, with_teacher=True), batch, LossConfig()))
+    assert expected == pytest.approx(measured, rel=0.05)

@@ -1,0 +1,155 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from partonomy.evaluation.model_api import ChoiceRequest, MaskRequest, Role, Turn
+from plum.config import LoraConfig
+from plum.inference.question_batch import QuestionBatch
+from plum.models.registry import build_model
+from plum.models.special_tokens import with_special_tokens
+from plum.models.tiny import tiny_model_config
+from plum.predictor import Predictor
+from tests.plum.data.tokenizers_for_tests import FAMILIES
+from tests.plum.predictor_world import ANSWER, HISTORY, QUESTION, SPANS, make_image, make_predictor
+
+CHOICES = ("A wheel.", ANSWER, "It has a front wheel, a wheel.", "No", "It is the horizontal stabilizer.")
+OTHER = (Turn(Role.USER, "Where is the rest?"),)
+IMAGES = (make_image(0), make_image(1, 30, 22))
+
+
+def scored(image: int, turns: Sequence[Turn], choices: Sequence[str] = CHOICES) -> ChoiceRequest:
+    return ChoiceRequest(image, tuple(turns), tuple(choices), ((),) * len(choices))
+
+
+def segmented(image: int, turns: Sequence[Turn]) -> MaskRequest:
+    return MaskRequest(image, tuple(turns), ANSWER, (SPANS[2], SPANS[0], SPANS[1]))
+
+
+def open_batch(predictor: Predictor, images: Sequence[np.ndarray] = IMAGES) -> QuestionBatch:
+    return QuestionBatch(predictor, [predictor.images.read(image) for image in images])
+
+
+def check(predictor: Predictor, batch: QuestionBatch, requests: Sequence[ChoiceRequest]) -> None:
+    """Scores and masks are those of the questions asked one by one."""
+    for request, found in zip(requests, batch.score_choices(requests), strict=True):
+        expected = predictor.score_choices(IMAGES[request.image], request.turns, request.choices)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert (ours.answer_tokens, ours.conversation_tokens) == (theirs.answer_tokens, theirs.conversation_tokens)
+            assert ours.answer_log_prob == pytest.approx(theirs.answer_log_prob, abs=1e-4)
+            assert ours.conversation_log_prob == pytest.approx(theirs.conversation_log_prob, abs=1e-4)
+    asked = [segmented(request.image, request.turns) for request in requests]
+    for mask_request, masks in zip(asked, batch.segment(asked), strict=True):
+        one = predictor.segment(IMAGES[mask_request.image], mask_request.turns, ANSWER, mask_request.spans)
+        assert np.array_equal(masks, one.masks)
+        assert masks.dtype == bool
+
+
+def test_a_batch_gives_the_scores_and_masks_of_single_questions() -> None:
+    predictor = make_predictor()
+    requests = [scored(image, turns) for image in (0, 1) for turns in (QUESTION, HISTORY, OTHER)]
+    check(predictor, open_batch(predictor), requests)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_any_tokenizer_shares_what_its_ids_share(family: str) -> None:
+    tokenizer = FAMILIES[family]()
+    torch.manual_seed(0)
+    config = with_special_tokens(tiny_model_config(len(tokenizer), lora=LoraConfig()), tokenizer)
+    predictor = Predictor(build_model(config), tokenizer, config)
+    check(predictor, open_batch(predictor), [scored(0, QUESTION), scored(1, HISTORY), scored(0, OTHER, ["wheel"])])
+
+
+def test_grouped_key_value_heads() -> None:
+    from dataclasses import replace
+
+    config = make_predictor().model.config
+    language = replace(config.llava.language, num_key_value_heads=2)
+    config = replace(config, llava=replace(config.llava, language=language))
+    torch.manual_seed(0)
+    predictor = Predictor(build_model(config), FAMILIES["byte_level"](), config)
+    check(predictor, open_batch(predictor), [scored(0, QUESTION), scored(1, HISTORY)])
+
+
+def test_a_follow_up_costs_its_own_tokens_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = make_predictor()
+    computed: list[int] = []
+    run_layers = predictor.model.llava.run_layers
+
+    def count(embeddings: torch.Tensor, positions: torch.Tensor, attend: object) -> torch.Tensor:
+        computed.append(len(embeddings))
+        return run_layers(embeddings, positions, attend)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predictor.model.llava, "run_layers", count)
+    batch = open_batch(predictor)
+    first_answer = HISTORY[1].text
+    batch.score_choices([scored(0, HISTORY[:1], [first_answer, "A wheel."])])
+    batch.score_choices([scored(0, HISTORY, ["No"])])
+    batch.segment([MaskRequest(0, HISTORY, "No", ())])
+    before = predictor.answers.given(True, HISTORY[:1], first_answer, "first")
+    whole = predictor.answers.given(True, HISTORY, "No", "second")
+    assert before.encoded.input_ids == whole.encoded.input_ids[: len(before.encoded.input_ids)]
+    assert computed[1:] == [len(whole.encoded.input_ids) - len(before.encoded.input_ids)]
+    other = predictor.answers.given(True, HISTORY[:1], "A wheel.", "other")
+    shared = int(np.argmin([a == b for a, b in zip(before.encoded.input_ids, other.encoded.input_ids, strict=False)]))
+    rest = len(before.encoded.input_ids) + len(other.encoded.input_ids) - 2 * shared
+    assert computed[0] == 2 * shared + rest  # two images: each has the common beginning
+
+
+def test_images_are_encoded_once_and_scores_never_ask_sam(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = make_predictor()
+    calls: list[str] = []
+    for owner, name in ((predictor.model.llava, "clip"), (predictor.model.sam, "sam")):
+        encode = owner.encode_images
+
+        def count(pixels: torch.Tensor, encode: object = encode, name: str = name) -> torch.Tensor:
+            calls.extend([name] * len(pixels))
+            return encode(pixels)  # type: ignore[operator,no-any-return]
+
+        monkeypatch.setattr(owner, "encode_images", count)
+    batch = open_batch(predictor)
+    batch.score_choices([scored(0, QUESTION), scored(1, OTHER)])
+    assert calls == ["clip", "clip"]
+    batch.segment([segmented(0, QUESTION), segmented(0, OTHER)])
+    assert calls == ["clip", "clip", "sam"]
+    batch.segment([segmented(1, QUESTION), segmented(0, HISTORY)])
+    predictor.segment(IMAGES[1], QUESTION, ANSWER, SPANS)  # what is asked alone finds the batch's images
+    assert calls == ["clip", "clip", "sam", "sam"]
+
+
+def test_spans_of_all_images_share_decoder_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = make_predictor()
+    rows: list[int] = []
+    decode = predictor.model.sam.decode_masks
+
+    def count(embeddings: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        rows.append(len(embeddings))
+        return decode(embeddings, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predictor.model.sam, "decode_masks", count)
+    batch = open_batch(predictor)
+    two = MaskRequest(1, OTHER, ANSWER, SPANS[:2])
+    batch.segment([segmented(0, QUESTION), two, segmented(1, QUESTION), MaskRequest(0, OTHER, ANSWER, ())])
+    assert rows == [3, 3, 2]  # max(S) = 3 calls
+
+
+def test_an_answer_without_phrases_has_no_masks() -> None:
+    (masks,) = open_batch(make_predictor()).segment([MaskRequest(1, QUESTION, ANSWER, ())])
+    assert masks.shape == (0, 30, 22)
+
+
+def test_a_kept_sam_embedding_is_used(tmp_path: "object") -> None:
+    from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing
+
+    plain = make_predictor()
+    cache = SamFeatureCache(str(tmp_path), "weights", SamPreprocessing(32, "float32"))
+    predictor = Predictor(plain.model, plain.tokenizer, plain.model.config, cache)
+    expected = open_batch(plain).segment([segmented(0, QUESTION)])[0]
+    assert np.array_equal(open_batch(predictor).segment([segmented(0, QUESTION)])[0], expected)
+    assert cache.count_images() == 1
+    again = predictor.images.read(IMAGES[0])
+    assert again.embedding is not None
+    other = Predictor(plain.model, plain.tokenizer, plain.model.config, cache)
+    other.model.sam.image_encoder = torch.nn.Identity()  # must not be asked any more
+    assert np.array_equal(open_batch(other).segment([segmented(0, QUESTION)])[0], expected)

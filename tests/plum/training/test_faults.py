@@ -1,0 +1,147 @@
+"""Two ranks under the real launcher and ZeRO-2 are hit by faults; the same command then ends as an unhurt run does.
+
+`FAULT_TRIALS=5 python -m pytest -s tests/plum/training/test_faults.py` also tries each fault alone five times, each at
+another seeded moment, and prints the table.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from plum.config import TrainConfig
+from tests.plum.training.launching import launch_process, train_launched, write_config
+from tests.plum.training.training_world import largest_difference, make_config, with_engine, write_inputs
+
+TRIALS = int(os.environ.get("FAULT_TRIALS", "0"))
+NUM_UPDATES, SAVE_EVERY, ACCUMULATION = 6, 2, 2
+SECONDS_TO_END = 240
+"""From the start of the program, on a busy machine: a fault on one rank must have ended all of them by then."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault: what the table calls it, where it is put in, and how many moments it may choose from."""
+
+    title: str
+    name: str = ""
+    times: int = 0
+    is_main_only: bool = False
+
+
+KILL_STEP = Fault("kill -9 of one rank at a random step", "kill_at_step", NUM_UPDATES * ACCUMULATION)
+KILL_ALL = Fault("kill -9 of all ranks and the launcher")
+KILL_WRITE = Fault("kill -9 while a checkpoint file is written", "kill_in_write", NUM_UPDATES // SAVE_EVERY)
+KILL_COMMIT = Fault("kill -9 while a checkpoint is committed", "kill_in_commit", NUM_UPDATES // SAVE_EVERY, True)
+NO_SPACE = Fault("no space left for a checkpoint", "no_space", NUM_UPDATES // SAVE_EVERY)
+KILL_MODEL = Fault("kill -9 while the final model is written", "kill_in_model", is_main_only=True)
+FAULTS = (KILL_STEP, KILL_ALL, KILL_WRITE, KILL_COMMIT, NO_SPACE, KILL_MODEL)
+
+
+@dataclass(frozen=True)
+class World:
+    """An unhurt run, and where the others go."""
+
+    folder: Path
+    config: TrainConfig
+    table: list[str]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("faults")
+    write_inputs(folder)
+    config = replace(make_config(folder, "unhurt", NUM_UPDATES), save_every=SAVE_EVERY)
+    config = with_engine(config, "deepspeed", 1, ACCUMULATION)
+    train_launched(config, num_ranks=2)
+    world = World(folder, config, [])
+    yield world
+    heading = f"{'fault':<44} {'tried':>5}  the next start ends as the unhurt run"
+    sys.stdout.write("\n".join(["", heading, *world.table, ""]))
+
+
+def _losses(config: TrainConfig) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (Path(config.run_dir) / "metrics.jsonl").read_text().splitlines()]
+    return [(line["update"], line["loss_total"]) for line in lines]
+
+
+@pytest.mark.distributed
+def test_a_run_hit_by_every_fault_in_turn_ends_as_the_unhurt_run(world: World) -> None:
+    config = replace(world.config, run_dir=str(world.folder / "every_fault"))
+    for place, fault in enumerate((KILL_COMMIT, KILL_STEP, NO_SPACE, KILL_WRITE, KILL_ALL, KILL_MODEL)):
+        # Each at its first chance, so that none misses: the run gets further from one to the next.
+        _hit(config, replace(fault, times=min(fault.times, 1)), random.Random(place))
+    _require_the_same_end(world, config)
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(TRIALS == 0, reason="each fault alone takes minutes: set FAULT_TRIALS to how often it is tried")
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name or "kill_all")
+def test_the_next_start_ends_as_the_unhurt_run(world: World, fault: Fault) -> None:
+    places = []
+    for trial in range(TRIALS):
+        config = replace(world.config, run_dir=str(world.folder / f"{fault.name or 'kill_all'}_{trial}"))
+        _hit(config, fault, random.Random(f"{fault.title} {trial}"))
+        _require_the_same_end(world, config)
+        starts = (Path(config.run_dir) / "starts.jsonl").read_text().splitlines()
+        places.append(json.loads(starts[-1])["from"] or "the start")
+    world.table.append(f"{fault.title:<44} {TRIALS:>5}  all, to the bit; went on from {', '.join(places)}")
+
+
+def _require_the_same_end(world: World, config: TrainConfig) -> None:
+    """Start once more, to the end."""
+    train_launched(config, num_ranks=2)
+    root, unhurt = Path(config.run_dir), Path(world.config.run_dir)
+    assert largest_difference(unhurt / "model", root / "model") == 0.0
+    assert _losses(config) == _losses(world.config)
+    complete = sorted(path.name for path in (root / "checkpoints").iterdir() if path.is_dir())
+    assert complete == ["update_000004", "update_000006"]
+
+
+def _hit(config: TrainConfig, fault: Fault, chance: random.Random) -> None:
+    if fault.name:
+        _run_with_fault(config, fault, chance)
+    else:
+        _kill_everything(config, chance)
+
+
+def _run_with_fault(config: TrainConfig, fault: Fault, chance: random.Random) -> None:
+    """One rank is hit; the other must end too, soon and with a bad status."""
+    hit = {
+        "name": fault.name,
+        "rank": 0 if fault.is_main_only else chance.randrange(2),
+        "seed": chance.randrange(10**6),
+        "times": fault.times,
+    }
+    program = str(Path(__file__).with_name("faulty_train.py"))
+    with launch_process(program, write_config(config), 2, FAULT=json.dumps(hit)) as process:
+        printed, _ = process.communicate(timeout=SECONDS_TO_END)
+    assert process.returncode != 0, printed[-3000:]
+    assert "faulty_train.py ended with status" in printed
+    if fault.name == "no_space":
+        assert f"was not written on rank {hit['rank']}" in printed, printed[-5000:]
+        assert "the same command continues from there" in printed
+    else:
+        assert "return code = -9" in printed, printed[-3000:]
+    assert not (Path(config.run_dir) / "finished.json").exists()
+
+
+def _kill_everything(config: TrainConfig, chance: random.Random) -> None:
+    """As when a node loses power: the whole session is killed at a random moment of a random update."""
+    metrics, after = Path(config.run_dir) / "metrics.jsonl", chance.randrange(1, NUM_UPDATES)
+    with launch_process("train.py", write_config(config), 2) as process:
+        end = time.monotonic() + SECONDS_TO_END
+        while len(metrics.read_text().splitlines() if metrics.exists() else []) < after:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.3))
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (Path(config.run_dir) / "finished.json").exists()

@@ -1,0 +1,141 @@
+"""Eight samples learnt by heart pass; what is not learnt, or learnt wrongly, fails and says why."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plum.config import LossConfig, OptimizerConfig, SourceConfig, TaggerConfig, TrainConfig
+from plum.data.build import build_mixture
+from plum.data.tokenizer import train_tokenizer
+from plum.models.tiny import tiny_model_config
+from plum.structures import Exchange, Sample
+from plum.training.smoke_overfit import (
+    FixedSamples,
+    SmokeReport,
+    pick_samples,
+    run_smoke_overfit,
+    smoke_config,
+)
+from tests.plum.training.launching import launch_process, write_config
+from tests.plum.training.smoke_world import write_pictures
+from tests.plum.training.training_world import make_config
+
+UPDATES = 120
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A set-up that learns: everything trained from scratch, no dropout."""
+    folder = tmp_path_factory.mktemp("smoke")
+    write_pictures(folder / "pictures")
+    base = make_config(folder, "run")
+    data = replace(
+        base.data,
+        sources=(SourceConfig("part_semantic", str(folder / "pictures")),),
+        conversations_per_image=1,
+    )
+    texts = [f"USER: {one.question} ASSISTANT: {one.answer}" for one in build_mixture(data, 0).sources[0].exchanges()]
+    tokenizer = train_tokenizer(texts, 320)
+    tokenizer.save_pretrained(str(folder / "words"))
+    return replace(
+        base,
+        model=tiny_model_config(len(tokenizer), tagger=TaggerConfig(num_heads=4, feedforward_dim=64, dropout=0.0)),
+        tokenizer=str(folder / "words"),
+        data=data,
+        engine=replace(base.engine, micro_batch_size=8, accumulation=1),
+        losses=LossConfig(kl=0.0, language=4.0),
+        optimizer=OptimizerConfig(learning_rate=4e-3, betas=(0.9, 0.98), warmup_updates=10),
+    )
+
+
+def findings(report: SmokeReport) -> dict[str, bool]:
+    return {check.name: check.is_passed for check in report.checks}
+
+
+def test_a_set_up_that_learns_passes(config: TrainConfig) -> None:
+    report = run_smoke_overfit(config, UPDATES)
+    assert report.is_passed, report
+    folder = Path(f"{config.run_dir}_smoke_overfit")
+    written = json.loads((folder / "smoke_overfit.json").read_text())
+    assert [check["is_passed"] for check in written["checks"]] == [True, True, True]
+    assert len(set(written["sample_ids"])) == 8
+    assert not (folder / "checkpoints").exists()
+
+
+def test_masks_of_other_samples_fail_although_the_loss_falls(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training sees each picture with its neighbour's masks: what a reader does that mixes up its indices."""
+    sample = FixedSamples.sample
+
+    def shifted(self: FixedSamples, index: int, generator: np.random.Generator) -> Sample:
+        own, other = sample(self, index, generator), sample(self, (index + 1) % 8, generator)
+        given = [mask for one in other.conversations[0] for mask in one.masks]
+        changed = tuple(replace(one, masks=tuple(given[0] for _ in one.masks)) for one in own.conversations[0])
+        return replace(own, conversations=(changed,))
+
+    monkeypatch.setattr(FixedSamples, "sample", shifted)
+    report = run_smoke_overfit(config, UPDATES)
+    assert findings(report) == {"loss": True, "masks": False, "answers": True}
+
+
+def test_a_frozen_language_model_cannot_learn_the_answers(config: TrainConfig) -> None:
+    frozen = replace(config, trainable=replace(config.trainable, language_model="frozen", vision_tower=False))
+    report = run_smoke_overfit(frozen, 40)
+    assert not findings(report)["answers"]
+    answers = next(check for check in report.checks if check.name == "answers")
+    assert answers.finding.startswith("0 of 8 word for word, at least 75% wanted; ")
+
+
+def test_too_few_pictures_are_an_error(config: TrainConfig, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "few", count=5)
+    data = replace(config.data, sources=(SourceConfig("part_semantic", str(tmp_path / "few")),))
+    with pytest.raises(ValueError, match="the data hold 5 different images with masks .* needs 8"):
+        pick_samples(build_mixture(data, 0))
+
+
+def test_a_sample_keeps_one_conversation_with_masks(config: TrainConfig) -> None:
+    samples = pick_samples(build_mixture(replace(config.data, conversations_per_image=3), 0))
+    assert [len(sample.conversations) for sample in samples] == [1] * 8
+    assert all(any(exchange.masks for exchange in sample.conversations[0]) for sample in samples)
+    assert isinstance(next(FixedSamples(samples).exchanges()), Exchange)
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "cut"),
+    [
+        (
+            1,
+            (6, 10),
+        ),
+        (2, (6, 10)),
+        (8, (6, 10)),
+    ],
+)
+def test_eight_images_are_an_update_on_any_ranks(config: TrainConfig, num_ranks: int, cut: tuple[int, int]) -> None:
+    engine = replace(config.engine, micro_batch_size=cut[0], accumulation=cut[1])
+    smoke = smoke_config(replace(config, engine=engine), 200, num_ranks, None).engine
+    assert smoke.micro_batch_size * smoke.accumulation * num_ranks == 8
+    assert smoke.micro_batch_size <= 6, "no more memory than the run that is tried"
+    with pytest.raises(ValueError, match="3 ranks cannot share 8 samples"):
+        smoke_config(config, 200, 3, None)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("flags", "status", "verdict"),
+    [
+        ([], 0, "PASS  this set-up learns"),
+        (["--optimizer.learning_rate", "1e-12"], 1, "FAIL  loss: "),
+    ],
+)
+def test_the_script_on_two_zero2_ranks(config: TrainConfig, flags: list[str], status: int, verdict: str) -> None:
+    launched = replace(config, engine=replace(config.engine, kind="deepspeed"))
+    updates = ["--updates", str(UPDATES if status == 0 else 3)]
+    with launch_process("scripts/smoke_overfit.py", [*write_config(launched), *updates, *flags], 2) as process:
+        printed, _ = process.communicate(timeout=300)
+    assert (process.returncode != 0) == (status != 0), printed[-3000:]
+    assert verdict in printed, printed[-3000:]

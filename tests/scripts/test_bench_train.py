@@ -1,0 +1,143 @@
+"""The training benchmarks: the loop equals the batched mask branch, stages add up, FLOPs equal torch's own count."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from plum.config import LanguageConfig, LoraConfig, LossConfig
+from plum.models.registry import build_model
+from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
+from plum.models.trainable import set_trainable
+from plum.structures import TEXT_ONLY
+from plum.training.objective import Objective
+from scripts import bench_gpu, bench_train
+from scripts.bench_sizes import only_mask_branch, small_model, training_config
+from scripts.mask_loop import batched_loss, gradients, loop_loss, make_inputs
+from scripts.stage_clock import OTHER, StageClock, watch
+from scripts.step_flops import count_step, language_flops
+
+CPU = torch.device("cpu")
+
+
+def test_the_loop_and_the_batched_branch_have_one_loss_and_one_gradient() -> None:
+    config = tiny_model_config(40, TINY_TOKENS)
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "modulations" in name:  # zero at the start: give them an effect
+                torch.nn.init.normal_(parameter, std=0.3)
+    sizes = [(20, 32), (32, 20), (20, 32)]
+    inputs = make_inputs(config, sizes, [4, 6, 1], torch.Generator().manual_seed(1), CPU)
+    losses = [way(model, inputs, LossConfig()) for way in (batched_loss, loop_loss)]
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-5, rtol=1e-5)
+    ours, theirs = (gradients(model, inputs, loss) for loss in losses)
+    largest = max(float(gradient.abs().max()) for gradient in theirs)
+    assert max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True)) < 1e-5 * largest
+    assert sum(bool(gradient.any()) for gradient in theirs) > 40
+
+
+def _watched_step() -> StageClock:
+    torch.manual_seed(0)
+    model = build_model(tiny_model_config(40, TINY_TOKENS, LoraConfig(rank=2)))
+    set_trainable(model, training_config("tiny", 1, Path("unused")).trainable)
+    clock = StageClock(CPU)
+    watch(model, clock)
+    clock.reset()
+    result = Objective(model, LossConfig())(tiny_batch(model.config, (2, 0, 3), torch.Generator().manual_seed(0)))
+    clock.enter("backward: losses")
+    result.total.backward()
+    clock.enter(OTHER)
+    return clock
+
+
+def test_stages_are_all_there_and_add_up() -> None:
+    start = time.perf_counter()
+    clock = _watched_step()
+    passed = time.perf_counter() - start
+    parts = ("masks", "tagger and lm_head", "language model", "losses")
+    forward = {f"forward: {name}" for name in (*parts, "towers", "teacher")}
+    assert forward | {f"backward: {name}" for name in parts} <= set(clock.seconds)
+    assert "backward: towers" not in clock.seconds  # frozen
+    assert 0 < sum(clock.seconds.values()) <= passed
+
+
+def test_language_flops_golden() -> None:
+    # Width 2, one head, hidden 3: 4 * 2 * 2 + 3 * 2 * 3 = 34 weights, 3 tokens, frozen with a gradient passing: 4 * 34 *
+    # 3 = 408. Attention: 3 * 4 / 2 = 6 pairs, 4 * 6 * 2 = 48 forward, 96 backward. Without gradients 2 * 34 * 3 + 48.
+    language = LanguageConfig(8, hidden_size=2, intermediate_size=3, num_layers=1, num_heads=1, num_key_value_heads=1)
+    assert language_flops(language, None, 3, 4) == 408 + 144
+    assert language_flops(language, None, 3, 2) == 204 + 48
+    # Rank 1 on q and v: 2 * (2 + 2) trained weights, 6 FLOPs each a token.
+    assert language_flops(language, LoraConfig(rank=1), 3, 4) == 408 + 144 + 6 * 8 * 3
+
+
+def test_flops_equal_torchs_count() -> None:
+    """Products and convolutions as torch counts them in a real step; the formula leaves out half of causal attention."""
+    sizes = tiny_model_config(400, TINY_TOKENS, LoraConfig(rank=2))
+    torch.manual_seed(0)
+    model = build_model(sizes)
+    base = training_config("tiny", 1, Path("unused"))
+    set_trainable(model, base.trainable)
+    batch = tiny_batch(sizes, (2, TEXT_ONLY, 4, 1), torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        Objective(model, base.losses)(batch).total.backward()
+    needed = count_step(replace(base, model=sizes), batch)
+    assert needed.total == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert min(needed.masks, needed.language, needed.teacher, needed.sam_encoder, needed.clip, needed.heads) > 0
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_the_mask_branch_alone_is_the_models_own(size: str) -> None:
+    config = training_config(size, 0, Path("unused")).model  # type: ignore[arg-type]
+    with torch.device("meta"):
+        whole, alone = build_model(config), build_model(only_mask_branch(config))
+    shapes = [
+        {name: tuple(p.shape) for name, p in model.named_parameters() if name.startswith(("feedback.", "query_"))}
+        for model in (whole, alone)
+    ]
+    assert shapes[0] == shapes[1] != {}
+
+
+def test_small_keeps_the_tokens_and_the_decoder_of_full_size() -> None:
+    full = training_config("7b", 0, Path("unused")).model
+    small = small_model(full)
+    assert small.llava.vision.num_image_tokens == full.llava.vision.num_image_tokens == 256
+    assert (small.llava.language.num_layers, small.llava.language.hidden_size) == (4, 512)
+    for name in ("prompt_dim", "decoder_depth", "decoder_heads", "decoder_mlp_dim", "mask_in_channels"):
+        assert getattr(small.sam, name) == getattr(full.sam, name)
+
+
+@pytest.mark.slow
+def test_bench_train_prints_all_its_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "trace.json"
+    bench_train.main(size="tiny", batch=2, steps=2, repeats=1, images=40, data=str(tmp_path), trace=str(trace))
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["masks"]["loss_deviation"] < 1e-5
+    assert result["masks"]["gradient_deviation"] < 1e-5
+    assert result["masks"]["training"]["ratio"] > 0
+    assert {"data", "forward: teacher", "forward: masks", "backward: language model"} <= set(result["stages"])
+    assert result["feeding"]["tokens_per_second_loaded"] > 0
+    assert json.loads(trace.read_text())["traceEvents"]
+
+
+@pytest.mark.slow
+def test_bench_gpu_runs_without_a_gpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_gpu, "measure_copy_rate", lambda device: 1e9)
+    bench_gpu.main(size="tiny", batch=2, steps=2, images=40, num_workers=0)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 0 < result["mfu"] < 1
+    assert result["tflops_needed"] > 0
+    assert result["doctor_estimate_gb"] > 0
+    assert result["peak_memory_gb"] > 0
+
+
+def test_unknown_parts_are_refused() -> None:
+    with pytest.raises(SystemExit, match="unknown parts"):
+        bench_train.main(parts="masks,speed")
