@@ -104,19 +104,18 @@ def test_a_sample_keeps_one_conversation_with_masks(config: TrainConfig) -> None
     assert isinstance(next(FixedSamples(samples).exchanges()), Exchange)
 
 
-@pytest.mark.parametrize(
-    ("num_ranks", "cut"),
-    [
-        (
-            1,
-            (6, 10),
-        ),
-        (2, (6, 10)),
-        (8, (6, 10)),
-    ],
-)
-def test_eight_images_are_an_update_on_any_ranks(config: TrainConfig, num_ranks: int, cut: tuple[int, int]) -> None:
-    engine = replace(config.engine, micro_batch_size=cut[0], accumulation=cut[1])
+def test_another_folder_replaces_the_configurations_data(config: TrainConfig, tmp_path: Path) -> None:
+    data = replace(config.data, exclude_images=("elsewhere",))
+    for kind in ("part_semantic", "explanatory"):  # questions, where the folder has them
+        smoke = smoke_config(replace(config, data=data), 50, 2, str(tmp_path))
+        assert smoke.data.sources == (SourceConfig(kind, str(tmp_path)),)  # type: ignore[arg-type]
+        assert smoke.data.exclude_images == ()
+        (tmp_path / "questions.jsonl").touch()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 8])
+def test_eight_images_are_an_update_on_any_ranks(config: TrainConfig, num_ranks: int) -> None:
+    engine = replace(config.engine, micro_batch_size=6, accumulation=10)
     smoke = smoke_config(replace(config, engine=engine), 200, num_ranks, None).engine
     assert smoke.micro_batch_size * smoke.accumulation * num_ranks == 8
     assert smoke.micro_batch_size <= 6, "no more memory than the run that is tried"
