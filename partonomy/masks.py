@@ -119,7 +119,8 @@ def canonical_rle(rle: RLE) -> RLE:
 
 def mask_areas(masks: Sequence[RLE]) -> np.ndarray:
     """Numbers of pixels, int64 (N,)."""
-    return np.asarray(coco_mask.area([_to_coco(mask) for mask in masks]), dtype=np.int64)
+    # One by one: pycocotools 2.0.11 counts the masks of a list in 8 bits and refuses more than 255.
+    return np.asarray([coco_mask.area(_to_coco(mask)) for mask in masks], dtype=np.int64)
 
 
 def intersection_areas(first: Sequence[RLE], second: Sequence[RLE]) -> np.ndarray:

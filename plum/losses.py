@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from plum.config import LossConfig
 from plum.data.bio_labels import Tag
 from plum.models.mask_resize import group_by_frame, resize_to_original
 from plum.models.span_states import gather_span_tokens, mean_over_tokens
 from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, ImageFrame, LossTerms, SpanBounds
+from plum.train_config import LossConfig
 
 EPSILON = 1e-6
 

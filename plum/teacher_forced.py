@@ -12,13 +12,13 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from plum.checkpoints.store import LoadedModel
-from plum.config import DataConfig, SourceConfig
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.loader import make_loader
 from plum.losses import bio_accuracy
 from plum.models.grounded_lmm import GroundedLMM
 from plum.structures import IGNORE_INDEX, Batch, GroundedOutput
+from plum.train_config import DataConfig, SourceConfig
 
 HELD_OUT_KINDS = ("explanatory", "part_referring", "part_vqa", "part_status")
 """Kinds of conversation that are measured; `part_status` answers need look-ahead to be tagged."""

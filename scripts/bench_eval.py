@@ -54,7 +54,7 @@ from scripts.eval_world import EvaluationWorld, build_world, draw_questions
 
 PAPER_TIMES = Path(__file__).resolve().parents[1] / "partonomy" / "reference" / "feedback_seconds.csv"
 IMAGE_SIZES = {"tiny": 192, "small": 480, "7b": 640, "13b": 640}
-WARM_UP_QUESTIONS = 2
+WARM_UP_QUESTIONS = 1
 NUM_REPEATS = 5
 PROTOCOL = Protocol()
 
@@ -191,8 +191,8 @@ def compare_records(
                 largest = max(largest, abs(left.conversation_log_prob - right.conversation_log_prob))
         assert record.segmentation is not None
         assert other.segmentation is not None
-        for left, right in zip(record.segmentation.masks, other.segmentation.masks, strict=True):
-            num_pixels += int((decode_mask(left) != decode_mask(right)).sum())
+        for mask, expected in zip(record.segmentation.masks, other.segmentation.masks, strict=True):
+            num_pixels += int((decode_mask(mask) != decode_mask(expected)).sum())
     return {"log_prob": largest, "mask_pixels": num_pixels}
 
 

@@ -23,10 +23,10 @@ from jsonargparse import CLI
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from plum.config import TrainConfig
 from plum.doctor.memory import estimate_memory
 from plum.doctor.workload import Assumptions
 from plum.structures import Batch
+from plum.train_config import TrainConfig
 from plum.training.ranks import start_ranks
 from scripts.bench_run import BenchRun, build_run
 from scripts.bench_sizes import Size, draw_data, training_config
@@ -34,6 +34,7 @@ from scripts.step_flops import count_step
 
 
 def main(
+    *,
     size: Size = "small",
     stage: int = 1,
     batch: int = 6,

@@ -5,9 +5,9 @@ python scripts/bench_padding.py [--batch 8] [--group 48] [--samples 960]
 Mixtures: those of the quickstart's two stages on freshly drawn images, each with the tiny model's 36 image tokens and
 with 256 and up to three conversations an image; and the same stage 0 with, for a quarter of the samples, dialogues of
 40 to 400 words (as LLaVA-Instruct has a quarter of full-size training). `padding` is the share of a micro-batch's
-token places that hold padding, `grouped` the same with `data.group_by_length`, `passes` as drawn but with short and long
-conversations in passes of their own through the language model, as plum/models/row_groups.py runs them. The last line
-is JSON.
+token places that hold padding, `grouped` the same with `data.group_by_length`, `passes` as drawn but with short and
+long conversations in passes of their own through the language model, as plum/models/row_groups.py runs them. The last
+line is JSON.
 """
 
 import json
@@ -32,7 +32,7 @@ from plum.models.row_groups import group_rows
 from plum.structures import Exchange, Sample
 from scripts.bench_sizes import draw_data, training_config
 
-WORDS = "the wheel of a red car is behind its door and under the window while two birds sit on top".split()
+WORDS = ("the", "wheel", "of", "a", "red", "car", "is", "behind", "its", "door", "and", "under", "a", "window")
 
 
 class DialogueSource:
@@ -110,7 +110,7 @@ def row_lengths(mixture: MixtureDataset, encoder: ConversationEncoder, count: in
 
 
 def padding_share(rows: Sequence[Sequence[int]], batch: int, in_passes: bool = False) -> float:
-    """Share of padding when every `batch` samples make a micro-batch; a sample's conversations are rows of their own."""
+    """Share of padding when every `batch` samples make a micro-batch; each conversation of a sample is a row."""
     places = tokens = 0
     for start in range(0, len(rows) - batch + 1, batch):
         lengths = [length for sample in rows[start : start + batch] for length in sample]

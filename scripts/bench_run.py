@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from plum.config import TrainConfig
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.loader import make_loader
@@ -15,6 +14,7 @@ from plum.models.registry import build_model
 from plum.models.special_tokens import with_special_tokens
 from plum.models.trainable import set_trainable
 from plum.structures import Batch
+from plum.train_config import TrainConfig
 from plum.training.engine import Engine, build_engine
 from plum.training.objective import Objective
 from plum.training.ranks import Ranks
@@ -78,9 +78,7 @@ def build_run(config: TrainConfig, ranks: Ranks) -> BenchRun:
         model.to(torch.bfloat16)  # here, not in the engine: two copies of a large model need not fit
     set_trainable(model, config.trainable)
     collator = Collator(tokenizer, config.model, config.data)
-    mixture = build_mixture(
-        config.data, config.seed, collator.encoder, with_part_maps=config.part_pretext is not None
-    )
+    mixture = build_mixture(config.data, config.seed, collator.encoder, with_part_maps=config.part_pretext is not None)
     with ranks.device:
         objective = build_objective(model, config, mixture.num_part_classes)
     if config.engine.gradient_checkpointing:

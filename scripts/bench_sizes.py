@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from plum.config import ModelConfig, SamConfig, TrainConfig, VisionConfig
+from plum.config import ModelConfig, SamConfig, VisionConfig
+from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -44,7 +45,7 @@ def training_config(size: Size, stage: int, data: Path) -> TrainConfig:
 
 
 def small_model(full: ModelConfig) -> ModelConfig:
-    """Return a full-size model with fewer and narrower layers: same tokens, same mask decoder, a quarter of the grid."""
+    """Return a full-size model with fewer and narrower layers: same tokens, same decoder, a quarter of the grid."""
     language = replace(
         full.llava.language,
         vocab_size=1024,
@@ -57,9 +58,7 @@ def small_model(full: ModelConfig) -> ModelConfig:
     vision = VisionConfig(
         image_size=224, patch_size=14, hidden_size=256, intermediate_size=1024, num_layers=4, num_heads=4
     )
-    sam = SamConfig(
-        image_size=512, encoder_dim=384, encoder_depth=6, encoder_heads=6, encoder_global_blocks=(2, 5)
-    )
+    sam = SamConfig(image_size=512, encoder_dim=384, encoder_depth=6, encoder_heads=6, encoder_global_blocks=(2, 5))
     return replace(full, llava=replace(full.llava, language=language, vision=vision), sam=sam)
 
 

@@ -29,20 +29,21 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from plum.config import TrainConfig
 from plum.models.registry import build_model
 from plum.structures import Batch
+from plum.train_config import TrainConfig
 from plum.training.ranks import start_ranks
 from scripts.bench_run import BenchRun, build_run
 from scripts.bench_sizes import Size, draw_data, image_sizes, only_mask_branch, training_config
-from scripts.mask_loop import MaskInputs, batched_loss, gradients, loop_loss, make_inputs
-from scripts.stage_clock import ENGINE, OTHER, StageClock, watch
+from scripts.mask_loop import batched_loss, gradients, loop_loss, make_inputs
+from scripts.stage_clock import OTHER, StageClock, watch
 
 SPANS = (4, 5, 6)
 """Spans of the conversations of a batch, in turn."""
 
 
 def main(
+    *,
     size: Size = "tiny",
     parts: str = "masks,stages,feeding",
     stage: int = 1,

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from plum.config import LossConfig, ModelConfig
+from plum.config import ModelConfig
 from plum.data.image_transforms import resized_size
 from plum.losses import mask_bce_loss, mask_losses, overlap_loss
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.mask_feedback import EncodedMasks
 from plum.structures import Batch, GroundedOutput, ImageFeatures, ImageFrame, SpanBounds
+from plum.train_config import LossConfig
 
 TOKENS_OF_SPAN = 2
 

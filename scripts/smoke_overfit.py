@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from plum.config import TrainConfig
+from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config
 from plum.training.smoke_overfit import SmokeReport, run_smoke_overfit
 

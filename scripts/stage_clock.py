@@ -30,6 +30,10 @@ class StageClock:
         self._stage = OTHER
         self._since = time.perf_counter()
 
+    def begin_engine(self) -> None:
+        """Begin what an engine does after the backward walk."""
+        self.enter(ENGINE)
+
     def enter(self, stage: str) -> str:
         """Begin a stage and return the one before."""
         if self.device.type == "cuda":
@@ -95,6 +99,6 @@ def _begin(clock: StageClock, stage: str) -> Callable[[Tensor], None]:
     def hook(gradient: Tensor) -> None:
         clock.enter(stage)
         if stage == LAST_ALWAYS:  # what an engine does after the walk is its own
-            torch.autograd.Variable._execution_engine.queue_callback(lambda: clock.enter(ENGINE))
+            torch.autograd.Variable._execution_engine.queue_callback(clock.begin_engine)
 
     return hook

@@ -11,8 +11,9 @@ language model at 7B).
 
 from dataclasses import dataclass, fields
 
-from plum.config import LanguageConfig, LoraConfig, SamConfig, TrainConfig, VisionConfig
+from plum.config import LanguageConfig, LoraConfig, SamConfig, VisionConfig
 from plum.structures import Batch
+from plum.train_config import TrainConfig
 
 NO_GRADIENT, PASSING, TRAINED = 2, 4, 6
 """FLOPs per weight and token, forward and backward together."""
@@ -55,12 +56,15 @@ def count_step(config: TrainConfig, batch: Batch) -> StepFlops:
     span_tokens = int((spans.end - spans.start).sum())
     query = TRAINED * span_tokens * width * (width + model.sam.prompt_dim)
     fed_back = len(spans) - len(ends) if model.feedback.is_enabled else 0
+    tagger = 0.0
+    if model.tagger is not None:
+        tagger = sum(tagger_flops(width, model.tagger.feedforward_dim, int(n)) for n in lengths)
     return StepFlops(
         clip=images * clip,
         sam_encoder=images * sam_encoder_flops(model.sam, TRAINED if trainable.sam_image_encoder else NO_GRADIENT),
         language=sum(language_flops(language, model.lora, n, weight_cost) for n in lengths),
         teacher=sum(language_flops(language, None, int(n), NO_GRADIENT) for n in ends) if config.losses.kl else 0.0,
-        heads=head + sum(tagger_flops(width, model.tagger.feedforward_dim, n) for n in lengths),
+        heads=head + tagger,
         masks=query + len(spans) * decoder_flops(model.sam) + fed_back * feedback_flops(model.sam),
     )
 
@@ -96,9 +100,7 @@ def language_flops(language: LanguageConfig, lora: LoraConfig | None, tokens: in
     adapters = 0 if lora is None else sum(lora.rank * (width + outputs[name]) for name in lora.target_modules)
     attention = 2 * tokens * (tokens + 1) * width
     backward = 1 if per_weight == NO_GRADIENT else 3
-    return language.num_layers * (
-        per_weight * weights * tokens + TRAINED * adapters * tokens + backward * attention
-    )
+    return language.num_layers * (per_weight * weights * tokens + TRAINED * adapters * tokens + backward * attention)
 
 
 def tagger_flops(width: int, feedforward: int, tokens: int) -> float:

@@ -1,9 +1,12 @@
 """Commands as a user types them, given to the project's own argument parsers without running anything."""
 
+import importlib
 import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+
+from jsonargparse import auto_parser
 
 from partonomy.__main__ import build_parser as partonomy_parser
 from plum.cli.main import build_parser as plum_parser
@@ -52,6 +55,10 @@ def parse_command(words: Sequence[str]) -> str:
         return "validate_partonomy.py"
     if program == ["python"] and arguments[0] == "scripts/make_miniature_data.py":
         miniature_parser().parse_args(arguments[1:])
+        return "script"
+    if program == ["python"] and arguments[0].startswith("scripts/bench_"):
+        main = importlib.import_module(arguments[0].removesuffix(".py").replace("/", ".")).main
+        auto_parser(main, as_positional=False).parse_args(arguments[1:])
         return "script"
     if program == ["python"] and arguments[0] == "train.py":
         load_train_config(_from_root(arguments[1:]))

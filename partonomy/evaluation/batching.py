@@ -134,12 +134,12 @@ def _ask_together(model: BatchedModel, batch: LoadedBatch, protocol: Protocol) -
                 chosen = select_all(found).index(DEFAULT_SELECTOR)
                 answers[number].append(first_answer(steps[number][index], chosen, protocol.conditioning))
     masks = [_mask_request(*entry) for entry in zip(batch.shown, steps, answers, strict=True)]
-    for request, found in zip(masks, images.segment(masks), strict=True):
-        answered[request.image].masks[request.turns, request.answer, request.spans] = found
-    for shown, request in zip(batch.shown, masks, strict=True):
+    for wanted, found_masks in zip(masks, images.segment(masks), strict=True):
+        answered[wanted.image].masks[wanted.turns, wanted.answer, wanted.spans] = found_masks
+    for shown, wanted in zip(batch.shown, masks, strict=True):
         if Capability.GENERATION in protocol.requested(shown.question.question_type):
             picture = batch.pictures[shown.picture]
-            answered[shown.picture].generations[request.turns] = _generate(model, picture, request.turns)
+            answered[shown.picture].generations[wanted.turns] = _generate(model, picture, wanted.turns)
     return answered
 
 

@@ -43,7 +43,7 @@ _FREE_TO_CHANGE = frozenset(
 )
 """Config keys that may differ on resume: questions and checkpoint are compared by content hash instead of by path, the
 training's metrics are only drawn in the report, embedding matching reads finished records, and neither where an
-endpoint's key and its cached answers are, nor the count of images trained on, nor kept embeddings change any of them."""
+endpoint's key and its cached answers are, nor the count of images trained on, nor kept embeddings change them."""
 _FREE_TO_MERGE = _FREE_TO_CHANGE - {"text_matching", "text_threshold"} | {"shard"}
 """Config keys that may differ between runs that are merged."""
 

@@ -95,7 +95,7 @@ class Templates:
     def object_choices(self, wording: Wording, labels: Sequence[str]) -> list[ObjectChoice]:
         """Return the answers that name each of `labels`, of which the first is the correct one."""
         slots = self._slots(wording)
-        choices = []
+        choices: list[ObjectChoice] = []
         for label in labels:
             slots["a_object"] = with_article(label)
             choices.append(ObjectChoice(_capitalize(self.object_answer.format_map(slots)), label, not choices))

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from partonomy.images import image_size, load_image
-from plum.config import TrainConfig
 from plum.doctor.data_folders import examine_data
 from plum.doctor.environment import examine_environment
 from plum.doctor.file_hashes import default_cache
@@ -19,6 +18,7 @@ from plum.doctor.memory import estimate_memory
 from plum.doctor.memory_table import NamedRun, describe_estimate, markdown_table
 from plum.doctor.weight_folders import examine_weights, hash_weights
 from plum.doctor.workload import Assumptions
+from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config
 from plum.training.initialise import Placement
 

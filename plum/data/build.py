@@ -8,7 +8,6 @@ from pathlib import Path
 
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.structures import PartDataset
-from plum.config import DataConfig, SourceConfig
 from plum.data.downloads import build_download, find_marker
 from plum.data.encoding import ConversationEncoder
 from plum.data.excluded_images import ExcludedImages, TrainingImages
@@ -20,6 +19,7 @@ from plum.data.sources.part_referring import PartReferringSource
 from plum.data.sources.part_semantic import PartSemanticSource
 from plum.data.sources.part_status import PartStatusSource
 from plum.data.sources.part_vqa import PartVqaSource
+from plum.train_config import DataConfig, SourceConfig
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from partonomy.masks import decode_mask
-from plum.config import DataConfig, ModelConfig
+from plum.config import ModelConfig
 from plum.data.encoding import ConversationEncoder, EncodedConversation
 from plum.data.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
 from plum.data.sam_feature_cache import SamFeatureCache, hash_image
 from plum.models.registry import build_notation
 from plum.models.target_notation import TargetNotation
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ImageFrame, Sample, SpanBounds
+from plum.train_config import DataConfig
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from partonomy.benchmarks.reason_seg_data import read_explanations, read_reason_seg, split_folder
 from partonomy.benchmarks.referring_data import REFERRING_SETS, read_referring, reference_file
-from plum.config import SourceConfig
 from plum.data.encoding import ConversationEncoder
 from plum.data.readers.label_maps import LabelMaps, find_layout
 from plum.data.readers.llava_instruct import DIALOGUE_FILE, Dialogues
@@ -14,6 +13,7 @@ from plum.data.sources.llava_instruct import LlavaInstructSource
 from plum.data.sources.reasoning import ReasoningSource
 from plum.data.sources.referring import ReferringSource
 from plum.data.sources.semantic import SemanticSource
+from plum.train_config import SourceConfig
 
 TRAIN = "train"
 

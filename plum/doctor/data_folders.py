@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from plum.config import DataConfig, SourceConfig
 from plum.data.build import check_source
 from plum.data.catalogue import CATALOGUE, survey
 from plum.data.catalogue import State as DataState
 from plum.data.downloads import find_marker
 from plum.doctor.findings import Finding, State
+from plum.train_config import DataConfig, SourceConfig
 
 CATALOGUE_NAMES = {"llava_instruct": "llava_instruct", "reasoning": "reason_seg"}
 """Sources whose kind names their data set."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from plum.config import EngineConfig
 from plum.doctor.findings import Finding, State
+from plum.train_config import EngineConfig
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 PYTHON = (3, 11)

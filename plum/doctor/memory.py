@@ -7,7 +7,6 @@ allowance for CUDA and the allocator, are estimates that only a GPU can confirm.
 
 from dataclasses import dataclass
 
-from plum.config import TrainConfig
 from plum.doctor.language_activations import (
     FLOAT,
     final_norm_bytes,
@@ -20,6 +19,7 @@ from plum.doctor.language_activations import (
 from plum.doctor.mask_activations import decoder_bytes, feedback_bytes, grid_size, loss_bytes
 from plum.doctor.static_memory import StaticMemory, count_static_memory
 from plum.doctor.workload import Assumptions, Workload, build_workload
+from plum.train_config import TrainConfig
 
 CONTEXT_BYTES = 2 * 10**9
 """Assumed: CUDA context, NCCL's buffers, cuBLAS workspaces."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plum.config import TrainConfig
 from plum.doctor.memory import CONTEXT_BYTES, FRAGMENTATION, MemoryEstimate, estimate_memory
 from plum.doctor.workload import Assumptions, training_dtype
+from plum.train_config import TrainConfig
 
 HEADER = (
     "| model | GPUs | parameters | trained | weights | optimizer | gradients, buffers | activations | peak per GPU |",

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from plum.config import Quantization, SpecialTokensConfig, TrainConfig
+from plum.config import Quantization, SpecialTokensConfig
 from plum.doctor.workload import training_dtype
 from plum.models.parameter_counts import parameters_by_component
 from plum.models.registry import build_model
 from plum.models.trainable import set_trainable
+from plum.train_config import TrainConfig
 
 FLOAT = 4
 DEEPSPEED_BUCKET = 500_000_000

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plum.checkpoints.store import BASE_FILE
-from plum.config import TrainConfig
 from plum.data.tokenizer import load_tokenizer
 from plum.doctor.file_hashes import hash_large_files
 from plum.doctor.findings import Finding, State
 from plum.models.special_tokens import with_special_tokens
+from plum.train_config import TrainConfig
 from plum.training.initialise import require_same_backbone
 
 WEIGHTS = "*.safetensors"

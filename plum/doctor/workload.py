@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from plum.config import TrainConfig
+from plum.train_config import TrainConfig
 
 
 @dataclass(frozen=True)

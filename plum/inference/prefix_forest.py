@@ -129,7 +129,8 @@ class PrefixForest:
         for nodes, at in places:
             place_of_node[nodes] = at
         columns = (self.token_ids, self.depths, self.pictures, self.patches)
-        return NewNodes(*(np.asarray(column[new], dtype=np.int64) for column in columns), tuple(blocks), place_of_node)
+        token_ids, depths, pictures, patches = (np.asarray(column[new], dtype=np.int64) for column in columns)
+        return NewNodes(token_ids, depths, pictures, patches, tuple(blocks), place_of_node)
 
     def _plant(self, rows: Sequence[ForestRow]) -> None:
         """Make the common beginning of all rows the trunk of every picture; each row keeps a token of its own."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 MIN_SAVED_PLACES = 1024
-"""Token places that a further pass must save. Assumed, not measured on a GPU: at 7B they are some tens of milliseconds of
-arithmetic, against some thousand kernel launches that mostly hide behind it."""
+"""Token places that a further pass must save. Assumed, not measured on a GPU: at 7B they are some tens of milliseconds
+of arithmetic, against some thousand kernel launches that mostly hide behind it."""
 
 
 def group_rows(lengths: Sequence[int], min_saved: int = MIN_SAVED_PLACES) -> list[list[int]]:

@@ -51,6 +51,8 @@ from segment_anything.modeling.image_encoder import Attention, get_rel_pos  # no
 
 NUM_MULTIMASK_OUTPUTS = 3
 IOU_HEAD_DEPTH = 3
+MAX_TOKENS_OF_ALL_HEADS = 1024
+"""Grids up to this size, windows above all, attend with all heads at once."""
 
 
 class FusedAttention(Attention):
@@ -72,13 +74,19 @@ class FusedAttention(Attention):
         batch, height, width, _ = x.shape
         num_tokens = height * width
         qkv = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.unbind(0)  # each [B, heads, h * w, d / heads]
-        bias = self._relative_bias(query, height, width) if self.use_rel_pos else None
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        # The bias of a whole image is the largest tensor of SAM (16 x 4096 x 4096 in ViT-H): one head at a time.
+        heads = qkv.split(1 if num_tokens > MAX_TOKENS_OF_ALL_HEADS else self.num_heads, dim=2)
+        attended = torch.cat([self._attend(some, (height, width)) for some in heads], dim=1)
         return self.proj(attended.transpose(1, 2).reshape(batch, height, width, -1))
 
+    def _attend(self, qkv: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Attention of some heads: [3, B, some heads, h * w, d / heads] to [B, some heads, h * w, d / heads]."""
+        query, key, value = qkv.unbind(0)
+        bias = self._relative_bias(query, *grid) if self.use_rel_pos else None
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
     def _relative_bias(self, query: Tensor, height: int, width: int) -> Tensor:
-        """Return the bias [B, heads, h * w, h * w]: one term per row distance plus one per column distance."""
+        """Return the bias [B, some heads, h * w, h * w]: one term per row distance plus one per column distance."""
         grid = query.unflatten(2, (height, width))  # [B, heads, h, w, d]
         rows = get_rel_pos(height, height, self.rel_pos_h).to(query)  # [h, h, d]
         columns = get_rel_pos(width, width, self.rel_pos_w).to(query)  # [w, w, d]
@@ -143,8 +151,8 @@ class SegmentAnything(nn.Module):
     def encode_images(self, sam_pixels: Tensor) -> Tensor:
         """Encode normalised, padded images [B, 3, P, P] to embeddings [B, C, h, w].
 
-        A frozen encoder keeps no graph and reads one image at a time: that fills a GPU at full size, needs the memory of
-        one, and an embedding does not depend, not even by rounding, on the batch of its image, so that it may be kept.
+        A frozen encoder keeps no graph and reads one image at a time: that fills a GPU at full size, needs the memory
+        of one, and an embedding does not depend, not even by rounding, on the images beside it, so that it may be kept.
         """
         with grad_if_trainable(self.image_encoder):
             pixels = sam_pixels.to(self.image_encoder.patch_embed.proj.weight.dtype)

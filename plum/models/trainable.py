@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plum.config import TrainableConfig
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.parameter_counts import parameters_by_component
+from plum.train_config import TrainableConfig
 
 ALWAYS_TRAINED = (
     "tagger.mlp",

@@ -2,7 +2,7 @@
 
 from functools import reduce
 
-from plum.config import TrainConfig
+from plum.train_config import TrainConfig
 
 AT_LEAST_ONE = (
     "num_updates",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError, ArgumentParser
 
 from partonomy.cli.config_files import config_files
-from plum.config import TrainConfig
+from plum.train_config import TrainConfig
 from plum.training.config_checks import check_losses, check_ranges
 
 
@@ -30,7 +30,9 @@ def load_train_config(arguments: Sequence[str]) -> TrainConfig:
 def build_parser() -> ArgumentParser:
     """Return train.py's parser."""
     parser = ArgumentParser(prog="train.py", description="Train a grounded multimodal model.", exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML of plum.config.TrainConfig; may be given several times")
+    parser.add_argument(
+        "--config", action="config", help="YAML of plum.train_config.TrainConfig; may be given several times"
+    )
     parser.add_class_arguments(TrainConfig)
     parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; ignored")
     return parser

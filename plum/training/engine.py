@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from plum.config import EngineConfig, OptimizerConfig
 from plum.structures import Batch
+from plum.train_config import EngineConfig, OptimizerConfig
 from plum.training.objective import Objective, StepResult
 from plum.training.optimizer import build_optimizer, build_scheduler
 from plum.training.ranks import Ranks

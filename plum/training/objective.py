@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from plum.config import LossConfig
 from plum.data.bio_labels import Tag
 from plum.data.sam_feature_cache import SamFeatureCache
 from plum.losses import bio_accuracy, compute_losses, weighted_sum
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import zero_anchor
 from plum.structures import Batch, GroundedOutput, ImageFeatures, LossTerms
+from plum.train_config import LossConfig
 from plum.training.part_pretext import PartPretext
 from plum.training.sam_features import complete_embeddings
 

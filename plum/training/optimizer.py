@@ -7,7 +7,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from plum.config import OptimizerConfig
+from plum.train_config import OptimizerConfig
 
 
 def build_optimizer(parameters: Iterable[Parameter], config: OptimizerConfig) -> AdamW:

@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed
 
-from plum.config import EngineConfig
+from plum.train_config import EngineConfig
 
 PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others before it gives up (a hang becomes an error)."""

@@ -11,10 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from partonomy.datasets.training_images import copy_training_images
 from plum.checkpoints.store import save_pretrained, save_trained
-from plum.config import TrainConfig
 from plum.data.build import benchmark_images, build_mixture
 from plum.data.collate import Collator
-from plum.data.encoding import ConversationEncoder
+from plum.data.excluded_images import TrainingImages
 from plum.data.loader import make_loader
 from plum.data.mixture import MixtureDataset
 from plum.data.sam_feature_cache import SamFeatureCache
@@ -26,6 +25,7 @@ from plum.models.seg_token import initialise_seg_row
 from plum.models.special_tokens import add_written_tokens, with_special_tokens
 from plum.models.trainable import TrainableRow, set_trainable
 from plum.structures import Batch
+from plum.train_config import TrainConfig
 from plum.training.engine import Engine, build_engine
 from plum.training.initialise import Placement, build_from
 from plum.training.objective import Objective
@@ -52,6 +52,7 @@ class TrainingParts:
     objective: Objective
     collator: Collator
     mixture: MixtureDataset
+    images: TrainingImages
     sam_features: SamFeatureCache | None
 
 
@@ -69,23 +70,27 @@ def train(config: TrainConfig) -> None:
     started = time.perf_counter()
     # Before anything is loaded: what does not fit shows at once.
     resume_point = find_resume_point(run.checkpoints, config.engine, ranks)
-    parts = build_parts(config, run, ranks)
+    parts = build_parts(config)
+    if ranks.is_main:
+        record_training_images(run.root, config, parts.images)
     engine = fit(config, parts, run, ranks, resume_point)
     save_final_model(config, engine, parts.model, parts.tokenizer, run, seconds=time.perf_counter() - started)
     leave_ranks(ranks)
 
 
-def build_parts(config: TrainConfig, run: RunDirectory, ranks: Ranks) -> TrainingParts:
+def build_parts(config: TrainConfig) -> TrainingParts:
     """Build the model, set what is trained, and read the data."""
     tokenizer, model = build_or_load(config)
     rows = set_trainable(model, config.trainable)
     sam_features = open_feature_cache(config, model)
     collator = Collator(tokenizer, config.model, config.data, sam_features)
-    mixture = read_mixture(config, collator.encoder, run, ranks)
+    images = benchmark_images(config.data)
+    has_pretext = config.part_pretext is not None
+    mixture = build_mixture(config.data, config.seed, collator.encoder, images, with_part_maps=has_pretext)
     objective = build_objective(model, config, mixture.num_part_classes, sam_features)
     if config.engine.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    return TrainingParts(tokenizer, model, rows, objective, collator, mixture, sam_features)
+    return TrainingParts(tokenizer, model, rows, objective, collator, mixture, images, sam_features)
 
 
 def fit(
@@ -127,7 +132,7 @@ def fit(
 
 
 def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreTrainedTokenizerBase, GroundedLMM]:
-    """Return tokenizer and model: fresh from the seed, or with the weights of `init_from`, read straight to `device`."""
+    """Return tokenizer and model: fresh from the seed, or with the weights of `init_from` read straight to `device`."""
     folder = config.tokenizer or config.init_from
     if folder is None:
         raise ValueError("set tokenizer to a tokenizer folder, or init_from to a saved model that holds one")
@@ -151,16 +156,6 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
         initialise_seg_row(initialised.model, token)
         logger.info("Added token %d: its rows start as the mean of the others", token)
     return tokenizer, initialised.model
-
-
-def read_mixture(config: TrainConfig, encoder: ConversationEncoder, run: RunDirectory, ranks: Ranks) -> MixtureDataset:
-    """Read the training data; the main rank lists its images in the run's folder."""
-    images = benchmark_images(config.data)
-    has_pretext = config.part_pretext is not None
-    mixture = build_mixture(config.data, config.seed, encoder, images, with_part_maps=has_pretext)
-    if ranks.is_main:
-        record_training_images(run.root, config, images)
-    return mixture
 
 
 def build_objective(

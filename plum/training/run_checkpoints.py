@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from plum.config import EngineConfig
+from plum.train_config import EngineConfig
 
 logger = logging.getLogger(__name__)
 

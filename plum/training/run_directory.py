@@ -17,7 +17,7 @@ from typing import TextIO
 
 import yaml
 
-from plum.config import TrainConfig
+from plum.train_config import TrainConfig
 from plum.training.run_checkpoints import RunCheckpoints
 
 logger = logging.getLogger(__name__)

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from plum.config import TrainConfig
 from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_weights
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.sam import SegmentAnything
 from plum.structures import Batch
+from plum.train_config import TrainConfig
 
 GIGABYTE = 10**9
 

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from partonomy.evaluation.model_api import Role, Turn
 from partonomy.masks import decode_mask
-from plum.config import SourceConfig, TrainConfig
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import longest_text
 from plum.predictor import Predictor
 from plum.structures import Exchange, Sample
+from plum.train_config import SourceConfig, TrainConfig
 from plum.training.ranks import Ranks, start_ranks
 from plum.training.run import TrainingParts, build_parts, fit, leave_ranks
 from plum.training.run_directory import RunDirectory, write_atomically
@@ -101,7 +101,7 @@ def run_smoke_overfit(config: TrainConfig, num_updates: int, data_folder: str | 
         shutil.rmtree(run.root, ignore_errors=True)  # an earlier trial; the name is this program's own
         run.prepare()
     ranks.barrier()
-    parts = build_parts(config, run, ranks)
+    parts = build_parts(config)
     samples = pick_samples(parts.mixture)
     vocabulary = parts.mixture.part_vocabulary
     parts = replace(parts, mixture=MixtureDataset([FixedSamples(samples)], [1.0], config.seed, vocabulary))

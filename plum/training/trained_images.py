@@ -14,8 +14,8 @@ from partonomy.datasets.training_images import (
     write_training_images,
 )
 from plum.checkpoints.store import has_heads
-from plum.config import TrainConfig
 from plum.data.excluded_images import TrainingImages
+from plum.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

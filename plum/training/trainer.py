@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 from tqdm import tqdm
 
-from plum.config import TrainConfig
 from plum.structures import Batch
+from plum.train_config import TrainConfig
 from plum.training.engine import Engine
 from plum.training.objective import StepResult
 from plum.training.run_checkpoints import update_cut

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch.distributed
 
-from plum.config import EngineConfig
+from plum.train_config import EngineConfig
 from plum.training.ranks import Ranks
 from plum.training.run_checkpoints import UNIVERSAL_SUFFIX, RunCheckpoints, require_same_update, update_cut
 

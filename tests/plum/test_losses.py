@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plum.config import LossConfig, SpecialTokensConfig
+from plum.config import SpecialTokensConfig
 from plum.losses import (
     bio_accuracy,
     bio_loss,
@@ -22,6 +22,7 @@ from plum.losses import (
 )
 from plum.models.tiny import tiny_batch, tiny_model_config
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, ImageFeatures, LossTerms, SpanBounds
+from plum.train_config import LossConfig
 
 LOG_3 = math.log(3.0)
 BIG = 20.0

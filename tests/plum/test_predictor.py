@@ -9,13 +9,13 @@ from torch import Tensor
 from partonomy.evaluation.model_api import Role, Turn
 from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
-from plum.config import DataConfig, SourceConfig
 from plum.data.bio_labels import Tag
 from plum.data.collate import Collator
 from plum.inference.answer_encoder import split_turns
 from plum.models.mask_resize import masks_in_original_pixels
 from plum.predictor import Predictor
 from plum.structures import Batch, Exchange, Sample
+from plum.train_config import DataConfig, SourceConfig
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.predictor_world import ANSWER, HISTORY, QUESTION, SPANS, make_image, make_predictor
 

@@ -22,7 +22,7 @@ from partonomy.questions.question_types import QuestionType
 from partonomy.structures import CharSpan
 from plum.checkpoints.export import ExportRequest, export_merged
 from plum.checkpoints.store import load_pretrained
-from plum.config import DataConfig, LoraConfig, SegTokenConfig, SourceConfig, TrainableConfig, TrainConfig
+from plum.config import LoraConfig, SegTokenConfig
 from plum.data.collate import Collator
 from plum.data.encoding import token_id
 from plum.inference.question_batch import QuestionBatch
@@ -32,6 +32,7 @@ from plum.partonomy_adapter import PlumModel, load_grounded_model
 from plum.predictor import Predictor
 from plum.structures import Exchange, Sample
 from plum.teacher_forced import evaluate_teacher_forced
+from plum.train_config import DataConfig, SourceConfig, TrainableConfig, TrainConfig
 from plum.training.run import train
 from tests.plum.models.sisters_world import make_sister, seg_tokenizer, sister_config
 from tests.plum.predictor_world import ANSWER, HISTORY, QUESTION, SPANS, make_image, make_predictor

@@ -10,7 +10,7 @@ from scripts.bench_padding import DialogueSource, padding_share
 
 
 def test_padding_share_golden() -> None:
-    # Batches of two: rows 4, 2, 2 pad to 4 each (12 places, 8 tokens); rows 5, 5 need none; the last sample is left out.
+    # Batches of two: rows 4, 2, 2 pad to 4 each (12 places, 8 tokens); rows 5, 5 need none; the rest is left out.
     assert padding_share([[4, 2], [2], [5], [5], [100]], 2) == pytest.approx(1 - 18 / 22)
     assert padding_share([[3], [3]], 2) == 0.0
     # One of 2,000 and nine of 300 tokens: 20,000 places in one pass, 4,700 and no padding in two.
@@ -32,4 +32,6 @@ def test_grouping_cuts_padding(capsys: pytest.CaptureFixture[str]) -> None:
     bench_padding.main(batch=4, group=8, samples=160, images=40)
     mixtures = json.loads(capsys.readouterr().out.splitlines()[-1])["mixtures"]
     assert len(mixtures) == 6
-    assert all(0 <= one["grouped"] < one["padding"] < 1 and one["passes"] <= one["padding"] for one in mixtures.values())
+    assert all(
+        0 <= one["grouped"] < one["padding"] < 1 and one["passes"] <= one["padding"] for one in mixtures.values()
+    )

@@ -10,11 +10,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from plum.config import LanguageConfig, LoraConfig, LossConfig
+from plum.config import LanguageConfig, LoraConfig
 from plum.models.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import TEXT_ONLY
+from plum.train_config import LossConfig
 from plum.training.objective import Objective
 from scripts import bench_gpu, bench_train
 from scripts.bench_sizes import only_mask_branch, small_model, training_config
@@ -69,8 +70,8 @@ def test_stages_are_all_there_and_add_up() -> None:
 
 
 def test_language_flops_golden() -> None:
-    # Width 2, one head, hidden 3: 4 * 2 * 2 + 3 * 2 * 3 = 34 weights, 3 tokens, frozen with a gradient passing: 4 * 34 *
-    # 3 = 408. Attention: 3 * 4 / 2 = 6 pairs, 4 * 6 * 2 = 48 forward, 96 backward. Without gradients 2 * 34 * 3 + 48.
+    # Width 2, one head, hidden 3: 4 * 2 * 2 + 3 * 2 * 3 = 34 weights, 3 tokens, frozen with a gradient passing:
+    # 4 * 34 * 3 = 408. Attention: 3 * 4 / 2 = 6 pairs, 4 * 6 * 2 = 48 forward, 96 backward. Without: 2 * 34 * 3 + 48.
     language = LanguageConfig(8, hidden_size=2, intermediate_size=3, num_layers=1, num_heads=1, num_key_value_heads=1)
     assert language_flops(language, None, 3, 4) == 408 + 144
     assert language_flops(language, None, 3, 2) == 204 + 48
@@ -79,7 +80,7 @@ def test_language_flops_golden() -> None:
 
 
 def test_flops_equal_torchs_count() -> None:
-    """Products and convolutions as torch counts them in a real step; the formula leaves out half of causal attention."""
+    """Products and convolutions as torch counts them in a real step; the formula takes half of causal attention."""
     sizes = tiny_model_config(400, TINY_TOKENS, LoraConfig(rank=2))
     torch.manual_seed(0)
     model = build_model(sizes)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from plum.config import FeedbackConfig, LoraConfig, TrainableConfig
+from plum.config import FeedbackConfig, LoraConfig
 from plum.data.tokenizer import train_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.registry import build_model
@@ -14,6 +14,7 @@ from plum.models.special_tokens import with_special_tokens
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import GroundedOutput
+from plum.train_config import TrainableConfig
 from plum.training.initialise import initialise_from
 
 VOCAB = 300

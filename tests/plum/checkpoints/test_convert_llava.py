@@ -13,11 +13,12 @@ from plum.checkpoints.convert_llava import ConversionRequest, ConversionResult, 
 from plum.checkpoints.store import load_pretrained, save_trained
 from plum.cli.convert_llava import describe_model
 from plum.cli.main import main
-from plum.config import LoraConfig, ModelConfig, TrainableConfig
+from plum.config import LoraConfig, ModelConfig
 from plum.data.tokenizer import load_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.registry import build_model
 from plum.models.trainable import set_trainable
+from plum.train_config import TrainableConfig
 from plum.training.initialise import initialise_from
 from tests.plum.checkpoints.published_llava import (
     BUFFERS,

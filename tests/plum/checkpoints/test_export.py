@@ -20,10 +20,11 @@ from plum.checkpoints.export_source import find_source
 from plum.checkpoints.model_weights import MergedWeights
 from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained
 from plum.checkpoints.streamed_probe import _probe_text, probe_logits
-from plum.config import LoraConfig, TrainableConfig
+from plum.config import LoraConfig
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import set_trainable
 from plum.structures import TEXT_ONLY
+from plum.train_config import TrainableConfig
 from plum.training.initialise import initialise_from
 from tests.plum.checkpoints.saved_models import LORA, assert_same, make_model, make_tokenizer, make_trained, run
 from tests.plum.models.sisters_world import make_sister, seg_tokenizer, sister_config

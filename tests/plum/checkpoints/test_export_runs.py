@@ -16,7 +16,8 @@ from plum.checkpoints.export_source import find_source
 from plum.checkpoints.store import load_pretrained
 from plum.cli.export import parse_size
 from plum.cli.main import main
-from plum.config import LoraConfig, TrainableConfig, TrainConfig
+from plum.config import LoraConfig
+from plum.train_config import TrainableConfig, TrainConfig
 from plum.training.run import train
 from tests.plum.training.launching import train_launched
 from tests.plum.training.training_world import largest_difference, make_config, write_inputs

@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerFast
 import plum.checkpoints.weights
 from plum.checkpoints.model_config_io import describe_differences, read_model_config, write_model_config
 from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained
-from plum.config import LoraConfig, ModelConfig, TrainableConfig
+from plum.config import LoraConfig, ModelConfig
 from plum.models.special_tokens import read_special_tokens, with_special_tokens
 from plum.models.tiny import TINY_TOKENS, tiny_model_config
 from plum.models.trainable import set_trainable
+from plum.train_config import TrainableConfig
 from tests.plum.checkpoints.saved_models import LORA, VOCAB, assert_same, make_model, make_tokenizer, make_trained, run
 
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from partonomy.datasets.record_exchange import export_records
 from partonomy.questions.question_file import AnnotationIndex
-from plum.config import DataConfig, SourceConfig
 from plum.data.build import build_mixture
 from plum.data.excluded_images import ExcludedImages
+from plum.train_config import DataConfig, SourceConfig
 from tests.plum.data.part_world import VOCABULARY, write_world
 
 

@@ -6,10 +6,10 @@ import torch
 
 from partonomy.masks import encode_mask
 from partonomy.structures import RLE, CharSpan
-from plum.config import DataConfig, SourceConfig
 from plum.data.collate import Collator
 from plum.models.tiny import tiny_model_config
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Exchange, Sample
+from plum.train_config import DataConfig, SourceConfig
 from tests.plum.data.tokenizers_for_tests import byte_level
 
 DATA = DataConfig(sources=(SourceConfig("part_vqa", "unused"),), max_text_tokens=200)

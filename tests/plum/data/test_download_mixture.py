@@ -15,11 +15,11 @@ from partonomy.datasets.paco import read_paco
 from partonomy.datasets.part_imagenet import read_part_imagenet
 from partonomy.datasets.pascal_part import read_pascal_part
 from partonomy.datasets.store import DatasetOrigin, save_dataset
-from plum.config import DataConfig, GroupConfig, SourceConfig
 from plum.data.build import build_mixture, share_weights
 from plum.data.collate import check_sample
 from plum.data.excluded_images import ExcludedImages, TrainingImages
 from plum.data.mixture import BLOCK, MixtureDataset
+from plum.train_config import DataConfig, GroupConfig, SourceConfig
 from plum.training.config_file import load_train_config
 from tests.plum.data.miniature_world import make_encoder, miniature, miniature_copy
 from tests.plum.data.part_world import write_world

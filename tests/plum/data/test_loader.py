@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from plum.config import DataConfig, SourceConfig
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.loader import RankPositions, make_loader
 from plum.data.mixture import MixtureDataset
 from plum.models.tiny import tiny_model_config
 from plum.structures import Batch
+from plum.train_config import DataConfig, SourceConfig
 from tests.plum.data.part_world import write_world
 from tests.plum.data.tokenizers_for_tests import byte_level
 

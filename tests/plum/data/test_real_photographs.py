@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from partonomy.datasets.coco import CocoConfig, read_coco
-from plum.config import DataConfig, SourceConfig
 from plum.data.build import IMAGE_SOURCES
 from plum.data.collate import Collator
 from plum.data.sources.part_images import PartImages, collect_classes
 from plum.models.tiny import tiny_model_config
+from plum.train_config import DataConfig, SourceConfig
 from tests.plum.data.tokenizers_for_tests import byte_level
 
 REAL_DATA = os.environ.get("PARTONOMY_REAL_DATA")

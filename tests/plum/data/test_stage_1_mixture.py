@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from partonomy.datasets.store import load_questions
-from plum.config import TrainConfig
 from plum.data.build import benchmark_images, build_mixture
 from plum.data.mixture import BLOCK
 from plum.data.sources.explanatory import ExplanatorySource
+from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from plum.config import DataConfig, EngineConfig, ModelConfig, SourceConfig, TrainConfig
+from plum.config import ModelConfig
+from plum.train_config import DataConfig, EngineConfig, SourceConfig, TrainConfig
 from plum.training.config_file import load_train_config
 
 CONFIGS = Path(__file__).parents[3] / "configs"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plum.config import EngineConfig, LoraConfig, LossConfig, TaggerConfig, TrainableConfig
+from plum.config import LoraConfig, TaggerConfig
 from plum.doctor.language_activations import (
     final_norm_bytes,
     layers_bytes,
@@ -24,6 +24,7 @@ from plum.models.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import Batch, ImageFeatures, ImageFrame
+from plum.train_config import EngineConfig, LossConfig, TrainableConfig
 from tests.plum.doctor.saved_tensors import measure_saved
 
 TOLERANCE = 0.02

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from plum.cli.main import main
-from plum.config import EngineConfig, LoraConfig, TrainableConfig
+from plum.config import LoraConfig
 from plum.doctor.memory import CONTEXT_BYTES, estimate_memory
 from plum.doctor.memory_table import describe_estimate
 from plum.doctor.workload import Assumptions
 from plum.models.tiny import TINY_TOKENS, tiny_model_config
+from plum.train_config import EngineConfig, TrainableConfig
 from tests.plum.doctor.runs import CONFIGS, shipped, tiny_run
 
 README = Path(__file__).parents[3] / "README.md"

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from plum.config import EngineConfig, LoraConfig, OptimizerConfig, TrainableConfig
+from plum.config import LoraConfig
 from plum.doctor.static_memory import DEEPSPEED_BUCKET, count_static_memory
 from plum.models.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
+from plum.train_config import EngineConfig, OptimizerConfig, TrainableConfig
 from plum.training.objective import Objective
 from plum.training.optimizer import build_optimizer
 from tests.plum.doctor.runs import shipped, tiny_run

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from plum.config import FeedbackConfig, LoraConfig, ModelConfig, TaggerConfig, TrainableConfig
+from plum.config import FeedbackConfig, LoraConfig, ModelConfig, TaggerConfig
 from plum.models.grounded_lmm import GroundedLMM, decoding_steps, supervised_states
 from plum.models.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, ImageFeatures, SpanBounds
+from plum.train_config import TrainableConfig
 
 VOCAB = 40
 MIXED = (2, TEXT_ONLY, 0, 4, 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plum.config import LoraConfig, ModelConfig, TrainableConfig
+from plum.config import LoraConfig, ModelConfig
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.llava import pad_left
 from plum.models.lora import add_adapters
@@ -16,6 +16,7 @@ from plum.models.teacher import span_teacher_states, teacher_states
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import TEXT_ONLY, Batch, SpanBounds
+from plum.train_config import TrainableConfig
 
 VOCAB = 40
 

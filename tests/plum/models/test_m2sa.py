@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import torch
 
-from plum.config import FeedbackConfig, ModelConfig, SamConfig, TaggerConfig, TrainableConfig
+from plum.config import FeedbackConfig, ModelConfig, SamConfig, TaggerConfig
 from plum.losses import compute_losses, mask_bce_loss, overlap_loss, weighted_sum
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.m2sa import EarlyFusion, EarlyFusionSam
@@ -15,6 +15,7 @@ from plum.models.registry import build_model
 from plum.models.tiny import tiny_batch
 from plum.models.trainable import set_trainable, zero_anchor
 from plum.structures import Batch, SpanBounds
+from plum.train_config import TrainableConfig
 from plum.training.config_file import load_train_config
 from plum.training.optimizer import learning_rate_factor
 from tests.plum.models.sisters_world import make_sister, sister_config

@@ -10,13 +10,13 @@ from plum.config import (
     LoraConfig,
     ModelConfig,
     SamConfig,
-    TrainableConfig,
     VisionConfig,
 )
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.parameter_counts import component_of, count_components
 from plum.models.registry import build_model
 from plum.models.trainable import set_trainable
+from plum.train_config import TrainableConfig
 
 CLIP_L_14 = VisionConfig(224, 14, 1024, 4096, 24, 16)
 LLAMA_13B = LanguageConfig(32000, 5120, 13824, 40, 40, 40)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained
-from plum.config import EngineConfig, LoraConfig, ModelConfig, Quantization, TrainableConfig
+from plum.config import LoraConfig, ModelConfig, Quantization
 from plum.data.tokenizer import load_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.registry import build_model
@@ -18,6 +18,7 @@ from plum.models.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import TEXT_ONLY
+from plum.train_config import EngineConfig, TrainableConfig
 from plum.training.config_checks import check_ranges
 from plum.training.initialise import Placement, build_from
 from plum.training.run import build_or_load

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from plum.config import LoraConfig, LossConfig, TrainableConfig
+from plum.config import LoraConfig
 from plum.models import row_groups
 from plum.models.registry import build_model
 from plum.models.row_groups import group_rows
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import IGNORE_INDEX, Batch
+from plum.train_config import LossConfig, TrainableConfig
 from plum.training.objective import Objective
 
 SPANS = (1, 0, 3, 2)
@@ -65,7 +66,9 @@ def test_golden() -> None:
 def test_every_row_once_and_never_dearer_than_one_pass() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
-        lengths = torch.randint(1, 800, (int(torch.randint(1, 20, (), generator=generator)),), generator=generator).tolist()
+        lengths = torch.randint(
+            1, 800, (int(torch.randint(1, 20, (), generator=generator)),), generator=generator
+        ).tolist()
         groups = group_rows(lengths)
         assert sorted(row for rows in groups for row in rows) == list(range(len(lengths)))
         cost = sum(len(rows) * max(lengths[row] for row in rows) + row_groups.MIN_SAVED_PLACES for rows in groups)

@@ -7,7 +7,7 @@ from segment_anything.modeling.image_encoder import Attention
 from torch import nn
 
 from plum.config import SamConfig
-from plum.models.sam import RowwiseMaskDecoder, build_sam
+from plum.models.sam import FusedAttention, RowwiseMaskDecoder, build_sam
 
 CONFIG = SamConfig(
     image_size=48,
@@ -41,6 +41,27 @@ def test_image_encoder_equals_segment_anything() -> None:
         stock.load_state_dict(block.attn.state_dict(), strict=True)
         block.attn = stock
     torch.testing.assert_close(fused, sam.encode_images(pixels), atol=1e-4, rtol=0)
+
+
+def test_large_grids_attend_head_by_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    from plum.models import sam as module
+
+    sam = build_sam(CONFIG).eval()
+    randomise(sam)
+    pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    together = sam.encode_images(pixels)
+    largest: list[int] = []
+    relative_bias = FusedAttention._relative_bias
+
+    def watch(self: FusedAttention, query: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        bias = relative_bias(self, query, height, width)
+        largest.append(bias[0].numel())
+        return bias
+
+    monkeypatch.setattr(module, "MAX_TOKENS_OF_ALL_HEADS", 35)  # the global block's grid has 36, a window 16
+    monkeypatch.setattr(FusedAttention, "_relative_bias", watch)
+    torch.testing.assert_close(sam.encode_images(pixels), together, atol=1e-5, rtol=0)
+    assert max(largest) == 36 * 36
 
 
 def test_image_encoder_gradients_equal_segment_anything() -> None:

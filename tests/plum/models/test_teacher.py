@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from plum.config import LoraConfig, LossConfig, TrainableConfig
+from plum.config import LoraConfig
 from plum.losses import span_kl_loss
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.parameter_counts import count_components
@@ -15,6 +15,7 @@ from plum.models.teacher import span_teacher_states, teacher_states
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import TEXT_ONLY, Batch
+from plum.train_config import LossConfig, TrainableConfig
 from plum.training.objective import Objective
 
 MIXED = (2, TEXT_ONLY, 0, 4, 1)

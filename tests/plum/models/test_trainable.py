@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from plum.config import LoraConfig, LossConfig, TrainableConfig
+from plum.config import LoraConfig
 from plum.losses import compute_losses, weighted_sum
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable, zero_anchor
 from plum.structures import TEXT_ONLY
+from plum.train_config import LossConfig, TrainableConfig
 
 EVERYTHING = TrainableConfig("full", True, True, False, True, True, True)
 

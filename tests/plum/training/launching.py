@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from plum.config import TrainConfig
+from plum.train_config import TrainConfig
 
 TIMEOUT = 600
 """Seconds after which a start counts as hung."""

@@ -8,12 +8,20 @@ import sys
 import torch
 import torch.distributed
 
-from plum.config import DataConfig, EngineConfig, LoraConfig, LossConfig, OptimizerConfig, SourceConfig, TrainableConfig
+from plum.config import LoraConfig
 from plum.data.collate import Collator
 from plum.models.registry import build_model
 from plum.models.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
+from plum.train_config import (
+    DataConfig,
+    EngineConfig,
+    LossConfig,
+    OptimizerConfig,
+    SourceConfig,
+    TrainableConfig,
+)
 from plum.training.engine import build_engine
 from plum.training.objective import Objective
 from plum.training.ranks import start_ranks

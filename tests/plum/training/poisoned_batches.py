@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed
 
-from plum.config import DataConfig, EngineConfig, LoraConfig, LossConfig, OptimizerConfig, SourceConfig, TrainableConfig
+from plum.config import LoraConfig
 from plum.data.collate import Collator
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.registry import build_model
@@ -15,6 +15,14 @@ from plum.models.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import Batch
+from plum.train_config import (
+    DataConfig,
+    EngineConfig,
+    LossConfig,
+    OptimizerConfig,
+    SourceConfig,
+    TrainableConfig,
+)
 from plum.training.engine import Engine, build_engine
 from plum.training.objective import Objective
 from plum.training.ranks import Ranks, start_ranks

@@ -9,13 +9,14 @@ import torch
 
 from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
-from plum.config import OptimizerConfig, TaggerConfig, TrainConfig
+from plum.config import TaggerConfig
 from plum.data.collate import Collator
 from plum.models.registry import build_model
 from plum.models.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import Batch, Exchange, Sample
+from plum.train_config import OptimizerConfig, TrainConfig
 from plum.training.engine import PlainEngine, deepspeed_settings
 from plum.training.objective import Objective
 from plum.training.ranks import Ranks

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from plum.config import TrainConfig
+from plum.train_config import TrainConfig
 from tests.plum.training.launching import launch_process, train_launched, write_config
 from tests.plum.training.training_world import largest_difference, make_config, with_engine, write_inputs
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from plum.config import OptimizerConfig
+from plum.train_config import OptimizerConfig
 from plum.training.optimizer import build_optimizer, build_scheduler, learning_rate_factor
 
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from plum.config import DataConfig, LossConfig, SourceConfig
 from plum.data.collate import Collator
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import set_trainable
 from plum.structures import Batch, Exchange, ImageFeatures, Sample
+from plum.train_config import DataConfig, LossConfig, SourceConfig
 from plum.training.objective import Objective
 from plum.training.part_pretext import SUBCELLS, PartPretext
 from tests.plum.data.tokenizers_for_tests import byte_level
@@ -81,7 +81,9 @@ def test_losses_and_gradients_equal_those_of_convolutions(model: GroundedLMM) ->
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
     upscaled = torch.randn(1, model.prompt_dim // 8, 16, 16)
     tokens = images.tokens.transpose(1, 2).unflatten(2, (2, 2))
-    pixels = torch.nn.functional.conv2d(upscaled[..., ::2, ::2], pretext.upscaled_head.weight, pretext.upscaled_head.bias)
+    pixels = torch.nn.functional.conv2d(
+        upscaled[..., ::2, ::2], pretext.upscaled_head.weight, pretext.upscaled_head.bias
+    )
     expected = torch.nn.functional.cross_entropy(pixels, batch.part_maps[..., ::2, ::2])
     for head, features, step in ((pretext.sam_head, images.embeddings, 2), (pretext.llava_head, tokens, 4)):
         fine = torch.nn.functional.pixel_shuffle(head(features), SUBCELLS)

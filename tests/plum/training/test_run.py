@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from plum.checkpoints.store import load_pretrained
-from plum.config import LoraConfig, LossConfig, TrainableConfig, TrainConfig
+from plum.config import LoraConfig
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.sources.explanatory import ExplanatorySource
 from plum.structures import Batch, LossTerms, Sample
+from plum.train_config import LossConfig, TrainableConfig, TrainConfig
 from plum.training.run import build_or_load, train
 from plum.training.tracking import Tracker
 from plum.training.trainer import Trainer

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from plum.config import TrainConfig
+from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config
 from plum.training.run_directory import RunDirectory, write_atomically
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from plum.config import LoraConfig, TrainableConfig, TrainConfig
+from plum.config import LoraConfig
 from plum.models.sam import SegmentAnything
+from plum.train_config import TrainableConfig, TrainConfig
 from plum.training.run import train
 from tests.plum.training.training_world import largest_difference, make_config, write_inputs
 

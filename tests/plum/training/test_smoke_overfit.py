@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plum.config import LossConfig, OptimizerConfig, SourceConfig, TaggerConfig, TrainConfig
+from plum.config import TaggerConfig
 from plum.data.build import build_mixture
 from plum.data.tokenizer import train_tokenizer
 from plum.models.tiny import tiny_model_config
 from plum.structures import Exchange, Sample
+from plum.train_config import LossConfig, OptimizerConfig, SourceConfig, TrainConfig
 from plum.training.smoke_overfit import (
     FixedSamples,
     SmokeReport,

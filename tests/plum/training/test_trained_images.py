@@ -9,7 +9,8 @@ import pytest
 
 from partonomy.datasets.training_images import TRAINING_IMAGES_FILE, image_key, read_training_images
 from plum.checkpoints.export import ExportRequest, export_merged
-from plum.config import LoraConfig, SourceConfig, TrainableConfig, TrainConfig
+from plum.config import LoraConfig
+from plum.train_config import SourceConfig, TrainableConfig, TrainConfig
 from plum.training.run import train
 from tests.plum.data.part_world import write_world
 from tests.plum.training.training_world import make_config, write_inputs

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from plum.checkpoints.store import load_pretrained
-from plum.config import TrainConfig
 from plum.data.loader import RankPositions
+from plum.train_config import TrainConfig
 from plum.training.universal import to_universal
 from tests.plum.training.launching import launch_process, train_launched, write_config
 from tests.plum.training.training_world import make_config, with_engine, write_inputs

@@ -6,17 +6,17 @@ from pathlib import Path
 import torch
 
 from plum.checkpoints.store import load_pretrained
-from plum.config import (
+from plum.config import TaggerConfig
+from plum.models.tiny import tiny_model_config
+from plum.train_config import (
     DataConfig,
     EngineConfig,
     LossConfig,
     OptimizerConfig,
     SourceConfig,
-    TaggerConfig,
     TrainableConfig,
     TrainConfig,
 )
-from plum.models.tiny import tiny_model_config
 from tests.plum.data.part_world import write_world
 from tests.plum.data.tokenizers_for_tests import byte_level
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from plum.config import DataConfig, SourceConfig
 from plum.data.build import build_mixture
 from plum.data.sources.base import Source, longest_text
 from plum.data.sources.semantic import SemanticSource
 from plum.structures import Exchange
+from plum.train_config import DataConfig, SourceConfig
 from tests.plum.data.miniature_world import miniature
 from tests.plum.data.part_world import write_world
 from tests.plum.data.sources.test_download_sources import make_sources

@@ -1,0 +1,185 @@
+"""Configuration of a run. YAML into these dataclasses (jsonargparse): unknown or missing keys raise."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from plum.config import ModelConfig, Quantization
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and forms of the losses (paper, Table 6)."""
+
+    language: float = 1.0
+    bio: float = 2.0
+    """0 in systems without a tagger."""
+    kl: float = 0.1
+    """0 switches the teacher pass off; systems with [SEG] tokens have no teacher."""
+    mask_overlap: float = 8.0
+    mask_bce: float = 2.0
+    overlap: Literal["focal_tversky", "dice"] = "focal_tversky"
+    tversky_alpha: float = 0.7
+    """Weight of false negatives."""
+    tversky_beta: float = 0.3
+    """Weight of false positives."""
+    tversky_gamma: float = 0.75
+    dice_scale: float = 1000.0
+    bio_class_weights: tuple[float, float, float] = (0.1, 1.0, 1.0)
+    """Of O, B, I."""
+    kl_sigma: float = 1.0
+    kl_reduction: Literal["mean", "sum"] = "mean"
+    """Squared distance divided by D (`mean`), or the paper's plain sum."""
+
+
+@dataclass(frozen=True)
+class TrainableConfig:
+    """What receives gradients. Heads that a system adds to LLaVA and SAM are always trained."""
+
+    language_model: Literal["frozen", "lora", "full"] = "lora"
+    vision_tower: bool = False
+    projector: bool = False
+    embeddings: bool = False
+    """Train embed_tokens and lm_head in full, as the authors' code does (through peft's modules_to_save); systems with
+    [SEG] tokens need it."""
+    sam_image_encoder: bool = False
+    sam_mask_decoder: bool = True
+    sam_prompt_encoder: bool = True
+    """Paper, Table 6: 'decoder + prompt-enc.'."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, linear warm-up, then linear or cosine decay to zero (paper, A.1)."""
+
+    learning_rate: float = 3e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    warmup_updates: int = 100
+    decay: Literal["linear", "cosine"] = "linear"
+    gradient_clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How updates are computed."""
+
+    kind: Literal["deepspeed", "plain"] = "deepspeed"
+    """`plain`: one process, no DeepSpeed, same backward/step interface."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    micro_batch_size: int = 6
+    """Images per rank and micro-batch."""
+    accumulation: int = 10
+    """Micro-batches per update."""
+    zero_stage: int = 2
+    gradient_checkpointing: bool = True
+    base_quantization: Quantization = "none"
+    """Packs the frozen language model under the adapters (plum/models/quantization.py); unverified until run on CUDA.
+    Needs trainable.language_model lora and save_model trained: what is saved goes over the base that is not packed."""
+    num_workers: int = 2
+    """Data-loading processes per rank."""
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One data source of a training mixture."""
+
+    kind: Literal[
+        "explanatory",
+        "part_referring",
+        "part_semantic",
+        "part_vqa",
+        "part_status",
+        "semantic",
+        "referring",
+        "llava_instruct",
+        "reasoning",
+    ]
+    """Which class of plum.data.sources makes its samples."""
+    path: str = ""
+    """Folder in partonomy's own form, for `explanatory` and the part sources; the other kinds read `dataset_dir`."""
+    weight: float = 1.0
+    """Share of the mixture, relative to the other sources; of a grouped source, relative to its group."""
+    question_types: tuple[str, ...] = ()
+    """`explanatory` only: which question types; empty = all in the folder."""
+    dataset: str = ""
+    """Of `semantic`: ade20k, cocostuff, mapillary; of `referring`: refclef, refcoco, refcoco+, refcocog."""
+    group: str = ""
+    """Name of the source's group in `DataConfig.groups`; empty: it stands alone."""
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """Sources that divide one share of the mixture among them, whichever of them are there."""
+
+    name: str
+    weight: float
+    """Share of the mixture, relative to the other groups and to sources without one."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The training mixture."""
+
+    sources: tuple[SourceConfig, ...]
+    groups: tuple[GroupConfig, ...] = ()
+    dataset_dir: str | None = None
+    """Root of the downloads in LISA's layout (`python -m plum data-status` shows it)."""
+    allow_missing: bool = False
+    """Leave out sources whose files are not there, with a warning; the rest of their group takes over their share."""
+    max_text_tokens: int = 512
+    """Longest conversation, image tokens not counted (paper, Table 6)."""
+    conversations_per_image: int = 3
+    """At most this many conversations share one image (and its encoding) in a sample."""
+    group_by_length: int = 0
+    """Successive samples of similar length, for less padding: a multiple of ranks x engine.micro_batch_size, or 0 for
+    none. It changes which samples share a micro-batch, over which losses are averaged (plum/data/length_groups.py)."""
+    exclude_images: tuple[str, ...] = ()
+    """Question folders or files whose images may not be trained on (the benchmark's validation images)."""
+    count_images: tuple[str, ...] = ()
+    """Question folders or files whose images stay in training but are counted at its start (the paper's setting)."""
+    sam_feature_cache: str | None = None
+    """Folder that keeps the frozen SAM encoder's embeddings (4 MB an image at full size in float32, 2 MB in bfloat16).
+    The losses stay the same."""
+    sam_feature_cache_gb: float | None = None
+    """Size of that folder beyond which nothing is added; None: no limit."""
+
+
+@dataclass(frozen=True)
+class PretextConfig:
+    """Per-pixel part classification on both vision towers (plum/training/part_pretext.py)."""
+
+    weight: float = 1.0
+    warmup_updates: int = 0
+    """First updates that train the towers on it alone: the tiny model's stand-in for pre-trained towers."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    run_dir: str
+    """Where everything the run writes goes; never overwritten."""
+    model: ModelConfig
+    data: DataConfig
+    init_from: str | None = None
+    """Folder of a saved model whose weights start this run (new optimizer, new schedule)."""
+    reset_modules: tuple[str, ...] = ()
+    """Modules of the model that start afresh although `init_from` has them (names as in GroundedLMM)."""
+    tokenizer: str | None = None
+    """Tokenizer folder; None: the one inside `init_from`."""
+    num_updates: int = 500
+    losses: LossConfig = field(default_factory=LossConfig)
+    trainable: TrainableConfig = field(default_factory=TrainableConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    part_pretext: PretextConfig | None = None
+    """Not PLUM's: the tiny recipe, which trains both vision towers from scratch, uses it."""
+    seed: int = 42
+    log_every: int = 10
+    save_every: int = 500
+    """Updates between checkpoints."""
+    stop_after_skipped: int = 5
+    """This many updates in a row without a finite loss and gradient end the run; fewer are skipped and counted."""
+    save_model: Literal["full", "trained"] = "full"
+    """What `run_dir`/model holds at the end: everything, or the trained weights and the place of `init_from`."""
+    tensorboard: bool = False
