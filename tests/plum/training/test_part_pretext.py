@@ -93,7 +93,9 @@ def test_losses_and_gradients_equal_those_of_convolutions(model: GroundedLMM) ->
     found = pretext(images, upscaled, batch)
     torch.testing.assert_close(found, expected)
     leaves = [*pretext.parameters(), model.sam.image_encoder.pos_embed]
-    for one, other in zip(*(torch.autograd.grad(loss, leaves) for loss in (found, expected)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad(loss, leaves, retain_graph=True) for loss in (found, expected)), strict=True
+    ):
         torch.testing.assert_close(one, other)
 
 
