@@ -8,6 +8,8 @@ from partonomy.masks import (
     decode_mask,
     encode_mask,
     intersection_area,
+    intersection_areas,
+    mask_areas,
     rle_area,
     rle_bbox,
     rle_from_coco,
@@ -166,3 +168,11 @@ def test_nested_segmentations_of_any_depth() -> None:
     for _ in range(10_000):
         polygon = {"segmentation": polygon}
     assert rle_from_coco(polygon, 6, 9, WHERE) == expected
+
+
+def test_areas_of_more_masks_than_eight_bits_count() -> None:
+    masks = np.random.default_rng(0).random((300, 6, 7)) > 0.5
+    codes = [encode_mask(mask) for mask in masks]
+    np.testing.assert_array_equal(mask_areas(codes), masks.sum((1, 2)))
+    shared = np.einsum("aij,bij->ab", masks.astype(int), masks.astype(int))
+    np.testing.assert_array_equal(intersection_areas(codes, codes), shared)
