@@ -46,23 +46,8 @@ def parse_command(words: Sequence[str]) -> str:
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):  # NUM_RANKS=4 bash ...
         words = words[1:]
     program, arguments = list(words[:1]), list(words[1:])
-    if program == ["python"] and arguments[:1] == ["-m"]:
-        module = arguments[1]
-        {"partonomy": partonomy_parser, "plum": plum_parser}[module]().parse_args(arguments[2:])
-        return f"-m {module}"
-    if program == ["python"] and arguments[0] == "validate_partonomy.py":
-        validate_parser().parse_args(arguments[1:])
-        return "validate_partonomy.py"
-    if program == ["python"] and arguments[0] == "scripts/make_miniature_data.py":
-        miniature_parser().parse_args(arguments[1:])
-        return "script"
-    if program == ["python"] and arguments[0].startswith("scripts/bench_"):
-        main = importlib.import_module(arguments[0].removesuffix(".py").replace("/", ".")).main
-        auto_parser(main, as_positional=False).parse_args(arguments[1:])
-        return "script"
-    if program == ["python"] and arguments[0] == "train.py":
-        load_train_config(_from_root(arguments[1:]))
-        return "train.py"
+    if program == ["python"]:
+        return _parse_python(arguments)
     if program == ["bash"] and arguments[0] in TRAIN_SCRIPTS:
         default = TRAIN_SCRIPTS[arguments[0]]
         config = arguments[1] if len(arguments) > 1 else str(default)
@@ -73,6 +58,27 @@ def parse_command(words: Sequence[str]) -> str:
             parse_smoke(_from_root(["--config", *arguments[1:]]))
         return "script"
     raise KeyError(f"no parser for {' '.join(words)}")
+
+
+def _parse_python(arguments: Sequence[str]) -> str:
+    name, rest = arguments[0], list(arguments[1:])
+    if name == "-m":
+        {"partonomy": partonomy_parser, "plum": plum_parser}[rest[0]]().parse_args(rest[1:])
+        return f"-m {rest[0]}"
+    if name == "train.py":
+        load_train_config(_from_root(rest))
+        return name
+    if name == "validate_partonomy.py":
+        validate_parser().parse_args(rest)
+        return name
+    if name == "scripts/make_miniature_data.py":
+        miniature_parser().parse_args(rest)
+    elif name.startswith("scripts/bench_"):
+        main = importlib.import_module(name.removesuffix(".py").replace("/", ".")).main
+        auto_parser(main, as_positional=False).parse_args(rest)
+    else:
+        raise KeyError(f"no parser for python {name}")
+    return "script"
 
 
 def _from_root(arguments: Sequence[str]) -> list[str]:
