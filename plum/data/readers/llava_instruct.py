@@ -7,6 +7,7 @@ thousands of texts as objects would be copied into every loader process.
 
 import json
 import logging
+import os
 from array import array
 from collections import Counter
 from collections.abc import Container, Sequence
@@ -98,7 +99,8 @@ class Dialogues:
     def _check_images(self) -> None:
         needed = {image for image in self._images if image is not None}
         there = {path.name for path in self._folder.iterdir()} if self._folder.is_dir() else set()
-        missing = sorted(image for image in needed - there if not (self._folder / image).is_file())
+        # os.path.isfile: a name too long for the file system is a missing file, too.
+        missing = sorted(image for image in needed - there if not os.path.isfile(self._folder / image))
         if missing:
             raise FileNotFoundError(
                 f"{self._folder}: {len(missing)} of {len(needed)} images of {DIALOGUE_FILE} are missing, the first is "
