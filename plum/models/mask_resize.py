@@ -73,4 +73,4 @@ def resize_matrix(size: int, padded: int, inner: int, original: int, device: tor
         unit = torch.eye(size)[None]  # row i becomes what pixel i gives to the others
         enlarged = functional.interpolate(unit, size=padded, mode="linear", align_corners=False)[..., :inner]
         resized = functional.interpolate(enlarged, size=original, mode="linear", align_corners=False)
-    return resized[0].T.contiguous().to(device)
+        return resized[0].T.contiguous().to(device)

@@ -43,6 +43,16 @@ def test_rows_of_the_matrix_golden() -> None:
     torch.testing.assert_close(resize_matrix(2, 4, 2, 1, torch.device("cpu")), torch.tensor([[0.875, 0.125]]))
 
 
+def test_training_follows_inference() -> None:
+    """The matrices are kept between calls: one first asked for in inference must serve a backward pass later."""
+    resize_matrix.cache_clear()
+    logits = torch.randn(1, 16, 16, requires_grad=True)
+    with torch.inference_mode():
+        resize_to_original(logits, LANDSCAPE, 64)
+    resize_to_original(logits, LANDSCAPE, 64).sum().backward()
+    assert logits.grad is not None and bool(logits.grad.any())
+
+
 def test_bfloat16_logits_are_resized_in_float32() -> None:
     assert resize_to_original(torch.zeros(1, 16, 16, dtype=torch.bfloat16), LANDSCAPE, 64).dtype == torch.float32
 
