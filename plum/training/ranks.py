@@ -48,10 +48,23 @@ def start_ranks(config: EngineConfig) -> Ranks:
     import deepspeed  # noqa: PLC0415
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    _skip_inference_operation()
     if "RANK" not in os.environ:
         os.environ.update(_single_rank_environment())
     deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+
+
+def _skip_inference_operation() -> None:
+    """Keep DeepSpeed from compiling its shared-memory operation, which serves inference over several CPU ranks alone.
+
+    It would be compiled anew for every environment, under a lock on disk; a run that is killed meanwhile leaves the
+    lock, and every later run waits for it without end.
+    """
+    from deepspeed.ops import __compatible_ops__  # noqa: PLC0415
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder  # noqa: PLC0415
+
+    __compatible_ops__[ShareMemCommBuilder.NAME] = False
 
 
 def _single_rank_environment() -> dict[str, str]:

@@ -1,0 +1,32 @@
+"""Joining the process group."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+JOIN = """
+from plum.train_config import EngineConfig
+from plum.training.ranks import start_ranks
+
+print("rank", start_ranks(EngineConfig(kind="deepspeed")).rank)
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="only CPU ranks would compile the operation")
+def test_nothing_is_compiled_and_no_lock_is_waited_for(tmp_path: Path) -> None:
+    """A lock as a killed compilation leaves it."""
+    python = f"py{sys.version_info.major}{sys.version_info.minor}_cpu"
+    lock = tmp_path / python / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    found = subprocess.run(
+        [sys.executable, "-c", JOIN],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert "rank 0" in found.stdout, found.stderr
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["lock"]
