@@ -40,6 +40,7 @@ class Command:
 
 COMMANDS = (
     Command("build", "build:build"),
+    Command("build-mmr", "mmr:build_mmr_like", ("dataset",)),
     Command("import", "data:import_questions"),
     Command("export", "data:export_questions"),
     Command("stats", "statistics:stats", ("folders",)),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import cross_entropy, softplus
 
 from plum.data.bio_labels import Tag
 from plum.models.mask_resize import group_by_frame, resize_to_original
@@ -200,7 +200,7 @@ def dice_loss(logits: Tensor, targets: Tensor, is_counted: Tensor | None, scale:
 
 def mask_bce_loss(logits: Tensor, targets: Tensor, is_counted: Tensor | None) -> Tensor:
     """Pixel-mean binary cross-entropy of each mask [m] over counted pixels; arguments as `focal_tversky_loss`."""
-    losses = binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    losses = softplus(logits.float() * (1 - 2 * targets))  # targets are 0 or 1: -log sigmoid(x) or -log sigmoid(-x)
     if is_counted is None:
         return losses.mean((-2, -1))
     return (losses * is_counted).sum((-2, -1)) / is_counted.sum((-2, -1)).clamp(min=1)

@@ -49,12 +49,14 @@ class TrainableConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, linear warm-up, then linear or cosine decay to zero (paper, A.1)."""
+    """AdamW, linear warm-up, the peak rate for a while, then linear or cosine decay to zero (paper, A.1: no while)."""
 
     learning_rate: float = 3e-4
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     warmup_updates: int = 100
+    hold_updates: int = 0
+    """Updates at the peak rate between warm-up and decay."""
     decay: Literal["linear", "cosine"] = "linear"
     gradient_clip: float = 1.0
 
@@ -93,6 +95,7 @@ class SourceConfig:
         "referring",
         "llava_instruct",
         "reasoning",
+        "mmr",
     ]
     """Which class of plum.data.sources makes its samples."""
     path: str = ""
@@ -103,6 +106,8 @@ class SourceConfig:
     """`explanatory` only: which question types; empty = all in the folder."""
     dataset: str = ""
     """Of `semantic`: ade20k, cocostuff, mapillary; of `referring`: refclef, refcoco, refcoco+, refcocog."""
+    legacy_unaligned_qa: bool = False
+    """Of `mmr`: pair questions with answers as M2SA's loader does, mostly wrongly (plum/data/sources/mmr.py)."""
     group: str = ""
     """Name of the source's group in `DataConfig.groups`; empty: it stands alone."""
 

@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,33 +38,49 @@ def _metric(heading: str, question_type: str, metric: str) -> Column:
 
 IDENTIFICATION = "identification_with_label"
 QUESTION_ANSWERING = ("part_vqa", "next_token_loss")
-COLUMNS = {
-    "ablations": (
-        _metric("identification micro-gIoU", IDENTIFICATION, "giou_micro_paired"),
-        _metric("macro-gIoU", IDENTIFICATION, "giou_macro_paired"),
-        _metric("intersection micro-gIoU", "positive_with_label", "giou_micro_paired"),
-        _metric("difference micro-gIoU", "negative_with_label", "giou_micro_paired"),
-        _metric("parts accuracy", IDENTIFICATION, "parts_accuracy"),
-        Column("B", "teacher_forced.json", ("explanatory", "tags", "B")),
-        Column("I", "teacher_forced.json", ("explanatory", "tags", "I")),
-        Column("look-ahead B", "teacher_forced.json", ("part_status", "tags", "B")),
-        Column("look-ahead O", "teacher_forced.json", ("part_status", "tags", "O")),
-        Column("question answering, nats per token", "teacher_forced.json", QUESTION_ANSWERING),
-    ),
-    "sisters": (
-        _metric("identification micro-gIoU (paired)", IDENTIFICATION, "giou_micro_paired"),
-        _metric("macro-gIoU (paired)", IDENTIFICATION, "giou_macro_paired"),
-        _metric("micro-gIoU (union)", IDENTIFICATION, "giou_micro_union"),
-        _metric("intersection micro-gIoU (paired)", "positive_with_label", "giou_micro_paired"),
-        _metric("difference micro-gIoU (paired)", "negative_with_label", "giou_micro_paired"),
-        _metric("own answer micro-gIoU (hungarian)", IDENTIFICATION, "generated_giou_micro_hungarian"),
-        _metric("own answer micro-gIoU (union)", IDENTIFICATION, "generated_giou_micro_union"),
-        _metric("parts accuracy", IDENTIFICATION, "parts_accuracy"),
-        Column("question answering, nats per token", "teacher_forced.json", QUESTION_ANSWERING),
-        Column("its change by fine-tuning", "teacher_forced.json", QUESTION_ANSWERING, is_change=True),
-    ),
+MMR_KINDS = ("", "_object", "_part", "_mixed", "_single", "_multiple")
+"""Endings of the metrics of `plum validate mmr`: all questions, by granularity of their targets, by their number."""
+
+
+def _mmr(mode: str) -> tuple[Column, ...]:
+    file = f"mmr_{mode}/summary.json"
+    names = [f"{metric}{kind}" for kind in MMR_KINDS for metric in ("giou", "ciou")]
+    return tuple(Column(name.replace("_", " "), file, ("metrics", name, "value")) for name in names)
+
+
+ABLATION_COLUMNS = (
+    _metric("identification micro-gIoU", IDENTIFICATION, "giou_micro_paired"),
+    _metric("macro-gIoU", IDENTIFICATION, "giou_macro_paired"),
+    _metric("intersection micro-gIoU", "positive_with_label", "giou_micro_paired"),
+    _metric("difference micro-gIoU", "negative_with_label", "giou_micro_paired"),
+    _metric("parts accuracy", IDENTIFICATION, "parts_accuracy"),
+    Column("B", "teacher_forced.json", ("explanatory", "tags", "B")),
+    Column("I", "teacher_forced.json", ("explanatory", "tags", "I")),
+    Column("look-ahead B", "teacher_forced.json", ("part_status", "tags", "B")),
+    Column("look-ahead O", "teacher_forced.json", ("part_status", "tags", "O")),
+    Column("question answering, nats per token", "teacher_forced.json", QUESTION_ANSWERING),
+)
+SISTER_COLUMNS = (
+    _metric("identification micro-gIoU (paired)", IDENTIFICATION, "giou_micro_paired"),
+    _metric("macro-gIoU (paired)", IDENTIFICATION, "giou_macro_paired"),
+    _metric("micro-gIoU (union)", IDENTIFICATION, "giou_micro_union"),
+    _metric("intersection micro-gIoU (paired)", "positive_with_label", "giou_micro_paired"),
+    _metric("difference micro-gIoU (paired)", "negative_with_label", "giou_micro_paired"),
+    _metric("own answer micro-gIoU (hungarian)", IDENTIFICATION, "generated_giou_micro_hungarian"),
+    _metric("own answer micro-gIoU (union)", IDENTIFICATION, "generated_giou_micro_union"),
+    _metric("parts accuracy", IDENTIFICATION, "parts_accuracy"),
+    Column("question answering, nats per token", "teacher_forced.json", QUESTION_ANSWERING),
+    Column("its change by fine-tuning", "teacher_forced.json", QUESTION_ANSWERING, is_change=True),
+)
+TABLES: Mapping[str, Mapping[str, tuple[Column, ...]]] = {
+    "ablations": {"": ABLATION_COLUMNS},
+    "sisters": {
+        "Partonomy": SISTER_COLUMNS,
+        "MMR-like, own answers, masks paired (mode generate)": _mmr("generate"),
+        "MMR-like, own answers, union of masks (mode union)": _mmr("union"),
+    },
 }
-"""By the comparison's folder in configs/."""
+"""Tables with their titles, by the comparison's folder in configs/."""
 
 
 def read_value(run: Path, column: Column) -> float | None:
@@ -98,14 +115,21 @@ def describe(values: dict[int, float | None], base: dict[int, float | None], is_
     return f"{mean} [{centre - half:+.3f}, {centre + half:+.3f}]"
 
 
-def main(folder: Path, base: str, columns: tuple[Column, ...]) -> None:
-    """Print the table as Markdown."""
+def main(folder: Path, base: str, tables: Mapping[str, tuple[Column, ...]]) -> None:
+    """Print the tables as Markdown."""
     runs: dict[str, dict[int, Path]] = defaultdict(dict)
     for finished in sorted(folder.glob("*_seed*/teacher_forced.json")):
         variant, seed = finished.parent.name.rsplit("_seed", 1)
         runs[variant][int(seed)] = finished.parent
     if base not in runs:
         sys.exit(f"{folder} holds no finished run of {base}")
+    for title, columns in tables.items():
+        if title:
+            print(f"\n{title}\n")
+        _print_table(runs, base, columns)
+
+
+def _print_table(runs: Mapping[str, Mapping[int, Path]], base: str, columns: tuple[Column, ...]) -> None:
     print("| variant | seeds | " + " | ".join(column.heading for column in columns) + " |")
     print("|" + "---|" * (len(columns) + 2))
     for variant in sorted(runs, key=lambda name: (name != base, name)):
@@ -121,6 +145,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Print the table of a comparison.")
     parser.add_argument("folder", type=Path, help="of the runs")
     parser.add_argument("--base", default="base", help="variant that the others are compared with")
-    parser.add_argument("--columns", choices=sorted(COLUMNS), default="ablations")
+    parser.add_argument("--columns", choices=sorted(TABLES), default="ablations")
     arguments = parser.parse_args()
-    main(arguments.folder, arguments.base, COLUMNS[arguments.columns])
+    main(arguments.folder, arguments.base, TABLES[arguments.columns])

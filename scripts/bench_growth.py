@@ -3,15 +3,17 @@
 python scripts/bench_growth.py [--images 100,1000] [--parts images,choices,ranks]
 
 Random weights, the fast path, drawn questions of all ten types. The last line is one JSON object:
-- `images`: seconds per question and peak memory in MB, each number of images in a process of its own; flat is good;
-- `choices`: LLM tokens and seconds per question with 5, 10 and 20 choices (wrong answers of other questions added), and
-  the tokens that a further choice costs between the two steps: equal is linear;
+- `images`: seconds and CPU seconds per question (the latter hardly depend on what else runs), each number of images in
+  a process of its own, and its memory in MB when model and questions are read and at its peak; flat is good;
+- `choices`: LLM tokens and seconds per question with 5, 10 and 20 choices (the parts of other questions' wrong answers,
+  after the question's own beginning), and what a further choice costs between the two steps: equal is linear;
 - `ranks`: questions per second of one and of two processes, one thread each, start-up left out (the time of twice the
   images minus that of the images), and their ratio.
 """
 
 import dataclasses
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -28,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from partonomy.evaluation.runner import evaluate
 from partonomy.evaluation.scoring import Protocol
 from partonomy.evaluation.sharding import ImageGroup
-from partonomy.structures import Question
+from partonomy.structures import CharSpan, Choice, Question
 from plum.checkpoints.store import save_pretrained
 from plum.partonomy_adapter import BatchedPlum, resolve_device
 from scripts.bench_sizes import Size
@@ -48,28 +50,32 @@ def main(
     parts: str = "images,choices,ranks",
     rank_images: int = 48,
     device: str = "auto",
+    data: str | None = None,
     seed: int = 0,
 ) -> None:
     """Print one JSON line last.
 
     Args:
         size: of the model.
-        images: numbers of images, comma-separated; a single one measures that in this process.
+        images: numbers of images, comma-separated.
         parts: what to measure, comma-separated.
         rank_images: images of the comparison of one with two processes.
         device: auto, cpu or cuda.
+        data: folder with drawn questions: only those of the first number of images are answered, in this process.
         seed: of the random weights.
     """
     counts = [int(count) for count in images.split(",")]
     wanted = parts.split(",")
+    if unknown := set(wanted) - {"images", "choices", "ranks"}:
+        raise SystemExit(f"unknown parts {sorted(unknown)}; there are images, choices and ranks")
+    if data is not None:
+        print(json.dumps(measure_images(size, Path(data), counts[0], device, seed)))
+        return
     result: dict[str, object] = {"size": size}
-    if "images" in wanted:
-        alone = [sys.executable, __file__, "--size", size, "--parts", "one", "--device", device, "--seed", str(seed)]
-        result["images"] = [_last_line([*alone, "--images", str(count)]) for count in counts]
     with tempfile.TemporaryDirectory(prefix="bench_growth_") as temporary:
         folder = Path(temporary)
-        if "one" in wanted:
-            result = measure_images(size, folder, counts[0], device, seed)
+        if "images" in wanted:
+            result["images"] = [_in_own_process(size, folder / f"images_{n}", n, device, seed) for n in counts]
         if "choices" in wanted:
             result["choices"] = measure_choices(size, folder / "choices", device, seed)
         if "ranks" in wanted:
@@ -79,16 +85,27 @@ def main(
 
 def measure_images(size: Size, folder: Path, images: int, device: str, seed: int) -> dict[str, object]:
     """Answer all questions of so many images, keeping no record."""
-    draw_questions(folder, images + images // 4, "ten", IMAGE_SIZE)
     world = build_world(size, folder, images, "ten", resolve_device(device), seed=seed)
+    read = _peak_megabytes()
+    _answer(dataclasses.replace(world, batches=world.batches[:1]))  # warm up
+    cpu = time.process_time()
     seconds = _answer(world)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     return {
         "images": images,
         "questions": world.num_questions,
         "seconds_per_question": round(seconds, 5),
-        "peak_mb": round(peak),
+        "cpu_seconds_per_question": round((time.process_time() - cpu) / world.num_questions, 5),
+        "read_mb": read,
+        "peak_mb": _peak_megabytes(),
     }
+
+
+def _in_own_process(size: Size, folder: Path, images: int, device: str, seed: int) -> dict[str, object]:
+    """`measure_images`, with nothing else in the process's memory."""
+    draw_questions(folder, images + images // 4, "ten", IMAGE_SIZE)  # some images lack a question of some type
+    command = [sys.executable, __file__, "--size", size, "--images", str(images), "--data", str(folder)]
+    line: dict[str, object] = json.loads(_run([*command, "--device", device, "--seed", str(seed)]).splitlines()[-1])
+    return line
 
 
 def measure_choices(size: Size, folder: Path, device: str, seed: int) -> dict[str, object]:
@@ -103,25 +120,32 @@ def measure_choices(size: Size, folder: Path, device: str, seed: int) -> dict[st
         seconds = _answer(with_choices(world, count))
         tokens = counters.llm_tokens / world.num_questions
         lines.append({"choices": count, "llm_tokens": round(tokens, 1), "seconds_per_question": round(seconds, 5)})
-    slopes = [
-        (after["llm_tokens"] - before["llm_tokens"]) / (after["choices"] - before["choices"])
+    steps = [
+        {key: (after[key] - before[key]) / (after["choices"] - before["choices"]) for key in before}
         for before, after in pairwise(lines)
     ]
-    return {"lines": lines, "tokens_per_further_choice": [round(slope, 2) for slope in slopes]}
+    return {
+        "lines": lines,
+        "tokens_per_further_choice": [round(step["llm_tokens"], 2) for step in steps],
+        "seconds_per_further_choice": [round(step["seconds_per_question"], 6) for step in steps],
+    }
 
 
 def with_choices(world: EvaluationWorld, count: int) -> EvaluationWorld:
-    """Give every question so many choices: its own, then wrong answers of the other questions of its type."""
+    """Give every question so many choices: its own, then the parts of other questions' wrong answers of its type."""
     questions = [question for batch in world.batches for group in batch for question in group.questions]
 
     def extend(question: Question) -> Question:
+        correct = question.correct_choice
+        beginning = correct.text[: correct.part_spans[0].start]
         texts = {choice.text for choice in question.choices}
         choices = list(question.choices)
         for other in questions:
             for choice in other.choices if other.question_type is question.question_type else ():
-                if len(choices) < count and not choice.is_correct and choice.text not in texts:
-                    texts.add(choice.text)
-                    choices.append(choice)
+                borrowed = begin_with(beginning, choice)
+                if len(choices) < count and not choice.is_correct and borrowed.text not in texts:
+                    texts.add(borrowed.text)
+                    choices.append(borrowed)
         if len(choices) < count:
             raise ValueError(f"only {len(choices)} choices of {count} for {question.question_id}: draw more images")
         return dataclasses.replace(question, choices=tuple(choices))
@@ -130,6 +154,14 @@ def with_choices(world: EvaluationWorld, count: int) -> EvaluationWorld:
         tuple(ImageGroup(tuple(map(extend, group.questions))) for group in batch) for batch in world.batches
     )
     return dataclasses.replace(world, batches=batches)
+
+
+def begin_with(beginning: str, choice: Choice) -> Choice:
+    """Put a choice's parts after another beginning."""
+    cut = choice.part_spans[0].start
+    moved = len(beginning) - cut
+    spans = tuple(CharSpan(span.start + moved, span.end + moved) for span in choice.part_spans)
+    return dataclasses.replace(choice, text=beginning + choice.text[cut:], part_spans=spans)
 
 
 def measure_ranks(size: Size, folder: Path, images: int, seed: int) -> dict[str, object]:
@@ -168,21 +200,15 @@ def _answer(world: EvaluationWorld) -> float:
     return (time.perf_counter() - start) / world.num_questions
 
 
-def _last_line(command: list[str]) -> dict[str, object]:
-    line: dict[str, object] = json.loads(_run(command).splitlines()[-1])
-    return line
+def _peak_megabytes() -> int:
+    """Of this process since its start."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 
 
 def _run(command: list[str]) -> str:
     """Run a command of this repository with one thread; its errors are shown."""
-    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(
-        ["env", *(f"{key}={value}" for key, value in environment.items()), *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout
 
 

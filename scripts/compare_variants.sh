@@ -6,9 +6,12 @@
 #   SEEDS="1 2 3"  VARIANTS="dice kl_0"  PARALLEL=2 (runs at a time, one thread each)  STAGE0=runs/quickstart/stage0/model
 #   LIMIT=100 (questions of each type, and images of each kind of conversation, that a run is scored on)
 #   GENERATE=none (question types that a run also answers in its own words)
+#   OVERLAY=FILE (what every variant has on top of the base)    UPDATES=3 (fewer updates than configured: does it all run?)
+#   MMR=FOLDER (MMR-like data, `partonomy build-mmr`, that a run is scored on as well)    MMR_LIMIT=120 (questions of it)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export FOLDER=$1 BASE=$2 RUNS=$3 STAGE0=${STAGE0:-runs/quickstart/stage0/model} LIMIT=${LIMIT:-100} GENERATE=${GENERATE:-none}
+export OVERLAY=${OVERLAY:-} UPDATES=${UPDATES:-} MMR=${MMR:-} MMR_LIMIT=${MMR_LIMIT:-120}
 [ -d "$STAGE0" ] || { echo "$STAGE0 is not there: run scripts/quickstart.sh first, it trains the shared stage 0." >&2; exit 1; }
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 data=data/quickstart/val
@@ -18,22 +21,28 @@ hold_out() {  # hold_out CHECKPOINT DATA OUTPUT: tags and text, answers given
   [ -f "$3" ] || python -m plum teacher-forced --checkpoint "$1" --data "$2" --limit "$LIMIT" --output "$3"
 }
 one_run() {  # one_run VARIANT SEED DATA
-  local name=$1_seed$2 run=$RUNS/$1_seed$2 overlay=()
-  [ "$1" = "$BASE" ] || overlay=(--config "$FOLDER/$1.yaml")
+  local name=$1_seed$2 run=$RUNS/$1_seed$2 overlay=(${OVERLAY:+--config "$OVERLAY"})
+  [ "$1" = "$BASE" ] || overlay+=(--config "$FOLDER/$1.yaml")
   {
-    python train.py --config configs/ablations/base.yaml "${overlay[@]}" --init_from "$STAGE0" --run_dir "$run" --seed "$2" &&
+    python train.py --config configs/ablations/base.yaml "${overlay[@]}" --init_from "$STAGE0" --run_dir "$run" --seed "$2" \
+      ${UPDATES:+--num_updates "$UPDATES"} &&
     python validate_partonomy.py --model plum --checkpoint "$run/model" --questions "$3" --output "$run/validation" \
       --question_types identification_with_label,positive_with_label,negative_with_label --generate "$GENERATE" \
       --limit "$LIMIT" --resume &&
+    score_mmr "$run" generate && score_mmr "$run" union &&
     hold_out "$run/model" "$3" "$run/teacher_forced.json"
   } > "$RUNS/logs/$name.log" 2>&1 && echo "done    $name  $(left)" || { echo "FAILED  $name, see $RUNS/logs/$name.log"; return 1; }
+}
+score_mmr() {  # score_mmr RUN MODE: where there is MMR-like data
+  [ -z "$MMR" ] || python -m plum validate mmr --root "$MMR" --split val --checkpoint "$1/model" --mode "$2" \
+    --limit "$MMR_LIMIT" --output "$1/mmr_$2" --resume
 }
 left() {  # "12 of 30, about 9 min left": time so far shared among the runs finished in it
   local finished; finished=$(find "$RUNS" -name teacher_forced.json | wc -l)
   local here=$((finished - BEFORE)); [ $here -gt 0 ] || here=1
   echo "$finished of $TOTAL, about $(((TOTAL - finished) * ($(date +%s) - STARTED) / here / 60)) min left"
 }
-export -f hold_out one_run left
+export -f hold_out one_run score_mmr left
 
 mkdir -p "$RUNS/logs"
 hold_out "$STAGE0" "$data" "$RUNS/before.json" > "$RUNS/logs/before.log" 2>&1 || { echo "FAILED  $STAGE0, see $RUNS/logs/before.log"; exit 1; }

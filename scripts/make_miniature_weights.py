@@ -1,117 +1,55 @@
 """LLaVA and SAM of a few hundred thousand random weights, in the files that are published (scripts/miniature_path.sh).
 
 `python scripts/make_miniature_weights.py --output weights` writes weights/llava-miniature (a llava-hf folder with CLIP
-inside) and weights/sam_miniature.pth, for `python -m plum convert-llava`; their sizes are in
+inside) and weights/sam_miniature.pth, for `python -m plum convert-llava`, of the sizes of
 configs/overlays/miniature.yaml.
 """
 
 import argparse
-import io
-import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import sentencepiece
 import torch
 import yaml
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from plum.config import LlavaConfig, ModelConfig
 from plum.data.conversation import TEMPLATES
 from plum.data.readers.label_maps import NAMES_FILE
 from plum.data.sources import wordings
-from plum.models.sam import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from plum.models.llava import build_llava
+from plum.models.sam import build_sam
+from plum.training.config_file import load_train_config
+from scripts.sentencepiece_model import train_sentencepiece, write_tokenizer_files
 
-VOCABULARY = 500
-"""Pieces; the converter appends `<image>` and padding and grows the embeddings to 512 rows."""
-PLACEHOLDER = 7
-"""Stands for the image in the stock model's ids: the vocabulary has no `<image>`."""
-SAM_SIZE, SAM_GRID, SAM_WIDTH, SAM_PROMPT = 64, 4, 64, 32
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+NUM_PIECES = 500
+"""Of the published vocabulary; the converter appends `<image>` and padding, and rows up to the overlay's size."""
 
 
-def write_llava(folder: Path) -> None:
+def read_sizes() -> ModelConfig:
+    """Return the model that the miniature's runs expect of the converter."""
+    run, overlay = CONFIGS / "plum_13b_0shot.yaml", CONFIGS / "overlays" / "miniature.yaml"
+    return load_train_config(["--config", str(run), "--config", str(overlay)]).model
+
+
+def write_llava(config: LlavaConfig, folder: Path) -> None:
     """A llava-hf folder: safetensors, config.json, SentencePiece tokenizer."""
-    vision = CLIPVisionConfig(
-        image_size=28,
-        patch_size=14,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-    )
-    text = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=1024,
-        rms_norm_eps=1e-5,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=PLACEHOLDER,
-        projector_hidden_act="gelu",
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_seq_length=4,
-    )
-    LlavaForConditionalGeneration(config).save_pretrained(folder)
-    (folder / "tokenizer.model").write_bytes(train_sentencepiece())
-    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": None}), encoding="utf-8")
+    published = replace(config, language=replace(config.language, vocab_size=NUM_PIECES))
+    build_llava(published, None).stock.save_pretrained(folder)
+    write_tokenizer_files(folder, train_sentencepiece(training_texts(), NUM_PIECES))
 
 
-def train_sentencepiece() -> bytes:
-    """A tokenizer of LLaMA's kind (BPE, bytes for unknown characters) on what templates, wordings and classes say."""
+def training_texts() -> list[str]:
+    """What templates, wordings and classes say, three times."""
     names: dict[str, Sequence[str]] = yaml.safe_load(NAMES_FILE.read_text(encoding="utf-8"))
     texts = [template.opening + template.before_answer for template in TEMPLATES.values()]
     texts += [name for group in names.values() for name in group]
     texts += [text for value in vars(wordings).values() if isinstance(value, tuple) for text in value]
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text for text in texts for _ in range(3)),
-        model_writer=written,
-        vocab_size=VOCABULARY,
-        model_type="bpe",
-        byte_fallback=True,
-        character_coverage=1.0,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    return written.getvalue()
-
-
-def write_sam(path: Path) -> None:
-    """`sam_vit_*.pth` of segment-anything's own modules."""
-    modules = {
-        "image_encoder": ImageEncoderViT(
-            img_size=SAM_SIZE,
-            patch_size=SAM_SIZE // SAM_GRID,
-            embed_dim=SAM_WIDTH,
-            depth=2,
-            num_heads=2,
-            out_chans=SAM_PROMPT,
-            norm_layer=lambda width: torch.nn.LayerNorm(width, eps=1e-6),
-            use_rel_pos=True,
-            window_size=2,
-            global_attn_indexes=(1,),
-        ),
-        "prompt_encoder": PromptEncoder(SAM_PROMPT, (SAM_GRID, SAM_GRID), (SAM_SIZE, SAM_SIZE), mask_in_chans=16),
-        "mask_decoder": MaskDecoder(
-            transformer_dim=SAM_PROMPT,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=SAM_PROMPT, num_heads=8, mlp_dim=64),
-            iou_head_hidden_dim=SAM_PROMPT,  # as in SAM, the prompt's width
-        ),
-    }
-    state = {f"{prefix}.{name}": value for prefix, one in modules.items() for name, value in one.state_dict().items()}
-    torch.save(state, path)
+    return [text for text in texts for _ in range(3)]
 
 
 def main() -> None:
@@ -123,11 +61,12 @@ def main() -> None:
     llava, sam = arguments.output / "llava-miniature", arguments.output / "sam_miniature.pth"
     if llava.exists() or sam.exists():
         parser.error(f"{arguments.output} holds miniature weights already")
+    sizes = read_sizes()
     torch.manual_seed(arguments.seed)
     llava.mkdir(parents=True)
-    write_llava(llava)
-    write_sam(sam)
-    print(f"python -m plum convert-llava {llava} DESTINATION --sam {sam} --conversation llava_llama_2")
+    write_llava(sizes.llava, llava)
+    torch.save(build_sam(sizes.sam).state_dict(), sam)
+    print(f"python -m plum convert-llava {llava} DESTINATION --sam {sam} --conversation {sizes.llava.conversation}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The mask branch as LISA and its forks run it, one image and one span at a time: what the batched one is compared to.
 
 For every image, for every span of its answer: project the span's tokens to a query, encode the mask before it and pool
-the earlier ones, call segment-anything's own mask decoder for this one image and prompt (positional encoding computed
-again, all four masks and the IoU head computed, one mask kept), resize that mask to the padded square, cut it and
-resize it to the image, compute its losses.
+the earlier ones, call segment-anything's own mask decoder, of its own layers, for this one image and prompt (positional
+encoding computed again, all four masks and the IoU head computed, one mask kept), resize that mask to the padded
+square, cut it and resize it to the image, compute its losses.
 The modules and weights are the batched branch's own. Kinder to the loop than public code: an earlier mask is encoded
 once, not again for every later span.
 """
@@ -19,6 +19,7 @@ from plum.data.image_transforms import resized_size
 from plum.losses import mask_bce_loss, mask_losses, overlap_loss
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.mask_feedback import EncodedMasks
+from plum.models.sam_layers import stock_layers
 from plum.structures import Batch, GroundedOutput, ImageFeatures, ImageFrame, SpanBounds
 from plum.train_config import LossConfig
 
@@ -95,7 +96,9 @@ def loop_loss(model: GroundedLMM, inputs: MaskInputs, config: LossConfig) -> Ten
     batch, total = inputs.batch, inputs.hidden_states.new_zeros(())
     for image, frame in enumerate(batch.frames):
         rows = (batch.spans.conversation == image).nonzero()[:, 0].tolist()
-        for row, logits in zip(rows, _decode_image(model, inputs, image, rows), strict=True):
+        with stock_layers(model.sam):
+            decoded = _decode_image(model, inputs, image, rows)
+        for row, logits in zip(rows, decoded, strict=True):
             resized = _resize_twice(logits, frame, batch.sam_pixels.shape[-1])
             target = batch.masks[row][None].float()
             total = total + config.mask_overlap * overlap_loss(resized, target, None, config).sum()

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from partonomy.metrics.bootstrap import ImageRatio
+from partonomy.metrics.iou import PairStatistics
 from partonomy.segmentation_checks import shorten
 from partonomy.structures import RLE
 
@@ -26,6 +27,33 @@ class MaskOutcome:
 
 
 @dataclass(frozen=True)
+class TargetOutcome:
+    """One of several targets of an item, or a prediction that belongs to none of them.
+
+    Attributes:
+        name: Of the target; None for a prediction without a target.
+        intersection: Pixels; 0 where there is no prediction or no target.
+        union: Pixels: of both, or of the one that there is.
+        is_predicted: Whether there is a prediction; without one the target scores 0, also an empty one.
+        predicted: The predicted mask, for pictures.
+        reason: Why there is no prediction, where the question, and not the model, is to blame.
+    """
+
+    name: str | None
+    intersection: int
+    union: int
+    is_predicted: bool = True
+    predicted: RLE | None = None
+    reason: str | None = None
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union; 1 where target and prediction are both empty, 0 where one of them is missing."""
+        is_matched = self.is_predicted and self.name is not None
+        return PairStatistics(self.intersection, self.union, is_matched).iou
+
+
+@dataclass(frozen=True)
 class ItemRecord:
     """What was asked, what came back and what it scored.
 
@@ -39,6 +67,7 @@ class ItemRecord:
         prediction: What the reply was read as.
         score: In [0, 1]: of the answer, or the mask's IoU; 0 for a failed item.
         mask: Pixel counts of segmentation; None for questions.
+        targets: Those of each target and each further prediction, where an item has several.
         reason: Why the item failed; None where it was scored.
         seconds: Spent on the item.
     """
@@ -54,6 +83,7 @@ class ItemRecord:
     mask: MaskOutcome | None = None
     reason: str | None = None
     seconds: float = 0.0
+    targets: tuple[TargetOutcome, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:

@@ -82,11 +82,7 @@ def read_referring(dataset_dir: Path, name: str, split: str) -> tuple[Segmentati
     """
     if name not in REFERRING_SETS:
         raise ValueError(f"unknown referring data set {name!r}; known: {', '.join(REFERRING_SETS)}")
-    references = _read_references(reference_file(dataset_dir, name))
-    chosen = [reference for reference in references if is_in_split(reference.split, split)]
-    if not chosen:
-        known = ", ".join(sorted({reference.split for reference in references}))
-        raise ValueError(f"{reference_file(dataset_dir, name)}: no record of the split {split!r}; it has {known}")
+    chosen = _references_of_split(dataset_dir, name, split)
     pictures, masks = _read_instances(dataset_dir, name, chosen)
     check_files_exist([picture.path for picture in pictures.values()], f"{name} {split}")
     items, num_empty = [], 0
@@ -111,6 +107,16 @@ def read_referring(dataset_dir: Path, name: str, split: str) -> tuple[Segmentati
     if num_empty:
         logger.warning("%s %s: %d sentences have no words and are left out", name, split, num_empty)
     return tuple(items)
+
+
+def images_of_split(dataset_dir: Path, name: str, split: str) -> frozenset[Identifier]:
+    """Ids of the images of which a sentence of the split speaks.
+
+    Raises:
+        FileNotFoundError: the file with the sentences is missing.
+        ValueError: an unknown split, or a broken record, naming file and record.
+    """
+    return frozenset(reference.image_id for reference in _references_of_split(dataset_dir, name, split))
 
 
 def reference_file(dataset_dir: Path, name: str) -> Path:
@@ -138,6 +144,15 @@ def check_files_exist(paths: Sequence[Path], what: str) -> None:
         raise FileNotFoundError(f"{what}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}")
 
 
+def _references_of_split(dataset_dir: Path, name: str, split: str) -> list[_Reference]:
+    references = _read_references(reference_file(dataset_dir, name))
+    chosen = [reference for reference in references if is_in_split(reference.split, split)]
+    if not chosen:
+        known = ", ".join(sorted({reference.split for reference in references}))
+        raise ValueError(f"{reference_file(dataset_dir, name)}: no record of the split {split!r}; it has {known}")
+    return chosen
+
+
 def _read_references(path: Path) -> list[_Reference]:
     content = load_plain_pickle(path)
     if not isinstance(content, list) or not content:
@@ -148,13 +163,13 @@ def _read_references(path: Path) -> list[_Reference]:
 def _read_reference(record: Any, where: str) -> _Reference:
     try:
         sentences = tuple(
-            _Sentence(_identifier(one, "sent_id"), " ".join(_text(one, "sent").split()).lower())
+            _Sentence(read_identifier(one, "sent_id"), " ".join(_text(one, "sent").split()).lower())
             for one in record["sentences"]
         )
         return _Reference(
-            reference_id=_identifier(record, "ref_id"),
-            annotation_id=_identifier(record, "ann_id"),
-            image_id=_identifier(record, "image_id"),
+            reference_id=read_identifier(record, "ref_id"),
+            annotation_id=read_identifier(record, "ann_id"),
+            image_id=read_identifier(record, "image_id"),
             split=check_text(record["split"], "'split'"),
             sentences=sentences,
             where=where,
@@ -175,7 +190,7 @@ def _read_instances(
     segmentations: dict[Identifier, Any] = {}
     for kind, record in iterate_lists(path, ("images", "annotations")):
         try:
-            number = _identifier(record, "id")
+            number = read_identifier(record, "id")
             if kind == "images" and number in wanted:
                 file_name = check_relative_path(record["file_name"], "'file_name'")
                 check_mask_size(record["height"], record["width"], "the image")
@@ -215,7 +230,12 @@ def read_target(segmentation: Any, height: int, width: int, where: str) -> RLE:
     return rle_from_coco(segmentation, height, width, where)
 
 
-def _identifier(record: Any, key: str) -> Identifier:
+def read_identifier(record: Any, key: str) -> Identifier:
+    """A record's id: a whole number or a text.
+
+    Raises:
+        KeyError, ValueError: there is none, or it is something else.
+    """
     value = record[key]
     if not is_integer(value) and not isinstance(value, str):
         raise ValueError(f"{key!r} must be a whole number or a text, got {shorten(value)}")

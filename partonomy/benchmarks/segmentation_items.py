@@ -2,8 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from partonomy.structures import RLE
+
+
+class AskedText(Protocol):
+    """What the wording of a question depends on."""
+
+    @property
+    def text(self) -> str:
+        """The name of what is meant, or a whole instruction."""
+        ...
+
+    @property
+    def is_sentence(self) -> bool:
+        """Whether it is the latter."""
+        ...
 
 
 @dataclass(frozen=True)

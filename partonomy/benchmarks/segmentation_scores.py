@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 
 from partonomy.benchmarks.item_records import ItemRecord, MaskOutcome, ratio_by_image
-from partonomy.benchmarks.segmentation_items import SegmentationItem
+from partonomy.benchmarks.segmentation_items import AskedText, SegmentationItem
 from partonomy.masks import decode_mask, encode_mask
 from partonomy.metrics.bootstrap import ImageRatio
 from partonomy.structures import CharSpan
@@ -57,7 +57,7 @@ class ForcedAnswer:
     span: CharSpan
 
 
-def segmentation_prompt(item: SegmentationItem, wording: Wording) -> str:
+def segmentation_prompt(item: AskedText, wording: Wording) -> str:
     """The question: about the thing that is named, or the instruction as it stands."""
     if item.is_sentence:
         return SENTENCE_WORDINGS[wording].format(sentence=item.text)

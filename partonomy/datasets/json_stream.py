@@ -1,4 +1,4 @@
-"""Large JSON files record by record: the lists of a top-level object, with one record of them in memory at a time.
+"""Large JSON files record by record, with one record in memory at a time: a list, or the lists of an object.
 
 Python's own decoder (C code) reads each record out of a text buffer, so that a file of gigabytes costs megabytes.
 """
@@ -6,6 +6,7 @@ Python's own decoder (C code) reads each record out of a text buffer, so that a 
 import json
 import re
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,20 +27,14 @@ def iterate_lists(path: Path, names: Collection[str]) -> Iterator[tuple[str, Any
         ValueError: the file is not a JSON object, or a named entry is not a list; names the file, the list and the
             position.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: annotation file not found")
-    with (
-        path.open(encoding="utf-8-sig") as file,
-        tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=None) as progress,
-    ):
-        buffer = _Buffer(path, file, progress)
+    with _open(path) as buffer:
         buffer.expect("{")
         while not buffer.skip("}"):
             name = buffer.decode_key()
             buffer.where = f"the entry {name!r}"
             buffer.expect(":")
             if buffer.peek() == "[":
-                for record in _records(buffer, name):
+                for record in _records(buffer, f" of {name!r}"):
                     if name in names:
                         yield name, record
             elif name in names:
@@ -53,11 +48,35 @@ def iterate_lists(path: Path, names: Collection[str]) -> Iterator[tuple[str, Any
         buffer.expect("")
 
 
-def _records(buffer: "_Buffer", name: str) -> Iterator[Any]:
+def iterate_records(path: Path) -> Iterator[Any]:
+    """Yield the records of a file that is one list, in file order. A progress bar counts characters.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a JSON list; names the file, the record and the position.
+    """
+    with _open(path) as buffer:
+        buffer.where = "the list"
+        yield from _records(buffer, "")
+        buffer.expect("")
+
+
+@contextmanager
+def _open(path: Path) -> Iterator["_Buffer"]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: annotation file not found")
+    with (
+        path.open(encoding="utf-8-sig") as file,
+        tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=None) as progress,
+    ):
+        yield _Buffer(path, file, progress)
+
+
+def _records(buffer: "_Buffer", of_what: str) -> Iterator[Any]:
     buffer.expect("[")
     number = 0
     while not buffer.skip("]"):
-        buffer.where = f"record {number} of {name!r}"
+        buffer.where = f"record {number}{of_what}"
         yield buffer.decode()
         number += 1
         if not buffer.skip(","):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from partonomy.evaluation.model_api import GroundedModel, MarkingModel
+from partonomy.evaluation.model_api import MarkingModel
 from partonomy.metrics.matching import Matching
 
 MARKS_KEY = "answer_marks"
@@ -19,12 +19,17 @@ class AnswerMarks:
     has_mask_per_phrase: bool = True
 
     @property
+    def has_marks(self) -> bool:
+        """Whether the answers carry marks at all."""
+        return bool(self.note)
+
+    @property
     def matching(self) -> Matching:
         """The pairing whose numbers tables show."""
         return Matching.PAIRED if self.has_mask_per_phrase else Matching.UNION
 
 
-def describe_marks(model: GroundedModel) -> AnswerMarks:
+def describe_marks(model: object) -> AnswerMarks:
     """Read what a model says of its answers."""
     if isinstance(model, MarkingModel):
         return AnswerMarks(model.protocol_note, model.has_mask_per_phrase)
@@ -46,5 +51,5 @@ def marks_lines(provenance: Mapping[str, Any]) -> list[str]:
     marks = read_marks(provenance)
     lines = [f"Protocol: {marks.note}"] if marks.note else []
     if not marks.has_mask_per_phrase:
-        lines.append('Masks: the "paired" numbers compare that one mask with each part, "union" with all of them')
+        lines.append('Masks: only "union" numbers compare that one mask with all targets, the others with each of them')
     return lines

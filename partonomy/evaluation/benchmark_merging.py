@@ -26,7 +26,7 @@ from partonomy.evaluation.benchmark_settings import (
     read_task,
 )
 from partonomy.evaluation.benchmark_summary import BenchmarkSummary
-from partonomy.evaluation.benchmark_tasks import BenchmarkTask, ItemT, VqaTask
+from partonomy.evaluation.benchmark_tasks import BenchmarkTask, ItemT
 from partonomy.evaluation.merging import MAX_NAMED, MISSING_REASON, unite_records
 from partonomy.evaluation.provenance import MergedRun, read_model_description, write_merged_description
 
@@ -64,8 +64,7 @@ def merge_benchmark_runs(runs: Sequence[Path], output: Path, root: Path | None, 
     task = read_task(config.settings, data)
     if task.content_hash() != config.content_hash:
         raise ValueError(f"{data}: not the items of the runs, or changed since; name those with --root")
-    # one call per type: a task is generic in its items
-    records = _join(task, records_of) if isinstance(task, VqaTask) else _join(task, records_of)
+    records = _join(task, records_of)
     missing = [record.item_id for record in records if record.reason == MISSING_REASON]
     if missing and not allow_missing:
         raise ValueError(
@@ -80,11 +79,7 @@ def merge_benchmark_runs(runs: Sequence[Path], output: Path, root: Path | None, 
         for path, own in records_of.items()
     ]
     write_merged_description(output, described)
-    finish = finish_benchmark
-    summary = (
-        finish(task, config, output, records) if isinstance(task, VqaTask) else finish(task, config, output, records)
-    )
-    return BenchmarkMerge(summary, len(missing))
+    return BenchmarkMerge(finish_benchmark(task, config, output, records), len(missing))
 
 
 def _join(task: BenchmarkTask[ItemT], records_of: Mapping[Path, Mapping[str, ItemRecord]]) -> list[ItemRecord]:

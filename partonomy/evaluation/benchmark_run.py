@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from partonomy.benchmarks.item_records import ItemRecord, record_from_line, record_to_line
+from partonomy.evaluation.answer_marks import describe_marks
 from partonomy.evaluation.benchmark_settings import SETTINGS_KEY, BenchmarkConfig, benchmark_config_to_json
 from partonomy.evaluation.benchmark_summary import (
     BenchmarkSummary,
@@ -45,7 +46,7 @@ from partonomy.evaluation.workers import end_with_parent, run_workers
 ModelBuilder = Callable[[Rank], BenchmarkModel]
 """Builds the model in the process that runs it; for worker processes a module-level function or a partial of one."""
 
-_FREE_TO_CHANGE = frozenset({"root", "checkpoint", "num_trained_on"})
+_FREE_TO_CHANGE = frozenset({"root", "annotations", "checkpoint", "num_trained_on"})
 """Config keys that may differ on resume: data and weights are compared by content hash instead of by path."""
 FREE_TO_MERGE = _FREE_TO_CHANGE | {"shard"}
 
@@ -143,6 +144,7 @@ def finish_benchmark(
         metrics,
         sum(record.seconds for record in records),
         provenance,
+        task.notes(records),
     )
     write_benchmark_summary(summary, output / SUMMARY_FILE)
     return summary
@@ -177,7 +179,7 @@ def _run_rank(
             return
         model = build_model(rank)
         if rank.index == 0:
-            description = ModelDescription(model.name, model.dtype, model.device)
+            description = ModelDescription(model.name, model.dtype, model.device, describe_marks(model))
             write_model_description(output, description, is_resumed=bool(done))
         label = task.benchmark if rank.world_size == 1 else f"{task.benchmark}, rank {rank.index}"
         with tqdm(total=num_open, desc=label, unit="item", position=rank.index, file=sys.stderr) as progress:

@@ -9,16 +9,34 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from partonomy.benchmarks.gqa import read_gqa
+from partonomy.benchmarks.mmr import MultiTargetMode
+from partonomy.benchmarks.mmr_data import read_mmr_items
+from partonomy.benchmarks.multi_referring import MULTI_REFERRING_NAMES, read_multi_referring
 from partonomy.benchmarks.pope import ALL_CATEGORIES, read_pope
 from partonomy.benchmarks.reason_seg_data import read_reason_seg
+from partonomy.benchmarks.refcocom_data import read_refcocom
 from partonomy.benchmarks.referring_data import read_referring
+from partonomy.benchmarks.segmentation_items import SegmentationItem
 from partonomy.benchmarks.segmentation_scores import SegmentationMode, Wording
 from partonomy.benchmarks.textvqa import read_textvqa
 from partonomy.benchmarks.vqa_items import VqaItem, VqaProtocol
-from partonomy.evaluation.benchmark_tasks import REASON_SEG, VQA_BENCHMARKS, SegmentationTask, VqaTask
+from partonomy.evaluation.benchmark_tasks import (
+    REASON_SEG,
+    REFCOCO_NAMES,
+    REFCOCOM,
+    VQA_BENCHMARKS,
+    BenchmarkTask,
+    SegmentationTask,
+    VqaTask,
+)
+from partonomy.evaluation.multi_target_task import MMR, MultiTargetTask
 from partonomy.evaluation.run_directory import CONFIG_FILE
 
 TEXTVQA = "textvqa"
+MULTI_TARGET_NAMES = (MMR, *MULTI_REFERRING_NAMES)
+BENCHMARKS = (*REFCOCO_NAMES, REASON_SEG, REFCOCOM, *MULTI_TARGET_NAMES, *VQA_BENCHMARKS)
+Mode = SegmentationMode | MultiTargetMode
+MODES: tuple[Mode, ...] = (*SegmentationMode, *MultiTargetMode)
 DEFAULT_SPLITS = {TEXTVQA: "val", "gqa": "testdev", "pope": ALL_CATEGORIES}
 COMPAT_GQA_SPLIT = "val"
 SETTINGS_KEY = "settings"
@@ -32,19 +50,21 @@ class BenchmarkSettings:
     Attributes:
         benchmark: Its name.
         split: Its part.
-        mode, wording: Of segmentation; None for questions.
+        mode, wording: Of segmentation, of one target or of several; None for questions.
         vqa_protocol: Of questions; None for segmentation.
         with_ocr: Whether TextVQA's OCR tokens are shown, where the protocol shows them at all.
         limit: At most so many items (of each POPE category); None for all.
+        annotations: A file in the place of the split's own (MMR, RefCOCOm).
     """
 
     benchmark: str
     split: str
-    mode: SegmentationMode | None = None
+    mode: Mode | None = None
     wording: Wording | None = None
     vqa_protocol: VqaProtocol | None = None
     with_ocr: bool = True
     limit: int | None = None
+    annotations: str | None = None
 
     def __post_init__(self) -> None:
         is_vqa = self.benchmark in VQA_BENCHMARKS
@@ -54,6 +74,11 @@ class BenchmarkSettings:
             raise ValueError(f"--mode and --wording are for segmentation; {self.benchmark} takes --protocol")
         if not is_vqa and self.vqa_protocol is not None:
             raise ValueError(f"--protocol is for questions; {self.benchmark} takes --mode")
+        if self.mode is not None and self.mode not in modes_of(self.benchmark):
+            known = ", ".join(mode.value for mode in modes_of(self.benchmark))
+            raise ValueError(f"--mode of {self.benchmark} is one of {known}, not {self.mode.value}")
+        if self.annotations is not None and self.benchmark not in (MMR, REFCOCOM):
+            raise ValueError(f"--annotations is for {MMR} and {REFCOCOM}, not {self.benchmark}")
         if not self.with_ocr and self.benchmark != TEXTVQA:
             raise ValueError(f"--no_ocr is for textvqa, not {self.benchmark}")
 
@@ -98,7 +123,19 @@ def default_split(benchmark: str, protocol: VqaProtocol | None) -> str:
     return DEFAULT_SPLITS.get(benchmark, "val")
 
 
-def read_task(settings: BenchmarkSettings, root: Path) -> VqaTask | SegmentationTask:
+def modes_of(benchmark: str) -> tuple[Mode, ...]:
+    """The modes of a benchmark, that of the paper it comes from first; none of questions."""
+    if benchmark in VQA_BENCHMARKS:
+        return ()
+    return tuple(MultiTargetMode) if benchmark in MULTI_TARGET_NAMES else tuple(SegmentationMode)
+
+
+def default_mode(benchmark: str) -> Mode | None:
+    """The mode where none is named."""
+    return next(iter(modes_of(benchmark)), None)
+
+
+def read_task(settings: BenchmarkSettings, root: Path) -> BenchmarkTask[Any]:
     """Read what is to be asked.
 
     Raises:
@@ -108,8 +145,13 @@ def read_task(settings: BenchmarkSettings, root: Path) -> VqaTask | Segmentation
     if name in VQA_BENCHMARKS:
         protocol = settings.vqa_protocol or VqaProtocol.LLAVA_OFFICIAL
         return VqaTask(name, split, protocol, _read_questions(settings, protocol, root))
-    items = read_reason_seg(root, split) if name == REASON_SEG else read_referring(root, name, split)
-    mode, wording = settings.mode or SegmentationMode.FORCED, settings.wording or Wording.PLUM
+    mode, wording = settings.mode or default_mode(name), settings.wording or Wording.PLUM
+    annotations = None if settings.annotations is None else Path(settings.annotations)
+    if isinstance(mode, MultiTargetMode):
+        questions = read_mmr_items(root, split, annotations) if name == MMR else read_multi_referring(root, name, split)
+        return MultiTargetTask(name, split, mode, questions[: settings.limit], wording)
+    assert mode is not None  # only questions with short answers have none
+    items = _read_expressions(name, split, root, annotations)
     return SegmentationTask(name, split, mode, items[: settings.limit], wording)
 
 
@@ -142,6 +184,12 @@ def read_benchmark_config(output: Path) -> BenchmarkConfig:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(key) for key in first["loc"])
         raise ValueError(f"{path}: not the configuration of `plum validate` ({place}: {first['msg']})") from error
+
+
+def _read_expressions(name: str, split: str, root: Path, annotations: Path | None) -> tuple[SegmentationItem, ...]:
+    if name == REASON_SEG:
+        return read_reason_seg(root, split)
+    return read_refcocom(root, split, annotations) if name == REFCOCOM else read_referring(root, name, split)
 
 
 def _read_questions(settings: BenchmarkSettings, protocol: VqaProtocol, root: Path) -> tuple[VqaItem, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from partonomy.benchmarks.item_records import ItemRecord
+from partonomy.evaluation.answer_marks import MARKS_KEY, marks_lines, marks_provenance
 from partonomy.evaluation.files import write_text_atomically
 from partonomy.evaluation.provenance import PACKAGES, read_code_states, read_merged, read_model_description
 from partonomy.evaluation.table_format import (
@@ -40,6 +41,7 @@ class BenchmarkSummary:
         reasons: Why items failed, most frequent first.
         seconds_total: Sum over the items, of all processes and resumed parts.
         provenance: Free-form JSON.
+        notes: What a reader of the scores has to know besides.
     """
 
     benchmark: str
@@ -54,6 +56,7 @@ class BenchmarkSummary:
     metrics: Mapping[str, Estimate]
     seconds_total: float
     provenance: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_expected != self.num_scored + self.num_failed:
@@ -102,6 +105,7 @@ def gather_item_provenance(
         "config": dict(config),
         "num_items": num_items,
         OVERLAP_KEY: dict(overlap),
+        MARKS_KEY: marks_provenance(None if model is None else model.marks),
         "code": [asdict(state) for state in read_code_states(output)],
         "model": None if model is None else asdict(model),
         "merged_from": read_merged(output),
@@ -125,7 +129,9 @@ def benchmark_overview(summary: BenchmarkSummary) -> str:
     title = f"{summary.benchmark} {summary.split} (%), {summary.protocol}, {model}{cut}"
     lines = [f"{count} failed: {reason}" for reason, count in list(summary.reasons.items())[:MAX_REASONS]]
     counts = f"{summary.num_expected} items, {summary.num_failed} failed"
-    note = "\n".join([counts, overlap_line(summary.provenance), *lines])
+    # log-probabilities and masks are what marks matter to; questions with short answers have neither
+    marks = [] if summary.provenance["config"]["settings"]["mode"] is None else marks_lines(summary.provenance)
+    note = "\n".join([counts, *summary.notes, overlap_line(summary.provenance), *marks, *lines])
     columns = (ColumnGroup("", ("metric", "value", "95% interval", "counted")),)
     return render_table(Table(title, columns, tuple(rows), note), TableFormat.TEXT)
 

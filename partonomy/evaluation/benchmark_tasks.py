@@ -41,6 +41,7 @@ from partonomy.structures import CharSpan
 
 REFCOCO_NAMES = ("refcoco", "refcoco+", "refcocog")
 REASON_SEG = "reasonseg"
+REFCOCOM = "refcocom"
 ACCURACY = "accuracy"
 
 
@@ -121,6 +122,10 @@ class BenchmarkTask(Protocol[ItemT]):
         """Every metric with its 95% interval over images."""
         ...
 
+    def notes(self, records: Sequence[ItemRecord]) -> tuple[str, ...]:
+        """What a reader of the scores has to know besides, a line each."""
+        ...
+
     def content_hash(self) -> str:
         """sha256 of everything asked and its truth, wherever the files lie."""
         ...
@@ -194,12 +199,16 @@ class VqaTask:
         """POPE's official scores are its own; the rest are means."""
         if self.headline == MEAN_F1:
             return pope_estimates(records, generator)
-        return _estimates(VQA_BENCHMARKS[self.benchmark].ratios(records), generator)
+        return estimate_ratios(VQA_BENCHMARKS[self.benchmark].ratios(records), generator)
+
+    def notes(self, records: Sequence[ItemRecord]) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
 
     def content_hash(self) -> str:
         """Over prompts and answers."""
         prompt = VQA_BENCHMARKS[self.benchmark].prompt
-        return _hash(
+        return hash_rows(
             [[i.item_id, i.image_path.name, prompt(i, self.vqa_protocol), list(i.answers)] for i in self.items]
         )
 
@@ -221,8 +230,8 @@ class SegmentationTask:
 
     @property
     def headline(self) -> str:
-        """RefCOCO is quoted by cIoU; ReasonSeg by gIoU, since large masks rule its cIoU."""
-        return "giou" if self.benchmark == REASON_SEG else "ciou"
+        """RefCOCO is quoted by cIoU; ReasonSeg by gIoU, since large masks rule its cIoU; RefCOCOm too ("mIoU")."""
+        return "giou" if self.benchmark in (REASON_SEG, REFCOCOM) else "ciou"
 
     def load(self, item: SegmentationItem) -> np.ndarray:
         """Read the image in the annotation's frame."""
@@ -259,11 +268,15 @@ class SegmentationTask:
 
     def estimate(self, records: Sequence[ItemRecord], generator: np.random.Generator) -> dict[str, Estimate]:
         """The two ratios, cIoU and gIoU."""
-        return _estimates(segmentation_ratios(records), generator)
+        return estimate_ratios(segmentation_ratios(records), generator)
+
+    def notes(self, records: Sequence[ItemRecord]) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
 
     def content_hash(self) -> str:
         """Over words and masks."""
-        return _hash(
+        return hash_rows(
             [
                 [
                     i.item_id,
@@ -278,11 +291,13 @@ class SegmentationTask:
         )
 
 
-def _estimates(ratios: dict[str, ImageRatio], generator: np.random.Generator) -> dict[str, Estimate]:
+def estimate_ratios(ratios: dict[str, ImageRatio], generator: np.random.Generator) -> dict[str, Estimate]:
+    """The 95% interval of every metric, from the same resamples."""
     return dict(zip(ratios, bootstrap_ratios(tuple(ratios.values()), generator), strict=True))
 
 
-def _hash(rows: Sequence[object]) -> str:
+def hash_rows(rows: Sequence[object]) -> str:
+    """sha256 of JSON values in their order."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row).encode("ascii"))

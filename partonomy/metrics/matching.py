@@ -41,8 +41,7 @@ def match_masks(counts: PixelCounts, matching: Matching) -> tuple[PairStatistics
     if matching is Matching.PAIRED:
         assignment = [(index, index) for index in range(min(num_predicted, num_true))]
     elif matching is Matching.HUNGARIAN:
-        rows, columns = linear_sum_assignment(counts.ious, maximize=True)
-        assignment = list(zip(rows.tolist(), columns.tolist(), strict=True))
+        assignment = hungarian_assignment(counts.ious)
     else:
         assignment = greedy_assignment(counts.ious)
     predicted_of_true = {column: row for row, column in assignment}
@@ -65,6 +64,19 @@ def match_nothing(true_areas: Sequence[int], union_area: int, matching: Matching
     if matching is Matching.UNION:
         return (missing_prediction(union_area),) if true_areas else ()
     return tuple(missing_prediction(area) for area in true_areas)
+
+
+def hungarian_assignment(ious: np.ndarray) -> list[tuple[int, int]]:
+    """Pair predictions and true masks one to one so that the sum of their IoUs is largest.
+
+    Args:
+        ious: float (P, M).
+
+    Returns:
+        min(P, M) pairs (prediction, true mask), also those whose IoU is 0.
+    """
+    rows, columns = linear_sum_assignment(ious, maximize=True)
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
 def greedy_assignment(ious: np.ndarray) -> list[tuple[int, int]]:

@@ -11,15 +11,13 @@ from plum.checkpoints.export_source import RUN_CONFIG, ExportSource
 from plum.checkpoints.model_weights import empty_model
 from plum.checkpoints.store import CARD_FILE
 from plum.config import ModelConfig
-from plum.data.catalogue import CATALOGUE
+from plum.data.catalogue import CATALOGUE, DATA_OF_KIND
 from plum.models.parameter_counts import count_components
 from plum.train_config import SourceConfig, TrainConfig
 from plum.training.config_file import load_train_config
 
 SUMMARY_FILE = "summary.json"
 SHOWN_METRICS = ("giou_micro_paired", "giou_macro_paired", "parts_accuracy", "parts_f1", "objects_accuracy")
-CATALOGUE_NAMES = {"llava_instruct": "llava_instruct", "reasoning": "reason_seg"}
-"""Kinds of source that are one data set."""
 
 
 def write_card(
@@ -99,7 +97,7 @@ def _place(source: SourceConfig) -> str:
 
 
 def _catalogue_name(source: SourceConfig) -> str:
-    return source.dataset or CATALOGUE_NAMES.get(source.kind, source.kind)
+    return source.dataset or DATA_OF_KIND.get(source.kind, source.kind)
 
 
 def _describe_scores(summaries: Sequence[Path]) -> list[str]:

@@ -4,39 +4,33 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from plum.cli import (
-    chat,
-    convert_llava,
-    data_status,
-    doctor,
-    export,
-    predict,
-    retention,
-    segment,
-    teacher_forced,
-    train_tokenizer,
-    validate,
+COMMANDS = (
+    "segment",
+    "chat",
+    "train-tokenizer",
+    "teacher-forced",
+    "export",
+    "predict",
+    "data-status",
+    "convert-llava",
+    "validate",
+    "retention",
+    "mmr-tables",
+    "doctor",
 )
+"""Each is a module of this package with `add_command`."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser with every command."""
+def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Build the parser with some commands; the others' modules, which may import much, are not read."""
     parser = argparse.ArgumentParser(
         prog="python -m plum", description="PLUM: ask a trained model, and make its tokenizer."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    segment.add_command(commands)
-    chat.add_command(commands)
-    train_tokenizer.add_command(commands)
-    teacher_forced.add_command(commands)
-    export.add_command(commands)
-    predict.add_command(commands)
-    data_status.add_command(commands)
-    convert_llava.add_command(commands)
-    validate.add_command(commands)
-    retention.add_command(commands)
-    doctor.add_command(commands)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in commands:
+        import_module(f"plum.cli.{name.replace('-', '_')}").add_command(subparsers)
     return parser
 
 
@@ -47,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         Exit status: 0, or 1 after an error in the input, which is printed without a traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parsed = build_parser().parse_args(arguments)
+    named = [name for name in arguments[:1] if name in COMMANDS]
+    parsed = build_parser(named or COMMANDS).parse_args(arguments)
     try:
         parsed.run(parsed)
     except (FileExistsError, FileNotFoundError, ValueError) as error:

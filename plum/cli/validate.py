@@ -1,33 +1,37 @@
-"""`python -m plum validate`: a saved model on RefCOCO, ReasonSeg, TextVQA, GQA or POPE."""
+"""`python -m plum validate`: a saved model on RefCOCO, ReasonSeg, RefCOCOm, MMR, TextVQA, GQA or POPE."""
 
 import argparse
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from partonomy.benchmarks import mmr
+from partonomy.benchmarks.mmr_data import MMR_SPLITS
 from partonomy.benchmarks.pope import CATEGORIES
-from partonomy.benchmarks.segmentation_scores import SegmentationMode, Wording
+from partonomy.benchmarks.segmentation_scores import Wording
 from partonomy.benchmarks.vqa_items import MAX_NEW_TOKENS, VqaProtocol
 from partonomy.datasets.training_images import count_trained_on
 from partonomy.evaluation.benchmark_run import run_benchmark
-from partonomy.evaluation.benchmark_settings import BenchmarkConfig, BenchmarkSettings, default_split, read_task
-from partonomy.evaluation.benchmark_summary import BenchmarkSummary, benchmark_overview
-from partonomy.evaluation.benchmark_tasks import (
-    REASON_SEG,
-    REFCOCO_NAMES,
-    VQA_BENCHMARKS,
-    SegmentationTask,
-    VqaTask,
+from partonomy.evaluation.benchmark_settings import (
+    BENCHMARKS,
+    MODES,
+    MULTI_TARGET_NAMES,
+    BenchmarkConfig,
+    BenchmarkSettings,
+    default_mode,
+    default_split,
+    read_task,
 )
+from partonomy.evaluation.benchmark_summary import BenchmarkSummary, benchmark_overview
+from partonomy.evaluation.benchmark_tasks import VQA_BENCHMARKS, BenchmarkTask
 from partonomy.evaluation.provenance import hash_checkpoint
 from partonomy.evaluation.sharding import Rank, parse_shard, rank_from_environment
 from plum.benchmark_model import BenchmarkPlum, check_has_adapters
 from plum.checkpoints.model_config_io import read_model_config
 from plum.partonomy_adapter import load_predictor
-
-BENCHMARKS = (*REFCOCO_NAMES, REASON_SEG, *VQA_BENCHMARKS)
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -37,16 +41,20 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--root", required=True, type=Path, help="where the data set lies")
     parser.add_argument(
         "--split",
-        help="val, testA, testB (refcoco, refcoco+); val, test (refcocog, reasonseg); val (textvqa); testdev, val "
-        f"(gqa); {', '.join(CATEGORIES)} or all (pope); default: val, testdev of gqa under llava_official, all of pope",
+        help="val, testA, testB (refcoco, refcoco+); val, test (refcocog, reasonseg); name of an annotation file "
+        f"(refcocom); {', '.join(MMR_SPLITS)} (mmr); val (textvqa); testdev, val (gqa); {', '.join(CATEGORIES)} or all "
+        "(pope); default: val, testdev of gqa under llava_official, all of pope",
     )
+    parser.add_argument("--annotations", help="mmr, refcocom: a file in the place of the split's own")
     parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
     parser.add_argument("--output", required=True, type=Path, help="folder for records.jsonl and summary.json")
     parser.add_argument(
         "--mode",
-        choices=[mode.value for mode in SegmentationMode],
-        help="segmentation: segment the phrase of a given answer (forced, the default), or all that the model's own "
-        "answer tags (generated)",
+        choices=[mode.value for mode in MODES],
+        help="one target: segment the phrase of a given answer (forced, the default), or all that the model's own "
+        "answer means (generated); several (mmr, multirefcoco): the targets of the gold answer in its order "
+        "(teacher_forced, the default, as M2SA's code), the model's own masks paired with them (generate), or the "
+        "union of its masks with theirs (union)",
     )
     parser.add_argument(
         "--wording",
@@ -80,18 +88,18 @@ def read_settings(arguments: argparse.Namespace) -> BenchmarkSettings:
         ValueError: A flag belongs to other benchmarks.
     """
     is_vqa = arguments.benchmark in VQA_BENCHMARKS
-    mode = arguments.mode or (None if is_vqa else SegmentationMode.FORCED)
     wording = arguments.wording or (None if is_vqa else Wording.PLUM)
     protocol = arguments.protocol or (VqaProtocol.LLAVA_OFFICIAL if is_vqa else None)
     vqa_protocol = None if protocol is None else VqaProtocol(protocol)
     return BenchmarkSettings(
         arguments.benchmark,
         arguments.split or default_split(arguments.benchmark, vqa_protocol),
-        None if mode is None else SegmentationMode(mode),
+        next((mode for mode in MODES if mode.value == arguments.mode), default_mode(arguments.benchmark)),
         None if wording is None else Wording(wording),
         vqa_protocol,
         not arguments.no_ocr,
         arguments.limit,
+        arguments.annotations,
     )
 
 
@@ -121,7 +129,7 @@ def _run(arguments: argparse.Namespace) -> None:
         checkpoint_hash=hash_checkpoint(checkpoint),
         is_base=arguments.base,
         conversation=read_model_config(checkpoint).llava.conversation,
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=mmr.MAX_NEW_TOKENS if settings.benchmark in MULTI_TARGET_NAMES else MAX_NEW_TOKENS,
         root=str(arguments.root),
         content_hash=task.content_hash(),
         num_trained_on=count_trained_on(listed, {item.image_path for item in task.items}),
@@ -138,14 +146,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _run_task(
-    task: VqaTask | SegmentationTask, config: BenchmarkConfig, arguments: argparse.Namespace, rank: Rank
+    task: BenchmarkTask[Any], config: BenchmarkConfig, arguments: argparse.Namespace, rank: Rank
 ) -> BenchmarkSummary | None:
     build = partial(build_model, config.checkpoint, config.is_base, config.max_new_tokens, arguments.device)
     output, resume, num_procs = arguments.output, arguments.resume, arguments.num_procs
     try:
-        # one call per type: a task is generic in its items
-        if isinstance(task, VqaTask):
-            return run_benchmark(task, config, output, build, resume=resume, rank=rank, num_procs=num_procs)
         return run_benchmark(task, config, output, build, resume=resume, rank=rank, num_procs=num_procs)
     except (FileExistsError, BlockingIOError, ChildProcessError) as error:
         raise ValueError(str(error)) from error

@@ -40,6 +40,7 @@ class _Ingredients:
     images: TrainingImages
     part_images: Mapping[str, PartImages]
     encoder: ConversationEncoder | None
+    has_marks: bool
 
 
 def build_mixture(
@@ -47,7 +48,9 @@ def build_mixture(
     seed: int,
     encoder: ConversationEncoder | None = None,
     images: TrainingImages | None = None,
+    *,
     with_part_maps: bool = True,
+    has_marks: bool = False,
 ) -> MixtureDataset:
     """Read every folder of a mixture and build its sources.
 
@@ -57,6 +60,7 @@ def build_mixture(
         encoder: the run's; dialogues of foreign text are cut to what it takes. Not needed for other sources.
         images: from `benchmark_images`, where the caller wants to know afterwards what is trained on.
         with_part_maps: False where no part pretext reads them.
+        has_marks: whether the run's system writes marks such as [SEG] into answers; `mmr` then takes over the file's.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
@@ -70,7 +74,7 @@ def build_mixture(
     datasets = {path: _load_dataset(path, images) for path in paths if Path(path).is_dir()}
     vocabulary = collect_classes(datasets.values())
     part_images = {path: PartImages(dataset, vocabulary, with_part_maps) for path, dataset in datasets.items()}
-    ingredients = _Ingredients(config, images, part_images, encoder)
+    ingredients = _Ingredients(config, images, part_images, encoder, has_marks)
     sources = [_build_source(source, ingredients) for source in chosen]
     logger.info("%s", images.describe())
     return MixtureDataset(sources, share_weights(chosen, config), seed, vocabulary, config.group_by_length)
@@ -92,6 +96,8 @@ def check_source(source: SourceConfig, config: DataConfig) -> None:
         raise ValueError(f"{where}: {'it reads dataset_dir, leave path out' if is_download else 'path is missing'}")
     if bool(source.dataset) != (source.kind in ("semantic", "referring")):
         raise ValueError(f"{where}: `semantic` and `referring` need dataset, other kinds have none")
+    if source.legacy_unaligned_qa and source.kind != "mmr":
+        raise ValueError(f"{where}: legacy_unaligned_qa belongs to `mmr` alone")
     known = [group.name for group in config.groups]
     if source.group and source.group not in known:
         raise ValueError(f"{where}: its group {source.group!r} is not among data.groups {known}")
@@ -153,7 +159,9 @@ def _build_source(source: SourceConfig, ingredients: _Ingredients) -> Source:
     if source.kind not in IMAGE_SOURCES:
         assert ingredients.data.dataset_dir is not None  # check_source
         root = Path(ingredients.data.dataset_dir)
-        return build_download(source, root, limit, ingredients.images, ingredients.encoder)
+        return build_download(
+            source, root, limit, ingredients.images, ingredients.encoder, has_marks=ingredients.has_marks
+        )
     if part_images is None:
         raise FileNotFoundError(f"{source.path}: no such folder; make it with `python -m partonomy build`")
     return IMAGE_SOURCES[source.kind](part_images, limit)

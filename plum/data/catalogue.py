@@ -12,6 +12,8 @@ from pathlib import Path
 COCO_PHOTOS = "photographs: Flickr's terms of use"
 REFER_SOURCE = "https://github.com/lichengunc/refer, or through web.archive.org/web/2022/https://bvisionweb1.cs.unc.edu"
 REFER_LICENCE = f"none stated for the sentences; COCO's annotations: CC BY 4.0; {COCO_PHOTOS}"
+DATA_OF_KIND = {"llava_instruct": "llava_instruct", "reasoning": "reason_seg", "mmr": "mmr"}
+"""Data sets of the kinds of source that have only one."""
 BENCHMARK = "benchmark"
 """Group of the sets that are only validated on."""
 COCO_SOURCE = "http://images.cocodataset.org/zips"
@@ -214,6 +216,31 @@ CATALOGUE: Sequence[CatalogueEntry] = (
         ),
         "none stated for the questions; photographs of OpenImages (CC BY) and ScanNet (its terms of use)",
         "https://github.com/dvlab-research/LISA#dataset",
+    ),
+    CatalogueEntry(
+        "mmr",
+        "mmr",
+        "implicit questions about several objects and parts; M2SA's mixture, not the PLUM paper's",
+        (
+            Need("training questions", "MMR/MMR_train.json"),
+            Need("validation", "MMR/MMR_val.json"),
+            Need("test questions", "MMR", "MMR_test_*.json"),
+            Need("photographs", "refer_seg/images/mscoco/images/train2017", "*.jpg"),
+        ),
+        f"questions: CC BY 4.0 (made with GPT-4V: OpenAI's terms of use); {COCO_PHOTOS}",
+        "https://github.com/jdg900/MMR; or MMR-like data of your own: python -m partonomy build-mmr",
+    ),
+    CatalogueEntry(
+        "refcocom",
+        BENCHMARK,
+        "parts and objects by expressions (plum validate refcocom --root ROOT)",
+        (
+            Need("expressions", "refer_seg/RefCOCOm/annotations", "*.json"),
+            Need("masks", "refer_seg/RefCOCOm/masks", "*.png"),
+            _COCO_TRAIN_2014,
+        ),
+        f"none stated for the expressions; {COCO_PHOTOS}",
+        "https://github.com/Rubics-Xuan/MRES",
     ),
     CatalogueEntry(
         "textvqa",

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from partonomy.benchmarks.reason_seg_data import read_explanations, read_reason_seg, split_folder
 from partonomy.benchmarks.referring_data import REFERRING_SETS, read_referring, reference_file
+from partonomy.datasets.mmr import mmr_file, read_mmr
 from plum.data.encoding import ConversationEncoder
 from plum.data.readers.label_maps import LabelMaps, find_layout
 from plum.data.readers.llava_instruct import DIALOGUE_FILE, Dialogues
 from plum.data.sources.base import Source
 from plum.data.sources.llava_instruct import LlavaInstructSource
+from plum.data.sources.mmr import MmrSource
 from plum.data.sources.reasoning import ReasoningSource
 from plum.data.sources.referring import ReferringSource
 from plum.data.sources.semantic import SemanticSource
@@ -24,8 +26,10 @@ def build_download(
     conversations_per_image: int,
     excluded: Container[Path],
     encoder: ConversationEncoder | None,
+    *,
+    has_marks: bool,
 ) -> Source:
-    """Build a source of the kinds `semantic`, `referring`, `reasoning`, `llava_instruct` from its training split.
+    """Build a source of the kinds `semantic`, `referring`, `reasoning`, `llava_instruct`, `mmr`: its training split.
 
     Args:
         source: its configuration.
@@ -33,6 +37,7 @@ def build_download(
         conversations_per_image: most conversations of one image in a sample.
         excluded: image files that may not be trained on.
         encoder: the run's; `llava_instruct` needs it.
+        has_marks: whether the run's system writes marks such as [SEG] into answers.
 
     Raises:
         FileNotFoundError: files are missing.
@@ -46,6 +51,12 @@ def build_download(
     if source.kind == "reasoning":
         items = read_reason_seg(root, TRAIN, texts="all")
         return ReasoningSource(items, read_explanations(root), conversations_per_image, excluded)
+    if source.kind == "mmr":
+        images = read_mmr(mmr_file(root, TRAIN))
+        is_unaligned = source.legacy_unaligned_qa
+        return MmrSource(
+            root, images, conversations_per_image, excluded, has_marks=has_marks, is_unaligned=is_unaligned
+        )
     assert source.kind == "llava_instruct", source.kind
     if encoder is None:
         raise ValueError("llava_instruct cuts dialogues to the run's token limit: build its mixture with an encoder")
@@ -67,4 +78,6 @@ def find_marker(source: SourceConfig, dataset_dir: str | None) -> Path:
         if source.dataset not in REFERRING_SETS:
             raise ValueError(f"unknown referring data set {source.dataset!r}; known: {', '.join(REFERRING_SETS)}")
         return reference_file(root, source.dataset)
+    if source.kind == "mmr":
+        return mmr_file(root, TRAIN)
     return split_folder(root, TRAIN) if source.kind == "reasoning" else root / DIALOGUE_FILE

@@ -94,18 +94,18 @@ def resized_size(height: int, width: int, sam_size: int) -> tuple[int, int]:
 def clip_input(image: np.ndarray, size: int, fit: ClipFit) -> Tensor:
     """CLIP's normalised input [3, size, size], float32."""
     picture = Image.fromarray(_pad_to_square(image) if fit == "pad" else image)
-    resized = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
-    mean, std = np.asarray(CLIP_MEAN, np.float32), np.asarray(CLIP_STD, np.float32)
-    return _channels_first((resized / 255.0 - mean) / std)
+    pixels = _channels_first(picture.resize((size, size), Image.Resampling.BICUBIC))
+    pixels /= 255.0
+    return torch.from_numpy(_normalise(pixels, CLIP_MEAN, CLIP_STD))
 
 
 def sam_input(image: np.ndarray, frame: ImageFrame, size: int) -> Tensor:
     """SAM's normalised input [3, size, size], float32; zeros right of and below the image."""
     height, width = frame.resized
-    resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
-    padded = np.zeros((size, size, 3), dtype=np.float32)
-    padded[:height, :width] = (resized - np.asarray(SAM_MEAN, np.float32)) / np.asarray(SAM_STD, np.float32)
-    return _channels_first(padded)
+    pixels = _channels_first(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    padded = np.zeros((3, size, size), dtype=np.float32)
+    padded[:, :height, :width] = _normalise(pixels, SAM_MEAN, SAM_STD)
+    return torch.from_numpy(padded)
 
 
 def grid_classes(part_map: np.ndarray, frame: ImageFrame, transform: ImageTransform) -> Tensor:
@@ -141,5 +141,13 @@ def _pad_to_square(image: np.ndarray) -> np.ndarray:
     return square
 
 
-def _channels_first(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))
+def _channels_first(picture: Image.Image) -> np.ndarray:
+    """Return float32 [3, H, W], contiguous: NumPy is several times slower on rows of three channels."""
+    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1), dtype=np.float32)
+
+
+def _normalise(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Subtract each channel's mean and divide by its deviation, in place."""
+    pixels -= np.asarray(mean, np.float32)[:, None, None]
+    pixels /= np.asarray(std, np.float32)[:, None, None]
+    return pixels

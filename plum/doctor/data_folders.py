@@ -3,14 +3,11 @@
 from pathlib import Path
 
 from plum.data.build import check_source
-from plum.data.catalogue import CATALOGUE, survey
+from plum.data.catalogue import CATALOGUE, DATA_OF_KIND, survey
 from plum.data.catalogue import State as DataState
 from plum.data.downloads import find_marker
 from plum.doctor.findings import Finding, State
 from plum.train_config import DataConfig, SourceConfig
-
-CATALOGUE_NAMES = {"llava_instruct": "llava_instruct", "reasoning": "reason_seg"}
-"""Sources whose kind names their data set."""
 
 
 def examine_data(data: DataConfig) -> list[Finding]:
@@ -45,7 +42,7 @@ def _examine_source(source: SourceConfig, data: DataConfig) -> Finding:
 def _examine_download(source: SourceConfig, name: str, data: DataConfig) -> Finding:
     """Count the files of a download, as `python -m plum data-status` does."""
     assert data.dataset_dir is not None  # check_source
-    wanted = source.dataset or CATALOGUE_NAMES[source.kind]
+    wanted = source.dataset or DATA_OF_KIND[source.kind]
     entries = [entry for entry in CATALOGUE if entry.name == wanted]
     (status,) = survey(Path(data.dataset_dir), entries)
     counts = ", ".join(f"{found.need.what} {found.count:,}" for found in status.found)

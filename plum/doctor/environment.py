@@ -1,12 +1,10 @@
-"""What is installed: packages against requirements.txt, GPUs, and what DeepSpeed compiles."""
+"""What is installed: packages against requirements.txt, GPUs, DeepSpeed's operations."""
 
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import re
-import shutil
 from pathlib import Path
 
 import torch
@@ -20,7 +18,7 @@ _PIN = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?==([^\s;#]+)")
 
 
 def examine_environment(engine: EngineConfig, requirements: Path = REQUIREMENTS) -> list[Finding]:
-    """Look at Python, packages, GPUs and compilers.
+    """Look at Python, packages and GPUs.
 
     Args:
         engine: what the run needs of them.
@@ -89,17 +87,11 @@ def examine_quantization(engine: EngineConfig) -> list[Finding]:
 
 
 def examine_devices(engine: EngineConfig) -> list[Finding]:
-    """GPUs, or the compiler that DeepSpeed needs without one."""
+    """GPUs, and DeepSpeed's operations where it is used."""
     if torch.cuda.is_available():
         return [*_examine_gpus(engine), *_examine_operations()]
-    findings = [Finding(State.REMARK, "GPU", "none: training runs on CPU processes", "")]
-    if engine.kind == "deepspeed":
-        compiler = shutil.which(os.environ.get("CXX", "g++"))
-        state = State.FINE if compiler else State.MISSING
-        to_do = "" if compiler else "install g++"
-        what = "C++ compiler (DeepSpeed's communication of CPU processes)"
-        findings += [Finding(state, what, compiler or "not found", to_do), *_examine_operations()]
-    return findings
+    none = Finding(State.REMARK, "GPU", "none: training runs on CPU processes", "")
+    return [none, *(_examine_operations() if engine.kind == "deepspeed" else [])]
 
 
 def _examine_gpus(engine: EngineConfig) -> list[Finding]:

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
 from torch import Tensor
 
 from partonomy.evaluation.model_api import ChoiceScore, Generation, Turn
 from partonomy.structures import CharSpan, Question
+from plum.models.sam_modules import Attention, ImageEncoderViT
 from plum.predictor import Predictor
 
 
@@ -28,6 +28,8 @@ class PlainModel:
         self._predictor = predictor
         self._question: Question | None = None
         self._states: dict[tuple[Turn, ...], Tensor] = {}
+        self.mask_logits: Tensor | None = None
+        """Logits [spans, H, W] of the masks returned last."""
 
     def prepare(self, question: Question) -> None:
         """Forget the question before; read the phrases of all choices."""
@@ -47,14 +49,15 @@ class PlainModel:
         """Return the masks of the given answer; those of the other choices are decoded all the same."""
         assert self._question is not None, "prepare(question) comes first"
         states = self._states[tuple(turns)]
-        masks = np.zeros((0, *image.shape[:2]), dtype=bool)
+        chosen = torch.zeros((0, *image.shape[:2]))
         with stock_attention(self._predictor.model.sam.image_encoder):
             for row, choice in enumerate(self._question.choices):
                 forced = self._predictor.answers.forced(turns, choice.text, choice.part_spans)
                 logits = self._predictor.mask_logits(image, states[row : row + 1], forced.spans)
                 if choice.text == answer:
-                    masks = (logits > 0).cpu().numpy()[forced.places]
-        return masks
+                    chosen = logits[forced.places]
+        self.mask_logits = chosen
+        return (chosen > 0).cpu().numpy()
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
         """Not part of the procedure."""

@@ -14,7 +14,8 @@ from plum.config import ModelConfig
 from plum.models.backbones import Backbones
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.lisa import build_around
-from plum.models.sam import LayerNorm2d, SegmentAnything
+from plum.models.sam import SegmentAnything
+from plum.models.sam_modules import LayerNorm2d
 
 
 class EarlyFusion(nn.Module):

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-MIN_SAVED_PLACES = 1024
-"""Token places that a further pass must save. Assumed, not measured on a GPU: at 7B they are some tens of milliseconds
-of arithmetic, against some thousand kernel launches that mostly hide behind it."""
+MIN_SAVED_PLACES = 256
+"""Token places that a further pass must save. Measured on a CPU (docs/LOG.md): a pass pays from 64 on, at the tiny size
+and at four layers of 512. On a GPU not measured: there a pass also reads all weights again, which at 7B is about the
+arithmetic of a hundred places."""
 
 
 def group_rows(lengths: Sequence[int], min_saved: int = MIN_SAVED_PLACES) -> list[list[int]]:

@@ -1,18 +1,14 @@
 """Segment Anything built from the `segment-anything` package's own modules, so that its checkpoints load strictly.
 
-Two things differ in how they compute, not in what: the image encoder's attention goes through
-scaled_dot_product_attention, and the mask decoder takes one image per prompt row, so that prompts of many images share
-a call.
+Three things differ in how they compute, not in what: the image encoder's attention goes through
+scaled_dot_product_attention, the other layers are those of plum/models/sam_layers.py, and the mask decoder takes one
+image per prompt row, so that prompts of many images share a call.
 
 Source: facebookresearch/segment-anything (`modeling/`, `build_sam.py`); paper, section 4.
 """
 
-import importlib.machinery
-import importlib.util
-import sys
 from collections.abc import Mapping
 from functools import partial
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -20,34 +16,15 @@ from torch.nn import functional
 
 from plum.config import SamConfig
 from plum.models.frozen import grad_if_trainable
-
-
-def _stub_package_without_torchvision() -> None:
-    """Let `segment_anything.modeling` be imported where torchvision is missing.
-
-    The package's `__init__` imports torchvision for its automatic mask generator; its `modeling` does not. A stub that
-    only knows where the package lies skips that `__init__`. This is the one place that does it, and only when it must.
-    """
-    if "segment_anything" in sys.modules or importlib.util.find_spec("torchvision") is not None:
-        return
-    spec = importlib.machinery.PathFinder.find_spec("segment_anything")
-    if spec is None or spec.submodule_search_locations is None:
-        raise ModuleNotFoundError("segment_anything is missing: pip install -r requirements.txt")
-    package = ModuleType("segment_anything")
-    package.__path__ = list(spec.submodule_search_locations)
-    sys.modules["segment_anything"] = package
-
-
-_stub_package_without_torchvision()
-
-from segment_anything.modeling import (  # noqa: E402  (after the stub)
+from plum.models.sam_layers import fuse_layers
+from plum.models.sam_modules import (
+    Attention,
     ImageEncoderViT,
     MaskDecoder,
     PromptEncoder,
     TwoWayTransformer,
+    get_rel_pos,
 )
-from segment_anything.modeling.common import LayerNorm2d  # noqa: E402, F401  (for plum.models.m2sa)
-from segment_anything.modeling.image_encoder import Attention, get_rel_pos  # noqa: E402
 
 NUM_MULTIMASK_OUTPUTS = 3
 IOU_HEAD_DEPTH = 3
@@ -235,7 +212,9 @@ def build_sam(config: SamConfig) -> SegmentAnything:
         input_image_size=(config.image_size, config.image_size),
         mask_in_chans=config.mask_in_channels,
     )
-    return SegmentAnything(encoder, prompt_encoder, decoder)
+    sam = SegmentAnything(encoder, prompt_encoder, decoder)
+    fuse_layers(sam)
+    return sam
 
 
 def _init_sincos_position(position: nn.Parameter) -> None:

@@ -32,7 +32,7 @@ _PROBE = f"the wheel {SEG_TOKEN}, the wing {SEG_TOKEN}."
 _MANY_NOTE = f"answers and choices carry {SEG_TOKEN} after each phrase; log-probabilities count it like any other token"
 _SINGLE_NOTE = (
     f"answers and choices carry one {SEG_TOKEN} at their end; log-probabilities count it like any other token; its "
-    "mask is scored as the union of all phrases"
+    "mask stands for the union of all phrases"
 )
 
 

@@ -86,7 +86,10 @@ def build_parts(config: TrainConfig) -> TrainingParts:
     collator = Collator(tokenizer, config.model, config.data, sam_features)
     images = benchmark_images(config.data)
     has_pretext = config.part_pretext is not None
-    mixture = build_mixture(config.data, config.seed, collator.encoder, images, with_part_maps=has_pretext)
+    has_marks = bool(collator.notation.protocol_note)
+    mixture = build_mixture(
+        config.data, config.seed, collator.encoder, images, with_part_maps=has_pretext, has_marks=has_marks
+    )
     objective = build_objective(model, config, mixture.num_part_classes, sam_features)
     if config.engine.gradient_checkpointing:
         model.enable_gradient_checkpointing()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.fuzz.benchmark_readers import make_benchmark_readers
+from tests.fuzz.multi_target_readers import make_multi_target_readers
 from tests.fuzz.pixel_readers import make_pixel_readers
 from tests.fuzz.question_readers import make_question_readers
 from tests.fuzz.source_readers import make_source_readers
@@ -18,4 +19,5 @@ def make_readers(folder: Path) -> tuple[Reader, ...]:
         *make_pixel_readers(),
         *make_benchmark_readers(folder / "benchmarks"),
         *make_training_readers(folder / "training"),
+        *make_multi_target_readers(),
     )

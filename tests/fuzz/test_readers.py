@@ -32,6 +32,9 @@ NAMES = (
     "cocostuff",
     "mapillary",
     "LLaVA-Instruct",
+    "MMR",
+    "RefCOCOm",
+    "multi-referring refCOCO",
 )
 
 

@@ -26,6 +26,23 @@ def test_every_split_in_both_modes(checkout: Path) -> None:  # noqa: F811  the f
     assert all("--resume" in command and command[-2:] == ["--limit", "5"] for command in commands)
 
 
+def test_mmr_and_refcocom_where_they_are(checkout: Path) -> None:  # noqa: F811  the fixture
+    root = checkout / "data"
+    for name in ("MMR/MMR_val.json", "MMR/MMR_test_part_only.json", "refer_seg/RefCOCOm/annotations/val_part.json"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    commands = run_script(checkout, "scripts/validate_seg.sh", "saved", "data", "runs/seg", NUM_PROCS="1")
+    assert {parse_command(command) for command in commands} == {"-m plum"}
+    asked = [(one[4], one[one.index("--split") + 1], one[one.index("--mode") + 1]) for one in commands]
+    modes = ("teacher_forced", "generate", "union")
+    expected = [("refcocom", "val_part", mode) for mode in ("forced", "generated")]
+    expected += [("mmr", split, mode) for split in ("val", "test_part_only") for mode in modes]
+    assert asked == expected
+    arguments = ("scripts/validate_seg.sh", "saved", "data", "runs/seg")
+    (command,) = run_script(checkout, *arguments, NUM_PROCS="1", MMR_MODES="generate", SPLITS="val")[len(commands) :]
+    assert command[command.index("--output") + 1] == "runs/seg/mmr_val_generate"
+
+
 def test_one_process_per_gpu(checkout: Path) -> None:  # noqa: F811  the fixture
     (checkout / "data" / "reason_seg" / "ReasonSeg" / "test").mkdir(parents=True)
     # the stand-in answers 2 where the script counts GPUs

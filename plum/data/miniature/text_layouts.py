@@ -23,6 +23,9 @@ def write_referring(root: Path, name: str, split_by: str, pictures: Sequence[Pic
             save_image(root / "refer_seg/images/saiapr_tc-12" / file_name, picture.image)
         mask = [rle_to_json(encode_mask(picture.mask))] if is_refclef else polygons(picture.mask)
         record = form.annotate(picture, Category(picture.label, "thing"), mask)
+        if not is_refclef:  # other things in the picture, which no sentence means
+            for part, part_mask in picture.parts.items():
+                form.annotate(picture, Category(part, "thing"), polygons(part_mask))
         form.add_image(picture, file_name)
         split = SPLITS[picture.number % len(SPLITS)]
         sentences = (f"the {picture.colour} {picture.label}", f"{picture.label} in the middle", f"{picture.label}")

@@ -1,7 +1,7 @@
 """A miniature copy of every download of stage 0 and of the benchmarks (`scripts/make_miniature_data.py`).
 
-COCO's photographs occur, as in the originals, in COCO-Stuff, PACO and LLaVA-Instruct and, under their older names, in
-refCOCO, refCOCO+ and refCOCOg.
+COCO's photographs occur, as in the originals, in COCO-Stuff, PACO, LLaVA-Instruct and MMR and, under their older names,
+in refCOCO, refCOCO+, refCOCOg and RefCOCOm.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from partonomy.benchmarks.referring_data import REFERRING_SETS
 from plum.data.miniature.label_layouts import write_ade20k, write_cocostuff, write_mapillary
+from plum.data.miniature.multi_target_layouts import write_mmr_files, write_refcocom
 from plum.data.miniature.part_layouts import paco_file, write_part_imagenet, write_pascal_part
 from plum.data.miniature.pictures import Picture, draw_pictures, save_image, write_json
 from plum.data.miniature.question_layouts import write_gqa, write_pope, write_textvqa
@@ -39,6 +40,8 @@ def write_miniature(root: Path, num_images: int, size: int = 128, seed: int = 0)
     write_coco(root, coco)
     for name, layout in REFERRING_SETS.items():
         write_referring(root, name, layout.split_by, others if name == "refclef" else coco)
+    write_mmr_files(root, coco)
+    write_refcocom(root, coco)
     write_ade20k(root, others)
     write_mapillary(root, others)
     write_pascal_part(root, others)

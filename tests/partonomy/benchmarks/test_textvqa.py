@@ -39,7 +39,7 @@ def test_scores_by_protocol(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"answers": ["one"]}, r"data\[1\].*must hold 10 texts"),
-        ({"answers": [1] * 10}, r"data\[1\].*must be texts"),
+        ({"answers": [1] * 10}, r"data\[1\].*must be a list of texts"),
         ({"image_id": "../x"}, r"data\[1\].*leaves the image folder"),
         ({"question": ""}, r"data\[1\].*question"),
         ({"question_id": 1}, "two questions have the id '1'"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from partonomy.datasets import json_stream
-from partonomy.datasets.json_stream import iterate_lists
+from partonomy.datasets.json_stream import iterate_lists, iterate_records
 
 CONTENT = {
     "info": {"images": [1, 2], "year": 2022},
@@ -66,6 +66,24 @@ def test_broken_files_are_named_with_the_place(
     with pytest.raises(ValueError, match=reason) as caught:
         list(iterate_lists(path, ("images",)))
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 64, 1 << 20])
+def test_a_file_that_is_one_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(json_stream, "CHUNK_CHARACTERS", chunk)
+    records = [{"id": 1, "text": 'a "quoted" ] } text'}, [[1]], -2.5e3, None]
+    assert list(iterate_records(write(tmp_path, json.dumps(records, indent=1)))) == records
+    assert list(iterate_records(write(tmp_path, " [ ] \n"))) == []
+    for text, reason in (
+        ("{}", r"the list: expected \[, found \{"),
+        ("[1, 2", "record 1: expected ], found the end of the file"),
+        ("[1] 2", "record 0: expected the end of the file, found 2"),
+        ("", r"the list: expected \[, found the end of the file"),
+    ):
+        path = write(tmp_path, text)
+        with pytest.raises(ValueError, match=reason) as caught:
+            list(iterate_records(path))
+        assert str(path) in str(caught.value)
 
 
 def test_a_deeply_nested_record_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from partonomy.benchmarks.vqa_items import VqaItem, VqaProtocol
 from partonomy.evaluation.benchmark_settings import BenchmarkConfig, BenchmarkSettings
 from partonomy.evaluation.benchmark_tasks import SegmentationTask, VqaTask
 from partonomy.evaluation.model_api import Generation, Turn
+from partonomy.evaluation.multi_target_task import MultiTargetTask
 from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
 from tests.partonomy.benchmarks.vqa_world import draw
@@ -75,7 +76,7 @@ def refcoco_task(folder: Path, mode: SegmentationMode) -> SegmentationTask:
     return SegmentationTask("refcoco", "val", mode, items)
 
 
-def make_config(task: VqaTask | SegmentationTask, **changes: object) -> BenchmarkConfig:
+def make_config(task: VqaTask | SegmentationTask | MultiTargetTask, **changes: object) -> BenchmarkConfig:
     limit = changes.pop("limit", None)
     assert limit is None or isinstance(limit, int)
     if isinstance(task, VqaTask):

@@ -18,7 +18,7 @@ from partonomy.benchmarks.segmentation_scores import SegmentationMode
 from partonomy.evaluation.benchmark_merging import merge_benchmark_runs
 from partonomy.evaluation.benchmark_run import run_benchmark
 from partonomy.evaluation.benchmark_settings import BenchmarkSettings, read_task
-from partonomy.evaluation.benchmark_tasks import SegmentationTask
+from partonomy.evaluation.benchmark_tasks import SegmentationTask, VqaTask
 from partonomy.evaluation.sharding import Rank
 from tests.partonomy.benchmarks.vqa_world import gqa_record
 from tests.partonomy.evaluation.benchmark_world import SIZE, ScriptedModel, draw, make_config
@@ -58,7 +58,7 @@ def build_deadly(target: str, rank: Rank) -> ScriptedModel:
 def run(root: Path, output: Path, shard: str | None = None, **arguments: Any) -> Path:
     """Run the scripted model on GQA; a run without records of its own has a summary, a shard none."""
     task = read_task(BenchmarkSettings("gqa", "testdev"), root)
-    assert not isinstance(task, SegmentationTask)
+    assert isinstance(task, VqaTask)
     config = make_config(task, root=str(root), shard=shard)
     build = arguments.pop("build", build_scripted)
     settings = {"resume": False, "rank": Rank()} | arguments

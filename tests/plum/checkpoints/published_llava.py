@@ -1,19 +1,18 @@
 """Tiny LLaVA, CLIP and SAM checkpoints in the files that are published; names are written out here, not taken from the
 converter's tables."""
 
-import io
 import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-import sentencepiece
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from plum.models.sam import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from plum.models.sam_modules import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from scripts.sentencepiece_model import train_sentencepiece, write_tokenizer_files
 from tests.plum.data.tokenizers_for_tests import TEXTS
 
 VOCAB = 420
@@ -111,28 +110,13 @@ def write_shards(state: Mapping[str, Tensor], folder: Path, kind: str, num_shard
 
 @lru_cache(maxsize=1)
 def sentencepiece_model() -> bytes:
-    """A SentencePiece model of LLaMA's kind: BPE, bytes for unknown characters, `▁` in front."""
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS * 3),
-        model_writer=written,
-        vocab_size=VOCAB,
-        model_type="bpe",
-        byte_fallback=True,
-        character_coverage=1.0,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    return written.getvalue()
+    """The tokenizer.model of these checkpoints."""
+    return train_sentencepiece(TEXTS * 3, VOCAB)
 
 
 def write_tokenizer(folder: Path, **settings: object) -> None:
     """Write tokenizer.model and its settings as the original folders have them."""
-    (folder / "tokenizer.model").write_bytes(sentencepiece_model())
-    content = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(content | {"pad_token": None} | settings))
+    write_tokenizer_files(folder, sentencepiece_model(), settings)
 
 
 def write_original(folder: Path, state: Mapping[str, Tensor], kind: str, num_shards: int = 2, **config: object) -> Path:

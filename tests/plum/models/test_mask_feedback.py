@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from plum.models.mask_feedback import FeedbackContext, FilmMaskEncoder, MaskFeedback, TemporalMaskPooler
-from plum.models.sam import PromptEncoder
+from plum.models.sam_modules import PromptEncoder
 
 ROWS, WIDTH, GRID, HEADS = 3, 16, (4, 4), 4
 

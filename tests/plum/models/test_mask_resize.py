@@ -1,10 +1,10 @@
 """Low-resolution logits to original pixels."""
 
 import torch
-from segment_anything.modeling.sam import Sam
 
 from plum.models.mask_resize import group_by_frame, masks_in_original_pixels, resize_matrix, resize_to_original
 from plum.models.sam import build_sam
+from plum.models.sam_modules import Sam
 from plum.structures import ImageFrame
 
 LANDSCAPE = ImageFrame(original=(30, 45), resized=(43, 64))

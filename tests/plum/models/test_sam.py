@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from segment_anything.modeling import MaskDecoder
-from segment_anything.modeling.image_encoder import Attention
 from torch import nn
 
 from plum.config import SamConfig
 from plum.models.sam import FusedAttention, RowwiseMaskDecoder, build_sam
+from plum.models.sam_layers import FusedLayerNorm2d, FusedTwoWayAttention, stock_layers
+from plum.models.sam_modules import Attention, LayerNorm2d, MaskDecoder, TwoWayAttention
 
 CONFIG = SamConfig(
     image_size=48,
@@ -88,15 +88,42 @@ def test_rowwise_decoder_equals_segment_anything_image_by_image() -> None:
     ours = sam.decode_masks(images[image_of_row], queries, dense, sam.dense_position())
     assert isinstance(sam.mask_decoder, RowwiseMaskDecoder)
     for row, image in enumerate(image_of_row.tolist()):
-        theirs, _ = MaskDecoder.forward(
-            sam.mask_decoder,
-            image_embeddings=images[image][None],
-            image_pe=sam.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=queries[row][None, None],
-            dense_prompt_embeddings=dense[row][None],
-            multimask_output=False,
-        )
+        with stock_layers(sam):
+            assert type(sam.mask_decoder.transformer.final_attn_token_to_image) is TwoWayAttention
+            theirs, _ = MaskDecoder.forward(
+                sam.mask_decoder,
+                image_embeddings=images[image][None],
+                image_pe=sam.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=queries[row][None, None],
+                dense_prompt_embeddings=dense[row][None],
+                multimask_output=False,
+            )
         torch.testing.assert_close(ours[row], theirs[0, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_every_layer_of_the_decoders_is_fused_for_good_and_stock_for_a_while() -> None:
+    sam = build_sam(CONFIG)
+    kinds = {type(module) for module in sam.modules()}
+    assert {FusedTwoWayAttention, FusedLayerNorm2d} <= kinds
+    assert not {TwoWayAttention, LayerNorm2d} & kinds
+    with stock_layers(sam):
+        assert not {FusedTwoWayAttention, FusedLayerNorm2d} & {type(module) for module in sam.modules()}
+    assert {type(module) for module in sam.modules()} == kinds
+
+
+def test_mask_encoder_and_its_gradients_equal_segment_anything() -> None:
+    sam = build_sam(CONFIG)
+    randomise(sam)
+    layers = sam.prompt_encoder.mask_downscaling
+    masks = torch.randn(3, 1, 24, 24, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    tensors = [masks, *layers.parameters()]
+    ours = layers(masks)
+    our_gradients = torch.autograd.grad(ours.square().sum(), tensors)
+    with stock_layers(sam):
+        theirs = layers(masks)
+        their_gradients = torch.autograd.grad(theirs.square().sum(), tensors)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(our_gradients, their_gradients, atol=1e-4, rtol=1e-4)
 
 
 def test_no_dense_prompt_is_sams_own_no_mask_prompt() -> None:

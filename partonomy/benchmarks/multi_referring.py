@@ -1,0 +1,157 @@
+"""Multi-referring RefCOCO: several classes of an image in one question, as the MMR paper describes it (section 5.2).
+
+Paper: 4 to 6 object categories of each image, drawn at random: "Can you segment the class 1, class 2, ..., and class
+n?". Its code groups the sentences of an image by 6, 5, 4, 6, ... in file order instead and asks "What is a, b and c in
+this image?"; here: the paper's way. It does not say what a class's target is: here all its instances in the image.
+Images with fewer than 4 categories are left out and counted.
+"""
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from partonomy.benchmarks.multi_target_items import MultiTargetItem
+from partonomy.benchmarks.referring_data import (
+    REFERRING_SETS,
+    Identifier,
+    check_files_exist,
+    images_of_split,
+    read_identifier,
+    read_target,
+)
+from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, check_text
+from partonomy.datasets.json_stream import iterate_lists
+from partonomy.datasets.mmr import TARGET_MARK, Granularity, MmrQuestion, MmrTarget
+from partonomy.datasets.mmr_answers import ground_answer
+from partonomy.masks import rle_area, union_masks
+from partonomy.names import clean_name
+from partonomy.segmentation_checks import check_mask_size, shorten
+from partonomy.structures import RLE
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "multi"
+"""Before the name of the referring set: "multirefcoco+"."""
+MULTI_REFERRING_NAMES = tuple(f"{PREFIX}{name}" for name in REFERRING_SETS if name != "refclef")
+MIN_CLASSES, MAX_CLASSES = 4, 6
+
+
+@dataclass
+class _Annotated:
+    """An image of the split and what is drawn in it, by category."""
+
+    path: Path
+    height: int
+    width: int
+    segmentations: dict[Identifier, list[Any]] = field(default_factory=lambda: defaultdict(list))
+
+
+def read_multi_referring(root: Path, benchmark: str, split: str) -> tuple[MultiTargetItem, ...]:
+    """Read one split: a question per image that has enough categories, in order of the images' ids.
+
+    Args:
+        root: Folder of the downloads.
+        benchmark: One of `MULTI_REFERRING_NAMES`.
+        split: As RefCOCO's.
+
+    Raises:
+        FileNotFoundError: A file, or images, are missing.
+        ValueError: An unknown split, a broken file or record, naming both, or no image with enough categories.
+    """
+    name = benchmark.removeprefix(PREFIX)
+    path = root / "refer_seg" / name / "instances.json"
+    names, images = _read_instances(root, name, path, images_of_split(root, name, split))
+    items = []
+    for image_id, image in sorted(images.items(), key=lambda entry: str(entry[0])):
+        targets = _class_targets(image, names, f"{path}, image {image_id}")
+        if len(targets) >= MIN_CLASSES:
+            items.append(_make_item(f"{benchmark}/{image_id}", image, _draw(targets, f"{name}/{image_id}")))
+    if len(items) < len(images):
+        logger.warning(
+            "%s %s: %d of %d images show fewer than %d categories and are left out",
+            benchmark,
+            split,
+            len(images) - len(items),
+            len(images),
+            MIN_CLASSES,
+        )
+    if not items:
+        raise ValueError(f"{path}: no image of the split {split!r} shows {MIN_CLASSES} categories or more")
+    check_files_exist([item.image_path for item in items], f"{benchmark} {split}")
+    return tuple(items)
+
+
+def _read_instances(
+    root: Path, name: str, path: Path, wanted: frozenset[Identifier]
+) -> tuple[Mapping[Identifier, str], Mapping[Identifier, _Annotated]]:
+    """Names of the categories, and the wanted images with their segmentations; the lists may come in any order."""
+    folder = root / REFERRING_SETS[name].image_folder
+    names: dict[Identifier, str] = {}
+    images: dict[Identifier, _Annotated] = {}
+    loose: list[tuple[Identifier, Identifier, Any]] = []
+    for kind, record in iterate_lists(path, ("images", "annotations", "categories")):
+        try:
+            if kind == "categories":
+                names[read_identifier(record, "id")] = clean_name(check_text(record["name"], "'name'"))
+            elif kind == "images" and (number := read_identifier(record, "id")) in wanted:
+                check_mask_size(record["height"], record["width"], "the image")
+                file_name = check_relative_path(record["file_name"], "'file_name'")
+                images[number] = _Annotated(folder / file_name, record["height"], record["width"])
+            elif kind == "annotations" and (image_id := read_identifier(record, "image_id")) in wanted:
+                loose.append((image_id, read_identifier(record, "category_id"), record["segmentation"]))
+        except RECORD_ERRORS as error:
+            shown = shorten(record.get("id") if isinstance(record, Mapping) else record)
+            reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{path}, record {shown} of {kind!r}: {reason}") from error
+    missing = sorted(map(str, wanted - set(images)))
+    if missing:
+        raise ValueError(
+            f"{path}: image {missing[0]} is not in the list of images; this file and the sentences belong to different "
+            "releases"
+        )
+    for image_id, category, segmentation in loose:
+        if category not in names:
+            raise ValueError(f"{path}: image {image_id} has an annotation of the unknown category {shorten(category)}")
+        images[image_id].segmentations[category].append(segmentation)
+    return names, images
+
+
+def _class_targets(image: _Annotated, names: Mapping[Identifier, str], where: str) -> dict[str, RLE]:
+    """All instances of every category of an image, by name; what is empty is none."""
+    masks: dict[str, list[RLE]] = defaultdict(list)
+    for category, segmentations in image.segmentations.items():
+        masks[names[category]] += [read_target(one, image.height, image.width, where) for one in segmentations]
+    united = {name: union_masks(of_name) for name, of_name in sorted(masks.items())}
+    return {name: mask for name, mask in united.items() if rle_area(mask)}
+
+
+def _draw(targets: Mapping[str, RLE], key: str) -> list[MmrTarget]:
+    """Choose classes and their order, the same ones for the same image."""
+    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
+    size = min(int(generator.integers(MIN_CLASSES, MAX_CLASSES + 1)), len(targets))
+    names = list(targets)
+    chosen = [names[place] for place in generator.permutation(len(names))[:size]]
+    return [MmrTarget(name, targets[name], Granularity.OBJECT) for name in chosen]
+
+
+def _make_item(item_id: str, image: _Annotated, targets: Sequence[MmrTarget]) -> MultiTargetItem:
+    names = [target.category_name for target in targets]
+    marked = [f"the {name} {TARGET_MARK}" for name in names]
+    gold = MmrQuestion(item_id, "", tuple(targets), f"It is {', '.join(marked[:-1])}, and {marked[-1]}.")
+    return MultiTargetItem(
+        item_id=item_id,
+        image_id=item_id,
+        image_path=image.path,
+        height=image.height,
+        width=image.width,
+        text=f"the {', '.join(names[:-1])}, and {names[-1]}",
+        is_sentence=False,
+        targets=tuple(targets),
+        answer=ground_answer(gold),
+    )

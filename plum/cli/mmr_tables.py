@@ -1,0 +1,27 @@
+"""`python -m plum mmr-tables`: runs beside the rows of the MMR paper's Tables 2 to 5."""
+
+import argparse
+from pathlib import Path
+
+from partonomy.evaluation.mmr_tables import load_mmr_runs, mmr_table, table_of
+from partonomy.evaluation.table_format import TableFormat, render_table
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("mmr-tables", help="runs beside the rows of the MMR paper's Tables 2 to 5")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        help="output folders of `plum validate` on MMR, (multi-referring) RefCOCO, RefCOCOm",
+    )
+    parser.add_argument("--format", choices=[entry.value for entry in TableFormat], default=TableFormat.TEXT.value)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    summaries = load_mmr_runs(arguments.runs)
+    numbers = sorted({number for summary in summaries if (number := table_of(summary.benchmark)) is not None})
+    tables = [render_table(mmr_table(number, summaries), TableFormat(arguments.format)) for number in numbers]
+    print("\n\n".join(tables))

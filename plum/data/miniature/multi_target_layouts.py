@@ -1,0 +1,124 @@
+"""Questions with several targets in MMR's published form, and RefCOCOm's expressions with their mask files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from partonomy.masks import encode_mask, rle_to_json
+from plum.data.miniature.part_layouts import LVIS_NAMES
+from plum.data.miniature.pictures import Picture, save_image, save_map, write_json
+from plum.data.miniature.text_layouts import SPLITS
+
+MMR_IMAGES = "refer_seg/images/mscoco/images/train2017"
+MAX_PARTS = 3
+"""Parts that one question asks for."""
+
+Question = tuple[str, str, list[dict[str, Any]]]
+"""Words, answer with `{seg}`, annotations of the targets."""
+
+
+def write_mmr_files(root: Path, pictures: Sequence[Picture]) -> None:
+    """The five files below `MMR/`: train, val, and the test set about both, objects alone, parts alone."""
+    by_split: dict[str, list[Picture]] = {"train": [], "val": [], "test": []}
+    for picture in pictures:
+        save_image(root / MMR_IMAGES / picture.coco_name, picture.image)
+        by_split[SPLITS[picture.number % len(SPLITS)].rstrip("AB")].append(picture)
+    files = {
+        "train": (by_split["train"], ("object", "part", "mixed")),
+        "val": (by_split["val"], ("object", "part", "mixed")),
+        "test_mixed": (by_split["test"], ("object", "part", "mixed")),
+        "test_obj_only": (by_split["test"], ("object",)),
+        "test_part_only": (by_split["test"], ("part",)),
+    }
+    for name, (members, kinds) in files.items():
+        records = [mmr_record(picture, kinds) for picture in members]
+        write_json(root / "MMR" / f"MMR_{name}.json", records)
+
+
+def mmr_record(picture: Picture, kinds: Sequence[str]) -> dict[str, Any]:
+    """A record as Figure 11 of the paper lists its keys; masks are compressed run-length codes."""
+    raw = LVIS_NAMES.get(picture.label, picture.label.replace(" ", "_"))
+    whole = _annotation(picture, raw, picture.mask)
+    parts = {
+        name: _annotation(picture, f"{raw}:{name.replace(' ', '_')}", mask)
+        for name, mask in list(picture.parts.items())[:MAX_PARTS]
+    }
+    first = next(iter(parts))
+    listed = [f"the {picture.label}'s {name} {{seg}}" for name in parts]
+    questions: dict[str, list[Question]] = {
+        "object": [("What was drawn here last?", f"It is the {picture.label} {{seg}}.", [whole])],
+        "part": [
+            ("Which pieces belong together?", f"They are {_list(listed)}.", list(parts.values())),
+            ("What would you look at first?", f"One would look at {listed[0]}.", [parts[first]]),
+        ],
+        "mixed": [
+            (
+                "What stands out, and which piece of it would you name?",
+                f"The {picture.label} {{seg}} stands out, with the {first} of the {picture.label} {{seg}}.",
+                [whole, parts[first]],
+            )
+        ],
+    }
+    asked = [question for kind in kinds for question in questions[kind]]
+    height, width = picture.mask.shape
+    return {
+        "file_name": f"train2017/{picture.coco_name}",
+        "height": height,
+        "width": width,
+        "image_id": int(Path(picture.coco_name).stem),
+        "not_exhaustive_category_ids": [],
+        "neg_category_ids": [],
+        "coco_url": f"http://images.cocodataset.org/train2017/{picture.coco_name}",
+        "questions": [words for words, _, _ in asked],
+        "annotations": [whole, *parts.values()],
+        "answers": [annotations for _, _, annotations in asked],
+        "text_answers": [answer for _, answer, _ in asked],
+        "raw_answers": [answer.replace(" {seg}", "") for _, answer, _ in asked],
+    }
+
+
+def write_refcocom(root: Path, pictures: Sequence[Picture]) -> None:
+    """`val.json`, `testA.json`, `testB.json` of objects and parts, the same with `_part` of parts alone, and masks."""
+    folder = root / "refer_seg" / "RefCOCOm"
+    records: dict[str, list[dict[str, Any]]] = {}
+    number = 0
+    for picture in pictures:
+        split = SPLITS[picture.number % len(SPLITS)]
+        if split == "train":
+            continue
+        expressions = {f"the {picture.colour} {picture.label}": picture.mask}
+        parts = {f"{name} of the {picture.label}": mask for name, mask in picture.parts.items()}
+        for text, mask in (expressions | parts).items():
+            save_map(folder / "masks" / f"{number}.png", np.where(mask, 255, 0).astype(np.uint8))
+            record = {
+                "bbox": list(cv2.boundingRect(mask.astype(np.uint8))),
+                "cat": 1,
+                "segment_id": number,
+                "img_name": f"COCO_train2014_{picture.coco_name}",
+                "sentences": [{"idx": 0, "sent_id": number, "sent": text}],
+                "sentences_num": 1,
+            }
+            records.setdefault(split, []).append(record)
+            if text in parts:
+                records.setdefault(f"{split}_part", []).append(record)
+            number += 1
+    for name, of_file in records.items():
+        write_json(folder / "annotations" / f"{name}.json", of_file)
+
+
+def _annotation(picture: Picture, name: str, mask: np.ndarray) -> dict[str, Any]:
+    return {
+        "bbox": [float(value) for value in cv2.boundingRect(mask.astype(np.uint8))],
+        "segmentation": rle_to_json(encode_mask(mask)),
+        "image_id": int(Path(picture.coco_name).stem),
+        "category_name": name,
+        "category_id": 1,
+        "sorted_category_id": 1,
+    }
+
+
+def _list(phrases: Sequence[str]) -> str:
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
