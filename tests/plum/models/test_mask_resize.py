@@ -50,7 +50,8 @@ def test_training_follows_inference() -> None:
     with torch.inference_mode():
         resize_to_original(logits, LANDSCAPE, 64)
     resize_to_original(logits, LANDSCAPE, 64).sum().backward()
-    assert logits.grad is not None and bool(logits.grad.any())
+    assert logits.grad is not None
+    assert bool(logits.grad.any())
 
 
 def test_bfloat16_logits_are_resized_in_float32() -> None:
