@@ -10,6 +10,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from plum.checkpoints.file_modes import give_usual_mode
+
 MAX_SHARD_BYTES = 4 * 10**9
 
 
@@ -67,6 +69,8 @@ class ShardWriter:
         return self.folder / f"{self.stem}-part-{number:05}"
 
     def _flush(self) -> None:
-        save_file(self._waiting, self._part(len(self._shards)), metadata={"format": "pt"})
+        part = self._part(len(self._shards))
+        save_file(self._waiting, part, metadata={"format": "pt"})
+        give_usual_mode(part)
         self._shards.append(tuple(self._waiting))
         self._waiting, self._waiting_bytes = {}, 0

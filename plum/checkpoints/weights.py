@@ -12,6 +12,8 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from plum.checkpoints.file_modes import give_usual_mode
+
 MAX_SHARD_SIZE = "4GB"
 NUM_NAMES_SHOWN = 5
 FINGERPRINT_BYTES = 2**20
@@ -35,6 +37,8 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, stem: str) -> Non
         filename_pattern=f"{stem}{{suffix}}.safetensors",
         max_shard_size=MAX_SHARD_SIZE,
     )
+    for file in folder.glob(f"{stem}*.safetensors"):
+        give_usual_mode(file)
 
 
 def _own_storage(tensor: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from plum.checkpoints.file_modes import give_usual_mode
 from plum.data.image_transforms import SAM_MEAN, SAM_STD
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,7 @@ class SamFeatureCache:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             save_file({TENSOR_NAME: embedding}, temporary)
+            give_usual_mode(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
