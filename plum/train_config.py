@@ -49,14 +49,12 @@ class TrainableConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, linear warm-up, the peak rate for a while, then linear or cosine decay to zero (paper, A.1: no while)."""
+    """AdamW, linear warm-up, then linear or cosine decay to zero (paper, A.1)."""
 
     learning_rate: float = 3e-4
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     warmup_updates: int = 100
-    hold_updates: int = 0
-    """Updates at the peak rate between warm-up and decay."""
     decay: Literal["linear", "cosine"] = "linear"
     gradient_clip: float = 1.0
 
@@ -137,7 +135,8 @@ class DataConfig:
     """At most this many conversations share one image (and its encoding) in a sample."""
     group_by_length: int = 0
     """Successive samples of similar length, for less padding: a multiple of ranks x engine.micro_batch_size, or 0 for
-    none. It changes which samples share a micro-batch, over which losses are averaged (plum/data/length_groups.py)."""
+    none. It changes which samples share a micro-batch, over which losses are averaged (plum/data/length_groups.py):
+    short conversations then weigh as much as long ones, which may cost more than padding does (docs/LOG.md)."""
     exclude_images: tuple[str, ...] = ()
     """Question folders or files whose images may not be trained on (the benchmark's validation images)."""
     count_images: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""AdamW and its learning-rate schedule: linear warm-up, a hold if any, decay to zero (PLUM paper, A.1 and Table 6)."""
+"""AdamW and its learning-rate schedule: linear warm-up, then decay to zero (PLUM paper, A.1 and Table 6)."""
 
 import math
 from collections.abc import Iterable
@@ -32,8 +32,7 @@ def learning_rate_factor(update: int, num_updates: int, config: OptimizerConfig)
     """
     if update < config.warmup_updates:
         return (update + 1) / config.warmup_updates
-    decay_start = config.warmup_updates + config.hold_updates
-    remaining = (num_updates - update) / max(1, num_updates - decay_start)
+    remaining = (num_updates - update) / max(1, num_updates - config.warmup_updates)
     remaining = min(1.0, max(0.0, remaining))
     if config.decay == "cosine":
         return 0.5 * (1.0 - math.cos(math.pi * remaining))

@@ -128,9 +128,7 @@ def smoke_config(config: TrainConfig, num_updates: int, num_ranks: int, data_fol
     per_rank = NUM_SAMPLES // num_ranks
     size = max(size for size in range(1, min(config.engine.micro_batch_size, per_rank) + 1) if per_rank % size == 0)
     engine = replace(config.engine, micro_batch_size=size, accumulation=per_rank // size, num_workers=0)
-    optimizer = replace(
-        config.optimizer, warmup_updates=min(config.optimizer.warmup_updates, num_updates // 10), hold_updates=0
-    )
+    optimizer = replace(config.optimizer, warmup_updates=min(config.optimizer.warmup_updates, num_updates // 10))
     pretext = None if config.part_pretext is None else replace(config.part_pretext, warmup_updates=0)
     data = replace(config.data, group_by_length=0)
     if data_folder is not None:

@@ -24,13 +24,6 @@ def test_cosine_schedule_golden() -> None:
     assert learning_rate_factor(11, 12, config) == pytest.approx(0.5 * (1 - math.cos(math.pi / 8)))
 
 
-def test_hold_golden() -> None:
-    # 10 updates, 2 of warm-up, 4 at the peak, then (10 - u) / 4: 4/4, 3/4, 2/4, 1/4
-    config = OptimizerConfig(warmup_updates=2, hold_updates=4, decay="linear")
-    factors = [learning_rate_factor(update, 10, config) for update in range(10)]
-    assert factors == pytest.approx([0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])
-
-
 @pytest.mark.parametrize("warmup", [0, 1, 100])
 def test_no_update_is_spent_at_rate_zero(warmup: int) -> None:
     config = OptimizerConfig(warmup_updates=warmup)
