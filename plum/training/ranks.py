@@ -1,7 +1,9 @@
 """The processes of a run: which one this is, and how they find each other."""
 
+import contextlib
 import logging
 import os
+import random
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +15,8 @@ from plum.train_config import EngineConfig
 
 PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others before it gives up (a hang becomes an error)."""
+PORTS = range(20000, 32000)
+"""Where a run of one rank looks for a port to meet itself at."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,25 @@ def _skip_inference_operation() -> None:
 
 def _single_rank_environment() -> dict[str, str]:
     """Return what a launcher would set for one process (`python train.py` without the deepspeed launcher)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     return {
         "RANK": "0",
         "LOCAL_RANK": "0",
         "WORLD_SIZE": "1",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(find_free_port()),
     }
+
+
+def find_free_port() -> int:
+    """Return a port that nobody listens on.
+
+    It lies below those that Linux gives to outgoing connections, which could take it before it is used.
+
+    Raises:
+        OSError: a hundred ports are all taken.
+    """
+    for port in random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise OSError(f"no free port among a hundred of {PORTS.start} to {PORTS.stop - 1}")

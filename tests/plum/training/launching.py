@@ -1,7 +1,6 @@
 """Programs under the real DeepSpeed launcher, as users start them."""
 
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from plum.train_config import TrainConfig
+from plum.training.ranks import find_free_port
 
 TIMEOUT = 600
 """Seconds after which a start counts as hung."""
@@ -23,7 +23,7 @@ def launch_process(program: str, arguments: list[str], num_ranks: int, **variabl
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": os.getcwd(),
         "NUM_RANKS": str(num_ranks),
-        "MASTER_PORT": _free_port(),
+        "MASTER_PORT": str(find_free_port()),
         **variables,
     }
     return subprocess.Popen(
@@ -55,12 +55,6 @@ def train_launched(config: TrainConfig, num_ranks: int) -> Path:
     """Train to the end; return the folder of the model."""
     launch("train.py", write_config(config), num_ranks)
     return Path(config.run_dir) / "model"
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def _as_plain(value: object) -> object:

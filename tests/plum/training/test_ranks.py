@@ -1,12 +1,16 @@
 """Joining the process group."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from plum.training import ranks
+from plum.training.ranks import find_free_port
 
 JOIN = """
 from plum.train_config import EngineConfig
@@ -30,3 +34,15 @@ def test_nothing_is_compiled_and_no_lock_is_waited_for(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "rank 0" in found.stdout, found.stderr
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["lock"]
+
+
+def test_a_port_in_use_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        port = find_free_port()
+        taken.bind(("", port))
+        taken.listen()
+        monkeypatch.setattr(ranks, "PORTS", range(port, port + 1))
+        monkeypatch.setattr("random.SystemRandom.sample", lambda _, ports, count: list(ports))
+        with pytest.raises(OSError, match="no free port"):
+            find_free_port()
+    assert find_free_port() == port
