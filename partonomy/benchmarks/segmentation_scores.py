@@ -49,6 +49,11 @@ SENTENCE_WORDINGS = {
 }
 
 
+def describe_mode(mode: StrEnum, wording: Wording) -> str:
+    """What stands beside a score: the mode, and the wording where it is not PLUM's own."""
+    return mode.value if wording is Wording.PLUM else f"{mode.value}, {wording.value} wording"
+
+
 @dataclass(frozen=True)
 class ForcedAnswer:
     """An answer in the model's mouth and the phrase that is segmented."""

@@ -24,6 +24,7 @@ from partonomy.benchmarks.segmentation_scores import (
     SegmentationMode,
     Wording,
     count_outcome,
+    describe_mode,
     forced_answer,
     missed_outcome,
     outcome_iou,
@@ -226,7 +227,7 @@ class SegmentationTask:
     @property
     def protocol(self) -> str:
         """The mode, and the wording where it is not PLUM's own."""
-        return self.mode.value if self.wording is Wording.PLUM else f"{self.mode.value}, {self.wording.value} wording"
+        return describe_mode(self.mode, self.wording)
 
     @property
     def headline(self) -> str:

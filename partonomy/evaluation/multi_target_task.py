@@ -21,7 +21,7 @@ from partonomy.benchmarks.mmr import (
     union_outcome,
 )
 from partonomy.benchmarks.multi_target_items import MultiTargetItem
-from partonomy.benchmarks.segmentation_scores import Wording, segmentation_prompt
+from partonomy.benchmarks.segmentation_scores import Wording, describe_mode, segmentation_prompt
 from partonomy.evaluation.answer_marks import describe_marks
 from partonomy.evaluation.benchmark_tasks import BenchmarkModel, estimate_ratios, hash_rows
 from partonomy.evaluation.model_api import Role, Turn
@@ -44,7 +44,7 @@ class MultiTargetTask:
     @property
     def protocol(self) -> str:
         """The mode, and the wording where it is not PLUM's own."""
-        return self.mode.value if self.wording is Wording.PLUM else f"{self.mode.value}, {self.wording.value} wording"
+        return describe_mode(self.mode, self.wording)
 
     @property
     def headline(self) -> str:

@@ -52,7 +52,8 @@ def start_ranks(config: EngineConfig) -> Ranks:
     import deepspeed  # noqa: PLC0415
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    _skip_inference_operation()
+    if not has_gpu:
+        _skip_inference_operation()
     if "RANK" not in os.environ:
         os.environ.update(_single_rank_environment())
     deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
