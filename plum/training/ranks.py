@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -54,9 +55,8 @@ def start_ranks(config: EngineConfig) -> Ranks:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if not has_gpu:
         _skip_inference_operation()
-    if "RANK" not in os.environ:
-        os.environ.update(_single_rank_environment())
-    deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
+    with contextlib.nullcontext() if "RANK" in os.environ else _single_rank_environment():
+        deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
 
 
@@ -72,15 +72,25 @@ def _skip_inference_operation() -> None:
     __compatible_ops__[ShareMemCommBuilder.NAME] = False
 
 
-def _single_rank_environment() -> dict[str, str]:
-    """Return what a launcher would set for one process (`python train.py` without the deepspeed launcher)."""
-    return {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(find_free_port()),
-    }
+@contextlib.contextmanager
+def _single_rank_environment() -> Iterator[None]:
+    """Set what a launcher would set for one process (`python train.py` without the deepspeed launcher).
+
+    Once the process has joined, the variables go: a process started from this one would try to meet at its port.
+    LOCAL_RANK stays, since DeepSpeed's engine reads it later.
+    """
+    os.environ["LOCAL_RANK"] = "0"
+    meeting = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port())}
+    before = {name: os.environ.get(name) for name in meeting}
+    os.environ.update(meeting)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def find_free_port() -> int:

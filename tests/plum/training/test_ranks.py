@@ -18,6 +18,12 @@ from plum.training.ranks import start_ranks
 
 print("rank", start_ranks(EngineConfig(kind="deepspeed")).rank)
 """
+JOIN_TWICE = f"""{JOIN}
+import subprocess
+import sys
+
+sys.exit(subprocess.run([sys.executable, "-c", {JOIN!r}]).returncode)
+"""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="only CPU ranks would compile the operation")
@@ -34,6 +40,15 @@ def test_nothing_is_compiled_and_no_lock_is_waited_for(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "rank 0" in found.stdout, found.stderr
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["lock"]
+
+
+def test_a_process_started_from_a_rank_of_its_own_meets_elsewhere() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", JOIN_TWICE],
+        env={name: value for name, value in os.environ.items() if name != "RANK"} | {"PYTHONPATH": os.getcwd()},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert found.stdout.count("rank 0") == 2, found.stderr
 
 
 def test_a_port_in_use_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
