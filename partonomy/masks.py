@@ -48,8 +48,8 @@ def encode_mask(mask: np.ndarray) -> RLE:
 
 
 def decode_mask(rle: RLE) -> np.ndarray:
-    """Decode a run-length code into a bool array (H, W)."""
-    return coco_mask.decode(_to_coco(rle)).astype(bool)
+    """Decode a run-length code into a bool array (H, W), its columns contiguous."""
+    return coco_mask.decode(_to_coco(rle)).view(np.bool_)
 
 
 def rle_to_json(rle: RLE) -> dict[str, object]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.lapack import dposv
 from scipy.sparse import csr_array
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
@@ -59,15 +59,16 @@ class _Design:
         columns: its transpose.
         counts: (N,) how many instances have each set.
         pair_sums: (Q, N) of 0 and 1: which sets hold each pair of columns that meets in any.
-        first, second: (Q,) the columns of each pair, first <= second.
+        pair_places: (Q,) where each pair's curvature stands in the upper triangle, columns one after the other.
+        penalties: (P + 1,) half of each squared coefficient's weight in the loss; none for the bias.
     """
 
     rows: csr_array
     columns: csr_array
     counts: np.ndarray
     pair_sums: csr_array
-    first: np.ndarray
-    second: np.ndarray
+    pair_places: np.ndarray
+    penalties: np.ndarray
 
 
 def _make_design(part_sets: Iterable[frozenset[int]], num_parts: int) -> _Design:
@@ -78,13 +79,15 @@ def _make_design(part_sets: Iterable[frozenset[int]], num_parts: int) -> _Design
         for pair in combinations_with_replacement(key, 2):
             sets_of_pair.setdefault(pair, []).append(row)
     rows = _zero_one_matrix(keys, num_parts + 1)
+    penalties = np.full(num_parts + 1, L2_PENALTY)
+    penalties[-1] = 0.0
     return _Design(
         rows=rows,
         columns=rows.T.tocsr(),
         counts=np.array([distinct[key[:-1]] for key in keys], dtype=np.float64),
         pair_sums=_zero_one_matrix(list(sets_of_pair.values()), len(keys)),
-        first=np.array([first for first, _ in sets_of_pair]),
-        second=np.array([second for _, second in sets_of_pair]),
+        pair_places=np.array([first + second * (num_parts + 1) for first, second in sets_of_pair]),
+        penalties=penalties,
     )
 
 
@@ -96,10 +99,8 @@ def _zero_one_matrix(columns_of_rows: "list[tuple[int, ...]] | list[list[int]]",
 
 def _fit_one(design: _Design, part: int, is_present: np.ndarray) -> np.ndarray:
     """Newton's method with step halving: weights of all parts, 0 at `part` itself, then the bias."""
-    size = design.rows.shape[1]
+    size, penalties = len(design.penalties), design.penalties
     signs = np.where(is_present, 1.0, -1.0)
-    penalties = np.full(size, L2_PENALTY)
-    penalties[-1] = 0.0
     share = float(design.counts @ is_present / design.counts.sum())
     coefficients = np.zeros(size)
     coefficients[-1] = np.log(share / (1.0 - share))
@@ -112,12 +113,15 @@ def _fit_one(design: _Design, part: int, is_present: np.ndarray) -> np.ndarray:
     for _ in range(MAX_ITERATIONS):
         misses = expit(-margins)
         gradient = penalties * coefficients - design.columns @ (design.counts * signs * misses)
-        curvature = np.diag(penalties)
-        curvature[design.first, design.second] += design.pair_sums @ (design.counts * misses * (1.0 - misses))
+        curvature = np.diag(penalties).ravel()  # an upper triangle as LAPACK stores it, column by column
+        curvature[design.pair_places] += design.pair_sums @ (design.counts * misses * (1.0 - misses))
+        upper = curvature.reshape(size, size).T
         # The part itself is no input: its weight is held at 0.
         gradient[part] = 0.0
-        curvature[part, :], curvature[:, part], curvature[part, part] = 0.0, 0.0, 1.0
-        step = -cho_solve(cho_factor(curvature, lower=False, check_finite=False), gradient, check_finite=False)
+        upper[part, :], upper[:, part], upper[part, part] = 0.0, 0.0, 1.0
+        _, step, failure = dposv(upper, -gradient, lower=0, overwrite_a=1)
+        if failure:
+            raise ValueError(f"the curvature of part {part}'s regression is not positive definite (LAPACK: {failure})")
         slope = float(gradient @ step)
         for halving in range(MAX_HALVINGS):
             candidate = coefficients + 0.5**halving * step

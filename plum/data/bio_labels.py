@@ -50,9 +50,10 @@ def phrase_tokens(trimmed: Sequence[tuple[int, int]], phrase: CharSpan) -> Token
     Raises:
         ValueError: no token does.
     """
-    touching = [i for i, (start, end) in enumerate(trimmed) if max(start, phrase.start) < min(end, phrase.end)]
-    if not touching:
-        raise ValueError(f"the characters {phrase.start}:{phrase.end} fall on no token")
+    first, last = phrase.start, phrase.end
+    touching = [i for i, (start, end) in enumerate(trimmed) if start < last and first < end and start < end]
+    if not touching or first >= last:
+        raise ValueError(f"the characters {first}:{last} fall on no token")
     return TokenSpan(touching[0], touching[-1] + 1)
 
 

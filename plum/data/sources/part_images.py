@@ -137,8 +137,8 @@ def collect_classes(datasets: Iterable[PartDataset]) -> tuple[str, ...]:
 
 def draw_part_map(image: AnnotatedImage, part_classes: Mapping[str, int]) -> np.ndarray:
     """Class map int64 (H, W), 0 = background; where parts overlap the smaller one is on top."""
-    canvas = np.zeros((image.height, image.width), dtype=np.int64)
+    canvas = np.zeros((image.height, image.width), dtype=np.int64, order="F")  # as decoded masks lie in memory
     parts = [(item.label, part) for item in image.objects for part in item.parts]
     for label, part in sorted(parts, key=lambda one: (-rle_area(one[1].mask), one[1].label)):
-        canvas[decode_mask(part.mask)] = part_classes[name_class(label, part.label)]
+        np.copyto(canvas, part_classes[name_class(label, part.label)], where=decode_mask(part.mask))
     return canvas
