@@ -82,5 +82,6 @@ def _random(choices: Sequence[ChoiceRecord | None]) -> RandomBaseline | None:
 
 
 def _run_name(path: Path, summary: Summary) -> str:
-    """Model and folder, e.g. "plum (validation)"."""
-    return f"{summary.provenance['config']['model']} ({path.resolve().name})"
+    """Model and folder, e.g. "plum (validation)"; once where both are called the same."""
+    model, folder = summary.provenance["config"]["model"], path.resolve().name
+    return model if model == folder else f"{model} ({folder})"

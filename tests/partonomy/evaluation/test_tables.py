@@ -42,7 +42,7 @@ def cells_of(table: Table, protocol: str) -> tuple[str, ...]:
 
 def test_the_overlap_with_training_stands_with_every_table(runs: tuple[LoadedRun, ...]) -> None:
     # the built-in models were trained on nothing; four images
-    words = "oracle (oracle): images of its questions that the model was trained on: 0 of 4."
+    words = "oracle: images of its questions that the model was trained on: 0 of 4."
     assert words in segmentation_results(runs, 2, STYLE).note
     assert words in text_results(runs, STYLE).note
     line = "Images of this benchmark that the model was trained on: 0 of 4"
@@ -59,7 +59,7 @@ def test_every_row_tells_its_source_and_protocol(runs: tuple[LoadedRun, ...]) ->
     assert [row.cells[1:3] for row in segmentation.rows] == [quoted] * 12 + own * 2
     assert [row.cells[1:3] for row in text.rows] == [quoted] * 11 + [("exact", "-")] + own[:1] * 2
     assert {row.group.split(":")[0] for row in segmentation.rows[:12]} == {"quoted from the paper"}
-    oracle = next(row for row in text.rows if row.cells[0] == "oracle (oracle)")
+    oracle = next(row for row in text.rows if row.cells[0] == "oracle")
     assert set(oracle.cells[3:]) == {"100.0"}
     assert set(oracle.intervals[3:]) == {"100.0-100.0"}
     assert oracle.intervals[:3] == ("", "", "")
@@ -102,8 +102,8 @@ def test_a_run_stands_in_the_table_of_its_data_set(runs: tuple[LoadedRun, ...], 
     auto = paper_table_runs(several, TableChoice.AUTO)
     names = {number: [run.name for run in members] for number, members in auto.items()}
     assert names == {
-        2: ["oracle (oracle)", "empty (empty)"],
-        3: ["oracle (oracle)", "empty (empty)", "empty (paco_run)"],
+        2: ["oracle", "empty"],
+        3: ["oracle", "empty", "empty (paco_run)"],
         9: ["empty (paco_run)"],
     }
     every = paper_table_runs(several, TableChoice.ALL)
@@ -137,7 +137,7 @@ def test_tidy_csv(runs: tuple[LoadedRun, ...]) -> None:
     assert Counter(row["source"] for row in rows) == {"quoted": 11 * 17, "exact": 17, "ours": 2 * 2 * 17}
     assert {row["table"] for row in rows} == {"3"}
     by_key = dict(zip(keys, rows, strict=True))
-    empty = by_key["empty (empty)", "ours", "ours", "identification_with_label", "parts_accuracy"]
+    empty = by_key["empty", "ours", "ours", "identification_with_label", "parts_accuracy"]
     # The first choice is right for one image of four.
     assert (empty["value"], empty["n"], empty["dataset"]) == ("25.0000", "4", "test_qa_pairs")
     assert float(empty["low"]) <= 25 <= float(empty["high"])
@@ -174,7 +174,7 @@ def test_command_writes_every_format(runs: tuple[LoadedRun, ...], tmp_path: Path
     auto = TableChoice.AUTO
     expected = tidy_csv(runs, auto, BOTH) if is_tidy else render_tables(runs, auto, BOTH, table_format)
     assert output.read_text() == expected
-    assert "oracle (oracle)" in expected
+    assert "oracle" in expected
 
 
 def test_command_prints_one_table(runs: tuple[LoadedRun, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,4 +218,4 @@ def test_long_lists_of_reasons_are_cut_and_counted() -> None:
 def test_full_run_has_no_caveat(runs: tuple[LoadedRun, ...]) -> None:
     note = text_results(runs, BOTH).note
     assert note.endswith("Random guess: exact expectation over the choices.")
-    assert note.count("oracle (oracle):") == 1, "the overlap with training alone"
+    assert note.count("oracle:") == 1, "the overlap with training alone"
