@@ -17,7 +17,8 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 L2_PENALTY = 1.0  # scikit-learn's C = 1
-MAX_STEP = 1e-8
+MAX_STEP = 1e-6
+"""Where Newton's method stops: what is left to go is of the order of its last step squared."""
 MAX_ITERATIONS = 100
 MAX_HALVINGS = 40
 SUFFICIENT_DECREASE = 1e-4
