@@ -1,7 +1,6 @@
 """Tensors to safetensors shards as they come: no more than one shard is held in memory.
 
-The files are those of `plum.checkpoints.weights.write_tensors`, which needs all tensors at once; the index is that of
-transformers' `save_pretrained`.
+Names and index are those of transformers' `save_pretrained`.
 """
 
 import json

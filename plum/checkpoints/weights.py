@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from plum.checkpoints.file_modes import give_usual_mode
+from plum.checkpoints.shard_writer import MAX_SHARD_BYTES, ShardWriter
 
-MAX_SHARD_SIZE = "4GB"
 NUM_NAMES_SHOWN = 5
 FINGERPRINT_BYTES = 2**20
 """How much of either end of a file goes into a fingerprint: enough to tell trained weights apart, quick at 26 GB."""
@@ -30,20 +28,14 @@ class SavedTensor:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], folder: Path, stem: str) -> None:
-    """Write `stem`.safetensors, or numbered shards and an index where it would pass 4 GB."""
-    save_torch_state_dict(
-        {name: _own_storage(tensor.detach().cpu()) for name, tensor in tensors.items()},
-        folder,
-        filename_pattern=f"{stem}{{suffix}}.safetensors",
-        max_shard_size=MAX_SHARD_SIZE,
-    )
-    for file in folder.glob(f"{stem}*.safetensors"):
-        give_usual_mode(file)
+    """Write `stem`.safetensors, or numbered shards and an index where it would pass 4 GB.
 
-
-def _own_storage(tensor: Tensor) -> Tensor:
-    """Copy a view: ZeRO keeps trained parameters as slices of one flat buffer, which safetensors would refuse."""
-    return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+    Copies come of what is a slice of something larger: ZeRO keeps trained parameters so, and safetensors refuses them.
+    """
+    writer = ShardWriter(folder, stem, MAX_SHARD_BYTES)
+    for name, tensor in tensors.items():
+        writer.add(name, tensor.cpu())
+    writer.finish()
 
 
 def read_into(module: nn.Module, expected: Iterable[str], folder: Path, stem: str) -> None:

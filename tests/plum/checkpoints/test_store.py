@@ -47,7 +47,7 @@ def test_save_and_load_give_equal_outputs(
 def test_shards_load_like_one_file(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plum.checkpoints.weights, "MAX_SHARD_SIZE", "100KB")
+    monkeypatch.setattr(plum.checkpoints.weights, "MAX_SHARD_BYTES", 100_000)
     model = make_model(tokenizer)
     save_pretrained(model, tokenizer, tmp_path / "saved", "")
     shards = sorted((tmp_path / "saved").glob("model-*.safetensors"))
