@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 
 METRICS_FILE = "metrics.jsonl"
@@ -39,7 +40,8 @@ def find_metrics(checkpoint: Path) -> tuple[Path, ...]:
 def read_curves(path: Path) -> TrainingCurves:
     """Read a metrics file: JSON lines with the key `update`, `loss_*` and `accuracy_*`.
 
-    Curves that are 0 throughout (terms that are off) are left out.
+    Curves that are 0 throughout (terms that are off) are left out, losses from where they are no longer 0 on are kept
+    (terms that join later).
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -55,7 +57,8 @@ def read_curves(path: Path) -> TrainingCurves:
         for key, value in entry.items():
             if key.startswith((LOSS_PREFIX, ACCURACY_PREFIX)) and isinstance(value, int | float):
                 values.setdefault(key, []).append((update, float(value)))
-    curves = [Curve(key, tuple(points)) for key, points in values.items() if any(value for _, value in points)]
+    joined = {key: _from_start(points) if key.startswith(LOSS_PREFIX) else points for key, points in values.items()}
+    curves = [Curve(key, tuple(points)) for key, points in joined.items() if any(value for _, value in points)]
     return TrainingCurves(
         path.resolve().parent.name,
         tuple(curve for curve in curves if curve.name.startswith(LOSS_PREFIX)),
@@ -102,6 +105,10 @@ def draw_curves(curves: TrainingCurves) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def _from_start(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    return list(dropwhile(lambda point: point[1] == 0.0, points))
 
 
 def _kept(count: int) -> list[int]:

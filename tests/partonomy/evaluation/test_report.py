@@ -203,6 +203,9 @@ def test_loss_curves(tmp_path: Path) -> None:
     curves = read_curves(path)
     assert [curve.name for curve in curves.losses] == ["loss_total"]  # the term that is 0 throughout is off
     assert curves.losses[0].points[1] == (2, 1.5)
+    later = [{"update": update, "loss_bio": loss} for update, loss in enumerate([0.0, 0.0, 3.0, 0.0, 1.0])]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in later))
+    assert read_curves(path).losses == (Curve("loss_bio", ((2, 3.0), (3, 0.0), (4, 1.0))),)  # it joins at update 2
     path.write_text('{"loss_total": 1.0}\n')
     with pytest.raises(ValueError, match="line 1"):
         read_curves(path)
