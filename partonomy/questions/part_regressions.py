@@ -61,7 +61,7 @@ class _Design:
         counts: (N,) how many instances have each set.
         pair_sums: (Q, N) of 0 and 1: which sets hold each pair of columns that meets in any.
         pair_places: (Q,) where each pair's curvature stands in the upper triangle, columns one after the other.
-        penalties: (P + 1,) half of each squared coefficient's weight in the loss; none for the bias.
+        penalties: (P + 1,) weight of half of each squared coefficient in the loss; 0 for the bias.
     """
 
     rows: csr_array
