@@ -14,7 +14,7 @@ from plum.data.excluded_images import ExcludedImages, TrainingImages
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
-from plum.data.sources.part_images import PartImages, collect_classes
+from plum.data.sources.part_images import PartImages, collect_classes, count_class_pixels
 from plum.data.sources.part_referring import PartReferringSource
 from plum.data.sources.part_semantic import PartSemanticSource
 from plum.data.sources.part_status import PartStatusSource
@@ -77,7 +77,14 @@ def build_mixture(
     ingredients = _Ingredients(config, images, part_images, encoder, has_marks)
     sources = [_build_source(source, ingredients) for source in chosen]
     logger.info("%s", images.describe())
-    return MixtureDataset(sources, share_weights(chosen, config), seed, vocabulary, config.group_by_length)
+    return MixtureDataset(
+        sources,
+        share_weights(chosen, config),
+        seed,
+        vocabulary,
+        group_by_length=config.group_by_length,
+        class_pixels=count_class_pixels(part_images.values()) if with_part_maps else (),
+    )
 
 
 def check_source(source: SourceConfig, config: DataConfig) -> None:

@@ -41,6 +41,7 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         weights: one positive share per source, relative to the others.
         seed: of the run.
         part_vocabulary: sorted object-part names; class c of a sample's part map is `part_vocabulary[c - 1]`.
+        class_pixels: pixels of each class of the part maps over all images, background first; empty without part maps.
         group_by_length: size of the groups of successive samples of similar length; 0: samples come as they are drawn.
 
     Raises:
@@ -53,23 +54,21 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         weights: Sequence[float],
         seed: int,
         part_vocabulary: Sequence[str] = (),
+        *,
         group_by_length: int = 0,
+        class_pixels: Sequence[int] = (),
     ) -> None:
         self.sources = tuple(sources)
         self.seed = seed
         self.part_vocabulary = tuple(part_vocabulary)
         self.group_by_length = group_by_length
+        self.class_pixels = tuple(class_pixels)
         self._window: int | None = None
         self._window_order = np.zeros(0, dtype=np.int64)
         self.block_counts = _share_block([source.name for source in self.sources], weights)
         for source in self.sources:
             if len(source) == 0:
                 raise ValueError(f"data source {source.name} is empty")
-
-    @property
-    def num_part_classes(self) -> int:
-        """Classes of the part maps, background included."""
-        return len(self.part_vocabulary) + 1
 
     def __getitem__(self, position: int) -> Sample:
         """Make the sample at a position.

@@ -25,7 +25,7 @@ class Engine(ABC):
         self.ranks = ranks
 
     @abstractmethod
-    def forward(self, batch: Batch, towers_only: bool = False) -> StepResult:
+    def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
         """Return the losses of one micro-batch (already on this rank's device); see `Objective.forward`."""
 
     @abstractmethod
@@ -83,9 +83,9 @@ class PlainEngine(Engine):
         self._updates = 0
         self._was_skipped = False
 
-    def forward(self, batch: Batch, towers_only: bool = False) -> StepResult:
+    def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
         """See Engine."""
-        return self.objective(batch, towers_only)
+        return self.objective(batch, is_warmup)
 
     def backward(self, loss: Tensor) -> None:
         """See Engine."""
@@ -184,9 +184,9 @@ class DeepSpeedEngine(Engine):
         self._was_skipped = False
         self._trainable_names = {name for name, p in objective.named_parameters() if p.requires_grad}
 
-    def forward(self, batch: Batch, towers_only: bool = False) -> StepResult:
+    def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
         """See Engine."""
-        return self._engine(batch, towers_only)
+        return self._engine(batch, is_warmup)
 
     def backward(self, loss: Tensor) -> None:
         """See Engine."""

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from plum.data.bio_labels import Tag
 from plum.data.sam_feature_cache import SamFeatureCache
-from plum.losses import bio_accuracy, compute_losses, weighted_sum
+from plum.losses import bio_accuracy, compute_losses, mask_bce_loss, overlap_loss, weighted_sum
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import zero_anchor
 from plum.structures import Batch, GroundedOutput, ImageFeatures, LossTerms
-from plum.train_config import LossConfig
+from plum.train_config import LossConfig, PretextConfig
 from plum.training.part_pretext import PartPretext
 from plum.training.sam_features import complete_embeddings
 
@@ -37,7 +37,7 @@ class Objective(nn.Module):
         model: trained in place.
         losses: forms and weights.
         pretext: None at full size.
-        pretext_weight: of the pretext's loss.
+        pretext_config: its weights; None: the configuration's defaults.
         sam_features: embeddings on disk, asked before SAM's (frozen) encoder.
     """
 
@@ -46,41 +46,47 @@ class Objective(nn.Module):
         model: GroundedLMM,
         losses: LossConfig,
         pretext: PartPretext | None = None,
-        pretext_weight: float = 0.0,
+        pretext_config: PretextConfig | None = None,
         sam_features: SamFeatureCache | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.losses = losses
         self.pretext = pretext
-        self.pretext_weight = pretext_weight
+        self.pretext_config = pretext_config or PretextConfig()
         self.sam_features = sam_features
 
-    def forward(self, batch: Batch, towers_only: bool = False) -> StepResult:
-        """Return the micro-batch's losses; `towers_only` computes the pretext alone."""
-        if towers_only:
-            return self._forward_towers(batch)
+    def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
+        """Return the micro-batch's losses; `is_warmup`: without mask feedback, and with the pretext's queries."""
         embeddings = None
         if self.sam_features is not None:
             embeddings = complete_embeddings(batch, self.model.sam, self.sam_features)
-        output = self.model(batch, with_teacher=self.losses.kl > 0, sam_embeddings=embeddings)
+        output = self.model(
+            batch, with_teacher=self.losses.kl > 0, sam_embeddings=embeddings, with_feedback=not is_warmup
+        )
         terms = compute_losses(output, batch, self.losses)
         # Every trainable tensor takes part in every step: ranks whose batch has no span or image must not branch away.
         total = weighted_sum(terms, self.losses) + zero_anchor(self)
         pretext = None
         if self.pretext is not None:
             pretext = self._pretext_loss(output.images, batch)
-            total = total + self.pretext_weight * pretext
+            if is_warmup and self.pretext_config.queries_per_image:
+                pretext = pretext + self.pretext_config.query_weight * self._query_loss(output.images, batch)
+            total = total + self.pretext_config.weight * pretext
         hits, totals = count_tags(output, batch)
         return StepResult(total, terms, pretext, hits, totals)
 
-    def _forward_towers(self, batch: Batch) -> StepResult:
-        """Train both towers on the pretext; every other loss is 0."""
-        assert self.pretext is not None, "towers_only needs the part pretext"
-        pretext = self._pretext_loss(self.model.encode_images(batch.clip_pixels, batch.sam_pixels), batch)
-        nothing, no_tags = pretext.new_zeros(()), torch.zeros(len(Tag), dtype=torch.long)
-        terms = LossTerms(language=nothing, bio=nothing, mask_overlap=nothing, mask_bce=nothing)
-        return StepResult(self.pretext_weight * pretext + zero_anchor(self), terms, pretext, no_tags, no_tags)
+    def _query_loss(self, images: ImageFeatures, batch: Batch) -> Tensor:
+        """Return the weighted mask losses of what the pretext's own queries ask for; 0 where no part is drawn."""
+        assert self.pretext is not None
+        asked = self.pretext.draw_queries(batch.part_maps, self.pretext_config.queries_per_image)
+        if len(asked.image) == 0:
+            return images.embeddings.new_zeros(())
+        sam = self.model.sam
+        logits = sam.decode_masks(images.embeddings[asked.image], asked.queries, None, sam.dense_position())
+        overlap = overlap_loss(logits, asked.targets, asked.is_counted, self.losses).mean()
+        bce = mask_bce_loss(logits, asked.targets, asked.is_counted).mean()
+        return self.losses.mask_overlap * overlap + self.losses.mask_bce * bce
 
     def _pretext_loss(self, images: ImageFeatures, batch: Batch) -> Tensor:
         assert self.pretext is not None

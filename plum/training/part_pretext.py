@@ -1,9 +1,15 @@
 """Part pretext of the embedded default, not in the paper: towers that nobody pre-trained learn parts directly.
 
 The paper starts from CLIP and SAM as their authors trained them. The tiny model starts from nothing, so its stage 0
-also classifies every pixel ("biplane:propeller", background, ...) from SAM's embedding and LLaVA's image tokens.
+also classifies every pixel ("biplane:propeller", background, ...) from SAM's embedding and LLaVA's image tokens. In its
+first updates SAM's decoder also draws parts for learned queries, one per class, that say what they ask for before the
+language model can.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
@@ -11,6 +17,22 @@ from plum.structures import IGNORE_INDEX, Batch, ImageFeatures
 
 SUBCELLS = 2
 """Classes are predicted on a grid SUBCELLS times finer than each tower's own."""
+MIN_QUERY_SHARE = 1 / 400
+"""A part that covers less of the grid is not asked for: it has no shape there."""
+
+
+@dataclass(frozen=True)
+class PartQueries:
+    """Masks to ask SAM's decoder for.
+
+    image [R]: row of each query's image; queries [R, C]
+    targets [R, 4h, 4w]: float32, 0 or 1; is_counted [R, 4h, 4w]: 0 where nothing is labelled (padding)
+    """
+
+    image: Tensor
+    queries: Tensor
+    targets: Tensor
+    is_counted: Tensor
 
 
 class PartPretext(nn.Module):
@@ -19,14 +41,23 @@ class PartPretext(nn.Module):
     Args:
         prompt_dim: C of SAM's embedding; the upscaled one has C / 8 channels.
         hidden_size: D of the image tokens.
-        num_classes: object-part classes, background included.
+        class_pixels: how many pixels of the training images each of the L object-part classes has, background first.
+            The classifiers start at these shares (bias = log share), so that no update is spent on learning them.
     """
 
-    def __init__(self, prompt_dim: int, hidden_size: int, num_classes: int) -> None:
+    def __init__(self, prompt_dim: int, hidden_size: int, class_pixels: Sequence[int]) -> None:
         super().__init__()
+        num_classes = len(class_pixels)
         self.sam_head = nn.Conv2d(prompt_dim, num_classes * SUBCELLS**2, kernel_size=1)
         self.upscaled_head = nn.Conv2d(prompt_dim // 8, num_classes, kernel_size=1)
         self.llava_head = nn.Conv2d(hidden_size, num_classes * SUBCELLS**2, kernel_size=1)
+        self.part_queries = nn.Embedding(num_classes, prompt_dim)
+        pixels = torch.tensor(class_pixels, dtype=torch.float64) + 1
+        log_share = (pixels / pixels.sum()).log().float()
+        with torch.no_grad():
+            for head in (self.sam_head, self.upscaled_head, self.llava_head):
+                assert head.bias is not None
+                head.bias.copy_(log_share.repeat_interleave(len(head.bias) // num_classes))
 
     def forward(self, images: ImageFeatures, upscaled: Tensor, batch: Batch) -> Tensor:
         """Return the sum of three cross-entropies, nats per labelled pixel each; 0 when nothing is labelled.
@@ -52,6 +83,26 @@ class PartPretext(nn.Module):
             + _pixel_loss(self.sam_head, embeddings, batch.part_maps, SUBCELLS)
             + _pixel_loss(self.llava_head, images.tokens, batch.part_maps, SUBCELLS)
         )
+
+    def draw_queries(self, part_maps: Tensor, per_image: int) -> PartQueries:
+        """Ask for up to `per_image` of the parts of each image, drawn with torch's generator.
+
+        Args:
+            part_maps: [B, 4h, 4w], classes at SAM's mask pixels, IGNORE_INDEX where unlabelled.
+            per_image: the most parts of one image.
+        """
+        is_counted = part_maps != IGNORE_INDEX
+        labelled = part_maps.clamp(min=0).flatten(1)
+        pixels = is_counted.new_zeros(len(part_maps), self.part_queries.num_embeddings, dtype=torch.float32)
+        pixels.scatter_add_(1, labelled, is_counted.flatten(1).float())  # [B, L]
+        may_be_asked = pixels >= MIN_QUERY_SHARE * labelled.shape[1]
+        may_be_asked[:, 0] = False
+        luck = torch.rand(pixels.shape, device=pixels.device) * may_be_asked
+        chosen = luck.topk(min(per_image, luck.shape[1]))
+        image, place = chosen.values.nonzero(as_tuple=True)
+        classes = chosen.indices[image, place]
+        targets = part_maps[image] == classes[:, None, None]
+        return PartQueries(image, self.part_queries(classes), targets.float(), is_counted[image].float())
 
 
 def _pixel_loss(head: nn.Conv2d, cells: Tensor, part_maps: Tensor, subcells: int) -> Tensor:

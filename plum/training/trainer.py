@@ -91,8 +91,8 @@ class Trainer:
         position = (micro_batch * ranks.world_size + ranks.rank) * size
         torch.manual_seed(hash((self.config.seed, position)) % 2**63)
         pretext = self.config.part_pretext
-        towers_only = pretext is not None and self.engine.num_updates_done < pretext.warmup_updates
-        result = self.engine.forward(batch.to(ranks.device), towers_only)
+        is_warmup = pretext is not None and self.engine.num_updates_done < pretext.warmup_updates
+        result = self.engine.forward(batch.to(ranks.device), is_warmup)
         is_finite = bool(torch.isfinite(result.total.detach()))
         self.skipped.add(batch, is_finite)
         # Gradients carry the news to all ranks, which then skip the update together; an infinite loss may have finite

@@ -5,7 +5,7 @@ merged.
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -133,6 +133,25 @@ def collect_classes(datasets: Iterable[PartDataset]) -> tuple[str, ...]:
     """Return the sorted object-part names of some datasets: the part vocabulary of a run."""
     instances = [item for dataset in datasets for image in dataset.images for item in image.objects]
     return tuple(sorted({name_class(item.label, part.label) for item in instances for part in item.parts}))
+
+
+def count_class_pixels(datasets: Iterable[PartImages]) -> tuple[int, ...]:
+    """Return the pixels of each class over all images of datasets with one vocabulary, background first.
+
+    Where parts overlap a pixel counts for each of them; what is left of an image is background.
+    """
+    pixels: Counter[int] = Counter()
+    num_classes = 1
+    for dataset in datasets:
+        num_classes = 1 + len(dataset.part_classes)
+        for image in dataset.images:
+            areas = Counter[int]()
+            for item in image.objects:
+                for part in item.parts:
+                    areas[dataset.part_classes[name_class(item.label, part.label)]] += rle_area(part.mask)
+            areas[0] = max(image.height * image.width - areas.total(), 0)
+            pixels.update(areas)
+    return tuple(pixels[number] for number in range(num_classes))
 
 
 def draw_part_map(image: AnnotatedImage, part_classes: Mapping[str, int]) -> np.ndarray:

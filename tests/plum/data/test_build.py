@@ -25,7 +25,7 @@ def test_sources_share_one_vocabulary(tmp_path: Path) -> None:
     assert [source.name for source in mixture.sources] == ["part_referring", "explanatory"]
     assert [len(source) for source in mixture.sources] == [6, 3]
     assert mixture.part_vocabulary == VOCABULARY
-    assert mixture.num_part_classes == 6
+    assert mixture.class_pixels == (6 * 24 * 32 - 316, 3 * 16, 16, 3 * 16, 3 * 36, 3 * 32)  # 316: all parts together
     assert all(mixture[k].part_map is not None for k in range(8))
 
 

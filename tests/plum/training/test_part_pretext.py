@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from partonomy.masks import encode_mask
+from partonomy.structures import CharSpan
 from plum.data.collate import Collator
+from plum.losses import mask_bce_loss, overlap_loss
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import set_trainable
-from plum.structures import Batch, Exchange, ImageFeatures, Sample
-from plum.train_config import DataConfig, LossConfig, SourceConfig
+from plum.structures import IGNORE_INDEX, Batch, Exchange, ImageFeatures, Sample
+from plum.train_config import DataConfig, LossConfig, PretextConfig, SourceConfig
 from plum.training.objective import Objective
 from plum.training.part_pretext import SUBCELLS, PartPretext
 from tests.plum.data.tokenizers_for_tests import byte_level
@@ -17,6 +20,7 @@ from tests.plum.predictor_world import make_image, make_model
 from tests.plum.training.training_world import FULL
 
 NUM_CLASSES = 3
+EQUAL_SHARES = (1,) * NUM_CLASSES
 DATA = DataConfig(sources=(SourceConfig("part_vqa", "unused"),))
 
 
@@ -25,8 +29,14 @@ def model() -> GroundedLMM:
     return make_model()
 
 
-def _batch(model: GroundedLMM, part_map: np.ndarray | None, width: int = 24) -> Batch:
+def _batch(model: GroundedLMM, part_map: np.ndarray | None, width: int = 24, num_phrases: int = 0) -> Batch:
     exchange = Exchange("What is it?", "It is a biplane.", is_tagged=False)
+    if num_phrases:
+        words = ("biplane", "is", "It")[:num_phrases][::-1]
+        starts = [exchange.answer.index(word) for word in words]
+        phrases = tuple(CharSpan(start, start + len(word)) for start, word in zip(starts, words, strict=True))
+        half = encode_mask(np.arange(24 * width).reshape(24, width) % width >= width // 2)
+        exchange = replace(exchange, spans=phrases, masks=(half,) * num_phrases, is_tagged=True)
     sample = Sample("s", "test", make_image(0, 24, width), ((exchange,),), part_map=part_map)
     return Collator(byte_level(), model.config, DATA)([sample])
 
@@ -42,7 +52,7 @@ def _half_map() -> np.ndarray:
 
 
 def test_untrained_heads_of_zeros_give_the_uniform_loss(model: GroundedLMM) -> None:
-    pretext = PartPretext(model.prompt_dim, 32, NUM_CLASSES)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
     for parameter in pretext.parameters():
         torch.nn.init.zeros_(parameter)
     batch = _batch(model, _half_map())
@@ -54,7 +64,7 @@ def test_untrained_heads_of_zeros_give_the_uniform_loss(model: GroundedLMM) -> N
 def test_cells_read_their_own_pixels(model: GroundedLMM) -> None:
     """Features that hold each cell's class, and heads that read them out, leave no loss."""
     batch = _batch(model, _half_map())
-    pretext = PartPretext(8 * NUM_CLASSES, NUM_CLASSES, NUM_CLASSES)
+    pretext = PartPretext(8 * NUM_CLASSES, NUM_CLASSES, EQUAL_SHARES)
     pretext.sam_head = torch.nn.Conv2d(NUM_CLASSES, NUM_CLASSES * SUBCELLS**2, kernel_size=1)
     torch.nn.init.zeros_(pretext.upscaled_head.bias)
     pretext.upscaled_head.weight.data = 50 * torch.eye(NUM_CLASSES)[:, :, None, None]
@@ -75,7 +85,7 @@ def test_cells_read_their_own_pixels(model: GroundedLMM) -> None:
 def test_losses_and_gradients_equal_those_of_convolutions(model: GroundedLMM) -> None:
     """The plain form: 1 x 1 convolution, pixel shuffle, cross-entropy over channels."""
     torch.manual_seed(0)
-    pretext = PartPretext(model.prompt_dim, 32, NUM_CLASSES)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
     part_map = np.random.default_rng(0).integers(0, NUM_CLASSES, (24, 24))
     batch = _batch(model, part_map)
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
@@ -92,7 +102,8 @@ def test_losses_and_gradients_equal_those_of_convolutions(model: GroundedLMM) ->
         )
     found = pretext(images, upscaled, batch)
     torch.testing.assert_close(found, expected)
-    leaves = [*pretext.parameters(), model.sam.image_encoder.pos_embed]
+    heads = (pretext.sam_head, pretext.upscaled_head, pretext.llava_head)
+    leaves = [*(p for head in heads for p in head.parameters()), model.sam.image_encoder.pos_embed]
     for one, other in zip(
         *(torch.autograd.grad(loss, leaves, retain_graph=True) for loss in (found, expected)), strict=True
     ):
@@ -100,7 +111,7 @@ def test_losses_and_gradients_equal_those_of_convolutions(model: GroundedLMM) ->
 
 
 def test_images_without_maps_give_zero_and_others_are_refused(model: GroundedLMM) -> None:
-    pretext = PartPretext(model.prompt_dim, 32, NUM_CLASSES)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
     batch = _batch(model, None)
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
     assert float(pretext(images, _upscaled(model), batch)) == 0.0
@@ -108,19 +119,100 @@ def test_images_without_maps_give_zero_and_others_are_refused(model: GroundedLMM
         pretext(images, _upscaled(model), _batch(model, np.zeros((24, 30), dtype=np.int64), width=30))
 
 
-def test_towers_only_trains_the_towers_and_the_heads_alone(model: GroundedLMM) -> None:
+def test_the_warm_up_leaves_feedback_out_and_trains_all_else(model: GroundedLMM) -> None:
     set_trainable(model, FULL)
-    objective = Objective(model, LossConfig(), PartPretext(model.prompt_dim, 32, NUM_CLASSES), pretext_weight=2.0)
-    result = objective(_batch(model, _half_map()), towers_only=True)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
+    objective = Objective(model, LossConfig(kl=0.0), pretext, PretextConfig(weight=2.0))
+    batch = _batch(model, _half_map(), num_phrases=2)
+    assert len(batch.spans) == 2
+    result = objective(batch, is_warmup=True)
+    terms = result.terms
+    assert terms.bio is not None
     assert result.part_pretext is not None
-    assert float(result.total.detach()) == pytest.approx(2 * float(result.part_pretext.detach()))
+    masks = 8 * terms.mask_overlap + 2 * terms.mask_bce
+    expected = float((terms.language + 2 * terms.bio + masks + 2 * result.part_pretext).detach())
+    assert float(result.total.detach()) == pytest.approx(expected)
     result.total.backward()
-    moved = {
-        name.split(".")[0] + "." + name.split(".")[1]
-        for name, parameter in objective.named_parameters()
-        if parameter.grad is not None and float(parameter.grad.abs().max()) > 0
-    }
-    assert moved == {"model.llava", "model.sam", "pretext.sam_head", "pretext.upscaled_head", "pretext.llava_head"}
-    assert all(parameter.grad is not None for parameter in objective.parameters() if parameter.requires_grad)
-    language = [p for n, p in objective.named_parameters() if "language_model" in n and p.grad is not None]
-    assert all(float(parameter.grad.abs().max()) == 0 for parameter in language)
+    assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)
+
+    def is_moved(module: torch.nn.Module) -> bool:
+        return any(p.grad is not None and float(p.grad.abs().max()) > 0 for p in module.parameters())
+
+    assert model.feedback is not None
+    assert [is_moved(module) for module in (model.llava, model.sam.mask_decoder, pretext.sam_head)] == [True] * 3
+    assert [is_moved(module) for module in (model.feedback, pretext.part_queries)] == [False] * 2
+    objective(batch).total.backward()
+    assert is_moved(model.feedback)
+
+
+def test_without_feedback_every_mask_is_decoded_as_the_first(model: GroundedLMM) -> None:
+    batch = _batch(model, None, num_phrases=2)
+    model.eval()
+    fed, alone = (model(batch, with_teacher=False, with_feedback=with_feedback) for with_feedback in (True, False))
+    torch.testing.assert_close(alone.mask_logits[0], fed.mask_logits[0])
+    assert not torch.allclose(alone.mask_logits[1], fed.mask_logits[1])
+    model.feedback = None
+    torch.testing.assert_close(alone.mask_logits, model(batch, with_teacher=False).mask_logits)
+
+
+def test_classifiers_start_at_the_shares_of_the_classes(model: GroundedLMM) -> None:
+    """With weights of zero the loss is the cross-entropy of the shares (counts + 1) on the map's own classes."""
+    pretext = PartPretext(model.prompt_dim, 32, (6 * 24 - 1, 0, 3 * 24 - 1))
+    for head in (pretext.sam_head, pretext.upscaled_head, pretext.llava_head):
+        torch.nn.init.zeros_(head.weight)
+    total = 9 * 24 + 1
+    expected = -(math.log(6 * 24 / total) + math.log(3 * 24 / total)) / 2  # half the pixels are 0, half are 2
+    batch = _batch(model, _half_map())
+    images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
+    assert float(pretext(images, _upscaled(model), batch).detach()) == pytest.approx(3 * expected, rel=1e-5)
+
+
+def test_queries_ask_for_parts_that_are_there_and_large_enough() -> None:
+    torch.manual_seed(0)
+    pretext = PartPretext(16, 32, (1,) * 5)
+    maps = torch.zeros(3, 20, 20, dtype=torch.long)
+    maps[0, :10], maps[0, 10:, :10], maps[0, 19, 19] = 1, 3, 4  # class 4 has exactly 1 / 400 of the grid
+    maps[1, 0, :3] = 2
+    maps[1, 10:] = IGNORE_INDEX
+    asked = pretext.draw_queries(maps, per_image=4)
+    pairs = zip(asked.image, asked.targets, strict=True)
+    found = {(int(image), tuple(target.nonzero()[0].tolist())) for image, target in pairs}
+    assert found == {(0, (0, 0)), (0, (10, 0)), (0, (19, 19)), (1, (0, 0))}  # the third image shows no part
+    by_image = {int(image): k for k, image in enumerate(asked.image)}
+    assert torch.equal(asked.targets[by_image[1]], (maps[1] == 2).float())
+    assert torch.equal(asked.queries[by_image[1]], pretext.part_queries.weight[2])
+    assert torch.equal(asked.is_counted[by_image[1]], (maps[1] != IGNORE_INDEX).float())
+
+    fewer = [frozenset(map(int, pretext.draw_queries(maps[:1], 2).targets.sum((1, 2)))) for _ in range(30)]
+    assert all(len(areas) == 2 for areas in fewer)  # 200, 100 and 1 pixels: the areas tell the parts apart
+    assert set(fewer) == {frozenset({200, 100}), frozenset({200, 1}), frozenset({100, 1})}
+
+
+def test_queries_train_the_decoder_and_count_as_masks_do(model: GroundedLMM) -> None:
+    set_trainable(model, FULL)
+    losses = LossConfig(kl=0.0, mask_overlap=8.0, mask_bce=5.0)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
+    plain, asking = (
+        Objective(model, losses, pretext, PretextConfig(queries_per_image=count, query_weight=0.5)) for count in (0, 2)
+    )
+    batch = _batch(model, _half_map())
+    images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
+    target = (batch.part_maps == 2).float()  # the map's only part
+    query = pretext.part_queries.weight[2:3]
+    logits = model.sam.decode_masks(images.embeddings, query, None, model.sam.dense_position())
+    masks = 8 * overlap_loss(logits, target, None, losses) + 5 * mask_bce_loss(logits, target, None)
+    found = asking(batch, is_warmup=True)
+    without = plain(batch, is_warmup=True)
+    assert found.part_pretext is not None
+    assert without.part_pretext is not None
+    torch.testing.assert_close(found.part_pretext, without.part_pretext + 0.5 * masks[0])
+    torch.testing.assert_close(asking(batch).part_pretext, without.part_pretext)  # after the warm-up
+    found.total.backward()
+    assert pretext.part_queries.weight.grad is not None
+    assert pretext.part_queries.weight.grad.abs().sum(1).gt(0).tolist() == [False, False, True]
+    decoder = model.sam.mask_decoder.transformer.parameters()
+    assert any(p.grad is not None and float(p.grad.abs().max()) > 0 for p in decoder)
+
+    empty = _batch(model, np.zeros((24, 24), dtype=np.int64))
+    pretexts = [objective(empty, is_warmup=True).part_pretext for objective in (plain, asking)]
+    torch.testing.assert_close(*pretexts)
