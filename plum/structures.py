@@ -6,7 +6,7 @@ one conversation, M spans of a batch (sum of S), C SAM prompt width, h w SAM emb
 4h 4w low-resolution masks, H W original image size, K supervised token positions of a batch, V vocabulary.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -109,6 +109,11 @@ class Batch:
     part_maps: Tensor
     image_hashes: tuple[str, ...] = ()
     cached_embeddings: tuple[Tensor | None, ...] = ()
+
+    def without_spans(self) -> "Batch":
+        """The same batch with nothing to segment; words and tags stay."""
+        nothing = self.spans.conversation[:0]
+        return replace(self, spans=SpanBounds(nothing, nothing, nothing), masks=())
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor to a device."""

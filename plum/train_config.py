@@ -154,9 +154,9 @@ class PretextConfig:
 
     weight: float = 1.0
     warmup_updates: int = 0
-    """First updates, which leave mask feedback out: all masks are decoded in one call, at less than the usual cost."""
+    """First updates, in which no phrase is decoded: towers, language model and tagger learn at less cost."""
     queries_per_image: int = 0
-    """In these updates SAM's decoder also draws up to so many parts of each image, from one learned query per class."""
+    """In these updates SAM's decoder draws up to so many parts of each image, from one learned query per class."""
     query_weight: float = 0.25
     """Of those masks' losses (themselves weighted as in `LossConfig`) within the pretext."""
 

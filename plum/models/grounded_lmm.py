@@ -46,16 +46,13 @@ class GroundedLMM(nn.Module):
         """Width C of queries and of SAM's image embedding."""
         return self.query_projection.prompt_dim
 
-    def forward(
-        self, batch: Batch, with_teacher: bool, sam_embeddings: Tensor | None = None, *, with_feedback: bool = True
-    ) -> GroundedOutput:
+    def forward(self, batch: Batch, with_teacher: bool, sam_embeddings: Tensor | None = None) -> GroundedOutput:
         """Run every stage on a collated batch, with the batch's own spans.
 
         Args:
             batch: may hold no image and no span at all.
             with_teacher: also return the adapters-off states, for the KL term (of systems with tagged phrases).
             sam_embeddings: [B, C, h, w] where they are known already; SAM's encoder is not asked then.
-            with_feedback: False decodes every mask as if it were its conversation's first, all in one call.
         """
         images = self.encode_images(batch.clip_pixels, batch.sam_pixels, sam_embeddings)
         text = (batch.input_ids, batch.attention_mask, batch.image_index, images.tokens)
@@ -67,9 +64,7 @@ class GroundedLMM(nn.Module):
             token_labels=labels,
             tag_logits=self.tag(hidden_states, batch.attention_mask),
             images=images,
-            mask_logits=self.decode_masks(
-                hidden_states, batch.spans, images.embeddings, batch.image_index, with_feedback=with_feedback
-            ),
+            mask_logits=self.decode_masks(hidden_states, batch.spans, images.embeddings, batch.image_index),
             teacher_states=span_teacher_states(self.llava, batch, images.tokens) if with_teacher else None,
         )
 
@@ -123,13 +118,7 @@ class GroundedLMM(nn.Module):
         return self.llava.generate(input_ids, attention_mask, image_index, image_tokens, max_new_tokens)
 
     def decode_masks(
-        self,
-        hidden_states: Tensor,
-        spans: SpanBounds,
-        image_embeddings: Tensor,
-        image_index: Tensor,
-        *,
-        with_feedback: bool = True,
+        self, hidden_states: Tensor, spans: SpanBounds, image_embeddings: Tensor, image_index: Tensor
     ) -> Tensor:
         """Decode one mask per span, in reading order within each conversation, earlier masks fed back.
 
@@ -141,7 +130,6 @@ class GroundedLMM(nn.Module):
             spans: M token ranges, by conversation, then reading order.
             image_embeddings: [B, C, h, w] from `encode_images`.
             image_index: [N], row of each conversation's image.
-            with_feedback: False: as a model without mask feedback, in one call.
 
         Returns:
             Mask logits [M, 4h, 4w], float32, in the frame of SAM's padded input.
@@ -157,7 +145,7 @@ class GroundedLMM(nn.Module):
             row = int(spans.conversation[image_rows < 0][0])
             raise ValueError(f"conversation {row} of the batch has spans to segment but no image")
         queries = self.query_projection(hidden_states, spans)  # [M, C]
-        if self.feedback is None or not with_feedback:
+        if self.feedback is None:
             return self.decode_step(queries, image_embeddings[image_rows], [], self.sam.dense_position())
         steps = decoding_steps(spans.conversation)
         by_step = torch.cat(steps)

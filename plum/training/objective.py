@@ -57,13 +57,13 @@ class Objective(nn.Module):
         self.sam_features = sam_features
 
     def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
-        """Return the micro-batch's losses; `is_warmup`: without mask feedback, and with the pretext's queries."""
+        """Return the micro-batch's losses; `is_warmup`: the pretext's queries ask for masks, the phrases do not."""
+        if is_warmup:
+            batch = batch.without_spans()
         embeddings = None
         if self.sam_features is not None:
             embeddings = complete_embeddings(batch, self.model.sam, self.sam_features)
-        output = self.model(
-            batch, with_teacher=self.losses.kl > 0, sam_embeddings=embeddings, with_feedback=not is_warmup
-        )
+        output = self.model(batch, with_teacher=self.losses.kl > 0, sam_embeddings=embeddings)
         terms = compute_losses(output, batch, self.losses)
         # Every trainable tensor takes part in every step: ranks whose batch has no span or image must not branch away.
         total = weighted_sum(terms, self.losses) + zero_anchor(self)

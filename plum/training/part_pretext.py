@@ -2,8 +2,8 @@
 
 The paper starts from CLIP and SAM as their authors trained them. The tiny model starts from nothing, so its stage 0
 also classifies every pixel ("biplane:propeller", background, ...) from SAM's embedding and LLaVA's image tokens. In its
-first updates SAM's decoder also draws parts for learned queries, one per class, that say what they ask for before the
-language model can.
+first updates SAM's decoder draws parts for learned queries, one per class, before the language model knows what to ask
+for: all in one call, where the phrases of an answer are decoded one after another.
 """
 
 from collections.abc import Sequence

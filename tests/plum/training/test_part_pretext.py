@@ -119,7 +119,7 @@ def test_images_without_maps_give_zero_and_others_are_refused(model: GroundedLMM
         pretext(images, _upscaled(model), _batch(model, np.zeros((24, 30), dtype=np.int64), width=30))
 
 
-def test_the_warm_up_leaves_feedback_out_and_trains_all_else(model: GroundedLMM) -> None:
+def test_the_warm_up_decodes_no_phrase_and_trains_all_else(model: GroundedLMM) -> None:
     set_trainable(model, FULL)
     pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
     objective = Objective(model, LossConfig(kl=0.0), pretext, PretextConfig(weight=2.0))
@@ -129,8 +129,8 @@ def test_the_warm_up_leaves_feedback_out_and_trains_all_else(model: GroundedLMM)
     terms = result.terms
     assert terms.bio is not None
     assert result.part_pretext is not None
-    masks = 8 * terms.mask_overlap + 2 * terms.mask_bce
-    expected = float((terms.language + 2 * terms.bio + masks + 2 * result.part_pretext).detach())
+    assert float(terms.mask_overlap) == float(terms.mask_bce) == 0
+    expected = float((terms.language + 2 * terms.bio + 2 * result.part_pretext).detach())
     assert float(result.total.detach()) == pytest.approx(expected)
     result.total.backward()
     assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)
@@ -139,20 +139,13 @@ def test_the_warm_up_leaves_feedback_out_and_trains_all_else(model: GroundedLMM)
         return any(p.grad is not None and float(p.grad.abs().max()) > 0 for p in module.parameters())
 
     assert model.feedback is not None
-    assert [is_moved(module) for module in (model.llava, model.sam.mask_decoder, pretext.sam_head)] == [True] * 3
-    assert [is_moved(module) for module in (model.feedback, pretext.part_queries)] == [False] * 2
+    assert model.tagger is not None
+    trained = (model.llava, model.tagger, model.sam.image_encoder, pretext.sam_head)
+    idle = (model.query_projection, model.feedback, model.sam.mask_decoder.transformer, pretext.part_queries)
+    assert [is_moved(module) for module in trained] == [True] * 4
+    assert [is_moved(module) for module in idle] == [False] * 4
     objective(batch).total.backward()
-    assert is_moved(model.feedback)
-
-
-def test_without_feedback_every_mask_is_decoded_as_the_first(model: GroundedLMM) -> None:
-    batch = _batch(model, None, num_phrases=2)
-    model.eval()
-    fed, alone = (model(batch, with_teacher=False, with_feedback=with_feedback) for with_feedback in (True, False))
-    torch.testing.assert_close(alone.mask_logits[0], fed.mask_logits[0])
-    assert not torch.allclose(alone.mask_logits[1], fed.mask_logits[1])
-    model.feedback = None
-    torch.testing.assert_close(alone.mask_logits, model(batch, with_teacher=False).mask_logits)
+    assert [is_moved(module) for module in idle] == [True] * 3 + [False]
 
 
 def test_classifiers_start_at_the_shares_of_the_classes(model: GroundedLMM) -> None:
