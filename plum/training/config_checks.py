@@ -17,6 +17,10 @@ AT_LEAST_ONE = (
 )
 ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.gradient_clip", "losses.kl_sigma")
 NOT_NEGATIVE = (
+    "part_pretext.weight",
+    "part_pretext.warmup_updates",
+    "part_pretext.queries_per_image",
+    "part_pretext.query_weight",
     "engine.num_workers",
     "data.group_by_length",
     "optimizer.warmup_updates",

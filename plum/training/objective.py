@@ -20,6 +20,7 @@ from plum.training.sam_features import complete_embeddings
 class StepResult:
     """One micro-batch: weighted loss to backpropagate, its unweighted terms, and tag counts.
 
+    `part_pretext` holds the masks of the pretext's own queries too where these are asked, and so drops when they end.
     `tag_hits` and `tag_totals` are LongTensor [3] in the order O, B, I, over answer tokens.
     """
 

@@ -31,3 +31,9 @@ def test_what_may_be_zero_or_left_out_is_accepted() -> None:
     flags = ["--losses.kl", "0", "--optimizer.warmup_updates", "0", "--model.lora", "null", "--engine.num_workers", "0"]
     config = load_train_config(["--config", str(BASE), *flags])
     assert (config.losses.kl, config.optimizer.warmup_updates, config.model.lora) == (0.0, 0, None)
+
+
+def test_a_pretext_out_of_range_is_named() -> None:
+    flags = ["--config", str(BASE.parents[1] / "plum_tiny_stage0.yaml"), "--part_pretext.queries_per_image", "-1"]
+    with pytest.raises(ValueError, match=r"part_pretext\.queries_per_image is -1, it must be at least 0"):
+        load_train_config(flags)
