@@ -6,6 +6,7 @@ Masks are held as COCO run-length codes in original-image pixels; `partonomy.mas
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from partonomy.questions.question_types import QuestionType
 
@@ -19,8 +20,7 @@ class RLE:
     counts: str
 
 
-@dataclass(frozen=True)
-class CharSpan:
+class CharSpan(NamedTuple):
     """A half-open character range [start, end) of a text."""
 
     start: int

@@ -159,6 +159,8 @@ class PretextConfig:
     """In these updates SAM's decoder draws up to so many parts of each image, from one learned query per class."""
     query_weight: float = 0.25
     """Of those masks' losses (themselves weighted as in `LossConfig`) within the pretext."""
+    phrase_weight: float = 1.0
+    """Of the distance between a phrase's query and its class's learned one, within the pretext of these updates."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ NOT_NEGATIVE = (
     "part_pretext.warmup_updates",
     "part_pretext.queries_per_image",
     "part_pretext.query_weight",
+    "part_pretext.phrase_weight",
     "engine.num_workers",
     "data.group_by_length",
     "optimizer.warmup_updates",

@@ -59,6 +59,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
         """Return the micro-batch's losses; `is_warmup`: the pretext's queries ask for masks, the phrases do not."""
+        phrases = batch
         if is_warmup:
             batch = batch.without_spans()
         embeddings = None
@@ -73,6 +74,8 @@ class Objective(nn.Module):
             pretext = self._pretext_loss(output.images, batch)
             if is_warmup and self.pretext_config.queries_per_image:
                 pretext = pretext + self.pretext_config.query_weight * self._query_loss(output.images, batch)
+                queries = self.model.query_projection(output.hidden_states, phrases.spans)
+                pretext = pretext + self.pretext_config.phrase_weight * self.pretext.phrase_loss(queries, phrases)
             total = total + self.pretext_config.weight * pretext
         hits, totals = count_tags(output, batch)
         return StepResult(total, terms, pretext, hits, totals)

@@ -3,7 +3,8 @@
 The paper starts from CLIP and SAM as their authors trained them. The tiny model starts from nothing, so its stage 0
 also classifies every pixel ("biplane:propeller", background, ...) from SAM's embedding and LLaVA's image tokens. In its
 first updates SAM's decoder draws parts for learned queries, one per class, before the language model knows what to ask
-for: all in one call, where the phrases of an answer are decoded one after another.
+for: all in one call, where the phrases of an answer are decoded one after another. Meanwhile the phrases' own queries
+are drawn to those of their classes, so that the decoder knows them when it is asked.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy, linear, mse_loss
 
 from plum.structures import IGNORE_INDEX, Batch, ImageFeatures
 
@@ -105,6 +106,48 @@ class PartPretext(nn.Module):
         return PartQueries(image, self.part_queries(classes), targets.float(), is_counted[image].float())
 
 
+    def phrase_loss(self, queries: Tensor, batch: Batch) -> Tensor:
+        """Return the mean squared distance of the phrases' queries to their classes' learned ones, which stay.
+
+        Args:
+            queries: [M, C], what the batch's M spans ask SAM's decoder.
+            batch: its masks tell the classes; phrases that name no single part (whole objects, groups) are left out.
+        """
+        classes = span_classes(batch, self.part_queries.num_embeddings)
+        is_part = classes != IGNORE_INDEX
+        if not bool(is_part.any()):
+            return queries.new_zeros(())
+        return mse_loss(queries[is_part].float(), self.part_queries(classes[is_part]).detach().float())
+
+
+def span_classes(batch: Batch, num_classes: int) -> Tensor:
+    """Return which object-part class each span's mask shows.
+
+    Args:
+        batch: square images, whose masks and maps cover the same pixels.
+        num_classes: L, background (class 0) included.
+
+    Returns:
+        LongTensor [M]: the class of more than half of the mask's labelled pixels, sampled where the map's pixels have
+        their centres; IGNORE_INDEX where no part covers as much.
+    """
+    maps = batch.part_maps[batch.image_index[batch.spans.conversation]].flatten(1)  # [M, n * n]
+    masks = [_at_centres(mask, batch.part_maps.shape[-1]).flatten() for mask in batch.masks]
+    is_shown = torch.stack(masks) & (maps != IGNORE_INDEX) if masks else maps.new_zeros(maps.shape, dtype=torch.bool)
+    pixels = torch.zeros(len(maps), num_classes, device=maps.device)
+    pixels.scatter_add_(1, maps.clamp(min=0), is_shown.float())  # [M, L]
+    most, classes = pixels.max(1)
+    is_part = (2 * most > pixels.sum(1)) & (classes > 0)
+    return torch.where(is_part, classes, IGNORE_INDEX)
+
+
+def _at_centres(pixels: Tensor, size: int) -> Tensor:
+    """Sample [..., n, n] at the centres of `size` x `size` cells: [..., size, size]."""
+    full = pixels.shape[-1]
+    nearest = ((2 * torch.arange(size, device=pixels.device) + 1) * full) // (2 * size)
+    return pixels[..., nearest, :][..., nearest]
+
+
 def _pixel_loss(head: nn.Conv2d, cells: Tensor, part_maps: Tensor, subcells: int) -> Tensor:
     """Cross-entropy of a 1 x 1 convolution's logits against the classes at the centres of their pixels.
 
@@ -121,7 +164,5 @@ def _pixel_loss(head: nn.Conv2d, cells: Tensor, part_maps: Tensor, subcells: int
     bias = head.bias.view(-1, subcells**2).T
     logits = linear(cells, weight.flatten(0, 1), bias.flatten())  # [B, g * g, subcells^2 * L]
     grid = round(cells.shape[1] ** 0.5)
-    size, full = grid * subcells, part_maps.shape[-1]
-    nearest = ((2 * part_maps.new_ones(size).cumsum(0) - 1) * full) // (2 * size)  # centres of the coarser pixels
-    classes = part_maps[:, nearest][:, :, nearest].view(-1, grid, subcells, grid, subcells).transpose(2, 3)
+    classes = _at_centres(part_maps, grid * subcells).view(-1, grid, subcells, grid, subcells).transpose(2, 3)
     return cross_entropy(logits.float().view(classes.numel(), -1), classes.flatten(), ignore_index=IGNORE_INDEX)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from partonomy.datasets.record_exchange import export_records
-from partonomy.questions.question_file import AnnotationIndex
+from partonomy.questions.question_file import AnnotationIndex, QuestionLine
 from plum.data.build import build_mixture
 from plum.data.excluded_images import ExcludedImages
 from plum.train_config import DataConfig, SourceConfig
@@ -104,9 +104,9 @@ def test_a_sample_parses_only_the_questions_it_asks(tmp_path: Path, monkeypatch:
     mixture = build_mixture(DataConfig((SourceConfig("explanatory", str(tmp_path)),), conversations_per_image=1), 0)
     build_question, parsed = AnnotationIndex.build_question, []
 
-    def count(self: AnnotationIndex, record: dict[str, object]) -> object:
-        parsed.append(record["question_id"])
-        return build_question(self, record)
+    def count(self: AnnotationIndex, line: QuestionLine) -> object:
+        parsed.append(line.question_id)
+        return build_question(self, line)
 
     monkeypatch.setattr(AnnotationIndex, "build_question", count)
     for position in range(6):

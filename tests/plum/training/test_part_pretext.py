@@ -14,7 +14,7 @@ from plum.models.trainable import set_trainable
 from plum.structures import IGNORE_INDEX, Batch, Exchange, ImageFeatures, Sample
 from plum.train_config import DataConfig, LossConfig, PretextConfig, SourceConfig
 from plum.training.objective import Objective
-from plum.training.part_pretext import SUBCELLS, PartPretext
+from plum.training.part_pretext import SUBCELLS, PartPretext, span_classes
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.predictor_world import make_image, make_model
 from tests.plum.training.training_world import FULL
@@ -29,14 +29,21 @@ def model() -> GroundedLMM:
     return make_model()
 
 
-def _batch(model: GroundedLMM, part_map: np.ndarray | None, width: int = 24, num_phrases: int = 0) -> Batch:
+def _batch(
+    model: GroundedLMM,
+    part_map: np.ndarray | None,
+    width: int = 24,
+    num_phrases: int = 0,
+    shown: tuple[np.ndarray, ...] | None = None,
+) -> Batch:
     exchange = Exchange("What is it?", "It is a biplane.", is_tagged=False)
     if num_phrases:
         words = ("biplane", "is", "It")[:num_phrases][::-1]
         starts = [exchange.answer.index(word) for word in words]
         phrases = tuple(CharSpan(start, start + len(word)) for start, word in zip(starts, words, strict=True))
         half = encode_mask(np.arange(24 * width).reshape(24, width) % width >= width // 2)
-        exchange = replace(exchange, spans=phrases, masks=(half,) * num_phrases, is_tagged=True)
+        masks = (half,) * num_phrases if shown is None else tuple(encode_mask(mask) for mask in shown)
+        exchange = replace(exchange, spans=phrases, masks=masks, is_tagged=True)
     sample = Sample("s", "test", make_image(0, 24, width), ((exchange,),), part_map=part_map)
     return Collator(byte_level(), model.config, DATA)([sample])
 
@@ -209,3 +216,54 @@ def test_queries_train_the_decoder_and_count_as_masks_do(model: GroundedLMM) -> 
     empty = _batch(model, np.zeros((24, 24), dtype=np.int64))
     pretexts = [objective(empty, is_warmup=True).part_pretext for objective in (plain, asking)]
     torch.testing.assert_close(*pretexts)
+
+
+def _thirds() -> np.ndarray:
+    """Classes 0, 1 and 2 in eight columns each."""
+    return np.repeat(np.arange(3), 8)[None].repeat(24, axis=0)
+
+
+def test_a_span_shows_the_class_of_more_than_half_of_its_mask(model: GroundedLMM) -> None:
+    columns = np.arange(24)[None].repeat(24, axis=0)
+    # On the grid of 16: 3 columns of class 1 and 5 of class 2; 5 of each; background alone.
+    shown = (columns >= 12, columns >= 9, columns < 8)
+    batch = _batch(model, _thirds(), num_phrases=3, shown=shown)
+    assert span_classes(batch, NUM_CLASSES).tolist() == [2, IGNORE_INDEX, IGNORE_INDEX]
+    assert span_classes(_batch(model, None, num_phrases=1), NUM_CLASSES).tolist() == [IGNORE_INDEX]
+    assert span_classes(_batch(model, _thirds()), NUM_CLASSES).tolist() == []
+
+
+def test_phrases_are_drawn_to_the_queries_of_their_classes(model: GroundedLMM) -> None:
+    columns = np.arange(24)[None].repeat(24, axis=0)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
+    batch = _batch(model, _thirds(), num_phrases=2, shown=(columns >= 16, columns >= 9))
+    queries = torch.zeros(2, model.prompt_dim, requires_grad=True)
+    loss = pretext.phrase_loss(queries, batch)
+    target = pretext.part_queries.weight[2].detach()
+    assert float(loss.detach()) == pytest.approx(float(target.square().mean()))
+    loss.backward()
+    assert queries.grad is not None
+    torch.testing.assert_close(queries.grad, torch.stack([-2 * target / len(target), torch.zeros_like(target)]))
+    assert pretext.part_queries.weight.grad is None
+    assert float(pretext.phrase_loss(queries, _batch(model, None, num_phrases=2))) == 0
+
+
+def test_phrase_weight_counts_in_the_warm_up_alone(model: GroundedLMM) -> None:
+    set_trainable(model, FULL)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
+    batch = _batch(model, _half_map(), num_phrases=2)
+    found = {}
+    for weight in (0.0, 3.0):
+        config = PretextConfig(queries_per_image=2, phrase_weight=weight)
+        objective = Objective(model, LossConfig(kl=0.0), pretext, config)
+        found[weight] = objective(batch, is_warmup=True), objective(batch)
+    (without, later), (weighted, later_weighted) = found[0.0], found[3.0]
+    assert weighted.part_pretext is not None
+    assert without.part_pretext is not None
+    output = model(batch, with_teacher=False)
+    distance = pretext.phrase_loss(model.query_projection(output.hidden_states, batch.spans), batch)
+    assert float(distance.detach()) > 0
+    torch.testing.assert_close(weighted.part_pretext, without.part_pretext + 3 * distance)
+    torch.testing.assert_close(later.part_pretext, later_weighted.part_pretext)
+    weighted.total.backward()
+    assert any(p.grad is not None and float(p.grad.abs().max()) > 0 for p in model.query_projection.parameters())
