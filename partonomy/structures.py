@@ -6,7 +6,6 @@ Masks are held as COCO run-length codes in original-image pixels; `partonomy.mas
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from partonomy.questions.question_types import QuestionType
 
@@ -20,7 +19,8 @@ class RLE:
     counts: str
 
 
-class CharSpan(NamedTuple):
+@dataclass(frozen=True)
+class CharSpan:
     """A half-open character range [start, end) of a text."""
 
     start: int

@@ -13,9 +13,21 @@ step() {  # step NAME COMMAND...: run it, and say how long it took
   printf '== %s: %d s\n' "$name" $((SECONDS - begin))
   timings+=("$(printf '%5d s  %s' $((SECONDS - begin)) "$name")")
 }
+beside() {  # beside NAME COMMAND...: run NAME, and on the other core COMMAND, whose lines come when both are done
+  local name=$1; shift
+  "$@" > "$run/beside.log" 2>&1 &
+  local other=$!
+  trap 'kill "$other" 2> /dev/null' EXIT
+  "$name"
+  wait "$other" || { cat "$run/beside.log" >&2; exit 1; }
+  trap - EXIT
+  cat "$run/beside.log"
+  rm "$run/beside.log"
+}
 timings=()
 
 data=data/quickstart run=runs/quickstart
+mkdir -p $run
 step "Set up .venv" bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
@@ -24,11 +36,13 @@ per_rank=$((16 / NUM_RANKS > 0 ? 16 / NUM_RANKS : 1))   # 16 images an update, h
 
 build() { python -m partonomy build --source synthetic --split "$1" --images "$2" --output "$data/$1" --seed 0 --num_workers 2; }
 step "Draw and ask: train" build train "${TRAIN_IMAGES:-4000}"
-step "Draw and ask: dev" build dev "${DEV_IMAGES:-150}"
-step "Draw and ask: val" build val "${VAL_IMAGES:-200}"
-records() { [ -f $data/val_qa_pairs.json ] || python -m partonomy export --questions $data/val --output $data/val_qa_pairs.json; }
-step "Write val as the published record" records
-step "Train the tokenizer" python -m plum train-tokenizer --datasets "$data/train" --output "$data/tokenizer" --vocab_size 1024
+held_out() {  # val also as the published record
+  build dev "${DEV_IMAGES:-150}"
+  build val "${VAL_IMAGES:-200}"
+  [ -f $data/val_qa_pairs.json ] || python -m partonomy export --questions $data/val --output $data/val_qa_pairs.json
+}
+step "Draw and ask: dev, val; train the tokenizer" beside held_out \
+  python -m plum train-tokenizer --datasets "$data/train" --output "$data/tokenizer" --vocab_size 1024
 
 step "Train stage 0" bash scripts/train_plum_0shot.sh configs/plum_tiny_stage0.yaml --engine.micro_batch_size $per_rank
 step "Train stage 1" bash scripts/train_plum_ft.sh configs/plum_tiny_stage1.yaml --engine.micro_batch_size $per_rank
@@ -41,9 +55,12 @@ step "Export (merge adapters)" export_model
 
 validate() { python validate_partonomy.py --model "$1" --questions $data/val --output "$run/$2" --num_procs 2 --resume "${@:3}"; }
 step "Validate" validate plum validation --checkpoint $run/model --training_metrics $run/stage0/metrics.jsonl,$run/stage1/metrics.jsonl
-step "Validate oracle" validate oracle oracle --generate none
-step "Validate random" validate random random --generate none
-step "Held-out tags and text" python -m plum teacher-forced --checkpoint $run/model --data $data/val --limit 100 --output $run/teacher_forced.json
+bounds() {
+  validate oracle oracle --generate none
+  validate random random --generate none
+}
+step "Validate oracle and random; held-out tags and text" beside bounds \
+  python -m plum teacher-forced --checkpoint $run/model --data $data/val --limit 100 --output $run/teacher_forced.json
 cp $run/validation/summary.json $run/summary.json
 
 printf '\n'

@@ -5,6 +5,7 @@ Lines are kept as bytes in memory and parsed when a question is asked for: a tra
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Literal, overload
 
@@ -35,7 +36,7 @@ class ChoiceLine(msgspec.Struct):
 
     text: Text
     parts: tuple[Text, ...]
-    spans: tuple[CharSpan, ...]
+    spans: tuple[tuple[int, int], ...]
     is_correct: bool
 
 
@@ -82,7 +83,13 @@ def question_to_line(question: Question) -> bytes:
         instance_id=question.instance_id,
         question=question.text,
         choices=tuple(
-            ChoiceLine(choice.text, choice.parts, choice.part_spans, choice.is_correct) for choice in question.choices
+            ChoiceLine(
+                choice.text,
+                choice.parts,
+                tuple([(span.start, span.end) for span in choice.part_spans]),
+                choice.is_correct,
+            )
+            for choice in question.choices
         ),
         mask_ids=tuple(part.annotation_ids[0] for part in question.masks),
         box=question.box,
@@ -160,7 +167,8 @@ class AnnotationIndex:
             object_label=instance.label,
             text=line.question,
             choices=tuple(
-                Choice(choice.text, choice.parts, choice.spans, choice.is_correct) for choice in line.choices
+                Choice(choice.text, choice.parts, tuple(starmap(CharSpan, choice.spans)), choice.is_correct)
+                for choice in line.choices
             ),
             masks=tuple(self._find_part(number, instance) for number in line.mask_ids),
             object_question=_build_object_question(line.object_question),
