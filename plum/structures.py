@@ -41,7 +41,7 @@ class Sample:
 
     `image` is uint8 RGB (H, W, 3) or None for text-only samples; `ignore_mask` marks pixels (H, W) that no mask loss
     reads; `part_map` is an int64 class map (H, W), 0 = background, for the tiny recipe's part pretext, where the source
-    offers one. `is_mirrored`: image, masks and maps are to be turned left to right before they are used.
+    offers one.
     """
 
     sample_id: str
@@ -50,7 +50,6 @@ class Sample:
     conversations: tuple[tuple[Exchange, ...], ...]
     ignore_mask: np.ndarray | None = None
     part_map: np.ndarray | None = None
-    is_mirrored: bool = False
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,6 @@ class DataConfig:
     """Longest conversation, image tokens not counted (paper, Table 6)."""
     conversations_per_image: int = 3
     """At most this many conversations share one image (and its encoding) in a sample."""
-    mirror_chance: float = 0.0
-    """Chance that an image and its masks are turned left to right; only for data whose words know no side."""
     group_by_length: int = 0
     """Successive samples of similar length, for less padding: a multiple of ranks x engine.micro_batch_size, or 0 for
     none. It changes which samples share a micro-batch, over which losses are averaged (plum/data/length_groups.py):

@@ -1,7 +1,6 @@
 """A training mixture from its configuration: folders read once, excluded images out, one part vocabulary."""
 
 import logging
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,6 @@ from plum.data.sources.part_status import PartStatusSource
 from plum.data.sources.part_vqa import PartVqaSource
 from plum.train_config import DataConfig, SourceConfig
 
-SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 logger = logging.getLogger(__name__)
 
 IMAGE_SOURCES: Mapping[str, Callable[[PartImages, int], Source]] = {
@@ -78,15 +76,12 @@ def build_mixture(
     part_images = {path: PartImages(dataset, vocabulary, with_part_maps) for path, dataset in datasets.items()}
     ingredients = _Ingredients(config, images, part_images, encoder, has_marks)
     sources = [_build_source(source, ingredients) for source in chosen]
-    if config.mirror_chance:
-        check_mirroring(chosen, vocabulary)
     logger.info("%s", images.describe())
     return MixtureDataset(
         sources,
         share_weights(chosen, config),
         seed,
         vocabulary,
-        mirror_chance=config.mirror_chance,
         group_by_length=config.group_by_length,
         class_pixels=count_class_pixels(part_images.values()) if with_part_maps else (),
     )
@@ -113,22 +108,6 @@ def check_source(source: SourceConfig, config: DataConfig) -> None:
     known = [group.name for group in config.groups]
     if source.group and source.group not in known:
         raise ValueError(f"{where}: its group {source.group!r} is not among data.groups {known}")
-
-
-def check_mirroring(sources: Sequence[SourceConfig], vocabulary: Sequence[str]) -> None:
-    """Check that no sentence of a mixture can become wrong when its image is mirrored.
-
-    Args:
-        sources: of the mixture.
-        vocabulary: its object-part names.
-
-    Raises:
-        ValueError: a name has a side, or a source is no folder of annotations, whose names would be known.
-    """
-    if foreign := sorted({source.kind for source in sources if not source.path or not Path(source.path).is_dir()}):
-        raise ValueError(f"data.mirror_chance: the texts of {foreign} may speak of left and right; set it to 0")
-    if sided := [name for name in vocabulary if SIDE.search(name)]:
-        raise ValueError(f"data.mirror_chance: {sided[:5]} would be named wrongly in a mirrored image; set it to 0")
 
 
 def choose_sources(config: DataConfig) -> list[SourceConfig]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import overload
 
 import numpy as np
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from partonomy.masks import decode_mask
-from partonomy.structures import RLE
 from plum.config import ModelConfig
 from plum.data.encoding import ConversationEncoder, EncodedConversation
 from plum.data.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
@@ -63,7 +61,7 @@ class Collator:
         """
         for sample in samples:
             check_sample(sample)
-        samples = [mirror_arrays(write_targets(sample, self.notation)) for sample in samples]
+        samples = [write_targets(sample, self.notation) for sample in samples]
         rows = [
             self.encoder.encode(conversation, has_image=sample.image is not None, name=sample.sample_id)
             for sample in samples
@@ -73,13 +71,7 @@ class Collator:
         pictured = [sample for sample in samples if sample.image is not None]
         inputs = [self.transform(sample.image) for sample in pictured if sample.image is not None]
         hashes = self._hash_images(pictured)
-        masks = [
-            _mask_tensor(mask, sample.is_mirrored)
-            for sample in samples
-            for row in sample.conversations
-            for item in row
-            for mask in item.masks
-        ]
+        masks = [mask for sample in samples for row in sample.conversations for item in row for mask in item.masks]
         return Batch(
             sample_ids=tuple(sample.sample_id for sample in samples),
             input_ids=tokens.input_ids,
@@ -91,7 +83,7 @@ class Collator:
             sam_pixels=stack_pixels([one.sam_pixels for one in inputs], self.transform.sam_size),
             frames=tuple(one.frame for one in inputs),
             image_index=_image_index(samples),
-            masks=tuple(masks),
+            masks=tuple(torch.from_numpy(decode_mask(mask)) for mask in masks),
             ignore_masks=tuple(_to_tensor(sample.ignore_mask) for sample in pictured),
             part_maps=_part_maps(pictured, inputs, self.transform),
             image_hashes=hashes,
@@ -146,18 +138,6 @@ def write_targets(sample: Sample, notation: TargetNotation) -> Sample:
     return replace(sample, conversations=conversations)
 
 
-def mirror_arrays(sample: Sample) -> Sample:
-    """Turn what a mirrored sample holds as arrays left to right; its masks are turned when they are decoded."""
-    if not sample.is_mirrored:
-        return sample
-    return replace(
-        sample,
-        image=_mirrored(sample.image),
-        ignore_mask=_mirrored(sample.ignore_mask),
-        part_map=_mirrored(sample.part_map),
-    )
-
-
 def pad_rows(rows: Sequence[EncodedConversation], pad_id: int) -> TokenRows:
     """Pad encoded conversations on the right."""
     length = max(len(row.labels) for row in rows)
@@ -195,24 +175,6 @@ def _image_index(samples: Sequence[Sample]) -> Tensor:
         index += [TEXT_ONLY if sample.image is None else image] * len(sample.conversations)
         image += sample.image is not None
     return torch.tensor(index, dtype=torch.long)
-
-
-def _mask_tensor(mask: RLE, is_mirrored: bool) -> Tensor:
-    pixels = decode_mask(mask)
-    return torch.from_numpy(_mirrored(pixels) if is_mirrored else pixels)
-
-
-@overload
-def _mirrored(pixels: np.ndarray) -> np.ndarray: ...
-
-
-@overload
-def _mirrored(pixels: None) -> None: ...
-
-
-def _mirrored(pixels: np.ndarray | None) -> np.ndarray | None:
-    """(H, W, ...) with its columns in reverse order."""
-    return None if pixels is None else np.ascontiguousarray(pixels[:, ::-1])
 
 
 def _to_tensor(mask: np.ndarray | None) -> Tensor | None:

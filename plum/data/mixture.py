@@ -5,7 +5,7 @@ positions over ranks and loader processes sees the same stream.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,7 +18,7 @@ from plum.structures import Sample
 BLOCK = 1000
 """Positions within which every source gets exactly its share."""
 
-_SOURCE_ORDER, _ITEM_ORDER, _SAMPLE, _LENGTH_GROUPS, _MIRROR = range(5)  # keeps the uses of the seed apart
+_SOURCE_ORDER, _ITEM_ORDER, _SAMPLE, _LENGTH_GROUPS = range(4)  # keeps the uses of the seed apart
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         seed: of the run.
         part_vocabulary: sorted object-part names; class c of a sample's part map is `part_vocabulary[c - 1]`.
         class_pixels: pixels of each class of the part maps over all images, background first; empty without part maps.
-        mirror_chance: share of samples that come mirrored.
         group_by_length: size of the groups of successive samples of similar length; 0: samples come as they are drawn.
 
     Raises:
@@ -56,14 +55,12 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         seed: int,
         part_vocabulary: Sequence[str] = (),
         *,
-        mirror_chance: float = 0.0,
         group_by_length: int = 0,
         class_pixels: Sequence[int] = (),
     ) -> None:
         self.sources = tuple(sources)
         self.seed = seed
         self.part_vocabulary = tuple(part_vocabulary)
-        self.mirror_chance = mirror_chance
         self.group_by_length = group_by_length
         self.class_pixels = tuple(class_pixels)
         self._window: int | None = None
@@ -81,11 +78,7 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         """
         drawn = self.drawn_position(position)
         draw = self.locate(drawn)
-        sample = self.sources[draw.source].sample(draw.index, self._generator(drawn))
-        if not self.mirror_chance:
-            return sample
-        luck = np.random.default_rng((self.seed, _MIRROR, drawn)).random()
-        return replace(sample, is_mirrored=luck < self.mirror_chance)
+        return self.sources[draw.source].sample(draw.index, self._generator(drawn))
 
     def drawn_position(self, position: int) -> int:
         """Say which position of the stream as it is drawn comes at `position` of the run.

@@ -45,8 +45,6 @@ def check_ranges(config: TrainConfig) -> None:
             value = _read(config, key)
             if value is not None and not (value >= smallest if may_equal else value > smallest):
                 raise ValueError(f"{key} is {value}, it must be {'at least' if may_equal else 'above'} {smallest}")
-    if not 0 <= config.data.mirror_chance <= 1:
-        raise ValueError(f"data.mirror_chance is {config.data.mirror_chance}, it must be at least 0 and at most 1")
     if not all(0 <= beta < 1 for beta in config.optimizer.betas):
         raise ValueError(f"optimizer.betas is {config.optimizer.betas}, each must be at least 0 and below 1")
     if config.engine.zero_stage not in (1, 2):  # 0 would neither skip gradients that are not finite nor change ranks

@@ -9,7 +9,7 @@ from PIL import Image
 
 from partonomy.datasets.record_exchange import export_records
 from partonomy.questions.question_file import AnnotationIndex, QuestionLine
-from plum.data.build import build_mixture, check_mirroring
+from plum.data.build import build_mixture
 from plum.data.excluded_images import ExcludedImages
 from plum.train_config import DataConfig, SourceConfig
 from tests.plum.data.part_world import VOCABULARY, write_world
@@ -61,18 +61,6 @@ def test_an_absent_file_is_excluded_by_name(tmp_path: Path) -> None:
     excluded = ExcludedImages([tmp_path / "elsewhere" / "here.png"])
     assert tmp_path / "here.png" in excluded
     assert tmp_path / "other.png" not in excluded
-
-
-def test_mirroring_is_refused_where_words_may_know_a_side(tmp_path: Path) -> None:
-    write_world(tmp_path / "world")
-    data = DataConfig((_source(tmp_path / "world", "explanatory"),), mirror_chance=1.0)
-    assert build_mixture(data, seed=0)[0].is_mirrored
-    with pytest.raises(ValueError, match=r"mirror_chance: \['car:left door'\] would be named wrongly"):
-        check_mirroring(data.sources, ("car:cleft", "car:left door"))
-    records = tmp_path / "published.json"
-    export_records(tmp_path / "world", records)
-    with pytest.raises(ValueError, match=r"mirror_chance: the texts of \['explanatory'\] may speak"):
-        build_mixture(DataConfig((_source(records, "explanatory"),), mirror_chance=0.5), seed=0)
 
 
 def test_missing_folders_are_named(tmp_path: Path) -> None:

@@ -120,27 +120,3 @@ def test_ignore_masks_are_kept(collator: Collator) -> None:
 def test_bad_samples_are_named(collator: Collator, sample: Sample, message: str) -> None:
     with pytest.raises(ValueError, match=f"{sample.sample_id}.*{message}"):
         collator([sample])
-
-
-def test_a_mirrored_sample_is_the_mirror_image_in_all_it_holds(collator: Collator) -> None:
-    columns = np.arange(16)[None].repeat(12, axis=0)
-    left = encode_mask(columns < 5)
-    exchange = replace(WHEELS, masks=(left, _mask(5)))
-    sample = Sample("w/3", "test", _image(), ((exchange,),), ignore_mask=columns < 2, part_map=columns.astype(np.int64))
-    turned = replace(
-        sample,
-        image=sample.image[:, ::-1].copy() if sample.image is not None else None,
-        conversations=((replace(exchange, masks=(encode_mask(columns >= 11), _mask(5))),),),
-        ignore_mask=columns >= 14,
-        part_map=sample.part_map[:, ::-1].copy() if sample.part_map is not None else None,
-    )
-    found, expected = collator([replace(sample, is_mirrored=True), NONE]), collator([turned, NONE])
-    for name in ("clip_pixels", "sam_pixels", "part_maps", "input_ids"):
-        assert torch.equal(getattr(found, name), getattr(expected, name)), name
-    for one, other in zip(found.masks, expected.masks, strict=True):
-        assert torch.equal(one, other)
-    assert found.ignore_masks[0] is not None
-    assert found.ignore_masks[0].sum() == 2 * 12
-    assert found.ignore_masks[0][:, 14:].all()
-    assert not torch.equal(found.masks[0], collator([sample]).masks[0])
-    assert collator([replace(NONE, is_mirrored=True)]).masks == ()

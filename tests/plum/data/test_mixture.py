@@ -1,6 +1,5 @@
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,19 +63,6 @@ def test_position_and_seed_alone_decide() -> None:
     assert forwards == backwards[::-1]
     other = _mixture((5, 6), (1.0, 1.0), seed=1)
     assert forwards != [other[k].sample_id for k in range(40)]
-
-
-def test_mirroring_changes_which_samples_are_mirrored_and_nothing_else() -> None:
-    source = CountingSource("s", 50)
-    plain, never, sometimes, always = (
-        MixtureDataset([source], [1.0], 3, mirror_chance=chance) for chance in (0.0, 0.0, 0.25, 1.0)
-    )
-    samples = [sometimes[k] for k in range(400)]
-    assert [replace(sample, is_mirrored=False) for sample in samples] == [plain[k] for k in range(400)]
-    assert 60 < sum(sample.is_mirrored for sample in samples) < 140  # 100 expected, deviation 8.7
-    assert samples == [sometimes[k] for k in range(400)]
-    assert not any(never[k].is_mirrored for k in range(50))
-    assert all(always[k].is_mirrored for k in range(50))
 
 
 def test_a_record_comes_with_new_randomness_each_time() -> None:

@@ -18,7 +18,6 @@ BASE = Path(__file__).resolve().parents[3] / "configs" / "ablations" / "base.yam
         ("optimizer.learning_rate", "0", r"optimizer\.learning_rate is 0(\.0)?, it must be above 0"),
         ("optimizer.betas", "[0.9, 1.0]", r"optimizer\.betas is .*1\.0.*below 1"),
         ("losses.kl", "-0.1", r"losses\.kl is -0\.1, it must be at least 0"),
-        ("data.mirror_chance", "1.5", r"data\.mirror_chance is 1\.5, it must be at least 0 and at most 1"),
         ("engine.zero_stage", "3", r"engine\.zero_stage is 3, this engine runs 1 and 2"),
     ],
 )
