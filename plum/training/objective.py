@@ -20,7 +20,7 @@ from plum.training.sam_features import complete_embeddings
 class StepResult:
     """One micro-batch: weighted loss to backpropagate, its unweighted terms, and tag counts.
 
-    `part_pretext` holds the masks of the pretext's own queries too where these are asked, and so drops when they end.
+    `part_pretext` holds the losses of the warm-up's queries too where these are asked, and so drops when they end.
     `tag_hits` and `tag_totals` are LongTensor [3] in the order O, B, I, over answer tokens.
     """
 
@@ -59,7 +59,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
         """Return the micro-batch's losses; `is_warmup`: the pretext's queries ask for masks, the phrases do not."""
-        phrases = batch
+        with_phrases = batch
         if is_warmup:
             batch = batch.without_spans()
         embeddings = None
@@ -73,12 +73,18 @@ class Objective(nn.Module):
         if self.pretext is not None:
             pretext = self._pretext_loss(output.images, batch)
             if is_warmup and self.pretext_config.queries_per_image:
-                pretext = pretext + self.pretext_config.query_weight * self._query_loss(output.images, batch)
-                queries = self.model.query_projection(output.hidden_states, phrases.spans)
-                pretext = pretext + self.pretext_config.phrase_weight * self.pretext.phrase_loss(queries, phrases)
+                pretext = pretext + self._warmup_loss(output, with_phrases)
             total = total + self.pretext_config.weight * pretext
         hits, totals = count_tags(output, batch)
         return StepResult(total, terms, pretext, hits, totals)
+
+    def _warmup_loss(self, output: GroundedOutput, batch: Batch) -> Tensor:
+        """Return what the pretext's queries lose, and how far the phrases' queries are from them."""
+        assert self.pretext is not None
+        masks = self._query_loss(output.images, batch)
+        queries = self.model.query_projection(output.hidden_states, batch.spans)
+        distance = self.pretext.phrase_loss(queries, batch)
+        return self.pretext_config.query_weight * masks + self.pretext_config.phrase_weight * distance
 
     def _query_loss(self, images: ImageFeatures, batch: Batch) -> Tensor:
         """Return the weighted mask losses of what the pretext's own queries ask for; 0 where no part is drawn."""

@@ -105,7 +105,6 @@ class PartPretext(nn.Module):
         targets = part_maps[image] == classes[:, None, None]
         return PartQueries(image, self.part_queries(classes), targets.float(), is_counted[image].float())
 
-
     def phrase_loss(self, queries: Tensor, batch: Batch) -> Tensor:
         """Return the mean squared distance of the phrases' queries to their classes' learned ones, which stay.
 
