@@ -161,8 +161,6 @@ class PretextConfig:
     """Of those masks' losses (themselves weighted as in `LossConfig`) within the pretext."""
     phrase_weight: float = 1.0
     """Of the distance between a phrase's query and its class's learned one, within the pretext of these updates."""
-    object_weight: float = 0.0
-    """Of naming each image's main object from the mean of LLaVA's image tokens, within the pretext of all updates."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def build_run(config: TrainConfig, ranks: Ranks) -> BenchRun:
     collator = Collator(tokenizer, config.model, config.data)
     mixture = build_mixture(config.data, config.seed, collator.encoder, with_part_maps=config.part_pretext is not None)
     with ranks.device:
-        objective = build_objective(model, config, mixture)
+        objective = build_objective(model, config, mixture.class_pixels)
     if config.engine.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     engine = build_engine(objective, config.engine, config.optimizer, config.num_updates, ranks)

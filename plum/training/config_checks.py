@@ -22,7 +22,6 @@ NOT_NEGATIVE = (
     "part_pretext.queries_per_image",
     "part_pretext.query_weight",
     "part_pretext.phrase_weight",
-    "part_pretext.object_weight",
     "engine.num_workers",
     "data.group_by_length",
     "optimizer.warmup_updates",

@@ -72,9 +72,6 @@ class Objective(nn.Module):
         pretext = None
         if self.pretext is not None:
             pretext = self._pretext_loss(output.images, batch)
-            if self.pretext_config.object_weight:
-                named = self.pretext.object_loss(output.images.tokens, batch.part_maps)
-                pretext = pretext + self.pretext_config.object_weight * named
             if is_warmup and self.pretext_config.queries_per_image:
                 pretext = pretext + self._warmup_loss(output, with_phrases)
             total = total + self.pretext_config.weight * pretext

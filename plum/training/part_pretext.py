@@ -4,8 +4,7 @@ The paper starts from CLIP and SAM as their authors trained them. The tiny model
 also classifies every pixel ("biplane:propeller", background, ...) from SAM's embedding and LLaVA's image tokens. In its
 first updates SAM's decoder draws parts for learned queries, one per class, before the language model knows what to ask
 for: all in one call, where the phrases of an answer are decoded one after another. Meanwhile the phrases' own queries
-are drawn to those of their classes, so that the decoder knows them when it is asked. As CLIP is trained on whole
-images, so LLaVA's tower may also learn to name each image's main object.
+are drawn to those of their classes, so that the decoder knows them when it is asked.
 """
 
 from collections.abc import Sequence
@@ -45,22 +44,15 @@ class PartPretext(nn.Module):
         hidden_size: D of the image tokens.
         class_pixels: how many pixels of the training images each of the L object-part classes has, background first.
             The classifiers start at these shares (bias = log share), so that no update is spent on learning them.
-        class_objects: number of each class's object, -1 for the background.
     """
 
-    class_objects: Tensor
-
-    def __init__(
-        self, prompt_dim: int, hidden_size: int, class_pixels: Sequence[int], class_objects: Sequence[int]
-    ) -> None:
+    def __init__(self, prompt_dim: int, hidden_size: int, class_pixels: Sequence[int]) -> None:
         super().__init__()
         num_classes = len(class_pixels)
         self.sam_head = nn.Conv2d(prompt_dim, num_classes * SUBCELLS**2, kernel_size=1)
         self.upscaled_head = nn.Conv2d(prompt_dim // 8, num_classes, kernel_size=1)
         self.llava_head = nn.Conv2d(hidden_size, num_classes * SUBCELLS**2, kernel_size=1)
         self.part_queries = nn.Embedding(num_classes, prompt_dim)
-        self.object_head = nn.Linear(hidden_size, 1 + max(class_objects))
-        self.register_buffer("class_objects", torch.tensor(class_objects), persistent=False)
         pixels = torch.tensor(class_pixels, dtype=torch.float64) + 1
         log_share = (pixels / pixels.sum()).log().float()
         with torch.no_grad():
@@ -93,28 +85,6 @@ class PartPretext(nn.Module):
             + _pixel_loss(self.llava_head, images.tokens, batch.part_maps, SUBCELLS)
         )
 
-    def object_loss(self, tokens: Tensor, part_maps: Tensor) -> Tensor:
-        """Return the cross-entropy of the main objects, those whose parts cover most; 0 where no image shows a part.
-
-        Args:
-            tokens: [B, n, D], LLaVA's image tokens.
-            part_maps: [B, 4h, 4w].
-        """
-        pixels = self._count_pixels(part_maps)
-        areas = pixels.new_zeros(len(pixels), self.object_head.out_features)
-        areas.index_add_(1, self.class_objects[1:], pixels[:, 1:])
-        most, main = areas.max(1)
-        is_shown = most > 0
-        if not bool(is_shown.any()):
-            return tokens.new_zeros(())
-        return cross_entropy(self.object_head(tokens.mean(1))[is_shown].float(), main[is_shown])
-
-    def _count_pixels(self, part_maps: Tensor) -> Tensor:
-        """[B, L] from [B, 4h, 4w]: how many labelled pixels of each class, float32."""
-        is_counted = part_maps != IGNORE_INDEX
-        pixels = torch.zeros(len(part_maps), self.part_queries.num_embeddings, device=part_maps.device)
-        return pixels.scatter_add_(1, part_maps.clamp(min=0).flatten(1), is_counted.flatten(1).float())
-
     def draw_queries(self, part_maps: Tensor, per_image: int) -> PartQueries:
         """Ask for up to `per_image` of the parts of each image, drawn with torch's generator.
 
@@ -123,8 +93,10 @@ class PartPretext(nn.Module):
             per_image: the most parts of one image.
         """
         is_counted = part_maps != IGNORE_INDEX
-        pixels = self._count_pixels(part_maps)
-        may_be_asked = pixels >= MIN_QUERY_SHARE * part_maps[0].numel()
+        labelled = part_maps.clamp(min=0).flatten(1)
+        pixels = is_counted.new_zeros(len(part_maps), self.part_queries.num_embeddings, dtype=torch.float32)
+        pixels.scatter_add_(1, labelled, is_counted.flatten(1).float())  # [B, L]
+        may_be_asked = pixels >= MIN_QUERY_SHARE * labelled.shape[1]
         may_be_asked[:, 0] = False
         luck = torch.rand(pixels.shape, device=pixels.device) * may_be_asked
         chosen = luck.topk(min(per_image, luck.shape[1]))

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,6 @@ from plum.data.excluded_images import TrainingImages
 from plum.data.loader import make_loader
 from plum.data.mixture import MixtureDataset
 from plum.data.sam_feature_cache import SamFeatureCache
-from plum.data.sources.part_images import number_objects
 from plum.data.tokenizer import load_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.quantization import UNVERIFIED
@@ -91,7 +90,7 @@ def build_parts(config: TrainConfig) -> TrainingParts:
     mixture = build_mixture(
         config.data, config.seed, collator.encoder, images, with_part_maps=has_pretext, has_marks=has_marks
     )
-    objective = build_objective(model, config, mixture, sam_features)
+    objective = build_objective(model, config, mixture.class_pixels, sam_features)
     if config.engine.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return TrainingParts(tokenizer, model, rows, objective, collator, mixture, images, sam_features)
@@ -163,17 +162,12 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
 
 
 def build_objective(
-    model: GroundedLMM, config: TrainConfig, mixture: MixtureDataset, sam_features: SamFeatureCache | None = None
+    model: GroundedLMM, config: TrainConfig, class_pixels: Sequence[int], sam_features: SamFeatureCache | None = None
 ) -> Objective:
     """Return the model with its losses, and with the part pretext where the configuration has one."""
     if config.part_pretext is None:
         return Objective(model, config.losses, sam_features=sam_features)
-    pretext = PartPretext(
-        model.prompt_dim,
-        config.model.llava.language.hidden_size,
-        mixture.class_pixels,
-        number_objects(mixture.part_vocabulary),
-    )
+    pretext = PartPretext(model.prompt_dim, config.model.llava.language.hidden_size, class_pixels)
     return Objective(model, config.losses, pretext, config.part_pretext, sam_features)
 
 

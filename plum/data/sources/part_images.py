@@ -154,13 +154,6 @@ def count_class_pixels(datasets: Iterable[PartImages]) -> tuple[int, ...]:
     return tuple(pixels[number] for number in range(num_classes))
 
 
-def number_objects(vocabulary: Sequence[str]) -> tuple[int, ...]:
-    """Return the number of each class's object, background first, which has none (-1)."""
-    labels = [name.partition(":")[0] for name in vocabulary]
-    numbers = {label: number for number, label in enumerate(sorted(set(labels)))}
-    return (-1, *(numbers[label] for label in labels))
-
-
 def draw_part_map(image: AnnotatedImage, part_classes: Mapping[str, int]) -> np.ndarray:
     """Class map int64 (H, W), 0 = background; where parts overlap the smaller one is on top."""
     canvas = np.zeros((image.height, image.width), dtype=np.int64, order="F")  # as decoded masks lie in memory

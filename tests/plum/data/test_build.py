@@ -11,7 +11,6 @@ from partonomy.datasets.record_exchange import export_records
 from partonomy.questions.question_file import AnnotationIndex, QuestionLine
 from plum.data.build import build_mixture
 from plum.data.excluded_images import ExcludedImages
-from plum.data.sources.part_images import number_objects
 from plum.train_config import DataConfig, SourceConfig
 from tests.plum.data.part_world import VOCABULARY, write_world
 
@@ -28,12 +27,6 @@ def test_sources_share_one_vocabulary(tmp_path: Path) -> None:
     assert mixture.part_vocabulary == VOCABULARY
     assert mixture.class_pixels == (6 * 24 * 32 - 316, 3 * 16, 16, 3 * 16, 3 * 36, 3 * 32)  # 316: all parts together
     assert all(mixture[k].part_map is not None for k in range(8))
-
-
-def test_classes_of_one_object_have_its_number() -> None:
-    vocabulary = ("car:door", "car:tail light", "pickup truck:door")
-    assert number_objects(vocabulary) == (-1, 0, 0, 1)
-    assert number_objects(("bird:wing", "bird:wing:tip")) == (-1, 0, 0)
 
 
 def test_excluded_images_are_left_out_of_every_source_and_counted(

@@ -21,7 +21,6 @@ from tests.plum.training.training_world import FULL
 
 NUM_CLASSES = 3
 EQUAL_SHARES = (1,) * NUM_CLASSES
-OBJECTS = (-1, 0, 1)
 DATA = DataConfig(sources=(SourceConfig("part_vqa", "unused"),))
 
 
@@ -60,7 +59,7 @@ def _half_map() -> np.ndarray:
 
 
 def test_untrained_heads_of_zeros_give_the_uniform_loss(model: GroundedLMM) -> None:
-    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES, OBJECTS)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
     for parameter in pretext.parameters():
         torch.nn.init.zeros_(parameter)
     batch = _batch(model, _half_map())
@@ -72,7 +71,7 @@ def test_untrained_heads_of_zeros_give_the_uniform_loss(model: GroundedLMM) -> N
 def test_cells_read_their_own_pixels(model: GroundedLMM) -> None:
     """Features that hold each cell's class, and heads that read them out, leave no loss."""
     batch = _batch(model, _half_map())
-    pretext = PartPretext(8 * NUM_CLASSES, NUM_CLASSES, EQUAL_SHARES, OBJECTS)
+    pretext = PartPretext(8 * NUM_CLASSES, NUM_CLASSES, EQUAL_SHARES)
     pretext.sam_head = torch.nn.Conv2d(NUM_CLASSES, NUM_CLASSES * SUBCELLS**2, kernel_size=1)
     torch.nn.init.zeros_(pretext.upscaled_head.bias)
     pretext.upscaled_head.weight.data = 50 * torch.eye(NUM_CLASSES)[:, :, None, None]
@@ -93,7 +92,7 @@ def test_cells_read_their_own_pixels(model: GroundedLMM) -> None:
 def test_losses_and_gradients_equal_those_of_convolutions(model: GroundedLMM) -> None:
     """The plain form: 1 x 1 convolution, pixel shuffle, cross-entropy over channels."""
     torch.manual_seed(0)
-    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES, OBJECTS)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
     part_map = np.random.default_rng(0).integers(0, NUM_CLASSES, (24, 24))
     batch = _batch(model, part_map)
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
@@ -119,7 +118,7 @@ def test_losses_and_gradients_equal_those_of_convolutions(model: GroundedLMM) ->
 
 
 def test_images_without_maps_give_zero_and_others_are_refused(model: GroundedLMM) -> None:
-    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES, OBJECTS)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
     batch = _batch(model, None)
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
     assert float(pretext(images, _upscaled(model), batch)) == 0.0
@@ -129,7 +128,7 @@ def test_images_without_maps_give_zero_and_others_are_refused(model: GroundedLMM
 
 def test_the_warm_up_decodes_no_phrase_and_trains_all_else(model: GroundedLMM) -> None:
     set_trainable(model, FULL)
-    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES, OBJECTS)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
     objective = Objective(model, LossConfig(kl=0.0), pretext, PretextConfig(weight=2.0))
     batch = _batch(model, _half_map(), num_phrases=2)
     assert len(batch.spans) == 2
@@ -158,7 +157,7 @@ def test_the_warm_up_decodes_no_phrase_and_trains_all_else(model: GroundedLMM) -
 
 def test_classifiers_start_at_the_shares_of_the_classes(model: GroundedLMM) -> None:
     """With weights of zero the loss is the cross-entropy of the shares (counts + 1) on the map's own classes."""
-    pretext = PartPretext(model.prompt_dim, 32, (6 * 24 - 1, 0, 3 * 24 - 1), OBJECTS)
+    pretext = PartPretext(model.prompt_dim, 32, (6 * 24 - 1, 0, 3 * 24 - 1))
     for head in (pretext.sam_head, pretext.upscaled_head, pretext.llava_head):
         torch.nn.init.zeros_(head.weight)
     total = 9 * 24 + 1
@@ -170,7 +169,7 @@ def test_classifiers_start_at_the_shares_of_the_classes(model: GroundedLMM) -> N
 
 def test_queries_ask_for_parts_that_are_there_and_large_enough() -> None:
     torch.manual_seed(0)
-    pretext = PartPretext(16, 32, (1,) * 5, (-1, 0, 0, 1, 1))
+    pretext = PartPretext(16, 32, (1,) * 5)
     maps = torch.zeros(3, 20, 20, dtype=torch.long)
     maps[0, :10], maps[0, 10:, :10], maps[0, 19, 19] = 1, 3, 4  # class 4 has exactly 1 / 400 of the grid
     maps[1, 0, :3] = 2
@@ -192,7 +191,7 @@ def test_queries_ask_for_parts_that_are_there_and_large_enough() -> None:
 def test_queries_train_the_decoder_and_count_as_masks_do(model: GroundedLMM) -> None:
     set_trainable(model, FULL)
     losses = LossConfig(kl=0.0, mask_overlap=8.0, mask_bce=5.0)
-    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES, OBJECTS)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
     plain, asking = (
         Objective(model, losses, pretext, PretextConfig(queries_per_image=count, query_weight=0.5)) for count in (0, 2)
     )
@@ -236,7 +235,7 @@ def test_a_span_shows_the_class_of_more_than_half_of_its_mask(model: GroundedLMM
 
 def test_phrases_are_drawn_to_the_queries_of_their_classes(model: GroundedLMM) -> None:
     columns = np.arange(24)[None].repeat(24, axis=0)
-    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES, OBJECTS)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
     batch = _batch(model, _thirds(), num_phrases=2, shown=(columns >= 16, columns >= 9))
     queries = torch.zeros(2, model.prompt_dim, requires_grad=True)
     loss = pretext.phrase_loss(queries, batch)
@@ -251,7 +250,7 @@ def test_phrases_are_drawn_to_the_queries_of_their_classes(model: GroundedLMM) -
 
 def test_phrase_weight_counts_in_the_warm_up_alone(model: GroundedLMM) -> None:
     set_trainable(model, FULL)
-    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES, OBJECTS)
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
     batch = _batch(model, _half_map(), num_phrases=2)
     found = {}
     for weight in (0.0, 3.0):
@@ -268,37 +267,3 @@ def test_phrase_weight_counts_in_the_warm_up_alone(model: GroundedLMM) -> None:
     torch.testing.assert_close(later.part_pretext, later_weighted.part_pretext)
     weighted.total.backward()
     assert any(p.grad is not None and float(p.grad.abs().max()) > 0 for p in model.query_projection.parameters())
-
-
-def test_the_object_whose_parts_cover_most_is_named() -> None:
-    pretext = PartPretext(16, 4, (1,) * 5, (-1, 0, 0, 1, 1))
-    torch.nn.init.zeros_(pretext.object_head.bias)
-    pretext.object_head.weight.data = torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0]])
-    maps = torch.zeros(3, 10, 10, dtype=torch.long)
-    maps[0, :2], maps[0, 2:4], maps[0, 4:7] = 1, 2, 3  # 40 pixels of object 0, 30 of object 1
-    maps[1, :3], maps[1, 3:9] = 4, IGNORE_INDEX
-    tokens = torch.zeros(3, 6, 4, requires_grad=True)
-    with torch.no_grad():
-        tokens[:, :3, 0] = 4.0  # the mean over the tokens is (2, 0): logits 2 and 0
-    right, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
-    assert float(pretext.object_loss(tokens, maps).detach()) == pytest.approx((right + wrong) / 2, rel=1e-5)
-    pretext.object_loss(tokens, maps).backward()
-    assert tokens.grad is not None
-    assert tokens.grad.abs().sum((1, 2)).gt(0).tolist() == [True, True, False]  # the third image shows no part
-    assert float(pretext.object_loss(tokens, maps[2:]).detach()) == 0
-
-
-def test_naming_objects_counts_in_all_updates(model: GroundedLMM) -> None:
-    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES, OBJECTS)
-    batch = _batch(model, _half_map())
-    tokens = model.encode_images(batch.clip_pixels, batch.sam_pixels).tokens
-    expected = 3 * pretext.object_loss(tokens, batch.part_maps)
-    assert float(expected.detach()) > 0
-    for is_warmup in (False, True):
-        with_objects, without = (
-            Objective(model, LossConfig(kl=0.0), pretext, PretextConfig(object_weight=weight))(batch, is_warmup)
-            for weight in (3.0, 0.0)
-        )
-        assert with_objects.part_pretext is not None
-        assert without.part_pretext is not None
-        torch.testing.assert_close(with_objects.part_pretext, without.part_pretext + expected)
