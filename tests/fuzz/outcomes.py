@@ -11,6 +11,8 @@ Result = TypeVar("Result")
 ACCEPTED = "accepted"
 PARTLY = "bad records listed, others read"
 CLASSES: tuple[tuple[str, str], ...] = (
+    ("value of the wrong type", r"Expected `|Invalid enum value"),
+    ("key missing", r"missing required field"),
     ("no JSON, or not the file's structure", r"JSON|needs the list|occurs twice in the object|expected format"),
     ("path leaves the image folder", r"leaves the image folder"),
     ("image file missing", r"not found|does not exist|can have this name"),
