@@ -160,7 +160,8 @@ class PretextConfig:
     query_weight: float = 0.25
     """Of those masks' losses (themselves weighted as in `LossConfig`) within the pretext."""
     phrase_weight: float = 1.0
-    """Of the distance between a phrase's query and its class's learned one, within the pretext of these updates."""
+    """Of the distance between a phrase's query and its class's learned one, within the pretext of these updates. Not
+    read without `queries_per_image`: nothing teaches the learned ones then."""
 
 
 @dataclass(frozen=True)

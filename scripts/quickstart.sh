@@ -17,7 +17,8 @@ beside() {  # beside NAME COMMAND...: run NAME, and on the other core COMMAND, w
   local name=$1; shift
   "$@" > "$run/beside.log" 2>&1 &
   local other=$!
-  trap 'kill "$other" 2> /dev/null' EXIT
+  # shellcheck disable=SC2064  (the number is read now: the variable is gone when a failure ends the script)
+  trap "kill $other 2> /dev/null" EXIT
   "$name"
   wait "$other" || { cat "$run/beside.log" >&2; exit 1; }
   trap - EXIT

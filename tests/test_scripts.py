@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,32 @@ def test_quickstart(checkout: Path) -> None:
     timings = (checkout / "runs" / "quickstart" / "timings.txt").read_text()
     assert "Train stage 1" in timings
     assert "all of it" in timings
+
+
+@pytest.mark.parametrize("is_first_broken", [True, False])
+def test_when_one_of_two_steps_breaks_the_other_does_not_stay(tmp_path: Path, is_first_broken: bool) -> None:
+    script = (ROOT / "scripts" / "quickstart.sh").read_text()
+    function = script[script.index("beside() {") : script.index("timings=()")]
+    first = "until [ -s number ]; do sleep .05; done; false; touch went_on" if is_first_broken else "true"
+    second = "echo $$ > number; exec sleep 60" if is_first_broken else "echo why; exit 3"
+    lines = ("set -euo pipefail", "run=.", function, f"first() {{ {first}; }}", f"beside first sh -c '{second}'")
+    done = subprocess.run(
+        ["bash", "-c", "\n".join((*lines, "touch went_on"))],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert not (tmp_path / "went_on").exists()
+    assert done.stderr == ("" if is_first_broken else "why\n")
+    if is_first_broken:
+        process = Path("/proc") / (tmp_path / "number").read_text().strip()
+        deadline = time.monotonic() + 20
+        while process.exists() and "Z" not in (process / "stat").read_text().split()[2]:
+            assert time.monotonic() < deadline, "the second command still runs"
+            time.sleep(0.05)
 
 
 def test_quickstart_asks_for_no_more_words_than_the_model_has(checkout: Path) -> None:
