@@ -5,7 +5,7 @@ PCG64 is fixed (NumPy's policy for bit generators); what `Generator` makes of it
 that files built with either are the same. A test compares the two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -77,6 +77,18 @@ class Draws:
             numbers[last], numbers[other] = numbers[other], numbers[last]
         self._half = half
         return numbers
+
+    def in_random_order(self, count: int) -> Iterator[int]:
+        """Yield the numbers 0 to count - 1 in random order, each drawn when it is asked for: few of many cost little.
+
+        Not NumPy's permutation, which is drawn whole.
+        """
+        numbers = list(range(count))
+        for first in range(count):
+            other = first + self.below(count - first)
+            number = numbers[other]
+            numbers[other] = numbers[first]
+            yield number
 
     def _next_half(self) -> int:
         """The lower 32 bits of a word, at the next call the upper ones."""

@@ -156,7 +156,7 @@ class QuestionMaker:
             yield Concepts(parts)
             return
         others = self._others[asked.instance.label]
-        for concept in map(others.__getitem__, generator.permutation(len(others))):
+        for concept in map(others.__getitem__, generator.in_random_order(len(others))):
             shared = parts & self._has[concept]
             if not shared:
                 continue
@@ -166,7 +166,7 @@ class QuestionMaker:
                 if parts - shared:
                     yield Concepts(parts - shared, concept)
             else:
-                for other in map(others.__getitem__, generator.permutation(len(others))):
+                for other in map(others.__getitem__, generator.in_random_order(len(others))):
                     answer = shared - self._has[other]
                     if other != concept and answer:
                         yield Concepts(answer, concept, other)

@@ -83,6 +83,7 @@ def build_mixture(
         seed,
         vocabulary,
         group_by_length=config.group_by_length,
+        spread_lengths=config.spread_lengths,
         class_pixels=count_class_pixels(part_images.values()) if with_part_maps else (),
     )
 

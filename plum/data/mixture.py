@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch.utils.data
 
-from plum.data.length_groups import WINDOW_GROUPS, group_lengths
+from plum.data.length_groups import WINDOW_GROUPS, group_lengths, spread_lengths
 from plum.data.sources.base import Source
 from plum.structures import Sample
 
@@ -43,9 +43,10 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         part_vocabulary: sorted object-part names; class c of a sample's part map is `part_vocabulary[c - 1]`.
         class_pixels: pixels of each class of the part maps over all images, background first; empty without part maps.
         group_by_length: size of the groups of successive samples of similar length; 0: samples come as they are drawn.
+        spread_lengths: samples of an update, to be put so that equal pieces of it are of like lengths; 0: as drawn.
 
     Raises:
-        ValueError: no source, an empty one, a weight that is not positive or too small for a block.
+        ValueError: no source, an empty one, a weight that is not positive or too small for a block, both orders.
     """
 
     def __init__(
@@ -56,12 +57,16 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         part_vocabulary: Sequence[str] = (),
         *,
         group_by_length: int = 0,
+        spread_lengths: int = 0,
         class_pixels: Sequence[int] = (),
     ) -> None:
         self.sources = tuple(sources)
         self.seed = seed
         self.part_vocabulary = tuple(part_vocabulary)
+        if group_by_length and spread_lengths:
+            raise ValueError("samples are either grouped by length or spread by it: set one of the two to 0")
         self.group_by_length = group_by_length
+        self.spread_lengths = spread_lengths
         self.class_pixels = tuple(class_pixels)
         self._window: int | None = None
         self._window_order = np.zeros(0, dtype=np.int64)
@@ -83,17 +88,23 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
     def drawn_position(self, position: int) -> int:
         """Say which position of the stream as it is drawn comes at `position` of the run.
 
-        Without `group_by_length` that is `position`; with it, a place in the same window of `WINDOW_GROUPS` groups.
+        Without an order by length that is `position`; with it, a place in the same window: `WINDOW_GROUPS` groups, or
+        the update.
         """
-        if not self.group_by_length:
+        size = self.group_by_length * WINDOW_GROUPS or self.spread_lengths
+        if not size:
             return position
-        size = self.group_by_length * WINDOW_GROUPS
         window, offset = divmod(position, size)
         if window != self._window:  # positions come in order, so that one window is enough to remember
             lengths = np.array([self._text_length(k) for k in range(window * size, (window + 1) * size)])
-            generator = np.random.default_rng((self.seed, _LENGTH_GROUPS, window))
-            self._window, self._window_order = window, group_lengths(lengths, self.group_by_length, generator)
+            self._window, self._window_order = window, self._order(window, lengths)
         return window * size + int(self._window_order[offset])
+
+    def _order(self, window: int, lengths: np.ndarray) -> np.ndarray:
+        if self.spread_lengths:
+            return spread_lengths(lengths)
+        generator = np.random.default_rng((self.seed, _LENGTH_GROUPS, window))
+        return group_lengths(lengths, self.group_by_length, generator)
 
     def _text_length(self, drawn: int) -> int:
         draw = self.locate(drawn)

@@ -100,7 +100,8 @@ class Objective(nn.Module):
 
     def _pretext_loss(self, images: ImageFeatures, batch: Batch) -> Tensor:
         assert self.pretext is not None
-        return self.pretext(images, self.model.sam.mask_decoder.output_upscaling(images.embeddings), batch)
+        upscaled = self.model.sam.mask_decoder.output_upscaling(images.embeddings)
+        return self.pretext(images, upscaled, batch, self.pretext_config.token_weight)
 
 
 def count_tags(output: GroundedOutput, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -60,13 +60,14 @@ class PartPretext(nn.Module):
                 assert head.bias is not None
                 head.bias.copy_(log_share.repeat_interleave(len(head.bias) // num_classes))
 
-    def forward(self, images: ImageFeatures, upscaled: Tensor, batch: Batch) -> Tensor:
+    def forward(self, images: ImageFeatures, upscaled: Tensor, batch: Batch, token_weight: float = 1.0) -> Tensor:
         """Return the sum of three cross-entropies, nats per labelled pixel each; 0 when nothing is labelled.
 
         Args:
             images: both towers' features.
             upscaled: [B, C / 8, 4h, 4w], SAM's embedding through its mask decoder's upscaling convolutions.
             batch: gives the classes.
+            token_weight: of the image tokens' cross-entropy in the sum.
 
         Raises:
             ValueError: an image is not square: LLaVA's tokens and SAM's padded grid would not cover the same pixels.
@@ -82,7 +83,7 @@ class PartPretext(nn.Module):
         return (
             _pixel_loss(self.upscaled_head, pixels, classes, 1)
             + _pixel_loss(self.sam_head, embeddings, batch.part_maps, SUBCELLS)
-            + _pixel_loss(self.llava_head, images.tokens, batch.part_maps, SUBCELLS)
+            + token_weight * _pixel_loss(self.llava_head, images.tokens, batch.part_maps, SUBCELLS)
         )
 
     def draw_queries(self, part_maps: Tensor, per_image: int) -> PartQueries:

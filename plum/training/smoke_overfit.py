@@ -130,7 +130,7 @@ def smoke_config(config: TrainConfig, num_updates: int, num_ranks: int, data_fol
     engine = replace(config.engine, micro_batch_size=size, accumulation=per_rank // size, num_workers=0)
     optimizer = replace(config.optimizer, warmup_updates=min(config.optimizer.warmup_updates, num_updates // 10))
     pretext = None if config.part_pretext is None else replace(config.part_pretext, warmup_updates=0)
-    data = replace(config.data, group_by_length=0)
+    data = replace(config.data, group_by_length=0, spread_lengths=0)
     if data_folder is not None:
         kind = "explanatory" if (Path(data_folder) / "questions.jsonl").exists() else "part_semantic"
         source = SourceConfig(kind, data_folder)  # type: ignore[arg-type]  # one of its kinds

@@ -1,4 +1,4 @@
-"""Length-grouped order: a permutation within windows, alike in length, a function of seed and position alone."""
+"""Orders by length: permutations within windows, alike in length or spread, functions of seed and position alone."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from plum.data.length_groups import WINDOW_GROUPS, group_lengths
+from plum.data.length_groups import WINDOW_GROUPS, group_lengths, spread_lengths
 from plum.data.mixture import MixtureDataset
 from plum.structures import Exchange, Sample
 
@@ -37,8 +37,9 @@ def _length(sample: Sample) -> int:
     return len(sample.conversations[0][0].answer)
 
 
-def _mixture(group_by_length: int, seed: int = 0) -> MixtureDataset:
-    return MixtureDataset([TextSource(), TextSource()], [1.0, 2.0], seed, group_by_length=group_by_length)
+def _mixture(group_by_length: int, seed: int = 0, spread: int = 0) -> MixtureDataset:
+    sources = [TextSource(), TextSource()]
+    return MixtureDataset(sources, [1.0, 2.0], seed, group_by_length=group_by_length, spread_lengths=spread)
 
 
 def test_groups_are_sorted_runs_in_random_order() -> None:
@@ -67,12 +68,41 @@ def test_each_window_holds_its_own_samples_once_and_groups_do_not_overlap() -> N
         assert not (np.diff(lengths[:, 0]) >= 0).all(), "groups are shuffled: no run ends with its longest samples"
 
 
-def test_position_and_seed_alone_decide() -> None:
+def test_sorted_samples_are_dealt_to_halves_and_quarters() -> None:
+    lengths = np.array([70, 10, 30, 20, 80, 60, 50, 40])
+    order = spread_lengths(lengths)
+    assert lengths[order].tolist() == [10, 50, 30, 70, 20, 60, 40, 80]
+    assert sorted(spread_lengths(np.zeros(6, dtype=int)).tolist()) == list(range(6))  # no power of two, all equal
+    assert spread_lengths(np.array([5])).tolist() == [0]
+
+
+def test_spread_updates_keep_their_samples_and_ranks_get_alike_ones() -> None:
+    size = 16
+    spread, plain = _mixture(0, spread=size), _mixture(0)
+    waits = {"spread": 0, "plain": 0}
+    for update in range(30):
+        places = range(update * size, (update + 1) * size)
+        assert sorted(spread.drawn_position(k) for k in places) == list(places)
+        for name, mixture in (("spread", spread), ("plain", plain)):
+            lengths = np.array([_length(mixture[k]) for k in places]).reshape(2, -1)
+            waits[name] += abs(int(np.diff(lengths.max(1))[0]))
+            if name == "spread":
+                assert abs(np.diff(lengths.sum(1))[0]) <= lengths.max() - lengths.min()
+    assert waits["spread"] < 0.7 * waits["plain"]
+
+
+def test_two_orders_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match="set one of the two to 0"):
+        _mixture(GROUP, spread=8)
+
+
+@pytest.mark.parametrize("order", [{"group_by_length": GROUP}, {"group_by_length": 0, "spread": 16}], ids=str)
+def test_position_and_seed_alone_decide(order: dict[str, int]) -> None:
     places = [*range(0, 2 * WINDOW, 7), 3, 2 * WINDOW - 1, 0]
-    forwards = {k: _mixture(GROUP)[k].sample_id for k in places}
-    one = _mixture(GROUP)
+    forwards = {k: _mixture(**order)[k].sample_id for k in places}
+    one = _mixture(**order)
     assert {k: one[k].sample_id for k in reversed(places)} == forwards
-    assert {k: _mixture(GROUP, seed=1)[k].sample_id for k in places} != forwards
+    assert {k: _mixture(**order, seed=1)[k].sample_id for k in places} != forwards
 
 
 def test_ungrouped_stream_is_what_it_always_was() -> None:

@@ -66,6 +66,22 @@ def test_untrained_heads_of_zeros_give_the_uniform_loss(model: GroundedLMM) -> N
     # Equal logits: -log(1/3) for every pixel, once per head.
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
     assert float(pretext(images, _upscaled(model), batch).detach()) == pytest.approx(3 * math.log(3), rel=1e-5)
+    weighed = pretext(images, _upscaled(model), batch, token_weight=4.0)
+    assert float(weighed.detach()) == pytest.approx(6 * math.log(3), rel=1e-5)
+
+
+def test_the_weight_of_the_image_tokens_is_the_configured_one(model: GroundedLMM) -> None:
+    pretext = PartPretext(model.prompt_dim, 32, EQUAL_SHARES)
+    gradients = []
+    for weight in (1.0, 3.0):
+        objective = Objective(model, LossConfig(), pretext, PretextConfig(token_weight=weight))
+        objective.zero_grad()
+        loss = objective(_batch(model, _half_map())).part_pretext
+        assert loss is not None
+        loss.backward()
+        gradients.append([head.weight.grad.clone() for head in (pretext.llava_head, pretext.sam_head)])  # type: ignore[union-attr]
+    assert torch.allclose(gradients[1][0], 3.0 * gradients[0][0], rtol=1e-5)
+    assert torch.equal(gradients[1][1], gradients[0][1])
 
 
 def test_cells_read_their_own_pixels(model: GroundedLMM) -> None:
