@@ -138,8 +138,8 @@ class DataConfig:
     none. It changes which samples share a micro-batch, over which losses are averaged (plum/data/length_groups.py):
     short conversations then weigh as much as long ones, which may cost more than padding does (docs/LOG.md)."""
     spread_lengths: int = 0
-    """Samples of an update (ranks x engine.micro_batch_size x accumulation), put so that no rank gets the long ones while
-    the others wait; 0: as they are drawn. The update's samples stay the same."""
+    """Samples that the ranks take together (ranks x engine.micro_batch_size), put so that no rank gets the long ones
+    while the others wait; 0: as they are drawn. The samples of an update stay the same."""
     exclude_images: tuple[str, ...] = ()
     """Question folders or files whose images may not be trained on (the benchmark's validation images)."""
     count_images: tuple[str, ...] = ()
@@ -157,8 +157,8 @@ class PretextConfig:
 
     weight: float = 1.0
     token_weight: float = 1.0
-    """Of what the image tokens lose, within the pretext. The language loss pulls at LLaVA's tower, too, and not at SAM's:
-    the more it weighs, the more this should."""
+    """Of what the image tokens lose, within the pretext. The language loss pulls at LLaVA's tower, too, and not at
+    SAM's: the more it weighs, the more this should."""
     warmup_updates: int = 0
     """First updates, in which no phrase is decoded: towers, language model and tagger learn at less cost."""
     queries_per_image: int = 0

@@ -1,8 +1,8 @@
 """Orders of samples by length: alike ones one after another, so that little of a batch is padding, or each rank's share
 of an update like the others', so that no rank waits long for another.
 
-Either order is a function of the seed and the position alone, as the mixture's is: it does not know of ranks or batches.
-A run that stops resumes to the sample, and the same positions are the same samples on any number of ranks.
+Either order is a function of the seed and the position alone, as the mixture's is: it knows of no ranks or batches. A
+run that stops resumes to the sample, and the same positions are the same samples on any number of ranks.
 
 What groups change besides speed: losses are means over a micro-batch, and samples of similar length often come from one
 source. A micro-batch of dialogues alone has no mask loss, where a mixed one would have had it in full.
@@ -30,13 +30,13 @@ def group_lengths(lengths: np.ndarray, group_size: int, generator: np.random.Gen
 
 
 def spread_lengths(lengths: np.ndarray) -> np.ndarray:
-    """Order the samples of an update so that ranks, which take equal pieces of it, get short and long ones alike.
+    """Order samples so that ranks, which take equal pieces of them, get short and long ones alike.
 
     Sorted samples are dealt to two halves in turn, those of each half to its quarters, and so on (bit-reversed places):
     the pieces of 2, 4, 8, ... ranks are alike.
 
     Args:
-        lengths: [N] of the update's samples as they are drawn.
+        lengths: [N] of the samples as they are drawn.
 
     Returns:
         Which sample comes at each place, [N].

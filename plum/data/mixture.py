@@ -43,7 +43,7 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         part_vocabulary: sorted object-part names; class c of a sample's part map is `part_vocabulary[c - 1]`.
         class_pixels: pixels of each class of the part maps over all images, background first; empty without part maps.
         group_by_length: size of the groups of successive samples of similar length; 0: samples come as they are drawn.
-        spread_lengths: samples of an update, to be put so that equal pieces of it are of like lengths; 0: as drawn.
+        spread_lengths: successive samples to be put so that equal pieces of them are of like lengths; 0: as drawn.
 
     Raises:
         ValueError: no source, an empty one, a weight that is not positive or too small for a block, both orders.
@@ -89,7 +89,7 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         """Say which position of the stream as it is drawn comes at `position` of the run.
 
         Without an order by length that is `position`; with it, a place in the same window: `WINDOW_GROUPS` groups, or
-        the update.
+        the samples that are spread.
         """
         size = self.group_by_length * WINDOW_GROUPS or self.spread_lengths
         if not size:

@@ -11,13 +11,15 @@ from plum.train_config import DataConfig, SourceConfig
 from tests.plum.data.part_world import write_world
 from tests.plum.data.tokenizers_for_tests import byte_level
 
+GROUPED = {"group_by_length": 8}
 
-@pytest.fixture(scope="module", params=[0, 8], ids=["as drawn", "grouped by length"])
+
+@pytest.fixture(scope="module", params=[{}, GROUPED, {"spread_lengths": 8}], ids=["as drawn", "grouped", "spread"])
 def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[MixtureDataset, Collator]:
     folder = tmp_path_factory.mktemp("world")
     write_world(folder)
     kinds = ("explanatory", "part_referring", "part_vqa")
-    data = DataConfig(tuple(SourceConfig(kind, str(folder)) for kind in kinds), group_by_length=request.param)
+    data = DataConfig(tuple(SourceConfig(kind, str(folder)) for kind in kinds), **request.param)
     return build_mixture(data, seed=3), Collator(byte_level(), tiny_model_config(len(byte_level())), data)
 
 
@@ -85,7 +87,7 @@ def test_an_update_sees_the_same_samples_however_it_is_cut(setup: tuple[MixtureD
         assert ours == [sample for rank in ranks for sample in rank[update].sample_ids]
 
 
-@pytest.mark.parametrize("setup", [8], indirect=True)
+@pytest.mark.parametrize("setup", [GROUPED], indirect=True)
 def test_grouping_leaves_less_padding(setup: tuple[MixtureDataset, Collator]) -> None:
     mixture, collator = setup
     plain = MixtureDataset(mixture.sources, mixture.block_counts, mixture.seed, mixture.part_vocabulary)
