@@ -197,6 +197,14 @@ def test_breakdown_counts(question_file: Path, tmp_path: Path) -> None:
     assert by_object(run.records, has_masks=False)[0].mean_iou is None
 
 
+def test_log_scales_are_labelled_with_plain_numbers() -> None:
+    points = tuple((update, 10.0 ** -(update / 10)) for update in range(1, 31))
+    drawn = draw_curves(TrainingCurves("run", (Curve("loss_bio", points),), ()))
+    labels = re.findall("<!-- (.*?) -->", drawn)  # matplotlib writes a text's words beside its outlines
+    assert {"0.001", "0.01", "0.1"} <= set(labels)
+    assert not [label for label in labels if "$" in label], "set as mathematics"
+
+
 def test_loss_curves(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     path = write_metrics(tmp_path / "metrics.jsonl")
