@@ -14,7 +14,7 @@ from tqdm import tqdm
 from plum.checkpoints.store import LoadedModel
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
-from plum.data.loader import make_loader
+from plum.data.loader import load_batches
 from plum.losses import bio_accuracy
 from plum.models.grounded_lmm import GroundedLMM
 from plum.structures import IGNORE_INDEX, Batch, GroundedOutput
@@ -89,7 +89,7 @@ def _evaluate_kind(loaded: LoadedModel, folder: str, kind: str, limit: int) -> H
     data = DataConfig(sources=(SourceConfig(kind=kind, path=folder),))  # type: ignore[arg-type]
     mixture = build_mixture(data, seed=0, with_part_maps=False)
     num_images = min(limit, len(mixture.sources[0]))
-    loader = make_loader(
+    batches = load_batches(
         mixture,
         Collator(loaded.tokenizer, loaded.config, data),
         rank=0,
@@ -101,7 +101,7 @@ def _evaluate_kind(loaded: LoadedModel, folder: str, kind: str, limit: int) -> H
     )
     sums = _Sums()
     model = loaded.model.eval()
-    for batch in tqdm(loader, desc=f"held-out {kind}", unit="image"):
+    for batch in tqdm(batches, desc=f"held-out {kind}", total=num_images, unit="image"):
         sums.add(_forward(model, batch), batch)
     return HeldOutResult(
         kind=kind,

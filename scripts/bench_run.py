@@ -7,7 +7,7 @@ import torch
 
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
-from plum.data.loader import make_loader
+from plum.data.loader import load_batches
 from plum.data.mixture import MixtureDataset
 from plum.data.tokenizer import load_tokenizer
 from plum.models.registry import build_model
@@ -40,17 +40,15 @@ class BenchRun:
 
     def load(self, first: int, count: int) -> Iterator[Batch]:
         """Return `count` micro-batches of this rank."""
-        return iter(
-            make_loader(
-                self.mixture,
-                self.collator,
-                rank=self.ranks.rank,
-                world_size=self.ranks.world_size,
-                micro_batch_size=self.config.engine.micro_batch_size,
-                start_micro_batch=first,
-                num_workers=self.config.engine.num_workers,
-                num_micro_batches=count,
-            )
+        return load_batches(
+            self.mixture,
+            self.collator,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            micro_batch_size=self.config.engine.micro_batch_size,
+            start_micro_batch=first,
+            num_workers=self.config.engine.num_workers,
+            num_micro_batches=count,
         )
 
     def train(self, batches: Iterator[Batch], clock: StageClock | None = None) -> None:

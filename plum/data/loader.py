@@ -1,12 +1,14 @@
 """Micro-batches of one rank, in the order of the run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.utils.data
 
 from plum.data.collate import Collator
 from plum.data.mixture import MixtureDataset
+from plum.data.packed import PackingCollator, unpack_batch
 from plum.structures import Batch
 
 
@@ -38,7 +40,7 @@ class RankPositions(torch.utils.data.Sampler[list[int]]):
             yield list(range(first, first + self.micro_batch_size))
 
 
-def make_loader(
+def load_batches(
     mixture: MixtureDataset,
     collator: Collator,
     *,
@@ -48,8 +50,8 @@ def make_loader(
     start_micro_batch: int,
     num_workers: int,
     num_micro_batches: int,
-) -> "torch.utils.data.DataLoader[Batch]":
-    """Build the loader of one rank.
+) -> Iterator[Batch]:
+    """Load the micro-batches of one rank.
 
     Args:
         mixture: the run's samples.
@@ -58,20 +60,38 @@ def make_loader(
         world_size: number of ranks.
         micro_batch_size: images per rank and micro-batch.
         start_micro_batch: first micro-batch (0, or where a resumed run stopped).
-        num_workers: loader processes; 0 loads in this process.
+        num_workers: loader processes; 0 loads in a thread of this process.
         num_micro_batches: how many batches to yield, counted from `start_micro_batch`.
 
-    Returns:
-        An iterable of `num_micro_batches` batches, in order whatever `num_workers` is.
+    Yields:
+        `num_micro_batches` batches, in order whatever `num_workers` is. An error comes in its batch's turn.
     """
-    return torch.utils.data.DataLoader(
-        mixture,  # type: ignore[arg-type]  # the collator turns lists of samples into batches
-        batch_sampler=RankPositions(rank, world_size, micro_batch_size, start_micro_batch, num_micro_batches),
-        collate_fn=collator,
+    positions = RankPositions(rank, world_size, micro_batch_size, start_micro_batch, num_micro_batches)
+    if num_workers == 0:
+        return _load_ahead(torch.utils.data.DataLoader(mixture, batch_sampler=positions, collate_fn=collator))
+    loader = torch.utils.data.DataLoader(
+        mixture,
+        batch_sampler=positions,
+        collate_fn=PackingCollator(collator),
         num_workers=num_workers,
-        worker_init_fn=_use_one_thread if num_workers else None,
-        prefetch_factor=4 if num_workers else None,
+        worker_init_fn=_use_one_thread,
+        prefetch_factor=4,
     )
+    return map(unpack_batch, loader)
+
+
+def _load_ahead(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Load the next batch in a thread while the one before it is trained on.
+
+    Decoding, resizing and tokenizing let go of the interpreter, as training does in its backward pass and where it
+    waits for other ranks.
+    """
+    batches = iter(loader)
+    with ThreadPoolExecutor(1, "loader") as pool:
+        upcoming = pool.submit(next, batches, None)
+        while (batch := upcoming.result()) is not None:
+            upcoming = pool.submit(next, batches, None)
+            yield batch
 
 
 def _use_one_thread(worker: int) -> None:

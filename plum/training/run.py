@@ -14,7 +14,7 @@ from plum.checkpoints.store import save_pretrained, save_trained
 from plum.data.build import benchmark_images, build_mixture
 from plum.data.collate import Collator
 from plum.data.excluded_images import TrainingImages
-from plum.data.loader import make_loader
+from plum.data.loader import load_batches
 from plum.data.mixture import MixtureDataset
 from plum.data.sam_feature_cache import SamFeatureCache
 from plum.data.tokenizer import load_tokenizer
@@ -113,17 +113,15 @@ def fit(
         logger.info("%s", describe_run(config, ranks, parts.rows, parts.mixture))
 
     def make_batches(first: int, count: int) -> Iterator[Batch]:
-        return iter(
-            make_loader(
-                parts.mixture,
-                parts.collator,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-                micro_batch_size=config.engine.micro_batch_size,
-                start_micro_batch=first,
-                num_workers=config.engine.num_workers,
-                num_micro_batches=count,
-            )
+        return load_batches(
+            parts.mixture,
+            parts.collator,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            micro_batch_size=config.engine.micro_batch_size,
+            start_micro_batch=first,
+            num_workers=config.engine.num_workers,
+            num_micro_batches=count,
         )
 
     if ranks.is_main and parts.sam_features is not None:

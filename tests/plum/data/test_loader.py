@@ -1,12 +1,15 @@
+import threading
+from collections.abc import Iterator, Sequence
+
 import pytest
 import torch
 
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
-from plum.data.loader import RankPositions, make_loader
+from plum.data.loader import RankPositions, load_batches
 from plum.data.mixture import MixtureDataset
 from plum.models.tiny import tiny_model_config
-from plum.structures import Batch
+from plum.structures import Batch, Sample
 from plum.train_config import DataConfig, SourceConfig
 from tests.plum.data.part_world import write_world
 from tests.plum.data.tokenizers_for_tests import byte_level
@@ -23,7 +26,7 @@ def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return build_mixture(data, seed=3), Collator(byte_level(), tiny_model_config(len(byte_level())), data)
 
 
-def _load(
+def _batches(
     setup: tuple[MixtureDataset, Collator],
     *,
     rank: int = 0,
@@ -32,20 +35,22 @@ def _load(
     start: int = 0,
     count: int = 3,
     workers: int = 0,
-) -> list[Batch]:
+) -> Iterator[Batch]:
     mixture, collator = setup
-    return list(
-        make_loader(
-            mixture,
-            collator,
-            rank=rank,
-            world_size=world_size,
-            micro_batch_size=size,
-            start_micro_batch=start,
-            num_workers=workers,
-            num_micro_batches=count,
-        )
+    return load_batches(
+        mixture,
+        collator,
+        rank=rank,
+        world_size=world_size,
+        micro_batch_size=size,
+        start_micro_batch=start,
+        num_workers=workers,
+        num_micro_batches=count,
     )
+
+
+def _load(setup: tuple[MixtureDataset, Collator], **changes: int) -> list[Batch]:
+    return list(_batches(setup, **changes))
 
 
 def test_positions_follow_the_formula() -> None:
@@ -102,3 +107,37 @@ def test_grouping_leaves_less_padding(setup: tuple[MixtureDataset, Collator]) ->
 def test_impossible_loaders_are_refused() -> None:
     with pytest.raises(ValueError, match="rank 2 of 2"):
         RankPositions(rank=2, world_size=2, micro_batch_size=1, start=0, count=1)
+
+
+class _Watched(Collator):
+    """Remembers the thread of every call, and fails in its third one when told to."""
+
+    def __init__(self, collator: Collator, is_breaking: bool) -> None:
+        self.__dict__.update(collator.__dict__)
+        self.is_breaking = is_breaking
+        self.threads: list[int] = []
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        self.threads.append(threading.get_ident())
+        if self.is_breaking and len(self.threads) == 3:
+            raise ValueError(f"{samples[0].sample_id} is broken")
+        return super().__call__(samples)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_comes_after_the_batches_before_it(setup: tuple[MixtureDataset, Collator], workers: int) -> None:
+    batches = _batches((setup[0], _Watched(setup[1], is_breaking=True)), count=5, workers=workers)
+    next(batches)
+    next(batches)
+    with pytest.raises(ValueError, match="is broken"):
+        next(batches)
+
+
+def test_the_next_batch_is_loaded_meanwhile_and_no_more(setup: tuple[MixtureDataset, Collator]) -> None:
+    watched = _Watched(setup[1], is_breaking=False)
+    batches = _batches((setup[0], watched), count=5)
+    next(batches)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]  # a generator; waits for what is being loaded
+    assert len(watched.threads) == 3
+    assert threading.get_ident() not in watched.threads
