@@ -76,7 +76,7 @@ class EngineConfig:
     """Packs the frozen language model under the adapters (plum/models/quantization.py); unverified until run on CUDA.
     Needs trainable.language_model lora and save_model trained: what is saved goes over the base that is not packed."""
     num_workers: int = 2
-    """Data-loading processes per rank."""
+    """Data-loading processes per rank; 0: a thread of the rank's own process loads one batch ahead."""
 
 
 @dataclass(frozen=True)
