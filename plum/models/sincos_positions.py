@@ -16,7 +16,9 @@ def sincos_positions(height: int, width: int, dim: int) -> Tensor:
         ValueError: `dim` is no multiple of 4.
     """
     if dim % 4:
-        raise ValueError(f"sincos positions need a width that is a multiple of 4, not {dim}")
+        raise ValueError(
+            f"sincos positions need a multiple of 4 as sam.encoder_dim and llava.vision.hidden_size, not {dim}"
+        )
     frequencies = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
     rows = torch.arange(height, dtype=torch.float32)[:, None, None] * frequencies  # [h, 1, d / 4]
     columns = torch.arange(width, dtype=torch.float32)[None, :, None] * frequencies  # [1, w, d / 4]
