@@ -25,9 +25,6 @@ class VisionConfig:
     num_heads: int
     select_layer: int = -2
     """Hidden state handed to the projector (LLaVA: the one before the last)."""
-    position_init: Literal["normal", "sincos"] = "normal"
-    """Initial position embedding. CLIP: small random values; `sincos` belongs to the tiny recipe, which trains the
-    tower from scratch."""
 
     @property
     def num_image_tokens(self) -> int:

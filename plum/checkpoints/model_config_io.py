@@ -12,15 +12,10 @@ from pathlib import Path
 
 from plum.config import ModelConfig
 
-Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
-
+FORMAT_VERSION = 2
 CONFIG_FILE = "config.json"
-FORMAT_VERSION = 3
-ADDED_KEYS: dict[int, tuple[tuple[str, ...], Json]] = {
-    2: (("seg_token",), None),
-    3: (("llava", "vision", "position_init"), "normal"),
-}
-"""By format version, the key that came with it and what older models have there."""
+
+Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 
 def write_model_config(config: ModelConfig, folder: Path) -> None:
@@ -46,24 +41,13 @@ def read_model_config(folder: Path) -> ModelConfig:
     if not isinstance(content, dict) or "format_version" not in content:
         raise ValueError(f"{path} has no format_version: it was not written by plum, or describes another architecture")
     version = content.pop("format_version")
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version is {version!r}, this code reads 1 to {FORMAT_VERSION}")
-    _add_new_keys(content, version)
+    if version == 1:  # before systems with [SEG] tokens
+        content = {**content, "seg_token": None}
+    elif version != FORMAT_VERSION:
+        raise ValueError(f"{path}: format_version is {version!r}, this code reads 1 and {FORMAT_VERSION}")
     config = _parse(ModelConfig, content, str(path), "")
     assert isinstance(config, ModelConfig)
     return config
-
-
-def _add_new_keys(content: dict[str, Json], version: int) -> None:
-    """Add, in place, the keys that a file of an older version cannot have."""
-    for added_in, ((*parents, name), value) in ADDED_KEYS.items():
-        if added_in <= version:
-            continue
-        holder: Json = content
-        for parent in parents:
-            holder = holder.get(parent) if isinstance(holder, dict) else None
-        if isinstance(holder, dict):  # else the file is broken, which `_parse` tells by key
-            holder.setdefault(name, value)
 
 
 def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:

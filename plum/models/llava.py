@@ -13,13 +13,12 @@ from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaF
 from transformers import LlavaConfig as StockLlavaConfig
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from plum.config import LlavaConfig, LoraConfig, Quantization, SpecialTokensConfig, VisionConfig
+from plum.config import LlavaConfig, LoraConfig, Quantization, SpecialTokensConfig
 from plum.models.empty import without_weights
 from plum.models.frozen import grad_if_trainable
 from plum.models.lora import add_adapters
 from plum.models.quantization import quantize_language_model
 from plum.models.row_groups import run_in_groups
-from plum.models.sincos_positions import sincos_positions
 from plum.structures import TEXT_ONLY
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -252,8 +251,6 @@ def build_llava(
     vision, tokens = config.vision, config.special_tokens
     with without_weights(is_empty):
         stock = LlavaForConditionalGeneration(_stock_config(config))
-        if vision.position_init == "sincos":
-            _init_sincos_positions(stock, vision)
         if config.projector == "linear":
             # LLaVA v1's single layer: the second one is the identity and stays frozen.
             nn.init.eye_(stock.model.multi_modal_projector.linear_2.weight)
@@ -265,14 +262,6 @@ def build_llava(
         if lora is not None:
             attach_adapters(backbone, lora)
     return backbone
-
-
-def _init_sincos_positions(stock: LlavaForConditionalGeneration, vision: VisionConfig) -> None:
-    """Start the patches' position embeddings at sines and cosines; the class token's, the first, stays."""
-    side = vision.image_size // vision.patch_size
-    positions = sincos_positions(side, side, vision.hidden_size).flatten(0, 1)  # [patches, D]
-    with torch.no_grad():
-        stock.model.vision_tower.embeddings.position_embedding.weight[1:] = positions
 
 
 def _stock_config(config: LlavaConfig) -> StockLlavaConfig:

@@ -25,7 +25,6 @@ from plum.models.sam_modules import (
     TwoWayTransformer,
     get_rel_pos,
 )
-from plum.models.sincos_positions import sincos_positions
 
 NUM_MULTIMASK_OUTPUTS = 3
 IOU_HEAD_DEPTH = 3
@@ -194,8 +193,7 @@ def build_sam(config: SamConfig) -> SegmentAnything:
             config.encoder_dim, config.encoder_heads, qkv_bias=True, use_rel_pos=True, input_size=(window, window)
         )
     if config.position_init == "sincos":
-        with torch.no_grad():
-            encoder.pos_embed.copy_(sincos_positions(side, side, config.encoder_dim)[None])
+        _init_sincos_position(encoder.pos_embed)
     decoder = RowwiseMaskDecoder(
         transformer_dim=config.prompt_dim,
         transformer=TwoWayTransformer(
@@ -217,3 +215,16 @@ def build_sam(config: SamConfig) -> SegmentAnything:
     sam = SegmentAnything(encoder, prompt_encoder, decoder)
     fuse_layers(sam)
     return sam
+
+
+def _init_sincos_position(position: nn.Parameter) -> None:
+    """Fill [1, h, w, d] with 0.5 x the 2-D sine-cosine encoding (a quarter of d each: sin y, cos y, sin x, cos x)."""
+    _, height, width, dim = position.shape
+    if dim % 4:
+        raise ValueError(f"sam.encoder_dim: sincos positions need a multiple of 4, not {dim}")
+    frequencies = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
+    rows = torch.arange(height, dtype=torch.float32)[:, None, None] * frequencies  # [h, 1, d / 4]
+    columns = torch.arange(width, dtype=torch.float32)[None, :, None] * frequencies  # [1, w, d / 4]
+    parts = [rows.sin(), rows.cos(), columns.sin(), columns.cos()]
+    with torch.no_grad():
+        position.copy_(0.5 * torch.cat([part.expand(height, width, -1) for part in parts], dim=-1)[None])

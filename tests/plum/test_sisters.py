@@ -1,6 +1,7 @@
 """LISA and M2SA from training to scores, through the same runner, trainer, predictor and benchmark as PLUM."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -233,6 +234,16 @@ def test_held_out_text_is_measured_without_a_tagger(stage_0: TrainConfig) -> Non
     by_kind = {result.kind: result for result in results}
     assert by_kind["explanatory"].tags.B is None
     assert all(result.next_token_loss > 0 for result in results)
+
+
+def test_models_saved_before_there_were_sisters_still_load(stage_0: TrainConfig, tmp_path: Path) -> None:
+    """Format 1 had no seg_token; everything else of config.json is the same."""
+    old = tmp_path / "old"
+    shutil.copytree(f"{stage_0.run_dir}/model", old)
+    content = json.loads((old / "config.json").read_text())
+    assert content.pop("seg_token", "absent") is None
+    (old / "config.json").write_text(json.dumps({**content, "format_version": 1}))
+    assert load_pretrained(old).config == load_pretrained(f"{stage_0.run_dir}/model").config
 
 
 def test_the_adapter_offers_marked_scoring() -> None:

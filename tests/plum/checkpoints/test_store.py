@@ -1,7 +1,6 @@
 """Saved models: equal outputs, strict loading, errors that name folder and key; adapters merged."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +41,7 @@ def test_save_and_load_give_equal_outputs(
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
     assert (tmp_path / "saved" / "README.md").read_text() == "# A card"
     content = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert (content["format_version"], content["system"], content["feedback"]["is_enabled"]) == (3, "plum", True)
+    assert (content["format_version"], content["system"], content["feedback"]["is_enabled"]) == (2, "plum", True)
 
 
 def test_shards_load_like_one_file(
@@ -97,11 +96,8 @@ def edit_config(folder: Path, change: Callable[[dict], None]) -> None:
         (lambda c: c["feedback"].update(is_enabled=1), r"feedback\.is_enabled is 1, not of type bool"),
         (lambda c: c["sam"].update(encoder_global_blocks=1), r"sam\.encoder_global_blocks is 1, not a list"),
         (lambda c: c.update(lora=3), r"lora is 3, not an object"),
-        (lambda c: c.update(format_version=4), r"format_version is 4, this code reads 1 to 3"),
-        (lambda c: c.update(format_version="3"), r"format_version is '3', this code reads 1 to 3"),
+        (lambda c: c.update(format_version=3), r"format_version is 3, this code reads 1 and 2"),
         (lambda c: c.pop("format_version"), r"no format_version"),
-        (lambda c: c.update(format_version=2, llava=None), r"llava is None, not an object"),
-        (lambda c: c["llava"]["vision"].pop("position_init"), r"missing key llava\.vision\.position_init"),
         (lambda c: c["sam"].update(decoder_mlp_dim=48), r"another architecture: sam\.mask_decoder.* is \(32"),
         (lambda c: c["feedback"].update(is_enabled=False), r"another architecture: 0 tensors .*unknown \['feedback\."),
         (
@@ -119,22 +115,6 @@ def test_another_architecture_is_refused_by_folder_and_key(
     with pytest.raises(ValueError, match=message) as raised:
         load_pretrained(tmp_path / "saved")
     assert "saved" in str(raised.value)
-
-
-def test_models_of_older_formats_load(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    save_pretrained(make_model(tokenizer), tokenizer, tmp_path / "new", "")
-    for version, added in ((2, ()), (1, ("seg_token",))):
-        old = tmp_path / f"format_{version}"
-        shutil.copytree(tmp_path / "new", old)
-
-        def as_written_then(content: dict, version: int = version, added: tuple[str, ...] = added) -> None:
-            content["format_version"] = version
-            assert content["llava"]["vision"].pop("position_init") == "normal"
-            for key in added:
-                assert content.pop(key) is None
-
-        edit_config(old, as_written_then)
-        assert load_pretrained(old).config == load_pretrained(tmp_path / "new").config
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:

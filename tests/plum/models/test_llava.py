@@ -170,19 +170,3 @@ def test_teacher_has_no_dropout_noise_in_training() -> None:
     model.train()
     assert float((states_of(model, batch) - states_of(model, batch)).abs().max()) > 1e-4, "the student has it"
     torch.testing.assert_close(teacher_of(model, batch), quiet, atol=0, rtol=0)
-
-
-def test_sincos_positions_start_the_patches_and_not_the_class_token() -> None:
-    config = tiny_model_config(VOCAB)
-    vision = replace(config.llava.vision, image_size=24, patch_size=8, hidden_size=32, position_init="sincos")
-    weights = {}
-    for init in ("normal", "sincos"):
-        torch.manual_seed(0)
-        one = replace(config, llava=replace(config.llava, vision=replace(vision, position_init=init)))  # type: ignore[arg-type]
-        tower = build_model(one).llava.stock.model.vision_tower
-        weights[init] = tower.embeddings.position_embedding.weight.detach()
-    # Row 6 is the patch (y 1, x 2): channels 0, 8, 16, 24 are sin 1, cos 1, sin 2, cos 2, each / 2.
-    expected = torch.tensor([0.420735, 0.270151, 0.454649, -0.208073])
-    torch.testing.assert_close(weights["sincos"][6, ::8], expected, atol=1e-5, rtol=0)
-    assert torch.equal(weights["sincos"][0], weights["normal"][0])
-    assert float(weights["normal"].std()) < 0.05

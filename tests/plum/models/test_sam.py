@@ -8,7 +8,6 @@ from plum.config import SamConfig
 from plum.models.sam import FusedAttention, RowwiseMaskDecoder, build_sam
 from plum.models.sam_layers import FusedLayerNorm2d, FusedTwoWayAttention, stock_layers
 from plum.models.sam_modules import Attention, LayerNorm2d, MaskDecoder, TwoWayAttention
-from plum.models.sincos_positions import sincos_positions
 
 CONFIG = SamConfig(
     image_size=48,
@@ -170,8 +169,3 @@ def test_sincos_positions_are_half_of_sines_and_cosines() -> None:
     expected = torch.tensor([0.454649, -0.208073, 0.0, 0.5])
     torch.testing.assert_close(position[0, 2, 0, ::8].detach(), expected, atol=1e-5, rtol=0)
     assert float(build_sam(CONFIG).image_encoder.pos_embed.detach().abs().max()) == 0.0
-
-
-def test_sincos_positions_need_a_multiple_of_four() -> None:
-    with pytest.raises(ValueError, match=r"sam\.encoder_dim and llava\.vision\.hidden_size, not 6"):
-        sincos_positions(2, 2, 6)
