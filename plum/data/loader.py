@@ -63,7 +63,7 @@ def load_batches(
         num_workers: loader processes; 0 loads in a thread of this process.
         num_micro_batches: how many batches to yield, counted from `start_micro_batch`.
 
-    Yields:
+    Returns:
         `num_micro_batches` batches, in order whatever `num_workers` is. An error comes in its batch's turn.
     """
     positions = RankPositions(rank, world_size, micro_batch_size, start_micro_batch, num_micro_batches)
