@@ -12,7 +12,7 @@ from plum.structures import TEXT_ONLY, Batch, SpanBounds
 
 
 def make_batch() -> Batch:
-    """A batch with every kind of tensor: of four dtypes, empty, missing, not contiguous."""
+    """A batch with every kind of tensor: four dtypes, an odd number of bools, empty, missing, not contiguous."""
     batch = tiny_batch(tiny_model_config(40), (2, TEXT_ONLY, 1), torch.Generator().manual_seed(0))
     return replace(
         batch,
@@ -20,7 +20,7 @@ def make_batch() -> Batch:
         ignore_masks=(None, torch.ones(3, 5, dtype=torch.bool)),
         cached_embeddings=(torch.randn(2, 3, 3).bfloat16(), None),
         image_hashes=("a", "b"),
-        masks=(*batch.masks, torch.zeros(0, 4, dtype=torch.bool), torch.ones(7, 3, dtype=torch.bool)),
+        masks=(*batch.masks, torch.zeros(0, 4, dtype=torch.bool), torch.ones(7, 4, dtype=torch.bool)),
     )
 
 
