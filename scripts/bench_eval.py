@@ -1,25 +1,25 @@
 """Times the evaluation of PLUM with random weights, the plain way and the fast way, and shows equal records.
 
-python scripts/bench_eval.py --size tiny|small|7b --images N [--types five|ten] [--parts both,choices,decoding]
+python scripts/bench_eval.py --size tiny|small|7b|13b --images N [--types five|ten] [--parts masks,choices,decoding]
 
 Plain (plum/inference/plain_reference.py), per question: the image file is decoded and resized again; CLIP reads the
-image; the five choices are five full rows of one batch (two such batches for the part-whole types); SAM's encoder, with
-segment_anything's own attention, runs once per question; the spans of all five choices are decoded one at a time, with
-feedback. Kinder than the authors' code: scores and masks share one forward, and no logits are computed for the image.
+image; the five choices are five full rows of one batch (two such batches for the part-whole types); SAM's encoder runs
+once per question; the spans of all five choices are decoded one at a time, with feedback. SAM's layers compute as
+segment_anything's own do. Kinder than the authors' code: scores and masks share one forward, and no logits are computed
+for the image.
 Fast: what validate_partonomy.py runs (partonomy/evaluation/pipeline.py, plum/inference/question_batch.py).
 
 Questions are real ones, of the embedded data set drawn into a temporary folder. The last line is one JSON object:
 - `masks` and `choices` (choice scoring alone): seconds per question plain and fast, their ratio, LLM tokens and SAM
   encodes per question, largest deviation of a log-probability, mask pixels that differ and those of them whose plain
-  logit is not within 1e-4 of zero, seconds per question of the components, peak memory in MB;
+  logit is not within 1e-4 of zero, seconds per question of the components, peak memory in MB. The two ways take turns;
+  the medians count. Components are timed in a pass of their own, which on a GPU waits for the device at each of them;
 - `decoding`: the paper's own comparison (appendix C.4), beside its quoted numbers: the LLM's forward of a question, and
-  decoding one mask without and with feedback.
-On a CPU all computes in float32, on a GPU in bfloat16.
+  decoding one mask without and with feedback, one after the other; without feedback also all of them in one call.
 """
 
 import csv
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -51,7 +51,8 @@ from plum.partonomy_adapter import BatchedPlum, resolve_device
 from plum.predictor import Predictor
 from scripts.bench_sizes import Size
 from scripts.eval_counters import Counters, watch
-from scripts.eval_world import EvaluationWorld, build_world, draw_questions
+from scripts.eval_world import Dtype, EvaluationWorld, build_world, draw_questions
+from scripts.peak_memory import peak_bytes, reset_peak
 
 PAPER_TIMES = Path(__file__).resolve().parents[1] / "partonomy" / "reference" / "feedback_seconds.csv"
 IMAGE_SIZES = {"tiny": 192, "small": 480, "7b": 640, "13b": 640}
@@ -101,7 +102,9 @@ def main(
     *,
     types: Literal["five", "ten"] = "five",
     parts: str = "masks,choices,decoding",
+    repeats: int = 1,
     device: str = "auto",
+    dtype: Dtype = "auto",
     data: str | None = None,
     seed: int = 0,
 ) -> None:
@@ -112,58 +115,84 @@ def main(
         images: number of images, each with a question of every type.
         types: the five of the paper's tables, or all ten.
         parts: what to measure, comma-separated: masks (scores and masks), choices (scores alone), decoding.
+        repeats: timed runs of each way, in turn.
         device: auto, cpu or cuda.
+        dtype: of the weights; auto is float32 on a CPU, bfloat16 on a GPU.
         data: folder to keep the drawn questions in; default: a temporary one.
         seed: of the random weights.
     """
+    wanted = parts.split(",")
+    if unknown := set(wanted) - {"masks", "choices", "decoding"}:
+        raise SystemExit(f"unknown parts {sorted(unknown)}; there are masks, choices and decoding")
     with tempfile.TemporaryDirectory(prefix="bench_eval_") as temporary:
         folder = Path(data or temporary)
         draw_questions(folder, images, types, IMAGE_SIZES[size])
-        world = build_world(size, folder, images, types, resolve_device(device), seed=seed)
+        world = build_world(size, folder, images, types, resolve_device(device), seed=seed, dtype=dtype)
         counters = watch(world.predictor.model)
         result: dict[str, object] = {
             "size": size,
             "images": images,
             "questions": world.num_questions,
             "device": world.predictor.device.type,
+            "dtype": str(next(world.predictor.model.parameters()).dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
-        wanted = parts.split(",")
         if "masks" in wanted:
             fast = BatchedPlum(world.predictor, "fast")
-            result["masks"] = compare(world, counters, PlainModel(world.predictor), fast)
+            result["masks"] = compare(world, counters, PlainModel(world.predictor), fast, repeats)
         if "choices" in wanted:
             plain = PlainChoicesOnly(world.predictor)
-            result["choices"] = compare(world, counters, plain, ChoicesOnly(world.predictor, "fast"))
+            result["choices"] = compare(world, counters, plain, ChoicesOnly(world.predictor, "fast"), repeats)
         if "decoding" in wanted:
             result["decoding"] = time_decoding(world)
     print(json.dumps(result))
 
 
-def compare(world: EvaluationWorld, counters: Counters, plain: PlainModel, fast: BatchedPlum) -> dict[str, object]:
+def compare(
+    world: EvaluationWorld, counters: Counters, plain: PlainModel, fast: BatchedPlum, repeats: int
+) -> dict[str, object]:
     """Answer all questions both ways; see the file's text for what is returned."""
     questions = [question for batch in world.batches for group in batch for question in group.questions]
-    list(ask_plain(plain, questions[:WARM_UP_QUESTIONS]))
-    list(evaluate(fast, [[ImageGroup(tuple(questions[:WARM_UP_QUESTIONS]))]], PROTOCOL, done=frozenset()))
-    _reset_peak()
-    counters.reset()
-    start = time.perf_counter()
-    fast_records = list(evaluate(fast, world.batches, PROTOCOL, done=frozenset()))
-    fast_seconds = (time.perf_counter() - start) / len(questions)
-    fast_counts, fast_peak = counters.per_question(len(questions)), _peak_megabytes()
-    counters.reset()
-    plain_answers = list(ask_plain(plain, questions))
-    plain_seconds = sum(answer.seconds for answer in plain_answers) / len(questions)
+    device = world.predictor.device
+
+    def answer_fast(batches: Sequence[Sequence[ImageGroup]] = world.batches) -> tuple[list[Record], float]:
+        start = time.perf_counter()
+        records = list(evaluate(fast, batches, PROTOCOL, done=frozenset()))
+        return records, time.perf_counter() - start
+
+    def answer_plain(asked: Sequence[Question] = questions) -> tuple[list[PlainAnswer], float]:
+        answers = list(ask_plain(plain, asked))
+        return answers, sum(answer.seconds for answer in answers)
+
+    answer_plain(questions[:WARM_UP_QUESTIONS])
+    answer_fast([[ImageGroup(tuple(questions[:WARM_UP_QUESTIONS]))]])
+    fast_times, plain_times = [], []
+    for _ in range(repeats):
+        reset_peak(device)
+        fast_records, seconds = answer_fast()
+        fast_times.append(seconds / len(questions))
+        fast_peak = peak_bytes(device)
+        reset_peak(device)
+        plain_answers, seconds = answer_plain()
+        plain_times.append(seconds / len(questions))
+        plain_peak = peak_bytes(device)
+    with counters.counting():
+        answer_fast()
+        fast_counts = counters.per_question(len(questions))
+    with counters.counting():
+        answer_plain()
+        plain_counts = counters.per_question(len(questions))
+    fast_seconds, plain_seconds = statistics.median(fast_times), statistics.median(plain_times)
     return {
         "seconds_plain": round(plain_seconds, 5),
         "seconds_fast": round(fast_seconds, 5),
         "ratio": round(plain_seconds / fast_seconds, 2),
         "deviation": compare_answers(plain_answers, fast_records),
         "sam_encodes_per_image": fast_counts["sam_encodes"] * len(questions) / sum(map(len, world.batches)),
-        "plain": counters.per_question(len(questions)),
+        "plain": plain_counts,
         "fast": fast_counts,
-        "peak_mb_fast": fast_peak,
-        "peak_mb": _peak_megabytes(),
+        "peak_mb_plain": round(plain_peak / 1e6),
+        "peak_mb_fast": round(fast_peak / 1e6),
     }
 
 
@@ -217,7 +246,8 @@ def time_decoding(world: EvaluationWorld) -> dict[str, object]:
     """The comparison of the paper's appendix C.4, on the question whose answer names most parts.
 
     Our LLM forward is that of one row, the correct answer's, over image, question and answer; masks are decoded one
-    after the other, as a conversation of its own.
+    after the other, as a conversation of its own: without feedback nothing would keep them from sharing one call, which
+    is timed apart.
     """
     predictor = world.predictor
     questions = [question for batch in world.batches for group in batch for question in group.questions]
@@ -230,10 +260,21 @@ def time_decoding(world: EvaluationWorld) -> dict[str, object]:
     states = predictor.score_rows(image, turns, [choice.text])[0]
     model = predictor.model
     feedback = model.feedback
-    for name, loop in (("decoding_without_feedback", None), ("decoding_with_feedback", feedback)):
+    together = partial(predictor.mask_logits, image, states, forced.spans)
+
+    def one_by_one() -> None:
+        for span in forced.spans:
+            predictor.mask_logits(image, states, [span])
+
+    ways = (
+        ("decoding_without_feedback", None, one_by_one),
+        ("decoding_with_feedback", feedback, together),
+        ("decoding_without_feedback_in_one_call", None, together),
+    )
+    for name, loop, decode in ways:
         model.feedback = loop
-        decode = partial(predictor.mask_logits, image, states, forced.spans)
         seconds[name] = _median_seconds(predictor, decode) / len(forced.spans)
+    model.feedback = feedback
     with PAPER_TIMES.open(encoding="utf-8", newline="") as file:
         quoted = {row["stage"]: float(row["seconds"]) for row in csv.DictReader(file)}
     return {
@@ -245,7 +286,7 @@ def time_decoding(world: EvaluationWorld) -> dict[str, object]:
 
 def _shares(seconds: dict[str, float]) -> dict[str, float]:
     """Seconds, and what decoding a mask adds to the LLM's forward in percent of it."""
-    llm, without, with_feedback = seconds.values()
+    llm, without, with_feedback, *_ = seconds.values()
     return {name: round(value, 5) for name, value in seconds.items()} | {
         "percent_of_llm_without_feedback": round(100 * without / llm, 2),
         "percent_of_llm_with_feedback": round(100 * with_feedback / llm, 2),
@@ -267,18 +308,6 @@ def _median_seconds(predictor: Predictor, work: Callable[[], object]) -> float:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _reset_peak() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak_megabytes() -> int:
-    """Of the GPU since the last reset; without one of the process since its start."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 1e6)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,19 @@ python scripts/bench_gpu.py --size 7b|13b|small [--batch 6] [--gradient_checkpoi
 
 `mfu` = FLOPs that the step needs (formula: scripts/step_flops.py) / seconds per step / the device's own matrix rate,
 which is measured first: the fastest of several products of two square matrices, 8192 wide in bfloat16 on a GPU, 2048
-wide in float32 on a CPU. `floor_flops_seconds` is the step's time at that rate, `floor_bytes_seconds` the time to read
-each weight once forward and once backward and each trained one's optimizer state twice, at the measured copy rate.
+wide in float32 on a CPU. Whole updates are timed, the optimizer's share in them. The floors of a micro-batch:
+`floor_flops_seconds` is its time at that rate, `floor_bytes_seconds` the time to read every weight forward, the
+language model's once more for the teacher, those that gradients pass through backward, and a micro-batch's share of the
+optimizer's state (read and written once an update), at the measured copy rate.
 Peak memory stands beside `python -m plum doctor`'s estimate. The last line is JSON.
 """
 
 import json
-import resource
 import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,12 +27,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from plum.doctor.memory import estimate_memory
 from plum.doctor.workload import Assumptions
+from plum.models.parameter_counts import parameters_by_component
 from plum.structures import Batch
 from plum.train_config import TrainConfig
 from plum.training.ranks import start_ranks
 from scripts.bench_run import BenchRun, build_run
 from scripts.bench_sizes import Size, draw_data, training_config
+from scripts.peak_memory import peak_bytes, reset_peak
 from scripts.step_flops import count_step
+
+INPUT_SIDE = ("llava.vision_tower", "llava.projector", "sam.image_encoder")
+"""Components with no gradient beneath them: where they are frozen, nothing passes back."""
 
 
 def main(
@@ -50,7 +57,7 @@ def main(
         size: Of the model.
         stage: Which of the two training stages' losses and parts.
         batch: Images a micro-batch.
-        steps: Micro-batches that are timed.
+        steps: Micro-batches that are timed at least; made up to whole updates.
         images: Images to draw.
         gradient_checkpointing: Recompute the language model's layers in the backward pass.
         num_workers: Loader processes.
@@ -71,37 +78,40 @@ def main(
             engine = replace(engine, kind="plain", precision="fp32", accumulation=1)
         config = replace(config, engine=engine, seed=seed)
         run = build_run(config, start_ranks(config.engine))
-        batches = list(run.load(0, steps))
-        run.train(iter(batches[:2]))
-        _reset_peak(device)
-        seconds = statistics.median(time_step(run, one) for one in batches)
+        num_updates = -(-steps // engine.accumulation)
+        batches = list(run.load(0, num_updates * engine.accumulation))
+        run.train(iter(batches[: engine.accumulation]))  # warm-up
+        reset_peak(device)
+        seconds = time_steps(run, batches) / len(batches)
     flops = [count_step(config, one) for one in batches]
-    needed = statistics.median(one.total for one in flops)
+    needed = statistics.fmean(one.total for one in flops)
     result = {
         "size": size,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads",
         "batch": batch,
+        "accumulation": engine.accumulation,
+        "micro_batches": len(batches),
         "gradient_checkpointing": gradient_checkpointing,
         "seconds_per_micro_batch": seconds,
         "samples_per_second": batch / seconds,
-        "tokens_per_second": statistics.median(int(one.attention_mask.sum()) for one in batches) / seconds,
+        "tokens_per_second": statistics.fmean(int(one.attention_mask.sum()) for one in batches) / seconds,
         "tflops_needed": needed / 1e12,
         "tflops_by_part": {name: value / 1e12 for name, value in asdict(flops[0]).items()},
         "matrix_tflops_per_second": matrix_rate / 1e12,
         "mfu": needed / seconds / matrix_rate,
         "floor_flops_seconds": needed / matrix_rate,
         "floor_bytes_seconds": bytes_moved(run) / copy_rate,
-        "peak_memory_gb": _peak_bytes(device) / 1e9,
+        "peak_memory_gb": peak_bytes(device) / 1e9,
         "doctor_estimate_gb": doctor_estimate(config, batches) / 1e9,
     }
     print(json.dumps(result))
 
 
-def time_step(run: BenchRun, batch: Batch) -> float:
-    """Seconds of one micro-batch: forward, backward, and its engine step."""
+def time_steps(run: BenchRun, batches: list[Batch]) -> float:
+    """Seconds of whole updates: every micro-batch's forward and backward pass, every update's optimizer step."""
     _wait(run.device)
     start = time.perf_counter()
-    run.train(iter([batch]))
+    run.train(iter(batches))
     _wait(run.device)
     return time.perf_counter() - start
 
@@ -115,18 +125,27 @@ def measure_matrix_rate(device: torch.device) -> float:
 
 
 def measure_copy_rate(device: torch.device) -> float:
-    """Bytes a second that are read (as many are written)."""
+    """Bytes a second of a copy, read and written ones together."""
     source = torch.zeros(2**28 if device.type == "cuda" else 2**25, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() * source.element_size() / _fastest(lambda: target.copy_(source), device)
 
 
 def bytes_moved(run: BenchRun) -> float:
-    """Bytes of weights and optimizer that a step has to touch at least."""
-    size = 2 if run.config.engine.precision == "bf16" else 4
-    weights = sum(parameter.numel() for parameter in run.objective.parameters())
-    trained = sum(parameter.numel() for parameter in run.objective.parameters() if parameter.requires_grad)
-    return 2.0 * size * weights + 2.0 * 12 * trained  # float32 weight and two moments, read and written
+    """Bytes of weights and optimizer that a micro-batch has to touch at least.
+
+    Of the word embeddings only a batch's rows are read, which counts as nothing; frozen towers have no backward pass.
+    """
+    config, model = run.config, run.objective.model
+    size = 2 if config.engine.precision == "bf16" else 4
+    all_weights, trained = Counter[str](), Counter[str]()
+    for component, name, parameter in parameters_by_component(model):
+        all_weights[component] += 0 if "embed_tokens" in name else parameter.numel()
+        trained[component] += parameter.numel() * parameter.requires_grad
+    backward = sum(count for part, count in all_weights.items() if part not in INPUT_SIDE or trained[part])
+    teacher = all_weights["llava.language_model"] if config.losses.kl else 0
+    optimizer = 2 * 12 * trained.total() / config.engine.accumulation  # float32 weight, two moments: read and written
+    return float(size * (all_weights.total() + teacher + backward) + optimizer)
 
 
 def doctor_estimate(config: TrainConfig, batches: list[Batch]) -> int:
@@ -157,18 +176,6 @@ def _fastest(run: object, device: torch.device, rounds: int = 10) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak_bytes(device: torch.device) -> float:
-    """Peak of the allocator on a GPU; of the whole process, imports included, on a CPU."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

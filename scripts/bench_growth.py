@@ -14,7 +14,6 @@ Random weights, the fast path, drawn questions of all ten types. The last line i
 import dataclasses
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -36,9 +35,11 @@ from plum.partonomy_adapter import BatchedPlum, resolve_device
 from scripts.bench_sizes import Size
 from scripts.eval_counters import watch
 from scripts.eval_world import EvaluationWorld, build_world, draw_questions
+from scripts.peak_memory import peak_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE_SIZE = 192
+CPU = torch.device("cpu")
 NUM_CHOICES = (5, 10, 20)
 IMAGES_FOR_CHOICES = 8
 
@@ -86,7 +87,7 @@ def main(
 def measure_images(size: Size, folder: Path, images: int, device: str, seed: int) -> dict[str, object]:
     """Answer all questions of so many images, keeping no record."""
     world = build_world(size, folder, images, "ten", resolve_device(device), seed=seed)
-    read = _peak_megabytes()
+    read = peak_bytes(CPU)
     _answer(dataclasses.replace(world, batches=world.batches[:1]))  # warm up
     cpu = time.process_time()
     seconds = _answer(world)
@@ -95,8 +96,8 @@ def measure_images(size: Size, folder: Path, images: int, device: str, seed: int
         "questions": world.num_questions,
         "seconds_per_question": round(seconds, 5),
         "cpu_seconds_per_question": round((time.process_time() - cpu) / world.num_questions, 5),
-        "read_mb": read,
-        "peak_mb": _peak_megabytes(),
+        "read_mb": round(read / 1e6),
+        "peak_mb": round(peak_bytes(CPU) / 1e6),
     }
 
 
@@ -116,8 +117,8 @@ def measure_choices(size: Size, folder: Path, device: str, seed: int) -> dict[st
     _answer(world)  # warm up
     lines = []
     for count in NUM_CHOICES:
-        counters.reset()
-        seconds = _answer(with_choices(world, count))
+        with counters.counting():
+            seconds = _answer(with_choices(world, count))
         tokens = counters.llm_tokens / world.num_questions
         lines.append({"choices": count, "llm_tokens": round(tokens, 1), "seconds_per_question": round(seconds, 5)})
     steps = [
@@ -198,11 +199,6 @@ def _answer(world: EvaluationWorld) -> float:
         if record.reason:
             raise ValueError(f"question {record.question_id} failed: {record.reason}")
     return (time.perf_counter() - start) / world.num_questions
-
-
-def _peak_megabytes() -> int:
-    """Of this process since its start."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 
 
 def _run(command: list[str]) -> str:

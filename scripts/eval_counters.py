@@ -1,6 +1,7 @@
 """What an evaluation makes the model do: tokens, encodes, masks, and the seconds of each component."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +12,7 @@ from scripts.stage_clock import OTHER, StageClock
 
 @dataclass
 class Counters:
-    """Counts since the last `reset`."""
+    """Counts of what runs under `counting`; nothing is counted, and the device not waited for, elsewhere."""
 
     clock: StageClock
     llm_tokens: int = 0
@@ -19,13 +20,18 @@ class Counters:
     sam_encodes: int = 0
     decoder_calls: int = 0
     masks: int = 0
+    is_counting: bool = False
     _names: tuple[str, ...] = field(default=("llm_tokens", "clip_images", "sam_encodes", "decoder_calls", "masks"))
 
-    def reset(self) -> None:
-        """Begin anew."""
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Begin anew, and count until the end of the block."""
         self.clock.reset()
         for name in self._names:
             setattr(self, name, 0)
+        self.is_counting = True
+        yield
+        self.is_counting = False
 
     def per_question(self, num_questions: int) -> dict[str, float]:
         """Counts and seconds of every component, divided by the questions."""
@@ -36,7 +42,7 @@ class Counters:
 
 
 def watch(model: GroundedLMM) -> Counters:
-    """Count and time the model's components from now on, by replacing its methods on this instance."""
+    """Let the model's components be counted and timed, by replacing its methods on this instance."""
     counters = Counters(StageClock(next(model.parameters()).device))
 
     def add(name: str, value: int) -> None:
@@ -46,6 +52,8 @@ def watch(model: GroundedLMM) -> Counters:
         method: Callable[..., torch.Tensor], stage: str, count: Callable[[tuple[torch.Tensor, ...], torch.Tensor], None]
     ) -> Callable[..., torch.Tensor]:
         def run(*arguments: torch.Tensor) -> torch.Tensor:
+            if not counters.is_counting:
+                return method(*arguments)
             before = counters.clock.enter(stage)
             result = method(*arguments)
             counters.clock.enter(before)

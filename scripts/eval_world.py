@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -22,6 +23,8 @@ from plum.models.registry import build_model
 from plum.models.special_tokens import with_special_tokens
 from plum.predictor import Predictor
 from scripts.bench_sizes import Size, training_config
+
+Dtype = Literal["auto", "float32", "bfloat16"]
 
 VOCAB_SIZE = 1024
 MIN_DRAWN_IMAGES = 36
@@ -73,16 +76,17 @@ def draw_questions(folder: Path, images: int, types: str, image_size: int) -> No
 
 
 def build_world(
-    size: Size, folder: Path, images: int, types: str, device: torch.device, *, seed: int
+    size: Size, folder: Path, images: int, types: str, device: torch.device, *, seed: int, dtype: Dtype = "auto"
 ) -> EvaluationWorld:
-    """Build the model, and read the questions of `folder` as a run on all of them would."""
+    """Build the model (`dtype` auto: bfloat16 on a GPU), and read the questions of `folder` as a run on all would."""
     sys.stderr.write("building the model ...\n")
     tokenizer = load_tokenizer(folder / "tokenizer")
     config = with_special_tokens(model_config(size, folder), tokenizer)
     torch.manual_seed(seed)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
     with device:
-        model = build_model(config).to(dtype)
+        model = build_model(config).to({"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
     fill_constant_parameters(model, seed)
     selection = select_questions(load_questions(folder / "train"), TYPES[types], None)
     groups = [group for batch in shard_images(selection, WholeRun()) for group in batch]

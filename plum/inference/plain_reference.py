@@ -1,7 +1,7 @@
 """The plain procedure, question by question: the reference for the fast path's numbers and time.
 
-Per question: the image is resized anew and read by CLIP; all choices are one batch of full rows; segment_anything's own
-attention encodes the image for SAM; the masks of all choices' phrases are decoded, one span a call. Kinder than the
+Per question: the image is resized anew and read by CLIP; all choices are one batch of full rows; SAM encodes the image
+and decodes the masks of all choices' phrases, one span a call, with segment_anything's own layers. Kinder than the
 authors' code: one forward serves scores and masks, next-token logits are computed for text alone, and CLIP reads the
 image once, not once per choice.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from partonomy.evaluation.model_api import ChoiceScore, Generation, Turn
 from partonomy.structures import CharSpan, Question
+from plum.models.sam_layers import stock_layers
 from plum.models.sam_modules import Attention, ImageEncoderViT
 from plum.predictor import Predictor
 
@@ -50,7 +51,8 @@ class PlainModel:
         assert self._question is not None, "prepare(question) comes first"
         states = self._states[tuple(turns)]
         chosen = torch.zeros((0, *image.shape[:2]))
-        with stock_attention(self._predictor.model.sam.image_encoder):
+        sam = self._predictor.model.sam
+        with stock_attention(sam.image_encoder), stock_layers(sam):
             for row, choice in enumerate(self._question.choices):
                 forced = self._predictor.answers.forced(turns, choice.text, choice.part_spans)
                 logits = self._predictor.mask_logits(image, states[row : row + 1], forced.spans)

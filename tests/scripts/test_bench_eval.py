@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from scripts import bench_eval
+from scripts.eval_counters import watch
+from scripts.eval_world import build_world, draw_questions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,8 +39,36 @@ def test_both_ways_give_equal_records_and_the_fast_one_computes_less() -> None:
     assert (result["masks"]["plain"]["sam_encodes"], result["masks"]["fast"]["sam_encodes"]) == (1.0, 0.2)
     assert result["masks"]["plain"]["masks"] == result["masks"]["plain"]["decoder_calls"]  # one a call
     assert result["masks"]["fast"]["decoder_calls"] < 1.0
+    for part in ("masks", "choices"):
+        assert result[part]["peak_mb_fast"] > 0
+        assert result[part]["peak_mb_plain"] > 0
+    assert {"decoding_without_feedback", "decoding_with_feedback"} < set(result["decoding"]["here"])
     assert result["decoding"]["quoted_from_the_paper"]["decoding_with_feedback"] == 0.0162
     # (.0162 - .0097) / 2.47 = 0.26%: the paper prints ".2% increase".
     quoted = result["decoding"]["quoted_from_the_paper"]
     added = quoted["percent_of_llm_with_feedback"] - quoted["percent_of_llm_without_feedback"]
     assert added == pytest.approx(0.26, abs=0.02)
+
+
+def test_unknown_parts_are_refused() -> None:
+    with pytest.raises(SystemExit, match="unknown parts"):
+        bench_eval.main(parts="masks,both")
+
+
+def test_only_what_runs_under_counting_is_counted(tmp_path: Path) -> None:
+    draw_questions(tmp_path, 1, "five", 64)
+    world = build_world("tiny", tmp_path, 1, "five", torch.device("cpu"), seed=0)
+    counters = watch(world.predictor.model)
+    pixels = torch.zeros(2, 3, 96, 96)
+    world.predictor.model.sam.encode_images(pixels)
+    assert counters.sam_encodes == 0
+    with counters.counting():
+        world.predictor.model.sam.encode_images(pixels)
+    world.predictor.model.sam.encode_images(pixels)
+    assert counters.sam_encodes == 2
+
+
+def test_dtype_of_the_weights(tmp_path: Path) -> None:
+    draw_questions(tmp_path, 1, "five", 64)
+    world = build_world("tiny", tmp_path, 1, "five", torch.device("cpu"), seed=0, dtype="bfloat16")
+    assert next(world.predictor.model.parameters()).dtype is torch.bfloat16

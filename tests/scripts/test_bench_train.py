@@ -4,6 +4,8 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -16,10 +18,13 @@ from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import TEXT_ONLY
 from plum.train_config import LossConfig
+from plum.training.config_file import load_train_config
 from plum.training.objective import Objective
 from scripts import bench_gpu, bench_train
+from scripts.bench_run import BenchRun
 from scripts.bench_sizes import only_mask_branch, small_model, training_config
 from scripts.mask_loop import batched_loss, gradients, loop_loss, make_inputs
+from scripts.peak_memory import peak_bytes, reset_peak
 from scripts.stage_clock import OTHER, StageClock, watch
 from scripts.step_flops import count_step, language_flops
 
@@ -137,6 +142,34 @@ def test_bench_gpu_runs_without_a_gpu(capsys: pytest.CaptureFixture[str], monkey
     assert result["tflops_needed"] > 0
     assert result["doctor_estimate_gb"] > 0
     assert result["peak_memory_gb"] > 0
+
+
+def test_a_micro_batch_moves_what_it_computes_with() -> None:
+    config = load_train_config(["--config", "configs/plum_tiny_stage1.yaml", "--engine.kind", "plain"])
+    model = build_model(config.model)
+    set_trainable(model, config.trainable)
+    objective = Objective(model, config.losses)
+    weights = {name: parameter.numel() for name, parameter in model.named_parameters() if "embed_tokens" not in name}
+    towers = ("vision_tower", "projector.", "image_encoder")
+    frozen = sum(count for name, count in weights.items() if any(part in name for part in towers))
+    teacher = sum(count for name, count in weights.items() if "language_model." in name and "lora_" not in name)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    for accumulation in (1, 10):
+        engine = replace(config.engine, accumulation=accumulation)
+        run = SimpleNamespace(config=replace(config, engine=engine), objective=objective)
+        expected = 4 * (2 * sum(weights.values()) - frozen + teacher) + 24 * trained / accumulation
+        assert bench_gpu.bytes_moved(cast(BenchRun, run)) == pytest.approx(expected)
+
+
+def test_peak_memory_is_that_of_the_stretch() -> None:
+    reset_peak(CPU)
+    before = peak_bytes(CPU)
+    block = torch.ones(2**26)  # 256 MiB
+    grown = peak_bytes(CPU)
+    del block
+    reset_peak(CPU)
+    assert grown - before > 200 * 2**20
+    assert peak_bytes(CPU) < grown - 200 * 2**20
 
 
 def test_unknown_parts_are_refused() -> None:
