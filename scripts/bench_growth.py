@@ -4,7 +4,8 @@ python scripts/bench_growth.py [--images 100,1000] [--parts images,choices,ranks
 
 Random weights, the fast path, drawn questions of all ten types. The last line is one JSON object:
 - `images`: seconds and CPU seconds per question (the latter hardly depend on what else runs), each number of images in
-  a process of its own, and its memory in MB when model and questions are read and at its peak; flat is good;
+  a process of its own, and its memory in MB when model and questions are read and at its peak, records written, joined
+  and summed up; flat is good;
 - `choices`: LLM tokens and seconds per question with 5, 10 and 20 choices (the parts of other questions' wrong answers,
   after the question's own beginning), and what a further choice costs between the two steps: equal is linear;
 - `ranks`: questions per second of one and of two processes, one thread each, start-up left out (the time of twice the
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,9 +28,13 @@ from jsonargparse import CLI
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from partonomy.evaluation.records import Record
+from partonomy.evaluation.results import summarize
+from partonomy.evaluation.run_directory import RECORDS_FILE, RecordWriter, merge_records
 from partonomy.evaluation.runner import evaluate
 from partonomy.evaluation.scoring import Protocol
 from partonomy.evaluation.sharding import ImageGroup
+from partonomy.questions.question_types import QuestionType
 from partonomy.structures import CharSpan, Choice, Question
 from plum.checkpoints.store import save_pretrained
 from plum.partonomy_adapter import BatchedPlum, resolve_device
@@ -85,17 +91,26 @@ def main(
 
 
 def measure_images(size: Size, folder: Path, images: int, device: str, seed: int) -> dict[str, object]:
-    """Answer all questions of so many images, keeping no record."""
+    """Answer all questions of so many images, and end the run as every run ends."""
     world = build_world(size, folder, images, "ten", resolve_device(device), seed=seed)
     read = peak_bytes(CPU)
     _answer(dataclasses.replace(world, batches=world.batches[:1]))  # warm up
-    cpu = time.process_time()
-    seconds = _answer(world)
+    start, cpu = time.perf_counter(), time.process_time()
+    with RecordWriter(folder / RECORDS_FILE) as writer:
+        for record in _records(world):
+            writer.write(record)
+    answered = time.perf_counter()
+    cpu_answered = time.process_time()
+    ids = [question.question_id for batch in world.batches for group in batch for question in group.questions]
+    records = merge_records(folder, ids)
+    assert records is not None
+    summarize(records, tuple(QuestionType), (), {}, seed)
     return {
         "images": images,
         "questions": world.num_questions,
-        "seconds_per_question": round(seconds, 5),
-        "cpu_seconds_per_question": round((time.process_time() - cpu) / world.num_questions, 5),
+        "seconds_per_question": round((answered - start) / world.num_questions, 5),
+        "cpu_seconds_per_question": round((cpu_answered - cpu) / world.num_questions, 5),
+        "ending_seconds": round(time.perf_counter() - answered, 3),
         "read_mb": round(read / 1e6),
         "peak_mb": round(peak_bytes(CPU) / 1e6),
     }
@@ -195,10 +210,16 @@ def measure_ranks(size: Size, folder: Path, images: int, seed: int) -> dict[str,
 def _answer(world: EvaluationWorld) -> float:
     """Seconds per question of the fast path."""
     start = time.perf_counter()
+    for _ in _records(world):
+        pass
+    return (time.perf_counter() - start) / world.num_questions
+
+
+def _records(world: EvaluationWorld) -> Iterator[Record]:
     for record in evaluate(BatchedPlum(world.predictor, "fast"), world.batches, Protocol(), done=frozenset()):
         if record.reason:
             raise ValueError(f"question {record.question_id} failed: {record.reason}")
-    return (time.perf_counter() - start) / world.num_questions
+        yield record
 
 
 def _run(command: list[str]) -> str:

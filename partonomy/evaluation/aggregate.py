@@ -33,8 +33,11 @@ def unsupported_capabilities(records: Sequence[Record]) -> frozenset[Capability]
 
     A NotImplementedError on some questions alone (an operation that a device lacks, say) must not void the run.
     """
-    refused = {capability for record in records for capability in record.unsupported}
-    return frozenset(refused - {capability for record in records for capability in _answered(record)})
+    refused, answered = set[Capability](), set[Capability]()
+    for record in records:
+        refused.update(record.unsupported)
+        answered |= _answered(record)
+    return frozenset(refused - answered)
 
 
 def metric_ratios(

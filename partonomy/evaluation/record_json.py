@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
@@ -45,13 +45,23 @@ def read_records(path: Path) -> tuple[Record, ...]:
     Raises:
         ValueError: Another line is damaged; names file and line.
     """
-    records: list[Record] = []
+    return tuple(record for record, _ in iterate_records(path))
+
+
+def iterate_records(path: Path) -> Iterator[tuple[Record, int]]:
+    """Go through a record file as `read_records` does; with every record comes the length of its line in bytes."""
+    num_read = 0
     with path.open("rb") as file:
         while lines := list(islice(file, LINES_PER_BATCH)):
             if not lines[-1].endswith(b"\n"):
                 lines.pop()
-            records += _read_batch(lines, path, first_line=len(records) + 1)
-    return tuple(records)
+            yield from zip(_read_batch(lines, path, first_line=num_read + 1), map(len, lines), strict=True)
+            num_read += len(lines)
+
+
+def decode_checked(line: bytes) -> Record:
+    """Read a line that was checked before."""
+    return _DECODER.decode(line)
 
 
 def _read_batch(lines: Sequence[bytes], path: Path, first_line: int) -> list[Record]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,13 +81,14 @@ def summarize(
         matcher: Adds the text metrics with embedding matching.
     """
     unsupported = unsupported_capabilities(records)
-    records = [_fail_if_inconsistent(record, unsupported) for record in records]
-    names: list[QuestionType | None] = list(question_types)
-    if any(record.question_type is None for record in records):
-        names.append(None)
+    seconds, places = 0.0, defaultdict[QuestionType | None, list[int]](list)
+    for place, record in enumerate(records):
+        seconds += record.seconds
+        places[record.question_type].append(place)
+    names = [*question_types, *([None] if None in places else [])]
     summaries = {}
-    for question_type in names:
-        of_type = [record for record in records if record.question_type == question_type]
+    for question_type in names:  # the records of one type at a time: they may be in a file
+        of_type = [_fail_if_inconsistent(records[place], unsupported) for place in places[question_type]]
         reasons = _reasons(of_type, question_type, skipped)
         ratios = metric_ratios(of_type, unsupported, matcher)
         metrics = _estimate_all(ratios, metric_names(question_type, matcher is not None), seed)
@@ -95,7 +96,7 @@ def summarize(
         name = UNKNOWN_TYPE if question_type is None else question_type.value
         summaries[name] = TypeSummary(name, len(of_type), num_scored, len(of_type) - num_scored, reasons, metrics)
     assert sum(entry.num_expected for entry in summaries.values()) == len(records), "a record has a type not asked for"
-    return Summary(VERSION, provenance, sum(record.seconds for record in records), summaries)
+    return Summary(VERSION, provenance, seconds, summaries)
 
 
 def write_summary(summary: Summary, path: Path) -> None:

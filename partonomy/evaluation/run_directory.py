@@ -17,9 +17,10 @@ from typing import Any, Self
 
 from partonomy.benchmarks.partonomy import VERSION, ChoiceProtocol
 from partonomy.evaluation.files import write_text_atomically
-from partonomy.evaluation.record_json import read_records, record_to_line
+from partonomy.evaluation.record_json import iterate_records, read_records, record_to_line
 from partonomy.evaluation.records import Record
 from partonomy.evaluation.sharding import Rank
+from partonomy.evaluation.stored_records import StoredRecords, join_records
 
 CONFIG_FILE = "config.json"
 RECORDS_FILE = "records.jsonl"
@@ -194,7 +195,12 @@ def read_all_records(output: Path) -> dict[str, Record]:
     return {record.question_id: record for path in record_files(output) for record in read_records(path)}
 
 
-def merge_records(output: Path, question_ids: Sequence[str]) -> tuple[Record, ...] | None:
+def answered_ids(output: Path) -> frozenset[str]:
+    """Ids of the questions that have a record in the folder."""
+    return frozenset(record.question_id for path in record_files(output) for record, _ in iterate_records(path))
+
+
+def merge_records(output: Path, question_ids: Sequence[str]) -> StoredRecords | None:
     """Write `records.jsonl` in the order of the questions, if every question has its record; else return None.
 
     Idempotent and atomic, so that several ranks that finish together may all do it.
@@ -202,15 +208,10 @@ def merge_records(output: Path, question_ids: Sequence[str]) -> tuple[Record, ..
     Raises:
         ValueError: The folder holds records of other questions.
     """
-    by_id = read_all_records(output)
-    foreign = sorted(set(by_id) - set(question_ids))
-    if foreign:
-        raise ValueError(f"{output} holds records of questions that are not asked here: {foreign[:3]}")
-    if len(by_id) < len(question_ids):
+    merged = output / RECORDS_FILE
+    if join_records(record_files(output), question_ids, merged):
         return None
-    records = tuple(by_id[question_id] for question_id in question_ids)
-    write_records(output, records)
-    return records
+    return StoredRecords(merged)
 
 
 def write_records(output: Path, records: Sequence[Record]) -> None:

@@ -20,9 +20,9 @@ from partonomy.evaluation.run_directory import (
     SUMMARY_FILE,
     EvaluationConfig,
     RecordWriter,
+    answered_ids,
     merge_records,
     open_run,
-    read_all_records,
     record_path,
     remove_shards,
 )
@@ -142,7 +142,7 @@ def run_evaluation(job: Job, question_set: QuestionSet, resume: bool, rank: Rank
 def run_rank(job: Job, selection: Selection, rank: Rank) -> None:
     """Ask the questions of one rank that have no record yet, appending to the rank's file."""
     with RecordWriter(record_path(job.output, rank)) as writer:
-        done = set(read_all_records(job.output))
+        done = answered_ids(job.output)
         batches = _open_batches(selection, rank, done)
         for invalid in selection.invalid if rank.index == 0 else ():
             if unreadable_id(invalid) not in done:
