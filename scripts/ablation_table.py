@@ -60,6 +60,9 @@ ABLATION_COLUMNS = (
     Column("look-ahead O", "teacher_forced.json", ("part_status", "tags", "O")),
     Column("question answering, nats per token", "teacher_forced.json", QUESTION_ANSWERING),
 )
+LOOK_AHEAD_COLUMNS = tuple(
+    Column(f"look-ahead {tag}", "teacher_forced.json", ("part_status", "tags", tag)) for tag in "BIO"
+)
 SISTER_COLUMNS = (
     _metric("identification micro-gIoU (paired)", IDENTIFICATION, "giou_micro_paired"),
     _metric("macro-gIoU (paired)", IDENTIFICATION, "giou_macro_paired"),
@@ -74,6 +77,7 @@ SISTER_COLUMNS = (
 )
 TABLES: Mapping[str, Mapping[str, tuple[Column, ...]]] = {
     "ablations": {"": ABLATION_COLUMNS},
+    "look_ahead": {"": LOOK_AHEAD_COLUMNS},
     "sisters": {
         "Partonomy": SISTER_COLUMNS,
         "MMR-like, own answers, masks paired (mode generate)": _mmr("generate"),

@@ -49,7 +49,7 @@ step "Train stage 0" bash scripts/train_plum_0shot.sh configs/plum_tiny_stage0.y
 step "Train stage 1" bash scripts/train_plum_ft.sh configs/plum_tiny_stage1.yaml --engine.micro_batch_size $per_rank
 export_model() {  # again when stage 1 was trained again
   [ $run/model/config.json -nt $run/stage1/finished.json ] && return
-  rm -rf $run/model
+  [ ! -e $run/model ] || rm -rf $run/model $run/validation   # its records are the old model's
   python -m plum export $run/stage1 $run/model
 }
 step "Export (merge adapters)" export_model

@@ -7,9 +7,13 @@ cd "$(dirname "$0")/.."
 requirements=(requirements.txt)
 [ "${1:-}" = "--dev" ] && requirements+=(requirements-dev.txt)
 
-[ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
-.venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-  || { echo "Python 3.11 or newer is needed; set PYTHON=..." >&2; exit 1; }
+is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; }
+if [ ! -x .venv/bin/python ]; then
+  for python in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do is_recent "$python" && break; done
+  is_recent "$python" || { echo "Python 3.11 or newer is needed; set PYTHON=..." >&2; exit 1; }
+  "$python" -m venv .venv
+fi
+is_recent .venv/bin/python || { echo ".venv is of a Python older than 3.11: delete it, then run this again" >&2; exit 1; }
 
 for file in "${requirements[@]}"; do
   stamp=".venv/$file.installed"

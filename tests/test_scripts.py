@@ -109,6 +109,43 @@ def test_when_one_of_two_steps_breaks_the_other_does_not_stay(tmp_path: Path, is
             time.sleep(0.05)
 
 
+def test_quickstart_validates_a_model_that_was_trained_again_anew(checkout: Path) -> None:
+    run = checkout / "runs" / "quickstart"
+    (run / "model").mkdir()
+    (run / "model" / "config.json").write_text("{}")
+    (run / "stage1").mkdir()
+    (run / "validation" / "records.jsonl").write_text("of the model before\n")
+    os.utime(run / "model" / "config.json", (1, 1))
+    (run / "stage1" / "finished.json").write_text("{}")
+    subprocess.run(["bash", "scripts/quickstart.sh"], cwd=checkout, capture_output=True, check=False, timeout=120)
+    assert not (run / "model").exists()
+    assert not (run / "validation").exists()
+
+
+@pytest.mark.parametrize("chosen", [None, "python3"])
+def test_setup_looks_for_a_python_that_is_new_enough(tmp_path: Path, chosen: str | None) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "setup.sh", tmp_path / "scripts")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    make_venv = 'mkdir -p "$3/bin"; printf "#!/bin/sh\\nexit 0\\n" > "$3/bin/python"; chmod +x "$3/bin/python"'
+    for name, is_old in (("python3", True), ("python3.13", True), ("python3.12", False), ("python3.11", False)):
+        check = f'[ "$1" != -c ] || exit {int(is_old)}'
+        (programs / name).write_text(f"#!/bin/sh\n{check}\necho {name} >> made.txt\n{make_venv}\n")
+        (programs / name).chmod(0o755)
+    (tmp_path / "requirements.txt").write_text("")
+    given = {"PATH": f"{programs}:{os.environ['PATH']}"} | ({} if chosen is None else {"PYTHON": chosen})
+    command = ["bash", "scripts/setup.sh"]
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, check=False, timeout=60)
+    if chosen is not None:  # the one that was asked for is too old
+        assert done.returncode == 1
+        assert "Python 3.11 or newer is needed" in done.stderr
+        assert not (tmp_path / ".venv").exists()
+        return
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made.txt").read_text().split() == ["python3.12"]
+
+
 def test_quickstart_asks_for_no_more_words_than_the_model_has(checkout: Path) -> None:
     from plum.training.config_file import load_train_config
 
@@ -134,6 +171,18 @@ def test_comparisons(checkout: Path, name: str, base: str) -> None:
     assert commands[-1] == ["python", "scripts/ablation_table.py", f"runs/{name}", "--base", base, "--columns", name]
     runs = {command[command.index("--run_dir") + 1] for command in commands if "train.py" in command}
     assert runs == shared | {f"runs/{name}/{variant}_seed1" for variant in variants}
+
+
+def test_look_ahead(checkout: Path) -> None:
+    (checkout / "data" / "quickstart" / "tokenizer").mkdir(parents=True)
+    commands = run_script(checkout, "scripts/look_ahead.sh", SEEDS="1 2", PARALLEL="1")
+    parsed = [parse_recorded(command) for command in commands if command[1] != "scripts/ablation_table.py"]
+    assert parsed == ["train.py", "-m plum"] * 6
+    runs = [command[command.index("--run_dir") + 1] for command in commands if "train.py" in command]
+    assert sorted(runs) == [
+        f"runs/look_ahead/{name}_seed{n}" for name in ("bidirectional", "causal", "none") for n in (1, 2)
+    ]
+    assert commands[-1][2:] == ["runs/look_ahead", "--base", "bidirectional", "--columns", "look_ahead"]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from partonomy.metrics.blind_baselines import (
     pool_guesses,
 )
 from partonomy.metrics.blind_features import BlindQuestion
+from partonomy.metrics.bootstrap import Estimate
 from partonomy.questions.question_types import QuestionType
 from partonomy.structures import Question
 
@@ -40,6 +41,14 @@ class BlindReport:
 
     name: str
     results: tuple[BlindResult, ...]
+
+    def central_choice(self, question_type: str, metric: str) -> Estimate | None:
+        """What the most central choice reaches where a run's accuracy is the metric so named."""
+        for result in self.results:
+            if (result.question_type, RUN_METRICS[result.subject]) == (question_type, metric):
+                score = result.find(CENTRAL)
+                return None if score is None else score.accuracy
+        return None
 
     def of_subject(self, subject: Subject) -> tuple[BlindResult, ...]:
         """The results of part or object questions, by type."""
@@ -149,11 +158,8 @@ def size_table(report: BlindReport) -> Table:
     )
 
 
-def run_table(run: LoadedRun) -> Table | None:
-    """The run's accuracy beside what a blind guess reaches on the same questions; None when it asked for no choice."""
-    report = report_on_run(run)
-    if report is None:
-        return None
+def run_table(run: LoadedRun, report: BlindReport) -> Table:
+    """The run's accuracy beside what a blind guess reaches on the same questions."""
     rows = []
     for result in report.results:
         entry = run.summary.question_types.get(result.question_type)

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from partonomy.evaluation.aggregate import unsupported_capabilities
-from partonomy.evaluation.blind_tables import run_table
+from partonomy.evaluation.blind_tables import BlindReport, report_on_run, run_table
 from partonomy.evaluation.breakdown import BreakdownRow, by_object, by_part
 from partonomy.evaluation.cases import BEST, RANDOM, WORST, CaseGroup, choose_cases, load_case_questions, make_case
 from partonomy.evaluation.files import write_text_atomically
@@ -39,11 +39,12 @@ CASE_EXPLANATIONS = {
 
 @dataclass(frozen=True)
 class Tile:
-    """A headline number: `value` in percent, its interval as text."""
+    """A headline number: `value` in percent, its interval as text, and a guess's percent where it is a choice's."""
 
     label: str
     value: str
     interval: str
+    blind: str
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,14 @@ def _make_page(run: LoadedRun, baselines: Sequence[LoadedRun], training_metrics:
         )
         for title, records in choose_cases(run.records, NUM_CASES, generator)
     )
+    blind = report_on_run(run)
     has_masks = Capability.MASKS not in unsupported_capabilities(run.records)
     return ReportPage(
         run=run,
-        tiles=_tiles(run),
+        tiles=_tiles(run, blind),
         families=family_tables(run, baselines),
         lengths=length_table(run),
-        blind=run_table(run),
+        blind=None if blind is None else run_table(run, blind),
         paper_tables=(
             segmentation_results(runs, segmentation_table(run.dataset_name), PAPER_STYLE),
             text_results(runs, PAPER_STYLE),
@@ -151,7 +153,7 @@ def _make_page(run: LoadedRun, baselines: Sequence[LoadedRun], training_metrics:
     )
 
 
-def _tiles(run: LoadedRun) -> tuple[Tile, ...]:
+def _tiles(run: LoadedRun, blind: BlindReport | None) -> tuple[Tile, ...]:
     """Headline numbers of the first question type that has masks, and of the first that asks for an object."""
     wanted = (
         ("micro-gIoU", "giou_micro_paired"),
@@ -165,7 +167,9 @@ def _tiles(run: LoadedRun) -> tuple[Tile, ...]:
         for entry in entries:
             estimate = entry.metrics.get(metric)
             if estimate is not None and estimate.value is not None:
-                tiles.append(Tile(f"{label}, {entry.name}", _percent(estimate), _interval(estimate)))
+                guess = None if blind is None else blind.central_choice(entry.name, metric)
+                guessed = "" if guess is None else _percent(guess)
+                tiles.append(Tile(f"{label}, {entry.name}", _percent(estimate), _interval(estimate), guessed))
                 break
     return tuple(tiles)
 

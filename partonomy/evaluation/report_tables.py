@@ -93,18 +93,26 @@ FAMILIES = (
     ),
     MetricFamily(
         "Own answers",
-        "The model's own text, tags and masks. Masks are matched to the true ones one to one (Hungarian) or as unions; "
-        "part names are the texts of the tagged spans.",
+        "The model's own text, tags and masks. Masks are paired with the true ones by position, matched one to one "
+        "(Hungarian) or compared as unions; part names are the texts of the tagged spans.",
         (
+            "generated_giou_micro_paired",
             "generated_giou_micro_hungarian",
-            "generated_giou_macro_hungarian",
             "generated_giou_micro_union",
             "generated_parts_accuracy",
             "generated_parts_precision",
             "generated_parts_recall",
             "generated_parts_f1",
         ),
-        ("micro-gIoU", "macro-gIoU", "gIoU of unions", "exact part set", "precision", "recall", "F1"),
+        (
+            "micro-gIoU, paired",
+            "micro-gIoU, Hungarian",
+            "gIoU of unions",
+            "exact part set",
+            "precision",
+            "recall",
+            "F1",
+        ),
     ),
 )
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from plum.cli import config_flags
+
 COMMANDS = (
     "segment",
     "chat",
@@ -21,6 +23,8 @@ COMMANDS = (
     "doctor",
 )
 """Each is a module of this package with `add_command`."""
+WITH_CONFIG = ("segment", "chat", "predict")
+"""Commands whose flags may also stand in a YAML file (`--config FILE`)."""
 
 
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
@@ -31,6 +35,8 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in commands:
         import_module(f"plum.cli.{name.replace('-', '_')}").add_command(subparsers)
+    for name in set(commands) & set(WITH_CONFIG):
+        subparsers.choices[name].add_argument(config_flags.FLAG, metavar="FILE", help=config_flags.HELP)
     return parser
 
 
@@ -42,8 +48,10 @@ def main(arguments: Sequence[str]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     named = [name for name in arguments[:1] if name in COMMANDS]
-    parsed = build_parser(named or COMMANDS).parse_args(arguments)
     try:
+        if named and named[0] in WITH_CONFIG:
+            arguments = config_flags.expand_config(arguments)
+        parsed = build_parser(named or COMMANDS).parse_args(arguments)
         parsed.run(parsed)
     except (FileExistsError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

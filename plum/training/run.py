@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed
@@ -139,6 +140,11 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
         raise ValueError("set tokenizer to a tokenizer folder, or init_from to a saved model that holds one")
     if config.save_model == "trained" and config.init_from is None:
         raise ValueError("save_model 'trained' leaves out the weights of init_from, which is not set: use 'full'")
+    if config.init_from is not None and not Path(config.init_from).is_dir():
+        raise FileNotFoundError(
+            f"init_from: {config.init_from} is not there: train the stage that writes it, make it with `python -m plum "
+            "convert-llava`, or name another saved model"
+        )
     tokenizer = load_tokenizer(folder)
     added = add_written_tokens(config.model, tokenizer)
     torch.manual_seed(config.seed)

@@ -84,8 +84,10 @@ class Tracker:
         self._path = path
         self._writer: ScalarWriter | None = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (optional package)
-
+            try:
+                from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (optional package)
+            except ModuleNotFoundError as error:
+                raise ValueError("tensorboard: true needs a package: pip install tensorboard") from error
             self._writer = SummaryWriter(str(path.parent / "tensorboard"))
 
     def forget_after(self, update: int) -> None:

@@ -15,7 +15,11 @@ from plum.structures import Exchange, Sample
 
 
 class PartStatusSource:
-    """Names up to `MAX_NAMES` parts of one object, shuffled, each with its status."""
+    """Names one to `MAX_NAMES` parts of one object, shuffled, each with its status.
+
+    Each name is as likely missing as visible, as far as the object has such parts. Answers of a single name are where a
+    tagger begins to learn to look ahead: with several it also has to find out whose status a status is.
+    """
 
     MAX_NAMES = 5
     name = "part_status"
@@ -53,10 +57,10 @@ class PartStatusSource:
         if not absent:
             shown = {part.label for part in item.parts}
             absent = tuple(part for part in self.images.part_labels if part not in shown)
-        num_absent = min(len(absent), int(generator.integers(1, self.MAX_NAMES - 1)))
-        visible = [item.parts[i] for i in draw_indices(len(item.parts), self.MAX_NAMES - num_absent, generator)]
+        num_names = int(generator.integers(1, self.MAX_NAMES + 1))
+        num_absent = min(len(absent), int(generator.binomial(num_names, 0.5)))
         candidates: list[NamedMask | str] = [
-            *visible,
+            *(item.parts[i] for i in draw_indices(len(item.parts), num_names - num_absent, generator)),
             *(absent[i] for i in draw_indices(len(absent), num_absent, generator)),
         ]
         mixed = [candidates[i] for i in draw_indices(len(candidates), len(candidates), generator)]

@@ -24,9 +24,10 @@ def test_records_are_enough(question_file: Path, tmp_path: Path) -> None:
 
 
 def test_the_run_stands_beside_the_guesses(question_file: Path, tmp_path: Path) -> None:
-    table = run_table(load_run(run_model("oracle", question_file, tmp_path / "run")))
-    assert table is not None
-    rows = {row.cells[0]: row.cells for row in table.rows}
+    run = load_run(run_model("oracle", question_file, tmp_path / "run"))
+    blind = report_on_run(run)
+    assert blind is not None
+    rows = {row.cells[0]: row.cells for row in run_table(run, blind).rows}
     own, chance = rows["identification"][1:3]
     assert own.startswith("100.0")
     assert chance == "20.0"
@@ -40,6 +41,7 @@ def test_every_report_shows_them(question_file: Path, tmp_path: Path) -> None:
     page = (run / "report.html").read_text()
     assert "What a blind guess reaches" in page
     assert "Central choice" in page
+    assert page.count("most central choice, unseen image") == 2, "beside parts and objects accuracy of the headline"
 
 
 def test_a_run_without_choices_has_nothing_to_guess(question_file: Path, tmp_path: Path) -> None:

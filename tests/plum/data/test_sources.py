@@ -13,7 +13,7 @@ from plum.data.collate import check_sample
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
 from plum.data.sources.part_images import PartImages
-from plum.data.sources.part_status import state_parts
+from plum.data.sources.part_status import PartStatusSource, state_parts
 from plum.data.sources.wordings import Answer, join_names, list_targets
 from plum.structures import Exchange, Sample
 from tests.plum.data.part_world import HEIGHT, VOCABULARY, WIDTH, box_mask, write_world
@@ -142,10 +142,16 @@ def test_vqa_answers_are_true_untagged_and_without_masks(images: PartImages) -> 
 
 
 def test_status_tags_only_what_is_visible(images: PartImages) -> None:
-    for exchange in _exchanges(IMAGE_SOURCES["part_status"](images, 3), BIPLANE):
-        assert "propeller (missing)" in exchange.answer
-        assert sorted(_phrases(exchange)) == ["front wheel", "wheel"]
+    exchanges = _exchanges(IMAGE_SOURCES["part_status"](images, 3), BIPLANE, 40)
+    for exchange in exchanges:
+        names = exchange.answer.removesuffix(".").split(", ")
+        status = {name.split(" (")[0]: name.endswith("(visible)") for name in names}
+        assert status == {name: name != "propeller" for name in status}
+        assert sorted(_phrases(exchange)) == sorted(name for name, is_visible in status.items() if is_visible)
         assert exchange.is_tagged
+        assert 1 <= len(names) <= PartStatusSource.MAX_NAMES
+    answers = {exchange.answer for exchange in exchanges}
+    assert {"wheel (visible).", "propeller (missing).", "wheel (visible), propeller (missing)."} <= answers
 
 
 def test_status_answer_is_exact() -> None:

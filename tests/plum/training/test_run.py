@@ -1,5 +1,6 @@
 import errno
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from plum.data.collate import Collator
 from plum.data.sources.explanatory import ExplanatorySource
 from plum.structures import Batch, LossTerms, Sample
 from plum.train_config import LossConfig, TrainableConfig, TrainConfig
+from plum.training.config_file import load_train_config
 from plum.training.run import build_or_load, train
 from plum.training.tracking import Tracker
 from plum.training.trainer import Trainer
@@ -268,3 +270,21 @@ def test_a_run_may_save_its_trained_weights_alone(folder: Path, finished: TrainC
     assert sizes[0] < 0.8 * sizes[1]
     with pytest.raises(ValueError, match="save_model"):
         build_or_load(replace(config, save_model="trained", init_from=None))
+
+
+def test_tensorboard_is_written_beside_the_metrics(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    Tracker(tmp_path / "metrics.jsonl", tensorboard=True).log(1, {"loss": 2.0})
+    assert list((tmp_path / "tensorboard").glob("events.out.*"))
+
+
+def test_tensorboard_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="pip install tensorboard"):
+        Tracker(tmp_path / "metrics.jsonl", tensorboard=True)
+
+
+def test_a_missing_model_to_start_from_is_named(tmp_path: Path) -> None:
+    config = load_train_config(["--config", "configs/plum_tiny_stage1.yaml", "--init_from", str(tmp_path / "nowhere")])
+    with pytest.raises(FileNotFoundError, match="init_from: .*nowhere is not there: train the stage"):
+        build_or_load(config)
