@@ -37,10 +37,12 @@ per_rank=$((16 / NUM_RANKS > 0 ? 16 / NUM_RANKS : 1))   # 16 images an update, h
 
 build() { python -m partonomy build --source synthetic --split "$1" --images "$2" --output "$data/$1" --seed 0 --num_workers 2; }
 step "Draw and ask: train" build train "${TRAIN_IMAGES:-4000}"
-held_out() {  # val also as the published record
+held_out() {  # and all three splits as the published record
   build dev "${DEV_IMAGES:-150}"
   build val "${VAL_IMAGES:-200}"
-  [ -f $data/val_qa_pairs.json ] || python -m partonomy export --questions $data/val --output $data/val_qa_pairs.json
+  for split in train dev val; do
+    [ -f $data/${split}_qa_pairs.json ] || python -m partonomy export --questions $data/$split --output $data/${split}_qa_pairs.json
+  done
 }
 step "Draw and ask: dev, val; train the tokenizer" beside held_out \
   python -m plum train-tokenizer --datasets "$data/train" --output "$data/tokenizer" --vocab_size 1024

@@ -78,6 +78,7 @@ def test_quickstart(checkout: Path) -> None:
     asked = [" ".join(command) for command in commands]
     for word in ("build", "train-tokenizer", "export", "teacher-forced", "tables", "report"):
         assert any(f" {word} " in line for line in asked), word
+    assert sum("-m partonomy export" in line for line in asked) == 3, "every split as the published record"
     timings = (checkout / "runs" / "quickstart" / "timings.txt").read_text()
     assert "Train stage 1" in timings
     assert "all of it" in timings
