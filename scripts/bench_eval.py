@@ -242,6 +242,7 @@ def compare_answers(plain: Sequence[PlainAnswer], fast: Sequence[Record]) -> dic
     return {"log_prob": largest, "mask_pixels": num_pixels, "mask_pixels_beyond_rounding": num_far}
 
 
+@torch.inference_mode()
 def time_decoding(world: EvaluationWorld) -> dict[str, object]:
     """The comparison of the paper's appendix C.4, on the question whose answer names most parts.
 

@@ -68,6 +68,11 @@ def test_only_what_runs_under_counting_is_counted(tmp_path: Path) -> None:
     assert counters.sam_encodes == 2
 
 
+def test_decoding_is_timed_whatever_ran_before(capsys: pytest.CaptureFixture[str]) -> None:
+    bench_eval.main(images=1, parts="choices,decoding")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["decoding"]["masks"] > 0
+
+
 def test_dtype_of_the_weights(tmp_path: Path) -> None:
     draw_questions(tmp_path, 1, "five", 64)
     world = build_world("tiny", tmp_path, 1, "five", torch.device("cpu"), seed=0, dtype="bfloat16")
