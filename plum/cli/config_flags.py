@@ -47,5 +47,5 @@ def _read_flags(path: Path) -> list[str]:
             if isinstance(one, dict) or one is None:
                 raise ValueError(f"{path}: {key} has no value that a flag could take: {one!r}")
             if one is not False:
-                flags += [f"--{key}"] if one is True else [f"--{key}", str(one)]
+                flags.append(f"--{key}" if one is True else f"--{key}={one}")
     return flags

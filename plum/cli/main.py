@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from partonomy.cli.config_files import naming_config_files
 from plum.cli import config_flags
 
 COMMANDS = (
@@ -49,9 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     named = [name for name in arguments[:1] if name in COMMANDS]
     try:
-        if named and named[0] in WITH_CONFIG:
-            arguments = config_flags.expand_config(arguments)
-        parsed = build_parser(named or COMMANDS).parse_args(arguments)
+        expanded = config_flags.expand_config(arguments) if named and named[0] in WITH_CONFIG else arguments
+        with naming_config_files(arguments):
+            parsed = build_parser(named or COMMANDS).parse_args(expanded)
         parsed.run(parsed)
     except (FileExistsError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

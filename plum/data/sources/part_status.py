@@ -17,8 +17,7 @@ from plum.structures import Exchange, Sample
 class PartStatusSource:
     """Names one to `MAX_NAMES` parts of one object, shuffled, each with its status.
 
-    Each name is as likely missing as visible, as far as the object has such parts. Answers of a single name are where a
-    tagger begins to learn to look ahead: with several it also has to find out whose status a status is.
+    Each name is as likely missing as visible, as far as the object has such parts.
     """
 
     MAX_NAMES = 5

@@ -21,7 +21,7 @@ def test_a_list_repeats_its_flag_and_false_leaves_it_out(tmp_path: Path) -> None
     path = tmp_path / "ask.yaml"
     path.write_text("question:\n- Which parts?\n- Where is the wheel?\nresume: false\n")
     words = expand_config(["predict", "photos", "--config", str(path)])
-    assert words == ["predict", "--question", "Which parts?", "--question", "Where is the wheel?", "photos"]
+    assert words == ["predict", "--question=Which parts?", "--question=Where is the wheel?", "photos"]
     assert expand_config(["chat", "--image", "a.jpg"]) == ["chat", "--image", "a.jpg"]
 
 
@@ -47,6 +47,16 @@ def test_a_missing_file_is_an_error_without_a_traceback(capsys: pytest.CaptureFi
     assert "nowhere.yaml: no such file" in capsys.readouterr().err
     assert main(["segment", "--config"]) == 1
     assert "--config needs the name of a YAML file" in capsys.readouterr().err
+
+
+def test_an_unknown_flag_in_the_file_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ask.yaml"
+    path.write_text("checkpoint: model\nimage: a.jpg\nquestion: Where?\noutput: out\nfrase: wheel\n")
+    with pytest.raises(SystemExit):
+        main(["segment", "--config", str(path)])
+    error = capsys.readouterr().err
+    assert "--frase=wheel" in error
+    assert str(path) in error
 
 
 @pytest.mark.parametrize("command", WITH_CONFIG)
