@@ -30,8 +30,10 @@ class Counters:
         for name in self._names:
             setattr(self, name, 0)
         self.is_counting = True
-        yield
-        self.is_counting = False
+        try:
+            yield
+        finally:
+            self.is_counting = False
 
     def per_question(self, num_questions: int) -> dict[str, float]:
         """Counts and seconds of every component, divided by the questions."""

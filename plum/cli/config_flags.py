@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-FLAG = "--config"
+from partonomy.cli.config_files import FLAG
+
 HELP = "YAML file with any of the other flags (`question: ...`); flags given as well win"
 
 

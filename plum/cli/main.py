@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from partonomy.cli.config_files import naming_config_files
+from partonomy.cli.config_files import FLAG, naming_config_files
 from plum.cli import config_flags
 
 COMMANDS = (
@@ -37,7 +37,7 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     for name in commands:
         import_module(f"plum.cli.{name.replace('-', '_')}").add_command(subparsers)
     for name in set(commands) & set(WITH_CONFIG):
-        subparsers.choices[name].add_argument(config_flags.FLAG, metavar="FILE", help=config_flags.HELP)
+        subparsers.choices[name].add_argument(FLAG, metavar="FILE", help=config_flags.HELP)
     return parser
 
 
