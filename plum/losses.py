@@ -3,16 +3,14 @@
 All are computed in float32, whatever the model's precision.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, softplus
+from torch.nn.functional import cross_entropy
 
 from plum.data.bio_labels import Tag
-from plum.models.mask_resize import group_by_frame, resize_to_original
+from plum.mask_losses import mask_losses
 from plum.models.span_states import gather_span_tokens, mean_over_tokens
-from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, ImageFrame, LossTerms, SpanBounds
+from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, LossTerms, SpanBounds
 from plum.train_config import LossConfig
 
 EPSILON = 1e-6
@@ -26,7 +24,7 @@ def compute_losses(output: GroundedOutput, batch: Batch, config: LossConfig) -> 
         batch: M masks in original-image pixels, labels, tags, spans.
         config: forms of the losses (its weights are not applied).
     """
-    overlap, bce = mask_losses(output, batch, config)
+    overlap, bce = mask_losses(output.mask_logits, batch, config)
     bio, kl = None, None
     if output.tag_logits is not None:
         bio = bio_loss(output.tag_logits, batch.tags, config.bio_class_weights)
@@ -115,133 +113,6 @@ def span_kl_loss(
     difference = mean_over_tokens((student_tokens.float() - teacher_tokens.float()), is_token)  # [M, D]
     squared = difference.square().sum(-1) / (2 * sigma**2)
     return (squared / hidden_states.shape[-1] if divide_by_width else squared).mean()
-
-
-def mask_losses(output: GroundedOutput, batch: Batch, config: LossConfig) -> tuple[Tensor, Tensor]:
-    """Overlap loss and BCE, each the mean over the batch's M masks, at original resolution.
-
-    Images of one size share one resize; ignored pixels enter neither loss.
-
-    Raises:
-        ValueError: a mask has not its image's size.
-    """
-    if len(batch.masks) == 0:
-        return _nothing(output.mask_logits), _nothing(output.mask_logits)
-    padded_size = batch.sam_pixels.shape[-1]
-    image_rows = batch.image_index[batch.spans.conversation].tolist()  # [M]
-    overlaps, bces = [], []
-    for frame, rows in group_by_frame([batch.frames[row] for row in image_rows]).items():
-        targets = _stack_targets(batch, rows, image_rows, frame)
-        logits = resize_to_original(output.mask_logits[rows], frame, padded_size)
-        is_counted = _stack_counted([batch.ignore_masks[image_rows[row]] for row in rows], targets)
-        overlaps.append(overlap_loss(logits, targets, is_counted, config))
-        bces.append(mask_bce_loss(logits, targets, is_counted))
-    return torch.cat(overlaps).mean(), torch.cat(bces).mean()
-
-
-def overlap_loss(logits: Tensor, targets: Tensor, is_counted: Tensor | None, config: LossConfig) -> Tensor:
-    """Return the configured overlap loss per mask, [m]; arguments as `focal_tversky_loss`."""
-    if config.overlap == "dice":
-        return dice_loss(logits, targets, is_counted, config.dice_scale)
-    return focal_tversky_loss(
-        logits,
-        targets,
-        is_counted,
-        alpha=config.tversky_alpha,
-        beta=config.tversky_beta,
-        gamma=config.tversky_gamma,
-    )
-
-
-def focal_tversky_loss(
-    logits: Tensor, targets: Tensor, is_counted: Tensor | None, *, alpha: float, beta: float, gamma: float
-) -> Tensor:
-    """Focal-Tversky loss of each mask: TI = (TP + e) / (TP + alpha FN + beta FP + e), loss = (1 - TI)^gamma.
-
-    1 - TI is clamped at 1e-6 from below: the power's slope is infinite at a perfect mask, where the authors' form gives
-    NaN gradients.
-
-    Args:
-        logits: [m, H, W].
-        targets: [m, H, W], 0 or 1, float32.
-        is_counted: [m, H, W], 0 on ignored pixels; None: every pixel counts.
-        alpha: weight of false negatives.
-        beta: weight of false positives.
-        gamma: focal exponent.
-
-    Returns:
-        Losses [m], float32.
-    """
-    sums = _overlap_sums(logits, targets, is_counted)
-    true_positives = sums.both
-    false_negatives = sums.true - true_positives
-    false_positives = sums.predicted - true_positives
-    index = (true_positives + EPSILON) / (true_positives + alpha * false_negatives + beta * false_positives + EPSILON)
-    return (1 - index).clamp(min=EPSILON) ** gamma
-
-
-def dice_loss(logits: Tensor, targets: Tensor, is_counted: Tensor | None, scale: float) -> Tensor:
-    """Dice loss of each mask as LISA computes it: 1 - (2 I / s + e) / ((P + G) / s + e); arguments as Focal-Tversky.
-
-    Args:
-        logits: [m, H, W].
-        targets: [m, H, W], 0 or 1, float32.
-        is_counted: [m, H, W], 0 on ignored pixels; None: every pixel counts.
-        scale: s, which sets what the e of 1e-6 weighs.
-
-    Returns:
-        Losses [m], float32.
-    """
-    sums = _overlap_sums(logits, targets, is_counted)
-    intersection = sums.both / scale
-    total = (sums.predicted + sums.true) / scale
-    return 1 - (2 * intersection + EPSILON) / (total + EPSILON)
-
-
-def mask_bce_loss(logits: Tensor, targets: Tensor, is_counted: Tensor | None) -> Tensor:
-    """Pixel-mean binary cross-entropy of each mask [m] over counted pixels; arguments as `focal_tversky_loss`."""
-    losses = softplus(logits.float() * (1 - 2 * targets))  # targets are 0 or 1: -log sigmoid(x) or -log sigmoid(-x)
-    if is_counted is None:
-        return losses.mean((-2, -1))
-    return (losses * is_counted).sum((-2, -1)) / is_counted.sum((-2, -1)).clamp(min=1)
-
-
-@dataclass(frozen=True)
-class _OverlapSums:
-    """Sums [m] over counted pixels: probability times truth, probability, truth."""
-
-    both: Tensor
-    predicted: Tensor
-    true: Tensor
-
-
-def _overlap_sums(logits: Tensor, targets: Tensor, is_counted: Tensor | None) -> _OverlapSums:
-    """Sum over pixels by inner products, which leave no product maps for the backward pass."""
-    probs, true = logits.float().sigmoid().flatten(1), targets.flatten(1)
-    if is_counted is None:
-        return _OverlapSums(torch.linalg.vecdot(probs, true), probs.sum(1), true.sum(1))
-    counted = is_counted.flatten(1)
-    true = true * counted
-    return _OverlapSums(torch.linalg.vecdot(probs, true), torch.linalg.vecdot(probs, counted), true.sum(1))
-
-
-def _stack_targets(batch: Batch, rows: list[int], image_rows: list[int], frame: ImageFrame) -> Tensor:
-    """Stack the true masks of some spans, [m, H, W] float32."""
-    for row in rows:
-        if tuple(batch.masks[row].shape) != frame.original:
-            raise ValueError(
-                f"mask {row} of the batch (samples {', '.join(batch.sample_ids)}) is {tuple(batch.masks[row].shape)} "
-                f"but its image {image_rows[row]} is {frame.original}: masks are in original-image pixels"
-            )
-    return torch.stack([batch.masks[row] for row in rows]).float()
-
-
-def _stack_counted(ignored: list[Tensor | None], targets: Tensor) -> Tensor | None:
-    """Return 1 where a pixel counts, [m, H, W]; None when no image ignores any."""
-    if all(mask is None for mask in ignored):
-        return None
-    everywhere = torch.zeros_like(targets[0], dtype=torch.bool)
-    return 1.0 - torch.stack([everywhere if mask is None else mask.bool() for mask in ignored]).float()
 
 
 def _nothing(like: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 For every image, for every span of its answer: project the span's tokens to a query, encode the mask before it and pool
 the earlier ones, call segment-anything's own mask decoder, of its own layers, for this one image and prompt (positional
 encoding computed again, all four masks and the IoU head computed, one mask kept), resize that mask to the padded
-square, cut it and resize it to the image, compute its losses.
+square, cut it and resize it to the image, compute its losses as their formulas read.
 The modules and weights are the batched branch's own. Kinder to the loop than public code: an earlier mask is encoded
 once, not again for every later span.
 """
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from plum.config import ModelConfig
 from plum.data.image_transforms import resized_size
-from plum.losses import mask_bce_loss, mask_losses, overlap_loss
+from plum.mask_losses import EPSILON, mask_losses
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.mask_feedback import EncodedMasks
 from plum.models.sam_layers import stock_layers
-from plum.structures import Batch, GroundedOutput, ImageFeatures, ImageFrame, SpanBounds
+from plum.structures import Batch, ImageFrame, SpanBounds
 from plum.train_config import LossConfig
 
 TOKENS_OF_SPAN = 2
@@ -78,16 +78,7 @@ def batched_loss(model: GroundedLMM, inputs: MaskInputs, config: LossConfig) -> 
     """Return the weighted mask losses as a training step computes them."""
     batch = inputs.batch
     logits = model.decode_masks(inputs.hidden_states, batch.spans, inputs.embeddings, batch.image_index)
-    nothing = logits.new_zeros(0)
-    output = GroundedOutput(
-        hidden_states=inputs.hidden_states,
-        token_logits=nothing,
-        token_labels=nothing,
-        tag_logits=nothing,
-        images=ImageFeatures(nothing, inputs.embeddings),
-        mask_logits=logits,
-    )
-    overlap, bce = mask_losses(output, batch, config)
+    overlap, bce = mask_losses(logits, batch, config)
     return config.mask_overlap * overlap + config.mask_bce * bce
 
 
@@ -100,10 +91,23 @@ def loop_loss(model: GroundedLMM, inputs: MaskInputs, config: LossConfig) -> Ten
             decoded = _decode_image(model, inputs, image, rows)
         for row, logits in zip(rows, decoded, strict=True):
             resized = _resize_twice(logits, frame, batch.sam_pixels.shape[-1])
-            target = batch.masks[row][None].float()
-            total = total + config.mask_overlap * overlap_loss(resized, target, None, config).sum()
-            total = total + config.mask_bce * mask_bce_loss(resized, target, None).sum()
+            total = total + _loss_of_mask(resized, batch.masks[row][None].float(), config)
     return total / len(batch.masks)
+
+
+def _loss_of_mask(logits: Tensor, target: Tensor, config: LossConfig) -> Tensor:
+    """Return the weighted losses of one mask [1, H, W] at original resolution."""
+    probs = logits.sigmoid()
+    true_positives = (probs * target).sum()
+    if config.overlap == "dice":
+        both, total = true_positives / config.dice_scale, (probs.sum() + target.sum()) / config.dice_scale
+        overlap = 1 - (2 * both + EPSILON) / (total + EPSILON)
+    else:
+        false_negatives, false_positives = ((1 - probs) * target).sum(), (probs * (1 - target)).sum()
+        wrong = config.tversky_alpha * false_negatives + config.tversky_beta * false_positives
+        index = (true_positives + EPSILON) / (true_positives + wrong + EPSILON)
+        overlap = (1 - index).clamp(min=EPSILON) ** config.tversky_gamma
+    return config.mask_overlap * overlap + config.mask_bce * binary_cross_entropy_with_logits(logits, target)
 
 
 def _resize_twice(logits: Tensor, frame: ImageFrame, padded: int) -> Tensor:

@@ -6,6 +6,7 @@ in bfloat16 at full size. Parameters are not counted. Checked against torch in t
 
 from plum.config import SamConfig
 from plum.doctor.workload import Workload
+from plum.mask_sums import NUM_MAPS, masks_at_once
 
 FLOAT = 4
 NUM_OUTPUT_TOKENS = 5
@@ -30,10 +31,10 @@ def _transformer_bytes(sam: SamConfig, work: Workload) -> int:
     tokens = NUM_OUTPUT_TOKENS + 1
     image = cells * width * size
     narrow = image // DOWNSAMPLE
-    # Tokens to image: keys + position, keys, both projected. Image to tokens: keys + position, projected, attended, the
-    # attention's one number per head and cell; then the norm's input and its two numbers per cell.
+    # Tokens to image: keys + position, keys, both projected. Image to tokens: keys + position (kept already) projected,
+    # attended, the attention's one number per head and cell; then the norm's input and its two numbers per cell.
     to_image = image + image + 2 * narrow
-    to_tokens = image + 2 * narrow + sam.decoder_heads * cells * FLOAT + image + 2 * cells * FLOAT
+    to_tokens = 2 * narrow + sam.decoder_heads * cells * FLOAT + image + 2 * cells * FLOAT
     block = to_image + to_tokens
     final = to_image
     # What is small: the tokens' own attention, norms and MLP.
@@ -68,6 +69,12 @@ def feedback_bytes(sam: SamConfig, num_heads: int, work: Workload) -> int:
     return (encoder + pooler) * work.element_bytes
 
 
-def loss_bytes(work: Workload) -> int:
-    """Mask losses of one mask at original resolution, float32: probabilities, targets, their signs, signed logits."""
-    return 4 * work.image_pixels * FLOAT
+def loss_bytes(sam: SamConfig, work: Workload) -> int:
+    """Mask losses of one mask: the true mask at original resolution, a byte a pixel, and the logits, float32."""
+    return work.image_pixels + 16 * grid_size(sam) * FLOAT
+
+
+def mask_sum_bytes(work: Workload) -> int:
+    """Maps at original resolution while masks are summed a few at a time, float32; freed at once, on a GPU."""
+    num_masks = masks_at_once(work.masks, work.image_pixels, "cuda")
+    return NUM_MAPS * num_masks * work.image_pixels * FLOAT

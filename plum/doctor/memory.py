@@ -16,7 +16,7 @@ from plum.doctor.language_activations import (
     tagger_bytes,
     token_loss_bytes,
 )
-from plum.doctor.mask_activations import decoder_bytes, feedback_bytes, grid_size, loss_bytes
+from plum.doctor.mask_activations import decoder_bytes, feedback_bytes, grid_size, loss_bytes, mask_sum_bytes
 from plum.doctor.static_memory import StaticMemory, count_static_memory
 from plum.doctor.workload import Assumptions, Workload, build_workload
 from plum.train_config import TrainConfig
@@ -37,7 +37,7 @@ class Activations:
         tagger: span tagger and its loss.
         queries: query projection and KL term.
         masks: SAM's decoder, mask feedback.
-        mask_losses: at original resolution.
+        mask_losses: true masks at original resolution.
     """
 
     layers: int
@@ -128,7 +128,7 @@ def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
         tagger=0 if model.tagger is None else tagger_bytes(language.hidden_size, model.tagger, work),
         queries=query_bytes(language.hidden_size, work),
         masks=decoded,
-        mask_losses=work.masks * loss_bytes(work),
+        mask_losses=work.masks * loss_bytes(model.sam, work),
     )
 
 
@@ -138,12 +138,13 @@ def _phases(config: TrainConfig, work: Workload, static: StaticMemory, activatio
     size, logits = work.element_bytes, work.supervised * language.vocab_size
     inputs = _inputs_bytes(config, work)
     kept = inputs + activations.total
-    # Raw and masked logits and, in 16 bits, their float32 copy; five maps of every mask.
-    losses = logits * (2 * size + (FLOAT if size < FLOAT else 0)) + 5 * work.masks * work.image_pixels * FLOAT
+    # Raw and masked logits and, in 16 bits, their float32 copy.
+    losses = logits * (2 * size + (FLOAT if size < FLOAT else 0)) + mask_sum_bytes(work)
+    of_logits = logits * (FLOAT + size) + mask_sum_bytes(work)
     phases = [
         Phase("SAM's image encoder", inputs + _sam_encoder_bytes(config, work)),
         Phase("losses", kept + losses),
-        Phase("backward of the losses", kept + logits * (FLOAT + size) + static.gradient_buffers + static.gradients),
+        Phase("backward of the losses", kept + of_logits + static.gradient_buffers + static.gradients),
         Phase(
             "backward of the language model",
             inputs + activations.layers + _layer_backward_bytes(config, work) + static.gradient_buffers

@@ -75,7 +75,7 @@ class FilmMaskEncoder(nn.Module):
 
     def _modulate(self, layer: int, features: Tensor, queries: Tensor) -> Tensor:
         scale, shift = self.modulations[layer](queries)[..., None, None].chunk(2, dim=1)
-        return torch.addcmul(shift + features, features, scale)
+        return torch.addcmul(shift, features, 1 + scale)
 
 
 class TemporalMaskPooler(nn.Module):
@@ -137,9 +137,10 @@ class TemporalMaskPooler(nn.Module):
     def pool(self, earlier: Sequence[EncodedMasks]) -> Tensor:
         """Pool a non-empty stack of earlier masks (the same rows in each) to one map per row, [R, C, h, w]."""
         weights = torch.stack([masks.scores for masks in earlier]).softmax(0)[..., None]  # [s, R, h * w, heads, 1]
-        pooled = torch.zeros((), dtype=earlier[0].values.dtype, device=weights.device)
-        for weight, masks in zip(weights, earlier, strict=True):
-            pooled = pooled + weight * masks.values.unflatten(-1, (self.num_heads, -1))
+        values = [masks.values.unflatten(-1, (self.num_heads, -1)) for masks in earlier]
+        pooled = weights[0] * values[0]
+        for weight, value in zip(weights[1:], values[1:], strict=True):
+            pooled = torch.addcmul(pooled, weight, value)
         output = self.output_projection(pooled.flatten(-2))  # [R, h * w, C]
         return output.transpose(1, 2).unflatten(2, self.grid)
 

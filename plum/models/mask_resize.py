@@ -30,11 +30,16 @@ def resize_to_original(mask_logits: Tensor, frame: ImageFrame, padded_size: int)
     Returns:
         Logits [m, H, W], float32: enlarged to the padded square, padding cropped, resized to the original.
     """
-    size, device = mask_logits.shape[-1], mask_logits.device
+    rows, columns = resize_matrices(mask_logits.shape[-1], frame, padded_size, mask_logits.device)
+    return rows @ (mask_logits.float() @ columns.T)
+
+
+def resize_matrices(size: int, frame: ImageFrame, padded_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the matrices [H, size] and [W, size] of the resize of one image's masks; arguments as above."""
     rows, columns = (
         resize_matrix(size, padded_size, frame.resized[axis], frame.original[axis], device) for axis in (0, 1)
     )
-    return rows @ (mask_logits.float() @ columns.T)
+    return rows, columns
 
 
 def group_by_frame(frames: Sequence[ImageFrame]) -> dict[ImageFrame, list[int]]:

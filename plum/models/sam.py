@@ -97,7 +97,8 @@ class RowwiseMaskDecoder(MaskDecoder):
         tokens, pixels = self.transformer(image_embeddings + dense, position, tokens)
         pixels = self.output_upscaling(pixels.transpose(1, 2).unflatten(2, dense.shape[-2:]))  # [R, C / 8, 4h, 4w]
         weights = self.output_hypernetworks_mlps[0](tokens[:, 1])  # [R, C / 8]
-        return torch.einsum("rc,rchw->rhw", weights, pixels)
+        masks = weights[:, None] @ pixels.flatten(2)  # [R, 1, 16 h w]
+        return masks.unflatten(2, pixels.shape[2:])[:, 0]
 
 
 class SegmentAnything(nn.Module):
@@ -139,7 +140,8 @@ class SegmentAnything(nn.Module):
 
     def dense_position(self) -> Tensor:
         """Return SAM's dense positional encoding [1, C, h, w]."""
-        return self.prompt_encoder.get_dense_pe().to(self.prompt_encoder.no_mask_embed.weight.dtype)
+        position = self.prompt_encoder.get_dense_pe().to(self.prompt_encoder.no_mask_embed.weight.dtype)
+        return position.contiguous(memory_format=torch.channels_last)
 
     def decode_masks(self, image_embeddings: Tensor, queries: Tensor, dense: Tensor | None, position: Tensor) -> Tensor:
         """Decode one mask per query.

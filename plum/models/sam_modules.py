@@ -29,6 +29,7 @@ from segment_anything.modeling.common import LayerNorm2d  # noqa: E402
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos  # noqa: E402
 from segment_anything.modeling.sam import Sam  # noqa: E402
 from segment_anything.modeling.transformer import Attention as TwoWayAttention  # noqa: E402
+from segment_anything.modeling.transformer import TwoWayAttentionBlock  # noqa: E402
 
 __all__ = [
     "Attention",
@@ -38,6 +39,7 @@ __all__ = [
     "PromptEncoder",
     "Sam",
     "TwoWayAttention",
+    "TwoWayAttentionBlock",
     "TwoWayTransformer",
     "get_rel_pos",
 ]

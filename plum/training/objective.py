@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from plum.data.bio_labels import Tag
 from plum.data.sam_feature_cache import SamFeatureCache
-from plum.losses import bio_accuracy, compute_losses, mask_bce_loss, overlap_loss, weighted_sum
+from plum.losses import bio_accuracy, compute_losses, weighted_sum
+from plum.mask_losses import losses_by_mask
+from plum.mask_sums import sum_pixels
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import zero_anchor
 from plum.structures import Batch, GroundedOutput, ImageFeatures, LossTerms
@@ -94,9 +96,8 @@ class Objective(nn.Module):
             return images.embeddings.new_zeros(())
         sam = self.model.sam
         logits = sam.decode_masks(images.embeddings[asked.image], asked.queries, None, sam.dense_position())
-        overlap = overlap_loss(logits, asked.targets, asked.is_counted, self.losses).mean()
-        bce = mask_bce_loss(logits, asked.targets, asked.is_counted).mean()
-        return self.losses.mask_overlap * overlap + self.losses.mask_bce * bce
+        overlaps, bces = losses_by_mask(sum_pixels(logits, asked.targets, asked.is_counted), self.losses)
+        return self.losses.mask_overlap * overlaps.mean() + self.losses.mask_bce * bces.mean()
 
     def _pretext_loss(self, images: ImageFeatures, batch: Batch) -> Tensor:
         assert self.pretext is not None

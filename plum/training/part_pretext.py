@@ -27,7 +27,7 @@ class PartQueries:
     """Masks to ask SAM's decoder for.
 
     image [R]: row of each query's image; queries [R, C]
-    targets [R, 4h, 4w]: float32, 0 or 1; is_counted [R, 4h, 4w]: 0 where nothing is labelled (padding)
+    targets [R, 4h, 4w]: bool; is_counted [R, 4h, 4w]: bool, false where nothing is labelled (padding)
     """
 
     image: Tensor
@@ -104,7 +104,7 @@ class PartPretext(nn.Module):
         image, place = chosen.values.nonzero(as_tuple=True)
         classes = chosen.indices[image, place]
         targets = part_maps[image] == classes[:, None, None]
-        return PartQueries(image, self.part_queries(classes), targets.float(), is_counted[image].float())
+        return PartQueries(image, self.part_queries(classes), targets, is_counted[image])
 
     def phrase_loss(self, queries: Tensor, batch: Batch) -> Tensor:
         """Return the mean squared distance of the phrases' queries to their classes' learned ones, which stay.

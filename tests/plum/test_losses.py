@@ -5,95 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from plum.config import SpecialTokensConfig
-from plum.losses import (
-    bio_accuracy,
-    bio_loss,
-    compute_losses,
-    dice_loss,
-    focal_tversky_loss,
-    language_loss,
-    mask_bce_loss,
-    mask_losses,
-    span_kl_loss,
-    weighted_sum,
-)
+from plum.losses import bio_accuracy, bio_loss, compute_losses, language_loss, span_kl_loss, weighted_sum
 from plum.models.tiny import tiny_batch, tiny_model_config
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, ImageFeatures, LossTerms, SpanBounds
 from plum.train_config import LossConfig
 
 LOG_3 = math.log(3.0)
-BIG = 20.0
-
-
-def focal_tversky(logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
-    return focal_tversky_loss(logits, targets, counted, alpha=0.7, beta=0.3, gamma=0.75)
-
-
-# sigmoid(log 3) = 3/4, sigmoid(-log 3) = 1/4.
-LOGITS = torch.tensor([[[LOG_3, LOG_3], [-LOG_3, -LOG_3]]])
-TARGETS = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
-
-
-def test_focal_tversky_golden() -> None:
-    # TP = 3/4 + 1/4 = 1; FN = 2 - 1 = 1; FP = 2 - 1 = 1; TI = 1 / (1 + .7 + .3) = 1/2; loss = (1/2)^.75 = 0.594604.
-    torch.testing.assert_close(focal_tversky(LOGITS, TARGETS), torch.tensor([0.594604]), atol=1e-5, rtol=0)
-
-
-def test_focal_tversky_weighs_misses_above_false_alarms() -> None:
-    # Only the first pixel counts as predicted (logit 20), truth is the first two: TP 1, FN 1, FP 0: TI = 1 / 1.7.
-    # Swapped: TP 1, FN 0, FP 1: TI = 1 / 1.3.
-    one, two = torch.tensor([[[BIG, -BIG, -BIG]]]), torch.tensor([[[BIG, BIG, -BIG]]])
-    missed = focal_tversky(one, (two > 0).float())
-    false_alarm = focal_tversky(two, (one > 0).float())
-    torch.testing.assert_close(missed, torch.tensor([(1 - 1 / 1.7) ** 0.75]), atol=1e-4, rtol=0)
-    torch.testing.assert_close(false_alarm, torch.tensor([(1 - 1 / 1.3) ** 0.75]), atol=1e-4, rtol=0)
-
-
-def test_focal_tversky_ignores_uncounted_pixels() -> None:
-    # Without the second column: TP = 1, FN = 2 - 1 = 1, FP = 1 - 1 = 0, TI = 1 / 1.7.
-    counted = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
-    expected = torch.tensor([(1 - 1 / 1.7) ** 0.75])
-    torch.testing.assert_close(focal_tversky(LOGITS, TARGETS, counted), expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("is_full", [True, False])
-def test_focal_tversky_gradient_is_finite_where_the_mask_is_perfect(is_full: bool) -> None:
-    targets = torch.full((1, 8, 8), float(is_full))
-    for magnitude in (BIG, 200.0):
-        logits = torch.full((1, 8, 8), magnitude if is_full else -magnitude, requires_grad=True)
-        loss = focal_tversky(logits, targets)
-        loss.sum().backward()
-        assert logits.grad is not None
-        assert torch.isfinite(logits.grad).all()
-        assert 0.0 <= float(loss.detach()) < 0.1
-
-
-def test_focal_tversky_of_disjoint_masks_is_one() -> None:
-    loss = focal_tversky(torch.tensor([[[BIG, -BIG]]]), torch.tensor([[[0.0, 1.0]]]))
-    torch.testing.assert_close(loss, torch.tensor([1.0]), atol=1e-4, rtol=0)
-
-
-def test_dice_golden() -> None:
-    # Intersection 1, sizes 2 + 2; scale 1000: 1 - (2/1000 + 1e-6) / (4/1000 + 1e-6) = 0.499875.
-    torch.testing.assert_close(dice_loss(LOGITS, TARGETS, None, 1000.0), torch.tensor([0.499875]), atol=1e-6, rtol=0)
-
-
-def test_dice_limits() -> None:
-    empty, disjoint = torch.full((1, 4, 4), -200.0), torch.tensor([[[200.0, -200.0]]])
-    assert float(dice_loss(empty, torch.zeros(1, 4, 4), None, 1000.0)) == pytest.approx(0.0, abs=1e-6)
-    assert float(dice_loss(disjoint, torch.tensor([[[0.0, 1.0]]]), None, 1000.0)) == pytest.approx(1.0, abs=1e-3)
-
-
-def test_mask_bce_golden() -> None:
-    # Pixel losses: -ln 3/4, -ln 1/4, -ln 1/4, -ln 3/4; mean = (0.287682 + 1.386294) / 2 = 0.836988.
-    torch.testing.assert_close(mask_bce_loss(LOGITS, TARGETS, None), torch.tensor([0.836988]), atol=1e-5, rtol=0)
-    # First row only: the same mean; first column only: (-ln 3/4 - ln 1/4) / 2 as well; top left only: -ln 3/4.
-    counted = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
-    torch.testing.assert_close(mask_bce_loss(LOGITS, TARGETS, counted), torch.tensor([0.287682]), atol=1e-5, rtol=0)
-    assert float(mask_bce_loss(LOGITS, TARGETS, torch.zeros(1, 2, 2))) == 0.0
 
 
 def test_language_golden() -> None:
@@ -172,44 +91,6 @@ def make_output(batch: Batch, kl: bool = True) -> GroundedOutput:
         mask_logits=torch.randn(len(batch.masks), 16, 16, generator=generator),
         teacher_states=torch.zeros_like(states) if kl else None,
     )
-
-
-def test_mask_losses_are_means_over_masks_of_images_of_any_size() -> None:
-    batch = make_batch((2, 1, 3))
-    output = make_output(batch)
-    config = LossConfig()
-    overlap, bce = mask_losses(output, batch, config)
-    overlaps, bces = [], []
-    for row, mask in enumerate(batch.masks):
-        bounds = (batch.spans.conversation, batch.spans.start, batch.spans.end)
-        spans = SpanBounds(*(bound[row : row + 1] for bound in bounds))
-        one = replace(batch, spans=spans, masks=(mask,))
-        overlap_one, bce_one = mask_losses(replace(output, mask_logits=output.mask_logits[row : row + 1]), one, config)
-        overlaps.append(overlap_one)
-        bces.append(bce_one)
-    torch.testing.assert_close(overlap, torch.stack(overlaps).mean())
-    torch.testing.assert_close(bce, torch.stack(bces).mean())
-
-
-def test_ignored_pixels_leave_every_mask_loss() -> None:
-    batch = make_batch((2, 1))
-    ignore = torch.zeros(batch.frames[0].original, dtype=torch.bool)
-    ignore[:, :9] = True
-    batch = replace(batch, ignore_masks=(ignore, None))
-    flipped = tuple(mask ^ ignore if row < 2 else mask for row, mask in enumerate(batch.masks))
-    for overlap in ("focal_tversky", "dice"):
-        config = LossConfig(overlap=overlap)  # type: ignore[arg-type]
-        output = make_output(batch)
-        losses, others = mask_losses(output, batch, config), mask_losses(output, replace(batch, masks=flipped), config)
-        torch.testing.assert_close(losses, others)
-        unmasked = mask_losses(output, replace(batch, masks=flipped, ignore_masks=(None, None)), config)
-        assert float((losses[0] - unmasked[0]).abs()) > 1e-4
-
-
-def test_mask_of_another_size_is_refused() -> None:
-    batch = make_batch((1,))
-    with pytest.raises(ValueError, match=r"mask 0 .*tiny-0.* is \(20, 31\) but its image 0 is \(20, 32\)"):
-        mask_losses(make_output(batch), replace(batch, masks=(batch.masks[0][:, 1:],)), LossConfig())
 
 
 def test_nothing_to_supervise_gives_zeros() -> None:

@@ -17,9 +17,12 @@ from plum.doctor.language_activations import (
 )
 from plum.doctor.mask_activations import decoder_bytes, feedback_bytes, loss_bytes
 from plum.doctor.workload import Workload
-from plum.losses import bio_loss, compute_losses, language_loss, mask_bce_loss, overlap_loss, span_kl_loss
+from plum.losses import bio_loss, compute_losses, language_loss, span_kl_loss
+from plum.mask_losses import losses_by_mask
+from plum.mask_sums import sum_pixels
+from plum.models import sam_layers
 from plum.models.grounded_lmm import GroundedLMM, supervised_states
-from plum.models.mask_resize import resize_matrix, resize_to_original
+from plum.models.mask_resize import resize_matrices, resize_matrix
 from plum.models.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
@@ -32,6 +35,12 @@ TOLERANCE = 0.02
 DTYPES = (torch.float32, torch.bfloat16)
 SPANS = (3, 3, 3)
 PLAIN = LoraConfig(rank=2, dropout=0.0)
+
+
+@pytest.fixture(autouse=True)
+def attend_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimate is of a GPU's memory, where the mask decoder's image attends by the fused kernel too."""
+    monkeypatch.setattr(sam_layers, "attend_to_few", torch.nn.functional.scaled_dot_product_attention)
 
 
 class World:
@@ -182,14 +191,13 @@ def test_mask_losses_at_original_resolution() -> None:
     frame = ImageFrame((48, 64), (96, 128))
     # Matrices of the resize are shared by all masks of a size, and kept from step to step.
     matrices = [resize_matrix(64, 128, *sizes, torch.device("cpu")) for sizes in ((96, 48), (128, 64))]
-    logits, targets = torch.randn(5, 64, 64, requires_grad=True), torch.ones(5, 48, 64)
-
-    def run() -> tuple[Tensor, Tensor]:
-        enlarged = resize_to_original(logits, frame, 128)
-        return overlap_loss(enlarged, targets, None, LossConfig()), mask_bce_loss(enlarged, targets, None)
-
-    expected = 5 * loss_bytes(replace(world.work, image_pixels=48 * 64))
-    assert expected == pytest.approx(measure_saved(run, matrices)[0], rel=TOLERANCE)
+    logits, targets = torch.randn(5, 64, 64, requires_grad=True), torch.ones(5, 48, 64, dtype=torch.bool)
+    resize = resize_matrices(64, frame, 128, torch.device("cpu"))
+    measured, _ = measure_saved(
+        lambda: losses_by_mask(sum_pixels(logits, targets, None, resize), LossConfig()), matrices
+    )
+    expected = 5 * loss_bytes(world.config.sam, replace(world.work, image_pixels=48 * 64))
+    assert expected == pytest.approx(measured, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])

@@ -6,9 +6,12 @@ from typing import Literal
 
 import pytest
 import torch
+from torch import Tensor
 
 from plum.config import FeedbackConfig, ModelConfig, SamConfig, TaggerConfig
-from plum.losses import compute_losses, mask_bce_loss, overlap_loss, weighted_sum
+from plum.losses import compute_losses, weighted_sum
+from plum.mask_losses import losses_by_mask
+from plum.mask_sums import sum_pixels
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.m2sa import EarlyFusion, EarlyFusionSam
 from plum.models.registry import build_model
@@ -229,15 +232,20 @@ def test_overlays_also_make_a_stage_0() -> None:
 def test_mask_losses_of_the_shipped_recipe() -> None:
     """LISA's Dice has an effective smoothing of a thousandth of a pixel: an empty target costs 1, not 0."""
     losses = load_train_config(["--config", str(CONFIGS / "lisa_13b.yaml")]).losses
-    empty, half, never = torch.zeros(1, 10, 10), torch.zeros(1, 10, 10), torch.full((1, 10, 10), -1e4)
-    assert float(overlap_loss(never, empty, None, losses)) == pytest.approx(0.0, abs=1e-6)
+    half, never = torch.zeros(1, 10, 10), torch.full((1, 10, 10), -1e4)
+    empty = torch.zeros(1, 10, 10, dtype=torch.bool)
+
+    def found(logits: Tensor, targets: Tensor) -> list[float]:
+        return [float(loss) for loss in losses_by_mask(sum_pixels(logits, targets, None), losses)]
+
+    assert found(never, empty)[0] == pytest.approx(0.0, abs=1e-6)
     # p = .5 on 100 pixels: sum 50, / 1000 = .05; 1 - 1e-6 / (.05 + 1e-6) = .99998
-    assert float(overlap_loss(half, empty, None, losses)) == pytest.approx(0.99998, abs=1e-6)
+    assert found(half, empty)[0] == pytest.approx(0.99998, abs=1e-6)
     right = torch.where(torch.arange(100).view(1, 10, 10) < 30, 1e4, -1e4)
-    assert float(overlap_loss(right, (right > 0).float(), None, losses)) == pytest.approx(0.0, abs=1e-6)
-    for size, target in ((4, 0.0), (4, 1.0), (9, 1.0)):
-        logits = torch.zeros(1, size, size)
-        assert float(mask_bce_loss(logits, torch.full_like(logits, target), None)) == pytest.approx(0.6931, abs=1e-4)
+    assert found(right, right > 0)[0] == pytest.approx(0.0, abs=1e-6)
+    for size, target in ((4, False), (4, True), (9, True)):
+        everywhere = torch.full((1, size, size), target)
+        assert found(torch.zeros(1, size, size), everywhere)[1] == pytest.approx(0.6931, abs=1e-4)
 
 
 @pytest.mark.parametrize(("update", "rate"), [(50, 1.5e-4), (100, 3e-4), (2550, 1.5e-4), (5000, 0.0)])

@@ -6,7 +6,7 @@ from torch import nn
 
 from plum.config import SamConfig
 from plum.models.sam import FusedAttention, RowwiseMaskDecoder, build_sam
-from plum.models.sam_layers import FusedLayerNorm2d, FusedTwoWayAttention, stock_layers
+from plum.models.sam_layers import FUSED, PatchConv2d, stock_layers
 from plum.models.sam_modules import Attention, LayerNorm2d, MaskDecoder, TwoWayAttention
 
 CONFIG = SamConfig(
@@ -104,10 +104,11 @@ def test_rowwise_decoder_equals_segment_anything_image_by_image() -> None:
 def test_every_layer_of_the_decoders_is_fused_for_good_and_stock_for_a_while() -> None:
     sam = build_sam(CONFIG)
     kinds = {type(module) for module in sam.modules()}
-    assert {FusedTwoWayAttention, FusedLayerNorm2d} <= kinds
-    assert not {TwoWayAttention, LayerNorm2d} & kinds
+    assert {*FUSED.values(), PatchConv2d} <= kinds
+    assert not {*FUSED} & kinds
+    assert {type(layer) for layer in sam.prompt_encoder.mask_downscaling} == {PatchConv2d, FUSED[LayerNorm2d], nn.GELU}
     with stock_layers(sam):
-        assert not {FusedTwoWayAttention, FusedLayerNorm2d} & {type(module) for module in sam.modules()}
+        assert not {*FUSED.values(), PatchConv2d} & {type(module) for module in sam.modules()}
     assert {type(module) for module in sam.modules()} == kinds
 
 

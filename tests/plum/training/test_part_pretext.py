@@ -8,7 +8,8 @@ import torch
 from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
 from plum.data.collate import Collator
-from plum.losses import mask_bce_loss, overlap_loss
+from plum.mask_losses import losses_by_mask
+from plum.mask_sums import sum_pixels
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import set_trainable
 from plum.structures import IGNORE_INDEX, Batch, Exchange, ImageFeatures, Sample
@@ -213,10 +214,11 @@ def test_queries_train_the_decoder_and_count_as_masks_do(model: GroundedLMM) -> 
     )
     batch = _batch(model, _half_map())
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
-    target = (batch.part_maps == 2).float()  # the map's only part
+    target = batch.part_maps == 2  # the map's only part
     query = pretext.part_queries.weight[2:3]
     logits = model.sam.decode_masks(images.embeddings, query, None, model.sam.dense_position())
-    masks = 8 * overlap_loss(logits, target, None, losses) + 5 * mask_bce_loss(logits, target, None)
+    overlap, bce = losses_by_mask(sum_pixels(logits, target, None), losses)
+    masks = 8 * overlap + 5 * bce
     found = asking(batch, is_warmup=True)
     without = plain(batch, is_warmup=True)
     assert found.part_pretext is not None

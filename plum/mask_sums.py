@@ -1,0 +1,129 @@
+"""Sums over the pixels of masks, from which every mask loss follows, without a map at original resolution being kept.
+
+Thirty masks of a photograph of 12 megapixels are 1.4 GB in float32, and autograd would keep four such maps and make
+five more on the way. Here logits are resized, summed and dropped a few masks at a time; the backward pass does it again
+and resizes the gradient back. On a CPU a few masks stay in a core's cache.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+Resize = tuple[Tensor, Tensor]
+"""Matrices [H, h] and [W, w]."""
+PIXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}
+"""512 KB fit the cache of a CPU's core; 64 MB keep a GPU busy."""
+NUM_MAPS = 3
+"""Maps of so many pixels that live at a time: logits, truth, and what is summed."""
+
+
+@dataclass(frozen=True)
+class PixelSums:
+    """Sums over the counted pixels of each mask, [m], float32.
+
+    both: probability times truth; predicted: probability; true: truth; cross_entropy: nats; counted: pixels
+    """
+
+    both: Tensor
+    predicted: Tensor
+    true: Tensor
+    cross_entropy: Tensor
+    counted: Tensor
+
+
+def sum_pixels(
+    mask_logits: Tensor, targets: Tensor, is_counted: Tensor | None, resize: Resize | None = None
+) -> PixelSums:
+    """Sum what the losses need over pixels, in float32.
+
+    Args:
+        mask_logits: [m, h, w]; gradients flow to them alone, once differentiable.
+        targets: [m, H, W], bool.
+        is_counted: [m, H, W], bool, false on ignored pixels; None: every pixel counts.
+        resize: matrices that bring the logits to the targets' size; None: they have it.
+    """
+    return PixelSums(*_SumPixels.apply(mask_logits.float(), targets, is_counted, resize).unbind())
+
+
+def masks_at_once(num_masks: int, num_pixels: int, device_type: str) -> int:
+    """Return how many of some masks are enlarged at a time, at least one."""
+    return min(num_masks, max(1, PIXELS_AT_ONCE.get(device_type, PIXELS_AT_ONCE["cuda"]) // num_pixels))
+
+
+class _SumPixels(Function):
+    """The five sums of `PixelSums`, [5, m]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, mask_logits: Tensor, targets: Tensor, is_counted: Tensor | None, resize: Resize | None
+    ) -> Tensor:
+        ctx.save_for_backward(mask_logits, targets, is_counted)
+        ctx.resize = resize
+        work, sums = _Workspace(targets), []
+        for some in work.slices:
+            logits = work.enlarge(mask_logits[some], resize)
+            true, counted = work.as_numbers(targets, is_counted, some)
+            pixels = work.pixels[: len(true)]
+            torch.addcmul(logits, true, logits, value=-2, out=pixels)  # x (1 - 2 t)
+            torch.ops.aten.softplus.out(pixels, out=pixels)  # -log sigmoid(x) or -log sigmoid(-x)
+            cross_entropy = _keep(counted, pixels).sum((-2, -1))
+            torch.sigmoid(logits, out=pixels)
+            predicted = _keep(counted, pixels).sum((-2, -1))
+            both = pixels.mul_(true).sum((-2, -1))
+            all_true = _keep(counted, true).sum((-2, -1))
+            num_counted = both.new_full(both.shape, true[0].numel()) if counted is None else counted.sum((-2, -1))
+            sums.append(torch.stack([both, predicted, all_true, cross_entropy, num_counted]))
+        return torch.cat(sums, dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_sums: Tensor) -> tuple[Tensor, None, None, None]:
+        mask_logits, targets, is_counted = ctx.saved_tensors
+        work, gradient = _Workspace(targets), torch.empty_like(mask_logits)
+        for some in work.slices:
+            of_both, of_predicted, _, of_entropy, _ = of_sums[:, some, None, None]
+            logits = work.enlarge(mask_logits[some], ctx.resize)
+            true, counted = work.as_numbers(targets, is_counted, some)
+            pixels = work.pixels[: len(true)]
+            torch.sigmoid(logits, out=pixels)
+            of_logits = torch.addcmul(of_predicted, of_both, true, out=work.logits[: len(true)])
+            torch.ops.aten.sigmoid_backward.grad_input(of_logits, pixels, grad_input=of_logits)
+            of_logits.addcmul_(pixels.sub_(true), of_entropy)
+            gradient[some] = _shrink(_keep(counted, of_logits), ctx.resize)
+        return gradient, None, None, None
+
+
+class _Workspace:
+    """Maps that a few masks after the others use: fresh memory costs a CPU more than what is computed in it."""
+
+    def __init__(self, targets: Tensor) -> None:
+        num_masks, height, width = targets.shape
+        step = masks_at_once(num_masks, height * width, targets.device.type)
+        self.slices = [slice(start, start + step) for start in range(0, num_masks, step)]
+        self.logits, self.true, self.pixels = torch.empty(NUM_MAPS, step, height, width, device=targets.device)
+
+    def enlarge(self, maps: Tensor, resize: Resize | None) -> Tensor:
+        """Resize [k, h, w] to [k, H, W]."""
+        if resize is None:
+            return maps
+        rows, columns = resize
+        return torch.bmm(rows.expand(len(maps), -1, -1), maps @ columns.T, out=self.logits[: len(maps)])
+
+    def as_numbers(self, targets: Tensor, is_counted: Tensor | None, some: slice) -> tuple[Tensor, Tensor | None]:
+        """Return targets and counted pixels as float32 0 and 1: much faster to multiply by than bools on a CPU."""
+        true = targets[some]
+        return self.true[: len(true)].copy_(true), None if is_counted is None else is_counted[some].float()
+
+
+def _shrink(gradient: Tensor, resize: Resize | None) -> Tensor:
+    """Bring the gradient [k, H, W] of enlarged maps back to [k, h, w]."""
+    return gradient if resize is None else resize[0].T @ gradient @ resize[1]
+
+
+def _keep(counted: Tensor | None, maps: Tensor) -> Tensor:
+    """Zero the ignored pixels in place."""
+    return maps if counted is None else maps.mul_(counted)
