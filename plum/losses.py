@@ -8,12 +8,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from plum.data.bio_labels import Tag
-from plum.mask_losses import mask_losses
+from plum.mask_losses import EPSILON, mask_losses
 from plum.models.span_states import gather_span_tokens, mean_over_tokens
 from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, LossTerms, SpanBounds
 from plum.train_config import LossConfig
-
-EPSILON = 1e-6
 
 
 def compute_losses(output: GroundedOutput, batch: Batch, config: LossConfig) -> LossTerms:

@@ -109,4 +109,4 @@ def _stack_counted(ignored: list[Tensor | None], targets: Tensor) -> Tensor | No
     if all(mask is None for mask in ignored):
         return None
     nowhere = torch.zeros_like(targets[0])
-    return ~torch.stack([nowhere if mask is None else mask.bool() for mask in ignored])
+    return torch.stack([nowhere if mask is None else mask.bool() for mask in ignored]).logical_not_()

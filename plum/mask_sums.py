@@ -16,9 +16,9 @@ from torch.autograd.function import once_differentiable
 Resize = tuple[Tensor, Tensor]
 """Matrices [H, h] and [W, w]."""
 PIXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}
-"""512 KB fit the cache of a CPU's core; 64 MB keep a GPU busy."""
-NUM_MAPS = 3
-"""Maps of so many pixels that live at a time: logits, truth, and what is summed."""
+"""Of one map. Three or four of 512 KB fit the cache of a CPU's core; such of 64 MB keep a GPU busy."""
+NUM_MAPS = 4
+"""Maps of so many pixels that live at a time: logits, truth, what is summed, and where some are ignored what counts."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,15 @@ def sum_pixels(
         targets: [m, H, W], bool.
         is_counted: [m, H, W], bool, false on ignored pixels; None: every pixel counts.
         resize: matrices that bring the logits to the targets' size; None: they have it.
+
+    Raises:
+        ValueError: there is no mask, or shapes do not belong together.
     """
+    size = mask_logits.shape[1:] if resize is None else (len(resize[0]), len(resize[1]))
+    if len(targets) == 0 or targets.shape != (len(mask_logits), *size):
+        raise ValueError(f"masks {tuple(targets.shape)} for logits {tuple(mask_logits.shape)} resized to {tuple(size)}")
+    if is_counted is not None and is_counted.shape != targets.shape:
+        raise ValueError(f"counted pixels {tuple(is_counted.shape)} for masks {tuple(targets.shape)}")
     return PixelSums(*_SumPixels.apply(mask_logits.float(), targets, is_counted, resize).unbind())
 
 
@@ -63,7 +71,7 @@ class _SumPixels(Function):
     ) -> Tensor:
         ctx.save_for_backward(mask_logits, targets, is_counted)
         ctx.resize = resize
-        work, sums = _Workspace(targets), []
+        work, sums = _Workspace(targets, is_counted), []
         for some in work.slices:
             logits = work.enlarge(mask_logits[some], resize)
             true, counted = work.as_numbers(targets, is_counted, some)
@@ -83,7 +91,7 @@ class _SumPixels(Function):
     @once_differentiable
     def backward(ctx: Any, of_sums: Tensor) -> tuple[Tensor, None, None, None]:
         mask_logits, targets, is_counted = ctx.saved_tensors
-        work, gradient = _Workspace(targets), torch.empty_like(mask_logits)
+        work, gradient = _Workspace(targets, is_counted), torch.empty_like(mask_logits)
         for some in work.slices:
             of_both, of_predicted, _, of_entropy, _ = of_sums[:, some, None, None]
             logits = work.enlarge(mask_logits[some], ctx.resize)
@@ -100,11 +108,13 @@ class _SumPixels(Function):
 class _Workspace:
     """Maps that a few masks after the others use: fresh memory costs a CPU more than what is computed in it."""
 
-    def __init__(self, targets: Tensor) -> None:
+    def __init__(self, targets: Tensor, is_counted: Tensor | None) -> None:
         num_masks, height, width = targets.shape
         step = masks_at_once(num_masks, height * width, targets.device.type)
         self.slices = [slice(start, start + step) for start in range(0, num_masks, step)]
-        self.logits, self.true, self.pixels = torch.empty(NUM_MAPS, step, height, width, device=targets.device)
+        num_maps = NUM_MAPS - (is_counted is None)
+        maps = torch.empty(num_maps, step, height, width, dtype=torch.float32, device=targets.device)
+        self.logits, self.true, self.pixels, *self.counted = maps
 
     def enlarge(self, maps: Tensor, resize: Resize | None) -> Tensor:
         """Resize [k, h, w] to [k, H, W]."""
@@ -116,7 +126,8 @@ class _Workspace:
     def as_numbers(self, targets: Tensor, is_counted: Tensor | None, some: slice) -> tuple[Tensor, Tensor | None]:
         """Return targets and counted pixels as float32 0 and 1: much faster to multiply by than bools on a CPU."""
         true = targets[some]
-        return self.true[: len(true)].copy_(true), None if is_counted is None else is_counted[some].float()
+        counted = None if is_counted is None else self.counted[0][: len(true)].copy_(is_counted[some])
+        return self.true[: len(true)].copy_(true), counted
 
 
 def _shrink(gradient: Tensor, resize: Resize | None) -> Tensor:

@@ -19,6 +19,10 @@ for size in "${sizes[@]}"; do
   done
   printf '\n== %s, where the time of a step goes\n' "$size"
   python scripts/bench_train.py --size "$size" --batch "$batch" --steps "$steps" --repeats 2
-  printf '\n== %s, evaluation plain and fast\n' "$size"
-  python scripts/bench_eval.py --size "$size" --images "$images"
+  for types in five ten; do
+    printf '\n== %s, evaluation plain and fast, %s question types\n' "$size" "$types"
+    python scripts/bench_eval.py --size "$size" --images "$images" --types "$types" --repeats 3
+  done
+  printf '\n== %s, its records in float32: the bounds of log-probabilities and pixels are float32 bounds\n' "$size"
+  python scripts/bench_eval.py --size "$size" --images 2 --parts masks --dtype float32
 done

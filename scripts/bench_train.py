@@ -5,7 +5,8 @@ python scripts/bench_train.py --size tiny|small|7b|13b [--parts masks,stages,fee
 masks: the mask branch (query projection, decode loop with feedback, losses) against the loop over images and spans of
 LISA and its forks, which scripts/mask_loop.py defines and holds in code: segment-anything's own decoder, one image and
 one prompt a call. `ratio` is loop time / batched time, medians of runs in turn; `deviation` the largest difference of
-the loss and of any gradient (of parameters and of both inputs), relative to the largest one.
+the loss and of any gradient (of parameters and of both inputs), relative to the largest one; `by_tensor` that of a
+tensor's whole gradient relative to itself, where it is more than rounding (a key's bias has none: softmax ignores it).
 stages: where the time of a step goes: data, towers, LLM, teacher, heads, masks, losses forward and backward, engine.
 feeding: tokens a second with batches as they are loaded and with the same batches made before; loading is no bottleneck
 while the two are within 5%.
@@ -40,6 +41,8 @@ from scripts.stage_clock import OTHER, StageClock, watch
 
 SPANS = (4, 5, 6)
 """Spans of the conversations of a batch, in turn."""
+ROUNDING = 1e-6
+"""A gradient whose norm is a smaller share of the largest one's is float32 rounding."""
 
 
 def main(
@@ -78,6 +81,8 @@ def main(
     chosen = parts.split(",")
     if unknown := set(chosen) - {"masks", "stages", "feeding"}:
         raise SystemExit(f"unknown parts {sorted(unknown)}; there are masks, stages and feeding")
+    if min(batch, steps, repeats, images) < 1:
+        raise SystemExit("batch, steps, repeats and images are at least 1")
     result: dict[str, object] = {"size": size, "batch": batch, "threads": torch.get_num_threads()}
     if "masks" in chosen:
         result["masks"] = bench_masks(size, batch, repeats, seed)
@@ -103,6 +108,7 @@ def bench_masks(size: Size, batch: int, repeats: int, seed: int) -> dict[str, ob
     """Compare the mask branch with the loop, forward alone and with the backward pass."""
     config = training_config(size, 0, Path("unused"))
     torch.manual_seed(seed)
+    torch.backends.cudnn.allow_tf32 = False  # equality is shown in float32
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with device:
         model = build_model(only_mask_branch(config.model)).eval()
@@ -115,10 +121,17 @@ def bench_masks(size: Size, batch: int, repeats: int, seed: int) -> dict[str, ob
     ways = {"batched": batched_loss, "loop": loop_loss}
     losses = {name: way(model, inputs, config.losses) for name, way in ways.items()}
     found = {name: gradients(model, inputs, loss) for name, loss in losses.items()}
+    pairs = list(zip(found["batched"], found["loop"], strict=True))
     largest = max(float(gradient.abs().max()) for gradient in found["loop"])
-    difference = max(float((a - b).abs().max()) for a, b in zip(found["batched"], found["loop"], strict=True))
+    difference = max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
+    norm = max(float(gradient.norm()) for gradient in found["loop"])
+    by_tensor = max(
+        float((ours - theirs).norm() / theirs.norm())
+        for ours, theirs in pairs
+        if float(theirs.norm()) > ROUNDING * norm
+    )
     loss = {name: float(value.detach()) for name, value in losses.items()}
-    del losses, found
+    del losses, found, pairs
 
     def forward(name: str) -> None:
         with torch.no_grad():
@@ -132,6 +145,7 @@ def bench_masks(size: Size, batch: int, repeats: int, seed: int) -> dict[str, ob
         "spans": spans,
         "loss_deviation": abs(loss["batched"] - loss["loop"]) / abs(loss["loop"]),
         "gradient_deviation": difference / largest,
+        "gradient_deviation_by_tensor": by_tensor,
     }
     print(f"{'mask branch':<28}{'loop':>10}{'batched':>10}{'ratio':>8}")
     for kind, times in seconds.items():

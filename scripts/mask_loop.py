@@ -1,13 +1,15 @@
 """The mask branch as LISA and its forks run it, one image and one span at a time: what the batched one is compared to.
 
-For every image, for every span of its answer: project the span's tokens to a query, encode the mask before it and pool
-the earlier ones, call segment-anything's own mask decoder, of its own layers, for this one image and prompt (positional
-encoding computed again, all four masks and the IoU head computed, one mask kept), resize that mask to the padded
-square, cut it and resize it to the image, compute its losses as their formulas read.
+The spans' tokens are projected to queries at once, as LISA projects all tokens. Then for every image, for every span of
+its answer: encode the mask before it and pool the earlier ones, call segment-anything's own mask decoder, of its own
+layers, for this one image and prompt (positional encoding computed again, all four masks and the IoU head computed, one
+mask kept), resize that mask to the padded square, cut it and resize it to the image, compute its losses as their
+formulas read.
 The modules and weights are the batched branch's own. Kinder to the loop than public code: an earlier mask is encoded
 once, not again for every later span.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,10 +87,11 @@ def batched_loss(model: GroundedLMM, inputs: MaskInputs, config: LossConfig) -> 
 def loop_loss(model: GroundedLMM, inputs: MaskInputs, config: LossConfig) -> Tensor:
     """Return the same number, image by image and span by span."""
     batch, total = inputs.batch, inputs.hidden_states.new_zeros(())
+    queries = model.query_projection(inputs.hidden_states, batch.spans).split(1)  # M times [1, C]
     for image, frame in enumerate(batch.frames):
         rows = (batch.spans.conversation == image).nonzero()[:, 0].tolist()
         with stock_layers(model.sam):
-            decoded = _decode_image(model, inputs, image, rows)
+            decoded = _decode_image(model, inputs.embeddings[image : image + 1], [queries[row] for row in rows])
         for row, logits in zip(rows, decoded, strict=True):
             resized = _resize_twice(logits, frame, batch.sam_pixels.shape[-1])
             total = total + _loss_of_mask(resized, batch.masks[row][None].float(), config)
@@ -117,16 +120,13 @@ def _resize_twice(logits: Tensor, frame: ImageFrame, padded: int) -> Tensor:
     return interpolate(inner, frame.original, mode="bilinear", align_corners=False)[:, 0]
 
 
-def _decode_image(model: GroundedLMM, inputs: MaskInputs, image: int, rows: list[int]) -> list[Tensor]:
-    """Decode the masks [1, 4h, 4w] of one image's spans."""
-    prompt_encoder, spans = model.sam.prompt_encoder, inputs.batch.spans
-    embedding = inputs.embeddings[image : image + 1]
+def _decode_image(model: GroundedLMM, embedding: Tensor, queries: Sequence[Tensor]) -> list[Tensor]:
+    """Decode the masks [1, 4h, 4w] of one image's spans, in order; `embedding` [1, C, h, w], `queries` [1, C] each."""
+    prompt_encoder = model.sam.prompt_encoder
     context = model.prepare_feedback()
     earlier: list[EncodedMasks] = []
     decoded: list[Tensor] = []
-    for order, row in enumerate(rows):
-        own = SpanBounds(spans.conversation[[row]], spans.start[[row]], spans.end[[row]])
-        query = model.query_projection(inputs.hidden_states, own)  # [1, C]
+    for order, query in enumerate(queries):
         dense = prompt_encoder.no_mask_embed.weight[..., None, None].expand_as(embedding)
         if model.feedback is not None and earlier:
             dense = model.feedback.pool(earlier)
@@ -138,7 +138,7 @@ def _decode_image(model: GroundedLMM, inputs: MaskInputs, image: int, rows: list
             multimask_output=False,
         )
         decoded.append(logits[:, 0].float())
-        if order + 1 < len(rows):
+        if order + 1 < len(queries):
             earlier.append(model.encode_masks(decoded[-1], query, order, context))
     return decoded
 

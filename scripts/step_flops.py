@@ -1,10 +1,11 @@
-"""Floating-point operations that one training step needs, whatever the code does.
+"""Floating-point operations that one training step needs, however the code computes it.
 
 A weight costs 2 FLOPs a token forward; in the backward pass 2 where it is frozen (the gradient passes through it) and 4
 where it is trained; nothing where no gradient comes by (frozen towers, the teacher's pass). An attention of n tokens on
 m of width d costs 4 n m d forward and twice that backward; the language model's is causal and needs the lower triangle
 alone. Tokens are the real ones: padding, recomputation by gradient checkpointing and dropout are no use and not
-counted, nor is what is linear in pixels (norms, activations, resizing, losses).
+counted, nor is what is linear in pixels (norms, activations, resizing, losses). One thing is counted that is not
+needed: conversations about one image have their beginning in common, and each is counted whole, as the step runs it.
 The first layer's projections pass no gradient down to frozen embeddings; they are counted as if they did (0.5% of the
 language model at 7B).
 """
@@ -112,11 +113,14 @@ def tagger_flops(width: int, feedforward: int, tokens: int) -> float:
 def decoder_flops(sam: SamConfig) -> float:
     """One mask through SAM's mask decoder, with gradients for its weights and its inputs."""
     cells, width, tokens = (sam.image_size // sam.patch_size) ** 2, sam.prompt_dim, DECODER_TOKENS
-    cross = cells * width**2 + tokens * width**2  # one attention's four projections, of half the width
+    # One cross attention, of half the width: either the image is projected twice and multiplied with the tokens, or the
+    # tokens' vectors of every head take over its projections.
+    projected = cells * width**2 + 2 * tokens * cells * width / 2
+    taken_over = 2 * sam.decoder_heads * tokens * cells * width + tokens * width**2
+    cross = tokens * width**2 + min(projected, taken_over)
     layer = 2 * cross + 4 * tokens * width**2 + 2 * tokens * width * sam.decoder_mlp_dim
-    products = 2 * tokens * cells * width / 2  # one cross attention
     upscaling = cells * width**2 * 1.5 + 16 * cells * width / 8
-    multiplications = sam.decoder_depth * (layer + 2 * products) + cross + products + upscaling
+    multiplications = sam.decoder_depth * layer + cross + upscaling
     return TRAINED * multiplications
 
 

@@ -31,10 +31,13 @@ def _transformer_bytes(sam: SamConfig, work: Workload) -> int:
     tokens = NUM_OUTPUT_TOKENS + 1
     image = cells * width * size
     narrow = image // DOWNSAMPLE
-    # Tokens to image: keys + position, keys, both projected. Image to tokens: keys + position (kept already) projected,
-    # attended, the attention's one number per head and cell; then the norm's input and its two numbers per cell.
-    to_image = image + image + 2 * narrow
-    to_tokens = 2 * narrow + sam.decoder_heads * cells * FLOAT + image + 2 * cells * FLOAT
+    # Keys + position and keys, and for either direction of attention a weight per head and token or, where these are
+    # many, two projections and back to the tokens one number per head; then the norm's input and two numbers per cell.
+    vectors, internal = sam.decoder_heads * tokens, width // DOWNSAMPLE
+    to_image = vectors * cells * size if 2 * vectors <= internal else 2 * narrow
+    to_tokens = vectors * cells * size if vectors < internal else 2 * narrow + sam.decoder_heads * cells * FLOAT
+    to_image += image + image
+    to_tokens += image + 2 * cells * FLOAT
     block = to_image + to_tokens
     final = to_image
     # What is small: the tokens' own attention, norms and MLP.

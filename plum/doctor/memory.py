@@ -37,7 +37,7 @@ class Activations:
         tagger: span tagger and its loss.
         queries: query projection and KL term.
         masks: SAM's decoder, mask feedback.
-        mask_losses: true masks at original resolution.
+        mask_losses: true masks at original resolution, low-resolution logits.
     """
 
     layers: int

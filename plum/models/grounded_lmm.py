@@ -167,7 +167,7 @@ class GroundedLMM(nn.Module):
         decoded: list[Tensor] = []
         earlier: list[EncodedMasks] = []
         context = self.prepare_feedback()
-        image_embeddings = image_embeddings.contiguous(memory_format=torch.channels_last)  # the decoder reads by pixel
+        image_embeddings = image_embeddings.contiguous(memory_format=torch.channels_last)  # once, not in every step
         for step, queries in enumerate(queries_of_steps):
             num_rows = len(queries)
             if step > 0:

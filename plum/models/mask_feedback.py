@@ -75,7 +75,8 @@ class FilmMaskEncoder(nn.Module):
 
     def _modulate(self, layer: int, features: Tensor, queries: Tensor) -> Tensor:
         scale, shift = self.modulations[layer](queries)[..., None, None].chunk(2, dim=1)
-        return torch.addcmul(shift, features, 1 + scale)
+        # Not features * (1 + scale) + shift: in bfloat16 a scale below 1/256 would be rounded away.
+        return torch.addcmul(shift + features, features, scale)
 
 
 class TemporalMaskPooler(nn.Module):

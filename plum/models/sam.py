@@ -92,6 +92,7 @@ class RowwiseMaskDecoder(MaskDecoder):
             Mask logits [R, 4h, 4w] in the frame of SAM's padded input.
         """
         num_rows = len(sparse)
+        image_embeddings = image_embeddings.contiguous(memory_format=torch.channels_last)  # read pixel by pixel
         outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # [1 + masks, C]
         tokens = torch.cat([outputs.expand(num_rows, -1, -1), sparse], dim=1)
         tokens, pixels = self.transformer(image_embeddings + dense, position, tokens)

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from plum import mask_sums
 from plum.config import SpecialTokensConfig
 from plum.mask_losses import bce_loss, dice_loss, focal_tversky_loss, mask_losses
-from plum.mask_sums import sum_pixels
+from plum.mask_sums import masks_at_once, sum_pixels
 from plum.models.mask_resize import resize_matrices
 from plum.models.tiny import tiny_batch, tiny_model_config
 from plum.structures import Batch, ImageFrame, SpanBounds
@@ -139,6 +139,30 @@ def test_ignored_pixels_leave_every_mask_loss() -> None:
         assert float((losses[0] - unmasked[0]).abs()) > 1e-4
 
 
+def test_one_of_two_images_of_a_size_ignores_pixels() -> None:
+    batch = make_batch((1, 1))
+    size = batch.frames[0].original
+    batch = replace(batch, frames=(batch.frames[0],) * 2, masks=(torch.rand(size) > 0.5, torch.rand(size) > 0.5))
+    ignore = torch.zeros(size, dtype=torch.bool)
+    ignore[:, :9] = True
+    logits, config = make_logits(batch), LossConfig()
+    both = mask_losses(logits, replace(batch, ignore_masks=(ignore, None)), config)
+    spans = [
+        SpanBounds(*(bound[row : row + 1] for bound in (batch.spans.conversation, batch.spans.start, batch.spans.end)))
+        for row in range(2)
+    ]
+    alone = [
+        mask_losses(
+            logits[row : row + 1],
+            replace(batch, spans=spans[row], masks=batch.masks[row : row + 1], ignore_masks=(ignore, None)),
+            config,
+        )
+        for row in range(2)
+    ]
+    for found, first, second in zip(both, *alone, strict=True):
+        torch.testing.assert_close(found, (first + second) / 2)
+
+
 def test_mask_of_another_size_is_refused() -> None:
     batch = make_batch((1,))
     with pytest.raises(ValueError, match=r"mask 0 .*tiny-0.* is \(20, 31\) but its image 0 is \(20, 32\)"):
@@ -199,3 +223,21 @@ def test_no_number_is_kept_at_original_resolution() -> None:
     logits, targets = torch.randn(5, 64, 64, requires_grad=True), torch.ones(5, 480, 640, dtype=torch.bool)
     kept = measure_saved(lambda: sum_pixels(logits, targets, None, resize).both, [logits, *resize])[0]
     assert kept <= targets.numel() + 1024
+
+
+def test_a_few_masks_are_enlarged_at_a_time() -> None:
+    assert masks_at_once(30, 192 * 192, "cpu") == 3
+    assert masks_at_once(30, 4000 * 3000, "cpu") == 1
+    assert masks_at_once(30, 4000 * 3000, "cuda") == 1
+    assert masks_at_once(30, 480 * 640, "cuda") == 30
+    assert masks_at_once(100, 480 * 640, "cuda") == 54
+    assert masks_at_once(0, 480 * 640, "cuda") == 0
+
+
+@pytest.mark.parametrize(("num_logits", "num_masks", "num_counted"), [(3, 2, 2), (2, 3, 3), (2, 2, 1), (0, 0, 0)])
+def test_shapes_that_do_not_belong_together_are_refused(num_logits: int, num_masks: int, num_counted: int) -> None:
+    targets, counted = (torch.ones(count, 4, 4, dtype=torch.bool) for count in (num_masks, num_counted))
+    with pytest.raises(ValueError, match="for logits|for masks"):
+        sum_pixels(torch.zeros(num_logits, 4, 4), targets, counted)
+    with pytest.raises(ValueError, match="resized to"):
+        sum_pixels(torch.zeros(2, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool), None, (torch.ones(5, 4),) * 2)

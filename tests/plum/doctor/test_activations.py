@@ -20,7 +20,6 @@ from plum.doctor.workload import Workload
 from plum.losses import bio_loss, compute_losses, language_loss, span_kl_loss
 from plum.mask_losses import losses_by_mask
 from plum.mask_sums import sum_pixels
-from plum.models import sam_layers
 from plum.models.grounded_lmm import GroundedLMM, supervised_states
 from plum.models.mask_resize import resize_matrices, resize_matrix
 from plum.models.registry import build_model
@@ -37,22 +36,23 @@ SPANS = (3, 3, 3)
 PLAIN = LoraConfig(rank=2, dropout=0.0)
 
 
-@pytest.fixture(autouse=True)
-def attend_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The estimate is of a GPU's memory, where the mask decoder's image attends by the fused kernel too."""
-    monkeypatch.setattr(sam_layers, "attend_to_few", torch.nn.functional.scaled_dot_product_attention)
-
-
 class World:
     """A tiny model in training, its batch, and what is not counted: parameters, buffers, inputs, frozen features."""
 
-    def __init__(self, dtype: torch.dtype, lora: LoraConfig | None = PLAIN, is_checkpointed: bool = False) -> None:
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        lora: LoraConfig | None = PLAIN,
+        is_checkpointed: bool = False,
+        heads: int = 2,
+        width: int = 16,
+    ) -> None:
         # Without dropout in the tagger: the CPU has no fused attention with it.
         config = tiny_model_config(40, TINY_TOKENS, lora, tagger=TaggerConfig("bidirectional", 4, 64, 0.0))
         language = replace(config.llava.language, num_layers=5)
         config = replace(config, llava=replace(config.llava, language=language))
         # A grid of 16 x 16, so that maps outweigh tokens as they do at full size.
-        self.config = replace(config, sam=replace(config.sam, image_size=128))
+        self.config = replace(config, sam=replace(config.sam, image_size=128, decoder_heads=heads, prompt_dim=width))
         torch.manual_seed(0)
         self.model: GroundedLMM = build_model(self.config).train()
         self.is_full = lora is None
@@ -160,11 +160,13 @@ def test_queries_and_kl(dtype: torch.dtype) -> None:
     assert query_bytes(32, world.work) == pytest.approx(measured, rel=TOLERANCE)
 
 
+@pytest.mark.parametrize(("heads", "width"), [(2, 16), (1, 16), (1, 32)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_mask_decoder(dtype: torch.dtype) -> None:
-    world = World(dtype)
+def test_mask_decoder(dtype: torch.dtype, heads: int, width: int) -> None:
+    """The image is projected for attention in both directions, in one, in none."""
+    world = World(dtype, heads=heads, width=width)
     rows = world.batch.image_index[world.batch.spans.conversation]
-    queries = torch.randn(9, 16, dtype=dtype, requires_grad=True)
+    queries = torch.randn(9, width, dtype=dtype, requires_grad=True)
     measured = world.measure(
         lambda: world.model.decode_step(queries, world.images.embeddings[rows], [], world.model.sam.dense_position())
     )

@@ -6,7 +6,7 @@ from torch import nn
 
 from plum.config import SamConfig
 from plum.models.sam import FusedAttention, RowwiseMaskDecoder, build_sam
-from plum.models.sam_layers import FUSED, PatchConv2d, stock_layers
+from plum.models.sam_layers import FUSED, PatchConv2d, fuse_layers, stock_layers
 from plum.models.sam_modules import Attention, LayerNorm2d, MaskDecoder, TwoWayAttention
 
 CONFIG = SamConfig(
@@ -170,3 +170,37 @@ def test_sincos_positions_are_half_of_sines_and_cosines() -> None:
     expected = torch.tensor([0.454649, -0.208073, 0.0, 0.5])
     torch.testing.assert_close(position[0, 2, 0, ::8].detach(), expected, atol=1e-5, rtol=0)
     assert float(build_sam(CONFIG).image_encoder.pos_embed.detach().abs().max()) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.02)]
+)
+@pytest.mark.parametrize("is_from_image", [True, False])
+def test_image_and_few_tokens_attend_as_segment_anythings_do(
+    dtype: torch.dtype, tolerance: float, is_from_image: bool
+) -> None:
+    """2 heads and 6 tokens: 12 vectors stand for 32 internal channels."""
+    torch.manual_seed(0)
+    stock = TwoWayAttention(64, 2, downsample_rate=2).double()
+    fused = FUSED[TwoWayAttention](64, 2, downsample_rate=2).to(dtype)
+    fused.load_state_dict(stock.state_dict())
+    image, tokens = torch.randn(3, 50, 64), torch.randn(3, 6, 64)
+    given = [image, tokens, tokens + 1] if is_from_image else [tokens, image, image + 1]
+    ours = [tensor.detach().to(dtype).requires_grad_() for tensor in given]
+    theirs = [tensor.detach().double().clone().requires_grad_() for tensor in given]
+    attended, expected = fused(*ours), stock(*theirs)
+    torch.testing.assert_close(attended.double(), expected, atol=tolerance, rtol=tolerance)
+    attended.double().square().sum().backward()
+    expected.square().sum().backward()
+    for mine, other in zip([*ours, *fused.parameters()], [*theirs, *stock.parameters()], strict=True):
+        assert mine.grad is not None
+        assert other.grad is not None
+        if float(other.grad.norm()) > 1e-9:  # of the keys' bias nothing comes through the softmax
+            assert float((mine.grad.double() - other.grad).norm() / other.grad.norm()) < 3 * tolerance
+
+
+def test_convolutions_with_overlapping_patches_stay() -> None:
+    sam = build_sam(CONFIG)
+    sam.prompt_encoder.mask_downscaling[0] = nn.Conv2d(1, 4, kernel_size=3, stride=2, padding=1)
+    fuse_layers(sam)
+    assert type(sam.prompt_encoder.mask_downscaling[0]) is nn.Conv2d
