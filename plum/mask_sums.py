@@ -58,7 +58,7 @@ def sum_pixels(
 
 
 def masks_at_once(num_masks: int, num_pixels: int, device_type: str) -> int:
-    """Return how many of some masks are enlarged at a time, at least one."""
+    """Return how many of so many masks are enlarged at a time: one at least, where there are any."""
     return min(num_masks, max(1, PIXELS_AT_ONCE.get(device_type, PIXELS_AT_ONCE["cuda"]) // num_pixels))
 
 

@@ -7,6 +7,7 @@ in bfloat16 at full size. Parameters are not counted. Checked against torch in t
 from plum.config import SamConfig
 from plum.doctor.workload import Workload
 from plum.mask_sums import NUM_MAPS, masks_at_once
+from plum.models.sam_layers import takes_over_from_image, takes_over_to_image
 
 FLOAT = 4
 NUM_OUTPUT_TOKENS = 5
@@ -34,8 +35,11 @@ def _transformer_bytes(sam: SamConfig, work: Workload) -> int:
     # Keys + position and keys, and for either direction of attention a weight per head and token or, where these are
     # many, two projections and back to the tokens one number per head; then the norm's input and two numbers per cell.
     vectors, internal = sam.decoder_heads * tokens, width // DOWNSAMPLE
-    to_image = vectors * cells * size if 2 * vectors <= internal else 2 * narrow
-    to_tokens = vectors * cells * size if vectors < internal else 2 * narrow + sam.decoder_heads * cells * FLOAT
+    to_image = to_tokens = vectors * cells * size
+    if not takes_over_to_image(vectors, internal):
+        to_image = 2 * narrow
+    if not takes_over_from_image(vectors, internal):
+        to_tokens = 2 * narrow + sam.decoder_heads * cells * FLOAT
     to_image += image + image
     to_tokens += image + 2 * cells * FLOAT
     block = to_image + to_tokens

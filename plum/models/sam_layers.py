@@ -13,6 +13,16 @@ from torch.nn import functional
 from plum.models.sam_modules import LayerNorm2d, TwoWayAttention, TwoWayAttentionBlock
 
 
+def takes_over_from_image(num_vectors: int, internal_dim: int) -> bool:
+    """Whether heads x tokens vectors are fewer than the channels in which an image would attend to the tokens."""
+    return num_vectors < internal_dim
+
+
+def takes_over_to_image(num_vectors: int, internal_dim: int) -> bool:
+    """Whether they are few enough where the tokens attend to the image, for which torch's attention is quicker."""
+    return 2 * num_vectors <= internal_dim
+
+
 class FusedTwoWayAttention(TwoWayAttention):
     """The decoder's attention between an image and a few tokens, where the image's tokens need no projection.
 
@@ -23,9 +33,9 @@ class FusedTwoWayAttention(TwoWayAttention):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from q [R, Q, C] to k and v [R, K, C]: [R, Q, C]."""
-        if q.shape[1] > k.shape[1] and self.num_heads * k.shape[1] < self.internal_dim:
+        if q.shape[1] > k.shape[1] and takes_over_from_image(self.num_heads * k.shape[1], self.internal_dim):
             return self._from_image(q, k, v)
-        if q.shape[1] < k.shape[1] and 2 * self.num_heads * q.shape[1] <= self.internal_dim:
+        if q.shape[1] < k.shape[1] and takes_over_to_image(self.num_heads * q.shape[1], self.internal_dim):
             return self._to_image(q, k, v)
         queries, keys, values = self._split(self.q_proj, q), self._split(self.k_proj, k), self._split(self.v_proj, v)
         attended = functional.scaled_dot_product_attention(queries, keys, values)

@@ -31,6 +31,12 @@ def make_logits(batch: Batch) -> Tensor:
     return torch.randn(len(batch.masks), 16, 16, generator=torch.Generator().manual_seed(1))
 
 
+def only_span(batch: Batch, row: int) -> Batch:
+    bounds = (batch.spans.conversation, batch.spans.start, batch.spans.end)
+    spans = SpanBounds(*(bound[row : row + 1] for bound in bounds))
+    return replace(batch, spans=spans, masks=batch.masks[row : row + 1])
+
+
 def focal_tversky(logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
     return focal_tversky_loss(sum_pixels(logits, targets, counted), alpha=0.7, beta=0.3, gamma=0.75)
 
@@ -113,11 +119,8 @@ def test_mask_losses_are_means_over_masks_of_images_of_any_size() -> None:
     config = LossConfig()
     overlap, bce = mask_losses(logits, batch, config)
     overlaps, bces = [], []
-    for row, mask in enumerate(batch.masks):
-        bounds = (batch.spans.conversation, batch.spans.start, batch.spans.end)
-        spans = SpanBounds(*(bound[row : row + 1] for bound in bounds))
-        one = replace(batch, spans=spans, masks=(mask,))
-        overlap_one, bce_one = mask_losses(logits[row : row + 1], one, config)
+    for row in range(len(batch.masks)):
+        overlap_one, bce_one = mask_losses(logits[row : row + 1], only_span(batch, row), config)
         overlaps.append(overlap_one)
         bces.append(bce_one)
     torch.testing.assert_close(overlap, torch.stack(overlaps).mean())
@@ -142,23 +145,13 @@ def test_ignored_pixels_leave_every_mask_loss() -> None:
 def test_one_of_two_images_of_a_size_ignores_pixels() -> None:
     batch = make_batch((1, 1))
     size = batch.frames[0].original
-    batch = replace(batch, frames=(batch.frames[0],) * 2, masks=(torch.rand(size) > 0.5, torch.rand(size) > 0.5))
+    masks = torch.rand(2, *size, generator=torch.Generator().manual_seed(2)) > 0.5
     ignore = torch.zeros(size, dtype=torch.bool)
     ignore[:, :9] = True
+    batch = replace(batch, frames=(batch.frames[0],) * 2, masks=tuple(masks), ignore_masks=(ignore, None))
     logits, config = make_logits(batch), LossConfig()
-    both = mask_losses(logits, replace(batch, ignore_masks=(ignore, None)), config)
-    spans = [
-        SpanBounds(*(bound[row : row + 1] for bound in (batch.spans.conversation, batch.spans.start, batch.spans.end)))
-        for row in range(2)
-    ]
-    alone = [
-        mask_losses(
-            logits[row : row + 1],
-            replace(batch, spans=spans[row], masks=batch.masks[row : row + 1], ignore_masks=(ignore, None)),
-            config,
-        )
-        for row in range(2)
-    ]
+    both = mask_losses(logits, batch, config)
+    alone = [mask_losses(logits[row : row + 1], only_span(batch, row), config) for row in range(2)]
     for found, first, second in zip(both, *alone, strict=True):
         torch.testing.assert_close(found, (first + second) / 2)
 

@@ -6,7 +6,14 @@ from torch import nn
 
 from plum.config import SamConfig
 from plum.models.sam import FusedAttention, RowwiseMaskDecoder, build_sam
-from plum.models.sam_layers import FUSED, PatchConv2d, fuse_layers, stock_layers
+from plum.models.sam_layers import (
+    FUSED,
+    PatchConv2d,
+    fuse_layers,
+    stock_layers,
+    takes_over_from_image,
+    takes_over_to_image,
+)
 from plum.models.sam_modules import Attention, LayerNorm2d, MaskDecoder, TwoWayAttention
 
 CONFIG = SamConfig(
@@ -204,3 +211,10 @@ def test_convolutions_with_overlapping_patches_stay() -> None:
     sam.prompt_encoder.mask_downscaling[0] = nn.Conv2d(1, 4, kernel_size=3, stride=2, padding=1)
     fuse_layers(sam)
     assert type(sam.prompt_encoder.mask_downscaling[0]) is nn.Conv2d
+
+
+def test_which_attentions_tokens_take_over() -> None:
+    """SAM's 8 heads and 6 tokens have 128 internal channels, tiny's 4 heads 32."""
+    assert (takes_over_from_image(8 * 6, 128), takes_over_to_image(8 * 6, 128)) == (True, True)
+    assert (takes_over_from_image(4 * 6, 32), takes_over_to_image(4 * 6, 32)) == (True, False)
+    assert (takes_over_from_image(2 * 6, 8), takes_over_to_image(2 * 6, 8)) == (False, False)
