@@ -83,7 +83,8 @@ def main(
         run.train(iter(batches[: engine.accumulation]))  # warm-up
         reset_peak(device)
         seconds = time_steps(run, batches) / len(batches)
-    flops = [count_step(config, one) for one in batches]
+    special_tokens = run.objective.model.llava.special_tokens
+    flops = [count_step(config, one, special_tokens) for one in batches]
     needed = statistics.fmean(one.total for one in flops)
     result = {
         "size": size,

@@ -5,9 +5,9 @@ python scripts/bench_padding.py [--batch 8] [--group 48] [--samples 960]
 Mixtures: those of the quickstart's two stages on freshly drawn images, each with the tiny model's 36 image tokens and
 with 256 and up to three conversations an image; and the same stage 0 with, for a quarter of the samples, dialogues of
 40 to 400 words (as LLaVA-Instruct has a quarter of full-size training). `padding` is the share of a micro-batch's
-token places that hold padding, `grouped` the same with `data.group_by_length`, `passes` as drawn but with short and
-long conversations in passes of their own through the language model, as plum/models/row_groups.py runs them. The last
-line is JSON.
+token places that hold padding, `grouped` the same with `data.group_by_length`. As the language model runs micro-batches
+(plum/models/shared_beginnings.py, as drawn): `repeated` is the share of tokens that need not be run, being common
+beginnings of an image's conversations, and `passes` the share of padding in what is run. The last line is JSON.
 """
 
 import json
@@ -18,7 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from jsonargparse import CLI
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,10 +30,13 @@ from plum.data.encoding import ConversationEncoder
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import longest_text
 from plum.data.tokenizer import load_tokenizer
-from plum.models.row_groups import group_rows
+from plum.models.shared_beginnings import PADDING, lay_out
+from plum.models.special_tokens import read_special_tokens
 from plum.structures import Exchange, Sample
 from scripts.bench_sizes import draw_data, training_config
 
+Rows = list[tuple[int, ...]]
+"""Token ids of a sample's conversations."""
 WORDS = ("the", "wheel", "of", "a", "red", "car", "is", "behind", "its", "door", "and", "under", "a", "window")
 
 
@@ -74,7 +79,8 @@ def main(batch: int = 8, group: int = 48, samples: int = 960, images: int = 200,
     with tempfile.TemporaryDirectory() as folder:
         draw_data(Path(folder), images, 64)
         tokenizer = load_tokenizer(Path(folder) / "tokenizer")
-        print(f"{'mixture':<34}{'padding':>10}{'grouped':>10}{'passes':>10}")
+        image_token = read_special_tokens(tokenizer).image
+        print(f"{'mixture':<34}{'padding':>10}{'grouped':>10}{'repeated':>10}{'passes':>10}")
         for name, stage, image_tokens, per_image, has_dialogues in (
             ("stage 0, tiny", 0, 36, 1, False),
             ("stage 1, tiny", 1, 36, 1, False),
@@ -89,35 +95,52 @@ def main(batch: int = 8, group: int = 48, samples: int = 960, images: int = 200,
             rows = {}
             for size in (0, group):
                 mixture = _with_dialogues(drawn, size) if has_dialogues else _regrouped(drawn, size)
-                rows[size] = row_lengths(mixture, encoder, samples)
+                rows[size] = encode_rows(mixture, encoder, samples)
+            repeated, in_passes = shares_of_passes(rows[0], batch, image_token)
             shares = {
                 "padding": padding_share(rows[0], batch),
                 "grouped": padding_share(rows[group], batch),
-                "passes": padding_share(rows[0], batch, in_passes=True),
+                "repeated": repeated,
+                "passes": in_passes,
             }
             print(f"{name:<34}" + "".join(f"{share:>10.1%}" for share in shares.values()))
             results[name] = shares
     print(json.dumps({"batch": batch, "group": group, "mixtures": results}))
 
 
-def row_lengths(mixture: MixtureDataset, encoder: ConversationEncoder, count: int) -> list[list[int]]:
-    """Tokens of each conversation of the first samples of a run."""
-    lengths = []
+def encode_rows(mixture: MixtureDataset, encoder: ConversationEncoder, count: int) -> list[Rows]:
+    """Token ids of each conversation of the first samples of a run."""
+    rows = []
     for position in tqdm(range(count), desc="encoding", unit="sample", leave=False):
         sample = mixture[position]
-        lengths.append([len(encoder.encode(one, name=sample.sample_id).labels) for one in sample.conversations])
-    return lengths
+        encoded = [encoder.encode(one, name=sample.sample_id).encoded for one in sample.conversations]
+        rows.append([one.input_ids for one in encoded])
+    return rows
 
 
-def padding_share(rows: Sequence[Sequence[int]], batch: int, in_passes: bool = False) -> float:
+def padding_share(rows: Sequence[Rows], batch: int) -> float:
     """Share of padding when every `batch` samples make a micro-batch; each conversation of a sample is a row."""
     places = tokens = 0
     for start in range(0, len(rows) - batch + 1, batch):
-        lengths = [length for sample in rows[start : start + batch] for length in sample]
-        passes = group_rows(lengths) if in_passes else [list(range(len(lengths)))]
-        places += sum(len(one) * max(lengths[row] for row in one) for one in passes)
+        lengths = [len(ids) for sample in rows[start : start + batch] for ids in sample]
+        places += len(lengths) * max(lengths)
         tokens += sum(lengths)
     return 1 - tokens / places
+
+
+def shares_of_passes(rows: Sequence[Rows], batch: int, image_token: int) -> tuple[float, float]:
+    """Share of tokens that repeat a common beginning, and of padding in what the language model runs."""
+    tokens = distinct = places = 0
+    for start in range(0, len(rows) - batch + 1, batch):
+        conversations = [(k, ids) for k, sample in enumerate(rows[start : start + batch]) for ids in sample]
+        padded = [torch.tensor(ids) for _, ids in conversations]
+        is_token = pad_sequence([torch.ones_like(ids) for ids in padded], batch_first=True)
+        index = torch.tensor([image for image, _ in conversations])
+        layout = lay_out(pad_sequence(padded, batch_first=True), is_token, index, image_token, 0)
+        tokens += int(is_token.sum())
+        distinct += sum(int((one.branches != PADDING).sum()) for one in layout.passes)
+        places += layout.num_places
+    return 1 - distinct / tokens, 1 - distinct / places
 
 
 def _regrouped(mixture: MixtureDataset, group: int) -> MixtureDataset:

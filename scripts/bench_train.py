@@ -1,12 +1,14 @@
 """Times a training step of PLUM with random weights, and shows that its fast parts compute what the plain ones do.
 
-python scripts/bench_train.py --size tiny|small|7b|13b [--parts masks,stages,feeding] [--trace step.json]
+python scripts/bench_train.py --size tiny|small|7b|13b [--parts masks,language,stages,feeding] [--trace step.json]
 
 masks: the mask branch (query projection, decode loop with feedback, losses) against the loop over images and spans of
 LISA and its forks, which scripts/mask_loop.py defines and holds in code: segment-anything's own decoder, one image and
-one prompt a call. `ratio` is loop time / batched time, medians of runs in turn; `deviation` the largest difference of
-the loss and of any gradient (of parameters and of both inputs), relative to the largest one; `by_tensor` that of a
-tensor's whole gradient relative to itself, where it is more than rounding (a key's bias has none: softmax ignores it).
+one prompt a call. `ratio` is loop time / batched time, medians of runs in turn; deviations as in
+scripts/gradient_deviation.py.
+language: the language model over loaded batches with several conversations an image (not tiny), student forward and
+backward and teacher, with common beginnings run once against conversations that run apart
+(scripts/conversations_apart.py). `state_deviation` is the largest difference relative to the largest state.
 stages: where the time of a step goes: data, towers, LLM, teacher, heads, masks, losses forward and backward, engine.
 feeding: tokens a second with batches as they are loaded and with the same batches made before; loading is no bottleneck
 while the two are within 5%.
@@ -26,6 +28,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import CLI
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,19 +39,19 @@ from plum.train_config import TrainConfig
 from plum.training.ranks import start_ranks
 from scripts.bench_run import BenchRun, build_run
 from scripts.bench_sizes import Size, draw_data, image_sizes, only_mask_branch, training_config
+from scripts.conversations_apart import LanguageStep
+from scripts.gradient_deviation import compare_gradients
 from scripts.mask_loop import batched_loss, gradients, loop_loss, make_inputs
 from scripts.stage_clock import OTHER, StageClock, watch
 
 SPANS = (4, 5, 6)
 """Spans of the conversations of a batch, in turn."""
-ROUNDING = 1e-6
-"""A gradient whose norm is a smaller share of the largest one's is float32 rounding."""
 
 
 def main(
     *,
     size: Size = "tiny",
-    parts: str = "masks,stages,feeding",
+    parts: str = "masks,language,stages,feeding",
     stage: int = 1,
     batch: int = 6,
     steps: int = 20,
@@ -79,14 +82,14 @@ def main(
         seed: Of weights and inputs.
     """
     chosen = parts.split(",")
-    if unknown := set(chosen) - {"masks", "stages", "feeding"}:
-        raise SystemExit(f"unknown parts {sorted(unknown)}; there are masks, stages and feeding")
+    if unknown := set(chosen) - {"masks", "language", "stages", "feeding"}:
+        raise SystemExit(f"unknown parts {sorted(unknown)}; there are masks, language, stages and feeding")
     if min(batch, steps, repeats, images) < 1:
         raise SystemExit("batch, steps, repeats and images are at least 1")
     result: dict[str, object] = {"size": size, "batch": batch, "threads": torch.get_num_threads()}
     if "masks" in chosen:
         result["masks"] = bench_masks(size, batch, repeats, seed)
-    if {"stages", "feeding"} & set(chosen):
+    if {"language", "stages", "feeding"} & set(chosen):
         with tempfile.TemporaryDirectory() as folder:
             drawn = Path(data or folder)
             draw_data(drawn, images, 192 if size == "tiny" else 480)
@@ -121,17 +124,9 @@ def bench_masks(size: Size, batch: int, repeats: int, seed: int) -> dict[str, ob
     ways = {"batched": batched_loss, "loop": loop_loss}
     losses = {name: way(model, inputs, config.losses) for name, way in ways.items()}
     found = {name: gradients(model, inputs, loss) for name, loss in losses.items()}
-    pairs = list(zip(found["batched"], found["loop"], strict=True))
-    largest = max(float(gradient.abs().max()) for gradient in found["loop"])
-    difference = max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
-    norm = max(float(gradient.norm()) for gradient in found["loop"])
-    by_tensor = max(
-        float((ours - theirs).norm() / theirs.norm())
-        for ours, theirs in pairs
-        if float(theirs.norm()) > ROUNDING * norm
-    )
+    deviations = compare_gradients(found["batched"], found["loop"])
     loss = {name: float(value.detach()) for name, value in losses.items()}
-    del losses, found, pairs
+    del losses, found
 
     def forward(name: str) -> None:
         with torch.no_grad():
@@ -144,14 +139,47 @@ def bench_masks(size: Size, batch: int, repeats: int, seed: int) -> dict[str, ob
     result: dict[str, object] = {
         "spans": spans,
         "loss_deviation": abs(loss["batched"] - loss["loop"]) / abs(loss["loop"]),
-        "gradient_deviation": difference / largest,
-        "gradient_deviation_by_tensor": by_tensor,
+        **deviations,
     }
-    print(f"{'mask branch':<28}{'loop':>10}{'batched':>10}{'ratio':>8}")
+    return result | print_ratios("mask branch", "loop", "batched", seconds)
+
+
+def bench_language(run: BenchRun, repeats: int) -> dict[str, object]:
+    """Compare conversations about one image together with conversations apart."""
+    step = LanguageStep(run.objective.model, next(run.load(0, 1)).to(run.device))
+    run.objective.eval()  # dropout is drawn for other tokens
+    with torch.no_grad():
+        teachers = [step.teacher(way) for way in ("together", "apart")]
+    students = [step.student(way) for way in ("together", "apart")]
+    states = [_deviation(*pair) for pair in (students, teachers)]
+    deviations = compare_gradients(*(step.gradients(student) for student in students))
+    result: dict[str, object] = {"state_deviation": max(states), **deviations, **step.count_tokens()}
+    del students, teachers
+    run.objective.train()
+
+    def student(way: str) -> None:
+        step.gradients(step.student(way))  # type: ignore[arg-type]
+
+    def teacher(way: str) -> None:
+        step.teacher(way)  # type: ignore[arg-type]
+
+    kinds = (("student", student), ("teacher", teacher))
+    seconds = {kind: in_turn(run_way, ["together", "apart"], repeats) for kind, run_way in kinds}
+    return result | print_ratios("language model", "apart", "together", seconds)
+
+
+def _deviation(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).detach().abs().max() / theirs.detach().abs().max())
+
+
+def print_ratios(title: str, plain: str, fast: str, seconds: dict[str, dict[str, float]]) -> dict[str, object]:
+    """Print and return plain time / fast time of each kind."""
+    print(f"{title:<28}{plain:>10}{fast:>10}{'ratio':>8}")
+    result: dict[str, object] = {}
     for kind, times in seconds.items():
-        ratio = times["loop"] / times["batched"]
-        print(f"{kind:<28}{times['loop']:>9.3f}s{times['batched']:>9.3f}s{ratio:>8.2f}")
-        result[kind] = {"loop_seconds": times["loop"], "batched_seconds": times["batched"], "ratio": ratio}
+        ratio = times[plain] / times[fast]
+        print(f"{kind:<28}{times[plain]:>9.3f}s{times[fast]:>9.3f}s{ratio:>8.2f}")
+        result[kind] = {f"{plain}_seconds": times[plain], f"{fast}_seconds": times[fast], "ratio": ratio}
     return result
 
 
@@ -176,6 +204,8 @@ def bench_steps(
     run = build_run(config, start_ranks(config.engine))
     result: dict[str, object] = {"peak_memory_gb": None}
     run.train(run.load(0, 2))  # warm-up
+    if "language" in chosen:
+        result["language"] = bench_language(run, repeats)
     if "feeding" in chosen:
         result["feeding"] = bench_feeding(run, steps, repeats)
     if trace is not None:

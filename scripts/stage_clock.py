@@ -69,7 +69,7 @@ def watch(model: GroundedLMM, clock: StageClock) -> None:
 
     stages = (
         (model, "encode_images", "towers"),
-        (model.llava, "hidden_states", "language model"),
+        (model.llava, "shared_hidden_states", "language model"),
         (model.llava, "token_logits", "tagger and lm_head"),
         (model, "tag", "tagger and lm_head"),
         (model, "decode_masks", "masks"),

@@ -3,16 +3,19 @@
 A weight costs 2 FLOPs a token forward; in the backward pass 2 where it is frozen (the gradient passes through it) and 4
 where it is trained; nothing where no gradient comes by (frozen towers, the teacher's pass). An attention of n tokens on
 m of width d costs 4 n m d forward and twice that backward; the language model's is causal and needs the lower triangle
-alone. Tokens are the real ones: padding, recomputation by gradient checkpointing and dropout are no use and not
-counted, nor is what is linear in pixels (norms, activations, resizing, losses). One thing is counted that is not
-needed: conversations about one image have their beginning in common, and each is counted whole, as the step runs it.
-The first layer's projections pass no gradient down to frozen embeddings; they are counted as if they did (0.5% of the
-language model at 7B).
+alone. Tokens are the real ones, and what conversations about one image have in common from the start on counts once:
+padding, recomputation by gradient checkpointing and dropout are no use and not counted, nor is what is linear in pixels
+(norms, activations, resizing, losses). The first layer's projections pass no gradient down to frozen embeddings; they
+are counted as if they did (0.5% of the language model at 7B).
 """
 
 from dataclasses import dataclass, fields
 
-from plum.config import LanguageConfig, LoraConfig, SamConfig, VisionConfig
+from torch import Tensor
+
+from plum.config import LanguageConfig, LoraConfig, SamConfig, SpecialTokensConfig, VisionConfig
+from plum.models.shared_beginnings import PADDING, lay_out
+from plum.models.teacher import find_constrained
 from plum.structures import Batch
 from plum.train_config import TrainConfig
 
@@ -39,35 +42,62 @@ class StepFlops:
         return float(sum(getattr(self, field.name) for field in fields(self)))
 
 
-def count_step(config: TrainConfig, batch: Batch) -> StepFlops:
+def count_step(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> StepFlops:
     """Count the FLOPs of a micro-batch: forward, backward, and the teacher's forward where it has one."""
     model, trainable = config.model, config.trainable
     images, spans = len(batch.frames), batch.spans
-    lengths = batch.attention_mask.sum(1).tolist()
-    ends = [spans.end[spans.conversation == row].max() for row in spans.conversation.unique()]
     language, vision = model.llava.language, model.llava.vision
     width = language.hidden_size
     supervised = int((batch.labels[:, 1:] >= 0).sum())
     projector = vision.hidden_size * width + (width * width if model.llava.projector != "linear" else 0)
     clip = clip_flops(vision, TRAINED if trainable.vision_tower else NO_GRADIENT)
     clip += (TRAINED if trainable.projector else NO_GRADIENT) * projector * vision.num_image_tokens
-    weight_cost = TRAINED if trainable.language_model == "full" else PASSING
     are_embeddings_trained = trainable.language_model == "full" or trainable.embeddings
     head = (TRAINED if are_embeddings_trained else PASSING) * width * language.vocab_size * supervised
     span_tokens = int((spans.end - spans.start).sum())
     query = TRAINED * span_tokens * width * (width + model.sam.prompt_dim)
-    fed_back = len(spans) - len(ends) if model.feedback.is_enabled else 0
+    fed_back = len(spans) - len(spans.conversation.unique()) if model.feedback.is_enabled else 0
     tagger = 0.0
     if model.tagger is not None:
-        tagger = sum(tagger_flops(width, model.tagger.feedforward_dim, int(n)) for n in lengths)
+        tagger = sum(tagger_flops(width, model.tagger.feedforward_dim, n) for n in batch.attention_mask.sum(1).tolist())
     return StepFlops(
         clip=images * clip,
         sam_encoder=images * sam_encoder_flops(model.sam, TRAINED if trainable.sam_image_encoder else NO_GRADIENT),
-        language=sum(language_flops(language, model.lora, n, weight_cost) for n in lengths),
-        teacher=sum(language_flops(language, None, int(n), NO_GRADIENT) for n in ends) if config.losses.kl else 0.0,
+        language=student_flops(config, batch, special_tokens),
+        teacher=teacher_flops(config, batch, special_tokens),
         heads=head + tagger,
         masks=query + len(spans) * decoder_flops(model.sam) + fed_back * feedback_flops(model.sam),
     )
+
+
+def student_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> float:
+    """Language model over all conversations."""
+    counts = count_tokens(batch.input_ids, batch.attention_mask, batch.image_index, special_tokens)
+    weight_cost = TRAINED if config.trainable.language_model == "full" else PASSING
+    return language_flops(config.model.llava.language, config.model.lora, *counts, weight_cost)
+
+
+def teacher_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> float:
+    """Language model without adapters over conversations with spans, up to their last one."""
+    if not config.losses.kl or not len(batch.spans):
+        return 0.0
+    rows, is_needed = find_constrained(batch.spans)
+    ids = batch.input_ids[rows, : is_needed.shape[1]]
+    counts = count_tokens(ids, is_needed.long(), batch.image_index[rows], special_tokens)
+    return language_flops(config.model.llava.language, None, *counts, NO_GRADIENT)
+
+
+def count_tokens(
+    input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, special_tokens: SpecialTokensConfig
+) -> tuple[int, int]:
+    """Return the tokens of conversations, common beginnings once, and the pairs of a token and one that it sees."""
+    layout = lay_out(input_ids, attention_mask, image_index, special_tokens.image, special_tokens.pad)
+    tokens = pairs = 0
+    for one in layout.passes:
+        is_token = one.branches != PADDING
+        tokens += int(is_token.sum())
+        pairs += int((one.is_visible() & is_token[..., None]).sum())
+    return tokens, pairs
 
 
 def clip_flops(vision: VisionConfig, per_weight: int) -> float:
@@ -92,14 +122,16 @@ def sam_encoder_flops(sam: SamConfig, per_weight: int) -> float:
     return per_weight * weights + per_weight // 2 * attention
 
 
-def language_flops(language: LanguageConfig, lora: LoraConfig | None, tokens: int, per_weight: int) -> float:
-    """One conversation through the decoder's layers, with adapters on the given projections."""
+def language_flops(
+    language: LanguageConfig, lora: LoraConfig | None, tokens: int, pairs: int, per_weight: int
+) -> float:
+    """Tokens through the decoder's layers, with adapters on the given projections; pairs: who sees whom."""
     width = language.hidden_size
     key_width = width * language.num_key_value_heads // language.num_heads
     outputs = {"q_proj": width, "k_proj": key_width, "v_proj": key_width, "o_proj": width}
     weights = width * sum(outputs.values()) + 3 * width * language.intermediate_size
     adapters = 0 if lora is None else sum(lora.rank * (width + outputs[name]) for name in lora.target_modules)
-    attention = 2 * tokens * (tokens + 1) * width
+    attention = 4 * pairs * width
     backward = 1 if per_weight == NO_GRADIENT else 3
     return language.num_layers * (per_weight * weights * tokens + TRAINED * adapters * tokens + backward * attention)
 

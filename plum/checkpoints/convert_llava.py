@@ -49,7 +49,7 @@ from plum.checkpoints.survey import (
 from plum.checkpoints.weights import list_tensors
 from plum.config import LlavaConfig, ModelConfig, SamConfig, VisionConfig
 from plum.data.conversation import TemplateName
-from plum.models.llava import build_llava
+from plum.models.llava_builder import build_llava
 from plum.models.sam import build_sam
 from plum.models.special_tokens import with_special_tokens
 

@@ -8,6 +8,7 @@ tests/plum/doctor/test_activations.py.
 
 from plum.config import LanguageConfig, LoraConfig, TaggerConfig
 from plum.doctor.workload import Workload
+from plum.models.shared_beginnings import MASK_ALIGNMENT
 
 FLOAT = 4
 """Norms, softmaxes and losses are computed in float32."""
@@ -25,7 +26,7 @@ def layer_bytes(
         is_trained: the layer's own weights are trained.
         is_first: its input needs no gradient (embeddings and image tokens are frozen).
     """
-    width, inner, rows, size = language.hidden_size, language.intermediate_size, work.rows, work.element_bytes
+    width, inner, rows, size = language.hidden_size, language.intermediate_size, work.places, work.element_bytes
     head = width // language.num_heads
     norm = rows * width * FLOAT + rows * FLOAT
     states = rows * width * size
@@ -45,15 +46,15 @@ def _adapter_bytes(language: LanguageConfig, lora: LoraConfig | None, work: Work
     total, shared = 0, set()
     for target in lora.target_modules:
         width = language.intermediate_size if target == "down_proj" else language.hidden_size
-        total += work.rows * lora.rank * work.element_bytes
+        total += work.places * lora.rank * work.element_bytes
         if lora.dropout > 0:
             needs_mask = not (is_first and _input_of(target) == "first norm")
-            total += work.rows * width * (work.element_bytes + work.dropout_mask_bytes * needs_mask)
+            total += work.places * width * (work.element_bytes + work.dropout_mask_bytes * needs_mask)
         else:
             shared.add(_input_of(target))
     for source in shared - {"attention"}:  # that one is kept by the attention itself
         width = language.intermediate_size if source == "product" else language.hidden_size
-        total += work.rows * width * work.element_bytes
+        total += work.places * width * work.element_bytes
     return total
 
 
@@ -67,19 +68,32 @@ def _input_of(target: str) -> str:
 def layers_bytes(
     language: LanguageConfig, lora: LoraConfig | None, work: Workload, *, is_trained: bool, is_checkpointed: bool
 ) -> int:
-    """Activations of all decoder layers: all of them, or with gradient checkpointing the inputs of each alone."""
+    """Activations of all decoder layers: all of them, or with gradient checkpointing the inputs of each alone.
+
+    With it the mask and the rotary tables, a thousandth of the peak, are left out.
+    """
     if is_checkpointed:
-        return language.num_layers * work.rows * language.hidden_size * work.element_bytes
+        return language.num_layers * work.places * language.hidden_size * work.element_bytes
     first = layer_bytes(language, lora, work, is_trained=is_trained, is_first=not is_trained)
     other = layer_bytes(language, lora, work, is_trained=is_trained, is_first=False)
-    rotary = 2 * work.tokens * (language.hidden_size // language.num_heads) * work.element_bytes
-    return first + (language.num_layers - 1) * other + rotary
+    rotary = 2 * (language.hidden_size // language.num_heads) * work.element_bytes
+    rotary *= work.places if work.is_shared else work.tokens
+    embedding = (8 + 1) * work.places if is_trained else 0  # ids, and where they are the image's
+    return first + (language.num_layers - 1) * other + rotary + _mask_bytes(work) + embedding
+
+
+def _mask_bytes(work: Workload) -> int:
+    """Who sees whom in a sequence of several conversations: one number per pair, for all layers together."""
+    if not work.is_shared:
+        return 0
+    aligned = -(-work.sequence // MASK_ALIGNMENT) * MASK_ALIGNMENT
+    return work.places * aligned * work.element_bytes
 
 
 def final_norm_bytes(language: LanguageConfig, work: Workload, *, is_trained: bool) -> int:
-    """Activations of the norm after the last layer."""
-    kept = work.rows * language.hidden_size * work.element_bytes if is_trained else 0
-    return work.rows * language.hidden_size * FLOAT + work.rows * FLOAT + kept
+    """Activations of the norm after the last layer, and of handing each conversation its states."""
+    kept = work.places * language.hidden_size * work.element_bytes if is_trained else 0
+    return work.places * language.hidden_size * FLOAT + work.places * FLOAT + kept + 8 * work.rows
 
 
 def token_loss_bytes(language: LanguageConfig, work: Workload, *, is_trained: bool) -> int:

@@ -182,7 +182,7 @@ def _sam_encoder_bytes(config: TrainConfig, work: Workload) -> int:
 def _layer_forward_bytes(config: TrainConfig, work: Workload) -> int:
     """Transient memory of one decoder layer without a graph: its MLP with the norm's float32 copies."""
     language = config.model.llava.language
-    return work.rows * (
+    return work.places * (
         3 * (language.hidden_size + language.intermediate_size) * work.element_bytes + 2 * language.hidden_size * FLOAT
     )
 
@@ -190,7 +190,7 @@ def _layer_forward_bytes(config: TrainConfig, work: Workload) -> int:
 def _layer_backward_bytes(config: TrainConfig, work: Workload) -> int:
     """Transient memory of one layer's backward pass; with gradient checkpointing its recomputed activations too."""
     language = config.model.llava.language
-    workspace = work.rows * (3 * language.intermediate_size * work.element_bytes + 2 * language.hidden_size * FLOAT)
+    workspace = work.places * (3 * language.intermediate_size * work.element_bytes + 2 * language.hidden_size * FLOAT)
     if not config.engine.gradient_checkpointing:
         return workspace
     is_full = config.trainable.language_model == "full"

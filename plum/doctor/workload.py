@@ -34,6 +34,7 @@ class Workload:
         images: B.
         conversations: N.
         tokens: T, image patches included.
+        common: of them those that the conversations about one image begin with alike.
         supervised: K, of all conversations together.
         spans: S, of each conversation.
         span_tokens: of the longest span.
@@ -45,6 +46,7 @@ class Workload:
     images: int
     conversations: int
     tokens: int
+    common: int
     supervised: int
     spans: int
     span_tokens: int
@@ -58,6 +60,23 @@ class Workload:
         return self.conversations * self.tokens
 
     @property
+    def is_shared(self) -> bool:
+        """Images have several conversations: their common beginnings run once."""
+        return self.conversations > self.images
+
+    @property
+    def sequence(self) -> int:
+        """Tokens that the language model runs for an image (plum.models.shared_beginnings)."""
+        if not self.is_shared:
+            return self.tokens
+        return self.common + self.conversations // self.images * (self.tokens - self.common)
+
+    @property
+    def places(self) -> int:
+        """Tokens that the language model runs."""
+        return (self.images if self.is_shared else self.conversations) * self.sequence
+
+    @property
     def masks(self) -> int:
         """Spans of the batch, M."""
         return self.conversations * self.spans
@@ -69,7 +88,7 @@ def training_dtype(config: TrainConfig) -> torch.dtype:
 
 
 def build_workload(config: TrainConfig, assumptions: Assumptions) -> Workload:
-    """Derive the micro-batch: as many conversations per image as the configuration allows."""
+    """Derive the micro-batch: as many conversations per image as the configuration allows, the image in common."""
     vision = config.model.llava.vision
     text = assumptions.text_tokens or config.data.max_text_tokens
     images = config.engine.micro_batch_size
@@ -78,6 +97,7 @@ def build_workload(config: TrainConfig, assumptions: Assumptions) -> Workload:
         images=images,
         conversations=conversations,
         tokens=vision.num_image_tokens + text,
+        common=vision.num_image_tokens,
         supervised=conversations * (assumptions.supervised_tokens or text),
         spans=assumptions.spans_per_conversation,
         span_tokens=assumptions.tokens_per_span,

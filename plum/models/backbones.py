@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from plum.config import ModelConfig, Quantization
 from plum.models.empty import without_weights
-from plum.models.llava import LlavaBackbone, build_llava
+from plum.models.llava import LlavaBackbone
+from plum.models.llava_builder import build_llava
 from plum.models.sam import SegmentAnything, build_sam
 
 

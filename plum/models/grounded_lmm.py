@@ -56,7 +56,7 @@ class GroundedLMM(nn.Module):
         """
         images = self.encode_images(batch.clip_pixels, batch.sam_pixels, sam_embeddings)
         text = (batch.input_ids, batch.attention_mask, batch.image_index, images.tokens)
-        hidden_states = self.llava.hidden_states(*text)
+        hidden_states = self.llava.shared_hidden_states(*text)
         states, labels = supervised_states(hidden_states, batch.labels)
         return GroundedOutput(
             hidden_states=hidden_states,

@@ -9,16 +9,12 @@ from collections.abc import Callable
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaForConditionalGeneration
-from transformers import LlavaConfig as StockLlavaConfig
+from transformers import GenerationConfig, LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from plum.config import LlavaConfig, LoraConfig, Quantization, SpecialTokensConfig
-from plum.models.empty import without_weights
+from plum.config import SpecialTokensConfig
 from plum.models.frozen import grad_if_trainable
-from plum.models.lora import add_adapters
-from plum.models.quantization import quantize_language_model
-from plum.models.row_groups import run_in_groups
+from plum.models.shared_beginnings import SequencePass, lay_out
 from plum.structures import TEXT_ONLY
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -94,20 +90,26 @@ class LlavaBackbone(nn.Module):
         Raises:
             ValueError: a conversation's number of `<image>` ids is not its image's number of tokens.
         """
-        is_image = input_ids == self.special_tokens.image  # [N, T]
-        has_image = image_index != TEXT_ONLY
-        expected = has_image * self.num_image_tokens
-        if not bool((is_image.sum(1) == expected).all()):
-            row = int((is_image.sum(1) != expected).nonzero()[0])
+        self._check_image_tokens(input_ids, image_index)
+        return self._merge(input_ids, image_index, image_tokens)
+
+    def _check_image_tokens(self, input_ids: Tensor, image_index: Tensor) -> None:
+        found = (input_ids == self.special_tokens.image).sum(1)  # [N]
+        expected = (image_index != TEXT_ONLY) * self.num_image_tokens
+        if not bool((found == expected).all()):
+            row = int((found != expected).nonzero()[0])
             raise ValueError(
-                f"conversation {row} of the batch has {int(is_image[row].sum())} <image> tokens and needs "
+                f"conversation {row} of the batch has {int(found[row])} <image> tokens and needs "
                 f"{int(expected[row])}: expand <image> to {self.num_image_tokens} ids before the model"
             )
+
+    def _merge(self, input_ids: Tensor, image_index: Tensor, image_tokens: Tensor) -> Tensor:
+        """Embed rows whose `<image>` tokens have been checked."""
         embeddings = self.embed_text(input_ids)
         if len(image_tokens) == 0:
             return embeddings
-        patches = image_tokens[image_index[has_image]].to(embeddings.dtype)
-        return embeddings.masked_scatter(is_image[..., None], patches)
+        patches = image_tokens[image_index[image_index != TEXT_ONLY]].to(embeddings.dtype)
+        return embeddings.masked_scatter((input_ids == self.special_tokens.image)[..., None], patches)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embed token ids of any shape [...]: [..., D]."""
@@ -159,16 +161,36 @@ class LlavaBackbone(nn.Module):
         Raises:
             ValueError: sequences are not right-padded, or see `embed`.
         """
-        if not bool(attention_mask[:, 0].all()):
-            raise ValueError("sequences must be right-padded: some attention_mask starts with 0")
-        embeddings = self.embed(input_ids, image_index, image_tokens)
+        _check_padding(attention_mask)
         # With right padding causality alone keeps padding out of sight, so no mask has to be built.
-        language_model = self.stock.model.language_model
-        return run_in_groups(
-            embeddings,
-            attention_mask,
-            lambda rows: language_model(inputs_embeds=rows, use_cache=False).last_hidden_state,
-        )
+        embeddings = self.embed(input_ids, image_index, image_tokens)
+        return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+
+    def shared_hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
+    ) -> Tensor:
+        """Return what `hidden_states` does, running what conversations about one image have in common only once.
+
+        Conversations of like lengths run together, see `plum.models.shared_beginnings`.
+
+        Raises:
+            ValueError: as `hidden_states`.
+        """
+        _check_padding(attention_mask)
+        self._check_image_tokens(input_ids, image_index)
+        tokens = self.special_tokens
+        layout = lay_out(input_ids, attention_mask, image_index, tokens.image, tokens.pad)
+        states = [self._run_pass(one, image_tokens).flatten(0, 1) for one in layout.passes]
+        return torch.cat(states)[layout.places]
+
+    def _run_pass(self, sequences: SequencePass, image_tokens: Tensor) -> Tensor:
+        """Return states [G, L, D] of sequences."""
+        embeddings = self._merge(sequences.input_ids, sequences.image_index, image_tokens)
+        named = {}
+        if sequences.is_branched:  # transformers takes a mask of four dimensions as it is
+            mask = sequences.attention_mask(embeddings.dtype)
+            named = {"attention_mask": mask, "position_ids": sequences.positions}
+        return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False, **named).last_hidden_state
 
     def token_logits(self, states: Tensor) -> Tensor:
         """Return next-token logits [..., V] of states [..., D]; tokens that are never text get -inf."""
@@ -223,78 +245,13 @@ class LlavaBackbone(nn.Module):
         self.stock.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
+def _check_padding(attention_mask: Tensor) -> None:
+    if not bool(attention_mask[:, 0].all()):
+        raise ValueError("sequences must be right-padded: some attention_mask starts with 0")
+
+
 def pad_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Move the padding of [N, T] sequences to their left; generation continues at the right end."""
     # A stable sort of the mask brings its zeros to the front and keeps the order of the ones.
     order = attention_mask.argsort(dim=1, stable=True)
     return input_ids.gather(1, order), attention_mask.gather(1, order)
-
-
-def attach_adapters(llava: LlavaBackbone, config: LoraConfig) -> None:
-    """Put fresh adapters on a backbone that has none, in place."""
-    assert llava.network is llava.stock, "the backbone already has adapters"
-    llava.network = add_adapters(llava.stock, config)
-
-
-def build_llava(
-    config: LlavaConfig, lora: LoraConfig | None, is_empty: bool = False, quantization: Quantization = "none"
-) -> LlavaBackbone:
-    """Build a LLaVA with random weights from its sizes.
-
-    Args:
-        config: sizes.
-        lora: adapters, if any.
-        is_empty: without memory for its parameters, adapters included; see `plum.models.empty`.
-        quantization: of the language model under the adapters; only of an empty one.
-    """
-    assert is_empty or quantization == "none", "a language model is quantized as its weights are loaded"
-    vision, tokens = config.vision, config.special_tokens
-    with without_weights(is_empty):
-        stock = LlavaForConditionalGeneration(_stock_config(config))
-        if config.projector == "linear":
-            # LLaVA v1's single layer: the second one is the identity and stays frozen.
-            nn.init.eye_(stock.model.multi_modal_projector.linear_2.weight)
-            nn.init.zeros_(stock.model.multi_modal_projector.linear_2.bias)
-        quantize_language_model(stock, quantization)
-        layer = vision.select_layer
-        num_vision_layers = layer if layer >= 0 else vision.num_layers + 1 + layer
-        backbone = LlavaBackbone(stock, vision.num_image_tokens, num_vision_layers, tokens)
-        if lora is not None:
-            attach_adapters(backbone, lora)
-    return backbone
-
-
-def _stock_config(config: LlavaConfig) -> StockLlavaConfig:
-    """Translate to transformers' configuration."""
-    vision, language, tokens = config.vision, config.language, config.special_tokens
-    return StockLlavaConfig(
-        vision_config=CLIPVisionConfig(
-            image_size=vision.image_size,
-            patch_size=vision.patch_size,
-            hidden_size=vision.hidden_size,
-            intermediate_size=vision.intermediate_size,
-            num_hidden_layers=vision.num_layers,
-            num_attention_heads=vision.num_heads,
-            projection_dim=vision.hidden_size,
-        ),
-        text_config=LlamaConfig(
-            vocab_size=language.vocab_size,
-            hidden_size=language.hidden_size,
-            intermediate_size=language.intermediate_size,
-            num_hidden_layers=language.num_layers,
-            num_attention_heads=language.num_heads,
-            num_key_value_heads=language.num_key_value_heads,
-            max_position_embeddings=language.max_positions,
-            rms_norm_eps=language.rms_norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": language.rope_theta},
-            bos_token_id=None,
-            eos_token_id=tokens.eos if tokens else None,
-            pad_token_id=None,
-            tie_word_embeddings=False,
-        ),
-        image_token_index=tokens.image if tokens else 0,
-        image_seq_length=vision.num_image_tokens,
-        projector_hidden_act="linear" if config.projector == "linear" else "gelu",
-        vision_feature_layer=vision.select_layer,
-        vision_feature_select_strategy="default",
-    )

@@ -1,15 +1,11 @@
-"""Conversations of a batch in passes of similar length, so that short ones are not padded to the longest.
+"""Rows of tokens in passes of similar length, so that short ones are not padded to the longest.
 
 Rows of a batch do not see each other, so it does not matter which of them share a pass: states and gradients stay what
 they are. (Grouping samples in the data loader saves more, but changes which samples share a micro-batch, and with it
 what the losses are averaged over.)
 """
 
-from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor
-from torch.nn.functional import pad
+from collections.abc import Sequence
 
 MIN_SAVED_PLACES = 256
 """Token places that a further pass must save. Measured on a CPU (docs/LOG.md): a pass pays from 64 on, at the tiny size
@@ -39,27 +35,3 @@ def group_rows(lengths: Sequence[int], min_saved: int = MIN_SAVED_PLACES) -> lis
         groups.insert(0, order[begins[end] : end])
         end = begins[end]
     return groups
-
-
-def run_in_groups(embeddings: Tensor, attention_mask: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
-    """Run a causal network over right-padded rows, rows of similar length together.
-
-    Args:
-        embeddings: [N, T, D].
-        attention_mask: [N, T], 1 on real tokens.
-        layers: [n, t, D] to states [n, t, D].
-
-    Returns:
-        States [N, T, D]; those of padding mean nothing.
-    """
-    lengths: list[int] = attention_mask.sum(1).tolist()
-    groups = group_rows(lengths)
-    if len(groups) == 1:
-        return layers(embeddings)
-    passes = []
-    for rows in groups:
-        longest = lengths[rows[0]]
-        states = layers(embeddings[rows, :longest])
-        passes.append(pad(states, (0, 0, 0, embeddings.shape[1] - longest)))
-    order = torch.tensor([row for rows in groups for row in rows], device=embeddings.device)
-    return torch.cat(passes)[order.argsort()]

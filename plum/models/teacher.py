@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plum.models.llava import LlavaBackbone
 from plum.models.lora import adapters_off
-from plum.structures import Batch
+from plum.structures import Batch, SpanBounds
 
 
 @torch.no_grad()
@@ -17,20 +17,33 @@ def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: Tensor
     """Return the teacher's states [N, T, D] of each conversation up to its last span, and zeros everywhere else.
 
     Only span tokens are constrained (paper, section 4). Conversations without any, such as VQA, need no teacher, and
-    what follows a span is out of a causal model's sight: the pass is as short as the last span of the batch allows.
+    what follows a span is out of a causal model's sight: each conversation is cut off behind its last one.
     """
-    spans, (num_rows, length) = batch.spans, batch.input_ids.shape
-    if len(spans) == 0:
+    num_rows, length = batch.input_ids.shape
+    if len(batch.spans) == 0:
         return image_tokens.new_zeros(num_rows, length, image_tokens.shape[-1])
-    rows = spans.conversation.unique()
-    ends = spans.end.new_zeros(num_rows).scatter_reduce(0, spans.conversation, spans.end, "amax")[rows]  # [R]
-    longest = int(ends.max())
-    text = (batch.input_ids[rows, :longest], batch.attention_mask[rows, :longest], batch.image_index[rows])
+    rows, is_needed = find_constrained(batch.spans)
+    longest = is_needed.shape[1]
+    text = (batch.input_ids[rows, :longest], is_needed.long(), batch.image_index[rows])
     found = teacher_states(llava, *text, image_tokens)  # [R, longest, D]
-    is_beyond = torch.arange(longest, device=ends.device) >= ends[:, None]
     states = found.new_zeros(num_rows, length, found.shape[-1])
-    states[rows, :longest] = found.masked_fill(is_beyond[..., None], 0)
+    states[rows, :longest] = found.masked_fill(~is_needed[..., None], 0)
     return states
+
+
+def find_constrained(spans: SpanBounds) -> tuple[Tensor, Tensor]:
+    """Say what the teacher has to read.
+
+    Args:
+        spans: one or more.
+
+    Returns:
+        Conversations with spans [R], and which of their tokens lie before the end of their last span, bool
+        [R, longest].
+    """
+    rows, row_of_span = spans.conversation.unique(return_inverse=True)
+    ends = torch.zeros_like(rows).scatter_reduce(0, row_of_span, spans.end, "amax")
+    return rows, torch.arange(int(ends.max()), device=ends.device) < ends[:, None]
 
 
 @torch.no_grad()
@@ -45,4 +58,4 @@ def teacher_states(
     if llava.network is llava.stock:
         raise ValueError("the model has no adapters, so it has no teacher: set losses.kl to 0, or model.lora")
     with adapters_off(llava.network):
-        return llava.hidden_states(input_ids, attention_mask, image_index, image_tokens)
+        return llava.shared_hidden_states(input_ids, attention_mask, image_index, image_tokens)

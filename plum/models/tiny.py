@@ -82,14 +82,20 @@ def tiny_model_config(
     )
 
 
-def tiny_batch(config: ModelConfig, spans_of_conversations: tuple[int, ...], generator: torch.Generator) -> Batch:
+def tiny_batch(
+    config: ModelConfig,
+    spans_of_conversations: tuple[int, ...],
+    generator: torch.Generator,
+    conversations_per_image: int = 1,
+) -> Batch:
     """Return random conversations, images and masks that fit a tiny model.
 
     Args:
         config: from `tiny_model_config`, with TINY_TOKENS.
-        spans_of_conversations: spans (up to 4) of each conversation; TEXT_ONLY (-1): no image and no span. Every
-            conversation with an image has its own, of a size of its own: 20 + 2 i by 32 pixels for the i-th.
+        spans_of_conversations: spans (up to 4) of each conversation; TEXT_ONLY (-1): no image and no span.
         generator: source of all randomness.
+        conversations_per_image: successive conversations with an image that share it and begin alike. Images are of
+            different sizes: 20 + 2 i by 32 pixels the i-th.
     """
     pictured = [row for row, count in enumerate(spans_of_conversations) if count != TEXT_ONLY]
     num_patches, vocab_size = config.llava.vision.num_image_tokens, config.llava.language.vocab_size
@@ -98,14 +104,18 @@ def tiny_batch(config: ModelConfig, spans_of_conversations: tuple[int, ...], gen
     shape = (len(spans_of_conversations), length)
     input_ids = torch.randint(NUM_RESERVED_TOKENS, vocab_size, shape, generator=generator)
     input_ids[pictured, 1 : 1 + num_patches] = TINY_TOKENS.image
+    images = [pictured[i : i + conversations_per_image] for i in range(0, len(pictured), conversations_per_image)]
+    for rows in images:
+        input_ids[rows, 0] = int(input_ids[rows[0], 0])
     labels, tags = torch.full(shape, IGNORE_INDEX), torch.full(shape, IGNORE_INDEX)
     labels[:, answer], tags[:, answer] = input_ids[:, answer], Tag.O
     starts = [(row, answer.start + 3 * i) for row in pictured for i in range(spans_of_conversations[row])]
     bounds = torch.tensor(starts, dtype=torch.long).reshape(-1, 2)
     tags[bounds[:, 0], bounds[:, 1]], tags[bounds[:, 0], bounds[:, 1] + 1] = Tag.B, Tag.I
     image_index = torch.full(shape[:1], TEXT_ONLY)
-    image_index[pictured] = torch.arange(len(pictured))
-    frames = tuple(ImageFrame((20 + 2 * i, 32), (20 + 2 * i, 32)) for i in range(len(pictured)))
+    for image, rows in enumerate(images):
+        image_index[rows] = image
+    frames = tuple(ImageFrame((20 + 2 * i, 32), (20 + 2 * i, 32)) for i in range(len(images)))
     clip_side, sam_side = config.llava.vision.image_size, config.sam.image_size
     grid = sam_side // config.sam.patch_size
     return Batch(
@@ -115,11 +125,11 @@ def tiny_batch(config: ModelConfig, spans_of_conversations: tuple[int, ...], gen
         labels=labels,
         tags=tags,
         spans=SpanBounds(bounds[:, 0], bounds[:, 1], bounds[:, 1] + 2),
-        clip_pixels=torch.randn(len(pictured), 3, clip_side, clip_side, generator=generator),
-        sam_pixels=torch.randn(len(pictured), 3, sam_side, sam_side, generator=generator),
+        clip_pixels=torch.randn(len(images), 3, clip_side, clip_side, generator=generator),
+        sam_pixels=torch.randn(len(images), 3, sam_side, sam_side, generator=generator),
         frames=frames,
         image_index=image_index,
         masks=tuple(torch.rand(frames[image_index[row]].original, generator=generator) > 0.5 for row, _ in starts),
-        ignore_masks=(None,) * len(pictured),
-        part_maps=torch.zeros(len(pictured), grid, grid, dtype=torch.long),
+        ignore_masks=(None,) * len(images),
+        part_maps=torch.zeros(len(images), grid, grid, dtype=torch.long),
     )

@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from plum.config import LanguageConfig, LoraConfig
 from plum.models.registry import build_model
+from plum.models.shared_beginnings import lay_out
+from plum.models.teacher import find_constrained
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import TEXT_ONLY
@@ -26,7 +28,7 @@ from scripts.bench_sizes import only_mask_branch, small_model, training_config
 from scripts.mask_loop import batched_loss, gradients, loop_loss, make_inputs
 from scripts.peak_memory import peak_bytes, reset_peak
 from scripts.stage_clock import OTHER, StageClock, watch
-from scripts.step_flops import count_step, language_flops
+from scripts.step_flops import count_step, count_tokens, language_flops
 
 CPU = torch.device("cpu")
 
@@ -78,24 +80,46 @@ def test_language_flops_golden() -> None:
     # Width 2, one head, hidden 3: 4 * 2 * 2 + 3 * 2 * 3 = 34 weights, 3 tokens, frozen with a gradient passing:
     # 4 * 34 * 3 = 408. Attention: 3 * 4 / 2 = 6 pairs, 4 * 6 * 2 = 48 forward, 96 backward. Without: 2 * 34 * 3 + 48.
     language = LanguageConfig(8, hidden_size=2, intermediate_size=3, num_layers=1, num_heads=1, num_key_value_heads=1)
-    assert language_flops(language, None, 3, 4) == 408 + 144
-    assert language_flops(language, None, 3, 2) == 204 + 48
+    assert language_flops(language, None, 3, 6, 4) == 408 + 144
+    assert language_flops(language, None, 3, 6, 2) == 204 + 48
     # Rank 1 on q and v: 2 * (2 + 2) trained weights, 6 FLOPs each a token.
-    assert language_flops(language, LoraConfig(rank=1), 3, 4) == 408 + 144 + 6 * 8 * 3
+    assert language_flops(language, LoraConfig(rank=1), 3, 6, 4) == 408 + 144 + 6 * 8 * 3
 
 
-def test_flops_equal_torchs_count() -> None:
-    """Products and convolutions as torch counts them in a real step; the formula takes half of causal attention."""
+def test_common_beginnings_count_once() -> None:
+    # <image> 5 6, <image> 5 7 and <image> 5, two of them in common: 4 tokens. Two see 1 and 2, each of the others 3.
+    image = TINY_TOKENS.image
+    ids, mask = torch.tensor([[image, 5, 6], [image, 5, 7], [image, 5, 0]]), torch.tensor([[1, 1, 1]] * 2 + [[1, 1, 0]])
+    assert count_tokens(ids, mask, torch.zeros(3, dtype=torch.long), TINY_TOKENS) == (4, 1 + 2 + 3 + 3)
+    assert count_tokens(ids, mask, torch.arange(3), TINY_TOKENS) == (8, 6 + 6 + 3)
+
+
+@pytest.mark.parametrize(("spans", "per_image"), [((2, TEXT_ONLY, 4, 1), 1), ((2, 4, 1), 3)])
+def test_flops_equal_torchs_count(spans: tuple[int, ...], per_image: int) -> None:
+    """Products and convolutions as torch counts them in a real step; it counts unseen pairs of attention too."""
     sizes = tiny_model_config(400, TINY_TOKENS, LoraConfig(rank=2))
     torch.manual_seed(0)
     model = build_model(sizes)
     base = training_config("tiny", 1, Path("unused"))
     set_trainable(model, base.trainable)
-    batch = tiny_batch(sizes, (2, TEXT_ONLY, 4, 1), torch.Generator().manual_seed(0))
+    batch = tiny_batch(sizes, spans, torch.Generator().manual_seed(0), per_image)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         Objective(model, base.losses)(batch).total.backward()
-    needed = count_step(replace(base, model=sizes), batch)
-    assert needed.total == pytest.approx(counter.get_total_flops(), rel=0.1)
+    needed = count_step(replace(base, model=sizes), batch, TINY_TOKENS)
+    unseen = 0
+    for rows, passes in (
+        (slice(None), 3),
+        (batch.spans.conversation.unique(), 1),
+    ):  # student, forward and back; teacher
+        ids, mask, index = batch.input_ids[rows], batch.attention_mask[rows], batch.image_index[rows]
+        if passes == 1:
+            mask = find_constrained(batch.spans)[1].long()
+            ids = ids[:, : mask.shape[1]]
+        run = sum(one.branches.shape[0] * one.branches.shape[1] ** 2 for one in lay_out(ids, mask, index, 3, 0).passes)
+        unseen += passes * (run - count_tokens(ids, mask, index, TINY_TOKENS)[1])
+    language = sizes.llava.language
+    counted = counter.get_total_flops() - 4 * unseen * language.hidden_size * language.num_layers
+    assert needed.total == pytest.approx(counted, rel=0.06)
     assert min(needed.masks, needed.language, needed.teacher, needed.sam_encoder, needed.clip, needed.heads) > 0
 
 
@@ -128,6 +152,8 @@ def test_bench_train_prints_all_its_parts(tmp_path: Path, capsys: pytest.Capture
     assert result["masks"]["loss_deviation"] < 1e-5
     assert result["masks"]["gradient_deviation"] < 1e-5
     assert result["masks"]["training"]["ratio"] > 0
+    assert result["language"]["gradient_deviation"] < 1e-5
+    assert result["language"]["state_deviation"] < 1e-5
     assert {"data", "forward: teacher", "forward: masks", "backward: language model"} <= set(result["stages"])
     assert result["feeding"]["tokens_per_second_loaded"] > 0
     assert json.loads(trace.read_text())["traceEvents"]

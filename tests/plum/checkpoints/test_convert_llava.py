@@ -186,7 +186,7 @@ def load_llava_alone(folder: Path, config: ModelConfig) -> torch.nn.Module:
     """Build and fill the backbone (PLUM's heads do not fit a width of 2)."""
     from plum.checkpoints.store import saved_tensors
     from plum.checkpoints.weights import copy_tensors
-    from plum.models.llava import build_llava
+    from plum.models.llava_builder import build_llava
 
     llava = build_llava(config.llava, None).eval().requires_grad_(False)
     saved = saved_tensors(folder)

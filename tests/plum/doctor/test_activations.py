@@ -43,9 +43,11 @@ class World:
         self,
         dtype: torch.dtype,
         lora: LoraConfig | None = PLAIN,
+        *,
         is_checkpointed: bool = False,
         heads: int = 2,
         width: int = 16,
+        per_image: int = 1,
     ) -> None:
         # Without dropout in the tagger: the CPU has no fused attention with it.
         config = tiny_model_config(40, TINY_TOKENS, lora, tagger=TaggerConfig("bidirectional", 4, 64, 0.0))
@@ -60,14 +62,15 @@ class World:
         self.model.to(dtype)
         if is_checkpointed:
             self.model.enable_gradient_checkpointing()
-        self.batch = tiny_batch(self.config, SPANS, torch.Generator().manual_seed(1))
+        self.batch = tiny_batch(self.config, SPANS, torch.Generator().manual_seed(1), per_image)
         self.images: ImageFeatures = self.model.encode_images(self.batch.clip_pixels, self.batch.sam_pixels)
         self.states = torch.randn(*self.batch.input_ids.shape, 32, dtype=dtype, requires_grad=True)
         size = dtype.itemsize
         self.work = Workload(
-            images=3,
+            images=3 // per_image,
             conversations=3,
             tokens=self.batch.input_ids.shape[1],
+            common=1 + 4,  # a first token and the image
             supervised=int((self.batch.labels[:, 1:] != -100).sum()),
             spans=3,
             span_tokens=2,
@@ -87,7 +90,7 @@ class World:
 
     def run_language_model(self) -> Tensor:
         batch = self.batch
-        return self.model.llava.hidden_states(
+        return self.model.llava.shared_hidden_states(
             batch.input_ids, batch.attention_mask, batch.image_index, self.images.tokens
         )
 
@@ -104,8 +107,9 @@ class World:
     ],
     ids=["q_v", "q_v_dropout", "many", "mlp_dropout", "full"],
 )
-def test_language_model(dtype: torch.dtype, lora: LoraConfig | None) -> None:
-    world = World(dtype, lora)
+@pytest.mark.parametrize("per_image", [1, 3])
+def test_language_model(dtype: torch.dtype, lora: LoraConfig | None, per_image: int) -> None:
+    world = World(dtype, lora, per_image=per_image)
     language = world.config.llava.language
     expected = layers_bytes(language, lora, world.work, is_trained=world.is_full, is_checkpointed=False)
     expected += final_norm_bytes(language, world.work, is_trained=world.is_full)
@@ -113,12 +117,13 @@ def test_language_model(dtype: torch.dtype, lora: LoraConfig | None) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_checkpointed_language_model(dtype: torch.dtype) -> None:
-    world = World(dtype, is_checkpointed=True)
+@pytest.mark.parametrize(("per_image", "places"), [(1, 69), (3, 5 + 3 * 18)])
+def test_checkpointed_language_model(dtype: torch.dtype, per_image: int, places: int) -> None:
+    world = World(dtype, is_checkpointed=True, per_image=per_image)
     language = world.config.llava.language
     expected = layers_bytes(language, PLAIN, world.work, is_trained=False, is_checkpointed=True)
-    # The inputs of five layers: 5 x 69 tokens x 32 numbers.
-    assert expected == 5 * 69 * 32 * dtype.itemsize
+    # The inputs of five layers, of 32 numbers each token.
+    assert expected == 5 * places * 32 * dtype.itemsize
     expected += final_norm_bytes(language, world.work, is_trained=False)
     assert expected == pytest.approx(world.measure(world.run_language_model), rel=TOLERANCE)
 
@@ -204,14 +209,15 @@ def test_mask_losses_at_original_resolution() -> None:
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_whole_training_step(dtype: torch.dtype, is_checkpointed: bool) -> None:
+@pytest.mark.parametrize("per_image", [1, 3])
+def test_a_whole_training_step(dtype: torch.dtype, is_checkpointed: bool, per_image: int) -> None:
     """The sum that the estimate uses, against one forward pass with all losses and the teacher."""
     from plum.doctor.memory import estimate_activations
     from tests.plum.doctor.runs import tiny_run
 
-    world = World(dtype, is_checkpointed=is_checkpointed)
+    world = World(dtype, is_checkpointed=is_checkpointed, per_image=per_image)
     # One size for all images: three losses of one size each.
-    frames = (ImageFrame((20, 32), (80, 128)),) * 3
+    frames = (ImageFrame((20, 32), (80, 128)),) * world.work.images
     masks = tuple(torch.ones(20, 32, dtype=torch.bool) for _ in range(9))
     batch = replace(world.batch, frames=frames, masks=masks)
     engine = EngineConfig(gradient_checkpointing=is_checkpointed)

@@ -37,8 +37,8 @@ def test_micro_batch_of_the_13b_configuration() -> None:
     work = estimate.workload
     # 6 images x 3 conversations of 256 patches and 512 tokens.
     assert (work.images, work.conversations, work.tokens, work.masks) == (6, 18, 768, 72)
-    # The inputs of 40 layers: 40 x 18 x 768 x 5120 numbers of 2 bytes.
-    assert estimate.activations.layers == 40 * 18 * 768 * 5120 * 2
+    # The inputs of 40 layers: per image 256 patches once and 3 x 512 tokens, 5120 numbers of 2 bytes each.
+    assert estimate.activations.layers == 40 * 6 * (256 + 3 * 512) * 5120 * 2
     assert estimate.peak == (estimate.static.resident + estimate.busiest.num_bytes + estimate.allowance)
     assert estimate.allowance > CONTEXT_BYTES
 

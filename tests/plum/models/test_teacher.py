@@ -122,14 +122,27 @@ def test_the_short_pass_gives_the_states_of_the_long_one_and_the_same_loss() -> 
 
 
 def test_a_long_dialogue_does_not_lengthen_the_teachers_pass() -> None:
-    """Padding that another conversation causes is cut off with everything behind the last span."""
+    """Another conversation's length is no matter, and of a conversation with spans nothing behind the last one."""
     model = make_model(LoraConfig(rank=2))
     batch = make_batch(model, (1, TEXT_ONLY))
-    pad = 50
+    more = 50
     widened = {
-        name: nn.functional.pad(getattr(batch, name), (0, pad), value=value)
-        for name, value in (("input_ids", TINY_TOKENS.pad), ("attention_mask", 0), ("labels", -100), ("tags", -100))
+        name: nn.functional.pad(getattr(batch, name), (0, more), value=value)
+        for name, value in (("input_ids", 7), ("attention_mask", 1), ("labels", -100), ("tags", -100))
     }
     language = Calls(model.llava.stock.model.language_model)
     model(replace(batch, **widened), with_teacher=True)
-    assert [shape[:2] for shape in language.shapes] == [(2, LENGTH + pad), (1, 13)]
+    assert [shape[:2] for shape in language.shapes] == [(2, LENGTH + more), (1, 13)]
+
+
+def test_a_common_beginning_is_run_once_by_student_and_teacher() -> None:
+    model = make_model(LoraConfig(rank=2))
+    batch = tiny_batch(model.config, (1, 2, 4), torch.Generator().manual_seed(2), conversations_per_image=3)
+    language = Calls(model.llava.stock.model.language_model)
+    model(batch, with_teacher=True)
+    common = 5  # a token and four image patches
+    spans_end = (13, 16, 22)
+    assert [shape[:2] for shape in language.shapes] == [
+        (1, common + 3 * (LENGTH - common)),
+        (1, common + sum(end - common for end in spans_end)),
+    ]
