@@ -137,7 +137,11 @@ class Predictor:
             self._image_tokens(image),
             max_new_tokens,
         )
-        return self.notation.tidy(str(self.tokenizer.decode(new_ids[0].tolist(), skip_special_tokens=True)).strip())
+        return self.read_answer(new_ids[0])
+
+    def read_answer(self, token_ids: Tensor) -> str:
+        """Return an answer [t] as the model writes it, its marks included."""
+        return self.notation.tidy(str(self.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True)).strip())
 
     @torch.inference_mode()
     def segment(
@@ -218,10 +222,7 @@ class Predictor:
         """Masks of token spans of the one conversation whose states these are."""
         if image is None or not spans:
             return PredictedMasks(_no_masks(image), ())
-        logits = self.mask_logits(image, hidden_states, spans)
-        masks = logits > 0
-        inside = (logits.sigmoid() * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
-        return PredictedMasks(masks.cpu().numpy(), tuple(inside.cpu().tolist()))
+        return read_masks(self.mask_logits(image, hidden_states, spans))
 
     def mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
         """Mask logits [S, H, W], original-image pixels, of spans of the one conversation whose states these are."""
@@ -257,6 +258,13 @@ class Predictor:
         size, grid = self.transform.clip_size, self.transform.sam_size
         nothing = torch.zeros(0, 3, size, size, device=self.device)
         return self.model.encode_images(nothing, torch.zeros(0, 3, grid, grid, device=self.device)).tokens
+
+
+def read_masks(logits: Tensor) -> PredictedMasks:
+    """Read mask logits [S, H, W]."""
+    masks = logits > 0
+    inside = (logits.sigmoid() * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
+    return PredictedMasks(masks.cpu().numpy(), tuple(inside.cpu().tolist()))
 
 
 def _no_masks(image: np.ndarray | None) -> np.ndarray:

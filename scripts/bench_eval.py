@@ -1,6 +1,6 @@
 """Times the evaluation of PLUM with random weights, the plain way and the fast way, and shows equal records.
 
-python scripts/bench_eval.py --size tiny|small|7b|13b --images N [--types five|ten] [--parts masks,choices,decoding]
+python scripts/bench_eval.py --size tiny|small|7b|13b --images N [--types five|ten] [--parts masks,choices,...]
 
 Plain (plum/inference/plain_reference.py), per question: the image file is decoded and resized again; CLIP reads the
 image; the five choices are five full rows of one batch (two such batches for the part-whole types); SAM's encoder runs
@@ -14,19 +14,22 @@ Questions are real ones, of the embedded data set drawn into a temporary folder.
   encodes per question, largest deviation of a log-probability, mask pixels that differ and those of them whose plain
   logit is not within 1e-4 of zero, seconds per question of the components, peak memory in MB. The two ways take turns;
   the medians count. Components are timed in a pass of their own, which on a GPU waits for the device at each of them;
+- `answers`: the model's own answers to the same questions, of at most `--answer_tokens` tokens with the masks of what
+  they tag, after choices and masks of given answers: plain, question by question (plum/predictor.py: the prompt read by
+  transformers' `generate`, then prompt and answer once more for states and masks); fast, together, from the keys and
+  values that are there. Seconds per question and ratio, of `words` alone too (random weights tag far more than trained
+  ones), and answers that differ (where two tokens are equally likely, rounding decides);
 - `decoding`: the paper's own comparison (appendix C.4), beside its quoted numbers: the LLM's forward of a question, and
   decoding one mask without and with feedback, one after the other; without feedback also all of them in one call.
 """
 
-import csv
 import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +39,7 @@ from jsonargparse import CLI
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from partonomy.evaluation.model_api import ImageBatch, MaskRequest, Role, Turn
+from partonomy.evaluation.model_api import ImageBatch, MaskRequest, Turn
 from partonomy.evaluation.records import Record
 from partonomy.evaluation.runner import evaluate
 from partonomy.evaluation.scoring import Protocol, score_question
@@ -48,16 +51,15 @@ from plum.inference.image_store import EncodedImage
 from plum.inference.plain_reference import PlainModel
 from plum.inference.question_batch import QuestionBatch
 from plum.partonomy_adapter import BatchedPlum, resolve_device
-from plum.predictor import Predictor
 from scripts.bench_sizes import Size
+from scripts.eval_answers import compare_own_answers
 from scripts.eval_counters import Counters, watch
+from scripts.eval_decoding import time_decoding
 from scripts.eval_world import Dtype, EvaluationWorld, build_world, draw_questions
 from scripts.peak_memory import peak_bytes, reset_peak
 
-PAPER_TIMES = Path(__file__).resolve().parents[1] / "partonomy" / "reference" / "feedback_seconds.csv"
 IMAGE_SIZES = {"tiny": 192, "small": 480, "7b": 640, "13b": 640}
 WARM_UP_QUESTIONS = 1
-NUM_REPEATS = 5
 PROTOCOL = Protocol()
 NEAR_ZERO = 1e-4
 """Logits whose sign rounding may turn, in float32."""
@@ -101,7 +103,8 @@ def main(
     images: int = 2,
     *,
     types: Literal["five", "ten"] = "five",
-    parts: str = "masks,choices,decoding",
+    parts: str = "masks,choices,answers,decoding",
+    answer_tokens: int = 32,
     repeats: int = 1,
     device: str = "auto",
     dtype: Dtype = "auto",
@@ -114,7 +117,8 @@ def main(
         size: of the model.
         images: number of images, each with a question of every type.
         types: the five of the paper's tables, or all ten.
-        parts: what to measure, comma-separated: masks (scores and masks), choices (scores alone), decoding.
+        parts: what to measure, comma-separated: masks (scores and masks), choices (scores alone), answers, decoding.
+        answer_tokens: longest own answer.
         repeats: timed runs of each way, in turn.
         device: auto, cpu or cuda.
         dtype: of the weights; auto is float32 on a CPU, bfloat16 on a GPU.
@@ -122,8 +126,8 @@ def main(
         seed: of the random weights.
     """
     wanted = parts.split(",")
-    if unknown := set(wanted) - {"masks", "choices", "decoding"}:
-        raise SystemExit(f"unknown parts {sorted(unknown)}; there are masks, choices and decoding")
+    if unknown := set(wanted) - {"masks", "choices", "answers", "decoding"}:
+        raise SystemExit(f"unknown parts {sorted(unknown)}; there are masks, choices, answers and decoding")
     torch.backends.cudnn.allow_tf32 = False  # equality is shown in float32
     with tempfile.TemporaryDirectory(prefix="bench_eval_") as temporary:
         folder = Path(data or temporary)
@@ -144,6 +148,8 @@ def main(
         if "choices" in wanted:
             plain = PlainChoicesOnly(world.predictor)
             result["choices"] = compare(world, counters, plain, ChoicesOnly(world.predictor, "fast"), repeats)
+        if "answers" in wanted:
+            result["answers"] = compare_own_answers(world, answer_tokens, repeats)
         if "decoding" in wanted:
             result["decoding"] = time_decoding(world)
     print(json.dumps(result))
@@ -241,75 +247,6 @@ def compare_answers(plain: Sequence[PlainAnswer], fast: Sequence[Record]) -> dic
             num_pixels += int(differs.sum())
             num_far += int((differs & ~decode_mask(near)).sum())
     return {"log_prob": largest, "mask_pixels": num_pixels, "mask_pixels_beyond_rounding": num_far}
-
-
-@torch.inference_mode()
-def time_decoding(world: EvaluationWorld) -> dict[str, object]:
-    """The comparison of the paper's appendix C.4, on the question whose answer names most parts.
-
-    Our LLM forward is that of one row, the correct answer's, over image, question and answer; masks are decoded one
-    after the other, as a conversation of its own: without feedback nothing would keep them from sharing one call, which
-    is timed apart.
-    """
-    predictor = world.predictor
-    questions = [question for batch in world.batches for group in batch for question in group.questions]
-    question = max(questions, key=lambda question: len(question.correct_choice.part_spans))
-    image = load_image(question.image_path, question.height, question.width)
-    choice, turns = question.correct_choice, (Turn(Role.USER, question.text),)
-    forced = predictor.answers.forced(turns, choice.text, choice.part_spans)
-    predictor.images.embeddings([predictor.images.find(image)])
-    seconds = {"llm_forward": _median_seconds(predictor, lambda: predictor.score_rows(image, turns, [choice.text]))}
-    states = predictor.score_rows(image, turns, [choice.text])[0]
-    model = predictor.model
-    feedback = model.feedback
-    together = partial(predictor.mask_logits, image, states, forced.spans)
-
-    def one_by_one() -> None:
-        for span in forced.spans:
-            predictor.mask_logits(image, states, [span])
-
-    ways = (
-        ("decoding_without_feedback", None, one_by_one),
-        ("decoding_with_feedback", feedback, together),
-        ("decoding_without_feedback_in_one_call", None, together),
-    )
-    for name, loop, decode in ways:
-        model.feedback = loop
-        seconds[name] = _median_seconds(predictor, decode) / len(forced.spans)
-    model.feedback = feedback
-    with PAPER_TIMES.open(encoding="utf-8", newline="") as file:
-        quoted = {row["stage"]: float(row["seconds"]) for row in csv.DictReader(file)}
-    return {
-        "masks": len(forced.spans),
-        "here": _shares(seconds),
-        "quoted_from_the_paper": _shares(quoted),
-    }
-
-
-def _shares(seconds: dict[str, float]) -> dict[str, float]:
-    """Seconds, and what decoding a mask adds to the LLM's forward in percent of it."""
-    llm, without, with_feedback, *_ = seconds.values()
-    return {name: round(value, 5) for name, value in seconds.items()} | {
-        "percent_of_llm_without_feedback": round(100 * without / llm, 2),
-        "percent_of_llm_with_feedback": round(100 * with_feedback / llm, 2),
-    }
-
-
-def _median_seconds(predictor: Predictor, work: Callable[[], object]) -> float:
-    times = []
-    with torch.inference_mode():
-        for _ in range(NUM_REPEATS + 1):
-            _synchronize(predictor.device)
-            start = time.perf_counter()
-            work()
-            _synchronize(predictor.device)
-            times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from plum.train_config import TrainConfig
 from plum.training.ranks import start_ranks
 from scripts.bench_run import BenchRun, build_run
 from scripts.bench_sizes import Size, draw_data, training_config
+from scripts.device_clock import seconds_now
 from scripts.peak_memory import peak_bytes, reset_peak
 from scripts.step_flops import count_step
 
@@ -110,11 +110,9 @@ def main(
 
 def time_steps(run: BenchRun, batches: list[Batch]) -> float:
     """Seconds of whole updates: every micro-batch's forward and backward pass, every update's optimizer step."""
-    _wait(run.device)
-    start = time.perf_counter()
+    start = seconds_now(run.device)
     run.train(iter(batches))
-    _wait(run.device)
-    return time.perf_counter() - start
+    return seconds_now(run.device) - start
 
 
 def measure_matrix_rate(device: torch.device) -> float:
@@ -166,17 +164,10 @@ def _fastest(run: object, device: torch.device, rounds: int = 10) -> float:
     assert callable(run)
     seconds = []
     for _ in range(rounds):
-        _wait(device)
-        start = time.perf_counter()
+        start = seconds_now(device)
         run()
-        _wait(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(seconds_now(device) - start)
     return min(seconds)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

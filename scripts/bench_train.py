@@ -21,7 +21,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +39,7 @@ from plum.training.ranks import start_ranks
 from scripts.bench_run import BenchRun, build_run
 from scripts.bench_sizes import Size, draw_data, image_sizes, only_mask_branch, training_config
 from scripts.conversations_apart import LanguageStep
+from scripts.device_clock import seconds_now
 from scripts.gradient_deviation import compare_gradients
 from scripts.mask_loop import batched_loss, gradients, loop_loss, make_inputs
 from scripts.stage_clock import OTHER, StageClock, watch
@@ -185,15 +185,15 @@ def print_ratios(title: str, plain: str, fast: str, seconds: dict[str, dict[str,
 
 def in_turn(run: Callable[[str], None], names: list[str], repeats: int) -> dict[str, float]:
     """Return the median seconds of each way; ways take turns, so that a busy machine slows them alike."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for repeat in range(repeats + 1):
         for name in names:
-            _synchronize()
-            start = time.perf_counter()
+            start = seconds_now(device)
             run(name)
-            _synchronize()
+            passed = seconds_now(device) - start
             if repeat:  # the first one warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(passed)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -267,11 +267,6 @@ def _timed(batches: Iterator[Batch], clock: StageClock) -> Iterator[Batch]:
         if batch is None:
             return
         yield batch
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

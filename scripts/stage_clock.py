@@ -15,6 +15,7 @@ from torch.profiler import record_function
 
 from plum.models.grounded_lmm import GroundedLMM
 from plum.structures import GroundedOutput
+from scripts.device_clock import seconds_now
 
 OTHER, ENGINE = "other", "engine: clip, update, communication"
 LAST_ALWAYS = "backward: language model"
@@ -36,9 +37,7 @@ class StageClock:
 
     def enter(self, stage: str) -> str:
         """Begin a stage and return the one before."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
+        now = seconds_now(self.device)
         self.seconds[self._stage] += now - self._since
         before, self._stage, self._since = self._stage, stage, now
         return before

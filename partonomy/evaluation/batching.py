@@ -13,6 +13,7 @@ import numpy as np
 
 from partonomy.benchmarks.partonomy import Conditioning, Step, Subject, first_answer, question_steps, step_turns
 from partonomy.evaluation.model_api import (
+    AnswerRequest,
     BatchedModel,
     ChoiceRequest,
     ChoiceScore,
@@ -136,10 +137,13 @@ def _ask_together(model: BatchedModel, batch: LoadedBatch, protocol: Protocol) -
     masks = [_mask_request(*entry) for entry in zip(batch.shown, steps, answers, strict=True)]
     for wanted, found_masks in zip(masks, images.segment(masks), strict=True):
         answered[wanted.image].masks[wanted.turns, wanted.answer, wanted.spans] = found_masks
-    for shown, wanted in zip(batch.shown, masks, strict=True):
-        if Capability.GENERATION in protocol.requested(shown.question.question_type):
-            picture = batch.pictures[shown.picture]
-            answered[shown.picture].generations[wanted.turns] = _generate(model, picture, wanted.turns)
+    own = [
+        AnswerRequest(wanted.image, wanted.turns)
+        for shown, wanted in zip(batch.shown, masks, strict=True)
+        if Capability.GENERATION in protocol.requested(shown.question.question_type)
+    ]
+    for asked, generation in zip(own, _generate(model, images, batch.pictures, own), strict=True):
+        answered[asked.image].generations[asked.turns] = generation
     return answered
 
 
@@ -163,7 +167,22 @@ def _mask_request(shown: ShownQuestion, steps: Sequence[Step], answers: Sequence
     return MaskRequest(shown.picture, step_turns(steps, index, answers), choice.text, tuple(choice.part_spans))
 
 
-def _generate(model: BatchedModel, picture: np.ndarray, turns: tuple[Turn, ...]) -> Generation | Exception:
+def _generate(
+    model: BatchedModel, images: ImageBatch, pictures: Sequence[np.ndarray], requests: Sequence[AnswerRequest]
+) -> Sequence[Generation | Exception]:
+    """Ask for the model's own answers, together if that works."""
+    if not requests:
+        return []
+    try:
+        return images.generate(requests)
+    except ModelUnavailable:
+        raise
+    except Exception as error:  # as in `answer_batch`
+        logger.warning("%d own answers are asked for one by one: %s", len(requests), describe_error(error))
+        return [_generate_alone(model, pictures[request.image], request.turns) for request in requests]
+
+
+def _generate_alone(model: BatchedModel, picture: np.ndarray, turns: tuple[Turn, ...]) -> Generation | Exception:
     try:
         return model.generate(picture, turns)
     except ModelUnavailable:

@@ -99,6 +99,14 @@ class MaskRequest:
     spans: tuple[CharSpan, ...]
 
 
+@dataclass(frozen=True)
+class AnswerRequest:
+    """The model's own answer to `turns` about image `image` of a batch."""
+
+    image: int
+    turns: tuple[Turn, ...]
+
+
 class ImageBatch(Protocol):
     """Some images of which many questions are asked; what they have in common is computed once."""
 
@@ -108,6 +116,13 @@ class ImageBatch(Protocol):
 
     def segment(self, requests: Sequence[MaskRequest]) -> list[np.ndarray]:
         """Return what `GroundedModel.segment` returns, for every request."""
+        ...
+
+    def generate(self, requests: Sequence[AnswerRequest]) -> list[Generation]:
+        """Return what `GroundedModel.generate` returns, for every request.
+
+        Where it raises an error, each answer is asked for alone, so that the error fails no other one.
+        """
         ...
 
 

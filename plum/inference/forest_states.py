@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import DynamicCache
 
 from plum.inference.prefix_forest import NO_NODE, AttentionBlock, ForestRow, NewNodes, PrefixForest
 from plum.models.llava import LlavaBackbone
@@ -72,6 +73,29 @@ class ForestStates:
             self._log_probs[chunk] = self._log_probs_of(chunk, parents[chunk])
             self._has_log_prob[chunk] = True
         return [self._log_probs[path] for path in paths]
+
+    def continue_greedily(self, paths: Sequence[np.ndarray], max_new_tokens: int) -> Tensor:
+        """Continue prompts of the forest; their keys and values are copied, the forest stays as it is.
+
+        Args:
+            paths: of N prompts, from `add`.
+            max_new_tokens: longest continuation.
+
+        Returns:
+            Token ids [N, up to max_new_tokens], the end token included, padding after it.
+        """
+        length = max(map(len, paths))
+        nodes = np.zeros((len(paths), length), dtype=np.int64)  # padded on the left
+        is_token = np.zeros(nodes.shape, dtype=np.int64)
+        for row, path in enumerate(paths):
+            nodes[row, length - len(path) :] = path
+            is_token[row, length - len(path) :] = 1
+        known = self._index(nodes[:, :-1])
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(zip(self._keys, self._values, strict=True)):
+            cache.update(keys[known].transpose(1, 2), values[known].transpose(1, 2), layer)  # [N, heads, length - 1, d]
+        token_ids = self._index(np.asarray(self.forest.token_ids)[nodes])
+        return self.llava.generate_from(token_ids, self._index(is_token), cache, max_new_tokens)
 
     def _log_probs_of(self, nodes: np.ndarray, parents: np.ndarray) -> np.ndarray:
         unique, row_of_node = np.unique(parents, return_inverse=True)

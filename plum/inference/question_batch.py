@@ -1,27 +1,30 @@
 """Many questions about a few images: a question's text, an image and an answer's beginning are computed once.
 
-The same numbers as `Predictor.score_choices` and `Predictor.segment` give question by question, which stay as the
+The same numbers as `Predictor.score_choices`, `segment` and `generate` give question by question, which stay as the
 reference (paper, section A.1, scores every choice with a forward of its own).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from partonomy.evaluation.model_api import ChoiceRequest, ChoiceScore, MaskRequest
-from plum.data.encoding import EncodedConversation
-from plum.inference.answer_encoder import ForcedAnswer
+from partonomy.evaluation.model_api import AnswerRequest, ChoiceRequest, ChoiceScore, Generation, MaskRequest
+from plum.data.bio_labels import TokenSpan
+from plum.data.encoding import EncodedConversation, EncodedText
 from plum.inference.forest_states import ForestStates
 from plum.inference.image_store import EncodedImage
 from plum.inference.prefix_forest import ForestRow
 from plum.models.mask_resize import resize_to_original
-from plum.predictor import Predictor
+from plum.predictor import MAX_NEW_TOKENS, Predictor, read_masks
 from plum.structures import SpanBounds
 
 MAX_DECODED_TOGETHER = 32
 """Conversations whose masks are decoded in one loop; bounds the memory of image embeddings and earlier masks."""
+
+MAX_GENERATED_TOGETHER = 16
+"""Answers that are written together; bounds the memory of their copies of keys and values."""
 
 
 class QuestionBatch:
@@ -47,7 +50,7 @@ class QuestionBatch:
             for request in requests
             for i, (choice, phrases) in enumerate(zip(request.choices, request.phrases, strict=True))
         ]
-        paths = self._states.add([_forest_row(request, row) for request, row in rows])
+        paths = self._states.add([_forest_row(request, row.encoded) for request, row in rows])
         log_probs = self._states.log_probs(paths)
         scores = iter([_score(row, values) for (_, row), values in zip(rows, log_probs, strict=True)])
         return [[next(scores) for _ in request.choices] for request in requests]
@@ -57,46 +60,92 @@ class QuestionBatch:
         """Segment phrases of given answers, masks bool (len(spans), H, W); answers scored before cost no forward."""
         forced = [self._predictor.answers.forced(request.turns, request.answer, request.spans) for request in requests]
         paths = self._states.add(
-            [_forest_row(request, answer.row) for request, answer in zip(requests, forced, strict=True)]
+            [_forest_row(request, answer.row.encoded) for request, answer in zip(requests, forced, strict=True)]
         )
         masks = [self._no_masks(request) for request in requests]
-        asked = [number for number, answer in enumerate(forced) if answer.spans]
-        for first in range(0, len(asked), MAX_DECODED_TOGETHER):
-            chunk = asked[first : first + MAX_DECODED_TOGETHER]
-            pictures = [requests[number].image for number in chunk]
-            logits = self._decode([paths[number] for number in chunk], [forced[number] for number in chunk], pictures)
-            for number, picture, mask_logits in zip(chunk, pictures, logits, strict=True):
-                masks[number] = self._to_masks(mask_logits, picture)[forced[number].places]
+        pictures = [request.image for request in requests]
+        for number, logits in self._mask_logits(paths, [answer.spans for answer in forced], pictures):
+            masks[number] = (logits > 0).cpu().numpy()[forced[number].places]
         return masks
 
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[AnswerRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[Generation]:
+        """Answer as `Predictor.generate` does; prompts that have been scored cost no forward."""
+        texts, predictor = self.generate_texts(requests, max_new_tokens), self._predictor
+        written = [number for number, text in enumerate(texts) if text]
+        rows = {number: predictor.answers.own(True, requests[number].turns, texts[number]) for number in written}
+        paths = self._states.add([_forest_row(requests[number], rows[number].encoded) for number in written])
+        answers = [
+            Generation(text, (), self._no_masks(request), ()) for text, request in zip(texts, requests, strict=True)
+        ]
+        targets = [
+            predictor.notation.read(rows[number], self._states.gather([path]), predictor.model)
+            for number, path in zip(written, paths, strict=True)
+        ]
+        spans = [[target.tokens for target in found] for found in targets]
+        pictures = [requests[number].image for number in written]
+        for place, logits in self._mask_logits(paths, spans, pictures):
+            masks = read_masks(logits)
+            chars = tuple(target.chars for target in targets[place])
+            answers[written[place]] = Generation(texts[written[place]], chars, masks.masks, masks.confidences)
+        return answers
+
+    @torch.inference_mode()
+    def generate_texts(self, requests: Sequence[AnswerRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
+        """Answer as the model writes it, marks included; empty where the model stops at once."""
+        prompts = [self._predictor.answers.prompt(request.turns, has_image=True) for request in requests]
+        paths = self._states.add(
+            [_forest_row(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
+        )
+        texts = []
+        for first in range(0, len(paths), MAX_GENERATED_TOGETHER):
+            chunk = paths[first : first + MAX_GENERATED_TOGETHER]
+            token_ids = self._states.continue_greedily(chunk, max_new_tokens)
+            texts += [self._predictor.read_answer(ids) for ids in token_ids]
+        return texts
+
+    def _mask_logits(
+        self, paths: Sequence[np.ndarray], spans: Sequence[Sequence[TokenSpan]], pictures: Sequence[int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield the number of each row with spans, and their mask logits [spans, H, W] in original-image pixels."""
+        asked = [number for number, found in enumerate(spans) if found]
+        for first in range(0, len(asked), MAX_DECODED_TOGETHER):
+            chunk = asked[first : first + MAX_DECODED_TOGETHER]
+            logits = self._decode(
+                [paths[number] for number in chunk],
+                [spans[number] for number in chunk],
+                [pictures[number] for number in chunk],
+            )
+            for number, low in zip(chunk, logits, strict=True):
+                frame = self._images[pictures[number]].inputs.frame
+                yield number, resize_to_original(low, frame, self._predictor.transform.sam_size)
+
     def _decode(
-        self, paths: Sequence[np.ndarray], forced: Sequence[ForcedAnswer], pictures: Sequence[int]
+        self, paths: Sequence[np.ndarray], spans: Sequence[Sequence[TokenSpan]], pictures: Sequence[int]
     ) -> tuple[Tensor, ...]:
-        """Low-resolution logits [spans, 4h, 4w] of each answer's spans, all answers together."""
+        """Low-resolution logits [spans, 4h, 4w] of each row's spans, all rows together."""
         device = self._predictor.device
-        spans = [(row, span.start, span.end) for row, answer in enumerate(forced) for span in answer.spans]
-        bounds = SpanBounds(*torch.tensor(spans, device=device).unbind(1))
+        bounds = SpanBounds(
+            *torch.tensor(
+                [(row, span.start, span.end) for row, found in enumerate(spans) for span in found], device=device
+            ).unbind(1)
+        )
         used = sorted(set(pictures))
         embeddings = self._predictor.images.embeddings([self._images[picture] for picture in used])
         image_index = torch.tensor([used.index(picture) for picture in pictures], device=device)
         logits = self._predictor.model.decode_masks(self._states.gather(paths), bounds, embeddings, image_index)
-        return logits.split([len(answer.spans) for answer in forced])
+        return logits.split([len(found) for found in spans])
 
-    def _to_masks(self, logits: Tensor, picture: int) -> np.ndarray:
-        frame = self._images[picture].inputs.frame
-        resized = resize_to_original(logits, frame, self._predictor.transform.sam_size)
-        return (resized > 0).cpu().numpy()
-
-    def _no_masks(self, request: MaskRequest) -> np.ndarray:
+    def _no_masks(self, request: MaskRequest | AnswerRequest) -> np.ndarray:
         height, width = self._images[request.image].inputs.frame.original
         return np.zeros((0, height, width), dtype=bool)
 
 
-def _forest_row(request: ChoiceRequest | MaskRequest, row: EncodedConversation) -> ForestRow:
+def _forest_row(request: ChoiceRequest | MaskRequest | AnswerRequest, row: EncodedText) -> ForestRow:
     """A conversation in the branch of its first question: a follow-up then shares the first turn."""
-    image = row.encoded.image_tokens
-    assert image is not None
-    return ForestRow(request.image, (request.image, request.turns[0].text), row.encoded.input_ids, image.start)
+    assert row.image_tokens is not None
+    branch = (request.image, request.turns[0].text)
+    return ForestRow(request.image, branch, row.input_ids, row.image_tokens.start)
 
 
 def _score(row: EncodedConversation, log_probs: np.ndarray) -> ChoiceScore:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import GenerationConfig, LlavaForConditionalGeneration
+from transformers import Cache, GenerationConfig, LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from plum.config import SpecialTokensConfig
@@ -221,9 +221,41 @@ class LlavaBackbone(nn.Module):
         Returns:
             Token ids [N, up to max_new_tokens], the end token included, padding after it.
         """
-        tokens = self.special_tokens
         prompt_ids, prompt_mask = pad_left(input_ids, attention_mask)
-        settings = GenerationConfig(
+        # transformers types `self` as a protocol that its own models do not meet.
+        generated = self.stock.generate(  # type: ignore[misc]
+            inputs_embeds=self.embed(prompt_ids, image_index, image_tokens),
+            attention_mask=prompt_mask,
+            generation_config=self._greedy(max_new_tokens),
+        )
+        assert isinstance(generated, Tensor)
+        return generated
+
+    @torch.no_grad()
+    def generate_from(self, input_ids: Tensor, attention_mask: Tensor, cache: Cache, max_new_tokens: int) -> Tensor:
+        """Continue prompts greedily whose keys and values are known.
+
+        Args:
+            input_ids: [N, T] prompts, padded on the left, `<image>` expanded.
+            attention_mask: [N, T], 1 on real tokens.
+            cache: keys and values of all tokens but the last; grows.
+            max_new_tokens: longest continuation.
+
+        Returns:
+            Token ids as `generate` does.
+        """
+        generated = self.stock.generate(  # type: ignore[misc]
+            input_ids,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            generation_config=self._greedy(max_new_tokens),
+        )
+        assert isinstance(generated, Tensor)
+        return generated[:, input_ids.shape[1] :]
+
+    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+        tokens = self.special_tokens
+        return GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -231,14 +263,6 @@ class LlavaBackbone(nn.Module):
             eos_token_id=tokens.eos,
             suppress_tokens=list(tokens.suppressed) or None,
         )
-        # transformers types `self` as a protocol that its own models do not meet.
-        generated = self.stock.generate(  # type: ignore[misc]
-            inputs_embeds=self.embed(prompt_ids, image_index, image_tokens),
-            attention_mask=prompt_mask,
-            generation_config=settings,
-        )
-        assert isinstance(generated, Tensor)
-        return generated
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the layers' activations in the backward pass instead of keeping them."""

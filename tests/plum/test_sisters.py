@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from partonomy.datasets.store import load_questions
-from partonomy.evaluation.model_api import ChoiceRequest, MarkingModel, MaskRequest, Role, Turn
+from partonomy.evaluation.model_api import AnswerRequest, ChoiceRequest, MarkingModel, MaskRequest, Role, Turn
 from partonomy.evaluation.provenance import describe_model
 from partonomy.evaluation.scoring import Protocol, score_question
 from partonomy.images import load_image
@@ -127,6 +127,12 @@ def test_generated_answers_are_segmented_at_their_seg_tokens(monkeypatch: pytest
     assert np.array_equal(prediction.masks, predictor.segment(image, QUESTION, ANSWER, SPANS).masks)
     assert all(0 < confidence < 1 for confidence in prediction.tag_confidences)
     assert predictor.generate_text(image, QUESTION) == ANSWER, "words alone carry no mark"
+    # Together with others the answer is written from kept keys and values; the rest is the same.
+    monkeypatch.setattr(predictor.model.llava, "generate_from", generate_text)
+    (found,) = QuestionBatch(predictor, [predictor.images.read(image)]).generate([AnswerRequest(0, QUESTION)])
+    assert (found.text, found.spans) == (prediction.text, prediction.spans)
+    assert np.array_equal(found.masks, prediction.masks)
+    assert found.confidences == pytest.approx(prediction.mask_confidences, abs=1e-5)
 
 
 def test_seg_in_a_question_is_refused() -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from partonomy.evaluation import sharding
 from partonomy.evaluation.model_api import (
+    AnswerRequest,
     BatchedModel,
     ChoiceRequest,
     ChoiceScore,
@@ -59,6 +60,7 @@ class BatchedHashModel(HashModel):
         self.fail_on = fail_on
         self.batches: list[tuple[bytes, ...]] = []
         self.rounds: list[list[ChoiceRequest]] = []
+        self.num_generated: list[int] = []
 
     def read_image(self, image: np.ndarray) -> object:
         """Nothing to prepare."""
@@ -87,6 +89,11 @@ class HashBatch:
     def segment(self, requests: Sequence[MaskRequest]) -> list[np.ndarray]:
         """Ask one by one."""
         return [self.model.segment(self.pictures[r.image], r.turns, r.answer, r.spans) for r in requests]
+
+    def generate(self, requests: Sequence[AnswerRequest]) -> list[Generation]:
+        """Ask one by one."""
+        self.model.num_generated.append(len(requests))
+        return [self.model.generate(self.pictures[r.image], r.turns) for r in requests]
 
 
 def _number(image: np.ndarray, *words: str) -> float:
@@ -141,6 +148,23 @@ def test_an_error_of_a_batch_belongs_to_the_question_that_raises_it(
     assert len(others) == 59
     assert all(ours == theirs for ours, theirs in others)
     assert "40 questions from record-000000 on are asked one by one: ValueError: too long" in caplog.text
+
+
+@pytest.mark.parametrize("is_bad", [False, True])
+def test_own_answers_are_asked_for_together_and_an_error_fails_its_own_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_bad: bool
+) -> None:
+    monkeypatch.setattr(sharding, "MIN_BATCHES", 1)
+    types = (QuestionType.IDENTIFICATION_WITH_LABEL, *((QuestionType.WHOLE_TO_PART,) if is_bad else ()))
+    questions = write_questions(tmp_path, types, num_images=6)
+    batched = BatchedHashModel()
+    for name, model in (("single", HashModel()), ("batched", batched)):
+        run_model(dataclasses.replace(make_config(questions, tmp_path / name), generate=tuple(map(str, types))), model)
+    assert untimed(tmp_path / "single") == untimed(tmp_path / "batched")
+    assert batched.num_generated == [4 * len(types), 2 * len(types)]
+    reasons = {record.reason for record in untimed(tmp_path / "batched") if "out of memory" in record.reason}
+    assert bool(reasons) == is_bad
+    assert ("own answers are asked for one by one: RuntimeError: out of memory" in caplog.text) == is_bad
 
 
 def test_a_model_that_is_gone_ends_the_run(questions: Path, tmp_path: Path) -> None:

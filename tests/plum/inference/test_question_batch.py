@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from partonomy.evaluation.model_api import ChoiceRequest, MaskRequest, Role, Turn
+from partonomy.evaluation.model_api import AnswerRequest, ChoiceRequest, MaskRequest, Role, Turn
 from plum.config import LoraConfig
+from plum.inference import question_batch
 from plum.inference.question_batch import QuestionBatch
 from plum.models.registry import build_model
 from plum.models.special_tokens import with_special_tokens
@@ -153,3 +154,59 @@ def test_a_kept_sam_embedding_is_used(tmp_path: "object") -> None:
     other = Predictor(plain.model, plain.tokenizer, plain.model.config, cache)
     other.model.sam.image_encoder = torch.nn.Identity()  # must not be asked any more
     assert np.array_equal(open_batch(other).segment([segmented(0, QUESTION)])[0], expected)
+
+
+def check_generations(predictor: Predictor, batch: QuestionBatch, requests: Sequence[AnswerRequest]) -> int:
+    """Own answers are those of the questions asked one by one; returns how many masks they have."""
+    num_masks = 0
+    for request, found in zip(requests, batch.generate(requests, max_new_tokens=12), strict=True):
+        one = predictor.generate(IMAGES[request.image], request.turns, max_new_tokens=12)
+        assert (found.text, found.spans) == (one.text, one.spans)
+        assert np.array_equal(found.masks, one.masks)
+        assert found.masks.shape[1:] == IMAGES[request.image].shape[:2]
+        assert found.confidences == pytest.approx(one.mask_confidences, abs=1e-5)
+        num_masks += len(found.masks)
+    return num_masks
+
+
+OWN = [AnswerRequest(image, turns) for image in (0, 1) for turns in (QUESTION, HISTORY, OTHER)]
+
+
+@pytest.mark.parametrize("is_scored_first", [False, True])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_own_answers_are_those_of_single_questions(family: str, is_scored_first: bool) -> None:
+    tokenizer = FAMILIES[family]()
+    torch.manual_seed(1)
+    config = with_special_tokens(tiny_model_config(len(tokenizer), lora=LoraConfig()), tokenizer)
+    predictor = Predictor(build_model(config), tokenizer, config)
+    batch = open_batch(predictor)
+    if is_scored_first:  # most of the prompts are there then
+        batch.score_choices([scored(0, QUESTION), scored(1, HISTORY)])
+    assert check_generations(predictor, batch, OWN) > 0
+
+
+def test_own_answers_end_at_the_end_token_each_at_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = make_predictor()
+    token_logits, end = predictor.model.llava.stock.lm_head, predictor.model.llava.special_tokens.eos
+    with torch.no_grad():  # the end token is now about as likely as the likeliest of the others
+        token_logits.weight[end] = 3 * token_logits.weight[:40].mean(0)
+    alone = [predictor.generate_text(IMAGES[request.image], request.turns, 12) for request in OWN]
+    found = open_batch(predictor).generate(OWN, max_new_tokens=12)
+    assert [answer.text for answer in found] == alone
+    assert len({len(text) for text in alone}) > 1
+
+
+def test_own_answers_are_written_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = make_predictor()
+    monkeypatch.setattr(question_batch, "MAX_GENERATED_TOGETHER", 4)
+    rows: list[int] = []
+    generate_from = predictor.model.llava.generate_from
+
+    def count(input_ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        rows.append(len(input_ids))
+        return generate_from(input_ids, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predictor.model.llava, "generate_from", count)
+    check_generations(predictor, open_batch(predictor), OWN)
+    assert rows == [4, 2]
+    assert open_batch(predictor).generate([]) == []
