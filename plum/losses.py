@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from plum.data.bio_labels import Tag
 from plum.mask_losses import EPSILON, mask_losses
 from plum.models.span_states import gather_span_tokens, mean_over_tokens
-from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, LossTerms, SpanBounds
+from plum.structures import Batch, GroundedOutput, LossTerms, SpanBounds
 from plum.train_config import LossConfig
 
 
@@ -25,7 +25,7 @@ def compute_losses(output: GroundedOutput, batch: Batch, config: LossConfig) -> 
     overlap, bce = mask_losses(output.mask_logits, batch, config)
     bio, kl = None, None
     if output.tag_logits is not None:
-        bio = bio_loss(output.tag_logits, batch.tags, config.bio_class_weights)
+        bio = bio_loss(output.tag_logits, output.tag_labels, config.bio_class_weights)
     if output.teacher_states is not None:
         kl = span_kl_loss(
             output.hidden_states, output.teacher_states, batch.spans, config.kl_sigma, config.kl_reduction == "mean"
@@ -56,36 +56,33 @@ def language_loss(token_logits: Tensor, token_labels: Tensor) -> Tensor:
 
 
 def bio_loss(tag_logits: Tensor, tags: Tensor, class_weights: tuple[float, float, float]) -> Tensor:
-    """Class-weighted cross-entropy over supervised (answer) tokens; 0 when there are none.
+    """Class-weighted cross-entropy over tagged (answer) tokens; 0 when there are none.
 
     Paper: cross-entropy over the answer; authors' code: over every token, prompt, image patches and padding as O.
 
     Args:
-        tag_logits: [N, T, 3], order O, B, I.
-        tags: [N, T], IGNORE_INDEX where unsupervised.
+        tag_logits: [A, 3], order O, B, I.
+        tags: [A].
         class_weights: of O, B, I; the mean is weighted too (sum of w * loss / sum of w).
     """
     weights = torch.tensor(class_weights, device=tag_logits.device)
-    total = cross_entropy(
-        tag_logits.flatten(0, 1).float(), tags.flatten(), weights, ignore_index=IGNORE_INDEX, reduction="sum"
-    )
-    weight_sum = torch.where(tags == IGNORE_INDEX, 0.0, weights[tags.clamp(min=0)]).sum()
-    return total / weight_sum.clamp(min=EPSILON)
+    total = cross_entropy(tag_logits.float(), tags, weights, reduction="sum")
+    return total / weights[tags].sum().clamp(min=EPSILON)
 
 
 def bio_accuracy(tag_logits: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
-    """Count right tags per true class over supervised tokens.
+    """Count right tags per true class.
 
     Args:
-        tag_logits: [N, T, 3].
-        tags: [N, T], IGNORE_INDEX where unsupervised.
+        tag_logits: [A, 3].
+        tags: [A].
 
     Returns:
         Hits and totals, LongTensor [3] each, in the order O, B, I.
     """
     is_right = tag_logits.detach().argmax(-1) == tags
-    is_class = tags[..., None] == torch.arange(len(Tag), device=tags.device)  # [N, T, 3]
-    return (is_class & is_right[..., None]).sum((0, 1)), is_class.sum((0, 1))
+    is_class = tags[..., None] == torch.arange(len(Tag), device=tags.device)  # [A, 3]
+    return (is_class & is_right[..., None]).sum(0), is_class.sum(0)
 
 
 def span_kl_loss(

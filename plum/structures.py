@@ -156,7 +156,8 @@ class GroundedOutput:
 
     hidden_states [N, T, D]: last layer, after the final norm
     token_logits [K, V], token_labels [K]: next-token logits at supervised positions only
-    tag_logits [N, T, 3] in the order of plum.data.bio_labels.Tag; None without a tagger
+    tag_logits [A, 3], tag_labels [A]: at the A tokens with a tag only, in the order of plum.data.bio_labels.Tag; no
+        logits without a tagger
     images: both towers' features of the B images
     mask_logits [M, 4h, 4w]: low resolution, in the frame of SAM's padded input
     teacher_states [N, T, D] or None: hidden states with the adapters off; zeros after each conversation's last span
@@ -166,6 +167,7 @@ class GroundedOutput:
     token_logits: Tensor
     token_labels: Tensor
     tag_logits: Tensor | None
+    tag_labels: Tensor
     images: ImageFeatures
     mask_logits: Tensor
     teacher_states: Tensor | None = None

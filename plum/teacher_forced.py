@@ -12,12 +12,13 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from plum.checkpoints.store import LoadedModel
+from plum.data.bio_labels import Tag
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.loader import load_batches
 from plum.losses import bio_accuracy
 from plum.models.grounded_lmm import GroundedLMM
-from plum.structures import IGNORE_INDEX, Batch, GroundedOutput
+from plum.structures import IGNORE_INDEX, Batch
 from plum.train_config import DataConfig, SourceConfig
 
 HELD_OUT_KINDS = ("explanatory", "part_referring", "part_vqa", "part_status")
@@ -72,17 +73,21 @@ class _Sums:
         self.answer = torch.zeros(2, 3, dtype=torch.long)
         self.everything = torch.zeros(2, 3, dtype=torch.long)
 
-    def add(self, output: GroundedOutput, batch: Batch) -> None:
-        """Count one batch."""
+    @torch.inference_mode()
+    def add(self, model: GroundedLMM, batch: Batch) -> None:
+        """Ask the model about a batch on its device, and count."""
+        output = model(batch, with_teacher=False)
         if output.token_labels.numel():
             self.loss += float(cross_entropy(output.token_logits.float(), output.token_labels, reduction="sum"))
         self.tokens += int(output.token_labels.numel())
         if output.tag_logits is None:
             return
-        self.answer += torch.stack(bio_accuracy(output.tag_logits, batch.tags)).cpu()
-        everywhere = batch.tags.masked_fill(batch.tags == IGNORE_INDEX, 0)
-        everywhere = everywhere.masked_fill(batch.attention_mask == 0, IGNORE_INDEX)
-        self.everything += torch.stack(bio_accuracy(output.tag_logits, everywhere)).cpu()
+        self.answer += torch.stack(bio_accuracy(output.tag_logits, output.tag_labels)).cpu()
+        everywhere = model.tag(output.hidden_states, batch.attention_mask)
+        assert everywhere is not None
+        is_token = batch.attention_mask == 1
+        tags = batch.tags.masked_fill(batch.tags == IGNORE_INDEX, Tag.O)
+        self.everything += torch.stack(bio_accuracy(everywhere[is_token], tags[is_token])).cpu()
 
 
 def _evaluate_kind(loaded: LoadedModel, folder: str, kind: str, limit: int) -> HeldOutResult:
@@ -101,8 +106,9 @@ def _evaluate_kind(loaded: LoadedModel, folder: str, kind: str, limit: int) -> H
     )
     sums = _Sums()
     model = loaded.model.eval()
+    device = next(model.parameters()).device
     for batch in tqdm(batches, desc=f"held-out {kind}", total=num_images, unit="image"):
-        sums.add(_forward(model, batch), batch)
+        sums.add(model, batch.without_spans().to(device))  # tags and words need no mask
     return HeldOutResult(
         kind=kind,
         num_images=num_images,
@@ -111,12 +117,6 @@ def _evaluate_kind(loaded: LoadedModel, folder: str, kind: str, limit: int) -> H
         tags_all_tokens=_accuracy(sums.everything),
         next_token_loss=sums.loss / max(1, sums.tokens),
     )
-
-
-@torch.inference_mode()
-def _forward(model: GroundedLMM, batch: Batch) -> GroundedOutput:
-    device = next(model.parameters()).device
-    return model(batch.without_spans().to(device), with_teacher=False)  # tags and words need no mask
 
 
 def _accuracy(counts: Tensor) -> TagAccuracy:

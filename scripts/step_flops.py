@@ -57,9 +57,7 @@ def count_step(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensC
     span_tokens = int((spans.end - spans.start).sum())
     query = TRAINED * span_tokens * width * (width + model.sam.prompt_dim)
     fed_back = len(spans) - len(spans.conversation.unique()) if model.feedback.is_enabled else 0
-    tagger = 0.0
-    if model.tagger is not None:
-        tagger = sum(tagger_flops(width, model.tagger.feedforward_dim, n) for n in batch.attention_mask.sum(1).tolist())
+    tagger = 0.0 if model.tagger is None else tagger_flops(config, batch, special_tokens)
     return StepFlops(
         clip=images * clip,
         sam_encoder=images * sam_encoder_flops(model.sam, TRAINED if trainable.sam_image_encoder else NO_GRADIENT),
@@ -136,10 +134,15 @@ def language_flops(
     return language.num_layers * (per_weight * weights * tokens + TRAINED * adapters * tokens + backward * attention)
 
 
-def tagger_flops(width: int, feedforward: int, tokens: int) -> float:
-    """One conversation through the bidirectional tagger."""
-    weights = 6 * width**2 + 2 * width * feedforward + 3 * width
-    return TRAINED * weights * tokens + 3 * 4 * tokens**2 * width
+def tagger_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> float:
+    """The bidirectional tagger: MLP, keys and values of all tokens; the rest of those that have a tag."""
+    assert config.model.tagger is not None
+    width, feedforward = config.model.llava.language.hidden_size, config.model.tagger.feedforward_dim
+    tokens, _ = count_tokens(batch.input_ids, batch.attention_mask, batch.image_index, special_tokens)
+    num_tagged = (batch.tags >= 0).sum(1)  # [N]
+    weights = 4 * width**2 * tokens + (2 * width**2 + 2 * width * feedforward + 3 * width) * int(num_tagged.sum())
+    pairs = int((num_tagged * batch.attention_mask.sum(1)).sum())
+    return TRAINED * weights + 3 * 4 * pairs * width
 
 
 def decoder_flops(sam: SamConfig) -> float:

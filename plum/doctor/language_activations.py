@@ -104,20 +104,22 @@ def token_loss_bytes(language: LanguageConfig, work: Workload, *, is_trained: bo
 
 
 def tagger_bytes(width: int, tagger: TaggerConfig, work: Workload) -> int:
-    """Activations of the span tagger and of its loss; `width` is D."""
-    rows, size, mask = work.rows, work.element_bytes, work.dropout_mask_bytes
-    total = 2 * rows * width * size  # the states it reads, and the ReLU's output
-    total += rows * width * size  # the MLP's output
+    """Activations of the span tagger and of its loss, which reads supervised tokens alone; `width` is D."""
+    size, mask = work.element_bytes, work.dropout_mask_bytes
+    states, read = work.rows * width * size, work.supervised * width * size
+    total = 2 * states + read  # the states it reads, the ReLU's output; the classifier's input
     if tagger.context != "none":
-        attention = 4 * rows * width * size + rows * tagger.num_heads * (FLOAT + size)  # q, k, v, output; padding mask
-        norms = 4 * rows * width * size + 4 * rows * FLOAT  # input and output of both; mean and 1 / deviation
-        feedforward = rows * tagger.feedforward_dim * size
-        total += attention + norms + feedforward
+        # MLP's output with the places of what is read; keys and values with their input, the padding mask.
+        total += 4 * states + 8 * work.rows + work.rows * tagger.num_heads * size
+        # Queries with their input, attention's output, both norms' inputs, the first one's output.
+        total += 6 * read + work.supervised * (tagger.num_heads * FLOAT + 1 + 4 * FLOAT)
+        feedforward = work.supervised * tagger.feedforward_dim * size
+        total += feedforward
         if tagger.dropout > 0:
             # Masks after the attention and after the block's second layer; inside, the dropped-out copy too. The
             # attention's own dropout is redrawn from its seed.
-            total += (2 * width + tagger.feedforward_dim) * rows * mask + feedforward
-    return total + rows * 3 * FLOAT
+            total += (2 * width + tagger.feedforward_dim) * work.supervised * mask + feedforward
+    return total + work.supervised * (3 * FLOAT + 8)
 
 
 def query_bytes(width: int, work: Workload) -> int:

@@ -58,11 +58,13 @@ class GroundedLMM(nn.Module):
         text = (batch.input_ids, batch.attention_mask, batch.image_index, images.tokens)
         hidden_states = self.llava.shared_hidden_states(*text)
         states, labels = supervised_states(hidden_states, batch.labels)
+        is_tagged = batch.tags != IGNORE_INDEX
         return GroundedOutput(
             hidden_states=hidden_states,
             token_logits=self.llava.token_logits(states),
             token_labels=labels,
-            tag_logits=self.tag(hidden_states, batch.attention_mask),
+            tag_logits=self.tag(hidden_states, batch.attention_mask, is_tagged),
+            tag_labels=batch.tags[is_tagged],
             images=images,
             mask_logits=self.decode_masks(hidden_states, batch.spans, images.embeddings, batch.image_index),
             teacher_states=span_teacher_states(self.llava, batch, images.tokens) if with_teacher else None,
@@ -99,12 +101,12 @@ class GroundedLMM(nn.Module):
         """Return next-token logits [..., V] of states [..., D]."""
         return self.llava.token_logits(states)
 
-    def tag(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor | None:
-        """Return tag logits [N, T, 3] in the order of plum.data.bio_labels.Tag; None without a tagger.
+    def tag(self, hidden_states: Tensor, attention_mask: Tensor, is_read: Tensor | None = None) -> Tensor | None:
+        """Return tag logits [N, T, 3], or [A, 3] of the A tokens `is_read` (bool [N, T]); None without a tagger.
 
-        Sequences are right-padded.
+        Their order is that of plum.data.bio_labels.Tag; sequences are right-padded.
         """
-        return None if self.tagger is None else self.tagger(hidden_states, attention_mask)
+        return None if self.tagger is None else self.tagger(hidden_states, attention_mask, is_read)
 
     def generate_text(
         self,

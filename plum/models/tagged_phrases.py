@@ -41,12 +41,13 @@ class TaggedPhrases:
         The end token names nothing and is left out, and so is a span of white space alone.
         """
         attention_mask = torch.ones(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
-        tag_logits = model.tag(hidden_states, attention_mask)
-        assert tag_logits is not None, "tagged phrases need a tagger"
-        probabilities = tag_logits[0].float().softmax(-1)
         tokens, chars = row.answers[-1], row.rendered.answers[-1]
         last = max(i for i in range(tokens.start, tokens.end) if row.encoded.offsets[i][0] < chars.end)
-        confidence, tags = probabilities[tokens.start : last + 1].cpu().max(-1)
+        is_answer = torch.zeros_like(attention_mask, dtype=torch.bool)
+        is_answer[:, tokens.start : last + 1] = True
+        tag_logits = model.tag(hidden_states, attention_mask, is_answer)
+        assert tag_logits is not None, "tagged phrases need a tagger"
+        confidence, tags = tag_logits.float().softmax(-1).cpu().max(-1)
         targets = []
         for span in decode_tags(tags.tolist()):
             found = TokenSpan(span.start + tokens.start, span.end + tokens.start)

@@ -77,7 +77,7 @@ class Objective(nn.Module):
             if is_warmup and self.pretext_config.queries_per_image:
                 pretext = pretext + self._warmup_loss(output, with_phrases)
             total = total + self.pretext_config.weight * pretext
-        hits, totals = count_tags(output, batch)
+        hits, totals = count_tags(output)
         return StepResult(total, terms, pretext, hits, totals)
 
     def _warmup_loss(self, output: GroundedOutput, batch: Batch) -> Tensor:
@@ -105,9 +105,9 @@ class Objective(nn.Module):
         return self.pretext(images, upscaled, batch, self.pretext_config.token_weight)
 
 
-def count_tags(output: GroundedOutput, batch: Batch) -> tuple[Tensor, Tensor]:
+def count_tags(output: GroundedOutput) -> tuple[Tensor, Tensor]:
     """Count right tags and tags by class, in the order O, B, I; zeros without a tagger."""
     if output.tag_logits is None:
         nothing = torch.zeros(len(Tag), dtype=torch.long)
         return nothing, nothing
-    return bio_accuracy(output.tag_logits, batch.tags)
+    return bio_accuracy(output.tag_logits, output.tag_labels)

@@ -23,26 +23,25 @@ def test_language_golden() -> None:
 
 
 def test_bio_golden() -> None:
-    # Logits (ln 2, 0, 0): p = (1/2, 1/4, 1/4). Tags O, B; the third token is ignored.
+    # Logits (ln 2, 0, 0): p = (1/2, 1/4, 1/4). Tags O, B.
     # (.1 x ln 2 + 1 x ln 4) / (.1 + 1) = (0.069315 + 1.386294) / 1.1 = 1.323281.
-    logits = torch.tensor([math.log(2.0), 0.0, 0.0]).expand(1, 3, 3)
-    tags = torch.tensor([[0, 1, IGNORE_INDEX]])
-    assert float(bio_loss(logits, tags, (0.1, 1.0, 1.0))) == pytest.approx(1.323281, abs=1e-5)
+    logits = torch.tensor([math.log(2.0), 0.0, 0.0]).expand(2, 3)
+    assert float(bio_loss(logits, torch.tensor([0, 1]), (0.1, 1.0, 1.0))) == pytest.approx(1.323281, abs=1e-5)
 
 
-def test_bio_without_supervised_tokens_is_zero_with_finite_gradient() -> None:
-    logits = torch.zeros(1, 3, 3, requires_grad=True)
-    loss = bio_loss(logits, torch.full((1, 3), IGNORE_INDEX), (0.1, 1.0, 1.0))
+def test_bio_without_tagged_tokens_is_zero_with_finite_gradient() -> None:
+    states = torch.zeros(5, 3, requires_grad=True)
+    logits = states[:0]
+    loss = bio_loss(logits, torch.zeros(0, dtype=torch.long), (0.1, 1.0, 1.0))
     loss.backward()
     assert float(loss.detach()) == 0.0
-    assert logits.grad is not None
-    assert not logits.grad.any()
+    assert states.grad is not None
+    assert not states.grad.any()
 
 
 def test_bio_accuracy_counts_by_true_class() -> None:
-    # Predictions O B I B; truth O B B ignored: O 1 of 1, B 1 of 2, I none.
-    logits = torch.eye(3)[[0, 1, 2, 1]][None]
-    hits, totals = bio_accuracy(logits, torch.tensor([[0, 1, 1, IGNORE_INDEX]]))
+    # Predictions O B I; truth O B B: O 1 of 1, B 1 of 2, I none.
+    hits, totals = bio_accuracy(torch.eye(3), torch.tensor([0, 1, 1]))
     assert hits.tolist() == [1, 1, 0]
     assert totals.tolist() == [1, 2, 0]
 
@@ -86,7 +85,8 @@ def make_output(batch: Batch, kl: bool = True) -> GroundedOutput:
         hidden_states=states,
         token_logits=torch.randn(6, 40, generator=generator),
         token_labels=torch.arange(6),
-        tag_logits=torch.randn(num_rows, length, 3, generator=generator),
+        tag_logits=torch.randn(int((batch.tags != IGNORE_INDEX).sum()), 3, generator=generator),
+        tag_labels=batch.tags[batch.tags != IGNORE_INDEX],
         images=ImageFeatures(torch.zeros(0), torch.zeros(0)),
         mask_logits=torch.randn(len(batch.masks), 16, 16, generator=generator),
         teacher_states=torch.zeros_like(states) if kl else None,

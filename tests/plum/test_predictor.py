@@ -43,7 +43,7 @@ class Script:
         def generate_text(*_: object) -> Tensor:
             return torch.tensor([byte_level()(" " + self.answer + "</s>")["input_ids"]])
 
-        def tag(hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        def tag(hidden_states: Tensor, attention_mask: Tensor, is_read: Tensor) -> Tensor:
             history, question = split_turns(turns)
             row = predictor.encoder.encode([*history, Exchange(question, self.answer, tuple(self.tagged))])
             tags = torch.tensor(row.tags).clamp(min=0)
@@ -51,7 +51,7 @@ class Script:
             if self.tag_end_token:
                 tags[-1] = Tag.B
             assert tags.shape == attention_mask.shape[1:] == hidden_states.shape[1:2]
-            return torch.nn.functional.one_hot(tags, 3)[None].float() * 4
+            return torch.nn.functional.one_hot(tags, 3)[None].float()[is_read] * 4
 
         monkeypatch.setattr(predictor.model, "generate_text", generate_text)
         monkeypatch.setattr(predictor.model, "tag", tag)

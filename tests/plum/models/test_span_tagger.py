@@ -1,5 +1,6 @@
 """Span tagger and query projection."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -51,6 +52,28 @@ def test_training_and_evaluation_compute_the_same_without_dropout() -> None:
             evaluated = tagger.eval()(random_states(), mask)
         is_real = mask.bool()
         torch.testing.assert_close(trained[is_real], evaluated[is_real], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("context", ["bidirectional", "causal", "none"])
+def test_tokens_that_are_read_have_the_logits_and_gradients_of_all(context: str) -> None:
+    tagger = make_tagger(context).eval()
+    states = random_states().requires_grad_()
+    mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2])
+    for chosen in ([[0, 1, 1, 0, 0, 1, 1], [0, 0, 0, 1, 0, 0, 0]], [[0] * 7, [1] * 5 + [0] * 2], mask.tolist()):
+        is_read = torch.tensor(chosen).bool()
+        everywhere, some = tagger(states, mask)[is_read], tagger(states, mask, is_read)
+        torch.testing.assert_close(some, everywhere, atol=1e-6, rtol=1e-5)
+        inputs = [states, *tagger.parameters()]
+        weights = torch.randn(some.shape, generator=torch.Generator().manual_seed(1))
+        found = [torch.autograd.grad((logits * weights).sum(), inputs) for logits in (some, everywhere)]
+        for ours, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("context", ["bidirectional", "causal", "none"])
+def test_nothing_read_gives_nothing(context: str) -> None:
+    tagger, mask = make_tagger(context), torch.ones(2, 7, dtype=torch.long)
+    assert tagger(random_states(), mask, torch.zeros(2, 7, dtype=torch.bool)).shape == (0, 3)
 
 
 def test_none_has_no_block() -> None:
