@@ -85,7 +85,8 @@ class Batch:
 
     input_ids, attention_mask, labels, tags: LongTensor [N, T] (labels and tags: IGNORE_INDEX where unsupervised)
     spans: token ranges of the M phrases to segment
-    clip_pixels [B, 3, p, p], sam_pixels [B, 3, P, P]: normalised float32 inputs of the two towers (B may be 0)
+    clip_pixels [B, 3, p, p], sam_pixels [B, 3, P, P]: normalised float32 inputs of the two towers (B may be 0); images
+        with a cached embedding have no sam_pixels
     frames: B image sizes; image_index: LongTensor [N], row of the conversation's image or TEXT_ONLY
     masks: M bool tensors (H, W) in original-image pixels; ignore_masks: B bool tensors (H, W) or None
     part_maps: LongTensor [B, 4h, 4w], class at each low-resolution mask pixel, IGNORE_INDEX in padding and for

@@ -69,8 +69,13 @@ class Collator:
         ]
         tokens = pad_rows(rows, self.pad_id)
         pictured = [sample for sample in samples if sample.image is not None]
-        inputs = [self.transform(sample.image) for sample in pictured if sample.image is not None]
         hashes = self._hash_images(pictured)
+        known = () if self.sam_features is None else tuple(map(self.sam_features.get, hashes))
+        inputs = [
+            self.transform(sample.image, for_sam=not known or known[i] is None)
+            for i, sample in enumerate(pictured)
+            if sample.image is not None
+        ]
         masks = [mask for sample in samples for row in sample.conversations for item in row for mask in item.masks]
         return Batch(
             sample_ids=tuple(sample.sample_id for sample in samples),
@@ -80,14 +85,16 @@ class Collator:
             tags=tokens.tags,
             spans=tokens.spans,
             clip_pixels=stack_pixels([one.clip_pixels for one in inputs], self.transform.clip_size),
-            sam_pixels=stack_pixels([one.sam_pixels for one in inputs], self.transform.sam_size),
+            sam_pixels=stack_pixels(
+                [one.sam_pixels for one in inputs if one.sam_pixels is not None], self.transform.sam_size
+            ),
             frames=tuple(one.frame for one in inputs),
             image_index=_image_index(samples),
             masks=tuple(torch.from_numpy(decode_mask(mask)) for mask in masks),
             ignore_masks=tuple(_to_tensor(sample.ignore_mask) for sample in pictured),
             part_maps=_part_maps(pictured, inputs, self.transform),
             image_hashes=hashes,
-            cached_embeddings=() if self.sam_features is None else tuple(map(self.sam_features.get, hashes)),
+            cached_embeddings=known,
         )
 
     def _hash_images(self, pictured: Sequence[Sample]) -> tuple[str, ...]:

@@ -33,10 +33,10 @@ ClipFit = Literal["pad", "stretch"]
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """One image for both towers: clip_pixels [3, p, p], sam_pixels [3, P, P], float32."""
+    """One image for both towers: clip_pixels [3, p, p], sam_pixels [3, P, P] where SAM is to be asked, float32."""
 
     clip_pixels: Tensor
-    sam_pixels: Tensor
+    sam_pixels: Tensor | None
     frame: ImageFrame
 
 
@@ -56,11 +56,12 @@ class ImageTransform:
     sam_patch: int
     clip_fit: ClipFit
 
-    def __call__(self, image: np.ndarray) -> ImageInputs:
+    def __call__(self, image: np.ndarray, for_sam: bool = True) -> ImageInputs:
         """Transform an image.
 
         Args:
             image: uint8 RGB (H, W, 3).
+            for_sam: False where SAM's embedding is known already.
 
         Raises:
             ValueError: another type or shape.
@@ -69,9 +70,8 @@ class ImageTransform:
             raise ValueError(f"an image must be a uint8 RGB array (H, W, 3), got {image.dtype} {image.shape}")
         height, width = image.shape[:2]
         frame = ImageFrame((height, width), resized_size(height, width, self.sam_size))
-        return ImageInputs(
-            clip_input(image, self.clip_size, self.clip_fit), sam_input(image, frame, self.sam_size), frame
-        )
+        sam_pixels = sam_input(image, frame, self.sam_size) if for_sam else None
+        return ImageInputs(clip_input(image, self.clip_size, self.clip_fit), sam_pixels, frame)
 
     @property
     def mask_size(self) -> int:

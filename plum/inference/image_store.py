@@ -53,10 +53,10 @@ class ImageStore:
 
     def read(self, image: np.ndarray, digest: str | None = None) -> EncodedImage:
         """Prepare an image for the towers without asking them; needs no device, any thread may call it."""
-        entry = EncodedImage(digest or hash_image(image), self.transform(image))
-        if self.cache is not None and (embedding := self.cache.get(entry.digest)) is not None:
-            entry.embedding = embedding[None]
-        return entry
+        digest = digest or hash_image(image)
+        embedding = None if self.cache is None else self.cache.get(digest)
+        inputs = self.transform(image, for_sam=embedding is None)
+        return EncodedImage(digest, inputs, embedding=None if embedding is None else embedding[None])
 
     def keep(self, images: Sequence[EncodedImage]) -> None:
         """Hold these images and let go of all others."""
@@ -78,6 +78,7 @@ class ImageStore:
 
     def _embedding(self, image: EncodedImage) -> Tensor:
         if image.embedding is None:
+            assert image.inputs.sam_pixels is not None, "images without an embedding have pixels"
             image.embedding = self._model.sam.encode_images(image.inputs.sam_pixels[None].to(self._device))
             if self.cache is not None:
                 self.cache.put(image.digest, image.embedding[0])

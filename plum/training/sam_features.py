@@ -47,13 +47,16 @@ def complete_embeddings(batch: Batch, sam: SegmentAnything, cache: SamFeatureCac
     """
     if not batch.image_hashes:
         return None
-    embeddings = []
-    for row, (image_hash, known) in enumerate(zip(batch.image_hashes, batch.cached_embeddings, strict=True)):
-        # It may have come twice in this batch, or been written since the loader looked.
-        embedding = cache.get(image_hash) if known is None else known
+    embeddings, pixels = [], iter(batch.sam_pixels.split(1))
+    for image_hash, known in zip(batch.image_hashes, batch.cached_embeddings, strict=True):
+        embedding = known
         if embedding is None:
-            embedding = sam.encode_images(batch.sam_pixels[row : row + 1])[0]
-            cache.put(image_hash, embedding)
+            image = next(pixels)
+            # It may have come twice in this batch, or been written since the loader looked.
+            embedding = cache.get(image_hash)
+            if embedding is None:
+                embedding = sam.encode_images(image)[0]
+                cache.put(image_hash, embedding)
         embeddings.append(embedding.to(batch.sam_pixels.device))
     return torch.stack(embeddings)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from plum.config import LoraConfig
+from plum.data import image_transforms
 from plum.models.sam import SegmentAnything
 from plum.train_config import TrainableConfig, TrainConfig
 from plum.training.run import train
@@ -48,6 +49,7 @@ def test_losses_are_the_same_to_the_bit(folder: Path, monkeypatch: pytest.Monkey
     assert len(list(cache.rglob("*.safetensors"))) > 1
     with monkeypatch.context() as patch:
         patch.setattr(SegmentAnything, "encode_images", lambda self, pixels: pytest.fail("an image was encoded again"))
+        patch.setattr(image_transforms, "sam_input", lambda *_: pytest.fail("an image was resized for SAM"))
         train(warm)
     assert _losses(plain) == _losses(cold) == _losses(warm)
     assert _losses(plain)[0]["loss_mask_bce"] > 0
@@ -83,6 +85,33 @@ def test_a_limit_without_a_cache_is_refused(folder: Path) -> None:
     config = replace(config, data=replace(config.data, sam_feature_cache_gb=1.0))
     with pytest.raises(ValueError, match="sam_feature_cache_gb limits"):
         train(config)
+
+
+def test_images_with_and_without_an_embedding_in_one_batch(folder: Path) -> None:
+    from plum.data.collate import Collator
+    from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing
+    from plum.models.registry import build_model
+    from plum.models.special_tokens import with_special_tokens
+    from plum.models.tiny import tiny_model_config
+    from plum.structures import Exchange, Sample
+    from plum.train_config import DataConfig
+    from plum.training.sam_features import complete_embeddings
+    from tests.plum.data.tokenizers_for_tests import byte_level
+    from tests.plum.predictor_world import make_image
+
+    tokenizer = byte_level()
+    config = with_special_tokens(tiny_model_config(len(tokenizer)), tokenizer)
+    sam = build_model(config).sam
+    cache = SamFeatureCache(folder / "mixed", "weights", SamPreprocessing(32, "float32"))
+    collate = Collator(tokenizer, config, DataConfig(sources=()), cache)
+    samples = [Sample(str(i), "test", make_image(i), ((Exchange("What?", "It."),),)) for i in range(4)]
+    expected = sam.encode_images(torch.stack([collate.transform(one.image).sam_pixels for one in samples]))
+    complete_embeddings(collate(samples[1:3]), sam, cache)
+    batch = collate(samples)
+    assert batch.sam_pixels.shape == (2, 3, 32, 32)
+    found = complete_embeddings(batch, sam, cache)
+    assert found is not None
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_text_only_batches_need_no_embedding(folder: Path) -> None:
