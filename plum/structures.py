@@ -85,8 +85,9 @@ class Batch:
 
     input_ids, attention_mask, labels, tags: LongTensor [N, T] (labels and tags: IGNORE_INDEX where unsupervised)
     spans: token ranges of the M phrases to segment
-    clip_pixels [B, 3, p, p], sam_pixels [B, 3, P, P]: normalised float32 inputs of the two towers (B may be 0); images
-        with a cached embedding have no sam_pixels
+    clip_pixels [B, 3, p, p], sam_pixels [U, 3, P, P]: normalised float32 inputs of the two towers (B may be 0)
+    sam_rows: LongTensor [U], which images sam_pixels are of: those that something is segmented in and that have no
+        cached embedding; None: all
     frames: B image sizes; image_index: LongTensor [N], row of the conversation's image or TEXT_ONLY
     masks: M bool tensors (H, W) in original-image pixels; ignore_masks: B bool tensors (H, W) or None
     part_maps: LongTensor [B, 4h, 4w], class at each low-resolution mask pixel, IGNORE_INDEX in padding and for
@@ -108,13 +109,19 @@ class Batch:
     masks: tuple[Tensor, ...]
     ignore_masks: tuple[Tensor | None, ...]
     part_maps: Tensor
+    sam_rows: Tensor | None = None
     image_hashes: tuple[str, ...] = ()
     cached_embeddings: tuple[Tensor | None, ...] = ()
 
     def without_spans(self) -> "Batch":
-        """The same batch with nothing to segment; words and tags stay."""
+        """The same batch with nothing to segment; words, tags and SAM's input stay."""
         nothing = self.spans.conversation[:0]
         return replace(self, spans=SpanBounds(nothing, nothing, nothing), masks=())
+
+    def without_sam(self) -> "Batch":
+        """The same batch with nothing to segment and no image for SAM."""
+        nothing = self.image_index[:0]
+        return replace(self.without_spans(), sam_pixels=self.sam_pixels[:0], sam_rows=nothing)
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor to a device."""
@@ -132,6 +139,7 @@ class Batch:
             masks=tuple(mask.to(device, non_blocking=True) for mask in self.masks),
             ignore_masks=tuple(None if mask is None else mask.to(device) for mask in self.ignore_masks),
             part_maps=self.part_maps.to(device, non_blocking=True),
+            sam_rows=None if self.sam_rows is None else self.sam_rows.to(device, non_blocking=True),
             image_hashes=self.image_hashes,
             cached_embeddings=tuple(
                 None if embedding is None else embedding.to(device, non_blocking=True)

@@ -83,6 +83,7 @@ class _Sums:
         if output.tag_logits is None:
             return
         self.answer += torch.stack(bio_accuracy(output.tag_logits, output.tag_labels)).cpu()
+        # The forward reads answers alone; how often the prompt would be tagged takes the tagger once more.
         everywhere = model.tag(output.hidden_states, batch.attention_mask)
         assert everywhere is not None
         is_token = batch.attention_mask == 1
@@ -108,7 +109,7 @@ def _evaluate_kind(loaded: LoadedModel, folder: str, kind: str, limit: int) -> H
     model = loaded.model.eval()
     device = next(model.parameters()).device
     for batch in tqdm(batches, desc=f"held-out {kind}", total=num_images, unit="image"):
-        sums.add(model, batch.without_spans().to(device))  # tags and words need no mask
+        sums.add(model, batch.without_sam().to(device))  # tags and words need no mask
     return HeldOutResult(
         kind=kind,
         num_images=num_images,

@@ -14,11 +14,12 @@ Questions are real ones, of the embedded data set drawn into a temporary folder.
   encodes per question, largest deviation of a log-probability, mask pixels that differ and those of them whose plain
   logit is not within 1e-4 of zero, seconds per question of the components, peak memory in MB. The two ways take turns;
   the medians count. Components are timed in a pass of their own, which on a GPU waits for the device at each of them;
-- `answers`: the model's own answers to the same questions, of at most `--answer_tokens` tokens with the masks of what
-  they tag, after choices and masks of given answers: plain, question by question (plum/predictor.py: the prompt read by
-  transformers' `generate`, then prompt and answer once more for states and masks); fast, together, from the keys and
-  values that are there. Seconds per question and ratio, of `words` alone too (random weights tag far more than trained
-  ones), and answers that differ (where two tokens are equally likely, rounding decides);
+- `answers`: the model's own answers, of the type that a run generates by `default` (an answer an image) and of `all`,
+  each of at most `--answer_tokens` tokens with the masks of what it tags: plain, one by one (plum/predictor.py: the
+  prompt read by transformers' `generate`, then prompt and answer once more for states and masks); fast, those of a
+  batch of images together, from the keys and values that are there. Keys: scripts/eval_answers.py. Random weights tag
+  far more than trained ones, hence the times of words alone, and hardly ever end an answer: all are equally long here.
+  Where two tokens are as likely, rounding decides; in bfloat16 it does so often;
 - `decoding`: the paper's own comparison (appendix C.4), beside its quoted numbers: the LLM's forward of a question, and
   decoding one mask without and with feedback, one after the other; without feedback also all of them in one call.
 """
@@ -46,6 +47,7 @@ from partonomy.evaluation.scoring import Protocol, score_question
 from partonomy.evaluation.sharding import ImageGroup
 from partonomy.images import load_image
 from partonomy.masks import decode_mask, encode_masks
+from partonomy.questions.question_types import QuestionType
 from partonomy.structures import RLE, CharSpan, Question
 from plum.inference.image_store import EncodedImage
 from plum.inference.plain_reference import PlainModel
@@ -149,7 +151,10 @@ def main(
             plain = PlainChoicesOnly(world.predictor)
             result["choices"] = compare(world, counters, plain, ChoicesOnly(world.predictor, "fast"), repeats)
         if "answers" in wanted:
-            result["answers"] = compare_own_answers(world, answer_tokens, repeats)
+            kinds = {"default": (QuestionType.IDENTIFICATION_WITH_LABEL,), "all": tuple(QuestionType)}
+            result["answers"] = {
+                name: compare_own_answers(world, kind, answer_tokens, repeats) for name, kind in kinds.items()
+            }
         if "decoding" in wanted:
             result["decoding"] = time_decoding(world)
     print(json.dumps(result))

@@ -7,7 +7,8 @@ which is measured first: the fastest of several products of two square matrices,
 wide in float32 on a CPU. Whole updates are timed, the optimizer's share in them. The floors of a micro-batch:
 `floor_flops_seconds` is its time at that rate, `floor_bytes_seconds` the time to read every weight forward, the
 language model's once more for the teacher, those that gradients pass through backward, and a micro-batch's share of the
-optimizer's state (read and written once an update), at the measured copy rate.
+optimizer's state (read and written once an update), at the measured copy rate. `tokens_per_second` counts the tokens
+of all conversations, common beginnings in each; the FLOPs count these once.
 Peak memory stands beside `python -m plum doctor`'s estimate. The last line is JSON.
 """
 

@@ -6,12 +6,13 @@ masks: the mask branch (query projection, decode loop with feedback, losses) aga
 LISA and its forks, which scripts/mask_loop.py defines and holds in code: segment-anything's own decoder, one image and
 one prompt a call. `ratio` is loop time / batched time, medians of runs in turn; deviations as in
 scripts/gradient_deviation.py.
-language: the language model over loaded batches with several conversations an image (not tiny), student forward and
-backward and teacher, with common beginnings run once against conversations that run apart
-(scripts/conversations_apart.py). `state_deviation` is the largest difference relative to the largest state.
+language: the language model over a loaded batch with several conversations an image (not tiny), student forward and
+backward and teacher, as a step runs it (common beginnings once, sequences of similar length together) against
+conversations that run apart, padded to the longest (scripts/conversations_apart.py). `state_deviation` is the largest
+difference relative to the largest state; on a GPU both are bfloat16's rounding.
 stages: where the time of a step goes: data, towers, LLM, teacher, heads, masks, losses forward and backward, engine.
-feeding: tokens a second with batches as they are loaded and with the same batches made before; loading is no bottleneck
-while the two are within 5%.
+feeding: tokens a second (of all conversations, common beginnings in each) with batches as they are loaded and with the
+same batches made before; loading is no bottleneck while the two are within 5%.
 
 Data are drawn (the embedded data set) into a temporary folder, or kept in --data. On a CPU the plain engine runs in
 float32, on a GPU DeepSpeed ZeRO-2 in bfloat16. The last line of the output is JSON.
@@ -42,6 +43,7 @@ from scripts.conversations_apart import LanguageStep
 from scripts.device_clock import seconds_now
 from scripts.gradient_deviation import compare_gradients
 from scripts.mask_loop import batched_loss, gradients, loop_loss, make_inputs
+from scripts.peak_memory import peak_bytes, reset_peak
 from scripts.stage_clock import OTHER, StageClock, watch
 
 SPANS = (4, 5, 6)
@@ -154,7 +156,7 @@ def bench_language(run: BenchRun, repeats: int) -> dict[str, object]:
     states = [_deviation(*pair) for pair in (students, teachers)]
     deviations = compare_gradients(*(step.gradients(student) for student in students))
     result: dict[str, object] = {"state_deviation": max(states), **deviations, **step.count_tokens()}
-    del students, teachers
+    del students, teachers  # with their graphs
     run.objective.train()
 
     def student(way: str) -> None:
@@ -214,9 +216,9 @@ def bench_steps(
             run.train(run.load(0, 2))
         profiler.export_chrome_trace(trace)
     if "stages" in chosen:
+        reset_peak(run.device)  # what was compared before is not part of a step
         result["stages"] = bench_stages(run, steps)
-    if torch.cuda.is_available():
-        result["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        result["peak_memory_gb"] = peak_bytes(run.device) / 1e9
     return result
 
 

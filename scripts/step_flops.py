@@ -60,7 +60,8 @@ def count_step(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensC
     tagger = 0.0 if model.tagger is None else tagger_flops(config, batch, special_tokens)
     return StepFlops(
         clip=images * clip,
-        sam_encoder=images * sam_encoder_flops(model.sam, TRAINED if trainable.sam_image_encoder else NO_GRADIENT),
+        sam_encoder=len(batch.sam_pixels)
+        * sam_encoder_flops(model.sam, TRAINED if trainable.sam_image_encoder else NO_GRADIENT),
         language=student_flops(config, batch, special_tokens),
         teacher=teacher_flops(config, batch, special_tokens),
         heads=head + tagger,

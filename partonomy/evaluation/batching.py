@@ -6,8 +6,9 @@ records as one process does. An error falls back to question by question: it bel
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, select_all
 from partonomy.structures import CharSpan, Question
 
 logger = logging.getLogger(__name__)
+
+Request = TypeVar("Request", ChoiceRequest, MaskRequest, AnswerRequest)
 
 
 @dataclass(frozen=True)
@@ -134,14 +137,15 @@ def _ask_together(model: BatchedModel, batch: LoadedBatch, protocol: Protocol) -
             if len(answers[number]) == index:
                 chosen = select_all(found).index(DEFAULT_SELECTOR)
                 answers[number].append(first_answer(steps[number][index], chosen, protocol.conditioning))
-    masks = [_mask_request(*entry) for entry in zip(batch.shown, steps, answers, strict=True)]
+    masks_of_questions = [_mask_request(*entry) for entry in zip(batch.shown, steps, answers, strict=True)]
+    masks = _without_repetitions(masks_of_questions)
     for wanted, found_masks in zip(masks, images.segment(masks), strict=True):
         answered[wanted.image].masks[wanted.turns, wanted.answer, wanted.spans] = found_masks
-    own = [
+    own = _without_repetitions(
         AnswerRequest(wanted.image, wanted.turns)
-        for shown, wanted in zip(batch.shown, masks, strict=True)
+        for shown, wanted in zip(batch.shown, masks_of_questions, strict=True)
         if Capability.GENERATION in protocol.requested(shown.question.question_type)
-    ]
+    )
     for asked, generation in zip(own, _generate(model, images, batch.pictures, own), strict=True):
         answered[asked.image].generations[asked.turns] = generation
     return answered
@@ -150,6 +154,11 @@ def _ask_together(model: BatchedModel, batch: LoadedBatch, protocol: Protocol) -
 def _known_answers(steps: Sequence[Step], conditioning: Conditioning) -> list[str]:
     """Answers that later steps follow and that do not depend on the model."""
     return [step.choices[step.correct_index] for step in steps] if conditioning is Conditioning.GOLD else []
+
+
+def _without_repetitions(requests: Iterable[Request]) -> list[Request]:
+    """Questions of two types may be the same words about the same picture."""
+    return list(dict.fromkeys(requests))
 
 
 def _score(images: ImageBatch, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceScore]]:
@@ -179,7 +188,8 @@ def _generate(
         raise
     except Exception as error:  # as in `answer_batch`
         logger.warning("%d own answers are asked for one by one: %s", len(requests), describe_error(error))
-        return [_generate_alone(model, pictures[request.image], request.turns) for request in requests]
+    # Only now: the error holds on to what the answers together took of the device's memory.
+    return [_generate_alone(model, pictures[request.image], request.turns) for request in requests]
 
 
 def _generate_alone(model: BatchedModel, picture: np.ndarray, turns: tuple[Turn, ...]) -> Generation | Exception:
@@ -188,4 +198,5 @@ def _generate_alone(model: BatchedModel, picture: np.ndarray, turns: tuple[Turn,
     except ModelUnavailable:
         raise
     except Exception as error:  # e.g. out of memory at a long answer: it fails this answer alone, when it is read
-        return error
+        error.__context__ = None
+        return error.with_traceback(None)  # which would hold on to the device's memory until then

@@ -70,9 +70,11 @@ class Collator:
         tokens = pad_rows(rows, self.pad_id)
         pictured = [sample for sample in samples if sample.image is not None]
         hashes = self._hash_images(pictured)
-        known = () if self.sam_features is None else tuple(map(self.sam_features.get, hashes))
+        is_segmented = [_is_segmented(sample) for sample in pictured]
+        known = self._find_embeddings(hashes, is_segmented)
+        sam_rows = [i for i, asked in enumerate(is_segmented) if asked and (not known or known[i] is None)]
         inputs = [
-            self.transform(sample.image, for_sam=not known or known[i] is None)
+            self.transform(sample.image, for_sam=i in sam_rows)
             for i, sample in enumerate(pictured)
             if sample.image is not None
         ]
@@ -93,6 +95,7 @@ class Collator:
             masks=tuple(torch.from_numpy(decode_mask(mask)) for mask in masks),
             ignore_masks=tuple(_to_tensor(sample.ignore_mask) for sample in pictured),
             part_maps=_part_maps(pictured, inputs, self.transform),
+            sam_rows=torch.tensor(sam_rows, dtype=torch.long),
             image_hashes=hashes,
             cached_embeddings=known,
         )
@@ -101,6 +104,17 @@ class Collator:
         if self.sam_features is None:
             return ()
         return tuple(hash_image(sample.image) for sample in pictured if sample.image is not None)
+
+    def _find_embeddings(self, hashes: Sequence[str], is_segmented: Sequence[bool]) -> tuple[Tensor | None, ...]:
+        if self.sam_features is None:
+            return ()
+        get = self.sam_features.get
+        return tuple(get(digest) if asked else None for digest, asked in zip(hashes, is_segmented, strict=True))
+
+
+def _is_segmented(sample: Sample) -> bool:
+    """Whether SAM has to read the sample's image: for a phrase, or for the tiny recipe's part pretext."""
+    return sample.part_map is not None or any(item.masks for row in sample.conversations for item in row)
 
 
 def check_sample(sample: Sample) -> None:

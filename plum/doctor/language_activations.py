@@ -30,7 +30,10 @@ def layer_bytes(
     head = width // language.num_heads
     norm = rows * width * FLOAT + rows * FLOAT
     states = rows * width * size
-    attention = (2 * width + 2 * language.num_key_value_heads * head) * rows * size  # q, output; k, v
+    num_kept = language.num_key_value_heads
+    if work.is_shared and num_kept > 1:
+        num_kept = language.num_heads  # with a mask every head gets a copy of its keys and values
+    attention = (2 * width + 2 * num_kept * head) * rows * size  # q, output; k, v
     attention += rows * language.num_heads * FLOAT  # log-sum-exp of each query
     gated = 3 * rows * inner * size  # gate, its SiLU, up
     total = (1 if is_first else 2) * norm + attention + gated

@@ -37,6 +37,12 @@ class ForestStates:
         self._log_probs = np.zeros(0)  # per node
         self._has_log_prob = np.zeros(0, dtype=bool)
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Keys and values of one node in all layers; 0 before there is any."""
+        kept = [tensor[0] for tensor in (*self._keys, *self._values)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
     def add(self, rows: Sequence[ForestRow]) -> list[np.ndarray]:
         """Add conversations and compute what is new.
 

@@ -23,8 +23,8 @@ from plum.structures import SpanBounds
 MAX_DECODED_TOGETHER = 32
 """Conversations whose masks are decoded in one loop; bounds the memory of image embeddings and earlier masks."""
 
-MAX_GENERATED_TOGETHER = 16
-"""Answers that are written together; bounds the memory of their copies of keys and values."""
+MAX_COPIED_BYTES = 4 * 2**30
+"""Keys and values of answers that are written together: each has its own copy of its prompt's. At 7B eight answers."""
 
 
 class QuestionBatch:
@@ -71,7 +71,7 @@ class QuestionBatch:
     @torch.inference_mode()
     def generate(self, requests: Sequence[AnswerRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[Generation]:
         """Answer as `Predictor.generate` does; prompts that have been scored cost no forward."""
-        texts, predictor = self.generate_texts(requests, max_new_tokens), self._predictor
+        texts, predictor = self.write_answers(requests, max_new_tokens), self._predictor
         written = [number for number, text in enumerate(texts) if text]
         rows = {number: predictor.answers.own(True, requests[number].turns, texts[number]) for number in written}
         paths = self._states.add([_forest_row(requests[number], rows[number].encoded) for number in written])
@@ -91,16 +91,18 @@ class QuestionBatch:
         return answers
 
     @torch.inference_mode()
-    def generate_texts(self, requests: Sequence[AnswerRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
-        """Answer as the model writes it, marks included; empty where the model stops at once."""
+    def write_answers(self, requests: Sequence[AnswerRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
+        """Answers as the model writes them, marks included; empty where the model stops at once."""
         prompts = [self._predictor.answers.prompt(request.turns, has_image=True) for request in requests]
         paths = self._states.add(
             [_forest_row(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
         )
-        texts = []
-        for first in range(0, len(paths), MAX_GENERATED_TOGETHER):
-            chunk = paths[first : first + MAX_GENERATED_TOGETHER]
-            token_ids = self._states.continue_greedily(chunk, max_new_tokens)
+        if not paths:
+            return []
+        bytes_per_row = self._states.bytes_per_token * (max(map(len, paths)) + max_new_tokens)
+        rows, texts = max(1, MAX_COPIED_BYTES // bytes_per_row), []
+        for first in range(0, len(paths), rows):
+            token_ids = self._states.continue_greedily(paths[first : first + rows], max_new_tokens)
             texts += [self._predictor.read_answer(ids) for ids in token_ids]
         return texts
 

@@ -54,7 +54,7 @@ class GroundedLMM(nn.Module):
             with_teacher: also return the adapters-off states, for the KL term (of systems with tagged phrases).
             sam_embeddings: [B, C, h, w] where they are known already; SAM's encoder is not asked then.
         """
-        images = self.encode_images(batch.clip_pixels, batch.sam_pixels, sam_embeddings)
+        images = self.encode_images(batch.clip_pixels, batch.sam_pixels, sam_embeddings, batch.sam_rows)
         text = (batch.input_ids, batch.attention_mask, batch.image_index, images.tokens)
         hidden_states = self.llava.shared_hidden_states(*text)
         states, labels = supervised_states(hidden_states, batch.labels)
@@ -71,25 +71,34 @@ class GroundedLMM(nn.Module):
         )
 
     def encode_images(
-        self, clip_pixels: Tensor, sam_pixels: Tensor, sam_embeddings: Tensor | None = None
+        self,
+        clip_pixels: Tensor,
+        sam_pixels: Tensor,
+        sam_embeddings: Tensor | None = None,
+        sam_rows: Tensor | None = None,
     ) -> ImageFeatures:
         """Encode B images (B may be 0) with both towers, each image once.
 
         Args:
             clip_pixels: [B, 3, p, p], normalised for CLIP.
-            sam_pixels: [B, 3, P, P], normalised for SAM, padded bottom and right.
+            sam_pixels: [U, 3, P, P], normalised for SAM, padded bottom and right.
             sam_embeddings: [B, C, h, w] where they are known already.
+            sam_rows: [U], which images SAM reads, embeddings of the others are zeros; None: all.
         """
+        like = next(self.query_projection.parameters())
         if len(clip_pixels) == 0:
-            like = next(self.query_projection.parameters())
-            return ImageFeatures(
-                like.new_zeros(0, self.llava.num_image_tokens, self.query_projection.hidden_size),
-                like.new_zeros(0, self.prompt_dim, *self.sam.grid),
-            )
-        tokens = self.llava.encode_images(clip_pixels)
+            tokens = like.new_zeros(0, self.llava.num_image_tokens, self.query_projection.hidden_size)
+        else:
+            tokens = self.llava.encode_images(clip_pixels)
         if sam_embeddings is not None:
             return ImageFeatures(tokens, sam_embeddings)
-        return ImageFeatures(tokens, self.sam.encode_images(sam_pixels))
+        if len(sam_pixels) == 0:
+            return ImageFeatures(tokens, like.new_zeros(len(clip_pixels), self.prompt_dim, *self.sam.grid))
+        embeddings = self.sam.encode_images(sam_pixels)
+        if sam_rows is None or len(sam_pixels) == len(clip_pixels):
+            return ImageFeatures(tokens, embeddings)
+        nowhere = embeddings.new_zeros(len(clip_pixels), *embeddings.shape[1:])
+        return ImageFeatures(tokens, nowhere.index_copy(0, sam_rows, embeddings))
 
     def hidden_states(
         self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor

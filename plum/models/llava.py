@@ -270,8 +270,8 @@ class LlavaBackbone(nn.Module):
 
 
 def _check_padding(attention_mask: Tensor) -> None:
-    if not bool(attention_mask[:, 0].all()):
-        raise ValueError("sequences must be right-padded: some attention_mask starts with 0")
+    if not bool((attention_mask[:, 0] == 1).all() & (attention_mask[:, 1:] <= attention_mask[:, :-1]).all()):
+        raise ValueError("sequences must be right-padded: some attention_mask has a 1 after a 0, or starts with 0")
 
 
 def pad_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:

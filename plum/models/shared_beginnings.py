@@ -70,7 +70,7 @@ class SequenceLayout:
     """Conversations as sequences, in passes of similar length.
 
     places: [N, T], where each token of a conversation stands among all places of the passes, one pass after the other;
-        of padding anywhere
+        of padding where the conversation's last token does
     """
 
     passes: tuple[SequencePass, ...]
@@ -172,6 +172,7 @@ def _fill_pass(
             branches[i, begin:end] = branch
             places[row, :common] = start + np.arange(common)
             places[row, common:length] = start + np.arange(begin, end)
+            places[row, length:] = places[row, length - 1]  # no token gets all of them: gradients add up per place
     return SequencePass(
         torch.from_numpy(input_ids),
         torch.from_numpy(positions),

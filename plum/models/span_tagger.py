@@ -68,10 +68,11 @@ class SpanTagger(nn.Module):
         """Run the encoder block's own layers for some tokens, which see what they see in the block: states [A, D]."""
         block = self.block
         assert block is not None
+        assert not block.norm_first, "the block normalises after each of its two parts"
+        if not bool(is_read.any()):
+            return states[is_read]
         counts = is_read.sum(1)  # [N]
         longest = int(counts.max())
-        if longest == 0:
-            return states[is_read]
         # The tokens that are read stand first, in their order; Q of the longest conversation.
         places = is_read.int().argsort(dim=1, descending=True, stable=True)[:, :longest]  # [N, Q]
         queries = states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))

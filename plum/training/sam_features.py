@@ -41,24 +41,28 @@ def open_feature_cache(config: TrainConfig, model: GroundedLMM) -> SamFeatureCac
 
 @torch.no_grad()
 def complete_embeddings(batch: Batch, sam: SegmentAnything, cache: SamFeatureCache) -> Tensor | None:
-    """Return the batch's embeddings [B, C, h, w]: kept ones, and new ones, which are kept from now on.
+    """Return the batch's embeddings [B, C, h, w]: kept ones, new ones, which are kept from now on, and zeros of images
+    that nothing is segmented in; None without images.
 
     Images are encoded one by one, so that an embedding does not depend on the batch it was first seen in.
     """
     if not batch.image_hashes:
         return None
-    embeddings, pixels = [], iter(batch.sam_pixels.split(1))
-    for image_hash, known in zip(batch.image_hashes, batch.cached_embeddings, strict=True):
-        embedding = known
-        if embedding is None:
-            image = next(pixels)
-            # It may have come twice in this batch, or been written since the loader looked.
-            embedding = cache.get(image_hash)
-            if embedding is None:
-                embedding = sam.encode_images(image)[0]
-                cache.put(image_hash, embedding)
-        embeddings.append(embedding.to(batch.sam_pixels.device))
-    return torch.stack(embeddings)
+    assert batch.sam_rows is not None, "batches with hashes are the collator's"
+    embeddings = list(batch.cached_embeddings)
+    for number, row in enumerate(batch.sam_rows.tolist()):
+        # It may have come twice in this batch, or been written since the loader looked.
+        found = cache.get(batch.image_hashes[row])
+        if found is None:
+            found = sam.encode_images(batch.sam_pixels[number : number + 1])[0]
+            cache.put(batch.image_hashes[row], found)
+        embeddings[row] = found
+    known = [embedding for embedding in embeddings if embedding is not None]
+    if not known:
+        return None
+    nothing = torch.zeros_like(known[0])
+    device = batch.sam_pixels.device
+    return torch.stack([(nothing if embedding is None else embedding).to(device) for embedding in embeddings])
 
 
 def describe_feature_cache(cache: SamFeatureCache) -> str:

@@ -23,6 +23,7 @@ from partonomy.structures import CharSpan
 from plum.checkpoints.export import ExportRequest, export_merged
 from plum.checkpoints.store import load_pretrained
 from plum.config import LoraConfig, SegTokenConfig
+from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.encoding import token_id
 from plum.inference.question_batch import QuestionBatch
@@ -30,7 +31,7 @@ from plum.models.mask_resize import masks_in_original_pixels
 from plum.models.seg_token import SEG_TOKEN
 from plum.partonomy_adapter import PlumModel, load_grounded_model
 from plum.predictor import Predictor
-from plum.structures import Exchange, Sample
+from plum.structures import IGNORE_INDEX, Exchange, Sample
 from plum.teacher_forced import evaluate_teacher_forced
 from plum.train_config import DataConfig, SourceConfig, TrainableConfig, TrainConfig
 from plum.training.run import train
@@ -232,6 +233,35 @@ def test_a_merged_sister_answers_alike(stage_0: TrainConfig, tmp_path: Path) -> 
         predictor = Predictor(loaded.model, loaded.tokenizer, loaded.config)
         masks.append(predictor.segment(image, QUESTION, ANSWER, SPANS).masks)
     assert (masks[0] != masks[1]).mean() < 1e-3
+
+
+def test_held_out_tags_are_counted_in_answers_and_everywhere(stage_0: TrainConfig) -> None:
+    """By hand from the model's own tags, conversation by conversation; padding counts nowhere."""
+    loaded = load_pretrained(f"{stage_0.run_dir}/model")
+    folder, kind = stage_0.data.sources[0].path, "explanatory"
+    (found,) = evaluate_teacher_forced(loaded, folder, kinds=(kind,), limit=3)
+    data = DataConfig(sources=(SourceConfig(kind, folder),))  # type: ignore[arg-type]
+    mixture, collate = (
+        build_mixture(data, seed=0, with_part_maps=False),
+        Collator(loaded.tokenizer, loaded.config, data),
+    )
+    counts = {"answers": [0, 0], "everywhere": [0, 0]}  # of O: hits, totals
+    for position in range(3):
+        sample = mixture[position]
+        for conversation in sample.conversations:
+            batch = collate([replace(sample, conversations=(conversation,))])
+            with torch.no_grad():
+                states = loaded.model(batch.without_sam(), with_teacher=False).hidden_states
+                is_o = loaded.model.tag(states, batch.attention_mask)[0].argmax(-1) == 0
+            truth = batch.tags[0]
+            for name, is_true in (("answers", truth == 0), ("everywhere", (truth == 0) | (truth == IGNORE_INDEX))):
+                counts[name][0] += int((is_o & is_true).sum())
+                counts[name][1] += int(is_true.sum())
+    hits, total = counts["answers"]
+    assert pytest.approx(hits / total) == found.tags.O
+    hits, total = counts["everywhere"]
+    assert pytest.approx(hits / total) == found.tags_all_tokens.O
+    assert total > counts["answers"][1]
 
 
 def test_held_out_text_is_measured_without_a_tagger(stage_0: TrainConfig) -> None:

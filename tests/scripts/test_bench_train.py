@@ -25,10 +25,12 @@ from plum.training.objective import Objective
 from scripts import bench_gpu, bench_train
 from scripts.bench_run import BenchRun
 from scripts.bench_sizes import only_mask_branch, small_model, training_config
+from scripts.conversations_apart import LanguageStep, Way
+from scripts.gradient_deviation import compare_gradients
 from scripts.mask_loop import batched_loss, gradients, loop_loss, make_inputs
 from scripts.peak_memory import peak_bytes, reset_peak
 from scripts.stage_clock import OTHER, StageClock, watch
-from scripts.step_flops import count_step, count_tokens, language_flops
+from scripts.step_flops import count_step, count_tokens, language_flops, tagger_flops, teacher_flops
 
 CPU = torch.device("cpu")
 
@@ -92,6 +94,45 @@ def test_common_beginnings_count_once() -> None:
     ids, mask = torch.tensor([[image, 5, 6], [image, 5, 7], [image, 5, 0]]), torch.tensor([[1, 1, 1]] * 2 + [[1, 1, 0]])
     assert count_tokens(ids, mask, torch.zeros(3, dtype=torch.long), TINY_TOKENS) == (4, 1 + 2 + 3 + 3)
     assert count_tokens(ids, mask, torch.arange(3), TINY_TOKENS) == (8, 6 + 6 + 3)
+
+
+def test_tagger_and_teacher_flops_golden() -> None:
+    """Two conversations of 23 tokens about an image, 5 of them in common; 12 tagged each; spans end at 13 and 16."""
+    config = tiny_model_config(400, TINY_TOKENS, LoraConfig(rank=2))
+    run = replace(training_config("tiny", 1, Path("unused")), model=config)
+    batch = tiny_batch(config, (1, 2), torch.Generator().manual_seed(0), conversations_per_image=2)
+    # Width 32, hidden 64: keys, values and MLP of 5 + 2 x 18 = 41 tokens; queries, output, hidden layers, tags of 24.
+    weights = 4 * 32 * 32 * 41 + (2 * 32 * 32 + 2 * 32 * 64 + 3 * 32) * 24
+    assert tagger_flops(run, batch, TINY_TOKENS) == 6 * weights + 12 * (24 * 23) * 32
+    # The teacher reads 5 + 8 + 11 = 24 tokens: 15 pairs among the first five, then 5 x 8 + 36 and 5 x 11 + 66.
+    weights = 2 * (4 * 32 * 32 + 3 * 32 * 64) * 24  # two layers
+    assert teacher_flops(run, batch, TINY_TOKENS) == 2 * weights + 2 * 4 * (15 + 76 + 121) * 32
+
+
+@pytest.mark.parametrize("way", ["together", "apart"])
+def test_apart_is_apart_and_both_are_equal(way: Way) -> None:
+    config = tiny_model_config(400, TINY_TOKENS, LoraConfig(rank=2, dropout=0.0))
+    torch.manual_seed(0)
+    model = build_model(config)
+    set_trainable(model, training_config("tiny", 1, Path("unused")).trainable)
+    batch = tiny_batch(config, (1, 2, 0, 4), torch.Generator().manual_seed(0), conversations_per_image=2)
+    step = LanguageStep(model, batch)
+    shapes: list[tuple[int, ...]] = []
+    handle = model.llava.stock.model.language_model.register_forward_pre_hook(
+        lambda module, arguments, named: shapes.append(tuple(named["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    states, teacher = step.student(way), step.teacher(way)
+    handle.remove()
+    counts = step.count_tokens()
+    assert shapes[0][0] * shapes[0][1] == counts[f"run_{way}"]
+    # 5 + 2 x 18 tokens an image. The teacher's conversations end at 13, 16 and 22; the third has no span.
+    assert shapes == ([(2, 41), (2, 24)] if way == "together" else [(4, 23), (3, 22)])
+    assert "shared_hidden_states" not in vars(model.llava)
+    plain = model.llava.hidden_states(batch.input_ids, batch.attention_mask, batch.image_index, step.image_tokens)
+    torch.testing.assert_close(states, plain, atol=1e-5, rtol=1e-5)
+    deviations = compare_gradients(step.gradients(states), step.gradients(plain))
+    assert max(deviations.values()) < 1e-5
+    torch.testing.assert_close(teacher, step.teacher("apart"), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("spans", "per_image"), [((2, TEXT_ONLY, 4, 1), 1), ((2, 4, 1), 3)])

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -165,6 +166,61 @@ def test_own_answers_are_asked_for_together_and_an_error_fails_its_own_alone(
     reasons = {record.reason for record in untimed(tmp_path / "batched") if "out of memory" in record.reason}
     assert bool(reasons) == is_bad
     assert ("own answers are asked for one by one: RuntimeError: out of memory" in caplog.text) == is_bad
+
+
+@pytest.mark.parametrize("place", ["together", "alone"])
+def test_a_model_that_is_gone_at_an_own_answer_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(sharding, "MIN_BATCHES", 1)
+    questions = write_questions(tmp_path, (QuestionType.IDENTIFICATION_WITH_LABEL,), num_images=2)
+    together: Exception = ModelUnavailable("no server") if place == "together" else RuntimeError("too much")
+
+    def fail(*_: object) -> None:
+        raise together
+
+    class Gone(BatchedHashModel):
+        def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
+            raise ModelUnavailable("no server") if place == "alone" else AssertionError("nobody asks alone")
+
+    monkeypatch.setattr(HashBatch, "generate", fail)
+    config = dataclasses.replace(make_config(questions, tmp_path / "run"), generate=("identification_with_label",))
+    with pytest.raises(ModelUnavailable):
+        run_model(config, Gone())
+
+
+def test_answers_alone_run_without_the_memory_of_answers_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharding, "MIN_BATCHES", 1)
+    questions = write_questions(tmp_path, (QuestionType.IDENTIFICATION_WITH_LABEL,), num_images=2)
+    held: list[weakref.ref[np.ndarray]] = []
+
+    def fail(*_: object) -> None:
+        cache = np.zeros(8)
+        held.append(weakref.ref(cache))
+        raise RuntimeError("out of memory")
+
+    class Small(BatchedHashModel):
+        def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
+            assert all(cache() is None for cache in held)
+            fail()
+            raise AssertionError
+
+    monkeypatch.setattr(HashBatch, "generate", fail)
+    config = dataclasses.replace(make_config(questions, tmp_path / "run"), generate=("identification_with_label",))
+    run_model(config, Small())
+    assert [record.reason.endswith("RuntimeError: out of memory") for record in untimed(tmp_path / "run")] == [True] * 2
+    assert len(held) == 3
+
+
+def test_only_the_types_that_are_to_be_generated_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding, "MIN_BATCHES", 1)
+    types = (QuestionType.IDENTIFICATION_WITH_LABEL, QuestionType.POSITIVE)
+    questions = write_questions(tmp_path, types, num_images=2)
+    model = BatchedHashModel()
+    run_model(dataclasses.replace(make_config(questions, tmp_path / "run"), generate=("positive",)), model)
+    assert model.num_generated == [2]
 
 
 def test_a_model_that_is_gone_ends_the_run(questions: Path, tmp_path: Path) -> None:

@@ -55,6 +55,18 @@ def test_mixed_batch(collator: Collator) -> None:
     assert batch.part_maps[1].eq(IGNORE_INDEX).all()
 
 
+def test_sams_input_is_made_of_images_with_something_to_segment_alone(collator: Collator) -> None:
+    question = replace(MANY, conversations=((VQA,),), part_map=None)
+    batch = collator([question, NONE, TALL, question, replace(question, part_map=MANY.part_map)])
+    assert batch.sam_rows is not None
+    assert batch.sam_rows.tolist() == [1, 3]
+    assert batch.clip_pixels.shape[0] == 4
+    assert torch.equal(batch.sam_pixels, torch.cat([collator([TALL]).sam_pixels, collator([MANY]).sam_pixels]))
+    empty = collator([question]).sam_rows
+    assert empty is not None
+    assert empty.tolist() == []
+
+
 def test_spans_read_back_the_phrases(collator: Collator) -> None:
     batch = collator([NONE, MANY, TALL])
     bounds = zip(batch.spans.conversation, batch.spans.start, batch.spans.end, strict=True)

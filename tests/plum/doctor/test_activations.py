@@ -48,10 +48,11 @@ class World:
         heads: int = 2,
         width: int = 16,
         per_image: int = 1,
+        key_value_heads: int = 4,
     ) -> None:
         # Without dropout in the tagger: the CPU has no fused attention with it.
         config = tiny_model_config(40, TINY_TOKENS, lora, tagger=TaggerConfig("bidirectional", 4, 64, 0.0))
-        language = replace(config.llava.language, num_layers=5)
+        language = replace(config.llava.language, num_layers=5, num_key_value_heads=key_value_heads)
         config = replace(config, llava=replace(config.llava, language=language))
         # A grid of 16 x 16, so that maps outweigh tokens as they do at full size.
         self.config = replace(config, sam=replace(config.sam, image_size=128, decoder_heads=heads, prompt_dim=width))
@@ -113,6 +114,16 @@ def test_language_model(dtype: torch.dtype, lora: LoraConfig | None, per_image: 
     language = world.config.llava.language
     expected = layers_bytes(language, lora, world.work, is_trained=world.is_full, is_checkpointed=False)
     expected += final_norm_bytes(language, world.work, is_trained=world.is_full)
+    assert expected == pytest.approx(world.measure(world.run_language_model), rel=0.001)
+
+
+@pytest.mark.parametrize("per_image", [1, 3])
+@pytest.mark.parametrize("key_value_heads", [1, 2])
+def test_grouped_key_value_heads(key_value_heads: int, per_image: int) -> None:
+    world = World(torch.float32, per_image=per_image, key_value_heads=key_value_heads)
+    language = world.config.llava.language
+    expected = layers_bytes(language, PLAIN, world.work, is_trained=False, is_checkpointed=False)
+    expected += final_norm_bytes(language, world.work, is_trained=False)
     assert expected == pytest.approx(world.measure(world.run_language_model), rel=0.001)
 
 

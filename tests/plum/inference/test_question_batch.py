@@ -185,7 +185,7 @@ def test_own_answers_are_those_of_single_questions(family: str, is_scored_first:
     assert check_generations(predictor, batch, OWN) > 0
 
 
-def test_own_answers_end_at_the_end_token_each_at_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_answers_end_at_the_end_token_each_at_its_own_time() -> None:
     predictor = make_predictor()
     token_logits, end = predictor.model.llava.stock.lm_head, predictor.model.llava.special_tokens.eos
     with torch.no_grad():  # the end token is now about as likely as the likeliest of the others
@@ -196,9 +196,28 @@ def test_own_answers_end_at_the_end_token_each_at_its_own_time(monkeypatch: pyte
     assert len({len(text) for text in alone}) > 1
 
 
+def test_an_empty_answer_among_others_has_no_masks_and_leaves_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = make_predictor()
+    whole = open_batch(predictor).generate(OWN, max_new_tokens=12)
+    batch = open_batch(predictor)
+    texts = ["" if number in (0, 3) else answer.text for number, answer in enumerate(whole)]
+    monkeypatch.setattr(batch, "write_answers", lambda *_: texts)
+    found = batch.generate(OWN, max_new_tokens=12)
+    for number, (ours, theirs) in enumerate(zip(found, whole, strict=True)):
+        if number in (0, 3):
+            assert (ours.text, ours.spans, ours.confidences) == ("", (), ())
+            assert ours.masks.shape == (0, *IMAGES[OWN[number].image].shape[:2])
+        else:
+            assert (ours.text, ours.spans) == (theirs.text, theirs.spans)
+            assert np.array_equal(ours.masks, theirs.masks)
+    assert sum(len(answer.masks) for answer in found) > 0
+
+
 def test_own_answers_are_written_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = make_predictor()
-    monkeypatch.setattr(question_batch, "MAX_GENERATED_TOGETHER", 4)
+    longest = max(len(predictor.answers.prompt(one.turns, has_image=True).input_ids) for one in OWN)
+    # Two layers, keys and values of 32 numbers of 4 bytes, for the prompt and 12 new tokens.
+    monkeypatch.setattr(question_batch, "MAX_COPIED_BYTES", 4 * 2 * 2 * 32 * 4 * (longest + 12))
     rows: list[int] = []
     generate_from = predictor.model.llava.generate_from
 

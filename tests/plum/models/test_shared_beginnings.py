@@ -43,7 +43,7 @@ def test_layout_by_hand() -> None:
     assert layout.places[0, :5].tolist() == [0, 1, 2, 3, 4]
     assert layout.places[1, :2].tolist() == [7, 8]
     assert layout.places[2, :6].tolist() == [0, 1, 2, 3, 5, 6]
-    assert layout.places[3, :4].tolist() == [0, 1, 2, 3]
+    assert layout.places[3].tolist() == [0, 1, 2, 3, 3, 3], "padding stands where the last token does"
     assert layout.num_places == 14
 
 
@@ -170,6 +170,10 @@ def test_bad_rows_are_refused(method: str) -> None:
     run = getattr(model.llava, method)
     with pytest.raises(ValueError, match="right-padded"):
         run(batch.input_ids, batch.attention_mask.flip(1), batch.image_index, tokens)
+    hole = batch.attention_mask.clone()
+    hole[1, 30] = 0
+    with pytest.raises(ValueError, match="right-padded: some attention_mask has a 1 after a 0"):
+        run(batch.input_ids, hole, batch.image_index, tokens)
     ids = batch.input_ids.clone()
     ids[4, 2] = 7
     with pytest.raises(ValueError, match="conversation 4 of the batch has 3 <image> tokens and needs 4"):

@@ -70,6 +70,21 @@ def test_tokens_that_are_read_have_the_logits_and_gradients_of_all(context: str)
             torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("which", ["self_attn", "dropout1", "dropout", "dropout2"])
+def test_every_dropout_of_the_block_is_there_for_tokens_that_are_read(which: str) -> None:
+    """With one of them at probability 1 nothing is random: its part of the block is gone, in both ways alike."""
+    tagger = make_tagger("bidirectional").train()
+    assert tagger.block is not None
+    for name in ("dropout1", "dropout", "dropout2"):
+        getattr(tagger.block, name).p = float(name == which)
+    tagger.block.self_attn.dropout = float(which == "self_attn")
+    mask = torch.ones(2, 7, dtype=torch.long)
+    is_read = torch.tensor([[0, 1, 1, 0, 0, 1, 1], [0, 0, 0, 1, 0, 0, 0]]).bool()
+    dropped = tagger(random_states(), mask, is_read)
+    torch.testing.assert_close(dropped, tagger(random_states(), mask)[is_read], atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(dropped, tagger.eval()(random_states(), mask, is_read), atol=1e-3)
+
+
 @pytest.mark.parametrize("context", ["bidirectional", "causal", "none"])
 def test_nothing_read_gives_nothing(context: str) -> None:
     tagger, mask = make_tagger(context), torch.ones(2, 7, dtype=torch.long)

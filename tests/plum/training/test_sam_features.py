@@ -2,9 +2,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from partonomy.masks import encode_mask
+from partonomy.structures import CharSpan
 from plum.config import LoraConfig
 from plum.data import image_transforms
 from plum.models.sam import SegmentAnything
@@ -104,14 +107,22 @@ def test_images_with_and_without_an_embedding_in_one_batch(folder: Path) -> None
     sam = build_model(config).sam
     cache = SamFeatureCache(folder / "mixed", "weights", SamPreprocessing(32, "float32"))
     collate = Collator(tokenizer, config, DataConfig(sources=()), cache)
-    samples = [Sample(str(i), "test", make_image(i), ((Exchange("What?", "It."),),)) for i in range(4)]
-    expected = sam.encode_images(torch.stack([collate.transform(one.image).sam_pixels for one in samples]))
-    complete_embeddings(collate(samples[1:3]), sam, cache)
+    mask = encode_mask(np.ones((20, 28), dtype=bool))
+    asked = Exchange("What?", "a wheel", (CharSpan(2, 7),), (mask,))
+    exchanges = (asked, asked, Exchange("What?", "a wheel"), asked, asked)  # nothing to segment in the third image
+    samples = [Sample(str(i), "test", make_image(i), ((one,),)) for i, one in enumerate(exchanges)]
+    expected = sam.encode_images(torch.stack([collate.transform(make_image(i)).sam_pixels for i in range(5)]))
+    expected[2] = 0
+    complete_embeddings(collate(samples[1:4]), sam, cache)
+    assert cache.count_images() == 2
     batch = collate(samples)
     assert batch.sam_pixels.shape == (2, 3, 32, 32)
+    assert batch.sam_rows is not None
+    assert batch.sam_rows.tolist() == [0, 4]
     found = complete_embeddings(batch, sam, cache)
     assert found is not None
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert complete_embeddings(collate(samples[2:3]), sam, cache) is None
 
 
 def test_text_only_batches_need_no_embedding(folder: Path) -> None:
