@@ -61,7 +61,7 @@ class ImageTransform:
 
         Args:
             image: uint8 RGB (H, W, 3).
-            for_sam: False where SAM's embedding is known already.
+            for_sam: False where SAM is not asked: its embedding is known, or nothing is segmented.
 
         Raises:
             ValueError: another type or shape.
