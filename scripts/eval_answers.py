@@ -4,8 +4,9 @@ import statistics
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from partonomy.benchmarks.partonomy import Subject, question_steps, step_turns
-from partonomy.evaluation.model_api import AnswerRequest, ChoiceRequest, Generation, MaskRequest
+from partonomy.benchmarks.partonomy import question_steps, step_turns
+from partonomy.evaluation.batching import ShownQuestion, mask_request, without_repetitions
+from partonomy.evaluation.model_api import AnswerRequest, ChoiceRequest, Generation
 from partonomy.evaluation.sharding import ImageGroup
 from partonomy.images import load_image
 from partonomy.questions.question_types import QuestionType
@@ -42,15 +43,13 @@ class AnswersOfBatch:
                     ChoiceRequest(image, asked, step.choices, step.phrases)
                     for asked, step in zip(turns, steps, strict=True)
                 ]
-                parts = next(index for index, step in enumerate(steps) if step.subject is Subject.PARTS)
-                choice = question.correct_choice
-                segmented.append(MaskRequest(image, turns[parts], choice.text, tuple(choice.part_spans)))
+                segmented.append(mask_request(ShownQuestion(question, image), steps, gold))
                 if question.question_type in types:
-                    own.append(AnswerRequest(image, turns[parts]))
-        self.requests = list(dict.fromkeys(own))
+                    own.append(AnswerRequest(image, segmented[-1].turns))
+        self.requests = without_repetitions(own)
         self.together = QuestionBatch(predictor, [predictor.images.read(image) for image in self.images])
         self.together.score_choices(scored)
-        self.together.segment(segmented)
+        self.together.segment(without_repetitions(segmented))
 
     def words_plain(self) -> list[str]:
         """Words, question by question."""
@@ -108,7 +107,7 @@ def compare_own_answers(
         "ratio": round(found["plain"] / found["fast"], 2),
         "ratio_words": round(found["words_plain"] / found["words_fast"], 2),
         **{name: counts[name] for name in ("masks", "differing_texts", "differing_masks")},
-        **{f"peak_mb_{way}": round(peaks[way] / 1e6) for way in ("plain", "fast")},
+        **{f"peak_mb_{way}": round(peaks[way] / 1e6) for way in ways},
     }
 
 

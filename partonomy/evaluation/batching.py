@@ -137,11 +137,11 @@ def _ask_together(model: BatchedModel, batch: LoadedBatch, protocol: Protocol) -
             if len(answers[number]) == index:
                 chosen = select_all(found).index(DEFAULT_SELECTOR)
                 answers[number].append(first_answer(steps[number][index], chosen, protocol.conditioning))
-    masks_of_questions = [_mask_request(*entry) for entry in zip(batch.shown, steps, answers, strict=True)]
-    masks = _without_repetitions(masks_of_questions)
+    masks_of_questions = [mask_request(*entry) for entry in zip(batch.shown, steps, answers, strict=True)]
+    masks = without_repetitions(masks_of_questions)
     for wanted, found_masks in zip(masks, images.segment(masks), strict=True):
         answered[wanted.image].masks[wanted.turns, wanted.answer, wanted.spans] = found_masks
-    own = _without_repetitions(
+    own = without_repetitions(
         AnswerRequest(wanted.image, wanted.turns)
         for shown, wanted in zip(batch.shown, masks_of_questions, strict=True)
         if Capability.GENERATION in protocol.requested(shown.question.question_type)
@@ -156,7 +156,7 @@ def _known_answers(steps: Sequence[Step], conditioning: Conditioning) -> list[st
     return [step.choices[step.correct_index] for step in steps] if conditioning is Conditioning.GOLD else []
 
 
-def _without_repetitions(requests: Iterable[Request]) -> list[Request]:
+def without_repetitions(requests: Iterable[Request]) -> list[Request]:
     """Questions of two types may be the same words about the same picture."""
     return list(dict.fromkeys(requests))
 
@@ -169,7 +169,7 @@ def _score(images: ImageBatch, requests: Sequence[ChoiceRequest]) -> list[list[C
     return scores
 
 
-def _mask_request(shown: ShownQuestion, steps: Sequence[Step], answers: Sequence[str]) -> MaskRequest:
+def mask_request(shown: ShownQuestion, steps: Sequence[Step], answers: Sequence[str]) -> MaskRequest:
     """The correct answer's phrases, after the turns that its choices followed."""
     index = next(index for index, step in enumerate(steps) if step.subject is Subject.PARTS)
     choice = shown.question.correct_choice

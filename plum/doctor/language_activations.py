@@ -8,7 +8,7 @@ tests/plum/doctor/test_activations.py.
 
 from plum.config import LanguageConfig, LoraConfig, TaggerConfig
 from plum.doctor.workload import Workload
-from plum.models.shared_beginnings import MASK_ALIGNMENT
+from plum.models.shared_beginnings import align
 
 FLOAT = 4
 """Norms, softmaxes and losses are computed in float32."""
@@ -89,8 +89,7 @@ def _mask_bytes(work: Workload) -> int:
     """Who sees whom in a sequence of several conversations: one number per pair, for all layers together."""
     if not work.is_shared:
         return 0
-    aligned = -(-work.sequence // MASK_ALIGNMENT) * MASK_ALIGNMENT
-    return work.places * aligned * work.element_bytes
+    return work.places * align(work.sequence) * work.element_bytes
 
 
 def final_norm_bytes(language: LanguageConfig, work: Workload, *, is_trained: bool) -> int:

@@ -127,11 +127,8 @@ class QuestionBatch:
     ) -> tuple[Tensor, ...]:
         """Low-resolution logits [spans, 4h, 4w] of each row's spans, all rows together."""
         device = self._predictor.device
-        bounds = SpanBounds(
-            *torch.tensor(
-                [(row, span.start, span.end) for row, found in enumerate(spans) for span in found], device=device
-            ).unbind(1)
-        )
+        tokens = [(row, span.start, span.end) for row, found in enumerate(spans) for span in found]
+        bounds = SpanBounds(*torch.tensor(tokens, device=device).unbind(1))
         used = sorted(set(pictures))
         embeddings = self._predictor.images.embeddings([self._images[picture] for picture in used])
         image_index = torch.tensor([used.index(picture) for picture in pictures], device=device)

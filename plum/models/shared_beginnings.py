@@ -29,7 +29,7 @@ class SequencePass:
     input_ids; positions: of each token in its conversation
     branches: which conversation of its sequence a token belongs to, counted from 1; BEGINNING; PADDING
     image_index: [G], row of each sequence's image, or TEXT_ONLY
-    is_branched: some sequence holds several conversations
+    is_branched: some sequence holds several conversations, known here without asking the device
     """
 
     input_ids: Tensor
@@ -60,9 +60,13 @@ class SequencePass:
     def attention_mask(self, dtype: torch.dtype) -> Tensor:
         """What is added to attention logits, [G, 1, L, L]: 0 where a token (row) sees another, else -inf."""
         num_sequences, length = self.branches.shape
-        aligned = -(-length // MASK_ALIGNMENT) * MASK_ALIGNMENT
-        mask = torch.zeros(num_sequences, 1, length, aligned, dtype=dtype, device=self.branches.device)[..., :length]
-        return mask.masked_fill_(~self.is_visible()[:, None], float("-inf"))
+        aligned = torch.zeros(num_sequences, 1, length, align(length), dtype=dtype, device=self.branches.device)
+        return aligned[..., :length].masked_fill_(~self.is_visible()[:, None], float("-inf"))
+
+
+def align(length: int) -> int:
+    """Numbers from the beginning of one row of a mask to that of the next."""
+    return -(-length // MASK_ALIGNMENT) * MASK_ALIGNMENT
 
 
 @dataclass(frozen=True)
