@@ -12,13 +12,20 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from partonomy.benchmarks.partonomy import Conditioning
+from partonomy.benchmarks.partonomy.steps import Conditioning
 from partonomy.cli.config_files import naming_config_files
+from partonomy.datasets.photographs import count_trained_on
 from partonomy.datasets.store import load_questions
-from partonomy.datasets.training_images import count_trained_on
-from partonomy.evaluation.adapters import BUILTIN_MODELS
-from partonomy.evaluation.model_api import GroundedModel
-from partonomy.evaluation.models.flags import (
+from partonomy.harness.provenance import hash_checkpoint
+from partonomy.harness.ranks import Rank, parse_shard, rank_from_environment
+from partonomy.harness.results import Summary
+from partonomy.harness.run_directory import EvaluationConfig
+from partonomy.harness.runner import Job, run_evaluation
+from partonomy.harness.training_overlap import question_images
+from partonomy.metrics.part_embedding import DEFAULT_THRESHOLD, build_matcher
+from partonomy.models.bounds import BUILTIN_MODELS
+from partonomy.models.contract import GroundedModel
+from partonomy.models.flags import (
     FURTHER_MODELS,
     ON_DEVICE,
     TRANSFORMERS,
@@ -28,16 +35,8 @@ from partonomy.evaluation.models.flags import (
     resolve_chat_settings,
     resolve_choice_protocol,
 )
-from partonomy.evaluation.provenance import hash_checkpoint
-from partonomy.evaluation.results import Summary
-from partonomy.evaluation.run_directory import EvaluationConfig
-from partonomy.evaluation.runner import Job, run_evaluation
-from partonomy.evaluation.sharding import Rank, parse_shard, rank_from_environment
-from partonomy.evaluation.tables import overview
-from partonomy.evaluation.training_overlap import question_images
-from partonomy.metrics.part_embedding import DEFAULT_THRESHOLD, build_matcher
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import QuestionSet
+from partonomy.reporting.tables import overview
+from partonomy.structures import QuestionSet, QuestionType
 
 CHECKPOINTED = ("plum", TRANSFORMERS)
 ALL_TYPES = tuple(question_type.value for question_type in QuestionType)

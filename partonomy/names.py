@@ -1,15 +1,19 @@
-"""Natural-language names of objects and parts from the raw names of annotation files (paper, appendix B).
+"""Names of objects and parts: cleaned from annotation files (paper, appendix B), and compared.
 
-`airplanes--attack--part:jet_engine` becomes "jet engine", `car_(automobile)` becomes "car". A name map (raw -> natural)
-overrides the rules where they are not enough, such as `airplanes--attack` -> "attack aircraft".
+Two part names mean the same part if their texts are equal, if they are equal but for the plural, or if a file or a
+callback (such as an LLM) says so.
 """
 
+import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import Any, Protocol
 
-from partonomy.datasets.files import parse_json
+from partonomy.files import parse_json
 
 OBJECT_PART_SEPARATOR = ":"
 LEVEL_SEPARATOR = "--"
@@ -105,3 +109,191 @@ def read_text_map(path: Path, what: str) -> dict[str, str]:
     if not isinstance(table, dict) or not all(isinstance(value, str) and value.strip() for value in table.values()):
         raise ValueError(f"{path}: the {what} file must be one JSON object with a non-empty text for every key")
     return table
+
+
+IRREGULAR_PLURALS = {"feet": "foot", "teeth": "tooth", "leaves": "leaf", "knives": "knife", "shelves": "shelf"}
+SIBILANT_ENDINGS = ("ses", "xes", "zes", "ches", "shes")
+SIBILANT_E_ENDINGS = ("se", "xe", "ze", "che", "she")
+SINGULAR_S_ENDINGS = ("ss", "us", "is")
+SINGULAR_S_WORDS = {"lens", "gas", "canvas"}
+NUM_PAIRS_PER_CALL = 100
+FILE_PREFIX = "file:"
+
+
+class PartComparator(Protocol):
+    """Decides whether two part names are synonyms."""
+
+    @property
+    def name(self) -> str:
+        """Recorded with the questions."""
+        ...
+
+    def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """Return, for every part of a sorted vocabulary, the set of parts that mean the same, itself included."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExactComparator:
+    """Two names are the same part only when they are the same text."""
+
+    name: str = "exact"
+
+    def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """See `PartComparator`."""
+        return {part: frozenset((part,)) for part in parts}
+
+
+@dataclass(frozen=True)
+class LemmaComparator:
+    """Names are compared without case, hyphens and plurals: "tail-fins" is "tail fin"."""
+
+    name: str = "lemma"
+
+    def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """See `PartComparator`."""
+        groups: dict[str, set[str]] = {}
+        for part in parts:
+            groups.setdefault(lemmatize(part), set()).add(part)
+        return {part: frozenset(groups[lemmatize(part)]) for part in parts}
+
+
+class CallbackComparator:
+    """Asks a callback about pairs of names and keeps the answers on disk, so that each pair is asked once.
+
+    Args:
+        callback: takes pairs of names (at most 100 at a time), returns for each whether they mean the same part.
+        cache_path: JSON file, read when it exists and written after every call. Delete it to ask again.
+        name: recorded with the questions; name the model that answers.
+    """
+
+    def __init__(
+        self, callback: Callable[[Sequence[tuple[str, str]]], Sequence[bool]], cache_path: Path, name: str
+    ) -> None:
+        self.name = name
+        self._callback = callback
+        self._cache_path = cache_path
+        self._answers: dict[str, bool] = {}
+        if cache_path.is_file():
+            self._answers = json.loads(cache_path.read_text(encoding="utf-8"))
+
+    def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """See `PartComparator`.
+
+        Raises:
+            ValueError: the callback returned another number of answers than it was asked for.
+        """
+        pairs = list(combinations(sorted(set(parts)), 2))
+        unknown = [pair for pair in pairs if _pair_key(pair) not in self._answers]
+        for start in range(0, len(unknown), NUM_PAIRS_PER_CALL):
+            self._ask(unknown[start : start + NUM_PAIRS_PER_CALL])
+        synonyms: dict[str, set[str]] = {part: {part} for part in parts}
+        for first, second in pairs:
+            if self._answers[_pair_key((first, second))]:
+                synonyms[first].add(second)
+                synonyms[second].add(first)
+        return {part: frozenset(group) for part, group in synonyms.items()}
+
+    def _ask(self, pairs: Sequence[tuple[str, str]]) -> None:
+        answers = list(self._callback(pairs))
+        if len(answers) != len(pairs):
+            raise ValueError(f"the part comparison callback answered {len(answers)} of {len(pairs)} pairs")
+        self._answers.update({_pair_key(pair): bool(answer) for pair, answer in zip(pairs, answers, strict=True)})
+        temporary = self._cache_path.with_name(self._cache_path.name + ".tmp")
+        temporary.write_text(json.dumps(self._answers, sort_keys=True, indent=0) + "\n", encoding="utf-8")
+        temporary.replace(self._cache_path)
+
+
+class SynonymFileComparator:
+    """Two names are the same part when a file lists them together.
+
+    Args:
+        path: JSON: a list of groups, [["tire", "tyre"], ["wing", "main wing"]], or what a `CallbackComparator` has
+            cached. Case does not matter; names that the data set does not have are allowed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has another form, naming the file and the group.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = f"{FILE_PREFIX}{path}"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: the file of synonyms does not exist")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            groups: Any = _cached_pairs(content) if isinstance(content, Mapping) else content
+        except ValueError as error:
+            raise ValueError(f"{path}: not a JSON file of synonyms ({error})") from error
+        if not isinstance(groups, list):
+            raise ValueError(f"{path}: expected a list of groups of names, got {type(content).__name__}")
+        for number, group in enumerate(groups):
+            if not isinstance(group, list) or len(group) < 2 or not all(isinstance(name, str) for name in group):
+                raise ValueError(f"{path}, group {number}: expected two or more names, got {group!r}")
+        self._groups = [frozenset(name.strip().casefold() for name in group) for group in groups]
+
+    def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """See `PartComparator`."""
+        named: dict[str, set[str]] = {}
+        for part in parts:
+            named.setdefault(part.casefold(), set()).add(part)
+        synonyms: dict[str, set[str]] = {part: {part} for part in parts}
+        for group in self._groups:
+            present = set[str]().union(*(named.get(name, ()) for name in group))
+            for part in present:
+                synonyms[part] |= present
+        return {part: frozenset(others) for part, others in synonyms.items()}
+
+
+COMPARATORS: Mapping[str, PartComparator] = {"exact": ExactComparator(), "lemma": LemmaComparator()}
+
+
+def find_comparator(specification: str) -> PartComparator:
+    """Return the comparator that a configuration names.
+
+    Args:
+        specification: "exact", "lemma" or "file:PATH" (see `SynonymFileComparator`).
+    """
+    path = synonym_file(specification)
+    return COMPARATORS[specification] if path is None else SynonymFileComparator(path)
+
+
+def synonym_file(specification: str) -> Path | None:
+    """Path of a "file:PATH" specification; None for the comparators that need no file.
+
+    Raises:
+        ValueError: neither a known comparator nor a file.
+    """
+    if specification in COMPARATORS:
+        return None
+    if not specification.startswith(FILE_PREFIX) or specification == FILE_PREFIX:
+        raise ValueError(f"part_comparison must be one of {sorted(COMPARATORS)} or file:PATH, got {specification!r}")
+    return Path(specification.removeprefix(FILE_PREFIX))
+
+
+def lemmatize(name: str) -> str:
+    """Fold case, hyphens and the plural of the last word. The result is a key for comparison: "nose" becomes "nos"."""
+    words = name.lower().replace("-", " ").split()
+    return " ".join([*words[:-1], _singular(words[-1])]) if words else ""
+
+
+def _singular(word: str) -> str:
+    if word in IRREGULAR_PLURALS or word in SINGULAR_S_WORDS:
+        return IRREGULAR_PLURALS.get(word, word)
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(SIBILANT_ENDINGS):
+        return word[:-2]
+    if word.endswith(SIBILANT_E_ENDINGS):  # "noses" may be the plural of "nos" or "nose": both get the same key
+        return word[:-1]
+    if word.endswith("s") and not word.endswith(SINGULAR_S_ENDINGS) and len(word) > 3:
+        return word[:-1]
+    return word
+
+
+def _pair_key(pair: tuple[str, str]) -> str:
+    return json.dumps(sorted(pair), ensure_ascii=False)
+
+
+def _cached_pairs(answers: Mapping[str, object]) -> list[object]:
+    return [json.loads(key) for key, is_same in answers.items() if is_same is True]

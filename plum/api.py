@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from partonomy.evaluation.model_api import Role, Turn
 from partonomy.images import image_size, load_image
+from partonomy.models.contract import Role, Turn
 from plum.highlight import NOTHING, Highlight, answer_question, parse_char_range
 from plum.partonomy_adapter import load_predictor
 from plum.predictor import Prediction

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from partonomy.evaluation.model_api import Generation, Turn
+from partonomy.models.contract import Generation, Turn
 from partonomy.structures import CharSpan
 from plum.checkpoints.model_config_io import read_model_config
 from plum.models.lora import adapters_off

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from partonomy.evaluation.model_api import Turn
+from partonomy.models.contract import Turn
 from partonomy.structures import CharSpan
 from plum.data.sources.wordings import list_targets
 from plum.predictor import Prediction, Predictor

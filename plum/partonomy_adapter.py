@@ -1,4 +1,4 @@
-"""The PLUM family behind Partonomy's model contract (`partonomy.evaluation.model_api.GroundedModel`)."""
+"""The PLUM family behind Partonomy's model contract (`partonomy.models.contract.GroundedModel`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from partonomy.evaluation.model_api import ChoiceScore, Generation, GroundedModel, ImageBatch, Turn
+from partonomy.models.contract import ChoiceScore, Generation, GroundedModel, ImageBatch, Turn
 from partonomy.structures import CharSpan
 from plum.checkpoints.store import load_pretrained
 from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_weights

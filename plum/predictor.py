@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from partonomy.evaluation.model_api import ChoiceScore, Turn
+from partonomy.models.contract import ChoiceScore, Turn
 from partonomy.structures import CharSpan
 from plum.config import ModelConfig
 from plum.data.bio_labels import TokenSpan

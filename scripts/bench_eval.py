@@ -7,7 +7,7 @@ image; the five choices are five full rows of one batch (two such batches for th
 once per question; the spans of all five choices are decoded one at a time, with feedback. SAM's layers compute as
 segment_anything's own do. Kinder than the authors' code: scores and masks share one forward, and no logits are computed
 for the image.
-Fast: what validate_partonomy.py runs (partonomy/evaluation/pipeline.py, plum/inference/question_batch.py).
+Fast: what validate_partonomy.py runs (partonomy/harness/pipeline.py, plum/inference/question_batch.py).
 
 Questions are real ones, of the embedded data set drawn into a temporary folder. The last line is one JSON object:
 - `masks` and `choices` (choice scoring alone): seconds per question plain and fast, their ratio, LLM tokens and SAM
@@ -40,15 +40,14 @@ from jsonargparse import CLI
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from partonomy.evaluation.model_api import ImageBatch, MaskRequest, Turn
-from partonomy.evaluation.records import Record
-from partonomy.evaluation.runner import evaluate
-from partonomy.evaluation.scoring import Protocol, score_question
-from partonomy.evaluation.sharding import ImageGroup
+from partonomy.benchmarks.partonomy.records import Record
+from partonomy.benchmarks.partonomy.scoring import Protocol, score_question
+from partonomy.harness.ranks import ImageGroup
+from partonomy.harness.runner import evaluate
 from partonomy.images import load_image
 from partonomy.masks import decode_mask, encode_masks
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import RLE, CharSpan, Question
+from partonomy.models.contract import ImageBatch, MaskRequest, Turn
+from partonomy.structures import RLE, CharSpan, Question, QuestionType
 from plum.inference.image_store import EncodedImage
 from plum.inference.plain_reference import PlainModel
 from plum.inference.question_batch import QuestionBatch

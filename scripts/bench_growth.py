@@ -28,14 +28,13 @@ from jsonargparse import CLI
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from partonomy.evaluation.records import Record
-from partonomy.evaluation.results import summarize
-from partonomy.evaluation.run_directory import RECORDS_FILE, RecordWriter, merge_records
-from partonomy.evaluation.runner import evaluate
-from partonomy.evaluation.scoring import Protocol
-from partonomy.evaluation.sharding import ImageGroup
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import CharSpan, Choice, Question
+from partonomy.benchmarks.partonomy.records import Record
+from partonomy.benchmarks.partonomy.scoring import Protocol
+from partonomy.harness.ranks import ImageGroup
+from partonomy.harness.results import summarize
+from partonomy.harness.run_directory import RECORDS_FILE, RecordWriter, merge_records
+from partonomy.harness.runner import evaluate
+from partonomy.structures import CharSpan, Choice, Question, QuestionType
 from plum.checkpoints.store import save_pretrained
 from plum.partonomy_adapter import BatchedPlum, resolve_device
 from scripts.bench_sizes import Size

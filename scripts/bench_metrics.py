@@ -20,18 +20,16 @@ from jsonargparse import CLI
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from partonomy.evaluation.adapters import OracleModel
-from partonomy.evaluation.model_api import Turn
-from partonomy.evaluation.record_json import record_from_line, record_to_line
-from partonomy.evaluation.records import Record
-from partonomy.evaluation.results import summarize
-from partonomy.evaluation.scoring import Protocol, score_question
+from partonomy.benchmarks.partonomy.records import Record, record_from_line, record_to_line
+from partonomy.benchmarks.partonomy.scoring import Protocol, score_question
+from partonomy.datasets.phrases import locate_phrases
+from partonomy.harness.results import summarize
 from partonomy.masks import decode_mask, encode_mask
 from partonomy.metrics.iou import PairStatistics, PixelCounts
 from partonomy.metrics.matching import Matching, match_masks
-from partonomy.questions.phrases import locate_phrases
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import CharSpan, Choice, Part, Question
+from partonomy.models.bounds import OracleModel
+from partonomy.models.contract import Turn
+from partonomy.structures import CharSpan, Choice, Part, Question, QuestionType
 
 QUESTION_TYPE = QuestionType.IDENTIFICATION_WITH_LABEL
 

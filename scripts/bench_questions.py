@@ -32,8 +32,7 @@ from partonomy.masks import encode_mask
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
 from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL, embed_texts
-from partonomy.questions.question_types import TABLE_TYPES
-from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part, PartDataset
+from partonomy.structures import RLE, TABLE_TYPES, AnnotatedImage, ObjectInstance, Part, PartDataset
 
 NUM_OBJECTS, NUM_PARTS, NUM_OBJECT_PARTS = 89, 216, 563
 MASKS_PER_IMAGE = 321_751 / 58_706

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from partonomy.datasets.drawing.scene import DrawnImage
-from partonomy.datasets.synthetic import SyntheticConfig, class_names, draw_image
+from partonomy.datasets.synthetic.dataset import SyntheticConfig, class_names, draw_image
+from partonomy.datasets.synthetic.scene import DrawnImage
 from partonomy.visualize import colour_parts, part_colours
 
 COLUMNS = 9

@@ -4,12 +4,12 @@ import statistics
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from partonomy.benchmarks.partonomy import question_steps, step_turns
-from partonomy.evaluation.batching import ShownQuestion, mask_request, without_repetitions
-from partonomy.evaluation.model_api import AnswerRequest, ChoiceRequest, Generation
-from partonomy.evaluation.sharding import ImageGroup
+from partonomy.benchmarks.partonomy.steps import question_steps, step_turns
+from partonomy.harness.batching import ShownQuestion, mask_request, without_repetitions
+from partonomy.harness.ranks import ImageGroup
 from partonomy.images import load_image
-from partonomy.questions.question_types import QuestionType
+from partonomy.models.contract import AnswerRequest, ChoiceRequest, Generation
+from partonomy.structures import QuestionType
 from plum.inference.question_batch import QuestionBatch
 from plum.predictor import Prediction, Predictor
 from scripts.device_clock import seconds_now

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from partonomy.evaluation.model_api import Role, Turn
 from partonomy.images import load_image
+from partonomy.models.contract import Role, Turn
 from plum.predictor import Predictor
 from scripts.device_clock import seconds_now
 from scripts.eval_world import EvaluationWorld
 
-PAPER_TIMES = Path(__file__).resolve().parents[1] / "partonomy" / "reference" / "feedback_seconds.csv"
+PAPER_TIMES = Path(__file__).resolve().parents[1] / "partonomy" / "paper_rows" / "feedback_seconds.csv"
 NUM_REPEATS = 5
 
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from partonomy.cli.build import build
 from partonomy.datasets.store import load_questions
-from partonomy.evaluation.sharding import ImageGroup, select_questions, shard_images
-from partonomy.evaluation.sharding import Rank as WholeRun
-from partonomy.questions.question_types import TABLE_TYPES, QuestionType
+from partonomy.harness.ranks import ImageGroup, select_questions, shard_images
+from partonomy.harness.ranks import Rank as WholeRun
+from partonomy.structures import TABLE_TYPES, QuestionType
 from plum.cli.train_tokenizer import collect_texts
 from plum.config import ModelConfig, SamConfig
 from plum.data.conversation import TEMPLATES

@@ -21,8 +21,8 @@ from PIL import Image
 
 import train
 from partonomy.__main__ import main as partonomy_main
-from partonomy.evaluation.results import Summary
-from partonomy.questions.question_types import QuestionType
+from partonomy.harness.results import Summary
+from partonomy.structures import QuestionType
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main as plum_main
 from plum.training.run import build_or_load

@@ -18,13 +18,12 @@ from PIL import Image
 
 from partonomy.__main__ import main
 from partonomy.datasets.store import load_dataset, load_questions
-from partonomy.evaluation.adapters import BUILTIN_MODELS, OracleModel
-from partonomy.evaluation.model_api import Turn
-from partonomy.evaluation.results import Summary
+from partonomy.harness.results import Summary
 from partonomy.images import BOX_COLOUR, EXIF_ORIENTATION, draw_box, load_image
 from partonomy.masks import rle_area, rle_bbox
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import CharSpan
+from partonomy.models.bounds import BUILTIN_MODELS, OracleModel
+from partonomy.models.contract import Turn
+from partonomy.structures import CharSpan, QuestionType
 from validate_partonomy import main as validate_main
 
 REAL_DATA = Path(os.environ.get("PARTONOMY_REAL_DATA", "no folder given"))

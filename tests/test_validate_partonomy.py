@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.questions.question_types import QuestionType
+from partonomy.structures import QuestionType
 from validate_partonomy import build_parser, main, parse_generate, parse_types
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from partonomy.benchmarks.item_records import ItemRecord, mean_score
-from partonomy.benchmarks.vqa_items import (
+from partonomy.benchmarks.vqa import (
     VqaItem,
     VqaProtocol,
     check_unique,
+    compat_score,
     find_file,
     find_folder,
     short_answer_prompt,
 )
-from partonomy.benchmarks.vqa_text import compat_score
-from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, check_text, read_json
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, read_json
+from partonomy.harness.item_records import ItemRecord, mean_score
 from partonomy.metrics.bootstrap import ImageRatio
 
 NUM_COMPAT_QUESTIONS = 5000

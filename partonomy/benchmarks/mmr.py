@@ -6,18 +6,109 @@ once.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 import numpy as np
 
-from partonomy.benchmarks.item_records import ItemRecord, TargetOutcome, ratio_by_image
-from partonomy.benchmarks.multi_target_items import Kind, MultiTargetItem
-from partonomy.datasets.mmr import MmrTarget
+from partonomy.benchmarks.segmentation import Wording, describe_mode, segmentation_prompt
+from partonomy.datasets.sources.mmr import (
+    Granularity,
+    GroundedAnswer,
+    MmrTarget,
+    ground_answer,
+    mmr_file,
+    mmr_image_path,
+    read_mmr,
+)
+from partonomy.harness.answer_marks import describe_marks
+from partonomy.harness.benchmark_tasks import BenchmarkModel, estimate_ratios, hash_rows
+from partonomy.harness.item_records import ItemRecord, TargetOutcome, ratio_by_image
+from partonomy.images import load_image
 from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
-from partonomy.metrics.bootstrap import ImageRatio
+from partonomy.metrics.bootstrap import Estimate, ImageRatio
 from partonomy.metrics.iou import count_pixels
 from partonomy.metrics.matching import hungarian_assignment
+from partonomy.models.contract import Role, Turn
 from partonomy.structures import RLE
+
+
+class Kind(StrEnum):
+    """What a question asks for."""
+
+    OBJECT = "object"
+    PART = "part"
+    MIXED = "mixed"
+
+
+@dataclass(frozen=True)
+class MultiTargetItem:
+    """A question about an image and all that it means.
+
+    Attributes:
+        item_id: Unique within benchmark and split.
+        image_id: The same for all items of one image: the bootstrap draws images.
+        image_path: The image file.
+        height, width: Of the annotation, pixels.
+        text: A whole instruction, or the names of what is meant, in a list.
+        is_sentence: Whether it is the former.
+        targets: In the order of the gold answer.
+        answer: The gold answer; a model that answers in its own words never meets it.
+    """
+
+    item_id: str
+    image_id: str
+    image_path: Path
+    height: int
+    width: int
+    text: str
+    is_sentence: bool
+    targets: tuple[MmrTarget, ...]
+    answer: GroundedAnswer
+
+    @property
+    def kind(self) -> Kind:
+        """Objects or parts where all targets are such; else mixed."""
+        found = {target.granularity for target in self.targets}
+        if len(found) != 1:
+            return Kind.MIXED
+        return Kind.OBJECT if found == {Granularity.OBJECT} else Kind.PART
+
+
+MMR_SPLITS = ("val", "test_mixed", "test_obj_only", "test_part_only", "train")
+
+
+def read_mmr_items(root: Path, split: str, annotations: Path | None = None) -> tuple[MultiTargetItem, ...]:
+    """Read the questions of a split, in file order.
+
+    Args:
+        root: Folder of the downloads.
+        split: One of `MMR_SPLITS`.
+        annotations: Another file in MMR's form; its images lie where MMR's do.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: An unknown split, or a broken file or record, naming both.
+    """
+    if split not in MMR_SPLITS:
+        raise ValueError(f"mmr has no split {split!r}; known: {', '.join(MMR_SPLITS)}")
+    return tuple(
+        MultiTargetItem(
+            item_id=question.question_id,
+            image_id=image.image_id,
+            image_path=mmr_image_path(root, image),
+            height=image.height,
+            width=image.width,
+            text=question.question.strip(),
+            is_sentence=True,
+            targets=question.targets,
+            answer=ground_answer(question),
+        )
+        for image in read_mmr(annotations or mmr_file(root, split))
+        for question in image.questions
+    )
+
 
 MAX_NEW_TOKENS = 256
 """Of a model's own answer: the sixteen targets of MMR's longest fit with their names."""
@@ -202,3 +293,115 @@ def _union(item: MultiTargetItem) -> RLE:
 
 def _no_masks(item: MultiTargetItem) -> np.ndarray:
     return np.zeros((0, item.height, item.width), dtype=bool)
+
+
+MMR = "mmr"
+
+
+@dataclass(frozen=True)
+class MultiTargetTask:
+    """Questions that mean several things."""
+
+    benchmark: str
+    split: str
+    mode: MultiTargetMode
+    items: tuple[MultiTargetItem, ...]
+    wording: Wording = Wording.PLUM
+
+    @property
+    def protocol(self) -> str:
+        """The mode, and the wording where it is not PLUM's own."""
+        return describe_mode(self.mode, self.wording)
+
+    @property
+    def headline(self) -> str:
+        """MMR is quoted by gIoU first, since large masks rule cIoU; multi-referring RefCOCO by cIoU."""
+        return "giou" if self.benchmark == MMR else "ciou"
+
+    def load(self, item: MultiTargetItem) -> np.ndarray:
+        """Read the image in the annotation's frame."""
+        return load_image(item.image_path, item.height, item.width)
+
+    def ask(self, model: BenchmarkModel, item: MultiTargetItem, image: np.ndarray) -> ItemRecord:
+        """Segment the targets of the gold answer, or all that the model's own answer means."""
+        turns = (Turn(Role.USER, segmentation_prompt(item, self.wording)),)
+        if self.mode is MultiTargetMode.TEACHER_FORCED:
+            return self._record(item, _force(model, item, image, turns), None)
+        generation = model.generate(image, turns)
+        compare = union_outcome if self.mode is MultiTargetMode.UNION else matched_outcomes
+        return self._record(item, compare(item, check_masks(generation.masks, item)), generation.text)
+
+    def fail(self, item: MultiTargetItem, reason: str) -> ItemRecord:
+        """IoU 0 for every target, their pixels in the union."""
+        return ItemRecord(
+            item.item_id,
+            item.image_id,
+            item.kind.value,
+            segmentation_prompt(item, self.wording),
+            _names(item),
+            targets=missed_outcomes(item, self.mode),
+            reason=reason,
+        )
+
+    def estimate(self, records: Sequence[ItemRecord], generator: np.random.Generator) -> dict[str, Estimate]:
+        """gIoU, cIoU, their breakdowns, missing and extra masks."""
+        return estimate_ratios(mmr_ratios(records, self.mode), generator)
+
+    def notes(self, records: Sequence[ItemRecord]) -> tuple[str, ...]:
+        """How many masks were missing, and why where the question is to blame, and how many there were too many."""
+        if self.mode is MultiTargetMode.UNION:
+            return ()
+        num_targets = sum(len(record.truths) for record in records)
+        missing, extra = sum(map(num_missing, records)), sum(map(num_extra, records))
+        lines = [f"{num_targets} targets: {missing} without a mask, {extra} masks without a target"]
+        reasons = [one.reason for record in records for one in record.targets if one.reason is not None]
+        lines += [f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons))]
+        return tuple(lines)
+
+    def content_hash(self) -> str:
+        """Over words, targets and gold answers."""
+        return hash_rows(
+            [
+                [
+                    item.item_id,
+                    item.image_path.name,
+                    item.text,
+                    item.is_sentence,
+                    [[one.category_name, one.granularity.value, vars(one.mask)] for one in item.targets],
+                    item.answer.text,
+                    [word and vars(word) for word in item.answer.marked_words],
+                ]
+                for item in self.items
+            ]
+        )
+
+    def _record(self, item: MultiTargetItem, outcomes: tuple[TargetOutcome, ...], reply: str | None) -> ItemRecord:
+        return ItemRecord(
+            item.item_id,
+            item.image_id,
+            item.kind.value,
+            segmentation_prompt(item, self.wording),
+            _names(item),
+            reply=reply,
+            score=question_score(outcomes),
+            targets=outcomes,
+        )
+
+
+def _force(
+    model: BenchmarkModel, item: MultiTargetItem, image: np.ndarray, turns: Sequence[Turn]
+) -> tuple[TargetOutcome, ...]:
+    """Give the gold answer: models with [SEG] write it where the file has {seg}, others segment the target's name.
+
+    M2SA's code: a further full stop ends the answer; nothing that comes before it can tell.
+    """
+    has_marks = describe_marks(model).has_marks
+    spans = item.answer.marked_words if has_marks else item.answer.spans
+    asked = {place: span for place, span in enumerate(spans) if span is not None}
+    masks = model.segment(image, turns, item.answer.text, list(asked.values())) if asked else None
+    found = {} if masks is None else dict(zip(asked, check_masks(masks, item), strict=True))
+    return forced_outcomes(item, found, NO_WORD if has_marks else NO_PHRASE)
+
+
+def _names(item: MultiTargetItem) -> tuple[str, ...]:
+    return tuple(target.category_name for target in item.targets)

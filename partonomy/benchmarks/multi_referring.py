@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from partonomy.benchmarks.multi_target_items import MultiTargetItem
-from partonomy.benchmarks.referring_data import (
+from partonomy.benchmarks.mmr import MultiTargetItem
+from partonomy.benchmarks.referring import (
     REFERRING_SETS,
     Identifier,
     check_files_exist,
@@ -25,13 +25,10 @@ from partonomy.benchmarks.referring_data import (
     read_identifier,
     read_target,
 )
-from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, check_text
-from partonomy.datasets.json_stream import iterate_lists
-from partonomy.datasets.mmr import TARGET_MARK, Granularity, MmrQuestion, MmrTarget
-from partonomy.datasets.mmr_answers import ground_answer
-from partonomy.masks import rle_area, union_masks
+from partonomy.datasets.sources.mmr import TARGET_MARK, Granularity, MmrQuestion, MmrTarget, ground_answer
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists
+from partonomy.masks import check_mask_size, rle_area, shorten, union_masks
 from partonomy.names import clean_name
-from partonomy.segmentation_checks import check_mask_size, shorten
 from partonomy.structures import RLE
 
 logger = logging.getLogger(__name__)

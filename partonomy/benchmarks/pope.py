@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from partonomy.benchmarks.item_records import ItemRecord, mean_score, ratio_by_image
-from partonomy.benchmarks.vqa_items import (
+from partonomy.benchmarks.vqa import (
     VqaItem,
     VqaProtocol,
     check_unique,
+    compat_score,
     find_file,
     find_folder,
     read_question_id,
     short_answer_prompt,
 )
-from partonomy.benchmarks.vqa_text import compat_score
-from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, check_text, parse_json
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, parse_json
+from partonomy.harness.item_records import ItemRecord, mean_score, ratio_by_image
+from partonomy.masks import shorten
 from partonomy.metrics.bootstrap import NUM_RESAMPLES, Estimate, ImageRatio, bootstrap_ratios, resample_ratios
-from partonomy.segmentation_checks import shorten
 
 CATEGORIES = ("random", "popular", "adversarial")
 ALL_CATEGORIES = "all"

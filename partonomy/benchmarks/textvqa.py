@@ -5,21 +5,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from partonomy.benchmarks.item_records import ItemRecord, mean_score
-from partonomy.benchmarks.vqa_items import (
+from partonomy.benchmarks.vqa import (
+    NUM_HUMAN_ANSWERS,
     VqaItem,
     VqaProtocol,
     check_unique,
+    compat_score,
     find_file,
     find_folder,
+    process_answer,
     read_question_id,
     read_texts,
     short_answer_prompt,
+    soft_score,
 )
-from partonomy.benchmarks.vqa_text import NUM_HUMAN_ANSWERS, compat_score, process_answer, soft_score
-from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, check_text, read_json
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, read_json
+from partonomy.harness.item_records import ItemRecord, mean_score
+from partonomy.masks import shorten
 from partonomy.metrics.bootstrap import ImageRatio
-from partonomy.segmentation_checks import shorten
 
 IMAGE_FOLDERS = ("train_images", "images", "val_images")
 

@@ -6,17 +6,17 @@ from typing import Literal
 
 from partonomy.cli.data import is_already_built
 from partonomy.cli.statistics import describe_left_out
-from partonomy.datasets import marked_images
-from partonomy.datasets.coco_records import SkippedAnnotations
-from partonomy.datasets.marked_images import MARKED_FOLDER
-from partonomy.datasets.registry import SourceOptions, find_source
+from partonomy.datasets import record_exchange as marked_images
+from partonomy.datasets.record_exchange import MARKED_FOLDER
+from partonomy.datasets.sources.records import SkippedAnnotations
+from partonomy.datasets.sources.registry import SourceOptions, find_source
 from partonomy.datasets.store import DatasetOrigin
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.build_config import BuildSummary, QuestionBuildConfig, config_to_json
 from partonomy.questions.generator import build_questions
 from partonomy.questions.image_questions import MarkRule
 from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL
-from partonomy.questions.question_types import QuestionType
+from partonomy.structures import QuestionType
 
 
 def build(

@@ -3,11 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from partonomy.datasets.check_masks import CheckLimits
-from partonomy.datasets.check_problems import PROBLEMS, CheckReport, Finding, Severity, count_severities
-from partonomy.datasets.checking import CheckConfig, check_files, check_folder
-from partonomy.datasets.files import write_json
-from partonomy.evaluation.table_format import ColumnGroup, Table, TableFormat, TableRow, render_table
+from partonomy.datasets.curation.check import (
+    PROBLEMS,
+    CheckConfig,
+    CheckLimits,
+    CheckReport,
+    Finding,
+    Severity,
+    check_files,
+    check_folder,
+    count_severities,
+)
+from partonomy.files import write_json
+from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, render_table
 
 NUM_EXAMPLES = 5
 

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from partonomy.datasets.curation import CurationRecord, ImageOrigin, check_output, read_input, save_curated
-from partonomy.datasets.files import hash_files
-from partonomy.datasets.merging import Merge, MergeConfig, merge_datasets
-from partonomy.datasets.pruning import prune_dataset
-from partonomy.datasets.splitting import split_dataset
-from partonomy.datasets.statistics import compute_statistics
+from partonomy.datasets.curation.derived import CurationRecord, ImageOrigin, check_output, read_input, save_curated
+from partonomy.datasets.curation.merge import Merge, MergeConfig, merge_datasets
+from partonomy.datasets.curation.prune import prune_dataset
+from partonomy.datasets.curation.split import split_dataset
+from partonomy.datasets.curation.statistics import compute_statistics
+from partonomy.files import hash_files
 from partonomy.names import read_text_map
 from partonomy.structures import PartDataset
 

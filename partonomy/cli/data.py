@@ -4,16 +4,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from partonomy.datasets.files import read_json
-from partonomy.datasets.marked_images import MARKED_FOLDER
-from partonomy.datasets.record_exchange import export_records, import_records, import_source, sidecar_path
-from partonomy.datasets.record_source import find_record_file
+from partonomy.datasets.record_exchange import (
+    MARKED_FOLDER,
+    export_records,
+    import_records,
+    import_source,
+    sidecar_path,
+)
+from partonomy.datasets.sources.partonomy_core import find_record_file
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
     BUILD_FILE,
     DATASET_FILE,
     QUESTIONS_FILE,
 )
+from partonomy.files import read_json
 
 OWN_FILES = {"images", MARKED_FOLDER, DATASET_FILE, ANNOTATIONS_FILE, QUESTIONS_FILE, BUILD_FILE}
 NUM_EXAMPLE_RECORDS = 20

@@ -12,7 +12,7 @@ def describe(folder: str, output: str) -> None:
         folder: Folder of a data set.
         output: Folder to write.
     """
-    from partonomy.datasets.description_page import write_description  # noqa: PLC0415  matplotlib takes a second
+    from partonomy.datasets.curation.describe import write_description  # noqa: PLC0415  matplotlib takes a second
 
     dataset = load_dataset(Path(folder))
     for path in write_description(dataset, Path(output)):

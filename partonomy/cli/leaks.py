@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 from partonomy.datasets.store import load_questions
-from partonomy.evaluation.blind_tables import overview_table, report_on_questions, rule_table, size_table
-from partonomy.evaluation.files import write_text_atomically
-from partonomy.evaluation.table_format import TableFormat, render_table
+from partonomy.files import write_text_atomically
+from partonomy.reporting.blind_tables import overview_table, report_on_questions, rule_table, size_table
+from partonomy.table_format import TableFormat, render_table
 
 
 def blind(questions: list[str], format: str = "text", output: str | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from partonomy.integrations.lmms_eval.export import export_lmms_eval_tasks
+from partonomy.integrations.lmms_eval.task import export_lmms_eval_tasks
 
 
 def export_lmms_eval(folder: str, output: str, seed: int = 0, overwrite: bool = False) -> None:

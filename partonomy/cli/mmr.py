@@ -6,16 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from partonomy.datasets.files import hash_files
 from partonomy.datasets.store import ANNOTATIONS_FILE, load_dataset
-from partonomy.evaluation.model_api import ReplyRefused, Role, Turn
-from partonomy.evaluation.models.chat_endpoint import ChatSettings, build_chat_model
-from partonomy.evaluation.models.json_client import EndpointError
-from partonomy.questions.mmr_build import NOTE, BuildState, FileCounts, build_file, build_mmr, find_build, rejected_file
-from partonomy.questions.mmr_chat import Ask, ChatMaker, NoReply
-from partonomy.questions.mmr_functions import DEFAULT_FUNCTIONS, load_functions
-from partonomy.questions.mmr_pairs import PairMaker
-from partonomy.questions.mmr_templates import TemplateMaker
+from partonomy.files import hash_files
+from partonomy.models.chat_endpoint import ChatSettings, EndpointError, build_chat_model
+from partonomy.models.contract import ReplyRefused, Role, Turn
+from partonomy.questions.mmr.build import NOTE, BuildState, FileCounts, build_file, build_mmr, find_build, rejected_file
+from partonomy.questions.mmr.chat import Ask, ChatMaker, NoReply
+from partonomy.questions.mmr.pairs import PairMaker
+from partonomy.questions.mmr.templates import DEFAULT_FUNCTIONS, TemplateMaker, load_functions
 
 PAPER_OPTIONS = '{"temperature": 0.7, "max_tokens": 850}'
 CACHE_FOLDER = "answer_cache"

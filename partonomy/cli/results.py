@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from partonomy.evaluation.comparison import DEFAULT_METRICS, compare_runs
-from partonomy.evaluation.comparison_output import check_output, render_comparison, write_comparison
-from partonomy.evaluation.loaded_run import load_run
-from partonomy.evaluation.paper_tables import PaperTableStyle
-from partonomy.evaluation.predictions import write_predictions
-from partonomy.evaluation.protocols import MetricProtocol
-from partonomy.evaluation.report import write_report
-from partonomy.evaluation.table_format import TableFormat
-from partonomy.evaluation.tables import TableChoice, render_tables
-from partonomy.evaluation.tidy_table import tidy_csv
+from partonomy.benchmarks.partonomy.metrics import MetricProtocol
+from partonomy.reporting.compare import DEFAULT_METRICS, check_output, compare_runs, render_comparison, write_comparison
+from partonomy.reporting.loaded_run import load_run
+from partonomy.reporting.paper_tables import PaperTableStyle
+from partonomy.reporting.predictions import write_predictions
+from partonomy.reporting.report import write_report
+from partonomy.reporting.tables import TableChoice, render_tables, tidy_csv
+from partonomy.table_format import TableFormat
 
 BOTH = "both"
 

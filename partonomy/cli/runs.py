@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from partonomy.evaluation.benchmark_merging import merge_benchmark_runs
-from partonomy.evaluation.benchmark_settings import is_benchmark_run
-from partonomy.evaluation.benchmark_summary import benchmark_overview
-from partonomy.evaluation.merging import merge_runs as merge
-from partonomy.evaluation.run_directory import RECORDS_FILE, SUMMARY_FILE
-from partonomy.evaluation.tables import overview
+from partonomy.harness.benchmark_merging import merge_benchmark_runs
+from partonomy.harness.benchmark_settings import is_benchmark_run
+from partonomy.harness.benchmark_summary import benchmark_overview
+from partonomy.harness.merging import merge_runs as merge
+from partonomy.harness.run_directory import RECORDS_FILE, SUMMARY_FILE
+from partonomy.reporting.tables import overview
 
 
 def merge_runs(

@@ -5,13 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from partonomy.datasets.files import read_json
-from partonomy.datasets.statistics import compute_joint_statistics, compute_statistics
-from partonomy.datasets.statistics_tables import DatasetEntry, question_table, size_table
+from partonomy.datasets.curation.statistics import (
+    DatasetEntry,
+    compute_joint_statistics,
+    compute_statistics,
+    question_table,
+    size_table,
+)
 from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, load_dataset, load_questions
-from partonomy.evaluation.table_format import TableFormat, render_table
+from partonomy.files import read_json
 from partonomy.questions.build_config import NUM_EXAMPLE_IDS
 from partonomy.structures import PartDataset, SkippedType
+from partonomy.table_format import TableFormat, render_table
 
 
 def stats(

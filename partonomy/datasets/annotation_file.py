@@ -6,9 +6,8 @@ from typing import Any
 
 import msgspec
 
-from partonomy.datasets.files import RECORD_ERRORS, check_box, check_relative_path, check_text
-from partonomy.masks import read_sound_codes, rle_area, rle_bbox, rle_from_coco, rle_to_json
-from partonomy.segmentation_checks import check_mask_size, shorten
+from partonomy.files import RECORD_ERRORS, check_box, check_relative_path, check_text
+from partonomy.masks import check_mask_size, read_sound_codes, rle_area, rle_bbox, rle_from_coco, rle_to_json, shorten
 from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part, PartDataset
 
 OBJECT = "OBJECT"

@@ -1,9 +1,4 @@
-"""Between the project's own form and the published record file, in both directions, without loss.
-
-The record file holds the published keys only, since the authors' loader refuses others. What they cannot say (ids,
-boxes, categories, objects no question asks about) travels in a second file beside it, `NAME.annotations.json`, that an
-import picks up when it is there. A record file alone imports too; ids are then made and categories default.
-"""
+"""Converts between the project's own form and the published record file, in both directions, without loss."""
 
 import json
 import os
@@ -12,12 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
 from tqdm import tqdm
 
 from partonomy.datasets.annotation_file import annotations_from_json, write_annotations
-from partonomy.datasets.files import RECORD_ERRORS, check_box, check_text, hash_files, printable, read_json, write_json
-from partonomy.datasets.partonomy_core import PublishedRecord, question_to_record, read_records
-from partonomy.datasets.sidecar import read_sidecar, sidecar_path
+from partonomy.datasets.published_records import (
+    PublishedRecord,
+    question_to_record,
+    read_records,
+    read_sidecar,
+    sidecar_path,
+)
+from partonomy.datasets.question_file import describe_record_error
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
     BUILD_FILE,
@@ -31,10 +32,18 @@ from partonomy.datasets.store import (
     save_dataset,
     write_questions,
 )
+from partonomy.files import RECORD_ERRORS, check_box, check_text, hash_files, printable, read_json, write_json
+from partonomy.images import draw_box, load_image
 from partonomy.names import LEVEL_SEPARATOR
-from partonomy.questions.question_file import describe_record_error
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import AnnotatedImage, InvalidRecord, ObjectInstance, Part, PartDataset, Question
+from partonomy.structures import (
+    AnnotatedImage,
+    InvalidRecord,
+    ObjectInstance,
+    Part,
+    PartDataset,
+    Question,
+    QuestionType,
+)
 
 MISSING_FILE = "(none)"
 
@@ -238,3 +247,26 @@ def _gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[Part
 def _count(questions: Sequence[Question]) -> dict[str, int]:
     types = [question.question_type for question in questions]
     return {question_type.value: types.count(question_type) for question_type in QuestionType if question_type in types}
+
+
+MARKED_FOLDER = "marked_images"
+
+
+def store_marked_images(folder: Path) -> int:
+    """Write `marked_images/IMAGE_ID.png` for every image of a data set whose questions mark their instance.
+
+    An image's questions all ask about one instance, so that one picture serves them all.
+
+    Args:
+        folder: of a data set with questions.
+
+    Returns:
+        The number of images.
+    """
+    marked = {question.image_id: question for question in load_questions(folder).questions if question.box is not None}
+    (folder / MARKED_FOLDER).mkdir(exist_ok=True)
+    for image_id, question in tqdm(marked.items(), desc=MARKED_FOLDER, unit="image", disable=None):
+        assert question.box is not None
+        image = load_image(question.image_path, question.height, question.width)
+        Image.fromarray(draw_box(image, question.box)).save(folder / MARKED_FOLDER / f"{image_id}.png")
+    return len(marked)

@@ -4,7 +4,7 @@ A folder with
 - `dataset.json`: name, image root (relative to the folder, or absolute), source, seed, package versions;
 - `annotations.json`: COCO-style; an object's annotation and those of its parts share `obj_ann_id`, categories are
   `object` (supercategory OBJECT, with the object's own `category`) and `object:part` (supercategory PART);
-- `questions.jsonl`: one question per line (`partonomy.questions.question_file`);
+- `questions.jsonl`: one question per line (`partonomy.datasets.question_file`);
 - `build.json`: the resolved configuration, embedding model, counts and reasons of skipped questions; written last, so
   a folder without it is unfinished.
 """
@@ -16,13 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from partonomy.datasets import partonomy_core
+from partonomy.datasets import published_records as partonomy_core
+from partonomy.datasets import question_file
 from partonomy.datasets.annotation_file import annotations_from_json, write_annotations
-from partonomy.datasets.files import RECORD_ERRORS, check_text, hash_files, read_json, write_json
-from partonomy.questions import question_file
-from partonomy.questions.question_file import describe_record_error
-from partonomy.questions.question_types import QuestionType
-from partonomy.segmentation_checks import is_integer, shorten
+from partonomy.datasets.question_file import describe_record_error
+from partonomy.files import RECORD_ERRORS, check_text, hash_files, read_json, write_json
+from partonomy.masks import is_integer, shorten
 from partonomy.structures import (
     AnnotatedImage,
     InvalidRecord,
@@ -31,6 +30,7 @@ from partonomy.structures import (
     PartDataset,
     Question,
     QuestionSet,
+    QuestionType,
     SkippedType,
 )
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from partonomy.evaluation.model_api import ChoiceScore
 from partonomy.metrics.part_text import part_text_statistics
+from partonomy.models.contract import ChoiceScore
 
 
 class Selector(StrEnum):

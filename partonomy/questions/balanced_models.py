@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from partonomy.concept_graph import ConceptGraph
+from partonomy.datasets.concept_graph import ConceptGraph
 from partonomy.questions.answer_model import AnswerKind, AnswerModel, draw_place, make_answer_model, make_flat_model
 from partonomy.questions.balanced_answers import BalancedAnswers
 from partonomy.questions.draws import Draws

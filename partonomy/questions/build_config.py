@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from partonomy.datasets.coco_records import SkippedAnnotations
-from partonomy.datasets.files import hash_files
+from partonomy.datasets.sources.records import SkippedAnnotations
+from partonomy.files import hash_files
+from partonomy.names import synonym_file
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.image_questions import MarkRule
 from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL
-from partonomy.questions.part_comparison import synonym_file
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import SkippedType
+from partonomy.structures import QuestionType, SkippedType
 
 NUM_EXAMPLE_IDS = 10
 

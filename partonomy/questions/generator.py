@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from partonomy.concept_graph import ConceptGraph, build_concept_graph
-from partonomy.datasets.coco_records import SkippedAnnotations
-from partonomy.datasets.files import hash_files, hash_json, write_json
+from partonomy.datasets.concept_graph import ConceptGraph, build_concept_graph
+from partonomy.datasets.question_file import question_to_line
+from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.store import ANNOTATIONS_FILE, BUILD_FILE, DatasetOrigin, save_dataset
+from partonomy.files import hash_files, hash_json, write_json
+from partonomy.names import PartComparator, find_comparator
 from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationMode
 from partonomy.questions.balanced_models import BalancedFit, fit_balanced
 from partonomy.questions.build_config import (
@@ -31,13 +33,10 @@ from partonomy.questions.build_config import (
 )
 from partonomy.questions.image_questions import QuestionMaker, SkippedQuestion
 from partonomy.questions.object_sampler import ObjectSampler, embed_texts
-from partonomy.questions.part_comparison import PartComparator, find_comparator
 from partonomy.questions.part_sampler import PartSampler, fit_part_sampler
-from partonomy.questions.question_file import question_to_line
-from partonomy.questions.question_types import QuestionType
 from partonomy.questions.question_writer import MadeQuestions, QuestionWriter, withdraw_questions
 from partonomy.questions.templates import DEFAULT_TEMPLATES, Templates, load_templates
-from partonomy.structures import AnnotatedImage, PartDataset, SkippedType
+from partonomy.structures import AnnotatedImage, PartDataset, QuestionType, SkippedType
 
 NUM_IMAGES_PER_STEP = 64
 

@@ -7,16 +7,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from partonomy.concept_graph import ConceptGraph
+from partonomy.datasets.concept_graph import ConceptGraph
 from partonomy.masks import rle_area, rle_bbox, union_masks
 from partonomy.questions.answer_model import AnswerKind
 from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationContext
 from partonomy.questions.draws import Draws
 from partonomy.questions.object_sampler import ObjectSampler
-from partonomy.questions.question_types import QuestionType
 from partonomy.questions.right_answers import AskedParts, Concepts, RightAnswers, find_owned_parts
 from partonomy.questions.templates import QuestionTexts, Templates, Wording, question_form
-from partonomy.structures import AnnotatedImage, ObjectInstance, ObjectQuestion, Question
+from partonomy.structures import AnnotatedImage, ObjectInstance, ObjectQuestion, Question, QuestionType
 
 Item = TypeVar("Item")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from partonomy.concept_graph import ConceptGraph
+from partonomy.datasets.concept_graph import ConceptGraph
 from partonomy.questions.draws import Draws
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any
 
 from partonomy.datasets.store import PARTIAL_QUESTIONS_FILE, PROGRESS_FILE, QUESTIONS_FILE
 from partonomy.questions.image_questions import SkippedQuestion, SkipReason
-from partonomy.questions.question_types import QuestionType
+from partonomy.structures import QuestionType
 
 logger = logging.getLogger(__name__)
 

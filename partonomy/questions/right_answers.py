@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
-from partonomy.concept_graph import ConceptGraph
+from partonomy.datasets.concept_graph import ConceptGraph
 from partonomy.questions.answer_model import AnswerKind, draw_place
 from partonomy.questions.draws import Draws
 from partonomy.questions.templates import FORMS

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import CharSpan, Choice, ObjectChoice
+from partonomy.structures import CharSpan, Choice, ObjectChoice, QuestionType
 
 DEFAULT_TEMPLATES = Path(__file__).with_name("templates.yaml")
 FORMS = ("identification", "positive", "negative", "difference")

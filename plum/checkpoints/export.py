@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from partonomy.datasets.training_images import copy_training_images
+from partonomy.datasets.photographs import copy_training_images
 from plum.checkpoints.export_source import ExportSource, find_source
 from plum.checkpoints.model_card import write_card
 from plum.checkpoints.model_config_io import read_model_config, write_model_config

@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 from tqdm import tqdm
 
-from partonomy.datasets.training_images import copy_training_images
+from partonomy.datasets.photographs import copy_training_images
 from plum.checkpoints.export_source import ExportSource, find_source, root_base
 from plum.checkpoints.model_card import write_card
 from plum.checkpoints.model_config_io import write_model_config

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from partonomy.datasets.files import parse_json
-from partonomy.evaluation.benchmark_summary import BenchmarkSummary, read_benchmark_summary
-from partonomy.evaluation.results import Summary, read_summary
+from partonomy.files import parse_json
+from partonomy.harness.benchmark_summary import BenchmarkSummary, read_benchmark_summary
+from partonomy.harness.results import Summary, read_summary
 from partonomy.metrics.bootstrap import Estimate
 from plum.checkpoints.export_source import RUN_CONFIG, ExportSource
 from plum.checkpoints.model_weights import empty_model

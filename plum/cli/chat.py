@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from partonomy.evaluation.model_api import Role, Turn
+from partonomy.models.contract import Role, Turn
 from plum.api import read_image
 from plum.cli.show import format_spans, write_prediction
 from plum.partonomy_adapter import load_predictor

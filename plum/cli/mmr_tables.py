@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from partonomy.evaluation.mmr_tables import load_mmr_runs, mmr_table, table_of
-from partonomy.evaluation.table_format import TableFormat, render_table
+from partonomy.reporting.mmr_tables import load_mmr_runs, mmr_table, table_of
+from partonomy.table_format import TableFormat, render_table
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

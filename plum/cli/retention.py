@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from partonomy.evaluation.retention_table import load_retention_runs, retention_table
-from partonomy.evaluation.table_format import TableFormat, render_table
+from partonomy.reporting.retention_table import load_retention_runs, retention_table
+from partonomy.table_format import TableFormat, render_table
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from partonomy.evaluation.model_api import Role, Turn
+from partonomy.models.contract import Role, Turn
 from plum.api import read_image
 from plum.cli.highlight_flags import add_highlight_flags, read_highlight
 from plum.cli.show import format_spans, write_prediction

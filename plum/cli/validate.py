@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from partonomy.benchmarks import mmr
-from partonomy.benchmarks.mmr_data import MMR_SPLITS
+from partonomy.benchmarks.mmr import MMR_SPLITS
 from partonomy.benchmarks.pope import CATEGORIES
-from partonomy.benchmarks.segmentation_scores import Wording
-from partonomy.benchmarks.vqa_items import MAX_NEW_TOKENS, VqaProtocol
-from partonomy.datasets.training_images import count_trained_on
-from partonomy.evaluation.benchmark_run import run_benchmark
-from partonomy.evaluation.benchmark_settings import (
+from partonomy.benchmarks.segmentation import Wording
+from partonomy.benchmarks.vqa import MAX_NEW_TOKENS, VqaProtocol
+from partonomy.datasets.photographs import count_trained_on
+from partonomy.harness.benchmark_run import run_benchmark
+from partonomy.harness.benchmark_settings import (
     BENCHMARKS,
     MODES,
     MULTI_TARGET_NAMES,
@@ -25,10 +25,10 @@ from partonomy.evaluation.benchmark_settings import (
     default_split,
     read_task,
 )
-from partonomy.evaluation.benchmark_summary import BenchmarkSummary, benchmark_overview
-from partonomy.evaluation.benchmark_tasks import VQA_BENCHMARKS, BenchmarkTask
-from partonomy.evaluation.provenance import hash_checkpoint
-from partonomy.evaluation.sharding import Rank, parse_shard, rank_from_environment
+from partonomy.harness.benchmark_summary import BenchmarkSummary, benchmark_overview
+from partonomy.harness.benchmark_tasks import VQA_BENCHMARKS, BenchmarkTask
+from partonomy.harness.provenance import hash_checkpoint
+from partonomy.harness.ranks import Rank, parse_shard, rank_from_environment
 from plum.benchmark_model import BenchmarkPlum, check_has_adapters
 from plum.checkpoints.model_config_io import read_model_config
 from plum.partonomy_adapter import load_predictor

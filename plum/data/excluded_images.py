@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from partonomy.datasets.image_content import coco_number
+from partonomy.datasets.photographs import coco_number
 
 
 class ExcludedImages:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from partonomy.evaluation.files import write_text_atomically
+from partonomy.files import write_text_atomically
 
 CHUNK_BYTES = 2**24
 

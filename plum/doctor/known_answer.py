@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from partonomy.evaluation.files import write_text_atomically
-from partonomy.evaluation.model_api import Role, Turn
+from partonomy.files import write_text_atomically
 from partonomy.masks import decode_mask, encode_mask
+from partonomy.models.contract import Role, Turn
 from partonomy.structures import RLE, CharSpan
 from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.store import has_heads, load_pretrained

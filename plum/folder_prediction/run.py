@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from partonomy.evaluation.files import write_text_atomically
-from partonomy.evaluation.model_api import Role, Turn
+from partonomy.files import write_text_atomically
+from partonomy.models.contract import Role, Turn
 from plum.api import read_image
 from plum.folder_prediction.drawing import draw_prediction
 from plum.folder_prediction.page import write_page

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from partonomy.evaluation.model_api import Role, Turn
+from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
 from plum.data.bio_labels import TokenSpan, phrase_tokens
 from plum.data.encoding import ConversationEncoder, EncodedConversation, EncodedText

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from partonomy.evaluation.model_api import ChoiceScore, Generation, Turn
+from partonomy.models.contract import ChoiceScore, Generation, Turn
 from partonomy.structures import CharSpan, Question
 from plum.models.sam_layers import stock_layers
 from plum.models.sam_modules import Attention, ImageEncoderViT

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from partonomy.evaluation.model_api import AnswerRequest, ChoiceRequest, ChoiceScore, Generation, MaskRequest
+from partonomy.models.contract import AnswerRequest, ChoiceRequest, ChoiceScore, Generation, MaskRequest
 from plum.data.bio_labels import TokenSpan
 from plum.data.encoding import EncodedConversation, EncodedText
 from plum.inference.forest_states import ForestStates
@@ -28,7 +28,7 @@ MAX_COPIED_BYTES = 4 * 2**30
 
 
 class QuestionBatch:
-    """Questions about some images; implements `partonomy.evaluation.model_api.ImageBatch`.
+    """Questions about some images; implements `partonomy.models.contract.ImageBatch`.
 
     Args:
         predictor: the model; its image store then holds these images.

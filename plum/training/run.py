@@ -10,7 +10,7 @@ import torch
 import torch.distributed
 from transformers import PreTrainedTokenizerBase
 
-from partonomy.datasets.training_images import copy_training_images
+from partonomy.datasets.photographs import copy_training_images
 from plum.checkpoints.store import save_pretrained, save_trained
 from plum.data.build import benchmark_images, build_mixture
 from plum.data.collate import Collator

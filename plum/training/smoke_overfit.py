@@ -14,8 +14,8 @@ import numpy as np
 import torch.distributed
 from tqdm import tqdm
 
-from partonomy.evaluation.model_api import Role, Turn
 from partonomy.masks import decode_mask
+from partonomy.models.contract import Role, Turn
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import longest_text
 from plum.predictor import Predictor

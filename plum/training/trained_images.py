@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from partonomy.datasets.training_images import (
+from partonomy.datasets.photographs import (
     TRAINING_IMAGES_FILE,
     StageImages,
     TrainingImageList,

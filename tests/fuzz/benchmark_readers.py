@@ -12,11 +12,11 @@ from PIL import Image
 
 from partonomy.benchmarks.gqa import read_gqa
 from partonomy.benchmarks.pope import CATEGORIES, read_pope
-from partonomy.benchmarks.reason_seg_data import read_explanations, read_reason_seg, split_folder
-from partonomy.benchmarks.referring_data import COCO_FOLDER, read_referring, reference_file
-from partonomy.benchmarks.segmentation_items import SegmentationItem
+from partonomy.benchmarks.reason_seg import read_explanations, read_reason_seg, split_folder
+from partonomy.benchmarks.referring import COCO_FOLDER, read_referring, reference_file
+from partonomy.benchmarks.segmentation import SegmentationItem
 from partonomy.benchmarks.textvqa import read_textvqa
-from partonomy.benchmarks.vqa_items import VqaItem, VqaProtocol
+from partonomy.benchmarks.vqa import VqaItem, VqaProtocol
 from partonomy.masks import decode_mask
 from tests.fuzz import mutations, worlds
 from tests.fuzz.outcomes import ACCEPTED, Refusal, attempt

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from partonomy.datasets.coco import read_coco
-from partonomy.datasets.coco_records import CocoConfig
 from partonomy.datasets.record_exchange import import_records
+from partonomy.datasets.sources.coco import read_coco
+from partonomy.datasets.sources.records import CocoConfig
 from partonomy.datasets.store import load_questions
 from partonomy.masks import decode_mask, encode_mask, rle_from_coco, rle_to_json
 from tests.fuzz import worlds

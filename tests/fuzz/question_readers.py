@@ -7,12 +7,12 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from partonomy.datasets.partonomy_core import question_to_record
+from partonomy.benchmarks.partonomy.metrics import metric_ratios, unsupported_capabilities
+from partonomy.benchmarks.partonomy.records import read_records, record_to_line
+from partonomy.datasets.published_records import question_to_record
 from partonomy.datasets.record_exchange import import_records
 from partonomy.datasets.store import load_questions
-from partonomy.evaluation.aggregate import metric_ratios, unsupported_capabilities
-from partonomy.evaluation.record_json import read_records, record_to_line
-from partonomy.evaluation.results import read_summary, summary_to_json
+from partonomy.harness.results import read_summary, summary_to_json
 from partonomy.images import load_image
 from partonomy.masks import decode_mask
 from partonomy.structures import ObjectInstance, Question, QuestionSet

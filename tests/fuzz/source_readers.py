@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from partonomy.datasets.assembly import SourceReading
-from partonomy.datasets.coco import read_coco
-from partonomy.datasets.coco_records import CocoConfig
-from partonomy.datasets.paco import read_paco
-from partonomy.datasets.part_imagenet import read_part_imagenet
-from partonomy.datasets.pascal_part_mat import read_mat
+from partonomy.datasets.sources.coco import read_coco
+from partonomy.datasets.sources.group_parts_by_object import SourceReading
+from partonomy.datasets.sources.paco import read_paco
+from partonomy.datasets.sources.part_imagenet import read_part_imagenet
+from partonomy.datasets.sources.pascal_part import read_mat
+from partonomy.datasets.sources.records import CocoConfig
 from partonomy.datasets.store import DatasetOrigin, load_dataset, save_dataset
 from partonomy.masks import decode_mask
 from tests.fuzz import mutations, worlds

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.concept_graph import build_concept_graph
-from partonomy.datasets.statistics import DatasetStatistics, compute_statistics
+from partonomy.datasets.concept_graph import build_concept_graph
+from partonomy.datasets.curation.statistics import DatasetStatistics, compute_statistics
 from partonomy.structures import PartDataset
 from tests.partonomy.tiny_world import make_image, make_instance
 

@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 
-from partonomy.masks import encode_mask, find_sound_masks, read_sound_codes, rle_from_coco, rle_to_json
-from partonomy.segmentation_checks import (
+from partonomy.masks import (
     BATCH_CHARACTERS,
     MAX_PIXELS,
     decode_runs,
+    encode_mask,
     find_sound_codes,
+    find_sound_masks,
     read_compressed_runs,
+    read_sound_codes,
+    rle_from_coco,
+    rle_to_json,
 )
 from partonomy.structures import RLE
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from partonomy.evaluation.model_api import Role, Turn
+from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.registry import build_model

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.evaluation.model_api import GroundedModel
+from partonomy.models.contract import GroundedModel
 from plum.checkpoints.store import save_pretrained
 from plum.partonomy_adapter import load_grounded_model
 from tests.plum.data.tokenizers_for_tests import byte_level

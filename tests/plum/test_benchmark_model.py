@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from partonomy.benchmarks.segmentation_items import SegmentationItem
-from partonomy.benchmarks.segmentation_scores import (
+from partonomy.benchmarks.segmentation import (
     EXPRESSION_WORDINGS,
     SENTENCE_WORDINGS,
+    SegmentationItem,
     Wording,
     forced_answer,
     segmentation_prompt,

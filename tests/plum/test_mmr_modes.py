@@ -7,13 +7,11 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.item_records import ItemRecord
-from partonomy.benchmarks.mmr import MultiTargetMode
-from partonomy.benchmarks.mmr_data import read_mmr_items
-from partonomy.datasets.mmr import mmr_file, read_mmr
-from partonomy.evaluation.model_api import Role, Turn
-from partonomy.evaluation.multi_target_task import MultiTargetTask
+from partonomy.benchmarks.mmr import MultiTargetMode, MultiTargetTask, read_mmr_items
+from partonomy.datasets.sources.mmr import mmr_file, read_mmr
+from partonomy.harness.item_records import ItemRecord
 from partonomy.masks import rle_area
+from partonomy.models.contract import Role, Turn
 from plum.benchmark_model import BenchmarkPlum
 from plum.models.seg_token import SEG_TOKEN
 from plum.predictor import Predictor

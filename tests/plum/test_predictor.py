@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from partonomy.evaluation.model_api import Role, Turn
 from partonomy.masks import encode_mask
+from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
 from plum.data.bio_labels import Tag
 from plum.data.collate import Collator

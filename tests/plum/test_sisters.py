@@ -11,15 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from partonomy.benchmarks.partonomy.scoring import Protocol, score_question
 from partonomy.datasets.store import load_questions
-from partonomy.evaluation.model_api import AnswerRequest, ChoiceRequest, MarkingModel, MaskRequest, Role, Turn
-from partonomy.evaluation.provenance import describe_model
-from partonomy.evaluation.scoring import Protocol, score_question
+from partonomy.harness.provenance import describe_model
 from partonomy.images import load_image
 from partonomy.masks import encode_mask
 from partonomy.metrics.matching import Matching
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import CharSpan
+from partonomy.models.contract import AnswerRequest, ChoiceRequest, MarkingModel, MaskRequest, Role, Turn
+from partonomy.structures import CharSpan, QuestionType
 from plum.checkpoints.export import ExportRequest, export_merged
 from plum.checkpoints.store import load_pretrained
 from plum.config import LoraConfig, SegTokenConfig

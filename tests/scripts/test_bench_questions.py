@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from partonomy.concept_graph import build_concept_graph
+from partonomy.datasets.concept_graph import build_concept_graph
 from scripts.bench_questions import MASKS_PER_IMAGE, NUM_OBJECT_PARTS, NUM_OBJECTS, NUM_PARTS, make_dataset
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.datasets.training_images import read_training_images
+from partonomy.datasets.photographs import read_training_images
 from plum.checkpoints.store import load_pretrained
 from tests.readme_commands import ROOT
 from tests.test_scripts import checkout, parse_recorded, run_script

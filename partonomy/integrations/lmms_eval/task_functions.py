@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from partonomy.benchmarks.listwise import parse_reply
+from partonomy.benchmarks.partonomy.listwise import parse_reply
 from partonomy.images import draw_box, load_image
 from partonomy.masks import canonical_rle, rle_area, rle_from_coco
 from partonomy.metrics.iou import PairStatistics, count_pixels, image_statistics, missing_prediction

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from partonomy.datasets.synthetic import SyntheticConfig, draw_image
+from partonomy.datasets.synthetic.dataset import SyntheticConfig, draw_image
 
 FIRST_COCO_NUMBER = 100_000
 SIDE_MARGIN = 16  # pixels added on the right, so that height and width differ

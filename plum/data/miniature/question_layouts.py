@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from partonomy.benchmarks.pope import CATEGORIES
-from partonomy.benchmarks.vqa_text import NUM_HUMAN_ANSWERS
+from partonomy.benchmarks.vqa import NUM_HUMAN_ANSWERS
 from plum.data.miniature.pictures import Picture, save_image, write_json
 
 WORDS = ("ACME", "NOVA", "TAXI", "POLICE", "OPEN", "BRIO")

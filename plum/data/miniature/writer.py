@@ -7,7 +7,7 @@ in refCOCO, refCOCO+, refCOCOg and RefCOCOm.
 from collections.abc import Sequence
 from pathlib import Path
 
-from partonomy.benchmarks.referring_data import REFERRING_SETS
+from partonomy.benchmarks.referring import REFERRING_SETS
 from plum.data.miniature.label_layouts import write_ade20k, write_cocostuff, write_mapillary
 from plum.data.miniature.multi_target_layouts import write_mmr_files, write_refcocom
 from plum.data.miniature.part_layouts import paco_file, write_part_imagenet, write_pascal_part

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 from tqdm import tqdm
 
-from partonomy.datasets.files import check_text, read_json
+from partonomy.files import check_text, read_json
 
 logger = logging.getLogger(__name__)
 

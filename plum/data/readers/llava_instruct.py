@@ -17,8 +17,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from partonomy.datasets.files import RECORD_ERRORS, check_relative_path, parse_json, printable
-from partonomy.segmentation_checks import shorten
+from partonomy.files import RECORD_ERRORS, check_relative_path, parse_json, printable
+from partonomy.masks import shorten
 from plum.data.conversation import CONTROL_TOKENS, IMAGE_TOKEN
 from plum.structures import Exchange
 

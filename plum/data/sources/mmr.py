@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from partonomy.datasets.mmr import MmrImage, MmrQuestion, mmr_image_path
-from partonomy.datasets.mmr_answers import ground_answer
+from partonomy.datasets.sources.mmr import MmrImage, MmrQuestion, ground_answer, mmr_image_path
 from partonomy.images import load_image
 from partonomy.masks import rle_area
 from plum.data.conversation import CONTROL_TOKENS

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from partonomy.concept_graph import build_concept_graph
+from partonomy.datasets.concept_graph import build_concept_graph
 from partonomy.images import load_image
 from partonomy.masks import decode_mask, rle_area, union_masks
 from partonomy.structures import RLE, AnnotatedImage, PartDataset

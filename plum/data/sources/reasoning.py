@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from partonomy.benchmarks.segmentation_items import SegmentationItem
+from partonomy.benchmarks.segmentation import SegmentationItem
 from partonomy.masks import decode_mask
 from plum.data.conversation import CONTROL_TOKENS
 from plum.data.sources.base import draw_indices, draw_one, longest_text

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from partonomy.benchmarks.segmentation_items import SegmentationItem
-from partonomy.benchmarks.segmentation_scores import forced_answer
+from partonomy.benchmarks.segmentation import SegmentationItem, forced_answer
 from partonomy.images import load_image
 from partonomy.masks import rle_area
 from plum.data.conversation import CONTROL_TOKENS

@@ -5,8 +5,8 @@ import pytest
 
 from partonomy.benchmarks import gqa
 from partonomy.benchmarks.gqa import gqa_prompt, gqa_ratios, gqa_score, read_gqa
-from partonomy.benchmarks.item_records import ItemRecord
-from partonomy.benchmarks.vqa_items import VqaProtocol
+from partonomy.benchmarks.vqa import VqaProtocol
+from partonomy.harness.item_records import ItemRecord
 from tests.partonomy.benchmarks.vqa_world import write_gqa
 
 OFFICIAL, COMPAT = VqaProtocol.LLAVA_OFFICIAL, VqaProtocol.PARTONOMY_COMPAT

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.listwise import (
+from partonomy.benchmarks.partonomy.listwise import (
     EMPTY,
     NOTHING,
     REFUSED,
@@ -10,7 +10,7 @@ from partonomy.benchmarks.listwise import (
     parse_reply,
     shuffled_order,
 )
-from partonomy.evaluation.model_api import Role, Turn
+from partonomy.models.contract import Role, Turn
 
 SHOWN = (
     "The jet in the image has the following visible parts: wing.",

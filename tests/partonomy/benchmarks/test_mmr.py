@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.item_records import ItemRecord, TargetOutcome, record_from_line, record_to_line
 from partonomy.benchmarks.mmr import (
     NO_PHRASE,
+    Kind,
+    MultiTargetItem,
     MultiTargetMode,
     check_masks,
     forced_outcomes,
@@ -21,12 +22,11 @@ from partonomy.benchmarks.mmr import (
     num_extra,
     num_missing,
     question_score,
+    read_mmr_items,
     union_outcome,
 )
-from partonomy.benchmarks.mmr_data import read_mmr_items
-from partonomy.benchmarks.multi_target_items import Kind, MultiTargetItem
-from partonomy.datasets.mmr import Granularity, MmrTarget
-from partonomy.datasets.mmr_answers import GroundedAnswer
+from partonomy.datasets.sources.mmr import Granularity, GroundedAnswer, MmrTarget
+from partonomy.harness.item_records import ItemRecord, TargetOutcome, record_from_line, record_to_line
 from partonomy.masks import decode_mask, encode_mask
 from tests.partonomy.datasets.mmr_file import HEIGHT, WIDTH, box, mmr_record, write_records
 

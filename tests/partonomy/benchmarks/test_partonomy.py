@@ -2,17 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.benchmarks.partonomy import (
-    Conditioning,
-    Subject,
-    first_answer,
-    metric_names,
-    question_steps,
-    step_turns,
-)
-from partonomy.evaluation.model_api import Role, Turn
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import CharSpan, Choice, ObjectChoice, ObjectQuestion, Question
+from partonomy.benchmarks.partonomy.metrics import metric_names
+from partonomy.benchmarks.partonomy.steps import Conditioning, Subject, first_answer, question_steps, step_turns
+from partonomy.models.contract import Role, Turn
+from partonomy.structures import CharSpan, Choice, ObjectChoice, ObjectQuestion, Question, QuestionType
 
 
 def make_question(question_type: QuestionType, num_correct: int = 1) -> Question:

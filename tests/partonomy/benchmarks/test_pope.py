@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.item_records import ItemRecord
 from partonomy.benchmarks.pope import (
     CATEGORIES,
     pope_compat_ratios,
@@ -13,7 +12,8 @@ from partonomy.benchmarks.pope import (
     pope_score,
     read_pope,
 )
-from partonomy.benchmarks.vqa_items import VqaProtocol
+from partonomy.benchmarks.vqa import VqaProtocol
+from partonomy.harness.item_records import ItemRecord
 from tests.partonomy.benchmarks.vqa_world import write_pope
 
 OFFICIAL, COMPAT = VqaProtocol.LLAVA_OFFICIAL, VqaProtocol.PARTONOMY_COMPAT

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.benchmarks.reason_seg_data import (
+from partonomy.benchmarks.reason_seg import (
     BACKGROUND,
     IGNORED,
     TARGET,

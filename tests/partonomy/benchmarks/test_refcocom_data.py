@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.benchmarks.refcocom_data import read_refcocom
+from partonomy.benchmarks.refcocom import read_refcocom
 from partonomy.masks import decode_mask
 from tests.partonomy.benchmarks.vqa_world import draw
 

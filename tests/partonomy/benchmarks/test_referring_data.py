@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.benchmarks.referring_data import is_in_split, read_referring, read_target, reference_file
-from partonomy.benchmarks.referring_pickle import load_plain_pickle
+from partonomy.benchmarks.referring import is_in_split, load_plain_pickle, read_referring, read_target, reference_file
 from partonomy.masks import decode_mask, encode_mask, rle_area, rle_to_json
 
 HEIGHT, WIDTH = 10, 12

@@ -4,9 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.item_records import ItemRecord, MaskOutcome
-from partonomy.benchmarks.segmentation_items import SegmentationItem
-from partonomy.benchmarks.segmentation_scores import (
+from partonomy.benchmarks.segmentation import (
+    SegmentationItem,
     Wording,
     count_outcome,
     forced_answer,
@@ -16,6 +15,7 @@ from partonomy.benchmarks.segmentation_scores import (
     segmentation_ratios,
     unite,
 )
+from partonomy.harness.item_records import ItemRecord, MaskOutcome
 from partonomy.masks import decode_mask, encode_mask
 
 HEIGHT, WIDTH = 4, 10

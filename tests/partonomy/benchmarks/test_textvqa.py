@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from partonomy.benchmarks.textvqa import read_textvqa, textvqa_prompt, textvqa_score
-from partonomy.benchmarks.vqa_items import VqaProtocol
+from partonomy.benchmarks.vqa import VqaProtocol
 from tests.partonomy.benchmarks.vqa_world import TEN, textvqa_record, write_textvqa
 
 OFFICIAL, COMPAT = VqaProtocol.LLAVA_OFFICIAL, VqaProtocol.PARTONOMY_COMPAT

@@ -1,6 +1,6 @@
 import pytest
 
-from partonomy.benchmarks.vqa_text import CONTRACTIONS, compat_score, process_answer, soft_score
+from partonomy.benchmarks.vqa import CONTRACTIONS, compat_score, process_answer, soft_score
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from partonomy.__main__ import main
-from partonomy.datasets.registry import SOURCES
+from partonomy.datasets.sources.registry import SOURCES
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.images import BOX_COLOUR, draw_box, load_image
 from tests.partonomy.datasets.published_files import (

@@ -10,7 +10,7 @@ import pytest
 from partonomy.__main__ import main
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
-from partonomy.questions.question_types import QuestionType
+from partonomy.structures import QuestionType
 from tests.partonomy.tiny_world import make_vehicles
 
 KINDS = (QuestionType.IDENTIFICATION, QuestionType.PART_TO_WHOLE)

@@ -8,8 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from partonomy.datasets.check_problems import CheckReport
-from partonomy.datasets.checking import CheckConfig, check_files
+from partonomy.datasets.curation.check import CheckConfig, CheckReport, check_files
 
 WIDTH, HEIGHT = 100, 80
 CONFIG = CheckConfig()

@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from partonomy.datasets.coco import read_coco
-from partonomy.datasets.coco_records import CocoConfig
+from partonomy.datasets.sources.coco import read_coco
+from partonomy.datasets.sources.records import CocoConfig
 from partonomy.structures import ObjectInstance
 
 HEIGHT, WIDTH = 20, 30

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.datasets import check_problems as problems
-from partonomy.datasets.check_problems import PROBLEMS, Problem
+from partonomy.datasets.curation import check as problems
+from partonomy.datasets.curation.check import PROBLEMS, Problem
 from tests.partonomy.datasets.checked_file import (
     HEIGHT,
     WIDTH,

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.datasets import check_problems as problems
-from partonomy.datasets.check_masks import CheckLimits
-from partonomy.datasets.check_records import read_checked_file
-from partonomy.datasets.checking import CheckConfig, check_files, check_folder
-from partonomy.datasets.coco_records import CocoConfig, read_coco_records
+from partonomy.datasets.curation import check as problems
+from partonomy.datasets.curation.check import CheckConfig, CheckLimits, check_files, check_folder, read_checked_file
+from partonomy.datasets.sources.coco import read_coco_records
+from partonomy.datasets.sources.records import CocoConfig
 from partonomy.datasets.store import DatasetOrigin, save_dataset
 from partonomy.images import EXIF_ORIENTATION
 from tests.partonomy.datasets.checked_file import (

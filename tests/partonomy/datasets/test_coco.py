@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.datasets.coco import read_coco
-from partonomy.datasets.coco_records import CocoConfig
+from partonomy.datasets.sources.coco import read_coco
+from partonomy.datasets.sources.records import CocoConfig
 from partonomy.masks import decode_mask, rle_area
 from tests.partonomy.datasets.coco_file import HEIGHT, WIDTH, CocoFile
 

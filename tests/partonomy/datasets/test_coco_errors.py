@@ -2,7 +2,7 @@
 
 import pytest
 
-from partonomy.datasets.coco import read_coco
+from partonomy.datasets.sources.coco import read_coco
 from tests.partonomy.datasets.coco_file import HEIGHT, WIDTH, CocoFile
 
 BAD_ANNOTATIONS: list[tuple[dict[str, object], str]] = [

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.datasets.description import describe_dataset
-from partonomy.datasets.description_page import write_description
+from partonomy.datasets.curation.describe import describe_dataset, write_description
 from partonomy.structures import PartDataset
 from tests.partonomy.tiny_world import make_image, make_instance
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.datasets.image_content import coco_number, find_same_files, group_photographs
+from partonomy.datasets.photographs import coco_number, find_same_files, group_photographs
 
 
 def test_same_files(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.datasets import json_stream
-from partonomy.datasets.json_stream import iterate_lists, iterate_records
+from partonomy import files as json_stream
+from partonomy.files import iterate_lists, iterate_records
 
 CONTENT = {
     "info": {"images": [1, 2], "year": 2022},

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from partonomy.datasets.mmr import Granularity, MmrImage, MmrTarget, mmr_file, read_mmr, write_mmr
+from partonomy.datasets.sources.mmr import Granularity, MmrImage, MmrTarget, mmr_file, read_mmr, write_mmr
 from partonomy.masks import decode_mask, rle_to_json
 from tests.partonomy.datasets.mmr_file import HEIGHT, WIDTH, annotation, box, mmr_record, rle, write_records
 

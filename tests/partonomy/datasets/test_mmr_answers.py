@@ -2,8 +2,7 @@
 
 import pytest
 
-from partonomy.datasets.mmr import Granularity, MmrQuestion, MmrTarget
-from partonomy.datasets.mmr_answers import GroundedAnswer, ground_answer
+from partonomy.datasets.sources.mmr import Granularity, GroundedAnswer, MmrQuestion, MmrTarget, ground_answer
 from partonomy.structures import RLE, CharSpan
 
 MASK = RLE(1, 1, "01")

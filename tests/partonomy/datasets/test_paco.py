@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from partonomy.datasets.coco_records import CocoConfig
-from partonomy.datasets.paco import READABLE, read_paco, read_role
+from partonomy.datasets.sources.paco import READABLE, read_paco, read_role
+from partonomy.datasets.sources.records import CocoConfig
 from partonomy.masks import rle_area
 from partonomy.names import clean_names
 from partonomy.questions.image_questions import choose_instance

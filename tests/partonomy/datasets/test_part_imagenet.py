@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from partonomy.datasets.coco_records import CocoConfig
-from partonomy.datasets.part_imagenet import read_part_imagenet, read_role
-from partonomy.datasets.published_coco import Role
+from partonomy.datasets.sources.part_imagenet import read_part_imagenet, read_role
+from partonomy.datasets.sources.published_coco import Role
+from partonomy.datasets.sources.records import CocoConfig
 from partonomy.masks import rle_area
 from tests.partonomy.datasets.published_files import part_imagenet_file, save_image, write_json
 

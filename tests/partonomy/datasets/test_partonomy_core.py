@@ -9,8 +9,7 @@ from PIL import Image
 from partonomy.datasets.record_exchange import export_records, import_records
 from partonomy.datasets.store import load_questions
 from partonomy.masks import rle_area
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import CharSpan
+from partonomy.structures import CharSpan, QuestionType
 from tests.partonomy.datasets.published_records import PART_WHOLE, RECORD, WHEEL, change, write_records
 from tests.partonomy.tiny_world import HEIGHT, WIDTH, draw_part
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from partonomy.datasets.coco_records import CocoConfig
-from partonomy.datasets.pascal_part import read_pascal_part
+from partonomy.datasets.sources.pascal_part import read_pascal_part
+from partonomy.datasets.sources.records import CocoConfig
 from partonomy.masks import decode_mask, rle_area
 from tests.partonomy.datasets.published_files import (
     HEIGHT,
@@ -105,7 +105,7 @@ def test_an_unknown_code_names_file_object_and_table(tmp_path: Path) -> None:
         ValueError, match=r"2008_000008\.mat, object 1: the part code 'spoiler_1' of class 'car'"
     ) as caught:
         read_pascal_part(settings)
-    assert "(partonomy/datasets/pascal_part_names.yaml)" in str(caught.value)
+    assert "(partonomy/datasets/sources/pascal_part.yaml)" in str(caught.value)
     assert "car:spoiler" in str(caught.value)
     reading = read_pascal_part(replace(settings, invalid="collect"))
     assert [len(one.parts) for one in reading.dataset.images[0].objects] == [0, 1]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.datasets import pascal_part_names
-from partonomy.datasets.pascal_part_names import load_table, name_part
+from partonomy.datasets.sources import pascal_part as pascal_part_names
+from partonomy.datasets.sources.pascal_part import load_table, name_part
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -15,7 +15,7 @@ def test_the_table_holds_every_code_of_the_release() -> None:
     """The paper's Table 1 counts 20 objects and 193 object-part labels: sides apart, instance numbers folded."""
     table = load_table()
     classes = set(table.parts) - {"table"}  # the files' name of diningtable
-    with (ROOT / "partonomy" / "reference" / "table1.csv").open(encoding="utf-8") as file:
+    with (ROOT / "partonomy" / "paper_rows" / "table1.csv").open(encoding="utf-8") as file:
         (quoted,) = [row for row in csv.DictReader(file) if row["Datasets"] == "PASCAL-Part"]
     assert len(classes) == int(quoted["# Object Labels"]) == 20
     assert sum(len(table.parts[name]) for name in classes) == int(quoted["# Object-Part Labels"]) == 193

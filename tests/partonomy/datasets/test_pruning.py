@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.datasets.pruning import CountBy, DroppedPart, Pruning, prune_dataset
+from partonomy.datasets.curation.prune import CountBy, DroppedPart, Pruning, prune_dataset
 from partonomy.structures import PartDataset
 from tests.partonomy.tiny_world import make_image, make_instance
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from partonomy.__main__ import main
-from partonomy.concept_graph import build_concept_graph
-from partonomy.datasets.coco_records import CocoConfig
+from partonomy.datasets.concept_graph import build_concept_graph
 from partonomy.datasets.record_exchange import export_records, sidecar_path
-from partonomy.datasets.record_source import find_record_file, read_record_source
+from partonomy.datasets.sources.partonomy_core import find_record_file, read_record_source
+from partonomy.datasets.sources.records import CocoConfig
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
 from partonomy.structures import ObjectInstance

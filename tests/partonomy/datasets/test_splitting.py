@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from partonomy.datasets.splitting import split_dataset
+from partonomy.datasets.curation.split import split_dataset
 from partonomy.structures import AnnotatedImage, PartDataset
 from tests.partonomy.tiny_world import make_image, make_instance
 

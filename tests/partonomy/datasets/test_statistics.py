@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
-from partonomy.datasets.statistics import compute_joint_statistics, compute_statistics
-from partonomy.datasets.statistics_tables import DatasetEntry, question_table, quoted_rows, size_table
-from partonomy.evaluation.table_format import TableFormat, render_table
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import PartDataset
+from partonomy.datasets.curation.statistics import (
+    DatasetEntry,
+    compute_joint_statistics,
+    compute_statistics,
+    question_table,
+    quoted_rows,
+    size_table,
+)
+from partonomy.structures import PartDataset, QuestionType
+from partonomy.table_format import TableFormat, render_table
 from tests.partonomy.tiny_world import make_image, make_instance
 
 TRAIN = PartDataset(

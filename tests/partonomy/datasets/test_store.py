@@ -20,8 +20,7 @@ from partonomy.datasets.store import (
     write_questions,
 )
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import QuestionSet
+from partonomy.structures import QuestionSet, QuestionType
 from tests.partonomy.tiny_world import draw_part, make_dataset, make_image, make_instance, make_vehicles
 
 ORIGIN = DatasetOrigin("test", seed=5, settings={"split": "val"})

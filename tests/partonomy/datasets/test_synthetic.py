@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from partonomy.datasets import synthetic
-from partonomy.datasets.drawing import geometry
-from partonomy.datasets.drawing.canvas import Canvas
-from partonomy.datasets.drawing.catalogue import BLUEPRINTS
-from partonomy.datasets.drawing.palette import NAMED_COLOURS
-from partonomy.datasets.drawing.scene import MIN_PART_PIXELS, DrawnImage
-from partonomy.datasets.synthetic import SyntheticConfig, build_synthetic, draw_image
+from partonomy.datasets.synthetic import dataset as synthetic
+from partonomy.datasets.synthetic import geometry
+from partonomy.datasets.synthetic.canvas import Canvas
+from partonomy.datasets.synthetic.catalogue import BLUEPRINTS
+from partonomy.datasets.synthetic.dataset import SyntheticConfig, build_synthetic, draw_image
+from partonomy.datasets.synthetic.palette import NAMED_COLOURS
+from partonomy.datasets.synthetic.scene import MIN_PART_PIXELS, DrawnImage
 from partonomy.masks import decode_mask
 
 CONFIG = SyntheticConfig(num_images=400, split="train", seed=3)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.datasets.training_images import (
+from partonomy.datasets.photographs import (
     StageImages,
     TrainingImageList,
     copy_training_images,

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from partonomy.benchmarks.segmentation_items import SegmentationItem
-from partonomy.benchmarks.segmentation_scores import SegmentationMode
-from partonomy.benchmarks.vqa_items import VqaItem, VqaProtocol
-from partonomy.evaluation.benchmark_settings import BenchmarkConfig, BenchmarkSettings
-from partonomy.evaluation.benchmark_tasks import SegmentationTask, VqaTask
-from partonomy.evaluation.model_api import Generation, Turn
-from partonomy.evaluation.multi_target_task import MultiTargetTask
+from partonomy.benchmarks.mmr import MultiTargetTask
+from partonomy.benchmarks.segmentation import SegmentationItem, SegmentationMode
+from partonomy.benchmarks.vqa import VqaItem, VqaProtocol
+from partonomy.harness.benchmark_settings import BenchmarkConfig, BenchmarkSettings
+from partonomy.harness.benchmark_tasks import SegmentationTask, VqaTask
 from partonomy.masks import encode_mask
+from partonomy.models.contract import Generation, Turn
 from partonomy.structures import CharSpan
 from tests.partonomy.benchmarks.vqa_world import draw
 

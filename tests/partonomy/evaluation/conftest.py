@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from partonomy.masks import encode_mask, rle_to_json
-from partonomy.questions.question_types import QuestionType
+from partonomy.structures import QuestionType
 
 HEIGHT, WIDTH = 24, 32
 PARTS = ("wheel", "wing", "tail fin", "door")

@@ -9,10 +9,10 @@ import signal
 import time
 
 import validate_partonomy
-from partonomy.evaluation.adapters import RandomModel
-from partonomy.evaluation.model_api import GroundedModel
-from partonomy.evaluation.run_directory import EvaluationConfig
-from partonomy.evaluation.sharding import Rank
+from partonomy.harness.ranks import Rank
+from partonomy.harness.run_directory import EvaluationConfig
+from partonomy.models.bounds import RandomModel
+from partonomy.models.contract import GroundedModel
 from partonomy.structures import Question
 
 

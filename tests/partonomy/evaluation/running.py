@@ -3,16 +3,15 @@
 import dataclasses
 from pathlib import Path
 
+from partonomy.benchmarks.partonomy.records import Record
 from partonomy.datasets.store import load_questions
-from partonomy.evaluation.adapters import BUILTIN_MODELS, OracleModel
-from partonomy.evaluation.model_api import GroundedModel
-from partonomy.evaluation.records import Record
-from partonomy.evaluation.results import Summary
-from partonomy.evaluation.run_directory import EvaluationConfig, read_records
-from partonomy.evaluation.runner import Job, run_evaluation
-from partonomy.evaluation.sharding import Rank
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import Question
+from partonomy.harness.ranks import Rank
+from partonomy.harness.results import Summary
+from partonomy.harness.run_directory import EvaluationConfig, read_records
+from partonomy.harness.runner import Job, run_evaluation
+from partonomy.models.bounds import BUILTIN_MODELS, OracleModel
+from partonomy.models.contract import GroundedModel
+from partonomy.structures import Question, QuestionType
 
 ALL_TYPES = tuple(question_type.value for question_type in QuestionType)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from partonomy.datasets.store import load_questions
-from partonomy.evaluation.adapters import BUILTIN_MODELS, EmptyModel, OracleModel, RandomModel
-from partonomy.evaluation.model_api import ChoiceScore, PreparedModel, Role, Turn
 from partonomy.masks import decode_mask
+from partonomy.models.bounds import BUILTIN_MODELS, EmptyModel, OracleModel, RandomModel
+from partonomy.models.contract import ChoiceScore, PreparedModel, Role, Turn
 from partonomy.structures import Question
 
 TURNS = (Turn(Role.USER, "Which parts?"),)

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from partonomy.__main__ import main
-from partonomy.benchmarks.segmentation_scores import SegmentationMode
-from partonomy.evaluation.benchmark_merging import merge_benchmark_runs
-from partonomy.evaluation.benchmark_run import run_benchmark
-from partonomy.evaluation.benchmark_settings import BenchmarkSettings, read_task
-from partonomy.evaluation.benchmark_tasks import SegmentationTask, VqaTask
-from partonomy.evaluation.sharding import Rank
+from partonomy.benchmarks.segmentation import SegmentationMode
+from partonomy.harness.benchmark_merging import merge_benchmark_runs
+from partonomy.harness.benchmark_run import run_benchmark
+from partonomy.harness.benchmark_settings import BenchmarkSettings, read_task
+from partonomy.harness.benchmark_tasks import SegmentationTask, VqaTask
+from partonomy.harness.ranks import Rank
 from tests.partonomy.benchmarks.vqa_world import gqa_record
 from tests.partonomy.evaluation.benchmark_world import SIZE, ScriptedModel, draw, make_config
 

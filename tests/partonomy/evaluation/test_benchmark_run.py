@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.item_records import record_from_line
-from partonomy.benchmarks.segmentation_scores import SegmentationMode
-from partonomy.evaluation.benchmark_run import run_benchmark
-from partonomy.evaluation.benchmark_summary import BenchmarkSummary, benchmark_overview, read_benchmark_summary
-from partonomy.evaluation.benchmark_tasks import SegmentationTask, VqaTask
-from partonomy.evaluation.model_api import ModelUnavailable
-from partonomy.evaluation.sharding import Rank
+from partonomy.benchmarks.segmentation import SegmentationMode
+from partonomy.harness.benchmark_run import run_benchmark
+from partonomy.harness.benchmark_summary import BenchmarkSummary, benchmark_overview, read_benchmark_summary
+from partonomy.harness.benchmark_tasks import SegmentationTask, VqaTask
+from partonomy.harness.item_records import record_from_line
+from partonomy.harness.ranks import Rank
+from partonomy.models.contract import ModelUnavailable
 from tests.partonomy.evaluation.benchmark_world import ScriptedModel, gqa_task, make_config, refcoco_task
 
 

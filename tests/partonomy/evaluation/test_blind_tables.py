@@ -4,8 +4,8 @@ from pathlib import Path
 
 from partonomy.cli.results import report
 from partonomy.datasets.store import load_questions
-from partonomy.evaluation.blind_tables import report_on_questions, report_on_run, run_table
-from partonomy.evaluation.loaded_run import load_run
+from partonomy.reporting.blind_tables import report_on_questions, report_on_run, run_table
+from partonomy.reporting.loaded_run import load_run
 from validate_partonomy import main
 
 

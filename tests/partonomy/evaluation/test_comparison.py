@@ -6,14 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.benchmarks.partonomy import Subject
+from partonomy.benchmarks.partonomy.records import Record, Status
+from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.cli.results import compare
-from partonomy.evaluation.comparison import DEFAULT_METRICS, Comparison, MetricDifference, compare_runs
-from partonomy.evaluation.comparison_output import render_comparison
-from partonomy.evaluation.flips import Outcome
-from partonomy.evaluation.loaded_run import LoadedRun, load_run
-from partonomy.evaluation.records import Record, Status
-from partonomy.questions.question_types import QuestionType
+from partonomy.reporting.compare import (
+    DEFAULT_METRICS,
+    Comparison,
+    MetricDifference,
+    Outcome,
+    compare_runs,
+    render_comparison,
+)
+from partonomy.reporting.loaded_run import LoadedRun, load_run
+from partonomy.structures import QuestionType
 from tests.partonomy.evaluation.conftest import write_questions
 from validate_partonomy import main
 

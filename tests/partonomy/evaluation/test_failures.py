@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from partonomy.benchmarks.partonomy.records import Status
 from partonomy.datasets.record_exchange import import_records
 from partonomy.datasets.store import load_questions
-from partonomy.evaluation.adapters import EmptyModel, OracleModel
-from partonomy.evaluation.model_api import Generation, Turn
-from partonomy.evaluation.records import Status
-from partonomy.evaluation.run_directory import read_records
-from partonomy.evaluation.runner import Job, run_evaluation
-from partonomy.evaluation.sharding import Rank
+from partonomy.harness.ranks import Rank
+from partonomy.harness.run_directory import read_records
+from partonomy.harness.runner import Job, run_evaluation
+from partonomy.models.bounds import EmptyModel, OracleModel
+from partonomy.models.contract import Generation, Turn
 from partonomy.structures import CharSpan
 from tests.partonomy.evaluation.running import build_builtin, make_config, run, run_model, untimed
 

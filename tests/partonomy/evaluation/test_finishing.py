@@ -3,8 +3,8 @@
 import threading
 from pathlib import Path
 
-from partonomy.evaluation.finishing import RANKS_FILE, remove_list, sign_off, sign_on
-from partonomy.evaluation.sharding import Rank
+from partonomy.harness.finishing import RANKS_FILE, remove_list, sign_off, sign_on
+from partonomy.harness.ranks import Rank
 from tests.partonomy.evaluation.running import make_config, run
 
 

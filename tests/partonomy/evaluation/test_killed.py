@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.evaluation.results import read_summary
-from partonomy.evaluation.run_directory import RecordWriter, read_records
+from partonomy.harness.results import read_summary
+from partonomy.harness.run_directory import RecordWriter, read_records
 from tests.partonomy.evaluation.running import untimed
 from validate_partonomy import main as validate
 

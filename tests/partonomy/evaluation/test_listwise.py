@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.evaluation.adapters import EmptyModel, OracleModel
-from partonomy.evaluation.loaded_run import load_run
-from partonomy.evaluation.model_api import Generation, ModelUnavailable, ReplyRefused, Turn
-from partonomy.evaluation.record_json import record_from_line, record_to_line
-from partonomy.evaluation.report import write_report
-from partonomy.evaluation.run_directory import EvaluationConfig, read_records
+from partonomy.benchmarks.partonomy.records import record_from_line, record_to_line
+from partonomy.harness.run_directory import EvaluationConfig, read_records
+from partonomy.models.bounds import EmptyModel, OracleModel
+from partonomy.models.contract import Generation, ModelUnavailable, ReplyRefused, Turn
+from partonomy.reporting.loaded_run import load_run
+from partonomy.reporting.report import write_report
 from tests.partonomy.evaluation.running import make_config, run, run_model, values
 
 

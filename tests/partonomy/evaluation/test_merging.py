@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from partonomy.__main__ import main
-from partonomy.evaluation.merging import merge_runs
-from partonomy.evaluation.results import read_summary
-from partonomy.evaluation.run_directory import EvaluationConfig, read_records
-from partonomy.evaluation.sharding import Rank
+from partonomy.harness.merging import merge_runs
+from partonomy.harness.ranks import Rank
+from partonomy.harness.results import read_summary
+from partonomy.harness.run_directory import EvaluationConfig, read_records
 from tests.partonomy.evaluation.running import DyingModel, make_config, run, run_model, untimed
 from validate_partonomy import main as validate
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from partonomy.evaluation.benchmark_summary import BenchmarkSummary, write_benchmark_summary
-from partonomy.evaluation.mmr_tables import load_mmr_runs, mmr_table, table_of
-from partonomy.evaluation.table_format import Table, TableFormat, render_table
+from partonomy.harness.benchmark_summary import BenchmarkSummary, write_benchmark_summary
 from partonomy.metrics.bootstrap import Estimate
+from partonomy.reporting.mmr_tables import load_mmr_runs, mmr_table, table_of
+from partonomy.table_format import Table, TableFormat, render_table
 
 
 def quoted(number: int) -> list[dict[str, str]]:
-    text = resources.files("partonomy").joinpath(f"reference/mmr_table{number}.csv").read_text(encoding="utf-8")
+    text = resources.files("partonomy").joinpath(f"paper_rows/mmr_table{number}.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 

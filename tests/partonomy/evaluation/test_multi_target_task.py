@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.benchmarks.item_records import ItemRecord
-from partonomy.benchmarks.mmr import NO_PHRASE, NO_WORD, MultiTargetMode
-from partonomy.benchmarks.segmentation_scores import SegmentationMode, Wording
-from partonomy.evaluation.benchmark_merging import merge_benchmark_runs
-from partonomy.evaluation.benchmark_run import read_item_records, run_benchmark
-from partonomy.evaluation.benchmark_settings import BenchmarkSettings, read_task
-from partonomy.evaluation.benchmark_summary import BenchmarkSummary, benchmark_overview, read_benchmark_summary
-from partonomy.evaluation.model_api import ChoiceScore, Generation, Turn
-from partonomy.evaluation.multi_target_task import MultiTargetTask
-from partonomy.evaluation.sharding import Rank
+from partonomy.benchmarks.mmr import NO_PHRASE, NO_WORD, MultiTargetMode, MultiTargetTask
+from partonomy.benchmarks.segmentation import SegmentationMode, Wording
+from partonomy.harness.benchmark_merging import merge_benchmark_runs
+from partonomy.harness.benchmark_run import read_item_records, run_benchmark
+from partonomy.harness.benchmark_settings import BenchmarkSettings, read_task
+from partonomy.harness.benchmark_summary import BenchmarkSummary, benchmark_overview, read_benchmark_summary
+from partonomy.harness.item_records import ItemRecord
+from partonomy.harness.ranks import Rank
+from partonomy.models.contract import ChoiceScore, Generation, Turn
 from partonomy.structures import CharSpan
 from tests.partonomy.datasets.mmr_file import HEIGHT, WIDTH, box, mmr_record, write_records
 from tests.partonomy.evaluation.benchmark_world import make_config

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.evaluation import sharding
-from partonomy.evaluation.model_api import (
+from partonomy.benchmarks.partonomy.records import Status
+from partonomy.harness import ranks as sharding
+from partonomy.harness.ranks import Rank
+from partonomy.harness.runner import Job, run_evaluation
+from partonomy.models.contract import (
     AnswerRequest,
     BatchedModel,
     ChoiceRequest,
@@ -20,11 +23,7 @@ from partonomy.evaluation.model_api import (
     ModelUnavailable,
     Turn,
 )
-from partonomy.evaluation.records import Status
-from partonomy.evaluation.runner import Job, run_evaluation
-from partonomy.evaluation.sharding import Rank
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import CharSpan
+from partonomy.structures import CharSpan, QuestionType
 from tests.partonomy.evaluation.conftest import write_questions
 from tests.partonomy.evaluation.running import make_config, run_model, untimed
 
@@ -283,8 +282,8 @@ def test_ranks_and_shards_ask_the_same_batches(questions: Path, tmp_path: Path) 
 
 def test_boxes_make_pictures_of_their_own(tmp_path: Path) -> None:
     from partonomy.datasets.store import load_questions
-    from partonomy.evaluation.pipeline import load_batch
-    from partonomy.evaluation.sharding import ImageGroup
+    from partonomy.harness.pipeline import load_batch
+    from partonomy.harness.ranks import ImageGroup
     from partonomy.images import draw_box, load_image
 
     path = write_questions(tmp_path, (QuestionType.POSITIVE,) * 3, num_images=1)
@@ -300,7 +299,7 @@ def test_boxes_make_pictures_of_their_own(tmp_path: Path) -> None:
 
 def test_small_runs_are_dealt_image_by_image_and_large_ones_in_batches(tmp_path: Path) -> None:
     from partonomy.datasets.store import load_questions
-    from partonomy.evaluation.sharding import select_questions, select_shard, shard_images
+    from partonomy.harness.ranks import select_questions, select_shard, shard_images
 
     Image.new("RGB", (32, 24)).save(tmp_path / "image0.png")
     question = load_questions(write_questions(tmp_path, (QuestionType.POSITIVE,), 1)).questions[0]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from partonomy.__main__ import main
-from partonomy.datasets.partonomy_core import read_records as read_published
+from partonomy.datasets.published_records import read_records as read_published
 from validate_partonomy import main as validate
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.partonomy import metric_names
-from partonomy.evaluation.adapters import OracleModel
-from partonomy.evaluation.model_api import ChoiceScore, Turn
-from partonomy.evaluation.protocols import PROTOCOL_METRICS, MetricProtocol, metric_of
-from partonomy.questions.question_types import QuestionType
+from partonomy.benchmarks.partonomy.metrics import PROTOCOL_METRICS, MetricProtocol, metric_names, metric_of
+from partonomy.models.bounds import OracleModel
+from partonomy.models.contract import ChoiceScore, Turn
+from partonomy.structures import QuestionType
 from tests.partonomy.evaluation.running import make_config, run_model
 
 

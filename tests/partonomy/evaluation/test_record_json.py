@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from partonomy.evaluation.record_json import LINES_PER_BATCH, read_records, record_from_line, record_to_line
-from partonomy.evaluation.results import read_summary
-from partonomy.questions.question_types import QuestionType
+from partonomy.benchmarks.partonomy.records import LINES_PER_BATCH, read_records, record_from_line, record_to_line
+from partonomy.harness.results import read_summary
+from partonomy.structures import QuestionType
 from tests.partonomy.evaluation.conftest import write_questions
 from validate_partonomy import main as validate
 

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 
 from partonomy.cli.results import report
-from partonomy.evaluation.breakdown import by_object, by_part
-from partonomy.evaluation.cases import choose_cases, load_case_questions, make_case, mark_spans
-from partonomy.evaluation.loaded_run import load_run
-from partonomy.evaluation.loss_curves import Curve, TrainingCurves, draw_curves, find_metrics, read_curves
-from partonomy.evaluation.report import NUM_CASES
-from partonomy.evaluation.report_tables import FAMILIES, family_tables
-from partonomy.evaluation.tables import MAX_REASONS
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import CharSpan
+from partonomy.reporting.breakdown import by_object, by_part
+from partonomy.reporting.cases import choose_cases, load_case_questions, make_case, mark_spans
+from partonomy.reporting.loaded_run import load_run
+from partonomy.reporting.loss_curves import Curve, TrainingCurves, draw_curves, find_metrics, read_curves
+from partonomy.reporting.report import FAMILIES, NUM_CASES, family_tables
+from partonomy.reporting.tables import MAX_REASONS
+from partonomy.structures import CharSpan, QuestionType
 from tests.partonomy.evaluation.conftest import write_questions
 from validate_partonomy import main
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.benchmarks.partonomy import metric_names
-from partonomy.evaluation.results import read_summary, summary_to_json
-from partonomy.questions.question_types import QuestionType
+from partonomy.benchmarks.partonomy.metrics import metric_names
+from partonomy.harness.results import read_summary, summary_to_json
+from partonomy.structures import QuestionType
 from validate_partonomy import main
 
 

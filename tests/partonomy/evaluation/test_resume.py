@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.evaluation import provenance
-from partonomy.evaluation.provenance import hash_checkpoint
+from partonomy.harness import provenance
+from partonomy.harness.provenance import hash_checkpoint
 from tests.partonomy.evaluation.running import DyingModel, make_config, run, run_model, untimed
 
 KEYS_OF_THE_FIRST_VERSION = (

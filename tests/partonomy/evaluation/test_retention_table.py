@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.benchmarks.segmentation_scores import SegmentationMode
-from partonomy.evaluation.benchmark_summary import BenchmarkSummary
-from partonomy.evaluation.retention_table import load_quoted_retention, load_retention_runs, retention_table
-from partonomy.evaluation.table_format import TableFormat, render_table
+from partonomy.benchmarks.segmentation import SegmentationMode
+from partonomy.harness.benchmark_summary import BenchmarkSummary
 from partonomy.metrics.bootstrap import Estimate
+from partonomy.reporting.retention_table import load_quoted_retention, load_retention_runs, retention_table
+from partonomy.table_format import TableFormat, render_table
 from tests.partonomy.evaluation.benchmark_world import ScriptedModel, refcoco_task
 from tests.partonomy.evaluation.test_benchmark_run import run
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from partonomy.benchmarks.partonomy.records import record_from_line, record_to_line
 from partonomy.datasets.store import load_questions
-from partonomy.evaluation.adapters import OracleModel
-from partonomy.evaluation.model_api import ChoiceScore, Turn
-from partonomy.evaluation.record_json import record_from_line, record_to_line
-from partonomy.evaluation.run_directory import read_records
-from partonomy.questions.question_types import QuestionType
+from partonomy.harness.run_directory import read_records
+from partonomy.models.bounds import OracleModel
+from partonomy.models.contract import ChoiceScore, Turn
+from partonomy.structures import QuestionType
 from tests.partonomy.evaluation.running import make_config, run, run_model, values
 
 
@@ -41,7 +41,7 @@ def test_records_survive_json(question_file: Path, tmp_path: Path) -> None:
 
 
 def test_each_image_is_loaded_once(question_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from partonomy.evaluation import runner
+    from partonomy.harness import runner
 
     loaded: list[Path] = []
     original = runner.load_image
@@ -87,7 +87,7 @@ def test_limit_counts_questions_of_each_type(question_file: Path, tmp_path: Path
 
 
 def test_type_without_questions_reports_zero_with_a_reason(tmp_path: Path) -> None:
-    from partonomy.evaluation.results import summarize
+    from partonomy.harness.results import summarize
     from partonomy.structures import SkippedType
 
     skipped = (SkippedType(QuestionType.PART_TO_WHOLE, "a single object class", 7),)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.evaluation.runner import Job, run_evaluation
-from partonomy.evaluation.sharding import Rank
+from partonomy.harness.ranks import Rank
+from partonomy.harness.runner import Job, run_evaluation
 from tests.partonomy.evaluation.running import make_config, run, untimed
 
 

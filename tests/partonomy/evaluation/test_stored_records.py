@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.evaluation.record_json import read_records, record_to_line
-from partonomy.evaluation.records import Record
-from partonomy.evaluation.results import summarize
-from partonomy.evaluation.stored_records import StoredRecords, join_records
-from partonomy.questions.question_types import QuestionType
+from partonomy.benchmarks.partonomy.records import Record, read_records, record_to_line
+from partonomy.harness.results import summarize
+from partonomy.harness.stored_records import StoredRecords, join_records
+from partonomy.structures import QuestionType
 from tests.partonomy.evaluation.conftest import write_questions
 from validate_partonomy import main as validate
 

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from partonomy.benchmarks.partonomy.metrics import MetricProtocol
 from partonomy.cli.results import tables
-from partonomy.evaluation.loaded_run import LoadedRun, length_accuracies, load_run
-from partonomy.evaluation.paper_tables import PaperTableStyle, segmentation_results, text_results
-from partonomy.evaluation.protocols import MetricProtocol
-from partonomy.evaluation.results import Summary, TypeSummary
-from partonomy.evaluation.table_format import Table, TableFormat, render_table
-from partonomy.evaluation.tables import TableChoice, overview, paper_table_runs, render_tables, result_tables
-from partonomy.evaluation.tidy_table import tidy_csv
+from partonomy.harness.results import Summary, TypeSummary
 from partonomy.metrics.multiple_choice import Selector
-from partonomy.questions.question_types import TABLE_TYPES, QuestionType
+from partonomy.reporting.loaded_run import LoadedRun, length_accuracies, load_run
+from partonomy.reporting.paper_tables import PaperTableStyle, segmentation_results, text_results
+from partonomy.reporting.tables import TableChoice, overview, paper_table_runs, render_tables, result_tables, tidy_csv
+from partonomy.structures import TABLE_TYPES, QuestionType
+from partonomy.table_format import Table, TableFormat, render_table
 from tests.partonomy.evaluation.conftest import write_questions
 from tests.partonomy.evaluation.test_table_format import check_latex
 from validate_partonomy import main

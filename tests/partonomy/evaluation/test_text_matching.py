@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.evaluation.merging import merge_runs
-from partonomy.evaluation.results import Summary
+from partonomy.harness.merging import merge_runs
+from partonomy.harness.results import Summary
 from partonomy.questions.object_sampler import FALLBACK_EMBEDDING_MODEL
 from tests.partonomy.evaluation.running import make_config, run
 from validate_partonomy import main as validate

@@ -13,10 +13,10 @@ import yaml
 
 from partonomy.__main__ import main
 from partonomy.datasets.store import load_questions
-from partonomy.evaluation.adapters import OracleModel
 from partonomy.integrations.lmms_eval.task_functions import mean_over_images, process_masks, ratio, read_masks
 from partonomy.masks import encode_mask, rle_to_json
-from partonomy.questions.question_types import QuestionType
+from partonomy.models.bounds import OracleModel
+from partonomy.structures import QuestionType
 from tests.partonomy.evaluation.conftest import write_questions
 from tests.partonomy.evaluation.running import make_config, run_model
 from tests.partonomy.tiny_world import make_dataset, make_image, make_instance

@@ -3,17 +3,21 @@
 import numpy as np
 import pytest
 
-from partonomy.metrics.blind_baselines import (
+from partonomy.metrics.blind import (
     CENTRAL,
     LEARNED,
+    NUM_FOLDS,
+    BlindQuestion,
     BlindResult,
+    Feature,
     Subject,
+    choice_features,
     estimate_guesses,
     expected_hits,
     guess_blindly,
+    image_folds,
     pool_guesses,
 )
-from partonomy.metrics.blind_features import NUM_FOLDS, BlindQuestion, Feature, choice_features, image_folds
 
 # The right answer, "b", "bc" and so on are part sets; a text lists its parts.
 STAR = ("ab", "a", "abc", "abd", "b")  # "ab" is one edit away from every other choice

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 
-from partonomy.evaluation.model_api import ChoiceScore
 from partonomy.metrics.multiple_choice import (
     LengthAccuracy,
     Selector,
@@ -12,6 +11,7 @@ from partonomy.metrics.multiple_choice import (
     select_all,
     select_choice,
 )
+from partonomy.models.contract import ChoiceScore
 
 # Three choices whose order differs under each selector:
 #            sum    / tokens = mean    conversation: sum / tokens = mean

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from partonomy.masks import encode_mask
-from partonomy.questions.mmr_functions import FunctionTable, load_functions
+from partonomy.questions.mmr.templates import FunctionTable, load_functions
 from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part, PartDataset
 
 HEIGHT, WIDTH = 20, 40

@@ -12,8 +12,7 @@ from partonomy.masks import encode_mask
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.generator import BuildSummary, QuestionBuildConfig, build_questions
 from partonomy.questions.image_questions import MarkRule, SkipReason, choose_instance, question_generator
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import RLE, PartDataset, Question
+from partonomy.structures import RLE, PartDataset, Question, QuestionType
 from tests.partonomy.tiny_world import VEHICLES, draw_part, make_dataset, make_image, make_instance, make_vehicles
 
 CONFIG = QuestionBuildConfig(embedding_model="char-ngram-tfidf")

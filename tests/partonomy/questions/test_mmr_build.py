@@ -3,11 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.benchmarks.mmr_data import read_mmr_items
-from partonomy.benchmarks.multi_target_items import Kind
-from partonomy.datasets.mmr import mmr_image_path, read_mmr
+from partonomy.benchmarks.mmr import Kind, read_mmr_items
+from partonomy.datasets.sources.mmr import mmr_image_path, read_mmr
 from partonomy.images import load_image
-from partonomy.questions.mmr_build import (
+from partonomy.questions.mmr.build import (
     NOTE,
     BuildState,
     build_file,
@@ -16,9 +15,9 @@ from partonomy.questions.mmr_build import (
     link_images,
     rejected_file,
 )
-from partonomy.questions.mmr_pairs import UNANSWERED, MadePairs, Rejection
-from partonomy.questions.mmr_scene import kind_of
-from partonomy.questions.mmr_templates import TemplateMaker
+from partonomy.questions.mmr.pairs import UNANSWERED, MadePairs, Rejection
+from partonomy.questions.mmr.scene import kind_of
+from partonomy.questions.mmr.templates import TemplateMaker
 from partonomy.structures import AnnotatedImage
 from tests.partonomy.questions.mmr_world import make_dataset, make_table
 

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.multi_target_items import Kind
-from partonomy.questions.mmr_chat import ChatMaker, NoReply, judge_reply
-from partonomy.questions.mmr_prompt import write_prompt
-from partonomy.questions.mmr_replies import RawPair, read_pair, split_reply
-from partonomy.questions.mmr_scene import read_scene
+from partonomy.benchmarks.mmr import Kind
+from partonomy.questions.mmr.chat import ChatMaker, NoReply, RawPair, judge_reply, read_pair, split_reply, write_prompt
+from partonomy.questions.mmr.scene import read_scene
 from tests.partonomy.questions.mmr_world import make_dataset, make_image
 
 SCENE = read_scene(make_image())

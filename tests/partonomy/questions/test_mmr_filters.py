@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from partonomy.datasets.mmr import MmrQuestion, MmrTarget
-from partonomy.questions.mmr_filters import MAX_QUESTION_WORDS, Criterion, find_faults
-from partonomy.questions.mmr_scene import Scene, read_scene, says_name, word_keys
+from partonomy.datasets.sources.mmr import MmrQuestion, MmrTarget
+from partonomy.questions.mmr.pairs import MAX_QUESTION_WORDS, Criterion, find_faults
+from partonomy.questions.mmr.scene import Scene, read_scene, says_name, word_keys
 from tests.partonomy.questions.mmr_world import box, make_image
 
 SCENE = read_scene(make_image())

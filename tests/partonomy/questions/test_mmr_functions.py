@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.datasets.synthetic import class_names, parts_of
-from partonomy.questions.mmr_functions import load_functions
+from partonomy.datasets.synthetic.dataset import class_names, parts_of
+from partonomy.questions.mmr.templates import load_functions
 from tests.partonomy.questions.mmr_world import FUNCTIONS, make_table, write_functions
 
 

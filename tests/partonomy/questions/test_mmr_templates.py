@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.multi_target_items import Kind
-from partonomy.datasets.mmr_answers import ground_answer
-from partonomy.questions.mmr_filters import find_faults
-from partonomy.questions.mmr_scene import kind_of, read_scene
-from partonomy.questions.mmr_templates import MAX_TARGETS, TemplateMaker, group_targets, word_question
+from partonomy.benchmarks.mmr import Kind
+from partonomy.datasets.sources.mmr import ground_answer
+from partonomy.questions.mmr.pairs import find_faults
+from partonomy.questions.mmr.scene import kind_of, read_scene
+from partonomy.questions.mmr.templates import MAX_TARGETS, TemplateMaker, group_targets, word_question
 from partonomy.structures import AnnotatedImage
 from tests.partonomy.questions.mmr_world import make_image, make_table
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.questions.part_comparison import (
+from partonomy.names import (
     CallbackComparator,
     ExactComparator,
     LemmaComparator,

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from partonomy.questions.part_regressions import fit_part_regressions
-from partonomy.questions.part_sampler import TEMPERATURE, fit_part_sampler
+from partonomy.questions.part_sampler import TEMPERATURE, fit_part_regressions, fit_part_sampler
 
 NUM_PARTS = 30
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partonomy.questions.phrases import locate_listed, locate_phrases
+from partonomy.datasets.phrases import locate_listed, locate_phrases
 from partonomy.structures import CharSpan
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.questions.question_file import ENCODER, question_to_line
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import CharSpan, Choice, ObjectChoice, ObjectQuestion, Question
+from partonomy.datasets.question_file import ENCODER, question_to_line
+from partonomy.structures import CharSpan, Choice, ObjectChoice, ObjectQuestion, Question, QuestionType
 
 WORDS = ("wheel", 'the "left" wing', "back\\slash/", "tab\tnew\nline\rbell\b\f", "Flügel 漢字 🙂", "\x00\x1f\x7f\u2028")
 

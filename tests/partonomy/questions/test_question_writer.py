@@ -25,7 +25,7 @@ from partonomy.datasets.store import (
 )
 from partonomy.questions import generator
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
-from partonomy.questions.question_types import TABLE_TYPES
+from partonomy.structures import TABLE_TYPES
 from tests.partonomy.tiny_world import make_image, make_vehicles
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -174,7 +174,7 @@ import sys
 from pathlib import Path
 from partonomy.datasets.store import load_dataset
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
-from partonomy.questions.question_types import TABLE_TYPES
+from partonomy.structures import TABLE_TYPES
 
 if __name__ == "__main__":
     config = QuestionBuildConfig(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.concept_graph import ConceptGraph, build_concept_graph
+from partonomy.datasets.concept_graph import ConceptGraph, build_concept_graph
 from partonomy.questions.answer_model import AnswerKind
 from partonomy.questions.draws import Draws
 from partonomy.questions.right_answers import AskedParts, Concepts, RightAnswers, find_owned_parts

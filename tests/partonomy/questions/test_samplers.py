@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from partonomy.concept_graph import ConceptGraph
+from partonomy.datasets.concept_graph import ConceptGraph
 from partonomy.questions.draws import Draws
 from partonomy.questions.object_sampler import Embedding, ObjectSampler, draw_distinct, embed_texts
 from partonomy.questions.part_sampler import PartSampler, fit_part_sampler

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partonomy.datasets.store import load_questions
+from partonomy.names import lemmatize
 from partonomy.questions.answer_mutator import AnswerMutator, MutationContext, MutationMode
 from partonomy.questions.draws import Draws
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
-from partonomy.questions.part_comparison import lemmatize
 from partonomy.questions.part_sampler import PartSampler
-from partonomy.questions.question_types import QuestionType
+from partonomy.structures import QuestionType
 from tests.partonomy.tiny_world import make_dataset, make_image, make_instance
 
 NUM_PARTS = 12

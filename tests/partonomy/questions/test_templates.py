@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.questions.question_types import QuestionType
 from partonomy.questions.templates import DEFAULT_TEMPLATES, Wording, load_templates, with_article
+from partonomy.structures import QuestionType
 
 TEMPLATES = load_templates()
 PARTS = ("fuselage", "propeller", "tail fin")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.evaluation.model_api import Turn
 from partonomy.masks import rle_from_coco
+from partonomy.models.contract import Turn
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import build_parser, main
 from plum.data.tokenizer import load_tokenizer

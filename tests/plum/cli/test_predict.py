@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.evaluation.model_api import Role, Turn
 from partonomy.masks import decode_mask, rle_from_coco
+from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main

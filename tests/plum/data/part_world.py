@@ -11,7 +11,6 @@ from PIL import Image
 
 from partonomy.datasets.store import DatasetOrigin, save_dataset, write_questions
 from partonomy.masks import decode_mask, encode_mask
-from partonomy.questions.question_types import QuestionType
 from partonomy.structures import (
     AnnotatedImage,
     CharSpan,
@@ -22,6 +21,7 @@ from partonomy.structures import (
     Part,
     PartDataset,
     Question,
+    QuestionType,
 )
 
 HEIGHT, WIDTH = 24, 32

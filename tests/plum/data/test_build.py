@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from partonomy.datasets.question_file import AnnotationIndex, QuestionLine
 from partonomy.datasets.record_exchange import export_records
-from partonomy.questions.question_file import AnnotationIndex, QuestionLine
 from plum.data.build import build_mixture
 from plum.data.excluded_images import ExcludedImages
 from plum.train_config import DataConfig, SourceConfig

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from partonomy.datasets.coco_records import CocoConfig
-from partonomy.datasets.paco import read_paco
-from partonomy.datasets.part_imagenet import read_part_imagenet
-from partonomy.datasets.pascal_part import read_pascal_part
+from partonomy.datasets.sources.paco import read_paco
+from partonomy.datasets.sources.part_imagenet import read_part_imagenet
+from partonomy.datasets.sources.pascal_part import read_pascal_part
+from partonomy.datasets.sources.records import CocoConfig
 from partonomy.datasets.store import DatasetOrigin, save_dataset
 from plum.data.build import build_mixture, share_weights
 from plum.data.collate import check_sample

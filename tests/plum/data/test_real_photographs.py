@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.datasets.coco import CocoConfig, read_coco
+from partonomy.datasets.sources.coco import read_coco
+from partonomy.datasets.sources.records import CocoConfig
 from plum.data.build import IMAGE_SOURCES
 from plum.data.collate import Collator
 from plum.data.sources.part_images import PartImages, collect_classes

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.evaluation import sharding
-from partonomy.evaluation.model_api import GroundedModel
-from partonomy.evaluation.records import ChoiceRecord, Record
-from partonomy.evaluation.run_directory import EvaluationConfig
-from partonomy.evaluation.runner import Job, run_evaluation
-from partonomy.evaluation.sharding import Rank
-from partonomy.questions.question_types import QuestionType
+from partonomy.benchmarks.partonomy.records import ChoiceRecord, Record
+from partonomy.harness import ranks as sharding
+from partonomy.harness.ranks import Rank
+from partonomy.harness.run_directory import EvaluationConfig
+from partonomy.harness.runner import Job, run_evaluation
+from partonomy.models.contract import GroundedModel
+from partonomy.structures import QuestionType
 from plum.partonomy_adapter import BatchedPlum, PlumModel
 from tests.partonomy.evaluation.conftest import write_questions
 from tests.partonomy.evaluation.running import make_config, run_model, untimed

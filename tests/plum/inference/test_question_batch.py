@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from partonomy.evaluation.model_api import AnswerRequest, ChoiceRequest, MaskRequest, Role, Turn
+from partonomy.models.contract import AnswerRequest, ChoiceRequest, MaskRequest, Role, Turn
 from plum.config import LoraConfig
 from plum.inference import question_batch
 from plum.inference.question_batch import QuestionBatch

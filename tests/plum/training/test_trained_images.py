@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.datasets.training_images import TRAINING_IMAGES_FILE, image_key, read_training_images
+from partonomy.datasets.photographs import TRAINING_IMAGES_FILE, image_key, read_training_images
 from plum.checkpoints.export import ExportRequest, export_merged
 from plum.config import LoraConfig
 from plum.train_config import SourceConfig, TrainableConfig, TrainConfig

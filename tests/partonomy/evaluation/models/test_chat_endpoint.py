@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.evaluation.model_api import ModelUnavailable, ReplyRefused, Role, Turn
-from partonomy.evaluation.models.answer_cache import AnswerCache
-from partonomy.evaluation.models.chat_endpoint import ChatEndpointModel, ChatSettings, data_url
-from partonomy.evaluation.models.json_client import EndpointError, JsonClient, RetryPolicy
+from partonomy.models.chat_endpoint import (
+    AnswerCache,
+    ChatEndpointModel,
+    ChatSettings,
+    EndpointError,
+    JsonClient,
+    RetryPolicy,
+    data_url,
+)
+from partonomy.models.contract import ModelUnavailable, ReplyRefused, Role, Turn
 from tests.partonomy.evaluation.models.chat_server import (
     Act,
     ScriptedServer,

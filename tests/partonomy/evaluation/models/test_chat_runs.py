@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.questions.question_types import QuestionType
+from partonomy.structures import QuestionType
 from tests.partonomy.evaluation.conftest import write_questions
 from tests.partonomy.evaluation.models.chat_server import (
     ScriptedServer,

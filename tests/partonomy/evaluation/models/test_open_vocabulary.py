@@ -4,16 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.evaluation.model_api import Role, Turn
-from partonomy.evaluation.models.open_vocabulary import OpenVocabularyModel, load_open_vocabulary_model
-from partonomy.evaluation.models.saliency import SaliencySegmenter, salient_region
-from partonomy.questions.question_types import QuestionType
-from partonomy.structures import CharSpan
+from partonomy.models.contract import Role, Turn
+from partonomy.models.open_vocabulary import OpenVocabularyModel, load_open_vocabulary_model
+from partonomy.models.saliency import SaliencySegmenter, salient_region
+from partonomy.structures import CharSpan, QuestionType
 from tests.partonomy.evaluation.conftest import write_questions
 from validate_partonomy import main
 
 TURNS = (Turn(Role.USER, "Which parts?"),)
-SALIENCY = "partonomy.evaluation.models.saliency:SaliencySegmenter"
+SALIENCY = "partonomy.models.saliency:SaliencySegmenter"
 
 
 def red_square() -> np.ndarray:
@@ -112,7 +111,7 @@ class Incomplete:
         ("nowhere.at.all:Class", "does not name an importable class .*nowhere"),
         ("partonomy.masks:Nothing", "does not name an importable class .*Nothing"),
         ("saliency", "written package.module:Class"),
-        ("partonomy.evaluation.models.saliency:salient_region", "made without arguments"),
+        ("partonomy.models.saliency:salient_region", "made without arguments"),
         (f"{Incomplete.__module__}:Incomplete", "lacks the methods set_image, segment_phrases"),
     ],
 )

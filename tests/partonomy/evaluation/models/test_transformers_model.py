@@ -7,10 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from partonomy.evaluation.model_api import Role, Turn
-from partonomy.evaluation.models.chat_prompt import common_prefix, text_positions
-from partonomy.evaluation.models.transformers_model import TransformersModel, load_transformers_model
-from partonomy.questions.question_types import QuestionType
+from partonomy.models.contract import Role, Turn
+from partonomy.models.transformers_model import (
+    TransformersModel,
+    common_prefix,
+    load_transformers_model,
+    text_positions,
+)
+from partonomy.structures import QuestionType
 from tests.partonomy.evaluation.conftest import write_questions
 from tests.partonomy.evaluation.models.tiny_checkpoints import make_qwen2_vl, save_idefics3, save_llava
 from validate_partonomy import main

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.benchmarks.reason_seg_data import read_explanations, read_reason_seg
-from partonomy.benchmarks.referring_data import read_referring
+from partonomy.benchmarks.reason_seg import read_explanations, read_reason_seg
+from partonomy.benchmarks.referring import read_referring
 from partonomy.masks import decode_mask, encode_mask, rle_area
 from plum.data.collate import check_sample
 from plum.data.encoding import ConversationEncoder

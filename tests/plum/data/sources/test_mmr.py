@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.datasets.mmr import MmrImage, MmrQuestion, mmr_file, mmr_image_path, read_mmr
-from partonomy.datasets.mmr_answers import ground_answer
-from partonomy.questions.mmr_build import build_mmr
-from partonomy.questions.mmr_templates import TemplateMaker
+from partonomy.datasets.sources.mmr import MmrImage, MmrQuestion, ground_answer, mmr_file, mmr_image_path, read_mmr
+from partonomy.questions.mmr.build import build_mmr
+from partonomy.questions.mmr.templates import TemplateMaker
 from plum.data.build import build_mixture
 from plum.data.collate import check_sample, write_targets
 from plum.data.mixture import BLOCK

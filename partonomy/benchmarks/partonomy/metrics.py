@@ -1,0 +1,333 @@
+"""From records to metrics: every metric of a question type as a ratio of sums over images.
+
+Two protocols are counted, this project's and that of the authors' code (`MetricProtocol`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from partonomy.benchmarks.partonomy.records import Capability, ChoiceRecord, MaskRecord, Record
+from partonomy.benchmarks.partonomy.steps import Subject
+from partonomy.metrics.bootstrap import ImageIndex, ImageRatio, Terms
+from partonomy.metrics.iou import PairStatistics, image_statistics
+from partonomy.metrics.matching import Matching, match_nothing
+from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, Selector
+from partonomy.metrics.part_embedding import NameMatcher
+from partonomy.metrics.part_text import PartTextStatistics, failed_statistics, normalize_parts, part_text_statistics
+from partonomy.structures import QuestionType
+
+EMBEDDING_SUFFIX = "_embedding"
+"""Of the text metrics that compare part names by embeddings instead of by exact strings."""
+
+
+def accuracy_name(subject: Subject, selector: Selector) -> str:
+    """Metric name of multiple-choice accuracy; the default selector has no suffix."""
+    base = "parts_accuracy" if subject is Subject.PARTS else "objects_accuracy"
+    return base if selector is DEFAULT_SELECTOR else f"{base}_{selector}"
+
+
+def mask_metric_names(matching: Matching) -> tuple[str, str, str]:
+    """Names of micro-gIoU, macro-gIoU and cIoU under one pairing."""
+    return f"giou_micro_{matching}", f"giou_macro_{matching}", f"ciou_{matching}"
+
+
+def metric_names(question_type: QuestionType | None, has_embedding: bool = False) -> tuple[str, ...]:
+    """Every metric that a summary reports for a type, in order.
+
+    Args:
+        question_type: The type; None for unreadable records that name none.
+        has_embedding: Whether the run also compares part names by embeddings.
+    """
+    masks = [name for matching in Matching for name in mask_metric_names(matching)]
+    texts = ["parts_precision", "parts_recall", "parts_f1"]
+    if has_embedding:
+        texts += [name + EMBEDDING_SUFFIX for name in texts]
+    has_object = question_type is not None and question_type.is_part_whole
+    names = [*masks, *(accuracy_name(Subject.PARTS, selector) for selector in Selector), *texts]
+    if has_object:
+        names += [accuracy_name(Subject.OBJECT, selector) for selector in Selector]
+    authors = [
+        name for name in PROTOCOL_METRICS if has_object or name != accuracy_name(Subject.OBJECT, DEFAULT_SELECTOR)
+    ]
+    names += [metric_of(MetricProtocol.AUTHORS, name) for name in authors]
+    names += [f"generated_{name}" for name in [*masks, "parts_accuracy", *texts]]
+    return tuple(names)
+
+
+AUTHORS_PREFIX = "authors_"
+
+
+class MetricProtocol(StrEnum):
+    """Whose counting."""
+
+    OURS = "ours"
+    AUTHORS = "authors"
+
+
+PROTOCOL_METRICS = (
+    "giou_micro_paired",
+    "giou_macro_paired",
+    "parts_precision",
+    "parts_recall",
+    "parts_accuracy",
+    "objects_accuracy",
+)
+"""The columns of the paper's tables, which exist under both protocols."""
+
+
+def metric_of(protocol: MetricProtocol, name: str) -> str:
+    """Name of a summary's metric that a table's column shows under a protocol.
+
+    Args:
+        protocol: Whose counting.
+        name: One of `PROTOCOL_METRICS`.
+
+    Raises:
+        ValueError: The metric does not exist under both protocols.
+    """
+    if name not in PROTOCOL_METRICS:
+        raise ValueError(f"metric {name!r} has one protocol alone; under both exist: {', '.join(PROTOCOL_METRICS)}")
+    return name if protocol is MetricProtocol.OURS else AUTHORS_PREFIX + name
+
+
+AUTHORS_SELECTOR = Selector.CONVERSATION_MEAN
+
+ReadLabels = Callable[[Record], Sequence[str] | None]
+"""The part names that a record's model gave; None where it failed."""
+
+
+def choice_ratios(index: ImageIndex, records: Sequence[Record], matcher: NameMatcher | None) -> dict[str, ImageRatio]:
+    """Multiple choice: accuracy under every selector; precision, recall and F1 under the default one.
+
+    Args:
+        index: The images.
+        records: Those that were asked for choices, failed ones too.
+        matcher: Adds the metrics with embedding matching.
+    """
+    ratios = _accuracy_ratios(index, records, Subject.PARTS)
+    ratios |= name_ratios(index, records, _chosen_by(DEFAULT_SELECTOR), matcher)
+    if any(record.object_choice is not None for record in records):
+        ratios |= _accuracy_ratios(index, records, Subject.OBJECT)
+    return ratios
+
+
+def generated_ratios(
+    index: ImageIndex, records: Sequence[Record], matcher: NameMatcher | None
+) -> dict[str, ImageRatio]:
+    """The model's own answers: exact set of parts, precision, recall and F1; without the prefix `generated_`."""
+    terms = Terms()
+    for record in records:
+        labels = generated_labels(record)
+        is_correct = labels is not None and normalize_parts(labels) == normalize_parts(true_labels(record))
+        terms.add(record.image_id, is_correct)
+    return {"parts_accuracy": index.ratio(terms)} | name_ratios(index, records, generated_labels, matcher)
+
+
+def authors_choice_ratios(index: ImageIndex, records: Sequence[Record]) -> dict[str, ImageRatio]:
+    """Multiple choice as the authors' code counts it: answered questions alone, by `conversation_mean`."""
+    answered = [record for record in records if _is_answered(record.parts_choice)]
+    named = name_ratios(index, answered, _chosen_by(AUTHORS_SELECTOR), matcher=None)
+    ratios = {name: named[name] for name in ("parts_precision", "parts_recall")}
+    ratios["parts_accuracy"] = _accuracy_ratio(index, answered, Subject.PARTS, AUTHORS_SELECTOR)
+    if any(record.object_choice is not None for record in records):
+        answered = [record for record in records if _is_answered(record.object_choice)]
+        ratios["objects_accuracy"] = _accuracy_ratio(index, answered, Subject.OBJECT, AUTHORS_SELECTOR)
+    return {AUTHORS_PREFIX + name: ratio for name, ratio in ratios.items()}
+
+
+def name_ratios(
+    index: ImageIndex, records: Sequence[Record], read_labels: ReadLabels, matcher: NameMatcher | None
+) -> dict[str, ImageRatio]:
+    """Precision, recall and F1 of part names by exact strings and, with a matcher, by embeddings too."""
+    ratios = _text_ratios(index, records, [_count_names(record, read_labels, None) for record in records])
+    if matcher is None:
+        return ratios
+    matched = _text_ratios(index, records, [_count_names(record, read_labels, matcher) for record in records])
+    return ratios | {name + EMBEDDING_SUFFIX: ratio for name, ratio in matched.items()}
+
+
+def true_labels(record: Record) -> tuple[str, ...]:
+    """Part names of the correct answer."""
+    if record.parts_choice is not None:
+        return record.parts_choice.true_labels
+    return tuple(part.label for part in record.true_parts)
+
+
+def generated_labels(record: Record) -> tuple[str, ...] | None:
+    """Part names of the model's own answer; None where there is none."""
+    return None if record.generation is None else record.generation.span_texts
+
+
+def part_names(records: Sequence[Record]) -> tuple[str, ...]:
+    """Every part name that a record's text metrics compare, sorted."""
+    names: set[str] = set()
+    for record in records:
+        given = (true_labels(record), _chosen_by(DEFAULT_SELECTOR)(record), generated_labels(record))
+        names.update(*(normalize_parts(labels) for labels in given if labels is not None))
+    return tuple(sorted(names))
+
+
+def _chosen_by(selector: Selector) -> ReadLabels:
+    return lambda record: None if record.parts_choice is None else record.parts_choice.chosen_labels(selector)
+
+
+def _is_answered(choice: ChoiceRecord | None) -> bool:
+    return choice is not None and choice.selection is not None
+
+
+def _count_names(record: Record, read_labels: ReadLabels, matcher: NameMatcher | None) -> PartTextStatistics:
+    labels, truth = read_labels(record), true_labels(record)
+    if labels is None:
+        return failed_statistics(truth)
+    return part_text_statistics(labels, truth) if matcher is None else matcher.count(labels, truth)
+
+
+def _text_ratios(
+    index: ImageIndex, records: Sequence[Record], statistics: Sequence[PartTextStatistics]
+) -> dict[str, ImageRatio]:
+    precision, recall, f1 = Terms(), Terms(), Terms()
+    for record, counts in zip(records, statistics, strict=True):
+        precision.add(record.image_id, counts.num_matched, counts.num_predicted)
+        recall.add(record.image_id, counts.num_matched, counts.num_true)
+        f1.add(record.image_id, 2 * counts.num_matched, counts.num_predicted + counts.num_true)
+    return {
+        "parts_precision": index.ratio(precision),
+        "parts_recall": index.ratio(recall),
+        "parts_f1": index.ratio(f1),
+    }
+
+
+def _accuracy_ratios(index: ImageIndex, records: Sequence[Record], subject: Subject) -> dict[str, ImageRatio]:
+    return {
+        accuracy_name(subject, selector): _accuracy_ratio(index, records, subject, selector) for selector in Selector
+    }
+
+
+def _accuracy_ratio(index: ImageIndex, records: Sequence[Record], subject: Subject, selector: Selector) -> ImageRatio:
+    terms = Terms()
+    for record in records:
+        choice = record.parts_choice if subject is Subject.PARTS else record.object_choice
+        terms.add(record.image_id, choice is not None and choice.is_correct(selector))
+    return index.ratio(terms)
+
+
+@dataclass(frozen=True)
+class QuestionPairs:
+    """The pixel counts of one question."""
+
+    image_id: int
+    pairs: tuple[PairStatistics, ...]
+
+
+def unsupported_capabilities(records: Sequence[Record]) -> frozenset[Capability]:
+    """What the model of these records cannot do: it said so, and did it on no question.
+
+    A NotImplementedError on some questions alone (an operation that a device lacks, say) must not void the run.
+    """
+    refused, answered = set[Capability](), set[Capability]()
+    for record in records:
+        refused.update(record.unsupported)
+        answered |= _answered(record)
+    return frozenset(refused - answered)
+
+
+def metric_ratios(
+    records: Sequence[Record], unsupported: frozenset[Capability], matcher: NameMatcher | None = None
+) -> dict[str, ImageRatio]:
+    """Every metric of the records of one question type, by name.
+
+    Args:
+        records: All records of the type, failed ones too.
+        unsupported: What the run's model cannot do: its metrics come out with count 0.
+        matcher: Adds the text metrics with embedding matching.
+    """
+    index = ImageIndex(record.image_id for record in records)
+    with_choices, with_masks, generated = (
+        [record for record in records if capability in record.requested and capability not in unsupported]
+        for capability in (Capability.CHOICES, Capability.MASKS, Capability.GENERATION)
+    )
+    ratios = mask_ratios(index, with_masks, is_generated=False) | choice_ratios(index, with_choices, matcher)
+    ratios |= _authors_mask_ratios(index, with_masks) | authors_choice_ratios(index, with_choices)
+    own = mask_ratios(index, generated, is_generated=True) | generated_ratios(index, generated, matcher)
+    return ratios | {f"generated_{name}": ratio for name, ratio in own.items()}
+
+
+def _answered(record: Record) -> set[Capability]:
+    choice = record.parts_choice
+    answers = {
+        Capability.CHOICES: None if choice is None else choice.selection,
+        Capability.MASKS: record.segmentation,
+        Capability.GENERATION: record.generation,
+    }
+    return {capability for capability, answer in answers.items() if answer is not None}
+
+
+def mask_ratios(index: ImageIndex, records: Sequence[Record], is_generated: bool) -> dict[str, ImageRatio]:
+    """Micro-gIoU, macro-gIoU and cIoU under each pairing."""
+    ratios: dict[str, ImageRatio] = {}
+    for matching in Matching:
+        questions = [QuestionPairs(record.image_id, record_pairs(record, matching, is_generated)) for record in records]
+        micro, macro, cumulative = mask_metric_names(matching)
+        ratios |= {
+            micro: _micro_ratio(index, questions),
+            macro: _macro_ratio(index, questions),
+            cumulative: _cumulative_ratio(index, questions),
+        }
+    return ratios
+
+
+def record_pairs(record: Record, matching: Matching, is_generated: bool) -> tuple[PairStatistics, ...]:
+    """The pixel counts of one question under one pairing; all missing where it failed."""
+    masks: MaskRecord | None = record.segmentation
+    if is_generated:
+        masks = None if record.generation is None else record.generation.masks
+    if masks is not None:
+        pairs: tuple[PairStatistics, ...] = getattr(masks, matching.value)
+        return pairs
+    areas = [part.area for part in record.true_parts] or [0]
+    return match_nothing(areas, record.true_union_area, matching)
+
+
+def is_parts_correct(record: Record, selector: Selector) -> bool:
+    """Whether the selector chose the correct set of parts; False for a failed question."""
+    return record.parts_choice is not None and record.parts_choice.is_correct(selector)
+
+
+def _micro_ratio(index: ImageIndex, questions: Sequence[QuestionPairs]) -> ImageRatio:
+    terms = Terms()
+    for question in questions:
+        for pair in question.pairs:
+            terms.add(question.image_id, pair.iou)
+    return index.ratio(terms)
+
+
+def _macro_ratio(index: ImageIndex, questions: Sequence[QuestionPairs]) -> ImageRatio:
+    by_image: dict[int, list[PairStatistics]] = {}
+    for question in questions:
+        by_image.setdefault(question.image_id, []).extend(question.pairs)
+    terms = Terms()
+    for image_id, pairs in by_image.items():
+        if pairs:
+            terms.add(image_id, image_statistics(pairs).sum_image_iou)
+    return index.ratio(terms)
+
+
+def _cumulative_ratio(index: ImageIndex, questions: Sequence[QuestionPairs]) -> ImageRatio:
+    terms = Terms()
+    for question in questions:
+        for pair in question.pairs:
+            terms.add(question.image_id, pair.intersection, pair.union)
+    is_any_missing = any(not pair.is_predicted for question in questions for pair in question.pairs)
+    return index.ratio(terms, value_if_empty=0.0 if is_any_missing else 1.0)
+
+
+def _authors_mask_ratios(index: ImageIndex, records: Sequence[Record]) -> dict[str, ImageRatio]:
+    """Paired gIoU as the authors' code averages it: questions that failed or lack a prediction are left out."""
+    kept = [
+        QuestionPairs(record.image_id, record.segmentation.paired)
+        for record in records
+        if record.segmentation is not None and all(pair.is_predicted for pair in record.segmentation.paired)
+    ]
+    micro, macro, _ = mask_metric_names(Matching.PAIRED)
+    return {AUTHORS_PREFIX + micro: _micro_ratio(index, kept), AUTHORS_PREFIX + macro: _macro_ratio(index, kept)}

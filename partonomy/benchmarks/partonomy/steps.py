@@ -1,0 +1,108 @@
+"""The Partonomy benchmark: what is asked, in which turns, with which metrics (Partonomy/PLUM paper, sections 3, A.1).
+
+The part-whole types ask two questions in sequence: `whole_to_part` the object first, then its parts; `part_to_whole`
+the parts first, then the object. The second question follows the correct first answer (`gold`, what the authors' code
+does) or the model's own first choice (`predicted`, the paper's words: "we select an answer choice twice in sequence").
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from partonomy.models.contract import Role, Turn
+from partonomy.structures import CharSpan, Question, QuestionType
+
+VERSION = "partonomy-1.0"
+"""Changes whenever a prompt, a protocol or a metric changes a number."""
+
+
+class Conditioning(StrEnum):
+    """Which first answer the second question of a part-whole type follows."""
+
+    GOLD = "gold"
+    PREDICTED = "predicted"
+
+
+class ChoiceProtocol(StrEnum):
+    """How a model chooses: each answer scored by its probability, or all shown at once and one named (`listwise`).
+
+    The paper asks GPT-4o and SegLLM the second way, and says that it lets a model find the answer from which the wrong
+    ones were made.
+    """
+
+    LIKELIHOOD = "likelihood"
+    LISTWISE = "listwise"
+
+
+class Subject(StrEnum):
+    """What a step asks for."""
+
+    PARTS = "parts"
+    OBJECT = "object"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One multiple-choice question of a conversation. `phrases`: where each choice names parts, in reading order."""
+
+    subject: Subject
+    text: str
+    choices: tuple[str, ...]
+    correct_index: int
+    phrases: tuple[tuple[CharSpan, ...], ...]
+
+
+def question_steps(question: Question) -> tuple[Step, ...]:
+    """The multiple-choice questions of one benchmark question, in the order in which they are asked.
+
+    Raises:
+        ValueError: There is not exactly one correct choice, or a part-whole type lacks its object question.
+    """
+    parts = Step(
+        Subject.PARTS,
+        question.text,
+        tuple(choice.text for choice in question.choices),
+        _correct_index([choice.is_correct for choice in question.choices], question, Subject.PARTS),
+        tuple(choice.part_spans for choice in question.choices),
+    )
+    if not question.question_type.is_part_whole:
+        return (parts,)
+    if question.object_question is None:
+        raise ValueError(f"question {question.question_id} is {question.question_type} but has no object question")
+    object_question = question.object_question
+    whole = Step(
+        Subject.OBJECT,
+        object_question.text,
+        tuple(choice.text for choice in object_question.choices),
+        _correct_index([choice.is_correct for choice in object_question.choices], question, Subject.OBJECT),
+        ((),) * len(object_question.choices),
+    )
+    return (whole, parts) if question.question_type is QuestionType.WHOLE_TO_PART else (parts, whole)
+
+
+def step_turns(steps: Sequence[Step], index: int, answers: Sequence[str]) -> tuple[Turn, ...]:
+    """The conversation up to and including the question of step `index`.
+
+    Args:
+        steps: All steps of the question.
+        index: The step that is asked.
+        answers: The assistant's answers to the steps before it.
+    """
+    turns = []
+    for step, answer in zip(steps[:index], answers[:index], strict=True):
+        phrases = step.phrases[step.choices.index(answer)] if answer in step.choices else ()
+        turns += [Turn(Role.USER, step.text), Turn(Role.ASSISTANT, answer, phrases)]
+    return (*turns, Turn(Role.USER, steps[index].text))
+
+
+def first_answer(step: Step, chosen_index: int, conditioning: Conditioning) -> str:
+    """The answer to `step` that the next question follows."""
+    return step.choices[step.correct_index if conditioning is Conditioning.GOLD else chosen_index]
+
+
+def _correct_index(flags: Sequence[bool], question: Question, subject: Subject) -> int:
+    if sum(flags) != 1:
+        raise ValueError(
+            f"question {question.question_id} has {sum(flags)} correct {subject} choices of {len(flags)}; it needs one"
+        )
+    return list(flags).index(True)

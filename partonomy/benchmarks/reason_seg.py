@@ -1,0 +1,167 @@
+"""ReasonSeg as downloaded: `reason_seg/ReasonSeg/{train,val,test}/NAME.{jpg,json}`, explanations in `explanatory/`.
+
+A JSON file holds `text` (instructions), `is_sentence`, and `shapes` (polygons of the target, and of regions to ignore).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from partonomy.benchmarks.segmentation import SegmentationItem
+from partonomy.files import RECORD_ERRORS, check_text, parse_json
+from partonomy.images import image_size
+from partonomy.masks import encode_mask, shorten
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "reason_seg/ReasonSeg"
+BACKGROUND, TARGET, IGNORED = 0, 1, 255
+MAX_COORDINATE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A labelled outline; points float64 (N, 2) as x, y in pixels."""
+
+    label: str
+    points: np.ndarray
+
+
+def read_reason_seg(
+    dataset_dir: Path, split: str, texts: Literal["first", "all"] = "first"
+) -> tuple[SegmentationItem, ...]:
+    """Read one split, sorted by file name.
+
+    Args:
+        dataset_dir: root of the LISA-style layout.
+        split: folder below `FOLDER`.
+        texts: "first": one item per image, as the benchmark is scored; "all": one per instruction (training images
+            carry several wordings of theirs).
+
+    Raises:
+        FileNotFoundError: no image there, or one without its JSON file.
+        ValueError: a broken file, naming it.
+    """
+    folder = split_folder(dataset_dir, split)
+    paths = sorted(folder.glob("*.jpg"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no *.jpg there")
+    items: list[SegmentationItem] = []
+    for path in tqdm(paths, desc=f"ReasonSeg {split}", unit="image", disable=None):
+        items += _read_image(path, split, texts)
+    return tuple(items)
+
+
+def split_folder(dataset_dir: Path, split: str) -> Path:
+    """Where a split lies."""
+    return dataset_dir / FOLDER / split
+
+
+def read_explanations(dataset_dir: Path) -> dict[str, str]:
+    """Image file name -> why its target is the answer, of the training images; empty where the file is not there.
+
+    Raises:
+        ValueError: a broken file or record, naming both.
+    """
+    path = dataset_dir / FOLDER / "explanatory" / "train.json"
+    if not path.is_file():
+        logger.info("%s is not there: ReasonSeg is read without explanations", path)
+        return {}
+    content = _parse(path)
+    if not isinstance(content, list):
+        raise ValueError(f"{path}: expected a list of records, got {shorten(content)}")
+    explanations = {}
+    for number, record in enumerate(content):
+        try:
+            words = " ".join(check_text(record["outputs"], "'outputs'").split())
+            explanations[check_text(record["image"], "'image'")] = words
+        except RECORD_ERRORS as error:
+            raise ValueError(f"{path}, record {number}: {_reason(error)}") from error
+    return explanations
+
+
+def paint_shapes(shapes: Sequence[Shape], height: int, width: int) -> np.ndarray:
+    """Paint outlines, large ones first, so that small ones stay visible on them.
+
+    Outlines are filled and stroked one pixel wide at whole pixels (fractions cut off); labels that contain "ignore"
+    give `IGNORED`, "flag" nothing, all others `TARGET`. Of equal areas the first of the file is painted last.
+
+    Returns:
+        uint8 (height, width) of `BACKGROUND`, `TARGET`, `IGNORED`.
+    """
+    kept = [shape for shape in shapes if shape.label.lower() != "flag"]
+    areas = [int(_paint(np.zeros((height, width), np.uint8), shape, 1).sum()) for shape in kept]
+    canvas = np.full((height, width), BACKGROUND, np.uint8)
+    for position in sorted(range(len(kept)), key=lambda i: (-areas[i], -i)):
+        _paint(canvas, kept[position], IGNORED if "ignore" in kept[position].label.lower() else TARGET)
+    return canvas
+
+
+def _paint(canvas: np.ndarray, shape: Shape, value: int) -> np.ndarray:
+    points = [shape.points.astype(np.int32)]
+    cv2.polylines(canvas, points, isClosed=True, color=value, thickness=1)
+    cv2.fillPoly(canvas, points, color=value)
+    return canvas
+
+
+def _read_image(path: Path, split: str, texts: Literal["first", "all"]) -> list[SegmentationItem]:
+    record_path = path.with_suffix(".json")
+    if not record_path.is_file():
+        raise FileNotFoundError(f"{record_path}: not found; every image of ReasonSeg has a JSON file beside it")
+    height, width = image_size(path)
+    record = _parse(record_path)
+    try:
+        words = [check_text(text, "'text'").strip() for text in record["text"]]
+        shapes = [_read_shape(shape, number) for number, shape in enumerate(record["shapes"])]
+        is_sentence = bool(record["is_sentence"])
+        if not words or not all(words) or isinstance(record["text"], str):
+            raise ValueError("'text' must be a list of at least one text, none empty")
+    except RECORD_ERRORS as error:
+        raise ValueError(f"{record_path}: {_reason(error)}") from error
+    regions = paint_shapes(shapes, height, width)
+    ignored = regions == IGNORED
+    mask = encode_mask(regions == TARGET)
+    ignore_mask = encode_mask(ignored) if ignored.any() else None
+    return [
+        SegmentationItem(
+            item_id=f"reason_seg/{split}/{path.stem}/{number}",
+            image_id=f"reason_seg/{split}/{path.stem}",
+            image_path=path,
+            height=height,
+            width=width,
+            text=text,
+            is_sentence=is_sentence,
+            mask=mask,
+            ignore_mask=ignore_mask,
+        )
+        for number, text in enumerate(words[:1] if texts == "first" else words)
+    ]
+
+
+def _read_shape(record: Mapping[str, Any], number: int) -> Shape:
+    points = np.asarray(record["points"], dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != 2 or not points.size or not np.isfinite(points).all():
+        raise ValueError(f"shape {number}: 'points' must be a list of [x, y], not empty")
+    if np.abs(points).max() > MAX_COORDINATE:
+        raise ValueError(f"shape {number}: the coordinate {np.abs(points).max():.0f} lies far outside of any image")
+    return Shape(check_text(record["label"], f"the label of shape {number}"), points)
+
+
+def _parse(path: Path) -> Any:
+    """UTF-8, or the Windows code page that some of the files were saved in."""
+    content = path.read_bytes()
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        content = content.decode("cp1252", errors="replace").encode("utf-8")
+    return parse_json(content, f"{path}: not valid JSON")
+
+
+def _reason(error: Exception) -> str:
+    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)

@@ -1,0 +1,107 @@
+"""RefCOCOm as M2SA's code reads it: `refer_seg/RefCOCOm/{annotations/SPLIT.json, masks/SEGMENT.png}`.
+
+An annotation file is a list of `img_name`, `segment_id` and `sentences`; whether it speaks of parts alone or of objects
+and parts is a choice of file. Photographs are RefCOCO's. In a mask only the value 255 counts.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from partonomy.benchmarks.referring import COCO_FOLDER, check_files_exist, read_identifier
+from partonomy.benchmarks.segmentation import SegmentationItem
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records
+from partonomy.images import image_size, load_image
+from partonomy.masks import encode_mask, shorten
+
+logger = logging.getLogger(__name__)
+
+FOLDERS = ("refer_seg/RefCOCOm", "refer_seg/Refcocom")
+"""Both spellings occur: the README of M2SA has the first, its code looks for masks in the second."""
+TARGET_VALUE = 255
+
+
+def read_refcocom(root: Path, split: str, annotations: Path | None = None) -> tuple[SegmentationItem, ...]:
+    """Read one file: an item per sentence, in file order; sentences without words are left out and counted.
+
+    Args:
+        root: Folder of the downloads.
+        split: Name of the annotation file without its ending.
+        annotations: Another file of that form, anywhere.
+
+    Raises:
+        FileNotFoundError: A file, or images, are missing.
+        ValueError: A broken file or record, naming both.
+    """
+    path = annotations or _find_annotations(root, split)
+    items: list[SegmentationItem] = []
+    num_empty = 0
+    for number, record in enumerate(iterate_records(path)):
+        try:
+            texts = [_read_sentence(sentence) for sentence in record["sentences"]]
+            made = _read_record(root, record, f"refcocom/{number}", [text for text in texts if text])
+        except RECORD_ERRORS as error:
+            shown = shorten(record.get("segment_id") if isinstance(record, Mapping) else record)
+            reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{path}, record {number} (segment {shown}): {reason}") from error
+        num_empty += texts.count("")
+        items += made
+    if not items:
+        raise ValueError(f"{path}: there is no sentence in the file")
+    if num_empty:
+        logger.warning("%s: %d sentences have no words and are left out", path, num_empty)
+    check_files_exist(sorted({item.image_path for item in items}), f"refcocom {split}")
+    return tuple(items)
+
+
+def _find_annotations(root: Path, split: str) -> Path:
+    folders = [root / folder / "annotations" for folder in FOLDERS]
+    paths = [folder / f"{check_relative_path(split, 'the split')}.json" for folder in folders]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        there = sorted(path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.json"))
+        raise FileNotFoundError(
+            f"{paths[0]}: not found; {'--split can be ' + ', '.join(there) if there else 'there is no RefCOCOm'}"
+        )
+    return found
+
+
+def _read_sentence(sentence: Any) -> str:
+    text = sentence["sent"]
+    return "" if text == "" else " ".join(check_text(text, "'sent'").split()).lower()
+
+
+def _read_record(root: Path, record: Any, name: str, texts: list[str]) -> list[SegmentationItem]:
+    image_name = check_relative_path(record["img_name"], "'img_name'")
+    mask_name = check_relative_path(f"{read_identifier(record, 'segment_id')}.png", "'segment_id'")
+    paths = [root / folder / "masks" / mask_name for folder in FOLDERS]
+    target = _read_mask(next((path for path in paths if path.is_file()), paths[0]))
+    mask = encode_mask(target)
+    height, width = target.shape
+    return [
+        SegmentationItem(
+            item_id=f"{name}/{place}",
+            image_id=image_name,
+            image_path=root / COCO_FOLDER / image_name,
+            height=height,
+            width=width,
+            text=text,
+            is_sentence=False,
+            mask=mask,
+        )
+        for place, text in enumerate(texts)
+    ]
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    """Bool (H, W): the pixels of value 255, as M2SA's code counts them."""
+    values = load_image(path, *image_size(path))
+    target: np.ndarray = (values == TARGET_VALUE).all(axis=2)
+    if values.any() and not target.any():
+        raise ValueError(
+            f"{path}: no pixel has the value {TARGET_VALUE}, which marks the target; the largest is {values.max()}"
+        )
+    return target

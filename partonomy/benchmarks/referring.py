@@ -1,0 +1,398 @@
+"""refCLEF, refCOCO, refCOCO+ and refCOCOg as downloaded: `refer_seg/NAME/{refs(SPLITTER).p, instances.json}`.
+
+The layout is the one of the LISA family's `--dataset_dir`; COCO photographs lie in `refer_seg/images/mscoco/images/
+train2014`, those of refCLEF in `refer_seg/images/saiapr_tc-12`. A target is the union of its polygons; public code sums
+them and gets 2 where they overlap.
+"""
+
+import io
+import logging
+import pickle
+import pickletools
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from partonomy.benchmarks.segmentation import SegmentationItem
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, printable
+from partonomy.masks import (
+    MIN_POLYGON_COORDINATES,
+    check_mask_size,
+    encode_mask,
+    is_integer,
+    rle_from_coco,
+    shorten,
+    union_masks,
+)
+from partonomy.structures import RLE
+
+MODULES_OF_BUILTINS = ("__builtin__", "builtins")
+CONTAINERS = {"list": list, "dict": dict, "tuple": tuple, "set": set, "frozenset": frozenset}
+NUMBERS = {"int": int, "long": int, "float": float, "bool": bool}
+MODULES_OF_NUMPY_SCALARS = ("numpy.core.multiarray", "numpy._core.multiarray")
+STRUCT_CODES = {
+    "b1": "?",
+    "i1": "b",
+    "i2": "h",
+    "i4": "i",
+    "i8": "q",
+    "u1": "B",
+    "u2": "H",
+    "u4": "I",
+    "u8": "Q",
+    "f4": "f",
+    "f8": "d",
+}
+"""NumPy's codes of numbers -> the struct module's."""
+ARGUMENT_SIZES = {ord(entry.code): 0 if entry.arg is None else entry.arg.n for entry in pickletools.opcodes}
+"""Operations of pickles -> bytes of their argument; below 0: up to a line's end, or a length stands before it."""
+PAIRS = {ord(entry.code) for entry in pickletools.opcodes if entry.arg is pickletools.stringnl_noescape_pair}
+LENGTH_WIDTHS = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+MAX_REASON = 300
+PUT, LONG_BINPUT = pickle.PUT[0], pickle.LONG_BINPUT[0]
+READ_ERRORS = (
+    pickle.UnpicklingError,
+    struct.error,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ImportError,
+    OverflowError,
+    RecursionError,
+)
+
+
+def load_plain_pickle(path: Path) -> Any:
+    """Read a pickle of lists, dicts, tuples, sets, texts and numbers.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no pickle, is damaged, or wants a class or function that is not allowed; names both.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found")
+    content = path.read_bytes()
+    try:
+        _check_claims(content)
+        return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except READ_ERRORS as error:
+        raise ValueError(
+            f"{path}: not a readable pickle of plain values ({printable(str(error)[:MAX_REASON])})"
+        ) from error
+
+
+def _check_claims(content: bytes) -> None:
+    """Check that nothing is longer, and no place in the table of values further, than the file is long.
+
+    The unpickler allocates what a length or a place claims before it reads on: a few damaged bytes would fill the
+    memory.
+
+    Raises:
+        UnpicklingError: one is, or an operation is unknown.
+    """
+    position, end = 0, len(content)
+    while position < end:
+        code = content[position]
+        if code not in ARGUMENT_SIZES:
+            raise pickle.UnpicklingError(f"there is no operation {code}")
+        size = ARGUMENT_SIZES[code]
+        position += 1
+        start = position
+        if size == pickletools.UP_TO_NEWLINE:
+            for _ in range(2 if code in PAIRS else 1):
+                position = content.find(b"\n", position) + 1
+                if not position:
+                    raise pickle.UnpicklingError("it ends within a line")
+        elif size < 0:
+            width = LENGTH_WIDTHS[size]
+            position += width + int.from_bytes(content[position : position + width], "little")
+        else:
+            position += size
+        if position > end:
+            raise pickle.UnpicklingError("it claims more bytes than it has")
+        if code == LONG_BINPUT and int.from_bytes(content[start:position], "little") > end:
+            raise pickle.UnpicklingError("it claims more values than it has bytes")
+        if code == PUT and int(content[start:position]) > end:
+            raise pickle.UnpicklingError("it claims more values than it has bytes")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Called for every class or function that the pickle names."""
+        if module in MODULES_OF_BUILTINS and name in CONTAINERS | NUMBERS:
+            return (CONTAINERS | NUMBERS)[name]
+        if (module, name) == ("numpy", "dtype"):
+            return _NumberKind
+        if module in MODULES_OF_NUMPY_SCALARS and name == "scalar":
+            return _read_number
+        raise pickle.UnpicklingError(
+            f"it wants to call {module}.{name}, which data files have no use for; do not open this file elsewhere"
+        )
+
+
+class _NumberKind:
+    """Stands for a NumPy dtype: its code, and the byte order that follows as state."""
+
+    def __init__(self, code: str, align: object = False, copy: object = False) -> None:
+        if code not in STRUCT_CODES:
+            raise pickle.UnpicklingError(f"a NumPy value of the kind {code!r} is no plain number")
+        self.code = code
+        self.order = "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = ">" if state[1] == ">" else "<"
+
+
+def _read_number(kind: _NumberKind, content: str | bytes) -> int | float | bool:
+    data = content.encode("latin1") if isinstance(content, str) else content
+    value: int | float | bool = struct.unpack(kind.order + STRUCT_CODES[kind.code], data)[0]
+    return value
+
+
+logger = logging.getLogger(__name__)
+
+Identifier = int | str
+COCO_FOLDER = "refer_seg/images/mscoco/images/train2014"
+
+
+@dataclass(frozen=True)
+class ReferringSet:
+    """Who split a set (part of its file name) and where its images lie, relative to the root."""
+
+    split_by: str
+    image_folder: str
+
+
+REFERRING_SETS: Mapping[str, ReferringSet] = {
+    "refclef": ReferringSet("unc", "refer_seg/images/saiapr_tc-12"),
+    "refcoco": ReferringSet("unc", COCO_FOLDER),
+    "refcoco+": ReferringSet("unc", COCO_FOLDER),
+    "refcocog": ReferringSet("umd", COCO_FOLDER),
+}
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    sentence_id: Identifier
+    text: str
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """One referred object and everything people said to point at it; `where` names file and record."""
+
+    reference_id: Identifier
+    annotation_id: Identifier
+    image_id: Identifier
+    split: str
+    sentences: tuple[_Sentence, ...]
+    where: str
+
+
+@dataclass(frozen=True)
+class _Picture:
+    path: Path
+    height: int
+    width: int
+
+
+def read_referring(dataset_dir: Path, name: str, split: str) -> tuple[SegmentationItem, ...]:
+    """Read one split: one item per sentence, in file order; sentences without words are left out and counted.
+
+    Args:
+        dataset_dir: root of the LISA-style layout.
+        name: key of `REFERRING_SETS`.
+        split: "train", "val", "test", "testA", "testB", "testC"; refCLEF's "testAB" belongs to testA and testB.
+
+    Raises:
+        FileNotFoundError: a file, or images, are missing.
+        ValueError: an unknown name or split, or a broken file or record, naming both.
+    """
+    if name not in REFERRING_SETS:
+        raise ValueError(f"unknown referring data set {name!r}; known: {', '.join(REFERRING_SETS)}")
+    chosen = _references_of_split(dataset_dir, name, split)
+    pictures, masks = _read_instances(dataset_dir, name, chosen)
+    check_files_exist([picture.path for picture in pictures.values()], f"{name} {split}")
+    items, num_empty = [], 0
+    for reference in chosen:
+        picture = pictures[reference.image_id]
+        for sentence in reference.sentences:
+            if not sentence.text:
+                num_empty += 1
+                continue
+            items.append(
+                SegmentationItem(
+                    item_id=f"{name}/{reference.reference_id}/{sentence.sentence_id}",
+                    image_id=f"{name}/{reference.image_id}",
+                    image_path=picture.path,
+                    height=picture.height,
+                    width=picture.width,
+                    text=sentence.text,
+                    is_sentence=False,
+                    mask=masks[reference.annotation_id],
+                )
+            )
+    if num_empty:
+        logger.warning("%s %s: %d sentences have no words and are left out", name, split, num_empty)
+    return tuple(items)
+
+
+def images_of_split(dataset_dir: Path, name: str, split: str) -> frozenset[Identifier]:
+    """Ids of the images of which a sentence of the split speaks.
+
+    Raises:
+        FileNotFoundError: the file with the sentences is missing.
+        ValueError: an unknown split, or a broken record, naming file and record.
+    """
+    return frozenset(reference.image_id for reference in _references_of_split(dataset_dir, name, split))
+
+
+def reference_file(dataset_dir: Path, name: str) -> Path:
+    """The pickle with a set's sentences."""
+    return dataset_dir / "refer_seg" / name / f"refs({REFERRING_SETS[name].split_by}).p"
+
+
+def is_in_split(reference_split: str, split: str) -> bool:
+    """Whether a record belongs to a split: "test" is all of the test splits, "testAB" belongs to testA and to testB."""
+    if split == "test":
+        return reference_split.startswith("test")
+    if split in ("testA", "testB", "testC"):
+        return reference_split.startswith("test") and split[-1] in reference_split[len("test") :]
+    return reference_split == split
+
+
+def check_files_exist(paths: Sequence[Path], what: str) -> None:
+    """Check image files at once, so that no run stops at one hours later.
+
+    Raises:
+        FileNotFoundError: some are missing; counts them and names the first.
+    """
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{what}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}")
+
+
+def _references_of_split(dataset_dir: Path, name: str, split: str) -> list[_Reference]:
+    references = _read_references(reference_file(dataset_dir, name))
+    chosen = [reference for reference in references if is_in_split(reference.split, split)]
+    if not chosen:
+        known = ", ".join(sorted({reference.split for reference in references}))
+        raise ValueError(f"{reference_file(dataset_dir, name)}: no record of the split {split!r}; it has {known}")
+    return chosen
+
+
+def _read_references(path: Path) -> list[_Reference]:
+    content = load_plain_pickle(path)
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"{path}: expected a list of references, got {shorten(content)}")
+    return [_read_reference(record, f"{path}, record {number}") for number, record in enumerate(content)]
+
+
+def _read_reference(record: Any, where: str) -> _Reference:
+    try:
+        sentences = tuple(
+            _Sentence(read_identifier(one, "sent_id"), " ".join(_text(one, "sent").split()).lower())
+            for one in record["sentences"]
+        )
+        return _Reference(
+            reference_id=read_identifier(record, "ref_id"),
+            annotation_id=read_identifier(record, "ann_id"),
+            image_id=read_identifier(record, "image_id"),
+            split=check_text(record["split"], "'split'"),
+            sentences=sentences,
+            where=where,
+        )
+    except RECORD_ERRORS as error:
+        raise ValueError(f"{where}: {_reason(error)}") from error
+
+
+def _read_instances(
+    dataset_dir: Path, name: str, references: Sequence[_Reference]
+) -> tuple[dict[Identifier, _Picture], dict[Identifier, RLE]]:
+    """Images by id, and the masks of the annotations that are referred to."""
+    path = dataset_dir / "refer_seg" / name / "instances.json"
+    owners = {reference.annotation_id: reference for reference in references}
+    wanted = {reference.image_id for reference in references}
+    folder = dataset_dir / REFERRING_SETS[name].image_folder
+    pictures: dict[Identifier, _Picture] = {}
+    segmentations: dict[Identifier, Any] = {}
+    for kind, record in iterate_lists(path, ("images", "annotations")):
+        try:
+            number = read_identifier(record, "id")
+            if kind == "images" and number in wanted:
+                file_name = check_relative_path(record["file_name"], "'file_name'")
+                check_mask_size(record["height"], record["width"], "the image")
+                pictures[number] = _Picture(folder / file_name, record["height"], record["width"])
+            elif kind == "annotations" and number in owners:
+                segmentations[number] = record["segmentation"]
+        except RECORD_ERRORS as error:
+            raise ValueError(f"{path}, {kind[:-1]} {_name(record)}: {_reason(error)}") from error
+    masks: dict[Identifier, RLE] = {}
+    for number, reference in owners.items():
+        if reference.image_id not in pictures or number not in segmentations:
+            raise ValueError(
+                f"{reference.where}: image {reference.image_id} or annotation {number} is not in {path}; "
+                "the two files belong to different releases"
+            )
+        picture = pictures[reference.image_id]
+        masks[number] = read_target(
+            segmentations[number], picture.height, picture.width, f"{path}, annotation {number}"
+        )
+    return pictures, masks
+
+
+def read_target(segmentation: Any, height: int, width: int, where: str) -> RLE:
+    """A target's mask: the union of polygons, or of run-length codes (refCLEF); nothing drawn gives an empty mask.
+
+    Polygons of fewer than three points enclose nothing and are dropped, as pycocotools' users do.
+
+    Raises:
+        ValueError: a broken segmentation; begins with `where`.
+    """
+    if isinstance(segmentation, list) and segmentation and all(isinstance(one, Mapping) for one in segmentation):
+        return union_masks([rle_from_coco(one, height, width, where) for one in segmentation])
+    if isinstance(segmentation, list) and all(isinstance(one, list) for one in segmentation):
+        segmentation = [ring for ring in segmentation if len(ring) >= MIN_POLYGON_COORDINATES]
+    if segmentation in (None, []):
+        return encode_mask(np.zeros((height, width), dtype=bool))
+    return rle_from_coco(segmentation, height, width, where)
+
+
+def read_identifier(record: Any, key: str) -> Identifier:
+    """A record's id: a whole number or a text.
+
+    Raises:
+        KeyError, ValueError: there is none, or it is something else.
+    """
+    value = record[key]
+    if not is_integer(value) and not isinstance(value, str):
+        raise ValueError(f"{key!r} must be a whole number or a text, got {shorten(value)}")
+    assert isinstance(value, int | str)
+    return value
+
+
+def _text(record: Any, key: str) -> str:
+    value = record[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} must be a text, got {shorten(value)}")
+    return value
+
+
+def _name(record: Any) -> str:
+    return shorten(record.get("id") if isinstance(record, Mapping) else record)
+
+
+def _reason(error: Exception) -> str:
+    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)

@@ -1,0 +1,173 @@
+"""Referring and reasoning segmentation: what is asked, what is forced, and cIoU and gIoU (LISA's protocol).
+
+cIoU is the sum of intersections over the sum of unions; gIoU the mean over expressions of intersection over union, 1
+where target and prediction are both empty. Counts are integers; ignore pixels are on neither side.
+LISA: adds 1e-5 to every union and sums float32; here: exact.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from partonomy.harness.item_records import ItemRecord, MaskOutcome, ratio_by_image
+from partonomy.masks import decode_mask, encode_mask
+from partonomy.metrics.bootstrap import ImageRatio
+from partonomy.structures import RLE, CharSpan
+
+
+class AskedText(Protocol):
+    """What the wording of a question depends on."""
+
+    @property
+    def text(self) -> str:
+        """The name of what is meant, or a whole instruction."""
+        ...
+
+    @property
+    def is_sentence(self) -> bool:
+        """Whether it is the latter."""
+        ...
+
+
+@dataclass(frozen=True)
+class SegmentationItem:
+    """An expression or instruction about an image, and the mask of what it means.
+
+    Attributes:
+        item_id: Unique within benchmark and split.
+        image_id: The same for all items of one image: the bootstrap draws images.
+        image_path: The image file, absolute or relative to the working directory.
+        height, width: Of the annotation, pixels.
+        text: A referring expression, stripped and lower-cased ("the left cup"), or ReasonSeg's words as they stand.
+        is_sentence: Whether `text` is a whole instruction (ReasonSeg) and not the name of a thing.
+        mask: The target, original-image pixels; empty where the benchmark says that nothing is meant.
+        ignore_mask: Pixels that count on neither side; None where there are none.
+    """
+
+    item_id: str
+    image_id: str
+    image_path: Path
+    height: int
+    width: int
+    text: str
+    is_sentence: bool
+    mask: RLE
+    ignore_mask: RLE | None = None
+
+
+THE_TARGET = "the target"
+END_MARKS = " .,;:!?"
+
+
+class SegmentationMode(StrEnum):
+    """Where the masks come from; it stands beside every score.
+
+    `forced`: the answer is given and its phrase segmented, as LISA and its forks score themselves (text failures never
+    show). `generated`: the model answers in its own words, and all masks that it tags are united.
+    """
+
+    FORCED = "forced"
+    GENERATED = "generated"
+
+
+class Wording(StrEnum):
+    """The question's words: those that PLUM is trained on, or LISA's own validation's."""
+
+    PLUM = "plum"
+    LISA = "lisa"
+
+
+EXPRESSION_WORDINGS = {
+    Wording.PLUM: "Can you segment {expression}?",
+    Wording.LISA: "What is {expression} in this image? Please output segmentation mask.",
+}
+SENTENCE_WORDINGS = {
+    Wording.PLUM: "{sentence} Please segment it.",
+    Wording.LISA: "{sentence} Please output segmentation mask.",
+}
+
+
+def describe_mode(mode: StrEnum, wording: Wording) -> str:
+    """What stands beside a score: the mode, and the wording where it is not PLUM's own."""
+    return mode.value if wording is Wording.PLUM else f"{mode.value}, {wording.value} wording"
+
+
+@dataclass(frozen=True)
+class ForcedAnswer:
+    """An answer in the model's mouth and the phrase that is segmented."""
+
+    text: str
+    span: CharSpan
+
+
+def segmentation_prompt(item: AskedText, wording: Wording) -> str:
+    """The question: about the thing that is named, or the instruction as it stands."""
+    if item.is_sentence:
+        return SENTENCE_WORDINGS[wording].format(sentence=item.text)
+    expression = item.text.lower() if wording is Wording.PLUM else item.text
+    return EXPRESSION_WORDINGS[wording].format(expression=expression)
+
+
+def forced_answer(item: SegmentationItem) -> ForcedAnswer:
+    """The given answer, as PLUM learns to answer: an expression is repeated without the marks at its end.
+
+    An instruction (a sentence of ReasonSeg) names no target, so the phrase is "the target".
+    """
+    expression = item.text.lower()
+    phrase = THE_TARGET if item.is_sentence else expression.strip().rstrip(END_MARKS) or expression
+    opening = "It is "
+    return ForcedAnswer(f"{opening}{phrase}.", CharSpan(len(opening), len(opening) + len(phrase)))
+
+
+def unite(masks: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Union bool (H, W) of masks bool (S, H, W); no mask at all gives the empty mask.
+
+    Raises:
+        ValueError: The masks have another size.
+    """
+    if masks.shape[1:] != (height, width) or masks.dtype != np.bool_:
+        raise ValueError(
+            f"predicted masks must be bool ({height}, {width}), the annotation's size, got {masks.dtype} {masks.shape}"
+        )
+    return np.asarray(masks.any(axis=0))
+
+
+def count_outcome(item: SegmentationItem, predicted: np.ndarray) -> MaskOutcome:
+    """Compare a prediction bool (H, W), original-image pixels, with the item's target."""
+    target = decode_mask(item.mask)
+    counted = np.ones_like(target) if item.ignore_mask is None else ~decode_mask(item.ignore_mask)
+    intersection = int(np.count_nonzero(target & predicted & counted))
+    union = int(np.count_nonzero((target | predicted) & counted))
+    return MaskOutcome(intersection, union, encode_mask(predicted))
+
+
+def missed_outcome(item: SegmentationItem) -> MaskOutcome:
+    """A failed item: its target's pixels enter cIoU's union."""
+    target = decode_mask(item.mask)
+    if item.ignore_mask is not None:
+        target &= ~decode_mask(item.ignore_mask)
+    return MaskOutcome(0, int(np.count_nonzero(target)))
+
+
+def outcome_iou(outcome: MaskOutcome) -> float:
+    """Intersection over union; 1 where nothing is meant and nothing predicted."""
+    return 1.0 if outcome.union == 0 else outcome.intersection / outcome.union
+
+
+def segmentation_ratios(records: Sequence[ItemRecord]) -> dict[str, ImageRatio]:
+    """cIoU and gIoU over all expressions."""
+    outcomes = [record.mask for record in records]
+    counted = [outcome for outcome in outcomes if outcome is not None]
+    assert len(counted) == len(records), "every record of a segmentation benchmark has its pixel counts"
+    ciou = ratio_by_image(
+        records, [outcome.intersection for outcome in counted], [outcome.union for outcome in counted], 1.0
+    )
+    giou = ratio_by_image(records, [record.score for record in records], [1] * len(records))
+    return {
+        "ciou": ImageRatio(ciou.numerators, ciou.denominators, len(records), value_if_empty=1.0),
+        "giou": giou,
+    }

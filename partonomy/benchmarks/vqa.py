@@ -1,0 +1,204 @@
+"""Questions with short answers about an image: the item, the two protocols, EvalAI's normal form and soft score."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from partonomy.files import check_text
+from partonomy.masks import is_integer, shorten
+
+NUM_HUMAN_ANSWERS = 10
+FULL_AGREEMENT = 3
+"""So many other people must have given an answer for a full score."""
+ARTICLES = frozenset({"a", "an", "the"})
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBER_WORDS = {"none": "0"} | {word: str(value) for value, word in enumerate(_DIGITS)}
+PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
+_PERIOD = re.compile(r"\.(?!\d)")
+_MAX_PERIODS = 32
+"""The public code passes re.UNICODE, which is 32, in the place of `count`; later periods stay."""
+
+_CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
+    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
+    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+    wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+"""
+
+
+def _misspellings(contractions: str) -> dict[str, str]:
+    """Every contraction by its spellings with one apostrophe missing."""
+    table = {}
+    for word in contractions.split():
+        for position in (i for i, letter in enumerate(word) if letter == "'"):
+            table[word[:position] + word[position + 1 :]] = word
+    return table
+
+
+# The public table writes "somebody'd" without its apostrophe, the one entry that goes the other way.
+CONTRACTIONS: Mapping[str, str] = _misspellings(_CONTRACTIONS) | {"somebody'd": "somebodyd"}
+
+
+def process_answer(text: str) -> str:
+    """EvalAI's normal form: lower case, no commas, question marks, punctuation and articles, numbers as digits.
+
+    A punctuation mark goes without a trace if it stands beside a space anywhere in the text, else it becomes a space.
+    The rule for commas between digits never applies, since commas are gone before.
+    """
+    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    plain = text
+    for mark in PUNCTUATION:
+        is_loose = f"{mark} " in text or f" {mark}" in text
+        plain = plain.replace(mark, "" if is_loose else " ")
+    plain = _PERIOD.sub("", plain, count=_MAX_PERIODS)
+    words = [NUMBER_WORDS.get(word, word) for word in plain.split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def soft_score(reply: str, answers: Sequence[str]) -> float:
+    """Agreement with human answers: the mean over people left out of min(1, matches among the others / 3).
+
+    Only the whole reply can match; nothing is extracted from a sentence. With ten answers, one match gives 0.3, two
+    0.6, three 0.9 and four 1.
+
+    Args:
+        reply: The model's words.
+        answers: One per person, at least one.
+    """
+    prediction = process_answer(reply)
+    processed = [process_answer(answer) for answer in answers]
+    num_matches = processed.count(prediction)
+    if not num_matches:
+        return 0.0
+    others = [num_matches - (answer == prediction) for answer in processed]
+    return sum(min(1.0, count / FULL_AGREEMENT) for count in others) / len(processed)
+
+
+def compat_score(reply: str, answers: Sequence[str]) -> float:
+    """The score of the Partonomy authors' code: the soft score of any number of answers or, where that is 0, 1 if the
+    reply contains an answer anywhere.
+
+    An exact match with one of two answers thus scores 1/6 and a sentence around it 1. An answer that consists of an
+    article is empty after processing and is contained in every reply.
+    """
+    score = soft_score(reply, answers)
+    if score > 0:
+        return score
+    prediction = process_answer(reply)
+    return float(any(process_answer(answer) in prediction for answer in answers))
+
+
+SHORT_ANSWER = "Answer the question using a single word or phrase."
+MAX_NEW_TOKENS = 128
+
+
+class VqaProtocol(StrEnum):
+    """How questions are put and answers scored.
+
+    `llava_official` is LLaVA-1.5's evaluation (instruction on a line of its own, official metrics). `partonomy_compat`
+    is that of the Partonomy authors' code behind their Table 5: the instruction follows after a space, TextVQA without
+    OCR tokens, the first 5,000 GQA questions, POPE's categories pooled, and `vqa_text.compat_score` for all three.
+    Paper: nothing of this is said. Their released decoding also keeps special tokens; here: they are left out.
+    """
+
+    LLAVA_OFFICIAL = "llava_official"
+    PARTONOMY_COMPAT = "partonomy_compat"
+
+
+@dataclass(frozen=True)
+class VqaItem:
+    """A question about an image.
+
+    Attributes:
+        item_id: Unique within benchmark and split.
+        image_id: The same for all items of one image.
+        image_path: The image file.
+        question: As the file has it.
+        answers: Right answers: ten people's (TextVQA), one, or a short and a long one.
+        group: Part of the benchmark that is also scored alone; empty without parts.
+        ocr_tokens: What an OCR system read in the image; None without it.
+    """
+
+    item_id: str
+    image_id: str
+    image_path: Path
+    question: str
+    answers: tuple[str, ...]
+    group: str = ""
+    ocr_tokens: tuple[str, ...] | None = None
+
+
+def short_answer_prompt(question: str, protocol: VqaProtocol, instruction: str = SHORT_ANSWER) -> str:
+    """The question with its instruction, on a new line or after a space."""
+    separator = "\n" if protocol is VqaProtocol.LLAVA_OFFICIAL else " "
+    return f"{question}{separator}{instruction}"
+
+
+def find_file(root: Path, candidates: Sequence[str]) -> Path:
+    """The first of several places under `root` that holds a file.
+
+    Raises:
+        FileNotFoundError: None does; names all of them.
+    """
+    for candidate in candidates:
+        if (root / candidate).is_file():
+            return root / candidate
+    raise FileNotFoundError(f"{root}: found none of {', '.join(candidates)}; put the file there or pass another --root")
+
+
+def find_folder(root: Path, candidates: Sequence[str]) -> Path:
+    """The first of several places under `root` that is a folder.
+
+    Raises:
+        FileNotFoundError: None is; names all of them.
+    """
+    for candidate in candidates:
+        if (root / candidate).is_dir():
+            return root / candidate
+    raise FileNotFoundError(
+        f"{root}: found none of the folders {', '.join(candidates)}; put the images there or pass another --root"
+    )
+
+
+def read_question_id(value: object) -> str:
+    """An id as a text; it may be a whole number.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    return str(value) if is_integer(value) else check_text(value, "'question_id'")
+
+
+def read_texts(values: object, name: str) -> tuple[str, ...]:
+    """A list of texts, of which some may be empty.
+
+    Raises:
+        ValueError: It is something else, or a text cannot be written in UTF-8.
+    """
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{name} must be a list of texts, got {shorten(values)}")
+    for value in filter(None, values):
+        check_text(value, f"one of {name}")
+    return tuple(values)
+
+
+def check_unique(items: Sequence[VqaItem], path: Path) -> tuple[VqaItem, ...]:
+    """Return the items.
+
+    Raises:
+        ValueError: There are none, or two share an id.
+    """
+    if not items:
+        raise ValueError(f"{path}: holds no question")
+    seen: set[str] = set()
+    for item in items:
+        if item.item_id in seen:
+            raise ValueError(f"{path}: two questions have the id {item.item_id!r}; ids must be unique")
+        seen.add(item.item_id)
+    return tuple(items)

@@ -1,0 +1,131 @@
+"""Data sets made from data sets: where they are written, and where every image of them came from.
+
+A folder made by `prune`, `merge` or `split` holds `dataset.json`, `annotations.json` and `curation.json` (the command,
+its settings, what it changed, and the origin of every image). Questions are made from it by `build --source dataset`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from partonomy.datasets.store import (
+    ANNOTATIONS_FILE,
+    BUILD_FILE,
+    QUESTIONS_FILE,
+    DatasetOrigin,
+    load_dataset,
+    save_dataset,
+)
+from partonomy.files import hash_files, read_json, write_json
+from partonomy.structures import PartDataset
+
+CURATION_FILE = "curation.json"
+
+
+@dataclass(frozen=True)
+class ImageOrigin:
+    """The data set that an image first came from, and its id and file name there."""
+
+    source: str
+    image_id: int
+    file_name: str
+
+
+@dataclass(frozen=True)
+class InputDataset:
+    """A data set folder as an input: annotations, content hash, and the origin of every image by its id."""
+
+    folder: Path
+    dataset: PartDataset
+    annotations_sha256: str
+    origins: Mapping[int, ImageOrigin]
+
+
+@dataclass(frozen=True)
+class CurationRecord:
+    """What `curation.json` holds besides the origins: `changes` are JSON values."""
+
+    command: str
+    settings: Mapping[str, str | int | float | bool | None]
+    inputs: Sequence[InputDataset]
+    changes: Mapping[str, object]
+
+
+def read_input(folder: Path) -> InputDataset:
+    """Read a data set folder; images of one that was curated before keep their first origin.
+
+    Raises:
+        FileNotFoundError: the folder or a file of it is missing.
+        ValueError: a file is broken, naming it.
+    """
+    dataset = load_dataset(folder)
+    origins = {image.image_id: ImageOrigin(dataset.name, image.image_id, image.file_name) for image in dataset.images}
+    path = folder / CURATION_FILE
+    if path.is_file():
+        try:
+            origins |= {row["id"]: _origin_from_json(row) for row in read_json(path)["images"]}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: a row of 'images' is broken ({error!r})") from error
+    return InputDataset(folder, dataset, hash_files([folder / ANNOTATIONS_FILE]), origins)
+
+
+def check_output(folder: Path, inputs: Iterable[Path], overwrite: bool) -> None:
+    """Check that a folder can be written.
+
+    Raises:
+        FileExistsError: there is something and `overwrite` is off.
+        ValueError: it is one of the inputs.
+    """
+    if any(folder.resolve() == path.resolve() for path in inputs):
+        raise ValueError(f"{folder}: is an input; choose another output folder")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: is a file; choose another output folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise FileExistsError(f"{folder}: is not empty; pass --overwrite or choose another output folder")
+
+
+def save_curated(
+    dataset: PartDataset, folder: Path, record: CurationRecord, origins: Mapping[int, ImageOrigin]
+) -> PartDataset:
+    """Write a data set with `curation.json`; questions of an earlier one in the folder no longer fit and are removed.
+
+    Args:
+        dataset: its images stay where they are.
+        folder: see `check_output`.
+        record: what was done.
+        origins: of every image, by its id in `dataset`.
+    """
+    for name in (QUESTIONS_FILE, BUILD_FILE):
+        (folder / name).unlink(missing_ok=True)
+    saved = save_dataset(dataset, folder, DatasetOrigin(record.command, None, dict(record.settings)))
+    content: dict[str, Any] = {
+        "command": record.command,
+        "settings": dict(record.settings),
+        "inputs": [
+            {
+                "name": one.dataset.name,
+                "folder": one.folder.resolve().as_posix(),
+                "annotations_sha256": one.annotations_sha256,
+                "num_images": len(one.dataset.images),
+            }
+            for one in record.inputs
+        ],
+        **record.changes,
+        "images": [_origin_to_json(image.image_id, origins[image.image_id]) for image in dataset.images],
+    }
+    write_json(folder / CURATION_FILE, content)
+    return saved
+
+
+def _origin_to_json(image_id: int, origin: ImageOrigin) -> dict[str, object]:
+    return {
+        "id": image_id,
+        "source": origin.source,
+        "source_id": origin.image_id,
+        "source_file_name": origin.file_name,
+    }
+
+
+def _origin_from_json(row: Mapping[str, Any]) -> ImageOrigin:
+    return ImageOrigin(str(row["source"]), int(row["source_id"]), str(row["source_file_name"]))

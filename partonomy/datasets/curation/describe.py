@@ -1,0 +1,373 @@
+"""Describes a data set: how often labels occur, how many parts an image shows, how large the masks are.
+
+The description is written as PNG charts and as one self-contained HTML page.
+"""
+
+import base64
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from partonomy.datasets.curation.statistics import DatasetStatistics, compute_statistics
+from partonomy.files import write_text_atomically
+from partonomy.masks import rle_area
+from partonomy.structures import PartDataset
+
+RARE_BELOW = 5
+"""Labels with fewer annotations are rare: the paper drops such parts (appendix B)."""
+TINY_SHARE = 0.0005
+"""Of the image's pixels: below it a mask is tiny."""
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class Description:
+    """All mappings fall by count, labels of equal count by name.
+
+    Attributes:
+        name: of the data set.
+        statistics: its sizes.
+        images_per_object: images that show an object of the label with an annotated part.
+        masks_per_part: masks of a part label over all objects.
+        masks_per_object_part: masks of an `object:part` label.
+        parts_per_image: part masks of every image, int64 (images,).
+        parts_per_object: part masks of every object instance that has any, int64 (instances,).
+        area_shares: of every part mask the share of its image's pixels, float64 (masks,).
+        mask_parts: the part label of every mask, aligned.
+    """
+
+    name: str
+    statistics: DatasetStatistics
+    images_per_object: Mapping[str, int]
+    masks_per_part: Mapping[str, int]
+    masks_per_object_part: Mapping[tuple[str, str], int]
+    parts_per_image: np.ndarray
+    parts_per_object: np.ndarray
+    area_shares: np.ndarray
+    mask_parts: tuple[str, ...]
+
+    @property
+    def tiny_share(self) -> float:
+        """Share of the masks that cover less than `TINY_SHARE` of their image."""
+        return float((self.area_shares < TINY_SHARE).mean())
+
+    def area_quantiles(self) -> tuple[float, ...]:
+        """`QUANTILES` of the masks' share of the image."""
+        return tuple(float(value) for value in np.quantile(self.area_shares, QUANTILES))
+
+
+def describe_dataset(dataset: PartDataset) -> Description:
+    """Count and measure everything.
+
+    Raises:
+        ValueError: there is no part mask.
+    """
+    instances = [(image, one) for image in dataset.images for one in image.objects if one.parts]
+    if not instances:
+        raise ValueError(f"{dataset.name}: no annotated part in {len(dataset.images)} images, nothing to describe")
+    objects = Counter(label for image in dataset.images for label in {one.label for one in image.objects if one.parts})
+    pairs = Counter((one.label, part.label) for _, one in instances for part in one.parts)
+    parts = Counter(part.label for _, one in instances for part in one.parts)
+    shares = [rle_area(part.mask) / (image.height * image.width) for image, one in instances for part in one.parts]
+    return Description(
+        name=dataset.name,
+        statistics=compute_statistics(dataset),
+        images_per_object=dict(sorted(objects.items(), key=lambda row: (-row[1], row[0]))),
+        masks_per_part=dict(sorted(parts.items(), key=lambda row: (-row[1], row[0]))),
+        masks_per_object_part=dict(sorted(pairs.items(), key=lambda row: (-row[1], row[0]))),
+        parts_per_image=np.array([sum(len(one.parts) for one in image.objects) for image in dataset.images]),
+        parts_per_object=np.array([len(one.parts) for _, one in instances]),
+        area_shares=np.array(shares),
+        mask_parts=tuple(part.label for _, one in instances for part in one.parts),
+    )
+
+
+NUM_NAMED = 30
+"""Labels that a chart names; beyond them the curve by rank shows all."""
+MAX_MAP_OBJECTS, MAX_MAP_PARTS = 30, 40
+MAX_WRITTEN_CELLS = 400
+"""A heat map of more cells shows colours alone."""
+BLUE, RED, GREY = "#1d4ed8", "#b42318", "#5d6878"
+BAR_HEIGHT = 0.24  # inches
+MIN_ROWS = 4
+"""A chart of fewer bars is as high as one of so many."""
+MAX_LABEL_LENGTH = 34
+
+
+def draw_label_counts(counts: Mapping[str, int], kind: str, unit: str) -> Figure:
+    """Bars of the most frequent labels and, where there are more, all labels by rank.
+
+    Args:
+        counts: label -> number, falling.
+        kind: what the labels are, in the singular ("object").
+        unit: what was counted ("images").
+    """
+    labels, values = list(counts), list(counts.values())
+    has_tail = len(labels) > NUM_NAMED
+    named = labels[:NUM_NAMED]
+    num_rows = max(len(named), MIN_ROWS)
+    figure = Figure(figsize=(12 if has_tail else 8, 1.1 + BAR_HEIGHT * num_rows), layout="constrained")
+    axes = figure.subplots(1, 2 if has_tail else 1, squeeze=False)[0]
+    bars = axes[0].barh(range(len(named)), values[: len(named)], color=BLUE, height=0.72)
+    axes[0].bar_label(bars, labels=[f"{value:,}" for value in values[: len(named)]], padding=3, fontsize=8, color=GREY)
+    axes[0].set_yticks(range(len(named)), [_shorten(label) for label in named], fontsize=9)
+    axes[0].set_ylim(num_rows - 0.4, -0.6)
+    axes[0].margins(x=0.12)
+    axes[0].set_xlabel(unit)
+    number = f"the top {len(named)} of {len(labels):,}" if has_tail else f"all {len(labels)}"
+    axes[0].set_title(f"{unit[:1].upper()}{unit[1:]} per {kind}: {number}", loc="left", fontsize=11)
+    _tidy(axes[0], "x")
+    if has_tail:
+        _draw_ranks(axes[1], values, unit)
+    return figure
+
+
+def draw_parts_per_image(description: Description) -> Figure:
+    """How many part masks an image shows, and how many an object instance."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    counted = (("image", description.parts_per_image), ("object instance", description.parts_per_object))
+    for axis, (kind, values) in zip(axes, counted, strict=True):
+        # Whole numbers one by one, or in steps where an image shows hundreds.
+        step = max(1, -(-int(values.max() + 1) // 40))
+        edges = np.arange(values.min(), values.max() + step + 1, step) - 0.5
+        axis.hist(values, bins=edges, color=BLUE, rwidth=0.9 if step == 1 else 1.0)
+        axis.axvline(values.mean(), color=RED, linewidth=1.2, linestyle="--")
+        axis.set_title(f"Parts per {kind}: mean {values.mean():.1f}, most {values.max()}", loc="left", fontsize=11)
+        axis.set_xlabel("annotated parts" + (f" (in steps of {step})" if step > 1 else ""))
+        axis.set_ylabel(f"{kind}s")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        _tidy(axis, "y")
+    return figure
+
+
+def draw_mask_sizes(description: Description) -> Figure:
+    """Shares of the image that part masks cover, on a logarithmic axis."""
+    shares = description.area_shares[description.area_shares > 0]
+    low = min(float(shares.min()), TINY_SHARE) * 0.8
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axis = figure.subplots()
+    axis.hist(shares, bins=list(np.geomspace(low, 1.0, 50)), color=BLUE, rwidth=0.95)
+    axis.set_xscale("log")
+    axis.set_xlim(low, 1.0)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    axis.axvline(TINY_SHARE, color=RED, linewidth=1.2, linestyle="--")
+    tiny = f"{description.tiny_share:.1%} are tiny, below {TINY_SHARE:.2%} (dashed)"
+    axis.set_title(f"Sizes of {len(description.area_shares):,} part masks; {tiny}", loc="left", fontsize=11)
+    axis.set_xlabel("share of the image's pixels")
+    axis.set_ylabel("masks")
+    _tidy(axis, "y")
+    return figure
+
+
+def draw_part_sizes(description: Description) -> Figure:
+    """Box plots of the mask sizes of the most frequent parts, largest median first.
+
+    Box: quartiles and median; whiskers: 5th and 95th percentile.
+    """
+    labels = list(description.masks_per_part)[:NUM_NAMED]
+    parts = np.array(description.mask_parts)
+    shares = {label: np.maximum(description.area_shares[parts == label], 1e-9) for label in labels}
+    ordered = sorted(labels, key=lambda label: -float(np.median(shares[label])))
+    figure = Figure(figsize=(9, max(2.4, 1.1 + BAR_HEIGHT * len(ordered))), layout="constrained")
+    axis = figure.subplots()
+    axis.boxplot(
+        [shares[label] for label in ordered],
+        orientation="horizontal",
+        tick_labels=[f"{_shorten(label)} ({len(shares[label]):,})" for label in ordered],
+        whis=(5, 95),
+        widths=0.6,
+        showfliers=False,
+        medianprops={"color": RED, "linewidth": 1.5},
+        boxprops={"color": BLUE},
+        whiskerprops={"color": BLUE},
+        capprops={"color": BLUE},
+    )
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    axis.tick_params(axis="y", labelsize=9)
+    axis.set_xlabel("share of the image's pixels")
+    number = len(description.masks_per_part)
+    which = f"the {len(ordered)} most frequent of {number:,}" if number > len(ordered) else f"all {number}"
+    axis.set_title(f"Mask sizes per part (masks): {which}", loc="left", fontsize=11)
+    _tidy(axis, "x")
+    return figure
+
+
+def draw_object_part_map(description: Description) -> Figure:
+    """Heat map of masks per object and part; of a large vocabulary the most frequent objects, then their parts."""
+    objects = list(description.images_per_object)[:MAX_MAP_OBJECTS]
+    shown = {pair: count for pair, count in description.masks_per_object_part.items() if pair[0] in objects}
+    totals: dict[str, int] = {}
+    for (_, part), count in shown.items():
+        totals[part] = totals.get(part, 0) + count
+    parts = sorted(totals, key=lambda part: (-totals[part], part))[:MAX_MAP_PARTS]
+    counts = np.array([[shown.get((label, part), 0) for part in parts] for label in objects])  # [objects, parts]
+    figure = Figure(figsize=(3.2 + 0.27 * len(parts), 2.6 + 0.24 * len(objects)), layout="constrained")
+    axis = figure.subplots()
+    highest = max(2, int(counts.max()))
+    image = axis.imshow(np.ma.masked_equal(counts, 0), cmap="viridis_r", norm=LogNorm(1, highest), aspect="auto")
+    figure.colorbar(image, ax=axis, label="masks", format="%d", shrink=0.8)
+    axis.set_xticks(range(len(parts)), [_shorten(part) for part in parts], rotation=90, fontsize=8)
+    axis.set_yticks(range(len(objects)), [_shorten(label) for label in objects], fontsize=8)
+    if counts.size <= MAX_WRITTEN_CELLS:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if count > highest**0.6 else "black"
+                axis.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
+    num_objects, num_parts = len(description.images_per_object), len(description.masks_per_part)
+    is_all = (num_objects, num_parts) == (len(objects), len(parts))
+    title = "Masks per object and part"
+    if not is_all:
+        title += f"\n{len(objects)} of {num_objects} objects, {len(parts)} of {num_parts} parts: the most frequent"
+    axis.set_title(title, loc="left", fontsize=11)
+    return figure
+
+
+def _draw_ranks(axis: Axes, values: Sequence[int], unit: str) -> None:
+    ranks = range(1, len(values) + 1)
+    axis.plot(ranks, values, color=BLUE, linewidth=1.6, drawstyle="steps-mid")
+    axis.axvspan(1, NUM_NAMED, color=BLUE, alpha=0.08, linewidth=0)
+    axis.set_yscale("log")
+    axis.set_ylim(bottom=0.8)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.yaxis.set_minor_locator(NullLocator())
+    num_rare = sum(value < RARE_BELOW for value in values)
+    axis.axhline(RARE_BELOW, color=RED, linewidth=1.2, linestyle="--")
+    axis.set_title(
+        f"All {len(values):,} by rank; {num_rare:,} below {RARE_BELOW} {unit} (dashed)", loc="left", fontsize=11
+    )
+    axis.set_xlabel("rank (shaded: named on the left)")
+    axis.set_ylabel(unit)
+    _tidy(axis, "y")
+
+
+def _tidy(axis: Axes, grid: str) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_axisbelow(True)
+    axis.grid(visible=True, axis="x" if grid == "x" else "y", alpha=0.25)
+
+
+def _shorten(label: str) -> str:
+    return label if len(label) <= MAX_LABEL_LENGTH else label[: MAX_LABEL_LENGTH - 1] + "…"
+
+
+PAGE_FILE = "describe.html"
+DOTS_PER_INCH = 110
+NUM_ROWS = 200
+"""Labels of a vocabulary that the page's tables list: the most and the least frequent half of them."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart on the page: `data` is the PNG file in base64."""
+
+    title: str
+    file_name: str
+    data: str
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """A vocabulary: `rows` are labels with counts, falling; `num_hidden` between its halves are not listed."""
+
+    title: str
+    unit: str
+    num_labels: int
+    num_rare: int
+    rows: tuple[tuple[str, int], ...]
+    num_hidden: int
+
+
+@dataclass(frozen=True)
+class DescriptionPage:
+    """Everything the template shows. `quantiles` of mask sizes are shares of the image."""
+
+    description: Description
+    charts: tuple[Chart, ...]
+    tables: tuple[LabelTable, ...]
+    quantiles: tuple[tuple[float, float], ...]
+    rare_below: int
+
+
+def write_description(dataset: PartDataset, output: Path) -> tuple[Path, ...]:
+    """Write charts and page.
+
+    Args:
+        dataset: annotations; no image is read.
+        output: folder, created when missing; files of the same names are replaced.
+
+    Returns:
+        The files, the page last.
+
+    Raises:
+        ValueError: the data set has no part mask.
+    """
+    description = describe_dataset(dataset)
+    output.mkdir(parents=True, exist_ok=True)
+    charts = []
+    for file_name, (title, figure) in _draw_all(description).items():
+        figure.savefig(output / file_name, dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
+        charts.append(Chart(title, file_name, base64.b64encode((output / file_name).read_bytes()).decode("ascii")))
+    page = DescriptionPage(
+        description=description,
+        charts=tuple(charts),
+        tables=(
+            _label_table("Objects", "images", description.images_per_object),
+            _label_table("Parts", "masks", description.masks_per_part),
+            _label_table("Object-part labels", "masks", _joined(description)),
+        ),
+        quantiles=tuple(zip(QUANTILES, description.area_quantiles(), strict=True)),
+        rare_below=RARE_BELOW,
+    )
+    environment = Environment(
+        loader=PackageLoader("partonomy.datasets.curation", "."),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    write_text_atomically(output / PAGE_FILE, environment.get_template("describe.html.j2").render(page=page))
+    return (*(output / chart.file_name for chart in charts), output / PAGE_FILE)
+
+
+def _draw_all(description: Description) -> Mapping[str, tuple[str, Figure]]:
+    """Title and figure by file name."""
+    pairs = _joined(description)
+    return {
+        "images_per_object.png": (
+            "Images per object",
+            draw_label_counts(description.images_per_object, "object", "images"),
+        ),
+        "masks_per_part.png": ("Masks per part", draw_label_counts(description.masks_per_part, "part", "masks")),
+        "masks_per_object_part.png": (
+            "Masks per object-part label",
+            draw_label_counts(pairs, "object-part label", "masks"),
+        ),
+        "parts_per_image.png": ("Parts per image and per object", draw_parts_per_image(description)),
+        "mask_sizes.png": ("Mask sizes", draw_mask_sizes(description)),
+        "mask_sizes_per_part.png": ("Mask sizes per part", draw_part_sizes(description)),
+        "objects_and_parts.png": ("Objects and parts", draw_object_part_map(description)),
+    }
+
+
+def _joined(description: Description) -> dict[str, int]:
+    return {f"{label}: {part}": count for (label, part), count in description.masks_per_object_part.items()}
+
+
+def _label_table(title: str, unit: str, counts: Mapping[str, int]) -> LabelTable:
+    rows = tuple(counts.items())
+    num_hidden = max(0, len(rows) - NUM_ROWS)
+    shown = rows if not num_hidden else rows[: NUM_ROWS // 2] + rows[-NUM_ROWS // 2 :]
+    num_rare = sum(count < RARE_BELOW for count in counts.values())
+    return LabelTable(title, unit, len(rows), num_rare, shown, num_hidden)

@@ -1,0 +1,191 @@
+"""Joins data sets into one vocabulary (the paper's 606 objects and 975 parts: appendix B, Table 8)."""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from partonomy.datasets.curation.check import find_similar_names
+from partonomy.datasets.photographs import find_same_files
+from partonomy.masks import canonical_rle, union_masks
+from partonomy.names import OBJECT_PART_SEPARATOR, clean_names
+from partonomy.structures import AnnotatedImage, ObjectInstance, Part, PartDataset
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """How to join.
+
+    Attributes:
+        name: of the merged data set.
+        name_map: raw name -> natural name, over all sources; "car:wheel" is the part of one object.
+        categories: object -> category, over what the sources say.
+        first_category_wins: an object that the sources put into several categories gets the first source's.
+        num_workers: threads that compare image files.
+    """
+
+    name: str
+    name_map: Mapping[str, str]
+    categories: Mapping[str, str]
+    first_category_wins: bool = False
+    num_workers: int = 1
+
+
+@dataclass(frozen=True)
+class RenamedLabel:
+    """A label that the merged data set spells otherwise."""
+
+    kind: str
+    source: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class CategoryConflict:
+    """An object that the sources put into several categories, in the order of the sources."""
+
+    object_label: str
+    categories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SamePhotograph:
+    """Image files of equal content, by their ids in the merged data set."""
+
+    image_ids: tuple[int, ...]
+    file_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The merged data set and what a user should know about it.
+
+    `sources` holds, per merged image, the number of its input and its id there. `similar_names` differ only in plural,
+    hyphen or case and are left apart.
+    """
+
+    dataset: PartDataset
+    sources: tuple[tuple[int, int], ...]
+    renamed: tuple[RenamedLabel, ...]
+    conflicts: tuple[CategoryConflict, ...]
+    similar_names: tuple[tuple[str, ...], ...]
+    same_photographs: tuple[SamePhotograph, ...]
+
+
+def merge_datasets(datasets: Sequence[PartDataset], config: MergeConfig) -> Merge:
+    """Join data sets: names cleaned together, images numbered from 1 in the order of the sources.
+
+    Image files stay where they are; their names become relative to the folder that all sources share.
+
+    Raises:
+        ValueError: an object in several categories while `first_category_wins` is off; all such objects are listed.
+    """
+    labels = {instance.label for one in datasets for image in one.images for instance in image.objects}
+    pairs = {pair for one in datasets for pair in _part_labels(one)}
+    object_names = clean_names(labels, config.name_map)
+    cleaned = clean_names({part for _, part in pairs}, config.name_map)
+    part_names = {pair: config.name_map.get(OBJECT_PART_SEPARATOR.join(pair), cleaned[pair[1]]) for pair in pairs}
+    categories, conflicts = _unite_categories(datasets, object_names, config.categories)
+    if conflicts and not config.first_category_wins:
+        raise ValueError(_describe_conflicts(conflicts))
+    root = Path(os.path.commonpath([one.image_root.resolve() for one in datasets]))
+    images: list[AnnotatedImage] = []
+    sources: list[tuple[int, int]] = []
+    for number, dataset in enumerate(datasets):
+        prefix = dataset.image_root.resolve().relative_to(root)
+        for image in dataset.images:
+            objects = tuple(_rename(one, object_names, part_names, categories) for one in image.objects)
+            file_name = (prefix / image.file_name).as_posix()
+            images.append(AnnotatedImage(len(images) + 1, file_name, image.height, image.width, objects))
+            sources.append((number, image.image_id))
+    return Merge(
+        dataset=PartDataset(config.name, root, tuple(images)),
+        sources=tuple(sources),
+        renamed=_list_renamed(datasets, object_names, part_names, config.name_map),
+        conflicts=conflicts,
+        similar_names=find_similar_names(object_names.values()) + find_similar_names(part_names.values()),
+        same_photographs=_find_same_photographs(images, root, config.num_workers),
+    )
+
+
+def _unite_categories(
+    datasets: Sequence[PartDataset], object_names: Mapping[str, str], table: Mapping[str, str]
+) -> tuple[dict[str, str], tuple[CategoryConflict, ...]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for dataset in datasets:
+        for label, category in sorted({(one.label, one.category) for i in dataset.images for one in i.objects}):
+            name = object_names[label]
+            given = next((table[key] for key in (label, name) if key in table), category)
+            if given not in found[name]:
+                found[name].append(given)
+    conflicts = tuple(
+        CategoryConflict(name, tuple(several)) for name, several in sorted(found.items()) if len(several) > 1
+    )
+    return {name: several[0] for name, several in found.items()}, conflicts
+
+
+def _describe_conflicts(conflicts: Sequence[CategoryConflict]) -> str:
+    lines = [f"{one.object_label!r}: {', '.join(map(repr, one.categories))}" for one in conflicts]
+    return (
+        f"objects in several categories: {'; '.join(lines)}. Wrong answers are drawn within a "
+        "category, so an object has one: give each in a JSON file object -> category (--categories FILE), or take the "
+        "first source's (--category_conflicts first)"
+    )
+
+
+def _rename(
+    instance: ObjectInstance,
+    object_names: Mapping[str, str],
+    part_names: Mapping[tuple[str, str], str],
+    categories: Mapping[str, str],
+) -> ObjectInstance:
+    """Two parts of one instance that become one label become one part: the union of their masks."""
+    by_name: dict[str, list[Part]] = defaultdict(list)
+    for part in instance.parts:
+        by_name[part_names[instance.label, part.label]].append(part)
+    parts = tuple(
+        Part(
+            name,
+            same[0].mask if len(same) == 1 else union_masks([canonical_rle(part.mask) for part in same]),
+            tuple(number for part in same for number in part.annotation_ids),
+        )
+        for name, same in sorted(by_name.items())
+    )
+    label = object_names[instance.label]
+    return ObjectInstance(instance.instance_id, label, categories[label], parts, instance.mask, instance.box)
+
+
+def _list_renamed(
+    datasets: Sequence[PartDataset],
+    object_names: Mapping[str, str],
+    part_names: Mapping[tuple[str, str], str],
+    name_map: Mapping[str, str],
+) -> tuple[RenamedLabel, ...]:
+    rows: list[RenamedLabel] = []
+    for dataset in datasets:
+        labels = sorted({instance.label for image in dataset.images for instance in image.objects})
+        rows += [RenamedLabel("object", dataset.name, label, object_names[label]) for label in labels]
+        for pair in sorted(_part_labels(dataset)):
+            whole = OBJECT_PART_SEPARATOR.join(pair)
+            rows.append(RenamedLabel("part", dataset.name, whole if whole in name_map else pair[1], part_names[pair]))
+    return tuple(row for row in dict.fromkeys(rows) if row.old != row.new)
+
+
+def _part_labels(dataset: PartDataset) -> set[tuple[str, str]]:
+    """(object, part) of every part."""
+    return {(one.label, part.label) for image in dataset.images for one in image.objects for part in one.parts}
+
+
+def _find_same_photographs(
+    images: Sequence[AnnotatedImage], root: Path, num_workers: int
+) -> tuple[SamePhotograph, ...]:
+    groups = find_same_files([root / image.file_name for image in images], num_workers)
+    return tuple(
+        SamePhotograph(
+            tuple(images[position].image_id for position in group),
+            tuple(images[position].file_name for position in group),
+        )
+        for group in groups
+    )

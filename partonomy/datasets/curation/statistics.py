@@ -1,0 +1,144 @@
+"""Sizes of data sets in the columns of the paper's Tables 1 and 8, next to the rows quoted from it."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from partonomy.structures import PartDataset, QuestionType
+from partonomy.table_format import ColumnGroup, Table, TableRow
+
+
+@dataclass(frozen=True)
+class DatasetStatistics:
+    """Counts. `num_objects`, `num_parts` and `num_object_parts` count labels, the others count what is annotated.
+
+    `num_object_centric` images show exactly one annotated object.
+    """
+
+    num_objects: int
+    num_parts: int
+    num_object_parts: int
+    num_images: int
+    num_masks: int
+    num_instances: int
+    num_object_centric: int
+
+
+def compute_statistics(dataset: PartDataset) -> DatasetStatistics:
+    """Count labels, images and part masks. Objects count when any instance of them has an annotated part."""
+    return compute_joint_statistics((dataset,))
+
+
+def compute_joint_statistics(datasets: Sequence[PartDataset]) -> DatasetStatistics:
+    """Count over several data sets, as the last row of the paper's Table 8 does: labels once, all else added up."""
+    images = [image for dataset in datasets for image in dataset.images]
+    instances = [instance for image in images for instance in image.objects]
+    pairs = {(instance.label, part.label) for instance in instances for part in instance.parts}
+    return DatasetStatistics(
+        num_objects=len({label for label, _ in pairs}),
+        num_parts=len({part for _, part in pairs}),
+        num_object_parts=len(pairs),
+        num_images=len(images),
+        num_masks=sum(len(instance.parts) for instance in instances),
+        num_instances=len(instances),
+        num_object_centric=sum(len(image.objects) == 1 for image in images),
+    )
+
+
+TABLE_1_COLUMNS = (
+    "Datasets",
+    "# Object Labels",
+    "# Part Labels",
+    "# Object-Part Labels",
+    "# Images",
+    "# Seg. Masks",
+    "Object-Centric Images",
+    "Object Domain",
+)
+"""Table 8 has the first six."""
+YES, NO, UNKNOWN = "✓", "×", "-"
+OWN_GROUP = "counted here"
+QUOTED_TABLES = (1, 8)
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """One data set as `stats` shows it.
+
+    Attributes:
+        name: unique among the entries.
+        statistics: its sizes.
+        left_out: what its build left out and why, one line each.
+        num_asked: questions by type; None when no questions were built.
+        not_asked: which questions could not be asked and why, one line each.
+    """
+
+    name: str
+    statistics: DatasetStatistics
+    left_out: tuple[str, ...]
+    num_asked: Mapping[QuestionType, int] | None
+    not_asked: tuple[str, ...]
+
+
+def size_table(entries: Sequence[DatasetEntry], joint: DatasetStatistics | None, is_quoted: bool) -> Table:
+    """Sizes, one row per data set.
+
+    Args:
+        entries: the data sets.
+        joint: of all of them together, the last row; None for no such row.
+        is_quoted: put the paper's own rows above, marked as quoted.
+    """
+    rows = [row for number in QUOTED_TABLES for row in quoted_rows(number)] if is_quoted else []
+    group = OWN_GROUP if is_quoted else ""
+    rows += [_size_row(entry.name, entry.statistics, group) for entry in entries]
+    rows += [] if joint is None else [_size_row("together", joint, group)]
+    centric = [
+        f"- {entry.name}: {entry.statistics.num_object_centric} of {entry.statistics.num_images} images show exactly "
+        "one annotated object"
+        for entry in entries
+    ]
+    notes = [*centric, *(f"- {entry.name}: {line}" for entry in entries for line in entry.left_out)]
+    if joint is not None:
+        notes.append("- together: labels are counted once, images, masks and instances are added up")
+    notes.append(
+        "- Object Domain is the paper's judgement (common, organisms, specialized); annotations do not say it."
+    )
+    groups = (ColumnGroup("", TABLE_1_COLUMNS), ColumnGroup("not in the paper", ("# Object Instances",)))
+    return Table("Data sets, columns of the paper's Tables 1 and 8", groups, tuple(rows), "\n".join(notes))
+
+
+def question_table(entries: Sequence[DatasetEntry]) -> Table:
+    """Questions asked, one row per type and one column per data set."""
+    rows = []
+    has_questions = any(entry.num_asked is not None for entry in entries)
+    for question_type in QuestionType if has_questions else ():
+        counts = (UNKNOWN if one.num_asked is None else str(one.num_asked.get(question_type, 0)) for one in entries)
+        rows.append(TableRow((question_type.value, *counts)))
+    notes = [f"- {entry.name}: questions: none built" for entry in entries if entry.num_asked is None]
+    notes += [f"- {entry.name}: not asked: {line}" for entry in entries for line in entry.not_asked]
+    columns = (ColumnGroup("", ("Question type", *(entry.name for entry in entries))),)
+    return Table("Questions asked", columns, tuple(rows), "\n".join(notes))
+
+
+def quoted_rows(number: int) -> tuple[TableRow, ...]:
+    """The rows of `paper_rows/table<number>.csv`; an empty cell, or a column that this table lacks, is a dash.
+
+    Raises:
+        ValueError: a row is not marked as quoted.
+    """
+    text = resources.files("partonomy").joinpath(f"paper_rows/table{number}.csv").read_text(encoding="utf-8")
+    rows = []
+    for row in csv.DictReader(text.splitlines()):
+        if row["source"] != "quoted":
+            raise ValueError(f"table{number}.csv: the row of {row['Datasets']} is not marked as quoted")
+        cells = tuple(row.get(column) or UNKNOWN for column in TABLE_1_COLUMNS)
+        rows.append(TableRow((*cells, UNKNOWN), f"quoted from the paper, Table {number}"))
+    return tuple(rows)
+
+
+def _size_row(name: str, counts: DatasetStatistics, group: str) -> TableRow:
+    numbers = (counts.num_objects, counts.num_parts, counts.num_object_parts, counts.num_images, counts.num_masks)
+    is_centric = counts.num_images > 0 and counts.num_object_centric == counts.num_images
+    cells = (name, *(f"{value:,}" for value in numbers), YES if is_centric else NO, UNKNOWN)
+    return TableRow((*cells, f"{counts.num_instances:,}"), group)

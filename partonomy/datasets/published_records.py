@@ -1,0 +1,334 @@
+"""The published question records (`{split}_qa_pairs.json`; paper, appendix B), read and written.
+
+A second file beside an export, `NAME.annotations.json`, keeps what the published schema cannot say.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from partonomy.datasets.phrases import locate_listed, locate_phrases
+from partonomy.datasets.question_file import check_question, describe_record_error, invalid_record
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, hash_files, parse_json, read_json
+from partonomy.images import check_image
+from partonomy.masks import check_mask_size, rle_from_coco, rle_to_json, shorten, union_masks
+from partonomy.structures import (
+    CharSpan,
+    Choice,
+    InvalidRecord,
+    ObjectChoice,
+    ObjectInstance,
+    ObjectQuestion,
+    Part,
+    Question,
+    QuestionSet,
+    QuestionType,
+)
+
+SIDECAR_SUFFIX = ".annotations.json"
+
+
+def sidecar_path(record_file: Path) -> Path:
+    """Where the annotations of a record file stand."""
+    return record_file.with_suffix(SIDECAR_SUFFIX)
+
+
+def read_sidecar(record_file: Path) -> dict[str, Any]:
+    """Read the annotations beside a record file.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: no JSON object, or one that was written with another version of the record file.
+    """
+    path = sidecar_path(record_file)
+    content = read_json(path)
+    if content.get("record_sha256") != hash_files([record_file]):
+        raise ValueError(f"{path}: belongs to another version of {record_file}; export both again, or delete it")
+    return content
+
+
+def exported_image_root(record_file: Path) -> Path | None:
+    """The image folder that the annotations beside a record file name; None where there are none.
+
+    Raises:
+        ValueError: the annotations are broken or belong to another version of the record file.
+    """
+    path = sidecar_path(record_file)
+    if not path.is_file():
+        return None
+    dataset = read_sidecar(record_file).get("dataset")
+    image_root = dataset.get("image_root") if isinstance(dataset, dict) else None
+    if not isinstance(image_root, str):
+        raise ValueError(f"{path}: 'dataset' must name its 'image_root'; export both files again")
+    return (record_file.parent / image_root).resolve()
+
+
+CORRECT = "correct"
+INCORRECT = "incorrect"
+
+
+@dataclass(frozen=True)
+class PublishedRecord:
+    """One record: its place in the file, the question, and all parts of the instance (the asked ones among them)."""
+
+    index: int
+    question: Question
+    image_path: str
+    parts: tuple[Part, ...]
+
+
+def load_records(path: Path, invalid: Literal["raise", "collect"]) -> QuestionSet:
+    """Read a record file as questions; see `partonomy.datasets.store.load_questions`."""
+    records, bad = read_records(path, invalid)
+    questions = tuple(record.question for record in records)
+    return QuestionSet(path.stem, questions, hash_files([path]), invalid=bad)
+
+
+def read_records(
+    path: Path, invalid: Literal["raise", "collect"]
+) -> tuple[list[PublishedRecord], tuple[InvalidRecord, ...]]:
+    """Read a record file.
+
+    Returns:
+        The records that can be asked, and the others. Images are numbered from 1 in order of appearance; question ids
+        are `record-000000`, `record-000001`, ...
+
+    Raises:
+        ValueError: the file is not a JSON list; with "raise" also a bad record, naming file and record index.
+    """
+    contents = _read_list(path)
+    reader = _RecordReader(path)
+    records: list[PublishedRecord] = []
+    bad: list[InvalidRecord] = []
+    for index, content in enumerate(contents):
+        try:
+            records.append(reader.read(index, content))
+        except RECORD_ERRORS as error:
+            reason = describe_record_error(error)
+            if invalid == "raise":
+                raise ValueError(f"{path}, record {index}: {reason}") from error
+            bad.append(invalid_record(index, content, reason))
+    return records, tuple(bad)
+
+
+def question_to_record(question: Question, instance: ObjectInstance, folder: Path) -> dict[str, object]:
+    """Return the published record of a question.
+
+    Args:
+        question: the question.
+        instance: the object it asks about; all of its parts are written, as in the published files.
+        folder: where the record file will stand; the image path is written relative to it.
+    """
+    asked = question.object_question
+    return {
+        "image_path": Path(os.path.relpath(question.image_path, folder)).as_posix(),
+        "image_label": question.object_label,
+        "question": question.text,
+        "question_type": question.question_type.value,
+        "answer_choices": [choice.text for choice in question.choices],
+        "answer_types": [CORRECT if choice.is_correct else INCORRECT for choice in question.choices],
+        "answer_parts": [list(choice.parts) for choice in question.choices],
+        "segmentations": {part.label: [rle_to_json(part.mask)] for part in instance.parts},
+        "object_question": asked and asked.text,
+        "object_answer_choices": asked and [choice.text for choice in asked.choices],
+        "object_answer_types": asked and [CORRECT if choice.is_correct else INCORRECT for choice in asked.choices],
+        "object_answer_classes": asked and [choice.label for choice in asked.choices],
+    }
+
+
+class _RecordReader:
+    """Reads the records of one file; masks repeated from record to record are decoded once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._image_ids: dict[str, int] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._parts: dict[tuple[str, str], tuple[Part, ...]] = {}
+
+    def read(self, index: int, content: Mapping[str, Any]) -> PublishedRecord:
+        if not isinstance(content, Mapping):
+            raise ValueError(f"expected a JSON object, got {type(content).__name__}")
+        question_type = QuestionType(_text(content, "question_type"))
+        image_path = _text(content, "image_path")
+        full_path = self._find_image(image_path)
+        parts = self._read_parts(image_path, full_path, content["segmentations"])
+        choices = _read_choices(content, question_type)
+        correct = [choice for choice in choices if choice.is_correct]
+        mask_of = {part.label: part for part in parts}
+        for label in correct[0].parts if len(correct) == 1 else ():
+            if label not in mask_of:
+                raise ValueError(f"the correct answer's part {label!r} has no mask in 'segmentations'")
+        question = Question(
+            question_id=f"record-{index:06d}",
+            question_type=question_type,
+            image_id=self._image_ids.setdefault(image_path, len(self._image_ids) + 1),
+            instance_id=-1,
+            image_path=full_path,
+            height=parts[0].mask.height,
+            width=parts[0].mask.width,
+            object_label=_text(content, "image_label"),
+            text=_text(content, "question"),
+            choices=choices,
+            masks=tuple(mask_of[label] for label in correct[0].parts) if len(correct) == 1 else (),
+            object_question=_read_object_question(content) if question_type.is_part_whole else None,
+        )
+        check_question(question)
+        return PublishedRecord(index, question, image_path, parts)
+
+    def _find_image(self, image_path: str) -> Path:
+        """The image's path: inside the file's folder, or inside the image folder that an export's second file names."""
+        path = self._path.parent / image_path
+        try:
+            check_relative_path(image_path, "'image_path'")
+        except ValueError:
+            if self._exported_root is None or not path.resolve().is_relative_to(self._exported_root):
+                raise
+        return path.resolve()
+
+    @cached_property
+    def _exported_root(self) -> Path | None:
+        return exported_image_root(self._path)
+
+    def _read_parts(self, image_path: str, full_path: Path, segmentations: object) -> tuple[Part, ...]:
+        if not isinstance(segmentations, Mapping) or not segmentations:
+            raise ValueError("'segmentations' must map part labels to masks, and hold at least one")
+        text = json.dumps(segmentations, ensure_ascii=False)
+        key = (image_path, hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest())
+        if key not in self._parts:
+            # The image bounds what its masks may claim, so it comes first.
+            height, width = self._check_size(image_path, full_path, segmentations)
+            self._parts[key] = tuple(_read_part(label, masks, height, width) for label, masks in segmentations.items())
+        return self._parts[key]
+
+    def _check_size(self, image_path: str, full_path: Path, segmentations: Mapping[str, Any]) -> tuple[int, int]:
+        """The size that the first mask names, (height, width), checked against the image file and earlier records."""
+        label, masks = next(iter(segmentations.items()))
+        height, width = _claimed_size(_mask_list(label, masks)[0], f"mask 0 of {label!r}")
+        try:
+            check_image(full_path, height, width)
+        except ValueError as error:
+            raise ValueError(f"mask 0 of {label!r}: {error}") from error
+        known = self._sizes.setdefault(image_path, (height, width))
+        if known != (height, width):
+            raise ValueError(f"the masks are {height} x {width}, those of an earlier record {known[0]} x {known[1]}")
+        return height, width
+
+
+def _read_list(path: Path) -> list[Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: record file not found")
+    contents = parse_json(path.read_bytes(), f"{path}: not a JSON file")
+    if not isinstance(contents, list):
+        raise ValueError(f"{path}: a record file is a JSON list of questions, got {type(contents).__name__}")
+    return contents
+
+
+def _read_part(label: str, masks: object, height: int, width: int) -> Part:
+    check_text(label, "a part label in 'segmentations'")
+    contents = enumerate(_mask_list(label, masks))
+    return Part(
+        label,
+        union_masks([rle_from_coco(_unwrap(mask), height, width, f"mask {n} of {label!r}") for n, mask in contents]),
+    )
+
+
+def _mask_list(label: str, masks: object) -> Sequence[object]:
+    if not isinstance(masks, Sequence) or isinstance(masks, str) or not masks:
+        raise ValueError(f"the part {label!r} has no mask in 'segmentations'")
+    return masks
+
+
+def _unwrap(content: object) -> object:
+    """A mask without the "segmentation" keys it may be nested under; one without 'size' is none of a record."""
+    while isinstance(content, Mapping) and "segmentation" in content:
+        content = content["segmentation"]
+    return content if isinstance(content, Mapping) else {"size": None}
+
+
+def _claimed_size(mask: object, where: str) -> tuple[int, int]:
+    content = _unwrap(mask)
+    size = content.get("size") if isinstance(content, Mapping) else None
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise ValueError(f"{where}: a mask needs 'size': [height, width]")
+    check_mask_size(size[0], size[1], where)
+    return size[0], size[1]
+
+
+def _read_choices(content: Mapping[str, Any], question_type: QuestionType) -> tuple[Choice, ...]:
+    texts, kinds, parts = content["answer_choices"], content["answer_types"], content["answer_parts"]
+    _check_aligned(("answer_choices", texts), ("answer_types", kinds), ("answer_parts", parts))
+    choices = []
+    for number, (text, kind, labels) in enumerate(zip(texts, kinds, parts, strict=True)):
+        check_text(text, f"choice {number} of 'answer_choices'")
+        if not isinstance(labels, list):
+            raise ValueError(f"entry {number} of 'answer_parts' must be a list of part names, got {shorten(labels)}")
+        for label in labels:
+            check_text(label, f"a part in entry {number} of 'answer_parts'")
+        may_rename = _is_correct(kind) and question_type.may_rename_parts
+        located = zip(labels, _locate_parts(text, labels, number, may_rename), strict=True)
+        in_reading_order = sorted(located, key=lambda pair: pair[1].start)
+        spans = tuple(span for _, span in in_reading_order)
+        choices.append(Choice(text, tuple(label for label, _ in in_reading_order), spans, _is_correct(kind)))
+    return tuple(choices)
+
+
+def _locate_parts(text: str, labels: Sequence[str], number: int, may_rename: bool) -> tuple[CharSpan, ...]:
+    try:
+        spans = locate_phrases(text, labels)
+        # A label that only stands before the list is a word of the object's name: "wheel" of a wheel loader.
+        is_listed = all(span.start > text.rfind(":") for span in spans)
+    except ValueError as error:
+        if not may_rename:
+            raise ValueError(
+                f"choice {number}: {error}; every name in 'answer_parts' must stand in its 'answer_choices' text, "
+                "letter for letter but for case: correct one of the two"
+            ) from error
+        is_listed = False
+    if is_listed or not may_rename:
+        return spans
+    try:
+        return locate_listed(text, labels)
+    except ValueError as error:
+        raise ValueError(
+            f"choice {number}: the names in 'answer_parts' do not stand in the list, nor does another word for each "
+            f"({error}): correct one of the two"
+        ) from error
+
+
+def _read_object_question(content: Mapping[str, Any]) -> ObjectQuestion:
+    texts, kinds = content["object_answer_choices"], content["object_answer_types"]
+    labels = content["object_answer_classes"]
+    _check_aligned(("object_answer_choices", texts), ("object_answer_types", kinds), ("object_answer_classes", labels))
+    choices = tuple(
+        ObjectChoice(
+            check_text(text, "a choice of 'object_answer_choices'"),
+            check_text(label, "a name in 'object_answer_classes'"),
+            _is_correct(kind),
+        )
+        for text, label, kind in zip(texts, labels, kinds, strict=True)
+    )
+    return ObjectQuestion(_text(content, "object_question"), choices)
+
+
+def _check_aligned(*columns: tuple[str, object]) -> None:
+    for name, values in columns:
+        if not isinstance(values, list):
+            raise ValueError(f"'{name}' must be a list, got {type(values).__name__}")
+    lengths = {name: len(values) for name, values in columns if isinstance(values, list)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the lists must have one entry per choice, their lengths are {lengths}")
+
+
+def _is_correct(kind: object) -> bool:
+    if kind not in (CORRECT, INCORRECT):
+        raise ValueError(f"an answer type is 'correct' or 'incorrect', got {shorten(kind)}")
+    return kind == CORRECT
+
+
+def _text(content: Mapping[str, Any], key: str) -> str:
+    return check_text(content[key], f"'{key}'")

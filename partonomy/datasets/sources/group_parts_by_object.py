@@ -1,0 +1,261 @@
+"""Objects with their parts from the checked records of a source.
+
+A part belongs to the object its record links it to, else to the object of its class that contains most of it. Several
+records of one part in one instance are united (paper, appendix B).
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from partonomy.datasets.sources.records import CocoConfig, CocoImage, CocoRecords, RawAnnotation, SkippedAnnotations
+from partonomy.masks import intersection_area, rle_area, rle_bbox, union_masks
+from partonomy.names import OBJECT_PART_SEPARATOR, clean_names, read_text_map
+from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part, PartDataset
+
+MIN_CONTAINED = 0.5
+
+
+@dataclass(frozen=True)
+class SourceReading:
+    """A data set as read from its source, and what was left out of it."""
+
+    dataset: PartDataset
+    skipped: tuple[SkippedAnnotations, ...]
+
+
+@dataclass(frozen=True)
+class SourceNames:
+    """What a source says of its own names, beside what the user says.
+
+    Attributes:
+        dataset: name of the data set, and of the one category of its objects where nothing says another.
+        readable: raw name -> natural name, for names that the rules of `clean_names` get wrong.
+        categories: raw object -> category.
+    """
+
+    dataset: str
+    readable: Mapping[str, str] = field(default_factory=dict)
+    categories: Mapping[str, str] = field(default_factory=dict)
+
+
+def assemble(records: CocoRecords, config: CocoConfig, source_names: SourceNames) -> SourceReading:
+    """Build a data set from records.
+
+    `is_crowd` marks a group: a crowd object and its parts, and crowd parts, are left out and counted; a single object
+    beside a crowd of its class is marked by a box, since the question would be ambiguous otherwise.
+
+    Raises:
+        ValueError: a part whose object cannot be told, naming file and annotation; an object without category.
+    """
+    skipped: dict[str, list[int]] = defaultdict(list)
+    for row in records.skipped:
+        skipped[row.reason].extend(row.annotation_ids)
+    names = _Names(config, records.annotations, source_names)
+    by_image: dict[int, list[RawAnnotation]] = defaultdict(list)
+    for annotation in records.annotations:
+        by_image[annotation.image_id].append(annotation)
+    # Instances that no annotation stands for need ids that no annotation has.
+    used_ids = (annotation.annotation_id for annotation in records.annotations)
+    left_out_ids = (number for row in records.skipped for number in row.annotation_ids)
+    next_id = max(max(used_ids, default=0), max(left_out_ids, default=0)) + 1
+    images = []
+    for image in records.images:
+        groups, left_out = _group_parts(by_image.pop(image.image_id, []), next_id, config)
+        next_id += sum(group.is_implied for group in groups)
+        for reason, numbers in left_out.items():
+            skipped[reason].extend(numbers)
+        images.append(_build_image(image, groups, names))
+    dataset = PartDataset(source_names.dataset, config.images.resolve(), tuple(images))
+    return SourceReading(dataset, sorted_rows(skipped))
+
+
+def sorted_rows(skipped: Mapping[str, Sequence[int]]) -> tuple[SkippedAnnotations, ...]:
+    """What was left out, by reason, in a stable order."""
+    return tuple(SkippedAnnotations(reason, tuple(sorted(numbers))) for reason, numbers in sorted(skipped.items()))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """An object and the annotations of its parts. `is_implied`: the file has no annotation of the object itself."""
+
+    instance_id: int
+    raw_label: str
+    mask: RLE | None
+    box: tuple[int, int, int, int] | None
+    is_crowd: bool
+    parts: tuple[RawAnnotation, ...]
+    is_implied: bool = False
+
+
+class _Names:
+    """Natural names of a source's objects and parts, and the objects' categories."""
+
+    def __init__(self, config: CocoConfig, used: Sequence[RawAnnotation], source_names: SourceNames) -> None:
+        of_user = read_text_map(config.name_map, "name map") if config.name_map else {}
+        self._name_map = {**source_names.readable, **of_user}
+        try:
+            self._objects = clean_names((one.raw_object for one in used if one.raw_object), self._name_map)
+            self._parts = clean_names((one.raw_part for one in used if one.raw_part), self._name_map)
+        except ValueError as error:
+            raise ValueError(f"{config.annotations}: {error}") from error
+        self._default = source_names.dataset
+        self._own_categories = source_names.categories
+        self._file = config.categories
+        self._of_file = read_text_map(config.categories, "categories") if config.categories else {}
+        self._categories = self._one_category_per_name(sorted(self._objects))
+
+    def object(self, raw: str) -> str:
+        return self._objects[raw]
+
+    def part(self, raw_object: str, raw_part: str) -> str:
+        """A name map may rename a part everywhere ("fliplate") or of one object ("car:fliplate")."""
+        return self._name_map.get(f"{raw_object}{OBJECT_PART_SEPARATOR}{raw_part}", self._parts[raw_part])
+
+    def category(self, raw: str) -> str:
+        return self._categories[self._objects[raw]]
+
+    def _one_category_per_name(self, raw_objects: Iterable[str]) -> dict[str, str]:
+        """Raw objects of several categories may share a natural name (a submarine is a boat and a ship): the first."""
+        categories: dict[str, str] = {}
+        for raw in raw_objects:
+            category = self._find_category(raw)
+            name = self._objects[raw]
+            categories[name] = min(category, categories.get(name, category))
+        return categories
+
+    def _find_category(self, raw: str) -> str:
+        if self._file is None:
+            return self._own_categories.get(raw, self._default)
+        for key in (raw, self._objects[raw]):
+            if key in self._of_file:
+                return self._of_file[key]
+        raise ValueError(f"{self._file}: the object {self._objects[raw]!r} (raw name {raw!r}) has no category; add it")
+
+
+def _group_parts(
+    annotations: Sequence[RawAnnotation], next_id: int, config: CocoConfig
+) -> tuple[list[_Group], dict[str, list[int]]]:
+    """Give every part of an image to its object; the second value lists the annotations left out, by reason."""
+    left_out: dict[str, list[int]] = defaultdict(list)
+    objects = {one.annotation_id: one for one in annotations if one.raw_part is None}
+    parts_of: dict[int, list[RawAnnotation]] = defaultdict(list)
+    implied: dict[str, list[RawAnnotation]] = defaultdict(list)
+    for part in annotations:
+        if part.raw_part is None:
+            continue
+        if part.is_crowd:
+            left_out["iscrowd part"].append(part.annotation_id)
+            continue
+        try:
+            owner = _find_owner(part, objects)
+        except ValueError as error:
+            if config.invalid == "raise":
+                raise ValueError(f"{config.annotations}, annotation {part.annotation_id}: {error}") from error
+            left_out[str(error)].append(part.annotation_id)
+            continue
+        if owner is not None:
+            parts_of[owner].append(part)
+        elif objects:
+            left_out["part that lies in no annotated object of its class"].append(part.annotation_id)
+        else:
+            implied[str(part.raw_object)].append(part)
+    groups = [
+        _Group(number, str(one.raw_object), one.mask, one.box, one.is_crowd, tuple(parts_of[number]))
+        for number, one in objects.items()
+    ]
+    for group in groups:
+        if group.is_crowd:
+            left_out["iscrowd object"].append(group.instance_id)
+            left_out["part of an iscrowd object"].extend(part.annotation_id for part in group.parts)
+    for offset, (raw_label, parts) in enumerate(sorted(implied.items())):
+        groups.append(_Group(next_id + offset, raw_label, None, None, False, tuple(parts), is_implied=True))
+    return groups, {reason: numbers for reason, numbers in left_out.items() if numbers}
+
+
+def _find_owner(part: RawAnnotation, objects: Mapping[int, RawAnnotation]) -> int | None:
+    """Id of the part's object: the linked one, else the one that contains it; None when there is no such object.
+
+    Raises:
+        ValueError: a link to no object or to another class, or nothing that says which object the part belongs to.
+    """
+    if part.object_id is not None:
+        return _check_link(part, objects)
+    if not objects and part.raw_object is None:
+        raise ValueError(
+            f"nothing says which object the part {part.raw_part!r} belongs to; pass --object_name, or name the "
+            "category object:part"
+        )
+    return _find_container(part, list(objects.values()))
+
+
+def _check_link(part: RawAnnotation, objects: Mapping[int, RawAnnotation]) -> int:
+    owner = objects.get(part.object_id) if part.object_id is not None else None
+    if owner is None:
+        raise ValueError(f"obj_ann_id {part.object_id} is no object annotation of image {part.image_id}")
+    if part.raw_object is not None and part.raw_object != owner.raw_object:
+        raise ValueError(
+            f"a part of {part.raw_object!r} is linked to annotation {owner.annotation_id}, which is "
+            f"{owner.raw_object!r}"
+        )
+    return owner.annotation_id
+
+
+def _find_container(part: RawAnnotation, objects: Sequence[RawAnnotation]) -> int | None:
+    """The object of the part's class that contains most of it, at least half; the smaller id on a tie."""
+    candidates = [one for one in objects if part.raw_object in (None, one.raw_object)]
+    shares = [(_contained_share(part, one), -one.annotation_id) for one in candidates]
+    share, negative_id = max(shares, default=(0.0, 0))
+    return -negative_id if share >= MIN_CONTAINED else None
+
+
+def _contained_share(part: RawAnnotation, owner: RawAnnotation) -> float:
+    assert part.mask is not None
+    owner_box = rle_bbox(owner.mask) if owner.mask is not None else owner.box
+    if owner_box is None:
+        return 0.0
+    x, y, width, height = rle_bbox(part.mask)
+    left, top, owner_width, owner_height = owner_box
+    overlap_x = max(0, min(x + width, left + owner_width) - max(x, left))
+    overlap_y = max(0, min(y + height, top + owner_height) - max(y, top))
+    if owner.mask is not None and overlap_x * overlap_y:  # most objects of an image are elsewhere
+        return intersection_area(part.mask, owner.mask) / rle_area(part.mask)
+    return overlap_x * overlap_y / (width * height)
+
+
+def _build_image(image: CocoImage, groups: Sequence[_Group], names: _Names) -> AnnotatedImage:
+    num_of_class = Counter(names.object(group.raw_label) for group in groups)
+    objects = []
+    for group in groups:
+        if group.is_crowd:
+            continue
+        label = names.object(group.raw_label)
+        instance = ObjectInstance(
+            group.instance_id, label, names.category(group.raw_label), _unite_parts(group, names), group.mask
+        )
+        if num_of_class[label] > 1:
+            instance = replace(instance, box=_instance_box(instance, group))
+        objects.append(instance)
+    return AnnotatedImage(image.image_id, image.file_name, image.height, image.width, tuple(objects))
+
+
+def _instance_box(instance: ObjectInstance, group: _Group) -> tuple[int, int, int, int] | None:
+    if instance.mask is not None:
+        return rle_bbox(instance.mask)
+    if group.box is not None:
+        return group.box
+    return rle_bbox(union_masks([part.mask for part in instance.parts])) if instance.parts else None
+
+
+def _unite_parts(group: _Group, names: _Names) -> tuple[Part, ...]:
+    by_label: dict[str, list[RawAnnotation]] = defaultdict(list)
+    for annotation in group.parts:
+        by_label[names.part(group.raw_label, str(annotation.raw_part))].append(annotation)
+    return tuple(
+        Part(
+            label,
+            union_masks([one.mask for one in same if one.mask is not None]),
+            tuple(one.annotation_id for one in same),
+        )
+        for label, same in sorted(by_label.items())
+    )

@@ -1,0 +1,51 @@
+"""PACO-LVIS as downloaded: `paco_lvis_v1_{train,val,test}.json` on the images of COCO 2017.
+
+75 objects and 456 object-part categories stand in one list (`car_(automobile)`, `car_(automobile):antenna`); every part
+is linked to its object by `obj_ann_id`. Images list categories that are not annotated exhaustively or known to be
+absent; the questions ask about annotated parts only and need neither. Paper (B): of several instances of a class, the
+one with the most annotated parts is asked about, marked by a box that is drawn when the image is shown.
+"""
+
+from pathlib import PurePosixPath
+
+from partonomy.datasets.sources.group_parts_by_object import SourceNames, SourceReading, assemble
+from partonomy.datasets.sources.published_coco import PublishedForm, Role, read_published
+from partonomy.datasets.sources.records import OBJECT, PART, CocoConfig
+from partonomy.names import OBJECT_PART_SEPARATOR
+
+NAME = "paco_lvis"
+READABLE = {
+    "colied_tube": "coiled tube",
+    "runningboard": "running board",
+    "steeringwheel": "steering wheel",
+    "turnsignal": "turn signal",
+}
+"""Misspelt part names of the file, and compounds that are written as one word there."""
+
+
+def read_paco(config: CocoConfig) -> SourceReading:
+    """Read a PACO-LVIS file; every instance of an image is kept, all objects are in one category by default.
+
+    Raises:
+        FileNotFoundError: the file, or an image of it, is missing.
+        ValueError: a broken file or record, naming both.
+    """
+    records = read_published(config, PublishedForm(read_role, image_places))
+    return assemble(records, config, SourceNames(config.name or NAME, READABLE))
+
+
+def read_role(name: str, supercategory: str) -> Role:
+    """What a category of PACO stands for."""
+    raw_object, separator, raw_part = name.partition(OBJECT_PART_SEPARATOR)
+    is_part = bool(separator)
+    if supercategory not in (OBJECT, PART) or is_part != (supercategory == PART) or (is_part and not raw_part):
+        raise ValueError(
+            f"{name!r} with super-category {supercategory!r} is no category of PACO (an OBJECT 'car_(automobile)' or a "
+            "PART 'car_(automobile):antenna'); read other COCO-style files with --source coco"
+        )
+    return Role(raw_object, raw_part or None)
+
+
+def image_places(name: str) -> list[str]:
+    """`train2017/x.jpg` below COCO's folder, below its parent, or in a flat folder."""
+    return [name, f"coco/{name}", f"images/{name}", PurePosixPath(name).name]

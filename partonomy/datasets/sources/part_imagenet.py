@@ -1,0 +1,87 @@
+"""PartImageNet as downloaded: COCO form, parts only, 40 categories such as "Quadruped Head" of 11 super-categories.
+
+Paper (Table 8): the object is the super-category, since the parts are the same within one. With a table of names the
+object is the ImageNet class that the image's WordNet id stands for, and the super-category its category.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from partonomy.datasets.sources.group_parts_by_object import SourceNames, SourceReading, assemble
+from partonomy.datasets.sources.published_coco import PublishedForm, Role, read_published
+from partonomy.datasets.sources.records import CocoConfig
+from partonomy.names import clean_name, read_text_map
+
+NAME = "part_imagenet"
+READABLE = {"Tier": "tire"}
+"""A misspelling of the file ("Car Tier", "Bicycle Tier")."""
+WORDNET_ID = re.compile(r"(?<![A-Za-z0-9])n\d{8}(?!\d)")
+SPLITS = ("train", "val", "test")
+
+
+def read_part_imagenet(config: CocoConfig, object_names: Path | None = None) -> SourceReading:
+    """Read a PartImageNet file.
+
+    Args:
+        config: what to read.
+        object_names: JSON file WordNet id -> object name (`{"n02100735": "English setter"}`).
+
+    Raises:
+        FileNotFoundError: a file, or an image, is missing.
+        ValueError: a broken file or record, naming both; an image whose WordNet id is not in the table.
+    """
+    if object_names is None:
+        records = read_published(config, PublishedForm(read_role, image_places))
+        return assemble(records, config, SourceNames(config.name or NAME, READABLE))
+    namer = _ClassNamer(object_names, read_text_map(object_names, "object names"))
+    records = read_published(config, PublishedForm(read_role, image_places, namer.rename))
+    return assemble(records, config, SourceNames(config.name or NAME, READABLE, namer.categories))
+
+
+def read_role(name: str, supercategory: str) -> Role:
+    """What a category of PartImageNet stands for: "Quadruped Head" is the head of a quadruped, "Quadruped" all of it.
+
+    Files that lack the super-category begin its name with it.
+    """
+    raw_object = supercategory or name.split(" ", 1)[0]
+    if name == raw_object:
+        return Role(raw_object, None)
+    if not name.startswith(f"{raw_object} "):
+        raise ValueError(
+            f"{name!r} with super-category {supercategory!r} is no category of PartImageNet ('Quadruped Head' of "
+            "'Quadruped'); read other COCO-style files with --source coco"
+        )
+    return Role(raw_object, name.removeprefix(f"{raw_object} "))
+
+
+def image_places(name: str) -> list[str]:
+    """`n02100735_1234.JPEG` in a flat folder, by class, or by split and class, as ImageNet and the release keep it."""
+    base = PurePosixPath(name).name
+    found = WORDNET_ID.search(base)
+    by_class = f"{found.group()}/{base}" if found else base
+    heads = ("", *(f"{split}/" for split in SPLITS), "images/", *(f"images/{split}/" for split in SPLITS))
+    return [f"{head}{tail}" for head in heads for tail in (name, base, by_class)]
+
+
+class _ClassNamer:
+    """Names of ImageNet classes by the WordNet id in an image's name, and the super-category of each."""
+
+    def __init__(self, path: Path, names: Mapping[str, str]) -> None:
+        self._path = path
+        self._names = names
+        self.categories: dict[str, str] = {}
+
+    def rename(self, image_name: str, supercategory: str) -> str:
+        """Raises ValueError: no id, an id without a name, or a class with parts of two super-categories."""
+        found = WORDNET_ID.findall(image_name)
+        if not found:
+            raise ValueError(f"the image name {image_name!r} holds no WordNet id such as n02100735")
+        if found[-1] not in self._names:
+            raise ValueError(f"the WordNet id {found[-1]} of image {image_name!r} is not in {self._path}; add it")
+        name = self._names[found[-1]]
+        category = clean_name(supercategory)
+        known = self.categories.setdefault(name, category)
+        if category != known:
+            raise ValueError(f"{name!r} ({found[-1]}) has parts of a {category} here and of a {known} elsewhere")
+        return name

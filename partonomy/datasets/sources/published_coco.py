@@ -1,0 +1,248 @@
+"""COCO-form files of published part data sets, read record by record: gigabytes never sit in memory.
+
+Users keep the downloads in several folder layouts; `ImageFinder` finds the images in each of them.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from partonomy.datasets.sources.coco import (
+    NO_ID,
+    describe_record_error,
+    read_box,
+    read_crowd,
+    read_integer,
+    unusable_image,
+)
+from partonomy.datasets.sources.records import CocoConfig, CocoImage, CocoRecords, RawAnnotation, SkippedAnnotations
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists
+from partonomy.images import check_image
+from partonomy.masks import MIN_POLYGON_COORDINATES, rle_area, rle_from_coco, shorten
+from partonomy.structures import RLE
+
+Places = Callable[[str], Sequence[str]]
+"""An image's name as its annotations give it -> the paths, relative to the image folder, where it may lie."""
+
+
+class ImageFinder:
+    """Finds images below one folder. The layout that held the last image is tried first for the next one.
+
+    Args:
+        root: folder of the images (`--images`).
+        places: the layouts; every name has the same number of places, in the same order.
+    """
+
+    def __init__(self, root: Path, places: Places) -> None:
+        self._root = root
+        self._places = places
+        self._last = 0
+
+    def find(self, name: str) -> str:
+        """Path of an image relative to the root.
+
+        Raises:
+            FileNotFoundError: it is in none of the places, which are listed.
+            ValueError: the name leads out of the root.
+        """
+        places = self._places(check_relative_path(name, "the image name"))
+        for number in (self._last, *range(len(places))):
+            if _is_file(self._root / places[number]):
+                self._last = number
+                return places[number]
+        tried = ", ".join(dict.fromkeys(places))
+        raise FileNotFoundError(f"{self._root}: no image {name!r} there; looked for {tried}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for the file system, and so of no file
+        return False
+
+
+FEW_POINTS = "part whose polygons all have fewer than 3 points"
+EMPTY_MASK = "part with an empty mask"
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a category stands for, in raw names: an object (`raw_part` None) or a part of one."""
+
+    raw_object: str
+    raw_part: str | None
+
+
+@dataclass(frozen=True)
+class PublishedForm:
+    """How one data set writes COCO.
+
+    Attributes:
+        read_role: (category name, super-category or "") -> its role; ValueError for another form.
+        places: where its images may lie.
+        rename_object: (image name, raw object) -> the raw object that the image shows; None: the same.
+    """
+
+    read_role: Callable[[str, str], Role]
+    places: Places
+    rename_object: Callable[[str, str], str] | None = None
+
+
+def read_published(config: CocoConfig, form: PublishedForm) -> CocoRecords:
+    """Read and check the records of a published file.
+
+    Raises:
+        FileNotFoundError: the file is missing; with `config.invalid` "raise" also an image of it.
+        ValueError: a broken file; with "raise" also a broken record, naming both.
+    """
+    reader = _Reader(config, form)
+    is_deferred = False
+    for name, record in iterate_lists(config.annotations, ("images", "categories", "annotations")):
+        if name == "categories":
+            reader.add_category(record)
+        elif name == "images":
+            reader.add_image(record)
+        elif reader.has_header:
+            reader.add_annotation(record)
+        else:
+            is_deferred = True  # the annotations stand before the images or categories: a second pass reads them
+    if not reader.has_header:
+        raise ValueError(f"{config.annotations}: a COCO file needs the lists 'images' and 'categories', not empty")
+    if is_deferred:
+        for _, record in iterate_lists(config.annotations, ("annotations",)):
+            reader.add_annotation(record)
+    if not reader.has_annotations:
+        raise ValueError(f"{config.annotations}: a COCO file needs the list 'annotations', not empty")
+    return reader.result()
+
+
+class _Reader:
+    def __init__(self, config: CocoConfig, form: PublishedForm) -> None:
+        self._config = config
+        self._form = form
+        self._finder = ImageFinder(config.images, form.places)
+        self._roles: dict[int, Role] = {}
+        self._images: dict[int, CocoImage] = {}
+        self._names: dict[int, str] = {}  # of images, as the file writes them
+        self._bad_images: dict[int, str] = {}
+        self._annotations: dict[int, RawAnnotation] = {}
+        self._skipped: dict[str, list[int]] = defaultdict(list)  # ids by reason
+
+    @property
+    def has_header(self) -> bool:
+        """Whether images and categories are known."""
+        return bool(self._roles) and bool(self._images or self._bad_images)
+
+    @property
+    def has_annotations(self) -> bool:
+        """Whether any annotation was met, used or left out."""
+        return bool(self._annotations) or any(self._skipped.values())
+
+    def result(self) -> CocoRecords:
+        rows = tuple(SkippedAnnotations(reason, tuple(numbers)) for reason, numbers in self._skipped.items())
+        return CocoRecords(tuple(self._images.values()), tuple(self._annotations.values()), rows)
+
+    def add_category(self, record: Any) -> None:
+        try:
+            number = read_integer(record, "id")
+            if number in self._roles:
+                raise ValueError(f"the category id {number} occurs twice")
+            self._roles[number] = self._form.read_role(_text(record, "name"), str(record.get("supercategory") or ""))
+        except RECORD_ERRORS as error:
+            raise ValueError(f"{self._where('category', record)}: {describe_record_error(error)}") from error
+
+    def add_image(self, record: Any) -> None:
+        """An image that is missing or has another size is left out in the mode "collect"; a broken record never."""
+        try:
+            number = read_integer(record, "id")
+            if number < 0 or number in self._images or number in self._bad_images:
+                raise ValueError(f"the image id {number} is negative or occurs twice")
+            height, width = read_integer(record, "height"), read_integer(record, "width")
+            name = _image_name(record)
+        except RECORD_ERRORS as error:
+            raise ValueError(f"{self._where('image', record)}: {describe_record_error(error)}") from error
+        try:
+            file_name = self._finder.find(name)
+            check_image(self._config.images / file_name, height, width)
+        except (ValueError, FileNotFoundError) as error:
+            if self._config.invalid == "raise":
+                raise type(error)(f"{self._where('image', record)}: {error}") from error
+            self._bad_images[number] = str(error)
+            self._skipped[unusable_image(str(error))].extend(())  # listed also without annotations
+            return
+        self._images[number] = CocoImage(number, file_name, height, width)
+        self._names[number] = name
+
+    def add_annotation(self, record: Any) -> None:
+        try:
+            annotation = self._read_annotation(record)
+        except RECORD_ERRORS as error:
+            if self._config.invalid == "raise":
+                raise ValueError(f"{self._where('annotation', record)}: {describe_record_error(error)}") from error
+            identifier = record.get("id") if isinstance(record, Mapping) else None
+            self._skipped[describe_record_error(error)].append(identifier if isinstance(identifier, int) else NO_ID)
+            return
+        if annotation is not None:
+            self._annotations[annotation.annotation_id] = annotation
+
+    def _read_annotation(self, record: Any) -> RawAnnotation | None:
+        """None: left out and counted."""
+        number, image_id, category_id = (read_integer(record, key) for key in ("id", "image_id", "category_id"))
+        if number in self._annotations:
+            raise ValueError(f"the annotation id {number} occurs twice")
+        if category_id not in self._roles:
+            raise ValueError(f"category_id {category_id} is not among the categories")
+        if image_id in self._bad_images:
+            self._skipped[unusable_image(self._bad_images[image_id])].append(number)
+            return None
+        if image_id not in self._images:
+            raise ValueError(f"image_id {image_id} is not among the images")
+        role, image = self._roles[category_id], self._images[image_id]
+        mask = _read_mask(record.get("segmentation"), image)
+        if role.raw_part is not None and not isinstance(mask, RLE):
+            self._skipped[mask].append(number)
+            return None
+        rename = self._form.rename_object
+        linked = record.get("obj_ann_id")
+        return RawAnnotation(
+            annotation_id=number,
+            image_id=image_id,
+            raw_object=role.raw_object if rename is None else rename(self._names[image_id], role.raw_object),
+            raw_part=role.raw_part,
+            object_id=read_integer(record, "obj_ann_id") if role.raw_part is not None and linked is not None else None,
+            mask=mask if isinstance(mask, RLE) else None,
+            box=read_box(record.get("bbox"), image),
+            is_crowd=read_crowd(record.get("iscrowd") or 0),
+        )
+
+    def _where(self, kind: str, record: Any) -> str:
+        identifier = record.get("id") if isinstance(record, Mapping) else None
+        name = f"({shorten(record)})" if identifier is None else shorten(identifier)
+        return f"{self._config.annotations}, {kind} {name}"
+
+
+def _text(record: Mapping[str, Any], key: str) -> str:
+    return check_text(record[key], repr(key))
+
+
+def _image_name(record: Mapping[str, Any]) -> str:
+    """`file_name`, else the last two steps of COCO's address ("train2017/000000391895.jpg")."""
+    if record.get("file_name") is None and record.get("coco_url") is not None:
+        return "/".join(_text(record, "coco_url").rsplit("/", 2)[-2:])
+    return _text(record, "file_name")
+
+
+def _read_mask(segmentation: Any, image: CocoImage) -> RLE | str:
+    """The mask, or why there is none to use."""
+    if isinstance(segmentation, list) and segmentation and isinstance(segmentation[0], list):
+        segmentation = [
+            ring for ring in segmentation if not isinstance(ring, list) or len(ring) >= MIN_POLYGON_COORDINATES
+        ]
+        if not segmentation:
+            return FEW_POINTS
+    if segmentation in (None, []):
+        return EMPTY_MASK
+    mask = rle_from_coco(segmentation, image.height, image.width, "segmentation")
+    return mask if rle_area(mask) else EMPTY_MASK

@@ -1,0 +1,216 @@
+"""The sources that `python -m partonomy build` reads. A new source is one reader and one entry of `SOURCES`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from partonomy.datasets.sources.coco import read_coco
+from partonomy.datasets.sources.group_parts_by_object import SourceReading
+from partonomy.datasets.sources.paco import read_paco
+from partonomy.datasets.sources.part_imagenet import read_part_imagenet
+from partonomy.datasets.sources.partonomy_core import find_record_file, read_record_source
+from partonomy.datasets.sources.pascal_part import read_pascal_part
+from partonomy.datasets.sources.records import CocoConfig
+from partonomy.datasets.store import ANNOTATIONS_FILE, load_dataset
+from partonomy.datasets.synthetic.dataset import SyntheticConfig, build_synthetic
+from partonomy.files import hash_files
+
+Settings = dict[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What the command line knows about a source; None: not given.
+
+    Attributes:
+        output: folder of the data set, into which the embedded source draws.
+        seed: of drawn data.
+        num_workers: processes.
+        invalid: "raise" or "collect" bad records.
+        images: folder of images; of the embedded source the number of images to draw, of the source "dataset" its
+            folder.
+        annotations, object_name, categories, name_map, name: see `CocoConfig`.
+        object_names: see `read_part_imagenet`.
+        fold_sides: see `read_pascal_part`.
+        split, image_size: see `SyntheticConfig`.
+    """
+
+    output: Path
+    seed: int
+    num_workers: int
+    invalid: Literal["raise", "collect"]
+    images: str | None = None
+    annotations: Path | None = None
+    object_name: str | None = None
+    object_names: Path | None = None
+    categories: Path | None = None
+    name_map: Path | None = None
+    name: str | None = None
+    fold_sides: bool | None = None
+    split: Literal["train", "dev", "val"] | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A source: which options it understands besides the common ones, what its output depends on, how it is read."""
+
+    options: frozenset[str]
+    settings: Callable[[str, SourceOptions], Settings]
+    read: Callable[[SourceOptions], SourceReading]
+
+
+def find_source(name: str, options: SourceOptions) -> DataSource:
+    """Return the source called `name`.
+
+    Raises:
+        ValueError: an unknown source, or an option that this source does not use.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown source {name!r}; known: {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    optional = {field.name for field in fields(SourceOptions) if field.default is None}
+    unused = sorted(key for key in optional - source.options if getattr(options, key) is not None)
+    if unused:
+        raise ValueError(f"--source {name} does not use --{', --'.join(unused)}")
+    return source
+
+
+def _annotated_config(options: SourceOptions) -> CocoConfig:
+    """Of the sources that read annotations beside a folder of images."""
+    if options.annotations is None or options.images is None:
+        raise ValueError("this source needs --annotations (file or folder) and --images FOLDER")
+    if not Path(options.images).is_dir():
+        raise FileNotFoundError(f"{options.images}: the image folder (--images) does not exist")
+    return CocoConfig(
+        annotations=options.annotations,
+        images=Path(options.images),
+        name=options.name,
+        object_name=options.object_name,
+        categories=options.categories,
+        name_map=options.name_map,
+        invalid=options.invalid,
+    )
+
+
+def _annotated_settings(source: str, options: SourceOptions) -> Settings:
+    """What the output depends on: every option the source understands, files by their content."""
+    config = _annotated_config(options)
+    settings: Settings = {"source": source, "images": config.images.resolve().as_posix(), "invalid": config.invalid}
+    for flag in sorted(SOURCES[source].options - {"images"}):
+        value = getattr(options, flag)
+        if flag == "annotations" or isinstance(value, Path):
+            settings[f"{flag}_sha256"] = _hash_input(flag, value)
+        elif flag in PATH_OPTIONS:
+            settings[f"{flag}_sha256"] = None
+        else:
+            settings[flag] = value
+    return settings
+
+
+def _hash_input(flag: str, path: Path) -> str:
+    """Of a file, or of the .mat files of a folder."""
+    if path.is_dir():
+        return hash_files(sorted(path.glob("*.mat")))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the file of --{flag} does not exist")
+    return hash_files([path])
+
+
+def _record_config(options: SourceOptions) -> CocoConfig:
+    """The record file, named by --annotations, or the folder it lies in with its images."""
+    place = options.annotations or (Path(options.images) if options.images is not None else None)
+    if place is None:
+        raise ValueError("this source needs --images FOLDER (with the record file in it) or --annotations FILE")
+    record_file = find_record_file(place)
+    return CocoConfig(
+        annotations=record_file,
+        images=record_file.parent,
+        name=options.name,
+        categories=options.categories,
+        name_map=options.name_map,
+        invalid=options.invalid,
+    )
+
+
+def _record_settings(source: str, options: SourceOptions) -> Settings:
+    config = _record_config(options)
+    named = {"annotations": config.annotations, "categories": config.categories, "name_map": config.name_map}
+    settings: Settings = {"source": source, "images": config.images.resolve().as_posix(), "invalid": config.invalid}
+    settings |= {"name": config.name}
+    return settings | {
+        f"{flag}_sha256": None if path is None else _hash_input(flag, path) for flag, path in named.items()
+    }
+
+
+def _dataset_folder(options: SourceOptions) -> Path:
+    if options.images is None:
+        raise ValueError("--source dataset needs --images FOLDER, a data set made by build, prune, merge or split")
+    return Path(options.images)
+
+
+def _dataset_settings(source: str, options: SourceOptions) -> Settings:
+    folder = _dataset_folder(options)
+    if not (folder / ANNOTATIONS_FILE).is_file():
+        raise FileNotFoundError(f"{folder}: not a data set folder, it has no {ANNOTATIONS_FILE}")
+    digest = hash_files([folder / ANNOTATIONS_FILE])
+    return {"source": source, "images": folder.resolve().as_posix(), "annotations_sha256": digest}
+
+
+def _synthetic_config(options: SourceOptions) -> SyntheticConfig:
+    try:
+        num_images = int(options.images or "")
+    except ValueError as error:
+        raise ValueError(f"--source synthetic draws --images N images, got {options.images!r}") from error
+    split = options.split or "train"
+    if options.image_size is None:
+        return SyntheticConfig(num_images=num_images, split=split, seed=options.seed)
+    return SyntheticConfig(num_images=num_images, split=split, seed=options.seed, image_size=options.image_size)
+
+
+def _synthetic_settings(source: str, options: SourceOptions) -> Settings:
+    config = _synthetic_config(options)
+    return {
+        "source": source,
+        "num_images": config.num_images,
+        "split": config.split,
+        "seed": config.seed,
+        "image_size": config.image_size,
+    }
+
+
+PATH_OPTIONS = frozenset({"annotations", "categories", "name_map", "object_names"})
+ANNOTATED = frozenset({"annotations", "images", "categories", "name_map", "name"})
+
+SOURCES: Mapping[str, DataSource] = {
+    "coco": DataSource(
+        ANNOTATED | {"object_name"}, _annotated_settings, lambda options: read_coco(_annotated_config(options))
+    ),
+    "paco": DataSource(ANNOTATED, _annotated_settings, lambda options: read_paco(_annotated_config(options))),
+    "part_imagenet": DataSource(
+        ANNOTATED | {"object_names"},
+        _annotated_settings,
+        lambda options: read_part_imagenet(_annotated_config(options), options.object_names),
+    ),
+    "pascal_part": DataSource(
+        ANNOTATED | {"fold_sides"},
+        _annotated_settings,
+        lambda options: read_pascal_part(_annotated_config(options), options.fold_sides or False, options.num_workers),
+    ),
+    "partonomy_core": DataSource(
+        ANNOTATED, _record_settings, lambda options: read_record_source(_record_config(options))
+    ),
+    "dataset": DataSource(
+        frozenset({"images"}),
+        _dataset_settings,
+        lambda options: SourceReading(load_dataset(_dataset_folder(options)), ()),
+    ),
+    "synthetic": DataSource(
+        frozenset({"images", "split", "image_size"}),
+        _synthetic_settings,
+        lambda options: SourceReading(
+            build_synthetic(_synthetic_config(options), options.output, options.num_workers), ()
+        ),
+    ),
+}

@@ -1,0 +1,285 @@
+"""Files on disk: JSON with errors that name the file, atomic writes, checks of single values, content hashes.
+
+Large JSON files are read record by record, with one record in memory at a time (`iterate_records`, `iterate_lists`).
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from partonomy.masks import is_integer, shorten
+
+RECORD_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, OSError)
+"""What a reader may raise while it walks through a record of any form."""
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """sha256 over the contents of files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_json(content: object) -> str:
+    """sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def write_json(path: Path, content: object, indent: int | None = None) -> None:
+    """Write JSON beside its place, then switch, so that a reader never meets half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(content, indent=indent, separators=separators, ensure_ascii=False)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; errors name the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; is {path.parent} a data set folder?")
+    content = parse_json(path.read_bytes(), f"{path}: not valid JSON")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def parse_json(content: bytes, where: str) -> Any:
+    """Parse JSON in UTF-8, with or without byte order mark.
+
+    Raises:
+        ValueError: it is none, is nested too deeply, or an object has a key twice (the first value would be lost);
+            begins with `where`.
+    """
+    try:
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object_from_pairs)
+    except (ValueError, RecursionError) as error:  # ValueError also for integers of thousands of digits
+        raise ValueError(f"{where} ({error})") from error
+
+
+def _object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shorten(twice)} occurs twice in the object {shorten(content)}")
+    return content
+
+
+def check_text(value: object, name: str) -> str:
+    """Return a value that must be a text, not empty, that UTF-8 can write (JSON can spell half a character).
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} must be a text, got {shorten(value)}")
+    if not value.isascii() and printable(value) != value:
+        raise ValueError(f"{name} is no valid Unicode text: {shorten(printable(value))}")
+    return value
+
+
+def printable(text: str) -> str:
+    """The text with what UTF-8 cannot write as escapes, for messages about it."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def check_relative_path(value: object, name: str) -> str:
+    """Return a path that must stay in the folder it is relative to.
+
+    By its name alone: an image folder may well hold links to another disk, but no file that comes from elsewhere may
+    choose what is read outside of it.
+
+    Raises:
+        ValueError: it is no text, absolute, or has a `..` in it.
+    """
+    text = check_text(value, name)
+    path = Path(text)
+    if path.is_absolute() or path.drive or ".." in path.parts or "\0" in text:
+        raise ValueError(
+            f"{name} {shorten(text)} leaves the image folder; write it relative to that folder, without '..'"
+        )
+    return text
+
+
+def check_box(values: object, name: str) -> tuple[int, int, int, int]:
+    """Return a box (x, y, width, height) in whole pixels.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(values, list) or len(values) != 4 or not all(is_integer(value) for value in values):
+        raise ValueError(f"{name} must be [x, y, width, height] in whole pixels, got {shorten(values)}")
+    x, y, width, height = values
+    if min(x, y, width, height) < 0:
+        raise ValueError(f"{name} must not have a negative number, got {shorten(values)}")
+    return x, y, width, height
+
+
+CHUNK_CHARACTERS = 1 << 22
+LONGEST_LITERAL = len("-Infinity")  # closer to the end of the buffer than this, an error may only be a cut
+BLANK = re.compile(r"[ \t\r\n]*")
+
+
+def iterate_lists(path: Path, names: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yield (list name, record) for the records of the named lists of a file's top-level object, in file order.
+
+    Everything else in the file is decoded, checked to be JSON and dropped. A progress bar counts characters.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a JSON object, or a named entry is not a list; names the file, the list and the
+            position.
+    """
+    with _open(path) as buffer:
+        buffer.expect("{")
+        while not buffer.skip("}"):
+            name = buffer.decode_key()
+            buffer.where = f"the entry {name!r}"
+            buffer.expect(":")
+            if buffer.peek() == "[":
+                for record in _records(buffer, f" of {name!r}"):
+                    if name in names:
+                        yield name, record
+            elif name in names:
+                raise ValueError(f"{path}: {name!r} must be a list")
+            else:
+                buffer.decode()
+            buffer.where = "the top-level object"
+            if not buffer.skip(","):
+                buffer.expect("}")
+                break
+        buffer.expect("")
+
+
+def iterate_records(path: Path) -> Iterator[Any]:
+    """Yield the records of a file that is one list, in file order. A progress bar counts characters.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a JSON list; names the file, the record and the position.
+    """
+    with _open(path) as buffer:
+        buffer.where = "the list"
+        yield from _records(buffer, "")
+        buffer.expect("")
+
+
+@contextmanager
+def _open(path: Path) -> Iterator["_Buffer"]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: annotation file not found")
+    with (
+        path.open(encoding="utf-8-sig") as file,
+        tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=None) as progress,
+    ):
+        yield _Buffer(path, file, progress)
+
+
+def _records(buffer: "_Buffer", of_what: str) -> Iterator[Any]:
+    buffer.expect("[")
+    number = 0
+    while not buffer.skip("]"):
+        buffer.where = f"record {number}{of_what}"
+        yield buffer.decode()
+        number += 1
+        if not buffer.skip(","):
+            buffer.expect("]")
+            return
+
+
+class _Buffer:
+    """The part of the file that is being decoded."""
+
+    def __init__(self, path: Path, file: TextIO, progress: "tqdm[Any]") -> None:
+        self._path = path
+        self._file = file
+        self._progress = progress
+        self._decoder = json.JSONDecoder()
+        self._text = ""
+        self._at = 0
+        self._dropped = 0  # characters before the buffer
+        self.where = "the top-level object"
+
+    def peek(self) -> str:
+        """The next character that is not blank; empty at the end of the file."""
+        while True:
+            blank = BLANK.match(self._text, self._at)
+            self._at = blank.end() if blank else self._at
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._read_more():
+                return ""
+
+    def skip(self, character: str) -> bool:
+        """Whether the next character is this one; it is then consumed."""
+        if self.peek() != character:
+            return False
+        self._at += len(character)
+        return True
+
+    def expect(self, character: str) -> None:
+        """Consume this character (empty: the end of the file)."""
+        if not self.skip(character):
+            found, wanted = self.peek() or "the end of the file", character or "the end of the file"
+            raise self._error(f"expected {wanted}, found {found}", self._at)
+
+    def decode_key(self) -> str:
+        """Decode a name of the top-level object."""
+        if self.peek() != '"':
+            self.expect('"')
+        return str(self.decode())
+
+    def decode(self) -> Any:
+        """Decode one value of any kind."""
+        self.peek()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated string") or error.pos + LONGEST_LITERAL > len(self._text)
+                if not is_cut or not self._read_more():
+                    raise self._error(error.msg, error.pos) from error
+            except RecursionError as error:
+                raise self._error("nested too deeply", self._at) from error
+            except ValueError as error:  # an integer of thousands of digits
+                raise self._error(str(error), self._at) from error
+            else:
+                if end < len(self._text) or not self._read_more():  # a number at the very end may go on
+                    self._at = end
+                    return value
+
+    def _read_more(self) -> bool:
+        """Extend the buffer, each time at least twofold, so that one huge record is not decoded again and again."""
+        rest = self._text[self._at :]
+        try:
+            chunk = self._file.read(max(CHUNK_CHARACTERS, len(rest)))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self._path}: not valid JSON, {self.where}: not UTF-8 text ({error})") from error
+        if not chunk:
+            return False
+        self._dropped += self._at
+        self._text, self._at = rest + chunk, 0
+        self._progress.update(len(chunk))
+        return True
+
+    def _error(self, reason: str, position: int) -> ValueError:
+        place = self._dropped + position
+        return ValueError(f"{self._path}: not valid JSON, {self.where}: {reason}, near character {place}")
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text to a neighbour file, then switch it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,192 @@
+"""Where a result comes from: commit, configuration, questions, seed, model, device and package versions."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from partonomy.files import hash_files, write_text_atomically
+from partonomy.harness.answer_marks import MARKS_KEY, AnswerMarks, describe_marks, marks_provenance
+from partonomy.harness.run_directory import MERGE_FILE, MODEL_FILE, EvaluationConfig
+from partonomy.harness.training_overlap import OVERLAP_KEY, overlap_provenance, question_images
+from partonomy.models.contract import GroundedModel
+from partonomy.structures import QuestionSet
+
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "pycocotools",
+    "pillow",
+    "torch",
+    "transformers",
+    "peft",
+    "segment-anything",
+    "sentence-transformers",
+)
+
+CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".model", ".jinja")
+
+
+@dataclass(frozen=True)
+class CodeState:
+    """The code of a session: git commit and whether tracked files differ from it; None outside a checkout."""
+
+    commit: str | None
+    is_modified: bool | None
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """A model as it ran. `dtype` and `device` are None for models without weights."""
+
+    name: str
+    dtype: str | None
+    device: str | None
+    marks: AnswerMarks = AnswerMarks()
+
+
+def describe_model(model: GroundedModel) -> ModelDescription:
+    """Read the model's optional `dtype` and `device` attributes, and what marks its answers carry."""
+    dtype, device = getattr(model, "dtype", None), getattr(model, "device", None)
+    return ModelDescription(
+        model.name,
+        None if dtype is None else str(dtype),
+        None if device is None else str(device),
+        describe_marks(model),
+    )
+
+
+def hash_checkpoint(folder: Path) -> str:
+    """sha256 over configuration, tokenizer, chat template and weights of an exported model, in order of file names."""
+    return hash_files(sorted(path for path in folder.rglob("*") if path.suffix in CHECKPOINT_SUFFIXES))
+
+
+def write_model_description(output: Path, description: ModelDescription, is_resumed: bool) -> None:
+    """Leave the description, and the code that asks the questions, for the process that writes the summary.
+
+    A run that was resumed with other code lists every state of the code that made records of it.
+    """
+    states = [state for state in read_code_states(output) if is_resumed]
+    states = [state for state in states if state != _code_state()] + [_code_state()]
+    content = asdict(description) | {"code": [asdict(state) for state in states]}
+    write_text_atomically(output / MODEL_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def read_code_states(output: Path) -> list[CodeState]:
+    """The states of the code that `write_model_description` left, the latest last."""
+    path = output / MODEL_FILE
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return [CodeState(state["commit"], state["is_modified"]) for state in content.get("code", [])]
+
+
+def read_model_description(output: Path) -> ModelDescription | None:
+    """What `write_model_description` left; None when every record came from an earlier run."""
+    path = output / MODEL_FILE
+    if not path.is_file():
+        return None
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return ModelDescription(data["name"], data["dtype"], data["device"], AnswerMarks(**data.get("marks", {})))
+
+
+@dataclass(frozen=True)
+class MergedRun:
+    """One of the runs that were merged: its folder, part of the images, records taken from it, and how it ran."""
+
+    path: str
+    shard: str | None
+    num_records: int
+    model: ModelDescription | None
+
+
+def write_merged_description(output: Path, runs: Sequence[MergedRun]) -> None:
+    """Leave, for the process that writes the summary, what the merged runs say of their model and code.
+
+    Types and devices that differ from run to run are listed together.
+    """
+    models = [run.model for run in runs if run.model is not None]
+    states = list(dict.fromkeys(state for run in runs for state in read_code_states(Path(run.path))))
+    if models:
+        description = ModelDescription(
+            models[0].name,
+            _join(model.dtype for model in models),
+            _join(model.device for model in models),
+            models[0].marks,
+        )
+        content = asdict(description) | {"code": [asdict(state) for state in states]}
+        write_text_atomically(output / MODEL_FILE, json.dumps(content, indent=2) + "\n")
+    write_text_atomically(output / MERGE_FILE, json.dumps([asdict(run) for run in runs], indent=2) + "\n")
+
+
+def gather_provenance(config: EvaluationConfig, question_set: QuestionSet, output: Path) -> Mapping[str, Any]:
+    """Everything needed to repeat the run, as JSON-ready values."""
+    model = read_model_description(output)
+    states = read_code_states(output) or [_code_state()]
+    return {
+        "code_commit": states[-1].commit,
+        "code_is_modified": states[-1].is_modified,
+        "code_of_earlier_records": [asdict(state) for state in states[:-1]],
+        "code_commit_of_summary": _code_state().commit,
+        "config": json.loads(json.dumps(asdict(config))),
+        "dataset": {
+            "name": question_set.name,
+            "content_hash": question_set.content_hash,
+            "num_questions": len(question_set.questions),
+            "num_unreadable": len(question_set.invalid),
+            "build": dict(question_set.build),
+        },
+        OVERLAP_KEY: overlap_provenance(config.num_trained_on, question_images(question_set)),
+        "protocol_version": config.protocol_version,
+        "seed": config.seed,
+        MARKS_KEY: marks_provenance(None if model is None else model.marks),
+        "model": None if model is None else model.name,
+        "dtype": None if model is None else model.dtype,
+        "device": None if model is None else model.device,
+        "text_matching": None
+        if config.text_matching is None
+        else {"model": config.text_matching, "threshold": config.text_threshold},
+        "merged_from": read_merged(output),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def read_merged(output: Path) -> list[dict[str, Any]]:
+    """What `write_merged_description` left of the runs that were merged; empty for a run of its own."""
+    path = output / MERGE_FILE
+    merged: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return merged
+
+
+def _join(values: Iterable[str | None]) -> str | None:
+    known = sorted({value for value in values if value is not None})
+    return ", ".join(known) or None
+
+
+def _code_state() -> CodeState:
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return CodeState(_git("rev-parse", "HEAD"), None if changes is None else bool(changes))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of git in the folder of this code; None without git or outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()

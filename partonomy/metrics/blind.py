@@ -1,0 +1,378 @@
+"""What a guesser reaches that sees nothing but the choices: a check for hints in how wrong answers were made."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+from partonomy.metrics.bootstrap import NUM_RESAMPLES, Estimate, ImageRatio, bootstrap_ratios
+
+NUM_FOLDS = 5
+"""Folds of images for everything that is learned from right answers."""
+FOLD_SEED = 0
+
+
+@dataclass(frozen=True)
+class BlindQuestion:
+    """A question's choices, without image and question.
+
+    Attributes:
+        image_id: unit of the bootstrap and of the folds.
+        texts: the choices as written.
+        items: of each choice its part names, or the words of its object's name.
+        correct_index: the right one.
+    """
+
+    image_id: int
+    texts: tuple[str, ...]
+    items: tuple[tuple[str, ...], ...]
+    correct_index: int
+
+
+class Feature(StrEnum):
+    """A number of a choice.
+
+    characters, words: length of the text.
+    items: how many parts.
+    middle: minus the distance of that number to its mean over the choices.
+    centrality: minus the sum of symmetric differences to the other choices' item sets (edit distance).
+    choice_frequency: mean over its items of how many choices of the type list it.
+    truth_frequency: the same over right answers, those of other folds of images alone. In a small set, or one that
+        holds every class equally often, the rarest is right a little too often: what is right here is missing there.
+    alphabet: rank of the text among the choices.
+    position: where the choice stands.
+    """
+
+    CHARACTERS = "characters"
+    WORDS = "words"
+    ITEMS = "items"
+    MIDDLE = "middle"
+    CENTRALITY = "centrality"
+    CHOICE_FREQUENCY = "choice_frequency"
+    TRUTH_FREQUENCY = "truth_frequency"
+    ALPHABET = "alphabet"
+    POSITION = "position"
+
+
+def choice_features(questions: Sequence[BlindQuestion]) -> dict[Feature, np.ndarray]:
+    """Every feature of every choice of the questions of one type.
+
+    Returns:
+        float64 (Q, C) each, C the largest number of choices; NaN where a question has fewer. All numbers are sums of
+        integers divided once, so that equal choices have equal features, to the last bit.
+    """
+    folds = image_folds([question.image_id for question in questions])
+    in_choices = Counter(item for question in questions for items in question.items for item in set(items))
+    in_truths = [
+        Counter(
+            item
+            for question, own in zip(questions, folds, strict=True)
+            if own != fold
+            for item in set(question.items[question.correct_index])
+        )
+        for fold in range(NUM_FOLDS)
+    ]
+    per_choice: dict[Feature, Callable[[BlindQuestion], list[float]]] = {
+        Feature.CHARACTERS: lambda question: [float(len(text)) for text in question.texts],
+        Feature.WORDS: lambda question: [float(len(text.split())) for text in question.texts],
+        Feature.ITEMS: lambda question: [float(len(set(items))) for items in question.items],
+        Feature.MIDDLE: _middle,
+        Feature.CENTRALITY: _centrality,
+        Feature.CHOICE_FREQUENCY: lambda question: [_mean_count(items, in_choices) for items in question.items],
+        Feature.ALPHABET: _alphabet,
+        Feature.POSITION: lambda question: [float(place) for place in range(len(question.texts))],
+    }
+    rows = {feature: [function(question) for question in questions] for feature, function in per_choice.items()}
+    rows[Feature.TRUTH_FREQUENCY] = [
+        [_mean_count(items, in_truths[fold]) for items in question.items]
+        for question, fold in zip(questions, folds, strict=True)
+    ]
+    return {feature: _pad(rows[feature]) for feature in Feature}
+
+
+def image_folds(image_ids: Sequence[int]) -> np.ndarray:
+    """Fold of every question, int64 (Q,): all questions of an image are in one fold, folds differ by at most an image.
+
+    Which images share a fold is drawn from a fixed seed.
+    """
+    images, rows = np.unique(np.asarray(image_ids, dtype=np.int64), return_inverse=True)
+    order = np.random.default_rng(FOLD_SEED).permutation(len(images))
+    return (order % NUM_FOLDS)[rows]
+
+
+def _middle(question: BlindQuestion) -> list[float]:
+    """Numbers of items times the number of choices are compared, so that the mean stays an integer."""
+    counts = [len(set(items)) for items in question.items]
+    return [-float(abs(count * len(counts) - sum(counts))) for count in counts]
+
+
+def _centrality(question: BlindQuestion) -> list[float]:
+    sets = [frozenset(items) for items in question.items]
+    return [-float(sum(len(one ^ other) for other in sets)) for one in sets]
+
+
+def _mean_count(items: Sequence[str], counts: Counter[str]) -> float:
+    distinct = set(items)
+    return sum(counts[item] for item in distinct) / len(distinct) if distinct else 0.0
+
+
+def _alphabet(question: BlindQuestion) -> list[float]:
+    ordered = sorted({text.casefold() for text in question.texts})
+    return [float(ordered.index(text.casefold())) for text in question.texts]
+
+
+def _pad(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    padded = np.full((len(rows), max((len(row) for row in rows), default=0)), np.nan)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return padded
+
+
+CENTRAL = "central choice"
+LEARNED = "learned"
+CHANCE = "chance"
+MIN_IMAGES_TO_LEARN = 4 * NUM_FOLDS
+SCORE_DECIMALS = 9
+SIZE_GROUPS = ("1", "2", "3", "4+")
+"""Groups of questions by the number of parts in the right answer."""
+
+
+class Subject(StrEnum):
+    """Which half of a question is guessed."""
+
+    PARTS = "parts"
+    OBJECT = "object"
+
+
+@dataclass(frozen=True)
+class BlindRule:
+    """Choose the choice with the highest (or lowest) value of a feature."""
+
+    name: str
+    feature: Feature
+    is_highest: bool
+
+
+PART_RULES = (
+    BlindRule("shortest text", Feature.CHARACTERS, False),
+    BlindRule("longest text", Feature.CHARACTERS, True),
+    BlindRule("fewest words", Feature.WORDS, False),
+    BlindRule("most words", Feature.WORDS, True),
+    BlindRule("fewest parts", Feature.ITEMS, False),
+    BlindRule("most parts", Feature.ITEMS, True),
+    BlindRule("middle number of parts", Feature.MIDDLE, True),
+    BlindRule(CENTRAL, Feature.CENTRALITY, True),
+    BlindRule("outermost choice", Feature.CENTRALITY, False),
+    BlindRule("commonest parts in choices", Feature.CHOICE_FREQUENCY, True),
+    BlindRule("rarest parts in choices", Feature.CHOICE_FREQUENCY, False),
+    BlindRule("commonest parts in other right answers", Feature.TRUTH_FREQUENCY, True),
+    BlindRule("rarest parts in other right answers", Feature.TRUTH_FREQUENCY, False),
+    BlindRule("first by alphabet", Feature.ALPHABET, False),
+    BlindRule("last by alphabet", Feature.ALPHABET, True),
+)
+OBJECT_RULES = (
+    *PART_RULES[:4],
+    BlindRule(CENTRAL, Feature.CENTRALITY, True),
+    BlindRule("outermost choice", Feature.CENTRALITY, False),
+    BlindRule("commonest words in choices", Feature.CHOICE_FREQUENCY, True),
+    BlindRule("rarest words in choices", Feature.CHOICE_FREQUENCY, False),
+    BlindRule("commonest words in other right answers", Feature.TRUTH_FREQUENCY, True),
+    BlindRule("rarest words in other right answers", Feature.TRUTH_FREQUENCY, False),
+    *PART_RULES[-2:],
+)
+
+
+@dataclass(frozen=True)
+class BlindScore:
+    """Expected accuracy of one rule with its interval, and by group of `SIZE_GROUPS` (object questions: none)."""
+
+    rule: str
+    accuracy: Estimate
+    by_size: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
+class BlindResult:
+    """Every blind baseline on the questions of one type; `chance` is a uniform guess's exact expectation."""
+
+    question_type: str
+    subject: Subject
+    chance: BlindScore
+    scores: tuple[BlindScore, ...]
+
+    @property
+    def num_questions(self) -> int:
+        """How many were counted."""
+        return self.chance.accuracy.count
+
+    @property
+    def best_fixed(self) -> BlindScore:
+        """The highest of the fixed rules, on the same questions: by luck a little above what it is worth."""
+        fixed = [score for score in self.scores if score.rule != LEARNED]
+        return max(fixed, key=lambda score: score.accuracy.value or 0.0)
+
+    def find(self, rule: str) -> BlindScore | None:
+        """The score of a rule; None when it was not applied (`learned` with too few images)."""
+        return next((score for score in self.scores if score.rule == rule), None)
+
+
+@dataclass(frozen=True)
+class BlindGuesses:
+    """What every rule reaches on each of Q questions.
+
+    Attributes:
+        question_type: Name of the type, or of several taken together.
+        subject: What the choices are.
+        hits: Rule -> float64 (Q,), chance of hitting the right choice; `chance` is among the rules.
+        sizes: int (Q,), number of items of the right answer.
+        image_ids: int (Q,).
+    """
+
+    question_type: str
+    subject: Subject
+    hits: Mapping[str, np.ndarray]
+    sizes: np.ndarray
+    image_ids: np.ndarray
+
+
+def guess_blindly(question_type: str, subject: Subject, questions: Sequence[BlindQuestion]) -> BlindGuesses:
+    """Apply every blind baseline to the questions of one type.
+
+    Args:
+        question_type: Name in the result.
+        subject: What the choices are.
+        questions: At least one.
+
+    Raises:
+        ValueError: There is no question.
+    """
+    if not questions:
+        raise ValueError(f"there is no question of the type {question_type} to guess")
+    features = choice_features(questions)
+    correct = np.array([question.correct_index for question in questions])
+    num_choices = np.array([len(question.texts) for question in questions])
+    image_ids = np.array([question.image_id for question in questions])
+    hits = {CHANCE: 1.0 / num_choices}
+    for rule in PART_RULES if subject is Subject.PARTS else OBJECT_RULES:
+        values = features[rule.feature]
+        hits[rule.name] = expected_hits(values if rule.is_highest else -values, correct)
+    for place in range(int(num_choices.max())):
+        # A question that has no such place is guessed uniformly.
+        hits[f"position {place + 1}"] = np.where(num_choices > place, correct == place, 1.0 / num_choices)
+    if len(np.unique(image_ids)) >= MIN_IMAGES_TO_LEARN:
+        scores = _learned_scores(features, correct, image_folds(image_ids.tolist()))
+        hits |= {} if scores is None else {LEARNED: expected_hits(scores, correct)}
+    sizes = np.array([len(set(question.items[question.correct_index])) for question in questions])
+    return BlindGuesses(question_type, subject, hits, sizes, image_ids)
+
+
+def pool_guesses(name: str, guesses: Sequence[BlindGuesses]) -> BlindGuesses:
+    """Take the questions of several types together; only rules that were applied to all of them.
+
+    Args:
+        name: Name in the result.
+        guesses: At least one, all about the same subject.
+    """
+    rules = [rule for rule in guesses[0].hits if all(rule in one.hits for one in guesses)]
+    return BlindGuesses(
+        name,
+        guesses[0].subject,
+        {rule: np.concatenate([one.hits[rule] for one in guesses]) for rule in rules},
+        np.concatenate([one.sizes for one in guesses]),
+        np.concatenate([one.image_ids for one in guesses]),
+    )
+
+
+def estimate_guesses(
+    guesses: BlindGuesses, generator: np.random.Generator, num_resamples: int = NUM_RESAMPLES
+) -> BlindResult:
+    """Mean accuracy of every rule with its interval, overall and by the right answer's number of parts.
+
+    Args:
+        guesses: Outcome per question.
+        generator: Source of the resamples; all rules share them.
+        num_resamples: How many.
+    """
+    images, rows = np.unique(guesses.image_ids, return_inverse=True)
+    groups = _size_masks(guesses.sizes) if guesses.subject is Subject.PARTS else ()
+    subsets = [np.ones(len(rows), dtype=bool), *groups]
+    ratios = []
+    for values in guesses.hits.values():
+        for subset in subsets:
+            weights = subset.astype(np.float64)
+            numerators = np.bincount(rows, values * weights, minlength=len(images))
+            denominators = np.bincount(rows, weights, minlength=len(images))
+            ratios.append(ImageRatio(numerators, denominators, int(subset.sum())))
+    estimates = bootstrap_ratios(ratios, generator, num_resamples)
+    step = len(subsets)
+    chance, *scores = (
+        BlindScore(rule, estimates[number * step], tuple(estimates[number * step + 1 : (number + 1) * step]))
+        for number, rule in enumerate(guesses.hits)
+    )
+    return BlindResult(guesses.question_type, guesses.subject, chance, tuple(scores))
+
+
+def expected_hits(scores: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Chance of hitting the right choice by taking a highest one, ties broken evenly.
+
+    Args:
+        scores: float (Q, C), NaN where a question has no such choice.
+        correct: int (Q,), index of the right choice.
+
+    Returns:
+        float64 (Q,): 1 / number of highest choices where the right one is among them, else 0.
+    """
+    is_highest = scores == np.nanmax(scores, axis=1, keepdims=True)
+    return is_highest[np.arange(len(correct)), correct] / is_highest.sum(axis=1)
+
+
+def _learned_scores(
+    features: Mapping[Feature, np.ndarray], correct: np.ndarray, folds: np.ndarray
+) -> np.ndarray | None:
+    """Scores (Q, C) of a logistic regression "this choice is right" on all features, fitted without the own fold.
+
+    Features are standardised within their question and enter with their squares, so that a middle or an extreme can be
+    preferred. None where a fold leaves nothing to learn from.
+    """
+    inputs, is_choice = _standardise(features)
+    num_questions, num_choices, _ = inputs.shape
+    is_right = correct[:, None] == np.arange(num_choices)[None, :]
+    scores = np.full((num_questions, num_choices), np.nan)
+    for fold in np.unique(folds):
+        train, test = folds != fold, folds == fold
+        rows, labels = inputs[train][is_choice[train]], is_right[train][is_choice[train]]
+        if not labels.any() or labels.all():
+            return None
+        with threadpool_limits(limits=1):
+            regression = LogisticRegression(C=1.0, max_iter=1000).fit(rows, labels)
+        logits = regression.decision_function(inputs[test][is_choice[test]])
+        # Equal choices must tie: a matrix product may differ in its last bit from row to row.
+        block = np.full((int(test.sum()), num_choices), np.nan)
+        block[is_choice[test]] = np.round(logits, SCORE_DECIMALS)
+        scores[test] = block
+    return scores
+
+
+def _standardise(features: Mapping[Feature, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (Q, C, 2 F - 1 + C) of the regression, 0 where a choice is missing, and which choices exist (Q, C)."""
+    is_choice = ~np.isnan(features[Feature.POSITION])
+    columns = []
+    for feature, values in features.items():
+        if feature is Feature.POSITION:
+            places = np.arange(values.shape[1])
+            columns += [(values == place).astype(np.float64) for place in places]
+            continue
+        centred = values - np.nanmean(values, axis=1, keepdims=True)
+        spread = np.nanstd(values, axis=1, keepdims=True)
+        scaled = np.where(is_choice, centred / np.where(spread > 0, spread, 1.0), 0.0)
+        columns += [scaled, scaled**2]
+    return np.stack(columns, axis=2), is_choice
+
+
+def _size_masks(sizes: np.ndarray) -> tuple[np.ndarray, ...]:
+    last = len(SIZE_GROUPS)
+    return tuple(sizes == size if size < last else sizes >= last for size in range(1, last + 1))

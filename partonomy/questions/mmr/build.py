@@ -1,0 +1,194 @@
+"""An MMR-like data set as files: questions of every image of a part data set, in MMR's schema and folders.
+
+Images are not copied: below `refer_seg/images/mscoco/images` a link with the data set's name leads to them, and file
+names carry it as their first folder, as `train2017/` does in the published files.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from partonomy.benchmarks.mmr import Kind
+from partonomy.datasets.sources.mmr import FOLDER, IMAGE_FOLDER, MmrImage, MmrQuestion, mmr_file, write_mmr
+from partonomy.files import read_json, write_json
+from partonomy.questions.mmr.pairs import UNANSWERED, MadePairs, PairMaker
+from partonomy.questions.mmr.scene import kind_of
+from partonomy.structures import AnnotatedImage, PartDataset
+
+NOTE = "MMR-like, not the published MMR"
+
+_TESTS = (("test_mixed", Kind.MIXED), ("test_obj_only", Kind.OBJECT), ("test_part_only", Kind.PART))
+SPLIT_FILES: Mapping[str, Sequence[tuple[str, Kind | None]]] = {
+    "train": (("train", None),),
+    "val": (("val", None), *_TESTS),
+    "test": _TESTS,
+}
+"""Files of a split and the kind of their questions; None: every kind."""
+
+
+class BuildState(Enum):
+    """What is there of a split; UNFINISHED: a file is gone, or an image waits for its answer."""
+
+    ABSENT = "absent"
+    OTHER = "made with other settings"
+    UNFINISHED = "unfinished"
+    DONE = "done"
+
+
+@dataclass
+class FileCounts:
+    """What is in a file, and what was kept out of it.
+
+    Attributes:
+        num_images: with at least one question.
+        without_question: images that are not in the file for want of one.
+        by_kind, by_targets: questions by what their targets are and by their number.
+        rejected: pairs by criterion and reason.
+        not_askable: annotations by category that no question could ask for.
+    """
+
+    num_images: int = 0
+    without_question: int = 0
+    by_kind: Counter[str] = field(default_factory=Counter)
+    by_targets: Counter[int] = field(default_factory=Counter)
+    rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
+    not_askable: Counter[str] = field(default_factory=Counter)
+
+    def add(self, made: MadePairs) -> None:
+        """Count the pairs of an image."""
+        self.num_images += bool(made.questions)
+        self.without_question += not made.questions
+        self.by_kind.update(kind_of(question).value for question in made.questions)
+        self.by_targets.update(len(question.targets) for question in made.questions)
+        self.rejected.update((one.criterion, one.reason) for one in made.rejections)
+        self.not_askable.update(made.not_askable)
+
+    def to_json(self) -> dict[str, object]:
+        """As `build.json` holds it."""
+        rejected = [
+            {"criterion": criterion, "reason": reason, "count": count}
+            for (criterion, reason), count in sorted(self.rejected.items())
+        ]
+        return {
+            "images": self.num_images,
+            "images_without_question": self.without_question,
+            "questions": sum(self.by_kind.values()),
+            "questions_by_kind": dict(sorted(self.by_kind.items())),
+            "questions_by_number_of_targets": {
+                str(number): self.by_targets[number] for number in sorted(self.by_targets)
+            },
+            "rejected": rejected,
+            "not_askable": dict(sorted(self.not_askable.items())),
+        }
+
+
+def build_mmr(
+    dataset: PartDataset, maker: PairMaker, root: Path, split: str, settings: Mapping[str, object]
+) -> dict[str, FileCounts]:
+    """Write the files of a split, what was rejected (`MMR_<split>.rejected.jsonl`) and `MMR_<split>.build.json`, last.
+
+    Args:
+        dataset: images with their annotations.
+        maker: of their questions.
+        root: of the MMR layout.
+        split: one of `SPLIT_FILES`.
+        settings: where the data set came from, for `build.json`.
+
+    Returns:
+        Counts by file.
+
+    Raises:
+        ValueError: no image yields a question.
+        FileExistsError: the root has other images under the data set's name.
+    """
+    build_file(root, split).unlink(missing_ok=True)
+    folder = link_images(root, dataset)
+    counts = {name: FileCounts() for name, _ in SPLIT_FILES[split]}
+    (root / FOLDER).mkdir(parents=True, exist_ok=True)
+    with rejected_file(root, split).open("w", encoding="utf-8") as rejected:
+        for name, kind in SPLIT_FILES[split]:
+            progress = tqdm(dataset.images, desc=f"MMR_{name}", unit="image")
+            made = _make_pairs(progress, maker, kind, counts[name], rejected)
+            write_mmr((_to_record(image, questions, folder) for image, questions in made), mmr_file(root, name))
+            if not counts[name].num_images:
+                raise ValueError(
+                    f"{dataset.name}: none of its {len(dataset.images)} images yields a question of {name}"
+                )
+    files = {name: one.to_json() for name, one in counts.items()}
+    write_json(build_file(root, split), _account(maker, settings) | {"files": files}, indent=2)
+    return counts
+
+
+def find_build(root: Path, split: str, maker: PairMaker, settings: Mapping[str, object]) -> BuildState:
+    """What of a split is there already."""
+    path = build_file(root, split)
+    if not path.is_file():
+        return BuildState.ABSENT
+    content = read_json(path)
+    expected = json.loads(json.dumps(_account(maker, settings)))
+    if any(content.get(key) != value for key, value in expected.items()):
+        return BuildState.OTHER
+    if not all(mmr_file(root, name).is_file() for name, _ in SPLIT_FILES[split]):
+        return BuildState.UNFINISHED
+    rejected = [row for one in content["files"].values() for row in one["rejected"]]
+    is_answered = all(row["criterion"] != UNANSWERED for row in rejected)
+    return BuildState.DONE if is_answered else BuildState.UNFINISHED
+
+
+def build_file(root: Path, split: str) -> Path:
+    """Where the account of a split lies."""
+    return root / FOLDER / f"MMR_{split}.build.json"
+
+
+def rejected_file(root: Path, split: str) -> Path:
+    """Where the pairs of a split that were not kept are listed, a line of JSON each."""
+    return root / FOLDER / f"MMR_{split}.rejected.jsonl"
+
+
+def link_images(root: Path, dataset: PartDataset) -> str:
+    """Make the data set's images visible below the root; returns the folder that their file names carry.
+
+    Raises:
+        FileExistsError: something else has this name there.
+    """
+    folder = Path(dataset.name).name
+    link = root / IMAGE_FOLDER / folder
+    target = dataset.image_root.resolve()
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink() or link.exists():
+        if link.resolve() != target:
+            raise FileExistsError(f"{link} leads to {link.resolve()}, not to {target}; choose another --output")
+        return folder
+    link.symlink_to(os.path.relpath(target, link.parent.resolve()), target_is_directory=True)
+    return folder
+
+
+def _make_pairs(
+    images: "tqdm[AnnotatedImage]", maker: PairMaker, kind: Kind | None, counts: FileCounts, rejected: TextIO
+) -> Iterator[tuple[AnnotatedImage, tuple[MmrQuestion, ...]]]:
+    """Images with their questions, those without any left out; everything is counted, what is rejected is listed."""
+    for image in images:
+        made = maker.make(image, kind)
+        counts.add(made)
+        for one in made.rejections:
+            line = {"image_id": image.image_id, "kind": None if kind is None else kind.value, **vars(one)}
+            rejected.write(json.dumps(line, ensure_ascii=False) + "\n")
+        rejected.flush()
+        if made.questions:
+            yield image, made.questions
+
+
+def _to_record(image: AnnotatedImage, questions: tuple[MmrQuestion, ...], folder: str) -> MmrImage:
+    return MmrImage(str(image.image_id), f"{folder}/{image.file_name}", image.height, image.width, questions)
+
+
+def _account(maker: PairMaker, settings: Mapping[str, object]) -> dict[str, object]:
+    """All that the files depend on."""
+    return {"note": NOTE, **settings, "maker": dict(maker.settings)}

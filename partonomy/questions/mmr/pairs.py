@@ -1,0 +1,175 @@
+"""MMR-like question-answer pairs: what makers are asked for and return, and the three filter criteria (paper, 3.2)."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from partonomy.benchmarks.mmr import Kind
+from partonomy.datasets.sources.mmr import TARGET_MARK, MmrQuestion, MmrTarget, ground_answer, parse_category
+from partonomy.questions.mmr.scene import Scene, says_name, word_keys
+from partonomy.structures import AnnotatedImage
+
+MAX_QUESTION_WORDS = 60
+MAX_ANSWER_WORDS = 150
+
+_COORDINATES = re.compile(r"[\[(]\s*-?\d+(?:\.\d+)?\s*,\s*-?\d+|\bcoordinates?\b|\bbounding box", re.IGNORECASE)
+_NUMBERED_NAME = re.compile(r"\b[a-z]\w*_\d+\b", re.IGNORECASE)
+_ASKS_FUNCTION = re.compile(r"\bwhat (?:is|are|does|do)\b.*\b(?:function|purpose|role)s?\b.*\bof\b", re.IGNORECASE)
+_SPEAKS_OF_SOURCE = re.compile(
+    r"\b(?:annotations?|annotated|(?:text|global) (?:description|caption)|(?:given|provided) (?:information|names?))\b",
+    re.IGNORECASE,
+)
+_FINISHED = (".", "!", "?", '"', "'", ")", "”")
+
+
+class Criterion(StrEnum):
+    """The paper's headings."""
+
+    LOGIC = "logicality and reasoning"
+    COHERENCE = "coherence and relevance"
+    CLARITY = "clarity and precision"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a pair is rejected: `reason` is one of a few, for counting; `detail` says where it shows."""
+
+    criterion: Criterion
+    reason: str
+    detail: str
+
+
+def find_faults(question: MmrQuestion, scene: Scene) -> tuple[Fault, ...]:
+    """Check a question-answer pair against its image's annotations; no fault: it is kept."""
+    return (
+        *logic_faults(question.question, [name for target in question.targets for name in _names(target)]),
+        *coherence_faults(question, scene),
+        *clarity_faults(question),
+    )
+
+
+def logic_faults(question: str, names: Sequence[str]) -> tuple[Fault, ...]:
+    """Logicality and reasoning: no coordinates and no strong hint, which a target's name is.
+
+    Args:
+        question: its text.
+        names: of the targets, in clean words.
+    """
+    faults = []
+    if found := _COORDINATES.search(question):
+        faults.append(Fault(Criterion.LOGIC, "the question has coordinates", found[0]))
+    if found := _NUMBERED_NAME.search(question):
+        faults.append(Fault(Criterion.LOGIC, "the question names an annotation", found[0]))
+    keys = word_keys(question)
+    said = [name for name in dict.fromkeys(names) if says_name(keys, name)]
+    if said:
+        faults.append(Fault(Criterion.LOGIC, "the question names a target", ", ".join(said)))
+    return tuple(faults)
+
+
+def coherence_faults(question: MmrQuestion, scene: Scene) -> tuple[Fault, ...]:
+    """Coherence and relevance: every target annotated, named and marked once; nothing else is spoken of."""
+    faults = []
+    if not question.targets:
+        faults.append(Fault(Criterion.COHERENCE, "the answer has no target", question.text_answer))
+    if question.num_marks != len(question.targets):
+        detail = f"{question.num_marks} {TARGET_MARK}, {len(question.targets)} targets"
+        faults.append(Fault(Criterion.COHERENCE, f"{TARGET_MARK} and targets differ in number", detail))
+    annotated = {one.target for one in scene.targets}
+    unknown = [target.category_name for target in question.targets if target not in annotated]
+    if unknown:
+        faults.append(Fault(Criterion.COHERENCE, "a target is not annotated in the image", ", ".join(unknown)))
+    if len(set(question.targets)) < len(question.targets):
+        faults.append(Fault(Criterion.COHERENCE, "a target stands in the answer twice", question.text_answer))
+    spans = ground_answer(question).spans
+    unnamed = [target.category_name for target, span in zip(question.targets, spans, strict=True) if span is None]
+    if unnamed:
+        detail = ", ".join(unnamed)
+        faults.append(Fault(Criterion.COHERENCE, "the answer does not name a target before its mark", detail))
+    categories = {target.category_name for target in question.targets}
+    idle = {one.phrase for one in scene.targets if one.part_name and one.target.category_name not in categories}
+    if beside := sorted(phrase for phrase in idle if _says_phrase(question.text_answer, phrase)):
+        faults.append(Fault(Criterion.COHERENCE, "the answer speaks of a part that is no target", ", ".join(beside)))
+    return tuple(faults)
+
+
+def clarity_faults(question: MmrQuestion) -> tuple[Fault, ...]:
+    """Clarity and precision: whole, concise, about what is seen, and not about what something is for."""
+    faults = []
+    answer = question.text_answer.strip()
+    if not question.question.strip() or not answer:
+        faults.append(Fault(Criterion.CLARITY, "question or answer is empty", question.question))
+    elif not answer.endswith(_FINISHED):
+        faults.append(Fault(Criterion.CLARITY, "the answer breaks off", answer[-40:]))
+    if _ASKS_FUNCTION.search(question.question):
+        faults.append(Fault(Criterion.CLARITY, "the question asks what something is for", question.question))
+    for text, limit, what in (
+        (question.question, MAX_QUESTION_WORDS, "question"),
+        (answer, MAX_ANSWER_WORDS, "answer"),
+    ):
+        if len(text.split()) > limit:
+            faults.append(Fault(Criterion.CLARITY, f"the {what} has more than {limit} words", text[:40]))
+    if found := _SPEAKS_OF_SOURCE.search(f"{question.question}\n{answer}"):
+        faults.append(Fault(Criterion.CLARITY, "the pair speaks of the annotations", found[0]))
+    if found := _COORDINATES.search(answer) or _NUMBERED_NAME.search(answer):
+        faults.append(Fault(Criterion.CLARITY, "the answer has coordinates or numbered names left", found[0]))
+    return tuple(faults)
+
+
+def _names(target: MmrTarget) -> tuple[str, ...]:
+    """What a question must not say: the object's name and the part's."""
+    category = parse_category(target.category_name)
+    return (category.object_name,) if category.part_name is None else (category.object_name, category.part_name)
+
+
+def _says_phrase(text: str, phrase: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(phrase)}", text, re.IGNORECASE) is not None
+
+
+UNANSWERED = "not answered"
+"""Criterion of a rejection that is no judgement: asking again may help."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A pair that was not kept: `criterion` and `reason` are counted, `detail` and `text` are listed."""
+
+    criterion: str
+    reason: str
+    detail: str
+    text: str
+
+
+@dataclass(frozen=True)
+class MadePairs:
+    """The pairs of an image.
+
+    Attributes:
+        questions: those kept, numbered from 0.
+        rejections: those not kept.
+        not_askable: categories of annotations that no question can ask for, one for every annotation.
+    """
+
+    questions: tuple[MmrQuestion, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
+    not_askable: tuple[str, ...] = ()
+
+
+class PairMaker(Protocol):
+    """Makes the pairs of one image after another; the same image gives the same pairs."""
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """All that the pairs depend on besides the image, as JSON values."""
+        ...
+
+    def make(self, image: AnnotatedImage, kind: Kind | None) -> MadePairs:
+        """Make pairs whose targets are of a kind; None: of all kinds."""
+        ...
+
+
+def reject(question: str, answer: str, fault: Fault) -> Rejection:
+    """A pair with its fault."""
+    return Rejection(fault.criterion.value, fault.reason, fault.detail, f"{question} | {answer}")

@@ -1,0 +1,78 @@
+"""Where a run is good and bad: paired IoU by part name and by object."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from partonomy.benchmarks.partonomy.metrics import is_parts_correct, record_pairs
+from partonomy.benchmarks.partonomy.records import Record
+from partonomy.metrics.matching import Matching
+from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR
+
+
+@dataclass(frozen=True)
+class BreakdownRow:
+    """One part name or object label.
+
+    Attributes:
+        name: The label.
+        num_questions: Questions that ask for it.
+        num_masks: Part masks counted.
+        mean_iou: Mean paired IoU of these masks; None where the model makes no masks.
+        mean_area: Mean pixels of a true mask.
+        parts_accuracy: Share of its questions with the correct answer chosen.
+    """
+
+    name: str
+    num_questions: int
+    num_masks: int
+    mean_iou: float | None
+    mean_area: float
+    parts_accuracy: float
+
+
+@dataclass(frozen=True)
+class _MaskEntry:
+    iou: float
+    area: int
+
+
+def by_part(records: Sequence[Record], has_masks: bool) -> tuple[BreakdownRow, ...]:
+    """One row per part name, most masks first."""
+    return _group(records, has_masks, lambda record, index: record.true_parts[index].label)
+
+
+def by_object(records: Sequence[Record], has_masks: bool) -> tuple[BreakdownRow, ...]:
+    """One row per object label, most masks first."""
+    return _group(records, has_masks, lambda record, index: record.object_label)
+
+
+def mean_paired_iou(record: Record) -> float:
+    """Mean IoU over the parts of one question, missing predictions as 0."""
+    pairs = record_pairs(record, Matching.PAIRED, is_generated=False)
+    return sum(pair.iou for pair in pairs) / len(pairs)
+
+
+def _group(records: Sequence[Record], has_masks: bool, key: Callable[[Record, int], str]) -> tuple[BreakdownRow, ...]:
+    entries: dict[str, list[_MaskEntry]] = defaultdict(list)
+    questions: dict[str, dict[str, bool]] = defaultdict(dict)
+    for record in records:
+        if not record.true_parts:  # an unreadable record: it has no part to count under
+            continue
+        pairs = record_pairs(record, Matching.PAIRED, is_generated=False)
+        for index, (part, pair) in enumerate(zip(record.true_parts, pairs, strict=True)):
+            name = key(record, index)
+            entries[name].append(_MaskEntry(pair.iou, part.area))
+            questions[name][record.question_id] = is_parts_correct(record, DEFAULT_SELECTOR)
+    rows = [
+        BreakdownRow(
+            name,
+            len(questions[name]),
+            len(group),
+            sum(entry.iou for entry in group) / len(group) if has_masks else None,
+            sum(entry.area for entry in group) / len(group),
+            sum(questions[name].values()) / len(questions[name]),
+        )
+        for name, group in entries.items()
+    ]
+    return tuple(sorted(rows, key=lambda row: (-row.num_masks, row.name)))

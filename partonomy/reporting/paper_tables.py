@@ -1,0 +1,218 @@
+"""Runs in the layout of the paper's tables 2 and 9 to 11 (segmentation) and 3 (text), beside rows quoted from it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from partonomy.benchmarks.partonomy.metrics import PROTOCOL_METRICS, MetricProtocol, mask_metric_names, metric_of
+from partonomy.benchmarks.partonomy.steps import Conditioning
+from partonomy.harness.answer_marks import marks_lines, read_marks
+from partonomy.harness.results import TypeSummary
+from partonomy.harness.training_overlap import overlap_words
+from partonomy.metrics.bootstrap import Estimate
+from partonomy.metrics.matching import Matching
+from partonomy.metrics.multiple_choice import RandomBaseline
+from partonomy.reporting.loaded_run import LoadedRun, random_objects, random_parts
+from partonomy.reporting.quoted_rows import TABLE_LEGENDS, TEXT_TABLE, ReferenceTable, load_reference
+from partonomy.structures import TABLE_TYPES, QuestionType
+from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
+
+PAPER_NAMES = {
+    QuestionType.IDENTIFICATION_WITH_LABEL: "Identification",
+    QuestionType.POSITIVE_WITH_LABEL: "Intersection",
+    QuestionType.NEGATIVE_WITH_LABEL: "Difference",
+    QuestionType.PART_TO_WHOLE: "Part2Whole",
+    QuestionType.WHOLE_TO_PART: "Whole2Part",
+}
+OURS, QUOTED, EXACT = "ours", "quoted", "exact"
+"""Values of the source column: measured by this code, quoted from the paper, or computed without a model."""
+PAPER_PROTOCOL, NO_PROTOCOL = "paper", "-"
+"""Values of the protocol column of rows that are not a run's."""
+QUOTED_GROUP = "quoted from the paper"
+OWN_GROUP = "measured here"
+_PARTS_METRICS = ("parts_precision", "parts_recall", "parts_accuracy")
+_PROTOCOL_WORDS = {
+    MetricProtocol.OURS: 'Protocol "ours": a failed question scores 0; the answer of the highest sequence probability.',
+    MetricProtocol.AUTHORS: 'Protocol "authors", as their code counts: failed questions are left out; the answer of '
+    "the highest mean log-probability over the conversation.",
+}
+
+
+@dataclass(frozen=True)
+class PaperTableStyle:
+    """What the rows of runs show: one row per protocol, with or without 95% intervals below the values."""
+
+    protocols: tuple[MetricProtocol, ...] = (MetricProtocol.OURS,)
+    has_intervals: bool = True
+
+
+def segmentation_results(runs: Sequence[LoadedRun], number: int, style: PaperTableStyle) -> Table:
+    """Table 2, 9, 10 or 11: paired micro- and macro-gIoU in percent. `runs` may be empty."""
+    reference = load_reference(number)
+    rows = list(_quoted_rows(reference))
+    for run in runs:
+        for protocol in style.protocols:
+            rows.append(_own_row(run, protocol, ("",), style, _segmentation_metrics(run, protocol)))
+    groups = tuple(ColumnGroup(PAPER_NAMES[kind], ("micro", "macro")) for kind in TABLE_TYPES)
+    return Table(
+        f"Segmentation (gIoU, %), layout of the paper's Table {number}; protocol of our rows: {_names(style)}",
+        (ColumnGroup("", ("Method", "Source", "Protocol", "Extra seg data")), *groups),
+        tuple(rows),
+        _note(reference, runs, style),
+    )
+
+
+def text_results(runs: Sequence[LoadedRun], style: PaperTableStyle) -> Table:
+    """Table 3: precision, recall and accuracy of the parts, accuracy of the object, in percent."""
+    reference = load_reference(TEXT_TABLE)
+    rows = list(_quoted_rows(reference))
+    datasets = one_per_dataset(runs)
+    for run in datasets:
+        suffix = "" if len(datasets) == 1 else f" on {run.dataset_name}"
+        cells = [format_percent(value) for kind in TABLE_TYPES for value in random_values(run, kind)]
+        rows.append(TableRow((f"random guess{suffix}", EXACT, NO_PROTOCOL, *cells), OWN_GROUP))
+    for run in runs:
+        for protocol in style.protocols:
+            rows.append(_own_row(run, protocol, (), style, None))
+    groups = tuple(
+        ColumnGroup(PAPER_NAMES[kind], ("P", "R", "PA", "OA") if kind.is_part_whole else ("P", "R", "A"))
+        for kind in TABLE_TYPES
+    )
+    return Table(
+        f"Text (%), layout of the paper's Table 3; protocol of our rows: {_names(style)}",
+        (ColumnGroup("", ("Method", "Source", "Protocol")), *groups),
+        tuple(rows),
+        _note(reference, runs, style) + (" Random guess: exact expectation over the choices." if runs else ""),
+    )
+
+
+def segmentation_metrics(run: LoadedRun) -> tuple[str, ...]:
+    """Micro- and macro-gIoU as tables show them: paired, or of the union where all phrases share one mask."""
+    return mask_metric_names(read_marks(run.summary.provenance).matching)[:2]
+
+
+def text_metrics(question_type: QuestionType) -> tuple[str, ...]:
+    """Metrics of table 3 for one question type, in the order of its columns."""
+    return (*_PARTS_METRICS, "objects_accuracy") if question_type.is_part_whole else _PARTS_METRICS
+
+
+def random_values(run: LoadedRun, question_type: QuestionType) -> tuple[float | None, ...]:
+    """What a uniform guess scores in expectation on the metrics of `text_metrics`; None where nothing was asked."""
+    records = run.of_type(question_type)
+    parts: RandomBaseline | None = random_parts(records)
+    if parts is None:
+        return (None,) * len(text_metrics(question_type))
+    values = (parts.precision, parts.recall, parts.accuracy)
+    if not question_type.is_part_whole:
+        return values
+    objects = random_objects(records)
+    return (*values, None if objects is None else objects.accuracy)
+
+
+def one_per_dataset(runs: Sequence[LoadedRun]) -> tuple[LoadedRun, ...]:
+    """The first run on each question set."""
+    first: dict[str, LoadedRun] = {}
+    for run in runs:
+        first.setdefault(run.dataset_hash, run)
+    return tuple(first.values())
+
+
+def find_estimate(entry: TypeSummary | None, metric: str) -> Estimate:
+    """A metric of one question type; an empty estimate where the type was not asked or the metric not counted."""
+    nothing = Estimate(None, None, None, 0)
+    return nothing if entry is None else entry.metrics.get(metric, nothing)
+
+
+def format_interval(estimate: Estimate) -> str:
+    """Interval in percent, e.g. "34.0-38.5"; empty where there is none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"{format_percent(estimate.low)}-{format_percent(estimate.high)}"
+
+
+def _own_row(
+    run: LoadedRun,
+    protocol: MetricProtocol,
+    extra: tuple[str, ...],
+    style: PaperTableStyle,
+    metrics: Sequence[str] | None,
+) -> TableRow:
+    """One run under one protocol. `metrics`: of every type, by their full names; None = those of table 3."""
+    estimates = [
+        find_estimate(run.summary.question_types.get(kind.value), metric)
+        for kind in TABLE_TYPES
+        for metric in ([metric_of(protocol, name) for name in text_metrics(kind)] if metrics is None else metrics)
+    ]
+    matching = read_marks(run.summary.provenance).matching
+    is_paired = metrics is None or matching is Matching.PAIRED
+    labels = (run.name, OURS, protocol.value if is_paired else f"{protocol.value}, {matching}", *extra)
+    intervals = ("",) * len(labels) + tuple(format_interval(estimate) for estimate in estimates)
+    return TableRow(
+        (*labels, *(format_percent(estimate.value) for estimate in estimates)),
+        OWN_GROUP,
+        intervals if style.has_intervals and any(intervals) else (),
+    )
+
+
+def _segmentation_metrics(run: LoadedRun, protocol: MetricProtocol) -> tuple[str, ...]:
+    """Full names of `segmentation_metrics` under a protocol; the authors' knows no union."""
+    names = segmentation_metrics(run)
+    if names[0] in PROTOCOL_METRICS:
+        return tuple(metric_of(protocol, name) for name in names)
+    return names if protocol is MetricProtocol.OURS else ("", "")
+
+
+def _quoted_rows(reference: ReferenceTable) -> Iterable[TableRow]:
+    block = reference.rows[0].block
+    for row in reference.rows:
+        values = ("-" if value is None else f"{value:.1f}" for value in row.values)
+        extra = () if reference.number == TEXT_TABLE else (row.extra_segmentation_data,)
+        group = f"{QUOTED_GROUP}: {row.group}" if row.group else QUOTED_GROUP
+        has_rule = row.block != block and not row.group  # a heading of its own parts the blocks as well
+        block = row.block
+        yield TableRow((row.method, QUOTED, PAPER_PROTOCOL, *extra, *values), group, has_rule_above=has_rule)
+
+
+def _names(style: PaperTableStyle) -> str:
+    return " and ".join(protocol.value for protocol in style.protocols)
+
+
+def _note(reference: ReferenceTable, runs: Sequence[LoadedRun], style: PaperTableStyle) -> str:
+    note = (
+        f'Source "{QUOTED}": quoted from the Partonomy/PLUM paper, Table {reference.number}, measured there on '
+        f"{reference.subset}. {TABLE_LEGENDS[reference.number]}"
+    )
+    if not runs:
+        return note
+    datasets = ", ".join(dict.fromkeys(run.dataset_name for run in runs))
+    own = f'"{OURS}": measured by this code on {datasets}; rows on other data are not comparable.'
+    if style.has_intervals:
+        own += " Below each value its 95% interval from a bootstrap over images."
+    words = [_PROTOCOL_WORDS[protocol] for protocol in style.protocols]
+    return " ".join([note, own, *words, *(caveat for run in runs for caveat in _caveats(run, style))])
+
+
+def _caveats(run: LoadedRun, style: PaperTableStyle) -> list[str]:
+    """The overlap with training, and what sets a run's rows apart from a full run under the default protocol."""
+    config = run.summary.provenance["config"]
+    entries = [entry for entry in run.summary.question_types.values() if entry.num_expected]
+    num_failed = sum(entry.num_failed for entry in entries)
+    mutation = run.summary.provenance["dataset"].get("build", {}).get("config", {}).get("mutation", "paper")
+    caveats = [
+        f"{run.name}: images of its questions that the model was trained on: {overlap_words(run.summary.provenance)}."
+    ]
+    if config["limit"] is not None:
+        caveats.append(f"{run.name}: at most {config['limit']} questions of each type (--limit).")
+    if config["part_whole"] != Conditioning.GOLD:
+        both = " (the authors' code gives the correct one)" if MetricProtocol.AUTHORS in style.protocols else ""
+        caveats.append(f"{run.name}: the second part-whole question follows the model's own first choice{both}.")
+    if mutation != "paper":
+        caveats.append(f"{run.name}: wrong answers of the {mutation!r} kind, other choices than the paper's.")
+    if config.get("choice_protocol", "likelihood") == "listwise":
+        caveats.append(f"{run.name}: all choices shown at once (listwise), not each scored alone.")
+    caveats += [f"{run.name}: {line}." for line in marks_lines(run.summary.provenance)]
+    if num_failed:
+        caveats.append(f"{run.name}: {num_failed} of its questions failed.")
+    wanted = metric_of(MetricProtocol.AUTHORS, "parts_accuracy")
+    if MetricProtocol.AUTHORS in style.protocols and any(wanted not in entry.metrics for entry in entries):
+        caveats.append(f"{run.name}: its summary.json is of an earlier version without all of the authors' metrics.")
+    return caveats
