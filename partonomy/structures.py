@@ -8,6 +8,22 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from partonomy.structures import CharSpan, Question
+
+
+@dataclass(frozen=True)
+class ChoiceScore:
+    """Log-probabilities (nats) of one choice.
+
+    `answer_*` covers the answer's tokens, end token included; `conversation_*` every text token of prompt and answer
+    (what the authors' code averages).
+    """
+
+    answer_log_prob: float
+    answer_tokens: int
+    conversation_log_prob: float
+    conversation_tokens: int
+
 
 class QuestionType(StrEnum):
     """Value = the published record's `question_type`; `positive`: the paper's intersection, `negative`: difference."""

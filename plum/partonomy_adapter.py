@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from partonomy.models.contract import ChoiceScore, Generation, GroundedModel, ImageBatch, Turn
-from partonomy.structures import CharSpan
+from partonomy.models.contract import Generation, GroundedModel, ImageBatch, Turn
+from partonomy.structures import CharSpan, ChoiceScore
 from plum.checkpoints.store import load_pretrained
 from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_weights
 from plum.inference.image_store import EncodedImage

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from partonomy.models.contract import ChoiceScore, Turn
-from partonomy.structures import CharSpan
+from partonomy.models.contract import Turn
+from partonomy.structures import CharSpan, ChoiceScore
 from plum.config import ModelConfig
 from plum.data.bio_labels import TokenSpan
 from plum.data.collate import pad_rows

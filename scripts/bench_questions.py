@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from partonomy.datasets.store import DatasetOrigin, load_dataset, save_dataset
 from partonomy.masks import encode_mask
+from partonomy.metrics.part_embedding import DEFAULT_EMBEDDING_MODEL, embed_texts
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
-from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL, embed_texts
 from partonomy.structures import RLE, TABLE_TYPES, AnnotatedImage, ObjectInstance, Part, PartDataset
 
 NUM_OBJECTS, NUM_PARTS, NUM_OBJECT_PARTS = 89, 216, 563

@@ -16,6 +16,7 @@ from partonomy.benchmarks.segmentation import Wording, describe_mode, segmentati
 from partonomy.datasets.sources.mmr import (
     Granularity,
     GroundedAnswer,
+    Kind,
     MmrTarget,
     ground_answer,
     mmr_file,
@@ -32,14 +33,6 @@ from partonomy.metrics.iou import count_pixels
 from partonomy.metrics.matching import hungarian_assignment
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import RLE
-
-
-class Kind(StrEnum):
-    """What a question asks for."""
-
-    OBJECT = "object"
-    PART = "part"
-    MIXED = "mixed"
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from partonomy.datasets.record_exchange import MARKED_FOLDER
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.sources.registry import SourceOptions, find_source
 from partonomy.datasets.store import DatasetOrigin
+from partonomy.metrics.part_embedding import DEFAULT_EMBEDDING_MODEL
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.build_config import BuildSummary, QuestionBuildConfig, config_to_json
 from partonomy.questions.generator import build_questions
 from partonomy.questions.image_questions import MarkRule
-from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL
 from partonomy.structures import QuestionType
 
 

@@ -20,14 +20,13 @@ from partonomy.models.contract import (
     AnswerRequest,
     BatchedModel,
     ChoiceRequest,
-    ChoiceScore,
     Generation,
     ImageBatch,
     MaskRequest,
     ModelUnavailable,
     Turn,
 )
-from partonomy.structures import CharSpan, Question
+from partonomy.structures import CharSpan, ChoiceScore, Question
 
 logger = logging.getLogger(__name__)
 

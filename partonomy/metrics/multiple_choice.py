@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from partonomy.metrics.part_text import part_text_statistics
-from partonomy.models.contract import ChoiceScore
+from partonomy.structures import ChoiceScore
 
 
 class Selector(StrEnum):

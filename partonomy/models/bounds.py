@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 
 from partonomy.masks import decode_mask
-from partonomy.models.contract import ChoiceScore, Generation, GroundedModel, Turn
-from partonomy.structures import CharSpan, Question
+from partonomy.models.contract import Generation, GroundedModel, Turn
+from partonomy.structures import CharSpan, ChoiceScore, Question
 
 
 class OracleModel:

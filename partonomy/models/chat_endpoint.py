@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from partonomy.files import write_text_atomically
-from partonomy.models.contract import ChoiceScore, Generation, ModelUnavailable, ReplyRefused, Role, Turn
-from partonomy.structures import CharSpan
+from partonomy.models.contract import Generation, ModelUnavailable, ReplyRefused, Role, Turn
+from partonomy.structures import CharSpan, ChoiceScore
 
 
 @dataclass(frozen=True)

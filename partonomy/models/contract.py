@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from partonomy.structures import CharSpan, Question
+from partonomy.structures import CharSpan, ChoiceScore, Question
 
 
 class Role(StrEnum):
@@ -32,20 +32,6 @@ class Turn:
     role: Role
     text: str
     phrases: tuple[CharSpan, ...] = ()
-
-
-@dataclass(frozen=True)
-class ChoiceScore:
-    """Log-probabilities (nats) of one choice.
-
-    `answer_*` covers the answer's tokens, end token included; `conversation_*` every text token of prompt and answer
-    (what the authors' code averages).
-    """
-
-    answer_log_prob: float
-    answer_tokens: int
-    conversation_log_prob: float
-    conversation_tokens: int
 
 
 @dataclass(frozen=True)

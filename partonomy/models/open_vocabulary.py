@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from partonomy.models.contract import ChoiceScore, Generation, Turn
-from partonomy.structures import CharSpan
+from partonomy.models.contract import Generation, Turn
+from partonomy.structures import CharSpan, ChoiceScore
 
 
 class OpenVocabularySegmenter(Protocol):

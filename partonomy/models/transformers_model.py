@@ -26,8 +26,8 @@ from transformers import (
     __version__,
 )
 
-from partonomy.models.contract import ChoiceScore, Generation, Role, Turn
-from partonomy.structures import CharSpan
+from partonomy.models.contract import Generation, Role, Turn
+from partonomy.structures import CharSpan, ChoiceScore
 
 Message = dict[str, Any]
 

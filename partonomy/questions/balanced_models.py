@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from partonomy.datasets.concept_graph import ConceptGraph
+from partonomy.datasets.instances import choose_instance
 from partonomy.questions.answer_model import AnswerKind, AnswerModel, draw_place, make_answer_model, make_flat_model
 from partonomy.questions.balanced_answers import BalancedAnswers
 from partonomy.questions.draws import Draws
-from partonomy.questions.image_questions import choose_instance
 from partonomy.questions.right_answers import AskedParts, RightAnswers, Shares, find_owned_parts
 from partonomy.structures import PartDataset
 

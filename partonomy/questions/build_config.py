@@ -6,10 +6,10 @@ from pathlib import Path
 
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.files import hash_files
+from partonomy.metrics.part_embedding import DEFAULT_EMBEDDING_MODEL
 from partonomy.names import synonym_file
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.image_questions import MarkRule
-from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL
 from partonomy.structures import QuestionType, SkippedType
 
 NUM_EXAMPLE_IDS = 10

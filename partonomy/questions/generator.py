@@ -21,6 +21,7 @@ from partonomy.datasets.question_file import question_to_line
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.store import ANNOTATIONS_FILE, BUILD_FILE, DatasetOrigin, save_dataset
 from partonomy.files import hash_files, hash_json, write_json
+from partonomy.metrics.part_embedding import embed_texts
 from partonomy.names import PartComparator, find_comparator
 from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationMode
 from partonomy.questions.balanced_models import BalancedFit, fit_balanced
@@ -32,7 +33,7 @@ from partonomy.questions.build_config import (
     summary_to_json,
 )
 from partonomy.questions.image_questions import QuestionMaker, SkippedQuestion
-from partonomy.questions.object_sampler import ObjectSampler, embed_texts
+from partonomy.questions.object_sampler import ObjectSampler
 from partonomy.questions.part_sampler import PartSampler, fit_part_sampler
 from partonomy.questions.question_writer import MadeQuestions, QuestionWriter, withdraw_questions
 from partonomy.questions.templates import DEFAULT_TEMPLATES, Templates, load_templates

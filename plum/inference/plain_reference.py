@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from partonomy.models.contract import ChoiceScore, Generation, Turn
-from partonomy.structures import CharSpan, Question
+from partonomy.models.contract import Generation, Turn
+from partonomy.structures import CharSpan, ChoiceScore, Question
 from plum.models.sam_layers import stock_layers
 from plum.models.sam_modules import Attention, ImageEncoderViT
 from plum.predictor import Predictor

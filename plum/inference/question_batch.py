@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from partonomy.models.contract import AnswerRequest, ChoiceRequest, ChoiceScore, Generation, MaskRequest
+from partonomy.models.contract import AnswerRequest, ChoiceRequest, Generation, MaskRequest
+from partonomy.structures import ChoiceScore
 from plum.data.bio_labels import TokenSpan
 from plum.data.encoding import EncodedConversation, EncodedText
 from plum.inference.forest_states import ForestStates

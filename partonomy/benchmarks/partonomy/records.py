@@ -13,8 +13,7 @@ import msgspec
 from partonomy.masks import MAX_PIXELS, find_sound_masks, rle_from_coco, rle_to_json, shorten
 from partonomy.metrics.iou import PairStatistics
 from partonomy.metrics.multiple_choice import ChoiceSelection, Selector
-from partonomy.models.contract import ChoiceScore
-from partonomy.structures import RLE, CharSpan, QuestionType
+from partonomy.structures import RLE, CharSpan, ChoiceScore, QuestionType
 
 
 class Status(StrEnum):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from partonomy.datasets.instances import choose_instance
 from partonomy.datasets.photographs import find_same_files, group_photographs
-from partonomy.questions.image_questions import choose_instance
 from partonomy.structures import AnnotatedImage, PartDataset
 
 NO_OBJECT = ""

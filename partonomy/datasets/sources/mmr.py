@@ -17,6 +17,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from partonomy.datasets.sources.mmr import (
+    Granularity,
+    GroundedAnswer,
+    MmrTarget,
+    ground_answer,
+    mmr_file,
+    mmr_image_path,
+    read_mmr,
+)
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records
 from partonomy.masks import (
     check_mask_size,
@@ -30,6 +39,15 @@ from partonomy.masks import (
 )
 from partonomy.names import IRREGULAR_PLURALS, OBJECT_PART_SEPARATOR, clean_name, split_part_name
 from partonomy.structures import RLE, CharSpan
+
+
+class Kind(StrEnum):
+    """What a question asks for."""
+
+    OBJECT = "object"
+    PART = "part"
+    MIXED = "mixed"
+
 
 _POSSESSIVE = re.compile(r"^(.+?)(?:[_\s]\d+)?['’]s?[_\s]+(.+)$")
 _PART_OF = re.compile(r"^(.+?)[_\s]+of[_\s]+(?:(?:the|an?)[_\s]+)?(.+)$", re.IGNORECASE)

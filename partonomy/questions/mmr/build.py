@@ -15,8 +15,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from partonomy.benchmarks.mmr import Kind
-from partonomy.datasets.sources.mmr import FOLDER, IMAGE_FOLDER, MmrImage, MmrQuestion, mmr_file, write_mmr
+from partonomy.datasets.sources.mmr import FOLDER, IMAGE_FOLDER, Kind, MmrImage, MmrQuestion, mmr_file, write_mmr
 from partonomy.files import read_json, write_json
 from partonomy.questions.mmr.pairs import UNANSWERED, MadePairs, PairMaker
 from partonomy.questions.mmr.scene import kind_of

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from partonomy.benchmarks.mmr import Kind
-from partonomy.datasets.sources.mmr import TARGET_MARK, MmrQuestion, MmrTarget
+from partonomy.datasets.sources.mmr import TARGET_MARK, Kind, MmrQuestion, MmrTarget
 from partonomy.files import hash_json
 from partonomy.images import load_image
 from partonomy.questions.mmr.pairs import UNANSWERED, Criterion, Fault, MadePairs, Rejection, find_faults, reject

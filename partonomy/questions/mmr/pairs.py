@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from partonomy.benchmarks.mmr import Kind
-from partonomy.datasets.sources.mmr import TARGET_MARK, MmrQuestion, MmrTarget, ground_answer, parse_category
+from partonomy.datasets.sources.mmr import TARGET_MARK, Kind, MmrQuestion, MmrTarget, ground_answer, parse_category
 from partonomy.questions.mmr.scene import Scene, says_name, word_keys
 from partonomy.structures import AnnotatedImage
 

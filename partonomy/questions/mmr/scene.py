@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from partonomy.benchmarks.mmr import Kind
-from partonomy.datasets.sources.mmr import Granularity, MmrQuestion, MmrTarget
+from partonomy.datasets.sources.mmr import Granularity, Kind, MmrQuestion, MmrTarget
 from partonomy.masks import rle_area, rle_bbox, union_masks
 from partonomy.names import OBJECT_PART_SEPARATOR, clean_name, lemmatize
 from partonomy.structures import RLE, AnnotatedImage, ObjectInstance

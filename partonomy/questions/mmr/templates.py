@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from partonomy.benchmarks.mmr import Kind
-from partonomy.datasets.sources.mmr import TARGET_MARK, Granularity, MmrQuestion
+from partonomy.datasets.sources.mmr import TARGET_MARK, Granularity, Kind, MmrQuestion
 from partonomy.files import hash_json
 from partonomy.names import OBJECT_PART_SEPARATOR
 from partonomy.questions.mmr.pairs import MadePairs, Rejection, find_faults, reject

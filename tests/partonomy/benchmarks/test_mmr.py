@@ -11,7 +11,6 @@ import pytest
 
 from partonomy.benchmarks.mmr import (
     NO_PHRASE,
-    Kind,
     MultiTargetItem,
     MultiTargetMode,
     check_masks,
@@ -25,7 +24,7 @@ from partonomy.benchmarks.mmr import (
     read_mmr_items,
     union_outcome,
 )
-from partonomy.datasets.sources.mmr import Granularity, GroundedAnswer, MmrTarget
+from partonomy.datasets.sources.mmr import Granularity, GroundedAnswer, Kind, MmrTarget
 from partonomy.harness.item_records import ItemRecord, TargetOutcome, record_from_line, record_to_line
 from partonomy.masks import decode_mask, encode_mask
 from tests.partonomy.datasets.mmr_file import HEIGHT, WIDTH, box, mmr_record, write_records

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.mmr import Kind, MultiTargetItem
+from partonomy.benchmarks.mmr import MultiTargetItem
 from partonomy.benchmarks.multi_referring import MULTI_REFERRING_NAMES, read_multi_referring
 from partonomy.benchmarks.segmentation import Wording, segmentation_prompt
+from partonomy.datasets.sources.mmr import Kind
 from partonomy.masks import decode_mask
 from tests.partonomy.benchmarks.vqa_world import draw
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from partonomy.datasets.instances import choose_instance
 from partonomy.datasets.sources.paco import READABLE, read_paco, read_role
 from partonomy.datasets.sources.records import CocoConfig
 from partonomy.masks import rle_area
 from partonomy.names import clean_names
-from partonomy.questions.image_questions import choose_instance
 from tests.partonomy.datasets.published_files import box_polygon, paco_file, save_image, write_json
 
 REAL_DATA = Path(os.environ.get("PARTONOMY_REAL_DATA", "no folder given"))

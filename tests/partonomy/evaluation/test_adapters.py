@@ -6,8 +6,8 @@ import pytest
 from partonomy.datasets.store import load_questions
 from partonomy.masks import decode_mask
 from partonomy.models.bounds import BUILTIN_MODELS, EmptyModel, OracleModel, RandomModel
-from partonomy.models.contract import ChoiceScore, PreparedModel, Role, Turn
-from partonomy.structures import Question
+from partonomy.models.contract import PreparedModel, Role, Turn
+from partonomy.structures import ChoiceScore, Question
 
 TURNS = (Turn(Role.USER, "Which parts?"),)
 

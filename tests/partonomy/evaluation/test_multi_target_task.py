@@ -19,8 +19,8 @@ from partonomy.harness.benchmark_settings import BenchmarkSettings, read_task
 from partonomy.harness.benchmark_summary import BenchmarkSummary, benchmark_overview, read_benchmark_summary
 from partonomy.harness.item_records import ItemRecord
 from partonomy.harness.ranks import Rank
-from partonomy.models.contract import ChoiceScore, Generation, Turn
-from partonomy.structures import CharSpan
+from partonomy.models.contract import Generation, Turn
+from partonomy.structures import CharSpan, ChoiceScore
 from tests.partonomy.datasets.mmr_file import HEIGHT, WIDTH, box, mmr_record, write_records
 from tests.partonomy.evaluation.benchmark_world import make_config
 

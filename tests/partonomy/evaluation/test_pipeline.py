@@ -16,14 +16,13 @@ from partonomy.models.contract import (
     AnswerRequest,
     BatchedModel,
     ChoiceRequest,
-    ChoiceScore,
     Generation,
     ImageBatch,
     MaskRequest,
     ModelUnavailable,
     Turn,
 )
-from partonomy.structures import CharSpan, QuestionType
+from partonomy.structures import CharSpan, ChoiceScore, QuestionType
 from tests.partonomy.evaluation.conftest import write_questions
 from tests.partonomy.evaluation.running import make_config, run_model, untimed
 

@@ -8,8 +8,8 @@ import pytest
 
 from partonomy.benchmarks.partonomy.metrics import PROTOCOL_METRICS, MetricProtocol, metric_names, metric_of
 from partonomy.models.bounds import OracleModel
-from partonomy.models.contract import ChoiceScore, Turn
-from partonomy.structures import QuestionType
+from partonomy.models.contract import Turn
+from partonomy.structures import ChoiceScore, QuestionType
 from tests.partonomy.evaluation.running import make_config, run_model
 
 

@@ -9,8 +9,8 @@ from partonomy.benchmarks.partonomy.records import record_from_line, record_to_l
 from partonomy.datasets.store import load_questions
 from partonomy.harness.run_directory import read_records
 from partonomy.models.bounds import OracleModel
-from partonomy.models.contract import ChoiceScore, Turn
-from partonomy.structures import QuestionType
+from partonomy.models.contract import Turn
+from partonomy.structures import ChoiceScore, QuestionType
 from tests.partonomy.evaluation.running import make_config, run, run_model, values
 
 

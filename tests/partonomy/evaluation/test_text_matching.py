@@ -7,7 +7,7 @@ import pytest
 
 from partonomy.harness.merging import merge_runs
 from partonomy.harness.results import Summary
-from partonomy.questions.object_sampler import FALLBACK_EMBEDDING_MODEL
+from partonomy.metrics.part_embedding import FALLBACK_EMBEDDING_MODEL
 from tests.partonomy.evaluation.running import make_config, run
 from validate_partonomy import main as validate
 

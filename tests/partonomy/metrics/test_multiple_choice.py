@@ -11,7 +11,7 @@ from partonomy.metrics.multiple_choice import (
     select_all,
     select_choice,
 )
-from partonomy.models.contract import ChoiceScore
+from partonomy.structures import ChoiceScore
 
 # Three choices whose order differs under each selector:
 #            sum    / tokens = mean    conversation: sum / tokens = mean

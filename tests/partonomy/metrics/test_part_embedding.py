@@ -3,9 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.metrics.part_embedding import NameMatcher, build_matcher
+from partonomy.metrics.part_embedding import (
+    DEFAULT_EMBEDDING_MODEL,
+    FALLBACK_EMBEDDING_MODEL,
+    NameMatcher,
+    build_matcher,
+)
 from partonomy.metrics.part_text import PartTextStatistics
-from partonomy.questions.object_sampler import DEFAULT_EMBEDDING_MODEL, FALLBACK_EMBEDDING_MODEL
 
 
 def vector(degrees: float) -> np.ndarray:

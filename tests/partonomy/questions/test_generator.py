@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from partonomy.datasets.instances import choose_instance
 from partonomy.datasets.store import ANNOTATIONS_FILE, BUILD_FILE, QUESTIONS_FILE, load_questions
 from partonomy.masks import encode_mask
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.generator import BuildSummary, QuestionBuildConfig, build_questions
-from partonomy.questions.image_questions import MarkRule, SkipReason, choose_instance, question_generator
+from partonomy.questions.image_questions import MarkRule, SkipReason, question_generator
 from partonomy.structures import RLE, PartDataset, Question, QuestionType
 from tests.partonomy.tiny_world import VEHICLES, draw_part, make_dataset, make_image, make_instance, make_vehicles
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.benchmarks.mmr import Kind, read_mmr_items
-from partonomy.datasets.sources.mmr import mmr_image_path, read_mmr
+from partonomy.benchmarks.mmr import read_mmr_items
+from partonomy.datasets.sources.mmr import Kind, mmr_image_path, read_mmr
 from partonomy.images import load_image
 from partonomy.questions.mmr.build import (
     NOTE,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.mmr import Kind
+from partonomy.datasets.sources.mmr import Kind
 from partonomy.questions.mmr.chat import ChatMaker, NoReply, RawPair, judge_reply, read_pair, split_reply, write_prompt
 from partonomy.questions.mmr.scene import read_scene
 from tests.partonomy.questions.mmr_world import make_dataset, make_image

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.mmr import Kind
-from partonomy.datasets.sources.mmr import ground_answer
+from partonomy.datasets.sources.mmr import Kind, ground_answer
 from partonomy.questions.mmr.pairs import find_faults
 from partonomy.questions.mmr.scene import kind_of, read_scene
 from partonomy.questions.mmr.templates import MAX_TARGETS, TemplateMaker, group_targets, word_question

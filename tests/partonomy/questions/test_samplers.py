@@ -8,8 +8,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from partonomy.datasets.concept_graph import ConceptGraph
+from partonomy.metrics.part_embedding import Embedding, embed_texts
 from partonomy.questions.draws import Draws
-from partonomy.questions.object_sampler import Embedding, ObjectSampler, draw_distinct, embed_texts
+from partonomy.questions.object_sampler import ObjectSampler, draw_distinct
 from partonomy.questions.part_sampler import PartSampler, fit_part_sampler
 
 NUM_PARTS = 6
