@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from partonomy.structures import CharSpan, Question
-
 
 @dataclass(frozen=True)
 class ChoiceScore:

