@@ -161,7 +161,7 @@ def run_table(run: LoadedRun, report: BlindReport) -> Table:
     """The run's accuracy beside what a blind guess reaches on the same questions."""
     rows = []
     for result in report.results:
-        entry = run.summary.question_types.get(result.question_type)
+        entry = run.summary.groups.get(result.question_type)
         own = None if entry is None else entry.metrics.get(RUN_METRICS[result.subject])
         best = result.best_fixed
         cells = (format_estimate(own), format_percent(result.chance.accuracy.value), _cell(result.find(CENTRAL)))

@@ -1,13 +1,12 @@
-"""One record per item of a benchmark beyond Partonomy: everything that is needed to compute every score again."""
+"""Records of items with one answer, and the sums over images that their metrics are made of."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from partonomy.masks import shorten
+from partonomy.benchmarks.task import Record, Status
 from partonomy.metrics.bootstrap import ImageRatio
 from partonomy.metrics.iou import PairStatistics
 from partonomy.structures import RLE
@@ -53,70 +52,48 @@ class TargetOutcome:
         return PairStatistics(self.intersection, self.union, is_matched).iou
 
 
-@dataclass(frozen=True)
-class ItemRecord:
-    """What was asked, what came back and what it scored.
+@dataclass(frozen=True, kw_only=True)
+class AnswerRecord(Record):
+    """An item with one answer: words, one mask, or a mask for each of several targets.
 
     Attributes:
-        item_id: Unique within benchmark and split.
-        image_id: The same for all items of one image.
-        group: Part of the benchmark that is also scored alone (POPE's category, GQA's kind of question); may be empty.
-        prompt: The user's words.
         truths: Right answers, or the words that name the target.
         reply: The model's own words; None where it failed or its answer was given (forced masks).
         prediction: What the reply was read as.
-        score: In [0, 1]: of the answer, or the mask's IoU; 0 for a failed item.
+        score: In [0, 1]: of the answer, or the mask's IoU; 0 for an item that was not scored.
         mask: Pixel counts of segmentation; None for questions.
         targets: Those of each target and each further prediction, where an item has several.
-        reason: Why the item failed; None where it was scored.
-        seconds: Spent on the item.
     """
 
-    item_id: str
-    image_id: str
-    group: str
-    prompt: str
     truths: tuple[str, ...]
     reply: str | None = None
     prediction: str | None = None
     score: float = 0.0
     mask: MaskOutcome | None = None
-    reason: str | None = None
-    seconds: float = 0.0
     targets: tuple[TargetOutcome, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:
             raise ValueError(f"item {self.item_id}: a score lies between 0 and 1, got {self.score}")
-        if self.reason is not None and self.score > 0:
+        if not self.is_scored and self.score > 0:
             raise ValueError(f"item {self.item_id}: a failed item scores 0, got {self.score}")
 
+    def masks(self) -> Iterable[RLE]:
+        """See Record."""
+        found = [self.mask.predicted] if self.mask is not None else []
+        return [mask for mask in (*found, *(target.predicted for target in self.targets)) if mask is not None]
 
-_ADAPTER = TypeAdapter(ItemRecord)
-
-
-def record_to_line(record: ItemRecord) -> str:
-    """One line of JSON without its newline."""
-    return json.dumps(vars(record), default=vars, ensure_ascii=False, allow_nan=False)
-
-
-def record_from_line(line: str) -> ItemRecord:
-    """Read what `record_to_line` wrote.
-
-    Raises:
-        ValueError: The line is not the record of an item.
-    """
-    try:
-        return _ADAPTER.validate_json(line, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(key) for key in first["loc"])
-        raise ValueError(f"not the record of an item: {shorten(line)} ({place}: {first['msg']})") from error
+    @classmethod
+    def upgrade(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See Record. Earlier versions had no status and no image path; a reason meant that the item had failed."""
+        reason = content.get("reason")
+        status = Status.SCORED if reason is None else Status.FAILED
+        return {"image_path": "", **content, "status": status.value, "reason": reason or ""}
 
 
-def image_rows(records: Sequence[ItemRecord]) -> np.ndarray:
+def image_rows(records: Sequence[AnswerRecord]) -> np.ndarray:
     """The row of each record's image, int64 (N,); rows count images in order of first appearance."""
-    rows: dict[str, int] = {}
+    rows: dict[int | str, int] = {}
     return np.array([rows.setdefault(record.image_id, len(rows)) for record in records], dtype=np.int64)
 
 
@@ -126,7 +103,7 @@ def sum_by_image(values: Sequence[int | float], rows: np.ndarray, num_images: in
 
 
 def ratio_by_image(
-    records: Sequence[ItemRecord],
+    records: Sequence[AnswerRecord],
     numerators: Sequence[int | float],
     denominators: Sequence[int | float],
     value_if_empty: float = 0.0,
@@ -149,7 +126,7 @@ def ratio_by_image(
     )
 
 
-def mean_score(records: Sequence[ItemRecord], group: str | None = None) -> ImageRatio:
+def mean_score(records: Sequence[AnswerRecord], group: str | None = None) -> ImageRatio:
     """Mean score of all records, or of those of one group."""
     is_counted = [group is None or record.group == group for record in records]
     scores = [record.score if counted else 0.0 for record, counted in zip(records, is_counted, strict=True)]
