@@ -1,9 +1,11 @@
 """Writes the golden values anew: `python -m tests.golden.capture`, from the repository's root.
 
-Only after a change of the numbers that is meant; say in the commit which ones changed and why.
+It also prints the tables of the stored run folders anew (tables/) and merges their shards, but leaves those folders as
+they are. Only after a change of the numbers that is meant; say in the commit which ones changed and why.
 """
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -16,16 +18,18 @@ from tests.golden.runs import (
     run_benchmark,
     run_partonomy,
 )
+from tests.golden.stored_runs import TABLES, TABLES_FOLDER, merge_stored, print_table
 from tests.golden.world import hash_world, write_world
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
 QUESTIONS_FILE = FOLDER / "questions.json"
 PARTONOMY_FILE = FOLDER / "partonomy.json"
 BENCHMARKS_FILE = FOLDER / "benchmarks.json"
+MERGED_FILE = FOLDER / "merged.json"
 
 
 def main() -> None:
-    """Run everything once and write the three files."""
+    """Run everything once and write the files."""
     with tempfile.TemporaryDirectory() as name:
         world = write_world(Path(name) / "world")
         partonomy, benchmarks = {}, {}
@@ -35,13 +39,24 @@ def main() -> None:
         for run, settings in BENCHMARK_RUNS.items():
             run_benchmark(world, Path(name) / run, settings)
             benchmarks[run] = benchmark_scores(world, Path(name) / run)
-        _write(QUESTIONS_FILE, hash_world(world))
+        os.chdir(world.folder)
+        merged = {
+            "oracle": partonomy_scores(world, merge_stored("oracle", Path(name) / "merged")),
+            "pope": benchmark_scores(world, merge_stored("pope", Path(name) / "merged")),
+        }
+        tables = {table: print_table(command) for table, command in TABLES.items()}
+        questions = hash_world(world)
+        os.chdir(FOLDER)
+    _write(QUESTIONS_FILE, questions)
     _write(PARTONOMY_FILE, partonomy)
     _write(BENCHMARKS_FILE, benchmarks)
+    _write(MERGED_FILE, merged)
+    for table, text in tables.items():
+        (TABLES_FOLDER / f"{table}.txt").write_text(text, encoding="utf-8")
 
 
 def read_golden(path: Path) -> Golden:
-    """Read one of the three files."""
+    """Read one of the files."""
     content: Golden = json.loads(path.read_text(encoding="utf-8"))
     return content
 

@@ -4,15 +4,13 @@ Only command lines are called and only files are read, so that the code behind t
 tests.golden.capture` writes the values anew; do so only for a change of the numbers that is meant.
 """
 
-import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from partonomy.__main__ import main as partonomy
 from tests.golden.capture import BENCHMARKS_FILE, PARTONOMY_FILE, QUESTIONS_FILE, read_golden
+from tests.golden.comparison import EXACT, NETWORK, check
 from tests.golden.runs import (
     BENCHMARK_RUNS,
     PARTONOMY_RUNS,
@@ -24,36 +22,6 @@ from tests.golden.runs import (
     untimed_records,
 )
 from tests.golden.world import World, hash_world
-
-EXACT = 1e-6
-"""For models without a network: the stored values have nine digits."""
-NETWORK = 1e-3
-"""For the tiny PLUM. A pixel at logit 0 may fall on the other side on another CPU, which moves a score of these few
-small images. With torch's plain kernels in the place of its AVX ones, and with every weight changed by one part in a
-million, no value moved by more than 1.1e-4 and no count or reason changed."""
-
-
-def differences(found: Any, golden: Any, tolerance: float, place: str = "") -> Iterator[str]:
-    """What is not as stored; counts and texts must be equal."""
-    if isinstance(found, dict) and isinstance(golden, dict):
-        for key in sorted({*found, *golden}):
-            if key not in found or key not in golden:
-                yield f"{place}/{key}: only in the {'golden values' if key in golden else 'run'}"
-            else:
-                yield from differences(found[key], golden[key], tolerance, f"{place}/{key}")
-    elif isinstance(found, list) and isinstance(golden, list) and len(found) == len(golden):
-        for number, (one, other) in enumerate(zip(found, golden, strict=True)):
-            yield from differences(one, other, tolerance, f"{place}[{number}]")
-    elif isinstance(found, float) and isinstance(golden, float):
-        if not math.isclose(found, golden, rel_tol=0, abs_tol=tolerance):
-            yield f"{place}: {found} instead of {golden}"
-    elif found != golden:
-        yield f"{place}: {found!r} instead of {golden!r}"
-
-
-def check(found: Any, golden: Any, tolerance: float) -> None:
-    problems = list(differences(found, golden, tolerance))
-    assert not problems, "\n".join([f"{len(problems)} values changed", *problems[:20]])
 
 
 def test_questions_are_the_same_bytes(world: World) -> None:
@@ -85,6 +53,7 @@ def test_partonomy_in_shards(world: World, tmp_path: Path, name: str) -> None:
     parts = [tmp_path / "part1", tmp_path / "part2"]
     for number, part in enumerate(parts, start=1):
         run_partonomy(world, part, PARTONOMY_RUNS[name], *flags, "--shard", f"{number}/2")
+    assert sum(len(untimed_records(part)) for part in parts) == len(untimed_records(tmp_path / "whole"))
     assert partonomy(["merge-runs", *map(str, parts), "--output", str(tmp_path / "merged")]) == 0
     assert untimed_records(tmp_path / "merged") == untimed_records(tmp_path / "whole")
     assert read_summary(tmp_path / "merged")["question_types"] == read_summary(tmp_path / "whole")["question_types"]
@@ -96,6 +65,7 @@ def test_benchmark_in_shards(world: World, tmp_path: Path, name: str) -> None:
     parts = [tmp_path / "part1", tmp_path / "part2"]
     for number, part in enumerate(parts, start=1):
         run_benchmark(world, part, BENCHMARK_RUNS[name], "--shard", f"{number}/2")
+    assert sum(len(untimed_records(part)) for part in parts) == len(untimed_records(tmp_path / "whole"))
     assert partonomy(["merge-runs", *map(str, parts), "--output", str(tmp_path / "merged")]) == 0
     assert untimed_records(tmp_path / "merged") == untimed_records(tmp_path / "whole")
     assert benchmark_scores(world, tmp_path / "merged") == benchmark_scores(world, tmp_path / "whole")
