@@ -9,13 +9,18 @@ The same as `python -m partonomy run partonomy`.
 import sys
 from collections.abc import Sequence
 
-from partonomy.cli.run import run_command
+from partonomy.cli.run import run_named
 from partonomy.harness.summary import Summary
+
+NAME = "validate_partonomy.py"
 
 
 def main(argv: Sequence[str] | None = None) -> Summary | None:
     """Run the command; errors in the input end it with a message instead of a trace."""
-    return run_command("partonomy", "validate_partonomy.py", sys.argv[1:] if argv is None else list(argv))
+    try:
+        return run_named("partonomy", NAME, sys.argv[1:] if argv is None else list(argv))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SystemExit(f"{NAME}: error: {error}") from error
 
 
 if __name__ == "__main__":

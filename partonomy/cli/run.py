@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, Namespace
@@ -16,6 +17,8 @@ from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, RunConfig
 from partonomy.harness.summary import Summary
 from partonomy.models.registry import ModelSettings
 from partonomy.reporting.overview import overview
+
+SettingsT = TypeVar("SettingsT")
 
 TITLE = "Score a model on a benchmark."
 
@@ -78,8 +81,8 @@ def read_run(name: str, arguments: Namespace) -> RunConfig:
     output = Path(arguments.output)
     if arguments.shard is not None:
         parse_shard(arguments.shard)
-    model = ModelSettings(**{entry.name: arguments[entry.name] for entry in fields(ModelSettings)}).resolve(output)
-    options = benchmark.options(**{entry.name: arguments[entry.name] for entry in fields(benchmark.options)})
+    model = _read_fields(ModelSettings, arguments).resolve(output)
+    options = _read_fields(benchmark.options, arguments)
     if hasattr(options, "resolve"):
         options = options.resolve(model.model)
     if hasattr(options, "check"):
@@ -121,8 +124,8 @@ def run_parsed(name: str, arguments: Namespace) -> Summary | None:
     return summary
 
 
-def run_command(name: str, prog: str, arguments: Sequence[str], default_model: str | None = None) -> Summary | None:
-    """Run one benchmark as a command of its own; errors in the input end it with a message instead of a trace.
+def run_named(name: str, prog: str, arguments: Sequence[str], default_model: str | None = None) -> Summary | None:
+    """Run one benchmark as a command of its own.
 
     Args:
         name: The benchmark.
@@ -131,14 +134,12 @@ def run_command(name: str, prog: str, arguments: Sequence[str], default_model: s
         default_model: See `benchmark_parser`.
 
     Raises:
-        SystemExit: The input has an error.
+        SystemExit: The flags are unknown, or help was asked for.
+        OSError, ValueError, RuntimeError: See `run_benchmark`.
     """
     with naming_config_files(arguments):
         parsed = benchmark_parser(name, prog, default_model).parse_args(list(arguments))
-    try:
-        return run_parsed(name, parsed)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SystemExit(f"{prog}: error: {error}") from error
+    return run_parsed(name, parsed)
 
 
 def _add_fields(parser: ArgumentParser, settings: type[Any], defaults: Mapping[str, Any]) -> None:
@@ -148,11 +149,46 @@ def _add_fields(parser: ArgumentParser, settings: type[Any], defaults: Mapping[s
         default = defaults.get(entry.name, entry.default)
         if entry.type is bool:
             parser.add_argument(f"--{entry.name}", action="store_true", help=help_of.get(entry.name))
+        elif _is_enum(kind := entry.type):
+            words = [str(member) for member in list[Any](kind)]
+            parser.add_argument(f"--{entry.name}", choices=words, default=str(default), help=help_of.get(entry.name))
         elif default is MISSING:
             parser.add_argument(f"--{entry.name}", type=entry.type, required=True, help=help_of.get(entry.name))
         else:
             parser.add_argument(f"--{entry.name}", type=entry.type, default=default, help=help_of.get(entry.name))
 
 
+def _read_fields(settings: type[SettingsT], arguments: Namespace) -> SettingsT:
+    """Make a dataclass of the flags that `_add_fields` added."""
+    values = {entry.name: arguments[entry.name] for entry in fields(settings)}  # type: ignore[arg-type]
+    enums: dict[str, Any] = {
+        entry.name: entry.type
+        for entry in fields(settings)  # type: ignore[arg-type]
+        if _is_enum(entry.type)
+    }
+    return settings(**{name: enums[name](value) if name in enums else value for name, value in values.items()})
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, StrEnum)
+
+
 def _docstring(settings: type[Any]) -> str:
     return settings.__doc__ or ""
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Score a model on a benchmark.
+
+    Args:
+        arguments: The benchmark and its flags.
+
+    Raises:
+        SystemExit: The words are unknown, or help was asked for.
+        OSError, ValueError, RuntimeError: See `run_benchmark`.
+    """
+    name = next(iter(arguments), "")
+    if name not in BENCHMARKS:
+        build_parser().parse_args(list(arguments))
+        return
+    run_named(name, f"python -m partonomy run {name}", arguments[1:])

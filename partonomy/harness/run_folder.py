@@ -32,6 +32,8 @@ SCHEMA = 2
 
 _FREE_TO_CHANGE = frozenset({"root", "annotations", "output", "num_trained_on", "schema"})
 """Settings that may differ on resume: data and weights are compared by content hash instead of by path."""
+_UNKNOWN = "unknown"
+"""The device of a run by a version that did not record it."""
 _FREE_TO_MERGE = _FREE_TO_CHANGE | {"shard"}
 
 
@@ -198,7 +200,12 @@ def _upgrade_item_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
         "protocol": content["protocol"],
         "protocol_version": benchmark.make(settings["split"], benchmark.options()).VERSION,
         "content_hash": content["content_hash"],
-        "model": {"model": "plum", "checkpoint": content["checkpoint"], "base": content["is_base"]},
+        "model": {
+            "model": "plum",
+            "checkpoint": content["checkpoint"],
+            "base": content["is_base"],
+            "device": _UNKNOWN,
+        },
         "output": "",
         "checkpoint_hash": content["checkpoint_hash"],
         "limit": settings.get("limit"),
@@ -226,6 +233,7 @@ def differing_settings(old: RunConfig, new: RunConfig, *, may_merge: bool = Fals
     if "partonomy" in (old.benchmark, new.benchmark):
         free |= {"split", "options.training_metrics"}  # the content hash tells question sets apart
     before, after = dict(_flat(old)), dict(_flat(new))
+    free |= {key for key, value in before.items() if value == _UNKNOWN and key == "model.device"}
     keys = sorted((set(before) | set(after)) - free)
     return [
         f"{key} (was {before.get(key)!r}, now {after.get(key)!r})" for key in keys if before.get(key) != after.get(key)

@@ -27,7 +27,7 @@ class BlindQuestion:
         correct_index: the right one.
     """
 
-    image_id: int | str
+    image_id: int
     texts: tuple[str, ...]
     items: tuple[tuple[str, ...], ...]
     correct_index: int

@@ -97,7 +97,7 @@ def report_on_run(run: LoadedRun) -> BlindReport | None:
                 is_object = subject is Subject.OBJECT
                 labels = tuple(tuple(" ".join(row).split()) if is_object else row for row in choice.labels)
                 asked.setdefault((subject, record.question_type.value), []).append(
-                    BlindQuestion(record.image_id, choice.texts, labels, choice.correct_index)
+                    BlindQuestion(int(record.image_id), choice.texts, labels, choice.correct_index)
                 )
     return _report(run.name, asked) if asked else None
 

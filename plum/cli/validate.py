@@ -3,7 +3,7 @@
 import argparse
 
 from partonomy.benchmarks.registry import BENCHMARKS
-from partonomy.cli.run import run_command
+from partonomy.cli.run import run_named
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -20,4 +20,4 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _run(arguments: argparse.Namespace) -> None:
     name = arguments.benchmark
-    run_command(name, f"python -m plum validate {name}", arguments.flags, default_model="plum")
+    run_named(name, f"python -m plum validate {name}", arguments.flags, default_model="plum")

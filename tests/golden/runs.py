@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from partonomy.harness import summary as harness_summary
+from partonomy.harness.summary import summary_to_json
 from plum.cli.main import main as plum
 from tests.golden.world import World
 from validate_partonomy import main as validate_partonomy
@@ -86,20 +88,20 @@ def run_benchmark(world: World, output: Path, settings: Sequence[str], *flags: s
 
 def partonomy_scores(world: World, output: Path) -> Golden:
     """Counts, reasons and metrics of `summary.json`, by question type."""
-    return {name: _scores(world, entry) for name, entry in read_summary(output)["question_types"].items()}
+    return {name: _scores(world, entry) for name, entry in read_summary(output)["groups"].items()}
 
 
 def benchmark_scores(world: World, output: Path) -> Golden:
     """Counts, reasons and metrics of `summary.json`."""
     summary = read_summary(output)
-    named = {key: summary[key] for key in ("benchmark", "split", "protocol", "headline", "is_base", "notes")}
-    return {"named": named, **_scores(world, summary)}
+    named = {key: summary[key] for key in ("benchmark", "split", "protocol", "headline", "notes")}
+    named["is_base"] = summary["provenance"]["config"]["model"]["base"]
+    return {"named": named, **_scores(world, summary["groups"]["all"])}
 
 
 def read_summary(output: Path) -> dict[str, Any]:
-    """Read `summary.json`."""
-    content: dict[str, Any] = json.loads((output / "summary.json").read_text(encoding="utf-8"))
-    return content
+    """Read `summary.json`, by whichever version of the code it was written."""
+    return summary_to_json(harness_summary.read_summary(output / "summary.json"))
 
 
 def untimed_records(output: Path) -> list[dict[str, Any]]:

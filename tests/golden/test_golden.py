@@ -56,7 +56,7 @@ def test_partonomy_in_shards(world: World, tmp_path: Path, name: str) -> None:
     assert sum(len(untimed_records(part)) for part in parts) == len(untimed_records(tmp_path / "whole"))
     assert partonomy(["merge-runs", *map(str, parts), "--output", str(tmp_path / "merged")]) == 0
     assert untimed_records(tmp_path / "merged") == untimed_records(tmp_path / "whole")
-    assert read_summary(tmp_path / "merged")["question_types"] == read_summary(tmp_path / "whole")["question_types"]
+    assert read_summary(tmp_path / "merged")["groups"] == read_summary(tmp_path / "whole")["groups"]
 
 
 @pytest.mark.parametrize("name", ["refcocom_generated", "mmr_generate", "pope"])
