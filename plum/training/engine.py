@@ -1,17 +1,19 @@
-"""What turns losses into updates: DeepSpeed ZeRO-2, and a plain one-process twin with the same three calls.
+"""What turns losses into updates: DeepSpeed ZeRO-2 or ZeRO-1, and a plain one-process twin with the same three calls.
 
 The engine alone owns accumulation, clipping and the schedule: the trainer calls forward, backward and step for every
-micro-batch and never rescales a loss.
+micro-batch and never rescales a loss. It alone makes ranks agree too: whatever their batches lack (images, phrases,
+masks), every trained tensor has a gradient, and DeepSpeed gets them in one order (plum/training/gradients.py).
 """
 
 from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plum.structures import Batch
 from plum.train_config import EngineConfig, OptimizerConfig
+from plum.training.gradients import bring_in_order, micro_batch_gradients
 from plum.training.objective import Objective, StepResult
 from plum.training.optimizer import build_optimizer, build_scheduler
 from plum.training.ranks import Ranks
@@ -30,7 +32,7 @@ class Engine(ABC):
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients of `loss` / accumulation."""
+        """Accumulate gradients of `loss` / accumulation, zeros for trained tensors that it does not depend on."""
 
     @abstractmethod
     def step(self) -> None:
@@ -75,7 +77,7 @@ class PlainEngine(Engine):
         if ranks.world_size != 1:
             raise ValueError(f"engine.kind: plain runs one process, not {ranks.world_size}; use deepspeed")
         self.objective = objective.to(ranks.device)
-        self._parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self._parameters = _trained_parameters(objective)
         self._clip = optimizer.gradient_clip
         self._optimizer = build_optimizer(self._parameters, optimizer)
         self._scheduler = build_scheduler(self._optimizer, num_updates, optimizer)
@@ -89,7 +91,11 @@ class PlainEngine(Engine):
 
     def backward(self, loss: Tensor) -> None:
         """See Engine."""
-        (loss / self.config.accumulation).backward()
+        if loss.requires_grad:
+            (loss / self.config.accumulation).backward()
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def step(self) -> None:
         """See Engine."""
@@ -148,7 +154,10 @@ class PlainEngine(Engine):
 
 
 class DeepSpeedEngine(Engine):
-    """DeepSpeed ZeRO-2 (PLUM paper, A.1: ZeRO-2 with bf16, gradient accumulation 10).
+    """DeepSpeed ZeRO-2 (PLUM paper, A.1: ZeRO-2 with bf16, gradient accumulation 10), or ZeRO-1.
+
+    The gradients of a micro-batch lie whole on the rank, in the model's dtype, until DeepSpeed has reduced them; what
+    it accumulates over micro-batches is float32, and split over the ranks under ZeRO-2.
 
     Args:
         objective: model and losses.
@@ -172,11 +181,11 @@ class DeepSpeedEngine(Engine):
         super().__init__(config, ranks)
         import deepspeed  # noqa: PLC0415  (inference and the plain engine must run without it)
 
-        parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        adamw = build_optimizer(parameters, optimizer)
+        self._parameters = _trained_parameters(objective)
+        adamw = build_optimizer(self._parameters, optimizer)
         self._engine, *_ = deepspeed.initialize(
             model=objective,
-            model_parameters=parameters,
+            model_parameters=self._parameters,
             optimizer=adamw,
             lr_scheduler=build_scheduler(adamw, num_updates, optimizer),
             config=deepspeed_settings(config, optimizer, loads_universal),
@@ -190,7 +199,8 @@ class DeepSpeedEngine(Engine):
 
     def backward(self, loss: Tensor) -> None:
         """See Engine."""
-        self._engine.backward(loss)
+        gradients = micro_batch_gradients(loss / self.config.accumulation, self._parameters)
+        self._engine.backward(bring_in_order(self._parameters, gradients), scale_wrt_gas=False)
 
     def step(self) -> None:
         """See Engine."""
@@ -246,8 +256,10 @@ def deepspeed_settings(
         "zero_optimization": {
             "stage": config.zero_stage,
             "contiguous_gradients": True,
-            "overlap_comm": torch.cuda.is_available(),
+            "overlap_comm": False,  # nothing to overlap with: the backward pass is over when gradients are reduced
+            "reduce_bucket_size": config.reduce_bucket_size,
         },
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_allow_untested_optimizer": True,
         "checkpoint": {"load_universal": loads_universal},
         "steps_per_print": 10**9,
@@ -267,6 +279,18 @@ def build_engine(
     if config.kind == "plain":
         return PlainEngine(objective, config, optimizer, num_updates, ranks)
     return DeepSpeedEngine(objective, config, optimizer, num_updates, ranks, loads_universal=loads_universal)
+
+
+def _trained_parameters(objective: Objective) -> list[nn.Parameter]:
+    """Return what is trained, in the same order on every rank.
+
+    Raises:
+        ValueError: nothing is trainable.
+    """
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("no parameter is trainable: check the run's `trainable` settings")
+    return parameters
 
 
 def _require_same_names(own: set[str], saved: set[str], folder: Path) -> None:

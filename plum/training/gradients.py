@@ -1,0 +1,55 @@
+"""Gradients of one micro-batch, handed to DeepSpeed in one order on every rank.
+
+DeepSpeed's stage 2 fills its buckets with gradients as the backward pass completes them, and adds bucket to bucket over
+ranks. Which gradient is complete when depends on the graph, hence on the batch: text alone, no phrase, one, several. On
+ranks with unlike batches it would add gradients of different tensors. So a rank first computes all gradients of its
+micro-batch, away from DeepSpeed; then one more backward pass, whose graph is the same on all ranks whatever their
+batches, brings them one by one to DeepSpeed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def micro_batch_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradient of every parameter without touching its `grad`; zeros for what the loss does not depend on.
+
+    Args:
+        loss: scalar; its graph is freed.
+        parameters: those trained.
+    """
+    if not loss.requires_grad:  # text alone where only the mask decoder is trained
+        return tuple(torch.zeros_like(parameter) for parameter in parameters)
+    return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+
+
+def bring_in_order(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """Return a scalar 0 whose backward pass gives every parameter its gradient, the last parameter first.
+
+    The pass runs along a chain with one link a parameter, so that neither the order nor the set of gradients depends
+    on where they come from. It takes the gradients as they are and does not scale them.
+
+    Args:
+        parameters: on one device, at least one.
+        gradients: one a parameter, of its shape and dtype.
+    """
+    chain = gradients[0].new_zeros((), dtype=torch.float32)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        chain = _Link.apply(chain, parameter, gradient)
+    return chain
+
+
+class _Link(torch.autograd.Function):
+    """Passes a scalar on; on the way back leaves a gradient at a parameter."""
+
+    @staticmethod
+    def forward(ctx: Any, chain: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return chain.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, Tensor, None]:
+        return above[0], ctx.gradient, None
