@@ -9,11 +9,11 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plum.structures import Batch
 from plum.train_config import EngineConfig, OptimizerConfig
-from plum.training.gradients import bring_in_order, micro_batch_gradients
+from plum.training.gradients import GradientSource, micro_batch_gradients, trained_parameters
 from plum.training.objective import Objective, StepResult
 from plum.training.optimizer import build_optimizer, build_scheduler
 from plum.training.ranks import Ranks
@@ -77,7 +77,7 @@ class PlainEngine(Engine):
         if ranks.world_size != 1:
             raise ValueError(f"engine.kind: plain runs one process, not {ranks.world_size}; use deepspeed")
         self.objective = objective.to(ranks.device)
-        self._parameters = _trained_parameters(objective)
+        self._parameters = trained_parameters(objective)
         self._clip = optimizer.gradient_clip
         self._optimizer = build_optimizer(self._parameters, optimizer)
         self._scheduler = build_scheduler(self._optimizer, num_updates, optimizer)
@@ -181,10 +181,12 @@ class DeepSpeedEngine(Engine):
         super().__init__(config, ranks)
         import deepspeed  # noqa: PLC0415  (inference and the plain engine must run without it)
 
-        self._parameters = _trained_parameters(objective)
+        self.objective = objective
+        source = GradientSource(objective)
+        self._parameters = source.trained
         adamw = build_optimizer(self._parameters, optimizer)
         self._engine, *_ = deepspeed.initialize(
-            model=objective,
+            model=source,
             model_parameters=self._parameters,
             optimizer=adamw,
             lr_scheduler=build_scheduler(adamw, num_updates, optimizer),
@@ -195,12 +197,12 @@ class DeepSpeedEngine(Engine):
 
     def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
         """See Engine."""
-        return self._engine(batch, is_warmup)
+        return self.objective(batch, is_warmup)
 
     def backward(self, loss: Tensor) -> None:
         """See Engine."""
         gradients = micro_batch_gradients(loss / self.config.accumulation, self._parameters)
-        self._engine.backward(bring_in_order(self._parameters, gradients), scale_wrt_gas=False)
+        self._engine.backward(self._engine(gradients))
 
     def step(self) -> None:
         """See Engine."""
@@ -279,18 +281,6 @@ def build_engine(
     if config.kind == "plain":
         return PlainEngine(objective, config, optimizer, num_updates, ranks)
     return DeepSpeedEngine(objective, config, optimizer, num_updates, ranks, loads_universal=loads_universal)
-
-
-def _trained_parameters(objective: Objective) -> list[nn.Parameter]:
-    """Return what is trained, in the same order on every rank.
-
-    Raises:
-        ValueError: nothing is trainable.
-    """
-    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ValueError("no parameter is trainable: check the run's `trainable` settings")
-    return parameters
 
 
 def _require_same_names(own: set[str], saved: set[str], folder: Path) -> None:

@@ -11,35 +11,40 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def micro_batch_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the gradient of every parameter without touching its `grad`; zeros for what the loss does not depend on.
+class GradientSource(nn.Module):
+    """The module that DeepSpeed wraps instead of the model: its forward pass takes gradients, its backward gives them.
 
-    Args:
-        loss: scalar; its graph is freed.
-        parameters: those trained.
-    """
-    if not loss.requires_grad:  # text alone where only the mask decoder is trained
-        return tuple(torch.zeros_like(parameter) for parameter in parameters)
-    return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-
-
-def bring_in_order(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """Return a scalar 0 whose backward pass gives every parameter its gradient, the last parameter first.
-
-    The pass runs along a chain with one link a parameter, so that neither the order nor the set of gradients depends
-    on where they come from. It takes the gradients as they are and does not scale them.
+    Its children are those of `source`, so that parameters keep their names in checkpoints.
 
     Args:
-        parameters: on one device, at least one.
-        gradients: one a parameter, of its shape and dtype.
+        source: whose trained parameters have the gradients.
+
+    Raises:
+        ValueError: nothing is trainable.
     """
-    chain = gradients[0].new_zeros((), dtype=torch.float32)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        chain = _Link.apply(chain, parameter, gradient)
-    return chain
+
+    def __init__(self, source: nn.Module) -> None:
+        super().__init__()
+        for name, child in source.named_children():
+            self.add_module(name, child)
+        self.trained = trained_parameters(self)
+
+    def forward(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Return a scalar 0 whose backward pass gives every trained parameter its gradient, the last one first.
+
+        The pass runs along a chain with one link a parameter, so that neither the order nor the set of gradients
+        depends on where they come from. It takes the gradients as they are and does not scale them.
+
+        Args:
+            gradients: one a trained parameter, of its shape and dtype.
+        """
+        chain = gradients[0].new_zeros((), dtype=torch.float32)
+        for parameter, gradient in zip(self.trained, gradients, strict=True):
+            chain = _Link.apply(chain, parameter, gradient)
+        return chain
 
 
 class _Link(torch.autograd.Function):
@@ -53,3 +58,27 @@ class _Link(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, Tensor, None]:
         return above[0], ctx.gradient, None
+
+
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return what is trained, in the same order on every rank.
+
+    Raises:
+        ValueError: nothing is trainable.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("no parameter is trainable: check the run's `trainable` settings")
+    return parameters
+
+
+def micro_batch_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradient of every parameter without touching its `grad`; zeros for what the loss does not depend on.
+
+    Args:
+        loss: scalar; its graph is freed.
+        parameters: those trained.
+    """
+    if not loss.requires_grad:  # text alone where only the mask decoder is trained
+        return tuple(torch.zeros_like(parameter) for parameter in parameters)
+    return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
