@@ -262,6 +262,7 @@ def deepspeed_settings(
             "reduce_bucket_size": config.reduce_bucket_size,
         },
         "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "zero_allow_untested_optimizer": True,
         "checkpoint": {"load_universal": loads_universal},
         "steps_per_print": 10**9,

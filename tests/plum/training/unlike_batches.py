@@ -1,8 +1,9 @@
 """Launched on two or four ranks: every rank holds another kind of batch, and the reduced gradient is read.
 
-For PLUM, LISA and M2SA, large and small buckets, one micro-batch and ten, ZeRO-2 and ZeRO-1: the gradient that reaches
-the optimizer is the mean of the ranks' own, which plain autograd computes on a copy of the model. The learning rate is
-0, so that the weights stay and a rank's own gradient of a batch is computed once.
+For PLUM, LISA and M2SA, large and small buckets, one micro-batch and ten, ZeRO-2 and ZeRO-1, float32 and bfloat16: the
+gradient that reaches the optimizer is the mean of the ranks' own, which plain autograd computes on a copy of the model
+and which are added here in float64. The learning rate is 0, so that the weights stay and a rank's own gradient of a
+batch is computed once.
 """
 
 import copy
@@ -13,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed
-from deepspeed.utils import safe_get_full_grad
 from torch import Tensor, nn
 
 from partonomy.masks import encode_mask
@@ -52,16 +52,22 @@ KINDS = ("text", "none", "single", "several", "mixed")
 
 @dataclass(frozen=True)
 class System:
-    """A model with losses, what it is trained on, and the ranks' own gradients.
+    """A model with losses, and this rank's batch of every kind."""
 
-    `own` has, by kind of batch, float64 [ranks, trained numbers]; `arrival` the order in which a plain backward pass
-    on this rank completes the gradients of its trained tensors.
-    """
-
+    name: str
     objective: Objective
     batches: dict[str, Batch]
-    own: dict[str, Tensor]
-    arrival: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class OwnGradients:
+    """What plain autograd computes for a batch: float64 [ranks, trained numbers], the gradient of loss / accumulation.
+
+    `arrival`: the order in which the backward pass on this rank completes the gradients of its trained tensors.
+    """
+
+    by_rank: Tensor
+    arrival: tuple[str, ...]
 
 
 def make_sample(kind: str, number: int) -> Sample:
@@ -81,7 +87,7 @@ def make_samples(kind: str, rank: int) -> list[Sample]:
 
 
 def make_system(name: str, ranks: Ranks) -> System:
-    """Build a tiny system and compute the gradients that the engines are held to."""
+    """Build a tiny system."""
     torch.manual_seed(0)
     if name == "plum":
         tokenizer, trainable, losses = byte_level(), TrainableConfig(), LossConfig()
@@ -97,11 +103,7 @@ def make_system(name: str, ranks: Ranks) -> System:
             parameter.data.add_(0.02 * torch.randn_like(parameter))
     collator = Collator(tokenizer, sizes, DataConfig(sources=(SourceConfig("part_vqa", "unused"),)))
     objective = Objective(model, losses)
-    batches = {kind: collator(make_samples(kind, ranks.rank)) for kind in KINDS}
-    own, arrival = {}, {}
-    for kind, batch in batches.items():
-        own[kind], arrival[kind] = own_gradients(objective, batch, ranks)
-    return System(objective, batches, own, arrival)
+    return System(name, objective, {kind: collator(make_samples(kind, ranks.rank)) for kind in KINDS})
 
 
 def trained(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -117,19 +119,19 @@ def record_arrivals(parameters: dict[str, nn.Parameter]) -> list[str]:
     return names
 
 
-def own_gradients(objective: Objective, batch: Batch, ranks: Ranks) -> tuple[Tensor, list[str]]:
-    """Plain autograd on a copy: every rank's gradient, [ranks, trained numbers], and the order of this rank's."""
-    twin = copy.deepcopy(objective)
+def own_gradients(system: System, kind: str, precision: str, accumulation: int, ranks: Ranks) -> OwnGradients:
+    """Plain autograd on a copy of the model."""
+    twin = copy.deepcopy(system.objective).to(torch.bfloat16 if precision == "bf16" else torch.float32)
     parameters = trained(twin)
     arrival = record_arrivals(parameters)
     torch.manual_seed(DROPOUT_SEED)
-    twin(batch).total.backward()
+    (twin(system.batches[kind]).total / accumulation).backward()
     gradient = torch.cat(
         [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in parameters.values()]
     )
     gathered = [torch.zeros_like(gradient) for _ in range(ranks.world_size)]
     torch.distributed.all_gather(gathered, gradient)
-    return torch.stack(gathered), arrival
+    return OwnGradients(torch.stack(gathered), tuple(arrival))
 
 
 def mixtures(num_ranks: int) -> Iterator[tuple[str, ...]]:
@@ -141,73 +143,109 @@ def mixtures(num_ranks: int) -> Iterator[tuple[str, ...]]:
         yield tuple(KINDS[(shift + step * rank) % len(KINDS)] for rank in range(num_ranks))
 
 
-def wrong_tensors(
-    system: System, engine: DeepSpeedEngine, micro_batches: Sequence[tuple[str, ...]], rank: int
-) -> list[str]:
-    """Run one update and name the tensors whose reduced gradient is not the mean of the ranks' own."""
-    parameters = trained(system.objective)
-    for number, kinds in enumerate(micro_batches):
+def read_gradients(parameters: dict[str, nn.Parameter]) -> Tensor:
+    """Return what the optimizer is about to use, [trained numbers], put together from the ranks' shares.
+
+    `deepspeed.utils.safe_get_full_grad` does so too, in one all-reduce a tensor, which is slow on the CPU.
+    """
+    whole = torch.zeros(sum(parameter.numel() for parameter in parameters.values()))
+    for part, parameter in zip(whole.split([p.numel() for p in parameters.values()]), parameters.values(), strict=True):
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]  # None: another rank has all of it
+        if mapping is not None:
+            address = mapping.lp_fragment_address
+            own = slice(address.start, address.start + address.numel)
+            share = mapping.get_lp_grad_fragment(parameter._index_in_param_group).flatten()  # type: ignore[attr-defined]
+            # DeepSpeed's ZeRO-1 in bfloat16 keeps whole gradients on every rank.
+            part[own] = share[own] if share.numel() == parameter.numel() else share
+    torch.distributed.all_reduce(whole)
+    return whole
+
+
+def reduced_gradients(
+    engine: DeepSpeedEngine, batches: dict[str, Batch], update: Sequence[tuple[str, ...]], rank: int
+) -> Tensor:
+    """Run one update, whose micro-batches are of the given kinds by rank; return what the optimizer was given."""
+    parameters = trained(engine.objective)
+    reduced = torch.zeros(())
+    for number, kinds in enumerate(update):
         torch.manual_seed(DROPOUT_SEED)
-        engine.backward(engine.forward(system.batches[kinds[rank]]).total)
-        if number + 1 < len(micro_batches):
-            engine.step()
-    reduced = {name: safe_get_full_grad(parameter) for name, parameter in parameters.items()}
-    engine.step()
-    means = torch.stack([system.own[kind][other] for kinds in micro_batches for other, kind in enumerate(kinds)]).mean(0)
-    expected = means.split([parameter.numel() for parameter in parameters.values()])
+        engine.backward(engine.forward(batches[kinds[rank]]).total)
+        if number + 1 == len(update):
+            reduced = read_gradients(parameters)
+        engine.step()
+    return reduced
+
+
+def wrong_tensors(
+    parameters: dict[str, nn.Parameter],
+    reduced: Tensor,
+    own: dict[str, OwnGradients],
+    update: Sequence[tuple[str, ...]],
+) -> list[str]:
+    """Name the tensors whose reduced gradient is not the mean over ranks of the sum over micro-batches of their own."""
+    sums = [torch.stack([own[kind].by_rank[rank] for rank, kind in enumerate(kinds)]).mean(0) for kinds in update]
+    sizes = [parameter.numel() for parameter in parameters.values()]
     wrong = []
-    for mean, (name, gradient) in zip(expected, reduced.items(), strict=True):
-        error = (gradient.flatten().double() - mean).norm()
+    for name, mean, gradient in zip(parameters, sum(sums).split(sizes), reduced.split(sizes), strict=True):  # type: ignore[union-attr]
+        error = (gradient.double() - mean).norm()
         if not error <= TOLERANCE * mean.norm() + FLOOR:
             wrong.append(f"{name} ({float(error):.1e} of {float(mean.norm()):.1e})")
     return wrong
 
 
-def make_engine(objective: Objective, config: EngineConfig, ranks: Ranks) -> DeepSpeedEngine:
-    """A float32 engine that leaves the weights as they are."""
-    return DeepSpeedEngine(copy.deepcopy(objective), config, OptimizerConfig(learning_rate=0.0), 1000, ranks)
-
-
-def check(name: str, system: System, config: EngineConfig, ranks: Ranks) -> int:
-    """Hold one setting against every mixture; return how many updates it made.
+def check(system: System, config: EngineConfig, own: dict[str, OwnGradients], ranks: Ranks) -> int:
+    """Hold one setting against the mixtures; return how many updates it made.
 
     Raises:
-        AssertionError: a gradient is not the mean, or ranks handed their gradients over in different orders.
+        AssertionError: a gradient is not the mean, or gradients were handed over in another order.
     """
-    engine = make_engine(system.objective, config, ranks)
-    own = replace(system, objective=engine.objective)
-    arrivals = record_arrivals(trained(own.objective))
-    kinds = list(mixtures(ranks.world_size))
-    updates = [(mixture,) for mixture in kinds]
-    if config.accumulation > 1:
-        updates = [tuple(itertools.islice(itertools.cycle(kinds), start, start + config.accumulation)) for start in (0, 5)]
+    objective = copy.deepcopy(system.objective)
+    engine = DeepSpeedEngine(objective, config, OptimizerConfig(learning_rate=0.0), 1000, ranks)
+    arrivals = record_arrivals(trained(objective))
+    updates = cut(list(mixtures(ranks.world_size)), config.accumulation)
     for update in updates:
-        wrong = wrong_tensors(own, engine, update, ranks.rank)
-        assert not wrong, f"{name}, {config}, {update}: {len(wrong)} gradients are not the mean: {wrong[:5]}"
-    order = list(reversed(trained(own.objective)))
-    assert arrivals == order * (len(updates) * config.accumulation), f"{name}, {config}: gradients of rank {ranks.rank} came in another order"
+        reduced = reduced_gradients(engine, system.batches, update, ranks.rank)
+        wrong = wrong_tensors(trained(objective), reduced, own, update)
+        assert not wrong, f"{system.name}, {config}, {update}: {len(wrong)} gradients are not the mean: {wrong[:5]}"
+    order = list(reversed(trained(objective)))
+    assert arrivals == order * (len(updates) * config.accumulation), f"{system.name}, {config}: another order"
     return len(updates)
+
+
+def cut(kinds: list[tuple[str, ...]], accumulation: int) -> list[tuple[tuple[str, ...], ...]]:
+    """Cut mixtures into updates; the last is filled up from the beginning."""
+    filled = itertools.islice(itertools.cycle(kinds), -(-len(kinds) // accumulation) * accumulation)
+    return [tuple(update) for update in zip(*[filled] * accumulation, strict=True)]
+
+
+def settings(smallest: int, largest: int) -> list[EngineConfig]:
+    """Both stages, both precisions, both sizes of buckets, one micro-batch and ten."""
+    base = EngineConfig(precision="fp32", micro_batch_size=3, accumulation=10, gradient_checkpointing=False)
+    stage_2 = [
+        replace(base, accumulation=accumulation, reduce_bucket_size=size)
+        for accumulation, size in itertools.product((1, 10), (smallest, largest))
+    ]
+    others = [
+        replace(base, reduce_bucket_size=smallest, precision=precision, zero_stage=stage)
+        for precision, stage in (("fp32", 1), ("bf16", 2), ("bf16", 1))
+    ]
+    return stage_2 + others
 
 
 def main() -> None:
     ranks = start_ranks(EngineConfig(precision="fp32"))
-    num_updates, are_graphs_unlike = 0, False
+    num_updates = 0
     for name in SYSTEMS:
         system = make_system(name, ranks)
-        are_graphs_unlike |= len({tuple(arrival) for arrival in system.arrival.values()}) > 1
-        largest = max(parameter.numel() for parameter in trained(system.objective).values())
-        settings = itertools.product((2, 1), (largest // 2, 10**8), (1, 10))
-        for stage, bucket, accumulation in settings:
-            config = EngineConfig(
-                precision="fp32",
-                micro_batch_size=3,
-                accumulation=accumulation,
-                zero_stage=stage,
-                reduce_bucket_size=bucket,
-                gradient_checkpointing=False,
-            )
-            num_updates += check(name, system, config, ranks)
-    assert are_graphs_unlike, "plain backward passes over these batches complete gradients in one order: no test"
+        sizes = [parameter.numel() for parameter in trained(system.objective).values()]
+        own: dict[tuple[str, int], dict[str, OwnGradients]] = {}
+        for config in settings(max(sizes) // 2, 2 * sum(sizes)):
+            key = config.precision, config.accumulation
+            if key not in own:
+                own[key] = {kind: own_gradients(system, kind, *key, ranks) for kind in KINDS}
+            num_updates += check(system, config, own[key], ranks)
+        arrivals = {gradients.arrival for gradients in own["fp32", 1].values()}
+        assert len(arrivals) > 1, f"{name}: plain backward passes complete gradients in one order, which tests nothing"
     torch.distributed.barrier()
     if ranks.is_main:
         sys.stdout.write(f"{num_updates} updates of unlike batches: every gradient is the mean\n")
