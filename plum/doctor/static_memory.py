@@ -91,8 +91,10 @@ def count_static_memory(config: TrainConfig, num_gpus: int) -> StaticMemory:
     if size < FLOAT:
         step = 0  # accumulated in the form the optimizer takes
     if config.engine.zero_stage == 1:
-        # In 16 bits DeepSpeed keeps the last micro-batch's gradients beside the sum, and reduces the sum in one piece.
-        gradients, buffers = (trained * FLOAT, buffers) if size == FLOAT else (trained * (FLOAT + size), trained * FLOAT)
+        gradients = trained * FLOAT
+        if size < FLOAT:
+            # DeepSpeed keeps the last micro-batch's gradients beside the sum, and reduces the sum in one piece.
+            gradients, buffers = trained * (FLOAT + size), trained * FLOAT
     return StaticMemory(
         components, gradients, trained * size, buffers, step, master_weights=share * FLOAT, moments=2 * share * FLOAT
     )

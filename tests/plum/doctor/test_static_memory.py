@@ -29,7 +29,9 @@ def test_one_step_holds_exactly_what_is_counted(kind: str) -> None:
     set_trainable(model, config.trainable)
     losses = replace(config.losses, kl=0.1 if kind == "lora" else 0.0)
     engine_config = replace(PLAIN, accumulation=1)
-    engine = PlainEngine(Objective(model, losses), engine_config, OptimizerConfig(), 4, Ranks(0, 1, torch.device("cpu")))
+    engine = PlainEngine(
+        Objective(model, losses), engine_config, OptimizerConfig(), 4, Ranks(0, 1, torch.device("cpu"))
+    )
     batch = tiny_batch(model_config, (2, 1), torch.Generator().manual_seed(1))
     engine.backward(engine.forward(batch).total)
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
