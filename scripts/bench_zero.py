@@ -4,8 +4,9 @@ NUM_RANKS=2 bash scripts/launch.sh scripts/bench_zero.py [--size tiny|small] [--
 
 straight: DeepSpeed meets gradients as the backward pass completes them, which is right only while all ranks' batches
 run the same modules (plum/training/gradients.py says why); `zero_2` and `zero_1` are the engine's own ways. They take
-turns over the same drawn batches. `seconds` are medians over repeats, of a micro-batch; `deviation` is the largest difference
-of a trained weight from ZeRO-2's after all updates. The last line of the output is JSON.
+turns over the same drawn batches with the same dropout. `seconds` are medians over repeats, of a micro-batch;
+`deviation` is the largest difference of a trained weight from ZeRO-2's after all updates. The last line of the output
+is JSON.
 """
 
 import json
@@ -62,10 +63,11 @@ def main(
         ranks.barrier()  # the folder goes with the main rank
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for run in runs.values():
+        torch.manual_seed(0)
         run.train(iter(batches[:accumulation]))  # warm-up, the same for all
-        ranks.barrier()
-    for _ in range(repeats):
+    for repeat in range(repeats):
         for way, run in runs.items():
+            torch.manual_seed(repeat + 1)  # dropout is the same for all
             ranks.barrier()
             started = seconds_now(run.device)
             run.train(iter(batches))
