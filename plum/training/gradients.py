@@ -28,6 +28,7 @@ class GradientSource(nn.Module):
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
+        assert not list(source.parameters(recurse=False)), "only children are taken over"
         for name, child in source.named_children():
             self.add_module(name, child)
         self.trained = trained_parameters(self)
