@@ -63,7 +63,7 @@ def _read_universal(checkpoint: Path) -> dict[str, Tensor]:
             weights = sorted((to_universal(link) / "zero").glob(f"*/{UNIVERSAL_WEIGHTS}"))
         except RuntimeError as error:
             raise ValueError(f"{checkpoint} is not a whole DeepSpeed checkpoint: {error}") from error
-        return {path.parent.name: torch.load(path, map_location="cpu")["param"] for path in weights}
+        return {path.parent.name: torch.load(path, map_location="cpu", weights_only=True)["param"] for path in weights}
 
 
 def _read_deepspeed(checkpoint: Path) -> dict[str, Tensor]:
