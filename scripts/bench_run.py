@@ -1,6 +1,6 @@
 """A training run as the benchmarks drive it: the project's own model, data, engine and step, nothing saved."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from plum.models.registry import build_model
 from plum.models.special_tokens import with_special_tokens
 from plum.models.trainable import set_trainable
 from plum.structures import Batch
-from plum.train_config import TrainConfig
+from plum.train_config import EngineConfig, OptimizerConfig, TrainConfig
 from plum.training.engine import Engine, build_engine
 from plum.training.objective import Objective
 from plum.training.ranks import Ranks
@@ -65,7 +65,10 @@ class BenchRun:
                 clock.enter(OTHER)
 
 
-def build_run(config: TrainConfig, ranks: Ranks) -> BenchRun:
+EngineFactory = Callable[[Objective, EngineConfig, OptimizerConfig, int, Ranks], Engine]
+
+
+def build_run(config: TrainConfig, ranks: Ranks, make_engine: EngineFactory = build_engine) -> BenchRun:
     """Build a run with random weights, made on its device (a full-size model is faster drawn there)."""
     assert config.tokenizer is not None
     tokenizer = load_tokenizer(config.tokenizer)
@@ -81,5 +84,5 @@ def build_run(config: TrainConfig, ranks: Ranks) -> BenchRun:
         objective = build_objective(model, config, mixture.class_pixels)
     if config.engine.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    engine = build_engine(objective, config.engine, config.optimizer, config.num_updates, ranks)
+    engine = make_engine(objective, config.engine, config.optimizer, config.num_updates, ranks)
     return BenchRun(config, ranks, objective, engine, mixture, collator)

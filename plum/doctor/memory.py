@@ -141,15 +141,16 @@ def _phases(config: TrainConfig, work: Workload, static: StaticMemory, activatio
     # Raw and masked logits and, in 16 bits, their float32 copy.
     losses = logits * (2 * size + (FLOAT if size < FLOAT else 0)) + mask_sum_bytes(work)
     of_logits = logits * (FLOAT + size) + mask_sum_bytes(work)
+    gradients = static.gradients + static.micro_batch_gradients
     phases = [
         Phase("SAM's image encoder", inputs + _sam_encoder_bytes(config, work)),
         Phase("losses", kept + losses),
-        Phase("backward of the losses", kept + of_logits + static.gradient_buffers + static.gradients),
+        Phase("backward of the losses", kept + of_logits + gradients),
         Phase(
             "backward of the language model",
-            inputs + activations.layers + _layer_backward_bytes(config, work) + static.gradient_buffers
-            + static.gradients,
+            inputs + activations.layers + _layer_backward_bytes(config, work) + gradients,
         ),
+        Phase("reduction of the gradients", inputs + gradients + static.gradient_buffers),
         Phase("optimizer step", static.gradients + static.step_gradients),
     ]  # fmt: skip
     if config.losses.kl > 0:

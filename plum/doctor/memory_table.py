@@ -38,7 +38,7 @@ def _row(name: str, estimate: MemoryEstimate) -> str:
         f"{static.num_trained:,}",
         _gigabytes(static.weights),
         _gigabytes(static.master_weights + static.moments),
-        _gigabytes(static.gradients + static.gradient_buffers),
+        _gigabytes(static.gradients + static.micro_batch_gradients + static.gradient_buffers),
         _gigabytes(estimate.activations.total),
         _gigabytes(estimate.peak),
     )
@@ -69,7 +69,8 @@ def describe_estimate(config: TrainConfig, estimate: MemoryEstimate) -> str:
         ("weights", static.weights),
         ("float32 master weights (share)", static.master_weights),
         ("Adam's moments (share)", static.moments),
-        ("gradients", static.gradients),
+        ("accumulated gradients, float32", static.gradients),
+        ("gradients of a micro-batch", static.micro_batch_gradients),
         ("gradient buffers of DeepSpeed", static.gradient_buffers),
         ("activations: language model", activations.layers),
         ("activations: token loss", activations.token_loss),

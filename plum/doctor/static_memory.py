@@ -13,8 +13,6 @@ from plum.models.trainable import set_trainable
 from plum.train_config import TrainConfig
 
 FLOAT = 4
-DEEPSPEED_BUCKET = 500_000_000
-"""DeepSpeed's `reduce_bucket_size`, in numbers: gradients pass through buffers of that size."""
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
 """bitsandbytes: one 8-bit scale per 64 weights, one float32 number per 256 scales."""
 PACKED = "llava.language_model"
@@ -37,8 +35,9 @@ class StaticMemory:
 
     Attributes:
         components: weights by component, frozen and trained.
-        gradients: between backward and step; sharded by ZeRO-2, whole under ZeRO-1 or the plain engine.
-        gradient_buffers: through which DeepSpeed reduces them, during backward.
+        gradients: accumulated over micro-batches, float32; this GPU's share under ZeRO-2, whole otherwise.
+        micro_batch_gradients: those of one micro-batch, whole, in the model's dtype, until DeepSpeed has them.
+        gradient_buffers: through which DeepSpeed reduces them, after the backward pass.
         step_gradients: float32 copy of this GPU's share of the gradients, during the optimizer's step.
         master_weights: float32 copy of this GPU's share of the trained weights (DeepSpeed alone).
         moments: Adam's two, of this GPU's share.
@@ -46,6 +45,7 @@ class StaticMemory:
 
     components: tuple[ComponentMemory, ...]
     gradients: int
+    micro_batch_gradients: int
     gradient_buffers: int
     step_gradients: int
     master_weights: int
@@ -79,21 +79,32 @@ def count_static_memory(config: TrainConfig, num_gpus: int) -> StaticMemory:
         config: the run. Special tokens do not matter and may be unset.
         num_gpus: ranks over which ZeRO shards.
     """
-    components = _count_components(config)
+    components, largest = _count_components(config)
     trained = sum(component.num_trained for component in components)
-    size = training_dtype(config).itemsize
+    size, bucket = training_dtype(config).itemsize, config.engine.reduce_bucket_size
     if config.engine.kind == "plain":
-        return StaticMemory(components, trained * FLOAT, 0, 0, 0, 2 * trained * FLOAT)
+        return StaticMemory(components, trained * FLOAT, 0, 0, 0, 0, 2 * trained * FLOAT)
     share = -(-trained // num_gpus)
-    is_sharded = config.engine.zero_stage == 2
-    # Two buffers, since communication overlaps with the backward pass on GPUs.
-    buffers = 2 * DEEPSPEED_BUCKET * size
-    gradients = (share if is_sharded else trained) * size
-    return StaticMemory(components, gradients, buffers, share * FLOAT, share * FLOAT, 2 * share * FLOAT)
+    # A bucket, or a tensor too large for one, is copied to be reduced, and once more where that changes its dtype.
+    copies = max(bucket, largest) * (size if size == FLOAT else size + FLOAT)
+    gradients, buffers, step = share * FLOAT, bucket * size + copies, share * FLOAT
+    if size < FLOAT:
+        step = 0  # accumulated in the form the optimizer takes
+    if config.engine.zero_stage == 1:
+        gradients = trained * FLOAT
+        if size < FLOAT:
+            # DeepSpeed keeps the last micro-batch's gradients beside the sum, and reduces the sum in one piece.
+            gradients, buffers = trained * (FLOAT + size), trained * FLOAT
+    return StaticMemory(
+        components, gradients, trained * size, buffers, step, master_weights=share * FLOAT, moments=2 * share * FLOAT
+    )
 
 
-def _count_components(config: TrainConfig) -> tuple[ComponentMemory, ...]:
-    """Count parameters by component; the part pretext of the tiny recipe is not PLUM's and left out."""
+def _count_components(config: TrainConfig) -> tuple[tuple[ComponentMemory, ...], int]:
+    """Count parameters by component, and those of the largest trained tensor.
+
+    The part pretext of the tiny recipe is not PLUM's and left out.
+    """
     tokens = config.model.llava.special_tokens or SpecialTokensConfig(image=0, pad=0, eos=0)
     with torch.device("meta"):
         model = build_model(replace(config.model, llava=replace(config.model.llava, special_tokens=tokens)))
@@ -101,15 +112,17 @@ def _count_components(config: TrainConfig) -> tuple[ComponentMemory, ...]:
     totals: Counter[str] = Counter()
     trained: Counter[str] = Counter()
     weights: Counter[str] = Counter()
-    size = training_dtype(config).itemsize
+    size, largest = training_dtype(config).itemsize, 0
     for component, _, parameter in parameters_by_component(model):
         number = parameter.numel()
         totals[component] += number
         trained[component] += number * parameter.requires_grad
+        largest = max(largest, number * parameter.requires_grad)
         is_packed = component == PACKED and parameter.ndim == 2 and not parameter.requires_grad
         kind = config.engine.base_quantization if is_packed else "none"
         weights[component] += _weight_bytes(number, parameter.shape[0], size, kind)
-    return tuple(ComponentMemory(name, total, trained[name], weights[name]) for name, total in totals.items())
+    components = tuple(ComponentMemory(name, total, trained[name], weights[name]) for name, total in totals.items())
+    return components, largest
 
 
 def _weight_bytes(number: int, num_rows: int, size: int, kind: Quantization) -> int:

@@ -11,6 +11,7 @@ AT_LEAST_ONE = (
     "stop_after_skipped",
     "engine.micro_batch_size",
     "engine.accumulation",
+    "engine.reduce_bucket_size",
     "data.max_text_tokens",
     "data.conversations_per_image",
     "model.lora.rank",
@@ -36,6 +37,14 @@ NOT_NEGATIVE = (
 )
 
 
+ZERO_STAGES = (1, 2)
+"""Those that tests hold against the mean of the ranks' own gradients (tests/plum/training/unlike_batches.py)."""
+REFUSED_STAGES = {
+    0: "stage 0 neither skips updates whose gradient is not finite nor resumes on another number of ranks",
+    3: "stage 3 splits the weights too, and ranks whose batches run different modules would wait for one another",
+}
+
+
 def check_ranges(config: TrainConfig) -> None:
     """Check the numbers of a configuration.
 
@@ -49,8 +58,10 @@ def check_ranges(config: TrainConfig) -> None:
                 raise ValueError(f"{key} is {value}, it must be {'at least' if may_equal else 'above'} {smallest}")
     if not all(0 <= beta < 1 for beta in config.optimizer.betas):
         raise ValueError(f"optimizer.betas is {config.optimizer.betas}, each must be at least 0 and below 1")
-    if config.engine.zero_stage not in (1, 2):  # 0 would neither skip gradients that are not finite nor change ranks
-        raise ValueError(f"engine.zero_stage is {config.engine.zero_stage}, this engine runs 1 and 2")
+    stage = config.engine.zero_stage
+    if stage not in ZERO_STAGES:
+        reason = REFUSED_STAGES.get(stage, "DeepSpeed has no such stage")
+        raise ValueError(f"engine.zero_stage is {stage}, this engine runs 1 and 2: {reason}")
     if config.engine.base_quantization != "none":
         _check_quantization(config)
 

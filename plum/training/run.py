@@ -71,7 +71,7 @@ def train(config: TrainConfig) -> None:
     started = time.perf_counter()
     # Before anything is loaded: what does not fit shows at once.
     resume_point = find_resume_point(run.checkpoints, config.engine, ranks)
-    parts = build_parts(config)
+    parts = build_parts(config, ranks.device)
     if ranks.is_main:
         record_training_images(run.root, config, parts.images)
     engine = fit(config, parts, run, ranks, resume_point)
@@ -79,9 +79,9 @@ def train(config: TrainConfig) -> None:
     leave_ranks(ranks)
 
 
-def build_parts(config: TrainConfig) -> TrainingParts:
-    """Build the model, set what is trained, and read the data."""
-    tokenizer, model = build_or_load(config)
+def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
+    """Build the model on `device`, set what is trained, and read the data."""
+    tokenizer, model = build_or_load(config, device)
     rows = set_trainable(model, config.trainable)
     sam_features = open_feature_cache(config, model)
     collator = Collator(tokenizer, config.model, config.data, sam_features)
@@ -150,7 +150,7 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
     torch.manual_seed(config.seed)
     architecture = with_special_tokens(config.model, tokenizer)
     if config.init_from is None:
-        return tokenizer, build_model(architecture)
+        return tokenizer, build_model(architecture).to(device)  # drawn on the CPU: the seed gives the same anywhere
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32  # DeepSpeed would round to it anyway
     quantization = config.engine.base_quantization
     if quantization != "none":
