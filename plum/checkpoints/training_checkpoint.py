@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from plum.training.universal import to_universal
+from plum.training.run_checkpoints import to_universal
 
 PLAIN_FILE = "plain.pt"
 BFLOAT16_ZERO_1 = "bf16_zero_pp_rank_*_optim_states.pt"

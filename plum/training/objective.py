@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from plum.data.bio_labels import Tag
 from plum.data.sam_feature_cache import SamFeatureCache
-from plum.losses import bio_accuracy, compute_losses, weighted_sum
-from plum.mask_losses import losses_by_mask
-from plum.mask_sums import sum_pixels
+from plum.losses.losses import bio_accuracy, compute_losses, weighted_sum
+from plum.losses.mask_losses import losses_by_mask, sum_pixels
 from plum.models.grounded_lmm import GroundedLMM
 from plum.structures import Batch, GroundedOutput, ImageFeatures, LossTerms
 from plum.train_config import LossConfig, PretextConfig

@@ -19,11 +19,11 @@ from plum.data.loader import load_batches
 from plum.data.mixture import MixtureDataset
 from plum.data.sam_feature_cache import SamFeatureCache
 from plum.data.tokenizer import load_tokenizer
+from plum.models.backbones.quantization import UNVERIFIED
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.quantization import UNVERIFIED
-from plum.models.registry import build_model
-from plum.models.seg_token import initialise_seg_row
-from plum.models.special_tokens import add_written_tokens, with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.seg_token import initialise_seg_row
+from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.models.trainable import TrainableRow, set_trainable
 from plum.structures import Batch
 from plum.train_config import TrainConfig
@@ -33,11 +33,11 @@ from plum.training.objective import Objective
 from plum.training.optimizer import learning_rate_factor
 from plum.training.part_pretext import PartPretext
 from plum.training.ranks import Ranks, start_ranks
+from plum.training.run_checkpoints import ResumePoint, find_resume_point
 from plum.training.run_directory import RunDirectory
 from plum.training.sam_features import describe_feature_cache, open_feature_cache
 from plum.training.trained_images import record_training_images
 from plum.training.trainer import Trainer
-from plum.training.universal import ResumePoint, find_resume_point
 
 CPU = torch.device("cpu")
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from partonomy.masks import decode_mask
 from partonomy.models.contract import Role, Turn
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import longest_text
-from plum.predictor import Predictor
+from plum.inference.predictor import Predictor
 from plum.structures import Exchange, Sample
 from plum.train_config import SourceConfig, TrainConfig
 from plum.training.ranks import Ranks, start_ranks

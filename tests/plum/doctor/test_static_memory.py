@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from plum.config import LoraConfig
-from plum.doctor.static_memory import count_static_memory
-from plum.models.registry import build_model
+from plum.doctor.memory import count_static_memory
+from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.train_config import EngineConfig, OptimizerConfig, TrainableConfig

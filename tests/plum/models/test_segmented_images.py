@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from plum.models.registry import build_model
+from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.structures import TEXT_ONLY
 from plum.train_config import LossConfig
 from plum.training.gradients import micro_batch_gradients
 from plum.training.objective import Objective
-from tests.plum.models.sisters_world import make_sister, sister_config
+from tests.plum.models.systems.sisters_world import make_sister, sister_config
 
 
 @pytest.mark.parametrize("system", ["plum", "m2sa"])

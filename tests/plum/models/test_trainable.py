@@ -5,7 +5,7 @@ import torch
 
 from plum.config import LoraConfig
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.registry import build_model
+from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.train_config import TrainableConfig

@@ -11,8 +11,8 @@ import torch.distributed
 from plum.config import LoraConfig
 from plum.data.collate import Collator
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import Batch

@@ -11,8 +11,8 @@ from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
 from plum.config import TaggerConfig
 from plum.data.collate import Collator
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import Batch, Exchange, Sample

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from plum.models.registry import build_model
+from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import TEXT_ONLY

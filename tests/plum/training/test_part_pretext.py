@@ -8,8 +8,7 @@ import torch
 from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
 from plum.data.collate import Collator
-from plum.mask_losses import losses_by_mask
-from plum.mask_sums import sum_pixels
+from plum.losses.mask_losses import losses_by_mask, sum_pixels
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import set_trainable
 from plum.structures import IGNORE_INDEX, Batch, Exchange, ImageFeatures, Sample

@@ -20,8 +20,8 @@ from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
 from plum.config import LoraConfig
 from plum.data.collate import Collator
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import Batch, Exchange, Sample
@@ -31,7 +31,7 @@ from plum.training.objective import Objective
 from plum.training.ranks import Ranks, start_ranks
 from tests.plum.data.part_world import box_mask
 from tests.plum.data.tokenizers_for_tests import byte_level
-from tests.plum.models.sisters_world import seg_tokenizer, sister_config
+from tests.plum.models.systems.sisters_world import seg_tokenizer, sister_config
 from tests.plum.predictor_world import make_image
 
 SYSTEMS = ("plum", "lisa", "m2sa")
