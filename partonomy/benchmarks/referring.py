@@ -7,6 +7,7 @@ them and gets 2 where they overlap.
 
 import io
 import logging
+import os
 import pickle
 import pickletools
 import struct
@@ -314,7 +315,7 @@ def check_files_exist(paths: Sequence[Path], what: str) -> None:
     Raises:
         FileNotFoundError: some are missing; counts them and names the first.
     """
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]  # which, unlike Path's, is False for any bad name
     if missing:
         raise FileNotFoundError(f"{what}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}")
 
@@ -459,9 +460,11 @@ def check_identifier(value: object, name: str) -> Identifier:
     Raises:
         ValueError: It is something else.
     """
-    if not is_integer(value) and not isinstance(value, str):
+    if isinstance(value, str):
+        return check_text(value, name)
+    if not is_integer(value):
         raise ValueError(f"{name} must be a whole number or a text, got {shorten(value)}")
-    assert isinstance(value, int | str)
+    assert isinstance(value, int)
     return value
 
 
