@@ -1,0 +1,110 @@
+"""Progress of long work: a bar on a terminal, otherwise a line of text every half minute."""
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from time import monotonic
+from typing import Any
+
+from tqdm import tqdm
+
+SECONDS_PER_LINE = 30.0
+"""Time between two lines where standard error is no terminal: a log of a day then has 2,880 of them at most."""
+BYTES = "B"
+"""The unit that is shown with prefixes (12.3MB)."""
+
+
+class Progress(ABC):
+    """What the caller of `progress` tells about its work."""
+
+    @abstractmethod
+    def update(self, n: int = 1) -> None:
+        """Count `n` more units as done."""
+
+    @abstractmethod
+    def set_note(self, text: str) -> None:
+        """Show a short text, for example a loss, after the counts; an empty one removes it."""
+
+
+@contextmanager
+def progress(
+    total: int, label: str, unit: str, *, initial: int = 0, position: int = 0, is_shown: bool = True
+) -> Iterator[Progress]:
+    """Show on standard error how far a piece of work is.
+
+    On a terminal this is a tqdm bar. Anywhere else (a file, a scheduler's log) a bar would fill the file with carriage
+    returns, so a line with the time, the units done and the rate is written every 30 seconds; work that takes less
+    writes nothing.
+
+    Args:
+        total: units of the whole work.
+        label: what is counted, in front of the counts.
+        unit: name of one unit, in the singular; "B" is shown in kB, MB and so on.
+        initial: units that an earlier run has done; they are part of `total` and left out of the rate.
+        position: line of the bar, counted from 0, where several processes show bars on one terminal.
+        is_shown: False shows nothing, for example on all ranks but the first.
+    """
+    if not is_shown:
+        yield _Silent()
+    elif sys.stderr.isatty():
+        with tqdm(
+            total=total, desc=label, unit=unit, initial=initial, position=position, unit_scale=unit == BYTES
+        ) as bar:
+            yield _Bar(bar)
+    else:
+        yield _Lines(total, label, unit, initial)
+
+
+class _Silent(Progress):
+    def update(self, n: int = 1) -> None:
+        pass
+
+    def set_note(self, text: str) -> None:
+        pass
+
+
+class _Bar(Progress):
+    def __init__(self, bar: "tqdm[Any]") -> None:
+        self._bar = bar
+
+    def update(self, n: int = 1) -> None:
+        self._bar.update(n)
+
+    def set_note(self, text: str) -> None:
+        self._bar.set_postfix_str(text, refresh=False)
+
+
+class _Lines(Progress):
+    def __init__(self, total: int, label: str, unit: str, initial: int) -> None:
+        self._total, self._label, self._unit, self._initial = total, label, unit, initial
+        self._done = initial
+        self._note = ""
+        self._started = self._written = monotonic()
+
+    def update(self, n: int = 1) -> None:
+        self._done += n
+        now = monotonic()
+        if now - self._written >= SECONDS_PER_LINE:
+            self._written = now
+            sys.stderr.write(self._line(now - self._started) + "\n")
+            sys.stderr.flush()
+
+    def set_note(self, text: str) -> None:
+        self._note = text
+
+    def _line(self, seconds: float) -> str:
+        is_bytes = self._unit == BYTES
+        done, total = (
+            (f"{tqdm.format_sizeof(self._done)}B", f"{tqdm.format_sizeof(self._total)}B")
+            if is_bytes
+            else (f"{self._done:,}", f"{self._total:,} {self._unit}s")
+        )
+        rate = (self._done - self._initial) / seconds
+        if is_bytes:
+            speed = f"{tqdm.format_sizeof(rate)}B/s"
+        else:
+            speed = f"{rate:.1f} {self._unit}s/s" if rate >= 1 or not rate else f"{1 / rate:.1f} s/{self._unit}"
+        note = f", {self._note}" if self._note else ""
+        return f"{datetime.now():%Y-%m-%d %H:%M:%S} {self._label}: {done}/{total}, {speed}{note}"
