@@ -11,6 +11,7 @@ from partonomy.datasets.record_exchange import (
     import_source,
     sidecar_path,
 )
+from partonomy.datasets.shard_results import SHARDS_FOLDER
 from partonomy.datasets.sources.partonomy_core import find_record_file
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
@@ -18,9 +19,18 @@ from partonomy.datasets.store import (
     DATASET_FILE,
     QUESTIONS_FILE,
 )
-from partonomy.files import read_json
+from partonomy.files import LOCK_FILE, read_json
 
-OWN_FILES = {"images", MARKED_FOLDER, DATASET_FILE, ANNOTATIONS_FILE, QUESTIONS_FILE, BUILD_FILE}
+OWN_FILES = {
+    "images",
+    MARKED_FOLDER,
+    DATASET_FILE,
+    ANNOTATIONS_FILE,
+    QUESTIONS_FILE,
+    BUILD_FILE,
+    SHARDS_FOLDER,
+    LOCK_FILE,
+}
 NUM_EXAMPLE_RECORDS = 20
 
 

@@ -177,7 +177,7 @@ def _restore(
     root = image_root.relative_to(folder.resolve()) if inside else image_root
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / DATASET_FILE, description | {"image_root": root.as_posix()}, indent=2)
-    write_annotations(PartDataset("", image_root, images), folder / ANNOTATIONS_FILE)
+    write_annotations(images, folder / ANNOTATIONS_FILE)
     return questions, build
 
 
