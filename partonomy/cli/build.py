@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from partonomy.cli.data import is_already_built
+from partonomy.cli.data import is_already_built, refuse_shards
 from partonomy.cli.statistics import describe_left_out
 from partonomy.datasets import record_exchange as marked_images
 from partonomy.datasets.record_exchange import MARKED_FOLDER
@@ -175,13 +175,7 @@ class BuildStep:
             self._store_marked()
             return
         with lock_folder(self._folder):
-            if (self._folder / SHARDS_FOLDER).exists():
-                if not self._overwrite:
-                    raise FileExistsError(
-                        f"{self._folder}: a build in shards is under way there; go on with --shard and --merge, pass "
-                        "--overwrite to drop it, or choose another --output"
-                    )
-                remove_shards(self._folder / SHARDS_FOLDER)
+            refuse_shards(self._folder, self._overwrite)
             reading = self._reader.read(self._options)
             summary = build_questions(
                 reading.dataset,

@@ -69,13 +69,29 @@ def save_dataset(dataset: PartDataset, folder: Path, origin: DatasetOrigin) -> P
         otherwise every object and part is numbered anew from 1 in file order.
     """
     dataset = number_annotations(dataset)
+    save_dataset_images(dataset.name, dataset.image_root, dataset.images, folder, origin)
+    return dataset
+
+
+def save_dataset_images(
+    name: str, image_root: Path, images: Iterable[AnnotatedImage], folder: Path, origin: DatasetOrigin
+) -> None:
+    """Write `dataset.json` and `annotations.json` of images that have their final ids.
+
+    Args:
+        name: of the data set.
+        image_root: folder of the image files; stored relative to the folder when it lies inside, else absolute.
+        images: iterated over several times, so that they need not be in memory; one annotation id per part.
+        folder: created when missing; the two files are replaced.
+        origin: provenance, stored in `dataset.json`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    root = dataset.image_root.resolve()
+    root = image_root.resolve()
     inside = root.is_relative_to(folder.resolve())
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "name": dataset.name,
+        "name": name,
         "image_root": root.relative_to(folder.resolve()).as_posix() if inside else root.as_posix(),
         "source": origin.source,
         "seed": origin.seed,
@@ -83,8 +99,7 @@ def save_dataset(dataset: PartDataset, folder: Path, origin: DatasetOrigin) -> P
         "versions": _package_versions(),
     }
     write_json(folder / DATASET_FILE, description, indent=2)
-    write_annotations(dataset.images, folder / ANNOTATIONS_FILE)
-    return dataset
+    write_annotations(images, folder / ANNOTATIONS_FILE)
 
 
 def load_dataset(folder: Path, shard: Shard | None = None) -> PartDataset:

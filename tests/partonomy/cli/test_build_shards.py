@@ -348,7 +348,7 @@ def test_overwriting(vehicles: list[str], tmp_path: Path, capsys: pytest.Capture
     run(*to, "--prepare")
     run(*to, "--shard", "1/2")
     assert main(["build", *to]) == 1
-    assert "a build in shards is under way there" in capsys.readouterr().err
+    assert "work in shards is under way there" in capsys.readouterr().err
     changed = [*vehicles, "--seed", "5"]
     run(*changed, "--output", str(out), "--prepare", "--overwrite")
     assert not (out / "shards" / "questions-1-of-2.json").exists()
