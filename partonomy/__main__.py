@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
@@ -25,17 +26,23 @@ class Command:
         function: "module:function" under `partonomy.cli`; it may return an exit status.
         positionals: parameters given without a flag's name; one annotated as a list takes one or more words, one
             with a default may be left out.
+        parser: "module:function" of a command that builds its own parser (of the benchmark, where one is named) and
+            whose function takes all words.
     """
 
     name: str
     function: str
     positionals: tuple[str, ...] = ()
+    parser: str = ""
 
     def load(self) -> Callable[..., int | None]:
         """Import the function."""
-        module, name = self.function.split(":")
-        function: Callable[..., int | None] = getattr(importlib.import_module(f"partonomy.cli.{module}"), name)
+        function: Callable[..., int | None] = _load(self.function)
         return function
+
+    def build_parser(self) -> ArgumentParser:
+        """Build the command's parser."""
+        return _load(self.parser)() if self.parser else _command_parser(self)
 
 
 COMMANDS = (
@@ -50,6 +57,7 @@ COMMANDS = (
     Command("merge", "curate:merge", ("folders",)),
     Command("split", "curate:split", ("folder",)),
     Command("blind", "leaks:blind", ("questions",)),
+    Command("run", "run:run_command", parser="run:build_parser"),
     Command("tables", "results:tables", ("runs",)),
     Command("compare", "results:compare", ("run_a", "run_b")),
     Command("report", "results:report", ("run",)),
@@ -69,7 +77,7 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
     for command in COMMANDS:
         if only is None or only == command.name:
-            commands.add_subcommand(command.name, _command_parser(command), help=_summary(command.load()))
+            commands.add_subcommand(command.name, command.build_parser(), help=_summary(command.load()))
     return parser
 
 
@@ -83,22 +91,34 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     named = next((command for command in COMMANDS if list(arguments[:1]) == [command.name]), None)
-    with naming_config_files(arguments):
-        parsed = build_parser(named.name if named else None).parse_args(list(arguments))
-    command = next(command for command in COMMANDS if command.name == parsed.command)
-    settings = {key: value for key, value in parsed[parsed.command].items() if key != "config"}
+    has_own_parser = named is not None and bool(named.parser)
+    if not has_own_parser:
+        with naming_config_files(arguments):
+            parsed = build_parser(named.name if named else None).parse_args(list(arguments))
+        named = next(command for command in COMMANDS if command.name == parsed.command)
+    assert named is not None
     try:
-        status = command.load()(**settings)
+        if has_own_parser:
+            status = named.load()(arguments[1:])
+        else:
+            settings = {key: value for key, value in parsed[parsed.command].items() if key != "config"}
+            status = named.load()(**settings)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of a pipe ("| head") has seen enough. What is left in the buffer must not meet the closed pipe
         # again when the interpreter flushes it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STATUS_BROKEN_PIPE
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  the command line's own output
         return 1
     return status or 0
+
+
+def _load(place: str) -> Any:
+    """Import "module:name" of `partonomy.cli`."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(f"partonomy.cli.{module}"), name)
 
 
 def _command_parser(command: Command) -> ArgumentParser:

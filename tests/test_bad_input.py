@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from partonomy.harness.results import Summary
 from PIL import Image
 
 import train
 from partonomy.__main__ import main as partonomy_main
-from partonomy.harness.results import Summary
 from partonomy.structures import QuestionType
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main as plum_main
 from plum.training.run import build_or_load
 from plum.training.run import train as train_model
-from tests.partonomy.evaluation.conftest import HEIGHT, WIDTH, write_questions
+from tests.partonomy.conftest import HEIGHT, WIDTH, write_questions
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.predictor_world import make_model
 from tests.plum.training.training_world import make_config, write_inputs

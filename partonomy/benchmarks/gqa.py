@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from partonomy.benchmarks.records import AnswerRecord, mean_score
 from partonomy.benchmarks.vqa import (
+    VqaFunctions,
     VqaItem,
     VqaProtocol,
     check_unique,
@@ -14,7 +16,6 @@ from partonomy.benchmarks.vqa import (
     short_answer_prompt,
 )
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, read_json
-from partonomy.harness.item_records import ItemRecord, mean_score
 from partonomy.metrics.bootstrap import ImageRatio
 
 NUM_COMPAT_QUESTIONS = 5000
@@ -64,7 +65,7 @@ def gqa_score(reply: str, item: VqaItem, protocol: VqaProtocol) -> float:
     return float(gqa_prediction(reply) == item.answers[0])
 
 
-def gqa_ratios(records: Sequence[ItemRecord]) -> dict[str, ImageRatio]:
+def gqa_ratios(records: Sequence[AnswerRecord], protocol: VqaProtocol) -> dict[str, ImageRatio]:
     """Accuracy, and alone on open and on binary (yes/no or choice) questions where the file tells them apart."""
     groups = {record.group for record in records} & {OPEN, BINARY}
     return {"accuracy": mean_score(records)} | {
@@ -87,3 +88,6 @@ def _read_record(question_id: str, record: Mapping[str, Any], folder: Path, prot
         # the official script's rule
         group="" if structure is None else OPEN if structure == "query" else BINARY,
     )
+
+
+FUNCTIONS = VqaFunctions(gqa_prompt, gqa_prediction, gqa_score, gqa_ratios)

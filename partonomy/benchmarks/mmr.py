@@ -5,14 +5,17 @@ whole numbers. M2SA's code: unions plus 1e-5, sums in float32, images repeated t
 once.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from partonomy.benchmarks.records import AnswerRecord, TargetOutcome, ratio_by_image
 from partonomy.benchmarks.segmentation import Wording, describe_mode, segmentation_prompt
+from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task
 from partonomy.datasets.sources.mmr import (
     Granularity,
     GroundedAnswer,
@@ -23,16 +26,12 @@ from partonomy.datasets.sources.mmr import (
     mmr_image_path,
     read_mmr,
 )
-from partonomy.harness.answer_marks import describe_marks
-from partonomy.harness.benchmark_tasks import BenchmarkModel, estimate_ratios, hash_rows
-from partonomy.harness.item_records import ItemRecord, TargetOutcome, ratio_by_image
-from partonomy.images import load_image
 from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
-from partonomy.metrics.bootstrap import Estimate, ImageRatio
+from partonomy.metrics.bootstrap import ImageRatio
 from partonomy.metrics.iou import count_pixels
 from partonomy.metrics.matching import hungarian_assignment
-from partonomy.models.contract import Role, Turn
-from partonomy.structures import RLE
+from partonomy.models.contract import AnswerMarks, AnswerRequest, Gold, MaskRequest, Role, Turn
+from partonomy.structures import RLE, CharSpan
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,16 @@ class MultiTargetItem:
     is_sentence: bool
     targets: tuple[MmrTarget, ...]
     answer: GroundedAnswer
+
+    @property
+    def picture(self) -> Picture:
+        """The image in the annotation's frame."""
+        return Picture(self.image_path, self.height, self.width)
+
+    @property
+    def group(self) -> str:
+        """See `kind`."""
+        return self.kind.value
 
     @property
     def kind(self) -> Kind:
@@ -103,8 +112,6 @@ def read_mmr_items(root: Path, split: str, annotations: Path | None = None) -> t
     )
 
 
-MAX_NEW_TOKENS = 256
-"""Of a model's own answer: the sixteen targets of MMR's longest fit with their names."""
 NO_PHRASE = "mask not asked for: the text answer does not name its target before its {seg}"
 NO_WORD = "mask not asked for: the text answer has no word before its {seg}, or no {seg}"
 ALL_TARGETS = "all targets"
@@ -190,7 +197,7 @@ def check_masks(masks: np.ndarray, item: MultiTargetItem) -> np.ndarray:
     return masks
 
 
-def mmr_ratios(records: Sequence[ItemRecord], mode: MultiTargetMode) -> dict[str, ImageRatio]:
+def mmr_ratios(records: Sequence[AnswerRecord], mode: MultiTargetMode) -> dict[str, ImageRatio]:
     """gIoU and cIoU of all questions, of those about objects, parts and both, and of those with one and more targets.
 
     Except for `union` also, relative to the number of targets: `missing_masks` (targets without a prediction) and
@@ -215,17 +222,19 @@ def mmr_ratios(records: Sequence[ItemRecord], mode: MultiTargetMode) -> dict[str
     return ratios
 
 
-def num_missing(record: ItemRecord) -> int:
+def num_missing(record: AnswerRecord) -> int:
     """Targets without a prediction."""
     return sum(not outcome.is_predicted for outcome in record.targets)
 
 
-def num_extra(record: ItemRecord) -> int:
+def num_extra(record: AnswerRecord) -> int:
     """Predictions without a target."""
     return sum(outcome.name is None for outcome in record.targets)
 
 
-def _giou_and_ciou(suffix: str, records: Sequence[ItemRecord], counted: Sequence[ItemRecord]) -> dict[str, ImageRatio]:
+def _giou_and_ciou(
+    suffix: str, records: Sequence[AnswerRecord], counted: Sequence[AnswerRecord]
+) -> dict[str, ImageRatio]:
     ids = {record.item_id for record in counted}
     outcomes = [record.targets if record.item_id in ids else () for record in records]
     sums = [sum(one.iou for one in of_record) for of_record in outcomes]
@@ -233,14 +242,14 @@ def _giou_and_ciou(suffix: str, records: Sequence[ItemRecord], counted: Sequence
     return {f"giou{suffix}": _ratio(records, sums, sizes, sum(sizes)), f"ciou{suffix}": _ciou(records, outcomes)}
 
 
-def _ciou(records: Sequence[ItemRecord], outcomes: Sequence[Sequence[TargetOutcome]]) -> ImageRatio:
+def _ciou(records: Sequence[AnswerRecord], outcomes: Sequence[Sequence[TargetOutcome]]) -> ImageRatio:
     intersections = [sum(one.intersection for one in of_record) for of_record in outcomes]
     unions = [sum(one.union for one in of_record) for of_record in outcomes]
     return _ratio(records, intersections, unions, sum(map(len, outcomes)), value_if_empty=1.0)
 
 
 def _ratio(
-    records: Sequence[ItemRecord],
+    records: Sequence[AnswerRecord],
     numerators: Sequence[int | float],
     denominators: Sequence[int],
     count: int,
@@ -292,57 +301,103 @@ MMR = "mmr"
 
 
 @dataclass(frozen=True)
-class MultiTargetTask:
-    """Questions that mean several things."""
+class MultiTargetOptions:
+    """How questions with several targets are asked.
+
+    Attributes:
+        mode: teacher_forced segments the targets of the gold answer in its order, as M2SA's code does; generate pairs
+            the model's own masks with them; union compares the union of its masks with theirs.
+        wording: the question in the words that PLUM is trained on (plum), or in those of LISA's validation (lisa).
+    """
+
+    mode: MultiTargetMode = MultiTargetMode.TEACHER_FORCED
+    wording: Wording = Wording.PLUM
+
+
+@dataclass(frozen=True)
+class SegmentedTargets:
+    """The model's masks of an item.
+
+    Attributes:
+        masks: bool (P, H, W); None where none could be asked for.
+        places: The target that each mask was forced for; empty in the model's own answer.
+        missing: Why the other targets could not be asked for.
+        reply: The model's own words; None where the answer was given.
+    """
+
+    masks: np.ndarray | None
+    places: tuple[int, ...] = ()
+    missing: str = ""
+    reply: str | None = None
+
+
+@dataclass(frozen=True)
+class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
+    """Questions that mean several things, one mask each."""
+
+    VERSION: ClassVar[str] = "multi-target-1.0"
+    RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
+    MAX_NEW_TOKENS: ClassVar[int] = 256
+    """The sixteen targets of MMR's longest answer fit with their names."""
 
     benchmark: str
     split: str
-    mode: MultiTargetMode
-    items: tuple[MultiTargetItem, ...]
-    wording: Wording = Wording.PLUM
+    options: MultiTargetOptions
+    items: Sequence[MultiTargetItem] = ()
+    quoted_by: str = "giou"
+    """MMR is quoted by gIoU first, since large masks rule cIoU; multi-referring RefCOCO by cIoU."""
 
     @property
     def protocol(self) -> str:
         """The mode, and the wording where it is not PLUM's own."""
-        return describe_mode(self.mode, self.wording)
+        return describe_mode(self.options.mode, self.options.wording)
 
     @property
     def headline(self) -> str:
-        """MMR is quoted by gIoU first, since large masks rule cIoU; multi-referring RefCOCO by cIoU."""
-        return "giou" if self.benchmark == MMR else "ciou"
+        """See `quoted_by`."""
+        return self.quoted_by
 
-    def load(self, item: MultiTargetItem) -> np.ndarray:
-        """Read the image in the annotation's frame."""
-        return load_image(item.image_path, item.height, item.width)
+    def ask(self, item: MultiTargetItem, marks: AnswerMarks) -> Asking[SegmentedTargets]:
+        """Segment the targets of the gold answer, or all that the model's own answer means.
 
-    def ask(self, model: BenchmarkModel, item: MultiTargetItem, image: np.ndarray) -> ItemRecord:
-        """Segment the targets of the gold answer, or all that the model's own answer means."""
-        turns = (Turn(Role.USER, segmentation_prompt(item, self.wording)),)
-        if self.mode is MultiTargetMode.TEACHER_FORCED:
-            return self._record(item, _force(model, item, image, turns), None)
-        generation = model.generate(image, turns)
-        compare = union_outcome if self.mode is MultiTargetMode.UNION else matched_outcomes
-        return self._record(item, compare(item, check_masks(generation.masks, item)), generation.text)
+        Models with [SEG] write it where the file has {seg}; others segment the target's name. M2SA's code: a further
+        full stop ends the answer; nothing that comes before it can tell.
+        """
+        turns = (Turn(Role.USER, segmentation_prompt(item, self.options.wording)),)
+        masks = tuple(target.mask for target in item.targets)
+        if self.options.mode is not MultiTargetMode.TEACHER_FORCED:
+            whole = CharSpan(0, len(item.answer.text))
+            phrases = tuple(span or whole for span in item.answer.spans)
+            gold = Gold(item.answer.text, phrases, masks, ((item.answer.text, phrases),))
+            (generation,) = yield [AnswerRequest(0, turns, gold)]
+            return SegmentedTargets(generation.masks, reply=generation.text)
+        spans_of = item.answer.marked_words if marks.has_marks else item.answer.spans
+        asked = {place: span for place, span in enumerate(spans_of) if span is not None}
+        missing = NO_WORD if marks.has_marks else NO_PHRASE
+        if not asked:
+            return SegmentedTargets(None, missing=missing)
+        spans = tuple(asked.values())
+        gold = Gold(item.answer.text, spans, tuple(masks[place] for place in asked), ((item.answer.text, spans),))
+        (found,) = yield [MaskRequest(0, turns, item.answer.text, spans, gold)]
+        return SegmentedTargets(found, tuple(asked), missing)
 
-    def fail(self, item: MultiTargetItem, reason: str) -> ItemRecord:
+    def score(self, item: MultiTargetItem, answer: SegmentedTargets) -> AnswerRecord:
+        """Compare the masks with the targets, as the mode says."""
+        outcomes = self._compare(item, answer)
+        return replace(self._record(item), reply=answer.reply, score=question_score(outcomes), targets=outcomes)
+
+    def fail(self, item: MultiTargetItem, reason: str) -> AnswerRecord:
         """IoU 0 for every target, their pixels in the union."""
-        return ItemRecord(
-            item.item_id,
-            item.image_id,
-            item.kind.value,
-            segmentation_prompt(item, self.wording),
-            _names(item),
-            targets=missed_outcomes(item, self.mode),
-            reason=reason,
-        )
+        targets = missed_outcomes(item, self.options.mode)
+        return replace(self._record(item), status=Status.FAILED, reason=reason, targets=targets)
 
-    def estimate(self, records: Sequence[ItemRecord], generator: np.random.Generator) -> dict[str, Estimate]:
+    def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
         """gIoU, cIoU, their breakdowns, missing and extra masks."""
-        return estimate_ratios(mmr_ratios(records, self.mode), generator)
+        return mmr_ratios(records, self.options.mode)
 
-    def notes(self, records: Sequence[ItemRecord]) -> tuple[str, ...]:
+    def notes(self, records: Sequence[AnswerRecord]) -> tuple[str, ...]:
         """How many masks were missing, and why where the question is to blame, and how many there were too many."""
-        if self.mode is MultiTargetMode.UNION:
+        if self.options.mode is MultiTargetMode.UNION:
             return ()
         num_targets = sum(len(record.truths) for record in records)
         missing, extra = sum(map(num_missing, records)), sum(map(num_extra, records))
@@ -351,50 +406,27 @@ class MultiTargetTask:
         lines += [f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons))]
         return tuple(lines)
 
-    def content_hash(self) -> str:
-        """Over words, targets and gold answers."""
-        return hash_rows(
-            [
-                [
-                    item.item_id,
-                    item.image_path.name,
-                    item.text,
-                    item.is_sentence,
-                    [[one.category_name, one.granularity.value, vars(one.mask)] for one in item.targets],
-                    item.answer.text,
-                    [word and vars(word) for word in item.answer.marked_words],
-                ]
-                for item in self.items
-            ]
+    def content(self) -> Iterator[object]:
+        """Words, targets and gold answers."""
+        for item in self.items:
+            targets = [[one.category_name, one.granularity.value, vars(one.mask)] for one in item.targets]
+            words = [word and vars(word) for word in item.answer.marked_words]
+            yield [item.item_id, item.image_path.name, item.text, item.is_sentence, targets, item.answer.text, words]
+
+    def _compare(self, item: MultiTargetItem, answer: SegmentedTargets) -> tuple[TargetOutcome, ...]:
+        masks = None if answer.masks is None else check_masks(answer.masks, item)
+        if self.options.mode is MultiTargetMode.TEACHER_FORCED:
+            found = {} if masks is None else dict(zip(answer.places, masks, strict=True))
+            return forced_outcomes(item, found, answer.missing)
+        assert masks is not None  # the model's own answer has masks, be it none
+        return (union_outcome if self.options.mode is MultiTargetMode.UNION else matched_outcomes)(item, masks)
+
+    def _record(self, item: MultiTargetItem) -> AnswerRecord:
+        return AnswerRecord(
+            item_id=item.item_id,
+            image_id=item.image_id,
+            image_path=str(item.image_path),
+            group=item.group,
+            prompt=segmentation_prompt(item, self.options.wording),
+            truths=tuple(target.category_name for target in item.targets),
         )
-
-    def _record(self, item: MultiTargetItem, outcomes: tuple[TargetOutcome, ...], reply: str | None) -> ItemRecord:
-        return ItemRecord(
-            item.item_id,
-            item.image_id,
-            item.kind.value,
-            segmentation_prompt(item, self.wording),
-            _names(item),
-            reply=reply,
-            score=question_score(outcomes),
-            targets=outcomes,
-        )
-
-
-def _force(
-    model: BenchmarkModel, item: MultiTargetItem, image: np.ndarray, turns: Sequence[Turn]
-) -> tuple[TargetOutcome, ...]:
-    """Give the gold answer: models with [SEG] write it where the file has {seg}, others segment the target's name.
-
-    M2SA's code: a further full stop ends the answer; nothing that comes before it can tell.
-    """
-    has_marks = describe_marks(model).has_marks
-    spans = item.answer.marked_words if has_marks else item.answer.spans
-    asked = {place: span for place, span in enumerate(spans) if span is not None}
-    masks = model.segment(image, turns, item.answer.text, list(asked.values())) if asked else None
-    found = {} if masks is None else dict(zip(asked, check_masks(masks, item), strict=True))
-    return forced_outcomes(item, found, NO_WORD if has_marks else NO_PHRASE)
-
-
-def _names(item: MultiTargetItem) -> tuple[str, ...]:
-    return tuple(target.category_name for target in item.targets)

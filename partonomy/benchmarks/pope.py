@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from partonomy.benchmarks.records import AnswerRecord, mean_score, ratio_by_image
 from partonomy.benchmarks.vqa import (
+    ACCURACY,
+    VqaFunctions,
     VqaItem,
     VqaProtocol,
     check_unique,
@@ -17,9 +20,8 @@ from partonomy.benchmarks.vqa import (
     short_answer_prompt,
 )
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, parse_json
-from partonomy.harness.item_records import ItemRecord, mean_score, ratio_by_image
 from partonomy.masks import shorten
-from partonomy.metrics.bootstrap import NUM_RESAMPLES, Estimate, ImageRatio, bootstrap_ratios, resample_ratios
+from partonomy.metrics.bootstrap import ImageRatio, MeanOfRatios
 
 CATEGORIES = ("random", "popular", "adversarial")
 ALL_CATEGORIES = "all"
@@ -77,38 +79,30 @@ def pope_score(reply: str, item: VqaItem, protocol: VqaProtocol) -> float:
     return float(pope_prediction(reply) == item.answers[0])
 
 
-def pope_estimates(records: Sequence[ItemRecord], generator: np.random.Generator) -> dict[str, Estimate]:
+def pope_metrics(records: Sequence[AnswerRecord], protocol: VqaProtocol) -> dict[str, ImageRatio | MeanOfRatios]:
     """Accuracy, precision, recall, F1 and share of yes per category, and LLaVA's headline, the mean of the F1.
 
-    A failed question counts as answered wrongly, and in the share of yes not at all. Categories ask about the same
-    images, so all intervals come from the same resamples.
+    A failed question counts as answered wrongly, and in the share of yes not at all. The compatible protocol reports
+    the mean score over all categories pooled.
     """
+    if protocol is VqaProtocol.PARTONOMY_COMPAT:
+        return {"accuracy": mean_score(records)}
     categories = [category for category in CATEGORIES if any(record.group == category for record in records)]
     ratios = {name: ratio for category in categories for name, ratio in _category_ratios(records, category).items()}
-    estimates = dict(zip(ratios, bootstrap_ratios(tuple(ratios.values()), generator), strict=True))
-    f1 = [ratios[f"{category}_f1"] for category in categories]
-    values = [ratio.value or 0.0 for ratio in f1]
-    samples = resample_ratios(f1, generator, NUM_RESAMPLES).mean(axis=1)  # [resamples]
-    low, high = np.percentile(samples, (2.5, 97.5))
-    mean = Estimate(float(np.mean(values)), float(low), float(high), len(records))
-    return {MEAN_F1: mean, **estimates}
+    mean = MeanOfRatios(tuple(ratios[f"{category}_f1"] for category in categories), len(records))
+    return {MEAN_F1: mean, **ratios}
 
 
-def pope_compat_ratios(records: Sequence[ItemRecord]) -> dict[str, ImageRatio]:
-    """Mean score over all categories pooled."""
-    return {"accuracy": mean_score(records)}
-
-
-def _category_ratios(records: Sequence[ItemRecord], category: str) -> dict[str, ImageRatio]:
+def _category_ratios(records: Sequence[AnswerRecord], category: str) -> dict[str, ImageRatio]:
     """Ratios of one category over the images of all."""
     true_yes, said_yes, replied, asked = [], [], [], []
     for record in records:
         is_asked = record.group == category
         is_yes = record.truths[0] == YES
         asked.append(is_asked)
-        replied.append(is_asked and record.reason is None)
+        replied.append(is_asked and record.is_scored)
         true_yes.append(is_asked and is_yes)
-        says_yes = record.prediction == YES if record.reason is None else not is_yes
+        says_yes = record.prediction == YES if record.is_scored else not is_yes
         said_yes.append(is_asked and says_yes)
     is_hit = np.array(true_yes) & np.array(said_yes)
     is_correct = np.array(asked) & (np.array(true_yes) == np.array(said_yes))
@@ -148,3 +142,13 @@ def _read_record(record: Mapping[str, Any], category: str, folder: Path) -> VqaI
         answers=(record["label"],),
         group=category,
     )
+
+
+FUNCTIONS = VqaFunctions(
+    pope_prompt,
+    pope_prediction,
+    pope_score,
+    pope_metrics,
+    (YES, NO),
+    lambda protocol: MEAN_F1 if protocol is VqaProtocol.LLAVA_OFFICIAL else ACCURACY,
+)

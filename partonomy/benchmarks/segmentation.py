@@ -5,17 +5,19 @@ where target and prediction are both empty. Counts are integers; ignore pixels a
 LISA: adds 1e-5 to every union and sums float32; here: exact.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from partonomy.harness.item_records import ItemRecord, MaskOutcome, ratio_by_image
+from partonomy.benchmarks.records import AnswerRecord, MaskOutcome, ratio_by_image
+from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task
 from partonomy.masks import decode_mask, encode_mask
 from partonomy.metrics.bootstrap import ImageRatio
+from partonomy.models.contract import AnswerMarks, AnswerRequest, Gold, MaskRequest, Role, Turn
 from partonomy.structures import RLE, CharSpan
 
 
@@ -57,6 +59,12 @@ class SegmentationItem:
     is_sentence: bool
     mask: RLE
     ignore_mask: RLE | None = None
+    group: str = ""
+
+    @property
+    def picture(self) -> Picture:
+        """The image in the annotation's frame."""
+        return Picture(self.image_path, self.height, self.width)
 
 
 THE_TARGET = "the target"
@@ -158,7 +166,7 @@ def outcome_iou(outcome: MaskOutcome) -> float:
     return 1.0 if outcome.union == 0 else outcome.intersection / outcome.union
 
 
-def segmentation_ratios(records: Sequence[ItemRecord]) -> dict[str, ImageRatio]:
+def segmentation_ratios(records: Sequence[AnswerRecord]) -> dict[str, ImageRatio]:
     """cIoU and gIoU over all expressions."""
     outcomes = [record.mask for record in records]
     counted = [outcome for outcome in outcomes if outcome is not None]
@@ -171,3 +179,93 @@ def segmentation_ratios(records: Sequence[ItemRecord]) -> dict[str, ImageRatio]:
         "ciou": ImageRatio(ciou.numerators, ciou.denominators, len(records), value_if_empty=1.0),
         "giou": giou,
     }
+
+
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """How expressions are asked.
+
+    Attributes:
+        mode: forced segments the phrase of a given answer; generated unites all masks of the model's own answer.
+        wording: the question in the words that PLUM is trained on (plum), or in those of LISA's validation (lisa).
+    """
+
+    mode: SegmentationMode = SegmentationMode.FORCED
+    wording: Wording = Wording.PLUM
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """The model's masks of an item, bool (S, H, W), and its own words; None where the answer was given."""
+
+    masks: np.ndarray
+    reply: str | None
+
+
+@dataclass(frozen=True)
+class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
+    """Expressions or instructions, one mask each."""
+
+    VERSION: ClassVar[str] = "segmentation-1.0"
+    RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
+
+    benchmark: str
+    split: str
+    options: SegmentationOptions
+    items: Sequence[SegmentationItem] = ()
+    quoted_by: str = "ciou"
+    """RefCOCO is quoted by cIoU, ReasonSeg by gIoU, since large masks rule its cIoU; RefCOCOm too ("mIoU")."""
+
+    @property
+    def protocol(self) -> str:
+        """The mode, and the wording where it is not PLUM's own."""
+        return describe_mode(self.options.mode, self.options.wording)
+
+    @property
+    def headline(self) -> str:
+        """See `quoted_by`."""
+        return self.quoted_by
+
+    def ask(self, item: SegmentationItem, marks: AnswerMarks) -> Asking[Segmented]:
+        """Segment the forced phrase, or all that the model's own answer tags."""
+        turns = (Turn(Role.USER, self._prompt(item)),)
+        forced = forced_answer(item)
+        gold = Gold(forced.text, (forced.span,), (item.mask,), ((forced.text, (forced.span,)),))
+        if self.options.mode is SegmentationMode.FORCED:
+            (masks,) = yield [MaskRequest(0, turns, forced.text, (forced.span,), gold)]
+            return Segmented(masks, None)
+        (generation,) = yield [AnswerRequest(0, turns, gold)]
+        return Segmented(generation.masks, generation.text)
+
+    def score(self, item: SegmentationItem, answer: Segmented) -> AnswerRecord:
+        """Compare the union of the masks with the target."""
+        outcome = count_outcome(item, unite(answer.masks, item.height, item.width))
+        record = self._record(item)
+        return replace(record, reply=answer.reply, score=outcome_iou(outcome), mask=outcome)
+
+    def fail(self, item: SegmentationItem, reason: str) -> AnswerRecord:
+        """IoU 0, the target's pixels in the union."""
+        return replace(self._record(item), status=Status.FAILED, reason=reason, mask=missed_outcome(item))
+
+    def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
+        """Both ratios, cIoU and gIoU."""
+        return segmentation_ratios(records)
+
+    def content(self) -> Iterator[object]:
+        """Words and masks."""
+        for item in self.items:
+            ignored = item.ignore_mask and vars(item.ignore_mask)
+            yield [item.item_id, item.image_path.name, item.text, item.is_sentence, vars(item.mask), ignored]
+
+    def _prompt(self, item: SegmentationItem) -> str:
+        return segmentation_prompt(item, self.options.wording)
+
+    def _record(self, item: SegmentationItem) -> AnswerRecord:
+        return AnswerRecord(
+            item_id=item.item_id,
+            image_id=item.image_id,
+            image_path=str(item.image_path),
+            group=item.group,
+            prompt=self._prompt(item),
+            truths=(item.text,),
+        )

@@ -2,12 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from partonomy.benchmarks.records import AnswerRecord, mean_score
 from partonomy.benchmarks.vqa import (
     NUM_HUMAN_ANSWERS,
+    VqaFunctions,
     VqaItem,
+    VqaOptions,
     VqaProtocol,
     check_unique,
     compat_score,
@@ -20,7 +24,6 @@ from partonomy.benchmarks.vqa import (
     soft_score,
 )
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, read_json
-from partonomy.harness.item_records import ItemRecord, mean_score
 from partonomy.masks import shorten
 from partonomy.metrics.bootstrap import ImageRatio
 
@@ -75,7 +78,7 @@ def textvqa_score(reply: str, item: VqaItem, protocol: VqaProtocol) -> float:
     return (soft_score if protocol is VqaProtocol.LLAVA_OFFICIAL else compat_score)(reply, item.answers)
 
 
-def textvqa_ratios(records: Sequence[ItemRecord]) -> dict[str, ImageRatio]:
+def textvqa_ratios(records: Sequence[AnswerRecord], protocol: VqaProtocol) -> dict[str, ImageRatio]:
     """Accuracy: the mean soft score."""
     return {"accuracy": mean_score(records)}
 
@@ -110,3 +113,25 @@ def _read_ocr(path: Path) -> dict[str, tuple[str, ...]]:
         except RECORD_ERRORS as error:
             raise ValueError(f"{path}, data[{index}]: not an OCR record ({type(error).__name__}: {error})") from error
     return tokens
+
+
+FUNCTIONS = VqaFunctions(textvqa_prompt, textvqa_prediction, textvqa_score, textvqa_ratios)
+NO_OCR = "no OCR tokens"
+"""Stands beside the protocol where no OCR tokens were shown."""
+
+
+@dataclass(frozen=True)
+class TextVqaOptions(VqaOptions):
+    """How questions are put and scored.
+
+    Attributes:
+        protocol: that of LLaVA-1.5's evaluation (llava_official), or of the Partonomy authors' code (partonomy_compat).
+        no_ocr: do not show the OCR tokens, which the compatible protocol never shows.
+    """
+
+    no_ocr: bool = False
+
+    @property
+    def has_ocr(self) -> bool:
+        """Whether the OCR tokens are read and shown."""
+        return self.protocol is VqaProtocol.LLAVA_OFFICIAL and not self.no_ocr

@@ -1,13 +1,17 @@
 """Questions with short answers about an image: the item, the two protocols, EvalAI's normal form and soft score."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import ClassVar
 
+from partonomy.benchmarks.records import AnswerRecord
+from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task
 from partonomy.files import check_text
 from partonomy.masks import is_integer, shorten
+from partonomy.models.contract import AnswerMarks, Gold, ReplyRequest, Role, Turn
 
 NUM_HUMAN_ANSWERS = 10
 FULL_AGREEMENT = 3
@@ -94,8 +98,8 @@ def compat_score(reply: str, answers: Sequence[str]) -> float:
     return float(any(process_answer(answer) in prediction for answer in answers))
 
 
+ACCURACY = "accuracy"
 SHORT_ANSWER = "Answer the question using a single word or phrase."
-MAX_NEW_TOKENS = 128
 
 
 class VqaProtocol(StrEnum):
@@ -132,6 +136,11 @@ class VqaItem:
     answers: tuple[str, ...]
     group: str = ""
     ocr_tokens: tuple[str, ...] | None = None
+
+    @property
+    def picture(self) -> Picture:
+        """The image upright."""
+        return Picture(self.image_path)
 
 
 def short_answer_prompt(question: str, protocol: VqaProtocol, instruction: str = SHORT_ANSWER) -> str:
@@ -202,3 +211,103 @@ def check_unique(items: Sequence[VqaItem], path: Path) -> tuple[VqaItem, ...]:
             raise ValueError(f"{path}: two questions have the id {item.item_id!r}; ids must be unique")
         seen.add(item.item_id)
     return tuple(items)
+
+
+@dataclass(frozen=True)
+class VqaFunctions:
+    """What differs between benchmarks of short answers.
+
+    Attributes:
+        prompt: The user's words.
+        prediction: What the official protocol reads a reply as.
+        score: Of a reply, in [0, 1].
+        metrics: Of the records of a run.
+        guesses: Answers among which a guess may choose; empty where answers are free.
+        headline: The metric by which the benchmark is quoted.
+    """
+
+    prompt: Callable[[VqaItem, VqaProtocol], str]
+    prediction: Callable[[str], str]
+    score: Callable[[str, VqaItem, VqaProtocol], float]
+    metrics: Callable[[Sequence[AnswerRecord], VqaProtocol], Mapping[str, Metric]]
+    guesses: tuple[str, ...] = ()
+    headline: Callable[[VqaProtocol], str] = lambda protocol: ACCURACY
+
+
+@dataclass(frozen=True)
+class VqaTask(Task[VqaItem, str, AnswerRecord]):
+    """Questions with short answers."""
+
+    VERSION: ClassVar[str] = "vqa-1.0"
+    RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
+
+    benchmark: str
+    split: str
+    vqa_protocol: VqaProtocol
+    functions: VqaFunctions
+    items: Sequence[VqaItem] = ()
+    note: str = ""
+
+    @property
+    def protocol(self) -> str:
+        """The protocol, and a note such as that OCR tokens were not shown."""
+        return f"{self.vqa_protocol.value}, {self.note}" if self.note else self.vqa_protocol.value
+
+    @property
+    def headline(self) -> str:
+        """See VqaFunctions."""
+        return self.functions.headline(self.vqa_protocol)
+
+    def ask(self, item: VqaItem, marks: AnswerMarks) -> Asking[str]:
+        """Ask for the model's own words."""
+        best = max(item.answers, key=lambda answer: self.functions.score(answer, item, self.vqa_protocol))
+        gold = Gold(best, guesses=tuple((guess, ()) for guess in self.functions.guesses))
+        (reply,) = yield [ReplyRequest(0, (Turn(Role.USER, self._prompt(item)),), gold)]
+        return str(reply)
+
+    def score(self, item: VqaItem, answer: str) -> AnswerRecord:
+        """Read and score the reply."""
+        is_official = self.vqa_protocol is VqaProtocol.LLAVA_OFFICIAL
+        return replace(
+            self._record(item),
+            reply=answer,
+            prediction=(self.functions.prediction if is_official else process_answer)(answer),
+            score=self.functions.score(answer, item, self.vqa_protocol),
+        )
+
+    def fail(self, item: VqaItem, reason: str) -> AnswerRecord:
+        """A record without a reply."""
+        return replace(self._record(item), status=Status.FAILED, reason=reason)
+
+    def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
+        """See VqaFunctions."""
+        return self.functions.metrics(records, self.vqa_protocol)
+
+    def content(self) -> Iterator[object]:
+        """Prompts and answers."""
+        for item in self.items:
+            yield [item.item_id, item.image_path.name, self._prompt(item), list(item.answers)]
+
+    def _prompt(self, item: VqaItem) -> str:
+        return self.functions.prompt(item, self.vqa_protocol)
+
+    def _record(self, item: VqaItem) -> AnswerRecord:
+        return AnswerRecord(
+            item_id=item.item_id,
+            image_id=item.image_id,
+            image_path=str(item.image_path),
+            group=item.group,
+            prompt=self._prompt(item),
+            truths=item.answers,
+        )
+
+
+@dataclass(frozen=True)
+class VqaOptions:
+    """How questions are put and scored.
+
+    Attributes:
+        protocol: that of LLaVA-1.5's evaluation (llava_official), or of the Partonomy authors' code (partonomy_compat).
+    """
+
+    protocol: VqaProtocol = VqaProtocol.LLAVA_OFFICIAL

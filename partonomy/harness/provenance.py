@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, configuration, questions, seed, model, device and package versions."""
+"""Where a result comes from: commit, configuration, data, seed, model, device, package versions, training overlap."""
 
 import datetime
 import importlib.metadata
@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from partonomy.files import hash_files, write_text_atomically
-from partonomy.harness.answer_marks import MARKS_KEY, AnswerMarks, describe_marks, marks_provenance
-from partonomy.harness.run_directory import MERGE_FILE, MODEL_FILE, EvaluationConfig
-from partonomy.harness.training_overlap import OVERLAP_KEY, overlap_provenance, question_images
-from partonomy.models.contract import GroundedModel
-from partonomy.structures import QuestionSet
+from partonomy.benchmarks.registry import AnyTask
+from partonomy.datasets.photographs import num_photographs
+from partonomy.files import write_text_atomically
+from partonomy.harness.run_folder import MERGE_FILE, MODEL_FILE, RunConfig, config_to_json
+from partonomy.models.contract import AnswerMarks, GroundedModel, describe_marks
 
 PACKAGES = (
     "numpy",
@@ -29,7 +28,10 @@ PACKAGES = (
     "sentence-transformers",
 )
 
-CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".model", ".jinja")
+OVERLAP_KEY = "training_overlap"
+"""In the provenance of a summary: how many of a benchmark's images a model was trained on."""
+MARKS_KEY = "answer_marks"
+"""In the provenance of a summary: what marks such as [SEG] in a model's answers mean for its scores."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,6 @@ def describe_model(model: GroundedModel) -> ModelDescription:
         None if device is None else str(device),
         describe_marks(model),
     )
-
-
-def hash_checkpoint(folder: Path) -> str:
-    """sha256 over configuration, tokenizer, chat template and weights of an exported model, in order of file names."""
-    return hash_files(sorted(path for path in folder.rglob("*") if path.suffix in CHECKPOINT_SUFFIXES))
 
 
 def write_model_description(output: Path, description: ModelDescription, is_resumed: bool) -> None:
@@ -122,8 +119,8 @@ def write_merged_description(output: Path, runs: Sequence[MergedRun]) -> None:
     write_text_atomically(output / MERGE_FILE, json.dumps([asdict(run) for run in runs], indent=2) + "\n")
 
 
-def gather_provenance(config: EvaluationConfig, question_set: QuestionSet, output: Path) -> Mapping[str, Any]:
-    """Everything needed to repeat the run, as JSON-ready values."""
+def gather_provenance(config: RunConfig, task: AnyTask, output: Path) -> Mapping[str, Any]:
+    """Everything needed to repeat the run, as JSON values."""
     model = read_model_description(output)
     states = read_code_states(output) or [_code_state()]
     return {
@@ -131,29 +128,48 @@ def gather_provenance(config: EvaluationConfig, question_set: QuestionSet, outpu
         "code_is_modified": states[-1].is_modified,
         "code_of_earlier_records": [asdict(state) for state in states[:-1]],
         "code_commit_of_summary": _code_state().commit,
-        "config": json.loads(json.dumps(asdict(config))),
-        "dataset": {
-            "name": question_set.name,
-            "content_hash": question_set.content_hash,
-            "num_questions": len(question_set.questions),
-            "num_unreadable": len(question_set.invalid),
-            "build": dict(question_set.build),
+        "config": config_to_json(config),
+        "dataset": {**task.dataset(), "content_hash": config.content_hash},
+        OVERLAP_KEY: {
+            "num_images": num_photographs({item.picture.path for item in task.items}),
+            "num_trained_on": config.num_trained_on,
         },
-        OVERLAP_KEY: overlap_provenance(config.num_trained_on, question_images(question_set)),
-        "protocol_version": config.protocol_version,
         "seed": config.seed,
-        MARKS_KEY: marks_provenance(None if model is None else model.marks),
+        MARKS_KEY: asdict(AnswerMarks() if model is None else model.marks),
         "model": None if model is None else model.name,
         "dtype": None if model is None else model.dtype,
         "device": None if model is None else model.device,
-        "text_matching": None
-        if config.text_matching is None
-        else {"model": config.text_matching, "threshold": config.text_threshold},
         "merged_from": read_merged(output),
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def read_marks(provenance: Mapping[str, Any]) -> AnswerMarks:
+    """The marks of a finished run; runs of earlier code had models with plain answers alone."""
+    return AnswerMarks(**provenance.get(MARKS_KEY, {}))
+
+
+def marks_lines(provenance: Mapping[str, Any]) -> list[str]:
+    """Lines that stand with a run's own results."""
+    marks = read_marks(provenance)
+    lines = [f"Protocol: {marks.note}"] if marks.note else []
+    if not marks.has_mask_per_phrase:
+        lines.append('Masks: only "union" numbers compare that one mask with all targets, the others with each of them')
+    return lines
+
+
+def overlap_words(provenance: Mapping[str, Any]) -> str:
+    """The overlap of a finished run, "3 of 200" or "unknown"; runs of earlier code did not count it."""
+    found = provenance.get(OVERLAP_KEY) or {}
+    num_trained_on, num_images = found.get("num_trained_on"), found.get("num_images")
+    return "unknown" if num_trained_on is None or num_images is None else f"{num_trained_on} of {num_images}"
+
+
+def overlap_line(provenance: Mapping[str, Any]) -> str:
+    """The line that stands with every result."""
+    return f"Images of this benchmark that the model was trained on: {overlap_words(provenance)}"
 
 
 def read_merged(output: Path) -> list[dict[str, Any]]:

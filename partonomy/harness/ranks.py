@@ -1,15 +1,29 @@
-"""Which questions a run asks, and which of them a shard or a rank asks: whole images, so that statistics merge exactly.
+"""Who asks which items: shards, ranks and worker processes take whole images, so that statistics merge exactly.
 
-A shard is the part of one of several machines that know nothing of each other (`--shard 2/8`); its ranks are the
-processes of that machine, or of machines that a launcher holds together.
+A shard is the part of one of several machines that know nothing of each other (`--shard 2/8`). Its ranks are the
+processes of that machine, or of machines that a launcher holds together. The rank that ends last joins all records.
 """
 
+import json
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from partonomy.structures import InvalidRecord, Question, QuestionSet, QuestionType
+from partonomy.benchmarks.task import Item
+from partonomy.files import write_text_atomically
+from partonomy.locks import hold_lock
+
+MAX_IMAGES_PER_BATCH = 4
+MIN_BATCHES = 64
+"""Batches that a run is cut into at least, if it has as many images: shards and ranks are dealt whole batches."""
+RANKS_FILE = "finished_ranks.json"
+
+Batch = tuple[Item, ...]
+"""All items of some images."""
 
 
 @dataclass(frozen=True)
@@ -36,106 +50,32 @@ def parse_shard(text: str) -> Rank:
     return Rank(int(number) - 1, int(count))
 
 
-MAX_IMAGES_PER_BATCH = 4
-MIN_BATCHES = 64
-"""Batches that a run is cut into at least, if it has as many images: shards and ranks are dealt whole batches."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What a run has to answer for: the questions, and unreadable records that count as failed.
-
-    `images_per_batch` is that of the whole run, also in a shard: what is asked together decides how a model's numbers
-    are rounded, and that must not depend on who asks.
-    """
-
-    questions: tuple[Question, ...]
-    invalid: tuple[InvalidRecord, ...]
-    images_per_batch: int = 1
-
-    @property
-    def question_ids(self) -> tuple[str, ...]:
-        """Ids in the order of the final records."""
-        return (
-            *(question.question_id for question in self.questions),
-            *(unreadable_id(record) for record in self.invalid),
-        )
-
-
-@dataclass(frozen=True)
-class ImageGroup:
-    """The questions that share one image file."""
-
-    questions: tuple[Question, ...]
-
-
-def unreadable_id(invalid: InvalidRecord) -> str:
-    """Record id of an unreadable entry: by position, since its own id may be missing or another's."""
-    return f"unreadable-{invalid.record_index:06d}"
-
-
 def rank_from_environment(environment: Mapping[str, str] | None = None) -> Rank:
     """The rank that a launcher (torchrun, deepspeed) gives through RANK and WORLD_SIZE; rank 0 of 1 without one."""
     variables = os.environ if environment is None else environment
     return Rank(int(variables.get("RANK", "0")), int(variables.get("WORLD_SIZE", "1")))
 
 
-def select_questions(question_set: QuestionSet, question_types: Sequence[QuestionType], limit: int | None) -> Selection:
-    """Keep the wanted types and, with a limit, the first `limit` questions of each.
+def deal_batches(items: Sequence[Item]) -> tuple[Batch, ...]:
+    """All items of a run in batches of whole images, in order of the images' first appearance.
 
-    Unreadable records of an unwanted type are left out; those that name no type are kept.
-
-    Raises:
-        ValueError: Two records share an id, or the limit is below 1.
+    What is asked together decides how a model's numbers are rounded. Batches are therefore cut from the items of the
+    whole run, whoever asks them.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {limit}")
-    wanted = set(question_types)
-    counts = dict.fromkeys(question_types, 0)
-    questions = []
-    for question in question_set.questions:
-        if question.question_type in wanted and (limit is None or counts[question.question_type] < limit):
-            counts[question.question_type] += 1
-            questions.append(question)
-    invalid = tuple(
-        record for record in question_set.invalid if record.question_type is None or record.question_type in wanted
+    images: dict[int | str, list[Item]] = {}
+    for item in items:
+        images.setdefault(item.image_id, []).append(item)
+    groups = list(images.values())
+    size = max(1, min(MAX_IMAGES_PER_BATCH, len(groups) // MIN_BATCHES))
+    return tuple(
+        tuple(item for group in groups[start : start + size] for item in group) for start in range(0, len(groups), size)
     )
-    num_images = len({question.image_id for question in questions})
-    images_per_batch = max(1, min(MAX_IMAGES_PER_BATCH, num_images // MIN_BATCHES))
-    selection = Selection(tuple(questions), invalid, images_per_batch)
-    _check_unique(selection.question_ids, question_set.name)
-    return selection
 
 
-def select_shard(selection: Selection, shard: Rank) -> Selection:
-    """The images of one shard with all their questions; unreadable records belong to the first shard."""
-    kept = {
-        question.question_id
-        for batch in shard_images(selection, shard)
-        for group in batch
-        for question in group.questions
-    }
-    questions = tuple(question for question in selection.questions if question.question_id in kept)
-    return replace(selection, questions=questions, invalid=selection.invalid if shard.index == 0 else ())
-
-
-def shard_images(selection: Selection, rank: Rank) -> tuple[tuple[ImageGroup, ...], ...]:
-    """The batches of one rank: images in order of first appearance, each with all its questions, dealt out in turn."""
-    groups: dict[int, list[Question]] = {}
-    for question in selection.questions:
-        groups.setdefault(question.image_id, []).append(question)
-    images = [ImageGroup(tuple(group)) for group in groups.values()]
-    size = selection.images_per_batch
-    batches = [tuple(images[start : start + size]) for start in range(0, len(images), size)]
-    return tuple(batches[rank.index :: rank.world_size])
-
-
-def _check_unique(question_ids: Sequence[str], name: str) -> None:
-    seen: set[str] = set()
-    for question_id in question_ids:
-        if question_id in seen:
-            raise ValueError(f"{name}: two records share the question id {question_id!r}; ids must be unique")
-        seen.add(question_id)
+def take_share(batches: Sequence[Any], shard: Rank, rank: Rank | None = None) -> tuple[Any, ...]:
+    """The batches of a shard or, given a rank, those of one of the shard's ranks; batches are dealt out in turn."""
+    own = batches[shard.index :: shard.world_size]
+    return tuple(own if rank is None else own[rank.index :: rank.world_size])
 
 
 def run_workers(work: Callable[[Rank], None], num_procs: int) -> None:
@@ -168,3 +108,53 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
         raise RuntimeError("the process that started this worker has ended")
+
+
+def sign_on(output: Path, rank: Rank) -> None:
+    """Take a rank that starts off the list of finished ranks, where an earlier run that was killed may have left it."""
+    if rank.world_size > 1:
+        with _locked(output):
+            _write(output, rank, _read(output, rank) - {rank.index})
+
+
+def sign_off(output: Path, rank: Rank) -> bool:
+    """Add a rank that has asked all its items to the list.
+
+    Ranks that end one after the other could look for each other's records; of two that end together both would find
+    all. The one that completes the list is the last.
+
+    Returns:
+        Whether this rank is the last one.
+    """
+    if rank.world_size == 1:
+        return True
+    with _locked(output):
+        finished = _read(output, rank) | {rank.index}
+        _write(output, rank, finished)
+    return len(finished) == rank.world_size
+
+
+def remove_list(output: Path) -> None:
+    """Delete the list once the records are joined."""
+    (output / RANKS_FILE).unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    with hold_lock(output / RANKS_FILE, f"{output / RANKS_FILE} is locked by another rank", wait=True):
+        yield
+
+
+def _read(output: Path, rank: Rank) -> set[int]:
+    """The ranks on the list; that of a run with another number of ranks, or a damaged one, is nobody's."""
+    path = output / RANKS_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        return set()
+    return set(content["finished"]) if content.get("world_size") == rank.world_size else set()
+
+
+def _write(output: Path, rank: Rank, finished: set[int]) -> None:
+    content = {"world_size": rank.world_size, "finished": sorted(finished)}
+    write_text_atomically(output / RANKS_FILE, json.dumps(content) + "\n")

@@ -5,7 +5,7 @@ asked; precision: matched over predicted names). A resample draws as many images
 divides the two resampled sums. Images, not masks or questions, are drawn, since those of one image are not independent.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,21 @@ class ImageRatio:
             return None
         total = float(self.denominators.sum())
         return float(self.numerators.sum()) / total if total > 0 else self.value_if_empty
+
+
+@dataclass(frozen=True)
+class MeanOfRatios:
+    """The unweighted mean of several ratios over the same images, such as POPE's mean F1 over its categories."""
+
+    parts: tuple[ImageRatio, ...]
+    count: int
+
+    @property
+    def value(self) -> float | None:
+        """The mean on all images; a part of which nothing was counted is 0. None when nothing was counted at all."""
+        if self.count == 0:
+            return None
+        return float(np.mean([part.value or 0.0 for part in self.parts]))
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,24 @@ def bootstrap_ratios(
         low, high = np.percentile(samples[:, column], (2.5, 97.5))
         estimates.append(Estimate(ratio.value, float(low), float(high), ratio.count))
     return tuple(estimates)
+
+
+def bootstrap_metrics(
+    metrics: Mapping[str, "ImageRatio | MeanOfRatios | None"], generator: np.random.Generator
+) -> dict[str, Estimate]:
+    """Intervals of named metrics of the same images; a metric that is None counts nothing.
+
+    All ratios share their resamples. Each mean of ratios is then resampled on its own.
+    """
+    ratios = {name: metric for name, metric in metrics.items() if isinstance(metric, ImageRatio)}
+    estimates = dict(zip(ratios, bootstrap_ratios(tuple(ratios.values()), generator), strict=True))
+    for name, metric in metrics.items():
+        if isinstance(metric, MeanOfRatios) and metric.value is not None:
+            samples = resample_ratios(metric.parts, generator, NUM_RESAMPLES).mean(axis=1)  # [resamples]
+            low, high = np.percentile(samples, (2.5, 97.5))
+            estimates[name] = Estimate(metric.value, float(low), float(high), metric.count)
+    nothing = Estimate(None, None, None, 0)
+    return {name: estimates.get(name, nothing) for name in metrics}
 
 
 def paired_differences(
@@ -131,11 +164,11 @@ class Terms:
     """Contributions of questions, masks or images to a ratio, each with the image that it belongs to."""
 
     def __init__(self) -> None:
-        self.image_ids: list[int] = []
+        self.image_ids: list[int | str] = []
         self.numerators: list[float] = []
         self.denominators: list[float] = []
 
-    def add(self, image_id: int, numerator: float, denominator: float = 1) -> None:
+    def add(self, image_id: int | str, numerator: float, denominator: float = 1) -> None:
         """Append one contribution."""
         self.image_ids.append(image_id)
         self.numerators.append(numerator)
@@ -145,8 +178,10 @@ class Terms:
 class ImageIndex:
     """The images of a set of records, sorted by id."""
 
-    def __init__(self, image_ids: Iterable[int]) -> None:
-        self.image_ids: Sequence[int] = sorted(set(image_ids))
+    def __init__(self, image_ids: Iterable[int | str]) -> None:
+        self.image_ids: Sequence[int | str] = sorted(
+            set(image_ids), key=lambda image_id: (str(type(image_id)), image_id)
+        )
         self._row_of = {image_id: row for row, image_id in enumerate(self.image_ids)}
 
     def ratio(self, terms: Terms, value_if_empty: float = 0.0) -> ImageRatio:

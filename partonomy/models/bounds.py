@@ -1,7 +1,8 @@
 """Models that need no weights: the bounds between which every real model lies.
 
-`oracle` answers with the truth, `random` guesses, `empty` predicts nothing. Only `oracle` and `random` look at the
-question record (`prepare`); `random` takes from it nothing but its id, which seeds the guess, and a choice to say.
+`oracle` answers with the truth, `random` guesses, `empty` predicts nothing. Only `oracle` and `random` are told the
+right answer (`prepare`). `random` takes from it nothing but the item's id, which seeds the guess, the answers among
+which it may choose, and the phrases to draw rectangles for.
 """
 
 import hashlib
@@ -11,82 +12,81 @@ from typing import Final
 import numpy as np
 
 from partonomy.masks import decode_mask
-from partonomy.models.contract import Generation, GroundedModel, Turn
-from partonomy.structures import CharSpan, ChoiceScore, Question
+from partonomy.models.contract import ChoiceScore, Generation, Gold, GroundedModel, Hint, Turn
+from partonomy.structures import CharSpan
 
 
 class OracleModel:
-    """Knows the correct answers and their masks: every metric must be 1."""
+    """Knows the right answers and their masks: every metric must be 1."""
 
     name: str = "oracle"
 
     def __init__(self) -> None:
-        self._question: Question | None = None
+        self._gold: Gold | None = None
 
-    def prepare(self, question: Question) -> None:
-        """Remember the truth of the question that is about to be asked."""
-        self._question = question
+    def prepare(self, hint: Hint) -> None:
+        """Remember the right answer to the request that is about to be made."""
+        self._gold = hint.gold
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
-        """Log-probability 0 for the correct answer, -100 for any other."""
-        correct = self.reply(image, turns)
-        return [_score(0.0 if choice == correct else -100.0) for choice in choices]
+        """Log-probability 0 for the right answer, -100 for any other."""
+        right = self.reply(image, turns)
+        return [_score(0.0 if choice == right else -100.0) for choice in choices]
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
-        """The text of the correct answer."""
-        question = _prepared(self._question)
-        if _asks_for_object(question, turns):
-            assert question.object_question is not None
-            return question.object_question.correct_choice.text
-        return question.correct_choice.text
+        """The text of the right answer."""
+        gold = _known(self._gold)
+        if gold.text is None:
+            raise NotImplementedError("there is no right answer in words")
+        return gold.text
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
         """The true masks."""
-        return self._true_masks()
+        return self._true_masks(image)
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """The correct answer with its parts and their true masks."""
-        choice = _prepared(self._question).correct_choice
-        return Generation(choice.text, choice.part_spans, self._true_masks(), (1.0,) * len(choice.part_spans))
+        """The right answer with its phrases and their true masks."""
+        gold = _known(self._gold)
+        return Generation(self.reply(image, turns), gold.spans, self._true_masks(image), (1.0,) * len(gold.spans))
 
-    def _true_masks(self) -> np.ndarray:
-        question = _prepared(self._question)
-        if not question.masks:
-            return np.zeros((0, question.height, question.width), dtype=bool)
-        return np.stack([decode_mask(part.mask) for part in question.masks])
+    def _true_masks(self, image: np.ndarray) -> np.ndarray:
+        masks = _known(self._gold).masks
+        if not masks:
+            return np.zeros((0, *image.shape[:2]), dtype=bool)
+        return np.stack([decode_mask(mask) for mask in masks])
 
 
 class RandomModel:
     """Guesses: a uniform score per choice, a uniform choice as its own answer, a uniform rectangle per phrase.
 
-    The guess depends on (seed, question id) alone, so that neither order nor sharding changes it.
+    The guess depends on (seed, item id) alone, so that neither order nor sharding changes it.
     """
 
     name: str = "random"
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._question: Question | None = None
+        self._gold: Gold | None = None
         self._generator = np.random.default_rng(seed)
 
-    def prepare(self, question: Question) -> None:
-        """Restart the generator for this question."""
-        digest = hashlib.sha256(f"{self._seed}:{question.question_id}".encode()).digest()
-        self._generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-        self._question = question
+    def prepare(self, hint: Hint) -> None:
+        """Restart the generator at the first request of an item."""
+        if hint.number == 0:
+            digest = hashlib.sha256(f"{self._seed}:{hint.item_id}".encode()).digest()
+            self._generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        self._gold = hint.gold
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
         """Uniform log-probabilities, the same order under every selector."""
         return [_score(float(np.log(value))) for value in 1.0 - self._generator.random(len(choices))]
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
-        """The text of a uniformly drawn choice."""
-        question = _prepared(self._question)
-        texts = [choice.text for choice in question.choices]
-        if _asks_for_object(question, turns):
-            assert question.object_question is not None
-            texts = [choice.text for choice in question.object_question.choices]
-        return texts[int(self._generator.integers(len(texts)))]
+        """The text of a uniformly drawn answer.
+
+        Raises:
+            NotImplementedError: Answers are free: there is nothing to choose from.
+        """
+        return self._guess()[0]
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
         """One rectangle per span, its corners uniform over the image."""
@@ -99,11 +99,19 @@ class RandomModel:
         return masks
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """A uniformly drawn choice, with rectangles."""
-        choices = _prepared(self._question).choices
-        choice = choices[int(self._generator.integers(len(choices)))]
-        masks = self.segment(image, turns, choice.text, choice.part_spans)
-        return Generation(choice.text, choice.part_spans, masks, (0.5,) * len(choice.part_spans))
+        """A uniformly drawn answer, with rectangles.
+
+        Raises:
+            NotImplementedError: Answers are free: there is nothing to choose from.
+        """
+        text, spans = self._guess()
+        return Generation(text, spans, self.segment(image, turns, text, spans), (0.5,) * len(spans))
+
+    def _guess(self) -> tuple[str, tuple[CharSpan, ...]]:
+        guesses = _known(self._gold).guesses
+        if not guesses:
+            raise NotImplementedError("answers are free: a guess has nothing to choose from")
+        return guesses[int(self._generator.integers(len(guesses)))]
 
 
 class EmptyModel:
@@ -140,13 +148,7 @@ def _score(log_prob: float) -> ChoiceScore:
     return ChoiceScore(answer_log_prob=log_prob, answer_tokens=1, conversation_log_prob=log_prob, conversation_tokens=1)
 
 
-def _asks_for_object(question: Question, turns: Sequence[Turn]) -> bool:
-    """Whether the last turn is the object question, with or without its choices below it."""
-    asked = turns[-1].text.split("\n", 1)[0]
-    return question.object_question is not None and asked == question.object_question.text.split("\n", 1)[0]
-
-
-def _prepared(question: Question | None) -> Question:
-    if question is None:
-        raise RuntimeError("prepare(question) must be called before this model is asked")
-    return question
+def _known(gold: Gold | None) -> Gold:
+    if gold is None:
+        raise RuntimeError("prepare(hint) must be called before this model is asked")
+    return gold

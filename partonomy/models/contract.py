@@ -1,18 +1,34 @@
-"""What a model must offer to be scored: three methods, and what else it may. No model is imported by partonomy.
+"""The model contract: three methods that every model offers or refuses, and the optional ones beside them.
 
-Images are uint8 RGB arrays (H, W, 3) in the annotation's frame; masks come back as bool arrays (S, H, W) in the same
-frame.
-Turns alternate user, assistant, user, ...; the last one is the user's, and choices or answers continue it.
+Images are uint8 RGB arrays (H, W, 3) in the annotation's frame. Masks come back as bool arrays (S, H, W) in the same
+frame. Turns alternate user, assistant, user, ...; the last turn is the user's, and choices or answers continue it.
+
+A class of your own needs the three methods of `GroundedModel` and a `name`; a method that it cannot offer raises
+NotImplementedError, and the metrics that depend on it become null. Name it on the command line as
+`--model package.module:Class`, its constructor's arguments by `--model_options`:
+
+    class Blank:
+        name = "blank"
+
+        def score_choices(self, image, turns, choices):
+            raise NotImplementedError
+
+        def segment(self, image, turns, answer, spans):
+            return np.zeros((len(spans), *image.shape[:2]), dtype=bool)
+
+        def generate(self, image, turns):
+            return Generation("It is the wing.", (CharSpan(10, 14),), self.segment(image, turns, "", [None]), (0.5,))
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from partonomy.structures import CharSpan, ChoiceScore, Question
+from partonomy.metrics.matching import Matching
+from partonomy.structures import RLE, CharSpan, ChoiceScore
 
 
 class Role(StrEnum):
@@ -44,8 +60,77 @@ class Generation:
     confidences: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Gold:
+    """The right answer to one request. Only the bounds (`oracle`, `random`) read it, see `InformedModel`.
+
+    Attributes:
+        text: The right answer in words; None where only masks are asked for.
+        spans: Its phrases that stand for masks, in reading order.
+        masks: One per span, original-image pixels.
+        guesses: Answers among which a guess may choose, each with its phrases; empty where there is nothing to choose
+            from.
+    """
+
+    text: str | None
+    spans: tuple[CharSpan, ...] = ()
+    masks: tuple[RLE, ...] = ()
+    guesses: tuple[tuple[str, tuple[CharSpan, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class ChoiceRequest:
+    """Score `choices`, each as the assistant's answer to `turns`.
+
+    Attributes:
+        image: Number of the image: within its item where a task asks, within its batch where a model answers.
+        turns: The conversation.
+        choices: The answers.
+        phrases: For each choice the phrases that stand for masks, in reading order.
+        gold: The right choice.
+    """
+
+    image: int
+    turns: tuple[Turn, ...]
+    choices: tuple[str, ...]
+    phrases: tuple[tuple[CharSpan, ...], ...]
+    gold: Gold | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class MaskRequest:
+    """Segment `spans` of the assistant's given `answer` to `turns`; the other fields as in `ChoiceRequest`."""
+
+    image: int
+    turns: tuple[Turn, ...]
+    answer: str
+    spans: tuple[CharSpan, ...]
+    gold: Gold | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class AnswerRequest:
+    """Answer `turns` in the model's own words, with masks; the other fields as in `ChoiceRequest`."""
+
+    image: int
+    turns: tuple[Turn, ...]
+    gold: Gold | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class ReplyRequest:
+    """Answer `turns` in words alone; the other fields as in `ChoiceRequest`."""
+
+    image: int
+    turns: tuple[Turn, ...]
+    gold: Gold | None = field(default=None, compare=False, repr=False)
+
+
+Request = ChoiceRequest | MaskRequest | AnswerRequest | ReplyRequest
+
+
 class GroundedModel(Protocol):
-    """The contract. A model that cannot do one of the three raises NotImplementedError there: its metrics are null."""
+    """The three methods. A model that cannot do one of them raises NotImplementedError there: its metrics are null."""
 
     name: str
 
@@ -62,63 +147,38 @@ class GroundedModel(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class ChoiceRequest:
-    """Answers to be scored: `choices`, each as the assistant's answer to `turns` about image `image` of a batch.
+@runtime_checkable
+class ReplyingModel(Protocol):
+    """Optional: answers in words alone. A model without it is asked to `generate`, and its masks are left unused."""
 
-    `phrases`: for each choice the phrases that stand for masks, in reading order.
-    """
+    def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
+        """Return the model's own answer to `turns`.
 
-    image: int
-    turns: tuple[Turn, ...]
-    choices: tuple[str, ...]
-    phrases: tuple[tuple[CharSpan, ...], ...]
-
-
-@dataclass(frozen=True)
-class MaskRequest:
-    """Phrases to be segmented: `spans` of the assistant's `answer` to `turns` about image `image` of a batch."""
-
-    image: int
-    turns: tuple[Turn, ...]
-    answer: str
-    spans: tuple[CharSpan, ...]
-
-
-@dataclass(frozen=True)
-class AnswerRequest:
-    """The model's own answer to `turns` about image `image` of a batch."""
-
-    image: int
-    turns: tuple[Turn, ...]
-
-
-class ImageBatch(Protocol):
-    """Some images of which many questions are asked; what they have in common is computed once."""
-
-    def score_choices(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceScore]]:
-        """Return what `GroundedModel.score_choices` returns, for every request."""
-        ...
-
-    def segment(self, requests: Sequence[MaskRequest]) -> list[np.ndarray]:
-        """Return what `GroundedModel.segment` returns, for every request."""
-        ...
-
-    def generate(self, requests: Sequence[AnswerRequest]) -> list[Generation]:
-        """Return what `GroundedModel.generate` returns, for every request.
-
-        Where it raises an error, each answer is asked for alone, so that the error fails no other one.
+        Raises:
+            ReplyRefused: The model declined to answer.
         """
         ...
 
 
-@runtime_checkable
-class BatchedModel(GroundedModel, Protocol):
-    """Optional: the same answers for many questions of several images together.
+class ImageBatch(Protocol):
+    """Several images of which many questions are asked; what the questions have in common is computed once.
 
-    A model without it is asked question by question, and so is one whose batch raises an error: the error then belongs
-    to the question that it comes from. Batches are the same whoever asks them, whole images in the order of the
-    questions, so that answers do not depend on shards, ranks and interruptions.
+    Each method returns what the model's method of the same name returns, for every request. A method that raises is
+    asked again request by request through the model, so that the error belongs to the request that it comes from.
+    """
+
+    def score_choices(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceScore]]: ...  # noqa: D102
+    def segment(self, requests: Sequence[MaskRequest]) -> list[np.ndarray]: ...  # noqa: D102
+    def generate(self, requests: Sequence[AnswerRequest]) -> list[Generation]: ...  # noqa: D102
+    def reply(self, requests: Sequence[ReplyRequest]) -> list[str]: ...  # noqa: D102
+
+
+@runtime_checkable
+class BatchedModel(GroundedModel, ReplyingModel, Protocol):
+    """Optional: the same answers for many questions about several images together.
+
+    Batches are the same whoever asks them, whole images in the order of the items, so that answers do not depend on
+    shards, ranks and interruptions.
     """
 
     def read_image(self, image: np.ndarray) -> object:
@@ -126,16 +186,25 @@ class BatchedModel(GroundedModel, Protocol):
         ...
 
     def open_batch(self, images: Sequence[object]) -> ImageBatch:
-        """Begin a batch of images that `read_image` returned; the one before ends."""
+        """Begin a batch of images that `read_image` returned; the batch before ends."""
         ...
 
 
-@runtime_checkable
-class PreparedModel(Protocol):
-    """Optional fourth method: only `oracle` and `random` read the truth through it."""
+@dataclass(frozen=True)
+class Hint:
+    """What a bound is told before a request: the item, the number of the request within it, the right answer."""
 
-    def prepare(self, question: Question) -> None:
-        """Called before a question is asked."""
+    item_id: str
+    number: int
+    gold: Gold | None
+
+
+@runtime_checkable
+class InformedModel(Protocol):
+    """Optional: only `oracle` and `random` read the truth through it."""
+
+    def prepare(self, hint: Hint) -> None:
+        """Called before every request."""
         ...
 
 
@@ -158,20 +227,29 @@ class MarkingModel(Protocol):
         ...
 
 
-@runtime_checkable
-class ReplyingModel(Protocol):
-    """Optional: the model's answer as text alone, for questions that show all choices at once (`listwise`).
+@dataclass(frozen=True)
+class AnswerMarks:
+    """What marks in a model's answers mean for its scores; see `MarkingModel` for the fields."""
 
-    A model without it is asked to `generate`, and the masks of that answer are left unused.
-    """
+    note: str = ""
+    has_mask_per_phrase: bool = True
 
-    def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
-        """Return the model's own answer to `turns`.
+    @property
+    def has_marks(self) -> bool:
+        """Whether the answers carry marks at all."""
+        return bool(self.note)
 
-        Raises:
-            ReplyRefused: The model declined to answer.
-        """
-        ...
+    @property
+    def matching(self) -> Matching:
+        """The pairing whose numbers tables show."""
+        return Matching.PAIRED if self.has_mask_per_phrase else Matching.UNION
+
+
+def describe_marks(model: object) -> AnswerMarks:
+    """Read what a model says of its answers."""
+    if isinstance(model, MarkingModel):
+        return AnswerMarks(model.protocol_note, model.has_mask_per_phrase)
+    return AnswerMarks()
 
 
 class ReplyRefused(Exception):

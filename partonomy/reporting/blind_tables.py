@@ -97,7 +97,7 @@ def report_on_run(run: LoadedRun) -> BlindReport | None:
                 is_object = subject is Subject.OBJECT
                 labels = tuple(tuple(" ".join(row).split()) if is_object else row for row in choice.labels)
                 asked.setdefault((subject, record.question_type.value), []).append(
-                    BlindQuestion(record.image_id, choice.texts, labels, choice.correct_index)
+                    BlindQuestion(int(record.image_id), choice.texts, labels, choice.correct_index)
                 )
     return _report(run.name, asked) if asked else None
 
@@ -161,7 +161,7 @@ def run_table(run: LoadedRun, report: BlindReport) -> Table:
     """The run's accuracy beside what a blind guess reaches on the same questions."""
     rows = []
     for result in report.results:
-        entry = run.summary.question_types.get(result.question_type)
+        entry = run.summary.groups.get(result.question_type)
         own = None if entry is None else entry.metrics.get(RUN_METRICS[result.subject])
         best = result.best_fixed
         cells = (format_estimate(own), format_percent(result.chance.accuracy.value), _cell(result.find(CENTRAL)))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from partonomy.benchmarks.partonomy.metrics import is_parts_correct, record_pairs
-from partonomy.benchmarks.partonomy.records import Record
+from partonomy.benchmarks.partonomy.records import QuestionRecord
 from partonomy.metrics.matching import Matching
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR
 
@@ -37,23 +37,25 @@ class _MaskEntry:
     area: int
 
 
-def by_part(records: Sequence[Record], has_masks: bool) -> tuple[BreakdownRow, ...]:
+def by_part(records: Sequence[QuestionRecord], has_masks: bool) -> tuple[BreakdownRow, ...]:
     """One row per part name, most masks first."""
     return _group(records, has_masks, lambda record, index: record.true_parts[index].label)
 
 
-def by_object(records: Sequence[Record], has_masks: bool) -> tuple[BreakdownRow, ...]:
+def by_object(records: Sequence[QuestionRecord], has_masks: bool) -> tuple[BreakdownRow, ...]:
     """One row per object label, most masks first."""
     return _group(records, has_masks, lambda record, index: record.object_label)
 
 
-def mean_paired_iou(record: Record) -> float:
+def mean_paired_iou(record: QuestionRecord) -> float:
     """Mean IoU over the parts of one question, missing predictions as 0."""
     pairs = record_pairs(record, Matching.PAIRED, is_generated=False)
     return sum(pair.iou for pair in pairs) / len(pairs)
 
 
-def _group(records: Sequence[Record], has_masks: bool, key: Callable[[Record, int], str]) -> tuple[BreakdownRow, ...]:
+def _group(
+    records: Sequence[QuestionRecord], has_masks: bool, key: Callable[[QuestionRecord, int], str]
+) -> tuple[BreakdownRow, ...]:
     entries: dict[str, list[_MaskEntry]] = defaultdict(list)
     questions: dict[str, dict[str, bool]] = defaultdict(dict)
     for record in records:
@@ -63,7 +65,7 @@ def _group(records: Sequence[Record], has_masks: bool, key: Callable[[Record, in
         for index, (part, pair) in enumerate(zip(record.true_parts, pairs, strict=True)):
             name = key(record, index)
             entries[name].append(_MaskEntry(pair.iou, part.area))
-            questions[name][record.question_id] = is_parts_correct(record, DEFAULT_SELECTOR)
+            questions[name][record.item_id] = is_parts_correct(record, DEFAULT_SELECTOR)
     rows = [
         BreakdownRow(
             name,

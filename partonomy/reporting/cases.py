@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from partonomy.benchmarks.partonomy.records import ChoiceRecord, Record
+from partonomy.benchmarks.partonomy.records import ChoiceRecord, QuestionRecord
 from partonomy.datasets.store import load_questions
 from partonomy.images import draw_box, load_image
 from partonomy.masks import decode_mask
@@ -88,7 +88,7 @@ class CaseQuestions:
 
 def load_case_questions(run: LoadedRun) -> CaseQuestions:
     """Read the questions that the run recorded; the pictures and true masks come from there."""
-    path = Path(str(run.summary.provenance["config"]["questions"]))
+    path = Path(str(run.summary.config["root"]))
     try:
         question_set = load_questions(path, invalid="collect")
     except (OSError, ValueError) as error:
@@ -99,8 +99,8 @@ def load_case_questions(run: LoadedRun) -> CaseQuestions:
 
 
 def choose_cases(
-    records: Sequence[Record], num_each: int, generator: np.random.Generator
-) -> tuple[tuple[str, tuple[Record, ...]], ...]:
+    records: Sequence[QuestionRecord], num_each: int, generator: np.random.Generator
+) -> tuple[tuple[str, tuple[QuestionRecord, ...]], ...]:
     """Random questions, and the best and worst scored ones by mean paired IoU; one per image within a heading.
 
     Args:
@@ -111,7 +111,7 @@ def choose_cases(
     usable = [record for record in records if record.true_parts]
     shuffled = [usable[index] for index in generator.permutation(len(usable))]
     scored = [record for record in usable if record.is_scored]
-    ranked = sorted(scored, key=lambda record: (-mean_paired_iou(record), record.question_id))
+    ranked = sorted(scored, key=lambda record: (-mean_paired_iou(record), record.item_id))
     return (
         (RANDOM, _distinct_images(shuffled, num_each)),
         (BEST, _distinct_images(ranked, num_each)),
@@ -119,7 +119,7 @@ def choose_cases(
     )
 
 
-def make_case(record: Record, question: Question | None) -> Case:
+def make_case(record: QuestionRecord, question: Question | None) -> Case:
     """Everything the report shows of one question; without `question` there are no pictures."""
     colours = part_colours(len(record.true_parts))
     pairs = None if record.segmentation is None else record.segmentation.paired
@@ -136,10 +136,10 @@ def make_case(record: Record, question: Question | None) -> Case:
         generated = _generated_colours(record, colours)
         generated_html = mark_spans(record.generation.text, record.generation.spans, generated) or "(no text)"
     return Case(
-        question_id=record.question_id,
+        question_id=record.item_id,
         question_type="" if record.question_type is None else record.question_type.value,
         object_label=record.object_label,
-        question=record.question,
+        question=record.prompt,
         mean_iou=mean_paired_iou(record),
         status=record.status.value,
         reason=record.reason,
@@ -168,8 +168,8 @@ def mark_spans(text: str, spans: Sequence[CharSpan], colours: Sequence[Colour]) 
     return "".join(pieces)
 
 
-def _distinct_images(records: Sequence[Record], count: int) -> tuple[Record, ...]:
-    chosen: dict[int, Record] = {}
+def _distinct_images(records: Sequence[QuestionRecord], count: int) -> tuple[QuestionRecord, ...]:
+    chosen: dict[int | str, QuestionRecord] = {}
     for record in records:
         if len(chosen) == count:
             break
@@ -177,7 +177,7 @@ def _distinct_images(records: Sequence[Record], count: int) -> tuple[Record, ...
     return tuple(chosen.values())
 
 
-def _panels(record: Record, question: Question, colours: Sequence[Colour]) -> tuple[Panel, ...]:
+def _panels(record: QuestionRecord, question: Question, colours: Sequence[Colour]) -> tuple[Panel, ...]:
     try:
         image = load_image(question.image_path, question.height, question.width)
     except (OSError, ValueError):
@@ -201,7 +201,7 @@ def _panel(title: str, image: np.ndarray, rles: Sequence[RLE], colours: Sequence
     return Panel(title, encode_base64(colour_parts(scaled, scaled_masks, colours[: len(masks)]), "JPEG"))
 
 
-def _generated_colours(record: Record, colours: Sequence[Colour]) -> tuple[Colour, ...]:
+def _generated_colours(record: QuestionRecord, colours: Sequence[Colour]) -> tuple[Colour, ...]:
     """Colours of the model's own spans: a true part's own colour where the name is the same, new ones otherwise."""
     assert record.generation is not None
     known = {normalize_part(part.label): colours[index] for index, part in enumerate(record.true_parts)}

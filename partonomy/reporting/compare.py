@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from partonomy.benchmarks.partonomy.metrics import metric_names, metric_ratios, unsupported_capabilities
-from partonomy.benchmarks.partonomy.records import Capability, ChoiceRecord, Record
+from partonomy.benchmarks.partonomy.records import Capability, ChoiceRecord, QuestionRecord
 from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.files import write_text_atomically
-from partonomy.harness.results import UNKNOWN_TYPE
 from partonomy.metrics.bootstrap import Estimate, ImageRatio, paired_differences
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR
 from partonomy.reporting.breakdown import mean_paired_iou
@@ -38,8 +37,8 @@ class Outcome(StrEnum):
 class RecordPair:
     """The records of one question in the first and in the second run."""
 
-    first: Record
-    second: Record
+    first: QuestionRecord
+    second: QuestionRecord
 
     def requested(self, capability: Capability) -> bool:
         """Whether both runs asked this of their model."""
@@ -81,9 +80,9 @@ class IouChange:
         return self.second - self.first
 
 
-def type_name(record: Record) -> str:
+def type_name(record: QuestionRecord) -> str:
     """The record's question type as a summary names it."""
-    return UNKNOWN_TYPE if record.question_type is None else record.question_type.value
+    return record.group
 
 
 def choice_changes(pairs: Sequence[RecordPair]) -> tuple[ChoiceChange, ...]:
@@ -99,7 +98,7 @@ def choice_changes(pairs: Sequence[RecordPair]) -> tuple[ChoiceChange, ...]:
                 continue
             changes.append(
                 ChoiceChange(
-                    record.question_id,
+                    record.item_id,
                     type_name(record),
                     record.image_path,
                     record.object_label,
@@ -123,11 +122,11 @@ def iou_changes(pairs: Sequence[RecordPair]) -> tuple[IouChange, ...]:
         before, after = mean_paired_iou(pair.first), mean_paired_iou(pair.second)
         if before != after:
             kind, path = type_name(record), record.image_path
-            changes.append(IouChange(record.question_id, kind, path, record.object_label, before, after))
+            changes.append(IouChange(record.item_id, kind, path, record.object_label, before, after))
     return tuple(sorted(changes, key=lambda entry: (-abs(entry.change), entry.question_id)))
 
 
-def _choice(record: Record, subject: Subject) -> ChoiceRecord | None:
+def _choice(record: QuestionRecord, subject: Subject) -> ChoiceRecord | None:
     return record.parts_choice if subject is Subject.PARTS else record.object_choice
 
 
@@ -267,25 +266,25 @@ def compare_runs(first: LoadedRun, second: LoadedRun, metrics: Sequence[str], se
     )
 
 
-def _by_type(records: Sequence[Record]) -> dict[str, list[Record]]:
-    groups: dict[str, list[Record]] = {}
+def _by_type(records: Sequence[QuestionRecord]) -> dict[str, list[QuestionRecord]]:
+    groups: dict[str, list[QuestionRecord]] = {}
     for record in records:
         groups.setdefault(type_name(record), []).append(record)
     return groups
 
 
 def _pair_up(
-    name: str, first: LoadedRun, second: LoadedRun, mine: Sequence[Record], others: Sequence[Record]
+    name: str, first: LoadedRun, second: LoadedRun, mine: Sequence[QuestionRecord], others: Sequence[QuestionRecord]
 ) -> list[RecordPair]:
     """The records of one type by question, in the order of the first run.
 
     Raises:
         ValueError: One run has a question that the other has not, or places it in another image.
     """
-    by_id = {record.question_id: record for record in others}
-    known = {record.question_id for record in mine}
+    by_id = {record.item_id: record for record in others}
+    known = {record.item_id for record in mine}
     for run, missing in (
-        (first, [record.question_id for record in mine if record.question_id not in by_id]),
+        (first, [record.item_id for record in mine if record.item_id not in by_id]),
         (second, [question_id for question_id in by_id if question_id not in known]),
     ):
         if missing:
@@ -295,8 +294,8 @@ def _pair_up(
                 f"{', '.join(missing[:_MAX_NAMED])}{more}; was the other run with another --limit, or "
                 "without some images (its summary.json counts the reasons)?"
             )
-    pairs = [RecordPair(record, by_id[record.question_id]) for record in mine]
-    moved = [pair.first.question_id for pair in pairs if pair.first.image_id != pair.second.image_id]
+    pairs = [RecordPair(record, by_id[record.item_id]) for record in mine]
+    moved = [pair.first.item_id for pair in pairs if pair.first.image_id != pair.second.image_id]
     if moved:
         raise ValueError(f"question {moved[0]} of type {name} is about another image in {second.path}")
     return pairs
@@ -319,8 +318,8 @@ def _warnings(first: LoadedRun, second: LoadedRun) -> tuple[str, ...]:
     settings = {
         "protocol version": (first.summary.protocol_version, second.summary.protocol_version),
         "first answer of part-whole questions (--part_whole)": (
-            first.summary.provenance["config"]["part_whole"],
-            second.summary.provenance["config"]["part_whole"],
+            first.summary.provenance["config"]["options"]["part_whole"],
+            second.summary.provenance["config"]["options"]["part_whole"],
         ),
     }
     return tuple(

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from partonomy.benchmarks.partonomy.metrics import is_parts_correct
-from partonomy.benchmarks.partonomy.records import ChoiceRecord, Record
-from partonomy.harness.results import Summary, read_summary
-from partonomy.harness.run_directory import RECORDS_FILE, SUMMARY_FILE, read_records
+from partonomy.benchmarks.partonomy.records import ChoiceRecord, QuestionRecord
+from partonomy.harness.records import RecordCodec
+from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE
+from partonomy.harness.summary import Summary, read_summary
 from partonomy.metrics.multiple_choice import (
     LengthAccuracy,
     RandomBaseline,
@@ -24,7 +25,7 @@ class LoadedRun:
     name: str
     path: Path
     summary: Summary
-    records: tuple[Record, ...]
+    records: tuple[QuestionRecord, ...]
 
     @property
     def dataset_hash(self) -> str:
@@ -36,7 +37,7 @@ class LoadedRun:
         """Name of the question set."""
         return str(self.summary.provenance["dataset"]["name"])
 
-    def of_type(self, question_type: str) -> tuple[Record, ...]:
+    def of_type(self, question_type: str) -> tuple[QuestionRecord, ...]:
         """The records of one question type (a key of the summary)."""
         return tuple(record for record in self.records if record.question_type == question_type)
 
@@ -52,20 +53,20 @@ def load_run(path: Path) -> LoadedRun:
     records = path / RECORDS_FILE
     if not records.is_file():
         raise FileNotFoundError(f"{records} does not exist; run validate_partonomy.py with --resume to restore it")
-    return LoadedRun(_run_name(path, summary), path, summary, read_records(records))
+    return LoadedRun(_run_name(path, summary), path, summary, RecordCodec(QuestionRecord).read(records))
 
 
-def random_parts(records: Sequence[Record]) -> RandomBaseline | None:
+def random_parts(records: Sequence[QuestionRecord]) -> RandomBaseline | None:
     """What a uniform guess scores on the part questions of these records, in expectation."""
     return _random([record.parts_choice for record in records])
 
 
-def random_objects(records: Sequence[Record]) -> RandomBaseline | None:
+def random_objects(records: Sequence[QuestionRecord]) -> RandomBaseline | None:
     """What a uniform guess scores on the object questions of these records, in expectation."""
     return _random([record.object_choice for record in records])
 
 
-def length_accuracies(records: Sequence[Record], selector: Selector) -> tuple[LengthAccuracy, ...]:
+def length_accuracies(records: Sequence[QuestionRecord], selector: Selector) -> tuple[LengthAccuracy, ...]:
     """Parts accuracy by the number of parts in the correct answer; failed questions count as wrong."""
     with_choices = [record for record in records if record.parts_choice is not None]
     lengths = [
@@ -83,5 +84,5 @@ def _random(choices: Sequence[ChoiceRecord | None]) -> RandomBaseline | None:
 
 def _run_name(path: Path, summary: Summary) -> str:
     """Model and folder, e.g. "plum (validation)"; once where both are called the same."""
-    model, folder = summary.provenance["config"]["model"], path.resolve().name
+    model, folder = summary.provenance["config"]["model"]["model"], path.resolve().name
     return model if model == folder else f"{model} ({folder})"

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from partonomy.benchmarks.mmr import MMR
 from partonomy.benchmarks.multi_referring import MULTI_REFERRING_NAMES
-from partonomy.harness.benchmark_summary import BenchmarkSummary, read_benchmark_summary
-from partonomy.harness.benchmark_tasks import REFCOCO_NAMES, REFCOCOM
-from partonomy.harness.run_directory import SUMMARY_FILE
+from partonomy.harness.run_folder import SUMMARY_FILE
+from partonomy.harness.summary import Summary, read_summary
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.reporting.paper_tables import format_interval
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
@@ -29,6 +28,8 @@ NOTES = {
     5: "A run on the annotation file X_part stands under part, one on X under object_and_part.",
 }
 PART_ENDING = "_part"
+REFCOCO_NAMES = ("refcoco", "refcoco+", "refcocog")
+REFCOCOM = "refcocom"
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class _Key:
     """Which runs stand in one row."""
 
     checkpoint: str
-    checkpoint_hash: str
+    checkpoint_hash: str | None
     protocol: str
     limit: int | None
 
 
-def load_mmr_runs(paths: Sequence[Path]) -> tuple[BenchmarkSummary, ...]:
+def load_mmr_runs(paths: Sequence[Path]) -> tuple[Summary, ...]:
     """Read the runs.
 
     Raises:
@@ -50,7 +51,7 @@ def load_mmr_runs(paths: Sequence[Path]) -> tuple[BenchmarkSummary, ...]:
     """
     summaries = []
     for path in paths:
-        summary = read_benchmark_summary(path / SUMMARY_FILE)
+        summary = read_summary(path / SUMMARY_FILE)
         number = table_of(summary.benchmark)
         if number is None or not set(_estimates(summary)) <= set(_read_quoted(number).columns):
             raise ValueError(f"{path} is a run on {summary.benchmark} {summary.split}, which none of the tables holds")
@@ -65,7 +66,7 @@ def table_of(benchmark: str) -> int | None:
     return 3 if benchmark in REFCOCO_NAMES else {MMR: 2, REFCOCOM: 5}.get(benchmark)
 
 
-def mmr_table(number: int, summaries: Sequence[BenchmarkSummary]) -> Table:
+def mmr_table(number: int, summaries: Sequence[Summary]) -> Table:
     """The paper's rows, then one per checkpoint and protocol.
 
     Raises:
@@ -116,7 +117,7 @@ def _read_quoted(number: int) -> _Quoted:
     return _Quoted(columns, rows)
 
 
-def _estimates(summary: BenchmarkSummary) -> dict[str, Estimate]:
+def _estimates(summary: Summary) -> dict[str, Estimate]:
     """What a run puts into its table, by column."""
     name, split, metrics = summary.benchmark, summary.split, summary.metrics
     if name == MMR:
@@ -126,15 +127,9 @@ def _estimates(summary: BenchmarkSummary) -> dict[str, Estimate]:
     return {f"{name}_{split}": metrics["ciou"]}
 
 
-def _key(summary: BenchmarkSummary) -> _Key:
-    config = summary.provenance["config"]
-    name = Path(config["checkpoint"]).name
-    return _Key(
-        f"{name}, adapters off" if summary.is_base else name,
-        config["checkpoint_hash"],
-        summary.protocol,
-        config["settings"]["limit"],
-    )
+def _key(summary: Summary) -> _Key:
+    config = summary.config
+    return _Key(summary.model_label, config["checkpoint_hash"], summary.protocol, config["limit"])
 
 
 def _column_groups(number: int, columns: Sequence[str]) -> tuple[ColumnGroup, ...]:

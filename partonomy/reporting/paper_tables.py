@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from partonomy.benchmarks.partonomy.metrics import PROTOCOL_METRICS, MetricProtocol, mask_metric_names, metric_of
 from partonomy.benchmarks.partonomy.steps import Conditioning
-from partonomy.harness.answer_marks import marks_lines, read_marks
-from partonomy.harness.results import TypeSummary
-from partonomy.harness.training_overlap import overlap_words
+from partonomy.harness.provenance import marks_lines, overlap_words, read_marks
+from partonomy.harness.summary import GroupSummary
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.metrics.matching import Matching
 from partonomy.metrics.multiple_choice import RandomBaseline
@@ -116,7 +115,7 @@ def one_per_dataset(runs: Sequence[LoadedRun]) -> tuple[LoadedRun, ...]:
     return tuple(first.values())
 
 
-def find_estimate(entry: TypeSummary | None, metric: str) -> Estimate:
+def find_estimate(entry: GroupSummary | None, metric: str) -> Estimate:
     """A metric of one question type; an empty estimate where the type was not asked or the metric not counted."""
     nothing = Estimate(None, None, None, 0)
     return nothing if entry is None else entry.metrics.get(metric, nothing)
@@ -138,7 +137,7 @@ def _own_row(
 ) -> TableRow:
     """One run under one protocol. `metrics`: of every type, by their full names; None = those of table 3."""
     estimates = [
-        find_estimate(run.summary.question_types.get(kind.value), metric)
+        find_estimate(run.summary.groups.get(kind.value), metric)
         for kind in TABLE_TYPES
         for metric in ([metric_of(protocol, name) for name in text_metrics(kind)] if metrics is None else metrics)
     ]
@@ -194,7 +193,7 @@ def _note(reference: ReferenceTable, runs: Sequence[LoadedRun], style: PaperTabl
 def _caveats(run: LoadedRun, style: PaperTableStyle) -> list[str]:
     """The overlap with training, and what sets a run's rows apart from a full run under the default protocol."""
     config = run.summary.provenance["config"]
-    entries = [entry for entry in run.summary.question_types.values() if entry.num_expected]
+    entries = [entry for entry in run.summary.groups.values() if entry.num_expected]
     num_failed = sum(entry.num_failed for entry in entries)
     mutation = run.summary.provenance["dataset"].get("build", {}).get("config", {}).get("mutation", "paper")
     caveats = [
@@ -202,12 +201,12 @@ def _caveats(run: LoadedRun, style: PaperTableStyle) -> list[str]:
     ]
     if config["limit"] is not None:
         caveats.append(f"{run.name}: at most {config['limit']} questions of each type (--limit).")
-    if config["part_whole"] != Conditioning.GOLD:
+    if config["options"]["part_whole"] != Conditioning.GOLD:
         both = " (the authors' code gives the correct one)" if MetricProtocol.AUTHORS in style.protocols else ""
         caveats.append(f"{run.name}: the second part-whole question follows the model's own first choice{both}.")
     if mutation != "paper":
         caveats.append(f"{run.name}: wrong answers of the {mutation!r} kind, other choices than the paper's.")
-    if config.get("choice_protocol", "likelihood") == "listwise":
+    if config["options"].get("choice_protocol") == "listwise":
         caveats.append(f"{run.name}: all choices shown at once (listwise), not each scored alone.")
     caveats += [f"{run.name}: {line}." for line in marks_lines(run.summary.provenance)]
     if num_failed:

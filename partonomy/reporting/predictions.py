@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from partonomy.benchmarks.partonomy.records import ChoiceRecord, Record
+from partonomy.benchmarks.partonomy.records import ChoiceRecord, QuestionRecord
 from partonomy.datasets.published_records import question_to_record, read_records
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.files import hash_files
@@ -54,18 +54,18 @@ def write_predictions(run: LoadedRun, output: Path) -> PredictionSummary:
     with temporary.open("w", encoding="utf-8") as file:
         file.write("[\n")
         for record in run.records:
-            if record.question_id in asked:
-                entry = _entry(asked[record.question_id], record, folder)
+            if record.item_id in asked:
+                entry = _entry(asked[record.item_id], record, folder)
                 file.write((",\n" if num_written else "") + json.dumps(entry, ensure_ascii=False))
                 num_written += 1
         file.write("\n]\n")
     os.replace(temporary, output)
-    unreadable = tuple(record.question_id for record in run.records if record.question_id not in asked)
+    unreadable = tuple(record.item_id for record in run.records if record.item_id not in asked)
     return PredictionSummary(num_written, unreadable)
 
 
 def _load_asked(run: LoadedRun) -> Mapping[str, _Asked]:
-    path = Path(str(run.summary.provenance["config"]["questions"]))
+    path = Path(str(run.summary.config["root"]))
     if path.is_file():
         content_hash, asked = hash_files([path]), _from_record_file(path)
     else:
@@ -88,11 +88,11 @@ def _from_folder(path: Path, questions: Iterable[Question]) -> Iterator[_Asked]:
         yield _Asked(question, instances[question.instance_id])
 
 
-def _entry(asked: _Asked, record: Record, folder: Path) -> dict[str, object]:
+def _entry(asked: _Asked, record: QuestionRecord, folder: Path) -> dict[str, object]:
     masks, generation = record.segmentation, record.generation
     labels = [part.label for part in record.true_parts]
     return question_to_record(asked.question, asked.instance, folder) | {
-        "question_id": record.question_id,
+        "question_id": record.item_id,
         "status": record.status.value,
         "reason": record.reason,
         "predicted_answer": _chosen(record.parts_choice),

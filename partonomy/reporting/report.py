@@ -18,11 +18,12 @@ from partonomy.benchmarks.partonomy.metrics import (
     metric_ratios,
     unsupported_capabilities,
 )
-from partonomy.benchmarks.partonomy.records import Capability, Record
+from partonomy.benchmarks.partonomy.records import Capability, QuestionRecord
 from partonomy.benchmarks.partonomy.steps import Subject
+from partonomy.benchmarks.partonomy.task import PartonomyOptions
 from partonomy.files import write_text_atomically
-from partonomy.harness.results import TypeSummary
-from partonomy.harness.training_overlap import overlap_line
+from partonomy.harness.provenance import overlap_line
+from partonomy.harness.summary import GroupSummary
 from partonomy.metrics.bootstrap import Estimate, paired_differences
 from partonomy.metrics.multiple_choice import Selector
 from partonomy.reporting.blind_tables import BlindReport, report_on_run, run_table
@@ -30,9 +31,10 @@ from partonomy.reporting.breakdown import BreakdownRow, by_object, by_part
 from partonomy.reporting.cases import BEST, RANDOM, WORST, CaseGroup, choose_cases, load_case_questions, make_case
 from partonomy.reporting.loaded_run import LoadedRun, random_objects, random_parts
 from partonomy.reporting.loss_curves import draw_curves, find_metrics, read_curves
+from partonomy.reporting.overview import MAX_REASONS
 from partonomy.reporting.paper_tables import PaperTableStyle, segmentation_results, text_results
 from partonomy.reporting.quoted_rows import segmentation_table
-from partonomy.reporting.tables import MAX_REASONS, format_estimate, length_table
+from partonomy.reporting.tables import format_estimate, length_table
 from partonomy.structures import TABLE_TYPES, QuestionType
 from partonomy.table_format import Table
 
@@ -150,11 +152,7 @@ def family_tables(run: LoadedRun, baselines: Sequence[LoadedRun]) -> tuple[Famil
                 f"baseline {baseline.path} was run on other questions ({baseline.dataset_name}) than {run.path}"
             )
     advantages = [
-        {
-            name: _advantages(run, baseline, name)
-            for name, entry in run.summary.question_types.items()
-            if entry.num_expected
-        }
+        {name: _advantages(run, baseline, name) for name, entry in run.summary.groups.items() if entry.num_expected}
         for baseline in baselines
     ]
     others_of = [_Baseline(baseline, entry) for baseline, entry in zip(baselines, advantages, strict=True)]
@@ -162,7 +160,7 @@ def family_tables(run: LoadedRun, baselines: Sequence[LoadedRun]) -> tuple[Famil
     for family in FAMILIES:
         names = [
             name
-            for name, entry in run.summary.question_types.items()
+            for name, entry in run.summary.groups.items()
             if any(entry.metrics[metric].count for metric in family.metrics if metric in entry.metrics)
         ]
         in_paper = [kind.value for kind in TABLE_TYPES if kind.value in names]
@@ -184,11 +182,11 @@ class _Baseline:
 
 
 def _type_block(run: LoadedRun, baselines: Sequence[_Baseline], family: MetricFamily, name: str) -> TypeBlock:
-    entry = run.summary.question_types[name]
+    entry = run.summary.groups[name]
     rows = [ReportRow(run.name, "own", tuple(ReportCell(entry.metrics.get(metric)) for metric in family.metrics))]
     rows += _authors_rows(entry, family)
     for baseline in baselines:
-        other = baseline.run.summary.question_types.get(name)
+        other = baseline.run.summary.groups.get(name)
         if other is not None and other.num_expected:
             advantages = baseline.advantages[name]
             cells = tuple(ReportCell(other.metrics.get(metric), advantages.get(metric)) for metric in family.metrics)
@@ -196,12 +194,12 @@ def _type_block(run: LoadedRun, baselines: Sequence[_Baseline], family: MetricFa
     expected = _random_row(run.of_type(name), family)
     if expected is not None:
         rows.append(expected)
-    if not any(baseline.run.summary.provenance["config"]["model"] == "oracle" for baseline in baselines):
+    if not any(baseline.run.summary.config["model"]["model"] == "oracle" for baseline in baselines):
         rows.append(_oracle_row(name, family))
     return TypeBlock(name, entry.num_expected, entry.num_failed, tuple(rows))
 
 
-def _authors_rows(entry: TypeSummary, family: MetricFamily) -> list[ReportRow]:
+def _authors_rows(entry: GroupSummary, family: MetricFamily) -> list[ReportRow]:
     """The run once more as the authors' code counts, where that was counted."""
     if not family.has_protocols:
         return []
@@ -216,7 +214,7 @@ def _authors_rows(entry: TypeSummary, family: MetricFamily) -> list[ReportRow]:
 def _advantages(run: LoadedRun, baseline: LoadedRun, name: str) -> dict[str, Estimate]:
     """Run minus baseline with a paired interval for every metric, where both answered the same questions."""
     mine, others = run.of_type(name), baseline.of_type(name)
-    if {record.question_id for record in mine} != {record.question_id for record in others}:
+    if {record.item_id for record in mine} != {record.item_id for record in others}:
         return {}
     first = metric_ratios(mine, unsupported_capabilities(run.records))
     second = metric_ratios(others, unsupported_capabilities(baseline.records))
@@ -229,7 +227,7 @@ def _advantages(run: LoadedRun, baseline: LoadedRun, name: str) -> dict[str, Est
     return dict(zip(metrics, differences, strict=True))
 
 
-def _random_row(records: Sequence[Record], family: MetricFamily) -> ReportRow | None:
+def _random_row(records: Sequence[QuestionRecord], family: MetricFamily) -> ReportRow | None:
     parts, objects = random_parts(records), random_objects(records)
     if parts is None or "parts_accuracy" not in family.metrics:
         return None
@@ -349,7 +347,7 @@ def _make_page(run: LoadedRun, baselines: Sequence[LoadedRun], training_metrics:
         CaseGroup(
             title,
             CASE_EXPLANATIONS[title],
-            tuple(make_case(record, questions.by_id.get(record.question_id)) for record in records),
+            tuple(make_case(record, questions.by_id.get(record.item_id)) for record in records),
         )
         for title, records in choose_cases(run.records, NUM_CASES, generator)
     )
@@ -389,7 +387,7 @@ def _tiles(run: LoadedRun, blind: BlindReport | None) -> tuple[Tile, ...]:
         ("object accuracy", "objects_accuracy"),
     )
     tiles = []
-    entries = sorted(run.summary.question_types.values(), key=lambda entry: entry.name != "identification_with_label")
+    entries = sorted(run.summary.groups.values(), key=lambda entry: entry.name != "identification_with_label")
     for label, metric in wanted:
         for entry in entries:
             estimate = entry.metrics.get(metric)
@@ -404,7 +402,7 @@ def _tiles(run: LoadedRun, blind: BlindReport | None) -> tuple[Tile, ...]:
 def _failures(run: LoadedRun) -> tuple[Failure, ...]:
     """The most frequent reasons of each type; the others in one line: every lost image has a reason of its own."""
     failures = []
-    for entry in run.summary.question_types.values():
+    for entry in run.summary.groups.values():
         reasons = list(entry.reasons.items())
         is_failure = entry.num_failed > 0
         failures += [Failure(entry.name, reason, count, is_failure) for reason, count in reasons[:MAX_REASONS]]
@@ -420,10 +418,14 @@ def _metrics_files(run: LoadedRun, given: Sequence[Path]) -> tuple[Path, ...]:
     if given:
         return tuple(given)
     config = run.summary.provenance["config"]
-    recorded = tuple(Path(path) for path in config["training_metrics"] if Path(path).is_file())
-    if recorded or config["checkpoint"] is None:
+    recorded = tuple(
+        Path(path)
+        for path in PartonomyOptions(training_metrics=config["options"]["training_metrics"]).training_metrics_files
+        if Path(path).is_file()
+    )
+    if recorded or config["model"]["checkpoint"] is None:
         return recorded
-    return find_metrics(Path(config["checkpoint"]))
+    return find_metrics(Path(config["model"]["checkpoint"]))
 
 
 def _percent(estimate: Estimate | None) -> str:

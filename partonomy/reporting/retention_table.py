@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from partonomy.harness.benchmark_summary import BenchmarkSummary, read_benchmark_summary
-from partonomy.harness.run_directory import SUMMARY_FILE
-from partonomy.harness.training_overlap import overlap_words
+from partonomy.harness.provenance import overlap_words
+from partonomy.harness.run_folder import SUMMARY_FILE
+from partonomy.harness.summary import Summary, read_summary
 from partonomy.table_format import ColumnGroup, Table, TableRow
 
 BENCHMARKS = ("textvqa", "gqa", "pope")
@@ -29,7 +29,7 @@ class RetentionRow:
 class _Key:
     """Which runs stand in one row."""
 
-    checkpoint_hash: str
+    checkpoint_hash: str | None
     protocol: str
     limit: int | None
 
@@ -49,7 +49,7 @@ def load_quoted_retention() -> tuple[RetentionRow, ...]:
     return tuple(rows)
 
 
-def load_retention_runs(paths: Sequence[Path]) -> tuple[BenchmarkSummary, ...]:
+def load_retention_runs(paths: Sequence[Path]) -> tuple[Summary, ...]:
     """Read the runs of `plum validate`.
 
     Raises:
@@ -58,14 +58,14 @@ def load_retention_runs(paths: Sequence[Path]) -> tuple[BenchmarkSummary, ...]:
     """
     summaries = []
     for path in paths:
-        summary = read_benchmark_summary(path / SUMMARY_FILE)
+        summary = read_summary(path / SUMMARY_FILE)
         if summary.benchmark not in BENCHMARKS:
             raise ValueError(f"{path} is a run on {summary.benchmark}; this table holds {', '.join(BENCHMARKS)}")
         summaries.append(summary)
     return tuple(summaries)
 
 
-def retention_table(summaries: Sequence[BenchmarkSummary]) -> Table:
+def retention_table(summaries: Sequence[Summary]) -> Table:
     """The paper's rows, then per checkpoint and protocol the model with adapters off and on.
 
     In brackets the change relative to the backbone, as the paper prints it.
@@ -91,17 +91,17 @@ def retention_table(summaries: Sequence[BenchmarkSummary]) -> Table:
     return Table("Text retention (%), as the paper's Table 5", columns, tuple(rows), note)
 
 
-def _by_row(summaries: Sequence[BenchmarkSummary]) -> dict[_Key, list[BenchmarkSummary]]:
-    groups: dict[_Key, list[BenchmarkSummary]] = {}
+def _by_row(summaries: Sequence[Summary]) -> dict[_Key, list[Summary]]:
+    groups: dict[_Key, list[Summary]] = {}
     for summary in summaries:
         config = summary.provenance["config"]
         # TextVQA's label says more than the protocol's name
-        key = _Key(config["checkpoint_hash"], summary.protocol.split(",")[0], config["settings"]["limit"])
+        key = _Key(config["checkpoint_hash"], summary.protocol.split(",")[0], config["limit"])
         groups.setdefault(key, []).append(summary)
     return groups
 
 
-def _row(runs: Sequence[BenchmarkSummary], key: _Key, is_base: bool) -> RetentionRow:
+def _row(runs: Sequence[Summary], key: _Key, is_base: bool) -> RetentionRow:
     chosen = [run for run in runs if run.is_base == is_base]
     values: dict[str, float] = {}
     labels = {key.protocol}
@@ -115,10 +115,10 @@ def _row(runs: Sequence[BenchmarkSummary], key: _Key, is_base: bool) -> Retentio
         assert value is not None, "a finished run has its headline"
         values[run.benchmark] = 100 * value
         labels.add(run.protocol)
-    name = Path(runs[0].provenance["config"]["checkpoint"]).name
     cut = "" if key.limit is None else f", first {key.limit}"
     protocol = max(labels, key=len) + cut
-    return RetentionRow(f"{name}, adapters off" if is_base else name, protocol, values)
+    name = next((run.model_label for run in chosen), "")
+    return RetentionRow(name, protocol, values)
 
 
 def _format(row: RetentionRow, base: RetentionRow | None, group: str) -> TableRow:

@@ -10,16 +10,13 @@ from partonomy.benchmarks.partonomy.metrics import (
     AUTHORS_PREFIX,
     PROTOCOL_METRICS,
     MetricProtocol,
-    mask_metric_names,
     metric_of,
 )
-from partonomy.harness.answer_marks import marks_lines, read_marks
-from partonomy.harness.results import Summary, TypeSummary
-from partonomy.harness.training_overlap import overlap_line
+from partonomy.harness.summary import GroupSummary
 from partonomy.metrics.bootstrap import Estimate
-from partonomy.metrics.matching import Matching
 from partonomy.metrics.multiple_choice import Selector
 from partonomy.reporting.loaded_run import LoadedRun, length_accuracies
+from partonomy.reporting.overview import summary_notes
 from partonomy.reporting.paper_tables import (
     EXACT,
     NO_PROTOCOL,
@@ -45,9 +42,6 @@ from partonomy.table_format import (
     format_percent,
     render_table,
 )
-
-MAX_REASONS = 5
-"""Reasons of failures printed per question type: every lost image has one of its own."""
 
 
 class TableChoice(StrEnum):
@@ -105,7 +99,7 @@ def render_tables(
 
 def interval_table(run: LoadedRun) -> Table:
     """Every metric of a run with its 95% interval, one column per question type that was asked."""
-    asked = [entry for entry in run.summary.question_types.values() if entry.num_expected]
+    asked = [entry for entry in run.summary.groups.values() if entry.num_expected]
     names = list(dict.fromkeys(name for entry in asked for name in entry.metrics))
     rows = [
         TableRow((name, *(format_estimate(entry.metrics.get(name)) for entry in asked)))
@@ -117,7 +111,7 @@ def interval_table(run: LoadedRun) -> Table:
         f"{run.name}: every metric (%), with 95% intervals of a bootstrap over images",
         (ColumnGroup("", ("Metric", *(entry.name for entry in asked))),),
         (*counts, *rows),
-        _notes(run.summary),
+        summary_notes(run.summary),
     )
 
 
@@ -136,51 +130,11 @@ def length_table(run: LoadedRun) -> Table:
     )
 
 
-def overview(summary: Summary) -> str:
-    """The run's main numbers, one line per question type."""
-    matching = read_marks(summary.provenance).matching
-    masks = mask_metric_names(matching)[:2]
-    names = (*masks, "parts_accuracy", "objects_accuracy", "generated_parts_f1")
-    rows = [
-        TableRow(
-            (
-                entry.name,
-                str(entry.num_expected),
-                str(entry.num_failed),
-                *(format_percent(find_estimate(entry, name).value) for name in names),
-            )
-        )
-        for entry in summary.question_types.values()
-    ]
-    kind = "" if matching is Matching.PAIRED else f" ({matching})"
-    headings = (
-        *("Question type", "asked", "failed", f"micro-gIoU{kind}", f"macro-gIoU{kind}"),
-        *("parts acc.", "object acc.", "own F1"),
-    )
-    return render_table(
-        Table("Results (%)", (ColumnGroup("", headings),), tuple(rows), _notes(summary)), TableFormat.TEXT
-    )
-
-
 def format_estimate(estimate: Estimate | None) -> str:
     """Percent with interval, e.g. "36.2 [34.0, 38.5]"; a dash when nothing was counted."""
     if estimate is None or estimate.value is None:
         return "-"
     return f"{format_percent(estimate.value)} [{format_percent(estimate.low)}, {format_percent(estimate.high)}]"
-
-
-def _notes(summary: Summary) -> str:
-    lines = [overlap_line(summary.provenance), *marks_lines(summary.provenance)]
-    for entry in summary.question_types.values():
-        if entry.num_failed:
-            shown = list(entry.reasons.items())[:MAX_REASONS]
-            lines += [f"{entry.name}: {count} failed: {reason}" for reason, count in shown]
-            if len(entry.reasons) > MAX_REASONS:
-                lines.append(f"{entry.name}: {len(entry.reasons) - MAX_REASONS} more reasons, see summary.json")
-        elif not entry.num_expected:
-            reasons = "; ".join(f"{reason} ({count})" if count else reason for reason, count in entry.reasons.items())
-            lines.append(f"{entry.name}: not asked: {reasons}")
-    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -269,7 +223,7 @@ def _random_guess(run: LoadedRun) -> Iterator[TidyRow]:
 
 
 def _measured(run: LoadedRun, numbers: Sequence[int], protocol: MetricProtocol, has_all: bool) -> Iterator[TidyRow]:
-    for entry in run.summary.question_types.values():
+    for entry in run.summary.groups.values():
         in_tables = _table_of_metrics(run, entry.name, numbers)
         if has_all:
             names: Iterable[str] = _metrics_of(entry, protocol)
@@ -292,7 +246,7 @@ def _measured(run: LoadedRun, numbers: Sequence[int], protocol: MetricProtocol, 
             )
 
 
-def _metrics_of(entry: TypeSummary, protocol: MetricProtocol) -> list[str]:
+def _metrics_of(entry: GroupSummary, protocol: MetricProtocol) -> list[str]:
     """A summary's metrics under one protocol, without the authors' prefix."""
     is_authors = [name.startswith(AUTHORS_PREFIX) for name in entry.metrics]
     wanted = protocol is MetricProtocol.AUTHORS

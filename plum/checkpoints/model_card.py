@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from partonomy.files import parse_json
-from partonomy.harness.benchmark_summary import BenchmarkSummary, read_benchmark_summary
-from partonomy.harness.results import Summary, read_summary
+from partonomy.benchmarks.task import ALL
+from partonomy.harness.summary import Summary, read_summary
 from partonomy.metrics.bootstrap import Estimate
 from plum.checkpoints.export_source import RUN_CONFIG, ExportSource
 from plum.checkpoints.model_weights import empty_model
@@ -110,13 +109,11 @@ def _describe_scores(summaries: Sequence[Path]) -> list[str]:
 def _describe_summary(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such summary; --summary takes the output folder of a finished validation")
-    content = parse_json(path.read_bytes(), f"{path}: not valid JSON")
-    if "benchmark" in content:
-        return _describe_benchmark(read_benchmark_summary(path))
-    return _describe_partonomy(read_summary(path))
+    summary = read_summary(path)
+    return _describe_one_group(summary) if set(summary.groups) == {ALL} else _describe_groups(summary)
 
 
-def _describe_benchmark(summary: BenchmarkSummary) -> list[str]:
+def _describe_one_group(summary: Summary) -> list[str]:
     failed = f", {summary.num_failed} of {summary.num_expected} failed and count as 0" if summary.num_failed else ""
     rows = [(name, *_cells(estimate)) for name, estimate in summary.metrics.items()]
     return [
@@ -125,18 +122,17 @@ def _describe_benchmark(summary: BenchmarkSummary) -> list[str]:
     ]
 
 
-def _describe_partonomy(summary: Summary) -> list[str]:
+def _describe_groups(summary: Summary) -> list[str]:
     rows = [
         (f"{kind.name} {name}", *_cells(kind.metrics[name]))
-        for kind in summary.question_types.values()
+        for kind in summary.groups.values()
         for name in SHOWN_METRICS
         if name in kind.metrics and kind.metrics[name].value is not None
     ]
-    config = summary.provenance.get("config", {})
-    failed = sum(kind.num_failed for kind in summary.question_types.values())
     return [
-        f"Partonomy, protocol `{summary.protocol_version}`, questions `{config.get('questions')}`, measured on "
-        f"`{config.get('checkpoint')}`; {failed} questions failed and count as 0:",
+        f"{summary.benchmark.capitalize()}, protocol `{summary.protocol_version}`, questions "
+        f"`{summary.config['root']}`, measured on `{summary.config['model']['checkpoint']}`; {summary.num_failed} "
+        "questions failed and count as 0:",
         _markdown_table(("metric", "value", "95% interval", "n"), rows),
     ]
 

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         with naming_config_files(arguments):
             parsed = build_parser(named or COMMANDS).parse_args(expanded)
         parsed.run(parsed)
-    except (FileExistsError, FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

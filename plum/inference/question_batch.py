@@ -10,7 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from partonomy.models.contract import AnswerRequest, ChoiceRequest, Generation, MaskRequest
+from partonomy.models.contract import (
+    AnswerRequest,
+    ChoiceRequest,
+    Generation,
+    MaskRequest,
+    ReplyRequest,
+    Request,
+)
 from partonomy.structures import ChoiceScore
 from plum.data.bio_labels import TokenSpan
 from plum.data.encoding import EncodedConversation, EncodedText
@@ -92,7 +99,14 @@ class QuestionBatch:
         return answers
 
     @torch.inference_mode()
-    def write_answers(self, requests: Sequence[AnswerRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
+    def reply(self, requests: Sequence[ReplyRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
+        """Answer as `Predictor.generate_text` does, in words alone; SAM is not asked."""
+        return [self._predictor.notation.words(text) for text in self.write_answers(requests, max_new_tokens)]
+
+    @torch.inference_mode()
+    def write_answers(
+        self, requests: Sequence[AnswerRequest | ReplyRequest], max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> list[str]:
         """Answers as the model writes them, marks included; empty where the model stops at once."""
         prompts = [self._predictor.answers.prompt(request.turns, has_image=True) for request in requests]
         paths = self._states.add(
@@ -141,7 +155,7 @@ class QuestionBatch:
         return np.zeros((0, height, width), dtype=bool)
 
 
-def _forest_row(request: ChoiceRequest | MaskRequest | AnswerRequest, row: EncodedText) -> ForestRow:
+def _forest_row(request: Request, row: EncodedText) -> ForestRow:
     """A conversation in the branch of its first question: a follow-up then shares the first turn."""
     assert row.image_tokens is not None
     branch = (request.image, request.turns[0].text)

@@ -14,7 +14,7 @@ from PIL import Image
 from partonomy.datasets.record_exchange import export_records, import_records
 from partonomy.masks import encode_mask, rle_to_json
 from partonomy.structures import QuestionType
-from tests.partonomy.evaluation.conftest import make_record
+from tests.partonomy.conftest import make_record
 
 HEIGHT, WIDTH = 24, 32
 IMAGE_NAME = "Träger 漢.png"

@@ -9,14 +9,15 @@ why.
 import hashlib
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from partonomy.benchmarks.partonomy.records import ListwiseAnswer
 from partonomy.metrics.multiple_choice import ChoiceSelection
-from partonomy.models.contract import GroundedModel, ReplyingModel, ReplyRefused, Role, Turn
+from partonomy.models.contract import Gold, ReplyRefused, ReplyRequest, Request, Role, Turn
 
 LETTERS = string.ascii_uppercase
 INSTRUCTION = "Answer with the letter of the one correct choice."
@@ -170,23 +171,21 @@ class ListwiseChoice:
         return None if self.index is None else ChoiceSelection(self.index, self.index, self.index)
 
 
-def answer_listwise(
-    model: GroundedModel, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str], order_key: str
-) -> ListwiseChoice:
-    """Show the choices in a shuffled order and read the reply.
+def ask_listwise(
+    turns: Sequence[Turn], choices: Sequence[str], order_key: str, gold: Gold
+) -> Generator[Sequence[Request], Sequence[Any], ListwiseChoice]:
+    """Show the choices in a shuffled order and read the reply; see `partonomy.benchmarks.task.Asking`.
 
     Args:
-        model: The model; without `reply` it is asked to `generate`.
-        image: uint8 RGB (H, W, 3).
         turns: The conversation up to the question.
         choices: Its answers.
         order_key: Decides the order, see `shuffled_order`.
+        gold: The right answer.
     """
     order = shuffled_order(order_key, len(choices))
     shown = [choices[index] for index in order]
-    asked = listwise_turns(turns, shown)
     try:
-        reply = model.reply(image, asked) if isinstance(model, ReplyingModel) else model.generate(image, asked).text
+        (reply,) = yield [ReplyRequest(0, listwise_turns(turns, shown), gold)]
         parsed = parse_reply(reply, shown)
     except ReplyRefused as refusal:
         reply, parsed = str(refusal), ParsedReply(None, REFUSED)

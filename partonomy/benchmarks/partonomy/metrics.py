@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from partonomy.benchmarks.partonomy.records import Capability, ChoiceRecord, MaskRecord, Record
+from partonomy.benchmarks.partonomy.records import Capability, ChoiceRecord, MaskRecord, QuestionRecord
 from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.metrics.bootstrap import ImageIndex, ImageRatio, Terms
 from partonomy.metrics.iou import PairStatistics, image_statistics
@@ -93,11 +93,13 @@ def metric_of(protocol: MetricProtocol, name: str) -> str:
 
 AUTHORS_SELECTOR = Selector.CONVERSATION_MEAN
 
-ReadLabels = Callable[[Record], Sequence[str] | None]
+ReadLabels = Callable[[QuestionRecord], Sequence[str] | None]
 """The part names that a record's model gave; None where it failed."""
 
 
-def choice_ratios(index: ImageIndex, records: Sequence[Record], matcher: NameMatcher | None) -> dict[str, ImageRatio]:
+def choice_ratios(
+    index: ImageIndex, records: Sequence[QuestionRecord], matcher: NameMatcher | None
+) -> dict[str, ImageRatio]:
     """Multiple choice: accuracy under every selector; precision, recall and F1 under the default one.
 
     Args:
@@ -113,7 +115,7 @@ def choice_ratios(index: ImageIndex, records: Sequence[Record], matcher: NameMat
 
 
 def generated_ratios(
-    index: ImageIndex, records: Sequence[Record], matcher: NameMatcher | None
+    index: ImageIndex, records: Sequence[QuestionRecord], matcher: NameMatcher | None
 ) -> dict[str, ImageRatio]:
     """The model's own answers: exact set of parts, precision, recall and F1; without the prefix `generated_`."""
     terms = Terms()
@@ -124,7 +126,7 @@ def generated_ratios(
     return {"parts_accuracy": index.ratio(terms)} | name_ratios(index, records, generated_labels, matcher)
 
 
-def authors_choice_ratios(index: ImageIndex, records: Sequence[Record]) -> dict[str, ImageRatio]:
+def authors_choice_ratios(index: ImageIndex, records: Sequence[QuestionRecord]) -> dict[str, ImageRatio]:
     """Multiple choice as the authors' code counts it: answered questions alone, by `conversation_mean`."""
     answered = [record for record in records if _is_answered(record.parts_choice)]
     named = name_ratios(index, answered, _chosen_by(AUTHORS_SELECTOR), matcher=None)
@@ -137,7 +139,7 @@ def authors_choice_ratios(index: ImageIndex, records: Sequence[Record]) -> dict[
 
 
 def name_ratios(
-    index: ImageIndex, records: Sequence[Record], read_labels: ReadLabels, matcher: NameMatcher | None
+    index: ImageIndex, records: Sequence[QuestionRecord], read_labels: ReadLabels, matcher: NameMatcher | None
 ) -> dict[str, ImageRatio]:
     """Precision, recall and F1 of part names by exact strings and, with a matcher, by embeddings too."""
     ratios = _text_ratios(index, records, [_count_names(record, read_labels, None) for record in records])
@@ -147,19 +149,19 @@ def name_ratios(
     return ratios | {name + EMBEDDING_SUFFIX: ratio for name, ratio in matched.items()}
 
 
-def true_labels(record: Record) -> tuple[str, ...]:
+def true_labels(record: QuestionRecord) -> tuple[str, ...]:
     """Part names of the correct answer."""
     if record.parts_choice is not None:
         return record.parts_choice.true_labels
     return tuple(part.label for part in record.true_parts)
 
 
-def generated_labels(record: Record) -> tuple[str, ...] | None:
+def generated_labels(record: QuestionRecord) -> tuple[str, ...] | None:
     """Part names of the model's own answer; None where there is none."""
     return None if record.generation is None else record.generation.span_texts
 
 
-def part_names(records: Sequence[Record]) -> tuple[str, ...]:
+def part_names(records: Sequence[QuestionRecord]) -> tuple[str, ...]:
     """Every part name that a record's text metrics compare, sorted."""
     names: set[str] = set()
     for record in records:
@@ -176,7 +178,7 @@ def _is_answered(choice: ChoiceRecord | None) -> bool:
     return choice is not None and choice.selection is not None
 
 
-def _count_names(record: Record, read_labels: ReadLabels, matcher: NameMatcher | None) -> PartTextStatistics:
+def _count_names(record: QuestionRecord, read_labels: ReadLabels, matcher: NameMatcher | None) -> PartTextStatistics:
     labels, truth = read_labels(record), true_labels(record)
     if labels is None:
         return failed_statistics(truth)
@@ -184,7 +186,7 @@ def _count_names(record: Record, read_labels: ReadLabels, matcher: NameMatcher |
 
 
 def _text_ratios(
-    index: ImageIndex, records: Sequence[Record], statistics: Sequence[PartTextStatistics]
+    index: ImageIndex, records: Sequence[QuestionRecord], statistics: Sequence[PartTextStatistics]
 ) -> dict[str, ImageRatio]:
     precision, recall, f1 = Terms(), Terms(), Terms()
     for record, counts in zip(records, statistics, strict=True):
@@ -198,13 +200,15 @@ def _text_ratios(
     }
 
 
-def _accuracy_ratios(index: ImageIndex, records: Sequence[Record], subject: Subject) -> dict[str, ImageRatio]:
+def _accuracy_ratios(index: ImageIndex, records: Sequence[QuestionRecord], subject: Subject) -> dict[str, ImageRatio]:
     return {
         accuracy_name(subject, selector): _accuracy_ratio(index, records, subject, selector) for selector in Selector
     }
 
 
-def _accuracy_ratio(index: ImageIndex, records: Sequence[Record], subject: Subject, selector: Selector) -> ImageRatio:
+def _accuracy_ratio(
+    index: ImageIndex, records: Sequence[QuestionRecord], subject: Subject, selector: Selector
+) -> ImageRatio:
     terms = Terms()
     for record in records:
         choice = record.parts_choice if subject is Subject.PARTS else record.object_choice
@@ -216,11 +220,11 @@ def _accuracy_ratio(index: ImageIndex, records: Sequence[Record], subject: Subje
 class QuestionPairs:
     """The pixel counts of one question."""
 
-    image_id: int
+    image_id: int | str
     pairs: tuple[PairStatistics, ...]
 
 
-def unsupported_capabilities(records: Sequence[Record]) -> frozenset[Capability]:
+def unsupported_capabilities(records: Sequence[QuestionRecord]) -> frozenset[Capability]:
     """What the model of these records cannot do: it said so, and did it on no question.
 
     A NotImplementedError on some questions alone (an operation that a device lacks, say) must not void the run.
@@ -233,7 +237,7 @@ def unsupported_capabilities(records: Sequence[Record]) -> frozenset[Capability]
 
 
 def metric_ratios(
-    records: Sequence[Record], unsupported: frozenset[Capability], matcher: NameMatcher | None = None
+    records: Sequence[QuestionRecord], unsupported: frozenset[Capability], matcher: NameMatcher | None = None
 ) -> dict[str, ImageRatio]:
     """Every metric of the records of one question type, by name.
 
@@ -253,7 +257,7 @@ def metric_ratios(
     return ratios | {f"generated_{name}": ratio for name, ratio in own.items()}
 
 
-def _answered(record: Record) -> set[Capability]:
+def _answered(record: QuestionRecord) -> set[Capability]:
     choice = record.parts_choice
     answers = {
         Capability.CHOICES: None if choice is None else choice.selection,
@@ -263,7 +267,7 @@ def _answered(record: Record) -> set[Capability]:
     return {capability for capability, answer in answers.items() if answer is not None}
 
 
-def mask_ratios(index: ImageIndex, records: Sequence[Record], is_generated: bool) -> dict[str, ImageRatio]:
+def mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord], is_generated: bool) -> dict[str, ImageRatio]:
     """Micro-gIoU, macro-gIoU and cIoU under each pairing."""
     ratios: dict[str, ImageRatio] = {}
     for matching in Matching:
@@ -277,7 +281,7 @@ def mask_ratios(index: ImageIndex, records: Sequence[Record], is_generated: bool
     return ratios
 
 
-def record_pairs(record: Record, matching: Matching, is_generated: bool) -> tuple[PairStatistics, ...]:
+def record_pairs(record: QuestionRecord, matching: Matching, is_generated: bool) -> tuple[PairStatistics, ...]:
     """The pixel counts of one question under one pairing; all missing where it failed."""
     masks: MaskRecord | None = record.segmentation
     if is_generated:
@@ -289,7 +293,7 @@ def record_pairs(record: Record, matching: Matching, is_generated: bool) -> tupl
     return match_nothing(areas, record.true_union_area, matching)
 
 
-def is_parts_correct(record: Record, selector: Selector) -> bool:
+def is_parts_correct(record: QuestionRecord, selector: Selector) -> bool:
     """Whether the selector chose the correct set of parts; False for a failed question."""
     return record.parts_choice is not None and record.parts_choice.is_correct(selector)
 
@@ -303,7 +307,7 @@ def _micro_ratio(index: ImageIndex, questions: Sequence[QuestionPairs]) -> Image
 
 
 def _macro_ratio(index: ImageIndex, questions: Sequence[QuestionPairs]) -> ImageRatio:
-    by_image: dict[int, list[PairStatistics]] = {}
+    by_image: dict[int | str, list[PairStatistics]] = {}
     for question in questions:
         by_image.setdefault(question.image_id, []).extend(question.pairs)
     terms = Terms()
@@ -322,7 +326,7 @@ def _cumulative_ratio(index: ImageIndex, questions: Sequence[QuestionPairs]) -> 
     return index.ratio(terms, value_if_empty=0.0 if is_any_missing else 1.0)
 
 
-def _authors_mask_ratios(index: ImageIndex, records: Sequence[Record]) -> dict[str, ImageRatio]:
+def _authors_mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord]) -> dict[str, ImageRatio]:
     """Paired gIoU as the authors' code averages it: questions that failed or lack a prediction are left out."""
     kept = [
         QuestionPairs(record.image_id, record.segmentation.paired)

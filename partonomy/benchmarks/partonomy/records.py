@@ -1,29 +1,20 @@
-"""One record per question: everything needed to recompute every metric and to draw the case, as one JSON line."""
+"""One record per question: everything needed to recompute every metric and to draw the case."""
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain, islice
-from pathlib import Path
+from itertools import chain
+from typing import Any
 
-import msgspec
-
-from partonomy.masks import MAX_PIXELS, find_sound_masks, rle_from_coco, rle_to_json, shorten
+from partonomy.benchmarks.task import Record
+from partonomy.masks import MAX_PIXELS, shorten
 from partonomy.metrics.iou import PairStatistics
 from partonomy.metrics.multiple_choice import ChoiceSelection, Selector
 from partonomy.structures import RLE, CharSpan, ChoiceScore, QuestionType
 
-
-class Status(StrEnum):
-    """Whether the question was scored. A failed one counts as 0 in every metric that was asked for.
-
-    Where only the model's own answer failed, choices and masks are recorded and count as they are.
-    """
-
-    SCORED = "scored"
-    FAILED = "failed"
+UNKNOWN_TYPE = "unknown"
+"""Group of unreadable records that do not name a question type."""
 
 
 class Capability(StrEnum):
@@ -111,142 +102,66 @@ class GenerationRecord:
         return tuple(self.text[span.start : span.end] for span in self.spans)
 
 
-@dataclass(frozen=True)
-class Record:
-    """The outcome of one question.
+@dataclass(frozen=True, kw_only=True)
+class QuestionRecord(Record):
+    """The outcome of one question; `group` is its type, or "unknown" for an unreadable record that names none.
+
+    Where only the model's own answer failed, the status says so, but choices and masks are recorded and count as they
+    are.
 
     Attributes:
-        question_type: None only for an unreadable record that does not even name its type.
+        instance_id, object_label: Of the object that the question is about.
         requested: What the run asked of the model on this question.
         unsupported: Which of these the model cannot do (NotImplementedError); its metrics are null.
         true_parts: Parts of the correct answer, reading order; `true_union_area` counts the pixels of their union.
-        reason: Why it failed; empty when scored.
-        seconds: Wall time spent on the question: the model's answers and their comparison with the truth, failed
-            attempts too, without loading the image. It differs from run to run; nothing else in a record does.
     """
 
-    question_id: str
-    question_type: QuestionType | None
-    image_id: int
-    image_path: str
     instance_id: int
     object_label: str
-    question: str
-    status: Status
-    reason: str
     requested: tuple[Capability, ...]
-    unsupported: tuple[Capability, ...]
-    true_parts: tuple[TruePart, ...]
-    true_union_area: int
-    parts_choice: ChoiceRecord | None
-    object_choice: ChoiceRecord | None
-    segmentation: MaskRecord | None
-    generation: GenerationRecord | None
-    seconds: float
+    unsupported: tuple[Capability, ...] = ()
+    true_parts: tuple[TruePart, ...] = ()
+    true_union_area: int = 0
+    parts_choice: ChoiceRecord | None = None
+    object_choice: ChoiceRecord | None = None
+    segmentation: MaskRecord | None = None
+    generation: GenerationRecord | None = None
 
     @property
-    def is_scored(self) -> bool:
-        """Whether the model answered without error."""
-        return self.status is Status.SCORED
+    def question_type(self) -> QuestionType | None:
+        """The type; None for an unreadable record that names none."""
+        return None if self.group == UNKNOWN_TYPE else QuestionType(self.group)
+
+    def masks(self) -> Iterable[RLE]:
+        """See Record."""
+        generated = None if self.generation is None else self.generation.masks
+        return chain.from_iterable(masks.masks for masks in (self.segmentation, generated) if masks is not None)
+
+    def check(self) -> None:
+        """See Record."""
+        if self.group != UNKNOWN_TYPE and self.group not in list(QuestionType):
+            raise ValueError(f"there is no question type {shorten(self.group)}")
+        if not isinstance(self.image_id, int) or abs(self.image_id) > MAX_ID:
+            raise ValueError(f"no image has the id {shorten(self.image_id)}")
+        _check_finite(self.seconds, *(self.generation.confidences if self.generation else ()))
+        _check_pixels(self.true_union_area, *(part.area for part in self.true_parts))
+        for choice in (self.parts_choice, self.object_choice):
+            if choice is not None:
+                _check_choice(choice)
+        generated = None if self.generation is None else self.generation.masks
+        for masks in (self.segmentation, generated):
+            if masks is not None:
+                _check_pairs(masks)
+
+    @classmethod
+    def upgrade(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See Record. Earlier versions had other names for what all benchmarks' records have in common."""
+        names = {"question_id": "item_id", "question_type": "group", "question": "prompt"}
+        upgraded = {names.get(key, key): value for key, value in content.items()}
+        return upgraded | {"group": upgraded.get("group") or UNKNOWN_TYPE}
 
 
 MAX_ID = 2**63 - 1
-LINES_PER_BATCH = 256
-_DECODER = msgspec.json.Decoder(Record)  # the dataclasses are the schema: every field is checked against its type
-
-
-def record_to_line(record: Record) -> str:
-    """One line of JSON without its newline; field names are those of the dataclasses."""
-    # `vars` of a dataclass are its fields in their order; dataclasses.asdict would copy all of them first
-    return json.dumps(vars(record), default=vars, ensure_ascii=False, allow_nan=False)
-
-
-def record_from_line(line: str | bytes) -> Record:
-    """Read what `record_to_line` wrote; keys with a default may be missing (records of earlier versions).
-
-    Raises:
-        ValueError: The line is not JSON, its fields are not a record's, or a mask's code is damaged.
-    """
-    try:
-        record = _decode(line)
-        for number, rle in enumerate(_masks(record)):
-            rle_from_coco(rle_to_json(rle), rle.height, rle.width, f"predicted mask {number}")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not a record of an evaluation: {shorten(line)} ({error})") from error
-    return record
-
-
-def read_records(path: Path) -> tuple[Record, ...]:
-    """Read a record file; a last line without its newline (a process killed in the middle of it) is left out.
-
-    Raises:
-        ValueError: Another line is damaged; names file and line.
-    """
-    return tuple(record for record, _ in iterate_records(path))
-
-
-def iterate_records(path: Path) -> Iterator[tuple[Record, int]]:
-    """Go through a record file as `read_records` does; with every record comes the length of its line in bytes."""
-    num_read = 0
-    with path.open("rb") as file:
-        while lines := list(islice(file, LINES_PER_BATCH)):
-            if not lines[-1].endswith(b"\n"):
-                lines.pop()
-            yield from zip(_read_batch(lines, path, first_line=num_read + 1), map(len, lines), strict=True)
-            num_read += len(lines)
-
-
-def decode_checked(line: bytes) -> Record:
-    """Read a line that was checked before."""
-    return _DECODER.decode(line)
-
-
-def _read_batch(lines: Sequence[bytes], path: Path, first_line: int) -> list[Record]:
-    """The records of some lines. All their masks are checked at once; one by one only if something is wrong."""
-    try:
-        records = [_decode(line) for line in lines]
-        if all(find_sound_masks([mask for record in records for mask in _masks(record)])):
-            return records
-    except (ValueError, RecursionError):
-        records = []
-    for number, line in enumerate(lines, start=first_line):
-        try:
-            record_from_line(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}; delete that line and resume") from error
-    return records
-
-
-def _decode(line: str | bytes) -> Record:
-    """A record that was checked but for the codes of its masks."""
-    record = _DECODER.decode(line)
-    _check(record)
-    return record
-
-
-def _masks(record: Record) -> Iterable[RLE]:
-    """Every predicted mask."""
-    generated = None if record.generation is None else record.generation.masks
-    return chain.from_iterable(masks.masks for masks in (record.segmentation, generated) if masks is not None)
-
-
-def _check(record: Record) -> None:
-    """Check what the types do not say, the codes of masks apart.
-
-    Raises:
-        ValueError: a choice that is not there, lists that do not match, impossible numbers of pixels.
-    """
-    if abs(record.image_id) > MAX_ID:
-        raise ValueError(f"no image has the id {shorten(record.image_id)}")
-    _check_finite(record.seconds, *(record.generation.confidences if record.generation else ()))
-    _check_pixels(record.true_union_area, *(part.area for part in record.true_parts))
-    for choice in (record.parts_choice, record.object_choice):
-        if choice is not None:
-            _check_choice(choice)
-    generated = None if record.generation is None else record.generation.masks
-    for masks in (record.segmentation, generated):
-        if masks is not None:
-            _check_pairs(masks)
 
 
 def _check_finite(*values: float) -> None:

@@ -9,7 +9,7 @@ import pytest
 from partonomy.__main__ import main
 from partonomy.datasets.sources.mmr import read_mmr
 from partonomy.datasets.store import DatasetOrigin, save_dataset
-from tests.partonomy.evaluation.models.chat_server import Handler, Request, completion, serve, status
+from tests.partonomy.models.chat_server import Handler, Request, completion, serve, status
 from tests.partonomy.questions.mmr_world import make_dataset, write_functions
 
 GOOD = (

@@ -17,8 +17,8 @@ from partonomy.integrations.lmms_eval.task_functions import mean_over_images, pr
 from partonomy.masks import encode_mask, rle_to_json
 from partonomy.models.bounds import OracleModel
 from partonomy.structures import QuestionType
-from tests.partonomy.evaluation.conftest import write_questions
-from tests.partonomy.evaluation.running import make_config, run_model
+from tests.partonomy.conftest import write_questions
+from tests.partonomy.running import make_config, run_model
 from tests.partonomy.tiny_world import make_dataset, make_image, make_instance
 
 TYPES = (QuestionType.POSITIVE_WITH_LABEL, QuestionType.WHOLE_TO_PART)

@@ -4,17 +4,17 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from partonomy.harness.run_directory import EvaluationConfig
+from partonomy.harness.runner import Job, run_evaluation
 
 from partonomy.benchmarks.partonomy.records import ChoiceRecord, Record
 from partonomy.harness import ranks as sharding
 from partonomy.harness.ranks import Rank
-from partonomy.harness.run_directory import EvaluationConfig
-from partonomy.harness.runner import Job, run_evaluation
 from partonomy.models.contract import GroundedModel
 from partonomy.structures import QuestionType
 from plum.partonomy_adapter import BatchedPlum, PlumModel
-from tests.partonomy.evaluation.conftest import write_questions
-from tests.partonomy.evaluation.running import make_config, run_model, untimed
+from tests.partonomy.conftest import write_questions
+from tests.partonomy.running import make_config, run_model, untimed
 from tests.plum.predictor_world import make_predictor
 
 TYPES = (QuestionType.IDENTIFICATION, QuestionType.POSITIVE, QuestionType.WHOLE_TO_PART, QuestionType.PART_TO_WHOLE)

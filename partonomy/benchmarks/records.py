@@ -1,0 +1,133 @@
+"""Records of items with one answer, and the sums over images that their metrics are made of."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from partonomy.benchmarks.task import Record, Status
+from partonomy.metrics.bootstrap import ImageRatio
+from partonomy.metrics.iou import PairStatistics
+from partonomy.structures import RLE
+
+
+@dataclass(frozen=True)
+class MaskOutcome:
+    """Pixels of a prediction against its target, ignore pixels left out of both; the predicted mask for pictures."""
+
+    intersection: int
+    union: int
+    predicted: RLE | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.intersection <= self.union:
+            raise ValueError(f"intersection {self.intersection} and union {self.union} cannot belong to two masks")
+
+
+@dataclass(frozen=True)
+class TargetOutcome:
+    """One of several targets of an item, or a prediction that belongs to none of them.
+
+    Attributes:
+        name: Of the target; None for a prediction without a target.
+        intersection: Pixels; 0 where there is no prediction or no target.
+        union: Pixels: of both, or of the one that there is.
+        is_predicted: Whether there is a prediction; without one the target scores 0, also an empty one.
+        predicted: The predicted mask, for pictures.
+        reason: Why there is no prediction, where the question, and not the model, is to blame.
+    """
+
+    name: str | None
+    intersection: int
+    union: int
+    is_predicted: bool = True
+    predicted: RLE | None = None
+    reason: str | None = None
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union; 1 where target and prediction are both empty, 0 where one of them is missing."""
+        is_matched = self.is_predicted and self.name is not None
+        return PairStatistics(self.intersection, self.union, is_matched).iou
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerRecord(Record):
+    """An item with one answer: words, one mask, or a mask for each of several targets.
+
+    Attributes:
+        truths: Right answers, or the words that name the target.
+        reply: The model's own words; None where it failed or its answer was given (forced masks).
+        prediction: What the reply was read as.
+        score: In [0, 1]: of the answer, or the mask's IoU; 0 for an item that was not scored.
+        mask: Pixel counts of segmentation; None for questions.
+        targets: Those of each target and each further prediction, where an item has several.
+    """
+
+    truths: tuple[str, ...]
+    reply: str | None = None
+    prediction: str | None = None
+    score: float = 0.0
+    mask: MaskOutcome | None = None
+    targets: tuple[TargetOutcome, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score <= 1:
+            raise ValueError(f"item {self.item_id}: a score lies between 0 and 1, got {self.score}")
+        if not self.is_scored and self.score > 0:
+            raise ValueError(f"item {self.item_id}: a failed item scores 0, got {self.score}")
+
+    def masks(self) -> Iterable[RLE]:
+        """See Record."""
+        found = [self.mask.predicted] if self.mask is not None else []
+        return [mask for mask in (*found, *(target.predicted for target in self.targets)) if mask is not None]
+
+    @classmethod
+    def upgrade(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See Record. Earlier versions had no status and no image path; a reason meant that the item had failed."""
+        reason = content.get("reason")
+        status = Status.SCORED if reason is None else Status.FAILED
+        return {"image_path": "", **content, "status": status.value, "reason": reason or ""}
+
+
+def image_rows(records: Sequence[AnswerRecord]) -> np.ndarray:
+    """The row of each record's image, int64 (N,); rows count images in order of first appearance."""
+    rows: dict[int | str, int] = {}
+    return np.array([rows.setdefault(record.image_id, len(rows)) for record in records], dtype=np.int64)
+
+
+def sum_by_image(values: Sequence[int | float], rows: np.ndarray, num_images: int) -> np.ndarray:
+    """Sums over the records of each image, float64 (num_images,); integers stay exact below 2^53."""
+    return np.bincount(rows, weights=np.asarray(values, dtype=np.float64), minlength=num_images)
+
+
+def ratio_by_image(
+    records: Sequence[AnswerRecord],
+    numerators: Sequence[int | float],
+    denominators: Sequence[int | float],
+    value_if_empty: float = 0.0,
+) -> ImageRatio:
+    """A metric whose sums run over records, ready for the bootstrap over images.
+
+    Args:
+        records: Of one run; every metric of the run must be given the same ones, so that their images are the same.
+        numerators: One per record.
+        denominators: One per record; those above 0 are the metric's count.
+        value_if_empty: The metric where all denominators are 0.
+    """
+    rows = image_rows(records)
+    num_images = int(rows.max(initial=-1)) + 1
+    return ImageRatio(
+        sum_by_image(numerators, rows, num_images),
+        sum_by_image(denominators, rows, num_images),
+        count=int(np.count_nonzero(np.asarray(denominators))),
+        value_if_empty=value_if_empty,
+    )
+
+
+def mean_score(records: Sequence[AnswerRecord], group: str | None = None) -> ImageRatio:
+    """Mean score of all records, or of those of one group."""
+    is_counted = [group is None or record.group == group for record in records]
+    scores = [record.score if counted else 0.0 for record, counted in zip(records, is_counted, strict=True)]
+    return ratio_by_image(records, scores, [int(counted) for counted in is_counted])

@@ -1,0 +1,194 @@
+"""`python -m partonomy run BENCHMARK`: a model on a benchmark, as records.jsonl and summary.json in a folder."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser, Namespace
+
+from partonomy.benchmarks.registry import BENCHMARKS, find_benchmark
+from partonomy.cli.config_files import naming_config_files
+from partonomy.harness.ranks import parse_shard, rank_from_environment
+from partonomy.harness.run import Job, configure_run, run_benchmark
+from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, RunConfig
+from partonomy.harness.summary import Summary
+from partonomy.models.registry import ModelSettings
+from partonomy.reporting.overview import overview
+
+SettingsT = TypeVar("SettingsT")
+
+TITLE = "Score a model on a benchmark."
+
+
+def build_parser(only: str | None = None) -> ArgumentParser:
+    """Build the parser of all benchmarks, or of one; each benchmark is a subcommand with its own flags."""
+    parser = ArgumentParser(prog="python -m partonomy run", description=TITLE)
+    benchmarks = parser.add_subcommands(dest="benchmark", metavar="BENCHMARK")
+    for name, benchmark in BENCHMARKS.items():
+        if only is None or only == name:
+            benchmarks.add_subcommand(name, benchmark_parser(name), help=benchmark.title)
+    return parser
+
+
+def benchmark_parser(name: str, prog: str | None = None, default_model: str | None = None) -> ArgumentParser:
+    """Build the parser of one benchmark; every flag may also stand in a YAML given by --config.
+
+    Args:
+        name: The benchmark.
+        prog: Name of the command, where it is not that of `python -m partonomy run`.
+        default_model: `--model` where none is given; None: it must be given.
+    """
+    benchmark = find_benchmark(name)
+    parser = ArgumentParser(prog=prog or f"python -m partonomy run {name}", description=f"{benchmark.title}.")
+    parser.add_argument("--config", action="config", help="YAML file with any of the flags below")
+    where = "dataset folder, or published record (.json)" if name == "partonomy" else "where the data set lies"
+    parser.add_argument(f"--{benchmark.root_flag}", type=str, required=True, help=where)
+    parser.add_argument("--output", type=str, required=True, help=f"folder for {RECORDS_FILE} and {SUMMARY_FILE}")
+    if name != "partonomy":
+        parser.add_argument("--split", type=str | None, default=None, help=benchmark.splits)
+    if benchmark.takes_annotations:
+        parser.add_argument(
+            "--annotations", type=str | None, default=None, help="a file in the place of the split's own"
+        )
+    _add_fields(parser, ModelSettings, {"model": default_model} if default_model else {})
+    _add_fields(parser, benchmark.options, {})
+    parser.add_argument("--limit", type=int | None, default=None, help="ask at most N items (of each group)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument("--num_procs", type=int, default=1, help="worker processes on this machine")
+    parser.add_argument(
+        "--shard",
+        type=str | None,
+        default=None,
+        help="ask one part of the images, e.g. 2/8, on machines without a common launcher; python -m partonomy "
+        "merge-runs joins the parts",
+    )
+    parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; ignored")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap, of --model random, of shuffled choices")
+    return parser
+
+
+def read_run(name: str, arguments: Namespace) -> RunConfig:
+    """Check the arguments and resolve them into the configuration that the run records, but for what data tell.
+
+    Raises:
+        ValueError: An argument is missing or unknown.
+        FileNotFoundError: The checkpoint does not exist.
+    """
+    benchmark = find_benchmark(name)
+    output = Path(arguments.output)
+    if arguments.shard is not None:
+        parse_shard(arguments.shard)
+    model = _read_fields(ModelSettings, arguments).resolve(output)
+    options = _read_fields(benchmark.options, arguments)
+    if hasattr(options, "resolve"):
+        options = options.resolve(model.model)
+    if hasattr(options, "check"):
+        options.check()
+    return RunConfig(
+        benchmark=name,
+        split=arguments.get("split") or "",
+        root=arguments[benchmark.root_flag],
+        annotations=arguments.get("annotations"),
+        options=asdict(options),
+        protocol="",
+        protocol_version="",
+        content_hash="",
+        model=model,
+        output=arguments.output,
+        limit=arguments.limit,
+        shard=arguments.shard,
+        seed=arguments.seed,
+    )
+
+
+def run_parsed(name: str, arguments: Namespace) -> Summary | None:
+    """Run a benchmark and print its overview.
+
+    Raises:
+        OSError, ValueError, RuntimeError: See `run_benchmark`.
+    """
+    config = read_run(name, arguments)
+    task = config.load_task()
+    job = Job(configure_run(config, task))
+    rank = rank_from_environment()
+    summary = run_benchmark(job, task, resume=arguments.resume, rank=rank, num_procs=arguments.num_procs)
+    if summary is not None:
+        print(overview(summary))
+        print(f"Written: {job.output / RECORDS_FILE}, {job.output / SUMMARY_FILE}")
+    elif job.config.shard is not None and rank.index == 0:
+        print(f"Shard {job.config.shard}: {job.output}")
+        print("Join all: python -m partonomy merge-runs SHARDS --output DIR")
+    return summary
+
+
+def run_named(name: str, prog: str, arguments: Sequence[str], default_model: str | None = None) -> Summary | None:
+    """Run one benchmark as a command of its own.
+
+    Args:
+        name: The benchmark.
+        prog: Name of the command, for messages.
+        arguments: Its words.
+        default_model: See `benchmark_parser`.
+
+    Raises:
+        SystemExit: The flags are unknown, or help was asked for.
+        OSError, ValueError, RuntimeError: See `run_benchmark`.
+    """
+    with naming_config_files(arguments):
+        parsed = benchmark_parser(name, prog, default_model).parse_args(list(arguments))
+    return run_parsed(name, parsed)
+
+
+def _add_fields(parser: ArgumentParser, settings: type[Any], defaults: Mapping[str, Any]) -> None:
+    """Add a flag for every field of a dataclass, its help from the docstring."""
+    help_of = {param.arg_name: param.description for param in parse_docstring(_docstring(settings)).params}
+    for entry in fields(settings):
+        default = defaults.get(entry.name, entry.default)
+        if entry.type is bool:
+            parser.add_argument(f"--{entry.name}", action="store_true", help=help_of.get(entry.name))
+        elif _is_enum(kind := entry.type):
+            words = [str(member) for member in list[Any](kind)]
+            parser.add_argument(f"--{entry.name}", choices=words, default=str(default), help=help_of.get(entry.name))
+        elif default is MISSING:
+            parser.add_argument(f"--{entry.name}", type=entry.type, required=True, help=help_of.get(entry.name))
+        else:
+            parser.add_argument(f"--{entry.name}", type=entry.type, default=default, help=help_of.get(entry.name))
+
+
+def _read_fields(settings: type[SettingsT], arguments: Namespace) -> SettingsT:
+    """Make a dataclass of the flags that `_add_fields` added."""
+    values = {entry.name: arguments[entry.name] for entry in fields(settings)}  # type: ignore[arg-type]
+    enums: dict[str, Any] = {
+        entry.name: entry.type
+        for entry in fields(settings)  # type: ignore[arg-type]
+        if _is_enum(entry.type)
+    }
+    return settings(**{name: enums[name](value) if name in enums else value for name, value in values.items()})
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, StrEnum)
+
+
+def _docstring(settings: type[Any]) -> str:
+    return settings.__doc__ or ""
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Score a model on a benchmark.
+
+    Args:
+        arguments: The benchmark and its flags.
+
+    Raises:
+        SystemExit: The words are unknown, or help was asked for.
+        OSError, ValueError, RuntimeError: See `run_benchmark`.
+    """
+    name = next(iter(arguments), "")
+    if name not in BENCHMARKS:
+        build_parser().parse_args(list(arguments))
+        return
+    run_named(name, f"python -m partonomy run {name}", arguments[1:])

@@ -1,0 +1,363 @@
+"""Puts the requests of a batch of items to a model and turns the answers into records, each item exactly once.
+
+A task's requests (`Task.ask`) of all items of a batch are answered together where the model takes batches: while it
+computes one batch, the images of the next two are decoded and resized, and the answers of the one before are scored,
+in threads that touch no device. A model without batches is asked request by request. An error belongs to the request
+that it comes from: where a batch raises, its requests are asked again one by one.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from partonomy.benchmarks.task import Asking, Item, Picture, Record, Status, Task, describe_error
+from partonomy.harness.ranks import Batch, end_with_parent
+from partonomy.images import draw_box, image_size, load_image
+from partonomy.models.contract import (
+    AnswerMarks,
+    AnswerRequest,
+    BatchedModel,
+    ChoiceRequest,
+    GroundedModel,
+    Hint,
+    ImageBatch,
+    InformedModel,
+    MarkingModel,
+    MaskRequest,
+    ModelUnavailable,
+    ReplyingModel,
+    ReplyRequest,
+    Request,
+    describe_marks,
+)
+
+logger = logging.getLogger(__name__)
+
+NUM_READERS = 2
+NUM_READ_AHEAD = 2
+KINDS = (ChoiceRequest, MaskRequest, ReplyRequest, AnswerRequest)
+"""Order in which the requests of a batch are answered: own answers continue what choices and masks have computed."""
+
+AnyTask = Task[Any, Any, Any]
+IsWanted = Callable[[Item], bool]
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """Items of some images, ready to be asked.
+
+    Attributes:
+        items: Those that still need a record, and those that others of the batch are asked together with.
+        pictures: uint8 RGB (H, W, 3), an image as its items show it.
+        picture_of: Number of each item's picture; items without an image are missing.
+        failures: Reasons of the items whose image could not be read.
+        read: What the model's `read_image` made of each picture, or its error; None for a model without batches.
+    """
+
+    items: Batch
+    pictures: tuple[np.ndarray, ...]
+    picture_of: dict[str, int]
+    failures: dict[str, str]
+    read: Sequence[object] | Exception | None = None
+
+
+@dataclass
+class _Open:
+    """An item on its way: its generator of requests, the next requests or what came of them."""
+
+    item: Item
+    picture: int
+    asking: Asking[Any]
+    pending: Sequence[Request] = ()
+    num_asked: int = 0
+    answer: Any = None
+    error: Exception | None = None
+    is_finished: bool = False
+    seconds: float = 0.0
+
+    def advance(self, answers: Sequence[Any] | None, error: Exception | None = None) -> None:
+        """Send the answers to the pending requests, or raise their error there; the next requests become pending."""
+        self.num_asked += len(self.pending)
+        self.pending = ()
+        try:
+            if error is not None:
+                self.pending = self.asking.throw(error)
+            elif answers is None:
+                self.pending = next(self.asking)
+            else:
+                self.pending = self.asking.send(answers)
+        except StopIteration as stop:
+            self.answer, self.is_finished = stop.value, True
+        except ModelUnavailable:
+            raise
+        except Exception as problem:  # whatever a model raises on one item must not end the run of the others
+            self.error, self.is_finished = problem, True
+
+
+def answer_items(
+    model: GroundedModel, task: AnyTask, batches: Sequence[Batch], is_wanted: IsWanted
+) -> Iterator[Record]:
+    """Ask the wanted items of all batches, in order, and yield their records.
+
+    Args:
+        model: The model.
+        task: What the items belong to.
+        batches: From `deal_batches`, also with items that have a record already: what a batch holds decides how its
+            numbers are rounded.
+        is_wanted: Whether an item still needs its record.
+
+    Raises:
+        ModelUnavailable: The model cannot be asked at all; the items have no records then.
+    """
+    readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="reader")
+    finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
+    is_batched, marks = isinstance(model, BatchedModel), describe_marks(model)
+    try:
+        ahead: deque[Future[LoadedBatch]] = deque()
+        waiting = iter(batches)
+        unfinished: Future[list[Record]] | None = None
+        for _ in batches:
+            while len(ahead) < NUM_READ_AHEAD and (batch := next(waiting, None)) is not None:
+                shown = batch if is_batched else tuple(filter(is_wanted, batch))
+                ahead.append(readers.submit(load_batch, model, shown))
+            end_with_parent()
+            loaded = ahead.popleft().result()
+            opened = ask_batch(model, task, loaded, marks)
+            if unfinished is not None:
+                yield from unfinished.result()
+            unfinished = finisher.submit(_finish, task, loaded, opened, is_wanted)
+        if unfinished is not None:
+            yield from unfinished.result()
+    finally:
+        readers.shutdown(cancel_futures=True)
+        finisher.shutdown(cancel_futures=True)
+
+
+def load_batch(model: GroundedModel, items: Batch) -> LoadedBatch:
+    """Load the images of a batch, draw the boxes, and let a model that takes batches read what is shown."""
+    pictures: list[np.ndarray] = []
+    numbers: dict[Picture, int] = {}
+    images: dict[Picture, np.ndarray | str] = {}
+    picture_of: dict[str, int] = {}
+    failures: dict[str, str] = {}
+    for item in items:
+        picture = item.picture
+        plain = replace(picture, box=None)
+        if plain not in images:
+            images[plain] = _load(plain)
+        image = images[plain]
+        if isinstance(image, str):
+            failures[item.item_id] = image
+            continue
+        if picture not in numbers:
+            numbers[picture] = len(pictures)
+            pictures.append(image if picture.box is None else draw_box(image, picture.box))
+        picture_of[item.item_id] = numbers[picture]
+    read: list[object] | Exception | None = None
+    if isinstance(model, BatchedModel):
+        try:
+            read = [model.read_image(picture) for picture in pictures]
+        except Exception as error:  # it comes again, and is recorded, when the items are asked one by one
+            read = error
+    return LoadedBatch(items, tuple(pictures), picture_of, failures, read)
+
+
+def _load(picture: Picture) -> np.ndarray | str:
+    """The image, or why it cannot be read."""
+    try:
+        if picture.height is None or picture.width is None:
+            return load_image(picture.path, *image_size(picture.path))
+        return load_image(picture.path, picture.height, picture.width)
+    except (OSError, ValueError) as error:
+        return describe_error(error)
+
+
+def ask_batch(model: GroundedModel, task: AnyTask, batch: LoadedBatch, marks: AnswerMarks) -> list[_Open]:
+    """Answer every request of every item of the batch.
+
+    Raises:
+        ModelUnavailable: The model cannot be asked at all.
+    """
+    opened = [
+        _Open(item, batch.picture_of[item.item_id], task.ask(item, marks))
+        for item in batch.items
+        if item.item_id in batch.picture_of
+    ]
+    start = time.perf_counter()
+    images = _open_images(model, batch)
+    if images is None:
+        for entry in opened:
+            _ask_alone(model, batch, entry)
+        return opened
+    for entry in opened:
+        entry.advance(None)
+    while waiting := [entry for entry in opened if not entry.is_finished]:
+        kind = next(kind for kind in KINDS if any(isinstance(entry.pending[0], kind) for entry in waiting))
+        asked = [entry for entry in waiting if isinstance(entry.pending[0], kind)]
+        answers = _Answers(model, images, batch, asked)
+        for entry in asked:
+            answers.hand_to(entry)
+    share = (time.perf_counter() - start) / max(1, len(opened))
+    for entry in opened:
+        entry.seconds = share
+    return opened
+
+
+def _open_images(model: GroundedModel, batch: LoadedBatch) -> ImageBatch | None:
+    """The model's batch; None where the items have to be asked one by one."""
+    if not isinstance(model, BatchedModel) or not batch.pictures:
+        return None
+    try:
+        if isinstance(batch.read, Exception):
+            raise batch.read
+        assert batch.read is not None
+        return model.open_batch(batch.read)
+    except ModelUnavailable:
+        raise
+    except Exception as error:  # whatever it is, some item of the batch raises it again, alone, and records it
+        _say_alone(len(batch.items), "items", error)
+        return None
+
+
+def _ask_alone(model: GroundedModel, batch: LoadedBatch, entry: _Open) -> None:
+    """Answer the requests of one item through the model's plain methods."""
+    start = time.perf_counter()
+    entry.advance(None)
+    picture = batch.pictures[entry.picture]
+    while not entry.is_finished:
+        try:
+            answers = [
+                answer_request(model, picture, request, Hint(entry.item.item_id, entry.num_asked + place, request.gold))
+                for place, request in enumerate(entry.pending)
+            ]
+        except ModelUnavailable:
+            raise
+        except Exception as error:  # the task says what it means for the item
+            entry.advance(None, error)
+        else:
+            entry.advance(answers)
+    entry.seconds = time.perf_counter() - start
+
+
+def answer_request(model: GroundedModel, picture: np.ndarray, request: Request, hint: Hint) -> Any:
+    """Answer one request through the model's plain methods."""
+    if isinstance(model, InformedModel):
+        model.prepare(hint)
+    match request:
+        case ChoiceRequest():
+            if isinstance(model, MarkingModel):
+                return model.score_marked_choices(picture, request.turns, request.choices, request.phrases)
+            return model.score_choices(picture, request.turns, request.choices)
+        case MaskRequest():
+            return model.segment(picture, request.turns, request.answer, request.spans)
+        case AnswerRequest():
+            return model.generate(picture, request.turns)
+        case ReplyRequest():
+            if isinstance(model, ReplyingModel):
+                return model.reply(picture, request.turns)
+            return model.generate(picture, request.turns).text
+
+
+@dataclass
+class _Answers:
+    """Answers to the pending requests of one kind, each different request asked once."""
+
+    model: GroundedModel
+    images: ImageBatch
+    batch: LoadedBatch
+    asked: Sequence[_Open]
+    found: dict[Request, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Items of two groups may ask the same words about the same picture.
+        requests = list(dict.fromkeys(self._own(entry, request) for entry in self.asked for request in entry.pending))
+        self.found = dict(zip(requests, self._answer(requests), strict=True))
+
+    def hand_to(self, entry: _Open) -> None:
+        """Send an item its answers, or raise the first error among them where the item waits for them."""
+        answers = [self.found[self._own(entry, request)] for request in entry.pending]
+        error = next((answer for answer in answers if isinstance(answer, Exception)), None)
+        if error is None:
+            entry.advance(answers)
+        else:
+            entry.advance(None, error)
+
+    def _own(self, entry: _Open, request: Request) -> Request:
+        """The request with the number of its picture in the batch."""
+        return replace(request, image=entry.picture)
+
+    def _answer(self, requests: Sequence[Any]) -> list[Any]:
+        try:
+            answers = self._answer_together(requests)
+            if len(answers) != len(requests):
+                raise ValueError(f"the model's batch gave {len(answers)} answers to {len(requests)} requests")
+            return answers
+        except ModelUnavailable:
+            raise
+        except Exception as error:  # it belongs to one of the requests, which raises it again
+            _say_alone(len(requests), "requests", error)
+        # Only now: the error holds on to what the requests together took of the device's memory.
+        return [self._answer_alone(request) for request in requests]
+
+    def _answer_together(self, requests: Sequence[Any]) -> list[Any]:
+        match requests[0]:
+            case ChoiceRequest():
+                found = self.images.score_choices(requests)
+                if any(len(scores) != len(request.choices) for scores, request in zip(found, requests, strict=True)):
+                    raise ValueError("the model's batch gave another number of scores than there are choices")
+                return found
+            case MaskRequest():
+                return self.images.segment(requests)
+            case AnswerRequest():
+                return self.images.generate(requests)
+            case _:
+                return self.images.reply(requests)
+
+    def _answer_alone(self, request: Request) -> Any:
+        try:
+            return answer_request(self.model, self.batch.pictures[request.image], request, Hint("", 0, None))
+        except ModelUnavailable:
+            raise
+        except Exception as error:  # e.g. out of memory at a long answer: it is raised where its item waits for it
+            error.__context__ = None
+            return error.with_traceback(None)  # which would hold on to the device's memory until then
+
+
+def _say_alone(number: int, what: str, error: Exception) -> None:
+    if not isinstance(error, NotImplementedError):
+        logger.warning("%d %s are asked one by one: %s", number, what, describe_error(error))
+
+
+def _finish(task: AnyTask, batch: LoadedBatch, opened: Sequence[_Open], is_wanted: IsWanted) -> list[Record]:
+    """Turn answers into records; touches no device."""
+    by_id = {entry.item.item_id: entry for entry in opened}
+    records = []
+    for item in filter(is_wanted, batch.items):
+        entry = by_id.get(item.item_id)
+        if entry is None:
+            records.append(task.fail(item, batch.failures[item.item_id]))
+        else:
+            records.append(score_item(task, entry))
+    return records
+
+
+def score_item(task: AnyTask, entry: _Open) -> Record:
+    """Score the answer of an item; an item whose answer is an error, or of an impossible form, fails."""
+    start = time.perf_counter()
+    error = entry.error
+    if error is None:
+        try:
+            record: Record = task.score(entry.item, entry.answer)
+        except Exception as problem:  # an answer of an impossible form must not end the run of the others
+            error = problem
+    if error is not None:
+        record = task.fail(entry.item, describe_error(error))
+        if isinstance(error, NotImplementedError):
+            record = replace(record, status=Status.UNSUPPORTED)
+    return replace(record, seconds=entry.seconds + time.perf_counter() - start)

@@ -1,0 +1,206 @@
+"""Runs a model over a benchmark: one record per item, resumable, sharded by image, merged to the same bytes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from partonomy.benchmarks.registry import AnyTask
+from partonomy.benchmarks.task import Item, Record
+from partonomy.datasets.photographs import count_trained_on
+from partonomy.harness.asking import answer_items
+from partonomy.harness.provenance import describe_model, gather_provenance, write_model_description
+from partonomy.harness.ranks import (
+    Rank,
+    deal_batches,
+    parse_shard,
+    remove_list,
+    run_workers,
+    sign_off,
+    sign_on,
+    take_share,
+)
+from partonomy.harness.records import RecordWriter
+from partonomy.harness.run_folder import (
+    SUMMARY_FILE,
+    RunConfig,
+    answered_ids,
+    codec_of,
+    merge_records,
+    open_run,
+    record_path,
+    remove_shards,
+)
+from partonomy.harness.summary import Summary, summarize, write_summary
+from partonomy.models.bounds import BUILTIN_MODELS
+from partonomy.models.contract import GroundedModel
+from partonomy.models.registry import PLUM, TRANSFORMERS, build_model, local_rank_of
+from partonomy.progress import progress
+
+ModelBuilder = Callable[[RunConfig, Rank, int], GroundedModel]
+"""Builds the model in the process that runs it, given the longest answer; a module-level function or a partial of one,
+so that worker processes can import it."""
+
+
+def build_configured_model(config: RunConfig, rank: Rank, max_new_tokens: int) -> GroundedModel:
+    """Build the model that the configuration names."""
+    return build_model(config.model, local_rank_of(rank.index), config.seed, max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: what to ask which model."""
+
+    config: RunConfig
+    build_model: ModelBuilder = build_configured_model
+
+    @property
+    def output(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.output)
+
+    @property
+    def shard(self) -> Rank:
+        """The part of the images that this run asks."""
+        return Rank() if self.config.shard is None else parse_shard(self.config.shard)
+
+
+def run_benchmark(job: Job, task: AnyTask, *, resume: bool, rank: Rank, num_procs: int = 1) -> Summary | None:
+    """Ask every item that has no record yet, and write the summary when every item of the run has one.
+
+    A run of one shard among several gets no summary: `partonomy.harness.merge` joins it with the others.
+
+    Args:
+        job: What to run.
+        task: The job's task, in all shards, as `job.config.load_task()` gives it.
+        resume: Whether to continue a run in the same folder.
+        rank: This process among those that a launcher started.
+        num_procs: Worker processes to start here instead; needs a launcher-free call.
+
+    Returns:
+        The summary; None for all ranks but the one that ends last, which writes it, and for a shard.
+
+    Raises:
+        FileExistsError: The output folder holds results and `resume` is off.
+        FileNotFoundError: Not one image can be found.
+        BlockingIOError: Another process writes the same records.
+        ValueError: The configuration differs from the folder's, the folder holds damaged records, or both ways of
+            sharding are used at once.
+        ChildProcessError: A worker process died.
+    """
+    if num_procs < 1:
+        raise ValueError(f"--num_procs must be at least 1, got {num_procs}")
+    if num_procs > 1 and rank.world_size > 1:
+        raise ValueError(f"--num_procs {num_procs} cannot be combined with a launcher's {rank.world_size} ranks")
+    check_task(task)
+    open_run(job.output, job.config, resume, rank)
+    sign_on(job.output, rank)
+    if num_procs > 1:
+        run_workers(partial(_work, job), num_procs)
+    else:
+        run_rank(job, task, rank)
+    if not sign_off(job.output, rank):
+        return None
+    records = merge_records(job.output, item_ids(task, job.shard), codec_of(task))
+    if records is None:
+        return None
+    remove_list(job.output)
+    if rank.world_size == 1:
+        remove_shards(job.output)
+    return finish_run(job.config, task, records) if job.shard.world_size == 1 else None
+
+
+def item_ids(task: AnyTask, shard: Rank) -> tuple[str, ...]:
+    """Ids of everything that a shard has to answer for, in the order of its records; lost records are the first's."""
+    kept = {item.item_id for batch in take_share(deal_batches(task.items), shard) for item in batch}
+    lost = task.lost if shard.index == 0 else ()
+    return (*(item.item_id for item in task.items if item.item_id in kept), *(record.item_id for record in lost))
+
+
+def run_rank(job: Job, task: AnyTask, rank: Rank) -> None:
+    """Ask the items of one rank that have no record yet, appending to the rank's file."""
+    with RecordWriter(record_path(job.output, rank)) as writer:
+        done = answered_ids(job.output, codec_of(task))
+        for record in task.lost if rank.index == 0 and job.shard.index == 0 else ():
+            if record.item_id not in done:
+                writer.write(record)
+        share = take_share(deal_batches(task.items), job.shard, rank)
+        batches = tuple(batch for batch in share if any(item.item_id not in done for item in batch))
+        if not batches:
+            return
+        model = job.build_model(job.config, rank, task.MAX_NEW_TOKENS)
+        if rank.index == 0:
+            write_model_description(job.output, describe_model(model), is_resumed=bool(done))
+        num_open = sum(item.item_id not in done for batch in batches for item in batch)
+        label = task.benchmark if rank.world_size == 1 else f"{task.benchmark}, rank {rank.index}"
+        with progress(num_open, label, "item", position=rank.index) as shown:
+            for record in answer_items(model, task, batches, partial(_is_open, done)):
+                writer.write(record)
+                shown.update()
+
+
+def finish_run(config: RunConfig, task: AnyTask, records: Sequence[Record]) -> Summary:
+    """Compute the summary of a run from its records and write it.
+
+    Args:
+        config: The run.
+        task: What was asked.
+        records: One per item, in the order of the items.
+    """
+    output = Path(config.output)
+    summary = summarize(task, records, gather_provenance(config, task, output), config.seed)
+    write_summary(summary, output / SUMMARY_FILE)
+    return summary
+
+
+def configure_run(config: RunConfig, task: AnyTask) -> RunConfig:
+    """Fill in what only the data and the model's files tell: content and checkpoint hash, protocol, training overlap.
+
+    Args:
+        config: What the user gave.
+        task: From `config.load_task()`.
+    """
+    checkpoint = config.model.checkpoint
+    paths = {item.picture.path for item in task.items}
+    # What a language model under its adapters has seen before, or a model of another make, is in no list.
+    is_listed = config.model.model in (PLUM, TRANSFORMERS) and not config.model.base
+    num_trained_on = count_trained_on(None if checkpoint is None or not is_listed else Path(checkpoint), paths)
+    return replace(
+        config,
+        split=task.split,
+        protocol=task.protocol,
+        protocol_version=task.VERSION,
+        content_hash=task.content_hash(),
+        checkpoint_hash=config.model.checkpoint_hash(),
+        num_trained_on=0 if config.model.model in BUILTIN_MODELS else num_trained_on,
+    )
+
+
+def check_task(task: AnyTask) -> None:
+    """Refuse items that cannot be scored once each, and a wrong image folder; a single missing image fails its items.
+
+    Raises:
+        FileNotFoundError: Not one image can be found.
+        ValueError: There is no item, or two share an id.
+    """
+    name = f"{task.benchmark} {task.split}"
+    ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]
+    if not ids:
+        raise ValueError(f"{name}: there is no item to ask")
+    seen: set[str] = set()
+    for item_id in ids:
+        if item_id in seen:
+            raise ValueError(f"{name}: two items share the id {item_id!r}; ids must be unique")
+        seen.add(item_id)
+    paths = [item.picture.path for item in task.items]
+    if paths and not any(path.is_file() for path in paths):
+        raise FileNotFoundError(f"{paths[0]}: not one image of {name} was found; name the folder of the data")
+
+
+def _is_open(done: frozenset[str], item: Item) -> bool:
+    return item.item_id not in done
+
+
+def _work(job: Job, rank: Rank) -> None:
+    """Entry of a worker process."""
+    run_rank(job, job.config.load_task(), rank)

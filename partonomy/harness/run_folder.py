@@ -1,0 +1,346 @@
+"""The output folder of a run: config.json, records.jsonl (append-only until finished), model.json, summary.json.
+
+Several ranks append to `records.rank<r>-of-<n>.jsonl` each; the rank that ends last joins them. Folders by earlier
+versions of the code are read: their settings and records are brought into today's form.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from partonomy.benchmarks.registry import AnyTask, Benchmark, find_benchmark
+from partonomy.benchmarks.task import Source
+from partonomy.files import parse_json, write_text_atomically
+from partonomy.harness.ranks import Rank
+from partonomy.harness.records import RecordCodec, StoredRecords, join_records
+from partonomy.models.registry import ModelSettings
+
+CONFIG_FILE = "config.json"
+RECORDS_FILE = "records.jsonl"
+SUMMARY_FILE = "summary.json"
+MODEL_FILE = "model.json"
+MERGE_FILE = "merged_from.json"
+SHARD_PATTERN = "records.rank*-of-*.jsonl"
+SCHEMA = 2
+"""Of config.json, records.jsonl and summary.json; 1 had one form for Partonomy and another for all other benchmarks."""
+
+_FREE_TO_CHANGE = frozenset({"root", "annotations", "output", "num_trained_on", "schema"})
+"""Settings that may differ on resume: data and weights are compared by content hash instead of by path."""
+_UNKNOWN = "unknown"
+"""The device of a run by a version that did not record it."""
+_FREE_TO_MERGE = _FREE_TO_CHANGE | {"shard"}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What determines the numbers of a run; a resumed run must have the same.
+
+    Attributes:
+        benchmark: Its name.
+        split: Part of the benchmark.
+        root: Where the data lie.
+        annotations: A file in the place of the split's own; None for the split's own.
+        options: The benchmark's own settings.
+        protocol: How items are asked and scored, in words.
+        protocol_version: See `Task.VERSION`.
+        content_hash: Of all that is asked and its truth, in all shards.
+        model: The model and its settings.
+        checkpoint_hash: Tells weights apart that were written to the same folder one after the other.
+        output: The run's folder.
+        limit: At most so many items; None for all.
+        shard: The part of the images that is asked, e.g. "2/8"; None for all.
+        seed: Of the bootstrap and of `--model random`.
+        num_trained_on: How many of the photographs asked about the model was trained on; None: unknown.
+    """
+
+    benchmark: str
+    split: str
+    root: str
+    options: Mapping[str, Any]
+    protocol: str
+    protocol_version: str
+    content_hash: str
+    model: ModelSettings
+    output: str
+    annotations: str | None = None
+    checkpoint_hash: str | None = None
+    limit: int | None = None
+    shard: str | None = None
+    seed: int = 0
+    num_trained_on: int | None = None
+    schema: int = SCHEMA
+
+    @property
+    def registered(self) -> Benchmark:
+        """The benchmark."""
+        return find_benchmark(self.benchmark)
+
+    def load_task(self, root: Path | None = None) -> AnyTask:
+        """Read what is asked, in all shards.
+
+        Args:
+            root: Where the data lie; None where the configuration says.
+
+        Raises:
+            FileNotFoundError, ValueError: Files are missing or broken.
+        """
+        annotations = None if self.annotations is None else Path(self.annotations)
+        source = Source(root or Path(self.root), self.split or None, annotations, self.limit, self.seed)
+        return self.registered.read(source, self.read_options())
+
+    def empty_task(self) -> AnyTask:
+        """Return the task without its items: its protocol and its metrics."""
+        return self.registered.make(self.split, self.read_options())
+
+    def read_options(self) -> Any:
+        """The benchmark's options as its dataclass.
+
+        Raises:
+            ValueError: They are not its options.
+        """
+        return _validate(TypeAdapter(self.registered.options), dict(self.options), f"options of {self.benchmark}")
+
+
+_ADAPTER = TypeAdapter(RunConfig)
+
+
+def config_to_json(config: RunConfig) -> dict[str, Any]:
+    """What `config.json` holds."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return content
+
+
+def write_config(output: Path, config: RunConfig) -> None:
+    """Write `config.json`."""
+    write_text_atomically(output / CONFIG_FILE, json.dumps(config_to_json(config), indent=2) + "\n")
+
+
+def read_config(output: Path) -> RunConfig:
+    """Read `config.json`.
+
+    Raises:
+        FileNotFoundError: The folder holds no run.
+        ValueError: The file is not the configuration of a run.
+    """
+    path = output / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; is {output} the output folder of a benchmark run?")
+    content = parse_json(path.read_bytes(), f"{path}: not valid JSON")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not the configuration of a benchmark run")
+    return _validate(_ADAPTER, upgrade_config(content, path), f"{path} is not the configuration of a benchmark run")
+
+
+def upgrade_config(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """Bring the settings of a run by an earlier version into today's form.
+
+    Raises:
+        ValueError: They are of a later version.
+    """
+    schema = content.get("schema", 1)
+    if schema == SCHEMA:
+        return content
+    if schema != 1:
+        raise ValueError(f"{path}: written by a later version of this code (schema {schema}); update the code")
+    return _upgrade_item_config(content) if "settings" in content else _upgrade_question_config(content)
+
+
+def _upgrade_question_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of validate_partonomy.py, before all benchmarks had one form."""
+    settings = [entry.name for entry in dataclasses.fields(ModelSettings)]
+    matching = content.get("text_matching")
+    options = {
+        "question_types": ",".join(content.get("question_types", ())),
+        "generate": ",".join(content.get("generate", ())) or "none",
+        "part_whole": content.get("part_whole"),
+        "choice_protocol": content.get("choice_protocol", "likelihood"),
+        "training_metrics": ",".join(content.get("training_metrics", ())),
+    }
+    if matching is not None:
+        options |= {"text_matching": matching, "text_threshold": content.get("text_threshold")}
+    return {
+        "benchmark": "partonomy",
+        "split": "",
+        "root": content.get("questions"),
+        "options": options,
+        "protocol": f"{options['choice_protocol']}, {options['part_whole']} first answers",
+        "protocol_version": content.get("protocol_version"),
+        "content_hash": content.get("questions_hash"),
+        "model": {name: content[name] for name in settings if name in content},
+        "schema": SCHEMA,
+        **{
+            name: content[name]
+            for name in ("output", "checkpoint_hash", "limit", "shard", "seed", "num_trained_on")
+            if name in content
+        },
+    }
+
+
+def _upgrade_item_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of `plum validate`, before all benchmarks had one form."""
+    settings = content["settings"]
+    options = {name: settings[name] for name in ("mode", "wording") if settings.get(name) is not None}
+    if settings.get("vqa_protocol") is not None:
+        options["protocol"] = settings["vqa_protocol"]
+    if settings.get("with_ocr") is False:
+        options["no_ocr"] = True
+    benchmark = find_benchmark(settings["benchmark"])
+    return {
+        "benchmark": benchmark.name,
+        "split": settings["split"],
+        "root": content["root"],
+        "annotations": settings.get("annotations"),
+        "options": options,
+        "protocol": content["protocol"],
+        "protocol_version": benchmark.make(settings["split"], benchmark.options()).VERSION,
+        "content_hash": content["content_hash"],
+        "model": {
+            "model": "plum",
+            "checkpoint": content["checkpoint"],
+            "base": content["is_base"],
+            "device": _UNKNOWN,
+        },
+        "output": "",
+        "checkpoint_hash": content["checkpoint_hash"],
+        "limit": settings.get("limit"),
+        "shard": content.get("shard"),
+        "seed": content.get("seed", 0),
+        "num_trained_on": content.get("num_trained_on"),
+        "schema": SCHEMA,
+    }
+
+
+def differing_settings(old: RunConfig, new: RunConfig, *, may_merge: bool = False) -> list[str]:
+    """Say what two configurations have differently.
+
+    Args:
+        old: One of them.
+        new: The other.
+        may_merge: Whether the runs are to be merged, and not one to be resumed.
+    """
+    options, model = new.registered.options, ModelSettings
+    free = _FREE_TO_MERGE if may_merge else _FREE_TO_CHANGE
+    free = free | {f"model.{name}" for name in model.free_to_change()}
+    # What only tables read of finished records must agree where records are merged.
+    if hasattr(options, "free_to_change") and not may_merge:
+        free |= {f"options.{name}" for name in options.free_to_change()}
+    if "partonomy" in (old.benchmark, new.benchmark):
+        free |= {"split", "options.training_metrics"}  # the content hash tells question sets apart
+    before, after = dict(_flat(old)), dict(_flat(new))
+    free |= {key for key, value in before.items() if value == _UNKNOWN and key == "model.device"}
+    keys = sorted((set(before) | set(after)) - free)
+    return [
+        f"{key} (was {before.get(key)!r}, now {after.get(key)!r})" for key in keys if before.get(key) != after.get(key)
+    ]
+
+
+def _flat(config: RunConfig) -> Iterator[tuple[str, Any]]:
+    """Settings by dotted name; options that a configuration does not name have their defaults."""
+    content = config_to_json(dataclasses.replace(config, options=asdict(config.read_options())))
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        else:
+            yield key, value
+
+
+def open_run(output: Path, config: RunConfig, resume: bool, rank: Rank) -> None:
+    """Prepare the folder, or refuse.
+
+    Raises:
+        FileExistsError: The folder holds results and `resume` is off.
+        ValueError: The folder's run has another configuration; names the differing settings.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        _refuse_existing(output, rank)
+    path = output / CONFIG_FILE
+    if path.is_file():
+        old = read_config(output)
+        differing = differing_settings(old, config)
+        if differing and ((resume and any(record_files(output))) or rank.world_size > 1):
+            raise ValueError(
+                f"{path} is of a run with other settings: {', '.join(differing)}. Use the same settings, or another "
+                "--output for a new run"
+            )
+        if old == config:
+            return
+    write_config(output, config)
+
+
+def record_path(output: Path, rank: Rank) -> Path:
+    """Where a rank appends its records."""
+    name = RECORDS_FILE if rank.world_size == 1 else f"records.rank{rank.index}-of-{rank.world_size}.jsonl"
+    return output / name
+
+
+def record_files(output: Path) -> tuple[Path, ...]:
+    """Every file of the folder that may hold records."""
+    merged = output / RECORDS_FILE
+    return (*([merged] if merged.is_file() else []), *sorted(output.glob(SHARD_PATTERN)))
+
+
+def codec_of(task: AnyTask) -> RecordCodec[Any]:
+    """Reads the records of a task."""
+    return RecordCodec(task.RECORD)
+
+
+def answered_ids(output: Path, codec: RecordCodec[Any]) -> frozenset[str]:
+    """Ids of the items that have a record in the folder."""
+    return frozenset(record.item_id for path in record_files(output) for record, _ in codec.iterate(path))
+
+
+def merge_records(output: Path, item_ids: Sequence[str], codec: RecordCodec[Any]) -> StoredRecords[Any] | None:
+    """Write `records.jsonl` in the order of the items, if every item has its record; else return None.
+
+    Idempotent and atomic, so that several ranks that finish together may all do it.
+
+    Raises:
+        ValueError: The folder holds records of other items.
+    """
+    merged = output / RECORDS_FILE
+    if join_records(record_files(output), item_ids, merged, codec):
+        return None
+    return StoredRecords(merged, codec)
+
+
+def remove_shards(output: Path) -> None:
+    """Delete the ranks' files after their merge, when no rank is running any more."""
+    for path in sorted(output.glob(SHARD_PATTERN)):
+        path.unlink()
+
+
+def _refuse_existing(output: Path, rank: Rank) -> None:
+    # With several ranks the others may have started already: their files of this world size are no obstacle.
+    others = {record_path(output, Rank(index, rank.world_size)) for index in range(rank.world_size)}
+    others.discard(record_path(output, rank))
+    if (output / SUMMARY_FILE).is_file():
+        raise FileExistsError(
+            f"{output} holds finished results. Choose another --output, or pass --resume to read them again"
+        )
+    for path in record_files(output):
+        if path not in others:
+            raise FileExistsError(
+                f"{path} holds records of an unfinished run. Pass --resume to continue it, or choose another --output"
+            )
+
+
+def _validate(adapter: TypeAdapter[Any], content: object, what: str) -> Any:
+    try:
+        return adapter.validate_json(json.dumps(content, default=_enum_value))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(key) for key in first["loc"])
+        raise ValueError(f"{what} ({place}: {first['msg']})") from error
+
+
+def _enum_value(value: object) -> object:
+    if isinstance(value, StrEnum):
+        return value.value
+    raise TypeError(f"{value!r} is no JSON")

@@ -1,0 +1,246 @@
+"""The summary of a run: counts, reasons and metrics with 95% intervals by group, and where they come from."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from partonomy.benchmarks.registry import AnyTask
+from partonomy.benchmarks.task import ALL, Record
+from partonomy.files import RECORD_ERRORS, parse_json, write_text_atomically
+from partonomy.harness.run_folder import SCHEMA, upgrade_config
+from partonomy.metrics.bootstrap import Estimate, bootstrap_metrics
+
+MAX_REASON = 300
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """Counts and metrics of one group (Partonomy: question type). `num_expected = num_scored + num_failed` always.
+
+    `reasons` counts why items failed or, for a group without items, why none could be asked.
+    """
+
+    name: str
+    num_expected: int
+    num_scored: int
+    num_failed: int
+    reasons: Mapping[str, int]
+    metrics: Mapping[str, Estimate]
+
+    def __post_init__(self) -> None:
+        if self.num_expected != self.num_scored + self.num_failed:
+            raise ValueError(
+                f"{self.name}: {self.num_expected} items are not {self.num_scored} scored and {self.num_failed} failed"
+            )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `summary.json` holds.
+
+    Attributes:
+        benchmark, split, protocol, protocol_version, headline: See Task.
+        provenance: Everything needed to repeat the run, as JSON values.
+        seconds_total: Sum of the records' seconds over all processes and resumed parts: the cost of the items, not the
+            time that the command took.
+        groups: By name, in the order of tables.
+        notes: What a reader of the scores has to know besides.
+    """
+
+    benchmark: str
+    split: str
+    protocol: str
+    protocol_version: str
+    headline: str
+    provenance: Mapping[str, Any]
+    seconds_total: float
+    groups: Mapping[str, GroupSummary]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_expected(self) -> int:
+        """Items of the run."""
+        return sum(group.num_expected for group in self.groups.values())
+
+    @property
+    def num_failed(self) -> int:
+        """Items that were not scored."""
+        return sum(group.num_failed for group in self.groups.values())
+
+    @property
+    def metrics(self) -> Mapping[str, Estimate]:
+        """The metrics of a benchmark that is not divided into groups."""
+        return self.groups[ALL].metrics
+
+    @property
+    def is_base(self) -> bool:
+        """Whether the model's adapters were off."""
+        return bool(self.config["model"]["base"])
+
+    @property
+    def model_label(self) -> str:
+        """The model's checkpoint folder, or its name, for rows of tables."""
+        model = self.config["model"]
+        name = str(model["model"]) if model["checkpoint"] is None else Path(model["checkpoint"]).name
+        return f"{name}, adapters off" if self.is_base else name
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The run's settings, as config.json has them."""
+        config: Mapping[str, Any] = self.provenance["config"]
+        return config
+
+
+def summarize(task: AnyTask, records: Sequence[Record], provenance: Mapping[str, Any], seed: int) -> Summary:
+    """Compute every metric of a run from its records.
+
+    Args:
+        task: What was asked.
+        records: One per item, in their order; they may be in a file.
+        provenance: Where the numbers come from.
+        seed: Of the bootstrap over images; each group is resampled from it.
+    """
+    groups = {}
+    for group in task.groups(records):
+        metrics = bootstrap_metrics(group.metrics, np.random.default_rng(seed))
+        num_scored = group.num_expected - group.num_failed
+        groups[group.name] = GroupSummary(
+            group.name, group.num_expected, num_scored, group.num_failed, group.reasons, metrics
+        )
+    total = sum(group.num_expected for group in groups.values())
+    assert total == len(records), f"{len(records)} records, but {total} in all groups"
+    return Summary(
+        task.benchmark,
+        task.split,
+        task.protocol,
+        task.VERSION,
+        task.headline,
+        provenance,
+        sum(record.seconds for record in records),
+        groups,
+        task.notes(records),
+    )
+
+
+def write_summary(summary: Summary, path: Path) -> None:
+    """Write `summary.json` in one step."""
+    write_text_atomically(path, json.dumps(summary_to_json(summary), indent=2, ensure_ascii=False) + "\n")
+
+
+def summary_to_json(summary: Summary) -> dict[str, Any]:
+    """The summary's schema; a metric of which nothing was counted has value and bounds null."""
+    return {
+        "schema": SCHEMA,
+        "benchmark": summary.benchmark,
+        "split": summary.split,
+        "protocol": summary.protocol,
+        "protocol_version": summary.protocol_version,
+        "headline": summary.headline,
+        "notes": list(summary.notes),
+        "provenance": dict(summary.provenance),
+        "seconds_total": summary.seconds_total,
+        "groups": {
+            name: {
+                "num_expected": entry.num_expected,
+                "num_scored": entry.num_scored,
+                "num_failed": entry.num_failed,
+                "reasons": dict(entry.reasons),
+                "metrics": {
+                    metric: {"value": estimate.value, "ci95": [estimate.low, estimate.high], "n": estimate.count}
+                    for metric, estimate in entry.metrics.items()
+                },
+            }
+            for name, entry in summary.groups.items()
+        },
+    }
+
+
+def read_summary(path: Path) -> Summary:
+    """Read `summary.json`; summaries by earlier versions of the code are brought into today's form.
+
+    Raises:
+        FileNotFoundError: The run has no summary, e.g. because it has not finished.
+        ValueError: The file is something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; is this the output folder of a finished run?")
+    content = parse_json(path.read_bytes(), f"{path}: not valid JSON")
+    try:
+        return _from_json(_upgrade(content, path))
+    except (*RECORD_ERRORS, AssertionError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: not the summary of a run ({str(error)[:MAX_REASON]}); resume the run to restore it"
+        ) from error
+
+
+def _from_json(data: Mapping[str, Any]) -> Summary:
+    texts = {name: data[name] for name in ("benchmark", "split", "protocol", "protocol_version", "headline")}
+    if not all(isinstance(text, str) for text in texts.values()) or not isinstance(data["provenance"], dict):
+        raise ValueError(f"{', '.join(texts)} are texts")
+    return Summary(
+        **texts,
+        provenance=data["provenance"],
+        seconds_total=float(data["seconds_total"]),
+        groups={name: _group_from_json(name, entry) for name, entry in data["groups"].items()},
+        notes=tuple(data["notes"]),
+    )
+
+
+def _group_from_json(name: str, entry: Mapping[str, Any]) -> GroupSummary:
+    counts = [entry[key] for key in ("num_expected", "num_scored", "num_failed")]
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError(f"{name}: counts are whole numbers")
+    metrics = {}
+    for metric, value in entry["metrics"].items():
+        numbers = [value["value"], *value["ci95"]]
+        if not all(number is None or isinstance(number, int | float) for number in numbers):
+            raise ValueError(f"{name}, {metric}: values are numbers or null")
+        metrics[metric] = Estimate(numbers[0], numbers[1], numbers[2], int(value["n"]))
+    return GroupSummary(name, counts[0], counts[1], counts[2], dict(entry["reasons"]), metrics)
+
+
+def _upgrade(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """Bring a summary by an earlier version into today's form."""
+    schema = content.get("schema", 1)
+    if schema == SCHEMA:
+        return content
+    if schema != 1:
+        raise ValueError(f"written by a later version of this code (schema {schema}); update the code")
+    config = upgrade_config(content["provenance"]["config"], path)
+    provenance = {**content["provenance"], "config": config}
+    common = {
+        "schema": SCHEMA,
+        "benchmark": config["benchmark"],
+        "protocol": config["protocol"],
+        "protocol_version": config["protocol_version"],
+        "provenance": provenance,
+        "seconds_total": content["seconds_total"],
+        "notes": content.get("notes", []),
+    }
+    if "question_types" in content:
+        name = provenance["dataset"]["name"]
+        return common | {"split": name, "headline": "giou_micro_paired", "groups": content["question_types"]}
+    metrics = {
+        metric: {"value": value["value"], "ci95": [value["low"], value["high"]], "n": value["count"]}
+        for metric, value in content["metrics"].items()
+    }
+    counts = {name: content[name] for name in ("num_expected", "num_scored", "num_failed", "reasons")}
+    provenance["dataset"] = {
+        "name": f"{content['benchmark']} {content['split']}",
+        "num_items": provenance["num_items"],
+        "content_hash": config["content_hash"],
+    }
+    model = provenance.get("model")
+    if isinstance(model, dict):
+        provenance |= {
+            name: model.get(key) for name, key in (("model", "name"), ("dtype", "dtype"), ("device", "device"))
+        }
+    return common | {
+        "split": content["split"],
+        "headline": content["headline"],
+        "groups": {ALL: counts | {"metrics": metrics}},
+    }

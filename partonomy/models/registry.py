@@ -1,0 +1,273 @@
+"""Models by name: what `--model` takes, the settings of each, and how each is built.
+
+Every model is put to every benchmark; what it cannot do raises NotImplementedError, and those metrics are null. To add
+a model, write a class (`partonomy.models.contract`) and name it as `--model package.module:Class`.
+"""
+
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+from partonomy.files import hash_files
+from partonomy.models.bounds import BUILTIN_MODELS
+from partonomy.models.chat_endpoint import (
+    DEFAULT_OPTIONS,
+    IMAGE_FORMATS,
+    ChatSettings,
+    build_chat_model,
+    read_key,
+)
+from partonomy.models.contract import GroundedModel
+
+PLUM, TRANSFORMERS, CHAT, OPEN_VOCABULARY = "plum", "transformers", "chat", "open_vocabulary"
+NAMED_MODELS: Final = (PLUM, *BUILTIN_MODELS, TRANSFORMERS, CHAT, OPEN_VOCABULARY)
+CHECKPOINTED: Final = (PLUM, TRANSFORMERS)
+CACHE_FOLDER: Final = "answer_cache"
+CHECKPOINT_SUFFIXES: Final = (".json", ".safetensors", ".model", ".jinja")
+PLUM_LOADER: Final = "plum.partonomy_adapter:load_grounded_model"
+"""PLUM registers itself by this name; nothing here imports it before it is asked for."""
+_MODELS_OF: Final[Mapping[str, tuple[str, ...]]] = {
+    "checkpoint": CHECKPOINTED,
+    "base": (PLUM,),
+    "sam_cache": (PLUM,),
+    "endpoint": (CHAT,),
+    "model_name": (CHAT,),
+    "api_key_env": (CHAT,),
+    "answer_cache": (CHAT,),
+    "image_format": (CHAT,),
+    "request_options": (CHAT,),
+    "segmenter": (OPEN_VOCABULARY,),
+}
+"""Which models a flag belongs to."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The model, and the settings of its kind.
+
+    Attributes:
+        model: plum, oracle, random, empty (these three need no weights), transformers, chat, open_vocabulary, or a
+            class of your own as package.module:Class (see partonomy/models/contract.py).
+        checkpoint: folder of an exported model (plum), or of transformers' (transformers).
+        base: plum: switch the adapters off, for the model underneath.
+        device: auto (each rank its own GPU), cpu, cuda, cuda:1, ...
+        sam_cache: plum: folder that keeps SAM's embeddings of the images, so that further runs with the same SAM skip
+            it.
+        model_options: class of your own: JSON object of its constructor's arguments.
+        endpoint: chat: address, e.g. http://localhost:8000/v1.
+        model_name: chat: the model that the endpoint is asked for.
+        api_key_env: chat: environment variable with the key; default OPENAI_API_KEY where it is set.
+        answer_cache: chat: folder of answers; default answer_cache beside the output folder.
+        image_format: chat: png or jpeg; default png.
+        request_options: chat: JSON in every request; default {"temperature": 0, "max_tokens": 256}.
+        segmenter: open_vocabulary: package.module:Class.
+    """
+
+    model: str
+    checkpoint: str | None = None
+    base: bool = False
+    device: str = "auto"
+    sam_cache: str | None = None
+    model_options: str | None = None
+    endpoint: str | None = None
+    model_name: str | None = None
+    api_key_env: str | None = None
+    answer_cache: str | None = None
+    image_format: str | None = None
+    request_options: str | None = None
+    segmenter: str | None = None
+
+    @classmethod
+    def free_to_change(cls) -> frozenset[str]:
+        """Settings that may differ on resume, since they do not change a record; weights are compared by hash."""
+        return frozenset({"checkpoint", "sam_cache", "api_key_env", "answer_cache"})
+
+    @property
+    def is_class(self) -> bool:
+        """Whether the model is a class of the user's own."""
+        return ":" in self.model
+
+    def resolve(self, output: Path) -> Self:
+        """Spell out what defaults stand for, so that a run records it.
+
+        Args:
+            output: Folder of the run, beside which answers are kept.
+
+        Raises:
+            ValueError: A setting belongs to another model, is missing or unusable.
+            FileNotFoundError: The checkpoint does not exist.
+        """
+        self._check()
+        if self.model in BUILTIN_MODELS:
+            return replace(self, device="cpu")
+        if self.model != CHAT:
+            return self
+        resolved = replace(
+            self,
+            device="cpu",
+            answer_cache=self.answer_cache or str(output.parent / CACHE_FOLDER),
+            image_format=self.image_format or IMAGE_FORMATS[0],
+            request_options=self.request_options or DEFAULT_OPTIONS,
+        )
+        resolved.chat()
+        read_key(self.api_key_env)
+        return resolved
+
+    def chat(self) -> ChatSettings:
+        """The settings of a chat endpoint, resolved.
+
+        Raises:
+            ValueError: A setting is not usable.
+        """
+        assert self.endpoint is not None  # _check has seen them, resolve has filled them in
+        assert self.model_name is not None
+        assert self.image_format is not None
+        assert self.request_options is not None
+        return ChatSettings(self.endpoint, self.model_name, self.image_format, self.request_options)
+
+    def checkpoint_hash(self) -> str | None:
+        """sha256 of the checkpoint's configuration, tokenizer, template and weights; None without one."""
+        return None if self.checkpoint is None else hash_checkpoint(Path(self.checkpoint))
+
+    def _check(self) -> None:
+        if self.model not in NAMED_MODELS and not self.is_class:
+            raise ValueError(f"--model is one of {', '.join(NAMED_MODELS)} or package.module:Class, not {self.model!r}")
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        for flag, models in _MODELS_OF.items():
+            if getattr(self, flag) != defaults[flag] and self.model not in models:
+                raise ValueError(f"--{flag} belongs to --model {' and '.join(models)}, not to {self.model}")
+        if self.model_options is not None:
+            if not self.is_class:
+                raise ValueError(f"--model_options belongs to --model package.module:Class, not to {self.model}")
+            parse_options(self.model_options)
+        if self.model in CHECKPOINTED:
+            if self.checkpoint is None:
+                raise ValueError(f"--model {self.model} needs --checkpoint, the folder of its weights")
+            if not Path(self.checkpoint).is_dir():
+                raise FileNotFoundError(f"--checkpoint {self.checkpoint} is not a folder")
+        if self.model == CHAT and (self.endpoint is None or self.model_name is None):
+            raise ValueError("--model chat needs --endpoint and --model_name")
+        if self.model == OPEN_VOCABULARY and self.segmenter is None:
+            raise ValueError("--model open_vocabulary needs --segmenter package.module:Class")
+
+
+def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tokens: int) -> GroundedModel:
+    """Build a model in the process that asks it.
+
+    Args:
+        settings: Resolved.
+        local_rank: Of this process on its machine: each takes its own GPU.
+        seed: Of `random`.
+        max_new_tokens: Longest answer in its own words.
+    """
+    if settings.model in BUILTIN_MODELS:
+        return BUILTIN_MODELS[settings.model](seed)
+    if settings.model == CHAT:
+        assert settings.answer_cache is not None  # resolve has filled it in
+        return build_chat_model(settings.chat(), settings.api_key_env, Path(settings.answer_cache))
+    if settings.is_class:
+        return load_class(settings.model, parse_options(settings.model_options))
+    device = resolve_device(settings.device, local_rank)
+    if settings.model == OPEN_VOCABULARY:
+        from partonomy.models.open_vocabulary import load_open_vocabulary_model  # noqa: PLC0415
+
+        assert settings.segmenter is not None  # resolve has checked it
+        return load_open_vocabulary_model(settings.segmenter, device)
+    assert settings.checkpoint is not None  # resolve has checked it
+    if settings.model == TRANSFORMERS:
+        from partonomy.models.transformers_model import load_transformers_model  # noqa: PLC0415  (torch)
+
+        return load_transformers_model(settings.checkpoint, device)
+    load = import_name(PLUM_LOADER, "--model plum")
+    model: GroundedModel = load(
+        settings.checkpoint, device, settings.sam_cache, is_base=settings.base, max_new_tokens=max_new_tokens
+    )
+    return model
+
+
+def load_class(name: str, options: Mapping[str, Any]) -> GroundedModel:
+    """Import and make a model of the user's own.
+
+    Args:
+        name: "package.module:Class".
+        options: Arguments of its constructor.
+
+    Raises:
+        ValueError: There is no such class, it does not take these arguments, or it lacks a method of the contract.
+    """
+    made = import_name(name, f"--model {name}")
+    try:
+        model: GroundedModel = made(**options)
+    except TypeError as error:
+        raise ValueError(f"--model {name} does not take the arguments {sorted(options)} ({error})") from error
+    missing = [method for method in ("score_choices", "segment", "generate") if not callable(getattr(model, method, 0))]
+    if missing:
+        raise ValueError(f"--model {name}: the class lacks the methods {', '.join(missing)}")
+    if not hasattr(model, "name"):
+        model.name = name.rpartition(":")[2]
+    return model
+
+
+def import_name(name: str, what: str) -> Any:
+    """Import "package.module:Name".
+
+    Raises:
+        ValueError: There is no such module or name in it.
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{what}: {name!r} cannot be imported ({error}); write package.module:Class") from error
+
+
+def parse_options(text: str | None) -> dict[str, Any]:
+    """Read `--model_options`.
+
+    Raises:
+        ValueError: It is no JSON object.
+    """
+    try:
+        options = json.loads(text or "{}")
+    except ValueError as error:
+        raise ValueError(f"--model_options is no JSON: {error}") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"--model_options must be a JSON object of arguments, got {text}")
+    return options
+
+
+def resolve_device(device: str, local_rank: int) -> str:
+    """Turn `auto` into cuda where there is one, and give each rank of this machine its own GPU.
+
+    Raises:
+        ValueError: This machine has no such device.
+    """
+    import torch  # noqa: PLC0415  (only for models with weights)
+
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{local_rank % torch.cuda.device_count()}"
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"--device {device!r} is none of auto, cpu, cuda, cuda:N") from error
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices here; pass --device cpu"
+        )
+    return device
+
+
+def local_rank_of(index: int) -> int:
+    """The rank of this process on its machine: a launcher's LOCAL_RANK, else its rank."""
+    return int(os.environ.get("LOCAL_RANK", str(index)))
+
+
+def hash_checkpoint(folder: Path) -> str:
+    """sha256 over configuration, tokenizer, chat template and weights of an exported model, in order of file names."""
+    return hash_files(sorted(path for path in folder.rglob("*") if path.suffix in CHECKPOINT_SUFFIXES))

@@ -1,0 +1,88 @@
+"""The main numbers of a finished run, as they are printed when it ends."""
+
+from collections.abc import Sequence
+
+from partonomy.benchmarks.partonomy.metrics import mask_metric_names
+from partonomy.benchmarks.task import ALL
+from partonomy.harness.provenance import marks_lines, overlap_line, read_marks
+from partonomy.harness.summary import GroupSummary, Summary
+from partonomy.metrics.bootstrap import Estimate
+from partonomy.metrics.matching import Matching
+from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, format_percent, render_table
+
+MAX_REASONS = 5
+"""Reasons of failures printed per group: every lost image has one of its own."""
+
+
+def overview(summary: Summary) -> str:
+    """One line per question type, or one per metric where a benchmark is not divided into groups."""
+    return _one_group(summary) if set(summary.groups) == {ALL} else _by_group(summary)
+
+
+def find_estimate(entry: GroupSummary, name: str) -> Estimate:
+    """A metric of a group; nothing counted where the group has no such metric."""
+    return entry.metrics.get(name, Estimate(None, None, None, 0))
+
+
+def summary_notes(summary: Summary) -> str:
+    """What a reader of the numbers has to know: training overlap, marks, failures, what was not asked."""
+    lines = [overlap_line(summary.provenance), *_marks(summary)]
+    for entry in summary.groups.values():
+        name = "" if entry.name == ALL else f"{entry.name}: "
+        if entry.num_failed:
+            shown = list(entry.reasons.items())[:MAX_REASONS]
+            lines += [f"{name}{count} failed: {reason}" for reason, count in shown]
+            if len(entry.reasons) > MAX_REASONS:
+                lines.append(f"{name}{len(entry.reasons) - MAX_REASONS} more reasons, see summary.json")
+        elif not entry.num_expected:
+            reasons = "; ".join(f"{reason} ({count})" if count else reason for reason, count in entry.reasons.items())
+            lines.append(f"{name}not asked: {reasons}")
+    return "\n".join(lines)
+
+
+def _one_group(summary: Summary) -> str:
+    """Every metric with its interval, the headline first; the protocol stands above them."""
+    entry = summary.groups[ALL]
+    names = [summary.headline, *(name for name in entry.metrics if name != summary.headline)]
+    rows = []
+    for name in names:
+        estimate = find_estimate(entry, name)
+        interval = "" if estimate.value is None else f"{format_percent(estimate.low)} - {format_percent(estimate.high)}"
+        rows.append(TableRow((name, format_percent(estimate.value), interval, str(estimate.count))))
+    counts = f"{entry.num_expected} items, {entry.num_failed} failed"
+    note = "\n".join([counts, *summary.notes, summary_notes(summary)])
+    columns = (ColumnGroup("", ("metric", "value", "95% interval", "counted")),)
+    return render_table(Table(_title(summary), columns, tuple(rows), note), TableFormat.TEXT)
+
+
+def _by_group(summary: Summary) -> str:
+    matching = read_marks(summary.provenance).matching
+    names = (*mask_metric_names(matching)[:2], "parts_accuracy", "objects_accuracy", "generated_parts_f1")
+    rows = [
+        TableRow((entry.name, str(entry.num_expected), str(entry.num_failed), *_percents(entry, names)))
+        for entry in summary.groups.values()
+    ]
+    kind = "" if matching is Matching.PAIRED else f" ({matching})"
+    headings = (
+        *("Question type", "asked", "failed", f"micro-gIoU{kind}", f"macro-gIoU{kind}"),
+        *("parts acc.", "object acc.", "own F1"),
+    )
+    table = Table("Results (%)", (ColumnGroup("", headings),), tuple(rows), summary_notes(summary))
+    return render_table(table, TableFormat.TEXT)
+
+
+def _percents(entry: GroupSummary, names: Sequence[str]) -> list[str]:
+    return [format_percent(find_estimate(entry, name).value) for name in names]
+
+
+def _title(summary: Summary) -> str:
+    model = summary.config["model"]
+    name = "adapters off" if model["base"] else "model"
+    limit = summary.config["limit"]
+    cut = "" if limit is None else f", only the first {limit} items"
+    return f"{summary.benchmark} {summary.split} (%), {summary.protocol}, {name}{cut}"
+
+
+def _marks(summary: Summary) -> list[str]:
+    """Log-probabilities and masks are what marks matter to; questions with short answers have neither."""
+    return [] if summary.protocol_version.startswith("vqa") else marks_lines(summary.provenance)

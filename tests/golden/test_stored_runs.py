@@ -1,0 +1,88 @@
+"""Folders that earlier code wrote are still read: by tables, compare, report, --resume and merge-runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from partonomy.__main__ import main as partonomy
+from tests.golden.capture import MERGED_FILE, read_golden
+from tests.golden.comparison import EXACT, NETWORK, check
+from tests.golden.runs import benchmark_scores, partonomy_scores, untimed_records
+from tests.golden.stored_runs import (
+    FOLDER,
+    PARTONOMY,
+    TABLES,
+    TABLES_FOLDER,
+    copy_stored,
+    merge_stored,
+    print_table,
+    run_stored,
+)
+from tests.golden.world import World
+
+RESUMED = ("random", "damaged", "plum", "plum_listwise", "refcoco", "mmr_generate", "textvqa_base", "gqa")
+
+
+@pytest.fixture(autouse=True)
+def _in_the_world(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world.folder)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_the_same_text(name: str) -> None:
+    assert print_table(TABLES[name]) == (TABLES_FOLDER / f"{name}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["random", "plum", "damaged"])
+def test_report(name: str, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert partonomy(["report", str(FOLDER / name), "--output", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "data:image" in text, "the questions and their photographs are found"
+    asked = [record["question_id"] for record in untimed_records(FOLDER / name) if record["status"] == "scored"]
+    assert any(question_id in text for question_id in asked)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_stopped_run_goes_on(world: World, tmp_path: Path, name: str) -> None:
+    run = copy_stored(name, tmp_path)
+    (run / "summary.json").unlink()
+    lines = (run / "records.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = len(lines) // 2
+    (run / "records.jsonl").write_text("".join(lines[:kept]) + lines[kept][:50], encoding="utf-8")
+    run_stored(name, run, "--resume")
+    found, stored = untimed_records(run), untimed_records(FOLDER / name)
+    assert found[:kept] == stored[:kept], "what is there is not asked again"
+    assert [_identity(record) for record in found] == [_identity(record) for record in stored]
+    is_partonomy = name in PARTONOMY
+    read = partonomy_scores if is_partonomy else benchmark_scores
+    is_exact = name in ("random", "damaged")
+    check(_relative(read(world, run)), _relative(read(world, FOLDER / name)), EXACT if is_exact else NETWORK)
+
+
+@pytest.mark.parametrize("name", ["plum", "mmr"])
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, name: str) -> None:
+    run = copy_stored(name, tmp_path)
+    run_stored(name, run, "--resume")
+    assert (run / "records.jsonl").read_bytes() == (FOLDER / name / "records.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["oracle", "pope"])
+def test_shards_are_merged(world: World, tmp_path: Path, name: str) -> None:
+    merged = merge_stored(name, tmp_path)
+    asked = [_identity(record) for number in (1, 2) for record in untimed_records(FOLDER / f"{name}_shard{number}")]
+    assert sorted(map(_identity, untimed_records(merged))) == sorted(asked)
+    scores = (partonomy_scores if name == "oracle" else benchmark_scores)(world, merged)
+    check(scores, read_golden(MERGED_FILE)[name], EXACT)
+
+
+def _identity(record: dict[str, Any]) -> str:
+    return str(record["question_id"] if "question_id" in record else record["item_id"])
+
+
+def _relative(scores: dict[str, Any]) -> dict[str, Any]:
+    """Reasons name images, relative to the world in the stored runs."""
+    content: dict[str, Any] = json.loads(json.dumps(scores).replace("WORLD/", ""))
+    return content

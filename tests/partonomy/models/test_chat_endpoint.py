@@ -1,0 +1,217 @@
+import base64
+import datetime
+import email.utils
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from partonomy.models.chat_endpoint import (
+    AnswerCache,
+    ChatEndpointModel,
+    ChatSettings,
+    EndpointError,
+    JsonClient,
+    RetryPolicy,
+    data_url,
+)
+from partonomy.models.contract import ModelUnavailable, ReplyRefused, Role, Turn
+from tests.partonomy.models.chat_server import (
+    Act,
+    ScriptedServer,
+    close_early,
+    completion,
+    drop,
+    hang,
+    raw,
+    say,
+    serve,
+    status,
+)
+
+KEY = "sk-secret-of-the-test-1234567890"
+TURNS = (Turn(Role.USER, "Which?\nA. wing\nB. wheel"),)
+IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+HALF = completion("B")[:40]
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    """Seconds that the client wanted to wait."""
+    return []
+
+
+def make_model(server: ScriptedServer, folder: Path, waits: list[float], **policy: Any) -> ChatEndpointModel:
+    """The adapter with a short patience; it notes its waits instead of waiting."""
+    chosen = RetryPolicy(**({"max_attempts": 4, "timeout": 0.3} | policy))
+    client = JsonClient(KEY, chosen, sleep=waits.append)
+    return ChatEndpointModel(ChatSettings(server.endpoint, "some-model"), client, AnswerCache(folder))
+
+
+def test_request_has_image_conversation_and_key(tmp_path: Path, waits: list[float]) -> None:
+    turns = (Turn(Role.USER, "What is it?"), Turn(Role.ASSISTANT, "It is a jet."), *TURNS)
+    with serve(say("B")) as server:
+        assert make_model(server, tmp_path, waits).reply(IMAGE, turns) == "B"
+    (request,) = server.requests
+    assert request.path == "/v1/chat/completions"
+    assert request.authorization == f"Bearer {KEY}"
+    assert (request.body["model"], request.body["temperature"], request.body["max_tokens"]) == ("some-model", 0, 256)
+    first, *others = request.body["messages"]
+    image, text = first["content"]
+    assert text == {"type": "text", "text": "What is it?"}
+    header, _, encoded = image["image_url"]["url"].partition(",")
+    assert header == "data:image/png;base64"
+    np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(base64.b64decode(encoded)))), IMAGE)
+    assert others == [
+        {"role": "assistant", "content": "It is a jet."},
+        {"role": "user", "content": TURNS[0].text},
+    ]
+
+
+def test_jpeg_is_smaller_and_close() -> None:
+    ramp = np.linspace(0, 255, 64, dtype=np.uint8)
+    image = np.stack([*np.meshgrid(ramp, ramp), np.full((64, 64), 90, np.uint8)], axis=-1)
+    header, _, encoded = data_url(image, "jpeg").partition(",")
+    assert header == "data:image/jpeg;base64"
+    decoded = np.array(Image.open(io.BytesIO(base64.b64decode(encoded)))).astype(int)
+    assert np.abs(decoded - image).max() < 12
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        status(500),
+        status(503, b"busy"),
+        hang,
+        close_early,
+        drop,
+        raw(HALF),
+        raw(b""),
+        raw(b"<html>gateway</html>"),
+        raw(b'{"error": {"message": "overloaded"}}'),
+        raw(b'{"choices": []}'),
+        raw(b'{"choices": [{"message": {}}]}'),
+        raw(b'{"choices": [{"message": {"content": 7}}]}'),
+        raw(b'["B"]'),
+        raw(b"\xff\xfe"),
+    ],
+)
+def test_broken_answers_are_asked_again(tmp_path: Path, waits: list[float], bad: Act) -> None:
+    with serve(bad, bad, say("B")) as server:
+        assert make_model(server, tmp_path, waits).reply(IMAGE, TURNS) == "B"
+    assert len(server.requests) == 3
+    # Backoff doubles from one second; jitter takes at most half of it away.
+    assert 0.5 <= waits[0] <= 1.0 <= waits[1] <= 2.0
+
+
+def test_an_endpoint_that_stays_broken_fails_the_question_alone(tmp_path: Path, waits: list[float]) -> None:
+    with serve(raw(HALF)) as server:
+        with pytest.raises(EndpointError, match=r"not JSON, or half of it is missing \(4 attempts\)"):
+            make_model(server, tmp_path, waits).reply(IMAGE, TURNS)
+        assert len(server.requests) == 4
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_retry_after_is_honoured_in_seconds_and_as_a_date(tmp_path: Path, waits: list[float]) -> None:
+    moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=100)
+    date = email.utils.format_datetime(moment, usegmt=True)
+    acts = [status(429, retry_after="7"), status(429, retry_after=date), status(429, retry_after="soon"), say("B")]
+    with serve(*acts) as server:
+        assert make_model(server, tmp_path, waits).reply(IMAGE, TURNS) == "B"
+    assert waits[0] == 7.0
+    assert 60 < waits[1] <= 100
+    assert 2.0 <= waits[2] <= 4.0  # not understood: the third wait of the backoff
+
+
+@pytest.mark.parametrize(
+    ("acts", "message", "num_requests"),
+    [
+        ((status(429),), r"HTTP 429 \(4 attempts\); try again later with --resume", 4),
+        ((status(429, retry_after="86400"),), "asks to wait 86400 s", 1),
+        ((status(401, f"Incorrect API key provided: {KEY}".encode()),), r"HTTP 401: .*provided: \[key\]", 1),
+        ((status(404, b"no such model"),), "HTTP 404: no such model; correct the key, --endpoint or --model_name", 1),
+    ],
+)
+def test_what_no_question_would_get_past_ends_the_run(
+    tmp_path: Path, waits: list[float], acts: tuple[Act, ...], message: str, num_requests: int
+) -> None:
+    with serve(*acts) as server:
+        with pytest.raises(ModelUnavailable, match=message) as caught:
+            make_model(server, tmp_path, waits).reply(IMAGE, TURNS)
+        assert len(server.requests) == num_requests
+    assert KEY not in str(caught.value)
+
+
+def test_nobody_listening_ends_the_run(tmp_path: Path, waits: list[float]) -> None:
+    with serve(say("B")) as server:
+        pass
+    with pytest.raises(ModelUnavailable, match="no connection"):
+        make_model(server, tmp_path, waits).reply(IMAGE, TURNS)
+    assert len(waits) == 3
+
+
+def test_a_request_that_is_refused_as_such_is_not_repeated(tmp_path: Path, waits: list[float]) -> None:
+    with serve(status(400, b'{"error": "image too large"}')) as server:
+        with pytest.raises(EndpointError, match="HTTP 400: .*image too large"):
+            make_model(server, tmp_path, waits).reply(IMAGE, TURNS)
+        assert len(server.requests) == 1
+
+
+def test_refusals_are_told_from_answers(tmp_path: Path, waits: list[float]) -> None:
+    filtered = json.dumps({"choices": [{"finish_reason": "content_filter", "message": {"content": "A"}}]}).encode()
+    with serve(say(None, refusal="I can't help with that."), raw(filtered), say(None), say("")) as server:
+        model = make_model(server, tmp_path, waits)
+        with pytest.raises(ReplyRefused, match="can't help"):
+            model.reply(IMAGE, TURNS)
+        with pytest.raises(ReplyRefused, match="content filter"):
+            model.reply(255 - IMAGE, TURNS)
+        assert model.reply(IMAGE // 2, TURNS) == ""
+        assert model.reply(IMAGE // 3, TURNS) == ""
+        with pytest.raises(ReplyRefused, match="can't help"):  # from the cache
+            model.reply(IMAGE, TURNS)
+        assert len(server.requests) == 4
+
+
+def test_parts_of_a_message_are_joined(tmp_path: Path, waits: list[float]) -> None:
+    with serve(say([{"type": "text", "text": "B. "}, {"type": "text", "text": "wheel"}])) as server:
+        assert make_model(server, tmp_path, waits).reply(IMAGE, TURNS) == "B. wheel"
+
+
+def test_the_same_question_is_asked_once(tmp_path: Path, waits: list[float]) -> None:
+    with serve(say("A"), say("B")) as server:
+        assert make_model(server, tmp_path, waits).reply(IMAGE, TURNS) == "A"
+        assert make_model(server, tmp_path, waits).reply(IMAGE, TURNS) == "A"
+        assert len(server.requests) == 1
+        assert make_model(server, tmp_path, waits).reply(255 - IMAGE, TURNS) == "B"
+        assert len(server.requests) == 2
+
+
+def test_a_damaged_cache_file_is_named_and_not_counted_against_the_model(tmp_path: Path, waits: list[float]) -> None:
+    with serve(say("A")) as server:
+        model = make_model(server, tmp_path, waits)
+        model.reply(IMAGE, TURNS)
+        (path,) = tmp_path.rglob("*.json")
+        path.write_text(path.read_text()[:30])
+        with pytest.raises(ModelUnavailable, match=rf"{path.name} is no cached answer"):
+            model.reply(IMAGE, TURNS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"endpoint": "localhost:8000"}, "is no address"),
+        ({"endpoint": "https://user:pass@host/v1"}, "must hold no key"),
+        ({"endpoint": "https://host/v1?key=abc"}, "must hold no key"),
+        ({"image_format": "gif"}, "none of png, jpeg"),
+        ({"request_options": "{"}, "not JSON"),
+        ({"request_options": "[1]"}, "must be a JSON object"),
+        ({"request_options": '{"model": "x", "n": 2}'}, "must not set model, n"),
+    ],
+)
+def test_unusable_settings_are_refused(change: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ChatSettings(**({"endpoint": "http://host/v1", "model_name": "m"} | change))

@@ -1,0 +1,232 @@
+import csv
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from partonomy.benchmarks.partonomy.records import Record, Status
+from partonomy.benchmarks.partonomy.steps import Subject
+from partonomy.cli.results import compare
+from partonomy.reporting.compare import (
+    DEFAULT_METRICS,
+    Comparison,
+    MetricDifference,
+    Outcome,
+    compare_runs,
+    render_comparison,
+)
+from partonomy.reporting.loaded_run import LoadedRun, load_run
+from partonomy.structures import QuestionType
+from tests.partonomy.conftest import write_questions
+from validate_partonomy import main
+
+
+def run_model(model: str, questions: Path, output: Path, *flags: str) -> LoadedRun:
+    """A finished run with own answers on every question."""
+    main(["--model", model, "--questions", str(questions), "--output", str(output), "--generate", "all", *flags])
+    return load_run(output)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs on the same four images with a question of every type."""
+
+    oracle: LoadedRun
+    empty: LoadedRun
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The runs, made once: no test changes them."""
+    folder = tmp_path_factory.mktemp("pair")
+    questions = write_questions(folder, tuple(QuestionType))
+    return Pair(run_model("oracle", questions, folder / "oracle"), run_model("empty", questions, folder / "empty"))
+
+
+def compare_all(first: LoadedRun, second: LoadedRun) -> Comparison:
+    """Both runs under the default metrics."""
+    return compare_runs(first, second, DEFAULT_METRICS, seed=0)
+
+
+def entry_of(comparison: Comparison, question_type: str, metric: str) -> MetricDifference:
+    """The difference of one type and metric."""
+    (entry,) = [e for e in comparison.differences if (e.question_type, e.metric) == (question_type, metric)]
+    return entry
+
+
+def test_oracle_against_the_first_choice(pair: Pair) -> None:
+    comparison = compare_all(pair.oracle, pair.empty)
+    # `empty` makes no masks: IoU falls from 1 to 0 in every image, so in every resample.
+    masks = entry_of(comparison, "identification", "giou_micro_paired")
+    assert (masks.first, masks.second) == (1.0, 0.0)
+    assert (masks.difference.value, masks.difference.low, masks.difference.high) == (-1.0, -1.0, -1.0)
+    assert masks.difference.count == 4
+    assert masks.excludes_zero is True
+    # It takes the first choice, which is right for image 0 alone: per image the accuracy changes by 0, -1, -1, -1. A
+    # resample of four images with k draws of image 0 gives -(4 - k) / 4. P(k = 0) = .32, so the 2.5% percentile is -1;
+    # P(k >= 3) = 13 / 256 = .051 and P(k = 4) = .004, so the 97.5% percentile is that of k = 3: -1 / 4.
+    accuracy = entry_of(comparison, "identification", "parts_accuracy").difference
+    assert (accuracy.value, accuracy.low, accuracy.high) == (-0.75, -1.0, -0.25)
+    # The object question of the part-whole types, and only theirs, is compared too: choice 0 is right for two images.
+    objects = [entry.question_type for entry in comparison.differences if entry.metric == "objects_accuracy"]
+    assert sorted(objects) == ["part_to_whole", "whole_to_part"]
+    assert entry_of(comparison, "part_to_whole", "objects_accuracy").difference.value == -0.5
+
+
+def test_flips_are_listed(pair: Pair) -> None:
+    comparison = compare_all(pair.oracle, pair.empty)
+    flips = [flip for flip in comparison.flips if flip.question_type == "identification"]
+    assert [(Path(flip.image_path).name, flip.outcome) for flip in flips] == [
+        ("image1.png", Outcome.LOST),
+        ("image2.png", Outcome.LOST),
+        ("image3.png", Outcome.LOST),
+    ]
+    assert flips[0].correct == flips[0].first == ("wheel", "wing")
+    assert flips[0].second == ("wheel",)
+    assert flips[0].object_label == "biplane"
+    # Ten types with a question for the parts of four images, two with one for the object.
+    assert len(comparison.choices) == 10 * 4 + 2 * 4
+    assert sum(choice.subject is Subject.OBJECT for choice in comparison.choices) == 8
+    assert len(comparison.iou_changes) == 10 * 4
+    assert {entry.change for entry in comparison.iou_changes} == {-1.0}
+
+
+def test_a_run_against_itself_is_zero(question_file: Path, tmp_path: Path) -> None:
+    run = run_model("random", question_file, tmp_path / "random")
+    comparison = compare_all(run, run)
+    intervals = {(e.difference.value, e.difference.low, e.difference.high) for e in comparison.differences}
+    assert len(comparison.differences) == 10 * 4 + 2
+    assert intervals == {(0.0, 0.0, 0.0)}
+    assert {entry.excludes_zero for entry in comparison.differences} == {False}
+    assert comparison.flips == comparison.iou_changes == ()
+
+
+def test_the_other_way_round_is_the_negative(tmp_path: Path) -> None:
+    questions = write_questions(tmp_path, tuple(QuestionType), num_images=12)
+    first = run_model("random", questions, tmp_path / "first")
+    second = run_model("random", questions, tmp_path / "second", "--seed", "1")
+    there, back = compare_all(first, second), compare_all(second, first)
+    assert any(entry.difference.value not in (0.0, None) for entry in there.differences)
+    for forward, backward in zip(there.differences, back.differences, strict=True):
+        assert (forward.question_type, forward.metric) == (backward.question_type, backward.metric)
+        one, other = forward.difference, backward.difference
+        assert one.value is not None
+        assert other.value is not None
+        assert one.value == pytest.approx(-other.value, abs=1e-12)
+        assert (one.low, one.high) == (
+            pytest.approx(-(other.high or 0), abs=1e-12),
+            pytest.approx(-(other.low or 0), abs=1e-12),
+        )
+        assert forward.excludes_zero == backward.excludes_zero
+    lost = [flip.question_id for flip in there.flips if flip.outcome is Outcome.LOST]
+    gained = [flip.question_id for flip in back.flips if flip.outcome is Outcome.GAINED]
+    assert lost == gained != []
+    changes = {entry.question_id: entry.change for entry in back.iou_changes}
+    assert {entry.question_id: -entry.change for entry in there.iou_changes} == changes
+
+
+def test_largest_changes_come_first(tmp_path: Path) -> None:
+    questions = write_questions(tmp_path, tuple(QuestionType), num_images=6)
+    comparison = compare_all(
+        run_model("random", questions, tmp_path / "random"), run_model("oracle", questions, tmp_path / "oracle")
+    )
+    sizes = [abs(entry.change) for entry in comparison.iou_changes]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) > 1
+
+
+def fail_on_image_2(record: Record) -> Record:
+    """The record as it is when the model fails on that image."""
+    if not record.image_path.endswith("image2.png"):
+        return record
+    assert record.parts_choice is not None
+    choice = dataclasses.replace(record.parts_choice, scores=None, selection=None)
+    return dataclasses.replace(record, status=Status.FAILED, parts_choice=choice, segmentation=None, generation=None)
+
+
+def test_a_failed_question_counts_as_wrong(pair: Pair) -> None:
+    broken = dataclasses.replace(pair.oracle, records=tuple(map(fail_on_image_2, pair.oracle.records)))
+    comparison = compare_all(pair.oracle, broken)
+    flips = [flip for flip in comparison.flips if flip.question_type == "identification"]
+    assert [(Path(flip.image_path).name, flip.outcome, flip.second) for flip in flips] == [
+        ("image2.png", Outcome.LOST, ())
+    ]
+    assert entry_of(comparison, "identification", "parts_accuracy").second == 0.75
+    assert "B chose: nothing, it failed" in render_comparison(comparison, 1)
+
+
+def test_other_questions_are_refused(question_file: Path, tmp_path: Path) -> None:
+    first = run_model("oracle", question_file, tmp_path / "first")
+    limited = run_model("oracle", question_file, tmp_path / "limited", "--limit", "2")
+    with pytest.raises(ValueError, match=r"of type identification, .*first alone has .* another --limit"):
+        compare_all(first, limited)
+    with pytest.raises(ValueError, match=r"of type identification, .*first alone has"):
+        compare_all(limited, first)
+    image = (tmp_path / "image2.png").rename(tmp_path / "away.png")
+    without = run_model("oracle", question_file, tmp_path / "without")
+    with pytest.raises(ValueError, match="first alone has record-000020; .* without some images"):
+        compare_all(first, without)
+    image.rename(tmp_path / "image2.png")
+    question_file.write_text(json.dumps(json.loads(question_file.read_text())[1:]))
+    other = run_model("oracle", question_file, tmp_path / "other")
+    with pytest.raises(ValueError, match=rf"first those of test_qa_pairs \({first.dataset_hash[:12]}\), .*other those"):
+        compare_all(first, other)
+
+
+def test_types_that_only_one_run_asked_are_named(question_file: Path, tmp_path: Path) -> None:
+    first = run_model("oracle", question_file, tmp_path / "first", "--question_types", "positive,negative")
+    second = run_model("empty", question_file, tmp_path / "second", "--question_types", "negative,difference")
+    comparison = compare_all(first, second)
+    assert {entry.question_type for entry in comparison.differences} == {"negative"}
+    assert (comparison.only_first, comparison.only_second) == (("positive",), ("difference",))
+    assert "asked in A alone and not compared: positive" in render_comparison(comparison, 0)
+
+
+def test_what_one_run_was_not_asked_is_a_dash(question_file: Path, tmp_path: Path) -> None:
+    first = run_model("oracle", question_file, tmp_path / "first")
+    second = run_model("oracle", question_file, tmp_path / "second", "--generate", "none")
+    entry = entry_of(compare_all(first, second), "identification", "generated_parts_f1")
+    assert (entry.first, entry.second, entry.difference.value, entry.excludes_zero) == (1.0, None, None, None)
+    assert "generated_parts_f1  100.0      -      -" in render_comparison(compare_all(first, second), 0)
+
+
+def test_differing_settings_are_named(question_file: Path, tmp_path: Path) -> None:
+    first = run_model("oracle", question_file, tmp_path / "first")
+    second = run_model("oracle", question_file, tmp_path / "second", "--part_whole", "predicted")
+    (warning,) = compare_all(first, second).warnings
+    assert warning.endswith("(--part_whole): gold and predicted")
+
+
+def test_command_writes_all_flips(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = pair.oracle, pair.empty
+    for suffix in (".csv", ".json"):
+        compare(str(first.path), str(second.path), show=2, output=str(tmp_path / f"flips{suffix}"))
+    text = capsys.readouterr().out
+    comparison = compare_all(first, second)
+    num_flips = len(comparison.flips)
+    assert f"right -> wrong: {num_flips} questions" in text
+    assert f"... and {num_flips - 2} more" in text
+    with (tmp_path / "flips.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["question_id"] for row in rows if row["change"] != "iou"] == [f.question_id for f in comparison.flips]
+    assert rows[0]["run_a"] == "wheel, wing"
+    assert len([row for row in rows if row["change"] == "iou"]) == 40
+    content = json.loads((tmp_path / "flips.json").read_text())
+    assert len(content["flips"]) == num_flips
+    assert content["flips"][0]["run_b"] == ["wheel"]
+    assert content["differences"][0]["ci95"] == [-1.0, -1.0]
+    assert content["iou_changes"][0]["run_a"] == 1.0
+
+
+def test_metrics_can_be_chosen(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    run = pair.oracle
+    compare(str(run.path), str(run.path), metric="ciou_paired, parts_f1", show=0)
+    text = capsys.readouterr().out
+    assert text.count("ciou_paired") == 10
+    assert "parts_accuracy" not in text
+    with pytest.raises(ValueError, match="unknown metric ciou; known: .*ciou_paired"):
+        compare(str(run.path), str(run.path), metric="ciou")
+    with pytest.raises(ValueError, match=r"flips\.txt: give a name that ends in \.json or \.csv"):
+        compare(str(run.path), str(run.path), output="flips.txt")
