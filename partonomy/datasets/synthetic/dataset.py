@@ -19,7 +19,7 @@ from partonomy.datasets.synthetic.palette import Scheme, choose_scheme
 from partonomy.datasets.synthetic.scene import MIN_VISIBLE_PARTS, DrawnImage, draw_scene, plan_scene
 from partonomy.datasets.synthetic.sketch import Blueprint
 from partonomy.masks import encode_mask
-from partonomy.progress import progress
+from partonomy.progress import counted, progress
 from partonomy.sharding import Shard
 from partonomy.structures import AnnotatedImage, ObjectInstance, Part, PartDataset
 
@@ -122,12 +122,8 @@ def draw_shard(config: SyntheticConfig, output_dir: Path, num_workers: int, shar
     image_root.mkdir(parents=True, exist_ok=True)
     draw = partial(_build_image, config, image_root)
     indices = shard.span(config.num_images)
-    images = []
     with progress(len(indices), f"drawing {config.split}", "image") as shown:
-        for image in _draw_in_processes(draw, indices, num_workers):
-            images.append(image)
-            shown.update()
-    return tuple(images)
+        return tuple(counted(_draw_in_processes(draw, indices, num_workers), shown))
 
 
 def drawn_dataset(config: SyntheticConfig, output_dir: Path, images: Sequence[AnnotatedImage]) -> PartDataset:

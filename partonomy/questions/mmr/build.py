@@ -7,7 +7,7 @@ names carry it as their first folder, as `train2017/` does in the published file
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TextIO
 
 from partonomy.datasets.sources.mmr import FOLDER, IMAGE_FOLDER, Kind, MmrImage, MmrQuestion, mmr_file, write_mmr
 from partonomy.files import read_json, write_json
-from partonomy.progress import Progress, progress
+from partonomy.progress import counted, progress
 from partonomy.questions.mmr.pairs import UNANSWERED, MadePairs, PairMaker
 from partonomy.questions.mmr.scene import kind_of
 from partonomy.structures import AnnotatedImage, PartDataset
@@ -113,7 +113,8 @@ def build_mmr(
     with rejected_file(root, split).open("w", encoding="utf-8") as rejected:
         for name, kind in SPLIT_FILES[split]:
             with progress(len(dataset.images), f"MMR_{name}", "image") as shown:
-                made = _make_pairs(dataset.images, shown, maker, kind, counts[name], rejected)
+                images = counted(dataset.images, shown)
+                made = _make_pairs(images, maker, kind, counts[name], rejected)
                 write_mmr((_to_record(image, questions, folder) for image, questions in made), mmr_file(root, name))
             if not counts[name].num_images:
                 raise ValueError(
@@ -169,8 +170,7 @@ def link_images(root: Path, dataset: PartDataset) -> str:
 
 
 def _make_pairs(
-    images: Sequence[AnnotatedImage],
-    shown: Progress,
+    images: Iterable[AnnotatedImage],
     maker: PairMaker,
     kind: Kind | None,
     counts: FileCounts,
@@ -186,7 +186,6 @@ def _make_pairs(
         rejected.flush()
         if made.questions:
             yield image, made.questions
-        shown.update()
 
 
 def _to_record(image: AnnotatedImage, questions: tuple[MmrQuestion, ...], folder: str) -> MmrImage:
