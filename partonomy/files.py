@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from filelock import FileLock, Timeout
-
 from partonomy.masks import is_integer, shorten
 from partonomy.progress import BYTES, Progress, progress
 
@@ -82,39 +80,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-LOCK_FILE = ".lock"
-"""Locked by the process that writes a folder; the operating system unlocks it when that process ends, even killed."""
-
-
-@contextmanager
-def lock_folder(folder: Path, name: str = LOCK_FILE) -> Iterator[None]:
-    """Hold a folder, or a part of its work, against a second process.
-
-    Args:
-        folder: created when missing.
-        name: of the lock file in the folder.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BlockingIOError(
-            f"{folder}: another process is writing here and holds {path}; wait for it, end it, or choose another "
-            "--output"
-        ) from error
-    try:
-        yield
-    finally:
-        # Removed while it is held: a process that opened it before finds it gone once it has the lock, and tries anew.
-        path.unlink(missing_ok=True)
-        lock.release()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from partonomy.datasets.sources.registry import DataSource, SourceOptions, find_
 from partonomy.datasets.store import DatasetOrigin
 from partonomy.datasets.synthetic.drawn_shards import WORK as DRAWN
 from partonomy.datasets.synthetic.drawn_shards import draw_and_store, has_drawn_shards, join_drawn
-from partonomy.files import lock_folder
+from partonomy.locks import lock_folder
 from partonomy.metrics.part_embedding import DEFAULT_EMBEDDING_MODEL
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.build_config import BuildSummary, QuestionBuildConfig, config_to_json

@@ -20,7 +20,8 @@ from partonomy.datasets.store import (
     DATASET_FILE,
     QUESTIONS_FILE,
 )
-from partonomy.files import LOCK_FILE, lock_folder, read_json
+from partonomy.files import read_json
+from partonomy.locks import LOCK_FILE, lock_folder
 from partonomy.sharding import parse_shard
 
 OWN_FILES = {

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from partonomy.files import LOCK_FILE, lock_folder, read_json, write_json
+from partonomy.files import read_json, write_json
+from partonomy.locks import LOCK_FILE, lock_folder
 from partonomy.sharding import Shard, all_shards
 
 SHARDS_FOLDER = "shards"

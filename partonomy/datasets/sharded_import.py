@@ -28,7 +28,8 @@ from partonomy.datasets.record_exchange import (
 )
 from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults, remove_shards
 from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, save_dataset_images
-from partonomy.files import hash_files, lock_folder, open_atomically
+from partonomy.files import hash_files, open_atomically
+from partonomy.locks import lock_folder
 from partonomy.sharding import Shard
 from partonomy.structures import RLE, AnnotatedImage, InvalidRecord, ObjectInstance, Part, Question, QuestionType
 

@@ -24,7 +24,8 @@ from partonomy.datasets.store import (
     load_dataset,
     save_dataset,
 )
-from partonomy.files import hash_files, hash_json, lock_folder, open_atomically, read_json, write_json
+from partonomy.files import hash_files, hash_json, open_atomically, read_json, write_json
+from partonomy.locks import lock_folder
 from partonomy.questions.build_config import BuildSummary, QuestionBuildConfig, summary_to_json
 from partonomy.questions.fits import find_askable_graph, fit_object_sampler, fit_questions, load_fits, save_fits
 from partonomy.questions.generator import (

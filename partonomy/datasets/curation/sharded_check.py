@@ -14,7 +14,8 @@ from partonomy.datasets.curation.check import (
     join_checks,
 )
 from partonomy.datasets.shard_results import ShardResults, remove_shards
-from partonomy.files import hash_files, lock_folder
+from partonomy.files import hash_files
+from partonomy.locks import lock_folder
 from partonomy.sharding import Shard
 
 WORK = "check"

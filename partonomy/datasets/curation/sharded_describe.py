@@ -7,7 +7,8 @@ from pydantic import TypeAdapter, ValidationError
 from partonomy.datasets.curation.describe import Description, Measurements, describe_measurements, measure
 from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults
 from partonomy.datasets.store import ANNOTATIONS_FILE, load_dataset
-from partonomy.files import hash_files, lock_folder
+from partonomy.files import hash_files
+from partonomy.locks import lock_folder
 from partonomy.sharding import Shard
 
 WORK = "describe"

@@ -7,7 +7,8 @@ from partonomy.datasets.annotation_file import annotations_from_json, write_anno
 from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults
 from partonomy.datasets.store import number_annotations
 from partonomy.datasets.synthetic.dataset import SyntheticConfig, draw_shard, drawn_dataset
-from partonomy.files import lock_folder, read_json
+from partonomy.files import read_json
+from partonomy.locks import lock_folder
 from partonomy.sharding import Shard
 from partonomy.structures import AnnotatedImage, Part, PartDataset
 

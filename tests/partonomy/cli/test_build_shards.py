@@ -13,7 +13,7 @@ import pytest
 from partonomy.__main__ import main
 from partonomy.datasets.concept_graph import build_concept_graph
 from partonomy.datasets.store import DatasetOrigin, save_dataset
-from partonomy.files import lock_folder
+from partonomy.locks import lock_folder
 from partonomy.questions import fits as fits_module
 from partonomy.questions import generator
 from partonomy.questions.answer_mutator import MutationMode
@@ -395,7 +395,7 @@ def test_shards_that_are_being_written_are_not_deleted(
 HOLD = """
 import sys, time
 from pathlib import Path
-from partonomy.files import lock_folder
+from partonomy.locks import lock_folder
 with lock_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
