@@ -168,7 +168,6 @@ def build_shard(folder: Path, shard: Shard, config: QuestionBuildConfig, setting
             write_all_questions(maker, dataset.images, config, writer)
             writer.finish()
         content = {
-            "num_images": len(dataset.images),
             "num_questions": writer.num_questions,
             "skipped": skipped_to_json(writer.skipped),
             "sha256": writer.sha256,
@@ -188,12 +187,6 @@ def merge_build(folder: Path, config: QuestionBuildConfig, settings: Mapping[str
     preparation = read_preparation(folder, config, settings)
     results = _results(folder, preparation)
     shards = results.read_all()
-    num_images = sum(content["num_images"] for _, content in shards)
-    if num_images != preparation.num_images:
-        raise ValueError(
-            f"{results.folder}: the shards have {num_images} images, the data set {preparation.num_images}; prepare "
-            "anew with --prepare --overwrite"
-        )
     with open_atomically(folder / QUESTIONS_FILE) as file:
         for shard, content in shards:
             path = _work_folder(results, shard) / QUESTIONS_FILE
