@@ -18,7 +18,7 @@ Questions are real ones, of the embedded data set drawn into a temporary folder.
   each of at most `--answer_tokens` tokens with the masks of what it tags: plain, one by one (`Predictor`: the prompt
   read by transformers' `generate`, then prompt and answer once more for states and masks); fast, those of a
   batch of images together, from the keys and values that are there. Keys: scripts/bench/eval_answers.py. Random weights
-  tag far more than trained ones, hence the times of words alone, and hardly ever end an answer: all are equally long here.
+  tag far more than trained ones, hence the times of words alone, and hardly ever end an answer: all are equally long.
   Where two tokens are as likely, rounding decides; in bfloat16 it does so often;
 - `decoding`: the paper's own comparison (appendix C.4), beside its quoted numbers: the LLM's forward of a question, and
   decoding one mask without and with feedback, one after the other; without feedback also all of them in one call.
