@@ -20,6 +20,11 @@ RECORD_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, Ov
 """What a reader may raise while it walks through a record of any form."""
 
 
+def reason_of(error: Exception) -> str:
+    """What one of `RECORD_ERRORS` says, in words that end a message."""
+    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+
+
 def hash_files(paths: Iterable[Path]) -> str:
     """sha256 over the contents of files, in the order given."""
     digest = hashlib.sha256()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.partonomy.datasets.test_check_problems import CASES
 
 from partonomy.__main__ import main
 from partonomy.datasets.annotation_file import read_shard_annotations
@@ -18,7 +19,6 @@ from partonomy.sharding import Shard, all_shards
 from tests.partonomy.cli.test_curate import make_folder
 from tests.partonomy.datasets.checked_file import CONFIG, HEIGHT, WIDTH, Content, sound
 from tests.partonomy.datasets.checked_file import square as polygon
-from tests.partonomy.datasets.test_check_problems import CASES
 
 
 @pytest.fixture
