@@ -53,4 +53,3 @@ def join_drawn(config: SyntheticConfig, output_dir: Path) -> PartDataset:
 
 def _annotations_path(results: ShardResults, shard: Shard) -> Path:
     return results.path(shard).with_suffix(".annotations.json")
-
