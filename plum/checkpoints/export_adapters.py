@@ -19,10 +19,10 @@ from plum.checkpoints.export_source import ExportSource, find_source, root_base
 from plum.checkpoints.model_card import write_card
 from plum.checkpoints.model_config_io import write_model_config
 from plum.checkpoints.model_weights import ModelWeights, empty_model, read_saved
+from plum.checkpoints.published.streamed_probe import probe_logits
 from plum.checkpoints.store import ADAPTER_STEM, BASE_FILE, TRAINED_STEM, saved_tensors, start_folder
-from plum.checkpoints.streamed_probe import probe_logits
 from plum.checkpoints.weights import SavedTensor, fingerprint, write_tensors
-from plum.models.lora import is_adapter, name_without_adapters, peft_name
+from plum.models.backbones.lora import is_adapter, name_without_adapters, peft_name
 from plum.models.parameter_counts import component_of
 
 TRAINED_COPY = ".modules_to_save.default."

@@ -14,7 +14,7 @@ from plum.checkpoints.store import BASE_FILE, CARD_FILE, require_heads, saved_te
 from plum.checkpoints.training_checkpoint import read_trained
 from plum.checkpoints.weights import SavedTensor
 from plum.data.tokenizer import load_tokenizer
-from plum.models.special_tokens import add_written_tokens, with_special_tokens
+from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.training.config_file import load_train_config
 from plum.training.run import build_or_load
 from plum.training.run_checkpoints import RunCheckpoints

@@ -26,11 +26,11 @@ from plum.checkpoints.weights import (
 )
 from plum.config import ModelConfig
 from plum.data.tokenizer import load_tokenizer
-from plum.models.empty import allocate_parameters
+from plum.models.backbones.lora import is_adapter, name_of_peft, name_without_adapters
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.lora import is_adapter, name_of_peft, name_without_adapters
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
+from plum.models.weightless import allocate_parameters
 
 MODEL_STEM = "model"
 TRAINED_STEM = "trained"

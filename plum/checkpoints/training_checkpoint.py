@@ -3,12 +3,18 @@
 import contextlib
 import io
 import pickle
+import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from plum.training.run_checkpoints import to_universal
+
 PLAIN_FILE = "plain.pt"
+BFLOAT16_ZERO_1 = "bf16_zero_pp_rank_*_optim_states.pt"
+"""Files of DeepSpeed's optimizer for ZeRO-1 in bfloat16 with float32 accumulation."""
+UNIVERSAL_WEIGHTS = "fp32.pt"
 MODEL_PREFIX = "model."
 """A checkpoint is of the objective, which holds the model."""
 
@@ -28,7 +34,12 @@ def read_trained(checkpoint: Path) -> dict[str, Tensor]:
     """
     if not checkpoint.is_dir():
         raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
-    state = _read_plain(checkpoint) if (checkpoint / PLAIN_FILE).is_file() else _read_deepspeed(checkpoint)
+    if (checkpoint / PLAIN_FILE).is_file():
+        state = _read_plain(checkpoint)
+    elif any(checkpoint.glob(BFLOAT16_ZERO_1)):
+        state = _read_universal(checkpoint)
+    else:
+        state = _read_deepspeed(checkpoint)
     # The part pretext of the tiny recipe is no part of the model.
     return {
         name.removeprefix(MODEL_PREFIX): tensor.detach().float()
@@ -41,6 +52,18 @@ def _read_plain(checkpoint: Path) -> dict[str, Tensor]:
     content = torch.load(checkpoint / PLAIN_FILE, map_location="cpu", weights_only=True)
     trained: dict[str, Tensor] = content["trainable"]
     return trained
+
+
+def _read_universal(checkpoint: Path) -> dict[str, Tensor]:
+    """Read a checkpoint of ZeRO-1 in bfloat16, which DeepSpeed puts together only on the way to its universal form."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / checkpoint.name
+        link.symlink_to(checkpoint.resolve(), target_is_directory=True)
+        try:
+            weights = sorted((to_universal(link) / "zero").glob(f"*/{UNIVERSAL_WEIGHTS}"))
+        except RuntimeError as error:
+            raise ValueError(f"{checkpoint} is not a whole DeepSpeed checkpoint: {error}") from error
+        return {path.parent.name: torch.load(path, map_location="cpu", weights_only=True)["param"] for path in weights}
 
 
 def _read_deepspeed(checkpoint: Path) -> dict[str, Tensor]:

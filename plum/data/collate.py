@@ -13,8 +13,8 @@ from plum.config import ModelConfig
 from plum.data.encoding import ConversationEncoder, EncodedConversation
 from plum.data.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
 from plum.data.sam_feature_cache import SamFeatureCache, hash_image
-from plum.models.registry import build_notation
-from plum.models.target_notation import TargetNotation
+from plum.models.systems.registry import build_notation
+from plum.models.systems.target_notation import TargetNotation
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ImageFrame, Sample, SpanBounds
 from plum.train_config import DataConfig
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from plum.checkpoints.file_modes import give_usual_mode
+from plum.checkpoints.weights import give_usual_mode
 from plum.data.image_transforms import SAM_MEAN, SAM_STD
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from plum.checkpoints.export import ExportRequest, export_merged
 from plum.checkpoints.export_adapters import AdaptersRequest, export_adapters
 from plum.checkpoints.export_source import find_source
 from plum.checkpoints.model_weights import MergedWeights
+from plum.checkpoints.published.streamed_probe import _probe_text, probe_logits
 from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained
-from plum.checkpoints.streamed_probe import _probe_text, probe_logits
 from plum.config import LoraConfig
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import set_trainable
@@ -27,7 +27,7 @@ from plum.structures import TEXT_ONLY
 from plum.train_config import TrainableConfig
 from plum.training.initialise import initialise_from
 from tests.plum.checkpoints.saved_models import LORA, assert_same, make_model, make_tokenizer, make_trained, run
-from tests.plum.models.sisters_world import make_sister, seg_tokenizer, sister_config
+from tests.plum.models.systems.sisters_world import make_sister, seg_tokenizer, sister_config
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +273,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 
 def test_memory_is_bounded_by_a_shard_and_a_layer(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    from plum.models.registry import build_model
+    from plum.models.systems.registry import build_model
 
     small = make_model(tokenizer).config
     language = replace(small.llava.language, hidden_size=256, intermediate_size=4096, num_layers=24)

@@ -1,4 +1,4 @@
-"""Exports of runs: finished ones, and checkpoints of DeepSpeed ZeRO-2 written by one, two and three ranks."""
+"""Exports of runs: finished ones, and checkpoints of DeepSpeed written by one, two and three ranks."""
 
 import json
 import os
@@ -57,13 +57,20 @@ def _export(source: Path, destination: Path) -> Path:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(("num_ranks", "precision"), [(1, "fp32"), (2, "bf16"), (3, "fp32")])
+@pytest.mark.parametrize(
+    ("num_ranks", "precision", "zero_stage"), [(1, "fp32", 2), (2, "bf16", 2), (3, "fp32", 2), (2, "bf16", 1)]
+)
 def test_a_checkpoint_of_any_number_of_ranks_is_exported(
-    folder: Path, tmp_path: Path, num_ranks: int, precision: str
+    folder: Path, tmp_path: Path, num_ranks: int, precision: str, zero_stage: int
 ) -> None:
-    config = _stage_1(folder, f"ranks_{num_ranks}")
+    config = _stage_1(folder, f"ranks_{num_ranks}_{zero_stage}")
     engine = replace(
-        config.engine, kind="deepspeed", precision=precision, micro_batch_size=6 // num_ranks, accumulation=1
+        config.engine,
+        kind="deepspeed",
+        precision=precision,
+        micro_batch_size=6 // num_ranks,
+        accumulation=1,
+        zero_stage=zero_stage,
     )
     config = replace(config, engine=engine)
     model = train_launched(config, num_ranks)

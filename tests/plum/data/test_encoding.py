@@ -7,12 +7,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from partonomy.structures import CharSpan
-from plum.checkpoints.llava_tokenizer import read_source_tokenizer
+from plum.checkpoints.published.llava_tokenizer import read_source_tokenizer
 from plum.data.bio_labels import TokenSpan, decode_tags
 from plum.data.conversation import TEMPLATES, TemplateName
 from plum.data.encoding import ConversationEncoder, EncodedConversation, token_chars, token_id
 from plum.structures import IGNORE_INDEX, Exchange
-from tests.plum.checkpoints.published_llava import write_tokenizer
+from tests.plum.checkpoints.published.published_llava import write_tokenizer
 from tests.plum.data.tokenizers_for_tests import FAMILIES, byte_level, word_level
 
 FIRST = Exchange(
