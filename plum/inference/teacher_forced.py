@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from plum.checkpoints.store import LoadedModel
-from plum.data.bio_labels import Tag
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.loader import load_batches
+from plum.inputs.bio_labels import Tag
 from plum.losses.losses import bio_accuracy
 from plum.models.grounded_lmm import GroundedLMM
 from plum.structures import IGNORE_INDEX, Batch

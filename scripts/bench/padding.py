@@ -26,10 +26,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from plum.data.build import build_mixture
-from plum.data.encoding import ConversationEncoder
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import longest_text
-from plum.data.tokenizer import load_tokenizer
+from plum.inputs.encoding import ConversationEncoder
+from plum.inputs.tokenizer import load_tokenizer
 from plum.models.backbones.shared_beginnings import PADDING, lay_out
 from plum.models.systems.special_tokens import read_special_tokens
 from plum.structures import Exchange, Sample

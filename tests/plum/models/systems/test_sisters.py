@@ -19,16 +19,16 @@ from partonomy.masks import encode_mask
 from partonomy.metrics.matching import Matching
 from partonomy.models.contract import AnswerRequest, ChoiceRequest, MarkingModel, MaskRequest, Role, Turn
 from partonomy.structures import CharSpan, QuestionType
-from plum.checkpoints.export import ExportRequest, export_merged
 from plum.checkpoints.store import load_pretrained
 from plum.config import LoraConfig, SegTokenConfig
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
-from plum.data.encoding import token_id
+from plum.export.merged import ExportRequest, export_merged
 from plum.inference.partonomy_adapter import PlumModel, load_grounded_model
 from plum.inference.predictor import Predictor
 from plum.inference.question_batch import QuestionBatch
 from plum.inference.teacher_forced import evaluate_teacher_forced
+from plum.inputs.encoding import token_id
 from plum.models.segmenters.mask_resize import masks_in_original_pixels
 from plum.models.systems.seg_token import SEG_TOKEN
 from plum.structures import IGNORE_INDEX, Exchange, Sample

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from plum.checkpoints.model_config_io import CONFIG_FILE, read_model_config
 from plum.checkpoints.model_weights import ModelWeights
 from plum.checkpoints.store import BASE_FILE, CARD_FILE, require_heads, saved_tensors
-from plum.checkpoints.training_checkpoint import read_trained
 from plum.checkpoints.weights import SavedTensor
-from plum.data.tokenizer import load_tokenizer
+from plum.export.training_checkpoint import read_trained
+from plum.inputs.tokenizer import load_tokenizer
 from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.training.config_file import load_train_config
 from plum.training.run import build_or_load

@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from plum.checkpoints.export import ExportRequest, export_merged
-from plum.checkpoints.export_source import find_source
 from plum.checkpoints.store import load_pretrained
 from plum.cli.export import parse_size
 from plum.cli.main import main
 from plum.config import LoraConfig
+from plum.export.export_source import find_source
+from plum.export.merged import ExportRequest, export_merged
 from plum.train_config import TrainableConfig, TrainConfig
 from plum.training.run import train
 from tests.plum.training.launching import train_launched
@@ -215,7 +215,7 @@ def test_downloads_stand_in_the_card_with_their_terms(run: Path, tmp_path: Path)
 
 
 def test_a_damaged_checkpoint_is_named(run: Path, tmp_path: Path) -> None:
-    from plum.checkpoints.training_checkpoint import read_trained
+    from plum.export.training_checkpoint import read_trained
 
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         read_trained(tmp_path / "update_000009")

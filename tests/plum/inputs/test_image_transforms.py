@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from plum.data.image_transforms import (
+from plum.inputs.image_transforms import (
     SAM_MEAN,
     SAM_STD,
     ImageTransform,

@@ -15,13 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from partonomy.datasets.photographs import copy_training_images
-from plum.checkpoints.export_source import ExportSource, find_source, root_base
-from plum.checkpoints.model_card import write_card
 from plum.checkpoints.model_config_io import write_model_config
 from plum.checkpoints.model_weights import ModelWeights, empty_model, read_saved
 from plum.checkpoints.published.streamed_probe import probe_logits
 from plum.checkpoints.store import ADAPTER_STEM, BASE_FILE, TRAINED_STEM, saved_tensors, start_folder
 from plum.checkpoints.weights import SavedTensor, fingerprint, write_tensors
+from plum.export.export_source import ExportSource, find_source, root_base
+from plum.export.model_card import write_card
 from plum.models.backbones.lora import is_adapter, name_without_adapters, peft_name
 from plum.models.parameter_counts import component_of
 
@@ -36,7 +36,7 @@ class AdaptersRequest:
         source: folder of a saved model, of a run, or of a checkpoint of a run.
         destination: must not exist.
         base: saved model that lies under everything trained; None: the run's.
-        summaries: see `plum.checkpoints.export.ExportRequest`.
+        summaries: see `plum.export.merged.ExportRequest`.
     """
 
     source: Path

@@ -13,14 +13,14 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-import plum.checkpoints.export
-from plum.checkpoints.export import ExportRequest, export_merged
-from plum.checkpoints.export_adapters import AdaptersRequest, export_adapters
-from plum.checkpoints.export_source import find_source
+import plum.export.merged
 from plum.checkpoints.model_weights import MergedWeights
 from plum.checkpoints.published.streamed_probe import _probe_text, probe_logits
 from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained
 from plum.config import LoraConfig
+from plum.export.export_adapters import AdaptersRequest, export_adapters
+from plum.export.export_source import find_source
+from plum.export.merged import ExportRequest, export_merged
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import set_trainable
 from plum.structures import TEXT_ONLY
@@ -172,8 +172,8 @@ def test_logits_beyond_the_bound_stop_the_export(tmp_path: Path, saved: Path, mo
         patch.setattr("plum.checkpoints.model_weights.adapter_scale", lambda lora: 1.01 * lora.alpha / lora.rank)
         with pytest.raises(ValueError, match="merging the adapters moved the logits.*nothing was exported"):
             _export(saved, tmp_path / "merged")
-    patch_tolerances = {**plum.checkpoints.export.WRITE_TOLERANCES, torch.bfloat16: 1e-9}
-    monkeypatch.setattr(plum.checkpoints.export, "WRITE_TOLERANCES", patch_tolerances)
+    patch_tolerances = {**plum.export.merged.WRITE_TOLERANCES, torch.bfloat16: 1e-9}
+    monkeypatch.setattr(plum.export.merged, "WRITE_TOLERANCES", patch_tolerances)
     with pytest.raises(ValueError, match=r"writing torch\.bfloat16 moved the logits"):
         _export(saved, tmp_path / "merged", torch.bfloat16)
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
@@ -264,7 +264,7 @@ def test_sister_systems_are_exported_too(tmp_path: Path, system: Literal["lisa",
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from plum.checkpoints.export import ExportRequest, export_merged
+from plum.export.merged import ExportRequest, export_merged
 import plum.checkpoints.store, deepspeed.utils.zero_to_fp32
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 export_merged(ExportRequest(Path(sys.argv[1]), Path(sys.argv[2]), max_shard_bytes=20 * 10**6))

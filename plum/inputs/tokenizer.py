@@ -11,7 +11,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from plum.data.conversation import BEGIN_TOKEN, END_TOKEN, IMAGE_TOKEN
+from plum.inputs.conversation import BEGIN_TOKEN, END_TOKEN, IMAGE_TOKEN
 
 PAD_TOKEN = "<pad>"
 UNKNOWN_TOKEN = "<unk>"

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partonomy.structures import CharSpan
-from plum.data.bio_labels import Tag, TokenSpan, decode_tags, phrase_tokens, trim_offsets, write_tags
+from plum.inputs.bio_labels import Tag, TokenSpan, decode_tags, phrase_tokens, trim_offsets, write_tags
 
 O, B, I = Tag.O, Tag.B, Tag.I  # noqa: E741
 

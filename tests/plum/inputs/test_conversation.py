@@ -1,7 +1,7 @@
 import pytest
 
 from partonomy.structures import CharSpan
-from plum.data.conversation import TEMPLATES, TemplateName, render_conversation, render_prompt
+from plum.inputs.conversation import TEMPLATES, TemplateName, render_conversation, render_prompt
 from plum.structures import Exchange
 
 TWO_TURNS = (

@@ -14,13 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from partonomy.datasets.photographs import copy_training_images
-from plum.checkpoints.export_source import ExportSource, find_source
-from plum.checkpoints.model_card import write_card
 from plum.checkpoints.model_config_io import read_model_config, write_model_config
 from plum.checkpoints.model_weights import MergedWeights, ModelWeights, Weights, empty_model
 from plum.checkpoints.published.streamed_probe import probe_logits
 from plum.checkpoints.store import MODEL_STEM, start_folder
 from plum.checkpoints.weights import MAX_SHARD_BYTES, ShardWriter, list_tensors
+from plum.export.export_source import ExportSource, find_source
+from plum.export.model_card import write_card
 
 MERGE_TOLERANCE = 1e-4
 """How far merging in float32 may move a logit, as a share of the largest one: rounding of sums, far below 1%."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from partonomy.structures import CharSpan
-from plum.data.bio_labels import Tag, TokenSpan, phrase_tokens, trim_offsets, write_tags
-from plum.data.conversation import IMAGE_TOKEN, RenderedConversation, TemplateName, render_conversation, render_prompt
+from plum.inputs.bio_labels import Tag, TokenSpan, phrase_tokens, trim_offsets, write_tags
+from plum.inputs.conversation import IMAGE_TOKEN, RenderedConversation, TemplateName, render_conversation, render_prompt
 from plum.structures import IGNORE_INDEX, Exchange
 
 
@@ -59,7 +59,7 @@ class ConversationEncoder:
     """Encodes conversations for one tokenizer, template and image size.
 
     Attributes:
-        tokenizer: fast, with `<image>` as one token (see `plum.data.tokenizer`).
+        tokenizer: fast, with `<image>` as one token (see `plum.inputs.tokenizer`).
         template: conversation template.
         num_image_tokens: patches of one image.
         max_text_tokens: longest conversation, image patches not counted; None for no limit.

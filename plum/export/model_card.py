@@ -6,11 +6,11 @@ from pathlib import Path
 from partonomy.benchmarks.task import ALL
 from partonomy.harness.summary import Summary, read_summary
 from partonomy.metrics.bootstrap import Estimate
-from plum.checkpoints.export_source import RUN_CONFIG, ExportSource
 from plum.checkpoints.model_weights import empty_model
 from plum.checkpoints.store import CARD_FILE
 from plum.config import ModelConfig
 from plum.data.catalogue import CATALOGUE, DATA_OF_KIND
+from plum.export.export_source import RUN_CONFIG, ExportSource
 from plum.models.parameter_counts import count_components
 from plum.train_config import SourceConfig, TrainConfig
 from plum.training.config_file import load_train_config

@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerFast
 
 from partonomy.structures import CharSpan
 from plum.checkpoints.published.llava_tokenizer import read_source_tokenizer
-from plum.data.bio_labels import TokenSpan, decode_tags
-from plum.data.conversation import TEMPLATES, TemplateName
-from plum.data.encoding import ConversationEncoder, EncodedConversation, token_chars, token_id
+from plum.inputs.bio_labels import TokenSpan, decode_tags
+from plum.inputs.conversation import TEMPLATES, TemplateName
+from plum.inputs.encoding import ConversationEncoder, EncodedConversation, token_chars, token_id
 from plum.structures import IGNORE_INDEX, Exchange
 from tests.plum.checkpoints.published.published_llava import write_tokenizer
 from tests.plum.data.tokenizers_for_tests import FAMILIES, byte_level, word_level

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from plum.data.tokenizer import SPECIAL_TOKENS, check_tokenizer, load_tokenizer, train_tokenizer
+from plum.inputs.tokenizer import SPECIAL_TOKENS, check_tokenizer, load_tokenizer, train_tokenizer
 from tests.plum.data.tokenizers_for_tests import FAMILIES, TEXTS, byte_level
 
 
