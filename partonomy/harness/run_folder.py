@@ -104,6 +104,9 @@ class RunConfig:
         Raises:
             ValueError: They are not its options.
         """
+        known = {entry.name for entry in dataclasses.fields(self.registered.options)}
+        if unknown := sorted(set(self.options) - known):
+            raise ValueError(f"{self.benchmark} has no option {', '.join(unknown)}")
         return _validate(TypeAdapter(self.registered.options), dict(self.options), f"options of {self.benchmark}")
 
 
@@ -134,7 +137,13 @@ def read_config(output: Path) -> RunConfig:
     content = parse_json(path.read_bytes(), f"{path}: not valid JSON")
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not the configuration of a benchmark run")
-    return _validate(_ADAPTER, upgrade_config(content, path), f"{path} is not the configuration of a benchmark run")
+    what = f"{path} is not the configuration of a benchmark run"
+    config: RunConfig = _validate(_ADAPTER, upgrade_config(content, path), what)
+    try:
+        config.read_options()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config
 
 
 def upgrade_config(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
