@@ -138,7 +138,11 @@ def read_config(output: Path) -> RunConfig:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not the configuration of a benchmark run")
     what = f"{path} is not the configuration of a benchmark run"
-    config: RunConfig = _validate(_ADAPTER, upgrade_config(content, path), what)
+    try:
+        upgraded = upgrade_config(content, path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{what} ({type(error).__name__}: {error})") from error
+    config: RunConfig = _validate(_ADAPTER, upgraded, what)
     try:
         config.read_options()
     except ValueError as error:

@@ -3,7 +3,9 @@
 import dataclasses
 from pathlib import Path
 
+from partonomy.benchmarks.partonomy.records import QuestionRecord
 from partonomy.benchmarks.partonomy.task import PartonomyOptions
+from partonomy.benchmarks.records import AnswerRecord
 from partonomy.benchmarks.task import Record
 from partonomy.harness.ranks import Rank
 from partonomy.harness.run import Job, configure_run, run_benchmark
@@ -59,6 +61,16 @@ def run_model(config: RunConfig, model: GroundedModel) -> Summary:
 def stored_records(output: Path, name: str = "records.jsonl") -> list[Record]:
     """The records of a run of any benchmark."""
     return list(codec_of(read_config(output).empty_task()).read(output / name))
+
+
+def question_records(output: Path) -> list[QuestionRecord]:
+    """The records of a run of Partonomy."""
+    return [record for record in stored_records(output) if isinstance(record, QuestionRecord)]
+
+
+def answer_records(output: Path) -> list[AnswerRecord]:
+    """The records of a run of any other benchmark."""
+    return [record for record in stored_records(output) if isinstance(record, AnswerRecord)]
 
 
 def untimed(output: Path) -> list[Record]:

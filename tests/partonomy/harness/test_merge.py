@@ -192,9 +192,10 @@ def test_an_unknown_configuration_is_refused(world: World, tmp_path: Path) -> No
         path.write_text(json.dumps(content | damage))
         with pytest.raises(ValueError, match=place):
             merge_runs([tmp_path / "run"], tmp_path / "out", None, allow_missing=False)
-    path.write_text("[]")
-    with pytest.raises(ValueError, match=r"config\.json is not the configuration of a benchmark run"):
-        merge_runs([tmp_path / "run"], tmp_path / "out", None, allow_missing=False)
+    for text in ("[]", "{}", '{"settings": {}}', '{"settings": 3}', '{"settings": {"benchmark": "pope"}}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"config\.json is not the configuration of a benchmark run"):
+            merge_runs([tmp_path / "run"], tmp_path / "out", None, allow_missing=False)
 
 
 def test_command_line(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
