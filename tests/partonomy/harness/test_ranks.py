@@ -61,7 +61,7 @@ def test_one_process_is_always_the_last(tmp_path: Path) -> None:
 def test_of_ranks_that_end_together_one_is_the_last(tmp_path: Path) -> None:
     for _ in range(5):
         ranks = [Rank(index, 8) for index in range(8)]
-        start, last = threading.Barrier(8), []
+        start, last = threading.Barrier(8), list[int]()
 
         def end(rank: Rank, start: threading.Barrier = start, last: list[int] = last) -> None:
             sign_on(tmp_path, rank)
