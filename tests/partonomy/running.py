@@ -7,6 +7,7 @@ from partonomy.benchmarks.partonomy.records import QuestionRecord
 from partonomy.benchmarks.partonomy.task import PartonomyOptions
 from partonomy.benchmarks.records import AnswerRecord
 from partonomy.benchmarks.task import Record
+from partonomy.datasets.store import load_questions
 from partonomy.harness.ranks import Rank
 from partonomy.harness.run import Job, configure_run, run_benchmark
 from partonomy.harness.run_folder import RunConfig, codec_of, read_config
@@ -97,4 +98,20 @@ class DyingModel(OracleModel):
             if self._left == 0:
                 raise KeyboardInterrupt
             self._left -= 1
+        super().prepare(hint)
+
+
+class OracleOfImages(OracleModel):
+    """An oracle that knows the image of the question that it is asked."""
+
+    def __init__(self, questions: Path) -> None:
+        super().__init__()
+        self._image_of = {
+            one.question_id: one.image_id for one in load_questions(questions, invalid="collect").questions
+        }
+        self.image_id = 0
+
+    def prepare(self, hint: Hint) -> None:
+        """Look the image up."""
+        self.image_id = self._image_of[hint.item_id]
         super().prepare(hint)

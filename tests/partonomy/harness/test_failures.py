@@ -15,30 +15,14 @@ from partonomy.datasets.store import load_questions
 from partonomy.harness.ranks import Rank
 from partonomy.harness.run import Job, run_benchmark
 from partonomy.models.bounds import EmptyModel, OracleModel
-from partonomy.models.contract import Generation, Hint, Turn
+from partonomy.models.contract import Generation, Turn
 from partonomy.reporting.overview import overview
 from partonomy.structures import CharSpan
 from tests.partonomy.benchmark_world import SIZE, ItemTask, ScriptedModel, gqa_task, refcoco_task, run_task
 from tests.partonomy.benchmark_world import make_config as task_config
 from tests.partonomy.benchmarks.vqa_world import draw
 from tests.partonomy.harness.conftest import World
-from tests.partonomy.running import make_config, run, run_model, stored_records, untimed
-
-
-class OracleOfImages(OracleModel):
-    """An oracle that knows the image of the item that it is asked about; the file of four images asks 40 questions."""
-
-    def __init__(self, questions: Path) -> None:
-        super().__init__()
-        self._image_of = {
-            one.question_id: one.image_id for one in load_questions(questions, invalid="collect").questions
-        }
-        self.image_id = 0
-
-    def prepare(self, hint: Hint) -> None:
-        """Look the image up."""
-        self.image_id = self._image_of[hint.item_id]
-        super().prepare(hint)
+from tests.partonomy.running import OracleOfImages, make_config, run, run_model, stored_records, untimed
 
 
 class FailingModel(OracleOfImages):
