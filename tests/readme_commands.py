@@ -75,7 +75,7 @@ def _parse_python(arguments: Sequence[str]) -> str:
         return name
     if name == "scripts/make_miniature_data.py":
         miniature_parser().parse_args(rest)
-    elif name.startswith("scripts/bench_"):
+    elif name.startswith("scripts/bench/"):
         main = importlib.import_module(name.removesuffix(".py").replace("/", ".")).main
         auto_parser(main, as_positional=False).parse_args(rest)
     else:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from partonomy.harness.results import Summary
 from PIL import Image
 
 from partonomy.__main__ import main
 from partonomy.datasets.store import load_dataset, load_questions
-from partonomy.harness.results import Summary
 from partonomy.images import BOX_COLOUR, EXIF_ORIENTATION, draw_box, load_image
 from partonomy.masks import rle_area, rle_bbox
 from partonomy.models.bounds import BUILTIN_MODELS, OracleModel

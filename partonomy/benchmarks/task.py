@@ -2,14 +2,15 @@
 
 A task turns an item into requests once (`ask`), gets every request answered once, and scores the item once (`score`).
 The harness owns the rest: images, batches, models, records on disk, resume, ranks, shards, intervals. To add a
-benchmark, write one `Task` and add one line to `partonomy.benchmarks.registry`.
+benchmark, write one file with a `Task` and its `Benchmark` (`define_benchmark`), and add the latter to
+`partonomy.benchmarks.registry`.
 """
 
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -260,6 +261,11 @@ def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {message}"[:MAX_REASON]
 
 
+def first_items(items: Sequence[ItemT], limit: int | None) -> Sequence[ItemT]:
+    """Keep at most `limit` items; None keeps all."""
+    return items[:limit]
+
+
 def first_of_each_group(items: Sequence[ItemT], limit: int | None) -> tuple[ItemT, ...]:
     """Keep at most `limit` items of each group; None keeps all."""
     counts = Counter[str]()
@@ -296,3 +302,66 @@ class Source:
     def in_split(self, split: str) -> Self:
         """Name the split that a benchmark's default stands for."""
         return replace(self, split=split) if self.split is None else self
+
+
+AnyTask = Task[Any, Any, Any]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark by name.
+
+    Attributes:
+        name: As typed.
+        title: One line for the list of benchmarks.
+        splits: Its splits, for the help text.
+        options: Dataclass of its own flags.
+        read: Read what is asked under some options.
+        make: Return the task of a split and some options without its items, for the metrics of finished runs.
+        root_flag: The flag that names the data, without dashes.
+        takes_annotations: Whether a file may stand in the place of the split's own.
+    """
+
+    name: str
+    title: str
+    splits: str
+    options: type[Any]
+    read: Callable[[Source, Any], AnyTask]
+    make: Callable[[str, Any], AnyTask]
+    root_flag: str = "root"
+    takes_annotations: bool = False
+
+
+OptionsT = TypeVar("OptionsT")
+
+
+def define_benchmark(
+    name: str,
+    title: str,
+    splits: str,
+    *,
+    options: type[OptionsT],
+    read_items: Callable[[Source, OptionsT], Sequence[ItemT]],
+    make_task: Callable[[str, str, OptionsT, Sequence[ItemT]], AnyTask],
+    default_split: Callable[[OptionsT], str] = lambda options: "val",
+    keep: Callable[[Sequence[ItemT], int | None], Sequence[ItemT]] = first_items,
+    takes_annotations: bool = False,
+) -> Benchmark:
+    """Describe a benchmark whose split is a sequence of items.
+
+    Args:
+        name, title, splits, options, takes_annotations: See `Benchmark`.
+        read_items: Read the items of `source.split`, all of them.
+        make_task: Return the task; called with name, split, options and items.
+        default_split: The split where none is named.
+        keep: What `--limit` keeps of the items.
+    """
+
+    def read(source: Source, chosen: OptionsT) -> AnyTask:
+        source = source.in_split(default_split(chosen))
+        return make_task(name, str(source.split), chosen, keep(read_items(source, chosen), source.limit))
+
+    def make(split: str, chosen: OptionsT) -> AnyTask:
+        return make_task(name, split, chosen, ())
+
+    return Benchmark(name, title, splits, options, read, make, takes_annotations=takes_annotations)

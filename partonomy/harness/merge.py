@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from partonomy.benchmarks.registry import AnyTask
-from partonomy.benchmarks.task import Record
+from partonomy.benchmarks.task import AnyTask, Record
 from partonomy.files import write_text_atomically
 from partonomy.harness.provenance import MergedRun, read_model_description, write_merged_description
 from partonomy.harness.records import record_to_line

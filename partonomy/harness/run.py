@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from partonomy.benchmarks.registry import AnyTask, find_benchmark
-from partonomy.benchmarks.task import Item, Record
+from partonomy.benchmarks.registry import find_benchmark
+from partonomy.benchmarks.task import AnyTask, Item, Record
 from partonomy.datasets.photographs import count_trained_on
 from partonomy.harness.asking import answer_items
 from partonomy.harness.provenance import describe_model, gather_provenance, write_model_description

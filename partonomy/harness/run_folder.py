@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from partonomy.benchmarks.registry import AnyTask, Benchmark, find_benchmark
-from partonomy.benchmarks.task import Source
+from partonomy.benchmarks.registry import find_benchmark
+from partonomy.benchmarks.task import AnyTask, Benchmark, Source
 from partonomy.files import parse_json, write_text_atomically
 from partonomy.harness.ranks import Rank
 from partonomy.harness.records import RecordCodec, StoredRecords, join_records

@@ -28,7 +28,7 @@ NAMED_MODELS: Final = (PLUM, *BUILTIN_MODELS, TRANSFORMERS, CHAT, OPEN_VOCABULAR
 CHECKPOINTED: Final = (PLUM, TRANSFORMERS)
 CACHE_FOLDER: Final = "answer_cache"
 CHECKPOINT_SUFFIXES: Final = (".json", ".safetensors", ".model", ".jinja")
-PLUM_LOADER: Final = "plum.partonomy_adapter:load_grounded_model"
+PLUM_LOADER: Final = "plum.inference.partonomy_adapter:load_grounded_model"
 """PLUM registers itself by this name; nothing here imports it before it is asked for."""
 _MODELS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "checkpoint": CHECKPOINTED,

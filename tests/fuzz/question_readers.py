@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import strategies as st
+from partonomy.harness.results import read_summary, summary_to_json
 
 from partonomy.benchmarks.partonomy.metrics import metric_ratios, unsupported_capabilities
 from partonomy.benchmarks.partonomy.records import read_records, record_to_line
 from partonomy.datasets.published_records import question_to_record
 from partonomy.datasets.record_exchange import import_records
 from partonomy.datasets.store import load_questions
-from partonomy.harness.results import read_summary, summary_to_json
 from partonomy.images import load_image
 from partonomy.masks import decode_mask
 from partonomy.structures import ObjectInstance, Question, QuestionSet

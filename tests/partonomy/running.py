@@ -6,9 +6,11 @@ from pathlib import Path
 from partonomy.benchmarks.partonomy.records import QuestionRecord
 from partonomy.benchmarks.partonomy.task import PartonomyOptions
 from partonomy.benchmarks.records import AnswerRecord
+from partonomy.benchmarks.task import AnyTask
 from partonomy.benchmarks.task import Record
 from partonomy.datasets.store import load_questions
-from partonomy.harness.ranks import Rank
+from partonomy.harness.asking import answer_items
+from partonomy.harness.ranks import Rank, deal_batches
 from partonomy.harness.run import Job, configure_run, run_benchmark
 from partonomy.harness.run_folder import RunConfig, codec_of, read_config
 from partonomy.harness.summary import Summary
@@ -57,6 +59,12 @@ def run_model(config: RunConfig, model: GroundedModel) -> Summary:
     summary = ask_model(config, model)
     assert summary is not None
     return summary
+
+
+def records_of(model: GroundedModel, task: AnyTask) -> list[Record]:
+    """The records of a task's items, without a folder and without their seconds."""
+    asked = answer_items(model, task, deal_batches(task.items), lambda item: True)
+    return [dataclasses.replace(record, seconds=0.0) for record in asked]
 
 
 def stored_records(output: Path, name: str = "records.jsonl") -> list[Record]:

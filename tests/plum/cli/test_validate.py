@@ -11,10 +11,10 @@ from partonomy.__main__ import main as partonomy
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main
 from plum.config import LoraConfig
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.inference.predictor import Predictor
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
-from plum.predictor import Predictor
 from tests.partonomy.benchmarks.vqa_world import write_gqa, write_pope, write_textvqa
 from tests.plum.cli.benchmark_folders import write_segmentation_root
 from tests.plum.data.miniature_world import miniature

@@ -11,7 +11,7 @@ from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main
 from tests.plum.data.miniature_world import miniature
 from tests.plum.data.tokenizers_for_tests import byte_level
-from tests.plum.models.sisters_world import make_sister, seg_tokenizer, sister_config
+from tests.plum.models.systems.sisters_world import make_sister, seg_tokenizer, sister_config
 from tests.plum.predictor_world import make_model
 
 System = Literal["plum", "lisa", "m2sa"]

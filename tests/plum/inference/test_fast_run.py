@@ -12,7 +12,7 @@ from partonomy.harness import ranks as sharding
 from partonomy.harness.ranks import Rank
 from partonomy.models.contract import GroundedModel
 from partonomy.structures import QuestionType
-from plum.partonomy_adapter import BatchedPlum, PlumModel
+from plum.inference.partonomy_adapter import BatchedPlum, PlumModel
 from tests.partonomy.conftest import write_questions
 from tests.partonomy.running import make_config, run_model, untimed
 from tests.plum.predictor_world import make_predictor
