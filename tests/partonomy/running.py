@@ -6,8 +6,7 @@ from pathlib import Path
 from partonomy.benchmarks.partonomy.records import QuestionRecord
 from partonomy.benchmarks.partonomy.task import PartonomyOptions
 from partonomy.benchmarks.records import AnswerRecord
-from partonomy.benchmarks.task import AnyTask
-from partonomy.benchmarks.task import Record
+from partonomy.benchmarks.task import AnyTask, Record
 from partonomy.datasets.store import load_questions
 from partonomy.harness.asking import answer_items
 from partonomy.harness.ranks import Rank, deal_batches
