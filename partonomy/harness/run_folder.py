@@ -294,9 +294,9 @@ def record_path(output: Path, rank: Rank) -> Path:
 
 
 def record_files(output: Path) -> tuple[Path, ...]:
-    """Every file of the folder that may hold records."""
-    merged = output / RECORDS_FILE
-    return (*([merged] if merged.is_file() else []), *sorted(output.glob(SHARD_PATTERN)))
+    """Every file of the folder that holds records; a run whose model could not be built leaves an empty one."""
+    paths = (output / RECORDS_FILE, *sorted(output.glob(SHARD_PATTERN)))
+    return tuple(path for path in paths if path.is_file() and path.stat().st_size)
 
 
 def codec_of(task: AnyTask) -> RecordCodec[Any]:
