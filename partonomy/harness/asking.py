@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from partonomy.benchmarks.task import Asking, Item, Picture, Record, Status, Task, describe_error
+from partonomy.benchmarks.task import AnyTask, Asking, Item, Picture, Record, Status, describe_error
 from partonomy.harness.ranks import Batch, end_with_parent
 from partonomy.images import draw_box, image_size, load_image
 from partonomy.models.contract import (
@@ -44,7 +44,6 @@ NUM_READ_AHEAD = 2
 KINDS = (ChoiceRequest, MaskRequest, ReplyRequest, AnswerRequest)
 """Order in which the requests of a batch are answered: own answers continue what choices and masks have computed."""
 
-AnyTask = Task[Any, Any, Any]
 IsWanted = Callable[[Item], bool]
 
 

@@ -44,7 +44,7 @@ def config_of(case: Case, folder: Path, model: str) -> RunConfig:
     benchmark = BENCHMARKS[name]
     if name == "partonomy":
         root = write_questions(folder, tuple(QuestionType))
-        options = dataclasses.asdict(dataclasses.replace(PartonomyOptions(generate="all"), **chosen).resolve(model))
+        options = dataclasses.asdict(PartonomyOptions(generate="all").resolve(model)) | chosen
     else:
         root = miniature() / name if (miniature() / name).is_dir() else miniature()
         options = dataclasses.asdict(benchmark.options()) | chosen
