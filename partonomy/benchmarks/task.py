@@ -30,7 +30,7 @@ class Status(StrEnum):
     """Whether an item was scored.
 
     A failed item counts as 0 in every metric that was asked for. An unsupported one was refused by a model that cannot
-    do what the benchmark asks; where the model refused every item, the metrics are null.
+    do what the benchmark asks; where the model refused items and answered none, the metrics are null.
     """
 
     SCORED = "scored"
@@ -208,7 +208,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
         """Divide the records of a run into groups and compute each group's metrics; here all records are one group."""
         settled = settle_status(records)
         metrics = self.metrics(settled)
-        if settled and all(record.status is Status.UNSUPPORTED for record in settled):
+        if any(record.status is Status.UNSUPPORTED for record in settled):  # also beside an image that is missing
             metrics = dict.fromkeys(metrics)
         yield make_group(ALL, settled, metrics)
 
