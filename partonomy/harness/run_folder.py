@@ -137,6 +137,19 @@ def read_config(output: Path) -> RunConfig:
     return _validate(_ADAPTER, upgrade_config(content, path), f"{path} is not the configuration of a benchmark run")
 
 
+def parse_config(content: Mapping[str, Any], where: Path) -> RunConfig:
+    """Read settings that another file than `config.json` records.
+
+    Args:
+        content: In today's form, see `upgrade_config`.
+        where: The file, for messages.
+
+    Raises:
+        ValueError: They are not the configuration of a run.
+    """
+    return _validate(_ADAPTER, content, f"{where} does not name the configuration of a benchmark run")
+
+
 def upgrade_config(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """Bring the settings of a run by an earlier version into today's form.
 
