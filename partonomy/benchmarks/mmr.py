@@ -339,7 +339,9 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
 
     VERSION: ClassVar[str] = "multi-target-1.0"
     RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
-    WORDS: ClassVar[Words] = Words("questions", "mean IoU", "Mean IoU of a question's masks (%)", "iou")
+    WORDS: ClassVar[Words] = Words(
+        "question", quality="mean IoU", quality_title="Mean IoU of a question's masks (%)", quality_key="iou"
+    )
     MAX_NEW_TOKENS: ClassVar[int] = 256
     """The sixteen targets of MMR's longest answer fit with their names."""
 

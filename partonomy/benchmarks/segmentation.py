@@ -211,7 +211,7 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
 
     VERSION: ClassVar[str] = "segmentation-1.0"
     RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
-    WORDS: ClassVar[Words] = Words("expressions", "IoU", "IoU (%)", "iou")
+    WORDS: ClassVar[Words] = Words("expression", quality="IoU", quality_title="IoU (%)", quality_key="iou")
 
     benchmark: str
     split: str

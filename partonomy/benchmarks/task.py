@@ -16,7 +16,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
+import numpy as np
+
 from partonomy.benchmarks.cases import IMAGE, Case, CasePicture, CaseText, Verdict
+from partonomy.images import image_size, load_image
 from partonomy.masks import RLE, rle_to_json
 from partonomy.metrics.bootstrap import ImageRatio, MeanOfRatios
 from partonomy.models.contract import AnswerMarks, Request
@@ -122,6 +125,17 @@ class Picture:
     width: int | None = None
     box: tuple[int, int, int, int] | None = None
 
+    def load(self) -> np.ndarray:
+        """Read the image in its frame, uint8 RGB (H, W, 3), without the box.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no image, or of another size.
+        """
+        if self.height is None or self.width is None:
+            return load_image(self.path, *image_size(self.path))
+        return load_image(self.path, self.height, self.width)
+
 
 class Item(Protocol):
     """What the harness needs to know of an item."""
@@ -159,16 +173,25 @@ class Words:
     """What tables and pages call the things of a benchmark.
 
     Attributes:
-        items: Several items.
+        item: An item; several have an "s" behind.
+        group: A group of items, as a heading.
+        subject: `Record.subject`, as a heading.
         quality: `Record.quality`, beside a number.
         quality_title: The same with its unit, at the beginning of a title.
         quality_key: The same in files.
     """
 
-    items: str = "items"
+    item: str = "item"
+    group: str = "Group"
+    subject: str = "about"
     quality: str = "score"
     quality_title: str = "Score (%)"
     quality_key: str = "score"
+
+    @property
+    def items(self) -> str:
+        """Several items."""
+        return f"{self.item}s"
 
 
 ItemT = TypeVar("ItemT", bound=Item)
@@ -268,6 +291,10 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
     def settings(self) -> Mapping[str, str]:
         """Settings that change what a number means, by name: a comparison names those in which two runs differ."""
         return {"protocol": self.protocol}
+
+    def counted_by(self, metric: str) -> tuple[str, str]:
+        """Whose protocol counts a metric, and the metric's name without it; here all are counted in one way."""
+        return self.protocol, metric
 
     def further_tables(self, records: Sequence[RecordT]) -> tuple[Table, ...]:
         """Tables of a run besides those of its metrics."""

@@ -241,7 +241,7 @@ class VqaTask(Task[VqaItem, str, AnswerRecord]):
 
     VERSION: ClassVar[str] = "vqa-1.0"
     RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
-    WORDS: ClassVar[Words] = Words("questions")
+    WORDS: ClassVar[Words] = Words("question")
 
     benchmark: str
     split: str

@@ -19,9 +19,10 @@ def overview(summary: Summary) -> str:
     return _one_group(summary) if set(summary.groups) == {ALL} else _by_group(summary)
 
 
-def find_estimate(entry: GroupSummary, name: str) -> Estimate:
-    """A metric of a group; nothing counted where the group has no such metric."""
-    return entry.metrics.get(name, Estimate(None, None, None, 0))
+def find_estimate(entry: GroupSummary | None, name: str) -> Estimate:
+    """A metric of a group; nothing counted where there is no such group or metric."""
+    nothing = Estimate(None, None, None, 0)
+    return nothing if entry is None else entry.metrics.get(name, nothing)
 
 
 def summary_notes(summary: Summary) -> str:

@@ -16,7 +16,14 @@ import numpy as np
 
 from partonomy.benchmarks.cases import Case
 from partonomy.benchmarks.partonomy.listwise import ask_listwise, order_key
-from partonomy.benchmarks.partonomy.metrics import metric_names, metric_ratios, part_names, unsupported_capabilities
+from partonomy.benchmarks.partonomy.metrics import (
+    AUTHORS_PREFIX,
+    MetricProtocol,
+    metric_names,
+    metric_ratios,
+    part_names,
+    unsupported_capabilities,
+)
 from partonomy.benchmarks.partonomy.records import (
     UNKNOWN_TYPE,
     Capability,
@@ -278,7 +285,9 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
     VERSION: ClassVar[str] = VERSION
     RECORD: ClassVar[type[QuestionRecord]] = QuestionRecord
     MAX_NEW_TOKENS: ClassVar[int] = 256
-    WORDS: ClassVar[Words] = Words("questions", "mean IoU", "Mean IoU of the parts (phrases given, %)", "iou")
+    WORDS: ClassVar[Words] = Words(
+        "question", "Question type", "object", "mean IoU", "Mean IoU of the parts (phrases given, %)", "iou"
+    )
     COMPARED: ClassVar[tuple[str, ...]] = (
         "giou_micro_paired",
         "giou_macro_paired",
@@ -419,6 +428,11 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             "first answer of part-whole questions (--part_whole)": self.options.part_whole.value,
             "way of choosing (--choice_protocol)": self.options.choice_protocol,
         }
+
+    def counted_by(self, metric: str) -> tuple[str, str]:
+        """The authors' protocol for metrics with its prefix, ours for all others."""
+        protocol = MetricProtocol.AUTHORS if metric.startswith(AUTHORS_PREFIX) else MetricProtocol.OURS
+        return protocol.value, metric.removeprefix(AUTHORS_PREFIX)
 
     def further_tables(self, records: Sequence[QuestionRecord]) -> tuple[Table, ...]:
         """Accuracy by the number of parts in the correct answer."""
