@@ -324,7 +324,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
         return {
             "item_id": record.item_id,
             "group": record.group,
-            "image": relative_path(record.image_path, folder),
+            "image": relative_path(record.image_path, folder) or None,
             "prompt": record.prompt,
             "status": record.status.value,
             "reason": record.reason,

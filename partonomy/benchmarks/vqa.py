@@ -287,7 +287,8 @@ class VqaTask(Task[VqaItem, str, AnswerRecord]):
 
     def show(self, record: AnswerRecord, item: VqaItem | None) -> Case:
         """Show the image, the right answers and the reply."""
-        return Case(record.subject, (IMAGE,) if item is not None else (), texts=answer_texts(record))
+        title = record.prompt.partition("\n")[0]
+        return Case(title, (IMAGE,) if item is not None else (), texts=answer_texts(record))
 
     def content(self) -> Iterator[object]:
         """Prompts and answers."""

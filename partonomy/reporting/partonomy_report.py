@@ -205,7 +205,7 @@ def _advantages(run: QuestionRun, baseline: QuestionRun, name: str) -> dict[str,
         return {}
     first = metric_ratios(mine, unsupported_capabilities(run.records))
     second = metric_ratios(others, unsupported_capabilities(baseline.records))
-    seed = int(run.summary.provenance["seed"])
+    seed = run.config.seed
     shown = {metric for family in FAMILIES for metric in family.metrics}
     metrics = [metric for metric in first if metric in second and metric in shown]
     differences = paired_differences(

@@ -96,7 +96,6 @@ class ReportPage:
     """Everything that the template shows of any benchmark."""
 
     run: AnyRun
-    title: str
     words: Words
     protocol: str
     tiles: tuple[Tile, ...]
@@ -186,13 +185,13 @@ class _Baseline:
 def _advantages(run: AnyRun, baseline: AnyRun) -> dict[tuple[str, str], Estimate]:
     before: Sequence[Group] = tuple(baseline.task.groups(baseline.records))
     after: Sequence[Group] = tuple(run.task.groups(run.records))
-    seed = int(run.summary.provenance["seed"])
+    seed = run.config.seed
     return {(entry.group, entry.metric): entry.difference for entry in compare_groups(before, after, (), seed)}
 
 
 def _make_page(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Sequence[Path], has_own: bool) -> ReportPage:
     items, words = load_case_items(run), run.task.WORDS
-    generator = np.random.default_rng(int(run.summary.provenance["seed"]))
+    generator = np.random.default_rng(run.config.seed)
     groups = tuple(
         CaseGroup(
             title,
@@ -201,10 +200,8 @@ def _make_page(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Seque
         )
         for title, records in choose_cases(run, NUM_CASES, generator)
     )
-    name = run.summary.benchmark
     return ReportPage(
         run=run,
-        title=name[:1].upper() + name[1:],
         words=words,
         protocol="" if has_own else run.summary.protocol,
         tiles=() if has_own else _tiles(run),
