@@ -152,9 +152,13 @@ def mean_score(records: Sequence[AnswerRecord], group: str | None = None) -> Ima
 
 
 def answer_texts(record: AnswerRecord) -> tuple[CaseText, ...]:
-    """What a page writes of an item: the question, the right answers, the reply and what it was read as."""
-    heading = "Correct" if record.mask is None and not record.targets else "Targets"
-    texts = [CaseText("Question", record.prompt), CaseText(heading, count_words(record.truths))]
+    """What a page writes of an item: the question, the right answers or the targets' names, and the reply.
+
+    The name of a single target is in the question.
+    """
+    texts = [CaseText("Question", record.prompt)]
+    if record.mask is None:
+        texts.append(CaseText("Targets" if record.targets else "Correct", count_words(record.truths)))
     if record.reply is not None:
         texts.append(CaseText("Reply", record.reply or "(no text)"))
     if record.prediction is not None and record.prediction != record.reply:

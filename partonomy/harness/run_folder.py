@@ -147,7 +147,12 @@ def parse_config(content: Mapping[str, Any], where: Path) -> RunConfig:
     Raises:
         ValueError: They are not the configuration of a run.
     """
-    return _validate(_ADAPTER, content, f"{where} does not name the configuration of a benchmark run")
+    config: RunConfig = _validate(_ADAPTER, content, f"{where} does not name the configuration of a benchmark run")
+    try:
+        config.read_options()
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return config
 
 
 def upgrade_config(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
