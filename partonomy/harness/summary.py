@@ -79,7 +79,7 @@ class Summary:
     @property
     def is_base(self) -> bool:
         """Whether the model's adapters were off."""
-        return bool(self.config["model"]["base"])
+        return bool(self.config["model"].get("base", False))
 
     @property
     def model_label(self) -> str:

@@ -89,8 +89,7 @@ def _percents(entry: GroupSummary, names: Sequence[str]) -> list[str]:
 
 
 def _title(summary: Summary) -> str:
-    model = summary.config["model"]
-    name = "adapters off" if model["base"] else "model"
+    name = "adapters off" if summary.is_base else "model"
     limit = summary.config["limit"]
     cut = "" if limit is None else f", only the first {limit} items"
     return f"{summary.benchmark} {summary.split} (%), {summary.protocol}, {name}{cut}"

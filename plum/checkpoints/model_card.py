@@ -140,7 +140,8 @@ def _describe_run(summary: Summary) -> str:
         lines.append(f"only the first {config['limit']} items (of each group)")
     if summary.num_failed:
         lines.append(f"{summary.num_failed} of {summary.num_expected} failed and count as 0")
-    measured = f"measured on `{config['model']['checkpoint']}`{' with its adapters off' if summary.is_base else ''}"
+    model = config["model"]["checkpoint"] or config["model"]["model"]
+    measured = f"measured on `{model}`{' with its adapters off' if summary.is_base else ''}"
     notes = " ".join(f"{note}." for note in (*summary.notes, overlap_line(summary.provenance)))
     return f"{', '.join([*lines, measured])}. {notes}"
 

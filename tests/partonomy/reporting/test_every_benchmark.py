@@ -132,7 +132,12 @@ def test_tidy_csv_has_every_metric(pair: Runs) -> None:
     ],
 )
 def test_runs_stand_in_the_tables_of_papers(
-    benchmarks: World, table: str, names: Sequence[str], num_quoted: int, cell: str, capsys: pytest.CaptureFixture[str]
+    benchmarks: World,
+    table: str,
+    names: Sequence[str],
+    num_quoted: int,
+    cell: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     runs = [benchmarks.pairs[name].worse for name in names]
     folders = [str(run.path) for run in runs]
