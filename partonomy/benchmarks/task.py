@@ -177,6 +177,7 @@ class Words:
         group: A group of items, as a heading.
         subject: `Record.subject`, as a heading.
         quality: `Record.quality`, beside a number.
+        quality_of: The same of several items, as in "items of the highest ..."; empty: `quality`.
         quality_title: The same with its unit, at the beginning of a title.
         quality_key: The same in files.
     """
@@ -185,6 +186,7 @@ class Words:
     group: str = "Group"
     subject: str = "about"
     quality: str = "score"
+    quality_of: str = ""
     quality_title: str = "Score (%)"
     quality_key: str = "score"
 

@@ -195,7 +195,7 @@ def _make_page(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Seque
     groups = tuple(
         CaseGroup(
             title,
-            CASE_EXPLANATIONS[title].format(items=words.items, quality=words.quality),
+            CASE_EXPLANATIONS[title].format(items=words.items, quality=words.quality_of or words.quality),
             tuple(draw_case(run, record, items.by_id.get(record.item_id)) for record in records),
         )
         for title, records in choose_cases(run, NUM_CASES, generator)

@@ -98,7 +98,7 @@ def metric_table(runs: Sequence[AnyRun], has_intervals: bool = True) -> Table:
         rows.append(TableRow(cells, intervals=below if has_intervals and any(below) else ()))
     words = runs[0].task.WORDS
     headings = ("Run", "Split", "Protocol", f"{words.items} (failed)", *names)
-    interval_words = ", below them 95% intervals of a bootstrap over images" if has_intervals else ""
+    interval_words = ", with 95% intervals of a bootstrap over images below" if has_intervals else ""
     return Table(
         f"{runs[0].summary.benchmark}: every metric (%){interval_words}",
         (ColumnGroup("", headings),),

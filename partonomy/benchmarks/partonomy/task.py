@@ -286,7 +286,13 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
     RECORD: ClassVar[type[QuestionRecord]] = QuestionRecord
     MAX_NEW_TOKENS: ClassVar[int] = 256
     WORDS: ClassVar[Words] = Words(
-        "question", "Question type", "object", "mean IoU", "Mean IoU of the parts (phrases given, %)", "iou"
+        item="question",
+        group="Question type",
+        subject="object",
+        quality="mean IoU",
+        quality_of="mean IoU over their parts (phrases given)",
+        quality_title="Mean IoU of the parts (phrases given, %)",
+        quality_key="iou",
     )
     COMPARED: ClassVar[tuple[str, ...]] = (
         "giou_micro_paired",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.benchmarks.partonomy.records import QuestionRecord
+from partonomy.benchmarks.partonomy.records import Capability, QuestionRecord
 from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.benchmarks.task import Status
 from partonomy.cli.results import compare
@@ -149,6 +149,37 @@ def test_a_failed_question_counts_as_wrong(pair: Pair) -> None:
     ]
     assert entry_of(comparison, "identification", "parts_accuracy").second == 0.75
     assert "B chose: nothing, it failed" in render_comparison(comparison, 1)
+
+
+def refuse(record: QuestionRecord) -> QuestionRecord:
+    """The record as it is when the model can neither choose nor segment."""
+    assert record.parts_choice is not None
+    choice = dataclasses.replace(record.parts_choice, scores=None, selection=None)
+    unsupported = (Capability.CHOICES, Capability.MASKS)
+    return dataclasses.replace(record, unsupported=unsupported, parts_choice=choice, segmentation=None)
+
+
+def test_what_a_model_refuses_on_one_question_alone_is_wrong(pair: Pair) -> None:
+    first, *others = pair.oracle.records
+    comparison = compare_all(pair.oracle, dataclasses.replace(pair.oracle, records=(refuse(first), *others)))
+    assert [(flip.item_id, flip.outcome, flip.second) for flip in comparison.flips] == [
+        (first.item_id, Outcome.LOST, ())
+    ]
+    assert [(entry.item_id, entry.change) for entry in comparison.quality_changes] == [(first.item_id, -1.0)]
+
+
+def test_what_a_model_cannot_do_at_all_is_not_compared(pair: Pair) -> None:
+    refusing = dataclasses.replace(pair.oracle, records=tuple(map(refuse, pair.oracle.records)))
+    comparison = compare_all(pair.oracle, refusing)
+    assert [choice.subject for choice in comparison.choices] == []
+    assert comparison.quality_changes == ()
+    assert entry_of(comparison, "identification", "giou_micro_paired").difference.value is None
+
+
+def test_how_finished_records_are_counted_does_not_matter(pair: Pair, tmp_path: Path) -> None:
+    options = {**pair.empty.config.options, "text_matching": str(tmp_path / "nowhere")}
+    matched = dataclasses.replace(pair.empty, config=dataclasses.replace(pair.empty.config, options=options))
+    assert compare_all(pair.oracle, matched) == compare_all(pair.oracle, pair.empty), "no embedding model is loaded"
 
 
 def test_other_questions_are_refused(question_file: Path, tmp_path: Path) -> None:

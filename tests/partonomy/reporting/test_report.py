@@ -95,6 +95,16 @@ def test_changed_questions_are_not_drawn(question_file: Path, tmp_path: Path) ->
     assert "has changed" in questions.problem
 
 
+def test_what_could_not_be_read_is_a_failure_and_no_case(question_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "image3.png").unlink()
+    run = run_model("oracle", question_file, tmp_path / "run")
+    report(str(run))
+    results, cases = (run / "report.html").read_text().split('id="cases"', 1)
+    assert "image3.png: image file not found" in results
+    assert cases.count("<article") == 3 * 3, "three headings, one case for each of the other images"
+    assert 'class="failed"' not in cases
+
+
 def test_spans_are_marked_and_text_escaped() -> None:
     text = "<b> & a tail fin, a wing"
     spans = (CharSpan(8, 16), CharSpan(20, 24))
