@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from partonomy.files import read_json, write_json
+from partonomy.files import hash_files, read_json, write_json
 from partonomy.locks import LOCK_FILE, lock_folder
 from partonomy.sharding import Shard, all_shards
 
@@ -90,6 +90,17 @@ class ShardResults:
                 "with the settings of this command, or merge with the settings of the shards"
             )
         return content
+
+
+def hash_input(path: Path) -> str:
+    """The sha256 of a file that a result depends on.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; give every shard, and the merge, the same existing input")
+    return hash_files([path])
 
 
 def find_differences(found: object, expected: Mapping[str, object], prefix: str = "") -> list[str]:

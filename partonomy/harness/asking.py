@@ -18,7 +18,7 @@ import numpy as np
 
 from partonomy.benchmarks.task import AnyTask, Asking, Item, Picture, Record, Status, describe_error
 from partonomy.harness.ranks import Batch, end_with_parent
-from partonomy.images import draw_box, image_size, load_image
+from partonomy.images import draw_box
 from partonomy.models.contract import (
     AnswerMarks,
     AnswerRequest,
@@ -177,9 +177,7 @@ def load_batch(model: GroundedModel, items: Batch) -> LoadedBatch:
 def _load(picture: Picture) -> np.ndarray | str:
     """The image, or why it cannot be read."""
     try:
-        if picture.height is None or picture.width is None:
-            return load_image(picture.path, *image_size(picture.path))
-        return load_image(picture.path, picture.height, picture.width)
+        return picture.load()
     except (OSError, ValueError) as error:
         return describe_error(error)
 

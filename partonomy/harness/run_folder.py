@@ -150,6 +150,24 @@ def read_config(output: Path) -> RunConfig:
     return config
 
 
+def parse_config(content: Mapping[str, Any], where: Path) -> RunConfig:
+    """Read settings that another file than `config.json` records.
+
+    Args:
+        content: In today's form, see `upgrade_config`.
+        where: The file, for messages.
+
+    Raises:
+        ValueError: They are not the configuration of a run.
+    """
+    config: RunConfig = _validate(_ADAPTER, content, f"{where} does not name the configuration of a benchmark run")
+    try:
+        config.read_options()
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return config
+
+
 def upgrade_config(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """Bring the settings of a run by an earlier version into today's form.
 

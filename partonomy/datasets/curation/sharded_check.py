@@ -13,8 +13,7 @@ from partonomy.datasets.curation.check import (
     check_part,
     join_checks,
 )
-from partonomy.datasets.shard_results import ShardResults, remove_shards
-from partonomy.files import hash_files
+from partonomy.datasets.shard_results import ShardResults, hash_input, remove_shards
 from partonomy.locks import lock_folder
 from partonomy.sharding import Shard
 
@@ -26,12 +25,12 @@ _ADAPTER = TypeAdapter(PartialCheck)
 def _results(files: CheckInput, config: CheckConfig, output: Path) -> ShardResults:
     tables = {"categories": config.categories, "name_map": config.name_map}
     settings = {
-        "annotations_sha256": hash_files([files.annotations]),
+        "annotations_sha256": hash_input(files.annotations),
         "images": files.images.resolve().as_posix(),
         "limits": asdict(config.limits),
         "headers_only": config.headers_only,
         "object_name": config.object_name,
-    } | {f"{name}_sha256": None if path is None else hash_files([path]) for name, path in tables.items()}
+    } | {f"{name}_sha256": None if path is None else hash_input(path) for name, path in tables.items()}
     return ShardResults(output.with_name(f"{output.name}.shards"), WORK, settings)
 
 

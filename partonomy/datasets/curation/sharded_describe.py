@@ -5,9 +5,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from partonomy.datasets.curation.describe import Description, Measurements, describe_measurements, measure
-from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults
+from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults, hash_input
 from partonomy.datasets.store import ANNOTATIONS_FILE, load_dataset
-from partonomy.files import hash_files
 from partonomy.locks import lock_folder
 from partonomy.sharding import Shard
 
@@ -17,7 +16,7 @@ _ADAPTER = TypeAdapter(Measurements)
 
 
 def _results(folder: Path, output: Path) -> ShardResults:
-    settings = {"annotations_sha256": hash_files([folder / ANNOTATIONS_FILE])}
+    settings = {"annotations_sha256": hash_input(folder / ANNOTATIONS_FILE)}
     return ShardResults(output / SHARDS_FOLDER, WORK, settings)
 
 

@@ -1,6 +1,5 @@
 """Drawing the embedded data set on several machines: each draws its images and stores their annotations."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from partonomy.datasets.annotation_file import annotations_from_json, write_annotations
@@ -10,7 +9,7 @@ from partonomy.datasets.synthetic.dataset import SyntheticConfig, draw_shard, dr
 from partonomy.files import read_json
 from partonomy.locks import lock_folder
 from partonomy.sharding import Shard
-from partonomy.structures import AnnotatedImage, Part, PartDataset
+from partonomy.structures import AnnotatedImage, PartDataset
 
 WORK = "drawn"
 
@@ -38,7 +37,7 @@ def draw_and_store(config: SyntheticConfig, output_dir: Path, num_workers: int, 
 
 
 def join_drawn(config: SyntheticConfig, output_dir: Path) -> PartDataset:
-    """The data set of all shards, equal to the one that a single process draws.
+    """The data set of all shards. Its ids count within each shard; saving numbers them anew, as those of one process.
 
     Raises:
         FileNotFoundError: a shard is missing.
@@ -48,20 +47,9 @@ def join_drawn(config: SyntheticConfig, output_dir: Path) -> PartDataset:
     images: list[AnnotatedImage] = []
     for shard, _ in results.read_all():
         path = _annotations_path(results, shard)
-        images += [_as_drawn(image) for image in annotations_from_json(read_json(path), path)]
+        images += annotations_from_json(read_json(path), path)
     return drawn_dataset(config, output_dir, images)
 
 
 def _annotations_path(results: ShardResults, shard: Shard) -> Path:
     return results.path(shard).with_suffix(".annotations.json")
-
-
-def _as_drawn(image: AnnotatedImage) -> AnnotatedImage:
-    """With the ids that an image is drawn with: those in the file count within the shard."""
-    objects = tuple(
-        replace(
-            one, instance_id=image.image_id, parts=tuple(Part(label=part.label, mask=part.mask) for part in one.parts)
-        )
-        for one in image.objects
-    )
-    return replace(image, objects=objects)

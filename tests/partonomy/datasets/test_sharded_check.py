@@ -227,3 +227,14 @@ def test_a_data_set_without_annotations(data_set: Path) -> None:
         + ', "categories": [], "annotations": []}'
     )
     assert [image.image_id for image in load_dataset(data_set, Shard(1, 2)).images] == [2, 3]
+
+
+@pytest.mark.parametrize("step", [["--shard", "1/2"], ["--merge"]])
+def test_an_input_that_is_missing_is_named(tmp_path: Path, step: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    output = ["--output", str(tmp_path / "out.json")]
+    for command in (
+        ["describe", str(tmp_path)],
+        ["check", "--annotations", str(tmp_path / "annotations.json"), "--images", str(tmp_path)],
+    ):
+        assert main([*command, *output, *step]) == 1
+        assert f"{tmp_path / 'annotations.json'}: not found; give every shard" in capsys.readouterr().err
