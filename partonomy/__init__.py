@@ -1,0 +1,17 @@
+"""Partonomy: the benchmark of part-level visual understanding, and the harness that runs every benchmark.
+
+Rooms, from the ground up; imports point down (pyproject.toml, `lint-imports`):
+
+- files, images, locks, masks, names, progress, sharding, structures, table_format, visualize: what all rooms share
+- metrics: IoU, matching, multiple choice, intervals
+- datasets: what is annotated, in the project's own form; sources, curation, the drawn dataset
+- questions: Partonomy's questions and wrong answers; MMR-like questions
+- models: the model contract, and every model that is not PLUM
+- benchmarks: one file or folder each: items, requests, score, metrics
+- harness: runs any model on any benchmark
+- reporting: tables, comparisons, report pages
+- integrations: task folders for other harnesses
+- cli: one file per group of commands
+
+Start reading at `benchmarks/task.py` and `harness/run.py`.
+"""

@@ -26,23 +26,18 @@ class Command:
         function: "module:function" under `partonomy.cli`; it may return an exit status.
         positionals: parameters given without a flag's name; one annotated as a list takes one or more words, one
             with a default may be left out.
-        parser: "module:function" of a command that builds its own parser (of the benchmark, where one is named) and
-            whose function takes all words.
+        fill: "module:function" that adds a command's own subcommands to its parser; its function takes all words.
     """
 
     name: str
     function: str
     positionals: tuple[str, ...] = ()
-    parser: str = ""
+    fill: str = ""
 
     def load(self) -> Callable[..., int | None]:
         """Import the function."""
         function: Callable[..., int | None] = _load(self.function)
         return function
-
-    def build_parser(self) -> ArgumentParser:
-        """Build the command's parser."""
-        return _load(self.parser)() if self.parser else _command_parser(self)
 
 
 COMMANDS = (
@@ -57,7 +52,7 @@ COMMANDS = (
     Command("merge", "curate:merge", ("folders",)),
     Command("split", "curate:split", ("folder",)),
     Command("blind", "leaks:blind", ("questions",)),
-    Command("run", "run:run_command", parser="run:build_parser"),
+    Command("run", "run:run_command", fill="run:add_benchmarks"),
     Command("tables", "results:tables", ("runs",)),
     Command("compare", "results:compare", ("run_a", "run_b")),
     Command("report", "results:report", ("run",)),
@@ -77,7 +72,11 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
     for command in COMMANDS:
         if only is None or only == command.name:
-            commands.add_subcommand(command.name, command.build_parser(), help=_summary(command.load()))
+            summary = _summary(command.load())
+            own = ArgumentParser(description=summary) if command.fill else _command_parser(command)
+            commands.add_subcommand(command.name, own, help=summary)
+            if command.fill:
+                _load(command.fill)(own)  # only now: jsonargparse wants subcommands in the order of their levels
     return parser
 
 
@@ -91,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     named = next((command for command in COMMANDS if list(arguments[:1]) == [command.name]), None)
-    has_own_parser = named is not None and bool(named.parser)
+    has_own_parser = named is not None and bool(named.fill)
     if not has_own_parser:
         with naming_config_files(arguments):
             parsed = build_parser(named.name if named else None).parse_args(list(arguments))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from plum.api import Plum
+    from plum.inference.api import Plum
 
 
 def load(folder: Path | str, device: str = "auto") -> "Plum":
@@ -17,6 +17,6 @@ def load(folder: Path | str, device: str = "auto") -> "Plum":
         folder: what a run or `python -m plum export` saved.
         device: "auto", "cpu", "cuda", "cuda:1", ...
     """
-    from plum.api import Plum  # noqa: PLC0415  (torch and transformers come with it)
+    from plum.inference.api import Plum  # noqa: PLC0415  (torch and transformers come with it)
 
     return Plum(folder, device)

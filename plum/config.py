@@ -49,7 +49,7 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class SpecialTokensConfig:
-    """Token ids the model itself needs; they come from the tokenizer (plum.models.special_tokens)."""
+    """Token ids the model itself needs; they come from the tokenizer (plum.models.systems.special_tokens)."""
 
     image: int
     """Placeholder, repeated once per image patch in input_ids."""

@@ -71,9 +71,13 @@ class EngineConfig:
     accumulation: int = 10
     """Micro-batches per update."""
     zero_stage: int = 2
+    """What DeepSpeed splits over ranks: 2: optimizer state and accumulated gradients, which it reduces after every
+    micro-batch; 1: optimizer state alone, gradients are reduced once an update (for slow links between nodes)."""
+    reduce_bucket_size: int = 50_000_000
+    """Numbers that DeepSpeed reduces at a time, in a buffer of that size; a larger tensor goes alone."""
     gradient_checkpointing: bool = True
     base_quantization: Quantization = "none"
-    """Packs the frozen language model under the adapters (plum/models/quantization.py); unverified until run on CUDA.
+    """Packs the frozen language model under the adapters (plum/models/backbones/quantization.py); unverified on CUDA.
     Needs trainable.language_model lora and save_model trained: what is saved goes over the base that is not packed."""
     num_workers: int = 2
     """Data-loading processes per rank; 0: a thread of the rank's own process loads one batch ahead."""

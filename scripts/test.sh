@@ -8,5 +8,6 @@ export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=fals
 
 ruff format --check .
 ruff check .
+lint-imports
 mypy
 python -m pytest -n "${TEST_WORKERS:-2}" "$@"

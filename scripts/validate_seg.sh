@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Validate a saved model on RefCOCO, RefCOCO+, RefCOCOg, ReasonSeg, RefCOCOm and MMR, with given and with own answers.
+# Validate a saved model on RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO, ReasonSeg, RefCOCOm, InstructPart and MMR, with given
+# and with own answers (gRefCOCO: own answers alone).
 # Usage: bash scripts/validate_seg.sh CHECKPOINT ROOT OUTPUT [flags of python -m plum validate ...]
-# ROOT is a folder in LISA's layout (refer_seg/, reason_seg/, MMR/); a data set that is not there is left out and said so.
+# ROOT is a folder in LISA's layout (refer_seg/, reason_seg/, instructpart_part/, MMR/); a data set that is not there is
+# left out and said so.
 # MODES="forced", MMR_MODES="generate" and SPLITS="val" run these alone. On several GPUs one process runs on each:
 # NUM_PROCS=8 (default: all GPUs).
 set -euo pipefail
@@ -30,6 +32,16 @@ for benchmark in refcoco refcoco+ refcocog; do
     [[ $benchmark == refcocog ]] && splits="val test"
     for split in ${SPLITS:-$splits}; do validate "$benchmark" "$split" "$modes"; done
 done
+if [[ ! -d "$root/refer_seg/grefcoco" ]]; then
+    echo "left out: $root/refer_seg/grefcoco is not there"
+elif [[ " $modes " == *" generated "* ]]; then
+    for split in ${SPLITS:-val testA testB}; do validate grefcoco "$split" generated; done
+fi
+if [[ ! -d "$root/instructpart_part/InstructPart/test" ]]; then
+    echo "left out: $root/instructpart_part/InstructPart/test is not there"
+elif [[ -z ${SPLITS:-} || " $SPLITS " == *" test "* ]]; then
+    validate instructpart test "$modes"
+fi
 for split in ${SPLITS:-val test}; do
     if [[ -d "$root/reason_seg/ReasonSeg/$split" ]]; then
         validate reasonseg "$split" "$modes"

@@ -9,11 +9,11 @@ from pathlib import Path
 from jsonargparse import auto_parser
 
 from partonomy.__main__ import build_parser as partonomy_parser
+from partonomy.cli.run import benchmark_parser
 from plum.cli.main import build_parser as plum_parser
 from plum.training.config_file import load_train_config
 from scripts.make_miniature_data import build_parser as miniature_parser
 from scripts.smoke_overfit import parse as parse_smoke
-from validate_partonomy import build_parser as validate_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_SCRIPTS = {
@@ -64,16 +64,18 @@ def _parse_python(arguments: Sequence[str]) -> str:
     name, rest = arguments[0], list(arguments[1:])
     if name == "-m":
         {"partonomy": partonomy_parser, "plum": plum_parser}[rest[0]]().parse_args(rest[1:])
+        if rest[:2] == ["plum", "validate"]:
+            benchmark_parser(rest[2], default_model="plum").parse_args(rest[3:])
         return f"-m {rest[0]}"
     if name == "train.py":
         load_train_config(_from_root(rest))
         return name
     if name == "validate_partonomy.py":
-        validate_parser().parse_args(rest)
+        benchmark_parser("partonomy", "validate_partonomy.py").parse_args(rest)
         return name
     if name == "scripts/make_miniature_data.py":
         miniature_parser().parse_args(rest)
-    elif name.startswith("scripts/bench_"):
+    elif name.startswith("scripts/bench/"):
         main = importlib.import_module(name.removesuffix(".py").replace("/", ".")).main
         auto_parser(main, as_positional=False).parse_args(rest)
     else:

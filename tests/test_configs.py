@@ -11,7 +11,7 @@ import yaml
 from plum.config import ModelConfig, SpecialTokensConfig
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.parameter_counts import count_components
-from plum.models.registry import build_model
+from plum.models.systems.registry import build_model
 from plum.models.trainable import ALWAYS_TRAINED, set_trainable
 from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config

@@ -1,4 +1,4 @@
-"""The README's commands parse and its map is complete."""
+"""The README's commands parse."""
 
 import re
 import shlex
@@ -11,27 +11,8 @@ from tests.readme_commands import ROOT, bash_commands, parse_command
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = bash_commands(README)
-MAPPED_FOLDERS = ("plum", "partonomy", "scripts", "configs")
-MAPPED_SUFFIXES = {".py", ".sh", ".yaml", ".j2", ".csv"}
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
-
-
-def read_map() -> dict[str, str]:
-    """The map's files with their phrases; folders are lines that end in a slash, indentation nests."""
-    block = README.split("## Map", 1)[1].split("```text\n", 1)[1].split("```", 1)[0]
-    entries: dict[str, str] = {}
-    folders: list[str] = []
-    for line in filter(str.strip, block.splitlines()):
-        depth = (len(line) - len(line.lstrip())) // 2
-        name, _, phrase = line.strip().partition(" ")
-        path = "/".join([*folders[:depth], name.rstrip("/")])
-        if name.endswith("/"):
-            folders[depth:] = [name.rstrip("/")]
-        if phrase or not name.endswith("/"):
-            assert path not in entries, f"{path} stands twice in the map"
-            entries[path] = phrase.strip()
-    return entries
 
 
 def test_blocks_are_found_and_cover_every_program() -> None:
@@ -86,29 +67,3 @@ def test_links_lead_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def test_map_names_only_what_exists_and_says_what_it_is() -> None:
-    entries = read_map()
-    assert [path for path in entries if not (ROOT / path).exists()] == []
-    assert [path for path, phrase in entries.items() if not phrase] == []
-
-
-def test_map_is_complete() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *MAPPED_FOLDERS, "*.py"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if listed.returncode != 0:
-        pytest.skip("not a git checkout: tracked files are unknown")
-    files = {
-        path
-        for path in listed.stdout.splitlines()
-        if Path(path).suffix in MAPPED_SUFFIXES and Path(path).name != "__init__.py" and not path.startswith("tests/")
-    }
-    assert len(files) > 100
-    # A file deleted but not yet committed is still listed by git.
-    assert sorted(path for path in files - read_map().keys() if (ROOT / path).exists()) == []

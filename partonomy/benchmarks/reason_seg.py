@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from partonomy.benchmarks.segmentation import SegmentationItem
-from partonomy.files import RECORD_ERRORS, check_text, parse_json
+from partonomy.files import RECORD_ERRORS, check_text, parse_json, reason_of
 from partonomy.images import image_size
 from partonomy.masks import encode_mask, shorten
 
@@ -82,7 +82,7 @@ def read_explanations(dataset_dir: Path) -> dict[str, str]:
             words = " ".join(check_text(record["outputs"], "'outputs'").split())
             explanations[check_text(record["image"], "'image'")] = words
         except RECORD_ERRORS as error:
-            raise ValueError(f"{path}, record {number}: {_reason(error)}") from error
+            raise ValueError(f"{path}, record {number}: {reason_of(error)}") from error
     return explanations
 
 
@@ -123,7 +123,7 @@ def _read_image(path: Path, split: str, texts: Literal["first", "all"]) -> list[
         if not words or not all(words) or isinstance(record["text"], str):
             raise ValueError("'text' must be a list of at least one text, none empty")
     except RECORD_ERRORS as error:
-        raise ValueError(f"{record_path}: {_reason(error)}") from error
+        raise ValueError(f"{record_path}: {reason_of(error)}") from error
     regions = paint_shapes(shapes, height, width)
     ignored = regions == IGNORED
     mask = encode_mask(regions == TARGET)
@@ -161,7 +161,3 @@ def _parse(path: Path) -> Any:
     except UnicodeDecodeError:
         content = content.decode("cp1252", errors="replace").encode("utf-8")
     return parse_json(content, f"{path}: not valid JSON")
-
-
-def _reason(error: Exception) -> str:
-    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)

@@ -104,6 +104,8 @@ class AnswerRecord(Record):
     @classmethod
     def upgrade(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
         """See Record. Earlier versions had no status and no image path; a reason meant that the item had failed."""
+        if "status" in content:
+            return content
         reason = content.get("reason")
         status = Status.SCORED if reason is None else Status.FAILED
         return {"image_path": "", **content, "status": status.value, "reason": reason or ""}

@@ -13,7 +13,7 @@ import numpy as np
 
 from partonomy.benchmarks.referring import COCO_FOLDER, check_files_exist, read_identifier
 from partonomy.benchmarks.segmentation import SegmentationItem
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of
 from partonomy.images import image_size, load_image
 from partonomy.masks import encode_mask, shorten
 
@@ -45,8 +45,7 @@ def read_refcocom(root: Path, split: str, annotations: Path | None = None) -> tu
             made = _read_record(root, record, f"refcocom/{number}", [text for text in texts if text])
         except RECORD_ERRORS as error:
             shown = shorten(record.get("segment_id") if isinstance(record, Mapping) else record)
-            reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{path}, record {number} (segment {shown}): {reason}") from error
+            raise ValueError(f"{path}, record {number} (segment {shown}): {reason_of(error)}") from error
         num_empty += texts.count("")
         items += made
     if not items:

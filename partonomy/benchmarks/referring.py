@@ -7,10 +7,11 @@ them and gets 2 where they overlap.
 
 import io
 import logging
+import os
 import pickle
 import pickletools
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from partonomy.benchmarks.segmentation import SegmentationItem
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, printable
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, printable, reason_of
 from partonomy.masks import (
     MIN_POLYGON_COORDINATES,
     check_mask_size,
@@ -184,21 +185,34 @@ REFERRING_SETS: Mapping[str, ReferringSet] = {
 
 
 @dataclass(frozen=True)
-class _Sentence:
+class Sentence:
+    """What one person said to point at something; may be empty."""
+
     sentence_id: Identifier
     text: str
 
 
 @dataclass(frozen=True)
-class _Reference:
-    """One referred object and everything people said to point at it; `where` names file and record."""
+class Reference:
+    """What is referred to and everything people said to point at it.
+
+    Attributes:
+        reference_id: Unique within the file.
+        annotation_ids: The target is the union of these; none where the sentences mean nothing in the image.
+        image_id: Of the image.
+        split: As the file names it.
+        sentences: What people said.
+        where: File and record, for messages.
+        group: Of the items, see `SegmentationItem`.
+    """
 
     reference_id: Identifier
-    annotation_id: Identifier
+    annotation_ids: tuple[Identifier, ...]
     image_id: Identifier
     split: str
-    sentences: tuple[_Sentence, ...]
+    sentences: tuple[Sentence, ...]
     where: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -223,11 +237,32 @@ def read_referring(dataset_dir: Path, name: str, split: str) -> tuple[Segmentati
     if name not in REFERRING_SETS:
         raise ValueError(f"unknown referring data set {name!r}; known: {', '.join(REFERRING_SETS)}")
     chosen = _references_of_split(dataset_dir, name, split)
-    pictures, masks = _read_instances(dataset_dir, name, chosen)
+    return make_items(dataset_dir, name, split, chosen, REFERRING_SETS[name].image_folder)
+
+
+def make_items(
+    dataset_dir: Path, name: str, split: str, references: Sequence[Reference], image_folder: str
+) -> tuple[SegmentationItem, ...]:
+    """Find the images and masks of the references of a split: one item per sentence, in their order.
+
+    Args:
+        dataset_dir: Root of the LISA-style layout.
+        name: Of the set and of its folder, which holds `instances.json`.
+        split: Its name, for messages.
+        references: Those of the split.
+        image_folder: Where the images lie, relative to the root.
+
+    Raises:
+        FileNotFoundError: `instances.json`, or images, are missing.
+        ValueError: A broken record, or one that is missing, naming file and record.
+    """
+    instances = dataset_dir / "refer_seg" / name / "instances.json"
+    pictures, masks = _read_instances(instances, dataset_dir / image_folder, references)
     check_files_exist([picture.path for picture in pictures.values()], f"{name} {split}")
     items, num_empty = [], 0
-    for reference in chosen:
+    for reference in references:
         picture = pictures[reference.image_id]
+        mask = _unite([masks[number] for number in reference.annotation_ids], picture)
         for sentence in reference.sentences:
             if not sentence.text:
                 num_empty += 1
@@ -241,7 +276,8 @@ def read_referring(dataset_dir: Path, name: str, split: str) -> tuple[Segmentati
                     width=picture.width,
                     text=sentence.text,
                     is_sentence=False,
-                    mask=masks[reference.annotation_id],
+                    mask=mask,
+                    group=reference.group,
                 )
             )
     if num_empty:
@@ -279,55 +315,79 @@ def check_files_exist(paths: Sequence[Path], what: str) -> None:
     Raises:
         FileNotFoundError: some are missing; counts them and names the first.
     """
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]  # which, unlike Path's, is False for any bad name
     if missing:
         raise FileNotFoundError(f"{what}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}")
 
 
-def _references_of_split(dataset_dir: Path, name: str, split: str) -> list[_Reference]:
-    references = _read_references(reference_file(dataset_dir, name))
+def choose_split(path: Path, references: Sequence[Reference], split: str) -> list[Reference]:
+    """Keep the references of a split.
+
+    Raises:
+        ValueError: There are none; names the file and its splits.
+    """
     chosen = [reference for reference in references if is_in_split(reference.split, split)]
     if not chosen:
         known = ", ".join(sorted({reference.split for reference in references}))
-        raise ValueError(f"{reference_file(dataset_dir, name)}: no record of the split {split!r}; it has {known}")
+        raise ValueError(f"{path}: no record of the split {split!r}; it has {known}")
     return chosen
 
 
-def _read_references(path: Path) -> list[_Reference]:
+def _references_of_split(dataset_dir: Path, name: str, split: str) -> list[Reference]:
+    path = reference_file(dataset_dir, name)
+    return choose_split(path, _read_references(path), split)
+
+
+def _read_references(path: Path) -> list[Reference]:
     content = load_plain_pickle(path)
     if not isinstance(content, list) or not content:
         raise ValueError(f"{path}: expected a list of references, got {shorten(content)}")
-    return [_read_reference(record, f"{path}, record {number}") for number, record in enumerate(content)]
+    return [
+        read_reference(record, f"{path}, record {number}", _read_annotation) for number, record in enumerate(content)
+    ]
 
 
-def _read_reference(record: Any, where: str) -> _Reference:
+def _read_annotation(record: Any) -> tuple[Identifier, ...]:
+    return (read_identifier(record, "ann_id"),)
+
+
+def read_reference(record: Any, where: str, read_annotations: Callable[[Any], tuple[Identifier, ...]]) -> Reference:
+    """Read one record of a file of references.
+
+    Args:
+        record: The record.
+        where: File and record, for messages.
+        read_annotations: Reads the ids of the target's annotations.
+
+    Raises:
+        ValueError: A broken record; begins with `where`.
+    """
     try:
         sentences = tuple(
-            _Sentence(read_identifier(one, "sent_id"), " ".join(_text(one, "sent").split()).lower())
+            Sentence(read_identifier(one, "sent_id"), " ".join(_text(one, "sent").split()).lower())
             for one in record["sentences"]
         )
-        return _Reference(
+        return Reference(
             reference_id=read_identifier(record, "ref_id"),
-            annotation_id=read_identifier(record, "ann_id"),
+            annotation_ids=read_annotations(record),
             image_id=read_identifier(record, "image_id"),
             split=check_text(record["split"], "'split'"),
             sentences=sentences,
             where=where,
         )
     except RECORD_ERRORS as error:
-        raise ValueError(f"{where}: {_reason(error)}") from error
+        raise ValueError(f"{where}: {reason_of(error)}") from error
 
 
 def _read_instances(
-    dataset_dir: Path, name: str, references: Sequence[_Reference]
+    path: Path, folder: Path, references: Sequence[Reference]
 ) -> tuple[dict[Identifier, _Picture], dict[Identifier, RLE]]:
     """Images by id, and the masks of the annotations that are referred to."""
-    path = dataset_dir / "refer_seg" / name / "instances.json"
-    owners = {reference.annotation_id: reference for reference in references}
+    referred = {number for reference in references for number in reference.annotation_ids}
     wanted = {reference.image_id for reference in references}
-    folder = dataset_dir / REFERRING_SETS[name].image_folder
     pictures: dict[Identifier, _Picture] = {}
     segmentations: dict[Identifier, Any] = {}
+    image_of: dict[Identifier, Any] = {}
     for kind, record in iterate_lists(path, ("images", "annotations")):
         try:
             number = read_identifier(record, "id")
@@ -335,22 +395,37 @@ def _read_instances(
                 file_name = check_relative_path(record["file_name"], "'file_name'")
                 check_mask_size(record["height"], record["width"], "the image")
                 pictures[number] = _Picture(folder / file_name, record["height"], record["width"])
-            elif kind == "annotations" and number in owners:
+            elif kind == "annotations" and number in referred:
                 segmentations[number] = record["segmentation"]
+                image_of[number] = record["image_id"]
         except RECORD_ERRORS as error:
-            raise ValueError(f"{path}, {kind[:-1]} {_name(record)}: {_reason(error)}") from error
+            raise ValueError(f"{path}, {kind[:-1]} {_name(record)}: {reason_of(error)}") from error
     masks: dict[Identifier, RLE] = {}
-    for number, reference in owners.items():
-        if reference.image_id not in pictures or number not in segmentations:
+    for reference in references:
+        missing = [f"annotation {number}" for number in reference.annotation_ids if number not in segmentations]
+        if reference.image_id not in pictures or missing:
             raise ValueError(
-                f"{reference.where}: image {reference.image_id} or annotation {number} is not in {path}; "
+                f"{reference.where}: {' or '.join([f'image {reference.image_id}', *missing[:1]])} is not in {path}; "
                 "the two files belong to different releases"
             )
         picture = pictures[reference.image_id]
-        masks[number] = read_target(
-            segmentations[number], picture.height, picture.width, f"{path}, annotation {number}"
-        )
+        for number in reference.annotation_ids:
+            where = f"{path}, annotation {number}"
+            if image_of[number] != reference.image_id:
+                raise ValueError(
+                    f"{reference.where}: refers to image {reference.image_id}, but {where} belongs to image "
+                    f"{shorten(image_of[number])}; the two files belong to different releases"
+                )
+            if number not in masks:
+                masks[number] = read_target(segmentations[number], picture.height, picture.width, where)
     return pictures, masks
+
+
+def _unite(masks: Sequence[RLE], picture: _Picture) -> RLE:
+    """The union of a reference's annotations; no pixel where it has none."""
+    if not masks:
+        return encode_mask(np.zeros((picture.height, picture.width), dtype=bool))
+    return union_masks(masks)
 
 
 def read_target(segmentation: Any, height: int, width: int, where: str) -> RLE:
@@ -376,10 +451,20 @@ def read_identifier(record: Any, key: str) -> Identifier:
     Raises:
         KeyError, ValueError: there is none, or it is something else.
     """
-    value = record[key]
-    if not is_integer(value) and not isinstance(value, str):
-        raise ValueError(f"{key!r} must be a whole number or a text, got {shorten(value)}")
-    assert isinstance(value, int | str)
+    return check_identifier(record[key], repr(key))
+
+
+def check_identifier(value: object, name: str) -> Identifier:
+    """Return a value that must be an id: a whole number or a text.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if isinstance(value, str):
+        return check_text(value, name)
+    if not is_integer(value):
+        raise ValueError(f"{name} must be a whole number or a text, got {shorten(value)}")
+    assert isinstance(value, int)
     return value
 
 
@@ -392,7 +477,3 @@ def _text(record: Any, key: str) -> str:
 
 def _name(record: Any) -> str:
     return shorten(record.get("id") if isinstance(record, Mapping) else record)
-
-
-def _reason(error: Exception) -> str:
-    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)

@@ -1,11 +1,9 @@
-"""The benchmarks that `python -m partonomy run` knows. A new one is a task and one line of `BENCHMARKS`."""
+"""The benchmarks that `python -m partonomy run` knows. A new one is a file with a `Benchmark` and one line here."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from partonomy.benchmarks import gqa, pope, textvqa
+from partonomy.benchmarks import gqa, grefcoco, instruct_part, pope, textvqa
 from partonomy.benchmarks.mmr import MMR_SPLITS, MultiTargetItem, MultiTargetOptions, MultiTargetTask, read_mmr_items
 from partonomy.benchmarks.multi_referring import MULTI_REFERRING_NAMES, read_multi_referring
 from partonomy.benchmarks.partonomy.task import PartonomyOptions, PartonomyTask, read_partonomy
@@ -13,86 +11,42 @@ from partonomy.benchmarks.reason_seg import read_reason_seg
 from partonomy.benchmarks.refcocom import read_refcocom
 from partonomy.benchmarks.referring import read_referring
 from partonomy.benchmarks.segmentation import SegmentationItem, SegmentationOptions, SegmentationTask
-from partonomy.benchmarks.task import Source, Task, first_of_each_group
+from partonomy.benchmarks.task import AnyTask, Benchmark, Source, define_benchmark, first_of_each_group
 from partonomy.benchmarks.textvqa import TextVqaOptions
 from partonomy.benchmarks.vqa import VqaFunctions, VqaItem, VqaOptions, VqaProtocol, VqaTask
-
-AnyTask = Task[Any, Any, Any]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A benchmark by name.
-
-    Attributes:
-        name: As typed.
-        title: One line for the list of benchmarks.
-        splits: Its splits, for the help text.
-        options: Dataclass of its own flags.
-        read: Read what is asked under some options.
-        make: Return the task of a split and some options without its items, for the metrics of finished runs.
-        root_flag: The flag that names the data, without dashes.
-        takes_annotations: Whether a file may stand in the place of the split's own.
-    """
-
-    name: str
-    title: str
-    splits: str
-    options: type[Any]
-    read: Callable[[Source, Any], AnyTask]
-    make: Callable[[str, Any], AnyTask]
-    root_flag: str = "root"
-    takes_annotations: bool = False
-
-
-ReadItems = Callable[[Source], Sequence[Any]]
 
 
 def _segmentation(
     name: str, title: str, splits: str, read: Callable[[Source], Sequence[SegmentationItem]], quoted_by: str
 ) -> Benchmark:
-    def read_task(source: Source, options: SegmentationOptions) -> AnyTask:
-        source = source.in_split("val")
-        return SegmentationTask(name, str(source.split), options, read(source)[: source.limit], quoted_by)
-
-    def make(split: str, options: SegmentationOptions) -> AnyTask:
-        return SegmentationTask(name, split, options, quoted_by=quoted_by)
-
-    return Benchmark(name, title, splits, SegmentationOptions, read_task, make, takes_annotations=name == "refcocom")
+    return define_benchmark(
+        name,
+        title,
+        splits,
+        options=SegmentationOptions,
+        read_items=lambda source, options: read(source),
+        make_task=partial(SegmentationTask, quoted_by=quoted_by),
+        takes_annotations=name == "refcocom",
+    )
 
 
 def _multi_target(
     name: str, title: str, splits: str, read: Callable[[Source], Sequence[MultiTargetItem]], quoted_by: str
 ) -> Benchmark:
-    def read_task(source: Source, options: MultiTargetOptions) -> AnyTask:
-        source = source.in_split("val")
-        return MultiTargetTask(name, str(source.split), options, read(source)[: source.limit], quoted_by)
+    return define_benchmark(
+        name,
+        title,
+        splits,
+        options=MultiTargetOptions,
+        read_items=lambda source, options: read(source),
+        make_task=partial(MultiTargetTask, quoted_by=quoted_by),
+        takes_annotations=name == "mmr",
+    )
 
-    def make(split: str, options: MultiTargetOptions) -> AnyTask:
-        return MultiTargetTask(name, split, options, quoted_by=quoted_by)
 
-    return Benchmark(name, title, splits, MultiTargetOptions, read_task, make, takes_annotations=name == "mmr")
-
-
-def _vqa(
-    name: str,
-    title: str,
-    splits: str,
-    *,
-    functions: VqaFunctions,
-    options_type: type[VqaOptions],
-    read: Callable[[Source, Any], Sequence[VqaItem]],
-    default_split: Callable[[VqaOptions], str],
-) -> Benchmark:
-    def make(split: str, options: VqaOptions, items: Sequence[VqaItem] = ()) -> AnyTask:
-        is_plain = isinstance(options, TextVqaOptions) and not options.has_ocr
-        return VqaTask(name, split, options.protocol, functions, items, textvqa.NO_OCR if is_plain else "")
-
-    def read_task(source: Source, options: VqaOptions) -> AnyTask:
-        source = source.in_split(default_split(options))
-        return make(str(source.split), options, read(source, options))
-
-    return Benchmark(name, title, splits, options_type, read_task, make)
+def _make_vqa(functions: VqaFunctions, name: str, split: str, options: VqaOptions, items: Sequence[VqaItem]) -> AnyTask:
+    is_plain = isinstance(options, TextVqaOptions) and not options.has_ocr
+    return VqaTask(name, split, options.protocol, functions, items, textvqa.NO_OCR if is_plain else "")
 
 
 def _read_referring(name: str, source: Source) -> Sequence[SegmentationItem]:
@@ -104,11 +58,19 @@ def _read_multi_referring(name: str, source: Source) -> Sequence[MultiTargetItem
 
 
 def _read_textvqa(source: Source, options: TextVqaOptions) -> Sequence[VqaItem]:
-    return textvqa.read_textvqa(source.root, str(source.split), options.has_ocr)[: source.limit]
+    return textvqa.read_textvqa(source.root, str(source.split), options.has_ocr)
+
+
+def _read_gqa(source: Source, options: VqaOptions) -> Sequence[VqaItem]:
+    return gqa.read_gqa(source.root, str(source.split), options.protocol)
 
 
 def _gqa_split(options: VqaOptions) -> str:
     return "val" if options.protocol is VqaProtocol.PARTONOMY_COMPAT else "testdev"
+
+
+def _read_pope(source: Source, options: VqaOptions) -> Sequence[VqaItem]:
+    return pope.read_pope(source.root, str(source.split))
 
 
 _BY_UNC, _BY_UMD = "val, testA, testB", "val, test"
@@ -142,6 +104,8 @@ BENCHMARKS = {
             lambda source: read_refcocom(source.root, str(source.split), source.annotations),
             "giou",
         ),
+        grefcoco.BENCHMARK,
+        instruct_part.BENCHMARK,
         _multi_target(
             "mmr",
             "Reasoning segmentation of several objects and parts",
@@ -159,34 +123,32 @@ BENCHMARKS = {
             )
             for name in MULTI_REFERRING_NAMES
         ),
-        _vqa(
+        define_benchmark(
             "textvqa",
             "Questions about text in images",
             "val",
-            functions=textvqa.FUNCTIONS,
-            options_type=TextVqaOptions,
-            read=_read_textvqa,
-            default_split=lambda options: "val",
+            options=TextVqaOptions,
+            read_items=_read_textvqa,
+            make_task=partial(_make_vqa, textvqa.FUNCTIONS),
         ),
-        _vqa(
+        define_benchmark(
             "gqa",
             "Compositional questions about scenes",
             "testdev, val; default val under partonomy_compat, else testdev",
-            functions=gqa.FUNCTIONS,
-            options_type=VqaOptions,
-            read=lambda source, options: gqa.read_gqa(source.root, str(source.split), options.protocol)[: source.limit],
+            options=VqaOptions,
+            read_items=_read_gqa,
+            make_task=partial(_make_vqa, gqa.FUNCTIONS),
             default_split=_gqa_split,
         ),
-        _vqa(
+        define_benchmark(
             "pope",
             "Is an object in the image? Yes-or-no questions that catch hallucination",
             ", ".join((*pope.CATEGORIES, pope.ALL_CATEGORIES)),
-            functions=pope.FUNCTIONS,
-            options_type=VqaOptions,
-            read=lambda source, options: first_of_each_group(
-                pope.read_pope(source.root, str(source.split)), source.limit
-            ),
+            options=VqaOptions,
+            read_items=_read_pope,
+            make_task=partial(_make_vqa, pope.FUNCTIONS),
             default_split=lambda options: pope.ALL_CATEGORIES,
+            keep=first_of_each_group,
         ),
     )
 }

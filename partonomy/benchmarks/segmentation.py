@@ -184,6 +184,26 @@ def segmentation_ratios(records: Sequence[AnswerRecord]) -> dict[str, ImageRatio
     }
 
 
+def share_reaching(
+    records: Sequence[AnswerRecord], percents: Sequence[int], is_counted: Sequence[bool] | None = None
+) -> ImageRatio:
+    """The share of expressions whose IoU reaches a threshold, averaged over thresholds (Pr@70, P50:95).
+
+    An IoU equal to the threshold reaches it, as in COCO's evaluation and in gRefCOCO's.
+
+    Args:
+        records: Of one run.
+        percents: Thresholds of the IoU, percent.
+        is_counted: Which records count, one per record; None counts all.
+    """
+    counted = [1] * len(records) if is_counted is None else [int(one) for one in is_counted]
+    shares = [
+        sum(record.score >= percent / 100 for percent in percents) / len(percents) if one else 0.0
+        for record, one in zip(records, counted, strict=True)
+    ]
+    return ratio_by_image(records, shares, counted)
+
+
 @dataclass(frozen=True)
 class SegmentationOptions:
     """How expressions are asked.
@@ -233,9 +253,9 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
     def ask(self, item: SegmentationItem, marks: AnswerMarks) -> Asking[Segmented]:
         """Segment the forced phrase, or all that the model's own answer tags."""
         turns = (Turn(Role.USER, self._prompt(item)),)
-        forced = forced_answer(item)
-        gold = Gold(forced.text, (forced.span,), (item.mask,), ((forced.text, (forced.span,)),))
+        gold = self._gold(item)
         if self.options.mode is SegmentationMode.FORCED:
+            forced = forced_answer(item)
             (masks,) = yield [MaskRequest(0, turns, forced.text, (forced.span,), gold)]
             return Segmented(masks, None)
         (generation,) = yield [AnswerRequest(0, turns, gold)]
@@ -271,6 +291,10 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
         for item in self.items:
             ignored = item.ignore_mask and vars(item.ignore_mask)
             yield [item.item_id, item.image_path.name, item.text, item.is_sentence, vars(item.mask), ignored]
+
+    def _gold(self, item: SegmentationItem) -> Gold:
+        forced = forced_answer(item)
+        return Gold(forced.text, (forced.span,), (item.mask,), ((forced.text, (forced.span,)),))
 
     def _prompt(self, item: SegmentationItem) -> str:
         return segmentation_prompt(item, self.options.wording)

@@ -2,7 +2,8 @@
 
 A task turns an item into requests once (`ask`), gets every request answered once, and scores the item once (`score`).
 The harness owns the rest: images, batches, models, records on disk, resume, ranks, shards, intervals. To add a
-benchmark, write one `Task` and add one line to `partonomy.benchmarks.registry`.
+benchmark, write one file with a `Task` and its `Benchmark` (`define_benchmark`), and add the latter to
+`partonomy.benchmarks.registry`.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -36,7 +37,7 @@ class Status(StrEnum):
     """Whether an item was scored.
 
     A failed item counts as 0 in every metric that was asked for. An unsupported one was refused by a model that cannot
-    do what the benchmark asks; where the model refused every item, the metrics are null.
+    do what the benchmark asks; where the model refused items and answered none, the metrics are null.
     """
 
     SCORED = "scored"
@@ -281,7 +282,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
         """Divide the records of a run into groups and compute each group's metrics; here all records are one group."""
         settled = settle_status(records)
         metrics = self.metrics(settled)
-        if settled and all(record.status is Status.UNSUPPORTED for record in settled):
+        if any(record.status is Status.UNSUPPORTED for record in settled):  # also beside an image that is missing
             metrics = dict.fromkeys(metrics)
         yield make_group(ALL, settled, metrics)
 
@@ -380,6 +381,11 @@ def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {message}"[:MAX_REASON]
 
 
+def first_items(items: Sequence[ItemT], limit: int | None) -> Sequence[ItemT]:
+    """Keep at most `limit` items; None keeps all."""
+    return items[:limit]
+
+
 def relative_path(path: str, folder: Path) -> str:
     """Return a path as seen from a folder; an empty one stays empty."""
     return Path(os.path.relpath(path, folder)).as_posix() if path else ""
@@ -421,3 +427,66 @@ class Source:
     def in_split(self, split: str) -> Self:
         """Name the split that a benchmark's default stands for."""
         return replace(self, split=split) if self.split is None else self
+
+
+AnyTask = Task[Any, Any, Any]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark by name.
+
+    Attributes:
+        name: As typed.
+        title: One line for the list of benchmarks.
+        splits: Its splits, for the help text.
+        options: Dataclass of its own flags.
+        read: Read what is asked under some options.
+        make: Return the task of a split and some options without its items, for the metrics of finished runs.
+        root_flag: The flag that names the data, without dashes.
+        takes_annotations: Whether a file may stand in the place of the split's own.
+    """
+
+    name: str
+    title: str
+    splits: str
+    options: type[Any]
+    read: Callable[[Source, Any], AnyTask]
+    make: Callable[[str, Any], AnyTask]
+    root_flag: str = "root"
+    takes_annotations: bool = False
+
+
+OptionsT = TypeVar("OptionsT")
+
+
+def define_benchmark(
+    name: str,
+    title: str,
+    splits: str,
+    *,
+    options: type[OptionsT],
+    read_items: Callable[[Source, OptionsT], Sequence[ItemT]],
+    make_task: Callable[[str, str, OptionsT, Sequence[ItemT]], AnyTask],
+    default_split: Callable[[OptionsT], str] = lambda options: "val",
+    keep: Callable[[Sequence[ItemT], int | None], Sequence[ItemT]] = first_items,
+    takes_annotations: bool = False,
+) -> Benchmark:
+    """Describe a benchmark whose split is a sequence of items.
+
+    Args:
+        name, title, splits, options, takes_annotations: See `Benchmark`.
+        read_items: Read the items of `source.split`, all of them.
+        make_task: Return the task; called with name, split, options and items.
+        default_split: The split where none is named.
+        keep: What `--limit` keeps of the items.
+    """
+
+    def read(source: Source, chosen: OptionsT) -> AnyTask:
+        source = source.in_split(default_split(chosen))
+        return make_task(name, str(source.split), chosen, keep(read_items(source, chosen), source.limit))
+
+    def make(split: str, chosen: OptionsT) -> AnyTask:
+        return make_task(name, split, chosen, ())
+
+    return Benchmark(name, title, splits, options, read, make, takes_annotations=takes_annotations)

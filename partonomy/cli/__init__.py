@@ -1,0 +1,1 @@
+"""The commands of `python -m partonomy`, one file per group; `partonomy/__main__.py` lists them."""

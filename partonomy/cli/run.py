@@ -20,17 +20,12 @@ from partonomy.reporting.overview import overview
 
 SettingsT = TypeVar("SettingsT")
 
-TITLE = "Score a model on a benchmark."
 
-
-def build_parser(only: str | None = None) -> ArgumentParser:
-    """Build the parser of all benchmarks, or of one; each benchmark is a subcommand with its own flags."""
-    parser = ArgumentParser(prog="python -m partonomy run", description=TITLE)
+def add_benchmarks(parser: ArgumentParser) -> None:
+    """Add every benchmark as a subcommand with its own flags."""
     benchmarks = parser.add_subcommands(dest="benchmark", metavar="BENCHMARK")
     for name, benchmark in BENCHMARKS.items():
-        if only is None or only == name:
-            benchmarks.add_subcommand(name, benchmark_parser(name), help=benchmark.title)
-    return parser
+        benchmarks.add_subcommand(name, benchmark_parser(name), help=benchmark.title)
 
 
 def benchmark_parser(name: str, prog: str | None = None, default_model: str | None = None) -> ArgumentParser:
@@ -185,10 +180,14 @@ def run_command(arguments: Sequence[str]) -> None:
 
     Raises:
         SystemExit: The words are unknown, or help was asked for.
-        OSError, ValueError, RuntimeError: See `run_benchmark`.
+        OSError, ValueError, RuntimeError: There is no such benchmark; or see `run_benchmark`.
     """
     name = next(iter(arguments), "")
+    if name and not name.startswith("-"):
+        find_benchmark(name)
     if name not in BENCHMARKS:
-        build_parser().parse_args(list(arguments))
+        parser = ArgumentParser(prog="python -m partonomy run", description="Score a model on a benchmark.")
+        add_benchmarks(parser)
+        parser.parse_args(list(arguments))
         return
     run_named(name, f"python -m partonomy run {name}", arguments[1:])

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from partonomy.benchmarks.registry import AnyTask
+from partonomy.benchmarks.task import AnyTask
 from partonomy.datasets.photographs import num_photographs
 from partonomy.files import write_text_atomically
 from partonomy.harness.run_folder import MERGE_FILE, MODEL_FILE, RunConfig, config_to_json

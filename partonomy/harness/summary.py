@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from partonomy.benchmarks.registry import AnyTask
-from partonomy.benchmarks.task import ALL, Record
+from partonomy.benchmarks.task import ALL, AnyTask, Record
 from partonomy.files import RECORD_ERRORS, parse_json, write_text_atomically
 from partonomy.harness.run_folder import SCHEMA, upgrade_config
 from partonomy.metrics.bootstrap import Estimate, bootstrap_metrics

@@ -1,0 +1,1 @@
+"""Tables, comparisons and report pages of finished runs. Start at `loaded_run.py`."""

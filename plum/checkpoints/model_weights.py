@@ -10,9 +10,9 @@ from torch import Tensor
 
 from plum.checkpoints.weights import SavedTensor
 from plum.config import LoraConfig, ModelConfig
+from plum.models.backbones.lora import is_adapter, name_without_adapters
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.lora import is_adapter, name_without_adapters
-from plum.models.registry import build_model
+from plum.models.systems.registry import build_model
 
 BASE_LAYER = "base_layer.weight"
 NUM_NAMES_SHOWN = 5

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from partonomy.models.contract import Role, Turn
-from plum.api import read_image
 from plum.cli.show import format_spans, write_prediction
-from plum.partonomy_adapter import load_predictor
-from plum.predictor import Predictor
+from plum.inference.api import read_image
+from plum.inference.partonomy_adapter import load_predictor
+from plum.inference.predictor import Predictor
 
 HELP = "Ask about the image. /reset forgets what was said, /image FILE takes another image, /history shows what was "
 HELP += "said, /quit ends."

@@ -9,14 +9,12 @@ import numpy as np
 import torch
 
 from partonomy.images import image_size, load_image
-from plum.doctor.data_folders import examine_data
 from plum.doctor.environment import examine_environment
 from plum.doctor.file_hashes import default_cache
 from plum.doctor.findings import Finding, State
+from plum.doctor.folders import examine_data, examine_weights, hash_weights
 from plum.doctor.known_answer import QUESTION, Verdict, ask, compare, read_answers, record_answer, standard_image
-from plum.doctor.memory import estimate_memory
-from plum.doctor.memory_table import NamedRun, describe_estimate, markdown_table
-from plum.doctor.weight_folders import examine_weights, hash_weights
+from plum.doctor.memory import NamedRun, describe_estimate, estimate_memory, markdown_table
 from plum.doctor.workload import Assumptions
 from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config

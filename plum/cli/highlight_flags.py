@@ -2,7 +2,7 @@
 
 import argparse
 
-from plum.highlight import Highlight, parse_char_range
+from plum.inference.highlight import Highlight, parse_char_range
 
 
 def add_highlight_flags(parser: argparse.ArgumentParser) -> None:

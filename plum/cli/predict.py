@@ -5,10 +5,16 @@ from pathlib import Path
 
 from plum.checkpoints.weights import fingerprint
 from plum.cli.highlight_flags import add_highlight_flags, read_highlight
-from plum.folder_prediction.requests import QuestionRequest, build_requests, find_images
-from plum.folder_prediction.run import FAILURES_FILE, RECORDS_FILE, predict_folder
-from plum.highlight import NOTHING
-from plum.partonomy_adapter import load_predictor
+from plum.inference.folder_prediction import (
+    FAILURES_FILE,
+    RECORDS_FILE,
+    QuestionRequest,
+    build_requests,
+    find_images,
+    predict_folder,
+)
+from plum.inference.highlight import NOTHING
+from plum.inference.partonomy_adapter import load_predictor
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 
 from partonomy.models.contract import Role, Turn
-from plum.api import read_image
 from plum.cli.highlight_flags import add_highlight_flags, read_highlight
 from plum.cli.show import format_spans, write_prediction
-from plum.highlight import answer_question
-from plum.partonomy_adapter import load_predictor
+from plum.inference.api import read_image
+from plum.inference.highlight import answer_question
+from plum.inference.partonomy_adapter import load_predictor
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from plum.folder_prediction.drawing import draw_prediction
-from plum.folder_prediction.records import prediction_to_json, span_texts
-from plum.predictor import Prediction
+from plum.inference.folder_prediction import draw_prediction, prediction_to_json, span_texts
+from plum.inference.predictor import Prediction
 
 
 def format_spans(prediction: Prediction) -> str:

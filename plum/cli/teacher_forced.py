@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from plum.checkpoints.store import load_pretrained
-from plum.partonomy_adapter import resolve_device
-from plum.teacher_forced import HELD_OUT_KINDS, HeldOutResult, evaluate_teacher_forced
+from plum.inference.partonomy_adapter import resolve_device
+from plum.inference.teacher_forced import HELD_OUT_KINDS, HeldOutResult, evaluate_teacher_forced
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.structures import PartDataset
-from plum.data.downloads import build_download, find_marker
-from plum.data.encoding import ConversationEncoder
+from plum.data.download_sources import build_download, find_marker
 from plum.data.excluded_images import ExcludedImages, TrainingImages
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
+from plum.data.sources.look_ahead import PartStatusSource
 from plum.data.sources.part_images import PartImages, collect_classes, count_class_pixels
 from plum.data.sources.part_referring import PartReferringSource
 from plum.data.sources.part_semantic import PartSemanticSource
-from plum.data.sources.part_status import PartStatusSource
 from plum.data.sources.part_vqa import PartVqaSource
+from plum.inputs.encoding import ConversationEncoder
 from plum.train_config import DataConfig, SourceConfig
 
 logger = logging.getLogger(__name__)

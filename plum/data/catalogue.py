@@ -243,6 +243,30 @@ CATALOGUE: Sequence[CatalogueEntry] = (
         "https://github.com/Rubics-Xuan/MRES",
     ),
     CatalogueEntry(
+        "grefcoco",
+        BENCHMARK,
+        "one object, several, or none, by expressions (plum validate grefcoco --root ROOT)",
+        (
+            Need("expressions", "refer_seg/grefcoco/grefs(unc).json"),
+            Need("annotations", "refer_seg/grefcoco/instances.json"),
+            _COCO_TRAIN_2014,
+        ),
+        f"none stated for the expressions; {COCO_PHOTOS}",
+        "https://github.com/henghuiding/gRefCOCO",
+    ),
+    CatalogueEntry(
+        "instructpart",
+        BENCHMARK,
+        "parts of everyday objects by instructions (plum validate instructpart --root ROOT)",
+        (
+            Need("test records", "instructpart_part/InstructPart/test/data_test.json"),
+            Need("photographs", "instructpart_part/InstructPart/test/images", "*.jpg"),
+            Need("masks", "instructpart_part/InstructPart/test/masks", "*.*g"),
+        ),
+        "MIT, as its repository states; photographs of Flickr and AGD20K: their terms of use",
+        "https://github.com/zifuwan/InstructPart",
+    ),
+    CatalogueEntry(
         "textvqa",
         BENCHMARK,
         "questions about text in images (plum validate textvqa --root ROOT/textvqa)",

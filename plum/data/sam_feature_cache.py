@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from plum.checkpoints.file_modes import give_usual_mode
-from plum.data.image_transforms import SAM_MEAN, SAM_STD
+from plum.checkpoints.weights import give_usual_mode
+from plum.inputs.image_transforms import SAM_MEAN, SAM_STD
 
 logger = logging.getLogger(__name__)
 

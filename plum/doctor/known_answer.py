@@ -21,9 +21,9 @@ from partonomy.models.contract import Role, Turn
 from partonomy.structures import RLE, CharSpan
 from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.store import has_heads, load_pretrained
-from plum.data.tokenizer import load_tokenizer
-from plum.models.special_tokens import with_special_tokens
-from plum.predictor import Predictor
+from plum.inference.predictor import Predictor
+from plum.inputs.tokenizer import load_tokenizer
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.training.initialise import Placement, build_from
 
 QUESTION = "What visible parts does the object in the image have?"
@@ -46,7 +46,7 @@ class KnownAnswer:
     """What a model said.
 
     Attributes:
-        weights: hash of all weight files, see `plum.doctor.weight_folders`.
+        weights: hash of all weight files, see `plum.doctor.folders`.
         image: SHA-256 of the pixels.
         question: what was asked.
         dtype: the model computed in.

@@ -1,25 +1,153 @@
-"""Peak memory of one GPU for a training configuration: an estimate, from formulas that are checked on tiny models.
+"""The memory that a run will need: weights, gradients, optimizer, activations, by component and setting."""
 
-Weights, gradients and optimizer are exact sums. Activations are formulas over the shapes of a micro-batch, checked
-against what torch saves. What lives for a moment (gradients of activations, the frozen towers, losses), and the
-allowance for CUDA and the allocator, are estimates that only a GPU can confirm.
-"""
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from dataclasses import dataclass
+import torch
 
-from plum.doctor.language_activations import (
+from plum.config import Quantization, SpecialTokensConfig
+from plum.doctor.activations import (
     FLOAT,
+    decoder_bytes,
+    feedback_bytes,
     final_norm_bytes,
+    grid_size,
     layer_bytes,
     layers_bytes,
+    loss_bytes,
+    mask_sum_bytes,
     query_bytes,
     tagger_bytes,
     token_loss_bytes,
 )
-from plum.doctor.mask_activations import decoder_bytes, feedback_bytes, grid_size, loss_bytes, mask_sum_bytes
-from plum.doctor.static_memory import StaticMemory, count_static_memory
-from plum.doctor.workload import Assumptions, Workload, build_workload
+from plum.doctor.workload import Assumptions, Workload, build_workload, training_dtype
+from plum.models.parameter_counts import parameters_by_component
+from plum.models.systems.registry import build_model
+from plum.models.trainable import set_trainable
 from plum.train_config import TrainConfig
+
+NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
+"""bitsandbytes: one 8-bit scale per 64 weights, one float32 number per 256 scales."""
+PACKED = "llava.language_model"
+"""The component whose linear layers a quantized base packs."""
+
+
+@dataclass(frozen=True)
+class ComponentMemory:
+    """One component: parameters, how many of them are trained, and bytes of its weights on a GPU."""
+
+    component: str
+    num_parameters: int
+    num_trained: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class StaticMemory:
+    """What lies on every GPU before the first forward pass.
+
+    Attributes:
+        components: weights by component, frozen and trained.
+        gradients: accumulated over micro-batches, float32; this GPU's share under ZeRO-2, whole otherwise.
+        micro_batch_gradients: those of one micro-batch, whole, in the model's dtype, until DeepSpeed has them.
+        gradient_buffers: through which DeepSpeed reduces them, after the backward pass.
+        step_gradients: float32 copy of this GPU's share of the gradients, during the optimizer's step.
+        master_weights: float32 copy of this GPU's share of the trained weights (DeepSpeed alone).
+        moments: Adam's two, of this GPU's share.
+    """
+
+    components: tuple[ComponentMemory, ...]
+    gradients: int
+    micro_batch_gradients: int
+    gradient_buffers: int
+    step_gradients: int
+    master_weights: int
+    moments: int
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters of the model."""
+        return sum(component.num_parameters for component in self.components)
+
+    @property
+    def num_trained(self) -> int:
+        """Those with gradients."""
+        return sum(component.num_trained for component in self.components)
+
+    @property
+    def weights(self) -> int:
+        """Bytes of all weights."""
+        return sum(component.weight_bytes for component in self.components)
+
+    @property
+    def resident(self) -> int:
+        """What stays from step to step."""
+        return self.weights + self.master_weights + self.moments
+
+
+def count_static_memory(config: TrainConfig, num_gpus: int) -> StaticMemory:
+    """Count what a rank holds.
+
+    Args:
+        config: the run. Special tokens do not matter and may be unset.
+        num_gpus: ranks over which ZeRO shards.
+    """
+    components, largest = _count_components(config)
+    trained = sum(component.num_trained for component in components)
+    size, bucket = training_dtype(config).itemsize, config.engine.reduce_bucket_size
+    if config.engine.kind == "plain":
+        return StaticMemory(components, trained * FLOAT, 0, 0, 0, 0, 2 * trained * FLOAT)
+    share = -(-trained // num_gpus)
+    # A bucket, or a tensor too large for one, is copied to be reduced, and once more where that changes its dtype.
+    copies = max(bucket, largest) * (size if size == FLOAT else size + FLOAT)
+    gradients, buffers, step = share * FLOAT, bucket * size + copies, share * FLOAT
+    if size < FLOAT:
+        step = 0  # accumulated in the form the optimizer takes
+    if config.engine.zero_stage == 1:
+        gradients = trained * FLOAT
+        if size < FLOAT:
+            # DeepSpeed keeps the last micro-batch's gradients beside the sum, and reduces the sum in one piece.
+            gradients, buffers = trained * (FLOAT + size), trained * FLOAT
+    return StaticMemory(
+        components, gradients, trained * size, buffers, step, master_weights=share * FLOAT, moments=2 * share * FLOAT
+    )
+
+
+def _count_components(config: TrainConfig) -> tuple[tuple[ComponentMemory, ...], int]:
+    """Count parameters by component, and those of the largest trained tensor.
+
+    The part pretext of the tiny recipe is not PLUM's and left out.
+    """
+    tokens = config.model.llava.special_tokens or SpecialTokensConfig(image=0, pad=0, eos=0)
+    with torch.device("meta"):
+        model = build_model(replace(config.model, llava=replace(config.model.llava, special_tokens=tokens)))
+    set_trainable(model, config.trainable)
+    totals: Counter[str] = Counter()
+    trained: Counter[str] = Counter()
+    weights: Counter[str] = Counter()
+    size, largest = training_dtype(config).itemsize, 0
+    for component, _, parameter in parameters_by_component(model):
+        number = parameter.numel()
+        totals[component] += number
+        trained[component] += number * parameter.requires_grad
+        largest = max(largest, number * parameter.requires_grad)
+        is_packed = component == PACKED and parameter.ndim == 2 and not parameter.requires_grad
+        kind = config.engine.base_quantization if is_packed else "none"
+        weights[component] += _weight_bytes(number, parameter.shape[0], size, kind)
+    components = tuple(ComponentMemory(name, total, trained[name], weights[name]) for name, total in totals.items())
+    return components, largest
+
+
+def _weight_bytes(number: int, num_rows: int, size: int, kind: Quantization) -> int:
+    """Bytes of a weight: dense, or packed by bitsandbytes (int8: a float32 scale per row)."""
+    if kind == "int8":
+        return number + num_rows * FLOAT
+    if kind == "nf4":
+        scales = -(-number // NF4_BLOCK)
+        return -(-number // 2) + scales + -(-scales // NF4_NESTED_BLOCK) * FLOAT
+    return number * size
+
 
 CONTEXT_BYTES = 2 * 10**9
 """Assumed: CUDA context, NCCL's buffers, cuBLAS workspaces."""
@@ -141,15 +269,16 @@ def _phases(config: TrainConfig, work: Workload, static: StaticMemory, activatio
     # Raw and masked logits and, in 16 bits, their float32 copy.
     losses = logits * (2 * size + (FLOAT if size < FLOAT else 0)) + mask_sum_bytes(work)
     of_logits = logits * (FLOAT + size) + mask_sum_bytes(work)
+    gradients = static.gradients + static.micro_batch_gradients
     phases = [
         Phase("SAM's image encoder", inputs + _sam_encoder_bytes(config, work)),
         Phase("losses", kept + losses),
-        Phase("backward of the losses", kept + of_logits + static.gradient_buffers + static.gradients),
+        Phase("backward of the losses", kept + of_logits + gradients),
         Phase(
             "backward of the language model",
-            inputs + activations.layers + _layer_backward_bytes(config, work) + static.gradient_buffers
-            + static.gradients,
+            inputs + activations.layers + _layer_backward_bytes(config, work) + gradients,
         ),
+        Phase("reduction of the gradients", inputs + gradients + static.gradient_buffers),
         Phase("optimizer step", static.gradients + static.step_gradients),
     ]  # fmt: skip
     if config.losses.kl > 0:
@@ -196,3 +325,87 @@ def _layer_backward_bytes(config: TrainConfig, work: Workload) -> int:
     is_full = config.trainable.language_model == "full"
     recomputed = layer_bytes(language, config.model.lora, work, is_trained=is_full, is_first=False)
     return workspace + recomputed
+
+
+HEADER = (
+    "| model | GPUs | parameters | trained | weights | optimizer | gradients, buffers | activations | peak per GPU |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
+
+
+@dataclass(frozen=True)
+class NamedRun:
+    """A run under the name it has in a table."""
+
+    name: str
+    config: TrainConfig
+
+
+def markdown_table(runs: Sequence[NamedRun], gpu_counts: Sequence[int], assumptions: Assumptions) -> str:
+    """Return the README's table, GB of 10^9 bytes; every row is an estimate."""
+    rows = [
+        _row(run.name, estimate_memory(run.config, num_gpus, assumptions)) for run in runs for num_gpus in gpu_counts
+    ]
+    return "\n".join([*HEADER, *rows])
+
+
+def _row(name: str, estimate: MemoryEstimate) -> str:
+    static = estimate.static
+    cells = (
+        name,
+        str(estimate.num_gpus),
+        f"{static.num_parameters:,}",
+        f"{static.num_trained:,}",
+        _gigabytes(static.weights),
+        _gigabytes(static.master_weights + static.moments),
+        _gigabytes(static.gradients + static.micro_batch_gradients + static.gradient_buffers),
+        _gigabytes(estimate.activations.total),
+        _gigabytes(estimate.peak),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def describe_estimate(config: TrainConfig, estimate: MemoryEstimate) -> str:
+    """Return every part of one run's estimate."""
+    work, static, activations = estimate.workload, estimate.static, estimate.activations
+    engine = config.engine
+    checkpointing = "with" if engine.gradient_checkpointing else "without"
+    dtype = str(training_dtype(config)).removeprefix("torch.")
+    lines = [
+        f"Memory of each of {estimate.num_gpus} GPUs: {_gigabytes(estimate.peak)} GB, an estimate that no GPU has "
+        "confirmed",
+        f"  assumed micro-batch: {work.images} images, {work.conversations} conversations of {work.tokens} tokens, "
+        f"{work.supervised} supervised tokens, {work.masks} masks of {work.image_pixels:,} pixels",
+        f"  {engine.kind}, ZeRO-{engine.zero_stage}, {dtype}, {checkpointing} gradient checkpointing, "
+        f"base_quantization {engine.base_quantization}",
+        f"  {'weights':<34} {'parameters':>15} {'trained':>13} {'GB':>7}",
+    ]
+    for component in static.components:
+        lines.append(
+            f"    {component.component:<32} {component.num_parameters:>15,} {component.num_trained:>13,} "
+            f"{_gigabytes(component.weight_bytes):>7}"
+        )
+    parts = (
+        ("weights", static.weights),
+        ("float32 master weights (share)", static.master_weights),
+        ("Adam's moments (share)", static.moments),
+        ("accumulated gradients, float32", static.gradients),
+        ("gradients of a micro-batch", static.micro_batch_gradients),
+        ("gradient buffers of DeepSpeed", static.gradient_buffers),
+        ("activations: language model", activations.layers),
+        ("activations: token loss", activations.token_loss),
+        ("activations: tagger", activations.tagger),
+        ("activations: queries, KL", activations.queries),
+        ("activations: masks, feedback", activations.masks),
+        ("activations: mask losses", activations.mask_losses),
+    )
+    lines += [f"  {name:<62} {_gigabytes(number):>9}" for name, number in parts]
+    lines.append("  at once, beside weights and optimizer:")
+    lines += [f"    {phase.name:<60} {_gigabytes(phase.num_bytes):>9}" for phase in estimate.phases]
+    allowance = f"assumed: {_gigabytes(CONTEXT_BYTES)} for CUDA and NCCL, {FRAGMENTATION:.0%} lost by the allocator"
+    lines.append(f"  {allowance:<62} {_gigabytes(estimate.allowance):>9}")
+    return "\n".join(lines)
+
+
+def _gigabytes(number: int) -> str:
+    return f"{number / 1e9:.1f}"

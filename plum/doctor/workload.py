@@ -66,7 +66,7 @@ class Workload:
 
     @property
     def sequence(self) -> int:
-        """Tokens that the language model runs for an image (plum.models.shared_beginnings)."""
+        """Tokens that the language model runs for an image (plum.models.backbones.shared_beginnings)."""
         if not self.is_shared:
             return self.tokens
         return self.common + self.conversations // self.images * (self.tokens - self.common)

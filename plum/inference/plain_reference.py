@@ -15,9 +15,9 @@ from torch import Tensor
 
 from partonomy.models.contract import Generation, Turn
 from partonomy.structures import CharSpan, ChoiceScore, Question
-from plum.models.sam_layers import stock_layers
-from plum.models.sam_modules import Attention, ImageEncoderViT
-from plum.predictor import Predictor
+from plum.inference.predictor import Predictor
+from plum.models.segmenters.sam import stock_layers
+from plum.models.segmenters.sam_modules import Attention, ImageEncoderViT
 
 
 class PlainModel:

@@ -2,7 +2,7 @@
 
 The one forward serves training and evaluation of every system; each stage can be called alone (paper, section 4, figure
 3). What differs between systems is handed in: which states become a query (`query_projection`), a tagger or none, a
-SAM, a feedback loop or none; how answers are written is `plum.models.target_notation`.
+SAM, a feedback loop or none; how answers are written is `plum.models.systems.target_notation`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from plum.config import ModelConfig
-from plum.models.llava import LlavaBackbone
-from plum.models.mask_feedback import EncodedMasks, FeedbackContext, MaskFeedback
-from plum.models.query_projection import QueryProjection
-from plum.models.sam import SegmentAnything
-from plum.models.span_tagger import SpanTagger
-from plum.models.teacher import span_teacher_states
+from plum.models.backbones.llava import LlavaBackbone
+from plum.models.heads.mask_feedback import EncodedMasks, FeedbackContext, MaskFeedback
+from plum.models.heads.query_projection import QueryProjection
+from plum.models.heads.span_tagger import SpanTagger
+from plum.models.heads.teacher import span_teacher_states
+from plum.models.segmenters.sam import SegmentAnything
 from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, ImageFeatures, SpanBounds
 
 
@@ -113,7 +113,7 @@ class GroundedLMM(nn.Module):
     def tag(self, hidden_states: Tensor, attention_mask: Tensor, is_read: Tensor | None = None) -> Tensor | None:
         """Return tag logits [N, T, 3], or [A, 3] of the A tokens `is_read` (bool [N, T]); None without a tagger.
 
-        Their order is that of plum.data.bio_labels.Tag; sequences are right-padded.
+        Their order is that of plum.inputs.bio_labels.Tag; sequences are right-padded.
         """
         return None if self.tagger is None else self.tagger(hidden_states, attention_mask, is_read)
 

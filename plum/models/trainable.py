@@ -1,11 +1,7 @@
-"""What is trained: flags by component, the table printed at start-up, and the anchor distributed training needs."""
+"""What is trained: flags by component, and the table printed at start-up."""
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.parameter_counts import parameters_by_component
@@ -88,32 +84,3 @@ def _frozen_identity(model: GroundedLMM) -> set[str]:
     if model.config.llava.projector != "linear":
         return set()
     return {name for name, _ in model.named_parameters() if "multi_modal_projector.linear_2." in name}
-
-
-class _Anchor(torch.autograd.Function):
-    """0 in the forward pass, zero gradients for every input in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, *parameters: Tensor) -> Tensor:
-        ctx.kinds = [(parameter.shape, parameter.dtype) for parameter in parameters]
-        return parameters[0].new_zeros((), dtype=torch.float32)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        # One expanded scalar per dtype: no memory per parameter until they are accumulated.
-        zeros = {dtype: gradients[0].new_zeros((), dtype=dtype) for _, dtype in ctx.kinds}
-        return tuple(zeros[dtype].expand(shape) for shape, dtype in ctx.kinds)
-
-
-def zero_anchor(module: nn.Module) -> Tensor:
-    """Return a float32 scalar 0 that gives every trainable parameter a (zero) gradient.
-
-    Added to the loss it makes all ranks do the same reductions, whatever their batch lacks: images, spans, later masks.
-
-    Raises:
-        ValueError: nothing is trainable.
-    """
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ValueError("no parameter is trainable: check the run's `trainable` settings")
-    return _Anchor.apply(*parameters)

@@ -1,12 +1,114 @@
-"""YAML files and command-line overrides into a TrainConfig. Unknown and missing keys are refused."""
+"""YAML files and command-line overrides into a TrainConfig, with ranges checked before anything is loaded."""
 
 from collections.abc import Sequence
+from functools import reduce
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from partonomy.cli.config_files import config_files
 from plum.train_config import TrainConfig
-from plum.training.config_checks import check_losses, check_ranges
+
+AT_LEAST_ONE = (
+    "num_updates",
+    "log_every",
+    "save_every",
+    "stop_after_skipped",
+    "engine.micro_batch_size",
+    "engine.accumulation",
+    "engine.reduce_bucket_size",
+    "data.max_text_tokens",
+    "data.conversations_per_image",
+    "model.lora.rank",
+)
+ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.gradient_clip", "losses.kl_sigma")
+NOT_NEGATIVE = (
+    "part_pretext.weight",
+    "part_pretext.warmup_updates",
+    "part_pretext.queries_per_image",
+    "part_pretext.query_weight",
+    "part_pretext.token_weight",
+    "part_pretext.phrase_weight",
+    "engine.num_workers",
+    "data.group_by_length",
+    "data.spread_lengths",
+    "optimizer.warmup_updates",
+    "optimizer.weight_decay",
+    "losses.language",
+    "losses.bio",
+    "losses.kl",
+    "losses.mask_overlap",
+    "losses.mask_bce",
+)
+
+
+ZERO_STAGES = (1, 2)
+"""Those that tests hold against the mean of the ranks' own gradients (tests/plum/training/unlike_batches.py)."""
+REFUSED_STAGES = {
+    0: "stage 0 neither skips updates whose gradient is not finite nor resumes on another number of ranks",
+    3: "stage 3 splits the weights too, and ranks whose batches run different modules would wait for one another",
+}
+
+
+def check_ranges(config: TrainConfig) -> None:
+    """Check the numbers of a configuration.
+
+    Raises:
+        ValueError: a setting is out of range; names it and its value.
+    """
+    for keys, smallest, may_equal in ((AT_LEAST_ONE, 1, True), (ABOVE_ZERO, 0, False), (NOT_NEGATIVE, 0, True)):
+        for key in keys:
+            value = _read(config, key)
+            if value is not None and not (value >= smallest if may_equal else value > smallest):
+                raise ValueError(f"{key} is {value}, it must be {'at least' if may_equal else 'above'} {smallest}")
+    if not all(0 <= beta < 1 for beta in config.optimizer.betas):
+        raise ValueError(f"optimizer.betas is {config.optimizer.betas}, each must be at least 0 and below 1")
+    stage = config.engine.zero_stage
+    if stage not in ZERO_STAGES:
+        reason = REFUSED_STAGES.get(stage, "DeepSpeed has no such stage")
+        raise ValueError(f"engine.zero_stage is {stage}, this engine runs 1 and 2: {reason}")
+    if config.engine.base_quantization != "none":
+        _check_quantization(config)
+
+
+def _check_quantization(config: TrainConfig) -> None:
+    """Refuse to pack weights that are trained, made from nothing, or saved."""
+    needs = {
+        "trainable.language_model lora": config.trainable.language_model == "lora",
+        "save_model trained": config.save_model == "trained",
+        "init_from": config.init_from is not None,
+    }
+    if lacking := [name for name, is_met in needs.items() if not is_met]:
+        raise ValueError(f"engine.base_quantization {config.engine.base_quantization!r} needs {', '.join(lacking)}")
+
+
+def check_losses(config: TrainConfig) -> None:
+    """Check that a system's losses and trained weights are those it has.
+
+    Raises:
+        ValueError: a loss has nothing to act on, or a [SEG] would never be learnt.
+    """
+    model, losses, trainable = config.model, config.losses, config.trainable
+    if model.tagger is None and losses.bio > 0:
+        raise ValueError(f"losses.bio is {losses.bio}, but model.tagger is null: set it to 0")
+    if model.seg_token is None:
+        return
+    if losses.kl > 0:
+        raise ValueError(
+            f"losses.kl is {losses.kl}: the KL term holds tagged phrases to a teacher, and a system with "
+            "model.seg_token has neither; set it to 0"
+        )
+    if not trainable.embeddings and trainable.language_model != "full":
+        raise ValueError(
+            "model.seg_token adds [SEG] to the vocabulary, so its rows have to be trained: set trainable.embeddings "
+            "true (and model.lora.train_embeddings)"
+        )
+
+
+def _read(config: TrainConfig, key: str) -> float | None:
+    """Value of a dotted key; None where a group on the way to it is null."""
+    value: object = reduce(lambda group, name: None if group is None else getattr(group, name), key.split("."), config)
+    assert value is None or isinstance(value, int | float), key
+    return value
 
 
 def load_train_config(arguments: Sequence[str]) -> TrainConfig:

@@ -1,7 +1,8 @@
-"""What turns losses into updates: DeepSpeed ZeRO-2, and a plain one-process twin with the same three calls.
+"""What turns losses into updates: DeepSpeed ZeRO-2 or ZeRO-1, and a plain one-process twin with the same three calls.
 
 The engine alone owns accumulation, clipping and the schedule: the trainer calls forward, backward and step for every
-micro-batch and never rescales a loss.
+micro-batch and never rescales a loss. It alone makes ranks agree too: whatever their batches lack (images, phrases,
+masks), every trained tensor has a gradient, and DeepSpeed gets them in one order (plum/training/gradients.py).
 """
 
 from abc import ABC, abstractmethod
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from plum.structures import Batch
 from plum.train_config import EngineConfig, OptimizerConfig
+from plum.training.gradients import GradientSource, micro_batch_gradients, trained_parameters
 from plum.training.objective import Objective, StepResult
 from plum.training.optimizer import build_optimizer, build_scheduler
 from plum.training.ranks import Ranks
@@ -30,7 +32,7 @@ class Engine(ABC):
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients of `loss` / accumulation."""
+        """Accumulate gradients of `loss` / accumulation, zeros for trained tensors that it does not depend on."""
 
     @abstractmethod
     def step(self) -> None:
@@ -75,7 +77,7 @@ class PlainEngine(Engine):
         if ranks.world_size != 1:
             raise ValueError(f"engine.kind: plain runs one process, not {ranks.world_size}; use deepspeed")
         self.objective = objective.to(ranks.device)
-        self._parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self._parameters = trained_parameters(objective)
         self._clip = optimizer.gradient_clip
         self._optimizer = build_optimizer(self._parameters, optimizer)
         self._scheduler = build_scheduler(self._optimizer, num_updates, optimizer)
@@ -89,7 +91,11 @@ class PlainEngine(Engine):
 
     def backward(self, loss: Tensor) -> None:
         """See Engine."""
-        (loss / self.config.accumulation).backward()
+        if loss.requires_grad:
+            (loss / self.config.accumulation).backward()
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def step(self) -> None:
         """See Engine."""
@@ -148,7 +154,10 @@ class PlainEngine(Engine):
 
 
 class DeepSpeedEngine(Engine):
-    """DeepSpeed ZeRO-2 (PLUM paper, A.1: ZeRO-2 with bf16, gradient accumulation 10).
+    """DeepSpeed ZeRO-2 (PLUM paper, A.1: ZeRO-2 with bf16, gradient accumulation 10), or ZeRO-1.
+
+    The gradients of a micro-batch lie whole on the rank, in the model's dtype, until DeepSpeed has reduced them; what
+    it accumulates over micro-batches is float32, and split over the ranks under ZeRO-2.
 
     Args:
         objective: model and losses.
@@ -172,11 +181,13 @@ class DeepSpeedEngine(Engine):
         super().__init__(config, ranks)
         import deepspeed  # noqa: PLC0415  (inference and the plain engine must run without it)
 
-        parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        adamw = build_optimizer(parameters, optimizer)
+        self.objective = objective
+        source = GradientSource(objective)
+        self._parameters = source.trained
+        adamw = build_optimizer(self._parameters, optimizer)
         self._engine, *_ = deepspeed.initialize(
-            model=objective,
-            model_parameters=parameters,
+            model=source,
+            model_parameters=self._parameters,
             optimizer=adamw,
             lr_scheduler=build_scheduler(adamw, num_updates, optimizer),
             config=deepspeed_settings(config, optimizer, loads_universal),
@@ -186,11 +197,12 @@ class DeepSpeedEngine(Engine):
 
     def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
         """See Engine."""
-        return self._engine(batch, is_warmup)
+        return self.objective(batch, is_warmup)
 
     def backward(self, loss: Tensor) -> None:
         """See Engine."""
-        self._engine.backward(loss)
+        gradients = micro_batch_gradients(loss / self.config.accumulation, self._parameters)
+        self._engine.backward(self._engine(gradients))
 
     def step(self) -> None:
         """See Engine."""
@@ -246,8 +258,11 @@ def deepspeed_settings(
         "zero_optimization": {
             "stage": config.zero_stage,
             "contiguous_gradients": True,
-            "overlap_comm": torch.cuda.is_available(),
+            "overlap_comm": False,  # nothing to overlap with: the backward pass is over when gradients are reduced
+            "reduce_bucket_size": config.reduce_bucket_size,
         },
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "zero_allow_untested_optimizer": True,
         "checkpoint": {"load_universal": loads_universal},
         "steps_per_print": 10**9,

@@ -18,10 +18,10 @@ from plum.checkpoints.model_config_io import describe_differences, read_model_co
 from plum.checkpoints.store import HEAD_PREFIX, saved_tensors
 from plum.checkpoints.weights import copy_tensors
 from plum.config import ModelConfig, Quantization, SpecialTokensConfig
-from plum.models.empty import allocate_parameters
+from plum.models.backbones.lora import is_adapter, name_without_adapters, reset_adapters
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.lora import is_adapter, name_without_adapters, reset_adapters
-from plum.models.registry import build_model
+from plum.models.systems.registry import build_model
+from plum.models.weightless import allocate_parameters
 
 OPTIONAL = ("tagger", "feedback", "sam.early_fusion")
 """Modules of GroundedLMM that one model has and another has not."""

@@ -1,17 +1,15 @@
-"""The module an engine wraps: model + losses in one forward, so that all ranks do the same work in a micro-batch."""
+"""The module an engine wraps: model + losses in one forward."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from plum.data.bio_labels import Tag
 from plum.data.sam_feature_cache import SamFeatureCache
-from plum.losses import bio_accuracy, compute_losses, weighted_sum
-from plum.mask_losses import losses_by_mask
-from plum.mask_sums import sum_pixels
+from plum.inputs.bio_labels import Tag
+from plum.losses.losses import bio_accuracy, compute_losses, weighted_sum
+from plum.losses.mask_losses import losses_by_mask, sum_pixels
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.trainable import zero_anchor
 from plum.structures import Batch, GroundedOutput, ImageFeatures, LossTerms
 from plum.train_config import LossConfig, PretextConfig
 from plum.training.part_pretext import PartPretext
@@ -69,8 +67,7 @@ class Objective(nn.Module):
             embeddings = complete_embeddings(batch, self.model.sam, self.sam_features)
         output = self.model(batch, with_teacher=self.losses.kl > 0, sam_embeddings=embeddings)
         terms = compute_losses(output, batch, self.losses)
-        # Every trainable tensor takes part in every step: ranks whose batch has no span or image must not branch away.
-        total = weighted_sum(terms, self.losses) + zero_anchor(self)
+        total = weighted_sum(terms, self.losses)
         pretext = None
         if self.pretext is not None:
             pretext = self._pretext_loss(output.images, batch)

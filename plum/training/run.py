@@ -18,12 +18,12 @@ from plum.data.excluded_images import TrainingImages
 from plum.data.loader import load_batches
 from plum.data.mixture import MixtureDataset
 from plum.data.sam_feature_cache import SamFeatureCache
-from plum.data.tokenizer import load_tokenizer
+from plum.inputs.tokenizer import load_tokenizer
+from plum.models.backbones.quantization import UNVERIFIED
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.quantization import UNVERIFIED
-from plum.models.registry import build_model
-from plum.models.seg_token import initialise_seg_row
-from plum.models.special_tokens import add_written_tokens, with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.seg_token import initialise_seg_row
+from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.models.trainable import TrainableRow, set_trainable
 from plum.structures import Batch
 from plum.train_config import TrainConfig
@@ -33,11 +33,11 @@ from plum.training.objective import Objective
 from plum.training.optimizer import learning_rate_factor
 from plum.training.part_pretext import PartPretext
 from plum.training.ranks import Ranks, start_ranks
+from plum.training.run_checkpoints import ResumePoint, find_resume_point
 from plum.training.run_directory import RunDirectory
 from plum.training.sam_features import describe_feature_cache, open_feature_cache
 from plum.training.trained_images import record_training_images
 from plum.training.trainer import Trainer
-from plum.training.universal import ResumePoint, find_resume_point
 
 CPU = torch.device("cpu")
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def train(config: TrainConfig) -> None:
     started = time.perf_counter()
     # Before anything is loaded: what does not fit shows at once.
     resume_point = find_resume_point(run.checkpoints, config.engine, ranks)
-    parts = build_parts(config)
+    parts = build_parts(config, ranks.device)
     if ranks.is_main:
         record_training_images(run.root, config, parts.images)
     engine = fit(config, parts, run, ranks, resume_point)
@@ -79,9 +79,9 @@ def train(config: TrainConfig) -> None:
     leave_ranks(ranks)
 
 
-def build_parts(config: TrainConfig) -> TrainingParts:
-    """Build the model, set what is trained, and read the data."""
-    tokenizer, model = build_or_load(config)
+def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
+    """Build the model on `device`, set what is trained, and read the data."""
+    tokenizer, model = build_or_load(config, device)
     rows = set_trainable(model, config.trainable)
     sam_features = open_feature_cache(config, model)
     collator = Collator(tokenizer, config.model, config.data, sam_features)
@@ -150,7 +150,7 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
     torch.manual_seed(config.seed)
     architecture = with_special_tokens(config.model, tokenizer)
     if config.init_from is None:
-        return tokenizer, build_model(architecture)
+        return tokenizer, build_model(architecture).to(device)  # drawn on the CPU: the seed gives the same anywhere
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32  # DeepSpeed would round to it anyway
     quantization = config.engine.base_quantization
     if quantization != "none":

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_weights
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.sam import SegmentAnything
+from plum.models.segmenters.sam import SegmentAnything
 from plum.structures import Batch
 from plum.train_config import TrainConfig
 

@@ -18,7 +18,7 @@ from partonomy.masks import decode_mask
 from partonomy.models.contract import Role, Turn
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import longest_text
-from plum.predictor import Predictor
+from plum.inference.predictor import Predictor
 from plum.structures import Exchange, Sample
 from plum.train_config import SourceConfig, TrainConfig
 from plum.training.ranks import Ranks, start_ranks
@@ -101,7 +101,7 @@ def run_smoke_overfit(config: TrainConfig, num_updates: int, data_folder: str | 
         shutil.rmtree(run.root, ignore_errors=True)  # an earlier trial; the name is this program's own
         run.prepare()
     ranks.barrier()
-    parts = build_parts(config)
+    parts = build_parts(config, ranks.device)
     samples = pick_samples(parts.mixture)
     vocabulary = parts.mixture.part_vocabulary
     parts = replace(parts, mixture=MixtureDataset([FixedSamples(samples)], [1.0], config.seed, vocabulary))

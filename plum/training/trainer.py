@@ -12,11 +12,10 @@ from plum.structures import Batch
 from plum.train_config import TrainConfig
 from plum.training.engine import Engine
 from plum.training.objective import StepResult
-from plum.training.run_checkpoints import update_cut
+from plum.training.run_checkpoints import ResumePoint, update_cut
 from plum.training.run_directory import RunDirectory
 from plum.training.skipped_updates import SkippedUpdates
 from plum.training.tracking import RunningTerms, Tracker
-from plum.training.universal import ResumePoint
 
 logger = logging.getLogger(__name__)
 

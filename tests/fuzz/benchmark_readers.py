@@ -1,4 +1,4 @@
-"""Readers of the benchmarks beyond Partonomy: RefCOCO, ReasonSeg, TextVQA, GQA, POPE."""
+"""Readers of the benchmarks beyond Partonomy: RefCOCO, gRefCOCO, ReasonSeg, InstructPart, TextVQA, GQA, POPE."""
 
 import json
 import pickle
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from partonomy.benchmarks.gqa import read_gqa
+from partonomy.benchmarks.grefcoco import NO_TARGET, TARGET, read_grefcoco
+from partonomy.benchmarks.instruct_part import Instruction, annotation_file, read_instruct_part
 from partonomy.benchmarks.pope import CATEGORIES, read_pope
 from partonomy.benchmarks.reason_seg import read_explanations, read_reason_seg, split_folder
 from partonomy.benchmarks.referring import COCO_FOLDER, read_referring, reference_file
@@ -24,6 +26,7 @@ from tests.fuzz.trial import Reader
 from tests.partonomy.benchmarks import vqa_world
 
 REFERRING_FILES = ("refs(unc).p", "instances.json")
+GREFCOCO_FILES = ("grefs(unc).json", "instances.json")
 TEXTVQA_FILES = ("TextVQA_0.5.1_val.json", "TextVQA_Rosetta_OCR_v0.2_val.json")
 GQA_FILE = "questions/testdev_balanced_questions.json"
 
@@ -38,7 +41,9 @@ def make_benchmark_readers(folder: Path) -> tuple[Reader, ...]:
     pope = [f"coco/coco_pope_{category}.json" for category in CATEGORIES]
     return (
         Reader("refCOCO", _referring_files(), write_referring, check_referring),
+        Reader("gRefCOCO", _grefcoco_files(), write_grefcoco, check_grefcoco),
         Reader("ReasonSeg", _reason_seg_files(), write_reason_seg, check_reason_seg),
+        Reader("InstructPart", mutations.damaged_json(INSTRUCT_PART), write_instruct_part, check_instruct_part),
         Reader(
             "TextVQA",
             _files(folder / "textvqa", TEXTVQA_FILES, mutations.damaged_json),
@@ -84,6 +89,31 @@ def check_referring(case: tuple[str, bytes], folder: Path) -> str:
         return f"{case[0]}: refused: {items.reason_class}"
     _use_items(items)
     return f"{case[0]}: {ACCEPTED}"
+
+
+def check_grefcoco(case: tuple[str, bytes], folder: Path) -> str:
+    """Every item has words and a mask of its image's size, and no pixel is meant where there is no target."""
+    with Damage(folder / "refer_seg" / "grefcoco", case):
+        items = attempt(lambda: read_grefcoco(folder, "val"), folder)
+    if isinstance(items, Refusal):
+        return f"{case[0]}: refused: {items.reason_class}"
+    _use_items(items)
+    for item in items:
+        assert item.group == TARGET or (item.group == NO_TARGET and not decode_mask(item.mask).any())
+    return f"{case[0]}: {ACCEPTED}"
+
+
+def check_instruct_part(case: bytes, folder: Path) -> str:
+    """Every part has an id of its own, words, and a mask of its image's size."""
+    path = annotation_file(folder, "test")
+    with Damage(path.parent, (path.name, case)):
+        items = attempt(lambda: read_instruct_part(folder, "test", Instruction.AFFORDANCE_NAME), path)
+    if isinstance(items, Refusal):
+        return f"refused: {items.reason_class}"
+    assert len({item.item_id for item in items}) == len(items) > 0
+    _use_items(items)
+    assert all(decode_mask(item.mask).any() for item in items)
+    return ACCEPTED
 
 
 def check_reason_seg(case: tuple[str, bytes], folder: Path) -> str:
@@ -153,6 +183,47 @@ def write_referring(folder: Path) -> None:
     worlds.write_images(folder / COCO_FOLDER)
 
 
+def grefcoco_documents() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The references of `referring_documents`: of one annotation, of several, and of none."""
+    references, instances = referring_documents()
+    for record, annotations in zip(references, ([100], [100, 102], [-1]), strict=True):
+        record |= {"ann_id": annotations, "split": "val", "no_target": annotations == [-1]}
+    return references, instances
+
+
+def write_grefcoco(folder: Path) -> None:
+    path = folder / "refer_seg" / "grefcoco"
+    path.mkdir(parents=True)
+    for name, content in zip(GREFCOCO_FILES, grefcoco_documents(), strict=True):
+        (path / name).write_text(json.dumps(content))
+    worlds.write_images(folder / COCO_FOLDER)
+
+
+INSTRUCT_PART = [
+    {
+        "image_path": "Träger.jpg",
+        "part_list": [
+            {"object": "coffee pot", "part": part, "affordance": "hold", "action": "pour"}
+            | {"instruction": ["Pour it.", "Serve it.", "Show it.", "Show what is held.", "handle", "held handle"]}
+            for part in ("handle", "spout tip")
+        ],
+    }
+]
+
+
+def write_instruct_part(folder: Path) -> None:
+    path = annotation_file(folder, "test")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(INSTRUCT_PART))
+    for kind in ("images", "masks"):
+        (path.parent / kind).mkdir()
+    for part in ("handle", "spout_tip"):
+        name = f"Träger-coffee_pot-{part}"
+        Image.new("RGB", (worlds.WIDTH, worlds.HEIGHT)).save(path.parent / "images" / f"{name}.jpg")
+        mask = Image.fromarray(worlds.box_mask(4, 3, 6, 5).astype("uint8") * 255)
+        mask.save(path.parent / "masks" / f"{name}.png")
+
+
 def reason_seg_document() -> dict[str, Any]:
     corners = [[2.0, 2.0], [9.5, 2.0], [9.5, 8.0], [2.0, 8.0]]
     shapes = [{"label": label, "points": corners, "shape_type": "polygon"} for label in ("target", "ignore", "flag")]
@@ -185,6 +256,12 @@ def _referring_files(draw: st.DrawFn) -> tuple[str, bytes]:
         return name, pickle.dumps(json.loads(content), protocol=2)
     except (ValueError, RecursionError):
         return name, content
+
+
+@st.composite
+def _grefcoco_files(draw: st.DrawFn) -> tuple[str, bytes]:
+    place = draw(st.integers(0, 1))
+    return GREFCOCO_FILES[place], draw(mutations.damaged_json(grefcoco_documents()[place]))
 
 
 @st.composite

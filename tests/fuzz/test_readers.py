@@ -1,6 +1,6 @@
 """Damaged input never crashes a reader, and nothing of it vanishes: a few hundred cases each, the same ones each time.
 
-`python -m scripts.fuzz_readers --cases N` tries many more.
+`python -m scripts.bench.fuzz_readers --cases N` tries many more.
 """
 
 from pathlib import Path
@@ -24,7 +24,9 @@ NAMES = (
     "segmentations",
     "image files",
     "refCOCO",
+    "gRefCOCO",
     "ReasonSeg",
+    "InstructPart",
     "TextVQA",
     "GQA",
     "POPE",

@@ -59,7 +59,7 @@ def test_partonomy_in_shards(world: World, tmp_path: Path, name: str) -> None:
     assert read_summary(tmp_path / "merged")["groups"] == read_summary(tmp_path / "whole")["groups"]
 
 
-@pytest.mark.parametrize("name", ["refcocom_generated", "mmr_generate", "pope"])
+@pytest.mark.parametrize("name", ["refcocom_generated", "grefcoco", "instructpart_generated", "mmr_generate", "pope"])
 def test_benchmark_in_shards(world: World, tmp_path: Path, name: str) -> None:
     run_benchmark(world, tmp_path / "whole", BENCHMARK_RUNS[name])
     parts = [tmp_path / "part1", tmp_path / "part2"]

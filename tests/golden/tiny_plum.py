@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerFast
 
 from plum.checkpoints.store import save_pretrained
 from plum.config import LoraConfig, ModelConfig
-from plum.data.bio_labels import Tag
-from plum.data.tokenizer import train_tokenizer
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.inputs.bio_labels import Tag
+from plum.inputs.tokenizer import train_tokenizer
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from tests.plum.data.tokenizers_for_tests import TEXTS
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from partonomy.benchmarks.partonomy.records import QuestionRecord
 from partonomy.benchmarks.partonomy.task import PartonomyOptions
 from partonomy.benchmarks.records import AnswerRecord
-from partonomy.benchmarks.task import Record
-from partonomy.harness.ranks import Rank
+from partonomy.benchmarks.task import AnyTask, Record
+from partonomy.datasets.store import load_questions
+from partonomy.harness.asking import answer_items
+from partonomy.harness.ranks import Rank, deal_batches
 from partonomy.harness.run import Job, configure_run, run_benchmark
 from partonomy.harness.run_folder import RunConfig, codec_of, read_config
 from partonomy.harness.summary import Summary
@@ -58,6 +60,12 @@ def run_model(config: RunConfig, model: GroundedModel) -> Summary:
     return summary
 
 
+def records_of(model: GroundedModel, task: AnyTask) -> list[Record]:
+    """The records of a task's items, without a folder and without their seconds."""
+    asked = answer_items(model, task, deal_batches(task.items), lambda item: True)
+    return [dataclasses.replace(record, seconds=0.0) for record in asked]
+
+
 def stored_records(output: Path, name: str = "records.jsonl") -> list[Record]:
     """The records of a run of any benchmark."""
     return list(codec_of(read_config(output).empty_task()).read(output / name))
@@ -97,4 +105,20 @@ class DyingModel(OracleModel):
             if self._left == 0:
                 raise KeyboardInterrupt
             self._left -= 1
+        super().prepare(hint)
+
+
+class OracleOfImages(OracleModel):
+    """An oracle that knows the image of the question that it is asked."""
+
+    def __init__(self, questions: Path) -> None:
+        super().__init__()
+        self._image_of = {
+            one.question_id: one.image_id for one in load_questions(questions, invalid="collect").questions
+        }
+        self.image_id = 0
+
+    def prepare(self, hint: Hint) -> None:
+        """Look the image up."""
+        self.image_id = self._image_of[hint.item_id]
         super().prepare(hint)

@@ -5,11 +5,11 @@ import torch
 
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
+from plum.inference.predictor import Predictor
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
-from plum.predictor import Predictor
 from tests.plum.data.tokenizers_for_tests import byte_level
 
 QUESTION = (Turn(Role.USER, "What visible parts does the biplane have?"),)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from plum.checkpoints.convert_llava import ConversionRequest, convert_llava
+from plum.checkpoints.published.convert_llava import ConversionRequest, convert_llava
 from scripts import make_miniature_weights
 
 

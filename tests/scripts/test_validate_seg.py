@@ -43,6 +43,23 @@ def test_mmr_and_refcocom_where_they_are(checkout: Path) -> None:  # noqa: F811 
     assert command[command.index("--output") + 1] == "runs/seg/mmr_val_generate"
 
 
+def test_grefcoco_in_own_words_and_instructpart_in_both_modes(checkout: Path) -> None:  # noqa: F811  the fixture
+    for name in ("refer_seg/grefcoco", "instructpart_part/InstructPart/test"):
+        (checkout / "data" / name).mkdir(parents=True)
+    arguments = ("scripts/validate_seg.sh", "saved", "data", "runs/seg")
+    commands = run_script(checkout, *arguments, NUM_PROCS="1")
+    assert {parse_command(command) for command in commands} == {"-m plum"}
+    asked = [(one[4], one[one.index("--split") + 1], one[one.index("--mode") + 1]) for one in commands]
+    assert asked == [
+        *(("grefcoco", split, "generated") for split in ("val", "testA", "testB")),
+        *(("instructpart", "test", mode) for mode in ("forced", "generated")),
+    ]
+    forced = run_script(checkout, *arguments, NUM_PROCS="1", MODES="forced")[len(commands) :]
+    assert [one[4] for one in forced] == ["instructpart"]
+    val = run_script(checkout, *arguments, NUM_PROCS="1", SPLITS="val")[len(commands) + 1 :]
+    assert [(one[4], one[one.index("--split") + 1]) for one in val] == [("grefcoco", "val")]
+
+
 def test_one_process_per_gpu(checkout: Path) -> None:  # noqa: F811  the fixture
     (checkout / "data" / "reason_seg" / "ReasonSeg" / "test").mkdir(parents=True)
     # the stand-in answers 2 where the script counts GPUs

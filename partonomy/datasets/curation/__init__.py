@@ -1,0 +1,1 @@
+"""Data sets checked, described, and made from data sets: prune, merge, split."""

@@ -1,4 +1,4 @@
-"""Questions with several targets in MMR's published form, and RefCOCOm's expressions with their mask files."""
+"""Questions about several targets, parts or nothing, in published forms: MMR, RefCOCOm, gRefCOCO, InstructPart."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +7,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from partonomy.benchmarks import instruct_part
 from partonomy.masks import encode_mask, rle_to_json
+from plum.data.miniature.coco_form import Category, CocoForm
 from plum.data.miniature.part_layouts import LVIS_NAMES
-from plum.data.miniature.pictures import Picture, save_image, save_map, write_json
+from plum.data.miniature.pictures import Picture, polygons, save_image, save_map, write_json
 from plum.data.miniature.text_layouts import SPLITS
 
 MMR_IMAGES = "refer_seg/images/mscoco/images/train2017"
@@ -107,6 +109,77 @@ def write_refcocom(root: Path, pictures: Sequence[Picture]) -> None:
             number += 1
     for name, of_file in records.items():
         write_json(folder / "annotations" / f"{name}.json", of_file)
+
+
+def write_grefcoco(root: Path, pictures: Sequence[Picture]) -> None:
+    """`grefs(unc).json` and `instances.json`: of every picture one target, several, and none."""
+    form = CocoForm()
+    references: list[dict[str, Any]] = []
+    for picture in pictures:
+        file_name = f"COCO_train2014_{picture.coco_name}"
+        form.add_image(picture, file_name)
+        whole = form.annotate(picture, Category(picture.label, "thing"), polygons(picture.mask))
+        parts = {
+            name: form.annotate(picture, Category(name, "thing"), polygons(mask))
+            for name, mask in list(picture.parts.items())[:MAX_PARTS]
+        }
+        absent = next(one.label for one in (*pictures, *pictures) if one.label != picture.label)
+        for text, targets in (
+            (f"the {picture.colour} {picture.label}", [whole]),
+            (_list([f"the {name}" for name in parts]), list(parts.values())),
+            (f"the {absent}", []),
+        ):
+            number = len(references)
+            references.append(
+                {
+                    "image_id": picture.number,
+                    "split": SPLITS[picture.number % len(SPLITS)],
+                    "sentences": [{"tokens": text.split(), "raw": text, "sent_id": number, "sent": text}],
+                    "file_name": file_name,
+                    "category_id": [target["category_id"] for target in targets] or [-1],
+                    "ann_id": [target["id"] for target in targets] or [-1],
+                    "sent_ids": [number],
+                    "ref_id": number,
+                    "no_target": not targets,
+                }
+            )
+    folder = root / "refer_seg" / "grefcoco"
+    write_json(folder / "instances.json", form.content())
+    write_json(folder / "grefs(unc).json", references)
+
+
+def write_instruct_part(root: Path, pictures: Sequence[Picture]) -> None:
+    """The test set, and a training set of the rest: copies of a picture for its parts, masks, six wordings of each."""
+    records: dict[str, list[dict[str, Any]]] = {"test": [], "train1800": []}
+    for picture in pictures:
+        split = "train1800" if SPLITS[picture.number % len(SPLITS)] == "train" else "test"
+        folder = instruct_part.annotation_file(root, split).parent
+        stem = f"drawn{picture.number}"
+        parts = []
+        for part, mask in list(picture.parts.items())[:MAX_PARTS]:
+            name = "-".join([stem, picture.label.replace(" ", "_"), part.replace(" ", "_")])
+            save_image(folder / "images" / f"{name}.jpg", picture.image)
+            save_map(folder / "masks" / f"{name}.png", np.where(mask, 255, 0).astype(np.uint8))
+            phrase = f"{part} of the {picture.label}"
+            parts.append(
+                {
+                    "object": picture.label,
+                    "part": part,
+                    "affordance": "touch",
+                    "action": "touch",
+                    "instruction": [
+                        f"Where would you touch this to feel what only the {part} feels like?",
+                        f"Which piece must be touched to learn how the {part} feels?",
+                        f"Show the {phrase}.",
+                        f"Show the {phrase} that can be touched.",
+                        phrase,
+                        f"{phrase} that can be touched",
+                    ],
+                }
+            )
+        records[split].append({"image_path": f"{stem}.jpg", "part_list": parts})
+    for split, of_split in records.items():
+        write_json(instruct_part.annotation_file(root, split), of_split)
 
 
 def _annotation(picture: Picture, name: str, mask: np.ndarray) -> dict[str, Any]:

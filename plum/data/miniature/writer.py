@@ -1,7 +1,7 @@
 """A miniature copy of every download of stage 0 and of the benchmarks (`scripts/make_miniature_data.py`).
 
 COCO's photographs occur, as in the originals, in COCO-Stuff, PACO, LLaVA-Instruct and MMR and, under their older names,
-in refCOCO, refCOCO+, refCOCOg and RefCOCOm.
+in refCOCO, refCOCO+, refCOCOg, RefCOCOm and gRefCOCO.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,12 @@ from pathlib import Path
 
 from partonomy.benchmarks.referring import REFERRING_SETS
 from plum.data.miniature.label_layouts import write_ade20k, write_cocostuff, write_mapillary
-from plum.data.miniature.multi_target_layouts import write_mmr_files, write_refcocom
+from plum.data.miniature.multi_target_layouts import (
+    write_grefcoco,
+    write_instruct_part,
+    write_mmr_files,
+    write_refcocom,
+)
 from plum.data.miniature.part_layouts import paco_file, write_part_imagenet, write_pascal_part
 from plum.data.miniature.pictures import Picture, draw_pictures, save_image, write_json
 from plum.data.miniature.question_layouts import write_gqa, write_pope, write_textvqa
@@ -42,11 +47,13 @@ def write_miniature(root: Path, num_images: int, size: int = 128, seed: int = 0)
         write_referring(root, name, layout.split_by, others if name == "refclef" else coco)
     write_mmr_files(root, coco)
     write_refcocom(root, coco)
+    write_grefcoco(root, coco)
     write_ade20k(root, others)
     write_mapillary(root, others)
     write_pascal_part(root, others)
     write_part_imagenet(root, others)
     write_reason_seg(root, others)
+    write_instruct_part(root, others)
     unseen = draw_pictures(num_images, size, seed + 2)
     write_textvqa(root, unseen)
     write_gqa(root, unseen)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from partonomy.files import RECORD_ERRORS, check_relative_path, parse_json, printable
 from partonomy.masks import shorten
-from plum.data.conversation import CONTROL_TOKENS, IMAGE_TOKEN
+from plum.inputs.conversation import CONTROL_TOKENS, IMAGE_TOKEN
 from plum.structures import Exchange
 
 logger = logging.getLogger(__name__)

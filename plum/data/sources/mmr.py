@@ -16,9 +16,9 @@ from tqdm import tqdm
 from partonomy.datasets.sources.mmr import MmrImage, MmrQuestion, ground_answer, mmr_image_path
 from partonomy.images import load_image
 from partonomy.masks import rle_area
-from plum.data.conversation import CONTROL_TOKENS
 from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.wordings import REASON
+from plum.inputs.conversation import CONTROL_TOKENS
 from plum.structures import Exchange, Sample
 
 logger = logging.getLogger(__name__)

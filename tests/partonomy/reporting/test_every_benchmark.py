@@ -132,7 +132,7 @@ def test_tidy_csv_has_every_metric(pair: Runs) -> None:
         ("5", ("textvqa", "gqa", "pope"), 4),
     ],
 )
-def test_runs_stand_in_the_tables_of_papers(
+def test_runs_stand_in_the_tables_of_papers(  # noqa: PLR0917  (pytest passes by name)
     benchmarks: World,
     table: str,
     names: Sequence[str],

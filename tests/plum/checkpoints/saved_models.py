@@ -7,10 +7,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from plum.config import FeedbackConfig, LoraConfig
-from plum.data.tokenizer import train_tokenizer
+from plum.inputs.tokenizer import train_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import GroundedOutput

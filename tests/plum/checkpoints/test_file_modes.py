@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from plum.checkpoints.shard_writer import ShardWriter
-from plum.checkpoints.weights import write_tensors
+from plum.checkpoints.weights import ShardWriter, write_tensors
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import plum.checkpoints.weights
 from plum.checkpoints.model_config_io import describe_differences, read_model_config, write_model_config
 from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained
 from plum.config import LoraConfig, ModelConfig
-from plum.models.special_tokens import read_special_tokens, with_special_tokens
+from plum.models.systems.special_tokens import read_special_tokens, with_special_tokens
 from plum.models.tiny import TINY_TOKENS, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.train_config import TrainableConfig

@@ -9,8 +9,8 @@ import yaml
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main
 from plum.config import LoraConfig
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from tests.plum.data.part_world import write_world
 from tests.plum.data.tokenizers_for_tests import byte_level

@@ -11,10 +11,8 @@ from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main
-from plum.folder_prediction.drawing import draw_prediction
-from plum.folder_prediction.records import drop_half_line
-from plum.folder_prediction.requests import read_question_file
-from plum.predictor import Prediction, Predictor
+from plum.inference.folder_prediction import draw_prediction, drop_half_line, read_question_file
+from plum.inference.predictor import Prediction, Predictor
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.predictor_world import ANSWER, QUESTION, make_image, make_model
 

@@ -12,8 +12,8 @@ from plum.data.build import IMAGE_SOURCES
 from plum.data.collate import check_sample
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
+from plum.data.sources.look_ahead import PartStatusSource, state_parts
 from plum.data.sources.part_images import PartImages
-from plum.data.sources.part_status import PartStatusSource, state_parts
 from plum.data.sources.wordings import Answer, join_names, list_targets
 from plum.structures import Exchange, Sample
 from tests.plum.data.part_world import HEIGHT, VOCABULARY, WIDTH, box_mask, write_world

@@ -8,21 +8,22 @@ import torch
 from torch import Tensor
 
 from plum.config import LoraConfig, TaggerConfig
-from plum.doctor.language_activations import (
+from plum.doctor.activations import (
+    decoder_bytes,
+    feedback_bytes,
     final_norm_bytes,
     layers_bytes,
+    loss_bytes,
     query_bytes,
     tagger_bytes,
     token_loss_bytes,
 )
-from plum.doctor.mask_activations import decoder_bytes, feedback_bytes, loss_bytes
 from plum.doctor.workload import Workload
-from plum.losses import bio_loss, compute_losses, language_loss, span_kl_loss
-from plum.mask_losses import losses_by_mask
-from plum.mask_sums import sum_pixels
+from plum.losses.losses import bio_loss, compute_losses, language_loss, span_kl_loss
+from plum.losses.mask_losses import losses_by_mask, sum_pixels
 from plum.models.grounded_lmm import GroundedLMM, supervised_states
-from plum.models.mask_resize import resize_matrices, resize_matrix
-from plum.models.registry import build_model
+from plum.models.segmenters.mask_resize import resize_matrices, resize_matrix
+from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import IGNORE_INDEX, Batch, ImageFeatures, ImageFrame

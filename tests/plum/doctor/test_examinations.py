@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from plum.checkpoints.store import save_pretrained
-from plum.doctor.data_folders import examine_data
 from plum.doctor.environment import examine_environment, examine_package, read_pins
 from plum.doctor.findings import State
-from plum.doctor.weight_folders import examine_weights
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.doctor.folders import examine_data, examine_weights
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.train_config import DataConfig, EngineConfig, GroupConfig, SourceConfig
 from tests.plum.data.tokenizers_for_tests import byte_level

@@ -9,7 +9,7 @@ import pytest
 
 from plum.doctor import file_hashes
 from plum.doctor.file_hashes import hash_large_files
-from plum.doctor.weight_folders import hash_weights
+from plum.doctor.folders import hash_weights
 
 
 def test_unchanged_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

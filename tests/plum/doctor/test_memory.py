@@ -8,8 +8,7 @@ import pytest
 
 from plum.cli.main import main
 from plum.config import LoraConfig
-from plum.doctor.memory import CONTEXT_BYTES, estimate_memory
-from plum.doctor.memory_table import describe_estimate
+from plum.doctor.memory import CONTEXT_BYTES, describe_estimate, estimate_memory
 from plum.doctor.workload import Assumptions
 from plum.models.tiny import TINY_TOKENS, tiny_model_config
 from plum.train_config import EngineConfig, TrainableConfig

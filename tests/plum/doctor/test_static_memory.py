@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from plum.config import LoraConfig
-from plum.doctor.static_memory import DEEPSPEED_BUCKET, count_static_memory
-from plum.models.registry import build_model
+from plum.doctor.memory import count_static_memory
+from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.train_config import EngineConfig, OptimizerConfig, TrainableConfig
+from plum.training.engine import DeepSpeedEngine, PlainEngine
 from plum.training.objective import Objective
-from plum.training.optimizer import build_optimizer
+from plum.training.ranks import Ranks, start_ranks
 from tests.plum.doctor.runs import shipped, tiny_run
 
 TINY = tiny_model_config(40, TINY_TOKENS, LoraConfig(rank=2))
@@ -26,17 +27,21 @@ def test_one_step_holds_exactly_what_is_counted(kind: str) -> None:
     torch.manual_seed(0)
     model = build_model(model_config)
     set_trainable(model, config.trainable)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = build_optimizer(parameters, OptimizerConfig())
+    losses = replace(config.losses, kl=0.1 if kind == "lora" else 0.0)
+    engine_config = replace(PLAIN, accumulation=1)
+    engine = PlainEngine(
+        Objective(model, losses), engine_config, OptimizerConfig(), 4, Ranks(0, 1, torch.device("cpu"))
+    )
     batch = tiny_batch(model_config, (2, 1), torch.Generator().manual_seed(1))
-    Objective(model, replace(config.losses, kl=0.1 if kind == "lora" else 0.0))(batch).total.backward()
-    optimizer.step()
+    engine.backward(engine.forward(batch).total)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    engine.step()
     counted = count_static_memory(config, 1)
     assert counted.weights == sum(parameter.nbytes for parameter in model.parameters())
-    assert counted.gradients == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
-    states = [tensor for state in optimizer.state.values() for tensor in state.values()]
+    assert counted.gradients == sum(gradient.nbytes for gradient in gradients)
+    states = [tensor for state in engine._optimizer.state.values() for tensor in state.values()]
     # Adam also counts steps: one float32 number per tensor.
-    assert counted.moments == sum(tensor.nbytes for tensor in states) - 4 * len(parameters)
+    assert counted.moments == sum(tensor.nbytes for tensor in states) - 4 * len(gradients)
     assert counted.master_weights == 0
     assert counted.num_parameters == sum(parameter.numel() for parameter in model.parameters())
 
@@ -48,18 +53,31 @@ def test_bfloat16_halves_the_weights() -> None:
 
 
 def test_zero_shards_what_it_says() -> None:
-    """218 M numbers are trained at 13B: 12 bytes each of float32 weights and moments, 2 of gradients."""
+    """218 M numbers are trained at 13B: 12 bytes each of float32 weights and moments, 4 of accumulated gradients."""
     config = shipped("plum_13b_0shot")
     one, eight = count_static_memory(config, 1), count_static_memory(config, 8)
     trained = 217_802_331
     assert one.num_trained == eight.num_trained == trained
-    assert (one.master_weights + one.moments, one.gradients) == (12 * trained, 2 * trained)
+    assert (one.master_weights + one.moments, one.gradients) == (12 * trained, 4 * trained)
     share = -(-trained // 8)
-    assert (eight.master_weights + eight.moments, eight.gradients) == (12 * share, 2 * share)
+    assert (eight.master_weights + eight.moments, eight.gradients) == (12 * share, 4 * share)
     assert one.weights == eight.weights == 2 * one.num_parameters
-    assert one.gradient_buffers == 2 * 2 * DEEPSPEED_BUCKET
-    stage_1 = replace(config, engine=replace(config.engine, zero_stage=1))
-    assert count_static_memory(stage_1, 8).gradients == 2 * trained
+    assert one.micro_batch_gradients == eight.micro_batch_gradients == 2 * trained
+    # The tagger's attention has a tensor larger than a bucket: two copies, in 16 and in 32 bits.
+    assert eight.gradient_buffers == 2 * 50_000_000 + (2 + 4) * 3 * 5120 * 5120
+    assert eight.step_gradients == 0
+
+
+def test_zero_1_and_float32_hold_gradients_otherwise() -> None:
+    config = shipped("plum_13b_0shot")
+    trained, share = 217_802_331, -(-217_802_331 // 8)
+    stage_1 = count_static_memory(replace(config, engine=replace(config.engine, zero_stage=1)), 8)
+    assert (stage_1.gradients, stage_1.gradient_buffers, stage_1.step_gradients) == (6 * trained, 4 * trained, 0)
+    for stage, gradients in ((1, 4 * trained), (2, 4 * share)):
+        engine = replace(config.engine, precision="fp32", zero_stage=stage, reduce_bucket_size=200_000_000)
+        full = count_static_memory(replace(config, engine=engine), 8)
+        assert (full.gradients, full.micro_batch_gradients) == (gradients, 4 * trained)
+        assert (full.gradient_buffers, full.step_gradients) == (2 * 4 * 200_000_000, 4 * share)
 
 
 @pytest.mark.parametrize(
@@ -81,33 +99,40 @@ def test_a_quantized_base_packs_its_linear_layers_alone(kind: str, bytes_per_wei
 
 @pytest.mark.slow
 def test_deepspeed_holds_what_is_counted() -> None:
-    """One process, ZeRO-2, bf16: master weights and moments but for the padding of the flat groups."""
+    """One process, bf16: gradients, master weights and moments but for the padding of the flat groups."""
     pytest.importorskip("deepspeed")
-    from plum.training.engine import DeepSpeedEngine
-    from plum.training.ranks import start_ranks
-
-    engine_config = EngineConfig(micro_batch_size=2, accumulation=1, gradient_checkpointing=False)
-    config = tiny_run(TINY, engine_config)
-    ranks = start_ranks(engine_config)
+    ranks = start_ranks(EngineConfig())
     try:
-        torch.manual_seed(0)
-        model = build_model(TINY)
-        set_trainable(model, config.trainable)
-        engine = DeepSpeedEngine(Objective(model, config.losses), engine_config, OptimizerConfig(), 4, ranks)
-        batch = tiny_batch(TINY, (2, 1), torch.Generator().manual_seed(1))
-        engine.backward(engine.forward(batch).total)
-        engine.step()
-        counted = count_static_memory(config, 1)
-        assert sum(parameter.nbytes for parameter in model.parameters()) == counted.weights
-        flat = engine._engine.optimizer.single_partition_of_fp32_groups
-        padding = 4 * len(flat) * 1024
-        assert 0 <= sum(group.nbytes for group in flat) - counted.master_weights <= padding
-        moments = [
-            tensor.nbytes
-            for state in engine._engine.optimizer.optimizer.state.values()
-            for tensor in state.values()
-            if isinstance(tensor, torch.Tensor) and tensor.numel() > 1
-        ]
-        assert 0 <= sum(moments) - counted.moments <= 2 * padding
+        for stage in (1, 2):
+            _hold_against_deepspeed(stage, ranks)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _hold_against_deepspeed(stage: int, ranks: Ranks) -> None:
+    engine_config = EngineConfig(micro_batch_size=2, accumulation=2, zero_stage=stage, gradient_checkpointing=False)
+    config = tiny_run(TINY, engine_config)
+    torch.manual_seed(0)
+    model = build_model(TINY)
+    set_trainable(model, config.trainable)
+    engine = DeepSpeedEngine(Objective(model, config.losses), engine_config, OptimizerConfig(), 4, ranks)
+    zero = engine._engine.optimizer
+    batch = tiny_batch(TINY, (2, 1), torch.Generator().manual_seed(1))
+    counted = count_static_memory(config, 1)
+    padding = 4 * 1024
+    for _ in range(2):
+        engine.backward(engine.forward(batch).total)
+        gradients = sum(parameter.grad.nbytes for parameter in model.parameters() if parameter.grad is not None)
+        assert (gradients > 0) == (stage == 1)
+        if stage == 1:
+            gradients += sum(flat.nbytes for flat in zero.fp32_groups_gradients_flat)
+        else:
+            gradients += sum(group.flat_partition.nbytes for group in zero.averaged_gradients.values())
+        assert 0 <= gradients - counted.gradients <= padding
+        engine.step()
+    assert sum(parameter.nbytes for parameter in model.parameters()) == counted.weights
+    flat = zero.fp32_groups_flat_partition if stage == 1 else zero.single_partition_of_fp32_groups
+    assert 0 <= sum(group.nbytes for group in flat) - counted.master_weights <= padding
+    states = [tensor for state in zero.optimizer.state.values() for tensor in state.values()]
+    moments = sum(tensor.nbytes for tensor in states if isinstance(tensor, torch.Tensor) and tensor.numel() > 1)
+    assert 0 <= moments - counted.moments <= 2 * padding

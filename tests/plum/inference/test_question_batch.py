@@ -7,11 +7,11 @@ import torch
 from partonomy.models.contract import AnswerRequest, ChoiceRequest, MaskRequest, Role, Turn
 from plum.config import LoraConfig
 from plum.inference import question_batch
+from plum.inference.predictor import Predictor
 from plum.inference.question_batch import QuestionBatch
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
-from plum.predictor import Predictor
 from tests.plum.data.tokenizers_for_tests import FAMILIES
 from tests.plum.predictor_world import ANSWER, HISTORY, QUESTION, SPANS, make_image, make_predictor
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from plum.config import FeedbackConfig, LoraConfig, ModelConfig, TaggerConfig
 from plum.models.grounded_lmm import GroundedLMM, decoding_steps, supervised_states
-from plum.models.registry import build_model
+from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, ImageFeatures, SpanBounds

@@ -14,7 +14,7 @@ from plum.config import (
 )
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.parameter_counts import component_of, count_components
-from plum.models.registry import build_model
+from plum.models.systems.registry import build_model
 from plum.models.trainable import set_trainable
 from plum.train_config import TrainableConfig
 

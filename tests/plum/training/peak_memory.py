@@ -9,7 +9,7 @@ import torch
 
 from plum.checkpoints.model_config_io import read_model_config
 from plum.config import LoraConfig, ModelConfig
-from plum.models.registry import build_model
+from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_model_config
 from plum.training.initialise import Placement, build_from, initialise_from
 

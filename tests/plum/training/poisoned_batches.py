@@ -1,5 +1,6 @@
 """Launched on two ranks: one batch of one rank is poisoned; both skip that update, and learn whose it was."""
 
+import itertools
 import sys
 from dataclasses import replace
 
@@ -10,8 +11,8 @@ import torch.distributed
 from plum.config import LoraConfig
 from plum.data.collate import Collator
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import Batch
@@ -34,8 +35,7 @@ POISONED_STEP = 3
 """Second micro-batch of the second update."""
 
 
-def check(precision: str, ranks: Ranks) -> None:
-    config = EngineConfig(precision=precision, micro_batch_size=3, accumulation=2, gradient_checkpointing=False)  # type: ignore[arg-type]
+def check(config: EngineConfig, ranks: Ranks) -> None:
     torch.manual_seed(0)
     tokenizer = byte_level()
     sizes = with_special_tokens(tiny_model_config(len(tokenizer), lora=LoraConfig()), tokenizer)
@@ -64,7 +64,7 @@ def check(precision: str, ranks: Ranks) -> None:
     assert torch.equal(gathered[0], gathered[1])
     check_message(skipped, collator, ranks)
     if ranks.is_main:
-        sys.stdout.write(f"skipped together in {precision}\n")
+        sys.stdout.write(f"skipped together in {config.precision}, ZeRO-{config.zero_stage}\n")
 
 
 def run(engine: Engine, skipped: SkippedUpdates, batch: Batch) -> None:
@@ -95,8 +95,9 @@ def weights(model: GroundedLMM) -> torch.Tensor:
 
 def main() -> None:
     ranks = start_ranks(EngineConfig())
-    for precision in ("fp32", "bf16"):
-        check(precision, ranks)
+    base = EngineConfig(micro_batch_size=3, accumulation=2, gradient_checkpointing=False)
+    for precision, stage in itertools.product(("fp32", "bf16"), (1, 2)):
+        check(replace(base, precision=precision, zero_stage=stage), ranks)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

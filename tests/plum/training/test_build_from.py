@@ -10,13 +10,13 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from plum.checkpoints.model_config_io import write_model_config
-from plum.checkpoints.shard_writer import ShardWriter
 from plum.checkpoints.store import MODEL_STEM, load_pretrained, save_pretrained
+from plum.checkpoints.weights import ShardWriter
 from plum.config import LoraConfig
+from plum.models.backbones.lora import is_adapter
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.lora import is_adapter
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.training.initialise import Placement, build_from, initialise_from
 from tests.plum.data.tokenizers_for_tests import byte_level

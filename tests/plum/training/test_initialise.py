@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from plum.checkpoints.store import save_pretrained
 from plum.config import LoraConfig, TaggerConfig
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.registry import build_model
-from plum.models.special_tokens import with_special_tokens
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.training.initialise import initialise_from
 from tests.plum.data.tokenizers_for_tests import byte_level

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -13,9 +14,12 @@ from plum.config import LoraConfig
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.sources.explanatory import ExplanatorySource
+from plum.models.grounded_lmm import GroundedLMM
 from plum.structures import Batch, LossTerms, Sample
 from plum.train_config import LossConfig, TrainableConfig, TrainConfig
+from plum.training import run as run_module
 from plum.training.config_file import load_train_config
+from plum.training.ranks import Ranks
 from plum.training.run import build_or_load, train
 from plum.training.tracking import Tracker
 from plum.training.trainer import Trainer
@@ -288,3 +292,31 @@ def test_a_missing_model_to_start_from_is_named(tmp_path: Path) -> None:
     config = load_train_config(["--config", "configs/plum_tiny_stage1.yaml", "--init_from", str(tmp_path / "nowhere")])
     with pytest.raises(FileNotFoundError, match="init_from: .*nowhere is not there: train the stage"):
         build_or_load(config)
+
+
+def test_weights_are_read_straight_to_the_device_of_the_rank(
+    folder: Path, finished: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 13B on 8 ranks a copy on the host would take 8 x 28 GB."""
+    meta = torch.device("meta")
+    config = replace(make_config(folder, "placed"), init_from=str(Path(finished.run_dir) / "model"), part_pretext=None)
+    placed: list[GroundedLMM] = []
+
+    def build(config: TrainConfig, device: torch.device) -> NoReturn:
+        assert device == meta
+        placed.append(build_or_load(config, device)[1])
+        raise InterruptedError
+
+    monkeypatch.setattr(run_module, "start_ranks", lambda _: Ranks(0, 1, meta))
+    monkeypatch.setattr(run_module, "build_or_load", build)
+    with pytest.raises(InterruptedError):
+        train(config)
+    (model,) = placed
+    for network in (model.llava, model.sam):
+        assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+
+
+def test_fresh_weights_are_placed_too(folder: Path) -> None:
+    config = replace(make_config(folder, "fresh"), init_from=None)
+    model = build_or_load(config, torch.device("meta"))[1]
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}

@@ -9,8 +9,8 @@ import torch
 from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
 from plum.config import LoraConfig
-from plum.data import image_transforms
-from plum.models.sam import SegmentAnything
+from plum.inputs import image_transforms
+from plum.models.segmenters.sam import SegmentAnything
 from plum.train_config import TrainableConfig, TrainConfig
 from plum.training.run import train
 from tests.plum.training.training_world import largest_difference, make_config, write_inputs
@@ -93,8 +93,8 @@ def test_a_limit_without_a_cache_is_refused(folder: Path) -> None:
 def test_images_with_and_without_an_embedding_in_one_batch(folder: Path) -> None:
     from plum.data.collate import Collator
     from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing
-    from plum.models.registry import build_model
-    from plum.models.special_tokens import with_special_tokens
+    from plum.models.systems.registry import build_model
+    from plum.models.systems.special_tokens import with_special_tokens
     from plum.models.tiny import tiny_model_config
     from plum.structures import Exchange, Sample
     from plum.train_config import DataConfig
@@ -127,7 +127,7 @@ def test_images_with_and_without_an_embedding_in_one_batch(folder: Path) -> None
 
 def test_text_only_batches_need_no_embedding(folder: Path) -> None:
     from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing
-    from plum.models.registry import build_model
+    from plum.models.systems.registry import build_model
     from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
     from plum.training.sam_features import complete_embeddings
 

@@ -12,7 +12,7 @@ import torch
 from plum.checkpoints.store import load_pretrained
 from plum.data.loader import RankPositions
 from plum.train_config import TrainConfig
-from plum.training.universal import to_universal
+from plum.training.run_checkpoints import to_universal
 from tests.plum.training.launching import launch_process, train_launched, write_config
 from tests.plum.training.training_world import make_config, with_engine, write_inputs
 

@@ -16,7 +16,7 @@ from plum.data.mixture import BLOCK
 from plum.data.sources.base import longest_text
 from plum.data.sources.mmr import MmrSource
 from plum.data.sources.wordings import REASON
-from plum.models.seg_token import SEG_TOKEN, SegTokens
+from plum.models.systems.seg_token import SEG_TOKEN, SegTokens
 from plum.structures import Exchange
 from plum.train_config import DataConfig, SourceConfig
 from plum.training.config_file import load_train_config

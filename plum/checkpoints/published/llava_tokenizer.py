@@ -1,0 +1,142 @@
+"""The tokenizer of a published LLaVA folder as a fast one, with exactly the ids the checkpoint was trained with.
+
+transformers 5 builds LLaMA's tokenizer anew when its class is named in tokenizer_config.json: unless that says `legacy:
+true`, it no longer puts `▁` in front of the text after a special token, whatever tokenizer.json says. So tokenizer.json
+is read as it is and saved under the neutral class; from tokenizer.model alone, `legacy` decides, absent meaning true as
+it did when these checkpoints were made.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from plum.checkpoints.published.source_files import read_json
+from plum.inputs.conversation import BEGIN_TOKEN, END_TOKEN, IMAGE_END, IMAGE_START, IMAGE_TOKEN
+from plum.inputs.tokenizer import PAD_TOKEN, UNKNOWN_TOKEN, check_tokenizer
+
+FAST_FILE, SENTENCEPIECE_FILE, SETTINGS_FILE = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
+PROBES = (
+    "A chat between a curious human and an artificial intelligence assistant. USER: What's 128 + 7? ASSISTANT: 135.",
+    "the left front wheel, a façade, two  spaces\nand a line break",
+)
+
+
+@dataclass(frozen=True)
+class SourceTokenizer:
+    """A checked tokenizer, and the tokens it was given (their embeddings are the converter's)."""
+
+    tokenizer: PreTrainedTokenizerFast
+    added_tokens: tuple[str, ...]
+
+
+def read_source_tokenizer(folder: Path) -> SourceTokenizer:
+    """Read a folder's tokenizer and give it `<image>` and a pad token if it lacks them.
+
+    Raises:
+        FileNotFoundError: the folder has no tokenizer.
+        ValueError: its ids differ from SentencePiece's, or plum cannot use it (see `check_tokenizer`).
+    """
+    settings = _read_settings(folder)
+    if (folder / FAST_FILE).is_file():
+        backend = Tokenizer.from_file(str(folder / FAST_FILE))
+    elif (folder / SENTENCEPIECE_FILE).is_file():
+        backend = _from_sentencepiece(folder, settings)
+    else:
+        raise FileNotFoundError(f"{folder} has neither {FAST_FILE} nor {SENTENCEPIECE_FILE}: no tokenizer")
+    known = backend.get_vocab()
+    pad = _text(settings.get("pad_token")) or (PAD_TOKEN if PAD_TOKEN in known else None)
+    added = tuple(token for token in (IMAGE_TOKEN, pad or PAD_TOKEN) if token not in known)
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in added])
+    limit = settings.get("model_max_length")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=BEGIN_TOKEN,
+        eos_token=END_TOKEN,
+        unk_token=UNKNOWN_TOKEN,
+        pad_token=pad or PAD_TOKEN,
+        additional_special_tokens=[IMAGE_TOKEN],
+        clean_up_tokenization_spaces=False,
+        model_max_length=limit if isinstance(limit, int) else None,
+    )
+    check_tokenizer(tokenizer, str(folder))
+    if tokenizer(PROBES[0])["input_ids"][0] != tokenizer.bos_token_id:
+        raise ValueError(f"{folder}: the tokenizer does not put {BEGIN_TOKEN} in front of a text, as LLaVA's does")
+    return SourceTokenizer(tokenizer, added)
+
+
+def require_image_delimiters(tokenizer: PreTrainedTokenizerFast, where: str) -> None:
+    """Check that `<im_start>` and `<im_end>` are tokens, also directly beside `<image>`.
+
+    Raises:
+        ValueError: they are not; the checkpoint says that it was trained with them.
+    """
+    expected = [IMAGE_START, IMAGE_TOKEN, IMAGE_END]
+    ids = tokenizer("".join(expected), add_special_tokens=False)["input_ids"]
+    if tokenizer.convert_ids_to_tokens(ids) != expected:
+        raise ValueError(
+            f"{where}: config.json says mm_use_im_start_end, but its tokenizer has no {IMAGE_START} and {IMAGE_END} "
+            "(added_tokens.json missing?)"
+        )
+
+
+def _read_settings(folder: Path) -> dict[str, object]:
+    """Return tokenizer_config.json, with the pad token of special_tokens_map.json where it names none."""
+    settings: dict[str, object] = {}
+    for file in ("special_tokens_map.json", SETTINGS_FILE):
+        if (folder / file).is_file():
+            content = read_json(folder / file)
+            if not isinstance(content, dict):
+                raise ValueError(f"{folder / file} is not a JSON object")
+            settings |= {key: value for key, value in content.items() if value is not None}
+    return settings
+
+
+def _text(token: object) -> str | None:
+    """Return the text of a token that stands as text or as an object with "content"."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _from_sentencepiece(folder: Path, settings: Mapping[str, object]) -> Tokenizer:
+    """Convert tokenizer.model through transformers, with the begin token and the spaces its training had."""
+    backend = _split_before_normalizing(AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer)
+    if settings.get("add_bos_token") is not False:  # absent: true for LLaMA's slow tokenizer, not for transformers 5
+        begin = (BEGIN_TOKEN, backend.token_to_id(BEGIN_TOKEN))
+        backend.post_processor = processors.TemplateProcessing(f"{BEGIN_TOKEN} $A", special_tokens=[begin])
+    if settings.get("legacy") is not False:
+        # Every stretch of text between special tokens begins with the mark of a word.
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        backend.pre_tokenizer = None
+    else:
+        # Only the text's beginning does, and what follows `<image>`: LLaVA tokenizes that by itself. It is the one
+        # stretch that begins with a line break.
+        backend.normalizer = normalizers.Replace(Regex(r"\A\n"), "▁\n")
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
+    _require_sentencepiece_ids(backend, folder / SENTENCEPIECE_FILE, PROBES)
+    return backend
+
+
+def _split_before_normalizing(backend: Tokenizer) -> Tokenizer:
+    """Cut added tokens (`<im_start>`) out of the raw text, as LLaMA's slow tokenizer does.
+
+    transformers 5 lets those of added_tokens.json be normalised, which puts `▁` in front of them.
+    """
+    content = json.loads(backend.to_str())
+    for token in content["added_tokens"]:
+        token.update(normalized=False, special=True)
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def _require_sentencepiece_ids(backend: Tokenizer, model: Path, texts: Sequence[str]) -> None:
+    """Compare with SentencePiece itself."""
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    for text in texts:
+        ours = backend.encode(text, add_special_tokens=False).ids
+        if ours != (theirs := reference.encode(text)):
+            raise ValueError(f"{model}: the fast tokenizer reads {text!r} as {ours}, SentencePiece as {theirs}")

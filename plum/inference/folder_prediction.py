@@ -1,0 +1,433 @@
+"""Predictions for a folder of images: records, overlays and one HTML page, written as they come.
+
+A run that was killed continues where it stopped. Broken images are listed, never skipped in silence.
+"""
+
+import csv
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from PIL import Image
+from tqdm import tqdm
+
+from partonomy.files import write_text_atomically
+from partonomy.masks import encode_masks, rle_to_json
+from partonomy.models.contract import Role, Turn
+from partonomy.visualize import draw_overlay, part_colours, resize
+from plum.inference.api import read_image
+from plum.inference.highlight import NOTHING, Highlight, answer_question, parse_char_range
+from plum.inference.predictor import Prediction, Predictor
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+COLUMNS = ("image", "question", "phrases", "char_ranges", "answer")
+
+
+@dataclass(frozen=True)
+class QuestionRequest:
+    """One question and what to segment of its answer."""
+
+    question: str
+    highlight: Highlight = NOTHING
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """One image and its questions; `name` is its path below the folder that was given."""
+
+    path: Path
+    name: str
+    questions: tuple[QuestionRequest, ...]
+
+    def fingerprint(self) -> list[dict[str, Any]]:
+        """The questions as plain values."""
+        return [asdict(question) for question in self.questions]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One record of a question file; `image` empty: it is for every image."""
+
+    image: str
+    request: QuestionRequest
+
+
+def find_images(paths: Sequence[Path]) -> dict[str, Path]:
+    """Image files by name: files themselves, and every image below a folder, in order of names.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder holds no image.
+        ValueError: two images have the same name.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not files:
+                raise FileNotFoundError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            named = {file.relative_to(path).as_posix(): file for file in files}
+        elif path.exists():
+            named = {path.name: path}
+        else:
+            raise FileNotFoundError(f"{path}: no such image or folder")
+        if twice := sorted(found.keys() & named.keys()):
+            raise ValueError(
+                f"two images are named {twice[0]}: {found[twice[0]]} and {named[twice[0]]}; ask them apart"
+            )
+        found |= named
+    return found
+
+
+def build_requests(
+    images: Mapping[str, Path], questions: Sequence[QuestionRequest], question_file: Path | None
+) -> tuple[ImageRequest, ...]:
+    """Questions of every image: those for all, then those of the file for all and for this one.
+
+    Raises:
+        FileNotFoundError: there is no such question file.
+        ValueError: the file is broken or names an unknown image, or an image has no question.
+    """
+    rows = [] if question_file is None else read_question_file(question_file)
+    unknown = [row.image for row in rows if row.image and row.image not in images]
+    if unknown:
+        raise ValueError(f"{question_file}: no image is named {unknown[0]!r} ({len(unknown)} such records)")
+    requests = []
+    for name, path in images.items():
+        own = [row.request for row in rows if row.image in ("", name)]
+        asked = (*questions, *own)
+        if not asked:
+            raise ValueError(f"{name} has no question: give --question, or a record for it in {question_file}")
+        if double := [request for request, count in Counter(asked).items() if count > 1]:
+            raise ValueError(f"{name} is asked the same twice: {double[0].question!r}")
+        requests.append(ImageRequest(path, name, asked))
+    return tuple(requests)
+
+
+def read_question_file(path: Path) -> list[_Row]:
+    """Read a JSON list of objects, or CSV with a header, with the keys of COLUMNS; all but `question` may be missing.
+
+    In CSV phrases and ranges are separated by commas ("left wing, tail", "10:19, 24:29"); in JSON they are lists or
+    such texts.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a record is broken; names file and record.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such question file")
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() == ".csv":
+        records: Any = list(csv.DictReader(text.splitlines()))
+    else:
+        try:
+            records = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is neither CSV by its name nor JSON: {error}") from error
+    if not isinstance(records, list) or not records:
+        raise ValueError(f'{path} holds no list of records, such as [{{"question": "What parts does it have?"}}]')
+    return [_read_record(record, f"{path}, record {number}") for number, record in enumerate(records, start=1)]
+
+
+def _read_record(record: object, where: str) -> _Row:
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: {record!r} is not an object with the keys {', '.join(COLUMNS)}")
+    if unknown := sorted(str(key) for key in record if key not in COLUMNS):
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; the keys are {', '.join(COLUMNS)}")
+    texts = {key: record.get(key) or "" for key in ("image", "question", "answer")}
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: {key} is {value!r}, not a text")
+    if not texts["question"].strip():
+        raise ValueError(f"{where}: there is no question")
+    try:
+        ranges = tuple(parse_char_range(one) for one in _list_of_texts(record.get("char_ranges"), "char_ranges"))
+        phrases = _list_of_texts(record.get("phrases"), "phrases")
+        highlight = Highlight(phrases, ranges, texts["answer"] or None)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return _Row(texts["image"].strip(), QuestionRequest(texts["question"].strip(), highlight))
+
+
+def _list_of_texts(value: object, key: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ValueError(f"{key} is {value!r}, not a list of texts")
+    return tuple(item.strip() for item in items if item.strip())
+
+
+Json = dict[str, Any]
+
+
+def span_texts(prediction: Prediction) -> list[str]:
+    """The phrases of a prediction."""
+    return [prediction.text[span.start : span.end] for span in prediction.spans]
+
+
+def prediction_to_json(prediction: Prediction) -> Json:
+    """Text, and per span phrase, characters, confidences and its mask as COCO compressed RLE with the image's size."""
+    codes = encode_masks(prediction.masks)
+    return {
+        "text": prediction.text,
+        "spans": [
+            {
+                "phrase": phrase,
+                "characters": [span.start, span.end],
+                "tag_confidence": prediction.tag_confidences[i],
+                "mask_confidence": prediction.mask_confidences[i],
+                "segmentation": rle_to_json(codes[i]),
+            }
+            for i, (phrase, span) in enumerate(zip(span_texts(prediction), prediction.spans, strict=True))
+        ],
+    }
+
+
+def append_line(path: Path, record: Json) -> None:
+    """Append a record as one line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_lines(path: Path) -> Iterator[Json]:
+    """Yield the records of a file, one at a time.
+
+    Raises:
+        ValueError: a line is no JSON object; names it.
+    """
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error}); delete the line") from error
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}, line {number}: not a JSON object; delete the line")
+            yield record
+
+
+def drop_half_line(path: Path) -> None:
+    """Cut off what a killed process left after the last whole line."""
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        size = file.seek(0, 2)
+        step, end = 2**16, size
+        while end > 0:
+            start = max(0, end - step)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                file.truncate(start + newline + 1)
+                return
+            end = start
+        file.truncate(0)
+
+
+MAX_SIDE = 1600
+"""Larger images are reduced to this longest side, pixels: the legend stays readable beside them."""
+
+
+def draw_prediction(image: np.ndarray, prediction: Prediction, has_legend: bool = True) -> np.ndarray:
+    """Draw a prediction over its image.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        prediction: with masks of that size.
+        has_legend: whether to write the phrases below.
+
+    Returns:
+        uint8 RGB.
+    """
+    masks, scale = prediction.masks, MAX_SIDE / max(image.shape[:2])
+    if scale < 1:
+        image, masks = resize(image, masks, scale)
+    return draw_overlay(image, masks, span_texts(prediction), has_legend)
+
+
+PAGE_FILE = "index.html"
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A segmented phrase: its colour in the overlay as CSS writes it, and its mask's confidence."""
+
+    text: str
+    colour: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Card:
+    """One answer; `overlay` and `thumbnail` are links."""
+
+    image: str
+    question: str
+    answer: str
+    overlay: str
+    thumbnail: str
+    phrases: tuple[Phrase, ...]
+
+
+def write_page(output: Path, model_name: str, records: Iterable[Json], failures: Sequence[tuple[str, str]]) -> Path:
+    """Write the page.
+
+    Args:
+        output: folder of the predictions; links are relative to it.
+        model_name: shown.
+        records: lines of predictions.
+        failures: images that failed, with reasons.
+
+    Returns:
+        Its path.
+    """
+    environment = Environment(
+        loader=PackageLoader("plum.inference", "."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    cards = [card for record in records for card in _cards(record)]
+    page = environment.get_template("page.html.j2").stream(model_name=model_name, cards=cards, failures=failures)
+    temporary = output / f".{PAGE_FILE}.partial"
+    page.dump(str(temporary), encoding="utf-8")
+    temporary.replace(output / PAGE_FILE)
+    return output / PAGE_FILE
+
+
+def _cards(record: Json) -> list[Card]:
+    return [
+        Card(
+            record["image"],
+            answer["question"],
+            answer["text"],
+            quote(answer["overlay"]),
+            quote(answer["thumbnail"]),
+            tuple(
+                Phrase(span["phrase"], "rgb({}, {}, {})".format(*colour), span["mask_confidence"])
+                for span, colour in zip(answer["spans"], part_colours(len(answer["spans"])), strict=True)
+            ),
+        )
+        for answer in record["answers"]
+    ]
+
+
+logger = logging.getLogger(__name__)
+
+RECORDS_FILE = "predictions.jsonl"
+FAILURES_FILE = "failures.jsonl"
+SETTINGS_FILE = "settings.json"
+OVERLAYS, THUMBNAILS = "overlays", "thumbnails"
+THUMBNAIL_SIDE = 320
+"""Longest side of a thumbnail, pixels."""
+
+
+@dataclass(frozen=True)
+class FolderResult:
+    """How many images were done now and before, which failed and why, and where the page is."""
+
+    num_done: int
+    num_before: int
+    failures: tuple[tuple[str, str], ...]
+    page: Path
+
+
+def predict_folder(
+    predictor: Predictor, requests: Sequence[ImageRequest], output: Path, model_name: str, *, resume: bool
+) -> FolderResult:
+    """Answer all questions about all images.
+
+    A broken image, or a phrase that an answer lacks, fails that image alone. With `resume` images that are done are
+    kept and failed ones tried again.
+
+    Args:
+        predictor: the model.
+        requests: images and questions.
+        output: folder; new, unless `resume`.
+        model_name: recorded, and compared on resuming: the checkpoint and its fingerprint.
+        resume: go on in `output`.
+
+    Raises:
+        FileExistsError: `output` exists and `resume` is off.
+        ValueError: `output` is of another model or of other questions.
+    """
+    _start(output, requests, model_name, resume)
+    records = output / RECORDS_FILE
+    drop_half_line(records)
+    done = {str(record["image"]) for record in read_lines(records)} if records.is_file() else set()
+    waiting = [request for request in requests if request.name not in done]
+    failures: list[tuple[str, str]] = []
+    (output / FAILURES_FILE).unlink(missing_ok=True)
+    for request in tqdm(waiting, desc="predict", unit="image"):
+        try:
+            record = _predict_image(predictor, request, output)
+        except (FileNotFoundError, ValueError) as error:
+            failures.append((request.name, str(error)))
+            append_line(output / FAILURES_FILE, {"image": request.name, "reason": str(error)})
+            logger.warning("%s failed: %s", request.name, error)
+            continue
+        append_line(records, record)
+    page = write_page(output, model_name, read_lines(records) if records.is_file() else [], failures)
+    return FolderResult(len(waiting) - len(failures), len(requests) - len(waiting), tuple(failures), page)
+
+
+def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resume: bool) -> None:
+    """Make the folder, or check that it is of the same model and questions."""
+    asked = {request.name: request.fingerprint() for request in requests}
+    settings = json.loads(json.dumps({"model": model_name, "questions": asked}))
+    path = output / SETTINGS_FILE
+    if path.is_file():
+        if not resume:
+            raise FileExistsError(f"{output} holds predictions: go on with --resume, or choose another folder")
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier["model"] != settings["model"]:
+            raise ValueError(f"{output} holds predictions of {earlier['model']}, not of {model_name}")
+        changed = [name for name, questions in earlier["questions"].items() if asked.get(name) is None]
+        changed += [name for name, one in settings["questions"].items() if earlier["questions"].get(name, one) != one]
+        if changed:
+            raise ValueError(f"{output} holds predictions for other questions or images, such as {changed[0]}")
+    elif output.is_dir() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty and holds no predictions: choose another folder")
+    output.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+
+def _predict_image(predictor: Predictor, request: ImageRequest, output: Path) -> Json:
+    image = read_image(request.path)
+    answers: list[Json] = []
+    for number, asked in enumerate(request.questions, start=1):
+        turns = (Turn(Role.USER, asked.question),)
+        try:
+            prediction = answer_question(predictor, image, turns, asked.highlight)
+        except ValueError as error:
+            raise ValueError(f"question {number} ({asked.question!r}): {error}") from error
+        overlay, thumbnail = _draw(image, prediction, f"{request.name}.{number}", output)
+        answers.append(
+            {
+                "question": asked.question,
+                **prediction_to_json(prediction),
+                "overlay": overlay,
+                "thumbnail": thumbnail,
+            }
+        )
+    return {"image": request.name, "height": image.shape[0], "width": image.shape[1], "answers": answers}
+
+
+def _draw(image: np.ndarray, prediction: Prediction, name: str, output: Path) -> tuple[str, str]:
+    """Write overlay and thumbnail; return their paths below `output`."""
+    overlay, thumbnail = f"{OVERLAYS}/{name}.png", f"{THUMBNAILS}/{name}.jpg"
+    for path in (overlay, thumbnail):
+        (output / path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(draw_prediction(image, prediction)).save(output / overlay)
+    small = Image.fromarray(draw_prediction(image, prediction, has_legend=False))
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    small.save(output / thumbnail, quality=85)
+    return overlay, thumbnail

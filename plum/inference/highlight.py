@@ -1,0 +1,161 @@
+"""Highlight to segment: the user names phrases or characters of an answer, and gets their masks (paper, section 4)."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+
+from partonomy.models.contract import Turn
+from partonomy.structures import CharSpan
+from plum.data.sources.wordings import list_targets
+from plum.inference.predictor import Prediction, Predictor
+
+_NUMBERED = re.compile(r"(.+)#(\d+)")
+
+
+@dataclass(frozen=True)
+class Highlight:
+    """What to segment in place of what the model tags.
+
+    Attributes:
+        phrases: words of the answer; "wheel#2" is the second "wheel".
+        char_ranges: characters of the answer, end exclusive.
+        answer: what the assistant is taken to have said; None: the model's own answer.
+        is_forced: make the answer of the phrases: "It is the wheel.", "They are the wheel and door."
+    """
+
+    phrases: tuple[str, ...] = ()
+    char_ranges: tuple[CharSpan, ...] = ()
+    answer: str | None = None
+    is_forced: bool = False
+
+    def __post_init__(self) -> None:
+        if self.is_forced and (not self.phrases or self.char_ranges or self.answer is not None):
+            raise ValueError(
+                "a forced answer is made of phrases alone: give phrases, no answer and no character ranges"
+            )
+        if self.answer is not None and not self.phrases and not self.char_ranges:
+            raise ValueError("a given answer needs phrases or character ranges to segment in it")
+
+
+NOTHING = Highlight()
+
+
+def answer_question(
+    predictor: Predictor, image: np.ndarray, turns: Sequence[Turn], highlight: Highlight = NOTHING
+) -> Prediction:
+    """Answer and segment: what the model tags itself, or what is highlighted.
+
+    Args:
+        predictor: the model.
+        image: uint8 RGB (H, W, 3).
+        turns: the conversation up to the user's last words.
+        highlight: what to segment; nothing: what the model tags.
+
+    Returns:
+        The prediction; highlighted spans are in reading order and have the tag confidence 1.
+
+    Raises:
+        ValueError: a phrase is not in the answer, or there several times; a range lies outside of it.
+    """
+    if highlight == NOTHING:
+        return predictor.generate(image, turns)
+    if highlight.is_forced:
+        forced = list_targets(highlight.phrases)
+        highlight = Highlight(char_ranges=tuple(forced.spans), answer=forced.text)
+    answer = predictor.generate_text(image, turns) if highlight.answer is None else highlight.answer
+    if not answer:
+        raise ValueError("the model's answer is empty, so nothing can be highlighted in it; give the answer")
+    spans = [*locate_highlights(answer, highlight.phrases), *_check_ranges(answer, highlight.char_ranges)]
+    spans = sorted(set(spans), key=lambda span: (span.start, span.end))
+    found = predictor.segment(image, turns, answer, spans)
+    return Prediction(answer, tuple(spans), (1.0,) * len(spans), found.masks, found.confidences)
+
+
+def locate_highlights(text: str, phrases: Sequence[str]) -> tuple[CharSpan, ...]:
+    """Find phrases at word boundaries, whatever their case.
+
+    A phrase stands for one occurrence: asked for n times it needs exactly n, and inside a longer phrase that is also
+    asked for it does not count ("wheel" beside "front wheel"). "wheel#2" is the second of all its occurrences.
+
+    Args:
+        text: the answer.
+        phrases: in any order.
+
+    Returns:
+        One span per phrase, in the order given.
+
+    Raises:
+        ValueError: a phrase is absent or ambiguous; says where it stands and how to choose.
+    """
+    located: dict[int, CharSpan] = {}
+    for index, phrase in enumerate(phrases):
+        if numbered := _NUMBERED.fullmatch(phrase):
+            located[index] = _numbered_occurrence(text, numbered[1], int(numbered[2]))
+    plain = [index for index in range(len(phrases)) if index not in located]
+    for index in sorted(plain, key=lambda i: -len(phrases[i])):
+        if index in located:
+            continue
+        phrase = phrases[index]
+        same = [other for other in plain if phrases[other].lower() == phrase.lower()]
+        free = [span for span in find_occurrences(text, phrase) if not _is_inside(span, located.values())]
+        if len(free) != len(same):
+            _fail(text, phrase, free, len(same))
+        located |= dict(zip(same, free, strict=True))
+    return tuple(located[index] for index in range(len(phrases)))
+
+
+def find_occurrences(text: str, phrase: str) -> list[CharSpan]:
+    """Every place of a phrase, left to right."""
+    pattern = re.compile(rf"(?<!\w){re.escape(phrase)}(?!\w)", re.IGNORECASE)
+    return [CharSpan(match.start(), match.end()) for match in pattern.finditer(text)]
+
+
+def parse_char_range(text: str) -> CharSpan:
+    """Read "10:19".
+
+    Raises:
+        ValueError: it is no range.
+    """
+    match = re.fullmatch(r"(\d+):(\d+)", text.strip())
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ValueError(f"{text!r} is no range of characters; write START:END with START < END, such as 10:19")
+    return CharSpan(int(match[1]), int(match[2]))
+
+
+def _numbered_occurrence(text: str, phrase: str, number: int) -> CharSpan:
+    found = find_occurrences(text, phrase)
+    if not found:
+        _fail(text, phrase, found, 1)
+    if not 1 <= number <= len(found):
+        raise ValueError(f"{phrase!r} stands {len(found)} times in {text!r}, so there is no {phrase}#{number}")
+    return found[number - 1]
+
+
+def _is_inside(span: CharSpan, others: Iterable[CharSpan]) -> bool:
+    return any(other.start <= span.start and span.end <= other.end for other in others)
+
+
+def _fail(text: str, phrase: str, found: Sequence[CharSpan], num_wanted: int) -> NoReturn:
+    if not find_occurrences(text, phrase):
+        raise ValueError(f"the phrase {phrase!r} is not in the answer {text!r}")
+    if len(found) < num_wanted:
+        raise ValueError(f"the phrase {phrase!r} is asked for {num_wanted} times, the answer {text!r} has {len(found)}")
+    places = ", ".join(f"{span.start}:{span.end}" for span in find_occurrences(text, phrase))
+    raise ValueError(
+        f"the phrase {phrase!r} stands several times in the answer {text!r} (characters {places}): choose with "
+        f"{phrase}#1, {phrase}#2, ... or with characters"
+    )
+
+
+def _check_ranges(text: str, ranges: Sequence[CharSpan]) -> Sequence[CharSpan]:
+    for span in ranges:
+        if not 0 <= span.start < span.end <= len(text):
+            raise ValueError(
+                f"the characters {span.start}:{span.end} lie outside of the answer {text!r} of {len(text)} characters"
+            )
+        if not text[span.start : span.end].strip():
+            raise ValueError(f"the characters {span.start}:{span.end} of the answer {text!r} are white space")
+    return ranges

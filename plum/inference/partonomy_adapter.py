@@ -1,0 +1,205 @@
+"""The PLUM family behind the model contract of the benchmarks (`partonomy.models.contract`)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from partonomy.models.contract import (
+    AnswerRequest,
+    ChoiceRequest,
+    ChoiceScore,
+    Generation,
+    ImageBatch,
+    MaskRequest,
+    ReplyRequest,
+    Turn,
+)
+from partonomy.structures import CharSpan
+from plum.checkpoints.model_config_io import read_model_config
+from plum.checkpoints.store import load_pretrained
+from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_weights
+from plum.inference.image_store import EncodedImage
+from plum.inference.predictor import MAX_NEW_TOKENS, Predictor
+from plum.inference.question_batch import QuestionBatch
+from plum.models.backbones.lora import adapters_off
+
+
+class PlumModel:
+    """A Predictor that speaks the contract, marks of its answers included (`contract.MarkingModel`).
+
+    Args:
+        predictor: the loaded model.
+        name: as it stands in the results.
+        is_base: switch the adapters off; tagger and mask decoder stay as they were trained, so masks then say how far
+            these alone carry.
+        max_new_tokens: longest answer in the model's own words.
+    """
+
+    def __init__(
+        self, predictor: Predictor, name: str, *, is_base: bool = False, max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> None:
+        self.predictor = predictor
+        self.name = name
+        self.is_base = is_base
+        self.max_new_tokens = max_new_tokens
+        self.protocol_note = predictor.notation.protocol_note
+        self.has_mask_per_phrase = predictor.notation.has_mask_per_phrase
+        parameter = next(predictor.model.parameters())
+        self.dtype, self.device = str(parameter.dtype).removeprefix("torch."), str(parameter.device)
+
+    def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
+        """Return one score per choice."""
+        with self.adapters():
+            return self.predictor.score_choices(image, turns, choices)
+
+    def score_marked_choices(
+        self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str], phrases: Sequence[Sequence[CharSpan]]
+    ) -> list[ChoiceScore]:
+        """Return one score per choice, with [SEG] tokens after its phrases where the system writes them."""
+        with self.adapters():
+            return self.predictor.score_choices(image, turns, choices, phrases)
+
+    def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
+        """Return one mask per span of the given answer, bool (len(spans), H, W)."""
+        with self.adapters():
+            return self.predictor.segment(image, turns, answer, spans).masks
+
+    def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
+        """Return the model's own answer, its tagged spans and their masks."""
+        with self.adapters():
+            found = self.predictor.generate(image, turns, self.max_new_tokens)
+        return Generation(found.text, found.spans, found.masks, found.mask_confidences)
+
+    def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
+        """Return the model's own answer in words alone."""
+        with self.adapters():
+            return self.predictor.generate_text(image, turns, self.max_new_tokens)
+
+    @contextmanager
+    def adapters(self) -> Iterator[None]:
+        """Switch the adapters off where the model underneath is asked."""
+        if self.is_base:
+            with adapters_off(self.predictor.model.llava.network):
+                yield
+        else:
+            yield
+
+
+class BatchedPlum(PlumModel):
+    """The same, and many questions about several images at once (`contract.BatchedModel`): what a run uses."""
+
+    def read_image(self, image: np.ndarray) -> EncodedImage:
+        """Resize an image for both towers; needs no device."""
+        return self.predictor.images.read(image)
+
+    def open_batch(self, images: Sequence[object]) -> ImageBatch:
+        """Begin a batch of images from `read_image`."""
+        with self.adapters():
+            batch = QuestionBatch(self.predictor, [image for image in images if isinstance(image, EncodedImage)])
+        return _PlumBatch(self, batch)
+
+
+class _PlumBatch:
+    """A batch of questions to the model or to the one underneath; implements `contract.ImageBatch`."""
+
+    def __init__(self, model: PlumModel, batch: QuestionBatch) -> None:
+        self._model = model
+        self._batch = batch
+
+    def score_choices(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceScore]]:
+        with self._model.adapters():
+            return self._batch.score_choices(requests)
+
+    def segment(self, requests: Sequence[MaskRequest]) -> list[np.ndarray]:
+        with self._model.adapters():
+            return self._batch.segment(requests)
+
+    def generate(self, requests: Sequence[AnswerRequest]) -> list[Generation]:
+        with self._model.adapters():
+            return self._batch.generate(requests, self._model.max_new_tokens)
+
+    def reply(self, requests: Sequence[ReplyRequest]) -> list[str]:
+        with self._model.adapters():
+            return self._batch.reply(requests, self._model.max_new_tokens)
+
+
+def check_has_adapters(checkpoint: Path) -> None:
+    """Check that there is something to switch off.
+
+    Raises:
+        ValueError: the model has no adapters: they were merged, or it never had any.
+    """
+    if read_model_config(checkpoint).lora is None:
+        raise ValueError(
+            f"--base: {checkpoint} has no adapters to switch off. Give the checkpoint before its export, or evaluate "
+            "the model that it was trained from without --base"
+        )
+
+
+def resolve_device(device: str) -> torch.device:
+    """Resolve "auto" to the first GPU, else the CPU; anything else is taken as torch names it.
+
+    Raises:
+        ValueError: torch knows no such device, or this machine has none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is none of auto, cpu, cuda, cuda:N") from error
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices; pass --device cpu")
+    return place
+
+
+def load_predictor(checkpoint: str, device: str = "auto", sam_cache: str | None = None) -> Predictor:
+    """Load a saved model for inference: bfloat16 on a GPU, float32 on the CPU.
+
+    Args:
+        checkpoint: folder written by `save_pretrained`.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        sam_cache: folder of SAM's embeddings, read and filled; None: SAM is asked every time.
+    """
+    place = resolve_device(device)
+    dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+    loaded = load_pretrained(Path(checkpoint), place, dtype)
+    cache = None
+    if sam_cache is not None:
+        if not loaded.model.sam.can_keep_embeddings:
+            raise ValueError(f"{checkpoint} adds early features to SAM's embedding, which --sam_cache does not hold")
+        weights = hash_weights(loaded.model.sam.image_encoder, dtype)
+        preprocessing = SamPreprocessing(loaded.config.sam.image_size, str(dtype).removeprefix("torch."))
+        cache = SamFeatureCache(sam_cache, weights, preprocessing)
+    return Predictor(loaded.model, loaded.tokenizer, loaded.config, cache)
+
+
+def load_grounded_model(
+    checkpoint: str,
+    device: str = "auto",
+    sam_cache: str | None = None,
+    *,
+    is_base: bool = False,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> BatchedPlum:
+    """Load a saved model behind the contract.
+
+    Args:
+        checkpoint: folder written by `save_pretrained`.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        sam_cache: folder of SAM's embeddings, read and filled; None: SAM is asked once per image and run.
+        is_base, max_new_tokens: see `PlumModel`.
+
+    Raises:
+        ValueError: `is_base`, and the model has no adapters to switch off.
+    """
+    if is_base:
+        check_has_adapters(Path(checkpoint))
+    predictor = load_predictor(checkpoint, device, sam_cache)
+    name = f"{predictor.model.config.system}:{Path(checkpoint).name}"
+    return BatchedPlum(
+        predictor, f"{name}, adapters off" if is_base else name, is_base=is_base, max_new_tokens=max_new_tokens
+    )

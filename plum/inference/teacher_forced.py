@@ -1,0 +1,126 @@
+"""Teacher-forced statistics on held-out data: span tags (paper, Table 12) and next-token loss, by kind of conversation.
+
+Answers are given, so nothing here says what the model would write; `validate_partonomy.py` does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from plum.checkpoints.store import LoadedModel
+from plum.data.build import build_mixture
+from plum.data.collate import Collator
+from plum.data.loader import load_batches
+from plum.inputs.bio_labels import Tag
+from plum.losses.losses import bio_accuracy
+from plum.models.grounded_lmm import GroundedLMM
+from plum.structures import IGNORE_INDEX, Batch
+from plum.train_config import DataConfig, SourceConfig
+
+HELD_OUT_KINDS = ("explanatory", "part_referring", "part_vqa", "part_status")
+"""Kinds of conversation that are measured; `part_status` answers need look-ahead to be tagged."""
+
+
+@dataclass(frozen=True)
+class TagAccuracy:
+    """Share of tokens of each true tag that are predicted right; None where there is no such token, or no tagger."""
+
+    O: float | None  # noqa: E741  (the tag's name)
+    B: float | None
+    I: float | None  # noqa: E741
+
+
+@dataclass(frozen=True)
+class HeldOutResult:
+    """One kind of conversation.
+
+    tags: over answer tokens; tags_all_tokens: prompt and image patches counted as O too (as the authors' code counts)
+    next_token_loss: nats per answer token, end token included
+    """
+
+    kind: str
+    num_images: int
+    num_answer_tokens: int
+    tags: TagAccuracy
+    tags_all_tokens: TagAccuracy
+    next_token_loss: float
+
+
+def evaluate_teacher_forced(
+    loaded: LoadedModel, folder: str, kinds: Sequence[str] = HELD_OUT_KINDS, limit: int = 200
+) -> list[HeldOutResult]:
+    """Measure a model on conversations made from a folder of partonomy's own form.
+
+    Args:
+        loaded: model, tokenizer and configuration.
+        folder: held-out annotations and questions.
+        kinds: kinds of data source.
+        limit: images per kind.
+    """
+    return [_evaluate_kind(loaded, folder, kind, limit) for kind in kinds]
+
+
+class _Sums:
+    """Counts over batches."""
+
+    def __init__(self) -> None:
+        self.loss = 0.0
+        self.tokens = 0
+        self.answer = torch.zeros(2, 3, dtype=torch.long)
+        self.everything = torch.zeros(2, 3, dtype=torch.long)
+
+    @torch.inference_mode()
+    def add(self, model: GroundedLMM, batch: Batch) -> None:
+        """Ask the model about a batch on its device, and count."""
+        output = model(batch, with_teacher=False)
+        if output.token_labels.numel():
+            self.loss += float(cross_entropy(output.token_logits.float(), output.token_labels, reduction="sum"))
+        self.tokens += int(output.token_labels.numel())
+        if output.tag_logits is None:
+            return
+        self.answer += torch.stack(bio_accuracy(output.tag_logits, output.tag_labels)).cpu()
+        # The forward reads answers alone; how often the prompt would be tagged takes the tagger once more.
+        everywhere = model.tag(output.hidden_states, batch.attention_mask)
+        assert everywhere is not None
+        is_token = batch.attention_mask == 1
+        tags = batch.tags.masked_fill(batch.tags == IGNORE_INDEX, Tag.O)
+        self.everything += torch.stack(bio_accuracy(everywhere[is_token], tags[is_token])).cpu()
+
+
+def _evaluate_kind(loaded: LoadedModel, folder: str, kind: str, limit: int) -> HeldOutResult:
+    data = DataConfig(sources=(SourceConfig(kind=kind, path=folder),))  # type: ignore[arg-type]
+    mixture = build_mixture(data, seed=0, with_part_maps=False)
+    num_images = min(limit, len(mixture.sources[0]))
+    batches = load_batches(
+        mixture,
+        Collator(loaded.tokenizer, loaded.config, data),
+        rank=0,
+        world_size=1,
+        micro_batch_size=1,
+        start_micro_batch=0,
+        num_workers=0,
+        num_micro_batches=num_images,
+    )
+    sums = _Sums()
+    model = loaded.model.eval()
+    device = next(model.parameters()).device
+    for batch in tqdm(batches, desc=f"held-out {kind}", total=num_images, unit="image"):
+        sums.add(model, batch.without_sam().to(device))  # tags and words need no mask
+    return HeldOutResult(
+        kind=kind,
+        num_images=num_images,
+        num_answer_tokens=sums.tokens,
+        tags=_accuracy(sums.answer),
+        tags_all_tokens=_accuracy(sums.everything),
+        next_token_loss=sums.loss / max(1, sums.tokens),
+    )
+
+
+def _accuracy(counts: Tensor) -> TagAccuracy:
+    """Hits over totals, in the order O, B, I."""
+    hits, totals = counts.tolist()
+    return TagAccuracy(*(hit / total if total else None for hit, total in zip(hits, totals, strict=True)))

@@ -1,0 +1,349 @@
+"""LLaVA backbone: a stock LlavaForConditionalGeneration, held, not subclassed (paper, section 4).
+
+A subclass would lose transformers' weight-name conversion and leave lm_head random with a mere warning.
+`<image>` is already repeated once per patch in every input_ids; all indices live in that expanded sequence.
+"""
+
+from collections.abc import Callable
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import Cache, CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig as StockLlavaConfig
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from plum.config import LlavaConfig, LoraConfig, Quantization, SpecialTokensConfig
+from plum.models.backbones.lora import add_adapters
+from plum.models.backbones.quantization import quantize_language_model
+from plum.models.backbones.shared_beginnings import SequencePass, lay_out
+from plum.models.frozen import grad_if_trainable
+from plum.models.weightless import without_weights
+from plum.structures import TEXT_ONLY
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Attention of one layer: its number, queries [n, heads, d], keys and values [n, key-value heads, d] of n tokens, with
+their positions in them; returns [n, heads, d]."""
+
+
+class LlavaBackbone(nn.Module):
+    """CLIP tower, projector and LLaMA in short stages, each usable alone.
+
+    `network` is the stock model, inside a PeftModel while it has adapters.
+    """
+
+    def __init__(
+        self,
+        network: LlavaForConditionalGeneration | PeftModel,
+        num_image_tokens: int,
+        num_vision_layers: int,
+        special_tokens: SpecialTokensConfig | None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.num_image_tokens = num_image_tokens
+        self.num_vision_layers = num_vision_layers
+        self._special_tokens = special_tokens
+
+    @property
+    def stock(self) -> LlavaForConditionalGeneration:
+        """The stock model; its linear layers carry the adapters, if there are any."""
+        stock = self.network.get_base_model() if isinstance(self.network, PeftModel) else self.network
+        assert isinstance(stock, LlavaForConditionalGeneration)
+        return stock
+
+    @property
+    def special_tokens(self) -> SpecialTokensConfig:
+        """Ids of `<image>`, padding and end.
+
+        Raises:
+            ValueError: the configuration left them to the tokenizer and nobody filled them in.
+        """
+        if self._special_tokens is None:
+            raise ValueError(
+                "llava.special_tokens is not set: pass the configuration through "
+                "plum.models.systems.special_tokens.with_special_tokens(config, tokenizer) before build_model"
+            )
+        return self._special_tokens
+
+    def encode_images(self, clip_pixels: Tensor) -> Tensor:
+        """Encode normalised images [B, 3, p, p] to image tokens [B, image tokens, D].
+
+        The tower stops at the layer that is read; stock LLaVA also runs the ones after it.
+        """
+        tower, projector = self.stock.model.vision_tower, self.stock.model.multi_modal_projector
+        with grad_if_trainable(tower):
+            pixels = clip_pixels.to(tower.embeddings.patch_embedding.weight.dtype)
+            states = tower.pre_layrnorm(tower.embeddings(pixels))
+            for layer in tower.encoder.layers[: self.num_vision_layers]:
+                states = layer(states, None)
+        with grad_if_trainable(tower, projector):
+            return projector(states[:, 1:])  # without the class token
+
+    def embed(self, input_ids: Tensor, image_index: Tensor, image_tokens: Tensor) -> Tensor:
+        """Embed text and put image tokens in the places of `<image>`.
+
+        Args:
+            input_ids: [N, T], `<image>` expanded.
+            image_index: [N], row of each conversation's image, or TEXT_ONLY.
+            image_tokens: [B, image tokens, D].
+
+        Returns:
+            Embeddings [N, T, D].
+
+        Raises:
+            ValueError: a conversation's number of `<image>` ids is not its image's number of tokens.
+        """
+        self._check_image_tokens(input_ids, image_index)
+        return self._merge(input_ids, image_index, image_tokens)
+
+    def _check_image_tokens(self, input_ids: Tensor, image_index: Tensor) -> None:
+        found = (input_ids == self.special_tokens.image).sum(1)  # [N]
+        expected = (image_index != TEXT_ONLY) * self.num_image_tokens
+        if not bool((found == expected).all()):
+            row = int((found != expected).nonzero()[0])
+            raise ValueError(
+                f"conversation {row} of the batch has {int(found[row])} <image> tokens and needs "
+                f"{int(expected[row])}: expand <image> to {self.num_image_tokens} ids before the model"
+            )
+
+    def _merge(self, input_ids: Tensor, image_index: Tensor, image_tokens: Tensor) -> Tensor:
+        """Embed rows whose `<image>` tokens have been checked."""
+        embeddings = self.embed_text(input_ids)
+        if len(image_tokens) == 0:
+            return embeddings
+        patches = image_tokens[image_index[image_index != TEXT_ONLY]].to(embeddings.dtype)
+        return embeddings.masked_scatter((input_ids == self.special_tokens.image)[..., None], patches)
+
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """Embed token ids of any shape [...]: [..., D]."""
+        return self.stock.get_input_embeddings()(input_ids)
+
+    def run_layers(self, embeddings: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Run LLaMA over tokens in any arrangement; the caller decides which token sees which.
+
+        Everything but attention treats tokens alone, so that tokens of many conversations stand in one row without
+        padding.
+
+        Args:
+            embeddings: [n, D].
+            positions: [n], place of each token in its conversation.
+            attend: attention among them, and with tokens of earlier calls that the caller keeps.
+
+        Returns:
+            States [n, D] of the last layer after the final norm, what `hidden_states` gives.
+        """
+        model = self.stock.model.language_model
+        cosine, sine = model.rotary_emb(embeddings, positions[None])  # [1, n, d]
+        states = embeddings
+        for number, layer in enumerate(model.layers):
+            attention = layer.self_attn
+            normed = layer.input_layernorm(states)
+            queries, keys, values = (
+                project(normed).unflatten(-1, (-1, attention.head_dim))  # [n, heads, d]
+                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            queries, keys = apply_rotary_pos_emb(queries, keys, cosine[0], sine[0], unsqueeze_dim=1)
+            states = states + attention.o_proj(attend(number, queries, keys, values).flatten(1))
+            states = states + layer.mlp(layer.post_attention_layernorm(states))
+        return model.norm(states)
+
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
+    ) -> Tensor:
+        """Return the last layer's states after the final norm.
+
+        Args:
+            input_ids: [N, T], right-padded, `<image>` expanded.
+            attention_mask: [N, T], 1 on real tokens.
+            image_index: [N], row of each conversation's image, or TEXT_ONLY.
+            image_tokens: [B, image tokens, D].
+
+        Returns:
+            States [N, T, D]; those of padding mean nothing.
+
+        Raises:
+            ValueError: sequences are not right-padded, or see `embed`.
+        """
+        _check_padding(attention_mask)
+        # With right padding causality alone keeps padding out of sight, so no mask has to be built.
+        embeddings = self.embed(input_ids, image_index, image_tokens)
+        return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+
+    def shared_hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
+    ) -> Tensor:
+        """Return what `hidden_states` does, running what conversations about one image have in common only once.
+
+        Conversations of like lengths run together, see `plum.models.backbones.shared_beginnings`.
+
+        Raises:
+            ValueError: as `hidden_states`.
+        """
+        _check_padding(attention_mask)
+        self._check_image_tokens(input_ids, image_index)
+        tokens = self.special_tokens
+        layout = lay_out(input_ids, attention_mask, image_index, tokens.image, tokens.pad)
+        states = [self._run_pass(one, image_tokens).flatten(0, 1) for one in layout.passes]
+        return torch.cat(states)[layout.places]
+
+    def _run_pass(self, sequences: SequencePass, image_tokens: Tensor) -> Tensor:
+        """Return states [G, L, D] of sequences."""
+        embeddings = self._merge(sequences.input_ids, sequences.image_index, image_tokens)
+        named = {}
+        if sequences.is_branched:  # transformers takes a mask of four dimensions as it is
+            mask = sequences.attention_mask(embeddings.dtype)
+            named = {"attention_mask": mask, "position_ids": sequences.positions}
+        return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False, **named).last_hidden_state
+
+    def token_logits(self, states: Tensor) -> Tensor:
+        """Return next-token logits [..., V] of states [..., D]; tokens that are never text get -inf."""
+        logits = self.stock.lm_head(states)
+        suppressed = self.special_tokens.suppressed
+        if not suppressed:
+            return logits
+        return logits.index_fill(-1, torch.tensor(suppressed, device=logits.device), float("-inf"))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_index: Tensor,
+        image_tokens: Tensor,
+        max_new_tokens: int,
+    ) -> Tensor:
+        """Continue prompts greedily, with transformers' own `generate` and its key-value cache.
+
+        Args:
+            input_ids: [N, T] prompts, padded left or right, `<image>` expanded.
+            attention_mask: [N, T], 1 on real tokens.
+            image_index: [N], row of each conversation's image, or TEXT_ONLY.
+            image_tokens: [B, image tokens, D].
+            max_new_tokens: longest continuation.
+
+        Returns:
+            Token ids [N, up to max_new_tokens], the end token included, padding after it.
+        """
+        prompt_ids, prompt_mask = pad_left(input_ids, attention_mask)
+        # transformers types `self` as a protocol that its own models do not meet.
+        generated = self.stock.generate(  # type: ignore[misc]
+            inputs_embeds=self.embed(prompt_ids, image_index, image_tokens),
+            attention_mask=prompt_mask,
+            generation_config=self._greedy(max_new_tokens),
+        )
+        assert isinstance(generated, Tensor)
+        return generated
+
+    @torch.no_grad()
+    def generate_from(self, input_ids: Tensor, attention_mask: Tensor, cache: Cache, max_new_tokens: int) -> Tensor:
+        """Continue prompts greedily whose keys and values are known.
+
+        Args:
+            input_ids: [N, T] prompts, padded on the left, `<image>` expanded.
+            attention_mask: [N, T], 1 on real tokens.
+            cache: keys and values of all tokens but the last; grows.
+            max_new_tokens: longest continuation.
+
+        Returns:
+            Token ids as `generate` does.
+        """
+        generated = self.stock.generate(  # type: ignore[misc]
+            input_ids,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            generation_config=self._greedy(max_new_tokens),
+        )
+        assert isinstance(generated, Tensor)
+        return generated[:, input_ids.shape[1] :]
+
+    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+        tokens = self.special_tokens
+        return GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=tokens.pad,
+            eos_token_id=tokens.eos,
+            suppress_tokens=list(tokens.suppressed) or None,
+        )
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the layers' activations in the backward pass instead of keeping them."""
+        self.stock.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _check_padding(attention_mask: Tensor) -> None:
+    if not bool((attention_mask[:, 0] == 1).all() & (attention_mask[:, 1:] <= attention_mask[:, :-1]).all()):
+        raise ValueError("sequences must be right-padded: some attention_mask has a 1 after a 0, or starts with 0")
+
+
+def pad_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the padding of [N, T] sequences to their left; generation continues at the right end."""
+    # A stable sort of the mask brings its zeros to the front and keeps the order of the ones.
+    order = attention_mask.argsort(dim=1, stable=True)
+    return input_ids.gather(1, order), attention_mask.gather(1, order)
+
+
+def build_llava(
+    config: LlavaConfig, lora: LoraConfig | None, is_empty: bool = False, quantization: Quantization = "none"
+) -> LlavaBackbone:
+    """Build a LLaVA with random weights from its sizes.
+
+    Args:
+        config: sizes.
+        lora: adapters, if any.
+        is_empty: without memory for its parameters, adapters included; see `plum.models.weightless`.
+        quantization: of the language model under the adapters; only of an empty one.
+    """
+    assert is_empty or quantization == "none", "a language model is quantized as its weights are loaded"
+    vision, tokens = config.vision, config.special_tokens
+    with without_weights(is_empty):
+        stock = LlavaForConditionalGeneration(_stock_config(config))
+        if config.projector == "linear":
+            # LLaVA v1's single layer: the second one is the identity and stays frozen.
+            nn.init.eye_(stock.model.multi_modal_projector.linear_2.weight)
+            nn.init.zeros_(stock.model.multi_modal_projector.linear_2.bias)
+        quantize_language_model(stock, quantization)
+        layer = vision.select_layer
+        num_vision_layers = layer if layer >= 0 else vision.num_layers + 1 + layer
+        backbone = LlavaBackbone(stock, vision.num_image_tokens, num_vision_layers, tokens)
+        if lora is not None:
+            backbone.network = add_adapters(backbone.stock, lora)
+    return backbone
+
+
+def _stock_config(config: LlavaConfig) -> StockLlavaConfig:
+    """Translate to transformers' configuration."""
+    vision, language, tokens = config.vision, config.language, config.special_tokens
+    return StockLlavaConfig(
+        vision_config=CLIPVisionConfig(
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+            hidden_size=vision.hidden_size,
+            intermediate_size=vision.intermediate_size,
+            num_hidden_layers=vision.num_layers,
+            num_attention_heads=vision.num_heads,
+            projection_dim=vision.hidden_size,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=language.vocab_size,
+            hidden_size=language.hidden_size,
+            intermediate_size=language.intermediate_size,
+            num_hidden_layers=language.num_layers,
+            num_attention_heads=language.num_heads,
+            num_key_value_heads=language.num_key_value_heads,
+            max_position_embeddings=language.max_positions,
+            rms_norm_eps=language.rms_norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": language.rope_theta},
+            bos_token_id=None,
+            eos_token_id=tokens.eos if tokens else None,
+            pad_token_id=None,
+            tie_word_embeddings=False,
+        ),
+        image_token_index=tokens.image if tokens else 0,
+        image_seq_length=vision.num_image_tokens,
+        projector_hidden_act="linear" if config.projector == "linear" else "gelu",
+        vision_feature_layer=vision.select_layer,
+        vision_feature_select_strategy="default",
+    )

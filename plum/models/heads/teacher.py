@@ -1,0 +1,61 @@
+"""The KL term's teacher: the same network with its adapters off, so no second copy of the weights (paper, section 4).
+
+The authors keep a float32 deep copy of the whole language model. With frozen embeddings, or embeddings trained through
+peft's `modules_to_save`, switching the adapters off gives the same states.
+"""
+
+import torch
+from torch import Tensor
+
+from plum.models.backbones.llava import LlavaBackbone
+from plum.models.backbones.lora import adapters_off
+from plum.structures import Batch, SpanBounds
+
+
+@torch.no_grad()
+def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: Tensor) -> Tensor:
+    """Return the teacher's states [N, T, D] of each conversation up to its last span, and zeros everywhere else.
+
+    Only span tokens are constrained (paper, section 4). Conversations without any, such as VQA, need no teacher, and
+    what follows a span is out of a causal model's sight: each conversation is cut off behind its last one.
+    """
+    num_rows, length = batch.input_ids.shape
+    if len(batch.spans) == 0:
+        return image_tokens.new_zeros(num_rows, length, image_tokens.shape[-1])
+    rows, is_needed = find_constrained(batch.spans)
+    longest = is_needed.shape[1]
+    text = (batch.input_ids[rows, :longest], is_needed.long(), batch.image_index[rows])
+    found = teacher_states(llava, *text, image_tokens)  # [R, longest, D]
+    states = found.new_zeros(num_rows, length, found.shape[-1])
+    states[rows, :longest] = found.masked_fill(~is_needed[..., None], 0)
+    return states
+
+
+def find_constrained(spans: SpanBounds) -> tuple[Tensor, Tensor]:
+    """Say what the teacher has to read.
+
+    Args:
+        spans: one or more.
+
+    Returns:
+        Conversations with spans [R], and which of their tokens lie before the end of their last span, bool
+        [R, longest].
+    """
+    rows, row_of_span = spans.conversation.unique(return_inverse=True)
+    ends = torch.zeros_like(rows).scatter_reduce(0, row_of_span, spans.end, "amax")
+    return rows, torch.arange(int(ends.max()), device=ends.device) < ends[:, None]
+
+
+@torch.no_grad()
+def teacher_states(
+    llava: LlavaBackbone, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
+) -> Tensor:
+    """Return the states [N, T, D] of whatever lies under the adapters; arguments as `LlavaBackbone.hidden_states`.
+
+    Raises:
+        ValueError: there are no adapters, so the network would be its own teacher.
+    """
+    if llava.network is llava.stock:
+        raise ValueError("the model has no adapters, so it has no teacher: set losses.kl to 0, or model.lora")
+    with adapters_off(llava.network):
+        return llava.shared_hidden_states(input_ids, attention_mask, image_index, image_tokens)

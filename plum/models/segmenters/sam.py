@@ -1,0 +1,375 @@
+"""Segment Anything, built from the `segment-anything` package's own modules, so that its checkpoints load strictly.
+
+The prompt encoder and the mask decoder run in fewer, larger operations; parameters and numbers are SAM's.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plum.config import SamConfig
+from plum.models.frozen import grad_if_trainable
+from plum.models.segmenters.sam_modules import (
+    Attention,
+    ImageEncoderViT,
+    LayerNorm2d,
+    MaskDecoder,
+    PromptEncoder,
+    TwoWayAttention,
+    TwoWayAttentionBlock,
+    TwoWayTransformer,
+    get_rel_pos,
+)
+
+
+def takes_over_from_image(num_vectors: int, internal_dim: int) -> bool:
+    """Whether heads x tokens vectors are fewer than the channels in which an image would attend to the tokens."""
+    return num_vectors < internal_dim
+
+
+def takes_over_to_image(num_vectors: int, internal_dim: int) -> bool:
+    """Whether they are few enough where the tokens attend to the image, for which torch's attention is quicker."""
+    return 2 * num_vectors <= internal_dim
+
+
+class FusedTwoWayAttention(TwoWayAttention):
+    """The decoder's attention between an image and a few tokens, where the image's tokens need no projection.
+
+    A projection of one side can go over to the other: (W x + b) y = x (W^T y) + b y. A pixel then meets heads x tokens
+    vectors instead of two projections: 48 where SAM has 128 internal channels. Where the gain is less (docs/LOG.md),
+    tokens attend to the image by scaled_dot_product_attention.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend from q [R, Q, C] to k and v [R, K, C]: [R, Q, C]."""
+        if q.shape[1] > k.shape[1] and takes_over_from_image(self.num_heads * k.shape[1], self.internal_dim):
+            return self._from_image(q, k, v)
+        if q.shape[1] < k.shape[1] and takes_over_to_image(self.num_heads * q.shape[1], self.internal_dim):
+            return self._to_image(q, k, v)
+        queries, keys, values = self._split(self.q_proj, q), self._split(self.k_proj, k), self._split(self.v_proj, v)
+        attended = functional.scaled_dot_product_attention(queries, keys, values)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def _from_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Let the keys take over q_proj, and the values out_proj."""
+        keys, values = self._split(self.k_proj, k), self._split(self.v_proj, v)
+        scores = self._scores(keys, self.q_proj, q)
+        weights = scores.unflatten(1, (self.num_heads, -1)).softmax(2).flatten(1, 2)
+        from_values = self.out_proj.weight.T.unflatten(0, (self.num_heads, -1))  # [heads, d, C]
+        return torch.baddbmm(self.out_proj.bias, weights.transpose(1, 2), (values @ from_values).flatten(1, 2))
+
+    def _to_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Let the queries take over k_proj, and what they found v_proj: weights sum to 1."""
+        found = self._scores(self._split(self.q_proj, q), self.k_proj, k).softmax(2) @ v  # [R, heads Q, C]
+        heads = (self.num_heads, -1)
+        to_values, bias = self.v_proj.weight.unflatten(0, heads), self.v_proj.bias.unflatten(0, heads)
+        attended = found.unflatten(1, heads) @ to_values.transpose(1, 2) + bias[:, None]  # [R, heads, Q, d]
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def _split(self, project: nn.Module, given: Tensor) -> Tensor:
+        """Project [R, n, C] to [R, heads, n, d]."""
+        projected: Tensor = project(given)
+        return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def _scores(self, few: Tensor, project: nn.Linear, image: Tensor) -> Tensor:
+        """Return scores [R, heads n, p] of projected tokens [R, heads, n, d] and an unprojected image [R, p, C]."""
+        few = few * few.shape[-1] ** -0.5
+        weight, bias = (part.unflatten(0, (self.num_heads, -1)) for part in (project.weight, project.bias))
+        of_bias = few @ bias[..., None]  # [R, heads, n, 1]
+        return torch.baddbmm(of_bias.flatten(1, 2), (few @ weight).flatten(1, 2), image.transpose(1, 2))
+
+
+class FusedTwoWayBlock(TwoWayAttentionBlock):
+    """The decoder's block, which adds the position to the image once instead of twice."""
+
+    def forward(self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor) -> tuple[Tensor, Tensor]:
+        """Let tokens [R, Q, C] and image [R, K, C] attend to each other; positions of the same shapes."""
+        if self.skip_first_layer_pe:
+            queries = self.self_attn(q=queries, k=queries, v=queries)
+        else:
+            placed = queries + query_pe
+            queries = queries + self.self_attn(q=placed, k=placed, v=queries)
+        queries = self.norm1(queries)
+        placed_keys = keys + key_pe
+        queries = self.norm2(queries + self.cross_attn_token_to_image(q=queries + query_pe, k=placed_keys, v=keys))
+        queries = self.norm3(queries + self.mlp(queries))
+        keys = keys + self.cross_attn_image_to_token(q=placed_keys, k=queries + query_pe, v=queries)
+        return queries, self.norm4(keys)
+
+
+class FusedLayerNorm2d(LayerNorm2d):
+    """The norm over channels as torch's layer norm, one operation instead of ten small ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each pixel of [R, C, h, w]."""
+        by_pixel = x.permute(0, 2, 3, 1)
+        normed = functional.layer_norm(by_pixel, by_pixel.shape[-1:], self.weight, self.bias, self.eps)
+        return normed.permute(0, 3, 1, 2)
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution whose stride is its kernel size: a linear layer on patches."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Narrow [R, C, k h, k w] to [R, D, h, w]."""
+        rows, columns = self.kernel_size
+        patches = input.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))  # [R, C, h, k, w, k]
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)  # [R, h, w, C k k]
+        return functional.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class PatchConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution whose stride is its kernel size: a linear layer that makes a patch of every pixel."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Enlarge [R, C, h, w] to [R, D, k h, k w]."""
+        rows, columns = self.kernel_size
+        weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [k k D, C]
+        bias = None if self.bias is None else self.bias.repeat(rows * columns)
+        patches = functional.linear(input.permute(0, 2, 3, 1), weight, bias)
+        patches = patches.unflatten(3, (rows, columns, -1))  # [R, h, w, k, k, D]
+        return patches.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    TwoWayAttention: FusedTwoWayAttention,
+    TwoWayAttentionBlock: FusedTwoWayBlock,
+    LayerNorm2d: FusedLayerNorm2d,
+    nn.ConvTranspose2d: PatchConvTranspose2d,
+}
+FUSED_IN_PROMPT_ENCODER: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: PatchConv2d}
+"""The image encoder's convolutions overlap, or cover patches of 16 pixels, which torch's own serve well."""
+
+
+def fuse_layers(sam: nn.Module) -> None:
+    """Let SAM's layers compute as above, in place: the same modules and parameters, another forward."""
+    for part, ways in ((sam, FUSED), (sam.get_submodule("prompt_encoder"), FUSED_IN_PROMPT_ENCODER)):
+        for module in part.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.stride != module.kernel_size:
+                continue
+            module.__class__ = ways.get(type(module), type(module))
+
+
+@contextmanager
+def stock_layers(sam: nn.Module) -> Iterator[None]:
+    """Let them compute segment_anything's own way for a while."""
+    fused = [module for module in sam.modules() if type(module) in (*FUSED.values(), *FUSED_IN_PROMPT_ENCODER.values())]
+    ways = [type(module) for module in fused]
+    try:
+        for module in fused:
+            module.__class__ = type(module).__bases__[0]
+        yield
+    finally:
+        for module, way in zip(fused, ways, strict=True):
+            module.__class__ = way
+
+
+NUM_MULTIMASK_OUTPUTS = 3
+IOU_HEAD_DEPTH = 3
+MAX_TOKENS_OF_ALL_HEADS = 1024
+"""Grids up to this size, windows above all, attend with all heads at once."""
+
+
+class FusedAttention(Attention):
+    """SAM's image attention through scaled_dot_product_attention, the decomposed relative positions as its bias.
+
+    Same parameters and same numbers as segment_anything's, without its separate softmax and product over [h * w, h *
+    w].
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within each grid.
+
+        Args:
+            x: [B, h, w, d], whole grids or windows.
+
+        Returns:
+            Same shape.
+        """
+        batch, height, width, _ = x.shape
+        num_tokens = height * width
+        qkv = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        # The bias of a whole image is the largest tensor of SAM (16 x 4096 x 4096 in ViT-H): one head at a time.
+        heads = qkv.split(1 if num_tokens > MAX_TOKENS_OF_ALL_HEADS else self.num_heads, dim=2)
+        attended = torch.cat([self._attend(some, (height, width)) for some in heads], dim=1)
+        return self.proj(attended.transpose(1, 2).reshape(batch, height, width, -1))
+
+    def _attend(self, qkv: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Attention of some heads: [3, B, some heads, h * w, d / heads] to [B, some heads, h * w, d / heads]."""
+        query, key, value = qkv.unbind(0)
+        bias = self._relative_bias(query, *grid) if self.use_rel_pos else None
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+    def _relative_bias(self, query: Tensor, height: int, width: int) -> Tensor:
+        """Return the bias [B, some heads, h * w, h * w]: one term per row distance plus one per column distance."""
+        grid = query.unflatten(2, (height, width))  # [B, heads, h, w, d]
+        rows = get_rel_pos(height, height, self.rel_pos_h).to(query)  # [h, h, d]
+        columns = get_rel_pos(width, width, self.rel_pos_w).to(query)  # [w, w, d]
+        by_row = torch.einsum("bnhwd,hkd->bnhwk", grid, rows)
+        by_column = torch.einsum("bnhwd,wkd->bnhwk", grid, columns)
+        return (by_row[..., :, None] + by_column[..., None, :]).flatten(4, 5).flatten(2, 3)
+
+
+class RowwiseMaskDecoder(MaskDecoder):
+    """SAM's mask decoder with one image per prompt row.
+
+    segment_anything repeats one image for all prompts; here row r of everything belongs together, whichever image it is
+    of. Only the single-mask output is computed (`multimask_output=False`).
+    """
+
+    def decode_rows(self, image_embeddings: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
+        """Decode one mask per row.
+
+        Args:
+            image_embeddings: [R, C, h, w], each row's image.
+            position: [1, C, h, w], dense positional encoding.
+            sparse: [R, P, C] prompt tokens.
+            dense: [R, C, h, w] dense prompts.
+
+        Returns:
+            Mask logits [R, 4h, 4w] in the frame of SAM's padded input.
+        """
+        num_rows = len(sparse)
+        image_embeddings = image_embeddings.contiguous(memory_format=torch.channels_last)  # read pixel by pixel
+        outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # [1 + masks, C]
+        tokens = torch.cat([outputs.expand(num_rows, -1, -1), sparse], dim=1)
+        tokens, pixels = self.transformer(image_embeddings + dense, position, tokens)
+        pixels = self.output_upscaling(pixels.transpose(1, 2).unflatten(2, dense.shape[-2:]))  # [R, C / 8, 4h, 4w]
+        weights = self.output_hypernetworks_mlps[0](tokens[:, 1])  # [R, C / 8]
+        masks = weights[:, None] @ pixels.flatten(2)  # [R, 1, 16 h w]
+        return masks.unflatten(2, pixels.shape[2:])[:, 0]
+
+
+class SegmentAnything(nn.Module):
+    """Image encoder, prompt encoder and mask decoder under the names of SAM's published checkpoints."""
+
+    can_keep_embeddings = True
+    """Whether `encode_images` depends on the image encoder alone, so that a frozen one's result may be kept."""
+
+    def __init__(
+        self, image_encoder: ImageEncoderViT, prompt_encoder: PromptEncoder, mask_decoder: RowwiseMaskDecoder
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width (h, w) of the image embedding."""
+        height, width = self.prompt_encoder.image_embedding_size
+        return height, width
+
+    @property
+    def image_size(self) -> int:
+        """Side of the padded square input in pixels."""
+        return int(self.image_encoder.img_size)
+
+    def encode_images(self, sam_pixels: Tensor) -> Tensor:
+        """Encode normalised, padded images [B, 3, P, P] to embeddings [B, C, h, w].
+
+        A frozen encoder keeps no graph and reads one image at a time: that fills a GPU at full size, needs the memory
+        of one, and an embedding does not depend, not even by rounding, on the images beside it, so that it may be kept.
+        """
+        with grad_if_trainable(self.image_encoder):
+            pixels = sam_pixels.to(self.image_encoder.patch_embed.proj.weight.dtype)
+            if torch.is_grad_enabled() or len(pixels) < 2:
+                return self.image_encoder(pixels)
+            return torch.cat([self.image_encoder(image) for image in pixels.split(1)])
+
+    def dense_position(self) -> Tensor:
+        """Return SAM's dense positional encoding [1, C, h, w]."""
+        position = self.prompt_encoder.get_dense_pe().to(self.prompt_encoder.no_mask_embed.weight.dtype)
+        return position.contiguous(memory_format=torch.channels_last)
+
+    def decode_masks(self, image_embeddings: Tensor, queries: Tensor, dense: Tensor | None, position: Tensor) -> Tensor:
+        """Decode one mask per query.
+
+        Args:
+            image_embeddings: [R, C, h, w], each query's image.
+            queries: [R, C], each one sparse prompt token.
+            dense: [R, C, h, w] mask prompts; None: no mask, as SAM's `no_mask_embed` says it.
+            position: `dense_position()`.
+
+        Returns:
+            Mask logits [R, 4h, 4w], float32, in the frame of SAM's padded input.
+        """
+        if dense is None:
+            dense = self.prompt_encoder.no_mask_embed.weight[..., None, None].expand_as(image_embeddings)
+        return self.mask_decoder.decode_rows(image_embeddings, position, queries[:, None], dense).float()
+
+    def load_sam_checkpoint(self, state: Mapping[str, Tensor]) -> None:
+        """Load the state of a published `sam_vit_{b,l,h}` checkpoint, strictly.
+
+        Raises:
+            ValueError: keys or shapes differ; the message lists them and says which sizes this model has.
+        """
+        try:
+            self.load_state_dict(dict(state), strict=True)
+        except RuntimeError as error:
+            size, depth = self.image_size, len(self.image_encoder.blocks)
+            raise ValueError(f"not a SAM checkpoint for this model ({size} px, {depth} blocks): {error}") from error
+
+
+def build_sam(config: SamConfig) -> SegmentAnything:
+    """Build SAM from sizes (public `build_sam.py`; everything not in the configuration is SAM's constant)."""
+    side = config.image_size // config.patch_size
+    encoder = ImageEncoderViT(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=config.encoder_dim,
+        depth=config.encoder_depth,
+        num_heads=config.encoder_heads,
+        mlp_ratio=4,
+        out_chans=config.prompt_dim,
+        qkv_bias=True,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=config.encoder_window_size,
+        global_attn_indexes=config.encoder_global_blocks,
+    )
+    for block in encoder.blocks:
+        window = block.window_size or side
+        block.attn = FusedAttention(
+            config.encoder_dim, config.encoder_heads, qkv_bias=True, use_rel_pos=True, input_size=(window, window)
+        )
+    if config.position_init == "sincos":
+        _init_sincos_position(encoder.pos_embed)
+    decoder = RowwiseMaskDecoder(
+        transformer_dim=config.prompt_dim,
+        transformer=TwoWayTransformer(
+            depth=config.decoder_depth,
+            embedding_dim=config.prompt_dim,
+            num_heads=config.decoder_heads,
+            mlp_dim=config.decoder_mlp_dim,
+        ),
+        num_multimask_outputs=NUM_MULTIMASK_OUTPUTS,
+        iou_head_depth=IOU_HEAD_DEPTH,
+        iou_head_hidden_dim=config.prompt_dim,
+    )
+    prompt_encoder = PromptEncoder(
+        embed_dim=config.prompt_dim,
+        image_embedding_size=(side, side),
+        input_image_size=(config.image_size, config.image_size),
+        mask_in_chans=config.mask_in_channels,
+    )
+    sam = SegmentAnything(encoder, prompt_encoder, decoder)
+    fuse_layers(sam)
+    return sam
+
+
+def _init_sincos_position(position: nn.Parameter) -> None:
+    """Fill [1, h, w, d] with 0.5 x the 2-D sine-cosine encoding (a quarter of d each: sin y, cos y, sin x, cos x)."""
+    _, height, width, dim = position.shape
+    if dim % 4:
+        raise ValueError(f"sam.encoder_dim: sincos positions need a multiple of 4, not {dim}")
+    frequencies = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
+    rows = torch.arange(height, dtype=torch.float32)[:, None, None] * frequencies  # [h, 1, d / 4]
+    columns = torch.arange(width, dtype=torch.float32)[None, :, None] * frequencies  # [1, w, d / 4]
+    parts = [rows.sin(), rows.cos(), columns.sin(), columns.cos()]
+    with torch.no_grad():
+        position.copy_(0.5 * torch.cat([part.expand(height, width, -1) for part in parts], dim=-1)[None])

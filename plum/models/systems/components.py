@@ -1,0 +1,29 @@
+"""LLaVA and SAM as a system's builder asks for them: with random weights, or empty for a checkpoint to fill."""
+
+from dataclasses import dataclass
+
+from plum.config import ModelConfig, Quantization
+from plum.models.backbones.llava import LlavaBackbone, build_llava
+from plum.models.segmenters.sam import SegmentAnything, build_sam
+from plum.models.weightless import without_weights
+
+
+@dataclass(frozen=True)
+class Backbones:
+    """How LLaVA and SAM are built; a system's own heads always get random weights.
+
+    is_empty: without memory for their parameters; see `plum.models.weightless`
+    quantization: of LLaVA's language model; only of an empty one
+    """
+
+    is_empty: bool = False
+    quantization: Quantization = "none"
+
+    def build_llava(self, config: ModelConfig) -> LlavaBackbone:
+        """Build LLaVA, adapters included."""
+        return build_llava(config.llava, config.lora, self.is_empty, self.quantization)
+
+    def build_sam(self, config: ModelConfig) -> SegmentAnything:
+        """Build SAM itself, with nothing added."""
+        with without_weights(self.is_empty):
+            return build_sam(config.sam)

@@ -1,0 +1,44 @@
+"""LISA: LLaVA with adapters writes [SEG] tokens, the state before each is SAM's prompt (LISA paper, section 3.2).
+
+LISA's released code puts `<im_start>` and `<im_end>` around the image and adds them to the vocabulary; here the
+backbone's own templates are used, as for every system, and [SEG] is the one token added. With `feedback.is_enabled` it
+is "LISA (+F)" of the PLUM paper's Figure 5a.
+
+Source: dvlab-research/LISA (`model/LISA.py`).
+"""
+
+from plum.config import ModelConfig
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.heads.mask_feedback import build_feedback
+from plum.models.segmenters.sam import SegmentAnything
+from plum.models.systems.components import Backbones
+from plum.models.systems.seg_token import SegTokenProjection, SegTokens
+
+
+def build_lisa(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
+    """Build LISA with random weights.
+
+    Raises:
+        ValueError: the configuration is another system's.
+    """
+    return build_around(config, backbones, backbones.build_sam(config))
+
+
+def build_around(config: ModelConfig, backbones: Backbones, sam: SegmentAnything) -> GroundedLMM:
+    """Build a system with [SEG] tokens around a SAM."""
+    if config.seg_token is None or config.tagger is not None:
+        raise ValueError(f"model.system {config.system} needs model.seg_token and no model.tagger (null)")
+    return GroundedLMM(
+        config=config,
+        llava=backbones.build_llava(config),
+        tagger=None,
+        query_projection=SegTokenProjection(config.llava.language.hidden_size, config.sam.prompt_dim),
+        sam=sam,
+        feedback=build_feedback(config),
+    )
+
+
+def lisa_notation(config: ModelConfig) -> SegTokens:
+    """Return how answers of a system with [SEG] tokens say what is to be segmented."""
+    assert config.seg_token is not None, "the builder refuses a configuration without it"
+    return SegTokens(config.seg_token.targets)

@@ -1,0 +1,78 @@
+"""M2SA: LISA with many [SEG] tokens and early local feature fusion (MMR/M2SA paper, section 4).
+
+The output of SAM's first block with global attention, which still knows edges, passes two convolutions and is added to
+SAM's embedding, once per image and before masks are decoded. At ViT-H that is block 8; here it is the first global
+block of any size. (Released code: 1280 channels hard-coded.)
+
+Source: jdg900/MMR (`model/segment_anything/modeling/{image_encoder,mask_decoder}.py`, `compress_vit`).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from plum.config import ModelConfig
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.segmenters.sam import SegmentAnything
+from plum.models.segmenters.sam_modules import LayerNorm2d
+from plum.models.systems.components import Backbones
+from plum.models.systems.lisa import build_around
+
+
+class EarlyFusion(nn.Module):
+    """Convolution 3 x 3 (E -> C), LayerNorm2d, GELU, convolution 3 x 3 (C -> C); torch's own initialisation."""
+
+    def __init__(self, encoder_dim: int, prompt_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(encoder_dim, prompt_dim, kernel_size=3, padding=1),
+            LayerNorm2d(prompt_dim),
+            nn.GELU(),
+            nn.Conv2d(prompt_dim, prompt_dim, kernel_size=3, padding=1),
+        )
+
+    def forward(self, early: Tensor) -> Tensor:
+        """Refine a block's output [B, h, w, E] to [B, C, h, w]."""
+        return self.layers(early.permute(0, 3, 1, 2))
+
+
+class EarlyFusionSam(SegmentAnything):
+    """SAM whose embedding also holds what an early block of its encoder saw.
+
+    Args:
+        sam: its modules are taken over, under the names of SAM's published checkpoints.
+        early_fusion: refines the block's output.
+        block: which block, from 0.
+    """
+
+    can_keep_embeddings = False
+
+    def __init__(self, sam: SegmentAnything, early_fusion: EarlyFusion, block: int) -> None:
+        super().__init__(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder)
+        self.early_fusion = early_fusion
+        self.block = block
+
+    def encode_images(self, sam_pixels: Tensor) -> Tensor:
+        """Encode normalised, padded images [B, 3, P, P] to embeddings [B, C, h, w], early features added."""
+        early: list[Tensor] = []
+        listener = self.image_encoder.blocks[self.block].register_forward_hook(
+            lambda _block, _inputs, output: early.append(output)
+        )
+        try:
+            embeddings = super().encode_images(sam_pixels)
+        finally:
+            listener.remove()
+        return embeddings + self.early_fusion(torch.cat(early))  # a frozen encoder reads one image at a time
+
+
+def build_m2sa(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
+    """Build M2SA with random weights.
+
+    Raises:
+        ValueError: the configuration is another system's, or SAM's encoder has no block with global attention.
+    """
+    sizes = config.sam
+    if not sizes.encoder_global_blocks:
+        raise ValueError("model.system m2sa reads SAM's first global block; model.sam.encoder_global_blocks is empty")
+    fusion = EarlyFusion(sizes.encoder_dim, sizes.prompt_dim)
+    sam = EarlyFusionSam(backbones.build_sam(config), fusion, min(sizes.encoder_global_blocks))
+    return build_around(config, backbones, sam)

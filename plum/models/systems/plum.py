@@ -1,0 +1,33 @@
+"""PLUM: LLaVA with adapters + span tagger + SAM with mask feedback (paper, section 4), sizes from the configuration."""
+
+from plum.config import ModelConfig
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.heads.mask_feedback import build_feedback
+from plum.models.heads.query_projection import QueryProjection
+from plum.models.heads.span_tagger import SpanTagger
+from plum.models.systems.components import Backbones
+from plum.models.systems.tagged_phrases import TaggedPhrases
+
+
+def build_plum(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
+    """Build PLUM with random weights.
+
+    Raises:
+        ValueError: the configuration is another system's.
+    """
+    tagger, hidden_size = config.tagger, config.llava.language.hidden_size
+    if tagger is None or config.seg_token is not None:
+        raise ValueError("model.system plum needs model.tagger and no model.seg_token")
+    return GroundedLMM(
+        config=config,
+        llava=backbones.build_llava(config),
+        tagger=SpanTagger(hidden_size, tagger.context, tagger.num_heads, tagger.feedforward_dim, tagger.dropout),
+        query_projection=QueryProjection(hidden_size, config.sam.prompt_dim),
+        sam=backbones.build_sam(config),
+        feedback=build_feedback(config),
+    )
+
+
+def plum_notation(_config: ModelConfig) -> TaggedPhrases:
+    """Return how PLUM's answers say what is to be segmented."""
+    return TaggedPhrases()

@@ -1,0 +1,54 @@
+"""Which builder makes which system, and how its answers are written. A sister system adds its row here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from plum.config import ModelConfig, Quantization
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.systems.components import Backbones
+from plum.models.systems.lisa import build_lisa, lisa_notation
+from plum.models.systems.m2sa import build_m2sa
+from plum.models.systems.plum import build_plum, plum_notation
+from plum.models.systems.target_notation import TargetNotation
+
+
+@dataclass(frozen=True)
+class System:
+    """build: the model, with random weights; notation: how its answers say what is to be segmented"""
+
+    build: Callable[[ModelConfig, Backbones], GroundedLMM]
+    notation: Callable[[ModelConfig], TargetNotation]
+
+
+SYSTEMS = {
+    "plum": System(build_plum, plum_notation),
+    "lisa": System(build_lisa, lisa_notation),
+    "m2sa": System(build_m2sa, lisa_notation),
+}
+
+
+def build_model(
+    config: ModelConfig, is_backbone_empty: bool = False, quantization: Quantization = "none"
+) -> GroundedLMM:
+    """Build the system `config.system` names, with random weights (under `torch.device("meta")`: without any).
+
+    Args:
+        config: architecture.
+        is_backbone_empty: LLaVA and SAM get no memory for their parameters yet; see `plum.models.weightless`.
+        quantization: of the language model; only of an empty backbone.
+
+    Raises:
+        ValueError: no system has that name, or the configuration is another system's.
+    """
+    return _find(config).build(config, Backbones(is_backbone_empty, quantization))
+
+
+def build_notation(config: ModelConfig) -> TargetNotation:
+    """Return how the answers of the system that `config.system` names say what is to be segmented."""
+    return _find(config).notation(config)
+
+
+def _find(config: ModelConfig) -> System:
+    if config.system not in SYSTEMS:
+        raise ValueError(f"model.system: {config.system!r} is none of {sorted(SYSTEMS)}")
+    return SYSTEMS[config.system]

@@ -1,0 +1,58 @@
+"""PLUM's notation of targets: none in the text; a tagger says which words are to be segmented (paper, section 4)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from partonomy.structures import CharSpan
+from plum.inputs.bio_labels import TokenSpan, decode_tags
+from plum.inputs.encoding import EncodedConversation, token_chars
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.systems.target_notation import Target, WrittenExchange
+from plum.structures import Exchange
+
+
+@dataclass(frozen=True)
+class TaggedPhrases:
+    """Answers are plain words; each phrase is a target."""
+
+    protocol_note: str = ""
+    has_mask_per_phrase: bool = True
+
+    def check_words(self, text: str) -> None:
+        """Nothing is reserved."""
+
+    def write(self, exchange: Exchange) -> WrittenExchange:
+        """Return the exchange as it is."""
+        return WrittenExchange(exchange, tuple(range(len(exchange.spans))))
+
+    def tidy(self, answer: str) -> str:
+        """Return the answer as it is."""
+        return answer
+
+    def words(self, answer: str) -> str:
+        """Return the answer as it is."""
+        return answer
+
+    def read(self, row: EncodedConversation, hidden_states: Tensor, model: GroundedLMM) -> list[Target]:
+        """Find the tagged phrases of the last answer; confidence is the mean probability of a phrase's tags.
+
+        The end token names nothing and is left out, and so is a span of white space alone.
+        """
+        attention_mask = torch.ones(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
+        tokens, chars = row.answers[-1], row.rendered.answers[-1]
+        last = max(i for i in range(tokens.start, tokens.end) if row.encoded.offsets[i][0] < chars.end)
+        is_answer = torch.zeros_like(attention_mask, dtype=torch.bool)
+        is_answer[:, tokens.start : last + 1] = True
+        tag_logits = model.tag(hidden_states, attention_mask, is_answer)
+        assert tag_logits is not None, "tagged phrases need a tagger"
+        confidence, tags = tag_logits.float().softmax(-1).cpu().max(-1)
+        targets = []
+        for span in decode_tags(tags.tolist()):
+            found = TokenSpan(span.start + tokens.start, span.end + tokens.start)
+            visible = token_chars(row.encoded, found)
+            if visible.end > visible.start:
+                answer_chars = CharSpan(visible.start - chars.start, visible.end - chars.start)
+                targets.append(Target(found, answer_chars, float(confidence[span.start : span.end].mean())))
+        return targets

@@ -1,0 +1,167 @@
+"""Floating-point operations that one training step needs, however the code computes it.
+
+A weight costs 2 FLOPs a token forward; in the backward pass 2 where it is frozen (the gradient passes through it) and 4
+where it is trained; nothing where no gradient comes by (frozen towers, the teacher's pass). An attention of n tokens on
+m of width d costs 4 n m d forward and twice that backward; the language model's is causal and needs the lower triangle
+alone. Tokens are the real ones, and what conversations about one image have in common from the start on counts once:
+padding, recomputation by gradient checkpointing and dropout are no use and not counted, nor is what is linear in pixels
+(norms, activations, resizing, losses). The first layer's projections pass no gradient down to frozen embeddings; they
+are counted as if they did (0.5% of the language model at 7B).
+"""
+
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+from plum.config import LanguageConfig, LoraConfig, SamConfig, SpecialTokensConfig, VisionConfig
+from plum.models.backbones.shared_beginnings import PADDING, lay_out
+from plum.models.heads.teacher import find_constrained
+from plum.structures import Batch
+from plum.train_config import TrainConfig
+
+NO_GRADIENT, PASSING, TRAINED = 2, 4, 6
+"""FLOPs per weight and token, forward and backward together."""
+DECODER_TOKENS = 6
+"""IoU token, four mask tokens, one query."""
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """FLOPs of one micro-batch by part."""
+
+    clip: float
+    sam_encoder: float
+    language: float
+    teacher: float
+    heads: float
+    masks: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return float(sum(getattr(self, field.name) for field in fields(self)))
+
+
+def count_step(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> StepFlops:
+    """Count the FLOPs of a micro-batch: forward, backward, and the teacher's forward where it has one."""
+    model, trainable = config.model, config.trainable
+    images, spans = len(batch.frames), batch.spans
+    language, vision = model.llava.language, model.llava.vision
+    width = language.hidden_size
+    supervised = int((batch.labels[:, 1:] >= 0).sum())
+    projector = vision.hidden_size * width + (width * width if model.llava.projector != "linear" else 0)
+    clip = clip_flops(vision, TRAINED if trainable.vision_tower else NO_GRADIENT)
+    clip += (TRAINED if trainable.projector else NO_GRADIENT) * projector * vision.num_image_tokens
+    are_embeddings_trained = trainable.language_model == "full" or trainable.embeddings
+    head = (TRAINED if are_embeddings_trained else PASSING) * width * language.vocab_size * supervised
+    span_tokens = int((spans.end - spans.start).sum())
+    query = TRAINED * span_tokens * width * (width + model.sam.prompt_dim)
+    fed_back = len(spans) - len(spans.conversation.unique()) if model.feedback.is_enabled else 0
+    tagger = 0.0 if model.tagger is None else tagger_flops(config, batch, special_tokens)
+    return StepFlops(
+        clip=images * clip,
+        sam_encoder=len(batch.sam_pixels)
+        * sam_encoder_flops(model.sam, TRAINED if trainable.sam_image_encoder else NO_GRADIENT),
+        language=student_flops(config, batch, special_tokens),
+        teacher=teacher_flops(config, batch, special_tokens),
+        heads=head + tagger,
+        masks=query + len(spans) * decoder_flops(model.sam) + fed_back * feedback_flops(model.sam),
+    )
+
+
+def student_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> float:
+    """Language model over all conversations."""
+    counts = count_tokens(batch.input_ids, batch.attention_mask, batch.image_index, special_tokens)
+    weight_cost = TRAINED if config.trainable.language_model == "full" else PASSING
+    return language_flops(config.model.llava.language, config.model.lora, *counts, weight_cost)
+
+
+def teacher_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> float:
+    """Language model without adapters over conversations with spans, up to their last one."""
+    if not config.losses.kl or not len(batch.spans):
+        return 0.0
+    rows, is_needed = find_constrained(batch.spans)
+    ids = batch.input_ids[rows, : is_needed.shape[1]]
+    counts = count_tokens(ids, is_needed.long(), batch.image_index[rows], special_tokens)
+    return language_flops(config.model.llava.language, None, *counts, NO_GRADIENT)
+
+
+def count_tokens(
+    input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, special_tokens: SpecialTokensConfig
+) -> tuple[int, int]:
+    """Return the tokens of conversations, common beginnings once, and the pairs of a token and one that it sees."""
+    layout = lay_out(input_ids, attention_mask, image_index, special_tokens.image, special_tokens.pad)
+    tokens = pairs = 0
+    for one in layout.passes:
+        is_token = one.branches != PADDING
+        tokens += int(is_token.sum())
+        pairs += int((one.is_visible() & is_token[..., None]).sum())
+    return tokens, pairs
+
+
+def clip_flops(vision: VisionConfig, per_weight: int) -> float:
+    """One image through the layers that are read."""
+    tokens, width = vision.num_image_tokens + 1, vision.hidden_size
+    layers = vision.select_layer if vision.select_layer >= 0 else vision.num_layers + 1 + vision.select_layer
+    weights = 4 * width**2 + 2 * width * vision.intermediate_size
+    patches = 3 * vision.patch_size**2 * width * (tokens - 1)
+    return per_weight * (layers * weights * tokens + patches) + layers * per_weight // 2 * 4 * tokens**2 * width
+
+
+def sam_encoder_flops(sam: SamConfig, per_weight: int) -> float:
+    """One image; windows that stick out over the grid count as if they did not."""
+    side, width = sam.image_size // sam.patch_size, sam.encoder_dim
+    tokens, num_global = side**2, len(sam.encoder_global_blocks)
+    weights = 12 * width**2 * tokens * sam.encoder_depth
+    weights += 3 * sam.patch_size**2 * width * tokens
+    weights += tokens * (width * sam.prompt_dim + 9 * sam.prompt_dim**2)
+    attention = 0.0
+    for reach, blocks in ((side, num_global), (sam.encoder_window_size, sam.encoder_depth - num_global)):
+        attention += blocks * tokens * width * (4 * reach**2 + 4 * reach)  # products, relative rows and columns
+    return per_weight * weights + per_weight // 2 * attention
+
+
+def language_flops(
+    language: LanguageConfig, lora: LoraConfig | None, tokens: int, pairs: int, per_weight: int
+) -> float:
+    """Tokens through the decoder's layers, with adapters on the given projections; pairs: who sees whom."""
+    width = language.hidden_size
+    key_width = width * language.num_key_value_heads // language.num_heads
+    outputs = {"q_proj": width, "k_proj": key_width, "v_proj": key_width, "o_proj": width}
+    weights = width * sum(outputs.values()) + 3 * width * language.intermediate_size
+    adapters = 0 if lora is None else sum(lora.rank * (width + outputs[name]) for name in lora.target_modules)
+    attention = 4 * pairs * width
+    backward = 1 if per_weight == NO_GRADIENT else 3
+    return language.num_layers * (per_weight * weights * tokens + TRAINED * adapters * tokens + backward * attention)
+
+
+def tagger_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> float:
+    """The bidirectional tagger: MLP, keys and values of all tokens; the rest of those that have a tag."""
+    assert config.model.tagger is not None
+    width, feedforward = config.model.llava.language.hidden_size, config.model.tagger.feedforward_dim
+    tokens, _ = count_tokens(batch.input_ids, batch.attention_mask, batch.image_index, special_tokens)
+    num_tagged = (batch.tags >= 0).sum(1)  # [N]
+    weights = 4 * width**2 * tokens + (2 * width**2 + 2 * width * feedforward + 3 * width) * int(num_tagged.sum())
+    pairs = int((num_tagged * batch.attention_mask.sum(1)).sum())
+    return TRAINED * weights + 3 * 4 * pairs * width
+
+
+def decoder_flops(sam: SamConfig) -> float:
+    """One mask through SAM's mask decoder, with gradients for its weights and its inputs."""
+    cells, width, tokens = (sam.image_size // sam.patch_size) ** 2, sam.prompt_dim, DECODER_TOKENS
+    # One cross attention, of half the width: either the image is projected twice and multiplied with the tokens, or the
+    # tokens' vectors of every head take over its projections.
+    projected = cells * width**2 + 2 * tokens * cells * width / 2
+    taken_over = 2 * sam.decoder_heads * tokens * cells * width + tokens * width**2
+    cross = tokens * width**2 + min(projected, taken_over)
+    layer = 2 * cross + 4 * tokens * width**2 + 2 * tokens * width * sam.decoder_mlp_dim
+    upscaling = cells * width**2 * 1.5 + 16 * cells * width / 8
+    multiplications = sam.decoder_depth * layer + cross + upscaling
+    return TRAINED * multiplications
+
+
+def feedback_flops(sam: SamConfig) -> float:
+    """One earlier mask through the mask encoder, its key and value, and one pooled map."""
+    cells, width, channels = (sam.image_size // sam.patch_size) ** 2, sam.prompt_dim, sam.mask_in_channels
+    encoder = cells * (4 * channels + channels**2 + channels * width)
+    return TRAINED * (encoder + 3 * cells * width**2)

@@ -1,0 +1,135 @@
+"""Hand-worked goldens, limits and switches of every loss."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from plum.config import SpecialTokensConfig
+from plum.losses.losses import bio_accuracy, bio_loss, compute_losses, language_loss, span_kl_loss, weighted_sum
+from plum.models.tiny import tiny_batch, tiny_model_config
+from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, ImageFeatures, LossTerms, SpanBounds
+from plum.train_config import LossConfig
+
+LOG_3 = math.log(3.0)
+
+
+def test_language_golden() -> None:
+    # Uniform over 4 tokens: ln 4; logits (ln 3, 0) of 2: -ln 3/4.
+    assert float(language_loss(torch.zeros(2, 4), torch.tensor([1, 3]))) == pytest.approx(math.log(4))
+    assert float(language_loss(torch.tensor([[LOG_3, 0.0]]), torch.tensor([0]))) == pytest.approx(-math.log(0.75))
+    assert float(language_loss(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))) == 0.0
+
+
+def test_bio_golden() -> None:
+    # Logits (ln 2, 0, 0): p = (1/2, 1/4, 1/4). Tags O, B.
+    # (.1 x ln 2 + 1 x ln 4) / (.1 + 1) = (0.069315 + 1.386294) / 1.1 = 1.323281.
+    logits = torch.tensor([math.log(2.0), 0.0, 0.0]).expand(2, 3)
+    assert float(bio_loss(logits, torch.tensor([0, 1]), (0.1, 1.0, 1.0))) == pytest.approx(1.323281, abs=1e-5)
+
+
+def test_bio_without_tagged_tokens_is_zero_with_finite_gradient() -> None:
+    states = torch.zeros(5, 3, requires_grad=True)
+    logits = states[:0]
+    loss = bio_loss(logits, torch.zeros(0, dtype=torch.long), (0.1, 1.0, 1.0))
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert states.grad is not None
+    assert not states.grad.any()
+
+
+def test_bio_accuracy_counts_by_true_class() -> None:
+    # Predictions O B I; truth O B B: O 1 of 1, B 1 of 2, I none.
+    hits, totals = bio_accuracy(torch.eye(3), torch.tensor([0, 1, 1]))
+    assert hits.tolist() == [1, 1, 0]
+    assert totals.tolist() == [1, 2, 0]
+
+
+SPANS = SpanBounds(torch.tensor([0, 0]), torch.tensor([0, 2]), torch.tensor([2, 3]))
+
+
+def test_kl_golden_for_sum_and_mean() -> None:
+    # Differences of D = 2: tokens (2, 0) and (0, 4) average to (1, 2), squared norm 5; token (3, 1): 10.
+    # sigma 1, sum: mean(5, 10) / 2 = 3.75; divided by D: 1.875; sigma 2: 3.75 / 4 = 0.9375.
+    student = torch.tensor([[[2.0, 0.0], [0.0, 4.0], [3.0, 1.0], [9.0, 9.0]]])
+    teacher = torch.zeros_like(student)
+    assert float(span_kl_loss(student, teacher, SPANS, 1.0, divide_by_width=False)) == pytest.approx(3.75)
+    assert float(span_kl_loss(student, teacher, SPANS, 1.0, divide_by_width=True)) == pytest.approx(1.875)
+    assert float(span_kl_loss(student, teacher, SPANS, 2.0, divide_by_width=False)) == pytest.approx(0.9375)
+
+
+def test_kl_constrains_span_tokens_alone() -> None:
+    student = torch.ones(1, 4, 2, requires_grad=True)
+    span_kl_loss(student, torch.zeros(1, 4, 2), SPANS, 1.0, divide_by_width=True).backward()
+    assert student.grad is not None
+    assert student.grad[0, :3].all()
+    assert not student.grad[0, 3].any()
+
+
+def test_kl_without_spans_is_zero() -> None:
+    none = SpanBounds(*(torch.zeros(0, dtype=torch.long),) * 3)
+    assert float(span_kl_loss(torch.ones(1, 4, 2), torch.zeros(1, 4, 2), none, 1.0, divide_by_width=True)) == 0.0
+
+
+def make_batch(spans: tuple[int, ...]) -> Batch:
+    config = tiny_model_config(40, SpecialTokensConfig(image=3, pad=0, eos=2))
+    return tiny_batch(config, spans, torch.Generator().manual_seed(0))
+
+
+def make_output(batch: Batch, kl: bool = True) -> GroundedOutput:
+    generator = torch.Generator().manual_seed(1)
+    num_rows, length = batch.input_ids.shape
+    states = torch.randn(num_rows, length, 32, generator=generator)
+    return GroundedOutput(
+        hidden_states=states,
+        token_logits=torch.randn(6, 40, generator=generator),
+        token_labels=torch.arange(6),
+        tag_logits=torch.randn(int((batch.tags != IGNORE_INDEX).sum()), 3, generator=generator),
+        tag_labels=batch.tags[batch.tags != IGNORE_INDEX],
+        images=ImageFeatures(torch.zeros(0), torch.zeros(0)),
+        mask_logits=torch.randn(len(batch.masks), 16, 16, generator=generator),
+        teacher_states=torch.zeros_like(states) if kl else None,
+    )
+
+
+def test_nothing_to_supervise_gives_zeros() -> None:
+    batch = make_batch((TEXT_ONLY,))
+    batch = replace(batch, tags=torch.full_like(batch.tags, IGNORE_INDEX))
+    output = replace(make_output(batch), token_logits=torch.zeros(0, 40), token_labels=torch.zeros(0, dtype=torch.long))
+    terms = compute_losses(output, batch, LossConfig())
+    assert terms.kl is not None
+    assert [float(t) for t in (terms.language, terms.bio, terms.mask_overlap, terms.mask_bce, terms.kl)] == [0.0] * 5
+
+
+def test_terms_are_unweighted_and_weighted_once() -> None:
+    batch = make_batch((2, 0))
+    output = make_output(batch)
+    heavy = LossConfig(language=10, bio=10, kl=10, mask_overlap=10, mask_bce=10)
+    assert compute_losses(output, batch, heavy) == compute_losses(output, batch, LossConfig())
+    one = [torch.tensor(1.0)] * 4
+    # 1 + 2 + 8 + 2 = 13, and .1 with the KL term.
+    assert float(weighted_sum(LossTerms(*one), LossConfig())) == 13.0
+    assert float(weighted_sum(LossTerms(*one, kl=torch.tensor(1.0)), LossConfig())) == pytest.approx(13.1)
+
+
+def test_kl_is_off_without_a_teacher() -> None:
+    batch = make_batch((2, 0))
+    assert compute_losses(make_output(batch, kl=False), batch, LossConfig()).kl is None
+
+
+def test_bfloat16_inputs_give_float32_losses() -> None:
+    batch = make_batch((2, 1))
+    output = make_output(batch)
+    half = replace(
+        output,
+        hidden_states=output.hidden_states.bfloat16(),
+        token_logits=output.token_logits.bfloat16(),
+        tag_logits=output.tag_logits.bfloat16(),
+        mask_logits=output.mask_logits.bfloat16(),
+        teacher_states=torch.zeros_like(output.hidden_states.bfloat16()),
+    )
+    terms = compute_losses(half, batch, LossConfig())
+    assert terms.kl is not None
+    losses = (terms.language, terms.bio, terms.mask_overlap, terms.mask_bce, terms.kl)
+    assert {loss.dtype for loss in losses} == {torch.float32}

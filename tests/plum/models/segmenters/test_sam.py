@@ -1,0 +1,222 @@
+"""SAM's parts against segment_anything's own."""
+
+import pytest
+import torch
+from torch import nn
+
+from plum.config import SamConfig
+from plum.models.segmenters.sam import (
+    FUSED,
+    FusedAttention,
+    PatchConv2d,
+    RowwiseMaskDecoder,
+    build_sam,
+    fuse_layers,
+    stock_layers,
+    takes_over_from_image,
+    takes_over_to_image,
+)
+from plum.models.segmenters.sam_modules import Attention, LayerNorm2d, MaskDecoder, TwoWayAttention
+
+CONFIG = SamConfig(
+    image_size=48,
+    patch_size=8,
+    encoder_dim=32,
+    encoder_depth=2,
+    encoder_heads=2,
+    encoder_global_blocks=(1,),
+    encoder_window_size=4,  # 6 is no multiple of 4: windows are padded
+    prompt_dim=16,
+    decoder_heads=2,
+    decoder_mlp_dim=32,
+)
+
+
+def randomise(module: nn.Module, seed: int = 0) -> None:
+    """Give zero-initialised tables (relative and absolute positions) values, so that they matter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+def test_image_encoder_equals_segment_anything() -> None:
+    sam = build_sam(CONFIG).eval()
+    randomise(sam)
+    pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    fused = sam.encode_images(pixels)
+    for block in sam.image_encoder.blocks:
+        stock = Attention(32, 2, use_rel_pos=True, input_size=(block.window_size or 6,) * 2)
+        stock.load_state_dict(block.attn.state_dict(), strict=True)
+        block.attn = stock
+    torch.testing.assert_close(fused, sam.encode_images(pixels), atol=1e-4, rtol=0)
+
+
+def test_large_grids_attend_head_by_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    from plum.models.segmenters import sam as module
+
+    sam = build_sam(CONFIG).eval()
+    randomise(sam)
+    pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    together = sam.encode_images(pixels)
+    largest: list[int] = []
+    relative_bias = FusedAttention._relative_bias
+
+    def watch(self: FusedAttention, query: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        bias = relative_bias(self, query, height, width)
+        largest.append(bias[0].numel())
+        return bias
+
+    monkeypatch.setattr(module, "MAX_TOKENS_OF_ALL_HEADS", 35)  # the global block's grid has 36, a window 16
+    monkeypatch.setattr(FusedAttention, "_relative_bias", watch)
+    torch.testing.assert_close(sam.encode_images(pixels), together, atol=1e-5, rtol=0)
+    assert max(largest) == 36 * 36
+
+
+def test_image_encoder_gradients_equal_segment_anything() -> None:
+    sam = build_sam(CONFIG)
+    randomise(sam)
+    block = sam.image_encoder.blocks[1].attn
+    stock = Attention(32, 2, use_rel_pos=True, input_size=(6, 6))
+    stock.load_state_dict(block.state_dict(), strict=True)
+    states = torch.randn(2, 6, 6, 32, generator=torch.Generator().manual_seed(1))
+    for attention in (block, stock):
+        attention(states).square().sum().backward()
+    for (name, ours), (_, theirs) in zip(block.named_parameters(), stock.named_parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-3, rtol=1e-4, msg=name)
+
+
+def test_rowwise_decoder_equals_segment_anything_image_by_image() -> None:
+    sam = build_sam(CONFIG).eval()
+    randomise(sam)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(3, 16, 6, 6, generator=generator)
+    queries = torch.randn(5, 16, generator=generator)
+    dense = torch.randn(5, 16, 6, 6, generator=generator)
+    image_of_row = torch.tensor([0, 2, 1, 0, 2])
+    ours = sam.decode_masks(images[image_of_row], queries, dense, sam.dense_position())
+    assert isinstance(sam.mask_decoder, RowwiseMaskDecoder)
+    for row, image in enumerate(image_of_row.tolist()):
+        with stock_layers(sam):
+            assert type(sam.mask_decoder.transformer.final_attn_token_to_image) is TwoWayAttention
+            theirs, _ = MaskDecoder.forward(
+                sam.mask_decoder,
+                image_embeddings=images[image][None],
+                image_pe=sam.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=queries[row][None, None],
+                dense_prompt_embeddings=dense[row][None],
+                multimask_output=False,
+            )
+        torch.testing.assert_close(ours[row], theirs[0, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_every_layer_of_the_decoders_is_fused_for_good_and_stock_for_a_while() -> None:
+    sam = build_sam(CONFIG)
+    kinds = {type(module) for module in sam.modules()}
+    assert {*FUSED.values(), PatchConv2d} <= kinds
+    assert not {*FUSED} & kinds
+    assert {type(layer) for layer in sam.prompt_encoder.mask_downscaling} == {PatchConv2d, FUSED[LayerNorm2d], nn.GELU}
+    with stock_layers(sam):
+        assert not {*FUSED.values(), PatchConv2d} & {type(module) for module in sam.modules()}
+    assert {type(module) for module in sam.modules()} == kinds
+
+
+def test_mask_encoder_and_its_gradients_equal_segment_anything() -> None:
+    sam = build_sam(CONFIG)
+    randomise(sam)
+    layers = sam.prompt_encoder.mask_downscaling
+    masks = torch.randn(3, 1, 24, 24, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    tensors = [masks, *layers.parameters()]
+    ours = layers(masks)
+    our_gradients = torch.autograd.grad(ours.square().sum(), tensors)
+    with stock_layers(sam):
+        theirs = layers(masks)
+        their_gradients = torch.autograd.grad(theirs.square().sum(), tensors)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(our_gradients, their_gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_no_dense_prompt_is_sams_own_no_mask_prompt() -> None:
+    sam = build_sam(CONFIG).eval()
+    randomise(sam)
+    generator = torch.Generator().manual_seed(1)
+    images, queries = torch.randn(2, 16, 6, 6, generator=generator), torch.randn(2, 16, generator=generator)
+    _, dense = sam.prompt_encoder(points=None, boxes=torch.zeros(2, 4), masks=None)
+    given = sam.decode_masks(images, queries, dense, sam.dense_position())
+    torch.testing.assert_close(sam.decode_masks(images, queries, None, sam.dense_position()), given, atol=0, rtol=0)
+
+
+def test_state_has_the_names_of_published_checkpoints() -> None:
+    names = set(build_sam(CONFIG).state_dict())
+    assert {
+        "image_encoder.pos_embed",
+        "image_encoder.blocks.0.attn.rel_pos_h",
+        "image_encoder.neck.3.bias",
+        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+        "prompt_encoder.not_a_point_embed.weight",
+        "mask_decoder.output_hypernetworks_mlps.3.layers.2.bias",
+        "mask_decoder.iou_prediction_head.layers.2.weight",
+    } <= names
+
+
+def test_checkpoint_of_another_size_is_refused() -> None:
+    other = build_sam(SamConfig(**{**CONFIG.__dict__, "encoder_depth": 1, "encoder_global_blocks": ()}))
+    with pytest.raises(ValueError, match=r"(?s)48 px, 2 blocks.*blocks\.1\."):
+        build_sam(CONFIG).load_sam_checkpoint(other.state_dict())
+
+
+def test_checkpoint_loads_strictly() -> None:
+    source, target = build_sam(CONFIG), build_sam(CONFIG)
+    target.load_sam_checkpoint(source.state_dict())
+    torch.testing.assert_close(target.state_dict(), source.state_dict())
+
+
+def test_sincos_positions_are_half_of_sines_and_cosines() -> None:
+    config = SamConfig(**{**CONFIG.__dict__, "position_init": "sincos"})
+    position = build_sam(config).image_encoder.pos_embed
+    assert position is not None
+    # Cell (y 2, x 0), d 32: channels 0, 8, 16, 24 are sin 2, cos 2, sin 0, cos 0, each / 2.
+    expected = torch.tensor([0.454649, -0.208073, 0.0, 0.5])
+    torch.testing.assert_close(position[0, 2, 0, ::8].detach(), expected, atol=1e-5, rtol=0)
+    assert float(build_sam(CONFIG).image_encoder.pos_embed.detach().abs().max()) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.02)]
+)
+@pytest.mark.parametrize("is_from_image", [True, False])
+def test_image_and_few_tokens_attend_as_segment_anythings_do(
+    dtype: torch.dtype, tolerance: float, is_from_image: bool
+) -> None:
+    """2 heads and 6 tokens: 12 vectors stand for 32 internal channels."""
+    torch.manual_seed(0)
+    stock = TwoWayAttention(64, 2, downsample_rate=2).double()
+    fused = FUSED[TwoWayAttention](64, 2, downsample_rate=2).to(dtype)
+    fused.load_state_dict(stock.state_dict())
+    image, tokens = torch.randn(3, 50, 64), torch.randn(3, 6, 64)
+    given = [image, tokens, tokens + 1] if is_from_image else [tokens, image, image + 1]
+    ours = [tensor.detach().to(dtype).requires_grad_() for tensor in given]
+    theirs = [tensor.detach().double().clone().requires_grad_() for tensor in given]
+    attended, expected = fused(*ours), stock(*theirs)
+    torch.testing.assert_close(attended.double(), expected, atol=tolerance, rtol=tolerance)
+    attended.double().square().sum().backward()
+    expected.square().sum().backward()
+    for mine, other in zip([*ours, *fused.parameters()], [*theirs, *stock.parameters()], strict=True):
+        assert mine.grad is not None
+        assert other.grad is not None
+        if float(other.grad.norm()) > 1e-9:  # of the keys' bias nothing comes through the softmax
+            assert float((mine.grad.double() - other.grad).norm() / other.grad.norm()) < 3 * tolerance
+
+
+def test_convolutions_with_overlapping_patches_stay() -> None:
+    sam = build_sam(CONFIG)
+    sam.prompt_encoder.mask_downscaling[0] = nn.Conv2d(1, 4, kernel_size=3, stride=2, padding=1)
+    fuse_layers(sam)
+    assert type(sam.prompt_encoder.mask_downscaling[0]) is nn.Conv2d
+
+
+def test_which_attentions_tokens_take_over() -> None:
+    """SAM's 8 heads and 6 tokens have 128 internal channels, tiny's 4 heads 32."""
+    assert (takes_over_from_image(8 * 6, 128), takes_over_to_image(8 * 6, 128)) == (True, True)
+    assert (takes_over_from_image(4 * 6, 32), takes_over_to_image(4 * 6, 32)) == (True, False)
+    assert (takes_over_from_image(2 * 6, 8), takes_over_to_image(2 * 6, 8)) == (False, False)
