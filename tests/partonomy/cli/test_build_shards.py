@@ -280,7 +280,7 @@ def test_shards_that_do_not_belong_together_are_refused(
         (["--shard", "1/2"], "run this command once with --prepare"),
         (["--merge"], "run this command once with --prepare"),
         (["--shard", "3/2"], "--shard '3/2': give NUMBER/COUNT"),
-        (["--merge", "--shard", "1/2"], "--merge is a step of its own"),
+        (["--merge", "--shard", "1/2"], "--merge is a separate step"),
         (["--prepare", "--shard", "1/2"], "--prepare --shard draws images, which --source dataset does not"),
     ],
 )
@@ -348,7 +348,7 @@ def test_overwriting(vehicles: list[str], tmp_path: Path, capsys: pytest.Capture
     run(*to, "--prepare")
     run(*to, "--shard", "1/2")
     assert main(["build", *to]) == 1
-    assert "work in shards is under way there" in capsys.readouterr().err
+    assert "holds an unfinished sharded build or import" in capsys.readouterr().err
     changed = [*vehicles, "--seed", "5"]
     run(*changed, "--output", str(out), "--prepare", "--overwrite")
     assert not (out / "shards" / "questions-1-of-2.json").exists()
