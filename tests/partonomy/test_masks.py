@@ -136,7 +136,7 @@ def test_encode_refuses_probabilities_and_stacks() -> None:
 def test_union_refuses_nothing_and_other_sizes() -> None:
     with pytest.raises(ValueError, match="at least one"):
         union_masks([])
-    with pytest.raises(ValueError, match="several sizes"):
+    with pytest.raises(ValueError, match="different sizes"):
         union_masks([RLE(1, 1, "1"), RLE(1, 2, "2")])
 
 

@@ -180,7 +180,7 @@ def test_a_shard_that_was_stopped_goes_on(
     asked = stop_after(monkeypatch, 100)
     with caplog.at_level("INFO"):
         run(*to, "--shard", "2/2")
-    assert "going on after 6 images" in caplog.text
+    assert "resuming after 6 images" in caplog.text
     assert asked == list(range(19, 25))  # the second half is 13 to 24
     run(*to, "--shard", "2/2")  # nothing to do
     assert len(asked) == 6
