@@ -1,6 +1,6 @@
 """Micro precision, recall and F1 of part names (Partonomy/PLUM paper, section 3.3, "Text Evaluation").
 
-Names are compared as sets of exact strings after stripping whitespace and lowering the case.
+Names are compared as sets of exact strings after stripping whitespace and converting to lower case.
 """
 
 from collections.abc import Iterable

@@ -1,1 +1,1 @@
-"""Readers of published part data sets and users' files. Start at `registry.py`; add a new source's reader there."""
+"""Readers of published part data sets and users' files. To add a source, write a reader and register it in `registry.py`."""
