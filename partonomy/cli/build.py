@@ -67,8 +67,7 @@ def build(
         images: Folder of the images, the record file or the data set; for synthetic, the number of images to draw.
         annotations: Annotation file; for pascal_part also the folder of .mat files.
         object_name: Object that all parts belong to, for files without object annotations (coco).
-        object_names: JSON file WordNet id -> object name, to use classes instead of super-categories as objects
-            (part_imagenet).
+        object_names: JSON file WordNet id -> object name, for classes instead of super-categories (part_imagenet).
         categories: JSON file object -> category; by default all objects share one category.
         name_map: JSON file raw name -> natural name.
         name: Name of the data set; default the source's name, or the name of the annotation file's folder (coco).

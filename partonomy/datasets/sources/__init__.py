@@ -1,1 +1,1 @@
-"""Readers of published part data sets and users' files. To add a source, write a reader and register it in `registry.py`."""
+"""Readers of published part data sets and users' files. To add a source, register its reader in `registry.py`."""
