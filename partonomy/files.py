@@ -22,6 +22,7 @@ RECORD_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, Ov
 CHUNK_CHARACTERS = 1 << 22
 LONGEST_LITERAL = len("-Infinity")  # an error closer than this to the buffer's end may only mean a cut-off value
 BLANK = re.compile(r"[ \t\r\n]*")
+REMAINS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # names of the temporary files of `open_atomically`
 
 
 def reason_of(error: Exception) -> str:
@@ -62,7 +63,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
     Readers see the complete old or the complete new content, even after a power cut. The temporary file lies in the
     same folder under a unique name (`.NAME.<random>.tmp`), so that two writers cannot mix their bytes. An error
-    removes it; only a killed process leaves it behind.
+    removes it; only a killed process leaves it behind (see `remove_remains`).
 
     Args:
         path: the file to write, in an existing folder.
@@ -78,6 +79,13 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def remove_remains(folder: Path) -> None:
+    """Delete the temporary files that killed processes left; call it only in the folder's sole writing process."""
+    for path in folder.glob(".*.tmp"):
+        if REMAINS.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from partonomy.files import remove_remains
+
 logger = logging.getLogger(__name__)
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -39,8 +41,8 @@ def lock_folder(folder: Path, name: str = LOCK_FILE) -> Iterator[None]:
     """Hold the lock of a folder, or of a part of the work in it. The lock file in the folder is removed at the end.
 
     Args:
-        folder: The folder, created if missing.
-        name: Name of the lock file.
+        folder: The folder, created if missing. Locking the whole folder deletes temporary files of killed writers.
+        name: Name of the lock file; any name but the default locks only a part of the work.
 
     Raises:
         BlockingIOError: Another process holds the lock.
@@ -52,6 +54,8 @@ def lock_folder(folder: Path, name: str = LOCK_FILE) -> Iterator[None]:
     )
     with _hold(path, refusal):
         try:
+            if name == LOCK_FILE:
+                remove_remains(folder)
             yield
         finally:
             # Removed while it is held: a process that opened it earlier finds it gone once it has the lock, and is
