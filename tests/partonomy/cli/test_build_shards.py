@@ -180,7 +180,7 @@ def test_a_shard_that_was_stopped_goes_on(
     asked = stop_after(monkeypatch, 100)
     with caplog.at_level("INFO"):
         run(*to, "--shard", "2/2")
-    assert "going on after 6 images" in caplog.text
+    assert "resuming after 6 images" in caplog.text
     assert asked == list(range(19, 25))  # the second half is 13 to 24
     run(*to, "--shard", "2/2")  # nothing to do
     assert len(asked) == 6
@@ -280,7 +280,7 @@ def test_shards_that_do_not_belong_together_are_refused(
         (["--shard", "1/2"], "run this command once with --prepare"),
         (["--merge"], "run this command once with --prepare"),
         (["--shard", "3/2"], "--shard '3/2': give NUMBER/COUNT"),
-        (["--merge", "--shard", "1/2"], "--merge is a step of its own"),
+        (["--merge", "--shard", "1/2"], "--merge is a separate step"),
         (["--prepare", "--shard", "1/2"], "--prepare --shard draws images, which --source dataset does not"),
     ],
 )
@@ -354,7 +354,7 @@ def test_overwriting(vehicles: list[str], tmp_path: Path, capsys: pytest.Capture
     run(*to, "--prepare")
     run(*to, "--shard", "1/2")
     assert main(["build", *to]) == 1
-    assert "work in shards is under way there" in capsys.readouterr().err
+    assert "holds an unfinished sharded build or import" in capsys.readouterr().err
     changed = [*vehicles, "--seed", "5"]
     run(*changed, "--output", str(out), "--prepare", "--overwrite")
     assert not (out / "shards" / "questions-1-of-2.json").exists()
