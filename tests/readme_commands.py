@@ -63,9 +63,13 @@ def parse_command(words: Sequence[str]) -> str:
 def _parse_python(arguments: Sequence[str]) -> str:
     name, rest = arguments[0], list(arguments[1:])
     if name == "-m":
-        {"partonomy": partonomy_parser, "plum": plum_parser}[rest[0]]().parse_args(rest[1:])
-        if rest[:2] == ["plum", "validate"]:
-            benchmark_parser(rest[2], default_model="plum").parse_args(rest[3:])
+        if rest[0] == "plum":
+            plum_parser().parse_args(rest[1:])
+        elif rest[1:2] != ["run"]:
+            partonomy_parser(rest[1]).parse_args(rest[1:])
+        if rest[:2] in (["plum", "validate"], ["partonomy", "run"]):
+            default_model = "plum" if rest[0] == "plum" else None
+            benchmark_parser(rest[2], default_model=default_model).parse_args(rest[3:])
         return f"-m {rest[0]}"
     if name == "train.py":
         load_train_config(_from_root(rest))
