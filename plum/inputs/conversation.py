@@ -98,7 +98,7 @@ def render_conversation(
 
     Raises:
         ValueError: there is no exchange, a question or answer is empty or contains a control token, or a span lies
-        outside its answer.
+            outside its answer.
     """
     if not exchanges:
         raise ValueError("a conversation needs at least one exchange")
