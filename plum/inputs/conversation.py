@@ -122,7 +122,7 @@ def render_prompt(history: Sequence[Exchange], question: str, template: Template
 
     Args:
         history: earlier exchanges; may be empty.
-        question: the user's last words.
+        question: the user's last message.
         template: key of `TEMPLATES`.
         has_image: whether the first question is preceded by `<image>`.
     """

@@ -19,7 +19,7 @@ size, and four layers of width 512). On a GPU this is not measured; there, a pas
 BEGINNING, PADDING = 0, -1
 """`SequencePass.branches` of common tokens and of padding."""
 MASK_ALIGNMENT = 8
-"""Rows of a mask begin at multiples of this many elements. Fused attention on CUDA copies other masks in every layer."""
+"""Rows of a mask begin at multiples of this many elements; fused attention on CUDA copies others in every layer."""
 
 
 def group_rows(lengths: Sequence[int], min_saved: int = MIN_SAVED_PLACES) -> list[list[int]]:

@@ -56,7 +56,7 @@ class SegTokens:
         """Check that an external text contains no [SEG], which would be read as one of the model's own.
 
         Raises:
-        ValueError: the text contains [SEG].
+            ValueError: the text contains [SEG].
         """
         if SEG_TOKEN in text:
             raise ValueError(f"the text {text!r} contains {SEG_TOKEN}, which this system writes itself: remove it")
@@ -65,7 +65,7 @@ class SegTokens:
         """Insert [SEG] into an answer; an answer without phrases is unchanged.
 
         Raises:
-        ValueError: the question or the answer already contains [SEG].
+            ValueError: the question or the answer already contains [SEG].
         """
         self.check_words(exchange.question)
         self.check_words(exchange.answer)

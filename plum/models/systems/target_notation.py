@@ -58,7 +58,7 @@ class TargetNotation(Protocol):
         """Check that an external text contains none of the notation's marks.
 
         Raises:
-        ValueError: the text contains a mark.
+            ValueError: the text contains a mark.
         """
         ...
 
@@ -66,7 +66,7 @@ class TargetNotation(Protocol):
         """Insert the marks into an answer whose phrases (`spans`, sorted by start) are to be segmented.
 
         Raises:
-        ValueError: the question or the answer already contains a mark.
+            ValueError: the question or the answer already contains a mark.
         """
         ...
 
