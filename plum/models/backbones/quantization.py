@@ -16,7 +16,7 @@ from plum.config import Quantization
 
 UNVERIFIED = (
     "engine.base_quantization %s: unverified until run on CUDA. The frozen language model is packed by bitsandbytes; "
-    "compare the first losses with an unquantized run before leaving it alone"
+    "compare the first losses with an unquantized run before a long run"
 )
 INT8_THRESHOLD = 6.0
 """Activations beyond it are computed in 16 bits (LLM.int8's outliers)."""

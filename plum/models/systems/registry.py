@@ -50,5 +50,5 @@ def build_notation(config: ModelConfig) -> TargetNotation:
 
 def _find(config: ModelConfig) -> System:
     if config.system not in SYSTEMS:
-        raise ValueError(f"model.system: {config.system!r} is none of {sorted(SYSTEMS)}")
+        raise ValueError(f"model.system: {config.system!r} is not one of {sorted(SYSTEMS)}")
     return SYSTEMS[config.system]
