@@ -1,14 +1,14 @@
-"""Configuration of a model: its architecture, which travels with the weights (config.json of a saved model).
+"""Architecture of a model, saved with its weights in config.json.
 
-How a model is trained (loss weights, what is trainable, schedule, data) is in plum/train_config.py, never in the saved
-model.
+Training settings (loss weights, trainable modules, schedule, data) are in plum/train_config.py and are never part of a
+saved model.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 Quantization = Literal["none", "int8", "nf4"]
-"""How a frozen language model is held: as it is, or packed by bitsandbytes in 8 or 4 bits."""
+"""Storage of a frozen language model: unchanged, or quantized to 8 or 4 bits by bitsandbytes."""
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,17 @@ class VisionConfig:
     image_size: int
     """Side of the square input in pixels."""
     patch_size: int
-    """Side of a patch in pixels; (image_size / patch_size)^2 image tokens."""
+    """Side of a patch in pixels. An image has (image_size / patch_size)^2 tokens."""
     hidden_size: int
     intermediate_size: int
     num_layers: int
     num_heads: int
     select_layer: int = -2
-    """Hidden state handed to the projector (LLaVA: the one before the last)."""
+    """Index of the hidden state passed to the projector (LLaVA: the second to last)."""
 
     @property
     def num_image_tokens(self) -> int:
-        """Patches of one image."""
+        """Number of patches of one image."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -49,14 +49,14 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class SpecialTokensConfig:
-    """Token ids the model itself needs; they come from the tokenizer (plum.models.systems.special_tokens)."""
+    """Token ids that the model itself needs, read from the tokenizer (plum.models.systems.special_tokens)."""
 
     image: int
-    """Placeholder, repeated once per image patch in input_ids."""
+    """Image placeholder, repeated once per image patch in input_ids."""
     pad: int
     eos: int
     suppressed: tuple[int, ...] = ()
-    """Ids that are never text (image and padding placeholders): their logits are masked."""
+    """Ids that are never text (image and padding placeholders); their logits are masked."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ class LlavaConfig:
     vision: VisionConfig
     language: LanguageConfig
     projector: Literal["linear", "mlp2x_gelu"] = "mlp2x_gelu"
-    """LLaVA v1 has one linear layer, v1.5 two with GELU between."""
+    """LLaVA v1 has one linear layer; v1.5 has two with a GELU in between."""
     conversation: Literal[
         "llava_v1", "vicuna_v1.1", "llava_llama_2", "plain", "llava_v1_im_start_end", "vicuna_v1.1_im_start_end"
     ] = "llava_v1"
-    """Conversation template the checkpoint was trained with; `plain` is the embedded default's short one, those with
-    `im_start_end` are for checkpoints with `mm_use_im_start_end`."""
+    """Conversation template of the checkpoint's training. `plain` is the short template of the embedded default; the
+    `im_start_end` templates are for checkpoints with `mm_use_im_start_end`."""
     special_tokens: SpecialTokensConfig | None = None
     """None: read from the tokenizer when a run starts. Always set in a saved model."""
 
@@ -95,8 +95,8 @@ class SamConfig:
     decoder_heads: int = 8
     decoder_mlp_dim: int = 2048
     position_init: Literal["zeros", "sincos"] = "zeros"
-    """Initial absolute position embedding of the image encoder. SAM: zeros; `sincos` belongs to the tiny recipe, which
-    trains SAM's encoder from scratch."""
+    """Initial absolute position embedding of the image encoder. SAM uses zeros; the tiny recipe, which trains the
+    encoder from scratch, uses `sincos`."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class TaggerConfig:
     """Span extractor (paper, section 4)."""
 
     context: Literal["bidirectional", "causal", "none"] = "bidirectional"
-    """Table 12 removes bidirectionality: `causal` keeps the block's capacity, `none` removes the block."""
+    """Context of the encoder block. For the ablation in Table 12, `causal` keeps the block's capacity and `none`
+    removes the block."""
     num_heads: int = 8
     feedforward_dim: int = 2048
     dropout: float = 0.1
@@ -112,11 +113,11 @@ class TaggerConfig:
 
 @dataclass(frozen=True)
 class SegTokenConfig:
-    """[SEG] tokens in the answer, in the place of a span tagger (LISA, M2SA)."""
+    """[SEG] tokens in the answer instead of a span tagger (LISA, M2SA)."""
 
     targets: Literal["many", "single"] = "many"
-    """`many`: one [SEG] after every phrase that is to be segmented; `single`: one at the end of the answer, for the
-    union of its masks."""
+    """`many`: one [SEG] after every phrase to segment; `single`: one [SEG] at the end of the answer, for the union of
+    its masks."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class FeedbackConfig:
     use_order_embedding: bool = False
     """Add an embedding of each earlier mask's position (not in the paper)."""
     max_order: int = 32
-    """Size of that embedding; later masks share the last one."""
+    """Number of order embeddings; masks beyond it share the last one."""
     num_heads: int = 8
 
 
@@ -142,7 +143,8 @@ class LoraConfig:
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     train_embeddings: bool = False
-    """Give embed_tokens a trainable copy (peft's modules_to_save), so that adapters off is still the teacher."""
+    """Train a copy of embed_tokens (peft's modules_to_save), so that the model with adapters off is still the
+    teacher."""
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,11 @@ class ModelConfig:
     llava: LlavaConfig
     sam: SamConfig
     tagger: TaggerConfig | None = field(default_factory=TaggerConfig)
-    """PLUM's; None in systems that write [SEG] tokens instead."""
+    """Span tagger of PLUM; None in systems that write [SEG] tokens instead."""
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     lora: LoraConfig | None = field(default_factory=LoraConfig)
     """None: no adapters (training from scratch, or a merged model)."""
     system: Literal["plum", "lisa", "m2sa"] = "plum"
-    """Which builder in plum.models makes it."""
+    """System to build; see plum.models.systems.registry."""
     seg_token: SegTokenConfig | None = None
-    """Of `lisa` and `m2sa`; None in PLUM, which adds no token."""
+    """Required by `lisa` and `m2sa`; None in PLUM, which adds no token."""

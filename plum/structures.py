@@ -1,6 +1,6 @@
-"""What crosses file boundaries in plum: samples, batches, model outputs.
+"""Data structures shared by plum's modules: samples, batches and model outputs.
 
-Shape alphabet, used in every docstring and comment of the package:
+Shape symbols, used in all docstrings and comments of the package:
 B images, N conversations, T tokens (image patches already expanded), D hidden size of the language model, S spans of
 one conversation, M spans of a batch (sum of S), C SAM prompt width, h w SAM embedding grid (64 x 64 at 1024 px),
 4h 4w low-resolution masks, H W original image size, K supervised token positions of a batch, V vocabulary.
@@ -15,7 +15,7 @@ from torch import Tensor
 from partonomy.structures import RLE, CharSpan
 
 IGNORE_INDEX = -100
-"""Label and tag value of positions that no loss reads."""
+"""Label and tag value of positions that all losses ignore."""
 
 TEXT_ONLY = -1
 """`Batch.image_index` of a conversation without an image."""
@@ -25,7 +25,7 @@ TEXT_ONLY = -1
 class Exchange:
     """One question and its answer; `spans` are the answer's phrases to segment (reading order), aligned with `masks`.
 
-    `is_tagged` False keeps the answer out of the BIO loss (VQA answers whose nouns have no masks).
+    `is_tagged=False` excludes the answer from the BIO loss (VQA answers whose nouns have no masks).
     """
 
     question: str
@@ -39,9 +39,9 @@ class Exchange:
 class Sample:
     """One image with one or more independent conversations about it.
 
-    `image` is uint8 RGB (H, W, 3) or None for text-only samples; `ignore_mask` marks pixels (H, W) that no mask loss
-    reads; `part_map` is an int64 class map (H, W), 0 = background, for the tiny recipe's part pretext, where the source
-    offers one.
+    `image` is uint8 RGB (H, W, 3) or None for text-only samples; `ignore_mask` marks pixels (H, W) that the mask losses
+    ignore. `part_map` is an int64 class map (H, W), 0 = background, for the tiny recipe's part pretext; None if the
+    source has none.
     """
 
     sample_id: str
@@ -56,7 +56,7 @@ class Sample:
 class SpanBounds:
     """Token ranges of a batch's spans in the expanded sequence; rows sorted by conversation, then reading order.
 
-    Each of the three is a LongTensor [M]; `end` is exclusive.
+    Each field is a LongTensor [M]; `end` is exclusive.
     """
 
     conversation: Tensor
@@ -86,14 +86,14 @@ class Batch:
     input_ids, attention_mask, labels, tags: LongTensor [N, T] (labels and tags: IGNORE_INDEX where unsupervised)
     spans: token ranges of the M phrases to segment
     clip_pixels [B, 3, p, p], sam_pixels [U, 3, P, P]: normalised float32 inputs of the two towers (B may be 0)
-    sam_rows: LongTensor [U], which images sam_pixels are of: those that something is segmented in and that have no
-        cached embedding; None: all
+    sam_rows: LongTensor [U], image row of each entry of sam_pixels: images with something to segment and no cached
+        embedding; None: all images
     frames: B image sizes; image_index: LongTensor [N], row of the conversation's image or TEXT_ONLY
     masks: M bool tensors (H, W) in original-image pixels; ignore_masks: B bool tensors (H, W) or None
-    part_maps: LongTensor [B, 4h, 4w], class at each low-resolution mask pixel, IGNORE_INDEX in padding and for
-        images whose source offers none
-    image_hashes, cached_embeddings: with a cache of SAM features alone, the content hash of each of the B images and
-        its embedding [C, h, w] where the cache has it
+    part_maps: LongTensor [B, 4h, 4w], class at each low-resolution mask pixel; IGNORE_INDEX in padding and for images
+        without a part map
+    image_hashes, cached_embeddings: only with a cache of SAM features, the content hash of each of the B images and its
+        embedding [C, h, w] if the cache has it
     """
 
     sample_ids: tuple[str, ...]
@@ -114,12 +114,12 @@ class Batch:
     cached_embeddings: tuple[Tensor | None, ...] = ()
 
     def without_spans(self) -> "Batch":
-        """The same batch with nothing to segment; words, tags and SAM's input stay."""
+        """Return the batch with nothing to segment; text, tags and SAM's input are kept."""
         nothing = self.spans.conversation[:0]
         return replace(self, spans=SpanBounds(nothing, nothing, nothing), masks=())
 
     def without_sam(self) -> "Batch":
-        """The same batch with nothing to segment and no image for SAM."""
+        """Return the batch with nothing to segment and no image for SAM."""
         nothing = self.image_index[:0]
         return replace(self.without_spans(), sam_pixels=self.sam_pixels[:0], sam_rows=nothing)
 
@@ -150,7 +150,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """B images, each encoded once by both towers.
+    """Features of B images, each encoded once by both towers.
 
     tokens [B, image tokens, D]: LLaVA's; embeddings [B, C, h, w]: SAM's
     """
@@ -161,12 +161,12 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class GroundedOutput:
-    """What one forward of the model gives.
+    """Output of one forward pass of the model.
 
     hidden_states [N, T, D]: last layer, after the final norm
     token_logits [K, V], token_labels [K]: next-token logits at supervised positions only
-    tag_logits [A, 3], tag_labels [A]: at the A tokens with a tag only, in the order of plum.inputs.bio_labels.Tag; no
-        logits without a tagger
+    tag_logits [A, 3], tag_labels [A]: at the A tokens with a tag only, in the order of plum.inputs.bio_labels.Tag;
+        tag_logits is None without a tagger
     images: both towers' features of the B images
     mask_logits [M, 4h, 4w]: low resolution, in the frame of SAM's padded input
     teacher_states [N, T, D] or None: hidden states with the adapters off; zeros after each conversation's last span
@@ -184,7 +184,7 @@ class GroundedOutput:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Named, unweighted losses (scalars, float32). `None` = the term is off in this run; 0 = nothing to supervise."""
+    """Named, unweighted losses (scalars, float32). None: the term is off in this run; 0: nothing to supervise."""
 
     language: Tensor
     bio: Tensor | None

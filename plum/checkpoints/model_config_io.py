@@ -1,7 +1,7 @@
-"""config.json of a saved model: ModelConfig as JSON and back, every key checked by name.
+"""config.json of a saved model: writes and reads ModelConfig, checking every key by name.
 
-Architecture flags travel with the weights, so that a reloaded model computes what the saved one did (the authors' merge
-turned the feedback loop off).
+Architecture flags are saved with the weights, so that a reloaded model computes the same as the saved one (the authors'
+merge turned the feedback loop off).
 """
 
 import dataclasses
@@ -29,7 +29,8 @@ def read_model_config(folder: Path) -> ModelConfig:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: another format version, an unknown or missing key, or a value of another type; names file and key.
+        ValueError: the file has another format version, an unknown or missing key, or a value of the wrong type; the
+            message names file and key.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -108,7 +109,7 @@ def _parse_dataclass(expected: type, value: Json, path: str, key: str) -> object
 
 
 def _parse_plain(expected: object, value: Json, path: str, key: str) -> object:
-    """Check a number, flag or text; an integer may stand for a float."""
+    """Check a number, flag or text; an integer is accepted for a float."""
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not expected:

@@ -1,4 +1,4 @@
-"""The tensors of a model by its own names, read one at a time: from files, from a checkpoint, or merged on the way."""
+"""Tensors of a model by its own names, read one at a time from files or a checkpoint, or merged on the fly."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -37,7 +37,7 @@ class Weights(Protocol):
 
 
 def empty_model(config: ModelConfig) -> GroundedLMM:
-    """Build a model without weights, in evaluation mode: names and shapes alone."""
+    """Build a model without weights, in evaluation mode; it has names and shapes only."""
     with torch.device("meta"):
         return build_model(config).eval()
 
@@ -49,9 +49,11 @@ class ModelWeights:
     Attributes:
         config: architecture, adapters included.
         saved: tensors in files.
-        trained: tensors in memory, which come before those in files; float32 masters of a training checkpoint.
-        where: names the source, for errors.
-        is_strict: whether files may hold nothing else; a base holds what lies under trained weights.
+        trained: tensors in memory, which take precedence over those in files; float32 master weights of a training
+            checkpoint.
+        where: name of the source, for error messages.
+        is_strict: whether the files must contain no other tensors; a base also contains those that trained weights
+            replace.
 
     Raises:
         ValueError: a tensor is missing, unknown or of another shape.
@@ -107,7 +109,7 @@ def read_saved(saved: SavedTensor, name: str) -> Tensor:
 
 
 class MergedWeights:
-    """Adapters folded into the base while it is read: W + alpha / rank * B A, summed in float32."""
+    """Weights with adapters merged into the base as it is read: W + alpha / rank * B A, summed in float32."""
 
     def __init__(self, adapted: Weights) -> None:
         self._adapted = adapted
@@ -137,5 +139,5 @@ class MergedWeights:
 
 
 def adapter_scale(lora: LoraConfig) -> float:
-    """Return the factor of B A."""
+    """Return the factor of B A, alpha / rank."""
     return lora.alpha / lora.rank

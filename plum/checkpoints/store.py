@@ -1,8 +1,8 @@
-"""A saved model is one folder: config.json, safetensors, tokenizer, model card. `save_pretrained` and
-`load_pretrained`.
+"""Saved models: folders with config.json, safetensors, tokenizer and model card.
 
-Beside it a light form for runs at full size (`save_trained`): only what was trained, over a base that is not repeated.
-`plum.export.export_adapters` writes it with the adapters in peft's own format. `load_pretrained` reads all.
+`save_pretrained` writes a complete model. For runs at full size, `save_trained` writes a light form: only the trained
+weights, with a reference to their base. `plum.export.export_adapters` writes the light form with the adapters in peft's
+own format. `load_pretrained` reads all three.
 """
 
 import json
@@ -35,12 +35,12 @@ from plum.models.weightless import allocate_parameters
 MODEL_STEM = "model"
 TRAINED_STEM = "trained"
 ADAPTER_STEM = "adapter_model"
-"""peft's file of adapters, under its names; an adapters-only export has it beside the other trained weights."""
+"""peft's adapter file, with peft's names; an adapters-only export has it next to the other trained weights."""
 BASE_FILE = "base.json"
-"""Which saved model lies under trained weights: its folder and fingerprint."""
+"""Folder and fingerprint of the saved model under trained weights."""
 CARD_FILE = "README.md"
 HEAD_PREFIX = "query_projection."
-"""Every PLUM has it, whatever optional heads it lacks."""
+"""Prefix of a head that every system has, whatever its optional heads."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,19 @@ class LoadedModel:
 def save_pretrained(
     model: GroundedLMM, tokenizer: PreTrainedTokenizerBase, folder: Path | str, model_card: str
 ) -> None:
-    """Write a whole model; adapters stay unmerged (`plum.export.merged` merges).
+    """Save a complete model; adapters stay unmerged (to merge them, see `plum.export.merged`).
 
-    Everything is written to a new place beside `folder`, then renamed, so `folder` is complete or absent.
+    Saving is atomic: everything is written to a temporary folder next to `folder`, which is then renamed.
 
     Args:
-        model: any dtype; tensors keep it.
+        model: any dtype, which the tensors keep.
         tokenizer: the one the model was trained with.
         folder: must not exist.
         model_card: Markdown, written to README.md.
 
     Raises:
         FileExistsError: `folder` exists.
-        ValueError: tokenizer and model do not fit.
+        ValueError: tokenizer and model do not match.
     """
     _save(Path(folder), model.state_dict(), MODEL_STEM, config=model.config, tokenizer=tokenizer, model_card=model_card)
 
@@ -75,18 +75,18 @@ def save_pretrained(
 def save_trained(
     model: GroundedLMM, tokenizer: PreTrainedTokenizerBase, folder: Path | str, model_card: str, base: Path | str
 ) -> None:
-    """Write only what a run trained, and which saved model it started from: at 13B that one alone is 26 GB.
+    """Save only the trained weights and a reference to the base model, which alone has 26 GB at 13B.
 
     Args:
         model: any dtype; trained parameters are those that require gradients. Adapters are always written.
         tokenizer: the one the model was trained with.
         folder: must not exist.
         model_card: Markdown, written to README.md.
-        base: folder of the saved model (of either form) that everything else was copied from; it has to stay.
+        base: folder of the saved model (of either form) that provides all other weights; it must be kept.
 
     Raises:
         FileExistsError: `folder` exists.
-        ValueError: nothing is trainable, or tokenizer and model do not fit.
+        ValueError: nothing is trainable, or tokenizer and model do not match.
     """
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad or is_adapter(n)}
     if not trained:
@@ -127,12 +127,12 @@ def load_pretrained(
 
 
 def has_heads(folder: Path | str) -> bool:
-    """Say whether a saved model has PLUM's heads; what `plum convert-llava` writes has none."""
+    """Return whether a saved model has PLUM's heads; the output of `plum convert-llava` has none."""
     return any(name.startswith(HEAD_PREFIX) for name in saved_tensors(folder))
 
 
 def saved_tensors(folder: Path | str) -> dict[str, SavedTensor]:
-    """List the tensors of a saved model by name; those a base lends stand under its names.
+    """List the tensors of a saved model by name; tensors of a base keep the base's names.
 
     Raises:
         FileNotFoundError: a file, or the base of trained weights, is missing.
@@ -145,7 +145,7 @@ def saved_tensors(folder: Path | str) -> dict[str, SavedTensor]:
     base = Path(recorded["base"])
     if not base.is_dir():
         raise FileNotFoundError(
-            f"{folder} holds trained weights over {base}, which is gone: put it back, or name its new place in "
+            f"{folder} holds trained weights over {base}, which no longer exists: restore it, or set its new path in "
             f"{folder / BASE_FILE}"
         )
     if fingerprint(base) != recorded["fingerprint"]:
@@ -167,7 +167,7 @@ def _save(
     model_card: str,
     base: Path | None = None,
 ) -> None:
-    """Write every file beside `folder`, then rename."""
+    """Write every file to a temporary folder, then rename it."""
     config = with_special_tokens(config, tokenizer)
     partial = start_folder(folder)
     write_model_config(config, partial)
@@ -205,7 +205,7 @@ def _read_over_base(model: GroundedLMM, folder: Path) -> None:
 
 
 def start_folder(folder: Path) -> Path:
-    """Make the empty place that will be renamed to `folder`."""
+    """Create the empty temporary folder that will be renamed to `folder`."""
     if folder.exists():
         raise FileExistsError(
             f"{folder} exists; a saved model is never overwritten: remove it or choose another folder"

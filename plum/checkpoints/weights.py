@@ -1,4 +1,4 @@
-"""Tensors of a module to safetensors files and back, strictly by name and shape; one shard in memory at a time."""
+"""Writes and reads tensors of a module as safetensors, strictly by name and shape, one shard in memory at a time."""
 
 import hashlib
 import json
@@ -13,19 +13,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+MAX_SHARD_BYTES = 4 * 10**9
+NUM_NAMES_SHOWN = 5
+FINGERPRINT_BYTES = 2**20
+"""Bytes of either end of a file in a fingerprint: enough to distinguish trained weights, and quick at 26 GB."""
+
 
 def give_usual_mode(path: Path) -> None:
-    """Let a file be read by those whom the umask lets read every other new file (a shared model folder, say)."""
+    """Set a file's mode to that of other new files under the umask (for shared model folders)."""
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)
 
 
-MAX_SHARD_BYTES = 4 * 10**9
-
-
 class ShardWriter:
-    """Collects tensors and writes a shard whenever the next one would pass the limit."""
+    """Collects tensors and writes a shard whenever the next tensor would exceed the limit."""
 
     def __init__(self, folder: Path, stem: str, max_bytes: int) -> None:
         self.folder, self.stem, self.max_bytes = folder, stem, max_bytes
@@ -36,13 +38,13 @@ class ShardWriter:
         self._shards: list[tuple[str, ...]] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take one tensor; dtypes are kept.
+        """Add one tensor; its dtype is kept.
 
         Raises:
-            ValueError: a tensor of that name was taken before.
+            ValueError: a tensor of that name was added before.
         """
         if name in self._waiting or any(name in shard for shard in self._shards):
-            raise ValueError(f"{name} is there twice")
+            raise ValueError(f"{name} was added twice")
         if self._waiting and self._waiting_bytes + tensor.nbytes > self.max_bytes:
             self._flush()
         # A view of something larger is copied: safetensors refuses shared storage.
@@ -71,7 +73,7 @@ class ShardWriter:
 
     @property
     def num_shards(self) -> int:
-        """Files written so far."""
+        """Number of files written so far."""
         return len(self._shards)
 
     def _part(self, number: int) -> Path:
@@ -85,14 +87,9 @@ class ShardWriter:
         self._waiting, self._waiting_bytes = {}, 0
 
 
-NUM_NAMES_SHOWN = 5
-FINGERPRINT_BYTES = 2**20
-"""How much of either end of a file goes into a fingerprint: enough to tell trained weights apart, quick at 26 GB."""
-
-
 @dataclass(frozen=True)
 class SavedTensor:
-    """Where a tensor was written, its shape, and its name there where that is not the model's."""
+    """File and shape of a saved tensor, and its name in the file if that is not the model's."""
 
     file: Path
     shape: tuple[int, ...]
@@ -100,9 +97,9 @@ class SavedTensor:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], folder: Path, stem: str) -> None:
-    """Write `stem`.safetensors, or numbered shards and an index where it would pass 4 GB.
+    """Write `stem`.safetensors, or numbered shards and an index if it would exceed 4 GB.
 
-    Copies come of what is a slice of something larger: ZeRO keeps trained parameters so, and safetensors refuses them.
+    Slices of larger tensors are copied: ZeRO keeps trained parameters as slices, which safetensors refuses.
     """
     writer = ShardWriter(folder, stem, MAX_SHARD_BYTES)
     for name, tensor in tensors.items():
@@ -114,14 +111,14 @@ def read_into(module: nn.Module, expected: Iterable[str], folder: Path, stem: st
     """Copy the tensors written under `stem` into a module, one at a time.
 
     Args:
-        module: receives them, in its own dtype and on its own device.
-        expected: names that must be there, no more and no fewer.
+        module: receives the tensors in its own dtype and on its own device.
+        expected: names that must be present, no more and no fewer.
         folder: where `write_tensors` wrote.
         stem: as given to `write_tensors`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: names or shapes differ; nothing has been copied then.
+        ValueError: names or shapes differ; nothing is copied in that case.
     """
     own = _named_tensors(module)
     wanted = {name: own[name] for name in expected}
@@ -177,7 +174,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and saved buffers under their state-dict names, not copies."""
+    """Return parameters and saved buffers, not copies, under their state-dict names."""
     return dict(module.state_dict(keep_vars=True))
 
 
@@ -190,12 +187,12 @@ def _find_files(folder: Path, stem: str) -> list[Path]:
         raise FileNotFoundError(f"{folder} has neither {single.name} nor {index.name}")
     names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise FileNotFoundError(f"{folder}: {index.name} names {missing}, which are not there")
+        raise FileNotFoundError(f"{folder}: {index.name} names {missing}, which do not exist")
     return [folder / name for name in names]
 
 
 def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Read names and shapes alone."""
+    """Read names and shapes only."""
     with safe_open(file, framework="pt") as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 

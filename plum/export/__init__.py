@@ -1,4 +1,4 @@
-"""Trained models as folders for others: adapters merged (`merged.py`) or alone (`export_adapters.py`), model card.
+"""Export of trained models: adapters merged (`merged.py`) or alone (`export_adapters.py`), with a model card.
 
-`export_source.py` says what an export may start from.
+`export_source.py` opens what an export starts from.
 """

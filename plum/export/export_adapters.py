@@ -1,7 +1,7 @@
-"""Adapters-only export: the adapters in peft's own format, everything else that was trained beside them.
+"""Adapters-only export: the adapters in peft's own format, and all other trained weights in a separate file.
 
-The folder loads over its base (`load_pretrained`); `adapter_config.json` and `adapter_model.safetensors` alone go onto
-the stock LLaVA with peft's `PeftModel.from_pretrained`.
+`load_pretrained` loads the folder over its base. peft's `PeftModel.from_pretrained` loads `adapter_config.json` and
+`adapter_model.safetensors` alone onto the stock LLaVA.
 """
 
 import json
@@ -34,8 +34,8 @@ class AdaptersRequest:
 
     Attributes:
         source: folder of a saved model, of a run, or of a checkpoint of a run.
-        destination: must not exist.
-        base: saved model that lies under everything trained; None: the run's.
+        destination: output folder; must not exist.
+        base: saved model under all trained weights; None: the run's base.
         summaries: see `plum.export.merged.ExportRequest`.
     """
 
@@ -47,7 +47,7 @@ class AdaptersRequest:
 
 @dataclass(frozen=True)
 class AdaptersResult:
-    """Tensors and bytes of the two files, the base they belong to, and how far the probe's logits moved (0)."""
+    """Tensor counts and bytes of the two files, their base, and the change of the probe's logits (0)."""
 
     described_source: str
     base: Path
@@ -58,12 +58,12 @@ class AdaptersResult:
 
 
 def export_adapters(request: AdaptersRequest) -> AdaptersResult:
-    """Write what was trained, over the saved model at the bottom of the run's chain.
+    """Export the trained weights, relative to the saved model at the bottom of the run's chain.
 
     Raises:
         FileNotFoundError, FileExistsError: see `find_source` and `start_folder`.
-        ValueError: the model has no adapters, its base is not known or is another model's, or what was written does
-            not give the same logits.
+        ValueError: the model has no adapters, its base is unknown or is another model's, or the written weights do not
+            give the same logits.
     """
     source = find_source(request.source)
     if source.weights.config.lora is None:
@@ -82,7 +82,7 @@ def export_adapters(request: AdaptersRequest) -> AdaptersResult:
         difference = float((probe_logits(source.weights) - probe_logits(reloaded)).abs().max())
         if difference != 0.0:
             raise ValueError(
-                f"the adapters over {base} move the logits of a probe text by {difference:.2e}: is it the base of "
+                f"the adapters over {base} change the logits of a probe text by {difference:.2e}: is it the base of "
                 f"{request.source}? Nothing was exported"
             )
         partial.rename(request.destination)
@@ -95,7 +95,7 @@ def export_adapters(request: AdaptersRequest) -> AdaptersResult:
 def _split(
     weights: ModelWeights, base: dict[str, SavedTensor], folder: Path
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return adapters by peft's names, and every other tensor that is not the base's, by ours."""
+    """Return the adapters under peft's names, and every other tensor that differs from the base under ours."""
     adapters: dict[str, Tensor] = {}
     others: dict[str, Tensor] = {}
     for name in tqdm(weights.names, desc="compare", unit="tensor"):
@@ -103,7 +103,7 @@ def _split(
             adapters[peft_name(name)] = weights.read(name).clone()
             continue
         tensor, plain = weights.read(name), name_without_adapters(name)
-        # A run in bfloat16 rounds what it does not train.
+        # A run in bfloat16 also rounds the weights that it does not train.
         if plain in base and torch.equal(read_saved(base[plain], plain).to(tensor.dtype), tensor):
             continue
         if _is_under_adapters(name):
@@ -115,7 +115,7 @@ def _split(
 
 
 def _is_under_adapters(name: str) -> bool:
-    """Whether adapters need a tensor as it was when they were trained, which is why it was frozen."""
+    """Return whether adapters depend on a tensor, which was therefore frozen while they were trained."""
     return name.startswith("llava.") and component_of(name) == "llava.language_model"
 
 

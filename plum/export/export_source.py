@@ -1,4 +1,4 @@
-"""What an export starts from: a saved model, a run's finished model, or a checkpoint a run resumes from."""
+"""Sources of an export: a saved model, a run's finished model, or a checkpoint that a run resumes from."""
 
 import json
 from collections.abc import Mapping
@@ -25,15 +25,15 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class ExportSource:
-    """Weights to export, and where they come from.
+    """Weights to export, and their origin.
 
     Attributes:
-        weights: read one at a time.
-        tokenizer: the model's.
-        run: folder of the run that trained it, where it is known.
-        base: folder of the saved model that lies under everything trained, where it is known.
+        weights: tensors, read one at a time.
+        tokenizer: the model's tokenizer.
+        run: folder of the run that trained the model, if known.
+        base: folder of the saved model under all trained weights, if known.
         card: the saved model's own card; empty for a checkpoint.
-        described_as: what was found, for people.
+        described_as: human-readable description of the source.
     """
 
     weights: ModelWeights
@@ -60,7 +60,7 @@ def find_source(path: Path) -> ExportSource:
     if (path / CONFIG_FILE).is_file():
         return _open_saved(path, path.parent if (path.parent / RUN_CONFIG).is_file() else None)
     raise FileNotFoundError(
-        f"{path} is no saved model (no {CONFIG_FILE}), no run (no {RUN_CONFIG}) and no checkpoint of a run "
+        f"{path} is neither a saved model (no {CONFIG_FILE}), a run (no {RUN_CONFIG}) nor a checkpoint of a run "
         f"(RUN/{CHECKPOINTS}/update_NNNNNN)"
     )
 
@@ -90,7 +90,7 @@ def _open_checkpoint(checkpoint: Path, run: Path) -> ExportSource:
     trained = read_trained(checkpoint)
     saved: Mapping[str, SavedTensor] = {}
     if config.init_from is None:
-        # Trained from scratch: what was not trained is still what the seed made it.
+        # Trained from scratch: weights that were not trained still have their seeded initial values.
         tokenizer, model = build_or_load(config)
         fresh: dict[str, Tensor] = model.state_dict()
         trained = fresh | trained
@@ -107,12 +107,12 @@ def _open_checkpoint(checkpoint: Path, run: Path) -> ExportSource:
 def _newest_checkpoint(run: Path) -> Path:
     newest = RunCheckpoints(run / CHECKPOINTS).newest()
     if newest is None:
-        raise FileNotFoundError(f"{run} has neither a model nor a whole checkpoint yet")
+        raise FileNotFoundError(f"{run} has neither a model nor a complete checkpoint yet")
     return newest.folder
 
 
 def _base_of_run(run: Path | None) -> Path | None:
-    """The saved model a run started from, at the bottom of its chain."""
+    """Return the saved model at the bottom of a run's chain."""
     if run is None:
         return None
     init_from = load_train_config(["--config", str(run / RUN_CONFIG)]).init_from

@@ -1,7 +1,7 @@
-"""Export: a trained model with its adapters merged, as one folder for inference or as the base of another stage.
+"""Merged export: a trained model with its adapters merged, for inference or as the base of another stage.
 
-One tensor, or one shard, is in memory at a time. What was written is read back: tensor by tensor, and by the logits of
-a probe text.
+One tensor, or one shard, is in memory at a time. The written weights are verified: every tensor is read back, and the
+logits of a probe text are compared.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from plum.export.export_source import ExportSource, find_source
 from plum.export.model_card import write_card
 
 MERGE_TOLERANCE = 1e-4
-"""How far merging in float32 may move a logit, as a share of the largest one: rounding of sums, far below 1%."""
+"""Maximum change of a logit by merging in float32, as a share of the largest logit: rounding of sums, far below 1%."""
 WRITE_TOLERANCES = {torch.float32: 0.0, torch.float16: 0.02, torch.bfloat16: 0.1}
-"""The same for writing: weights in float32 are written as they are, others are rounded to 11 or 8 bits."""
+"""The same for writing: float32 weights are written unchanged, others are rounded to 11 or 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class ExportRequest:
 
     Attributes:
         source: folder of a saved model, of a run, or of a checkpoint of a run.
-        destination: must not exist.
-        dtype: of the exported weights; the merge itself is float32.
-        max_shard_bytes: size of a weight file.
+        destination: output folder; must not exist.
+        dtype: dtype of the exported weights; the merge itself is in float32.
+        max_shard_bytes: maximum size of a weight file.
         summaries: `summary.json` files, or the folders that hold them, whose scores the model card shows.
     """
 
@@ -49,7 +49,7 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class ProbeDifference:
-    """Largest absolute difference of the probe's logits (natural-log units), and the bound it had to keep."""
+    """Largest absolute difference of the probe's logits (natural-log units), and its bound."""
 
     difference: float
     bound: float
@@ -57,7 +57,7 @@ class ProbeDifference:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written and how far the probe's logits moved: by merging, and by writing (a cast to `dtype`)."""
+    """What was written, and the change of the probe's logits by merging and by writing (a cast to `dtype`)."""
 
     described_source: str
     num_tensors: int
@@ -69,13 +69,13 @@ class ExportResult:
 
 
 def export_merged(request: ExportRequest) -> ExportResult:
-    """Merge the adapters of a model, where it has any, and save the result.
+    """Merge the adapters of a model, if it has any, and save the result.
 
-    Everything is written beside `destination`, checked, then renamed: the folder is complete or absent.
+    The export is atomic: everything is written to a temporary folder next to `destination`, checked and renamed.
 
     Raises:
         FileNotFoundError, FileExistsError: see `find_source` and `start_folder`.
-        ValueError: the source is damaged, or the probe's logits moved beyond their bound.
+        ValueError: the source is damaged, or the change of the probe's logits exceeds its bound.
     """
     source = find_source(request.source)
     merged = MergedWeights(source.weights)
@@ -101,17 +101,18 @@ def export_merged(request: ExportRequest) -> ExportResult:
 
 def _compare(first: Tensor, second: Tensor, bound: float, what: str) -> ProbeDifference:
     difference = float((first - second).abs().max())
-    if not difference <= bound:  # also when it is not a number
+    if not difference <= bound:  # also true for NaN
         raise ValueError(
-            f"{what} moved the logits of a probe text by {difference:.2e}, more than {bound:.2e}: nothing was exported"
+            f"{what} changed the logits of a probe text by {difference:.2e}, more than "
+            f"{bound:.2e}: nothing was exported"
         )
     return ProbeDifference(difference, bound)
 
 
 def _write(merged: Weights, partial: Path, request: ExportRequest) -> ShardWriter:
-    """Write the weights, then hold what is in the files against what was given to the writer."""
+    """Write the weights, then compare the files with the tensors given to the writer."""
     writer = ShardWriter(partial, MODEL_STEM, request.max_shard_bytes)
-    # Frequencies and such keep their precision, as they do in a model that is cast (`GroundedLMM._apply`).
+    # Buffers such as frequencies keep their precision, as in a model that is cast (`GroundedLMM._apply`).
     exact = {name for name, _ in empty_model(merged.config).named_buffers()}
     digests: dict[str, str] = {}
     for name in tqdm(merged.names, desc="export", unit="tensor"):

@@ -26,14 +26,14 @@ def write_card(
     """Write the card of an exported model into `folder`.
 
     Args:
-        folder: receives README.md.
-        name: of the export.
+        folder: folder to which README.md is written.
+        name: name of the export.
         source: what was exported.
-        config: architecture as exported.
+        config: architecture of the exported model.
         summaries: `summary.json` files, or folders that hold them.
 
     Raises:
-        FileNotFoundError, ValueError: a summary is missing or something else.
+        FileNotFoundError, ValueError: a summary is missing or is not a summary.
     """
     blocks = [
         f"# {name}",
@@ -50,7 +50,7 @@ def write_card(
 
 def _describe_base(source: ExportSource) -> list[str]:
     if source.base is None:
-        return ["## Base model\n\nNone that is known: trained from scratch, or the run's folder was not given."]
+        return ["## Base model\n\nUnknown: trained from scratch, or the run's folder was not given."]
     card = source.base / CARD_FILE
     lines = ["## Base model", f"`{source.base}`"]
     if card.is_file():
@@ -59,7 +59,7 @@ def _describe_base(source: ExportSource) -> list[str]:
 
 
 def _stages(run: Path | None) -> list[TrainConfig]:
-    """Configurations of the run and of those it continued, the first one first."""
+    """Return the configurations of the run and of the runs it continued, earliest first."""
     stages: list[TrainConfig] = []
     seen: set[Path] = set()
     while run is not None and run.resolve() not in seen and (run / RUN_CONFIG).is_file():
@@ -73,7 +73,7 @@ def _stages(run: Path | None) -> list[TrainConfig]:
 def _describe_training(source: ExportSource) -> list[str]:
     stages = _stages(source.run)
     if not stages:
-        return ["## Training\n\nUnknown here: the folder of the run was not beside the model."]
+        return ["## Training\n\nUnknown: the run's folder was not found next to the model."]
     blocks = ["## Training"]
     for number, config in enumerate(stages):
         start = f"from `{config.init_from}`" if config.init_from else "from scratch"
@@ -104,7 +104,7 @@ def _describe_scores(summaries: Sequence[Path]) -> list[str]:
     blocks = ["## Scores"]
     for path in summaries:
         blocks += _describe_summary(path / SUMMARY_FILE if path.is_dir() else path)
-    return blocks if summaries else [*blocks, "None were given to the export (`--summary`)."]
+    return blocks if summaries else [*blocks, "No scores were given to the export (`--summary`)."]
 
 
 def _describe_summary(path: Path) -> list[str]:
@@ -160,7 +160,7 @@ def _describe_parameters(config: ModelConfig) -> list[str]:
 
 
 def _describe_licences(source: ExportSource) -> list[str]:
-    """Terms of the base and of every download; own folders are the user's to judge."""
+    """Describe the terms of the base and of every download; the user's own folders are only listed."""
     entries = {entry.name: entry for entry in CATALOGUE}
     sources = [one for config in _stages(source.run) for one in config.data.sources]
     names = {_catalogue_name(one) for one in sources if not one.path}
@@ -175,7 +175,7 @@ def _describe_licences(source: ExportSource) -> list[str]:
     if rows:
         lines.append(_markdown_table(("data", "terms", "source"), rows))
     if folders:
-        lines.append(f"Folders of annotations with the terms of their origin: {_listed(folders)}.")
+        lines.append(f"Annotation folders, under the terms of their origin: {_listed(folders)}.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Trained weights of a checkpoint that a run resumes from, whatever the number of ranks that wrote it."""
+"""Reads the trained weights of a checkpoint that a run resumes from, written by any number of ranks."""
 
 import contextlib
 import io
@@ -16,21 +16,21 @@ BFLOAT16_ZERO_1 = "bf16_zero_pp_rank_*_optim_states.pt"
 """Files of DeepSpeed's optimizer for ZeRO-1 in bfloat16 with float32 accumulation."""
 UNIVERSAL_WEIGHTS = "fp32.pt"
 MODEL_PREFIX = "model."
-"""A checkpoint is of the objective, which holds the model."""
+"""Prefix of the model's names: a checkpoint stores the objective, which contains the model."""
 
 
 def read_trained(checkpoint: Path) -> dict[str, Tensor]:
     """Return the trained tensors of a checkpoint by the model's names, float32.
 
-    Of a DeepSpeed checkpoint these are the optimizer's master weights, put together from the parts of all its ranks.
-    DeepSpeed's files are pickles: read only checkpoints you wrote yourself.
+    For a DeepSpeed checkpoint, these are the optimizer's master weights, assembled from the parts of all ranks.
+    DeepSpeed's files are pickles: read only checkpoints that you wrote yourself.
 
     Args:
         checkpoint: folder, `checkpoints/update_NNNNNN` of a run.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: files of it are missing or damaged.
+        ValueError: some of its files are missing or damaged.
     """
     if not checkpoint.is_dir():
         raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
@@ -40,7 +40,7 @@ def read_trained(checkpoint: Path) -> dict[str, Tensor]:
         state = _read_universal(checkpoint)
     else:
         state = _read_deepspeed(checkpoint)
-    # The part pretext of the tiny recipe is no part of the model.
+    # The part pretext of the tiny recipe is not part of the model.
     return {
         name.removeprefix(MODEL_PREFIX): tensor.detach().float()
         for name, tensor in state.items()
@@ -55,7 +55,7 @@ def _read_plain(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def _read_universal(checkpoint: Path) -> dict[str, Tensor]:
-    """Read a checkpoint of ZeRO-1 in bfloat16, which DeepSpeed puts together only on the way to its universal form."""
+    """Read a ZeRO-1 checkpoint in bfloat16, which DeepSpeed assembles only on conversion to its universal format."""
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder) / checkpoint.name
         link.symlink_to(checkpoint.resolve(), target_is_directory=True)
@@ -72,7 +72,7 @@ def _read_deepspeed(checkpoint: Path) -> dict[str, Tensor]:
     )
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints file by file
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints a line per file
             state: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
                 str(checkpoint.parent), tag=checkpoint.name, exclude_frozen_parameters=True
             )

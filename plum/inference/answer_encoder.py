@@ -1,4 +1,4 @@
-"""Conversations that end with an answer, written and encoded as their system writes them."""
+"""Encoding of conversations that end with an answer, in the target notation of their system."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +15,10 @@ from plum.structures import Exchange
 
 @dataclass(frozen=True)
 class ForcedAnswer:
-    """A conversation that ends with a given answer, and what is to be segmented of it.
+    """A conversation that ends with a given answer, and the targets to segment in it.
 
     spans: tokens of the targets (the phrases, or their [SEG] tokens), in reading order
-    places: for each phrase in the caller's order, its target's place among them
+    places: for each phrase in the caller's order, the index of its target in `spans`
     """
 
     row: EncodedConversation
@@ -28,13 +28,13 @@ class ForcedAnswer:
 
 @dataclass(frozen=True)
 class AnswerEncoder:
-    """Encodes conversations for one model: `encoder` its text, `notation` how its answers say what is segmented."""
+    """Encodes conversations for one model: `encoder` encodes text, `notation` writes targets into answers."""
 
     encoder: ConversationEncoder
     notation: TargetNotation
 
     def prompt(self, turns: Sequence[Turn], has_image: bool) -> EncodedText:
-        """Encode a conversation that waits for its answer."""
+        """Encode a conversation up to an open question."""
         history, question = self._read_turns(turns)
         return self.encoder.encode_prompt(history, question, has_image)
 
@@ -49,23 +49,23 @@ class AnswerEncoder:
         """Encode a conversation that ends with a given answer.
 
         Args:
-            has_image: whether it has one.
-            turns: the conversation up to the user's last words.
+            has_image: whether the conversation has an image.
+            turns: the conversation up to the user's last message.
             answer: plain words.
-            name: for errors.
-            phrases: what the answer would segment, by start.
+            name: name in error messages.
+            phrases: the phrases to segment, sorted by start.
         """
         history, question = self._read_turns(turns)
         written = self.notation.write(Exchange(question, answer, tuple(phrases))).exchange
         return self.encoder.encode([*history, _untagged(written)], has_image, name)
 
     def forced(self, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> ForcedAnswer:
-        """Encode a given answer about an image and find what is to be segmented of it.
+        """Encode a given answer about an image and locate its targets.
 
         Args:
-            turns: the conversation up to the user's last words.
+            turns: the conversation up to the user's last message.
             answer: plain words.
-            spans: character ranges of the answer, in any order; they may overlap, which tags could not say.
+            spans: character ranges of the answer, in any order; they may overlap, which tags could not express.
 
         Raises:
             ValueError: a span lies outside of the answer or falls on no token.
@@ -87,13 +87,13 @@ class AnswerEncoder:
         return ForcedAnswer(row, targets, places)
 
     def _read_turns(self, turns: Sequence[Turn]) -> tuple[tuple[Exchange, ...], str]:
-        """Finished exchanges, as the system writes them, and the open question."""
+        """Return the finished exchanges, as the system writes them, and the open question."""
         history, question = split_turns(turns)
         self.notation.check_words(question)
         return tuple(map(self._write_earlier, history)), question
 
     def _write_earlier(self, exchange: Exchange) -> Exchange:
-        """Write an earlier answer; one of the model's own, with its marks in it, stays as it is."""
+        """Write an earlier answer; an answer of the model's own that contains its marks is unchanged."""
         if self.notation.words(exchange.answer) != exchange.answer.strip():
             self.notation.check_words(exchange.question)
             return exchange
@@ -101,7 +101,7 @@ class AnswerEncoder:
 
 
 def split_turns(turns: Sequence[Turn]) -> tuple[tuple[Exchange, ...], str]:
-    """Turns to finished exchanges and the open question.
+    """Split turns into finished exchanges and the open question.
 
     Raises:
         ValueError: turns do not alternate user, assistant, ..., user.
@@ -116,5 +116,5 @@ def split_turns(turns: Sequence[Turn]) -> tuple[tuple[Exchange, ...], str]:
 
 
 def _untagged(exchange: Exchange) -> Exchange:
-    """Drop the spans, which nobody tags here."""
+    """Drop the spans, which are not tagged here."""
     return replace(exchange, spans=())

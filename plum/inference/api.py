@@ -1,4 +1,4 @@
-"""A saved model in few words: ask about an image, or highlight phrases of an answer and get their masks."""
+"""Python interface to a saved model: ask about an image, or highlight phrases of an answer and get their masks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ class Plum:
     """A saved model; `plum.load` opens it.
 
     Args:
-        folder: of a saved model.
+        folder: folder of a saved model.
         device: "auto", "cpu", "cuda", "cuda:1", ...
     """
 
@@ -31,7 +31,7 @@ class Plum:
         Args:
             image: a file, or uint8 RGB (H, W, 3).
             question: the user's words.
-            history: earlier turns, user and assistant by turns.
+            history: earlier turns, user and assistant alternating.
         """
         return answer_question(self.predictor, read_image(image), (*history, Turn(Role.USER, question)), NOTHING)
 
@@ -48,12 +48,12 @@ class Plum:
         Args:
             image: a file, or uint8 RGB (H, W, 3).
             answer: any sentence about the image.
-            phrases: words of it; "wheel#2" is the second "wheel".
-            char_ranges: or characters of it, "10:19".
+            phrases: phrases of the answer; "wheel#2" is the second "wheel".
+            char_ranges: character ranges of the answer, such as "10:19".
             question: what the answer replies to.
 
         Raises:
-            ValueError: a phrase is not in the answer, or there several times; a range lies outside of it.
+            ValueError: a phrase is missing from the answer or occurs several times, or a range lies outside the answer.
         """
         highlight = Highlight(tuple(phrases), tuple(map(parse_char_range, char_ranges)), answer)
         return answer_question(self.predictor, read_image(image), (Turn(Role.USER, question),), highlight)

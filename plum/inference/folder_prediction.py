@@ -1,6 +1,6 @@
-"""Predictions for a folder of images: records, overlays and one HTML page, written as they come.
+"""Predictions for a folder of images: records and overlays, written image by image, and one HTML page at the end.
 
-A run that was killed continues where it stopped. Broken images are listed, never skipped in silence.
+A killed run can be resumed. Unreadable images are reported, never skipped silently.
 """
 
 import csv
@@ -28,11 +28,22 @@ from plum.inference.predictor import Prediction, Predictor
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 COLUMNS = ("image", "question", "phrases", "char_ranges", "answer")
+PAGE_FILE = "index.html"
+RECORDS_FILE = "predictions.jsonl"
+FAILURES_FILE = "failures.jsonl"
+SETTINGS_FILE = "settings.json"
+OVERLAYS, THUMBNAILS = "overlays", "thumbnails"
+THUMBNAIL_SIDE = 320
+"""Longest side of a thumbnail, pixels."""
+MAX_SIDE = 1600
+"""Longest side in pixels, to which larger images are reduced so that the legend stays readable."""
+Json = dict[str, Any]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class QuestionRequest:
-    """One question and what to segment of its answer."""
+    """One question and what to segment in its answer."""
 
     question: str
     highlight: Highlight = NOTHING
@@ -40,27 +51,27 @@ class QuestionRequest:
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One image and its questions; `name` is its path below the folder that was given."""
+    """One image and its questions; `name` is its path relative to the given folder."""
 
     path: Path
     name: str
     questions: tuple[QuestionRequest, ...]
 
     def fingerprint(self) -> list[dict[str, Any]]:
-        """The questions as plain values."""
+        """Return the questions as plain values."""
         return [asdict(question) for question in self.questions]
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One record of a question file; `image` empty: it is for every image."""
+    """One record of a question file; it applies to every image if `image` is empty."""
 
     image: str
     request: QuestionRequest
 
 
 def find_images(paths: Sequence[Path]) -> dict[str, Path]:
-    """Image files by name: files themselves, and every image below a folder, in order of names.
+    """Find image files by name: given files, and every image below a given folder, sorted by name.
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder holds no image.
@@ -79,7 +90,7 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
             raise FileNotFoundError(f"{path}: no such image or folder")
         if twice := sorted(found.keys() & named.keys()):
             raise ValueError(
-                f"two images are named {twice[0]}: {found[twice[0]]} and {named[twice[0]]}; ask them apart"
+                f"two images are named {twice[0]}: {found[twice[0]]} and {named[twice[0]]}; predict them apart"
             )
         found |= named
     return found
@@ -88,11 +99,12 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
 def build_requests(
     images: Mapping[str, Path], questions: Sequence[QuestionRequest], question_file: Path | None
 ) -> tuple[ImageRequest, ...]:
-    """Questions of every image: those for all, then those of the file for all and for this one.
+    """Collect the questions of every image: the given ones, then those of the file for all images and for this one.
 
     Raises:
         FileNotFoundError: there is no such question file.
-        ValueError: the file is broken or names an unknown image, or an image has no question.
+        ValueError: the file is invalid or names an unknown image, or an image has no question or the same question
+            twice.
     """
     rows = [] if question_file is None else read_question_file(question_file)
     unknown = [row.image for row in rows if row.image and row.image not in images]
@@ -111,14 +123,14 @@ def build_requests(
 
 
 def read_question_file(path: Path) -> list[_Row]:
-    """Read a JSON list of objects, or CSV with a header, with the keys of COLUMNS; all but `question` may be missing.
+    """Read a JSON list of objects, or CSV with a header, with the keys of COLUMNS; only `question` is required.
 
-    In CSV phrases and ranges are separated by commas ("left wing, tail", "10:19, 24:29"); in JSON they are lists or
+    In CSV, phrases and ranges are separated by commas ("left wing, tail", "10:19, 24:29"); in JSON, they are lists or
     such texts.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a record is broken; names file and record.
+        ValueError: a record is invalid; the message names file and record.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such question file")
@@ -164,16 +176,13 @@ def _list_of_texts(value: object, key: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in items if item.strip())
 
 
-Json = dict[str, Any]
-
-
 def span_texts(prediction: Prediction) -> list[str]:
-    """The phrases of a prediction."""
+    """Return the phrases of a prediction."""
     return [prediction.text[span.start : span.end] for span in prediction.spans]
 
 
 def prediction_to_json(prediction: Prediction) -> Json:
-    """Text, and per span phrase, characters, confidences and its mask as COCO compressed RLE with the image's size."""
+    """Convert to JSON: the text, and for each span phrase, characters, confidences and mask (COCO compressed RLE)."""
     codes = encode_masks(prediction.masks)
     return {
         "text": prediction.text,
@@ -200,7 +209,7 @@ def read_lines(path: Path) -> Iterator[Json]:
     """Yield the records of a file, one at a time.
 
     Raises:
-        ValueError: a line is no JSON object; names it.
+        ValueError: a line is not a JSON object; the message names it.
     """
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -214,7 +223,7 @@ def read_lines(path: Path) -> Iterator[Json]:
 
 
 def drop_half_line(path: Path) -> None:
-    """Cut off what a killed process left after the last whole line."""
+    """Truncate a file after its last complete line; a killed process may have left part of another."""
     if not path.is_file():
         return
     with path.open("rb+") as file:
@@ -229,10 +238,6 @@ def drop_half_line(path: Path) -> None:
                 return
             end = start
         file.truncate(0)
-
-
-MAX_SIDE = 1600
-"""Larger images are reduced to this longest side, pixels: the legend stays readable beside them."""
 
 
 def draw_prediction(image: np.ndarray, prediction: Prediction, has_legend: bool = True) -> np.ndarray:
@@ -250,9 +255,6 @@ def draw_prediction(image: np.ndarray, prediction: Prediction, has_legend: bool 
     if scale < 1:
         image, masks = resize(image, masks, scale)
     return draw_overlay(image, masks, span_texts(prediction), has_legend)
-
-
-PAGE_FILE = "index.html"
 
 
 @dataclass(frozen=True)
@@ -281,12 +283,12 @@ def write_page(output: Path, model_name: str, records: Iterable[Json], failures:
 
     Args:
         output: folder of the predictions; links are relative to it.
-        model_name: shown.
-        records: lines of predictions.
+        model_name: name shown on the page.
+        records: records of predictions.
         failures: images that failed, with reasons.
 
     Returns:
-        Its path.
+        Path of the page.
     """
     environment = Environment(
         loader=PackageLoader("plum.inference", "."),
@@ -320,19 +322,9 @@ def _cards(record: Json) -> list[Card]:
     ]
 
 
-logger = logging.getLogger(__name__)
-
-RECORDS_FILE = "predictions.jsonl"
-FAILURES_FILE = "failures.jsonl"
-SETTINGS_FILE = "settings.json"
-OVERLAYS, THUMBNAILS = "overlays", "thumbnails"
-THUMBNAIL_SIDE = 320
-"""Longest side of a thumbnail, pixels."""
-
-
 @dataclass(frozen=True)
 class FolderResult:
-    """How many images were done now and before, which failed and why, and where the page is."""
+    """Numbers of images predicted now and before, failed images with reasons, and the path of the page."""
 
     num_done: int
     num_before: int
@@ -345,19 +337,19 @@ def predict_folder(
 ) -> FolderResult:
     """Answer all questions about all images.
 
-    A broken image, or a phrase that an answer lacks, fails that image alone. With `resume` images that are done are
-    kept and failed ones tried again.
+    An unreadable image, or a phrase that an answer lacks, fails only that image. With `resume`, finished images are
+    kept and failed ones are retried.
 
     Args:
         predictor: the model.
         requests: images and questions.
-        output: folder; new, unless `resume`.
-        model_name: recorded, and compared on resuming: the checkpoint and its fingerprint.
-        resume: go on in `output`.
+        output: output folder; must be new unless `resume`.
+        model_name: checkpoint and its fingerprint; recorded, and compared on resuming.
+        resume: continue in `output`.
 
     Raises:
         FileExistsError: `output` exists and `resume` is off.
-        ValueError: `output` is of another model or of other questions.
+        ValueError: `output` belongs to another model or to other questions.
     """
     _start(output, requests, model_name, resume)
     records = output / RECORDS_FILE
@@ -380,13 +372,13 @@ def predict_folder(
 
 
 def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resume: bool) -> None:
-    """Make the folder, or check that it is of the same model and questions."""
+    """Create the folder, or check that it belongs to the same model and questions."""
     asked = {request.name: request.fingerprint() for request in requests}
     settings = json.loads(json.dumps({"model": model_name, "questions": asked}))
     path = output / SETTINGS_FILE
     if path.is_file():
         if not resume:
-            raise FileExistsError(f"{output} holds predictions: go on with --resume, or choose another folder")
+            raise FileExistsError(f"{output} holds predictions: continue with --resume, or choose another folder")
         earlier = json.loads(path.read_text(encoding="utf-8"))
         if earlier["model"] != settings["model"]:
             raise ValueError(f"{output} holds predictions of {earlier['model']}, not of {model_name}")

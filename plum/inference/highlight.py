@@ -17,13 +17,13 @@ _NUMBERED = re.compile(r"(.+)#(\d+)")
 
 @dataclass(frozen=True)
 class Highlight:
-    """What to segment in place of what the model tags.
+    """What to segment instead of what the model tags.
 
     Attributes:
         phrases: words of the answer; "wheel#2" is the second "wheel".
         char_ranges: characters of the answer, end exclusive.
-        answer: what the assistant is taken to have said; None: the model's own answer.
-        is_forced: make the answer of the phrases: "It is the wheel.", "They are the wheel and door."
+        answer: the answer the assistant is taken to have given; None: the model's own answer.
+        is_forced: build the answer from the phrases: "It is the wheel.", "They are the wheel and door."
     """
 
     phrases: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Highlight:
     def __post_init__(self) -> None:
         if self.is_forced and (not self.phrases or self.char_ranges or self.answer is not None):
             raise ValueError(
-                "a forced answer is made of phrases alone: give phrases, no answer and no character ranges"
+                "a forced answer is built from phrases alone: give phrases, no answer and no character ranges"
             )
         if self.answer is not None and not self.phrases and not self.char_ranges:
             raise ValueError("a given answer needs phrases or character ranges to segment in it")
@@ -46,19 +46,19 @@ NOTHING = Highlight()
 def answer_question(
     predictor: Predictor, image: np.ndarray, turns: Sequence[Turn], highlight: Highlight = NOTHING
 ) -> Prediction:
-    """Answer and segment: what the model tags itself, or what is highlighted.
+    """Answer a question and segment what the model tags itself, or what is highlighted.
 
     Args:
         predictor: the model.
         image: uint8 RGB (H, W, 3).
-        turns: the conversation up to the user's last words.
-        highlight: what to segment; nothing: what the model tags.
+        turns: the conversation up to the user's last message.
+        highlight: what to segment; NOTHING: what the model tags.
 
     Returns:
         The prediction; highlighted spans are in reading order and have the tag confidence 1.
 
     Raises:
-        ValueError: a phrase is not in the answer, or there several times; a range lies outside of it.
+        ValueError: a phrase is missing from the answer or occurs several times, or a range lies outside the answer.
     """
     if highlight == NOTHING:
         return predictor.generate(image, turns)
@@ -75,10 +75,10 @@ def answer_question(
 
 
 def locate_highlights(text: str, phrases: Sequence[str]) -> tuple[CharSpan, ...]:
-    """Find phrases at word boundaries, whatever their case.
+    """Find phrases at word boundaries, ignoring case.
 
-    A phrase stands for one occurrence: asked for n times it needs exactly n, and inside a longer phrase that is also
-    asked for it does not count ("wheel" beside "front wheel"). "wheel#2" is the second of all its occurrences.
+    A phrase selects one occurrence: a phrase given n times must occur exactly n times. Occurrences inside a longer
+    given phrase do not count ("wheel" inside "front wheel"). "wheel#2" is the second of all occurrences of "wheel".
 
     Args:
         text: the answer.
@@ -88,7 +88,7 @@ def locate_highlights(text: str, phrases: Sequence[str]) -> tuple[CharSpan, ...]
         One span per phrase, in the order given.
 
     Raises:
-        ValueError: a phrase is absent or ambiguous; says where it stands and how to choose.
+        ValueError: a phrase is missing or ambiguous; the message lists its positions and says how to choose one.
     """
     located: dict[int, CharSpan] = {}
     for index, phrase in enumerate(phrases):
@@ -108,20 +108,20 @@ def locate_highlights(text: str, phrases: Sequence[str]) -> tuple[CharSpan, ...]
 
 
 def find_occurrences(text: str, phrase: str) -> list[CharSpan]:
-    """Every place of a phrase, left to right."""
+    """Return all occurrences of a phrase, left to right."""
     pattern = re.compile(rf"(?<!\w){re.escape(phrase)}(?!\w)", re.IGNORECASE)
     return [CharSpan(match.start(), match.end()) for match in pattern.finditer(text)]
 
 
 def parse_char_range(text: str) -> CharSpan:
-    """Read "10:19".
+    """Parse a range such as "10:19".
 
     Raises:
-        ValueError: it is no range.
+        ValueError: the text is not a range.
     """
     match = re.fullmatch(r"(\d+):(\d+)", text.strip())
     if match is None or int(match[1]) >= int(match[2]):
-        raise ValueError(f"{text!r} is no range of characters; write START:END with START < END, such as 10:19")
+        raise ValueError(f"{text!r} is not a range of characters; write START:END with START < END, such as 10:19")
     return CharSpan(int(match[1]), int(match[2]))
 
 
@@ -130,7 +130,7 @@ def _numbered_occurrence(text: str, phrase: str, number: int) -> CharSpan:
     if not found:
         _fail(text, phrase, found, 1)
     if not 1 <= number <= len(found):
-        raise ValueError(f"{phrase!r} stands {len(found)} times in {text!r}, so there is no {phrase}#{number}")
+        raise ValueError(f"{phrase!r} occurs {len(found)} times in {text!r}, so there is no {phrase}#{number}")
     return found[number - 1]
 
 
@@ -145,7 +145,7 @@ def _fail(text: str, phrase: str, found: Sequence[CharSpan], num_wanted: int) ->
         raise ValueError(f"the phrase {phrase!r} is asked for {num_wanted} times, the answer {text!r} has {len(found)}")
     places = ", ".join(f"{span.start}:{span.end}" for span in find_occurrences(text, phrase))
     raise ValueError(
-        f"the phrase {phrase!r} stands several times in the answer {text!r} (characters {places}): choose with "
+        f"the phrase {phrase!r} occurs several times in the answer {text!r} (characters {places}): choose with "
         f"{phrase}#1, {phrase}#2, ... or with characters"
     )
 

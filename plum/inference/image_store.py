@@ -1,4 +1,4 @@
-"""Images that are being asked about, each encoded once by each tower however many questions follow."""
+"""Store of the images in use; each tower encodes an image once, however many questions follow."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from plum.models.grounded_lmm import GroundedLMM
 
 @dataclass
 class EncodedImage:
-    """An image as the towers read it and, once needed, what they make of it: tokens [1, n, D], embedding [1, C, h, w].
+    """A preprocessed image and, once computed, CLIP's tokens [1, n, D] and SAM's embedding [1, C, h, w].
 
-    `digest` tells images apart by their content, since callers reuse arrays.
+    `digest` identifies images by their content, because callers reuse arrays.
     """
 
     digest: str
@@ -27,12 +27,12 @@ class EncodedImage:
 
 
 class ImageStore:
-    """The images used last.
+    """The images in use; new ones replace the oldest.
 
     Args:
-        model: both towers.
-        transform: the model's.
-        cache: SAM's embeddings on disk, read and filled; None: SAM is asked.
+        model: provides both towers.
+        transform: the model's image transform.
+        cache: SAM's embeddings on disk, read and filled; None: SAM always runs.
     """
 
     def __init__(self, model: GroundedLMM, transform: ImageTransform, cache: SamFeatureCache | None = None) -> None:
@@ -43,7 +43,7 @@ class ImageStore:
         self._capacity = 1
 
     def find(self, image: np.ndarray) -> EncodedImage:
-        """Return the entry of an image (uint8 RGB (H, W, 3)); it takes the oldest one's place if it is new."""
+        """Return the entry of an image (uint8 RGB (H, W, 3)); a new one replaces the oldest if the store is full."""
         digest = hash_image(image)
         if digest not in self._images:
             if len(self._images) >= self._capacity:
@@ -52,19 +52,19 @@ class ImageStore:
         return self._images[digest]
 
     def read(self, image: np.ndarray, digest: str | None = None) -> EncodedImage:
-        """Prepare an image for the towers without asking them; needs no device, any thread may call it."""
+        """Preprocess an image without running the towers; runs on the CPU and may be called from any thread."""
         digest = digest or hash_image(image)
         embedding = None if self.cache is None else self.cache.get(digest)
         inputs = self.transform(image, for_sam=embedding is None)
         return EncodedImage(digest, inputs, embedding=None if embedding is None else embedding[None])
 
     def keep(self, images: Sequence[EncodedImage]) -> None:
-        """Hold these images and let go of all others."""
+        """Keep these images and drop all others."""
         self._images = OrderedDict((image.digest, image) for image in images)
         self._capacity = max(1, len(self._images))
 
     def tokens(self, images: Sequence[EncodedImage]) -> Tensor:
-        """CLIP's tokens [B, image tokens, D]; those not known yet in one call."""
+        """Return CLIP's tokens [B, image tokens, D]; missing ones are computed in one call."""
         new = [image for image in images if image.tokens is None]
         if new:
             pixels = torch.stack([image.inputs.clip_pixels for image in new]).to(self._device)
@@ -73,7 +73,7 @@ class ImageStore:
         return torch.cat([image.tokens for image in images if image.tokens is not None])
 
     def embeddings(self, images: Sequence[EncodedImage]) -> Tensor:
-        """SAM's embeddings [B, C, h, w]; one image at a time fills any device."""
+        """Return SAM's embeddings [B, C, h, w], one image at a time, which fills any device."""
         return torch.cat([self._embedding(image) for image in images])
 
     def _embedding(self, image: EncodedImage) -> Tensor:

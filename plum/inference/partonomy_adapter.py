@@ -1,4 +1,4 @@
-"""The PLUM family behind the model contract of the benchmarks (`partonomy.models.contract`)."""
+"""Adapter of PLUM and its sister systems to the benchmarks' model contract (`partonomy.models.contract`)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,14 +28,14 @@ from plum.models.backbones.lora import adapters_off
 
 
 class PlumModel:
-    """A Predictor that speaks the contract, marks of its answers included (`contract.MarkingModel`).
+    """A Predictor that implements the contract, marked answers included (`contract.MarkingModel`).
 
     Args:
         predictor: the loaded model.
-        name: as it stands in the results.
-        is_base: switch the adapters off; tagger and mask decoder stay as they were trained, so masks then say how far
-            these alone carry.
-        max_new_tokens: longest answer in the model's own words.
+        name: name in the results.
+        is_base: switch the adapters off. Tagger and mask decoder stay as trained, so the masks then show what these
+            alone achieve.
+        max_new_tokens: maximum length of the model's own answer.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class PlumModel:
     def score_marked_choices(
         self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str], phrases: Sequence[Sequence[CharSpan]]
     ) -> list[ChoiceScore]:
-        """Return one score per choice, with [SEG] tokens after its phrases where the system writes them."""
+        """Return one score per choice, with [SEG] tokens after its phrases if the system writes them."""
         with self.adapters():
             return self.predictor.score_choices(image, turns, choices, phrases)
 
@@ -74,13 +74,13 @@ class PlumModel:
         return Generation(found.text, found.spans, found.masks, found.mask_confidences)
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
-        """Return the model's own answer in words alone."""
+        """Return the model's own answer as plain text, without masks."""
         with self.adapters():
             return self.predictor.generate_text(image, turns, self.max_new_tokens)
 
     @contextmanager
     def adapters(self) -> Iterator[None]:
-        """Switch the adapters off where the model underneath is asked."""
+        """Switch the adapters off within the context if `is_base`."""
         if self.is_base:
             with adapters_off(self.predictor.model.llava.network):
                 yield
@@ -89,21 +89,21 @@ class PlumModel:
 
 
 class BatchedPlum(PlumModel):
-    """The same, and many questions about several images at once (`contract.BatchedModel`): what a run uses."""
+    """A PlumModel that also takes many questions about several images at once (`contract.BatchedModel`), as runs do."""
 
     def read_image(self, image: np.ndarray) -> EncodedImage:
-        """Resize an image for both towers; needs no device."""
+        """Resize an image for both towers; runs on the CPU."""
         return self.predictor.images.read(image)
 
     def open_batch(self, images: Sequence[object]) -> ImageBatch:
-        """Begin a batch of images from `read_image`."""
+        """Open a batch of images from `read_image`."""
         with self.adapters():
             batch = QuestionBatch(self.predictor, [image for image in images if isinstance(image, EncodedImage)])
         return _PlumBatch(self, batch)
 
 
 class _PlumBatch:
-    """A batch of questions to the model or to the one underneath; implements `contract.ImageBatch`."""
+    """A batch of questions to the model, with or without its adapters; implements `contract.ImageBatch`."""
 
     def __init__(self, model: PlumModel, batch: QuestionBatch) -> None:
         self._model = model
@@ -127,7 +127,7 @@ class _PlumBatch:
 
 
 def check_has_adapters(checkpoint: Path) -> None:
-    """Check that there is something to switch off.
+    """Check that a saved model has adapters to switch off.
 
     Raises:
         ValueError: the model has no adapters: they were merged, or it never had any.
@@ -140,7 +140,7 @@ def check_has_adapters(checkpoint: Path) -> None:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Resolve "auto" to the first GPU, else the CPU; anything else is taken as torch names it.
+    """Resolve "auto" to the first GPU, or to the CPU without one; any other value is torch's name of a device.
 
     Raises:
         ValueError: torch knows no such device, or this machine has none.
@@ -162,7 +162,10 @@ def load_predictor(checkpoint: str, device: str = "auto", sam_cache: str | None 
     Args:
         checkpoint: folder written by `save_pretrained`.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        sam_cache: folder of SAM's embeddings, read and filled; None: SAM is asked every time.
+        sam_cache: folder that caches SAM's embeddings, read and filled; None: no cache on disk.
+
+        Raises:
+            ValueError: `sam_cache` is given, but the model's embeddings cannot be cached.
     """
     place = resolve_device(device)
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
@@ -185,16 +188,16 @@ def load_grounded_model(
     is_base: bool = False,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> BatchedPlum:
-    """Load a saved model behind the contract.
+    """Load a saved model that implements the contract.
 
     Args:
         checkpoint: folder written by `save_pretrained`.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        sam_cache: folder of SAM's embeddings, read and filled; None: SAM is asked once per image and run.
+        sam_cache: folder that caches SAM's embeddings, read and filled; None: SAM runs once per image and run.
         is_base, max_new_tokens: see `PlumModel`.
 
     Raises:
-        ValueError: `is_base`, and the model has no adapters to switch off.
+        ValueError: `is_base`, but the model has no adapters to switch off; or see `load_predictor`.
     """
     if is_base:
         check_has_adapters(Path(checkpoint))

@@ -1,9 +1,9 @@
-"""The plain procedure, question by question: the reference for the fast path's numbers and time.
+"""Plain procedure, question by question: the reference for the fast path's results and run time.
 
-Per question: the image is resized anew and read by CLIP; all choices are one batch of full rows; SAM encodes the image
-and decodes the masks of all choices' phrases, one span a call, with segment_anything's own layers. Kinder than the
-authors' code: one forward serves scores and masks, next-token logits are computed for text alone, and CLIP reads the
-image once, not once per choice.
+For each question, the image is resized again and encoded by CLIP, and all choices form one batch of full rows. SAM
+encodes the image and decodes the masks of all choices' phrases, one span per call, with segment_anything's own layers.
+This is cheaper than the authors' code: one forward pass serves scores and masks, next-token logits are computed for
+text alone, and CLIP encodes the image once instead of once per choice.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from plum.models.segmenters.sam_modules import Attention, ImageEncoderViT
 
 
 class PlainModel:
-    """A Predictor asked as the papers' procedure asks."""
+    """A Predictor used as in the papers' procedure."""
 
     name = "plain"
 
@@ -33,7 +33,7 @@ class PlainModel:
         """Logits [spans, H, W] of the masks returned last."""
 
     def prepare(self, question: Question) -> None:
-        """Forget the question before; read the phrases of all choices."""
+        """Discard the previous question and read the phrases of all choices."""
         self._question = question
         self._states.clear()
         self._predictor.images.keep(())
@@ -47,7 +47,7 @@ class PlainModel:
 
     @torch.inference_mode()
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
-        """Return the masks of the given answer; those of the other choices are decoded all the same."""
+        """Return the masks of the given answer; those of the other choices are decoded as well."""
         assert self._question is not None, "prepare(question) comes first"
         states = self._states[tuple(turns)]
         chosen = torch.zeros((0, *image.shape[:2]))
@@ -62,13 +62,13 @@ class PlainModel:
         return (chosen > 0).cpu().numpy()
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """Not part of the procedure."""
+        """Raise: generation is not part of the procedure."""
         raise NotImplementedError
 
 
 @contextmanager
 def stock_attention(encoder: ImageEncoderViT) -> Iterator[None]:
-    """Let SAM's image encoder compute with segment_anything's own attention, on the same weights."""
+    """Use segment_anything's own attention in SAM's image encoder within the context, on the same weights."""
     ours = [block.attn for block in encoder.blocks]
     try:
         for block in encoder.blocks:

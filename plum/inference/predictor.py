@@ -28,7 +28,7 @@ MAX_NEW_TOKENS = 256
 
 @dataclass(frozen=True)
 class PredictedMasks:
-    """Masks bool (S, H, W), original-image pixels; per mask the mean probability inside it (0 for an empty one)."""
+    """Masks bool (S, H, W) in original-image pixels, and the mean probability inside each (0 for an empty mask)."""
 
     masks: np.ndarray
     confidences: tuple[float, ...]
@@ -39,7 +39,7 @@ class Prediction:
     """The model's own answer.
 
     spans: character ranges of `text`, in reading order
-    tag_confidences: per span, the mean probability of its tags, or that of its [SEG]
+    tag_confidences: per span, the mean probability of its tags, or the probability of its [SEG]
     masks, mask_confidences: per span, see `PredictedMasks`
     """
 
@@ -51,17 +51,17 @@ class Prediction:
 
 
 class Predictor:
-    """One model behind three questions: what does it say, where is that, how likely is this answer.
+    """Inference with one model: generate an answer, segment phrases of an answer, score answers.
 
-    The image of the last call stays encoded, so that several questions about one image pay for it once. Turns alternate
-    user, assistant, user, ...; earlier answers are read as text, their masks do not enter the feedback loop of the new
-    answer. Many questions together: `plum.inference.question_batch`.
+    The image of the last call stays encoded, so several questions about one image encode it once. Turns alternate user,
+    assistant, user, ...; earlier answers are read as text, and their masks do not enter the feedback loop of the new
+    answer. For many questions together, see `plum.inference.question_batch`.
 
     Args:
         model: in any dtype, on any device; switched to evaluation mode.
         tokenizer: the one it was trained with.
         config: its architecture.
-        sam_cache: SAM's embeddings on disk.
+        sam_cache: cache of SAM's embeddings on disk.
     """
 
     def __init__(
@@ -87,22 +87,22 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     @torch.inference_mode()
     def generate(
         self, image: np.ndarray | None, turns: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> Prediction:
-        """Answer greedily, find the answer's targets (tagged phrases or [SEG] tokens), segment them.
+        """Answer greedily, find the answer's targets (tagged phrases or [SEG] tokens) and segment them.
 
-        The states of targets and masks come from one teacher-forced pass over prompt and answer: during generation the
-        last token has no state of its own.
+        The states for targets and masks come from one teacher-forced pass over prompt and answer, because generation
+        does not compute a state for the last token.
 
         Args:
             image: uint8 RGB (H, W, 3), or None for a conversation without one (its answers then have no masks).
-            turns: the conversation up to the user's last words.
-            max_new_tokens: longest answer.
+            turns: the conversation up to the user's last message.
+            max_new_tokens: maximum length of the answer.
         """
         text = self._generate(image, turns, max_new_tokens)
         if not text:
@@ -123,7 +123,7 @@ class Predictor:
     def generate_text(
         self, image: np.ndarray | None, turns: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> str:
-        """Answer greedily, in words alone; the empty text when the model stops at once."""
+        """Answer greedily, as plain text; empty if the model stops immediately."""
         return self.notation.words(self._generate(image, turns, max_new_tokens))
 
     def _generate(self, image: np.ndarray | None, turns: Sequence[Turn], max_new_tokens: int) -> str:
@@ -140,19 +140,19 @@ class Predictor:
         return self.read_answer(new_ids[0])
 
     def read_answer(self, token_ids: Tensor) -> str:
-        """Return an answer [t] as the model writes it, its marks included."""
+        """Decode an answer's token ids [t] to text as the model writes it, marks included."""
         return self.notation.tidy(str(self.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True)).strip())
 
     @torch.inference_mode()
     def segment(
         self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]
     ) -> PredictedMasks:
-        """Segment phrases of a given answer; the tagger is not asked, and [SEG] tokens are put where they belong.
+        """Segment phrases of a given answer; the tagger is not run, and [SEG] tokens are inserted.
 
         Args:
             image: uint8 RGB (H, W, 3).
-            turns: the conversation up to the user's last words.
-            answer: what the assistant is taken to have said.
+            turns: the conversation up to the user's last message.
+            answer: the answer the assistant is taken to have given.
             spans: character ranges of the answer, in any order; they may overlap.
 
         Returns:
@@ -174,18 +174,18 @@ class Predictor:
         choices: Sequence[str],
         phrases: Sequence[Sequence[CharSpan]] = (),
     ) -> list[ChoiceScore]:
-        """Score answers as one batch; SAM is not asked.
+        """Score answers as one batch; SAM is not run.
 
         Args:
             image: uint8 RGB (H, W, 3) or None.
-            turns: the conversation up to the user's last words.
+            turns: the conversation up to the user's last message.
             choices: one or more answers to it.
-            phrases: per choice what it would segment, by start: [SEG] tokens then stand there and count as tokens of
-                the answer. Empty: nothing in any of them.
+            phrases: per choice the phrases to segment, sorted by start; [SEG] tokens are inserted there and count as
+                tokens of the answer. Empty: no phrases in any choice.
 
         Returns:
-            Per choice the summed log-probability (nats) of its answer tokens, end token included, and of all text
-            tokens of the conversation but the first, which nothing precedes; with the numbers of tokens.
+            Per choice, the summed log-probability (nats) and the number of its answer tokens, end token included, and
+            of all text tokens of the conversation except the first, which is not predicted.
         """
         return self.score_rows(image, turns, choices, phrases)[1]
 
@@ -206,7 +206,7 @@ class Predictor:
         return hidden_states, [self._score(row, states) for row, states in zip(rows, hidden_states, strict=True)]
 
     def _hidden_states(self, image: np.ndarray | None, rows: Sequence[EncodedConversation]) -> Tensor:
-        """States [N, T, D] of finished conversations about one image."""
+        """Return the states [N, T, D] of finished conversations about one image."""
         assert self.tokenizer.pad_token_id is not None
         tokens = pad_rows(rows, int(self.tokenizer.pad_token_id))
         return self.model.hidden_states(
@@ -219,13 +219,13 @@ class Predictor:
     def _decode_masks(
         self, image: np.ndarray | None, hidden_states: Tensor, spans: Sequence[TokenSpan]
     ) -> PredictedMasks:
-        """Masks of token spans of the one conversation whose states these are."""
+        """Return the masks of token spans of a single conversation with these states."""
         if image is None or not spans:
             return PredictedMasks(_no_masks(image), ())
         return read_masks(self.mask_logits(image, hidden_states, spans))
 
     def mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
-        """Mask logits [S, H, W], original-image pixels, of spans of the one conversation whose states these are."""
+        """Return mask logits [S, H, W], original-image pixels, of spans of a single conversation with these states."""
         bounds = torch.tensor([(span.start, span.end) for span in spans], device=self.device)
         span_bounds = SpanBounds(torch.zeros_like(bounds[:, 0]), bounds[:, 0], bounds[:, 1])
         entry = self.images.find(image)
@@ -235,7 +235,7 @@ class Predictor:
         return resize_to_original(low_logits, frame, self.transform.sam_size)
 
     def _score(self, row: EncodedConversation, states: Tensor) -> ChoiceScore:
-        """Sum log-probabilities of one row; image patches are predicted by nobody."""
+        """Sum log-probabilities of one row; image patches are not predicted."""
         image, answer = row.encoded.image_tokens, row.answers[-1]
         patches = range(image.start, image.end) if image else range(0)
         positions = [i for i in range(1, len(row.labels)) if i not in patches]
@@ -252,7 +252,7 @@ class Predictor:
         return torch.full((num_rows,), TEXT_ONLY if image is None else 0, device=self.device)
 
     def _image_tokens(self, image: np.ndarray | None) -> Tensor:
-        """CLIP's tokens [1, image tokens, D]; [0, ...] without an image."""
+        """Return CLIP's tokens [1, image tokens, D]; [0, ...] without an image."""
         if image is not None:
             return self.images.tokens([self.images.find(image)])
         size, grid = self.transform.clip_size, self.transform.sam_size
@@ -261,7 +261,7 @@ class Predictor:
 
 
 def read_masks(logits: Tensor) -> PredictedMasks:
-    """Read mask logits [S, H, W]."""
+    """Threshold mask logits [S, H, W] and compute the masks' confidences."""
     masks = logits > 0
     inside = (logits.sigmoid() * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
     return PredictedMasks(masks.cpu().numpy(), tuple(inside.cpu().tolist()))

@@ -1,6 +1,7 @@
 """Conversations as prefix trees of token ids, with their common prefix stored and computed once.
 
-`ForestStates` keeps the keys and values of every node, so that each node of the forest passes the language model once.
+`ForestStates` keeps the keys and values of every node, so that each node of the forest passes through the language
+model once.
 """
 
 from collections.abc import Hashable, Sequence
@@ -16,11 +17,13 @@ from plum.models.backbones.llava import LlavaBackbone
 
 NO_NODE = -1
 """Parent of a first token, and `patches` of a text token."""
+MAX_LOGIT_ROWS = 1024
+"""Maximum number of positions whose next-token logits are held at a time."""
 
 
 @dataclass(frozen=True)
 class ForestRow:
-    """A conversation: its picture's number, the branch it belongs to, its ids with `<image>` expanded.
+    """A conversation: the index of its picture, its branch, and its ids with `<image>` expanded.
 
     image_start: position of the first image patch; None without an image.
     """
@@ -33,10 +36,10 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class AttentionBlock:
-    """Attention of R sets of new nodes among nodes of the forest.
+    """Attention of R sets of new nodes to nodes of the forest.
 
-    queries: [R, q] numbers among the new nodes; keys: [R, k] numbers in the forest. Both are padded.
-    is_visible: [R, q, k], which key each query sees; None: query i sees the keys up to the i-th.
+    queries: [R, q] indices among the new nodes; keys: [R, k] indices in the forest. Both are padded.
+    is_visible: [R, q, k], which keys each query attends to; None: causal, query i attends to the keys up to the i-th.
     """
 
     queries: np.ndarray
@@ -46,10 +49,10 @@ class AttentionBlock:
 
 @dataclass(frozen=True)
 class NewNodes:
-    """Nodes that have not been computed; all arrays [n], in the order of their numbers.
+    """Nodes that have not been computed; all arrays are [n], in the order of node indices.
 
-    patches: number of the image patch, NO_NODE for text
-    blocks: who attends to whom; places: each node's place in the blocks' queries, one block after the other
+    patches: index of the image patch, NO_NODE for text
+    blocks: which nodes attend to which; places: each node's index in the concatenated queries of the blocks
     """
 
     token_ids: np.ndarray
@@ -62,7 +65,7 @@ class NewNodes:
 
 @dataclass
 class _Branch:
-    """A prefix tree below the trunk: its nodes' numbers, what each sees of the tree, what each sees of the trunk."""
+    """A prefix tree below the trunk: the indices of its nodes, and what each attends to in the tree and the trunk."""
 
     picture: int
     nodes: list[int] = field(default_factory=list)
@@ -73,7 +76,7 @@ class _Branch:
 
 
 class PrefixForest:
-    """Prefix trees of conversations about several pictures; it can grow after it has been computed.
+    """Prefix trees of conversations about several pictures; the forest can grow after it has been computed.
 
     Args:
         num_pictures: B.
@@ -96,10 +99,10 @@ class PrefixForest:
         return len(self.token_ids)
 
     def add(self, rows: Sequence[ForestRow]) -> list[np.ndarray]:
-        """Add conversations; the first call decides the trunk.
+        """Add conversations; the first call determines the trunk.
 
         Returns:
-            Per row the number of the node of each of its tokens, int64 [T].
+            For each row, the node index of each of its tokens, int64 [T].
         """
         if not self.trunk and rows:
             self._plant(rows)
@@ -135,7 +138,7 @@ class PrefixForest:
         return NewNodes(token_ids, depths, pictures, patches, tuple(blocks), place_of_node)
 
     def _plant(self, rows: Sequence[ForestRow]) -> None:
-        """Make the common beginning of all rows the trunk of every picture; each row keeps a token of its own."""
+        """Make the common prefix of all rows the trunk of every picture; each row keeps a token of its own."""
         common = min(len(row.ids) for row in rows) - 1
         for row in rows[1:]:
             common = _num_common(rows[0].ids[:common], row.ids)
@@ -175,7 +178,7 @@ class PrefixForest:
         self.patches.append(patch if 0 <= patch < self.num_patches else NO_NODE)
 
     def _branch_block(self, branches: Sequence[_Branch], first: int) -> AttentionBlock:
-        """Attention of branches' new nodes to their picture's trunk and their own tree."""
+        """Return the attention of branches' new nodes to their picture's trunk and their own tree."""
         num_trunk = len(self.trunk)
         num_queries = max(len(branch.nodes) - branch.num_done for branch in branches)
         num_keys = num_trunk + max(len(branch.nodes) for branch in branches)
@@ -187,7 +190,7 @@ class PrefixForest:
             keys[row, num_trunk : num_trunk + len(branch.nodes)] = branch.nodes
             num_new = len(branch.nodes) - branch.num_done
             queries[row, :num_new] = np.asarray(branch.nodes[branch.num_done :]) - first
-            is_visible[row, num_new:, 0] = True  # padding has to see something: a softmax over nothing is not a number
+            is_visible[row, num_new:, 0] = True  # padding must attend to something: a softmax over nothing is NaN
             for place, (ancestors, num_seen) in enumerate(
                 zip(branch.ancestors[branch.num_done :], branch.num_trunk_seen[branch.num_done :], strict=True)
             ):
@@ -197,15 +200,11 @@ class PrefixForest:
 
 
 def _num_common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the common beginning."""
+    """Return the length of the common prefix."""
     for position, (left, right) in enumerate(zip(first, second, strict=False)):
         if left != right:
             return position
     return min(len(first), len(second))
-
-
-MAX_LOGIT_ROWS = 1024
-"""Positions whose next-token logits are held at a time."""
 
 
 class ForestStates:
@@ -228,15 +227,15 @@ class ForestStates:
 
     @property
     def bytes_per_token(self) -> int:
-        """Keys and values of one node in all layers; 0 before there is any."""
+        """Bytes of one node's keys and values in all layers; 0 while the forest is empty."""
         kept = [tensor[0] for tensor in (*self._keys, *self._values)]
         return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     def add(self, rows: Sequence[ForestRow]) -> list[np.ndarray]:
-        """Add conversations and compute what is new.
+        """Add conversations and compute the new nodes.
 
         Returns:
-            Per row the number of the node of each of its tokens, int64 [T].
+            For each row, the node index of each of its tokens, int64 [T].
         """
         paths = self.forest.add(rows)
         new = self.forest.take_new()
@@ -247,17 +246,17 @@ class ForestStates:
         return paths
 
     def gather(self, paths: Sequence[np.ndarray]) -> Tensor:
-        """States [N, T, D] of rows, padded at the right with states that mean nothing."""
+        """Return the states [N, T, D] of rows, padded on the right with meaningless states."""
         nodes = np.zeros((len(paths), max(map(len, paths))), dtype=np.int64)
         for row, path in enumerate(paths):
             nodes[row, : len(path)] = path
         return self._states[self._index(nodes)]
 
     def log_probs(self, paths: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Log-probabilities of the rows' text tokens given what precedes them.
+        """Return log-probabilities of the rows' text tokens given the tokens before them.
 
         Returns:
-            Per row float64 [T], nats; 0 for image patches and the first token, which nothing predicts.
+            For each row float64 [T], in nats; 0 for image patches and the first token, which are not predicted.
         """
         parents = np.asarray(self.forest.parents)
         is_text = np.asarray(self.forest.patches) == NO_NODE
@@ -270,11 +269,11 @@ class ForestStates:
         return [self._log_probs[path] for path in paths]
 
     def continue_greedily(self, paths: Sequence[np.ndarray], max_new_tokens: int) -> Tensor:
-        """Continue prompts of the forest; their keys and values are copied, the forest stays as it is.
+        """Continue prompts of the forest greedily; keys and values are copied, the forest is unchanged.
 
         Args:
-            paths: of N prompts, from `add`.
-            max_new_tokens: longest continuation.
+            paths: the N prompts' paths, from `add`.
+            max_new_tokens: maximum length of the continuation.
 
         Returns:
             Token ids [N, up to max_new_tokens], the end token included, padding after it.
@@ -300,7 +299,7 @@ class ForestStates:
         return (logits[rows, tokens] - logits.logsumexp(-1)[rows]).double().cpu().numpy()
 
     def _compute(self, new: NewNodes) -> Tensor:
-        """States [n, D] of new nodes; their keys and values join the others'."""
+        """Return the states [n, D] of new nodes; their keys and values are appended."""
         blocks = [_BlockOnDevice(block, self._image_tokens.device) for block in new.blocks]
         places = self._index(new.places)
 
@@ -329,7 +328,7 @@ class ForestStates:
 
 
 class _BlockOnDevice:
-    """An attention block with its tables on the device."""
+    """An attention block with its index tables on the device."""
 
     def __init__(self, block: AttentionBlock, device: torch.device) -> None:
         self.queries = torch.from_numpy(block.queries).to(device)
@@ -338,7 +337,7 @@ class _BlockOnDevice:
         self.mask = None if visible is None else torch.from_numpy(visible[:, None]).to(device)  # [R, 1, q, k]
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attend from new nodes [n, heads, d] to all nodes [nodes, key-value heads, d]: [R * q, heads, d]."""
+        """Attend from new nodes [n, heads, d] to all nodes [nodes, key-value heads, d]; returns [R * q, heads, d]."""
         attended = functional.scaled_dot_product_attention(
             queries[self.queries].transpose(1, 2),
             keys[self.keys].transpose(1, 2),

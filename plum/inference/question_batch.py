@@ -1,7 +1,7 @@
-"""Many questions about a few images: a question's text, an image and an answer's beginning are computed once.
+"""Many questions about a few images, with images and common prefixes of questions and answers computed once.
 
-The same numbers as `Predictor.score_choices`, `segment` and `generate` give question by question, which stay as the
-reference (paper, section A.1, scores every choice with a forward of its own).
+The results are those of `Predictor.score_choices`, `segment` and `generate` question by question, which remain the
+reference (the paper, section A.1, scores every choice with its own forward pass).
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,14 +31,15 @@ MAX_DECODED_TOGETHER = 32
 """Conversations whose masks are decoded in one loop; bounds the memory of image embeddings and earlier masks."""
 
 MAX_COPIED_BYTES = 4 * 2**30
-"""Keys and values of answers that are written together: each has its own copy of its prompt's. At 7B eight answers."""
+"""Maximum size of the keys and values of answers generated together, each with its own copy of its prompt's. At 7B this
+allows eight answers."""
 
 
 class QuestionBatch:
     """Questions about some images; implements `partonomy.models.contract.ImageBatch`.
 
     Args:
-        predictor: the model; its image store then holds these images.
+        predictor: the model; its image store is set to these images.
         images: from `ImageStore.read`.
     """
 
@@ -51,7 +52,7 @@ class QuestionBatch:
 
     @torch.inference_mode()
     def score_choices(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceScore]]:
-        """Score choices; SAM is not asked."""
+        """Score choices; SAM is not run."""
         rows = [
             (request, self._predictor.answers.given(True, request.turns, choice, f"choice {i}", phrases))
             for request in requests
@@ -64,7 +65,7 @@ class QuestionBatch:
 
     @torch.inference_mode()
     def segment(self, requests: Sequence[MaskRequest]) -> list[np.ndarray]:
-        """Segment phrases of given answers, masks bool (len(spans), H, W); answers scored before cost no forward."""
+        """Segment phrases of given answers, masks bool (len(spans), H, W); answers scored before need no forward."""
         forced = [self._predictor.answers.forced(request.turns, request.answer, request.spans) for request in requests]
         paths = self._states.add(
             [_forest_row(request, answer.row.encoded) for request, answer in zip(requests, forced, strict=True)]
@@ -77,7 +78,7 @@ class QuestionBatch:
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[AnswerRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[Generation]:
-        """Answer as `Predictor.generate` does; prompts that have been scored cost no forward."""
+        """Answer as `Predictor.generate` does; prompts scored before need no forward pass."""
         texts, predictor = self.write_answers(requests, max_new_tokens), self._predictor
         written = [number for number, text in enumerate(texts) if text]
         rows = {number: predictor.answers.own(True, requests[number].turns, texts[number]) for number in written}
@@ -99,14 +100,14 @@ class QuestionBatch:
 
     @torch.inference_mode()
     def reply(self, requests: Sequence[ReplyRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
-        """Answer as `Predictor.generate_text` does, in words alone; SAM is not asked."""
+        """Answer as `Predictor.generate_text` does, as plain text; SAM is not run."""
         return [self._predictor.notation.words(text) for text in self.write_answers(requests, max_new_tokens)]
 
     @torch.inference_mode()
     def write_answers(
         self, requests: Sequence[AnswerRequest | ReplyRequest], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> list[str]:
-        """Answers as the model writes them, marks included; empty where the model stops at once."""
+        """Generate answers as the model writes them, marks included; empty if the model stops immediately."""
         prompts = [self._predictor.answers.prompt(request.turns, has_image=True) for request in requests]
         paths = self._states.add(
             [_forest_row(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
@@ -139,7 +140,7 @@ class QuestionBatch:
     def _decode(
         self, paths: Sequence[np.ndarray], spans: Sequence[Sequence[TokenSpan]], pictures: Sequence[int]
     ) -> tuple[Tensor, ...]:
-        """Low-resolution logits [spans, 4h, 4w] of each row's spans, all rows together."""
+        """Return low-resolution logits [spans, 4h, 4w] of each row's spans, decoding all rows together."""
         device = self._predictor.device
         tokens = [(row, span.start, span.end) for row, found in enumerate(spans) for span in found]
         bounds = SpanBounds(*torch.tensor(tokens, device=device).unbind(1))
@@ -155,14 +156,14 @@ class QuestionBatch:
 
 
 def _forest_row(request: Request, row: EncodedText) -> ForestRow:
-    """A conversation in the branch of its first question: a follow-up then shares the first turn."""
+    """Put a conversation in the branch of its first question, so that a follow-up shares the first turn."""
     assert row.image_tokens is not None
     branch = (request.image, request.turns[0].text)
     return ForestRow(request.image, branch, row.input_ids, row.image_tokens.start)
 
 
 def _score(row: EncodedConversation, log_probs: np.ndarray) -> ChoiceScore:
-    """Sum a row's log-probabilities; image patches are predicted by nobody, and neither is the first token."""
+    """Sum a row's log-probabilities; image patches and the first token are not predicted."""
     image = row.encoded.image_tokens
     is_text_first = image is None or image.start > 0
     in_answer = log_probs[row.answers[-1].start : row.answers[-1].end]

@@ -1,6 +1,6 @@
 """Teacher-forced statistics on held-out data: span tags (paper, Table 12) and next-token loss, by kind of conversation.
 
-Answers are given, so nothing here says what the model would write; `validate_partonomy.py` does.
+Answers are given, so these statistics do not measure what the model would write; `validate_partonomy.py` does.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from plum.structures import IGNORE_INDEX, Batch
 from plum.train_config import DataConfig, SourceConfig
 
 HELD_OUT_KINDS = ("explanatory", "part_referring", "part_vqa", "part_status")
-"""Kinds of conversation that are measured; `part_status` answers need look-ahead to be tagged."""
+"""Kinds of conversation to measure; `part_status` answers need look-ahead to be tagged."""
 
 
 @dataclass(frozen=True)
 class TagAccuracy:
-    """Share of tokens of each true tag that are predicted right; None where there is no such token, or no tagger."""
+    """Share of tokens of each true tag that are predicted correctly; None without such tokens or without a tagger."""
 
     O: float | None  # noqa: E741  (the tag's name)
     B: float | None
@@ -36,9 +36,9 @@ class TagAccuracy:
 
 @dataclass(frozen=True)
 class HeldOutResult:
-    """One kind of conversation.
+    """Result for one kind of conversation.
 
-    tags: over answer tokens; tags_all_tokens: prompt and image patches counted as O too (as the authors' code counts)
+    tags: over answer tokens; tags_all_tokens: prompt and image patches also count as O (as in the authors' code)
     next_token_loss: nats per answer token, end token included
     """
 
@@ -53,13 +53,13 @@ class HeldOutResult:
 def evaluate_teacher_forced(
     loaded: LoadedModel, folder: str, kinds: Sequence[str] = HELD_OUT_KINDS, limit: int = 200
 ) -> list[HeldOutResult]:
-    """Measure a model on conversations made from a folder of partonomy's own form.
+    """Evaluate a model on conversations made from a folder in partonomy's own format.
 
     Args:
         loaded: model, tokenizer and configuration.
         folder: held-out annotations and questions.
         kinds: kinds of data source.
-        limit: images per kind.
+        limit: maximum number of images per kind.
     """
     return [_evaluate_kind(loaded, folder, kind, limit) for kind in kinds]
 
@@ -75,7 +75,7 @@ class _Sums:
 
     @torch.inference_mode()
     def add(self, model: GroundedLMM, batch: Batch) -> None:
-        """Ask the model about a batch on its device, and count."""
+        """Run the model on a batch on its device, and add its counts."""
         output = model(batch, with_teacher=False)
         if output.token_labels.numel():
             self.loss += float(cross_entropy(output.token_logits.float(), output.token_labels, reduction="sum"))
@@ -83,7 +83,7 @@ class _Sums:
         if output.tag_logits is None:
             return
         self.answer += torch.stack(bio_accuracy(output.tag_logits, output.tag_labels)).cpu()
-        # The forward reads answers alone; how often the prompt would be tagged takes the tagger once more.
+        # The forward pass tags answers only; tags of the prompt need a second run of the tagger.
         everywhere = model.tag(output.hidden_states, batch.attention_mask)
         assert everywhere is not None
         is_token = batch.attention_mask == 1
@@ -109,7 +109,7 @@ def _evaluate_kind(loaded: LoadedModel, folder: str, kind: str, limit: int) -> H
     model = loaded.model.eval()
     device = next(model.parameters()).device
     for batch in tqdm(batches, desc=f"held-out {kind}", total=num_images, unit="image"):
-        sums.add(model, batch.without_sam().to(device))  # tags and words need no mask
+        sums.add(model, batch.without_sam().to(device))  # tags and text need no mask
     return HeldOutResult(
         kind=kind,
         num_images=num_images,

@@ -26,8 +26,8 @@ class TokenSpan:
 def trim_offsets(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Shrink each token's character range to its visible characters.
 
-    Byte-level tokenizers report a word's leading space or not, SentencePiece-like ones usually do: after trimming all
-    agree. A token of nothing but white space, or a special token without characters, becomes an empty range.
+    Some byte-level tokenizers include a word's leading space, and SentencePiece-like ones usually do; after trimming,
+    all agree. A token of white space alone, or a special token without characters, becomes an empty range.
     """
     trimmed = []
     for start, end in offsets:
@@ -48,7 +48,7 @@ def phrase_tokens(trimmed: Sequence[tuple[int, int]], phrase: CharSpan) -> Token
         The range from the first to the last token that shares a character with the phrase.
 
     Raises:
-        ValueError: no token does.
+        ValueError: no token shares a character with the phrase.
     """
     first, last = phrase.start, phrase.end
     touching = [i for i, (start, end) in enumerate(trimmed) if start < last and first < end and start < end]
@@ -61,7 +61,7 @@ def write_tags(tags: list[int], span: TokenSpan) -> None:
     """Write B I I ... over a span of `tags`, in place.
 
     Raises:
-        ValueError: the span meets an earlier one: two phrases would share a token.
+        ValueError: the span overlaps an earlier one, so two phrases would share a token.
     """
     if any(tag in (Tag.B, Tag.I) for tag in tags[span.start : span.end]):
         raise ValueError(f"tokens {span.start}:{span.end} already belong to another phrase")
@@ -69,8 +69,9 @@ def write_tags(tags: list[int], span: TokenSpan) -> None:
 
 
 def decode_tags(tags: Sequence[int]) -> list[TokenSpan]:
-    """Read spans from tags, greedily: a B starts a span (also inside another), I's extend it, an I without B is
-    ignored.
+    """Read spans from tags greedily.
+
+    A B starts a span (also inside another), each I extends it, and an I without a B is ignored.
 
     Args:
         tags: class ids per token; anything but B and I counts as outside.

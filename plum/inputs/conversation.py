@@ -1,9 +1,9 @@
-"""Conversation templates: exchanges to text, with the character ranges of answers and phrases.
+"""Conversation templates: render exchanges as text with the character ranges of answers and phrases.
 
 `llava_v1`, `vicuna_v1.1` and `llava_llama_2` render exactly what the public LLaVA code (haotian-liu/LLaVA,
-llava/conversation.py: `conv_llava_v1`, `conv_vicuna_v1`, `conv_llava_llama_2`) feeds to its checkpoints; those in
-`_im_start_end` put `<im_start>` and `<im_end>` around the image, as checkpoints with `mm_use_im_start_end` were trained
-(LLaVA v1, LLaVA-Lightning v1); `plain` is the embedded default's short one.
+llava/conversation.py: `conv_llava_v1`, `conv_vicuna_v1`, `conv_llava_llama_2`) feeds to its checkpoints. The
+`_im_start_end` templates put `<im_start>` and `<im_end>` around the image, as in the training of checkpoints with
+`mm_use_im_start_end` (LLaVA v1, LLaVA-Lightning v1). `plain` is the short template of the embedded default.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ CONTROL_TOKENS = (IMAGE_TOKEN, BEGIN_TOKEN, END_TOKEN, IMAGE_START, IMAGE_END)
 
 @dataclass(frozen=True)
 class Template:
-    """How exchanges are joined.
+    """The strings that join exchanges into a conversation.
 
     A conversation is `opening` + question + `before_answer` + " " + answer + `after_answer` per exchange, with
     `reopening` in place of `opening` from the second exchange on. The first question follows `image` and a line
@@ -89,15 +89,16 @@ TEMPLATES: dict[TemplateName, Template] = {
 def render_conversation(
     exchanges: Sequence[Exchange], template: TemplateName, has_image: bool = True
 ) -> RenderedConversation:
-    """Render finished exchanges, as training and scoring read them.
+    """Render finished exchanges, for training and scoring.
 
     Args:
-        exchanges: at least one, every answer not empty; their spans are character ranges of the answers.
+        exchanges: one or more, with non-empty answers; their spans are character ranges of the answers.
         template: key of `TEMPLATES`.
         has_image: whether the first question is preceded by `<image>`.
 
     Raises:
-        ValueError: no exchange, an empty question or answer, a control token inside one, a span outside its answer.
+        ValueError: there is no exchange, a question or answer is empty or contains a control token, or a span lies
+            outside its answer.
     """
     if not exchanges:
         raise ValueError("a conversation needs at least one exchange")
@@ -117,11 +118,11 @@ def render_conversation(
 
 
 def render_prompt(history: Sequence[Exchange], question: str, template: TemplateName, has_image: bool = True) -> str:
-    """Render a question that waits for its answer: a prefix of the finished conversation's text.
+    """Render a conversation up to an open question: a prefix of the finished conversation's text.
 
     Args:
-        history: earlier exchanges, may be empty.
-        question: the user's last words.
+        history: earlier exchanges; may be empty.
+        question: the user's last message.
         template: key of `TEMPLATES`.
         has_image: whether the first question is preceded by `<image>`.
     """

@@ -1,8 +1,8 @@
-"""A conversation as the model reads it: token ids with image patches expanded, labels, BIO tags, phrase positions.
+"""Encoding of conversations: token ids with image patches expanded, labels, BIO tags and phrase positions.
 
-`<image>` becomes one id per image patch *here*, before the model (the convention of transformers' LLaVA). Every index
-lives in the expanded sequence, and every correspondence between text and tokens comes from the tokenizer's character
-offsets.
+`<image>` is expanded to one id per image patch *here*, before the model (the convention of transformers' LLaVA). All
+indices refer to the expanded sequence. The correspondence between text and tokens always comes from the tokenizer's
+character offsets.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from plum.structures import IGNORE_INDEX, Exchange
 
 @dataclass(frozen=True)
 class EncodedText:
-    """Token ids of a text, image expanded.
+    """Token ids of a text with `<image>` expanded.
 
     trimmed: per token, the range of its visible characters in `text` (image patches: empty)
     image_tokens: positions of the image patches, None without an image
@@ -32,7 +32,7 @@ class EncodedText:
 
     @property
     def num_text_tokens(self) -> int:
-        """Tokens that are not image patches."""
+        """Number of tokens that are not image patches."""
         image = self.image_tokens
         return len(self.input_ids) - (image.end - image.start if image else 0)
 
@@ -41,7 +41,7 @@ class EncodedText:
 class EncodedConversation:
     """One row of a batch before padding.
 
-    labels, tags: per token, IGNORE_INDEX where no loss reads them
+    labels, tags: per token; IGNORE_INDEX where the losses ignore them
     answers: per exchange, its answer tokens, end token included
     spans: the phrases to segment, in reading order over all exchanges
     """
@@ -59,10 +59,10 @@ class ConversationEncoder:
     """Encodes conversations for one tokenizer, template and image size.
 
     Attributes:
-        tokenizer: fast, with `<image>` as one token (see `plum.inputs.tokenizer`).
+        tokenizer: a fast tokenizer with `<image>` as one token (see `plum.inputs.tokenizer`).
         template: conversation template.
         num_image_tokens: patches of one image.
-        max_text_tokens: longest conversation, image patches not counted; None for no limit.
+        max_text_tokens: maximum length of a conversation, image patches not counted; None: no limit.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -78,12 +78,12 @@ class ConversationEncoder:
         Args:
             exchanges: questions and answers in order.
             has_image: False for conversations without an image.
-            name: of the sample, for errors.
+            name: name of the sample, for error messages.
 
         Raises:
-            ValueError: naming the sample: a phrase falls on no token, two phrases share one, phrases out of reading
-                order, the tokenizer merges the prompt's end with the answer, the conversation is too long (a supervised
-                phrase is never cut off).
+            ValueError: a phrase falls on no token, two phrases share a token, phrases are not in reading order, the
+                tokenizer merges the prompt's end with the answer, or the conversation is too long (a supervised phrase
+                is never truncated). The message names the sample.
         """
         try:
             rendered = render_conversation(exchanges, self.template, has_image)
@@ -101,7 +101,7 @@ class ConversationEncoder:
         return EncodedConversation(encoded, rendered, tuple(labels), tuple(tags), answers, tuple(spans))
 
     def encode_prompt(self, history: Sequence[Exchange], question: str, has_image: bool = True) -> EncodedText:
-        """Encode a question that waits for its answer."""
+        """Encode a conversation up to an open question."""
         return self._encode_text(render_prompt(history, question, self.template, has_image))
 
     def _encode_text(self, text: str) -> EncodedText:
@@ -132,14 +132,14 @@ class ConversationEncoder:
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """Id of one token of the vocabulary."""
+    """Return the id of one token of the vocabulary."""
     found = tokenizer.convert_tokens_to_ids(token)
     assert isinstance(found, int)
     return found
 
 
 def token_chars(encoded: EncodedText, span: TokenSpan) -> CharSpan:
-    """Characters of a token span, white space around it left out."""
+    """Return the characters of a token span without surrounding white space."""
     visible = [(start, end) for start, end in encoded.trimmed[span.start : span.end] if end > start]
     if not visible:
         start = encoded.trimmed[span.start][0]
@@ -148,7 +148,7 @@ def token_chars(encoded: EncodedText, span: TokenSpan) -> CharSpan:
 
 
 def _answer_tokens(encoded: EncodedText, prompt_end: int, answer_end: int) -> TokenSpan:
-    """Tokens after the prompt's end, white space before the answer's first word included: the model has to write it."""
+    """Return the answer's tokens, white space before its first word included, since the model has to generate it."""
     inside = [
         i for i, (start, end) in enumerate(encoded.offsets) if end > start and end > prompt_end and start < answer_end
     ]
@@ -167,7 +167,7 @@ def _tag(
     answers: Sequence[TokenSpan],
     exchanges: Sequence[Exchange],
 ) -> tuple[list[TokenSpan], list[int]]:
-    """Phrase positions of all exchanges, and tags of the answers whose exchange is tagged."""
+    """Return the phrase positions of all exchanges, and tags of the answers whose exchange is tagged."""
     spans: list[TokenSpan] = []
     tags = [int(IGNORE_INDEX)] * len(encoded.input_ids)
     for exchange, answer, phrases in zip(exchanges, answers, rendered.spans, strict=True):

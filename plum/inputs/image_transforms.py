@@ -1,12 +1,11 @@
-"""Images as the two towers read them: CLIP's square input and SAM's padded square input.
+"""Image preprocessing for the two towers: CLIP's square input and SAM's padded square input.
 
-CLIP: LLaVA v1 cut the centre out of non-square photographs, and with it every part near the border; here nothing is
-cut. LLaVA checkpoints get the image padded to a square with CLIP's mean colour (LLaVA v1.5's `image_aspect_ratio:
-pad`), then resized
-bicubically: on square images that equals transformers' CLIPImageProcessor. The embedded default, whose tower is trained
-from scratch, stretches the image to the square instead, so that no patch is wasted on padding.
-SAM: longest side to the input size (PIL bilinear, as segment-anything's `ResizeLongestSide`), its pixel statistics,
-zero padding at the bottom and the right.
+CLIP: LLaVA v1 centre-cropped non-square photographs and lost every part near the border; here nothing is cropped. For
+LLaVA checkpoints, the image is padded to a square with CLIP's mean colour (LLaVA v1.5's `image_aspect_ratio: pad`),
+then resized bicubically; for square images this equals transformers' CLIPImageProcessor. The embedded default, whose
+tower is trained from scratch, stretches the image to the square instead, so that no patch is wasted on padding.
+SAM: the longest side is resized to the input size (PIL bilinear, as in segment-anything's `ResizeLongestSide`), pixels
+are normalised with SAM's statistics, and the bottom and the right are padded with zeros.
 """
 
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ ClipFit = Literal["pad", "stretch"]
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """One image for both towers: clip_pixels [3, p, p], sam_pixels [3, P, P] where SAM is to be asked, float32."""
+    """One image for both towers, float32: clip_pixels [3, p, p]; sam_pixels [3, P, P], or None if SAM is not run."""
 
     clip_pixels: Tensor
     sam_pixels: Tensor | None
@@ -48,7 +47,7 @@ class ImageTransform:
         clip_size: p, side of CLIP's input in pixels.
         sam_size: P, side of SAM's input in pixels.
         sam_patch: side of a cell of SAM's embedding grid, in pixels of its input.
-        clip_fit: how an image that is not square becomes CLIP's square.
+        clip_fit: how a non-square image is fitted to CLIP's square.
     """
 
     clip_size: int
@@ -61,10 +60,10 @@ class ImageTransform:
 
         Args:
             image: uint8 RGB (H, W, 3).
-            for_sam: False where SAM is not asked: its embedding is known, or nothing is segmented.
+            for_sam: False if SAM is not run: its embedding is known, or nothing is segmented.
 
         Raises:
-            ValueError: another type or shape.
+            ValueError: the array has another type or shape.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"an image must be a uint8 RGB array (H, W, 3), got {image.dtype} {image.shape}")
@@ -80,7 +79,7 @@ class ImageTransform:
 
 
 def build_image_transform(config: ModelConfig) -> ImageTransform:
-    """Build the transform a model was, or will be, trained with."""
+    """Build the image transform that a model is trained with."""
     fit: ClipFit = "stretch" if config.llava.conversation == "plain" else "pad"
     return ImageTransform(config.llava.vision.image_size, config.sam.image_size, config.sam.patch_size, fit)
 
@@ -109,12 +108,12 @@ def sam_input(image: np.ndarray, frame: ImageFrame, size: int) -> Tensor:
 
 
 def grid_classes(part_map: np.ndarray, frame: ImageFrame, transform: ImageTransform) -> Tensor:
-    """Class at the centre of every pixel of SAM's low-resolution masks (four to a cell of its embedding grid each way).
+    """Sample the class at the centre of every pixel of SAM's low-resolution masks (4 x 4 pixels per embedding cell).
 
     Args:
         part_map: integer classes (H, W), original-image pixels.
         frame: sizes of the same image.
-        transform: gives the grid.
+        transform: defines the grid.
 
     Returns:
         LongTensor [4h, 4w], IGNORE_INDEX for pixels whose centre lies in the padding.
@@ -142,7 +141,7 @@ def _pad_to_square(image: np.ndarray) -> np.ndarray:
 
 
 def _channels_first(picture: Image.Image) -> np.ndarray:
-    """Return float32 [3, H, W], contiguous: NumPy is several times slower on rows of three channels."""
+    """Return contiguous float32 [3, H, W]; NumPy is several times slower with the three channels last."""
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1), dtype=np.float32)
 
 

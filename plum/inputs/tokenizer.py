@@ -1,8 +1,7 @@
-"""The embedded default's tokenizer: byte-level BPE trained on what the data sources can say, and loading of any
-tokenizer.
+"""Tokenizers: train the embedded default's byte-level BPE on texts of the data sources, and load any tokenizer.
 
-Any text can be represented and decodes to itself, offsets are exact, and part and object names become one or two
-tokens.
+The trained tokenizer represents any text and decodes it to itself. Its offsets are exact, and part and object names
+become one or two tokens.
 """
 
 from collections.abc import Iterable
@@ -26,9 +25,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     """Train a byte-level BPE tokenizer.
 
     Args:
-        texts: what it should be good at; order does not matter for the result beyond ties.
-        vocab_size: number of tokens, special tokens and the 256 bytes included; fewer when the texts offer fewer
-            merges.
+        texts: the training corpus; the order affects only ties.
+        vocab_size: number of tokens, special tokens and the 256 bytes included; the result is smaller if the texts
+            offer too few merges.
 
     Raises:
         ValueError: the size leaves no room for bytes and special tokens.
@@ -37,7 +36,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     if vocab_size < smallest:
         raise ValueError(f"vocab_size {vocab_size} is too small: 256 bytes and the special tokens need {smallest}")
     backend = Tokenizer(models.BPE(byte_fallback=False))
-    # One digit, one punctuation mark, or one word with the space before it: no token crosses the edge of a phrase.
+    # One digit, one punctuation mark, or one word with the space before it: no token crosses a phrase boundary.
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"), "isolated"),
@@ -82,8 +81,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     """Check offsets and special tokens.
 
     Args:
-        tokenizer: any.
-        where: names it in errors.
+        tokenizer: the tokenizer to check.
+        where: its name in error messages.
 
     Raises:
         ValueError: it has no fast backend, its offsets leave the text, do not cover it or join two words, its ids do

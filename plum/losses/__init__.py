@@ -1,1 +1,1 @@
-"""The losses of every system, unweighted; weighting happens once, in `losses.weighted_sum`."""
+"""Unweighted losses of every system; `losses.weighted_sum` applies the weights."""

@@ -1,6 +1,6 @@
-"""Losses of every system, named, unweighted; weighting happens once, in `weighted_sum` (paper, section 4 and Table 6).
+"""Named, unweighted losses of every system; `weighted_sum` applies the weights (paper, section 4 and Table 6).
 
-All are computed in float32, whatever the model's precision.
+All losses are computed in float32, whatever the model's precision.
 """
 
 import torch
@@ -15,12 +15,12 @@ from plum.train_config import LossConfig
 
 
 def compute_losses(output: GroundedOutput, batch: Batch, config: LossConfig) -> LossTerms:
-    """Compute every loss of a batch; a term without anything to supervise is 0.
+    """Compute every loss of a batch; a term with nothing to supervise is 0.
 
     Args:
-        output: the model's forward of `batch`.
+        output: the model's output for `batch`.
         batch: M masks in original-image pixels, labels, tags, spans.
-        config: forms of the losses (its weights are not applied).
+        config: settings of the losses; its weights are not applied.
     """
     overlap, bce = mask_losses(output.mask_logits, batch, config)
     bio, kl = None, None
@@ -40,7 +40,7 @@ def compute_losses(output: GroundedOutput, batch: Batch, config: LossConfig) -> 
 
 
 def weighted_sum(terms: LossTerms, config: LossConfig) -> Tensor:
-    """Weight and add: L = 1 LM + 2 BIO + 0.1 KL + 8 overlap + 2 BCE with the paper's weights (Table 6)."""
+    """Return the weighted sum: L = 1 LM + 2 BIO + 0.1 KL + 8 overlap + 2 BCE with the paper's weights (Table 6)."""
     total = config.language * terms.language
     if terms.bio is not None:
         total = total + config.bio * terms.bio
@@ -58,12 +58,13 @@ def language_loss(token_logits: Tensor, token_labels: Tensor) -> Tensor:
 def bio_loss(tag_logits: Tensor, tags: Tensor, class_weights: tuple[float, float, float]) -> Tensor:
     """Class-weighted cross-entropy over tagged (answer) tokens; 0 when there are none.
 
-    Paper: cross-entropy over the answer; authors' code: over every token, prompt, image patches and padding as O.
+    The paper computes it over the answer; the authors' code over every token, with prompt, image patches and padding as
+    O.
 
     Args:
         tag_logits: [A, 3], order O, B, I.
         tags: [A].
-        class_weights: of O, B, I; the mean is weighted too (sum of w * loss / sum of w).
+        class_weights: weights of O, B, I; the mean is weighted too (sum of w * loss / sum of w).
     """
     weights = torch.tensor(class_weights, device=tag_logits.device)
     total = cross_entropy(tag_logits.float(), tags, weights, reduction="sum")
@@ -71,7 +72,7 @@ def bio_loss(tag_logits: Tensor, tags: Tensor, class_weights: tuple[float, float
 
 
 def bio_accuracy(tag_logits: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
-    """Count right tags per true class.
+    """Count correct tags per true class.
 
     Args:
         tag_logits: [A, 3].
@@ -88,11 +89,12 @@ def bio_accuracy(tag_logits: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
 def span_kl_loss(
     hidden_states: Tensor, teacher_states: Tensor, spans: SpanBounds, sigma: float, divide_by_width: bool
 ) -> Tensor:
-    """KL of two Gaussians of width sigma around student's and teacher's span states; 0 without spans.
+    """KL divergence of Gaussians of width sigma around the student's and teacher's span states; 0 without spans.
 
-    Mean over spans of ||h_bar - t_bar||^2 / (2 sigma^2), states averaged over a span's tokens first (paper, section 4).
-    Paper: the plain sum over D; authors' code: no averaging over tokens, mean over D, sigma unused; here
-    `divide_by_width` divides by D (at D = 5120 the plain sum with weight 0.1 would dwarf every other loss).
+    This is the mean over spans of ||h_bar - t_bar||^2 / (2 sigma^2), where states are first averaged over a span's
+    tokens (paper, section 4). The paper sums over D. The authors' code takes the mean over D, does not average over
+    tokens and ignores sigma. Here `divide_by_width` divides by D, because at D = 5120 the plain sum with weight 0.1
+    would dwarf every other loss.
 
     Args:
         hidden_states: [N, T, D], gradients flow.

@@ -1,7 +1,7 @@
 """Mask losses at original resolution: Focal-Tversky or Dice, and binary cross-entropy (paper, section 4, Table 6).
 
-Every mask loss follows from sums over pixels, which are computed a few masks at a time, so that no map at original
-resolution is kept for the backward pass.
+Every mask loss is a function of sums over pixels. The sums are computed a few masks at a time, so that no map at
+original resolution is kept for the backward pass.
 """
 
 from dataclasses import dataclass
@@ -19,16 +19,18 @@ from plum.train_config import LossConfig
 Resize = tuple[Tensor, Tensor]
 """Matrices [H, h] and [W, w]."""
 PIXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}
-"""Of one map. Three or four of 512 KB fit the cache of a CPU's core; such of 64 MB keep a GPU busy."""
+"""Pixels of one map. Three or four maps of 512 KB fit the cache of a CPU core; maps of 64 MB keep a GPU busy."""
+EPSILON = 1e-6
 NUM_MAPS = 4
-"""Maps of so many pixels that live at a time: logits, truth, what is summed, and where some are ignored what counts."""
+"""Maps held at a time: logits, targets, the summed quantity and, if pixels are ignored, the counted pixels."""
 
 
 @dataclass(frozen=True)
 class PixelSums:
     """Sums over the counted pixels of each mask, [m], float32.
 
-    both: probability times truth; predicted: probability; true: truth; cross_entropy: nats; counted: pixels
+    both: probability times target; predicted: probability; true: target; cross_entropy: in nats; counted: number of
+        pixels
     """
 
     both: Tensor
@@ -41,16 +43,16 @@ class PixelSums:
 def sum_pixels(
     mask_logits: Tensor, targets: Tensor, is_counted: Tensor | None, resize: Resize | None = None
 ) -> PixelSums:
-    """Sum what the losses need over pixels, in float32.
+    """Compute the pixel sums that the losses need, in float32.
 
     Args:
-        mask_logits: [m, h, w]; gradients flow to them alone, once differentiable.
+        mask_logits: [m, h, w]; only these receive gradients, once differentiable.
         targets: [m, H, W], bool.
         is_counted: [m, H, W], bool, false on ignored pixels; None: every pixel counts.
-        resize: matrices that bring the logits to the targets' size; None: they have it.
+        resize: matrices that resize the logits to the targets' size; None: the sizes are equal.
 
     Raises:
-        ValueError: there is no mask, or shapes do not belong together.
+        ValueError: there is no mask, or the shapes do not match.
     """
     size = mask_logits.shape[1:] if resize is None else (len(resize[0]), len(resize[1]))
     if len(targets) == 0 or targets.shape != (len(mask_logits), *size):
@@ -61,7 +63,7 @@ def sum_pixels(
 
 
 def masks_at_once(num_masks: int, num_pixels: int, device_type: str) -> int:
-    """Return how many of so many masks are enlarged at a time: one at least, where there are any."""
+    """Return how many of `num_masks` masks are enlarged at a time: at least one, unless there are none."""
     return min(num_masks, max(1, PIXELS_AT_ONCE.get(device_type, PIXELS_AT_ONCE["cuda"]) // num_pixels))
 
 
@@ -109,7 +111,7 @@ class _SumPixels(Function):
 
 
 class _Workspace:
-    """Maps that a few masks after the others use: fresh memory costs a CPU more than what is computed in it."""
+    """Buffers reused by successive groups of masks: on a CPU, fresh memory costs more than the computation in it."""
 
     def __init__(self, targets: Tensor, is_counted: Tensor | None) -> None:
         num_masks, height, width = targets.shape
@@ -127,7 +129,7 @@ class _Workspace:
         return torch.bmm(rows.expand(len(maps), -1, -1), maps @ columns.T, out=self.logits[: len(maps)])
 
     def as_numbers(self, targets: Tensor, is_counted: Tensor | None, some: slice) -> tuple[Tensor, Tensor | None]:
-        """Return targets and counted pixels as float32 0 and 1: much faster to multiply by than bools on a CPU."""
+        """Return targets and counted pixels as float32 0 and 1, which a CPU multiplies much faster than bools."""
         true = targets[some]
         counted = None if is_counted is None else self.counted[0][: len(true)].copy_(is_counted[some])
         return self.true[: len(true)].copy_(true), counted
@@ -143,21 +145,18 @@ def _keep(counted: Tensor | None, maps: Tensor) -> Tensor:
     return maps if counted is None else maps.mul_(counted)
 
 
-EPSILON = 1e-6
-
-
 def mask_losses(mask_logits: Tensor, batch: Batch, config: LossConfig) -> tuple[Tensor, Tensor]:
     """Overlap loss and BCE, each the mean over the batch's M masks, at original resolution.
 
-    Images of one size share one resize; ignored pixels enter neither loss.
+    Images of the same size share one resize; ignored pixels count in neither loss.
 
     Args:
         mask_logits: [M, 4h, 4w] in the frame of SAM's padded input.
         batch: M masks in original-image pixels, spans, frames.
-        config: form of the overlap loss.
+        config: type and settings of the overlap loss.
 
     Raises:
-        ValueError: a mask has not its image's size.
+        ValueError: a mask does not have its image's size.
     """
     if len(batch.masks) == 0:
         nothing = torch.zeros((), dtype=torch.float32, device=mask_logits.device)
@@ -186,8 +185,8 @@ def losses_by_mask(sums: PixelSums, config: LossConfig) -> tuple[Tensor, Tensor]
 def focal_tversky_loss(sums: PixelSums, *, alpha: float, beta: float, gamma: float) -> Tensor:
     """Focal-Tversky loss of each mask: TI = (TP + e) / (TP + alpha FN + beta FP + e), loss = (1 - TI)^gamma.
 
-    1 - TI is clamped at 1e-6 from below: the power's slope is infinite at a perfect mask, where the authors' form gives
-    NaN gradients.
+    1 - TI is clamped to at least 1e-6. The power has an infinite slope at a perfect mask, where the authors' unclamped
+    form gives NaN gradients.
 
     Args:
         sums: over the pixels of m masks.
@@ -210,7 +209,7 @@ def dice_loss(sums: PixelSums, scale: float) -> Tensor:
 
     Args:
         sums: over the pixels of m masks.
-        scale: s, which sets what the e of 1e-6 weighs.
+        scale: s, which sets the relative weight of e = 1e-6.
 
     Returns:
         Losses [m], float32.
@@ -221,7 +220,7 @@ def dice_loss(sums: PixelSums, scale: float) -> Tensor:
 
 
 def bce_loss(sums: PixelSums) -> Tensor:
-    """Pixel-mean binary cross-entropy of each mask over its counted pixels, [m]; 0 where none counts."""
+    """Pixel-mean binary cross-entropy of each mask over its counted pixels, [m]; 0 if no pixel counts."""
     return sums.cross_entropy / sums.counted.clamp(min=1)
 
 
@@ -237,7 +236,7 @@ def _stack_targets(batch: Batch, rows: list[int], image_rows: list[int], frame: 
 
 
 def _stack_counted(ignored: list[Tensor | None], targets: Tensor) -> Tensor | None:
-    """Return where a pixel counts, [m, H, W] bool; None when no image ignores any."""
+    """Return which pixels count, [m, H, W] bool; None if no image ignores any."""
     if all(mask is None for mask in ignored):
         return None
     nowhere = torch.zeros_like(targets[0])

@@ -1,4 +1,4 @@
-"""Frozen parts run without a graph, and floating-point buffers keep their precision."""
+"""Frozen modules run without an autograd graph."""
 
 from contextlib import AbstractContextManager
 

@@ -1,8 +1,8 @@
 """A grounded language model: LLaVA answers, spans of the answer become queries, SAM turns queries into masks.
 
-The one forward serves training and evaluation of every system; each stage can be called alone (paper, section 4, figure
-3). What differs between systems is handed in: which states become a query (`query_projection`), a tagger or none, a
-SAM, a feedback loop or none; how answers are written is `plum.models.systems.target_notation`.
+One forward pass serves training and evaluation of every system; each stage can also be called alone (paper, section 4,
+figure 3). Systems differ in the components they pass in: the query projection, a tagger or none, a SAM, a feedback loop
+or none. `plum.models.systems.target_notation` defines how answers are written.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,9 +50,9 @@ class GroundedLMM(nn.Module):
         """Run every stage on a collated batch, with the batch's own spans.
 
         Args:
-            batch: may hold no image and no span at all.
-            with_teacher: also return the adapters-off states, for the KL term (of systems with tagged phrases).
-            sam_embeddings: [B, C, h, w] where they are known already; SAM's encoder is not asked then.
+            batch: collated samples; may contain no image and no span.
+            with_teacher: also return the states with adapters off, for the KL term (systems with tagged phrases).
+            sam_embeddings: [B, C, h, w], if known already; SAM's encoder is then not run.
         """
         images = self.encode_images(batch.clip_pixels, batch.sam_pixels, sam_embeddings, batch.sam_rows)
         text = (batch.input_ids, batch.attention_mask, batch.image_index, images.tokens)
@@ -82,8 +82,8 @@ class GroundedLMM(nn.Module):
         Args:
             clip_pixels: [B, 3, p, p], normalised for CLIP.
             sam_pixels: [U, 3, P, P], normalised for SAM, padded bottom and right.
-            sam_embeddings: [B, C, h, w] where they are known already.
-            sam_rows: [U], which images SAM reads, embeddings of the others are zeros; None: all.
+            sam_embeddings: [B, C, h, w], if known already.
+            sam_rows: [U], rows of the images that SAM encodes; the other embeddings are zeros. None: all images.
         """
         like = next(self.query_projection.parameters())
         if len(clip_pixels) == 0:
@@ -111,9 +111,9 @@ class GroundedLMM(nn.Module):
         return self.llava.token_logits(states)
 
     def tag(self, hidden_states: Tensor, attention_mask: Tensor, is_read: Tensor | None = None) -> Tensor | None:
-        """Return tag logits [N, T, 3], or [A, 3] of the A tokens `is_read` (bool [N, T]); None without a tagger.
+        """Return tag logits [N, T, 3], or [A, 3] of the A tokens in `is_read` (bool [N, T]); None without a tagger.
 
-        Their order is that of plum.inputs.bio_labels.Tag; sequences are right-padded.
+        The classes are in the order of plum.inputs.bio_labels.Tag; sequences are right-padded.
         """
         return None if self.tagger is None else self.tagger(hidden_states, attention_mask, is_read)
 
@@ -131,14 +131,14 @@ class GroundedLMM(nn.Module):
     def decode_masks(
         self, hidden_states: Tensor, spans: SpanBounds, image_embeddings: Tensor, image_index: Tensor
     ) -> Tensor:
-        """Decode one mask per span, in reading order within each conversation, earlier masks fed back.
+        """Decode one mask per span, in reading order within each conversation, feeding back earlier masks.
 
-        Step s serves all conversations that have an s-th span, so there are at most max(S) decoder calls, and none when
-        no span is given.
+        Step s decodes the s-th span of all conversations that have one, so there are at most max(S) decoder calls, and
+        none without spans.
 
         Args:
             hidden_states: [N, T, D].
-            spans: M token ranges, by conversation, then reading order.
+            spans: M token ranges, sorted by conversation, then reading order.
             image_embeddings: [B, C, h, w] from `encode_images`.
             image_index: [N], row of each conversation's image.
 
@@ -166,14 +166,14 @@ class GroundedLMM(nn.Module):
         return decoded[by_step.argsort()]
 
     def _decode_with_feedback(self, queries_of_steps: Sequence[Tensor], image_embeddings: Tensor) -> Tensor:
-        """Run the loop over steps whose rows are ever shorter prefixes of the first step's rows.
+        """Run the decode loop; the rows of each step are a prefix of the previous step's rows.
 
         Args:
             queries_of_steps: for each step [R_s, C], R_0 >= R_1 >= ...
             image_embeddings: [R_0, C, h, w].
 
         Returns:
-            Mask logits of all steps, one after the other, [M, 4h, 4w].
+            Mask logits of all steps, concatenated, [M, 4h, 4w].
         """
         decoded: list[Tensor] = []
         earlier: list[EncodedMasks] = []
@@ -189,7 +189,7 @@ class GroundedLMM(nn.Module):
         return torch.cat(decoded)
 
     def prepare_feedback(self) -> FeedbackContext:
-        """Compute what all steps of a decode loop share.
+        """Precompute what all steps of a decode loop share.
 
         Raises:
             ValueError: the model was built without mask feedback.
@@ -199,7 +199,7 @@ class GroundedLMM(nn.Module):
         return self.feedback.prepare(self.sam.dense_position())
 
     def encode_masks(self, mask_logits: Tensor, queries: Tensor, order: int, context: FeedbackContext) -> EncodedMasks:
-        """Encode masks for the ones after them; interactive callers pass masks of their own here.
+        """Encode masks as feedback for later ones; interactive callers may pass their own masks.
 
         Args:
             mask_logits: [R, 4h, 4w], frame of SAM's padded input.
@@ -219,7 +219,8 @@ class GroundedLMM(nn.Module):
         Args:
             queries: [R, C].
             image_embeddings: [R, C, h, w], each row's image.
-            earlier: earlier masks in order, each with the same R rows; interactive callers may drop, insert or replace.
+            earlier: earlier masks in order, each with the same R rows; interactive callers may drop, insert or
+                replace them.
             position: SAM's dense positional encoding.
 
         Returns:
@@ -235,8 +236,8 @@ class GroundedLMM(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GroundedLMM":
         """Move or cast as nn.Module does, but never round floating-point buffers.
 
-        They are frequencies (LLaMA's rotary ones, SAM's positional ones): DeepSpeed's and `.to(bfloat16)`'s rounding of
-        them would shift positions.
+        These buffers are frequencies (LLaMA's rotary, SAM's positional ones). Rounding them, as DeepSpeed and
+        `.to(bfloat16)` do, would shift positions.
         """
         exact = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
         super()._apply(fn, recurse)
@@ -269,8 +270,8 @@ def decoding_steps(conversation: Tensor) -> list[Tensor]:
         conversation: [M], conversation of each span, sorted.
 
     Returns:
-        For each step s the indices of the s-th spans, conversations with the most spans first: the rows of a step are a
-        prefix of the rows of the step before, so that earlier masks are kept by slicing.
+        For each step s, the indices of the s-th spans, conversations with the most spans first. The rows of a step are
+        a prefix of the previous step's rows, so earlier masks are selected by slicing.
     """
     counts = torch.unique_consecutive(conversation, return_counts=True)[1]
     first_span = counts.cumsum(0) - counts

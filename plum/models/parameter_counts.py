@@ -1,4 +1,4 @@
-"""Parameters of a model by component, named as the paper's parts are (section 4, Table 6)."""
+"""Parameter counts by component; components are named as in the paper (section 4, Table 6)."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The smallest PLUM and a random batch for it: for tests and smoke runs, never for numbers."""
+"""The smallest PLUM and a random batch for it, for tests and smoke runs, never for results."""
 
 import torch
 
@@ -94,8 +94,8 @@ def tiny_batch(
         config: from `tiny_model_config`, with TINY_TOKENS.
         spans_of_conversations: spans (up to 4) of each conversation; TEXT_ONLY (-1): no image and no span.
         generator: source of all randomness.
-        conversations_per_image: successive conversations with an image that share it and begin alike. Images are of
-            different sizes: 20 + 2 i by 32 pixels the i-th.
+        conversations_per_image: number of successive conversations that share an image and their beginning. Image i has
+            20 + 2 i by 32 pixels.
     """
     pictured = [row for row, count in enumerate(spans_of_conversations) if count != TEXT_ONLY]
     num_patches, vocab_size = config.llava.vision.num_image_tokens, config.llava.language.vocab_size

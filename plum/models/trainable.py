@@ -1,4 +1,4 @@
-"""What is trained: flags by component, and the table printed at start-up."""
+"""Trainable parameters: sets flags by component and returns the table printed at start-up."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ ALWAYS_TRAINED = (
 
 @dataclass(frozen=True)
 class TrainableRow:
-    """Parameters of one component: how many are trained, how many there are."""
+    """Numbers of trainable and of all parameters of one component."""
 
     module: str
     trainable: int
@@ -32,7 +32,7 @@ def set_trainable(model: GroundedLMM, config: TrainableConfig) -> list[Trainable
     """Set requires_grad of every parameter and return the table by component.
 
     Raises:
-        ValueError: the configuration asks for what the model's adapters do not allow.
+        ValueError: the configuration conflicts with the model's adapters.
     """
     _check_against_adapters(model, config)
     trained = _trained_components(config)
@@ -80,7 +80,7 @@ def _check_against_adapters(model: GroundedLMM, config: TrainableConfig) -> None
 
 
 def _frozen_identity(model: GroundedLMM) -> set[str]:
-    """Return the names of the projector's second layer where it only stands in for LLaVA v1's missing one."""
+    """Return the parameter names of the projector's second layer if it only replaces LLaVA v1's missing one."""
     if model.config.llava.projector != "linear":
         return set()
     return {name for name, _ in model.named_parameters() if "multi_modal_projector.linear_2." in name}

@@ -1,4 +1,4 @@
-"""Modules without weights of their own: shapes first, memory once the weights' file, dtype and device are known.
+"""Modules built without memory for their weights, which is allocated once file, dtype and device are known.
 
 A 13B model built as usual holds 54 GB of random float32 numbers, which the checkpoint then overwrites.
 """
@@ -16,7 +16,7 @@ def without_weights(is_empty: bool = True) -> Iterator[None]:
     """Build modules whose parameters have shapes but no memory; their buffers (frequencies) are computed as usual.
 
     Args:
-        is_empty: False changes nothing.
+        is_empty: False has no effect.
     """
     if is_empty:
         with init_empty_weights(include_buffers=False):
@@ -26,12 +26,12 @@ def without_weights(is_empty: bool = True) -> Iterator[None]:
 
 
 def allocate_parameters(module: nn.Module, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
-    """Give memory to the parameters that have none, in place; what is in it is arbitrary until weights are copied in.
+    """Allocate memory for parameters that have none, in place; values are arbitrary until weights are copied in.
 
     Args:
         module: built under `without_weights`, wholly or in part.
-        dtype: of the new memory.
-        device: where it lies.
+        dtype: dtype of the new parameters.
+        device: device of the new parameters.
     """
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
@@ -43,7 +43,7 @@ def _allocated(parameter: nn.Parameter, dtype: torch.dtype, device: torch.device
     memory = torch.empty(parameter.shape, dtype=dtype, device=device)
     if type(parameter) is nn.Parameter:
         return nn.Parameter(memory, requires_grad=parameter.requires_grad)
-    # bitsandbytes' parameters carry how they will be packed; they are packed when they move, so never here.
+    # bitsandbytes' parameters carry their packing settings; they are packed when they move, so never here.
     return type(parameter)(memory, requires_grad=False, **_packing(parameter))
 
 

@@ -1,1 +1,1 @@
-"""Published LLaVA and SAM weights as saved models: formats, key tables, tokenizers. Start at `convert_llava.py`."""
+"""Conversion of published LLaVA and SAM weights: formats, key tables, tokenizers. Start with `convert_llava.py`."""

@@ -1,4 +1,4 @@
-"""config.json of published LLaVA and CLIP folders as plum's configuration; what it cannot express is refused."""
+"""Reads config.json of published LLaVA and CLIP folders; values that plum cannot express are refused."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ from plum.config import LanguageConfig, LlavaConfig, VisionConfig
 from plum.inputs.conversation import TemplateName
 
 CLIP_HEAD_DIM = 64
-"""Of OpenAI's CLIP towers; shapes alone do not show the number of heads."""
+"""Width of a head in OpenAI's CLIP towers; shapes alone do not show the number of heads."""
 ORIGINAL_TYPES = ("llava", "llava_llama")
 DELIMITED: Mapping[TemplateName, TemplateName] = {
     "llava_v1": "llava_v1_im_start_end",
     "vicuna_v1.1": "vicuna_v1.1_im_start_end",
 }
-"""Templates with the image alone, and the same with `<im_start>` and `<im_end>` around it."""
+"""Templates with the image alone, and their variants with `<im_start>` and `<im_end>` around it."""
 LANGUAGE_CONSTANTS = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False}
 VISION_CONSTANTS = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_channels": 3}
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """What config.json says, before the weights are looked at.
+    """Content of config.json, before the weights are inspected.
 
     Attributes:
         path: the file.
         language: sizes; `vocab_size` may still grow.
-        vision: CLIP's sizes; None where another folder or the shapes have to say them.
-        select_layer: hidden state of CLIP that is read.
-        projector: None where the file does not say it.
-        vision_name: name of the CLIP folder it was trained with, if it is said.
+        vision: CLIP's sizes; None if another folder or the shapes determine them.
+        select_layer: index of CLIP's hidden state that is used.
+        projector: type of the projector; None if the file does not state it.
+        vision_name: name of the CLIP folder it was trained with, if stated.
         has_image_delimiters: trained with `<im_start>` and `<im_end>` around the image.
         is_original: written by the original LLaVA code.
     """
@@ -55,7 +55,7 @@ def read_source_config(folder: Path) -> SourceConfig:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not LLaVA's on LLaMA, or holds a value that plum cannot express; names file and key.
+        ValueError: it is not LLaVA's on LLaMA, or has a value that plum cannot express; the message names file and key.
     """
     path = folder / "config.json"
     content = read_json(path)
@@ -97,10 +97,10 @@ def vision_from_shapes(shapes: Mapping[str, tuple[int, ...]], select_layer: int)
 
 
 def choose_conversation(source: SourceConfig, layout: Layout, chosen: TemplateName | None) -> tuple[TemplateName, str]:
-    """Return the template a checkpoint was trained with, and why this one.
+    """Return the template a checkpoint was trained with, and the reason for the choice.
 
     Raises:
-        ValueError: it cannot be told and none was chosen.
+        ValueError: it cannot be inferred and none was chosen, or the chosen one does not fit.
     """
     if source.has_image_delimiters:
         return _choose_delimited(source, layout, chosen)
@@ -113,7 +113,7 @@ def choose_conversation(source: SourceConfig, layout: Layout, chosen: TemplateNa
     if "llama-2" in source.path.parent.resolve().name.lower():
         return "llava_llama_2", "the folder's name says llama-2"
     raise ValueError(
-        f"{source.path.parent} does not show its conversation template; say --conversation, one of "
+        f"{source.path.parent} does not show its conversation template; set --conversation to one of "
         f"{list(get_args(TemplateName))}. llava-llama-2 checkpoints: llava_llama_2; LLaVA v1: its training code used "
         "vicuna_v1.1, its demo and LISA llava_v1"
     )
@@ -121,18 +121,18 @@ def choose_conversation(source: SourceConfig, layout: Layout, chosen: TemplateNa
 
 def _choose_delimited(source: SourceConfig, layout: Layout, chosen: TemplateName | None) -> tuple[TemplateName, str]:
     """Choose for a checkpoint that was trained with `<im_start>` and `<im_end>` around the image."""
-    reason = "mm_use_im_start_end: the image stands between <im_start> and <im_end>"
+    reason = "mm_use_im_start_end: the image is between <im_start> and <im_end>"
     if chosen is None and layout.projector == "mlp2x_gelu":
         return DELIMITED["vicuna_v1.1"], reason
     if chosen is None:
         raise ValueError(
-            f"{source.path.parent} does not show its conversation template; say --conversation, one of "
+            f"{source.path.parent} does not show its conversation template; set --conversation to one of "
             f"{list(DELIMITED)}. LLaVA v1: its training code used vicuna_v1.1, its demo and LISA llava_v1"
         )
     if chosen not in (*DELIMITED, *DELIMITED.values()):
         raise ValueError(
             f"{source.path}: trained with <im_start> and <im_end> around the image (mm_use_im_start_end), which "
-            f"--conversation {chosen} has no form of; choose among {list(DELIMITED)}"
+            f"--conversation {chosen} does not support; choose one of {list(DELIMITED)}"
         )
     return DELIMITED.get(chosen, chosen), reason
 
@@ -140,7 +140,7 @@ def _choose_delimited(source: SourceConfig, layout: Layout, chosen: TemplateName
 def build_llava_config(
     source: SourceConfig, layout: Layout, vision: VisionConfig, conversation: TemplateName
 ) -> LlavaConfig:
-    """Put the parts together.
+    """Combine the parts.
 
     Raises:
         ValueError: configuration and weights disagree on the projector.

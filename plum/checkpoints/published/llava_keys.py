@@ -1,8 +1,8 @@
-"""Names of LLaVA's tensors in published checkpoints and here, as two-column tables.
+"""Tables from the names of LLaVA's tensors in published checkpoints to plum's names.
 
-One table per published layout: transformers' names (llava-hf), as its versions 4 and 5 write them, and the original
-LLaVA code's (liuhaotian), with or without CLIP inside, with one or two projector layers. `{}` is a layer's number. A
-name that no table has is an error, so that nothing is left out in silence.
+There is one two-column table per published layout: transformers' names (llava-hf), as its versions 4 and 5 write them,
+and the original LLaVA code's (liuhaotian), with or without CLIP, with one or two projector layers. `{}` is a layer's
+number. A name that is in no table is an error, so that nothing is skipped silently.
 """
 
 import re
@@ -54,21 +54,21 @@ DROPPED_LANGUAGE = ("layers.{}.self_attn.rotary_emb.inv_freq",)
 DROPPED_VISION = ("embeddings.position_ids",)
 """0, 1, 2, ...: a buffer of older versions."""
 DROPPED_CLIP = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
-"""Prefixes of what a CLIP folder holds beside the vision tower."""
+"""Prefixes of tensors in a CLIP folder that are not the vision tower's."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One published naming.
+    """One published naming scheme.
 
     Attributes:
-        name: for messages.
+        name: name in messages.
         table: (published name, our name) with `{}` for a layer's number.
         anchors: published names by which the layout is recognised; all are in the table.
-        dropped: published names that are left out.
-        dropped_prefixes: beginnings of names that are left out.
-        has_vision: whether the CLIP tower is inside.
-        projector: "linear", "mlp2x_gelu", or None where there is none.
+        dropped: published names that are ignored.
+        dropped_prefixes: prefixes of names that are ignored.
+        has_vision: whether the CLIP tower is included.
+        projector: "linear", "mlp2x_gelu", or None if there is none.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Layout:
         return MappingProxyType(inverse)
 
     def own_name(self, published: str) -> str | None:
-        """Return our name of a published tensor, None if it is left out.
+        """Return our name of a published tensor, None if it is ignored.
 
         Raises:
             ValueError: the layout has no such name.
@@ -166,7 +166,7 @@ LAYOUTS = (
     _layout("original LLaVA without CLIP, two projector layers", "model.", "lm_head.", None, _MLP),
     _layout("original LLaVA without CLIP, one projector layer", "model.", "lm_head.", None, _LINEAR),
 )  # fmt: skip
-"""With CLIP before without: the first whose anchors are all there is the checkpoint's."""
+"""Layouts with CLIP come first: a checkpoint's layout is the first whose anchors are all present."""
 
 CLIP_LAYOUTS = tuple(
     Layout(
@@ -185,14 +185,14 @@ def detect_layout(names: Iterable[str], layouts: tuple[Layout, ...], where: str)
     """Return the layout whose anchors are all among a checkpoint's names.
 
     Raises:
-        ValueError: there is none; says what the nearest one lacks.
+        ValueError: there is none; the message says which anchors of the nearest layout are missing.
     """
     found = set(names)
     missing = [[anchor for anchor in layout.anchors if anchor not in found] for layout in layouts]
     nearest = min(range(len(layouts)), key=lambda i: len(missing[i]) / len(layouts[i].anchors))
     if missing[nearest]:
         raise ValueError(
-            f"{where}: the names are of no layout known here; nearest is {layouts[nearest].name!r}, which also has "
-            f"{missing[nearest]} (the first names here: {sorted(found)[:3]})"
+            f"{where}: the names match no known layout; the nearest is {layouts[nearest].name!r}, which also has "
+            f"{missing[nearest]} (first names found: {sorted(found)[:3]})"
         )
     return next(layout for layout, lacks in zip(layouts, missing, strict=True) if not lacks)

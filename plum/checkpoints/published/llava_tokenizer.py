@@ -1,9 +1,9 @@
-"""The tokenizer of a published LLaVA folder as a fast one, with exactly the ids the checkpoint was trained with.
+"""Reads a published LLaVA folder's tokenizer as a fast one, with exactly the ids of the checkpoint's training.
 
-transformers 5 builds LLaMA's tokenizer anew when its class is named in tokenizer_config.json: unless that says `legacy:
-true`, it no longer puts `▁` in front of the text after a special token, whatever tokenizer.json says. So tokenizer.json
-is read as it is and saved under the neutral class; from tokenizer.model alone, `legacy` decides, absent meaning true as
-it did when these checkpoints were made.
+transformers 5 rebuilds LLaMA's tokenizer if tokenizer_config.json names its class. Unless that file says `legacy:
+true`, the rebuilt tokenizer no longer puts `▁` in front of text after a special token, whatever tokenizer.json says.
+Therefore, tokenizer.json is read unchanged and saved under the neutral class. With tokenizer.model alone, `legacy`
+decides; if absent, it is true, as when these checkpoints were made.
 """
 
 import json
@@ -28,7 +28,7 @@ PROBES = (
 
 @dataclass(frozen=True)
 class SourceTokenizer:
-    """A checked tokenizer, and the tokens it was given (their embeddings are the converter's)."""
+    """A checked tokenizer, and the tokens added to it (the converter adds their embeddings)."""
 
     tokenizer: PreTrainedTokenizerFast
     added_tokens: tuple[str, ...]
@@ -70,10 +70,10 @@ def read_source_tokenizer(folder: Path) -> SourceTokenizer:
 
 
 def require_image_delimiters(tokenizer: PreTrainedTokenizerFast, where: str) -> None:
-    """Check that `<im_start>` and `<im_end>` are tokens, also directly beside `<image>`.
+    """Check that `<im_start>` and `<im_end>` are tokens, also directly next to `<image>`.
 
     Raises:
-        ValueError: they are not; the checkpoint says that it was trained with them.
+        ValueError: they are not, although the checkpoint says that it was trained with them.
     """
     expected = [IMAGE_START, IMAGE_TOKEN, IMAGE_END]
     ids = tokenizer("".join(expected), add_special_tokens=False)["input_ids"]
@@ -85,7 +85,7 @@ def require_image_delimiters(tokenizer: PreTrainedTokenizerFast, where: str) -> 
 
 
 def _read_settings(folder: Path) -> dict[str, object]:
-    """Return tokenizer_config.json, with the pad token of special_tokens_map.json where it names none."""
+    """Return the settings of tokenizer_config.json, completed with those of special_tokens_map.json."""
     settings: dict[str, object] = {}
     for file in ("special_tokens_map.json", SETTINGS_FILE):
         if (folder / file).is_file():
@@ -97,25 +97,25 @@ def _read_settings(folder: Path) -> dict[str, object]:
 
 
 def _text(token: object) -> str | None:
-    """Return the text of a token that stands as text or as an object with "content"."""
+    """Return the text of a token that is given as text or as an object with "content"."""
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None
 
 
 def _from_sentencepiece(folder: Path, settings: Mapping[str, object]) -> Tokenizer:
-    """Convert tokenizer.model through transformers, with the begin token and the spaces its training had."""
+    """Convert tokenizer.model with transformers, with the begin token and the spaces of its training."""
     backend = _split_before_normalizing(AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer)
     if settings.get("add_bos_token") is not False:  # absent: true for LLaMA's slow tokenizer, not for transformers 5
         begin = (BEGIN_TOKEN, backend.token_to_id(BEGIN_TOKEN))
         backend.post_processor = processors.TemplateProcessing(f"{BEGIN_TOKEN} $A", special_tokens=[begin])
     if settings.get("legacy") is not False:
-        # Every stretch of text between special tokens begins with the mark of a word.
+        # Every piece of text between special tokens begins with the word mark.
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         backend.pre_tokenizer = None
     else:
-        # Only the text's beginning does, and what follows `<image>`: LLaVA tokenizes that by itself. It is the one
-        # stretch that begins with a line break.
+        # Only the beginning of the text does, and the piece after `<image>`, which LLaVA tokenizes separately. It is
+        # the only piece that begins with a line break.
         backend.normalizer = normalizers.Replace(Regex(r"\A\n"), "▁\n")
         backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
     _require_sentencepiece_ids(backend, folder / SENTENCEPIECE_FILE, PROBES)
@@ -125,7 +125,7 @@ def _from_sentencepiece(folder: Path, settings: Mapping[str, object]) -> Tokeniz
 def _split_before_normalizing(backend: Tokenizer) -> Tokenizer:
     """Cut added tokens (`<im_start>`) out of the raw text, as LLaMA's slow tokenizer does.
 
-    transformers 5 lets those of added_tokens.json be normalised, which puts `▁` in front of them.
+    transformers 5 normalises those of added_tokens.json, which puts `▁` in front of them.
     """
     content = json.loads(backend.to_str())
     for token in content["added_tokens"]:
@@ -134,7 +134,7 @@ def _split_before_normalizing(backend: Tokenizer) -> Tokenizer:
 
 
 def _require_sentencepiece_ids(backend: Tokenizer, model: Path, texts: Sequence[str]) -> None:
-    """Compare with SentencePiece itself."""
+    """Raise if the ids differ from SentencePiece's own."""
     reference = sentencepiece.SentencePieceProcessor(model_file=str(model))
     for text in texts:
         ours = backend.encode(text, add_special_tokens=False).ids

@@ -10,22 +10,22 @@ from plum.checkpoints.published.source_files import open_weights
 from plum.config import SamConfig
 
 VARIANTS: Mapping[tuple[int, int], str] = {(768, 12): "ViT-B", (1024, 24): "ViT-L", (1280, 32): "ViT-H"}
-"""Width and depth of the image encoder: its name."""
+"""Name of a variant by width and depth of its image encoder."""
 OWN_PREFIX = "sam."
 
 
 def variant_name(config: SamConfig) -> str:
-    """Return "ViT-H" and the like; sizes for any other encoder."""
+    """Return the variant's name, such as "ViT-H", or the sizes of any other encoder."""
     size = (config.encoder_dim, config.encoder_depth)
     return VARIANTS.get(size, f"an encoder of {size[1]} blocks of {size[0]}")
 
 
 def read_sam_config(path: Path) -> SamConfig:
-    """Derive a SAM file's sizes from its tensors' shapes; what shapes do not show is SAM's constant.
+    """Derive a SAM file's sizes from its tensors' shapes; values that shapes do not show are SAM's constants.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged or not SAM's; names what is missing.
+        ValueError: it is damaged or not SAM's; the message names what is missing.
     """
     with open_weights(path) as file:
         shapes = {name: file.shape(name) for name in file.names}
@@ -42,7 +42,7 @@ def _config_of(shapes: Mapping[str, tuple[int, ...]]) -> SamConfig:
     _, side, _, width = shapes["image_encoder.pos_embed"]
     patch_size = shapes["image_encoder.patch_embed.proj.weight"][-1]
     depth = _count(shapes, "image_encoder.blocks.{}.norm1.weight")
-    # A block's relative positions run from -(n - 1) to n - 1, n its window or the whole grid.
+    # A block's relative positions run from -(n - 1) to n - 1, where n is its window or the whole grid.
     reach = [(shapes[f"image_encoder.blocks.{i}.attn.rel_pos_h"][0] + 1) // 2 for i in range(depth)]
     head_dim = shapes["image_encoder.blocks.0.attn.rel_pos_h"][1]
     windows = [n for n in reach if n != side]

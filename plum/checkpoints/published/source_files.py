@@ -1,7 +1,6 @@
 """Weight files of published checkpoints: safetensors or PyTorch pickles, single or in shards, opened one at a time.
 
-Pickles are read with `weights_only=True`, so that no code of them runs, and mapped into memory where their format
-allows it.
+Pickles are read with `weights_only=True`, so that they cannot run code, and memory-mapped if their format allows it.
 """
 
 import json
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 STEMS = ("model.safetensors", "pytorch_model.bin")
-"""Names of whole files; shards stand in an index of the same name with `.index.json`. Safetensors come first."""
+"""Names of single files; shards are listed in an index of the same name plus `.index.json`. Safetensors come first."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,9 @@ class SourceFiles:
     """The weight files of a folder.
 
     Attributes:
-        folder: where they lie.
+        folder: folder of the files.
         files: in order.
-        indexed: per file the names that the folder's index promises; empty without an index.
+        indexed: per file, the names listed in the folder's index; empty without an index.
     """
 
     folder: Path
@@ -68,7 +67,7 @@ def read_json(path: Path) -> object:
     """Read a JSON file.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: the file does not exist.
         ValueError: it is not JSON.
     """
     if not path.is_file():
@@ -81,7 +80,7 @@ def read_json(path: Path) -> object:
 
 
 class OpenFile:
-    """An open weight file: names, and tensors read when asked for."""
+    """An open weight file: names, and tensors that are read on request."""
 
     def __init__(self, path: Path, tensors: "Mapping[str, Tensor] | safe_open") -> None:
         self.path = path
@@ -104,8 +103,8 @@ def open_weights(path: Path) -> Iterator[OpenFile]:
     """Open one weight file.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is truncated, damaged or holds other things than tensors.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is truncated, damaged or contains anything but tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
@@ -121,7 +120,7 @@ def open_weights(path: Path) -> Iterator[OpenFile]:
 
 
 def _load_pickle(path: Path) -> Mapping[str, Tensor]:
-    """Load a state dict; files of the zip format are mapped, older ones read into memory."""
+    """Load a state dict; files in zip format are memory-mapped, older ones are read into memory."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:

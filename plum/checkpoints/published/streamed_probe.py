@@ -1,4 +1,4 @@
-"""Logits of a model that is not in memory: its own forward pass, each layer's weights read when it runs and dropped."""
+"""Logits of a model that is not in memory: its forward pass reads each layer's weights as it runs, then drops them."""
 
 from collections.abc import Callable
 
@@ -37,7 +37,7 @@ def _probe_text(model: GroundedLMM) -> Tensor:
 
 
 def _stream_weights(model: GroundedLMM, weights: Weights) -> None:
-    """Let every piece of the language model fetch its weights before it runs and drop them afterwards."""
+    """Make every piece of the language model fetch its weights before it runs and drop them afterwards."""
     language = model.llava.stock.model.language_model
     names = {id(module): name for name, module in model.named_modules()}
     pieces = (*language.layers, language.embed_tokens, language.norm, model.llava.stock.lm_head)

@@ -1,4 +1,4 @@
-"""What a published checkpoint holds, looked at before anything is written: names, shapes, and whether it is a delta."""
+"""Inspection of a published checkpoint before anything is written: names, shapes, and whether it is a delta."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from plum.checkpoints.published.llava_keys import OWN_LANGUAGE
 from plum.checkpoints.published.source_files import SourceFiles, open_weights
 
 LARGEST_DELTA_NORM = 0.05
-"""Mean of a RMSNorm's weights: LLaMA's largest lie far above this; fine-tuning moves them by thousandths."""
+"""Bound on the mean weight of an RMSNorm in a delta: LLaMA's largest are far above it, and fine-tuning changes them by
+thousandths."""
 NUM_NAMES_SHOWN = 5
 
 NameMap = Callable[[str], str | None]
-"""Published name to ours; None: left out."""
+"""Maps a published name to ours; None: ignored."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Survey:
 
 
 def list_names(files: SourceFiles) -> list[str]:
-    """Return all names, and check them against the index.
+    """Return all names and check them against the index.
 
     Raises:
         ValueError: a file is damaged, lacks a tensor that the index promises, or repeats one.
@@ -47,16 +48,16 @@ def list_names(files: SourceFiles) -> list[str]:
             raise ValueError(f"{path} lacks {missing[:NUM_NAMES_SHOWN]}, which the index promises: download it again")
         for name in names:
             if name in found:
-                raise ValueError(f"{name} stands in {found[name]} and in {path}")
+                raise ValueError(f"{name} is in both {found[name]} and {path}")
             found[name] = path
     return list(found)
 
 
 def survey(files: SourceFiles, own_name: NameMap) -> Survey:
-    """Read names and shapes, and the few small tensors that tell a delta.
+    """Read names and shapes, and the few small tensors that identify a delta.
 
     Raises:
-        ValueError: a name is unknown; names file and tensor.
+        ValueError: a name is unknown; the message names file and tensor.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     published: dict[str, str] = {}
@@ -74,7 +75,7 @@ def survey(files: SourceFiles, own_name: NameMap) -> Survey:
 
 
 def translate(own_name: NameMap, name: str, path: Path) -> str | None:
-    """Apply a name map; its error gets the file's name."""
+    """Apply a name map; errors name the file."""
     try:
         return own_name(name)
     except ValueError as error:
@@ -82,9 +83,10 @@ def translate(own_name: NameMap, name: str, path: Path) -> str | None:
 
 
 def refuse_delta(folder: Path, found: Survey) -> None:
-    """Refuse differences to LLaMA, which load like weights and answer nonsense.
+    """Refuse delta weights (differences to LLaMA), which load like weights but produce nonsense.
 
-    Merging keeps `delta` in config.json and often in the folder's name, so the weights decide, not a name.
+    Merging keeps `delta` in config.json and often in the folder's name, so the check looks at the weights, not at
+    names.
 
     Raises:
         ValueError: the norms' weights are near 0.
@@ -99,28 +101,29 @@ def refuse_delta(folder: Path, found: Survey) -> None:
 
 
 def require_expected(found: Survey, expected: Mapping[str, tuple[int, ...]], where: str, names: NameMap) -> None:
-    """Compare with the tensors a model of these sizes has.
+    """Compare a checkpoint with the tensors of a model of these sizes.
 
     Args:
-        found: of the checkpoint.
+        found: survey of the checkpoint.
         expected: shapes by our names.
-        where: the checkpoint, for errors.
-        names: our name to the published one.
+        where: name of the checkpoint, for error messages.
+        names: maps our name to the published one.
 
     Raises:
-        ValueError: tensors are missing, or of another shape than config.json says; names them as published.
+        ValueError: tensors are missing, or have another shape than config.json implies; the message uses published
+            names.
     """
     if missing := [names(own) or own for own in expected if own not in found.shapes]:
         raise ValueError(f"{where} lacks {len(missing)} tensors: {missing[:NUM_NAMES_SHOWN]}: an incomplete download?")
     for own, shape in found.shapes.items():
         if own not in expected:
-            raise ValueError(f"{where}: {found.published[own]} has no place in a model of the sizes of its config.json")
+            raise ValueError(f"{where}: {found.published[own]} does not belong to a model of its sizes")
         if shape != expected[own]:
-            raise ValueError(f"{where}: {found.published[own]} is {shape}, its config.json makes it {expected[own]}")
+            raise ValueError(f"{where}: {found.published[own]} is {shape}, but its config.json implies {expected[own]}")
 
 
 def append_rows(tensor: Tensor, num_rows: int) -> Tensor:
-    """Lengthen [V, D] to [num_rows, D]; new rows are the mean of the old ones, as text never uses them."""
+    """Extend [V, D] to [num_rows, D]; new rows, which text never uses, are the mean of the old ones."""
     missing = num_rows - len(tensor)
     mean = tensor.to(torch.float32).mean(0, keepdim=True).to(tensor.dtype)
     return torch.cat([tensor, mean.expand(missing, -1)])

@@ -1,7 +1,7 @@
-"""LLaVA backbone: a stock LlavaForConditionalGeneration, held, not subclassed (paper, section 4).
+"""LLaVA backbone: wraps a stock LlavaForConditionalGeneration instead of subclassing it (paper, section 4).
 
-A subclass would lose transformers' weight-name conversion and leave lm_head random with a mere warning.
-`<image>` is already repeated once per patch in every input_ids; all indices live in that expanded sequence.
+A subclass would lose transformers' weight-name conversion and leave lm_head random with only a warning. `<image>` is
+already repeated once per patch in every input_ids; all indices refer to that expanded sequence.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,14 @@ from plum.models.weightless import without_weights
 from plum.structures import TEXT_ONLY
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""Attention of one layer: its number, queries [n, heads, d], keys and values [n, key-value heads, d] of n tokens, with
-their positions in them; returns [n, heads, d]."""
+"""Attention of one layer. Takes the layer's number and, for n tokens with rotary positions applied, queries [n, heads,
+d], keys and values [n, key-value heads, d]; returns [n, heads, d]."""
 
 
 class LlavaBackbone(nn.Module):
     """CLIP tower, projector and LLaMA in short stages, each usable alone.
 
-    `network` is the stock model, inside a PeftModel while it has adapters.
+    `network` is the stock model, wrapped in a PeftModel if it has adapters.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class LlavaBackbone(nn.Module):
 
     @property
     def stock(self) -> LlavaForConditionalGeneration:
-        """The stock model; its linear layers carry the adapters, if there are any."""
+        """The stock model; its linear layers carry the adapters, if any."""
         stock = self.network.get_base_model() if isinstance(self.network, PeftModel) else self.network
         assert isinstance(stock, LlavaForConditionalGeneration)
         return stock
@@ -57,7 +57,7 @@ class LlavaBackbone(nn.Module):
         """Ids of `<image>`, padding and end.
 
         Raises:
-            ValueError: the configuration left them to the tokenizer and nobody filled them in.
+            ValueError: the configuration leaves them to the tokenizer and was not completed from it.
         """
         if self._special_tokens is None:
             raise ValueError(
@@ -69,7 +69,7 @@ class LlavaBackbone(nn.Module):
     def encode_images(self, clip_pixels: Tensor) -> Tensor:
         """Encode normalised images [B, 3, p, p] to image tokens [B, image tokens, D].
 
-        The tower stops at the layer that is read; stock LLaVA also runs the ones after it.
+        The tower stops at the selected layer; stock LLaVA also runs the layers after it.
         """
         tower, projector = self.stock.model.vision_tower, self.stock.model.multi_modal_projector
         with grad_if_trainable(tower):
@@ -81,7 +81,7 @@ class LlavaBackbone(nn.Module):
             return projector(states[:, 1:])  # without the class token
 
     def embed(self, input_ids: Tensor, image_index: Tensor, image_tokens: Tensor) -> Tensor:
-        """Embed text and put image tokens in the places of `<image>`.
+        """Embed text and replace `<image>` with image tokens.
 
         Args:
             input_ids: [N, T], `<image>` expanded.
@@ -92,7 +92,7 @@ class LlavaBackbone(nn.Module):
             Embeddings [N, T, D].
 
         Raises:
-            ValueError: a conversation's number of `<image>` ids is not its image's number of tokens.
+            ValueError: the number of `<image>` ids in a conversation differs from its image's number of tokens.
         """
         self._check_image_tokens(input_ids, image_index)
         return self._merge(input_ids, image_index, image_tokens)
@@ -116,22 +116,22 @@ class LlavaBackbone(nn.Module):
         return embeddings.masked_scatter((input_ids == self.special_tokens.image)[..., None], patches)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
-        """Embed token ids of any shape [...]: [..., D]."""
+        """Embed token ids of any shape [...] as [..., D]."""
         return self.stock.get_input_embeddings()(input_ids)
 
     def run_layers(self, embeddings: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Run LLaMA over tokens in any arrangement; the caller decides which token sees which.
+        """Run LLaMA over tokens in any arrangement; the caller decides which tokens attend to which.
 
-        Everything but attention treats tokens alone, so that tokens of many conversations stand in one row without
-        padding.
+        Everything except attention treats each token separately, so tokens of many conversations can share one row
+        without padding.
 
         Args:
             embeddings: [n, D].
-            positions: [n], place of each token in its conversation.
-            attend: attention among them, and with tokens of earlier calls that the caller keeps.
+            positions: [n], position of each token in its conversation.
+            attend: attention among these tokens and tokens of earlier calls, which the caller keeps.
 
         Returns:
-            States [n, D] of the last layer after the final norm, what `hidden_states` gives.
+            States [n, D] of the last layer after the final norm, as from `hidden_states`.
         """
         model = self.stock.model.language_model
         cosine, sine = model.rotary_emb(embeddings, positions[None])  # [1, n, d]
@@ -160,22 +160,22 @@ class LlavaBackbone(nn.Module):
             image_tokens: [B, image tokens, D].
 
         Returns:
-            States [N, T, D]; those of padding mean nothing.
+            States [N, T, D]; those of padding are meaningless.
 
         Raises:
             ValueError: sequences are not right-padded, or see `embed`.
         """
         _check_padding(attention_mask)
-        # With right padding causality alone keeps padding out of sight, so no mask has to be built.
+        # With right padding, causal attention alone hides padding, so no mask is needed.
         embeddings = self.embed(input_ids, image_index, image_tokens)
         return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
 
     def shared_hidden_states(
         self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
     ) -> Tensor:
-        """Return what `hidden_states` does, running what conversations about one image have in common only once.
+        """Return the states of `hidden_states`, computing the common prefix of conversations about one image only once.
 
-        Conversations of like lengths run together, see `plum.models.backbones.shared_beginnings`.
+        Sequences of similar length run together; see `plum.models.backbones.shared_beginnings`.
 
         Raises:
             ValueError: as `hidden_states`.
@@ -191,7 +191,7 @@ class LlavaBackbone(nn.Module):
         """Return states [G, L, D] of sequences."""
         embeddings = self._merge(sequences.input_ids, sequences.image_index, image_tokens)
         named = {}
-        if sequences.is_branched:  # transformers takes a mask of four dimensions as it is
+        if sequences.is_branched:  # transformers uses a 4-D mask unchanged
             mask = sequences.attention_mask(embeddings.dtype)
             named = {"attention_mask": mask, "position_ids": sequences.positions}
         return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False, **named).last_hidden_state
@@ -220,7 +220,7 @@ class LlavaBackbone(nn.Module):
             attention_mask: [N, T], 1 on real tokens.
             image_index: [N], row of each conversation's image, or TEXT_ONLY.
             image_tokens: [B, image tokens, D].
-            max_new_tokens: longest continuation.
+            max_new_tokens: maximum length of the continuation.
 
         Returns:
             Token ids [N, up to max_new_tokens], the end token included, padding after it.
@@ -237,16 +237,16 @@ class LlavaBackbone(nn.Module):
 
     @torch.no_grad()
     def generate_from(self, input_ids: Tensor, attention_mask: Tensor, cache: Cache, max_new_tokens: int) -> Tensor:
-        """Continue prompts greedily whose keys and values are known.
+        """Continue prompts greedily from cached keys and values.
 
         Args:
             input_ids: [N, T] prompts, padded on the left, `<image>` expanded.
             attention_mask: [N, T], 1 on real tokens.
-            cache: keys and values of all tokens but the last; grows.
-            max_new_tokens: longest continuation.
+            cache: keys and values of all tokens except the last; extended in place.
+            max_new_tokens: maximum length of the continuation.
 
         Returns:
-            Token ids as `generate` does.
+            Token ids, as from `generate`.
         """
         generated = self.stock.generate(  # type: ignore[misc]
             input_ids,
@@ -288,13 +288,13 @@ def pad_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]
 def build_llava(
     config: LlavaConfig, lora: LoraConfig | None, is_empty: bool = False, quantization: Quantization = "none"
 ) -> LlavaBackbone:
-    """Build a LLaVA with random weights from its sizes.
+    """Build a LLaVA of the configured sizes with random weights.
 
     Args:
         config: sizes.
         lora: adapters, if any.
-        is_empty: without memory for its parameters, adapters included; see `plum.models.weightless`.
-        quantization: of the language model under the adapters; only of an empty one.
+        is_empty: allocate no memory for the parameters, adapters included; see `plum.models.weightless`.
+        quantization: of the language model under the adapters; requires `is_empty`.
     """
     assert is_empty or quantization == "none", "a language model is quantized as its weights are loaded"
     vision, tokens = config.vision, config.special_tokens

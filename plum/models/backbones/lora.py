@@ -1,4 +1,4 @@
-"""Low-rank adapters on the language model's attention (paper, Table 6), through peft, on the inner LLaVA only."""
+"""Low-rank adapters on the language model's attention (paper, Table 6); peft wraps only the inner LLaVA."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from plum.config import LoraConfig
 
 
 def add_adapters(llava: LlavaForConditionalGeneration, config: LoraConfig) -> PeftModel:
-    """Wrap a stock LLaVA with fresh adapters; the base is frozen by peft.
+    """Wrap a stock LLaVA with new adapters; peft freezes the base.
 
     Args:
         llava: changed in place: targeted linear layers become LoRA layers.
-        config: the targets are looked for in the language model's layers alone (plain names would also hit CLIP's).
+        config: targets are matched only in the language model's layers (plain names would also match CLIP's).
 
     Raises:
         ValueError: embeddings are to be trained and lm_head is tied to them, or no layer has a target's name.
@@ -40,7 +40,7 @@ def add_adapters(llava: LlavaForConditionalGeneration, config: LoraConfig) -> Pe
 
 
 def reset_adapters(module: nn.Module) -> None:
-    """Give adapters their starting values (B zero, so that they change nothing yet), in float32, in place."""
+    """Reset adapters to their initial values (B zero, so that they have no effect yet), in float32, in place."""
     for layer in module.modules():
         if isinstance(layer, LoraLayer):
             for adapter in layer.lora_A:
@@ -50,7 +50,7 @@ def reset_adapters(module: nn.Module) -> None:
 
 
 def is_adapter(name: str) -> bool:
-    """Say whether a tensor of a model belongs to an adapter (a trained copy of embeddings does not)."""
+    """Return whether a tensor of a model belongs to an adapter (a trained copy of embeddings does not)."""
     return ".lora_" in name
 
 
@@ -67,7 +67,7 @@ def peft_name(name: str) -> str:
 
 
 def name_of_peft(key: str) -> str:
-    """Return the model's name of a tensor of a peft adapter file; the inverse of `peft_name`."""
+    """Return the model's name for a tensor of a peft adapter file; the inverse of `peft_name`."""
     for side in ("lora_A", "lora_B"):
         if f".{side}." in key:
             return "llava.network." + key.replace(f".{side}.", f".{side}.default.")
@@ -77,7 +77,7 @@ def name_of_peft(key: str) -> str:
 
 @contextmanager
 def adapters_off(module: nn.Module) -> Iterator[None]:
-    """Let `module` compute as if it had no adapters, trained embedding copies included.
+    """Disable the adapters of `module`, trained embedding copies included, within the context.
 
     peft's own `disable_adapter` leaves requires_grad on for adapters that were frozen; this restores every flag.
     """

@@ -1,7 +1,7 @@
-"""A frozen language model in 8 or 4 bits through bitsandbytes (QLoRA): an option, unverified until run on CUDA.
+"""Quantization of a frozen language model to 8 or 4 bits by bitsandbytes (QLoRA); optional, not yet verified on CUDA.
 
-bitsandbytes is imported only when it is asked for. Its layers keep their weights as they are loaded and pack them when
-they move to their device, so that names and shapes are the dense model's until then.
+bitsandbytes is imported only on request. Its layers keep weights as loaded and pack them when they move to their
+device; until then, names and shapes are those of the dense model.
 """
 
 import importlib
@@ -16,17 +16,17 @@ from plum.config import Quantization
 
 UNVERIFIED = (
     "engine.base_quantization %s: unverified until run on CUDA. The frozen language model is packed by bitsandbytes; "
-    "compare the first losses with an unquantized run before leaving it alone"
+    "compare the first losses with an unquantized run before a long run"
 )
 INT8_THRESHOLD = 6.0
 """Activations beyond it are computed in 16 bits (LLM.int8's outliers)."""
 
 
 def quantize_language_model(llava: LlavaForConditionalGeneration, kind: Quantization) -> None:
-    """Replace the linear layers of the language model's blocks, in place; embeddings and lm_head stay as they are.
+    """Replace the linear layers of the language model's blocks in place; embeddings and lm_head are unchanged.
 
     Args:
-        llava: without adapters: peft chooses its layers by what it finds.
+        llava: a model without adapters; peft chooses its layer types by the layers it finds.
         kind: "int8" (LLM.int8) or "nf4" (4 bits, double quantization); "none" changes nothing.
 
     Raises:
@@ -40,7 +40,7 @@ def quantize_language_model(llava: LlavaForConditionalGeneration, kind: Quantiza
             for name, layer in list(owner.named_children()):
                 if type(layer) is nn.Linear:
                     setattr(owner, name, _packed_like(layer, kind, library))
-    # What peft asks a model for before it makes adapters that fit.
+    # peft reads this attribute to choose matching adapters.
     setattr(llava, "is_loaded_in_8bit" if kind == "int8" else "is_loaded_in_4bit", True)
 
 

@@ -13,23 +13,27 @@ from torch import Tensor
 from plum.structures import TEXT_ONLY
 
 MIN_SAVED_PLACES = 256
-"""Token places that a further pass must save. Measured on a CPU (docs/LOG.md): a pass pays from 64 on, at the tiny size
-and at four layers of 512. On a GPU not measured: there a pass also reads all weights again, which at 7B is about the
-arithmetic of a hundred places."""
+"""Token positions that an additional pass must save. On a CPU, a pass pays off from 64 positions (docs/LOG.md; tiny
+size, and four layers of width 512). On a GPU this is not measured; there, a pass also reads all weights again, which at
+7B costs about as much as the arithmetic of a hundred positions."""
+BEGINNING, PADDING = 0, -1
+"""`SequencePass.branches` of common tokens and of padding."""
+MASK_ALIGNMENT = 8
+"""Rows of a mask begin at multiples of this many elements; fused attention on CUDA copies others in every layer."""
 
 
 def group_rows(lengths: Sequence[int], min_saved: int = MIN_SAVED_PLACES) -> list[list[int]]:
-    """Divide rows into passes: as few token places as possible, each pass counted as `min_saved` of them.
+    """Divide rows into passes so that the token positions plus `min_saved` per pass are as few as possible.
 
     Args:
-        lengths: real tokens of each row, at least one.
-        min_saved: cost of a pass, in token places.
+        lengths: number of real tokens of each row, at least one.
+        min_saved: cost of a pass, in token positions.
 
     Returns:
-        Rows of each pass, those of the longest rows first.
+        Rows of each pass, longest rows first.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    cheapest, begins = [0], [0]  # of the first rows in that order: cost, and where their last pass begins
+    cheapest, begins = [0], [0]  # per prefix of that order: its cost, and where its last pass begins
     for end in range(1, len(order) + 1):
         costs = [cheapest[begin] + (end - begin) * lengths[order[begin]] + min_saved for begin in range(end)]
         cheapest.append(min(costs))
@@ -42,20 +46,14 @@ def group_rows(lengths: Sequence[int], min_saved: int = MIN_SAVED_PLACES) -> lis
     return groups
 
 
-BEGINNING, PADDING = 0, -1
-"""`SequencePass.branches` of common tokens and of padding."""
-MASK_ALIGNMENT = 8
-"""Fused attention on CUDA copies, in every layer, a mask whose rows do not begin at multiples of as many numbers."""
-
-
 @dataclass(frozen=True)
 class SequencePass:
     """Sequences that run together, padded on the right; tensors [G, L].
 
-    input_ids; positions: of each token in its conversation
-    branches: which conversation of its sequence a token belongs to, counted from 1; BEGINNING; PADDING
+    input_ids; positions: position of each token in its conversation
+    branches: number of each token's conversation in its sequence, from 1; or BEGINNING, or PADDING
     image_index: [G], row of each sequence's image, or TEXT_ONLY
-    is_branched: some sequence holds several conversations, known here without asking the device
+    is_branched: some sequence holds several conversations; stored here to avoid a device synchronisation
     """
 
     input_ids: Tensor
@@ -75,23 +73,23 @@ class SequencePass:
         )
 
     def is_visible(self) -> Tensor:
-        """Say which token (last dimension) each token sees, bool [G, L, L].
+        """Return which tokens (last dimension) each token attends to, bool [G, L, L].
 
-        Padding sees the beginning: a softmax over nothing is not a number.
+        Padding attends to the common prefix, because a softmax over nothing is NaN.
         """
         keys, queries = self.branches[:, None, :], self.branches[:, :, None]
         order = torch.arange(self.branches.shape[1], device=keys.device)
         return (order[:, None] >= order) & ((keys == BEGINNING) | (keys == queries))
 
     def attention_mask(self, dtype: torch.dtype) -> Tensor:
-        """What is added to attention logits, [G, 1, L, L]: 0 where a token (row) sees another, else -inf."""
+        """Return the additive attention mask [G, 1, L, L]: 0 where a token (row) attends to another, else -inf."""
         num_sequences, length = self.branches.shape
         aligned = torch.zeros(num_sequences, 1, length, align(length), dtype=dtype, device=self.branches.device)
         return aligned[..., :length].masked_fill_(~self.is_visible()[:, None], float("-inf"))
 
 
 def align(length: int) -> int:
-    """Numbers from the beginning of one row of a mask to that of the next."""
+    """Return the distance between the beginnings of a mask's rows, in elements."""
     return -(-length // MASK_ALIGNMENT) * MASK_ALIGNMENT
 
 
@@ -99,8 +97,8 @@ def align(length: int) -> int:
 class SequenceLayout:
     """Conversations as sequences, in passes of similar length.
 
-    places: [N, T], where each token of a conversation stands among all places of the passes, one pass after the other;
-        of padding where the conversation's last token does
+    places: [N, T], index of each conversation's tokens in the concatenated positions of all passes; padding has the
+        index of the conversation's last token
     """
 
     passes: tuple[SequencePass, ...]
@@ -108,7 +106,7 @@ class SequenceLayout:
 
     @property
     def num_places(self) -> int:
-        """Places of all passes, padding included: the tokens that are run."""
+        """Number of token positions in all passes, padding included."""
         return sum(one.input_ids.numel() for one in self.passes)
 
 
@@ -123,7 +121,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Sequence:
-    """Conversations `rows` with their first `num_common` tokens in common, and the length of them all together."""
+    """Conversations `rows` that share their first `num_common` tokens; `length` is the total length."""
 
     rows: tuple[int, ...]
     num_common: int
@@ -133,14 +131,14 @@ class _Sequence:
 def lay_out(
     input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_token: int, pad_token: int
 ) -> SequenceLayout:
-    """Lay out right-padded conversations; waits for the device, as their ids are compared on the CPU.
+    """Lay out right-padded conversations; synchronises with the device, as ids are compared on the CPU.
 
     Args:
         input_ids: [N, T], `<image>` expanded.
         attention_mask: [N, T], 1 on real tokens.
-        image_index: [N], row of each conversation's image, or TEXT_ONLY; conversations without one stay alone.
-        image_token: id of `<image>`; a common beginning holds all of them, or conversations stay alone.
-        pad_token: id in padding.
+        image_index: [N], row of each conversation's image, or TEXT_ONLY; conversations without an image stay separate.
+        image_token: id of `<image>`; conversations stay separate unless their common prefix contains all image tokens.
+        pad_token: id of padding.
 
     Returns:
         The layout, on the device of the ids.
@@ -157,7 +155,7 @@ def lay_out(
 
 
 def _find_sequences(rows: _Rows, image_token: int) -> list[_Sequence]:
-    """Put conversations about one image together."""
+    """Group conversations about the same image."""
     by_image: dict[int, list[int]] = {}
     alone = []
     for row, image in enumerate(rows.images.tolist()):
@@ -178,14 +176,14 @@ def _find_sequences(rows: _Rows, image_token: int) -> list[_Sequence]:
 
 
 def _num_common(ids: np.ndarray, shortest: int) -> int:
-    """Tokens that all rows of ids [n, T] have in common from the start on, of the first `shortest`."""
+    """Return the length of the common prefix of all rows of ids [n, T], at most `shortest`."""
     return int((ids[:, :shortest] == ids[0, :shortest]).all(0).cumprod().sum())
 
 
 def _fill_pass(
     group: Sequence[_Sequence], rows: _Rows, pad_token: int, places: np.ndarray, num_before: int
 ) -> SequencePass:
-    """Write the sequences of a pass, and in `places` where their tokens went, behind `num_before` places."""
+    """Build a pass from sequences; write the indices of their tokens, offset by `num_before`, into `places`."""
     shape = (len(group), max(sequence.length for sequence in group))
     input_ids, positions, branches = (np.full(shape, value) for value in (pad_token, 0, PADDING))
     for i, sequence in enumerate(group):
@@ -202,7 +200,7 @@ def _fill_pass(
             branches[i, begin:end] = branch
             places[row, :common] = start + np.arange(common)
             places[row, common:length] = start + np.arange(begin, end)
-            places[row, length:] = places[row, length - 1]  # no token gets all of them: gradients add up per place
+            places[row, length:] = places[row, length - 1]  # not one token for all: gradients add up per token
     return SequencePass(
         torch.from_numpy(input_ids),
         torch.from_numpy(positions),

@@ -1,1 +1,1 @@
-"""What a system adds between backbone and segmenter: tagger, query projection, mask feedback, teacher."""
+"""Modules between backbone and segmenter: tagger, query projection, mask feedback and teacher."""

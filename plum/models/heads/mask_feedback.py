@@ -1,7 +1,7 @@
-"""Mask feedback loop: earlier masks, told apart by their spans, steer the next one (paper, section 4, figure 3).
+"""Mask feedback loop: earlier masks, conditioned on their spans, guide the next one (paper, section 4, figure 3).
 
-FiLM layers inside SAM's mask encoder turn each earlier mask into a feature map that knows its span; attention over the
-stack of maps, one learned query per location, pools them into the next mask's dense prompt.
+FiLM layers inside SAM's mask encoder turn each earlier mask into a feature map conditioned on its span. Attention over
+the stack of maps, with one learned query per location, pools them into the next mask's dense prompt.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class EncodedMasks:
 
 @dataclass(frozen=True)
 class FeedbackContext:
-    """What all steps of a decode loop share.
+    """Values that all steps of a decode loop share.
 
     position [1, C, h, w]: SAM's dense positional encoding; projected_queries [h * w, heads, C / heads]: the pooler's
     """
@@ -43,8 +43,8 @@ class FeedbackContext:
 class FilmMaskEncoder(nn.Module):
     """SAM's `mask_downscaling` with FiLM after each convolution and norm: x * (1 + scale) + shift.
 
-    Scale and shift are linear in the query of the mask's span. Zero-initialised: at the start the encoder is SAM's own.
-    (Authors' code: random; it also makes an unused third layer.)
+    Scale and shift are linear in the query of the mask's span. They are initialised to zero, so the encoder starts as
+    SAM's own. (The authors' code initialises them randomly and creates an unused third layer.)
     """
 
     def __init__(self, prompt_dim: int, mask_in_channels: int) -> None:
@@ -82,11 +82,11 @@ class FilmMaskEncoder(nn.Module):
 class TemporalMaskPooler(nn.Module):
     """Attention over the stack of earlier masks, separately at each location, with one learned query per location.
 
-    Value and output projections start as the identity, so that SAM's own mask encoding passes unhidden; with one
-    earlier mask the pooled map then is that mask's map. The parameters are those of an nn.MultiheadAttention of width
+    Value and output projections are initialised to the identity, so that SAM's own mask encoding passes unchanged: with
+    one earlier mask, the pooled map is that mask's map. The parameters are those of an nn.MultiheadAttention of width
     C.
-    Paper: the positional encoding is added to the maps, hence to keys and values; here to the keys alone (as in DETR),
-    since SAM's decoder adds it itself and a mask prompt that already holds it is none that SAM has seen.
+    The paper adds the positional encoding to the maps, hence to keys and values. Here it is added to the keys only (as
+    in DETR), because SAM's decoder adds it itself and SAM has never seen a mask prompt that already contains it.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class TemporalMaskPooler(nn.Module):
         return queries * queries.shape[-1] ** -0.5
 
     def encode(self, maps: Tensor, order: int, context: FeedbackContext) -> EncodedMasks:
-        """Compute what later masks need of earlier ones.
+        """Compute the scores and values of masks that later steps attend to.
 
         Args:
             maps: [R, C, h, w] from the FiLM mask encoder.
@@ -167,7 +167,7 @@ class MaskFeedback(nn.Module):
         mask_downscaling: nn.Sequential,
         context: FeedbackContext,
     ) -> EncodedMasks:
-        """Encode masks that have just been decoded (or that a caller supplies), for the masks after them.
+        """Encode masks that were just decoded (or that a caller supplies) as feedback for later masks.
 
         Args:
             mask_logits: [R, 4h, 4w], frame of SAM's padded input.
@@ -187,7 +187,7 @@ class MaskFeedback(nn.Module):
 
 
 def build_feedback(config: ModelConfig) -> MaskFeedback | None:
-    """Build the mask feedback loop around SAM's sizes; None where it is off."""
+    """Build the mask feedback loop for SAM's sizes; None if it is off."""
     sam, feedback = config.sam, config.feedback
     if not feedback.is_enabled:
         return None

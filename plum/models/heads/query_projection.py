@@ -1,6 +1,6 @@
-"""Query projection g: a span's token states to one prompt token of SAM's decoder (paper, section 4).
+"""Query projection g: maps a span's token states to one prompt token of SAM's decoder (paper, section 4).
 
-The states of a span are gathered once and averaged over its tokens.
+The states of a span's tokens are gathered, projected one by one and averaged.
 """
 
 import torch
@@ -33,7 +33,7 @@ def gather_span_tokens(states: Tensor, spans: SpanBounds) -> tuple[Tensor, Tenso
 
 
 def mean_over_tokens(values: Tensor, is_token: Tensor) -> Tensor:
-    """Average [M, L, X] over the real tokens [M, L] of each span: [M, X]."""
+    """Average [M, L, X] over the real tokens [M, L] of each span; returns [M, X]."""
     weights = is_token.to(values.dtype)[..., None]
     return (values * weights).sum(1) / weights.sum(1)
 

@@ -1,7 +1,7 @@
 """Span extractor: tags every token B, I or O from the language model's states (paper, section 4).
 
-Paper's order: token-wise MLP, one bidirectional Transformer encoder block, linear layer. (The authors' code puts the
-block first and ignores the configured feed-forward width and dropout.)
+The order is the paper's: token-wise MLP, one bidirectional Transformer encoder block, linear layer. (The authors' code
+puts the block first and ignores the configured feed-forward width and dropout.)
 """
 
 from typing import Literal
@@ -15,8 +15,8 @@ from plum.inputs.bio_labels import Tag
 class SpanTagger(nn.Module):
     """MLP (D -> D, ReLU, D -> D), encoder block, linear D -> 3.
 
-    `context`: "bidirectional" is the paper's; "causal" keeps the block's capacity without look-ahead and "none" removes
-    it (Table 12's ablation).
+    `context`: "bidirectional" is the paper's; "causal" keeps the block's capacity without look-ahead, and "none"
+    removes the block (ablation in Table 12).
     """
 
     def __init__(
@@ -43,11 +43,10 @@ class SpanTagger(nn.Module):
         Args:
             hidden_states: [N, T, D].
             attention_mask: [N, T], 1 on real tokens; sequences are right-padded.
-            is_read: bool [N, T], tokens whose tags are wanted (a loss reads the answers' alone, a tenth of a
-                conversation); None: all.
+            is_read: bool [N, T], tokens to tag (the loss needs only answers, a tenth of a conversation); None: all.
 
         Returns:
-            Logits [A, 3] of the A tokens that are read, by conversation, then position; of all tokens [N, T, 3].
+            Logits [A, 3] of the A tokens in `is_read`, sorted by conversation, then position; [N, T, 3] for all tokens.
         """
         states = self.mlp(hidden_states)
         if is_read is None:
@@ -55,17 +54,17 @@ class SpanTagger(nn.Module):
         return self.classifier(states[is_read] if self.block is None else self._attend(states, attention_mask, is_read))
 
     def _attend_everywhere(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Run the encoder block: states [N, T, D]."""
+        """Run the encoder block; returns states [N, T, D]."""
         assert self.block is not None
         if self.context == "causal":
-            # With right padding the causal mask already keeps padding out of every real token's sight.
+            # With right padding, the causal mask already hides padding from every real token.
             length = states.shape[1]
             future = torch.ones(length, length, dtype=torch.bool, device=states.device).triu(1)
             return self.block(states, src_mask=future, is_causal=True)
         return self.block(states, src_key_padding_mask=attention_mask == 0)
 
     def _attend(self, states: Tensor, attention_mask: Tensor, is_read: Tensor) -> Tensor:
-        """Run the encoder block's own layers for some tokens, which see what they see in the block: states [A, D]."""
+        """Run the encoder block for some tokens, with the same context as in the whole block; returns states [A, D]."""
         block = self.block
         assert block is not None
         assert not block.norm_first, "the block normalises after each of its two parts"
@@ -73,7 +72,7 @@ class SpanTagger(nn.Module):
             return states[is_read]
         counts = is_read.sum(1)  # [N]
         longest = int(counts.max())
-        # The tokens that are read stand first, in their order; Q of the longest conversation.
+        # Tokens to tag come first, in order; Q is the largest number of them in a conversation.
         places = is_read.int().argsort(dim=1, descending=True, stable=True)[:, :longest]  # [N, Q]
         queries = states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
         order = torch.arange(states.shape[1], device=states.device)

@@ -1,4 +1,4 @@
-"""The KL term's teacher: the same network with its adapters off, so no second copy of the weights (paper, section 4).
+"""Teacher of the KL term: the same network with its adapters off, so no second copy of the weights (paper, section 4).
 
 The authors keep a float32 deep copy of the whole language model. With frozen embeddings, or embeddings trained through
 peft's `modules_to_save`, switching the adapters off gives the same states.
@@ -16,8 +16,8 @@ from plum.structures import Batch, SpanBounds
 def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: Tensor) -> Tensor:
     """Return the teacher's states [N, T, D] of each conversation up to its last span, and zeros everywhere else.
 
-    Only span tokens are constrained (paper, section 4). Conversations without any, such as VQA, need no teacher, and
-    what follows a span is out of a causal model's sight: each conversation is cut off behind its last one.
+    Only span tokens are constrained (paper, section 4). Conversations without spans, such as VQA, need no teacher. A
+    causal model's states do not depend on later tokens, so each conversation is truncated after its last span.
     """
     num_rows, length = batch.input_ids.shape
     if len(batch.spans) == 0:
@@ -32,7 +32,7 @@ def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: Tensor
 
 
 def find_constrained(spans: SpanBounds) -> tuple[Tensor, Tensor]:
-    """Say what the teacher has to read.
+    """Return which tokens the teacher has to process.
 
     Args:
         spans: one or more.
@@ -50,7 +50,7 @@ def find_constrained(spans: SpanBounds) -> tuple[Tensor, Tensor]:
 def teacher_states(
     llava: LlavaBackbone, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
 ) -> Tensor:
-    """Return the states [N, T, D] of whatever lies under the adapters; arguments as `LlavaBackbone.hidden_states`.
+    """Return the states [N, T, D] of the network without its adapters; see `LlavaBackbone.hidden_states`.
 
     Raises:
         ValueError: there are no adapters, so the network would be its own teacher.

@@ -1,1 +1,1 @@
-"""The mask side: SAM from its own package's modules, and its masks at original resolution."""
+"""Mask prediction: SAM built from its own package's modules, and resizing of its masks to original resolution."""

@@ -1,9 +1,9 @@
-"""Low-resolution mask logits to original-image pixels, as SAM does it, for many masks at once.
+"""Resizing of low-resolution mask logits to original-image pixels, as in SAM, for many masks at once.
 
-SAM enlarges to its padded square, cuts the padding off and resizes to the image. All three are linear, and alike for
-every row and every column, so that together they are one small matrix from the left and one from the right. The square
-(4 MB a mask at full size) is never made, and the backward pass is two products instead of a scatter, which is several
-times slower and on a GPU gives other gradients each time.
+SAM enlarges masks to its padded square, crops the padding and resizes to the image. All three steps are linear, and the
+same for every row and every column, so together they are one small matrix on the left and one on the right. The square
+(4 MB per mask at full size) is never materialised. The backward pass is two products instead of a scatter, which is
+several times slower and not deterministic on a GPU.
 
 Source: facebookresearch/segment-anything, `Sam.postprocess_masks`.
 """
@@ -20,7 +20,7 @@ from plum.structures import ImageFrame
 
 
 def resize_to_original(mask_logits: Tensor, frame: ImageFrame, padded_size: int) -> Tensor:
-    """Bring the mask logits of images of one size to original-image pixels.
+    """Resize the mask logits of images of one size to original-image pixels.
 
     Args:
         mask_logits: [m, 4h, 4w] in the frame of SAM's padded input.
@@ -35,7 +35,7 @@ def resize_to_original(mask_logits: Tensor, frame: ImageFrame, padded_size: int)
 
 
 def resize_matrices(size: int, frame: ImageFrame, padded_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the matrices [H, size] and [W, size] of the resize of one image's masks; arguments as above."""
+    """Return the matrices [H, size] and [W, size] that resize one image's masks; see `resize_to_original`."""
     rows, columns = (
         resize_matrix(size, padded_size, frame.resized[axis], frame.original[axis], device) for axis in (0, 1)
     )
@@ -51,7 +51,7 @@ def group_by_frame(frames: Sequence[ImageFrame]) -> dict[ImageFrame, list[int]]:
 
 
 def masks_in_original_pixels(mask_logits: Tensor, frames: Sequence[ImageFrame], padded_size: int) -> tuple[Tensor, ...]:
-    """Bring M masks of images of any sizes to their original pixels, one resize per distinct size.
+    """Resize M masks of images of any sizes to original-image pixels, with one resize per distinct size.
 
     Args:
         mask_logits: [M, 4h, 4w] in the frame of SAM's padded input.
@@ -71,11 +71,11 @@ def masks_in_original_pixels(mask_logits: Tensor, frames: Sequence[ImageFrame], 
 def resize_matrix(size: int, padded: int, inner: int, original: int, device: torch.device) -> Tensor:
     """Return one axis of the resize, [original, size] float32: enlarge to `padded`, keep `inner`, resize to `original`.
 
-    Both resizes are bilinear with half-pixel centres, the identity where nothing changes.
+    Both resizes are bilinear with half-pixel centres, the identity if the size does not change.
     """
     # An inference tensor could not be used in training later.
     with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
-        unit = torch.eye(size)[None]  # row i becomes what pixel i gives to the others
+        unit = torch.eye(size)[None]  # row i becomes the contribution of pixel i to the others
         enlarged = functional.interpolate(unit, size=padded, mode="linear", align_corners=False)[..., :inner]
         resized = functional.interpolate(enlarged, size=original, mode="linear", align_corners=False)
         return resized[0].T.contiguous().to(device)

@@ -1,6 +1,6 @@
 """Segment Anything, built from the `segment-anything` package's own modules, so that its checkpoints load strictly.
 
-The prompt encoder and the mask decoder run in fewer, larger operations; parameters and numbers are SAM's.
+The prompt encoder and the mask decoder run in fewer, larger operations; parameters and results are SAM's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,27 +25,32 @@ from plum.models.segmenters.sam_modules import (
     get_rel_pos,
 )
 
+NUM_MULTIMASK_OUTPUTS = 3
+IOU_HEAD_DEPTH = 3
+MAX_TOKENS_OF_ALL_HEADS = 1024
+"""Grids of up to this many tokens, mainly windows, attend with all heads at once."""
+
 
 def takes_over_from_image(num_vectors: int, internal_dim: int) -> bool:
-    """Whether heads x tokens vectors are fewer than the channels in which an image would attend to the tokens."""
+    """Return whether heads x tokens vectors are fewer than the channels in which an image attends to tokens."""
     return num_vectors < internal_dim
 
 
 def takes_over_to_image(num_vectors: int, internal_dim: int) -> bool:
-    """Whether they are few enough where the tokens attend to the image, for which torch's attention is quicker."""
+    """Return the same for tokens attending to the image; the bound is lower: torch's attention is quicker there."""
     return 2 * num_vectors <= internal_dim
 
 
 class FusedTwoWayAttention(TwoWayAttention):
-    """The decoder's attention between an image and a few tokens, where the image's tokens need no projection.
+    """The decoder's attention between an image and a few tokens, without projecting the image's tokens.
 
-    A projection of one side can go over to the other: (W x + b) y = x (W^T y) + b y. A pixel then meets heads x tokens
-    vectors instead of two projections: 48 where SAM has 128 internal channels. Where the gain is less (docs/LOG.md),
-    tokens attend to the image by scaled_dot_product_attention.
+    A projection of one side can be folded into the other: (W x + b) y = x (W^T y) + b y. Each pixel is then multiplied
+    by heads x tokens vectors instead of two projections: 48 vectors, compared with SAM's 128 internal channels. If the
+    gain is smaller (docs/LOG.md), attention falls back to scaled_dot_product_attention.
     """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend from q [R, Q, C] to k and v [R, K, C]: [R, Q, C]."""
+        """Attend from q [R, Q, C] to k and v [R, K, C]; returns [R, Q, C]."""
         if q.shape[1] > k.shape[1] and takes_over_from_image(self.num_heads * k.shape[1], self.internal_dim):
             return self._from_image(q, k, v)
         if q.shape[1] < k.shape[1] and takes_over_to_image(self.num_heads * q.shape[1], self.internal_dim):
@@ -55,7 +60,7 @@ class FusedTwoWayAttention(TwoWayAttention):
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def _from_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Let the keys take over q_proj, and the values out_proj."""
+        """Fold q_proj into the keys and out_proj into the values."""
         keys, values = self._split(self.k_proj, k), self._split(self.v_proj, v)
         scores = self._scores(keys, self.q_proj, q)
         weights = scores.unflatten(1, (self.num_heads, -1)).softmax(2).flatten(1, 2)
@@ -63,7 +68,7 @@ class FusedTwoWayAttention(TwoWayAttention):
         return torch.baddbmm(self.out_proj.bias, weights.transpose(1, 2), (values @ from_values).flatten(1, 2))
 
     def _to_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Let the queries take over k_proj, and what they found v_proj: weights sum to 1."""
+        """Fold k_proj into the queries and apply v_proj after attention; valid because attention weights sum to 1."""
         found = self._scores(self._split(self.q_proj, q), self.k_proj, k).softmax(2) @ v  # [R, heads Q, C]
         heads = (self.num_heads, -1)
         to_values, bias = self.v_proj.weight.unflatten(0, heads), self.v_proj.bias.unflatten(0, heads)
@@ -84,10 +89,10 @@ class FusedTwoWayAttention(TwoWayAttention):
 
 
 class FusedTwoWayBlock(TwoWayAttentionBlock):
-    """The decoder's block, which adds the position to the image once instead of twice."""
+    """The decoder's block, which adds the positional encoding to the image once instead of twice."""
 
     def forward(self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Let tokens [R, Q, C] and image [R, K, C] attend to each other; positions of the same shapes."""
+        """Let tokens [R, Q, C] and image [R, K, C] attend to each other; positions have the same shapes."""
         if self.skip_first_layer_pe:
             queries = self.self_attn(q=queries, k=queries, v=queries)
         else:
@@ -102,7 +107,7 @@ class FusedTwoWayBlock(TwoWayAttentionBlock):
 
 
 class FusedLayerNorm2d(LayerNorm2d):
-    """The norm over channels as torch's layer norm, one operation instead of ten small ones."""
+    """The norm over channels as torch's layer norm: one operation instead of ten small ones."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each pixel of [R, C, h, w]."""
@@ -112,10 +117,10 @@ class FusedLayerNorm2d(LayerNorm2d):
 
 
 class PatchConv2d(nn.Conv2d):
-    """A convolution whose stride is its kernel size: a linear layer on patches."""
+    """A convolution whose stride is its kernel size, computed as a linear layer on patches."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Narrow [R, C, k h, k w] to [R, D, h, w]."""
+        """Reduce [R, C, k h, k w] to [R, D, h, w]."""
         rows, columns = self.kernel_size
         patches = input.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))  # [R, C, h, k, w, k]
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)  # [R, h, w, C k k]
@@ -123,7 +128,7 @@ class PatchConv2d(nn.Conv2d):
 
 
 class PatchConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution whose stride is its kernel size: a linear layer that makes a patch of every pixel."""
+    """A transposed convolution whose stride is its kernel size, computed as a linear layer from pixels to patches."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Enlarge [R, C, h, w] to [R, D, k h, k w]."""
@@ -142,11 +147,11 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.ConvTranspose2d: PatchConvTranspose2d,
 }
 FUSED_IN_PROMPT_ENCODER: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: PatchConv2d}
-"""The image encoder's convolutions overlap, or cover patches of 16 pixels, which torch's own serve well."""
+"""Not for the image encoder: its convolutions overlap or cover patches of 16 pixels, for which torch's are fast."""
 
 
 def fuse_layers(sam: nn.Module) -> None:
-    """Let SAM's layers compute as above, in place: the same modules and parameters, another forward."""
+    """Switch SAM's layers to the forward passes above, in place; modules and parameters stay the same."""
     for part, ways in ((sam, FUSED), (sam.get_submodule("prompt_encoder"), FUSED_IN_PROMPT_ENCODER)):
         for module in part.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.stride != module.kernel_size:
@@ -156,7 +161,7 @@ def fuse_layers(sam: nn.Module) -> None:
 
 @contextmanager
 def stock_layers(sam: nn.Module) -> Iterator[None]:
-    """Let them compute segment_anything's own way for a while."""
+    """Switch SAM's layers back to segment_anything's own forward passes within the context."""
     fused = [module for module in sam.modules() if type(module) in (*FUSED.values(), *FUSED_IN_PROMPT_ENCODER.values())]
     ways = [type(module) for module in fused]
     try:
@@ -168,17 +173,10 @@ def stock_layers(sam: nn.Module) -> Iterator[None]:
             module.__class__ = way
 
 
-NUM_MULTIMASK_OUTPUTS = 3
-IOU_HEAD_DEPTH = 3
-MAX_TOKENS_OF_ALL_HEADS = 1024
-"""Grids up to this size, windows above all, attend with all heads at once."""
-
-
 class FusedAttention(Attention):
-    """SAM's image attention through scaled_dot_product_attention, the decomposed relative positions as its bias.
+    """SAM's image attention by scaled_dot_product_attention, with the decomposed relative positions as its bias.
 
-    Same parameters and same numbers as segment_anything's, without its separate softmax and product over [h * w, h *
-    w].
+    Parameters and results are segment_anything's, without its separate softmax and product over [h * w, h * w].
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -217,8 +215,8 @@ class FusedAttention(Attention):
 class RowwiseMaskDecoder(MaskDecoder):
     """SAM's mask decoder with one image per prompt row.
 
-    segment_anything repeats one image for all prompts; here row r of everything belongs together, whichever image it is
-    of. Only the single-mask output is computed (`multimask_output=False`).
+    segment_anything repeats one image for all prompts; here row r of all inputs belongs together, and rows may be of
+    any image. Only the single-mask output is computed (`multimask_output=False`).
     """
 
     def decode_rows(self, image_embeddings: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
@@ -248,7 +246,7 @@ class SegmentAnything(nn.Module):
     """Image encoder, prompt encoder and mask decoder under the names of SAM's published checkpoints."""
 
     can_keep_embeddings = True
-    """Whether `encode_images` depends on the image encoder alone, so that a frozen one's result may be kept."""
+    """Whether `encode_images` depends on the image encoder alone, so that a frozen encoder's results may be kept."""
 
     def __init__(
         self, image_encoder: ImageEncoderViT, prompt_encoder: PromptEncoder, mask_decoder: RowwiseMaskDecoder
@@ -272,8 +270,9 @@ class SegmentAnything(nn.Module):
     def encode_images(self, sam_pixels: Tensor) -> Tensor:
         """Encode normalised, padded images [B, 3, P, P] to embeddings [B, C, h, w].
 
-        A frozen encoder keeps no graph and reads one image at a time: that fills a GPU at full size, needs the memory
-        of one, and an embedding does not depend, not even by rounding, on the images beside it, so that it may be kept.
+        A frozen encoder builds no graph and runs one image at a time. At full size, one image fills a GPU and bounds
+        the memory. An embedding then does not depend on other images of the batch, not even by rounding, so it may be
+        kept.
         """
         with grad_if_trainable(self.image_encoder):
             pixels = sam_pixels.to(self.image_encoder.patch_embed.proj.weight.dtype)
@@ -291,8 +290,8 @@ class SegmentAnything(nn.Module):
 
         Args:
             image_embeddings: [R, C, h, w], each query's image.
-            queries: [R, C], each one sparse prompt token.
-            dense: [R, C, h, w] mask prompts; None: no mask, as SAM's `no_mask_embed` says it.
+            queries: [R, C], one sparse prompt token per row.
+            dense: [R, C, h, w] mask prompts; None: no mask, encoded by SAM's `no_mask_embed`.
             position: `dense_position()`.
 
         Returns:
@@ -306,7 +305,7 @@ class SegmentAnything(nn.Module):
         """Load the state of a published `sam_vit_{b,l,h}` checkpoint, strictly.
 
         Raises:
-            ValueError: keys or shapes differ; the message lists them and says which sizes this model has.
+            ValueError: keys or shapes differ; the message lists them and this model's sizes.
         """
         try:
             self.load_state_dict(dict(state), strict=True)
@@ -316,7 +315,7 @@ class SegmentAnything(nn.Module):
 
 
 def build_sam(config: SamConfig) -> SegmentAnything:
-    """Build SAM from sizes (public `build_sam.py`; everything not in the configuration is SAM's constant)."""
+    """Build SAM from its sizes, as the public `build_sam.py`; values not in the configuration are SAM's constants."""
     side = config.image_size // config.patch_size
     encoder = ImageEncoderViT(
         img_size=config.image_size,

@@ -1,7 +1,7 @@
 """segment_anything's own modules, imported here and nowhere else.
 
-The package's `__init__` imports torchvision for its automatic mask generator; its `modeling` does not. Where
-torchvision is missing, a stub that only knows where the package lies stands in for that `__init__`.
+The package's `__init__` imports torchvision for its automatic mask generator; its `modeling` does not. If torchvision
+is missing, a stub that only knows the package's path replaces that `__init__`.
 """
 
 import importlib.machinery
@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 def _stub_package_without_torchvision() -> None:
-    """Let `segment_anything.modeling` be imported where torchvision is missing."""
+    """Make `segment_anything.modeling` importable without torchvision."""
     if "segment_anything" in sys.modules or importlib.util.find_spec("torchvision") is not None:
         return
     spec = importlib.machinery.PathFinder.find_spec("segment_anything")

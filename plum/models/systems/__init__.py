@@ -1,1 +1,1 @@
-"""PLUM and its sisters: which components each has, and how its answers say what to segment. Start at `registry.py`."""
+"""PLUM and its sister systems: their components and their target notations. Start with `registry.py`."""

@@ -1,4 +1,4 @@
-"""LLaVA and SAM as a system's builder asks for them: with random weights, or empty for a checkpoint to fill."""
+"""Builders of LLaVA and SAM for a system: with random weights, or empty, to be filled from a checkpoint."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ from plum.models.weightless import without_weights
 class Backbones:
     """How LLaVA and SAM are built; a system's own heads always get random weights.
 
-    is_empty: without memory for their parameters; see `plum.models.weightless`
-    quantization: of LLaVA's language model; only of an empty one
+    is_empty: allocate no memory for their parameters; see `plum.models.weightless`
+    quantization: of LLaVA's language model; requires `is_empty`
     """
 
     is_empty: bool = False
@@ -24,6 +24,6 @@ class Backbones:
         return build_llava(config.llava, config.lora, self.is_empty, self.quantization)
 
     def build_sam(self, config: ModelConfig) -> SegmentAnything:
-        """Build SAM itself, with nothing added."""
+        """Build SAM itself, without additions."""
         with without_weights(self.is_empty):
             return build_sam(config.sam)

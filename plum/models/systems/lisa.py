@@ -1,8 +1,8 @@
-"""LISA: LLaVA with adapters writes [SEG] tokens, the state before each is SAM's prompt (LISA paper, section 3.2).
+"""LISA: LLaVA with adapters writes [SEG] tokens; the state before each is SAM's prompt (LISA paper, section 3.2).
 
 LISA's released code puts `<im_start>` and `<im_end>` around the image and adds them to the vocabulary; here the
-backbone's own templates are used, as for every system, and [SEG] is the one token added. With `feedback.is_enabled` it
-is "LISA (+F)" of the PLUM paper's Figure 5a.
+backbone's own templates are used, as for every system, and [SEG] is the only token added. With `feedback.is_enabled`
+this is "LISA (+F)" in Figure 5a of the PLUM paper.
 
 Source: dvlab-research/LISA (`model/LISA.py`).
 """
@@ -19,7 +19,7 @@ def build_lisa(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
     """Build LISA with random weights.
 
     Raises:
-        ValueError: the configuration is another system's.
+        ValueError: the configuration is for another system.
     """
     return build_around(config, backbones, backbones.build_sam(config))
 
@@ -39,6 +39,6 @@ def build_around(config: ModelConfig, backbones: Backbones, sam: SegmentAnything
 
 
 def lisa_notation(config: ModelConfig) -> SegTokens:
-    """Return how answers of a system with [SEG] tokens say what is to be segmented."""
+    """Return the target notation of a system with [SEG] tokens."""
     assert config.seg_token is not None, "the builder refuses a configuration without it"
     return SegTokens(config.seg_token.targets)

@@ -1,8 +1,8 @@
 """M2SA: LISA with many [SEG] tokens and early local feature fusion (MMR/M2SA paper, section 4).
 
-The output of SAM's first block with global attention, which still knows edges, passes two convolutions and is added to
-SAM's embedding, once per image and before masks are decoded. At ViT-H that is block 8; here it is the first global
-block of any size. (Released code: 1280 channels hard-coded.)
+The output of SAM's first block with global attention, which still represents edges, passes through two convolutions and
+is added to SAM's embedding, once per image and before masks are decoded. In ViT-H this is block 8; here it is the first
+global block of an encoder of any size. (The released code hard-codes 1280 channels.)
 
 Source: jdg900/MMR (`model/segment_anything/modeling/{image_encoder,mask_decoder}.py`, `compress_vit`).
 """
@@ -36,12 +36,12 @@ class EarlyFusion(nn.Module):
 
 
 class EarlyFusionSam(SegmentAnything):
-    """SAM whose embedding also holds what an early block of its encoder saw.
+    """SAM with features of an early encoder block added to its embedding.
 
     Args:
-        sam: its modules are taken over, under the names of SAM's published checkpoints.
+        sam: provides the modules, which keep the names of SAM's published checkpoints.
         early_fusion: refines the block's output.
-        block: which block, from 0.
+        block: index of the block, from 0.
     """
 
     can_keep_embeddings = False
@@ -61,14 +61,14 @@ class EarlyFusionSam(SegmentAnything):
             embeddings = super().encode_images(sam_pixels)
         finally:
             listener.remove()
-        return embeddings + self.early_fusion(torch.cat(early))  # a frozen encoder reads one image at a time
+        return embeddings + self.early_fusion(torch.cat(early))  # a frozen encoder runs one image at a time
 
 
 def build_m2sa(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
     """Build M2SA with random weights.
 
     Raises:
-        ValueError: the configuration is another system's, or SAM's encoder has no block with global attention.
+        ValueError: the configuration is for another system, or SAM's encoder has no block with global attention.
     """
     sizes = config.sam
     if not sizes.encoder_global_blocks:

@@ -13,7 +13,7 @@ def build_plum(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
     """Build PLUM with random weights.
 
     Raises:
-        ValueError: the configuration is another system's.
+        ValueError: the configuration is for another system.
     """
     tagger, hidden_size = config.tagger, config.llava.language.hidden_size
     if tagger is None or config.seg_token is not None:
@@ -29,5 +29,5 @@ def build_plum(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
 
 
 def plum_notation(_config: ModelConfig) -> TaggedPhrases:
-    """Return how PLUM's answers say what is to be segmented."""
+    """Return PLUM's target notation."""
     return TaggedPhrases()

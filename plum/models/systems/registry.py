@@ -1,4 +1,4 @@
-"""Which builder makes which system, and how its answers are written. A sister system adds its row here."""
+"""Registry of systems: the builder and the target notation of each. A sister system adds its row here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from plum.models.systems.target_notation import TargetNotation
 
 @dataclass(frozen=True)
 class System:
-    """build: the model, with random weights; notation: how its answers say what is to be segmented"""
+    """Builder of a system's model (with random weights) and of its target notation."""
 
     build: Callable[[ModelConfig, Backbones], GroundedLMM]
     notation: Callable[[ModelConfig], TargetNotation]
@@ -34,21 +34,21 @@ def build_model(
 
     Args:
         config: architecture.
-        is_backbone_empty: LLaVA and SAM get no memory for their parameters yet; see `plum.models.weightless`.
-        quantization: of the language model; only of an empty backbone.
+        is_backbone_empty: allocate no memory for the parameters of LLaVA and SAM; see `plum.models.weightless`.
+        quantization: of the language model; requires `is_backbone_empty`.
 
     Raises:
-        ValueError: no system has that name, or the configuration is another system's.
+        ValueError: no system has that name, or the configuration is for another system.
     """
     return _find(config).build(config, Backbones(is_backbone_empty, quantization))
 
 
 def build_notation(config: ModelConfig) -> TargetNotation:
-    """Return how the answers of the system that `config.system` names say what is to be segmented."""
+    """Return the target notation of the system that `config.system` names."""
     return _find(config).notation(config)
 
 
 def _find(config: ModelConfig) -> System:
     if config.system not in SYSTEMS:
-        raise ValueError(f"model.system: {config.system!r} is none of {sorted(SYSTEMS)}")
+        raise ValueError(f"model.system: {config.system!r} is not one of {sorted(SYSTEMS)}")
     return SYSTEMS[config.system]

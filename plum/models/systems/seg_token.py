@@ -1,8 +1,8 @@
-"""[SEG] tokens in the place of a span tagger, as LISA and its successors write them.
+"""[SEG] tokens instead of a span tagger, as in LISA and its successors.
 
-The query of a target is the language model's state that *predicts* its [SEG], one position before it: LISA's released
-code takes that one, and its author says so. The position comes from the expanded sequence, so that there is no offset
-constant, whatever the number of image tokens.
+The query of a target is the language model's state that *predicts* its [SEG], one position before it. LISA's released
+code uses this state, and its author confirms it. Positions refer to the expanded sequence, so no offset constant
+depends on the number of image tokens.
 
 Source: dvlab-research/LISA (`model/LISA.py`, `train_ds.py`); LISA paper, section 3.2.
 """
@@ -44,7 +44,7 @@ class SegTokens:
 
     @property
     def protocol_note(self) -> str:
-        """How scores of such answers came about."""
+        """Note on how scores of such answers are computed."""
         return _MANY_NOTE if self.targets == "many" else _SINGLE_NOTE
 
     @property
@@ -53,19 +53,19 @@ class SegTokens:
         return self.targets == "many"
 
     def check_words(self, text: str) -> None:
-        """Check that a text from outside holds no [SEG]: it would be read as one of the model's own.
+        """Check that an external text contains no [SEG], which would be read as one of the model's own.
 
         Raises:
-            ValueError: it does.
+            ValueError: the text contains [SEG].
         """
         if SEG_TOKEN in text:
             raise ValueError(f"the text {text!r} contains {SEG_TOKEN}, which this system writes itself: remove it")
 
     def write(self, exchange: Exchange) -> WrittenExchange:
-        """Put [SEG] into an answer; an answer without phrases stays as it is.
+        """Insert [SEG] into an answer; an answer without phrases is unchanged.
 
         Raises:
-            ValueError: question or answer hold one already.
+            ValueError: the question or the answer already contains [SEG].
         """
         self.check_words(exchange.question)
         self.check_words(exchange.answer)
@@ -84,10 +84,10 @@ class SegTokens:
         return re.sub(rf"\s*{re.escape(SEG_TOKEN)}", "", answer).strip()
 
     def read(self, row: EncodedConversation, hidden_states: Tensor, model: GroundedLMM) -> list[Target]:
-        """Find the [SEG]s of the last answer; confidence is the probability with which each was written.
+        """Find the [SEG] tokens of the last answer; the confidence of each is its predicted probability.
 
-        [SEG] does not say where its phrase begins: what follows the last article, conjunction, punctuation mark or
-        [SEG] before it is taken; where nothing is left, [SEG] itself.
+        [SEG] does not mark where its phrase begins. The phrase is taken to start after the last article, conjunction,
+        punctuation mark or [SEG] before it; if nothing is left, the phrase is [SEG] itself.
         """
         answer = row.rendered.answers[-1]
         text = row.encoded.text[answer.start : answer.end]
@@ -104,7 +104,7 @@ class SegTokens:
 class SegTokenProjection(QueryProjection):
     """LISA's `text_hidden_fcs`: Linear(D, D), ReLU, Linear(D, C) on the state that predicts each [SEG].
 
-    The same layers as PLUM's projection; LISA's closing dropout has probability 0.
+    The layers are those of PLUM's projection; LISA's final dropout has probability 0.
     """
 
     def forward(self, hidden_states: Tensor, spans: SpanBounds) -> Tensor:
@@ -113,16 +113,16 @@ class SegTokenProjection(QueryProjection):
 
 
 def add_seg_token(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Add [SEG] to a tokenizer that lacks it, in place, and check that it is one token wherever it stands.
+    """Add [SEG] to a tokenizer that lacks it, in place, and check that it is one token in any context.
 
-    The space before it belongs to it, as in LISA's own tokenizer: the state before [SEG] is then that of the phrase's
-    last token.
+    The token includes the space before it, as in LISA's own tokenizer, so that the state before [SEG] is that of the
+    phrase's last token.
 
     Returns:
         Whether it was missing.
 
     Raises:
-        ValueError: the tokenizer takes [SEG] apart all the same.
+        ValueError: the tokenizer still splits [SEG].
     """
     is_new = SEG_TOKEN not in tokenizer.get_vocab()
     if is_new:
@@ -140,8 +140,8 @@ def add_seg_token(tokenizer: PreTrainedTokenizerBase) -> bool:
 def initialise_seg_row(model: GroundedLMM, seg_id: int) -> None:
     """Set the embedding and output rows of a [SEG] that the model has never seen to the mean of the text tokens' rows.
 
-    LISA: normally distributed; transformers since 4.46: the mean, with which the new token is neither likely nor
-    unlikely at the start.
+    LISA draws them from a normal distribution. transformers since 4.46 uses the mean, with which the new token is
+    neither likely nor unlikely at the start.
     """
     suppressed = set(model.llava.special_tokens.suppressed)
     for component, _, matrix in parameters_by_component(model):
@@ -151,7 +151,7 @@ def initialise_seg_row(model: GroundedLMM, seg_id: int) -> None:
 
 
 def _write_each(exchange: Exchange) -> WrittenExchange:
-    """Put [SEG] behind the end of every phrase."""
+    """Insert [SEG] after every phrase."""
     order = sorted(range(len(exchange.spans)), key=lambda phrase: exchange.spans[phrase].end)
     text, copied, targets = "", 0, []
     for phrase in order:
@@ -165,7 +165,7 @@ def _write_each(exchange: Exchange) -> WrittenExchange:
 
 
 def _write_one(exchange: Exchange) -> WrittenExchange:
-    """Put one [SEG] behind the answer, for the union of its masks."""
+    """Append one [SEG] to the answer, for the union of its masks."""
     text = f"{exchange.answer} {SEG_TOKEN}"
     masks = (union_masks(exchange.masks),) if exchange.masks else ()
     written = replace(exchange, answer=text, spans=(CharSpan(len(text) - len(SEG_TOKEN), len(text)),), masks=masks)

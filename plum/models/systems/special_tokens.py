@@ -1,4 +1,4 @@
-"""Which token ids the model needs, read from the tokenizer, and the one that a system with [SEG] tokens adds to it."""
+"""Special token ids of the model, read from the tokenizer, and the [SEG] token that some systems add to it."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from plum.models.systems.seg_token import SEG_TOKEN, add_seg_token
 def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokensConfig:
     """Read the ids of `<image>`, padding and end.
 
-    `<image>`, and a pad token that is no text token, are suppressed in the model's output.
+    `<image>`, and a pad token that is not also a text token, are suppressed in the model's output.
 
     Raises:
         ValueError: the tokenizer lacks one of them.
@@ -32,13 +32,13 @@ def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokensConf
 
 
 def add_written_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Add the tokens that the configuration's system writes and the tokenizer lacks, in place.
+    """Add the tokens that the configured system writes and the tokenizer lacks, in place.
 
     Returns:
         Ids of the tokens added.
 
     Raises:
-        ValueError: the tokenizer takes one of them apart all the same.
+        ValueError: the tokenizer still splits one of them.
     """
     if config.seg_token is None or not add_seg_token(tokenizer):
         return ()
@@ -46,12 +46,12 @@ def add_written_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
 
 
 def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ModelConfig:
-    """Return the configuration with the tokenizer's special tokens in it.
+    """Return the configuration completed with the tokenizer's special tokens.
 
-    Embedding rows beyond the tokenizer (LLaVA's are padded to 32064) stand for no text: they are suppressed too.
+    Embedding rows beyond the tokenizer's vocabulary (LLaVA pads to 32064) represent no text and are suppressed too.
 
     Raises:
-        ValueError: the configuration already holds other ones, or the tokenizer has more tokens than the model, or
+        ValueError: the configuration already has different ones, the tokenizer has more tokens than the model, or it
             lacks one that the system writes.
     """
     found, given = read_special_tokens(tokenizer), config.llava.special_tokens

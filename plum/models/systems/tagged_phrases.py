@@ -1,4 +1,4 @@
-"""PLUM's notation of targets: none in the text; a tagger says which words are to be segmented (paper, section 4)."""
+"""PLUM's target notation: plain text, in which a tagger marks the words to segment (paper, section 4)."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class TaggedPhrases:
     has_mask_per_phrase: bool = True
 
     def check_words(self, text: str) -> None:
-        """Nothing is reserved."""
+        """Accept any text: nothing is reserved."""
 
     def write(self, exchange: Exchange) -> WrittenExchange:
         """Return the exchange as it is."""
@@ -38,7 +38,7 @@ class TaggedPhrases:
     def read(self, row: EncodedConversation, hidden_states: Tensor, model: GroundedLMM) -> list[Target]:
         """Find the tagged phrases of the last answer; confidence is the mean probability of a phrase's tags.
 
-        The end token names nothing and is left out, and so is a span of white space alone.
+        The end token and spans of white space alone are ignored.
         """
         attention_mask = torch.ones(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
         tokens, chars = row.answers[-1], row.rendered.answers[-1]

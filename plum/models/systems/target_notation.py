@@ -1,4 +1,4 @@
-"""How a system's answers say what is to be segmented: the seam between PLUM's tagged phrases and [SEG] tokens.
+"""Interface for how a system's answers mark what to segment: PLUM's tagged phrases or [SEG] tokens.
 
 Everything else (data, batches, forward, losses, prediction, scoring) is the same for every system.
 """
@@ -19,8 +19,8 @@ from plum.structures import Exchange
 class WrittenExchange:
     """An exchange as the model reads and writes it.
 
-    exchange: its spans are the answer's targets, in reading order, and its masks are theirs
-    target_of_phrase: per phrase of the exchange it was made from, the target whose mask is the phrase's own
+    exchange: its spans are the answer's targets in reading order, and its masks are the targets' masks
+    target_of_phrase: for each phrase of the original exchange, the index of the target whose mask is the phrase's
     """
 
     exchange: Exchange
@@ -29,11 +29,11 @@ class WrittenExchange:
 
 @dataclass(frozen=True)
 class Target:
-    """What a generated answer says is to be segmented.
+    """A phrase that a generated answer marks for segmentation.
 
     tokens: in the expanded sequence, as `GroundedLMM.decode_masks` takes them
     chars: the phrase in the answer
-    confidence: probability of what marks it
+    confidence: probability of its mark
     """
 
     tokens: TokenSpan
@@ -42,36 +42,36 @@ class Target:
 
 
 class TargetNotation(Protocol):
-    """One system's way of writing targets into answers and of finding them there."""
+    """A system's way of writing targets into answers and of finding them in answers."""
 
     @property
     def protocol_note(self) -> str:
-        """What a reader of the scores has to know; empty where answers are plain text with a mask per phrase."""
+        """Note for readers of the scores; empty if answers are plain text with one mask per phrase."""
         ...
 
     @property
     def has_mask_per_phrase(self) -> bool:
-        """False where all phrases of an answer share one mask: it can only be scored as their union."""
+        """False if all phrases of an answer share one mask, which can only be scored as their union."""
         ...
 
     def check_words(self, text: str) -> None:
-        """Check that a text from outside holds none of the notation's marks.
+        """Check that an external text contains none of the notation's marks.
 
         Raises:
-            ValueError: it does.
+            ValueError: the text contains a mark.
         """
         ...
 
     def write(self, exchange: Exchange) -> WrittenExchange:
-        """Put the marks into an answer whose phrases (`spans`, by start) are to be segmented.
+        """Insert the marks into an answer whose phrases (`spans`, sorted by start) are to be segmented.
 
         Raises:
-            ValueError: question or answer hold a mark already.
+            ValueError: the question or the answer already contains a mark.
         """
         ...
 
     def tidy(self, answer: str) -> str:
-        """Bring a decoded answer to the form that `write` would give it."""
+        """Normalise a decoded answer to the form that `write` produces."""
         ...
 
     def words(self, answer: str) -> str:
@@ -84,6 +84,6 @@ class TargetNotation(Protocol):
         Args:
             row: the conversation, its last answer as the model wrote it.
             hidden_states: [1, T, D], its states.
-            model: whose states they are.
+            model: the model that computed the states.
         """
         ...

@@ -166,7 +166,9 @@ def test_trained_weights_need_their_base(tmp_path: Path, tokenizer: PreTrainedTo
     save_pretrained(make_model(tokenizer, lora=None), tokenizer, base, "")
     save_trained(make_trained(tokenizer, base, LORA), tokenizer, light, "", base)
     base.rename(tmp_path / "moved")
-    with pytest.raises(FileNotFoundError, match=r"light holds trained weights over .*base, which is gone.*base\.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"light holds trained weights over .*base, which no longer exists.*base\.json"
+    ):
         load_pretrained(light)
     save_pretrained(make_model(tokenizer, lora=None, seed=1), tokenizer, base, "")
     with pytest.raises(ValueError, match=r"light holds trained weights over .*base, whose weights have changed"):

@@ -81,11 +81,11 @@ def test_characters_and_numbered_phrases_choose_what_is_segmented(checkpoint: st
     ("flags", "message"),
     [
         (["--phrases", "door"], "the phrase 'door' is not in the answer 'It has"),
-        (["--phrases", "wheel"], r"stands several times .*\(characters 15:20, 24:29\): choose with wheel#1"),
-        (["--phrases", "wheel#3"], "stands 2 times .* so there is no wheel#3"),
+        (["--phrases", "wheel"], r"occurs several times .*\(characters 15:20, 24:29\): choose with wheel#1"),
+        (["--phrases", "wheel#3"], "occurs 2 times .* so there is no wheel#3"),
         (["--char_range", "40:90"], "40:90 lie outside of the answer .* 46 characters"),
-        (["--char_range", "9-20"], "'9-20' is no range of characters; write START:END"),
-        (["--force"], "a forced answer is made of phrases alone"),
+        (["--char_range", "9-20"], "'9-20' is not a range of characters; write START:END"),
+        (["--force"], "a forced answer is built from phrases alone"),
         (["--answer", "It is a door."], "needs phrases or character ranges"),
     ],
 )

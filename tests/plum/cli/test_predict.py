@@ -136,7 +136,7 @@ def test_another_question_or_an_unasked_overwriting_is_refused(
 ) -> None:
     assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?") == 0
     assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?") == 1
-    assert "go on with --resume" in capsys.readouterr().err
+    assert "continue with --resume" in capsys.readouterr().err
     assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Others?", "--resume") == 1
     assert "for other questions or images, such as a.png" in capsys.readouterr().err
     save_pretrained(make_model().requires_grad_(False).half().float(), byte_level(), tmp_path / "other", "")
@@ -184,7 +184,7 @@ def test_questions_of_a_file(checkpoint: str, photos: Path, tmp_path: Path, form
         ('[{"question": "Which?"}, {"image": "a.png"}]', "record 2: there is no question"),
         ('[{"question": "Which?", "phrase": "wheel"}]', "record 1: unknown key 'phrase'"),
         ('[{"question": "Which?", "phrases": [1]}]', "record 1: phrases is \\[1\\], not a list of texts"),
-        ('[{"question": "Which?", "char_ranges": ["9"]}]', "record 1: '9' is no range"),
+        ('[{"question": "Which?", "char_ranges": ["9"]}]', "record 1: '9' is not a range"),
         ('[{"question": "Which?", "answer": "It is."}]', "record 1: a given answer needs phrases"),
         ('[{"question": 5}]', "record 1: question is 5, not a text"),
     ],

@@ -170,20 +170,20 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(tmp_path: Path, saved:
 def test_logits_beyond_the_bound_stop_the_export(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("plum.checkpoints.model_weights.adapter_scale", lambda lora: 1.01 * lora.alpha / lora.rank)
-        with pytest.raises(ValueError, match="merging the adapters moved the logits.*nothing was exported"):
+        with pytest.raises(ValueError, match="merging the adapters changed the logits.*nothing was exported"):
             _export(saved, tmp_path / "merged")
     patch_tolerances = {**plum.export.merged.WRITE_TOLERANCES, torch.bfloat16: 1e-9}
     monkeypatch.setattr(plum.export.merged, "WRITE_TOLERANCES", patch_tolerances)
-    with pytest.raises(ValueError, match=r"writing torch\.bfloat16 moved the logits"):
+    with pytest.raises(ValueError, match=r"writing torch\.bfloat16 changed the logits"):
         _export(saved, tmp_path / "merged", torch.bfloat16)
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
 def test_what_is_no_source_says_what_would_be(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no saved model .* no run .* no checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"neither a saved model .* a run .* nor a checkpoint"):
         find_source(tmp_path)
     (tmp_path / "config.yaml").write_text("run_dir: x\n")
-    with pytest.raises(FileNotFoundError, match="neither a model nor a whole checkpoint"):
+    with pytest.raises(FileNotFoundError, match="neither a model nor a complete checkpoint"):
         find_source(tmp_path)
 
 

@@ -30,7 +30,7 @@ def test_phrases_are_located(phrases: list[str], expected: list[tuple[int, int]]
         (["whee"], "'whee' is not in the answer"),
         (["wheel"], "several times .*15:20, 24:29.* wheel#1"),
         (["wheel#0"], "no wheel#0"),
-        (["wheel#3"], "stands 2 times .* no wheel#3"),
+        (["wheel#3"], "occurs 2 times .* no wheel#3"),
         (["door#1"], "'door' is not in the answer"),
         (["propeller", "propeller"], "asked for 2 times, .* has 1"),
     ],

@@ -95,5 +95,5 @@ def test_unknown_parameter_is_refused() -> None:
 
 def test_unknown_system_is_refused(plum_13b: GroundedLMM) -> None:
     config = ModelConfig(llava=plum_13b.config.llava, sam=plum_13b.config.sam, system="plump")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'plump' is none of"):
+    with pytest.raises(ValueError, match="'plump' is not one of"):
         build_model(config)

@@ -57,16 +57,16 @@ def assert_nothing_is_left(tmp_path: Path) -> None:
         ),
         (
             lambda s: s.update({"model.norm.weight": torch.ones(33)}),
-            r"model.norm.weight is \(33,\), its config.json makes it \(32,\)",
+            r"model.norm.weight is \(33,\), but its config.json implies \(32,\)",
         ),
         (
             lambda s: s.update({"model.layers.2.mlp.up_proj.weight": torch.ones(64, 32)}),
-            r"model.layers.2.mlp.up_proj.weight has no place in a model of the sizes of its config.json",
+            r"model.layers.2.mlp.up_proj.weight does not belong to a model of its sizes",
         ),
         (lambda s: s.pop("model.embed_tokens.weight"), r"nearest is 'original LLaVA with CLIP, two.*embed_tokens"),
         (
             lambda s: s.update({"lm_head.weight": torch.ones(VOCAB + 3, 32)}),
-            r"lm_head.weight is \(423, 32\), its config.json makes it \(420, 32\)",
+            r"lm_head.weight is \(423, 32\), but its config.json implies \(420, 32\)",
         ),
     ],
 )
@@ -163,7 +163,7 @@ def test_a_missing_clip_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_superfluous_clip_is_refused(tmp_path: Path) -> None:
     source = write_hf(tmp_path / "source", rename(make_stock().state_dict(), HF_4))
-    with pytest.raises(ValueError, match="holds its own CLIP weights: leave --clip out"):
+    with pytest.raises(ValueError, match="holds its own CLIP weights: omit --clip"):
         attempt(tmp_path, source, write_clip(tmp_path / "clip", make_stock()))
 
 
@@ -183,7 +183,7 @@ def test_a_clip_of_another_resolution_is_refused(tmp_path: Path) -> None:
         ({"tie_word_embeddings": True}, "tie_word_embeddings is True"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is 'linear'"),
         ({"mm_projector_type": "linear"}, "the projector is 'linear', but the weights hold 'mlp2x_gelu'"),
-        ({"vocab_size": VOCAB + 1}, r"is \(420, 32\), its config.json makes it \(421, 32\)"),
+        ({"vocab_size": VOCAB + 1}, r"is \(420, 32\), but its config.json implies \(421, 32\)"),
     ],
 )
 def test_configurations_that_plum_cannot_express_are_refused(
@@ -203,7 +203,7 @@ def test_an_unknown_template_is_asked_for(tmp_path: Path) -> None:
     )
     sam = write_sam(tmp_path / "sam.pth")
     source = write_original(tmp_path / "checkpoint", state, "bin", num_hidden_layers=2)
-    with pytest.raises(ValueError, match="does not show its conversation template; say --conversation"):
+    with pytest.raises(ValueError, match="does not show its conversation template; set --conversation to one of"):
         convert_llava(ConversionRequest(source, sam), tmp_path / "base")
     source = source.rename(tmp_path / "llava-llama-2-13b-chat-lightning-preview")
     result = convert_llava(ConversionRequest(source, sam), tmp_path / "base")
@@ -248,7 +248,7 @@ def test_image_delimiters_of_the_training_are_kept(
 @pytest.mark.parametrize("chosen", ["llava_llama_2", "plain"])
 def test_templates_without_a_delimited_form_are_refused(tmp_path: Path, chosen: TemplateName) -> None:
     source, sam = write_delimited(tmp_path / "source"), write_sam(tmp_path / "sam.pth")
-    with pytest.raises(ValueError, match=rf"mm_use_im_start_end.*--conversation {chosen} has no form of"):
+    with pytest.raises(ValueError, match=rf"mm_use_im_start_end.*--conversation {chosen} does not support"):
         convert_llava(ConversionRequest(source, sam, conversation=chosen), tmp_path / "base")
 
 

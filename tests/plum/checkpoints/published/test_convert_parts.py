@@ -77,7 +77,7 @@ def test_a_tensor_that_comes_twice_is_refused(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "model", max_bytes=10)
     writer.add("a", torch.ones(3))
     writer.add("b", torch.ones(3))
-    with pytest.raises(ValueError, match="a is there twice"):
+    with pytest.raises(ValueError, match="a was added twice"):
         writer.add("a", torch.ones(3))
 
 
@@ -135,7 +135,7 @@ def test_sam_files_are_checked_by_name_and_variant(tmp_path: Path) -> None:
     for change, message in (
         ({"image_encoder.pos_embed": None}, "no tensor 'image_encoder.pos_embed': it is not a SAM checkpoint"),
         ({"mask_decoder.iou_token.weight": None}, r"lacks 1 tensors: \['mask_decoder.iou_token.weight'\]"),
-        ({"extra": torch.ones(1)}, "sam.pth: extra has no place"),
+        ({"extra": torch.ones(1)}, "sam.pth: extra does not belong"),
         ({"mask_decoder.iou_token.weight": torch.ones(1, 9)}, r"iou_token.weight is \(1, 9\)"),
     ):
         state = sam_state() | change
