@@ -121,8 +121,8 @@ def check_sample(sample: Sample) -> None:
     """Check what the encoder cannot see.
 
     Raises:
-        ValueError: the sample has no conversation, masks without an image, masks that do not pair with its phrases, or a mask
-            or map that differs in size from the image; the message names the sample.
+        ValueError: the sample has no conversation, masks without an image, masks that do not pair with its phrases, or
+            a mask or map that differs in size from the image; the message names the sample.
     """
     where = f"{sample.sample_id} ({sample.source})"
     if not sample.conversations:
