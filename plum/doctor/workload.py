@@ -88,7 +88,8 @@ def training_dtype(config: TrainConfig) -> torch.dtype:
 
 
 def build_workload(config: TrainConfig, assumptions: Assumptions) -> Workload:
-    """Derive the micro-batch; each image has the most conversations that the configuration allows; they share it."""
+    """Derive the micro-batch, with the most conversations per image that the configuration allows; they share the
+    image."""
     vision = config.model.llava.vision
     text = assumptions.text_tokens or config.data.max_text_tokens
     images = config.engine.micro_batch_size
