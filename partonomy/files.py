@@ -52,13 +52,16 @@ def write_text_atomically(path: Path, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
+REMAINS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+
+
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its place, complete and on disk, when the block ends without an error.
 
     Readers see the old content or the new one, never a part, also after a power cut. The content is written to a
     temporary file of a unique name (`.NAME.<random>.tmp`) in the same folder, so that two writers cannot mix their
-    bytes. An error removes it; only a process that is killed leaves it behind.
+    bytes. An error removes it; only a process that is killed leaves it behind (`remove_remains`).
 
     Args:
         path: of the file, in an existing folder.
@@ -74,6 +77,13 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def remove_remains(folder: Path) -> None:
+    """Delete what killed processes left of `open_atomically`; only for the one process that writes in the folder."""
+    for path in folder.glob(".*.tmp"):
+        if REMAINS.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

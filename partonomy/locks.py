@@ -8,6 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from partonomy.files import remove_remains
+
 logger = logging.getLogger(__name__)
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -41,8 +43,8 @@ def lock_folder(folder: Path, name: str = LOCK_FILE) -> Iterator[None]:
     """Hold a folder, or a part of the work in it, by a file in it that is removed at the end.
 
     Args:
-        folder: Created when missing.
-        name: Of the lock file.
+        folder: Created when missing. Whoever holds all of it first deletes temporary files of killed writers.
+        name: Of the lock file; another one than the default holds only a part of the work.
 
     Raises:
         BlockingIOError: Another process holds the lock.
@@ -54,6 +56,8 @@ def lock_folder(folder: Path, name: str = LOCK_FILE) -> Iterator[None]:
     )
     with _hold(path, refusal):
         try:
+            if name == LOCK_FILE:
+                remove_remains(folder)
             yield
         finally:
             # Removed while it is held: a process that opened it before finds it gone once it has the lock, and is

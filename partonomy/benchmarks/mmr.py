@@ -5,17 +5,30 @@ whole numbers. M2SA's code: unions plus 1e-5, sums in float32, images repeated t
 once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from partonomy.benchmarks.records import AnswerRecord, TargetOutcome, ratio_by_image
+from partonomy.benchmarks.cases import Case, CaseLabel, CasePicture, mask_pictures
+from partonomy.benchmarks.records import AnswerRecord, TargetOutcome, answer_texts, ratio_by_image
 from partonomy.benchmarks.segmentation import Wording, describe_mode, segmentation_prompt
-from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task
+from partonomy.benchmarks.task import (
+    Asking,
+    Benchmark,
+    Metric,
+    Options,
+    Picture,
+    Source,
+    Status,
+    Task,
+    Words,
+    define_benchmark,
+)
 from partonomy.datasets.sources.mmr import (
     Granularity,
     GroundedAnswer,
@@ -32,6 +45,7 @@ from partonomy.metrics.iou import count_pixels
 from partonomy.metrics.matching import hungarian_assignment
 from partonomy.models.contract import AnswerMarks, AnswerRequest, Gold, MaskRequest, Role, Turn
 from partonomy.structures import RLE, CharSpan
+from partonomy.visualize import part_colours
 
 
 @dataclass(frozen=True)
@@ -301,7 +315,7 @@ MMR = "mmr"
 
 
 @dataclass(frozen=True)
-class MultiTargetOptions:
+class MultiTargetOptions(Options):
     """How questions with several targets are asked.
 
     Attributes:
@@ -337,6 +351,9 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
 
     VERSION: ClassVar[str] = "multi-target-1.0"
     RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
+    WORDS: ClassVar[Words] = Words(
+        "question", quality="mean IoU", quality_title="Mean IoU of a question's masks (%)", quality_key="iou"
+    )
     MAX_NEW_TOKENS: ClassVar[int] = 256
     """The sixteen targets of MMR's longest answer fit with their names."""
 
@@ -406,6 +423,19 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
         lines += [f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons))]
         return tuple(lines)
 
+    def show(self, record: AnswerRecord, item: MultiTargetItem | None) -> Case:
+        """Show the targets and the masks that were compared with them, each pair in one colour."""
+        colours = part_colours(len(record.targets))
+        labels = tuple(
+            CaseLabel(target.name or "no target", colour, target.iou)
+            for target, colour in zip(record.targets, colours, strict=True)
+        )
+        pictures: tuple[CasePicture, ...] = ()
+        if item is not None:
+            true = [_union(item)] if self.options.mode is MultiTargetMode.UNION else _true_masks(item.targets)
+            pictures = mask_pictures(true, [target.predicted for target in record.targets])
+        return Case(record.subject, pictures, labels, answer_texts(record))
+
     def content(self) -> Iterator[object]:
         """Words, targets and gold answers."""
         for item in self.items:
@@ -430,3 +460,34 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
             prompt=segmentation_prompt(item, self.options.wording),
             truths=tuple(target.category_name for target in item.targets),
         )
+
+
+def define_multi_target(
+    name: str,
+    title: str,
+    splits: str,
+    read: Callable[[Source], Sequence[MultiTargetItem]],
+    *,
+    quoted_by: str,
+    takes_annotations: bool = False,
+) -> Benchmark:
+    """Describe a benchmark of questions with several targets; see `define_benchmark`."""
+    return define_benchmark(
+        name,
+        title,
+        splits,
+        options=MultiTargetOptions,
+        read_items=lambda source, options: read(source),
+        make_task=partial(MultiTargetTask, quoted_by=quoted_by),
+        takes_annotations=takes_annotations,
+    )
+
+
+BENCHMARK = define_multi_target(
+    MMR,
+    "Reasoning segmentation of several objects and parts",
+    ", ".join(MMR_SPLITS),
+    lambda source: read_mmr_items(source.root, str(source.split), source.annotations),
+    quoted_by="giou",
+    takes_annotations=True,
+)

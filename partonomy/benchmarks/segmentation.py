@@ -5,20 +5,34 @@ where target and prediction are both empty. Counts are integers; ignore pixels a
 LISA: adds 1e-5 to every union and sums float32; here: exact.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
 
-from partonomy.benchmarks.records import AnswerRecord, MaskOutcome, ratio_by_image
-from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task
+from partonomy.benchmarks.cases import Case, CaseLabel, CasePicture, mask_pictures
+from partonomy.benchmarks.records import AnswerRecord, MaskOutcome, answer_texts, ratio_by_image
+from partonomy.benchmarks.task import (
+    Asking,
+    Benchmark,
+    Metric,
+    Options,
+    Picture,
+    Source,
+    Status,
+    Task,
+    Words,
+    define_benchmark,
+)
 from partonomy.masks import decode_mask, encode_mask
 from partonomy.metrics.bootstrap import ImageRatio
 from partonomy.models.contract import AnswerMarks, AnswerRequest, Gold, MaskRequest, Role, Turn
 from partonomy.structures import RLE, CharSpan
+from partonomy.visualize import part_colours
 
 
 class AskedText(Protocol):
@@ -67,6 +81,7 @@ class SegmentationItem:
         return Picture(self.image_path, self.height, self.width)
 
 
+IGNORED_COLOUR = (128, 128, 128)
 THE_TARGET = "the target"
 END_MARKS = " .,;:!?"
 
@@ -202,7 +217,7 @@ def share_reaching(
 
 
 @dataclass(frozen=True)
-class SegmentationOptions:
+class SegmentationOptions(Options):
     """How expressions are asked.
 
     Attributes:
@@ -228,6 +243,7 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
 
     VERSION: ClassVar[str] = "segmentation-1.0"
     RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
+    WORDS: ClassVar[Words] = Words("expression", quality="IoU", quality_title="IoU (%)", quality_key="iou")
 
     benchmark: str
     split: str
@@ -271,6 +287,17 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
         """Both ratios, cIoU and gIoU."""
         return segmentation_ratios(records)
 
+    def show(self, record: AnswerRecord, item: SegmentationItem | None) -> Case:
+        """Show the target and the union of the predicted masks, and the pixels that count on neither side."""
+        predicted = None if record.mask is None else record.mask.predicted
+        pictures: tuple[CasePicture, ...] = ()
+        if item is not None:
+            pictures = mask_pictures([item.mask], [predicted])
+            if item.ignore_mask is not None:
+                pictures += (CasePicture("not counted", (item.ignore_mask,), (IGNORED_COLOUR,)),)
+        labels = (CaseLabel("target", part_colours(1)[0], record.score),)
+        return Case(record.subject, pictures, labels, answer_texts(record))
+
     def content(self) -> Iterator[object]:
         """Words and masks."""
         for item in self.items:
@@ -293,3 +320,24 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
             prompt=self._prompt(item),
             truths=(item.text,),
         )
+
+
+def define_segmentation(
+    name: str,
+    title: str,
+    splits: str,
+    read: Callable[[Source], Sequence[SegmentationItem]],
+    *,
+    quoted_by: str,
+    takes_annotations: bool = False,
+) -> Benchmark:
+    """Describe a benchmark of expressions or instructions, one mask each; see `define_benchmark`."""
+    return define_benchmark(
+        name,
+        title,
+        splits,
+        options=SegmentationOptions,
+        read_items=lambda source, options: read(source),
+        make_task=partial(SegmentationTask, quoted_by=quoted_by),
+        takes_annotations=takes_annotations,
+    )

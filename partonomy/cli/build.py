@@ -118,14 +118,13 @@ def build(
         mark_objects=MarkRule(mark_objects),
         templates=_path(templates),
     )
-    step = BuildStep(
-        source,
-        options,
-        config,
-        reader=find_source(source, options),
-        overwrite=overwrite,
-        is_marked=store_marked_images,
-    )
+    reader = find_source(source, options)
+    step = BuildStep(source, options, config, reader=reader, overwrite=overwrite, is_marked=store_marked_images)
+    _run(step, prepare, shard, merge)
+
+
+def _run(step: "BuildStep", prepare: bool, shard: str | None, merge: bool) -> None:
+    """Run the step that the flags name."""
     if merge and (prepare or shard is not None):
         raise ValueError("--merge is a step of its own: run it alone, after all shards")
     if prepare and shard is not None:

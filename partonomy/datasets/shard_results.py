@@ -14,6 +14,8 @@ from partonomy.sharding import Shard, all_shards
 
 SHARDS_FOLDER = "shards"
 NO_VALUE = "(none)"
+MAX_SHOWN = 80
+"""Characters of a setting in a message; wordings of questions have thousands."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,13 @@ def find_differences(found: object, expected: Mapping[str, object], prefix: str 
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             differences += find_differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            differences.append(f"{prefix}{key}: {old} there, {new} now")
+            differences.append(f"{prefix}{key}: {_shown(old)} there, {_shown(new)} now")
     return differences
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
 def remove_shards(folder: Path, keep: str | None = None) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from partonomy.benchmarks.task import ALL
+from partonomy.harness.provenance import overlap_line
 from partonomy.harness.summary import Summary, read_summary
 from partonomy.metrics.bootstrap import Estimate
 from plum.checkpoints.model_weights import empty_model
@@ -114,27 +115,35 @@ def _describe_summary(path: Path) -> list[str]:
 
 
 def _describe_one_group(summary: Summary) -> list[str]:
-    failed = f", {summary.num_failed} of {summary.num_expected} failed and count as 0" if summary.num_failed else ""
-    rows = [(name, *_cells(estimate)) for name, estimate in summary.metrics.items()]
-    return [
-        f"{summary.benchmark} {summary.split}, protocol `{summary.protocol}`{failed}:",
-        _markdown_table(("metric", "value", "95% interval", "n"), rows),
-    ]
+    rows = [(name, *_cells(estimate)) for name, estimate in summary.metrics.items() if estimate.value is not None]
+    return [_describe_run(summary), _markdown_table(("metric", "value", "95% interval", "n"), rows)]
 
 
 def _describe_groups(summary: Summary) -> list[str]:
+    """One row per group and metric: the main metrics of Partonomy, all of any other benchmark."""
+    found = {name for group in summary.groups.values() for name in group.metrics}
+    main_metrics = [name for name in SHOWN_METRICS if name in found]
     rows = [
-        (f"{kind.name} {name}", *_cells(kind.metrics[name]))
-        for kind in summary.groups.values()
-        for name in SHOWN_METRICS
-        if name in kind.metrics and kind.metrics[name].value is not None
+        (f"{group.name} {name}", *_cells(group.metrics[name]))
+        for group in summary.groups.values()
+        for name in main_metrics or group.metrics
+        if name in group.metrics and group.metrics[name].value is not None
     ]
-    return [
-        f"{summary.benchmark.capitalize()}, protocol `{summary.protocol_version}`, questions "
-        f"`{summary.config['root']}`, measured on `{summary.config['model']['checkpoint']}`; {summary.num_failed} "
-        "questions failed and count as 0:",
-        _markdown_table(("metric", "value", "95% interval", "n"), rows),
-    ]
+    return [_describe_run(summary), _markdown_table(("metric", "value", "95% interval", "n"), rows)]
+
+
+def _describe_run(summary: Summary) -> str:
+    """What was measured on which model, and what a reader has to know before comparing it."""
+    config = summary.config
+    lines = [f"{summary.benchmark} {summary.split}, protocol `{summary.protocol}`"]
+    if config["limit"] is not None:
+        lines.append(f"only the first {config['limit']} items (of each group)")
+    if summary.num_failed:
+        lines.append(f"{summary.num_failed} of {summary.num_expected} failed and count as 0")
+    model = config["model"]["checkpoint"] or config["model"]["model"]
+    measured = f"measured on `{model}`{' with its adapters off' if summary.is_base else ''}"
+    notes = " ".join(f"{note}." for note in (*summary.notes, overlap_line(summary.provenance)))
+    return f"{', '.join([*lines, measured])}. {notes}"
 
 
 def _cells(estimate: Estimate) -> tuple[str, str, str]:

@@ -15,7 +15,7 @@ from partonomy.datasets.concept_graph import build_concept_graph
 from partonomy.datasets.store import DatasetOrigin, save_dataset
 from partonomy.locks import lock_folder
 from partonomy.questions import fits as fits_module
-from partonomy.questions import generator
+from partonomy.questions import generator, sharded_build
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.build_config import QuestionBuildConfig
 from partonomy.questions.fits import fit_object_sampler, fit_questions, load_fits, save_fits
@@ -326,6 +326,12 @@ def test_other_versions_and_annotations_than_those_prepared_are_refused(
         patch.setattr(fits_module.np, "__version__", "0.1")
         assert main(["build", *to, "--shard", "1/2"]) == 1
     assert "numpy: 2" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(sharded_build, "load_templates", lambda path: "x" * 5000)
+        assert main(["build", *to, "--shard", "1/2"]) == 1
+    message = capsys.readouterr().err
+    assert "templates: " in message
+    assert len(message) < 1000
     path = tmp_path / "out" / "annotations.json"
     path.write_bytes(path.read_bytes() + b"\n")
     assert main(["build", *to, "--shard", "1/2"]) == 1

@@ -1,6 +1,5 @@
 """Exports of runs: finished ones, and checkpoints of DeepSpeed written by one, two and three ranks."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,8 @@ import pytest
 import torch
 import yaml
 
+from partonomy.harness.summary import GroupSummary, Summary, write_summary
+from partonomy.metrics.bootstrap import Estimate
 from plum.checkpoints.store import load_pretrained
 from plum.cli.export import parse_size
 from plum.cli.main import main
@@ -159,23 +160,21 @@ def test_the_script_merges_what_a_run_trained(run: Path, tmp_path: Path) -> None
 
 
 def test_the_card_says_where_the_model_comes_from(run: Path, folder: Path, tmp_path: Path) -> None:
-    estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 7}
-    summary = {
-        "benchmark": "refcoco",
-        "split": "val",
-        "protocol": "forced",
-        "headline": "ciou",
-        "is_base": False,
-        "num_expected": 8,
-        "num_scored": 7,
-        "num_failed": 1,
-        "reasons": {"broken": 1},
-        "metrics": {"ciou": estimate},
-        "seconds_total": 1.0,
-        "provenance": {},
-    }
+    metrics = {"ciou": Estimate(0.5, 0.4, 0.6, 7), "giou": Estimate(None, None, None, 0)}
+    model = {"model": "plum", "checkpoint": "runs/refer/model", "base": False}
+    summary = Summary(
+        benchmark="refcoco",
+        split="val",
+        protocol="forced",
+        protocol_version="segmentation-1.0",
+        headline="ciou",
+        provenance={"config": {"model": model, "limit": 8}},
+        seconds_total=1.0,
+        groups={"all": GroupSummary("all", 8, 7, 1, {"broken": 1}, metrics)},
+        notes=("3 targets",),
+    )
     (tmp_path / "scores").mkdir()
-    (tmp_path / "scores" / "summary.json").write_text(json.dumps(summary))
+    write_summary(summary, tmp_path / "scores" / "summary.json")
     export_merged(ExportRequest(run, tmp_path / "named", summaries=(tmp_path / "scores",)))
     card = (tmp_path / "named" / "README.md").read_text()
     assert card.startswith("# named\n")
@@ -184,13 +183,15 @@ def test_the_card_says_where_the_model_comes_from(run: Path, folder: Path, tmp_p
         "Stage 0, ",
         "Stage 1, ",
         "| `explanatory` | ",
-        "refcoco val, protocol `forced`, 1 of 8 failed",
+        "refcoco val, protocol `forced`, only the first 8 items (of each group), 1 of 8 failed and count as 0, "
+        "measured on `runs/refer/model`. 3 targets. Images of this benchmark that the model was trained on: unknown.",
         "| ciou | 0.5000 | 0.4000 to 0.6000 | 7 |",
         "| `sam.mask_decoder` | ",
         "Licence",
         str(folder / "world"),
     ):
         assert words in card, words
+    assert "giou" not in card, "a metric of which nothing was counted"
     assert "llava.lora" not in card
     with pytest.raises(FileNotFoundError, match="no such summary"):
         export_merged(ExportRequest(run, tmp_path / "other", summaries=(tmp_path / "nothing",)))

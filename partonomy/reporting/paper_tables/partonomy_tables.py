@@ -1,17 +1,35 @@
 """Runs in the layout of the paper's tables 2 and 9 to 11 (segmentation) and 3 (text), beside rows quoted from it."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from partonomy.benchmarks.partonomy.metrics import PROTOCOL_METRICS, MetricProtocol, mask_metric_names, metric_of
+from partonomy.benchmarks.partonomy.records import ChoiceRecord, QuestionRecord
 from partonomy.benchmarks.partonomy.steps import Conditioning
 from partonomy.harness.provenance import marks_lines, overlap_words, read_marks
-from partonomy.harness.summary import GroupSummary
-from partonomy.metrics.bootstrap import Estimate
 from partonomy.metrics.matching import Matching
-from partonomy.metrics.multiple_choice import RandomBaseline
-from partonomy.reporting.loaded_run import LoadedRun, random_objects, random_parts
-from partonomy.reporting.quoted_rows import TABLE_LEGENDS, TEXT_TABLE, ReferenceTable, load_reference
+from partonomy.metrics.multiple_choice import RandomBaseline, random_baseline
+from partonomy.reporting.loaded_run import AnyRun, LoadedRun
+from partonomy.reporting.overview import find_estimate
+from partonomy.reporting.paper_tables.paper_table import (
+    EXACT,
+    NO_PROTOCOL,
+    OURS,
+    PAPER_PROTOCOL,
+    QUOTED,
+    PaperTable,
+    PaperTableStyle,
+    TidyRow,
+    format_interval,
+    tidy_percent,
+)
+from partonomy.reporting.paper_tables.quoted_rows import (
+    TABLE_LEGENDS,
+    TEXT_TABLE,
+    ReferenceTable,
+    load_reference,
+    segmentation_table,
+)
 from partonomy.structures import TABLE_TYPES, QuestionType
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
 
@@ -22,10 +40,7 @@ PAPER_NAMES = {
     QuestionType.PART_TO_WHOLE: "Part2Whole",
     QuestionType.WHOLE_TO_PART: "Whole2Part",
 }
-OURS, QUOTED, EXACT = "ours", "quoted", "exact"
-"""Values of the source column: measured by this code, quoted from the paper, or computed without a model."""
-PAPER_PROTOCOL, NO_PROTOCOL = "paper", "-"
-"""Values of the protocol column of rows that are not a run's."""
+BENCHMARK = "partonomy"
 QUOTED_GROUP = "quoted from the paper"
 OWN_GROUP = "measured here"
 _PARTS_METRICS = ("parts_precision", "parts_recall", "parts_accuracy")
@@ -36,15 +51,59 @@ _PROTOCOL_WORDS = {
 }
 
 
+QuestionRun = LoadedRun[QuestionRecord]
+
+
 @dataclass(frozen=True)
-class PaperTableStyle:
-    """What the rows of runs show: one row per protocol, with or without 95% intervals below the values."""
+class PartonomyTable(PaperTable):
+    """Table 2, 9, 10 or 11 (segmentation), or 3 (text) of the Partonomy/PLUM paper."""
 
-    protocols: tuple[MetricProtocol, ...] = (MetricProtocol.OURS,)
-    has_intervals: bool = True
+    number: int
+    is_automatic: bool = True
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str(self.number))
+
+    def holds(self, run: AnyRun) -> bool:
+        """Any run on Partonomy's questions."""
+        return run.summary.benchmark == BENCHMARK
+
+    def suits(self, run: AnyRun) -> bool:
+        """The table of text for all runs, that of segmentation by the name of the question set."""
+        return self.holds(run) and self.number in (TEXT_TABLE, segmentation_table(run.dataset_name))
+
+    def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
+        """See PaperTable."""
+        is_text = self.number == TEXT_TABLE
+        return text_results(runs, style) if is_text else segmentation_results(runs, self.number, style)
+
+    def quoted(self) -> Iterator[TidyRow]:
+        """See PaperTable."""
+        reference = load_reference(self.number)
+        for row in reference.rows:
+            for column, value in zip(reference.columns, row.values, strict=True):
+                kind = next(kind.value for kind in TABLE_TYPES if column.startswith(kind.value + "_"))
+                metric = column.removeprefix(kind + "_")
+                text = "" if value is None else f"{value:.1f}"
+                yield TidyRow(self.name, row.method, reference.subset, QUOTED, PAPER_PROTOCOL, kind, metric, text)
+
+    def exact(self, runs: Sequence[AnyRun]) -> Iterator[TidyRow]:
+        """Table 3: what a uniform guess scores on each question set."""
+        for run in one_per_dataset(runs) if self.number == TEXT_TABLE else ():
+            for kind in TABLE_TYPES:
+                count = str(len(run.of_group(kind)))
+                for metric, value in zip(text_metrics(kind), random_values(run, kind), strict=True):
+                    labels = (self.name, "random guess", run.dataset_name, EXACT, NO_PROTOCOL, kind.value, metric)
+                    yield TidyRow(*labels, tidy_percent(value), n=count)
+
+    def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
+        """See PaperTable."""
+        is_text = self.number == TEXT_TABLE
+        return {kind.value: text_metrics(kind) if is_text else segmentation_metrics(run) for kind in TABLE_TYPES}
 
 
-def segmentation_results(runs: Sequence[LoadedRun], number: int, style: PaperTableStyle) -> Table:
+def segmentation_results(runs: Sequence[QuestionRun], number: int, style: PaperTableStyle) -> Table:
     """Table 2, 9, 10 or 11: paired micro- and macro-gIoU in percent. `runs` may be empty."""
     reference = load_reference(number)
     rows = list(_quoted_rows(reference))
@@ -60,7 +119,7 @@ def segmentation_results(runs: Sequence[LoadedRun], number: int, style: PaperTab
     )
 
 
-def text_results(runs: Sequence[LoadedRun], style: PaperTableStyle) -> Table:
+def text_results(runs: Sequence[QuestionRun], style: PaperTableStyle) -> Table:
     """Table 3: precision, recall and accuracy of the parts, accuracy of the object, in percent."""
     reference = load_reference(TEXT_TABLE)
     rows = list(_quoted_rows(reference))
@@ -84,7 +143,7 @@ def text_results(runs: Sequence[LoadedRun], style: PaperTableStyle) -> Table:
     )
 
 
-def segmentation_metrics(run: LoadedRun) -> tuple[str, ...]:
+def segmentation_metrics(run: QuestionRun) -> tuple[str, ...]:
     """Micro- and macro-gIoU as tables show them: paired, or of the union where all phrases share one mask."""
     return mask_metric_names(read_marks(run.summary.provenance).matching)[:2]
 
@@ -94,9 +153,9 @@ def text_metrics(question_type: QuestionType) -> tuple[str, ...]:
     return (*_PARTS_METRICS, "objects_accuracy") if question_type.is_part_whole else _PARTS_METRICS
 
 
-def random_values(run: LoadedRun, question_type: QuestionType) -> tuple[float | None, ...]:
+def random_values(run: QuestionRun, question_type: QuestionType) -> tuple[float | None, ...]:
     """What a uniform guess scores in expectation on the metrics of `text_metrics`; None where nothing was asked."""
-    records = run.of_type(question_type)
+    records = run.of_group(question_type)
     parts: RandomBaseline | None = random_parts(records)
     if parts is None:
         return (None,) * len(text_metrics(question_type))
@@ -107,29 +166,31 @@ def random_values(run: LoadedRun, question_type: QuestionType) -> tuple[float | 
     return (*values, None if objects is None else objects.accuracy)
 
 
-def one_per_dataset(runs: Sequence[LoadedRun]) -> tuple[LoadedRun, ...]:
+def one_per_dataset(runs: Sequence[QuestionRun]) -> tuple[QuestionRun, ...]:
     """The first run on each question set."""
-    first: dict[str, LoadedRun] = {}
+    first: dict[str, QuestionRun] = {}
     for run in runs:
         first.setdefault(run.dataset_hash, run)
     return tuple(first.values())
 
 
-def find_estimate(entry: GroupSummary | None, metric: str) -> Estimate:
-    """A metric of one question type; an empty estimate where the type was not asked or the metric not counted."""
-    nothing = Estimate(None, None, None, 0)
-    return nothing if entry is None else entry.metrics.get(metric, nothing)
+def random_parts(records: Sequence[QuestionRecord]) -> RandomBaseline | None:
+    """What a uniform guess scores on the part questions of these records, in expectation."""
+    return _random([record.parts_choice for record in records])
 
 
-def format_interval(estimate: Estimate) -> str:
-    """Interval in percent, e.g. "34.0-38.5"; empty where there is none."""
-    if estimate.low is None or estimate.high is None:
-        return ""
-    return f"{format_percent(estimate.low)}-{format_percent(estimate.high)}"
+def random_objects(records: Sequence[QuestionRecord]) -> RandomBaseline | None:
+    """What a uniform guess scores on the object questions of these records, in expectation."""
+    return _random([record.object_choice for record in records])
+
+
+def _random(choices: Sequence[ChoiceRecord | None]) -> RandomBaseline | None:
+    present = [choice for choice in choices if choice is not None]
+    return random_baseline([choice.labels for choice in present], [choice.correct_index for choice in present])
 
 
 def _own_row(
-    run: LoadedRun,
+    run: QuestionRun,
     protocol: MetricProtocol,
     extra: tuple[str, ...],
     style: PaperTableStyle,
@@ -152,7 +213,7 @@ def _own_row(
     )
 
 
-def _segmentation_metrics(run: LoadedRun, protocol: MetricProtocol) -> tuple[str, ...]:
+def _segmentation_metrics(run: QuestionRun, protocol: MetricProtocol) -> tuple[str, ...]:
     """Full names of `segmentation_metrics` under a protocol; the authors' knows no union."""
     names = segmentation_metrics(run)
     if names[0] in PROTOCOL_METRICS:
@@ -175,7 +236,7 @@ def _names(style: PaperTableStyle) -> str:
     return " and ".join(protocol.value for protocol in style.protocols)
 
 
-def _note(reference: ReferenceTable, runs: Sequence[LoadedRun], style: PaperTableStyle) -> str:
+def _note(reference: ReferenceTable, runs: Sequence[QuestionRun], style: PaperTableStyle) -> str:
     note = (
         f'Source "{QUOTED}": quoted from the Partonomy/PLUM paper, Table {reference.number}, measured there on '
         f"{reference.subset}. {TABLE_LEGENDS[reference.number]}"
@@ -190,7 +251,7 @@ def _note(reference: ReferenceTable, runs: Sequence[LoadedRun], style: PaperTabl
     return " ".join([note, own, *words, *(caveat for run in runs for caveat in _caveats(run, style))])
 
 
-def _caveats(run: LoadedRun, style: PaperTableStyle) -> list[str]:
+def _caveats(run: QuestionRun, style: PaperTableStyle) -> list[str]:
     """The overlap with training, and what sets a run's rows apart from a full run under the default protocol."""
     config = run.summary.provenance["config"]
     entries = [entry for entry in run.summary.groups.values() if entry.num_expected]

@@ -1,14 +1,22 @@
 """Text retention: a segmenting model on VQA beside the same model without its adapters (paper, Table 5)."""
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
+from partonomy.benchmarks.task import ALL
 from partonomy.harness.provenance import overlap_words
 from partonomy.harness.run_folder import SUMMARY_FILE
 from partonomy.harness.summary import Summary, read_summary
+from partonomy.reporting.loaded_run import AnyRun
+from partonomy.reporting.paper_tables.paper_table import (
+    PAPER_PROTOCOL,
+    QUOTED,
+    PaperTable,
+    PaperTableStyle,
+    TidyRow,
+    read_quoted,
+)
 from partonomy.table_format import ColumnGroup, Table, TableRow
 
 BENCHMARKS = ("textvqa", "gqa", "pope")
@@ -34,23 +42,45 @@ class _Key:
     limit: int | None
 
 
+@dataclass(frozen=True)
+class RetentionTable(PaperTable):
+    """Table 5 of the Partonomy/PLUM paper."""
+
+    name: str = "5"
+
+    def holds(self, run: AnyRun) -> bool:
+        """Runs on the three benchmarks."""
+        return run.summary.benchmark in BENCHMARKS
+
+    def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
+        """See PaperTable; without intervals, as the paper prints it."""
+        return retention_table([run.summary for run in runs])
+
+    def quoted(self) -> Iterator[TidyRow]:
+        """See PaperTable; the group is empty, and the metric is a benchmark's headline."""
+        for row in load_quoted_retention():
+            for name, value in row.values.items():
+                yield TidyRow(self.name, row.method, LABELS[name], QUOTED, PAPER_PROTOCOL, "", "", f"{value:.2f}")
+
+    def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
+        """See PaperTable."""
+        return {ALL: (run.summary.headline,)}
+
+
 def load_quoted_retention() -> tuple[RetentionRow, ...]:
     """The rows of Table 5.
 
     Raises:
         ValueError: A row is not marked as quoted.
     """
-    text = resources.files("partonomy").joinpath("paper_rows/table5.csv").read_text(encoding="utf-8")
-    rows = []
-    for row in csv.DictReader(text.splitlines()):
-        if row["source"] != "quoted":
-            raise ValueError(f"table5.csv: the row of {row['method']} is not marked as quoted")
-        rows.append(RetentionRow(row["method"], "quoted", {name: float(row[name]) for name in BENCHMARKS}))
-    return tuple(rows)
+    return tuple(
+        RetentionRow(row["method"], QUOTED, {name: float(row[name]) for name in BENCHMARKS})
+        for row in read_quoted("table5").rows
+    )
 
 
 def load_retention_runs(paths: Sequence[Path]) -> tuple[Summary, ...]:
-    """Read the runs of `plum validate`.
+    """Read the summaries of finished runs.
 
     Raises:
         FileNotFoundError: A run has not finished.
@@ -94,7 +124,7 @@ def retention_table(summaries: Sequence[Summary]) -> Table:
 def _by_row(summaries: Sequence[Summary]) -> dict[_Key, list[Summary]]:
     groups: dict[_Key, list[Summary]] = {}
     for summary in summaries:
-        config = summary.provenance["config"]
+        config = summary.config
         # TextVQA's label says more than the protocol's name
         key = _Key(config["checkpoint_hash"], summary.protocol.split(",")[0], config["limit"])
         groups.setdefault(key, []).append(summary)
@@ -108,12 +138,12 @@ def _row(runs: Sequence[Summary], key: _Key, is_base: bool) -> RetentionRow:
     for run in chosen:
         if run.benchmark in values:
             raise ValueError(f"two runs of {run.benchmark} under {run.protocol} belong to one row; give one of them")
-        others = {other.provenance["config"]["content_hash"] for other in runs if other.benchmark == run.benchmark}
+        others = {other.config["content_hash"] for other in runs if other.benchmark == run.benchmark}
         if len(others) > 1:
             raise ValueError(f"the runs of {run.benchmark} were asked different items and do not compare")
         value = run.metrics[run.headline].value
-        assert value is not None, "a finished run has its headline"
-        values[run.benchmark] = 100 * value
+        if value is not None:  # a model that refused every question has no score
+            values[run.benchmark] = 100 * value
         labels.add(run.protocol)
     cut = "" if key.limit is None else f", first {key.limit}"
     protocol = max(labels, key=len) + cut

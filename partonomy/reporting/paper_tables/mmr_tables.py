@@ -1,17 +1,26 @@
-"""Runs of `plum validate` beside the rows of the MMR paper's Tables 2 to 5, which are quotations."""
+"""Runs beside the rows quoted from Tables 2 to 5 of the MMR paper."""
 
-import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from partonomy.benchmarks.mmr import MMR
 from partonomy.benchmarks.multi_referring import MULTI_REFERRING_NAMES
+from partonomy.benchmarks.task import ALL
 from partonomy.harness.run_folder import SUMMARY_FILE
 from partonomy.harness.summary import Summary, read_summary
 from partonomy.metrics.bootstrap import Estimate
-from partonomy.reporting.paper_tables import format_interval
+from partonomy.reporting.loaded_run import AnyRun
+from partonomy.reporting.paper_tables.paper_table import (
+    PAPER_PROTOCOL,
+    QUOTED,
+    SOURCE_COLUMN,
+    PaperTable,
+    PaperTableStyle,
+    TidyRow,
+    format_interval,
+    read_quoted,
+)
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
 
 TITLES = {
@@ -42,6 +51,36 @@ class _Key:
     limit: int | None
 
 
+@dataclass(frozen=True)
+class MmrTable(PaperTable):
+    """Table 2, 3, 4 or 5 of the MMR paper."""
+
+    number: int
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"mmr{self.number}")
+
+    def holds(self, run: AnyRun) -> bool:
+        """Runs on the table's benchmarks and splits."""
+        return find_table(run.summary) == self.number
+
+    def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
+        """See PaperTable."""
+        return mmr_table(self.number, [run.summary for run in runs], style.has_intervals)
+
+    def quoted(self) -> Iterator[TidyRow]:
+        """See PaperTable; the group is empty, and the metric is a column's name."""
+        rows = _read_quoted(self.number)
+        for method, values in rows.rows.items():
+            for column, value in zip(rows.columns, values, strict=True):
+                yield TidyRow(self.name, method, TITLES[self.number], QUOTED, PAPER_PROTOCOL, "", column, value)
+
+    def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
+        """See PaperTable."""
+        return {ALL: tuple(_shown_metrics(run.summary.benchmark))}
+
+
 def load_mmr_runs(paths: Sequence[Path]) -> tuple[Summary, ...]:
     """Read the runs.
 
@@ -52,8 +91,7 @@ def load_mmr_runs(paths: Sequence[Path]) -> tuple[Summary, ...]:
     summaries = []
     for path in paths:
         summary = read_summary(path / SUMMARY_FILE)
-        number = table_of(summary.benchmark)
-        if number is None or not set(_estimates(summary)) <= set(_read_quoted(number).columns):
+        if find_table(summary) is None:
             raise ValueError(f"{path} is a run on {summary.benchmark} {summary.split}, which none of the tables holds")
         summaries.append(summary)
     return tuple(summaries)
@@ -66,7 +104,13 @@ def table_of(benchmark: str) -> int | None:
     return 3 if benchmark in REFCOCO_NAMES else {MMR: 2, REFCOCOM: 5}.get(benchmark)
 
 
-def mmr_table(number: int, summaries: Sequence[Summary]) -> Table:
+def find_table(summary: Summary) -> int | None:
+    """The paper's table of a run; None where none has its benchmark and split."""
+    number = table_of(summary.benchmark)
+    return number if number and set(_columns(summary)) <= set(_read_quoted(number).columns) else None
+
+
+def mmr_table(number: int, summaries: Sequence[Summary], has_intervals: bool = True) -> Table:
     """The paper's rows, then one per checkpoint and protocol.
 
     Raises:
@@ -90,7 +134,8 @@ def mmr_table(number: int, summaries: Sequence[Summary]) -> Table:
         cut = "" if key.limit is None else f", first {key.limit}"
         cells = [format_percent(found[name].value) if name in found else "-" for name in quoted.columns]
         intervals = [format_interval(found[name]) if name in found else "" for name in quoted.columns]
-        rows.append(TableRow((key.checkpoint, key.protocol + cut, *cells), "runs", ("", "", *intervals)))
+        below = ("", "", *intervals) if has_intervals else ()
+        rows.append(TableRow((key.checkpoint, key.protocol + cut, *cells), "runs", below))
     return Table(
         f"Table {number}: {TITLES[number]}", _column_groups(number, quoted.columns), tuple(rows), NOTES[number]
     )
@@ -105,26 +150,29 @@ class _Quoted:
 
 
 def _read_quoted(number: int) -> _Quoted:
-    name = f"mmr_table{number}.csv"
-    text = resources.files("partonomy").joinpath(f"paper_rows/{name}").read_text(encoding="utf-8")
-    reader = csv.DictReader(text.splitlines())
-    columns = tuple(column for column in reader.fieldnames or () if column not in ("method", "source"))
-    rows = {}
-    for row in reader:
-        if row["source"] != "quoted":
-            raise ValueError(f"{name}: the row of {row['method']} is not marked as quoted")
-        rows[row["method"]] = tuple(row[column] for column in columns)
-    return _Quoted(columns, rows)
+    quoted = read_quoted(f"mmr_table{number}")
+    columns = tuple(column for column in quoted.columns if column not in ("method", SOURCE_COLUMN))
+    return _Quoted(columns, {row["method"]: tuple(row[column] for column in columns) for row in quoted.rows})
+
+
+def _columns(summary: Summary) -> dict[str, str]:
+    """Columns in which a run stands, and the metric of each."""
+    name, split = summary.benchmark, summary.split
+    if name == MMR:
+        return {f"{split}_{metric}": metric for metric in _shown_metrics(name)}
+    (metric,) = _shown_metrics(name)
+    if name == REFCOCOM:
+        return {split if split.endswith(PART_ENDING) else f"{split}_object_and_part": metric}
+    return {f"{name}_{split}": metric}
+
+
+def _shown_metrics(benchmark: str) -> tuple[str, ...]:
+    return {MMR: ("giou", "ciou"), REFCOCOM: ("giou",)}.get(benchmark, ("ciou",))
 
 
 def _estimates(summary: Summary) -> dict[str, Estimate]:
     """What a run puts into its table, by column."""
-    name, split, metrics = summary.benchmark, summary.split, summary.metrics
-    if name == MMR:
-        return {f"{split}_{metric}": metrics[metric] for metric in ("giou", "ciou")}
-    if name == REFCOCOM:
-        return {split if split.endswith(PART_ENDING) else f"{split}_object_and_part": metrics["giou"]}
-    return {f"{name}_{split}": metrics["ciou"]}
+    return {column: summary.metrics[metric] for column, metric in _columns(summary).items()}
 
 
 def _key(summary: Summary) -> _Key:

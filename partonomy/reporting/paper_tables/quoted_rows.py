@@ -1,8 +1,8 @@
 """Rows quoted from tables 2, 3, 9, 10 and 11 of the Partonomy/PLUM paper: quotations, never results of this code."""
 
-import csv
 from dataclasses import dataclass
-from importlib import resources
+
+from partonomy.reporting.paper_tables.paper_table import SOURCE_COLUMN, read_quoted
 
 SEGMENTATION_TABLES = {"paco": 9, "partimagenet": 10, "pascal": 11}
 """Table of segmentation results by a word of the dataset's name; any other name stands beside table 2 (Core)."""
@@ -69,22 +69,18 @@ def load_reference(number: int) -> ReferenceTable:
     Raises:
         ValueError: A row is not marked as quoted.
     """
-    text = resources.files("partonomy").joinpath(f"paper_rows/table{number}.csv").read_text(encoding="utf-8")
-    reader = csv.DictReader(text.splitlines())
-    fixed = {"method", "group", "block", "fine_tuned", "extra_segmentation_data", "source"}
-    columns = tuple(name for name in reader.fieldnames or () if name not in fixed)
-    rows = []
-    for row in reader:
-        if row["source"] != "quoted":
-            raise ValueError(f"table{number}.csv: the row of {row['method']} is not marked as quoted")
-        rows.append(
-            ReferenceRow(
-                row["method"],
-                row["group"],
-                int(row["block"]),
-                row["fine_tuned"] == "yes",
-                row.get("extra_segmentation_data", ""),
-                tuple(float(row[name]) if row[name] else None for name in columns),
-            )
+    quoted = read_quoted(f"table{number}")
+    fixed = {"method", "group", "block", "fine_tuned", "extra_segmentation_data", SOURCE_COLUMN}
+    columns = tuple(name for name in quoted.columns if name not in fixed)
+    rows = [
+        ReferenceRow(
+            row["method"],
+            row["group"],
+            int(row["block"]),
+            row["fine_tuned"] == "yes",
+            row.get("extra_segmentation_data", ""),
+            tuple(float(row[name]) if row[name] else None for name in columns),
         )
+        for row in quoted.rows
+    ]
     return ReferenceTable(number, TABLE_SUBSETS[number], columns, tuple(rows))

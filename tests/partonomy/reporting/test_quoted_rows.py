@@ -2,7 +2,12 @@ import math
 
 import pytest
 
-from partonomy.reporting.quoted_rows import TABLE_LEGENDS, TABLE_SUBSETS, load_reference, segmentation_table
+from partonomy.reporting.paper_tables.quoted_rows import (
+    TABLE_LEGENDS,
+    TABLE_SUBSETS,
+    load_reference,
+    segmentation_table,
+)
 
 SEGMENTERS = ("LISA-13B", "PixelLM-13B", "GLaMM", "PLUM-13B")
 FINE_TUNED = tuple(f"{name} (ft)" for name in SEGMENTERS)
