@@ -8,6 +8,10 @@ from plum.models.segmenters.sam import takes_over_from_image, takes_over_to_imag
 
 FLOAT = 4
 """Bytes of a float32, in which norms, softmaxes and losses are computed."""
+NUM_OUTPUT_TOKENS = 5
+"""SAM's IoU token and four mask tokens; together with the span's query they are the decoder's tokens."""
+DOWNSAMPLE = 2
+"""Factor by which SAM's decoder reduces the width for attention between image and tokens."""
 
 
 def layer_bytes(
@@ -125,12 +129,6 @@ def query_bytes(width: int, work: Workload) -> int:
     tokens = work.masks * work.span_tokens
     gathering = tokens * (8 + work.element_bytes) + work.masks * work.element_bytes  # positions, weights, their sums
     return 2 * tokens * width * work.element_bytes + work.masks * width * FLOAT + 2 * gathering
-
-
-NUM_OUTPUT_TOKENS = 5
-"""SAM's IoU token and four mask tokens; together with the span's query they are the decoder's tokens."""
-DOWNSAMPLE = 2
-"""Factor by which SAM's decoder reduces the width for attention between image and tokens."""
 
 
 def grid_size(sam: SamConfig) -> int:

@@ -17,6 +17,8 @@ from plum.models.systems.special_tokens import with_special_tokens
 from plum.train_config import DataConfig, SourceConfig, TrainConfig
 from plum.training.initialise import require_same_backbone
 
+WEIGHTS = "*.safetensors"
+
 
 def examine_data(data: DataConfig) -> list[Finding]:
     """Examine every source, and the question folders whose images are excluded or counted.
@@ -63,9 +65,6 @@ def _where_from(source: SourceConfig, data: DataConfig) -> str:
     if source.path:
         return "make it with `python -m partonomy build`; "
     return f"python -m plum data-status --root {data.dataset_dir} shows where to get it; "
-
-
-WEIGHTS = "*.safetensors"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,14 @@ NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
 """bitsandbytes: one 8-bit scale per 64 weights, one float32 number per 256 scales."""
 PACKED = "llava.language_model"
 """The component whose linear layers are quantized."""
+CONTEXT_BYTES = 2 * 10**9
+"""Assumption: CUDA context, NCCL's buffers, cuBLAS workspaces."""
+FRAGMENTATION = 0.05
+"""Assumption: share of everything else that the allocator cannot use."""
+HEADER = (
+    "| model | GPUs | parameters | trained | weights | optimizer | gradients, buffers | activations | peak per GPU |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
 
 
 @dataclass(frozen=True)
@@ -147,12 +155,6 @@ def _weight_bytes(number: int, num_rows: int, size: int, kind: Quantization) -> 
         scales = -(-number // NF4_BLOCK)
         return -(-number // 2) + scales + -(-scales // NF4_NESTED_BLOCK) * FLOAT
     return number * size
-
-
-CONTEXT_BYTES = 2 * 10**9
-"""Assumption: CUDA context, NCCL's buffers, cuBLAS workspaces."""
-FRAGMENTATION = 0.05
-"""Assumption: share of everything else that the allocator cannot use."""
 
 
 @dataclass(frozen=True)
@@ -325,12 +327,6 @@ def _layer_backward_bytes(config: TrainConfig, work: Workload) -> int:
     is_full = config.trainable.language_model == "full"
     recomputed = layer_bytes(language, config.model.lora, work, is_trained=is_full, is_first=False)
     return workspace + recomputed
-
-
-HEADER = (
-    "| model | GPUs | parameters | trained | weights | optimizer | gradients, buffers | activations | peak per GPU |",
-    "|---|---|---|---|---|---|---|---|---|",
-)
 
 
 @dataclass(frozen=True)

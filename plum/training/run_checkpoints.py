@@ -217,7 +217,7 @@ def to_universal(checkpoint: Path) -> Path:
     if target.exists():
         return target
     logger.info("converting %s for another number of ranks", checkpoint)
-    partial = target.with_name(f"{target.name}.partial")
+    partial = target.with_name(target.name + _PARTIAL_SUFFIX)
     # Bare names, relative to their folder: DeepSpeed treats its paths as regular expressions.
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     command += ["--input_folder", checkpoint.name, "--output_folder", partial.name]
