@@ -1,4 +1,4 @@
-"""Configuration of a run. YAML into these dataclasses (jsonargparse): unknown or missing keys raise."""
+"""Configuration of a run. jsonargparse reads YAML into these dataclasses; unknown or missing keys are errors."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +12,7 @@ class LossConfig:
 
     language: float = 1.0
     bio: float = 2.0
-    """0 in systems without a tagger."""
+    """Must be 0 in systems without a tagger."""
     kl: float = 0.1
     """0 switches the teacher pass off; systems with [SEG] tokens have no teacher."""
     mask_overlap: float = 8.0
@@ -25,10 +25,10 @@ class LossConfig:
     tversky_gamma: float = 0.75
     dice_scale: float = 1000.0
     bio_class_weights: tuple[float, float, float] = (0.1, 1.0, 1.0)
-    """Of O, B, I."""
+    """Weights of the classes O, B, I."""
     kl_sigma: float = 1.0
     kl_reduction: Literal["mean", "sum"] = "mean"
-    """Squared distance divided by D (`mean`), or the paper's plain sum."""
+    """`mean`: squared distance divided by D; `sum`: the paper's plain sum."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,17 @@ class EngineConfig:
     accumulation: int = 10
     """Micro-batches per update."""
     zero_stage: int = 2
-    """What DeepSpeed splits over ranks: 2: optimizer state and accumulated gradients, which it reduces after every
-    micro-batch; 1: optimizer state alone, gradients are reduced once an update (for slow links between nodes)."""
+    """What DeepSpeed shards over ranks. 2: optimizer state and accumulated gradients, which it reduces after every
+    micro-batch. 1: optimizer state only; gradients are reduced once per update (for slow links between nodes)."""
     reduce_bucket_size: int = 50_000_000
-    """Numbers that DeepSpeed reduces at a time, in a buffer of that size; a larger tensor goes alone."""
+    """Elements that DeepSpeed reduces at a time, in a buffer of that size; a larger tensor is reduced on its own."""
     gradient_checkpointing: bool = True
     base_quantization: Quantization = "none"
-    """Packs the frozen language model under the adapters (plum/models/backbones/quantization.py); unverified on CUDA.
-    Needs trainable.language_model lora and save_model trained: what is saved goes over the base that is not packed."""
+    """Quantizes the frozen language model under the adapters (plum/models/backbones/quantization.py); unverified on
+    CUDA. Needs trainable.language_model lora, save_model trained and init_from: the saved weights go over the
+    unquantized base."""
     num_workers: int = 2
-    """Data-loading processes per rank; 0: a thread of the rank's own process loads one batch ahead."""
+    """Data-loading processes per rank; 0: a thread of the rank's process loads one batch ahead."""
 
 
 @dataclass(frozen=True)
@@ -99,24 +100,24 @@ class SourceConfig:
         "reasoning",
         "mmr",
     ]
-    """Which class of plum.data.sources makes its samples."""
+    """Selects the class of plum.data.sources that makes its samples."""
     path: str = ""
     """Folder in partonomy's own form, for `explanatory` and the part sources; the other kinds read `dataset_dir`."""
     weight: float = 1.0
-    """Share of the mixture, relative to the other sources; of a grouped source, relative to its group."""
+    """Share of the mixture, relative to the other sources; for a grouped source, relative to its group."""
     question_types: tuple[str, ...] = ()
-    """`explanatory` only: which question types; empty = all in the folder."""
+    """For `explanatory`: the question types to use; empty: all in the folder."""
     dataset: str = ""
-    """Of `semantic`: ade20k, cocostuff, mapillary; of `referring`: refclef, refcoco, refcoco+, refcocog."""
+    """For `semantic`: ade20k, cocostuff, mapillary; for `referring`: refclef, refcoco, refcoco+, refcocog."""
     legacy_unaligned_qa: bool = False
-    """Of `mmr`: pair questions with answers as M2SA's loader does, mostly wrongly (plum/data/sources/mmr.py)."""
+    """For `mmr`: pair questions with answers as M2SA's loader does, mostly wrongly (plum/data/sources/mmr.py)."""
     group: str = ""
-    """Name of the source's group in `DataConfig.groups`; empty: it stands alone."""
+    """Name of the source's group in `DataConfig.groups`; empty: none."""
 
 
 @dataclass(frozen=True)
 class GroupConfig:
-    """Sources that divide one share of the mixture among them, whichever of them are there."""
+    """A share of the mixture that the available sources of the group divide among them."""
 
     name: str
     weight: float
@@ -132,27 +133,28 @@ class DataConfig:
     dataset_dir: str | None = None
     """Root of the downloads in LISA's layout (`python -m plum data-status` shows it)."""
     allow_missing: bool = False
-    """Leave out sources whose files are not there, with a warning; the rest of their group takes over their share."""
+    """Skip sources whose files are missing, with a warning; the rest of their group takes over their share."""
     max_text_tokens: int = 512
-    """Longest conversation, image tokens not counted (paper, Table 6)."""
+    """Longest conversation, not counting image tokens (paper, Table 6)."""
     conversations_per_image: int = 3
-    """At most this many conversations share one image (and its encoding) in a sample."""
+    """Maximum number of conversations that share one image (and its encoding) in a sample."""
     group_by_length: int = 0
-    """Successive samples of similar length, for less padding: a multiple of ranks x engine.micro_batch_size, or 0 for
-    none. It changes which samples share a micro-batch, over which losses are averaged (plum/data/length_groups.py):
-    short conversations then weigh as much as long ones, which may cost more than padding does (docs/LOG.md)."""
+    """Number of successive samples that get similar lengths, for less padding: a multiple of ranks x
+    engine.micro_batch_size; 0: no grouping. Grouping changes which samples share a micro-batch, over which losses are
+    averaged (plum/data/length_groups.py). Short conversations then weigh as much as long ones, which may cost more than
+    padding does (docs/LOG.md)."""
     spread_lengths: int = 0
-    """Samples that the ranks take together (ranks x engine.micro_batch_size), put so that no rank gets the long ones
-    while the others wait; 0: as they are drawn. The samples of an update stay the same."""
+    """Number of samples that the ranks take together (ranks x engine.micro_batch_size), ordered so that no rank gets
+    the long ones while the others wait; 0: as they are drawn. The samples of an update stay the same."""
     exclude_images: tuple[str, ...] = ()
-    """Question folders or files whose images may not be trained on (the benchmark's validation images)."""
+    """Question folders or files whose images are excluded from training (the benchmark's validation images)."""
     count_images: tuple[str, ...] = ()
     """Question folders or files whose images stay in training but are counted at its start (the paper's setting)."""
     sam_feature_cache: str | None = None
-    """Folder that keeps the frozen SAM encoder's embeddings (4 MB an image at full size in float32, 2 MB in bfloat16).
-    The losses stay the same."""
+    """Folder that caches the frozen SAM encoder's embeddings (at full size 4 MB per image in float32, 2 MB in
+    bfloat16). The losses stay the same."""
     sam_feature_cache_gb: float | None = None
-    """Size of that folder beyond which nothing is added; None: no limit."""
+    """Size of that folder in GB beyond which nothing is added; None: no limit."""
 
 
 @dataclass(frozen=True)
@@ -161,17 +163,17 @@ class PretextConfig:
 
     weight: float = 1.0
     token_weight: float = 1.0
-    """Of what the image tokens lose, within the pretext. The language loss pulls at LLaVA's tower, too, and not at
-    SAM's: the more it weighs, the more this should."""
+    """Weight of the image tokens' loss within the pretext. The language loss trains LLaVA's tower, too, but not SAM's:
+    the larger its weight, the larger this one should be."""
     warmup_updates: int = 0
-    """First updates, in which no phrase is decoded: towers, language model and tagger learn at less cost."""
+    """Number of first updates, in which no phrase is decoded: towers, language model and tagger learn at lower cost."""
     queries_per_image: int = 0
-    """In these updates SAM's decoder draws up to so many parts of each image, from one learned query per class."""
+    """Maximum number of parts per image that SAM's decoder segments in them, from one learned query per class."""
     query_weight: float = 0.25
-    """Of those masks' losses (themselves weighted as in `LossConfig`) within the pretext."""
+    """Weight of those masks' losses (themselves weighted as in `LossConfig`) within the pretext."""
     phrase_weight: float = 1.0
-    """Of the distance between a phrase's query and its class's learned one, within the pretext of these updates. Not
-    read without `queries_per_image`: nothing teaches the learned ones then."""
+    """Weight of the distance between a phrase's query and the learned query of its class, within the pretext of these
+    updates. Ignored without `queries_per_image`, since nothing trains the learned queries then."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class TrainConfig:
     """One training run."""
 
     run_dir: str
-    """Where everything the run writes goes; never overwritten."""
+    """Folder for everything that the run writes; never overwritten."""
     model: ModelConfig
     data: DataConfig
     init_from: str | None = None
@@ -194,13 +196,13 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     part_pretext: PretextConfig | None = None
-    """Not PLUM's: the tiny recipe, which trains both vision towers from scratch, uses it."""
+    """Not part of PLUM: only the tiny recipe, which trains both vision towers from scratch, uses it."""
     seed: int = 42
     log_every: int = 10
     save_every: int = 500
     """Updates between checkpoints."""
     stop_after_skipped: int = 5
-    """This many updates in a row without a finite loss and gradient end the run; fewer are skipped and counted."""
+    """Updates in a row without a finite loss and gradient that end the run; fewer are skipped and counted."""
     save_model: Literal["full", "trained"] = "full"
-    """What `run_dir`/model holds at the end: everything, or the trained weights and the place of `init_from`."""
+    """What `run_dir`/model holds at the end: all weights, or the trained weights and the path of `init_from`."""
     tensorboard: bool = False

@@ -1,7 +1,7 @@
 """Print the table of a comparison from its finished runs: `python scripts/ablation_table.py runs/ablations`.
 
-Rows are variants, values are means over seeds; beside each, the 95% interval of the difference to the base variant
-paired by seed (Student's t over seeds: three seeds give wide intervals, and that is what they say).
+Rows are variants, values are means over seeds. Each value is followed by the 95% confidence interval of the difference
+to the base variant, paired by seed (Student's t over seeds; with three seeds the intervals are wide).
 """
 
 import argparse
@@ -16,14 +16,14 @@ from pathlib import Path
 from scipy.stats import t as student_t
 
 BEFORE = "before.json"
-"""In the folder of the runs: what the model they all started from scores on held-out conversations."""
+"""File in the folder of the runs: held-out scores of the model that all of them started from."""
 
 
 @dataclass(frozen=True)
 class Column:
     """A number of a run: its heading, the file that holds it and the keys down to it.
 
-    `is_change`: minus the same number of the model that the runs started from.
+    `is_change`: the difference to the same number of the model that the runs started from.
     """
 
     heading: str
@@ -39,7 +39,7 @@ def _metric(heading: str, question_type: str, metric: str) -> Column:
 IDENTIFICATION = "identification_with_label"
 QUESTION_ANSWERING = ("part_vqa", "next_token_loss")
 MMR_KINDS = ("", "_object", "_part", "_mixed", "_single", "_multiple")
-"""Endings of the metrics of `plum validate mmr`: all questions, by granularity of their targets, by their number."""
+"""Suffixes of the metrics of `plum validate mmr`: all questions, by granularity and by number of their targets."""
 
 
 def _mmr(mode: str) -> tuple[Column, ...]:
@@ -88,7 +88,7 @@ TABLES: Mapping[str, Mapping[str, tuple[Column, ...]]] = {
 
 
 def read_value(run: Path, column: Column) -> float | None:
-    """Return one number of a run, None where it has none; a missing one is an error that names file and key."""
+    """Return one number of a run, or None if it is null; a missing key is an error that names file and key."""
     value = _find(run / column.file, column.keys)
     if value is None or not column.is_change:
         return value
@@ -147,8 +147,8 @@ def _print_table(runs: Mapping[str, Mapping[int, Path]], base: str, columns: tup
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Print the table of a comparison.")
-    parser.add_argument("folder", type=Path, help="of the runs")
-    parser.add_argument("--base", default="base", help="variant that the others are compared with")
+    parser.add_argument("folder", type=Path, help="folder of the runs")
+    parser.add_argument("--base", default="base", help="variant with which the others are compared")
     parser.add_argument("--columns", choices=sorted(TABLES), default="ablations")
     arguments = parser.parse_args()
     main(arguments.folder, arguments.base, TABLES[arguments.columns])

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Train and score overlays of one base configuration on the embedded default, several seeds, from one shared stage 0; print a table.
+# Train and score overlays of one base configuration on the embedded default, with several seeds from one shared stage 0; print a table.
 # Usage: bash scripts/compare_variants.sh FOLDER BASE OUTPUT     (scripts/ablations.sh and scripts/sisters.sh call it)
-#   FOLDER: overlays of configs/ablations/base.yaml; BASE: name of that configuration as it is; OUTPUT: folder of the runs
-#   Resumes: finished runs and validations are not repeated.
+#   FOLDER: overlays of configs/ablations/base.yaml; BASE: name of the unchanged base among the variants; OUTPUT: folder of the runs
+#   Resumable: finished runs and validations are not repeated.
 #   SEEDS="1 2 3"  VARIANTS="dice kl_0"  PARALLEL=2 (runs at a time, one thread each)  STAGE0=runs/quickstart/stage0/model
-#   LIMIT=100 (questions of each type, and images of each kind of conversation, that a run is scored on)
+#   LIMIT=100 (questions per type, and images per kind of conversation, on which a run is scored)
 #   GENERATE=none (question types that a run also answers in its own words)
-#   OVERLAY=FILE (what every variant has on top of the base)    UPDATES=3 (fewer updates than configured: does it all run?)
-#   MMR=FOLDER (MMR-like data, `partonomy build-mmr`, that a run is scored on as well)    MMR_LIMIT=120 (questions of it)
+#   OVERLAY=FILE (overlay of the base for every variant)    UPDATES=3 (fewer updates than configured, for a trial)
+#   MMR=FOLDER (MMR-like data of `partonomy build-mmr` on which runs are scored, too)    MMR_LIMIT=120 (number of its questions)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export FOLDER=$1 BASE=$2 RUNS=$3 STAGE0=${STAGE0:-runs/quickstart/stage0/model} LIMIT=${LIMIT:-100} GENERATE=${GENERATE:-none}
 export OVERLAY=${OVERLAY:-} UPDATES=${UPDATES:-} MMR=${MMR:-} MMR_LIMIT=${MMR_LIMIT:-120}
-[ -d "$STAGE0" ] || { echo "$STAGE0 is not there: run scripts/quickstart.sh first, it trains the shared stage 0." >&2; exit 1; }
+[ -d "$STAGE0" ] || { echo "$STAGE0 does not exist: run scripts/quickstart.sh first; it trains the shared stage 0." >&2; exit 1; }
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 data=data/quickstart/val
 variants=${VARIANTS:-$BASE $(cd "$FOLDER" && ls ./*.yaml | sed 's#^./##; s#.yaml$##' | grep -v '^base$')}
 
-hold_out() {  # hold_out CHECKPOINT DATA OUTPUT: tags and text, answers given
+hold_out() {  # hold_out CHECKPOINT DATA OUTPUT: tags and text, with given answers
   [ -f "$3" ] || python -m plum teacher-forced --checkpoint "$1" --data "$2" --limit "$LIMIT" --output "$3"
 }
 one_run() {  # one_run VARIANT SEED DATA
@@ -33,11 +33,11 @@ one_run() {  # one_run VARIANT SEED DATA
     hold_out "$run/model" "$3" "$run/teacher_forced.json"
   } > "$RUNS/logs/$name.log" 2>&1 && echo "done    $name  $(left)" || { echo "FAILED  $name, see $RUNS/logs/$name.log"; return 1; }
 }
-score_mmr() {  # score_mmr RUN MODE: where there is MMR-like data
+score_mmr() {  # score_mmr RUN MODE: if there is MMR-like data
   [ -z "$MMR" ] || python -m plum validate mmr --root "$MMR" --split val --checkpoint "$1/model" --mode "$2" \
     --limit "$MMR_LIMIT" --output "$1/mmr_$2" --resume
 }
-left() {  # "12 of 30, about 9 min left": time so far shared among the runs finished in it
+left() {  # "12 of 30, about 9 min left": estimated from the time per run finished so far
   local finished; finished=$(find "$RUNS" -name teacher_forced.json | wc -l)
   local here=$((finished - BEFORE)); [ $here -gt 0 ] || here=1
   echo "$finished of $TOTAL, about $(((TOTAL - finished) * ($(date +%s) - STARTED) / here / 60)) min left"
@@ -53,4 +53,4 @@ for seed in ${SEEDS:-1 2 3}; do
   for variant in $variants; do echo "$variant $seed $data"; done
 done | xargs -P "${PARALLEL:-2}" -L 1 bash -c 'one_run "$@"' one_run
 python scripts/ablation_table.py "$RUNS" --base "$BASE" --columns "$(basename "$FOLDER")" | tee "$RUNS/table.md"
-printf '\n%d s in all; table: %s\n' "$SECONDS" "$RUNS/table.md"
+printf '\n%d s in total; table: %s\n' "$SECONDS" "$RUNS/table.md"

@@ -1,6 +1,6 @@
 """Draw the README's picture of the embedded dataset: `python -m scripts.draw_contact_sheet docs/embedded_dataset.jpg`.
 
-One image of every class from the validation split of seed 0; below each image the same with its part masks.
+It shows one image of every class from the validation split of seed 0, and below it the same image with its part masks.
 """
 
 import sys
@@ -20,7 +20,7 @@ JPEG_QUALITY = 80
 
 
 def draw_one_of_every_class() -> list[DrawnImage]:
-    """The first images of the split, which show each class once, with siblings side by side."""
+    """Return the first images of the split, which show each class once, with siblings side by side."""
     num_classes = len(class_names())
     config = SyntheticConfig(num_images=num_classes, split="val", seed=0)
     drawn = [draw_image(config, index) for index in range(num_classes)]
@@ -28,20 +28,20 @@ def draw_one_of_every_class() -> list[DrawnImage]:
 
 
 def draw_masks(drawn: DrawnImage) -> np.ndarray:
-    """The image with its part masks in colours."""
+    """Return the image with its part masks in colours."""
     masks = np.stack(list(drawn.parts.values()))
     return colour_parts(drawn.image, masks, part_colours(len(masks)))
 
 
 def draw_column(drawn: DrawnImage) -> np.ndarray:
-    """Class name, image and masks, one below the other, uint8 RGB."""
+    """Return class name, image and masks, one below the other, uint8 RGB."""
     title = Image.new("RGB", (drawn.image.shape[1], TITLE_HEIGHT), "white")
     ImageDraw.Draw(title).text((2, 1), drawn.label, fill=(30, 30, 30), font=ImageFont.load_default(15))
     return np.concatenate([np.asarray(title), drawn.image, draw_masks(drawn)])
 
 
 def lay_out(columns: list[np.ndarray]) -> np.ndarray:
-    """Columns of one size in rows of COLUMNS on white."""
+    """Lay out columns of one size on white, COLUMNS per row."""
     height, width = columns[0].shape[:2]
     num_rows = -(-len(columns) // COLUMNS)
     size = (num_rows * (height + GAP) - GAP, COLUMNS * (width + GAP) - GAP, 3)

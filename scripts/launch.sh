@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Launch a Python program under DeepSpeed on this node's GPUs, or on 2 CPU ranks where there is none.
+# Launch a Python program under DeepSpeed on this node's GPUs, or on 2 CPU ranks if there is none.
 # Usage: bash scripts/launch.sh PROGRAM.py [arguments]      (train.sh, smoke_overfit.sh use it)
-#   NUM_RANKS=4       how many processes (default: all GPUs, else 2)
+#   NUM_RANKS=4       number of processes (default: all GPUs, else 2)
 #   INCLUDE=localhost:0,3   chosen GPUs        HOSTFILE=hosts.txt   several nodes (DeepSpeed's hostfile)
 #   MASTER_PORT=29501       for a second run on the same node
 set -euo pipefail

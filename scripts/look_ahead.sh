@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Does the span tagger have to look ahead (paper, Table 12)? Bidirectional, causal and no block, trained from scratch on answers whose
-# tags only what follows tells, from the quickstart's drawings; a table of the tags on held-out images.
-# Usage: bash scripts/look_ahead.sh    Resumes: finished runs are not repeated.
-#   SEEDS="1 2 3"   PARALLEL=2 (runs at a time, one thread each)   RUNS=runs/look_ahead   UPDATES=3 (fewer than configured: does it run?)
+# Does the span tagger have to look ahead (paper, Table 12)? Train PLUM with a bidirectional, a causal and no attention block from scratch
+# on answers whose tags depend on what follows, about the quickstart's drawings; print a table of the tags on held-out images.
+# Usage: bash scripts/look_ahead.sh    Resumable: finished runs are not repeated.
+#   SEEDS="1 2 3"   PARALLEL=2 (runs at a time, one thread each)   RUNS=runs/look_ahead   UPDATES=3 (fewer than configured, for a trial)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 export RUNS=${RUNS:-runs/look_ahead} UPDATES=${UPDATES:-}
-[ -d data/quickstart/tokenizer ] || { echo "data/quickstart is not there: run scripts/quickstart.sh first, it draws it." >&2; exit 1; }
+[ -d data/quickstart/tokenizer ] || { echo "data/quickstart does not exist: run scripts/quickstart.sh first; it draws it." >&2; exit 1; }
 
 one_run() {  # one_run VARIANT SEED
   local run=$RUNS/$1_seed$2 overlay=()

@@ -1,8 +1,8 @@
-"""A miniature copy of every download: `python scripts/make_miniature_data.py --output data/miniature`.
+"""Write a miniature copy of every download: `python scripts/make_miniature_data.py --output data/miniature`.
 
-A few drawn pictures in the real file formats and folder layouts, so that training, validation and `data-status` can be
-tried from end to end before anything is downloaded. With `--partonomy FOLDER` also what configs/plum_{7b,13b}_*.yaml
-read from `data/`, made of the miniature by the commands of the README.
+It holds a few drawn pictures in the real file formats and folder layouts, so that training, validation and
+`data-status` can be tried from end to end before anything is downloaded. `--partonomy FOLDER` also builds what
+configs/plum_{7b,13b}_*.yaml read from `data/`, from the miniature and with the commands of the README.
 """
 
 import argparse
@@ -19,16 +19,16 @@ DOWNLOADS = {
     "pascal": ("pascal_part", "vlpart/pascal_part/train.json", "vlpart/pascal_part/VOCdevkit"),
     "part_imagenet": ("part_imagenet", "vlpart/partimagenet/train.json", "vlpart/partimagenet"),
 }
-"""Folder of a part data set: its reader, its annotations and images below the root."""
+"""Reader, annotations and images (below the root) of each part data set, by its folder."""
 MIN_SPLIT_IMAGES = 36
 """Two pictures of each of the eighteen classes: a split keeps one of every object in train."""
 QUICK = ("--embedding_model", "char-ngram-tfidf")
-"""Wrong objects by the letters of their names: no model has to be loaded ten times."""
+"""Choose wrong objects by the letters of their names, so that no model has to be loaded ten times."""
 BENCHMARKS = {"paco": "partonomy_paco", "pascal": "partonomy_pascal_part", "part_imagenet": "partonomy_part_imagenet"}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The script's flags."""
+    """Return the script's parser."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--output", required=True, type=Path, help="new or empty folder, the root of the downloads")
     parser.add_argument("--images", type=int, default=18, help="pictures of each data set (default: 18)")
@@ -39,10 +39,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def build_partonomy(root: Path, output: Path) -> None:
-    """Part data sets, their train and val questions, and a published record file imported as `partonomy_core`.
+    """Build part data sets, their train and val questions, and a published record file imported as `partonomy_core`.
 
     Raises:
-        ValueError: A command failed; it has said why.
+        ValueError: a command failed; it has printed why.
     """
     for name, (source, annotations, images) in DOWNLOADS.items():
         parts, splits, benchmark = output / name, output / "splits" / name, output / BENCHMARKS[name]
@@ -66,7 +66,7 @@ def _run(command: list[str]) -> None:
 
 
 def main() -> None:
-    """Write the miniature and say what to do with it."""
+    """Write the miniature and print the next command."""
     parser = build_parser()
     arguments = parser.parse_args()
     if arguments.images < MIN_IMAGES:

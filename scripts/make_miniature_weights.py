@@ -1,7 +1,7 @@
-"""LLaVA and SAM of a few hundred thousand random weights, in the files that are published (scripts/miniature_path.sh).
+"""Write LLaVA and SAM with a few hundred thousand random weights in the published file formats, for miniature_path.sh.
 
 `python scripts/make_miniature_weights.py --output weights` writes weights/llava-miniature (a llava-hf folder with CLIP
-inside) and weights/sam_miniature.pth, for `python -m plum convert-llava`, of the sizes of
+inside) and weights/sam_miniature.pth for `python -m plum convert-llava`, with the sizes of
 configs/overlays/miniature.yaml.
 """
 
@@ -27,24 +27,24 @@ from scripts.sentencepiece_model import train_sentencepiece, write_tokenizer_fil
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NUM_PIECES = 500
-"""Of the published vocabulary; the converter appends `<image>` and padding, and rows up to the overlay's size."""
+"""Size of the published vocabulary; the converter adds `<image>`, padding, and rows up to the overlay's size."""
 
 
 def read_sizes() -> ModelConfig:
-    """Return the model that the miniature's runs expect of the converter."""
+    """Return the model that the miniature's runs expect from the converter."""
     run, overlay = CONFIGS / "plum_13b_0shot.yaml", CONFIGS / "overlays" / "miniature.yaml"
     return load_train_config(["--config", str(run), "--config", str(overlay)]).model
 
 
 def write_llava(config: LlavaConfig, folder: Path) -> None:
-    """A llava-hf folder: safetensors, config.json, SentencePiece tokenizer."""
+    """Write a llava-hf folder: safetensors, config.json, SentencePiece tokenizer."""
     published = replace(config, language=replace(config.language, vocab_size=NUM_PIECES))
     build_llava(published, None).stock.save_pretrained(folder)
     write_tokenizer_files(folder, train_sentencepiece(training_texts(), NUM_PIECES))
 
 
 def training_texts() -> list[str]:
-    """What templates, wordings and classes say, three times."""
+    """Return the texts of templates, wordings and classes, each three times."""
     names: dict[str, Sequence[str]] = yaml.safe_load(NAMES_FILE.read_text(encoding="utf-8"))
     texts = [template.opening + template.before_answer for template in TEMPLATES.values()]
     texts += [name for group in names.values() for name in group]
@@ -53,14 +53,14 @@ def training_texts() -> list[str]:
 
 
 def main() -> None:
-    """Write both and say how they are converted."""
+    """Write both and print the command that converts them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--output", required=True, type=Path, help="folder for both")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     llava, sam = arguments.output / "llava-miniature", arguments.output / "sam_miniature.pth"
     if llava.exists() or sam.exists():
-        parser.error(f"{arguments.output} holds miniature weights already")
+        parser.error(f"{arguments.output} already holds miniature weights")
     sizes = read_sizes()
     torch.manual_seed(arguments.seed)
     llava.mkdir(parents=True)

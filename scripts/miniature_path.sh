@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The whole path at miniature size, by the shipped scripts and the paper's configurations: drawn downloads, published
-# weight files, conversion, stage 0, stage 1, export, validation on Partonomy, RefCOCO, ReasonSeg, TextVQA, GQA, POPE.
-# Run it before anything is downloaded: what breaks here would break after days. The scores mean nothing.
-# Usage: bash scripts/miniature_path.sh [FOLDER]     (default runs/miniature_path; again: finished steps are not repeated)
+# Run the whole pipeline at miniature size with the shipped scripts and the paper's configurations: drawn downloads, weights
+# in the published file formats, conversion, stage 0, stage 1, export, validation on Partonomy, RefCOCO, ReasonSeg, TextVQA,
+# GQA and POPE. Run it before you download anything: what fails here would otherwise fail after days. The scores mean nothing.
+# Usage: bash scripts/miniature_path.sh [FOLDER]     (default runs/miniature_path; resumable: finished steps are not repeated)
 #   NUM_RANKS=2   NUM_PROCS=1   SCORES="partonomy segmentation textvqa gqa pope"   IMAGES=36 (pictures of each data set)
 #   LIMIT=5 (questions of each kind)   SPLITS="val"   MODES="forced" (of segmentation)
 set -euo pipefail
@@ -11,20 +11,20 @@ code=$PWD
 mkdir -p "${1:-runs/miniature_path}"
 cd "${1:-runs/miniature_path}"
 
-# The configurations name their data, weights and runs relative to where they are started: here.
+# The configurations' paths of data, weights and runs are relative to the working directory: this folder.
 for name in .venv configs scripts plum partonomy train.py validate_partonomy.py; do
   [ -e "$name" ] || ln -s "$code/$name" "$name"
 done
 export PATH="$code/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false PYTHONPATH="$code"
 
-step() {  # step NAME COMMAND...: run it, and say how long it took
+step() {  # step NAME COMMAND...: run it, and print how long it took
   local begin=$SECONDS
   printf '\n== %s\n' "$1"
   "${@:2}"
   printf '== %s: %d s\n' "$1" $((SECONDS - begin))
 }
-once() {  # once PLACE COMMAND...: run it unless PLACE is there
-  if [ -e "$1" ]; then echo "$1 is there already"; else "${@:2}"; fi
+once() {  # once PLACE COMMAND...: run it unless PLACE exists
+  if [ -e "$1" ]; then echo "$1 already exists"; else "${@:2}"; fi
 }
 limit=(); [ -z "${LIMIT:-}" ] || limit=(--limit "$LIMIT")
 mini=(--config configs/overlays/miniature.yaml)
@@ -56,4 +56,4 @@ for score in ${SCORES:-partonomy segmentation textvqa gqa pope}; do
   esac
 done
 [ ${#runs[@]} -eq 0 ] || step "Text retention" python -m plum retention "${runs[@]}"
-printf '\n%d s in all; everything is in %s\n' "$SECONDS" "$PWD"
+printf '\n%d s in total; everything is in %s\n' "$SECONDS" "$PWD"

@@ -6,18 +6,18 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS
 
-step() {  # step NAME COMMAND...: run it, and say how long it took
+step() {  # step NAME COMMAND...: run it, and print how long it took
   local name=$1 begin=$SECONDS; shift
   printf '\n== %s\n' "$name"
   "$@"
   printf '== %s: %d s\n' "$name" $((SECONDS - begin))
   timings+=("$(printf '%5d s  %s' $((SECONDS - begin)) "$name")")
 }
-beside() {  # beside NAME COMMAND...: run NAME, and on the other core COMMAND, whose lines come when both are done
+beside() {  # beside NAME COMMAND...: run NAME and, on the other core, COMMAND, whose output is shown when both are done
   local name=$1; shift
   "$@" > "$run/beside.log" 2>&1 &
   local other=$!
-  # shellcheck disable=SC2064  (the number is read now: the variable is gone when a failure ends the script)
+  # shellcheck disable=SC2064  (expanded now, because the variable is gone when a failure ends the script)
   trap "kill $other 2> /dev/null" EXIT
   "$name"
   wait "$other" || { cat "$run/beside.log" >&2; exit 1; }
@@ -33,11 +33,11 @@ step "Set up .venv" bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 export NUM_RANKS=${NUM_RANKS:-$((gpus > 0 ? gpus : 2))}
-per_rank=$((16 / NUM_RANKS > 0 ? 16 / NUM_RANKS : 1))   # 16 images an update, however many ranks share them
+per_rank=$((16 / NUM_RANKS > 0 ? 16 / NUM_RANKS : 1))   # 16 images per update for any number of ranks
 
 build() { python -m partonomy build --source synthetic --split "$1" --images "$2" --output "$data/$1" --seed 0 --num_workers 2; }
 step "Draw and ask: train" build train "${TRAIN_IMAGES:-4000}"
-held_out() {  # and all three splits as the published record
+held_out() {  # and write all three splits in the published record format
   build dev "${DEV_IMAGES:-150}"
   build val "${VAL_IMAGES:-200}"
   for split in train dev val; do
@@ -49,9 +49,9 @@ step "Draw and ask: dev, val; train the tokenizer" beside held_out \
 
 step "Train stage 0" bash scripts/train_plum_0shot.sh configs/plum_tiny_stage0.yaml --engine.micro_batch_size $per_rank
 step "Train stage 1" bash scripts/train_plum_ft.sh configs/plum_tiny_stage1.yaml --engine.micro_batch_size $per_rank
-export_model() {  # again when stage 1 was trained again
+export_model() {  # repeated if stage 1 was retrained
   [ $run/model/config.json -nt $run/stage1/finished.json ] && return
-  [ ! -e $run/model ] || rm -rf $run/model $run/validation   # its records are the old model's
+  [ ! -e $run/model ] || rm -rf $run/model $run/validation   # its records belong to the old model
   python -m plum export $run/stage1 $run/model
 }
 step "Export (merge adapters)" export_model
@@ -73,5 +73,5 @@ step "Write the report" python -m partonomy report $run/validation --baselines "
 printf '\nTime by step (every run is kept in %s):\n' $run/timings.txt
 date -u '+%Y-%m-%d %H:%M' >> $run/timings.txt
 printf '%s\n' "${timings[@]}" | tee -a $run/timings.txt
-printf '%5d s  all of it\n' $((SECONDS - started)) | tee -a $run/timings.txt
+printf '%5d s  total\n' $((SECONDS - started)) | tee -a $run/timings.txt
 printf '\nScores: %s   Report: %s\n' $run/summary.json $run/report.html

@@ -13,7 +13,7 @@ TAIL_LINES = 20
 
 
 def run_shard(command: Sequence[str], folder: str) -> tuple[int, str]:
-    """Run a shard's command in a folder; returns its exit status and the end of its output."""
+    """Run a shard's command in a folder; return its exit status and the end of its output."""
     done = subprocess.run(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, errors="replace"
     )
@@ -21,15 +21,15 @@ def run_shard(command: Sequence[str], folder: str) -> tuple[int, str]:
 
 
 def fill_in(template: Sequence[str], number: int, count: int) -> list[str]:
-    """The command of one shard: {shard} becomes NUMBER/COUNT, {number} NUMBER."""
+    """Return the command of one shard: {shard} becomes NUMBER/COUNT, {number} becomes NUMBER."""
     return [word.replace("{shard}", f"{number}/{count}").replace("{number}", str(number)) for word in template]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run all shards; returns 1 if any failed. A node that is lost has its shards started again, where they go on."""
+    """Run all shards; return 1 if any failed. If a node is lost, its shards are restarted and resume."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--shards", type=int, required=True, help="number of shards")
-    parser.add_argument("--address", help="of a running cluster, e.g. auto; default: start Ray on this machine")
+    parser.add_argument("--address", help="a running cluster, e.g. auto (default: start Ray on this machine)")
     parser.add_argument("--num_cpus", type=float, default=1, help="CPU cores of one shard")
     parser.add_argument("--num_gpus", type=float, default=0, help="GPUs of one shard")
     parser.add_argument("command", nargs="+", help="after --; {shard} and {number} are replaced")
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"shard {number}/{options.shards}: {'done' if status == 0 else f'exit status {status}'}\n{output}")
         failed += [number] if status else []
     if failed:
-        print(f"failed: {', '.join(f'{number}/{options.shards}' for number in sorted(failed))}; run again to go on")
+        print(f"failed: {', '.join(f'{number}/{options.shards}' for number in sorted(failed))}; run again to resume")
     return 1 if failed else 0
 
 

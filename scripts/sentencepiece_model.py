@@ -1,4 +1,4 @@
-"""A tokenizer of LLaMA's kind in the files that are published: SentencePiece, BPE, bytes for unknown characters."""
+"""Train a LLaMA-style tokenizer in the published file formats: SentencePiece BPE with byte fallback."""
 
 import io
 import json
@@ -12,11 +12,11 @@ def train_sentencepiece(texts: Iterable[str], num_pieces: int) -> bytes:
     """Train on texts; a few hundred pieces need each text several times.
 
     Args:
-        texts: what the pieces are learned from.
+        texts: the training texts.
         num_pieces: size of the vocabulary, special pieces and 256 bytes included.
 
     Returns:
-        Content of `tokenizer.model`; a word's mark `▁` stands in front of it.
+        Content of `tokenizer.model`; the word mark `▁` precedes each word.
     """
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -35,7 +35,7 @@ def train_sentencepiece(texts: Iterable[str], num_pieces: int) -> bytes:
 
 
 def write_tokenizer_files(folder: Path, model: bytes, settings: Mapping[str, object] | None = None) -> None:
-    """Write `tokenizer.model` and its settings as LLaVA's folders have them; `settings` come on top."""
+    """Write `tokenizer.model` and its settings as in LLaVA's folders; `settings` are added to the defaults."""
     (folder / "tokenizer.model").write_bytes(model)
     content: dict[str, object] = {
         "tokenizer_class": "LlamaTokenizer",

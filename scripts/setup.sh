@@ -13,7 +13,7 @@ if [ ! -x .venv/bin/python ]; then
   is_recent "$python" || { echo "Python 3.11 or newer is needed; set PYTHON=..." >&2; exit 1; }
   "$python" -m venv .venv
 fi
-is_recent .venv/bin/python || { echo ".venv is of a Python older than 3.11: delete it, then run this again" >&2; exit 1; }
+is_recent .venv/bin/python || { echo ".venv has a Python older than 3.11: delete it, then run this again" >&2; exit 1; }
 
 for file in "${requirements[@]}"; do
   stamp=".venv/$file.installed"

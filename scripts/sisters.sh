@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# PLUM beside its sisters on the embedded default: LISA (many or one [SEG]), LISA with feedback, M2SA; three seeds, matched updates.
-# All train on Partonomy's questions and on MMR-like ones, made here from the embedded dataset (not the published MMR), and are
-# scored on both. All start from one stage 0: the quickstart's, whose LLaMA first learns to read the words of the MMR-like questions
-# (configs/overlays/words.yaml). Towers, LLaMA and SAM are shared, every head starts afresh (that stage 0 was trained with PLUM's
-# heads, which favours PLUM).
-# Usage: bash scripts/sisters.sh    Resumes; settings: scripts/compare_variants.sh.
+# Compare PLUM with its sisters on the embedded default: LISA (many or one [SEG]), LISA with feedback, M2SA; three seeds, matched updates.
+# All are trained and scored on Partonomy's questions and on MMR-like ones, which are made here from the embedded dataset (not the
+# published MMR). All start from one stage 0: the quickstart's, whose LLaMA first learns the words of the MMR-like questions
+# (configs/overlays/words.yaml). They share towers, LLaMA and SAM; every head starts afresh. That stage 0 was trained with PLUM's
+# heads, which favours PLUM.
+# Usage: bash scripts/sisters.sh    Resumable; settings: scripts/compare_variants.sh.
 #   RUNS=runs/sisters (where the runs go)    VARIANTS="plum lisa_many plum_lisa_losses" (some of them)
-#   UPDATES=3 (fewer than configured, of every run: does it all work?)
+#   UPDATES=3 (fewer than configured in every run, for a trial)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" RUNS=${RUNS:-runs/sisters} UPDATES=${UPDATES:-}
 export GENERATE=${GENERATE:-identification_with_label} OVERLAY=configs/overlays/mmr_like.yaml MMR=data/quickstart/mmr
 first=runs/quickstart/stage0/model
-[ -d "$first" ] || { echo "$first is not there: run scripts/quickstart.sh first, it trains the shared stage 0." >&2; exit 1; }
+[ -d "$first" ] || { echo "$first does not exist: run scripts/quickstart.sh first; it trains the shared stage 0." >&2; exit 1; }
 for split in train val; do python -m partonomy build-mmr "data/quickstart/$split" --output "$MMR" --split "$split"; done
 python train.py --config configs/plum_tiny_stage0.yaml --config configs/overlays/words.yaml --run_dir "$RUNS/stage0" \
   ${UPDATES:+--num_updates "$UPDATES"}

@@ -1,4 +1,4 @@
-"""Say whether a set-up can learn 8 samples by heart; launched by scripts/smoke_overfit.sh, which explains it."""
+"""Check whether a set-up can overfit 8 samples; launched by scripts/smoke_overfit.sh, which explains it."""
 
 import argparse
 import logging
@@ -34,7 +34,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
     """Return this program's own flags, and the run that the others describe.
 
     Raises:
-        ValueError: a flag is unknown, or the configuration wrong.
+        ValueError: a flag is unknown, or the configuration is wrong.
     """
     parser = argparse.ArgumentParser(description="Overfit 8 samples; other flags are train.py's", allow_abbrev=False)
     parser.add_argument("--updates", type=int, default=DEFAULT_UPDATES, help="updates of 8 images")

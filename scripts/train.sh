@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train under DeepSpeed on this node's GPUs, or on 2 CPU ranks where there is none; scripts/launch.sh lists NUM_RANKS,
-# INCLUDE, HOSTFILE and MASTER_PORT. The same command continues a run that ended early, from its last whole checkpoint.
+# Train under DeepSpeed on this node's GPUs, or on 2 CPU ranks if there is none; scripts/launch.sh explains NUM_RANKS,
+# INCLUDE, HOSTFILE and MASTER_PORT. The same command resumes an interrupted run from its last complete checkpoint.
 # Usage: bash scripts/train.sh CONFIG.yaml [--key value ...]
 set -euo pipefail
 config=$1; shift

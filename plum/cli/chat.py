@@ -11,12 +11,12 @@ from plum.inference.api import read_image
 from plum.inference.partonomy_adapter import load_predictor
 from plum.inference.predictor import Predictor
 
-HELP = "Ask about the image. /reset forgets what was said, /image FILE takes another image, /history shows what was "
-HELP += "said, /quit ends."
+HELP = "Ask about the image. /reset clears the conversation, /image FILE loads another image, /history shows the "
+HELP += "conversation, /quit ends."
 
 
 class Conversation:
-    """One image, what was said about it so far, and where answers are kept.
+    """A conversation about one image, and the folder in which its answers are saved.
 
     Args:
         predictor: the model.
@@ -33,10 +33,10 @@ class Conversation:
         self.num_answers = 0 if output is None else len([*output.glob("answer_*.json")])
 
     def ask(self, question: str) -> str:
-        """Answer with all earlier turns in mind; an empty answer is not remembered, nor its question.
+        """Answer in the context of all earlier turns; an empty answer and its question are not added to them.
 
         Returns:
-            What to show.
+            The text to show.
         """
         turns = [*self.turns, Turn(Role.USER, question)]
         prediction = self.predictor.generate(self.image, turns)
@@ -50,21 +50,21 @@ class Conversation:
         return "\n".join(lines)
 
     def reset(self) -> str:
-        """Forget what was said."""
+        """Clear the conversation."""
         self.turns = []
-        return "(forgotten)"
+        return "(conversation cleared)"
 
     def take_image(self, path: str) -> str:
-        """Take another image and forget what was said; a broken file changes nothing."""
+        """Load another image and clear the conversation; a broken file changes nothing."""
         try:
             self.image = read_image(Path(path).expanduser())
         except (FileNotFoundError, ValueError) as error:
             return f"error: {error}"
         self.turns = []
-        return f"({path}: {self.image.shape[1]} x {self.image.shape[0]} pixels; what was said is forgotten)"
+        return f"({path}: {self.image.shape[1]} x {self.image.shape[0]} pixels; conversation cleared)"
 
     def history(self) -> str:
-        """What was said."""
+        """Return the conversation so far."""
         return "\n".join(f"{turn.role}: {turn.text}" for turn in self.turns) or "(nothing yet)"
 
 
@@ -96,15 +96,15 @@ def _reply(conversation: Conversation, line: str) -> str:
     if line == "/history":
         return conversation.history()
     if line.startswith("/"):
-        return f"error: {command} is no command. {HELP}"
+        return f"error: {command} is not a command. {HELP}"
     try:
         return conversation.ask(line)
-    except ValueError as error:  # such as a conversation that has become too long
+    except ValueError as error:  # e.g. a conversation that has become too long
         return f"error: {error}"
 
 
 def _read_line() -> str | None:
-    """Read the user's next words; None to end."""
+    """Read the user's next line; None to end."""
     while True:
         try:
             line = input("> ").strip()

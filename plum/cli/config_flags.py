@@ -1,4 +1,4 @@
-"""`--config FILE`: flags of a command out of a YAML file."""
+"""`--config FILE`: read a command's flags from a YAML file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,27 +7,27 @@ import yaml
 
 from partonomy.cli.config_files import FLAG
 
-HELP = "YAML file with any of the other flags (`question: ...`); flags given as well win"
+HELP = "YAML file with any of the other flags (`question: ...`); command-line flags take precedence"
 
 
 def expand_config(arguments: Sequence[str]) -> list[str]:
-    """Put the flags of the YAML file named by `--config FILE` in its place, before all others.
+    """Replace `--config FILE` by the flags of the YAML file, placed before all other flags.
 
-    `true` stands for a flag without a value, a list for the flag once for each of its values.
+    `true` gives a flag without a value; a list repeats the flag for each of its values.
 
     Args:
         arguments: a command's name and its flags.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: `--config` without a file, or the file is not a mapping of flags to values.
+        FileNotFoundError: the file does not exist.
+        ValueError: `--config` has no file, or the file is not a mapping of flags to values.
     """
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith(f"{FLAG}=") else [word])]
     if FLAG not in words:
         return list(arguments)
     at = words.index(FLAG)
     if at + 1 == len(words):
-        raise ValueError(f"{FLAG} needs the name of a YAML file behind it")
+        raise ValueError(f"{FLAG} must be followed by the name of a YAML file")
     path = Path(words[at + 1])
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file (given by {FLAG})")
@@ -41,12 +41,12 @@ def _read_flags(path: Path) -> list[str]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML ({error})") from error
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
-        raise ValueError(f"{path}: expected lines `flag: value`")
+        raise ValueError(f"{path}: expected lines of the form `flag: value`")
     flags: list[str] = []
     for key, value in settings.items():
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, dict) or one is None:
-                raise ValueError(f"{path}: {key} has no value that a flag could take: {one!r}")
+                raise ValueError(f"{path}: {key} has a value that no flag can take: {one!r}")
             if one is not False:
                 flags.append(f"--{key}" if one is True else f"--{key}={one}")
     return flags

@@ -1,4 +1,4 @@
-"""`python -m plum convert-llava`: downloaded LLaVA, CLIP and SAM weights to the folder that training starts from."""
+"""`python -m plum convert-llava`: convert downloaded LLaVA, CLIP and SAM weights to a folder for `init_from`."""
 
 import argparse
 from dataclasses import asdict
@@ -19,14 +19,14 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("source", type=Path, help="folder of a llava-hf or an original (liuhaotian) checkpoint")
     parser.add_argument("destination", type=Path, help="new folder, the init_from of a run")
     parser.add_argument("--sam", required=True, type=Path, help="sam_vit_{b,l,h}_*.pth")
-    parser.add_argument("--clip", type=Path, help="CLIP folder, where the LLaVA checkpoint holds none")
-    parser.add_argument("--conversation", choices=get_args(TemplateName), help="template it was trained with")
-    parser.add_argument("--config", type=Path, help="YAML of a run whose model the checkpoints have to be")
+    parser.add_argument("--clip", type=Path, help="CLIP folder, if the LLaVA checkpoint has no CLIP")
+    parser.add_argument("--conversation", choices=get_args(TemplateName), help="the checkpoint's chat template")
+    parser.add_argument("--config", type=Path, help="YAML of a run whose architecture the checkpoints must have")
     parser.set_defaults(run=_run)
 
 
 def describe_model(config: ModelConfig) -> str:
-    """Return the `model` block of a YAML that fits the converted weights (heads and adapters have defaults)."""
+    """Return the `model` block of a YAML for the converted weights (heads and adapters keep their defaults)."""
     llava = asdict(config.llava)
     del llava["special_tokens"]  # a run reads them from the tokenizer
     sam = asdict(config.sam)

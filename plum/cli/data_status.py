@@ -1,4 +1,4 @@
-"""`python -m plum data-status`: which downloads are there, which are missing, and where to get them."""
+"""`python -m plum data-status`: list which downloads exist, which are missing, and where to get them."""
 
 import argparse
 from collections import Counter
@@ -9,9 +9,9 @@ from plum.data.catalogue import EntryStatus, State, survey
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("data-status", help="which data sets are there, and where to get the others")
+    parser = commands.add_parser("data-status", help="list which data sets exist, and where to get the others")
     parser.add_argument("--root", required=True, type=Path, help="folder of the downloads (data.dataset_dir)")
-    parser.add_argument("--missing", action="store_true", help="list only what is not complete")
+    parser.add_argument("--missing", action="store_true", help="list only incomplete data sets")
     parser.set_defaults(run=_run)
 
 
@@ -22,11 +22,11 @@ def _run(arguments: argparse.Namespace) -> None:
             print(describe(status, arguments.root))
     counts = Counter(status.state for status in statuses)
     print(f"{arguments.root}: " + ", ".join(f"{counts[state]} {state.value}" for state in State))
-    print("Every source is optional: --data.allow_missing true leaves out what is not there.")
+    print("Every source is optional: --data.allow_missing true skips missing ones.")
 
 
 def describe(status: EntryStatus, root: Path) -> str:
-    """What is there of a data set and everything a user needs to complete it."""
+    """Return which files of a data set exist, and everything a user needs to complete it."""
     entry = status.entry
     lines = [f"{entry.name} ({entry.group}): {status.state.value}", f"  for      {entry.purpose}"]
     for found in status.found:

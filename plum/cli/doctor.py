@@ -1,4 +1,4 @@
-"""`python -m plum doctor`: what is installed, which weights and data are there, and how much memory a run needs."""
+"""`python -m plum doctor`: check installation, weights and data of a run, and estimate its memory."""
 
 import argparse
 from collections.abc import Sequence
@@ -27,22 +27,22 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "doctor", help="check installation, weights, data and memory of a run before it starts"
     )
     runs = parser.add_mutually_exclusive_group(required=True)
-    runs.add_argument("--config", nargs="+", type=Path, help="YAML of a run, with overlays; as train.py takes them")
+    runs.add_argument("--config", nargs="+", type=Path, help="YAML of a run and its overlays, as for train.py")
     runs.add_argument("--table", nargs="+", type=Path, help="YAMLs whose memory is printed as a Markdown table")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAMLs")
     memory = parser.add_argument_group("memory")
     memory.add_argument("--gpus", nargs="+", type=int, help="GPU counts (default: those of this machine, else 1)")
-    memory.add_argument("--zero-stage", type=int, choices=(1, 2), help="instead of the YAML's")
+    memory.add_argument("--zero-stage", type=int, choices=(1, 2), help="replaces the YAML's engine.zero_stage")
     memory.add_argument("--text-tokens", type=int, help="longest conversation (default: data.max_text_tokens)")
-    memory.add_argument("--supervised-tokens", type=int, help="of them the model's own (default: all)")
+    memory.add_argument("--supervised-tokens", type=int, help="how many of them are answer tokens (default: all)")
     memory.add_argument("--spans", type=int, default=Assumptions.spans_per_conversation, help="masks per conversation")
     memory.add_argument("--image-size", nargs=2, type=int, metavar=("H", "W"), default=Assumptions.image_size)
     weights = parser.add_argument_group("weights and known answers")
     weights.add_argument("--hash-cache", type=Path, default=None, help="JSON of hashes (default: ~/.cache/plum)")
-    weights.add_argument("--answers", type=Path, help="JSON of known answers: asks the model one question")
+    weights.add_argument("--answers", type=Path, help="JSON of known answers; the model is asked one question")
     weights.add_argument("--record-answer", action="store_true", help="add the model's answer to --answers")
-    weights.add_argument("--checkpoint", type=Path, help="model to ask (default: the run's own, else init_from)")
-    weights.add_argument("--image", type=Path, help="photograph to ask about (default: a drawn one)")
+    weights.add_argument("--checkpoint", type=Path, help="model to ask (default: the run's model, else init_from)")
+    weights.add_argument("--image", type=Path, help="photograph to ask about (default: a synthetic one)")
     weights.add_argument("--question", default=QUESTION)
     parser.set_defaults(run=_run)
 
@@ -76,8 +76,8 @@ def _run(arguments: argparse.Namespace) -> None:
         findings += _show(_check_answer(config, arguments, cache))
     missing = [finding.what.strip() for finding in findings if finding.state is State.MISSING]
     if missing:
-        raise ValueError(f"{len(missing)} needed things are missing or wrong: {', '.join(missing)}")
-    print("\nNothing that is needed is missing.")
+        raise ValueError(f"{len(missing)} required items are missing or wrong: {', '.join(missing)}")
+    print("\nNothing required is missing.")
 
 
 def _load(paths: Sequence[Path], arguments: argparse.Namespace) -> TrainConfig:
@@ -85,7 +85,7 @@ def _load(paths: Sequence[Path], arguments: argparse.Namespace) -> TrainConfig:
     for setting in arguments.set:
         key, separator, value = setting.partition("=")
         if not separator:
-            raise ValueError(f"--set {setting}: write KEY=VALUE, as engine.micro_batch_size=2")
+            raise ValueError(f"--set {setting}: write KEY=VALUE, e.g. engine.micro_batch_size=2")
         words += [f"--{key}", value]
     config = load_train_config(words)
     if arguments.zero_stage is None:
@@ -139,12 +139,12 @@ def _check_answer(config: TrainConfig, arguments: argparse.Namespace, cache: Pat
     for line in comparison.lines:
         print(f"           {line}")
     states = {Verdict.PASS: State.FINE, Verdict.FAIL: State.MISSING, Verdict.UNKNOWN: State.REMARK}
-    to_do = "--record-answer keeps this one" if comparison.verdict is Verdict.UNKNOWN else ""
+    to_do = "--record-answer records this one" if comparison.verdict is Verdict.UNKNOWN else ""
     return [Finding(states[comparison.verdict], "known answer", comparison.verdict.value, to_do)]
 
 
 def _model_of(config: TrainConfig) -> Path | None:
-    """Return the run's own model, or what it starts from."""
+    """Return the run's own model, or the model that it starts from."""
     own = Path(config.run_dir) / "model"
     if own.is_dir():
         return own

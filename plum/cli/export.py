@@ -1,4 +1,4 @@
-"""`python -m plum export`: a trained model as one folder for inference or for the next stage."""
+"""`python -m plum export`: save a trained model as one folder for inference or for the next stage."""
 
 import argparse
 import re
@@ -21,20 +21,20 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "source",
         type=Path,
         help="a run's folder (its model, or its newest checkpoint while it has none), RUN/checkpoints/update_NNNNNN, "
-        "or a saved model; checkpoints are pickles: only your own",
+        "or a saved model; checkpoints are pickles: use only those you trust",
     )
     parser.add_argument("destination", type=Path, help="new folder")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="of the exported weights")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="dtype of the exported weights")
     parser.add_argument(
-        "--max_shard_size", "--max-shard-size", type=parse_size, default=MAX_SHARD_BYTES, help="such as 4GB or 500MB"
+        "--max_shard_size", "--max-shard-size", type=parse_size, default=MAX_SHARD_BYTES, help="e.g. 4GB or 500MB"
     )
     parser.add_argument(
         "--adapters_only",
         "--adapters-only",
         action="store_true",
-        help="only what was trained: adapters in peft's format, heads beside them; it needs its base to load",
+        help="export only trained weights: adapters in peft's format, and heads; loading needs the base",
     )
-    parser.add_argument("--base", type=Path, help="with --adapters_only: the saved model under it (default: the run's)")
+    parser.add_argument("--base", type=Path, help="with --adapters_only: the saved model below (default: the run's)")
     parser.add_argument(
         "--summary", nargs="+", type=Path, default=[], help="summary.json files or their folders, for the model card"
     )
@@ -45,23 +45,23 @@ def parse_size(text: str) -> int:
     """Read a number of bytes, such as "4GB".
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: the text is not a size.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B?)", text.upper())
     unit = match[2].rstrip("B") + "B" if match and match[2] not in ("", "B") else ""
     if match is None or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 4GB, 500MB or a number of bytes")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 4GB, 500MB or a number of bytes")
     return int(float(match[1]) * UNITS[unit])
 
 
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.adapters_only:
         if arguments.dtype != "float32":
-            raise ValueError("--dtype is of merged weights; --adapters_only keeps the trained ones as they are")
+            raise ValueError("--dtype applies to merged weights; --adapters_only keeps the dtype of the trained ones")
         _run_adapters(arguments)
         return
     if arguments.base is not None:
-        raise ValueError("--base belongs to --adapters_only: a merged model needs none")
+        raise ValueError("--base belongs to --adapters_only: a merged model has no base")
     result = export_merged(
         ExportRequest(
             arguments.source,
@@ -83,9 +83,9 @@ def _run_adapters(arguments: argparse.Namespace) -> None:
     result = export_adapters(
         AdaptersRequest(arguments.source, arguments.destination, arguments.base, tuple(arguments.summary))
     )
-    print(f"Exported what was trained of the {result.described_source}")
+    print(f"Exported the trained weights of the {result.described_source}")
     print(
         f"{arguments.destination}: {result.num_adapter_tensors} tensors of adapters, {result.num_other_tensors} other, "
         f"{result.num_bytes / 1e9:.3f} GB, over {result.base}"
     )
-    print(f"Logits of a probe text moved by {result.logit_difference:.2e} on loading them over the base")
+    print(f"Logits of a probe text moved by {result.logit_difference:.2e} when loaded over the base")

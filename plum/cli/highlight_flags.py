@@ -1,4 +1,4 @@
-"""Flags that say what to segment in place of what the model tags, shared by `segment` and `predict`."""
+"""Flags that choose what to segment instead of the model's own tags, shared by `segment` and `predict`."""
 
 import argparse
 
@@ -13,22 +13,22 @@ def add_highlight_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--char_range", action="append", default=[], help="START:END, characters of the answer; repeatable"
     )
-    parser.add_argument("--answer", help="segment in this answer, not in the model's own")
+    parser.add_argument("--answer", help="segment in this answer instead of the model's own")
     parser.add_argument(
         "--force", action="store_true", help="segment the phrases in an answer made of them: 'It is the wheel.'"
     )
 
 
 def read_highlight(arguments: argparse.Namespace) -> Highlight:
-    """What the flags ask for.
+    """Return what the flags ask for.
 
     Raises:
-        ValueError: they contradict each other, or a range is none.
+        ValueError: they contradict each other, or a range is malformed.
     """
     ranges = tuple(map(parse_char_range, arguments.char_range))
     return Highlight(split_phrases(arguments.phrases), ranges, arguments.answer, arguments.force)
 
 
 def split_phrases(text: str) -> tuple[str, ...]:
-    """Split at commas, spaces around them left out."""
+    """Split at commas and strip spaces."""
     return tuple(phrase.strip() for phrase in text.split(",") if phrase.strip())

@@ -1,4 +1,4 @@
-"""Command line of plum: one file per command, this one only lists them."""
+"""Command line of plum: lists the commands, each of which has its own file."""
 
 import argparse
 import logging
@@ -25,13 +25,13 @@ COMMANDS = (
 )
 """Each is a module of this package with `add_command`."""
 WITH_CONFIG = ("segment", "chat", "predict")
-"""Commands whose flags may also stand in a YAML file (`--config FILE`)."""
+"""Commands whose flags can also be set in a YAML file (`--config FILE`)."""
 
 
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
-    """Build the parser with some commands; the others' modules, which may import much, are not read."""
+    """Build the parser with some commands; modules of other commands, which may import much, are not imported."""
     parser = argparse.ArgumentParser(
-        prog="python -m plum", description="PLUM: ask a trained model, and make its tokenizer."
+        prog="python -m plum", description="PLUM: use, validate, export and prepare trained models."
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in commands:

@@ -1,4 +1,4 @@
-"""`python -m plum mmr-tables`: runs beside the rows of the MMR paper's Tables 2 to 5."""
+"""`python -m plum mmr-tables`: compare runs with the rows of the MMR paper's Tables 2 to 5."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from partonomy.table_format import TableFormat, render_table
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("mmr-tables", help="runs beside the rows of the MMR paper's Tables 2 to 5")
+    parser = commands.add_parser("mmr-tables", help="compare runs with the rows of the MMR paper's Tables 2 to 5")
     parser.add_argument(
         "runs",
         nargs="+",

@@ -1,4 +1,4 @@
-"""`python -m plum predict`: questions about a folder of images; overlays, masks as JSON, one HTML page."""
+"""`python -m plum predict`: ask about a folder of images; write overlays, masks as JSON, and one HTML page."""
 
 import argparse
 from pathlib import Path
@@ -19,18 +19,18 @@ from plum.inference.partonomy_adapter import load_predictor
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("predict", help="ask about many images: overlays, masks, one HTML page")
-    parser.add_argument("images", nargs="+", type=Path, help="folders (searched to the bottom) or image files")
+    parser = commands.add_parser("predict", help="ask about many images; writes overlays, masks, one HTML page")
+    parser.add_argument("images", nargs="+", type=Path, help="folders (searched recursively) or image files")
     parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
     parser.add_argument("--question", action="append", default=[], help="asked about every image; repeatable")
     parser.add_argument(
         "--questions",
         type=Path,
-        help="JSON list or CSV of records with the keys question and, if wanted, image, phrases, char_ranges, answer",
+        help="JSON list or CSV of records with the key question and, optionally, image, phrases, char_ranges, answer",
     )
     add_highlight_flags(parser)
     parser.add_argument("--output", required=True, type=Path, help="new folder")
-    parser.add_argument("--resume", action="store_true", help="go on in --output; failed images are tried again")
+    parser.add_argument("--resume", action="store_true", help="continue in --output; failed images are retried")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.set_defaults(run=_run)
 
@@ -38,18 +38,18 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _run(arguments: argparse.Namespace) -> None:
     highlight = read_highlight(arguments)
     if highlight != NOTHING and not arguments.question:
-        raise ValueError("--phrases, --char_range and --answer belong to --question; records have keys of their own")
+        raise ValueError("--phrases, --char_range and --answer belong to --question; records have their own keys")
     questions = [QuestionRequest(question, highlight) for question in arguments.question]
     requests = build_requests(find_images(arguments.images), questions, arguments.questions)
     predictor = load_predictor(arguments.checkpoint, arguments.device)
     model_name = f"{arguments.checkpoint} ({fingerprint(Path(arguments.checkpoint))[:12]})"
     result = predict_folder(predictor, requests, arguments.output, model_name, resume=arguments.resume)
-    before = f", {result.num_before} were done before" if result.num_before else ""
+    before = f", {result.num_before} done earlier" if result.num_before else ""
     print(f"{result.num_done} images done{before}, {len(result.failures)} failed")
     print(f"masks: {arguments.output / RECORDS_FILE}\npage:  {result.page}")
     if result.failures:
         shown = "; ".join(f"{name}: {reason}" for name, reason in result.failures[:5])
         raise ValueError(
-            f"{len(result.failures)} of {len(requests)} images failed ({shown}); all of them are in "
+            f"{len(result.failures)} of {len(requests)} images failed ({shown}); see all of them in "
             f"{arguments.output / FAILURES_FILE}"
         )

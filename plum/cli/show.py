@@ -1,4 +1,4 @@
-"""A prediction for people: a table of spans in the terminal, an overlay picture, masks as COCO run-length codes."""
+"""Show a prediction: a table of spans for the terminal, an overlay picture, masks as COCO run-length codes."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from plum.inference.predictor import Prediction
 
 
 def format_spans(prediction: Prediction) -> str:
-    """One line per span: phrase, characters, tag and mask confidence, share of the image that its mask covers."""
+    """Return one line per span: phrase, characters, tag and mask confidence, share of the image covered by its mask."""
     if not prediction.spans:
         return "(nothing to segment in this answer)"
     phrases = span_texts(prediction)

@@ -1,4 +1,4 @@
-"""`python -m plum teacher-forced`: tag accuracy and next-token loss on held-out data, answers given."""
+"""`python -m plum teacher-forced`: tag accuracy and next-token loss on held-out data, with given answers."""
 
 import argparse
 import json

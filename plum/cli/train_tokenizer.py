@@ -1,4 +1,4 @@
-"""`python -m plum train-tokenizer`: a tokenizer for everything that the sources can say about some data sets."""
+"""`python -m plum train-tokenizer`: train a tokenizer on everything that the sources can say about some data sets."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from plum.data.sources.part_images import PartImages, collect_classes
 from plum.inputs.tokenizer import train_tokenizer
 
 MAX_QUESTIONS = 3000
-"""Benchmark questions read of one folder, spread evenly: every name occurs in the other sources' texts anyway."""
+"""Benchmark questions read from one folder, evenly spaced; every name occurs in the other sources' texts anyway."""
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,10 +26,10 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def collect_texts(folders: Sequence[Path]) -> Iterator[str]:
-    """Exchanges that the sources make of the folders, in the words of the short template.
+    """Yield the texts that the sources make of the folders, in the words of the short template.
 
     Raises:
-        FileNotFoundError: a folder is no data set.
+        FileNotFoundError: a folder is not a data set.
     """
     for folder in folders:
         for source in _sources_of(folder):

@@ -1,4 +1,4 @@
-"""`python -m plum validate BENCHMARK`: the same as `python -m partonomy run BENCHMARK --model plum`."""
+"""`python -m plum validate BENCHMARK`: equivalent to `python -m partonomy run BENCHMARK --model plum`."""
 
 import argparse
 
@@ -13,7 +13,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "flags",
         nargs=argparse.REMAINDER,
-        help="those of `python -m partonomy run BENCHMARK`, which BENCHMARK --help lists",
+        help="flags of `python -m partonomy run BENCHMARK`; BENCHMARK --help lists them",
     )
     parser.set_defaults(run=_run)
 

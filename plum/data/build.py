@@ -1,4 +1,4 @@
-"""A training mixture from its configuration: folders read once, excluded images out, one part vocabulary."""
+"""Build a training mixture from its configuration: read each folder once, exclude images, share one part vocabulary."""
 
 import logging
 from collections import defaultdict
@@ -29,12 +29,12 @@ IMAGE_SOURCES: Mapping[str, Callable[[PartImages, int], Source]] = {
     "part_vqa": PartVqaSource,
     "part_status": PartStatusSource,
 }
-"""Sources that need annotations alone, by `SourceConfig.kind`."""
+"""Sources that need only annotations, by `SourceConfig.kind`."""
 
 
 @dataclass(frozen=True)
 class _Ingredients:
-    """What sources are built from besides their own configuration."""
+    """What sources are built from in addition to their own configuration."""
 
     data: DataConfig
     images: TrainingImages
@@ -56,15 +56,15 @@ def build_mixture(
 
     Args:
         config: sources, weights, excluded images.
-        seed: of the run.
-        encoder: the run's; dialogues of foreign text are cut to what it takes. Not needed for other sources.
-        images: from `benchmark_images`, where the caller wants to know afterwards what is trained on.
-        with_part_maps: False where no part pretext reads them.
-        has_marks: whether the run's system writes marks such as [SEG] into answers; `mmr` then takes over the file's.
+        seed: the run's seed.
+        encoder: the run's encoder; only `llava_instruct` needs it, to cut dialogues to its token limit.
+        images: from `benchmark_images`, for callers that need to know afterwards which images are trained on.
+        with_part_maps: False if no part pretext reads them.
+        has_marks: whether the run's system writes marks such as [SEG] into answers; `mmr` then keeps the file's marks.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
-        ValueError: a folder is broken, nothing is left of it after the exclusion, or the configuration is.
+        ValueError: a folder or the configuration is broken, or no image of a folder is left after the exclusion.
     """
     for source in config.sources:
         check_source(source, config)
@@ -89,10 +89,10 @@ def build_mixture(
 
 
 def check_source(source: SourceConfig, config: DataConfig) -> None:
-    """Check that a source says what its kind needs and nothing else.
+    """Check that a source sets what its kind needs and nothing else.
 
     Raises:
-        ValueError: it does not; names the source.
+        ValueError: it does not; the message names the source.
     """
     where = f"data source {source.kind} of {source.path or source.dataset or config.dataset_dir}"
     if source.question_types and source.kind != "explanatory":
@@ -101,9 +101,9 @@ def check_source(source: SourceConfig, config: DataConfig) -> None:
     if is_download and config.dataset_dir is None:
         raise ValueError(f"{where}: set data.dataset_dir to the root of the downloads (python -m plum data-status)")
     if is_download == bool(source.path):
-        raise ValueError(f"{where}: {'it reads dataset_dir, leave path out' if is_download else 'path is missing'}")
+        raise ValueError(f"{where}: {'it reads dataset_dir; remove path' if is_download else 'path is missing'}")
     if bool(source.dataset) != (source.kind in ("semantic", "referring")):
-        raise ValueError(f"{where}: `semantic` and `referring` need dataset, other kinds have none")
+        raise ValueError(f"{where}: `semantic` and `referring` need dataset; other kinds must not set it")
     if source.legacy_unaligned_qa and source.kind != "mmr":
         raise ValueError(f"{where}: legacy_unaligned_qa belongs to `mmr` alone")
     known = [group.name for group in config.groups]
@@ -112,12 +112,12 @@ def check_source(source: SourceConfig, config: DataConfig) -> None:
 
 
 def choose_sources(config: DataConfig) -> list[SourceConfig]:
-    """The sources that are there; all, unless `allow_missing`.
+    """Return the sources to use: all, or with `allow_missing` only the available ones.
 
-    Only a source without its first file or folder is left out: half a download is an error when it is read.
+    A source is left out only if its first file or folder is missing; reading an incomplete download is an error.
 
     Raises:
-        ValueError: none is there.
+        ValueError: none is available.
     """
     if not config.allow_missing:
         return list(config.sources)
@@ -134,13 +134,13 @@ def choose_sources(config: DataConfig) -> list[SourceConfig]:
 
 
 def share_weights(sources: Sequence[SourceConfig], config: DataConfig) -> list[float]:
-    """Weight of each source in the mixture: a group's is divided among those of its sources that are there."""
+    """Return each source's weight in the mixture; a group's weight is divided among its available sources."""
     sums: defaultdict[str, float] = defaultdict(float)
     for source in sources:
         sums[source.group] += source.weight
     groups = {group.name: group.weight for group in config.groups}
     for name in sorted(groups.keys() - sums.keys()):
-        logger.warning("no source of the group %r is there: the mixture goes without it", name)
+        logger.warning("no source of the group %r is available: the mixture leaves it out", name)
     return [
         groups[source.group] * source.weight / sums[source.group] if source.group else source.weight
         for source in sources
@@ -148,12 +148,12 @@ def share_weights(sources: Sequence[SourceConfig], config: DataConfig) -> list[f
 
 
 def benchmark_images(config: DataConfig) -> TrainingImages:
-    """The benchmark's images as a configuration names them; building a mixture notes which of them it meets."""
+    """Return the benchmark's images that a configuration names; building a mixture records which of them it meets."""
     return TrainingImages(load_excluded(config.exclude_images), load_excluded(config.count_images))
 
 
 def load_excluded(question_paths: Sequence[str]) -> ExcludedImages:
-    """Images of the given question folders and record files."""
+    """Return the images of the given question folders and record files."""
     paths = {question.image_path for path in question_paths for question in load_questions(Path(path)).questions}
     return ExcludedImages(sorted(paths))
 

@@ -1,7 +1,7 @@
-"""The downloads of stage 0 and of further benchmarks: their places under one root, purpose, terms and source.
+"""The downloads for stage 0 and for further benchmarks: their paths under one root, purpose, licence and source.
 
-Licences are repeated as the publishers state them, to the best of our knowledge; read theirs before use. Links are the
-ones that the LISA family names; some of these servers come and go.
+Licences are given as the publishers state them, to the best of our knowledge; read the originals before use. Links are
+those that the LISA family names; some of these servers are not always available.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,15 +13,15 @@ COCO_PHOTOS = "photographs: Flickr's terms of use"
 REFER_SOURCE = "https://github.com/lichengunc/refer, or through web.archive.org/web/2022/https://bvisionweb1.cs.unc.edu"
 REFER_LICENCE = f"none stated for the sentences; COCO's annotations: CC BY 4.0; {COCO_PHOTOS}"
 DATA_OF_KIND = {"llava_instruct": "llava_instruct", "reasoning": "reason_seg", "mmr": "mmr"}
-"""Data sets of the kinds of source that have only one."""
+"""Data set of each kind of source that has only one."""
 BENCHMARK = "benchmark"
-"""Group of the sets that are only validated on."""
+"""Group of the data sets that are used for validation only."""
 COCO_SOURCE = "http://images.cocodataset.org/zips"
 
 
 @dataclass(frozen=True)
 class Need:
-    """Files of a data set: a file, or those of a folder that fit `pattern`."""
+    """Files of a data set: one file, or the files of a folder that match `pattern`."""
 
     what: str
     path: str
@@ -33,13 +33,13 @@ class CatalogueEntry:
     """One data set.
 
     Attributes:
-        name: as in `SourceConfig.dataset`, where it has one.
-        group: of the mixture.
+        name: as in `SourceConfig.dataset`, if the kind has one.
+        group: its group in the mixture.
         purpose: what it teaches.
         needs: its files, relative to the root.
         licence: its terms.
         source: where users get it.
-        next_step: what to do with it before training; empty: nothing.
+        next_step: command to run before training; empty: none.
     """
 
     name: str
@@ -52,7 +52,7 @@ class CatalogueEntry:
 
 
 class State(Enum):
-    """How much of a data set is there."""
+    """How complete a data set is."""
 
     THERE = "there"
     PARTLY = "partly there"
@@ -61,7 +61,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Found:
-    """A need and how many of its files are there."""
+    """A need and the number of its files that were found."""
 
     need: Need
     count: int
@@ -69,14 +69,14 @@ class Found:
 
 @dataclass(frozen=True)
 class EntryStatus:
-    """A data set and what of it is under the root."""
+    """A data set and which of its files are under the root."""
 
     entry: CatalogueEntry
     found: tuple[Found, ...]
 
     @property
     def state(self) -> State:
-        """All of it, some, or nothing."""
+        """Whether all of it, some of it or nothing was found."""
         if all(one.count for one in self.found):
             return State.THERE
         return State.PARTLY if any(one.count for one in self.found) else State.MISSING
@@ -86,7 +86,7 @@ def survey(root: Path, entries: Iterable[CatalogueEntry] | None = None) -> tuple
     """Count the files of every data set under a root.
 
     Raises:
-        FileNotFoundError: the root is no folder.
+        FileNotFoundError: the root is not a folder.
     """
     if not root.is_dir():
         raise FileNotFoundError(
@@ -99,7 +99,7 @@ def survey(root: Path, entries: Iterable[CatalogueEntry] | None = None) -> tuple
 
 
 def count_files(path: Path, pattern: str) -> int:
-    """Number of files: 0 or 1 of a file, those that fit the pattern of a folder."""
+    """Return the number of files: 0 or 1 for a file, the number of matches for a folder with a pattern."""
     if not pattern:
         return int(path.is_file())
     return sum(1 for _ in path.glob(pattern)) if path.is_dir() else 0

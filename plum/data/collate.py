@@ -1,4 +1,4 @@
-"""Samples to one batch: images for both towers, padded token rows, phrase positions, masks at original resolution."""
+"""Collate samples into a batch: images for both towers, padded token rows, phrase positions, full-resolution masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from plum.train_config import DataConfig
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Right-padded rows, LongTensor [N, T] each, and their phrases."""
+    """Right-padded rows, each LongTensor [N, T], and their phrases."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -53,11 +53,11 @@ class Collator:
         """Collate samples.
 
         Args:
-            samples: one or more; one conversation at least each.
+            samples: one or more, each with at least one conversation.
 
         Raises:
-            ValueError: naming the sample: masks or maps of another size than the image, masks that do not pair with
-                phrases, a phrase that falls on no token, a conversation that is too long.
+            ValueError: masks or maps differ in size from the image, masks do not pair with phrases, a phrase falls on
+                no token, or a conversation is too long; the message names the sample.
         """
         for sample in samples:
             check_sample(sample)
@@ -113,7 +113,7 @@ class Collator:
 
 
 def _is_segmented(sample: Sample) -> bool:
-    """Whether SAM has to read the sample's image: for a phrase, or for the tiny recipe's part pretext."""
+    """Return whether SAM has to encode the sample's image, for a phrase or for the tiny recipe's part pretext."""
     return sample.part_map is not None or any(item.masks for row in sample.conversations for item in row)
 
 
@@ -121,8 +121,8 @@ def check_sample(sample: Sample) -> None:
     """Check what the encoder cannot see.
 
     Raises:
-        ValueError: naming the sample: no conversation, masks without an image, masks and phrases that do not pair up, a
-            mask or map of another size than the image.
+        ValueError: the sample has no conversation, masks without an image, masks that do not pair with its phrases, or
+            a mask or map that differs in size from the image; the message names the sample.
     """
     where = f"{sample.sample_id} ({sample.source})"
     if not sample.conversations:
@@ -144,10 +144,10 @@ def check_sample(sample: Sample) -> None:
 
 
 def write_targets(sample: Sample, notation: TargetNotation) -> Sample:
-    """Write a sample's answers as the system does, masks one per target.
+    """Write a sample's answers in the system's notation, with one mask per target.
 
     Raises:
-        ValueError: naming the sample: its text holds a mark of the notation.
+        ValueError: the sample's text holds a mark of the notation; the message names the sample.
     """
     try:
         conversations = tuple(
@@ -174,7 +174,7 @@ def pad_rows(rows: Sequence[EncodedConversation], pad_id: int) -> TokenRows:
 
 
 def stack_pixels(pixels: Sequence[Tensor], size: int) -> Tensor:
-    """Stack inputs of one tower to [B, 3, size, size]; B may be 0."""
+    """Stack the inputs of one tower to [B, 3, size, size]; B may be 0."""
     return torch.stack(list(pixels)) if pixels else torch.zeros(0, 3, size, size)
 
 
@@ -189,7 +189,7 @@ def _check_size(where: str, what: str, found: tuple[int, ...], size: tuple[int, 
 
 
 def _image_index(samples: Sequence[Sample]) -> Tensor:
-    """Row of each conversation's image among the images of the batch."""
+    """Return the row of each conversation's image among the images of the batch."""
     index: list[int] = []
     image = 0
     for sample in samples:

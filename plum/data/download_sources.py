@@ -1,4 +1,4 @@
-"""Sources made of downloads in LISA's folder layout (`DataConfig.dataset_dir`), by kind."""
+"""Build sources from downloads in LISA's folder layout (`DataConfig.dataset_dir`), by kind."""
 
 from collections.abc import Container
 from pathlib import Path
@@ -29,19 +29,19 @@ def build_download(
     *,
     has_marks: bool,
 ) -> Source:
-    """Build a source of the kinds `semantic`, `referring`, `reasoning`, `llava_instruct`, `mmr`: its training split.
+    """Build the training split of a source of kind `semantic`, `referring`, `reasoning`, `llava_instruct` or `mmr`.
 
     Args:
         source: its configuration.
         root: `DataConfig.dataset_dir`.
-        conversations_per_image: most conversations of one image in a sample.
+        conversations_per_image: maximum number of conversations about one image in a sample.
         excluded: image files that may not be trained on.
-        encoder: the run's; `llava_instruct` needs it.
+        encoder: the run's encoder; `llava_instruct` needs it.
         has_marks: whether the run's system writes marks such as [SEG] into answers.
 
     Raises:
         FileNotFoundError: files are missing.
-        ValueError: an unknown data set, a broken file, or nothing to train on.
+        ValueError: the data set is unknown, a file is broken, or nothing is left to train on.
     """
     if source.kind == "semantic":
         return SemanticSource(LabelMaps(root, source.dataset, excluded), conversations_per_image)
@@ -64,10 +64,10 @@ def build_download(
 
 
 def find_marker(source: SourceConfig, dataset_dir: str | None) -> Path:
-    """The file or folder without which a source is not there at all.
+    """Return the file or folder without which a source counts as missing.
 
     Raises:
-        ValueError: an unknown data set.
+        ValueError: the data set is unknown.
     """
     if source.path:
         return Path(source.path)

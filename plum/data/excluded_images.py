@@ -1,4 +1,4 @@
-"""Images of the benchmark in the training data: kept out, or only counted, and reported when a run starts."""
+"""Benchmark images in the training data: excluded or only counted, and reported when a run starts."""
 
 import hashlib
 from collections import defaultdict
@@ -9,11 +9,11 @@ from partonomy.datasets.photographs import coco_number
 
 
 class ExcludedImages:
-    """A set of image files that knows its photographs under other names too.
+    """A set of image files that also recognises its photographs under other names.
 
-    A path is in it when it is the same file, a photograph of the same COCO number (COCO_train2014_000000123456 and
-    000000123456 are one), or another file of the same name with the same bytes: drawn or numbered data sets reuse names
-    for different images. Where one of two files of a name is not on this machine, the name decides.
+    A path is in the set if it is the same file, a photograph with the same COCO number (COCO_train2014_000000123456 and
+    000000123456 are the same), or another file with the same name and the same bytes; synthetic and numbered data sets
+    reuse names for different images. If one of two files of the same name is not on this machine, the name decides.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -34,7 +34,7 @@ class ExcludedImages:
         return isinstance(path, Path) and self.identify(path) is not None
 
     def identify(self, path: Path) -> str | None:
-        """Name of the photograph of this set that a file shows, the same for all of its files; None: none."""
+        """Return the name of the set's photograph that a file shows, the same for all of its files, or None."""
         number = coco_number(path.name)
         if number in self._by_number:
             return number
@@ -46,14 +46,14 @@ class ExcludedImages:
 
 
 class TrainingImages:
-    """Says of every image of the sources whether it is left out, and remembers what of the benchmark it met.
+    """Decides for every image of the sources whether it is left out, and records which benchmark images it met.
 
     Args:
         excluded: images that may not be trained on.
-        counted: images that may, but are counted.
+        counted: images that may be trained on, but are counted.
 
     Attributes:
-        left_out, trained_on: names of the photographs of either set that sources hold.
+        left_out, trained_on: names of the excluded and of the counted photographs that the sources hold.
         kept: files that are trained on.
     """
 
@@ -65,7 +65,7 @@ class TrainingImages:
         self.kept: set[Path] = set()
 
     def __contains__(self, path: object) -> bool:
-        """Whether an image must be left out."""
+        """Return whether an image must be left out."""
         if not isinstance(path, Path):
             return False
         name = self.excluded.identify(path)
@@ -79,7 +79,7 @@ class TrainingImages:
         return False
 
     def describe(self) -> str:
-        """One line about the overlap of benchmark and training data."""
+        """Return one line about the overlap of benchmark and training data."""
         return (
             f"benchmark images in the training data: {len(self.left_out)} of {len(self.excluded)} found and left out "
             f"(exclude_images), {len(self.trained_on)} of {len(self.counted)} found and trained on (count_images)"

@@ -1,6 +1,6 @@
 """Micro-batches of one rank, in the order of the run.
 
-Batches leave the loader processes as one piece of shared memory each.
+Each batch leaves its loader process as a single piece of shared memory.
 """
 
 import io
@@ -25,8 +25,8 @@ Layout = tuple[tuple[torch.dtype, tuple[int, ...]], ...]
 class PackedBatch:
     """A batch whose tensors lie in one buffer.
 
-    content: the batch, pickled, with the number of each tensor in its place
-    layout: per tensor, its dtype and shape; in the buffer those of larger items come first, so that all are aligned
+    content: the pickled batch, with the number of each tensor in its place
+    layout: dtype and shape of each tensor; in the buffer tensors with larger items come first, so that all are aligned
     buffer: uint8 [bytes]
     """
 
@@ -37,17 +37,17 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class PackingCollator:
-    """The collator of a loader process: collates, then packs."""
+    """Collator of a loader process: collates samples, then packs the batch."""
 
     collate: Callable[[Sequence[Sample]], Batch]
 
     def __call__(self, samples: Sequence[Sample]) -> PackedBatch:
-        """Collate samples; raises what the collator does."""
+        """Collate and pack samples; raises what the collator raises."""
         return pack_batch(self.collate(samples))
 
 
 def pack_batch(batch: Batch) -> PackedBatch:
-    """Copy the tensors of a batch, which lie in main memory, into one buffer."""
+    """Copy the tensors of a batch (in main memory) into one buffer."""
     file = io.BytesIO()
     pickler = _TensorPickler(file)
     pickler.dump(batch)
@@ -60,7 +60,7 @@ def pack_batch(batch: Batch) -> PackedBatch:
 
 
 def unpack_batch(packed: PackedBatch) -> Batch:
-    """Return the batch, its tensors views of the buffer."""
+    """Return the batch; its tensors are views of the buffer."""
     batch = _TensorUnpickler(io.BytesIO(packed.content), _views(packed.buffer, packed.layout)).load()
     assert isinstance(batch, Batch)
     return batch
@@ -75,14 +75,14 @@ def _views(buffer: Tensor, layout: Layout) -> list[Tensor]:
 
 
 class _TensorPickler(pickle.Pickler):
-    """Leaves tensors out, and keeps them."""
+    """Replaces tensors by their numbers, and keeps them."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.tensors: list[Tensor] = []
 
     def persistent_id(self, obj: object) -> int | None:
-        """Number of a tensor; None for everything else."""
+        """Return the number of a tensor; None for everything else."""
         if not isinstance(obj, Tensor):
             return None
         self.tensors.append(obj)
@@ -97,7 +97,7 @@ class _TensorUnpickler(pickle.Unpickler):
         self.tensors = tensors
 
     def persistent_load(self, pid: int) -> Tensor:
-        """Tensor of a number."""
+        """Return the tensor with a number."""
         return self.tensors[pid]
 
 
@@ -145,15 +145,15 @@ def load_batches(
     Args:
         mixture: the run's samples.
         collator: makes batches.
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of ranks.
         micro_batch_size: images per rank and micro-batch.
         start_micro_batch: first micro-batch (0, or where a resumed run stopped).
         num_workers: loader processes; 0 loads in a thread of this process.
-        num_micro_batches: how many batches to yield, counted from `start_micro_batch`.
+        num_micro_batches: number of batches to yield, counted from `start_micro_batch`.
 
     Returns:
-        `num_micro_batches` batches, in order whatever `num_workers` is. An error comes in its batch's turn.
+        `num_micro_batches` batches, in the same order for any `num_workers`. An error is raised in its batch's turn.
     """
     positions = RankPositions(rank, world_size, micro_batch_size, start_micro_batch, num_micro_batches)
     if num_workers == 0:
@@ -170,9 +170,9 @@ def load_batches(
 
 
 def _load_ahead(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Load the next batch in a thread while the one before it is trained on.
+    """Load the next batch in a thread while the current one is trained on.
 
-    Decoding, resizing and tokenizing let go of the interpreter, as training does in its backward pass and where it
+    Decoding, resizing and tokenizing release the interpreter lock, as training does in its backward pass and while it
     waits for other ranks.
     """
     batches = iter(loader)

@@ -1,6 +1,6 @@
-"""The training mixture: which sample stands at position k of a run, as a function of (seed, k) alone.
+"""The training mixture: the sample at position k of a run, as a function of (seed, k) only.
 
-Nothing is remembered between samples, so a resumed run needs only its micro-batch counter, and any split of the
+There is no state between samples. A resumed run therefore needs only its micro-batch counter, and any split of the
 positions over ranks and loader processes sees the same stream.
 """
 
@@ -16,14 +16,14 @@ from plum.data.sources.base import Source
 from plum.structures import Sample
 
 BLOCK = 1000
-"""Positions within which every source gets exactly its share."""
+"""Number of positions within which every source gets exactly its share."""
 
 _SOURCE_ORDER, _ITEM_ORDER, _SAMPLE, _LENGTH_GROUPS = range(4)  # keeps the uses of the seed apart
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What stands at one position: the source's number, the record's index, the pass over the source."""
+    """The draw at one position: the source's number, the record's index, and the pass over the source."""
 
     source: int
     index: int
@@ -39,14 +39,15 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
     Args:
         sources: at least one, none empty.
         weights: one positive share per source, relative to the others.
-        seed: of the run.
+        seed: the run's seed.
         part_vocabulary: sorted object-part names; class c of a sample's part map is `part_vocabulary[c - 1]`.
         class_pixels: pixels of each class of the part maps over all images, background first; empty without part maps.
         group_by_length: size of the groups of successive samples of similar length; 0: samples come as they are drawn.
-        spread_lengths: successive samples to be put so that equal pieces of them are of like lengths; 0: as drawn.
+        spread_lengths: number of successive samples ordered so that equal pieces have similar lengths; 0: as drawn.
 
     Raises:
-        ValueError: no source, an empty one, a weight that is not positive or too small for a block, both orders.
+        ValueError: there is no source, a source is empty, a weight is not positive or too small for a block, or both
+            orders by length are set.
     """
 
     def __init__(
@@ -79,23 +80,23 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         """Make the sample at a position.
 
         Raises:
-            ValueError: the record there is broken; names it.
+            ValueError: the record at the position is broken; the message names it.
         """
         drawn = self.drawn_position(position)
         draw = self.locate(drawn)
         return self.sources[draw.source].sample(draw.index, self._generator(drawn))
 
     def drawn_position(self, position: int) -> int:
-        """Say which position of the stream as it is drawn comes at `position` of the run.
+        """Return the position in the stream as drawn that comes at `position` of the run.
 
-        Without an order by length that is `position`; with it, a place in the same window: `WINDOW_GROUPS` groups, or
-        the samples that are spread.
+        Without an order by length it is `position` itself. With one it lies in the same window: `WINDOW_GROUPS` groups,
+        or the samples that are spread.
         """
         size = self.group_by_length * WINDOW_GROUPS or self.spread_lengths
         if not size:
             return position
         window, offset = divmod(position, size)
-        if window != self._window:  # positions come in order, so that one window is enough to remember
+        if window != self._window:  # positions come in order, so that one cached window is enough
             lengths = np.array([self._text_length(k) for k in range(window * size, (window + 1) * size)])
             self._window, self._window_order = window, self._order(window, lengths)
         return window * size + int(self._window_order[offset])
@@ -111,11 +112,11 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         return self.sources[draw.source].text_length(draw.index, self._generator(drawn))
 
     def _generator(self, drawn: int) -> np.random.Generator:
-        """Return the randomness of a sample."""
+        """Return the random generator of a sample."""
         return np.random.default_rng((self.seed, _SAMPLE, drawn))
 
     def locate(self, position: int) -> Draw:
-        """Say what is drawn at a position, without loading it.
+        """Return what is drawn at a position, without loading it.
 
         Raises:
             IndexError: the position is negative.
@@ -131,7 +132,7 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
 
 
 def _share_block(names: Sequence[str], weights: Sequence[float]) -> tuple[int, ...]:
-    """Positions of a block per source: largest remainders, so that they sum to `BLOCK`."""
+    """Return each source's number of positions in a block, by largest remainders, so that they sum to `BLOCK`."""
     if not names or len(names) != len(weights):
         raise ValueError(f"a mixture needs one weight per source, got {len(names)} sources and {len(weights)} weights")
     total = float(sum(weights))
@@ -144,19 +145,19 @@ def _share_block(names: Sequence[str], weights: Sequence[float]) -> tuple[int, .
         if weight <= 0 or count == 0:
             raise ValueError(
                 f"data source {name}: weight {weight} gives it no sample; use at least {1 / BLOCK:.1%} of the total, "
-                "or take the source out of the mixture"
+                "or remove the source from the mixture"
             )
     return tuple(counts)
 
 
 @lru_cache(maxsize=4)
 def _block_order(seed: int, block: int, counts: tuple[int, ...]) -> np.ndarray:
-    """Source of every position of a block."""
+    """Return the source of every position of a block."""
     sources = np.repeat(np.arange(len(counts)), counts)
     return np.random.default_rng((seed, _SOURCE_ORDER, block)).permutation(sources)
 
 
 @lru_cache(maxsize=32)
 def _item_order(seed: int, source: int, epoch: int, length: int) -> np.ndarray:
-    """Order of a source's records in one pass."""
+    """Return the order of a source's records in one pass."""
     return np.random.default_rng((seed, _ITEM_ORDER, source, epoch)).permutation(length)

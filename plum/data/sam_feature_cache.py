@@ -1,7 +1,7 @@
-"""SAM's image embeddings on disk: a frozen encoder sees every image once, however many epochs and runs read it.
+"""SAM's image embeddings on disk, so that a frozen encoder runs once per image for any number of epochs and runs.
 
-An embedding is found by the content of its image, the encoder's weights and how images become the encoder's input, so
-that a stale one is never returned. Files are written beside their place and renamed: processes may share a folder.
+The key of an embedding is the content of its image, the encoder's weights and its preprocessing, so that a stale one is
+never returned. Writes are atomic, so that processes may share a folder.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 TENSOR_NAME = "embedding"
 RECOUNT_SHARE = 0.01
-"""After writing this share of the limit a process counts again what the others have written."""
+"""After writing this share of the limit, a process measures the folder again, to include what others have written."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class SamPreprocessing:
 
     Attributes:
         image_size: side of the padded square input in pixels; the longest side of the image becomes this long.
-        dtype: the encoder's, as torch names it ("float32", "bfloat16").
+        dtype: the encoder's dtype, as torch names it ("float32", "bfloat16").
         mean, std: pixel statistics, RGB, 0 to 255.
-        resampling: of PIL.
+        resampling: PIL's resampling filter.
     """
 
     image_size: int
@@ -49,11 +49,11 @@ class SamFeatureCache:
     """Embeddings of one encoder, one safetensors file per image; picklable for loader processes.
 
     Args:
-        folder: shared by all encoders; each has a folder of its own in it.
-        weights_hash: of the encoder, from `hash_weights`.
-        preprocessing: of its input.
-        max_bytes: nothing is added to `folder` beyond this size, and the log says so once; several processes may each
-            pass it by 1%. None: no limit.
+        folder: shared by all encoders; each has its own subfolder.
+        weights_hash: hash of the encoder's weights, from `hash_weights`.
+        preprocessing: preprocessing of the encoder's input.
+        max_bytes: nothing is added to `folder` beyond this size, which is logged once; each of several processes may
+            exceed it by 1%. None: no limit.
 
     Raises:
         ValueError: `folder` is a file.
@@ -75,7 +75,7 @@ class SamFeatureCache:
         self._is_full = False
 
     def get(self, image_hash: str) -> Tensor | None:
-        """Read an embedding [C, h, w], on the CPU, in the dtype it was put in; None when it is not there.
+        """Read an embedding [C, h, w], on the CPU, in the dtype in which it was stored; None if it is missing.
 
         Raises:
             ValueError: the file is damaged.
@@ -87,12 +87,12 @@ class SamFeatureCache:
             with safe_open(path, framework="pt") as tensors:
                 return tensors.get_tensor(TENSOR_NAME)
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}): delete it and it will be computed again") from error
+            raise ValueError(f"{path} is damaged ({error}): delete it, and it will be computed again") from error
 
     def put(self, image_hash: str, embedding: Tensor) -> None:
-        """Keep an embedding [C, h, w], unless it is there already or the cache is full.
+        """Store an embedding [C, h, w], unless it exists or the cache is full.
 
-        A folder that takes no more (a full disk) is warned of and no longer written to: nobody needs the cache.
+        If a write fails (a full disk), a warning is logged and nothing more is written: the cache is optional.
         """
         path = self._path(image_hash)
         if self._is_full or path.exists():
@@ -112,15 +112,15 @@ class SamFeatureCache:
         self._since_count += embedding.nbytes
 
     def size_in_bytes(self) -> int:
-        """What the whole folder holds now, other encoders' embeddings included."""
+        """Return the size of the whole folder, other encoders' embeddings included."""
         return sum(file.stat().st_size for file in self.root.rglob("*.safetensors"))
 
     def count_images(self) -> int:
-        """Number of this encoder's embeddings."""
+        """Return the number of this encoder's embeddings."""
         return sum(1 for _ in self.folder.rglob("*.safetensors"))
 
     def _size(self) -> int:
-        """The folder's size, counted again now and then, since other processes write too."""
+        """Return the folder's size, measured again now and then, since other processes write to it, too."""
         assert self.max_bytes is not None
         if self._counted is None or self._since_count > RECOUNT_SHARE * self.max_bytes:
             self._counted, self._since_count = self.size_in_bytes(), 0
@@ -130,7 +130,7 @@ class SamFeatureCache:
         return self.folder / image_hash[:2] / f"{image_hash}.safetensors"
 
     def _write(self, path: Path, embedding: Tensor) -> None:
-        """Write beside the place, then rename: other processes see a whole file or none."""
+        """Write to a temporary file, then rename it, so that other processes see a complete file or none."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             save_file({TENSOR_NAME: embedding}, temporary)
@@ -140,7 +140,7 @@ class SamFeatureCache:
             temporary.unlink(missing_ok=True)
 
     def _describe(self) -> None:
-        """Say in the folder which encoder its embeddings are of."""
+        """Record in the folder which encoder its embeddings belong to."""
         path = self.folder / "about.json"
         if not path.exists():
             temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -149,7 +149,7 @@ class SamFeatureCache:
 
 
 def hash_image(image: np.ndarray) -> str:
-    """Digest of an image's pixels and size.
+    """Return a digest of an image's pixels and size.
 
     Args:
         image: uint8 RGB (H, W, 3), original-image pixels.
@@ -160,9 +160,9 @@ def hash_image(image: np.ndarray) -> str:
 
 
 def hash_weights(encoder: nn.Module, dtype: torch.dtype) -> str:
-    """Digest of a module's weights as they compute in `dtype`, whatever they are held in now.
+    """Return a digest of a module's weights cast to `dtype`, independent of their current dtype.
 
-    Training holds float32 weights when it asks, evaluation already cast ones: both find the same embeddings.
+    Training calls it with float32 weights, evaluation with weights already cast; both find the same embeddings.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):

@@ -1,1 +1,1 @@
-"""Will a configuration run here, and will it fit? Environment, folders, memory, a known answer."""
+"""Checks before a run: environment, folders, memory estimate, and a known answer."""

@@ -1,4 +1,4 @@
-"""What is installed: packages against requirements.txt, GPUs, DeepSpeed's operations."""
+"""Check the installation: packages against requirements.txt, GPUs, DeepSpeed's operations."""
 
 import importlib
 import importlib.metadata
@@ -18,11 +18,11 @@ _PIN = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?==([^\s;#]+)")
 
 
 def examine_environment(engine: EngineConfig, requirements: Path = REQUIREMENTS) -> list[Finding]:
-    """Look at Python, packages and GPUs.
+    """Examine Python, packages and GPUs.
 
     Args:
-        engine: what the run needs of them.
-        requirements: the pins; without the file (an installed package) those of the installed distribution.
+        engine: the run's engine, which decides what is needed.
+        requirements: file with the pins; if it is missing (an installed package), the installed distribution's pins.
     """
     return [
         *examine_python(),
@@ -43,7 +43,7 @@ def read_pins(requirements: Path) -> list[tuple[str, str]]:
 
 
 def examine_python() -> list[Finding]:
-    """Python itself."""
+    """Examine Python itself."""
     version = platform.python_version()
     is_old = tuple(int(part) for part in version.split(".")[:2]) < PYTHON
     to_do = f"needs {'.'.join(map(str, PYTHON))} or newer" if is_old else ""
@@ -51,7 +51,7 @@ def examine_python() -> list[Finding]:
 
 
 def examine_package(name: str, pin: str) -> Finding:
-    """One package; another version than the pinned one is only a remark."""
+    """Examine one package; a version other than the pinned one is only a remark."""
     try:
         found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -62,7 +62,7 @@ def examine_package(name: str, pin: str) -> Finding:
 
 
 def examine_torchvision() -> list[Finding]:
-    """Optional, but a build that does not fit torch breaks transformers."""
+    """Examine torchvision, which is optional; but a build that does not match torch breaks transformers."""
     if importlib.util.find_spec("torchvision") is None:
         return [Finding(State.FINE, "torchvision", "absent (not needed)")]
     try:
@@ -76,7 +76,7 @@ def examine_torchvision() -> list[Finding]:
 
 
 def examine_quantization(engine: EngineConfig) -> list[Finding]:
-    """Look for bitsandbytes where the run packs its base."""
+    """Look for bitsandbytes if the run quantizes its base."""
     if engine.base_quantization == "none":
         return []
     what = f"bitsandbytes (engine.base_quantization {engine.base_quantization})"
@@ -87,7 +87,7 @@ def examine_quantization(engine: EngineConfig) -> list[Finding]:
 
 
 def examine_devices(engine: EngineConfig) -> list[Finding]:
-    """GPUs, and DeepSpeed's operations where it is used."""
+    """Examine the GPUs, and DeepSpeed's operations if the run uses it."""
     if torch.cuda.is_available():
         return [*_examine_gpus(engine), *_examine_operations()]
     none = Finding(State.REMARK, "GPU", "none: training runs on CPU processes", "")
@@ -95,7 +95,7 @@ def examine_devices(engine: EngineConfig) -> list[Finding]:
 
 
 def _examine_gpus(engine: EngineConfig) -> list[Finding]:
-    """Every GPU with its memory; bf16 where the run computes in it."""
+    """Examine every GPU: its memory, and bf16 support if the run computes in bf16."""
     findings = [Finding(State.FINE, "CUDA of torch", str(torch.version.cuda))]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -109,10 +109,10 @@ def _examine_gpus(engine: EngineConfig) -> list[Finding]:
 
 
 def _examine_operations() -> list[Finding]:
-    """Which of DeepSpeed's own operations are compiled; the optimizer here is torch's, so that none has to be."""
+    """List which of DeepSpeed's own operations are compiled; none has to be, since the optimizer is torch's."""
     if importlib.util.find_spec("deepspeed") is None:
         return []
     versions = importlib.import_module("deepspeed.git_version_info")
     built = sorted(name for name, is_built in versions.installed_ops.items() if is_built)
-    found = ", ".join(built) or "none compiled beforehand"
+    found = ", ".join(built) or "none precompiled"
     return [Finding(State.FINE, "DeepSpeed operations", f"{found} (torch's fused AdamW is used)")]

@@ -1,4 +1,4 @@
-"""SHA-256 of large files, remembered by size and time of change, so that a second look is quick."""
+"""SHA-256 of large files, cached by size and modification time, so that a second run is fast."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ CHUNK_BYTES = 2**24
 
 @dataclass(frozen=True)
 class HashedFile:
-    """A file as it was hashed."""
+    """State and hash of a file at the time it was hashed."""
 
     size: int
     mtime_ns: int
@@ -28,21 +28,22 @@ _ADAPTER = TypeAdapter(dict[str, HashedFile])
 
 
 def default_cache() -> Path:
-    """Where hashes are remembered: `$XDG_CACHE_HOME`/plum or ~/.cache/plum."""
+    """Return the default cache file, in `$XDG_CACHE_HOME`/plum or ~/.cache/plum."""
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(root).expanduser() / "plum" / "file_hashes.json"
 
 
 def hash_large_files(files: Sequence[Path], cache: Path, is_quiet: bool = False) -> dict[Path, str]:
-    """Return the SHA-256 of every file, reading only those that are new or have changed.
+    """Return the SHA-256 of every file, reading only files that are new or have changed.
 
     Args:
         files: must exist.
-        cache: JSON of earlier results; made if missing. Written after every file, so that an interruption keeps them.
-        is_quiet: no progress bar.
+        cache: JSON of earlier results; created if missing. It is written after every file, so that an interruption
+            loses none.
+        is_quiet: show no progress bar.
 
     Raises:
-        ValueError: the cache is damaged; names it.
+        ValueError: the cache is damaged; the message names it.
     """
     remembered = _read(cache)
     known = {file: remembered.get(str(file.resolve())) for file in files}

@@ -1,11 +1,11 @@
-"""What the doctor says about one thing: fine, a remark, or something needed that is missing."""
+"""Findings of the doctor: fine, a remark, or something needed that is missing."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 
 class State(Enum):
-    """How much it matters."""
+    """Severity of a finding."""
 
     FINE = "ok"
     REMARK = "note"
@@ -14,7 +14,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what was looked at, what was found, and what to do about it (empty: nothing)."""
+    """One line of the report: what was examined, what was found, and what to do about it (empty: nothing)."""
 
     state: State
     what: str

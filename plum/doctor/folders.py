@@ -1,4 +1,4 @@
-"""Folders of data and weights that a configuration names: are they there, are they whole."""
+"""Check that the data and weight folders that a configuration names exist and are complete."""
 
 import hashlib
 import json
@@ -17,9 +17,11 @@ from plum.models.systems.special_tokens import with_special_tokens
 from plum.train_config import DataConfig, SourceConfig, TrainConfig
 from plum.training.initialise import require_same_backbone
 
+WEIGHTS = "*.safetensors"
+
 
 def examine_data(data: DataConfig) -> list[Finding]:
-    """Look at every source, and at the question folders whose images are left out or counted.
+    """Examine every source, and the question folders whose images are excluded or counted.
 
     Raises:
         ValueError: a source's configuration is wrong; see `check_source`.
@@ -28,8 +30,8 @@ def examine_data(data: DataConfig) -> list[Finding]:
     for key, folders in (("exclude_images", data.exclude_images), ("count_images", data.count_images)):
         for folder in folders:
             is_there = Path(folder).exists()
-            to_do = "" if is_there else "make it with `python -m partonomy build` or `import`, or take it off the list"
-            found = folder if is_there else f"{folder} is not there"
+            to_do = "" if is_there else "make it with `python -m partonomy build` or `import`, or remove the entry"
+            found = folder if is_there else f"{folder} does not exist"
             findings.append(Finding(State.FINE if is_there else State.MISSING, f"data.{key}", found, to_do))
     return findings
 
@@ -40,8 +42,8 @@ def _examine_source(source: SourceConfig, data: DataConfig) -> Finding:
     name = f"{source.kind} {source.dataset or source.path}".strip()
     if not marker.exists():
         state = State.REMARK if data.allow_missing else State.MISSING
-        left_out = "left out (data.allow_missing)" if data.allow_missing else "--data.allow_missing true leaves it out"
-        return Finding(state, name, f"{marker} is not there", f"{_where_from(source, data)}{left_out}")
+        left_out = "left out (data.allow_missing)" if data.allow_missing else "--data.allow_missing true skips it"
+        return Finding(state, name, f"{marker} does not exist", f"{_where_from(source, data)}{left_out}")
     if source.path:
         return Finding(State.FINE, name, source.path)
     return _examine_download(source, name, data)
@@ -62,20 +64,17 @@ def _examine_download(source: SourceConfig, name: str, data: DataConfig) -> Find
 def _where_from(source: SourceConfig, data: DataConfig) -> str:
     if source.path:
         return "make it with `python -m partonomy build`; "
-    return f"python -m plum data-status --root {data.dataset_dir} says where to get it; "
-
-
-WEIGHTS = "*.safetensors"
+    return f"python -m plum data-status --root {data.dataset_dir} shows where to get it; "
 
 
 @dataclass(frozen=True)
 class WeightFolder:
-    """A saved model and what lies under it.
+    """A saved model and the bases under it.
 
     Attributes:
         folders: the folder itself, then the base it was trained over, and so on.
-        hashes: SHA-256 of each weight file, "folder/file" in order.
-        sha256: of all of them: the key of known answers. Folder names do not enter.
+        hashes: ("folder/file", SHA-256) of each weight file, in order.
+        sha256: hash over all of them, without folder names; the key of known answers.
     """
 
     folders: tuple[Path, ...]
@@ -84,12 +83,12 @@ class WeightFolder:
 
 
 def examine_weights(config: TrainConfig, cache: Path, is_quiet: bool = False) -> list[Finding]:
-    """Look at `init_from` and `tokenizer`.
+    """Examine `init_from` and `tokenizer`.
 
     Args:
         config: the run.
-        cache: of hashes, see `plum.doctor.file_hashes`.
-        is_quiet: no progress bar.
+        cache: file of cached hashes, see `plum.doctor.file_hashes`.
+        is_quiet: show no progress bar.
     """
     findings = []
     if config.init_from is None:
@@ -98,16 +97,16 @@ def examine_weights(config: TrainConfig, cache: Path, is_quiet: bool = False) ->
         findings += _examine_folder(config, Path(config.init_from), cache, is_quiet)
     if config.tokenizer is not None:
         is_there = Path(config.tokenizer).is_dir()
-        found = config.tokenizer if is_there else f"{config.tokenizer} is not there"
+        found = config.tokenizer if is_there else f"{config.tokenizer} does not exist"
         findings.append(Finding(State.FINE if is_there else State.MISSING, "tokenizer", found))
     return findings
 
 
 def hash_weights(folder: Path, cache: Path, is_quiet: bool = False) -> WeightFolder:
-    """Hash the weight files of a saved model and of what lies under it.
+    """Hash the weight files of a saved model and of the bases under it.
 
     Raises:
-        FileNotFoundError: a folder, or its weights, are not there.
+        FileNotFoundError: a folder or its weights are missing.
     """
     folders = _chain(folder)
     files = [file for one in folders for file in _weight_files(one)]
@@ -120,7 +119,7 @@ def hash_weights(folder: Path, cache: Path, is_quiet: bool = False) -> WeightFol
 def _chain(folder: Path) -> tuple[Path, ...]:
     """Return a saved model and the bases under it."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not there")
+        raise FileNotFoundError(f"{folder} does not exist")
     base_file = folder / BASE_FILE
     if not base_file.is_file():
         return (folder,)
@@ -148,7 +147,7 @@ def _examine_folder(config: TrainConfig, folder: Path, cache: Path, is_quiet: bo
 
 
 def _how_to_make(folder: Path) -> str:
-    """Say how a folder that cannot be used comes to be; a run's model lies in RUN/model."""
+    """Say how to make a folder that cannot be used; a run's model is in RUN/model."""
     if folder.name == "model":
         return f"the model of the run {folder.parent}: train that one first"
     return f"python -m plum convert-llava LLAVA_FOLDER {folder} --sam SAM_FILE --config THIS_CONFIG"

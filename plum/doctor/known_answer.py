@@ -1,7 +1,7 @@
-"""One question about one image, its answer recorded for given weights: does a model still compute what it did?
+"""Regression check of a model: its answer to one question about one image, compared with the answer recorded before.
 
-Answers are kept in a JSON file of the user's, keyed by the hash of the weights and of the image. A base without PLUM's
-heads is asked for its text alone.
+Answers are kept in the user's JSON file, keyed by weights, image, question and dtype. A base without PLUM's heads is
+only asked for its text.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ QUESTION = "What visible parts does the object in the image have?"
 MAX_NEW_TOKENS = 64
 SMALLEST_IOU = 0.95
 LARGEST_AREA_CHANGE = 0.05
-"""Of the recorded area: what another GPU or kernel may move at a mask's border."""
+"""Share of the recorded area that another GPU or kernel may change at a mask's border."""
 
 
 class Verdict(Enum):
@@ -43,13 +43,13 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class KnownAnswer:
-    """What a model said.
+    """A model's answer.
 
     Attributes:
         weights: hash of all weight files, see `plum.doctor.folders`.
-        image: SHA-256 of the pixels.
-        question: what was asked.
-        dtype: the model computed in.
+        image: SHA-256 of the image's size and pixels.
+        question: the question.
+        dtype: dtype in which the model computed.
         text: its answer.
         spans: tagged phrases.
         masks: one per phrase, original-image pixels.
@@ -66,7 +66,7 @@ class KnownAnswer:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A check's outcome, with a line per thing compared."""
+    """Outcome of a check, with one line per item compared."""
 
     verdict: Verdict
     lines: tuple[str, ...]
@@ -82,7 +82,7 @@ def ask(folder: Path, weights: str, image: np.ndarray, question: str, placement:
         folder: the saved model.
         weights: its hash.
         image: uint8 RGB (H, W, 3).
-        question: about the image.
+        question: the question about the image.
         placement: dtype and device to compute in.
     """
     turns = [Turn(Role.USER, question)]
@@ -106,7 +106,7 @@ def compare(known: Sequence[KnownAnswer], answer: KnownAnswer) -> Comparison:
     if not is_same:
         lines.append(f"  recorded: {expected.text!r}")
     if answer.spans != expected.spans or len(answer.masks) != len(expected.masks):
-        lines.append(f"phrases: {len(answer.spans)}, recorded {len(expected.spans)}, or in other places")
+        lines.append(f"phrases: {len(answer.spans)}, recorded {len(expected.spans)}, or at other positions")
         return Comparison(Verdict.FAIL, tuple(lines))
     for index, (mask, recorded) in enumerate(zip(answer.masks, expected.masks, strict=True)):
         is_close, line = _compare_masks(decode_mask(mask), decode_mask(recorded))
@@ -116,7 +116,7 @@ def compare(known: Sequence[KnownAnswer], answer: KnownAnswer) -> Comparison:
 
 
 def _compare_masks(mask: np.ndarray, recorded: np.ndarray) -> tuple[bool, str]:
-    """Say whether two masks are one, and how far apart they are."""
+    """Return whether two masks agree within the tolerances, and a line about their difference."""
     if mask.shape != recorded.shape:
         return False, f"{mask.shape} pixels, recorded {recorded.shape}"
     union = int((mask | recorded).sum())
@@ -127,10 +127,10 @@ def _compare_masks(mask: np.ndarray, recorded: np.ndarray) -> tuple[bool, str]:
 
 
 def read_answers(path: Path) -> tuple[KnownAnswer, ...]:
-    """Read recorded answers; none where there is no file.
+    """Read the recorded answers; none if there is no file.
 
     Raises:
-        ValueError: the file is damaged; names it.
+        ValueError: the file is damaged; the message names it.
     """
     if not path.is_file():
         return ()
@@ -142,7 +142,7 @@ def read_answers(path: Path) -> tuple[KnownAnswer, ...]:
 
 
 def record_answer(path: Path, answer: KnownAnswer) -> None:
-    """Add an answer to a file, in place of an earlier one to the same question."""
+    """Add an answer to a file; it replaces an earlier one with the same weights, image, question and dtype."""
     kept = [one for one in read_answers(path) if _key(one) != _key(answer)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, json.dumps([asdict(one) for one in (*kept, answer)], indent=1) + "\n")
@@ -154,7 +154,7 @@ def hash_image(image: np.ndarray) -> str:
 
 
 def standard_image() -> np.ndarray:
-    """A cart on a meadow, uint8 RGB (480, 640, 3): drawn in integers, so that it is the same everywhere."""
+    """Return a cart on a meadow, uint8 RGB (480, 640, 3), drawn in integers, so that all machines get the same."""
     rows, columns = np.mgrid[:480, :640]
     image = np.stack([120 + rows // 8, 170 + rows // 10, 235 - rows // 12], axis=-1)
     image[rows > 340] = (86, 140, 60)
@@ -172,7 +172,7 @@ def _key(answer: KnownAnswer) -> tuple[str, str, str, str]:
 
 
 def _load_base(folder: Path, placement: Placement) -> Predictor:
-    """Load a converted base under heads that are never asked."""
+    """Load a converted base with fresh heads, which are never used."""
     tokenizer = load_tokenizer(folder)
     config = with_special_tokens(read_model_config(folder), tokenizer)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The memory that a run will need: weights, gradients, optimizer, activations, by component and setting."""
+"""Estimate the memory of a run: weights, gradients, optimizer and activations, by component and setting."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,12 +30,20 @@ from plum.train_config import TrainConfig
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
 """bitsandbytes: one 8-bit scale per 64 weights, one float32 number per 256 scales."""
 PACKED = "llava.language_model"
-"""The component whose linear layers a quantized base packs."""
+"""The component whose linear layers are quantized."""
+CONTEXT_BYTES = 2 * 10**9
+"""Assumption: CUDA context, NCCL's buffers, cuBLAS workspaces."""
+FRAGMENTATION = 0.05
+"""Assumption: share of everything else that the allocator cannot use."""
+HEADER = (
+    "| model | GPUs | parameters | trained | weights | optimizer | gradients, buffers | activations | peak per GPU |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
 
 
 @dataclass(frozen=True)
 class ComponentMemory:
-    """One component: parameters, how many of them are trained, and bytes of its weights on a GPU."""
+    """One component: its parameters, how many of them are trained, and the bytes of its weights on a GPU."""
 
     component: str
     num_parameters: int
@@ -45,16 +53,16 @@ class ComponentMemory:
 
 @dataclass(frozen=True)
 class StaticMemory:
-    """What lies on every GPU before the first forward pass.
+    """Memory on every GPU that does not depend on the micro-batch, in bytes.
 
     Attributes:
         components: weights by component, frozen and trained.
-        gradients: accumulated over micro-batches, float32; this GPU's share under ZeRO-2, whole otherwise.
-        micro_batch_gradients: those of one micro-batch, whole, in the model's dtype, until DeepSpeed has them.
-        gradient_buffers: through which DeepSpeed reduces them, after the backward pass.
-        step_gradients: float32 copy of this GPU's share of the gradients, during the optimizer's step.
-        master_weights: float32 copy of this GPU's share of the trained weights (DeepSpeed alone).
-        moments: Adam's two, of this GPU's share.
+        gradients: gradients accumulated over micro-batches, float32; this GPU's share under ZeRO-2, all otherwise.
+        micro_batch_gradients: all gradients of one micro-batch, in the model's dtype, until DeepSpeed has them.
+        gradient_buffers: buffers through which DeepSpeed reduces them after the backward pass.
+        step_gradients: float32 copy of this GPU's share of the gradients during the optimizer's step.
+        master_weights: float32 copy of this GPU's share of the trained weights (only with DeepSpeed).
+        moments: Adam's two moments of this GPU's share.
     """
 
     components: tuple[ComponentMemory, ...]
@@ -67,12 +75,12 @@ class StaticMemory:
 
     @property
     def num_parameters(self) -> int:
-        """All parameters of the model."""
+        """Number of parameters of the model."""
         return sum(component.num_parameters for component in self.components)
 
     @property
     def num_trained(self) -> int:
-        """Those with gradients."""
+        """Number of trained parameters."""
         return sum(component.num_trained for component in self.components)
 
     @property
@@ -82,15 +90,15 @@ class StaticMemory:
 
     @property
     def resident(self) -> int:
-        """What stays from step to step."""
+        """Bytes that stay from step to step."""
         return self.weights + self.master_weights + self.moments
 
 
 def count_static_memory(config: TrainConfig, num_gpus: int) -> StaticMemory:
-    """Count what a rank holds.
+    """Count the static memory of a rank.
 
     Args:
-        config: the run. Special tokens do not matter and may be unset.
+        config: the run; special tokens do not matter and may be unset.
         num_gpus: ranks over which ZeRO shards.
     """
     components, largest = _count_components(config)
@@ -99,15 +107,15 @@ def count_static_memory(config: TrainConfig, num_gpus: int) -> StaticMemory:
     if config.engine.kind == "plain":
         return StaticMemory(components, trained * FLOAT, 0, 0, 0, 0, 2 * trained * FLOAT)
     share = -(-trained // num_gpus)
-    # A bucket, or a tensor too large for one, is copied to be reduced, and once more where that changes its dtype.
+    # A bucket, or a tensor too large for one, is copied to be reduced, and copied again if that changes its dtype.
     copies = max(bucket, largest) * (size if size == FLOAT else size + FLOAT)
     gradients, buffers, step = share * FLOAT, bucket * size + copies, share * FLOAT
     if size < FLOAT:
-        step = 0  # accumulated in the form the optimizer takes
+        step = 0  # accumulated in the dtype that the optimizer takes
     if config.engine.zero_stage == 1:
         gradients = trained * FLOAT
         if size < FLOAT:
-            # DeepSpeed keeps the last micro-batch's gradients beside the sum, and reduces the sum in one piece.
+            # DeepSpeed keeps the last micro-batch's gradients as well as the sum, and reduces the sum in one piece.
             gradients, buffers = trained * (FLOAT + size), trained * FLOAT
     return StaticMemory(
         components, gradients, trained * size, buffers, step, master_weights=share * FLOAT, moments=2 * share * FLOAT
@@ -117,7 +125,7 @@ def count_static_memory(config: TrainConfig, num_gpus: int) -> StaticMemory:
 def _count_components(config: TrainConfig) -> tuple[tuple[ComponentMemory, ...], int]:
     """Count parameters by component, and those of the largest trained tensor.
 
-    The part pretext of the tiny recipe is not PLUM's and left out.
+    The part pretext of the tiny recipe is not part of PLUM and is left out.
     """
     tokens = config.model.llava.special_tokens or SpecialTokensConfig(image=0, pad=0, eos=0)
     with torch.device("meta"):
@@ -140,7 +148,7 @@ def _count_components(config: TrainConfig) -> tuple[tuple[ComponentMemory, ...],
 
 
 def _weight_bytes(number: int, num_rows: int, size: int, kind: Quantization) -> int:
-    """Bytes of a weight: dense, or packed by bitsandbytes (int8: a float32 scale per row)."""
+    """Return the bytes of a weight: dense, or quantized by bitsandbytes (int8: a float32 scale per row)."""
     if kind == "int8":
         return number + num_rows * FLOAT
     if kind == "nf4":
@@ -149,18 +157,12 @@ def _weight_bytes(number: int, num_rows: int, size: int, kind: Quantization) -> 
     return number * size
 
 
-CONTEXT_BYTES = 2 * 10**9
-"""Assumed: CUDA context, NCCL's buffers, cuBLAS workspaces."""
-FRAGMENTATION = 0.05
-"""Assumed: share of everything else that the allocator cannot use."""
-
-
 @dataclass(frozen=True)
 class Activations:
     """Bytes that autograd keeps from the forward to the backward pass.
 
     Attributes:
-        layers: of the language model (their inputs alone with gradient checkpointing).
+        layers: layers of the language model (only their inputs with gradient checkpointing).
         token_loss: final norm and log-probabilities at supervised positions.
         tagger: span tagger and its loss.
         queries: query projection and KL term.
@@ -177,13 +179,13 @@ class Activations:
 
     @property
     def total(self) -> int:
-        """Everything that is kept."""
+        """Total number of bytes."""
         return self.layers + self.token_loss + self.tagger + self.queries + self.masks + self.mask_losses
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A moment of a step, and what lies on the GPU then beside weights and optimizer, in bytes."""
+    """A moment of a step, and the bytes then on the GPU in addition to weights and optimizer."""
 
     name: str
     num_bytes: int
@@ -191,7 +193,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Memory of one GPU."""
+    """Memory estimate of one GPU."""
 
     num_gpus: int
     workload: Workload
@@ -206,30 +208,30 @@ class MemoryEstimate:
 
     @property
     def allowance(self) -> int:
-        """Assumed cost of CUDA and of the allocator."""
+        """Assumed bytes for CUDA and the allocator."""
         return CONTEXT_BYTES + round(FRAGMENTATION * (self.static.resident + self.busiest.num_bytes))
 
     @property
     def peak(self) -> int:
-        """Estimated peak."""
+        """Estimated peak in bytes."""
         return self.static.resident + self.busiest.num_bytes + self.allowance
 
 
 def estimate_memory(config: TrainConfig, num_gpus: int, assumptions: Assumptions | None = None) -> MemoryEstimate:
-    """Estimate the peak of one GPU.
+    """Estimate the peak memory of one GPU.
 
     Args:
         config: the run; its weights are not needed.
-        num_gpus: how many GPUs it will have.
-        assumptions: about its data; None: the heaviest usual micro-batch.
+        num_gpus: number of GPUs of the run.
+        assumptions: assumptions about its data; None: the heaviest typical micro-batch.
 
     Raises:
         ValueError: a vision tower is trained (the tiny recipe), whose activations no formula here covers.
     """
     if config.trainable.vision_tower or config.trainable.sam_image_encoder:
         raise ValueError(
-            "memory is estimated for frozen vision towers: trainable.vision_tower and trainable.sam_image_encoder are "
-            "of the tiny recipe"
+            "memory is estimated for frozen vision towers: trainable.vision_tower and trainable.sam_image_encoder "
+            "belong to the tiny recipe"
         )
     work = build_workload(config, assumptions or Assumptions())
     static = count_static_memory(config, num_gpus)
@@ -238,7 +240,7 @@ def estimate_memory(config: TrainConfig, num_gpus: int, assumptions: Assumptions
 
 
 def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
-    """Return the bytes that autograd keeps of one micro-batch."""
+    """Return the bytes that autograd keeps for one micro-batch."""
     model = config.model
     language, lora = model.llava.language, model.lora
     is_full = config.trainable.language_model == "full"
@@ -261,7 +263,7 @@ def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
 
 
 def _phases(config: TrainConfig, work: Workload, static: StaticMemory, activations: Activations) -> tuple[Phase, ...]:
-    """List the moments at which memory can peak; each with everything that lives then beside the static part."""
+    """List the moments at which memory can peak, each with the bytes then on the GPU beyond the resident ones."""
     language = config.model.llava.language
     size, logits = work.element_bytes, work.supervised * language.vocab_size
     inputs = _inputs_bytes(config, work)
@@ -288,7 +290,7 @@ def _phases(config: TrainConfig, work: Workload, static: StaticMemory, activatio
 
 
 def _inputs_bytes(config: TrainConfig, work: Workload) -> int:
-    """Return the batch itself and what the towers make of it."""
+    """Return the bytes of the batch itself and of the towers' features."""
     vision, sam = config.model.llava.vision, config.model.sam
     pixels = work.images * 3 * (vision.image_size**2 + sam.image_size**2) * FLOAT
     features = vision.num_image_tokens * config.model.llava.language.hidden_size + grid_size(sam) * sam.prompt_dim
@@ -297,9 +299,9 @@ def _inputs_bytes(config: TrainConfig, work: Workload) -> int:
 
 
 def _sam_encoder_bytes(config: TrainConfig, work: Workload) -> int:
-    """Transient memory of one global block without a graph: attention with its bias, or the MLP, whichever is more.
+    """Return the transient bytes of one global block without a graph: attention with its bias, or the MLP if larger.
 
-    The bias of the relative positions [B, heads, h w, h w] is the most of it.
+    Most of it is the bias of the relative positions [B, heads, h w, h w].
     """
     sam = config.model.sam
     cells = grid_size(sam)
@@ -309,7 +311,7 @@ def _sam_encoder_bytes(config: TrainConfig, work: Workload) -> int:
 
 
 def _layer_forward_bytes(config: TrainConfig, work: Workload) -> int:
-    """Transient memory of one decoder layer without a graph: its MLP with the norm's float32 copies."""
+    """Return the transient bytes of one decoder layer without a graph: its MLP with the norm's float32 copies."""
     language = config.model.llava.language
     return work.places * (
         3 * (language.hidden_size + language.intermediate_size) * work.element_bytes + 2 * language.hidden_size * FLOAT
@@ -317,7 +319,7 @@ def _layer_forward_bytes(config: TrainConfig, work: Workload) -> int:
 
 
 def _layer_backward_bytes(config: TrainConfig, work: Workload) -> int:
-    """Transient memory of one layer's backward pass; with gradient checkpointing its recomputed activations too."""
+    """Return the transient bytes of a layer's backward pass, with gradient checkpointing also its recomputation."""
     language = config.model.llava.language
     workspace = work.places * (3 * language.intermediate_size * work.element_bytes + 2 * language.hidden_size * FLOAT)
     if not config.engine.gradient_checkpointing:
@@ -327,15 +329,9 @@ def _layer_backward_bytes(config: TrainConfig, work: Workload) -> int:
     return workspace + recomputed
 
 
-HEADER = (
-    "| model | GPUs | parameters | trained | weights | optimizer | gradients, buffers | activations | peak per GPU |",
-    "|---|---|---|---|---|---|---|---|---|",
-)
-
-
 @dataclass(frozen=True)
 class NamedRun:
-    """A run under the name it has in a table."""
+    """A run and its name in a table."""
 
     name: str
     config: TrainConfig
@@ -400,7 +396,7 @@ def describe_estimate(config: TrainConfig, estimate: MemoryEstimate) -> str:
         ("activations: mask losses", activations.mask_losses),
     )
     lines += [f"  {name:<62} {_gigabytes(number):>9}" for name, number in parts]
-    lines.append("  at once, beside weights and optimizer:")
+    lines.append("  at the same time, in addition to weights and optimizer:")
     lines += [f"    {phase.name:<60} {_gigabytes(phase.num_bytes):>9}" for phase in estimate.phases]
     allowance = f"assumed: {_gigabytes(CONTEXT_BYTES)} for CUDA and NCCL, {FRAGMENTATION:.0%} lost by the allocator"
     lines.append(f"  {allowance:<62} {_gigabytes(estimate.allowance):>9}")

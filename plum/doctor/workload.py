@@ -1,4 +1,4 @@
-"""The micro-batch that memory is estimated for, in the shape alphabet of plum.structures."""
+"""The micro-batch for which memory is estimated, with the shape letters of plum.structures."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from plum.train_config import TrainConfig
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What a configuration does not say about its data. The defaults are the heaviest usual micro-batch.
+    """What a configuration does not say about its data. The defaults are the heaviest typical micro-batch.
 
     Attributes:
-        text_tokens: of every conversation (the longest pads the others); None: `data.max_text_tokens`.
-        supervised_tokens: of them the model's own; None: all.
-        spans_per_conversation: phrases of an answer that are segmented.
-        tokens_per_span: of the longest phrase.
-        image_size: (H, W) of the photographs, in pixels: masks are compared at that size.
+        text_tokens: text tokens of every conversation (all are padded to the longest); None: `data.max_text_tokens`.
+        supervised_tokens: how many of them are answer tokens; None: all.
+        spans_per_conversation: segmented phrases per conversation.
+        tokens_per_span: tokens of the longest phrase.
+        image_size: (H, W) of the photographs in pixels, at which masks are compared.
     """
 
     text_tokens: int | None = None
@@ -34,13 +34,13 @@ class Workload:
         images: B.
         conversations: N.
         tokens: T, image patches included.
-        common: of them those that the conversations about one image begin with alike.
-        supervised: K, of all conversations together.
-        spans: S, of each conversation.
-        span_tokens: of the longest span.
+        common: length of the token prefix that conversations about one image share.
+        supervised: K, over all conversations.
+        spans: S, spans of each conversation.
+        span_tokens: tokens of the longest span.
         image_pixels: H * W.
-        element_bytes: of the dtype that is computed in.
-        dropout_mask_bytes: of an element of a dropout's mask: 1 on CUDA, where it is boolean, else as an element.
+        element_bytes: bytes per element of the compute dtype.
+        dropout_mask_bytes: bytes per element of a dropout mask: 1 on CUDA (boolean), otherwise `element_bytes`.
     """
 
     images: int
@@ -56,39 +56,40 @@ class Workload:
 
     @property
     def rows(self) -> int:
-        """Token rows of the batch, N * T."""
+        """Number of token positions in the padded batch, N * T."""
         return self.conversations * self.tokens
 
     @property
     def is_shared(self) -> bool:
-        """Images have several conversations: their common beginnings run once."""
+        """Whether images have several conversations, whose common prefixes run once."""
         return self.conversations > self.images
 
     @property
     def sequence(self) -> int:
-        """Tokens that the language model runs for an image (plum.models.backbones.shared_beginnings)."""
+        """Number of tokens that the language model runs per image (plum.models.backbones.shared_beginnings)."""
         if not self.is_shared:
             return self.tokens
         return self.common + self.conversations // self.images * (self.tokens - self.common)
 
     @property
     def places(self) -> int:
-        """Tokens that the language model runs."""
+        """Number of tokens that the language model runs for the batch."""
         return (self.images if self.is_shared else self.conversations) * self.sequence
 
     @property
     def masks(self) -> int:
-        """Spans of the batch, M."""
+        """Number of spans in the batch, M."""
         return self.conversations * self.spans
 
 
 def training_dtype(config: TrainConfig) -> torch.dtype:
-    """Dtype of weights and activations: DeepSpeed casts the whole model."""
+    """Return the dtype of weights and activations: DeepSpeed casts the whole model."""
     return torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
 
 
 def build_workload(config: TrainConfig, assumptions: Assumptions) -> Workload:
-    """Derive the micro-batch: as many conversations per image as the configuration allows, the image in common."""
+    """Derive the micro-batch, with the most conversations per image that the configuration allows; they share the
+    image."""
     vision = config.model.llava.vision
     text = assumptions.text_tokens or config.data.max_text_tokens
     images = config.engine.micro_batch_size

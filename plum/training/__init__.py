@@ -1,1 +1,1 @@
-"""Training: the loop (`trainer.py`), engines that turn losses into updates (`engine.py`), one run (`run.py`)."""
+"""Training: a run (`run.py`), its loop (`trainer.py`), and engines that turn losses into updates (`engine.py`)."""

@@ -1,4 +1,4 @@
-"""YAML files and command-line overrides into a TrainConfig, with ranges checked before anything is loaded."""
+"""Build a TrainConfig from YAML files and command-line overrides, and check its ranges before anything is loaded."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -39,13 +39,11 @@ NOT_NEGATIVE = (
     "losses.mask_overlap",
     "losses.mask_bce",
 )
-
-
 ZERO_STAGES = (1, 2)
-"""Those that tests hold against the mean of the ranks' own gradients (tests/plum/training/unlike_batches.py)."""
+"""Stages that tests compare with the mean of the ranks' own gradients (tests/plum/training/unlike_batches.py)."""
 REFUSED_STAGES = {
-    0: "stage 0 neither skips updates whose gradient is not finite nor resumes on another number of ranks",
-    3: "stage 3 splits the weights too, and ranks whose batches run different modules would wait for one another",
+    0: "stage 0 neither skips updates with non-finite gradients nor resumes on another number of ranks",
+    3: "stage 3 shards the weights too, and ranks whose batches run different modules would wait for one another",
 }
 
 
@@ -53,7 +51,7 @@ def check_ranges(config: TrainConfig) -> None:
     """Check the numbers of a configuration.
 
     Raises:
-        ValueError: a setting is out of range; names it and its value.
+        ValueError: a setting is out of range; the message names it and its value.
     """
     for keys, smallest, may_equal in ((AT_LEAST_ONE, 1, True), (ABOVE_ZERO, 0, False), (NOT_NEGATIVE, 0, True)):
         for key in keys:
@@ -65,13 +63,13 @@ def check_ranges(config: TrainConfig) -> None:
     stage = config.engine.zero_stage
     if stage not in ZERO_STAGES:
         reason = REFUSED_STAGES.get(stage, "DeepSpeed has no such stage")
-        raise ValueError(f"engine.zero_stage is {stage}, this engine runs 1 and 2: {reason}")
+        raise ValueError(f"engine.zero_stage is {stage}, but this engine only runs stages 1 and 2: {reason}")
     if config.engine.base_quantization != "none":
         _check_quantization(config)
 
 
 def _check_quantization(config: TrainConfig) -> None:
-    """Refuse to pack weights that are trained, made from nothing, or saved."""
+    """Refuse to quantize weights that are trained, initialised from scratch, or saved."""
     needs = {
         "trainable.language_model lora": config.trainable.language_model == "lora",
         "save_model trained": config.save_model == "trained",
@@ -82,10 +80,10 @@ def _check_quantization(config: TrainConfig) -> None:
 
 
 def check_losses(config: TrainConfig) -> None:
-    """Check that a system's losses and trained weights are those it has.
+    """Check that a run's losses and trained weights fit its system.
 
     Raises:
-        ValueError: a loss has nothing to act on, or a [SEG] would never be learnt.
+        ValueError: a loss has nothing to act on, or the [SEG] token would never be learnt.
     """
     model, losses, trainable = config.model, config.losses, config.trainable
     if model.tagger is None and losses.bio > 0:
@@ -94,28 +92,29 @@ def check_losses(config: TrainConfig) -> None:
         return
     if losses.kl > 0:
         raise ValueError(
-            f"losses.kl is {losses.kl}: the KL term holds tagged phrases to a teacher, and a system with "
+            f"losses.kl is {losses.kl}: the KL term compares tagged phrases with a teacher, and a system with "
             "model.seg_token has neither; set it to 0"
         )
     if not trainable.embeddings and trainable.language_model != "full":
         raise ValueError(
-            "model.seg_token adds [SEG] to the vocabulary, so its rows have to be trained: set trainable.embeddings "
+            "model.seg_token adds [SEG] to the vocabulary, so its rows must be trained: set trainable.embeddings to "
             "true (and model.lora.train_embeddings)"
         )
 
 
 def _read(config: TrainConfig, key: str) -> float | None:
-    """Value of a dotted key; None where a group on the way to it is null."""
+    """Return the value of a dotted key; None if a group on its path is null."""
     value: object = reduce(lambda group, name: None if group is None else getattr(group, name), key.split("."), config)
     assert value is None or isinstance(value, int | float), key
     return value
 
 
 def load_train_config(arguments: Sequence[str]) -> TrainConfig:
-    """Return the configuration of `--config FILE [--config OVERLAY ...] [--key value ...]`; later ones win.
+    """Return the configuration of `--config FILE [--config OVERLAY ...] [--key value ...]`; later values win.
 
     Raises:
-        ValueError: a key is unknown or missing, a value of the wrong type or out of range; names it and the files.
+        ValueError: a key is unknown or missing, or a value has the wrong type or is out of range; the message names the
+            key and the files.
     """
     parser = build_parser()
     try:

@@ -1,8 +1,9 @@
-"""What turns losses into updates: DeepSpeed ZeRO-2 or ZeRO-1, and a plain one-process twin with the same three calls.
+"""Engines that turn losses into updates: DeepSpeed (ZeRO-2 or ZeRO-1), and a plain single-process twin.
 
 The engine alone owns accumulation, clipping and the schedule: the trainer calls forward, backward and step for every
-micro-batch and never rescales a loss. It alone makes ranks agree too: whatever their batches lack (images, phrases,
-masks), every trained tensor has a gradient, and DeepSpeed gets them in one order (plum/training/gradients.py).
+micro-batch and never rescales a loss. The engine also keeps the ranks consistent: whatever their batches lack (images,
+phrases, masks), every trained tensor gets a gradient, and DeepSpeed receives the gradients in the same order on every
+rank (plum/training/gradients.py).
 """
 
 from abc import ABC, abstractmethod
@@ -32,33 +33,33 @@ class Engine(ABC):
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients of `loss` / accumulation, zeros for trained tensors that it does not depend on."""
+        """Accumulate the gradients of `loss` / accumulation; trained tensors that it does not depend on get zeros."""
 
     @abstractmethod
     def step(self) -> None:
-        """Count a micro-batch; at the end of an accumulation clip, update and advance the schedule.
+        """Count a micro-batch; after the last one of an update, clip, update and advance the schedule.
 
-        An update whose gradient is not finite on any rank is skipped on all; it counts, and the schedule goes on.
+        If a gradient is not finite on any rank, all ranks skip the update; it still counts and advances the schedule.
         """
 
     @property
     @abstractmethod
     def was_skipped(self) -> bool:
-        """Whether the last update was skipped, the same on every rank."""
+        """Whether the last update was skipped; the same on every rank."""
 
     @property
     @abstractmethod
     def num_updates_done(self) -> int:
-        """Optimizer updates so far, skipped ones included."""
+        """Number of updates so far, skipped ones included."""
 
     @property
     @abstractmethod
     def learning_rate(self) -> float:
-        """Rate the next update will use."""
+        """Learning rate of the next update."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write trainable weights, optimizer and schedule into a new `folder`. Collective: every rank calls it."""
+        """Write trainable weights, optimizer and schedule to a new `folder`. Collective: every rank calls it."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:
@@ -66,7 +67,7 @@ class Engine(ABC):
 
 
 class PlainEngine(Engine):
-    """One process, no DeepSpeed. float32 only: it exists for tests, debugging and machines without DeepSpeed."""
+    """Single-process float32 engine for tests, debugging and machines without DeepSpeed."""
 
     def __init__(
         self, objective: Objective, config: EngineConfig, optimizer: OptimizerConfig, num_updates: int, ranks: Ranks
@@ -154,18 +155,18 @@ class PlainEngine(Engine):
 
 
 class DeepSpeedEngine(Engine):
-    """DeepSpeed ZeRO-2 (PLUM paper, A.1: ZeRO-2 with bf16, gradient accumulation 10), or ZeRO-1.
+    """DeepSpeed with ZeRO-2 (PLUM paper, A.1: ZeRO-2 with bf16, gradient accumulation 10) or ZeRO-1.
 
-    The gradients of a micro-batch lie whole on the rank, in the model's dtype, until DeepSpeed has reduced them; what
-    it accumulates over micro-batches is float32, and split over the ranks under ZeRO-2.
+    Each rank holds the full gradients of a micro-batch, in the model's dtype, until DeepSpeed has reduced them.
+    Gradients accumulated over micro-batches are float32, and ZeRO-2 shards them over the ranks.
 
     Args:
         objective: model and losses.
         config: how updates are computed.
         optimizer: AdamW and its schedule.
-        num_updates: of the run.
+        num_updates: updates of the whole run.
         ranks: this process among the run's.
-        loads_universal: `load` will be given a checkpoint in universal form; DeepSpeed wants to know beforehand.
+        loads_universal: whether `load` will get a checkpoint in universal form; DeepSpeed must know in advance.
     """
 
     def __init__(
@@ -209,7 +210,7 @@ class DeepSpeedEngine(Engine):
         num_skipped = self._engine.skipped_steps
         self._engine.step()
         self._was_skipped = self._engine.skipped_steps > num_skipped
-        if self._was_skipped:  # DeepSpeed holds its schedule then; here the rate belongs to the update's number
+        if self._was_skipped:  # DeepSpeed would hold its schedule; here the rate follows the update's number
             self._engine.lr_scheduler.step()
 
     @property
@@ -228,7 +229,7 @@ class DeepSpeedEngine(Engine):
         return float(self._engine.get_lr()[0])
 
     def save(self, folder: Path) -> None:
-        """See Engine. The frozen base is left out: at 13B every rank would write it again."""
+        """See Engine. Frozen weights are left out: every rank would write its own copy of a 13B base."""
         self._engine.save_checkpoint(
             str(folder.parent),
             tag=folder.name,
@@ -239,7 +240,7 @@ class DeepSpeedEngine(Engine):
 
     def load(self, folder: Path) -> None:
         """See Engine."""
-        # Unpickles: resume only from checkpoints you wrote yourself.
+        # DeepSpeed unpickles: resume only from checkpoints that you trust.
         path, client_state = self._engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=False)
         if path is None:
             raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}")
@@ -278,16 +279,16 @@ def build_engine(
     *,
     loads_universal: bool = False,
 ) -> Engine:
-    """Return the engine `config.kind` names; see `DeepSpeedEngine` for the arguments."""
+    """Return the engine that `config.kind` names; see `DeepSpeedEngine` for the arguments."""
     if config.kind == "plain":
         return PlainEngine(objective, config, optimizer, num_updates, ranks)
     return DeepSpeedEngine(objective, config, optimizer, num_updates, ranks, loads_universal=loads_universal)
 
 
 def _require_same_names(own: set[str], saved: set[str], folder: Path) -> None:
-    """Refuse a checkpoint whose trainable tensors are not this run's."""
+    """Refuse a checkpoint whose trainable tensors differ from this run's."""
     if own != saved:
         raise ValueError(
             f"checkpoint {folder} does not fit this run: it lacks {sorted(own - saved)[:5]} "
-            f"and has besides {sorted(saved - own)[:5]}; resume with the configuration it was written with"
+            f"and has unexpected {sorted(saved - own)[:5]}; resume with the configuration that wrote it"
         )

@@ -1,9 +1,9 @@
-"""Start a run from a saved model's weights, when the new architecture may add adapters or switch an optional part.
+"""Start a run from a saved model's weights; the new architecture may add adapters, and add or drop optional modules.
 
-The backbone is copied strictly, also for another system than the saved one. Only adapters and optional heads (tagger,
-feedback, early fusion) may differ, and whatever starts afresh or is left behind is reported by name. A model is built
-without memory for its backbone and filled in the dtype it is trained in, so that a rank never holds more than that, the
-fresh heads in float32 and the file it reads.
+The backbone must match exactly, even if the run's system differs from the saved one. Only adapters and optional heads
+(tagger, feedback, early fusion) may differ; whatever starts afresh or is left behind is reported by name. The backbone
+is built without memory and filled in the training dtype, so that a rank never holds more than the model in that dtype,
+the fresh heads in float32 and the file being read.
 """
 
 from collections import Counter
@@ -24,14 +24,14 @@ from plum.models.systems.registry import build_model
 from plum.models.weightless import allocate_parameters
 
 OPTIONAL = ("tagger", "feedback", "sam.early_fusion")
-"""Modules of GroundedLMM that one model has and another has not."""
+"""Modules of GroundedLMM that only some models have."""
 RESETTABLE = ("query_projection", *OPTIONAL)
 """Modules that a run may start afresh: the heads that a system adds to LLaVA and SAM."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How a model's weights are held: their dtype, their device, and whether the language model's are packed."""
+    """How a model's weights are held: dtype, device, and quantization of the language model."""
 
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")
@@ -40,7 +40,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class InitialisedModel:
-    """A model ready to be trained, and lines that say where its weights come from."""
+    """A model ready for training, and lines that say where its weights come from."""
 
     model: GroundedLMM
     notes: tuple[str, ...]
@@ -51,8 +51,8 @@ def build_from(
 ) -> InitialisedModel:
     """Build a model and fill it with a saved one's weights; see `initialise_from`.
 
-    Fresh heads and adapters are drawn in float32 and then rounded: DeepSpeed, whose float32 master copies start from
-    the rounded weights, would do the same to a float32 model.
+    Fresh heads and adapters are initialised in float32 and then rounded. DeepSpeed would do the same to a float32
+    model, since its float32 master copies start from the rounded weights.
     """
     model = build_model(config, is_backbone_empty=True, quantization=placement.quantization)
     # bitsandbytes packs weights as they move to the device, so they are read on the CPU.
@@ -70,7 +70,7 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
     Args:
         model: freshly built; changed in place.
         folder: a saved model.
-        reset_modules: names out of RESETTABLE that keep their fresh weights.
+        reset_modules: names from RESETTABLE; these modules keep their fresh weights.
 
     Returns:
         Lines that say what was copied, what starts afresh and what was left behind.
@@ -81,7 +81,7 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
     """
     reset = tuple(reset_modules)
     if unknown := sorted(set(reset) - set(RESETTABLE)):
-        raise ValueError(f"reset_modules: {unknown} is none of {list(RESETTABLE)}")
+        raise ValueError(f"reset_modules: {unknown} cannot be reset; choose from {list(RESETTABLE)}")
     require_same_backbone(model.config, folder)
     saved = saved_tensors(folder)
     targets: list[tuple[Tensor, str]] = []
@@ -89,7 +89,7 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
     used: set[str] = set()
     is_base = not any(name.startswith(HEAD_PREFIX) for name in saved)
     for name, tensor in model.state_dict().items():
-        # Continued adapters stand under their own names; a base without adapters under names without their wrapping.
+        # Continued adapters are saved under their own names; a base without adapters, under names without the wrapping.
         source = name if name in saved else name_without_adapters(name)
         used.update((source, name_without_adapters(name)))  # trained weights may hide a base's tensor of that name
         is_reset = _part_of(name) in reset
@@ -104,7 +104,7 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
     left = Counter(_part_of(name) for name in saved if name not in used)
     if forbidden := sorted(set(left) - set(OPTIONAL)):
         raise ValueError(
-            f"{folder} has weights this run has no place for ({forbidden}); merge adapters first: python -m plum export"
+            f"{folder} has weights that this run cannot hold ({forbidden}); merge adapters first: python -m plum export"
         )
     copy_tensors(targets, saved)
     return [
@@ -115,15 +115,15 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
 
 
 def require_same_backbone(own: ModelConfig, folder: str) -> None:
-    """Refuse a model whose fixed parts are built differently; a token that only one of them writes is no difference.
+    """Refuse a saved model whose fixed parts differ; a token that only one of the two models writes is no difference.
 
     Args:
         own: this run's architecture, special tokens included.
         folder: the saved model.
 
     Raises:
-        FileNotFoundError: it has no config.json.
-        ValueError: something differs; names every key with both values.
+        FileNotFoundError: the saved model has no config.json.
+        ValueError: something differs; the message names every key with both values.
     """
     saved = read_model_config(Path(folder))
     neutral = replace(
@@ -137,23 +137,23 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
     )
     if differences := describe_differences(saved, neutral):
         raise ValueError(
-            f"{folder} differs from this run's model in (key: saved, this run's) {'; '.join(differences)}; the values "
-            f"of its config.json are the checkpoint's own: put them into the run's YAML"
+            f"{folder} differs from this run's model in (key: saved, this run's) {'; '.join(differences)}; copy the "
+            f"values of its config.json into the run's YAML"
         )
     if saved.lora is not None and saved.lora != own.lora:
         raise ValueError(
-            f"{folder} has adapters {saved.lora}, this run {own.lora}; merge them first: python -m plum export"
+            f"{folder} has adapters {saved.lora}, but this run has {own.lora}; merge them first: python -m plum export"
         )
 
 
 def _suppressed_alike(own: ModelConfig, saved: ModelConfig) -> SpecialTokensConfig | None:
-    """Return the run's special tokens with the saved model's idea of which ids are no text."""
+    """Return the run's special tokens with the saved model's list of ids that are not text."""
     tokens, others = own.llava.special_tokens, saved.llava.special_tokens
     return tokens if tokens is None or others is None else replace(tokens, suppressed=others.suppressed)
 
 
 def _may_be_missing(name: str, is_base: bool) -> bool:
-    """Say whether a tensor may start afresh: adapters and optional heads, over a converted base all heads."""
+    """Say whether a tensor may start afresh: adapters and optional heads may; over a converted base, all heads may."""
     return is_adapter(name) or _part_of(name) in (RESETTABLE if is_base else OPTIONAL)
 
 

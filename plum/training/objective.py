@@ -1,4 +1,4 @@
-"""The module an engine wraps: model + losses in one forward."""
+"""The module that an engine wraps: model and losses in one forward pass."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from plum.training.sam_features import complete_embeddings
 class StepResult:
     """One micro-batch: weighted loss to backpropagate, its unweighted terms, and tag counts.
 
-    `part_pretext` holds the losses of the warm-up's queries too where these are asked, and so drops when they end.
+    During the warm-up `part_pretext` includes the losses of the pretext's queries, so it drops when the warm-up ends.
     `tag_hits` and `tag_totals` are LongTensor [3] in the order O, B, I, over answer tokens.
     """
 
@@ -37,9 +37,9 @@ class Objective(nn.Module):
     Args:
         model: trained in place.
         losses: forms and weights.
-        pretext: None at full size.
-        pretext_config: its weights; None: the configuration's defaults.
-        sam_features: embeddings on disk, asked before SAM's (frozen) encoder.
+        pretext: part pretext; None at full size.
+        pretext_config: weights of the part pretext; None: the defaults.
+        sam_features: cache of embeddings, read before SAM's (frozen) encoder is run.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Objective(nn.Module):
         self.sam_features = sam_features
 
     def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
-        """Return the micro-batch's losses; `is_warmup`: the pretext's queries ask for masks, the phrases do not."""
+        """Return the micro-batch's losses; with `is_warmup`, the pretext's queries ask for masks, not the phrases."""
         with_phrases = batch
         if is_warmup:
             batch = batch.without_spans()
@@ -78,7 +78,7 @@ class Objective(nn.Module):
         return StepResult(total, terms, pretext, hits, totals)
 
     def _warmup_loss(self, output: GroundedOutput, batch: Batch) -> Tensor:
-        """Return what the pretext's queries lose, and how far the phrases' queries are from them."""
+        """Return the weighted sum of the pretext queries' loss and the distance of the phrases' queries to them."""
         assert self.pretext is not None
         masks = self._query_loss(output.images, batch)
         queries = self.model.query_projection(output.hidden_states, batch.spans)
@@ -86,7 +86,7 @@ class Objective(nn.Module):
         return self.pretext_config.query_weight * masks + self.pretext_config.phrase_weight * distance
 
     def _query_loss(self, images: ImageFeatures, batch: Batch) -> Tensor:
-        """Return the weighted mask losses of what the pretext's own queries ask for; 0 where no part is drawn."""
+        """Return the weighted losses of the masks that the pretext's own queries ask for; 0 if no part is drawn."""
         assert self.pretext is not None
         asked = self.pretext.draw_queries(batch.part_maps, self.pretext_config.queries_per_image)
         if len(asked.image) == 0:
@@ -103,7 +103,7 @@ class Objective(nn.Module):
 
 
 def count_tags(output: GroundedOutput) -> tuple[Tensor, Tensor]:
-    """Count right tags and tags by class, in the order O, B, I; zeros without a tagger."""
+    """Count correct tags and all tags by class, in the order O, B, I; zeros without a tagger."""
     if output.tag_logits is None:
         nothing = torch.zeros(len(Tag), dtype=torch.long)
         return nothing, nothing

@@ -13,7 +13,7 @@ from plum.train_config import OptimizerConfig
 def build_optimizer(parameters: Iterable[Parameter], config: OptimizerConfig) -> AdamW:
     """Return AdamW over `parameters`.
 
-    Weight decay, where it is on, skips vectors (norms, biases), as is usual.
+    As is usual, weight decay does not apply to vectors (norms, biases).
     """
     matrices: list[Parameter] = []
     vectors: list[Parameter] = []
@@ -25,10 +25,9 @@ def build_optimizer(parameters: Iterable[Parameter], config: OptimizerConfig) ->
 
 
 def learning_rate_factor(update: int, num_updates: int, config: OptimizerConfig) -> float:
-    """Return the factor on the peak rate at 0-based `update`.
+    """Return the factor of the peak rate at the 0-based `update`.
 
-    The first update already moves (1 / warmup_updates) and the last one is the last above zero; no update is spent at
-    rate 0.
+    No update has rate 0: the first one has the factor 1 / warmup_updates, and the last one is still above zero.
     """
     if update < config.warmup_updates:
         return (update + 1) / config.warmup_updates
@@ -40,5 +39,5 @@ def learning_rate_factor(update: int, num_updates: int, config: OptimizerConfig)
 
 
 def build_scheduler(optimizer: AdamW, num_updates: int, config: OptimizerConfig) -> LambdaLR:
-    """Return the schedule; the engine alone steps it, once per update."""
+    """Return the schedule; only the engine steps it, once per update."""
     return LambdaLR(optimizer, lambda update: learning_rate_factor(update, num_updates, config))

@@ -1,10 +1,10 @@
-"""Part pretext of the embedded default, not in the paper: towers that nobody pre-trained learn parts directly.
+"""Part pretext of the embedded default (not in the paper): vision towers without pre-training learn parts directly.
 
-The paper starts from CLIP and SAM as their authors trained them. The tiny model starts from nothing, so its stage 0
-also classifies every pixel ("biplane:propeller", background, ...) from SAM's embedding and LLaVA's image tokens. In its
-first updates SAM's decoder draws parts for learned queries, one per class, before the language model knows what to ask
-for: all in one call, where the phrases of an answer are decoded one after another. Meanwhile the phrases' own queries
-are drawn to those of their classes, so that the decoder knows them when it is asked.
+The paper starts from the released CLIP and SAM. The tiny model starts from scratch, so its stage 0 also classifies
+every pixel ("biplane:propeller", background, ...) from SAM's embedding and LLaVA's image tokens. In the first updates,
+before the language model knows what to ask for, SAM's decoder segments parts for learned queries, one per class. It
+decodes them in one call, whereas the phrases of an answer are decoded one after another. Meanwhile a loss pulls the
+phrases' queries towards those of their classes, so that the decoder already knows them when the warm-up ends.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from plum.structures import IGNORE_INDEX, Batch, ImageFeatures
 SUBCELLS = 2
 """Classes are predicted on a grid SUBCELLS times finer than each tower's own."""
 MIN_QUERY_SHARE = 1 / 400
-"""A part that covers less of the grid is not asked for: it has no shape there."""
+"""A part that covers a smaller share of the grid is not queried: it has no shape at that resolution."""
 
 
 @dataclass(frozen=True)
 class PartQueries:
-    """Masks to ask SAM's decoder for.
+    """Queries to SAM's decoder and their target masks.
 
     image [R]: row of each query's image; queries [R, C]
     targets [R, 4h, 4w]: bool; is_counted [R, 4h, 4w]: bool, false where nothing is labelled (padding)
@@ -37,13 +37,13 @@ class PartQueries:
 
 
 class PartPretext(nn.Module):
-    """Linear pixel classifiers on both towers' features, and on SAM's embedding as its mask decoder upscales it.
+    """Linear pixel classifiers on both towers' features, and on SAM's embedding as upscaled by its mask decoder.
 
     Args:
         prompt_dim: C of SAM's embedding; the upscaled one has C / 8 channels.
         hidden_size: D of the image tokens.
-        class_pixels: how many pixels of the training images each of the L object-part classes has, background first.
-            The classifiers start at these shares (bias = log share), so that no update is spent on learning them.
+        class_pixels: number of pixels of each of the L object-part classes in the training images, background first.
+            The classifiers' biases start at the log shares, so that no update is spent on learning them.
     """
 
     def __init__(self, prompt_dim: int, hidden_size: int, class_pixels: Sequence[int]) -> None:
@@ -61,13 +61,13 @@ class PartPretext(nn.Module):
                 head.bias.copy_(log_share.repeat_interleave(len(head.bias) // num_classes))
 
     def forward(self, images: ImageFeatures, upscaled: Tensor, batch: Batch, token_weight: float = 1.0) -> Tensor:
-        """Return the sum of three cross-entropies, nats per labelled pixel each; 0 when nothing is labelled.
+        """Return the sum of three cross-entropies, each in nats per labelled pixel; 0 if nothing is labelled.
 
         Args:
             images: both towers' features.
             upscaled: [B, C / 8, 4h, 4w], SAM's embedding through its mask decoder's upscaling convolutions.
-            batch: gives the classes.
-            token_weight: of the image tokens' cross-entropy in the sum.
+            batch: holds the class maps.
+            token_weight: weight of the image tokens' cross-entropy in the sum.
 
         Raises:
             ValueError: an image is not square: LLaVA's tokens and SAM's padded grid would not cover the same pixels.
@@ -78,7 +78,7 @@ class PartPretext(nn.Module):
         if not bool((batch.part_maps != IGNORE_INDEX).any()):
             return images.embeddings.new_zeros(())
         embeddings = images.embeddings.flatten(2).transpose(1, 2)  # [B, h * w, C]
-        # Every other pixel each way: a quarter of the cost of the largest classifier.
+        # Every other pixel in each direction: a quarter of the cost of the largest classifier.
         pixels, classes = upscaled[..., ::2, ::2].flatten(2).transpose(1, 2), batch.part_maps[..., ::2, ::2]
         return (
             _pixel_loss(self.upscaled_head, pixels, classes, 1)
@@ -87,11 +87,11 @@ class PartPretext(nn.Module):
         )
 
     def draw_queries(self, part_maps: Tensor, per_image: int) -> PartQueries:
-        """Ask for up to `per_image` of the parts of each image, drawn with torch's generator.
+        """Draw up to `per_image` parts of each image, with torch's generator, and return their queries and targets.
 
         Args:
             part_maps: [B, 4h, 4w], classes at SAM's mask pixels, IGNORE_INDEX where unlabelled.
-            per_image: the most parts of one image.
+            per_image: maximum number of parts per image.
         """
         is_counted = part_maps != IGNORE_INDEX
         labelled = part_maps.clamp(min=0).flatten(1)
@@ -107,11 +107,11 @@ class PartPretext(nn.Module):
         return PartQueries(image, self.part_queries(classes), targets, is_counted[image])
 
     def phrase_loss(self, queries: Tensor, batch: Batch) -> Tensor:
-        """Return the mean squared distance of the phrases' queries to their classes' learned ones, which stay.
+        """Return the mean squared distance of the phrases' queries to their classes' learned ones (detached).
 
         Args:
-            queries: [M, C], what the batch's M spans ask SAM's decoder.
-            batch: its masks tell the classes; phrases that name no single part (whole objects, groups) are left out.
+            queries: [M, C], the queries of the batch's M spans to SAM's decoder.
+            batch: its masks give the classes; phrases that name no single part (whole objects, groups) are left out.
         """
         classes = span_classes(batch, self.part_queries.num_embeddings)
         is_part = classes != IGNORE_INDEX
@@ -121,15 +121,15 @@ class PartPretext(nn.Module):
 
 
 def span_classes(batch: Batch, num_classes: int) -> Tensor:
-    """Return which object-part class each span's mask shows.
+    """Return the object-part class that each span's mask shows.
 
     Args:
         batch: square images, whose masks and maps cover the same pixels.
         num_classes: L, background (class 0) included.
 
     Returns:
-        LongTensor [M]: the class of more than half of the mask's labelled pixels, sampled where the map's pixels have
-        their centres; IGNORE_INDEX where no part covers as much.
+        LongTensor [M]: the class of more than half of the mask's labelled pixels, sampled at the centres of the map's
+        pixels; IGNORE_INDEX if no part covers that much.
     """
     maps = batch.part_maps[batch.image_index[batch.spans.conversation]].flatten(1)  # [M, n * n]
     masks = [_at_centres(mask, batch.part_maps.shape[-1]).flatten() for mask in batch.masks]
@@ -149,15 +149,16 @@ def _at_centres(pixels: Tensor, size: int) -> Tensor:
 
 
 def _pixel_loss(head: nn.Conv2d, cells: Tensor, part_maps: Tensor, subcells: int) -> Tensor:
-    """Cross-entropy of a 1 x 1 convolution's logits against the classes at the centres of their pixels.
+    """Return the cross-entropy of a 1 x 1 convolution's logits against the classes at the centres of their pixels.
 
-    Computed as a linear layer with the classes last: nothing is shuffled, the softmax runs over neighbours in memory.
+    The convolution is computed as a linear layer with the classes last: it needs no pixel shuffle, and the softmax runs
+    over contiguous memory.
 
     Args:
         head: channels to L * subcells^2, in the order of `pixel_shuffle`.
         cells: [B, g * g, channels].
-        part_maps: [B, n, n], n a multiple of g * subcells or not.
-        subcells: pixels of a cell each way.
+        part_maps: [B, n, n]; n need not be a multiple of g * subcells.
+        subcells: pixels per cell in each direction.
     """
     weight = head.weight.flatten(1).unflatten(0, (-1, subcells**2)).transpose(0, 1)  # [subcells^2, L, channels]
     assert head.bias is not None

@@ -1,4 +1,4 @@
-"""The processes of a run: which one this is, and how they find each other."""
+"""The processes of a run: the rank of this one, and how they find each other."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ from plum.train_config import EngineConfig
 PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others before it gives up (a hang becomes an error)."""
 PORTS = range(20000, 32000)
-"""Where a run of one rank looks for a port to meet itself at."""
+"""Range in which a single-rank run looks for the port of its process group."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Ranks:
 
 
 def start_ranks(config: EngineConfig) -> Ranks:
-    """Join the process group the launcher describes (deepspeed, torchrun), or stand alone."""
+    """Join the process group that the launcher (deepspeed, torchrun) describes, or run as a single rank."""
     has_gpu = torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if has_gpu else torch.device("cpu")
@@ -61,10 +61,10 @@ def start_ranks(config: EngineConfig) -> Ranks:
 
 
 def _skip_inference_operation() -> None:
-    """Keep DeepSpeed from compiling its shared-memory operation, which serves inference over several CPU ranks alone.
+    """Keep DeepSpeed from compiling its shared-memory operation, which only serves inference over several CPU ranks.
 
-    It would be compiled anew for every environment, under a lock on disk; a run that is killed meanwhile leaves the
-    lock, and every later run waits for it without end.
+    DeepSpeed compiles it anew for every environment, under a lock on disk. A run that is killed meanwhile leaves the
+    lock behind, and every later run waits for it forever.
     """
     from deepspeed.ops import __compatible_ops__  # noqa: PLC0415
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder  # noqa: PLC0415
@@ -74,9 +74,9 @@ def _skip_inference_operation() -> None:
 
 @contextlib.contextmanager
 def _single_rank_environment() -> Iterator[None]:
-    """Set what a launcher would set for one process (`python train.py` without the deepspeed launcher).
+    """Set the variables that a launcher would set for one process (`python train.py` without the deepspeed launcher).
 
-    Once the process has joined, the variables go: a process started from this one would try to meet at its port.
+    They are removed once the process has joined; otherwise a child process would try to use the same port.
     LOCAL_RANK stays, since DeepSpeed's engine reads it later.
     """
     os.environ["LOCAL_RANK"] = "0"
@@ -94,15 +94,15 @@ def _single_rank_environment() -> Iterator[None]:
 
 
 def find_free_port() -> int:
-    """Return a port that nobody listens on.
+    """Return a free port.
 
-    It lies below those that Linux gives to outgoing connections, which could take it before it is used.
+    It lies below Linux's ephemeral ports, so that no outgoing connection can take it before it is used.
 
     Raises:
-        OSError: a hundred ports are all taken.
+        OSError: all of a hundred sampled ports are taken.
     """
     for port in random.SystemRandom().sample(PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", port))
             return port
-    raise OSError(f"no free port among a hundred of {PORTS.start} to {PORTS.stop - 1}")
+    raise OSError(f"no free port among a hundred sampled from {PORTS.start} to {PORTS.stop - 1}")

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingParts:
-    """What a run trains, and on what."""
+    """Model, losses and data of a run."""
 
     tokenizer: PreTrainedTokenizerBase
     model: GroundedLMM
@@ -58,7 +58,7 @@ class TrainingParts:
 
 
 def train(config: TrainConfig) -> None:
-    """Train, or resume, the run `config` describes, and save its model to `run_dir/model`."""
+    """Train or resume the run that `config` describes, and save its model to `run_dir/model`."""
     ranks = start_ranks(config.engine)
     run = RunDirectory(config)
     if ranks.is_main:
@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> None:
         leave_ranks(ranks)
         return
     started = time.perf_counter()
-    # Before anything is loaded: what does not fit shows at once.
+    # Before anything is loaded, so that a mismatch is reported at once.
     resume_point = find_resume_point(run.checkpoints, config.engine, ranks)
     parts = build_parts(config, ranks.device)
     if ranks.is_main:
@@ -80,7 +80,7 @@ def train(config: TrainConfig) -> None:
 
 
 def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
-    """Build the model on `device`, set what is trained, and read the data."""
+    """Build the model on `device`, set which weights are trained, and read the data."""
     tokenizer, model = build_or_load(config, device)
     rows = set_trainable(model, config.trainable)
     sam_features = open_feature_cache(config, model)
@@ -100,7 +100,7 @@ def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
 def fit(
     config: TrainConfig, parts: TrainingParts, run: RunDirectory, ranks: Ranks, resume_point: ResumePoint | None
 ) -> Engine:
-    """Train `parts` to the run's last update, from its start or a checkpoint."""
+    """Train `parts` to the run's last update, from the start or from a checkpoint."""
     engine = build_engine(
         parts.objective,
         config.engine,
@@ -142,15 +142,15 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
         raise ValueError("save_model 'trained' leaves out the weights of init_from, which is not set: use 'full'")
     if config.init_from is not None and not Path(config.init_from).is_dir():
         raise FileNotFoundError(
-            f"init_from: {config.init_from} is not there: train the stage that writes it, make it with `python -m plum "
-            "convert-llava`, or name another saved model"
+            f"init_from: {config.init_from} does not exist: train the stage that writes it, make it with `python -m "
+            "plum convert-llava`, or name another saved model"
         )
     tokenizer = load_tokenizer(folder)
     added = add_written_tokens(config.model, tokenizer)
     torch.manual_seed(config.seed)
     architecture = with_special_tokens(config.model, tokenizer)
     if config.init_from is None:
-        return tokenizer, build_model(architecture).to(device)  # drawn on the CPU: the seed gives the same anywhere
+        return tokenizer, build_model(architecture).to(device)  # on the CPU: the same weights on any device
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32  # DeepSpeed would round to it anyway
     quantization = config.engine.base_quantization
     if quantization != "none":
@@ -168,7 +168,7 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
 def build_objective(
     model: GroundedLMM, config: TrainConfig, class_pixels: Sequence[int], sam_features: SamFeatureCache | None = None
 ) -> Objective:
-    """Return the model with its losses, and with the part pretext where the configuration has one."""
+    """Return the model with its losses, and with the part pretext if the configuration has one."""
     if config.part_pretext is None:
         return Objective(model, config.losses, sam_features=sam_features)
     pretext = PartPretext(model.prompt_dim, config.model.llava.language.hidden_size, class_pixels)
@@ -176,7 +176,7 @@ def build_objective(
 
 
 def describe_run(config: TrainConfig, ranks: Ranks, rows: list[TrainableRow], mixture: MixtureDataset) -> str:
-    """Return what a researcher checks before leaving a run alone."""
+    """Return the summary that a researcher checks before leaving a run unattended."""
     optimizer, engine = config.optimizer, config.engine
     effective = engine.micro_batch_size * engine.accumulation * ranks.world_size
     rates = ", ".join(
@@ -219,10 +219,10 @@ def save_final_model(
         + f".\n\nData: {', '.join(f'{one.kind} ({one.path or one.dataset})' for one in config.data.sources)}.\n"
         + f"Images left out of training: {', '.join(config.data.exclude_images) or 'none'}.\n"
         + f"Benchmark images that were not left out: {', '.join(config.data.count_images) or 'none'}.\n"
-        + "Configuration, provenance and metrics are in the run folder beside this one.\n"
+        + "Configuration, provenance and metrics are in the run folder that holds this one.\n"
     )
-    if run.model_dir.exists():  # complete: the run was killed after its last step but one
-        logger.info("%s is there already", run.model_dir)
+    if run.model_dir.exists():  # complete: the run was killed before it was marked as finished
+        logger.info("%s already exists", run.model_dir)
     elif config.save_model == "trained":
         assert config.init_from is not None  # build_or_load has checked it
         save_trained(model, tokenizer, run.model_dir, card, base=config.init_from)
@@ -235,7 +235,7 @@ def save_final_model(
 
 
 def leave_ranks(ranks: Ranks) -> None:
-    """Leave the process group in step, so that no rank sees a closed connection."""
+    """Leave the process group together, so that no rank sees a closed connection."""
     if torch.distributed.is_initialized():
         ranks.barrier()
         torch.distributed.destroy_process_group()

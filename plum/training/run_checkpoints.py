@@ -1,6 +1,7 @@
-"""Checkpoints of a run: each is whole or never taken, and says how many ranks wrote it.
+"""Atomic checkpoints of a run, each of which records how many ranks wrote it.
 
-A run resumes from the newest one, in DeepSpeed's universal form if another number of ranks wrote it.
+A run resumes from the newest one. If another number of ranks wrote it, it is first converted to DeepSpeed's universal
+form.
 """
 
 import json
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint.json"
 UNIVERSAL_SUFFIX = ".universal"
-"""Of the form any number of ranks reads; see plum.training.run_checkpoints."""
+"""Suffix of the form that any number of ranks can read; see `to_universal`."""
 _PARTIAL_SUFFIX = ".partial"
 _KEPT_CHECKPOINTS = 2
 _NAME = re.compile(r"update_\d{6,}")
@@ -31,7 +32,7 @@ _NAME = re.compile(r"update_\d{6,}")
 
 @dataclass(frozen=True)
 class UpdateCut:
-    """How the images of one update are divided: they are the product of the three."""
+    """How the images of one update are divided; their number is the product of the three fields."""
 
     micro_batch_size: int
     accumulation: int
@@ -45,7 +46,7 @@ class UpdateCut:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: its folder, the updates done, and the cut it was written under."""
+    """A complete checkpoint: its folder, the updates done, and how the run that wrote it divided an update."""
 
     folder: Path
     update: int
@@ -59,11 +60,11 @@ class RunCheckpoints:
         self.folder = folder
 
     def partial(self, update: int) -> Path:
-        """Return where the checkpoint of `update` is written before it counts."""
+        """Return the folder to which the checkpoint of `update` is written before it is committed."""
         return self.folder / f"update_{update:06d}{_PARTIAL_SUFFIX}"
 
     def commit(self, partial: Path, update: int, cut: UpdateCut) -> None:
-        """Make a completely written checkpoint count, then drop old ones."""
+        """Commit a completely written checkpoint, then delete old ones."""
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         for path in files:
             _flush(path)
@@ -72,7 +73,7 @@ class RunCheckpoints:
         manifest.write_text(json.dumps({"update": update, "cut": asdict(cut), "files": sizes}, indent=2) + "\n")
         _flush(manifest)
         final = partial.with_suffix("")
-        if final.exists():  # damaged, or this update would not have been done again
+        if final.exists():  # damaged: otherwise this update would not have been repeated
             shutil.rmtree(final)
         partial.rename(final)
         _flush(self.folder)
@@ -82,10 +83,10 @@ class RunCheckpoints:
             shutil.rmtree(universal)
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest whole checkpoint; damaged ones are named in the log.
+        """Return the newest complete checkpoint, None if there is no checkpoint; damaged ones are logged.
 
         Raises:
-            ValueError: there are checkpoints, but none is whole.
+            ValueError: there are checkpoints, but none is complete.
         """
         defects = []
         for folder in self._named():
@@ -93,22 +94,22 @@ class RunCheckpoints:
             if defect is None:
                 return _read(folder)
             defects.append(f"{folder.name}: {defect}")
-            logger.warning("checkpoint %s is left alone: %s", folder, defect)
+            logger.warning("checkpoint %s is damaged and ignored: %s", folder, defect)
         if defects:
             raise ValueError(
-                f"no checkpoint in {self.folder} is whole ({'; '.join(defects)}); delete that folder to train from the "
-                "start"
+                f"no checkpoint in {self.folder} is complete ({'; '.join(defects)}); delete that folder to train from "
+                "the start"
             )
         return None
 
     def remove_remains(self) -> None:
-        """Delete what killed saves and conversions left unfinished."""
+        """Delete the unfinished output of killed saves and conversions."""
         for partial in self.folder.glob(f"*{_PARTIAL_SUFFIX}"):
             logger.info("removing %s, which was never finished", partial)
             shutil.rmtree(partial)
 
     def _named(self) -> Iterator[Path]:
-        """Folders of checkpoints that were committed, newest first."""
+        """Yield the folders of committed checkpoints, newest first."""
         if self.folder.exists():
             found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
             yield from sorted(found, key=lambda path: int(path.name.removeprefix("update_")), reverse=True)
@@ -120,17 +121,17 @@ def update_cut(config: EngineConfig, num_ranks: int) -> UpdateCut:
 
 
 def require_same_update(checkpoint: Checkpoint, cut: UpdateCut) -> None:
-    """Check that a resumed run takes as many images an update, so that it goes on at the next sample.
+    """Check that a resumed run takes as many images per update as before, so that it continues at the next sample.
 
     Raises:
-        ValueError: it does not; says which settings would.
+        ValueError: it does not; the message says which settings would.
     """
     written = checkpoint.cut
     if cut.images == written.images:
         return
     raise ValueError(
-        f"{checkpoint.folder} was written with {written.images} images an update ({_describe(written)}), this start "
-        f"takes {cut.images} ({_describe(cut)}): {_advise(written, cut.num_ranks)}"
+        f"{checkpoint.folder} was written with {written.images} images per update ({_describe(written)}), but this "
+        f"start takes {cut.images} ({_describe(cut)}): {_advise(written, cut.num_ranks)}"
     )
 
 
@@ -139,16 +140,16 @@ def _describe(cut: UpdateCut) -> str:
 
 
 def _advise(written: UpdateCut, num_ranks: int) -> str:
-    """Name the cut that keeps micro-batches as large as they may stay; the same size even repeats every rounding."""
+    """Name the settings with the largest micro-batch up to the written one; the same size repeats even the rounding."""
     per_rank, rest = divmod(written.images, num_ranks)
     if rest:
-        return f"{num_ranks} ranks cannot share {written.images} images equally; take a number of ranks that can"
+        return f"{num_ranks} ranks cannot share {written.images} images equally; choose a number of ranks that can"
     size = max(size for size in range(1, written.micro_batch_size + 1) if per_rank % size == 0)
     return f"add --engine.micro_batch_size {size} --engine.accumulation {per_rank // size}"
 
 
 def _find_defect(folder: Path) -> str | None:
-    """Say what is wrong with a committed checkpoint (a failing disk, a half-finished copy); None: it is whole."""
+    """Say what is wrong with a committed checkpoint (a failing disk, a half-finished copy); None if it is complete."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return f"it has no {MANIFEST}"
@@ -167,7 +168,7 @@ def _read(folder: Path) -> Checkpoint:
 
 
 def _flush(path: Path) -> None:
-    """Have the disk hold a file, or the names in a folder, before anything relies on it."""
+    """Flush a file, or the names in a folder, to disk before anything relies on it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -177,20 +178,20 @@ def _flush(path: Path) -> None:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """What an engine loads: a folder as it was written, or in universal form."""
+    """The checkpoint that an engine loads: a folder as it was written, or its universal form."""
 
     folder: Path
     is_universal: bool
 
 
 def find_resume_point(checkpoints: RunCheckpoints, config: EngineConfig, ranks: Ranks) -> ResumePoint | None:
-    """Return where the run continues, None at its start. Collective: the main rank decides for all.
+    """Return the checkpoint from which the run continues, None without one. Collective: the main rank decides for all.
 
-    A checkpoint of another number of ranks is rewritten once; the data go on at the next sample, since samples are
+    A checkpoint of another number of ranks is converted once; the data continue at the next sample, since samples are
     numbered over all ranks.
 
     Raises:
-        ValueError: no checkpoint is whole, or this start takes another number of images an update.
+        ValueError: no checkpoint is complete, or this start takes another number of images per update.
         RuntimeError: DeepSpeed could not convert the checkpoint.
     """
     found: list[ResumePoint | None] = [None]
@@ -207,24 +208,24 @@ def find_resume_point(checkpoints: RunCheckpoints, config: EngineConfig, ranks: 
 
 
 def to_universal(checkpoint: Path) -> Path:
-    """Rewrite a ZeRO checkpoint so that any number of ranks reads it, beside the original; done once.
+    """Convert a ZeRO checkpoint to a form that any number of ranks can read, next to the original; done once.
 
     Raises:
-        RuntimeError: DeepSpeed could not; holds its last words.
+        RuntimeError: DeepSpeed could not convert it; the message ends with DeepSpeed's output.
     """
     target = checkpoint.with_name(checkpoint.name + UNIVERSAL_SUFFIX)
     if target.exists():
         return target
-    logger.info("rewriting %s for another number of ranks", checkpoint)
-    partial = target.with_name(f"{target.name}.partial")
-    # Names alone, seen from their folder: DeepSpeed reads its paths as regular expressions.
+    logger.info("converting %s for another number of ranks", checkpoint)
+    partial = target.with_name(target.name + _PARTIAL_SUFFIX)
+    # Bare names, relative to their folder: DeepSpeed treats its paths as regular expressions.
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     command += ["--input_folder", checkpoint.name, "--output_folder", partial.name]
     done = subprocess.run(command, cwd=checkpoint.parent, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         shutil.rmtree(partial, ignore_errors=True)
         raise RuntimeError(
-            f"DeepSpeed could not rewrite {checkpoint} for another number of ranks: {done.stderr[-2000:]}"
+            f"DeepSpeed could not convert {checkpoint} for another number of ranks: {done.stderr[-2000:]}"
         )
     (checkpoint.parent / "latest_universal").unlink(missing_ok=True)  # DeepSpeed's own pointer, which names `partial`
     partial.rename(target)

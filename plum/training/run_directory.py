@@ -24,15 +24,15 @@ logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "transformers", "peft", "deepspeed", "segment-anything", "numpy")
 _FREE_KEYS = {"engine.micro_batch_size", "engine.accumulation", "engine.num_workers"}
-"""How the work is divided may change between the starts of a run; the images of an update may not, which is checked
-against its checkpoint (plum.training.run_checkpoints.require_same_update)."""
+"""Settings that only divide the work: they may change between the starts of a run. The number of images per update may
+not; it is checked against the checkpoint (plum.training.run_checkpoints.require_same_update)."""
 
 
 class RunDirectory:
     """Paths of a run, and the rule for starting, resuming or refusing it.
 
-    A folder that holds the same configuration is resumed (or, when it holds the final model, left alone); one that
-    holds another configuration is refused with the differing keys named, and so is one that is being trained.
+    A folder with the same configuration is resumed, or left as it is if it holds the final model. A folder with another
+    configuration is refused and the differing keys are named. A folder in which another process trains is refused, too.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -49,14 +49,14 @@ class RunDirectory:
         return (self.root / "finished.json").exists()
 
     def prepare(self) -> None:
-        """Create the folder, or check that it belongs to this configuration. One rank calls it.
+        """Create the folder, or check that it belongs to this configuration. Only one rank calls it.
 
         Raises:
             ValueError: the folder holds a run of another configuration, or another process trains in it.
         """
         path = self.root / "config.yaml"
         if path.exists():
-            # A key that did not exist when the run started means its default.
+            # A key that did not exist when the run started has its default.
             defaults = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
             differing = _differing_keys(defaults | yaml.safe_load(path.read_text()), self._resolved())
             if refused := [key for key in differing if key not in _FREE_KEYS]:
@@ -73,7 +73,7 @@ class RunDirectory:
             self._write_config()
 
     def record_start(self, num_ranks: int, checkpoint: Path | None) -> None:
-        """Note one start of the run in `starts.jsonl`, and how it divides the work in the configuration."""
+        """Append one start of the run to `starts.jsonl`, and record in `config.yaml` how it divides the work."""
         engine = self.config.engine
         start = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -91,7 +91,7 @@ class RunDirectory:
         write_atomically(self.root / "config.yaml", yaml.safe_dump(self._resolved(), sort_keys=False))
 
     def _resolved(self) -> dict[str, object]:
-        """Return the configuration as YAML holds it."""
+        """Return the configuration in the types that YAML can hold."""
         return json.loads(json.dumps(asdict(self.config)))
 
     def finish(self, summary: dict[str, float | int]) -> None:
@@ -100,7 +100,7 @@ class RunDirectory:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then rename, so that a killed process leaves the old file or the new one."""
+    """Write `text` next to `path`, then rename it, so that a killed process leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".partial")
     with temporary.open("w") as handle:
         handle.write(text)
@@ -110,7 +110,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _lock_folder(root: Path) -> TextIO:
-    """Hold the run's folder until this process ends, however it ends: ranks may outlive a killed launcher.
+    """Lock the run's folder until this process ends, however it ends: ranks may outlive a killed launcher.
 
     Raises:
         ValueError: another process holds it.

@@ -1,4 +1,4 @@
-"""Training on kept SAM embeddings: the frozen encoder is asked only for images that the cache does not have."""
+"""Training with cached SAM embeddings: the frozen encoder only runs on images that the cache does not have."""
 
 import torch
 from torch import Tensor
@@ -13,10 +13,10 @@ GIGABYTE = 10**9
 
 
 def open_feature_cache(config: TrainConfig, model: GroundedLMM) -> SamFeatureCache | None:
-    """Open the cache the run's configuration names, for the encoder the run starts with; None where it names none.
+    """Open the cache that the run's configuration names, for the run's initial encoder; None if it names none.
 
     Raises:
-        ValueError: SAM's image encoder is trained.
+        ValueError: the cache is limited but not set, or SAM's embeddings depend on trained weights.
     """
     folder, limit = config.data.sam_feature_cache, config.data.sam_feature_cache_gb
     if folder is None:
@@ -26,12 +26,12 @@ def open_feature_cache(config: TrainConfig, model: GroundedLMM) -> SamFeatureCac
     if config.trainable.sam_image_encoder:
         raise ValueError(
             "data.sam_feature_cache keeps a frozen encoder's embeddings, but trainable.sam_image_encoder is true: "
-            "leave the cache out"
+            "do not set the cache"
         )
     if not model.sam.can_keep_embeddings:
         raise ValueError(
-            "data.sam_feature_cache keeps what SAM's encoder gives, but this system adds trained features of its early "
-            "blocks to it: leave the cache out"
+            "data.sam_feature_cache keeps the output of SAM's encoder, but this system adds trained features of its "
+            "early blocks to it: do not set the cache"
         )
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
     preprocessing = SamPreprocessing(config.model.sam.image_size, str(dtype).removeprefix("torch."))
@@ -41,17 +41,17 @@ def open_feature_cache(config: TrainConfig, model: GroundedLMM) -> SamFeatureCac
 
 @torch.no_grad()
 def complete_embeddings(batch: Batch, sam: SegmentAnything, cache: SamFeatureCache) -> Tensor | None:
-    """Return the batch's embeddings [B, C, h, w]: kept ones, new ones, which are kept from now on, and zeros of images
-    that nothing is segmented in; None without images.
+    """Return the batch's embeddings [B, C, h, w], or None if it segments nothing.
 
-    Images are encoded one by one, so that an embedding does not depend on the batch it was first seen in.
+    Missing embeddings are computed and added to the cache. Images in which nothing is segmented get zeros. Images are
+    encoded one by one, so that an embedding does not depend on the batch in which it was computed.
     """
     if not batch.image_hashes:
         return None
     assert batch.sam_rows is not None, "batches with hashes are the collator's"
     embeddings = list(batch.cached_embeddings)
     for number, row in enumerate(batch.sam_rows.tolist()):
-        # It may have come twice in this batch, or been written since the loader looked.
+        # The image may occur twice in this batch, or have been added to the cache since the loader looked.
         found = cache.get(batch.image_hashes[row])
         if found is None:
             found = sam.encode_images(batch.sam_pixels[number : number + 1])[0]

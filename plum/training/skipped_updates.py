@@ -1,5 +1,7 @@
-"""Updates that every rank skipped because a loss or gradient was not finite: counted, named, and an end to the run when
-they come in a row."""
+"""Updates that every rank skipped because a loss or gradient was not finite.
+
+Each is reported with its samples; several in a row end the run.
+"""
 
 import logging
 
@@ -15,7 +17,7 @@ class SkippedUpdates:
     """Watches the micro-batches of one rank.
 
     Args:
-        stop_after: this many skipped updates in a row end the run.
+        stop_after: number of skipped updates in a row that ends the run.
         ranks: this process among the run's.
     """
 
@@ -32,31 +34,31 @@ class SkippedUpdates:
         self._suspects += () if is_finite else batch.sample_ids
 
     def end_update(self, update: int, was_skipped: bool) -> None:
-        """Close an update. Collective when it was skipped, which all ranks know alike.
+        """Close an update. Collective if it was skipped, on which all ranks agree.
 
         Raises:
-            FloatingPointError: too many in a row were skipped; names the samples of the last one.
+            FloatingPointError: too many updates in a row were skipped; the message names the samples of the last one.
         """
         self.num_in_row = self.num_in_row + 1 if was_skipped else 0
         if was_skipped:
             reason = self._describe()
             if self.num_in_row >= self.stop_after:
                 raise FloatingPointError(
-                    f"update {update}: {reason}. {self.num_in_row} updates in a row were skipped, the run stops "
+                    f"update {update}: {reason}. {self.num_in_row} updates in a row were skipped, so the run stops "
                     "(stop_after_skipped). Lower the learning rate, or check these samples' images and masks"
                 )
-            logger.warning("update %d is skipped: %s", update, reason)
+            logger.warning("update %d was skipped: %s", update, reason)
         self._samples, self._suspects = [], []
 
     def _describe(self) -> str:
-        """Name the micro-batches whose loss was not finite, on any rank; or all, if only gradients were not."""
+        """Name the micro-batches whose loss was not finite, on any rank; if only gradients were not, name all."""
         suspects = self._gather(self._suspects)
         if any(suspects):
             return "loss is not finite, " + _by_rank(suspects)
         return "gradient is not finite, " + _by_rank(self._gather(self._samples))
 
     def _gather(self, names: list[str]) -> list[list[str]]:
-        """Lists of all ranks."""
+        """Return the lists of all ranks."""
         gathered: list[list[str]] = [names] * self.ranks.world_size
         if self.ranks.world_size > 1:
             torch.distributed.all_gather_object(gathered, names)

@@ -1,7 +1,7 @@
-"""Can this set-up learn anything at all? Train on 8 samples until they are known by heart, then ask for them.
+"""Sanity check: can this set-up overfit 8 samples? Train on them until they are memorised, then ask for them.
 
-A broken set-up (nothing trained, a wrong learning rate, masks beside the wrong words, a prompt that differs between
-training and inference) shows here in minutes.
+It detects a broken set-up (nothing trained, a wrong learning rate, masks paired with the wrong words, a prompt that
+differs between training and inference) within minutes.
 """
 
 import json
@@ -27,18 +27,18 @@ from plum.training.run_directory import RunDirectory, write_atomically
 
 NUM_SAMPLES = 8
 SEARCHED_POSITIONS = 2000
-"""How far into the mixture samples with masks are looked for."""
+"""Number of positions of the mixture that are searched for samples with masks."""
 MAX_LOSS_SHARE = 0.25
-"""Of the first update's loss, at the end. Learnt by heart it is a few hundredths."""
+"""Largest accepted ratio of the last loss to the first. Memorised samples reach a few hundredths."""
 MIN_IOU = 0.7
-"""Mean over the samples' masks, phrases given. Untrained masks reach about 0.1."""
+"""Smallest accepted mean over the samples' masks, with given phrases. Untrained masks reach about 0.1."""
 MIN_REPRODUCED = 0.75
-"""Share of answers that come back word for word, greedily."""
+"""Smallest accepted share of answers that greedy decoding reproduces word for word."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question about the run and its answer."""
+    """One check of the run and its result."""
 
     name: str
     is_passed: bool
@@ -47,7 +47,7 @@ class Check:
 
 @dataclass(frozen=True)
 class SmokeReport:
-    """All checks of a run, and what the samples were."""
+    """All checks of a run, and the ids of its samples."""
 
     checks: tuple[Check, ...]
     sample_ids: tuple[str, ...]
@@ -59,7 +59,7 @@ class SmokeReport:
 
 
 class FixedSamples:
-    """A source of samples that are there already."""
+    """A source of given samples."""
 
     name = "overfit"
 
@@ -87,9 +87,9 @@ def run_smoke_overfit(config: TrainConfig, num_updates: int, data_folder: str | 
     """Train on the first 8 samples with masks and check what was learnt. Collective; every rank gets the report.
 
     Args:
-        config: of the run that is to be tried; its model, losses, learning rate, precision and adapters are used.
-        num_updates: of 8 images each.
-        data_folder: a data set in partonomy's own form instead of the configuration's data.
+        config: configuration of the run to check; its model, losses, learning rate, precision and adapters are used.
+        num_updates: number of updates, each of 8 images.
+        data_folder: data set in partonomy's own form that replaces the configuration's data.
 
     Raises:
         ValueError: the configuration cannot be trained, or has too few samples with masks.
@@ -98,7 +98,7 @@ def run_smoke_overfit(config: TrainConfig, num_updates: int, data_folder: str | 
     config = smoke_config(config, num_updates, ranks.world_size, data_folder)
     run = RunDirectory(config)
     if ranks.is_main:
-        shutil.rmtree(run.root, ignore_errors=True)  # an earlier trial; the name is this program's own
+        shutil.rmtree(run.root, ignore_errors=True)  # an earlier trial; only this program uses the name
         run.prepare()
     ranks.barrier()
     parts = build_parts(config, ranks.device)
@@ -118,7 +118,7 @@ def run_smoke_overfit(config: TrainConfig, num_updates: int, data_folder: str | 
 
 
 def smoke_config(config: TrainConfig, num_updates: int, num_ranks: int, data_folder: str | None) -> TrainConfig:
-    """Return the run that overfits: 8 images an update, logged at every one, beside the run it tries.
+    """Return the configuration that overfits: 8 images per update, all updates logged, in a folder next to the run's.
 
     Raises:
         ValueError: 8 images cannot be divided among the ranks.
@@ -175,7 +175,7 @@ def _check_loss(metrics: Path) -> Check:
     share = losses[-1] / losses[0]
     finding = (
         f"{losses[0]:.3f} at the first update, {losses[-1]:.3f} at the last of {len(losses)}: {share:.1%} of it, "
-        f"at most {MAX_LOSS_SHARE:.0%} wanted"
+        f"at most {MAX_LOSS_SHARE:.0%} required"
     )
     return Check("loss", share <= MAX_LOSS_SHARE, finding)
 
@@ -195,8 +195,8 @@ def _check_answers(parts: TrainingParts, samples: Sequence[Sample]) -> tuple[Che
         else:
             strays.append(f"{sample.sample_id}: {answer!r} instead of {exchange.answer!r}")
     mean = float(np.mean(ious))
-    masks = f"mean IoU {mean:.3f} of {len(ious)} masks, at least {MIN_IOU} wanted"
-    answers = f"{reproduced} of {len(exchanges)} word for word, at least {MIN_REPRODUCED:.0%} wanted"
+    masks = f"mean IoU {mean:.3f} over {len(ious)} masks, at least {MIN_IOU} required"
+    answers = f"{reproduced} of {len(exchanges)} reproduced word for word, at least {MIN_REPRODUCED:.0%} required"
     if strays:
         answers += "; " + "; ".join(strays[:2])
     return (
@@ -206,17 +206,17 @@ def _check_answers(parts: TrainingParts, samples: Sequence[Sample]) -> tuple[Che
 
 
 def _turns(sample: Sample, number: int) -> tuple[Turn, ...]:
-    """The sample's conversation up to one of its questions."""
+    """Return the sample's conversation up to one of its questions."""
     earlier = sample.conversations[0][:number]
     history = [turn for one in earlier for turn in (Turn(Role.USER, one.question), Turn(Role.ASSISTANT, one.answer))]
     return (*history, Turn(Role.USER, sample.conversations[0][number].question))
 
 
 def _mask_ious(predictor: Predictor, sample: Sample, exchange: Exchange, turns: Sequence[Turn]) -> list[float]:
-    """IoU of every mask of one answer, outside of ignored pixels."""
+    """Return the IoU of every mask of one answer, outside ignored pixels."""
     if not exchange.masks:
         return []
-    assert sample.image is not None  # pick_samples saw to it
+    assert sample.image is not None  # pick_samples guarantees it
     found = predictor.segment(sample.image, turns, exchange.answer, exchange.spans).masks
     counted = np.ones(sample.image.shape[:2], dtype=bool) if sample.ignore_mask is None else ~sample.ignore_mask
     ious = []
@@ -228,7 +228,7 @@ def _mask_ious(predictor: Predictor, sample: Sample, exchange: Exchange, turns: 
 
 
 def _share(reports: list[SmokeReport | None], ranks: Ranks) -> SmokeReport:
-    """Hand the main rank's report to all, then leave."""
+    """Send the main rank's report to all ranks, then leave the process group."""
     if ranks.world_size > 1:
         torch.distributed.broadcast_object_list(reports)
     leave_ranks(ranks)

@@ -1,4 +1,4 @@
-"""Training metrics: one JSON line per logged update, TensorBoard on request."""
+"""Training metrics: one JSON line per logged update, and TensorBoard on request."""
 
 import json
 from dataclasses import dataclass, field, fields
@@ -15,7 +15,7 @@ from plum.training.run_directory import write_atomically
 
 
 class ScalarWriter(Protocol):
-    """The one method used of TensorBoard's SummaryWriter."""
+    """The one method of TensorBoard's SummaryWriter that is used."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
         """Record one value."""
@@ -26,7 +26,7 @@ class ScalarWriter(Protocol):
 class RunningTerms:
     """Sums of losses and tag counts over micro-batches, averaged over ranks when read.
 
-    Micro-batches without a finite loss are left out, so that a mean stays one; their updates are counted instead.
+    Micro-batches without a finite loss are left out, so that the means stay finite; their updates are counted instead.
     """
 
     names: tuple[str, ...] = ("total", *(f.name for f in fields(LossTerms)), "part_pretext")
@@ -48,7 +48,7 @@ class RunningTerms:
         self.updates_skipped = 0
 
     def add(self, result: StepResult) -> None:
-        """Count one micro-batch. A term that is off counts as 0."""
+        """Add one micro-batch; nothing if its loss is not finite. A term that is off counts as 0."""
         if not bool(torch.isfinite(result.total.detach())):
             return
         values = [result.total, *(getattr(result.terms, f.name) for f in fields(LossTerms)), result.part_pretext]
@@ -58,7 +58,7 @@ class RunningTerms:
         self.micro_batches += 1
 
     def read(self, device: torch.device) -> dict[str, float]:
-        """Return means over all ranks' micro-batches, and tag accuracies over answer tokens, then reset. Collective.
+        """Return means over all ranks' micro-batches and tag accuracies over answer tokens, and reset. Collective.
 
         Losses are left out when no micro-batch had a finite one.
         """
@@ -78,7 +78,7 @@ class RunningTerms:
 
 
 class Tracker:
-    """Appends metrics of the main rank to `metrics.jsonl`."""
+    """Appends the main rank's metrics to `metrics.jsonl`."""
 
     def __init__(self, path: Path, tensorboard: bool) -> None:
         self._path = path
@@ -91,7 +91,7 @@ class Tracker:
             self._writer = SummaryWriter(str(path.parent / "tensorboard"))
 
     def forget_after(self, update: int) -> None:
-        """Drop lines of updates that a resumed run will do again, and a last line that a killed run left unfinished."""
+        """Drop the lines of updates that a resumed run repeats, and a last line that a killed run left unfinished."""
         if not self._path.exists():
             return
         lines = [line for line in self._path.read_text().splitlines(keepends=True) if line.endswith("\n")]

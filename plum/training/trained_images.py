@@ -1,4 +1,4 @@
-"""Keeps with a run, and with the model it saves, which images were trained on: its own and those of earlier stages."""
+"""Record which images a run was trained on, its own and those of earlier stages, in its folder and its saved model."""
 
 import logging
 from pathlib import Path
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 def record_training_images(root: Path, config: TrainConfig, images: TrainingImages) -> None:
-    """Write the list into the run's folder, unless its model was trained before on images that nobody listed.
+    """Write the list into the run's folder, unless the run's initial model was trained on images that are not listed.
 
     Args:
-        root: the run's folder; what an interrupted session of the run listed there stays in the list.
-        config: of the run; `init_from` may be a stage before it.
-        images: what building the mixture met.
+        root: the run's folder; images that an interrupted start of the run listed there stay in the list.
+        config: configuration of the run; `init_from` may be an earlier stage.
+        images: the images that building the mixture met.
 
     Raises:
         ValueError: the list of an earlier stage is broken.
@@ -54,7 +54,7 @@ def record_training_images(root: Path, config: TrainConfig, images: TrainingImag
 
 
 def _earlier_stages(init_from: str | None) -> TrainingImageList | None:
-    """What the run starts from was trained on: nothing without one or from a converted base; None: unknown."""
+    """Return the images that `init_from` was trained on: none without one or for a converted base; None: unknown."""
     if init_from is None:
         return TrainingImageList((), frozenset())
     found = read_training_images(Path(init_from))

@@ -26,9 +26,9 @@ LoaderFactory = Callable[[int, int], Iterator[Batch]]
 class Trainer:
     """Runs `config.num_updates` updates, resuming where the run directory stopped.
 
-    Nothing random outlives a micro-batch: samples are a function of (seed, position) and dropout is seeded by (seed,
-    position of the micro-batch's first sample), so that resuming repeats the uninterrupted run exactly, and on another
-    number of ranks up to the order of sums.
+    No random state outlives a micro-batch: samples are a function of (seed, position), and dropout is seeded by (seed,
+    position of the micro-batch's first sample). A resumed run therefore repeats the uninterrupted run exactly; on
+    another number of ranks, up to the order of summation.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class Trainer:
         """Train to the last update.
 
         Raises:
-            FloatingPointError: too many updates in a row had no finite loss and gradient; names the samples.
+            FloatingPointError: too many updates in a row had a non-finite loss or gradient; the message names the
+                samples.
             RuntimeError: a checkpoint could not be written.
         """
         self._resume()
@@ -76,7 +77,7 @@ class Trainer:
             self.skipped.end_update(update, self.engine.was_skipped)
             progress.update()
             is_saved = update % self.config.save_every == 0 or update == self.config.num_updates
-            # At every checkpoint too: then no average spans one, and a resumed run logs the same numbers.
+            # Also at every checkpoint, so that no average spans one and a resumed run logs the same numbers.
             if is_saved or update % self.config.log_every == 0:
                 self._log(update, rate, (time.perf_counter() - since) / (update - logged), running, progress)
                 since, logged = time.perf_counter(), update
@@ -85,7 +86,7 @@ class Trainer:
         progress.close()
 
     def run_micro_batch(self, micro_batch: int, batch: Batch) -> StepResult:
-        """Forward, backward, step."""
+        """Run forward, backward and step."""
         ranks, size = self.engine.ranks, self.config.engine.micro_batch_size
         position = (micro_batch * ranks.world_size + ranks.rank) * size
         torch.manual_seed(hash((self.config.seed, position)) % 2**63)
@@ -94,8 +95,8 @@ class Trainer:
         result = self.engine.forward(batch.to(ranks.device), is_warmup)
         is_finite = bool(torch.isfinite(result.total.detach()))
         self.skipped.add(batch, is_finite)
-        # Gradients carry the news to all ranks, which then skip the update together; an infinite loss may have finite
-        # ones, hence the factor.
+        # The gradients tell all ranks, which then skip the update together. An infinite loss may have finite gradients,
+        # hence the factor.
         self.engine.backward(result.total if is_finite else result.total * float("nan"))
         self.engine.step()
         return result
@@ -118,10 +119,10 @@ class Trainer:
         progress.set_postfix(loss=f"{values.get('loss_total', float('nan')):.3f}", refresh=False)
 
     def _save(self, update: int) -> None:
-        """Write a checkpoint to a new place, then switch to it. Collective.
+        """Write a checkpoint to a temporary folder, then commit it. Collective.
 
         Raises:
-            RuntimeError: the disk is full, or another rank is gone.
+            RuntimeError: the disk is full, or another rank died.
         """
         ranks, checkpoints = self.engine.ranks, self.run.checkpoints
         partial = checkpoints.partial(update)
@@ -134,6 +135,6 @@ class Trainer:
             free = shutil.disk_usage(self.run.root).free / 1e9
             raise RuntimeError(
                 f"the checkpoint of update {update} was not written on rank {ranks.rank}: {error}. {free:.1f} GB are "
-                f"free at {self.run.root}; the checkpoint before it stays, and the same command continues from there"
+                f"free at {self.run.root}; the previous checkpoint is kept, and the same command resumes from it"
             ) from error
         ranks.barrier()

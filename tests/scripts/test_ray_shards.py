@@ -46,4 +46,4 @@ def test_every_shard_runs_once_and_failures_are_named(tmp_path: Path) -> None:
     }
     assert "shard 1/3: done" in done.stdout
     assert "shard 2/3: exit status 1" in done.stdout
-    assert done.stdout.rstrip().endswith("failed: 2/3; run again to go on")
+    assert done.stdout.rstrip().endswith("failed: 2/3; run again to resume")

@@ -1,4 +1,4 @@
-"""A COCO-form file, record by record."""
+"""Build a COCO-format file record by record."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,14 +8,14 @@ from plum.data.miniature.pictures import Picture
 
 @dataclass(frozen=True)
 class Category:
-    """A category of a COCO-form file."""
+    """A category of a COCO-format file."""
 
     name: str
     supercategory: str
 
 
 class CocoForm:
-    """Collects a COCO-form file."""
+    """Collects the records of a COCO-format file."""
 
     def __init__(self) -> None:
         self._categories: dict[Category, int] = {}
@@ -40,7 +40,7 @@ class CocoForm:
         self._images.append({"id": picture.number, "file_name": file_name, "height": height, "width": width})
 
     def content(self) -> dict[str, Any]:
-        """The file."""
+        """Return the content of the file."""
         categories = [
             {"id": number, "name": one.name, "supercategory": one.supercategory}
             for one, number in self._categories.items()

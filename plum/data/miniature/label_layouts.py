@@ -22,7 +22,7 @@ MAPILLARY_NAMES = ("Bird", "Car", "Bus", "Bicycle", "Motorcycle", "Boat", "Sky",
 
 
 def write_ade20k(root: Path, pictures: Sequence[Picture]) -> None:
-    """Photographs and maps, 0 unlabelled, 1 the first class."""
+    """Write photographs and maps; 0 is unlabelled, 1 the first class."""
     names = _label_names("ade20k")
     for picture in pictures:
         stem = f"ADE_train_{picture.number:08d}"
@@ -34,7 +34,7 @@ def write_ade20k(root: Path, pictures: Sequence[Picture]) -> None:
 
 
 def write_cocostuff(root: Path, pictures: Sequence[Picture]) -> None:
-    """COCO-Stuff's maps, 255 unlabelled, 0 the first class; the photographs are COCO's."""
+    """Write COCO-Stuff's maps; 255 is unlabelled, 0 the first class. The photographs are COCO's."""
     names = _label_names("cocostuff")
     for picture in pictures:
         background = names.index("sky"), names.index("grass"), names.index("wall-other")
@@ -44,7 +44,7 @@ def write_cocostuff(root: Path, pictures: Sequence[Picture]) -> None:
 
 
 def write_mapillary(root: Path, pictures: Sequence[Picture]) -> None:
-    """Version 2.0: palette images whose indices are the labels of the configuration."""
+    """Write version 2.0: palette images whose indices are the labels of the configuration."""
     labels = [{"name": f"miniature--{name.lower()}", "readable": name, "evaluate": True} for name in MAPILLARY_NAMES]
     write_json(root / "mapillary/config_v2.0.json", {"version": "2.0", "mapping": "public", "labels": labels})
     index = {name.lower(): number for number, name in enumerate(MAPILLARY_NAMES)}
@@ -60,7 +60,7 @@ def write_mapillary(root: Path, pictures: Sequence[Picture]) -> None:
 def draw_classes(
     picture: Picture, object_class: int | None, background: tuple[int, int, int], unlabelled: int
 ) -> np.ndarray:
-    """A map uint8 (H, W): sky above, ground below, a strip of a third class, the object, a border without class."""
+    """Return a map uint8 (H, W) with sky, ground, a strip of a third class, the object, and an unlabelled border."""
     height, width = picture.mask.shape
     above, below, strip = background
     classes = np.full((height, width), above, np.uint8)

@@ -1,4 +1,4 @@
-"""Questions about several targets, parts or nothing, in published forms: MMR, RefCOCOm, gRefCOCO, InstructPart."""
+"""Questions about several targets, parts or no target, in published formats: MMR, RefCOCOm, gRefCOCO, InstructPart."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +16,14 @@ from plum.data.miniature.text_layouts import SPLITS
 
 MMR_IMAGES = "refer_seg/images/mscoco/images/train2017"
 MAX_PARTS = 3
-"""Parts that one question asks for."""
+"""Maximum number of parts that one question asks for."""
 
 Question = tuple[str, str, list[dict[str, Any]]]
-"""Words, answer with `{seg}`, annotations of the targets."""
+"""Question text, answer with `{seg}`, annotations of the targets."""
 
 
 def write_mmr_files(root: Path, pictures: Sequence[Picture]) -> None:
-    """The five files below `MMR/`: train, val, and the test set about both, objects alone, parts alone."""
+    """Write the five files below `MMR/`: train, val, and the test sets about both, objects only and parts only."""
     by_split: dict[str, list[Picture]] = {"train": [], "val": [], "test": []}
     for picture in pictures:
         save_image(root / MMR_IMAGES / picture.coco_name, picture.image)
@@ -41,7 +41,7 @@ def write_mmr_files(root: Path, pictures: Sequence[Picture]) -> None:
 
 
 def mmr_record(picture: Picture, kinds: Sequence[str]) -> dict[str, Any]:
-    """A record as Figure 11 of the paper lists its keys; masks are compressed run-length codes."""
+    """Return a record with the keys that Figure 11 of the paper lists; masks are compressed run-length codes."""
     raw = LVIS_NAMES.get(picture.label, picture.label.replace(" ", "_"))
     whole = _annotation(picture, raw, picture.mask)
     parts = {
@@ -83,7 +83,7 @@ def mmr_record(picture: Picture, kinds: Sequence[str]) -> dict[str, Any]:
 
 
 def write_refcocom(root: Path, pictures: Sequence[Picture]) -> None:
-    """`val.json`, `testA.json`, `testB.json` of objects and parts, the same with `_part` of parts alone, and masks."""
+    """Write `val.json`, `testA.json`, `testB.json` (objects and parts), their `_part` versions (parts), and masks."""
     folder = root / "refer_seg" / "RefCOCOm"
     records: dict[str, list[dict[str, Any]]] = {}
     number = 0
@@ -112,7 +112,7 @@ def write_refcocom(root: Path, pictures: Sequence[Picture]) -> None:
 
 
 def write_grefcoco(root: Path, pictures: Sequence[Picture]) -> None:
-    """`grefs(unc).json` and `instances.json`: of every picture one target, several, and none."""
+    """Write `grefs(unc).json` and `instances.json`: expressions with one target, several and none for every picture."""
     form = CocoForm()
     references: list[dict[str, Any]] = []
     for picture in pictures:
@@ -149,7 +149,7 @@ def write_grefcoco(root: Path, pictures: Sequence[Picture]) -> None:
 
 
 def write_instruct_part(root: Path, pictures: Sequence[Picture]) -> None:
-    """The test set, and a training set of the rest: copies of a picture for its parts, masks, six wordings of each."""
+    """Write the test set and a training set: for each part a copy of its picture, a mask and six wordings."""
     records: dict[str, list[dict[str, Any]]] = {"test": [], "train1800": []}
     for picture in pictures:
         split = "train1800" if SPLITS[picture.number % len(SPLITS)] == "train" else "test"

@@ -1,4 +1,4 @@
-"""Parts in the forms of PACO-LVIS, VLPart's Pascal-Part and PartImageNet."""
+"""Parts in the formats of PACO-LVIS, VLPart's Pascal-Part and PartImageNet."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ OTHER = ("Boat", "n02981792")
 
 
 def paco_file(pictures: Sequence[Picture]) -> dict[str, Any]:
-    """PACO-LVIS: objects and parts in one list of categories, parts linked to objects by `obj_ann_id`."""
+    """Return a PACO-LVIS file: objects and parts in one list of categories, parts linked to objects by `obj_ann_id`."""
     form = CocoForm()
     for picture in pictures:
         label = LVIS_NAMES.get(picture.label, picture.label.replace(" ", "_"))
@@ -36,7 +36,7 @@ def paco_file(pictures: Sequence[Picture]) -> dict[str, Any]:
 
 
 def write_pascal_part(root: Path, pictures: Sequence[Picture]) -> None:
-    """VLPart's `train.json`: parts alone, named `aeroplane:wing`."""
+    """Write VLPart's `train.json`: only parts, named `aeroplane:wing`."""
     form = CocoForm()
     for picture in pictures:
         name = f"2008_{picture.number:06d}.jpg"
@@ -49,7 +49,7 @@ def write_pascal_part(root: Path, pictures: Sequence[Picture]) -> None:
 
 
 def write_part_imagenet(root: Path, pictures: Sequence[Picture]) -> None:
-    """Polygons, categories such as "Quadruped Head" below a super-category, images by WordNet id."""
+    """Write PartImageNet: polygons, categories such as "Quadruped Head" with a super-category, images by WordNet id."""
     form = CocoForm()
     for picture in pictures:
         label, wordnet = PART_IMAGENET_NAMES.get(picture.label, OTHER)

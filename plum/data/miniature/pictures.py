@@ -1,4 +1,4 @@
-"""Drawn pictures with exact masks, and the writers of single files."""
+"""Synthetic pictures with exact masks, and writers of single files."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ SIDE_MARGIN = 16  # pixels added on the right, so that height and width differ
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn photograph: uint8 RGB (H, W, 3), its object's bool mask (H, W), those of its parts by name."""
+    """A drawn photograph, uint8 RGB (H, W, 3), the bool mask (H, W) of its object, and those of its parts by name."""
 
     number: int
     image: np.ndarray
@@ -28,12 +28,12 @@ class Picture:
 
     @property
     def coco_name(self) -> str:
-        """Its name in COCO's 2017 release."""
+        """File name in COCO's 2017 release."""
         return f"{FIRST_COCO_NUMBER + self.number:012d}.jpg"
 
 
 def draw_pictures(count: int, size: int, seed: int) -> list[Picture]:
-    """Draw pictures, each block of eighteen with every class of the embedded data set once."""
+    """Draw pictures; each block of eighteen shows every class of the embedded data set once."""
     config = SyntheticConfig(num_images=count, split="train", seed=seed, image_size=size)
     pictures = []
     for number in range(count):
@@ -53,13 +53,13 @@ def draw_pictures(count: int, size: int, seed: int) -> list[Picture]:
 
 
 def rings(mask: np.ndarray) -> list[list[list[int]]]:
-    """Outlines of a mask as lists of [x, y]; at least three points each."""
+    """Return the outlines of a mask as lists of [x, y], each with at least three points."""
     found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return [ring[:, 0].tolist() for ring in found if len(ring) >= 3]
 
 
 def polygons(mask: np.ndarray) -> list[list[float]]:
-    """COCO's polygons: outlines as flat lists."""
+    """Return a mask's outlines as COCO's polygons (flat lists)."""
     return [[float(value) for point in ring for value in point] for ring in rings(mask)]
 
 
@@ -70,7 +70,7 @@ def save_image(path: Path, image: np.ndarray) -> None:
 
 
 def save_map(path: Path, classes: np.ndarray, has_palette: bool = False) -> None:
-    """Write class ids as a PNG, grey or with a palette."""
+    """Write class ids as a PNG, greyscale or with a palette."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(classes)
     if has_palette:

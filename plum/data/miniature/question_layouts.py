@@ -1,4 +1,4 @@
-"""Benchmarks of short answers in their published forms: TextVQA with OCR tokens, GQA, POPE."""
+"""Short-answer benchmarks in their published formats: TextVQA with OCR tokens, GQA, POPE."""
 
 import json
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ WORDS = ("ACME", "NOVA", "TAXI", "POLICE", "OPEN", "BRIO")
 TEXT_PLACE = (2, 2)
 FIRST_VAL_NUMBER = 500_000
 NUM_SLIPS = 2
-"""People out of ten who write something else than the word."""
+"""Number of the ten people who do not write exactly the word."""
 
 
 def write_textvqa(root: Path, pictures: Sequence[Picture]) -> None:
-    """`TextVQA_0.5.1_val.json`, Rosetta's tokens and `train_images`; a word is written on every picture."""
+    """Write `TextVQA_0.5.1_val.json`, Rosetta's tokens and `train_images`; every picture shows a word."""
     folder = root / "textvqa"
     records, tokens = [], []
     for picture in pictures:
@@ -43,7 +43,7 @@ def write_textvqa(root: Path, pictures: Sequence[Picture]) -> None:
                 "set_name": "val",
             }
         )
-        # every third picture's word was not read
+        # OCR misses the word of every third picture
         read = [word] if picture.number % 3 else []
         boxes = [{"word": one, "bounding_box": {"top_left_x": 0.02, "top_left_y": 0.02}} for one in read]
         tokens.append({"image_id": image_id, "ocr_tokens": read, "ocr_info": boxes})
@@ -53,7 +53,7 @@ def write_textvqa(root: Path, pictures: Sequence[Picture]) -> None:
 
 
 def write_gqa(root: Path, pictures: Sequence[Picture]) -> None:
-    """Balanced questions of testdev and, for the compatible protocol, of val: one open and one binary an image."""
+    """Write balanced questions of testdev and (for the compatible protocol) val: one open and one binary per image."""
     folder = root / "gqa"
     halves = {"testdev": pictures[::2], "val": pictures[1::2]}
     for split, members in halves.items():
@@ -76,7 +76,7 @@ def write_gqa(root: Path, pictures: Sequence[Picture]) -> None:
 
 
 def write_pope(root: Path, pictures: Sequence[Picture]) -> None:
-    """Three files of JSON lines about photographs of val2014: what is there, and what is not."""
+    """Write three JSON-lines files about photographs of val2014, with questions about present and absent objects."""
     folder = root / "pope"
     for picture in pictures:
         save_image(folder / "val2014" / _val2014_name(picture), picture.image)
@@ -93,7 +93,7 @@ def write_pope(root: Path, pictures: Sequence[Picture]) -> None:
 
 
 def write_word(image: np.ndarray, word: str) -> np.ndarray:
-    """The picture with a word in its upper left corner, black on white."""
+    """Return the picture with a word in its upper left corner, black on white."""
     canvas = Image.fromarray(image)
     drawing = ImageDraw.Draw(canvas)
     font = ImageFont.load_default()
@@ -103,7 +103,7 @@ def write_word(image: np.ndarray, word: str) -> np.ndarray:
 
 
 def write_json_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write one record a line."""
+    """Write one record per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
@@ -120,11 +120,11 @@ def _gqa_record(image_id: str, question: str, answer: str, full_answer: str, str
 
 
 def _val2014_name(picture: Picture) -> str:
-    """A number beyond those of the training photographs: COCO's val2014 shares none with its train2014."""
+    """Return a file name whose number no training photograph has: COCO's val2014 and train2014 share none."""
     return f"COCO_val2014_{FIRST_VAL_NUMBER + picture.number:012d}.jpg"
 
 
 def _absent_label(pictures: Sequence[Picture], position: int, step: int) -> str:
-    """Another picture's label that this one does not show."""
+    """Return the label of another picture that this one does not show."""
     others = [picture.label for picture in pictures if picture.label != pictures[position].label]
     return others[(position + step) % len(others)]

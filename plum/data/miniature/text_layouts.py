@@ -1,4 +1,4 @@
-"""Words about drawn pictures: referring expressions, ReasonSeg, dialogues of LLaVA-Instruct."""
+"""Texts about drawn pictures: referring expressions, ReasonSeg, dialogues of LLaVA-Instruct."""
 
 import pickle
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ SPLITS = ("train", "train", "val", "train", "testA", "testB")
 
 
 def write_referring(root: Path, name: str, split_by: str, pictures: Sequence[Picture]) -> None:
-    """`refs(...).p` in protocol 2 and `instances.json`; refCLEF has run-length codes and images of its own."""
+    """Write `refs(...).p` (pickle protocol 2) and `instances.json`; refCLEF has run-length codes and its own images."""
     is_refclef = name == "refclef"
     form, references = CocoForm(), []
     for picture in pictures:
@@ -23,7 +23,7 @@ def write_referring(root: Path, name: str, split_by: str, pictures: Sequence[Pic
             save_image(root / "refer_seg/images/saiapr_tc-12" / file_name, picture.image)
         mask = [rle_to_json(encode_mask(picture.mask))] if is_refclef else polygons(picture.mask)
         record = form.annotate(picture, Category(picture.label, "thing"), mask)
-        if not is_refclef:  # other things in the picture, which no sentence means
+        if not is_refclef:  # other things in the picture, to which no sentence refers
             for part, part_mask in picture.parts.items():
                 form.annotate(picture, Category(part, "thing"), polygons(part_mask))
         form.add_image(picture, file_name)
@@ -51,7 +51,7 @@ def write_referring(root: Path, name: str, split_by: str, pictures: Sequence[Pic
 
 
 def write_reason_seg(root: Path, pictures: Sequence[Picture]) -> None:
-    """An image and a JSON file each, polygons of the target and of a region to ignore; explanations of some."""
+    """Write an image and a JSON file per picture, with polygons of target and ignored region, and explanations."""
     folder = root / "reason_seg" / "ReasonSeg"
     explanations = []
     for picture in pictures:
@@ -71,7 +71,7 @@ def write_reason_seg(root: Path, pictures: Sequence[Picture]) -> None:
 
 
 def dialogue(picture: Picture) -> dict[str, Any]:
-    """A record of LLaVA-Instruct: two exchanges, the image's place before or behind the first question."""
+    """Return a record of LLaVA-Instruct: two exchanges, with the image token before or after the first question."""
     question = "What is drawn here?"
     turns = [
         f"{question}\n<image>" if picture.number % 2 else f"<image>\n{question}",

@@ -1,7 +1,7 @@
-"""A miniature copy of every download of stage 0 and of the benchmarks (`scripts/make_miniature_data.py`).
+"""Write a miniature copy of every download of stage 0 and of the benchmarks (`scripts/make_miniature_data.py`).
 
-COCO's photographs occur, as in the originals, in COCO-Stuff, PACO, LLaVA-Instruct and MMR and, under their older names,
-in refCOCO, refCOCO+, refCOCOg, RefCOCOm and gRefCOCO.
+As in the originals, COCO's photographs are shared by COCO-Stuff, PACO, LLaVA-Instruct and MMR, and, under their older
+names, by refCOCO, refCOCO+, refCOCOg, RefCOCOm and gRefCOCO.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from plum.data.miniature.question_layouts import write_gqa, write_pope, write_te
 from plum.data.miniature.text_layouts import SPLITS, dialogue, write_reason_seg, write_referring
 
 MIN_IMAGES = len(SPLITS)
-"""Fewer would leave a split empty."""
+"""With fewer images a split would be empty."""
 
 
 def write_miniature(root: Path, num_images: int, size: int = 128, seed: int = 0) -> None:
@@ -29,12 +29,12 @@ def write_miniature(root: Path, num_images: int, size: int = 128, seed: int = 0)
 
     Args:
         root: new folder, the root of the downloads.
-        num_images: pictures of each data set.
-        size: their height in pixels.
-        seed: of the drawings.
+        num_images: number of pictures in each data set.
+        size: height of the pictures in pixels.
+        seed: seed of the drawings.
 
     Raises:
-        ValueError: fewer images than `MIN_IMAGES`.
+        ValueError: `num_images` is less than `MIN_IMAGES`.
     """
     if num_images < MIN_IMAGES:
         raise ValueError(
@@ -61,7 +61,7 @@ def write_miniature(root: Path, num_images: int, size: int = 128, seed: int = 0)
 
 
 def write_coco(root: Path, pictures: Sequence[Picture]) -> None:
-    """The photographs under both of their names, COCO-Stuff's maps, PACO, LLaVA's dialogues."""
+    """Write the photographs under both of their names, COCO-Stuff's maps, PACO, and LLaVA's dialogues."""
     for picture in pictures:
         save_image(root / "coco" / "train2017" / picture.coco_name, picture.image)
         old = f"COCO_train2014_{picture.coco_name}"

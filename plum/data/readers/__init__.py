@@ -1,1 +1,1 @@
-"""Readers of downloads that only training needs."""
+"""Readers of the downloads that only training needs."""

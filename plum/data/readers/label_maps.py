@@ -1,8 +1,8 @@
 """Semantic label maps of ADE20K, COCO-Stuff and Mapillary Vistas as downloaded, in the layout of the LISA family.
 
-Maps are read one at a time, when a sample needs them. Every set is brought to one form: class ids that index `names`,
-and `IGNORED` for pixels without a class. Of COCO-Stuff all classes with a "-" in their name are ignored, as in LISA:
-the catch-alls ("wall-other") and the fine kinds ("floor-wood") beside them.
+A map is read when a sample needs it. All sets are converted to one form: class ids that index `names`, and `IGNORED`
+for pixels without a class. As in LISA, all classes of COCO-Stuff with a "-" in their name are ignored: the catch-alls
+("wall-other") and the fine-grained kinds ("floor-wood").
 """
 
 import logging
@@ -28,7 +28,7 @@ NAMES_FILE = Path(__file__).with_name("label_names.yaml")
 
 @dataclass(frozen=True)
 class Classes:
-    """Names by class id; class id of every pixel value of a file: int16 (256,), `_UNKNOWN` where there is none."""
+    """Names by class id, and the class id of every pixel value of a file: int16 (256,), `_UNKNOWN` if it has none."""
 
     names: tuple[str, ...]
     table: np.ndarray
@@ -36,7 +36,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class LabelLayout:
-    """Where a set lies below the root: JPEG images, PNG maps of the same stem, the classes."""
+    """Paths of a set below the root: JPEG images and PNG maps with the same stems; and how to read its classes."""
 
     images: str
     labels: str
@@ -45,13 +45,13 @@ class LabelLayout:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Class ids uint8 (H, W), `IGNORED` where a pixel has none, and the image they belong to."""
+    """Class ids, uint8 (H, W), `IGNORED` for pixels without a class, and the image they belong to."""
 
     image_path: Path
     classes: np.ndarray
 
     def present(self) -> list[int]:
-        """Ids of the classes in it, ascending."""
+        """Return the ids of the classes in the map, ascending."""
         counts = np.bincount(self.classes.ravel(), minlength=NUM_VALUES)
         return [int(value) for value in np.flatnonzero(counts) if value != IGNORED]
 
@@ -66,7 +66,7 @@ class LabelMaps:
 
     Raises:
         FileNotFoundError: a folder is missing or empty, or label maps have no image.
-        ValueError: an unknown name, or a broken list of classes.
+        ValueError: the name is unknown, or the list of classes is broken.
     """
 
     def __init__(self, dataset_dir: Path, name: str, excluded: Container[Path] = ()) -> None:
@@ -96,14 +96,14 @@ class LabelMaps:
 
     @property
     def ignored_classes(self) -> frozenset[int]:
-        """Class ids that no map ever shows, since their pixels are ignored."""
+        """Class ids that no map shows, since their pixels are ignored."""
         return frozenset(range(len(self.names))) - frozenset(self._classes.table.tolist())
 
     def read(self, index: int) -> LabelMap:
         """Read one map.
 
         Raises:
-            ValueError: the file is no label map of this set; names it.
+            ValueError: the file is not a label map of this set; the message names it.
         """
         stem = self.stems[index]
         path = self._labels / f"{stem}.png"
@@ -114,7 +114,7 @@ class LabelMaps:
             raise ValueError(f"{path}: the label map cannot be read ({error}); replace the file") from error
         if values.ndim != 2 or values.dtype != np.uint8:
             raise ValueError(
-                f"{path}: a label map has one 8-bit channel of class ids, this file {values.dtype} {values.shape}"
+                f"{path}: a label map has one 8-bit channel of class ids, this file is {values.dtype} {values.shape}"
             )
         classes = self._classes.table[values]
         if (classes == _UNKNOWN).any():
@@ -124,7 +124,7 @@ class LabelMaps:
 
 
 def find_layout(name: str) -> LabelLayout:
-    """The layout of a set; ValueError for an unknown name."""
+    """Return the layout of a set; ValueError if the name is unknown."""
     if name not in LABEL_LAYOUTS:
         raise ValueError(f"unknown semantic data set {name!r}; known: {', '.join(LABEL_LAYOUTS)}")
     return LABEL_LAYOUTS[name]
@@ -136,7 +136,7 @@ def _stems(folder: Path, suffix: str) -> set[str]:
     files = tqdm(folder.iterdir(), desc=f"{folder.parent.name}/{folder.name}", unit="file", disable=None)
     stems = {path.stem for path in files if path.suffix == suffix}
     if not stems:
-        raise FileNotFoundError(f"{folder}: no *{suffix} there")
+        raise FileNotFoundError(f"{folder}: the folder holds no *{suffix} file")
     return stems
 
 
@@ -153,7 +153,7 @@ def _empty_table() -> np.ndarray:
 
 
 def _read_ade20k(dataset_dir: Path) -> Classes:
-    """0 is unlabelled, 1 to 150 are the classes."""
+    """Return ADE20K's classes: 0 is unlabelled, 1 to 150 are the classes."""
     names = tuple(_shipped_names()["ade20k"])
     table = _empty_table()
     table[0] = IGNORED
@@ -169,7 +169,7 @@ def _read_cocostuff(dataset_dir: Path) -> Classes:
 
 
 def _read_mapillary(dataset_dir: Path) -> Classes:
-    """Names come with the data. "Unlabeled" is no name: it is ignored (LISA asks for it)."""
+    """Return Mapillary's classes; names come with the data. "Unlabeled" is ignored (LISA asks for it)."""
     path = dataset_dir / "mapillary" / "config_v2.0.json"
     content = read_json(path)
     try:

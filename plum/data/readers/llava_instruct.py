@@ -1,8 +1,8 @@
 """LLaVA-Instruct-150k as downloaded: `llava_dataset/llava_instruct_150k.json` on the photographs of `coco/train2017`.
 
-A record holds `image` and `conversations`: turns from "human" and "gpt" by turns. The image's place in the text is
+A record holds `image` and `conversations`: alternating turns from "human" and "gpt". The image token in the text is
 dropped, since a conversation here always begins with its image. Dialogues are kept as one block of bytes: hundreds of
-thousands of texts as objects would be copied into every loader process.
+thousands of text objects would be copied into every loader process.
 """
 
 import json
@@ -34,7 +34,7 @@ CONTROL = "dialogues had a control token inside their text, which is removed"
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation about an image, or about none (`image_path` None)."""
+    """A conversation about an image, or without one (`image_path` None)."""
 
     dialogue_id: str
     image_path: Path | None
@@ -42,15 +42,15 @@ class Dialogue:
 
 
 class Dialogues:
-    """Dialogues by number, packed.
+    """Packed dialogues, read by number.
 
     Args:
         dataset_dir: root of the LISA-style layout.
         excluded: image files to leave out.
 
     Raises:
-        FileNotFoundError: the file, or images, are missing.
-        ValueError: a broken file or record, naming both.
+        FileNotFoundError: the file or images are missing.
+        ValueError: the file or a record is broken; the message names the file and the record.
     """
 
     def __init__(self, dataset_dir: Path, excluded: Container[Path] = ()) -> None:
@@ -113,14 +113,14 @@ def clean_turns(turns: Any, quirks: Counter[str]) -> list[tuple[str, str]]:
 
     Args:
         turns: `conversations` of a record.
-        quirks: counts, by kind, what was not as it should be.
+        quirks: counts irregularities by kind.
 
     Returns:
-        (question, answer) pairs, without the image's place and without control tokens; a first turn that is no question
-        is dropped, and everything from the first turn on that is empty or out of turn.
+        (question, answer) pairs without image and control tokens. A first turn that is not a question is dropped, and
+        so is everything from the first turn on that is empty or out of turn.
 
     Raises:
-        ValueError: not a list of turns.
+        ValueError: `turns` is not a list of turns.
     """
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise ValueError(f"'conversations' must be a list of turns, got {shorten(turns)}")
@@ -150,7 +150,7 @@ def clean_turns(turns: Any, quirks: Counter[str]) -> list[tuple[str, str]]:
 
 
 def remove_control_tokens(text: str) -> str:
-    """The text without `<image>`, `<s>` and `</s>`, also where removing one makes another."""
+    """Return the text without `<image>`, `<s>` and `</s>`, even if removing one creates another."""
     while any(token in text for token in CONTROL_TOKENS):
         for token in CONTROL_TOKENS:
             text = text.replace(token, "")

@@ -1,1 +1,1 @@
-"""Training sources: each turns annotated images into conversations. The contract is in `base.py`."""
+"""Training sources, each of which turns annotated images into conversations. `base.py` defines the contract."""

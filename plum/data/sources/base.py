@@ -1,4 +1,4 @@
-"""What a data source is: named, countable, random access, and random only through the generator it is handed."""
+"""Protocol of a data source: named, sized, randomly accessible, and random only through the generator it is given."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
@@ -16,26 +16,26 @@ class Source(Protocol):
     name: str
 
     def __len__(self) -> int:
-        """Number of images (or other records) that samples are made of."""
+        """Return the number of images (or other records) from which samples are made."""
         ...
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
         """Make a sample of record `index`; the same index and generator state give the same sample.
 
         Raises:
-            ValueError: the record is broken; names it.
+            ValueError: the record is broken; the message names it.
         """
         ...
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """Characters of the longest conversation that `sample` makes of the same arguments; no image is read.
+        """Return the characters of the longest conversation of `sample` with the same arguments; no image is read.
 
-        A source that would have to read one gives what is usual for it.
+        A source that would have to read an image returns its typical length.
         """
         ...
 
     def exchanges(self) -> Iterator[Exchange]:
-        """Every wording the source can use with every name it knows (masks left out): a tokenizer learns from these."""
+        """Yield every wording of the source with every name it knows (without masks), to train a tokenizer on."""
         ...
 
 
@@ -45,7 +45,7 @@ def draw_indices(total: int, limit: int, generator: np.random.Generator) -> list
 
 
 def longest_text(conversations: Sequence[Sequence[Exchange]]) -> int:
-    """Characters of the questions and answers of the longest conversation."""
+    """Return the characters of the questions and answers of the longest conversation."""
     return max(sum(len(one.question) + len(one.answer) for one in conversation) for conversation in conversations)
 
 

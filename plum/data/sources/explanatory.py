@@ -18,18 +18,17 @@ logger = logging.getLogger(__name__)
 
 
 class ExplanatorySource:
-    """Questions of one picture at a time; the part-whole types become conversations of two exchanges.
+    """One picture's questions per sample; the part-whole types become conversations of two exchanges.
 
     Args:
-        questions: of a training split; read one at a time, so that large files stay compact.
-        question_types: which of them; empty for all.
-        conversations_per_image: most questions of one picture in a sample, each of another type.
-        part_images: the annotations the questions came from, for part maps; None for published records, which have
-            none.
+        questions: questions of a training split, read one at a time, so that large files stay compact.
+        question_types: the types to use; empty for all.
+        conversations_per_image: maximum number of questions per sample, each of a different type.
+        part_images: the annotations behind the questions, for part maps; None for published records, which have none.
         excluded: image files that may not be trained on.
 
     Raises:
-        ValueError: an unknown question type, or no question left.
+        ValueError: a question type is unknown, or no question is left.
     """
 
     name = "explanatory"
@@ -79,7 +78,7 @@ class ExplanatorySource:
         return [self.questions.questions[position] for position in positions]
 
     def exchanges(self) -> Iterator[Exchange]:
-        """Every question with every one of its answers, right and wrong."""
+        """Yield every question with each of its answers, right and wrong."""
         for position in sorted(position for types in self.pictures for one in types for position in one):
             for step in question_steps(self.questions.questions[position]):
                 for choice in step.choices:
@@ -87,9 +86,9 @@ class ExplanatorySource:
 
 
 def question_conversation(question: Question) -> tuple[Exchange, ...]:
-    """A question and its correct answer; for the part-whole types also the object question, in the benchmark's order.
+    """Return a question and its correct answer; for part-whole types also the object question, in benchmark order.
 
-    The object's answer has no mask and stays out of the BIO loss.
+    The object's answer has no mask and does not enter the BIO loss.
     """
     exchanges = []
     for step in question_steps(question):
@@ -103,10 +102,10 @@ def question_conversation(question: Question) -> tuple[Exchange, ...]:
 
 
 def check_types(question_types: Sequence[str]) -> frozenset[str]:
-    """The question types named (all when none is).
+    """Return the named question types, or all if none is named.
 
     Raises:
-        ValueError: an unknown type.
+        ValueError: a type is unknown.
     """
     known = [str(question_type) for question_type in QuestionType]
     if unknown := sorted(set(question_types) - set(known)):
@@ -117,9 +116,9 @@ def check_types(question_types: Sequence[str]) -> frozenset[str]:
 def group_by_picture(
     questions: QuestionSet, question_types: Collection[str], excluded: Container[Path]
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Positions of the questions that see the same picture (same image file, same marked instance), by their type.
+    """Group positions of questions about the same picture (same image file, same marked instance), by their type.
 
-    Questions of large files are parsed when they are read, so that types are noted here, once.
+    Questions of large files are parsed on every read, so their types are collected here once.
 
     Raises:
         ValueError: no question is left.

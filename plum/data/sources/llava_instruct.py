@@ -1,4 +1,4 @@
-"""Dialogues in words alone (LLaVA-Instruct-150k), which keep the language model what it was (paper, A.1, stage 0)."""
+"""Text-only dialogues (LLaVA-Instruct-150k), which preserve the language model's abilities (paper, A.1, stage 0)."""
 
 import logging
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ from plum.structures import Exchange, Sample
 logger = logging.getLogger(__name__)
 
 BATCH = 512
-"""Dialogues that are tokenized at once when lengths are counted."""
+"""Number of dialogues that are tokenized at once when lengths are counted."""
 
 
 class LlavaInstructSource:
-    """One dialogue a sample, cut to the run's `max_text_tokens` when it starts, never in the middle of a word.
+    """One dialogue per sample, cut to the run's `max_text_tokens` when the run starts, never within an exchange.
 
-    Whole exchanges are cut from the end until the rest fits; a dialogue whose first exchange alone is too long is left
-    out. Both are counted in the log. LISA cuts the token row, also inside an answer.
+    Whole exchanges are cut from the end until the rest fits. A dialogue whose first exchange is already too long is
+    left out. Both are counted in the log. LISA cuts the token row, even inside an answer.
 
     Args:
         dialogues: all of them.
-        encoder: counts tokens as the run will.
+        encoder: the run's encoder, which counts the tokens.
 
     Raises:
         ValueError: no dialogue fits.
@@ -42,7 +42,7 @@ class LlavaInstructSource:
         self.kept = np.flatnonzero(counts)
         self.num_exchanges = counts[self.kept]
         logger.info(
-            "%s: of %d dialogues %d lose exchanges at their end and %d are left out, more than %s text tokens",
+            "%s: of %d dialogues %d lose exchanges at their end and %d are left out: more than %s text tokens",
             self.name,
             len(dialogues),
             int((counts < totals)[self.kept].sum()),
@@ -56,7 +56,7 @@ class LlavaInstructSource:
         return len(self.kept)
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """The dialogue, cut to what fits; nothing is random in it."""
+        """Return the dialogue, cut to what fits; nothing is random."""
         dialogue = self.dialogues.read(int(self.kept[index]))
         name = f"{self.name}/{dialogue.dialogue_id}"
         image = None
@@ -73,13 +73,13 @@ class LlavaInstructSource:
         return longest_text([dialogue.exchanges[: int(self.num_exchanges[index])]])
 
     def exchanges(self) -> Iterator[Exchange]:
-        """Every exchange that is trained on."""
+        """Yield every exchange that is trained on."""
         for number, count in zip(self.kept, self.num_exchanges, strict=True):
             yield from self.dialogues.read(int(number)).exchanges[: int(count)]
 
 
 def count_fitting(dialogues: Dialogues, encoder: ConversationEncoder) -> Iterator[int]:
-    """How many exchanges of each dialogue, from its start, have at most `encoder.max_text_tokens` text tokens."""
+    """Yield how many exchanges of each dialogue, from its start, fit into `encoder.max_text_tokens` text tokens."""
     with tqdm(total=len(dialogues), desc="lengths of dialogues", unit="dialogue", disable=None) as progress:
         for first in range(0, len(dialogues), BATCH):
             chunk = [dialogues.read(number) for number in range(first, min(first + BATCH, len(dialogues)))]
@@ -88,7 +88,7 @@ def count_fitting(dialogues: Dialogues, encoder: ConversationEncoder) -> Iterato
 
 
 def _count_chunk(chunk: list[Dialogue], encoder: ConversationEncoder) -> Iterator[int]:
-    """Each dialogue is tokenized once: exchanges end with a control token, over which no token reaches."""
+    """Tokenize each dialogue once: exchanges end with a control token, which no other token crosses."""
     limit = encoder.max_text_tokens
     if limit is None:
         yield from (len(dialogue.exchanges) for dialogue in chunk)

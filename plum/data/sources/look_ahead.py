@@ -1,6 +1,6 @@
 """Look-ahead answers: "wheel (visible), window (missing)", where only the visible parts are tagged.
 
-Whether a name is tagged can be told only from the word behind it. Ordinary answers have locally predictable tags; only
+Only the word after a name tells whether the name is tagged. In ordinary answers tags can be predicted locally; only
 here can a bidirectional span tagger show what a causal one lacks (paper, Table 12).
 """
 
@@ -17,7 +17,7 @@ from plum.structures import Exchange, Sample
 class PartStatusSource:
     """Names one to `MAX_NAMES` parts of one object, shuffled, each with its status.
 
-    Each name is as likely missing as visible, as far as the object has such parts.
+    Each name is missing or visible with equal probability, as far as the object has such parts.
     """
 
     MAX_NAMES = 5
@@ -31,7 +31,7 @@ class PartStatusSource:
         return len(self.images)
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """Ask about up to `conversations_per_image` objects of image `index`, or one object several times."""
+        """Ask `conversations_per_image` questions about objects of image `index`, possibly several about one object."""
         return self.images.build_sample(index, self.name, self._converse(index, generator))
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
@@ -43,7 +43,7 @@ class PartStatusSource:
         return [(self._ask(draw_one(scene, generator), generator),) for _ in range(self.conversations_per_image)]
 
     def exchanges(self) -> Iterator[Exchange]:
-        """Every wording with all parts of every object, visible and missing in turn."""
+        """Yield every wording with all parts of every object, visible and missing alternately."""
         for label, parts in self.images.parts_of.items():
             for wording in WHICH_VISIBLE if parts else ():
                 question = wording.format(object=label, names=", ".join(parts))
@@ -71,7 +71,7 @@ class PartStatusSource:
 
 
 def state_parts(names: Sequence[str], is_visible: Sequence[bool]) -> Answer:
-    """'wheel (visible), window (missing).' with the visible names as phrases."""
+    """Return 'wheel (visible), window (missing).' with the visible names as phrases."""
     pieces: list[str] = []
     phrases = []
     for name, visible in zip(names, is_visible, strict=True):

@@ -1,7 +1,7 @@
 """MMR: implicit questions about several objects and parts at once (MMR paper, section 3), one conversation each.
 
 Question, answer and masks belong together. M2SA's loader draws three questions of an image but takes answers and masks
-in the file's order, so that of an image with n questions one pair in n is right; `is_unaligned` does as it does.
+in the file's order, so that for an image with n questions only one pair in n is right; `is_unaligned` reproduces this.
 """
 
 import logging
@@ -26,23 +26,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pairing:
-    """A question and the one whose answer and masks it is trained with: the same, unless they are not aligned."""
+    """A question, and the question whose answer and masks it is trained with: the same, unless `is_unaligned`."""
 
     question: MmrQuestion
     answered: MmrQuestion
 
 
 class MmrSource:
-    """The questions of one image at a time.
+    """One image's questions per sample.
 
     Args:
-        root: of the MMR layout.
+        root: root of the MMR layout.
         images: records of its training file.
-        conversations_per_image: most questions of one image in a sample.
+        conversations_per_image: maximum number of questions per sample.
         excluded: image files that may not be trained on.
-        has_marks: the system writes marks such as [SEG] into answers: they stand where the file has `{seg}`. Otherwise
-            targets are their phrases, and a question with a target that its answer does not name is left out.
-        is_unaligned: see above.
+        has_marks: whether the system writes marks such as [SEG] into answers, which then replace the file's `{seg}`.
+            Otherwise targets are their phrases, and a question with a target that its answer does not name is left out.
+        is_unaligned: pair questions and answers as M2SA's loader does (see the module's docstring).
 
     Raises:
         ValueError: nothing is left, or a text holds a control token.
@@ -88,7 +88,7 @@ class MmrSource:
         return longest_text(self._converse(index, generator))
 
     def exchanges(self) -> Iterator[Exchange]:
-        """Every question once, wordings in turn."""
+        """Yield every question once, cycling through the wordings."""
         questions = [question for of_image in self.questions for question in of_image]
         for number, question in enumerate(questions):
             yield Exchange(
@@ -102,7 +102,7 @@ class MmrSource:
         if not self.is_unaligned:
             return tuple(Pairing(questions[place], questions[place]) for place in drawn)
         if len(questions) < self.conversations_per_image:
-            drawn = list(range(len(questions)))  # their loader draws only where there is a choice
+            drawn = list(range(len(questions)))  # M2SA's loader only draws if there is a choice
         return tuple(Pairing(questions[place], questions[turn]) for turn, place in enumerate(drawn))
 
     def _converse(self, index: int, generator: np.random.Generator) -> tuple[tuple[Exchange, ...], ...]:
@@ -113,11 +113,11 @@ class MmrSource:
         answer = ground_answer(pairing.answered)
         spans = tuple(span for span in (answer.marked_words if self.has_marks else answer.spans) if span is not None)
         masks = tuple(target.mask for target in pairing.answered.targets)
-        assert len(spans) == len(masks), "questions of which a target has no place are left out"
+        assert len(spans) == len(masks), "questions with a target that has no span are left out"
         return Exchange(wording.format(sentence=pairing.question.question.strip()), answer.text, spans, masks)
 
     def _choose(self, images: Sequence[MmrImage]) -> tuple[tuple[MmrImage, ...], tuple[tuple[MmrQuestion, ...], ...]]:
-        """Images with the questions that can be trained on; the others are counted by their reason."""
+        """Return images with the questions that can be trained on; the others are counted by reason."""
         reasons: Counter[str] = Counter()
         chosen: list[MmrImage] = []
         questions: list[tuple[MmrQuestion, ...]] = []
@@ -136,7 +136,7 @@ class MmrSource:
         return tuple(chosen), tuple(questions)
 
     def _find_reason(self, question: MmrQuestion) -> str | None:
-        """Why a question cannot be trained on; None: it can."""
+        """Return why a question cannot be trained on; None if it can."""
         if any(token in text for token in CONTROL_TOKENS for text in (question.question, question.text_answer)):
             raise ValueError(f"{self.name}, question {question.question_id}: it holds a control token; remove it there")
         if not question.targets or question.num_marks != len(question.targets):

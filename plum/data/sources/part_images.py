@@ -1,7 +1,7 @@
-"""Images of a part dataset as the sources see them: objects of one name merged, names indexed, part maps drawn.
+"""Images of a part dataset as the sources use them: merged objects, indexed names, part maps.
 
-An image with two cars has *one* answer to "the wheel of the car": the wheels of both. So instances of one label are
-merged.
+An image with two cars has *one* answer to "the wheel of the car": the wheels of both. Instances of one label are
+therefore merged.
 """
 
 import logging
@@ -30,7 +30,7 @@ class NamedMask:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """All instances of one object label; parts sorted by label; `mask` is None when an instance has none."""
+    """All instances of one object label; parts are sorted by label; `mask` is None if any instance has none."""
 
     label: str
     parts: tuple[NamedMask, ...]
@@ -41,10 +41,10 @@ class PartImages:
     """The images of a dataset that show at least one part.
 
     Args:
-        dataset: its images; those without any part are left out and counted in the log.
+        dataset: the data set; images without any part are left out and counted in the log.
         part_vocabulary: sorted object-part names (`name_class`); class c of a part map is
             `part_vocabulary[c - 1]`, 0 is background.
-        with_part_maps: whether samples get one. Only the part pretext reads them, and they cost as much as the image.
+        with_part_maps: whether samples get a part map. Only the part pretext reads it; it costs as much as the image.
 
     Raises:
         ValueError: no image shows a part, or a part is not in the vocabulary.
@@ -71,19 +71,19 @@ class PartImages:
         return len(self.images)
 
     def scene(self, index: int) -> tuple[SceneObject, ...]:
-        """Objects of image `index` that have parts, sorted by label."""
+        """Return the objects of image `index` that have parts, sorted by label."""
         return merge_objects(self.images[index])
 
     def absent_parts(self, scene_object: SceneObject) -> tuple[str, ...]:
-        """Parts that other objects of the same name have but this one does not show (missing or hidden)."""
+        """Return the parts that other objects of the same name have but this one does not show (missing or hidden)."""
         shown = {part.label for part in scene_object.parts}
         return tuple(part for part in self.parts_of[scene_object.label] if part not in shown)
 
     def build_sample(self, index: int, source: str, conversations: Sequence[tuple[Exchange, ...]]) -> Sample:
-        """Load image `index` and put the conversations beside it.
+        """Load image `index` and combine it with the conversations to a sample.
 
         Raises:
-            ValueError: the image cannot be read; names dataset and image.
+            ValueError: the image cannot be read; the message names source and image.
         """
         record = self.images[index]
         name = f"{self.dataset.name}/{record.image_id}"
@@ -94,7 +94,7 @@ class PartImages:
         return Sample(name, source, image, tuple(conversations), part_map=self.part_map(record))
 
     def part_map(self, record: AnnotatedImage) -> np.ndarray | None:
-        """Return the class map int64 (H, W) of an image; None where none is wanted."""
+        """Return the class map int64 (H, W) of an image; None without part maps."""
         return draw_part_map(record, self.part_classes) if self.with_part_maps else None
 
 
@@ -116,7 +116,7 @@ def merge_objects(image: AnnotatedImage) -> tuple[SceneObject, ...]:
 
 
 def merge_parts(scene: Sequence[SceneObject]) -> tuple[NamedMask, ...]:
-    """Every part label of a scene with the union of its masks over all objects, sorted by label."""
+    """Return every part label of a scene with the union of its masks over all objects, sorted by label."""
     masks: defaultdict[str, list[RLE]] = defaultdict(list)
     for item in scene:
         for part in item.parts:
@@ -125,7 +125,7 @@ def merge_parts(scene: Sequence[SceneObject]) -> tuple[NamedMask, ...]:
 
 
 def name_class(object_label: str, part_label: str) -> str:
-    """Name the class of an object's part: a biplane's wing is not a bird's."""
+    """Return the class name of an object's part: a biplane's wing is not a bird's."""
     return f"{object_label}:{part_label}"
 
 
@@ -136,9 +136,9 @@ def collect_classes(datasets: Iterable[PartDataset]) -> tuple[str, ...]:
 
 
 def count_class_pixels(datasets: Iterable[PartImages]) -> tuple[int, ...]:
-    """Return the pixels of each class over all images of datasets with one vocabulary, background first.
+    """Return the number of pixels of each class over all images of datasets with one vocabulary, background first.
 
-    Where parts overlap a pixel counts for each of them; what is left of an image is background.
+    If parts overlap, a pixel counts for each of them; the rest of an image is background.
     """
     pixels: Counter[int] = Counter()
     num_classes = 1
@@ -155,7 +155,7 @@ def count_class_pixels(datasets: Iterable[PartImages]) -> tuple[int, ...]:
 
 
 def draw_part_map(image: AnnotatedImage, part_classes: Mapping[str, int]) -> np.ndarray:
-    """Class map int64 (H, W), 0 = background; where parts overlap the smaller one is on top."""
+    """Return the class map int64 (H, W), 0 = background; if parts overlap, the smaller one is on top."""
     canvas = np.zeros((image.height, image.width), dtype=np.int64, order="F")  # as decoded masks lie in memory
     parts = [(item.label, part) for item in image.objects for part in item.parts]
     for label, part in sorted(parts, key=lambda one: (-rle_area(one[1].mask), one[1].label)):

@@ -11,7 +11,7 @@ from plum.structures import Exchange, Sample
 
 
 class PartReferringSource:
-    """One target per conversation; about one in `OBJECT_SHARE` is a whole object where its mask is annotated."""
+    """One target per conversation; about one in `OBJECT_SHARE` is a whole object, if its mask is annotated."""
 
     OBJECT_SHARE = 5
     name = "part_referring"
@@ -46,7 +46,7 @@ class PartReferringSource:
         return conversations
 
     def exchanges(self) -> Iterator[Exchange]:
-        """Every wording with every name."""
+        """Yield every wording with every name."""
         for label, parts in self.images.parts_of.items():
             for wording in REFER_OBJECT:
                 yield Exchange(wording.format(object=label), name_target(label).text)

@@ -1,4 +1,4 @@
-"""Semantic segmentation by part name: everything in the image that carries a name, one or several names an answer."""
+"""Semantic segmentation by part name: everything in the image with a name, one or several names per answer."""
 
 from collections.abc import Iterator
 
@@ -43,7 +43,7 @@ class PartSemanticSource:
         return conversations
 
     def exchanges(self) -> Iterator[Exchange]:
-        """Every wording with every name, names one at a time and all parts of an object together."""
+        """Yield every wording with every name: single names, and all parts of an object together."""
         for part in self.images.part_labels:
             for wording in SEGMENT_NAMED:
                 yield Exchange(wording.format(names=part), list_targets([part]).text)

@@ -1,4 +1,4 @@
-"""Questions answered in words alone, without masks and without tags: is a part visible, what is the object?"""
+"""Questions answered only in words, without masks and tags: is a part visible, what is the object?"""
 
 from collections.abc import Iterator
 
@@ -14,10 +14,10 @@ OBJECT_QUESTION = "What is the object in the image?"
 
 
 class PartVqaSource:
-    """Yes/no questions about parts, half of them about a part that is not there, and the object's name.
+    """Yes/no questions about parts, half of them about an absent part, and questions about the object's name.
 
-    The object is asked for only where all objects with parts carry one name. Absent parts are those that objects of the
-    same name show elsewhere, else any part of the dataset that this object does not show.
+    The object's name is only asked for if all objects with parts have the same name. Absent parts are mostly those that
+    objects of the same name show elsewhere, otherwise any part of the dataset that this object does not show.
     """
 
     name = "part_vqa"
@@ -30,9 +30,9 @@ class PartVqaSource:
         return len(self.images)
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """Ask `conversations_per_image` questions about image `index`; the object's name at most once.
+        """Ask `conversations_per_image` questions about image `index`, at most one of them about the object's name.
 
-        A single question is the name's two times in three.
+        A single question asks for the name with probability 2/3, if the image has one object name.
         """
         return self.images.build_sample(index, self.name, self._converse(index, generator))
 
@@ -48,7 +48,7 @@ class PartVqaSource:
         return [(exchange,) for exchange in asked]
 
     def exchanges(self) -> Iterator[Exchange]:
-        """Every wording with every name."""
+        """Yield every wording with every name."""
         for label, parts in self.images.parts_of.items():
             yield name_object(label)
             for part in parts:
@@ -67,12 +67,12 @@ class PartVqaSource:
 
 
 def name_object(label: str) -> Exchange:
-    """The object question of the part-whole types, as a conversation of its own."""
+    """Return the object question of the part-whole types with its answer."""
     return Exchange(OBJECT_QUESTION, f"The object in the image is {with_article(label)}.", is_tagged=False)
 
 
 def ask_part(object_label: str, part: str, wording: str, is_visible: bool) -> Exchange:
-    """A yes/no question about one part."""
+    """Return a yes/no question about one part with its answer."""
     question = wording.format(object=object_label, part=part, a_part=with_article(part))
     answer = f"Yes, the {part} is visible." if is_visible else f"No, the {part} is not visible."
     return Exchange(question, answer, is_tagged=False)

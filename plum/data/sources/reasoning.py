@@ -31,15 +31,15 @@ class AnswerForm(Enum):
 
 
 class ReasoningSource:
-    """Instructions of one image at a time; regions to ignore leave every mask loss (LISA: they count as background).
+    """One image's instructions per sample; ignored regions are excluded from mask losses (LISA: background).
 
-    Images with an explanation are answered in words alone with the probability `WORDS_SHARE`, else with the mask, half
-    of the time followed by the explanation (LISA's shares).
+    Images with an explanation are answered in words only with probability `WORDS_SHARE`, otherwise with the mask, which
+    the explanation follows half of the time (LISA's shares).
 
     Args:
-        items: of the training split, all instructions of an image.
-        explanations: by image file name.
-        conversations_per_image: most instructions of one image in a sample.
+        items: all instructions of the training split.
+        explanations: explanations by image file name.
+        conversations_per_image: maximum number of instructions per sample.
         excluded: image files that may not be trained on.
 
     Raises:
@@ -88,7 +88,7 @@ class ReasoningSource:
         return tuple(conversations)
 
     def exchanges(self) -> Iterator[Exchange]:
-        """Every instruction with its first wording in every form that its image can be asked in."""
+        """Yield every instruction with its first wording in every answer form that its image allows."""
         for item in (item for items in self.images for item in items):
             explanation = self.explanations.get(item.image_path.name)
             for form in (AnswerForm.MASK,) if explanation is None else AnswerForm:
@@ -102,7 +102,7 @@ class ReasoningSource:
 
 
 def wordings(item: SegmentationItem, form: AnswerForm) -> tuple[str, ...]:
-    """Sentences to ask an item in, with `{sentence}` or `{expression}` for its text."""
+    """Return the wordings of an item's question, with `{sentence}` or `{expression}` for its text."""
     if form is AnswerForm.WORDS:
         return ("{sentence}",)
     if form is AnswerForm.MASK_AND_REASON:
@@ -111,10 +111,10 @@ def wordings(item: SegmentationItem, form: AnswerForm) -> tuple[str, ...]:
 
 
 def ask(item: SegmentationItem, wording: str, form: AnswerForm, explanation: str) -> Exchange:
-    """One question and its answer.
+    """Return one question and its answer.
 
-    An instruction that is a sentence names no target, so the answer calls it "the target"; others are expressions,
-    which the answer repeats.
+    An instruction that is a sentence does not name its target, so the answer calls it "the target"; other instructions
+    are expressions, which the answer repeats.
     """
     question = wording.format(sentence=item.text, expression=item.text.lower())
     if form is AnswerForm.WORDS:

@@ -20,16 +20,16 @@ logger = logging.getLogger(__name__)
 
 
 class ReferringSource:
-    """Sentences of one image at a time, drawn from all of its objects; each its own conversation.
+    """One image's sentences per sample, drawn from all of its objects; each is a conversation.
 
     Args:
-        name: of the data set.
-        items: of its training split; those whose mask is empty are left out and counted.
-        conversations_per_image: most sentences of one image in a sample.
+        name: name of the data set.
+        items: items of its training split; those with an empty mask are left out and counted.
+        conversations_per_image: maximum number of sentences per sample.
         excluded: image files that may not be trained on.
 
     Raises:
-        ValueError: nothing is left.
+        ValueError: nothing is left, or a text holds a control token.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ReferringSource:
         return len(self.images)
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """Ask for up to `conversations_per_image` different sentences of image `index`."""
+        """Ask for the targets of up to `conversations_per_image` different sentences of image `index`."""
         first = self.images[index][0]
         image = load_item_image(self.name, first)
         return Sample(first.image_id, self.name, image, self._converse(index, generator))
@@ -62,7 +62,7 @@ class ReferringSource:
         return tuple((refer(item, draw_one(REFER_EXPRESSION, generator)),) for item in drawn)
 
     def exchanges(self) -> Iterator[Exchange]:
-        """Every sentence once, wordings in turn."""
+        """Yield every sentence once, cycling through the wordings."""
         by_text = {item.text: item for items in self.images for item in items}
         for number, text in enumerate(sorted(by_text)):
             exchange = refer(by_text[text], REFER_EXPRESSION[number % len(REFER_EXPRESSION)])
@@ -70,18 +70,18 @@ class ReferringSource:
 
 
 def refer(item: SegmentationItem, wording: str) -> Exchange:
-    """Ask for an item whose text names a thing; the answer is the one that the benchmark's forced mode gives."""
+    """Ask for an item whose text names a thing; the answer is that of the benchmark's forced mode."""
     return exchange_about(wording.format(expression=item.text), target_answer(item), [NamedMask(item.text, item.mask)])
 
 
 def target_answer(item: SegmentationItem) -> Answer:
-    """'It is the man on the left.' with the expression as its phrase; "the target" where the text is a sentence."""
+    """Return 'It is the man on the left.' with the expression as its phrase; "the target" if the text is a sentence."""
     answer = forced_answer(item)
     return Answer(answer.text, (answer.span,))
 
 
 def load_item_image(name: str, item: SegmentationItem) -> np.ndarray:
-    """The item's image, uint8 RGB (H, W, 3); ValueError names source and image."""
+    """Return the item's image, uint8 RGB (H, W, 3); a ValueError names source and image."""
     try:
         return load_image(item.image_path, item.height, item.width)
     except (OSError, ValueError) as error:
@@ -91,7 +91,7 @@ def load_item_image(name: str, item: SegmentationItem) -> np.ndarray:
 def group_items(
     name: str, items: Sequence[SegmentationItem], excluded: Container[Path]
 ) -> tuple[tuple[SegmentationItem, ...], ...]:
-    """Items by image, in the order of the images' first items; without empty masks and excluded images.
+    """Group items by image, in the order of the images' first items, without empty masks and excluded images.
 
     Raises:
         ValueError: nothing is left, or a text holds a control token.

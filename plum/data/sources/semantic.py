@@ -18,16 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 class SemanticSource:
-    """Asks for one to `MAX_NAMES` classes of the image; pixels without a class leave every mask loss.
+    """Asks for one to `MAX_NAMES` classes of the image; pixels without a class are excluded from every mask loss.
 
-    Maps are read when they are needed, so it shows only then that one has no class at all (some of COCO-Stuff). The
-    next image that has one takes its place and the log says so. LISA: another image at random, unsaid.
+    Some maps (of COCO-Stuff) have no class at all, which only reading them shows. The next image with a class then
+    replaces the image, and a warning is logged. LISA silently takes a random other image.
     """
 
     MAX_NAMES = 3
     MAX_STEPS = 1000
     TEXT_LENGTH = 90
-    """Characters of a usual conversation: two names among the words of `SEGMENT_NAMED` and of the answer."""
+    """Characters of a typical conversation: two names within the words of `SEGMENT_NAMED` and of the answer."""
 
     def __init__(self, maps: LabelMaps, conversations_per_image: int) -> None:
         self.name = maps.name
@@ -61,11 +61,11 @@ class SemanticSource:
         return Sample(name, self.name, image, tuple(conversations), ignore_mask=ignored if ignored.any() else None)
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source. What is in an image only its label map says."""
+        """See Source. Only its label map would tell what is in an image."""
         return self.TEXT_LENGTH
 
     def exchanges(self) -> Iterator[Exchange]:
-        """Every wording with every class, one at a time."""
+        """Yield every wording with every class, one at a time."""
         for number, label in enumerate(self.maps.names):
             for wording in () if number in self.maps.ignored_classes else SEGMENT_NAMED:
                 yield Exchange(wording.format(names=label), list_targets([label]).text)
@@ -79,11 +79,11 @@ class SemanticSource:
         raise ValueError(f"source {self.name}: no label map from number {index} on has a class; check the label folder")
 
     def _report(self, path: Path) -> None:
-        """Say once per image that it is replaced, and how many are (in this loader process)."""
+        """Log once per image that it is replaced, and how many are (in this loader process)."""
         if path not in self._without_class:
             self._without_class.add(path)
             logger.warning(
-                "%s: no pixel of it has a class; the next image is used instead (%s: %d of %d images so far)",
+                "%s: none of its pixels has a class; the next image is used instead (%s: %d of %d images so far)",
                 path,
                 self.name,
                 len(self._without_class),

@@ -1,6 +1,6 @@
-"""Sentences of the sources, and answers that know where their phrases stand.
+"""Question and answer wordings of the sources; answers come with the spans of their phrases.
 
-PLUM has no segmentation token, so every answer names its target in words; the named words are what gets tagged.
+PLUM has no segmentation token, so every answer names its targets in words, and these words are tagged.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ class Answer:
 
 
 def join_names(names: Sequence[str], separator: str = ", ", last: str = " and ") -> str:
-    """'wheel', 'wheel and door', 'wheel, door and roof'."""
+    """Return 'wheel', 'wheel and door', 'wheel, door and roof'."""
     return last.join([separator.join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
@@ -77,8 +77,8 @@ def compose_answer(pieces: Sequence[str], phrase_positions: Sequence[int]) -> An
     """Join pieces into a text.
 
     Args:
-        pieces: of the text, in order, nothing is put between them.
-        phrase_positions: which of them are phrases to segment.
+        pieces: pieces of the text, joined in order without a separator.
+        phrase_positions: indices of the pieces that are phrases to segment.
     """
     text, spans = "", []
     for position, piece in enumerate(pieces):
@@ -89,12 +89,12 @@ def compose_answer(pieces: Sequence[str], phrase_positions: Sequence[int]) -> An
 
 
 def name_target(target: str) -> Answer:
-    """'It is the front wheel.' with the target as its phrase (the forced answer of referring segmentation)."""
+    """Return 'It is the front wheel.' with the target as its phrase (the forced answer of referring segmentation)."""
     return compose_answer(["It is the ", target, "."], [1])
 
 
 def list_targets(targets: Sequence[str], opening: str = "They are the ") -> Answer:
-    """'They are the wheel, door and roof.' with every target as a phrase; one target alone: 'It is the wheel.'."""
+    """Return 'They are the wheel, door and roof.' with every target as a phrase; for one target 'It is the wheel.'."""
     if len(targets) == 1:
         return name_target(targets[0])
     pieces = [opening, targets[0]]
@@ -105,7 +105,7 @@ def list_targets(targets: Sequence[str], opening: str = "They are the ") -> Answ
 
 
 def exchange_about(question: str, answer: Answer, targets: Sequence[NamedMask]) -> Exchange:
-    """Question, answer, and the masks of the answer's phrases, in the same order."""
+    """Return question, answer, and the masks of the answer's phrases, in the same order."""
     masks: tuple[RLE, ...] = tuple(target.mask for target in targets)
     assert len(masks) == len(answer.spans)
     return Exchange(question, answer.text, answer.spans, masks)

@@ -148,7 +148,7 @@ def test_chat_remembers_until_told_otherwise(
     assert "(no answer)" in printed
     assert "missing.png: image file not found" in printed
     assert "16 x 12 pixels" in printed
-    assert "/what is no command" in printed
+    assert "/what is not a command" in printed
     overlays = sorted((tmp_path / "out").glob("*.png"))
     assert [path.name for path in overlays] == [f"answer_{i:03}.png" for i in range(1, 8)]
     assert len([*(tmp_path / "out").glob("*.json")]) == 7

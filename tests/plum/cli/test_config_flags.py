@@ -28,9 +28,9 @@ def test_a_list_repeats_its_flag_and_false_leaves_it_out(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("- a\n", "expected lines `flag: value`"),
-        ("question:\n", "question has no value"),
-        ("question: {a: 1}\n", "question has no value"),
+        ("- a\n", "expected lines of the form `flag: value`"),
+        ("question:\n", "question has a value that no flag can take"),
+        ("question: {a: 1}\n", "question has a value that no flag can take"),
         ("question: [\n", "not YAML"),
     ],
 )
@@ -46,7 +46,7 @@ def test_a_missing_file_is_an_error_without_a_traceback(capsys: pytest.CaptureFi
     assert main(["segment", "--config", "nowhere.yaml"]) == 1
     assert "nowhere.yaml: no such file" in capsys.readouterr().err
     assert main(["segment", "--config"]) == 1
-    assert "--config needs the name of a YAML file" in capsys.readouterr().err
+    assert "--config must be followed by the name of a YAML file" in capsys.readouterr().err
 
 
 def test_an_unknown_flag_in_the_file_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

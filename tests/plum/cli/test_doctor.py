@@ -57,12 +57,12 @@ def doctor(config: Path, *words: str) -> int:
 def test_a_complete_run_passes_and_remembers_its_answer(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers = str(config.parent / "answers.json")
     assert doctor(config, "--answers", answers) == 0
-    assert "unknown weights  -> --record-answer keeps this one" in capsys.readouterr().out
+    assert "unknown weights  -> --record-answer records this one" in capsys.readouterr().out
     assert doctor(config, "--answers", answers, "--record-answer") == 0
     assert doctor(config, "--answers", answers) == 0
     printed = capsys.readouterr().out
     assert "known answer                 pass" in printed
-    assert "Nothing that is needed is missing." in printed
+    assert "Nothing required is missing." in printed
     assert "Memory of each of 1 GPUs" in printed
     text = Path(answers).read_text()
     Path(answers).write_text(text.replace('"text": "', '"text": "never '))
@@ -72,8 +72,8 @@ def test_a_complete_run_passes_and_remembers_its_answer(config: Path, capsys: py
 def test_what_is_missing_ends_with_an_error(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor(config, "--set", f"init_from={config.parent / 'absent'}") == 1
     captured = capsys.readouterr()
-    assert "absent is not there  -> python -m plum convert-llava" in captured.out
-    assert "error: 1 needed things are missing or wrong: init_from" in captured.err
+    assert "absent does not exist  -> python -m plum convert-llava" in captured.out
+    assert "error: 1 required items are missing or wrong: init_from" in captured.err
 
 
 def test_full_size_runs_are_examined_without_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_full_size_runs_are_examined_without_weights(capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert "Memory of each of 8 GPUs" in printed
     assert "ZeRO-1" in printed
-    assert "weights/plum_13b_base is not there" in printed
+    assert "weights/plum_13b_base does not exist" in printed
 
 
 def test_settings_need_a_value(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

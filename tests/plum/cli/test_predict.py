@@ -98,7 +98,7 @@ def test_broken_images_are_named_and_the_others_done(
     # Mended, it is tried again, and alone.
     Image.fromarray(make_image(5)).save(photos / "broken.jpg")
     assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?", "--resume") == 0
-    assert "1 images done, 3 were done before, 0 failed" in capsys.readouterr().out
+    assert "1 images done, 3 done earlier, 0 failed" in capsys.readouterr().out
     assert len(_records(tmp_path / "out")) == 4
     assert not (tmp_path / "out" / "failures.jsonl").exists()
 

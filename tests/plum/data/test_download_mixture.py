@@ -163,7 +163,7 @@ def test_shares_of_groups_and_of_single_sources() -> None:
     [
         (SourceConfig("semantic"), "`semantic` and `referring` need dataset"),
         (SourceConfig("reasoning", dataset="x"), "other kinds have none"),
-        (SourceConfig("reasoning", path="folder"), "it reads dataset_dir, leave path out"),
+        (SourceConfig("reasoning", path="folder"), "it reads dataset_dir; remove path"),
         (SourceConfig("part_vqa"), "path is missing"),
         (SourceConfig("llava_instruct", group="vqa"), "its group 'vqa' is not among data.groups"),
         (SourceConfig("semantic", dataset="cityscapes"), "unknown semantic data set 'cityscapes'"),

@@ -56,5 +56,5 @@ def test_a_models_hash_covers_its_base_but_not_its_place(tmp_path: Path) -> None
     assert [name for name, _ in first.hashes] == ["run/trained.safetensors", "base/model.safetensors"]
     (tmp_path / "two" / "base" / "model.safetensors").write_bytes(b"other")
     assert hash_weights(tmp_path / "two" / "run", cache, is_quiet=True).sha256 != first.sha256
-    with pytest.raises(FileNotFoundError, match="nowhere is not there"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         hash_weights(tmp_path / "nowhere", cache)

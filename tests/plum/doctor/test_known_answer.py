@@ -49,7 +49,7 @@ def test_equal_answers_pass_and_are_kept_by_weights_and_question(tmp_path: Path)
         (answer(square(38)), Verdict.FAIL, "mask 0: area 1444, recorded 1600, IoU 0.9025"),
         (answer(square(40, at=50)), Verdict.FAIL, "mask 0: area 1600, recorded 1600, IoU 0.0000"),
         (answer(square(40), text="a wheel"), Verdict.FAIL, "  recorded: 'the wheel'"),
-        (answer(), Verdict.FAIL, "phrases: 0, recorded 1, or in other places"),
+        (answer(), Verdict.FAIL, "phrases: 0, recorded 1, or at other positions"),
         (answer(square(40), weights="v"), Verdict.UNKNOWN, "weights v: no answer is recorded for them"),
     ],
 )

@@ -125,7 +125,7 @@ def test_a_mismatch_names_both_values(tmp_path: Path, tokenizer: PreTrainedToken
     other = replace(source.config, llava=replace(source.config.llava, language=language))
     with pytest.raises(
         ValueError,
-        match=r"llava.language.max_positions: 512, 4096; llava.language.rms_norm_eps: 1e-05, 1e-06; the values of its "
-        r"config.json are the checkpoint's own",
+        match=r"llava.language.max_positions: 512, 4096; llava.language.rms_norm_eps: 1e-05, 1e-06; copy the values of "
+        r"its config.json into the run's YAML",
     ):
         build_from(other, str(tmp_path / "source"), Placement())

@@ -187,7 +187,8 @@ def test_poisoned_samples_in_a_row_end_the_run_by_name(
         f"update 3: loss is not finite, rank 0, samples {', '.join(ids[3])}. 3 updates"
     )
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        f"update {update} is skipped: loss is not finite, rank 0, samples {', '.join(ids[update])}" for update in (1, 2)
+        f"update {update} was skipped: loss is not finite, rank 0, samples {', '.join(ids[update])}"
+        for update in (1, 2)
     ]
     lines = _lines(config)
     assert [line["updates_skipped"] for line in lines] == [1.0, 1.0]
@@ -290,7 +291,7 @@ def test_tensorboard_without_its_package_says_what_to_install(tmp_path: Path, mo
 
 def test_a_missing_model_to_start_from_is_named(tmp_path: Path) -> None:
     config = load_train_config(["--config", "configs/plum_tiny_stage1.yaml", "--init_from", str(tmp_path / "nowhere")])
-    with pytest.raises(FileNotFoundError, match="init_from: .*nowhere is not there: train the stage"):
+    with pytest.raises(FileNotFoundError, match="init_from: .*nowhere does not exist: train the stage"):
         build_or_load(config)
 
 

@@ -57,9 +57,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     damage(newer)  # type: ignore[operator]
     with caplog.at_level(logging.WARNING):
         assert checkpoints.newest() == Checkpoint(older, 1, CUT)
-    assert f"{newer} is left alone: {reason}" in caplog.text
+    assert f"{newer} is damaged and ignored: {reason}" in caplog.text
     damage(older)  # type: ignore[operator]
-    with pytest.raises(ValueError, match="no checkpoint in .*checkpoints is whole .*update_000002.*update_000001"):
+    with pytest.raises(ValueError, match="no checkpoint in .*checkpoints is complete .*update_000002.*update_000001"):
         checkpoints.newest()
     # What is done again replaces the damaged one.
     assert write_checkpoint(checkpoints, 2) == newer
@@ -88,7 +88,7 @@ def test_remains_and_converted_forms_go(checkpoints: RunCheckpoints) -> None:
 )
 def test_another_number_of_images_an_update_is_refused_with_what_would_fit(start: UpdateCut, advice: str) -> None:
     checkpoint = Checkpoint(Path("update_000001"), 1, CUT)
-    with pytest.raises(ValueError, match=f"12 images an update .2 ranks x micro_batch_size 2.*{advice}"):
+    with pytest.raises(ValueError, match=f"12 images per update .2 ranks x micro_batch_size 2.*{advice}"):
         require_same_update(checkpoint, start)
 
 

@@ -88,7 +88,7 @@ def test_a_frozen_language_model_cannot_learn_the_answers(config: TrainConfig) -
     report = run_smoke_overfit(frozen, 40)
     assert not findings(report)["answers"]
     answers = next(check for check in report.checks if check.name == "answers")
-    assert answers.finding.startswith("0 of 8 word for word, at least 75% wanted; ")
+    assert answers.finding.startswith("0 of 8 reproduced word for word, at least 75% required; ")
 
 
 def test_too_few_pictures_are_an_error(config: TrainConfig, tmp_path: Path) -> None:

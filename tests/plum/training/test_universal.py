@@ -96,7 +96,7 @@ def test_a_checkpoint_that_cannot_be_rewritten_is_named(tmp_path: Path) -> None:
     checkpoint = tmp_path / "run (1)+" / "update_000003"  # DeepSpeed reads paths as regular expressions
     checkpoint.mkdir(parents=True)
     (checkpoint / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"no pickle")
-    with pytest.raises(RuntimeError, match=r"could not rewrite .*update_000003"):
+    with pytest.raises(RuntimeError, match=r"could not convert .*update_000003"):
         to_universal(checkpoint)
     assert [path.name for path in checkpoint.parent.iterdir()] == ["update_000003"]
 

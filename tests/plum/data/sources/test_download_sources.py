@@ -189,7 +189,7 @@ def test_long_dialogues_lose_whole_exchanges_and_are_counted(tmp_path: Path, cap
     encoder = make_encoder(40)
     with caplog.at_level(logging.INFO):
         source = LlavaInstructSource(Dialogues(tmp_path), encoder)
-    assert "of 3 dialogues 1 lose exchanges at their end and 1 are left out, more than 40 text tokens" in caplog.text
+    assert "of 3 dialogues 1 lose exchanges at their end and 1 are left out: more than 40 text tokens" in caplog.text
     kept = [[exchange.answer for exchange in exchanges_of(draw(source, index))] for index in range(len(source))]
     assert kept == [["B."], ["B.", "D."]]
     with pytest.raises(ValueError, match="no dialogue fits into max_text_tokens = 3"):
