@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from partonomy.datasets.photographs import copy_training_images
+from partonomy.progress import track
 from plum.checkpoints.export_source import ExportSource, find_source
 from plum.checkpoints.model_card import write_card
 from plum.checkpoints.model_config_io import read_model_config, write_model_config
@@ -114,14 +114,14 @@ def _write(merged: Weights, partial: Path, request: ExportRequest) -> ShardWrite
     # Frequencies and such keep their precision, as they do in a model that is cast (`GroundedLMM._apply`).
     exact = {name for name, _ in empty_model(merged.config).named_buffers()}
     digests: dict[str, str] = {}
-    for name in tqdm(merged.names, desc="export", unit="tensor"):
+    for name in track(merged.names, "export", "tensor"):
         tensor = merged.read(name)
         tensor = tensor.float() if name in exact else tensor.to(request.dtype)
         digests[name] = _digest(tensor)
         writer.add(name, tensor)
     writer.finish()
     reloaded = ModelWeights(merged.config, list_tensors(partial, MODEL_STEM), {}, str(partial), is_strict=True)
-    for name in tqdm(reloaded.names, desc="check", unit="tensor"):
+    for name in track(reloaded.names, "check", "tensor"):
         if _digest(reloaded.read(name)) != digests[name]:
             raise ValueError(f"{partial}: {name} is not what was written: check the disk; nothing was exported")
     return writer

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import Tensor
-from tqdm import tqdm
 
 from partonomy.datasets.photographs import copy_training_images
+from partonomy.progress import track
 from plum.checkpoints.export_source import ExportSource, find_source, root_base
 from plum.checkpoints.model_card import write_card
 from plum.checkpoints.model_config_io import write_model_config
@@ -98,7 +98,7 @@ def _split(
     """Return adapters by peft's names, and every other tensor that is not the base's, by ours."""
     adapters: dict[str, Tensor] = {}
     others: dict[str, Tensor] = {}
-    for name in tqdm(weights.names, desc="compare", unit="tensor"):
+    for name in track(weights.names, "compare", "tensor"):
         if is_adapter(name) or TRAINED_COPY in name:
             adapters[peft_name(name)] = weights.read(name).clone()
             continue

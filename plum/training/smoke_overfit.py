@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch.distributed
-from tqdm import tqdm
 
 from partonomy.masks import decode_mask
 from partonomy.models.contract import Role, Turn
+from partonomy.progress import track
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import longest_text
 from plum.inference.predictor import Predictor
@@ -186,7 +186,7 @@ def _check_answers(parts: TrainingParts, samples: Sequence[Sample]) -> tuple[Che
     ious: list[float] = []
     reproduced, strays = 0, []
     exchanges = [(one, number) for one in samples for number in range(len(one.conversations[0]))]
-    for sample, number in tqdm(exchanges, desc="asking again", disable=None):
+    for sample, number in track(exchanges, "asking again", "exchange"):
         exchange, turns = sample.conversations[0][number], _turns(sample, number)
         ious += _mask_ious(predictor, sample, exchange, turns)
         answer = predictor.generate_text(sample.image, turns)

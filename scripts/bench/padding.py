@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from jsonargparse import CLI
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from partonomy.progress import track
 from plum.data.build import build_mixture
 from plum.data.encoding import ConversationEncoder
 from plum.data.mixture import MixtureDataset
@@ -111,7 +111,7 @@ def main(batch: int = 8, group: int = 48, samples: int = 960, images: int = 200,
 def encode_rows(mixture: MixtureDataset, encoder: ConversationEncoder, count: int) -> list[Rows]:
     """Token ids of each conversation of the first samples of a run."""
     rows = []
-    for position in tqdm(range(count), desc="encoding", unit="sample", leave=False):
+    for position in track(range(count), "encoding", "sample"):
         sample = mixture[position]
         encoded = [encoder.encode(one, name=sample.sample_id).encoded for one in sample.conversations]
         rows.append([one.input_ids for one in encoded])

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from partonomy.files import RECORD_ERRORS, check_relative_path, parse_json, printable
 from partonomy.masks import shorten
+from partonomy.progress import track
 from plum.data.conversation import CONTROL_TOKENS, IMAGE_TOKEN
 from plum.structures import Exchange
 
@@ -64,7 +63,7 @@ class Dialogues:
         quirks: Counter[str] = Counter()
         num_excluded = 0
         records = _read_records(path)
-        for number, record in enumerate(tqdm(records, desc=path.name, unit="dialogue", disable=None)):
+        for number, record in enumerate(track(records, path.name, "dialogue")):
             try:
                 image = None if record.get("image") is None else check_relative_path(record["image"], "'image'")
                 turns = clean_turns(record["conversations"], quirks)

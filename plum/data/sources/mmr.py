@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from partonomy.datasets.sources.mmr import MmrImage, MmrQuestion, ground_answer, mmr_image_path
 from partonomy.images import load_image
 from partonomy.masks import rle_area
+from partonomy.progress import track
 from plum.data.conversation import CONTROL_TOKENS
 from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.wordings import REASON
@@ -121,7 +121,7 @@ class MmrSource:
         reasons: Counter[str] = Counter()
         chosen: list[MmrImage] = []
         questions: list[tuple[MmrQuestion, ...]] = []
-        for image in tqdm(images, desc=self.name, unit="image", disable=None):
+        for image in track(images, self.name, "image"):
             kept = []
             for question in image.questions:
                 reason = self._find_reason(question)
