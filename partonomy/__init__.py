@@ -2,7 +2,7 @@
 
 Rooms, from the ground up; imports point down (pyproject.toml, `lint-imports`):
 
-- files, images, locks, masks, names, progress, structures, table_format, visualize: what all rooms share
+- files, images, locks, masks, names, progress, sharding, structures, table_format, visualize: what all rooms share
 - metrics: IoU, matching, multiple choice, intervals
 - datasets: what is annotated, in the project's own form; sources, curation, the drawn dataset
 - questions: Partonomy's questions and wrong answers; MMR-like questions

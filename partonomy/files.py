@@ -7,14 +7,14 @@ import hashlib
 import json
 import os
 import re
+import uuid
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
-
-from tqdm import tqdm
+from typing import Any, BinaryIO, TextIO
 
 from partonomy.masks import is_integer, shorten
+from partonomy.progress import BYTES, Progress, progress
 
 RECORD_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, OSError)
 """What a reader may raise while it walks through a record of any form."""
@@ -41,12 +41,50 @@ def hash_json(content: object) -> str:
 
 
 def write_json(path: Path, content: object, indent: int | None = None) -> None:
-    """Write JSON beside its place, then switch, so that a reader never meets half a file."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Write JSON in UTF-8 atomically (`open_atomically`), without blanks unless `indent` is given."""
     separators = (",", ":") if indent is None else None
-    text = json.dumps(content, indent=indent, separators=separators, ensure_ascii=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text_atomically(path, json.dumps(content, indent=indent, separators=separators, ensure_ascii=False) + "\n")
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically (`open_atomically`)."""
+    with open_atomically(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes its place, complete and on disk, when the block ends without an error.
+
+    Readers see the old content or the new one, never a part, also after a power cut. The content is written to a
+    temporary file of a unique name (`.NAME.<random>.tmp`) in the same folder, so that two writers cannot mix their
+    bytes. An error removes it; only a process that is killed leaves it behind.
+
+    Args:
+        path: of the file, in an existing folder.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write a folder's entries to disk, without which a new name may be lost in a power cut."""
+    if os.name == "nt":  # a folder cannot be opened there, and a rename is journalled
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -136,20 +174,27 @@ LONGEST_LITERAL = len("-Infinity")  # closer to the end of the buffer than this,
 BLANK = re.compile(r"[ \t\r\n]*")
 
 
-def iterate_lists(path: Path, names: Collection[str]) -> Iterator[tuple[str, Any]]:
+def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield (list name, record) for the records of the named lists of a file's top-level object, in file order.
 
-    Everything else in the file is decoded, checked to be JSON and dropped. A progress bar counts characters.
+    Everything else in the file is decoded, checked to be JSON and dropped. Progress counts characters.
+
+    Args:
+        path: of the file.
+        names: of the lists.
+        is_strict: refuse what `read_json` refuses: an object that has a key twice; and a file without one of the lists.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a JSON object, or a named entry is not a list; names the file, the list and the
             position.
     """
-    with _open(path) as buffer:
+    missing = set(names)
+    with _open(path, is_strict) as buffer:
         buffer.expect("{")
         while not buffer.skip("}"):
             name = buffer.decode_key()
+            missing.discard(name)
             buffer.where = f"the entry {name!r}"
             buffer.expect(":")
             if buffer.peek() == "[":
@@ -165,30 +210,37 @@ def iterate_lists(path: Path, names: Collection[str]) -> Iterator[tuple[str, Any
                 buffer.expect("}")
                 break
         buffer.expect("")
+    if is_strict and missing:
+        raise ValueError(f"{path}: the list {min(missing)!r} is missing")
 
 
-def iterate_records(path: Path) -> Iterator[Any]:
-    """Yield the records of a file that is one list, in file order. A progress bar counts characters.
+def iterate_records(path: Path, *, is_strict: bool = False) -> Iterator[Any]:
+    """Yield the records of a file that is one list, in file order. Progress counts characters.
+
+    Args:
+        path: of the file.
+        is_strict: refuse an object that has a key twice.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a JSON list; names the file, the record and the position.
     """
-    with _open(path) as buffer:
+    with _open(path, is_strict) as buffer:
         buffer.where = "the list"
         yield from _records(buffer, "")
         buffer.expect("")
 
 
 @contextmanager
-def _open(path: Path) -> Iterator["_Buffer"]:
+def _open(path: Path, is_strict: bool) -> Iterator["_Buffer"]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: annotation file not found")
+    decoder = json.JSONDecoder(object_pairs_hook=_object_from_pairs) if is_strict else json.JSONDecoder()
     with (
         path.open(encoding="utf-8-sig") as file,
-        tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=None) as progress,
+        progress(path.stat().st_size, path.name, BYTES) as shown,
     ):
-        yield _Buffer(path, file, progress)
+        yield _Buffer(path, file, shown, decoder)
 
 
 def _records(buffer: "_Buffer", of_what: str) -> Iterator[Any]:
@@ -206,11 +258,11 @@ def _records(buffer: "_Buffer", of_what: str) -> Iterator[Any]:
 class _Buffer:
     """The part of the file that is being decoded."""
 
-    def __init__(self, path: Path, file: TextIO, progress: "tqdm[Any]") -> None:
+    def __init__(self, path: Path, file: TextIO, shown: Progress, decoder: json.JSONDecoder) -> None:
         self._path = path
         self._file = file
-        self._progress = progress
-        self._decoder = json.JSONDecoder()
+        self._progress = shown
+        self._decoder = decoder
         self._text = ""
         self._at = 0
         self._dropped = 0  # characters before the buffer
@@ -281,10 +333,3 @@ class _Buffer:
     def _error(self, reason: str, position: int) -> ValueError:
         place = self._dropped + position
         return ValueError(f"{self._path}: not valid JSON, {self.where}: {reason}, near character {place}")
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text to a neighbour file, then switch it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -28,9 +28,44 @@ def hold_lock(path: Path, refusal: str, *, wait: bool = False) -> Iterator[None]
     Raises:
         BlockingIOError: Another process holds the lock.
     """
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    with _hold(path.with_name(f".{path.name}.lock"), refusal, is_waiting=wait):
+        yield
+
+
+LOCK_FILE = ".lock"
+"""Locked by the process that writes a data set folder."""
+
+
+@contextmanager
+def lock_folder(folder: Path, name: str = LOCK_FILE) -> Iterator[None]:
+    """Hold a folder, or a part of the work in it, by a file in it that is removed at the end.
+
+    Args:
+        folder: Created when missing.
+        name: Of the lock file.
+
+    Raises:
+        BlockingIOError: Another process holds the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    refusal = (
+        f"{folder}: another process is writing here and holds {path}; wait for it, end it, or choose another --output"
+    )
+    with _hold(path, refusal):
+        try:
+            yield
+        finally:
+            # Removed while it is held: a process that opened it before finds it gone once it has the lock, and is
+            # refused; the next one makes a new file.
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _hold(path: Path, refusal: str, *, is_waiting: bool = False) -> Iterator[None]:
+    lock = FileLock(path)
     try:
-        lock.acquire(blocking=wait)
+        lock.acquire(blocking=is_waiting)
     except Timeout as error:
         raise BlockingIOError(refusal) from error
     except (NotImplementedError, OSError) as error:

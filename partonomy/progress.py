@@ -2,13 +2,15 @@
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+Item = TypeVar("Item")
 
 SECONDS_PER_LINE = 30.0
 """Time between two lines where standard error is no terminal: a log of a day then has 2,880 of them at most."""
@@ -55,6 +57,13 @@ def progress(
             yield _Bar(bar)
     else:
         yield _Lines(total, label, unit, initial)
+
+
+def counted(items: Iterable[Item], shown: Progress) -> Iterator[Item]:
+    """Yield items and count each as done when the next one is asked for."""
+    for item in items:
+        yield item
+        shown.update()
 
 
 class _Silent(Progress):

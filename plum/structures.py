@@ -165,7 +165,7 @@ class GroundedOutput:
 
     hidden_states [N, T, D]: last layer, after the final norm
     token_logits [K, V], token_labels [K]: next-token logits at supervised positions only
-    tag_logits [A, 3], tag_labels [A]: at the A tokens with a tag only, in the order of plum.data.bio_labels.Tag; no
+    tag_logits [A, 3], tag_labels [A]: at the A tokens with a tag only, in the order of plum.inputs.bio_labels.Tag; no
         logits without a tagger
     images: both towers' features of the B images
     mask_logits [M, 4h, 4w]: low resolution, in the frame of SAM's padded input

@@ -17,9 +17,9 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from plum.config import LlavaConfig, ModelConfig
-from plum.data.conversation import TEMPLATES
 from plum.data.readers.label_maps import NAMES_FILE
 from plum.data.sources import wordings
+from plum.inputs.conversation import TEMPLATES
 from plum.models.backbones.llava import build_llava
 from plum.models.segmenters.sam import build_sam
 from plum.training.config_file import load_train_config

@@ -2,7 +2,7 @@
 
 Shown elsewhere, below the command line: every way a record, annotation or mask can be wrong (partonomy/datasets/
 test_partonomy_core.py, test_store.py, test_coco.py, partonomy/test_masks.py), random damage (fuzz/test_readers.py),
-images that break between loading and scoring and models that fail (partonomy/evaluation/test_failures.py), damaged
+images that break between loading and scoring and models that fail (partonomy/harness/test_failures.py), damaged
 training images (plum/data/test_sources.py), configurations that contradict the weights beside them
 (plum/checkpoints/test_store.py).
 """
@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from partonomy.harness.results import Summary
 from PIL import Image
 
 import train
 from partonomy.__main__ import main as partonomy_main
+from partonomy.harness.summary import Summary
 from partonomy.structures import QuestionType
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main as plum_main
@@ -128,7 +128,7 @@ def test_a_bad_record_is_a_listed_failure_and_disturbs_no_other(
     broken = tmp_path / "data" / questions.name
     summary, oracle = validate("random", broken, tmp_path / "run"), validate("oracle", broken, tmp_path / "oracle")
 
-    entries = summary.question_types
+    entries = summary.groups
     assert sum(entry.num_expected for entry in entries.values()) == len(records)
     assert all(entry.num_expected == entry.num_scored + entry.num_failed for entry in entries.values())
     (failed,) = [entry for entry in entries.values() if entry.num_failed]
@@ -136,21 +136,21 @@ def test_a_bad_record_is_a_listed_failure_and_disturbs_no_other(
     (listed,) = failed.reasons
     assert reason in listed
     assert f"record-{BAD:06d}" in listed or "cut.jpg" in listed
-    untouched = [name for name in clean.question_types if name not in (failed.name, BAD_TYPE)]
+    untouched = [name for name in clean.groups if name not in (failed.name, BAD_TYPE)]
     assert len(untouched) == len(QuestionType) - 1
-    assert all(entries[name] == clean.question_types[name] for name in untouched)
+    assert all(entries[name] == clean.groups[name] for name in untouched)
 
     # All is right but the failure: 3 of 4 questions, 9 of 1 + 2 + 3 + 4 masks. A riddle counts under its own heading.
-    metrics = oracle.question_types[failed.name].metrics
+    metrics = oracle.groups[failed.name].metrics
     is_riddle = failed.name != BAD_TYPE
     assert metrics["parts_accuracy"].value == (0 if is_riddle else pytest.approx(3 / 4))
     assert metrics["giou_micro_paired"].value == (0 if is_riddle else pytest.approx(9 / 10))
-    assert not is_riddle or oracle.question_types[BAD_TYPE].metrics["parts_accuracy"].value == 1
+    assert not is_riddle or oracle.groups[BAD_TYPE].metrics["parts_accuracy"].value == 1
 
     lines = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
     assert len(lines) == len(records)
     (record,) = [line for line in lines if reason in json.dumps(line, ensure_ascii=False)]
-    assert record["question_id"].endswith(f"-{BAD:06d}")
+    assert record["item_id"].endswith(f"-{BAD:06d}")
 
 
 def write_coco(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from partonomy.__main__ import main
 from partonomy.datasets.store import load_dataset, load_questions
-from partonomy.harness.results import Summary
+from partonomy.harness.summary import Summary
 from partonomy.images import BOX_COLOUR, EXIF_ORIENTATION, draw_box, load_image
 from partonomy.masks import rle_area, rle_bbox
 from partonomy.models.bounds import BUILTIN_MODELS, OracleModel
@@ -120,7 +120,7 @@ def test_baselines_bound_every_model_on_photographs(
     runs = {name: tmp_path / name for name in ("oracle", "random", "empty")}
     scores = {name: validate(name, ade20k.folder, run, "--limit", "4") for name, run in runs.items()}
     for question_type in QuestionType:
-        oracle, guess, empty = (scores[name].question_types[question_type.value] for name in runs)
+        oracle, guess, empty = (scores[name].groups[question_type.value] for name in runs)
         assert (oracle.num_expected, oracle.num_scored, oracle.num_failed) == (4, 4, 0)
         assert {metric.value for metric in oracle.metrics.values() if metric.count} == {1.0}
         assert 0.0 <= float(guess.metrics["giou_micro_paired"].value or 0) < 0.3
@@ -188,7 +188,7 @@ def test_tiny_parts_are_kept(ade20k: Built) -> None:
 @needs_real_data
 def test_types_that_one_object_cannot_ask_report_zero_with_the_reason(cars: Built, tmp_path: Path) -> None:
     summary = validate("oracle", cars.folder, tmp_path / "run")
-    for name, entry in summary.question_types.items():
+    for name, entry in summary.groups.items():
         if name.startswith("identification"):
             assert (entry.num_expected, entry.num_scored) == (10, 10)
             assert entry.metrics["giou_micro_paired"].value == 1.0
@@ -285,6 +285,6 @@ def test_photo_with_exif_rotation(
     monkeypatch.setitem(BUILTIN_MODELS, "oracle", lambda seed: RedFinder())
     summary = validate("oracle", tmp_path / "questions", tmp_path / "run", "--generate", "none")
     for name in ("identification", "identification_with_label"):
-        metrics = summary.question_types[name].metrics
+        metrics = summary.groups[name].metrics
         # IoU 1 on the turned photograph, nothing red in the three others.
         assert metrics["giou_micro_paired"].value == pytest.approx(1 / 4)

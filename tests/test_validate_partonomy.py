@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from partonomy.benchmarks.partonomy.task import parse_generate, parse_types
+from partonomy.cli.run import benchmark_parser
 from partonomy.structures import QuestionType
-from validate_partonomy import build_parser, main, parse_generate, parse_types
+from validate_partonomy import main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,20 +60,22 @@ def test_missing_questions_are_named(tmp_path: Path) -> None:
 
 
 def test_unknown_flag_and_unknown_model_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for flags in (["--modle", "oracle"], ["--model", "orakle"]):
-        with pytest.raises(SystemExit):
-            build_parser().parse_args([*flags, "--questions", "q", "--output", "o"])
-    assert "orakle" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["--modle", "oracle", "--questions", "q", "--output", "o"])
+    assert stopped.value.code == 2
+    assert "--modle" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"--model is one of plum, oracle, .* or package\.module:Class, not 'orakle'"):
+        main(["--model", "orakle", "--questions", "q", "--output", "o"])
 
 
 def test_config_file_gives_the_flags(tmp_path: Path) -> None:
     path = tmp_path / "validation.yaml"
     path.write_text("model: random\nquestions: data\noutput: run\nlimit: 3\ngenerate: all\n")
-    arguments = build_parser().parse_args(["--config", str(path), "--limit", "5"])
+    arguments = benchmark_parser("partonomy").parse_args(["--config", str(path), "--limit", "5"])
     assert (arguments.model, arguments.limit, arguments.generate) == ("random", 5, "all")
     path.write_text("model: random\nquestions: data\noutput: run\nlimits: 3\n")
     with pytest.raises(SystemExit):
-        build_parser().parse_args(["--config", str(path)])
+        benchmark_parser("partonomy").parse_args(["--config", str(path)])
 
 
 def test_help_comes_without_torch() -> None:

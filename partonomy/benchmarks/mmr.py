@@ -13,9 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from partonomy.benchmarks.records import AnswerRecord, TargetOutcome, ratio_by_image
+from partonomy.benchmarks.cases import Case, CaseLabel, CasePicture, mask_pictures
+from partonomy.benchmarks.records import AnswerRecord, TargetOutcome, answer_texts, ratio_by_image
 from partonomy.benchmarks.segmentation import Wording, describe_mode, segmentation_prompt
-from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task
+from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task, Words
 from partonomy.datasets.sources.mmr import (
     Granularity,
     GroundedAnswer,
@@ -32,6 +33,7 @@ from partonomy.metrics.iou import count_pixels
 from partonomy.metrics.matching import hungarian_assignment
 from partonomy.models.contract import AnswerMarks, AnswerRequest, Gold, MaskRequest, Role, Turn
 from partonomy.structures import RLE, CharSpan
+from partonomy.visualize import part_colours
 
 
 @dataclass(frozen=True)
@@ -337,6 +339,9 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
 
     VERSION: ClassVar[str] = "multi-target-1.0"
     RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
+    WORDS: ClassVar[Words] = Words(
+        "question", quality="mean IoU", quality_title="Mean IoU of a question's masks (%)", quality_key="iou"
+    )
     MAX_NEW_TOKENS: ClassVar[int] = 256
     """The sixteen targets of MMR's longest answer fit with their names."""
 
@@ -405,6 +410,19 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
         reasons = [one.reason for record in records for one in record.targets if one.reason is not None]
         lines += [f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons))]
         return tuple(lines)
+
+    def show(self, record: AnswerRecord, item: MultiTargetItem | None) -> Case:
+        """Show the targets and the masks that were compared with them, each pair in one colour."""
+        colours = part_colours(len(record.targets))
+        labels = tuple(
+            CaseLabel(target.name or "no target", colour, target.iou)
+            for target, colour in zip(record.targets, colours, strict=True)
+        )
+        pictures: tuple[CasePicture, ...] = ()
+        if item is not None:
+            true = [_union(item)] if self.options.mode is MultiTargetMode.UNION else _true_masks(item.targets)
+            pictures = mask_pictures(true, [target.predicted for target in record.targets])
+        return Case(record.subject, pictures, labels, answer_texts(record))
 
     def content(self) -> Iterator[object]:
         """Words, targets and gold answers."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from partonomy.benchmarks.cases import CaseText, count_words
 from partonomy.benchmarks.task import Record, Status
 from partonomy.metrics.bootstrap import ImageRatio
 from partonomy.metrics.iou import PairStatistics
@@ -78,6 +79,23 @@ class AnswerRecord(Record):
         if not self.is_scored and self.score > 0:
             raise ValueError(f"item {self.item_id}: a failed item scores 0, got {self.score}")
 
+    @property
+    def subject(self) -> str:
+        """See Record: the right answer that most people gave, or the names of the targets."""
+        if self.mask is None and not self.targets:
+            return max(self.truths, key=self.truths.count, default="")
+        return ", ".join(self.truths)
+
+    @property
+    def quality(self) -> float | None:
+        """See Record: the score."""
+        return None if self.status is Status.UNSUPPORTED else self.score
+
+    @property
+    def said(self) -> str:
+        """See Record: the reply."""
+        return self.reply or ""
+
     def masks(self) -> Iterable[RLE]:
         """See Record."""
         found = [self.mask.predicted] if self.mask is not None else []
@@ -86,6 +104,8 @@ class AnswerRecord(Record):
     @classmethod
     def upgrade(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
         """See Record. Earlier versions had no status and no image path; a reason meant that the item had failed."""
+        if "status" in content:
+            return content
         reason = content.get("reason")
         status = Status.SCORED if reason is None else Status.FAILED
         return {"image_path": "", **content, "status": status.value, "reason": reason or ""}
@@ -131,3 +151,18 @@ def mean_score(records: Sequence[AnswerRecord], group: str | None = None) -> Ima
     is_counted = [group is None or record.group == group for record in records]
     scores = [record.score if counted else 0.0 for record, counted in zip(records, is_counted, strict=True)]
     return ratio_by_image(records, scores, [int(counted) for counted in is_counted])
+
+
+def answer_texts(record: AnswerRecord) -> tuple[CaseText, ...]:
+    """What a page writes of an item: the question, the right answers or the targets' names, and the reply.
+
+    The name of a single target is in the question.
+    """
+    texts = [CaseText("Question", record.prompt)]
+    if record.mask is None:
+        texts.append(CaseText("Targets" if record.targets else "Correct", count_words(record.truths)))
+    if record.reply is not None:
+        texts.append(CaseText("Reply", record.reply or "(no text)"))
+    if record.prediction is not None and record.prediction != record.reply:
+        texts.append(CaseText("Read as", record.prediction))
+    return tuple(texts)

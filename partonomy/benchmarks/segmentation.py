@@ -13,12 +13,14 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from partonomy.benchmarks.records import AnswerRecord, MaskOutcome, ratio_by_image
-from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task
+from partonomy.benchmarks.cases import Case, CaseLabel, CasePicture, mask_pictures
+from partonomy.benchmarks.records import AnswerRecord, MaskOutcome, answer_texts, ratio_by_image
+from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task, Words
 from partonomy.masks import decode_mask, encode_mask
 from partonomy.metrics.bootstrap import ImageRatio
 from partonomy.models.contract import AnswerMarks, AnswerRequest, Gold, MaskRequest, Role, Turn
 from partonomy.structures import RLE, CharSpan
+from partonomy.visualize import part_colours
 
 
 class AskedText(Protocol):
@@ -67,6 +69,7 @@ class SegmentationItem:
         return Picture(self.image_path, self.height, self.width)
 
 
+IGNORED_COLOUR = (128, 128, 128)
 THE_TARGET = "the target"
 END_MARKS = " .,;:!?"
 
@@ -228,6 +231,7 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
 
     VERSION: ClassVar[str] = "segmentation-1.0"
     RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
+    WORDS: ClassVar[Words] = Words("expression", quality="IoU", quality_title="IoU (%)", quality_key="iou")
 
     benchmark: str
     split: str
@@ -270,6 +274,17 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
     def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
         """Both ratios, cIoU and gIoU."""
         return segmentation_ratios(records)
+
+    def show(self, record: AnswerRecord, item: SegmentationItem | None) -> Case:
+        """Show the target and the union of the predicted masks, and the pixels that count on neither side."""
+        predicted = None if record.mask is None else record.mask.predicted
+        pictures: tuple[CasePicture, ...] = ()
+        if item is not None:
+            pictures = mask_pictures([item.mask], [predicted])
+            if item.ignore_mask is not None:
+                pictures += (CasePicture("not counted", (item.ignore_mask,), (IGNORED_COLOUR,)),)
+        labels = (CaseLabel("target", part_colours(1)[0], record.score),)
+        return Case(record.subject, pictures, labels, answer_texts(record))
 
     def content(self) -> Iterator[object]:
         """Words and masks."""

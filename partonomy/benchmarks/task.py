@@ -8,6 +8,7 @@ benchmark, write one file with a `Task` and its `Benchmark` (`define_benchmark`)
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from partonomy.masks import RLE
+import numpy as np
+
+from partonomy.benchmarks.cases import IMAGE, Case, CasePicture, CaseText, Verdict
+from partonomy.images import image_size, load_image
+from partonomy.masks import RLE, rle_to_json
 from partonomy.metrics.bootstrap import ImageRatio, MeanOfRatios
 from partonomy.models.contract import AnswerMarks, Request
+from partonomy.table_format import Table
+from partonomy.visualize import part_colours
 
 MAX_REASON = 500
 """Characters kept of an error message."""
@@ -30,7 +37,7 @@ class Status(StrEnum):
     """Whether an item was scored.
 
     A failed item counts as 0 in every metric that was asked for. An unsupported one was refused by a model that cannot
-    do what the benchmark asks; where the model refused every item, the metrics are null.
+    do what the benchmark asks; where the model refused items and answered none, the metrics are null.
     """
 
     SCORED = "scored"
@@ -68,6 +75,25 @@ class Record:
         """Whether the item was answered without error."""
         return self.status is Status.SCORED
 
+    @property
+    def subject(self) -> str:
+        """What the item is about in a few words, for lists of items."""
+        return ""
+
+    @property
+    def quality(self) -> float | None:
+        """How well the item was answered, in [0, 1]; None where that was not asked for or the model cannot do it."""
+        return None
+
+    @property
+    def said(self) -> str:
+        """The model's own words, where the benchmark scores words; else empty."""
+        return ""
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What the model was right or wrong in, in the order of the questions; empty where it cannot answer them."""
+        return ()
+
     def masks(self) -> Iterable[RLE]:
         """Every predicted mask; a record file is only read if all of them are sound."""
         return ()
@@ -99,6 +125,17 @@ class Picture:
     height: int | None = None
     width: int | None = None
     box: tuple[int, int, int, int] | None = None
+
+    def load(self) -> np.ndarray:
+        """Read the image in its frame, uint8 RGB (H, W, 3), without the box.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no image, or of another size.
+        """
+        if self.height is None or self.width is None:
+            return load_image(self.path, *image_size(self.path))
+        return load_image(self.path, self.height, self.width)
 
 
 class Item(Protocol):
@@ -132,6 +169,34 @@ class Group:
     metrics: Mapping[str, Metric | None]
 
 
+@dataclass(frozen=True)
+class Words:
+    """What tables and pages call the things of a benchmark.
+
+    Attributes:
+        item: An item; several have an "s" behind.
+        group: A group of items, as a heading.
+        subject: `Record.subject`, as a heading.
+        quality: `Record.quality`, beside a number.
+        quality_of: The same of several items, as in "items of the highest ..."; empty: `quality`.
+        quality_title: The same with its unit, at the beginning of a title.
+        quality_key: The same in files.
+    """
+
+    item: str = "item"
+    group: str = "Group"
+    subject: str = "about"
+    quality: str = "score"
+    quality_of: str = ""
+    quality_title: str = "Score (%)"
+    quality_key: str = "score"
+
+    @property
+    def items(self) -> str:
+        """Several items."""
+        return f"{self.item}s"
+
+
 ItemT = TypeVar("ItemT", bound=Item)
 AnswerT = TypeVar("AnswerT")
 RecordT = TypeVar("RecordT", bound=Record)
@@ -159,6 +224,11 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
     RECORD: ClassVar[type[Record]]
     MAX_NEW_TOKENS: ClassVar[int] = 128
     """Longest answer of a model in its own words."""
+    WORDS: ClassVar[Words] = Words()
+    COMPARED: ClassVar[tuple[str, ...]] = ()
+    """Metrics that a comparison of two runs shows unless told otherwise; empty: every metric."""
+    EXPORT_NEEDS_ITEMS: ClassVar[bool] = False
+    """Whether `prediction` reads the item, so that predictions cannot be exported once the data are gone."""
 
     benchmark: str
     split: str
@@ -204,17 +274,66 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
     def metrics(self, records: Sequence[RecordT]) -> Mapping[str, Metric | None]:
         """Every metric of the records of one group, in the order in which tables show them."""
 
+    def settle(self, records: Sequence[RecordT]) -> Iterable[RecordT]:
+        """Return the records as the metrics count them, see `settle_status`."""
+        return settle_status(records)
+
     def groups(self, records: Sequence[RecordT]) -> Iterator[Group]:
         """Divide the records of a run into groups and compute each group's metrics; here all records are one group."""
         settled = settle_status(records)
         metrics = self.metrics(settled)
-        if settled and all(record.status is Status.UNSUPPORTED for record in settled):
+        if any(record.status is Status.UNSUPPORTED for record in settled):  # also beside an image that is missing
             metrics = dict.fromkeys(metrics)
         yield make_group(ALL, settled, metrics)
 
     def notes(self, records: Sequence[RecordT]) -> tuple[str, ...]:
         """What a reader of the scores has to know besides, one line each."""
         return ()
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Settings that change what a number means, by name: a comparison names those in which two runs differ."""
+        return {"protocol": self.protocol}
+
+    def counted_by(self, metric: str) -> tuple[str, str]:
+        """Whose protocol counts a metric, and the metric's name without it; here all are counted in one way."""
+        return self.protocol, metric
+
+    def further_tables(self, records: Sequence[RecordT]) -> tuple[Table, ...]:
+        """Tables of a run besides those of its metrics."""
+        return ()
+
+    def show(self, record: RecordT, item: ItemT | None) -> Case:
+        """Say what a page shows of an item.
+
+        Args:
+            record: Its outcome.
+            item: The item; None where the data are gone, and with them the image and the true masks.
+        """
+        masks = tuple(record.masks())
+        pictures = (IMAGE, CasePicture("predicted", masks, part_colours(len(masks)))) if masks else (IMAGE,)
+        texts = [CaseText("Question", record.prompt)]
+        texts += [CaseText("Reply", record.said)] if record.said else []
+        return Case(record.subject, pictures if item is not None else (), texts=tuple(texts))
+
+    def prediction(self, record: RecordT, item: ItemT | None, folder: Path) -> Mapping[str, Any]:
+        """Return what an exported file of predictions says of an item, as JSON values.
+
+        Args:
+            record: Its outcome.
+            item: The item; None unless `EXPORT_NEEDS_ITEMS`.
+            folder: Where the file will lie; paths are relative to it.
+        """
+        return {
+            "item_id": record.item_id,
+            "group": record.group,
+            "image": relative_path(record.image_path, folder) or None,
+            "prompt": record.prompt,
+            "status": record.status.value,
+            "reason": record.reason,
+            "reply": record.said or None,
+            "masks": [rle_to_json(mask) for mask in record.masks()],
+        }
 
     @abstractmethod
     def content(self) -> Iterator[object]:
@@ -234,7 +353,8 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
 def settle_status(records: Sequence[RecordT]) -> Sequence[RecordT]:
     """An item refused by a model that answered others has failed: it scores 0."""
-    if not any(record.is_scored for record in records):
+    found = {record.status for record in records}
+    if not {Status.SCORED, Status.UNSUPPORTED} <= found:
         return records
     reason = "NotImplementedError, which the model did not raise on other items"
     return [
@@ -264,6 +384,11 @@ def describe_error(error: Exception) -> str:
 def first_items(items: Sequence[ItemT], limit: int | None) -> Sequence[ItemT]:
     """Keep at most `limit` items; None keeps all."""
     return items[:limit]
+
+
+def relative_path(path: str, folder: Path) -> str:
+    """Return a path as seen from a folder; an empty one stays empty."""
+    return Path(os.path.relpath(path, folder)).as_posix() if path else ""
 
 
 def first_of_each_group(items: Sequence[ItemT], limit: int | None) -> tuple[ItemT, ...]:

@@ -7,8 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
-from partonomy.benchmarks.records import AnswerRecord
-from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task
+from partonomy.benchmarks.cases import IMAGE, Case
+from partonomy.benchmarks.records import AnswerRecord, answer_texts
+from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task, Words
 from partonomy.files import check_text
 from partonomy.masks import is_integer, shorten
 from partonomy.models.contract import AnswerMarks, Gold, ReplyRequest, Role, Turn
@@ -240,6 +241,7 @@ class VqaTask(Task[VqaItem, str, AnswerRecord]):
 
     VERSION: ClassVar[str] = "vqa-1.0"
     RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
+    WORDS: ClassVar[Words] = Words("question")
 
     benchmark: str
     split: str
@@ -282,6 +284,11 @@ class VqaTask(Task[VqaItem, str, AnswerRecord]):
     def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
         """See VqaFunctions."""
         return self.functions.metrics(records, self.vqa_protocol)
+
+    def show(self, record: AnswerRecord, item: VqaItem | None) -> Case:
+        """Show the image, the right answers and the reply."""
+        title = record.prompt.partition("\n")[0]
+        return Case(title, (IMAGE,) if item is not None else (), texts=answer_texts(record))
 
     def content(self) -> Iterator[object]:
         """Prompts and answers."""

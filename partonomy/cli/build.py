@@ -4,18 +4,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from partonomy.cli.data import is_already_built
+from partonomy.cli.data import is_already_built, refuse_shards
 from partonomy.cli.statistics import describe_left_out
 from partonomy.datasets import record_exchange as marked_images
 from partonomy.datasets.record_exchange import MARKED_FOLDER
+from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
+from partonomy.datasets.sources.group_parts_by_object import SourceReading
 from partonomy.datasets.sources.records import SkippedAnnotations
-from partonomy.datasets.sources.registry import SourceOptions, find_source
+from partonomy.datasets.sources.registry import DataSource, SourceOptions, find_source, synthetic_config
 from partonomy.datasets.store import DatasetOrigin
+from partonomy.datasets.synthetic.drawn_shards import WORK as DRAWN
+from partonomy.datasets.synthetic.drawn_shards import draw_and_store, has_drawn_shards, join_drawn
+from partonomy.locks import lock_folder
 from partonomy.metrics.part_embedding import DEFAULT_EMBEDDING_MODEL
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.build_config import BuildSummary, QuestionBuildConfig, config_to_json
 from partonomy.questions.generator import build_questions
 from partonomy.questions.image_questions import MarkRule
+from partonomy.questions.sharded_build import build_shard, is_prepared, merge_build, prepare_build, read_preparation
+from partonomy.sharding import Shard, parse_shard
 from partonomy.structures import QuestionType
 
 
@@ -43,9 +50,15 @@ def build(
     num_workers: int = 1,
     invalid: Literal["raise", "collect"] = "raise",
     store_marked_images: bool = False,
+    prepare: bool = False,
+    shard: str | None = None,
+    merge: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Build a data set with its questions from part annotations, or draw the embedded one.
+
+    Machines share a build in three steps with the same flags: --prepare once, --shard 1/N to --shard N/N, --merge once.
+    The result is that of one process, byte by byte.
 
     Args:
         source: coco (any COCO-style file with part annotations), paco, part_imagenet, pascal_part, partonomy_core (any
@@ -72,6 +85,10 @@ def build(
         num_workers: Processes; the output does not depend on it.
         invalid: raise stops at the first bad image or annotation; collect leaves them out and counts them.
         store_marked_images: Also write the images with the box drawn, which is otherwise drawn when an image is shown.
+        prepare: First step of a build in shards: read the source and fit what questions need to know of all of it. With
+            --shard, the shard's images of the source synthetic are drawn, to be joined by --prepare alone.
+        shard: Second step: NUMBER/COUNT, for example 2/8, the part of the images whose questions this process writes.
+        merge: Third step: join the shards and remove what they left.
         overwrite: Replace a data set that was built with other settings.
     """
     folder = Path(output)
@@ -101,27 +118,156 @@ def build(
         mark_objects=MarkRule(mark_objects),
         templates=_path(templates),
     )
-    _build(source, options, config, overwrite)
-    if store_marked_images:
-        print(f"{folder / MARKED_FOLDER}: {marked_images.store_marked_images(folder)} images with the box drawn")
-
-
-def _build(source: str, options: SourceOptions, config: QuestionBuildConfig, overwrite: bool) -> None:
-    """Read the source and ask, unless that was done before with the same settings."""
-    folder = options.output
-    reader = find_source(source, options)
-    settings = reader.settings(source, options)
-    if config.templates is not None and not config.templates.is_file():
-        raise FileNotFoundError(f"{config.templates}: the file of --templates does not exist")
-    if is_already_built(folder, {"source": settings, "config": config_to_json(config)}, overwrite):
-        print(f"{folder}: already built with these settings, nothing to do")
-        return
-    reading = reader.read(options)
-    origin = DatasetOrigin(source, config.seed if source == "synthetic" else None, settings)
-    summary = build_questions(
-        reading.dataset, config, folder, origin=origin, settings=settings, left_out=reading.skipped
+    step = BuildStep(
+        source,
+        options,
+        config,
+        reader=find_source(source, options),
+        overwrite=overwrite,
+        is_marked=store_marked_images,
     )
-    _print_summary(folder, summary, reading.skipped)
+    if merge and (prepare or shard is not None):
+        raise ValueError("--merge is a step of its own: run it alone, after all shards")
+    if prepare and shard is not None:
+        step.draw(parse_shard(shard))
+    elif prepare:
+        step.prepare()
+    elif shard is not None:
+        step.ask(parse_shard(shard))
+    elif merge:
+        step.merge()
+    else:
+        step.build()
+
+
+class BuildStep:
+    """One step of a build, or all of it in one process.
+
+    Args:
+        source: name of the source.
+        options: what the command line says of it.
+        config: of the questions.
+        reader: of the source.
+        overwrite: whether a data set that was built with other settings is replaced.
+        is_marked: whether images with the box drawn are stored once the questions are complete.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        options: SourceOptions,
+        config: QuestionBuildConfig,
+        *,
+        reader: DataSource,
+        overwrite: bool,
+        is_marked: bool,
+    ) -> None:
+        if config.templates is not None and not config.templates.is_file():
+            raise FileNotFoundError(f"{config.templates}: the file of --templates does not exist")
+        self._source, self._options, self._config, self._reader = source, options, config, reader
+        self._overwrite, self._is_marked = overwrite, is_marked
+        self._folder = options.output
+        self._settings = reader.settings(source, options)
+
+    def build(self) -> None:
+        """Everything in one process."""
+        if self._is_built():
+            self._store_marked()
+            return
+        with lock_folder(self._folder):
+            refuse_shards(self._folder, self._overwrite)
+            reading = self._reader.read(self._options)
+            summary = build_questions(
+                reading.dataset,
+                self._config,
+                self._folder,
+                origin=self._origin(),
+                settings=self._settings,
+                left_out=reading.skipped,
+            )
+        _print_summary(self._folder, summary, reading.skipped)
+        self._store_marked()
+
+    def draw(self, shard: Shard) -> None:
+        """Draw a shard's images, before `prepare`."""
+        if self._source != "synthetic":
+            raise ValueError(
+                f"--prepare --shard draws images, which --source {self._source} does not; run --prepare alone"
+            )
+        if self._is_built():
+            return
+        if is_prepared(self._folder) and not self._overwrite:
+            read_preparation(self._folder, self._config, self._settings)
+            print(f"{self._folder}: already prepared with these settings, nothing to draw")
+            return
+        config = synthetic_config(self._options)
+        if draw_and_store(config, self._folder, self._options.num_workers, shard):
+            print(f"{self._folder}: shard {shard} drawn")
+        else:
+            print(f"{self._folder}: shard {shard} was drawn before with these settings, nothing to do")
+
+    def prepare(self) -> None:
+        """Everything but the questions."""
+        if self._is_built():
+            return
+        with lock_folder(self._folder):
+            if is_prepared(self._folder):
+                try:
+                    read_preparation(self._folder, self._config, self._settings)
+                    print(f"{self._folder}: already prepared with these settings, nothing to do")
+                    return
+                except ValueError:
+                    if not self._overwrite:
+                        raise
+            remove_shards(self._folder / SHARDS_FOLDER, keep=DRAWN)
+            if self._source == "synthetic" and has_drawn_shards(self._folder):
+                reading = SourceReading(join_drawn(synthetic_config(self._options), self._folder), ())
+            else:
+                reading = self._reader.read(self._options)
+            preparation = prepare_build(
+                reading.dataset,
+                self._config,
+                self._folder,
+                origin=self._origin(),
+                settings=self._settings,
+                left_out=reading.skipped,
+            )
+        print(f"{self._folder}: prepared, {preparation.num_images} images; next: --shard 1/N to --shard N/N")
+
+    def ask(self, shard: Shard) -> None:
+        """The questions of a shard, after `prepare`."""
+        if self._is_built():
+            return
+        if build_shard(self._folder, shard, self._config, self._settings):
+            print(f"{self._folder}: shard {shard} finished")
+        else:
+            print(f"{self._folder}: shard {shard} was finished before with these settings, nothing to do")
+
+    def merge(self) -> None:
+        """The data set of one process from all shards."""
+        if self._is_built():
+            remove_shards(self._folder / SHARDS_FOLDER)
+        else:
+            with lock_folder(self._folder):
+                left_out = read_preparation(self._folder, self._config, self._settings).left_out
+                summary = merge_build(self._folder, self._config, self._settings)
+            _print_summary(self._folder, summary, left_out)
+        self._store_marked()
+
+    def _is_built(self) -> bool:
+        expected = {"source": self._settings, "config": config_to_json(self._config)}
+        if not is_already_built(self._folder, expected, self._overwrite):
+            return False
+        print(f"{self._folder}: already built with these settings, nothing to do")
+        return True
+
+    def _origin(self) -> DatasetOrigin:
+        return DatasetOrigin(self._source, self._config.seed if self._source == "synthetic" else None, self._settings)
+
+    def _store_marked(self) -> None:
+        if self._is_marked:
+            count = marked_images.store_marked_images(self._folder)
+            print(f"{self._folder / MARKED_FOLDER}: {count} images with the box drawn")
 
 
 def _print_summary(folder: Path, summary: BuildSummary, skipped: Sequence[SkippedAnnotations]) -> None:

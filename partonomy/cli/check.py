@@ -1,20 +1,23 @@
 """`python -m partonomy check`: everything that is wrong with a data set, as a table and an exit status."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from partonomy.datasets.curation.check import (
     PROBLEMS,
     CheckConfig,
+    CheckInput,
     CheckLimits,
     CheckReport,
     Finding,
     Severity,
     check_files,
-    check_folder,
     count_severities,
+    folder_input,
 )
+from partonomy.datasets.curation.sharded_check import check_shard, merge_checks, remove_check_shards
 from partonomy.files import write_json
+from partonomy.sharding import parse_shard
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, render_table
 
 NUM_EXAMPLES = 5
@@ -35,12 +38,17 @@ def check(
     headers_only: bool = False,
     strict: bool = False,
     output: str | None = None,
+    shard: str | None = None,
+    merge: bool = False,
 ) -> int:
     """Look for broken images, masks, links and names in a data set, or in files before they are built into one.
 
     Give either the folder of a data set, or --annotations and --images of COCO-style files. Exit status: 2 with errors
     (`build` refuses the record or leaves it out), 1 with warnings under --strict, else 0; 1 also when the annotation
     file itself cannot be read.
+
+    Machines share a check with the same flags: --shard 1/N to --shard N/N, then --merge once. Findings and exit status
+    of --merge are those of one process; that of --shard says only whether the shard is done.
 
     Args:
         folder: Folder of a data set.
@@ -56,6 +64,8 @@ def check(
         headers_only: Read the images' sizes only; cut-off files are then not noticed.
         strict: Exit with 1 when there are warnings.
         output: JSON file for all findings.
+        shard: NUMBER/COUNT, for example 2/8, the part of the images that this process looks at; with --output.
+        merge: Join the shards and remove what they left; with --output.
 
     Returns:
         The exit status.
@@ -68,24 +78,49 @@ def check(
         categories=None if categories is None else Path(categories),
         name_map=None if name_map is None else Path(name_map),
     )
-    if folder is not None:
-        raw_only = {"annotations": annotations, "images": images, "object_name": object_name, "categories": categories}
-        given = [f"--{name}" for name, value in raw_only.items() if value is not None]
-        if given:
-            raise ValueError(f"{', '.join(given)}: of COCO-style files; a data set folder knows them itself")
-        report = check_folder(Path(folder), config)
-    elif annotations is None or images is None:
-        raise ValueError("give the folder of a data set, or --annotations FILE and --images FOLDER")
-    elif not Path(images).is_dir():
-        raise FileNotFoundError(f"{images}: the image folder (--images) does not exist")
+    raw_only = {"annotations": annotations, "images": images, "object_name": object_name, "categories": categories}
+    files = _find_input(folder, raw_only)
+    if shard is not None or merge:
+        if output is None or (shard is not None and merge):
+            raise ValueError("--shard NUMBER/COUNT and --merge are separate steps, each with the same --output FILE")
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+    if shard is not None:
+        count = check_shard(files, config, Path(str(output)), parse_shard(shard))
+        found = "was finished before, nothing to do" if count is None else f"finished, {count:,} findings"
+        print(f"{files.annotations}: shard {shard} {found}")
+        return 0
+    if merge:
+        report = merge_checks(files, config, Path(str(output)))
     else:
-        report = check_files(Path(annotations), Path(images), config)
+        report = check_files(files.annotations, files.images, config)
     _print_report(report)
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(output), _to_json(report), indent=1)
         print(f"All findings: {output}")
+    if merge:
+        remove_check_shards(Path(str(output)))
     return report.exit_status(strict)
+
+
+def _find_input(folder: str | None, raw_only: Mapping[str, str | None]) -> CheckInput:
+    """What is to be checked: a data set folder, or a file and a folder of images.
+
+    Args:
+        folder: of a data set.
+        raw_only: flags that say what such a folder knows itself.
+    """
+    if folder is not None:
+        given = [f"--{name}" for name, value in raw_only.items() if value is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)}: of COCO-style files; a data set folder knows them itself")
+        return folder_input(Path(folder))
+    annotations, images = raw_only["annotations"], raw_only["images"]
+    if annotations is None or images is None:
+        raise ValueError("give the folder of a data set, or --annotations FILE and --images FOLDER")
+    if not Path(images).is_dir():
+        raise FileNotFoundError(f"{images}: the image folder (--images) does not exist")
+    return CheckInput(Path(annotations), Path(images))
 
 
 def _print_report(report: CheckReport) -> None:

@@ -11,6 +11,8 @@ from partonomy.datasets.record_exchange import (
     import_source,
     sidecar_path,
 )
+from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
+from partonomy.datasets.sharded_import import import_shard, merge_import
 from partonomy.datasets.sources.partonomy_core import find_record_file
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
@@ -19,32 +21,81 @@ from partonomy.datasets.store import (
     QUESTIONS_FILE,
 )
 from partonomy.files import read_json
+from partonomy.locks import LOCK_FILE, lock_folder
+from partonomy.sharding import parse_shard
 
-OWN_FILES = {"images", MARKED_FOLDER, DATASET_FILE, ANNOTATIONS_FILE, QUESTIONS_FILE, BUILD_FILE}
+OWN_FILES = {
+    "images",
+    MARKED_FOLDER,
+    DATASET_FILE,
+    ANNOTATIONS_FILE,
+    QUESTIONS_FILE,
+    BUILD_FILE,
+    SHARDS_FOLDER,
+    LOCK_FILE,
+}
 NUM_EXAMPLE_RECORDS = 20
 
 
 def import_questions(
-    questions: str, output: str, invalid: Literal["raise", "collect"] = "raise", overwrite: bool = False
+    questions: str,
+    output: str,
+    *,
+    invalid: Literal["raise", "collect"] = "raise",
+    shard: str | None = None,
+    merge: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Turn a published record file (..._qa_pairs.json) into a data set folder.
+
+    Machines share an import with the same flags: --shard 1/N to --shard N/N, then --merge once. The result is that of
+    one process, byte by byte.
 
     Args:
         questions: Record file, or its folder (partonomy_qa_pairs.json beside images/); image paths are relative to it.
         output: Folder to write.
         invalid: raise stops at the first bad record; collect leaves them out and lists them.
+        shard: NUMBER/COUNT, for example 2/8, the part of the images whose records this process reads.
+        merge: Join the shards and remove what they left.
         overwrite: Replace a data set that was made from something else.
     """
     folder, record_file = Path(output), find_record_file(Path(questions))
+    if merge and shard is not None:
+        raise ValueError("--merge is a step of its own: run it alone, after all shards")
     if is_already_built(folder, {"import": import_source(record_file)}, overwrite):
         print(f"{folder}: already imported from {record_file}, nothing to do")
+        if merge:
+            remove_shards(folder / SHARDS_FOLDER)
         return
-    summary = import_records(record_file, folder, invalid)
+    if shard is not None:
+        is_new = import_shard(record_file, folder, invalid, parse_shard(shard))
+        print(f"{folder}: shard {shard} {'finished' if is_new else 'was finished before, nothing to do'}")
+        return
+    with lock_folder(folder):
+        if merge:
+            summary = merge_import(record_file, folder, invalid)
+        else:
+            refuse_shards(folder, overwrite)
+            summary = import_records(record_file, folder, invalid)
     print(f"{folder}: {summary.num_questions} questions imported from {record_file}")
     for row in summary.invalid[:NUM_EXAMPLE_RECORDS]:
         print(f"  left out: record {row.record_index}: {row.reason}")
     if summary.invalid:
         print(f"  {len(summary.invalid)} bad records left out, all listed in {folder / BUILD_FILE}")
+
+
+def refuse_shards(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder in which a build or an import in shards is under way, or drop that.
+
+    Raises:
+        FileExistsError: there is one, and `overwrite` is off.
+    """
+    if (folder / SHARDS_FOLDER).exists() and not overwrite:
+        raise FileExistsError(
+            f"{folder}: work in shards is under way there; go on with --shard and --merge, pass --overwrite to drop "
+            "it, or choose another --output"
+        )
+    remove_shards(folder / SHARDS_FOLDER)
 
 
 def export_questions(questions: str, output: str, overwrite: bool = False) -> None:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from partonomy.benchmarks.partonomy.metrics import MetricProtocol
-from partonomy.reporting.compare import DEFAULT_METRICS, check_output, compare_runs, render_comparison, write_comparison
+from partonomy.reporting.compare import check_output, compare_runs, render_comparison, write_comparison
 from partonomy.reporting.loaded_run import load_run
-from partonomy.reporting.paper_tables import PaperTableStyle
+from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
 from partonomy.reporting.predictions import write_predictions
 from partonomy.reporting.report import write_report
-from partonomy.reporting.tables import TableChoice, render_tables, tidy_csv
+from partonomy.reporting.tables import AUTO, TABLE_CHOICES, render_tables, tidy_csv
 from partonomy.table_format import TableFormat
 
 BOTH = "both"
@@ -18,33 +18,34 @@ BOTH = "both"
 def tables(
     runs: list[str],
     *,
-    table: str = "auto",
+    table: str = AUTO,
     protocol: str = "ours",
     no_intervals: bool = False,
     format: str = "text",
     output: str | None = None,
 ) -> None:
-    """Print the results of finished runs in the layout of the paper's tables, beside the rows quoted from it.
+    """Print the results of finished runs of any benchmark, on request in the layout of a paper's table.
 
     Args:
-        runs: Output folders of validate_partonomy.py.
-        table: 2, 3, 9, 10 or 11: that table of the paper alone, with every run in it. auto: table 3 and the
-            segmentation table of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2), then
-            each run's own metrics. all: all five tables, then the same.
-        protocol: ours: failed questions score 0, answer of the highest sequence probability. authors: as the authors'
-            code counts (failed questions left out, answer of the highest mean over the conversation). both: one row
-            each.
-        no_intervals: Leave out the 95% intervals of our rows in the paper's tables (text, markdown, latex).
-        format: text, markdown, latex (booktabs) or csv. csv is tidy: one line per row of a table, question type and
-            metric, with the columns table, method, dataset, source (quoted, ours, exact), protocol, question_type,
+        runs: Output folders of finished runs.
+        table: 2, 3, 5, 9, 10, 11 (Partonomy/PLUM paper) or mmr2 to mmr5 (MMR paper): that table alone, every run
+            beside the rows quoted from the paper. auto: every metric of the runs; for Partonomy first table 3 and the
+            segmentation table of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2). all:
+            every table of a paper for the runs' benchmarks, then every metric.
+        protocol: Of Partonomy. ours: failed questions score 0, answer of the highest sequence probability. authors: as
+            the authors' code counts (failed questions left out, answer of the highest mean over the conversation).
+            both: one row each.
+        no_intervals: Leave out the 95% intervals below the values (text, markdown, latex).
+        format: text, markdown, latex (booktabs) or csv. csv is tidy: one line per row of a table, group and metric,
+            with the columns table, method, dataset, source (quoted, ours, exact), protocol, question_type (the group),
             metric, value, low, high (percent) and n; without the accuracy by answer length.
         output: File to write instead of printing.
 
     Raises:
-        ValueError: Unknown table, protocol or format.
+        ValueError: Unknown table, protocol or format, or a table does not hold a run.
         FileNotFoundError: A folder holds no finished run.
     """
-    choice = TableChoice(_known("table", table, [entry.value for entry in TableChoice]))
+    choice = _known("table", table, TABLE_CHOICES)
     known = [entry.value for entry in MetricProtocol]
     name = _known("protocol", protocol, [*known, BOTH])
     protocols = tuple(MetricProtocol) if name == BOTH else (MetricProtocol(name),)
@@ -66,26 +67,26 @@ def tables(
 def compare(
     run_a: str, run_b: str, *, metric: str = "", show: int = 10, seed: int = 0, output: str | None = None
 ) -> None:
-    """Print how run B differs from run A on the same questions, with paired intervals and the questions that flipped.
+    """Print how run B differs from run A on the same items of a benchmark: paired intervals, items that changed.
 
     Args:
-        run_a: Output folder of validate_partonomy.py.
-        run_b: Another one, on the same questions. Differences are B minus A.
-        metric: Metrics of summary.json, separated by commas; default micro- and macro-gIoU (paired), accuracy of parts
-            and objects, and F1 of the part names in the model's own answers.
-        show: How many questions of each kind of change to print.
+        run_a: Output folder of a finished run.
+        run_b: Another one, on the same items. Differences are B minus A.
+        metric: Metrics of summary.json, separated by commas; default all of them. For Partonomy: micro- and macro-gIoU
+            (paired), accuracy of parts and objects, and F1 of the part names in the model's own answers.
+        show: How many items of each kind of change to print.
         seed: Of the bootstrap over images.
-        output: File for all changed questions: .csv (one line each) or .json (the differences too).
+        output: File for all changed items: .csv (one line each) or .json (the differences too).
 
     Raises:
-        ValueError: The runs were asked other questions, or a metric is unknown.
+        ValueError: The runs are of different benchmarks or were asked other items, or a metric is unknown.
         FileNotFoundError: A folder holds no finished run.
     """
     if show < 0:
         raise ValueError(f"--show must be at least 0, got {show}")
     if output is not None:
         check_output(Path(output))
-    metrics = tuple(name.strip() for name in metric.split(",") if name.strip()) or DEFAULT_METRICS
+    metrics = tuple(name.strip() for name in metric.split(",") if name.strip())
     comparison = compare_runs(load_run(Path(run_a)), load_run(Path(run_b)), metrics, seed)
     print(render_comparison(comparison, show), end="")
     if output is not None:
@@ -99,9 +100,9 @@ def report(
     """Write one self-contained HTML page about a finished run.
 
     Args:
-        run: Output folder of validate_partonomy.py.
+        run: Output folder of a finished run of any benchmark.
         output: HTML file; default report.html in the run's folder.
-        baselines: Output folders of other runs on the same questions, shown as rows beside it.
+        baselines: Output folders of other runs on the same items, shown beside it.
         training_metrics: metrics.jsonl files of the model's training, for the loss curves; default those that the run
             recorded, or those found beside its checkpoint.
     """
@@ -116,10 +117,13 @@ def report(
 
 
 def export_predictions(run: str, output: str, overwrite: bool = False) -> None:
-    """Write the answers and masks of a finished run as a JSON list in the published record's schema.
+    """Write the replies and masks of a finished run as a JSON list, one entry per item.
+
+    An entry has item_id, group, image, prompt, status, reason, reply (null where the answer was given) and masks (COCO
+    RLE). For Partonomy it is the question's published record and, beside it, what the model answered.
 
     Args:
-        run: Output folder of validate_partonomy.py.
+        run: Output folder of a finished run of any benchmark.
         output: File to write (.json).
         overwrite: Replace an existing file.
     """
@@ -128,10 +132,12 @@ def export_predictions(run: str, output: str, overwrite: bool = False) -> None:
         raise ValueError(f"{target}: the predictions are JSON; give a name that ends in .json")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target}: exists already; pass --overwrite or another --output")
-    summary = write_predictions(load_run(Path(run)), target)
-    print(f"{target}: predictions for {summary.num_written} questions")
+    loaded = load_run(Path(run))
+    summary = write_predictions(loaded, target)
+    items = loaded.task.WORDS.items
+    print(f"{target}: predictions for {summary.num_written} {items}")
     if summary.unreadable:
-        print(f"  {len(summary.unreadable)} records have none: their questions could not be read (see summary.json)")
+        print(f"  {len(summary.unreadable)} records have none: their {items} could not be read (see summary.json)")
 
 
 def _known(what: str, value: str, known: Sequence[str]) -> str:

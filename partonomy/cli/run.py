@@ -180,9 +180,11 @@ def run_command(arguments: Sequence[str]) -> None:
 
     Raises:
         SystemExit: The words are unknown, or help was asked for.
-        OSError, ValueError, RuntimeError: See `run_benchmark`.
+        OSError, ValueError, RuntimeError: There is no such benchmark; or see `run_benchmark`.
     """
     name = next(iter(arguments), "")
+    if name and not name.startswith("-"):
+        find_benchmark(name)
     if name not in BENCHMARKS:
         parser = ArgumentParser(prog="python -m partonomy run", description="Score a model on a benchmark.")
         add_benchmarks(parser)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from partonomy.harness.merge import merge_runs as merge
-from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE
+from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, read_config
 from partonomy.reporting.overview import overview
 
 
@@ -26,10 +26,17 @@ def merge_runs(
     Raises:
         FileExistsError: The output folder is not empty.
         FileNotFoundError: A folder holds no run, or the data are nowhere.
-        ValueError: The runs have different settings or different records of one item, or items lack a record.
+        ValueError: The runs have different settings or different records of one item, items lack a record, or the flag
+            that names the data is another benchmark's.
     """
-    place = questions or root
-    joined = merge([Path(run) for run in runs], Path(output), None if place is None else Path(place), allow_missing)
+    folders = [Path(run) for run in runs]
+    benchmark = read_config(folders[0]).registered
+    places = {"questions": questions, "root": root}
+    for flag, given in places.items():
+        if given is not None and flag != benchmark.root_flag:
+            raise ValueError(f"the data of {benchmark.name} are named by --{benchmark.root_flag}, not by --{flag}")
+    place = places[benchmark.root_flag]
+    joined = merge(folders, Path(output), None if place is None else Path(place), allow_missing)
     print(overview(joined.summary))
     if joined.num_missing:
         print(f"{joined.num_missing} items have no record in any run and count as failed")

@@ -13,7 +13,7 @@ from partonomy.datasets.curation.statistics import (
     size_table,
 )
 from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, load_dataset, load_questions
-from partonomy.files import read_json
+from partonomy.files import read_json, write_text_atomically
 from partonomy.questions.build_config import NUM_EXAMPLE_IDS
 from partonomy.structures import PartDataset, SkippedType
 from partonomy.table_format import TableFormat, render_table
@@ -46,7 +46,7 @@ def stats(
         print(text, end="")
         return
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Path(output).write_text(text, encoding="utf-8")
+    write_text_atomically(Path(output), text)
     print(f"Written: {output}")
 
 

@@ -6,34 +6,34 @@ from typing import Any
 
 import msgspec
 
-from partonomy.files import RECORD_ERRORS, check_box, check_relative_path, check_text
+from partonomy.files import RECORD_ERRORS, check_box, check_relative_path, check_text, iterate_lists, open_atomically
 from partonomy.masks import check_mask_size, read_sound_codes, rle_area, rle_bbox, rle_from_coco, rle_to_json, shorten
-from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part, PartDataset
+from partonomy.sharding import Shard
+from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part
 
 OBJECT = "OBJECT"
 PART = "PART"
 ENCODER = msgspec.json.Encoder()  # the same text as `json` without blanks, in a tenth of the time
 
 
-def write_annotations(dataset: PartDataset, path: Path) -> None:
+def write_annotations(images: Iterable[AnnotatedImage], path: Path) -> None:
     """Write `annotations.json`, record by record: held as one JSON value, a training set would take gigabytes.
 
     Args:
-        dataset: every part must have exactly one annotation id.
-        path: of the file; it is switched in when it is complete.
+        images: iterated over three times; every part must have exactly one annotation id.
+        path: of the file, written atomically.
     """
-    categories = _collect_categories(dataset)
+    categories = _collect_categories(images)
     category_id = {name: number for number, name in enumerate(categories, start=1)}
     lists: dict[str, Iterable[dict[str, Any]]] = {
         "images": (
             {"id": image.image_id, "file_name": image.file_name, "height": image.height, "width": image.width}
-            for image in dataset.images
+            for image in images
         ),
         "categories": ({"id": category_id[name], "name": name} | content for name, content in categories.items()),
-        "annotations": _annotation_records(dataset, category_id),
+        "annotations": _annotation_records(images, category_id),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with open_atomically(path) as file:
         for number, (name, records) in enumerate(lists.items()):
             start = "," if number else "{"
             file.write(f'{start}"{name}":['.encode())
@@ -41,14 +41,13 @@ def write_annotations(dataset: PartDataset, path: Path) -> None:
                 file.write((b"," if position else b"") + ENCODER.encode(record))
             file.write(b"]")
         file.write(b"}\n")
-    temporary.replace(path)
 
 
-def _collect_categories(dataset: PartDataset) -> dict[str, dict[str, Any]]:
+def _collect_categories(images: Iterable[AnnotatedImage]) -> dict[str, dict[str, Any]]:
     """The categories by name, objects first, each kind in the order of its labels."""
     object_category: dict[str, str] = {}
     part_labels: set[tuple[str, str]] = set()
-    for image in dataset.images:
+    for image in images:
         for instance in image.objects:
             object_category[instance.label] = instance.category
             part_labels.update((instance.label, part.label) for part in instance.parts)
@@ -60,8 +59,8 @@ def _collect_categories(dataset: PartDataset) -> dict[str, dict[str, Any]]:
     return categories
 
 
-def _annotation_records(dataset: PartDataset, category_id: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    for image in dataset.images:
+def _annotation_records(images: Iterable[AnnotatedImage], category_id: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    for image in images:
         for instance in image.objects:
             extra: dict[str, Any] = {} if instance.box is None else {"marked_box": list(instance.box)}
             record = {"id": instance.instance_id, "image_id": image.image_id, "obj_ann_id": instance.instance_id}
@@ -99,6 +98,79 @@ def annotations_from_json(content: Mapping[str, Any], path: Path) -> tuple[Annot
                 reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
                 raise ValueError(f"{path}, {key.removesuffix('s')} {name}: {reason}") from error
     return reader.build()
+
+
+LISTS = ("images", "categories", "annotations")
+"""Of the file, in the order written."""
+
+
+def read_shard_annotations(path: Path, shard: Shard) -> tuple[AnnotatedImage, ...]:
+    """Read the images of one shard from `annotations.json`, with the masks of no other image in memory.
+
+    Args:
+        path: of the file.
+        shard: whose images they are: a run of them without gaps, in file order (`Shard.span`).
+
+    Raises:
+        ValueError: a broken record, naming file and record, or lists in another order than they are written in.
+    """
+    content: dict[str, list[Any]] = {name: [] for name in LISTS}
+    owned: _OwnedIds | None = None
+    for name, record in iterate_lists(path, LISTS, is_strict=True):
+        if name == "annotations":
+            owned = owned or _OwnedIds(path, content["images"], shard)
+            if not owned.is_foreign(record):
+                content[name].append(record)
+        elif owned is None:
+            content[name].append(record)
+        else:
+            raise ValueError(
+                f"{path}: the list {name!r} comes after 'annotations'; a shard is read in one pass and needs it first. "
+                "Write the lists in the order images, categories, annotations, as build does"
+            )
+    span = shard.span(len(content["images"]))
+    content["images"] = content["images"][span.start : span.stop]
+    return annotations_from_json(content, path)
+
+
+class _OwnedIds:
+    """Which annotations belong to the images of a shard.
+
+    Args:
+        path: of the file, for errors.
+        images: all image records of the file.
+        shard: whose images are to be kept.
+    """
+
+    def __init__(self, path: Path, images: Sequence[object], shard: Shard) -> None:
+        self._path = path
+        self._foreign: set[int] = set()
+        self._annotations: set[int] = set()
+        span = shard.span(len(images))
+        for position, image in enumerate(images):
+            number = _integer_of(image, "id")
+            if number is not None and position not in span:
+                if number in self._foreign:
+                    raise ValueError(f"{path}, image {number}: the id {number} occurs twice")
+                self._foreign.add(number)
+        for position in span:
+            number = _integer_of(images[position], "id")
+            if number in self._foreign:
+                raise ValueError(f"{path}, image {number}: the id {number} occurs twice")
+
+    def is_foreign(self, record: object) -> bool:
+        """Whether another shard reads the annotation; broken ones, and those of no image, every shard refuses."""
+        number, image_id = _integer_of(record, "id"), _integer_of(record, "image_id")
+        if number is not None and number in self._annotations:
+            raise ValueError(f"{self._path}, annotation {number}: the id {number} occurs twice")
+        if number is not None:
+            self._annotations.add(number)
+        return number is not None and image_id in self._foreign
+
+
+def _integer_of(record: object, key: str) -> int | None:
+    number = record.get(key) if isinstance(record, Mapping) else None
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
 
 
 class _Reader:

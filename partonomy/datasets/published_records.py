@@ -6,7 +6,8 @@ A second file beside an export, `NAME.annotations.json`, keeps what the publishe
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,18 @@ from typing import Any, Literal
 
 from partonomy.datasets.phrases import locate_listed, locate_phrases
 from partonomy.datasets.question_file import check_question, describe_record_error, invalid_record
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, hash_files, parse_json, read_json
+from partonomy.files import (
+    RECORD_ERRORS,
+    check_relative_path,
+    check_text,
+    hash_files,
+    iterate_records,
+    parse_json,
+    read_json,
+)
 from partonomy.images import check_image
 from partonomy.masks import check_mask_size, rle_from_coco, rle_to_json, shorten, union_masks
+from partonomy.sharding import Shard
 from partonomy.structures import (
     CharSpan,
     Choice,
@@ -101,19 +111,47 @@ def read_records(
     Raises:
         ValueError: the file is not a JSON list; with "raise" also a bad record, naming file and record index.
     """
-    contents = _read_list(path)
     reader = _RecordReader(path)
-    records: list[PublishedRecord] = []
-    bad: list[InvalidRecord] = []
-    for index, content in enumerate(contents):
-        try:
-            records.append(reader.read(index, content))
-        except RECORD_ERRORS as error:
-            reason = describe_record_error(error)
-            if invalid == "raise":
-                raise ValueError(f"{path}, record {index}: {reason}") from error
-            bad.append(invalid_record(index, content, reason))
-    return records, tuple(bad)
+    return reader.read_all(enumerate(_read_list(path)), invalid)
+
+
+@dataclass(frozen=True)
+class RecordShard:
+    """The records of some images of a file.
+
+    Attributes:
+        records: those that can be asked; their images are numbered within the shard.
+        bad: the others.
+        claims: index of the record by which an image got its number, by image path; in the order of the numbers. All
+            images of the file sorted by it are numbered as by `read_records`.
+    """
+
+    records: tuple[PublishedRecord, ...]
+    bad: tuple[InvalidRecord, ...]
+    claims: Mapping[str, int]
+
+
+def read_record_shard(path: Path, invalid: Literal["raise", "collect"], shard: Shard) -> RecordShard:
+    """Read the records of one shard's images, with no other record in memory for longer than it takes to drop it.
+
+    Images are dealt by a checksum of their path; records that name none belong to the first shard.
+
+    Raises:
+        ValueError: see `read_records`; with "raise" only for records of the shard.
+    """
+    reader = _RecordReader(path)
+    own = (
+        (index, content)
+        for index, content in enumerate(iterate_records(path, is_strict=True))
+        if _shard_of(content, shard.count) == shard.index
+    )
+    records, bad = reader.read_all(own, invalid)
+    return RecordShard(tuple(records), bad, reader.claims)
+
+
+def _shard_of(content: object, count: int) -> int:
+    image_path = content.get("image_path") if isinstance(content, Mapping) else None
+    return zlib.crc32(image_path.encode("utf-8", errors="replace")) % count if isinstance(image_path, str) else 0
 
 
 def question_to_record(question: Question, instance: ObjectInstance, folder: Path) -> dict[str, object]:
@@ -147,8 +185,24 @@ class _RecordReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._image_ids: dict[str, int] = {}
+        self.claims: dict[str, int] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._parts: dict[tuple[str, str], tuple[Part, ...]] = {}
+
+    def read_all(
+        self, contents: Iterable[tuple[int, Any]], invalid: Literal["raise", "collect"]
+    ) -> tuple[list[PublishedRecord], tuple[InvalidRecord, ...]]:
+        records: list[PublishedRecord] = []
+        bad: list[InvalidRecord] = []
+        for index, content in contents:
+            try:
+                records.append(self.read(index, content))
+            except RECORD_ERRORS as error:
+                reason = describe_record_error(error)
+                if invalid == "raise":
+                    raise ValueError(f"{self._path}, record {index}: {reason}") from error
+                bad.append(invalid_record(index, content, reason))
+        return records, tuple(bad)
 
     def read(self, index: int, content: Mapping[str, Any]) -> PublishedRecord:
         if not isinstance(content, Mapping):
@@ -166,7 +220,7 @@ class _RecordReader:
         question = Question(
             question_id=f"record-{index:06d}",
             question_type=question_type,
-            image_id=self._image_ids.setdefault(image_path, len(self._image_ids) + 1),
+            image_id=self._number_image(image_path, index),
             instance_id=-1,
             image_path=full_path,
             height=parts[0].mask.height,
@@ -179,6 +233,12 @@ class _RecordReader:
         )
         check_question(question)
         return PublishedRecord(index, question, image_path, parts)
+
+    def _number_image(self, image_path: str, index: int) -> int:
+        if image_path not in self._image_ids:
+            self._image_ids[image_path] = len(self._image_ids) + 1
+            self.claims[image_path] = index
+        return self._image_ids[image_path]
 
     def _find_image(self, image_path: str) -> Path:
         """The image's path: inside the file's folder, or inside the image folder that an export's second file names."""

@@ -2,13 +2,13 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
-from tqdm import tqdm
 
 from partonomy.datasets.annotation_file import annotations_from_json, write_annotations
 from partonomy.datasets.published_records import (
@@ -32,9 +32,19 @@ from partonomy.datasets.store import (
     save_dataset,
     write_questions,
 )
-from partonomy.files import RECORD_ERRORS, check_box, check_text, hash_files, printable, read_json, write_json
+from partonomy.files import (
+    RECORD_ERRORS,
+    check_box,
+    check_text,
+    hash_files,
+    open_atomically,
+    printable,
+    read_json,
+    write_json,
+)
 from partonomy.images import draw_box, load_image
 from partonomy.names import LEVEL_SEPARATOR
+from partonomy.progress import progress
 from partonomy.structures import (
     AnnotatedImage,
     InvalidRecord,
@@ -71,14 +81,13 @@ def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
     instances = {instance.instance_id: instance for image in dataset.images for instance in image.objects}
     record_file.parent.mkdir(parents=True, exist_ok=True)
     target = record_file.parent.resolve()
-    temporary = record_file.with_name(record_file.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write("[\n")
-        for number, question in enumerate(tqdm(questions, desc="export", unit="question", disable=None)):
+    with open_atomically(record_file) as file, progress(len(questions), "export", "question") as shown:
+        file.write(b"[\n")
+        for number, question in enumerate(questions):
             record = question_to_record(question, instances[question.instance_id], target)
-            file.write((",\n" if number else "") + json.dumps(record, ensure_ascii=False))
-        file.write("\n]\n")
-    temporary.replace(record_file)
+            file.write(((",\n" if number else "") + json.dumps(record, ensure_ascii=False)).encode("utf-8"))
+            shown.update()
+        file.write(b"\n]\n")
     description = read_json(folder / DATASET_FILE)
     description["image_root"] = Path(os.path.relpath(dataset.image_root, target)).as_posix()
     sidecar = {
@@ -117,21 +126,46 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
     records, bad = read_records(record_file, invalid)
     (folder / BUILD_FILE).unlink(missing_ok=True)
     if sidecar_path(record_file).is_file():
-        questions, build = _restore(record_file, records, folder)
+        exported = read_exported(record_file)
+        questions = exported.restore(records)
+        exported.write_annotations(folder)
+        build = dict(exported.build)
     else:
-        dataset, questions = _gather(record_file, records)
-        save_dataset(dataset, folder, DatasetOrigin(f"published records {record_file.name}"))
-        build = {
-            "config": {},
-            "embedding_model": None,
-            "num_images": len(dataset.images),
-            "num_questions": _count(questions),
-            "skipped": [],
-        }
+        dataset, questions = gather(record_file, records)
+        save_dataset(dataset, folder, import_origin(record_file))
+        build = gathered_build(len(dataset.images), Counter(question.question_type for question in questions))
     write_questions(questions, folder)
-    build["import"] = import_source(record_file)
-    # What an earlier import had left out was exported as a list only; it counts as failed as before.
-    build["invalid_records"] = build.get("invalid_records", []) + [
+    write_import(record_file, folder, build, bad)
+    return ExchangeSummary(len(questions), sum(question.box is not None for question in questions), bad)
+
+
+def import_origin(record_file: Path) -> DatasetOrigin:
+    """Origin of a data set made from a record file alone."""
+    return DatasetOrigin(f"published records {record_file.name}")
+
+
+def gathered_build(num_images: int, num_questions: Mapping[QuestionType, int]) -> dict[str, Any]:
+    """The first part of `build.json` of a record file alone."""
+    return {
+        "config": {},
+        "embedding_model": None,
+        "num_images": num_images,
+        "num_questions": {kind.value: num_questions[kind] for kind in QuestionType if num_questions.get(kind)},
+        "skipped": [],
+    }
+
+
+def write_import(record_file: Path, folder: Path, build: Mapping[str, Any], bad: Sequence[InvalidRecord]) -> None:
+    """Write `build.json` of an import.
+
+    Args:
+        record_file: what was imported.
+        folder: of the data set.
+        build: what else the file says.
+        bad: records left out. What an earlier import had left out was exported as a list only; it counts as failed as
+            before.
+    """
+    rows = [
         {
             "record_index": row.record_index,
             "question_id": row.question_id,
@@ -140,8 +174,12 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
         }
         for row in bad
     ]
-    write_json(folder / BUILD_FILE, build, indent=2)
-    return ExchangeSummary(len(questions), sum(question.box is not None for question in questions), bad)
+    content = {
+        **build,
+        "import": import_source(record_file),
+        "invalid_records": build.get("invalid_records", []) + rows,
+    }
+    write_json(folder / BUILD_FILE, content, indent=2)
 
 
 def _identity_to_json(question: Question) -> dict[str, Any]:
@@ -149,10 +187,53 @@ def _identity_to_json(question: Question) -> dict[str, Any]:
     return {"question_id": question.question_id, "instance_id": question.instance_id, "box": box}
 
 
-def _restore(
-    record_file: Path, records: Sequence[PublishedRecord], folder: Path
-) -> tuple[list[Question], dict[str, Any]]:
-    """Give records back the ids that the annotations beside them hold, and write these annotations."""
+@dataclass(frozen=True)
+class ExportedDataset:
+    """The annotations beside a record file: what its records cannot say.
+
+    Attributes:
+        path: of the annotations.
+        description: content of `dataset.json`, apart from the image root.
+        image_root: absolute folder of the images.
+        identities: ids and box of every record, by its index.
+        build: content of `build.json`; empty where there was none.
+        images: all annotations.
+    """
+
+    path: Path
+    description: Mapping[str, Any]
+    image_root: Path
+    identities: Sequence[Mapping[str, Any]]
+    build: Mapping[str, Any]
+    images: tuple[AnnotatedImage, ...]
+
+    def restore(self, records: Sequence[PublishedRecord]) -> list[Question]:
+        """Give records back the ids that they were exported with."""
+        owners = {instance.instance_id: (image, instance) for image in self.images for instance in image.objects}
+        questions = []
+        for record in records:
+            try:
+                questions.append(_restore_question(record, self.identities[record.index], owners, self.image_root))
+            except RECORD_ERRORS as error:
+                raise ValueError(f"{self.path}, question {record.index}: {describe_record_error(error)}") from error
+        return questions
+
+    def write_annotations(self, folder: Path) -> None:
+        """Write `dataset.json` and `annotations.json`."""
+        inside = self.image_root.is_relative_to(folder.resolve())
+        root = self.image_root.relative_to(folder.resolve()) if inside else self.image_root
+        folder.mkdir(parents=True, exist_ok=True)
+        description = {**self.description, "image_root": root.as_posix()}
+        write_json(folder / DATASET_FILE, description, indent=2)
+        write_annotations(self.images, folder / ANNOTATIONS_FILE)
+
+
+def read_exported(record_file: Path) -> ExportedDataset:
+    """Read the annotations beside a record file.
+
+    Raises:
+        ValueError: they are broken, or belong to another version of it.
+    """
     path, sidecar = sidecar_path(record_file), read_sidecar(record_file)
     try:
         description: dict[str, Any] = sidecar["dataset"]
@@ -166,19 +247,7 @@ def _restore(
     read_left_out(build, path, first_index=0)
     for content in (description, build):
         _check_writable(content, path)
-    owners = {instance.instance_id: (image, instance) for image in images for instance in image.objects}
-    questions = []
-    for record in records:
-        try:
-            questions.append(_restore_question(record, identities[record.index], owners, image_root))
-        except RECORD_ERRORS as error:
-            raise ValueError(f"{path}, question {record.index}: {describe_record_error(error)}") from error
-    inside = image_root.is_relative_to(folder.resolve())
-    root = image_root.relative_to(folder.resolve()) if inside else image_root
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / DATASET_FILE, description | {"image_root": root.as_posix()}, indent=2)
-    write_annotations(PartDataset("", image_root, images), folder / ANNOTATIONS_FILE)
-    return questions, build
+    return ExportedDataset(path, description, image_root, identities, build, images)
 
 
 def _check_writable(content: Mapping[str, Any], path: Path) -> None:
@@ -208,7 +277,7 @@ def _restore_question(
     )
 
 
-def _gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartDataset, list[Question]]:
+def gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartDataset, list[Question]]:
     """Collect the instances that records repeat: one per image, label and set of masks."""
     instances: dict[tuple[int, str, tuple[Part, ...]], ObjectInstance] = {}
     images: dict[int, AnnotatedImage] = {}
@@ -244,11 +313,6 @@ def _gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[Part
     return dataset, questions
 
 
-def _count(questions: Sequence[Question]) -> dict[str, int]:
-    types = [question.question_type for question in questions]
-    return {question_type.value: types.count(question_type) for question_type in QuestionType if question_type in types}
-
-
 MARKED_FOLDER = "marked_images"
 
 
@@ -265,8 +329,10 @@ def store_marked_images(folder: Path) -> int:
     """
     marked = {question.image_id: question for question in load_questions(folder).questions if question.box is not None}
     (folder / MARKED_FOLDER).mkdir(exist_ok=True)
-    for image_id, question in tqdm(marked.items(), desc=MARKED_FOLDER, unit="image", disable=None):
-        assert question.box is not None
-        image = load_image(question.image_path, question.height, question.width)
-        Image.fromarray(draw_box(image, question.box)).save(folder / MARKED_FOLDER / f"{image_id}.png")
+    with progress(len(marked), MARKED_FOLDER, "image") as shown:
+        for image_id, question in marked.items():
+            assert question.box is not None
+            image = load_image(question.image_path, question.height, question.width)
+            Image.fromarray(draw_box(image, question.box)).save(folder / MARKED_FOLDER / f"{image_id}.png")
+            shown.update()
     return len(marked)

@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 from partonomy.datasets import published_records as partonomy_core
 from partonomy.datasets import question_file
-from partonomy.datasets.annotation_file import annotations_from_json, write_annotations
+from partonomy.datasets.annotation_file import annotations_from_json, read_shard_annotations, write_annotations
 from partonomy.datasets.question_file import describe_record_error
-from partonomy.files import RECORD_ERRORS, check_text, hash_files, read_json, write_json
+from partonomy.files import RECORD_ERRORS, check_text, hash_files, open_atomically, read_json, write_json
 from partonomy.masks import is_integer, shorten
+from partonomy.sharding import Shard
 from partonomy.structures import (
     AnnotatedImage,
     InvalidRecord,
@@ -68,13 +69,29 @@ def save_dataset(dataset: PartDataset, folder: Path, origin: DatasetOrigin) -> P
         otherwise every object and part is numbered anew from 1 in file order.
     """
     dataset = number_annotations(dataset)
+    save_dataset_images(dataset.name, dataset.image_root, dataset.images, folder, origin)
+    return dataset
+
+
+def save_dataset_images(
+    name: str, image_root: Path, images: Iterable[AnnotatedImage], folder: Path, origin: DatasetOrigin
+) -> None:
+    """Write `dataset.json` and `annotations.json` of images that have their final ids.
+
+    Args:
+        name: of the data set.
+        image_root: folder of the image files; stored relative to the folder when it lies inside, else absolute.
+        images: iterated over several times, so that they need not be in memory; one annotation id per part.
+        folder: created when missing; the two files are replaced.
+        origin: provenance, stored in `dataset.json`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    root = dataset.image_root.resolve()
+    root = image_root.resolve()
     inside = root.is_relative_to(folder.resolve())
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "name": dataset.name,
+        "name": name,
         "image_root": root.relative_to(folder.resolve()).as_posix() if inside else root.as_posix(),
         "source": origin.source,
         "seed": origin.seed,
@@ -82,12 +99,15 @@ def save_dataset(dataset: PartDataset, folder: Path, origin: DatasetOrigin) -> P
         "versions": _package_versions(),
     }
     write_json(folder / DATASET_FILE, description, indent=2)
-    write_annotations(dataset, folder / ANNOTATIONS_FILE)
-    return dataset
+    write_annotations(images, folder / ANNOTATIONS_FILE)
 
 
-def load_dataset(folder: Path) -> PartDataset:
+def load_dataset(folder: Path, shard: Shard | None = None) -> PartDataset:
     """Read a folder of the project's own form.
+
+    Args:
+        folder: of the data set.
+        shard: read only the images of this shard (`Shard.span`), with no more than these in memory.
 
     Raises:
         FileNotFoundError: the folder or a file of it is missing.
@@ -100,7 +120,7 @@ def load_dataset(folder: Path) -> PartDataset:
             f"{description.get('format')!r} version {description.get('format_version')!r}"
         )
     path = folder / ANNOTATIONS_FILE
-    images = annotations_from_json(read_json(path), path)
+    images = annotations_from_json(read_json(path), path) if shard is None else read_shard_annotations(path, shard)
     try:
         name = check_text(description.get("name"), "'name'")
         image_root = (folder / check_text(description.get("image_root"), "'image_root'")).resolve()
@@ -116,7 +136,7 @@ def write_questions(questions: Iterable[Question], folder: Path) -> int:
         The number of questions.
     """
     count = 0
-    with (folder / QUESTIONS_FILE).open("wb") as file:
+    with open_atomically(folder / QUESTIONS_FILE) as file:
         for question in questions:
             file.write(question_file.question_to_line(question))
             count += 1

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from partonomy.benchmarks.task import Asking, Item, Picture, Record, Status, Task, describe_error
+from partonomy.benchmarks.task import AnyTask, Asking, Item, Picture, Record, Status, describe_error
 from partonomy.harness.ranks import Batch, end_with_parent
-from partonomy.images import draw_box, image_size, load_image
+from partonomy.images import draw_box
 from partonomy.models.contract import (
     AnswerMarks,
     AnswerRequest,
@@ -44,7 +44,6 @@ NUM_READ_AHEAD = 2
 KINDS = (ChoiceRequest, MaskRequest, ReplyRequest, AnswerRequest)
 """Order in which the requests of a batch are answered: own answers continue what choices and masks have computed."""
 
-AnyTask = Task[Any, Any, Any]
 IsWanted = Callable[[Item], bool]
 
 
@@ -128,10 +127,17 @@ def answer_items(
                 ahead.append(readers.submit(load_batch, model, shown))
             end_with_parent()
             loaded = ahead.popleft().result()
-            opened = ask_batch(model, task, loaded, marks)
-            if unfinished is not None:
-                yield from unfinished.result()
-            unfinished = finisher.submit(_finish, task, loaded, opened, is_wanted)
+            opened: list[_Open] | None = None
+            try:
+                opened = ask_batch(model, task, loaded, marks)
+            finally:  # where the model is gone, the batch before is kept
+                if unfinished is not None:
+                    yield from unfinished.result()
+            unfinished = None
+            if opened is None:
+                yield from _ask_one_by_one(model, task, loaded, marks, is_wanted)
+            else:
+                unfinished = finisher.submit(_finish, task, loaded, opened, is_wanted)
         if unfinished is not None:
             yield from unfinished.result()
     finally:
@@ -171,30 +177,26 @@ def load_batch(model: GroundedModel, items: Batch) -> LoadedBatch:
 def _load(picture: Picture) -> np.ndarray | str:
     """The image, or why it cannot be read."""
     try:
-        if picture.height is None or picture.width is None:
-            return load_image(picture.path, *image_size(picture.path))
-        return load_image(picture.path, picture.height, picture.width)
+        return picture.load()
     except (OSError, ValueError) as error:
         return describe_error(error)
 
 
-def ask_batch(model: GroundedModel, task: AnyTask, batch: LoadedBatch, marks: AnswerMarks) -> list[_Open]:
-    """Answer every request of every item of the batch.
+def ask_batch(model: GroundedModel, task: AnyTask, batch: LoadedBatch, marks: AnswerMarks) -> list[_Open] | None:
+    """Answer every request of every item of the batch together; None where they have to be asked one by one.
 
     Raises:
         ModelUnavailable: The model cannot be asked at all.
     """
+    start = time.perf_counter()
+    images = _open_images(model, batch)
+    if images is None:
+        return None
     opened = [
         _Open(item, batch.picture_of[item.item_id], task.ask(item, marks))
         for item in batch.items
         if item.item_id in batch.picture_of
     ]
-    start = time.perf_counter()
-    images = _open_images(model, batch)
-    if images is None:
-        for entry in opened:
-            _ask_alone(model, batch, entry)
-        return opened
     for entry in opened:
         entry.advance(None)
     while waiting := [entry for entry in opened if not entry.is_finished]:
@@ -223,6 +225,20 @@ def _open_images(model: GroundedModel, batch: LoadedBatch) -> ImageBatch | None:
     except Exception as error:  # whatever it is, some item of the batch raises it again, alone, and records it
         _say_alone(len(batch.items), "items", error)
         return None
+
+
+def _ask_one_by_one(
+    model: GroundedModel, task: AnyTask, batch: LoadedBatch, marks: AnswerMarks, is_wanted: IsWanted
+) -> Iterator[Record]:
+    """Ask the items through the model's plain methods; each is recorded before the next is asked."""
+    for item in filter(is_wanted, batch.items):
+        picture = batch.picture_of.get(item.item_id)
+        if picture is None:
+            yield task.fail(item, batch.failures[item.item_id])
+        else:
+            entry = _Open(item, picture, task.ask(item, marks))
+            _ask_alone(model, batch, entry)
+            yield score_item(task, entry)
 
 
 def _ask_alone(model: GroundedModel, batch: LoadedBatch, entry: _Open) -> None:

@@ -62,10 +62,10 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
     root = root or next((Path(config.root) for config in configs.values() if Path(config.root).exists()), None)
     flag = first.registered.root_flag
     if root is None:
-        raise FileNotFoundError(f"{first.root}: the data of the runs are not here; name their place with --root")
+        raise FileNotFoundError(f"{first.root}: the data of the runs are not here; name their place with --{flag}")
     task = first.load_task(root)
     if task.content_hash() != first.content_hash:
-        raise ValueError(f"{root}: not the data of the runs, or changed since; name those with --root (--{flag})")
+        raise ValueError(f"{root}: not the data of the runs, or changed since; name those with --{flag}")
     check_task(task)
     codec = codec_of(task)
     records_of: dict[Path, dict[str, Record]] = {

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from partonomy.benchmarks.registry import find_benchmark
 from partonomy.benchmarks.task import AnyTask, Item, Record
 from partonomy.datasets.photographs import count_trained_on
 from partonomy.harness.asking import answer_items
@@ -193,7 +194,10 @@ def check_task(task: AnyTask) -> None:
         seen.add(item_id)
     paths = [item.picture.path for item in task.items]
     if paths and not any(path.is_file() for path in paths):
-        raise FileNotFoundError(f"{paths[0]}: not one image of {name} was found; name the folder of the data")
+        flag = find_benchmark(task.benchmark).root_flag
+        raise FileNotFoundError(
+            f"{paths[0]}: not one image of {name} was found; name the folder of the data with --{flag}"
+        )
 
 
 def _is_open(done: frozenset[str], item: Item) -> bool:

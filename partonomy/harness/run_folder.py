@@ -104,6 +104,9 @@ class RunConfig:
         Raises:
             ValueError: They are not its options.
         """
+        known = {entry.name for entry in dataclasses.fields(self.registered.options)}
+        if unknown := sorted(set(self.options) - known):
+            raise ValueError(f"{self.benchmark} has no option {', '.join(unknown)}")
         return _validate(TypeAdapter(self.registered.options), dict(self.options), f"options of {self.benchmark}")
 
 
@@ -134,7 +137,35 @@ def read_config(output: Path) -> RunConfig:
     content = parse_json(path.read_bytes(), f"{path}: not valid JSON")
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not the configuration of a benchmark run")
-    return _validate(_ADAPTER, upgrade_config(content, path), f"{path} is not the configuration of a benchmark run")
+    what = f"{path} is not the configuration of a benchmark run"
+    try:
+        upgraded = upgrade_config(content, path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{what} ({type(error).__name__}: {error})") from error
+    config: RunConfig = _validate(_ADAPTER, upgraded, what)
+    try:
+        config.read_options()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config
+
+
+def parse_config(content: Mapping[str, Any], where: Path) -> RunConfig:
+    """Read settings that another file than `config.json` records.
+
+    Args:
+        content: In today's form, see `upgrade_config`.
+        where: The file, for messages.
+
+    Raises:
+        ValueError: They are not the configuration of a run.
+    """
+    config: RunConfig = _validate(_ADAPTER, content, f"{where} does not name the configuration of a benchmark run")
+    try:
+        config.read_options()
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return config
 
 
 def upgrade_config(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
@@ -281,9 +312,9 @@ def record_path(output: Path, rank: Rank) -> Path:
 
 
 def record_files(output: Path) -> tuple[Path, ...]:
-    """Every file of the folder that may hold records."""
-    merged = output / RECORDS_FILE
-    return (*([merged] if merged.is_file() else []), *sorted(output.glob(SHARD_PATTERN)))
+    """Every file of the folder that holds records; a run whose model could not be built leaves an empty one."""
+    paths = (output / RECORDS_FILE, *sorted(output.glob(SHARD_PATTERN)))
+    return tuple(path for path in paths if path.is_file() and path.stat().st_size)
 
 
 def codec_of(task: AnyTask) -> RecordCodec[Any]:

@@ -78,7 +78,7 @@ class Summary:
     @property
     def is_base(self) -> bool:
         """Whether the model's adapters were off."""
-        return bool(self.config["model"]["base"])
+        return bool(self.config["model"].get("base", False))
 
     @property
     def model_label(self) -> str:
@@ -233,6 +233,8 @@ def _upgrade(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         "num_items": provenance["num_items"],
         "content_hash": config["content_hash"],
     }
+    states = provenance.get("code") or [{"commit": None, "is_modified": None}]
+    provenance |= {"code_commit": states[-1]["commit"], "code_is_modified": states[-1]["is_modified"]}
     model = provenance.get("model")
     if isinstance(model, dict):
         provenance |= {

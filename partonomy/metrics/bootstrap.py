@@ -106,8 +106,8 @@ def bootstrap_metrics(
 
 
 def paired_differences(
-    firsts: Sequence[ImageRatio],
-    seconds: Sequence[ImageRatio],
+    firsts: Sequence["ImageRatio | MeanOfRatios"],
+    seconds: Sequence["ImageRatio | MeanOfRatios"],
     generator: np.random.Generator,
     num_resamples: int = NUM_RESAMPLES,
 ) -> tuple[Estimate, ...]:
@@ -127,19 +127,28 @@ def paired_differences(
     Raises:
         ValueError: The runs do not cover the same number of images.
     """
-    sizes = {len(ratio.numerators) for ratio in (*firsts, *seconds)}
+    metrics = (*firsts, *seconds)
+    parts = [metric.parts if isinstance(metric, MeanOfRatios) else (metric,) for metric in metrics]
+    ratios = [ratio for of_metric in parts for ratio in of_metric]
+    sizes = {len(ratio.numerators) for ratio in ratios}
     if len(sizes) > 1:
         raise ValueError(f"the runs cover {' and '.join(map(str, sorted(sizes)))} images, not the same ones")
-    if not firsts:
-        return ()
-    samples = resample_ratios((*firsts, *seconds), generator, num_resamples)
+    if not ratios:
+        return tuple(Estimate(None, None, None, 0) for _ in firsts)
+    (num_images,) = sizes
+    samples = resample_ratios(ratios, generator, num_resamples)  # [resamples, ratios]
+    ends = np.cumsum([len(of_metric) for of_metric in parts])
+    columns = [
+        samples[:, end - len(of_metric) : end].mean(axis=1) if of_metric else np.zeros(num_resamples)
+        for of_metric, end in zip(parts, ends, strict=True)
+    ]
     estimates = []
-    for column, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+    for place, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
         if first.value is None or second.value is None:
             estimates.append(Estimate(None, None, None, 0))
             continue
-        low, high = np.percentile(samples[:, column] - samples[:, len(firsts) + column], (2.5, 97.5))
-        estimates.append(Estimate(first.value - second.value, float(low), float(high), len(first.numerators)))
+        low, high = np.percentile(columns[place] - columns[len(firsts) + place], (2.5, 97.5))
+        estimates.append(Estimate(first.value - second.value, float(low), float(high), num_images))
     return tuple(estimates)
 
 

@@ -17,7 +17,10 @@ from partonomy.structures import CharSpan
 
 
 class OracleModel:
-    """Knows the right answers and their masks: every metric must be 1."""
+    """Knows the right answers and their masks: every score must be 1.
+
+    Where a metric gives no single answer a full score (TextVQA where people disagree), it is the best that there is.
+    """
 
     name: str = "oracle"
 

@@ -5,6 +5,7 @@ a model, write a class (`partonomy.models.contract`) and name it as `--model pac
 """
 
 import importlib
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ CACHE_FOLDER: Final = "answer_cache"
 CHECKPOINT_SUFFIXES: Final = (".json", ".safetensors", ".model", ".jinja")
 PLUM_LOADER: Final = "plum.inference.partonomy_adapter:load_grounded_model"
 """PLUM registers itself by this name; nothing here imports it before it is asked for."""
+METHODS: Final = ("score_choices", "segment", "generate")
+"""What a class of the user's own must have."""
 _MODELS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "checkpoint": CHECKPOINTED,
     "base": (PLUM,),
@@ -140,10 +143,8 @@ class ModelSettings:
         for flag, models in _MODELS_OF.items():
             if getattr(self, flag) != defaults[flag] and self.model not in models:
                 raise ValueError(f"--{flag} belongs to --model {' and '.join(models)}, not to {self.model}")
-        if self.model_options is not None:
-            if not self.is_class:
-                raise ValueError(f"--model_options belongs to --model package.module:Class, not to {self.model}")
-            parse_options(self.model_options)
+        if self.model_options is not None and not self.is_class:
+            raise ValueError(f"--model_options belongs to --model package.module:Class, not to {self.model}")
         if self.model in CHECKPOINTED:
             if self.checkpoint is None:
                 raise ValueError(f"--model {self.model} needs --checkpoint, the folder of its weights")
@@ -153,6 +154,14 @@ class ModelSettings:
             raise ValueError("--model chat needs --endpoint and --model_name")
         if self.model == OPEN_VOCABULARY and self.segmenter is None:
             raise ValueError("--model open_vocabulary needs --segmenter package.module:Class")
+        self._check_imports()
+
+    def _check_imports(self) -> None:
+        """Import what is the user's own before anything is written."""
+        if self.is_class:
+            check_class(self.model, parse_options(self.model_options))
+        if self.segmenter is not None:
+            import_name(self.segmenter, "--segmenter")
 
 
 def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tokens: int) -> GroundedModel:
@@ -189,8 +198,8 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
     return model
 
 
-def load_class(name: str, options: Mapping[str, Any]) -> GroundedModel:
-    """Import and make a model of the user's own.
+def check_class(name: str, options: Mapping[str, Any]) -> Any:
+    """Import a class of the user's own before anything is written.
 
     Args:
         name: "package.module:Class".
@@ -199,14 +208,29 @@ def load_class(name: str, options: Mapping[str, Any]) -> GroundedModel:
     Raises:
         ValueError: There is no such class, it does not take these arguments, or it lacks a method of the contract.
     """
-    made = import_name(name, f"--model {name}")
+    found = import_name(name, "--model")
+    if not callable(found):
+        raise ValueError(f"--model {name} is no class")
     try:
-        model: GroundedModel = made(**options)
+        inspect.signature(found).bind(**options)
     except TypeError as error:
-        raise ValueError(f"--model {name} does not take the arguments {sorted(options)} ({error})") from error
-    missing = [method for method in ("score_choices", "segment", "generate") if not callable(getattr(model, method, 0))]
+        given = f"the arguments {', '.join(sorted(options))}" if options else "no arguments"
+        raise ValueError(f"--model {name} does not take {given} ({error}); see --model_options") from error
+    if isinstance(found, type):
+        _check_methods(name, found)
+    return found
+
+
+def _check_methods(name: str, model: object) -> None:
+    missing = [method for method in METHODS if not callable(getattr(model, method, None))]
     if missing:
-        raise ValueError(f"--model {name}: the class lacks the methods {', '.join(missing)}")
+        raise ValueError(f"--model {name} lacks the methods {', '.join(missing)} (partonomy/models/contract.py)")
+
+
+def load_class(name: str, options: Mapping[str, Any]) -> GroundedModel:
+    """Import and make a model of the user's own, see `check_class`."""
+    model: GroundedModel = check_class(name, options)(**options)
+    _check_methods(name, model)
     if not hasattr(model, "name"):
         model.name = name.rpartition(":")[2]
     return model

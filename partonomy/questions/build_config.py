@@ -61,13 +61,17 @@ class BuildSeconds:
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What was built. `embedding_model` is the one really used; None when no object question could be asked."""
+    """What was built.
+
+    `embedding_model` is the one really used; None when no object question could be asked. `seconds` are None of a build
+    in shards.
+    """
 
     num_images: int
     num_questions: Mapping[QuestionType, int]
     skipped: tuple[SkippedType, ...]
     embedding_model: str | None
-    seconds: BuildSeconds
+    seconds: BuildSeconds | None = None
 
 
 def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:

@@ -9,22 +9,15 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from partonomy.datasets.concept_graph import ConceptGraph, build_concept_graph
 from partonomy.datasets.question_file import question_to_line
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.store import ANNOTATIONS_FILE, BUILD_FILE, DatasetOrigin, save_dataset
 from partonomy.files import hash_files, hash_json, write_json
-from partonomy.metrics.part_embedding import embed_texts
-from partonomy.names import PartComparator, find_comparator
-from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationMode
-from partonomy.questions.balanced_models import BalancedFit, fit_balanced
+from partonomy.names import PartComparator
+from partonomy.progress import progress
+from partonomy.questions.answer_mutator import AnswerMutator
 from partonomy.questions.build_config import (
     BuildSeconds,
     BuildSummary,
@@ -32,9 +25,8 @@ from partonomy.questions.build_config import (
     config_to_json,
     summary_to_json,
 )
+from partonomy.questions.fits import Fits, find_askable_graph, fit_object_sampler, fit_questions
 from partonomy.questions.image_questions import QuestionMaker, SkippedQuestion
-from partonomy.questions.object_sampler import ObjectSampler
-from partonomy.questions.part_sampler import PartSampler, fit_part_sampler
 from partonomy.questions.question_writer import MadeQuestions, QuestionWriter, withdraw_questions
 from partonomy.questions.templates import DEFAULT_TEMPLATES, Templates, load_templates
 from partonomy.structures import AnnotatedImage, PartDataset, QuestionType, SkippedType
@@ -68,127 +60,89 @@ def build_questions(
     Raises:
         ValueError: the data set has no part at all.
     """
-    config_json = config_to_json(config) | ({} if comparator is None else {"part_comparison": comparator.name})
-    times = [time.perf_counter()]
+    config_json = resolved_config(config, comparator)
+    clock = _Clock()
     (output_dir / BUILD_FILE).unlink(missing_ok=True)
     withdraw_questions(output_dir)
     dataset = save_dataset(dataset, output_dir, origin or DatasetOrigin("python", config.seed))
-    graph = build_concept_graph(dataset)
-    if not graph.parts:
-        raise ValueError(f"{dataset.name}: no annotated part in {len(dataset.images)} images, nothing can be asked")
-    times.append(time.perf_counter())
-    object_sampler = _build_object_sampler(graph, config)
-    times.append(time.perf_counter())
-    samplers = _fit_samplers(dataset, graph, config, object_sampler, comparator)
-    times.append(time.perf_counter())
+    graph = find_askable_graph(dataset)
+    clock.stop()
+    objects = fit_object_sampler(graph, config)
+    clock.stop()
+    fits = fit_questions(dataset, graph, config, objects, comparator)
+    clock.stop()
     templates = load_templates(config.templates or DEFAULT_TEMPLATES)
-    inputs = {
-        "annotations": hash_files([output_dir / ANNOTATIONS_FILE]),
-        "config": config_json,
-        "templates": repr(templates),
-    } | samplers.hashes()
-    maker = _make_maker(dataset, graph, config, samplers, templates)
+    inputs = question_inputs(hash_files([output_dir / ANNOTATIONS_FILE]), config_json, templates, fits)
     with QuestionWriter(output_dir, hash_json(inputs)) as writer:
-        _write_all(maker, dataset, config, writer)
+        write_all_questions(make_maker(fits, config, templates, dataset.image_root), dataset.images, config, writer)
         writer.finish()
-    times.append(time.perf_counter())
+    clock.stop()
     summary = BuildSummary(
         num_images=len(dataset.images),
         num_questions={question_type: writer.num_questions[question_type] for question_type in config.question_types},
-        skipped=_skipped_rows(writer.skipped, config.question_types),
-        embedding_model=object_sampler.model_name if object_sampler else None,
-        seconds=BuildSeconds(*(after - before for before, after in pairwise(times))),
+        skipped=skipped_rows(writer.skipped, config.question_types),
+        embedding_model=objects.model_name if objects else None,
+        seconds=BuildSeconds(*clock.seconds),
     )
     write_json(output_dir / BUILD_FILE, summary_to_json(summary, config_json, settings or {}, left_out), indent=2)
     writer.remove_progress()
     return summary
 
 
-@dataclass(frozen=True)
-class _Samplers:
-    """What is fitted to a data set. `balanced` is None in the other mutation modes."""
-
-    parts: PartSampler
-    objects: ObjectSampler | None
-    synonyms: tuple[frozenset[int], ...]
-    balanced: BalancedFit | None
-
-    def hashes(self) -> dict[str, object]:
-        """Changes with anything that changes the questions."""
-        return {
-            "numpy": np.__version__,
-            "part_sampler": self.parts.content_hash(),
-            "object_sampler": self.objects.content_hash() if self.objects else None,
-            "synonyms": [sorted(group) for group in self.synonyms],
-        }
+def resolved_config(config: QuestionBuildConfig, comparator: PartComparator | None = None) -> dict[str, object]:
+    """The configuration as `build.json` has it; a comparator that is given replaces the configured one."""
+    return config_to_json(config) | ({} if comparator is None else {"part_comparison": comparator.name})
 
 
-def _fit_samplers(
-    dataset: PartDataset,
-    graph: ConceptGraph,
-    config: QuestionBuildConfig,
-    objects: ObjectSampler | None,
-    comparator: PartComparator | None,
-) -> _Samplers:
-    parts = _fit_part_sampler(dataset, graph)
-    synonyms = _synonym_indices(graph, comparator or find_comparator(config.part_comparison))
-    is_balanced = config.mutation is MutationMode.BALANCED
-    balanced = fit_balanced(dataset, graph, synonyms, config.seed) if is_balanced else None
-    return _Samplers(parts, objects, synonyms, balanced)
+def question_inputs(
+    annotations_sha256: str, config_json: Mapping[str, object], templates: Templates, fits: Fits
+) -> dict[str, object]:
+    """Everything that questions depend on; a stopped build goes on only where none of it has changed."""
+    inputs = {"annotations": annotations_sha256, "config": config_json, "templates": repr(templates)}
+    return inputs | fits.hashes()
 
 
-def _make_maker(
-    dataset: PartDataset, graph: ConceptGraph, config: QuestionBuildConfig, samplers: _Samplers, templates: Templates
-) -> QuestionMaker:
-    balanced = samplers.balanced
-    models = balanced.models if balanced else None
+class _Clock:
+    """Seconds of the steps of a build."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self.seconds: list[float] = []
+
+    def stop(self) -> None:
+        """End a step."""
+        now = time.perf_counter()
+        self.seconds.append(now - self._last)
+        self._last = now
+
+
+def make_maker(fits: Fits, config: QuestionBuildConfig, templates: Templates, image_root: Path) -> QuestionMaker:
+    """Set up the maker of a data set's questions."""
+    balanced = fits.balanced
     return QuestionMaker(
-        graph=graph,
-        mutator=AnswerMutator(config.mutation, samplers.parts, samplers.synonyms, models),
-        object_sampler=samplers.objects,
+        graph=fits.graph,
+        mutator=AnswerMutator(config.mutation, fits.parts, fits.synonyms, balanced.models if balanced else None),
+        object_sampler=fits.objects,
         templates=templates,
-        synonyms=samplers.synonyms,
+        synonyms=fits.synonyms,
         seed=config.seed,
-        image_root=dataset.image_root,
+        image_root=image_root,
         mark=config.mark_objects,
         right=balanced.right if balanced else None,
     )
 
 
-def _synonym_indices(graph: ConceptGraph, comparator: PartComparator) -> tuple[frozenset[int], ...]:
-    index = {label: number for number, label in enumerate(graph.parts)}
-    synonyms = comparator.find_synonyms(graph.parts)
-    return tuple(frozenset(index[other] for other in synonyms[label]) for label in graph.parts)
-
-
-def _fit_part_sampler(dataset: PartDataset, graph: ConceptGraph) -> PartSampler:
-    index = {label: number for number, label in enumerate(graph.parts)}
-    part_sets = (
-        frozenset(index[part.label] for part in instance.parts)
-        for image in dataset.images
-        for instance in image.objects
-        if instance.parts
-    )
-    return fit_part_sampler(part_sets, len(index))
-
-
-def _build_object_sampler(graph: ConceptGraph, config: QuestionBuildConfig) -> ObjectSampler | None:
-    """The embedding model takes seconds to load: only when an object question can be asked."""
-    is_asked = any(question_type.is_part_whole for question_type in config.question_types)
-    if not is_asked or len(graph.objects) <= NUM_WRONG_ANSWERS:
-        return None
-    return ObjectSampler(graph, embed_texts(graph.objects, config.embedding_model))
-
-
-def _write_all(maker: QuestionMaker, dataset: PartDataset, config: QuestionBuildConfig, writer: QuestionWriter) -> None:
-    images = dataset.images
+def write_all_questions(
+    maker: QuestionMaker, images: Sequence[AnnotatedImage], config: QuestionBuildConfig, writer: QuestionWriter
+) -> None:
+    """Write the questions of images in a row, from the first one that the writer has not got yet."""
     with (
         _annotations_left_alone(),
-        tqdm(total=len(images), initial=writer.num_images, desc="questions", unit="image", disable=None) as progress,
+        progress(len(images), "questions", "image", initial=writer.num_images) as shown,
     ):
         for made in _make_all(maker, images[writer.num_images :], config):
             writer.write(made)
-            progress.update(made.num_images)
+            shown.update(made.num_images)
 
 
 @contextmanager
@@ -201,9 +155,10 @@ def _annotations_left_alone() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _skipped_rows(
+def skipped_rows(
     skipped: Mapping[SkippedQuestion, int], question_types: Sequence[QuestionType]
 ) -> tuple[SkippedType, ...]:
+    """What could not be asked, by type in the order asked for, then by reason."""
     order = list(question_types)
     rows = sorted(skipped.items(), key=lambda row: (order.index(row[0].question_type), row[0].reason.value))
     return tuple(SkippedType(key.question_type, key.reason.value, count) for key, count in rows)

@@ -30,20 +30,26 @@ class ObjectSampler:
 
     Args:
         graph: objects and their siblings.
-        embedding: of `graph.objects`, in that order.
+        similarities: of the names of `graph.objects`, in that order, (objects, objects).
+        model_name: what embedded the names.
     """
 
-    def __init__(self, graph: ConceptGraph, embedding: Embedding) -> None:
-        self.model_name = embedding.model_name
+    def __init__(self, graph: ConceptGraph, similarities: np.ndarray, model_name: str) -> None:
+        self.model_name = model_name
+        self.similarities = similarities
         self._graph = graph
-        similarities = np.round(embedding.vectors @ embedding.vectors.T, NUM_DECIMALS)
         self._index: Mapping[str, int] = {label: number for number, label in enumerate(graph.objects)}
-        self._similarities = similarities
         self._candidates: dict[tuple[str, int], _Candidates] = {}
+
+    @classmethod
+    def from_embedding(cls, graph: ConceptGraph, embedding: Embedding) -> "ObjectSampler":
+        """Compare the embeddings of `graph.objects`, in that order, coarsely enough to be the same on every machine."""
+        similarities = np.round(embedding.vectors @ embedding.vectors.T, NUM_DECIMALS)
+        return cls(graph, similarities, embedding.model_name)
 
     def content_hash(self) -> str:
         """Changes with anything that changes the draws."""
-        return hashlib.sha256(self.model_name.encode() + self._similarities.tobytes()).hexdigest()
+        return hashlib.sha256(self.model_name.encode() + self.similarities.tobytes()).hexdigest()
 
     def sample(self, label: str, num_samples: int, generator: Draws) -> tuple[str, ...]:
         """Draw distinct objects other than `label`: its siblings, or all objects where these are too few.
@@ -64,7 +70,7 @@ class ObjectSampler:
             candidates = [other for other in self._graph.objects if other != label]
         if len(candidates) < num_samples:
             raise ValueError(f"{label!r}: {num_samples} wrong objects needed, only {len(candidates)} others exist")
-        similarity = self._similarities[self._index[label], [self._index[other] for other in candidates]]
+        similarity = self.similarities[self._index[label], [self._index[other] for other in candidates]]
         weights = np.exp(similarity - similarity.max())
         chances = (weights / weights.sum()).tolist()
         return _Candidates(candidates, chances, _share_ends(chances))

@@ -9,8 +9,9 @@ what came after it and goes on with the next image.
 import hashlib
 import json
 import logging
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -84,13 +85,20 @@ class QuestionWriter:
             "num_bytes": self._num_bytes,
             "sha256": self._digest.hexdigest(),
             "num_questions": self.num_questions,
-            "skipped": [[key.question_type, key.reason, count] for key, count in self.skipped.items()],
+            "skipped": skipped_to_json(self.skipped),
         }
         self._progress_file.write(json.dumps(step).encode() + b"\n")
         self._progress_file.flush()
 
+    @property
+    def sha256(self) -> str:
+        """Of the questions written so far."""
+        return self._digest.hexdigest()
+
     def finish(self) -> None:
         """Give the file its name. The notes on the progress stay until `remove_progress`."""
+        self._questions_file.flush()
+        os.fsync(self._questions_file.fileno())
         self.__exit__(None, None, None)
         self._partial.replace(self._final)
 
@@ -131,7 +139,7 @@ class QuestionWriter:
         self._num_bytes = step["num_bytes"]
         self.num_images = step["num_images"]
         self.num_questions = Counter({QuestionType(key): count for key, count in step["num_questions"].items()})
-        self.skipped = Counter(_skipped_counts(step["skipped"]))
+        self.skipped = skipped_from_json(step["skipped"])
         return True
 
 
@@ -156,5 +164,11 @@ def _parse_step(line: bytes) -> dict[str, Any] | None:
     return step
 
 
-def _skipped_counts(rows: Sequence[tuple[str, str, int]]) -> dict[SkippedQuestion, int]:
-    return {SkippedQuestion(QuestionType(kind), SkipReason(reason)): count for kind, reason, count in rows}
+def skipped_to_json(skipped: Mapping[SkippedQuestion, int]) -> list[list[object]]:
+    """Types that could not be asked, with the reasons, as JSON."""
+    return [[key.question_type, key.reason, count] for key, count in skipped.items()]
+
+
+def skipped_from_json(rows: Sequence[tuple[str, str, int]]) -> Counter[SkippedQuestion]:
+    """Read what `skipped_to_json` made."""
+    return Counter({SkippedQuestion(QuestionType(kind), SkipReason(reason)): count for kind, reason, count in rows})

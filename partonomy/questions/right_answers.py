@@ -55,6 +55,7 @@ class RightAnswers:
     Attributes:
         shares: for every kind of question the share of each right answer, over the draw of the compared objects.
         num_images: for every kind of question the number of images that it can be asked about.
+        weights: for every kind of question the weight of each right answer in the draw, by its bits.
     """
 
     def __init__(self, asked: Iterable[AskedParts], graph: ConceptGraph, owned: Mapping[str, frozenset[int]]) -> None:
@@ -69,15 +70,29 @@ class RightAnswers:
                 offered = self._offered(form, one.label, _to_bits(one.parts))
                 if offered:
                     rows[self.kind(form, one.label)].append(_Offer(counts[one], offered))
-        self._weights = {kind: _spread(offers) for kind, offers in rows.items()}
+        self.weights: Mapping[AnswerKind, Mapping[int, float]] = {
+            kind: _spread(offers) for kind, offers in rows.items()
+        }
         self.shares: Mapping[AnswerKind, Shares] = {
-            kind: {frozenset(self._parts(bits)): share for bits, share in _shares(offers, self._weights[kind]).items()}
+            kind: {frozenset(self._parts(bits)): share for bits, share in _shares(offers, self.weights[kind]).items()}
             for kind, offers in rows.items()
         }
         self.num_images: Mapping[AnswerKind, int] = {
             kind: sum(offer.count for offer in offers) for kind, offers in rows.items()
         }
         self._rests.clear()
+
+    @classmethod
+    def from_weights(
+        cls,
+        graph: ConceptGraph,
+        owned: Mapping[str, frozenset[int]],
+        weights: Mapping[AnswerKind, Mapping[int, float]],
+    ) -> "RightAnswers":
+        """Restore the draws from the `weights` of fitted ones; `shares` and `num_images` are empty."""
+        restored = cls((), graph, owned)
+        restored.weights = weights
+        return restored
 
     def kind(self, form: str, label: str) -> AnswerKind:
         """Kind of the questions of a form about an object."""
@@ -89,7 +104,7 @@ class RightAnswers:
         offered = self._offered(form, asked.label, parts)
         if not offered:  # perhaps no image of the category offers one, and then its kind has no weights
             return
-        weights = self._weights[self.kind(form, asked.label)]
+        weights = self.weights[self.kind(form, asked.label)]
         answers = sorted(offered, key=self._parts)
         left = [offered[answer] * weights[answer] for answer in answers]
         while answers:

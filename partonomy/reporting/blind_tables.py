@@ -19,7 +19,7 @@ from partonomy.metrics.blind import (
     pool_guesses,
 )
 from partonomy.metrics.bootstrap import Estimate
-from partonomy.reporting.loaded_run import LoadedRun
+from partonomy.reporting.paper_tables.partonomy_tables import QuestionRun
 from partonomy.reporting.tables import format_estimate
 from partonomy.structures import Question, QuestionType
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
@@ -86,7 +86,7 @@ def report_on_questions(name: str, questions: Iterable[Question]) -> BlindReport
     return _report(name, asked)
 
 
-def report_on_run(run: LoadedRun) -> BlindReport | None:
+def report_on_run(run: QuestionRun) -> BlindReport | None:
     """Guess the questions of a run from its records, which hold their choices; None when it asked for no choice."""
     asked: dict[tuple[Subject, str], list[BlindQuestion]] = {}
     for record in run.records:
@@ -157,7 +157,7 @@ def size_table(report: BlindReport) -> Table:
     )
 
 
-def run_table(run: LoadedRun, report: BlindReport) -> Table:
+def run_table(run: QuestionRun, report: BlindReport) -> Table:
     """The run's accuracy beside what a blind guess reaches on the same questions."""
     rows = []
     for result in report.results:

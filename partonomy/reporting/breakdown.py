@@ -47,12 +47,6 @@ def by_object(records: Sequence[QuestionRecord], has_masks: bool) -> tuple[Break
     return _group(records, has_masks, lambda record, index: record.object_label)
 
 
-def mean_paired_iou(record: QuestionRecord) -> float:
-    """Mean IoU over the parts of one question, missing predictions as 0."""
-    pairs = record_pairs(record, Matching.PAIRED, is_generated=False)
-    return sum(pair.iou for pair in pairs) / len(pairs)
-
-
 def _group(
     records: Sequence[QuestionRecord], has_masks: bool, key: Callable[[QuestionRecord, int], str]
 ) -> tuple[BreakdownRow, ...]:

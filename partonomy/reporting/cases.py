@@ -1,35 +1,22 @@
-"""The report's cases: which questions to show, and their pictures and texts."""
+"""The cases of a report: which items to show, and their pictures and texts as the page has them."""
 
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from partonomy.benchmarks.partonomy.records import ChoiceRecord, QuestionRecord
-from partonomy.datasets.store import load_questions
-from partonomy.images import draw_box, load_image
+from partonomy.benchmarks.cases import Case, CaseChoices, CaseLabel, CasePicture
+from partonomy.benchmarks.task import Item, Picture, Record
+from partonomy.images import draw_box
 from partonomy.masks import decode_mask
-from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR
-from partonomy.metrics.part_text import normalize_part
-from partonomy.reporting.breakdown import mean_paired_iou
-from partonomy.reporting.loaded_run import LoadedRun
-from partonomy.structures import RLE, CharSpan, Question
-from partonomy.visualize import Colour, colour_parts, encode_base64, part_colours, resize
+from partonomy.reporting.loaded_run import AnyRun, DataChangedError
+from partonomy.structures import CharSpan
+from partonomy.visualize import Colour, colour_parts, encode_base64, resize
 
 PANEL_SIDE = 300
 """Longer side of a case's pictures, in pixels."""
 RANDOM, BEST, WORST = "Random cases", "Best cases", "Worst cases"
-
-
-@dataclass(frozen=True)
-class PartChip:
-    """A part's name with its colour and IoU (None where nothing is to be compared)."""
-
-    label: str
-    colour: str
-    iou: float | None
 
 
 @dataclass(frozen=True)
@@ -41,114 +28,98 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class AnswerLine:
-    """One choice of a multiple-choice question."""
+class MarkedText:
+    """A text under its heading; `content` is escaped HTML with the spans marked."""
 
-    text: str
-    is_correct: bool
-    is_chosen: bool
-    log_prob: float | None
+    heading: str
+    content: str
 
 
 @dataclass(frozen=True)
-class Case:
-    """One question as the report shows it. `*_html` are escaped texts with their spans marked."""
+class DrawnCase:
+    """One item as the report shows it."""
 
-    question_id: str
-    question_type: str
-    object_label: str
-    question: str
-    mean_iou: float
+    item_id: str
+    group: str
+    title: str
+    quality: float | None
     status: str
     reason: str
     panels: tuple[Panel, ...]
-    chips: tuple[PartChip, ...]
-    correct_html: str
-    generated_html: str
-    answers: tuple[AnswerLine, ...]
-    object_answers: tuple[AnswerLine, ...]
+    labels: tuple[CaseLabel, ...]
+    texts: tuple[MarkedText, ...]
+    choices: tuple[CaseChoices, ...]
 
 
 @dataclass(frozen=True)
-class CaseGroup:
-    """Cases under one heading."""
+class CaseItems:
+    """The run's items by id; empty with the reason where they cannot be read any more."""
 
-    title: str
-    explanation: str
-    cases: tuple[Case, ...]
-
-
-@dataclass(frozen=True)
-class CaseQuestions:
-    """The run's questions by id; empty with the reason where they cannot be read any more."""
-
-    by_id: Mapping[str, Question]
+    by_id: Mapping[str, Item]
     problem: str
 
 
-def load_case_questions(run: LoadedRun) -> CaseQuestions:
-    """Read the questions that the run recorded; the pictures and true masks come from there."""
-    path = Path(str(run.summary.config["root"]))
+@dataclass(frozen=True)
+class _Candidate:
+    """What choosing needs of a record: all but its masks."""
+
+    place: int
+    item_id: str
+    image_id: int | str
+    quality: float | None
+    is_scored: bool
+
+
+def load_case_items(run: AnyRun) -> CaseItems:
+    """Read the items that the run was asked; the pictures and true masks come from there."""
     try:
-        question_set = load_questions(path, invalid="collect")
+        task = run.load_task()
+    except DataChangedError:
+        return CaseItems({}, f"No pictures: {run.config.root} has changed since the run.")
     except (OSError, ValueError) as error:
-        return CaseQuestions({}, f"No pictures: the questions cannot be read any more ({error}).")
-    if question_set.content_hash != run.dataset_hash:
-        return CaseQuestions({}, f"No pictures: {path} has changed since the run.")
-    return CaseQuestions({question.question_id: question for question in question_set.questions}, "")
+        return CaseItems({}, f"No pictures: the {run.task.WORDS.items} cannot be read any more ({error}).")
+    return CaseItems({item.item_id: item for item in task.items}, "")
 
 
 def choose_cases(
-    records: Sequence[QuestionRecord], num_each: int, generator: np.random.Generator
-) -> tuple[tuple[str, tuple[QuestionRecord, ...]], ...]:
-    """Random questions, and the best and worst scored ones by mean paired IoU; one per image within a heading.
+    run: AnyRun, num_each: int, generator: np.random.Generator
+) -> tuple[tuple[str, tuple[Record, ...]], ...]:
+    """Random items, and the scored ones of the highest and the lowest quality; one per image within a heading.
 
     Args:
-        records: All records of a run; those without true parts are left out.
+        run: The run; entries of its data that could not be asked are left out.
         num_each: Cases per heading.
         generator: Draws the random ones.
     """
-    usable = [record for record in records if record.true_parts]
+    usable = [
+        _Candidate(place, record.item_id, record.image_id, record.quality, record.is_scored)
+        for place, record in enumerate(run.task.settle(run.records))
+        if record.prompt
+    ]
     shuffled = [usable[index] for index in generator.permutation(len(usable))]
-    scored = [record for record in usable if record.is_scored]
-    ranked = sorted(scored, key=lambda record: (-mean_paired_iou(record), record.item_id))
-    return (
-        (RANDOM, _distinct_images(shuffled, num_each)),
-        (BEST, _distinct_images(ranked, num_each)),
-        (WORST, _distinct_images(ranked[::-1], num_each)),
+    scored = [(one.quality, one) for one in usable if one.is_scored and one.quality is not None]
+    ranked = [one for _, one in sorted(scored, key=lambda pair: (-pair[0], pair[1].item_id))]
+    chosen = ((RANDOM, shuffled), (BEST, ranked), (WORST, ranked[::-1]))
+    return tuple(
+        (title, tuple(run.records[one.place] for one in _distinct_images(candidates, num_each)))
+        for title, candidates in chosen
     )
 
 
-def make_case(record: QuestionRecord, question: Question | None) -> Case:
-    """Everything the report shows of one question; without `question` there are no pictures."""
-    colours = part_colours(len(record.true_parts))
-    pairs = None if record.segmentation is None else record.segmentation.paired
-    chips = tuple(
-        PartChip(part.label, _css(colours[index]), None if pairs is None else pairs[index].iou)
-        for index, part in enumerate(record.true_parts)
-    )
-    correct_html = ""
-    if question is not None:
-        choice = question.correct_choice
-        correct_html = mark_spans(choice.text, choice.part_spans, colours)
-    generated_html = ""
-    if record.generation is not None:
-        generated = _generated_colours(record, colours)
-        generated_html = mark_spans(record.generation.text, record.generation.spans, generated) or "(no text)"
-    return Case(
-        question_id=record.item_id,
-        question_type="" if record.question_type is None else record.question_type.value,
-        object_label=record.object_label,
-        question=record.prompt,
-        mean_iou=mean_paired_iou(record),
+def draw_case(run: AnyRun, record: Record, item: Item | None) -> DrawnCase:
+    """Everything the report shows of one item; without `item` there are no pictures."""
+    case: Case = run.task.show(record, item)
+    return DrawnCase(
+        item_id=record.item_id,
+        group=record.group,
+        title=case.title,
+        quality=record.quality,
         status=record.status.value,
         reason=record.reason,
-        panels=() if question is None else _panels(record, question, colours),
-        chips=chips,
-        correct_html=correct_html,
-        generated_html=generated_html,
-        answers=_answer_lines(record.parts_choice),
-        object_answers=_answer_lines(record.object_choice),
+        panels=() if item is None else _panels(case.pictures, item.picture),
+        labels=case.labels,
+        texts=tuple(MarkedText(one.heading, mark_spans(one.text, one.spans, one.colours)) for one in case.texts),
+        choices=case.choices,
     )
 
 
@@ -162,68 +133,38 @@ def mark_spans(text: str, spans: Sequence[CharSpan], colours: Sequence[Colour]) 
             continue
         pieces.append(html.escape(text[position : span.start]))
         inner = html.escape(text[span.start : span.end])
-        pieces.append(f'<mark style="--c:{_css(colours[index])}">{inner}</mark>')
+        pieces.append(f'<mark style="--c:{css_colour(colours[index])}">{inner}</mark>')
         position = span.end
     pieces.append(html.escape(text[position:]))
     return "".join(pieces)
 
 
-def _distinct_images(records: Sequence[QuestionRecord], count: int) -> tuple[QuestionRecord, ...]:
-    chosen: dict[int | str, QuestionRecord] = {}
-    for record in records:
+def css_colour(colour: Colour) -> str:
+    """A colour as CSS has it."""
+    return f"rgb({colour[0]},{colour[1]},{colour[2]})"
+
+
+def _distinct_images(candidates: Sequence[_Candidate], count: int) -> tuple[_Candidate, ...]:
+    chosen: dict[int | str, _Candidate] = {}
+    for one in candidates:
         if len(chosen) == count:
             break
-        chosen.setdefault(record.image_id, record)
+        chosen.setdefault(one.image_id, one)
     return tuple(chosen.values())
 
 
-def _panels(record: QuestionRecord, question: Question, colours: Sequence[Colour]) -> tuple[Panel, ...]:
+def _panels(pictures: Sequence[CasePicture], place: Picture) -> tuple[Panel, ...]:
     try:
-        image = load_image(question.image_path, question.height, question.width)
+        image = place.load()
     except (OSError, ValueError):
         return ()  # the record's own reason already names the unreadable image
-    shown = image if question.box is None else draw_box(image, question.box)
-    panels = [
-        _panel("image", shown, (), ()),
-        _panel("true parts", image, [part.mask for part in question.masks], colours),
-    ]
-    if record.segmentation is not None:
-        masks = record.segmentation.masks
-        panels.append(_panel("predicted, phrases given", image, masks, colours[: len(masks)]))
-    if record.generation is not None:
-        panels.append(_panel("own answer", image, record.generation.masks.masks, _generated_colours(record, colours)))
-    return tuple(panels)
+    boxed = image if place.box is None else draw_box(image, place.box)
+    return tuple(_panel(picture, boxed if picture.has_box else image) for picture in pictures)
 
 
-def _panel(title: str, image: np.ndarray, rles: Sequence[RLE], colours: Sequence[Colour]) -> Panel:
-    masks = np.stack([decode_mask(rle) for rle in rles]) if rles else np.zeros((0, *image.shape[:2]), dtype=bool)
+def _panel(picture: CasePicture, image: np.ndarray) -> Panel:
+    decoded = [decode_mask(rle) for rle in picture.masks]
+    masks = np.stack(decoded) if decoded else np.zeros((0, *image.shape[:2]), dtype=bool)
     scaled, scaled_masks = resize(image, masks, 2 * PANEL_SIDE / max(image.shape[:2]))  # twice, for sharp screens
-    return Panel(title, encode_base64(colour_parts(scaled, scaled_masks, colours[: len(masks)]), "JPEG"))
-
-
-def _generated_colours(record: QuestionRecord, colours: Sequence[Colour]) -> tuple[Colour, ...]:
-    """Colours of the model's own spans: a true part's own colour where the name is the same, new ones otherwise."""
-    assert record.generation is not None
-    known = {normalize_part(part.label): colours[index] for index, part in enumerate(record.true_parts)}
-    names = [normalize_part(text) for text in record.generation.span_texts]
-    spare = iter(part_colours(len(colours) + len(names))[len(colours) :])
-    return tuple(known[name] if name in known else next(spare) for name in names)
-
-
-def _answer_lines(choice: ChoiceRecord | None) -> tuple[AnswerLine, ...]:
-    if choice is None:
-        return ()
-    chosen = None if choice.selection is None else choice.selection.index(DEFAULT_SELECTOR)
-    return tuple(
-        AnswerLine(
-            text,
-            index == choice.correct_index,
-            index == chosen,
-            None if choice.scores is None else choice.scores[index].answer_log_prob,
-        )
-        for index, text in enumerate(choice.texts)
-    )
-
-
-def _css(colour: Colour) -> str:
-    return f"rgb({colour[0]},{colour[1]},{colour[2]})"
+    drawn = colour_parts(scaled, scaled_masks, picture.colours[: len(masks)])
+    return Panel(picture.title, encode_base64(drawn, "JPEG"))

@@ -1,31 +1,27 @@
-"""Compares two runs on the same questions: paired differences with intervals, and outcomes that changed."""
+"""Compares two runs of one benchmark on the same items: paired differences with intervals, outcomes that changed."""
 
 import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
-from partonomy.benchmarks.partonomy.metrics import metric_names, metric_ratios, unsupported_capabilities
-from partonomy.benchmarks.partonomy.records import Capability, ChoiceRecord, QuestionRecord
-from partonomy.benchmarks.partonomy.steps import Subject
+from partonomy.benchmarks.cases import Verdict
+from partonomy.benchmarks.task import ALL, Group, Record, Words
 from partonomy.files import write_text_atomically
-from partonomy.metrics.bootstrap import Estimate, ImageRatio, paired_differences
-from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR
-from partonomy.reporting.breakdown import mean_paired_iou
-from partonomy.reporting.loaded_run import LoadedRun
-from partonomy.structures import QuestionType
+from partonomy.metrics.bootstrap import Estimate, paired_differences
+from partonomy.reporting.loaded_run import AnyRun, check_same_items
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, format_percent, render_table
 
 
 class Outcome(StrEnum):
-    """A multiple-choice question under the first and the second run."""
+    """An answer that is right or wrong, under the first and the second run."""
 
     BOTH_RIGHT = "both right"
     LOST = "right -> wrong"
@@ -34,29 +30,17 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class RecordPair:
-    """The records of one question in the first and in the second run."""
-
-    first: QuestionRecord
-    second: QuestionRecord
-
-    def requested(self, capability: Capability) -> bool:
-        """Whether both runs asked this of their model."""
-        return capability in self.first.requested and capability in self.second.requested
-
-
-@dataclass(frozen=True)
 class ChoiceChange:
-    """A multiple-choice question: the names in the correct answer and in either run's choice.
+    """An answer that is right or wrong: the names in the correct answer and in either run's.
 
-    `first` and `second` are empty where the question failed.
+    `first` and `second` are empty where the item failed.
     """
 
-    question_id: str
-    question_type: str
+    item_id: str
+    group: str
     image_path: str
     object_label: str
-    subject: Subject
+    subject: str
     outcome: Outcome
     correct: tuple[str, ...]
     first: tuple[str, ...]
@@ -64,15 +48,17 @@ class ChoiceChange:
 
 
 @dataclass(frozen=True)
-class IouChange:
-    """The mean paired IoU over a question's parts in either run, missing masks as 0."""
+class QualityChange:
+    """An item whose quality differs between the runs, see `Record.quality`; `*_said`: the model's own words."""
 
-    question_id: str
-    question_type: str
+    item_id: str
+    group: str
     image_path: str
     object_label: str
     first: float
     second: float
+    first_said: str = ""
+    second_said: str = ""
 
     @property
     def change(self) -> float:
@@ -80,96 +66,19 @@ class IouChange:
         return self.second - self.first
 
 
-def type_name(record: QuestionRecord) -> str:
-    """The record's question type as a summary names it."""
-    return record.group
-
-
-def choice_changes(pairs: Sequence[RecordPair]) -> tuple[ChoiceChange, ...]:
-    """The multiple-choice questions that both runs asked, in order, also those that did not flip."""
-    changes = []
-    for pair in pairs:
-        if not pair.requested(Capability.CHOICES):
-            continue
-        record = pair.first
-        for subject in Subject:
-            before, after = _choice(pair.first, subject), _choice(pair.second, subject)
-            if before is None or after is None:  # an unreadable question, or a type without object question
-                continue
-            changes.append(
-                ChoiceChange(
-                    record.item_id,
-                    type_name(record),
-                    record.image_path,
-                    record.object_label,
-                    subject,
-                    _outcome(_is_right(before), _is_right(after)),
-                    before.labels[before.correct_index],
-                    _chosen(before),
-                    _chosen(after),
-                )
-            )
-    return tuple(changes)
-
-
-def iou_changes(pairs: Sequence[RecordPair]) -> tuple[IouChange, ...]:
-    """The questions whose mean paired IoU differs, largest change first."""
-    changes = []
-    for pair in pairs:
-        record = pair.first
-        if not pair.requested(Capability.MASKS) or not record.true_parts:
-            continue
-        before, after = mean_paired_iou(pair.first), mean_paired_iou(pair.second)
-        if before != after:
-            kind, path = type_name(record), record.image_path
-            changes.append(IouChange(record.item_id, kind, path, record.object_label, before, after))
-    return tuple(sorted(changes, key=lambda entry: (-abs(entry.change), entry.question_id)))
-
-
-def _choice(record: QuestionRecord, subject: Subject) -> ChoiceRecord | None:
-    return record.parts_choice if subject is Subject.PARTS else record.object_choice
-
-
-def _is_right(choice: ChoiceRecord) -> bool:
-    return choice.selection is not None and choice.selection.index(DEFAULT_SELECTOR) == choice.correct_index
-
-
-def _chosen(choice: ChoiceRecord) -> tuple[str, ...]:
-    return () if choice.selection is None else choice.labels[choice.selection.index(DEFAULT_SELECTOR)]
-
-
-def _outcome(was_right: bool, is_right: bool) -> Outcome:
-    if was_right:
-        return Outcome.BOTH_RIGHT if is_right else Outcome.LOST
-    return Outcome.GAINED if is_right else Outcome.BOTH_WRONG
-
-
-DEFAULT_METRICS = (
-    "giou_micro_paired",
-    "giou_macro_paired",
-    "parts_accuracy",
-    "objects_accuracy",
-    "generated_parts_f1",
-)
-KNOWN_METRICS = frozenset(metric_names(QuestionType.WHOLE_TO_PART))
-"""Every metric of a summary: the part-whole types have them all."""
-_MAX_NAMED = 3
-"""Differing questions named in an error."""
-
-
 @dataclass(frozen=True)
 class MetricDifference:
-    """One metric of one question type under two runs.
+    """One metric of one group under two runs.
 
     Attributes:
-        question_type: Key of the summary.
+        group: Key of the summary.
         metric: Name of the metric.
         first: Its value in the first run, None where nothing was counted.
         second: In the second.
         difference: Second minus first with its 95% interval; `count` is the number of images.
     """
 
-    question_type: str
+    group: str
     metric: str
     first: float | None
     second: float | None
@@ -190,147 +99,268 @@ class Comparison:
     Attributes:
         first: Name of the first run.
         second: Name of the second run.
-        differences: Per question type that both runs asked, and metric.
-        choices: Every multiple-choice question that both runs asked, also those that did not flip.
-        iou_changes: Questions whose mean paired IoU differs, largest change first.
-        only_first: Question types that only the first run asked.
+        words: What the benchmark calls its things.
+        differences: Per group that both runs asked, and metric.
+        choices: Every answer that is right or wrong and that both runs asked for, also those that did not flip.
+        quality_changes: Items whose quality differs, largest change first.
+        only_first: Groups that only the first run asked.
         only_second: Those that only the second run asked.
         warnings: Settings that differ between the runs.
     """
 
     first: str
     second: str
+    words: Words
     differences: tuple[MetricDifference, ...]
     choices: tuple[ChoiceChange, ...]
-    iou_changes: tuple[IouChange, ...]
+    quality_changes: tuple[QualityChange, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     warnings: tuple[str, ...]
 
     @property
     def flips(self) -> tuple[ChoiceChange, ...]:
-        """The multiple-choice questions that only one run answered correctly."""
+        """The answers that only one run gave correctly."""
         return tuple(choice for choice in self.choices if choice.outcome in (Outcome.LOST, Outcome.GAINED))
 
 
+_MAX_NAMED = 3
+"""Differing items named in an error."""
+
+
 @dataclass(frozen=True)
-class _RatioPair:
-    """Every metric of one question type in either run, as sums over the same images."""
+class _Answer:
+    """What a comparison keeps of a record: all but its masks."""
 
-    first: Mapping[str, ImageRatio]
-    second: Mapping[str, ImageRatio]
+    item_id: str
+    group: str
+    image_id: int | str
+    image_path: str
+    subject: str
+    quality: float | None
+    said: str
+    verdicts: tuple[Verdict, ...]
 
 
-def compare_runs(first: LoadedRun, second: LoadedRun, metrics: Sequence[str], seed: int) -> Comparison:
+@dataclass(frozen=True)
+class _AnswerPair:
+    """One item in the first and in the second run."""
+
+    first: _Answer
+    second: _Answer
+
+
+class _InOrder(Sequence[Record]):
+    """Records in another order."""
+
+    def __init__(self, records: Sequence[Record], places: Sequence[int]) -> None:
+        self._records, self._places = records, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
+    def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
+        if isinstance(index, slice):
+            return tuple(self._records[place] for place in self._places[index])
+        return self._records[self._places[index]]
+
+
+def compare_runs(first: AnyRun, second: AnyRun, metrics: Sequence[str] = (), seed: int = 0) -> Comparison:
     """Compare the second run with the first, from their records.
 
     Args:
         first: The run to start from.
         second: The other one; differences are second minus first.
-        metrics: Names of metrics.
-        seed: Of the bootstrap over images. Each type is resampled from it, with the same resamples for both runs and
+        metrics: Names of metrics; none: those that the benchmark compares, see `Task.COMPARED`.
+        seed: Of the bootstrap over images. Each group is resampled from it, with the same resamples for both runs and
             for every metric.
 
     Raises:
-        ValueError: A metric is unknown, or the runs were not asked the same questions.
+        ValueError: A metric is unknown, or the runs are not of one benchmark on the same items.
     """
-    unknown = sorted(set(metrics) - KNOWN_METRICS)
-    if unknown:
-        raise ValueError(f"unknown metric {', '.join(unknown)}; known: {', '.join(sorted(KNOWN_METRICS))}")
-    if first.dataset_hash != second.dataset_hash:
-        raise ValueError(
-            f"the runs were asked other questions: {first.path} those of {first.dataset_name} "
-            f"({first.dataset_hash[:12]}), {second.path} those of {second.dataset_name} ({second.dataset_hash[:12]})"
-        )
-    mine, others = _by_type(first.records), _by_type(second.records)
-    pairs = {name: _pair_up(name, first, second, mine[name], others[name]) for name in mine if name in others}
-    every_pair = [pair for group in pairs.values() for pair in group]
-    refused_first, refused_second = (unsupported_capabilities(run.records) for run in (first, second))
-    refused = refused_first | refused_second
-    ratios = {
-        name: _RatioPair(
-            metric_ratios([pair.first for pair in group], refused_first),
-            metric_ratios([pair.second for pair in group], refused_second),
-        )
-        for name, group in pairs.items()
-    }
+    check_same_items(first, second)
+    mine, others = _answers(first), _answers(second)
+    groups = list(dict.fromkeys(answer.group for answer in mine))
+    other_groups = list(dict.fromkeys(answer.group for answer in others))
+    shared = [name for name in groups if name in other_groups]
+    pairs = [pair for name in shared for pair in _pair_up(name, first, second, mine, others)]
     return Comparison(
         first.name,
         second.name,
-        tuple(entry for name in pairs for entry in _differences(name, ratios[name], metrics, seed)),
-        () if Capability.CHOICES in refused else choice_changes(every_pair),
-        () if Capability.MASKS in refused else iou_changes(every_pair),
-        tuple(name for name in mine if name not in others),
-        tuple(name for name in others if name not in mine),
+        first.task.WORDS,
+        _differences(first, _like(second, mine, others), metrics, seed),
+        _choice_changes(pairs),
+        _quality_changes(pairs),
+        tuple(name for name in groups if name not in shared),
+        tuple(name for name in other_groups if name not in shared),
         _warnings(first, second),
     )
 
 
-def _by_type(records: Sequence[QuestionRecord]) -> dict[str, list[QuestionRecord]]:
-    groups: dict[str, list[QuestionRecord]] = {}
-    for record in records:
-        groups.setdefault(type_name(record), []).append(record)
-    return groups
+def compare_groups(
+    first: Sequence[Group], second: Sequence[Group], metrics: Sequence[str], seed: int
+) -> tuple[MetricDifference, ...]:
+    """Paired differences of the groups of two runs on the same items, second minus first.
+
+    Args:
+        first: Groups of one run.
+        second: Those of the other, whose images are in the same order.
+        metrics: Names of metrics; none: all of them.
+        seed: Of the bootstrap; each group is resampled from it.
+
+    Returns:
+        One entry per group that both runs asked and metric that both have.
+    """
+    found = {group.name: group for group in second if group.num_expected}
+    differences = []
+    for group in first:
+        other = found.get(group.name)
+        if other is None or not group.num_expected:
+            continue
+        names, before, after = [], [], []
+        for name in metrics or group.metrics:
+            one, another = group.metrics.get(name), other.metrics.get(name)
+            if one is not None and another is not None:
+                names.append(name)
+                before.append(one)
+                after.append(another)
+        estimates = paired_differences(after, before, np.random.default_rng(seed))
+        differences += [
+            MetricDifference(group.name, name, one.value, another.value, estimate)
+            for name, one, another, estimate in zip(names, before, after, estimates, strict=True)
+        ]
+    return tuple(differences)
+
+
+def _answers(run: AnyRun) -> list[_Answer]:
+    return [
+        _Answer(
+            record.item_id,
+            record.group,
+            record.image_id,
+            record.image_path,
+            record.subject,
+            record.quality,
+            record.said,
+            record.verdicts(),
+        )
+        for record in run.task.settle(run.records)
+    ]
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """A run's groups, counted over its records in the order of another run."""
+
+    run: AnyRun
+    records: Sequence[Record]
+
+
+def _like(run: AnyRun, wanted: Sequence[_Answer], found: Sequence[_Answer]) -> _Ordered:
+    """The records of a run in the order in which another run was asked: metrics count images in that order."""
+    rank = {answer.item_id: place for place, answer in enumerate(wanted)}
+    places = sorted(range(len(found)), key=lambda place: (rank.get(found[place].item_id, len(rank)), place))
+    is_same = places == list(range(len(found)))
+    return _Ordered(run, run.records if is_same else _InOrder(run.records, places))
+
+
+def _differences(first: AnyRun, second: _Ordered, metrics: Sequence[str], seed: int) -> tuple[MetricDifference, ...]:
+    before, after = tuple(first.task.groups(first.records)), tuple(second.run.task.groups(second.records))
+    known = {name for group in (*before, *after) for name in group.metrics}
+    unknown = sorted(set(metrics) - known)
+    if unknown:
+        raise ValueError(f"unknown metric {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    return compare_groups(before, after, metrics or first.task.COMPARED, seed)
 
 
 def _pair_up(
-    name: str, first: LoadedRun, second: LoadedRun, mine: Sequence[QuestionRecord], others: Sequence[QuestionRecord]
-) -> list[RecordPair]:
-    """The records of one type by question, in the order of the first run.
+    name: str, first: AnyRun, second: AnyRun, mine: Sequence[_Answer], others: Sequence[_Answer]
+) -> list[_AnswerPair]:
+    """The answers of one group by item, in the order of the first run.
 
     Raises:
-        ValueError: One run has a question that the other has not, or places it in another image.
+        ValueError: One run has an item that the other has not, or places it in another image.
     """
-    by_id = {record.item_id: record for record in others}
-    known = {record.item_id for record in mine}
+    by_id = {answer.item_id: answer for answer in others if answer.group == name}
+    asked = {answer.item_id: answer for answer in mine if answer.group == name}
+    of_type = f"of type {name}, " if name else ""
     for run, missing in (
-        (first, [record.item_id for record in mine if record.item_id not in by_id]),
-        (second, [question_id for question_id in by_id if question_id not in known]),
+        (first, [item_id for item_id in asked if item_id not in by_id]),
+        (second, [item_id for item_id in by_id if item_id not in asked]),
     ):
         if missing:
             more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
             raise ValueError(
-                f"the runs were asked other questions: of type {name}, {run.path} alone has "
+                f"the runs were asked other {first.task.WORDS.items}: {of_type}{run.path} alone has "
                 f"{', '.join(missing[:_MAX_NAMED])}{more}; was the other run with another --limit, or "
                 "without some images (its summary.json counts the reasons)?"
             )
-    pairs = [RecordPair(record, by_id[record.item_id]) for record in mine]
+    pairs = [_AnswerPair(answer, by_id[item_id]) for item_id, answer in asked.items()]
     moved = [pair.first.item_id for pair in pairs if pair.first.image_id != pair.second.image_id]
     if moved:
-        raise ValueError(f"question {moved[0]} of type {name} is about another image in {second.path}")
+        raise ValueError(f"the item {moved[0]} is about another image in {second.path} than in {first.path}")
     return pairs
 
 
-def _differences(name: str, ratios: _RatioPair, metrics: Sequence[str], seed: int) -> list[MetricDifference]:
-    before, after = ratios.first, ratios.second
-    names = [metric for metric in metrics if metric in before and metric in after]
-    differences = paired_differences(
-        [after[metric] for metric in names], [before[metric] for metric in names], np.random.default_rng(seed)
-    )
-    return [
-        MetricDifference(name, metric, before[metric].value, after[metric].value, difference)
-        for metric, difference in zip(names, differences, strict=True)
-    ]
+def _choice_changes(pairs: Sequence[_AnswerPair]) -> tuple[ChoiceChange, ...]:
+    """The answers that both runs asked for, in order; none of what one model could not do on any item."""
+    changes = []
+    for pair in pairs:
+        after = {verdict.subject: verdict for verdict in pair.second.verdicts}
+        for before in pair.first.verdicts:
+            if before.subject in after:
+                now, answer = after[before.subject], pair.first
+                changes.append(
+                    ChoiceChange(
+                        answer.item_id,
+                        answer.group,
+                        answer.image_path,
+                        answer.subject,
+                        before.subject,
+                        _outcome(before.is_right, now.is_right),
+                        before.correct,
+                        before.given,
+                        now.given,
+                    )
+                )
+    return tuple(changes)
 
 
-def _warnings(first: LoadedRun, second: LoadedRun) -> tuple[str, ...]:
+def _quality_changes(pairs: Sequence[_AnswerPair]) -> tuple[QualityChange, ...]:
+    """The items whose quality differs, largest change first."""
+    changes = []
+    for pair in pairs:
+        answer, before, after = pair.first, pair.first.quality, pair.second.quality
+        if before is not None and after is not None and before != after:
+            said = (pair.first.said, pair.second.said)
+            changes.append(
+                QualityChange(answer.item_id, answer.group, answer.image_path, answer.subject, before, after, *said)
+            )
+    return tuple(sorted(changes, key=lambda entry: (-abs(entry.change), entry.item_id)))
+
+
+def _outcome(was_right: bool, is_right: bool) -> Outcome:
+    if was_right:
+        return Outcome.BOTH_RIGHT if is_right else Outcome.LOST
+    return Outcome.GAINED if is_right else Outcome.BOTH_WRONG
+
+
+def _warnings(first: AnyRun, second: AnyRun) -> tuple[str, ...]:
     """Settings that change what a number means."""
-    settings = {
-        "protocol version": (first.summary.protocol_version, second.summary.protocol_version),
-        "first answer of part-whole questions (--part_whole)": (
-            first.summary.provenance["config"]["options"]["part_whole"],
-            second.summary.provenance["config"]["options"]["part_whole"],
-        ),
-    }
+    before = {"protocol version": first.summary.protocol_version, **first.task.settings}
+    after = {"protocol version": second.summary.protocol_version, **second.task.settings}
     return tuple(
-        f"the runs differ in the {name}: {before} and {after}"
-        for name, (before, after) in settings.items()
-        if before != after
+        f"the runs differ in the {name}: {before[name]} and {after[name]}"
+        for name in before
+        if before[name] != after.get(name, before[name])
     )
 
 
 OUTPUT_SUFFIXES = (".json", ".csv")
-_IOU_CHANGE = "iou"
 _CSV_COLUMNS = (
     "change",
     "question_id",
@@ -342,6 +372,9 @@ _CSV_COLUMNS = (
     "run_a",
     "run_b",
 )
+_REPLY_COLUMNS = ("reply_a", "reply_b")
+_MAX_SAID = 40
+"""Characters of a reply in a table."""
 
 
 def render_comparison(comparison: Comparison, num_shown: int) -> str:
@@ -356,8 +389,11 @@ def render_comparison(comparison: Comparison, num_shown: int) -> str:
     sections = [render_table(_difference_table(comparison), TableFormat.TEXT)]
     if comparison.choices:
         sections.append(render_table(_outcome_table(comparison), TableFormat.TEXT))
-        sections += [_flip_list(Outcome.LOST, lost, num_shown), _flip_list(Outcome.GAINED, gained, num_shown)]
-    sections.append(render_table(_iou_table(comparison, num_shown), TableFormat.TEXT))
+        sections += [
+            _flip_list(Outcome.LOST, lost, comparison.words, num_shown),
+            _flip_list(Outcome.GAINED, gained, comparison.words, num_shown),
+        ]
+    sections.append(render_table(_quality_table(comparison, num_shown), TableFormat.TEXT))
     lines = [f"A: {comparison.first}", f"B: {comparison.second}", *(f"note: {text}" for text in comparison.warnings)]
     for name, types in (("A", comparison.only_first), ("B", comparison.only_second)):
         if types:
@@ -399,7 +435,7 @@ def _difference_table(comparison: Comparison) -> Table:
                 {True: "yes", False: "no", None: "-"}[entry.excludes_zero],
                 str(entry.difference.count) if entry.difference.value is not None else "-",
             ),
-            entry.question_type,
+            "" if entry.group == ALL else entry.group,
         )
         for entry in comparison.differences
     ]
@@ -413,26 +449,26 @@ def _difference_table(comparison: Comparison) -> Table:
 
 
 def _outcome_table(comparison: Comparison) -> Table:
-    counts = Counter((choice.question_type, choice.subject, choice.outcome) for choice in comparison.choices)
-    keys = dict.fromkeys((choice.question_type, choice.subject) for choice in comparison.choices)
+    counts = Counter((choice.group, choice.subject, choice.outcome) for choice in comparison.choices)
+    keys = dict.fromkeys((choice.group, choice.subject) for choice in comparison.choices)
     rows = [
-        TableRow((kind, subject.value, *(str(counts[kind, subject, outcome]) for outcome in Outcome)))
+        TableRow((kind, subject, *(str(counts[kind, subject, outcome]) for outcome in Outcome)))
         for kind, subject in keys
     ]
     return Table(
         "Multiple-choice questions by outcome in A -> B (a failed question is wrong)",
-        (ColumnGroup("", ("Question type", "asked for", *(outcome.value for outcome in Outcome))),),
+        (ColumnGroup("", (comparison.words.group, "asked for", *(outcome.value for outcome in Outcome))),),
         tuple(rows),
     )
 
 
-def _flip_list(outcome: Outcome, flips: Sequence[ChoiceChange], num_shown: int) -> str:
+def _flip_list(outcome: Outcome, flips: Sequence[ChoiceChange], words: Words, num_shown: int) -> str:
     """The first flips; the wrong choice is printed as what it has beyond the correct one, and what it lacks."""
     run = "B" if outcome is Outcome.LOST else "A"
-    lines = [f"{outcome.value}: {len(flips)} questions"]
+    lines = [f"{outcome.value}: {len(flips)} {words.items}"]
     for flip in flips[:num_shown]:
         chosen = flip.second if outcome is Outcome.LOST else flip.first
-        lines.append(f"  {flip.question_id} ({flip.subject}; {flip.object_label}): {', '.join(flip.correct)}")
+        lines.append(f"  {flip.item_id} ({flip.subject}; {flip.object_label}): {', '.join(flip.correct)}")
         lines.append(f"    {run} chose: {_wrong_choice(flip.correct, chosen)}")
     return "\n".join([*lines, *_rest(len(flips), num_shown)])
 
@@ -445,25 +481,36 @@ def _wrong_choice(correct: Sequence[str], chosen: Sequence[str]) -> str:
     return ", ".join([*added, *missing])
 
 
-def _iou_table(comparison: Comparison, num_shown: int) -> Table:
+def _quality_table(comparison: Comparison, num_shown: int) -> Table:
+    """The largest changes; where the benchmark scores words, with what the models said."""
+    changes, words = comparison.quality_changes, comparison.words
+    has_words = any(entry.first_said or entry.second_said for entry in changes)
     rows = [
         TableRow(
             (
-                entry.question_id,
-                entry.object_label,
+                entry.item_id,
+                shorten_text(entry.object_label),
                 format_percent(entry.first),
                 format_percent(entry.second),
                 _signed(entry.change),
+                *((shorten_text(entry.first_said), shorten_text(entry.second_said)) if has_words else ()),
             )
         )
-        for entry in comparison.iou_changes[:num_shown]
+        for entry in changes[:num_shown]
     ]
+    columns = (words.item.capitalize(), words.subject, "A", "B", "B - A", *(("A said", "B said") if has_words else ()))
     return Table(
-        f"Mean IoU of the parts (phrases given, %) differs on {len(comparison.iou_changes)} questions; largest change",
-        (ColumnGroup("", ("Question", "object", "A", "B", "B - A")),),
+        f"{words.quality_title} differs on {len(changes)} {words.items}; largest change",
+        (ColumnGroup("", columns),),
         tuple(rows),
-        "".join(_rest(len(comparison.iou_changes), num_shown)),
+        "".join(_rest(len(changes), num_shown)),
     )
+
+
+def shorten_text(text: str) -> str:
+    """A text on one line, cut where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_SAID else f"{line[: _MAX_SAID - 3]}..."
 
 
 def _rest(count: int, num_shown: int) -> list[str]:
@@ -488,7 +535,7 @@ def _to_json(comparison: Comparison) -> str:
         "types_only_in_b": list(comparison.only_second),
         "differences": [
             {
-                "question_type": entry.question_type,
+                "question_type": entry.group,
                 "metric": entry.metric,
                 "run_a": entry.first,
                 "run_b": entry.second,
@@ -500,46 +547,39 @@ def _to_json(comparison: Comparison) -> str:
             for entry in comparison.differences
         ],
         "flips": [_of_runs(asdict(flip)) for flip in comparison.flips],
-        "iou_changes": [_of_runs(asdict(entry)) for entry in comparison.iou_changes],
+        f"{comparison.words.quality_key}_changes": [_of_runs(asdict(entry)) for entry in comparison.quality_changes],
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def _of_runs(entry: dict[str, Any]) -> dict[str, Any]:
-    names = {"first": "run_a", "second": "run_b"}
-    return {names.get(key, key): value for key, value in entry.items()}
+    """Field names as files have them; replies only where there are some."""
+    names = {
+        "item_id": "question_id",
+        "group": "question_type",
+        "first": "run_a",
+        "second": "run_b",
+        "first_said": "reply_a",
+        "second_said": "reply_b",
+    }
+    is_empty = not (entry.get("first_said") or entry.get("second_said"))
+    kept = {key: value for key, value in entry.items() if not (is_empty and key.endswith("_said"))}
+    return {names.get(key, key): value for key, value in kept.items()}
 
 
 def _to_csv(comparison: Comparison) -> str:
+    has_words = any(entry.first_said or entry.second_said for entry in comparison.quality_changes)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
+    writer.writerow([*_CSV_COLUMNS, *(_REPLY_COLUMNS if has_words else ())])
     for flip in comparison.flips:
-        writer.writerow(
-            [
-                flip.outcome.value,
-                flip.question_id,
-                flip.question_type,
-                flip.image_path,
-                flip.object_label,
-                flip.subject.value,
-                ", ".join(flip.correct),
-                ", ".join(flip.first),
-                ", ".join(flip.second),
-            ]
-        )
-    for entry in comparison.iou_changes:
-        writer.writerow(
-            [
-                _IOU_CHANGE,
-                entry.question_id,
-                entry.question_type,
-                entry.image_path,
-                entry.object_label,
-                "masks",
-                "",
-                f"{entry.first:.6f}",
-                f"{entry.second:.6f}",
-            ]
-        )
+        row = [flip.outcome.value, flip.item_id, flip.group, flip.image_path, flip.object_label, flip.subject]
+        row += [", ".join(names) for names in (flip.correct, flip.first, flip.second)]
+        writer.writerow([*row, *(("", "") if has_words else ())])
+    key = comparison.words.quality_key
+    subject = "masks" if key == "iou" else "answer"
+    for entry in comparison.quality_changes:
+        row = [key, entry.item_id, entry.group, entry.image_path, entry.object_label, subject, ""]
+        row += [f"{entry.first:.6f}", f"{entry.second:.6f}"]
+        writer.writerow([*row, *((entry.first_said, entry.second_said) if has_words else ())])
     return buffer.getvalue()

@@ -1,88 +1,131 @@
-"""A finished run as tables and report read it."""
+"""A finished run of any benchmark as tables, comparisons, pages and exports read it."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Generic
 
-from partonomy.benchmarks.partonomy.metrics import is_parts_correct
-from partonomy.benchmarks.partonomy.records import ChoiceRecord, QuestionRecord
-from partonomy.harness.records import RecordCodec
-from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE
+from partonomy.benchmarks.registry import AnyTask
+from partonomy.benchmarks.task import RecordT
+from partonomy.harness.records import StoredRecords
+from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, RunConfig, codec_of, parse_config
 from partonomy.harness.summary import Summary, read_summary
-from partonomy.metrics.multiple_choice import (
-    LengthAccuracy,
-    RandomBaseline,
-    Selector,
-    accuracy_by_length,
-    random_baseline,
-)
+
+
+class DataChangedError(ValueError):
+    """The data of a run are no longer those that it was asked about."""
 
 
 @dataclass(frozen=True)
-class LoadedRun:
-    """Summary and records of one run; `name` tells it from others in a table."""
+class LoadedRun(Generic[RecordT]):
+    """Summary and records of one run.
+
+    Attributes:
+        name: Tells it from others in a table.
+        path: Its folder.
+        summary: What `summary.json` holds.
+        config: Its settings.
+        records: One per item, in order; read from the file whenever they are asked for.
+    """
 
     name: str
     path: Path
     summary: Summary
-    records: tuple[QuestionRecord, ...]
+    config: RunConfig
+    records: Sequence[RecordT]
+
+    @cached_property
+    def task(self) -> AnyTask:
+        """The task without its items.
+
+        Options that change no record, only how finished ones are counted, have their defaults, so that two runs are
+        counted alike.
+        """
+        options = self.config.read_options()
+        free = options.free_to_change() if hasattr(options, "free_to_change") else ()
+        defaults = {entry.name: entry.default for entry in dataclasses.fields(options) if entry.name in free}
+        return self.config.registered.make(self.summary.split, dataclasses.replace(options, **defaults))
 
     @property
     def dataset_hash(self) -> str:
-        """Content hash of the questions."""
+        """Content hash of what was asked."""
         return str(self.summary.provenance["dataset"]["content_hash"])
 
     @property
     def dataset_name(self) -> str:
-        """Name of the question set."""
+        """Name of what was asked."""
         return str(self.summary.provenance["dataset"]["name"])
 
-    def of_type(self, question_type: str) -> tuple[QuestionRecord, ...]:
-        """The records of one question type (a key of the summary)."""
-        return tuple(record for record in self.records if record.question_type == question_type)
+    def of_group(self, group: str) -> tuple[RecordT, ...]:
+        """The records of one group, such as a question type."""
+        return tuple(self.records[place] for place in self._places.get(group, ()))
+
+    def load_task(self) -> AnyTask:
+        """Read the items that the run was asked, from where it found them.
+
+        Raises:
+            DataChangedError: They have changed since the run.
+            OSError, ValueError: They cannot be read any more.
+        """
+        task = self.config.load_task()
+        if task.content_hash() != self.dataset_hash:
+            raise DataChangedError(f"{self.config.root} has changed since the run {self.path}; validate again")
+        return task
+
+    @cached_property
+    def _places(self) -> Mapping[str, Sequence[int]]:
+        places: dict[str, list[int]] = {}
+        for place, record in enumerate(self.records):
+            places.setdefault(record.group, []).append(place)
+        return places
 
 
-def load_run(path: Path) -> LoadedRun:
-    """Read a run's folder.
+AnyRun = LoadedRun[Any]
+
+
+def load_run(path: Path) -> AnyRun:
+    """Read a run's folder; every record is checked once.
 
     Raises:
         FileNotFoundError: It has no summary or no records.
-        ValueError: A record is damaged.
+        ValueError: A file or a record is damaged.
     """
     summary = read_summary(path / SUMMARY_FILE)
-    records = path / RECORDS_FILE
-    if not records.is_file():
-        raise FileNotFoundError(f"{records} does not exist; run validate_partonomy.py with --resume to restore it")
-    return LoadedRun(_run_name(path, summary), path, summary, RecordCodec(QuestionRecord).read(records))
+    config = parse_config(summary.config, path / SUMMARY_FILE)
+    file = path / RECORDS_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist; run the benchmark again with --resume to restore it")
+    codec = codec_of(config.empty_task())
+    num_records = sum(1 for _ in codec.iterate(file))
+    if num_records != summary.num_expected:
+        raise ValueError(
+            f"{file} holds {num_records} whole records, {SUMMARY_FILE} counts {summary.num_expected}; run the "
+            "benchmark again with --resume to restore it"
+        )
+    return LoadedRun(_run_name(path, summary), path, summary, config, StoredRecords(file, codec))
 
 
-def random_parts(records: Sequence[QuestionRecord]) -> RandomBaseline | None:
-    """What a uniform guess scores on the part questions of these records, in expectation."""
-    return _random([record.parts_choice for record in records])
+def check_same_items(first: AnyRun, second: AnyRun) -> None:
+    """Refuse two runs that do not compare.
 
-
-def random_objects(records: Sequence[QuestionRecord]) -> RandomBaseline | None:
-    """What a uniform guess scores on the object questions of these records, in expectation."""
-    return _random([record.object_choice for record in records])
-
-
-def length_accuracies(records: Sequence[QuestionRecord], selector: Selector) -> tuple[LengthAccuracy, ...]:
-    """Parts accuracy by the number of parts in the correct answer; failed questions count as wrong."""
-    with_choices = [record for record in records if record.parts_choice is not None]
-    lengths = [
-        len(record.parts_choice.labels[record.parts_choice.correct_index])
-        for record in with_choices
-        if record.parts_choice is not None
-    ]
-    return accuracy_by_length(lengths, [is_parts_correct(record, selector) for record in with_choices])
-
-
-def _random(choices: Sequence[ChoiceRecord | None]) -> RandomBaseline | None:
-    present = [choice for choice in choices if choice is not None]
-    return random_baseline([choice.labels for choice in present], [choice.correct_index for choice in present])
+    Raises:
+        ValueError: They are of different benchmarks, or were asked different items.
+    """
+    names = [f"{run.summary.benchmark} {run.summary.split}".strip() for run in (first, second)]
+    if first.summary.benchmark != second.summary.benchmark:
+        raise ValueError(
+            f"{first.path} is a run on {names[0]} and {second.path} one on {names[1]}; they do not compare"
+        )
+    if first.dataset_hash != second.dataset_hash:
+        raise ValueError(
+            f"the runs were asked other {first.task.WORDS.items}: {first.path} those of {first.dataset_name} "
+            f"({first.dataset_hash[:12]}), {second.path} those of {second.dataset_name} ({second.dataset_hash[:12]})"
+        )
 
 
 def _run_name(path: Path, summary: Summary) -> str:
     """Model and folder, e.g. "plum (validation)"; once where both are called the same."""
-    model, folder = summary.provenance["config"]["model"]["model"], path.resolve().name
+    model, folder = summary.config["model"]["model"], path.resolve().name
     return model if model == folder else f"{model} ({folder})"

@@ -10,18 +10,22 @@ from partonomy.metrics.bootstrap import Estimate
 from partonomy.metrics.matching import Matching
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, format_percent, render_table
 
+PARTS_ACCURACY = "parts_accuracy"
+MAX_METRICS = 6
+"""Metrics printed per group."""
 MAX_REASONS = 5
 """Reasons of failures printed per group: every lost image has one of its own."""
 
 
 def overview(summary: Summary) -> str:
-    """One line per question type, or one per metric where a benchmark is not divided into groups."""
+    """One line per group (Partonomy: question type), or one per metric where a benchmark is not divided into groups."""
     return _one_group(summary) if set(summary.groups) == {ALL} else _by_group(summary)
 
 
-def find_estimate(entry: GroupSummary, name: str) -> Estimate:
-    """A metric of a group; nothing counted where the group has no such metric."""
-    return entry.metrics.get(name, Estimate(None, None, None, 0))
+def find_estimate(entry: GroupSummary | None, name: str) -> Estimate:
+    """A metric of a group; nothing counted where there is no such group or metric."""
+    nothing = Estimate(None, None, None, 0)
+    return nothing if entry is None else entry.metrics.get(name, nothing)
 
 
 def summary_notes(summary: Summary) -> str:
@@ -56,18 +60,27 @@ def _one_group(summary: Summary) -> str:
 
 
 def _by_group(summary: Summary) -> str:
+    """One line per group: Partonomy's main metrics, of any other benchmark the headline and those after it."""
+    if not any(PARTS_ACCURACY in entry.metrics for entry in summary.groups.values()):
+        found = dict.fromkeys(name for entry in summary.groups.values() for name in entry.metrics)
+        shown = sorted(found, key=lambda name: name != summary.headline)[:MAX_METRICS]
+        return _group_table(summary, ("Group", "asked", "failed", *shown), shown)
     matching = read_marks(summary.provenance).matching
-    names = (*mask_metric_names(matching)[:2], "parts_accuracy", "objects_accuracy", "generated_parts_f1")
-    rows = [
-        TableRow((entry.name, str(entry.num_expected), str(entry.num_failed), *_percents(entry, names)))
-        for entry in summary.groups.values()
-    ]
+    names = (*mask_metric_names(matching)[:2], PARTS_ACCURACY, "objects_accuracy", "generated_parts_f1")
     kind = "" if matching is Matching.PAIRED else f" ({matching})"
     headings = (
         *("Question type", "asked", "failed", f"micro-gIoU{kind}", f"macro-gIoU{kind}"),
         *("parts acc.", "object acc.", "own F1"),
     )
-    table = Table("Results (%)", (ColumnGroup("", headings),), tuple(rows), summary_notes(summary))
+    return _group_table(summary, headings, names)
+
+
+def _group_table(summary: Summary, headings: Sequence[str], names: Sequence[str]) -> str:
+    rows = [
+        TableRow((entry.name, str(entry.num_expected), str(entry.num_failed), *_percents(entry, names)))
+        for entry in summary.groups.values()
+    ]
+    table = Table("Results (%)", (ColumnGroup("", tuple(headings)),), tuple(rows), summary_notes(summary))
     return render_table(table, TableFormat.TEXT)
 
 
@@ -76,8 +89,7 @@ def _percents(entry: GroupSummary, names: Sequence[str]) -> list[str]:
 
 
 def _title(summary: Summary) -> str:
-    model = summary.config["model"]
-    name = "adapters off" if model["base"] else "model"
+    name = "adapters off" if summary.is_base else "model"
     limit = summary.config["limit"]
     cut = "" if limit is None else f", only the first {limit} items"
     return f"{summary.benchmark} {summary.split} (%), {summary.protocol}, {name}{cut}"

@@ -1,104 +1,114 @@
-"""The tables of a set of runs: the paper's, each run's own metrics with intervals, accuracy by answer length."""
+"""The tables of a set of runs: those of papers, every metric of each run with its interval, and a benchmark's own."""
 
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from enum import StrEnum
+from dataclasses import asdict, fields, replace
 
-from partonomy.benchmarks.partonomy.metrics import (
-    AUTHORS_PREFIX,
-    PROTOCOL_METRICS,
-    MetricProtocol,
-    metric_of,
-)
+from partonomy.benchmarks.partonomy.metrics import MetricProtocol
+from partonomy.benchmarks.task import ALL
 from partonomy.harness.summary import GroupSummary
 from partonomy.metrics.bootstrap import Estimate
-from partonomy.metrics.multiple_choice import Selector
-from partonomy.reporting.loaded_run import LoadedRun, length_accuracies
-from partonomy.reporting.overview import summary_notes
-from partonomy.reporting.paper_tables import (
-    EXACT,
-    NO_PROTOCOL,
+from partonomy.reporting.loaded_run import AnyRun
+from partonomy.reporting.overview import find_estimate, summary_notes
+from partonomy.reporting.paper_tables.catalogue import PAPER_TABLES, check_holds
+from partonomy.reporting.paper_tables.paper_table import (
     OURS,
-    PAPER_PROTOCOL,
-    QUOTED,
+    PaperTable,
     PaperTableStyle,
-    find_estimate,
-    one_per_dataset,
-    random_values,
-    segmentation_metrics,
-    segmentation_results,
-    text_metrics,
-    text_results,
+    TidyRow,
+    format_interval,
+    tidy_percent,
 )
-from partonomy.reporting.quoted_rows import TABLE_SUBSETS, TEXT_TABLE, load_reference, segmentation_table
-from partonomy.structures import TABLE_TYPES, QuestionType
-from partonomy.table_format import (
-    ColumnGroup,
-    Table,
-    TableFormat,
-    TableRow,
-    format_percent,
-    render_table,
-)
+from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, format_percent, render_table
+
+AUTO, ALL_TABLES = "auto", "all"
+TABLE_CHOICES = (*PAPER_TABLES, ALL_TABLES, AUTO)
+"""Which tables: one of a paper by name, those in which the runs stand of themselves, or all of their papers."""
+PaperTableRuns = tuple[tuple[PaperTable, tuple[AnyRun, ...]], ...]
+"""Tables of papers, each with the runs that stand in it."""
 
 
-class TableChoice(StrEnum):
-    """Which tables: one of the paper's by number, those of the runs' data sets, or all of them."""
+def paper_table_runs(runs: Sequence[AnyRun], choice: str) -> PaperTableRuns:
+    """The chosen tables of papers, each with the runs that stand in it.
 
-    SEGMENTATION_CORE = "2"
-    TEXT = "3"
-    SEGMENTATION_PACO = "9"
-    SEGMENTATION_PART_IMAGENET = "10"
-    SEGMENTATION_PASCAL = "11"
-    ALL = "all"
-    AUTO = "auto"
+    A table chosen by its name holds every run. Otherwise a run stands in the tables that suit it: `all` has every
+    table of its benchmark, `auto` those that a run stands in of itself.
 
-    @property
-    def number(self) -> int | None:
-        """Number of the paper's table; None for `all` and `auto`."""
-        return int(self.value) if self.value.isdigit() else None
-
-
-def paper_table_runs(runs: Sequence[LoadedRun], choice: TableChoice) -> dict[int, tuple[LoadedRun, ...]]:
-    """The numbers of the chosen tables of the paper, each with the runs that stand in it.
-
-    A table chosen by its number holds every run. Otherwise a run stands in the segmentation table of its data set (by
-    the set's name) and in table 3; `auto` leaves out tables without a run.
+    Raises:
+        ValueError: There is no run, or a table does not hold one.
     """
     if not runs:
         raise ValueError("there is no run to tabulate")
-    if choice.number is not None:
-        return {choice.number: tuple(runs)}
-    chosen = {}
-    for number in TABLE_SUBSETS:
-        members = [run for run in runs if number in (TEXT_TABLE, segmentation_table(run.dataset_name))]
-        if members or choice is TableChoice.ALL:
-            chosen[number] = tuple(members)
-    return chosen
+    if choice in PAPER_TABLES:
+        check_holds(PAPER_TABLES[choice], runs)
+        return ((PAPER_TABLES[choice], tuple(runs)),)
+    chosen = []
+    for table in PAPER_TABLES.values():
+        members = tuple(run for run in runs if table.suits(run))
+        is_shown = any(table.holds(run) for run in runs) if choice == ALL_TABLES else table.is_automatic and members
+        if is_shown:
+            chosen.append((table, members))
+    return tuple(chosen)
 
 
-def result_tables(runs: Sequence[LoadedRun], choice: TableChoice, style: PaperTableStyle) -> tuple[Table, ...]:
-    """The chosen tables of the paper; for `auto` and `all` also each run's own metrics and accuracy by length."""
-    tables = [
-        text_results(members, style) if number == TEXT_TABLE else segmentation_results(members, number, style)
-        for number, members in paper_table_runs(runs, choice).items()
-    ]
-    if choice.number is None:
-        tables += [table for run in runs for table in (interval_table(run), length_table(run))]
+def result_tables(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -> tuple[Table, ...]:
+    """The chosen tables of papers; for `auto` and `all` also every metric of the runs and their benchmarks' own tables.
+
+    A benchmark that is divided into groups has a table for each run, any other one with a row for each run.
+    """
+    tables = [table.render(members, style) for table, members in paper_table_runs(runs, choice)]
+    if choice in PAPER_TABLES:
+        return tuple(tables)
+    by_benchmark: dict[str, list[AnyRun]] = {}
+    for run in runs:
+        by_benchmark.setdefault(run.summary.benchmark, []).append(run)
+    for members in by_benchmark.values():
+        single = [run for run in members if set(run.summary.groups) == {ALL}]
+        tables += [metric_table(single, style.has_intervals)] if single else []
+        for run in members:
+            tables += [] if run in single else [interval_table(run)]
+            tables += further_tables(run)
     return tuple(tables)
 
 
-def render_tables(
-    runs: Sequence[LoadedRun], choice: TableChoice, style: PaperTableStyle, table_format: TableFormat
-) -> str:
+def render_tables(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle, table_format: TableFormat) -> str:
     """All result tables in one text."""
     return "\n\n".join(render_table(table, table_format) for table in result_tables(runs, choice, style)) + "\n"
 
 
-def interval_table(run: LoadedRun) -> Table:
-    """Every metric of a run with its 95% interval, one column per question type that was asked."""
+def metric_table(runs: Sequence[AnyRun], has_intervals: bool = True) -> Table:
+    """Every metric of a benchmark without groups, one row per run, the headline first.
+
+    Args:
+        runs: Runs of one benchmark.
+        has_intervals: Whether the 95% intervals are printed below the values.
+    """
+    summaries = [run.summary for run in runs]
+    names = list(dict.fromkeys([summary.headline for summary in summaries] + [n for s in summaries for n in s.metrics]))
+    names = [name for name in names if any(find_estimate(s.groups[ALL], name).count for s in summaries)]
+    rows = []
+    for run in runs:
+        entry, limit = run.summary.groups[ALL], run.config.limit
+        cut = "" if limit is None else f", first {limit}"
+        labels = (run.name, run.summary.split, run.summary.protocol + cut, f"{entry.num_expected} ({entry.num_failed})")
+        estimates = [find_estimate(entry, name) for name in names]
+        below = ("",) * len(labels) + tuple(map(format_interval, estimates))
+        cells = (*labels, *(format_percent(estimate.value) for estimate in estimates))
+        rows.append(TableRow(cells, intervals=below if has_intervals and any(below) else ()))
+    words = runs[0].task.WORDS
+    headings = ("Run", "Split", "Protocol", f"{words.items} (failed)", *names)
+    interval_words = ", with 95% intervals of a bootstrap over images below" if has_intervals else ""
+    return Table(
+        f"{runs[0].summary.benchmark}: every metric (%){interval_words}",
+        (ColumnGroup("", headings),),
+        tuple(rows),
+        "\n".join(f"{run.name}: {line}" for run in runs for line in _notes(run)),
+    )
+
+
+def interval_table(run: AnyRun) -> Table:
+    """Every metric of a run with its 95% interval, one column per group that was asked."""
     asked = [entry for entry in run.summary.groups.values() if entry.num_expected]
     names = list(dict.fromkeys(name for entry in asked for name in entry.metrics))
     rows = [
@@ -106,28 +116,19 @@ def interval_table(run: LoadedRun) -> Table:
         for name in names
         if any(name in entry.metrics and entry.metrics[name].count for entry in asked)
     ]
-    counts = [TableRow(("questions (failed)", *(f"{entry.num_expected} ({entry.num_failed})" for entry in asked)))]
+    counts = (f"{entry.num_expected} ({entry.num_failed})" for entry in asked)
     return Table(
         f"{run.name}: every metric (%), with 95% intervals of a bootstrap over images",
         (ColumnGroup("", ("Metric", *(entry.name for entry in asked))),),
-        (*counts, *rows),
+        (TableRow((f"{run.task.WORDS.items} (failed)", *counts)), *rows),
         summary_notes(run.summary),
     )
 
 
-def length_table(run: LoadedRun) -> Table:
-    """Parts accuracy by the number of parts in the correct answer, under each selector."""
-    records = [record for record in run.records if record.question_type is not None]
-    by_selector = {selector: length_accuracies(records, selector) for selector in Selector}
-    rows = []
-    for index, entry in enumerate(by_selector[Selector.SEQUENCE]):
-        cells = [format_percent(by_selector[selector][index].accuracy) for selector in Selector]
-        rows.append(TableRow((str(entry.num_parts), str(entry.num_questions), *cells)))
-    return Table(
-        f"{run.name}: parts accuracy (%) by number of parts in the correct answer, all question types",
-        (ColumnGroup("", ("Parts", "Questions", *(selector.value for selector in Selector))),),
-        tuple(rows),
-    )
+def further_tables(run: AnyRun) -> list[Table]:
+    """The benchmark's own tables of a run, see `Task.further_tables`."""
+    tables: Iterable[Table] = run.task.further_tables(run.records)
+    return [replace(table, title=f"{run.name}: {table.title}") for table in tables]
 
 
 def format_estimate(estimate: Estimate | None) -> str:
@@ -137,38 +138,7 @@ def format_estimate(estimate: Estimate | None) -> str:
     return f"{format_percent(estimate.value)} [{format_percent(estimate.low)}, {format_percent(estimate.high)}]"
 
 
-@dataclass(frozen=True)
-class TidyRow:
-    """One number.
-
-    Attributes:
-        table: Number of the paper's table in which it stands; empty for a metric that is in none.
-        method: The paper's method, or model and folder of a run.
-        dataset: Question set.
-        source: quoted, ours or exact (computed without a model).
-        protocol: paper, ours, authors, or "-".
-        question_type: As in the summary.
-        metric: As in the summary, without the prefix of the authors' protocol.
-        value: Percent; empty for a dash.
-        low: Lower end of the 95% interval in percent; empty for none.
-        high: Upper end.
-        n: Masks, images or questions counted; empty for quoted numbers.
-    """
-
-    table: str
-    method: str
-    dataset: str
-    source: str
-    protocol: str
-    question_type: str
-    metric: str
-    value: str
-    low: str
-    high: str
-    n: str
-
-
-def tidy_csv(runs: Sequence[LoadedRun], choice: TableChoice, style: PaperTableStyle) -> str:
+def tidy_csv(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -> str:
     """The chosen tables, and for `auto` and `all` every metric of the runs, as CSV with a heading line."""
     buffer = io.StringIO()
     names = [field.name for field in fields(TidyRow)]
@@ -178,97 +148,52 @@ def tidy_csv(runs: Sequence[LoadedRun], choice: TableChoice, style: PaperTableSt
     return buffer.getvalue()
 
 
-def tidy_rows(runs: Sequence[LoadedRun], choice: TableChoice, style: PaperTableStyle) -> Iterator[TidyRow]:
-    """Quoted numbers, then random guesses, then the runs; intervals are there whatever the style says."""
+def tidy_rows(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -> Iterator[TidyRow]:
+    """Quoted numbers, then exact ones, then the runs; intervals are there whatever the style says."""
     tables = paper_table_runs(runs, choice)
-    for number in tables:
-        yield from _quoted(number)
-    for run in one_per_dataset(tables.get(TEXT_TABLE, ())):
-        yield from _random_guess(run)
+    for table, _ in tables:
+        yield from table.quoted()
+    for table, members in tables:
+        yield from table.exact(members)
     for run in runs:
-        numbers = [number for number, members in tables.items() if any(member is run for member in members)]
-        for protocol in style.protocols:
-            yield from _measured(run, numbers, protocol, has_all=choice.number is None)
+        of_run = [table for table, members in tables if any(member is run for member in members)]
+        for protocol in _protocols(run, style):
+            yield from _measured(run, of_run, protocol, has_all=choice not in PAPER_TABLES)
 
 
-def _quoted(number: int) -> Iterator[TidyRow]:
-    reference = load_reference(number)
-    for row in reference.rows:
-        for column, value in zip(reference.columns, row.values, strict=True):
-            kind = next(kind.value for kind in TABLE_TYPES if column.startswith(kind.value + "_"))
-            metric = column.removeprefix(kind + "_")
-            text = "" if value is None else f"{value:.1f}"
-            yield TidyRow(
-                str(number), row.method, reference.subset, QUOTED, PAPER_PROTOCOL, kind, metric, text, "", "", ""
-            )
+def _protocols(run: AnyRun, style: PaperTableStyle) -> list[str]:
+    """Whose counting a run has rows of: the chosen ones of Partonomy's two, or the benchmark's own."""
+    found = dict.fromkeys(run.task.counted_by(name)[0] for e in run.summary.groups.values() for name in e.metrics)
+    two = {protocol.value for protocol in MetricProtocol}
+    return [*(protocol.value for protocol in style.protocols if protocol in found), *(p for p in found if p not in two)]
 
 
-def _random_guess(run: LoadedRun) -> Iterator[TidyRow]:
-    for kind in TABLE_TYPES:
-        count = str(len(run.of_type(kind)))
-        for metric, value in zip(text_metrics(kind), random_values(run, kind), strict=True):
-            yield TidyRow(
-                str(TEXT_TABLE),
-                "random guess",
-                run.dataset_name,
-                EXACT,
-                NO_PROTOCOL,
-                kind.value,
-                metric,
-                _percent(value),
-                "",
-                "",
-                count,
-            )
-
-
-def _measured(run: LoadedRun, numbers: Sequence[int], protocol: MetricProtocol, has_all: bool) -> Iterator[TidyRow]:
+def _measured(run: AnyRun, tables: Sequence[PaperTable], protocol: str, has_all: bool) -> Iterator[TidyRow]:
     for entry in run.summary.groups.values():
-        in_tables = _table_of_metrics(run, entry.name, numbers)
-        if has_all:
-            names: Iterable[str] = _metrics_of(entry, protocol)
-        else:
-            names = in_tables
-        for name in names:
-            estimate = find_estimate(entry, metric_of(protocol, name) if name in PROTOCOL_METRICS else name)
+        in_tables = {metric: table.name for table in tables for metric in table.metrics(run).get(entry.name, ())}
+        full_names = _counted_by(run, entry, protocol)
+        for name in full_names if has_all else in_tables:
+            estimate = find_estimate(entry, full_names.get(name, ""))
             yield TidyRow(
                 in_tables.get(name, ""),
                 run.name,
                 run.dataset_name,
                 OURS,
-                protocol.value,
+                protocol,
                 entry.name,
                 name,
-                _percent(estimate.value),
-                _percent(estimate.low),
-                _percent(estimate.high),
+                tidy_percent(estimate.value),
+                tidy_percent(estimate.low),
+                tidy_percent(estimate.high),
                 str(estimate.count),
             )
 
 
-def _metrics_of(entry: GroupSummary, protocol: MetricProtocol) -> list[str]:
-    """A summary's metrics under one protocol, without the authors' prefix."""
-    is_authors = [name.startswith(AUTHORS_PREFIX) for name in entry.metrics]
-    wanted = protocol is MetricProtocol.AUTHORS
-    return [
-        name.removeprefix(AUTHORS_PREFIX)
-        for name, flag in zip(entry.metrics, is_authors, strict=True)
-        if flag is wanted
-    ]
+def _counted_by(run: AnyRun, entry: GroupSummary, protocol: str) -> dict[str, str]:
+    """A group's metrics under one protocol: full names by the name without the protocol."""
+    pairs = [(run.task.counted_by(name), name) for name in entry.metrics]
+    return {plain: name for (counted, plain), name in pairs if counted == protocol}
 
 
-def _table_of_metrics(run: LoadedRun, question_type: str, numbers: Sequence[int]) -> dict[str, str]:
-    """The metrics of a question type that stand in the tables of these numbers, and in which."""
-    kinds = {kind.value: kind for kind in TABLE_TYPES}
-    if question_type not in kinds:
-        return {}
-    kind: QuestionType = kinds[question_type]
-    return {
-        metric: str(number)
-        for number in numbers
-        for metric in (text_metrics(kind) if number == TEXT_TABLE else segmentation_metrics(run))
-    }
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.4f}"
+def _notes(run: AnyRun) -> list[str]:
+    return [*run.summary.notes, *summary_notes(run.summary).splitlines()]

@@ -2,7 +2,7 @@
 `load_pretrained`.
 
 Beside it a light form for runs at full size (`save_trained`): only what was trained, over a base that is not repeated.
-`plum.checkpoints.export_adapters` writes it with the adapters in peft's own format. `load_pretrained` reads all.
+`plum.export.export_adapters` writes it with the adapters in peft's own format. `load_pretrained` reads all.
 """
 
 import json
@@ -25,7 +25,7 @@ from plum.checkpoints.weights import (
     write_tensors,
 )
 from plum.config import ModelConfig
-from plum.data.tokenizer import load_tokenizer
+from plum.inputs.tokenizer import load_tokenizer
 from plum.models.backbones.lora import is_adapter, name_of_peft, name_without_adapters
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
@@ -55,7 +55,7 @@ class LoadedModel:
 def save_pretrained(
     model: GroundedLMM, tokenizer: PreTrainedTokenizerBase, folder: Path | str, model_card: str
 ) -> None:
-    """Write a whole model; adapters stay unmerged (`plum.checkpoints.export` merges).
+    """Write a whole model; adapters stay unmerged (`plum.export.merged` merges).
 
     Everything is written to a new place beside `folder`, then renamed, so `folder` is complete or absent.
 

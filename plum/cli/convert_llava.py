@@ -9,7 +9,7 @@ import yaml
 
 from plum.checkpoints.published.convert_llava import ConversionRequest, convert_llava
 from plum.config import ModelConfig
-from plum.data.conversation import TemplateName
+from plum.inputs.conversation import TemplateName
 from plum.training.config_file import load_train_config
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from plum.checkpoints.export import ExportRequest, export_merged
-from plum.checkpoints.export_adapters import AdaptersRequest, export_adapters
 from plum.checkpoints.weights import MAX_SHARD_BYTES
+from plum.export.export_adapters import AdaptersRequest, export_adapters
+from plum.export.merged import ExportRequest, export_merged
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from partonomy.reporting.mmr_tables import load_mmr_runs, mmr_table, table_of
+from partonomy.reporting.paper_tables.mmr_tables import load_mmr_runs, mmr_table, table_of
 from partonomy.table_format import TableFormat, render_table
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from partonomy.reporting.retention_table import load_retention_runs, retention_table
+from partonomy.reporting.paper_tables.retention_table import load_retention_runs, retention_table
 from partonomy.table_format import TableFormat, render_table
 
 

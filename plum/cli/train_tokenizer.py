@@ -10,7 +10,7 @@ from plum.data.build import IMAGE_SOURCES
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
 from plum.data.sources.part_images import PartImages, collect_classes
-from plum.data.tokenizer import train_tokenizer
+from plum.inputs.tokenizer import train_tokenizer
 
 MAX_QUESTIONS = 3000
 """Benchmark questions read of one folder, spread evenly: every name occurs in the other sources' texts anyway."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.structures import PartDataset
 from plum.data.download_sources import build_download, find_marker
-from plum.data.encoding import ConversationEncoder
 from plum.data.excluded_images import ExcludedImages, TrainingImages
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import Source
@@ -19,6 +18,7 @@ from plum.data.sources.part_images import PartImages, collect_classes, count_cla
 from plum.data.sources.part_referring import PartReferringSource
 from plum.data.sources.part_semantic import PartSemanticSource
 from plum.data.sources.part_vqa import PartVqaSource
+from plum.inputs.encoding import ConversationEncoder
 from plum.train_config import DataConfig, SourceConfig
 
 logger = logging.getLogger(__name__)

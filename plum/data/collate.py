@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from partonomy.masks import decode_mask
 from plum.config import ModelConfig
-from plum.data.encoding import ConversationEncoder, EncodedConversation
-from plum.data.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
 from plum.data.sam_feature_cache import SamFeatureCache, hash_image
+from plum.inputs.encoding import ConversationEncoder, EncodedConversation
+from plum.inputs.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
 from plum.models.systems.registry import build_notation
 from plum.models.systems.target_notation import TargetNotation
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ImageFrame, Sample, SpanBounds
@@ -40,7 +40,7 @@ class Collator:
         data: DataConfig,
         sam_features: SamFeatureCache | None = None,
     ) -> None:
-        assert tokenizer.pad_token_id is not None, "load the tokenizer with plum.data.tokenizer.load_tokenizer"
+        assert tokenizer.pad_token_id is not None, "load the tokenizer with plum.inputs.tokenizer.load_tokenizer"
         self.pad_id = int(tokenizer.pad_token_id)
         self.encoder = ConversationEncoder(
             tokenizer, model.llava.conversation, model.llava.vision.num_image_tokens, data.max_text_tokens

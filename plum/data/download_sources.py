@@ -6,7 +6,6 @@ from pathlib import Path
 from partonomy.benchmarks.reason_seg import read_explanations, read_reason_seg, split_folder
 from partonomy.benchmarks.referring import REFERRING_SETS, read_referring, reference_file
 from partonomy.datasets.sources.mmr import mmr_file, read_mmr
-from plum.data.encoding import ConversationEncoder
 from plum.data.readers.label_maps import LabelMaps, find_layout
 from plum.data.readers.llava_instruct import DIALOGUE_FILE, Dialogues
 from plum.data.sources.base import Source
@@ -15,6 +14,7 @@ from plum.data.sources.mmr import MmrSource
 from plum.data.sources.reasoning import ReasoningSource
 from plum.data.sources.referring import ReferringSource
 from plum.data.sources.semantic import SemanticSource
+from plum.inputs.encoding import ConversationEncoder
 from plum.train_config import SourceConfig
 
 TRAIN = "train"

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from plum.checkpoints.weights import give_usual_mode
-from plum.data.image_transforms import SAM_MEAN, SAM_STD
+from plum.inputs.image_transforms import SAM_MEAN, SAM_STD
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from plum.data.build import check_source
 from plum.data.catalogue import CATALOGUE, DATA_OF_KIND, survey
 from plum.data.catalogue import State as DataState
 from plum.data.download_sources import find_marker
-from plum.data.tokenizer import load_tokenizer
 from plum.doctor.file_hashes import hash_large_files
 from plum.doctor.findings import Finding, State
+from plum.inputs.tokenizer import load_tokenizer
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.train_config import DataConfig, SourceConfig, TrainConfig
 from plum.training.initialise import require_same_backbone

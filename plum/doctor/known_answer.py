@@ -21,8 +21,8 @@ from partonomy.models.contract import Role, Turn
 from partonomy.structures import RLE, CharSpan
 from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.store import has_heads, load_pretrained
-from plum.data.tokenizer import load_tokenizer
 from plum.inference.predictor import Predictor
+from plum.inputs.tokenizer import load_tokenizer
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.training.initialise import Placement, build_from
 

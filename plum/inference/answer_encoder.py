@@ -7,8 +7,8 @@ import numpy as np
 
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
-from plum.data.bio_labels import TokenSpan, phrase_tokens
-from plum.data.encoding import ConversationEncoder, EncodedConversation, EncodedText
+from plum.inputs.bio_labels import TokenSpan, phrase_tokens
+from plum.inputs.encoding import ConversationEncoder, EncodedConversation, EncodedText
 from plum.models.systems.target_notation import TargetNotation
 from plum.structures import Exchange
 

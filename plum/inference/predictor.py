@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from partonomy.models.contract import Turn
 from partonomy.structures import CharSpan, ChoiceScore
 from plum.config import ModelConfig
-from plum.data.bio_labels import TokenSpan
 from plum.data.collate import pad_rows
-from plum.data.encoding import ConversationEncoder, EncodedConversation
-from plum.data.image_transforms import build_image_transform
 from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inference.answer_encoder import AnswerEncoder
 from plum.inference.image_store import ImageStore
+from plum.inputs.bio_labels import TokenSpan
+from plum.inputs.encoding import ConversationEncoder, EncodedConversation
+from plum.inputs.image_transforms import build_image_transform
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.mask_resize import resize_to_original
 from plum.models.systems.registry import build_notation

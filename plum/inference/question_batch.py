@@ -20,11 +20,11 @@ from partonomy.models.contract import (
     Request,
 )
 from partonomy.structures import ChoiceScore
-from plum.data.bio_labels import TokenSpan
-from plum.data.encoding import EncodedConversation, EncodedText
 from plum.inference.image_store import EncodedImage
 from plum.inference.predictor import MAX_NEW_TOKENS, Predictor, read_masks
 from plum.inference.prefix_forest import ForestRow, ForestStates
+from plum.inputs.bio_labels import TokenSpan
+from plum.inputs.encoding import EncodedConversation, EncodedText
 from plum.models.segmenters.mask_resize import resize_to_original
 from plum.structures import SpanBounds
 

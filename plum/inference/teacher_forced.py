@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from partonomy.progress import progress
+from partonomy.progress import counted, progress
 from plum.checkpoints.store import LoadedModel
-from plum.data.bio_labels import Tag
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.loader import load_batches
+from plum.inputs.bio_labels import Tag
 from plum.losses.losses import bio_accuracy
 from plum.models.grounded_lmm import GroundedLMM
 from plum.structures import IGNORE_INDEX, Batch
@@ -109,9 +109,8 @@ def _evaluate_kind(loaded: LoadedModel, folder: str, kind: str, limit: int) -> H
     model = loaded.model.eval()
     device = next(model.parameters()).device
     with progress(num_images, f"held-out {kind}", "image") as shown:
-        for batch in batches:
+        for batch in counted(batches, shown):
             sums.add(model, batch.without_sam().to(device))  # tags and words need no mask
-            shown.update()
     return HeldOutResult(
         kind=kind,
         num_images=num_images,

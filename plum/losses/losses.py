@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from plum.data.bio_labels import Tag
+from plum.inputs.bio_labels import Tag
 from plum.losses.mask_losses import EPSILON, mask_losses
 from plum.models.heads.query_projection import gather_span_tokens, mean_over_tokens
 from plum.structures import Batch, GroundedOutput, LossTerms, SpanBounds

@@ -113,7 +113,7 @@ class GroundedLMM(nn.Module):
     def tag(self, hidden_states: Tensor, attention_mask: Tensor, is_read: Tensor | None = None) -> Tensor | None:
         """Return tag logits [N, T, 3], or [A, 3] of the A tokens `is_read` (bool [N, T]); None without a tagger.
 
-        Their order is that of plum.data.bio_labels.Tag; sequences are right-padded.
+        Their order is that of plum.inputs.bio_labels.Tag; sequences are right-padded.
         """
         return None if self.tagger is None else self.tagger(hidden_states, attention_mask, is_read)
 

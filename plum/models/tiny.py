@@ -13,7 +13,7 @@ from plum.config import (
     TaggerConfig,
     VisionConfig,
 )
-from plum.data.bio_labels import Tag
+from plum.inputs.bio_labels import Tag
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ImageFrame, SpanBounds
 
 TINY_TOKENS = SpecialTokensConfig(image=3, pad=0, eos=2, suppressed=(0, 3))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from plum.data.bio_labels import Tag
 from plum.data.sam_feature_cache import SamFeatureCache
+from plum.inputs.bio_labels import Tag
 from plum.losses.losses import bio_accuracy, compute_losses, weighted_sum
 from plum.losses.mask_losses import losses_by_mask, sum_pixels
 from plum.models.grounded_lmm import GroundedLMM

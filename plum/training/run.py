@@ -18,7 +18,7 @@ from plum.data.excluded_images import TrainingImages
 from plum.data.loader import load_batches
 from plum.data.mixture import MixtureDataset
 from plum.data.sam_feature_cache import SamFeatureCache
-from plum.data.tokenizer import load_tokenizer
+from plum.inputs.tokenizer import load_tokenizer
 from plum.models.backbones.quantization import UNVERIFIED
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model

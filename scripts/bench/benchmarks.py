@@ -36,6 +36,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from plum.data.bio_labels import TokenSpan
+
 from partonomy.benchmarks import gqa
 from partonomy.benchmarks.records import AnswerRecord
 from partonomy.benchmarks.segmentation import SegmentationItem, SegmentationOptions, SegmentationTask
@@ -44,7 +46,6 @@ from partonomy.benchmarks.vqa import VqaItem, VqaProtocol, VqaTask
 from partonomy.harness.ranks import MAX_IMAGES_PER_BATCH, Batch
 from partonomy.masks import decode_mask
 from partonomy.structures import Part, Question
-from plum.data.bio_labels import TokenSpan
 from plum.inference.partonomy_adapter import BatchedPlum, PlumModel, resolve_device
 from plum.inference.predictor import Predictor
 from plum.models.grounded_lmm import GroundedLMM
@@ -100,9 +101,8 @@ def main(
             "threads": torch.get_num_threads(),
         }
         comparison = Comparison(world, answer_tokens, repeats)
-        tasks = {"referring": referring_task, "vqa": vqa_task}
         for name in wanted:
-            result[name] = comparison.measure(tasks[name](world))
+            result[name] = comparison.measure(referring_task(world) if name == "referring" else vqa_task(world))
     print(json.dumps(result))
 
 
@@ -206,8 +206,8 @@ class KnownTowers:
         self.seconds = 0.0
         self._kept: dict[tuple[str, bytes], Tensor] = {}
         self._device = next(model.parameters()).device
-        for name, owner in (("clip", model.llava), ("sam", model.sam)):
-            owner.encode_images = self._replace(name, owner.encode_images)
+        for owner, method in ((model.llava, "encode_images"), (model.sam, "encode_images")):
+            setattr(owner, method, self._replace(type(owner).__name__, getattr(owner, method)))
 
     def _replace(self, name: str, encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def run(pixels: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ from partonomy.models.contract import GroundedModel
 from partonomy.structures import TABLE_TYPES, Question, QuestionType
 from plum.cli.train_tokenizer import collect_texts
 from plum.config import ModelConfig, SamConfig
-from plum.data.conversation import TEMPLATES
-from plum.data.tokenizer import load_tokenizer, train_tokenizer
 from plum.inference.predictor import Predictor
+from plum.inputs.conversation import TEMPLATES
+from plum.inputs.tokenizer import load_tokenizer, train_tokenizer
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
 from scripts.bench.sizes import Size, training_config

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from plum.config import ModelConfig
-from plum.data.image_transforms import resized_size
+from plum.inputs.image_transforms import resized_size
 from plum.losses.mask_losses import EPSILON, mask_losses
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.heads.mask_feedback import EncodedMasks

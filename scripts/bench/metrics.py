@@ -137,8 +137,9 @@ def make_question(number: int, num_parts: int, size: tuple[int, int], generator:
 def answer_and_score(model: ShiftedModel, task: PartonomyTask, item: QuestionItem, image: np.ndarray) -> QuestionRecord:
     """Put one item to the model as the harness does, the image given, and score it."""
     batch = LoadedBatch((item,), (image,), {item.item_id: 0}, {})
-    (answered,) = ask_batch(model, task, batch, AnswerMarks())
-    record = score_item(task, answered)
+    answered = ask_batch(model, task, batch, AnswerMarks())
+    assert answered is not None
+    record = score_item(task, answered[0])
     assert isinstance(record, QuestionRecord)
     return record
 

@@ -24,12 +24,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from partonomy.progress import track
+from partonomy.progress import counted, progress
 from plum.data.build import build_mixture
-from plum.data.encoding import ConversationEncoder
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import longest_text
-from plum.data.tokenizer import load_tokenizer
+from plum.inputs.encoding import ConversationEncoder
+from plum.inputs.tokenizer import load_tokenizer
 from plum.models.backbones.shared_beginnings import PADDING, lay_out
 from plum.models.systems.special_tokens import read_special_tokens
 from plum.structures import Exchange, Sample
@@ -111,10 +111,11 @@ def main(batch: int = 8, group: int = 48, samples: int = 960, images: int = 200,
 def encode_rows(mixture: MixtureDataset, encoder: ConversationEncoder, count: int) -> list[Rows]:
     """Token ids of each conversation of the first samples of a run."""
     rows = []
-    for position in track(range(count), "encoding", "sample"):
-        sample = mixture[position]
-        encoded = [encoder.encode(one, name=sample.sample_id).encoded for one in sample.conversations]
-        rows.append([one.input_ids for one in encoded])
+    with progress(count, "encoding", "sample") as shown:
+        for position in counted(range(count), shown):
+            sample = mixture[position]
+            encoded = [encoder.encode(one, name=sample.sample_id).encoded for one in sample.conversations]
+            rows.append([one.input_ids for one in encoded])
     return rows
 
 

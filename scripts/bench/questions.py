@@ -176,6 +176,7 @@ def measure(config: QuestionBuildConfig, num_images: int, folder: Path) -> dict[
     seconds = time.perf_counter() - begin
     seconds_cpu = cpu_seconds() - begin_cpu
     num_questions = sum(summary.num_questions.values())
+    assert summary.seconds is not None
     return {
         "images": num_images,
         "num_questions": num_questions,

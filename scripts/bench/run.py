@@ -9,7 +9,7 @@ from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.loader import load_batches
 from plum.data.mixture import MixtureDataset
-from plum.data.tokenizer import load_tokenizer
+from plum.inputs.tokenizer import load_tokenizer
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.trainable import set_trainable

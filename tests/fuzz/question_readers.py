@@ -8,11 +8,12 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from partonomy.benchmarks.partonomy.metrics import metric_ratios, unsupported_capabilities
-from partonomy.benchmarks.partonomy.records import read_records, record_to_line
+from partonomy.benchmarks.partonomy.records import QuestionRecord
 from partonomy.datasets.published_records import question_to_record
 from partonomy.datasets.record_exchange import import_records
 from partonomy.datasets.store import load_questions
-from partonomy.harness.results import read_summary, summary_to_json
+from partonomy.harness.records import RecordCodec, record_to_line
+from partonomy.harness.summary import read_summary, summary_to_json
 from partonomy.images import load_image
 from partonomy.masks import decode_mask
 from partonomy.structures import ObjectInstance, Question, QuestionSet
@@ -126,7 +127,7 @@ def check_run(case: tuple[str, bytes], folder: Path) -> str:
             return f"{name}: refused: {summary.reason_class}"
         json.dumps(summary_to_json(summary), ensure_ascii=False).encode("utf-8")
         return f"{name}: {ACCEPTED}"
-    records = attempt(lambda: read_records(path), path)
+    records = attempt(lambda: RecordCodec(QuestionRecord).read(path), path)
     if isinstance(records, Refusal):
         return f"{name}: refused: {records.reason_class}"
     metric_ratios(records, unsupported_capabilities(records))

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from plum.checkpoints.store import save_pretrained
 from plum.config import LoraConfig, ModelConfig
-from plum.data.bio_labels import Tag
-from plum.data.tokenizer import train_tokenizer
+from plum.inputs.bio_labels import Tag
+from plum.inputs.tokenizer import train_tokenizer
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config

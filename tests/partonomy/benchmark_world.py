@@ -1,17 +1,22 @@
-"""A scripted model and small tasks for the runner of benchmarks beyond Partonomy."""
+"""A scripted model and small tasks with one answer per item."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from partonomy.harness.benchmark_settings import BenchmarkConfig, BenchmarkSettings
-from partonomy.harness.benchmark_tasks import SegmentationTask, VqaTask
 
+from partonomy.benchmarks import gqa
 from partonomy.benchmarks.mmr import MultiTargetTask
-from partonomy.benchmarks.segmentation import SegmentationItem, SegmentationMode
-from partonomy.benchmarks.vqa import VqaItem, VqaProtocol
+from partonomy.benchmarks.segmentation import SegmentationItem, SegmentationMode, SegmentationOptions, SegmentationTask
+from partonomy.benchmarks.vqa import VqaItem, VqaOptions, VqaProtocol, VqaTask
+from partonomy.harness.ranks import Rank
+from partonomy.harness.run import Job, run_benchmark
+from partonomy.harness.run_folder import RunConfig
+from partonomy.harness.summary import Summary
 from partonomy.masks import encode_mask
-from partonomy.models.contract import Generation, Turn
+from partonomy.models.contract import ChoiceScore, Generation, GroundedModel, Turn
+from partonomy.models.registry import ModelSettings
 from partonomy.structures import CharSpan
 from tests.partonomy.benchmarks.vqa_world import draw
 
@@ -26,6 +31,9 @@ class ScriptedModel:
         self.answer, self.num_tagged = answer, num_tagged
         self.prompts: list[str] = []
         self.forced: list[str] = []
+
+    def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
+        raise NotImplementedError
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
         self.prompts.append(turns[-1].text)
@@ -58,7 +66,7 @@ def gqa_task(folder: Path, num_images: int = 3) -> VqaTask:
         draw(path, number, SIZE)
         for answer in ("cat", "dog"):
             items.append(VqaItem(f"{number}-{answer}", str(number), path, f"What is {number}, a {answer}?", (answer,)))
-    return VqaTask("gqa", "testdev", VqaProtocol.LLAVA_OFFICIAL, tuple(items))
+    return VqaTask("gqa", "testdev", VqaProtocol.LLAVA_OFFICIAL, gqa.FUNCTIONS, tuple(items))
 
 
 def refcoco_task(folder: Path, mode: SegmentationMode) -> SegmentationTask:
@@ -72,25 +80,32 @@ def refcoco_task(folder: Path, mode: SegmentationMode) -> SegmentationTask:
         SegmentationItem(name, "0", path, height, width, name, False, encode_mask(mask))
         for name, mask in (("left", left), ("upper", upper))
     )
-    return SegmentationTask("refcoco", "val", mode, items)
+    return SegmentationTask("refcoco", "val", SegmentationOptions(mode), items)
 
 
-def make_config(task: VqaTask | SegmentationTask | MultiTargetTask, **changes: object) -> BenchmarkConfig:
-    limit = changes.pop("limit", None)
-    assert limit is None or isinstance(limit, int)
-    if isinstance(task, VqaTask):
-        asked = BenchmarkSettings(task.benchmark, task.split, vqa_protocol=task.vqa_protocol, limit=limit)
-    else:
-        asked = BenchmarkSettings(task.benchmark, task.split, task.mode, task.wording, limit=limit)
-    settings: dict[str, object] = {
-        "settings": asked,
-        "protocol": task.protocol,
-        "checkpoint": "saved/plum",
-        "checkpoint_hash": "c0ffee",
-        "is_base": False,
-        "conversation": "plain",
-        "max_new_tokens": 128,
-        "root": "data",
-        "content_hash": task.content_hash(),
-    }
-    return BenchmarkConfig(**(settings | changes))  # type: ignore[arg-type]
+ItemTask = VqaTask | SegmentationTask | MultiTargetTask
+
+
+def make_config(task: ItemTask, output: Path) -> RunConfig:
+    """The configuration of a run of a task that was made in memory."""
+    options = VqaOptions(task.vqa_protocol) if isinstance(task, VqaTask) else task.options
+    return RunConfig(
+        benchmark=task.benchmark,
+        split=task.split,
+        root="data",
+        options=dataclasses.asdict(options),
+        protocol=task.protocol,
+        protocol_version=task.VERSION,
+        content_hash=task.content_hash(),
+        model=ModelSettings("plum", checkpoint="saved/plum", device="cpu"),
+        output=str(output),
+        checkpoint_hash="c0ffee",
+    )
+
+
+def run_task(
+    task: ItemTask, config: RunConfig, model: GroundedModel, *, resume: bool = False, rank: Rank | None = None
+) -> Summary | None:
+    """Put a task that was made in memory to a given model."""
+    job = Job(config, lambda config, rank, max_new_tokens: model)
+    return run_benchmark(job, task, resume=resume, rank=rank or Rank())

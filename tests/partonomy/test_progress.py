@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from partonomy import progress as module
-from partonomy.progress import progress
+from partonomy.progress import counted, progress
 
 
 class Terminal(io.StringIO):
@@ -75,3 +75,11 @@ def test_short_work_and_hidden_work_write_nothing(
     with progress(2, "work", "image", is_shown=False) as shown:
         shown.update(2)
     assert terminal.getvalue() == ""
+
+
+def test_an_item_counts_once_its_work_is_done(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    with progress(3, "work", "image") as shown:
+        for item in counted(["a", "b", "c"], shown):
+            clock[0] += 30.0 if item == "b" else 1.0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert " work: 2/3 images, " in line

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from partonomy.reporting.paper_tables import PaperTableStyle, segmentation_results, text_results
+from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
+from partonomy.reporting.paper_tables.partonomy_tables import segmentation_results, text_results
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, format_percent, render_table
 
 SMALL = Table("Title", (ColumnGroup("", ("Name",)), ColumnGroup("Group_1", ("a", "b"))), (TableRow(("x", "1", "20")),))

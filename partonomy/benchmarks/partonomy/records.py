@@ -7,10 +7,12 @@ from enum import StrEnum
 from itertools import chain
 from typing import Any
 
+from partonomy.benchmarks.cases import Verdict
+from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.benchmarks.task import Record
 from partonomy.masks import MAX_PIXELS, shorten
 from partonomy.metrics.iou import PairStatistics
-from partonomy.metrics.multiple_choice import ChoiceSelection, Selector
+from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, ChoiceSelection, Selector
 from partonomy.structures import RLE, CharSpan, ChoiceScore, QuestionType
 
 UNKNOWN_TYPE = "unknown"
@@ -131,6 +133,41 @@ class QuestionRecord(Record):
     def question_type(self) -> QuestionType | None:
         """The type; None for an unreadable record that names none."""
         return None if self.group == UNKNOWN_TYPE else QuestionType(self.group)
+
+    @property
+    def subject(self) -> str:
+        """See Record: the object's name."""
+        return self.object_label
+
+    @property
+    def quality(self) -> float | None:
+        """See Record: the mean IoU over the parts with the phrases given, missing predictions as 0."""
+        if not self.is_asked(Capability.MASKS) or not self.true_parts:
+            return None
+        if self.segmentation is None:
+            return 0.0
+        pairs = self.segmentation.paired
+        return sum(pair.iou for pair in pairs) / len(pairs)
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """See Record: the choice of parts and, in the part-whole types, of the object."""
+        if not self.is_asked(Capability.CHOICES):
+            return ()
+        choices = {Subject.PARTS: self.parts_choice, Subject.OBJECT: self.object_choice}
+        return tuple(
+            Verdict(
+                subject.value,
+                choice.is_correct(DEFAULT_SELECTOR),
+                choice.true_labels,
+                choice.chosen_labels(DEFAULT_SELECTOR) or (),
+            )
+            for subject in Subject
+            if (choice := choices[subject]) is not None
+        )
+
+    def is_asked(self, capability: Capability) -> bool:
+        """Whether the run asked this of a model that can do it."""
+        return capability in self.requested and capability not in self.unsupported
 
     def masks(self) -> Iterable[RLE]:
         """See Record."""

@@ -8,12 +8,22 @@ reading order. Own answer, on request: text, tags and masks.
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from partonomy.benchmarks.cases import Case
 from partonomy.benchmarks.partonomy.listwise import ask_listwise, order_key
-from partonomy.benchmarks.partonomy.metrics import metric_names, metric_ratios, part_names, unsupported_capabilities
+from partonomy.benchmarks.partonomy.metrics import (
+    AUTHORS_PREFIX,
+    MetricProtocol,
+    metric_names,
+    metric_ratios,
+    part_names,
+    unsupported_capabilities,
+)
 from partonomy.benchmarks.partonomy.records import (
     UNKNOWN_TYPE,
     Capability,
@@ -24,6 +34,7 @@ from partonomy.benchmarks.partonomy.records import (
     QuestionRecord,
     TruePart,
 )
+from partonomy.benchmarks.partonomy.showing import length_table, question_prediction, show_question
 from partonomy.benchmarks.partonomy.steps import (
     VERSION,
     ChoiceProtocol,
@@ -43,11 +54,13 @@ from partonomy.benchmarks.task import (
     Source,
     Status,
     Task,
+    Words,
     describe_error,
     first_of_each_group,
     make_group,
 )
-from partonomy.datasets.store import load_questions
+from partonomy.datasets.published_records import read_records
+from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
 from partonomy.metrics.iou import count_pixels
 from partonomy.metrics.matching import Matching, match_masks
@@ -67,11 +80,13 @@ from partonomy.structures import (
     CharSpan,
     ChoiceScore,
     InvalidRecord,
+    ObjectInstance,
     Question,
     QuestionSet,
     QuestionType,
     SkippedType,
 )
+from partonomy.table_format import Table
 
 AUTO, EXACT_MATCHING = "auto", "exact"
 ALL_TYPES = tuple(question_type.value for question_type in QuestionType)
@@ -264,11 +279,29 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         split: Name of the question set.
         seed: Shuffles the choices where all are shown at once (`listwise`).
         question_set: What `items` were selected from; None for the metrics of a finished run.
+        root: Where the questions were read.
     """
 
     VERSION: ClassVar[str] = VERSION
     RECORD: ClassVar[type[QuestionRecord]] = QuestionRecord
     MAX_NEW_TOKENS: ClassVar[int] = 256
+    WORDS: ClassVar[Words] = Words(
+        item="question",
+        group="Question type",
+        subject="object",
+        quality="mean IoU",
+        quality_of="mean IoU over their parts (phrases given)",
+        quality_title="Mean IoU of the parts (phrases given, %)",
+        quality_key="iou",
+    )
+    COMPARED: ClassVar[tuple[str, ...]] = (
+        "giou_micro_paired",
+        "giou_macro_paired",
+        "parts_accuracy",
+        "objects_accuracy",
+        "generated_parts_f1",
+    )
+    EXPORT_NEEDS_ITEMS: ClassVar[bool] = True
 
     split: str
     options: PartonomyOptions
@@ -276,6 +309,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
     question_set: QuestionSet | None = None
     seed: int = 0
     benchmark: str = "partonomy"
+    root: Path | None = None
 
     @property
     def protocol(self) -> str:
@@ -385,6 +419,53 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             of_type = [_fail_if_inconsistent(records[place], unsupported) for place in places[name]]
             group = make_group(name, of_type, self._metrics(of_type, unsupported, matcher, name))
             yield group if of_type else replace(group, reasons=_why_not_asked(name, skipped))
+
+    def settle(self, records: Sequence[QuestionRecord]) -> Iterator[QuestionRecord]:
+        """See Task; `unsupported` names what the model could do on no question."""
+        unsupported = unsupported_capabilities(records)
+        for record in records:
+            settled = _fail_if_inconsistent(record, unsupported)
+            yield replace(settled, unsupported=tuple(one for one in record.unsupported if one in unsupported))
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """See Task."""
+        return {
+            "first answer of part-whole questions (--part_whole)": self.options.part_whole.value,
+            "way of choosing (--choice_protocol)": self.options.choice_protocol,
+        }
+
+    def counted_by(self, metric: str) -> tuple[str, str]:
+        """The authors' protocol for metrics with its prefix, ours for all others."""
+        protocol = MetricProtocol.AUTHORS if metric.startswith(AUTHORS_PREFIX) else MetricProtocol.OURS
+        return protocol.value, metric.removeprefix(AUTHORS_PREFIX)
+
+    def further_tables(self, records: Sequence[QuestionRecord]) -> tuple[Table, ...]:
+        """Accuracy by the number of parts in the correct answer."""
+        return (length_table(records),)
+
+    def show(self, record: QuestionRecord, item: QuestionItem | None) -> Case:
+        """See `show_question`."""
+        return show_question(record, None if item is None else item.question)
+
+    def prediction(self, record: QuestionRecord, item: QuestionItem | None, folder: Path) -> Mapping[str, Any]:
+        """See `question_prediction`."""
+        assert item is not None  # EXPORT_NEEDS_ITEMS
+        question = item.question
+        instance = self._instances.get(question.question_id) or self._instances[question.instance_id]
+        return question_prediction(record, question, instance, folder)
+
+    @cached_property
+    def _instances(self) -> Mapping[str | int, ObjectInstance]:
+        """The objects with all their parts: of a record file by the question's id, else by their own."""
+        assert self.root is not None  # `read_partonomy` has named it
+        if not self.root.is_file():
+            images = load_dataset(self.root).images
+            return {instance.instance_id: instance for image in images for instance in image.objects}
+        return {
+            record.question.question_id: ObjectInstance(-1, record.question.object_label, "", record.parts)
+            for record in read_records(self.root, "collect")[0]
+        }
 
     def content(self) -> Iterator[object]:
         """The question set's own hash, over questions and masks."""
@@ -519,7 +600,7 @@ def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
     wanted = set(options.types)
     items = [QuestionItem(question) for question in question_set.questions if question.question_type in wanted]
     kept = first_of_each_group(items, source.limit)
-    return PartonomyTask(question_set.name, options, kept, question_set, source.seed)
+    return PartonomyTask(question_set.name, options, kept, question_set, source.seed, root=source.root)
 
 
 def unreadable_id(invalid: InvalidRecord) -> str:

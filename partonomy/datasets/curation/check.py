@@ -8,20 +8,20 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, StrEnum, auto
 from pathlib import Path
 from typing import Any, TypeGuard
-
-from tqdm import tqdm
 
 from partonomy.datasets.photographs import find_same_files
 from partonomy.datasets.sources.records import BACKGROUND, OBJECT, PART
 from partonomy.datasets.store import ANNOTATIONS_FILE, DATASET_FILE
-from partonomy.files import read_json
+from partonomy.files import hash_files, iterate_lists, read_json
 from partonomy.images import check_image, image_size, load_image
 from partonomy.masks import canonical_rle, intersection_area, rle_area, rle_from_coco
 from partonomy.names import LemmaComparator, clean_name, clean_names, read_text_map, split_part_name
+from partonomy.progress import progress
+from partonomy.sharding import Shard
 from partonomy.structures import RLE
 
 STATUS_ERRORS = 2
@@ -121,13 +121,36 @@ PROBLEMS: tuple[Problem, ...] = (
 """All kinds, in the order they are shown: errors, warnings, notes."""
 
 
+class Stage(IntEnum):
+    """The steps of a check, in the order in which findings of one kind are listed."""
+
+    CATEGORY_RECORDS = auto()
+    IMAGE_RECORDS = auto()
+    ANNOTATION_RECORDS = auto()
+    UNUSED = auto()
+    NAMES = auto()
+    OBJECT_CATEGORIES = auto()
+    IMAGES = auto()
+    SAME_FILES = auto()
+    MASKS = auto()
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One problem found: `record` names where ("annotation 7"), `detail` says what."""
+    """One problem found.
+
+    Attributes:
+        problem: its kind.
+        record: names where ("annotation 7").
+        detail: says what.
+        stage, number: place in the order in which one process finds problems: the step, and the record in the file.
+    """
 
     problem: Problem
     record: str
     detail: str
+    stage: Stage = field(default=Stage.NAMES, compare=False)
+    number: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -199,9 +222,19 @@ class CheckedAnnotation:
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """All records that could be read; `num_images` and `num_annotations` count all that the file has."""
+    """The records of a shard's images that could be read; categories and counts are those of the whole file.
+
+    Attributes:
+        images: of the shard.
+        positions: number in the file of every image record, by image id, also of other shards.
+        categories: all.
+        annotations: of the shard's images.
+        num_images, num_annotations: all that the file has.
+        findings: of the records of the shard; those of no image are the first shard's.
+    """
 
     images: tuple[CheckedImage, ...]
+    positions: Mapping[int, int]
     categories: tuple[CheckedCategory, ...]
     annotations: tuple[CheckedAnnotation, ...]
     num_images: int
@@ -209,53 +242,98 @@ class CheckedFile:
     findings: tuple[Finding, ...]
 
 
-def read_checked_file(path: Path, image_root: Path, object_name: str | None = None) -> CheckedFile:
+LISTS = ("categories", "images", "annotations")
+
+
+def read_checked_file(
+    path: Path, image_root: Path, object_name: str | None = None, shard: Shard | None = None
+) -> CheckedFile:
     """Read an annotation file.
 
     Args:
         path: COCO-style JSON, or `annotations.json` of a data set folder.
         image_root: folder that its `file_name`s are relative to.
         object_name: the object of all parts, for files without object annotations.
+        shard: reads only the masks of its images, dealt out in turn; the file is then read twice, record by record.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON object with the three lists of COCO.
     """
-    content = read_json(path)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            raise ValueError(f"{path}: a COCO file needs the list {key!r}; is this the annotation file?")
-    reader = _Reader(image_root, object_name)
-    for number, record in enumerate(content["categories"]):
-        reader.read_category(number, record)
-    for number, record in enumerate(content["images"]):
-        reader.read_image(number, record)
-    for number, record in enumerate(content["annotations"]):
-        reader.read_annotation(number, record)
-    reader.note_unused(content["categories"])
+    reader = _Reader(image_root, object_name, shard or Shard())
+    for name, record in _whole_records(path) if shard is None else _streamed_records(path):
+        reader.read(name, record)
+    reader.note_unused()
     return CheckedFile(
-        tuple(reader.images.values()),
+        tuple(image for image in reader.images.values() if reader.owns(image.image_id)),
+        reader.positions,
         tuple(reader.categories.values()),
         tuple(reader.annotations.values()),
-        len(content["images"]),
-        len(content["annotations"]),
+        reader.counts["images"],
+        reader.counts["annotations"],
         tuple(reader.findings),
     )
 
 
-class _Reader:
-    """Collects records by id, and findings."""
+def _whole_records(path: Path) -> Iterator[tuple[str, Any]]:
+    content = read_json(path)
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise ValueError(f"{path}: a COCO file needs the list {key!r}; is this the annotation file?")
+    for key in LISTS:
+        yield from ((key, record) for record in content[key])
 
-    def __init__(self, image_root: Path, object_name: str | None) -> None:
+
+def _streamed_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Images and categories come first, wherever they are in the file."""
+    yield from iterate_lists(path, LISTS[:2], is_strict=True)
+    yield from iterate_lists(path, LISTS[2:], is_strict=True)
+
+
+class _Reader:
+    """Collects records by id, and findings.
+
+    What decides about other records is kept of all: ids, sizes of images, categories. Masks are read, and problems
+    noted, of the shard's own records alone.
+    """
+
+    def __init__(self, image_root: Path, object_name: str | None, shard: Shard) -> None:
         self._image_root = image_root
         self._object_name = object_name
+        self._shard = shard
         self.images: dict[int, CheckedImage] = {}
+        self.positions: dict[int, int] = {}
         self.categories: dict[int, CheckedCategory] = {}
         self.annotations: dict[int, CheckedAnnotation] = {}
         self.findings: list[Finding] = []
-        self._known_images: set[int] = set()
+        self.counts = dict.fromkeys(LISTS, 0)
+        self._category_names: list[tuple[int, str]] = []
+        self._annotation_ids: set[int] = set()
         self._annotated_images: set[int] = set()
         self._used_categories: set[int] = set()
+        self._stage, self._number, self._is_own = Stage.CATEGORY_RECORDS, 0, True
+
+    def owns(self, image_id: object) -> bool:
+        """Whether an image, and its annotations, belong to the shard; those of no known image are the first shard's."""
+        position = self.positions.get(image_id, 0) if _is_integer(image_id) else 0
+        return position % self._shard.count == self._shard.index
+
+    def read(self, name: str, record: object) -> None:
+        """Read the next record of a list."""
+        number = self.counts[name]
+        self.counts[name] += 1
+        self._number = number
+        if name == "categories":
+            self._stage, self._is_own = Stage.CATEGORY_RECORDS, self._shard.index == 0
+            self.read_category(number, record)
+        elif name == "images":
+            self._stage = Stage.IMAGE_RECORDS
+            self._is_own = number % self._shard.count == self._shard.index
+            self.read_image(number, record)
+        else:
+            self._stage = Stage.ANNOTATION_RECORDS
+            self._is_own = self.owns(record.get("image_id") if isinstance(record, Mapping) else None)
+            self.read_annotation(number, record)
 
     def read_category(self, number: int, record: object) -> None:
         where = _describe("category", number, record)
@@ -265,6 +343,7 @@ class _Reader:
             self._note(DUPLICATE_ID, where, f"the name here is {record['name']!r}")
         else:
             self.categories[record["id"]] = self._find_role(record)
+            self._category_names.append((record["id"], record["name"]))
 
     def read_image(self, number: int, record: object) -> None:
         where = _describe("image", number, record)
@@ -277,10 +356,10 @@ class _Reader:
             self._note(BAD_RECORD, where, "an image needs an 'id' of 0 or more and a 'file_name'")
             return
         image_id, file_name = record["id"], record["file_name"]
-        if image_id in self._known_images:
+        if image_id in self.positions:
             self._note(DUPLICATE_ID, where, file_name)
             return
-        self._known_images.add(image_id)
+        self.positions[image_id] = number
         # By name alone: an image folder may well be a link to another disk.
         if os.path.isabs(file_name) or os.path.normpath(file_name).split(os.sep)[0] == os.pardir:
             self._note(OUTSIDE_IMAGE, where, file_name)
@@ -312,24 +391,27 @@ class _Reader:
         annotation_id, image_id, category_id = (record[key] for key in keys)
         self._annotated_images.add(image_id)
         self._used_categories.add(category_id)
-        if annotation_id in self.annotations:
+        if annotation_id in self._annotation_ids:
             self._note(DUPLICATE_ID, where, f"in image {image_id}")
-        elif image_id not in self._known_images:
+        elif image_id not in self.positions:
             self._note(UNKNOWN_IMAGE, where, f"image_id {image_id}")
         elif category_id not in self.categories:
             self._note(UNKNOWN_CATEGORY, where, f"category_id {category_id}")
         elif image_id in self.images:  # of the others there is no size to read a mask with; they are noted themselves
             role = self.categories[category_id]
             if role.raw_object is not None or role.raw_part is not None:
-                self._read_labelled(where, record, role)
+                self._annotation_ids.add(annotation_id)
+                if self._is_own:
+                    self._read_labelled(where, record, role)
 
-    def note_unused(self, categories: list[Any]) -> None:
-        for image_id in sorted(self._known_images - self._annotated_images):
+    def note_unused(self) -> None:
+        """Note images and categories that no annotation names; called after the last record."""
+        self._stage, self._number, self._is_own = Stage.UNUSED, 0, self._shard.index == 0
+        for image_id in sorted(self.positions.keys() - self._annotated_images):
             self._note(NO_ANNOTATION, f"image {image_id}", "no annotation names it")
-        unused = self.categories.keys() - self._used_categories
-        for record in categories:
-            if isinstance(record, Mapping) and _is_integer(record.get("id")) and record["id"] in unused:
-                self._note(UNUSED_CATEGORY, f"category {record['id']}", str(record["name"]))
+        for number, name in self._category_names:
+            if number not in self._used_categories:
+                self._note(UNUSED_CATEGORY, f"category {number}", name)
 
     def _read_labelled(self, where: str, record: Mapping[str, Any], role: CheckedCategory) -> None:
         image = self.images[record["image_id"]]
@@ -379,7 +461,8 @@ class _Reader:
         return CheckedCategory(name, None) if self._object_name is None else CheckedCategory(self._object_name, name)
 
     def _note(self, problem: Problem, record: str, detail: str) -> None:
-        self.findings.append(Finding(problem, record, detail))
+        if self._is_own:
+            self.findings.append(Finding(problem, record, detail, self._stage, self._number))
 
 
 def _label(role: CheckedCategory) -> str:
@@ -626,6 +709,27 @@ class CheckConfig:
             raise ValueError(f"num_workers must be 1 or more, got {self.num_workers}")
 
 
+@dataclass(frozen=True)
+class CheckInput:
+    """What is checked: an annotation file, and the folder of its images."""
+
+    annotations: Path
+    images: Path
+
+
+def folder_input(folder: Path) -> CheckInput:
+    """The annotations and images of a data set folder of the project's own form.
+
+    Raises:
+        FileNotFoundError: `dataset.json` is missing.
+        ValueError: it is not JSON of the right form.
+    """
+    description = read_json(folder / DATASET_FILE)
+    if not isinstance(description.get("image_root"), str):
+        raise ValueError(f"{folder / DATASET_FILE}: 'image_root', the folder of the images, is missing")
+    return CheckInput(folder / ANNOTATIONS_FILE, (folder / description["image_root"]).resolve())
+
+
 def check_folder(folder: Path, config: CheckConfig) -> CheckReport:
     """Check a data set folder of the project's own form.
 
@@ -633,10 +737,8 @@ def check_folder(folder: Path, config: CheckConfig) -> CheckReport:
         FileNotFoundError: a file of it is missing.
         ValueError: `dataset.json` or `annotations.json` is not JSON of the right form.
     """
-    description = read_json(folder / DATASET_FILE)
-    if not isinstance(description.get("image_root"), str):
-        raise ValueError(f"{folder / DATASET_FILE}: 'image_root', the folder of the images, is missing")
-    return check_files(folder / ANNOTATIONS_FILE, (folder / description["image_root"]).resolve(), config)
+    files = folder_input(folder)
+    return check_files(files.annotations, files.images, config)
 
 
 def check_files(annotations: Path, image_root: Path, config: CheckConfig) -> CheckReport:
@@ -646,32 +748,127 @@ def check_files(annotations: Path, image_root: Path, config: CheckConfig) -> Che
         FileNotFoundError: the annotation file, or a table given with it, is missing.
         ValueError: one of them is not JSON of the right form.
     """
+    return join_checks(annotations, [check_part(CheckInput(annotations, image_root), config)], config)
+
+
+@dataclass(frozen=True)
+class ImageContent:
+    """An image file: `content` is equal for files of equal bytes; `position` is its record's in the file."""
+
+    position: int
+    image_id: int
+    file_name: str
+    content: str
+
+
+@dataclass(frozen=True)
+class PartialCheck:
+    """What was found in a part of the images.
+
+    Attributes:
+        num_images, num_annotations: of the whole file.
+        findings: all but those that need every image.
+        contents: image files that may be equal to others.
+        num_not_compared: parts without an object's mask to lie in.
+    """
+
+    num_images: int
+    num_annotations: int
+    findings: tuple[Finding, ...]
+    contents: tuple[ImageContent, ...]
+    num_not_compared: int
+
+
+def check_part(files: CheckInput, config: CheckConfig, shard: Shard | None = None) -> PartialCheck:
+    """Check the images of a shard with their annotations; what belongs to no image is checked by the first shard.
+
+    Args:
+        files: what is checked.
+        config: what to look at.
+        shard: whose images are read; None: all.
+    """
     name_map = read_text_map(config.name_map, "name map") if config.name_map else {}
     table = read_text_map(config.categories, "categories") if config.categories else {}
-    file = read_checked_file(annotations, image_root, config.object_name)
-    findings = [*file.findings, *check_names(file.categories, name_map)]
-    findings += check_categories(file.categories, name_map, table, config.categories)
-    findings += _check_images(file.images, config)
-    mask_findings, remarks = _check_all_masks(file, config.limits)
-    findings += mask_findings
+    file = read_checked_file(files.annotations, files.images, config.object_name, shard)
+    findings = list(file.findings)
+    if shard is None or shard.index == 0:
+        findings += check_names(file.categories, name_map)
+        of_categories = check_categories(file.categories, name_map, table, config.categories)
+        findings += (replace(one, stage=Stage.OBJECT_CATEGORIES) for one in of_categories)
+    findings += _check_images(file, config)
+    mask_findings, num_not_compared = _check_all_masks(file, config.limits)
+    return PartialCheck(
+        num_images=file.num_images,
+        num_annotations=file.num_annotations,
+        findings=(*findings, *mask_findings),
+        contents=_group_contents(file, config) if shard is None else _hash_contents(file, config),
+        num_not_compared=num_not_compared,
+    )
+
+
+def join_checks(annotations: Path, parts: Sequence[PartialCheck], config: CheckConfig) -> CheckReport:
+    """The report of all parts, whatever their number.
+
+    Args:
+        annotations: the file that was checked.
+        parts: of all shards.
+        config: the one they were checked with.
+    """
+    findings = [finding for part in parts for finding in part.findings]
+    findings += _find_same_images(content for part in parts for content in part.contents)
+    order = {problem: number for number, problem in enumerate(PROBLEMS)}
+    findings.sort(key=lambda finding: (order[finding.problem], finding.stage, finding.number))
+    remarks = []
+    num_not_compared = sum(part.num_not_compared for part in parts)
+    if num_not_compared:
+        remarks.append(f"{num_not_compared} parts were not compared with their object, whose mask is not annotated")
     if config.headers_only:
         remarks.append("only the headers of the images were read: cut-off files were not looked for")
-    order = {problem: number for number, problem in enumerate(PROBLEMS)}
-    ordered = tuple(sorted(findings, key=lambda finding: order[finding.problem]))
-    return CheckReport(str(annotations), file.num_images, file.num_annotations, ordered, tuple(remarks))
+    first = parts[0]
+    return CheckReport(str(annotations), first.num_images, first.num_annotations, tuple(findings), tuple(remarks))
 
 
-def _check_images(images: Sequence[CheckedImage], config: CheckConfig) -> Iterator[Finding]:
-    with ThreadPoolExecutor(config.num_workers) as executor:
+def _check_images(file: CheckedFile, config: CheckConfig) -> Iterator[Finding]:
+    images = file.images
+    with ThreadPoolExecutor(config.num_workers) as executor, progress(len(images), "images", "image") as shown:
         checked = executor.map(lambda image: _check_image(image, config.headers_only), images)
-        for findings in tqdm(checked, total=len(images), desc="images", unit="image", disable=None):
-            yield from findings
-    for group in find_same_files([image.path for image in images], config.num_workers):
-        first = images[group[0]]
-        for position in group[1:]:
-            again = images[position]
+        for image, findings in zip(images, checked, strict=True):
+            number = file.positions[image.image_id]
+            yield from (replace(one, stage=Stage.IMAGES, number=number) for one in findings)
+            shown.update()
+
+
+def _group_contents(file: CheckedFile, config: CheckConfig) -> tuple[ImageContent, ...]:
+    """Of all images at once: only files that share their size with another are read."""
+    groups = find_same_files([image.path for image in file.images], config.num_workers)
+    return tuple(
+        _image_content(file, file.images[position], str(number))
+        for number, group in enumerate(groups)
+        for position in group
+    )
+
+
+def _hash_contents(file: CheckedFile, config: CheckConfig) -> tuple[ImageContent, ...]:
+    """Of a shard, which does not know the other files' sizes: every file is read."""
+    present = [image for image in file.images if image.path.is_file()]
+    with ThreadPoolExecutor(config.num_workers) as executor:
+        digests = executor.map(lambda image: hash_files([image.path]), present)
+        return tuple(_image_content(file, *row) for row in zip(present, digests, strict=True))
+
+
+def _image_content(file: CheckedFile, image: CheckedImage, content: str) -> ImageContent:
+    return ImageContent(file.positions[image.image_id], image.image_id, image.file_name, content)
+
+
+def _find_same_images(contents: Iterable[ImageContent]) -> Iterator[Finding]:
+    groups: dict[str, list[ImageContent]] = defaultdict(list)
+    for one in sorted(contents, key=lambda one: one.position):
+        groups[one.content].append(one)
+    for group in groups.values():
+        first = group[0]
+        for again in group[1:]:
             detail = f"{again.file_name} has the content of {first.file_name} (image {first.image_id})"
-            yield Finding(SAME_IMAGE, f"image {again.image_id}", detail)
+            yield Finding(SAME_IMAGE, f"image {again.image_id}", detail, Stage.SAME_FILES)
 
 
 def _check_image(image: CheckedImage, headers_only: bool) -> list[Finding]:
@@ -691,17 +888,18 @@ def _check_image(image: CheckedImage, headers_only: bool) -> list[Finding]:
     return []
 
 
-def _check_all_masks(file: CheckedFile, limits: CheckLimits) -> tuple[list[Finding], list[str]]:
+def _check_all_masks(file: CheckedFile, limits: CheckLimits) -> tuple[list[Finding], int]:
+    """Findings, and the number of parts that could not be compared with their object."""
     by_image: Mapping[int, list[CheckedAnnotation]] = defaultdict(list)
     for annotation in file.annotations:
         by_image[annotation.image_id].append(annotation)
     findings: list[Finding] = []
     num_not_compared = 0
-    for image in tqdm(file.images, desc="masks", unit="image", disable=None):
-        checked = check_masks(image, by_image[image.image_id], limits)
-        findings += checked.findings
-        num_not_compared += checked.num_not_compared
-    remarks = []
-    if num_not_compared:
-        remarks.append(f"{num_not_compared} parts were not compared with their object, whose mask is not annotated")
-    return findings, remarks
+    with progress(len(file.images), "masks", "image") as shown:
+        for image in file.images:
+            checked = check_masks(image, by_image[image.image_id], limits)
+            number = file.positions[image.image_id]
+            findings += (replace(one, stage=Stage.MASKS, number=number) for one in checked.findings)
+            num_not_compared += checked.num_not_compared
+            shown.update()
+    return findings, num_not_compared

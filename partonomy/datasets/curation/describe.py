@@ -16,8 +16,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from partonomy.datasets.curation.statistics import DatasetStatistics, compute_statistics
-from partonomy.files import write_text_atomically
+from partonomy.datasets.curation.statistics import DatasetStatistics
+from partonomy.files import open_atomically, write_text_atomically
 from partonomy.masks import rle_area
 from partonomy.structures import PartDataset
 
@@ -64,30 +64,96 @@ class Description:
         return tuple(float(value) for value in np.quantile(self.area_shares, QUANTILES))
 
 
+@dataclass(frozen=True)
+class Measurements:
+    """What is counted and measured in some of a data set's images, to be joined in the order of the images.
+
+    Attributes:
+        name: of the data set.
+        num_object_centric: images that show exactly one annotated object.
+        num_instances: objects, with or without parts.
+        images_per_object: (object label, images that show it with a part).
+        masks_per_object_part: (object label, part label, masks).
+        parts_per_image, parts_per_object, area_shares, mask_parts: see `Description`.
+    """
+
+    name: str
+    num_object_centric: int
+    num_instances: int
+    images_per_object: tuple[tuple[str, int], ...]
+    masks_per_object_part: tuple[tuple[str, str, int], ...]
+    parts_per_image: tuple[int, ...]
+    parts_per_object: tuple[int, ...]
+    area_shares: tuple[float, ...]
+    mask_parts: tuple[str, ...]
+
+
+def measure(dataset: PartDataset) -> Measurements:
+    """Count and measure everything in the images of a data set, or of a shard of it."""
+    instances = [(image, one) for image in dataset.images for one in image.objects if one.parts]
+    objects = Counter(label for image in dataset.images for label in {one.label for one in image.objects if one.parts})
+    pairs = Counter((one.label, part.label) for _, one in instances for part in one.parts)
+    return Measurements(
+        name=dataset.name,
+        num_object_centric=sum(len(image.objects) == 1 for image in dataset.images),
+        num_instances=sum(len(image.objects) for image in dataset.images),
+        images_per_object=tuple(objects.items()),
+        masks_per_object_part=tuple((*pair, count) for pair, count in pairs.items()),
+        parts_per_image=tuple(sum(len(one.parts) for one in image.objects) for image in dataset.images),
+        parts_per_object=tuple(len(one.parts) for _, one in instances),
+        area_shares=tuple(
+            rle_area(part.mask) / (image.height * image.width) for image, one in instances for part in one.parts
+        ),
+        mask_parts=tuple(part.label for _, one in instances for part in one.parts),
+    )
+
+
+def describe_measurements(parts: Sequence[Measurements]) -> Description:
+    """Join the measurements of all shards, in the order of their images.
+
+    Raises:
+        ValueError: there is no part mask.
+    """
+    name = parts[0].name
+    objects: Counter[str] = Counter()
+    pairs: Counter[tuple[str, str]] = Counter()
+    masks: Counter[str] = Counter()
+    for one in parts:
+        objects.update(dict(one.images_per_object))
+        for label, part, count in one.masks_per_object_part:
+            pairs[label, part] += count
+            masks[part] += count
+    parts_per_image = [count for one in parts for count in one.parts_per_image]
+    if not pairs:
+        raise ValueError(f"{name}: no annotated part in {len(parts_per_image)} images, nothing to describe")
+    return Description(
+        name=name,
+        statistics=DatasetStatistics(
+            num_objects=len(objects),
+            num_parts=len(masks),
+            num_object_parts=len(pairs),
+            num_images=len(parts_per_image),
+            num_masks=masks.total(),
+            num_instances=sum(one.num_instances for one in parts),
+            num_object_centric=sum(one.num_object_centric for one in parts),
+        ),
+        images_per_object=dict(sorted(objects.items(), key=lambda row: (-row[1], row[0]))),
+        masks_per_part=dict(sorted(masks.items(), key=lambda row: (-row[1], row[0]))),
+        masks_per_object_part=dict(sorted(pairs.items(), key=lambda row: (-row[1], row[0]))),
+        parts_per_image=np.array(parts_per_image),
+        parts_per_object=np.array([count for one in parts for count in one.parts_per_object]),
+        area_shares=np.array([share for one in parts for share in one.area_shares]),
+        mask_parts=tuple(label for one in parts for label in one.mask_parts),
+    )
+
+
 def describe_dataset(dataset: PartDataset) -> Description:
     """Count and measure everything.
 
     Raises:
         ValueError: there is no part mask.
     """
-    instances = [(image, one) for image in dataset.images for one in image.objects if one.parts]
-    if not instances:
-        raise ValueError(f"{dataset.name}: no annotated part in {len(dataset.images)} images, nothing to describe")
-    objects = Counter(label for image in dataset.images for label in {one.label for one in image.objects if one.parts})
-    pairs = Counter((one.label, part.label) for _, one in instances for part in one.parts)
-    parts = Counter(part.label for _, one in instances for part in one.parts)
-    shares = [rle_area(part.mask) / (image.height * image.width) for image, one in instances for part in one.parts]
-    return Description(
-        name=dataset.name,
-        statistics=compute_statistics(dataset),
-        images_per_object=dict(sorted(objects.items(), key=lambda row: (-row[1], row[0]))),
-        masks_per_part=dict(sorted(parts.items(), key=lambda row: (-row[1], row[0]))),
-        masks_per_object_part=dict(sorted(pairs.items(), key=lambda row: (-row[1], row[0]))),
-        parts_per_image=np.array([sum(len(one.parts) for one in image.objects) for image in dataset.images]),
-        parts_per_object=np.array([len(one.parts) for _, one in instances]),
-        area_shares=np.array(shares),
-        mask_parts=tuple(part.label for _, one in instances for part in one.parts),
-    )
+    return describe_measurements([measure(dataset)])
 
 
 NUM_NAMED = 30
@@ -300,24 +366,21 @@ class DescriptionPage:
     rare_below: int
 
 
-def write_description(dataset: PartDataset, output: Path) -> tuple[Path, ...]:
+def write_description(description: Description, output: Path) -> tuple[Path, ...]:
     """Write charts and page.
 
     Args:
-        dataset: annotations; no image is read.
+        description: of the data set.
         output: folder, created when missing; files of the same names are replaced.
 
     Returns:
         The files, the page last.
-
-    Raises:
-        ValueError: the data set has no part mask.
     """
-    description = describe_dataset(dataset)
     output.mkdir(parents=True, exist_ok=True)
     charts = []
     for file_name, (title, figure) in _draw_all(description).items():
-        figure.savefig(output / file_name, dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
+        with open_atomically(output / file_name) as file:
+            figure.savefig(file, format="png", dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
         charts.append(Chart(title, file_name, base64.b64encode((output / file_name).read_bytes()).decode("ascii")))
     page = DescriptionPage(
         description=description,

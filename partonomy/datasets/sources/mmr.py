@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, open_atomically
 from partonomy.masks import (
     check_mask_size,
     is_integer,
@@ -203,16 +203,14 @@ def write_mmr(images: Iterable[MmrImage], path: Path) -> None:
     that no loader reads and that have no counterpart here are empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     category_ids: dict[str, int] = {}
-    with temporary.open("w", encoding="utf-8") as file:
+    with open_atomically(path) as file:
         separator = "[\n"
         for image in images:
             record = json.dumps(_image_to_json(image, category_ids), ensure_ascii=False, separators=(",", ":"))
-            file.write(separator + record)
+            file.write((separator + record).encode("utf-8"))
             separator = ",\n"
-        file.write("[]\n" if separator == "[\n" else "\n]\n")
-    temporary.replace(path)
+        file.write(b"[]\n" if separator == "[\n" else b"\n]\n")
 
 
 def _read_image(record: Any, num_questions: Mapping[str, int]) -> MmrImage:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import yaml
 from scipy.io import loadmat
-from tqdm import tqdm
 
 from partonomy.datasets.sources.group_parts_by_object import SourceNames, SourceReading, assemble
 from partonomy.datasets.sources.published_coco import EMPTY_MASK, ImageFinder, PublishedForm, Role, read_published
@@ -26,6 +25,7 @@ from partonomy.datasets.sources.records import CocoConfig, CocoImage, CocoRecord
 from partonomy.images import check_image, image_size
 from partonomy.masks import encode_mask
 from partonomy.names import OBJECT_PART_SEPARATOR, clean_name, read_text_map
+from partonomy.progress import progress
 from partonomy.structures import RLE
 
 TABLE = Path(__file__).with_suffix(".yaml")
@@ -351,13 +351,13 @@ class _MatReader:
 
 
 def _load_all(paths: Sequence[Path], num_workers: int) -> Iterator[_Loaded]:
-    with tqdm(total=len(paths), desc="annotations", unit="file", disable=None) as progress:
+    with progress(len(paths), "annotations", "file") as shown:
         if num_workers == 1:
             for path in paths:
                 yield _load(path)
-                progress.update()
+                shown.update()
             return
         with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
             for loaded in pool.imap(_load, paths, chunksize=NUM_FILES_PER_CHUNK):
                 yield loaded
-                progress.update()
+                shown.update()

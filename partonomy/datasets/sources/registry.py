@@ -158,7 +158,12 @@ def _dataset_settings(source: str, options: SourceOptions) -> Settings:
     return {"source": source, "images": folder.resolve().as_posix(), "annotations_sha256": digest}
 
 
-def _synthetic_config(options: SourceOptions) -> SyntheticConfig:
+def synthetic_config(options: SourceOptions) -> SyntheticConfig:
+    """What to draw.
+
+    Raises:
+        ValueError: `images` is no number.
+    """
     try:
         num_images = int(options.images or "")
     except ValueError as error:
@@ -170,7 +175,7 @@ def _synthetic_config(options: SourceOptions) -> SyntheticConfig:
 
 
 def _synthetic_settings(source: str, options: SourceOptions) -> Settings:
-    config = _synthetic_config(options)
+    config = synthetic_config(options)
     return {
         "source": source,
         "num_images": config.num_images,
@@ -210,7 +215,7 @@ SOURCES: Mapping[str, DataSource] = {
         frozenset({"images", "split", "image_size"}),
         _synthetic_settings,
         lambda options: SourceReading(
-            build_synthetic(_synthetic_config(options), options.output, options.num_workers), ()
+            build_synthetic(synthetic_config(options), options.output, options.num_workers), ()
         ),
     ),
 }

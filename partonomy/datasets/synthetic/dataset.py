@@ -5,7 +5,7 @@ split depends on the seed, the split and i alone, so that any number of processe
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,17 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from partonomy.datasets.synthetic.catalogue import BLUEPRINTS, find_blueprint
 from partonomy.datasets.synthetic.palette import Scheme, choose_scheme
 from partonomy.datasets.synthetic.scene import MIN_VISIBLE_PARTS, DrawnImage, draw_scene, plan_scene
 from partonomy.datasets.synthetic.sketch import Blueprint
 from partonomy.masks import encode_mask
+from partonomy.progress import counted, progress
+from partonomy.sharding import Shard
 from partonomy.structures import AnnotatedImage, ObjectInstance, Part, PartDataset
 
+IMAGES_FOLDER = "images"
 SyntheticSplit = Literal["train", "dev", "val"]
 
 _SPLIT_NUMBERS: dict[SyntheticSplit, int] = {"train": 0, "dev": 1, "val": 2}
@@ -109,14 +111,24 @@ def build_synthetic(config: SyntheticConfig, output_dir: Path, num_workers: int)
     Raises:
         ValueError: `num_workers` is below 1.
     """
+    return drawn_dataset(config, output_dir, draw_shard(config, output_dir, num_workers, Shard()))
+
+
+def draw_shard(config: SyntheticConfig, output_dir: Path, num_workers: int, shard: Shard) -> tuple[AnnotatedImage, ...]:
+    """Draw the images of one shard (`Shard.span`); see `build_synthetic`."""
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    image_root = output_dir / "images"
+    image_root = output_dir / IMAGES_FOLDER
     image_root.mkdir(parents=True, exist_ok=True)
     draw = partial(_build_image, config, image_root)
-    drawn = _draw_in_processes(draw, range(config.num_images), num_workers)
-    images = tuple(tqdm(drawn, total=config.num_images, desc=f"drawing {config.split}", unit="image"))
-    return PartDataset(name=f"synthetic_{config.split}", image_root=image_root, images=images)
+    indices = shard.span(config.num_images)
+    with progress(len(indices), f"drawing {config.split}", "image") as shown:
+        return tuple(counted(_draw_in_processes(draw, indices, num_workers), shown))
+
+
+def drawn_dataset(config: SyntheticConfig, output_dir: Path, images: Sequence[AnnotatedImage]) -> PartDataset:
+    """The data set of a split whose images are all drawn."""
+    return PartDataset(name=f"synthetic_{config.split}", image_root=output_dir / IMAGES_FOLDER, images=tuple(images))
 
 
 def _draw_in_processes(

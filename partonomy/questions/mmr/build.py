@@ -7,16 +7,15 @@ names carry it as their first folder, as `train2017/` does in the published file
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TextIO
 
-from tqdm import tqdm
-
 from partonomy.datasets.sources.mmr import FOLDER, IMAGE_FOLDER, Kind, MmrImage, MmrQuestion, mmr_file, write_mmr
 from partonomy.files import read_json, write_json
+from partonomy.progress import counted, progress
 from partonomy.questions.mmr.pairs import UNANSWERED, MadePairs, PairMaker
 from partonomy.questions.mmr.scene import kind_of
 from partonomy.structures import AnnotatedImage, PartDataset
@@ -113,9 +112,10 @@ def build_mmr(
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
     with rejected_file(root, split).open("w", encoding="utf-8") as rejected:
         for name, kind in SPLIT_FILES[split]:
-            progress = tqdm(dataset.images, desc=f"MMR_{name}", unit="image")
-            made = _make_pairs(progress, maker, kind, counts[name], rejected)
-            write_mmr((_to_record(image, questions, folder) for image, questions in made), mmr_file(root, name))
+            with progress(len(dataset.images), f"MMR_{name}", "image") as shown:
+                images = counted(dataset.images, shown)
+                made = _make_pairs(images, maker, kind, counts[name], rejected)
+                write_mmr((_to_record(image, questions, folder) for image, questions in made), mmr_file(root, name))
             if not counts[name].num_images:
                 raise ValueError(
                     f"{dataset.name}: none of its {len(dataset.images)} images yields a question of {name}"
@@ -170,7 +170,11 @@ def link_images(root: Path, dataset: PartDataset) -> str:
 
 
 def _make_pairs(
-    images: "tqdm[AnnotatedImage]", maker: PairMaker, kind: Kind | None, counts: FileCounts, rejected: TextIO
+    images: Iterable[AnnotatedImage],
+    maker: PairMaker,
+    kind: Kind | None,
+    counts: FileCounts,
+    rejected: TextIO,
 ) -> Iterator[tuple[AnnotatedImage, tuple[MmrQuestion, ...]]]:
     """Images with their questions, those without any left out; everything is counted, what is rejected is listed."""
     for image in images:

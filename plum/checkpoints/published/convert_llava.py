@@ -47,7 +47,7 @@ from plum.checkpoints.published.survey import (
 from plum.checkpoints.store import CARD_FILE, MODEL_STEM, start_folder
 from plum.checkpoints.weights import MAX_SHARD_BYTES, ShardWriter, list_tensors
 from plum.config import LlavaConfig, ModelConfig, SamConfig, VisionConfig
-from plum.data.conversation import TemplateName
+from plum.inputs.conversation import TemplateName
 from plum.models.backbones.llava import build_llava
 from plum.models.segmenters.sam import build_sam
 from plum.models.systems.special_tokens import with_special_tokens

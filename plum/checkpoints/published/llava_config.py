@@ -11,7 +11,7 @@ from transformers import LlavaConfig as StockLlavaConfig
 from plum.checkpoints.published.llava_keys import OWN_VISION, Layout
 from plum.checkpoints.published.source_files import read_json
 from plum.config import LanguageConfig, LlavaConfig, VisionConfig
-from plum.data.conversation import TemplateName
+from plum.inputs.conversation import TemplateName
 
 CLIP_HEAD_DIM = 64
 """Of OpenAI's CLIP towers; shapes alone do not show the number of heads."""

@@ -16,8 +16,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from plum.checkpoints.published.source_files import read_json
-from plum.data.conversation import BEGIN_TOKEN, END_TOKEN, IMAGE_END, IMAGE_START, IMAGE_TOKEN
-from plum.data.tokenizer import PAD_TOKEN, UNKNOWN_TOKEN, check_tokenizer
+from plum.inputs.conversation import BEGIN_TOKEN, END_TOKEN, IMAGE_END, IMAGE_START, IMAGE_TOKEN
+from plum.inputs.tokenizer import PAD_TOKEN, UNKNOWN_TOKEN, check_tokenizer
 
 FAST_FILE, SENTENCEPIECE_FILE, SETTINGS_FILE = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 PROBES = (

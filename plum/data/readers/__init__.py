@@ -1,0 +1,1 @@
+"""Readers of downloads that only training needs."""

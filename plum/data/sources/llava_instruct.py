@@ -7,10 +7,10 @@ import numpy as np
 
 from partonomy.images import image_size, load_image
 from partonomy.progress import progress
-from plum.data.conversation import render_conversation
-from plum.data.encoding import ConversationEncoder
 from plum.data.readers.llava_instruct import Dialogue, Dialogues
 from plum.data.sources.base import longest_text
+from plum.inputs.conversation import render_conversation
+from plum.inputs.encoding import ConversationEncoder
 from plum.structures import Exchange, Sample
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ import numpy as np
 
 from partonomy.benchmarks.segmentation import SegmentationItem
 from partonomy.masks import decode_mask
-from plum.data.conversation import CONTROL_TOKENS
 from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.part_images import NamedMask
 from plum.data.sources.referring import group_items, load_item_image, target_answer
@@ -19,6 +18,7 @@ from plum.data.sources.wordings import (
     Answer,
     exchange_about,
 )
+from plum.inputs.conversation import CONTROL_TOKENS
 from plum.structures import Exchange, Sample
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from partonomy.benchmarks.segmentation import SegmentationItem, forced_answer
 from partonomy.images import load_image
 from partonomy.masks import rle_area
-from plum.data.conversation import CONTROL_TOKENS
 from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.part_images import NamedMask
 from plum.data.sources.wordings import REFER_EXPRESSION, Answer, exchange_about
+from plum.inputs.conversation import CONTROL_TOKENS
 from plum.structures import Exchange, Sample
 
 logger = logging.getLogger(__name__)

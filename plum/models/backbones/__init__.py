@@ -1,0 +1,1 @@
+"""The language side: LLaVA, its adapters, quantization, and common prefixes run once."""

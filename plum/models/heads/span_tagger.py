@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from plum.data.bio_labels import Tag
+from plum.inputs.bio_labels import Tag
 
 
 class SpanTagger(nn.Module):

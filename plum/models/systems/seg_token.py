@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from partonomy.masks import union_masks
 from partonomy.structures import CharSpan
-from plum.data.bio_labels import phrase_tokens
-from plum.data.encoding import EncodedConversation, token_id
+from plum.inputs.bio_labels import phrase_tokens
+from plum.inputs.encoding import EncodedConversation, token_id
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.heads.query_projection import QueryProjection
 from plum.models.parameter_counts import parameters_by_component

@@ -5,8 +5,8 @@ from dataclasses import replace
 from transformers import PreTrainedTokenizerBase
 
 from plum.config import ModelConfig, SpecialTokensConfig
-from plum.data.conversation import IMAGE_TOKEN
-from plum.data.encoding import token_id
+from plum.inputs.conversation import IMAGE_TOKEN
+from plum.inputs.encoding import token_id
 from plum.models.systems.seg_token import SEG_TOKEN, add_seg_token
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from partonomy.structures import CharSpan
-from plum.data.bio_labels import TokenSpan, decode_tags
-from plum.data.encoding import EncodedConversation, token_chars
+from plum.inputs.bio_labels import TokenSpan, decode_tags
+from plum.inputs.encoding import EncodedConversation, token_chars
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.target_notation import Target, WrittenExchange
 from plum.structures import Exchange

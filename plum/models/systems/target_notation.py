@@ -9,8 +9,8 @@ from typing import Protocol
 from torch import Tensor
 
 from partonomy.structures import CharSpan
-from plum.data.bio_labels import TokenSpan
-from plum.data.encoding import EncodedConversation
+from plum.inputs.bio_labels import TokenSpan
+from plum.inputs.encoding import EncodedConversation
 from plum.models.grounded_lmm import GroundedLMM
 from plum.structures import Exchange
 

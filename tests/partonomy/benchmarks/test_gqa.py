@@ -5,8 +5,8 @@ import pytest
 
 from partonomy.benchmarks import gqa
 from partonomy.benchmarks.gqa import gqa_prompt, gqa_ratios, gqa_score, read_gqa
+from partonomy.benchmarks.records import AnswerRecord
 from partonomy.benchmarks.vqa import VqaProtocol
-from partonomy.harness.item_records import ItemRecord
 from tests.partonomy.benchmarks.vqa_world import write_gqa
 
 OFFICIAL, COMPAT = VqaProtocol.LLAVA_OFFICIAL, VqaProtocol.PARTONOMY_COMPAT
@@ -48,9 +48,12 @@ def test_the_compatible_protocol_asks_the_first_questions_only(tmp_path: Path, m
 def test_accuracy_by_kind_of_question() -> None:
     scores = (("open", 1.0), ("open", 0.0), ("open", 0.0), ("binary", 1.0))
     records = [
-        ItemRecord(str(n), str(n % 2), group, "?", ("x",), score=score) for n, (group, score) in enumerate(scores)
+        AnswerRecord(
+            item_id=str(n), image_id=str(n % 2), image_path="", group=group, prompt="?", truths=("x",), score=score
+        )
+        for n, (group, score) in enumerate(scores)
     ]
-    values = {name: (ratio.value, ratio.count) for name, ratio in gqa_ratios(records).items()}
+    values = {name: (ratio.value, ratio.count) for name, ratio in gqa_ratios(records, OFFICIAL).items()}
     assert values == {"accuracy": (0.5, 4), "accuracy_binary": (1.0, 1), "accuracy_open": (pytest.approx(1 / 3), 3)}
 
 

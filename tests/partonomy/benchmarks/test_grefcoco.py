@@ -12,6 +12,7 @@ import pytest
 from partonomy.__main__ import main
 from partonomy.benchmarks.grefcoco import (
     NO_TARGET,
+    NO_TARGET_ANSWER,
     TARGET,
     GrefcocoOptions,
     GrefcocoTask,
@@ -217,6 +218,7 @@ def test_a_small_prediction_means_no_target() -> None:
     large = score(task, make_item(2, rows(3, 4)), rows(3, 4))
     assert (large.prediction, large.score) == (TARGET, 1.0)
     assert task.protocol == "generated, no target below 11 pixels"
+    assert score(make_task(min_pixels=10), make_item(3, rows(3)), rows(3)).prediction == TARGET
 
 
 def test_a_failed_expression_is_wrong_everywhere() -> None:
@@ -270,6 +272,8 @@ def test_bounds(tmp_path: Path, model: str, expected: dict[str, float] | None) -
     assert expected is None or values == pytest.approx(expected)
     assert all(0 <= value <= 1 for value in values.values())
     assert (summary["split"], summary["headline"], summary["protocol_version"]) == ("val", "giou", "grefcoco-1.0")
+    replies = [json.loads(line)["reply"] for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    assert model != "oracle" or replies == ["It is the cups.", "It is the cups.", NO_TARGET_ANSWER]
 
 
 def test_a_guess_may_say_that_there_is_nothing(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_masks_in_jpeg_and_of_other_values(tmp_path: Path) -> None:
         ({"part_list": [part(object="")]}, "'object' must be a text, got ''"),
         ({"part_list": [{}]}, "the key 'object' is missing"),
         ({"part_list": [part(instruction="hold it")]}, "'instruction' of b-coffee_pot-handle must be a list with"),
-        ({"part_list": [part(instruction=list(WORDINGS[:3]))]}, "must be a list with part_name at place 4"),
+        ({"part_list": [part(instruction=list(WORDINGS[:4]))]}, "must be a list with part_name at place 4"),
         ({"part_list": [part(instruction=[5] * 6)]}, "wording 4 of b-coffee_pot-handle must be a text, got 5"),
         ({"part_list": [part(instruction=[" "] * 6)]}, "wording 4 of b-coffee_pot-handle has no words"),
         ({"part_list": [part(), part()]}, "instructpart/b-coffee_pot-handle occurs twice"),

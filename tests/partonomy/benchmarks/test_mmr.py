@@ -24,8 +24,9 @@ from partonomy.benchmarks.mmr import (
     read_mmr_items,
     union_outcome,
 )
+from partonomy.benchmarks.records import AnswerRecord, TargetOutcome
 from partonomy.datasets.sources.mmr import Granularity, GroundedAnswer, Kind, MmrTarget
-from partonomy.harness.item_records import ItemRecord, TargetOutcome, record_from_line, record_to_line
+from partonomy.harness.records import RecordCodec, record_to_line
 from partonomy.masks import decode_mask, encode_mask
 from tests.partonomy.datasets.mmr_file import HEIGHT, WIDTH, box, mmr_record, write_records
 
@@ -44,13 +45,21 @@ def make_item(*targets: np.ndarray, granularity: Sequence[Granularity] = ()) -> 
 
 def make_record(
     outcomes: tuple[TargetOutcome, ...], image_id: str = "1", group: str = "object", num_targets: int | None = None
-) -> ItemRecord:
+) -> AnswerRecord:
     count = sum(one.name is not None for one in outcomes) if num_targets is None else num_targets
     record_id = f"{image_id}-{group}-{len(outcomes)}"
-    return ItemRecord(record_id, image_id, group, "What?", ("thing",) * count, targets=outcomes)
+    return AnswerRecord(
+        item_id=record_id,
+        image_id=image_id,
+        image_path="",
+        group=group,
+        prompt="What?",
+        truths=("thing",) * count,
+        targets=outcomes,
+    )
 
 
-def values(records: Sequence[ItemRecord], mode: MultiTargetMode) -> dict[str, float | None]:
+def values(records: Sequence[AnswerRecord], mode: MultiTargetMode) -> dict[str, float | None]:
     return {name: ratio.value for name, ratio in mmr_ratios(records, mode).items()}
 
 
@@ -191,7 +200,7 @@ def test_sums_of_pixels_are_exact() -> None:
 def test_records_keep_their_outcomes() -> None:
     outcomes = matched_outcomes(make_item(box(0, 0, 4, 4), box(8, 0, 4, 4)), box(0, 0, 4, 4)[None])
     record = make_record(outcomes)
-    assert record_from_line(record_to_line(record)) == record
+    assert RecordCodec(AnswerRecord).from_line(record_to_line(record)) == record
 
 
 def test_masks_of_another_size_are_refused() -> None:

@@ -3,26 +3,25 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from partonomy.harness.benchmark_merging import merge_benchmark_runs
-from partonomy.harness.benchmark_run import read_item_records, run_benchmark
-from partonomy.harness.benchmark_settings import BenchmarkSettings, read_task
-from partonomy.harness.benchmark_summary import BenchmarkSummary, benchmark_overview, read_benchmark_summary
-from partonomy.harness.item_records import ItemRecord
 from PIL import Image
 
-from partonomy.benchmarks.mmr import NO_PHRASE, NO_WORD, MultiTargetMode, MultiTargetTask
-from partonomy.benchmarks.segmentation import SegmentationMode, Wording
-from partonomy.harness.ranks import Rank
+from partonomy.benchmarks.mmr import NO_PHRASE, NO_WORD, MultiTargetMode, MultiTargetOptions, MultiTargetTask
+from partonomy.benchmarks.registry import find_benchmark
+from partonomy.benchmarks.segmentation import Wording
+from partonomy.benchmarks.task import Source
+from partonomy.harness.merge import merge_runs
+from partonomy.harness.summary import Summary, read_summary
 from partonomy.models.contract import Generation, Turn
+from partonomy.reporting.overview import overview
 from partonomy.structures import CharSpan, ChoiceScore
-from tests.partonomy.benchmark_world import make_config
+from tests.partonomy.benchmark_world import make_config, run_task
 from tests.partonomy.datasets.mmr_file import HEIGHT, WIDTH, box, mmr_record, write_records
+from tests.partonomy.running import answer_records
 
 KNIFE, HANDLE = box(2, 2, 10, 4), box(2, 2, 4, 4)  # 40 and 16 pixels
 
@@ -35,7 +34,7 @@ class Cutlery:
         self.prompts: list[str] = []
         self.forced: list[tuple[str, ...]] = []
 
-    def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
+    def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
         raise NotImplementedError
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
@@ -62,10 +61,6 @@ class MarkingCutlery(Cutlery):
         raise NotImplementedError
 
 
-def build(rank: Rank) -> Cutlery:
-    return Cutlery()
-
-
 def write_root(root: Path, *records: dict[str, Any], num_images: int = 1) -> Path:
     """The knife of `mmr_file`, once per image; or these records."""
     made = records or tuple(
@@ -79,31 +74,33 @@ def write_root(root: Path, *records: dict[str, Any], num_images: int = 1) -> Pat
     return root
 
 
-def read(root: Path, mode: MultiTargetMode | None = None, **changes: Any) -> MultiTargetTask:
-    task = read_task(BenchmarkSettings("mmr", "val", mode, **changes), root)
+def read(
+    root: Path,
+    mode: MultiTargetMode = MultiTargetMode.TEACHER_FORCED,
+    wording: Wording = Wording.PLUM,
+    annotations: Path | None = None,
+    limit: int | None = None,
+) -> MultiTargetTask:
+    source = Source(root, "val", annotations, limit)
+    task = find_benchmark("mmr").read(source, MultiTargetOptions(mode, wording))
     assert isinstance(task, MultiTargetTask)
     return task
 
 
-def run(task: MultiTargetTask, output: Path, model: Cutlery, **changes: Any) -> BenchmarkSummary:
-    config = make_config(task, **changes)
-    summary = run_benchmark(task, config, output, lambda rank: model, resume=False, rank=Rank())
+def run(task: MultiTargetTask, output: Path, model: Cutlery) -> Summary:
+    summary = run_task(task, make_config(task, output), model)
     assert summary is not None
     return summary
 
 
-def values(summary: BenchmarkSummary) -> dict[str, float | None]:
+def values(summary: Summary) -> dict[str, float | None]:
     return {name: estimate.value for name, estimate in summary.metrics.items()}
-
-
-def records_of(output: Path) -> list[ItemRecord]:
-    return list(read_item_records(output).values())
 
 
 def test_teacher_forced(tmp_path: Path) -> None:
     model = Cutlery()
     task = read(write_root(tmp_path))
-    assert task.mode is MultiTargetMode.TEACHER_FORCED
+    assert task.options == MultiTargetOptions()
     summary = run(task, tmp_path / "run", model)
     assert model.forced == [("knife", "knife's handle"), ("handle",)]
     assert model.prompts[0] == "What cuts bread, and where would you hold it? Please segment it."
@@ -112,12 +109,15 @@ def test_teacher_forced(tmp_path: Path) -> None:
     assert (found["giou"], found["ciou"], found["giou_mixed"], found["giou_part"]) == (1.0, 1.0, 1.0, 1.0)
     assert (found["giou_object"], found["missing_masks"]) == (None, 0.0)
     assert summary.metrics["giou"].count == 3
-    text = benchmark_overview(summary)
+    text = overview(summary)
     assert "mmr val (%), teacher_forced, model" in text
     assert "3 targets: 0 without a mask, 0 masks without a target" in text
-    assert [record.reply for record in records_of(tmp_path / "run")] == [None, None]
-    assert [record.truths for record in records_of(tmp_path / "run")] == [("knife", "knife:handle"), ("knife:handle",)]
-    assert read_benchmark_summary(tmp_path / "run" / "summary.json") == summary
+    assert [record.reply for record in answer_records(tmp_path / "run")] == [None, None]
+    assert [record.truths for record in answer_records(tmp_path / "run")] == [
+        ("knife", "knife:handle"),
+        ("knife:handle",),
+    ]
+    assert read_summary(tmp_path / "run" / "summary.json") == summary
 
 
 def test_seg_systems_put_their_token_where_the_gold_text_has_it(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_seg_systems_put_their_token_where_the_gold_text_has_it(tmp_path: Path) 
     summary = run(read(write_root(tmp_path, record)), tmp_path / "run", model)
     assert model.forced == [("knife", "wood,")]
     assert summary.notes == ("3 targets: 1 without a mask, 0 masks without a target", f"1 {NO_WORD}")
-    assert "Protocol: answers carry [SEG]" in benchmark_overview(summary)
+    assert "Protocol: answers carry [SEG]" in overview(summary)
     assert summary.provenance["answer_marks"] == {"note": "answers carry [SEG]", "has_mask_per_phrase": True}
 
 
@@ -140,8 +140,8 @@ def test_a_target_that_is_not_named_is_a_listed_failure(tmp_path: Path) -> None:
     assert (found["giou"], found["ciou"]) == (pytest.approx(1 / 3), 40 / 72)
     assert (found["ciou_predicted_only"], found["missing_masks"]) == (1.0, pytest.approx(2 / 3))
     assert summary.notes == ("3 targets: 2 without a mask, 0 masks without a target", f"2 {NO_PHRASE}")
-    assert f"2 {NO_PHRASE}" in benchmark_overview(summary)
-    reasons = [[one.reason for one in record.targets] for record in records_of(tmp_path / "run")]
+    assert f"2 {NO_PHRASE}" in overview(summary)
+    reasons = [[one.reason for one in record.targets] for record in answer_records(tmp_path / "run")]
     assert reasons == [[None, NO_PHRASE], [NO_PHRASE]]
 
 
@@ -155,8 +155,8 @@ def test_generate(tmp_path: Path) -> None:
     assert (found["giou_mixed"], found["giou_single"], found["giou_multiple"]) == (0.5, 0.5, 0.5)
     assert (found["missing_masks"], found["extra_masks"]) == (0.0, pytest.approx(1 / 3))
     assert summary.notes == ("3 targets: 0 without a mask, 1 masks without a target",)
-    assert [record.reply for record in records_of(tmp_path / "run")] == ["The handle and a fork."] * 2
-    assert [record.score for record in records_of(tmp_path / "run")] == [0.5, 0.5]
+    assert [record.reply for record in answer_records(tmp_path / "run")] == ["The handle and a fork."] * 2
+    assert [record.score for record in answer_records(tmp_path / "run")] == [0.5, 0.5]
 
 
 def test_union(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_union(tmp_path: Path) -> None:
     assert found["giou"] == pytest.approx((16 / 46 + 16 / 22) / 2)
     assert found["ciou"] == 32 / (46 + 22)
     assert (summary.metrics["giou"].count, summary.notes) == (2, ())
-    assert "mmr val (%), union, model" in benchmark_overview(summary)
+    assert "mmr val (%), union, model" in overview(summary)
 
 
 def test_the_wording_of_lisa(tmp_path: Path) -> None:
@@ -184,10 +184,10 @@ def test_failed_questions_score_0(tmp_path: Path, mode: MultiTargetMode, monkeyp
     monkeypatch.setattr(Cutlery, "segment", fail)
     monkeypatch.setattr(Cutlery, "generate", fail)
     summary = run(read(write_root(tmp_path), mode), tmp_path / "run", Cutlery())
-    assert (summary.num_failed, summary.reasons) == (2, {"RuntimeError: out of memory": 2})
+    assert (summary.num_failed, summary.groups["all"].reasons) == (2, {"RuntimeError: out of memory": 2})
     assert (values(summary)["giou"], values(summary)["ciou"]) == (0.0, 0.0)
     areas = {MultiTargetMode.UNION: [40, 16]}.get(mode, [40, 16, 16])
-    assert [one.union for record in records_of(tmp_path / "run") for one in record.targets] == areas
+    assert [one.union for record in answer_records(tmp_path / "run") for one in record.targets] == areas
 
 
 def test_masks_of_another_size_fail_their_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,22 +195,20 @@ def test_masks_of_another_size_fail_their_question(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Cutlery, "segment", small)
     summary = run(read(write_root(tmp_path)), tmp_path / "run", Cutlery())
     assert summary.num_failed == 2
-    assert all("the annotation's size" in reason for reason in summary.reasons)
+    assert all("the annotation's size" in reason for reason in summary.groups["all"].reasons)
 
 
 @pytest.mark.parametrize("mode", list(MultiTargetMode))
-def test_shards_workers_and_one_process_agree(tmp_path: Path, mode: MultiTargetMode) -> None:
+def test_shards_and_one_process_agree(tmp_path: Path, mode: MultiTargetMode) -> None:
     root = write_root(tmp_path / "data", num_images=3)
     task = read(root, mode)
-    config = make_config(task, root=str(root))
-    go = partial(run_benchmark, resume=False, rank=Rank())
-    whole = go(task, config, tmp_path / "whole", build)
-    assert whole is not None
+    whole = run(task, tmp_path / "whole", Cutlery())
     parts = []
     for number in (1, 2):
         parts.append(tmp_path / f"part{number}")
-        assert go(task, dataclasses.replace(config, shard=f"{number}/2"), parts[-1], build) is None
-    merged = merge_benchmark_runs(parts, tmp_path / "merged", None, allow_missing=False).summary
+        shard = dataclasses.replace(make_config(task, parts[-1]), root=str(root), shard=f"{number}/2")
+        assert run_task(task, shard, Cutlery()) is None
+    merged = merge_runs(parts, tmp_path / "merged", None, allow_missing=False).summary
     assert (merged.metrics, merged.notes) == (whole.metrics, whole.notes)
     untimed = [
         [{**json.loads(line), "seconds": 0} for line in (tmp_path / name / "records.jsonl").read_text().splitlines()]
@@ -227,7 +225,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     (tmp_path / "run" / "records.jsonl").write_text("".join(lines[:2]) + lines[2][:40])
     (tmp_path / "run" / "summary.json").unlink()
     model = Cutlery()
-    again = run_benchmark(task, make_config(task), tmp_path / "run", lambda rank: model, resume=True, rank=Rank())
+    again = run_task(task, make_config(task, tmp_path / "run"), model, resume=True)
     assert again is not None
     assert (again.metrics, len(model.prompts)) == (whole.metrics, 2)
 
@@ -239,17 +237,8 @@ def test_the_gold_answer_belongs_to_the_content(tmp_path: Path) -> None:
     assert here.content_hash() != read(other).content_hash()
 
 
-def test_settings_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="--mode of mmr is one of teacher_forced, generate, union, not forced"):
-        BenchmarkSettings("mmr", "val", SegmentationMode.FORCED)
-    with pytest.raises(ValueError, match="--mode of refcocom is one of forced, generated, not union"):
-        BenchmarkSettings("refcocom", "val", MultiTargetMode.UNION)
-    with pytest.raises(ValueError, match="--annotations is for mmr and refcocom, not refcoco"):
-        BenchmarkSettings("refcoco", "val", annotations="x.json")
-
-
 def test_another_file_in_the_splits_place(tmp_path: Path) -> None:
     root = write_root(tmp_path)
     (tmp_path / "mine.json").write_text(json.dumps([mmr_record(questions=["One?", "Two?"])]))
-    task = read(root, annotations=str(tmp_path / "mine.json"), limit=1)
+    task = read(root, annotations=tmp_path / "mine.json", limit=1)
     assert [item.text for item in task.items] == ["One?"]

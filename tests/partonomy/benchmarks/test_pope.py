@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -5,15 +6,16 @@ import pytest
 
 from partonomy.benchmarks.pope import (
     CATEGORIES,
-    pope_compat_ratios,
-    pope_estimates,
+    pope_metrics,
     pope_prediction,
     pope_prompt,
     pope_score,
     read_pope,
 )
+from partonomy.benchmarks.records import AnswerRecord
+from partonomy.benchmarks.task import Status
 from partonomy.benchmarks.vqa import VqaProtocol
-from partonomy.harness.item_records import ItemRecord
+from partonomy.metrics.bootstrap import Estimate, bootstrap_metrics
 from tests.partonomy.benchmarks.vqa_world import write_pope
 
 OFFICIAL, COMPAT = VqaProtocol.LLAVA_OFFICIAL, VqaProtocol.PARTONOMY_COMPAT
@@ -60,18 +62,30 @@ def test_scores_by_protocol(tmp_path: Path) -> None:
     assert pope_score("no", positive, COMPAT) == 0.0
 
 
-def _record(number: int, category: str, label: str, prediction: str | None) -> ItemRecord:
-    reason = "it failed" if prediction is None else None
-    score = float(prediction == label)
-    return ItemRecord(
-        f"{category}-{number}", str(number), category, "?", (label,), prediction, prediction, score, reason=reason
+def _record(number: int, category: str, label: str, prediction: str | None) -> AnswerRecord:
+    return AnswerRecord(
+        item_id=f"{category}-{number}",
+        image_id=str(number),
+        image_path="",
+        group=category,
+        prompt="?",
+        status=Status.FAILED if prediction is None else Status.SCORED,
+        reason="it failed" if prediction is None else "",
+        truths=(label,),
+        reply=prediction,
+        prediction=prediction,
+        score=float(prediction == label),
     )
+
+
+def pope_estimates(records: Sequence[AnswerRecord]) -> dict[str, Estimate]:
+    return bootstrap_metrics(pope_metrics(records, OFFICIAL), np.random.default_rng(0))
 
 
 def test_scores_of_a_category_by_hand() -> None:
     replies = [("yes", "yes"), ("yes", "yes"), ("yes", "no"), ("no", "yes"), ("no", "no"), ("no", None), ("yes", None)]
     records = [_record(n, "random", label, reply) for n, (label, reply) in enumerate(replies)]
-    found = pope_estimates(records, np.random.default_rng(0))
+    found = pope_estimates(records)
     # TP 2, FN 1, FP 1, TN 1; the failed ones count as a false yes (FP) and a false no (FN)
     assert found["random_accuracy"].value == pytest.approx(3 / 7)
     assert found["random_precision"].value == pytest.approx(2 / 4)
@@ -86,8 +100,9 @@ def test_the_headline_is_the_mean_f1() -> None:
     random = [_record(1, "random", "yes", "yes"), _record(2, "random", "no", "no")]  # F1 1
     popular = [_record(1, "popular", "yes", "yes"), _record(2, "popular", "no", "yes")]  # 2 / (2 + 1)
     adversarial = [_record(1, "adversarial", "yes", "no"), _record(2, "adversarial", "no", "yes")]  # 0
-    found = pope_estimates([*random, *popular, *adversarial], np.random.default_rng(0))["mean_f1"]
+    found = pope_estimates([*random, *popular, *adversarial])["mean_f1"]
     assert found.value == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert found.value is not None
     assert found.low is not None
     assert found.high is not None
     assert found.low <= found.value <= found.high
@@ -96,7 +111,7 @@ def test_the_headline_is_the_mean_f1() -> None:
 
 def test_a_model_that_never_says_yes_has_no_precision() -> None:
     records = [_record(1, "random", "yes", "no"), _record(2, "random", "no", "no")]
-    found = pope_estimates(records, np.random.default_rng(0))
+    found = pope_estimates(records)
     assert found["random_precision"].value is None
     assert found["random_f1"].value == 0.0
     assert found["random_yes_ratio"].value == 0.0
@@ -108,7 +123,7 @@ def test_the_compatible_score_pools_the_categories() -> None:
         _record(1, "popular", "yes", "no"),
         _record(2, "popular", "no", "no"),
     ]
-    assert pope_compat_ratios(records)["accuracy"].value == pytest.approx(2 / 3)
+    assert pope_metrics(records, COMPAT)["accuracy"].value == pytest.approx(2 / 3)
 
 
 def test_broken_lines_are_named(tmp_path: Path) -> None:

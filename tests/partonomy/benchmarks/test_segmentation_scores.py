@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from partonomy.benchmarks.records import AnswerRecord, MaskOutcome
 from partonomy.benchmarks.segmentation import (
     SegmentationItem,
     Wording,
@@ -15,7 +16,7 @@ from partonomy.benchmarks.segmentation import (
     segmentation_ratios,
     unite,
 )
-from partonomy.harness.item_records import ItemRecord, MaskOutcome
+from partonomy.benchmarks.task import Status
 from partonomy.masks import decode_mask, encode_mask
 
 HEIGHT, WIDTH = 4, 10
@@ -34,11 +35,19 @@ def make_item(target: np.ndarray, ignored: np.ndarray | None = None, is_sentence
     return SegmentationItem("i", "1", Path("1.jpg"), HEIGHT, WIDTH, text, is_sentence, encode_mask(target), ignore_mask)
 
 
-def make_record(image_id: str, intersection: int, union: int, reason: str | None = None) -> ItemRecord:
+def make_record(image_id: str, intersection: int, union: int, reason: str = "") -> AnswerRecord:
     outcome = MaskOutcome(intersection, union)
-    score = 0.0 if reason else outcome_iou(outcome)
-    return ItemRecord(
-        f"{image_id}{intersection}{union}", image_id, "", "?", ("x",), score=score, mask=outcome, reason=reason
+    return AnswerRecord(
+        item_id=f"{image_id}{intersection}{union}",
+        image_id=image_id,
+        image_path="",
+        group="",
+        prompt="?",
+        status=Status.FAILED if reason else Status.SCORED,
+        reason=reason,
+        truths=("x",),
+        score=0.0 if reason else outcome_iou(outcome),
+        mask=outcome,
     )
 
 

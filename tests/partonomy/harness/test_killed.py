@@ -9,98 +9,108 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from partonomy.harness.results import read_summary
-from partonomy.harness.run_directory import RecordWriter, read_records
 
-from tests.partonomy.running import untimed
-from validate_partonomy import main as validate
+from partonomy.__main__ import main as partonomy
+from partonomy.harness.records import RecordWriter
+from partonomy.harness.summary import read_summary
+from tests.partonomy.harness.conftest import World, numbers
+from tests.partonomy.running import run, stored_records, untimed
 
 pytestmark = pytest.mark.distributed
 
 ROOT = Path(__file__).resolve().parents[3]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-DEADLY = "tests.partonomy.harness.deadly_validation"
+DEADLY = "tests.partonomy.harness.deadly_run"
+
+
+def flags(world: World, output: Path) -> list[str]:
+    """A run of the random model; options as in `World.config`."""
+    options = ["--generate", "all"] if world.benchmark == "partonomy" else []
+    places = [world.root_flag, str(world.root), "--output", str(output)]
+    return [world.benchmark, "--model", "random", "--seed", "3", *options, *places]
 
 
 def start(
-    words: Sequence[str], questions: Path, output: Path, after: int = -1, target: str = "self"
+    words: Sequence[str], world: World, output: Path, *further: str, after: int = -1, target: str = "self"
 ) -> tuple[int, str]:
-    """Run a validation of the random model in processes of its own.
+    """Run the random model in processes of its own.
 
     Returns:
         Exit status and stderr, once every process has let go of it.
     """
     deadly = {"DEADLY_RANK": "1" if target == "self" else "0", "DEADLY_AFTER": str(after), "DEADLY_TARGET": target}
-    command = [sys.executable, *words, "--model", "random", "--questions", str(questions), "--output", str(output)]
+    command = [sys.executable, *words, *flags(world, output), *further]
     environment = os.environ | deadly | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     return result.returncode, result.stderr
 
 
 @pytest.fixture
-def whole(question_file: Path, tmp_path: Path) -> Path:
+def whole(world: World, tmp_path: Path) -> Path:
     """The same run in one process."""
-    validate(["--model", "random", "--questions", str(question_file), "--output", str(tmp_path / "whole")])
+    run(world.config(tmp_path / "whole"))
     return tmp_path / "whole"
 
 
 def num_lines(output: Path, rank: int) -> int:
     """Records that a rank of two has written."""
-    return len(read_records(output / f"records.rank{rank}-of-2.jsonl"))
+    return len(stored_records(output, f"records.rank{rank}-of-2.jsonl"))
 
 
 def check_equal(output: Path, whole: Path) -> None:
     """No record is lost or there twice, and every number is the same."""
     records = untimed(output)
-    assert set(Counter(record.question_id for record in records).values()) == {1}
+    assert set(Counter(record.item_id for record in records).values()) == {1}
     assert records == untimed(whole)
-    merged, single = read_summary(output / "summary.json"), read_summary(whole / "summary.json")
-    assert merged.question_types == single.question_types
+    assert numbers(read_summary(output / "summary.json")) == numbers(read_summary(whole / "summary.json"))
 
 
-def test_a_killed_worker_and_a_resumed_run(question_file: Path, tmp_path: Path, whole: Path) -> None:
+def test_a_killed_worker_and_a_resumed_run(world: World, tmp_path: Path, whole: Path) -> None:
     output = tmp_path / "run"
-    status, errors = start(["-m", DEADLY, "--num_procs", "2"], question_file, output, after=5)
+    after = world.per_image // 2
+    status, errors = start(["-m", DEADLY], world, output, "--num_procs", "2", after=after)
     assert status != 0
     assert "rank 1 (exit code -9); pass --resume" in errors.replace("\n", " ")
-    assert (num_lines(output, 0), num_lines(output, 1)) == (20, 5)
+    assert (num_lines(output, 0), num_lines(output, 1)) == (world.num_items // 2, after)
     assert not (output / "summary.json").exists()
-    status, errors = start(["validate_partonomy.py", "--num_procs", "2", "--resume"], question_file, output)
+    status, errors = start(["-m", "partonomy", "run"], world, output, "--num_procs", "2", "--resume")
     assert status == 0, errors
     check_equal(output, whole)
 
 
-def test_workers_end_with_the_process_that_started_them(question_file: Path, tmp_path: Path, whole: Path) -> None:
+def test_workers_end_with_the_process_that_started_them(world: World, tmp_path: Path, whole: Path) -> None:
     output = tmp_path / "run"
-    status, _ = start(["-m", DEADLY, "--num_procs", "2"], question_file, output, after=5, target="parent")
+    status, _ = start(["-m", DEADLY], world, output, "--num_procs", "2", after=1, target="parent")
     assert status == -9
-    assert num_lines(output, 0) == 10  # the image that was being asked about, not the next one
-    status, errors = start(["validate_partonomy.py", "--num_procs", "2", "--resume"], question_file, output)
+    assert num_lines(output, 0) == world.per_image  # the image that was being asked about, not the next one
+    status, errors = start(["-m", "partonomy", "run"], world, output, "--num_procs", "2", "--resume")
     assert status == 0, errors
     check_equal(output, whole)
 
 
-def test_torchrun_with_a_killed_rank_and_a_resumed_run(question_file: Path, tmp_path: Path, whole: Path) -> None:
+def test_torchrun_with_a_killed_rank_and_a_resumed_run(world: World, tmp_path: Path, whole: Path) -> None:
     pytest.importorskip("torch")
     output = tmp_path / "run"
-    status, errors = start([*TORCHRUN, "--module", DEADLY], question_file, output, after=5)
+    after = world.per_image // 2
+    status, errors = start([*TORCHRUN, "--module", DEADLY], world, output, after=after)
     assert status != 0
     assert "Signal 9 (SIGKILL)" in errors
-    assert num_lines(output, 1) == 5
+    assert num_lines(output, 1) == after
     assert not (output / "summary.json").exists()
-    status, errors = start([*TORCHRUN, "validate_partonomy.py", "--resume"], question_file, output)
+    status, errors = start([*TORCHRUN, "--module", "partonomy", "run"], world, output, "--resume")
     assert status == 0, errors
     check_equal(output, whole)
 
 
-def test_two_writers_of_one_file_are_refused(question_file: Path, tmp_path: Path, whole: Path) -> None:
+def test_two_writers_of_one_file_are_refused(
+    world: World, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "records.jsonl"
     with RecordWriter(path), pytest.raises(BlockingIOError, match="being written by another process"):
         RecordWriter(path)
     with RecordWriter(path) as writer:
-        writer.write(read_records(whole / "records.jsonl")[0])
-    flags = ["--model", "random", "--questions", str(question_file), "--output", str(whole), "--resume"]
-    with (whole / "records.jsonl").open() as file:  # a run that goes on elsewhere
+        writer.write(stored_records(whole)[0])
+    with (whole / ".records.jsonl.lock").open("w") as file:  # a run that goes on elsewhere
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(SystemExit, match="another process"):
-            validate(flags)
+        assert partonomy(["run", *flags(world, whole), "--resume"]) == 1
+    assert "another process" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from partonomy.metrics.bootstrap import (
     Estimate,
     ImageRatio,
+    MeanOfRatios,
     bootstrap_ratios,
     paired_differences,
     resample_ratios,
@@ -110,3 +111,21 @@ def test_a_paired_difference_changes_its_sign_with_the_order(pairs: list[tuple[f
     assert (back.low, back.high) == pytest.approx((-(there.high or 0.0), -(there.low or 0.0)), abs=1e-12)
     same = difference(first, first, 50)
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_means_of_ratios_are_compared_from_the_resamples_of_their_parts() -> None:
+    parts = (ratio([1, 0, 1], [1, 1, 1]), ratio([0, 2, 0], [1, 2, 0]))
+    others = (ratio([0, 0, 1], [1, 1, 1]), ratio([1, 1, 0], [1, 2, 0]))
+    first, second = MeanOfRatios(parts, 6), MeanOfRatios(others, 6)
+    found = paired_differences((parts[0], first), (others[0], second), np.random.default_rng(3))
+    # The mean of the parts' values: (2/3 + 2/3) / 2 and (1/3 + 2/3) / 2.
+    assert found[1].value == pytest.approx(2 / 3 - 1 / 2)
+    samples = resample_ratios((parts[0], *parts, others[0], *others), np.random.default_rng(3), 1000)
+    by_hand = samples[:, 1:3].mean(axis=1) - samples[:, 4:6].mean(axis=1)
+    assert (found[1].low, found[1].high) == tuple(np.percentile(by_hand, (2.5, 97.5)))
+    assert found[0] == paired_differences(parts[:1], others[:1], np.random.default_rng(3))[0], "no other resamples"
+    assert [one.count for one in found] == [3, 3]
+    nothing = MeanOfRatios((), 0)
+    assert paired_differences((nothing,), (nothing,), np.random.default_rng(0)) == (Estimate(None, None, None, 0),)
+    with pytest.raises(ValueError, match="the runs cover 2 and 3 images"):
+        paired_differences((first,), (ratio([1, 1], [1, 1]),), np.random.default_rng(0))

@@ -52,10 +52,10 @@ def test_run_scores_choices_repeats_for_free_and_never_writes_the_key(
         again = main(flags(server, questions, tmp_path / "again", keyed))
         assert len(server.requests) == 3 + 2 * 3
     assert again is not None
-    assert again.question_types == summary.question_types
-    assert summary.provenance["config"]["choice_protocol"] == "listwise"
+    assert again.groups == summary.groups
+    assert summary.provenance["config"]["options"]["choice_protocol"] == "listwise"
     assert summary.provenance["model"] == "chat:some-model"
-    for entry in summary.question_types.values():
+    for entry in summary.groups.values():
         if not entry.num_expected:
             continue
         assert entry.num_failed == 0
@@ -65,7 +65,7 @@ def test_run_scores_choices_repeats_for_free_and_never_writes_the_key(
         assert entry.metrics["parts_accuracy"].value == pytest.approx(2 / 3)
         assert entry.metrics["parts_precision"].value == pytest.approx(5 / 6)
         assert entry.metrics["parts_recall"].value == pytest.approx(5 / 6)
-    assert summary.question_types["part_to_whole"].metrics["objects_accuracy"].value == pytest.approx(2 / 3)
+    assert summary.groups["part_to_whole"].metrics["objects_accuracy"].value == pytest.approx(2 / 3)
     captured = capsys.readouterr()
     assert KEY not in captured.out + captured.err + caplog.text
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -79,7 +79,7 @@ def test_run_counts_what_it_cannot_use(questions: Path, tmp_path: Path, keyed: s
         arguments = [*flags(server, questions, tmp_path / "run", keyed), "--question_types", "positive"]
         summary = main(arguments)
     assert summary is not None
-    entry = summary.question_types["positive"]
+    entry = summary.groups["positive"]
     assert (entry.num_expected, entry.num_failed) == (3, 3)
     assert set(entry.reasons) == {
         "choice of parts only: the reply is a refusal",
@@ -99,7 +99,7 @@ def test_wrong_key_ends_the_run_and_resuming_finishes_it(questions: Path, tmp_pa
         assert len((tmp_path / "run" / "records.jsonl").read_text().splitlines()) == 1
         summary = main([*arguments, "--resume"])
     assert summary is not None
-    assert sum(entry.num_failed for entry in summary.question_types.values()) == 0
+    assert summary.num_failed == 0
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,8 @@ def test_wrong_key_ends_the_run_and_resuming_finishes_it(questions: Path, tmp_pa
         (["--model", "chat"], "needs --endpoint and --model_name"),
         (["--model", "oracle", "--endpoint", "http://h/v1"], "--endpoint belongs to --model chat"),
         (["--model", "open_vocabulary"], "needs --segmenter"),
-        (["--model", "transformers"], "--checkpoint belongs to --model plum and transformers"),
+        (["--model", "transformers"], "--model transformers needs --checkpoint, the folder of its weights"),
+        (["--model", "oracle", "--checkpoint", "x"], "--checkpoint belongs to --model plum and transformers"),
         (
             ["--model", "chat", "--endpoint", "http://h/v1", "--model_name", "m", "--choice_protocol", "likelihood"],
             "pass --choice_protocol listwise",

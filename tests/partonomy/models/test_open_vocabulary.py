@@ -89,9 +89,9 @@ def test_run_has_masks_and_no_text_metrics(tmp_path: Path) -> None:
     flags = ["--model", "open_vocabulary", "--segmenter", SALIENCY, "--questions", str(questions), "--device", "cpu"]
     summary = main([*flags, "--output", str(tmp_path / "run")])
     assert summary is not None
-    assert summary.provenance["config"]["segmenter"] == SALIENCY
+    assert summary.provenance["config"]["model"]["segmenter"] == SALIENCY
     assert summary.provenance["model"] == "open_vocabulary:SaliencySegmenter"
-    entry = summary.question_types["identification_with_label"]
+    entry = summary.groups["identification_with_label"]
     assert entry.num_failed == 0
     for name, estimate in entry.metrics.items():
         is_mask = name.startswith(("giou", "ciou", "authors_giou"))

@@ -186,8 +186,8 @@ def test_run_has_text_metrics_and_no_masks(llava: Path, tmp_path: Path) -> None:
     flags = ["--model", "transformers", "--checkpoint", str(llava), "--device", "cpu", "--questions", str(questions)]
     summary = main([*flags, "--output", str(tmp_path / "run")])
     assert summary is not None
-    assert summary.provenance["config"]["choice_protocol"] == "likelihood"
-    entry = summary.question_types["whole_to_part"]
+    assert summary.provenance["config"]["options"]["choice_protocol"] == "likelihood"
+    entry = summary.groups["whole_to_part"]
     assert entry.num_failed == 0
     for name, estimate in entry.metrics.items():
         assert (estimate.value is None) == ("giou" in name or "ciou" in name or name.startswith("generated_")), name
@@ -198,7 +198,7 @@ def test_run_with_all_choices_at_once(llava: Path, tmp_path: Path) -> None:
     flags = ["--model", "transformers", "--checkpoint", str(llava), "--device", "cpu", "--questions", str(questions)]
     summary = main([*flags, "--output", str(tmp_path / "run"), "--choice_protocol", "listwise"])
     assert summary is not None
-    entry = summary.question_types["positive"]
+    entry = summary.groups["positive"]
     assert entry.metrics["parts_accuracy"].count == 2
     assert entry.metrics["giou_micro_paired"].value is None
     records = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]

@@ -63,7 +63,7 @@ def test_siblings_are_drawn_by_softmax_of_similarity() -> None:
     graph = make_graph({"few": ("x",), "many": ("a", "b", "c")})
     # Similarities of a with b and c: 1 and 0, so b comes first with probability e / (e + 1).
     vectors = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    sampler = ObjectSampler(graph, Embedding(vectors, "hand"))
+    sampler = ObjectSampler.from_embedding(graph, Embedding(vectors, "hand"))
     generator = Draws(0)
     drawn = [sampler.sample("a", 1, generator)[0] for _ in range(10_000)]
     assert set(drawn) == {"b", "c"}
@@ -83,7 +83,7 @@ def test_draws_without_replacement_are_numpy_s() -> None:
 
 def test_all_objects_stand_in_for_too_few_siblings() -> None:
     graph = make_graph({"few": ("x", "y"), "many": ("a", "b", "c")})
-    sampler = ObjectSampler(graph, embed_texts(graph.objects, "char-ngram-tfidf"))
+    sampler = ObjectSampler.from_embedding(graph, embed_texts(graph.objects, "char-ngram-tfidf"))
     assert set(sampler.sample("x", 4, Draws(0))) == {"a", "b", "c", "y"}
     with pytest.raises(ValueError, match="'x': 5 wrong objects needed, only 4 others exist"):
         sampler.sample("x", 5, Draws(0))

@@ -6,24 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.benchmarks.partonomy.records import Record, Status
+from partonomy.benchmarks.partonomy.records import Capability, QuestionRecord
 from partonomy.benchmarks.partonomy.steps import Subject
+from partonomy.benchmarks.task import Status
 from partonomy.cli.results import compare
-from partonomy.reporting.compare import (
-    DEFAULT_METRICS,
-    Comparison,
-    MetricDifference,
-    Outcome,
-    compare_runs,
-    render_comparison,
-)
-from partonomy.reporting.loaded_run import LoadedRun, load_run
+from partonomy.reporting.compare import Comparison, MetricDifference, Outcome, compare_runs, render_comparison
+from partonomy.reporting.loaded_run import AnyRun, load_run
 from partonomy.structures import QuestionType
 from tests.partonomy.conftest import write_questions
 from validate_partonomy import main
 
 
-def run_model(model: str, questions: Path, output: Path, *flags: str) -> LoadedRun:
+def run_model(model: str, questions: Path, output: Path, *flags: str) -> AnyRun:
     """A finished run with own answers on every question."""
     main(["--model", model, "--questions", str(questions), "--output", str(output), "--generate", "all", *flags])
     return load_run(output)
@@ -33,8 +27,8 @@ def run_model(model: str, questions: Path, output: Path, *flags: str) -> LoadedR
 class Pair:
     """Two runs on the same four images with a question of every type."""
 
-    oracle: LoadedRun
-    empty: LoadedRun
+    oracle: AnyRun
+    empty: AnyRun
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +39,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(run_model("oracle", questions, folder / "oracle"), run_model("empty", questions, folder / "empty"))
 
 
-def compare_all(first: LoadedRun, second: LoadedRun) -> Comparison:
+def compare_all(first: AnyRun, second: AnyRun) -> Comparison:
     """Both runs under the default metrics."""
-    return compare_runs(first, second, DEFAULT_METRICS, seed=0)
+    return compare_runs(first, second)
 
 
 def entry_of(comparison: Comparison, question_type: str, metric: str) -> MetricDifference:
     """The difference of one type and metric."""
-    (entry,) = [e for e in comparison.differences if (e.question_type, e.metric) == (question_type, metric)]
+    (entry,) = [e for e in comparison.differences if (e.group, e.metric) == (question_type, metric)]
     return entry
 
 
@@ -70,14 +64,14 @@ def test_oracle_against_the_first_choice(pair: Pair) -> None:
     accuracy = entry_of(comparison, "identification", "parts_accuracy").difference
     assert (accuracy.value, accuracy.low, accuracy.high) == (-0.75, -1.0, -0.25)
     # The object question of the part-whole types, and only theirs, is compared too: choice 0 is right for two images.
-    objects = [entry.question_type for entry in comparison.differences if entry.metric == "objects_accuracy"]
+    objects = [entry.group for entry in comparison.differences if entry.metric == "objects_accuracy"]
     assert sorted(objects) == ["part_to_whole", "whole_to_part"]
     assert entry_of(comparison, "part_to_whole", "objects_accuracy").difference.value == -0.5
 
 
 def test_flips_are_listed(pair: Pair) -> None:
     comparison = compare_all(pair.oracle, pair.empty)
-    flips = [flip for flip in comparison.flips if flip.question_type == "identification"]
+    flips = [flip for flip in comparison.flips if flip.group == "identification"]
     assert [(Path(flip.image_path).name, flip.outcome) for flip in flips] == [
         ("image1.png", Outcome.LOST),
         ("image2.png", Outcome.LOST),
@@ -88,9 +82,9 @@ def test_flips_are_listed(pair: Pair) -> None:
     assert flips[0].object_label == "biplane"
     # Ten types with a question for the parts of four images, two with one for the object.
     assert len(comparison.choices) == 10 * 4 + 2 * 4
-    assert sum(choice.subject is Subject.OBJECT for choice in comparison.choices) == 8
-    assert len(comparison.iou_changes) == 10 * 4
-    assert {entry.change for entry in comparison.iou_changes} == {-1.0}
+    assert sum(choice.subject == Subject.OBJECT for choice in comparison.choices) == 8
+    assert len(comparison.quality_changes) == 10 * 4
+    assert {entry.change for entry in comparison.quality_changes} == {-1.0}
 
 
 def test_a_run_against_itself_is_zero(question_file: Path, tmp_path: Path) -> None:
@@ -100,7 +94,7 @@ def test_a_run_against_itself_is_zero(question_file: Path, tmp_path: Path) -> No
     assert len(comparison.differences) == 10 * 4 + 2
     assert intervals == {(0.0, 0.0, 0.0)}
     assert {entry.excludes_zero for entry in comparison.differences} == {False}
-    assert comparison.flips == comparison.iou_changes == ()
+    assert comparison.flips == comparison.quality_changes == ()
 
 
 def test_the_other_way_round_is_the_negative(tmp_path: Path) -> None:
@@ -110,7 +104,7 @@ def test_the_other_way_round_is_the_negative(tmp_path: Path) -> None:
     there, back = compare_all(first, second), compare_all(second, first)
     assert any(entry.difference.value not in (0.0, None) for entry in there.differences)
     for forward, backward in zip(there.differences, back.differences, strict=True):
-        assert (forward.question_type, forward.metric) == (backward.question_type, backward.metric)
+        assert (forward.group, forward.metric) == (backward.group, backward.metric)
         one, other = forward.difference, backward.difference
         assert one.value is not None
         assert other.value is not None
@@ -120,11 +114,11 @@ def test_the_other_way_round_is_the_negative(tmp_path: Path) -> None:
             pytest.approx(-(other.low or 0), abs=1e-12),
         )
         assert forward.excludes_zero == backward.excludes_zero
-    lost = [flip.question_id for flip in there.flips if flip.outcome is Outcome.LOST]
-    gained = [flip.question_id for flip in back.flips if flip.outcome is Outcome.GAINED]
+    lost = [flip.item_id for flip in there.flips if flip.outcome is Outcome.LOST]
+    gained = [flip.item_id for flip in back.flips if flip.outcome is Outcome.GAINED]
     assert lost == gained != []
-    changes = {entry.question_id: entry.change for entry in back.iou_changes}
-    assert {entry.question_id: -entry.change for entry in there.iou_changes} == changes
+    changes = {entry.item_id: entry.change for entry in back.quality_changes}
+    assert {entry.item_id: -entry.change for entry in there.quality_changes} == changes
 
 
 def test_largest_changes_come_first(tmp_path: Path) -> None:
@@ -132,12 +126,12 @@ def test_largest_changes_come_first(tmp_path: Path) -> None:
     comparison = compare_all(
         run_model("random", questions, tmp_path / "random"), run_model("oracle", questions, tmp_path / "oracle")
     )
-    sizes = [abs(entry.change) for entry in comparison.iou_changes]
+    sizes = [abs(entry.change) for entry in comparison.quality_changes]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) > 1
 
 
-def fail_on_image_2(record: Record) -> Record:
+def fail_on_image_2(record: QuestionRecord) -> QuestionRecord:
     """The record as it is when the model fails on that image."""
     if not record.image_path.endswith("image2.png"):
         return record
@@ -149,12 +143,43 @@ def fail_on_image_2(record: Record) -> Record:
 def test_a_failed_question_counts_as_wrong(pair: Pair) -> None:
     broken = dataclasses.replace(pair.oracle, records=tuple(map(fail_on_image_2, pair.oracle.records)))
     comparison = compare_all(pair.oracle, broken)
-    flips = [flip for flip in comparison.flips if flip.question_type == "identification"]
+    flips = [flip for flip in comparison.flips if flip.group == "identification"]
     assert [(Path(flip.image_path).name, flip.outcome, flip.second) for flip in flips] == [
         ("image2.png", Outcome.LOST, ())
     ]
     assert entry_of(comparison, "identification", "parts_accuracy").second == 0.75
     assert "B chose: nothing, it failed" in render_comparison(comparison, 1)
+
+
+def refuse(record: QuestionRecord) -> QuestionRecord:
+    """The record as it is when the model can neither choose nor segment."""
+    assert record.parts_choice is not None
+    choice = dataclasses.replace(record.parts_choice, scores=None, selection=None)
+    unsupported = (Capability.CHOICES, Capability.MASKS)
+    return dataclasses.replace(record, unsupported=unsupported, parts_choice=choice, segmentation=None)
+
+
+def test_what_a_model_refuses_on_one_question_alone_is_wrong(pair: Pair) -> None:
+    first, *others = pair.oracle.records
+    comparison = compare_all(pair.oracle, dataclasses.replace(pair.oracle, records=(refuse(first), *others)))
+    assert [(flip.item_id, flip.outcome, flip.second) for flip in comparison.flips] == [
+        (first.item_id, Outcome.LOST, ())
+    ]
+    assert [(entry.item_id, entry.change) for entry in comparison.quality_changes] == [(first.item_id, -1.0)]
+
+
+def test_what_a_model_cannot_do_at_all_is_not_compared(pair: Pair) -> None:
+    refusing = dataclasses.replace(pair.oracle, records=tuple(map(refuse, pair.oracle.records)))
+    comparison = compare_all(pair.oracle, refusing)
+    assert [choice.subject for choice in comparison.choices] == []
+    assert comparison.quality_changes == ()
+    assert entry_of(comparison, "identification", "giou_micro_paired").difference.value is None
+
+
+def test_how_finished_records_are_counted_does_not_matter(pair: Pair, tmp_path: Path) -> None:
+    options = {**pair.empty.config.options, "text_matching": str(tmp_path / "nowhere")}
+    matched = dataclasses.replace(pair.empty, config=dataclasses.replace(pair.empty.config, options=options))
+    assert compare_all(pair.oracle, matched) == compare_all(pair.oracle, pair.empty), "no embedding model is loaded"
 
 
 def test_other_questions_are_refused(question_file: Path, tmp_path: Path) -> None:
@@ -179,7 +204,7 @@ def test_types_that_only_one_run_asked_are_named(question_file: Path, tmp_path: 
     first = run_model("oracle", question_file, tmp_path / "first", "--question_types", "positive,negative")
     second = run_model("empty", question_file, tmp_path / "second", "--question_types", "negative,difference")
     comparison = compare_all(first, second)
-    assert {entry.question_type for entry in comparison.differences} == {"negative"}
+    assert {entry.group for entry in comparison.differences} == {"negative"}
     assert (comparison.only_first, comparison.only_second) == (("positive",), ("difference",))
     assert "asked in A alone and not compared: positive" in render_comparison(comparison, 0)
 
@@ -210,7 +235,7 @@ def test_command_writes_all_flips(pair: Pair, tmp_path: Path, capsys: pytest.Cap
     assert f"... and {num_flips - 2} more" in text
     with (tmp_path / "flips.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["question_id"] for row in rows if row["change"] != "iou"] == [f.question_id for f in comparison.flips]
+    assert [row["question_id"] for row in rows if row["change"] != "iou"] == [f.item_id for f in comparison.flips]
     assert rows[0]["run_a"] == "wheel, wing"
     assert len([row for row in rows if row["change"] == "iou"]) == 40
     content = json.loads((tmp_path / "flips.json").read_text())

@@ -1,17 +1,15 @@
 """The MMR paper's rows as quoted, and runs beside them."""
 
 import csv
-import dataclasses
 import math
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import pytest
-from partonomy.harness.benchmark_summary import BenchmarkSummary, write_benchmark_summary
 
+from partonomy.harness.summary import GroupSummary, Summary, write_summary
 from partonomy.metrics.bootstrap import Estimate
-from partonomy.reporting.mmr_tables import load_mmr_runs, mmr_table, table_of
+from partonomy.reporting.paper_tables.mmr_tables import load_mmr_runs, mmr_table, table_of
 from partonomy.table_format import Table, TableFormat, render_table
 
 
@@ -20,14 +18,12 @@ def quoted(number: int) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
-def make_run(benchmark: str, split: str, protocol: str = "teacher_forced", **changes: Any) -> BenchmarkSummary:
+def make_run(benchmark: str, split: str, protocol: str = "teacher_forced") -> Summary:
     estimate = Estimate(0.5, 0.4, 0.6, 7)
-    config = {"checkpoint": "runs/a/model", "checkpoint_hash": "c0", "settings": {"limit": None, "mode": protocol}}
-    summary = BenchmarkSummary(
-        benchmark, split, protocol, "giou", False, 7, 7, 0, {}, {"giou": estimate, "ciou": estimate}, 1.0,
-        {"config": config},
-    )  # fmt: skip
-    return dataclasses.replace(summary, **changes)
+    model = {"model": "plum", "checkpoint": "runs/a/model", "base": False}
+    config = {"model": model, "checkpoint_hash": "c0", "limit": None}
+    group = GroupSummary("all", 7, 7, 0, {}, {"giou": estimate, "ciou": estimate})
+    return Summary(benchmark, split, protocol, "multi-target-1.0", "giou", {"config": config}, 1.0, {"all": group})
 
 
 @pytest.mark.parametrize(
@@ -97,6 +93,6 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         mmr_table(2, [make_run("mmr", "val"), make_run("mmr", "val")])
     for name, split in (("pope", "all"), ("mmr", "train"), ("refcocom", "odd")):
         (tmp_path / name).mkdir()
-        write_benchmark_summary(make_run(name, split), tmp_path / name / "summary.json")
+        write_summary(make_run(name, split), tmp_path / name / "summary.json")
         with pytest.raises(ValueError, match=f"is a run on {name} {split}, which none of the tables holds"):
             load_mmr_runs([tmp_path / name])

@@ -8,11 +8,12 @@ import pytest
 
 from partonomy.cli.results import report
 from partonomy.reporting.breakdown import by_object, by_part
-from partonomy.reporting.cases import choose_cases, load_case_questions, make_case, mark_spans
+from partonomy.reporting.cases import choose_cases, draw_case, load_case_items, mark_spans
 from partonomy.reporting.loaded_run import load_run
 from partonomy.reporting.loss_curves import Curve, TrainingCurves, draw_curves, find_metrics, read_curves
-from partonomy.reporting.report import FAMILIES, NUM_CASES, family_tables
-from partonomy.reporting.tables import MAX_REASONS
+from partonomy.reporting.overview import MAX_REASONS
+from partonomy.reporting.partonomy_report import FAMILIES, family_tables
+from partonomy.reporting.report import NUM_CASES
 from partonomy.structures import CharSpan, QuestionType
 from tests.partonomy.conftest import write_questions
 from validate_partonomy import main
@@ -89,9 +90,19 @@ def test_report_without_images_says_so(question_file: Path, tmp_path: Path) -> N
 def test_changed_questions_are_not_drawn(question_file: Path, tmp_path: Path) -> None:
     run = run_model("oracle", question_file, tmp_path / "run")
     question_file.write_text(json.dumps(json.loads(question_file.read_text())[1:]))
-    questions = load_case_questions(load_run(run))
+    questions = load_case_items(load_run(run))
     assert len(questions.by_id) == 0
     assert "has changed" in questions.problem
+
+
+def test_what_could_not_be_read_is_a_failure_and_no_case(question_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "image3.png").unlink()
+    run = run_model("oracle", question_file, tmp_path / "run")
+    report(str(run))
+    results, cases = (run / "report.html").read_text().split('id="cases"', 1)
+    assert "image3.png: image file not found" in results
+    assert cases.count("<article") == 3 * 3, "three headings, one case for each of the other images"
+    assert 'class="failed"' not in cases
 
 
 def test_spans_are_marked_and_text_escaped() -> None:
@@ -105,9 +116,9 @@ def test_spans_are_marked_and_text_escaped() -> None:
 
 def test_cases_are_ordered_and_of_distinct_images(question_file: Path, tmp_path: Path) -> None:
     run = load_run(run_model("random", question_file, tmp_path / "run"))
-    groups = dict(choose_cases(run.records, 3, np.random.default_rng(0)))
-    best = [make_case(record, None).mean_iou for record in groups["Best cases"]]
-    worst = [make_case(record, None).mean_iou for record in groups["Worst cases"]]
+    groups = dict(choose_cases(run, 3, np.random.default_rng(0)))
+    best = [draw_case(run, record, None).quality or 0.0 for record in groups["Best cases"]]
+    worst = [draw_case(run, record, None).quality or 0.0 for record in groups["Worst cases"]]
     assert best == sorted(best, reverse=True)
     assert worst == sorted(worst)
     assert best[0] >= worst[0]

@@ -1,23 +1,22 @@
 from pathlib import Path
 
 import pytest
-from partonomy.harness.benchmark_summary import BenchmarkSummary
 
 from partonomy.benchmarks.segmentation import SegmentationMode
+from partonomy.harness.summary import GroupSummary, Summary
 from partonomy.metrics.bootstrap import Estimate
-from partonomy.reporting.retention_table import load_quoted_retention, load_retention_runs, retention_table
+from partonomy.reporting.paper_tables.retention_table import load_quoted_retention, load_retention_runs, retention_table
 from partonomy.table_format import TableFormat, render_table
-from tests.partonomy.benchmark_world import ScriptedModel, refcoco_task
-from tests.partonomy.harness.test_benchmark_run import run
+from tests.partonomy.benchmark_world import ScriptedModel, make_config, refcoco_task, run_task
 
 
 def summary(
     benchmark: str, value: float, is_base: bool = False, protocol: str = "llava_official", content: str = "x"
-) -> BenchmarkSummary:
-    config = {"checkpoint": "runs/plum-7b", "checkpoint_hash": "c0ffee", "content_hash": content}
-    provenance = {"config": config | {"settings": {"limit": None}}}
-    metrics = {"accuracy": Estimate(value, value, value, 10)}
-    return BenchmarkSummary(benchmark, "val", protocol, "accuracy", is_base, 10, 10, 0, {}, metrics, 1.0, provenance)
+) -> Summary:
+    model = {"model": "plum", "checkpoint": "runs/plum-7b", "base": is_base}
+    config = {"model": model, "checkpoint_hash": "c0ffee", "content_hash": content, "limit": None}
+    group = GroupSummary("all", 10, 10, 0, {}, {"accuracy": Estimate(value, value, value, 10)})
+    return Summary(benchmark, "val", protocol, "vqa-1.0", "accuracy", {"config": config}, 1.0, {"all": group})
 
 
 def test_the_papers_rows_with_their_changes() -> None:
@@ -65,11 +64,12 @@ def test_what_does_not_compare_is_refused() -> None:
 
 
 def test_only_finished_runs_on_questions_are_read(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="plum validate"):
+    with pytest.raises(FileNotFoundError, match="output folder of a finished run"):
         load_retention_runs([tmp_path])
-    run(refcoco_task(tmp_path, SegmentationMode.FORCED), tmp_path / "run", ScriptedModel())
+    task = refcoco_task(tmp_path, SegmentationMode.FORCED)
+    run_task(task, make_config(task, tmp_path / "run"), ScriptedModel())
     with pytest.raises(ValueError, match="is a run on refcoco"):
         load_retention_runs([tmp_path / "run"])
     (tmp_path / "summary.json").write_text('{"protocol_version": "1"}')
-    with pytest.raises(ValueError, match="not the summary of `plum validate`"):
+    with pytest.raises(ValueError, match="not the summary of a run"):
         load_retention_runs([tmp_path])

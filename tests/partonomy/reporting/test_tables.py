@@ -5,14 +5,17 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from partonomy.harness.results import Summary, TypeSummary
 
 from partonomy.benchmarks.partonomy.metrics import MetricProtocol
+from partonomy.benchmarks.partonomy.showing import length_accuracies
 from partonomy.cli.results import tables
+from partonomy.harness.summary import GroupSummary, Summary
 from partonomy.metrics.multiple_choice import Selector
-from partonomy.reporting.loaded_run import LoadedRun, length_accuracies, load_run
-from partonomy.reporting.paper_tables import PaperTableStyle, segmentation_results, text_results
-from partonomy.reporting.tables import TableChoice, overview, paper_table_runs, render_tables, result_tables, tidy_csv
+from partonomy.reporting.loaded_run import AnyRun, load_run
+from partonomy.reporting.overview import overview
+from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
+from partonomy.reporting.paper_tables.partonomy_tables import segmentation_results, text_results
+from partonomy.reporting.tables import ALL_TABLES, AUTO, paper_table_runs, render_tables, result_tables, tidy_csv
 from partonomy.structures import TABLE_TYPES, QuestionType
 from partonomy.table_format import Table, TableFormat, render_table
 from tests.partonomy.conftest import write_questions
@@ -24,7 +27,7 @@ BOTH = PaperTableStyle(tuple(MetricProtocol))
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedRun, ...]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[AnyRun, ...]:
     """Finished runs of two built-in models on four images with a question of every type."""
     folder = tmp_path_factory.mktemp("runs")
     questions = write_questions(folder, tuple(QuestionType))
@@ -39,20 +42,20 @@ def cells_of(table: Table, protocol: str) -> tuple[str, ...]:
     return row.cells[3:]
 
 
-def test_the_overlap_with_training_stands_with_every_table(runs: tuple[LoadedRun, ...]) -> None:
+def test_the_overlap_with_training_stands_with_every_table(runs: tuple[AnyRun, ...]) -> None:
     # the built-in models were trained on nothing; four images
     words = "oracle: images of its questions that the model was trained on: 0 of 4."
     assert words in segmentation_results(runs, 2, STYLE).note
     assert words in text_results(runs, STYLE).note
     line = "Images of this benchmark that the model was trained on: 0 of 4"
     assert line in overview(runs[0].summary)
-    own = [table for table in result_tables(runs, TableChoice.AUTO, STYLE) if "every metric" in table.title]
+    own = [table for table in result_tables(runs, AUTO, STYLE) if "every metric" in table.title]
     assert all(line in table.note for table in own)
     older = dataclasses.replace(runs[0].summary, provenance={})
     assert line.replace("0 of 4", "unknown") in overview(older)
 
 
-def test_every_row_tells_its_source_and_protocol(runs: tuple[LoadedRun, ...]) -> None:
+def test_every_row_tells_its_source_and_protocol(runs: tuple[AnyRun, ...]) -> None:
     segmentation, text = segmentation_results(runs, 2, BOTH), text_results(runs, STYLE)
     quoted, own = ("quoted", "paper"), [("ours", "ours"), ("ours", "authors")]
     assert [row.cells[1:3] for row in segmentation.rows] == [quoted] * 12 + own * 2
@@ -67,13 +70,13 @@ def test_every_row_tells_its_source_and_protocol(runs: tuple[LoadedRun, ...]) ->
     assert segmentation.title.endswith("Table 2; protocol of our rows: ours and authors")
 
 
-def test_random_row_is_the_exact_expectation(runs: tuple[LoadedRun, ...]) -> None:
+def test_random_row_is_the_exact_expectation(runs: tuple[AnyRun, ...]) -> None:
     row = next(row for row in text_results(runs, STYLE).rows if row.cells[1] == "exact")
     # Five choices everywhere: every accuracy is 20; columns 5, 8, 11, then PA and OA of the part-whole types.
     assert [row.cells[index] for index in (5, 8, 11, 14, 15, 18, 19)] == ["20.0"] * 7
 
 
-def test_intervals_can_be_left_out(runs: tuple[LoadedRun, ...]) -> None:
+def test_intervals_can_be_left_out(runs: tuple[AnyRun, ...]) -> None:
     table = segmentation_results(runs, 2, PaperTableStyle(has_intervals=False))
     assert all(row.intervals == () for row in table.rows)
     assert "interval" not in table.note
@@ -93,43 +96,43 @@ def test_protocols_differ_where_a_question_failed(question_file: Path, tmp_path:
     assert "oracle (run): 10 of its questions failed." in text.note
 
 
-def test_a_run_stands_in_the_table_of_its_data_set(runs: tuple[LoadedRun, ...], tmp_path: Path) -> None:
+def test_a_run_stands_in_the_table_of_its_data_set(runs: tuple[AnyRun, ...], tmp_path: Path) -> None:
     (tmp_path / "paco").mkdir()
     questions = write_questions(tmp_path / "paco", TABLE_TYPES).rename(tmp_path / "paco" / "paco_qa_pairs.json")
     main(["--model", "empty", "--questions", str(questions), "--output", str(tmp_path / "paco_run")])
     several = (*runs, load_run(tmp_path / "paco_run"))
-    auto = paper_table_runs(several, TableChoice.AUTO)
-    names = {number: [run.name for run in members] for number, members in auto.items()}
+    auto = paper_table_runs(several, AUTO)
+    names = {table.name: [run.name for run in members] for table, members in auto}
     assert names == {
-        2: ["oracle", "empty"],
-        3: ["oracle", "empty", "empty (paco_run)"],
-        9: ["empty (paco_run)"],
+        "2": ["oracle", "empty"],
+        "3": ["oracle", "empty", "empty (paco_run)"],
+        "9": ["empty (paco_run)"],
     }
-    every = paper_table_runs(several, TableChoice.ALL)
-    assert list(every) == [2, 3, 9, 10, 11]
-    assert every[10] == ()
-    assert paper_table_runs(several, TableChoice("10")) == {10: several}
+    every = {table.name: members for table, members in paper_table_runs(several, ALL_TABLES)}
+    assert list(every) == ["2", "3", "9", "10", "11"]
+    assert every["10"] == ()
+    assert [(table.name, members) for table, members in paper_table_runs(several, "10")] == [("10", several)]
     # Two question sets in table 3: one row of random guesses for each.
     labels = [row.cells[0] for row in text_results(several, STYLE).rows if row.cells[1] == "exact"]
     assert labels == ["random guess on test_qa_pairs", "random guess on paco_qa_pairs"]
 
 
-def test_all_prints_every_quoted_row(runs: tuple[LoadedRun, ...]) -> None:
-    tables_of_all = result_tables(runs[:1], TableChoice.ALL, STYLE)
+def test_all_prints_every_quoted_row(runs: tuple[AnyRun, ...]) -> None:
+    tables_of_all = result_tables(runs[:1], ALL_TABLES, STYLE)
     quoted = [sum(row.cells[1] == "quoted" for row in table.rows) for table in tables_of_all[:5]]
     assert quoted == [12, 11, 8, 8, 8]
     assert len(tables_of_all) == 7  # the run's own metrics, and accuracy by length
-    assert [len(result_tables(runs, TableChoice(choice), STYLE)) for choice in ("2", "3", "auto")] == [1, 1, 6]
+    assert [len(result_tables(runs, choice, STYLE)) for choice in ("2", "3", "auto")] == [1, 1, 6]
 
 
 @pytest.mark.parametrize("choice", ["3", "auto"])
-def test_latex_of_runs(runs: tuple[LoadedRun, ...], choice: str) -> None:
-    for table in result_tables(runs, TableChoice(choice), BOTH):
+def test_latex_of_runs(runs: tuple[AnyRun, ...], choice: str) -> None:
+    for table in result_tables(runs, choice, BOTH):
         check_latex(render_table(table, TableFormat.LATEX))
 
 
-def test_tidy_csv(runs: tuple[LoadedRun, ...]) -> None:
-    rows = list(csv.DictReader(io.StringIO(tidy_csv(runs, TableChoice("3"), BOTH))))
+def test_tidy_csv(runs: tuple[AnyRun, ...]) -> None:
+    rows = list(csv.DictReader(io.StringIO(tidy_csv(runs, "3", BOTH))))
     keys = [(row["method"], row["source"], row["protocol"], row["question_type"], row["metric"]) for row in rows]
     assert len(set(keys)) == len(keys)
     # 17 columns: 11 quoted rows, one of random guesses, two runs under two protocols.
@@ -144,18 +147,18 @@ def test_tidy_csv(runs: tuple[LoadedRun, ...]) -> None:
     assert (random["value"], random["low"], random["n"], random["dataset"]) == ("44.1", "", "", "Partonomy-Core")
 
 
-def test_tidy_csv_of_auto_holds_every_metric(runs: tuple[LoadedRun, ...]) -> None:
-    rows = list(csv.DictReader(io.StringIO(tidy_csv(runs[:1], TableChoice.AUTO, BOTH))))
+def test_tidy_csv_of_auto_holds_every_metric(runs: tuple[AnyRun, ...]) -> None:
+    rows = list(csv.DictReader(io.StringIO(tidy_csv(runs[:1], AUTO, BOTH))))
     own = [row for row in rows if row["source"] == "ours"]
-    assert len(own) == sum(len(entry.metrics) for entry in runs[0].summary.question_types.values())
+    assert len(own) == sum(len(entry.metrics) for entry in runs[0].summary.groups.values())
     assert {row["table"] for row in own} == {"", "2", "3"}
     assert {row["protocol"] for row in own} == {"ours", "authors"}
     assert not any(row["metric"].startswith("authors_") for row in own)
     assert {row["table"] for row in own if row["question_type"] == "positive"} == {""}
 
 
-def test_accuracy_by_length(runs: tuple[LoadedRun, ...]) -> None:
-    rows = length_accuracies(runs[1].of_type("identification"), Selector.SEQUENCE)
+def test_accuracy_by_length(runs: tuple[AnyRun, ...]) -> None:
+    rows = length_accuracies(runs[1].of_group("identification"), Selector.SEQUENCE)
     # The first choice is right for image 0 alone, whose answer has one part.
     assert [(row.num_parts, row.num_questions, row.num_correct) for row in rows] == [
         (1, 1, 1),
@@ -166,17 +169,17 @@ def test_accuracy_by_length(runs: tuple[LoadedRun, ...]) -> None:
 
 
 @pytest.mark.parametrize("table_format", list(TableFormat))
-def test_command_writes_every_format(runs: tuple[LoadedRun, ...], tmp_path: Path, table_format: TableFormat) -> None:
+def test_command_writes_every_format(runs: tuple[AnyRun, ...], tmp_path: Path, table_format: TableFormat) -> None:
     output = tmp_path / "tables.out"
     tables([str(run.path) for run in runs], protocol="both", format=table_format.value, output=str(output))
     is_tidy = table_format is TableFormat.CSV
-    auto = TableChoice.AUTO
+    auto = AUTO
     expected = tidy_csv(runs, auto, BOTH) if is_tidy else render_tables(runs, auto, BOTH, table_format)
     assert output.read_text() == expected
     assert "oracle" in expected
 
 
-def test_command_prints_one_table(runs: tuple[LoadedRun, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_one_table(runs: tuple[AnyRun, ...], capsys: pytest.CaptureFixture[str]) -> None:
     tables([str(runs[0].path)], table="11", no_intervals=True)
     text = capsys.readouterr().out
     assert text.startswith("Segmentation (gIoU, %), layout of the paper's Table 11; protocol of our rows: ours\n")
@@ -187,11 +190,13 @@ def test_command_prints_one_table(runs: tuple[LoadedRun, ...], capsys: pytest.Ca
 def test_unknown_settings_and_missing_run_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="known: text, markdown, latex, csv"):
         tables([], format="html")
-    with pytest.raises(ValueError, match="unknown table '4'; known: 2, 3, 9, 10, 11, all, auto"):
+    with pytest.raises(
+        ValueError, match="unknown table '4'; known: 2, 3, 9, 10, 11, 5, mmr2, mmr3, mmr4, mmr5, all, auto"
+    ):
         tables([], table="4")
     with pytest.raises(ValueError, match="unknown protocol 'mine'; known: ours, authors, both"):
         tables([], protocol="mine")
-    with pytest.raises(FileNotFoundError, match="finished validation"):
+    with pytest.raises(FileNotFoundError, match="output folder of a finished run"):
         tables([str(tmp_path)])
 
 
@@ -208,13 +213,13 @@ def test_notes_name_what_sets_a_run_apart(question_file: Path, tmp_path: Path) -
 
 def test_long_lists_of_reasons_are_cut_and_counted() -> None:
     reasons = {f"image{number}.jpg: lost": 1 for number in range(8)}
-    entry = TypeSummary("positive", 9, 1, 8, reasons, {})
-    text = overview(Summary("1", {}, 0.0, {"positive": entry}))
+    entry = GroupSummary("positive", 9, 1, 8, reasons, {})
+    text = overview(Summary("partonomy", "set", "", "1", "", {}, 0.0, {"positive": entry}))
     assert text.count("positive: 1 failed: ") == 5
     assert "positive: 3 more reasons, see summary.json" in text
 
 
-def test_full_run_has_no_caveat(runs: tuple[LoadedRun, ...]) -> None:
+def test_full_run_has_no_caveat(runs: tuple[AnyRun, ...]) -> None:
     note = text_results(runs, BOTH).note
     assert note.endswith("Random guess: exact expectation over the choices.")
     assert note.count("oracle:") == 1, "the overlap with training alone"

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from plum.config import FeedbackConfig, LoraConfig
-from plum.data.tokenizer import train_tokenizer
+from plum.inputs.tokenizer import train_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens

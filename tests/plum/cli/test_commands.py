@@ -11,8 +11,8 @@ from partonomy.masks import rle_from_coco
 from partonomy.models.contract import Turn
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import build_parser, main
-from plum.data.tokenizer import load_tokenizer
 from plum.inference.predictor import Predictor
+from plum.inputs.tokenizer import load_tokenizer
 from tests.plum.data.part_world import write_world
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.predictor_world import ANSWER, make_image, make_model

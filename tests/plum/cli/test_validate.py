@@ -1,5 +1,6 @@
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import pytest
 import torch
 
 from partonomy.__main__ import main as partonomy
+from partonomy.benchmarks.segmentation import SegmentationTask
+from partonomy.benchmarks.vqa import VqaTask
+from partonomy.models.contract import ReplyRequest
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main
 from plum.config import LoraConfig
-from plum.inference.predictor import Predictor
+from plum.inference.question_batch import QuestionBatch
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
@@ -34,7 +38,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def _short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a random model writes at length would take long."""
-    monkeypatch.setattr("plum.cli.validate.MAX_NEW_TOKENS", 4)
+    for task in (SegmentationTask, VqaTask):
+        monkeypatch.setattr(task, "MAX_NEW_TOKENS", 4)
+
+
+def say(monkeypatch: pytest.MonkeyPatch, reply: str) -> None:
+    """Put words in the model's mouth."""
+
+    def answer(batch: QuestionBatch, requests: Sequence[ReplyRequest], max_new_tokens: int) -> list[str]:
+        assert max_new_tokens == 4
+        return [reply] * len(requests)
+
+    monkeypatch.setattr(QuestionBatch, "reply", answer)
 
 
 def validate(checkpoint: str, root: Path, output: Path, *arguments: str) -> int:
@@ -43,7 +58,9 @@ def validate(checkpoint: str, root: Path, output: Path, *arguments: str) -> int:
 
 
 def read_summary(output: Path) -> dict[str, Any]:
-    return json.loads((output / "summary.json").read_text())
+    """The summary, with the counts and metrics of its one group beside it."""
+    content: dict[str, Any] = json.loads((output / "summary.json").read_text())
+    return content | content["groups"]["all"]
 
 
 @pytest.mark.usefixtures("_short_answers")
@@ -82,7 +99,7 @@ def test_forced_masks_are_those_of_the_predictor(checkpoint: str, tmp_path: Path
 @pytest.mark.usefixtures("_short_answers")
 def test_textvqa_under_every_protocol(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_textvqa(tmp_path / "data")
-    monkeypatch.setattr(Predictor, "generate_text", lambda self, image, turns, max_new_tokens: "It is nokia")
+    say(monkeypatch, "It is nokia")
     expected = {
         "llava_official": (("textvqa",), 0.0, "\nReference OCR token: DAKOTA, Single-Use\n"),
         "llava_official, no OCR tokens": (("textvqa", "--no_ocr"), 0.0, "?\nAnswer"),
@@ -94,14 +111,13 @@ def test_textvqa_under_every_protocol(checkpoint: str, tmp_path: Path, monkeypat
         summary = read_summary(output)
         assert (summary["protocol"], summary["metrics"]["accuracy"]["value"]) == (protocol, value)
         assert prompt in json.loads((output / "records.jsonl").read_text().splitlines()[0])["prompt"]
-        assert summary["provenance"]["config"]["max_new_tokens"] == 4
 
 
 @pytest.mark.usefixtures("_short_answers")
 def test_gqa_and_pope(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_gqa(tmp_path / "gqa")
     write_pope(tmp_path / "pope")
-    monkeypatch.setattr(Predictor, "generate_text", lambda self, image, turns, max_new_tokens: "Yes.")
+    say(monkeypatch, "Yes.")
     assert validate(checkpoint, tmp_path / "gqa", tmp_path / "run_gqa", "gqa") == 0
     gqa = read_summary(tmp_path / "run_gqa")
     assert gqa["split"] == "testdev"
@@ -200,11 +216,8 @@ def test_the_miniature_has_every_benchmark(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("gqa", "--mode", "forced"), "are for segmentation"),
         (("refcoco", "--shard", "3/2"), "--shard '3/2': give NUMBER/COUNT"),
         (("refcoco", "--num_procs", "0"), "--num_procs must be at least 1"),
-        (("refcoco", "--protocol", "llava_official"), "--protocol is for questions"),
-        (("pope", "--no_ocr"), "--no_ocr is for textvqa"),
         (("refcoco", "--limit", "0"), "--limit must be at least 1"),
         (("pope", "--split", "val"), "no split 'val'"),
         (("textvqa",), "TextVQA_0.5.1_val.json"),
@@ -217,5 +230,26 @@ def test_wrong_use_is_told(
 ) -> None:
     write_segmentation_root(tmp_path / "data")
     assert validate(checkpoint, tmp_path / "data", tmp_path / "run", *arguments) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("gqa", "--mode", "forced"), "--mode"),
+        (("refcoco", "--protocol", "llava_official"), "--protocol"),
+        (("pope", "--no_ocr"), "--no_ocr"),
+        (("refcoco", "--annotations", "x.json"), "--annotations"),
+        (("refcoco", "--mode", "union"), "invalid choice: 'union' (choose from 'forced', 'generated')"),
+        (("mmr", "--mode", "forced"), "invalid choice: 'forced' (choose from 'teacher_forced', 'generate', 'union')"),
+    ],
+)
+def test_flags_of_other_benchmarks_are_unknown(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        validate(checkpoint, tmp_path, tmp_path / "run", *arguments)
+    assert stopped.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

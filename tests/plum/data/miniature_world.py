@@ -5,8 +5,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from plum.data.encoding import ConversationEncoder
 from plum.data.miniature.writer import write_miniature
+from plum.inputs.encoding import ConversationEncoder
 from tests.plum.data.tokenizers_for_tests import byte_level
 
 NUM_IMAGES = 6

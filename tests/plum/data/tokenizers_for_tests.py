@@ -6,7 +6,7 @@ from functools import lru_cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from plum.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from plum.inputs.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 TEXTS = (
     "USER: What visible parts does the biplane have? ASSISTANT: It has a front wheel, a wheel and a propeller.",

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from plum.benchmark_model import BenchmarkPlum, check_has_adapters
 
 from partonomy.benchmarks.segmentation import (
     EXPRESSION_WORDINGS,
@@ -14,11 +13,13 @@ from partonomy.benchmarks.segmentation import (
     segmentation_prompt,
 )
 from partonomy.masks import encode_mask
+from partonomy.models.contract import AnswerRequest, ChoiceRequest, MaskRequest, ReplyRequest
 from plum.checkpoints.model_config_io import write_model_config
 from plum.config import LoraConfig
 from plum.data.sources.reasoning import AnswerForm, ask
 from plum.data.sources.referring import refer
 from plum.data.sources.wordings import REASON, REFER_EXPRESSION
+from plum.inference.partonomy_adapter import BatchedPlum, PlumModel, check_has_adapters
 from plum.inference.predictor import Predictor
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
@@ -51,9 +52,9 @@ def zero_adapters(predictor: Predictor) -> Predictor:
 
 def test_the_base_is_the_model_without_its_adapters() -> None:
     image = make_image()
-    base = BenchmarkPlum(make_adapted(), "base", True, max_new_tokens=6)
-    adapted = BenchmarkPlum(make_adapted(), "plum", False, max_new_tokens=6)
-    plain = BenchmarkPlum(zero_adapters(make_adapted()), "plain", False, max_new_tokens=6)
+    base = PlumModel(make_adapted(), "base", is_base=True, max_new_tokens=6)
+    adapted = PlumModel(make_adapted(), "plum", max_new_tokens=6)
+    plain = PlumModel(zero_adapters(make_adapted()), "plain", max_new_tokens=6)
     assert base.reply(image, QUESTION) == plain.reply(image, QUESTION) != adapted.reply(image, QUESTION)
     generated, expected = base.generate(image, QUESTION), plain.generate(image, QUESTION)
     assert (generated.text, generated.spans) == (expected.text, expected.spans)
@@ -62,10 +63,26 @@ def test_the_base_is_the_model_without_its_adapters() -> None:
     assert not np.array_equal(masks, adapted.segment(image, QUESTION, ANSWER, SPANS))
 
 
+def test_batches_are_the_bases_too() -> None:
+    image = make_image()
+    base = BatchedPlum(make_adapted(), "base", is_base=True, max_new_tokens=6)
+    plain = PlumModel(zero_adapters(make_adapted()), "plain", max_new_tokens=6)
+    choices, phrases = ("a wheel", ANSWER), ((), tuple(SPANS))
+    batch = base.open_batch([base.read_image(image)])
+    (scores,) = batch.score_choices([ChoiceRequest(0, QUESTION, choices, phrases)])
+    for found, expected in zip(scores, plain.score_choices(image, QUESTION, choices), strict=True):
+        assert found.answer_log_prob == pytest.approx(expected.answer_log_prob, abs=1e-4)
+    (masks,) = batch.segment([MaskRequest(0, QUESTION, ANSWER, tuple(SPANS))])
+    assert np.array_equal(masks, plain.segment(image, QUESTION, ANSWER, SPANS))
+    (reply,) = batch.reply([ReplyRequest(0, QUESTION)])
+    (own,) = batch.generate([AnswerRequest(0, QUESTION)])
+    assert (reply, own.text) == (plain.reply(image, QUESTION), plain.generate(image, QUESTION).text)
+
+
 def test_adapters_are_on_again_after_a_question() -> None:
     image, predictor = make_image(), make_adapted()
     before = predictor.generate_text(image, QUESTION, 6)
-    BenchmarkPlum(predictor, "base", True, max_new_tokens=6).reply(image, QUESTION)
+    PlumModel(predictor, "base", is_base=True, max_new_tokens=6).reply(image, QUESTION)
     assert predictor.generate_text(image, QUESTION, 6) == before
     merged = predictor.model
     merged.llava.network = merged.llava.network.merge_and_unload()
@@ -82,10 +99,10 @@ def test_answers_end_after_the_given_number_of_tokens(monkeypatch: pytest.Monkey
         return new_ids
 
     monkeypatch.setattr(predictor.model, "generate_text", record)
-    model = BenchmarkPlum(predictor, "plum", False, max_new_tokens=2)
+    model = PlumModel(predictor, "plum", max_new_tokens=2)
     model.reply(make_image(), QUESTION)
     model.generate(make_image(), QUESTION)
-    BenchmarkPlum(predictor, "plum", False, max_new_tokens=5).reply(make_image(), QUESTION)
+    PlumModel(predictor, "plum", max_new_tokens=5).reply(make_image(), QUESTION)
     assert lengths == [2, 2, 5]
 
 

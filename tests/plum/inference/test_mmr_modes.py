@@ -1,20 +1,23 @@
 """MMR on tiny models of every system: where [SEG] stands, and which modes read the gold answer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
-from partonomy.harness.item_records import ItemRecord
-from plum.benchmark_model import BenchmarkPlum
 
-from partonomy.benchmarks.mmr import MultiTargetMode, MultiTargetTask, read_mmr_items
+from partonomy.benchmarks.mmr import MultiTargetMode, MultiTargetOptions, MultiTargetTask, read_mmr_items
+from partonomy.benchmarks.records import AnswerRecord
 from partonomy.datasets.sources.mmr import mmr_file, read_mmr
+from partonomy.images import load_image
 from partonomy.masks import rle_area
 from partonomy.models.contract import Role, Turn
+from plum.inference.partonomy_adapter import PlumModel
 from plum.inference.predictor import Predictor
 from plum.models.systems.seg_token import SEG_TOKEN
+from tests.partonomy.running import records_of
 from tests.plum.data.miniature_world import miniature, miniature_copy
 from tests.plum.models.systems.sisters_world import make_sister, seg_tokenizer, sister_config
 from tests.plum.predictor_world import QUESTION, make_predictor
@@ -28,7 +31,7 @@ OWN_ANSWER = {
 }
 
 
-def make_model(system: System, monkeypatch: pytest.MonkeyPatch) -> BenchmarkPlum:
+def make_model(system: System, monkeypatch: pytest.MonkeyPatch) -> PlumModel:
     """A random model whose own answer is given, so that it is short and has [SEG] tokens."""
     if system == "plum":
         predictor = make_predictor()
@@ -36,12 +39,15 @@ def make_model(system: System, monkeypatch: pytest.MonkeyPatch) -> BenchmarkPlum
         model = make_sister(sister_config(system))
         predictor = Predictor(model, seg_tokenizer(), model.config)
     monkeypatch.setattr(Predictor, "_generate", lambda *arguments: OWN_ANSWER[system])
-    return BenchmarkPlum(predictor, system, is_base=False, max_new_tokens=8)
+    return PlumModel(predictor, system, max_new_tokens=8)
 
 
-def ask(root: Path, mode: MultiTargetMode, model: BenchmarkPlum) -> list[ItemRecord]:
-    task = MultiTargetTask("mmr", "val", mode, read_mmr_items(root, "val"))
-    return [task.ask(model, item, task.load(item)) for item in task.items]
+def make_task(root: Path, mode: MultiTargetMode) -> MultiTargetTask:
+    return MultiTargetTask("mmr", "val", MultiTargetOptions(mode), read_mmr_items(root, "val"))
+
+
+def ask(root: Path, mode: MultiTargetMode, model: PlumModel) -> list[AnswerRecord]:
+    return [record for record in records_of(model, make_task(root, mode)) if isinstance(record, AnswerRecord)]
 
 
 def rename_targets(root: Path) -> None:
@@ -93,10 +99,11 @@ def test_only_teacher_forced_reads_the_gold_answer(
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_forced_masks_are_the_predictors(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(system, monkeypatch)
-    task = MultiTargetTask("mmr", "val", MultiTargetMode.TEACHER_FORCED, read_mmr_items(miniature(), "val"))
+    task = make_task(miniature(), MultiTargetMode.TEACHER_FORCED)
     item = max(task.items, key=lambda one: len(one.targets))
-    image = task.load(item)
-    record = task.ask(model, item, image)
+    image = load_image(item.image_path, item.height, item.width)
+    (record,) = records_of(model, replace(task, items=(item,)))
+    assert isinstance(record, AnswerRecord)
     spans = item.answer.spans if system == "plum" else item.answer.marked_words
     phrases = [span for span in spans if span is not None]
     expected = model.predictor.segment(image, (Turn(Role.USER, record.prompt),), item.answer.text, phrases).masks

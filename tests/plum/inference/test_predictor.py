@@ -9,10 +9,10 @@ from torch import Tensor
 from partonomy.masks import encode_mask
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
-from plum.data.bio_labels import Tag
 from plum.data.collate import Collator
 from plum.inference.answer_encoder import split_turns
 from plum.inference.predictor import Predictor
+from plum.inputs.bio_labels import Tag
 from plum.models.segmenters.mask_resize import masks_in_original_pixels
 from plum.structures import Batch, Exchange, Sample
 from plum.train_config import DataConfig, SourceConfig

@@ -9,7 +9,7 @@ import torch
 from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
 from plum.config import LoraConfig
-from plum.data import image_transforms
+from plum.inputs import image_transforms
 from plum.models.segmenters.sam import SegmentAnything
 from plum.train_config import TrainableConfig, TrainConfig
 from plum.training.run import train

@@ -9,7 +9,7 @@ import pytest
 
 from plum.config import TaggerConfig
 from plum.data.build import build_mixture
-from plum.data.tokenizer import train_tokenizer
+from plum.inputs.tokenizer import train_tokenizer
 from plum.models.tiny import tiny_model_config
 from plum.structures import Exchange, Sample
 from plum.train_config import LossConfig, OptimizerConfig, SourceConfig, TrainConfig

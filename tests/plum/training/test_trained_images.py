@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from partonomy.datasets.photographs import TRAINING_IMAGES_FILE, image_key, read_training_images
-from plum.checkpoints.export import ExportRequest, export_merged
 from plum.config import LoraConfig
+from plum.export.merged import ExportRequest, export_merged
 from plum.train_config import SourceConfig, TrainableConfig, TrainConfig
 from plum.training.run import train
 from tests.plum.data.part_world import write_world

@@ -4,20 +4,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from partonomy.harness.run_directory import EvaluationConfig, read_records
 
-from partonomy.benchmarks.partonomy.records import record_from_line, record_to_line
+from partonomy.benchmarks.partonomy.records import QuestionRecord
+from partonomy.benchmarks.partonomy.steps import Conditioning
+from partonomy.benchmarks.partonomy.task import PartonomyOptions
+from partonomy.harness.records import RecordCodec, record_to_line
+from partonomy.harness.run_folder import RunConfig
 from partonomy.models.bounds import EmptyModel, OracleModel
 from partonomy.models.contract import Generation, ModelUnavailable, ReplyRefused, Turn
 from partonomy.reporting.loaded_run import load_run
 from partonomy.reporting.report import write_report
-from tests.partonomy.running import make_config, run, run_model, values
+from tests.partonomy.running import OracleOfImages, make_config, question_records, run, run_model, values
+
+LISTWISE = PartonomyOptions(generate="none", choice_protocol="listwise")
 
 
-def listwise(questions: Path, output: Path, model: str = "oracle", **changes: object) -> EvaluationConfig:
+def listwise(questions: Path, output: Path, model: str = "oracle", options: PartonomyOptions = LISTWISE) -> RunConfig:
     """All types, all choices at once."""
-    config = make_config(questions, output, model)
-    return dataclasses.replace(config, **({"choice_protocol": "listwise", "generate": ()} | changes))
+    return make_config(questions, output, model, options)
 
 
 def test_bounds_hold_when_all_choices_are_shown(question_file: Path, tmp_path: Path) -> None:
@@ -26,7 +30,7 @@ def test_bounds_hold_when_all_choices_are_shown(question_file: Path, tmp_path: P
     assert set(values(oracle, "giou_micro_paired")) == {1.0}
     empty = run(listwise(question_file, tmp_path / "empty", "empty"))
     assert empty is not None
-    entry = empty.question_types["part_to_whole"]
+    entry = empty.groups["part_to_whole"]
     assert entry.num_failed == 4
     assert entry.reasons == {"choice of parts only: the reply is empty; choice of object only: the reply is empty": 4}
     assert entry.metrics["parts_accuracy"].value == entry.metrics["objects_accuracy"].value == 0.0
@@ -49,17 +53,17 @@ class LetterModel(OracleModel):
 def test_letters_lead_back_to_the_questions_own_order(question_file: Path, tmp_path: Path) -> None:
     model = LetterModel("C")
     summary = run_model(listwise(question_file, tmp_path / "run"), model)
-    for record in read_records(tmp_path / "run" / "records.jsonl"):
+    for record in question_records(tmp_path / "run"):
         choice = record.parts_choice
         assert choice is not None
         assert choice.listwise is not None
         assert choice.selection is not None
         assert choice.scores is None
-        shown = [asked[-1] for asked in model.asked if asked[-1].startswith(f"{record.question}\n")]
+        shown = [asked[-1] for asked in model.asked if asked[-1].startswith(f"{record.prompt}\n")]
         line = f"C. {choice.texts[choice.selection.sequence]}"
         assert any(line in text.split("\n") for text in shown)
         assert choice.selection.sequence == choice.listwise.order[2]
-        assert record_from_line(record_to_line(record)) == record
+        assert RecordCodec(QuestionRecord).from_line(record_to_line(record)) == record
     # Forty questions, each right by chance with probability 1/5: 8 expected, standard deviation 2.5.
     accuracies = [value for value in values(summary, "parts_accuracy") if value is not None]
     assert 0 < 4 * sum(accuracies) < 20
@@ -69,7 +73,7 @@ def test_only_seed_and_question_decide_the_order(question_file: Path, tmp_path: 
     first, second, other = LetterModel("A"), LetterModel("A"), LetterModel("A")
     run_model(listwise(question_file, tmp_path / "first"), first)
     run_model(listwise(question_file, tmp_path / "second"), second)
-    run_model(listwise(question_file, tmp_path / "other", seed=4), other)
+    run_model(dataclasses.replace(listwise(question_file, tmp_path / "other"), seed=4), other)
     assert first.asked == second.asked
     assert first.asked != other.asked
 
@@ -90,22 +94,22 @@ class EvadingModel(OracleModel):
 
 
 @pytest.mark.parametrize(
-    ("part_whole", "answer"), [("gold", "It is a seaplane."), ("predicted", "I would rather not say.")]
+    ("part_whole", "answer"),
+    [(Conditioning.GOLD, "It is a seaplane."), (Conditioning.PREDICTED, "I would rather not say.")],
 )
 def test_an_unusable_reply_is_wrong_and_the_rest_is_asked(
-    question_file: Path, tmp_path: Path, part_whole: str, answer: str
+    question_file: Path, tmp_path: Path, part_whole: Conditioning, answer: str
 ) -> None:
     model = EvadingModel()
-    config = listwise(
-        question_file, tmp_path / "run", part_whole=part_whole, question_types=("whole_to_part",), limit=1
-    )
-    entry = run_model(config, model).question_types["whole_to_part"]
+    options = dataclasses.replace(LISTWISE, question_types="whole_to_part", part_whole=part_whole)
+    config = dataclasses.replace(listwise(question_file, tmp_path / "run", options=options), limit=1)
+    entry = run_model(config, model).groups["whole_to_part"]
     assert entry.reasons == {"choice of object only: the reply is a refusal": 1}
     assert (entry.num_scored, entry.num_failed) == (0, 1)
     assert entry.metrics["objects_accuracy"].value == 0.0
     assert entry.metrics["parts_accuracy"].value == entry.metrics["giou_micro_paired"].value == 1.0
     assert [asked[1] for asked in model.asked if len(asked) == 3] == [answer]
-    (record,) = read_records(tmp_path / "run" / "records.jsonl")
+    (record,) = question_records(tmp_path / "run")
     assert record.object_choice is not None
     assert record.object_choice.listwise is not None
     assert record.object_choice.listwise.reply == "I would rather not say."
@@ -125,16 +129,15 @@ class WritingModel:
 
 def test_without_reply_the_generated_text_is_read(question_file: Path, tmp_path: Path) -> None:
     summary = run_model(listwise(question_file, tmp_path / "run"), WritingModel())
-    assert sum(entry.num_failed for entry in summary.question_types.values()) == 0
+    assert summary.num_failed == 0
 
 
-class GoneModel(OracleModel):
+class GoneModel(OracleOfImages):
     """Cannot be asked any more from the third image on."""
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
         """Be gone."""
-        assert self._question is not None
-        if self._question.image_id == 3:
+        if self.image_id == 3:
             raise ModelUnavailable("no connection")
         return super().reply(image, turns)
 
@@ -142,7 +145,7 @@ class GoneModel(OracleModel):
 def test_a_model_that_is_gone_ends_the_run_and_fails_nothing(question_file: Path, tmp_path: Path) -> None:
     config = listwise(question_file, tmp_path / "run")
     with pytest.raises(ModelUnavailable):
-        run_model(config, GoneModel())
+        run_model(config, GoneModel(question_file))
     assert len((tmp_path / "run" / "records.jsonl").read_text().splitlines()) == 20
     summary = run(config, resume=True)
     assert set(values(summary, "parts_accuracy")) == {1.0}

@@ -7,27 +7,25 @@ import numpy as np
 import pytest
 
 from partonomy.benchmarks.partonomy.metrics import PROTOCOL_METRICS, MetricProtocol, metric_names, metric_of
-from partonomy.models.bounds import OracleModel
 from partonomy.models.contract import Turn
 from partonomy.structures import ChoiceScore, QuestionType
-from tests.partonomy.running import make_config, run_model
+from tests.partonomy.running import OracleOfImages, make_config, run_model
 
 
-class TwoMindedModel(OracleModel):
+class TwoMindedModel(OracleOfImages):
     """Fails on image 2; by answer probability always right, by the conversation's mean it takes the first choice."""
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
         """Right answer log-probabilities, conversation means that fall with the position."""
-        assert self._question is not None
-        if self._question.image_id == 2:
+        if self.image_id == 2:
             raise RuntimeError("out of memory")
         scores = super().score_choices(image, turns, choices)
         return [ChoiceScore(score.answer_log_prob, 1, -float(place), 1) for place, score in enumerate(scores)]
 
 
 def test_authors_skip_failures_and_choose_by_the_conversation_mean(question_file: Path, tmp_path: Path) -> None:
-    summary = run_model(make_config(question_file, tmp_path / "run"), TwoMindedModel())
-    metrics = summary.question_types["part_to_whole"].metrics
+    summary = run_model(make_config(question_file, tmp_path / "run"), TwoMindedModel(question_file))
+    metrics = summary.groups["part_to_whole"].metrics
     # Images 1 to 4 (index 0 to 3) ask for 1, 2, 3, 4 parts; the correct answer stands at position 0, 1, 2, 3.
     # Ours: image 2 counts as two wrong names and a wrong answer; the others are right: 8 of 10 names, 3 of 4 answers.
     assert metrics["parts_precision"].value == pytest.approx(8 / 10)

@@ -54,7 +54,7 @@ def test_nothing_to_describe() -> None:
 
 @pytest.mark.parametrize("dataset", [SMALL, make_large(120)], ids=["small", "large"])
 def test_page_holds_every_chart(dataset: PartDataset, tmp_path: Path) -> None:
-    *charts, page = write_description(dataset, tmp_path / "out")
+    *charts, page = write_description(describe_dataset(dataset), tmp_path / "out")
     assert len(charts) == 7
     for path in charts:
         pixels = np.asarray(Image.open(path).convert("L"))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from plum.checkpoints.published.convert_llava import ConversionRequest, convert_llava
-from plum.data.conversation import TemplateName
-from plum.data.encoding import ConversationEncoder
-from plum.data.tokenizer import load_tokenizer
+from plum.inputs.conversation import TemplateName
+from plum.inputs.encoding import ConversationEncoder
+from plum.inputs.tokenizer import load_tokenizer
 from plum.structures import Exchange
 from tests.plum.checkpoints.published.published_llava import (
     HF_4,

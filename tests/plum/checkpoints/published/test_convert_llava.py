@@ -14,7 +14,7 @@ from plum.checkpoints.store import load_pretrained, save_trained
 from plum.cli.convert_llava import describe_model
 from plum.cli.main import main
 from plum.config import LoraConfig, ModelConfig
-from plum.data.tokenizer import load_tokenizer
+from plum.inputs.tokenizer import load_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
 from plum.models.trainable import set_trainable

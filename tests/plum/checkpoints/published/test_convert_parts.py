@@ -18,7 +18,7 @@ from plum.checkpoints.published.llava_tokenizer import read_source_tokenizer
 from plum.checkpoints.published.sam_weights import read_sam_config, variant_name
 from plum.checkpoints.weights import ShardWriter, list_tensors
 from plum.config import SamConfig
-from plum.data.tokenizer import load_tokenizer
+from plum.inputs.tokenizer import load_tokenizer
 from plum.models.segmenters.sam import build_sam
 from plum.models.systems.special_tokens import read_special_tokens, with_special_tokens
 from plum.models.tiny import tiny_model_config

@@ -13,7 +13,6 @@ from partonomy.benchmarks.reason_seg import read_explanations, read_reason_seg
 from partonomy.benchmarks.referring import read_referring
 from partonomy.masks import decode_mask, encode_mask, rle_area
 from plum.data.collate import check_sample
-from plum.data.encoding import ConversationEncoder
 from plum.data.readers.label_maps import LABEL_LAYOUTS, LabelMaps
 from plum.data.readers.llava_instruct import Dialogues
 from plum.data.sources.base import Source
@@ -21,6 +20,7 @@ from plum.data.sources.llava_instruct import LlavaInstructSource
 from plum.data.sources.reasoning import ReasoningSource
 from plum.data.sources.referring import ReferringSource
 from plum.data.sources.semantic import SemanticSource
+from plum.inputs.encoding import ConversationEncoder
 from plum.structures import Exchange, Sample
 from tests.plum.data.miniature_world import make_encoder, miniature, miniature_copy
 from tests.plum.data.readers.test_llava_instruct import turns, write_dialogues

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained
 from plum.config import LoraConfig, ModelConfig, Quantization
-from plum.data.tokenizer import load_tokenizer
+from plum.inputs.tokenizer import load_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from partonomy.masks import decode_mask, encode_mask
 from partonomy.structures import RLE, CharSpan
-from plum.data.encoding import ConversationEncoder, token_id
+from plum.inputs.encoding import ConversationEncoder, token_id
 from plum.models.systems.seg_token import SEG_TOKEN, SegTokenProjection, SegTokens, add_seg_token, initialise_seg_row
 from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.structures import Exchange, SpanBounds

@@ -9,31 +9,32 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from partonomy.benchmarks.partonomy.scoring import Protocol, score_question
 from torch import Tensor
 
+from partonomy.benchmarks.partonomy.records import QuestionRecord
+from partonomy.benchmarks.partonomy.task import PartonomyOptions, PartonomyTask, QuestionItem
 from partonomy.datasets.store import load_questions
 from partonomy.harness.provenance import describe_model
-from partonomy.images import load_image
 from partonomy.masks import encode_mask
 from partonomy.metrics.matching import Matching
 from partonomy.models.contract import AnswerRequest, ChoiceRequest, MarkingModel, MaskRequest, Role, Turn
 from partonomy.structures import CharSpan, QuestionType
-from plum.checkpoints.export import ExportRequest, export_merged
 from plum.checkpoints.store import load_pretrained
 from plum.config import LoraConfig, SegTokenConfig
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
-from plum.data.encoding import token_id
+from plum.export.merged import ExportRequest, export_merged
 from plum.inference.partonomy_adapter import PlumModel, load_grounded_model
 from plum.inference.predictor import Predictor
 from plum.inference.question_batch import QuestionBatch
 from plum.inference.teacher_forced import evaluate_teacher_forced
+from plum.inputs.encoding import token_id
 from plum.models.segmenters.mask_resize import masks_in_original_pixels
 from plum.models.systems.seg_token import SEG_TOKEN
 from plum.structures import IGNORE_INDEX, Exchange, Sample
 from plum.train_config import DataConfig, SourceConfig, TrainableConfig, TrainConfig
 from plum.training.run import train
+from tests.partonomy.running import records_of
 from tests.plum.models.systems.sisters_world import make_sister, seg_tokenizer, sister_config
 from tests.plum.predictor_world import ANSWER, HISTORY, QUESTION, SPANS, make_image, make_predictor
 from tests.plum.training.training_world import make_config, write_inputs
@@ -211,8 +212,9 @@ def test_a_sister_trains_from_plums_stage_0_and_is_scored(
     assert model.name == f"{system}:model"
     questions = load_questions(Path(stage_0.data.sources[0].path)).questions
     question = next(entry for entry in questions if entry.question_type is QuestionType.IDENTIFICATION_WITH_LABEL)
-    image = load_image(question.image_path, question.height, question.width)
-    record = score_question(model, question, image, Protocol(generate_types=frozenset(QuestionType)))
+    task = PartonomyTask("stage 0", PartonomyOptions(generate="all"), (QuestionItem(question),))
+    (record,) = records_of(model, task)
+    assert isinstance(record, QuestionRecord)
     assert record.reason == ""
     assert record.segmentation is not None
     assert len(record.segmentation.masks) == len(question.masks)

@@ -1,0 +1,141 @@
+"""How Partonomy shows its questions: cases, accuracy by the length of the answer, and predictions for export."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from partonomy.benchmarks.cases import IMAGE, Case, CaseChoice, CaseChoices, CaseLabel, CasePicture, CaseText
+from partonomy.benchmarks.partonomy.metrics import is_parts_correct
+from partonomy.benchmarks.partonomy.records import ChoiceRecord, QuestionRecord
+from partonomy.datasets.published_records import question_to_record
+from partonomy.masks import rle_to_json
+from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, LengthAccuracy, Selector, accuracy_by_length
+from partonomy.metrics.part_text import normalize_part
+from partonomy.structures import RLE, ObjectInstance, Question
+from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
+from partonomy.visualize import Colour, part_colours
+
+
+def show_question(record: QuestionRecord, question: Question | None) -> Case:
+    """The true parts, the masks for the given phrases and those of the model's own answer, and all choices.
+
+    Args:
+        record: The outcome.
+        question: The question; None where it is gone.
+    """
+    colours = part_colours(len(record.true_parts))
+    pairs = None if record.segmentation is None else record.segmentation.paired
+    labels = tuple(
+        CaseLabel(part.label, colours[index], None if pairs is None else pairs[index].iou)
+        for index, part in enumerate(record.true_parts)
+    )
+    texts = [CaseText("Question", record.prompt)]
+    if question is not None:
+        right = question.correct_choice
+        texts.append(CaseText("Correct", right.text, tuple(right.part_spans), colours))
+    own = record.generation
+    if own is not None:
+        texts.append(CaseText("Own answer", own.text or "(no text)", own.spans, _own_colours(record, colours)))
+    choices = (_choices("Parts", record.parts_choice), _choices("Object", record.object_choice))
+    return Case(
+        record.object_label,
+        () if question is None else _pictures(record, question, colours),
+        labels,
+        tuple(texts),
+        tuple(entry for entry in choices if entry is not None),
+    )
+
+
+def length_table(records: Sequence[QuestionRecord]) -> Table:
+    """Parts accuracy by the number of parts in the correct answer, under each selector."""
+    readable = [record for record in records if record.question_type is not None]
+    by_selector = {selector: length_accuracies(readable, selector) for selector in Selector}
+    rows = []
+    for index, entry in enumerate(by_selector[Selector.SEQUENCE]):
+        cells = [format_percent(by_selector[selector][index].accuracy) for selector in Selector]
+        rows.append(TableRow((str(entry.num_parts), str(entry.num_questions), *cells)))
+    return Table(
+        "parts accuracy (%) by number of parts in the correct answer, all question types",
+        (ColumnGroup("", ("Parts", "Questions", *(selector.value for selector in Selector))),),
+        tuple(rows),
+    )
+
+
+def length_accuracies(records: Sequence[QuestionRecord], selector: Selector) -> tuple[LengthAccuracy, ...]:
+    """Parts accuracy by the number of parts in the correct answer; failed questions count as wrong."""
+    asked = [(record, choice) for record in records if (choice := record.parts_choice) is not None]
+    lengths = [len(choice.true_labels) for _, choice in asked]
+    return accuracy_by_length(lengths, [is_parts_correct(record, selector) for record, _ in asked])
+
+
+def question_prediction(
+    record: QuestionRecord, question: Question, instance: ObjectInstance, folder: Path
+) -> Mapping[str, Any]:
+    """The question's published record and, beside it, what the model answered; null where it did not.
+
+    `predicted_answer` and `predicted_object_answer` are the choices of the default selector, `predicted_segmentations`
+    {part: [RLE]} the masks for the given phrases, `generated_segmentations` {tagged phrase: [RLE]} those of
+    `generated_text`.
+    """
+    masks, own = record.segmentation, record.generation
+    labels = [part.label for part in record.true_parts]
+    return question_to_record(question, instance, folder) | {
+        "question_id": record.item_id,
+        "status": record.status.value,
+        "reason": record.reason,
+        "predicted_answer": _chosen(record.parts_choice),
+        "predicted_object_answer": _chosen(record.object_choice),
+        "predicted_segmentations": None if masks is None else _masks_by_label(labels, masks.masks),
+        "generated_text": None if own is None else own.text,
+        "generated_segmentations": None if own is None else _masks_by_label(own.span_texts, own.masks.masks),
+    }
+
+
+def _pictures(record: QuestionRecord, question: Question, colours: Sequence[Colour]) -> tuple[CasePicture, ...]:
+    pictures = [IMAGE, CasePicture("true parts", tuple(part.mask for part in question.masks), tuple(colours))]
+    if record.segmentation is not None:
+        masks = record.segmentation.masks
+        pictures.append(CasePicture("predicted, phrases given", masks, tuple(colours[: len(masks)])))
+    if record.generation is not None:
+        own = record.generation.masks.masks
+        pictures.append(CasePicture("own answer", own, _own_colours(record, colours)[: len(own)]))
+    return tuple(pictures)
+
+
+def _own_colours(record: QuestionRecord, colours: Sequence[Colour]) -> tuple[Colour, ...]:
+    """Colours of the model's own spans: a true part's own colour where the name is the same, new ones otherwise."""
+    assert record.generation is not None
+    known = {normalize_part(part.label): colours[index] for index, part in enumerate(record.true_parts)}
+    names = [normalize_part(text) for text in record.generation.span_texts]
+    spare = iter(part_colours(len(colours) + len(names))[len(colours) :])
+    return tuple(known[name] if name in known else next(spare) for name in names)
+
+
+def _choices(heading: str, choice: ChoiceRecord | None) -> CaseChoices | None:
+    if choice is None:
+        return None
+    chosen = None if choice.selection is None else choice.selection.index(DEFAULT_SELECTOR)
+    lines = (
+        CaseChoice(
+            text,
+            index == choice.correct_index,
+            index == chosen,
+            None if choice.scores is None else choice.scores[index].answer_log_prob,
+        )
+        for index, text in enumerate(choice.texts)
+    )
+    return CaseChoices(heading, tuple(lines))
+
+
+def _chosen(choice: ChoiceRecord | None) -> str | None:
+    if choice is None or choice.selection is None:
+        return None
+    return choice.texts[choice.selection.index(DEFAULT_SELECTOR)]
+
+
+def _masks_by_label(labels: Sequence[str], masks: Sequence[RLE]) -> dict[str, list[dict[str, object]]]:
+    """Masks in reading order; the last labels go without where the model made fewer masks than there are phrases."""
+    by_label: dict[str, list[dict[str, object]]] = {}
+    for label, mask in zip(labels, masks, strict=False):
+        by_label.setdefault(label, []).append(rle_to_json(mask))
+    return by_label

@@ -1,0 +1,73 @@
+"""A check that several machines share: each looks at its images, then the findings are joined."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from partonomy.datasets.curation.check import (
+    CheckConfig,
+    CheckInput,
+    CheckReport,
+    PartialCheck,
+    check_part,
+    join_checks,
+)
+from partonomy.datasets.shard_results import ShardResults, hash_input, remove_shards
+from partonomy.locks import lock_folder
+from partonomy.sharding import Shard
+
+WORK = "check"
+CONTENT_KEY = "found"
+_ADAPTER = TypeAdapter(PartialCheck)
+
+
+def _results(files: CheckInput, config: CheckConfig, output: Path) -> ShardResults:
+    tables = {"categories": config.categories, "name_map": config.name_map}
+    settings = {
+        "annotations_sha256": hash_input(files.annotations),
+        "images": files.images.resolve().as_posix(),
+        "limits": asdict(config.limits),
+        "headers_only": config.headers_only,
+        "object_name": config.object_name,
+    } | {f"{name}_sha256": None if path is None else hash_input(path) for name, path in tables.items()}
+    return ShardResults(output.with_name(f"{output.name}.shards"), WORK, settings)
+
+
+def check_shard(files: CheckInput, config: CheckConfig, output: Path, shard: Shard) -> int | None:
+    """Check a shard's images and store what was found in `OUTPUT.shards/`.
+
+    Returns:
+        The number of findings; None if the shard was finished before.
+    """
+    results = _results(files, config, output)
+    with lock_folder(results.folder, f"{WORK}-{shard.file_stem}.lock"):
+        if results.is_done(shard):
+            return None
+        part = check_part(files, config, shard)
+        results.write(shard, {CONTENT_KEY: _ADAPTER.dump_python(part, mode="json")})
+    return len(part.findings)
+
+
+def merge_checks(files: CheckInput, config: CheckConfig, output: Path) -> CheckReport:
+    """Join what all shards found.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: a shard is broken, or was made with other settings.
+    """
+    results = _results(files, config, output)
+    parts = []
+    for shard, content in results.read_all():
+        try:
+            parts.append(_ADAPTER.validate_python(content.get(CONTENT_KEY)))
+        except ValidationError as error:
+            raise ValueError(
+                f"{results.path(shard)}: not the result of a check; delete it and run --shard {shard} again"
+            ) from error
+    return join_checks(files.annotations, parts, config)
+
+
+def remove_check_shards(output: Path) -> None:
+    """Delete what the shards left; called when the joined findings are written."""
+    remove_shards(output.with_name(f"{output.name}.shards"))

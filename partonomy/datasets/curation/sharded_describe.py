@@ -1,0 +1,56 @@
+"""A description that several machines share: each measures its images, then everything is drawn once."""
+
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from partonomy.datasets.curation.describe import Description, Measurements, describe_measurements, measure
+from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults, hash_input
+from partonomy.datasets.store import ANNOTATIONS_FILE, load_dataset
+from partonomy.locks import lock_folder
+from partonomy.sharding import Shard
+
+WORK = "describe"
+CONTENT_KEY = "measured"
+_ADAPTER = TypeAdapter(Measurements)
+
+
+def _results(folder: Path, output: Path) -> ShardResults:
+    settings = {"annotations_sha256": hash_input(folder / ANNOTATIONS_FILE)}
+    return ShardResults(output / SHARDS_FOLDER, WORK, settings)
+
+
+def measure_shard(folder: Path, output: Path, shard: Shard) -> bool:
+    """Measure a shard's images; False if that was done before.
+
+    Args:
+        folder: of the data set.
+        output: of the description; the shards leave their results below it.
+        shard: whose images are measured.
+    """
+    results = _results(folder, output)
+    with lock_folder(results.folder, f"{WORK}-{shard.file_stem}.lock"):
+        if results.is_done(shard):
+            return False
+        measured = measure(load_dataset(folder, shard))
+        results.write(shard, {CONTENT_KEY: _ADAPTER.dump_python(measured, mode="json")})
+    return True
+
+
+def join_measured(folder: Path, output: Path) -> Description:
+    """Describe the data set by what all shards measured.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: a shard is broken or of another data set, or there is no part mask.
+    """
+    results = _results(folder, output)
+    parts = []
+    for shard, content in results.read_all():
+        try:
+            parts.append(_ADAPTER.validate_python(content.get(CONTENT_KEY)))
+        except ValidationError as error:
+            raise ValueError(
+                f"{results.path(shard)}: not the result of a description; delete it and run --shard {shard} again"
+            ) from error
+    return describe_measurements(parts)

@@ -1,0 +1,141 @@
+"""What the shards of one piece of work leave behind, and the check that they belong together when they are merged."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from partonomy.files import hash_files, read_json, write_json
+from partonomy.locks import LOCK_FILE, lock_folder
+from partonomy.sharding import Shard, all_shards
+
+SHARDS_FOLDER = "shards"
+NO_VALUE = "(none)"
+
+
+@dataclass(frozen=True)
+class ShardResults:
+    """The results of all shards of one piece of work, a JSON file each.
+
+    Attributes:
+        folder: of the files.
+        work: names the files and the work in messages, for example "questions".
+        settings: all that the result depends on except the shard, as JSON.
+    """
+
+    folder: Path
+    work: str
+    settings: Mapping[str, object]
+
+    def path(self, shard: Shard) -> Path:
+        """File of one shard, for example `questions-2-of-8.json`."""
+        return self.folder / f"{self.work}-{shard.file_stem}.json"
+
+    def is_done(self, shard: Shard) -> bool:
+        """Whether a shard is there with these settings; one with other settings is made again."""
+        path = self.path(shard)
+        return path.is_file() and not find_differences(read_json(path).get("settings"), self.settings)
+
+    def write(self, shard: Shard, content: Mapping[str, object]) -> None:
+        """Write a shard's result atomically; its file says that the shard is finished."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.path(shard), {"shard": str(shard), "settings": dict(self.settings)} | dict(content))
+
+    def find(self) -> tuple[Shard, ...]:
+        """The shards that are there, in order.
+
+        Raises:
+            ValueError: they are shards of different numbers of shards.
+        """
+        form = re.compile(rf"{re.escape(self.work)}-([0-9]+)-of-([0-9]+)\.json")
+        names = sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
+        found = sorted((int(one[2]), int(one[1])) for one in map(form.fullmatch, names) if one)
+        counts = sorted({count for count, _ in found})
+        if len(counts) > 1:
+            raise ValueError(
+                f"{self.folder}: holds shards of {counts[0]} and of {counts[1]} ({self.work}); delete those that do "
+                "not belong to the work"
+            )
+        return tuple(Shard(number - 1, count) for count, number in found)
+
+    def read_all(self) -> tuple[tuple[Shard, dict[str, Any]], ...]:
+        """Read the results of all shards, in order.
+
+        Raises:
+            FileNotFoundError: shards are missing; names them.
+            ValueError: a shard was made with other settings, naming the file and the setting.
+        """
+        found = self.find()
+        if not found:
+            raise FileNotFoundError(
+                f"{self.folder}: holds no shard ({self.work}); run --shard 1/N to --shard N/N first"
+            )
+        missing = [str(shard) for shard in all_shards(found[0].count) if shard not in found]
+        if missing:
+            raise FileNotFoundError(
+                f"{self.folder}: shards are missing ({self.work}): {', '.join(missing)}; run each with --shard, then "
+                "merge again"
+            )
+        return tuple((shard, self._read(shard)) for shard in found)
+
+    def _read(self, shard: Shard) -> dict[str, Any]:
+        content = read_json(self.path(shard))
+        differences = find_differences(content.get("settings"), self.settings)
+        if differences:
+            raise ValueError(
+                f"{self.path(shard)}: made with other settings ({'; '.join(differences)}); run --shard {shard} again "
+                "with the settings of this command, or merge with the settings of the shards"
+            )
+        return content
+
+
+def hash_input(path: Path) -> str:
+    """The sha256 of a file that a result depends on.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; give every shard, and the merge, the same existing input")
+    return hash_files([path])
+
+
+def find_differences(found: object, expected: Mapping[str, object], prefix: str = "") -> list[str]:
+    """What is different in settings that were stored, as "KEY: VALUE there, VALUE now", nested keys with dots."""
+    there: Mapping[str, object] = found if isinstance(found, Mapping) else {}
+    now: Mapping[str, object] = json.loads(json.dumps(expected))
+    differences = []
+    for key in dict.fromkeys((*now, *there)):
+        old, new = there.get(key, NO_VALUE), now.get(key, NO_VALUE)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            differences += find_differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            differences.append(f"{prefix}{key}: {old} there, {new} now")
+    return differences
+
+
+def remove_shards(folder: Path, keep: str | None = None) -> None:
+    """Delete the folder of shards, if it is there.
+
+    Args:
+        folder: of the shards.
+        keep: a piece of work whose results stay; then the folder stays, too.
+
+    Raises:
+        BlockingIOError: a process is still working on a shard.
+    """
+    for lock in sorted(folder.glob(f"*{LOCK_FILE}")):
+        with lock_folder(folder, lock.name):
+            pass
+    if keep is None and folder.is_dir():
+        shutil.rmtree(folder)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith(f"{keep}-"):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

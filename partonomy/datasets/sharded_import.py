@@ -1,0 +1,288 @@
+"""An import of published records that several machines share: each reads the records of its images.
+
+A record file alone names objects by what its records repeat; each shard numbers the objects of an image from 1, and the
+merge moves the numbers behind those of the images before. A file with annotations beside it has ids already: there a
+shard reads all annotations, and its questions are final.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import msgspec
+
+from partonomy.datasets.published_records import RecordShard, read_record_shard, sidecar_path
+from partonomy.datasets.question_file import DECODER, ENCODER, QuestionLine, question_to_line
+from partonomy.datasets.record_exchange import (
+    ExchangeSummary,
+    gather,
+    gathered_build,
+    import_origin,
+    import_source,
+    read_exported,
+    write_import,
+)
+from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults, remove_shards
+from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, save_dataset_images
+from partonomy.files import hash_files, open_atomically
+from partonomy.locks import lock_folder
+from partonomy.sharding import Shard
+from partonomy.structures import RLE, AnnotatedImage, InvalidRecord, ObjectInstance, Part, Question, QuestionType
+
+WORK = "import"
+IMAGES_SUFFIX, QUESTIONS_SUFFIX = ".images.jsonl", ".questions.jsonl"
+
+
+class PartLine(msgspec.Struct, array_like=True):
+    """A part of a stored image; its mask is of the image's size."""
+
+    label: str
+    counts: str
+
+
+class ObjectLine(msgspec.Struct, array_like=True):
+    """An object of a stored image."""
+
+    label: str
+    category: str
+    parts: tuple[PartLine, ...]
+
+
+class ImageLine(msgspec.Struct, array_like=True):
+    """An image: `first` is the index of its first good record, `claimed` that of the record that numbers it."""
+
+    first: int
+    claimed: int
+    file_name: str
+    height: int
+    width: int
+    objects: tuple[ObjectLine, ...]
+
+
+class NumberedQuestion(msgspec.Struct, array_like=True):
+    """A question with the index of its record.
+
+    Of a record file alone its `image_id` is what `ImageLine.claimed` is, and its other ids count within the image.
+    """
+
+    index: int
+    line: QuestionLine
+
+
+IMAGE_DECODER = msgspec.json.Decoder(ImageLine)
+QUESTION_DECODER = msgspec.json.Decoder(NumberedQuestion)
+
+
+def _results(record_file: Path, folder: Path, invalid: Literal["raise", "collect"]) -> ShardResults:
+    return ShardResults(folder / SHARDS_FOLDER, WORK, {**import_source(record_file), "invalid": invalid})
+
+
+def import_shard(record_file: Path, folder: Path, invalid: Literal["raise", "collect"], shard: Shard) -> bool:
+    """Read and check the records of a shard's images; see `record_exchange.import_records`.
+
+    Returns:
+        False if the shard was finished before.
+    """
+    results = _results(record_file, folder, invalid)
+    with lock_folder(results.folder, f"{WORK}-{shard.file_stem}.lock"):
+        if results.is_done(shard):
+            return False
+        read = read_record_shard(record_file, invalid, shard)
+        images, lines = _number_within_images(record_file, read)
+        paths = _paths(results, shard)
+        with open_atomically(paths.images) as file:
+            file.writelines(ENCODER.encode(image) + b"\n" for image in images)
+        with open_atomically(paths.questions) as file:
+            file.writelines(
+                ENCODER.encode(NumberedQuestion(record.index, line)) + b"\n"
+                for record, line in zip(read.records, lines, strict=True)
+            )
+        content = {
+            "claims": list(read.claims.values()),
+            "num_images": len(images),
+            "num_boxes": sum(line.box is not None for line in lines),
+            "num_questions": Counter(line.question_type for line in lines),
+            "invalid": [vars(row) for row in read.bad],
+            "sha256": hash_files(list(paths)),
+        }
+        results.write(shard, content)
+    return True
+
+
+def _number_within_images(record_file: Path, read: RecordShard) -> tuple[list[ImageLine], list[QuestionLine]]:
+    """The images and questions as they are stored; no images of a file with annotations beside it."""
+    if sidecar_path(record_file).is_file():
+        return [], [_to_line(question) for question in read_exported(record_file).restore(read.records)]
+    dataset, questions = gather(record_file, read.records)
+    claims = list(read.claims.values())  # of image 1, 2, ... of the shard
+    firsts: dict[int, int] = {}
+    for record in read.records:
+        firsts.setdefault(record.question.image_id, record.index)
+    offsets = {image.image_id: image.objects[0].instance_id - 1 for image in dataset.images}
+    images = [_image_to_line(one, firsts[one.image_id], claims[one.image_id - 1]) for one in dataset.images]
+    lines = [_renumber(_to_line(one), claims[one.image_id - 1], -offsets[one.image_id]) for one in questions]
+    return images, lines
+
+
+def _to_line(question: Question) -> QuestionLine:
+    return DECODER.decode(question_to_line(question))
+
+
+def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "collect"]) -> ExchangeSummary:
+    """Join all shards to the data set folder of one process, `build.json` last, and remove what they left.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: a shard is broken, or of other settings or of another version of the record file.
+    """
+    results = _results(record_file, folder, invalid)
+    shards = results.read_all()
+    paths = [_paths(results, shard) for shard, _ in shards]
+    for (shard, content), files in zip(shards, paths, strict=True):
+        if not all(path.is_file() for path in files) or hash_files(list(files)) != content["sha256"]:
+            raise ValueError(
+                f"{files.questions}: not what the shard wrote; delete {results.path(shard)} and run --shard {shard} "
+                "again"
+            )
+    (folder / BUILD_FILE).unlink(missing_ok=True)
+    num_questions: Counter[QuestionType] = Counter()
+    for _, content in shards:
+        num_questions.update({QuestionType(key): count for key, count in content["num_questions"].items()})
+    offsets: Mapping[int, _Place] | None = None
+    build: Mapping[str, Any]
+    if sidecar_path(record_file).is_file():
+        exported = read_exported(record_file)
+        exported.write_annotations(folder)
+        build = exported.build
+    else:
+        claims = sorted(claim for _, content in shards for claim in content["claims"])
+        images = _MergedImages([files.images for files in paths], claims)
+        save_dataset_images(record_file.stem, record_file.parent, images, folder, import_origin(record_file))
+        offsets = images.places
+        build = gathered_build(sum(content["num_images"] for _, content in shards), num_questions)
+    with open_atomically(folder / QUESTIONS_FILE) as file:
+        for question in _merge_questions([files.questions for files in paths]):
+            line = question.line
+            if offsets is not None:
+                place = offsets[line.image_id]
+                line = _renumber(line, place.image_id, place.offset)
+            file.write(ENCODER.encode(line) + b"\n")
+    bad = _merge_invalid(content["invalid"] for _, content in shards)
+    write_import(record_file, folder, build, bad)
+    remove_shards(results.folder)
+    return ExchangeSummary(num_questions.total(), sum(content["num_boxes"] for _, content in shards), bad)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a shard writes beside its result."""
+
+    images: Path
+    questions: Path
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter((self.images, self.questions))
+
+
+def _paths(results: ShardResults, shard: Shard) -> _Files:
+    path = results.path(shard)
+    return _Files(path.with_suffix(IMAGES_SUFFIX), path.with_suffix(QUESTIONS_SUFFIX))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Number of an image in the data set, and of the last id before its own."""
+
+    image_id: int
+    offset: int
+
+
+class _MergedImages:
+    """The images of all shards in the order of one process, with their final ids; read anew in every iteration.
+
+    Args:
+        paths: of the shards' images.
+        claims: index of the record by which each image of the file gets its number, sorted.
+
+    Attributes:
+        places: of every image that is in the data set, by its claim; complete after one iteration.
+    """
+
+    def __init__(self, paths: Sequence[Path], claims: Sequence[int]) -> None:
+        self._paths = paths
+        self._image_ids = {claim: number for number, claim in enumerate(claims, start=1)}
+        self.places: dict[int, _Place] = {}
+
+    def __iter__(self) -> Iterator[AnnotatedImage]:
+        offset = 0
+        with ExitStack() as stack:
+            files = [stack.enter_context(path.open("rb")) for path in self._paths]
+            for line in heapq.merge(*map(_read_images, files), key=lambda line: line.first):
+                place = _Place(self._image_ids[line.claimed], offset)
+                self.places[line.claimed] = place
+                image = _image_from_line(line, place)
+                offset += len(image.objects) + sum(len(one.parts) for one in image.objects)
+                yield image
+
+
+def _read_images(file: BinaryIO) -> Iterator[ImageLine]:
+    return map(IMAGE_DECODER.decode, file)
+
+
+def _read_questions(file: BinaryIO) -> Iterator[NumberedQuestion]:
+    return map(QUESTION_DECODER.decode, file)
+
+
+def _merge_questions(paths: Sequence[Path]) -> Iterator[NumberedQuestion]:
+    """The questions of all shards in the order of the record file."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")) for path in paths]
+        yield from heapq.merge(*map(_read_questions, files), key=lambda question: question.index)
+
+
+def _merge_invalid(rows_of_shards: Iterator[Sequence[Mapping[str, Any]]]) -> tuple[InvalidRecord, ...]:
+    rows = sorted((row for rows in rows_of_shards for row in rows), key=lambda row: int(row["record_index"]))
+    return tuple(
+        InvalidRecord(
+            row["record_index"],
+            row["question_id"],
+            None if row["question_type"] is None else QuestionType(row["question_type"]),
+            row["reason"],
+        )
+        for row in rows
+    )
+
+
+def _renumber(line: QuestionLine, image_id: int, offset: int) -> QuestionLine:
+    return msgspec.structs.replace(
+        line,
+        image_id=image_id,
+        instance_id=line.instance_id + offset,
+        mask_ids=tuple(number + offset for number in line.mask_ids),
+    )
+
+
+def _image_to_line(image: AnnotatedImage, first: int, claimed: int) -> ImageLine:
+    objects = tuple(
+        ObjectLine(one.label, one.category, tuple(PartLine(part.label, part.mask.counts) for part in one.parts))
+        for one in image.objects
+    )
+    return ImageLine(first, claimed, image.file_name, image.height, image.width, objects)
+
+
+def _image_from_line(line: ImageLine, place: _Place) -> AnnotatedImage:
+    number = place.offset
+    objects = []
+    for one in line.objects:
+        first = number + 1
+        parts = tuple(
+            Part(part.label, RLE(line.height, line.width, part.counts), (first + position,))
+            for position, part in enumerate(one.parts, start=1)
+        )
+        objects.append(ObjectInstance(first, one.label, one.category, parts))
+        number = first + len(parts)
+    return AnnotatedImage(place.image_id, line.file_name, line.height, line.width, tuple(objects))

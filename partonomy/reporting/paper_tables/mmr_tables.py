@@ -1,0 +1,188 @@
+"""Runs beside the rows quoted from Tables 2 to 5 of the MMR paper."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from partonomy.benchmarks.mmr import MMR
+from partonomy.benchmarks.multi_referring import MULTI_REFERRING_NAMES
+from partonomy.benchmarks.task import ALL
+from partonomy.harness.run_folder import SUMMARY_FILE
+from partonomy.harness.summary import Summary, read_summary
+from partonomy.metrics.bootstrap import Estimate
+from partonomy.reporting.loaded_run import AnyRun
+from partonomy.reporting.paper_tables.paper_table import (
+    PAPER_PROTOCOL,
+    QUOTED,
+    SOURCE_COLUMN,
+    PaperTable,
+    PaperTableStyle,
+    TidyRow,
+    format_interval,
+    read_quoted,
+)
+from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
+
+TITLES = {
+    2: "MMR (%)",
+    3: "RefCOCO, RefCOCO+, RefCOCOg: cIoU (%)",
+    4: "Multi-referring RefCOCO, RefCOCO+, RefCOCOg: cIoU (%)",
+    5: "RefCOCOm: mIoU, which is gIoU here (%)",
+}
+NOTES = {
+    2: "The paper's M2SA is scored in mode teacher_forced, as its code does; of the other rows it is not known. (tr): "
+    "trained on its mixture. Rows compare only under one mode.",
+    3: "The paper's code forces the answer, as mode forced does.",
+    4: "The paper's questions were drawn at random and are not published; ours are drawn as it describes.",
+    5: "A run on the annotation file X_part stands under part, one on X under object_and_part.",
+}
+PART_ENDING = "_part"
+REFCOCO_NAMES = ("refcoco", "refcoco+", "refcocog")
+REFCOCOM = "refcocom"
+
+
+@dataclass(frozen=True)
+class _Key:
+    """Which runs stand in one row."""
+
+    checkpoint: str
+    checkpoint_hash: str | None
+    protocol: str
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class MmrTable(PaperTable):
+    """Table 2, 3, 4 or 5 of the MMR paper."""
+
+    number: int
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"mmr{self.number}")
+
+    def holds(self, run: AnyRun) -> bool:
+        """Runs on the table's benchmarks and splits."""
+        return find_table(run.summary) == self.number
+
+    def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
+        """See PaperTable."""
+        return mmr_table(self.number, [run.summary for run in runs], style.has_intervals)
+
+    def quoted(self) -> Iterator[TidyRow]:
+        """See PaperTable; the group is empty, and the metric is a column's name."""
+        rows = _read_quoted(self.number)
+        for method, values in rows.rows.items():
+            for column, value in zip(rows.columns, values, strict=True):
+                yield TidyRow(self.name, method, TITLES[self.number], QUOTED, PAPER_PROTOCOL, "", column, value)
+
+    def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
+        """See PaperTable."""
+        return {ALL: tuple(_shown_metrics(run.summary.benchmark))}
+
+
+def load_mmr_runs(paths: Sequence[Path]) -> tuple[Summary, ...]:
+    """Read the runs.
+
+    Raises:
+        FileNotFoundError: A run has not finished.
+        ValueError: A run is of a benchmark or split that stands in none of the tables.
+    """
+    summaries = []
+    for path in paths:
+        summary = read_summary(path / SUMMARY_FILE)
+        if find_table(summary) is None:
+            raise ValueError(f"{path} is a run on {summary.benchmark} {summary.split}, which none of the tables holds")
+        summaries.append(summary)
+    return tuple(summaries)
+
+
+def table_of(benchmark: str) -> int | None:
+    """The paper's table of a benchmark."""
+    if benchmark in MULTI_REFERRING_NAMES:
+        return 4
+    return 3 if benchmark in REFCOCO_NAMES else {MMR: 2, REFCOCOM: 5}.get(benchmark)
+
+
+def find_table(summary: Summary) -> int | None:
+    """The paper's table of a run; None where none has its benchmark and split."""
+    number = table_of(summary.benchmark)
+    return number if number and set(_columns(summary)) <= set(_read_quoted(number).columns) else None
+
+
+def mmr_table(number: int, summaries: Sequence[Summary], has_intervals: bool = True) -> Table:
+    """The paper's rows, then one per checkpoint and protocol.
+
+    Raises:
+        ValueError: Two runs would stand in one place.
+    """
+    quoted = _read_quoted(number)
+    rows = [
+        TableRow((method, "", *(value or "-" for value in values)), "paper (quoted)")
+        for method, values in quoted.rows.items()
+    ]
+    by_row: dict[_Key, dict[str, Estimate]] = {}
+    for summary in summaries:
+        if table_of(summary.benchmark) == number:
+            row = by_row.setdefault(_key(summary), {})
+            if set(row) & set(_estimates(summary)):
+                raise ValueError(
+                    f"two runs of {summary.benchmark} {summary.split}, {summary.protocol}; give one of them"
+                )
+            row.update(_estimates(summary))
+    for key, found in by_row.items():
+        cut = "" if key.limit is None else f", first {key.limit}"
+        cells = [format_percent(found[name].value) if name in found else "-" for name in quoted.columns]
+        intervals = [format_interval(found[name]) if name in found else "" for name in quoted.columns]
+        below = ("", "", *intervals) if has_intervals else ()
+        rows.append(TableRow((key.checkpoint, key.protocol + cut, *cells), "runs", below))
+    return Table(
+        f"Table {number}: {TITLES[number]}", _column_groups(number, quoted.columns), tuple(rows), NOTES[number]
+    )
+
+
+@dataclass(frozen=True)
+class _Quoted:
+    """Columns of a table and, by method, their numbers as printed; empty where the paper has a dash."""
+
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[str, ...]]
+
+
+def _read_quoted(number: int) -> _Quoted:
+    quoted = read_quoted(f"mmr_table{number}")
+    columns = tuple(column for column in quoted.columns if column not in ("method", SOURCE_COLUMN))
+    return _Quoted(columns, {row["method"]: tuple(row[column] for column in columns) for row in quoted.rows})
+
+
+def _columns(summary: Summary) -> dict[str, str]:
+    """Columns in which a run stands, and the metric of each."""
+    name, split = summary.benchmark, summary.split
+    if name == MMR:
+        return {f"{split}_{metric}": metric for metric in _shown_metrics(name)}
+    (metric,) = _shown_metrics(name)
+    if name == REFCOCOM:
+        return {split if split.endswith(PART_ENDING) else f"{split}_object_and_part": metric}
+    return {f"{name}_{split}": metric}
+
+
+def _shown_metrics(benchmark: str) -> tuple[str, ...]:
+    return {MMR: ("giou", "ciou"), REFCOCOM: ("giou",)}.get(benchmark, ("ciou",))
+
+
+def _estimates(summary: Summary) -> dict[str, Estimate]:
+    """What a run puts into its table, by column."""
+    return {column: summary.metrics[metric] for column, metric in _columns(summary).items()}
+
+
+def _key(summary: Summary) -> _Key:
+    config = summary.config
+    return _Key(summary.model_label, config["checkpoint_hash"], summary.protocol, config["limit"])
+
+
+def _column_groups(number: int, columns: Sequence[str]) -> tuple[ColumnGroup, ...]:
+    """Table 2 has metrics below splits, 3 and 4 splits below data sets, 5 kinds below splits."""
+    pairs = [column.rsplit("_", 1) if number == 2 else column.split("_", 1) for column in columns]
+    labels = dict.fromkeys(label for label, _ in pairs)
+    groups = [ColumnGroup(label, tuple(below for one, below in pairs if one == label)) for label in labels]
+    return (ColumnGroup("", ("Method", "Protocol")), *groups)

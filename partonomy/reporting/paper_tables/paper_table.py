@@ -1,0 +1,133 @@
+"""What all tables of papers have in common: rows quoted from the paper, and runs in the same columns."""
+
+import csv
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from partonomy.benchmarks.partonomy.metrics import MetricProtocol
+from partonomy.metrics.bootstrap import Estimate
+from partonomy.reporting.loaded_run import AnyRun
+from partonomy.table_format import Table, format_percent
+
+OURS, QUOTED, EXACT = "ours", "quoted", "exact"
+"""Values of the source column: measured by this code, quoted from the paper, or computed without a model."""
+PAPER_PROTOCOL, NO_PROTOCOL = "paper", "-"
+"""Values of the protocol column of rows that are not a run's."""
+SOURCE_COLUMN = "source"
+
+
+@dataclass(frozen=True)
+class PaperTableStyle:
+    """What the rows of runs show: one row per protocol, with or without 95% intervals below the values."""
+
+    protocols: tuple[MetricProtocol, ...] = (MetricProtocol.OURS,)
+    has_intervals: bool = True
+
+
+@dataclass(frozen=True)
+class TidyRow:
+    """One number.
+
+    Attributes:
+        table: Name of the paper's table in which it stands; empty for a metric that is in none.
+        method: The paper's method, or model and folder of a run.
+        dataset: What was asked, e.g. a question set.
+        source: quoted, ours or exact (computed without a model).
+        protocol: paper, ours, authors, a benchmark's own protocol, or "-".
+        question_type: The group, as in the summary.
+        metric: As in the summary, without the prefix of the authors' protocol.
+        value: Percent; empty for a dash.
+        low: Lower end of the 95% interval in percent; empty for none.
+        high: Upper end.
+        n: Masks, images or questions counted; empty for quoted numbers.
+    """
+
+    table: str
+    method: str
+    dataset: str
+    source: str
+    protocol: str
+    question_type: str
+    metric: str
+    value: str
+    low: str = ""
+    high: str = ""
+    n: str = ""
+
+
+class PaperTable(ABC):
+    """A table of a paper, with its rows as they are printed and a row for every run.
+
+    Attributes:
+        name: As typed after `--table`.
+        is_automatic: Whether a run stands in it without being asked for by name.
+    """
+
+    name: str
+    is_automatic: bool = False
+
+    @abstractmethod
+    def holds(self, run: AnyRun) -> bool:
+        """Whether a run may stand in it."""
+
+    def suits(self, run: AnyRun) -> bool:
+        """Whether it is the table for a run that may stand in several."""
+        return self.holds(run)
+
+    @abstractmethod
+    def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
+        """The paper's rows, then the runs.
+
+        Raises:
+            ValueError: Two runs belong in one place, or do not compare.
+        """
+
+    @abstractmethod
+    def quoted(self) -> Iterator[TidyRow]:
+        """The paper's numbers."""
+
+    def exact(self, runs: Sequence[AnyRun]) -> Iterator[TidyRow]:
+        """Numbers that are computed without a model."""
+        return iter(())
+
+    @abstractmethod
+    def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
+        """The metrics of a run that stand in the table, by group."""
+
+
+@dataclass(frozen=True)
+class QuotedRows:
+    """Columns of a file of `paper_rows` and, by method, the cells as printed; empty where the paper has a dash."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Mapping[str, str], ...]
+
+
+def read_quoted(name: str) -> QuotedRows:
+    """Read `paper_rows/<name>.csv`.
+
+    Raises:
+        ValueError: A row is not marked as quoted.
+    """
+    text = resources.files("partonomy").joinpath(f"paper_rows/{name}.csv").read_text(encoding="utf-8")
+    reader = csv.DictReader(text.splitlines())
+    columns = tuple(reader.fieldnames or ())
+    rows = tuple(reader)
+    for row in rows:
+        if row[SOURCE_COLUMN] != QUOTED:
+            raise ValueError(f"{name}.csv: the row of {row['method']} is not marked as quoted")
+    return QuotedRows(columns, rows)
+
+
+def format_interval(estimate: Estimate) -> str:
+    """Interval in percent, e.g. "34.0-38.5"; empty where there is none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"{format_percent(estimate.low)}-{format_percent(estimate.high)}"
+
+
+def tidy_percent(value: float | None) -> str:
+    """Percent of a tidy row."""
+    return "" if value is None else f"{100 * value:.4f}"

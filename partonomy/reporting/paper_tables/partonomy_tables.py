@@ -1,0 +1,278 @@
+"""Runs in the layout of the paper's tables 2 and 9 to 11 (segmentation) and 3 (text), beside rows quoted from it."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from partonomy.benchmarks.partonomy.metrics import PROTOCOL_METRICS, MetricProtocol, mask_metric_names, metric_of
+from partonomy.benchmarks.partonomy.records import ChoiceRecord, QuestionRecord
+from partonomy.benchmarks.partonomy.steps import Conditioning
+from partonomy.harness.provenance import marks_lines, overlap_words, read_marks
+from partonomy.metrics.matching import Matching
+from partonomy.metrics.multiple_choice import RandomBaseline, random_baseline
+from partonomy.reporting.loaded_run import AnyRun, LoadedRun
+from partonomy.reporting.overview import find_estimate
+from partonomy.reporting.paper_tables.paper_table import (
+    EXACT,
+    NO_PROTOCOL,
+    OURS,
+    PAPER_PROTOCOL,
+    QUOTED,
+    PaperTable,
+    PaperTableStyle,
+    TidyRow,
+    format_interval,
+    tidy_percent,
+)
+from partonomy.reporting.paper_tables.quoted_rows import (
+    TABLE_LEGENDS,
+    TEXT_TABLE,
+    ReferenceTable,
+    load_reference,
+    segmentation_table,
+)
+from partonomy.structures import TABLE_TYPES, QuestionType
+from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
+
+PAPER_NAMES = {
+    QuestionType.IDENTIFICATION_WITH_LABEL: "Identification",
+    QuestionType.POSITIVE_WITH_LABEL: "Intersection",
+    QuestionType.NEGATIVE_WITH_LABEL: "Difference",
+    QuestionType.PART_TO_WHOLE: "Part2Whole",
+    QuestionType.WHOLE_TO_PART: "Whole2Part",
+}
+BENCHMARK = "partonomy"
+QUOTED_GROUP = "quoted from the paper"
+OWN_GROUP = "measured here"
+_PARTS_METRICS = ("parts_precision", "parts_recall", "parts_accuracy")
+_PROTOCOL_WORDS = {
+    MetricProtocol.OURS: 'Protocol "ours": a failed question scores 0; the answer of the highest sequence probability.',
+    MetricProtocol.AUTHORS: 'Protocol "authors", as their code counts: failed questions are left out; the answer of '
+    "the highest mean log-probability over the conversation.",
+}
+
+
+QuestionRun = LoadedRun[QuestionRecord]
+
+
+@dataclass(frozen=True)
+class PartonomyTable(PaperTable):
+    """Table 2, 9, 10 or 11 (segmentation), or 3 (text) of the Partonomy/PLUM paper."""
+
+    number: int
+    is_automatic: bool = True
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str(self.number))
+
+    def holds(self, run: AnyRun) -> bool:
+        """Any run on Partonomy's questions."""
+        return run.summary.benchmark == BENCHMARK
+
+    def suits(self, run: AnyRun) -> bool:
+        """The table of text for all runs, that of segmentation by the name of the question set."""
+        return self.holds(run) and self.number in (TEXT_TABLE, segmentation_table(run.dataset_name))
+
+    def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
+        """See PaperTable."""
+        is_text = self.number == TEXT_TABLE
+        return text_results(runs, style) if is_text else segmentation_results(runs, self.number, style)
+
+    def quoted(self) -> Iterator[TidyRow]:
+        """See PaperTable."""
+        reference = load_reference(self.number)
+        for row in reference.rows:
+            for column, value in zip(reference.columns, row.values, strict=True):
+                kind = next(kind.value for kind in TABLE_TYPES if column.startswith(kind.value + "_"))
+                metric = column.removeprefix(kind + "_")
+                text = "" if value is None else f"{value:.1f}"
+                yield TidyRow(self.name, row.method, reference.subset, QUOTED, PAPER_PROTOCOL, kind, metric, text)
+
+    def exact(self, runs: Sequence[AnyRun]) -> Iterator[TidyRow]:
+        """Table 3: what a uniform guess scores on each question set."""
+        for run in one_per_dataset(runs) if self.number == TEXT_TABLE else ():
+            for kind in TABLE_TYPES:
+                count = str(len(run.of_group(kind)))
+                for metric, value in zip(text_metrics(kind), random_values(run, kind), strict=True):
+                    labels = (self.name, "random guess", run.dataset_name, EXACT, NO_PROTOCOL, kind.value, metric)
+                    yield TidyRow(*labels, tidy_percent(value), n=count)
+
+    def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
+        """See PaperTable."""
+        is_text = self.number == TEXT_TABLE
+        return {kind.value: text_metrics(kind) if is_text else segmentation_metrics(run) for kind in TABLE_TYPES}
+
+
+def segmentation_results(runs: Sequence[QuestionRun], number: int, style: PaperTableStyle) -> Table:
+    """Table 2, 9, 10 or 11: paired micro- and macro-gIoU in percent. `runs` may be empty."""
+    reference = load_reference(number)
+    rows = list(_quoted_rows(reference))
+    for run in runs:
+        for protocol in style.protocols:
+            rows.append(_own_row(run, protocol, ("",), style, _segmentation_metrics(run, protocol)))
+    groups = tuple(ColumnGroup(PAPER_NAMES[kind], ("micro", "macro")) for kind in TABLE_TYPES)
+    return Table(
+        f"Segmentation (gIoU, %), layout of the paper's Table {number}; protocol of our rows: {_names(style)}",
+        (ColumnGroup("", ("Method", "Source", "Protocol", "Extra seg data")), *groups),
+        tuple(rows),
+        _note(reference, runs, style),
+    )
+
+
+def text_results(runs: Sequence[QuestionRun], style: PaperTableStyle) -> Table:
+    """Table 3: precision, recall and accuracy of the parts, accuracy of the object, in percent."""
+    reference = load_reference(TEXT_TABLE)
+    rows = list(_quoted_rows(reference))
+    datasets = one_per_dataset(runs)
+    for run in datasets:
+        suffix = "" if len(datasets) == 1 else f" on {run.dataset_name}"
+        cells = [format_percent(value) for kind in TABLE_TYPES for value in random_values(run, kind)]
+        rows.append(TableRow((f"random guess{suffix}", EXACT, NO_PROTOCOL, *cells), OWN_GROUP))
+    for run in runs:
+        for protocol in style.protocols:
+            rows.append(_own_row(run, protocol, (), style, None))
+    groups = tuple(
+        ColumnGroup(PAPER_NAMES[kind], ("P", "R", "PA", "OA") if kind.is_part_whole else ("P", "R", "A"))
+        for kind in TABLE_TYPES
+    )
+    return Table(
+        f"Text (%), layout of the paper's Table 3; protocol of our rows: {_names(style)}",
+        (ColumnGroup("", ("Method", "Source", "Protocol")), *groups),
+        tuple(rows),
+        _note(reference, runs, style) + (" Random guess: exact expectation over the choices." if runs else ""),
+    )
+
+
+def segmentation_metrics(run: QuestionRun) -> tuple[str, ...]:
+    """Micro- and macro-gIoU as tables show them: paired, or of the union where all phrases share one mask."""
+    return mask_metric_names(read_marks(run.summary.provenance).matching)[:2]
+
+
+def text_metrics(question_type: QuestionType) -> tuple[str, ...]:
+    """Metrics of table 3 for one question type, in the order of its columns."""
+    return (*_PARTS_METRICS, "objects_accuracy") if question_type.is_part_whole else _PARTS_METRICS
+
+
+def random_values(run: QuestionRun, question_type: QuestionType) -> tuple[float | None, ...]:
+    """What a uniform guess scores in expectation on the metrics of `text_metrics`; None where nothing was asked."""
+    records = run.of_group(question_type)
+    parts: RandomBaseline | None = random_parts(records)
+    if parts is None:
+        return (None,) * len(text_metrics(question_type))
+    values = (parts.precision, parts.recall, parts.accuracy)
+    if not question_type.is_part_whole:
+        return values
+    objects = random_objects(records)
+    return (*values, None if objects is None else objects.accuracy)
+
+
+def one_per_dataset(runs: Sequence[QuestionRun]) -> tuple[QuestionRun, ...]:
+    """The first run on each question set."""
+    first: dict[str, QuestionRun] = {}
+    for run in runs:
+        first.setdefault(run.dataset_hash, run)
+    return tuple(first.values())
+
+
+def random_parts(records: Sequence[QuestionRecord]) -> RandomBaseline | None:
+    """What a uniform guess scores on the part questions of these records, in expectation."""
+    return _random([record.parts_choice for record in records])
+
+
+def random_objects(records: Sequence[QuestionRecord]) -> RandomBaseline | None:
+    """What a uniform guess scores on the object questions of these records, in expectation."""
+    return _random([record.object_choice for record in records])
+
+
+def _random(choices: Sequence[ChoiceRecord | None]) -> RandomBaseline | None:
+    present = [choice for choice in choices if choice is not None]
+    return random_baseline([choice.labels for choice in present], [choice.correct_index for choice in present])
+
+
+def _own_row(
+    run: QuestionRun,
+    protocol: MetricProtocol,
+    extra: tuple[str, ...],
+    style: PaperTableStyle,
+    metrics: Sequence[str] | None,
+) -> TableRow:
+    """One run under one protocol. `metrics`: of every type, by their full names; None = those of table 3."""
+    estimates = [
+        find_estimate(run.summary.groups.get(kind.value), metric)
+        for kind in TABLE_TYPES
+        for metric in ([metric_of(protocol, name) for name in text_metrics(kind)] if metrics is None else metrics)
+    ]
+    matching = read_marks(run.summary.provenance).matching
+    is_paired = metrics is None or matching is Matching.PAIRED
+    labels = (run.name, OURS, protocol.value if is_paired else f"{protocol.value}, {matching}", *extra)
+    intervals = ("",) * len(labels) + tuple(format_interval(estimate) for estimate in estimates)
+    return TableRow(
+        (*labels, *(format_percent(estimate.value) for estimate in estimates)),
+        OWN_GROUP,
+        intervals if style.has_intervals and any(intervals) else (),
+    )
+
+
+def _segmentation_metrics(run: QuestionRun, protocol: MetricProtocol) -> tuple[str, ...]:
+    """Full names of `segmentation_metrics` under a protocol; the authors' knows no union."""
+    names = segmentation_metrics(run)
+    if names[0] in PROTOCOL_METRICS:
+        return tuple(metric_of(protocol, name) for name in names)
+    return names if protocol is MetricProtocol.OURS else ("", "")
+
+
+def _quoted_rows(reference: ReferenceTable) -> Iterable[TableRow]:
+    block = reference.rows[0].block
+    for row in reference.rows:
+        values = ("-" if value is None else f"{value:.1f}" for value in row.values)
+        extra = () if reference.number == TEXT_TABLE else (row.extra_segmentation_data,)
+        group = f"{QUOTED_GROUP}: {row.group}" if row.group else QUOTED_GROUP
+        has_rule = row.block != block and not row.group  # a heading of its own parts the blocks as well
+        block = row.block
+        yield TableRow((row.method, QUOTED, PAPER_PROTOCOL, *extra, *values), group, has_rule_above=has_rule)
+
+
+def _names(style: PaperTableStyle) -> str:
+    return " and ".join(protocol.value for protocol in style.protocols)
+
+
+def _note(reference: ReferenceTable, runs: Sequence[QuestionRun], style: PaperTableStyle) -> str:
+    note = (
+        f'Source "{QUOTED}": quoted from the Partonomy/PLUM paper, Table {reference.number}, measured there on '
+        f"{reference.subset}. {TABLE_LEGENDS[reference.number]}"
+    )
+    if not runs:
+        return note
+    datasets = ", ".join(dict.fromkeys(run.dataset_name for run in runs))
+    own = f'"{OURS}": measured by this code on {datasets}; rows on other data are not comparable.'
+    if style.has_intervals:
+        own += " Below each value its 95% interval from a bootstrap over images."
+    words = [_PROTOCOL_WORDS[protocol] for protocol in style.protocols]
+    return " ".join([note, own, *words, *(caveat for run in runs for caveat in _caveats(run, style))])
+
+
+def _caveats(run: QuestionRun, style: PaperTableStyle) -> list[str]:
+    """The overlap with training, and what sets a run's rows apart from a full run under the default protocol."""
+    config = run.summary.provenance["config"]
+    entries = [entry for entry in run.summary.groups.values() if entry.num_expected]
+    num_failed = sum(entry.num_failed for entry in entries)
+    mutation = run.summary.provenance["dataset"].get("build", {}).get("config", {}).get("mutation", "paper")
+    caveats = [
+        f"{run.name}: images of its questions that the model was trained on: {overlap_words(run.summary.provenance)}."
+    ]
+    if config["limit"] is not None:
+        caveats.append(f"{run.name}: at most {config['limit']} questions of each type (--limit).")
+    if config["options"]["part_whole"] != Conditioning.GOLD:
+        both = " (the authors' code gives the correct one)" if MetricProtocol.AUTHORS in style.protocols else ""
+        caveats.append(f"{run.name}: the second part-whole question follows the model's own first choice{both}.")
+    if mutation != "paper":
+        caveats.append(f"{run.name}: wrong answers of the {mutation!r} kind, other choices than the paper's.")
+    if config["options"].get("choice_protocol") == "listwise":
+        caveats.append(f"{run.name}: all choices shown at once (listwise), not each scored alone.")
+    caveats += [f"{run.name}: {line}." for line in marks_lines(run.summary.provenance)]
+    if num_failed:
+        caveats.append(f"{run.name}: {num_failed} of its questions failed.")
+    wanted = metric_of(MetricProtocol.AUTHORS, "parts_accuracy")
+    if MetricProtocol.AUTHORS in style.protocols and any(wanted not in entry.metrics for entry in entries):
+        caveats.append(f"{run.name}: its summary.json is of an earlier version without all of the authors' metrics.")
+    return caveats

@@ -1,0 +1,285 @@
+"""What a report says of Partonomy alone: metrics by family, blind guesses, accuracy by length, parts and objects."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from partonomy.benchmarks.partonomy.metrics import (
+    PROTOCOL_METRICS,
+    MetricProtocol,
+    accuracy_name,
+    metric_names,
+    metric_of,
+    metric_ratios,
+    unsupported_capabilities,
+)
+from partonomy.benchmarks.partonomy.records import Capability, QuestionRecord
+from partonomy.benchmarks.partonomy.showing import length_table
+from partonomy.benchmarks.partonomy.steps import Subject
+from partonomy.harness.summary import GroupSummary
+from partonomy.metrics.bootstrap import Estimate, paired_differences
+from partonomy.metrics.multiple_choice import Selector
+from partonomy.reporting.blind_tables import BlindReport, report_on_run, run_table
+from partonomy.reporting.breakdown import BreakdownRow, by_object, by_part
+from partonomy.reporting.paper_tables.partonomy_tables import QuestionRun, random_objects, random_parts
+from partonomy.reporting.report_parts import Tile, interval, percent
+from partonomy.structures import TABLE_TYPES, QuestionType
+from partonomy.table_format import Table
+
+TEMPLATE = "partonomy_report.html.j2"
+
+
+@dataclass(frozen=True)
+class MetricFamily:
+    """Metrics that stand in one table; `headings` are aligned with `metrics`.
+
+    Seven columns of values with intervals are what fits a page of 1,240 pixels. `has_protocols`: whether the run has a
+    row under the authors' protocol too.
+    """
+
+    title: str
+    explanation: str
+    metrics: tuple[str, ...]
+    headings: tuple[str, ...]
+    has_protocols: bool = False
+
+
+@dataclass(frozen=True)
+class ReportCell:
+    """A value with its interval, and for another run how much this run is above it; None = not applicable."""
+
+    estimate: Estimate | None
+    advantage: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """One model's metrics on one question type."""
+
+    label: str
+    kind: str
+    cells: tuple[ReportCell, ...]
+
+
+@dataclass(frozen=True)
+class TypeBlock:
+    """The rows of one question type."""
+
+    question_type: str
+    num_expected: int
+    num_failed: int
+    rows: tuple[ReportRow, ...]
+
+
+@dataclass(frozen=True)
+class FamilyTable:
+    """One family over all question types: those of the paper's tables, in its order, and the others."""
+
+    family: MetricFamily
+    blocks: tuple[TypeBlock, ...]
+    other_blocks: tuple[TypeBlock, ...]
+
+
+FAMILIES = (
+    MetricFamily(
+        "Masks, phrases given",
+        "One mask per part phrase of the correct answer, paired by position; a missing prediction scores 0. "
+        "This is the protocol of the paper's segmentation tables.",
+        ("giou_micro_paired", "giou_macro_paired", "ciou_paired", "giou_micro_hungarian", "giou_micro_union"),
+        ("micro-gIoU", "macro-gIoU", "cIoU", "micro-gIoU, Hungarian", "gIoU of unions"),
+        has_protocols=True,
+    ),
+    MetricFamily(
+        "Multiple choice",
+        "Answer with the highest sequence probability; precision, recall and F1 compare the part names of the chosen "
+        "answer with the correct ones. The random row is the exact expectation of a uniform guess.",
+        ("parts_accuracy", "parts_precision", "parts_recall", "parts_f1", "objects_accuracy"),
+        ("parts acc.", "precision", "recall", "F1", "object acc."),
+        has_protocols=True,
+    ),
+    MetricFamily(
+        "Multiple choice by selector",
+        "Accuracy when the answer is chosen by the summed log-probability of its tokens (sequence), by their mean, or "
+        "by the mean over all tokens of the conversation, which is what the authors' code does.",
+        tuple(accuracy_name(subject, selector) for subject in Subject for selector in Selector),
+        ("parts: sequence", "answer mean", "conv. mean", "object: sequence", "answer mean", "conv. mean"),
+    ),
+    MetricFamily(
+        "Own answers",
+        "The model's own text, tags and masks. Masks are paired with the true ones by position, matched one to one "
+        "(Hungarian) or compared as unions; part names are the texts of the tagged spans.",
+        (
+            "generated_giou_micro_paired",
+            "generated_giou_micro_hungarian",
+            "generated_giou_micro_union",
+            "generated_parts_accuracy",
+            "generated_parts_precision",
+            "generated_parts_recall",
+            "generated_parts_f1",
+        ),
+        (
+            "micro-gIoU, paired",
+            "micro-gIoU, Hungarian",
+            "gIoU of unions",
+            "exact part set",
+            "precision",
+            "recall",
+            "F1",
+        ),
+    ),
+)
+
+
+def family_tables(run: QuestionRun, baselines: Sequence[QuestionRun]) -> tuple[FamilyTable, ...]:
+    """All result tables of a report; types and families without any value are left out.
+
+    Args:
+        run: The run it is about.
+        baselines: Other runs on the same questions.
+    """
+    advantages = [
+        {name: _advantages(run, baseline, name) for name, entry in run.summary.groups.items() if entry.num_expected}
+        for baseline in baselines
+    ]
+    others_of = [_Baseline(baseline, entry) for baseline, entry in zip(baselines, advantages, strict=True)]
+    tables = []
+    for family in FAMILIES:
+        names = [
+            name
+            for name, entry in run.summary.groups.items()
+            if any(entry.metrics[metric].count for metric in family.metrics if metric in entry.metrics)
+        ]
+        in_paper = [kind.value for kind in TABLE_TYPES if kind.value in names]
+        main_names = in_paper or names
+        others = [name for name in names if name not in main_names]
+        blocks = tuple(_type_block(run, others_of, family, name) for name in main_names)
+        other_blocks = tuple(_type_block(run, others_of, family, name) for name in others)
+        if blocks:
+            tables.append(FamilyTable(family, blocks, other_blocks))
+    return tuple(tables)
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    """Another run, and by question type and metric how much the report's run is above it."""
+
+    run: QuestionRun
+    advantages: Mapping[str, Mapping[str, Estimate]]
+
+
+def _type_block(run: QuestionRun, baselines: Sequence[_Baseline], family: MetricFamily, name: str) -> TypeBlock:
+    entry = run.summary.groups[name]
+    rows = [ReportRow(run.name, "own", tuple(ReportCell(entry.metrics.get(metric)) for metric in family.metrics))]
+    rows += _authors_rows(entry, family)
+    for baseline in baselines:
+        other = baseline.run.summary.groups.get(name)
+        if other is not None and other.num_expected:
+            advantages = baseline.advantages[name]
+            cells = tuple(ReportCell(other.metrics.get(metric), advantages.get(metric)) for metric in family.metrics)
+            rows.append(ReportRow(baseline.run.name, "other", cells))
+    expected = _random_row(run.of_group(name), family)
+    if expected is not None:
+        rows.append(expected)
+    if not any(baseline.run.summary.config["model"]["model"] == "oracle" for baseline in baselines):
+        rows.append(_oracle_row(name, family))
+    return TypeBlock(name, entry.num_expected, entry.num_failed, tuple(rows))
+
+
+def _authors_rows(entry: GroupSummary, family: MetricFamily) -> list[ReportRow]:
+    """The run once more as the authors' code counts, where that was counted."""
+    if not family.has_protocols:
+        return []
+    cells = [
+        ReportCell(entry.metrics.get(metric_of(MetricProtocol.AUTHORS, metric)) if metric in PROTOCOL_METRICS else None)
+        for metric in family.metrics
+    ]
+    is_counted = any(cell.estimate is not None and cell.estimate.value is not None for cell in cells)
+    return [ReportRow("the same, authors' protocol", "authors", tuple(cells))] if is_counted else []
+
+
+def _advantages(run: QuestionRun, baseline: QuestionRun, name: str) -> dict[str, Estimate]:
+    """Run minus baseline with a paired interval for every metric, where both answered the same questions."""
+    mine, others = run.of_group(name), baseline.of_group(name)
+    if {record.item_id for record in mine} != {record.item_id for record in others}:
+        return {}
+    first = metric_ratios(mine, unsupported_capabilities(run.records))
+    second = metric_ratios(others, unsupported_capabilities(baseline.records))
+    seed = run.config.seed
+    shown = {metric for family in FAMILIES for metric in family.metrics}
+    metrics = [metric for metric in first if metric in second and metric in shown]
+    differences = paired_differences(
+        [first[metric] for metric in metrics], [second[metric] for metric in metrics], np.random.default_rng(seed)
+    )
+    return dict(zip(metrics, differences, strict=True))
+
+
+def _random_row(records: Sequence[QuestionRecord], family: MetricFamily) -> ReportRow | None:
+    parts, objects = random_parts(records), random_objects(records)
+    if parts is None or "parts_accuracy" not in family.metrics:
+        return None
+    values = {"parts_precision": parts.precision, "parts_recall": parts.recall, "parts_f1": parts.f1}
+    for selector in Selector:
+        values[accuracy_name(Subject.PARTS, selector)] = parts.accuracy
+        if objects is not None:
+            values[accuracy_name(Subject.OBJECT, selector)] = objects.accuracy
+    return ReportRow("random guess (exact expectation)", "bound", _exact_cells(family, values))
+
+
+def _oracle_row(name: str, family: MetricFamily) -> ReportRow:
+    known = [kind for kind in QuestionType if kind.value == name]
+    names = metric_names(known[0] if known else None)
+    return ReportRow("oracle (by definition)", "bound", _exact_cells(family, dict.fromkeys(names, 1.0)))
+
+
+def _exact_cells(family: MetricFamily, values: dict[str, float]) -> tuple[ReportCell, ...]:
+    return tuple(
+        ReportCell(Estimate(values[metric], None, None, 1) if metric in values else None) for metric in family.metrics
+    )
+
+
+@dataclass(frozen=True)
+class PartonomySections:
+    """What the template shows besides the sections of every benchmark."""
+
+    tiles: tuple[Tile, ...]
+    families: tuple[FamilyTable, ...]
+    lengths: Table
+    blind: Table | None
+    parts: tuple[BreakdownRow, ...]
+    objects: tuple[BreakdownRow, ...]
+
+
+def make_sections(run: QuestionRun, baselines: Sequence[QuestionRun]) -> PartonomySections:
+    """Count everything of these sections."""
+    blind = report_on_run(run)
+    has_masks = Capability.MASKS not in unsupported_capabilities(run.records)
+    return PartonomySections(
+        tiles=partonomy_tiles(run, blind),
+        families=family_tables(run, baselines),
+        lengths=length_table(run.records),
+        blind=None if blind is None else run_table(run, blind),
+        parts=by_part(run.records, has_masks),
+        objects=by_object(run.records, has_masks),
+    )
+
+
+def partonomy_tiles(run: QuestionRun, blind: BlindReport | None) -> tuple[Tile, ...]:
+    """Headline numbers of the first question type that has masks, and of the first that asks for an object."""
+    wanted = (
+        ("micro-gIoU", "giou_micro_paired"),
+        ("macro-gIoU", "giou_macro_paired"),
+        ("parts accuracy", "parts_accuracy"),
+        ("object accuracy", "objects_accuracy"),
+    )
+    tiles = []
+    entries = sorted(run.summary.groups.values(), key=lambda entry: entry.name != "identification_with_label")
+    for label, metric in wanted:
+        for entry in entries:
+            estimate = entry.metrics.get(metric)
+            if estimate is not None and estimate.value is not None:
+                guess = None if blind is None else blind.central_choice(entry.name, metric)
+                guessed = "" if guess is None else percent(guess)
+                tiles.append(Tile(f"{label}, {entry.name}", percent(estimate), interval(estimate), guessed))
+                break
+    return tuple(tiles)

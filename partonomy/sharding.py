@@ -1,0 +1,48 @@
+"""Shards: the parts of a work that machines share which know nothing of each other (`--shard 2/8`)."""
+
+import re
+from dataclasses import dataclass
+
+FORM = re.compile(r"([0-9]+)/([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Shard `index` of `count`, counted from 0; written from 1, as in "2/8"."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"shard {self.index} does not lie in [0, {self.count})")
+
+    def __str__(self) -> str:
+        return f"{self.index + 1}/{self.count}"
+
+    @property
+    def file_stem(self) -> str:
+        """What the shard's files are named by, for example "2-of-8"."""
+        return f"{self.index + 1}-of-{self.count}"
+
+    def span(self, num_items: int) -> range:
+        """The positions of this shard's items: `count` runs without gaps, whose lengths differ by at most 1."""
+        return range(self.index * num_items // self.count, (self.index + 1) * num_items // self.count)
+
+
+def parse_shard(text: str) -> Shard:
+    """Read "2/8", the second of eight shards.
+
+    Raises:
+        ValueError: another form, or a shard that does not exist.
+    """
+    found = FORM.fullmatch(text)
+    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise ValueError(f"--shard {text!r}: give NUMBER/COUNT with 1 <= NUMBER <= COUNT, e.g. 2/8")
+    return Shard(number - 1, count)
+
+
+def all_shards(count: int) -> tuple[Shard, ...]:
+    """All shards of a work."""
+    return tuple(Shard(index, count) for index in range(count))

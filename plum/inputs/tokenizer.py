@@ -1,0 +1,122 @@
+"""The embedded default's tokenizer: byte-level BPE trained on what the data sources can say, and loading of any
+tokenizer.
+
+Any text can be represented and decodes to itself, offsets are exact, and part and object names become one or two
+tokens.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from plum.inputs.conversation import BEGIN_TOKEN, END_TOKEN, IMAGE_TOKEN
+
+PAD_TOKEN = "<pad>"
+UNKNOWN_TOKEN = "<unk>"
+SPECIAL_TOKENS = (PAD_TOKEN, BEGIN_TOKEN, END_TOKEN, UNKNOWN_TOKEN, IMAGE_TOKEN)
+_PROBES = (
+    "USER: the front wheel ASSISTANT: It is the front wheel.",
+    "USER: <image>\nthe wheel and the wheel ASSISTANT: It is the wheel.</s>USER: the front wheel",
+)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer.
+
+    Args:
+        texts: what it should be good at; order does not matter for the result beyond ties.
+        vocab_size: number of tokens, special tokens and the 256 bytes included; fewer when the texts offer fewer
+            merges.
+
+    Raises:
+        ValueError: the size leaves no room for bytes and special tokens.
+    """
+    smallest = 256 + len(SPECIAL_TOKENS)
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size {vocab_size} is too small: 256 bytes and the special tokens need {smallest}")
+    backend = Tokenizer(models.BPE(byte_fallback=False))
+    # One digit, one punctuation mark, or one word with the space before it: no token crosses the edge of a phrase.
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=BEGIN_TOKEN,
+        eos_token=END_TOKEN,
+        unk_token=UNKNOWN_TOKEN,
+        pad_token=PAD_TOKEN,
+        additional_special_tokens=[IMAGE_TOKEN],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer saved by `save_pretrained` and check that plum can use it.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: see `check_tokenizer`.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder}: no such tokenizer folder; make one with `python -m plum train-tokenizer`")
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    check_tokenizer(tokenizer, str(folder))
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Check offsets and special tokens.
+
+    Args:
+        tokenizer: any.
+        where: names it in errors.
+
+    Raises:
+        ValueError: it has no fast backend, its offsets leave the text, do not cover it or join two words, its ids do
+            not decode to the text, or `<image>`, a pad or an end token is missing.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(f"{where}: the tokenizer has no fast backend and so no character offsets; convert it first")
+    image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    if image_id is None or image_id == tokenizer.unk_token_id or len(tokenizer.tokenize(IMAGE_TOKEN)) != 1:
+        raise ValueError(f"{where}: the tokenizer has no {IMAGE_TOKEN} token; add it as a special token")
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"{where}: the tokenizer has no pad token; add one as a special token")
+    if tokenizer.convert_ids_to_tokens(tokenizer.eos_token_id or -1) != END_TOKEN:
+        raise ValueError(
+            f"{where}: the tokenizer's end token must be {END_TOKEN}, the one the templates close answers with"
+        )
+    for probe in _PROBES:
+        _check_offsets(tokenizer, probe, where)
+
+
+def _check_offsets(tokenizer: PreTrainedTokenizerBase, probe: str, where: str) -> None:
+    """Check a text's offsets, and that its ids decode to it, white space apart."""
+    output = tokenizer(probe, return_offsets_mapping=True)
+    offsets: list[tuple[int, int]] = [(int(start), int(end)) for start, end in output["offset_mapping"]]
+    if outside := [(start, end) for start, end in offsets if not 0 <= start <= end <= len(probe)]:
+        raise ValueError(f"{where}: the tokenizer's offsets {outside} lie outside of {probe!r}")
+    covered = {i for start, end in offsets for i in range(start, end)}
+    if missing := [i for i, character in enumerate(probe) if not character.isspace() and i not in covered]:
+        raise ValueError(f"{where}: the tokenizer's offsets miss the characters {missing} of {probe!r}")
+    if joined := [probe[start:end] for start, end in offsets if len(probe[start:end].split()) > 1]:
+        raise ValueError(f"{where}: the tokenizer joins words in the tokens {joined}: phrases could not be told apart")
+    decoded = str(tokenizer.decode(output["input_ids"])).removeprefix(tokenizer.bos_token or "")
+    # A line break may be unknown to a small vocabulary; a word may not.
+    decoded = decoded.replace(tokenizer.unk_token or "\n", "")
+    if "".join(decoded.split()) != "".join(probe.split()):
+        raise ValueError(f"{where}: the tokenizer reads {probe!r} as {decoded!r}")

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil
+
+from plum.inputs.image_transforms import (
+    SAM_MEAN,
+    SAM_STD,
+    ImageTransform,
+    clip_input,
+    grid_classes,
+    resized_size,
+    sam_input,
+)
+from plum.structures import IGNORE_INDEX, ImageFrame
+
+
+def _noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_square_images_equal_the_clip_processor(fit: str) -> None:
+    image = _noise(50, 50)
+    size = {"height": 28, "width": 28}
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=size)
+    expected = processor(Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
+    found = clip_input(image, 28, fit)  # type: ignore[arg-type]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_padding_keeps_the_whole_image_in_the_middle() -> None:
+    image = np.zeros((4, 8, 3), dtype=np.uint8)
+    pixels = clip_input(image, 8, "pad")  # no resize: rows 0, 1, 6 and 7 are padding
+    black = (0 - 0.48145466) / 0.26862954
+    assert torch.allclose(pixels[0, 2:6], torch.full((4, 8), black))
+    padding = (int(0.48145466 * 255) / 255 - 0.48145466) / 0.26862954
+    assert torch.allclose(pixels[0, [0, 1, 6, 7]], torch.full((4, 8), padding))
+
+
+def test_sam_input_is_resized_normalised_and_padded() -> None:
+    image = np.full((10, 20, 3), 200, dtype=np.uint8)
+    frame = ImageFrame((10, 20), resized_size(10, 20, 32))
+    assert frame.resized == (16, 32)
+    pixels = sam_input(image, frame, 32)
+    assert pixels.shape == (3, 32, 32)
+    assert pixels.dtype == torch.float32
+    for channel in range(3):
+        inside = (200 - SAM_MEAN[channel]) / SAM_STD[channel]
+        assert torch.allclose(pixels[channel, :16], torch.full((16, 32), inside))
+    assert not pixels[:, 16:].any()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 640), (768, 1024)),
+        ((640, 427), (1024, 683)),  # 427 * 1.6 = 683.2
+        ((333, 500), (682, 1024)),  # 333 * 2.048 = 681.98
+        ((1, 5000), (1, 1024)),  # 0.2 rounds to 0, and one row is kept
+    ],
+)
+def test_resized_size_rounds_as_segment_anything_does(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert resized_size(*size, 1024) == expected
+
+
+def test_grid_classes_read_cell_centres() -> None:
+    # 4 x 8 original, SAM input 16 in one cell, so 4 x 4 pixels of 4: resized to 8 x 16, the lower half is padding.
+    transform = ImageTransform(8, 16, 16, "stretch")
+    frame = ImageFrame((4, 8), (8, 16))
+    part_map = np.arange(32).reshape(4, 8)
+    # Centres 2, 6 | 10, 14 in input pixels are rows 1, 3 and columns 1, 3, 5, 7 of the original (scale 1/2).
+    expected = [[9, 11, 13, 15], [25, 27, 29, 31], [IGNORE_INDEX] * 4, [IGNORE_INDEX] * 4]
+    assert grid_classes(part_map, frame, transform).tolist() == expected
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)])
+def test_other_arrays_are_refused(image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="uint8 RGB array"):
+        ImageTransform(8, 16, 4, "stretch")(image)
