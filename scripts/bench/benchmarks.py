@@ -36,8 +36,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from plum.data.bio_labels import TokenSpan
-
 from partonomy.benchmarks import gqa
 from partonomy.benchmarks.records import AnswerRecord
 from partonomy.benchmarks.segmentation import SegmentationItem, SegmentationOptions, SegmentationTask
@@ -48,6 +46,7 @@ from partonomy.masks import decode_mask
 from partonomy.structures import Part, Question
 from plum.inference.partonomy_adapter import BatchedPlum, PlumModel, resolve_device
 from plum.inference.predictor import Predictor
+from plum.inputs.bio_labels import TokenSpan
 from plum.models.grounded_lmm import GroundedLMM
 from scripts.bench.device_clock import seconds_now
 from scripts.bench.eval import IMAGE_SIZES, NEAR_ZERO

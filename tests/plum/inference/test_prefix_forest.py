@@ -77,6 +77,19 @@ def test_a_grown_forest_computes_only_what_is_new() -> None:
     assert len(forest.take_new().token_ids) == 0
 
 
+def test_branches_of_a_picture_share_a_copy_of_its_trunk_while_they_are_smaller_than_it() -> None:
+    forest = PrefixForest(2, 3)
+    trunk = (1, IMAGE, IMAGE, IMAGE)
+    tails = {"a": (2, 3), "b": (4, 5), "c": (6,), "d": (7, 8, 9)}  # a and b fill a set of four nodes, c and d another
+    forest.add([row(0, name, *trunk, *tail) for name, tail in tails.items()] + [row(1, "e", *trunk, 2)])
+    own = forest.take_new().blocks[1]
+    assert own.queries.shape == (3, 4)
+    assert own.keys.shape == (3, len(trunk) + 4)
+    assert [set(keys[: len(trunk)]) for keys in own.keys] == [{0, 1, 2, 3}, {0, 1, 2, 3}, {4, 5, 6, 7}]
+    forest.add([row(0, "a", *trunk, 2, 3, 4), row(0, "b", *trunk, 4, 5, 6)])
+    assert len(forest.take_new().blocks[0].queries) == 2  # what stood there before counts: each has three nodes now
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_random_conversations(seed: int) -> None:
     generator = np.random.default_rng(seed)
