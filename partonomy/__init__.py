@@ -1,6 +1,6 @@
 """Partonomy: the benchmark of part-level visual understanding, and the harness that runs every benchmark.
 
-Rooms, from the ground up; imports point down (pyproject.toml, `lint-imports`):
+The packages, lowest layer last; imports point down (see pyproject.toml, `lint-imports`):
 
 - files, images, locks, masks, names, progress, sharding, structures, table_format, visualize: what all rooms share
 - metrics: IoU, matching, multiple choice, intervals

@@ -17,16 +17,21 @@ from partonomy.masks import is_integer, shorten
 from partonomy.progress import BYTES, Progress, progress
 
 RECORD_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, OSError)
-"""What a reader may raise while it walks through a record of any form."""
+"""The errors that a reader can raise on a malformed record."""
+
+CHUNK_CHARACTERS = 1 << 22
+LONGEST_LITERAL = len("-Infinity")  # an error closer than this to the buffer's end may only mean a cut-off value
+BLANK = re.compile(r"[ \t\r\n]*")
+REMAINS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # names of the temporary files of `open_atomically`
 
 
 def reason_of(error: Exception) -> str:
-    """What one of `RECORD_ERRORS` says, in words that end a message."""
+    """Return the reason that one of `RECORD_ERRORS` gives, worded as the end of a message."""
     return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def hash_files(paths: Iterable[Path]) -> str:
-    """sha256 over the contents of files, in the order given."""
+    """Return the sha256 over the contents of the files, in the given order."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -36,12 +41,12 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 
 def hash_json(content: object) -> str:
-    """sha256 of a JSON value, whatever the order of its keys."""
+    """Return the sha256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def write_json(path: Path, content: object, indent: int | None = None) -> None:
-    """Write JSON in UTF-8 atomically (`open_atomically`), without blanks unless `indent` is given."""
+    """Write JSON in UTF-8 atomically (`open_atomically`), without whitespace unless `indent` is given."""
     separators = (",", ":") if indent is None else None
     write_text_atomically(path, json.dumps(content, indent=indent, separators=separators, ensure_ascii=False) + "\n")
 
@@ -54,14 +59,14 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes its place, complete and on disk, when the block ends without an error.
+    """Open a temporary file for writing that replaces `path` atomically when the block ends without an error.
 
-    Readers see the old content or the new one, never a part, also after a power cut. The content is written to a
-    temporary file of a unique name (`.NAME.<random>.tmp`) in the same folder, so that two writers cannot mix their
-    bytes. An error removes it; only a process that is killed leaves it behind.
+    Readers see the complete old or the complete new content, even after a power cut. The temporary file lies in the
+    same folder under a unique name (`.NAME.<random>.tmp`), so that two writers cannot mix their bytes. An error
+    removes it; only a killed process leaves it behind (see `remove_remains`).
 
     Args:
-        path: of the file, in an existing folder.
+        path: the file to write, in an existing folder.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -76,9 +81,16 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
+def remove_remains(folder: Path) -> None:
+    """Delete the temporary files that killed processes left; call it only in the folder's sole writing process."""
+    for path in folder.glob(".*.tmp"):
+        if REMAINS.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
-    """Write a folder's entries to disk, without which a new name may be lost in a power cut."""
-    if os.name == "nt":  # a folder cannot be opened there, and a rename is journalled
+    """Flush a folder's entries to disk; otherwise a power cut can lose a new file name."""
+    if os.name == "nt":  # Windows cannot open a folder, and it journals renames
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -98,11 +110,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(content: bytes, where: str) -> Any:
-    """Parse JSON in UTF-8, with or without byte order mark.
+    """Parse UTF-8 JSON, with or without a byte order mark.
 
     Raises:
-        ValueError: it is none, is nested too deeply, or an object has a key twice (the first value would be lost);
-            begins with `where`.
+        ValueError: the content is not JSON, is nested too deeply, or repeats a key in an object (the first value would
+            be lost). The message begins with `where`.
     """
     try:
         return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object_from_pairs)
@@ -120,10 +132,10 @@ def _object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_text(value: object, name: str) -> str:
-    """Return a value that must be a text, not empty, that UTF-8 can write (JSON can spell half a character).
+    """Return `value` if it is a non-empty text that UTF-8 can encode (JSON can contain half a surrogate pair).
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not such a text.
     """
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} must be a text, got {shorten(value)}")
@@ -133,18 +145,18 @@ def check_text(value: object, name: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with what UTF-8 cannot write as escapes, for messages about it."""
+    """Return the text for use in messages, with characters that UTF-8 cannot encode as escapes."""
     return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def check_relative_path(value: object, name: str) -> str:
-    """Return a path that must stay in the folder it is relative to.
+    """Return `value` if it is a relative path that stays in the folder it is relative to.
 
-    By its name alone: an image folder may well hold links to another disk, but no file that comes from elsewhere may
-    choose what is read outside of it.
+    Only the path's text is checked. An image folder may contain links to another disk, but a downloaded annotation file
+    must not name files outside the folder.
 
     Raises:
-        ValueError: it is no text, absolute, or has a `..` in it.
+        ValueError: it is not a text, is absolute, or contains `..`.
     """
     text = check_text(value, name)
     path = Path(text)
@@ -156,10 +168,10 @@ def check_relative_path(value: object, name: str) -> str:
 
 
 def check_box(values: object, name: str) -> tuple[int, int, int, int]:
-    """Return a box (x, y, width, height) in whole pixels.
+    """Return `values` as a box (x, y, width, height) in whole pixels.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: they are not four non-negative integers.
     """
     if not isinstance(values, list) or len(values) != 4 or not all(is_integer(value) for value in values):
         raise ValueError(f"{name} must be [x, y, width, height] in whole pixels, got {shorten(values)}")
@@ -169,25 +181,20 @@ def check_box(values: object, name: str) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
-CHUNK_CHARACTERS = 1 << 22
-LONGEST_LITERAL = len("-Infinity")  # closer to the end of the buffer than this, an error may only be a cut
-BLANK = re.compile(r"[ \t\r\n]*")
-
-
 def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield (list name, record) for the records of the named lists of a file's top-level object, in file order.
 
     Everything else in the file is decoded, checked to be JSON and dropped. Progress counts characters.
 
     Args:
-        path: of the file.
-        names: of the lists.
-        is_strict: refuse what `read_json` refuses: an object that has a key twice; and a file without one of the lists.
+        path: the file to read.
+        names: the names of the lists.
+        is_strict: refuse an object that repeats a key, as `read_json` does, and a file that lacks one of the lists.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a JSON object, or a named entry is not a list; names the file, the list and the
-            position.
+        ValueError: the file is not a JSON object, or a named entry is not a list. The message names the file, the list
+            and the position.
     """
     missing = set(names)
     with _open(path, is_strict) as buffer:
@@ -215,15 +222,15 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
 
 
 def iterate_records(path: Path, *, is_strict: bool = False) -> Iterator[Any]:
-    """Yield the records of a file that is one list, in file order. Progress counts characters.
+    """Yield the records of a file that holds a single list, in file order. Progress counts characters.
 
     Args:
-        path: of the file.
-        is_strict: refuse an object that has a key twice.
+        path: the file to read.
+        is_strict: refuse an object that repeats a key.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a JSON list; names the file, the record and the position.
+        ValueError: the file is not a JSON list. The message names the file, the record and the position.
     """
     with _open(path, is_strict) as buffer:
         buffer.where = "the list"
@@ -256,7 +263,7 @@ def _records(buffer: "_Buffer", of_what: str) -> Iterator[Any]:
 
 
 class _Buffer:
-    """The part of the file that is being decoded."""
+    """The portion of the file that is being decoded."""
 
     def __init__(self, path: Path, file: TextIO, shown: Progress, decoder: json.JSONDecoder) -> None:
         self._path = path
@@ -265,11 +272,11 @@ class _Buffer:
         self._decoder = decoder
         self._text = ""
         self._at = 0
-        self._dropped = 0  # characters before the buffer
+        self._dropped = 0  # number of characters before the buffer
         self.where = "the top-level object"
 
     def peek(self) -> str:
-        """The next character that is not blank; empty at the end of the file."""
+        """Return the next character that is not whitespace; empty at the end of the file."""
         while True:
             blank = BLANK.match(self._text, self._at)
             self._at = blank.end() if blank else self._at
@@ -279,14 +286,14 @@ class _Buffer:
                 return ""
 
     def skip(self, character: str) -> bool:
-        """Whether the next character is this one; it is then consumed."""
+        """Consume the next character if it is this one, and return whether it was."""
         if self.peek() != character:
             return False
         self._at += len(character)
         return True
 
     def expect(self, character: str) -> None:
-        """Consume this character (empty: the end of the file)."""
+        """Consume this character, or raise; an empty string stands for the end of the file."""
         if not self.skip(character):
             found, wanted = self.peek() or "the end of the file", character or "the end of the file"
             raise self._error(f"expected {wanted}, found {found}", self._at)
@@ -312,12 +319,12 @@ class _Buffer:
             except ValueError as error:  # an integer of thousands of digits
                 raise self._error(str(error), self._at) from error
             else:
-                if end < len(self._text) or not self._read_more():  # a number at the very end may go on
+                if end < len(self._text) or not self._read_more():  # a number at the very end may continue
                     self._at = end
                     return value
 
     def _read_more(self) -> bool:
-        """Extend the buffer, each time at least twofold, so that one huge record is not decoded again and again."""
+        """At least double the rest of the buffer, so that one huge record is not decoded again and again."""
         rest = self._text[self._at :]
         try:
             chunk = self._file.read(max(CHUNK_CHARACTERS, len(rest)))

@@ -8,7 +8,7 @@ from PIL import Image
 
 BOX_COLOUR = (255, 0, 0)
 EXIF_ORIENTATION = 0x0112
-UPRIGHT = {  # how to turn a picture of each EXIF orientation; 1 is upright already
+UPRIGHT = {  # EXIF orientation -> the turn that makes the image upright; 1 is upright already
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -17,31 +17,32 @@ UPRIGHT = {  # how to turn a picture of each EXIF orientation; 1 is upright alre
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-QUARTER_TURNS = (5, 6, 7, 8)  # orientations that exchange width and height
-NUM_BOX_LINES_PER_SIDE = 200  # one pixel of line per so many pixels of the image's shorter side
+QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap width and height
+NUM_BOX_LINES_PER_SIDE = 200  # pixels of the image's shorter side per pixel of line width
 
 logger = logging.getLogger(__name__)
 
 
 def load_image(path: Path, height: int, width: int) -> np.ndarray:
-    """Read an image file in the frame of its annotations.
+    """Read an image file in the coordinate frame of its annotations.
 
-    Cameras write rotated photographs with an EXIF orientation; some annotation tools apply it, others do not. The
-    annotation's size decides: the rotated image when its size fits, the raw one when only that fits. Where both fit
-    (square images, half turns and mirrorings), the orientation is applied, as viewers and browsers do; a damaged one
-    is none. Of an animation the first picture is read. Files of more pixels than PIL opens (179 million) are refused.
+    Cameras store rotated photographs with an EXIF orientation; some annotation tools apply it, others do not. The
+    annotation's size decides: the rotated image is returned if its size fits, the raw one if only that fits. If both
+    fit (square images, half turns and mirrorings), the orientation is applied, as viewers and browsers do. Damaged EXIF
+    data is ignored. Of an animation, the first frame is read. Images with more pixels than PIL opens (179 million) are
+    refused.
 
     Args:
         path: the image file.
-        height: of the annotation, pixels.
-        width: of the annotation, pixels.
+        height: the annotation's height in pixels.
+        width: the annotation's width in pixels.
 
     Returns:
         uint8 RGB (height, width, 3).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or no image, or has another size than its annotation.
+        ValueError: the file is damaged or not an image, or its size differs from its annotation's.
     """
     with _open(path) as image:
         orientation = _orientation(image, path)
@@ -56,22 +57,22 @@ def load_image(path: Path, height: int, width: int) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) in pixels after the EXIF orientation, reading only the file's header.
+    """Return (height, width) in pixels after the EXIF orientation is applied. Only the file's header is read.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no image.
+        ValueError: the file is not an image.
     """
     with _open(path) as image:
         return _upright_size(image, path)
 
 
 def check_image(path: Path, height: int, width: int) -> None:
-    """Check, from the header alone, that an image file exists and fits its annotation's size (see `load_image`).
+    """Check from the header alone that an image file exists and fits its annotation's size (see `load_image`).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no image or has another size.
+        ValueError: the file is not an image, or its size differs.
     """
     with _open(path) as image:
         sizes = {(image.height, image.width), _upright_size(image, path)}
@@ -84,10 +85,10 @@ def draw_box(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
 
     Args:
         image: uint8 RGB (H, W, 3); not changed.
-        box: (x, y, width, height), pixels. The frame lies outside of it where the image has room.
+        box: (x, y, width, height) in pixels. The frame lies outside the box wherever the image has room.
 
     Returns:
-        A copy with the frame.
+        A copy of the image with the frame.
     """
     height, width = image.shape[:2]
     line = max(1, round(min(height, width) / NUM_BOX_LINES_PER_SIDE))
@@ -108,11 +109,11 @@ def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image, path: Path) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or the EXIF data is damaged, as viewers do."""
+    """Return the EXIF orientation, 1 to 8; 1 if there is none or the EXIF data is damaged, as viewers do."""
     try:
         value = image.getexif().get(EXIF_ORIENTATION)
     except Exception as error:  # PIL's EXIF reader raises errors of many types for damaged data
-        logger.warning("%s: the EXIF data is damaged (%s); the picture is taken as it is", path, error)
+        logger.warning("%s: the EXIF data is damaged (%s); the orientation is ignored", path, error)
         return 1
     return value if isinstance(value, int) and value in UPRIGHT else 1
 
@@ -131,7 +132,7 @@ def _describe_mismatch(path: Path, image: Image.Image, height: int, width: int) 
 def _open(path: Path) -> Image.Image:
     try:
         is_file = path.is_file()
-    except OSError as error:  # such as a name that is too long
+    except OSError as error:  # for example, the name is too long
         raise ValueError(f"{path}: no image file can have this name ({error.strerror})") from error
     if not is_file:
         raise FileNotFoundError(f"{path}: image file not found; check the image folder of the dataset")
@@ -145,7 +146,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith(("I", "F")):
         return _grey_to_rgb(np.asarray(image))
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # PIL warns when the transparent colour of a palette is dropped in one step
+        image = image.convert("RGBA")  # PIL warns if a palette's transparent colour is dropped in a single step
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 

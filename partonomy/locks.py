@@ -1,4 +1,4 @@
-"""Locks of files and folders: one writer at a time, released when its process ends, however it ends."""
+"""Locks of files and folders: one writer at a time, released when its process ends for any reason."""
 
 import errno
 import logging
@@ -8,21 +8,25 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from partonomy.files import remove_remains
+
 logger = logging.getLogger(__name__)
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
-"""What network file systems without locks answer."""
+"""Errors of network file systems without locks."""
+LOCK_FILE = ".lock"
+"""Name of the file that is locked by the process that writes a data set folder."""
 
 
 @contextmanager
 def hold_lock(path: Path, refusal: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a file or folder, which is a hidden file beside it.
+    """Hold the lock of a file or folder, which is a hidden file next to it.
 
-    A file system without locks is said in a warning, and the work goes on without one.
+    If the file system has no locks, a warning is logged and the work continues without one.
 
     Args:
-        path: What is written.
-        refusal: Message for the second writer: who may hold the lock, and what to do.
+        path: The file or folder to write.
+        refusal: Message for a second writer: who may hold the lock, and what to do.
         wait: Whether to wait for the first writer instead of refusing.
 
     Raises:
@@ -32,17 +36,13 @@ def hold_lock(path: Path, refusal: str, *, wait: bool = False) -> Iterator[None]
         yield
 
 
-LOCK_FILE = ".lock"
-"""Locked by the process that writes a data set folder."""
-
-
 @contextmanager
 def lock_folder(folder: Path, name: str = LOCK_FILE) -> Iterator[None]:
-    """Hold a folder, or a part of the work in it, by a file in it that is removed at the end.
+    """Hold the lock of a folder, or of a part of the work in it. The lock file in the folder is removed at the end.
 
     Args:
-        folder: Created when missing.
-        name: Of the lock file.
+        folder: The folder, created if missing. Locking the whole folder deletes temporary files of killed writers.
+        name: Name of the lock file; any name but the default locks only a part of the work.
 
     Raises:
         BlockingIOError: Another process holds the lock.
@@ -54,10 +54,12 @@ def lock_folder(folder: Path, name: str = LOCK_FILE) -> Iterator[None]:
     )
     with _hold(path, refusal):
         try:
+            if name == LOCK_FILE:
+                remove_remains(folder)
             yield
         finally:
-            # Removed while it is held: a process that opened it before finds it gone once it has the lock, and is
-            # refused; the next one makes a new file.
+            # Removed while it is held: a process that opened it earlier finds it gone once it has the lock, and is
+            # refused; the next one creates a new file.
             path.unlink(missing_ok=True)
 
 

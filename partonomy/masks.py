@@ -1,6 +1,6 @@
-"""The one mask codec: bool arrays to COCO run-length codes and back (pycocotools; Fortran order, ASCII counts).
+"""The mask codec: converts bool arrays to COCO run-length codes and back (pycocotools; Fortran order, ASCII counts).
 
-Every segmentation is checked before pycocotools sees it, whose C code trusts sizes, counts and coordinates.
+Every segmentation is checked before it reaches pycocotools, whose C code trusts sizes, counts and coordinates.
 """
 
 import math
@@ -16,16 +16,21 @@ from pycocotools import mask as coco_mask
 from partonomy.structures import RLE
 
 MIN_POLYGON_COORDINATES = 6
-MAX_PIXELS = 178_956_970  # of an image that PIL opens; also keeps every run within the 32 bits that COCO's code has
-CODE = re.compile(r"[0-o]+")  # "P" to "o": more of the number follows
-MAX_GROUPS = 7  # of 5 bits: any number of 32 bits
+MAX_PIXELS = 178_956_970  # the most pixels that PIL opens; also keeps every run within the 32 bits of COCO's code
+CODE = re.compile(r"[0-o]+")  # "P" to "o": the number continues
+MAX_GROUPS = 7  # of 5 bits each: enough for any 32-bit number
 LONG_NUMBER = re.compile(r"[P-o]{7}")
-MAX_SHIFTED = 12  # groups fit into 64 bits; longer numbers are refused
+MAX_SHIFTED = 12  # this many groups fit into 64 bits; longer numbers are refused
 BATCH_CHARACTERS = 1 << 16
+MERGE_BATCH = 64
+PLAIN_KEYS = {"size", "counts"}
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def check_mask_size(height: object, width: object, where: str) -> None:
-    """Check that two values are the height and width, in pixels, of an image that can be opened."""
+    """Check that the values are the height and width, in pixels, of an image that can be opened."""
     if not (is_integer(height) and is_integer(width)):
         raise ValueError(f"{where}: height and width must be whole numbers, got {shorten(height)}, {shorten(width)}")
     assert isinstance(height, int)
@@ -37,7 +42,7 @@ def check_mask_size(height: object, width: object, where: str) -> None:
 
 
 def check_size_entry(size: object, height: int, width: int, where: str) -> None:
-    """Check the "size" of a segmentation against its image's."""
+    """Check a segmentation's "size" against the size of its image."""
     if not isinstance(size, Sequence) or len(size) != 2 or not all(is_integer(value) for value in size):
         raise ValueError(f"{where}: a segmentation needs 'size': [height, width], got {shorten(size)}")
     if (size[0], size[1]) != (height, width):
@@ -48,7 +53,7 @@ def check_size_entry(size: object, height: int, width: int, where: str) -> None:
 
 
 def read_run_list(counts: object, num_pixels: int, where: str) -> np.ndarray:
-    """Read uncompressed "counts": run lengths, int64, that sum to the image."""
+    """Read uncompressed "counts": int64 run lengths that sum to the number of pixels."""
     if not isinstance(counts, Sequence) or not all(is_integer(run) and run >= 0 for run in counts):
         raise ValueError(f"{where}: 'counts' must be text, bytes or a list of run lengths, got {shorten(counts)}")
     if sum(counts) != num_pixels:
@@ -57,9 +62,9 @@ def read_run_list(counts: object, num_pixels: int, where: str) -> np.ndarray:
 
 
 def read_compressed_runs(counts: str, num_pixels: int, where: str) -> np.ndarray:
-    """Read compressed "counts": run lengths, int64, that sum to the image.
+    """Read compressed "counts": int64 run lengths that sum to the number of pixels.
 
-    pycocotools itself reads a damaged code as noise, or beyond its end.
+    pycocotools itself decodes a damaged code to noise, or reads past its end.
     """
     if not CODE.fullmatch(counts) or counts[-1] >= "P" or LONG_NUMBER.search(counts):
         raise ValueError(f"{where}: 'counts' is not a compressed COCO run-length code: {shorten(counts)}")
@@ -73,16 +78,16 @@ def read_compressed_runs(counts: str, num_pixels: int, where: str) -> np.ndarray
 
 
 def find_sound_codes(counts: Sequence[str], num_pixels: Sequence[int]) -> np.ndarray:
-    """Tell which of many compressed codes `read_compressed_runs` reads, and without a run of length 0 after the first.
+    """Find the compressed codes that `read_compressed_runs` accepts and that have no run of length 0 after the first.
 
-    Many at once: alone, a code of some runs takes NumPy as long as a hundred codes together.
+    Codes are checked together because NumPy takes as long for a single short code as for a hundred.
 
     Args:
-        counts: compressed "counts", N of them.
-        num_pixels: of the image of each.
+        counts: N compressed "counts".
+        num_pixels: the number of pixels of each code's image.
 
     Returns:
-        bool (N,). What is False is to be read alone, which says why.
+        bool (N,). Read each code marked False by itself to get the reason.
     """
     is_sound = np.zeros(len(counts), dtype=bool)
     batch: list[int] = []
@@ -98,14 +103,16 @@ def find_sound_codes(counts: Sequence[str], num_pixels: Sequence[int]) -> np.nda
 
 
 def _are_sound(counts: Sequence[str], num_pixels: Sequence[int]) -> np.ndarray:
-    """The same for ASCII texts, none empty."""
-    groups = np.frombuffer("".join(counts).encode("ascii"), dtype=np.uint8) - np.uint8(48)  # below "0": far above 63
+    """Do the same for non-empty ASCII texts."""
+    groups = np.frombuffer("".join(counts).encode("ascii"), dtype=np.uint8) - np.uint8(
+        48
+    )  # below "0": wraps far above 63
     sizes = np.array([len(code) for code in counts])
     last = np.cumsum(sizes) - 1
     is_good = np.maximum.reduceat(groups, last - sizes + 1) < 64
     is_good &= (groups[last] & 0x20) == 0
     groups = groups.astype(np.int64)
-    groups[last] &= 0x1F  # a code that ends within a number must not run into the next
+    groups[last] &= 0x1F  # a code that ends within a number must not run into the next code
     number_ends = np.flatnonzero((groups & 0x20) == 0)
     values, lengths = _decode_numbers(groups, number_ends)
     ends = np.searchsorted(number_ends, last)  # the last number of each code
@@ -114,26 +121,26 @@ def _are_sound(counts: Sequence[str], num_pixels: Sequence[int]) -> np.ndarray:
     runs = _add_up(values, starts, ends)
     is_good &= np.maximum.reduceat(runs, starts) <= num_pixels
     is_good &= np.add.reduceat(runs, starts) == num_pixels
-    runs[starts] += 1  # the first may be 0
+    runs[starts] += 1  # the first run may be 0
     is_good &= np.minimum.reduceat(runs, starts) > 0
     return is_good
 
 
 def _add_up(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Undo the differences of codes that stand one after the other: each run adds to the last but one of its code."""
+    """Undo the difference coding of concatenated codes: each run adds to the run two before it in the same code."""
     sizes = ends - starts + 1
     places = np.arange(values.size) - np.repeat(starts, sizes)
     is_odd = places % 2 == 1
     odd = np.cumsum(np.where(is_odd, values, 0))
     even = np.cumsum(np.where(is_odd | (places == 0), 0, values))
-    before = np.repeat(starts, sizes)  # the first run of a code is in neither sum
+    before = np.repeat(starts, sizes)  # neither sum includes a code's first run
     runs: np.ndarray = np.where(is_odd, odd - odd[before], even - even[before])
     runs[starts] = values[starts]
     return runs
 
 
 def decode_runs(counts: str) -> np.ndarray:
-    """Undo COCO's code: 5 bits a character, lowest first, bit 5 = more follow; from the fourth run on, differences."""
+    """Decode COCO's code: 5 bits a character, lowest first; bit 5 = more follow; differences from the fourth run on."""
     groups = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
     values, _ = _decode_numbers(groups, np.flatnonzero((groups & 0x20) == 0))
     runs = values.copy()
@@ -143,7 +150,7 @@ def decode_runs(counts: str) -> np.ndarray:
 
 
 def _decode_numbers(groups: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers from groups of 5 bits that end at `ends`, and how many groups each has."""
+    """Return the numbers whose 5-bit groups end at `ends`, and the number of groups of each."""
     starts = np.zeros_like(ends)
     starts[1:] = ends[:-1] + 1
     lengths = ends - starts + 1
@@ -154,7 +161,7 @@ def _decode_numbers(groups: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, n
 
 
 def read_ring(ring: object, height: int, width: int, where: str) -> list[float]:
-    """Read one flat polygon x, y, x, y, ...; at most one image size outside of the image."""
+    """Read one flat polygon x, y, x, y, ...; it may extend beyond the image by at most one image size."""
     if not isinstance(ring, Sequence) or not all(is_integer(value) or isinstance(value, float) for value in ring):
         raise ValueError(f"{where}: a polygon must be a flat list of numbers x, y, x, y, ..., got {shorten(ring)}")
     if len(ring) < MIN_POLYGON_COORDINATES or len(ring) % 2:
@@ -167,45 +174,38 @@ def read_ring(ring: object, height: int, width: int, where: str) -> list[float]:
                 f"{where}: the polygon lies far outside of the image: {name} from {shorten(min(values))} to "
                 f"{shorten(max(values))}, the image is {height} x {width} (height x width)"
             )
-    # pycocotools lists every pixel of the outline: one longer than any that makes sense would fill the memory.
+    # pycocotools lists every pixel of the outline, so an absurdly long outline would fill the memory.
     points = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
     length = float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
     if length > height * width + 64 * (height + width):
         raise ValueError(
-            f"{where}: an outline of {length:.0f} pixels is none in an image of {height} x {width}; check the polygon"
+            f"{where}: an outline of {length:.0f} pixels is too long for an image of {height} x {width}; check "
+            "the polygon"
         )
     return [float(value) for value in ring]
 
 
 def is_integer(value: object) -> bool:
-    """Whether a JSON value is a whole number; true and false are none."""
+    """Return whether a JSON value is an integer; true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def shorten(value: object) -> str:
-    """A value in at most some 80 characters, also where it is large or deeply nested."""
+    """Return a value's text in about 80 characters at most, even if the value is large or deeply nested."""
     return _SHORT.repr(value)
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
-
-
-MERGE_BATCH = 64
-PLAIN_KEYS = {"size", "counts"}
 
 
 def encode_mask(mask: np.ndarray) -> RLE:
     """Encode a mask.
 
     Args:
-        mask: bool (H, W), original-image pixels. Any memory order.
+        mask: bool (H, W) in original-image pixels, in any memory order.
 
     Returns:
         Its COCO compressed run-length code.
 
     Raises:
-        ValueError: the array is not two-dimensional or not bool (a probability map has to be thresholded first).
+        ValueError: the array is not two-dimensional or not bool (threshold a probability map first).
     """
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise ValueError(f"a mask must be a bool array (H, W), got {mask.dtype} {mask.shape}: threshold it first")
@@ -214,53 +214,53 @@ def encode_mask(mask: np.ndarray) -> RLE:
 
 
 def decode_mask(rle: RLE) -> np.ndarray:
-    """Decode a run-length code into a bool array (H, W), its columns contiguous."""
+    """Decode a run-length code into a bool array (H, W) whose columns are contiguous."""
     return coco_mask.decode(_to_coco(rle)).view(np.bool_)
 
 
 def rle_to_json(rle: RLE) -> dict[str, object]:
-    """Return the COCO form of a code that JSON can hold: {"size": [h, w], "counts": ASCII text}."""
+    """Return a code in COCO's JSON form: {"size": [h, w], "counts": ASCII text}."""
     return {"size": [rle.height, rle.width], "counts": rle.counts}
 
 
 def rle_area(rle: RLE) -> int:
-    """Number of pixels of the mask."""
+    """Return the number of pixels of the mask."""
     return int(coco_mask.area(_to_coco(rle)))
 
 
 @lru_cache(maxsize=4096)  # every part of an image is compared with every object
 def rle_bbox(rle: RLE) -> tuple[int, int, int, int]:
-    """Tight box (x, y, width, height) in pixels; (0, 0, 0, 0) for an empty mask."""
+    """Return the tight box (x, y, width, height) in pixels; (0, 0, 0, 0) for an empty mask."""
     x, y, width, height = (int(value) for value in coco_mask.toBbox(_to_coco(rle)))
     return (x, y, width, height) if width and height else (0, 0, 0, 0)
 
 
 def union_masks(masks: Sequence[RLE]) -> RLE:
-    """Union of one or more masks of the same size.
+    """Return the union of one or more masks of the same size.
 
     Raises:
-        ValueError: no mask, or masks of several sizes.
+        ValueError: there is no mask, or the sizes differ.
     """
     if not masks:
         raise ValueError("the union of no masks is undefined: pass at least one")
     sizes = {(mask.height, mask.width) for mask in masks}
     if len(sizes) > 1:
-        raise ValueError(f"cannot unite masks of several sizes {sorted(sizes)}")
+        raise ValueError(f"cannot unite masks of different sizes {sorted(sizes)}")
     if len(masks) == 1:
         return masks[0]
     return _from_coco(_merge([_to_coco(mask) for mask in masks]))
 
 
 def intersection_area(first: RLE, second: RLE) -> int:
-    """Number of pixels in both masks."""
+    """Return the number of pixels that both masks contain."""
     return int(coco_mask.area(coco_mask.merge([_to_coco(first), _to_coco(second)], intersect=True)))
 
 
 def encode_masks(masks: np.ndarray) -> tuple[RLE, ...]:
-    """Encode a stack of masks at once.
+    """Encode a stack of masks in a single call.
 
     Args:
-        masks: bool (N, H, W), original-image pixels.
+        masks: bool (N, H, W) in original-image pixels.
 
     Raises:
         ValueError: the array is not three-dimensional or not bool.
@@ -275,29 +275,29 @@ def encode_masks(masks: np.ndarray) -> tuple[RLE, ...]:
 
 @lru_cache(maxsize=4096)  # the questions of an image ask about the same masks
 def canonical_rle(rle: RLE) -> RLE:
-    """The same mask without runs of length 0 inside its code.
+    """Return the same mask without runs of length 0 inside its code.
 
-    Such a code is valid, but pycocotools takes two of them that meet for the end when it unites or intersects masks.
+    A code with such runs is valid, but if two of them meet in a union or an intersection, pycocotools stops early.
     """
     runs = decode_runs(rle.counts)
     return rle if (runs[1:] > 0).all() else encode_mask(decode_mask(rle))
 
 
 def mask_areas(masks: Sequence[RLE]) -> np.ndarray:
-    """Numbers of pixels, int64 (N,)."""
-    # One by one: pycocotools 2.0.11 counts the masks of a list in 8 bits and refuses more than 255.
+    """Return the number of pixels of each mask, int64 (N,)."""
+    # One at a time: pycocotools 2.0.11 counts the masks of a list in 8 bits and refuses more than 255.
     return np.asarray([coco_mask.area(_to_coco(mask)) for mask in masks], dtype=np.int64)
 
 
 def intersection_areas(first: Sequence[RLE], second: Sequence[RLE]) -> np.ndarray:
-    """Pixels that each of P masks shares with each of M masks of the same size, int64 (P, M).
+    """Return the number of pixels that each of P masks shares with each of M masks of the same size, int64 (P, M).
 
     The codes must be canonical (`canonical_rle`).
     """
     if not first or not second:
         return np.zeros((len(first), len(second)), dtype=np.int64)
     coded = [_to_coco(mask) for mask in first]
-    # For a "crowd" pycocotools divides the intersection by the first mask's area, in float64: rounding restores it.
+    # For a "crowd", pycocotools divides the intersection by the first mask's area in float64; rounding recovers it.
     shares = coco_mask.iou(coded, [_to_coco(mask) for mask in second], [1] * len(second))  # [P, M]
     return np.rint(shares * mask_areas(first)[:, None]).astype(np.int64)
 
@@ -308,16 +308,16 @@ def rle_from_coco(segmentation: object, height: int, width: int, where: str) -> 
     Args:
         segmentation: a list of polygons, one flat polygon, {"size", "counts"} with counts as compressed text, bytes
             or a list of runs, {"size", "polygon"} (published Partonomy records), or any of them under "segmentation".
-        height: of the image, pixels.
-        width: of the image, pixels.
-        where: names the file and record, for errors.
+        height: the image's height in pixels.
+        width: the image's width in pixels.
+        where: the file and record, for error messages.
 
     Returns:
-        The compressed code, of exactly the image's size and without runs of length 0 but for the first.
+        The compressed code, of exactly the image's size; only its first run may have length 0.
 
     Raises:
-        ValueError: an unknown form, a mask of another size, an empty or broken polygon, counts that do not add up, a
-            size that no image has.
+        ValueError: the form is unknown, the mask has another size than the image, a polygon is empty or malformed, the
+            counts do not add up, or an image cannot have the size.
     """
     check_mask_size(height, width, where)
     while isinstance(segmentation, Mapping) and "segmentation" in segmentation:
@@ -337,20 +337,20 @@ def rle_from_coco(segmentation: object, height: int, width: int, where: str) -> 
 
 
 def read_sound_codes(segmentations: Iterable[object]) -> list[RLE | None]:
-    """Read those COCO segmentations that are compressed codes and right as they are: nearly all of most files.
+    """Read the COCO segmentations that are valid compressed codes already, as nearly all are in most files.
 
-    Checked together they take a tenth of the time that `rle_from_coco` takes for one after the other.
+    Checking them together takes a tenth of the time that `rle_from_coco` takes one by one.
 
     Returns:
-        What `rle_from_coco` returns for an image of the segmentation's own size; None for every other form and for what
-        is damaged.
+        For each segmentation, the result of `rle_from_coco` for an image of the segmentation's own size; None for every
+        other form and for damaged codes.
     """
     masks = [_plain_code(segmentation) for segmentation in segmentations]
     return [mask if sound else None for mask, sound in zip(masks, find_sound_masks(masks), strict=True)]
 
 
 def find_sound_masks(masks: Sequence[RLE | None]) -> list[bool]:
-    """Tell which masks have a size that images have, and a code that `rle_from_coco` leaves as it is."""
+    """Return whether each mask has a possible image size and a code that `rle_from_coco` would not change."""
     is_sized = [mask is not None and _is_image_size(mask.height, mask.width) for mask in masks]
     sized = [mask for mask, good in zip(masks, is_sized, strict=True) if good and mask is not None]
     is_sound = iter(
@@ -360,7 +360,7 @@ def find_sound_masks(masks: Sequence[RLE | None]) -> list[bool]:
 
 
 def _plain_code(segmentation: object) -> RLE | None:
-    """A segmentation of the form {"size": [h, w], "counts": text}, not checked any further."""
+    """Read a segmentation of the form {"size": [h, w], "counts": text} without further checks; None for other forms."""
     if not isinstance(segmentation, dict) or segmentation.keys() != PLAIN_KEYS:
         return None
     size, counts = segmentation["size"], segmentation["counts"]
@@ -374,7 +374,7 @@ def _is_image_size(height: int, width: int) -> bool:
 
 
 def _merge(encoded: list[dict[str, Any]]) -> dict[str, Any]:
-    """Unite codes of one size, in batches: pycocotools goes over all that it has united for every further one."""
+    """Unite codes of one size in batches, because pycocotools scans the whole union so far for every further code."""
     while len(encoded) > 1:
         starts = range(0, len(encoded), MERGE_BATCH)
         encoded = [coco_mask.merge(encoded[start : start + MERGE_BATCH]) for start in starts]
@@ -393,7 +393,7 @@ def _from_coco(encoded: Mapping[str, Any]) -> RLE:
 
 def _read_counts(counts: object, height: int, width: int, where: str) -> RLE:
     if isinstance(counts, bytes):
-        counts = counts.decode("latin-1")  # keeps every byte; only ASCII is a code
+        counts = counts.decode("latin-1")  # latin-1 keeps every byte; only ASCII is a valid code
     if not isinstance(counts, str):
         return _encode_runs(read_run_list(counts, height * width, where), height, width)
     runs = read_compressed_runs(counts, height * width, where)
@@ -401,9 +401,9 @@ def _read_counts(counts: object, height: int, width: int, where: str) -> RLE:
 
 
 def _encode_runs(runs: np.ndarray, height: int, width: int) -> RLE:
-    """Compress runs that sum to the image; runs of length 0 after the first go, their neighbours become one.
+    """Compress runs that sum to the image. Runs of length 0 after the first are removed and their neighbours joined.
 
-    pycocotools takes two such runs that meet for the end of the masks when it unites or intersects them.
+    If two such runs meet in a union or an intersection, pycocotools takes them for the end of the masks.
     """
     kept = np.flatnonzero(runs > 0)
     values = kept % 2
@@ -421,6 +421,6 @@ def _read_polygons(polygons: Sequence[Any], height: int, width: int, where: str)
     united: list[dict[str, Any]] = []
     for ring in polygons:
         united += coco_mask.frPyObjects([read_ring(ring, height, width, where)], height, width)
-        if len(united) == MERGE_BATCH:  # not all rings at once: each may cover the image
+        if len(united) == MERGE_BATCH:  # limits memory: each ring may cover the image
             united = [_merge(united)]
     return _from_coco(_merge(united))

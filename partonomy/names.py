@@ -1,7 +1,7 @@
-"""Names of objects and parts: cleaned from annotation files (paper, appendix B), and compared.
+"""Cleaning and comparison of object and part names (paper, appendix B).
 
-Two part names mean the same part if their texts are equal, if they are equal but for the plural, or if a file or a
-callback (such as an LLM) says so.
+Depending on the comparator, two names mean the same part if their texts are equal, if they differ only in case,
+hyphens or the plural, or if a file or a callback (such as an LLM) says so.
 """
 
 import json
@@ -17,17 +17,24 @@ from partonomy.files import parse_json
 
 OBJECT_PART_SEPARATOR = ":"
 LEVEL_SEPARATOR = "--"
+IRREGULAR_PLURALS = {"feet": "foot", "teeth": "tooth", "leaves": "leaf", "knives": "knife", "shelves": "shelf"}
+SIBILANT_ENDINGS = ("ses", "xes", "zes", "ches", "shes")
+SIBILANT_E_ENDINGS = ("se", "xe", "ze", "che", "she")
+SINGULAR_S_ENDINGS = ("ss", "us", "is")
+SINGULAR_S_WORDS = {"lens", "gas", "canvas"}
+NUM_PAIRS_PER_CALL = 100
+FILE_PREFIX = "file:"
 
 
 def clean_name(raw: str, keep_qualifier: bool = False) -> str:
     """Turn one raw name into words.
 
     Args:
-        raw: as the annotation file writes it.
-        keep_qualifier: keep what stands in parentheses ("mouse (animal)").
+        raw: the name as the annotation file writes it.
+        keep_qualifier: keep a qualifier in parentheses ("mouse (animal)").
 
     Returns:
-        Lower case, without `category--object--part:` prefixes, underscores as spaces.
+        The name in lower case, without `category--object--part:` prefixes and with spaces for underscores.
 
     Raises:
         ValueError: nothing is left of the name.
@@ -45,10 +52,10 @@ def clean_name(raw: str, keep_qualifier: bool = False) -> str:
 def clean_names(raw_names: Iterable[str], name_map: Mapping[str, str]) -> dict[str, str]:
     """Clean the names of one vocabulary (all objects, or all parts) together.
 
-    What the rules drop of a name comes back where two raw names would otherwise become one: the qualifier in
+    If cleaning would give two raw names the same natural name, they keep what cleaning drops: the qualifier in
     parentheses ("mouse_(animal)" and "mouse_(computer_equipment)"), or the level above ("airplanes--attack" and
-    "helicopter--attack" become "attack (airplanes)" and "attack (helicopter)"). Two raw names that the name map gives
-    the same natural name are merged on purpose.
+    "helicopter--attack" become "attack (airplanes)" and "attack (helicopter)"). Raw names that the name map gives the
+    same natural name are merged on purpose.
 
     Returns:
         raw name -> natural name.
@@ -67,7 +74,7 @@ def clean_names(raw_names: Iterable[str], name_map: Mapping[str, str]) -> dict[s
 
 
 def _collisions(names: Mapping[str, str]) -> list[list[str]]:
-    """The raw names that share a natural name."""
+    """Return the groups of raw names that share a natural name."""
     raw_by_name: dict[str, list[str]] = defaultdict(list)
     for raw, name in names.items():
         raw_by_name[name].append(raw)
@@ -75,7 +82,7 @@ def _collisions(names: Mapping[str, str]) -> list[list[str]]:
 
 
 def _level_above(raw: str) -> str | None:
-    """The natural name of a raw object's super-category; None for a part, which several objects may share."""
+    """Return the natural name of a raw object's super-category; None for a part, which several objects may share."""
     above, _, last = raw.rpartition(LEVEL_SEPARATOR)
     level = above.rsplit(LEVEL_SEPARATOR, 1)[-1]
     return clean_name(level) if level.strip(" _") and not last.startswith("part:") else None
@@ -85,7 +92,7 @@ def split_part_name(raw: str) -> tuple[str | None, str]:
     """Split a raw category name into its object's raw name and the part's: `car:wheel`, `airplanes--attack--part:nose`.
 
     Returns:
-        (object or None where the name does not say it, part).
+        (object, part); object is None if the name does not contain it.
     """
     if f"{LEVEL_SEPARATOR}part:" in raw:
         object_name, part = raw.split(f"{LEVEL_SEPARATOR}part:", 1)
@@ -101,7 +108,7 @@ def read_text_map(path: Path, what: str) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is something else, naming it.
+        ValueError: the file holds something else; the message names it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: {what} file not found")
@@ -111,21 +118,12 @@ def read_text_map(path: Path, what: str) -> dict[str, str]:
     return table
 
 
-IRREGULAR_PLURALS = {"feet": "foot", "teeth": "tooth", "leaves": "leaf", "knives": "knife", "shelves": "shelf"}
-SIBILANT_ENDINGS = ("ses", "xes", "zes", "ches", "shes")
-SIBILANT_E_ENDINGS = ("se", "xe", "ze", "che", "she")
-SINGULAR_S_ENDINGS = ("ss", "us", "is")
-SINGULAR_S_WORDS = {"lens", "gas", "canvas"}
-NUM_PAIRS_PER_CALL = 100
-FILE_PREFIX = "file:"
-
-
 class PartComparator(Protocol):
     """Decides whether two part names are synonyms."""
 
     @property
     def name(self) -> str:
-        """Recorded with the questions."""
+        """The name that is recorded with the questions."""
         ...
 
     def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
@@ -135,7 +133,7 @@ class PartComparator(Protocol):
 
 @dataclass(frozen=True)
 class ExactComparator:
-    """Two names are the same part only when they are the same text."""
+    """Treats two names as the same part only if their texts are equal."""
 
     name: str = "exact"
 
@@ -146,7 +144,7 @@ class ExactComparator:
 
 @dataclass(frozen=True)
 class LemmaComparator:
-    """Names are compared without case, hyphens and plurals: "tail-fins" is "tail fin"."""
+    """Compares names regardless of case, hyphens and plurals: "tail-fins" equals "tail fin"."""
 
     name: str = "lemma"
 
@@ -159,12 +157,12 @@ class LemmaComparator:
 
 
 class CallbackComparator:
-    """Asks a callback about pairs of names and keeps the answers on disk, so that each pair is asked once.
+    """Asks a callback about pairs of names and caches the answers on disk, so that each pair is asked only once.
 
     Args:
-        callback: takes pairs of names (at most 100 at a time), returns for each whether they mean the same part.
-        cache_path: JSON file, read when it exists and written after every call. Delete it to ask again.
-        name: recorded with the questions; name the model that answers.
+        callback: takes at most 100 pairs of names and returns, for each pair, whether both mean the same part.
+        cache_path: JSON file of answers, read if it exists and written after every call. Delete it to ask again.
+        name: the name recorded with the questions; use the name of the model that answers.
     """
 
     def __init__(
@@ -181,7 +179,7 @@ class CallbackComparator:
         """See `PartComparator`.
 
         Raises:
-            ValueError: the callback returned another number of answers than it was asked for.
+            ValueError: the callback did not return one answer per pair.
         """
         pairs = list(combinations(sorted(set(parts)), 2))
         unknown = [pair for pair in pairs if _pair_key(pair) not in self._answers]
@@ -205,15 +203,15 @@ class CallbackComparator:
 
 
 class SynonymFileComparator:
-    """Two names are the same part when a file lists them together.
+    """Treats two names as the same part if a file lists them together.
 
     Args:
-        path: JSON: a list of groups, [["tire", "tyre"], ["wing", "main wing"]], or what a `CallbackComparator` has
-            cached. Case does not matter; names that the data set does not have are allowed.
+        path: JSON list of groups, [["tire", "tyre"], ["wing", "main wing"]], or the cache file of a
+            `CallbackComparator`. Case does not matter; names that do not occur in the data set are allowed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it has another form, naming the file and the group.
+        ValueError: it has another form; the message names the file and the group.
     """
 
     def __init__(self, path: Path) -> None:
@@ -259,10 +257,10 @@ def find_comparator(specification: str) -> PartComparator:
 
 
 def synonym_file(specification: str) -> Path | None:
-    """Path of a "file:PATH" specification; None for the comparators that need no file.
+    """Return the path of a "file:PATH" specification; None for the comparators that need no file.
 
     Raises:
-        ValueError: neither a known comparator nor a file.
+        ValueError: the specification is neither a known comparator nor "file:PATH".
     """
     if specification in COMPARATORS:
         return None
@@ -272,7 +270,7 @@ def synonym_file(specification: str) -> Path | None:
 
 
 def lemmatize(name: str) -> str:
-    """Fold case, hyphens and the plural of the last word. The result is a key for comparison: "nose" becomes "nos"."""
+    """Fold case, hyphens and the last word's plural into a key for comparison, not a word: "nose" becomes "nos"."""
     words = name.lower().replace("-", " ").split()
     return " ".join([*words[:-1], _singular(words[-1])]) if words else ""
 

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, otherwise a line of text every half minute."""
+"""Progress reports for long-running work: a bar on a terminal, otherwise a line of text every half minute."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -13,13 +13,13 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 SECONDS_PER_LINE = 30.0
-"""Time between two lines where standard error is no terminal: a log of a day then has 2,880 of them at most."""
+"""Time between two lines if standard error is not a terminal: at most 2,880 lines in a day's log."""
 BYTES = "B"
-"""The unit that is shown with prefixes (12.3MB)."""
+"""The unit that is shown with metric prefixes (12.3MB)."""
 
 
 class Progress(ABC):
-    """What the caller of `progress` tells about its work."""
+    """The handle through which the caller of `progress` reports its work."""
 
     @abstractmethod
     def update(self, n: int = 1) -> None:
@@ -34,19 +34,19 @@ class Progress(ABC):
 def progress(
     total: int, label: str, unit: str, *, initial: int = 0, position: int = 0, is_shown: bool = True
 ) -> Iterator[Progress]:
-    """Show on standard error how far a piece of work is.
+    """Report the progress of a piece of work on standard error.
 
     On a terminal this is a tqdm bar. Anywhere else (a file, a scheduler's log) a bar would fill the file with carriage
-    returns, so a line with the time, the units done and the rate is written every 30 seconds; work that takes less
-    writes nothing.
+    returns, so a line with the time, the units done and the rate is written every 30 seconds; shorter work writes
+    nothing.
 
     Args:
-        total: units of the whole work.
-        label: what is counted, in front of the counts.
-        unit: name of one unit, in the singular; "B" is shown in kB, MB and so on.
-        initial: units that an earlier run has done; they are part of `total` and left out of the rate.
-        position: line of the bar, counted from 0, where several processes show bars on one terminal.
-        is_shown: False shows nothing, for example on all ranks but the first.
+        total: number of units of the whole work.
+        label: name of the work, shown before the counts.
+        unit: singular name of the unit; "B" is shown in kB, MB and so on.
+        initial: number of units done by an earlier run; they count towards `total` but not towards the rate.
+        position: line of the bar, from 0, if several processes show bars on one terminal.
+        is_shown: whether to show anything; pass False, for example, on all ranks except the first.
     """
     if not is_shown:
         yield _Silent()
@@ -60,7 +60,7 @@ def progress(
 
 
 def counted(items: Iterable[Item], shown: Progress) -> Iterator[Item]:
-    """Yield items and count each as done when the next one is asked for."""
+    """Yield items and count each as done when the next one is requested."""
     for item in items:
         yield item
         shown.update()

@@ -1,4 +1,4 @@
-"""Shards: the parts of a work that machines share which know nothing of each other (`--shard 2/8`)."""
+"""Shards: shares of a piece of work for machines without a common launcher (`--shard 2/8`)."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ FORM = re.compile(r"([0-9]+)/([0-9]+)")
 
 @dataclass(frozen=True)
 class Shard:
-    """Shard `index` of `count`, counted from 0; written from 1, as in "2/8"."""
+    """Shard `index` of `count`. `index` counts from 0; the text form "2/8" counts from 1."""
 
     index: int = 0
     count: int = 1
@@ -22,11 +22,11 @@ class Shard:
 
     @property
     def file_stem(self) -> str:
-        """What the shard's files are named by, for example "2-of-8"."""
+        """The stem of the shard's file names, for example "2-of-8"."""
         return f"{self.index + 1}-of-{self.count}"
 
     def span(self, num_items: int) -> range:
-        """The positions of this shard's items: `count` runs without gaps, whose lengths differ by at most 1."""
+        """Return the positions of this shard's items. Shards are contiguous, and their lengths differ by at most 1."""
         return range(self.index * num_items // self.count, (self.index + 1) * num_items // self.count)
 
 
@@ -34,7 +34,7 @@ def parse_shard(text: str) -> Shard:
     """Read "2/8", the second of eight shards.
 
     Raises:
-        ValueError: another form, or a shard that does not exist.
+        ValueError: the text has another form, or there is no such shard.
     """
     found = FORM.fullmatch(text)
     number, count = (int(found[1]), int(found[2])) if found else (0, 0)
@@ -44,5 +44,5 @@ def parse_shard(text: str) -> Shard:
 
 
 def all_shards(count: int) -> tuple[Shard, ...]:
-    """All shards of a work."""
+    """Return all `count` shards in order."""
     return tuple(Shard(index, count) for index in range(count))

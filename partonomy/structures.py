@@ -1,6 +1,6 @@
-"""Annotations and questions of Partonomy as frozen records (paper, section 3).
+"""Annotations and questions of Partonomy as frozen dataclasses (paper, section 3).
 
-Masks are held as COCO run-length codes in original-image pixels; `partonomy.masks` turns them into arrays.
+Masks are COCO run-length codes in original-image pixels; `partonomy.masks` turns them into arrays.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from pathlib import Path
 class ChoiceScore:
     """Log-probabilities (nats) of one choice.
 
-    `answer_*` covers the answer's tokens, end token included; `conversation_*` every text token of prompt and answer
-    (what the authors' code averages).
+    `answer_*` covers the answer's tokens, including the end token. `conversation_*` covers every text token of prompt
+    and answer, as averaged by the authors' code.
     """
 
     answer_log_prob: float
@@ -24,7 +24,7 @@ class ChoiceScore:
 
 
 class QuestionType(StrEnum):
-    """Value = the published record's `question_type`; `positive`: the paper's intersection, `negative`: difference."""
+    """Question types of the published records. `positive` is the paper's intersection, `negative` its difference."""
 
     IDENTIFICATION = "identification"
     IDENTIFICATION_WITH_LABEL = "identification_with_label"
@@ -49,7 +49,7 @@ class QuestionType(StrEnum):
 
     @property
     def may_rename_parts(self) -> bool:
-        """Whether published correct answers may name parts by other words than their masks (see `locate_listed`)."""
+        """Whether published correct answers may name parts by words other than mask labels (see `locate_listed`)."""
         return self in (QuestionType.POSITIVE, QuestionType.POSITIVE_WITH_LABEL)
 
 
@@ -60,7 +60,7 @@ TABLE_TYPES = (
     QuestionType.PART_TO_WHOLE,
     QuestionType.WHOLE_TO_PART,
 )
-"""The types of the paper's tables 2, 3, 9, 10 and 11, in their column order."""
+"""The question types of the paper's Tables 2, 3, 9, 10 and 11, in column order."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Part:
 class ObjectInstance:
     """One annotated object. `category` is the object's super-category ("airplanes" of "biplane").
 
-    `box` (x, y, width, height; pixels) marks it where its image holds several instances of the class.
+    `box` (x, y, width, height; pixels) marks the object if its image shows several instances of the class.
     """
 
     instance_id: int
@@ -104,7 +104,7 @@ class ObjectInstance:
     box: tuple[int, int, int, int] | None = None
 
     def find_part(self, label: str) -> Part:
-        """Return the part called `label`; KeyError names the instance when it has none."""
+        """Return the part with this label, or raise a KeyError that names the instance."""
         for part in self.parts:
             if part.label == label:
                 return part
@@ -113,7 +113,7 @@ class ObjectInstance:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image: `file_name` is relative to the dataset's image root, sizes are those of the annotations."""
+    """One image. `file_name` is relative to the dataset's image root; `height` and `width` are the annotations'."""
 
     image_id: int
     file_name: str
@@ -133,7 +133,7 @@ class PartDataset:
 
 @dataclass(frozen=True)
 class Choice:
-    """One answer: its text and, aligned, its part labels and where each stands in the text (reading order)."""
+    """One answer: its text, its part labels in reading order, and the character span of each label in the text."""
 
     text: str
     parts: tuple[str, ...]
@@ -167,9 +167,9 @@ class ObjectQuestion:
 class Question:
     """One question of the benchmark, with the masks of the correct answer's parts.
 
-    `masks` holds one Part per part of the correct choice, in the choice's reading order; `image_path` is absolute.
-    `height` and `width` are the annotation's; `instance_id` is -1 for records that do not name one. `box` (x, y,
-    width, height; pixels) is to be drawn on the image before it is shown to a model (`partonomy.images.draw_box`).
+    `masks` holds one Part per part of the correct choice, in the choice's reading order. `image_path` is absolute.
+    `height` and `width` are the annotation's. `instance_id` is -1 for records that do not name an instance. Draw `box`
+    (x, y, width, height; pixels) on the image before showing it to a model (`partonomy.images.draw_box`).
     """
 
     question_id: str
@@ -194,10 +194,10 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Questions as loaded, with the hash of the files they came from (provenance).
+    """Loaded questions with the hash of their files (provenance).
 
-    `invalid` lists the records that could not be read, so that they count as failures instead of vanishing. `build`
-    says how the questions were made (JSON values, for provenance); empty where nothing is known of it.
+    `invalid` lists the unreadable records, so that they count as failures instead of vanishing. `build` holds the build
+    settings as JSON values (provenance); it is empty if they are unknown.
     """
 
     name: str
@@ -210,7 +210,7 @@ class QuestionSet:
 
 @dataclass(frozen=True)
 class SkippedType:
-    """How many instances yielded no question of a type, and why."""
+    """The number of instances that yielded no question of a type, and the reason."""
 
     question_type: QuestionType
     reason: str
@@ -219,7 +219,7 @@ class SkippedType:
 
 @dataclass(frozen=True)
 class InvalidRecord:
-    """A record of a question file that cannot be asked, and why. `question_type` is None when it names no known one."""
+    """An unusable record of a question file, and the reason. `question_type` is None if no known type is named."""
 
     record_index: int
     question_id: str

@@ -1,4 +1,4 @@
-"""One table, four renderings: aligned text, Markdown, LaTeX and CSV."""
+"""Renders a table as aligned text, Markdown, LaTeX or CSV."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 MAX_UNSCALED_COLUMNS = 8
-"""A LaTeX table of more columns is shrunk to the width of the text."""
+"""A LaTeX table with more columns than this is scaled down to the text width."""
 _LATEX_ESCAPES = str.maketrans(
     {
         "\\": "\\textbackslash{}",
@@ -24,7 +24,7 @@ _LATEX_ESCAPES = str.maketrans(
         "<": "\\textless{}",
         ">": "\\textgreater{}",
         "|": "\\textbar{}",
-        '"': "''",  # one without its partner
+        '"': "''",  # an opening quote cannot be told from a closing one
         "[": "{[}",  # after \\ a bare bracket would be read as a length
         "]": "{]}",
         "\n": " ",
@@ -33,7 +33,7 @@ _LATEX_ESCAPES = str.maketrans(
 
 
 class TableFormat(StrEnum):
-    """How a table is written."""
+    """The output format of a table."""
 
     TEXT = "text"
     MARKDOWN = "markdown"
@@ -43,7 +43,7 @@ class TableFormat(StrEnum):
 
 @dataclass(frozen=True)
 class ColumnGroup:
-    """A heading over several neighbouring columns; empty label = no heading."""
+    """A heading over adjacent columns; an empty label means no heading."""
 
     label: str
     columns: tuple[str, ...]
@@ -51,13 +51,14 @@ class ColumnGroup:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row, already formatted.
+    """One formatted row.
 
     Attributes:
         cells: Texts of the row.
-        group: Heading under which it stands ("" = none).
-        intervals: Intervals of the cells, e.g. "34.0-38.5", "" where a cell has none; empty without any.
-        has_rule_above: Whether a rule parts it from the row above.
+        group: Heading of the group of rows that it belongs to ("" = none).
+        intervals: Confidence interval of each cell, e.g. "34.0-38.5", or "" for a cell without one; empty if no cell
+            has one.
+        has_rule_above: Whether a rule separates it from the row above.
     """
 
     cells: tuple[str, ...]
@@ -83,12 +84,12 @@ class Table:
 
     @property
     def headings(self) -> tuple[str, ...]:
-        """Column headings, group and column in one."""
+        """Column headings, each with its group's label as prefix."""
         return tuple(f"{group.label} {column}".strip() for group in self.columns for column in group.columns)
 
 
 def render_table(table: Table, table_format: TableFormat) -> str:
-    """Write a table in one of the formats, without a final newline."""
+    """Render a table in one of the formats, without a final newline."""
     renderers: dict[TableFormat, Callable[[Table], str]] = {
         TableFormat.TEXT: _render_text,
         TableFormat.MARKDOWN: _render_markdown,
@@ -99,7 +100,7 @@ def render_table(table: Table, table_format: TableFormat) -> str:
 
 
 def format_percent(value: float | None) -> str:
-    """A share as percent with one decimal; a dash for none."""
+    """Format a fraction as a percentage with one decimal; a dash for None."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
@@ -198,7 +199,7 @@ def _render_latex(table: Table) -> str:
 
 
 def _latex_alignment(table: Table) -> str:
-    """Columns that name the row stand left, numbers right."""
+    """Align the columns that name the row to the left and numbers to the right."""
     num_left = 1 if len(table.columns) == 1 else len(table.columns[0].columns)
     return "l" * num_left + "r" * (len(table.headings) - num_left)
 

@@ -1,4 +1,4 @@
-"""Pictures of part masks: overlays in distinct colours with contours and legend, panels side by side, base64."""
+"""Draws part masks: coloured overlays with contours and a legend, panels side by side, base64 encoding."""
 
 import base64
 import colorsys
@@ -15,7 +15,7 @@ Colour = tuple[int, int, int]
 
 FILL_OPACITY = 0.5
 MIN_SIDE = 320
-"""Smaller images are enlarged to this shorter side before contours and names are drawn on them, in pixels."""
+"""Shorter side, in pixels, to which smaller images are enlarged before contours and names are drawn on them."""
 _BASE_COLOURS: tuple[Colour, ...] = (
     (230, 57, 70),
     (29, 120, 216),
@@ -32,7 +32,7 @@ _GOLDEN_ANGLE = 0.61803398875
 
 
 def part_colours(count: int) -> tuple[Colour, ...]:
-    """Distinct colours: ten chosen ones, then hues a golden angle apart."""
+    """Return distinct colours: ten hand-picked ones, then hues a golden angle apart."""
     colours = list(_BASE_COLOURS[:count])
     for index in range(len(colours), count):
         brightness = 0.95 if index % 2 else 0.7
@@ -47,15 +47,15 @@ def colour_parts(image: np.ndarray, masks: np.ndarray, colours: Sequence[Colour]
     Large masks are drawn first, so that small parts stay visible on top of them.
 
     Args:
-        image: uint8 RGB (H, W, 3); not changed.
-        masks: bool (S, H, W), same frame.
+        image: uint8 RGB (H, W, 3); not modified.
+        masks: bool (S, H, W), in the image's frame.
         colours: One per mask.
 
     Returns:
         uint8 RGB (H, W, 3).
 
     Raises:
-        ValueError: The shapes do not fit together.
+        ValueError: The shapes do not match.
     """
     if masks.ndim != 3 or masks.shape[1:] != image.shape[:2]:
         raise ValueError(f"masks of shape {masks.shape} do not lie on an image of shape {image.shape}")
@@ -75,16 +75,16 @@ def colour_parts(image: np.ndarray, masks: np.ndarray, colours: Sequence[Colour]
 
 
 def draw_overlay(image: np.ndarray, masks: np.ndarray, labels: Sequence[str], has_legend: bool = True) -> np.ndarray:
-    """An image with its part masks in colour and the parts' names below it.
+    """Draw part masks in colour on an image, with the parts' names below it.
 
     Args:
         image: uint8 RGB (H, W, 3).
-        masks: bool (S, H, W), same frame.
+        masks: bool (S, H, W), in the image's frame.
         labels: S names.
         has_legend: Whether to add the strip with the names.
 
     Returns:
-        uint8 RGB; larger than the image by the legend, and enlarged where the image is tiny.
+        uint8 RGB. The legend adds to the height, and small images are enlarged.
     """
     if len(labels) != len(masks):
         raise ValueError(f"{len(masks)} masks need as many labels, got {len(labels)}")
@@ -104,12 +104,12 @@ def enlarge(image: np.ndarray, masks: np.ndarray, min_side: int = MIN_SIDE) -> t
 
 
 def resize(image: np.ndarray, masks: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Scale an image and masks (S, H, W) on it by a factor."""
+    """Scale an image and its masks (S, H, W) by a factor."""
     height, width = image.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     resized = cv2.resize(image, size, interpolation=interpolation)
-    # Interpolating the masks and cutting at one half gives smooth contours where a tiny mask is enlarged.
+    # Interpolating the masks and thresholding at one half gives smooth contours when a tiny mask is enlarged.
     smooth = [
         cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
         >= 0.5
@@ -119,7 +119,7 @@ def resize(image: np.ndarray, masks: np.ndarray, scale: float) -> tuple[np.ndarr
 
 
 def side_by_side(panels: Sequence[np.ndarray], titles: Sequence[str] = (), gap: int = 8) -> np.ndarray:
-    """Panels of any sizes in one row on white, top-aligned, with titles above.
+    """Place panels of any size in one row on white, top-aligned, with titles above.
 
     Args:
         panels: uint8 RGB arrays.
@@ -146,7 +146,7 @@ def side_by_side(panels: Sequence[np.ndarray], titles: Sequence[str] = (), gap: 
 
 
 def encode_base64(image: np.ndarray, image_format: Literal["PNG", "JPEG"]) -> str:
-    """A uint8 RGB image as a file in base64 text; JPEG for photographs, PNG where every pixel counts."""
+    """Encode a uint8 RGB image as a base64 file; use JPEG for photographs, PNG if every pixel counts."""
     buffer = io.BytesIO()
     if image_format == "JPEG":
         Image.fromarray(image).save(buffer, format="JPEG", quality=88)
@@ -156,12 +156,12 @@ def encode_base64(image: np.ndarray, image_format: Literal["PNG", "JPEG"]) -> st
 
 
 def encode_png_base64(image: np.ndarray) -> str:
-    """A uint8 RGB image (H, W, 3) as a PNG file in base64 text."""
+    """Encode a uint8 RGB image (H, W, 3) as a base64 PNG file."""
     return encode_base64(image, "PNG")
 
 
 def _draw_legend(labels: Sequence[str], colours: Sequence[Colour], width: int) -> np.ndarray:
-    """A white strip of the given width with a coloured square and a name per part, wrapped into rows."""
+    """Draw a white strip of the given width with a coloured square and a name per part, wrapped into rows."""
     font, row_height, margin, square = _font(15), 24, 8, 14
     places: list[tuple[int, int]] = []
     left, row = margin, 0
@@ -182,5 +182,5 @@ def _draw_legend(labels: Sequence[str], colours: Sequence[Colour], width: int) -
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, so that pictures look the same on every machine."""
+    """Return Pillow's own font, so that images look the same on every machine."""
     return ImageFont.load_default(size)

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from partonomy.benchmarks.records import AnswerRecord, mean_score
+from partonomy.benchmarks.task import Source
 from partonomy.benchmarks.vqa import (
     VqaFunctions,
     VqaItem,
+    VqaOptions,
     VqaProtocol,
     check_unique,
     compat_score,
+    define_vqa,
     find_file,
     find_folder,
     short_answer_prompt,
@@ -91,3 +94,18 @@ def _read_record(question_id: str, record: Mapping[str, Any], folder: Path, prot
 
 
 FUNCTIONS = VqaFunctions(gqa_prompt, gqa_prediction, gqa_score, gqa_ratios)
+
+
+def _read(source: Source, options: VqaOptions) -> Sequence[VqaItem]:
+    return read_gqa(source.root, str(source.split), options.protocol)
+
+
+BENCHMARK = define_vqa(
+    "gqa",
+    "Compositional questions about scenes",
+    "testdev, val; default val under partonomy_compat, else testdev",
+    FUNCTIONS,
+    options=VqaOptions,
+    read=_read,
+    default_split=lambda options: "val" if options.protocol is VqaProtocol.PARTONOMY_COMPAT else "testdev",
+)

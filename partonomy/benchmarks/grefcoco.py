@@ -31,7 +31,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from partonomy.benchmarks.records import AnswerRecord, ratio_by_image
 from partonomy.benchmarks.referring import (
@@ -121,8 +121,8 @@ class GrefcocoOptions(SegmentationOptions):
     mode: SegmentationMode = SegmentationMode.GENERATED
     min_pixels: int = 1
 
-    def check(self) -> None:
-        """Refuse what has no meaning here.
+    def resolve(self, model: str) -> Self:
+        """See Options.
 
         Raises:
             ValueError: The mode is forced, or `min_pixels` is below 1.
@@ -134,6 +134,7 @@ class GrefcocoOptions(SegmentationOptions):
             )
         if self.min_pixels < 1:
             raise ValueError(f"--min_pixels must be at least 1, got {self.min_pixels}")
+        return self
 
 
 @dataclass(frozen=True)

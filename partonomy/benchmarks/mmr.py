@@ -5,9 +5,10 @@ whole numbers. M2SA's code: unions plus 1e-5, sums in float32, images repeated t
 once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +17,18 @@ import numpy as np
 from partonomy.benchmarks.cases import Case, CaseLabel, CasePicture, mask_pictures
 from partonomy.benchmarks.records import AnswerRecord, TargetOutcome, answer_texts, ratio_by_image
 from partonomy.benchmarks.segmentation import Wording, describe_mode, segmentation_prompt
-from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task, Words
+from partonomy.benchmarks.task import (
+    Asking,
+    Benchmark,
+    Metric,
+    Options,
+    Picture,
+    Source,
+    Status,
+    Task,
+    Words,
+    define_benchmark,
+)
 from partonomy.datasets.sources.mmr import (
     Granularity,
     GroundedAnswer,
@@ -303,7 +315,7 @@ MMR = "mmr"
 
 
 @dataclass(frozen=True)
-class MultiTargetOptions:
+class MultiTargetOptions(Options):
     """How questions with several targets are asked.
 
     Attributes:
@@ -448,3 +460,34 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
             prompt=segmentation_prompt(item, self.options.wording),
             truths=tuple(target.category_name for target in item.targets),
         )
+
+
+def define_multi_target(
+    name: str,
+    title: str,
+    splits: str,
+    read: Callable[[Source], Sequence[MultiTargetItem]],
+    *,
+    quoted_by: str,
+    takes_annotations: bool = False,
+) -> Benchmark:
+    """Describe a benchmark of questions with several targets; see `define_benchmark`."""
+    return define_benchmark(
+        name,
+        title,
+        splits,
+        options=MultiTargetOptions,
+        read_items=lambda source, options: read(source),
+        make_task=partial(MultiTargetTask, quoted_by=quoted_by),
+        takes_annotations=takes_annotations,
+    )
+
+
+BENCHMARK = define_multi_target(
+    MMR,
+    "Reasoning segmentation of several objects and parts",
+    ", ".join(MMR_SPLITS),
+    lambda source: read_mmr_items(source.root, str(source.split), source.annotations),
+    quoted_by="giou",
+    takes_annotations=True,
+)

@@ -11,12 +11,13 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from partonomy.benchmarks.mmr import MultiTargetItem
+from partonomy.benchmarks.mmr import MultiTargetItem, define_multi_target
 from partonomy.benchmarks.referring import (
     REFERRING_SETS,
     Identifier,
@@ -25,6 +26,7 @@ from partonomy.benchmarks.referring import (
     read_identifier,
     read_target,
 )
+from partonomy.benchmarks.task import Source
 from partonomy.datasets.sources.mmr import TARGET_MARK, Granularity, MmrQuestion, MmrTarget, ground_answer
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists
 from partonomy.masks import check_mask_size, rle_area, shorten, union_masks
@@ -152,3 +154,19 @@ def _make_item(item_id: str, image: _Annotated, targets: Sequence[MmrTarget]) ->
         targets=tuple(targets),
         answer=ground_answer(gold),
     )
+
+
+def _read(name: str, source: Source) -> Sequence[MultiTargetItem]:
+    return read_multi_referring(source.root, name, str(source.split))
+
+
+BENCHMARKS = tuple(
+    define_multi_target(
+        name,
+        "Several classes of an image in one question",
+        "val, test" if name == "multirefcocog" else "val, testA, testB",
+        partial(_read, name),
+        quoted_by="ciou",
+    )
+    for name in MULTI_REFERRING_NAMES
+)

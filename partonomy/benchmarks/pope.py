@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 
 from partonomy.benchmarks.records import AnswerRecord, mean_score, ratio_by_image
+from partonomy.benchmarks.task import Source, first_of_each_group
 from partonomy.benchmarks.vqa import (
     ACCURACY,
     VqaFunctions,
     VqaItem,
+    VqaOptions,
     VqaProtocol,
     check_unique,
     compat_score,
+    define_vqa,
     find_file,
     find_folder,
     read_question_id,
@@ -151,4 +154,20 @@ FUNCTIONS = VqaFunctions(
     pope_metrics,
     (YES, NO),
     lambda protocol: MEAN_F1 if protocol is VqaProtocol.LLAVA_OFFICIAL else ACCURACY,
+)
+
+
+def _read(source: Source, options: VqaOptions) -> Sequence[VqaItem]:
+    return read_pope(source.root, str(source.split))
+
+
+BENCHMARK = define_vqa(
+    "pope",
+    "Is an object in the image? Yes-or-no questions that catch hallucination",
+    ", ".join((*CATEGORIES, ALL_CATEGORIES)),
+    FUNCTIONS,
+    options=VqaOptions,
+    read=_read,
+    default_split=lambda options: ALL_CATEGORIES,
+    keep=first_of_each_group,
 )

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from partonomy.benchmarks.segmentation import SegmentationItem
+from partonomy.benchmarks.segmentation import SegmentationItem, define_segmentation
 from partonomy.files import RECORD_ERRORS, check_text, parse_json, reason_of
 from partonomy.images import image_size
 from partonomy.masks import encode_mask, shorten
@@ -161,3 +161,12 @@ def _parse(path: Path) -> Any:
     except UnicodeDecodeError:
         content = content.decode("cp1252", errors="replace").encode("utf-8")
     return parse_json(content, f"{path}: not valid JSON")
+
+
+BENCHMARK = define_segmentation(
+    "reasonseg",
+    "Reasoning segmentation",
+    "val, test",
+    lambda source: read_reason_seg(source.root, str(source.split)),
+    quoted_by="giou",
+)

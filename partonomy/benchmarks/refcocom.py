@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from partonomy.benchmarks.referring import COCO_FOLDER, check_files_exist, read_identifier
-from partonomy.benchmarks.segmentation import SegmentationItem
+from partonomy.benchmarks.segmentation import SegmentationItem, define_segmentation
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of
 from partonomy.images import image_size, load_image
 from partonomy.masks import encode_mask, shorten
@@ -104,3 +104,13 @@ def _read_mask(path: Path) -> np.ndarray:
             f"{path}: no pixel has the value {TARGET_VALUE}, which marks the target; the largest is {values.max()}"
         )
     return target
+
+
+BENCHMARK = define_segmentation(
+    "refcocom",
+    "Referring segmentation of parts and objects",
+    "name of an annotation file",
+    lambda source: read_refcocom(source.root, str(source.split), source.annotations),
+    quoted_by="giou",
+    takes_annotations=True,
+)

@@ -13,12 +13,14 @@ import pickletools
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from partonomy.benchmarks.segmentation import SegmentationItem
+from partonomy.benchmarks.segmentation import SegmentationItem, define_segmentation
+from partonomy.benchmarks.task import Source
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, printable, reason_of
 from partonomy.masks import (
     MIN_POLYGON_COORDINATES,
@@ -477,3 +479,17 @@ def _text(record: Any, key: str) -> str:
 
 def _name(record: Any) -> str:
     return shorten(record.get("id") if isinstance(record, Mapping) else record)
+
+
+def _read(name: str, source: Source) -> Sequence[SegmentationItem]:
+    return read_referring(source.root, name, str(source.split))
+
+
+BENCHMARKS = tuple(
+    define_segmentation(name, "Referring segmentation", splits, partial(_read, name), quoted_by="ciou")
+    for name, splits in (
+        ("refcoco", "val, testA, testB"),
+        ("refcoco+", "val, testA, testB"),
+        ("refcocog", "val, test"),
+    )
+)

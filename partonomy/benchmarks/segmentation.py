@@ -5,9 +5,10 @@ where target and prediction are both empty. Counts are integers; ignore pixels a
 LISA: adds 1e-5 to every union and sums float32; here: exact.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -15,7 +16,18 @@ import numpy as np
 
 from partonomy.benchmarks.cases import Case, CaseLabel, CasePicture, mask_pictures
 from partonomy.benchmarks.records import AnswerRecord, MaskOutcome, answer_texts, ratio_by_image
-from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task, Words
+from partonomy.benchmarks.task import (
+    Asking,
+    Benchmark,
+    Metric,
+    Options,
+    Picture,
+    Source,
+    Status,
+    Task,
+    Words,
+    define_benchmark,
+)
 from partonomy.masks import decode_mask, encode_mask
 from partonomy.metrics.bootstrap import ImageRatio
 from partonomy.models.contract import AnswerMarks, AnswerRequest, Gold, MaskRequest, Role, Turn
@@ -205,7 +217,7 @@ def share_reaching(
 
 
 @dataclass(frozen=True)
-class SegmentationOptions:
+class SegmentationOptions(Options):
     """How expressions are asked.
 
     Attributes:
@@ -308,3 +320,24 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
             prompt=self._prompt(item),
             truths=(item.text,),
         )
+
+
+def define_segmentation(
+    name: str,
+    title: str,
+    splits: str,
+    read: Callable[[Source], Sequence[SegmentationItem]],
+    *,
+    quoted_by: str,
+    takes_annotations: bool = False,
+) -> Benchmark:
+    """Describe a benchmark of expressions or instructions, one mask each; see `define_benchmark`."""
+    return define_benchmark(
+        name,
+        title,
+        splits,
+        options=SegmentationOptions,
+        read_items=lambda source, options: read(source),
+        make_task=partial(SegmentationTask, quoted_by=quoted_by),
+        takes_annotations=takes_annotations,
+    )

@@ -409,7 +409,7 @@ class Source:
     Attributes:
         root: Folder of the download (Partonomy: data set folder or published record file).
         split: Part of the benchmark; None for its default.
-        annotations: A file in the place of the split's own; None for the split's own.
+        annotations: A file that replaces the split's own; None for the split's own.
         limit: At most so many items (of each group, where the benchmark has groups); None for all.
         seed: Of what a task draws when it asks, such as the order of choices.
     """
@@ -433,6 +433,27 @@ AnyTask = Task[Any, Any, Any]
 
 
 @dataclass(frozen=True)
+class Options:
+    """Base of a benchmark's own flags: a frozen dataclass with one field per flag."""
+
+    FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset()
+    """Options that may differ when a run is resumed, since they change no record."""
+    FREE_TO_MERGE: ClassVar[frozenset[str]] = frozenset()
+    """Options that may differ between runs that are merged, since they change no number."""
+
+    def resolve(self, model: str) -> Self:
+        """Spell out what defaults stand for, so that a run records it, and check the values.
+
+        Args:
+            model: Name of the model, on which a default may depend.
+
+        Raises:
+            ValueError: A value is not usable.
+        """
+        return self
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """A benchmark by name.
 
@@ -440,24 +461,28 @@ class Benchmark:
         name: As typed.
         title: One line for the list of benchmarks.
         splits: Its splits, for the help text.
-        options: Dataclass of its own flags.
+        options: Its own flags.
         read: Read what is asked under some options.
         make: Return the task of a split and some options without its items, for the metrics of finished runs.
         root_flag: The flag that names the data, without dashes.
-        takes_annotations: Whether a file may stand in the place of the split's own.
+        root_help: What that flag takes.
+        takes_annotations: Whether a file may replace the split's own.
+        has_splits: Whether a split is named; otherwise the data are one.
     """
 
     name: str
     title: str
     splits: str
-    options: type[Any]
+    options: type[Options]
     read: Callable[[Source, Any], AnyTask]
     make: Callable[[str, Any], AnyTask]
     root_flag: str = "root"
+    root_help: str = "folder of the data set"
     takes_annotations: bool = False
+    has_splits: bool = True
 
 
-OptionsT = TypeVar("OptionsT")
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def define_benchmark(

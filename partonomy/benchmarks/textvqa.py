@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from partonomy.benchmarks.records import AnswerRecord, mean_score
+from partonomy.benchmarks.task import Source
 from partonomy.benchmarks.vqa import (
     NUM_HUMAN_ANSWERS,
     VqaFunctions,
@@ -15,6 +16,7 @@ from partonomy.benchmarks.vqa import (
     VqaProtocol,
     check_unique,
     compat_score,
+    define_vqa,
     find_file,
     find_folder,
     process_answer,
@@ -132,6 +134,26 @@ class TextVqaOptions(VqaOptions):
     no_ocr: bool = False
 
     @property
+    def note(self) -> str:
+        """See VqaOptions."""
+        return "" if self.has_ocr else NO_OCR
+
+    @property
     def has_ocr(self) -> bool:
         """Whether the OCR tokens are read and shown."""
         return self.protocol is VqaProtocol.LLAVA_OFFICIAL and not self.no_ocr
+
+
+def _read(source: Source, options: TextVqaOptions) -> Sequence[VqaItem]:
+    return read_textvqa(source.root, str(source.split), options.has_ocr)
+
+
+BENCHMARK = define_vqa(
+    "textvqa",
+    "Questions about text in images",
+    "val",
+    FUNCTIONS,
+    options=TextVqaOptions,
+    read=_read,
+    default_split=lambda options: "val",
+)

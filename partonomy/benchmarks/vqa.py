@@ -5,11 +5,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from partonomy.benchmarks.cases import IMAGE, Case
 from partonomy.benchmarks.records import AnswerRecord, answer_texts
-from partonomy.benchmarks.task import Asking, Metric, Picture, Status, Task, Words
+from partonomy.benchmarks.task import (
+    Asking,
+    Benchmark,
+    Metric,
+    Options,
+    Picture,
+    Source,
+    Status,
+    Task,
+    Words,
+    define_benchmark,
+    first_items,
+)
 from partonomy.files import check_text
 from partonomy.masks import is_integer, shorten
 from partonomy.models.contract import AnswerMarks, Gold, ReplyRequest, Role, Turn
@@ -98,6 +110,8 @@ def compat_score(reply: str, answers: Sequence[str]) -> float:
     prediction = process_answer(reply)
     return float(any(process_answer(answer) in prediction for answer in answers))
 
+
+VqaOptionsT = TypeVar("VqaOptionsT", bound="VqaOptions")
 
 ACCURACY = "accuracy"
 SHORT_ANSWER = "Answer the question using a single word or phrase."
@@ -236,6 +250,22 @@ class VqaFunctions:
 
 
 @dataclass(frozen=True)
+class VqaOptions(Options):
+    """How questions are put and scored.
+
+    Attributes:
+        protocol: that of LLaVA-1.5's evaluation (llava_official), or of the Partonomy authors' code (partonomy_compat).
+    """
+
+    protocol: VqaProtocol = VqaProtocol.LLAVA_OFFICIAL
+
+    @property
+    def note(self) -> str:
+        """What stands beside the protocol."""
+        return ""
+
+
+@dataclass(frozen=True)
 class VqaTask(Task[VqaItem, str, AnswerRecord]):
     """Questions with short answers."""
 
@@ -309,12 +339,29 @@ class VqaTask(Task[VqaItem, str, AnswerRecord]):
         )
 
 
-@dataclass(frozen=True)
-class VqaOptions:
-    """How questions are put and scored.
+def define_vqa(
+    name: str,
+    title: str,
+    splits: str,
+    functions: VqaFunctions,
+    *,
+    options: type[VqaOptionsT],
+    read: Callable[[Source, VqaOptionsT], Sequence[VqaItem]],
+    default_split: Callable[[VqaOptionsT], str],
+    keep: Callable[[Sequence[VqaItem], int | None], Sequence[VqaItem]] = first_items,
+) -> Benchmark:
+    """Describe a benchmark of questions with short answers; see `define_benchmark`."""
 
-    Attributes:
-        protocol: that of LLaVA-1.5's evaluation (llava_official), or of the Partonomy authors' code (partonomy_compat).
-    """
+    def make_task(benchmark: str, split: str, chosen: VqaOptionsT, items: Sequence[VqaItem]) -> VqaTask:
+        return VqaTask(benchmark, split, chosen.protocol, functions, items, chosen.note)
 
-    protocol: VqaProtocol = VqaProtocol.LLAVA_OFFICIAL
+    return define_benchmark(
+        name,
+        title,
+        splits,
+        options=options,
+        read_items=read,
+        make_task=make_task,
+        default_split=default_split,
+        keep=keep,
+    )

@@ -1,4 +1,4 @@
-"""`python -m partonomy build`: a source's annotations and questions about them as a data set folder."""
+"""`python -m partonomy build`: builds a data set folder from a source's annotations, with questions about them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,40 +55,40 @@ def build(
     merge: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Build a data set with its questions from part annotations, or draw the embedded one.
+    """Build a data set and its questions from part annotations, or draw the embedded data set.
 
-    Machines share a build in three steps with the same flags: --prepare once, --shard 1/N to --shard N/N, --merge once.
-    The result is that of one process, byte by byte.
+    To split a build over machines, run three steps with the same flags: --prepare once, --shard 1/N to --shard N/N,
+    --merge once. The result is byte-identical to that of a single process.
 
     Args:
         source: coco (any COCO-style file with part annotations), paco, part_imagenet, pascal_part, partonomy_core (any
             published record file), dataset (a folder made here) or synthetic (drawn objects, no download).
         output: Folder to write.
-        images: Folder of the images, of the record file or of the data set; for synthetic the number of images to draw.
+        images: Folder of the images, the record file or the data set; for synthetic, the number of images to draw.
         annotations: Annotation file; for pascal_part also the folder of .mat files.
-        object_name: Object of all parts, for files without object annotations (coco).
-        object_names: JSON file WordNet id -> object name, instead of super-categories as objects (part_imagenet).
-        categories: JSON file object -> category; by default all objects are in one category.
+        object_name: Object that all parts belong to, for files without object annotations (coco).
+        object_names: JSON file WordNet id -> object name, for classes instead of super-categories (part_imagenet).
+        categories: JSON file object -> category; by default all objects share one category.
         name_map: JSON file raw name -> natural name.
-        name: Name of the data set; default the source's, or the annotation file's folder (coco).
-        fold_sides: Leave out left and right of part names (pascal_part).
+        name: Name of the data set; default the source's name, or the name of the annotation file's folder (coco).
+        fold_sides: Drop left and right from part names (pascal_part).
         split: train, dev or val; default train (synthetic).
         image_size: Side of the images in pixels (synthetic).
-        seed: Seed of the questions, and of the drawing.
-        mutation: How wrong answers are made; balanced leaves no hint, paper is comparable with the paper.
+        seed: Seed of the questions and of the drawing.
+        mutation: Method for wrong answers. balanced leaves no hints; use paper for results comparable with the paper's.
         question_types: Types to ask, for example identification_with_label,part_to_whole; default all ten.
         embedding_model: Sentence embedding of object names; char-ngram-tfidf needs no model.
-        part_comparison: When two part names are the same part: exact, lemma (ignores plurals and hyphens) or
-            file:PATH (a JSON list of lists of synonyms).
-        mark_objects: When a box is drawn around the object; ambiguous also for questions that do not name it.
+        part_comparison: Test for two names of the same part: exact, lemma (ignores plurals and hyphens) or file:PATH (a
+            JSON list of lists of synonyms).
+        mark_objects: When to draw a box around the object; ambiguous also marks it for questions that do not name it.
         templates: YAML file with another wording.
-        num_workers: Processes; the output does not depend on it.
-        invalid: raise stops at the first bad image or annotation; collect leaves them out and counts them.
-        store_marked_images: Also write the images with the box drawn, which is otherwise drawn when an image is shown.
-        prepare: First step of a build in shards: read the source and fit what questions need to know of all of it. With
-            --shard, the shard's images of the source synthetic are drawn, to be joined by --prepare alone.
-        shard: Second step: NUMBER/COUNT, for example 2/8, the part of the images whose questions this process writes.
-        merge: Third step: join the shards and remove what they left.
+        num_workers: Number of processes; the output does not depend on it.
+        invalid: raise stops at the first bad image or annotation; collect leaves bad ones out and counts them.
+        store_marked_images: Also write the images with the box drawn; otherwise it is drawn when an image is shown.
+        prepare: First step of a sharded build: read the source and fit what the questions need from the whole data set.
+            With --shard (synthetic only), draw the shard's images; then run --prepare alone to join them.
+        shard: Second step: write the questions of one shard of the images, given as NUMBER/COUNT, for example 2/8.
+        merge: Third step: join the shards and delete their files.
         overwrite: Replace a data set that was built with other settings.
     """
     folder = Path(output)
@@ -118,16 +118,15 @@ def build(
         mark_objects=MarkRule(mark_objects),
         templates=_path(templates),
     )
-    step = BuildStep(
-        source,
-        options,
-        config,
-        reader=find_source(source, options),
-        overwrite=overwrite,
-        is_marked=store_marked_images,
-    )
+    reader = find_source(source, options)
+    step = BuildStep(source, options, config, reader=reader, overwrite=overwrite, is_marked=store_marked_images)
+    _run(step, prepare, shard, merge)
+
+
+def _run(step: "BuildStep", prepare: bool, shard: str | None, merge: bool) -> None:
+    """Run the step that the flags name."""
     if merge and (prepare or shard is not None):
-        raise ValueError("--merge is a step of its own: run it alone, after all shards")
+        raise ValueError("--merge is a separate step: run it alone, after all shards")
     if prepare and shard is not None:
         step.draw(parse_shard(shard))
     elif prepare:
@@ -145,11 +144,11 @@ class BuildStep:
 
     Args:
         source: name of the source.
-        options: what the command line says of it.
-        config: of the questions.
-        reader: of the source.
-        overwrite: whether a data set that was built with other settings is replaced.
-        is_marked: whether images with the box drawn are stored once the questions are complete.
+        options: the source's settings from the command line.
+        config: settings of the questions.
+        reader: the source's reader.
+        overwrite: whether to replace a data set that was built with other settings.
+        is_marked: whether to store images with the box drawn once the questions are complete.
     """
 
     def __init__(
@@ -170,7 +169,7 @@ class BuildStep:
         self._settings = reader.settings(source, options)
 
     def build(self) -> None:
-        """Everything in one process."""
+        """Run the whole build in one process."""
         if self._is_built():
             self._store_marked()
             return
@@ -189,7 +188,7 @@ class BuildStep:
         self._store_marked()
 
     def draw(self, shard: Shard) -> None:
-        """Draw a shard's images, before `prepare`."""
+        """Draw a shard's images; runs before `prepare`."""
         if self._source != "synthetic":
             raise ValueError(
                 f"--prepare --shard draws images, which --source {self._source} does not; run --prepare alone"
@@ -207,7 +206,7 @@ class BuildStep:
             print(f"{self._folder}: shard {shard} was drawn before with these settings, nothing to do")
 
     def prepare(self) -> None:
-        """Everything but the questions."""
+        """Build everything except the questions."""
         if self._is_built():
             return
         with lock_folder(self._folder):
@@ -235,7 +234,7 @@ class BuildStep:
         print(f"{self._folder}: prepared, {preparation.num_images} images; next: --shard 1/N to --shard N/N")
 
     def ask(self, shard: Shard) -> None:
-        """The questions of a shard, after `prepare`."""
+        """Write the questions of a shard; runs after `prepare`."""
         if self._is_built():
             return
         if build_shard(self._folder, shard, self._config, self._settings):
@@ -244,7 +243,7 @@ class BuildStep:
             print(f"{self._folder}: shard {shard} was finished before with these settings, nothing to do")
 
     def merge(self) -> None:
-        """The data set of one process from all shards."""
+        """Join all shards into the data set that a single process would build."""
         if self._is_built():
             remove_shards(self._folder / SHARDS_FOLDER)
         else:

@@ -1,4 +1,4 @@
-"""`python -m partonomy check`: everything that is wrong with a data set, as a table and an exit status."""
+"""`python -m partonomy check`: reports the problems of a data set as a table and an exit status."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,31 +41,32 @@ def check(
     shard: str | None = None,
     merge: bool = False,
 ) -> int:
-    """Look for broken images, masks, links and names in a data set, or in files before they are built into one.
+    """Find broken images, masks, links and names in a data set, or in annotation files before they are built into one.
 
-    Give either the folder of a data set, or --annotations and --images of COCO-style files. Exit status: 2 with errors
-    (`build` refuses the record or leaves it out), 1 with warnings under --strict, else 0; 1 also when the annotation
-    file itself cannot be read.
+    Give either the folder of a data set, or --annotations and --images for COCO-style files. Exit status: 2 if there
+    are errors (`build` refuses the record or leaves it out), 1 if there are warnings and --strict is given, else 0. It
+    is also 1 if the annotation file itself cannot be read.
 
-    Machines share a check with the same flags: --shard 1/N to --shard N/N, then --merge once. Findings and exit status
-    of --merge are those of one process; that of --shard says only whether the shard is done.
+    To split a check over machines, run --shard 1/N to --shard N/N and then --merge once, with the same flags. The
+    findings and exit status of --merge are those of a single process; the exit status of --shard says only whether the
+    shard is done.
 
     Args:
         folder: Folder of a data set.
         annotations: COCO-style annotation file to check instead.
         images: Folder of its images.
-        object_name: Object of all parts, for files without object annotations.
+        object_name: Object that all parts belong to, for files without object annotations.
         categories: JSON file object -> category.
         name_map: JSON file raw name -> natural name.
-        min_pixels: A part mask of fewer pixels is a warning.
-        min_share: A part mask of a smaller share of its image is a note.
-        max_outside: Share of a part that may lie outside its object's mask.
-        num_workers: Threads that read images.
-        headers_only: Read the images' sizes only; cut-off files are then not noticed.
-        strict: Exit with 1 when there are warnings.
+        min_pixels: Warn about part masks with fewer pixels.
+        min_share: Note part masks that cover a smaller fraction of their image.
+        max_outside: Fraction of a part that may lie outside its object's mask.
+        num_workers: Number of threads that read images.
+        headers_only: Read only the images' sizes; truncated files are then not noticed.
+        strict: Exit with status 1 if there are warnings.
         output: JSON file for all findings.
-        shard: NUMBER/COUNT, for example 2/8, the part of the images that this process looks at; with --output.
-        merge: Join the shards and remove what they left; with --output.
+        shard: Check one shard of the images, given as NUMBER/COUNT, for example 2/8; needs --output.
+        merge: Join the shards and delete their files; needs --output.
 
     Returns:
         The exit status.
@@ -104,16 +105,16 @@ def check(
 
 
 def _find_input(folder: str | None, raw_only: Mapping[str, str | None]) -> CheckInput:
-    """What is to be checked: a data set folder, or a file and a folder of images.
+    """Return the input to check: a data set folder, or an annotation file with its folder of images.
 
     Args:
-        folder: of a data set.
-        raw_only: flags that say what such a folder knows itself.
+        folder: the data set folder.
+        raw_only: flags for COCO-style files; a data set folder already holds their values.
     """
     if folder is not None:
         given = [f"--{name}" for name, value in raw_only.items() if value is not None]
         if given:
-            raise ValueError(f"{', '.join(given)}: of COCO-style files; a data set folder knows them itself")
+            raise ValueError(f"{', '.join(given)}: only for COCO-style files; leave out with a data set folder")
         return folder_input(Path(folder))
     annotations, images = raw_only["annotations"], raw_only["images"]
     if annotations is None or images is None:

@@ -1,4 +1,4 @@
-"""Which YAML files a command's settings came from, so that a message about a bad key can name them."""
+"""Finds the YAML files that a command's settings came from, so that a message about a bad key can name them."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ FLAG = "--config"
 
 
 def config_files(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return the files given by `--config FILE` or `--config=FILE`, in order."""
+    """Return the files given as `--config FILE` or `--config=FILE`: first those of the former kind."""
     files = [following for word, following in zip(arguments, arguments[1:], strict=False) if word == FLAG]
     joined = [word.removeprefix(f"{FLAG}=") for word in arguments if word.startswith(f"{FLAG}=")]
     return (*files, *joined)
@@ -16,7 +16,7 @@ def config_files(arguments: Sequence[str]) -> tuple[str, ...]:
 
 @contextmanager
 def naming_config_files(arguments: Sequence[str]) -> Iterator[None]:
-    """Name the configuration files below the parser's message when it refuses an argument or a key."""
+    """Print the configuration files' names below the parser's message if it refuses an argument or a key."""
     try:
         yield
     except SystemExit as stop:

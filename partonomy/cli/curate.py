@@ -1,4 +1,4 @@
-"""`python -m partonomy prune | merge | split`: data sets made from data sets."""
+"""`python -m partonomy prune | merge | split`: derives data sets from data sets."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -26,16 +26,16 @@ def prune(
     count_by: Literal["part", "object_part"] = "part",
     overwrite: bool = False,
 ) -> None:
-    """Drop parts with few annotations, as the paper does (appendix B, m = 5), and list what is dropped.
+    """Drop parts with few annotations, as in the paper (appendix B, m = 5), and list what is dropped.
 
-    Objects left without any part, and images left without any part, are dropped with them.
+    Objects and images that have no part left are dropped, too.
 
     Args:
         folder: Folder of a data set.
         output: Folder to write.
-        min_annotations: Parts with fewer are dropped.
-        count_by: part counts a part label over all objects, object_part the part label of one object.
-        overwrite: Replace a data set that is there.
+        min_annotations: Drop parts with fewer annotations.
+        count_by: part counts a part label over all objects; object_part counts it for each object.
+        overwrite: Replace an existing data set.
     """
     source = read_input(Path(folder))
     check_output(Path(output), [source.folder], overwrite)
@@ -55,8 +55,8 @@ def prune(
         f"{min_annotations} annotations)",
         [f"{one.object_label}:{one.part_label} ({one.num_counted})" for one in pruning.parts],
     )
-    _print_list("objects dropped, without any part left", pruning.objects)
-    _print_list("images dropped, without any part left", [image.file_name for image in pruning.images])
+    _print_list("objects dropped: no part left", pruning.objects)
+    _print_list("images dropped: no part left", [image.file_name for image in pruning.images])
     print(f"{output}: written; everything dropped is listed in curation.json")
     print(NEXT_STEP.format(folder=output))
 
@@ -72,17 +72,17 @@ def merge(
     num_workers: int = 1,
     overwrite: bool = False,
 ) -> None:
-    """Join data sets into one: names cleaned together, images renumbered, the origin of every image kept.
+    """Merge data sets into one. Names are cleaned together, images are renumbered, and each image's origin is recorded.
 
     Args:
         folders: Folders of data sets, in the order in which their images are numbered.
         output: Folder to write.
-        name: Name of the merged data set; default the output folder's.
-        name_map: JSON file name -> natural name, over the objects and parts of all sources.
-        categories: JSON file object -> category, over what the sources say.
-        category_conflicts: raise stops when an object is in several categories; first takes the first source's.
-        num_workers: Threads that compare image files.
-        overwrite: Replace a data set that is there.
+        name: Name of the merged data set; default the output folder's name.
+        name_map: JSON file name -> natural name, for the objects and parts of all sources.
+        categories: JSON file object -> category; takes precedence over the sources' categories.
+        category_conflicts: raise stops if an object is in several categories; first takes the first source's category.
+        num_workers: Number of threads that compare image files.
+        overwrite: Replace an existing data set.
     """
     sources = [read_input(Path(folder)) for folder in folders]
     check_output(Path(output), [source.folder for source in sources], overwrite)
@@ -117,7 +117,7 @@ def merge(
         [" / ".join(group) for group in merged.similar_names],
     )
     _print_list(
-        "photographs that stand there more than once",
+        "photographs that occur more than once",
         [_describe_same(one.file_names) for one in merged.same_photographs],
     )
     print(f"{output}: written; the origin of every image is in curation.json")
@@ -134,18 +134,18 @@ def split(
     num_workers: int = 1,
     overwrite: bool = False,
 ) -> None:
-    """Split a data set by image, stratified by object label; no photograph is ever on both sides.
+    """Split a data set by image, stratified by object label. No photograph is ever on both sides.
 
-    An object with one photograph goes to train. Questions are made after the split, on each side by itself.
+    An object with a single photograph goes to train. Build the questions after the split, on each side separately.
 
     Args:
         folder: Folder of a data set.
-        output_train: Folder to write.
-        output_val: Folder to write.
-        val_share: Share of the images for the second.
-        seed: Seed of the draw.
-        num_workers: Threads that compare image files.
-        overwrite: Replace data sets that are there.
+        output_train: Folder to write the training side to.
+        output_val: Folder to write the validation side to.
+        val_share: Fraction of the images on the validation side.
+        seed: Seed of the random split.
+        num_workers: Number of threads that compare image files.
+        overwrite: Replace existing data sets.
     """
     source = read_input(Path(folder))
     targets = [Path(output_train), Path(output_val)]
@@ -166,7 +166,7 @@ def split(
     _print_list("objects in train only (images)", [f"{one} ({train[one]})" for one in only["objects_in_train_only"]])
     _print_list("objects in val only (images)", [f"{one} ({val[one]})" for one in only["objects_in_val_only"]])
     if sides.num_held_together:
-        print(f"{sides.num_held_together} images share their photograph with another and stayed with it")
+        print(f"{sides.num_held_together} images share their photograph with another image and were kept on its side")
     for target in targets:
         print(f"{target}: written")
         print(NEXT_STEP.format(folder=target))
@@ -187,7 +187,7 @@ def _describe_same(file_names: Sequence[str]) -> str:
 
 
 def _count_images(dataset: PartDataset) -> Counter[str]:
-    """Images that show each object with parts."""
+    """Count the images that show each object with parts."""
     return Counter(
         label for image in dataset.images for label in {instance.label for instance in image.objects if instance.parts}
     )

@@ -1,4 +1,4 @@
-"""`python -m partonomy import | export`: between data set folders and published record files."""
+"""`python -m partonomy import | export`: converts between data set folders and published record files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,20 +48,20 @@ def import_questions(
 ) -> None:
     """Turn a published record file (..._qa_pairs.json) into a data set folder.
 
-    Machines share an import with the same flags: --shard 1/N to --shard N/N, then --merge once. The result is that of
-    one process, byte by byte.
+    To split an import over machines, run --shard 1/N to --shard N/N and then --merge once, with the same flags. The
+    result is byte-identical to that of a single process.
 
     Args:
-        questions: Record file, or its folder (partonomy_qa_pairs.json beside images/); image paths are relative to it.
+        questions: Record file, or its folder (partonomy_qa_pairs.json next to images/). Image paths are relative to it.
         output: Folder to write.
-        invalid: raise stops at the first bad record; collect leaves them out and lists them.
-        shard: NUMBER/COUNT, for example 2/8, the part of the images whose records this process reads.
-        merge: Join the shards and remove what they left.
-        overwrite: Replace a data set that was made from something else.
+        invalid: raise stops at the first bad record; collect leaves bad records out and lists them.
+        shard: Read the records of one shard of the images, given as NUMBER/COUNT, for example 2/8.
+        merge: Join the shards and delete their files.
+        overwrite: Replace a data set that was made from another source.
     """
     folder, record_file = Path(output), find_record_file(Path(questions))
     if merge and shard is not None:
-        raise ValueError("--merge is a step of its own: run it alone, after all shards")
+        raise ValueError("--merge is a separate step: run it alone, after all shards")
     if is_already_built(folder, {"import": import_source(record_file)}, overwrite):
         print(f"{folder}: already imported from {record_file}, nothing to do")
         if merge:
@@ -85,21 +85,21 @@ def import_questions(
 
 
 def refuse_shards(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder in which a build or an import in shards is under way, or drop that.
+    """Refuse a folder that holds an unfinished sharded build or import, or delete that work if `overwrite` is set.
 
     Raises:
-        FileExistsError: there is one, and `overwrite` is off.
+        FileExistsError: there is such work, and `overwrite` is off.
     """
     if (folder / SHARDS_FOLDER).exists() and not overwrite:
         raise FileExistsError(
-            f"{folder}: work in shards is under way there; go on with --shard and --merge, pass --overwrite to drop "
-            "it, or choose another --output"
+            f"{folder}: holds an unfinished sharded build or import; continue it with --shard and --merge, pass "
+            "--overwrite to delete it, or choose another --output"
         )
     remove_shards(folder / SHARDS_FOLDER)
 
 
 def export_questions(questions: str, output: str, overwrite: bool = False) -> None:
-    """Write a data set folder as a published record file, with its annotations beside it.
+    """Write a data set folder as a published record file, with its annotations in a second file.
 
     Args:
         questions: Folder of a data set.
@@ -115,18 +115,18 @@ def export_questions(questions: str, output: str, overwrite: bool = False) -> No
     print(f"{record_file}: {summary.num_questions} questions")
     print(f"{sidecar_path(record_file)}: their annotations, for a lossless import")
     if summary.num_boxes:
-        print(f"  {summary.num_boxes} questions mark their object by a box, which is only in the second file")
+        print(f"  {summary.num_boxes} questions mark their object with a box, which only the second file holds")
 
 
 def is_already_built(folder: Path, expected: Mapping[str, object], overwrite: bool) -> bool:
-    """Whether a finished data set of the same settings is there; an unfinished one is continued.
+    """Return whether the folder holds a finished data set with the same settings. An unfinished one is continued.
 
     Raises:
         FileExistsError: the folder holds something else and `overwrite` is off.
     """
     marker = folder / BUILD_FILE
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder}: is a file; choose another --output")
+        raise FileExistsError(f"{folder}: is a file, not a folder; choose another --output")
     if marker.is_file():
         found = read_json(marker)
         different = [key for key, value in expected.items() if found.get(key) != value]
@@ -143,8 +143,8 @@ def is_already_built(folder: Path, expected: Mapping[str, object], overwrite: bo
     foreign = sorted(path.name for path in folder.iterdir() if _is_foreign(path)) if folder.is_dir() else []
     if foreign and not overwrite:
         raise FileExistsError(
-            f"{folder}: holds files that no data set has ({', '.join(foreign[:5])}); pass --overwrite or another "
-            "--output"
+            f"{folder}: holds files that do not belong to a data set ({', '.join(foreign[:5])}); pass --overwrite or "
+            "another --output"
         )
     return False
 

@@ -1,4 +1,4 @@
-"""`python -m partonomy describe`: label distributions and mask sizes of a data set, as charts and one page."""
+"""`python -m partonomy describe`: charts of a data set's label distributions and mask sizes, and an HTML page."""
 
 from pathlib import Path
 
@@ -8,16 +8,16 @@ from partonomy.sharding import parse_shard
 
 
 def describe(folder: str, output: str, shard: str | None = None, merge: bool = False) -> None:
-    """Draw how often labels occur and how large masks are: PNG files and one self-contained describe.html.
+    """Plot the label frequencies and mask sizes of a data set as PNG files and a self-contained describe.html.
 
-    Machines share the counting: --shard 1/N to --shard N/N, then --merge once, which draws the same charts as one
-    process.
+    To split the counting over machines, run --shard 1/N to --shard N/N and then --merge once. The charts are those of a
+    single process.
 
     Args:
         folder: Folder of a data set.
         output: Folder to write.
-        shard: NUMBER/COUNT, for example 2/8, the part of the images that this process counts.
-        merge: Draw what the shards counted and remove what they left.
+        shard: Count one shard of the images, given as NUMBER/COUNT, for example 2/8.
+        merge: Plot the shards' counts and delete their files.
     """
     # matplotlib takes a second to import
     from partonomy.datasets.curation.describe import describe_dataset, write_description  # noqa: PLC0415
@@ -25,7 +25,7 @@ def describe(folder: str, output: str, shard: str | None = None, merge: bool = F
 
     source, target = Path(folder), Path(output)
     if merge and shard is not None:
-        raise ValueError("--merge is a step of its own: run it alone, after all shards")
+        raise ValueError("--merge is a separate step: run it alone, after all shards")
     if shard is not None:
         is_new = measure_shard(source, target, parse_shard(shard))
         print(f"{target}: shard {shard} {'finished' if is_new else 'was finished before, nothing to do'}")

@@ -1,4 +1,4 @@
-"""`python -m partonomy blind`: what a guess reaches that sees the choices alone."""
+"""`python -m partonomy blind`: the accuracy of guesses that see only the choices."""
 
 import dataclasses
 import json
@@ -11,19 +11,19 @@ from partonomy.table_format import TableFormat, render_table
 
 
 def blind(questions: list[str], format: str = "text", output: str | None = None) -> None:
-    """Print how far a guess gets that sees neither image nor question: a check for hints in the wrong answers.
+    """Print the accuracy of guesses that see neither image nor question, to find hints in the wrong answers.
 
-    Per question type, beside chance: the central choice, the best of all fixed rules (length, number and frequency of
-    parts, place, alphabet, edit distance) and a regression learned on other images; then every rule, and the same by
-    the number of parts in the right answer.
+    For each question type, the first table compares chance with the central choice, the best fixed rule (length, number
+    and frequency of parts, position, alphabet, edit distance) and a regression fitted on other images. Further tables
+    list every rule, and the same accuracies by the number of parts in the right answer.
 
     Args:
         questions: Folders made by build, or published record files (.json).
         format: text, markdown, latex or csv.
-        output: JSON file to write as well, with every number and its interval.
+        output: JSON file to write as well, with every number and its confidence interval.
 
     Raises:
-        ValueError: Unknown format, or a set without questions.
+        ValueError: The format is unknown, or a set has no questions.
     """
     known = [entry.value for entry in TableFormat]
     if format not in known:
@@ -33,7 +33,7 @@ def blind(questions: list[str], format: str = "text", output: str | None = None)
         loaded = load_questions(Path(path), invalid="collect")
         reports.append(report_on_questions(_set_name(path, dict(loaded.build)), loaded.questions))
         if loaded.invalid and format == TableFormat.TEXT:
-            print(f"{path}: {len(loaded.invalid)} questions cannot be read and are left out (validate lists them)")
+            print(f"{path}: {len(loaded.invalid)} unreadable questions are left out (validate lists them)")
     tables = [overview_table(reports)]
     for report in reports:
         subjects = dict.fromkeys(result.subject for result in report.results)
@@ -46,7 +46,7 @@ def blind(questions: list[str], format: str = "text", output: str | None = None)
 
 
 def _set_name(path: str, build: dict[str, object]) -> str:
-    """The path, and how its wrong answers were made where that is known."""
+    """Return the path, and the method of its wrong answers if known."""
     config = build.get("config")
     mutation = config.get("mutation") if isinstance(config, dict) else None
     return f"{path} ({mutation})" if mutation else path

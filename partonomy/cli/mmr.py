@@ -1,4 +1,4 @@
-"""`python -m partonomy build-mmr`: MMR-like questions (not the published MMR) about a part data set."""
+"""`python -m partonomy build-mmr`: builds MMR-like questions (not the published MMR) about a part data set."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ PAPER_OPTIONS = '{"temperature": 0.7, "max_tokens": 850}'
 CACHE_FOLDER = "answer_cache"
 NUM_SHOWN = 20
 DEFAULT_QUESTIONS = 3
-"""Pairs of an image; the paper asks GPT-4V for three to five."""
+"""Question-answer pairs per image; the paper asks GPT-4V for three to five."""
 
 
 def build_mmr_like(
@@ -38,24 +38,24 @@ def build_mmr_like(
     request_options: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Make MMR-like data, not the published MMR: implicit questions about objects and parts, in MMR's schema.
+    """Build MMR-like data (not the published MMR): implicit questions about objects and parts, in MMR's schema.
 
-    By templates and a table of functions, or, with --endpoint, by a chat model whose pairs are filtered by the paper's
-    three criteria.
+    The questions come from templates and a table of functions or, with --endpoint, from a chat model whose
+    question-answer pairs are filtered by the paper's three criteria.
 
     Args:
         dataset: Folder of a data set (partonomy build).
         output: Root of the MMR layout to write to: MMR/MMR_SPLIT.json, images linked below refer_seg/.
-        split: train, val (also the three test files) or test (those alone).
-        seed: Seed of the templates' draws; default 0.
-        questions_per_image: Templates' questions of an image; default 3.
-        functions: YAML file of what parts and objects are for, instead of the one that comes along.
+        split: train, val (writes the three test files, too) or test (writes only the test files).
+        seed: Templates: random seed; default 0.
+        questions_per_image: Templates: questions per image; default 3.
+        functions: Templates: YAML file with the functions of parts and objects; default the packaged one.
         endpoint: Chat model: address, e.g. http://localhost:8000/v1.
-        model_name: Chat model: the model that the endpoint is asked for.
-        api_key_env: Chat model: environment variable with the key.
-        answer_cache: Chat model: folder of answers, from which a stopped build goes on; default beside MMR/.
+        model_name: Chat model: name of the model to request from the endpoint.
+        api_key_env: Chat model: environment variable that holds the key.
+        answer_cache: Chat model: folder of cached answers, used to resume an interrupted build; default next to MMR/.
         image_format: Chat model: png or jpeg; default png.
-        request_options: Chat model: JSON in every request; default the paper's.
+        request_options: Chat model: JSON options of every request; default the paper's.
         overwrite: Replace files that were made with other settings.
     """
     root = Path(output)
@@ -70,7 +70,7 @@ def build_mmr_like(
         count = DEFAULT_QUESTIONS if questions_per_image is None else questions_per_image
         maker = TemplateMaker(load_functions(table), hash_files([table]), seed or 0, count)
     else:
-        _refuse(of_templates, "belongs to the templates: leave it out with --endpoint")
+        _refuse(of_templates, "applies only to templates: leave it out with --endpoint")
         if model_name is None:
             raise ValueError("--endpoint needs --model_name")
         chat = ChatSettings(endpoint, model_name, image_format or "png", request_options or PAPER_OPTIONS)
@@ -91,7 +91,7 @@ def build_mmr_like(
 
 
 def _ask_endpoint(settings: ChatSettings, key_variable: str | None, cache: Path) -> Ask:
-    """The chat endpoint as a callback; what it says once is kept."""
+    """Return the chat endpoint as a callback that caches its replies."""
     model = build_chat_model(settings, key_variable, cache)
 
     def ask(image: np.ndarray, prompt: str) -> str:
@@ -122,6 +122,6 @@ def _print_counts(name: str, counts: FileCounts) -> None:
     for (criterion, reason), count in sorted(counts.rejected.items()):
         print(f"    rejected, {criterion}: {reason}: {count}")
     for category, count in counts.not_askable.most_common(NUM_SHOWN):
-        print(f"    not asked about, no function known: {category} ({count} annotations)")
+        print(f"    not asked about (no known function): {category} ({count} annotations)")
     if len(counts.not_askable) > NUM_SHOWN:
         print(f"    and {len(counts.not_askable) - NUM_SHOWN} more categories, listed in build.json")

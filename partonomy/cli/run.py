@@ -39,15 +39,12 @@ def benchmark_parser(name: str, prog: str | None = None, default_model: str | No
     benchmark = find_benchmark(name)
     parser = ArgumentParser(prog=prog or f"python -m partonomy run {name}", description=f"{benchmark.title}.")
     parser.add_argument("--config", action="config", help="YAML file with any of the flags below")
-    where = "dataset folder, or published record (.json)" if name == "partonomy" else "where the data set lies"
-    parser.add_argument(f"--{benchmark.root_flag}", type=str, required=True, help=where)
+    parser.add_argument(f"--{benchmark.root_flag}", type=str, required=True, help=benchmark.root_help)
     parser.add_argument("--output", type=str, required=True, help=f"folder for {RECORDS_FILE} and {SUMMARY_FILE}")
-    if name != "partonomy":
+    if benchmark.has_splits:
         parser.add_argument("--split", type=str | None, default=None, help=benchmark.splits)
     if benchmark.takes_annotations:
-        parser.add_argument(
-            "--annotations", type=str | None, default=None, help="a file in the place of the split's own"
-        )
+        parser.add_argument("--annotations", type=str | None, default=None, help="a file that replaces the split's own")
     _add_fields(parser, ModelSettings, {"model": default_model} if default_model else {})
     _add_fields(parser, benchmark.options, {})
     parser.add_argument("--limit", type=int | None, default=None, help="ask at most N items (of each group)")
@@ -77,11 +74,7 @@ def read_run(name: str, arguments: Namespace) -> RunConfig:
     if arguments.shard is not None:
         parse_shard(arguments.shard)
     model = _read_fields(ModelSettings, arguments).resolve(output)
-    options = _read_fields(benchmark.options, arguments)
-    if hasattr(options, "resolve"):
-        options = options.resolve(model.model)
-    if hasattr(options, "check"):
-        options.check()
+    options = _read_fields(benchmark.options, arguments).resolve(model.model)
     return RunConfig(
         benchmark=name,
         split=arguments.get("split") or "",

@@ -1,4 +1,4 @@
-"""`python -m partonomy stats`: sizes of data sets, side by side."""
+"""`python -m partonomy stats`: compares the sizes of data sets."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ def stats(
 ) -> None:
     """Print the sizes of data sets in the columns of the paper's Tables 1 and 8, and their questions per type.
 
-    What each build left out, and which questions it could not ask, stands below with the reasons (not in CSV). Several
-    folders, for example the two sides of a split, also get a row for all of them together.
+    A note lists what each build left out, and which questions it could not ask, with the reasons (not in CSV). With
+    several folders, for example the two sides of a split, another row gives the figures of all of them together.
 
     Args:
         folders: Folders of data sets.
         format: text, markdown, latex or csv.
         output: File to write instead of printing.
-        quoted: Put the rows of the paper's two tables above, marked as quoted.
+        quoted: Also print the rows of the paper's two tables above, marked as quoted.
     """
     datasets = [load_dataset(Path(folder)) for folder in folders]
     names = _unique_names(datasets, folders)
@@ -51,7 +51,7 @@ def stats(
 
 
 def describe_left_out(count: int, annotation_ids: Sequence[int], reason: str) -> str:
-    """Annotations that a build left out, as one indented line with the first of their ids."""
+    """Describe the annotations that a build left out as one indented line with their first ids."""
     numbers = ", ".join(str(number) for number in annotation_ids[:NUM_EXAMPLE_IDS])
     ids = f" (id {numbers}{', ...' if count > NUM_EXAMPLE_IDS else ''})" if count else ""
     return f"  left out: {count} annotation{'' if count == 1 else 's'}{ids}: {reason}"
@@ -74,7 +74,7 @@ def _make_entry(name: str, dataset: PartDataset, folder: str) -> DatasetEntry:
 
 
 def _describe_not_asked(skipped: Sequence[SkippedType]) -> tuple[str, ...]:
-    """One line for all types that could not be asked about as many images for the same reason."""
+    """Return one line per count and reason, for all types with the same number of images not asked about."""
     types: dict[tuple[int, str], list[str]] = {}
     for row in skipped:
         types.setdefault((row.count, row.reason), []).append(row.question_type.value)

@@ -1,4 +1,4 @@
-"""`annotations.json` of the project's own form: objects and parts as COCO-style annotations (see `store`)."""
+"""Reads and writes `annotations.json`: objects and parts as COCO-style annotations (see `store`)."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,15 +13,17 @@ from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part
 
 OBJECT = "OBJECT"
 PART = "PART"
-ENCODER = msgspec.json.Encoder()  # the same text as `json` without blanks, in a tenth of the time
+ENCODER = msgspec.json.Encoder()  # the same output as compact `json`, in a tenth of the time
+LISTS = ("images", "categories", "annotations")
+"""The file's lists, in the order in which they are written."""
 
 
 def write_annotations(images: Iterable[AnnotatedImage], path: Path) -> None:
-    """Write `annotations.json`, record by record: held as one JSON value, a training set would take gigabytes.
+    """Write `annotations.json` record by record; as a single JSON value, a training set would take gigabytes of memory.
 
     Args:
         images: iterated over three times; every part must have exactly one annotation id.
-        path: of the file, written atomically.
+        path: the file, written atomically.
     """
     categories = _collect_categories(images)
     category_id = {name: number for number, name in enumerate(categories, start=1)}
@@ -44,7 +46,7 @@ def write_annotations(images: Iterable[AnnotatedImage], path: Path) -> None:
 
 
 def _collect_categories(images: Iterable[AnnotatedImage]) -> dict[str, dict[str, Any]]:
-    """The categories by name, objects first, each kind in the order of its labels."""
+    """Return the categories by name: objects, then parts, each sorted by label."""
     object_category: dict[str, str] = {}
     part_labels: set[tuple[str, str]] = set()
     for image in images:
@@ -100,19 +102,16 @@ def annotations_from_json(content: Mapping[str, Any], path: Path) -> tuple[Annot
     return reader.build()
 
 
-LISTS = ("images", "categories", "annotations")
-"""Of the file, in the order written."""
-
-
 def read_shard_annotations(path: Path, shard: Shard) -> tuple[AnnotatedImage, ...]:
-    """Read the images of one shard from `annotations.json`, with the masks of no other image in memory.
+    """Read the images of one shard from `annotations.json` without holding other images' masks in memory.
 
     Args:
-        path: of the file.
-        shard: whose images they are: a run of them without gaps, in file order (`Shard.span`).
+        path: the file.
+        shard: the shard, a contiguous range of images in file order (`Shard.span`).
 
     Raises:
-        ValueError: a broken record, naming file and record, or lists in another order than they are written in.
+        ValueError: a record is broken (the message names file and record), or the lists are not in the order in which
+            `write_annotations` writes them.
     """
     content: dict[str, list[Any]] = {name: [] for name in LISTS}
     owned: _OwnedIds | None = None
@@ -134,12 +133,12 @@ def read_shard_annotations(path: Path, shard: Shard) -> tuple[AnnotatedImage, ..
 
 
 class _OwnedIds:
-    """Which annotations belong to the images of a shard.
+    """Tells which annotations belong to the images of a shard.
 
     Args:
-        path: of the file, for errors.
+        path: the file, for error messages.
         images: all image records of the file.
-        shard: whose images are to be kept.
+        shard: the shard whose images are kept.
     """
 
     def __init__(self, path: Path, images: Sequence[object], shard: Shard) -> None:
@@ -159,7 +158,7 @@ class _OwnedIds:
                 raise ValueError(f"{path}, image {number}: the id {number} occurs twice")
 
     def is_foreign(self, record: object) -> bool:
-        """Whether another shard reads the annotation; broken ones, and those of no image, every shard refuses."""
+        """Return whether another shard reads the annotation; every shard refuses broken ones and those of no image."""
         number, image_id = _integer_of(record, "id"), _integer_of(record, "image_id")
         if number is not None and number in self._annotations:
             raise ValueError(f"{self._path}, annotation {number}: the id {number} occurs twice")
@@ -177,8 +176,8 @@ class _Reader:
     """Collects the records of one file.
 
     Args:
-        path: of the file, for errors.
-        codes: of every annotation, in the file's order, the mask where it needs no further check.
+        path: the file, for error messages.
+        codes: for every annotation, in file order, its mask if it needs no further check, else None.
     """
 
     def __init__(self, path: Path, codes: Sequence[RLE | None]) -> None:
@@ -187,7 +186,7 @@ class _Reader:
         self._images: dict[int, AnnotatedImage] = {}
         self._categories: dict[int, Mapping[str, Any]] = {}
         self._ids: set[int] = set()
-        self._parts: dict[tuple[int, int], list[Part]] = {}  # by image and object
+        self._parts: dict[tuple[int, int], list[Part]] = {}  # keys: image and object
         self._objects: dict[int, list[ObjectInstance]] = {}
 
     def read_image(self, record: Mapping[str, Any]) -> None:
@@ -229,7 +228,7 @@ class _Reader:
             self._objects[image.image_id].append(instance)
 
     def build(self) -> tuple[AnnotatedImage, ...]:
-        """The images with their objects and these with their parts, in file order."""
+        """Return the images with their objects and parts, in file order."""
         images = []
         for image in self._images.values():
             objects = tuple(

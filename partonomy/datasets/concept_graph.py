@@ -1,4 +1,4 @@
-"""Which parts an object can have and which objects are its siblings, deduced from annotations (paper, section 3.2)."""
+"""The concept graph: the parts and the siblings of each object, derived from annotations (paper, section 3.2)."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ class ConceptGraph:
     """The vocabulary of a data set. All tuples are sorted.
 
     Attributes:
-        object_parts: object label -> labels of the parts that any annotated instance of it shows.
+        object_parts: object label -> labels of the parts that are annotated in any instance of it.
         object_category: object label -> its category.
         category_objects: category -> its object labels.
     """
@@ -43,10 +43,10 @@ class ConceptGraph:
 
 
 def build_concept_graph(dataset: PartDataset) -> ConceptGraph:
-    """Deduce the graph from the objects that have at least one annotated part.
+    """Derive the graph from the objects that have at least one annotated part.
 
     Raises:
-        ValueError: an object label stands in two categories, naming image and instance.
+        ValueError: an object label is in two categories; the message names image and instance.
     """
     object_parts: dict[str, set[str]] = defaultdict(set)
     object_category: dict[str, str] = {}

@@ -1,11 +1,11 @@
-"""The instance of an image that questions are about."""
+"""Selects the instance of an image that questions ask about."""
 
 from partonomy.masks import rle_area, rle_bbox, union_masks
 from partonomy.structures import AnnotatedImage, ObjectInstance
 
 
 def choose_instance(image: AnnotatedImage) -> ObjectInstance | None:
-    """Choose the instance with the most annotated parts, the largest of these; None when no instance has any.
+    """Choose the instance with the most annotated parts, on a tie the largest; None if no instance has parts.
 
     Paper, section 3.2: among several instances, the largest with the most annotated parts.
     """
@@ -16,7 +16,7 @@ def choose_instance(image: AnnotatedImage) -> ObjectInstance | None:
 
 
 def instance_box(instance: ObjectInstance) -> tuple[int, int, int, int]:
-    """Box (x, y, width, height) around an instance: its mask, or its parts where it has none."""
+    """Return the box (x, y, width, height) around an instance's mask, or around its parts if it has no mask."""
     return rle_bbox(instance.mask or union_masks([part.mask for part in instance.parts]))
 
 

@@ -1,7 +1,7 @@
-"""Which image files show the same photograph, and which photographs a model was trained on.
+"""Finds image files that show the same photograph, and the photographs that a model was trained on.
 
-Two files show the same photograph if they have the same bytes or the same COCO number. A model lists its training
-images beside its weights.
+Two files show the same photograph if they have the same bytes or the same COCO number. A model's folder lists its
+training images next to its weights.
 """
 
 import re
@@ -18,14 +18,16 @@ from pydantic import TypeAdapter, ValidationError
 from partonomy.files import hash_files, write_json
 
 COCO_NUMBER = re.compile(r"(?:^|_)(\d{12})$")
+TRAINING_IMAGES_FILE = "training_images.json"
+TAIL_BYTES = 4096
 
 
 def find_same_files(paths: Sequence[Path], num_workers: int = 1) -> tuple[tuple[int, ...], ...]:
-    """Group files of equal content. Only files that share their size with another are read, block by block.
+    """Group files of equal content. Only files of the same size as another are read, block by block.
 
     Args:
-        paths: files; those that do not exist are in no group.
-        num_workers: threads (hashing leaves Python's lock).
+        paths: the files; missing ones are in no group.
+        num_workers: number of threads (hashing releases Python's lock).
 
     Returns:
         Groups of two or more positions in `paths`, in order of their first member.
@@ -38,7 +40,7 @@ def find_same_files(paths: Sequence[Path], num_workers: int = 1) -> tuple[tuple[
 
 
 def coco_number(file_name: str) -> str | None:
-    """The 12-digit number by which COCO names a photograph in every release and split; None for other names.
+    """Return the 12-digit number that names a photograph in every COCO release and split; None for other names.
 
     "train2017/000000391895.jpg" and "COCO_train2014_000000391895.jpg" are one photograph.
     """
@@ -47,14 +49,14 @@ def coco_number(file_name: str) -> str | None:
 
 
 def group_photographs(file_names: Sequence[str], same_files: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """Partition images into photographs: images that share bytes or a COCO number, also through a third image.
+    """Partition images into photographs: images that share bytes or a COCO number, also transitively.
 
     Args:
-        file_names: of all images.
-        same_files: groups of positions of equal content (`find_same_files`).
+        file_names: the file names of all images.
+        same_files: groups of positions of files with equal content (`find_same_files`).
 
     Returns:
-        Every position once; groups and members ascend.
+        Groups that contain every position once; groups and members are in ascending order.
     """
     leader = list(range(len(file_names)))
 
@@ -75,7 +77,7 @@ def group_photographs(file_names: Sequence[str], same_files: Iterable[Sequence[i
 
 
 def _group_equal(values: Sequence[Hashable | None]) -> list[list[int]]:
-    """Positions of equal values, groups of two or more; None equals nothing."""
+    """Return the groups of two or more positions with equal values; None equals nothing."""
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for position, value in enumerate(values):
         if value is not None:
@@ -83,21 +85,17 @@ def _group_equal(values: Sequence[Hashable | None]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-TRAINING_IMAGES_FILE = "training_images.json"
-TAIL_BYTES = 4096
-
-
 @dataclass(frozen=True)
 class StageImages:
     """One training run of a model.
 
     Attributes:
-        run: name of its folder.
-        num_images: photographs in its mixture.
-        excluded_from: question sets whose images it left out (`exclude_images`).
-        num_left_out: of their photographs, those that its sources held.
-        counted_from: question sets whose images stayed in (`count_images`).
-        num_counted: of their photographs, those that its sources held.
+        run: name of the run's folder.
+        num_images: number of photographs in the run's mixture.
+        excluded_from: question sets whose images were left out of training (`exclude_images`).
+        num_left_out: number of their photographs that occurred in the run's sources.
+        counted_from: question sets whose images stayed in training (`count_images`).
+        num_counted: number of their photographs that occurred in the run's sources.
     """
 
     run: str
@@ -110,13 +108,13 @@ class StageImages:
 
 @dataclass(frozen=True)
 class TrainingImageList:
-    """Every image of a model's training, by `image_key`, and the runs, the first stage first."""
+    """All images that a model was trained on, as `image_key`s, and its training runs, the first stage first."""
 
     stages: tuple[StageImages, ...]
     images: frozenset[str]
 
     def count(self, paths: Iterable[Path]) -> int:
-        """How many of some photographs the model was trained on."""
+        """Return how many of the given photographs the model was trained on."""
         return len({image_key(path) for path in paths} & self.images)
 
 
@@ -124,9 +122,9 @@ _ADAPTER = TypeAdapter(TrainingImageList)
 
 
 def image_key(path: Path) -> str:
-    """What a photograph is recognised by: its COCO number, else name, size and a checksum of its last bytes.
+    """Return the key of a photograph: its COCO number, else its name, size and a checksum of its last bytes.
 
-    Copies of a file have one key; drawn or numbered data sets reuse names for different images, whose bytes differ.
+    Copies of a file share a key. The bytes matter because drawn or numbered data sets reuse names for different images.
     """
     number = coco_number(path.name)
     if number is not None:
@@ -146,10 +144,10 @@ def write_training_images(folder: Path, trained: TrainingImageList) -> None:
 
 
 def read_training_images(folder: Path) -> TrainingImageList | None:
-    """Read the list of a folder; None where there is none.
+    """Read a folder's list of training images; None if there is none.
 
     Raises:
-        ValueError: the file is something else.
+        ValueError: the file is not such a list.
     """
     path = folder / TRAINING_IMAGES_FILE
     if not path.is_file():
@@ -162,7 +160,7 @@ def read_training_images(folder: Path) -> TrainingImageList | None:
 
 
 def copy_training_images(sources: Iterable[Path | None], destination: Path) -> None:
-    """Let a copy of a model keep the list of its original: that of the first folder that has one."""
+    """Copy the list of training images to a copied model, from the first source folder that has one."""
     for source in sources:
         if source is not None and (source / TRAINING_IMAGES_FILE).is_file():
             shutil.copyfile(source / TRAINING_IMAGES_FILE, destination / TRAINING_IMAGES_FILE)
@@ -170,11 +168,11 @@ def copy_training_images(sources: Iterable[Path | None], destination: Path) -> N
 
 
 def count_trained_on(checkpoint: Path | None, paths: Iterable[Path]) -> int | None:
-    """How many of a benchmark's photographs a saved model was trained on; None: its folder does not say."""
+    """Return how many of a benchmark's photographs a saved model was trained on; None if its folder has no list."""
     trained = None if checkpoint is None else read_training_images(checkpoint)
     return None if trained is None else trained.count(paths)
 
 
 def num_photographs(paths: Iterable[Path]) -> int:
-    """Different photographs among some files."""
+    """Return the number of different photographs among the files."""
     return len({image_key(path) for path in paths})

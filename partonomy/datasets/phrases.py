@@ -1,4 +1,4 @@
-"""Where part phrases stand in an answer's text (character spans), so that masks and tags can be tied to words."""
+"""Locates part phrases in an answer's text (character spans), to link masks and tags to words."""
 
 import re
 from collections import defaultdict, deque
@@ -7,27 +7,27 @@ from collections.abc import Sequence
 from partonomy.structures import CharSpan
 
 BEFORE_PHRASE = re.compile(r"(?<!\w)")
-MAX_SHOWN = 500  # characters of a text in an error
+MAX_SHOWN = 500  # characters of the text that an error message quotes
 
 
 def locate_phrases(text: str, phrases: Sequence[str]) -> tuple[CharSpan, ...]:
-    """Give every phrase its own occurrence in the text.
+    """Assign every phrase its own occurrence in the text.
 
-    Phrases are located at word boundaries, without regard to case, longest first, and an occurrence is used once: so
-    "wheel" is not found inside "front wheel" when both are asked for. Equal phrases take occurrences left to right.
-    "head" is found in "heads" no more than in "ahead". Answers list their parts after a colon, so when every phrase
-    stands after the last colon those occurrences are taken: in "The wheel loader ... has the following visible parts:
-    bucket, wheel." it is the second "wheel" that names the part.
+    Phrases are matched at word boundaries, regardless of case and longest first, and an occurrence is used only once.
+    "wheel" is therefore not found inside "front wheel" if both are requested, and "head" is found neither in "heads"
+    nor in "ahead". Equal phrases take occurrences from left to right. Answers list their parts after a colon, so if
+    every phrase occurs after the last colon, those occurrences are used: in "The wheel loader ... has the following
+    visible parts: bucket, wheel." the second "wheel" names the part.
 
     Args:
         text: the answer.
-        phrases: the part labels, in any order; repeated labels need as many occurrences.
+        phrases: the part labels, in any order; a repeated label needs as many occurrences.
 
     Returns:
         One span per phrase, in the order of `phrases`. Spans never overlap.
 
     Raises:
-        ValueError: a phrase has no free occurrence, naming text and phrase.
+        ValueError: a phrase has no free occurrence; the message names text and phrase.
     """
     for start in dict.fromkeys((text.rfind(":") + 1, 0)):
         spans, missing = _locate_from(text, phrases, start)
@@ -37,10 +37,11 @@ def locate_phrases(text: str, phrases: Sequence[str]) -> tuple[CharSpan, ...]:
 
 
 def locate_listed(text: str, labels: Sequence[str]) -> tuple[CharSpan, ...]:
-    """Give every label the entry of the answer's list at its place, whatever word stands there.
+    """Assign every label the entry at its position in the answer's list, whatever the entry's word.
 
-    The published correct answers to "... in common with a Y?" name a part by Y's word for it, or by its lemma, while
-    the labels are those of the masks. Both are in one order: the authors' code writes text and labels from one list.
+    The published correct answers to "... in common with a Y?" name a part by Y's word for it, or by its lemma, but the
+    labels are those of the masks. Both have the same order, because the authors' code writes text and labels from one
+    list.
 
     Args:
         text: an answer that ends in a colon and a list, ": a, b, and c.".
@@ -50,13 +51,14 @@ def locate_listed(text: str, labels: Sequence[str]) -> tuple[CharSpan, ...]:
         One span per label, in reading order.
 
     Raises:
-        ValueError: no list after a colon, another number of entries than labels, or a label that stands in the list
-            at another place than its own.
+        ValueError: there is no list after a colon, the numbers of entries and labels differ, or a label occurs in the
+            list at another position than its own.
     """
     entries = _list_entries(text)
     if len(entries) != len(labels):
         raise ValueError(
-            f"the list after the colon of {text[:MAX_SHOWN]!r} has {len(entries)} entries, the answer {len(labels)}"
+            f"the list after the colon of {text[:MAX_SHOWN]!r} has {len(entries)} entries, the answer "
+            f"{len(labels)} parts"
         )
     folded = [_fold(label) for label in labels]
     known = set(folded)
@@ -64,7 +66,7 @@ def locate_listed(text: str, labels: Sequence[str]) -> tuple[CharSpan, ...]:
         word = _fold(text[entry.start : entry.end])
         if word in known and word != label:
             raise ValueError(
-                f"the part {word!r} stands at another place of {text[:MAX_SHOWN]!r} than in the answer's parts"
+                f"the part {word!r} has another position in {text[:MAX_SHOWN]!r} than in the answer's parts"
             )
     return entries
 
@@ -87,7 +89,7 @@ def _list_entries(text: str) -> tuple[CharSpan, ...]:
 
 
 def _locate_from(text: str, phrases: Sequence[str], start: int) -> tuple[tuple[CharSpan, ...], str | None]:
-    """Locate all phrases at or after `start`; the second value is the first phrase that could not be."""
+    """Locate all phrases at or after `start`; the second value is the first phrase that was not found, if any."""
     occurrences = _find_all(text, phrases, start)
     is_taken = bytearray(len(text) + 1)
     located: dict[int, CharSpan] = {}
@@ -106,7 +108,7 @@ def _locate_from(text: str, phrases: Sequence[str], start: int) -> tuple[tuple[C
 
 
 def _find_all(text: str, phrases: Sequence[str], start: int) -> dict[str, deque[int]]:
-    """Where every phrase stands, left to right; one look-up per place and length, however many phrases there are."""
+    """Find all positions of every phrase, left to right, with one look-up per position and phrase length."""
     wanted = {_fold(phrase) for phrase in phrases if phrase.strip()}
     folded = _fold(text)
     places = [match.start() for match in BEFORE_PHRASE.finditer(text, start)] if wanted else []
@@ -121,7 +123,7 @@ def _find_all(text: str, phrases: Sequence[str], start: int) -> dict[str, deque[
 
 
 def _fold(text: str) -> str:
-    """Lower case, letter by letter, so that places stay the same ("İ" would become two letters)."""
+    """Lower the case of each letter separately, so that positions do not change ("İ" would become two letters)."""
     lowered = text.lower()
     if len(lowered) == len(text):
         return lowered

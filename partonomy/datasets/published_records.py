@@ -1,6 +1,6 @@
-"""The published question records (`{split}_qa_pairs.json`; paper, appendix B), read and written.
+"""Reads and writes the published question records (`{split}_qa_pairs.json`; paper, appendix B).
 
-A second file beside an export, `NAME.annotations.json`, keeps what the published schema cannot say.
+A second file next to an export, `NAME.annotations.json`, keeps what the published schema cannot express.
 """
 
 import hashlib
@@ -41,19 +41,21 @@ from partonomy.structures import (
 )
 
 SIDECAR_SUFFIX = ".annotations.json"
+CORRECT = "correct"
+INCORRECT = "incorrect"
 
 
 def sidecar_path(record_file: Path) -> Path:
-    """Where the annotations of a record file stand."""
+    """Return the path of a record file's annotations."""
     return record_file.with_suffix(SIDECAR_SUFFIX)
 
 
 def read_sidecar(record_file: Path) -> dict[str, Any]:
-    """Read the annotations beside a record file.
+    """Read the annotations next to a record file.
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: no JSON object, or one that was written with another version of the record file.
+        ValueError: they are not a JSON object, or belong to another version of the record file.
     """
     path = sidecar_path(record_file)
     content = read_json(path)
@@ -63,7 +65,7 @@ def read_sidecar(record_file: Path) -> dict[str, Any]:
 
 
 def exported_image_root(record_file: Path) -> Path | None:
-    """The image folder that the annotations beside a record file name; None where there are none.
+    """Return the image folder named in the annotations next to a record file; None if there are no annotations.
 
     Raises:
         ValueError: the annotations are broken or belong to another version of the record file.
@@ -78,13 +80,9 @@ def exported_image_root(record_file: Path) -> Path | None:
     return (record_file.parent / image_root).resolve()
 
 
-CORRECT = "correct"
-INCORRECT = "incorrect"
-
-
 @dataclass(frozen=True)
 class PublishedRecord:
-    """One record: its place in the file, the question, and all parts of the instance (the asked ones among them)."""
+    """One record: its index in the file, the question, and all parts of the instance, including those asked about."""
 
     index: int
     question: Question
@@ -105,11 +103,12 @@ def read_records(
     """Read a record file.
 
     Returns:
-        The records that can be asked, and the others. Images are numbered from 1 in order of appearance; question ids
-        are `record-000000`, `record-000001`, ...
+        The usable records and the unusable ones. Images are numbered from 1 in order of appearance; question ids are
+        `record-000000`, `record-000001`, ...
 
     Raises:
-        ValueError: the file is not a JSON list; with "raise" also a bad record, naming file and record index.
+        ValueError: the file is not a JSON list or, with "raise", a record is bad; the message names file and record
+            index.
     """
     reader = _RecordReader(path)
     return reader.read_all(enumerate(_read_list(path)), invalid)
@@ -117,13 +116,13 @@ def read_records(
 
 @dataclass(frozen=True)
 class RecordShard:
-    """The records of some images of a file.
+    """The records of a shard's images.
 
     Attributes:
-        records: those that can be asked; their images are numbered within the shard.
-        bad: the others.
-        claims: index of the record by which an image got its number, by image path; in the order of the numbers. All
-            images of the file sorted by it are numbered as by `read_records`.
+        records: the usable records; their images are numbered within the shard.
+        bad: the unusable records.
+        claims: image path -> index of the record that gave the image its number, in the order of the numbers. Sorting
+            all images of the file by this index numbers them as `read_records` does.
     """
 
     records: tuple[PublishedRecord, ...]
@@ -132,9 +131,9 @@ class RecordShard:
 
 
 def read_record_shard(path: Path, invalid: Literal["raise", "collect"], shard: Shard) -> RecordShard:
-    """Read the records of one shard's images, with no other record in memory for longer than it takes to drop it.
+    """Read the records of one shard's images; other records are dropped as they are read.
 
-    Images are dealt by a checksum of their path; records that name none belong to the first shard.
+    Images are assigned to shards by a checksum of their path; records that name no image belong to the first shard.
 
     Raises:
         ValueError: see `read_records`; with "raise" only for records of the shard.
@@ -159,8 +158,8 @@ def question_to_record(question: Question, instance: ObjectInstance, folder: Pat
 
     Args:
         question: the question.
-        instance: the object it asks about; all of its parts are written, as in the published files.
-        folder: where the record file will stand; the image path is written relative to it.
+        instance: the object that it asks about; all of its parts are written, as in the published files.
+        folder: the folder of the record file; the image path is written relative to it.
     """
     asked = question.object_question
     return {
@@ -180,7 +179,7 @@ def question_to_record(question: Question, instance: ObjectInstance, folder: Pat
 
 
 class _RecordReader:
-    """Reads the records of one file; masks repeated from record to record are decoded once."""
+    """Reads the records of one file; masks that several records repeat are decoded only once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -241,7 +240,7 @@ class _RecordReader:
         return self._image_ids[image_path]
 
     def _find_image(self, image_path: str) -> Path:
-        """The image's path: inside the file's folder, or inside the image folder that an export's second file names."""
+        """Return the image's path in the file's folder, or in the image folder that an export's second file names."""
         path = self._path.parent / image_path
         try:
             check_relative_path(image_path, "'image_path'")
@@ -260,13 +259,13 @@ class _RecordReader:
         text = json.dumps(segmentations, ensure_ascii=False)
         key = (image_path, hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest())
         if key not in self._parts:
-            # The image bounds what its masks may claim, so it comes first.
+            # The image limits the size of its masks, so it is checked first.
             height, width = self._check_size(image_path, full_path, segmentations)
             self._parts[key] = tuple(_read_part(label, masks, height, width) for label, masks in segmentations.items())
         return self._parts[key]
 
     def _check_size(self, image_path: str, full_path: Path, segmentations: Mapping[str, Any]) -> tuple[int, int]:
-        """The size that the first mask names, (height, width), checked against the image file and earlier records."""
+        """Return the first mask's size (height, width), checked against the image file and earlier records."""
         label, masks = next(iter(segmentations.items()))
         height, width = _claimed_size(_mask_list(label, masks)[0], f"mask 0 of {label!r}")
         try:
@@ -304,7 +303,7 @@ def _mask_list(label: str, masks: object) -> Sequence[object]:
 
 
 def _unwrap(content: object) -> object:
-    """A mask without the "segmentation" keys it may be nested under; one without 'size' is none of a record."""
+    """Remove the "segmentation" keys that a mask may be nested under; a record's mask must have a 'size'."""
     while isinstance(content, Mapping) and "segmentation" in content:
         content = content["segmentation"]
     return content if isinstance(content, Mapping) else {"size": None}
@@ -340,13 +339,13 @@ def _read_choices(content: Mapping[str, Any], question_type: QuestionType) -> tu
 def _locate_parts(text: str, labels: Sequence[str], number: int, may_rename: bool) -> tuple[CharSpan, ...]:
     try:
         spans = locate_phrases(text, labels)
-        # A label that only stands before the list is a word of the object's name: "wheel" of a wheel loader.
+        # A label that occurs only before the list is a word of the object's name: "wheel" of a wheel loader.
         is_listed = all(span.start > text.rfind(":") for span in spans)
     except ValueError as error:
         if not may_rename:
             raise ValueError(
-                f"choice {number}: {error}; every name in 'answer_parts' must stand in its 'answer_choices' text, "
-                "letter for letter but for case: correct one of the two"
+                f"choice {number}: {error}; every name in 'answer_parts' must occur in its 'answer_choices' text, "
+                "letter for letter except for case: correct one of the two"
             ) from error
         is_listed = False
     if is_listed or not may_rename:
@@ -355,7 +354,7 @@ def _locate_parts(text: str, labels: Sequence[str], number: int, may_rename: boo
         return locate_listed(text, labels)
     except ValueError as error:
         raise ValueError(
-            f"choice {number}: the names in 'answer_parts' do not stand in the list, nor does another word for each "
+            f"choice {number}: the list contains neither the names in 'answer_parts' nor another word for each "
             f"({error}): correct one of the two"
         ) from error
 

@@ -1,6 +1,6 @@
-"""`questions.jsonl`: one question per line, masks by annotation id, so that no mask is written twice.
+"""Reads and writes `questions.jsonl`: one question per line, with masks as annotation ids to avoid duplicates.
 
-Lines are kept as bytes in memory and parsed when a question is asked for: a training set has hundreds of thousands.
+A training set has hundreds of thousands of questions, so lines stay in memory as bytes and are parsed on access.
 """
 
 import json
@@ -32,7 +32,7 @@ Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class ChoiceLine(msgspec.Struct):
-    """A choice as it stands in a line."""
+    """A choice in its stored form."""
 
     text: Text
     parts: tuple[Text, ...]
@@ -41,7 +41,7 @@ class ChoiceLine(msgspec.Struct):
 
 
 class ObjectChoiceLine(msgspec.Struct):
-    """A choice of the object question as it stands in a line."""
+    """A choice of the object question in its stored form."""
 
     text: Text
     label: Text
@@ -49,14 +49,14 @@ class ObjectChoiceLine(msgspec.Struct):
 
 
 class ObjectQuestionLine(msgspec.Struct):
-    """The object question as it stands in a line."""
+    """The object question in its stored form."""
 
     question: Text
     choices: tuple[ObjectChoiceLine, ...]
 
 
 class QuestionLine(msgspec.Struct, omit_defaults=True):
-    """A question as it stands in a line; keys in the order written, the last two where the question has them."""
+    """A question in its stored form. Keys are written in this order; the last two only if the question has them."""
 
     question_id: Text
     question_type: QuestionType
@@ -69,12 +69,12 @@ class QuestionLine(msgspec.Struct, omit_defaults=True):
     object_question: ObjectQuestionLine | None = None
 
 
-ENCODER = msgspec.json.Encoder()  # the same text as `json` without blanks, in a tenth of the time
+ENCODER = msgspec.json.Encoder()  # the same output as compact `json`, in a tenth of the time
 DECODER = msgspec.json.Decoder(QuestionLine)
 
 
 def question_to_line(question: Question) -> bytes:
-    """Return the JSON line of a question in UTF-8, newline included."""
+    """Return the JSON line of a question in UTF-8, including the newline."""
     asked = question.object_question
     line = QuestionLine(
         question_id=question.question_id,
@@ -104,7 +104,7 @@ def question_to_line(question: Question) -> bytes:
 
 
 class StoredQuestions(Sequence[Question]):
-    """Questions parsed on access from their JSON lines.
+    """A sequence of questions that parses their JSON lines on access.
 
     Args:
         lines: the valid lines of the file.
@@ -131,7 +131,7 @@ class StoredQuestions(Sequence[Question]):
 
 
 class AnnotationIndex:
-    """Annotations by id, and the questions that refer to them."""
+    """Annotations by id, used to resolve the references of questions."""
 
     def __init__(self, dataset: PartDataset) -> None:
         self._images: dict[int, AnnotatedImage] = {image.image_id: image for image in dataset.images}
@@ -152,7 +152,7 @@ class AnnotationIndex:
         """Turn a parsed line into a question.
 
         Raises:
-            ValueError: the line is inconsistent with itself or with the annotations.
+            ValueError: the line contradicts itself or the annotations.
         """
         image = self._find_image(line.image_id)
         instance = self._find_instance(line.instance_id, image)
@@ -194,12 +194,12 @@ class AnnotationIndex:
 
 
 def check_question(question: Question) -> None:
-    """Check what every question of the benchmark must fulfil, whatever file it came from.
+    """Check the requirements on every question of the benchmark, whatever file it came from.
 
     Raises:
-        ValueError: not exactly one correct choice; a part of the correct choice without mask or with another's; spans
-            that are not their part's phrase, or in types that rename parts its entry in the answer's list; a part-whole
-            type without object question, or the reverse.
+        ValueError: there is not exactly one correct choice; a part of the correct choice has no mask or another part's
+            mask; a span does not cover its part's phrase (for types that rename parts, its entry in the answer's list);
+            a part-whole type has no object question, or another type has one.
     """
     num_correct = sum(choice.is_correct for choice in question.choices)
     if num_correct != 1:
@@ -250,7 +250,7 @@ def read_question_lines(
 
 
 def describe_record_error(error: Exception) -> str:
-    """Say in words what is wrong with a record."""
+    """Return in words what is wrong with a record."""
     if isinstance(error, KeyError):
         return f"the key {error} is missing"
     if isinstance(error, ValueError | OSError):
@@ -259,7 +259,7 @@ def describe_record_error(error: Exception) -> str:
 
 
 def invalid_record(index: int, record: object, reason: str) -> InvalidRecord:
-    """Describe a record that could not be read, as far as its id and type are known."""
+    """Describe an unreadable record, with its id and type as far as they are known."""
     fields = record if isinstance(record, Mapping) else {}
     known = {question_type.value: question_type for question_type in QuestionType}
     question_type = fields.get("question_type")
@@ -281,7 +281,7 @@ def _build_object_question(line: ObjectQuestionLine | None) -> ObjectQuestion | 
 
 
 def _parse_loosely(content: bytes) -> object:
-    """What a bad line says of itself, as far as it is JSON at all."""
+    """Parse a bad line for its id and type, as far as it is JSON."""
     try:
         return json.loads(content)
     except RECORD_ERRORS:
@@ -298,7 +298,7 @@ def _check_spans(choice: Choice, may_rename: bool) -> None:
             if may_rename and choice.part_spans == locate_listed(choice.text, choice.parts):
                 return
             raise ValueError(
-                f"the part {part!r} does not stand at characters {span.start} to {span.end} of {choice.text!r} "
+                f"the part {part!r} is not found at characters {span.start} to {span.end} of {choice.text!r} "
                 "(spans must be in reading order and not overlap)"
             )
         end = span.end

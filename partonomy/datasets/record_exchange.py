@@ -1,4 +1,4 @@
-"""Converts between the project's own form and the published record file, in both directions, without loss."""
+"""Converts losslessly between the project's own form and the published record file, in both directions."""
 
 import json
 import os
@@ -56,11 +56,12 @@ from partonomy.structures import (
 )
 
 MISSING_FILE = "(none)"
+MARKED_FOLDER = "marked_images"
 
 
 @dataclass(frozen=True)
 class ExchangeSummary:
-    """What was written. `num_boxes` questions rely on a drawn box, which the published record cannot hold."""
+    """Counts of what was written. `num_boxes` questions rely on a drawn box, which a published record cannot hold."""
 
     num_questions: int
     num_boxes: int
@@ -68,10 +69,10 @@ class ExchangeSummary:
 
 
 def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
-    """Write a data set folder as a published record file and its annotations beside it.
+    """Write a data set folder as a published record file, with its annotations next to it.
 
-    Where the images do not lie in the record file's folder or below, only both files together can be read again: a
-    record file alone may not name images outside of its folder.
+    If the images lie outside the record file's folder, both files are needed to read them again, because a record file
+    alone must not name images outside its folder.
 
     Raises:
         FileNotFoundError, ValueError: the folder is missing or broken.
@@ -102,7 +103,7 @@ def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
 
 
 def import_source(record_file: Path) -> dict[str, str]:
-    """What an import depends on: hashes of the record file and of the annotations beside it."""
+    """Return what an import depends on: hashes of the record file and of the annotations next to it."""
     sidecar = sidecar_path(record_file)
     return {
         "records": record_file.name,
@@ -116,12 +117,12 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
 
     Args:
         record_file: the JSON list.
-        folder: created when missing.
-        invalid: "raise" stops at the first bad record; "collect" leaves bad ones out and lists them in `build.json`, so
-            that a validation of the folder counts them as failed, like one of the record file.
+        folder: the data set folder; created if missing.
+        invalid: "raise" stops at the first bad record; "collect" leaves bad records out and lists them in `build.json`,
+            so that validating the folder counts them as failed, like validating the record file.
 
     Raises:
-        ValueError: a broken file, or annotations beside it that belong to another version of it.
+        ValueError: a file is broken, or the annotations next to the record file belong to another version of it.
     """
     records, bad = read_records(record_file, invalid)
     (folder / BUILD_FILE).unlink(missing_ok=True)
@@ -140,12 +141,12 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
 
 
 def import_origin(record_file: Path) -> DatasetOrigin:
-    """Origin of a data set made from a record file alone."""
+    """Return the origin of a data set made from a record file alone."""
     return DatasetOrigin(f"published records {record_file.name}")
 
 
 def gathered_build(num_images: int, num_questions: Mapping[QuestionType, int]) -> dict[str, Any]:
-    """The first part of `build.json` of a record file alone."""
+    """Return the first part of `build.json` for an import of a record file alone."""
     return {
         "config": {},
         "embedding_model": None,
@@ -159,11 +160,11 @@ def write_import(record_file: Path, folder: Path, build: Mapping[str, Any], bad:
     """Write `build.json` of an import.
 
     Args:
-        record_file: what was imported.
-        folder: of the data set.
-        build: what else the file says.
-        bad: records left out. What an earlier import had left out was exported as a list only; it counts as failed as
-            before.
+        record_file: the imported file.
+        folder: the data set folder.
+        build: the other content of `build.json`.
+        bad: the records that this import left out. Records that an earlier import left out are kept in the list and
+            still count as failed.
     """
     rows = [
         {
@@ -189,14 +190,14 @@ def _identity_to_json(question: Question) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ExportedDataset:
-    """The annotations beside a record file: what its records cannot say.
+    """The annotations next to a record file, which hold what its records cannot express.
 
     Attributes:
-        path: of the annotations.
-        description: content of `dataset.json`, apart from the image root.
+        path: path of the annotations.
+        description: content of `dataset.json` except the image root.
         image_root: absolute folder of the images.
         identities: ids and box of every record, by its index.
-        build: content of `build.json`; empty where there was none.
+        build: content of `build.json`; empty if there was none.
         images: all annotations.
     """
 
@@ -208,7 +209,7 @@ class ExportedDataset:
     images: tuple[AnnotatedImage, ...]
 
     def restore(self, records: Sequence[PublishedRecord]) -> list[Question]:
-        """Give records back the ids that they were exported with."""
+        """Restore the ids that the records were exported with."""
         owners = {instance.instance_id: (image, instance) for image in self.images for instance in image.objects}
         questions = []
         for record in records:
@@ -229,10 +230,10 @@ class ExportedDataset:
 
 
 def read_exported(record_file: Path) -> ExportedDataset:
-    """Read the annotations beside a record file.
+    """Read the annotations next to a record file.
 
     Raises:
-        ValueError: they are broken, or belong to another version of it.
+        ValueError: they are broken, or belong to another version of the record file.
     """
     path, sidecar = sidecar_path(record_file), read_sidecar(record_file)
     try:
@@ -278,7 +279,7 @@ def _restore_question(
 
 
 def gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartDataset, list[Question]]:
-    """Collect the instances that records repeat: one per image, label and set of masks."""
+    """Collect the instances that the records repeat: one per image, label and set of masks."""
     instances: dict[tuple[int, str, tuple[Part, ...]], ObjectInstance] = {}
     images: dict[int, AnnotatedImage] = {}
     for record in records:
@@ -313,19 +314,16 @@ def gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartD
     return dataset, questions
 
 
-MARKED_FOLDER = "marked_images"
-
-
 def store_marked_images(folder: Path) -> int:
     """Write `marked_images/IMAGE_ID.png` for every image of a data set whose questions mark their instance.
 
-    An image's questions all ask about one instance, so that one picture serves them all.
+    All questions of an image ask about the same instance, so one marked image serves them all.
 
     Args:
-        folder: of a data set with questions.
+        folder: a data set folder with questions.
 
     Returns:
-        The number of images.
+        The number of images written.
     """
     marked = {question.image_id: question for question in load_questions(folder).questions if question.box is not None}
     (folder / MARKED_FOLDER).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the shards of one piece of work leave behind, and the check that they belong together when they are merged."""
+"""Stores the results of the shards of a piece of work, and checks before a merge that they belong together."""
 
 import json
 import re
@@ -14,16 +14,18 @@ from partonomy.sharding import Shard, all_shards
 
 SHARDS_FOLDER = "shards"
 NO_VALUE = "(none)"
+MAX_SHOWN = 80
+"""Characters of a setting in a message; wordings of questions have thousands."""
 
 
 @dataclass(frozen=True)
 class ShardResults:
-    """The results of all shards of one piece of work, a JSON file each.
+    """The results of all shards of a piece of work, one JSON file each.
 
     Attributes:
-        folder: of the files.
-        work: names the files and the work in messages, for example "questions".
-        settings: all that the result depends on except the shard, as JSON.
+        folder: folder of the files.
+        work: name of the work in file names and messages, for example "questions".
+        settings: everything that the result depends on except the shard, as JSON.
     """
 
     folder: Path
@@ -31,24 +33,24 @@ class ShardResults:
     settings: Mapping[str, object]
 
     def path(self, shard: Shard) -> Path:
-        """File of one shard, for example `questions-2-of-8.json`."""
+        """Return the file of one shard, for example `questions-2-of-8.json`."""
         return self.folder / f"{self.work}-{shard.file_stem}.json"
 
     def is_done(self, shard: Shard) -> bool:
-        """Whether a shard is there with these settings; one with other settings is made again."""
+        """Return whether the shard is finished with these settings; a shard with other settings is made again."""
         path = self.path(shard)
         return path.is_file() and not find_differences(read_json(path).get("settings"), self.settings)
 
     def write(self, shard: Shard, content: Mapping[str, object]) -> None:
-        """Write a shard's result atomically; its file says that the shard is finished."""
+        """Write a shard's result atomically; the file's existence marks the shard as finished."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.path(shard), {"shard": str(shard), "settings": dict(self.settings)} | dict(content))
 
     def find(self) -> tuple[Shard, ...]:
-        """The shards that are there, in order.
+        """Return the finished shards, in order.
 
         Raises:
-            ValueError: they are shards of different numbers of shards.
+            ValueError: the shards differ in their total number of shards.
         """
         form = re.compile(rf"{re.escape(self.work)}-([0-9]+)-of-([0-9]+)\.json")
         names = sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
@@ -65,8 +67,8 @@ class ShardResults:
         """Read the results of all shards, in order.
 
         Raises:
-            FileNotFoundError: shards are missing; names them.
-            ValueError: a shard was made with other settings, naming the file and the setting.
+            FileNotFoundError: shards are missing; the message names them.
+            ValueError: a shard was made with other settings; the message names the file and the setting.
         """
         found = self.find()
         if not found:
@@ -93,7 +95,7 @@ class ShardResults:
 
 
 def hash_input(path: Path) -> str:
-    """The sha256 of a file that a result depends on.
+    """Return the sha256 of a file that a result depends on.
 
     Raises:
         FileNotFoundError: it does not exist.
@@ -104,7 +106,7 @@ def hash_input(path: Path) -> str:
 
 
 def find_differences(found: object, expected: Mapping[str, object], prefix: str = "") -> list[str]:
-    """What is different in settings that were stored, as "KEY: VALUE there, VALUE now", nested keys with dots."""
+    """List the differences from stored settings as "KEY: VALUE there, VALUE now", nested keys joined with dots."""
     there: Mapping[str, object] = found if isinstance(found, Mapping) else {}
     now: Mapping[str, object] = json.loads(json.dumps(expected))
     differences = []
@@ -113,16 +115,21 @@ def find_differences(found: object, expected: Mapping[str, object], prefix: str 
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             differences += find_differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            differences.append(f"{prefix}{key}: {old} there, {new} now")
+            differences.append(f"{prefix}{key}: {_shown(old)} there, {_shown(new)} now")
     return differences
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
 def remove_shards(folder: Path, keep: str | None = None) -> None:
     """Delete the folder of shards, if it is there.
 
     Args:
-        folder: of the shards.
-        keep: a piece of work whose results stay; then the folder stays, too.
+        folder: the folder of the shards.
+        keep: a piece of work whose results, and with them the folder, are kept.
 
     Raises:
         BlockingIOError: a process is still working on a shard.

@@ -1,8 +1,8 @@
-"""An import of published records that several machines share: each reads the records of its images.
+"""Sharded import of published records: each shard reads the records of its images.
 
-A record file alone names objects by what its records repeat; each shard numbers the objects of an image from 1, and the
-merge moves the numbers behind those of the images before. A file with annotations beside it has ids already: there a
-shard reads all annotations, and its questions are final.
+A record file alone has no object ids: each shard numbers the objects of an image from 1, and the merge shifts the
+numbers past those of the preceding images. A record file with annotations next to it already has ids: each shard reads
+all annotations, and its questions are final.
 """
 
 import heapq
@@ -38,7 +38,7 @@ IMAGES_SUFFIX, QUESTIONS_SUFFIX = ".images.jsonl", ".questions.jsonl"
 
 
 class PartLine(msgspec.Struct, array_like=True):
-    """A part of a stored image; its mask is of the image's size."""
+    """A part of a stored image; its mask has the image's size."""
 
     label: str
     counts: str
@@ -53,7 +53,7 @@ class ObjectLine(msgspec.Struct, array_like=True):
 
 
 class ImageLine(msgspec.Struct, array_like=True):
-    """An image: `first` is the index of its first good record, `claimed` that of the record that numbers it."""
+    """An image. `first` is the index of its first good record, `claimed` that of the record that numbers it."""
 
     first: int
     claimed: int
@@ -66,7 +66,7 @@ class ImageLine(msgspec.Struct, array_like=True):
 class NumberedQuestion(msgspec.Struct, array_like=True):
     """A question with the index of its record.
 
-    Of a record file alone its `image_id` is what `ImageLine.claimed` is, and its other ids count within the image.
+    For a record file alone, its `image_id` holds `ImageLine.claimed`, and its other ids count within the image.
     """
 
     index: int
@@ -114,11 +114,11 @@ def import_shard(record_file: Path, folder: Path, invalid: Literal["raise", "col
 
 
 def _number_within_images(record_file: Path, read: RecordShard) -> tuple[list[ImageLine], list[QuestionLine]]:
-    """The images and questions as they are stored; no images of a file with annotations beside it."""
+    """Return images and questions in their stored form; no images if annotations lie next to the record file."""
     if sidecar_path(record_file).is_file():
         return [], [_to_line(question) for question in read_exported(record_file).restore(read.records)]
     dataset, questions = gather(record_file, read.records)
-    claims = list(read.claims.values())  # of image 1, 2, ... of the shard
+    claims = list(read.claims.values())  # for images 1, 2, ... of the shard
     firsts: dict[int, int] = {}
     for record in read.records:
         firsts.setdefault(record.question.image_id, record.index)
@@ -133,11 +133,11 @@ def _to_line(question: Question) -> QuestionLine:
 
 
 def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "collect"]) -> ExchangeSummary:
-    """Join all shards to the data set folder of one process, `build.json` last, and remove what they left.
+    """Join all shards into the data set folder of a single process, `build.json` last, and delete their files.
 
     Raises:
         FileNotFoundError: a shard is missing.
-        ValueError: a shard is broken, or of other settings or of another version of the record file.
+        ValueError: a shard is broken, or was made with other settings or from another version of the record file.
     """
     results = _results(record_file, folder, invalid)
     shards = results.read_all()
@@ -179,7 +179,7 @@ def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "col
 
 @dataclass(frozen=True)
 class _Files:
-    """What a shard writes beside its result."""
+    """The files that a shard writes in addition to its result."""
 
     images: Path
     questions: Path
@@ -195,21 +195,21 @@ def _paths(results: ShardResults, shard: Shard) -> _Files:
 
 @dataclass(frozen=True)
 class _Place:
-    """Number of an image in the data set, and of the last id before its own."""
+    """An image's id in the data set, and the last annotation id before its own."""
 
     image_id: int
     offset: int
 
 
 class _MergedImages:
-    """The images of all shards in the order of one process, with their final ids; read anew in every iteration.
+    """The images of all shards in single-process order, with their final ids; read again in every iteration.
 
     Args:
-        paths: of the shards' images.
-        claims: index of the record by which each image of the file gets its number, sorted.
+        paths: the files of the shards' images.
+        claims: for each image of the file, the index of the record that gives it its number; sorted.
 
     Attributes:
-        places: of every image that is in the data set, by its claim; complete after one iteration.
+        places: claim -> place of every image of the data set; complete after one iteration.
     """
 
     def __init__(self, paths: Sequence[Path], claims: Sequence[int]) -> None:
@@ -238,7 +238,7 @@ def _read_questions(file: BinaryIO) -> Iterator[NumberedQuestion]:
 
 
 def _merge_questions(paths: Sequence[Path]) -> Iterator[NumberedQuestion]:
-    """The questions of all shards in the order of the record file."""
+    """Yield the questions of all shards in the order of the record file."""
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("rb")) for path in paths]
         yield from heapq.merge(*map(_read_questions, files), key=lambda question: question.index)

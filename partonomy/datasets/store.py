@@ -1,12 +1,12 @@
-"""The project's own form of a data set: annotations once, questions that refer to them by id.
+"""Reads and writes the project's own form of a data set, whose questions refer to annotations by id.
 
-A folder with
+A data set folder holds
 - `dataset.json`: name, image root (relative to the folder, or absolute), source, seed, package versions;
 - `annotations.json`: COCO-style; an object's annotation and those of its parts share `obj_ann_id`, categories are
   `object` (supercategory OBJECT, with the object's own `category`) and `object:part` (supercategory PART);
 - `questions.jsonl`: one question per line (`partonomy.datasets.question_file`);
-- `build.json`: the resolved configuration, embedding model, counts and reasons of skipped questions; written last, so
-  a folder without it is unfinished.
+- `build.json`: the resolved configuration, embedding model, and the counts of and reasons for skipped questions. It is
+  written last, so a folder without it is unfinished.
 """
 
 import importlib.metadata
@@ -41,15 +41,15 @@ DATASET_FILE = "dataset.json"
 ANNOTATIONS_FILE = "annotations.json"
 QUESTIONS_FILE = "questions.jsonl"
 BUILD_FILE = "build.json"
-PARTIAL_QUESTIONS_FILE = QUESTIONS_FILE + ".tmp"  # while they are being made, see `question_writer`
+PARTIAL_QUESTIONS_FILE = QUESTIONS_FILE + ".tmp"  # while they are being written, see `question_writer`
 PROGRESS_FILE = "build.progress.tmp"
-BUILD_KEYS = ("config", "source", "embedding_model", "import")  # of build.json, what decides the questions
+BUILD_KEYS = ("config", "source", "embedding_model", "import")  # the entries of build.json that determine the questions
 VERSIONED_PACKAGES = ("numpy", "pycocotools", "scikit-learn", "sentence-transformers", "opencv-python", "pillow")
 
 
 @dataclass(frozen=True)
 class DatasetOrigin:
-    """Where a data set came from: source name, seed (None: none was used), and other settings in words."""
+    """The origin of a data set: source name, seed (None: none was used), and other settings."""
 
     source: str
     seed: int | None = None
@@ -60,13 +60,13 @@ def save_dataset(dataset: PartDataset, folder: Path, origin: DatasetOrigin) -> P
     """Write `dataset.json` and `annotations.json`.
 
     Args:
-        dataset: its image root is stored relative to the folder when it lies inside, else absolute.
-        folder: created when missing; the two files are replaced.
+        dataset: the data set; its image root is stored relative to the folder if it lies inside, else as absolute path.
+        folder: the folder to write; created if missing. The two files are replaced.
         origin: provenance, stored in `dataset.json`.
 
     Returns:
-        The data set with the ids it has on disk: one annotation id per part. Ids are kept when they are already so,
-        otherwise every object and part is numbered anew from 1 in file order.
+        The data set with its ids on disk: one annotation id per part. Existing ids of this form are kept; otherwise
+        every object and part is numbered anew from 1 in file order.
     """
     dataset = number_annotations(dataset)
     save_dataset_images(dataset.name, dataset.image_root, dataset.images, folder, origin)
@@ -76,13 +76,13 @@ def save_dataset(dataset: PartDataset, folder: Path, origin: DatasetOrigin) -> P
 def save_dataset_images(
     name: str, image_root: Path, images: Iterable[AnnotatedImage], folder: Path, origin: DatasetOrigin
 ) -> None:
-    """Write `dataset.json` and `annotations.json` of images that have their final ids.
+    """Write `dataset.json` and `annotations.json` for images that have their final ids.
 
     Args:
-        name: of the data set.
-        image_root: folder of the image files; stored relative to the folder when it lies inside, else absolute.
-        images: iterated over several times, so that they need not be in memory; one annotation id per part.
-        folder: created when missing; the two files are replaced.
+        name: name of the data set.
+        image_root: folder of the image files; stored relative to `folder` if it lies inside, else as absolute path.
+        images: the images, with one annotation id per part; iterated over several times, to allow streaming.
+        folder: the folder to write; created if missing. The two files are replaced.
         origin: provenance, stored in `dataset.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,12 +106,12 @@ def load_dataset(folder: Path, shard: Shard | None = None) -> PartDataset:
     """Read a folder of the project's own form.
 
     Args:
-        folder: of the data set.
-        shard: read only the images of this shard (`Shard.span`), with no more than these in memory.
+        folder: the data set folder.
+        shard: read only the images of this shard (`Shard.span`) and hold no others in memory.
 
     Raises:
-        FileNotFoundError: the folder or a file of it is missing.
-        ValueError: a file is broken, naming file and record.
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a file is broken; the message names file and record.
     """
     description = read_json(folder / DATASET_FILE)
     if description.get("format") != FORMAT or description.get("format_version") != FORMAT_VERSION:
@@ -147,16 +147,17 @@ def load_questions(path: Path, invalid: Literal["raise", "collect"] = "raise") -
     """Read the questions of a folder of the project's own form, or of a published record file (`.json`).
 
     Args:
-        path: folder or file.
-        invalid: "raise" stops at the first record that cannot be asked; "collect" lists such records in
-            `QuestionSet.invalid`, so that a validation counts them as failed.
+        path: the folder or file.
+        invalid: "raise" stops at the first unusable record; "collect" lists unusable records in `QuestionSet.invalid`,
+            so that a validation counts them as failed.
 
     Returns:
-        The questions. `content_hash` is the sha256 of annotations and questions (of the record file).
+        The questions. `content_hash` is the sha256 of annotations and questions, or of the record file.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: broken file structure; with "raise" also a bad record. Names file and record index.
+        FileNotFoundError: there is neither a folder with questions nor a record file.
+        ValueError: the file's structure is broken or, with "raise", a record is bad; the message names file and record
+            index.
     """
     path = Path(path)
     if invalid not in ("raise", "collect"):
@@ -185,7 +186,7 @@ def load_questions(path: Path, invalid: Literal["raise", "collect"] = "raise") -
 
 
 def number_annotations(dataset: PartDataset) -> PartDataset:
-    """Give every object and part one id of its own, unless the data set already has such ids."""
+    """Give every object and part its own id, unless the data set already has such ids."""
     instances = [instance for image in dataset.images for instance in image.objects]
     ids = [instance.instance_id for instance in instances]
     ids += [number for instance in instances for part in instance.parts for number in part.annotation_ids]
@@ -213,10 +214,10 @@ def _package_versions() -> dict[str, str]:
 
 
 def read_skipped(build: Mapping[str, Any], path: Path) -> tuple[SkippedType, ...]:
-    """What `build.json` says was not asked.
+    """Read from `build.json` which questions were not asked.
 
     Raises:
-        ValueError: an entry is broken, naming the file and the entry.
+        ValueError: an entry is broken; the message names the file and the entry.
     """
     rows = []
     for number, row in enumerate(_list(build, "skipped", path)):
@@ -235,11 +236,11 @@ def read_left_out(build: Mapping[str, Any], path: Path, first_index: int) -> tup
 
     Args:
         build: content of the file.
-        path: of the file, for errors.
-        first_index: number of the first one; those before it are the folder's own questions.
+        path: the file, for error messages.
+        first_index: index of the first such record; the folder's own questions come before it.
 
     Raises:
-        ValueError: an entry is broken, naming the file and the entry.
+        ValueError: an entry is broken; the message names the file and the entry.
     """
     rows = []
     for number, row in enumerate(_list(build, "invalid_records", path)):

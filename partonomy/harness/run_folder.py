@@ -258,11 +258,9 @@ def differing_settings(old: RunConfig, new: RunConfig, *, may_merge: bool = Fals
     options, model = new.registered.options, ModelSettings
     free = _FREE_TO_MERGE if may_merge else _FREE_TO_CHANGE
     free = free | {f"model.{name}" for name in model.free_to_change()}
-    # What only tables read of finished records must agree where records are merged.
-    if hasattr(options, "free_to_change") and not may_merge:
-        free |= {f"options.{name}" for name in options.free_to_change()}
-    if "partonomy" in (old.benchmark, new.benchmark):
-        free |= {"split", "options.training_metrics"}  # the content hash tells question sets apart
+    free |= {f"options.{name}" for name in (options.FREE_TO_MERGE if may_merge else options.FREE_TO_RESUME)}
+    if not new.registered.has_splits:
+        free |= {"split"}  # a name alone; the content hash tells the data apart
     before, after = dict(_flat(old)), dict(_flat(new))
     free |= {key for key, value in before.items() if value == _UNKNOWN and key == "model.device"}
     keys = sorted((set(before) | set(after)) - free)

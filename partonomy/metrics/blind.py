@@ -1,4 +1,4 @@
-"""What a guesser reaches that sees nothing but the choices: a check for hints in how wrong answers were made."""
+"""Measures the accuracy of guesses that see only the choices, to find hints in the wrong answers."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,15 @@ from threadpoolctl import threadpool_limits
 from partonomy.metrics.bootstrap import NUM_RESAMPLES, Estimate, ImageRatio, bootstrap_ratios
 
 NUM_FOLDS = 5
-"""Folds of images for everything that is learned from right answers."""
+"""Number of folds of images for everything that is learned from right answers."""
 FOLD_SEED = 0
+CENTRAL = "central choice"
+LEARNED = "learned"
+CHANCE = "chance"
+MIN_IMAGES_TO_LEARN = 4 * NUM_FOLDS
+SCORE_DECIMALS = 9
+SIZE_GROUPS = ("1", "2", "3", "4+")
+"""Groups of questions, by the number of parts in the right answer."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +28,10 @@ class BlindQuestion:
     """A question's choices, without image and question.
 
     Attributes:
-        image_id: unit of the bootstrap and of the folds.
-        texts: the choices as written.
-        items: of each choice its part names, or the words of its object's name.
-        correct_index: the right one.
+        image_id: the image, which is the unit of the bootstrap and of the folds.
+        texts: the texts of the choices.
+        items: for each choice, its part names or the words of its object's name.
+        correct_index: index of the right choice.
     """
 
     image_id: int
@@ -34,17 +41,17 @@ class BlindQuestion:
 
 
 class Feature(StrEnum):
-    """A number of a choice.
+    """A numeric feature of a choice.
 
     characters, words: length of the text.
-    items: how many parts.
-    middle: minus the distance of that number to its mean over the choices.
+    items: number of parts.
+    middle: minus the distance of that number from its mean over the choices.
     centrality: minus the sum of symmetric differences to the other choices' item sets (edit distance).
-    choice_frequency: mean over its items of how many choices of the type list it.
-    truth_frequency: the same over right answers, those of other folds of images alone. In a small set, or one that
-        holds every class equally often, the rarest is right a little too often: what is right here is missing there.
-    alphabet: rank of the text among the choices.
-    position: where the choice stands.
+    choice_frequency: mean over its items of the number of choices of the type that list the item.
+    truth_frequency: the same over the right answers of other folds of images. In a small set, or one with equally
+        frequent classes, the rarest choice is right slightly too often, because the other folds lack this right answer.
+    alphabet: rank of the text among the choices in alphabetical order.
+    position: index of the choice.
     """
 
     CHARACTERS = "characters"
@@ -59,11 +66,11 @@ class Feature(StrEnum):
 
 
 def choice_features(questions: Sequence[BlindQuestion]) -> dict[Feature, np.ndarray]:
-    """Every feature of every choice of the questions of one type.
+    """Compute every feature of every choice for the questions of one type.
 
     Returns:
-        float64 (Q, C) each, C the largest number of choices; NaN where a question has fewer. All numbers are sums of
-        integers divided once, so that equal choices have equal features, to the last bit.
+        float64 (Q, C) each, where C is the largest number of choices; NaN if a question has fewer. All numbers are sums
+        of integers divided once, so that equal choices have exactly equal features.
     """
     folds = image_folds([question.image_id for question in questions])
     in_choices = Counter(item for question in questions for items in question.items for item in set(items))
@@ -95,9 +102,10 @@ def choice_features(questions: Sequence[BlindQuestion]) -> dict[Feature, np.ndar
 
 
 def image_folds(image_ids: Sequence[int]) -> np.ndarray:
-    """Fold of every question, int64 (Q,): all questions of an image are in one fold, folds differ by at most an image.
+    """Return the fold of every question, int64 (Q,).
 
-    Which images share a fold is drawn from a fixed seed.
+    All questions of an image share a fold, and fold sizes differ by at most one image. A fixed seed determines the
+    images of each fold.
     """
     images, rows = np.unique(np.asarray(image_ids, dtype=np.int64), return_inverse=True)
     order = np.random.default_rng(FOLD_SEED).permutation(len(images))
@@ -105,7 +113,7 @@ def image_folds(image_ids: Sequence[int]) -> np.ndarray:
 
 
 def _middle(question: BlindQuestion) -> list[float]:
-    """Numbers of items times the number of choices are compared, so that the mean stays an integer."""
+    """Compare the numbers of items multiplied by the number of choices, so that the mean stays an integer."""
     counts = [len(set(items)) for items in question.items]
     return [-float(abs(count * len(counts) - sum(counts))) for count in counts]
 
@@ -132,17 +140,8 @@ def _pad(rows: Sequence[Sequence[float]]) -> np.ndarray:
     return padded
 
 
-CENTRAL = "central choice"
-LEARNED = "learned"
-CHANCE = "chance"
-MIN_IMAGES_TO_LEARN = 4 * NUM_FOLDS
-SCORE_DECIMALS = 9
-SIZE_GROUPS = ("1", "2", "3", "4+")
-"""Groups of questions by the number of parts in the right answer."""
-
-
 class Subject(StrEnum):
-    """Which half of a question is guessed."""
+    """The half of a question that is guessed: parts or object."""
 
     PARTS = "parts"
     OBJECT = "object"
@@ -150,7 +149,7 @@ class Subject(StrEnum):
 
 @dataclass(frozen=True)
 class BlindRule:
-    """Choose the choice with the highest (or lowest) value of a feature."""
+    """Chooses the choice with the highest (or lowest) value of a feature."""
 
     name: str
     feature: Feature
@@ -188,7 +187,7 @@ OBJECT_RULES = (
 
 @dataclass(frozen=True)
 class BlindScore:
-    """Expected accuracy of one rule with its interval, and by group of `SIZE_GROUPS` (object questions: none)."""
+    """Expected accuracy of a rule with its confidence interval, also by `SIZE_GROUPS` (none for object questions)."""
 
     rule: str
     accuracy: Estimate
@@ -197,7 +196,7 @@ class BlindScore:
 
 @dataclass(frozen=True)
 class BlindResult:
-    """Every blind baseline on the questions of one type; `chance` is a uniform guess's exact expectation."""
+    """All blind baselines on the questions of one type; `chance` is the exact expectation of a uniform guess."""
 
     question_type: str
     subject: Subject
@@ -206,30 +205,30 @@ class BlindResult:
 
     @property
     def num_questions(self) -> int:
-        """How many were counted."""
+        """Number of questions."""
         return self.chance.accuracy.count
 
     @property
     def best_fixed(self) -> BlindScore:
-        """The highest of the fixed rules, on the same questions: by luck a little above what it is worth."""
+        """The best fixed rule, selected on the same questions and therefore slightly optimistic."""
         fixed = [score for score in self.scores if score.rule != LEARNED]
         return max(fixed, key=lambda score: score.accuracy.value or 0.0)
 
     def find(self, rule: str) -> BlindScore | None:
-        """The score of a rule; None when it was not applied (`learned` with too few images)."""
+        """Return the score of a rule; None if it was not applied (`learned` with too few images)."""
         return next((score for score in self.scores if score.rule == rule), None)
 
 
 @dataclass(frozen=True)
 class BlindGuesses:
-    """What every rule reaches on each of Q questions.
+    """The outcome of every rule on each of Q questions.
 
     Attributes:
-        question_type: Name of the type, or of several taken together.
-        subject: What the choices are.
-        hits: Rule -> float64 (Q,), chance of hitting the right choice; `chance` is among the rules.
+        question_type: Name of the type, or of several pooled types.
+        subject: Whether the choices are parts or objects.
+        hits: Rule -> float64 (Q,), probability of hitting the right choice; `chance` is one of the rules.
         sizes: int (Q,), number of items of the right answer.
-        image_ids: int (Q,).
+        image_ids: int (Q,), image of each question.
     """
 
     question_type: str
@@ -244,8 +243,8 @@ def guess_blindly(question_type: str, subject: Subject, questions: Sequence[Blin
 
     Args:
         question_type: Name in the result.
-        subject: What the choices are.
-        questions: At least one.
+        subject: Whether the choices are parts or objects.
+        questions: At least one question.
 
     Raises:
         ValueError: There is no question.
@@ -261,7 +260,7 @@ def guess_blindly(question_type: str, subject: Subject, questions: Sequence[Blin
         values = features[rule.feature]
         hits[rule.name] = expected_hits(values if rule.is_highest else -values, correct)
     for place in range(int(num_choices.max())):
-        # A question that has no such place is guessed uniformly.
+        # A question without such a position is guessed uniformly.
         hits[f"position {place + 1}"] = np.where(num_choices > place, correct == place, 1.0 / num_choices)
     if len(np.unique(image_ids)) >= MIN_IMAGES_TO_LEARN:
         scores = _learned_scores(features, correct, image_folds(image_ids.tolist()))
@@ -271,11 +270,11 @@ def guess_blindly(question_type: str, subject: Subject, questions: Sequence[Blin
 
 
 def pool_guesses(name: str, guesses: Sequence[BlindGuesses]) -> BlindGuesses:
-    """Take the questions of several types together; only rules that were applied to all of them.
+    """Pool the questions of several types, keeping only rules that were applied to all of them.
 
     Args:
         name: Name in the result.
-        guesses: At least one, all about the same subject.
+        guesses: At least one outcome, all with the same subject.
     """
     rules = [rule for rule in guesses[0].hits if all(rule in one.hits for one in guesses)]
     return BlindGuesses(
@@ -290,12 +289,12 @@ def pool_guesses(name: str, guesses: Sequence[BlindGuesses]) -> BlindGuesses:
 def estimate_guesses(
     guesses: BlindGuesses, generator: np.random.Generator, num_resamples: int = NUM_RESAMPLES
 ) -> BlindResult:
-    """Mean accuracy of every rule with its interval, overall and by the right answer's number of parts.
+    """Compute every rule's mean accuracy and confidence interval, overall and by the right answer's number of parts.
 
     Args:
         guesses: Outcome per question.
         generator: Source of the resamples; all rules share them.
-        num_resamples: How many.
+        num_resamples: Number of resamples.
     """
     images, rows = np.unique(guesses.image_ids, return_inverse=True)
     groups = _size_masks(guesses.sizes) if guesses.subject is Subject.PARTS else ()
@@ -317,14 +316,14 @@ def estimate_guesses(
 
 
 def expected_hits(scores: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """Chance of hitting the right choice by taking a highest one, ties broken evenly.
+    """Return the probability of hitting the right choice by taking the highest one, with ties broken uniformly.
 
     Args:
-        scores: float (Q, C), NaN where a question has no such choice.
+        scores: float (Q, C), NaN if a question has no such choice.
         correct: int (Q,), index of the right choice.
 
     Returns:
-        float64 (Q,): 1 / number of highest choices where the right one is among them, else 0.
+        float64 (Q,): 1 / number of highest choices if the right one is among them, else 0.
     """
     is_highest = scores == np.nanmax(scores, axis=1, keepdims=True)
     return is_highest[np.arange(len(correct)), correct] / is_highest.sum(axis=1)
@@ -333,10 +332,10 @@ def expected_hits(scores: np.ndarray, correct: np.ndarray) -> np.ndarray:
 def _learned_scores(
     features: Mapping[Feature, np.ndarray], correct: np.ndarray, folds: np.ndarray
 ) -> np.ndarray | None:
-    """Scores (Q, C) of a logistic regression "this choice is right" on all features, fitted without the own fold.
+    """Return the scores (Q, C) of a logistic regression "this choice is right" on all features, fitted on other folds.
 
-    Features are standardised within their question and enter with their squares, so that a middle or an extreme can be
-    preferred. None where a fold leaves nothing to learn from.
+    Features are standardised within their question and enter with their squares, so that medium or extreme values can
+    be preferred. The result is None if a fold leaves nothing to learn from.
     """
     inputs, is_choice = _standardise(features)
     num_questions, num_choices, _ = inputs.shape
@@ -350,7 +349,7 @@ def _learned_scores(
         with threadpool_limits(limits=1):
             regression = LogisticRegression(C=1.0, max_iter=1000).fit(rows, labels)
         logits = regression.decision_function(inputs[test][is_choice[test]])
-        # Equal choices must tie: a matrix product may differ in its last bit from row to row.
+        # Equal choices must tie, but a matrix product may differ in its last bit from row to row.
         block = np.full((int(test.sum()), num_choices), np.nan)
         block[is_choice[test]] = np.round(logits, SCORE_DECIMALS)
         scores[test] = block
@@ -358,7 +357,7 @@ def _learned_scores(
 
 
 def _standardise(features: Mapping[Feature, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (Q, C, 2 F - 1 + C) of the regression, 0 where a choice is missing, and which choices exist (Q, C)."""
+    """Return the regression's inputs (Q, C, 2 F - 1 + C), 0 for missing choices, and a mask of existing ones (Q, C)."""
     is_choice = ~np.isnan(features[Feature.POSITION])
     columns = []
     for feature, values in features.items():

@@ -1,8 +1,9 @@
-"""95% intervals from a bootstrap over images (percentile method; Efron and Tibshirani 1993, chapter 13).
+"""95% bootstrap confidence intervals over images (percentile method; Efron and Tibshirani 1993, chapter 13).
 
 Every metric of the benchmark is a ratio of two sums over images (micro-gIoU: IoUs over masks; accuracy: correct over
 asked; precision: matched over predicted names). A resample draws as many images as there are, with replacement, and
-divides the two resampled sums. Images, not masks or questions, are drawn, since those of one image are not independent.
+divides the two resampled sums. Images are drawn instead of masks or questions, because those of the same image are not
+independent.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +19,8 @@ _CHUNK = 100
 class ImageRatio:
     """A metric as a ratio of sums: float64 (I,) numerators and denominators, one per image.
 
-    `value_if_empty` is the metric's value where the denominators sum to 0 although something was counted (`count` > 0):
-    1 for cIoU of empty masks, 0 for the precision of no prediction.
+    `value_if_empty` is the metric's value if the denominators sum to 0 although something was counted (`count` > 0): 1
+    for the cIoU of empty masks, 0 for the precision of no predictions.
     """
 
     numerators: np.ndarray
@@ -29,7 +30,7 @@ class ImageRatio:
 
     @property
     def value(self) -> float | None:
-        """The metric on all images; None when nothing was counted."""
+        """The metric over all images; None if nothing was counted."""
         if self.count == 0:
             return None
         total = float(self.denominators.sum())
@@ -45,7 +46,7 @@ class MeanOfRatios:
 
     @property
     def value(self) -> float | None:
-        """The mean on all images; a part of which nothing was counted is 0. None when nothing was counted at all."""
+        """The mean over all images; a ratio without counts is 0. None if nothing was counted at all."""
         if self.count == 0:
             return None
         return float(np.mean([part.value or 0.0 for part in self.parts]))
@@ -53,7 +54,7 @@ class MeanOfRatios:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its 95% interval and how many masks, images or questions were counted; None when there were none."""
+    """A value, its 95% confidence interval, and the number of masks, images or questions; None if there were none."""
 
     value: float | None
     low: float | None
@@ -64,15 +65,15 @@ class Estimate:
 def bootstrap_ratios(
     ratios: Sequence[ImageRatio], generator: np.random.Generator, num_resamples: int = NUM_RESAMPLES
 ) -> tuple[Estimate, ...]:
-    """Intervals of several metrics of the same images, from the same resamples.
+    """Estimate the confidence intervals of several metrics over the same images, from the same resamples.
 
     Args:
         ratios: M metrics over the same I images.
         generator: Source of the resamples.
-        num_resamples: How many.
+        num_resamples: Number of resamples.
 
     Returns:
-        M estimates. Resamples in which a metric's denominators sum to 0 take its `value_if_empty`.
+        M estimates. A resample in which a metric's denominators sum to 0 takes its `value_if_empty`.
     """
     if not ratios:
         return ()
@@ -90,9 +91,9 @@ def bootstrap_ratios(
 def bootstrap_metrics(
     metrics: Mapping[str, "ImageRatio | MeanOfRatios | None"], generator: np.random.Generator
 ) -> dict[str, Estimate]:
-    """Intervals of named metrics of the same images; a metric that is None counts nothing.
+    """Estimate the confidence intervals of named metrics over the same images; a metric that is None counts nothing.
 
-    All ratios share their resamples. Each mean of ratios is then resampled on its own.
+    All ratios share their resamples. Each mean of ratios is then resampled separately.
     """
     ratios = {name: metric for name, metric in metrics.items() if isinstance(metric, ImageRatio)}
     estimates = dict(zip(ratios, bootstrap_ratios(tuple(ratios.values()), generator), strict=True))
@@ -111,18 +112,18 @@ def paired_differences(
     generator: np.random.Generator,
     num_resamples: int = NUM_RESAMPLES,
 ) -> tuple[Estimate, ...]:
-    """Several metrics of one run minus those of another on the same I images, all from the same resamples.
+    """Estimate the differences between two runs' metrics over the same I images, all from the same resamples.
 
     Each resample draws one set of images for both runs and all metrics.
 
     Args:
-        firsts: M metrics of one run.
-        seconds: The same M metrics of the other.
+        firsts: M metrics of the first run.
+        seconds: The same M metrics of the second run, which are subtracted.
         generator: Source of the resamples.
-        num_resamples: How many.
+        num_resamples: Number of resamples.
 
     Returns:
-        M estimates whose `count` is I; empty ones where a run has no such number.
+        M estimates whose `count` is I; empty estimates for metrics that a run does not have.
 
     Raises:
         ValueError: The runs do not cover the same number of images.
@@ -153,7 +154,7 @@ def paired_differences(
 
 
 def resample_ratios(ratios: Sequence[ImageRatio], generator: np.random.Generator, num_resamples: int) -> np.ndarray:
-    """Metrics of every resample, float64 (num_resamples, M)."""
+    """Return the metrics of every resample, float64 (num_resamples, M)."""
     numerators = np.stack([ratio.numerators for ratio in ratios], axis=1).astype(np.float64)  # [I, M]
     denominators = np.stack([ratio.denominators for ratio in ratios], axis=1).astype(np.float64)  # [I, M]
     empty = np.array([ratio.value_if_empty for ratio in ratios])
@@ -161,7 +162,7 @@ def resample_ratios(ratios: Sequence[ImageRatio], generator: np.random.Generator
     if num_images == 0:
         return np.broadcast_to(empty, (num_resamples, len(ratios)))
     chunks = []
-    for start in range(0, num_resamples, _CHUNK):  # chunks bound the memory of the counts at (100, I)
+    for start in range(0, num_resamples, _CHUNK):  # chunks limit the counts in memory to (100, I)
         size = min(_CHUNK, num_resamples - start)
         counts = generator.multinomial(num_images, np.full(num_images, 1 / num_images), size=size)  # [r, I]
         tops, bottoms = counts @ numerators, counts @ denominators  # [r, M]
@@ -198,7 +199,7 @@ class ImageIndex:
 
         Args:
             terms: The contributions; each counts as one mask, image or question.
-            value_if_empty: The metric where the denominators sum to 0.
+            value_if_empty: The metric's value if the denominators sum to 0.
         """
         rows = [self._row_of[image_id] for image_id in terms.image_ids]
         numerators, denominators = (

@@ -1,7 +1,7 @@
 """Mask IoU and its three averages: micro-gIoU, macro-gIoU and cIoU (Partonomy/PLUM paper, section 3.3).
 
-Statistics are integers (int64 sums) until the last division and add up, so that shards of an evaluation merge exactly
-as long as an image lies in one shard.
+Statistics are additive, and pixel counts stay int64 sums until the last division, so shards of an evaluation merge
+exactly if each image lies in a single shard.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from partonomy.structures import RLE
 class PairStatistics:
     """Pixel counts of one true mask and the prediction paired with it.
 
-    `is_predicted` False means that nothing was predicted for the true mask: its IoU is 0, whatever the counts say.
+    If `is_predicted` is False, nothing was predicted for the true mask, and its IoU is 0 whatever the counts.
     """
 
     intersection: int
@@ -30,7 +30,7 @@ class PairStatistics:
 
     @property
     def iou(self) -> float:
-        """|P and M| / |P or M|; 1 where both masks are empty, 0 where the prediction is missing."""
+        """|P and M| / |P or M|; 1 if both masks are empty, 0 if the prediction is missing."""
         if not self.is_predicted:
             return 0.0
         return 1.0 if self.union == 0 else self.intersection / self.union
@@ -38,15 +38,15 @@ class PairStatistics:
 
 @dataclass(frozen=True)
 class IoUStatistics:
-    """Additive sums over part masks; `a + b` are the sums of two disjoint sets of images.
+    """Additive sums over part masks; `a + b` are the sums over two disjoint sets of images.
 
     Attributes:
-        num_masks: Part masks counted.
+        num_masks: Number of part masks.
         sum_iou: Sum of their IoUs.
-        num_images: Images counted.
+        num_images: Number of images.
         sum_image_iou: Sum over images of the image's mean IoU.
-        intersection: Sum of intersections, pixels.
-        union: Sum of unions, pixels.
+        intersection: Sum of intersections in pixels.
+        union: Sum of unions in pixels.
     """
 
     num_masks: int = 0
@@ -68,29 +68,29 @@ class IoUStatistics:
 
     @property
     def giou_micro(self) -> float | None:
-        """Mean IoU over all part masks; None without any."""
+        """Mean IoU over all part masks; None if there are none."""
         return self.sum_iou / self.num_masks if self.num_masks else None
 
     @property
     def giou_macro(self) -> float | None:
-        """Mean over images of the image's mean IoU; None without any image."""
+        """Mean over images of the image's mean IoU; None if there are no images."""
         return self.sum_image_iou / self.num_images if self.num_images else None
 
     @property
     def ciou(self) -> float | None:
-        """Sum of intersections over sum of unions (1 where every mask is empty); None without any mask."""
+        """Sum of intersections over sum of unions (1 if all masks are empty); None if there are no masks."""
         if not self.num_masks:
             return None
         return 1.0 if self.union == 0 else self.intersection / self.union
 
 
 def missing_prediction(true_area: int) -> PairStatistics:
-    """Statistics of a true mask for which nothing was predicted: it scores 0 and its pixels enter cIoU's union."""
+    """Return the statistics of a true mask without prediction: it scores 0, and its pixels count in cIoU's union."""
     return PairStatistics(intersection=0, union=true_area, is_predicted=False)
 
 
 def image_statistics(pairs: Iterable[PairStatistics]) -> IoUStatistics:
-    """Sum the pairs of ONE image (no pair: all zeros, the image is not counted)."""
+    """Sum the pairs of ONE image. An image without pairs gives all zeros and is not counted."""
     pairs = tuple(pairs)
     if not pairs:
         return IoUStatistics()
@@ -107,11 +107,11 @@ def image_statistics(pairs: Iterable[PairStatistics]) -> IoUStatistics:
 
 @dataclass(frozen=True, eq=False)
 class PixelCounts:
-    """Everything that any pairing needs to know of one question's masks, counted once.
+    """The pixel counts of one question's masks that every pairing strategy needs, counted once.
 
     Attributes:
-        predicted_areas: int64 (P,), pixels.
-        true_areas: int64 (M,), pixels.
+        predicted_areas: int64 (P,), pixels of each prediction.
+        true_areas: int64 (M,), pixels of each true mask.
         intersections: int64 (P, M), pixels that a prediction shares with a true mask.
         predicted_union_area: Pixels of the union of all predictions.
         true_union_area: Pixels of the union of all true masks.
@@ -127,31 +127,31 @@ class PixelCounts:
 
     @property
     def ious(self) -> np.ndarray:
-        """IoU of every prediction with every true mask, float64 (P, M); 1 where both are empty."""
+        """Return the IoU of every prediction with every true mask, float64 (P, M); 1 if both are empty."""
         unions = self.predicted_areas[:, None] + self.true_areas[None, :] - self.intersections
         return np.where(unions == 0, 1.0, self.intersections / np.maximum(unions, 1))
 
     def pair(self, predicted_index: int, true_index: int) -> PairStatistics:
-        """Statistics of one prediction and the true mask that it is paired with."""
+        """Return the statistics of a prediction and the true mask that it is paired with."""
         intersection = int(self.intersections[predicted_index, true_index])
         areas = int(self.predicted_areas[predicted_index]) + int(self.true_areas[true_index])
         return PairStatistics(intersection, areas - intersection)
 
     def union_pair(self) -> PairStatistics:
-        """Statistics of the union of all predictions and the union of all true masks."""
+        """Return the statistics of the union of all predictions and the union of all true masks."""
         areas = self.predicted_union_area + self.true_union_area
         return PairStatistics(self.union_intersection, areas - self.union_intersection)
 
 
 def count_pixels(predicted: Sequence[RLE], true: Sequence[RLE]) -> PixelCounts:
-    """Count pixels straight on the run-length codes; equal to counting on arrays, without making any.
+    """Count pixels directly on the run-length codes; the result equals counting on arrays.
 
     Args:
-        predicted: P canonical codes (`encode_masks` makes such, `canonical_rle` makes any so), original-image pixels.
+        predicted: P canonical codes (see `encode_masks` and `canonical_rle`) in original-image pixels.
         true: M canonical codes in the same frame.
 
     Raises:
-        ValueError: The masks have several sizes.
+        ValueError: The masks differ in size.
     """
     sizes = {(rle.height, rle.width) for rle in (*predicted, *true)}
     if len(sizes) > 1:

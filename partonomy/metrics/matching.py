@@ -1,8 +1,8 @@
-"""Pairing predicted with true masks: `paired`, `greedy`, `hungarian`, `union`.
+"""Pairs predicted with true masks: `paired`, `greedy`, `hungarian`, `union`.
 
-`paired` (by position) is the protocol of the paper's tables, whose phrases are given; the others serve a model's own
-answers, whose number and order of masks are free. Paper's authors: an image with another number of predictions than of
-parts is skipped; here: a missing prediction scores 0 and a prediction without a true mask is left out.
+`paired` (by position) is the protocol of the paper's tables, whose phrases are given. The others serve a model's own
+answers, in which number and order of masks are free. Paper's authors: an image whose numbers of predictions and parts
+differ is skipped; here: a missing prediction scores 0, and a prediction without a true mask is ignored.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from partonomy.metrics.iou import PairStatistics, PixelCounts, missing_predictio
 
 
 class Matching(StrEnum):
-    """How predictions find their true masks."""
+    """The strategy for pairing predictions with true masks."""
 
     PAIRED = "paired"
     HUNGARIAN = "hungarian"
@@ -27,11 +27,11 @@ def match_masks(counts: PixelCounts, matching: Matching) -> tuple[PairStatistics
     """Pair P predictions with M true masks.
 
     Args:
-        counts: Their pixels; both in reading order.
+        counts: Their pixel counts; both in reading order.
         matching: The strategy. `union` compares the union of all predictions with the union of all true masks.
 
     Returns:
-        One entry per true mask, in their order; a single one for `union` (none without true masks).
+        One entry per true mask, in order; a single entry for `union` (none without true masks).
     """
     num_predicted, num_true = counts.intersections.shape
     if matching is Matching.UNION:
@@ -54,7 +54,7 @@ def match_masks(counts: PixelCounts, matching: Matching) -> tuple[PairStatistics
 
 
 def match_nothing(true_areas: Sequence[int], union_area: int, matching: Matching) -> tuple[PairStatistics, ...]:
-    """Statistics of a question on which the model failed: every true mask lacks its prediction.
+    """Return the statistics of a question on which the model failed: every true mask lacks its prediction.
 
     Args:
         true_areas: Pixels of each true mask.
@@ -67,20 +67,20 @@ def match_nothing(true_areas: Sequence[int], union_area: int, matching: Matching
 
 
 def hungarian_assignment(ious: np.ndarray) -> list[tuple[int, int]]:
-    """Pair predictions and true masks one to one so that the sum of their IoUs is largest.
+    """Pair predictions and true masks one to one so that the sum of their IoUs is maximal.
 
     Args:
         ious: float (P, M).
 
     Returns:
-        min(P, M) pairs (prediction, true mask), also those whose IoU is 0.
+        min(P, M) pairs (prediction, true mask), including those with IoU 0.
     """
     rows, columns = linear_sum_assignment(ious, maximize=True)
     return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
 def greedy_assignment(ious: np.ndarray) -> list[tuple[int, int]]:
-    """Take the best remaining (prediction, true mask) pair until one side is used up.
+    """Repeatedly take the best remaining (prediction, true mask) pair until one side is used up.
 
     Ties go to the lower true index, then to the lower prediction index.
 

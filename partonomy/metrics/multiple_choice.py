@@ -1,8 +1,8 @@
-"""Choosing among answers by their probability, and what a blind guess would score (Partonomy/PLUM paper, 3.3 and A.1).
+"""Selects an answer by probability, and computes the score of a random guess (Partonomy/PLUM paper, 3.3 and A.1).
 
-The paper takes "the argmax over the sequence-level probability of each answer choice": the selector `sequence`, which
-favours short answers. `answer_mean` divides by the number of tokens; `conversation_mean` averages over prompt and
-answer, as the authors' code does. All three are recorded for every choice.
+The paper takes "the argmax over the sequence-level probability of each answer choice". This is the selector `sequence`,
+which favours short answers. `answer_mean` divides by the number of tokens; `conversation_mean` averages over prompt and
+answer, like the authors' code. All three are recorded for every choice.
 """
 
 import math
@@ -15,7 +15,7 @@ from partonomy.structures import ChoiceScore
 
 
 class Selector(StrEnum):
-    """How the probabilities of a choice become its score."""
+    """The rule that turns the probabilities of a choice into its score."""
 
     SEQUENCE = "sequence"
     ANSWER_MEAN = "answer_mean"
@@ -34,13 +34,13 @@ class ChoiceSelection:
     conversation_mean: int
 
     def index(self, selector: Selector) -> int:
-        """The choice of one selector."""
+        """Return the index of one selector's choice."""
         return int(getattr(self, selector.value))
 
 
 @dataclass(frozen=True)
 class RandomBaseline:
-    """Expected metrics of a uniform guess; precision, recall and F1 are ratios of expectations."""
+    """Expected metrics of a uniformly random guess; precision, recall and F1 are ratios of expectations."""
 
     accuracy: float
     precision: float
@@ -59,12 +59,12 @@ class LengthAccuracy:
 
     @property
     def accuracy(self) -> float:
-        """Share of correct choices."""
+        """Fraction of correct choices."""
         return self.num_correct / self.num_questions
 
 
 def selector_score(score: ChoiceScore, selector: Selector) -> float:
-    """The number that a selector maximises, in nats (`sequence`) or nats per token.
+    """Return the score that a selector maximises, in nats (`sequence`) or nats per token.
 
     Raises:
         ValueError: A log-probability is not finite or a token count is below 1.
@@ -85,7 +85,7 @@ def selector_score(score: ChoiceScore, selector: Selector) -> float:
 
 
 def select_choice(scores: Sequence[ChoiceScore], selector: Selector) -> int:
-    """Index of the best choice; the first of equal ones."""
+    """Return the index of the best choice, on a tie the first."""
     if not scores:
         raise ValueError("there is no choice to select from")
     values = [selector_score(score, selector) for score in scores]
@@ -93,7 +93,7 @@ def select_choice(scores: Sequence[ChoiceScore], selector: Selector) -> int:
 
 
 def select_all(scores: Sequence[ChoiceScore]) -> ChoiceSelection:
-    """Choose under every selector."""
+    """Select a choice with every selector."""
     return ChoiceSelection(
         sequence=select_choice(scores, Selector.SEQUENCE),
         answer_mean=select_choice(scores, Selector.ANSWER_MEAN),
@@ -102,14 +102,14 @@ def select_all(scores: Sequence[ChoiceScore]) -> ChoiceSelection:
 
 
 def random_baseline(choice_parts: Sequence[Sequence[Sequence[str]]], correct: Sequence[int]) -> RandomBaseline | None:
-    """Exact expectation of a uniform guess over each question's choices (the paper's "Random" row: accuracy 20).
+    """Compute the exact expectation of a uniform guess over each question's choices (paper, row "Random": accuracy 20).
 
     Args:
-        choice_parts: For each question, for each choice, its part names.
-        correct: For each question the index of its correct choice.
+        choice_parts: For each question and choice, the part names.
+        correct: For each question, the index of the correct choice.
 
     Returns:
-        The expectations; None without questions.
+        The expectations; None if there are no questions.
     """
     if not choice_parts:
         return None
@@ -131,11 +131,11 @@ def random_baseline(choice_parts: Sequence[Sequence[Sequence[str]]], correct: Se
 
 
 def accuracy_by_length(num_parts: Sequence[int], is_correct: Sequence[bool]) -> tuple[LengthAccuracy, ...]:
-    """Accuracy by the number of parts in the correct answer, shortest first.
+    """Compute the accuracy by the number of parts in the correct answer, in ascending order.
 
     Args:
-        num_parts: For each question the number of parts of its correct answer.
-        is_correct: For each question whether it was chosen.
+        num_parts: For each question, the number of parts of the correct answer.
+        is_correct: For each question, whether the correct answer was chosen.
     """
     pairs = list(zip(num_parts, is_correct, strict=True))
     rows = []

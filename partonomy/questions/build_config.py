@@ -1,4 +1,4 @@
-"""How questions are to be made, what a build made, and both as the JSON of `build.json`."""
+"""The configuration and the summary of a question build, and their JSON in `build.json`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ NUM_EXAMPLE_IDS = 10
 
 @dataclass(frozen=True)
 class QuestionBuildConfig:
-    """How questions are made.
+    """Settings for making questions.
 
     Attributes:
-        seed: every draw depends on it.
-        mutation: how wrong answers are derived: "paper", "authors" or "balanced" (see `answer_mutator`).
+        seed: seed of all draws.
+        mutation: method of deriving wrong answers: "paper", "authors" or "balanced" (see `answer_mutator`).
         question_types: the types to ask, in this order; default: all ten.
-        embedding_model: of the object names (see `object_sampler.embed_texts`).
-        num_workers: processes; the output does not depend on it.
-        part_comparison: "exact", "lemma" or "file:PATH" (see `part_comparison.find_comparator`).
-        mark_objects: when the instance is marked by a box: "same_class" or "ambiguous" (see `MarkRule`).
-        templates: wording; default: the packaged file.
+        embedding_model: embedding model of the object names (see `partonomy.metrics.part_embedding.embed_texts`).
+        num_workers: number of processes; the output does not depend on it.
+        part_comparison: "exact", "lemma" or "file:PATH" (see `partonomy.names.find_comparator`).
+        mark_objects: when to mark the instance by a box: "same_class" or "ambiguous" (see `MarkRule`).
+        templates: file of the wording; default: the packaged file.
     """
 
     seed: int = 0
@@ -46,12 +46,12 @@ class QuestionBuildConfig:
             raise ValueError(f"num_workers must be 1 or more, got {self.num_workers}")
         if not self.question_types or len(set(self.question_types)) != len(self.question_types):
             raise ValueError(f"question_types must name at least one type, each once, got {list(self.question_types)}")
-        synonym_file(self.part_comparison)  # raises on an unknown one
+        synonym_file(self.part_comparison)  # raises if it is unknown
 
 
 @dataclass(frozen=True)
 class BuildSeconds:
-    """Wall time of a build's steps in seconds: annotations written, object names embedded, samplers fitted, asked."""
+    """Wall times in seconds of a build's steps: save annotations, embed object names, fit samplers, write questions."""
 
     save: float
     embedding: float
@@ -61,10 +61,10 @@ class BuildSeconds:
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What was built.
+    """The result of a build.
 
-    `embedding_model` is the one really used; None when no object question could be asked. `seconds` are None of a build
-    in shards.
+    `embedding_model` is the model actually used; None if no object question could be asked. `seconds` is None for a
+    sharded build.
     """
 
     num_images: int
@@ -75,12 +75,12 @@ class BuildSummary:
 
 
 def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:
-    """The resolved configuration, without `num_workers`, which changes nothing; files by their content as well."""
+    """Return the resolved configuration with hashes of its files; `num_workers` does not matter and is left out."""
     files: dict[str, object] = {"templates": None}
     if config.templates is not None:
         files = {"templates": str(config.templates), "templates_sha256": hash_files([config.templates])}
     synonyms = synonym_file(config.part_comparison)
-    if synonyms is not None and synonyms.is_file():  # a missing one is an error of `find_comparator`
+    if synonyms is not None and synonyms.is_file():  # `find_comparator` reports a missing file
         files["part_comparison_sha256"] = hash_files([synonyms])
     return {
         "seed": config.seed,
@@ -98,12 +98,12 @@ def summary_to_json(
     settings: Mapping[str, object],
     left_out: Sequence[SkippedAnnotations],
 ) -> dict[str, object]:
-    """The content of `build.json`.
+    """Return the content of `build.json`.
 
     Args:
-        summary: what was built.
+        summary: the result of the build.
         config: `config_to_json` of the build.
-        settings: how the source was read.
+        settings: the settings of the source.
         left_out: annotations of the source that are not in the data set.
     """
     return {

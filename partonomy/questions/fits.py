@@ -1,4 +1,4 @@
-"""What questions need to know of the whole data set, fitted once; shards of a build read it from two files."""
+"""Fits to the whole data set that questions need; shards of a build read them from two files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ ARRAYS_FILE = "fits.npz"
 
 @dataclass(frozen=True)
 class Fits:
-    """What is fitted to a data set.
+    """The fits to a data set.
 
     Attributes:
-        graph: vocabulary.
+        graph: the vocabulary.
         parts: draws parts to add.
-        objects: draws wrong objects; None when no object question can be asked.
-        synonyms: for every part, the parts that mean the same, itself included.
+        objects: draws wrong objects; None if no object question can be asked.
+        synonyms: for every part, the parts that mean the same, including itself.
         balanced: right answers and their models; None in the other mutation modes.
     """
 
@@ -43,7 +43,7 @@ class Fits:
     balanced: BalancedFit | None
 
     def hashes(self) -> dict[str, object]:
-        """Changes with anything that changes the questions."""
+        """Return hashes that change with anything that changes the questions."""
         return {
             "numpy": np.__version__,
             "part_sampler": self.parts.content_hash(),
@@ -56,7 +56,7 @@ def find_askable_graph(dataset: PartDataset) -> ConceptGraph:
     """Return the data set's vocabulary.
 
     Raises:
-        ValueError: it has no part at all, so that nothing can be asked.
+        ValueError: it has no parts, so that nothing can be asked.
     """
     graph = build_concept_graph(dataset)
     if not graph.parts:
@@ -65,7 +65,7 @@ def find_askable_graph(dataset: PartDataset) -> ConceptGraph:
 
 
 def fit_object_sampler(graph: ConceptGraph, config: QuestionBuildConfig) -> ObjectSampler | None:
-    """Embed the object names. The embedding model takes seconds to load: only when an object question can be asked."""
+    """Embed the object names if an object question can be asked; otherwise save the seconds of loading the model."""
     is_asked = any(question_type.is_part_whole for question_type in config.question_types)
     if not is_asked or len(graph.objects) <= NUM_WRONG_ANSWERS:
         return None
@@ -82,11 +82,11 @@ def fit_questions(
     """Fit everything else.
 
     Args:
-        dataset: annotations.
-        graph: its vocabulary.
-        config: how to ask.
+        dataset: the annotations.
+        graph: the data set's vocabulary.
+        config: settings of the questions.
         objects: `fit_object_sampler` of the same data set.
-        comparator: decides which part names mean the same, instead of `config.part_comparison`.
+        comparator: decides which part names mean the same; replaces `config.part_comparison`.
     """
     index = {label: number for number, label in enumerate(graph.parts)}
     part_sets = (
@@ -109,7 +109,7 @@ def _synonym_indices(graph: ConceptGraph, comparator: PartComparator) -> tuple[f
 
 
 def save_fits(fits: Fits, folder: Path) -> None:
-    """Write `fits.npz` (arrays) and `fits.json` (everything else); numbers are kept to the last bit."""
+    """Write `fits.npz` (arrays) and `fits.json` (everything else); numbers are stored exactly."""
     arrays = {"weights": fits.parts.weights, "biases": fits.parts.biases}
     if fits.objects is not None:
         arrays["similarities"] = fits.objects.similarities
@@ -127,7 +127,7 @@ def save_fits(fits: Fits, folder: Path) -> None:
 
 
 def load_fits(folder: Path) -> Fits:
-    """Read what `save_fits` wrote.
+    """Read the files of `save_fits`.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -154,7 +154,7 @@ def load_fits(folder: Path) -> Fits:
 
 
 def _balanced_to_json(fit: BalancedFit) -> dict[str, object]:
-    """Part sets as lists of parts; pairs instead of objects, whose keys would become texts."""
+    """Convert to JSON: part sets as lists of parts, mappings as pairs, because JSON keys would become texts."""
     return {
         "right": [
             {**vars(kind), "weights": [[f"{bits:x}", weight] for bits, weight in weights.items()]}

@@ -1,7 +1,8 @@
-"""Builds the questions of a data set, all ten types (paper, sections 3.1 and 3.2), with their wrong answers.
+"""Builds the questions of a data set in all ten types (paper, sections 3.1 and 3.2), with their wrong answers.
 
-Per image one instance is asked about, once per type. Every question is drawn from a generator seeded by (seed, image,
-type) and the regressions are fitted once, so any number of workers writes the same bytes.
+Each image yields at most one question per type, all about the same instance. Every question has its own generator,
+seeded by (seed, image, type), and the regressions are fitted once, so the output is byte-identical for any number of
+workers.
 """
 
 import gc
@@ -46,19 +47,19 @@ def build_questions(
 ) -> BuildSummary:
     """Write a data set folder of the project's own form: annotations, questions, and `build.json` last.
 
-    A build that was killed is continued (see `question_writer`); the files have the same bytes as without the kill.
+    A killed build is resumed (see `question_writer`); the files are byte-identical to those of an uninterrupted build.
 
     Args:
-        dataset: annotations.
-        config: how to ask.
-        output_dir: created when missing.
-        origin: where the annotations came from, for `dataset.json`.
-        settings: how the source was read, stored in `build.json` beside the questions' configuration.
+        dataset: the annotations.
+        config: settings of the questions.
+        output_dir: the folder to write; created if missing.
+        origin: origin of the annotations, for `dataset.json`.
+        settings: settings of the source, stored in `build.json` next to the questions' configuration.
         left_out: annotations of the source that are not in the data set, counted in `build.json`.
-        comparator: decides which part names mean the same, instead of `config.part_comparison`.
+        comparator: decides which part names mean the same; replaces `config.part_comparison`.
 
     Raises:
-        ValueError: the data set has no part at all.
+        ValueError: the data set has no parts.
     """
     config_json = resolved_config(config, comparator)
     clock = _Clock()
@@ -90,20 +91,20 @@ def build_questions(
 
 
 def resolved_config(config: QuestionBuildConfig, comparator: PartComparator | None = None) -> dict[str, object]:
-    """The configuration as `build.json` has it; a comparator that is given replaces the configured one."""
+    """Return the configuration in the form of `build.json`; a given comparator replaces the configured one."""
     return config_to_json(config) | ({} if comparator is None else {"part_comparison": comparator.name})
 
 
 def question_inputs(
     annotations_sha256: str, config_json: Mapping[str, object], templates: Templates, fits: Fits
 ) -> dict[str, object]:
-    """Everything that questions depend on; a stopped build goes on only where none of it has changed."""
+    """Return everything that questions depend on; an interrupted build resumes only if none of it has changed."""
     inputs = {"annotations": annotations_sha256, "config": config_json, "templates": repr(templates)}
     return inputs | fits.hashes()
 
 
 class _Clock:
-    """Seconds of the steps of a build."""
+    """Measures the seconds of a build's steps."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
@@ -135,7 +136,7 @@ def make_maker(fits: Fits, config: QuestionBuildConfig, templates: Templates, im
 def write_all_questions(
     maker: QuestionMaker, images: Sequence[AnnotatedImage], config: QuestionBuildConfig, writer: QuestionWriter
 ) -> None:
-    """Write the questions of images in a row, from the first one that the writer has not got yet."""
+    """Write the questions of consecutive images, starting at the first one that the writer lacks."""
     with (
         _annotations_left_alone(),
         progress(len(images), "questions", "image", initial=writer.num_images) as shown,
@@ -147,7 +148,7 @@ def write_all_questions(
 
 @contextmanager
 def _annotations_left_alone() -> Iterator[None]:
-    """Keep the collector of unused objects from searching the annotations, millions of objects, again and again."""
+    """Keep the garbage collector from scanning the annotations' millions of objects again and again."""
     gc.freeze()
     try:
         yield
@@ -158,7 +159,7 @@ def _annotations_left_alone() -> Iterator[None]:
 def skipped_rows(
     skipped: Mapping[SkippedQuestion, int], question_types: Sequence[QuestionType]
 ) -> tuple[SkippedType, ...]:
-    """What could not be asked, by type in the order asked for, then by reason."""
+    """Return what could not be asked, by type in the configured order, then by reason."""
     order = list(question_types)
     rows = sorted(skipped.items(), key=lambda row: (order.index(row[0].question_type), row[0].reason.value))
     return tuple(SkippedType(key.question_type, key.reason.value, count) for key, count in rows)
@@ -173,7 +174,7 @@ def _make_all(
         for step in steps:
             yield _make_step(maker, config.question_types, step)
         return
-    # "spawn": the parent may hold torch threads (embedding model), which a forked child would inherit half-dead.
+    # "spawn": the parent may have torch threads (embedding model), which do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with context.Pool(config.num_workers, _start_worker, (maker, config.question_types)) as pool:
         yield from pool.imap(_work, steps)
@@ -194,7 +195,7 @@ def _make_step(
 
 
 class _Worker:
-    """What a worker process holds: sent once, when it starts."""
+    """The state of a worker process, sent once when it starts."""
 
     maker: QuestionMaker
     question_types: tuple[QuestionType, ...]

@@ -1,4 +1,4 @@
-"""The questions of one image: which instance, which concepts to compare it with, which wrong answers."""
+"""Makes the questions of an image: chooses the instance, the concepts to compare it with, and the wrong answers."""
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,12 +19,12 @@ from partonomy.structures import AnnotatedImage, ObjectInstance, ObjectQuestion,
 
 Item = TypeVar("Item")
 
-MAX_TEXTS = 50_000  # kept for the next question of the same wording
+MAX_TEXTS = 50_000  # cached for further questions of the same wording
 TYPE_CODES = {question_type: zlib.crc32(question_type.value.encode()) for question_type in QuestionType}
 
 
 class SkipReason(StrEnum):
-    """Why an image yields no question of a type."""
+    """The reason why an image yields no question of a type."""
 
     NO_PARTS = "the image has no object with annotated parts"
     ONE_OBJECT = "the data set has only one object class with parts"
@@ -34,10 +34,10 @@ class SkipReason(StrEnum):
 
 
 class MarkRule(StrEnum):
-    """When the asked instance is marked by a box.
+    """When to mark the instance asked about by a box.
 
-    same_class: several instances of its class are annotated in the image (paper, section 3.2, PACO-LVIS).
-    ambiguous: also where a question does not name the object and any other object is annotated in the image.
+    same_class: if several instances of its class are annotated in the image (paper, section 3.2, PACO-LVIS).
+    ambiguous: also if the question does not name the object and another object is annotated in the image.
     """
 
     SAME_CLASS = "same_class"
@@ -46,7 +46,7 @@ class MarkRule(StrEnum):
 
 @dataclass(frozen=True)
 class SkippedQuestion:
-    """A type that could not be asked about an image."""
+    """A question type that could not be asked about an image, and the reason."""
 
     question_type: QuestionType
     reason: SkipReason
@@ -54,7 +54,7 @@ class SkippedQuestion:
 
 @dataclass(frozen=True)
 class AskedInstance:
-    """The instance an image's questions are about, with its parts as sorted indices into the vocabulary."""
+    """The instance that an image's questions ask about, with its parts as sorted indices into the vocabulary."""
 
     image: AnnotatedImage
     image_path: Path
@@ -66,15 +66,15 @@ class QuestionMaker:
     """Makes the questions of one image at a time.
 
     Args:
-        graph: vocabulary of the data set.
+        graph: the data set's vocabulary.
         mutator: draws wrong part answers.
-        object_sampler: draws wrong objects; None when there are too few objects to ask for one.
-        templates: wording.
-        synonyms: for every part, the parts that mean the same, itself included.
-        seed: of the build.
+        object_sampler: draws wrong objects; None if there are too few objects for object questions.
+        templates: the wording.
+        synonyms: for every part, the parts that mean the same, including itself.
+        seed: seed of the build.
         image_root: absolute folder of the images.
         mark: when to mark the instance by a box.
-        right: chooses what to compare the instance with (mutation mode `balanced`); None: any object, uniformly.
+        right: chooses the objects to compare the instance with (mutation mode `balanced`); None draws them uniformly.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class QuestionMaker:
     def make(
         self, image: AnnotatedImage, question_types: Sequence[QuestionType]
     ) -> tuple[list[Question], list[SkippedQuestion]]:
-        """Make at most one question per type about one instance of the image."""
+        """Make at most one question per type about one instance of the image; also return the types not asked."""
         instance = choose_instance(image)
         if instance is None:
             return [], [SkippedQuestion(question_type, SkipReason.NO_PARTS) for question_type in question_types]
@@ -142,10 +142,10 @@ class QuestionMaker:
         return reason
 
     def _draw_concepts(self, asked: AskedInstance, form: str, generator: Draws) -> Iterator[Concepts]:
-        """Yield, in random order, every choice of compared objects that leaves an answer.
+        """Yield, in random order, every choice of compared objects that leaves a non-empty answer.
 
         Paper, section 3.1: positive = in common with C; negative = not of C, which shares at least one part;
-        difference = in common with C1 but not with C2. Never the object itself.
+        difference = in common with C1 but not with C2. The object itself is never chosen.
         """
         parts = frozenset(asked.parts)
         if self._right is not None:
@@ -217,7 +217,7 @@ class QuestionMaker:
         )
 
     def _find_texts(self, wording: Wording) -> QuestionTexts:
-        """The texts of a wording; most wordings come again and again."""
+        """Return the cached texts of a wording, because most wordings recur."""
         if wording not in self._texts:
             if len(self._texts) == MAX_TEXTS:
                 self._texts.clear()
@@ -245,7 +245,7 @@ class QuestionMaker:
 
 
 def question_generator(seed: int, image_id: int, question_type: QuestionType) -> Draws:
-    """Draws of one question; they depend on nothing but seed, image and type."""
+    """Return the draws of one question; they depend only on seed, image and type."""
     return Draws([seed, image_id, TYPE_CODES[question_type]])
 
 

@@ -1,4 +1,4 @@
-"""Which objects are wrong answers to "What is the object?": siblings, more often those with similar names.
+"""Draws wrong answers to "What is the object?": siblings, preferring those with similar names.
 
 Paper, appendix B: siblings weighted by the softmax of their sentence-embedding similarity (all-mpnet-base-v2).
 """
@@ -18,7 +18,7 @@ from partonomy.questions.draws import Draws
 
 @dataclass(frozen=True)
 class _Candidates:
-    """The objects that may be drawn, the chance of each, and where its share of [0, 1) ends."""
+    """The objects that may be drawn, their probabilities, and the end of each one's share of [0, 1)."""
 
     labels: Sequence[str]
     chances: Sequence[float]
@@ -30,8 +30,8 @@ class ObjectSampler:
 
     Args:
         graph: objects and their siblings.
-        similarities: of the names of `graph.objects`, in that order, (objects, objects).
-        model_name: what embedded the names.
+        similarities: (objects, objects), similarities of the names of `graph.objects`, in that order.
+        model_name: the model that embedded the names.
     """
 
     def __init__(self, graph: ConceptGraph, similarities: np.ndarray, model_name: str) -> None:
@@ -43,16 +43,16 @@ class ObjectSampler:
 
     @classmethod
     def from_embedding(cls, graph: ConceptGraph, embedding: Embedding) -> "ObjectSampler":
-        """Compare the embeddings of `graph.objects`, in that order, coarsely enough to be the same on every machine."""
+        """Compare the embeddings of `graph.objects`, in that order, rounded to be the same on every machine."""
         similarities = np.round(embedding.vectors @ embedding.vectors.T, NUM_DECIMALS)
         return cls(graph, similarities, embedding.model_name)
 
     def content_hash(self) -> str:
-        """Changes with anything that changes the draws."""
+        """Return a hash that changes with anything that changes the draws."""
         return hashlib.sha256(self.model_name.encode() + self.similarities.tobytes()).hexdigest()
 
     def sample(self, label: str, num_samples: int, generator: Draws) -> tuple[str, ...]:
-        """Draw distinct objects other than `label`: its siblings, or all objects where these are too few.
+        """Draw distinct objects other than `label`: its siblings, or all objects if there are too few siblings.
 
         Raises:
             ValueError: there are fewer than `num_samples` other objects.
@@ -79,16 +79,16 @@ class ObjectSampler:
 def draw_distinct(
     chances: Sequence[float], num_samples: int, generator: Draws, ends: Sequence[float] | None = None
 ) -> list[int]:
-    """Draw distinct positions with the given chances, as many as asked for.
+    """Draw `num_samples` distinct positions with the given probabilities.
 
-    The same positions as NumPy's `Generator.choice(len(chances), num_samples, replace=False, p=chances)`, whose checks
-    take ten times as long as the draw.
+    The result equals NumPy's `Generator.choice(len(chances), num_samples, replace=False, p=chances)`, whose checks take
+    ten times as long as the draw.
 
     Args:
-        chances: of every position.
-        num_samples: how many to draw.
+        chances: the probability of every position.
+        num_samples: the number of positions to draw.
         generator: source of randomness.
-        ends: `_share_ends(chances)`, where it is known.
+        ends: `_share_ends(chances)`, if already known.
     """
     draws = [generator.random() for _ in range(num_samples)]
     ends = ends or _share_ends(chances)
@@ -104,6 +104,6 @@ def draw_distinct(
 
 
 def _share_ends(chances: Sequence[float]) -> list[float]:
-    """Where each position's share of [0, 1) ends."""
+    """Return the end of each position's share of [0, 1)."""
     cumulative = list(accumulate(chances))
     return [value / cumulative[-1] for value in cumulative]

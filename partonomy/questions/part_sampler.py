@@ -1,4 +1,4 @@
-"""Which part to add to a wrong answer: related parts, and parts that co-occur with those already listed.
+"""Draws parts to add to a wrong answer: related parts, and parts that co-occur with those already listed.
 
 Co-occurrence comes from one L2-regularised logistic regression per part on the other parts (paper, appendix B).
 """
@@ -20,23 +20,26 @@ from partonomy.questions.draws import Draws
 
 L2_PENALTY = 1.0  # scikit-learn's C = 1
 MAX_STEP = 1e-6
-"""Where Newton's method stops: what is left to go is of the order of its last step squared."""
+"""Step size at which Newton's method stops; the remaining error is of the order of the last step squared."""
 MAX_ITERATIONS = 100
 MAX_HALVINGS = 40
 SUFFICIENT_DECREASE = 1e-4
 ROUNDING = 1e-13
+TEMPERATURE = 1.5
+PREDICTED_WEIGHT = 0.1
+NUM_DECIMALS = 6
 
 
 @dataclass(frozen=True)
 class PartRegressions:
-    """Weights (P, P), whose column p holds the regression of part p on the others (its diagonal is 0); biases (P,)."""
+    """Weights (P, P) and biases (P,); column p of the weights is the regression of part p (0 on the diagonal)."""
 
     weights: np.ndarray
     biases: np.ndarray
 
 
 def fit_part_regressions(part_sets: Iterable[frozenset[int]], num_parts: int) -> PartRegressions:
-    """Fit every part's regression; one that all or no sets have gets the constant logit 0.
+    """Fit every part's regression; a part that all or no sets contain gets the constant logit 0.
 
     Args:
         part_sets: the part indices of every annotated instance.
@@ -44,7 +47,7 @@ def fit_part_regressions(part_sets: Iterable[frozenset[int]], num_parts: int) ->
     """
     design = _make_design(part_sets, num_parts)
     weights, biases = np.zeros((num_parts, num_parts)), np.zeros(num_parts)
-    with threadpool_limits(limits=1):  # the matrices are small: threads cost ten times what they save
+    with threadpool_limits(limits=1):  # the matrices are small, so threads would cost ten times what they save
         for part in range(num_parts):
             is_present = design.rows[:, [part]].toarray()[:, 0] == 1.0
             if not is_present.all() and is_present.any():
@@ -55,15 +58,15 @@ def fit_part_regressions(part_sets: Iterable[frozenset[int]], num_parts: int) ->
 
 @dataclass(frozen=True)
 class _Design:
-    """Distinct part sets and what Newton's method needs of them. A last column of ones stands for the bias.
+    """Distinct part sets in the form that Newton's method needs. A last column of ones is the bias.
 
     Attributes:
-        rows: (N, P + 1) of 0 and 1.
-        columns: its transpose.
-        counts: (N,) how many instances have each set.
-        pair_sums: (Q, N) of 0 and 1: which sets hold each pair of columns that meets in any.
-        pair_places: (Q,) where each pair's curvature stands in the upper triangle, columns one after the other.
-        penalties: (P + 1,) weight of half of each squared coefficient in the loss; 0 for the bias.
+        rows: (N, P + 1), 0 or 1.
+        columns: the transpose of `rows`.
+        counts: (N,), the number of instances with each set.
+        pair_sums: (Q, N), 0 or 1: the sets that contain each pair of columns that co-occurs at all.
+        pair_places: (Q,), the position of each pair's curvature in the upper triangle, stored column by column.
+        penalties: (P + 1,), the weight of half of each squared coefficient in the loss; 0 for the bias.
     """
 
     rows: csr_array
@@ -101,7 +104,7 @@ def _zero_one_matrix(columns_of_rows: "list[tuple[int, ...]] | list[list[int]]",
 
 
 def _fit_one(design: _Design, part: int, is_present: np.ndarray) -> np.ndarray:
-    """Newton's method with step halving: weights of all parts, 0 at `part` itself, then the bias."""
+    """Run Newton's method with step halving; return the weights of all parts, 0 for `part` itself, then the bias."""
     size, penalties = len(design.penalties), design.penalties
     signs = np.where(is_present, 1.0, -1.0)
     share = float(design.counts @ is_present / design.counts.sum())
@@ -116,10 +119,10 @@ def _fit_one(design: _Design, part: int, is_present: np.ndarray) -> np.ndarray:
     for _ in range(MAX_ITERATIONS):
         misses = expit(-margins)
         gradient = penalties * coefficients - design.columns @ (design.counts * signs * misses)
-        curvature = np.diag(penalties).ravel()  # an upper triangle as LAPACK stores it, column by column
+        curvature = np.diag(penalties).ravel()  # upper triangle, stored column by column as in LAPACK
         curvature[design.pair_places] += design.pair_sums @ (design.counts * misses * (1.0 - misses))
         upper = curvature.reshape(size, size).T
-        # The part itself is no input: its weight is held at 0.
+        # The part itself is not an input: its weight is held at 0.
         gradient[part] = 0.0
         upper[part, :], upper[:, part], upper[part, part] = 0.0, 0.0, 1.0
         _, step, failure = dposv(upper, -gradient, lower=0, overwrite_a=1)
@@ -138,17 +141,12 @@ def _fit_one(design: _Design, part: int, is_present: np.ndarray) -> np.ndarray:
     raise ValueError(f"the regression of part {part} did not converge in {MAX_ITERATIONS} steps")
 
 
-TEMPERATURE = 1.5
-PREDICTED_WEIGHT = 0.1
-NUM_DECIMALS = 6
-
-
 class PartSampler:
     """Draws parts by index into a sorted vocabulary.
 
     Args:
-        weights: (P, P); column p holds the regression of part p on the others, its diagonal is 0.
-        biases: (P,).
+        weights: (P, P); column p is the regression of part p on the others, 0 on the diagonal.
+        biases: (P,), the regressions' biases.
     """
 
     def __init__(self, weights: np.ndarray, biases: np.ndarray) -> None:
@@ -156,19 +154,19 @@ class PartSampler:
         self.biases = biases
 
     def content_hash(self) -> str:
-        """Changes with anything that changes the draws."""
+        """Return a hash that changes with anything that changes the draws."""
         return hashlib.sha256(self.weights.tobytes() + self.biases.tobytes()).hexdigest()
 
     def logits(self, present: Sequence[int]) -> np.ndarray:
-        """Logit of every part (P,) given the parts that are present.
+        """Return the logits (P,) of all parts given the parts that are present.
 
-        The product of the 0/1 vector with the weight matrix, taken as a sum of its rows: the order of summation, and
-        so the last bit, then depends on no BLAS.
+        The product of the 0/1 vector with the weight matrix is computed as a sum of rows, so that the order of
+        summation, and with it the last bit, does not depend on the BLAS library.
         """
         return self.weights[list(present)].sum(axis=0) + self.biases
 
     def predicted_chances(self, present: Collection[int], allowed: Sequence[int]) -> np.ndarray:
-        """Chance of every allowed part under the regressions: the softmax of their logits at temperature 1.5."""
+        """Return every allowed part's probability under the regressions: softmax of the logits at temperature 1.5."""
         odds = self._odds(present, allowed)
         return odds / odds.sum()
 
@@ -187,8 +185,8 @@ class PartSampler:
 
         Args:
             present: parts of the answer so far, the regressions' input.
-            related: candidates of the uniform share; when empty, the predicted distribution is used alone.
-            allowed: candidates of the predicted share, at least one. Both sorted.
+            related: candidates of the uniform share, sorted; if empty, only the predicted distribution is used.
+            allowed: candidates of the predicted share, sorted; at least one.
             generator: source of randomness.
         """
         is_predicted = not related or generator.random() < PREDICTED_WEIGHT
@@ -208,8 +206,5 @@ def fit_part_sampler(part_sets: Iterable[frozenset[int]], num_parts: int) -> Par
         part_sets: the part indices of every annotated instance.
         num_parts: size P of the vocabulary.
     """
-    # Imported where it is needed: workers that only draw questions start faster and smaller without SciPy.
-    from partonomy.questions.part_sampler import fit_part_regressions  # noqa: PLC0415
-
     fitted = fit_part_regressions(part_sets, num_parts)
     return PartSampler(np.round(fitted.weights, NUM_DECIMALS), np.round(fitted.biases, NUM_DECIMALS))

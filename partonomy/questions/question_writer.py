@@ -1,9 +1,9 @@
-"""Questions on their way to disk: written as they are made, and continued after a kill to the same bytes.
+"""Writes questions as they are made, and resumes after a kill to byte-identical files.
 
-While a build runs, its questions stand in `questions.jsonl.tmp`. Beside them `build.progress.tmp` names in its first
-line what is being built, and gets one line per step: how many images are done, the size and the sha256 of their
-questions, and the counts. The next build of the same thing takes the last step whose bytes are really there, cuts off
-what came after it and goes on with the next image.
+While a build runs, its questions are in `questions.jsonl.tmp`. The first line of `build.progress.tmp` identifies the
+build. Each step adds a line: the number of images done, the size and sha256 of their questions, and the counts. The
+next run of the same build finds the last step whose bytes are on disk, truncates the files after it, and continues with
+the next image.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MadeQuestions:
-    """The questions of a few images in a row, as lines of the file, and the types that could not be asked."""
+    """The questions of a few consecutive images as lines of the file, and the types that could not be asked."""
 
     num_images: int
     lines: tuple[bytes, ...]
@@ -35,16 +35,16 @@ class MadeQuestions:
 
 
 class QuestionWriter:
-    """Writes `questions.jsonl` of a folder in steps that outlive the process.
+    """Writes `questions.jsonl` of a folder in steps that survive the process.
 
     Args:
-        folder: of the data set, existing.
-        inputs: hash of everything the questions depend on; an unfinished file of another hash is thrown away.
+        folder: the existing data set folder.
+        inputs: hash of everything that the questions depend on; an unfinished file with another hash is discarded.
 
     Attributes:
-        num_images: done so far; the build goes on with the image of this number.
-        num_questions: written so far, by type.
-        skipped: types that could not be asked, so far.
+        num_images: number of images done; the build continues with the image at this index.
+        num_questions: number of questions written, by type.
+        skipped: number of images for which a type could not be asked, by type and reason.
     """
 
     def __init__(self, folder: Path, inputs: str) -> None:
@@ -71,7 +71,7 @@ class QuestionWriter:
         self._progress_file.close()
 
     def write(self, made: MadeQuestions) -> None:
-        """Append one step: its questions first, so that the step's own line vouches for bytes that are there."""
+        """Append one step: first its questions, so that the step's line only refers to bytes that are on disk."""
         content = b"".join(made.lines)
         self._questions_file.write(content)
         self._questions_file.flush()
@@ -92,22 +92,22 @@ class QuestionWriter:
 
     @property
     def sha256(self) -> str:
-        """Of the questions written so far."""
+        """Return the sha256 of the questions written so far."""
         return self._digest.hexdigest()
 
     def finish(self) -> None:
-        """Give the file its name. The notes on the progress stay until `remove_progress`."""
+        """Rename the file to its final name. The progress file stays until `remove_progress`."""
         self._questions_file.flush()
         os.fsync(self._questions_file.fileno())
         self.__exit__(None, None, None)
         self._partial.replace(self._final)
 
     def remove_progress(self) -> None:
-        """Delete the notes: the build is complete and nobody will ask where it stood."""
+        """Delete the progress file once the build is complete."""
         self._progress.unlink()
 
     def _restore(self, header: bytes) -> None:
-        """Take over what an earlier process has finished of the same build, and cut off the rest of both files."""
+        """Restore the finished steps of an earlier run of the same build, and truncate both files after them."""
         lines = self._progress_file.readlines()
         num_kept = 0
         if lines[:1] == [header]:
@@ -117,7 +117,7 @@ class QuestionWriter:
                     break
                 num_kept += len(line)
             if self.num_images:
-                logger.info("%s: going on after %d images", self._partial.parent, self.num_images)
+                logger.info("%s: resuming after %d images", self._partial.parent, self.num_images)
         for file, size in ((self._questions_file, self._num_bytes), (self._progress_file, num_kept)):
             file.seek(size)
             file.truncate()
@@ -126,7 +126,7 @@ class QuestionWriter:
             self._progress_file.flush()
 
     def _take_step(self, line: bytes) -> bool:
-        """Take over one step; False when its note is half-written or its questions are not those on disk."""
+        """Restore one step; False if its line is incomplete or its questions differ from those on disk."""
         step = _parse_step(line)
         if step is None:
             return False
@@ -144,9 +144,9 @@ class QuestionWriter:
 
 
 def withdraw_questions(folder: Path) -> None:
-    """Take back the questions of a data set that is to be built anew, so that nobody reads them meanwhile.
+    """Move the questions of a data set that is about to be rebuilt aside, so that nobody reads them meanwhile.
 
-    They may be those of a build killed just before it wrote `build.json`: set aside, they are found and continued.
+    If they belong to a build that was killed just before it wrote `build.json`, that build finds and continues them.
     """
     final, partial = folder / QUESTIONS_FILE, folder / PARTIAL_QUESTIONS_FILE
     if final.is_file() and not partial.is_file():
@@ -165,10 +165,10 @@ def _parse_step(line: bytes) -> dict[str, Any] | None:
 
 
 def skipped_to_json(skipped: Mapping[SkippedQuestion, int]) -> list[list[object]]:
-    """Types that could not be asked, with the reasons, as JSON."""
+    """Convert the types that could not be asked, with their reasons and counts, to JSON."""
     return [[key.question_type, key.reason, count] for key, count in skipped.items()]
 
 
 def skipped_from_json(rows: Sequence[tuple[str, str, int]]) -> Counter[SkippedQuestion]:
-    """Read what `skipped_to_json` made."""
+    """Read the result of `skipped_to_json`."""
     return Counter({SkippedQuestion(QuestionType(kind), SkipReason(reason)): count for kind, reason, count in rows})

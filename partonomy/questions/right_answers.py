@@ -1,8 +1,8 @@
-"""Which right answers an object offers, and which of them is asked about (mutation mode `balanced`).
+"""Finds the right answers that an object offers, and draws the one to ask about (mutation mode `balanced`).
 
-The objects that a question compares with decide its answer. Drawn uniformly, as the paper does, they make some answers
-so frequent ("eye, leg" in a third of the intersections of an animal) that whoever has seen many questions knows them
-without the image, whatever the wrong answers are. Here an answer is drawn with a weight that falls with its frequency,
+The compared objects determine a question's answer. If they are drawn uniformly, as in the paper, some answers become so
+frequent ("eye, leg" in a third of the intersections of an animal) that anyone who has seen many questions knows them
+without the image, whatever the wrong answers are. Here, an answer is drawn with a weight that falls with its frequency,
 so that the answers of a category spread out; then objects that lead to it are drawn uniformly.
 """
 
@@ -20,14 +20,14 @@ from partonomy.questions.templates import FORMS
 NUM_SPREAD_ROUNDS = 30
 SPREAD_POWER = 0.5
 SPREAD_FLOOR = 0.01
-"""Shares below it count as this much: no weight grows without bound for answers that hardly any object offers."""
+"""Lower bound of shares, so that answers that hardly any object offers do not get unbounded weights."""
 
 Shares = Mapping[frozenset[int], float]
 
 
 @dataclass(frozen=True)
 class Concepts:
-    """What a question compares the instance with, and the parts that answer it."""
+    """The concepts that a question compares the instance with, and the parts that answer it."""
 
     answer: frozenset[int]
     concept: str | None = None
@@ -36,7 +36,7 @@ class Concepts:
 
 @dataclass(frozen=True)
 class AskedParts:
-    """The visible parts of one object that is asked about, as indices into the vocabulary."""
+    """The visible parts of an object that is asked about, as indices into the vocabulary."""
 
     label: str
     parts: frozenset[int]
@@ -45,17 +45,17 @@ class AskedParts:
 class RightAnswers:
     """The right answers of a data set.
 
-    Inside, part sets are whole numbers, bit p for part p: every image is compared with every object.
+    Internally, part sets are integers with bit p for part p, because every image is compared with every object.
 
     Args:
-        asked: the object asked about in every image.
-        graph: vocabulary.
+        asked: the object asked about in each image.
+        graph: the vocabulary.
         owned: object label -> the parts it has (`find_owned_parts`).
 
     Attributes:
-        shares: for every kind of question the share of each right answer, over the draw of the compared objects.
-        num_images: for every kind of question the number of images that it can be asked about.
-        weights: for every kind of question the weight of each right answer in the draw, by its bits.
+        shares: for every kind of question, the share of each right answer over the draws of the compared objects.
+        num_images: for every kind of question, the number of images that it can be asked about.
+        weights: for every kind of question, the weight of each right answer in the draw, by its bits.
     """
 
     def __init__(self, asked: Iterable[AskedParts], graph: ConceptGraph, owned: Mapping[str, frozenset[int]]) -> None:
@@ -95,14 +95,14 @@ class RightAnswers:
         return restored
 
     def kind(self, form: str, label: str) -> AnswerKind:
-        """Kind of the questions of a form about an object."""
+        """Return the kind of the questions of a form about an object."""
         return AnswerKind(form, self._category[label])
 
     def draw(self, form: str, asked: AskedParts, generator: Draws) -> Iterator[Concepts]:
-        """Yield every right answer once, in random order, each with objects that lead to it; nothing if none is."""
+        """Yield every right answer once, in random order, with objects that lead to it; nothing if there is none."""
         parts = _to_bits(asked.parts)
         offered = self._offered(form, asked.label, parts)
-        if not offered:  # perhaps no image of the category offers one, and then its kind has no weights
+        if not offered:  # if no image of the category offers an answer, its kind has no weights
             return
         weights = self.weights[self.kind(form, asked.label)]
         answers = sorted(offered, key=self._parts)
@@ -116,13 +116,13 @@ class RightAnswers:
             yield Concepts(frozenset(self._parts(answer)), concept, other)
 
     def _parts(self, bits: int) -> tuple[int, ...]:
-        """The parts of a set, sorted."""
+        """Return the parts of a set, sorted."""
         if bits not in self._listed:
             self._listed[bits] = tuple(part for part in range(bits.bit_length()) if bits >> part & 1)
         return self._listed[bits]
 
     def _offered(self, form: str, label: str, parts: int) -> dict[int, float]:
-        """Probability of each right answer when the compared objects are drawn uniformly; empty: cannot be asked."""
+        """Return each right answer's probability for uniformly drawn compared objects; empty if it cannot be asked."""
         if form == "identification":
             return {parts: 1.0}
         common = [parts & has for other, has in self._has.items() if other != label]
@@ -133,14 +133,14 @@ class RightAnswers:
         return _average([rests for rests in map(self._rests_of, filter(None, common)) if rests])
 
     def _rests_of(self, shared: int) -> dict[int, float]:
-        """What a second object leaves of shared parts. The asked object and the first leave nothing: not drawn."""
+        """Return the frequencies of what second objects leave of the shared parts; empty rests are dropped."""
         if shared not in self._rests:
             rests = (shared & ~has for has in self._has.values())
             self._rests[shared] = _frequencies([rest for rest in rests if rest])
         return self._rests[shared]
 
     def _ways(self, form: str, label: str, parts: int, answer: int) -> list[tuple[str | None, str | None]]:
-        """Every choice of compared objects that leads to an answer."""
+        """Return every choice of compared objects that leads to an answer."""
         if form == "identification":
             return [(None, None)]
         others = ((other, parts & has) for other, has in self._has.items() if other != label)
@@ -157,7 +157,7 @@ class RightAnswers:
 
 
 def find_owned_parts(graph: ConceptGraph, synonyms: Sequence[frozenset[int]]) -> dict[str, frozenset[int]]:
-    """Return, for every object, the parts that count as its own: those it has, and their synonyms."""
+    """Return, for every object, the parts that count as its own: its parts and their synonyms."""
     index = {label: number for number, label in enumerate(graph.parts)}
     return {
         label: frozenset().union(*(synonyms[index[part]] for part in parts))
@@ -167,14 +167,14 @@ def find_owned_parts(graph: ConceptGraph, synonyms: Sequence[frozenset[int]]) ->
 
 @dataclass(frozen=True)
 class _Offer:
-    """So many images offer these right answers with these probabilities."""
+    """Right answers with their probabilities, and the number of images that offer them."""
 
     count: int
     answers: Mapping[int, float]
 
 
 def _spread(offers: Sequence[_Offer]) -> dict[int, float]:
-    """Weights of right answers under which none is much more frequent than the objects make it."""
+    """Return weights under which no right answer is much more frequent than the objects make necessary."""
     weights = {answer: 1.0 for offer in offers for answer in offer.answers}
     for _ in range(NUM_SPREAD_ROUNDS):
         shares = _shares(offers, weights)
@@ -205,13 +205,13 @@ def _average(distributions: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 
 def _frequencies(answers: Sequence[int]) -> dict[int, float]:
-    """Share of each answer, by first occurrence."""
+    """Return the share of each answer, in order of first occurrence."""
     return {answer: _add_up(count, len(answers)) for answer, count in Counter(answers).items()}
 
 
 @lru_cache(maxsize=1 << 16)
 def _add_up(count: int, total: int) -> float:
-    """1 / total added `count` times; the last bit of a product could be another."""
+    """Add 1 / total `count` times; a product could differ in its last bit."""
     value = 0.0
     for _ in range(count):
         value += 1.0 / total

@@ -1,9 +1,9 @@
-"""A build that several machines share: the whole data set is read and fitted once, then each asks about its images.
+"""Sharded build: the whole data set is read and fitted once; then each shard writes the questions of its images.
 
-1. `prepare_build` writes the annotations of the data set folder and, below `shards/`, what questions need to know of
-   the whole data set.
-2. `build_shard` reads that and the annotations of its own images, and writes their questions.
-3. `merge_build` joins the questions to the bytes of one process and removes `shards/`.
+1. `prepare_build` writes the annotations of the data set folder and, below `shards/`, the fits to the whole data set
+   that the questions need.
+2. `build_shard` reads the fits and the annotations of its own images, and writes their questions.
+3. `merge_build` joins the questions, byte-identical to a single-process build, and removes `shards/`.
 """
 
 from collections import Counter
@@ -55,11 +55,11 @@ class Preparation:
     """The content of `prepared.json`.
 
     Attributes:
-        source: how the source was read.
+        source: the settings of the source.
         config: the resolved configuration of the questions.
-        inputs: all that the questions depend on (`generator.question_inputs`).
-        num_images: of the whole data set.
-        embedding_model: the one used; None when no object question can be asked.
+        inputs: everything that the questions depend on (`generator.question_inputs`).
+        num_images: number of images of the whole data set.
+        embedding_model: the embedding model used; None if no object question can be asked.
         left_out: annotations of the source that are not in the data set.
     """
 
@@ -80,7 +80,7 @@ def prepare_build(
     settings: Mapping[str, object],
     left_out: Sequence[SkippedAnnotations],
 ) -> Preparation:
-    """Write everything but the questions; for the arguments see `generator.build_questions`."""
+    """Write everything except the questions; for the arguments see `generator.build_questions`."""
     for name in (BUILD_FILE, QUESTIONS_FILE):
         (folder / name).unlink(missing_ok=True)
     dataset = save_dataset(dataset, folder, origin)
@@ -105,16 +105,16 @@ def prepare_build(
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a build in shards of this folder has been prepared and not yet merged."""
+    """Return whether a sharded build of this folder has been prepared and not yet merged."""
     return (folder / SHARDS_FOLDER / PREPARED_FILE).is_file()
 
 
 def read_preparation(folder: Path, config: QuestionBuildConfig, settings: Mapping[str, object]) -> Preparation:
-    """Read how a build was prepared.
+    """Read the preparation of a build.
 
     Raises:
-        FileNotFoundError: it was not.
-        ValueError: it was, with other settings; names them.
+        FileNotFoundError: the build was not prepared.
+        ValueError: it was prepared with other settings; the message names them.
     """
     path = folder / SHARDS_FOLDER / PREPARED_FILE
     if not path.is_file():
@@ -135,7 +135,7 @@ def read_preparation(folder: Path, config: QuestionBuildConfig, settings: Mappin
 
 
 def build_shard(folder: Path, shard: Shard, config: QuestionBuildConfig, settings: Mapping[str, object]) -> bool:
-    """Write the questions of a shard's images; a shard that was killed goes on after its last step.
+    """Write the questions of a shard's images; a killed shard resumes after its last step.
 
     Returns:
         False if the shard was finished before.
@@ -178,11 +178,11 @@ def build_shard(folder: Path, shard: Shard, config: QuestionBuildConfig, setting
 
 
 def merge_build(folder: Path, config: QuestionBuildConfig, settings: Mapping[str, object]) -> BuildSummary:
-    """Join the shards' questions to those of one process, write `build.json` last and remove the shards.
+    """Join the shards' questions into those of a single process, write `build.json` last, and remove the shards.
 
     Raises:
         FileNotFoundError: a shard is missing, or the build was not prepared.
-        ValueError: a shard of other settings, or a broken one.
+        ValueError: a shard has other settings or is broken.
     """
     preparation = read_preparation(folder, config, settings)
     results = _results(folder, preparation)
@@ -201,7 +201,7 @@ def merge_build(folder: Path, config: QuestionBuildConfig, settings: Mapping[str
     summary = _summarize(preparation, [content for _, content in shards], config)
     content = summary_to_json(summary, preparation.config, settings, preparation.left_out)
     write_json(folder / BUILD_FILE, content, indent=2)
-    for name in (PARTIAL_QUESTIONS_FILE, PROGRESS_FILE):  # of an unfinished build by one process
+    for name in (PARTIAL_QUESTIONS_FILE, PROGRESS_FILE):  # left by an unfinished single-process build
         (folder / name).unlink(missing_ok=True)
     remove_shards(results.folder)
     return summary

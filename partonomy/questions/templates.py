@@ -1,4 +1,4 @@
-"""Wording of questions and answers (paper, figures 1 and 7), read from a YAML file so that it can be swapped."""
+"""Wording of questions and answers (paper, Figures 1 and 7), read from a YAML file so that it can be replaced."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from partonomy.structures import CharSpan, Choice, ObjectChoice, QuestionType
 DEFAULT_TEMPLATES = Path(__file__).with_name("templates.yaml")
 FORMS = ("identification", "positive", "negative", "difference")
 PARTS_SLOT = "{parts}"
-# Words whose first letter misleads: sounded like a consonant although written with a vowel, and the reverse.
+# Words whose first letter misleads: a vowel that sounds like a consonant, and the reverse.
 CONSONANT_SOUND = re.compile(
     r"(uni([^nm]|$)|us[aeiu]|ut[eio]|eu|ew|one\b|once|ufo|uk|ur[aeio]n|u-|ubiq)", flags=re.IGNORECASE
 )
@@ -24,7 +24,7 @@ VOWEL_SOUND = re.compile(
 
 @dataclass(frozen=True)
 class Wording:
-    """What a question speaks of: the object, whether a box marks it, and the concepts it is compared with."""
+    """The content of a question: the object, whether a box marks it, and the concepts that it is compared with."""
 
     question_type: QuestionType
     object_label: str
@@ -54,7 +54,7 @@ class AnswerForm:
 
 @dataclass(frozen=True)
 class QuestionTexts:
-    """The question about parts, what its answers share, and the question about the object."""
+    """The question about parts, the frame of its answers, and the question about the object."""
 
     question: str
     form: AnswerForm
@@ -63,7 +63,7 @@ class QuestionTexts:
 
 @dataclass(frozen=True)
 class Templates:
-    """The texts of a template file, see `templates.yaml` for the slots."""
+    """The texts of a template file; see `templates.yaml` for the slots."""
 
     the_object: Mapping[str, str]
     place: Mapping[str, str]
@@ -82,7 +82,7 @@ class Templates:
                 raise ValueError(f"the answer template {form!r} must contain {PARTS_SLOT} exactly once: {text!r}")
 
     def texts(self, wording: Wording) -> QuestionTexts:
-        """Return what is asked, and the frame of the answers."""
+        """Return the questions and the frame of the answers."""
         form, slots = question_form(wording.question_type), self._slots(wording)
         before, after = (half.format_map(slots) for half in self.answers[form].split(PARTS_SLOT))
         return QuestionTexts(
@@ -92,7 +92,7 @@ class Templates:
         )
 
     def object_choices(self, wording: Wording, labels: Sequence[str]) -> list[ObjectChoice]:
-        """Return the answers that name each of `labels`, of which the first is the correct one."""
+        """Return one answer per label; the first label is the correct one."""
         slots = self._slots(wording)
         choices: list[ObjectChoice] = []
         for label in labels:
@@ -101,7 +101,7 @@ class Templates:
         return choices
 
     def _slots(self, wording: Wording) -> dict[str, str]:
-        # The part question of whole_to_part follows the object's name, so it uses it (as the authors' code does).
+        # The part question of whole_to_part comes after the object's name, so it uses it (as the authors' code does).
         names_object = wording.question_type.names_object or wording.question_type is QuestionType.WHOLE_TO_PART
         form = self.the_object["with_label" if names_object else "without_label"]
         return {
@@ -134,7 +134,7 @@ def question_form(question_type: QuestionType) -> str:
 
 @lru_cache(maxsize=4096)
 def with_article(noun: str) -> str:
-    """Put "a" or "an" before a noun phrase, by the sound it starts with: "an airplane", "a unicycle", "an SUV"."""
+    """Put "a" or "an" before a noun phrase, depending on its first sound: "an airplane", "a unicycle", "an SUV"."""
     if VOWEL_SOUND.match(noun):
         return f"an {noun}"
     if CONSONANT_SOUND.match(noun):
@@ -144,7 +144,7 @@ def with_article(noun: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _span(start: int, end: int) -> CharSpan:
-    """The same few thousand spans stand in all answers; looking one up takes a tenth of the time of making it."""
+    """Return a cached span: all answers use the same few thousand, and a look-up takes a tenth of the time."""
     return CharSpan(start, end)
 
 

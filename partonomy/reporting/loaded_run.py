@@ -7,8 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic
 
-from partonomy.benchmarks.registry import AnyTask
-from partonomy.benchmarks.task import RecordT
+from partonomy.benchmarks.task import AnyTask, RecordT
 from partonomy.harness.records import StoredRecords
 from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, RunConfig, codec_of, parse_config
 from partonomy.harness.summary import Summary, read_summary

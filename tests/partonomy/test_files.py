@@ -112,3 +112,16 @@ def test_a_strict_stream_refuses_what_read_json_refuses(tmp_path: Path) -> None:
     path.write_text('[{"a": 1, "a": 2}]')
     with pytest.raises(ValueError, match=r"record 0: the key 'a' occurs twice"):
         list(iterate_records(path, is_strict=True))
+
+
+def test_who_holds_a_folder_deletes_what_a_killed_writer_left(tmp_path: Path) -> None:
+    with open_atomically(tmp_path / "left.json"):
+        (remains,) = tmp_path.iterdir()
+        content = remains.name
+    for name in (content, "questions.jsonl.tmp", ".hidden.tmp"):
+        (tmp_path / name).touch()
+    with lock_folder(tmp_path, "part.lock"):
+        assert (tmp_path / content).exists()
+    with lock_folder(tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden.tmp", "left.json", "questions.jsonl.tmp"]

@@ -108,7 +108,10 @@ def test_several_polygons_are_united() -> None:
         ([[0, -5, 7, 0, 5, 3]], "far outside of the image: y from -5 to 3"),
         ([[0, 0, 10**400, 0, 5, 3]], "far outside"),
         ([[0, 0, 7, 0, True, 3]], "flat list of numbers"),
-        ([[-8, 0, 16, 4] * 40], "an outline of 1920 pixels is none in an image of 4 x 8"),  # 80 points, 24 to the next
+        (
+            [[-8, 0, 16, 4] * 40],
+            "an outline of 1920 pixels is too long for an image of 4 x 8",
+        ),  # 80 points, 24 to the next
     ],
 )
 def test_bad_segmentations_name_the_record(segmentation: object, message: str) -> None:
@@ -133,7 +136,7 @@ def test_encode_refuses_probabilities_and_stacks() -> None:
 def test_union_refuses_nothing_and_other_sizes() -> None:
     with pytest.raises(ValueError, match="at least one"):
         union_masks([])
-    with pytest.raises(ValueError, match="several sizes"):
+    with pytest.raises(ValueError, match="different sizes"):
         union_masks([RLE(1, 1, "1"), RLE(1, 2, "2")])
 
 

@@ -48,8 +48,10 @@ from partonomy.benchmarks.partonomy.steps import (
 from partonomy.benchmarks.task import (
     MAX_REASON,
     Asking,
+    Benchmark,
     Group,
     Metric,
+    Options,
     Picture,
     Source,
     Status,
@@ -94,7 +96,7 @@ DEFAULT_GENERATE = QuestionType.IDENTIFICATION_WITH_LABEL.value
 
 
 @dataclass(frozen=True)
-class PartonomyOptions:
+class PartonomyOptions(Options):
     """How the questions are asked.
 
     Attributes:
@@ -110,6 +112,9 @@ class PartonomyOptions:
         text_threshold: least cosine of close names (text_matching).
         training_metrics: comma-separated metrics.jsonl files of the model's training, for the report's loss curves.
     """
+
+    FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset({"training_metrics", "text_matching", "text_threshold"})
+    FREE_TO_MERGE: ClassVar[frozenset[str]] = frozenset({"training_metrics"})
 
     question_types: str = "all"
     generate: str | None = None
@@ -158,6 +163,8 @@ class PartonomyOptions:
         types = parse_types(self.question_types)
         if not types:
             raise ValueError("--question_types names no type")
+        if self.text_matching != EXACT_MATCHING:
+            build_matcher(["part"], self.text_matching, self.text_threshold)  # a missing model is told before the work
         automatic = ChoiceProtocol.LISTWISE if model == "chat" else ChoiceProtocol.LIKELIHOOD
         return replace(
             self,
@@ -165,20 +172,6 @@ class PartonomyOptions:
             generate=",".join(parse_generate(self.generate, types)) or "none",
             choice_protocol=automatic.value if self.choice_protocol == AUTO else self.choice_protocol,
         )
-
-    def check(self) -> None:
-        """Check what is cheap to check before the model is loaded.
-
-        Raises:
-            ValueError: The embedding model of the text metrics is not there.
-        """
-        if self.text_matching != EXACT_MATCHING:
-            build_matcher(["part"], self.text_matching, self.text_threshold)
-
-    @classmethod
-    def free_to_change(cls) -> frozenset[str]:
-        """Options that may differ on resume, since they do not change a record."""
-        return frozenset({"training_metrics", "text_matching", "text_threshold"})
 
 
 def parse_types(text: str) -> tuple[str, ...]:
@@ -700,3 +693,16 @@ def _why_not_asked(name: str, skipped: Sequence[SkippedType]) -> dict[str, int]:
     """The reasons why no question of a type could be made."""
     not_asked = {entry.reason: entry.count for entry in skipped if entry.question_type == name}
     return not_asked or {"the questions contain none of this type": 0}
+
+
+BENCHMARK = Benchmark(
+    "partonomy",
+    "Explanatory Part Segmentation: ten question types about objects and their parts",
+    "the question set itself",
+    PartonomyOptions,
+    read_partonomy,
+    PartonomyTask,
+    root_flag="questions",
+    root_help="dataset folder, or published record (.json)",
+    has_splits=False,
+)

@@ -1,1 +1,1 @@
-"""Data sets checked, described, and made from data sets: prune, merge, split."""
+"""Checks and describes data sets, and derives data sets from data sets: prune, merge, split."""

@@ -1,7 +1,7 @@
-"""Finds everything that is wrong with a data set, or with the files it is to be built from, in one pass.
+"""Finds all problems of a data set, or of the files that it is built from, in a single pass.
 
-Broken records are noted, never raised, and the rest is read on. `PROBLEMS` says how serious each problem is and what to
-do about it.
+A broken record becomes a finding instead of an error, and reading continues. `PROBLEMS` gives the severity of each
+problem and the advice for it.
 """
 
 import os
@@ -26,10 +26,11 @@ from partonomy.structures import RLE
 
 STATUS_ERRORS = 2
 STATUS_WARNINGS = 1
+LISTS = ("categories", "images", "annotations")
 
 
 class Severity(StrEnum):
-    """error: `build` refuses it or leaves it out. warning: questions or scores may be wrong. note: worth knowing."""
+    """error: `build` refuses the record or drops it. warning: questions or scores may be wrong. note: worth knowing."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -118,11 +119,11 @@ PROBLEMS: tuple[Problem, ...] = (
     NO_ANNOTATION,
     UNUSED_CATEGORY,
 )
-"""All kinds, in the order they are shown: errors, warnings, notes."""
+"""All kinds of problem, in the order of the report: errors, warnings, notes."""
 
 
 class Stage(IntEnum):
-    """The steps of a check, in the order in which findings of one kind are listed."""
+    """The steps of a check, in the order in which findings of the same kind are listed."""
 
     CATEGORY_RECORDS = auto()
     IMAGE_RECORDS = auto()
@@ -140,10 +141,10 @@ class Finding:
     """One problem found.
 
     Attributes:
-        problem: its kind.
-        record: names where ("annotation 7").
-        detail: says what.
-        stage, number: place in the order in which one process finds problems: the step, and the record in the file.
+        problem: the kind of problem.
+        record: the record concerned ("annotation 7").
+        detail: the problem in words.
+        stage, number: step and record index, which sort findings in the order of a single process.
     """
 
     problem: Problem
@@ -155,7 +156,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Everything found. `remarks` say what was not looked at, and why."""
+    """All findings. `remarks` list what was not checked, with the reasons."""
 
     source: str
     num_images: int
@@ -164,11 +165,11 @@ class CheckReport:
     remarks: tuple[str, ...]
 
     def of_problem(self, problem: Problem) -> tuple[Finding, ...]:
-        """The findings of one kind, in file order."""
+        """Return the findings of one kind, in file order."""
         return tuple(finding for finding in self.findings if finding.problem == problem)
 
     def exit_status(self, is_strict: bool) -> int:
-        """2 with an error, 1 with a warning where those count (`is_strict`), else 0."""
+        """Return 2 if there are errors, 1 if there are warnings and `is_strict` is set, else 0."""
         counts = count_severities(self.findings)
         if counts[Severity.ERROR]:
             return STATUS_ERRORS
@@ -176,13 +177,13 @@ class CheckReport:
 
 
 def count_severities(findings: Sequence[Finding]) -> Counter[Severity]:
-    """How many findings of each severity."""
+    """Count the findings of each severity."""
     return Counter(finding.problem.severity for finding in findings)
 
 
 @dataclass(frozen=True)
 class CheckedImage:
-    """An image record. The size is the annotation's, in pixels, or the file's where the record has none."""
+    """An image record. The size in pixels is the annotation's or, if the record has none, the file's."""
 
     image_id: int
     file_name: str
@@ -193,9 +194,9 @@ class CheckedImage:
 
 @dataclass(frozen=True)
 class CheckedCategory:
-    """What a category stands for under its raw names; both None: background.
+    """The raw names that a category stands for; both are None for background.
 
-    `object_category` is the category of an object of the project's own form, None in other files.
+    `object_category` is the category of an object in the project's own form; None in other files.
     """
 
     raw_object: str | None
@@ -205,7 +206,7 @@ class CheckedCategory:
 
 @dataclass(frozen=True)
 class CheckedAnnotation:
-    """An annotation whose image and category are known. `mask` is None where there is none, or none was readable."""
+    """An annotation whose image and category are known. `mask` is None if it is missing or unreadable."""
 
     annotation_id: int
     image_id: int
@@ -216,21 +217,21 @@ class CheckedAnnotation:
 
     @property
     def is_part(self) -> bool:
-        """Whether it is a part; else it is an object."""
+        """Whether the annotation is a part; otherwise it is an object."""
         return self.category.raw_part is not None
 
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """The records of a shard's images that could be read; categories and counts are those of the whole file.
+    """The readable records of a shard's images. Categories and counts are those of the whole file.
 
     Attributes:
-        images: of the shard.
-        positions: number in the file of every image record, by image id, also of other shards.
-        categories: all.
-        annotations: of the shard's images.
-        num_images, num_annotations: all that the file has.
-        findings: of the records of the shard; those of no image are the first shard's.
+        images: the shard's images.
+        positions: image id -> index of the image record in the file, including other shards' images.
+        categories: all categories.
+        annotations: annotations of the shard's images.
+        num_images, num_annotations: numbers of records in the whole file.
+        findings: findings about the shard's records; records without an image belong to the first shard.
     """
 
     images: tuple[CheckedImage, ...]
@@ -242,9 +243,6 @@ class CheckedFile:
     findings: tuple[Finding, ...]
 
 
-LISTS = ("categories", "images", "annotations")
-
-
 def read_checked_file(
     path: Path, image_root: Path, object_name: str | None = None, shard: Shard | None = None
 ) -> CheckedFile:
@@ -253,12 +251,13 @@ def read_checked_file(
     Args:
         path: COCO-style JSON, or `annotations.json` of a data set folder.
         image_root: folder that its `file_name`s are relative to.
-        object_name: the object of all parts, for files without object annotations.
-        shard: reads only the masks of its images, dealt out in turn; the file is then read twice, record by record.
+        object_name: the object that all parts belong to, for files without object annotations.
+        shard: read only the masks of the shard's images, assigned in turn; the file is then read twice, record by
+            record.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no JSON object with the three lists of COCO.
+        ValueError: it is not a JSON object with COCO's three lists.
     """
     reader = _Reader(image_root, object_name, shard or Shard())
     for name, record in _whole_records(path) if shard is None else _streamed_records(path):
@@ -285,16 +284,16 @@ def _whole_records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _streamed_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Images and categories come first, wherever they are in the file."""
+    """Yield images and categories first, wherever they are in the file."""
     yield from iterate_lists(path, LISTS[:2], is_strict=True)
     yield from iterate_lists(path, LISTS[2:], is_strict=True)
 
 
 class _Reader:
-    """Collects records by id, and findings.
+    """Collects findings, and records by id.
 
-    What decides about other records is kept of all: ids, sizes of images, categories. Masks are read, and problems
-    noted, of the shard's own records alone.
+    Data that other records depend on (ids, image sizes, categories) is kept for the whole file. Masks are read, and
+    problems noted, only for the shard's own records.
     """
 
     def __init__(self, image_root: Path, object_name: str | None, shard: Shard) -> None:
@@ -314,7 +313,7 @@ class _Reader:
         self._stage, self._number, self._is_own = Stage.CATEGORY_RECORDS, 0, True
 
     def owns(self, image_id: object) -> bool:
-        """Whether an image, and its annotations, belong to the shard; those of no known image are the first shard's."""
+        """Return whether an image and its annotations belong to the shard; unknown images belong to the first shard."""
         position = self.positions.get(image_id, 0) if _is_integer(image_id) else 0
         return position % self._shard.count == self._shard.index
 
@@ -360,14 +359,14 @@ class _Reader:
             self._note(DUPLICATE_ID, where, file_name)
             return
         self.positions[image_id] = number
-        # By name alone: an image folder may well be a link to another disk.
+        # Only the name is checked: an image folder may be a link to another disk.
         if os.path.isabs(file_name) or os.path.normpath(file_name).split(os.sep)[0] == os.pardir:
             self._note(OUTSIDE_IMAGE, where, file_name)
             return
         self._read_size(where, record, self._image_root / file_name)
 
     def _read_size(self, where: str, record: Mapping[str, Any], path: Path) -> None:
-        """Add an image whose size is known, from the record or else from its file."""
+        """Add an image whose size is known from the record, else from its file."""
         size = (record.get("height"), record.get("width"))
         try:
             height, width = image_size(path) if size == (None, None) else size
@@ -397,7 +396,7 @@ class _Reader:
             self._note(UNKNOWN_IMAGE, where, f"image_id {image_id}")
         elif category_id not in self.categories:
             self._note(UNKNOWN_CATEGORY, where, f"category_id {category_id}")
-        elif image_id in self.images:  # of the others there is no size to read a mask with; they are noted themselves
+        elif image_id in self.images:  # other images have no size to read a mask with, and have findings of their own
             role = self.categories[category_id]
             if role.raw_object is not None or role.raw_part is not None:
                 self._annotation_ids.add(annotation_id)
@@ -405,7 +404,7 @@ class _Reader:
                     self._read_labelled(where, record, role)
 
     def note_unused(self) -> None:
-        """Note images and categories that no annotation names; called after the last record."""
+        """Note images and categories without annotations; call it after the last record."""
         self._stage, self._number, self._is_own = Stage.UNUSED, 0, self._shard.index == 0
         for image_id in sorted(self.positions.keys() - self._annotated_images):
             self._note(NO_ANNOTATION, f"image {image_id}", "no annotation names it")
@@ -432,7 +431,7 @@ class _Reader:
         self, where: str, record: Mapping[str, Any], role: CheckedCategory, image: CheckedImage
     ) -> RLE | None:
         is_part, segmentation = role.raw_part is not None, record.get("segmentation")
-        if segmentation is None or segmentation == []:  # an object may have a box alone
+        if segmentation is None or segmentation == []:  # an object may have only a box
             if is_part:
                 self._note(EMPTY_MASK, where, f"{_label(role)} in image {image.image_id} has no mask")
             return None
@@ -448,7 +447,7 @@ class _Reader:
         return mask
 
     def _find_role(self, record: Mapping[str, Any]) -> CheckedCategory:
-        """As `coco_records` tells objects from parts."""
+        """Tell objects from parts in the same way as `partonomy.datasets.sources.coco`."""
         name, kind = record["name"], str(record.get("supercategory") or "").upper()
         if name.strip("_ ").lower() == BACKGROUND:
             return CheckedCategory(None, None)
@@ -484,13 +483,13 @@ def _describe(kind: str, number: int, record: object) -> str:
 
 @dataclass(frozen=True)
 class CheckLimits:
-    """From where on a mask is worth a look.
+    """Thresholds of the mask checks.
 
     Attributes:
-        min_pixels: a smaller part mask is a warning.
-        min_share: of the image's pixels; a smaller part mask is a note.
-        max_outside: share of a part's pixels that may lie outside its object's mask.
-        duplicate_iou: two masks of one label that overlap more are the same annotation made twice.
+        min_pixels: a part mask with fewer pixels is a warning.
+        min_share: a part mask that covers a smaller fraction of its image is a note.
+        max_outside: fraction of a part's pixels that may lie outside its object's mask.
+        duplicate_iou: IoU above which two masks of the same label count as duplicates.
     """
 
     min_pixels: int = 16
@@ -503,19 +502,19 @@ class CheckLimits:
             raise ValueError(f"min_pixels must be 0 or more, got {self.min_pixels}")
         for name in ("min_share", "max_outside", "duplicate_iou"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is a share between 0 and 1, got {getattr(self, name)}")
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
 class CheckedMasks:
-    """What was found in one image; `num_not_compared` parts have no object with a mask to lie in."""
+    """The findings of one image; `num_not_compared` parts have no object mask to be compared with."""
 
     findings: tuple[Finding, ...]
     num_not_compared: int
 
 
 def check_masks(image: CheckedImage, annotations: Sequence[CheckedAnnotation], limits: CheckLimits) -> CheckedMasks:
-    """Check all annotations of one image; those without a readable mask were noted when they were read."""
+    """Check all annotations of an image; unreadable masks were already noted while reading."""
     objects = {one.annotation_id: one for one in annotations if not one.is_part}
     findings: list[Finding] = []
     num_not_compared = 0
@@ -542,7 +541,7 @@ def check_masks(image: CheckedImage, annotations: Sequence[CheckedAnnotation], l
 
 
 def describe(annotation: CheckedAnnotation) -> str:
-    """The raw names of an annotation as `object:part`, as far as they are known."""
+    """Return an annotation's raw names as `object:part`, as far as they are known."""
     names = (annotation.category.raw_object, annotation.category.raw_part)
     return repr(":".join(name for name in names if name is not None))
 
@@ -557,7 +556,7 @@ def _check_size(part: CheckedAnnotation, mask: RLE, image: CheckedImage, limits:
 
 
 def _find_link_problem(part: CheckedAnnotation, objects: dict[int, CheckedAnnotation]) -> str:
-    """Why a part belongs to no object, as `coco` would say; empty when it does."""
+    """Return the reason why a part belongs to no object, as in `group_parts_by_object`; empty if it belongs to one."""
     if part.object_id is None:
         is_known = bool(objects) or part.category.raw_object is not None
         return "" if is_known else "nothing says which object it belongs to"
@@ -570,7 +569,7 @@ def _find_link_problem(part: CheckedAnnotation, objects: dict[int, CheckedAnnota
 
 
 def _possible_owners(part: CheckedAnnotation, objects: dict[int, CheckedAnnotation]) -> list[RLE]:
-    """Masks of the linked object, or of all objects of the part's class where it is not linked."""
+    """Return the mask of the linked object or, without a link, the masks of all objects of the part's class."""
     if part.object_id is not None:
         candidates = [objects[part.object_id]]
     else:
@@ -612,7 +611,7 @@ def _mask_iou(first: CheckedAnnotation, second: CheckedAnnotation, total_area: i
 
 
 def check_names(categories: Sequence[CheckedCategory], name_map: Mapping[str, str]) -> Iterator[Finding]:
-    """Check the two vocabularies, objects and parts; names that the map unites are united on purpose."""
+    """Check the vocabularies of objects and parts; names that the name map unites are not reported."""
     vocabularies = {
         "object": {one.raw_object for one in categories if one.raw_object is not None},
         "part": {one.raw_part for one in categories if one.raw_part is not None},
@@ -633,7 +632,7 @@ def check_names(categories: Sequence[CheckedCategory], name_map: Mapping[str, st
 
 
 def find_similar_names(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
-    """Groups of names that are one but for plural, hyphens and case (`part_comparison`), sorted."""
+    """Return the sorted groups of names that differ only in plural, hyphens and case (see `LemmaComparator`)."""
     synonyms = LemmaComparator().find_synonyms(sorted(set(names)))
     groups = {tuple(sorted(group)) for group in synonyms.values() if len(group) > 1}
     return tuple(sorted(groups))
@@ -648,10 +647,10 @@ def check_categories(
     """Check that every object has one category.
 
     Args:
-        categories: of the annotation file; those of the project's own form say the objects' categories themselves.
+        categories: categories of the annotation file; in the project's own form, they include the objects' categories.
         name_map: raw name -> natural name.
         table: object (raw or natural name) -> category.
-        table_path: file of the table; None when there is none.
+        table_path: file of the table; None if there is none.
     """
     raw_objects = {one.raw_object for one in categories if one.raw_object is not None}
     names = clean_names(_split_empty(raw_objects, name_map)[0], name_map)
@@ -671,7 +670,7 @@ def check_categories(
 
 
 def _split_empty(raw_names: Iterable[str], name_map: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Names that cleaning leaves something of, and those it does not."""
+    """Separate names that are not empty after cleaning from those that are."""
     usable: list[str] = []
     empty: list[str] = []
     for raw in sorted(raw_names):
@@ -688,13 +687,13 @@ def _quote(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """What to look at.
+    """Settings of a check.
 
     Attributes:
-        limits: from where on a mask is worth a look.
-        num_workers: threads that read images (decoding leaves Python's lock).
-        headers_only: read the size of every image, not its pixels: fast, but cut-off files are not noticed.
-        object_name, categories, name_map: of a COCO-style file, see `CocoConfig`.
+        limits: thresholds of the mask checks.
+        num_workers: number of threads that read images (decoding releases Python's lock).
+        headers_only: read only the images' sizes, not their pixels: fast, but truncated files are not noticed.
+        object_name, categories, name_map: settings of a COCO-style file, see `CocoConfig`.
     """
 
     limits: CheckLimits = CheckLimits()
@@ -711,14 +710,14 @@ class CheckConfig:
 
 @dataclass(frozen=True)
 class CheckInput:
-    """What is checked: an annotation file, and the folder of its images."""
+    """The input of a check: an annotation file and the folder of its images."""
 
     annotations: Path
     images: Path
 
 
 def folder_input(folder: Path) -> CheckInput:
-    """The annotations and images of a data set folder of the project's own form.
+    """Return the annotations and images of a data set folder in the project's own form.
 
     Raises:
         FileNotFoundError: `dataset.json` is missing.
@@ -731,10 +730,10 @@ def folder_input(folder: Path) -> CheckInput:
 
 
 def check_folder(folder: Path, config: CheckConfig) -> CheckReport:
-    """Check a data set folder of the project's own form.
+    """Check a data set folder in the project's own form.
 
     Raises:
-        FileNotFoundError: a file of it is missing.
+        FileNotFoundError: one of its files is missing.
         ValueError: `dataset.json` or `annotations.json` is not JSON of the right form.
     """
     files = folder_input(folder)
@@ -753,7 +752,7 @@ def check_files(annotations: Path, image_root: Path, config: CheckConfig) -> Che
 
 @dataclass(frozen=True)
 class ImageContent:
-    """An image file: `content` is equal for files of equal bytes; `position` is its record's in the file."""
+    """An image file. `content` is equal for files of equal bytes; `position` is the index of the image's record."""
 
     position: int
     image_id: int
@@ -763,13 +762,13 @@ class ImageContent:
 
 @dataclass(frozen=True)
 class PartialCheck:
-    """What was found in a part of the images.
+    """The results for some of the images.
 
     Attributes:
-        num_images, num_annotations: of the whole file.
-        findings: all but those that need every image.
-        contents: image files that may be equal to others.
-        num_not_compared: parts without an object's mask to lie in.
+        num_images, num_annotations: numbers of records in the whole file.
+        findings: all findings except those that need every image.
+        contents: image files that may equal others.
+        num_not_compared: number of parts without an object mask to be compared with.
     """
 
     num_images: int
@@ -780,12 +779,12 @@ class PartialCheck:
 
 
 def check_part(files: CheckInput, config: CheckConfig, shard: Shard | None = None) -> PartialCheck:
-    """Check the images of a shard with their annotations; what belongs to no image is checked by the first shard.
+    """Check the images of a shard with their annotations; the first shard checks what belongs to no image.
 
     Args:
-        files: what is checked.
-        config: what to look at.
-        shard: whose images are read; None: all.
+        files: the input.
+        config: settings of the check.
+        shard: the shard whose images are read; None for all images.
     """
     name_map = read_text_map(config.name_map, "name map") if config.name_map else {}
     table = read_text_map(config.categories, "categories") if config.categories else {}
@@ -807,12 +806,12 @@ def check_part(files: CheckInput, config: CheckConfig, shard: Shard | None = Non
 
 
 def join_checks(annotations: Path, parts: Sequence[PartialCheck], config: CheckConfig) -> CheckReport:
-    """The report of all parts, whatever their number.
+    """Join the results of any number of shards into a report.
 
     Args:
-        annotations: the file that was checked.
-        parts: of all shards.
-        config: the one they were checked with.
+        annotations: the checked file.
+        parts: the results of all shards.
+        config: the settings of the check.
     """
     findings = [finding for part in parts for finding in part.findings]
     findings += _find_same_images(content for part in parts for content in part.contents)
@@ -839,7 +838,7 @@ def _check_images(file: CheckedFile, config: CheckConfig) -> Iterator[Finding]:
 
 
 def _group_contents(file: CheckedFile, config: CheckConfig) -> tuple[ImageContent, ...]:
-    """Of all images at once: only files that share their size with another are read."""
+    """Group equal files of all images; only files of the same size as another are read."""
     groups = find_same_files([image.path for image in file.images], config.num_workers)
     return tuple(
         _image_content(file, file.images[position], str(number))
@@ -849,7 +848,7 @@ def _group_contents(file: CheckedFile, config: CheckConfig) -> tuple[ImageConten
 
 
 def _hash_contents(file: CheckedFile, config: CheckConfig) -> tuple[ImageContent, ...]:
-    """Of a shard, which does not know the other files' sizes: every file is read."""
+    """Hash every file of a shard, because the other shards' file sizes are unknown."""
     present = [image for image in file.images if image.path.is_file()]
     with ThreadPoolExecutor(config.num_workers) as executor:
         digests = executor.map(lambda image: hash_files([image.path]), present)
@@ -889,7 +888,7 @@ def _check_image(image: CheckedImage, headers_only: bool) -> list[Finding]:
 
 
 def _check_all_masks(file: CheckedFile, limits: CheckLimits) -> tuple[list[Finding], int]:
-    """Findings, and the number of parts that could not be compared with their object."""
+    """Return the findings, and the number of parts that could not be compared with their object."""
     by_image: Mapping[int, list[CheckedAnnotation]] = defaultdict(list)
     for annotation in file.annotations:
         by_image[annotation.image_id].append(annotation)

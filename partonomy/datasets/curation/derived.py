@@ -1,7 +1,7 @@
-"""Data sets made from data sets: where they are written, and where every image of them came from.
+"""Reads and writes data sets derived from data sets, with the origin of every image.
 
 A folder made by `prune`, `merge` or `split` holds `dataset.json`, `annotations.json` and `curation.json` (the command,
-its settings, what it changed, and the origin of every image). Questions are made from it by `build --source dataset`.
+its settings, its changes, and the origin of every image). `build --source dataset` makes questions from it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ CURATION_FILE = "curation.json"
 
 @dataclass(frozen=True)
 class ImageOrigin:
-    """The data set that an image first came from, and its id and file name there."""
+    """The data set that an image originally came from, and its id and file name there."""
 
     source: str
     image_id: int
@@ -34,7 +34,7 @@ class ImageOrigin:
 
 @dataclass(frozen=True)
 class InputDataset:
-    """A data set folder as an input: annotations, content hash, and the origin of every image by its id."""
+    """An input data set: annotations, content hash, and the origin of every image by its id."""
 
     folder: Path
     dataset: PartDataset
@@ -44,7 +44,7 @@ class InputDataset:
 
 @dataclass(frozen=True)
 class CurationRecord:
-    """What `curation.json` holds besides the origins: `changes` are JSON values."""
+    """The content of `curation.json` except the origins; `changes` are JSON values."""
 
     command: str
     settings: Mapping[str, str | int | float | bool | None]
@@ -53,11 +53,11 @@ class CurationRecord:
 
 
 def read_input(folder: Path) -> InputDataset:
-    """Read a data set folder; images of one that was curated before keep their first origin.
+    """Read a data set folder; images of a derived data set keep their original origin.
 
     Raises:
-        FileNotFoundError: the folder or a file of it is missing.
-        ValueError: a file is broken, naming it.
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a file is broken; the message names it.
     """
     dataset = load_dataset(folder)
     origins = {image.image_id: ImageOrigin(dataset.name, image.image_id, image.file_name) for image in dataset.images}
@@ -71,14 +71,14 @@ def read_input(folder: Path) -> InputDataset:
 
 
 def check_output(folder: Path, inputs: Iterable[Path], overwrite: bool) -> None:
-    """Check that a folder can be written.
+    """Check that the output folder may be written.
 
     Raises:
-        FileExistsError: there is something and `overwrite` is off.
+        FileExistsError: the folder is not empty and `overwrite` is off, or it is a file.
         ValueError: it is one of the inputs.
     """
     if any(folder.resolve() == path.resolve() for path in inputs):
-        raise ValueError(f"{folder}: is an input; choose another output folder")
+        raise ValueError(f"{folder}: is an input folder; choose another output folder")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file; choose another output folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
@@ -88,13 +88,13 @@ def check_output(folder: Path, inputs: Iterable[Path], overwrite: bool) -> None:
 def save_curated(
     dataset: PartDataset, folder: Path, record: CurationRecord, origins: Mapping[int, ImageOrigin]
 ) -> PartDataset:
-    """Write a data set with `curation.json`; questions of an earlier one in the folder no longer fit and are removed.
+    """Write a data set with `curation.json`; questions of an earlier data set in the folder are removed.
 
     Args:
-        dataset: its images stay where they are.
-        folder: see `check_output`.
-        record: what was done.
-        origins: of every image, by its id in `dataset`.
+        dataset: the data set; its image files are not moved.
+        folder: the output folder, see `check_output`.
+        record: the content of `curation.json`.
+        origins: image id in `dataset` -> origin.
     """
     for name in (QUESTIONS_FILE, BUILD_FILE):
         (folder / name).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Describes a data set: how often labels occur, how many parts an image shows, how large the masks are.
+"""Describes a data set by label frequencies, parts per image and mask sizes.
 
-The description is written as PNG charts and as one self-contained HTML page.
+The description is written as PNG charts and a self-contained HTML page.
 """
 
 import base64
@@ -24,24 +24,36 @@ from partonomy.structures import PartDataset
 RARE_BELOW = 5
 """Labels with fewer annotations are rare: the paper drops such parts (appendix B)."""
 TINY_SHARE = 0.0005
-"""Of the image's pixels: below it a mask is tiny."""
+"""Fraction of the image's pixels below which a mask counts as tiny."""
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+NUM_NAMED = 30
+"""Number of labels that a chart names; if there are more, a curve by rank shows all of them."""
+MAX_WRITTEN_CELLS = 400
+"""A heat map with more cells than this shows only colours, no numbers."""
+BAR_HEIGHT = 0.24  # inches
+MIN_ROWS = 4
+"""Minimum height of a bar chart, in bars."""
+MAX_LABEL_LENGTH = 34
+PAGE_FILE = "describe.html"
+DOTS_PER_INCH = 110
+NUM_ROWS = 200
+"""Maximum number of labels in a table of the page: one half are the most frequent, the other the least frequent."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """All mappings fall by count, labels of equal count by name.
+    """The counts and sizes of a data set. Mappings are sorted by descending count, then by label.
 
     Attributes:
-        name: of the data set.
+        name: name of the data set.
         statistics: its sizes.
-        images_per_object: images that show an object of the label with an annotated part.
-        masks_per_part: masks of a part label over all objects.
-        masks_per_object_part: masks of an `object:part` label.
-        parts_per_image: part masks of every image, int64 (images,).
-        parts_per_object: part masks of every object instance that has any, int64 (instances,).
-        area_shares: of every part mask the share of its image's pixels, float64 (masks,).
-        mask_parts: the part label of every mask, aligned.
+        images_per_object: number of images that show an object of the label with an annotated part.
+        masks_per_part: number of masks of a part label over all objects.
+        masks_per_object_part: number of masks of an `object:part` label.
+        parts_per_image: number of part masks of every image, int64 (images,).
+        parts_per_object: number of part masks of every object instance that has any, int64 (instances,).
+        area_shares: fraction of the image's pixels that each part mask covers, float64 (masks,).
+        mask_parts: the part label of each mask, aligned with `area_shares`.
     """
 
     name: str
@@ -56,24 +68,24 @@ class Description:
 
     @property
     def tiny_share(self) -> float:
-        """Share of the masks that cover less than `TINY_SHARE` of their image."""
+        """Fraction of the masks that cover less than `TINY_SHARE` of their image."""
         return float((self.area_shares < TINY_SHARE).mean())
 
     def area_quantiles(self) -> tuple[float, ...]:
-        """`QUANTILES` of the masks' share of the image."""
+        """`QUANTILES` of `area_shares`."""
         return tuple(float(value) for value in np.quantile(self.area_shares, QUANTILES))
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What is counted and measured in some of a data set's images, to be joined in the order of the images.
+    """Counts and measurements of some of a data set's images, to be joined in the order of the images.
 
     Attributes:
-        name: of the data set.
-        num_object_centric: images that show exactly one annotated object.
-        num_instances: objects, with or without parts.
-        images_per_object: (object label, images that show it with a part).
-        masks_per_object_part: (object label, part label, masks).
+        name: name of the data set.
+        num_object_centric: number of images that show exactly one annotated object.
+        num_instances: number of objects, with or without parts.
+        images_per_object: (object label, number of images that show it with a part).
+        masks_per_object_part: (object label, part label, number of masks).
         parts_per_image, parts_per_object, area_shares, mask_parts: see `Description`.
     """
 
@@ -89,7 +101,7 @@ class Measurements:
 
 
 def measure(dataset: PartDataset) -> Measurements:
-    """Count and measure everything in the images of a data set, or of a shard of it."""
+    """Measure the images of a data set or of a shard of it."""
     instances = [(image, one) for image in dataset.images for one in image.objects if one.parts]
     objects = Counter(label for image in dataset.images for label in {one.label for one in image.objects if one.parts})
     pairs = Counter((one.label, part.label) for _, one in instances for part in one.parts)
@@ -109,7 +121,7 @@ def measure(dataset: PartDataset) -> Measurements:
 
 
 def describe_measurements(parts: Sequence[Measurements]) -> Description:
-    """Join the measurements of all shards, in the order of their images.
+    """Join the measurements of all shards in the order of their images.
 
     Raises:
         ValueError: there is no part mask.
@@ -148,7 +160,7 @@ def describe_measurements(parts: Sequence[Measurements]) -> Description:
 
 
 def describe_dataset(dataset: PartDataset) -> Description:
-    """Count and measure everything.
+    """Measure a data set and return its description.
 
     Raises:
         ValueError: there is no part mask.
@@ -156,25 +168,17 @@ def describe_dataset(dataset: PartDataset) -> Description:
     return describe_measurements([measure(dataset)])
 
 
-NUM_NAMED = 30
-"""Labels that a chart names; beyond them the curve by rank shows all."""
 MAX_MAP_OBJECTS, MAX_MAP_PARTS = 30, 40
-MAX_WRITTEN_CELLS = 400
-"""A heat map of more cells shows colours alone."""
 BLUE, RED, GREY = "#1d4ed8", "#b42318", "#5d6878"
-BAR_HEIGHT = 0.24  # inches
-MIN_ROWS = 4
-"""A chart of fewer bars is as high as one of so many."""
-MAX_LABEL_LENGTH = 34
 
 
 def draw_label_counts(counts: Mapping[str, int], kind: str, unit: str) -> Figure:
-    """Bars of the most frequent labels and, where there are more, all labels by rank.
+    """Draw bars of the most frequent labels and, if there are more, a curve of all labels by rank.
 
     Args:
-        counts: label -> number, falling.
-        kind: what the labels are, in the singular ("object").
-        unit: what was counted ("images").
+        counts: label -> count, in descending order.
+        kind: the kind of label, in the singular ("object").
+        unit: the counted unit, in the plural ("images").
     """
     labels, values = list(counts), list(counts.values())
     has_tail = len(labels) > NUM_NAMED
@@ -197,12 +201,12 @@ def draw_label_counts(counts: Mapping[str, int], kind: str, unit: str) -> Figure
 
 
 def draw_parts_per_image(description: Description) -> Figure:
-    """How many part masks an image shows, and how many an object instance."""
+    """Draw histograms of the part masks per image and per object instance."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
     counted = (("image", description.parts_per_image), ("object instance", description.parts_per_object))
     for axis, (kind, values) in zip(axes, counted, strict=True):
-        # Whole numbers one by one, or in steps where an image shows hundreds.
+        # One bin per integer, or wider bins if an image shows hundreds.
         step = max(1, -(-int(values.max() + 1) // 40))
         edges = np.arange(values.min(), values.max() + step + 1, step) - 0.5
         axis.hist(values, bins=edges, color=BLUE, rwidth=0.9 if step == 1 else 1.0)
@@ -216,7 +220,7 @@ def draw_parts_per_image(description: Description) -> Figure:
 
 
 def draw_mask_sizes(description: Description) -> Figure:
-    """Shares of the image that part masks cover, on a logarithmic axis."""
+    """Draw a histogram of the fraction of the image that part masks cover, on a logarithmic axis."""
     shares = description.area_shares[description.area_shares > 0]
     low = min(float(shares.min()), TINY_SHARE) * 0.8
     figure = Figure(figsize=(9, 3.8), layout="constrained")
@@ -235,9 +239,9 @@ def draw_mask_sizes(description: Description) -> Figure:
 
 
 def draw_part_sizes(description: Description) -> Figure:
-    """Box plots of the mask sizes of the most frequent parts, largest median first.
+    """Draw box plots of the mask sizes of the most frequent parts, largest median first.
 
-    Box: quartiles and median; whiskers: 5th and 95th percentile.
+    The box shows quartiles and median; the whiskers show the 5th and 95th percentiles.
     """
     labels = list(description.masks_per_part)[:NUM_NAMED]
     parts = np.array(description.mask_parts)
@@ -270,7 +274,7 @@ def draw_part_sizes(description: Description) -> Figure:
 
 
 def draw_object_part_map(description: Description) -> Figure:
-    """Heat map of masks per object and part; of a large vocabulary the most frequent objects, then their parts."""
+    """Draw a heat map of masks per object and part; for a large vocabulary, only the most frequent ones."""
     objects = list(description.images_per_object)[:MAX_MAP_OBJECTS]
     shown = {pair: count for pair, count in description.masks_per_object_part.items() if pair[0] in objects}
     totals: dict[str, int] = {}
@@ -328,15 +332,9 @@ def _shorten(label: str) -> str:
     return label if len(label) <= MAX_LABEL_LENGTH else label[: MAX_LABEL_LENGTH - 1] + "…"
 
 
-PAGE_FILE = "describe.html"
-DOTS_PER_INCH = 110
-NUM_ROWS = 200
-"""Labels of a vocabulary that the page's tables list: the most and the least frequent half of them."""
-
-
 @dataclass(frozen=True)
 class Chart:
-    """A chart on the page: `data` is the PNG file in base64."""
+    """A chart of the page; `data` is the PNG file in base64."""
 
     title: str
     file_name: str
@@ -345,7 +343,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """A vocabulary: `rows` are labels with counts, falling; `num_hidden` between its halves are not listed."""
+    """A vocabulary. `rows` are labels by descending count; `num_hidden` labels between the halves are left out."""
 
     title: str
     unit: str
@@ -357,7 +355,7 @@ class LabelTable:
 
 @dataclass(frozen=True)
 class DescriptionPage:
-    """Everything the template shows. `quantiles` of mask sizes are shares of the image."""
+    """The template's content. `quantiles` of mask sizes are fractions of the image."""
 
     description: Description
     charts: tuple[Chart, ...]
@@ -367,14 +365,14 @@ class DescriptionPage:
 
 
 def write_description(description: Description, output: Path) -> tuple[Path, ...]:
-    """Write charts and page.
+    """Write the charts and the page.
 
     Args:
-        description: of the data set.
-        output: folder, created when missing; files of the same names are replaced.
+        description: the description of the data set.
+        output: folder to write, created if missing; files of the same names are replaced.
 
     Returns:
-        The files, the page last.
+        The files written, the page last.
     """
     output.mkdir(parents=True, exist_ok=True)
     charts = []
@@ -405,7 +403,7 @@ def write_description(description: Description, output: Path) -> tuple[Path, ...
 
 
 def _draw_all(description: Description) -> Mapping[str, tuple[str, Figure]]:
-    """Title and figure by file name."""
+    """Draw all charts; return title and figure by file name."""
     pairs = _joined(description)
     return {
         "images_per_object.png": (

@@ -1,4 +1,4 @@
-"""Joins data sets into one vocabulary (the paper's 606 objects and 975 parts: appendix B, Table 8)."""
+"""Merges data sets into one with a common vocabulary (in the paper, 606 objects and 975 parts: appendix B, Table 8)."""
 
 import os
 from collections import defaultdict
@@ -15,14 +15,14 @@ from partonomy.structures import AnnotatedImage, ObjectInstance, Part, PartDatas
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """How to join.
+    """Settings of a merge.
 
     Attributes:
-        name: of the merged data set.
-        name_map: raw name -> natural name, over all sources; "car:wheel" is the part of one object.
-        categories: object -> category, over what the sources say.
-        first_category_wins: an object that the sources put into several categories gets the first source's.
-        num_workers: threads that compare image files.
+        name: name of the merged data set.
+        name_map: raw name -> natural name, for all sources; "car:wheel" names the part of a single object.
+        categories: object -> category; takes precedence over the sources' categories.
+        first_category_wins: give an object that is in several categories the first source's category.
+        num_workers: number of threads that compare image files.
     """
 
     name: str
@@ -34,7 +34,7 @@ class MergeConfig:
 
 @dataclass(frozen=True)
 class RenamedLabel:
-    """A label that the merged data set spells otherwise."""
+    """A label that is spelt differently in the merged data set."""
 
     kind: str
     source: str
@@ -44,7 +44,7 @@ class RenamedLabel:
 
 @dataclass(frozen=True)
 class CategoryConflict:
-    """An object that the sources put into several categories, in the order of the sources."""
+    """An object that is in several categories, listed in the order of the sources."""
 
     object_label: str
     categories: tuple[str, ...]
@@ -60,10 +60,10 @@ class SamePhotograph:
 
 @dataclass(frozen=True)
 class Merge:
-    """The merged data set and what a user should know about it.
+    """The merged data set, and findings to report to the user.
 
-    `sources` holds, per merged image, the number of its input and its id there. `similar_names` differ only in plural,
-    hyphen or case and are left apart.
+    `sources` holds, for each merged image, the index of its input and its id there. `similar_names` differ only in
+    plural, hyphen or case and are kept separate.
     """
 
     dataset: PartDataset
@@ -75,12 +75,13 @@ class Merge:
 
 
 def merge_datasets(datasets: Sequence[PartDataset], config: MergeConfig) -> Merge:
-    """Join data sets: names cleaned together, images numbered from 1 in the order of the sources.
+    """Merge data sets. Names are cleaned together, and images are numbered from 1 in the order of the sources.
 
-    Image files stay where they are; their names become relative to the folder that all sources share.
+    Image files are not moved; their names become relative to the common parent folder of all sources.
 
     Raises:
-        ValueError: an object in several categories while `first_category_wins` is off; all such objects are listed.
+        ValueError: an object is in several categories and `first_category_wins` is off; the message lists all such
+            objects.
     """
     labels = {instance.label for one in datasets for image in one.images for instance in image.objects}
     pairs = {pair for one in datasets for pair in _part_labels(one)}
@@ -141,7 +142,7 @@ def _rename(
     part_names: Mapping[tuple[str, str], str],
     categories: Mapping[str, str],
 ) -> ObjectInstance:
-    """Two parts of one instance that become one label become one part: the union of their masks."""
+    """Rename an instance; parts that get the same label become one part with the union of their masks."""
     by_name: dict[str, list[Part]] = defaultdict(list)
     for part in instance.parts:
         by_name[part_names[instance.label, part.label]].append(part)
@@ -174,7 +175,7 @@ def _list_renamed(
 
 
 def _part_labels(dataset: PartDataset) -> set[tuple[str, str]]:
-    """(object, part) of every part."""
+    """Return the (object, part) labels of every part."""
     return {(one.label, part.label) for image in dataset.images for one in image.objects for part in one.parts}
 
 

@@ -1,9 +1,10 @@
 """Drops rare parts (paper, appendix B: parts with fewer than m = 5 annotations).
 
 Paper: "For the parts with fewer than m annotations across the dataset, we remove the parts associated with a concept;
-we set a hard threshold at m=5." That can be read as counting a part label over all objects, or the part label of one
-object. Here: over all objects by default, because only that fits the paper's Table 1: Partonomy-Core's 4,968 masks are
-fewer than 5 for each of its 1,976 object-part labels, but enough for each of its 862 part labels. `count_by` chooses.
+we set a hard threshold at m=5." This may mean counting a part label over all objects, or for each object separately.
+Here: over all objects by default, because only this reading fits the paper's Table 1. Partonomy-Core's 4,968 masks are
+fewer than 5 for each of its 1,976 object-part labels, but enough for each of its 862 part labels. `count_by` selects
+the reading.
 """
 
 from collections import Counter
@@ -17,7 +18,7 @@ CountBy = Literal["part", "object_part"]
 
 @dataclass(frozen=True)
 class DroppedPart:
-    """A part label of an object that was dropped: its own annotations, and those that were counted for it."""
+    """A dropped part label of an object, with the number of its annotations and the number counted by `count_by`."""
 
     object_label: str
     part_label: str
@@ -27,7 +28,7 @@ class DroppedPart:
 
 @dataclass(frozen=True)
 class Pruning:
-    """A data set without its rare parts, and what is gone."""
+    """A data set without its rare parts, and what was dropped."""
 
     dataset: PartDataset
     parts: tuple[DroppedPart, ...]
@@ -36,15 +37,15 @@ class Pruning:
 
 
 def prune_dataset(dataset: PartDataset, min_annotations: int, count_by: CountBy = "part") -> Pruning:
-    """Drop parts with fewer annotations, then object labels without any part, then images that show no part.
+    """Drop parts with too few annotations, then object labels without parts, then images without parts.
 
-    An object without annotated parts stays in an image whose class has parts elsewhere: it decides whether the object
-    asked about must be marked.
+    An object without annotated parts stays in its image if its class has parts elsewhere, because it decides whether
+    the object asked about must be marked.
 
     Args:
-        dataset: not changed.
-        min_annotations: m; an annotation is one part of one object instance, however many records it had.
-        count_by: "part" counts a part label over all objects, "object_part" over one object.
+        dataset: the data set; not modified.
+        min_annotations: m. An annotation is one part of one object instance, however many records it has.
+        count_by: "part" counts a part label over all objects, "object_part" for each object separately.
 
     Raises:
         ValueError: `min_annotations` is below 1, or nothing would be left.

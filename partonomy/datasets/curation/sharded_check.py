@@ -1,4 +1,4 @@
-"""A check that several machines share: each looks at its images, then the findings are joined."""
+"""Sharded check: each shard checks its images, then the findings are joined."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +35,7 @@ def _results(files: CheckInput, config: CheckConfig, output: Path) -> ShardResul
 
 
 def check_shard(files: CheckInput, config: CheckConfig, output: Path, shard: Shard) -> int | None:
-    """Check a shard's images and store what was found in `OUTPUT.shards/`.
+    """Check a shard's images and store the findings in `OUTPUT.shards/`.
 
     Returns:
         The number of findings; None if the shard was finished before.
@@ -50,7 +50,7 @@ def check_shard(files: CheckInput, config: CheckConfig, output: Path, shard: Sha
 
 
 def merge_checks(files: CheckInput, config: CheckConfig, output: Path) -> CheckReport:
-    """Join what all shards found.
+    """Join the findings of all shards.
 
     Raises:
         FileNotFoundError: a shard is missing.
@@ -69,5 +69,5 @@ def merge_checks(files: CheckInput, config: CheckConfig, output: Path) -> CheckR
 
 
 def remove_check_shards(output: Path) -> None:
-    """Delete what the shards left; called when the joined findings are written."""
+    """Delete the shards' files; call it once the joined findings are written."""
     remove_shards(output.with_name(f"{output.name}.shards"))

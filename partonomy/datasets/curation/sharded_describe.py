@@ -1,4 +1,4 @@
-"""A description that several machines share: each measures its images, then everything is drawn once."""
+"""Sharded description: each shard measures its images, then the charts are drawn once."""
 
 from pathlib import Path
 
@@ -21,12 +21,12 @@ def _results(folder: Path, output: Path) -> ShardResults:
 
 
 def measure_shard(folder: Path, output: Path, shard: Shard) -> bool:
-    """Measure a shard's images; False if that was done before.
+    """Measure a shard's images; return False if the shard was finished before.
 
     Args:
-        folder: of the data set.
-        output: of the description; the shards leave their results below it.
-        shard: whose images are measured.
+        folder: the data set folder.
+        output: folder of the description; the shards store their results below it.
+        shard: the shard whose images are measured.
     """
     results = _results(folder, output)
     with lock_folder(results.folder, f"{WORK}-{shard.file_stem}.lock"):
@@ -38,11 +38,11 @@ def measure_shard(folder: Path, output: Path, shard: Shard) -> bool:
 
 
 def join_measured(folder: Path, output: Path) -> Description:
-    """Describe the data set by what all shards measured.
+    """Describe the data set by the measurements of all shards.
 
     Raises:
         FileNotFoundError: a shard is missing.
-        ValueError: a shard is broken or of another data set, or there is no part mask.
+        ValueError: a shard is broken or belongs to another data set, or there is no part mask.
     """
     results = _results(folder, output)
     parts = []

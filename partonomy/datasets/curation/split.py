@@ -1,7 +1,8 @@
 """Splits a data set 80/20 by image, stratified by object label, before questions are made (paper, appendix B).
 
-scikit-learn's StratifiedShuffleSplit refuses to draw fewer images than there are classes and may put all images of a
-class on one side; with hundreds of objects of two images each (Partonomy-Core) both happen, hence the quotas here.
+This module uses quotas because scikit-learn's StratifiedShuffleSplit refuses to draw fewer images than there are
+classes, and may put all images of a class on one side. With hundreds of objects of two images each (Partonomy-Core),
+both happen.
 """
 
 from collections import defaultdict
@@ -20,9 +21,9 @@ NO_OBJECT = ""
 
 @dataclass(frozen=True)
 class Split:
-    """Two data sets of the same images and ids as the one that was split.
+    """Two data sets that together hold the images of the original data set, with the same ids.
 
-    `num_held_together` images share their photograph with another image and went to one side with it.
+    `num_held_together` images share their photograph with another image and were kept on its side.
     """
 
     train: PartDataset
@@ -33,19 +34,19 @@ class Split:
 def split_dataset(dataset: PartDataset, val_share: float, seed: int, num_workers: int = 1) -> Split:
     """Draw the images of each side.
 
-    Images are stratified by the object that questions would be about. Every label gives its share of photographs to
-    val, rounded so that the sides have the size asked for, and keeps at least one in train. Images of one photograph
-    (equal files, or of equal COCO number) stay together. The result depends on the ids and labels of the images, not on
-    their order.
+    Images are stratified by the object that questions would ask about. Every label gives its share of photographs to
+    val, rounded so that the sides have the requested size, and keeps at least one in train. Images of the same
+    photograph (equal files, or equal COCO numbers) stay together. The result depends on the ids and labels of the
+    images, not on their order.
 
     Args:
-        dataset: not changed.
-        val_share: share of the images, between 0 and 1.
-        seed: of the draw.
-        num_workers: threads that compare image files.
+        dataset: the data set; not modified.
+        val_share: fraction of the images on the validation side, between 0 and 1.
+        seed: seed of the random split.
+        num_workers: number of threads that compare image files.
 
     Raises:
-        ValueError: a share or seed out of range, or a side that would be empty.
+        ValueError: the fraction or the seed is out of range, or a side would be empty.
     """
     if not 0.0 < val_share < 1.0:
         raise ValueError(f"val_share must lie between 0 and 1, got {val_share}")
@@ -61,7 +62,7 @@ def split_dataset(dataset: PartDataset, val_share: float, seed: int, num_workers
     val = tuple(image for image in dataset.images if image.image_id in val_ids)
     if not train or not val:
         raise ValueError(
-            f"{dataset.name}: {len(photographs)} photographs of so many objects leave a side empty at val_share "
+            f"{dataset.name}: {len(photographs)} photographs of these objects leave a side empty at val_share "
             f"{val_share}; every object keeps one photograph in train"
         )
     return Split(
@@ -72,7 +73,7 @@ def split_dataset(dataset: PartDataset, val_share: float, seed: int, num_workers
 
 
 def _draw_val(labels: Sequence[str], val_share: float, seed: int) -> list[int]:
-    """Positions drawn for val: each label's quota rounded down, then one more for the largest remainders."""
+    """Draw positions for val: each label's quota rounded down, then one more for the largest remainders."""
     members: dict[str, list[int]] = defaultdict(list)
     for position, label in enumerate(labels):
         members[label].append(position)
@@ -97,6 +98,6 @@ def _check_present(paths: Sequence[Path], name: str) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{missing[0]}: image file not found ({len(missing)} of {name} in all); equal photographs cannot be told "
+            f"{missing[0]}: image file not found ({len(missing)} of {name} in all); equal photographs cannot be found "
             "without them"
         )

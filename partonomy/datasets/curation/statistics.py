@@ -1,4 +1,4 @@
-"""Sizes of data sets in the columns of the paper's Tables 1 and 8, next to the rows quoted from it."""
+"""Computes sizes of data sets in the columns of the paper's Tables 1 and 8, next to rows quoted from the paper."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from partonomy.table_format import ColumnGroup, Table, TableRow
 
 @dataclass(frozen=True)
 class DatasetStatistics:
-    """Counts. `num_objects`, `num_parts` and `num_object_parts` count labels, the others count what is annotated.
+    """Counts of a data set. `num_objects`, `num_parts` and `num_object_parts` count labels, the others annotations.
 
     `num_object_centric` images show exactly one annotated object.
     """
@@ -26,12 +26,12 @@ class DatasetStatistics:
 
 
 def compute_statistics(dataset: PartDataset) -> DatasetStatistics:
-    """Count labels, images and part masks. Objects count when any instance of them has an annotated part."""
+    """Count labels, images and part masks. An object counts if any of its instances has an annotated part."""
     return compute_joint_statistics((dataset,))
 
 
 def compute_joint_statistics(datasets: Sequence[PartDataset]) -> DatasetStatistics:
-    """Count over several data sets, as the last row of the paper's Table 8 does: labels once, all else added up."""
+    """Count over several data sets like the last row of the paper's Table 8: labels once, everything else summed."""
     images = [image for dataset in datasets for image in dataset.images]
     instances = [instance for image in images for instance in image.objects]
     pairs = {(instance.label, part.label) for instance in instances for part in instance.parts}
@@ -56,7 +56,7 @@ TABLE_1_COLUMNS = (
     "Object-Centric Images",
     "Object Domain",
 )
-"""Table 8 has the first six."""
+"""Columns of Table 1; Table 8 has the first six."""
 YES, NO, UNKNOWN = "✓", "×", "-"
 OWN_GROUP = "counted here"
 QUOTED_TABLES = (1, 8)
@@ -64,14 +64,14 @@ QUOTED_TABLES = (1, 8)
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One data set as `stats` shows it.
+    """One data set in the output of `stats`.
 
     Attributes:
-        name: unique among the entries.
+        name: name that is unique among the entries.
         statistics: its sizes.
-        left_out: what its build left out and why, one line each.
-        num_asked: questions by type; None when no questions were built.
-        not_asked: which questions could not be asked and why, one line each.
+        left_out: what its build left out, with the reason, one line each.
+        num_asked: number of questions by type; None if no questions were built.
+        not_asked: questions that could not be asked, with the reason, one line each.
     """
 
     name: str
@@ -82,12 +82,12 @@ class DatasetEntry:
 
 
 def size_table(entries: Sequence[DatasetEntry], joint: DatasetStatistics | None, is_quoted: bool) -> Table:
-    """Sizes, one row per data set.
+    """Make the table of sizes, one row per data set.
 
     Args:
         entries: the data sets.
-        joint: of all of them together, the last row; None for no such row.
-        is_quoted: put the paper's own rows above, marked as quoted.
+        joint: statistics of all data sets together for the last row; None for no such row.
+        is_quoted: whether to put the paper's own rows above, marked as quoted.
     """
     rows = [row for number in QUOTED_TABLES for row in quoted_rows(number)] if is_quoted else []
     group = OWN_GROUP if is_quoted else ""
@@ -109,7 +109,7 @@ def size_table(entries: Sequence[DatasetEntry], joint: DatasetStatistics | None,
 
 
 def question_table(entries: Sequence[DatasetEntry]) -> Table:
-    """Questions asked, one row per type and one column per data set."""
+    """Make the table of questions asked, one row per type and one column per data set."""
     rows = []
     has_questions = any(entry.num_asked is not None for entry in entries)
     for question_type in QuestionType if has_questions else ():
@@ -122,7 +122,7 @@ def question_table(entries: Sequence[DatasetEntry]) -> Table:
 
 
 def quoted_rows(number: int) -> tuple[TableRow, ...]:
-    """The rows of `paper_rows/table<number>.csv`; an empty cell, or a column that this table lacks, is a dash.
+    """Return the rows of `paper_rows/table<number>.csv`; an empty cell, or a column that the table lacks, is a dash.
 
     Raises:
         ValueError: a row is not marked as quoted.

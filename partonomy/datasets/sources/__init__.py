@@ -1,1 +1,1 @@
-"""Readers of published part data sets and users' files. Start at `registry.py`; a new source is one reader there."""
+"""Readers of published part data sets and users' files. To add a source, register its reader in `registry.py`."""

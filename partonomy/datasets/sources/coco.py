@@ -1,6 +1,6 @@
-"""COCO-style part annotations: ADE20K-like files, COCO-Annotator exports, users' own data.
+"""Reads COCO-style part annotations: ADE20K-like files, COCO-Annotator exports, users' own data.
 
-Records are checked one by one and freed of the quirks of common tools.
+Each record is checked, and the quirks of common tools are normalised.
 """
 
 import math
@@ -27,19 +27,19 @@ from partonomy.masks import is_integer, rle_area, rle_from_coco, shorten
 from partonomy.names import split_part_name
 
 MAX_ID = 2**63 - 1
-NO_ID = -1  # stands for the id of a skipped annotation that has none
+NO_ID = -1  # the id recorded for a skipped annotation that has none
 
 
 @dataclass(frozen=True)
 class _Role:
-    """What a category stands for. Both names None: background."""
+    """The object or part that a category stands for. Both names are None for background."""
 
     raw_object: str | None
     raw_part: str | None
 
 
 def read_coco_records(config: CocoConfig) -> CocoRecords:
-    """Read and check all records; see `coco.read_coco` for the errors."""
+    """Read and check all records; see `read_coco` for the errors."""
     path = config.annotations
     content = read_json(path)
     for key in ("images", "annotations", "categories"):
@@ -77,7 +77,7 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
 
 
 def unusable_image(reason: str) -> str:
-    """Why an annotation of an unusable image is left out."""
+    """Return the reason for leaving out an annotation of an unusable image."""
     return f"annotation of an image that cannot be used: {reason}"
 
 
@@ -96,7 +96,7 @@ def _read_roles(categories: list[Any], config: CocoConfig) -> dict[int, _Role]:
             name, supercategory if isinstance(supercategory, str) else "", config.object_name
         )
         if roles[category_id].raw_part == "":
-            raise ValueError(f"{where}: the name {name!r} names no part")
+            raise ValueError(f"{where}: the name {name!r} does not name a part")
     if not any(role.raw_part is not None for role in roles.values()):
         raise ValueError(
             f"{config.annotations}: no category is a part. Name parts 'object:part', give them the supercategory "
@@ -120,7 +120,7 @@ def _category_role(name: str, supercategory: str, object_name: str | None) -> _R
 def _read_images(
     records: list[Any], config: CocoConfig
 ) -> tuple[dict[int, CocoImage], dict[int, str], tuple[str, ...]]:
-    """Read image records; the other values give the reasons of those that cannot be used, by id and without one."""
+    """Read image records; the other values give the reasons for unusable ones, by id and for those without an id."""
     images: dict[int, CocoImage] = {}
     bad: dict[int, str] = {}
     nameless: list[str] = []
@@ -140,7 +140,7 @@ def _read_images(
             if image_id is None:
                 nameless.append(f"{where}: {reason}")
             else:
-                images.pop(image_id, None)  # of two images of one id, neither is known to be the annotations' own
+                images.pop(image_id, None)  # if two images share an id, the annotations' image is unknown
                 bad[image_id] = reason
     return images, bad, tuple(nameless)
 
@@ -174,7 +174,7 @@ def _read_annotation(record: Mapping[str, Any], image: CocoImage, role: _Role) -
     segmentation = record.get("segmentation")
     mask = None
     if segmentation is not None and (is_part or segmentation != []):
-        # An object may have a box alone ("segmentation": []), a part may not: its mask is what the questions need.
+        # An object may have only a box ("segmentation": []); a part may not, because the questions need its mask.
         mask = rle_from_coco(segmentation, image.height, image.width, "segmentation")
     if is_part and (mask is None or rle_area(mask) == 0):
         raise ValueError(f"the part {role.raw_part!r} has {'no' if mask is None else 'an empty'} mask")
@@ -192,7 +192,7 @@ def _read_annotation(record: Mapping[str, Any], image: CocoImage, role: _Role) -
 
 
 def read_box(values: object, image: CocoImage) -> tuple[int, int, int, int] | None:
-    """The part of a box that lies in the image, in whole pixels; None where there is none."""
+    """Clip a box to the image, in whole pixels; None if nothing is left."""
     if values is None or values == []:
         return None
     if not isinstance(values, list) or len(values) != 4 or not all(_is_finite(value) for value in values):
@@ -215,7 +215,7 @@ def read_crowd(value: object) -> bool:
 
 
 def read_integer(record: Mapping[str, Any], key: str) -> int:
-    """Read an id or a size; ValueError names the key."""
+    """Read an id or a size; a ValueError names the key."""
     value = record[key]
     if not _is_id(value):
         raise ValueError(f"{key!r} must be an integer, got {shorten(value)}")
@@ -232,7 +232,7 @@ def _describe(path: Path, kind: str, number: int, record: object) -> str:
 
 
 def describe_record_error(error: Exception) -> str:
-    """Say in words what is wrong with a record."""
+    """Return in words what is wrong with a record."""
     if isinstance(error, KeyError):
         return printable(f"the key {error} is missing")
     return printable(
@@ -244,8 +244,8 @@ def read_coco(config: CocoConfig) -> SourceReading:
     """Read a COCO-style annotation file.
 
     Raises:
-        FileNotFoundError: the file, or an image of it, is missing.
-        ValueError: a broken file or record, naming both.
+        FileNotFoundError: the file or one of its images is missing.
+        ValueError: the file or a record is broken; the message names both.
     """
     name = config.name or config.annotations.resolve().parent.name
     return assemble(read_coco_records(config), config, SourceNames(name))

@@ -1,7 +1,7 @@
-"""Objects with their parts from the checked records of a source.
+"""Groups the checked records of a source into objects with their parts.
 
-A part belongs to the object its record links it to, else to the object of its class that contains most of it. Several
-records of one part in one instance are united (paper, appendix B).
+A part belongs to the object that its record links it to, else to the object of its class that contains most of it.
+Several records of the same part of an instance are united (paper, appendix B).
 """
 
 from collections import Counter, defaultdict
@@ -26,10 +26,10 @@ class SourceReading:
 
 @dataclass(frozen=True)
 class SourceNames:
-    """What a source says of its own names, beside what the user says.
+    """A source's own names; the user's settings take precedence.
 
     Attributes:
-        dataset: name of the data set, and of the one category of its objects where nothing says another.
+        dataset: name of the data set, and default category of all its objects.
         readable: raw name -> natural name, for names that the rules of `clean_names` get wrong.
         categories: raw object -> category.
     """
@@ -42,11 +42,13 @@ class SourceNames:
 def assemble(records: CocoRecords, config: CocoConfig, source_names: SourceNames) -> SourceReading:
     """Build a data set from records.
 
-    `is_crowd` marks a group: a crowd object and its parts, and crowd parts, are left out and counted; a single object
-    beside a crowd of its class is marked by a box, since the question would be ambiguous otherwise.
+    `is_crowd` marks a group. Crowd parts, and crowd objects with their parts, are left out and counted. If an image
+    shows a single object and a crowd of its class, the object is marked by a box; otherwise the question would be
+    ambiguous.
 
     Raises:
-        ValueError: a part whose object cannot be told, naming file and annotation; an object without category.
+        ValueError: a part's object cannot be determined (the message names file and annotation), or an object has no
+            category.
     """
     skipped: dict[str, list[int]] = defaultdict(list)
     for row in records.skipped:
@@ -55,7 +57,7 @@ def assemble(records: CocoRecords, config: CocoConfig, source_names: SourceNames
     by_image: dict[int, list[RawAnnotation]] = defaultdict(list)
     for annotation in records.annotations:
         by_image[annotation.image_id].append(annotation)
-    # Instances that no annotation stands for need ids that no annotation has.
+    # Instances without an annotation of their own need ids that no annotation has.
     used_ids = (annotation.annotation_id for annotation in records.annotations)
     left_out_ids = (number for row in records.skipped for number in row.annotation_ids)
     next_id = max(max(used_ids, default=0), max(left_out_ids, default=0)) + 1
@@ -71,13 +73,13 @@ def assemble(records: CocoRecords, config: CocoConfig, source_names: SourceNames
 
 
 def sorted_rows(skipped: Mapping[str, Sequence[int]]) -> tuple[SkippedAnnotations, ...]:
-    """What was left out, by reason, in a stable order."""
+    """Return what was left out, by reason, in a stable order."""
     return tuple(SkippedAnnotations(reason, tuple(sorted(numbers))) for reason, numbers in sorted(skipped.items()))
 
 
 @dataclass(frozen=True)
 class _Group:
-    """An object and the annotations of its parts. `is_implied`: the file has no annotation of the object itself."""
+    """An object and its parts' annotations. `is_implied`: the file has no annotation of the object itself."""
 
     instance_id: int
     raw_label: str
@@ -109,14 +111,14 @@ class _Names:
         return self._objects[raw]
 
     def part(self, raw_object: str, raw_part: str) -> str:
-        """A name map may rename a part everywhere ("fliplate") or of one object ("car:fliplate")."""
+        """Name a part. A name map may rename it everywhere ("fliplate") or for one object ("car:fliplate")."""
         return self._name_map.get(f"{raw_object}{OBJECT_PART_SEPARATOR}{raw_part}", self._parts[raw_part])
 
     def category(self, raw: str) -> str:
         return self._categories[self._objects[raw]]
 
     def _one_category_per_name(self, raw_objects: Iterable[str]) -> dict[str, str]:
-        """Raw objects of several categories may share a natural name (a submarine is a boat and a ship): the first."""
+        """Give a natural name the first category of its raw objects (a submarine may be a boat and a ship)."""
         categories: dict[str, str] = {}
         for raw in raw_objects:
             category = self._find_category(raw)
@@ -136,7 +138,7 @@ class _Names:
 def _group_parts(
     annotations: Sequence[RawAnnotation], next_id: int, config: CocoConfig
 ) -> tuple[list[_Group], dict[str, list[int]]]:
-    """Give every part of an image to its object; the second value lists the annotations left out, by reason."""
+    """Assign every part of an image to its object; the second value lists the annotations left out, by reason."""
     left_out: dict[str, list[int]] = defaultdict(list)
     objects = {one.annotation_id: one for one in annotations if one.raw_part is None}
     parts_of: dict[int, list[RawAnnotation]] = defaultdict(list)
@@ -174,10 +176,11 @@ def _group_parts(
 
 
 def _find_owner(part: RawAnnotation, objects: Mapping[int, RawAnnotation]) -> int | None:
-    """Id of the part's object: the linked one, else the one that contains it; None when there is no such object.
+    """Return the id of the part's object: the linked one, else the one that contains it; None if there is none.
 
     Raises:
-        ValueError: a link to no object or to another class, or nothing that says which object the part belongs to.
+        ValueError: the link names no object or an object of another class, or nothing says which object the part
+            belongs to.
     """
     if part.object_id is not None:
         return _check_link(part, objects)
@@ -202,7 +205,7 @@ def _check_link(part: RawAnnotation, objects: Mapping[int, RawAnnotation]) -> in
 
 
 def _find_container(part: RawAnnotation, objects: Sequence[RawAnnotation]) -> int | None:
-    """The object of the part's class that contains most of it, at least half; the smaller id on a tie."""
+    """Return the object of the part's class that contains most of it, at least half; the smaller id on a tie."""
     candidates = [one for one in objects if part.raw_object in (None, one.raw_object)]
     shares = [(_contained_share(part, one), -one.annotation_id) for one in candidates]
     share, negative_id = max(shares, default=(0.0, 0))
@@ -218,7 +221,7 @@ def _contained_share(part: RawAnnotation, owner: RawAnnotation) -> float:
     left, top, owner_width, owner_height = owner_box
     overlap_x = max(0, min(x + width, left + owner_width) - max(x, left))
     overlap_y = max(0, min(y + height, top + owner_height) - max(y, top))
-    if owner.mask is not None and overlap_x * overlap_y:  # most objects of an image are elsewhere
+    if owner.mask is not None and overlap_x * overlap_y:  # boxes of most objects do not overlap the part's
         return intersection_area(part.mask, owner.mask) / rle_area(part.mask)
     return overlap_x * overlap_y / (width * height)
 

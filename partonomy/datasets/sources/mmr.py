@@ -1,7 +1,7 @@
-"""MMR, Multi-target and Multi-granularity Reasoning segmentation: its published JSON, read and written (Figure 11).
+"""Reads and writes the published JSON of MMR, Multi-target and Multi-granularity Reasoning segmentation (Figure 11).
 
-A file is a list of image records with parallel lists `questions`, `answers` (of each question the annotations of its
-targets) and `text_answers`, in which `{seg}` stands after each target: the k-th `{seg}` is the k-th annotation.
+A file is a list of image records with parallel lists `questions`, `answers` (the annotations of each question's
+targets) and `text_answers`, in which `{seg}` follows each target: the k-th `{seg}` refers to the k-th annotation.
 
 Source: MMR paper, section 3 and appendix A.6; jdg900/MMR (`utils/multi_part_reason_seg_dataset.py`), whose loader reads
 `answers` as a list of lists although its README says "List[dicts]".
@@ -31,21 +31,26 @@ from partonomy.masks import (
 from partonomy.names import IRREGULAR_PLURALS, OBJECT_PART_SEPARATOR, clean_name, split_part_name
 from partonomy.structures import RLE, CharSpan
 
-
-class Kind(StrEnum):
-    """What a question asks for."""
-
-    OBJECT = "object"
-    PART = "part"
-    MIXED = "mixed"
-
-
 _POSSESSIVE = re.compile(r"^(.+?)(?:[_\s]\d+)?['’]s?[_\s]+(.+)$")
 _PART_OF = re.compile(r"^(.+?)[_\s]+of[_\s]+(?:(?:the|an?)[_\s]+)?(.+)$", re.IGNORECASE)
 _BETWEEN = r"[\s_-]+"
 _NUMBER = r"(?:[\s_]?\d+)?"
 _QUALIFIER = r"(?:[\s_]*\([^()]*\))?"
 _DETERMINER = r"(?:(?:the|an?|this|that|its|each|every|both)\s+)?"
+FOLDER = "MMR"
+IMAGE_FOLDER = "refer_seg/images/mscoco/images"
+"""The image folder; `file_name` includes a sub-folder of it (`train2017/000000000009.jpg`)."""
+TARGET_MARK = "{seg}"
+_NO_SPACE_BEFORE = tuple(",.;:!?)]}'’")
+_LAST_WORD = re.compile(r"\S+$")
+
+
+class Kind(StrEnum):
+    """The kind of targets that a question asks for."""
+
+    OBJECT = "object"
+    PART = "part"
+    MIXED = "mixed"
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class CategoryName:
 
 
 def parse_category(raw: str) -> CategoryName:
-    """Take a category name apart: "car:wheel", "car_1's wheel" and "wheel of the car" are parts, "car" is an object.
+    """Parse a category name: "car:wheel", "car_1's wheel" and "wheel of the car" are parts, "car" is an object.
 
     Raises:
         ValueError: nothing is left of a name once it is cleaned.
@@ -72,11 +77,11 @@ def parse_category(raw: str) -> CategoryName:
     return CategoryName(clean_name(raw), None)
 
 
-@lru_cache(maxsize=4096)  # a few hundred categories, asked for at every target
+@lru_cache(maxsize=4096)  # a few hundred categories, looked up for every target
 def phrase_pattern(raw: str) -> re.Pattern[str]:
-    """The forms in which a text may name a category: in one or many, with a number ("knife_1's blades").
+    """Return a pattern for the forms of a category's name in a text: singular, plural, numbered ("knife_1's blades").
 
-    A part: "car's wheel", "car wheel", "wheel of the car", or "wheel" alone. Longer forms come first.
+    A part may be "car's wheel", "car wheel", "wheel of the car", or just "wheel". Longer forms come first.
     """
     category = parse_category(raw)
     whole = _words_pattern(category.object_name) + _QUALIFIER + _NUMBER
@@ -100,7 +105,7 @@ def _words_pattern(name: str) -> str:
 
 
 def _numbers_of(word: str) -> set[str]:
-    """A word with what may be its plural or singular; wrong ones do no harm, since no text has them."""
+    """Return a word with possible plurals and singulars; wrong ones do no harm, since no text contains them."""
     forms = {word, word + "s", word + "es"}
     forms |= {plural for plural, singular in IRREGULAR_PLURALS.items() if singular == word}
     if word.endswith("y"):
@@ -110,14 +115,8 @@ def _numbers_of(word: str) -> set[str]:
     return forms - {""}
 
 
-FOLDER = "MMR"
-IMAGE_FOLDER = "refer_seg/images/mscoco/images"
-"""`file_name` carries its own sub-folder below it (`train2017/000000000009.jpg`)."""
-TARGET_MARK = "{seg}"
-
-
 class Granularity(StrEnum):
-    """What a target is."""
+    """Whether a target is an object or a part."""
 
     OBJECT = "object"
     PART = "part"
@@ -125,7 +124,7 @@ class Granularity(StrEnum):
 
 @dataclass(frozen=True)
 class MmrTarget:
-    """One thing to be segmented: its name as the file writes it, and its mask in original-image pixels."""
+    """One target to segment: its name as in the file, and its mask in original-image pixels."""
 
     category_name: str
     mask: RLE
@@ -134,7 +133,7 @@ class MmrTarget:
 
 @dataclass(frozen=True)
 class MmrQuestion:
-    """One question and its answer in words; the k-th `{seg}` of `text_answer` stands after the words for `targets[k]`.
+    """One question and its answer text; the k-th `{seg}` of `text_answer` follows the words for `targets[k]`.
 
     `question_id` is "<image_id>:<index>", where the index counts the questions of the image.
     """
@@ -146,13 +145,13 @@ class MmrQuestion:
 
     @property
     def num_marks(self) -> int:
-        """How many `{seg}` the answer has; published files may have more or fewer than targets."""
+        """Number of `{seg}` in the answer; in published files it may differ from the number of targets."""
         return self.text_answer.count(TARGET_MARK)
 
 
 @dataclass(frozen=True)
 class MmrImage:
-    """One record; `file_name` is relative to `IMAGE_FOLDER`, height and width are pixels."""
+    """One record. `file_name` is relative to `IMAGE_FOLDER`; height and width are in pixels."""
 
     image_id: str
     file_name: str
@@ -162,27 +161,27 @@ class MmrImage:
 
 
 def mmr_file(root: Path, split: str) -> Path:
-    """Where the file of a split lies: train, val, test_mixed, test_obj_only or test_part_only."""
+    """Return the path of a split's file: train, val, test_mixed, test_obj_only or test_part_only."""
     return root / FOLDER / f"MMR_{split}.json"
 
 
 def mmr_image_path(root: Path, image: MmrImage) -> Path:
-    """Where the photograph of a record lies."""
+    """Return the path of a record's photograph."""
     return root / IMAGE_FOLDER / image.file_name
 
 
 def read_mmr(path: Path) -> tuple[MmrImage, ...]:
-    """Read a file, one record of it in memory at a time as JSON.
+    """Read a file, with the JSON of one record in memory at a time.
 
-    A target is a part where its annotation says so (`granularity`, which `write_mmr` adds) or, as in the published
-    files, where its name has the form of a part's. Several run-length codes of one target are united.
+    A target is a part if its annotation says so (`granularity`, which `write_mmr` adds) or, as in the published files,
+    if its name has the form of a part's name. Several run-length codes of the same target are united.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no record, or a broken one; names file, record and question.
+        ValueError: there is no record, or a record is broken; the message names file, record and question.
     """
     images: list[MmrImage] = []
-    num_questions: Counter[str] = Counter()  # by image, so that a second record of an image gets ids of its own
+    num_questions: Counter[str] = Counter()  # by image, so that a second record of an image gets its own ids
     for number, record in enumerate(iterate_records(path)):
         try:
             image = _read_image(record, num_questions)
@@ -197,9 +196,9 @@ def read_mmr(path: Path) -> tuple[MmrImage, ...]:
 
 
 def write_mmr(images: Iterable[MmrImage], path: Path) -> None:
-    """Write records in the published form, each as it comes; the file is in its place when all are written.
+    """Write records in the published form, one at a time; the file is replaced atomically at the end.
 
-    `annotations` are the targets of all questions. Category ids count names in order of first appearance; the fields
+    `annotations` are the targets of all questions. Category ids number the names in order of first appearance. Fields
     that no loader reads and that have no counterpart here are empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +251,7 @@ def _read_words(question: Any, text_answer: Any) -> _Words:
 
 
 def _sound_masks(answers: Sequence[Any], height: int, width: int) -> dict[int, RLE]:
-    """The record's masks that are right as they stand, by the identity of their JSON: checked together, for speed."""
+    """Return the record's already valid masks by the identity of their JSON; checking them together is faster."""
     annotations = [one for answer in answers if isinstance(answer, list) for one in answer if isinstance(one, dict)]
     segmentations = [annotation.get("segmentation") for annotation in annotations]
     masks = zip(segmentations, read_sound_codes(segmentations), strict=True)
@@ -330,20 +329,16 @@ def _reason(error: Exception) -> str:
     return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-_NO_SPACE_BEFORE = tuple(",.;:!?)]}'’")
-_LAST_WORD = re.compile(r"\S+$")
-
-
 @dataclass(frozen=True)
 class GroundedAnswer:
-    """An answer in plain words.
+    """A text answer without marks, with the phrases of its targets.
 
     Attributes:
-        text: The text answer without `{seg}`, single spaces.
-        spans: Per target the phrase that names it; None where its category's name does not stand between the `{seg}`
-            before its own and its own, or where it has no `{seg}`. Phrases do not overlap.
-        marked_words: Per target the word after which its `{seg}` stood: a [SEG] behind it is where the file has it.
-            None where there is no such word. Two `{seg}` in a row share their word.
+        text: The text answer without `{seg}`, with single spaces.
+        spans: For each target, the phrase that names it; None if its category's name does not occur between the
+            previous `{seg}` and its own, or if it has no `{seg}`. Phrases do not overlap.
+        marked_words: For each target, the word before its `{seg}`; a [SEG] after this word is at the file's position.
+            None if there is no such word. Consecutive `{seg}` share their word.
     """
 
     text: str
@@ -352,7 +347,7 @@ class GroundedAnswer:
 
 
 def ground_answer(question: MmrQuestion) -> GroundedAnswer:
-    """Take `{seg}` out of an answer and find the phrase of every target, searched back from its `{seg}`."""
+    """Remove `{seg}` from an answer and find the phrase of every target, searching backwards from its `{seg}`."""
     pieces = [" ".join(piece.split()) for piece in question.text_answer.split(TARGET_MARK)]
     text, marks = "", []
     for number, piece in enumerate(pieces):

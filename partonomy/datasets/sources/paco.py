@@ -1,9 +1,9 @@
-"""PACO-LVIS as downloaded: `paco_lvis_v1_{train,val,test}.json` on the images of COCO 2017.
+"""Reads PACO-LVIS as downloaded: `paco_lvis_v1_{train,val,test}.json` on the images of COCO 2017.
 
-75 objects and 456 object-part categories stand in one list (`car_(automobile)`, `car_(automobile):antenna`); every part
-is linked to its object by `obj_ann_id`. Images list categories that are not annotated exhaustively or known to be
-absent; the questions ask about annotated parts only and need neither. Paper (B): of several instances of a class, the
-one with the most annotated parts is asked about, marked by a box that is drawn when the image is shown.
+One list holds 75 objects and 456 object-part categories (`car_(automobile)`, `car_(automobile):antenna`); `obj_ann_id`
+links every part to its object. Images list categories that are not exhaustively annotated or known to be absent; the
+questions ask only about annotated parts and need neither. Paper (B): of several instances of a class, the questions
+ask about the one with the most annotated parts; a box that is drawn when the image is shown marks it.
 """
 
 from pathlib import PurePosixPath
@@ -20,22 +20,22 @@ READABLE = {
     "steeringwheel": "steering wheel",
     "turnsignal": "turn signal",
 }
-"""Misspelt part names of the file, and compounds that are written as one word there."""
+"""Misspelt part names of the file, and compounds that it writes as one word."""
 
 
 def read_paco(config: CocoConfig) -> SourceReading:
-    """Read a PACO-LVIS file; every instance of an image is kept, all objects are in one category by default.
+    """Read a PACO-LVIS file. Every instance of an image is kept; by default, all objects are in one category.
 
     Raises:
-        FileNotFoundError: the file, or an image of it, is missing.
-        ValueError: a broken file or record, naming both.
+        FileNotFoundError: the file or one of its images is missing.
+        ValueError: the file or a record is broken; the message names both.
     """
     records = read_published(config, PublishedForm(read_role, image_places))
     return assemble(records, config, SourceNames(config.name or NAME, READABLE))
 
 
 def read_role(name: str, supercategory: str) -> Role:
-    """What a category of PACO stands for."""
+    """Return the object or part that a PACO category stands for."""
     raw_object, separator, raw_part = name.partition(OBJECT_PART_SEPARATOR)
     is_part = bool(separator)
     if supercategory not in (OBJECT, PART) or is_part != (supercategory == PART) or (is_part and not raw_part):
@@ -47,5 +47,5 @@ def read_role(name: str, supercategory: str) -> Role:
 
 
 def image_places(name: str) -> list[str]:
-    """`train2017/x.jpg` below COCO's folder, below its parent, or in a flat folder."""
+    """Return the possible places of `train2017/x.jpg`: below COCO's folder, below its parent, or in a flat folder."""
     return [name, f"coco/{name}", f"images/{name}", PurePosixPath(name).name]

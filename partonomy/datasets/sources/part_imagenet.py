@@ -1,7 +1,7 @@
-"""PartImageNet as downloaded: COCO form, parts only, 40 categories such as "Quadruped Head" of 11 super-categories.
+"""Reads PartImageNet as downloaded: COCO form, only parts, 40 categories ("Quadruped Head") of 11 super-categories.
 
-Paper (Table 8): the object is the super-category, since the parts are the same within one. With a table of names the
-object is the ImageNet class that the image's WordNet id stands for, and the super-category its category.
+Paper (Table 8): the object is the super-category, since all its classes have the same parts. With a table of names,
+the object is the ImageNet class of the image's WordNet id, and the super-category is its category.
 """
 
 import re
@@ -24,12 +24,12 @@ def read_part_imagenet(config: CocoConfig, object_names: Path | None = None) -> 
     """Read a PartImageNet file.
 
     Args:
-        config: what to read.
+        config: the files to read.
         object_names: JSON file WordNet id -> object name (`{"n02100735": "English setter"}`).
 
     Raises:
-        FileNotFoundError: a file, or an image, is missing.
-        ValueError: a broken file or record, naming both; an image whose WordNet id is not in the table.
+        FileNotFoundError: a file or an image is missing.
+        ValueError: a file or a record is broken (the message names both), or an image's WordNet id is not in the table.
     """
     if object_names is None:
         records = read_published(config, PublishedForm(read_role, image_places))
@@ -40,9 +40,9 @@ def read_part_imagenet(config: CocoConfig, object_names: Path | None = None) -> 
 
 
 def read_role(name: str, supercategory: str) -> Role:
-    """What a category of PartImageNet stands for: "Quadruped Head" is the head of a quadruped, "Quadruped" all of it.
+    """Return what a PartImageNet category stands for: "Quadruped Head" is a part, "Quadruped" the object.
 
-    Files that lack the super-category begin its name with it.
+    If a file lacks the super-category, it is the first word of the category's name.
     """
     raw_object = supercategory or name.split(" ", 1)[0]
     if name == raw_object:
@@ -56,7 +56,7 @@ def read_role(name: str, supercategory: str) -> Role:
 
 
 def image_places(name: str) -> list[str]:
-    """`n02100735_1234.JPEG` in a flat folder, by class, or by split and class, as ImageNet and the release keep it."""
+    """Return the possible places of `n02100735_1234.JPEG`: a flat folder, or folders by class or by split and class."""
     base = PurePosixPath(name).name
     found = WORDNET_ID.search(base)
     by_class = f"{found.group()}/{base}" if found else base
@@ -65,7 +65,7 @@ def image_places(name: str) -> list[str]:
 
 
 class _ClassNamer:
-    """Names of ImageNet classes by the WordNet id in an image's name, and the super-category of each."""
+    """Names ImageNet classes by the WordNet id in an image's name, and checks that each has one super-category."""
 
     def __init__(self, path: Path, names: Mapping[str, str]) -> None:
         self._path = path
@@ -73,10 +73,10 @@ class _ClassNamer:
         self.categories: dict[str, str] = {}
 
     def rename(self, image_name: str, supercategory: str) -> str:
-        """Raises ValueError: no id, an id without a name, or a class with parts of two super-categories."""
+        """Return the class name; ValueError for no id, an id without a name, or a class with two super-categories."""
         found = WORDNET_ID.findall(image_name)
         if not found:
-            raise ValueError(f"the image name {image_name!r} holds no WordNet id such as n02100735")
+            raise ValueError(f"the image name {image_name!r} contains no WordNet id such as n02100735")
         if found[-1] not in self._names:
             raise ValueError(f"the WordNet id {found[-1]} of image {image_name!r} is not in {self._path}; add it")
         name = self._names[found[-1]]

@@ -1,7 +1,7 @@
-"""A published record file as a source of annotations, in the folder layout of its download.
+"""Reads a published record file as a source of annotations, in the folder layout of its download.
 
-Partonomy-Core is a folder with `partonomy_qa_pairs.json` beside `images/`. `import` keeps the file's questions, `build`
-asks new ones about its annotations; both find and read the file here.
+Partonomy-Core is a folder with `partonomy_qa_pairs.json` and `images/`. `import` keeps the file's questions; `build`
+asks new ones about its annotations. Both use this module to find and read the file.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ RECORD_FILES = "*_qa_pairs*.json"
 
 
 def find_record_file(path: Path) -> Path:
-    """Return the record file: `path` itself, or the only one in a folder.
+    """Return the record file: `path` itself, or the only record file in the folder.
 
     Raises:
         FileNotFoundError: there is none.
@@ -41,15 +41,15 @@ def find_record_file(path: Path) -> Path:
 def read_record_source(config: CocoConfig) -> SourceReading:
     """Read the annotations that a record file repeats in its questions: one instance per image, label and set of masks.
 
-    An object's category is the first level of its raw name ("boats--submarine"). What is counted as left out are
-    records, by their place in the file.
+    An object's category is the first level of its raw name ("boats--submarine"). The left-out entries are records,
+    given by their index in the file.
 
     Args:
-        config: `annotations` is the file or its folder; image paths are relative to the file, `images` is not used.
+        config: `annotations` is the file or its folder. Image paths are relative to the file; `images` is ignored.
 
     Raises:
-        FileNotFoundError: the file, or an image of it, is missing.
-        ValueError: a broken file or record, naming both.
+        FileNotFoundError: the file or one of its images is missing.
+        ValueError: the file or a record is broken; the message names both.
     """
     record_file = find_record_file(config.annotations)
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def _to_annotations(image_id: int, instance: ObjectInstance) -> list[RawAnnotati
 
 
 def _restore_boxes(dataset: PartDataset, original: PartDataset) -> PartDataset:
-    """Annotations beside a record file may mark an instance for a reason that is no longer in them, such as a crowd."""
+    """Restore boxes of the annotations next to a record file, whose reason (such as a crowd) they no longer contain."""
     boxes = {one.instance_id: one.box for image in original.images for one in image.objects if one.box is not None}
     images = tuple(
         replace(

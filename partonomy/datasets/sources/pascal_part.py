@@ -1,4 +1,4 @@
-"""Pascal-Part: the original `Annotations_Part/*.mat` on VOC 2010's images, or a COCO-form `train.json` made from them.
+"""Reads Pascal-Part: the original `Annotations_Part/*.mat` on VOC 2010's images, or a COCO-form `train.json` of them.
 
 `pascal_part.yaml` translates the class and part codes into words.
 """
@@ -33,11 +33,16 @@ TABLE_PATH = "partonomy/datasets/sources/pascal_part.yaml"
 NUMBER = re.compile(r"_\d+$")
 NUMBERED = "_N"
 SIDES = {"left", "right"}
+HEADER_BYTES = 128
+COMPRESSED = 15  # type of an element of a MATLAB 5 file
+MAX_BYTES = 1 << 30  # limit of an unpacked variable; the release's largest has about 10 MB
+NAME = "pascal_part"
+NUM_FILES_PER_CHUNK = 8
 
 
 @dataclass(frozen=True)
 class PascalTable:
-    """objects: class -> words, where they differ. parts: class -> code ("wheel_N" for wheel_1, ...) -> words."""
+    """`objects`: class -> words, if they differ. `parts`: class -> code ("wheel_N" for wheel_1, ...) -> words."""
 
     objects: Mapping[str, str]
     parts: Mapping[str, Mapping[str, str]]
@@ -51,7 +56,7 @@ def load_table() -> PascalTable:
 
 
 def fold_number(code: str) -> str:
-    """The code without its instance's number: "wheel_2" is "wheel"."""
+    """Return the code without its instance number: "wheel_2" becomes "wheel"."""
     return NUMBER.sub("", code)
 
 
@@ -59,13 +64,13 @@ def name_part(class_name: str, code: str, name_map: Mapping[str, str], fold_side
     """Return the words of a part code.
 
     Args:
-        class_name: as the file names the object ("car").
-        code: as the file names the part ("wheel_2", "fliplate").
-        name_map: the user's words for "class:code" or "code", with or without the number; they win.
-        fold_sides: leave out "left" and "right".
+        class_name: the object's name in the file ("car").
+        code: the part's name in the file ("wheel_2", "fliplate").
+        name_map: the user's words for "class:code" or "code", with or without the number; they take precedence.
+        fold_sides: drop "left" and "right".
 
     Raises:
-        ValueError: neither table knows the code; says where the table is.
+        ValueError: neither table contains the code; the message names the packaged table's file.
     """
     folded = fold_number(code)
     for key in (code, folded):
@@ -83,18 +88,13 @@ def name_part(class_name: str, code: str, name_map: Mapping[str, str], fold_side
 
 
 def without_sides(words: str) -> str:
-    """ "left front leg" becomes "front leg"; a name made of sides alone stays."""
+    """Drop sides: "left front leg" becomes "front leg". A name that consists only of sides is kept."""
     return " ".join(word for word in words.split() if word not in SIDES) or words
-
-
-HEADER_BYTES = 128
-COMPRESSED = 15  # type of an element of a MATLAB 5 file
-MAX_BYTES = 1 << 30  # of a variable, unpacked; the largest of the release have some 10 MB
 
 
 @dataclass(frozen=True)
 class MatPart:
-    """A part under its code ("lfuleg", "wheel_1"); `mask` None: it covers no pixel."""
+    """A part under its code ("lfuleg", "wheel_1"). `mask` is None if it covers no pixel."""
 
     code: str
     mask: RLE | None
@@ -110,18 +110,18 @@ class MatObject:
 
 
 def read_mat(path: Path) -> tuple[MatObject, ...]:
-    """Read a file.
+    """Read a .mat file.
 
     Raises:
-        ValueError: the file is damaged, of another structure, of another image than its name says, or its masks have
-            several sizes; names file, object and part.
+        ValueError: the file is damaged or has another structure, it annotates another image than its name says, or its
+            masks differ in size. The message names file, object and part.
     """
     try:
         content = path.read_bytes()
         _check_container(content)
         anno = loadmat(io.BytesIO(content), variable_names=["anno"])["anno"][0, 0]
         image_name, objects = str(anno["imname"][0]), anno["objects"].reshape(-1)
-    except Exception as error:  # SciPy meets a file of another structure with errors of a dozen kinds
+    except Exception as error:  # SciPy raises a dozen types of error for files of another structure
         raise ValueError(
             f"{path}: not an annotation file of Pascal-Part (MATLAB 5, `anno` with `imname` and `objects`): {error!r}"
         ) from error
@@ -131,15 +131,15 @@ def read_mat(path: Path) -> tuple[MatObject, ...]:
     masks = [mask for one in read for mask in (one.mask, *(part.mask for part in one.parts)) if mask is not None]
     sizes = sorted({(mask.height, mask.width) for mask in masks})
     if len(sizes) > 1:
-        raise ValueError(f"{path}: the masks have several sizes (height, width): {sizes}")
+        raise ValueError(f"{path}: the masks differ in size (height, width): {sizes}")
     return read
 
 
 def _check_container(content: bytes) -> None:
-    """Check a file's framing and checksums: SciPy's reader trusts the bytes, and damaged ones can end the process."""
+    """Check a file's framing and checksums. SciPy's reader trusts the bytes, so damaged ones can crash the process."""
     byte_order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
     if not content.startswith(b"MATLAB 5.0") or byte_order is None:
-        raise ValueError("no MATLAB 5 file")
+        raise ValueError("not a MATLAB 5 file")
     position = HEADER_BYTES
     while position < len(content):
         kind, size = struct.unpack_from(f"{byte_order}II", content, position)
@@ -151,7 +151,7 @@ def _check_container(content: bytes) -> None:
         packed = zlib.decompressobj()
         packed.decompress(content[position + 8 : position + 8 + size], MAX_BYTES)
         if not packed.eof:
-            raise ValueError("it ends early, or a variable is larger than a gigabyte")
+            raise ValueError("the file ends early, or a variable is larger than a gigabyte")
         position += 8 + size
 
 
@@ -176,7 +176,7 @@ def _read_part(content: Any, where: str) -> MatPart:
 
 
 def _read_mask(content: Any, where: str) -> np.ndarray:
-    """Bool (H, W), pixels of the image."""
+    """Return the mask, bool (H, W), in image pixels."""
     try:
         mask = np.asarray(content["mask"])
     except (KeyError, IndexError, ValueError) as error:
@@ -186,21 +186,17 @@ def _read_mask(content: Any, where: str) -> np.ndarray:
     return mask > 0
 
 
-NAME = "pascal_part"
-NUM_FILES_PER_CHUNK = 8
-
-
 def read_pascal_part(config: CocoConfig, fold_sides: bool = False, num_workers: int = 1) -> SourceReading:
     """Read Pascal-Part.
 
     Args:
         config: `annotations` is the folder of the .mat files, or the JSON file.
-        fold_sides: "left wing" and "right wing" are one part "wing".
-        num_workers: processes that read .mat files; the result does not depend on it.
+        fold_sides: treat "left wing" and "right wing" as the same part, "wing".
+        num_workers: number of processes that read .mat files; the result does not depend on it.
 
     Raises:
-        FileNotFoundError: no annotations, or an image is missing.
-        ValueError: a broken file or record, or a part code that no table knows, naming file and object.
+        FileNotFoundError: there are no annotations, or an image is missing.
+        ValueError: a file or record is broken, or no table contains a part code. The message names file and object.
     """
     name_map = read_text_map(config.name_map, "name map") if config.name_map else {}
     if config.annotations.is_dir():
@@ -212,12 +208,12 @@ def read_pascal_part(config: CocoConfig, fold_sides: bool = False, num_workers: 
 
 
 def image_places(name: str) -> list[str]:
-    """`2008_000008.jpg` in the folder itself or in VOC's."""
+    """Return the possible places of `2008_000008.jpg`: the folder itself, or VOC's image folder below it."""
     return [f"{head}{name}" for head in ("", "JPEGImages/", "VOC2010/JPEGImages/", "VOCdevkit/VOC2010/JPEGImages/")]
 
 
 def _read_role(name_map: Mapping[str, str], fold_sides: bool, name: str, supercategory: str) -> Role:
-    """A category of the JSON form: "aeroplane:body", "aeroplane body", or a class alone."""
+    """Read a category of the JSON form: "aeroplane:body", "aeroplane body", or only a class."""
     table = load_table()
     classes = {*table.parts, *table.objects.values(), *((supercategory,) if supercategory else ())}
     if name in classes:
@@ -230,11 +226,11 @@ def _read_role(name_map: Mapping[str, str], fold_sides: bool, name: str, superca
         raw_object, raw_part = found[0], name.removeprefix(f"{found[0]} ")
     class_name = raw_object.replace(" ", "")
     if raw_part in name_map or f"{raw_object}{OBJECT_PART_SEPARATOR}{raw_part}" in name_map:
-        return Role(raw_object, raw_part)  # the assembly applies the map
+        return Role(raw_object, raw_part)  # `assemble` applies the map
     try:
         words = name_part(class_name, raw_part, {}, fold_sides)
     except ValueError:
-        words = clean_name(raw_part)  # such files name parts in words already ("license plate")
+        words = clean_name(raw_part)  # such files already name parts in words ("license plate")
         words = without_sides(words) if fold_sides else words
     return Role(raw_object, words)
 
@@ -251,7 +247,7 @@ class _Owner:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A .mat file as a worker hands it back: its objects, or why it cannot be used."""
+    """A worker's result for a .mat file: its objects, or the reason why it is unusable."""
 
     objects: tuple[MatObject, ...]
     error: str | None = None
@@ -265,7 +261,7 @@ def _load(path: Path) -> _Loaded:
 
 
 class _MatReader:
-    """Turns .mat files into records. Ids: an image's is the number in its name, annotations are numbered from 1."""
+    """Turns .mat files into records. An image's id is the number in its name; annotations are numbered from 1."""
 
     def __init__(self, config: CocoConfig, name_map: Mapping[str, str], fold_sides: bool) -> None:
         self._config = config
@@ -297,7 +293,7 @@ class _MatReader:
             raise ValueError(loaded.error)
         digits = re.sub(r"\D", "", path.stem)
         if not digits or int(digits) in self._images:
-            raise ValueError(f"{path}: the name must hold a number that no other file has, such as 2008_000008.mat")
+            raise ValueError(f"{path}: the file name must contain a unique number, such as 2008_000008.mat")
         image_id = int(digits)
         image = self._find_image(path, image_id, loaded.objects)
         self._images[image_id] = image

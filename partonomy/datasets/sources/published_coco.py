@@ -1,6 +1,6 @@
-"""COCO-form files of published part data sets, read record by record: gigabytes never sit in memory.
+"""Reads the COCO-form files of published part data sets record by record, without gigabytes of JSON in memory.
 
-Users keep the downloads in several folder layouts; `ImageFinder` finds the images in each of them.
+Users keep the downloads in different folder layouts; `ImageFinder` finds the images in each of them.
 """
 
 from collections import defaultdict
@@ -24,11 +24,13 @@ from partonomy.masks import MIN_POLYGON_COORDINATES, rle_area, rle_from_coco, sh
 from partonomy.structures import RLE
 
 Places = Callable[[str], Sequence[str]]
-"""An image's name as its annotations give it -> the paths, relative to the image folder, where it may lie."""
+"""An image's name in its annotations -> its possible paths, relative to the image folder."""
+FEW_POINTS = "part whose polygons all have fewer than 3 points"
+EMPTY_MASK = "part with an empty mask"
 
 
 class ImageFinder:
-    """Finds images below one folder. The layout that held the last image is tried first for the next one.
+    """Finds images below a folder. The layout that held the last image is tried first.
 
     Args:
         root: folder of the images (`--images`).
@@ -41,11 +43,11 @@ class ImageFinder:
         self._last = 0
 
     def find(self, name: str) -> str:
-        """Path of an image relative to the root.
+        """Return the path of an image relative to the root.
 
         Raises:
-            FileNotFoundError: it is in none of the places, which are listed.
-            ValueError: the name leads out of the root.
+            FileNotFoundError: no place holds the image; the message lists the places.
+            ValueError: the name points outside the root.
         """
         places = self._places(check_relative_path(name, "the image name"))
         for number in (self._last, *range(len(places))):
@@ -59,17 +61,13 @@ class ImageFinder:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that is too long for the file system, and so of no file
+    except OSError:  # the name is too long for the file system, so there is no such file
         return False
-
-
-FEW_POINTS = "part whose polygons all have fewer than 3 points"
-EMPTY_MASK = "part with an empty mask"
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a category stands for, in raw names: an object (`raw_part` None) or a part of one."""
+    """The raw names that a category stands for: an object (`raw_part` is None) or a part of one."""
 
     raw_object: str
     raw_part: str | None
@@ -77,12 +75,12 @@ class Role:
 
 @dataclass(frozen=True)
 class PublishedForm:
-    """How one data set writes COCO.
+    """A data set's variant of the COCO form.
 
     Attributes:
         read_role: (category name, super-category or "") -> its role; ValueError for another form.
-        places: where its images may lie.
-        rename_object: (image name, raw object) -> the raw object that the image shows; None: the same.
+        places: the possible paths of an image.
+        rename_object: (image name, raw object) -> the raw object that the image shows; None to keep the name.
     """
 
     read_role: Callable[[str, str], Role]
@@ -94,8 +92,8 @@ def read_published(config: CocoConfig, form: PublishedForm) -> CocoRecords:
     """Read and check the records of a published file.
 
     Raises:
-        FileNotFoundError: the file is missing; with `config.invalid` "raise" also an image of it.
-        ValueError: a broken file; with "raise" also a broken record, naming both.
+        FileNotFoundError: the file is missing or, with `config.invalid` "raise", one of its images.
+        ValueError: the file or, with "raise", a record is broken; the message names both.
     """
     reader = _Reader(config, form)
     is_deferred = False
@@ -107,7 +105,7 @@ def read_published(config: CocoConfig, form: PublishedForm) -> CocoRecords:
         elif reader.has_header:
             reader.add_annotation(record)
         else:
-            is_deferred = True  # the annotations stand before the images or categories: a second pass reads them
+            is_deferred = True  # the annotations come before the images or categories: a second pass reads them
     if not reader.has_header:
         raise ValueError(f"{config.annotations}: a COCO file needs the lists 'images' and 'categories', not empty")
     if is_deferred:
@@ -125,7 +123,7 @@ class _Reader:
         self._finder = ImageFinder(config.images, form.places)
         self._roles: dict[int, Role] = {}
         self._images: dict[int, CocoImage] = {}
-        self._names: dict[int, str] = {}  # of images, as the file writes them
+        self._names: dict[int, str] = {}  # image names as in the file
         self._bad_images: dict[int, str] = {}
         self._annotations: dict[int, RawAnnotation] = {}
         self._skipped: dict[str, list[int]] = defaultdict(list)  # ids by reason
@@ -137,7 +135,7 @@ class _Reader:
 
     @property
     def has_annotations(self) -> bool:
-        """Whether any annotation was met, used or left out."""
+        """Whether any annotation was read, used or left out."""
         return bool(self._annotations) or any(self._skipped.values())
 
     def result(self) -> CocoRecords:
@@ -154,7 +152,7 @@ class _Reader:
             raise ValueError(f"{self._where('category', record)}: {describe_record_error(error)}") from error
 
     def add_image(self, record: Any) -> None:
-        """An image that is missing or has another size is left out in the mode "collect"; a broken record never."""
+        """Add an image. "collect" leaves out an image that is missing or differs in size, but never a broken record."""
         try:
             number = read_integer(record, "id")
             if number < 0 or number in self._images or number in self._bad_images:
@@ -188,7 +186,7 @@ class _Reader:
             self._annotations[annotation.annotation_id] = annotation
 
     def _read_annotation(self, record: Any) -> RawAnnotation | None:
-        """None: left out and counted."""
+        """Read an annotation; None if it is left out and counted."""
         number, image_id, category_id = (read_integer(record, key) for key in ("id", "image_id", "category_id"))
         if number in self._annotations:
             raise ValueError(f"the annotation id {number} occurs twice")
@@ -228,14 +226,14 @@ def _text(record: Mapping[str, Any], key: str) -> str:
 
 
 def _image_name(record: Mapping[str, Any]) -> str:
-    """`file_name`, else the last two steps of COCO's address ("train2017/000000391895.jpg")."""
+    """Return `file_name`, else the last two parts of COCO's URL ("train2017/000000391895.jpg")."""
     if record.get("file_name") is None and record.get("coco_url") is not None:
         return "/".join(_text(record, "coco_url").rsplit("/", 2)[-2:])
     return _text(record, "file_name")
 
 
 def _read_mask(segmentation: Any, image: CocoImage) -> RLE | str:
-    """The mask, or why there is none to use."""
+    """Return the mask, or the reason why there is no usable one."""
     if isinstance(segmentation, list) and segmentation and isinstance(segmentation[0], list):
         segmentation = [
             ring for ring in segmentation if not isinstance(ring, list) or len(ring) >= MIN_POLYGON_COORDINATES

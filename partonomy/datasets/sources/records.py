@@ -1,4 +1,4 @@
-"""The checked records of a source: what every reader of annotations hands on to be grouped into objects with parts."""
+"""The checked records of a source, which every annotation reader returns to be grouped into objects with parts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +17,16 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class CocoConfig:
-    """What to read.
+    """The files to read and their settings.
 
     Attributes:
         annotations: the JSON file.
         images: folder that its `file_name`s are relative to.
-        name: of the data set; default: the name of the annotation file's folder.
-        object_name: the object of all parts, for files without object annotations.
-        categories: JSON file object -> category; default: one category named like the data set.
+        name: name of the data set; default: the name of the annotation file's folder.
+        object_name: the object that all parts belong to, for files without object annotations.
+        categories: JSON file object -> category; default: one category with the data set's name.
         name_map: JSON file raw name -> natural name.
-        invalid: "raise" stops at the first bad annotation or image, "collect" leaves them out and counts them.
+        invalid: "raise" stops at the first bad annotation or image; "collect" leaves bad ones out and counts them.
     """
 
     annotations: Path
@@ -53,12 +53,12 @@ class RawAnnotation:
     """One annotation under its raw names.
 
     Attributes:
-        raw_object: None for a part whose name does not say its object.
-        raw_part: None for an object.
-        object_id: the object annotation a part is linked to, where the file says so.
-        mask: of a part never None and never empty.
-        box: (x, y, width, height) in pixels, where the file gives one.
-        is_crowd: a group of objects or parts.
+        raw_object: raw name of the object; None for a part whose name does not contain its object.
+        raw_part: raw name of the part; None for an object.
+        object_id: id of the object annotation that a part is linked to, if the file has one.
+        mask: the mask; for a part never None and never empty.
+        box: (x, y, width, height) in pixels, if the file has one.
+        is_crowd: whether the annotation marks a group of objects or parts.
     """
 
     annotation_id: int
@@ -73,7 +73,7 @@ class RawAnnotation:
 
 @dataclass(frozen=True)
 class SkippedAnnotations:
-    """Annotations that are not in the data set, and why."""
+    """Annotations that were left out of the data set, and the reason."""
 
     reason: str
     annotation_ids: tuple[int, ...]

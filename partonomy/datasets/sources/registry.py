@@ -1,4 +1,4 @@
-"""The sources that `python -m partonomy build` reads. A new source is one reader and one entry of `SOURCES`."""
+"""The sources that `python -m partonomy build` reads. To add a source, write a reader and an entry of `SOURCES`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -21,14 +21,14 @@ Settings = dict[str, str | int | float | bool | None]
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What the command line knows about a source; None: not given.
+    """The command line's options of a source; None if not given.
 
     Attributes:
-        output: folder of the data set, into which the embedded source draws.
-        seed: of drawn data.
-        num_workers: processes.
-        invalid: "raise" or "collect" bad records.
-        images: folder of images; of the embedded source the number of images to draw, of the source "dataset" its
+        output: folder of the data set; the embedded source draws into it.
+        seed: seed of drawn data.
+        num_workers: number of processes.
+        invalid: "raise" or "collect" for bad records.
+        images: folder of images; for the embedded source the number of images to draw, for the source "dataset" its
             folder.
         annotations, object_name, categories, name_map, name: see `CocoConfig`.
         object_names: see `read_part_imagenet`.
@@ -54,7 +54,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class DataSource:
-    """A source: which options it understands besides the common ones, what its output depends on, how it is read."""
+    """A source: its own options in addition to the common ones, the settings its output depends on, and its reader."""
 
     options: frozenset[str]
     settings: Callable[[str, SourceOptions], Settings]
@@ -65,7 +65,7 @@ def find_source(name: str, options: SourceOptions) -> DataSource:
     """Return the source called `name`.
 
     Raises:
-        ValueError: an unknown source, or an option that this source does not use.
+        ValueError: the source is unknown, or does not use a given option.
     """
     if name not in SOURCES:
         raise ValueError(f"unknown source {name!r}; known: {', '.join(SOURCES)}")
@@ -78,7 +78,7 @@ def find_source(name: str, options: SourceOptions) -> DataSource:
 
 
 def _annotated_config(options: SourceOptions) -> CocoConfig:
-    """Of the sources that read annotations beside a folder of images."""
+    """Return the configuration of a source that reads annotations and a folder of images."""
     if options.annotations is None or options.images is None:
         raise ValueError("this source needs --annotations (file or folder) and --images FOLDER")
     if not Path(options.images).is_dir():
@@ -95,7 +95,7 @@ def _annotated_config(options: SourceOptions) -> CocoConfig:
 
 
 def _annotated_settings(source: str, options: SourceOptions) -> Settings:
-    """What the output depends on: every option the source understands, files by their content."""
+    """Return what the output depends on: every option of the source, files by their content."""
     config = _annotated_config(options)
     settings: Settings = {"source": source, "images": config.images.resolve().as_posix(), "invalid": config.invalid}
     for flag in sorted(SOURCES[source].options - {"images"}):
@@ -110,7 +110,7 @@ def _annotated_settings(source: str, options: SourceOptions) -> Settings:
 
 
 def _hash_input(flag: str, path: Path) -> str:
-    """Of a file, or of the .mat files of a folder."""
+    """Hash a file, or the .mat files of a folder."""
     if path.is_dir():
         return hash_files(sorted(path.glob("*.mat")))
     if not path.is_file():
@@ -119,7 +119,7 @@ def _hash_input(flag: str, path: Path) -> str:
 
 
 def _record_config(options: SourceOptions) -> CocoConfig:
-    """The record file, named by --annotations, or the folder it lies in with its images."""
+    """Return the configuration of a record file, given by --annotations or by its folder (--images)."""
     place = options.annotations or (Path(options.images) if options.images is not None else None)
     if place is None:
         raise ValueError("this source needs --images FOLDER (with the record file in it) or --annotations FILE")
@@ -153,16 +153,16 @@ def _dataset_folder(options: SourceOptions) -> Path:
 def _dataset_settings(source: str, options: SourceOptions) -> Settings:
     folder = _dataset_folder(options)
     if not (folder / ANNOTATIONS_FILE).is_file():
-        raise FileNotFoundError(f"{folder}: not a data set folder, it has no {ANNOTATIONS_FILE}")
+        raise FileNotFoundError(f"{folder}: not a data set folder: it has no {ANNOTATIONS_FILE}")
     digest = hash_files([folder / ANNOTATIONS_FILE])
     return {"source": source, "images": folder.resolve().as_posix(), "annotations_sha256": digest}
 
 
 def synthetic_config(options: SourceOptions) -> SyntheticConfig:
-    """What to draw.
+    """Return the settings of the drawing.
 
     Raises:
-        ValueError: `images` is no number.
+        ValueError: `images` is not a number.
     """
     try:
         num_images = int(options.images or "")

@@ -1,4 +1,4 @@
-"""Aircraft: airplane, biplane, seaplane and helicopter, seen from the side and a little from above."""
+"""Aircraft: airplane, biplane, seaplane and helicopter, seen from the side and slightly from above."""
 
 import numpy as np
 

@@ -15,7 +15,7 @@ from partonomy.datasets.synthetic.sketch import Blueprint, Sketch
 
 
 def _contrast(colour: Colour, factor: float) -> Colour:
-    """Another shade of a coat: darker, or lighter where it is already dark."""
+    """Return another shade of a coat: darker, or lighter if it is already dark."""
     return scale_colour(colour, factor) if sum(colour) > 260 else scale_colour(colour, 2.0 - factor)
 
 

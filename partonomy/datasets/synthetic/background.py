@@ -1,4 +1,4 @@
-"""Backgrounds of the embedded dataset: eight kinds of scene with clutter, a little out of focus."""
+"""Backgrounds of the embedded dataset: eight kinds of scene with clutter, slightly out of focus."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def draw_background(kind: SceneKind, size: int, rng: np.random.Generator) -> Ima
 
 
 def cast_shadow(picture: Image, left: float, right: float, y: float, strength: float) -> Image:
-    """Lay a soft flat shadow around (left..right, y), in pixels, on a picture."""
+    """Draw a soft, flat shadow from left to right at height y (pixels) on a picture."""
     size = picture.shape[0]
     shadow = np.full(picture.shape, 255, dtype=np.uint8)
     axes = (max(round(0.5 * (right - left)), 1), max(round(0.07 * (right - left)), 1))
@@ -30,7 +30,7 @@ def cast_shadow(picture: Image, left: float, right: float, y: float, strength: f
 
 
 def _gradient(size: int, *colours: Colour) -> Image:
-    """Vertical blend of colours from top to bottom."""
+    """Return a vertical blend of colours from top to bottom."""
     column = np.array(colours, dtype=np.uint8)[:, None, :]
     return np.asarray(cv2.resize(column, (size, size), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
@@ -230,7 +230,7 @@ def _paint_room(size: int, rng: np.random.Generator) -> Image:
 
 
 def _frame(picture: Image, rng: np.random.Generator) -> None:
-    """A picture or a window on the wall."""
+    """Draw a picture or a window on the wall."""
     size = picture.shape[0]
     left, top = rng.uniform(0.02, 0.75), rng.uniform(0.03, 0.3)
     width, height = rng.uniform(0.14, 0.26), rng.uniform(0.14, 0.3)

@@ -1,4 +1,4 @@
-"""A supersampled canvas that keeps, beside the picture, which region every pixel belongs to."""
+"""A supersampled canvas that records the region of every pixel as well as the picture."""
 
 import cv2
 import numpy as np
@@ -44,7 +44,7 @@ class Canvas:
         opacity: float = 1.0,
         has_outline: bool = True,
     ) -> None:
-        """Fill an outline given in pixels of the finished image, lit from above; None leaves the labels alone."""
+        """Fill an outline given in pixels of the finished image, lit from above; `label` None keeps the labels."""
         outline = points * SUPERSAMPLING
         lower = np.maximum(np.floor(outline.min(axis=0)).astype(int) - 1, 0)
         upper = np.minimum(np.ceil(outline.max(axis=0)).astype(int) + 2, self._size)
@@ -68,17 +68,17 @@ class Canvas:
             cv2.polylines(window, [fixed_point], True, line, SUPERSAMPLING, cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def finish(self) -> Image:
-        """The picture at its finished size, (H, W, 3) RGB."""
+        """Return the picture at its finished size, (H, W, 3) RGB."""
         size = (self.width, self.height)
         return np.asarray(cv2.resize(self.pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
     def finish_labels(self) -> LabelMap:
-        """The label map at the finished size: one sample of each pixel, so that regions stay disjoint."""
+        """Return the label map at the finished size: one sample per pixel, so that regions stay disjoint."""
         return self.labels[::SUPERSAMPLING, ::SUPERSAMPLING].copy()
 
 
 def _shade(colour: Colour, height: int, width: int, contrast: float) -> Image:
-    """A patch that fades from lighter at the upper left to darker at the lower right."""
+    """Return a patch that fades from lighter at the upper left to darker at the lower right."""
     if contrast == 0.0:
         return np.full((height, width, 3), colour, dtype=np.uint8)
     light, dark = scale_colour(colour, 1.0 + contrast), scale_colour(colour, 1.0 - contrast)
@@ -88,7 +88,7 @@ def _shade(colour: Colour, height: int, width: int, contrast: float) -> Image:
 
 
 def _add_texture(patch: Image, texture: Texture, colour: Colour) -> None:
-    """Draw stripes, spots or plank seams into a patch, in place."""
+    """Draw stripes, spots or plank seams on a patch, in place."""
     height, width = patch.shape[:2]
     spacing = max(height // 3, width // 9, 12)
     if texture == "stripes":

@@ -12,9 +12,9 @@ BLUEPRINTS: tuple[Blueprint, ...] = AIRCRAFT + VEHICLES + CYCLES + ANIMALS + FUR
 
 
 def find_blueprint(label: str) -> Blueprint:
-    """Return the class called `label`; KeyError lists the classes there are."""
+    """Return the class called `label`, or raise a KeyError that lists the known classes."""
     for blueprint in BLUEPRINTS:
         if blueprint.label == label:
             return blueprint
     known = ", ".join(blueprint.label for blueprint in BLUEPRINTS)
-    raise KeyError(f"the embedded dataset draws no class {label!r}; it draws: {known}")
+    raise KeyError(f"the embedded dataset has no class {label!r}; known: {known}")

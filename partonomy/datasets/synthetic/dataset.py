@@ -1,7 +1,8 @@
-"""The embedded dataset: objects with parts drawn from a seed, with exact masks and nothing to download.
+"""The embedded dataset: objects with parts, drawn from a seed with exact masks; nothing to download.
 
-Eighteen classes in six categories; siblings differ by a part or two, parts may be missing or hidden. Image i of a
-split depends on the seed, the split and i alone, so that any number of processes draws the same bytes.
+There are eighteen classes in six categories. Siblings differ by a part or two, and parts may be missing or hidden.
+Image i of a split depends only on the seed, the split and i, so the output is byte-identical for any number of
+processes.
 """
 
 import multiprocessing
@@ -27,7 +28,7 @@ IMAGES_FOLDER = "images"
 SyntheticSplit = Literal["train", "dev", "val"]
 
 _SPLIT_NUMBERS: dict[SyntheticSplit, int] = {"train": 0, "dev": 1, "val": 2}
-# First number of a random stream: what a picture shows, the order of the classes, the colours of the object.
+# First number of a random stream: the content of a picture, the order of the classes, the colours of the object.
 _IMAGE_STREAM, _ORDER_STREAM, _COLOUR_STREAM = 0, 1, 2
 _MAX_ATTEMPTS = 50
 _JPEG_QUALITY = 92
@@ -35,7 +36,7 @@ _JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """How many images of which split to draw, from which seed and at which size in pixels."""
+    """The number of images to draw, their split, the seed, and the side of the images in pixels."""
 
     num_images: int
     split: SyntheticSplit
@@ -55,31 +56,31 @@ class SyntheticConfig:
 
 
 def class_names() -> tuple[str, ...]:
-    """The object classes, sorted."""
+    """Return the object classes, sorted."""
     return tuple(sorted(blueprint.label for blueprint in BLUEPRINTS))
 
 
 def part_names() -> tuple[str, ...]:
-    """The part names of all classes, sorted."""
+    """Return the part names of all classes, sorted."""
     return tuple(sorted({part for blueprint in BLUEPRINTS for part in blueprint.parts}))
 
 
 def parts_of(label: str) -> tuple[str, ...]:
-    """The parts that a class may have, always present ones first; KeyError for an unknown class."""
+    """Return the possible parts of a class, required ones first; KeyError for an unknown class."""
     return find_blueprint(label).parts
 
 
 def category_of(label: str) -> str:
-    """The category of a class; KeyError for an unknown class."""
+    """Return the category of a class; KeyError for an unknown class."""
     return find_blueprint(label).category
 
 
 def draw_image(config: SyntheticConfig, index: int) -> DrawnImage:
-    """Draw image `index` of a split; it does not depend on `config.num_images`.
+    """Draw image `index` of a split. The image does not depend on `config.num_images`.
 
     Raises:
         IndexError: `index` is outside the split.
-        RuntimeError: no attempt left two parts visible.
+        RuntimeError: every attempt left fewer than two parts visible.
     """
     blueprint, scheme = _choose_object(config, index)
     for attempt in range(_MAX_ATTEMPTS):
@@ -93,20 +94,20 @@ def draw_image(config: SyntheticConfig, index: int) -> DrawnImage:
 
 
 def body_colour(config: SyntheticConfig, index: int) -> str:
-    """Name of the body colour of image `index`, without drawing it; equal to `draw_image(config, index).colour`."""
+    """Return the body colour's name of image `index`, `draw_image(config, index).colour`, without drawing the image."""
     return _choose_object(config, index)[1].body_name
 
 
 def image_file_name(config: SyntheticConfig, index: int) -> str:
-    """File name of an image, relative to the image root."""
+    """Return the file name of an image, relative to the image root."""
     return f"{config.split}_{index:06d}.jpg"
 
 
 def build_synthetic(config: SyntheticConfig, output_dir: Path, num_workers: int) -> PartDataset:
     """Draw a split under `output_dir/images` with `num_workers` processes and return its annotations.
 
-    Image ids are index + 1 and file names are relative to `output_dir/images`. Annotations are always drawn anew; an
-    image that is already there with the same bytes is not written again, one of another seed or size is replaced.
+    Image ids are index + 1, and file names are relative to `output_dir/images`. Annotations are always drawn anew. An
+    existing image with the same bytes is not written again; one with another seed or size is replaced.
 
     Raises:
         ValueError: `num_workers` is below 1.
@@ -127,7 +128,7 @@ def draw_shard(config: SyntheticConfig, output_dir: Path, num_workers: int, shar
 
 
 def drawn_dataset(config: SyntheticConfig, output_dir: Path, images: Sequence[AnnotatedImage]) -> PartDataset:
-    """The data set of a split whose images are all drawn."""
+    """Return the data set of a split whose images are all drawn."""
     return PartDataset(name=f"synthetic_{config.split}", image_root=output_dir / IMAGES_FOLDER, images=tuple(images))
 
 
@@ -138,14 +139,14 @@ def _draw_in_processes(
     if num_workers == 1:
         yield from map(draw, indices)
         return
-    # Spawned, not forked: the caller may hold threads (torch, OpenCV) that do not survive a fork.
+    # Spawned, not forked: the caller may have threads (torch, OpenCV) that do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with context.Pool(num_workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
         yield from pool.imap(draw, indices, chunksize=16)
 
 
 def _choose_object(config: SyntheticConfig, index: int) -> tuple[Blueprint, Scheme]:
-    """Class and colours of an image; every block of consecutive images holds each class once, in its own order."""
+    """Choose class and colours of an image; each block of consecutive images has every class once, in random order."""
     if not 0 <= index < config.num_images:
         raise IndexError(f"image {index} is outside the split {config.split!r} of {config.num_images} images")
     block, place = divmod(index, len(BLUEPRINTS))
@@ -159,7 +160,7 @@ def _stream(config: SyntheticConfig, *numbers: int) -> np.random.Generator:
 
 
 def _build_image(config: SyntheticConfig, image_root: Path, index: int) -> AnnotatedImage:
-    """Draw one image, write it if it is not there, and encode its masks."""
+    """Draw one image, write it if needed, and encode its masks."""
     drawn = draw_image(config, index)
     file_name = image_file_name(config, index)
     _write_jpeg(image_root / file_name, drawn)

@@ -1,4 +1,4 @@
-"""Drawing the embedded data set on several machines: each draws its images and stores their annotations."""
+"""Sharded drawing of the embedded data set: each shard draws its images and stores their annotations."""
 
 from pathlib import Path
 
@@ -19,12 +19,12 @@ def _results(config: SyntheticConfig, output_dir: Path) -> ShardResults:
 
 
 def has_drawn_shards(output_dir: Path) -> bool:
-    """Whether any shard was drawn below a data set folder."""
+    """Return whether any shard was drawn below a data set folder."""
     return any((output_dir / SHARDS_FOLDER).glob(f"{WORK}-*.json"))
 
 
 def draw_and_store(config: SyntheticConfig, output_dir: Path, num_workers: int, shard: Shard) -> bool:
-    """Draw a shard's images and store their annotations; False if that was done before."""
+    """Draw a shard's images and store their annotations; return False if the shard was finished before."""
     results = _results(config, output_dir)
     with lock_folder(results.folder, f"{WORK}-{shard.file_stem}.lock"):
         if results.is_done(shard):
@@ -37,7 +37,7 @@ def draw_and_store(config: SyntheticConfig, output_dir: Path, num_workers: int, 
 
 
 def join_drawn(config: SyntheticConfig, output_dir: Path) -> PartDataset:
-    """The data set of all shards. Its ids count within each shard; saving numbers them anew, as those of one process.
+    """Join all shards into one data set. Ids count within each shard; saving renumbers them like a single process.
 
     Raises:
         FileNotFoundError: a shard is missing.

@@ -1,4 +1,4 @@
-"""Furniture: chair, armchair and floor lamp, seen a little from above."""
+"""Furniture: chair, armchair and floor lamp, seen slightly from above."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ _DARK_WOOD = scale_colour(WOOD, 0.7)
 
 
 def draw_chair(sketch: Sketch, rng: np.random.Generator) -> None:
-    """A kitchen chair of wood, with a seat in the body colour."""
+    """A wooden kitchen chair with a seat in the body colour."""
     width, top = rng.uniform(0.46, 0.54), rng.uniform(-0.98, -0.84)
     body = sketch.scheme.body
     for x in (-width + 0.16, width + 0.08):

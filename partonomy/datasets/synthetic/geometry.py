@@ -1,6 +1,6 @@
-"""Outlines of drawn shapes: float32 (N, 2) arrays of points, x to the right, y down, closed without repetition.
+"""Outlines of drawn shapes: float32 (N, 2) arrays of points, x to the right, y down, closed without a repeated point.
 
-Object coordinates: an object heads to the right and spans about [-1, 1] in x; y = 0 is near its middle.
+In object coordinates, an object faces right and spans about [-1, 1] in x; y = 0 is near its middle.
 """
 
 import numpy as np
@@ -26,25 +26,25 @@ _CORNER_ANGLES = np.linspace(0.0, 0.5 * np.pi, 5, dtype=np.float32)
 
 
 def polygon(*corners: Point) -> Points:
-    """Straight-edged outline through the corners."""
+    """Return the straight-edged outline through the corners."""
     return np.array(corners, dtype=np.float32)
 
 
 def smooth(*controls: Point) -> Points:
-    """Closed Catmull-Rom curve through the control points."""
+    """Return the closed Catmull-Rom curve through the control points."""
     points = np.array(controls, dtype=np.float32)
     neighbours = np.stack([np.roll(points, shift, axis=0) for shift in (1, 0, -1, -2)], axis=1)  # [n, 4, 2]
     return np.einsum("sk,nkd->nsd", _SPLINE_WEIGHTS, neighbours).reshape(-1, 2).astype(np.float32)
 
 
 def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0.0) -> Points:
-    """Ellipse around (x, y), turned clockwise on the screen by `degrees`."""
+    """Return an ellipse around (x, y), turned clockwise on the screen by `degrees`."""
     points = _CIRCLE * np.array([radius_x, radius_y], dtype=np.float32)
     return turn(points, degrees) + np.array([x, y], dtype=np.float32)
 
 
 def box(left: float, top: float, right: float, bottom: float, radius: float = 0.0) -> Points:
-    """Axis-aligned rectangle with rounded corners."""
+    """Return an axis-aligned rectangle with rounded corners."""
     if radius <= 0.0:
         return polygon((left, top), (right, top), (right, bottom), (left, bottom))
     radius = min(radius, 0.5 * (right - left), 0.5 * (bottom - top))
@@ -57,7 +57,7 @@ def box(left: float, top: float, right: float, bottom: float, radius: float = 0.
 
 
 def tube(start: Point, end: Point, start_width: float, end_width: float | None = None) -> Points:
-    """Straight bar from start to end with round ends; the width may taper."""
+    """Return a straight bar from start to end with round ends; the width may taper."""
     head, tail = np.array(start, dtype=np.float32), np.array(end, dtype=np.float32)
     direction = (tail - head) / max(float(np.linalg.norm(tail - head)), 1e-6)
     angle = float(np.arctan2(direction[1], direction[0]))
@@ -68,7 +68,7 @@ def tube(start: Point, end: Point, start_width: float, end_width: float | None =
 
 
 def bent_tube(path: tuple[Point, ...], start_width: float, end_width: float) -> Points:
-    """Tapering band along an open path, with flat ends."""
+    """Return a tapering band along an open path, with flat ends."""
     points = np.array(path, dtype=np.float32)
     tangents = np.gradient(points, axis=0)
     tangents /= np.maximum(np.linalg.norm(tangents, axis=1, keepdims=True), 1e-6)
@@ -78,7 +78,7 @@ def bent_tube(path: tuple[Point, ...], start_width: float, end_width: float) -> 
 
 
 def arc_band(x: float, y: float, inner: float, outer: float, *, degrees_from: float, degrees_to: float) -> Points:
-    """Part of a ring around (x, y) between two angles (clockwise on the screen from the positive x axis)."""
+    """Return the part of a ring around (x, y) between two angles (clockwise on the screen from the positive x axis)."""
     angles = np.radians(np.linspace(degrees_from, degrees_to, 12, dtype=np.float32))
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     centre = np.array([x, y], dtype=np.float32)

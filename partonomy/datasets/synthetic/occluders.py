@@ -1,4 +1,4 @@
-"""Things in the foreground that hide some of the object; they erase the label map where they stand."""
+"""Foreground objects that hide some of the main object; they erase the label map where they cover it."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +10,11 @@ from partonomy.datasets.synthetic.sketch import SceneKind
 
 Curve = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
-"""left, top, right, bottom in pixels of the finished image."""
+"""Left, top, right, bottom in pixels of the finished image."""
 
 
 def draw_occluder(canvas: Canvas, kind: SceneKind, object_box: Box, rng: np.random.Generator) -> None:
-    """Draw one foreground thing that fits the scene over the lower or outer region of the object's box."""
+    """Draw a foreground object that fits the scene over the lower or outer region of the main object's box."""
     if kind == "sky":
         _draw_cloud(canvas, object_box, rng)
     elif kind in ("meadow", "park", "underwater"):
@@ -32,7 +32,7 @@ def _place(points: Points, x: float, y: float, size: float) -> Points:
 
 
 def _foot(object_box: Box, rng: np.random.Generator) -> tuple[float, float, float]:
-    """(x, y) of the foot and the size of a thing that stands before the object."""
+    """Return (x, y) of the foot and the size of something in front of the main object."""
     left, top, right, bottom = object_box
     x = left + (right - left) * rng.uniform(0.05, 0.95)
     return x, bottom + 0.03 * (bottom - top), rng.uniform(0.22, 0.4) * max(right - left, bottom - top)
@@ -72,7 +72,7 @@ def _draw_wave(canvas: Canvas, object_box: Box, rng: np.random.Generator) -> Non
 
 
 def _band(xs: Curve, upper: Curve, lower: Curve) -> Points:
-    """The outline between two curves over the same x."""
+    """Return the outline between two curves over the same x."""
     there, back = np.stack([xs, upper], axis=1), np.stack([xs, lower], axis=1)[::-1]
     return np.concatenate([there, back]).astype(np.float32)
 

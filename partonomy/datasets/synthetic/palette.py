@@ -1,4 +1,4 @@
-"""Named body colours and the colours that follow from them."""
+"""Named body colours and the colours derived from them."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ WOOD: Colour = (172, 120, 70)
 
 @dataclass(frozen=True)
 class Scheme:
-    """Colours of one object: its named body colour as jittered, and a contrasting accent."""
+    """Colours of one object: its named body colour after jittering, and a contrasting accent."""
 
     body_name: str
     body: Colour
@@ -55,13 +55,13 @@ def scale_colour(colour: Colour, factor: float) -> Colour:
 
 
 def jitter_colour(colour: Colour, rng: np.random.Generator, amount: float = 12.0) -> Colour:
-    """Move each channel by up to `amount`."""
+    """Shift each channel by up to `amount`."""
     red, green, blue = np.clip(np.array(colour) + rng.uniform(-amount, amount, 3), 0, 255).round().astype(int).tolist()
     return red, green, blue
 
 
 def choose_scheme(names: tuple[str, ...], rng: np.random.Generator) -> Scheme:
-    """Choose a body colour of `names` and an accent of another name, far enough from it to be seen."""
+    """Choose a body colour from `names` and an accent of another name that contrasts visibly."""
     body_name = names[int(rng.integers(len(names)))]
     body = NAMED_COLOURS[body_name]
     accents = [

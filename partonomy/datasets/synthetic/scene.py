@@ -22,7 +22,7 @@ OCCLUDER_PROBABILITY = 0.25
 UNUSUAL_SCENE_PROBABILITY = 0.12
 FLIP_PROBABILITY = 0.2
 MIN_VISIBLE_PARTS = 2
-# A part that shows less than this many pixels of a 192 x 192 image counts as not visible.
+# A part that shows fewer pixels than this in a 192 x 192 image counts as not visible.
 MIN_PART_PIXELS = 96
 _REFERENCE_SIZE = 192
 _UNUSUAL_SCENES: tuple[SceneKind, ...] = ("studio", "street", "park", "meadow", "room")
@@ -30,7 +30,7 @@ _UNUSUAL_SCENES: tuple[SceneKind, ...] = ("studio", "street", "park", "meadow", 
 
 @dataclass(frozen=True)
 class ScenePlan:
-    """What a picture shows, settled before anything is drawn."""
+    """The content of a picture, planned before anything is drawn."""
 
     blueprint: Blueprint
     scheme: Scheme
@@ -42,10 +42,10 @@ class ScenePlan:
 
 @dataclass(frozen=True)
 class DrawnImage:
-    """One picture, (H, W, 3) uint8 RGB, with what is visible of its main object.
+    """One picture, (H, W, 3) uint8 RGB, with the visible masks of its main object.
 
     Masks are (H, W) bool in image pixels; parts are disjoint and lie inside `object_mask`. `colour` names the colour
-    of the object's body. A second object, if there is one, is of another class and not annotated.
+    of the object's body. A second object, if any, has another class and is not annotated.
     """
 
     image: Image
@@ -57,7 +57,7 @@ class DrawnImage:
 
 
 def plan_scene(blueprint: Blueprint, scheme: Scheme, rng: np.random.Generator) -> ScenePlan:
-    """Choose parts, place and company of an object."""
+    """Choose an object's parts, scene, second object and occluder."""
     kept = set(blueprint.required_parts)
     kept |= {part for part in blueprint.optional_parts if rng.random() >= MISSING_PART_PROBABILITY}
     kept -= {part for part, support in blueprint.supports if support not in kept}
@@ -128,7 +128,7 @@ def _pose(
     shear = rng.uniform(-0.08, 0.08)
     stretch = rng.uniform(0.9, 1.12)
     lean = rng.uniform(-blueprint.max_lean_degrees, blueprint.max_lean_degrees)
-    matrix = np.array([[flip, 0.0], [shear, stretch]], dtype=np.float32)  # rows: where x and y of the object go
+    matrix = np.array([[flip, 0.0], [shear, stretch]], dtype=np.float32)  # rows: images of the object's x and y axes
     matrix = turn(matrix, lean)
     moved = np.concatenate([stroke.points for stroke in strokes]) @ matrix
     lower, upper = moved.min(axis=0), moved.max(axis=0)
@@ -170,7 +170,7 @@ def _draw_stroke(canvas: Canvas, stroke: Stroke, scheme: Scheme, label: int) -> 
 
 
 def _texture_colour(stroke: Stroke, scheme: Scheme) -> tuple[int, int, int]:
-    """Plank seams are a darker shade; stripes and spots take the accent colour, half way to the ground colour."""
+    """Return a darker shade for plank seams; for stripes and spots, the accent colour halfway to the ground colour."""
     ground, other = stroke.colour, scheme.accent
     if stroke.texture == "planks":
         other = (0, 0, 0)
@@ -181,12 +181,12 @@ def _texture_colour(stroke: Stroke, scheme: Scheme) -> tuple[int, int, int]:
 def _draw_second_object(
     canvas: Canvas, blueprint: Blueprint, scene: SceneKind, size: int, rng: np.random.Generator
 ) -> None:
-    """A smaller, complete object of another class behind the main one."""
+    """Draw a smaller, complete object of another class behind the main one."""
     scheme = choose_scheme(blueprint.colours, rng)
     strokes = _sketch_object(blueprint, scheme, blueprint.parts, rng)
     strokes, (_, top, _, bottom) = _pose(strokes, blueprint, scene, rng.uniform(0.22, 0.36), size=size, rng=rng)
     if blueprint.casts_shadow or scene == "sea":
-        # Further away is higher up in the picture.
+        # Objects further away are higher up in the picture.
         lift = np.array([0.0, rng.uniform(0.66, 0.76) * size - bottom], dtype=np.float32)
     else:
         lift = np.array([0.0, rng.uniform(0.02, 0.6) * size - top], dtype=np.float32)
@@ -201,7 +201,7 @@ def _draw_second_object(
 
 
 def _expose(picture: Image, rng: np.random.Generator) -> Image:
-    """Uneven light, contrast and fine grain."""
+    """Apply uneven light, contrast and fine grain."""
     size = picture.shape[0]
     light = rng.integers(206, 256, (3, 3), dtype=np.uint8)
     field = cv2.resize(light, (size, size), interpolation=cv2.INTER_CUBIC)

@@ -15,7 +15,7 @@ SceneKind = Literal["sky", "street", "park", "meadow", "underwater", "room", "se
 
 @dataclass(frozen=True)
 class Stroke:
-    """One filled outline. Details colour what lies under them without changing which part it belongs to."""
+    """One filled outline. A detail colours the strokes below it without changing the part that they belong to."""
 
     points: Points
     colour: Colour
@@ -28,7 +28,7 @@ class Stroke:
 
 @dataclass
 class Sketch:
-    """Collects strokes; strokes of absent parts are left out, so that a blueprint never asks what is there."""
+    """Collects strokes and drops those of absent parts, so that a blueprint need not check which parts are present."""
 
     scheme: Scheme
     livery: Texture
@@ -45,14 +45,14 @@ class Sketch:
         self.fill(part, points, self.scheme.body, self.livery)
 
     def detail(self, part: str, points: Points, colour: Colour, opacity: float = 1.0) -> None:
-        """Add ornament on top of `part` that leaves the masks as they are."""
+        """Add a decoration on top of `part` that does not change the masks."""
         if part in self.present_parts:
             self.strokes.append(Stroke(points, colour, part, True, "plain", opacity, False))
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """An object class: its parts, how it is drawn, how far it may lean and where it is at home.
+    """An object class: its parts, its drawing function, its maximum lean and its scenes.
 
     `draw` adds the strokes to a sketch; its Generator varies the proportions.
     """
@@ -68,7 +68,7 @@ class Blueprint:
     casts_shadow: bool
     liveries: tuple[Texture, ...] = ("plain", "plain", "stripes")
     supports: tuple[tuple[str, str], ...] = ()
-    """(part, the part that holds it): the first is missing whenever the second is."""
+    """(part, its support): the part is missing whenever its support is."""
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from partonomy.datasets.synthetic.sketch import Blueprint, Sketch
 
 
 def _add_wheel_arches(sketch: Sketch, rear_x: float, front_x: float, y: float, radius: float) -> None:
-    """Dark hollows that stay visible where a wheel is missing."""
+    """Draw dark hollows that stay visible if a wheel is missing."""
     for x in (rear_x, front_x):
         hollow = smooth(
             (x - radius, y),

@@ -1,1 +1,1 @@
-"""Task folders for lmms-eval: `task.py` writes one, `task_functions.py` is what its YAML calls."""
+"""Task folders for lmms-eval: `task.py` writes one; its YAML calls the functions of `task_functions.py`."""

@@ -2,9 +2,10 @@
 
     lmms-eval --include_path FOLDER --tasks partonomy_choices --model ...
 
-lmms-eval itself is not needed here; in its environment this package is (`pip install --no-deps .`, numpy, pycocotools,
-scipy). `partonomy_choices` shows all choices at once (`listwise`): its own multiple choice returns a mean loss, divided
-once more by the number of characters. `partonomy_masks` asks for masks as JSON and suits models that write them.
+The export does not need lmms-eval, but lmms-eval's environment needs this package (`pip install --no-deps .`, numpy,
+pycocotools, scipy). `partonomy_choices` shows all choices at once (`listwise`), because lmms-eval's own multiple choice
+returns a mean loss, divided once more by the number of characters. `partonomy_masks` asks for masks as JSON and suits
+models that can write them.
 """
 
 import json
@@ -32,11 +33,11 @@ MASK_INSTRUCTION = (
 
 
 def choice_rows(question: Question, seed: int) -> Iterator[tuple[Subject, Row]]:
-    """One row per multiple-choice step, all choices shown at once; the second follows the correct first answer.
+    """Yield one row per multiple-choice step with all choices at once; the second step follows the correct answer.
 
     Args:
         question: The question.
-        seed: Of the order of the choices, as for validate_partonomy.py.
+        seed: Seed of the order of the choices, as for validate_partonomy.py.
     """
     steps = question_steps(question)
     correct = [step.choices[step.correct_index] for step in steps]
@@ -56,7 +57,7 @@ def choice_rows(question: Question, seed: int) -> Iterator[tuple[Subject, Row]]:
 
 
 def mask_row(question: Question) -> Row:
-    """The question with its correct answer, and the phrases to segment."""
+    """Return the row with the question, its correct answer and the phrases to segment."""
     steps = question_steps(question)
     correct = [step.choices[step.correct_index] for step in steps]
     parts_index = next(index for index, step in enumerate(steps) if step.subject is Subject.PARTS)
@@ -76,7 +77,7 @@ def mask_row(question: Question) -> Row:
 
 
 def as_text(turns: Sequence[Turn]) -> str:
-    """A conversation as one message, which is all that a task of lmms-eval sends; a single turn stays as it is."""
+    """Join a conversation into one message, because lmms-eval tasks send only one; a single turn is unchanged."""
     if len(turns) == 1:
         return turns[0].text
     names = {Role.USER: "Question", Role.ASSISTANT: "Answer"}
@@ -130,7 +131,7 @@ _NEW_TOKENS: Final = {PARTS: 64, OBJECT: 64, MASKS: 8192}
 
 @dataclass(frozen=True)
 class LmmsEvalSummary:
-    """The tasks written, with their numbers of documents, and the records that could not be read."""
+    """The number of documents of each task written, and the number of unreadable records."""
 
     num_documents: dict[str, int]
     num_unreadable: int
@@ -139,12 +140,12 @@ class LmmsEvalSummary:
 def export_lmms_eval_tasks(questions: Path, output: Path, seed: int, overwrite: bool) -> LmmsEvalSummary:
     """Write the task folder.
 
-    Images are referred to by absolute paths, and so is the data: export again after moving either.
+    Images and data are referenced by absolute paths; export again after moving either.
 
     Args:
         questions: Data set folder or published record file.
         output: Folder to write.
-        seed: Of the order in which choices are shown.
+        seed: Seed of the order in which choices are shown.
         overwrite: Replace an earlier export in the same folder.
 
     Raises:
@@ -153,10 +154,10 @@ def export_lmms_eval_tasks(questions: Path, output: Path, seed: int, overwrite: 
     """
     question_set = load_questions(questions, invalid="collect")
     if not question_set.questions:
-        raise ValueError(f"{questions} holds no question that can be asked")
+        raise ValueError(f"{questions}: contains no usable question; see python -m partonomy check")
     if output.is_dir() and any(output.iterdir()):
         if not overwrite:
-            raise FileExistsError(f"{output} is not empty; pass --overwrite, or another --output")
+            raise FileExistsError(f"{output}: is not empty; pass --overwrite or another --output")
         for pattern in OWN_FILES:
             for path in sorted(output.glob(pattern)):
                 path.unlink()
@@ -205,7 +206,7 @@ class _Writer:
 
 
 def _template_name(kind: str) -> str:
-    """Without the suffix .yaml, so that lmms-eval does not take the template for a task."""
+    """Return the template's name, without .yaml so that lmms-eval does not take the template for a task."""
     return f"_partonomy_{kind}_yaml"
 
 
@@ -239,7 +240,7 @@ def _metric(name: str, aggregation: str, higher_is_better: bool) -> str:
 
 
 def _task_yaml(task: str, kind: str, data: Path) -> str:
-    path = json.dumps(str(data / f"{task}.jsonl"))  # a JSON string is a YAML string, whatever the path holds
+    path = json.dumps(str(data / f"{task}.jsonl"))  # a JSON string is a valid YAML string for any path
     return f"task: {task}\ninclude: {_template_name(kind)}\ndataset_kwargs:\n  data_files:\n    test: {path}\n"
 
 

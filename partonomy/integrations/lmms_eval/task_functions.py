@@ -1,7 +1,7 @@
-"""The functions that the exported YAMLs name: what is shown to a model, how its answer is scored, how scores add up.
+"""The functions that the exported YAML files call: prompts and images, scores of answers, and their aggregation.
 
-The metrics are those of `partonomy.metrics`. An answer that cannot be used scores 0; nothing here raises on what a
-model says, since lmms-eval would ask for the score again and again.
+The metrics are those of `partonomy.metrics`. An unusable answer scores 0. No function raises because of a model's
+answer, since lmms-eval would retry the scoring again and again.
 """
 
 import json
@@ -20,13 +20,13 @@ from partonomy.metrics.part_text import PartTextStatistics, failed_statistics, p
 from partonomy.structures import RLE
 
 Doc = Mapping[str, Any]
-"""A line of the exported data."""
+"""One line of the exported data."""
 Item = dict[str, float]
-"""One document's share in a metric: image_id, numerator, denominator."""
+"""One document's contribution to a metric: image_id, numerator, denominator."""
 
 
 def doc_to_visual(doc: Doc) -> list[Image.Image]:
-    """The image in the annotation's frame, with the box that marks the object where there is one."""
+    """Return the image in the annotation's frame, with the box that marks the object, if any."""
     image = load_image(Path(doc["image_path"]), int(doc["height"]), int(doc["width"]))
     if doc["box"]:
         x, y, width, height = (int(value) for value in doc["box"])
@@ -35,17 +35,17 @@ def doc_to_visual(doc: Doc) -> list[Image.Image]:
 
 
 def doc_to_text(doc: Doc) -> str:
-    """The prompt."""
+    """Return the prompt."""
     return str(doc["prompt"])
 
 
 def doc_to_target(doc: Doc) -> str:
-    """The letter of the correct choice."""
+    """Return the letter of the correct choice."""
     return str(doc["answer"])
 
 
 def doc_to_masks(doc: Doc) -> str:
-    """The true masks as the answer that would score 1."""
+    """Return the true masks in the form of an answer that scores 1."""
     return json.dumps({"masks": [dict(mask) for mask in doc["masks"]]})
 
 
@@ -75,7 +75,7 @@ def process_object(doc: Doc, results: Sequence[str]) -> dict[str, Item]:
 
 
 def process_masks(doc: Doc, results: Sequence[str]) -> dict[str, Item]:
-    """Score masks given as JSON, the k-th for the k-th phrase; missing and unreadable ones score 0."""
+    """Score masks given as JSON, the k-th for the k-th phrase; missing and unreadable masks score 0."""
     height, width = int(doc["height"]), int(doc["width"])
     true = [canonical_rle(rle_from_coco(mask, height, width, str(doc["question_id"]))) for mask in doc["masks"]]
     predicted = read_masks(_first(results), height, width)
@@ -92,13 +92,13 @@ def process_masks(doc: Doc, results: Sequence[str]) -> dict[str, Item]:
 
 
 def ratio(items: Sequence[Item]) -> float:
-    """Sum of numerators over sum of denominators; 0 of nothing."""
+    """Return the sum of numerators over the sum of denominators; 0 without items."""
     total = sum(item["denominator"] for item in items)
     return sum(item["numerator"] for item in items) / total if total else 0.0
 
 
 def mean_over_images(items: Sequence[Item]) -> float:
-    """Mean of the images' own ratios (macro); 0 of nothing."""
+    """Return the mean of the images' ratios (macro); 0 without items."""
     by_image: dict[float, list[Item]] = {}
     for item in items:
         by_image.setdefault(item["image_id"], []).append(item)
@@ -106,7 +106,7 @@ def mean_over_images(items: Sequence[Item]) -> float:
 
 
 def read_masks(text: str, height: int, width: int) -> list[RLE | None]:
-    """Masks of a reply, in its order: {"masks": [...]} or a list, perhaps in a code block; None for a broken one."""
+    """Read a reply's masks from {"masks": [...]} or a list, possibly in a code block; None for a broken mask."""
     match = re.search(r"[{\[].*[}\]]", text, re.DOTALL)
     try:
         content = json.loads(match[0]) if match else None

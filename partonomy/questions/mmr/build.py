@@ -1,7 +1,7 @@
-"""An MMR-like data set as files: questions of every image of a part data set, in MMR's schema and folders.
+"""Writes an MMR-like data set: questions about every image of a part data set, in MMR's schema and folder layout.
 
-Images are not copied: below `refer_seg/images/mscoco/images` a link with the data set's name leads to them, and file
-names carry it as their first folder, as `train2017/` does in the published files.
+Images are not copied. Below `refer_seg/images/mscoco/images`, a link with the data set's name leads to them; file names
+contain it as their first folder, like `train2017/` in the published files.
 """
 
 import json
@@ -28,11 +28,11 @@ SPLIT_FILES: Mapping[str, Sequence[tuple[str, Kind | None]]] = {
     "val": (("val", None), *_TESTS),
     "test": _TESTS,
 }
-"""Files of a split and the kind of their questions; None: every kind."""
+"""Files of a split and the kind of their questions; None stands for every kind."""
 
 
 class BuildState(Enum):
-    """What is there of a split; UNFINISHED: a file is gone, or an image waits for its answer."""
+    """The state of a split's files. UNFINISHED: a file is missing, or an image has no answer yet."""
 
     ABSENT = "absent"
     OTHER = "made with other settings"
@@ -42,14 +42,14 @@ class BuildState(Enum):
 
 @dataclass
 class FileCounts:
-    """What is in a file, and what was kept out of it.
+    """Counts of a file's content, and of what was left out of it.
 
     Attributes:
-        num_images: with at least one question.
-        without_question: images that are not in the file for want of one.
-        by_kind, by_targets: questions by what their targets are and by their number.
-        rejected: pairs by criterion and reason.
-        not_askable: annotations by category that no question could ask for.
+        num_images: images with at least one question.
+        without_question: images left out because they have no question.
+        by_kind, by_targets: questions by the kind and by the number of their targets.
+        rejected: rejected pairs by criterion and reason.
+        not_askable: annotations that no question could ask for, by category.
     """
 
     num_images: int = 0
@@ -69,7 +69,7 @@ class FileCounts:
         self.not_askable.update(made.not_askable)
 
     def to_json(self) -> dict[str, object]:
-        """As `build.json` holds it."""
+        """Return the counts in the form of `build.json`."""
         rejected = [
             {"criterion": criterion, "reason": reason, "count": count}
             for (criterion, reason), count in sorted(self.rejected.items())
@@ -90,21 +90,21 @@ class FileCounts:
 def build_mmr(
     dataset: PartDataset, maker: PairMaker, root: Path, split: str, settings: Mapping[str, object]
 ) -> dict[str, FileCounts]:
-    """Write the files of a split, what was rejected (`MMR_<split>.rejected.jsonl`) and `MMR_<split>.build.json`, last.
+    """Write the files of a split, the rejected pairs (`MMR_<split>.rejected.jsonl`) and last `MMR_<split>.build.json`.
 
     Args:
         dataset: images with their annotations.
-        maker: of their questions.
-        root: of the MMR layout.
-        split: one of `SPLIT_FILES`.
-        settings: where the data set came from, for `build.json`.
+        maker: makes their questions.
+        root: root of the MMR layout.
+        split: a key of `SPLIT_FILES`.
+        settings: the origin of the data set, for `build.json`.
 
     Returns:
         Counts by file.
 
     Raises:
         ValueError: no image yields a question.
-        FileExistsError: the root has other images under the data set's name.
+        FileExistsError: the root already has other images under the data set's name.
     """
     build_file(root, split).unlink(missing_ok=True)
     folder = link_images(root, dataset)
@@ -126,7 +126,7 @@ def build_mmr(
 
 
 def find_build(root: Path, split: str, maker: PairMaker, settings: Mapping[str, object]) -> BuildState:
-    """What of a split is there already."""
+    """Return the state of a split's existing files."""
     path = build_file(root, split)
     if not path.is_file():
         return BuildState.ABSENT
@@ -142,20 +142,20 @@ def find_build(root: Path, split: str, maker: PairMaker, settings: Mapping[str, 
 
 
 def build_file(root: Path, split: str) -> Path:
-    """Where the account of a split lies."""
+    """Return the path of a split's `build.json`."""
     return root / FOLDER / f"MMR_{split}.build.json"
 
 
 def rejected_file(root: Path, split: str) -> Path:
-    """Where the pairs of a split that were not kept are listed, a line of JSON each."""
+    """Return the path of the JSON-lines file of a split's rejected pairs."""
     return root / FOLDER / f"MMR_{split}.rejected.jsonl"
 
 
 def link_images(root: Path, dataset: PartDataset) -> str:
-    """Make the data set's images visible below the root; returns the folder that their file names carry.
+    """Link the data set's images below the root, and return the folder for their file names.
 
     Raises:
-        FileExistsError: something else has this name there.
+        FileExistsError: something else has this name.
     """
     folder = Path(dataset.name).name
     link = root / IMAGE_FOLDER / folder
@@ -176,7 +176,7 @@ def _make_pairs(
     counts: FileCounts,
     rejected: TextIO,
 ) -> Iterator[tuple[AnnotatedImage, tuple[MmrQuestion, ...]]]:
-    """Images with their questions, those without any left out; everything is counted, what is rejected is listed."""
+    """Yield images with at least one question; count everything and list rejected pairs."""
     for image in images:
         made = maker.make(image, kind)
         counts.add(made)
@@ -193,5 +193,5 @@ def _to_record(image: AnnotatedImage, questions: tuple[MmrQuestion, ...], folder
 
 
 def _account(maker: PairMaker, settings: Mapping[str, object]) -> dict[str, object]:
-    """All that the files depend on."""
+    """Return everything that the files depend on."""
     return {"note": NOTE, **settings, "maker": dict(maker.settings)}

@@ -1,7 +1,7 @@
-"""MMR-like question-answer pairs from a chat model: the prompt, the reply taken apart, and the loop around both.
+"""Makes MMR-like question-answer pairs with a chat model: writes the prompt, parses the reply and filters its pairs.
 
 The prompt follows the paper (MMR paper, section 3.1 and Figures 6, 7 and 9). Names with boxes in a reply become targets
-and `{seg}` marks. Pairs pass the paper's three filters (section 3.2).
+and `{seg}` marks. Pairs must pass the paper's three filters (section 3.2).
 """
 
 import re
@@ -66,10 +66,18 @@ _AMOUNTS = {
     Kind.PART: "Where the list allows it, an answer names at least two parts, and no whole thing with a box.",
     Kind.OBJECT: "Where the list allows it, an answer names at least two things, and no part of a thing.",
 }
+BOX_TOLERANCE = 1.0
+"""Pixels by which the sides of a repeated box may differ from the listed one, because models round."""
+_HEAD = re.compile(r"^[\s>#*_-]*(question|answer)\s*(\d+)\s*[*_]*\s*:[*_]*\s*", re.IGNORECASE | re.MULTILINE)
+_NUMBER = r"-?\d+(?:\.\d+)?"
+_BOX = re.compile(rf"\s*[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]")
+_LOOSE_NAME = re.compile(r"\b[a-z]\w*_\d+(?:['’]s \w+)?", re.IGNORECASE)
+Ask = Callable[[np.ndarray, str], str]
+"""Shows an image, uint8 RGB (H, W, 3), with a prompt and returns the reply; raises NoReply for a single image."""
 
 
 def listed_targets(scene: Scene, kind: Kind | None) -> tuple[SceneTarget, ...]:
-    """The targets that a prompt of a kind lists."""
+    """Return the targets that a prompt of a kind lists."""
     if kind is Kind.PART:
         return tuple(one for one in scene.targets if one.part_name is not None)
     if kind is Kind.OBJECT:
@@ -78,35 +86,26 @@ def listed_targets(scene: Scene, kind: Kind | None) -> tuple[SceneTarget, ...]:
 
 
 def write_prompt(scene: Scene, kind: Kind | None) -> str:
-    """The prompt about an image; its listed targets must not be empty."""
+    """Write the prompt about an image; there must be at least one listed target."""
     listing = "; ".join(f"{one.numbered} {format_box(one)}" for one in listed_targets(scene, kind))
     role = _ROLE.format(height=scene.image.height, width=scene.image.width, things=_THINGS[kind], listing=f"{listing};")
     return "\n".join([role, _TASK.format(topic=_TOPICS[kind]), _REQUIREMENTS.format(amount=_AMOUNTS[kind])])
 
 
 def format_box(target: SceneTarget) -> str:
-    """'[10, 20, 30, 60]': left, top, right, bottom, pixels."""
+    """Format a box as '[10, 20, 30, 60]': left, top, right and bottom, in pixels."""
     x, y, width, height = target.box
     return f"[{x}, {y}, {x + width}, {y + height}]"
 
 
 def prompt_hash() -> str:
-    """sha256 of the prompt's words."""
+    """Return the sha256 of the prompt's texts."""
     return hash_json([_ROLE, _TASK, _REQUIREMENTS, *(list(one.values()) for one in (_THINGS, _TOPICS, _AMOUNTS))])
-
-
-BOX_TOLERANCE = 1.0
-"""Pixels by which the sides of a repeated box may differ from the listed one: models round."""
-
-_HEAD = re.compile(r"^[\s>#*_-]*(question|answer)\s*(\d+)\s*[*_]*\s*:[*_]*\s*", re.IGNORECASE | re.MULTILINE)
-_NUMBER = r"-?\d+(?:\.\d+)?"
-_BOX = re.compile(rf"\s*[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]")
-_LOOSE_NAME = re.compile(r"\b[a-z]\w*_\d+(?:['’]s \w+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class RawPair:
-    """A question and its answer as they were written; one of them may be missing."""
+    """A question and its answer as the model wrote them; one of them may be empty."""
 
     question: str
     answer: str
@@ -114,16 +113,16 @@ class RawPair:
 
 @dataclass(frozen=True)
 class ReadPair:
-    """A pair with its targets, or what kept it from being read."""
+    """A pair with its targets, and the faults found while reading it."""
 
     question: MmrQuestion
     faults: tuple[Fault, ...]
 
 
 def split_reply(reply: str) -> tuple[RawPair, ...]:
-    """Find "Question n:" and "Answer n:" in a reply; what stands before the first is left out.
+    """Find "Question n:" and "Answer n:" in a reply; text before the first one is ignored.
 
-    A question without its answer, and the other way round, is a pair with an empty text.
+    A question without an answer, or an answer without a question, becomes a pair with an empty text.
     """
     heads = list(_HEAD.finditer(reply))
     pairs: list[RawPair] = []
@@ -146,8 +145,8 @@ def read_pair(raw: RawPair, scene: Scene, question_id: str) -> ReadPair:
     """Turn every "name [box]" of an answer into plain words and `{seg}`.
 
     Returns:
-        The pair with the targets that were found. Faults of coherence: a name or box that the image does not have, a
-        name without its box.
+        The pair with the targets that were found. Faults of coherence are a name or box that the image does not have,
+        and a name without its box.
     """
     by_name = {one.numbered.lower(): one for one in scene.targets}
     names = re.compile(
@@ -186,21 +185,17 @@ def _fault(reason: str, detail: str) -> Fault:
     return Fault(Criterion.COHERENCE, reason, detail)
 
 
-Ask = Callable[[np.ndarray, str], str]
-"""Shows an image, uint8 RGB (H, W, 3), with a prompt and returns the reply; raises NoReply for this image alone."""
-
-
 class NoReply(RuntimeError):
-    """The model did not answer about one image; it may about others."""
+    """The model did not answer for this image; it may answer for others."""
 
 
 class ChatMaker:
-    """Makes pairs by asking a chat model once an image.
+    """Makes pairs by asking a chat model once per image.
 
     Args:
-        ask: the model. It should keep its answers: a build that was stopped asks from the beginning.
-        image_root: of the data set.
-        settings: what decides the replies, as JSON values (the model's name, how it is asked).
+        ask: the model. It should cache its answers, because an interrupted build asks again from the beginning.
+        image_root: image folder of the data set.
+        settings: the settings that determine the replies, as JSON values (the model's name, request options).
     """
 
     def __init__(self, ask: Ask, image_root: Path, settings: Mapping[str, object]) -> None:
@@ -212,7 +207,7 @@ class ChatMaker:
         """See `PairMaker`.
 
         Raises:
-            FileNotFoundError, ValueError: the image cannot be read; names it.
+            FileNotFoundError, ValueError: the image cannot be read; the message names it.
         """
         scene = read_scene(image)
         if not listed_targets(scene, kind):
@@ -226,7 +221,7 @@ class ChatMaker:
 
 
 def judge_reply(reply: str, scene: Scene, kind: Kind | None) -> MadePairs:
-    """Read a reply and keep the pairs without a fault."""
+    """Parse a reply and keep the pairs without faults."""
     pairs = split_reply(reply)
     if not pairs:
         fault = Fault(Criterion.CLARITY, "the reply has no pair in the form asked for", reply[:80])

@@ -1,4 +1,4 @@
-"""MMR-like question-answer pairs: what makers are asked for and return, and the three filter criteria (paper, 3.2)."""
+"""MMR-like question-answer pairs: the interface of their makers and the three filter criteria (paper, section 3.2)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,12 @@ _SPEAKS_OF_SOURCE = re.compile(
     re.IGNORECASE,
 )
 _FINISHED = (".", "!", "?", '"', "'", ")", "”")
+UNANSWERED = "not answered"
+"""Criterion of a rejection for want of a reply; asking again may help."""
 
 
 class Criterion(StrEnum):
-    """The paper's headings."""
+    """The paper's filter criteria, by their headings."""
 
     LOGIC = "logicality and reasoning"
     COHERENCE = "coherence and relevance"
@@ -33,7 +35,7 @@ class Criterion(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a pair is rejected: `reason` is one of a few, for counting; `detail` says where it shows."""
+    """The fault for which a pair is rejected. `reason` is one of a few, for counting; `detail` quotes the text."""
 
     criterion: Criterion
     reason: str
@@ -41,7 +43,7 @@ class Fault:
 
 
 def find_faults(question: MmrQuestion, scene: Scene) -> tuple[Fault, ...]:
-    """Check a question-answer pair against its image's annotations; no fault: it is kept."""
+    """Check a question-answer pair against its image's annotations; a pair without faults is kept."""
     return (
         *logic_faults(question.question, [name for target in question.targets for name in _names(target)]),
         *coherence_faults(question, scene),
@@ -50,11 +52,11 @@ def find_faults(question: MmrQuestion, scene: Scene) -> tuple[Fault, ...]:
 
 
 def logic_faults(question: str, names: Sequence[str]) -> tuple[Fault, ...]:
-    """Logicality and reasoning: no coordinates and no strong hint, which a target's name is.
+    """Check logicality and reasoning: no coordinates and no strong hints, such as a target's name.
 
     Args:
-        question: its text.
-        names: of the targets, in clean words.
+        question: the question's text.
+        names: the targets' cleaned names.
     """
     faults = []
     if found := _COORDINATES.search(question):
@@ -69,7 +71,7 @@ def logic_faults(question: str, names: Sequence[str]) -> tuple[Fault, ...]:
 
 
 def coherence_faults(question: MmrQuestion, scene: Scene) -> tuple[Fault, ...]:
-    """Coherence and relevance: every target annotated, named and marked once; nothing else is spoken of."""
+    """Check coherence and relevance: every target is annotated, named and marked once; nothing else is mentioned."""
     faults = []
     if not question.targets:
         faults.append(Fault(Criterion.COHERENCE, "the answer has no target", question.text_answer))
@@ -95,7 +97,7 @@ def coherence_faults(question: MmrQuestion, scene: Scene) -> tuple[Fault, ...]:
 
 
 def clarity_faults(question: MmrQuestion) -> tuple[Fault, ...]:
-    """Clarity and precision: whole, concise, about what is seen, and not about what something is for."""
+    """Check clarity and precision: complete, concise, about visible things, and not about a thing's function."""
     faults = []
     answer = question.text_answer.strip()
     if not question.question.strip() or not answer:
@@ -118,7 +120,7 @@ def clarity_faults(question: MmrQuestion) -> tuple[Fault, ...]:
 
 
 def _names(target: MmrTarget) -> tuple[str, ...]:
-    """What a question must not say: the object's name and the part's."""
+    """Return the names that a question must not mention: the object's and the part's."""
     category = parse_category(target.category_name)
     return (category.object_name,) if category.part_name is None else (category.object_name, category.part_name)
 
@@ -127,13 +129,9 @@ def _says_phrase(text: str, phrase: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(phrase)}", text, re.IGNORECASE) is not None
 
 
-UNANSWERED = "not answered"
-"""Criterion of a rejection that is no judgement: asking again may help."""
-
-
 @dataclass(frozen=True)
 class Rejection:
-    """A pair that was not kept: `criterion` and `reason` are counted, `detail` and `text` are listed."""
+    """A rejected pair: `criterion` and `reason` are counted, `detail` and `text` are listed."""
 
     criterion: str
     reason: str
@@ -146,9 +144,9 @@ class MadePairs:
     """The pairs of an image.
 
     Attributes:
-        questions: those kept, numbered from 0.
-        rejections: those not kept.
-        not_askable: categories of annotations that no question can ask for, one for every annotation.
+        questions: the accepted pairs, numbered from 0.
+        rejections: the rejected pairs.
+        not_askable: categories of the annotations that no question can ask for, one entry per annotation.
     """
 
     questions: tuple[MmrQuestion, ...] = ()
@@ -157,18 +155,18 @@ class MadePairs:
 
 
 class PairMaker(Protocol):
-    """Makes the pairs of one image after another; the same image gives the same pairs."""
+    """Makes the pairs of one image at a time; the same image always gives the same pairs."""
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """All that the pairs depend on besides the image, as JSON values."""
+        """Everything except the image that the pairs depend on, as JSON values."""
         ...
 
     def make(self, image: AnnotatedImage, kind: Kind | None) -> MadePairs:
-        """Make pairs whose targets are of a kind; None: of all kinds."""
+        """Make pairs whose targets are of a kind; None allows all kinds."""
         ...
 
 
 def reject(question: str, answer: str, fault: Fault) -> Rejection:
-    """A pair with its fault."""
+    """Return the rejection of a pair for its fault."""
     return Rejection(fault.criterion.value, fault.reason, fault.detail, f"{question} | {answer}")

@@ -1,4 +1,4 @@
-"""What an image offers to questions about objects and parts: every annotated thing as a target of MMR's schema."""
+"""The scene of an image: its annotated objects and parts as targets of MMR's schema."""
 
 import re
 from collections import defaultdict
@@ -20,10 +20,10 @@ class SceneTarget:
     """One annotated object or part.
 
     Attributes:
-        target: as the schema holds it; a part's category is "object:part".
-        object_name, part_name: in clean words; `part_name` is None for an object.
-        numbered: name that is unique in the image (paper, Figure 6): "pickup_truck_1's front_wheel".
-        box: (x, y, width, height), pixels.
+        target: the target in the schema's form; a part's category is "object:part".
+        object_name, part_name: cleaned names; `part_name` is None for an object.
+        numbered: a name that is unique in the image (paper, Figure 6): "pickup_truck_1's front_wheel".
+        box: (x, y, width, height) in pixels.
     """
 
     target: MmrTarget
@@ -34,7 +34,7 @@ class SceneTarget:
 
     @property
     def phrase(self) -> str:
-        """How an answer names it: "pickup truck's front wheel"."""
+        """Its name in an answer: "pickup truck's front wheel"."""
         return self.object_name if self.part_name is None else f"{self.object_name}'s {self.part_name}"
 
 
@@ -45,8 +45,8 @@ class Scene:
     Attributes:
         image: the annotated image.
         targets: objects by name and from left to right, each followed by its parts.
-        unmasked: names of objects of which an instance has no mask, so that an answer about them would lack it.
-        num_empty: annotations without a pixel, which are no targets.
+        unmasked: names of objects with an instance that has no mask; an answer about them would be incomplete.
+        num_empty: number of annotations without pixels, which are not targets.
     """
 
     image: AnnotatedImage
@@ -73,7 +73,7 @@ def read_scene(image: AnnotatedImage) -> Scene:
 
 
 def kind_of(question: MmrQuestion) -> Kind:
-    """What the targets of a question are."""
+    """Return whether a question's targets are objects, parts or both."""
     granularities = {target.granularity for target in question.targets}
     if len(granularities) > 1:
         return Kind.MIXED
@@ -81,13 +81,13 @@ def kind_of(question: MmrQuestion) -> Kind:
 
 
 def word_keys(text: str) -> list[str]:
-    """The words of a text for comparison: lower case, singular, without possessive endings and underscores."""
+    """Return a text's words for comparison: lower case, singular, without possessive endings and underscores."""
     plain = _POSSESSIVE.sub("", text.lower().replace("_", " "))
     return [lemmatize(word) for word in _WORD.findall(plain)]
 
 
 def says_name(keys: Sequence[str], name: str) -> bool:
-    """Whether a text, as `word_keys`, says a name or its last word: "wheel" says "front wheel"."""
+    """Return whether a text, given as `word_keys`, contains a name or its last word ("wheel" for "front wheel")."""
     *_, last = wanted = _name_keys(name)
     length = len(wanted)
     return last in keys or any(tuple(keys[at : at + length]) == wanted for at in range(len(keys) - length + 1))
@@ -99,7 +99,7 @@ def _name_keys(name: str) -> tuple[str, ...]:
 
 
 def _targets_of(instance: ObjectInstance, number: int) -> list[SceneTarget]:
-    """The object, where it has a mask, and its parts by name."""
+    """Return the object, if it has a mask, and its parts by name."""
     name = clean_name(instance.label)
     numbered = f"{name.replace(' ', '_')}_{number}"
     targets = []
@@ -116,7 +116,7 @@ def _targets_of(instance: ObjectInstance, number: int) -> list[SceneTarget]:
 
 
 def _place(instance: ObjectInstance) -> tuple[int, int, int]:
-    """From left to right, then from top to bottom."""
+    """Return the sort key: from left to right, then from top to bottom."""
     masks: list[RLE] = [part.mask for part in instance.parts] if instance.mask is None else [instance.mask]
     x, y, *_ = rle_bbox(union_masks(masks)) if masks else (0, 0)
     return x, y, instance.instance_id

@@ -1,6 +1,6 @@
-"""Implicit questions about several objects and parts, from annotations and a table of functions, without any model.
+"""Makes implicit questions about objects and parts from annotations and a table of functions, without a model.
 
-`functions.yaml` says what parts and objects are for.
+`functions.yaml` lists the functions of parts and objects.
 """
 
 from collections import defaultdict
@@ -20,77 +20,16 @@ from partonomy.structures import AnnotatedImage
 
 DEFAULT_FUNCTIONS = Path(__file__).with_name("functions.yaml")
 KINDS = ("parts", "objects")
-
-
-@dataclass(frozen=True)
-class FunctionTable:
-    """Purposes ("sit down") by what serves them.
-
-    Attributes:
-        parts: purposes by part name, and by "object:part" for one object alone.
-        objects: purposes by object name.
-    """
-
-    parts: Mapping[str, tuple[str, ...]]
-    objects: Mapping[str, tuple[str, ...]]
-
-    def find(self, object_name: str, part_name: str | None) -> tuple[str, ...]:
-        """Purposes of a part, or of an object where `part_name` is None; names in clean words."""
-        if part_name is None:
-            return self.objects.get(object_name, ())
-        own = f"{object_name}{OBJECT_PART_SEPARATOR}{part_name}"
-        return self.parts.get(own, self.parts.get(part_name, ()))
-
-
-def load_functions(path: Path = DEFAULT_FUNCTIONS) -> FunctionTable:
-    """Read a table of functions.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it has another form, or a purpose says the name of one of its entries; names file and purpose.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: the file of functions does not exist")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a YAML file ({error})") from error
-    if not isinstance(content, dict) or set(content) != set(KINDS):
-        raise ValueError(f"{path}: the file of functions must have exactly the keys {', '.join(KINDS)}")
-    return FunctionTable(*(_invert(content[kind], f"{path}, {kind}") for kind in KINDS))
-
-
-def _invert(purposes: object, where: str) -> dict[str, tuple[str, ...]]:
-    """Purpose -> "wheel, front wheel" to name -> purposes."""
-    if not isinstance(purposes, dict):
-        raise ValueError(f"{where}: expected lines 'purpose: name, name', got {type(purposes).__name__}")
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for purpose, listed in purposes.items():
-        if not isinstance(purpose, str) or not isinstance(listed, str):
-            raise ValueError(f"{where}, {purpose!r}: expected a purpose and names with commas between, got {listed!r}")
-        keys = word_keys(purpose)
-        for entry in (name.strip() for name in listed.split(",")):
-            for name in entry.split(OBJECT_PART_SEPARATOR):
-                if not name or says_name(keys, name):
-                    raise ValueError(
-                        f"{where}, {purpose!r}: the entry {entry!r} is empty or named by the purpose itself"
-                    )
-            if purpose not in found[entry]:
-                found[entry].append(purpose)
-    return {name: tuple(listed) for name, listed in found.items()}
-
-
 MAX_TARGETS = 16
-"""Most targets of one answer in the published MMR (paper, section 3.3)."""
+"""The largest number of targets of an answer in the published MMR (paper, section 3.3)."""
 MAX_DRAWS = 12
-"""Draws for one question before the image is taken to have no other."""
+"""Number of draws for a question before the image counts as exhausted."""
 COUNTS = {
     Kind.OBJECT: ((1, 0), (1, 0), (2, 0)),
     Kind.PART: ((0, 1), (0, 1), (0, 2), (0, 3)),
     Kind.MIXED: ((1, 1), (1, 1), (1, 2)),
 }
-"""Functions of objects and of parts that a question of a kind asks for; drawn uniformly."""
-
+"""Numbers of object functions and part functions that a question of a kind asks for; drawn uniformly."""
 OBJECT_OPENINGS = (
     "What in this picture would help to {purpose}",
     "Which whole thing or things here would one choose to {purpose}",
@@ -109,8 +48,67 @@ ANSWERS = {Granularity.OBJECT: "one would choose {targets}", Granularity.PART: "
 
 
 @dataclass(frozen=True)
+class FunctionTable:
+    """Purposes ("sit down") of parts and objects.
+
+    Attributes:
+        parts: purposes by part name, and by "object:part" for the part of a single object.
+        objects: purposes by object name.
+    """
+
+    parts: Mapping[str, tuple[str, ...]]
+    objects: Mapping[str, tuple[str, ...]]
+
+    def find(self, object_name: str, part_name: str | None) -> tuple[str, ...]:
+        """Return the purposes of a part, or of an object if `part_name` is None; both names are cleaned."""
+        if part_name is None:
+            return self.objects.get(object_name, ())
+        own = f"{object_name}{OBJECT_PART_SEPARATOR}{part_name}"
+        return self.parts.get(own, self.parts.get(part_name, ()))
+
+
+def load_functions(path: Path = DEFAULT_FUNCTIONS) -> FunctionTable:
+    """Read a table of functions.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has another form, or a purpose contains the name of one of its entries; the message names file
+            and purpose.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the file of functions does not exist")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a YAML file ({error})") from error
+    if not isinstance(content, dict) or set(content) != set(KINDS):
+        raise ValueError(f"{path}: the file of functions must have exactly the keys {', '.join(KINDS)}")
+    return FunctionTable(*(_invert(content[kind], f"{path}, {kind}") for kind in KINDS))
+
+
+def _invert(purposes: object, where: str) -> dict[str, tuple[str, ...]]:
+    """Turn purpose -> "wheel, front wheel" into name -> purposes."""
+    if not isinstance(purposes, dict):
+        raise ValueError(f"{where}: expected lines 'purpose: name, name', got {type(purposes).__name__}")
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for purpose, listed in purposes.items():
+        if not isinstance(purpose, str) or not isinstance(listed, str):
+            raise ValueError(f"{where}, {purpose!r}: expected a purpose and names with commas between, got {listed!r}")
+        keys = word_keys(purpose)
+        for entry in (name.strip() for name in listed.split(",")):
+            for name in entry.split(OBJECT_PART_SEPARATOR):
+                if not name or says_name(keys, name):
+                    raise ValueError(
+                        f"{where}, {purpose!r}: the entry {entry!r} is empty or named by the purpose itself"
+                    )
+            if purpose not in found[entry]:
+                found[entry].append(purpose)
+    return {name: tuple(listed) for name, listed in found.items()}
+
+
+@dataclass(frozen=True)
 class Group:
-    """A purpose and everything in the image that serves it."""
+    """A purpose and all targets in the image that serve it."""
 
     purpose: str
     granularity: Granularity
@@ -119,7 +117,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Askable:
-    """Groups of an image, by granularity, and the categories that the table does not know."""
+    """The groups of an image by granularity, and the categories that are not in the table."""
 
     objects: tuple[Group, ...]
     parts: tuple[Group, ...]
@@ -127,13 +125,13 @@ class Askable:
 
 
 class TemplateMaker:
-    """Makes pairs from templates; every image has a random stream of its own.
+    """Makes pairs from templates; every image has its own random stream.
 
     Args:
-        table: what things are for.
-        table_sha256: of its file.
-        seed: of the draws.
-        questions_per_image: pairs of an image, fewer where it offers no more.
+        table: the table of functions.
+        table_sha256: sha256 of the table's file.
+        seed: seed of the draws.
+        questions_per_image: number of pairs per image; fewer if the image offers no more.
     """
 
     def __init__(self, table: FunctionTable, table_sha256: str, seed: int, questions_per_image: int) -> None:
@@ -151,7 +149,7 @@ class TemplateMaker:
         }
 
     def make(self, image: AnnotatedImage, kind: Kind | None) -> MadePairs:
-        """See `PairMaker`; without a kind the kinds take turns."""
+        """See `PairMaker`; if `kind` is None, the kinds alternate."""
         kinds = list(Kind)
         number = len(kinds) if kind is None else kinds.index(kind)
         generator = np.random.default_rng((self._seed, image.image_id, number))
@@ -178,10 +176,10 @@ class TemplateMaker:
 
 
 def group_targets(scene: Scene, table: FunctionTable) -> Askable:
-    """Everything in an image by what it is for.
+    """Group an image's targets by purpose.
 
-    An object's name with an instance that has no mask is left out, since its answer would lack that one; so is a
-    purpose that more than `MAX_TARGETS` things serve.
+    Objects with an instance without a mask are left out, because an answer would lack that instance. So are purposes
+    that more than `MAX_TARGETS` targets serve.
     """
     groups: dict[Granularity, defaultdict[str, list[SceneTarget]]] = {one: defaultdict(list) for one in Granularity}
     not_askable = []
@@ -201,7 +199,7 @@ def group_targets(scene: Scene, table: FunctionTable) -> Askable:
 
 
 def draw_groups(askable: Askable, kind: Kind, generator: np.random.Generator) -> tuple[Group, ...]:
-    """Draw the purposes of one question, no target in two of them; empty where the draw came to nothing."""
+    """Draw the purposes of one question without a target in common; empty if the draw fails."""
     num_objects, num_parts = COUNTS[kind][int(generator.integers(len(COUNTS[kind])))]
     chosen = [*_draw_disjoint(askable.objects, num_objects, generator)]
     chosen += _draw_disjoint(askable.parts, num_parts, generator)
@@ -210,7 +208,7 @@ def draw_groups(askable: Askable, kind: Kind, generator: np.random.Generator) ->
 
 
 def word_question(question_id: str, groups: Sequence[Group], generator: np.random.Generator) -> MmrQuestion:
-    """Ask for one or more groups in one sentence, and answer in their order."""
+    """Ask for one or more groups in one sentence, and answer in the same order."""
     openings = OBJECT_OPENINGS if groups[0].granularity is Granularity.OBJECT else PART_OPENINGS
     clauses = [openings[int(generator.integers(len(openings)))].format(purpose=groups[0].purpose)]
     clauses += [FURTHER[group.granularity].format(purpose=group.purpose) for group in groups[1:]]
@@ -230,7 +228,7 @@ def _sorted_groups(found: Mapping[str, Iterable[SceneTarget]], granularity: Gran
 
 
 def _draw_disjoint(groups: Sequence[Group], count: int, generator: np.random.Generator) -> list[Group]:
-    """Up to `count` groups in random order that share no target."""
+    """Draw up to `count` groups in random order that share no target."""
     chosen: list[Group] = []
     taken: set[str] = set()
     for place in generator.permutation(len(groups)) if count else ():
@@ -243,6 +241,6 @@ def _draw_disjoint(groups: Sequence[Group], count: int, generator: np.random.Gen
 
 
 def _list_targets(targets: Sequence[SceneTarget]) -> str:
-    """'the car's front wheel {seg} and the car's rear wheel {seg}', each with its mark."""
+    """List targets with their marks: 'the car's front wheel {seg} and the car's rear wheel {seg}'."""
     named = [f"the {one.phrase} {TARGET_MARK}" for one in targets]
     return " and ".join([", ".join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]

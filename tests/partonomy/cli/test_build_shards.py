@@ -15,7 +15,7 @@ from partonomy.datasets.concept_graph import build_concept_graph
 from partonomy.datasets.store import DatasetOrigin, save_dataset
 from partonomy.locks import lock_folder
 from partonomy.questions import fits as fits_module
-from partonomy.questions import generator
+from partonomy.questions import generator, sharded_build
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.build_config import QuestionBuildConfig
 from partonomy.questions.fits import fit_object_sampler, fit_questions, load_fits, save_fits
@@ -180,7 +180,7 @@ def test_a_shard_that_was_stopped_goes_on(
     asked = stop_after(monkeypatch, 100)
     with caplog.at_level("INFO"):
         run(*to, "--shard", "2/2")
-    assert "going on after 6 images" in caplog.text
+    assert "resuming after 6 images" in caplog.text
     assert asked == list(range(19, 25))  # the second half is 13 to 24
     run(*to, "--shard", "2/2")  # nothing to do
     assert len(asked) == 6
@@ -280,7 +280,7 @@ def test_shards_that_do_not_belong_together_are_refused(
         (["--shard", "1/2"], "run this command once with --prepare"),
         (["--merge"], "run this command once with --prepare"),
         (["--shard", "3/2"], "--shard '3/2': give NUMBER/COUNT"),
-        (["--merge", "--shard", "1/2"], "--merge is a step of its own"),
+        (["--merge", "--shard", "1/2"], "--merge is a separate step"),
         (["--prepare", "--shard", "1/2"], "--prepare --shard draws images, which --source dataset does not"),
     ],
 )
@@ -326,6 +326,12 @@ def test_other_versions_and_annotations_than_those_prepared_are_refused(
         patch.setattr(fits_module.np, "__version__", "0.1")
         assert main(["build", *to, "--shard", "1/2"]) == 1
     assert "numpy: 2" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(sharded_build, "load_templates", lambda path: "x" * 5000)
+        assert main(["build", *to, "--shard", "1/2"]) == 1
+    message = capsys.readouterr().err
+    assert "templates: " in message
+    assert len(message) < 1000
     path = tmp_path / "out" / "annotations.json"
     path.write_bytes(path.read_bytes() + b"\n")
     assert main(["build", *to, "--shard", "1/2"]) == 1
@@ -348,7 +354,7 @@ def test_overwriting(vehicles: list[str], tmp_path: Path, capsys: pytest.Capture
     run(*to, "--prepare")
     run(*to, "--shard", "1/2")
     assert main(["build", *to]) == 1
-    assert "work in shards is under way there" in capsys.readouterr().err
+    assert "holds an unfinished sharded build or import" in capsys.readouterr().err
     changed = [*vehicles, "--seed", "5"]
     run(*changed, "--output", str(out), "--prepare", "--overwrite")
     assert not (out / "shards" / "questions-1-of-2.json").exists()

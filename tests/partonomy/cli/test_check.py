@@ -33,7 +33,7 @@ def test_raw_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = ["--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
     assert main(["check", *raw]) == 0
     assert main(["check", str(folder), *raw]) == 1
-    assert "--annotations, --images: of COCO-style files" in capsys.readouterr().err
+    assert "--annotations, --images: only for COCO-style files" in capsys.readouterr().err
     assert main(["check"]) == 1
     assert "give the folder of a data set, or --annotations" in capsys.readouterr().err
     assert main(["check", *raw[:3], str(tmp_path / "nowhere")]) == 1

@@ -120,7 +120,7 @@ def test_a_finished_folder_is_not_overwritten(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     assert main(build_flags(coco_file, tmp_path / "mine")) == 1
-    assert "holds files that no data set has (thesis.tex)" in capsys.readouterr().err
+    assert "holds files that do not belong to a data set (thesis.tex)" in capsys.readouterr().err
 
 
 def test_config_file_and_flags(coco_file: Path, tmp_path: Path) -> None:

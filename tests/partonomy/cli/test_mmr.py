@@ -41,7 +41,7 @@ def test_templates(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     assert "MMR-like, not the published MMR" in output
     assert "MMR_train.json: 8 questions about 4 images" in output
-    assert "not asked about, no function known: car:door (4 annotations)" in output
+    assert "not asked about (no known function): car:door (4 annotations)" in output
     content = (data.parent / "root/MMR/MMR_train.json").read_bytes()
     assert build(data, *flags) == 0
     assert "already built" in capsys.readouterr().out
@@ -58,7 +58,7 @@ def test_templates(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--endpoint", "http://localhost:1/v1"], "--endpoint needs --model_name"),
         (
             ["--endpoint", "http://localhost:1/v1", "--model_name", "x", "--seed", "1"],
-            "--seed belongs to the templates",
+            "--seed applies only to templates",
         ),
     ],
 )

@@ -60,7 +60,7 @@ BAD_RECORDS: list[tuple[object, str, QuestionType | None]] = [
     (change(question_type="riddle"), "'riddle' is not a valid QuestionType", None),
     (
         change(answer_choices=["It has a front wheel.", RECORD["answer_choices"][1]]),
-        r"choice 0: the phrase 'wheel' has no occurrence of its own .* every name in 'answer_parts' must stand in its",
+        r"choice 0: the phrase 'wheel' has no occurrence of its own .* every name in 'answer_parts' must occur in its",
         QuestionType.IDENTIFICATION_WITH_LABEL,
     ),
     (
@@ -142,7 +142,7 @@ def test_a_part_under_the_other_objects_name(tmp_path: Path) -> None:
     [
         (in_common("tyre, and tipper", "negative_with_label"), "the phrase 'bucket' has no occurrence"),
         (in_common("tyre, tipper, and rim"), "has 3 entries, the answer 2"),
-        (in_common("bucket, and tyre"), "the part 'bucket' stands at another place"),
+        (in_common("bucket, and tyre"), "the part 'bucket' has another position"),
     ],
 )
 def test_other_names_only_where_the_authors_write_them(tmp_path: Path, record: Any, reason: str) -> None:

@@ -139,7 +139,7 @@ def test_shards_of_another_file_or_rule_are_refused(
     assert main([*command, "--merge"]) == 1
     assert "import-1-of-3.json: made with other settings (invalid: collect there, raise now)" in capsys.readouterr().err
     assert main(collect) == 1
-    assert "work in shards is under way there" in capsys.readouterr().err
+    assert "holds an unfinished sharded build or import" in capsys.readouterr().err
     path = tmp_path / "out" / "shards" / "import-3-of-3.questions.jsonl"
     path.write_bytes(path.read_bytes() + b"\n")
     assert main([*collect, "--merge"]) == 1

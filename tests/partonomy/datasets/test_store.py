@@ -190,7 +190,7 @@ def test_a_span_that_is_not_its_phrase(folder: Path) -> None:
     record = json.loads((folder / QUESTIONS_FILE).read_text().splitlines()[1])
     record["choices"][2]["spans"][0] = [0, 3]
     edit_line(folder, 1, choices=record["choices"])
-    assert_one_invalid(folder, "does not stand at characters 0 to 3", QuestionType.IDENTIFICATION_WITH_LABEL)
+    assert_one_invalid(folder, "is not found at characters 0 to 3", QuestionType.IDENTIFICATION_WITH_LABEL)
 
 
 def test_a_missing_image_fails_all_its_questions(folder: Path) -> None:

@@ -254,11 +254,24 @@ def test_a_batch_that_cannot_be_opened_is_asked_item_by_item(
     def fail(*arguments: object) -> None:
         raise RuntimeError("no room")
 
+    asked: list[str] = []
+    reply = HashModel.reply
+
+    def note(self: HashModel, image: np.ndarray, turns: Sequence[Turn]) -> str:
+        asked.append(turns[-1].text)
+        return reply(self, image, turns)
+
+    monkeypatch.setattr(HashModel, "reply", note)
     monkeypatch.setattr(BatchedHashModel, place, fail)
     model = BatchedHashModel()
     run_task(task, task_config(task, tmp_path / "run"), model)
     assert untimed(tmp_path / "run") == untimed(tmp_path / "single")
     assert model.num_replies == []
+    path = tmp_path / "run" / "records.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:5]))
+    run_task(task, task_config(task, tmp_path / "run"), BatchedHashModel(), resume=True)
+    assert untimed(tmp_path / "run") == untimed(tmp_path / "single")
+    assert len(asked) == 12 + 7  # what is recorded is not asked again
     assert "8 items are asked one by one: RuntimeError: no room" in caplog.text
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from partonomy.benchmarks import task as task_module
 from partonomy.benchmarks.partonomy.metrics import metric_names
 from partonomy.benchmarks.partonomy.steps import Conditioning
 from partonomy.benchmarks.partonomy.task import PartonomyOptions, PartonomyTask
 from partonomy.benchmarks.segmentation import SegmentationMode
 from partonomy.benchmarks.task import MAX_REASON
-from partonomy.harness import asking
 from partonomy.harness.ranks import Rank
 from partonomy.harness.run import Job, check_task, run_benchmark
 from partonomy.harness.summary import read_summary, summarize, summary_to_json
@@ -61,13 +61,13 @@ def test_records_stand_in_the_order_of_the_items(world: World, tmp_path: Path) -
 
 def test_each_image_is_loaded_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Path] = []
-    original = asking.load_image
+    original = task_module.load_image
 
     def load(path: Path, height: int, width: int) -> np.ndarray:
         loaded.append(path)
         return original(path, height, width)
 
-    monkeypatch.setattr(asking, "load_image", load)
+    monkeypatch.setattr(task_module, "load_image", load)
     run(world.config(tmp_path / "run"))
     assert len(loaded) == len(set(loaded)) == 4
 

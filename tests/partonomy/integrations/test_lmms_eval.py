@@ -16,6 +16,7 @@ from partonomy.datasets.store import load_questions
 from partonomy.integrations.lmms_eval.task_functions import mean_over_images, process_masks, ratio, read_masks
 from partonomy.masks import encode_mask, rle_to_json
 from partonomy.models.bounds import OracleModel
+from partonomy.models.contract import Gold, Hint
 from partonomy.structures import QuestionType
 from tests.partonomy.conftest import write_questions
 from tests.partonomy.running import make_config, run_model
@@ -153,14 +154,15 @@ def test_numbers_are_those_of_validate_partonomy(folder: Path, tmp_path: Path) -
 
     def answer(doc: Doc) -> str:
         question = by_id[doc["question_id"]]
-        model.prepare(question)
+        gold = Gold(None, masks=tuple(part.mask for part in question.masks))
+        model.prepare(Hint(question.question_id, 0, gold))
         image = np.zeros((question.height, question.width, 3), dtype=np.uint8)
         masks = model.segment(image, (), "", question.correct_choice.part_spans)
         return "```json\n" + json.dumps([rle_to_json(encode_mask(mask)) for mask in masks]) + "\n```"
 
     for question_type in TYPES:
         numbers = evaluate(read_task(folder, f"partonomy_{question_type.value}_masks.yaml"), answer)
-        metrics = summary.question_types[question_type.value].metrics
+        metrics = summary.groups[question_type.value].metrics
         for name in ("giou_micro_paired", "giou_macro_paired", "ciou_paired"):
             value = metrics[name].value
             assert value is not None

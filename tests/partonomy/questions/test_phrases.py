@@ -108,7 +108,7 @@ def test_an_entry_of_the_list_stands_for_the_part_at_its_place(text: str, labels
         ("It has: tyre, and sail.", ["wheel"], "has 2 entries, the answer 1"),
         ("It has: .", ["wheel"], "has 0 entries"),
         ("It has: tyre, , sail.", ["wheel", "x", "wing"], "has 0 entries"),
-        ("It has: wing, and tyre.", ["wheel", "wing"], "the part 'wing' stands at another place"),
+        ("It has: wing, and tyre.", ["wheel", "wing"], "the part 'wing' has another position"),
     ],
 )
 def test_a_list_that_does_not_fit_is_refused(text: str, labels: list[str], message: str) -> None:

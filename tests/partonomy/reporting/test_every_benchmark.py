@@ -44,6 +44,7 @@ from partonomy.reporting.predictions import write_predictions
 from partonomy.reporting.report import NUM_CASES, write_report
 from partonomy.reporting.tables import ALL_TABLES, AUTO, metric_table, result_tables, tidy_csv
 from partonomy.table_format import Table
+from partonomy.visualize import part_colours
 from plum.cli.main import main as plum
 from tests.partonomy.benchmark_world import ScriptedModel
 from tests.partonomy.benchmarks.vqa_world import draw
@@ -122,13 +123,13 @@ def test_tidy_csv_has_every_metric(pair: Runs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "names", "num_quoted", "cell"),
+    ("table", "names", "num_quoted"),
     [
-        ("mmr2", ("mmr",), 10, "giou"),
-        ("mmr3", ("refcoco",), 13, "ciou"),
-        ("mmr4", ("multirefcoco",), 6, "ciou"),
-        ("mmr5", ("refcocom",), 12, "giou"),
-        ("5", ("textvqa", "gqa", "pope"), 4, "headline"),
+        ("mmr2", ("mmr",), 10),
+        ("mmr3", ("refcoco",), 13),
+        ("mmr4", ("multirefcoco",), 6),
+        ("mmr5", ("refcocom",), 12),
+        ("5", ("textvqa", "gqa", "pope"), 4),
     ],
 )
 def test_runs_stand_in_the_tables_of_papers(  # noqa: PLR0917  (pytest passes by name)
@@ -136,7 +137,6 @@ def test_runs_stand_in_the_tables_of_papers(  # noqa: PLR0917  (pytest passes by
     table: str,
     names: Sequence[str],
     num_quoted: int,
-    cell: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     runs = [benchmarks.pairs[name].worse for name in names]
@@ -149,7 +149,7 @@ def test_runs_stand_in_the_tables_of_papers(  # noqa: PLR0917  (pytest passes by
     quoted, own = printed.split("[runs]")
     assert len(quoted.split("[paper (quoted)]")[1].strip().splitlines()) == num_quoted
     for run in runs:
-        value = run.summary.metrics[run.summary.headline if cell == "headline" else cell].value
+        value = run.summary.metrics[run.summary.headline].value
         assert value is not None
         assert (f"{100 * value:.2f}" if table == "5" else percent(value)) in own
     rows = list(csv.DictReader(io.StringIO(tidy_csv(runs, table, STYLE))))
@@ -275,7 +275,11 @@ def test_a_page_shows_numbers_and_cases(pair: Runs, tmp_path: Path) -> None:
     for name, estimate in pair.worse.summary.metrics.items():
         value = "-" if estimate.value is None else f"{percent(estimate.value)} [{percent(estimate.low)}, "
         assert re.search(rf"<td>{re.escape(name)}</td><td>{re.escape(value)}", page), name
-    assert "this run above it" in page
+    best = pair.oracle.summary.metrics[pair.oracle.summary.headline].value
+    assert headline.value is not None
+    assert best is not None
+    assert "this run above it</th>" in page
+    assert f"<td>{100 * (headline.value - best):+.1f} [" in page, "negative, since the other run is the oracle's"
     for text in ("Random cases", "Best cases", "Worst cases", pair.worse.summary.protocol, "content_hash"):
         assert text in page
     assert "No pictures" not in page
@@ -299,6 +303,15 @@ def test_true_and_predicted_masks_are_drawn_side_by_side(pair: Runs) -> None:
         assert worse["true"] == panels["true"]
         if others[record.item_id].score < 1:
             assert worse["predicted"] != worse["true"]
+
+
+def test_targets_are_labelled_in_their_colours(benchmarks: World) -> None:
+    run = benchmarks.pairs["mmr_generate"].worse
+    for record in run.records:
+        labels = draw_case(run, record, None).labels
+        expected = [(target.name or "no target", target.iou) for target in record.targets]
+        assert [(label.name, label.iou) for label in labels] == expected
+        assert tuple(label.colour for label in labels) == part_colours(len(labels))
 
 
 def test_words_are_shown(benchmarks: World) -> None:
@@ -337,6 +350,7 @@ def test_predictions_are_exported(pair: Runs, tmp_path: Path) -> None:
     assert main(["export-predictions", str(pair.worse.path), "--output", str(path)]) == 0
     entries = json.loads(path.read_text())
     for entry, record in zip(entries, pair.worse.records, strict=True):
+        assert not Path(entry["image"]).is_absolute()
         assert (path.parent / entry["image"]).resolve() == Path(record.image_path).resolve()
         assert entry["masks"] == [rle_to_json(mask) for mask in record.masks()]
         keys = ("item_id", "group", "prompt", "status", "reason", "reply")

@@ -89,7 +89,7 @@ def test_names_that_do_not_fit(tmp_path: Path, content: dict[str, Any], names: d
 def test_an_image_without_wordnet_id(tmp_path: Path, content: dict[str, Any]) -> None:
     content["images"][0]["file_name"] = "setter.JPEG"
     names = write_json(tmp_path / "names.json", NAMES)
-    with pytest.raises(ValueError, match=r"'setter\.JPEG' holds no WordNet id"):
+    with pytest.raises(ValueError, match=r"'setter\.JPEG' contains no WordNet id"):
         read_part_imagenet(config(tmp_path, content), names)
 
 

@@ -183,7 +183,7 @@ def lose_the_number(path: Path) -> None:
         (write_objects_without_parts, "object 0: needs `class`, `mask` and `parts`"),
         (annotate_another_image, "annotates the image '2008_000007'"),
         (lose_the_image, "no image '2008_000008.jpg' there; looked for 2008_000008.jpg, JPEGImages/2008_000008.jpg"),
-        (lose_the_number, "the name must hold a number"),
+        (lose_the_number, "the file name must contain a unique number"),
     ],
 )
 def test_a_bad_file_is_named_or_collected(tmp_path: Path, damage: object, reason: str) -> None:
@@ -210,7 +210,7 @@ def test_masks_that_do_not_fit(tmp_path: Path) -> None:
     anno = np.zeros((1, 1), dtype=[("imname", "O"), ("objects", "O")])
     anno[0, 0] = ("2008_000008", rows)
     savemat(settings.annotations / "2008_000008.mat", {"anno": anno}, do_compression=True)
-    with pytest.raises(ValueError, match=r"the masks have several sizes \(height, width\): \[\(5, 5\), \(20, 30\)\]"):
+    with pytest.raises(ValueError, match=r"the masks differ in size \(height, width\): \[\(5, 5\), \(20, 30\)\]"):
         read_pascal_part(settings)
     anno[0, 0]["objects"] = rows[:, 1:]
     savemat(settings.annotations / "2008_000008.mat", {"anno": anno}, do_compression=True)
