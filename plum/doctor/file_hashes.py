@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-from tqdm import tqdm
 
 from partonomy.files import write_text_atomically
+from partonomy.progress import BYTES, Progress, progress
 
 CHUNK_BYTES = 2**24
 
@@ -49,10 +49,10 @@ def hash_large_files(files: Sequence[Path], cache: Path, is_quiet: bool = False)
     known = {file: remembered.get(str(file.resolve())) for file in files}
     fresh = [file for file in files if not _is_current(file, known[file])]
     total = sum(file.stat().st_size for file in fresh)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="sha256", disable=is_quiet or not fresh) as progress:
+    with progress(total, "sha256", BYTES, is_shown=not is_quiet and bool(fresh)) as shown:
         for file in fresh:
             before = file.stat()
-            remembered[str(file.resolve())] = HashedFile(before.st_size, before.st_mtime_ns, _hash(file, progress))
+            remembered[str(file.resolve())] = HashedFile(before.st_size, before.st_mtime_ns, _hash(file, shown))
             _write(remembered, cache)
     return {file: remembered[str(file.resolve())].sha256 for file in files}
 
@@ -62,12 +62,12 @@ def _is_current(file: Path, known: HashedFile | None) -> bool:
     return known is not None and (known.size, known.mtime_ns) == (state.st_size, state.st_mtime_ns)
 
 
-def _hash(file: Path, progress: tqdm) -> str:
+def _hash(file: Path, shown: Progress) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as content:
         while chunk := content.read(CHUNK_BYTES):
             digest.update(chunk)
-            progress.update(len(chunk))
+            shown.update(len(chunk))
     return digest.hexdigest()
 
 

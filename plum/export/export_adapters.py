@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import Tensor
-from tqdm import tqdm
 
 from partonomy.datasets.photographs import copy_training_images
+from partonomy.progress import counted, progress
 from plum.checkpoints.model_config_io import write_model_config
 from plum.checkpoints.model_weights import ModelWeights, empty_model, read_saved
 from plum.checkpoints.published.streamed_probe import probe_logits
@@ -98,19 +98,20 @@ def _split(
     """Return the adapters under peft's names, and every other tensor that differs from the base under ours."""
     adapters: dict[str, Tensor] = {}
     others: dict[str, Tensor] = {}
-    for name in tqdm(weights.names, desc="compare", unit="tensor"):
-        if is_adapter(name) or TRAINED_COPY in name:
-            adapters[peft_name(name)] = weights.read(name).clone()
-            continue
-        tensor, plain = weights.read(name), name_without_adapters(name)
-        # A run in bfloat16 also rounds the weights that it does not train.
-        if plain in base and torch.equal(read_saved(base[plain], plain).to(tensor.dtype), tensor):
-            continue
-        if _is_under_adapters(name):
-            raise ValueError(
-                f"{folder} is not the base of {weights.where}: they differ in {name}, which is not trained"
-            )
-        others[name] = tensor.clone()
+    with progress(len(weights.names), "compare", "tensor") as shown:
+        for name in counted(weights.names, shown):
+            if is_adapter(name) or TRAINED_COPY in name:
+                adapters[peft_name(name)] = weights.read(name).clone()
+                continue
+            tensor, plain = weights.read(name), name_without_adapters(name)
+            # A run in bfloat16 rounds what it does not train.
+            if plain in base and torch.equal(read_saved(base[plain], plain).to(tensor.dtype), tensor):
+                continue
+            if _is_under_adapters(name):
+                raise ValueError(
+                    f"{folder} is not the base of {weights.where}: they differ in {name}, which is not trained"
+                )
+            others[name] = tensor.clone()
     return adapters, others
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from partonomy.datasets.photographs import copy_training_images
+from partonomy.progress import counted, progress
 from plum.checkpoints.model_config_io import read_model_config, write_model_config
 from plum.checkpoints.model_weights import MergedWeights, ModelWeights, Weights, empty_model
 from plum.checkpoints.published.streamed_probe import probe_logits
@@ -115,16 +115,18 @@ def _write(merged: Weights, partial: Path, request: ExportRequest) -> ShardWrite
     # Buffers such as frequencies keep their precision, as in a model that is cast (`GroundedLMM._apply`).
     exact = {name for name, _ in empty_model(merged.config).named_buffers()}
     digests: dict[str, str] = {}
-    for name in tqdm(merged.names, desc="export", unit="tensor"):
-        tensor = merged.read(name)
-        tensor = tensor.float() if name in exact else tensor.to(request.dtype)
-        digests[name] = _digest(tensor)
-        writer.add(name, tensor)
+    with progress(len(merged.names), "export", "tensor") as shown:
+        for name in counted(merged.names, shown):
+            tensor = merged.read(name)
+            tensor = tensor.float() if name in exact else tensor.to(request.dtype)
+            digests[name] = _digest(tensor)
+            writer.add(name, tensor)
     writer.finish()
     reloaded = ModelWeights(merged.config, list_tensors(partial, MODEL_STEM), {}, str(partial), is_strict=True)
-    for name in tqdm(reloaded.names, desc="check", unit="tensor"):
-        if _digest(reloaded.read(name)) != digests[name]:
-            raise ValueError(f"{partial}: {name} is not what was written: check the disk; nothing was exported")
+    with progress(len(reloaded.names), "check", "tensor") as shown:
+        for name in counted(reloaded.names, shown):
+            if _digest(reloaded.read(name)) != digests[name]:
+                raise ValueError(f"{partial}: {name} is not what was written: check the disk; nothing was exported")
     return writer
 
 

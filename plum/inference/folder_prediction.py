@@ -16,11 +16,11 @@ from urllib.parse import quote
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
-from tqdm import tqdm
 
 from partonomy.files import write_text_atomically
 from partonomy.masks import encode_masks, rle_to_json
 from partonomy.models.contract import Role, Turn
+from partonomy.progress import progress
 from partonomy.visualize import draw_overlay, part_colours, resize
 from plum.inference.api import read_image
 from plum.inference.highlight import NOTHING, Highlight, answer_question, parse_char_range
@@ -358,15 +358,15 @@ def predict_folder(
     waiting = [request for request in requests if request.name not in done]
     failures: list[tuple[str, str]] = []
     (output / FAILURES_FILE).unlink(missing_ok=True)
-    for request in tqdm(waiting, desc="predict", unit="image"):
-        try:
-            record = _predict_image(predictor, request, output)
-        except (FileNotFoundError, ValueError) as error:
-            failures.append((request.name, str(error)))
-            append_line(output / FAILURES_FILE, {"image": request.name, "reason": str(error)})
-            logger.warning("%s failed: %s", request.name, error)
-            continue
-        append_line(records, record)
+    with progress(len(requests), "predict", "image", initial=len(requests) - len(waiting)) as shown:
+        for request in waiting:
+            try:
+                append_line(records, _predict_image(predictor, request, output))
+            except (FileNotFoundError, ValueError) as error:
+                failures.append((request.name, str(error)))
+                append_line(output / FAILURES_FILE, {"image": request.name, "reason": str(error)})
+                logger.warning("%s failed: %s", request.name, error)
+            shown.update()
     page = write_page(output, model_name, read_lines(records) if records.is_file() else [], failures)
     return FolderResult(len(waiting) - len(failures), len(requests) - len(waiting), tuple(failures), page)
 

@@ -13,30 +13,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from partonomy.models.contract import Generation, Turn
-from partonomy.structures import CharSpan, ChoiceScore, Question
+from partonomy.models.contract import Generation, Hint, Turn
+from partonomy.structures import CharSpan, ChoiceScore
 from plum.inference.predictor import Predictor
 from plum.models.segmenters.sam import stock_layers
 from plum.models.segmenters.sam_modules import Attention, ImageEncoderViT
 
 
 class PlainModel:
-    """A Predictor used as in the papers' procedure."""
+    """A Predictor used as in the papers' procedure (`partonomy.models.contract.InformedModel`)."""
 
     name = "plain"
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self._question: Question | None = None
+        self.hint: Hint | None = None
+        """What the harness said of the request that it makes."""
         self._states: dict[tuple[Turn, ...], Tensor] = {}
         self.mask_logits: Tensor | None = None
         """Logits [spans, H, W] of the masks returned last."""
 
-    def prepare(self, question: Question) -> None:
-        """Discard the previous question and read the phrases of all choices."""
-        self._question = question
-        self._states.clear()
-        self._predictor.images.keep(())
+    def prepare(self, hint: Hint) -> None:
+        """Discard the previous question and read the phrases of all choices, which are the hint's guesses."""
+        self.hint = hint
+        if hint.number == 0:
+            self._states.clear()
+            self._predictor.images.keep(())
 
     @torch.inference_mode()
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
@@ -48,15 +50,16 @@ class PlainModel:
     @torch.inference_mode()
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
         """Return the masks of the given answer; those of the other choices are decoded as well."""
-        assert self._question is not None, "prepare(question) comes first"
+        assert self.hint is not None, "prepare comes first"
+        assert self.hint.gold is not None, "a question says what its choices are"
         states = self._states[tuple(turns)]
         chosen = torch.zeros((0, *image.shape[:2]))
         sam = self._predictor.model.sam
         with stock_attention(sam.image_encoder), stock_layers(sam):
-            for row, choice in enumerate(self._question.choices):
-                forced = self._predictor.answers.forced(turns, choice.text, choice.part_spans)
+            for row, (choice, phrases) in enumerate(self.hint.gold.guesses):
+                forced = self._predictor.answers.forced(turns, choice, phrases)
                 logits = self._predictor.mask_logits(image, states[row : row + 1], forced.spans)
-                if choice.text == answer:
+                if choice == answer:
                     chosen = logits[forced.places]
         self.mask_logits = chosen
         return (chosen > 0).cpu().numpy()

@@ -36,7 +36,7 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class AttentionBlock:
-    """Attention of R sets of new nodes to nodes of the forest.
+    """Attention of R sets of new nodes, each to its own nodes of the forest.
 
     queries: [R, q] indices among the new nodes; keys: [R, k] indices in the forest. Both are padded.
     is_visible: [R, q, k], which keys each query attends to; None: causal, query i attends to the keys up to the i-th.
@@ -119,15 +119,16 @@ class PrefixForest:
             blocks.append(AttentionBlock(trunk, trunk, None))
             places.append(np.stack([trunk.ravel(), trunk.ravel()]))
             num_before = num_trunk_nodes
-        grown = [branch for branch in self._branches.values() if branch.num_done < len(branch.nodes)]
-        if grown:
-            block = self._branch_block(grown, first)
+        groups = self._grown_groups()
+        if groups:
+            block = self._branch_block(groups, first)
             blocks.append(block)
-            for row, branch in enumerate(grown):
-                nodes = np.asarray(branch.nodes[branch.num_done :])
+            for row, group in enumerate(groups):
+                nodes = np.concatenate([branch.nodes[branch.num_done :] for branch in group])
                 at = num_before + row * block.queries.shape[1] + np.arange(len(nodes))
                 places.append(np.stack([nodes - first, at]))
-                branch.num_done = len(branch.nodes)
+                for branch in group:
+                    branch.num_done = len(branch.nodes)
         new = slice(first, len(self))
         self._num_done = len(self)
         place_of_node = np.zeros(len(self) - first, dtype=np.int64)
@@ -177,25 +178,44 @@ class PrefixForest:
         self.pictures.append(picture)
         self.patches.append(patch if 0 <= patch < self.num_patches else NO_NODE)
 
-    def _branch_block(self, branches: Sequence[_Branch], first: int) -> AttentionBlock:
-        """Return the attention of branches' new nodes to their picture's trunk and their own tree."""
+    def _grown_groups(self) -> list[list[_Branch]]:
+        """Return the branches with new nodes, in groups whose attention is computed as one set.
+
+        A set holds a copy of its trunk's keys and values, so branches of one picture share a set. Keys of the other
+        branches in a set are computed and masked; sets are no larger than the trunk, so this costs less than it saves.
+        """
+        groups: list[list[_Branch]] = []
+        last_of_picture: dict[int, list[_Branch]] = {}
+        for branch in self._branches.values():
+            if branch.num_done == len(branch.nodes):
+                continue
+            group = last_of_picture.get(branch.picture, [])
+            if not group or sum(len(one.nodes) for one in (*group, branch)) > len(self.trunk):
+                group = last_of_picture[branch.picture] = []
+                groups.append(group)
+            group.append(branch)
+        return groups
+
+    def _branch_block(self, groups: Sequence[Sequence[_Branch]], first: int) -> AttentionBlock:
+        """Return the attention of new nodes to their picture's trunk and their own tree; one set per group."""
         num_trunk = len(self.trunk)
-        num_queries = max(len(branch.nodes) - branch.num_done for branch in branches)
-        num_keys = num_trunk + max(len(branch.nodes) for branch in branches)
-        queries = np.zeros((len(branches), num_queries), dtype=np.int64)
-        keys = np.zeros((len(branches), num_keys), dtype=np.int64)
-        is_visible = np.zeros((len(branches), num_queries, num_keys), dtype=bool)
-        for row, branch in enumerate(branches):
-            keys[row, :num_trunk] = branch.picture * num_trunk + np.arange(num_trunk)
-            keys[row, num_trunk : num_trunk + len(branch.nodes)] = branch.nodes
-            num_new = len(branch.nodes) - branch.num_done
-            queries[row, :num_new] = np.asarray(branch.nodes[branch.num_done :]) - first
-            is_visible[row, num_new:, 0] = True  # padding must attend to something: a softmax over nothing is NaN
-            for place, (ancestors, num_seen) in enumerate(
-                zip(branch.ancestors[branch.num_done :], branch.num_trunk_seen[branch.num_done :], strict=True)
-            ):
-                is_visible[row, place, :num_seen] = True
-                is_visible[row, place, num_trunk + ancestors] = True
+        num_queries = max(sum(len(branch.nodes) - branch.num_done for branch in group) for group in groups)
+        num_keys = num_trunk + max(sum(len(branch.nodes) for branch in group) for group in groups)
+        queries = np.zeros((len(groups), num_queries), dtype=np.int64)
+        keys = np.zeros((len(groups), num_keys), dtype=np.int64)
+        is_visible = np.zeros((len(groups), num_queries, num_keys), dtype=bool)
+        for row, group in enumerate(groups):
+            keys[row, :num_trunk] = group[0].picture * num_trunk + np.arange(num_trunk)
+            query, key = 0, num_trunk
+            for branch in group:
+                keys[row, key : key + len(branch.nodes)] = branch.nodes
+                for place in range(branch.num_done, len(branch.nodes)):
+                    queries[row, query] = branch.nodes[place] - first
+                    is_visible[row, query, : branch.num_trunk_seen[place]] = True
+                    is_visible[row, query, key + branch.ancestors[place]] = True
+                    query += 1
+                key += len(branch.nodes)
+            is_visible[row, query:, 0] = True  # padding must attend to something: a softmax over nothing is NaN
         return AttentionBlock(queries, keys, is_visible)
 
 

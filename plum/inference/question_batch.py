@@ -5,6 +5,7 @@ reference (the paper, section A.1, scores every choice with its own forward pass
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,6 +30,10 @@ from plum.structures import SpanBounds
 
 MAX_DECODED_TOGETHER = 32
 """Conversations whose masks are decoded in one loop; bounds the memory of image embeddings and earlier masks."""
+
+MAX_DECODED_BYTES_ON_CPU = 16 * 2**20
+"""Image embeddings of such a loop on a CPU: four conversations at SAM's full size. More together leave its cache, and a
+mask takes half as long again."""
 
 MAX_COPIED_BYTES = 4 * 2**30
 """Maximum size of the keys and values of answers generated together, each with its own copy of its prompt's. At 7B this
@@ -67,12 +72,16 @@ class QuestionBatch:
     def segment(self, requests: Sequence[MaskRequest]) -> list[np.ndarray]:
         """Segment phrases of given answers, masks bool (len(spans), H, W); answers scored before need no forward."""
         forced = [self._predictor.answers.forced(request.turns, request.answer, request.spans) for request in requests]
-        paths = self._states.add(
-            [_forest_row(request, answer.row.encoded) for request, answer in zip(requests, forced, strict=True)]
-        )
         masks = [self._no_masks(request) for request in requests]
-        pictures = [request.image for request in requests]
-        for number, logits in self._mask_logits(paths, [answer.spans for answer in forced], pictures):
+        asked = [number for number, answer in enumerate(forced) if answer.spans]
+        rows = []
+        for number in asked:
+            row = _forest_row(requests[number], forced[number].row.encoded)
+            # No state before it depends on what follows the last phrase.
+            rows.append(replace(row, ids=row.ids[: max(span.end for span in forced[number].spans)]))
+        paths, spans = self._states.add(rows), [forced[number].spans for number in asked]
+        for place, logits in self._mask_logits(paths, spans, [requests[number].image for number in asked]):
+            number = asked[place]
             masks[number] = (logits > 0).cpu().numpy()[forced[number].places]
         return masks
 
@@ -126,8 +135,9 @@ class QuestionBatch:
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield the number of each row with spans, and their mask logits [spans, H, W] in original-image pixels."""
         asked = [number for number, found in enumerate(spans) if found]
-        for first in range(0, len(asked), MAX_DECODED_TOGETHER):
-            chunk = asked[first : first + MAX_DECODED_TOGETHER]
+        size = self._num_decoded_together()
+        for first in range(0, len(asked), size):
+            chunk = asked[first : first + size]
             logits = self._decode(
                 [paths[number] for number in chunk],
                 [spans[number] for number in chunk],
@@ -136,6 +146,15 @@ class QuestionBatch:
             for number, low in zip(chunk, logits, strict=True):
                 frame = self._images[pictures[number]].inputs.frame
                 yield number, resize_to_original(low, frame, self._predictor.transform.sam_size)
+
+    def _num_decoded_together(self) -> int:
+        model, device = self._predictor.model, self._predictor.device
+        if device.type != "cpu":
+            return MAX_DECODED_TOGETHER
+        height, width = model.sam.grid
+        parameter = next(model.parameters())
+        bytes_per_row = model.config.sam.prompt_dim * height * width * parameter.element_size()
+        return min(MAX_DECODED_TOGETHER, max(1, MAX_DECODED_BYTES_ON_CPU // bytes_per_row))
 
     def _decode(
         self, paths: Sequence[np.ndarray], spans: Sequence[Sequence[TokenSpan]], pictures: Sequence[int]

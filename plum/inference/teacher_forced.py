@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
+from partonomy.progress import counted, progress
 from plum.checkpoints.store import LoadedModel
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
@@ -108,8 +108,9 @@ def _evaluate_kind(loaded: LoadedModel, folder: str, kind: str, limit: int) -> H
     sums = _Sums()
     model = loaded.model.eval()
     device = next(model.parameters()).device
-    for batch in tqdm(batches, desc=f"held-out {kind}", total=num_images, unit="image"):
-        sums.add(model, batch.without_sam().to(device))  # tags and text need no mask
+    with progress(num_images, f"held-out {kind}", "image") as shown:
+        for batch in counted(batches, shown):
+            sums.add(model, batch.without_sam().to(device))  # tags and text need no mask
     return HeldOutResult(
         kind=kind,
         num_images=num_images,

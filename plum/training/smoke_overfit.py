@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch.distributed
-from tqdm import tqdm
 
 from partonomy.masks import decode_mask
 from partonomy.models.contract import Role, Turn
+from partonomy.progress import counted, progress
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import longest_text
 from plum.inference.predictor import Predictor
@@ -186,14 +186,15 @@ def _check_answers(parts: TrainingParts, samples: Sequence[Sample]) -> tuple[Che
     ious: list[float] = []
     reproduced, strays = 0, []
     exchanges = [(one, number) for one in samples for number in range(len(one.conversations[0]))]
-    for sample, number in tqdm(exchanges, desc="asking again", disable=None):
-        exchange, turns = sample.conversations[0][number], _turns(sample, number)
-        ious += _mask_ious(predictor, sample, exchange, turns)
-        answer = predictor.generate_text(sample.image, turns)
-        if answer.split() == exchange.answer.split():
-            reproduced += 1
-        else:
-            strays.append(f"{sample.sample_id}: {answer!r} instead of {exchange.answer!r}")
+    with progress(len(exchanges), "asking again", "exchange") as shown:
+        for sample, number in counted(exchanges, shown):
+            exchange, turns = sample.conversations[0][number], _turns(sample, number)
+            ious += _mask_ious(predictor, sample, exchange, turns)
+            answer = predictor.generate_text(sample.image, turns)
+            if answer.split() == exchange.answer.split():
+                reproduced += 1
+            else:
+                strays.append(f"{sample.sample_id}: {answer!r} instead of {exchange.answer!r}")
     mean = float(np.mean(ious))
     masks = f"mean IoU {mean:.3f} over {len(ious)} masks, at least {MIN_IOU} required"
     answers = f"{reproduced} of {len(exchanges)} reproduced word for word, at least {MIN_REPRODUCED:.0%} required"

@@ -3,8 +3,6 @@
 import logging
 from pathlib import Path
 
-from tqdm import tqdm
-
 from partonomy.datasets.photographs import (
     TRAINING_IMAGES_FILE,
     StageImages,
@@ -13,6 +11,7 @@ from partonomy.datasets.photographs import (
     read_training_images,
     write_training_images,
 )
+from partonomy.progress import counted, progress
 from plum.checkpoints.store import has_heads
 from plum.data.excluded_images import TrainingImages
 from plum.train_config import TrainConfig
@@ -39,7 +38,8 @@ def record_training_images(root: Path, config: TrainConfig, images: TrainingImag
             TRAINING_IMAGES_FILE,
         )
         return
-    keys = {image_key(path) for path in tqdm(sorted(images.kept), desc="images", unit="image", disable=None)}
+    with progress(len(images.kept), "images", "image") as shown:
+        keys = {image_key(path) for path in counted(sorted(images.kept), shown)}
     stage = StageImages(
         Path(config.run_dir).name,
         len(keys),

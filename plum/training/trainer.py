@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-from tqdm import tqdm
 
+from partonomy.progress import Progress, progress
 from plum.structures import Batch
 from plum.train_config import TrainConfig
 from plum.training.engine import Engine
@@ -56,17 +56,17 @@ class Trainer:
             RuntimeError: a checkpoint could not be written.
         """
         self._resume()
+        done = self.engine.num_updates_done
+        with progress(
+            self.config.num_updates, self.run.root.name, "update", initial=done, is_shown=self.engine.ranks.is_main
+        ) as shown:
+            self._run_updates(shown)
+
+    def _run_updates(self, shown: Progress) -> None:
         accumulation = self.config.engine.accumulation
         first = self.engine.num_updates_done * accumulation
         total = self.config.num_updates * accumulation
         running, since, logged = RunningTerms(), time.perf_counter(), self.engine.num_updates_done
-        progress = tqdm(
-            total=self.config.num_updates,
-            initial=self.engine.num_updates_done,
-            desc=self.run.root.name,
-            unit="update",
-            disable=not self.engine.ranks.is_main,
-        )
         for micro_batch, batch in enumerate(self.make_batches(first, total - first), start=first):
             rate = self.engine.learning_rate
             running.add(self.run_micro_batch(micro_batch, batch))
@@ -75,15 +75,14 @@ class Trainer:
             update = self.engine.num_updates_done
             running.updates_skipped += self.engine.was_skipped
             self.skipped.end_update(update, self.engine.was_skipped)
-            progress.update()
+            shown.update()
             is_saved = update % self.config.save_every == 0 or update == self.config.num_updates
             # Also at every checkpoint, so that no average spans one and a resumed run logs the same numbers.
             if is_saved or update % self.config.log_every == 0:
-                self._log(update, rate, (time.perf_counter() - since) / (update - logged), running, progress)
+                self._log(update, rate, (time.perf_counter() - since) / (update - logged), running, shown)
                 since, logged = time.perf_counter(), update
             if is_saved:
                 self._save(update)
-        progress.close()
 
     def run_micro_batch(self, micro_batch: int, batch: Batch) -> StepResult:
         """Run forward, backward and step."""
@@ -109,14 +108,14 @@ class Trainer:
         if self.tracker is not None:
             self.tracker.forget_after(self.engine.num_updates_done)
 
-    def _log(self, update: int, rate: float, seconds: float, running: RunningTerms, progress: tqdm) -> None:
+    def _log(self, update: int, rate: float, seconds: float, running: RunningTerms, shown: Progress) -> None:
         """Average over ranks and write one line of metrics."""
         values = running.read(self.engine.ranks.device)
         images = update_cut(self.config.engine, self.engine.ranks.world_size).images
         values |= {"learning_rate": rate, "seconds_per_update": seconds, "images_per_second": images / seconds}
         if self.tracker is not None:
             self.tracker.log(update, values)
-        progress.set_postfix(loss=f"{values.get('loss_total', float('nan')):.3f}", refresh=False)
+        shown.set_note(f"loss {values.get('loss_total', float('nan')):.3f}")
 
     def _save(self, update: int) -> None:
         """Write a checkpoint to a temporary folder, then commit it. Collective.

@@ -2,12 +2,14 @@
 
 python scripts/bench/eval.py --size tiny|small|7b|13b --images N [--types five|ten] [--parts masks,choices,...]
 
+Both ways go through the harness (partonomy/harness/asking.py).
 Plain (plum/inference/plain_reference.py), per question: the image file is decoded and resized again; CLIP reads the
 image; the five choices are five full rows of one batch (two such batches for the part-whole types); SAM's encoder runs
 once per question; the spans of all five choices are decoded one at a time, with feedback. SAM's layers compute as
 segment_anything's own do. Kinder than the authors' code: scores and masks share one forward, and no logits are computed
-for the image.
-Fast: what validate_partonomy.py runs (partonomy/harness/pipeline.py, plum/inference/question_batch.py).
+for the image; the harness decodes the next files in threads.
+Fast: what validate_partonomy.py runs (plum/inference/question_batch.py). The other benchmarks are measured by
+scripts/bench/benchmarks.py.
 
 Questions are real ones, of the embedded data set drawn into a temporary folder. The last line is one JSON object:
 - `masks` and `choices` (choice scoring alone): seconds per question plain and fast, their ratio, LLM tokens and SAM
@@ -16,9 +18,9 @@ Questions are real ones, of the embedded data set drawn into a temporary folder.
   the medians count. Components are timed in a pass of their own, which on a GPU waits for the device at each of them;
 - `answers`: the model's own answers, of the type that a run generates by `default` (an answer an image) and of `all`,
   each of at most `--answer_tokens` tokens with the masks of what it tags: plain, one by one (`Predictor`: the prompt
-  read by transformers' `generate`, then prompt and answer once more for states and masks); fast, those of a
-  batch of images together, from the keys and values that are there. Keys: scripts/bench/eval_answers.py. Random weights
-  tag far more than trained ones, hence the times of words alone, and hardly ever end an answer: all are equally long.
+  read by transformers' `generate`, then prompt and answer once more for states and masks); fast, those of a batch of
+  images together, from the keys and values that are there. Keys: scripts/bench/eval_answers.py. Random weights tag far
+  more than trained ones, hence the times of words alone, and hardly ever end an answer: all are equally long here.
   Where two tokens are as likely, rounding decides; in bfloat16 it does so often;
 - `decoding`: the paper's own comparison (appendix C.4), beside its quoted numbers: the LLM's forward of a question, and
   decoding one mask without and with feedback, one after the other; without feedback also all of them in one call.
@@ -29,8 +31,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -40,40 +41,27 @@ from jsonargparse import CLI
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from partonomy.benchmarks.partonomy.scoring import Protocol, score_question
-from partonomy.harness.runner import evaluate
-
-from partonomy.benchmarks.partonomy.records import Record
-from partonomy.harness.ranks import ImageGroup
-from partonomy.images import load_image
+from partonomy.benchmarks.partonomy.records import QuestionRecord
+from partonomy.harness.ranks import Batch
 from partonomy.masks import decode_mask, encode_masks
 from partonomy.models.contract import ImageBatch, MaskRequest, Turn
-from partonomy.structures import RLE, CharSpan, Question, QuestionType
+from partonomy.structures import RLE, CharSpan, QuestionType
 from plum.inference.image_store import EncodedImage
 from plum.inference.partonomy_adapter import BatchedPlum, resolve_device
 from plum.inference.plain_reference import PlainModel
+from plum.inference.predictor import Predictor
 from plum.inference.question_batch import QuestionBatch
 from scripts.bench.eval_answers import compare_own_answers
 from scripts.bench.eval_counters import Counters, watch
 from scripts.bench.eval_decoding import time_decoding
-from scripts.bench.eval_world import Dtype, EvaluationWorld, build_world, draw_questions
+from scripts.bench.eval_world import Dtype, EvaluationWorld, ask_questions, build_world, draw_questions
 from scripts.bench.peak_memory import peak_bytes, reset_peak
 from scripts.bench.sizes import Size
 
 IMAGE_SIZES = {"tiny": 192, "small": 480, "7b": 640, "13b": 640}
 WARM_UP_QUESTIONS = 1
-PROTOCOL = Protocol()
 NEAR_ZERO = 1e-4
 """Logits whose sign rounding may turn, in float32."""
-
-
-@dataclass(frozen=True)
-class PlainAnswer:
-    """A record of the plain way, its seconds, and of each of its masks the pixels whose logit is near zero."""
-
-    record: Record
-    seconds: float
-    near_zero: tuple[RLE, ...]
 
 
 class ChoicesOnlyBatch(QuestionBatch):
@@ -92,7 +80,26 @@ class ChoicesOnly(BatchedPlum):
         return ChoicesOnlyBatch(self.predictor, [image for image in images if isinstance(image, EncodedImage)])
 
 
-class PlainChoicesOnly(PlainModel):
+class WatchedPlain(PlainModel):
+    """The plain way; notes the pixels of its masks whose logit is near zero, by question, while it is asked to."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__(predictor)
+        self.is_noting = False
+        self.near_zero: dict[str, tuple[RLE, ...]] = {}
+
+    def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
+        """Return the masks of the given answer."""
+        masks = super().segment(image, turns, answer, spans)
+        if self.is_noting:
+            assert self.hint is not None
+            assert self.mask_logits is not None
+            near_zero = (self.mask_logits.abs() < NEAR_ZERO).cpu().numpy()
+            self.near_zero[self.hint.item_id] = encode_masks(near_zero)
+        return masks
+
+
+class PlainChoicesOnly(WatchedPlain):
     """The plain way without masks."""
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
@@ -146,7 +153,7 @@ def main(
         }
         if "masks" in wanted:
             fast = BatchedPlum(world.predictor, "fast")
-            result["masks"] = compare(world, counters, PlainModel(world.predictor), fast, repeats)
+            result["masks"] = compare(world, counters, WatchedPlain(world.predictor), fast, repeats)
         if "choices" in wanted:
             plain = PlainChoicesOnly(world.predictor)
             result["choices"] = compare(world, counters, plain, ChoicesOnly(world.predictor, "fast"), repeats)
@@ -161,46 +168,45 @@ def main(
 
 
 def compare(
-    world: EvaluationWorld, counters: Counters, plain: PlainModel, fast: BatchedPlum, repeats: int
+    world: EvaluationWorld, counters: Counters, plain: WatchedPlain, fast: BatchedPlum, repeats: int
 ) -> dict[str, object]:
     """Answer all questions both ways; see the file's text for what is returned."""
-    questions = [question for batch in world.batches for group in batch for question in group.questions]
-    device = world.predictor.device
+    num_questions, task, device = world.num_questions, world.task(), world.predictor.device
 
-    def answer_fast(batches: Sequence[Sequence[ImageGroup]] = world.batches) -> tuple[list[Record], float]:
-        start = time.perf_counter()
-        records = list(evaluate(fast, batches, PROTOCOL, done=frozenset()))
-        return records, time.perf_counter() - start
+    def answer_fast(batches: Sequence[Batch] = world.batches) -> list[QuestionRecord]:
+        return ask_questions(fast, task, batches)
 
-    def answer_plain(asked: Sequence[Question] = questions) -> tuple[list[PlainAnswer], float]:
-        answers = list(ask_plain(plain, asked))
-        return answers, sum(answer.seconds for answer in answers)
+    def answer_plain(batches: Sequence[Batch] = world.single_batches) -> list[QuestionRecord]:
+        return ask_questions(plain, task, batches)
 
-    answer_plain(questions[:WARM_UP_QUESTIONS])
+    answer_plain(world.single_batches[:WARM_UP_QUESTIONS])
     answer_fast(world.batches[:1])
     fast_times, plain_times = [], []
     for _ in range(repeats):
         reset_peak(device)
-        fast_records, seconds = answer_fast()
-        fast_times.append(seconds / len(questions))
+        start = time.perf_counter()
+        fast_records = answer_fast()
+        fast_times.append((time.perf_counter() - start) / num_questions)
         fast_peak = peak_bytes(device)
         reset_peak(device)
-        plain_answers, seconds = answer_plain()
-        plain_times.append(seconds / len(questions))
+        start = time.perf_counter()
+        answer_plain()
+        plain_times.append((time.perf_counter() - start) / num_questions)
         plain_peak = peak_bytes(device)
     with counters.counting():
         answer_fast()
-        fast_counts = counters.per_question(len(questions))
+        fast_counts = counters.per_question(num_questions)
+    plain.is_noting = True
     with counters.counting():
-        answer_plain()
-        plain_counts = counters.per_question(len(questions))
+        plain_records = answer_plain()
+        plain_counts = counters.per_question(num_questions)
     fast_seconds, plain_seconds = statistics.median(fast_times), statistics.median(plain_times)
     return {
         "seconds_plain": round(plain_seconds, 5),
         "seconds_fast": round(fast_seconds, 5),
         "ratio": round(plain_seconds / fast_seconds, 2),
-        "deviation": compare_answers(plain_answers, fast_records),
-        "sam_encodes_per_image": fast_counts["sam_encodes"] * len(questions) / sum(map(len, world.batches)),
+        "deviation": compare_records(plain_records, fast_records, plain.near_zero),
+        "sam_encodes_per_image": fast_counts["sam_encodes"] * num_questions / len(world.images),
         "plain": plain_counts,
         "fast": fast_counts,
         "peak_mb_plain": round(plain_peak / 1e6),
@@ -208,31 +214,23 @@ def compare(
     }
 
 
-def ask_plain(model: PlainModel, questions: Sequence[Question]) -> Iterator[PlainAnswer]:
-    """Ask question by question, the image read from its file each time."""
-    for question in questions:
-        start = time.perf_counter()
-        image = load_image(question.image_path, question.height, question.width)
-        record = score_question(model, question, image, PROTOCOL)
-        seconds = time.perf_counter() - start
-        logits = model.mask_logits
-        near_zero = () if logits is None else encode_masks((logits.abs() < NEAR_ZERO).cpu().numpy())
-        yield PlainAnswer(record, seconds, near_zero)
+def compare_records(
+    plain: Sequence[QuestionRecord], fast: Sequence[QuestionRecord], near_zero: Mapping[str, Sequence[RLE]]
+) -> dict[str, float]:
+    """Deviations between records of the same questions.
 
-
-def compare_answers(plain: Sequence[PlainAnswer], fast: Sequence[Record]) -> dict[str, float]:
-    """Deviations between answers to the same questions.
+    Args:
+        plain: Of the plain way.
+        fast: Of the fast way.
+        near_zero: By question, of each mask of the plain way the pixels whose logit is near zero.
 
     Raises:
-        ValueError: A question failed, or one was asked in another way.
+        ValueError: A question was asked in another way.
     """
-    by_id = {record.question_id: record for record in fast}
+    by_id = {record.item_id: record for record in fast}
     largest, num_pixels, num_far = 0.0, 0, 0
-    for answer in plain:
-        record, other = answer.record, by_id[answer.record.question_id]
-        for failed in (record, other):
-            if failed.reason:
-                raise ValueError(f"question {failed.question_id} failed: {failed.reason}")
+    for record in plain:
+        other = by_id[record.item_id]
         for ours, theirs in ((record.parts_choice, other.parts_choice), (record.object_choice, other.object_choice)):
             assert (ours is None) == (theirs is None)
             if ours is None or theirs is None:
@@ -241,12 +239,12 @@ def compare_answers(plain: Sequence[PlainAnswer], fast: Sequence[Record]) -> dic
             assert theirs.scores is not None
             for left, right in zip(ours.scores, theirs.scores, strict=True):
                 if (left.answer_tokens, left.conversation_tokens) != (right.answer_tokens, right.conversation_tokens):
-                    raise ValueError(f"question {record.question_id}: choices were read differently")
+                    raise ValueError(f"question {record.item_id}: choices were read differently")
                 largest = max(largest, abs(left.answer_log_prob - right.answer_log_prob))
                 largest = max(largest, abs(left.conversation_log_prob - right.conversation_log_prob))
         assert record.segmentation is not None
         assert other.segmentation is not None
-        masks = (record.segmentation.masks, other.segmentation.masks, answer.near_zero)
+        masks = (record.segmentation.masks, other.segmentation.masks, near_zero.get(record.item_id, ()))
         for mask, expected, near in zip(*masks, strict=True):
             differs = decode_mask(mask) != decode_mask(expected)
             num_pixels += int(differs.sum())

@@ -1,74 +1,89 @@
-"""A model's own answers, question by question and together, for bench_eval.py."""
+"""A model's own answers, question by question and together, for scripts/bench/eval.py."""
 
 import statistics
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-from partonomy.harness.batching import ShownQuestion, mask_request, without_repetitions
+import numpy as np
 
-from partonomy.benchmarks.partonomy.steps import question_steps, step_turns
-from partonomy.harness.ranks import ImageGroup
-from partonomy.images import load_image
-from partonomy.models.contract import AnswerRequest, ChoiceRequest, Generation
+from partonomy.models.contract import AnswerRequest, Generation, ImageBatch
 from partonomy.structures import QuestionType
-from plum.inference.predictor import Prediction, Predictor
+from plum.inference.image_store import EncodedImage
+from plum.inference.partonomy_adapter import BatchedPlum
+from plum.inference.predictor import MAX_NEW_TOKENS, Prediction
 from plum.inference.question_batch import QuestionBatch
 from scripts.bench.device_clock import seconds_now
-from scripts.bench.eval_world import EvaluationWorld
+from scripts.bench.eval_world import EvaluationWorld, ask_all
 from scripts.bench.peak_memory import peak_bytes, reset_peak
 
+WAYS = ("fast", "plain", "words_fast", "words_plain")
 
-class AnswersOfBatch:
-    """Questions of some images, at the moment when a run asks for own answers: all else has been asked.
 
-    Args:
-        predictor: the model.
-        groups: images with their questions.
-        types: whose own answers are wanted; the same words about the same image are asked once, as in a run.
-        max_new_tokens: longest answer.
+@dataclass
+class ShownImage(EncodedImage):
+    """An image as the towers read it, and as it is: `picture`, uint8 RGB (H, W, 3)."""
+
+    picture: np.ndarray = field(kw_only=True)
+
+
+class AnsweringPlum(BatchedPlum):
+    """Writes every own answer that a run asks for in four ways, and hands on that of the fast one.
+
+    Attributes:
+        seconds: By way, of all answers since `begin`.
+        peaks: By way, bytes.
+        counts: Of answers and of differences between the ways, see `count_differences`.
     """
 
-    def __init__(
-        self, predictor: Predictor, groups: Sequence[ImageGroup], types: Collection[QuestionType], max_new_tokens: int
-    ) -> None:
-        self.predictor, self.max_new_tokens = predictor, max_new_tokens
-        first = [group.questions[0] for group in groups]
-        self.images = [load_image(one.image_path, one.height, one.width) for one in first]
-        scored, segmented, own = [], [], []
-        for image, group in enumerate(groups):
-            for question in group.questions:
-                steps = question_steps(question)
-                gold = [step.choices[step.correct_index] for step in steps]
-                turns = [step_turns(steps, index, gold) for index in range(len(steps))]
-                scored += [
-                    ChoiceRequest(image, asked, step.choices, step.phrases)
-                    for asked, step in zip(turns, steps, strict=True)
-                ]
-                segmented.append(mask_request(ShownQuestion(question, image), steps, gold))
-                if question.question_type in types:
-                    own.append(AnswerRequest(image, segmented[-1].turns))
-        self.requests = without_repetitions(own)
-        self.together = QuestionBatch(predictor, [predictor.images.read(image) for image in self.images])
-        self.together.score_choices(scored)
-        self.together.segment(without_repetitions(segmented))
+    def begin(self) -> None:
+        """Forget what was measured."""
+        self.seconds = dict.fromkeys(WAYS, 0.0)
+        self.peaks = dict.fromkeys(WAYS, 0)
+        self.counts = Counter[str]()
 
-    def words_plain(self) -> list[str]:
-        """Words, question by question."""
-        alone = self.predictor.generate_text
-        return [alone(self.images[one.image], one.turns, self.max_new_tokens) for one in self.requests]
+    def read_image(self, image: np.ndarray) -> EncodedImage:
+        """Resize an image for both towers."""
+        return ShownImage(**vars(super().read_image(image)), picture=image)
 
-    def words_fast(self) -> list[str]:
-        """Words, together; with the marks of a system that writes any."""
-        return self.together.write_answers(self.requests, self.max_new_tokens)
+    def open_batch(self, images: Sequence[object]) -> ImageBatch:
+        """Begin a batch."""
+        return _AnswersOfBatch(self, [image for image in images if isinstance(image, ShownImage)])
 
-    def plain(self) -> list[Prediction]:
-        """Words and masks, question by question."""
-        alone = self.predictor.generate
-        return [alone(self.images[one.image], one.turns, self.max_new_tokens) for one in self.requests]
 
-    def fast(self) -> list[Generation]:
-        """Words and masks, together."""
-        return self.together.generate(self.requests, self.max_new_tokens)
+class _AnswersOfBatch(QuestionBatch):
+    """Questions about some images; the harness asks for own answers when all else has been asked."""
+
+    def __init__(self, model: AnsweringPlum, images: Sequence[ShownImage]) -> None:
+        super().__init__(model.predictor, images)
+        self._model = model
+        self._pictures = [image.picture for image in images]
+
+    def generate(self, requests: Sequence[AnswerRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[Generation]:
+        """Answer in every way; `max_new_tokens` is the model's."""
+        predictor, length = self._predictor, self._model.max_new_tokens
+        asked = [(self._pictures[request.image], request.turns) for request in requests]
+        with self._measured("fast"):
+            together = super().generate(requests, length)
+        with self._measured("plain"):
+            alone = [predictor.generate(picture, turns, length) for picture, turns in asked]
+        with self._measured("words_fast"):
+            self.write_answers(requests, length)
+        with self._measured("words_plain"):
+            for picture, turns in asked:
+                predictor.generate_text(picture, turns, length)
+        self._model.counts += count_differences(alone, together)
+        return together
+
+    @contextmanager
+    def _measured(self, way: str) -> Iterator[None]:
+        device = self._predictor.device
+        reset_peak(device)
+        start = seconds_now(device)
+        yield
+        self._model.seconds[way] += seconds_now(device) - start
+        self._model.peaks[way] = max(self._model.peaks[way], peak_bytes(device))
 
 
 def compare_own_answers(
@@ -81,25 +96,19 @@ def compare_own_answers(
         `masks` of the plain answers; `differing_texts`: answers of other words or tagged spans; `differing_masks`: of
         all others, masks with a pixel that differs; peak memory in MB.
     """
-    device = world.predictor.device
-    ways = ("fast", "plain", "words_fast", "words_plain")
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    peaks = dict.fromkeys(ways, 0)
-    counts: Counter[str] = Counter()
+    model = AnsweringPlum(world.predictor, "fast", max_new_tokens=max_new_tokens)
+    task = world.task(types)
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    peaks = dict.fromkeys(WAYS, 0)
     for repeat in range(repeats + 1):
-        passed = dict.fromkeys(ways, 0.0)
-        for groups in world.batches:
-            batch, answers = AnswersOfBatch(world.predictor, groups, types, max_new_tokens), {}
-            for way in ways:
-                reset_peak(device)
-                start = seconds_now(device)
-                answers[way] = getattr(batch, way)()
-                passed[way] += seconds_now(device) - start
-                peaks[way] = max(peaks[way], peak_bytes(device))
-            if repeat == 0:  # the first one warms up; answers do not change
-                counts += count_differences(answers["plain"], answers["fast"])
-        for way in ways if repeat else ():
-            seconds[way].append(passed[way] / counts["answers"])
+        model.begin()
+        for _ in ask_all(model, task, world.batches):
+            pass
+        counts = model.counts
+        for way in WAYS:
+            peaks[way] = max(peaks[way], model.peaks[way])
+            if repeat:  # the first one warms up
+                seconds[way].append(model.seconds[way] / counts["answers"])
     found = {way: statistics.median(values) for way, values in seconds.items()}
     return {
         "answers": counts["answers"],
@@ -108,7 +117,7 @@ def compare_own_answers(
         "ratio": round(found["plain"] / found["fast"], 2),
         "ratio_words": round(found["words_plain"] / found["words_fast"], 2),
         **{name: counts[name] for name in ("masks", "differing_texts", "differing_masks")},
-        **{f"peak_mb_{way}": round(peaks[way] / 1e6) for way in ways},
+        **{f"peak_mb_{way}": round(peaks[way] / 1e6) for way in WAYS},
     }
 
 

@@ -1,4 +1,4 @@
-"""Time of decoding masks beside the language model's forward, the paper's appendix C.4, for bench_eval.py."""
+"""Time of decoding masks beside the language model's forward, the paper's appendix C.4, for scripts/bench/eval.py."""
 
 import csv
 import statistics
@@ -27,8 +27,7 @@ def time_decoding(world: EvaluationWorld) -> dict[str, object]:
     is timed apart.
     """
     predictor = world.predictor
-    questions = [question for batch in world.batches for group in batch for question in group.questions]
-    question = max(questions, key=lambda question: len(question.correct_choice.part_spans))
+    question = max(world.questions, key=lambda question: len(question.correct_choice.part_spans))
     image = load_image(question.image_path, question.height, question.width)
     choice, turns = question.correct_choice, (Turn(Role.USER, question.text),)
     forced = predictor.answers.forced(turns, choice.text, choice.part_spans)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,11 +11,16 @@ from typing import Literal
 import torch
 from torch import nn
 
+from partonomy.benchmarks.partonomy.records import QuestionRecord
+from partonomy.benchmarks.partonomy.steps import ChoiceProtocol
+from partonomy.benchmarks.partonomy.task import PartonomyOptions, PartonomyTask, QuestionItem
+from partonomy.benchmarks.task import AnyTask, Item, Record
 from partonomy.cli.build import build
 from partonomy.datasets.store import load_questions
-from partonomy.harness.ranks import ImageGroup, select_questions, shard_images
-from partonomy.harness.ranks import Rank as WholeRun
-from partonomy.structures import TABLE_TYPES, QuestionType
+from partonomy.harness.asking import answer_items
+from partonomy.harness.ranks import MAX_IMAGES_PER_BATCH, Batch
+from partonomy.models.contract import GroundedModel
+from partonomy.structures import TABLE_TYPES, Question, QuestionType
 from plum.cli.train_tokenizer import collect_texts
 from plum.config import ModelConfig, SamConfig
 from plum.inference.predictor import Predictor
@@ -34,15 +40,67 @@ TYPES = {"five": TABLE_TYPES, "ten": tuple(QuestionType)}
 
 @dataclass(frozen=True)
 class EvaluationWorld:
-    """Batches of images with their questions, and a model that answers them at random."""
+    """Images with their questions, `images_per_batch` of them asked together, and a model that answers at random."""
 
     predictor: Predictor
-    batches: tuple[tuple[ImageGroup, ...], ...]
+    images: tuple[tuple[Question, ...], ...]
+    images_per_batch: int = MAX_IMAGES_PER_BATCH
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """Questions of all images."""
+        return tuple(question for image in self.images for question in image)
 
     @property
     def num_questions(self) -> int:
-        """Questions of all batches."""
-        return sum(len(group.questions) for batch in self.batches for group in batch)
+        """Their number."""
+        return len(self.questions)
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """The questions as the harness asks a model that takes batches."""
+        size = self.images_per_batch
+        return tuple(
+            tuple(QuestionItem(question) for image in self.images[start : start + size] for question in image)
+            for start in range(0, len(self.images), size)
+        )
+
+    @property
+    def single_batches(self) -> tuple[Batch, ...]:
+        """The questions one by one, so that the harness reads the image anew for each."""
+        return tuple((QuestionItem(question),) for question in self.questions)
+
+    def task(self, generated_types: Collection[QuestionType] = ()) -> PartonomyTask:
+        """What the questions belong to; the model also answers those of some types in its own words."""
+        types = {question.question_type for question in self.questions}
+        generate = ",".join(kind for kind in QuestionType if kind in generated_types and kind in types)
+        options = PartonomyOptions(
+            ",".join(kind for kind in QuestionType if kind in types),
+            generate or "none",
+            choice_protocol=ChoiceProtocol.LIKELIHOOD,
+        )
+        return PartonomyTask("drawn", options, tuple(map(QuestionItem, self.questions)))
+
+
+def ask_all(model: GroundedModel, task: AnyTask, batches: Sequence[Batch]) -> Iterator[Record]:
+    """Let the harness ask everything, and yield the records.
+
+    Raises:
+        ValueError: An item failed, and its time means nothing.
+    """
+    for record in answer_items(model, task, batches, _is_wanted):
+        if not record.is_scored:
+            raise ValueError(f"{task.benchmark} item {record.item_id} failed: {record.reason}")
+        yield record
+
+
+def ask_questions(model: GroundedModel, task: PartonomyTask, batches: Sequence[Batch]) -> list[QuestionRecord]:
+    """Return the records of Partonomy's questions, see `ask_all`."""
+    return [record for record in ask_all(model, task, batches) if isinstance(record, QuestionRecord)]
+
+
+def _is_wanted(item: Item) -> bool:
+    return True
 
 
 def model_config(size: Size, folder: Path) -> ModelConfig:
@@ -88,14 +146,14 @@ def build_world(
     with device:
         model = build_model(config).to({"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
     fill_constant_parameters(model, seed)
-    selection = select_questions(load_questions(folder / "train"), TYPES[types], None)
-    groups = [group for batch in shard_images(selection, WholeRun()) for group in batch]
-    complete = [group for group in groups if len(group.questions) == len(TYPES[types])][:images]
+    groups: dict[int, list[Question]] = {}
+    for question in load_questions(folder / "train").questions:
+        if question.question_type in TYPES[types]:
+            groups.setdefault(question.image_id, []).append(question)
+    complete = [tuple(group) for group in groups.values() if len(group) == len(TYPES[types])][:images]
     if len(complete) < images:
         raise ValueError(f"only {len(complete)} of the drawn images have a question of every type: ask for fewer")
-    per_batch = min(4, images)
-    batches = tuple(tuple(complete[start : start + per_batch]) for start in range(0, images, per_batch))
-    return EvaluationWorld(Predictor(model, tokenizer, config), batches)
+    return EvaluationWorld(Predictor(model, tokenizer, config), tuple(complete))
 
 
 def fill_constant_parameters(model: nn.Module, seed: int) -> None:

@@ -16,8 +16,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from tqdm import tqdm
-
+from partonomy.progress import progress
 from tests.fuzz.readers import make_readers
 from tests.fuzz.trial import Reader, Tally, run_cases
 
@@ -27,8 +26,8 @@ MEMORY_LIMIT = 6 << 30  # bytes of address space; an image of PIL's largest size
 def try_reader(reader: Reader, num_cases: int, folder: Path, number: int) -> Tally:
     """Run the cases of one reader under a progress bar."""
     folder.mkdir()
-    with tqdm(total=num_cases, desc=reader.name, unit="case", disable=None) as progress:
-        return run_cases(reader, num_cases, folder, collect_crashes=True, on_case=progress.update, number=number)
+    with progress(num_cases, reader.name, "case") as shown:
+        return run_cases(reader, num_cases, folder, collect_crashes=True, on_case=shown.update, number=number)
 
 
 def print_tally(reader: Reader, tally: Tally) -> None:

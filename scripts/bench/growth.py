@@ -28,18 +28,15 @@ from jsonargparse import CLI
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from partonomy.benchmarks.partonomy.scoring import Protocol
-from partonomy.harness.results import summarize
-from partonomy.harness.run_directory import RECORDS_FILE, RecordWriter, merge_records
-from partonomy.harness.runner import evaluate
-
-from partonomy.benchmarks.partonomy.records import Record
-from partonomy.harness.ranks import ImageGroup
-from partonomy.structures import CharSpan, Choice, Question, QuestionType
+from partonomy.benchmarks.task import Record
+from partonomy.harness.records import RecordWriter
+from partonomy.harness.run_folder import RECORDS_FILE, codec_of, merge_records
+from partonomy.harness.summary import summarize
+from partonomy.structures import CharSpan, Choice, Question
 from plum.checkpoints.store import save_pretrained
 from plum.inference.partonomy_adapter import BatchedPlum, resolve_device
 from scripts.bench.eval_counters import watch
-from scripts.bench.eval_world import EvaluationWorld, build_world, draw_questions
+from scripts.bench.eval_world import EvaluationWorld, ask_all, build_world, draw_questions
 from scripts.bench.peak_memory import peak_bytes
 from scripts.bench.sizes import Size
 
@@ -94,17 +91,17 @@ def measure_images(size: Size, folder: Path, images: int, device: str, seed: int
     """Answer all questions of so many images, and end the run as every run ends."""
     world = build_world(size, folder, images, "ten", resolve_device(device), seed=seed)
     read = peak_bytes(CPU)
-    _answer(dataclasses.replace(world, batches=world.batches[:1]))  # warm up
+    _answer(dataclasses.replace(world, images=world.images[: world.images_per_batch]))  # warm up
     start, cpu = time.perf_counter(), time.process_time()
     with RecordWriter(folder / RECORDS_FILE) as writer:
         for record in _records(world):
             writer.write(record)
     answered = time.perf_counter()
     cpu_answered = time.process_time()
-    ids = [question.question_id for batch in world.batches for group in batch for question in group.questions]
-    records = merge_records(folder, ids)
+    task = world.task()
+    records = merge_records(folder, [question.question_id for question in world.questions], codec_of(task))
     assert records is not None
-    summarize(records, tuple(QuestionType), (), {}, seed)
+    summarize(task, records, {}, seed)
     return {
         "images": images,
         "questions": world.num_questions,
@@ -149,7 +146,7 @@ def measure_choices(size: Size, folder: Path, device: str, seed: int) -> dict[st
 
 def with_choices(world: EvaluationWorld, count: int) -> EvaluationWorld:
     """Give every question so many choices: its own, then the parts of other questions' wrong answers of its type."""
-    questions = [question for batch in world.batches for group in batch for question in group.questions]
+    questions = world.questions
 
     def extend(question: Question) -> Question:
         correct = question.correct_choice
@@ -166,10 +163,7 @@ def with_choices(world: EvaluationWorld, count: int) -> EvaluationWorld:
             raise ValueError(f"only {len(choices)} choices of {count} for {question.question_id}: draw more images")
         return dataclasses.replace(question, choices=tuple(choices))
 
-    batches = tuple(
-        tuple(ImageGroup(tuple(map(extend, group.questions))) for group in batch) for batch in world.batches
-    )
-    return dataclasses.replace(world, batches=batches)
+    return dataclasses.replace(world, images=tuple(tuple(map(extend, image)) for image in world.images))
 
 
 def begin_with(beginning: str, choice: Choice) -> Choice:
@@ -216,10 +210,7 @@ def _answer(world: EvaluationWorld) -> float:
 
 
 def _records(world: EvaluationWorld) -> Iterator[Record]:
-    for record in evaluate(BatchedPlum(world.predictor, "fast"), world.batches, Protocol(), done=frozenset()):
-        if record.reason:
-            raise ValueError(f"question {record.question_id} failed: {record.reason}")
-        yield record
+    return ask_all(BatchedPlum(world.predictor, "fast"), world.task(), world.batches)
 
 
 def _run(command: list[str]) -> str:

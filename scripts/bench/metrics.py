@@ -10,6 +10,7 @@ arrays (`seconds_arrays`), and the largest difference of an IoU between the two 
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,20 +18,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jsonargparse import CLI
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from partonomy.benchmarks.partonomy.scoring import Protocol, score_question
-from partonomy.harness.results import summarize
-
-from partonomy.benchmarks.partonomy.records import Record, record_from_line, record_to_line
+from partonomy.benchmarks.partonomy.records import QuestionRecord
+from partonomy.benchmarks.partonomy.steps import ChoiceProtocol
+from partonomy.benchmarks.partonomy.task import PartonomyOptions, PartonomyTask, QuestionItem
 from partonomy.datasets.phrases import locate_phrases
+from partonomy.harness.records import RecordCodec, record_to_line
+from partonomy.harness.summary import summarize
 from partonomy.masks import decode_mask, encode_mask
 from partonomy.metrics.iou import PairStatistics, PixelCounts
 from partonomy.metrics.matching import Matching, match_masks
 from partonomy.models.bounds import OracleModel
-from partonomy.models.contract import Turn
+from partonomy.models.contract import Hint, Turn
 from partonomy.structures import CharSpan, Choice, Part, Question, QuestionType
+from scripts.bench.eval_world import ask_questions
 
 QUESTION_TYPE = QuestionType.IDENTIFICATION_WITH_LABEL
 
@@ -38,15 +42,22 @@ QUESTION_TYPE = QuestionType.IDENTIFICATION_WITH_LABEL
 class ShiftedModel(OracleModel):
     """The true masks some pixels further; adds up its own time."""
 
-    def __init__(self) -> None:
+    def __init__(self, questions: Sequence[Question]) -> None:
         super().__init__()
         self.seconds = 0.0
+        self._questions = {question.question_id: question for question in questions}
+        self._asked: Question | None = None
+
+    def prepare(self, hint: Hint) -> None:
+        """Remember the question."""
+        super().prepare(hint)
+        self._asked = self._questions[hint.item_id]
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
         """Shift every mask by up to 12 pixels."""
         start = time.process_time()
-        assert self._question is not None
-        masks = shifted_masks(self._question)
+        assert self._asked is not None
+        masks = shifted_masks(self._asked)
         self.seconds += time.process_time() - start
         return masks
 
@@ -62,21 +73,25 @@ def main(images: int = 1000, parts: int = 5, height: int = 480, width: int = 640
         seed: Of the drawn masks.
     """
     generator = np.random.default_rng(seed)
-    questions = [make_question(number, parts, (height, width), generator) for number in range(1, images + 1)]
-    image = np.zeros((height, width, 3), dtype=np.uint8)
-    model, protocol = ShiftedModel(), Protocol()
+    options = PartonomyOptions(QUESTION_TYPE, "none", choice_protocol=ChoiceProtocol.LIKELIHOOD)
+    with tempfile.TemporaryDirectory(prefix="bench_metrics_") as folder:
+        path = Path(folder) / "blank.png"
+        Image.new("RGB", (width, height)).save(path)
+        questions = [make_question(number, parts, path, (height, width), generator) for number in range(1, images + 1)]
+        task = PartonomyTask("drawn", options, tuple(map(QuestionItem, questions)))
+        model = ShiftedModel(questions)
+
+        start = time.process_time()
+        records = ask_questions(model, task, [tuple(task.items)])  # in one batch: the file is read once
+        seconds_scoring = time.process_time() - start - model.seconds
 
     start = time.process_time()
-    records = [score_question(model, question, image, protocol) for question in questions]
-    seconds_scoring = time.process_time() - start - model.seconds
-    assert all(record.is_scored for record in records)
-
-    start = time.process_time()
-    assert [record_from_line(record_to_line(record)) for record in records] == records
+    codec = RecordCodec(QuestionRecord)
+    assert [codec.from_line(record_to_line(record)) for record in records] == records
     seconds_records = time.process_time() - start
 
     start = time.process_time()
-    summary = summarize(records, (QUESTION_TYPE,), (), {}, seed)
+    summary = summarize(task, records, {}, seed)
     seconds_summary = time.process_time() - start
 
     seconds_arrays = max_difference = 0.0
@@ -96,12 +111,14 @@ def main(images: int = 1000, parts: int = 5, height: int = 480, width: int = 640
         "seconds_summary": round(seconds_summary, 3),
         "seconds_arrays": round(seconds_arrays, 3),
         "max_difference": max_difference,
-        "giou_micro_paired": summary.question_types[QUESTION_TYPE.value].metrics["giou_micro_paired"].value,
+        "giou_micro_paired": summary.groups[QUESTION_TYPE.value].metrics["giou_micro_paired"].value,
     }
     print(json.dumps(result))
 
 
-def make_question(number: int, num_parts: int, size: tuple[int, int], generator: np.random.Generator) -> Question:
+def make_question(
+    number: int, num_parts: int, path: Path, size: tuple[int, int], generator: np.random.Generator
+) -> Question:
     """A question about drawn ellipses, with five answers."""
     height, width = size
     names = tuple(f"part {chr(ord('a') + index)}" for index in range(num_parts))
@@ -118,7 +135,7 @@ def make_question(number: int, num_parts: int, size: tuple[int, int], generator:
         text = f"It has {', '.join(labels)}."
         choices.append(Choice(text, labels, locate_phrases(text, labels), is_correct=index == 0))
     return Question(
-        f"q{number}", QUESTION_TYPE, number, number, Path("x.png"), *size, "thing", "?", tuple(choices), tuple(masks)
+        f"q{number}", QUESTION_TYPE, number, number, path, *size, "thing", "?", tuple(choices), tuple(masks)
     )
 
 
@@ -142,7 +159,7 @@ def count_on_arrays(predicted: np.ndarray, true: np.ndarray) -> PixelCounts:
     )
 
 
-def largest_difference(record: Record, found: dict[Matching, tuple[PairStatistics, ...]]) -> float:
+def largest_difference(record: QuestionRecord, found: dict[Matching, tuple[PairStatistics, ...]]) -> float:
     """Largest difference of an IoU between a record and pairs counted otherwise."""
     assert record.segmentation is not None
     return max(

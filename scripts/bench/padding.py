@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from jsonargparse import CLI
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from partonomy.progress import counted, progress
 from plum.data.build import build_mixture
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import longest_text
@@ -111,10 +111,11 @@ def main(batch: int = 8, group: int = 48, samples: int = 960, images: int = 200,
 def encode_rows(mixture: MixtureDataset, encoder: ConversationEncoder, count: int) -> list[Rows]:
     """Token ids of each conversation of the first samples of a run."""
     rows = []
-    for position in tqdm(range(count), desc="encoding", unit="sample", leave=False):
-        sample = mixture[position]
-        encoded = [encoder.encode(one, name=sample.sample_id).encoded for one in sample.conversations]
-        rows.append([one.input_ids for one in encoded])
+    with progress(count, "encoding", "sample") as shown:
+        for position in counted(range(count), shown):
+            sample = mixture[position]
+            encoded = [encoder.encode(one, name=sample.sample_id).encoded for one in sample.conversations]
+            rows.append([one.input_ids for one in encoded])
     return rows
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 from PIL import Image
-from tqdm import tqdm
 
 from partonomy.files import check_text, read_json
 
@@ -133,8 +132,7 @@ def find_layout(name: str) -> LabelLayout:
 def _stems(folder: Path, suffix: str) -> set[str]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; see `python -m plum data-status`")
-    files = tqdm(folder.iterdir(), desc=f"{folder.parent.name}/{folder.name}", unit="file", disable=None)
-    stems = {path.stem for path in files if path.suffix == suffix}
+    stems = {path.stem for path in folder.iterdir() if path.suffix == suffix}
     if not stems:
         raise FileNotFoundError(f"{folder}: the folder holds no *{suffix} file")
     return stems

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from partonomy.files import RECORD_ERRORS, check_relative_path, parse_json, printable
 from partonomy.masks import shorten
+from partonomy.progress import counted, progress
 from plum.inputs.conversation import CONTROL_TOKENS, IMAGE_TOKEN
 from plum.structures import Exchange
 
@@ -64,16 +63,17 @@ class Dialogues:
         quirks: Counter[str] = Counter()
         num_excluded = 0
         records = _read_records(path)
-        for number, record in enumerate(tqdm(records, desc=path.name, unit="dialogue", disable=None)):
-            try:
-                image = None if record.get("image") is None else check_relative_path(record["image"], "'image'")
-                turns = clean_turns(record["conversations"], quirks)
-            except RECORD_ERRORS as error:
-                raise ValueError(f"{path}, record {number}: {_reason(error)}") from error
-            if image is not None and self._folder / image in excluded:
-                num_excluded += 1
-            elif turns:
-                self._add(printable(str(record.get("id", number))), image, turns)
+        with progress(len(records), path.name, "dialogue") as shown:
+            for number, record in enumerate(counted(records, shown)):
+                try:
+                    image = None if record.get("image") is None else check_relative_path(record["image"], "'image'")
+                    turns = clean_turns(record["conversations"], quirks)
+                except RECORD_ERRORS as error:
+                    raise ValueError(f"{path}, record {number}: {_reason(error)}") from error
+                if image is not None and self._folder / image in excluded:
+                    num_excluded += 1
+                elif turns:
+                    self._add(printable(str(record.get("id", number))), image, turns)
         for quirk, count in sorted(quirks.items()):
             logger.info("%s: %d %s", path, count, quirk)
         logger.info("%s: %d dialogues, %d excluded by their image", path, len(records), num_excluded)

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Iterator
 
 import numpy as np
-from tqdm import tqdm
 
 from partonomy.images import image_size, load_image
+from partonomy.progress import progress
 from plum.data.readers.llava_instruct import Dialogue, Dialogues
 from plum.data.sources.base import longest_text
 from plum.inputs.conversation import render_conversation
@@ -80,11 +80,11 @@ class LlavaInstructSource:
 
 def count_fitting(dialogues: Dialogues, encoder: ConversationEncoder) -> Iterator[int]:
     """Yield how many exchanges of each dialogue, from its start, fit into `encoder.max_text_tokens` text tokens."""
-    with tqdm(total=len(dialogues), desc="lengths of dialogues", unit="dialogue", disable=None) as progress:
+    with progress(len(dialogues), "lengths of dialogues", "dialogue") as shown:
         for first in range(0, len(dialogues), BATCH):
             chunk = [dialogues.read(number) for number in range(first, min(first + BATCH, len(dialogues)))]
             yield from _count_chunk(chunk, encoder)
-            progress.update(len(chunk))
+            shown.update(len(chunk))
 
 
 def _count_chunk(chunk: list[Dialogue], encoder: ConversationEncoder) -> Iterator[int]:

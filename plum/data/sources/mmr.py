@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from partonomy.datasets.sources.mmr import MmrImage, MmrQuestion, ground_answer, mmr_image_path
 from partonomy.images import load_image
 from partonomy.masks import rle_area
+from partonomy.progress import counted, progress
 from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.wordings import REASON
 from plum.inputs.conversation import CONTROL_TOKENS
@@ -121,15 +121,16 @@ class MmrSource:
         reasons: Counter[str] = Counter()
         chosen: list[MmrImage] = []
         questions: list[tuple[MmrQuestion, ...]] = []
-        for image in tqdm(images, desc=self.name, unit="image", disable=None):
-            kept = []
-            for question in image.questions:
-                reason = self._find_reason(question)
-                reasons.update([reason] if reason else [])
-                kept += [] if reason else [question]
-            if kept:
-                chosen.append(image)
-                questions.append(tuple(kept))
+        with progress(len(images), self.name, "image") as shown:
+            for image in counted(images, shown):
+                kept = []
+                for question in image.questions:
+                    reason = self._find_reason(question)
+                    reasons.update([reason] if reason else [])
+                    kept += [] if reason else [question]
+                if kept:
+                    chosen.append(image)
+                    questions.append(tuple(kept))
         total = sum(len(image.questions) for image in images)
         listed = "; ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "none"
         logger.info("%s: of %d questions left out: %s", self.name, total, listed)

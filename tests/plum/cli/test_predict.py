@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from partonomy import progress
 from partonomy.masks import decode_mask, rle_from_coco
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
@@ -105,7 +106,7 @@ def test_broken_images_are_named_and_the_others_done(
 
 @pytest.mark.usefixtures("_fixed_answer")
 def test_a_killed_run_goes_on_to_the_same_records(
-    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--question", "Parts?", "--phrases", "propeller")
     assert _predict(checkpoint, photos, tmp_path / "whole", *flags) == 0
@@ -124,7 +125,11 @@ def test_a_killed_run_goes_on_to_the_same_records(
     records = tmp_path / "killed" / "predictions.jsonl"
     assert len(_records(tmp_path / "killed")) == 2
     records.write_text(records.read_text() + '{"image": "more/a.png", "hei')
+    monkeypatch.setattr(progress, "SECONDS_PER_LINE", 0.0)
+    capsys.readouterr()
     assert _predict(checkpoint, photos, tmp_path / "killed", *flags, "--resume") == 0
+    (shown,) = [line for line in capsys.readouterr().err.splitlines() if " predict: " in line]
+    assert "3/3 images" in shown  # those of the killed run count, its time does not
     assert records.read_bytes() == (tmp_path / "whole" / "predictions.jsonl").read_bytes()
     page = [(tmp_path / name / "index.html").read_text() for name in ("killed", "whole")]
     assert page[0] == page[1]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from plum.inference.prefix_forest import NO_NODE, ForestRow, PrefixForest
+from plum.inference.prefix_forest import NO_NODE, ForestRow, NewNodes, PrefixForest
 
 IMAGE = 9
 
@@ -77,17 +77,33 @@ def test_a_grown_forest_computes_only_what_is_new() -> None:
     assert len(forest.take_new().token_ids) == 0
 
 
+def test_branches_of_a_picture_share_a_copy_of_its_trunk_while_they_are_smaller_than_it() -> None:
+    forest = PrefixForest(2, 3)
+    trunk = (1, IMAGE, IMAGE, IMAGE)
+    tails = {"a": (2, 3), "b": (4, 5), "c": (6,), "d": (7, 8)}  # a and b fill a set of four nodes, c and d are another
+    forest.add([row(0, name, *trunk, *tail) for name, tail in tails.items()] + [row(1, "e", *trunk, 2)])
+    new = forest.take_new()
+    assert read_seen(new, 0) == {node: ancestors(forest, node) for node in range(len(forest))}
+    own = new.blocks[1]
+    assert own.queries.shape == (3, 4)
+    assert own.keys.shape == (3, len(trunk) + 4)
+    assert [set(keys[: len(trunk)]) for keys in own.keys] == [{0, 1, 2, 3}, {0, 1, 2, 3}, {4, 5, 6, 7}]
+    forest.add([row(0, "a", *trunk, 2, 3, 4), row(0, "b", *trunk, 4, 5, 6)])
+    assert len(forest.take_new().blocks[0].queries) == 2  # what stood there before counts: each has three nodes now
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_random_conversations(seed: int) -> None:
     generator = np.random.default_rng(seed)
     forest = PrefixForest(3, 2)
+    beginning = (1, IMAGE, IMAGE, *range(20, 20 + 10 * (seed % 3)))  # long ones let branches share a set
     taken: dict[int, set[int]] = {}
     for _ in range(3):
         rows = []
         for _ in range(12):
             picture = int(generator.integers(3))
             tail = generator.integers(10, 13, size=int(generator.integers(1, 7))).tolist()
-            rows.append(row(picture, f"{picture}-{generator.integers(2)}", 1, IMAGE, IMAGE, *tail))
+            rows.append(row(picture, f"{picture}-{generator.integers(4)}", *beginning, *tail))
         first = len(forest)
         for given, path in zip(rows, forest.add(rows), strict=True):
             assert conversation(forest, int(path[-1])) == given.ids
@@ -104,6 +120,11 @@ def seen_by_every_node(forest: PrefixForest, first: int = 0) -> dict[int, set[in
     """What each new node attends to, read from the blocks."""
     new = forest.take_new()
     assert len(new.token_ids) == len(forest) - first
+    return read_seen(new, first)
+
+
+def read_seen(new: NewNodes, first: int) -> dict[int, set[int]]:
+    """The same of nodes that have been taken."""
     slots = []
     for block in new.blocks:
         for queries, keys, number in zip(block.queries, block.keys, range(len(block.queries)), strict=True):

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +97,48 @@ def test_a_follow_up_costs_its_own_tokens_alone(monkeypatch: pytest.MonkeyPatch)
     shared = int(np.argmin([a == b for a, b in zip(before.encoded.input_ids, other.encoded.input_ids, strict=False)]))
     rest = len(before.encoded.input_ids) + len(other.encoded.input_ids) - 2 * shared
     assert computed[0] == 2 * shared + rest  # two images: each has the common beginning
+
+
+def test_nothing_is_computed_after_the_last_phrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = make_predictor()
+    computed: list[int] = []
+    run_layers = predictor.model.llava.run_layers
+
+    def count(embeddings: torch.Tensor, positions: torch.Tensor, attend: object) -> torch.Tensor:
+        computed.append(len(embeddings))
+        return run_layers(embeddings, positions, attend)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predictor.model.llava, "run_layers", count)
+    batch = open_batch(predictor, IMAGES[:1])
+    (masks,) = batch.segment([MaskRequest(0, QUESTION, ANSWER, SPANS[:1])])
+    forced = predictor.answers.forced(QUESTION, ANSWER, SPANS[:1])
+    assert computed == [forced.spans[0].end]
+    assert computed[0] < len(forced.row.encoded.input_ids) - 1
+    assert np.array_equal(masks, predictor.segment(IMAGES[0], QUESTION, ANSWER, SPANS[:1]).masks)
+    (nothing,) = batch.segment([MaskRequest(0, OTHER, ANSWER, ())])
+    assert nothing.shape == (0, *IMAGES[0].shape[:2])
+    assert len(computed) == 1
+
+
+@pytest.mark.parametrize(("bytes_of_masks", "calls"), [(2**24, 1), (2 * 4 * 16 * 16, 2), (1, 3)])
+def test_masks_on_a_cpu_are_decoded_in_loops_that_fit_its_cache(
+    monkeypatch: pytest.MonkeyPatch, bytes_of_masks: int, calls: int
+) -> None:
+    predictor = make_predictor()
+    sam = predictor.model.config.sam
+    assert (sam.prompt_dim, predictor.model.sam.grid) == (16, (4, 4))
+    decoded: list[int] = []
+    decode = predictor.model.decode_masks
+
+    def count(states: torch.Tensor, *others: Any) -> torch.Tensor:
+        decoded.append(len(states))
+        return decode(states, *others)
+
+    monkeypatch.setattr(predictor.model, "decode_masks", count)
+    monkeypatch.setattr(question_batch, "MAX_DECODED_BYTES_ON_CPU", bytes_of_masks)
+    open_batch(predictor).segment([segmented(0, QUESTION), segmented(1, OTHER), segmented(1, HISTORY)])
+    assert len(decoded) == calls
+    assert sum(decoded) == 3
 
 
 def test_images_are_encoded_once_and_scores_never_ask_sam(monkeypatch: pytest.MonkeyPatch) -> None:

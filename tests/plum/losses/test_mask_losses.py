@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from plum.config import SpecialTokensConfig
-from plum.losses.losses import mask_losses as mask_sums
+from plum.losses import mask_losses as mask_sums
 from plum.losses.mask_losses import bce_loss, dice_loss, focal_tversky_loss, mask_losses, masks_at_once, sum_pixels
 from plum.models.segmenters.mask_resize import resize_matrices
 from plum.models.tiny import tiny_batch, tiny_model_config

@@ -1,14 +1,15 @@
 import errno
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import torch
 
+from partonomy import progress
 from plum.checkpoints.store import load_pretrained
 from plum.config import LoraConfig
 from plum.data.build import build_mixture
@@ -62,6 +63,31 @@ def test_training_moves_the_weights_and_writes_the_run(folder: Path, finished: T
     assert all(line["loss_total"] > 0 for line in lines)
     fresh = build_or_load(finished)[1].state_dict()
     assert moved(fresh, run / "model") > 1e-4
+
+
+def test_a_log_says_how_far_the_training_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_PER_LINE", 0.0)
+    config = make_config(folder, "shown", num_updates=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_log", _stop_at(3, Trainer._log))
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    train(config)  # goes on from the checkpoint of update 2
+    lines = [line.split(" shown: ")[1] for line in capsys.readouterr().err.splitlines() if " shown: " in line]
+    assert [line.split(",")[0] for line in lines] == [f"{update}/3 updates" for update in (1, 2, 3, 3)]
+    loss = _lines(config)[0]["loss_total"]
+    assert lines[1].endswith(f", loss {loss:.3f}")
+
+
+def _stop_at(update: int, log: Callable[..., None]) -> Callable[..., None]:
+    def stop(trainer: Trainer, current: int, *arguments: Any) -> None:
+        if current == update:
+            raise KeyboardInterrupt
+        log(trainer, current, *arguments)
+
+    return stop
 
 
 def test_a_finished_run_is_left_alone(finished: TrainConfig) -> None:

@@ -24,7 +24,7 @@ def test_padding_share_golden() -> None:
     assert padding_share(long_and_short, 10) == pytest.approx(1 - 4700 / 20000)
     assert shares_of_passes(long_and_short, 10, IMAGE) == (0.0, 0.0)
     # Two conversations of 4 and 5 tokens begin with the same 3: 6 of 9 are run, beside another image's 4, padded to 6.
-    rows = [[(IMAGE, 5, 6, 7), (IMAGE, 5, 6, 8, 9)], [(IMAGE, 5, 6, 7)]]
+    rows: list[Rows] = [[(IMAGE, 5, 6, 7), (IMAGE, 5, 6, 8, 9)], [(IMAGE, 5, 6, 7)]]
     assert shares_of_passes(rows, 2, IMAGE) == (pytest.approx(1 - 10 / 13), pytest.approx(1 - 10 / 12))
 
 
