@@ -22,7 +22,7 @@ def test_both_ways_give_equal_answers_and_the_batched_one_computes_less(capsys: 
         assert found["deviation"]["differing_texts"] == 0
         assert found["deviation"]["mask_pixels_beyond_rounding"] == 0
         assert found["cpu_ratio"] == pytest.approx(found["cpu_seconds_alone"] / found["cpu_seconds_together"], rel=0.02)
-        assert found["ratio"] > 1  # .25 of the work: 3 to 4 on a quiet machine
+        assert found["cpu_ratio"] > 1  # 3 to 4; on the wall a busy machine decides
         assert found["seconds_towers_per_image"] > 0
     referring = result["referring"]
     assert referring["items_per_image"] == 9
