@@ -346,6 +346,10 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
             digest.update(json.dumps(row).encode("ascii"))
         return digest.hexdigest()
 
+    def image_paths(self) -> frozenset[Path]:
+        """Return the image files of the benchmark, which are compared with those that a model was trained on."""
+        return frozenset(item.picture.path for item in self.items)
+
     def dataset(self) -> Mapping[str, Any]:
         """What a summary says of the data, as JSON values."""
         return {"name": f"{self.benchmark} {self.split}".strip(), "num_items": len(self.items)}

@@ -131,7 +131,7 @@ def gather_provenance(config: RunConfig, task: AnyTask, output: Path) -> Mapping
         "config": config_to_json(config),
         "dataset": {**task.dataset(), "content_hash": config.content_hash},
         OVERLAP_KEY: {
-            "num_images": num_photographs({item.picture.path for item in task.items}),
+            "num_images": num_photographs(task.image_paths()),
             "num_trained_on": config.num_trained_on,
         },
         "seed": config.seed,

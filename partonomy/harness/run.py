@@ -161,10 +161,11 @@ def configure_run(config: RunConfig, task: AnyTask) -> RunConfig:
         task: From `config.load_task()`.
     """
     checkpoint = config.model.checkpoint
-    paths = {item.picture.path for item in task.items}
     # What a language model under its adapters has seen before, or a model of another make, is in no list.
     is_listed = config.model.model in (PLUM, TRANSFORMERS) and not config.model.base
-    num_trained_on = count_trained_on(None if checkpoint is None or not is_listed else Path(checkpoint), paths)
+    num_trained_on = count_trained_on(
+        None if checkpoint is None or not is_listed else Path(checkpoint), task.image_paths()
+    )
     return replace(
         config,
         split=task.split,

@@ -469,6 +469,11 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         assert self.question_set is not None  # a task that is run has its questions
         return self.question_set.content_hash
 
+    def image_paths(self) -> frozenset[Path]:
+        """Return the images of the whole question set, whichever types are asked."""
+        assert self.question_set is not None  # a task that is run has its questions
+        return frozenset(question.image_path for question in self.question_set.questions)
+
     def dataset(self) -> Mapping[str, Any]:
         """Name, hash, sizes and how the questions were made."""
         assert self.question_set is not None  # a task that is run has its questions

@@ -234,4 +234,4 @@ def test_sizes_are_read(text: str, size: int) -> None:
 def test_what_is_no_size_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["export", "run", "out", f"--max_shard_size={text}"])
-    assert "no size" in capsys.readouterr().err
+    assert "not a size" in capsys.readouterr().err
