@@ -133,7 +133,7 @@ def test_a_group_keeps_its_share_when_sources_are_missing(tmp_path: Path, caplog
     assert "refclef/refs(unc).p is not there: referring refclef is left out" in caplog.text
     shutil.rmtree(root / "reason_seg")
     mixture = build_mixture(data, seed=0, encoder=make_encoder())
-    assert "no source of the group 'reasoning' is there" in caplog.text
+    assert "no source of the group 'reasoning' is available" in caplog.text
     assert mixture.block_counts == (474, 132, 131, 263)  # 1000 x 9, 2.5, 2.5, 5 of 19, rounded to sum to 1000
     with pytest.raises(ValueError, match="none of the 11 data sources is there"):
         build_mixture(replace(data, dataset_dir=str(tmp_path / "nothing")), seed=0, encoder=make_encoder())
@@ -162,7 +162,7 @@ def test_shares_of_groups_and_of_single_sources() -> None:
     ("source", "message"),
     [
         (SourceConfig("semantic"), "`semantic` and `referring` need dataset"),
-        (SourceConfig("reasoning", dataset="x"), "other kinds have none"),
+        (SourceConfig("reasoning", dataset="x"), "other kinds must not set it"),
         (SourceConfig("reasoning", path="folder"), "it reads dataset_dir; remove path"),
         (SourceConfig("part_vqa"), "path is missing"),
         (SourceConfig("llava_instruct", group="vqa"), "its group 'vqa' is not among data.groups"),

@@ -18,9 +18,21 @@ BASE = Path(__file__).resolve().parents[3] / "configs" / "ablations" / "base.yam
         ("optimizer.learning_rate", "0", r"optimizer\.learning_rate is 0(\.0)?, it must be above 0"),
         ("optimizer.betas", "[0.9, 1.0]", r"optimizer\.betas is .*1\.0.*below 1"),
         ("losses.kl", "-0.1", r"losses\.kl is -0\.1, it must be at least 0"),
-        ("engine.zero_stage", "3", r"engine\.zero_stage is 3, this engine runs 1 and 2: stage 3 splits the weights"),
-        ("engine.zero_stage", "0", r"engine\.zero_stage is 0, this engine runs 1 and 2: stage 0 neither skips"),
-        ("engine.zero_stage", "4", r"engine\.zero_stage is 4, this engine runs 1 and 2: DeepSpeed has no such stage"),
+        (
+            "engine.zero_stage",
+            "3",
+            r"engine\.zero_stage is 3, but this engine only runs stages 1 and 2: stage 3 shards the weights",
+        ),
+        (
+            "engine.zero_stage",
+            "0",
+            r"engine\.zero_stage is 0, but this engine only runs stages 1 and 2: stage 0 neither skips",
+        ),
+        (
+            "engine.zero_stage",
+            "4",
+            r"engine\.zero_stage is 4, but this engine only runs stages 1 and 2: DeepSpeed has no such stage",
+        ),
         ("engine.reduce_bucket_size", "0", r"engine\.reduce_bucket_size is 0, it must be at least 1"),
     ],
 )

@@ -128,7 +128,7 @@ def _run_with_fault(config: TrainConfig, fault: Fault, chance: random.Random) ->
     assert "faulty_train.py ended with status" in printed
     if fault.name == "no_space":
         assert f"was not written on rank {hit['rank']}" in printed, printed[-5000:]
-        assert "the same command continues from there" in printed
+        assert "the same command resumes from it" in printed
     else:
         assert "return code = -9" in printed, printed[-3000:]
     assert not (Path(config.run_dir) / "finished.json").exists()

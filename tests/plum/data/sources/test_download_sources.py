@@ -92,7 +92,7 @@ def test_a_map_without_classes_is_replaced_and_said(tmp_path: Path, caplog: pyte
     Image.fromarray(blank).save(paths[5])
     source = SemanticSource(LabelMaps(root, "ade20k"), 1)
     assert draw(source, 5).sample_id == "ade20k/ADE_train_00000000"  # the first follows the last
-    assert "ADE_train_00000005.jpg: no pixel of it has a class" in caplog.text
+    assert "ADE_train_00000005.jpg: none of its pixels has a class" in caplog.text
     assert "(ade20k: 1 of 6 images so far)" in caplog.text
     caplog.clear()
     draw(source, 5)
