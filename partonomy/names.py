@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
-from partonomy.files import parse_json
+from partonomy.files import parse_json, write_text_atomically
 
 OBJECT_PART_SEPARATOR = ":"
 LEVEL_SEPARATOR = "--"
@@ -197,9 +197,7 @@ class CallbackComparator:
         if len(answers) != len(pairs):
             raise ValueError(f"the part comparison callback answered {len(answers)} of {len(pairs)} pairs")
         self._answers.update({_pair_key(pair): bool(answer) for pair, answer in zip(pairs, answers, strict=True)})
-        temporary = self._cache_path.with_name(self._cache_path.name + ".tmp")
-        temporary.write_text(json.dumps(self._answers, sort_keys=True, indent=0) + "\n", encoding="utf-8")
-        temporary.replace(self._cache_path)
+        write_text_atomically(self._cache_path, json.dumps(self._answers, sort_keys=True, indent=0) + "\n")
 
 
 class SynonymFileComparator:

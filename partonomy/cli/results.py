@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from partonomy.benchmarks.partonomy.metrics import MetricProtocol
+from partonomy.files import write_text_atomically
 from partonomy.reporting.compare import check_output, compare_runs, render_comparison, write_comparison
 from partonomy.reporting.loaded_run import load_run
 from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
@@ -60,7 +61,7 @@ def tables(
         print(text, end="")
     else:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text(text, encoding="utf-8")
+        write_text_atomically(Path(output), text)
         print(f"Written: {output}")
 
 

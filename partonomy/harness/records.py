@@ -5,7 +5,6 @@ line. Lines by earlier versions of the code are read too (`Record.upgrade`).
 """
 
 import json
-import os
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from typing import Any, Generic, Self, overload
 import msgspec
 
 from partonomy.benchmarks.task import Record, RecordT
+from partonomy.files import open_atomically
 from partonomy.locks import hold_lock
 from partonomy.masks import find_sound_masks, rle_from_coco, rle_to_json, shorten
 
@@ -170,19 +170,12 @@ def join_records(
     missing = tuple(item_id for item_id in item_ids if item_id not in lines)
     if missing:
         return missing
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    files = {path: path.open("rb") for path in paths}
-    try:
-        with temporary.open("wb") as joined:
-            for line in map(lines.__getitem__, item_ids):
-                files[line.path].seek(line.start)
-                joined.write(files[line.path].read(line.length))
-            joined.flush()
-            os.fsync(joined.fileno())
-    finally:
-        for file in files.values():
-            file.close()
-    os.replace(temporary, output)
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(path.open("rb")) for path in paths}
+        joined = stack.enter_context(open_atomically(output))
+        for line in map(lines.__getitem__, item_ids):
+            files[line.path].seek(line.start)
+            joined.write(files[line.path].read(line.length))
     return ()
 
 

@@ -1,10 +1,10 @@
 """A run's replies and masks as one JSON list for other tools; each benchmark says what an entry holds."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from partonomy.files import open_atomically
 from partonomy.reporting.loaded_run import AnyRun
 
 
@@ -33,18 +33,16 @@ def write_predictions(run: AnyRun, output: Path) -> PredictionSummary:
     items = {item.item_id: item for item in task.items}
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.parent.resolve()
-    temporary = output.with_name(f".{output.name}.tmp")
     num_written, unreadable = 0, []
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write("[\n")
+    with open_atomically(output) as file:
+        file.write(b"[\n")
         for record in run.records:
             item = items.get(record.item_id)
             if item is None and needs_items:
                 unreadable.append(record.item_id)
                 continue
             entry = task.prediction(record, item, folder)
-            file.write((",\n" if num_written else "") + json.dumps(entry, ensure_ascii=False))
+            file.write(((",\n" if num_written else "") + json.dumps(entry, ensure_ascii=False)).encode())
             num_written += 1
-        file.write("\n]\n")
-    os.replace(temporary, output)
+        file.write(b"\n]\n")
     return PredictionSummary(num_written, tuple(unreadable))

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from partonomy.files import write_text_atomically
 from plum.checkpoints.weights import give_usual_mode
 from plum.inputs.image_transforms import SAM_MEAN, SAM_STD
 
@@ -143,9 +144,7 @@ class SamFeatureCache:
         """Record in the folder which encoder its embeddings belong to."""
         path = self.folder / "about.json"
         if not path.exists():
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-            temporary.write_text(json.dumps(self._about, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
+            write_text_atomically(path, json.dumps(self._about, indent=2) + "\n")
 
 
 def hash_image(image: np.ndarray) -> str:

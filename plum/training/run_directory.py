@@ -17,6 +17,7 @@ from typing import TextIO
 
 import yaml
 
+from partonomy.files import write_text_atomically
 from plum.train_config import TrainConfig
 from plum.training.run_checkpoints import RunCheckpoints
 
@@ -69,7 +70,7 @@ class RunDirectory:
         self.checkpoints.remove_remains()
         if not path.exists():
             provenance = training_provenance(self.config)
-            write_atomically(self.root / "provenance.json", json.dumps(provenance, indent=2) + "\n")
+            write_text_atomically(self.root / "provenance.json", json.dumps(provenance, indent=2) + "\n")
             self._write_config()
 
     def record_start(self, num_ranks: int, checkpoint: Path | None) -> None:
@@ -88,7 +89,7 @@ class RunDirectory:
         self._write_config()
 
     def _write_config(self) -> None:
-        write_atomically(self.root / "config.yaml", yaml.safe_dump(self._resolved(), sort_keys=False))
+        write_text_atomically(self.root / "config.yaml", yaml.safe_dump(self._resolved(), sort_keys=False))
 
     def _resolved(self) -> dict[str, object]:
         """Return the configuration in the types that YAML can hold."""
@@ -96,17 +97,7 @@ class RunDirectory:
 
     def finish(self, summary: dict[str, float | int]) -> None:
         """Mark the run as complete."""
-        write_atomically(self.root / "finished.json", json.dumps(summary, indent=2) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` next to `path`, then rename it, so that a killed process leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+        write_text_atomically(self.root / "finished.json", json.dumps(summary, indent=2) + "\n")
 
 
 def _lock_folder(root: Path) -> TextIO:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch.distributed
 
+from partonomy.files import write_text_atomically
 from partonomy.masks import decode_mask
 from partonomy.models.contract import Role, Turn
 from partonomy.progress import counted, progress
@@ -23,7 +24,7 @@ from plum.structures import Exchange, Sample
 from plum.train_config import SourceConfig, TrainConfig
 from plum.training.ranks import Ranks, start_ranks
 from plum.training.run import TrainingParts, build_parts, fit, leave_ranks
-from plum.training.run_directory import RunDirectory, write_atomically
+from plum.training.run_directory import RunDirectory
 
 NUM_SAMPLES = 8
 SEARCHED_POSITIONS = 2000
@@ -111,7 +112,7 @@ def run_smoke_overfit(config: TrainConfig, num_updates: int, data_folder: str | 
         report = SmokeReport(
             (_check_loss(run.metrics_path), *_check_answers(parts, samples)), tuple(one.sample_id for one in samples)
         )
-        write_atomically(run.root / "smoke_overfit.json", json.dumps(asdict(report), indent=2) + "\n")
+        write_text_atomically(run.root / "smoke_overfit.json", json.dumps(asdict(report), indent=2) + "\n")
         shutil.rmtree(run.checkpoints.folder)
         reports = [report]
     return _share(reports, ranks)

@@ -9,9 +9,9 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from partonomy.files import write_text_atomically
 from plum.structures import LossTerms
 from plum.training.objective import StepResult
-from plum.training.run_directory import write_atomically
 
 
 class ScalarWriter(Protocol):
@@ -95,7 +95,7 @@ class Tracker:
         if not self._path.exists():
             return
         lines = [line for line in self._path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        write_atomically(self._path, "".join(line for line in lines if json.loads(line)["update"] <= update))
+        write_text_atomically(self._path, "".join(line for line in lines if json.loads(line)["update"] <= update))
 
     def log(self, update: int, values: dict[str, float]) -> None:
         """Write one line."""

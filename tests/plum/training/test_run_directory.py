@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from partonomy.files import write_text_atomically
 from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config
-from plum.training.run_directory import RunDirectory, write_atomically
+from plum.training.run_directory import RunDirectory
 
 TINY = ["--config", "configs/plum_tiny_stage0.yaml"]
 
@@ -82,7 +83,7 @@ def test_a_folder_in_training_is_refused_until_its_process_ends(config: TrainCon
 
 
 def test_write_atomically_leaves_no_remains(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "a", "one")
-    write_atomically(tmp_path / "a", "two")
+    write_text_atomically(tmp_path / "a", "one")
+    write_text_atomically(tmp_path / "a", "two")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "two"
