@@ -106,6 +106,7 @@ def _lock_folder(root: Path) -> TextIO:
     Raises:
         ValueError: another process holds it.
     """
+    # A POSIX lock, not filelock's: loader processes are forked, and would inherit a lock that outlives this process.
     handle = (root / "lock").open("a+")
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
