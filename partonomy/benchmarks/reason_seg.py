@@ -91,8 +91,8 @@ def paint_shapes(shapes: Sequence[Shape], height: int, width: int) -> np.ndarray
     """Paint outlines, large ones first, so that small ones stay visible on top.
 
     Outlines are filled and stroked one pixel wide at integer coordinates (fractions are truncated). Labels with
-    "ignore" give `IGNORED`, those with "flag" are not painted, all others give `TARGET`. Among equal areas, the first in
-    the file is painted last.
+    "ignore" give `IGNORED`, those with "flag" are not painted, and all others give `TARGET`. Among equal areas, the
+    first in the file is painted last.
 
     Returns:
         uint8 (height, width) of `BACKGROUND`, `TARGET`, `IGNORED`.

@@ -250,7 +250,7 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
     options: SegmentationOptions
     items: Sequence[SegmentationItem] = ()
     quoted_by: str = "ciou"
-    """The headline: cIoU for RefCOCO; gIoU for ReasonSeg, whose cIoU large masks dominate, and for RefCOCOm ("mIoU")."""
+    """Headline: cIoU for RefCOCO; gIoU for ReasonSeg, whose cIoU large masks dominate, and for RefCOCOm ("mIoU")."""
 
     @property
     def protocol(self) -> str:

@@ -39,8 +39,8 @@ class TruePart:
 class ListwiseAnswer:
     """The reply of a model that was shown all choices at once.
 
-    `order[i]` is the index of the choice with the i-th letter. `problem` says why the reply names no choice; it is empty
-    if the reply names one.
+    `order[i]` is the index of the choice with the i-th letter. `problem` says why the reply names no choice; it is
+    empty if the reply names one.
     """
 
     order: tuple[int, ...]
