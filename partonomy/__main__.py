@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 
 from partonomy.cli.config_files import naming_config_files
 
-STATUS_BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+STATUS_BROKEN_PIPE = 141  # the status that a shell reports for a program ended by SIGPIPE
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Command:
     """A command is a function: its parameters are the settings, its docstring the help.
 
     Attributes:
-        name: as typed.
+        name: Name on the command line.
         function: "module:function" under `partonomy.cli`; it may return an exit status.
-        positionals: parameters given without a flag's name; one annotated as a list takes one or more words, one
-            with a default may be left out.
+        positionals: Parameters given without a flag's name; one annotated as a list takes one or more words, and one
+            with a default is optional.
         fill: "module:function" that adds a command's own subcommands to its parser; its function takes all words.
     """
 
@@ -66,7 +66,7 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     """Build the parser; each command takes flags, or `--config FILE.yaml`, or both.
 
     Args:
-        only: name of the one command to build, so that no other's packages are imported; default all of them.
+        only: Name of the single command to build, so that no other command's packages are imported; default all.
     """
     parser = ArgumentParser(prog="python -m partonomy", description="Partonomy: data sets, questions, tables, reports.")
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
@@ -76,7 +76,9 @@ def build_parser(only: str | None = None) -> ArgumentParser:
             own = ArgumentParser(description=summary) if command.fill else _command_parser(command)
             commands.add_subcommand(command.name, own, help=summary)
             if command.fill:
-                _load(command.fill)(own)  # only now: jsonargparse wants subcommands in the order of their levels
+                _load(command.fill)(
+                    own
+                )  # only now, because jsonargparse requires subcommands in the order of their levels
     return parser
 
 
@@ -104,8 +106,8 @@ def main(arguments: Sequence[str]) -> int:
             status = named.load()(**settings)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe ("| head") has seen enough. What is left in the buffer must not meet the closed pipe
-        # again when the interpreter flushes it at exit.
+        # The reader of a pipe ("| head") has closed it. The rest of the buffer must not hit the closed pipe again when
+        # the interpreter flushes it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STATUS_BROKEN_PIPE
     except (OSError, ValueError, RuntimeError) as error:

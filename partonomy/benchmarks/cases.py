@@ -1,4 +1,4 @@
-"""How a benchmark shows one item beside its outcome: what pages draw and write, without drawing it."""
+"""Descriptions of an item and its outcome for report pages; nothing is drawn here."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ class Verdict:
 
     Attributes:
         subject: What was asked for, e.g. "parts".
-        is_right: Whether the answer is correct; False where the item failed.
+        is_right: Whether the answer is correct; False if the item failed.
         correct: Names in the correct answer.
-        given: Names in the model's answer; empty where the item failed.
+        given: Names in the model's answer; empty if the item failed.
     """
 
     subject: str
@@ -27,7 +27,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class CasePicture:
-    """The item's image with masks on it, original-image pixels; one colour per mask.
+    """The item's image with masks in original-image pixels, one colour per mask.
 
     `has_box` draws the box of the instance that the item is about, where it has one.
     """
@@ -40,7 +40,7 @@ class CasePicture:
 
 @dataclass(frozen=True)
 class CaseLabel:
-    """The name of a mask in its colour, and its IoU; None where nothing was compared."""
+    """The name of a mask in its colour, and its IoU; None if nothing was compared."""
 
     name: str
     colour: Colour
@@ -59,7 +59,7 @@ class CaseText:
 
 @dataclass(frozen=True)
 class CaseChoice:
-    """One choice of a multiple-choice question; `log_prob` is None where the model gave none."""
+    """One choice of a multiple-choice question; `log_prob` is None if the model gave none."""
 
     text: str
     is_correct: bool
@@ -77,11 +77,11 @@ class CaseChoices:
 
 @dataclass(frozen=True)
 class Case:
-    """What a page shows of one item and its record.
+    """The content of a page about one item and its record.
 
     Attributes:
-        title: What the item is about.
-        pictures: Empty where the item, and with it the image, is gone.
+        title: The item's subject.
+        pictures: Empty if the item, and therefore the image, is no longer available.
         labels: The legend of the pictures.
         texts: In reading order.
         choices: Multiple-choice questions.
@@ -103,8 +103,8 @@ def mask_pictures(true: Sequence[RLE], predicted: Sequence[RLE | None]) -> tuple
 
     Args:
         true: M masks.
-        predicted: At least M; one at the place of a true mask has its colour, the others have colours of their own.
-            None where there is no prediction.
+        predicted: At least M masks; the k-th has the colour of the k-th true mask, further ones have their own
+            colours. None if there is no prediction.
     """
     colours = part_colours(max(len(true), len(predicted)))
     found = [(mask, colour) for mask, colour in zip(predicted, colours, strict=False) if mask is not None]
@@ -116,5 +116,5 @@ def mask_pictures(true: Sequence[RLE], predicted: Sequence[RLE | None]) -> tuple
 
 
 def count_words(words: Sequence[str]) -> str:
-    """Several answers in one line, the most frequent first, e.g. "C (4), AB (3), wing"."""
+    """Join answers on one line, the most frequent first, e.g. "C (4), AB (3), wing"."""
     return ", ".join(word if count == 1 else f"{word} ({count})" for word, count in Counter(words).most_common())

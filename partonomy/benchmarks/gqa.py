@@ -28,11 +28,11 @@ OPEN, BINARY = "open", "binary"
 def read_gqa(root: Path, split: str, protocol: VqaProtocol) -> tuple[VqaItem, ...]:
     """Read `<split>_balanced_questions.json` (in `root` or `root/questions`), images from `root/images`.
 
-    The compatible protocol takes the file's first 5,000 questions and accepts the full answer beside the short one.
+    The compatible protocol reads only the first 5,000 questions and also accepts the full answer.
 
     Raises:
         FileNotFoundError: The file or the image folder is missing.
-        ValueError: A record is malformed; names file and question.
+        ValueError: A record is malformed; the message names the file and the question.
     """
     name = f"{split}_balanced_questions.json"
     path = find_file(root, (name, f"questions/{name}"))
@@ -57,19 +57,19 @@ def gqa_prompt(item: VqaItem, protocol: VqaProtocol) -> str:
 
 
 def gqa_prediction(reply: str) -> str:
-    """LLaVA's conversion for the official script: closing periods off, lower case."""
+    """Convert a reply as LLaVA does for the official script: strip final periods and lower-case it."""
     return reply.rstrip(".").lower()
 
 
 def gqa_score(reply: str, item: VqaItem, protocol: VqaProtocol) -> float:
-    """Exact match with the answer; the compatible protocol: soft score over two answers, else containment."""
+    """Score the exact match; the compatible protocol takes the soft score of two answers or, if 0, containment."""
     if protocol is VqaProtocol.PARTONOMY_COMPAT:
         return compat_score(reply, item.answers)
     return float(gqa_prediction(reply) == item.answers[0])
 
 
 def gqa_ratios(records: Sequence[AnswerRecord], protocol: VqaProtocol) -> dict[str, ImageRatio]:
-    """Accuracy, and alone on open and on binary (yes/no or choice) questions where the file tells them apart."""
+    """Return accuracy overall and, if the file marks them, on open and on binary (yes/no or choice) questions."""
     groups = {record.group for record in records} & {OPEN, BINARY}
     return {"accuracy": mean_score(records)} | {
         f"accuracy_{group}": mean_score(records, group) for group in sorted(groups)

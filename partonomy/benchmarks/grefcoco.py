@@ -1,13 +1,13 @@
 """gRefCOCO, generalized referring expressions: one target, several, or none (Liu, Ding and Jiang, GRES, CVPR 2023).
 
-Layout: `refer_seg/grefcoco/{grefs(unc).json, instances.json}`, photographs where RefCOCO's are. `ann_id` of a record
-lists the annotations whose union is the target; [-1] says that the expression means nothing in the image.
+Layout: `refer_seg/grefcoco/{grefs(unc).json, instances.json}`; the photographs are RefCOCO's. A record's `ann_id` lists
+the annotations whose union is the target; [-1] says that the expression refers to nothing in the image.
 
-Every expression is asked for in the model's own words. A forced answer would say "It is EXPRESSION." of things that are
-not there, and what is measured is whether the model says so itself. The prediction is "no target" where the union of
-all masks of the answer has fewer than `--min_pixels` pixels. By default that is an answer without a mask, or with empty
-masks: PLUM and the [SEG] systems decide themselves whether they give one. `--min_pixels 50` is the GRES paper's rule
-for models that always give a mask; a target smaller than that is then never found, not even by the oracle.
+The model answers every expression in its own words. A forced answer would say "It is EXPRESSION." about things that are
+not there, while the benchmark measures whether the model itself says so. The prediction is "no target" if the union of
+all masks of the answer has fewer than `--min_pixels` pixels. By default, that is an answer without masks or with empty
+masks: PLUM and the [SEG] systems decide themselves whether to give one. `--min_pixels 50` is the GRES paper's rule for
+models that always give a mask; nothing, not even the oracle, then finds a smaller target.
 
 Metrics, as the GRES authors' evaluator (ReLA) counts them:
 
@@ -17,14 +17,14 @@ Metrics, as the GRES authors' evaluator (ReLA) counts them:
     target        no target     0              0 and the union
     target        a mask        I / U          I and U
 
-gIoU is the mean over all expressions; cIoU the sum of I over that of U; N-acc the share of expressions without a target
-that are predicted to have none; T-acc the share of those with a target that are predicted to have one; Pr@70 the share
-of those with a target whose IoU is at least 0.7. A failed expression counts as predicted wrongly. A target without a
-single pixel scores 0 whatever is predicted.
+gIoU is the mean over all expressions, and cIoU is the sum of I over the sum of U. N-acc is the share of expressions
+without a target that are predicted to have none. T-acc is the share of expressions with a target that are predicted to
+have one. Pr@70 is the share of expressions with a target whose IoU is at least 0.7. A failed expression counts as a
+wrong prediction. A target without a single pixel scores 0 whatever is predicted.
 
-Public code disagrees. GSVA forces the answers to all expressions of an image in one turn, with its reject token where
-the truth has it, and scores a target that is rejected by the mask that it decodes all the same; ReLA has a head for the
-decision. Neither compares with the numbers here.
+Public code differs. GSVA forces the answers to all expressions of an image in one turn, with its reject token wherever
+the truth has it, and scores a rejected target by the mask that it decodes anyway. ReLA has a head for the decision.
+Neither is comparable with the numbers here.
 """
 
 import logging
@@ -61,22 +61,22 @@ logger = logging.getLogger(__name__)
 NAME = "grefcoco"
 NO_ANNOTATION = -1
 TARGET, NO_TARGET = "target", "no_target"
-"""Groups of the items, and what a reply is read as."""
+"""Groups of the items, and the possible readings of a reply."""
 NO_TARGET_ANSWER = "There is nothing like that in the image."
-"""What the bounds say of an expression without a target."""
+"""The bounds' answer to an expression without a target."""
 PRECISION_PERCENTS = (70, 80, 90)
 
 
 def read_grefcoco(root: Path, split: str) -> tuple[SegmentationItem, ...]:
-    """Read one split: one item per expression, in file order; its group says whether it has a target.
+    """Read one split, one item per expression in file order; an item's group says whether it has a target.
 
     Args:
         root: Root of the LISA-style layout.
         split: "train", "val", "testA" or "testB".
 
     Raises:
-        FileNotFoundError: A file, or images, are missing.
-        ValueError: An unknown split, or a broken file or record, naming both.
+        FileNotFoundError: A file or images are missing.
+        ValueError: The split is unknown, or a file or record is broken; the message names both.
     """
     path = root / "refer_seg" / NAME / "grefs(unc).json"
     references = [
@@ -95,7 +95,7 @@ def read_grefcoco(root: Path, split: str) -> tuple[SegmentationItem, ...]:
 
 
 def _read_annotations(record: Any) -> tuple[Identifier, ...]:
-    """The annotations of a record; none where it has no target."""
+    """Return the annotation ids of a record; empty if it has no target."""
     values = record["ann_id"]
     if not isinstance(values, list) or not values:
         raise ValueError(
@@ -148,12 +148,12 @@ class GrefcocoTask(SegmentationTask):
 
     @property
     def protocol(self) -> str:
-        """The mode, the wording, and the smallest mask that is not "no target", where it is not one pixel."""
+        """The mode, the wording, and the minimum size of a mask unless it is one pixel."""
         smallest = self.options.min_pixels
         return super().protocol + (f", no target below {smallest} pixels" if smallest > 1 else "")
 
     def score(self, item: SegmentationItem, answer: Segmented) -> AnswerRecord:
-        """Compare the union of the masks with the target, or find out whether the model says that there is none."""
+        """Compare the union of the masks with the target, or check whether the model says that there is none."""
         record = super().score(item, answer)
         outcome = record.mask
         assert outcome is not None
@@ -168,7 +168,7 @@ class GrefcocoTask(SegmentationTask):
         return record
 
     def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
-        """Both IoUs, both accuracies, and precisions of the expressions with a target."""
+        """Compute gIoU, cIoU, N-acc, T-acc, and the precisions of the expressions with a target."""
         has_target = [record.group == TARGET for record in records]
         accuracies = {}
         for name, group in (("n_acc", NO_TARGET), ("t_acc", TARGET)):
@@ -181,12 +181,12 @@ class GrefcocoTask(SegmentationTask):
         return {**segmentation_ratios(records), **accuracies, **precisions}
 
     def content(self) -> Iterator[object]:
-        """Words, masks, and whether there is a target."""
+        """Generate words, masks, and whether there is a target."""
         for item, row in zip(self.items, super().content(), strict=True):
             yield [row, item.group]
 
     def _gold(self, item: SegmentationItem) -> Gold:
-        """A guess says that there is a target, or that there is none."""
+        """Return the truth; a guess says either that there is a target or that there is none."""
         target, nothing = super()._gold(item), Gold(NO_TARGET_ANSWER)
         guesses = (*target.guesses, (NO_TARGET_ANSWER, ()))
         return replace(nothing if item.group == NO_TARGET else target, guesses=guesses)

@@ -12,8 +12,8 @@ part's name, with or without its affordance. `--instruction` chooses the wording
 Metrics: gIoU (mean IoU), cIoU, P50 (the share of parts whose IoU is at least 0.5), and P50:95 (the mean of that share
 at 0.50, 0.55, ..., 0.95).
 
-The authors' README names the copies of the photographs, not the masks. Public loaders read PNG files in which every
-value above 0 counts. Masks in JPEG are read too: there values above 127 count, since the compression blurs.
+The authors' README gives the file names of the photographs' copies, but not those of the masks. Public loaders read PNG
+files and count every value above 0. JPEG masks are read too; only values above 127 count, because compression blurs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ from partonomy.masks import encode_mask, shorten
 NAME = "instructpart"
 FOLDER = "instructpart_part/InstructPart"
 LARGEST_BACKGROUND = {".png": 0, ".jpg": 127}
-"""Endings of mask files, the usual one first -> the largest value that is not the target."""
+"""Suffixes of mask files, the usual one first -> the largest pixel value that is still background."""
 PRECISION_PERCENTS = tuple(range(50, 100, 5))
 
 
@@ -70,7 +70,7 @@ def read_instruct_part(root: Path, split: str, instruction: Instruction) -> tupl
 
     Raises:
         FileNotFoundError: The JSON file, or photographs, are missing.
-        ValueError: A broken record or mask, naming file and record.
+        ValueError: A record or a mask is broken; the message names the file and the record.
     """
     path = annotation_file(root, split)
     items: dict[str, SegmentationItem] = {}
@@ -94,10 +94,10 @@ def read_instruct_part(root: Path, split: str, instruction: Instruction) -> tupl
 
 
 def annotation_file(root: Path, split: str) -> Path:
-    """The JSON file of a split; training sets of several sizes lie in folders of their own.
+    """Return the JSON file of a split; each size of the training set has its own folder.
 
     Raises:
-        ValueError: The split leaves the folder.
+        ValueError: The split's path points outside the folder.
     """
     kind = check_relative_path(split, "the split").rstrip("0123456789")
     return root / FOLDER / (kind if split != kind else "") / split / f"data_{kind}.json"
@@ -128,7 +128,7 @@ def _read_part(folder: Path, image_name: str, part: Any, instruction: Instructio
 
 
 def _read_mask(path: Path, height: int, width: int) -> np.ndarray:
-    """Bool (H, W) of a mask file named without its ending, in the photograph's frame."""
+    """Read a mask, bool (H, W) in the photograph's frame; `path` has no suffix."""
     candidates = {path.with_name(path.name + ending): limit for ending, limit in LARGEST_BACKGROUND.items()}
     found = next((candidate for candidate in candidates if candidate.is_file()), next(iter(candidates)))
     values = load_image(found, height, width)

@@ -1,8 +1,8 @@
-"""MMR's protocol for questions with several targets: modes, what masks score, gIoU and cIoU (MMR paper, section 5.1).
+"""MMR's protocol for questions with several targets: modes, mask scores, gIoU and cIoU (MMR paper, section 5.1).
 
-gIoU is the mean IoU over masks, not over questions or images; cIoU the sum of intersections over the sum of unions, in
-whole numbers. M2SA's code: unions plus 1e-5, sums in float32, images repeated to fill the ranks; here: exact, each one
-once.
+gIoU is the mean IoU over masks, not over questions or images. cIoU is the sum of intersections over the sum of unions,
+in integers. M2SA's code adds 1e-5 to unions, sums in float32, and repeats images to fill the ranks. Here the sums are
+exact and each image counts once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,17 +50,17 @@ from partonomy.visualize import part_colours
 
 @dataclass(frozen=True)
 class MultiTargetItem:
-    """A question about an image and all that it means.
+    """A question about an image and all its targets.
 
     Attributes:
         item_id: Unique within benchmark and split.
-        image_id: The same for all items of one image: the bootstrap draws images.
+        image_id: Shared by all items of one image, because the bootstrap resamples images.
         image_path: The image file.
-        height, width: Of the annotation, pixels.
-        text: A whole instruction, or the names of what is meant, in a list.
-        is_sentence: Whether it is the former.
+        height, width: Size of the annotation, pixels.
+        text: A whole instruction, or a list of the targets' names.
+        is_sentence: Whether `text` is a whole instruction.
         targets: In the order of the gold answer.
-        answer: The gold answer; a model that answers in its own words never meets it.
+        answer: The gold answer; a model that answers in its own words never sees it.
     """
 
     item_id: str
@@ -85,7 +85,7 @@ class MultiTargetItem:
 
     @property
     def kind(self) -> Kind:
-        """Objects or parts where all targets are such; else mixed."""
+        """Objects or parts if all targets are such; otherwise mixed."""
         found = {target.granularity for target in self.targets}
         if len(found) != 1:
             return Kind.MIXED
@@ -101,11 +101,11 @@ def read_mmr_items(root: Path, split: str, annotations: Path | None = None) -> t
     Args:
         root: Folder of the downloads.
         split: One of `MMR_SPLITS`.
-        annotations: Another file in MMR's form; its images lie where MMR's do.
+        annotations: Another file in MMR's format; its images are in the same place as MMR's.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: An unknown split, or a broken file or record, naming both.
+        ValueError: The split is unknown, or a file or record is broken; the message names both.
     """
     if split not in MMR_SPLITS:
         raise ValueError(f"mmr has no split {split!r}; known: {', '.join(MMR_SPLITS)}")
@@ -133,12 +133,12 @@ SINGLE, MULTIPLE = "single", "multiple"
 
 
 class MultiTargetMode(StrEnum):
-    """Where the masks come from and what they are compared with; it stands beside every score.
+    """The source of the masks and what they are compared with; printed with every score.
 
-    `teacher_forced`: the gold answer is given and its targets are segmented, each compared with its own mask, as M2SA's
-    code does: the k-th mask has read the names of the first k targets. `generate`: the model answers in its own words,
-    and its masks are paired with the question's targets so that the sum of IoUs is largest; what is left over on
-    either side scores 0, and its pixels enter cIoU's union. `union`: all those masks against all targets.
+    `teacher_forced`: the gold answer is given and its targets are segmented, each compared with its own mask, as in
+    M2SA's code; the k-th mask sees the names of the first k targets. `generate`: the model answers in its own words,
+    and its masks are paired with the question's targets so that the sum of IoUs is maximal; an unpaired mask or target
+    scores 0, and its pixels enter cIoU's union. `union`: the union of those masks against the union of the targets.
     """
 
     TEACHER_FORCED = "teacher_forced"
@@ -151,11 +151,11 @@ def forced_outcomes(item: MultiTargetItem, masks: Mapping[int, np.ndarray], reas
 
     Args:
         item: The question.
-        masks: By the target's place, bool (H, W), original-image pixels.
-        reason: Why the others could not be asked for.
+        masks: Masks by the target's position, bool (H, W), original-image pixels.
+        reason: Why the other targets could not be asked for.
 
     Returns:
-        One outcome per target, in their order. M2SA's code: targets without a mask add nothing to cIoU; here: their
+        One outcome per target, in their order. In M2SA's code, targets without a mask add nothing to cIoU; here their
         pixels enter the union.
     """
     places = list(masks)
@@ -171,7 +171,7 @@ def matched_outcomes(item: MultiTargetItem, masks: np.ndarray) -> tuple[TargetOu
         masks: bool (P, H, W), original-image pixels.
 
     Returns:
-        One outcome per target, in their order, then one per mask that is left over.
+        One outcome per target, in their order, then one per unpaired mask.
     """
     predicted, true = encode_masks(masks), _true_masks(item.targets)
     pairs = hungarian_assignment(count_pixels(predicted, true).ious)
@@ -179,26 +179,26 @@ def matched_outcomes(item: MultiTargetItem, masks: np.ndarray) -> tuple[TargetOu
 
 
 def union_outcome(item: MultiTargetItem, masks: np.ndarray) -> tuple[TargetOutcome, ...]:
-    """Compare the union of masks bool (P, H, W) with the union of the targets; one outcome."""
+    """Compare the union of masks, bool (P, H, W), with the union of the targets; return one outcome."""
     predicted = encode_masks(np.asarray(masks.any(axis=0, keepdims=True)))
     pair = count_pixels(predicted, [_union(item)]).pair(0, 0)
     return (TargetOutcome(ALL_TARGETS, pair.intersection, pair.union, predicted=predicted[0]),)
 
 
 def missed_outcomes(item: MultiTargetItem, mode: MultiTargetMode) -> tuple[TargetOutcome, ...]:
-    """Outcomes of a failed question: nothing is predicted, the targets' pixels enter cIoU's union."""
+    """Return the outcomes of a failed question: no predictions, and the targets' pixels enter cIoU's union."""
     if mode is MultiTargetMode.UNION:
         return (_missing(ALL_TARGETS, _union(item), None),)
     return _outcomes(item, _no_masks(item), {}, None)
 
 
 def question_score(outcomes: Sequence[TargetOutcome]) -> float:
-    """Mean IoU of one question's outcomes; 1 where nothing is meant and nothing predicted."""
+    """Return the mean IoU of one question's outcomes; 1 if there are neither targets nor predictions."""
     return sum(outcome.iou for outcome in outcomes) / len(outcomes) if outcomes else 1.0
 
 
 def check_masks(masks: np.ndarray, item: MultiTargetItem) -> np.ndarray:
-    """Return a model's masks.
+    """Return a model's masks after checking their shape and type.
 
     Raises:
         ValueError: They are not bool (P, H, W) of the annotation's size.
@@ -212,11 +212,11 @@ def check_masks(masks: np.ndarray, item: MultiTargetItem) -> np.ndarray:
 
 
 def mmr_ratios(records: Sequence[AnswerRecord], mode: MultiTargetMode) -> dict[str, ImageRatio]:
-    """gIoU and cIoU of all questions, of those about objects, parts and both, and of those with one and more targets.
+    """Return gIoU and cIoU for all questions, by kind (objects, parts, mixed), and by one or several targets.
 
-    Except for `union` also, relative to the number of targets: `missing_masks` (targets without a prediction) and
-    `extra_masks` (predictions without a target). `teacher_forced` has no extra masks, but `ciou_predicted_only`, which
-    leaves out missing masks as M2SA's code does.
+    Modes other than `union` also have, relative to the number of targets, `missing_masks` (targets without a
+    prediction) and `extra_masks` (predictions without a target). Instead of extra masks, `teacher_forced` has
+    `ciou_predicted_only`, which leaves out missing masks as M2SA's code does.
     """
     ratios: dict[str, ImageRatio] = {}
     ratios |= _giou_and_ciou("", records, records)
@@ -237,12 +237,12 @@ def mmr_ratios(records: Sequence[AnswerRecord], mode: MultiTargetMode) -> dict[s
 
 
 def num_missing(record: AnswerRecord) -> int:
-    """Targets without a prediction."""
+    """Count targets without a prediction."""
     return sum(not outcome.is_predicted for outcome in record.targets)
 
 
 def num_extra(record: AnswerRecord) -> int:
-    """Predictions without a target."""
+    """Count predictions without a target."""
     return sum(outcome.name is None for outcome in record.targets)
 
 
@@ -269,7 +269,7 @@ def _ratio(
     count: int,
     value_if_empty: float = 0.0,
 ) -> ImageRatio:
-    """A metric over masks, of which `count` are counted."""
+    """Build a metric over masks; `count` says which of them count."""
     by_image = ratio_by_image(records, numerators, denominators)
     return ImageRatio(by_image.numerators, by_image.denominators, count, value_if_empty)
 
@@ -277,7 +277,7 @@ def _ratio(
 def _outcomes(
     item: MultiTargetItem, masks: np.ndarray, row_of_target: Mapping[int, int], reason: str | None
 ) -> tuple[TargetOutcome, ...]:
-    """One outcome per target and one per mask that belongs to none."""
+    """Return one outcome per target and one per mask that belongs to no target."""
     predicted = encode_masks(masks)
     counts = count_pixels(predicted, _true_masks(item.targets))
     outcomes = []
@@ -333,10 +333,10 @@ class SegmentedTargets:
     """The model's masks of an item.
 
     Attributes:
-        masks: bool (P, H, W); None where none could be asked for.
-        places: The target that each mask was forced for; empty in the model's own answer.
+        masks: bool (P, H, W); None if none could be asked for.
+        places: The target that each mask was forced for; empty for the model's own answer.
         missing: Why the other targets could not be asked for.
-        reply: The model's own words; None where the answer was given.
+        reply: The model's own words; None if the answer was given.
     """
 
     masks: np.ndarray | None
@@ -347,7 +347,7 @@ class SegmentedTargets:
 
 @dataclass(frozen=True)
 class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
-    """Questions that mean several things, one mask each."""
+    """Questions with several targets, one mask each."""
 
     VERSION: ClassVar[str] = "multi-target-1.0"
     RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
@@ -355,18 +355,18 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
         "question", quality="mean IoU", quality_title="Mean IoU of a question's masks (%)", quality_key="iou"
     )
     MAX_NEW_TOKENS: ClassVar[int] = 256
-    """The sixteen targets of MMR's longest answer fit with their names."""
+    """Long enough for the sixteen targets of MMR's longest answer with their names."""
 
     benchmark: str
     split: str
     options: MultiTargetOptions
     items: Sequence[MultiTargetItem] = ()
     quoted_by: str = "giou"
-    """MMR is quoted by gIoU first, since large masks rule cIoU; multi-referring RefCOCO by cIoU."""
+    """The headline: gIoU for MMR, because large masks dominate cIoU; cIoU for multi-referring RefCOCO."""
 
     @property
     def protocol(self) -> str:
-        """The mode, and the wording where it is not PLUM's own."""
+        """The mode, and the wording unless it is PLUM's own."""
         return describe_mode(self.options.mode, self.options.wording)
 
     @property
@@ -375,10 +375,10 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
         return self.quoted_by
 
     def ask(self, item: MultiTargetItem, marks: AnswerMarks) -> Asking[SegmentedTargets]:
-        """Segment the targets of the gold answer, or all that the model's own answer means.
+        """Segment the targets of the gold answer, or everything that the model's own answer tags.
 
-        Models with [SEG] write it where the file has {seg}; others segment the target's name. M2SA's code: a further
-        full stop ends the answer; nothing that comes before it can tell.
+        For models with [SEG], it replaces {seg} in the file's answer; others segment the target's name. M2SA's code
+        ends the answer with a second full stop, which cannot affect the masks before it.
         """
         turns = (Turn(Role.USER, segmentation_prompt(item, self.options.wording)),)
         masks = tuple(target.mask for target in item.targets)
@@ -399,21 +399,21 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
         return SegmentedTargets(found, tuple(asked), missing)
 
     def score(self, item: MultiTargetItem, answer: SegmentedTargets) -> AnswerRecord:
-        """Compare the masks with the targets, as the mode says."""
+        """Compare the masks with the targets according to the mode."""
         outcomes = self._compare(item, answer)
         return replace(self._record(item), reply=answer.reply, score=question_score(outcomes), targets=outcomes)
 
     def fail(self, item: MultiTargetItem, reason: str) -> AnswerRecord:
-        """IoU 0 for every target, their pixels in the union."""
+        """Return a record with IoU 0 for every target and their pixels in the union."""
         targets = missed_outcomes(item, self.options.mode)
         return replace(self._record(item), status=Status.FAILED, reason=reason, targets=targets)
 
     def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
-        """gIoU, cIoU, their breakdowns, missing and extra masks."""
+        """Compute gIoU, cIoU, their breakdowns, and missing and extra masks."""
         return mmr_ratios(records, self.options.mode)
 
     def notes(self, records: Sequence[AnswerRecord]) -> tuple[str, ...]:
-        """How many masks were missing, and why where the question is to blame, and how many there were too many."""
+        """State the numbers of missing and extra masks, and why masks are missing if the question is the cause."""
         if self.options.mode is MultiTargetMode.UNION:
             return ()
         num_targets = sum(len(record.truths) for record in records)
@@ -437,7 +437,7 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
         return Case(record.subject, pictures, labels, answer_texts(record))
 
     def content(self) -> Iterator[object]:
-        """Words, targets and gold answers."""
+        """Generate words, targets and gold answers."""
         for item in self.items:
             targets = [[one.category_name, one.granularity.value, vars(one.mask)] for one in item.targets]
             words = [word and vars(word) for word in item.answer.marked_words]
@@ -448,7 +448,7 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
         if self.options.mode is MultiTargetMode.TEACHER_FORCED:
             found = {} if masks is None else dict(zip(answer.places, masks, strict=True))
             return forced_outcomes(item, found, answer.missing)
-        assert masks is not None  # the model's own answer has masks, be it none
+        assert masks is not None  # the model's own answer always has an array of masks, possibly empty
         return (union_outcome if self.options.mode is MultiTargetMode.UNION else matched_outcomes)(item, masks)
 
     def _record(self, item: MultiTargetItem) -> AnswerRecord:
@@ -471,7 +471,7 @@ def define_multi_target(
     quoted_by: str,
     takes_annotations: bool = False,
 ) -> Benchmark:
-    """Describe a benchmark of questions with several targets; see `define_benchmark`."""
+    """Define a benchmark of questions with several targets; see `define_benchmark`."""
     return define_benchmark(
         name,
         title,

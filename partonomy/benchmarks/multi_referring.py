@@ -1,4 +1,4 @@
-"""Multi-referring RefCOCO: several classes of an image in one question, as the MMR paper describes it (section 5.2).
+"""Multi-referring RefCOCO: questions about several classes of an image, as in the MMR paper (section 5.2).
 
 Paper: 4 to 6 object categories of each image, drawn at random: "Can you segment the class 1, class 2, ..., and class
 n?". Its code groups the sentences of an image by 6, 5, 4, 6, ... in file order instead and asks "What is a, b and c in
@@ -36,14 +36,14 @@ from partonomy.structures import RLE
 logger = logging.getLogger(__name__)
 
 PREFIX = "multi"
-"""Before the name of the referring set: "multirefcoco+"."""
+"""Prefix of the referring set's name, as in "multirefcoco+"."""
 MULTI_REFERRING_NAMES = tuple(f"{PREFIX}{name}" for name in REFERRING_SETS if name != "refclef")
 MIN_CLASSES, MAX_CLASSES = 4, 6
 
 
 @dataclass
 class _Annotated:
-    """An image of the split and what is drawn in it, by category."""
+    """An image of the split and its annotations by category."""
 
     path: Path
     height: int
@@ -52,16 +52,17 @@ class _Annotated:
 
 
 def read_multi_referring(root: Path, benchmark: str, split: str) -> tuple[MultiTargetItem, ...]:
-    """Read one split: a question per image that has enough categories, in order of the images' ids.
+    """Read one split: one question per image with enough categories, in order of image ids.
 
     Args:
         root: Folder of the downloads.
         benchmark: One of `MULTI_REFERRING_NAMES`.
-        split: As RefCOCO's.
+        split: A split of RefCOCO.
 
     Raises:
-        FileNotFoundError: A file, or images, are missing.
-        ValueError: An unknown split, a broken file or record, naming both, or no image with enough categories.
+        FileNotFoundError: A file or images are missing.
+        ValueError: The split is unknown, a file or record is broken (the message names both), or no image has enough
+            categories.
     """
     name = benchmark.removeprefix(PREFIX)
     path = root / "refer_seg" / name / "instances.json"
@@ -89,7 +90,7 @@ def read_multi_referring(root: Path, benchmark: str, split: str) -> tuple[MultiT
 def _read_instances(
     root: Path, name: str, path: Path, wanted: frozenset[Identifier]
 ) -> tuple[Mapping[Identifier, str], Mapping[Identifier, _Annotated]]:
-    """Names of the categories, and the wanted images with their segmentations; the lists may come in any order."""
+    """Read the category names and the wanted images with their segmentations; the lists may be in any order."""
     folder = root / REFERRING_SETS[name].image_folder
     names: dict[Identifier, str] = {}
     images: dict[Identifier, _Annotated] = {}
@@ -122,7 +123,7 @@ def _read_instances(
 
 
 def _class_targets(image: _Annotated, names: Mapping[Identifier, str], where: str) -> dict[str, RLE]:
-    """All instances of every category of an image, by name; what is empty is none."""
+    """Unite all instances of each category of an image, by name; empty categories are left out."""
     masks: dict[str, list[RLE]] = defaultdict(list)
     for category, segmentations in image.segmentations.items():
         masks[names[category]] += [read_target(one, image.height, image.width, where) for one in segmentations]
@@ -131,7 +132,7 @@ def _class_targets(image: _Annotated, names: Mapping[Identifier, str], where: st
 
 
 def _draw(targets: Mapping[str, RLE], key: str) -> list[MmrTarget]:
-    """Choose classes and their order, the same ones for the same image."""
+    """Choose classes and their order; the choice is deterministic per image."""
     generator = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
     size = min(int(generator.integers(MIN_CLASSES, MAX_CLASSES + 1)), len(targets))
     names = list(targets)

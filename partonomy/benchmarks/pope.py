@@ -38,12 +38,12 @@ def read_pope(root: Path, split: str) -> tuple[VqaItem, ...]:
     """Read `coco_pope_<category>.json` (JSON lines; in `root`, `root/coco` or `root/output/coco`).
 
     Args:
-        root: Also holds the images, in `val2014` or `coco/val2014`.
+        root: Folder of the download; it also holds the images, in `val2014` or `coco/val2014`.
         split: A category, or "all".
 
     Raises:
         FileNotFoundError: A file or the image folder is missing.
-        ValueError: An unknown category, or a malformed record; names file and line.
+        ValueError: The category is unknown or a record is malformed; the message names the file and the line.
     """
     if split not in (*CATEGORIES, ALL_CATEGORIES):
         raise ValueError(f"POPE has no split {split!r}; choose {', '.join((*CATEGORIES, ALL_CATEGORIES))}")
@@ -66,16 +66,16 @@ def pope_prompt(item: VqaItem, protocol: VqaProtocol) -> str:
 
 
 def pope_prediction(reply: str) -> str:
-    """Read a reply as yes or no: No, no or not as a word before the first period is no, anything else is yes."""
+    """Read a reply as "no" if the word No, no or not precedes the first period, and as "yes" otherwise."""
     words = reply.split(".", maxsplit=1)[0].replace(",", "").split(" ")
     return NO if NEGATIVE_WORDS.intersection(words) else YES
 
 
 def pope_score(reply: str, item: VqaItem, protocol: VqaProtocol) -> float:
-    """Whether the reply is read as the label; the compatible protocol: whether it contains the label anywhere.
+    """Score 1 if the reply is read as the label; in the compatible protocol, if it contains the label anywhere.
 
-    The authors' code also gives a reply of one letter of the label a fraction, which comes of reading the label's
-    letters as answers; here it scores 0.
+    The authors' code iterates over the label's letters as if they were answers, so a reply of one such letter earns
+    a fraction. Here it scores 0.
     """
     if protocol is VqaProtocol.PARTONOMY_COMPAT:
         return compat_score(reply, item.answers)
@@ -83,9 +83,9 @@ def pope_score(reply: str, item: VqaItem, protocol: VqaProtocol) -> float:
 
 
 def pope_metrics(records: Sequence[AnswerRecord], protocol: VqaProtocol) -> dict[str, ImageRatio | MeanOfRatios]:
-    """Accuracy, precision, recall, F1 and share of yes per category, and LLaVA's headline, the mean of the F1.
+    """Return accuracy, precision, recall, F1 and the share of "yes" per category, and LLaVA's headline, the mean F1.
 
-    A failed question counts as answered wrongly, and in the share of yes not at all. The compatible protocol reports
+    A failed question counts as a wrong answer and is left out of the share of "yes". The compatible protocol reports
     the mean score over all categories pooled.
     """
     if protocol is VqaProtocol.PARTONOMY_COMPAT:
@@ -97,7 +97,7 @@ def pope_metrics(records: Sequence[AnswerRecord], protocol: VqaProtocol) -> dict
 
 
 def _category_ratios(records: Sequence[AnswerRecord], category: str) -> dict[str, ImageRatio]:
-    """Ratios of one category over the images of all."""
+    """Return the ratios of one category; their rows are the images of all categories."""
     true_yes, said_yes, replied, asked = [], [], [], []
     for record in records:
         is_asked = record.group == category

@@ -1,6 +1,7 @@
-"""ReasonSeg as downloaded: `reason_seg/ReasonSeg/{train,val,test}/NAME.{jpg,json}`, explanations in `explanatory/`.
+"""ReasonSeg in its download layout: `reason_seg/ReasonSeg/{train,val,test}/NAME.{jpg,json}` and `explanatory/`.
 
-A JSON file holds `text` (instructions), `is_sentence`, and `shapes` (polygons of the target, and of regions to ignore).
+A JSON file holds `text` (instructions), `is_sentence` and `shapes` (polygons of the target and of regions to ignore).
+`explanatory/` holds the explanations of the training images.
 """
 
 import logging
@@ -39,14 +40,14 @@ def read_reason_seg(
     """Read one split, sorted by file name.
 
     Args:
-        dataset_dir: root of the LISA-style layout.
-        split: folder below `FOLDER`.
+        dataset_dir: Root of the LISA-style layout.
+        split: Folder below `FOLDER`.
         texts: "first": one item per image, as the benchmark is scored; "all": one per instruction (training images
-            carry several wordings of theirs).
+            have several wordings).
 
     Raises:
-        FileNotFoundError: no image there, or one without its JSON file.
-        ValueError: a broken file, naming it.
+        FileNotFoundError: There is no image, or an image lacks its JSON file.
+        ValueError: A file is broken; the message names it.
     """
     folder = split_folder(dataset_dir, split)
     paths = sorted(folder.glob("*.jpg"))
@@ -59,15 +60,15 @@ def read_reason_seg(
 
 
 def split_folder(dataset_dir: Path, split: str) -> Path:
-    """Where a split lies."""
+    """Return the folder of a split."""
     return dataset_dir / FOLDER / split
 
 
 def read_explanations(dataset_dir: Path) -> dict[str, str]:
-    """Image file name -> why its target is the answer, of the training images; empty where the file is not there.
+    """Map the file names of the training images to explanations of their targets; empty without the file.
 
     Raises:
-        ValueError: a broken file or record, naming both.
+        ValueError: A file or a record is broken; the message names both.
     """
     path = dataset_dir / FOLDER / "explanatory" / "train.json"
     if not path.is_file():
@@ -87,10 +88,11 @@ def read_explanations(dataset_dir: Path) -> dict[str, str]:
 
 
 def paint_shapes(shapes: Sequence[Shape], height: int, width: int) -> np.ndarray:
-    """Paint outlines, large ones first, so that small ones stay visible on them.
+    """Paint outlines, large ones first, so that small ones stay visible on top.
 
-    Outlines are filled and stroked one pixel wide at whole pixels (fractions cut off); labels that contain "ignore"
-    give `IGNORED`, "flag" nothing, all others `TARGET`. Of equal areas the first of the file is painted last.
+    Outlines are filled and stroked one pixel wide at integer coordinates (fractions are truncated). Labels with
+    "ignore" give `IGNORED`, those with "flag" are not painted, and all others give `TARGET`. Among equal areas, the
+    first in the file is painted last.
 
     Returns:
         uint8 (height, width) of `BACKGROUND`, `TARGET`, `IGNORED`.
@@ -154,7 +156,7 @@ def _read_shape(record: Mapping[str, Any], number: int) -> Shape:
 
 
 def _parse(path: Path) -> Any:
-    """UTF-8, or the Windows code page that some of the files were saved in."""
+    """Parse JSON in UTF-8 or in the Windows code page that some of the files were saved in."""
     content = path.read_bytes()
     try:
         content.decode("utf-8")

@@ -1,4 +1,4 @@
-"""Records of items with one answer, and the sums over images that their metrics are made of."""
+"""Records of items with one answer, and the per-image sums that their metrics are computed from."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from partonomy.structures import RLE
 
 @dataclass(frozen=True)
 class MaskOutcome:
-    """Pixels of a prediction against its target, ignore pixels left out of both; the predicted mask for pictures."""
+    """Pixel counts of a prediction and its target without ignore pixels, and the predicted mask for pictures."""
 
     intersection: int
     union: int
@@ -28,15 +28,15 @@ class MaskOutcome:
 
 @dataclass(frozen=True)
 class TargetOutcome:
-    """One of several targets of an item, or a prediction that belongs to none of them.
+    """The outcome of one of an item's targets, or of a prediction that belongs to no target.
 
     Attributes:
-        name: Of the target; None for a prediction without a target.
+        name: The target's name; None for a prediction without a target.
         intersection: Pixels; 0 where there is no prediction or no target.
-        union: Pixels: of both, or of the one that there is.
-        is_predicted: Whether there is a prediction; without one the target scores 0, also an empty one.
+        union: Pixels of the union, or of the one mask that exists.
+        is_predicted: Whether there is a prediction; without one, even an empty target scores 0.
         predicted: The predicted mask, for pictures.
-        reason: Why there is no prediction, where the question, and not the model, is to blame.
+        reason: Why there is no prediction, if the question rather than the model is the cause.
     """
 
     name: str | None
@@ -61,9 +61,9 @@ class AnswerRecord(Record):
         truths: Right answers, or the words that name the target.
         reply: The model's own words; None where it failed or its answer was given (forced masks).
         prediction: What the reply was read as.
-        score: In [0, 1]: of the answer, or the mask's IoU; 0 for an item that was not scored.
+        score: The answer's score or the mask's IoU, in [0, 1]; 0 for an item that was not scored.
         mask: Pixel counts of segmentation; None for questions.
-        targets: Those of each target and each further prediction, where an item has several.
+        targets: Outcomes of each target and each further prediction of an item with several targets.
     """
 
     truths: tuple[str, ...]
@@ -81,7 +81,7 @@ class AnswerRecord(Record):
 
     @property
     def subject(self) -> str:
-        """See Record: the right answer that most people gave, or the names of the targets."""
+        """See Record: the most frequent right answer, or the names of the targets."""
         if self.mask is None and not self.targets:
             return max(self.truths, key=self.truths.count, default="")
         return ", ".join(self.truths)
@@ -112,7 +112,7 @@ class AnswerRecord(Record):
 
 
 def image_rows(records: Sequence[AnswerRecord]) -> np.ndarray:
-    """The row of each record's image, int64 (N,); rows count images in order of first appearance."""
+    """Return the row of each record's image, int64 (N,); rows number the images in order of first appearance."""
     rows: dict[int | str, int] = {}
     return np.array([rows.setdefault(record.image_id, len(rows)) for record in records], dtype=np.int64)
 
@@ -131,10 +131,10 @@ def ratio_by_image(
     """A metric whose sums run over records, ready for the bootstrap over images.
 
     Args:
-        records: Of one run; every metric of the run must be given the same ones, so that their images are the same.
+        records: Records of one run; pass the same ones for every metric of the run, so that the images agree.
         numerators: One per record.
         denominators: One per record; those above 0 are the metric's count.
-        value_if_empty: The metric where all denominators are 0.
+        value_if_empty: Value of the metric if all denominators are 0.
     """
     rows = image_rows(records)
     num_images = int(rows.max(initial=-1)) + 1
@@ -154,9 +154,9 @@ def mean_score(records: Sequence[AnswerRecord], group: str | None = None) -> Ima
 
 
 def answer_texts(record: AnswerRecord) -> tuple[CaseText, ...]:
-    """What a page writes of an item: the question, the right answers or the targets' names, and the reply.
+    """Return the texts of an item's page: the question, the right answers or the targets' names, and the reply.
 
-    The name of a single target is in the question.
+    A single target's name is left out, since the question contains it.
     """
     texts = [CaseText("Question", record.prompt)]
     if record.mask is None:

@@ -1,7 +1,7 @@
 """RefCOCOm as M2SA's code reads it: `refer_seg/RefCOCOm/{annotations/SPLIT.json, masks/SEGMENT.png}`.
 
-An annotation file is a list of `img_name`, `segment_id` and `sentences`; whether it speaks of parts alone or of objects
-and parts is a choice of file. Photographs are RefCOCO's. In a mask only the value 255 counts.
+An annotation file is a list of `img_name`, `segment_id` and `sentences`. Choose the file to ask for parts alone or for
+objects and parts. The photographs are RefCOCO's. In a mask, only the value 255 counts.
 """
 
 import logging
@@ -20,21 +20,21 @@ from partonomy.masks import encode_mask, shorten
 logger = logging.getLogger(__name__)
 
 FOLDERS = ("refer_seg/RefCOCOm", "refer_seg/Refcocom")
-"""Both spellings occur: the README of M2SA has the first, its code looks for masks in the second."""
+"""Both spellings occur: M2SA's README has the first, and its code looks for masks in the second."""
 TARGET_VALUE = 255
 
 
 def read_refcocom(root: Path, split: str, annotations: Path | None = None) -> tuple[SegmentationItem, ...]:
-    """Read one file: an item per sentence, in file order; sentences without words are left out and counted.
+    """Read one file, one item per sentence in file order; empty sentences are left out and counted.
 
     Args:
         root: Folder of the downloads.
         split: Name of the annotation file without its ending.
-        annotations: Another file of that form, anywhere.
+        annotations: Path of another file in that format.
 
     Raises:
-        FileNotFoundError: A file, or images, are missing.
-        ValueError: A broken file or record, naming both.
+        FileNotFoundError: A file or images are missing.
+        ValueError: A file or a record is broken; the message names both.
     """
     path = annotations or _find_annotations(root, split)
     items: list[SegmentationItem] = []
@@ -96,7 +96,7 @@ def _read_record(root: Path, record: Any, name: str, texts: list[str]) -> list[S
 
 
 def _read_mask(path: Path) -> np.ndarray:
-    """Bool (H, W): the pixels of value 255, as M2SA's code counts them."""
+    """Return the pixels of value 255, bool (H, W), as M2SA's code counts them."""
     values = load_image(path, *image_size(path))
     target: np.ndarray = (values == TARGET_VALUE).all(axis=2)
     if values.any() and not target.any():

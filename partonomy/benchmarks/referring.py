@@ -1,8 +1,8 @@
-"""refCLEF, refCOCO, refCOCO+ and refCOCOg as downloaded: `refer_seg/NAME/{refs(SPLITTER).p, instances.json}`.
+"""refCLEF, refCOCO, refCOCO+ and refCOCOg in the download layout: `refer_seg/NAME/{refs(SPLITTER).p, instances.json}`.
 
-The layout is the one of the LISA family's `--dataset_dir`; COCO photographs lie in `refer_seg/images/mscoco/images/
+The layout is that of the LISA family's `--dataset_dir`. COCO photographs are in `refer_seg/images/mscoco/images/
 train2014`, those of refCLEF in `refer_seg/images/saiapr_tc-12`. A target is the union of its polygons; public code sums
-them and gets 2 where they overlap.
+them, which gives 2 where they overlap.
 """
 
 import io
@@ -50,9 +50,9 @@ STRUCT_CODES = {
     "f4": "f",
     "f8": "d",
 }
-"""NumPy's codes of numbers -> the struct module's."""
+"""NumPy's type codes of numbers -> those of the struct module."""
 ARGUMENT_SIZES = {ord(entry.code): 0 if entry.arg is None else entry.arg.n for entry in pickletools.opcodes}
-"""Operations of pickles -> bytes of their argument; below 0: up to a line's end, or a length stands before it."""
+"""Pickle opcodes -> bytes of their argument; negative: the argument ends at a newline or has a length prefix."""
 PAIRS = {ord(entry.code) for entry in pickletools.opcodes if entry.arg is pickletools.stringnl_noescape_pair}
 LENGTH_WIDTHS = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
@@ -81,8 +81,8 @@ def load_plain_pickle(path: Path) -> Any:
     """Read a pickle of lists, dicts, tuples, sets, texts and numbers.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no pickle, is damaged, or wants a class or function that is not allowed; names both.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a pickle, is damaged, or names a class or function that is not allowed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found")
@@ -97,13 +97,13 @@ def load_plain_pickle(path: Path) -> Any:
 
 
 def _check_claims(content: bytes) -> None:
-    """Check that nothing is longer, and no place in the table of values further, than the file is long.
+    """Check that no length and no memo index exceeds the length of the file.
 
-    The unpickler allocates what a length or a place claims before it reads on: a few damaged bytes would fill the
-    memory.
+    The unpickler allocates memory for a claimed length or index before it reads on, so a few damaged bytes could
+    exhaust the memory.
 
     Raises:
-        UnpicklingError: one is, or an operation is unknown.
+        UnpicklingError: A length or an index is too large, or an opcode is unknown.
     """
     position, end = 0, len(content)
     while position < end:
@@ -133,7 +133,7 @@ def _check_claims(content: bytes) -> None:
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Called for every class or function that the pickle names."""
+        """Return an allowed class or function; called for every one that the pickle names."""
         if module in MODULES_OF_BUILTINS and name in CONTAINERS | NUMBERS:
             return (CONTAINERS | NUMBERS)[name]
         if (module, name) == ("numpy", "dtype"):
@@ -172,7 +172,7 @@ COCO_FOLDER = "refer_seg/images/mscoco/images/train2014"
 
 @dataclass(frozen=True)
 class ReferringSet:
-    """Who split a set (part of its file name) and where its images lie, relative to the root."""
+    """The author of a set's split (part of its file name) and its image folder, relative to the root."""
 
     split_by: str
     image_folder: str
@@ -188,7 +188,7 @@ REFERRING_SETS: Mapping[str, ReferringSet] = {
 
 @dataclass(frozen=True)
 class Sentence:
-    """What one person said to point at something; may be empty."""
+    """One person's expression for an object; may be empty."""
 
     sentence_id: Identifier
     text: str
@@ -196,16 +196,16 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Reference:
-    """What is referred to and everything people said to point at it.
+    """The target of a reference and all expressions for it.
 
     Attributes:
         reference_id: Unique within the file.
-        annotation_ids: The target is the union of these; none where the sentences mean nothing in the image.
-        image_id: Of the image.
-        split: As the file names it.
-        sentences: What people said.
+        annotation_ids: The target is the union of these; empty if the sentences refer to nothing in the image.
+        image_id: Id of the image.
+        split: Name of the split in the file.
+        sentences: The expressions.
         where: File and record, for messages.
-        group: Of the items, see `SegmentationItem`.
+        group: Group of the items; see `SegmentationItem`.
     """
 
     reference_id: Identifier
@@ -225,16 +225,16 @@ class _Picture:
 
 
 def read_referring(dataset_dir: Path, name: str, split: str) -> tuple[SegmentationItem, ...]:
-    """Read one split: one item per sentence, in file order; sentences without words are left out and counted.
+    """Read one split, one item per sentence in file order; empty sentences are left out and counted.
 
     Args:
-        dataset_dir: root of the LISA-style layout.
-        name: key of `REFERRING_SETS`.
+        dataset_dir: Root of the LISA-style layout.
+        name: Key of `REFERRING_SETS`.
         split: "train", "val", "test", "testA", "testB", "testC"; refCLEF's "testAB" belongs to testA and testB.
 
     Raises:
-        FileNotFoundError: a file, or images, are missing.
-        ValueError: an unknown name or split, or a broken file or record, naming both.
+        FileNotFoundError: A file or images are missing.
+        ValueError: The name or split is unknown, or a file or record is broken; the message names both.
     """
     if name not in REFERRING_SETS:
         raise ValueError(f"unknown referring data set {name!r}; known: {', '.join(REFERRING_SETS)}")
@@ -245,18 +245,18 @@ def read_referring(dataset_dir: Path, name: str, split: str) -> tuple[Segmentati
 def make_items(
     dataset_dir: Path, name: str, split: str, references: Sequence[Reference], image_folder: str
 ) -> tuple[SegmentationItem, ...]:
-    """Find the images and masks of the references of a split: one item per sentence, in their order.
+    """Find the images and masks of a split's references; make one item per sentence, in their order.
 
     Args:
         dataset_dir: Root of the LISA-style layout.
-        name: Of the set and of its folder, which holds `instances.json`.
-        split: Its name, for messages.
-        references: Those of the split.
-        image_folder: Where the images lie, relative to the root.
+        name: Name of the set and of its folder, which holds `instances.json`.
+        split: Name of the split, for messages.
+        references: References of the split.
+        image_folder: Folder of the images, relative to the root.
 
     Raises:
-        FileNotFoundError: `instances.json`, or images, are missing.
-        ValueError: A broken record, or one that is missing, naming file and record.
+        FileNotFoundError: `instances.json` or images are missing.
+        ValueError: A record is broken or missing; the message names the file and the record.
     """
     instances = dataset_dir / "refer_seg" / name / "instances.json"
     pictures, masks = _read_instances(instances, dataset_dir / image_folder, references)
@@ -288,22 +288,22 @@ def make_items(
 
 
 def images_of_split(dataset_dir: Path, name: str, split: str) -> frozenset[Identifier]:
-    """Ids of the images of which a sentence of the split speaks.
+    """Return the ids of the images that the split's sentences refer to.
 
     Raises:
-        FileNotFoundError: the file with the sentences is missing.
-        ValueError: an unknown split, or a broken record, naming file and record.
+        FileNotFoundError: The file with the sentences is missing.
+        ValueError: The split is unknown or a record is broken; the message names the file and the record.
     """
     return frozenset(reference.image_id for reference in _references_of_split(dataset_dir, name, split))
 
 
 def reference_file(dataset_dir: Path, name: str) -> Path:
-    """The pickle with a set's sentences."""
+    """Return the path of the pickle with a set's sentences."""
     return dataset_dir / "refer_seg" / name / f"refs({REFERRING_SETS[name].split_by}).p"
 
 
 def is_in_split(reference_split: str, split: str) -> bool:
-    """Whether a record belongs to a split: "test" is all of the test splits, "testAB" belongs to testA and to testB."""
+    """Whether a record belongs to a split; "test" includes all test splits, "testAB" belongs to testA and to testB."""
     if split == "test":
         return reference_split.startswith("test")
     if split in ("testA", "testB", "testC"):
@@ -312,12 +312,12 @@ def is_in_split(reference_split: str, split: str) -> bool:
 
 
 def check_files_exist(paths: Sequence[Path], what: str) -> None:
-    """Check image files at once, so that no run stops at one hours later.
+    """Check all image files up front, so that no run stops at a missing one hours later.
 
     Raises:
-        FileNotFoundError: some are missing; counts them and names the first.
+        FileNotFoundError: Some are missing; the message counts them and names the first.
     """
-    missing = [path for path in paths if not os.path.isfile(path)]  # which, unlike Path's, is False for any bad name
+    missing = [path for path in paths if not os.path.isfile(path)]  # unlike Path.is_file, False for any bad name
     if missing:
         raise FileNotFoundError(f"{what}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}")
 
@@ -326,7 +326,7 @@ def choose_split(path: Path, references: Sequence[Reference], split: str) -> lis
     """Keep the references of a split.
 
     Raises:
-        ValueError: There are none; names the file and its splits.
+        ValueError: The split has no references; the message names the file and its splits.
     """
     chosen = [reference for reference in references if is_in_split(reference.split, split)]
     if not chosen:
@@ -362,7 +362,7 @@ def read_reference(record: Any, where: str, read_annotations: Callable[[Any], tu
         read_annotations: Reads the ids of the target's annotations.
 
     Raises:
-        ValueError: A broken record; begins with `where`.
+        ValueError: The record is broken; the message begins with `where`.
     """
     try:
         sentences = tuple(
@@ -384,7 +384,7 @@ def read_reference(record: Any, where: str, read_annotations: Callable[[Any], tu
 def _read_instances(
     path: Path, folder: Path, references: Sequence[Reference]
 ) -> tuple[dict[Identifier, _Picture], dict[Identifier, RLE]]:
-    """Images by id, and the masks of the annotations that are referred to."""
+    """Return images by id, and the masks of the annotations that the references name."""
     referred = {number for reference in references for number in reference.annotation_ids}
     wanted = {reference.image_id for reference in references}
     pictures: dict[Identifier, _Picture] = {}
@@ -424,19 +424,19 @@ def _read_instances(
 
 
 def _unite(masks: Sequence[RLE], picture: _Picture) -> RLE:
-    """The union of a reference's annotations; no pixel where it has none."""
+    """Unite a reference's annotations; the mask is empty if there are none."""
     if not masks:
         return encode_mask(np.zeros((picture.height, picture.width), dtype=bool))
     return union_masks(masks)
 
 
 def read_target(segmentation: Any, height: int, width: int, where: str) -> RLE:
-    """A target's mask: the union of polygons, or of run-length codes (refCLEF); nothing drawn gives an empty mask.
+    """Read a target's mask, the union of its polygons or run-length codes (refCLEF); may be empty.
 
     Polygons of fewer than three points enclose nothing and are dropped, as pycocotools' users do.
 
     Raises:
-        ValueError: a broken segmentation; begins with `where`.
+        ValueError: The segmentation is broken; the message begins with `where`.
     """
     if isinstance(segmentation, list) and segmentation and all(isinstance(one, Mapping) for one in segmentation):
         return union_masks([rle_from_coco(one, height, width, where) for one in segmentation])
@@ -448,19 +448,19 @@ def read_target(segmentation: Any, height: int, width: int, where: str) -> RLE:
 
 
 def read_identifier(record: Any, key: str) -> Identifier:
-    """A record's id: a whole number or a text.
+    """Read a record's id, an integer or a string.
 
     Raises:
-        KeyError, ValueError: there is none, or it is something else.
+        KeyError, ValueError: The id is missing or has another type.
     """
     return check_identifier(record[key], repr(key))
 
 
 def check_identifier(value: object, name: str) -> Identifier:
-    """Return a value that must be an id: a whole number or a text.
+    """Return a value that must be an id, an integer or a string.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The value has another type.
     """
     if isinstance(value, str):
         return check_text(value, name)

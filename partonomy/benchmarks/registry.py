@@ -1,4 +1,4 @@
-"""The benchmarks that `python -m partonomy run` knows. A new one is a file with a `Benchmark` and one line here."""
+"""The benchmarks of `python -m partonomy run`. To add one, write a file with a `Benchmark` and add one line here."""
 
 from partonomy.benchmarks import (
     gqa,
@@ -35,10 +35,10 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """Look a benchmark up.
+    """Look up a benchmark.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is no benchmark of that name.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"there is no benchmark {name!r}; known: {', '.join(BENCHMARKS)}")

@@ -1,7 +1,7 @@
-"""Referring and reasoning segmentation: what is asked, what is forced, and cIoU and gIoU (LISA's protocol).
+"""Referring and reasoning segmentation: questions, forced answers, and cIoU and gIoU (LISA's protocol).
 
-cIoU is the sum of intersections over the sum of unions; gIoU the mean over expressions of intersection over union, 1
-where target and prediction are both empty. Counts are integers; ignore pixels are on neither side.
+cIoU is the sum of intersections over the sum of unions. gIoU is the mean over expressions of intersection over union,
+which is 1 if target and prediction are both empty. Counts are integers and exclude ignore pixels.
 LISA: adds 1e-5 to every union and sums float32; here: exact.
 """
 
@@ -36,32 +36,32 @@ from partonomy.visualize import part_colours
 
 
 class AskedText(Protocol):
-    """What the wording of a question depends on."""
+    """The attributes that the wording of a question depends on."""
 
     @property
     def text(self) -> str:
-        """The name of what is meant, or a whole instruction."""
+        """The name of the target, or a whole instruction."""
         ...
 
     @property
     def is_sentence(self) -> bool:
-        """Whether it is the latter."""
+        """Whether `text` is a whole instruction."""
         ...
 
 
 @dataclass(frozen=True)
 class SegmentationItem:
-    """An expression or instruction about an image, and the mask of what it means.
+    """An expression or instruction about an image, and the mask of its target.
 
     Attributes:
         item_id: Unique within benchmark and split.
-        image_id: The same for all items of one image: the bootstrap draws images.
+        image_id: Shared by all items of one image, because the bootstrap resamples images.
         image_path: The image file, absolute or relative to the working directory.
-        height, width: Of the annotation, pixels.
-        text: A referring expression, stripped and lower-cased ("the left cup"), or ReasonSeg's words as they stand.
-        is_sentence: Whether `text` is a whole instruction (ReasonSeg) and not the name of a thing.
-        mask: The target, original-image pixels; empty where the benchmark says that nothing is meant.
-        ignore_mask: Pixels that count on neither side; None where there are none.
+        height, width: Size of the annotation, pixels.
+        text: A referring expression, stripped and lower-cased ("the left cup"), or ReasonSeg's words unchanged.
+        is_sentence: Whether `text` is a whole instruction (ReasonSeg) rather than the name of a thing.
+        mask: The target, original-image pixels; empty if the benchmark says that there is no target.
+        ignore_mask: Pixels left out of target and prediction; None if there are none.
     """
 
     item_id: str
@@ -87,10 +87,10 @@ END_MARKS = " .,;:!?"
 
 
 class SegmentationMode(StrEnum):
-    """Where the masks come from; it stands beside every score.
+    """The source of the masks; printed with every score.
 
-    `forced`: the answer is given and its phrase segmented, as LISA and its forks score themselves (text failures never
-    show). `generated`: the model answers in its own words, and all masks that it tags are united.
+    `forced`: the answer is given and its phrase is segmented, as LISA and its forks score themselves (text failures
+    never show). `generated`: the model answers in its own words, and all masks that it tags are united.
     """
 
     FORCED = "forced"
@@ -98,7 +98,7 @@ class SegmentationMode(StrEnum):
 
 
 class Wording(StrEnum):
-    """The question's words: those that PLUM is trained on, or LISA's own validation's."""
+    """The wording of the question: the one that PLUM is trained on, or the one of LISA's validation."""
 
     PLUM = "plum"
     LISA = "lisa"
@@ -115,20 +115,20 @@ SENTENCE_WORDINGS = {
 
 
 def describe_mode(mode: StrEnum, wording: Wording) -> str:
-    """What stands beside a score: the mode, and the wording where it is not PLUM's own."""
+    """Describe the protocol of a score: the mode, and the wording unless it is PLUM's own."""
     return mode.value if wording is Wording.PLUM else f"{mode.value}, {wording.value} wording"
 
 
 @dataclass(frozen=True)
 class ForcedAnswer:
-    """An answer in the model's mouth and the phrase that is segmented."""
+    """A given answer and the phrase in it to segment."""
 
     text: str
     span: CharSpan
 
 
 def segmentation_prompt(item: AskedText, wording: Wording) -> str:
-    """The question: about the thing that is named, or the instruction as it stands."""
+    """Return the question about the named thing, or the instruction unchanged."""
     if item.is_sentence:
         return SENTENCE_WORDINGS[wording].format(sentence=item.text)
     expression = item.text.lower() if wording is Wording.PLUM else item.text
@@ -136,7 +136,7 @@ def segmentation_prompt(item: AskedText, wording: Wording) -> str:
 
 
 def forced_answer(item: SegmentationItem) -> ForcedAnswer:
-    """The given answer, as PLUM learns to answer: an expression is repeated without the marks at its end.
+    """Return the given answer in PLUM's training form; it repeats an expression without its final punctuation.
 
     An instruction (a sentence of ReasonSeg) names no target, so the phrase is "the target".
     """
@@ -147,7 +147,7 @@ def forced_answer(item: SegmentationItem) -> ForcedAnswer:
 
 
 def unite(masks: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Union bool (H, W) of masks bool (S, H, W); no mask at all gives the empty mask.
+    """Return the union, bool (H, W), of masks, bool (S, H, W); it is empty if S is 0.
 
     Raises:
         ValueError: The masks have another size.
@@ -169,7 +169,7 @@ def count_outcome(item: SegmentationItem, predicted: np.ndarray) -> MaskOutcome:
 
 
 def missed_outcome(item: SegmentationItem) -> MaskOutcome:
-    """A failed item: its target's pixels enter cIoU's union."""
+    """Return the outcome of a failed item; its target's pixels enter cIoU's union."""
     target = decode_mask(item.mask)
     if item.ignore_mask is not None:
         target &= ~decode_mask(item.ignore_mask)
@@ -177,12 +177,12 @@ def missed_outcome(item: SegmentationItem) -> MaskOutcome:
 
 
 def outcome_iou(outcome: MaskOutcome) -> float:
-    """Intersection over union; 1 where nothing is meant and nothing predicted."""
+    """Return intersection over union; 1 if target and prediction are both empty."""
     return 1.0 if outcome.union == 0 else outcome.intersection / outcome.union
 
 
 def segmentation_ratios(records: Sequence[AnswerRecord]) -> dict[str, ImageRatio]:
-    """cIoU and gIoU over all expressions."""
+    """Return cIoU and gIoU over all expressions."""
     outcomes = [record.mask for record in records]
     counted = [outcome for outcome in outcomes if outcome is not None]
     assert len(counted) == len(records), "every record of a segmentation benchmark has its pixel counts"
@@ -199,12 +199,12 @@ def segmentation_ratios(records: Sequence[AnswerRecord]) -> dict[str, ImageRatio
 def share_reaching(
     records: Sequence[AnswerRecord], percents: Sequence[int], is_counted: Sequence[bool] | None = None
 ) -> ImageRatio:
-    """The share of expressions whose IoU reaches a threshold, averaged over thresholds (Pr@70, P50:95).
+    """Return the share of expressions whose IoU reaches a threshold, averaged over thresholds (Pr@70, P50:95).
 
     An IoU equal to the threshold reaches it, as in COCO's evaluation and in gRefCOCO's.
 
     Args:
-        records: Of one run.
+        records: Records of one run.
         percents: Thresholds of the IoU, percent.
         is_counted: Which records count, one per record; None counts all.
     """
@@ -250,11 +250,11 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
     options: SegmentationOptions
     items: Sequence[SegmentationItem] = ()
     quoted_by: str = "ciou"
-    """RefCOCO is quoted by cIoU, ReasonSeg by gIoU, since large masks rule its cIoU; RefCOCOm too ("mIoU")."""
+    """Headline: cIoU for RefCOCO; gIoU for ReasonSeg, whose cIoU large masks dominate, and for RefCOCOm ("mIoU")."""
 
     @property
     def protocol(self) -> str:
-        """The mode, and the wording where it is not PLUM's own."""
+        """The mode, and the wording unless it is PLUM's own."""
         return describe_mode(self.options.mode, self.options.wording)
 
     @property
@@ -263,7 +263,7 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
         return self.quoted_by
 
     def ask(self, item: SegmentationItem, marks: AnswerMarks) -> Asking[Segmented]:
-        """Segment the forced phrase, or all that the model's own answer tags."""
+        """Segment the forced phrase, or everything that the model's own answer tags."""
         turns = (Turn(Role.USER, self._prompt(item)),)
         gold = self._gold(item)
         if self.options.mode is SegmentationMode.FORCED:
@@ -280,15 +280,15 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
         return replace(record, reply=answer.reply, score=outcome_iou(outcome), mask=outcome)
 
     def fail(self, item: SegmentationItem, reason: str) -> AnswerRecord:
-        """IoU 0, the target's pixels in the union."""
+        """Return a record with IoU 0 and the target's pixels in the union."""
         return replace(self._record(item), status=Status.FAILED, reason=reason, mask=missed_outcome(item))
 
     def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
-        """Both ratios, cIoU and gIoU."""
+        """Compute cIoU and gIoU."""
         return segmentation_ratios(records)
 
     def show(self, record: AnswerRecord, item: SegmentationItem | None) -> Case:
-        """Show the target and the union of the predicted masks, and the pixels that count on neither side."""
+        """Show the target, the union of the predicted masks, and the ignore pixels."""
         predicted = None if record.mask is None else record.mask.predicted
         pictures: tuple[CasePicture, ...] = ()
         if item is not None:
@@ -299,7 +299,7 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
         return Case(record.subject, pictures, labels, answer_texts(record))
 
     def content(self) -> Iterator[object]:
-        """Words and masks."""
+        """Generate words and masks."""
         for item in self.items:
             ignored = item.ignore_mask and vars(item.ignore_mask)
             yield [item.item_id, item.image_path.name, item.text, item.is_sentence, vars(item.mask), ignored]
@@ -331,7 +331,7 @@ def define_segmentation(
     quoted_by: str,
     takes_annotations: bool = False,
 ) -> Benchmark:
-    """Describe a benchmark of expressions or instructions, one mask each; see `define_benchmark`."""
+    """Define a benchmark of expressions or instructions, one mask each; see `define_benchmark`."""
     return define_benchmark(
         name,
         title,

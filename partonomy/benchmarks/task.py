@@ -1,8 +1,8 @@
-"""The task contract: everything that the harness needs to know of a benchmark.
+"""The task contract: everything that the harness needs to know about a benchmark.
 
-A task turns an item into requests once (`ask`), gets every request answered once, and scores the item once (`score`).
-The harness owns the rest: images, batches, models, records on disk, resume, ranks, shards, intervals. To add a
-benchmark, write one file with a `Task` and its `Benchmark` (`define_benchmark`), and add the latter to
+A task turns an item into requests once (`ask`), receives one answer per request, and scores the item once (`score`).
+The harness owns the rest: images, batches, models, records on disk, resume, ranks, shards and confidence intervals. To
+add a benchmark, write one file with a `Task` and its `Benchmark` (`define_benchmark`), and add the `Benchmark` to
 `partonomy.benchmarks.registry`.
 """
 
@@ -28,16 +28,16 @@ from partonomy.table_format import Table
 from partonomy.visualize import part_colours
 
 MAX_REASON = 500
-"""Characters kept of an error message."""
+"""Error messages are cut to this number of characters."""
 ALL = "all"
-"""The group of a benchmark whose metrics are all computed from all records."""
+"""Name of the only group of a benchmark that computes every metric from all records."""
 
 
 class Status(StrEnum):
     """Whether an item was scored.
 
-    A failed item counts as 0 in every metric that was asked for. An unsupported one was refused by a model that cannot
-    do what the benchmark asks; where the model refused items and answered none, the metrics are null.
+    A failed item counts as 0 in every metric that was asked for. An unsupported item was refused by a model that cannot
+    do what the benchmark asks. If the model refused items and answered none, the metrics are null.
     """
 
     SCORED = "scored"
@@ -47,16 +47,16 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The outcome of one item: everything needed to compute every metric again and to draw the case.
+    """The outcome of one item: everything needed to recompute every metric and to draw the case.
 
     Attributes:
         item_id: Unique within the run.
-        image_id: The same for all items of one image: the bootstrap draws images.
+        image_id: Shared by all items of one image, because the bootstrap resamples images.
         image_path: The image file.
-        group: Part of the benchmark that is also scored alone; may be empty.
+        group: Part of the benchmark that is also scored separately; may be empty.
         prompt: The user's words.
         status: See `Status`.
-        reason: Why the item failed; empty where it was scored.
+        reason: Why the item failed; empty if it was scored.
         seconds: Wall time spent on the item: the model's answers and their scoring, failed attempts included, without
             loading the image. Only this field and `image_path` differ from run to run.
     """
@@ -77,29 +77,29 @@ class Record:
 
     @property
     def subject(self) -> str:
-        """What the item is about in a few words, for lists of items."""
+        """The item's subject in a few words, for lists of items."""
         return ""
 
     @property
     def quality(self) -> float | None:
-        """How well the item was answered, in [0, 1]; None where that was not asked for or the model cannot do it."""
+        """How well the item was answered, in [0, 1]; None if that was not asked or the model does not support it."""
         return None
 
     @property
     def said(self) -> str:
-        """The model's own words, where the benchmark scores words; else empty."""
+        """The model's own words if the benchmark scores words; otherwise empty."""
         return ""
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """What the model was right or wrong in, in the order of the questions; empty where it cannot answer them."""
+        """Return the right and wrong answers in question order; empty if the model cannot answer them."""
         return ()
 
     def masks(self) -> Iterable[RLE]:
-        """Every predicted mask; a record file is only read if all of them are sound."""
+        """Return every predicted mask; reading a record file checks that all of them are valid."""
         return ()
 
     def check(self) -> None:
-        """Check what the types of the fields do not say.
+        """Check the constraints that the field types do not express.
 
         Raises:
             ValueError: A value is impossible.
@@ -107,7 +107,7 @@ class Record:
 
     @classmethod
     def upgrade(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the JSON of a record by an earlier version of the code in today's fields."""
+        """Convert the JSON of a record written by an earlier version of the code to the current fields."""
         return content
 
 
@@ -117,7 +117,7 @@ class Picture:
 
     Attributes:
         path: The file.
-        height, width: Of the annotation's frame, pixels; None takes the image upright as it is.
+        height, width: Size of the annotation's frame, pixels; None takes the size of the upright image.
         box: (x, y, width, height) of the instance to mark; None marks nothing.
     """
 
@@ -131,7 +131,7 @@ class Picture:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no image, or of another size.
+            ValueError: The file is not an image or has another size.
         """
         if self.height is None or self.width is None:
             return load_image(self.path, *image_size(self.path))
@@ -139,7 +139,7 @@ class Picture:
 
 
 class Item(Protocol):
-    """What the harness needs to know of an item."""
+    """The attributes of an item that the harness needs."""
 
     @property
     def item_id(self) -> str: ...  # noqa: D102
@@ -156,10 +156,10 @@ Metric = ImageRatio | MeanOfRatios
 
 @dataclass(frozen=True)
 class Group:
-    """Counts and metrics of the records of one group.
+    """Counts and metrics of one group's records.
 
-    `reasons` counts why items failed or, for a group without items, why none could be asked. A metric is None where
-    the group has no such number.
+    `reasons` counts why items failed or, for a group without items, why none could be asked. A metric is None if it is
+    not defined for the group.
     """
 
     name: str
@@ -171,16 +171,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Words:
-    """What tables and pages call the things of a benchmark.
+    """The words that tables and pages use for a benchmark's items.
 
     Attributes:
-        item: An item; several have an "s" behind.
-        group: A group of items, as a heading.
-        subject: `Record.subject`, as a heading.
-        quality: `Record.quality`, beside a number.
-        quality_of: The same of several items, as in "items of the highest ..."; empty: `quality`.
-        quality_title: The same with its unit, at the beginning of a title.
-        quality_key: The same in files.
+        item: Noun for one item; its plural adds an "s".
+        group: Heading for a group of items.
+        subject: Heading for `Record.subject`.
+        quality: Label of `Record.quality` next to a number.
+        quality_of: The label for several items, as in "items of the highest ..."; empty means `quality`.
+        quality_title: The label with its unit, at the beginning of a title.
+        quality_key: The key in files.
     """
 
     item: str = "item"
@@ -193,7 +193,7 @@ class Words:
 
     @property
     def items(self) -> str:
-        """Several items."""
+        """The plural of `item`."""
         return f"{self.item}s"
 
 
@@ -202,33 +202,33 @@ AnswerT = TypeVar("AnswerT")
 RecordT = TypeVar("RecordT", bound=Record)
 
 Asking = Generator[Sequence[Request], Sequence[Any], AnswerT]
-"""Yields the next requests of an item, all of one kind; is sent one answer per request; returns what `score` reads.
+"""Yields an item's next requests, all of one kind; is sent one answer per request; returns the argument of `score`.
 
-Where the model raises, the error is raised at the `yield`: NotImplementedError if the model cannot do what is asked.
+An error of the model is raised at the `yield`: NotImplementedError if the model does not support the request.
 """
 
 
 class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
-    """A benchmark's split under one protocol.
+    """A split of a benchmark under one protocol.
 
-    A task without items still knows its protocol and its metrics: tables and comparisons read finished runs with it.
+    A task without items still knows its protocol and its metrics; tables and comparisons use it to read finished runs.
 
     Attributes:
         benchmark: Name in the registry.
         split: Part of the benchmark.
-        items: What is asked, in the order of the records.
+        items: The items to ask, in the order of the records.
     """
 
     VERSION: ClassVar[str]
     """Changes whenever a prompt, a protocol or a metric changes a number."""
     RECORD: ClassVar[type[Record]]
     MAX_NEW_TOKENS: ClassVar[int] = 128
-    """Longest answer of a model in its own words."""
+    """Maximum length of a model's own answer."""
     WORDS: ClassVar[Words] = Words()
     COMPARED: ClassVar[tuple[str, ...]] = ()
-    """Metrics that a comparison of two runs shows unless told otherwise; empty: every metric."""
+    """Metrics that a comparison of two runs shows by default; empty means every metric."""
     EXPORT_NEEDS_ITEMS: ClassVar[bool] = False
-    """Whether `prediction` reads the item, so that predictions cannot be exported once the data are gone."""
+    """Whether `prediction` reads the item; if so, exporting predictions needs the data."""
 
     benchmark: str
     split: str
@@ -237,25 +237,25 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
     @property
     @abstractmethod
     def protocol(self) -> str:
-        """How items are asked and scored, in words: it stands beside every score."""
+        """How items are asked and scored, in words; printed with every score."""
 
     @property
     @abstractmethod
     def headline(self) -> str:
-        """The metric by which the benchmark is usually quoted."""
+        """The metric that is usually quoted for the benchmark."""
 
     @property
     def lost(self) -> Sequence[RecordT]:
-        """Failed records of entries that cannot be asked; they count like items that failed."""
+        """Records of entries that cannot be asked; they count as failed items."""
         return ()
 
     @abstractmethod
     def ask(self, item: ItemT, marks: AnswerMarks) -> Asking[AnswerT]:
-        """Return the requests of an item, see `Asking`.
+        """Generate the requests of an item; see `Asking`.
 
         Args:
             item: The item.
-            marks: What marks the model's answers carry.
+            marks: The kind of marks in the model's answers.
         """
 
     @abstractmethod
@@ -263,7 +263,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
         """Score what `ask` returned. Touches no device.
 
         Raises:
-            ValueError: The answer has an impossible form; the item fails.
+            ValueError: The answer is malformed; the item fails.
         """
 
     @abstractmethod
@@ -272,43 +272,44 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
     @abstractmethod
     def metrics(self, records: Sequence[RecordT]) -> Mapping[str, Metric | None]:
-        """Every metric of the records of one group, in the order in which tables show them."""
+        """Compute every metric of one group's records, in the order of the tables."""
 
     def settle(self, records: Sequence[RecordT]) -> Iterable[RecordT]:
-        """Return the records as the metrics count them, see `settle_status`."""
+        """Return the records as the metrics count them; see `settle_status`."""
         return settle_status(records)
 
     def groups(self, records: Sequence[RecordT]) -> Iterator[Group]:
-        """Divide the records of a run into groups and compute each group's metrics; here all records are one group."""
+        """Divide a run's records into groups and compute each group's metrics; by default all records are one group."""
         settled = settle_status(records)
         metrics = self.metrics(settled)
-        if any(record.status is Status.UNSUPPORTED for record in settled):  # also beside an image that is missing
+        # Even if another item failed because its image is missing.
+        if any(record.status is Status.UNSUPPORTED for record in settled):
             metrics = dict.fromkeys(metrics)
         yield make_group(ALL, settled, metrics)
 
     def notes(self, records: Sequence[RecordT]) -> tuple[str, ...]:
-        """What a reader of the scores has to know besides, one line each."""
+        """Further facts that a reader of the scores has to know, one line each."""
         return ()
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """Settings that change what a number means, by name: a comparison names those in which two runs differ."""
+        """Settings that change the meaning of a number, by name; a comparison reports those that differ."""
         return {"protocol": self.protocol}
 
     def counted_by(self, metric: str) -> tuple[str, str]:
-        """Whose protocol counts a metric, and the metric's name without it; here all are counted in one way."""
+        """Split a metric's name into the protocol that counts it and the bare name; by default all share one."""
         return self.protocol, metric
 
     def further_tables(self, records: Sequence[RecordT]) -> tuple[Table, ...]:
-        """Tables of a run besides those of its metrics."""
+        """Return a run's tables other than those of its metrics."""
         return ()
 
     def show(self, record: RecordT, item: ItemT | None) -> Case:
-        """Say what a page shows of an item.
+        """Describe what a page shows for an item.
 
         Args:
-            record: Its outcome.
-            item: The item; None where the data are gone, and with them the image and the true masks.
+            record: The item's outcome.
+            item: The item; None if the data are no longer available, nor the image and the true masks.
         """
         masks = tuple(record.masks())
         pictures = (IMAGE, CasePicture("predicted", masks, part_colours(len(masks)))) if masks else (IMAGE,)
@@ -317,12 +318,12 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
         return Case(record.subject, pictures if item is not None else (), texts=tuple(texts))
 
     def prediction(self, record: RecordT, item: ItemT | None, folder: Path) -> Mapping[str, Any]:
-        """Return what an exported file of predictions says of an item, as JSON values.
+        """Return an item's entry in an exported file of predictions, as JSON values.
 
         Args:
-            record: Its outcome.
-            item: The item; None unless `EXPORT_NEEDS_ITEMS`.
-            folder: Where the file will lie; paths are relative to it.
+            record: The item's outcome.
+            item: The item; may be None unless `EXPORT_NEEDS_ITEMS`.
+            folder: Folder of the exported file; paths are relative to it.
         """
         return {
             "item_id": record.item_id,
@@ -337,26 +338,26 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
     @abstractmethod
     def content(self) -> Iterator[object]:
-        """Everything that is asked and its truth as JSON values, wherever the files lie."""
+        """Generate all questions and their ground truth as JSON values, independent of where the files are."""
 
     def content_hash(self) -> str:
-        """Return the sha256 of `content`: runs with the same hash asked the same."""
+        """Return the sha256 of `content`; runs with equal hashes asked the same questions."""
         digest = hashlib.sha256()
         for row in self.content():
             digest.update(json.dumps(row).encode("ascii"))
         return digest.hexdigest()
 
     def image_paths(self) -> frozenset[Path]:
-        """Return the image files of the benchmark, which are compared with those that a model was trained on."""
+        """Return the benchmark's image files, for the comparison with a model's training images."""
         return frozenset(item.picture.path for item in self.items)
 
     def dataset(self) -> Mapping[str, Any]:
-        """What a summary says of the data, as JSON values."""
+        """Return a summary's description of the data, as JSON values."""
         return {"name": f"{self.benchmark} {self.split}".strip(), "num_items": len(self.items)}
 
 
 def settle_status(records: Sequence[RecordT]) -> Sequence[RecordT]:
-    """An item refused by a model that answered others has failed: it scores 0."""
+    """Mark an item as failed, with score 0, if the model refused it but answered others."""
     found = {record.status for record in records}
     if not {Status.SCORED, Status.UNSUPPORTED} <= found:
         return records
@@ -368,19 +369,19 @@ def settle_status(records: Sequence[RecordT]) -> Sequence[RecordT]:
 
 
 def make_group(name: str, records: Sequence[Record], metrics: Mapping[str, Metric | None]) -> Group:
-    """Return the group of some records, with the reasons of failures, most frequent first."""
+    """Build a group from its records, with the reasons for failures, most frequent first."""
     num_scored = sum(record.is_scored for record in records)
     return Group(name, len(records), len(records) - num_scored, count_reasons(records), metrics)
 
 
 def count_reasons(records: Sequence[Record]) -> dict[str, int]:
-    """Count why items were not scored, most frequent reason first."""
+    """Count the reasons why items were not scored, most frequent first."""
     counts = Counter(record.reason for record in records if not record.is_scored)
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
 def describe_error(error: Exception) -> str:
-    """Type and message of an error on one line."""
+    """Return the type and message of an error on one line."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message}"[:MAX_REASON]
 
@@ -408,14 +409,14 @@ def first_of_each_group(items: Sequence[ItemT], limit: int | None) -> tuple[Item
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark's data lie and which of them are asked.
+    """The location of a benchmark's data and the selection of items to ask.
 
     Attributes:
         root: Folder of the download (Partonomy: data set folder or published record file).
         split: Part of the benchmark; None for its default.
         annotations: A file that replaces the split's own; None for the split's own.
-        limit: At most so many items (of each group, where the benchmark has groups); None for all.
-        seed: Of what a task draws when it asks, such as the order of choices.
+        limit: Maximum number of items (per group, if the benchmark has groups); None for all.
+        seed: Seed of a task's random decisions, such as the order of choices.
     """
 
     root: Path
@@ -429,7 +430,7 @@ class Source:
             raise ValueError(f"--limit must be at least 1, got {self.limit}")
 
     def in_split(self, split: str) -> Self:
-        """Name the split that a benchmark's default stands for."""
+        """Return the source with the benchmark's default split filled in."""
         return replace(self, split=split) if self.split is None else self
 
 
@@ -441,15 +442,15 @@ class Options:
     """Base of a benchmark's own flags: a frozen dataclass with one field per flag."""
 
     FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset()
-    """Options that may differ when a run is resumed, since they change no record."""
+    """Options that may differ when a run is resumed, because they do not change records."""
     FREE_TO_MERGE: ClassVar[frozenset[str]] = frozenset()
-    """Options that may differ between runs that are merged, since they change no number."""
+    """Options that may differ between merged runs, because they do not change metrics."""
 
     def resolve(self, model: str) -> Self:
-        """Spell out what defaults stand for, so that a run records it, and check the values.
+        """Replace defaults by the values that they stand for, so that a run records them, and check the values.
 
         Args:
-            model: Name of the model, on which a default may depend.
+            model: Name of the model; a default may depend on it.
 
         Raises:
             ValueError: A value is not usable.
@@ -465,13 +466,13 @@ class Benchmark:
         name: As typed.
         title: One line for the list of benchmarks.
         splits: Its splits, for the help text.
-        options: Its own flags.
-        read: Read what is asked under some options.
-        make: Return the task of a split and some options without its items, for the metrics of finished runs.
+        options: The dataclass of its own flags.
+        read: Reads the items to ask, given the options.
+        make: Returns the task of a split and options without items, for the metrics of finished runs.
         root_flag: The flag that names the data, without dashes.
-        root_help: What that flag takes.
-        takes_annotations: Whether a file may replace the split's own.
-        has_splits: Whether a split is named; otherwise the data are one.
+        root_help: Help text of that flag.
+        takes_annotations: Whether another file may replace the split's own.
+        has_splits: Whether the data are divided into splits.
     """
 
     name: str
@@ -505,10 +506,10 @@ def define_benchmark(
 
     Args:
         name, title, splits, options, takes_annotations: See `Benchmark`.
-        read_items: Read the items of `source.split`, all of them.
-        make_task: Return the task; called with name, split, options and items.
-        default_split: The split where none is named.
-        keep: What `--limit` keeps of the items.
+        read_items: Reads all items of `source.split`.
+        make_task: Returns the task; called with name, split, options and items.
+        default_split: The split if none is given.
+        keep: Selects the items that `--limit` keeps.
     """
 
     def read(source: Source, chosen: OptionsT) -> AnyTask:

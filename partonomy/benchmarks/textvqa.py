@@ -42,7 +42,7 @@ def read_textvqa(root: Path, split: str, with_ocr: bool) -> tuple[VqaItem, ...]:
 
     Raises:
         FileNotFoundError: A file or the image folder is missing.
-        ValueError: A record is malformed; names file and record.
+        ValueError: A record is malformed; the message names the file and the record.
     """
     path = find_file(root, (f"TextVQA_0.5.1_{split}.json",))
     folder = find_folder(root, IMAGE_FOLDERS)
@@ -63,7 +63,7 @@ def read_textvqa(root: Path, split: str, with_ocr: bool) -> tuple[VqaItem, ...]:
 
 
 def textvqa_prompt(item: VqaItem, protocol: VqaProtocol) -> str:
-    """Question, the OCR tokens on a line (official, where they were read), instruction."""
+    """Return the question, the OCR tokens on a line (official protocol, if they were read) and the instruction."""
     question = item.question
     if protocol is VqaProtocol.LLAVA_OFFICIAL and item.ocr_tokens is not None:
         question = f"{question}\nReference OCR token: {', '.join(item.ocr_tokens)}"
@@ -71,17 +71,17 @@ def textvqa_prompt(item: VqaItem, protocol: VqaProtocol) -> str:
 
 
 def textvqa_prediction(reply: str) -> str:
-    """What is compared with the human answers."""
+    """Return the text that is compared with the human answers."""
     return process_answer(reply)
 
 
 def textvqa_score(reply: str, item: VqaItem, protocol: VqaProtocol) -> float:
-    """Soft score of ten answers; the compatible protocol falls back to containment."""
+    """Return the soft score of ten answers; the compatible protocol falls back to containment."""
     return (soft_score if protocol is VqaProtocol.LLAVA_OFFICIAL else compat_score)(reply, item.answers)
 
 
 def textvqa_ratios(records: Sequence[AnswerRecord], protocol: VqaProtocol) -> dict[str, ImageRatio]:
-    """Accuracy: the mean soft score."""
+    """Return accuracy, the mean soft score."""
     return {"accuracy": mean_score(records)}
 
 
@@ -119,7 +119,7 @@ def _read_ocr(path: Path) -> dict[str, tuple[str, ...]]:
 
 FUNCTIONS = VqaFunctions(textvqa_prompt, textvqa_prediction, textvqa_score, textvqa_ratios)
 NO_OCR = "no OCR tokens"
-"""Stands beside the protocol where no OCR tokens were shown."""
+"""Printed after the protocol if no OCR tokens were shown."""
 
 
 @dataclass(frozen=True)

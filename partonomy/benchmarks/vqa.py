@@ -28,14 +28,14 @@ from partonomy.models.contract import AnswerMarks, Gold, ReplyRequest, Role, Tur
 
 NUM_HUMAN_ANSWERS = 10
 FULL_AGREEMENT = 3
-"""So many other people must have given an answer for a full score."""
+"""Number of other people who must have given an answer for a full score."""
 ARTICLES = frozenset({"a", "an", "the"})
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBER_WORDS = {"none": "0"} | {word: str(value) for value, word in enumerate(_DIGITS)}
 PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
 _PERIOD = re.compile(r"\.(?!\d)")
 _MAX_PERIODS = 32
-"""The public code passes re.UNICODE, which is 32, in the place of `count`; later periods stay."""
+"""The public code passes re.UNICODE (32) as `count`, so periods after the 32nd stay."""
 
 _CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
@@ -49,7 +49,7 @@ _CONTRACTIONS = """
 
 
 def _misspellings(contractions: str) -> dict[str, str]:
-    """Every contraction by its spellings with one apostrophe missing."""
+    """Map the spellings with one apostrophe missing to their contractions."""
     table = {}
     for word in contractions.split():
         for position in (i for i, letter in enumerate(word) if letter == "'"):
@@ -57,15 +57,15 @@ def _misspellings(contractions: str) -> dict[str, str]:
     return table
 
 
-# The public table writes "somebody'd" without its apostrophe, the one entry that goes the other way.
+# The public table maps "somebody'd" to the spelling without its apostrophe, unlike every other entry.
 CONTRACTIONS: Mapping[str, str] = _misspellings(_CONTRACTIONS) | {"somebody'd": "somebodyd"}
 
 
 def process_answer(text: str) -> str:
-    """EvalAI's normal form: lower case, no commas, question marks, punctuation and articles, numbers as digits.
+    """Return EvalAI's normal form: lower case, numbers as digits, no punctuation and no articles.
 
-    A punctuation mark goes without a trace if it stands beside a space anywhere in the text, else it becomes a space.
-    The rule for commas between digits never applies, since commas are gone before.
+    A punctuation mark is removed if it is next to a space anywhere in the text; otherwise it becomes a space. The rule
+    for commas between digits never applies, because commas are removed before.
     """
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
@@ -79,14 +79,14 @@ def process_answer(text: str) -> str:
 
 
 def soft_score(reply: str, answers: Sequence[str]) -> float:
-    """Agreement with human answers: the mean over people left out of min(1, matches among the others / 3).
+    """Score the agreement with human answers: leave out one person at a time and average min(1, matches / 3).
 
-    Only the whole reply can match; nothing is extracted from a sentence. With ten answers, one match gives 0.3, two
-    0.6, three 0.9 and four 1.
+    Only the whole reply can match; nothing is extracted from a sentence. Of ten answers, one match gives 0.3, two give
+    0.6, three give 0.9 and four give 1.
 
     Args:
         reply: The model's words.
-        answers: One per person, at least one.
+        answers: One answer per person, at least one.
     """
     prediction = process_answer(reply)
     processed = [process_answer(answer) for answer in answers]
@@ -98,11 +98,10 @@ def soft_score(reply: str, answers: Sequence[str]) -> float:
 
 
 def compat_score(reply: str, answers: Sequence[str]) -> float:
-    """The score of the Partonomy authors' code: the soft score of any number of answers or, where that is 0, 1 if the
-    reply contains an answer anywhere.
+    """Score as the Partonomy authors' code: the soft score or, if it is 0, 1 if the reply contains an answer anywhere.
 
-    An exact match with one of two answers thus scores 1/6 and a sentence around it 1. An answer that consists of an
-    article is empty after processing and is contained in every reply.
+    An exact match with one of two answers thus scores 1/6, and a sentence around it scores 1. An answer that consists
+    of an article is empty after processing, so every reply contains it.
     """
     score = soft_score(reply, answers)
     if score > 0:
@@ -121,9 +120,10 @@ class VqaProtocol(StrEnum):
     """How questions are put and answers scored.
 
     `llava_official` is LLaVA-1.5's evaluation (instruction on a line of its own, official metrics). `partonomy_compat`
-    is that of the Partonomy authors' code behind their Table 5: the instruction follows after a space, TextVQA without
-    OCR tokens, the first 5,000 GQA questions, POPE's categories pooled, and `vqa_text.compat_score` for all three.
-    Paper: nothing of this is said. Their released decoding also keeps special tokens; here: they are left out.
+    is the evaluation in the Partonomy authors' code behind their Table 5: the instruction follows after a space,
+    TextVQA has no OCR tokens, GQA has its first 5,000 questions, POPE's categories are pooled, and `compat_score`
+    scores all three. Paper: none of this is stated. Their released decoding also keeps special tokens; here they are
+    left out.
     """
 
     LLAVA_OFFICIAL = "llava_official"
@@ -138,10 +138,10 @@ class VqaItem:
         item_id: Unique within benchmark and split.
         image_id: The same for all items of one image.
         image_path: The image file.
-        question: As the file has it.
+        question: The question as in the file.
         answers: Right answers: ten people's (TextVQA), one, or a short and a long one.
-        group: Part of the benchmark that is also scored alone; empty without parts.
-        ocr_tokens: What an OCR system read in the image; None without it.
+        group: Part of the benchmark that is also scored separately; empty if there are no parts.
+        ocr_tokens: Output of an OCR system for the image; None without it.
     """
 
     item_id: str
@@ -159,16 +159,16 @@ class VqaItem:
 
 
 def short_answer_prompt(question: str, protocol: VqaProtocol, instruction: str = SHORT_ANSWER) -> str:
-    """The question with its instruction, on a new line or after a space."""
+    """Append the instruction to the question, on a new line or after a space."""
     separator = "\n" if protocol is VqaProtocol.LLAVA_OFFICIAL else " "
     return f"{question}{separator}{instruction}"
 
 
 def find_file(root: Path, candidates: Sequence[str]) -> Path:
-    """The first of several places under `root` that holds a file.
+    """Return the first of several paths under `root` that is a file.
 
     Raises:
-        FileNotFoundError: None does; names all of them.
+        FileNotFoundError: None is; the message names all of them.
     """
     for candidate in candidates:
         if (root / candidate).is_file():
@@ -177,10 +177,10 @@ def find_file(root: Path, candidates: Sequence[str]) -> Path:
 
 
 def find_folder(root: Path, candidates: Sequence[str]) -> Path:
-    """The first of several places under `root` that is a folder.
+    """Return the first of several paths under `root` that is a folder.
 
     Raises:
-        FileNotFoundError: None is; names all of them.
+        FileNotFoundError: No path is a folder; the message names all of them.
     """
     for candidate in candidates:
         if (root / candidate).is_dir():
@@ -191,19 +191,19 @@ def find_folder(root: Path, candidates: Sequence[str]) -> Path:
 
 
 def read_question_id(value: object) -> str:
-    """An id as a text; it may be a whole number.
+    """Return an id, a string or an integer, as a string.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The value has another type.
     """
     return str(value) if is_integer(value) else check_text(value, "'question_id'")
 
 
 def read_texts(values: object, name: str) -> tuple[str, ...]:
-    """A list of texts, of which some may be empty.
+    """Return a list of strings; some may be empty.
 
     Raises:
-        ValueError: It is something else, or a text cannot be written in UTF-8.
+        ValueError: The value has another type, or a string cannot be encoded in UTF-8.
     """
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{name} must be a list of texts, got {shorten(values)}")
@@ -213,7 +213,7 @@ def read_texts(values: object, name: str) -> tuple[str, ...]:
 
 
 def check_unique(items: Sequence[VqaItem], path: Path) -> tuple[VqaItem, ...]:
-    """Return the items.
+    """Return the items if their ids are unique.
 
     Raises:
         ValueError: There are none, or two share an id.
@@ -230,15 +230,15 @@ def check_unique(items: Sequence[VqaItem], path: Path) -> tuple[VqaItem, ...]:
 
 @dataclass(frozen=True)
 class VqaFunctions:
-    """What differs between benchmarks of short answers.
+    """The functions in which benchmarks of short answers differ.
 
     Attributes:
-        prompt: The user's words.
-        prediction: What the official protocol reads a reply as.
-        score: Of a reply, in [0, 1].
-        metrics: Of the records of a run.
-        guesses: Answers among which a guess may choose; empty where answers are free.
-        headline: The metric by which the benchmark is quoted.
+        prompt: Returns the user's words.
+        prediction: Returns the official protocol's reading of a reply.
+        score: Returns the score of a reply, in [0, 1].
+        metrics: Returns the metrics of a run's records.
+        guesses: Answers among which a guess may choose; empty if answers are free.
+        headline: The metric that is usually quoted for the benchmark.
     """
 
     prompt: Callable[[VqaItem, VqaProtocol], str]
@@ -261,7 +261,7 @@ class VqaOptions(Options):
 
     @property
     def note(self) -> str:
-        """What stands beside the protocol."""
+        """A note that is printed after the protocol."""
         return ""
 
 
@@ -282,7 +282,7 @@ class VqaTask(Task[VqaItem, str, AnswerRecord]):
 
     @property
     def protocol(self) -> str:
-        """The protocol, and a note such as that OCR tokens were not shown."""
+        """The protocol and a note, for example that OCR tokens were not shown."""
         return f"{self.vqa_protocol.value}, {self.note}" if self.note else self.vqa_protocol.value
 
     @property
@@ -308,7 +308,7 @@ class VqaTask(Task[VqaItem, str, AnswerRecord]):
         )
 
     def fail(self, item: VqaItem, reason: str) -> AnswerRecord:
-        """A record without a reply."""
+        """Return a record without a reply."""
         return replace(self._record(item), status=Status.FAILED, reason=reason)
 
     def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
@@ -321,7 +321,7 @@ class VqaTask(Task[VqaItem, str, AnswerRecord]):
         return Case(title, (IMAGE,) if item is not None else (), texts=answer_texts(record))
 
     def content(self) -> Iterator[object]:
-        """Prompts and answers."""
+        """Generate prompts and answers."""
         for item in self.items:
             yield [item.item_id, item.image_path.name, self._prompt(item), list(item.answers)]
 
@@ -350,7 +350,7 @@ def define_vqa(
     default_split: Callable[[VqaOptionsT], str],
     keep: Callable[[Sequence[VqaItem], int | None], Sequence[VqaItem]] = first_items,
 ) -> Benchmark:
-    """Describe a benchmark of questions with short answers; see `define_benchmark`."""
+    """Define a benchmark of questions with short answers; see `define_benchmark`."""
 
     def make_task(benchmark: str, split: str, chosen: VqaOptionsT, items: Sequence[VqaItem]) -> VqaTask:
         return VqaTask(benchmark, split, chosen.protocol, functions, items, chosen.note)

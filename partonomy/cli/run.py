@@ -1,4 +1,4 @@
-"""`python -m partonomy run BENCHMARK`: a model on a benchmark, as records.jsonl and summary.json in a folder."""
+"""`python -m partonomy run BENCHMARK`: runs a model on a benchmark and writes records.jsonl and summary.json."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
@@ -29,12 +29,12 @@ def add_benchmarks(parser: ArgumentParser) -> None:
 
 
 def benchmark_parser(name: str, prog: str | None = None, default_model: str | None = None) -> ArgumentParser:
-    """Build the parser of one benchmark; every flag may also stand in a YAML given by --config.
+    """Build the parser of one benchmark; a YAML file given by --config may also set every flag.
 
     Args:
-        name: The benchmark.
-        prog: Name of the command, where it is not that of `python -m partonomy run`.
-        default_model: `--model` where none is given; None: it must be given.
+        name: Name of the benchmark.
+        prog: Name of the command; None for `python -m partonomy run`.
+        default_model: Default of `--model`; None makes the flag required.
     """
     benchmark = find_benchmark(name)
     parser = ArgumentParser(prog=prog or f"python -m partonomy run {name}", description=f"{benchmark.title}.")
@@ -63,7 +63,7 @@ def benchmark_parser(name: str, prog: str | None = None, default_model: str | No
 
 
 def read_run(name: str, arguments: Namespace) -> RunConfig:
-    """Check the arguments and resolve them into the configuration that the run records, but for what data tell.
+    """Check the arguments and resolve them into the run's configuration, without the fields that depend on the data.
 
     Raises:
         ValueError: An argument is missing or unknown.
@@ -116,9 +116,9 @@ def run_named(name: str, prog: str, arguments: Sequence[str], default_model: str
     """Run one benchmark as a command of its own.
 
     Args:
-        name: The benchmark.
+        name: Name of the benchmark.
         prog: Name of the command, for messages.
-        arguments: Its words.
+        arguments: The command's words.
         default_model: See `benchmark_parser`.
 
     Raises:
@@ -131,7 +131,7 @@ def run_named(name: str, prog: str, arguments: Sequence[str], default_model: str
 
 
 def _add_fields(parser: ArgumentParser, settings: type[Any], defaults: Mapping[str, Any]) -> None:
-    """Add a flag for every field of a dataclass, its help from the docstring."""
+    """Add a flag for every field of a dataclass, with its help from the docstring."""
     help_of = {param.arg_name: param.description for param in parse_docstring(_docstring(settings)).params}
     for entry in fields(settings):
         default = defaults.get(entry.name, entry.default)
@@ -147,7 +147,7 @@ def _add_fields(parser: ArgumentParser, settings: type[Any], defaults: Mapping[s
 
 
 def _read_fields(settings: type[SettingsT], arguments: Namespace) -> SettingsT:
-    """Make a dataclass of the flags that `_add_fields` added."""
+    """Build a dataclass from the flags that `_add_fields` added."""
     values = {entry.name: arguments[entry.name] for entry in fields(settings)}  # type: ignore[arg-type]
     enums: dict[str, Any] = {
         entry.name: entry.type

@@ -1,9 +1,9 @@
-"""Puts the requests of a batch of items to a model and turns the answers into records, each item exactly once.
+"""Sends the requests of a batch of items to a model and turns the answers into records, each item exactly once.
 
-A task's requests (`Task.ask`) of all items of a batch are answered together where the model takes batches: while it
-computes one batch, the images of the next two are decoded and resized, and the answers of the one before are scored,
-in threads that touch no device. A model without batches is asked request by request. An error belongs to the request
-that it comes from: where a batch raises, its requests are asked again one by one.
+A model with batches answers the requests (`Task.ask`) of all items of a batch together. While it computes one batch,
+threads that touch no device decode and resize the images of the next two batches and score the answers of the previous
+one. A model without batches is asked request by request. An error is attributed to the request that causes it: if a
+batch raises, its requests are asked again one by one.
 """
 
 import logging
@@ -42,21 +42,21 @@ logger = logging.getLogger(__name__)
 NUM_READERS = 2
 NUM_READ_AHEAD = 2
 KINDS = (ChoiceRequest, MaskRequest, ReplyRequest, AnswerRequest)
-"""Order in which the requests of a batch are answered: own answers continue what choices and masks have computed."""
+"""Order in which a batch's requests are answered; own answers reuse the computation for choices and masks."""
 
 IsWanted = Callable[[Item], bool]
 
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """Items of some images, ready to be asked.
+    """The items of some images, ready to be asked.
 
     Attributes:
-        items: Those that still need a record, and those that others of the batch are asked together with.
-        pictures: uint8 RGB (H, W, 3), an image as its items show it.
-        picture_of: Number of each item's picture; items without an image are missing.
+        items: Items that still need a record, and further items that belong to the batch.
+        pictures: Images as their items show them, uint8 RGB (H, W, 3).
+        picture_of: Index of each item's picture; items without an image are absent.
         failures: Reasons of the items whose image could not be read.
-        read: What the model's `read_image` made of each picture, or its error; None for a model without batches.
+        read: Result of the model's `read_image` for each picture, or its error; None for a model without batches.
     """
 
     items: Batch
@@ -68,7 +68,7 @@ class LoadedBatch:
 
 @dataclass
 class _Open:
-    """An item on its way: its generator of requests, the next requests or what came of them."""
+    """An item in progress: its generator of requests, and the pending requests or the result."""
 
     item: Item
     picture: int
@@ -95,7 +95,7 @@ class _Open:
             self.answer, self.is_finished = stop.value, True
         except ModelUnavailable:
             raise
-        except Exception as problem:  # whatever a model raises on one item must not end the run of the others
+        except Exception as problem:  # an error on one item must not end the run
             self.error, self.is_finished = problem, True
 
 
@@ -106,13 +106,13 @@ def answer_items(
 
     Args:
         model: The model.
-        task: What the items belong to.
-        batches: From `deal_batches`, also with items that have a record already: what a batch holds decides how its
-            numbers are rounded.
+        task: The task of the items.
+        batches: From `deal_batches`, including items that already have a record, because the composition of a batch
+            affects the rounding of its numbers.
         is_wanted: Whether an item still needs its record.
 
     Raises:
-        ModelUnavailable: The model cannot be asked at all; the items have no records then.
+        ModelUnavailable: The model cannot be asked at all; the items then have no records.
     """
     readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="reader")
     finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
@@ -130,7 +130,7 @@ def answer_items(
             opened: list[_Open] | None = None
             try:
                 opened = ask_batch(model, task, loaded, marks)
-            finally:  # where the model is gone, the batch before is kept
+            finally:  # if the model is unavailable, the previous batch is still recorded
                 if unfinished is not None:
                     yield from unfinished.result()
             unfinished = None
@@ -146,7 +146,7 @@ def answer_items(
 
 
 def load_batch(model: GroundedModel, items: Batch) -> LoadedBatch:
-    """Load the images of a batch, draw the boxes, and let a model that takes batches read what is shown."""
+    """Load the images of a batch, draw the boxes, and let a model with batches read the pictures."""
     pictures: list[np.ndarray] = []
     numbers: dict[Picture, int] = {}
     images: dict[Picture, np.ndarray | str] = {}
@@ -169,13 +169,13 @@ def load_batch(model: GroundedModel, items: Batch) -> LoadedBatch:
     if isinstance(model, BatchedModel):
         try:
             read = [model.read_image(picture) for picture in pictures]
-        except Exception as error:  # it comes again, and is recorded, when the items are asked one by one
+        except Exception as error:  # it recurs, and is recorded, when the items are asked one by one
             read = error
     return LoadedBatch(items, tuple(pictures), picture_of, failures, read)
 
 
 def _load(picture: Picture) -> np.ndarray | str:
-    """The image, or why it cannot be read."""
+    """Return the image, or the reason why it cannot be read."""
     try:
         return picture.load()
     except (OSError, ValueError) as error:
@@ -183,7 +183,7 @@ def _load(picture: Picture) -> np.ndarray | str:
 
 
 def ask_batch(model: GroundedModel, task: AnyTask, batch: LoadedBatch, marks: AnswerMarks) -> list[_Open] | None:
-    """Answer every request of every item of the batch together; None where they have to be asked one by one.
+    """Answer every request of every item of the batch together; None if they have to be asked one by one.
 
     Raises:
         ModelUnavailable: The model cannot be asked at all.
@@ -212,7 +212,7 @@ def ask_batch(model: GroundedModel, task: AnyTask, batch: LoadedBatch, marks: An
 
 
 def _open_images(model: GroundedModel, batch: LoadedBatch) -> ImageBatch | None:
-    """The model's batch; None where the items have to be asked one by one."""
+    """Open the model's batch; None if the items have to be asked one by one."""
     if not isinstance(model, BatchedModel) or not batch.pictures:
         return None
     try:
@@ -222,7 +222,7 @@ def _open_images(model: GroundedModel, batch: LoadedBatch) -> ImageBatch | None:
         return model.open_batch(batch.read)
     except ModelUnavailable:
         raise
-    except Exception as error:  # whatever it is, some item of the batch raises it again, alone, and records it
+    except Exception as error:  # an item of the batch raises it again when asked alone, and records it
         _say_alone(len(batch.items), "items", error)
         return None
 
@@ -254,7 +254,7 @@ def _ask_alone(model: GroundedModel, batch: LoadedBatch, entry: _Open) -> None:
             ]
         except ModelUnavailable:
             raise
-        except Exception as error:  # the task says what it means for the item
+        except Exception as error:  # the task decides its consequence for the item
             entry.advance(None, error)
         else:
             entry.advance(answers)
@@ -282,7 +282,7 @@ def answer_request(model: GroundedModel, picture: np.ndarray, request: Request, 
 
 @dataclass
 class _Answers:
-    """Answers to the pending requests of one kind, each different request asked once."""
+    """Answers to the pending requests of one kind; each distinct request is asked once."""
 
     model: GroundedModel
     images: ImageBatch
@@ -296,7 +296,7 @@ class _Answers:
         self.found = dict(zip(requests, self._answer(requests), strict=True))
 
     def hand_to(self, entry: _Open) -> None:
-        """Send an item its answers, or raise the first error among them where the item waits for them."""
+        """Send an item its answers, or raise the first error among them in the item's generator."""
         answers = [self.found[self._own(entry, request)] for request in entry.pending]
         error = next((answer for answer in answers if isinstance(answer, Exception)), None)
         if error is None:
@@ -305,7 +305,7 @@ class _Answers:
             entry.advance(None, error)
 
     def _own(self, entry: _Open, request: Request) -> Request:
-        """The request with the number of its picture in the batch."""
+        """Return the request with the index of its picture in the batch."""
         return replace(request, image=entry.picture)
 
     def _answer(self, requests: Sequence[Any]) -> list[Any]:
@@ -318,7 +318,7 @@ class _Answers:
             raise
         except Exception as error:  # it belongs to one of the requests, which raises it again
             _say_alone(len(requests), "requests", error)
-        # Only now: the error holds on to what the requests together took of the device's memory.
+        # Only now, because the error keeps the batch's device memory alive.
         return [self._answer_alone(request) for request in requests]
 
     def _answer_together(self, requests: Sequence[Any]) -> list[Any]:
@@ -342,7 +342,7 @@ class _Answers:
             raise
         except Exception as error:  # e.g. out of memory at a long answer: it is raised where its item waits for it
             error.__context__ = None
-            return error.with_traceback(None)  # which would hold on to the device's memory until then
+            return error.with_traceback(None)  # a traceback would keep device memory alive until then
 
 
 def _say_alone(number: int, what: str, error: Exception) -> None:
@@ -364,13 +364,13 @@ def _finish(task: AnyTask, batch: LoadedBatch, opened: Sequence[_Open], is_wante
 
 
 def score_item(task: AnyTask, entry: _Open) -> Record:
-    """Score the answer of an item; an item whose answer is an error, or of an impossible form, fails."""
+    """Score the answer of an item; an item whose answer is an error or malformed fails."""
     start = time.perf_counter()
     error = entry.error
     if error is None:
         try:
             record: Record = task.score(entry.item, entry.answer)
-        except Exception as problem:  # an answer of an impossible form must not end the run of the others
+        except Exception as problem:  # a malformed answer must not end the run
             error = problem
     if error is not None:
         record = task.fail(entry.item, describe_error(error))

@@ -1,8 +1,8 @@
 """Joins runs of one configuration over parts of one benchmark (`--shard`) into a finished run.
 
-The records are joined, not their averages: put into the order of the items they are those of a run in one process, and
-the same code computes every number of the summary from them, so that it is the same to the last bit. Only the time
-spent (`seconds`) differs, and where images lie: image paths become those of the data that are read here.
+The merge joins records, not averages. In item order they equal those of a single-process run. The same code computes
+every number of the summary from them, so the numbers are bit-identical. Only the time spent (`seconds`) and the image
+paths differ: image paths become those of the data that are read here.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ from partonomy.harness.summary import Summary
 
 MISSING_REASON = "no merged run holds a record of this item"
 MAX_NAMED = 3
-"""Ids named in an error."""
+"""Maximum number of ids that an error names."""
 _OF_TIME_AND_PLACE = ("seconds", "image_path")
 
 
 @dataclass(frozen=True)
 class Merge:
-    """A finished merge: its summary, and how many items no run had answered."""
+    """A finished merge: its summary, and the number of items that no run had answered."""
 
     summary: Summary
     num_missing: int
@@ -46,7 +46,7 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
     Args:
         runs: Output folders, finished or not. They may overlap where their records agree.
         output: Folder of the merged run, empty or new.
-        root: Where the data lie; None looks where the runs found them.
+        root: Location of the data; None for the runs' own location.
         allow_missing: Whether items without a record count as failed instead of being refused.
 
     Raises:
@@ -85,7 +85,7 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
 
 
 def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
-    """Refuse runs whose records were made, or would be counted, under different settings."""
+    """Check that all runs made their records, and would count them, under the same settings."""
     (first_path, first), *others = configs.items()
     for path, config in others:
         differing = differing_settings(first, config, may_merge=True)
@@ -96,7 +96,7 @@ def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
 def _join(
     task: AnyTask, records_of: Mapping[Path, Mapping[str, Record]], allow_missing: bool
 ) -> tuple[tuple[Record, ...], int]:
-    """The records of all items in their order, and how many had to be made up as failed."""
+    """Return the records of all items in order, and the number that were filled in as failed."""
     ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]
     found = unite_records(records_of)
     foreign = sorted(set(found) - set(ids))
@@ -117,7 +117,7 @@ def _join(
 
 
 def unite_records(records_of: Mapping[Path, Mapping[str, Record]]) -> dict[str, Record]:
-    """All records by id; what several runs answered must have the same record in each, time and place apart.
+    """Return all records by id; an item that several runs answered must have equal records, except for time and path.
 
     Raises:
         ValueError: Two runs differ in a record.
@@ -139,6 +139,6 @@ def unite_records(records_of: Mapping[Path, Mapping[str, Record]]) -> dict[str, 
 
 
 def _differing_fields(first: Record, second: Record) -> list[str]:
-    """Fields in which two records of one item differ, those of time and place apart."""
+    """Return the fields in which two records of one item differ, except for time and image path."""
     names = [entry.name for entry in dataclasses.fields(first) if entry.name not in _OF_TIME_AND_PLACE]
     return [name for name in names if getattr(first, name) != getattr(second, name)]

@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, configuration, data, seed, model, device, package versions, training overlap."""
+"""Provenance of a result: commit, configuration, data, seed, model, device, package versions, training overlap."""
 
 import datetime
 import importlib.metadata
@@ -29,9 +29,9 @@ PACKAGES = (
 )
 
 OVERLAP_KEY = "training_overlap"
-"""In the provenance of a summary: how many of a benchmark's images a model was trained on."""
+"""Key in a summary's provenance: the number of the benchmark's images that the model was trained on."""
 MARKS_KEY = "answer_marks"
-"""In the provenance of a summary: what marks such as [SEG] in a model's answers mean for its scores."""
+"""Key in a summary's provenance: the effect of marks such as [SEG] in a model's answers on its scores."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ModelDescription:
 
 
 def describe_model(model: GroundedModel) -> ModelDescription:
-    """Read the model's optional `dtype` and `device` attributes, and what marks its answers carry."""
+    """Read the model's optional `dtype` and `device` attributes, and the marks of its answers."""
     dtype, device = getattr(model, "dtype", None), getattr(model, "device", None)
     return ModelDescription(
         model.name,
@@ -64,9 +64,9 @@ def describe_model(model: GroundedModel) -> ModelDescription:
 
 
 def write_model_description(output: Path, description: ModelDescription, is_resumed: bool) -> None:
-    """Leave the description, and the code that asks the questions, for the process that writes the summary.
+    """Write the description and the state of the running code for the process that writes the summary.
 
-    A run that was resumed with other code lists every state of the code that made records of it.
+    A run that was resumed with other code lists every state of the code that made records.
     """
     states = [state for state in read_code_states(output) if is_resumed]
     states = [state for state in states if state != _code_state()] + [_code_state()]
@@ -75,14 +75,14 @@ def write_model_description(output: Path, description: ModelDescription, is_resu
 
 
 def read_code_states(output: Path) -> list[CodeState]:
-    """The states of the code that `write_model_description` left, the latest last."""
+    """Read the states of the code that `write_model_description` wrote, the latest last."""
     path = output / MODEL_FILE
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return [CodeState(state["commit"], state["is_modified"]) for state in content.get("code", [])]
 
 
 def read_model_description(output: Path) -> ModelDescription | None:
-    """What `write_model_description` left; None when every record came from an earlier run."""
+    """Read the output of `write_model_description`; None if every record came from an earlier run."""
     path = output / MODEL_FILE
     if not path.is_file():
         return None
@@ -92,7 +92,7 @@ def read_model_description(output: Path) -> ModelDescription | None:
 
 @dataclass(frozen=True)
 class MergedRun:
-    """One of the runs that were merged: its folder, part of the images, records taken from it, and how it ran."""
+    """One of the merged runs: its folder, its part of the images, the records taken from it, and how it ran."""
 
     path: str
     shard: str | None
@@ -101,9 +101,9 @@ class MergedRun:
 
 
 def write_merged_description(output: Path, runs: Sequence[MergedRun]) -> None:
-    """Leave, for the process that writes the summary, what the merged runs say of their model and code.
+    """Write the merged runs' descriptions of model and code for the process that writes the summary.
 
-    Types and devices that differ from run to run are listed together.
+    Types and devices that differ between runs are listed together.
     """
     models = [run.model for run in runs if run.model is not None]
     states = list(dict.fromkeys(state for run in runs for state in read_code_states(Path(run.path))))
@@ -120,7 +120,7 @@ def write_merged_description(output: Path, runs: Sequence[MergedRun]) -> None:
 
 
 def gather_provenance(config: RunConfig, task: AnyTask, output: Path) -> Mapping[str, Any]:
-    """Everything needed to repeat the run, as JSON values."""
+    """Return everything needed to repeat the run, as JSON values."""
     model = read_model_description(output)
     states = read_code_states(output) or [_code_state()]
     return {
@@ -147,12 +147,12 @@ def gather_provenance(config: RunConfig, task: AnyTask, output: Path) -> Mapping
 
 
 def read_marks(provenance: Mapping[str, Any]) -> AnswerMarks:
-    """The marks of a finished run; runs of earlier code had models with plain answers alone."""
+    """Return the marks of a finished run; in runs of earlier code, all models had plain answers."""
     return AnswerMarks(**provenance.get(MARKS_KEY, {}))
 
 
 def marks_lines(provenance: Mapping[str, Any]) -> list[str]:
-    """Lines that stand with a run's own results."""
+    """Return the lines that are printed with a run's own results."""
     marks = read_marks(provenance)
     lines = [f"Protocol: {marks.note}"] if marks.note else []
     if not marks.has_mask_per_phrase:
@@ -161,19 +161,19 @@ def marks_lines(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def overlap_words(provenance: Mapping[str, Any]) -> str:
-    """The overlap of a finished run, "3 of 200" or "unknown"; runs of earlier code did not count it."""
+    """Return the overlap of a finished run, "3 of 200" or "unknown"; runs of earlier code did not count it."""
     found = provenance.get(OVERLAP_KEY) or {}
     num_trained_on, num_images = found.get("num_trained_on"), found.get("num_images")
     return "unknown" if num_trained_on is None or num_images is None else f"{num_trained_on} of {num_images}"
 
 
 def overlap_line(provenance: Mapping[str, Any]) -> str:
-    """The line that stands with every result."""
+    """Return the line that is printed with every result."""
     return f"Images of this benchmark that the model was trained on: {overlap_words(provenance)}"
 
 
 def read_merged(output: Path) -> list[dict[str, Any]]:
-    """What `write_merged_description` left of the runs that were merged; empty for a run of its own."""
+    """Read the merged runs from `write_merged_description`; empty for a run that was not merged."""
     path = output / MERGE_FILE
     merged: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     return merged
@@ -197,7 +197,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Output of git in the folder of this code; None without git or outside a checkout."""
+    """Return the output of git in the folder of this code; None without git or outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

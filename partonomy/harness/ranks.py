@@ -1,7 +1,7 @@
-"""Who asks which items: shards, ranks and worker processes take whole images, so that statistics merge exactly.
+"""Division of the items among shards, ranks and worker processes, by whole images so that statistics merge exactly.
 
-A shard is the part of one of several machines that know nothing of each other (`--shard 2/8`). Its ranks are the
-processes of that machine, or of machines that a launcher holds together. The rank that ends last joins all records.
+A shard is the part for one of several independent machines (`--shard 2/8`). Its ranks are the processes of that machine
+or of several machines under one launcher. The last rank to end joins all records.
 """
 
 import json
@@ -19,7 +19,7 @@ from partonomy.locks import hold_lock
 
 MAX_IMAGES_PER_BATCH = 4
 MIN_BATCHES = 64
-"""Batches that a run is cut into at least, if it has as many images: shards and ranks are dealt whole batches."""
+"""Minimum number of batches of a run, if it has as many images; shards and ranks receive whole batches."""
 RANKS_FILE = "finished_ranks.json"
 
 Batch = tuple[Item, ...]
@@ -42,7 +42,7 @@ def parse_shard(text: str) -> Rank:
     """Read "2/8", the second of eight shards.
 
     Raises:
-        ValueError: Another form, or a shard that does not exist.
+        ValueError: The text has another format, or the shard does not exist.
     """
     number, separator, count = text.partition("/")
     if not (separator and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
@@ -51,16 +51,16 @@ def parse_shard(text: str) -> Rank:
 
 
 def rank_from_environment(environment: Mapping[str, str] | None = None) -> Rank:
-    """The rank that a launcher (torchrun, deepspeed) gives through RANK and WORLD_SIZE; rank 0 of 1 without one."""
+    """Return the rank that a launcher (torchrun, deepspeed) sets in RANK and WORLD_SIZE; rank 0 of 1 without one."""
     variables = os.environ if environment is None else environment
     return Rank(int(variables.get("RANK", "0")), int(variables.get("WORLD_SIZE", "1")))
 
 
 def deal_batches(items: Sequence[Item]) -> tuple[Batch, ...]:
-    """All items of a run in batches of whole images, in order of the images' first appearance.
+    """Divide all items of a run into batches of whole images, in order of the images' first appearance.
 
-    What is asked together decides how a model's numbers are rounded. Batches are therefore cut from the items of the
-    whole run, whoever asks them.
+    The composition of a batch affects the rounding of a model's numbers. Batches are therefore cut from the items of
+    the whole run, independently of the process that asks them.
     """
     images: dict[int | str, list[Item]] = {}
     for item in items:
@@ -73,20 +73,20 @@ def deal_batches(items: Sequence[Item]) -> tuple[Batch, ...]:
 
 
 def take_share(batches: Sequence[Any], shard: Rank, rank: Rank | None = None) -> tuple[Any, ...]:
-    """The batches of a shard or, given a rank, those of one of the shard's ranks; batches are dealt out in turn."""
+    """Return the batches of a shard or, given a rank, of that rank of the shard; batches are dealt out in turn."""
     own = batches[shard.index :: shard.world_size]
     return tuple(own if rank is None else own[rank.index :: rank.world_size])
 
 
 def run_workers(work: Callable[[Rank], None], num_procs: int) -> None:
-    """Start one process per rank and wait for all.
+    """Start one process per rank and wait for all of them.
 
     Args:
-        work: what a process does as its rank; a module-level function or a partial of one, so that it can be sent.
-        num_procs: processes.
+        work: The work of a rank's process; a module-level function or a partial of one, so that it can be pickled.
+        num_procs: Number of processes.
 
     Raises:
-        ChildProcessError: A process died; `--resume` goes on where all of them stopped.
+        ChildProcessError: A process died; `--resume` continues where all of them stopped.
     """
     # Each worker would otherwise start as many threads as there are cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_procs)))
@@ -111,17 +111,17 @@ def end_with_parent() -> None:
 
 
 def sign_on(output: Path, rank: Rank) -> None:
-    """Take a rank that starts off the list of finished ranks, where an earlier run that was killed may have left it."""
+    """Remove a starting rank from the list of finished ranks, where an earlier killed run may have left it."""
     if rank.world_size > 1:
         with _locked(output):
             _write(output, rank, _read(output, rank) - {rank.index})
 
 
 def sign_off(output: Path, rank: Rank) -> bool:
-    """Add a rank that has asked all its items to the list.
+    """Add a rank that has asked all its items to the list of finished ranks.
 
-    Ranks that end one after the other could look for each other's records; of two that end together both would find
-    all. The one that completes the list is the last.
+    Looking for the other ranks' records would not be enough: two ranks that end together would both find all of them.
+    The rank that completes the list is the last.
 
     Returns:
         Whether this rank is the last one.
@@ -135,7 +135,7 @@ def sign_off(output: Path, rank: Rank) -> bool:
 
 
 def remove_list(output: Path) -> None:
-    """Delete the list once the records are joined."""
+    """Delete the list after the records are joined."""
     (output / RANKS_FILE).unlink(missing_ok=True)
 
 
@@ -146,7 +146,7 @@ def _locked(output: Path) -> Iterator[None]:
 
 
 def _read(output: Path, rank: Rank) -> set[int]:
-    """The ranks on the list; that of a run with another number of ranks, or a damaged one, is nobody's."""
+    """Read the ranks on the list; a damaged list, or one for another number of ranks, counts as empty."""
     path = output / RANKS_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

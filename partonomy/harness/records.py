@@ -1,7 +1,7 @@
-"""Record files: one JSON line per item, appended while a run goes on, read in the memory of a few records.
+"""Record files: one JSON line per item, appended during a run and read with only a few records in memory.
 
-A line that a killed process left half-written is dropped on resume; any other damage is an error that names file and
-line. Lines by earlier versions of the code are read too (`Record.upgrade`).
+Resuming drops a line that a killed process left half-written; any other damage is an error that names the file and the
+line. Lines by earlier versions of the code are also read (`Record.upgrade`).
 """
 
 import json
@@ -25,8 +25,8 @@ LINES_PER_BATCH = 256
 
 
 def record_to_line(record: Record) -> str:
-    """One line of JSON without its newline; field names are those of the dataclasses."""
-    # `vars` of a dataclass are its fields in their order; dataclasses.asdict would copy all of them first
+    """Return one line of JSON without its newline; field names are those of the dataclasses."""
+    # `vars` of a dataclass gives its fields in order; dataclasses.asdict would first copy all of them
     return json.dumps(vars(record), default=vars, ensure_ascii=False, allow_nan=False)
 
 
@@ -38,7 +38,7 @@ class RecordCodec(Generic[RecordT]):
         self._decoder = msgspec.json.Decoder(record_type)
 
     def from_line(self, line: str | bytes) -> RecordT:
-        """Read what `record_to_line` wrote.
+        """Read a line of `record_to_line`.
 
         Raises:
             ValueError: The line is not JSON, its fields are not a record's, or a mask's code is damaged.
@@ -52,7 +52,7 @@ class RecordCodec(Generic[RecordT]):
         return record
 
     def decode(self, line: bytes) -> RecordT:
-        """Read a line that was checked before."""
+        """Read a line that has already been checked."""
         try:
             return self._decoder.decode(line)
         except msgspec.ValidationError:
@@ -62,12 +62,12 @@ class RecordCodec(Generic[RecordT]):
             return msgspec.convert(self._type.upgrade(content), self._type)
 
     def iterate(self, path: Path) -> Iterator[tuple[RecordT, int]]:
-        """Go through a file; with every record comes the length of its line in bytes.
+        """Iterate over a file's records and the lengths of their lines in bytes.
 
-        A last line without its newline (a process killed in the middle of it) is left out.
+        A last line without a newline (of a process that was killed while writing) is left out.
 
         Raises:
-            ValueError: Another line is damaged; names file and line.
+            ValueError: Another line is damaged; the message names the file and the line.
         """
         num_read = 0
         with path.open("rb") as file:
@@ -78,11 +78,11 @@ class RecordCodec(Generic[RecordT]):
                 num_read += len(lines)
 
     def read(self, path: Path) -> tuple[RecordT, ...]:
-        """Read a whole file, see `iterate`."""
+        """Read a whole file; see `iterate`."""
         return tuple(record for record, _ in self.iterate(path))
 
     def _read_batch(self, lines: Sequence[bytes], path: Path, first_line: int) -> list[RecordT]:
-        """The records of some lines. All their masks are checked at once; one by one only if something is wrong."""
+        """Read some lines. All their masks are checked at once, and one by one only if a check fails."""
         try:
             records = [self._checked(line) for line in lines]
             if all(find_sound_masks([mask for record in records for mask in record.masks()])):
@@ -97,14 +97,14 @@ class RecordCodec(Generic[RecordT]):
         return records
 
     def _checked(self, line: str | bytes) -> RecordT:
-        """A record that was checked but for the codes of its masks."""
+        """Return a record after all checks except that of its masks' codes."""
         record = self.decode(line.encode() if isinstance(line, str) else line)
         record.check()
         return record
 
 
 class StoredRecords(Sequence[RecordT]):
-    """The records of a complete file that was checked before; each is read again whenever it is asked for."""
+    """The records of a complete, checked file; each access reads a record again."""
 
     def __init__(self, path: Path, codec: RecordCodec[RecordT]) -> None:
         self._path = path
@@ -138,7 +138,7 @@ class StoredRecords(Sequence[RecordT]):
 
 @dataclass(frozen=True)
 class _Line:
-    """Where a record stands."""
+    """The location of a record."""
 
     path: Path
     start: int
@@ -148,18 +148,18 @@ class _Line:
 def join_records(
     paths: Sequence[Path], item_ids: Sequence[str], output: Path, codec: RecordCodec[Any]
 ) -> tuple[str, ...]:
-    """Write the records of several files into one, in the order of the items, if every item has its record.
+    """Write the records of several files into one, in item order, if every item has its record.
 
-    The file is switched into place when it is whole. If several files answer an item, the last file wins.
+    The write is atomic. If several files answer an item, the last file wins.
 
     Args:
-        paths: record files; `output` may be among them.
-        item_ids: of all the items.
-        output: the file to write.
-        codec: of the records.
+        paths: Record files; `output` may be among them.
+        item_ids: Ids of all items.
+        output: The file to write.
+        codec: The records' codec.
 
     Returns:
-        The items without a record; then nothing is written.
+        The items without a record; if there are any, nothing is written.
 
     Raises:
         ValueError: A line is damaged, or the files hold records of other items.
@@ -187,7 +187,7 @@ def _find_lines(path: Path, codec: RecordCodec[Any]) -> Iterator[tuple[str, _Lin
 
 
 class RecordWriter:
-    """Appends records, one line each, flushed at once, under a lock that ends with its process.
+    """Appends records, one line each, flushed immediately, under a lock that ends with its process.
 
     Raises:
         BlockingIOError: Another process is writing the file.
@@ -222,7 +222,7 @@ class RecordWriter:
 
 
 def _drop_partial_line(path: Path) -> None:
-    """Cut a last line that was not written to its end."""
+    """Remove a last line that was not written completely."""
     if not path.is_file():
         return
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Runs a model over a benchmark: one record per item, resumable, sharded by image, merged to the same bytes."""
+"""Runs a model on a benchmark: one record per item, resumable, sharded by image, with byte-identical merges."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -38,8 +38,8 @@ from partonomy.models.registry import PLUM, TRANSFORMERS, build_model, local_ran
 from partonomy.progress import progress
 
 ModelBuilder = Callable[[RunConfig, Rank, int], GroundedModel]
-"""Builds the model in the process that runs it, given the longest answer; a module-level function or a partial of one,
-so that worker processes can import it."""
+"""Builds the model in the process that runs it, given the maximum answer length; a module-level function or a partial
+of one, so that worker processes can import it."""
 
 
 def build_configured_model(config: RunConfig, rank: Rank, max_new_tokens: int) -> GroundedModel:
@@ -49,7 +49,7 @@ def build_configured_model(config: RunConfig, rank: Rank, max_new_tokens: int) -
 
 @dataclass(frozen=True)
 class Job:
-    """A run: what to ask which model."""
+    """A run: its configuration and the builder of its model."""
 
     config: RunConfig
     build_model: ModelBuilder = build_configured_model
@@ -61,7 +61,7 @@ class Job:
 
     @property
     def shard(self) -> Rank:
-        """The part of the images that this run asks."""
+        """The part of the images that this run covers."""
         return Rank() if self.config.shard is None else parse_shard(self.config.shard)
 
 
@@ -71,14 +71,14 @@ def run_benchmark(job: Job, task: AnyTask, *, resume: bool, rank: Rank, num_proc
     A run of one shard among several gets no summary: `partonomy.harness.merge` joins it with the others.
 
     Args:
-        job: What to run.
-        task: The job's task, in all shards, as `job.config.load_task()` gives it.
+        job: The run.
+        task: The job's task with all shards, from `job.config.load_task()`.
         resume: Whether to continue a run in the same folder.
-        rank: This process among those that a launcher started.
-        num_procs: Worker processes to start here instead; needs a launcher-free call.
+        rank: Rank of this process among those that a launcher started.
+        num_procs: Number of worker processes to start here; only without a launcher.
 
     Returns:
-        The summary; None for all ranks but the one that ends last, which writes it, and for a shard.
+        The summary, in the last rank to end, which writes it; None in all other ranks and for a shard.
 
     Raises:
         FileExistsError: The output folder holds results and `resume` is off.
@@ -111,7 +111,7 @@ def run_benchmark(job: Job, task: AnyTask, *, resume: bool, rank: Rank, num_proc
 
 
 def item_ids(task: AnyTask, shard: Rank) -> tuple[str, ...]:
-    """Ids of everything that a shard has to answer for, in the order of its records; lost records are the first's."""
+    """Return the ids of a shard's records, in their order; lost records belong to the first shard."""
     kept = {item.item_id for batch in take_share(deal_batches(task.items), shard) for item in batch}
     lost = task.lost if shard.index == 0 else ()
     return (*(item.item_id for item in task.items if item.item_id in kept), *(record.item_id for record in lost))
@@ -143,9 +143,9 @@ def finish_run(config: RunConfig, task: AnyTask, records: Sequence[Record]) -> S
     """Compute the summary of a run from its records and write it.
 
     Args:
-        config: The run.
-        task: What was asked.
-        records: One per item, in the order of the items.
+        config: Configuration of the run.
+        task: The task that was asked.
+        records: One per item, in item order.
     """
     output = Path(config.output)
     summary = summarize(task, records, gather_provenance(config, task, output), config.seed)
@@ -154,14 +154,14 @@ def finish_run(config: RunConfig, task: AnyTask, records: Sequence[Record]) -> S
 
 
 def configure_run(config: RunConfig, task: AnyTask) -> RunConfig:
-    """Fill in what only the data and the model's files tell: content and checkpoint hash, protocol, training overlap.
+    """Fill in the fields that depend on data and model files: both hashes, protocol and training overlap.
 
     Args:
-        config: What the user gave.
+        config: The user's settings.
         task: From `config.load_task()`.
     """
     checkpoint = config.model.checkpoint
-    # What a language model under its adapters has seen before, or a model of another make, is in no list.
+    # No list covers the earlier training of the language model under the adapters, or that of other models.
     is_listed = config.model.model in (PLUM, TRANSFORMERS) and not config.model.base
     num_trained_on = count_trained_on(
         None if checkpoint is None or not is_listed else Path(checkpoint), task.image_paths()
@@ -178,11 +178,11 @@ def configure_run(config: RunConfig, task: AnyTask) -> RunConfig:
 
 
 def check_task(task: AnyTask) -> None:
-    """Refuse items that cannot be scored once each, and a wrong image folder; a single missing image fails its items.
+    """Check for items, unique ids and a valid image folder; a single missing image only fails its items.
 
     Raises:
         FileNotFoundError: Not one image can be found.
-        ValueError: There is no item, or two share an id.
+        ValueError: There are no items, or two share an id.
     """
     name = f"{task.benchmark} {task.split}"
     ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]

@@ -1,7 +1,7 @@
 """The output folder of a run: config.json, records.jsonl (append-only until finished), model.json, summary.json.
 
-Several ranks append to `records.rank<r>-of-<n>.jsonl` each; the rank that ends last joins them. Folders by earlier
-versions of the code are read: their settings and records are brought into today's form.
+With several ranks, each appends to its own `records.rank<r>-of-<n>.jsonl`; the last rank to end joins the files.
+Folders by earlier versions of the code are read; their settings and records are converted to the current format.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ MODEL_FILE = "model.json"
 MERGE_FILE = "merged_from.json"
 SHARD_PATTERN = "records.rank*-of-*.jsonl"
 SCHEMA = 2
-"""Of config.json, records.jsonl and summary.json; 1 had one form for Partonomy and another for all other benchmarks."""
+"""Version of config.json, records.jsonl and summary.json; version 1 had a separate format for Partonomy."""
 
 _FREE_TO_CHANGE = frozenset({"root", "annotations", "output", "num_trained_on", "schema"})
 """Settings that may differ on resume: data and weights are compared by content hash instead of by path."""
@@ -39,24 +39,24 @@ _FREE_TO_MERGE = _FREE_TO_CHANGE | {"shard"}
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What determines the numbers of a run; a resumed run must have the same.
+    """The settings that determine the numbers of a run; a resumed run must have the same ones.
 
     Attributes:
-        benchmark: Its name.
+        benchmark: Name of the benchmark.
         split: Part of the benchmark.
-        root: Where the data lie.
-        annotations: A file in the place of the split's own; None for the split's own.
+        root: Location of the data.
+        annotations: A file that replaces the split's own; None for the split's own.
         options: The benchmark's own settings.
         protocol: How items are asked and scored, in words.
         protocol_version: See `Task.VERSION`.
-        content_hash: Of all that is asked and its truth, in all shards.
+        content_hash: Hash of all questions and their truth, in all shards.
         model: The model and its settings.
-        checkpoint_hash: Tells weights apart that were written to the same folder one after the other.
+        checkpoint_hash: Hash of the checkpoint; distinguishes weights written to the same folder at different times.
         output: The run's folder.
-        limit: At most so many items; None for all.
-        shard: The part of the images that is asked, e.g. "2/8"; None for all.
-        seed: Of the bootstrap and of `--model random`.
-        num_trained_on: How many of the photographs asked about the model was trained on; None: unknown.
+        limit: Maximum number of items; None for all.
+        shard: The part of the images to ask, e.g. "2/8"; None for all.
+        seed: Seed of the bootstrap and of `--model random`.
+        num_trained_on: Number of the benchmark's photographs that the model was trained on; None if unknown.
     """
 
     benchmark: str
@@ -82,10 +82,10 @@ class RunConfig:
         return find_benchmark(self.benchmark)
 
     def load_task(self, root: Path | None = None) -> AnyTask:
-        """Read what is asked, in all shards.
+        """Read the items of all shards.
 
         Args:
-            root: Where the data lie; None where the configuration says.
+            root: Location of the data; None for the one in the configuration.
 
         Raises:
             FileNotFoundError, ValueError: Files are missing or broken.
@@ -114,7 +114,7 @@ _ADAPTER = TypeAdapter(RunConfig)
 
 
 def config_to_json(config: RunConfig) -> dict[str, Any]:
-    """What `config.json` holds."""
+    """Return the content of `config.json`."""
     content: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return content
 
@@ -151,10 +151,10 @@ def read_config(output: Path) -> RunConfig:
 
 
 def parse_config(content: Mapping[str, Any], where: Path) -> RunConfig:
-    """Read settings that another file than `config.json` records.
+    """Read settings that a file other than `config.json` records.
 
     Args:
-        content: In today's form, see `upgrade_config`.
+        content: Settings in the current format; see `upgrade_config`.
         where: The file, for messages.
 
     Raises:
@@ -169,10 +169,10 @@ def parse_config(content: Mapping[str, Any], where: Path) -> RunConfig:
 
 
 def upgrade_config(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """Bring the settings of a run by an earlier version into today's form.
+    """Convert the settings of a run by an earlier version to the current format.
 
     Raises:
-        ValueError: They are of a later version.
+        ValueError: The settings were written by a later version.
     """
     schema = content.get("schema", 1)
     if schema == SCHEMA:
@@ -183,7 +183,7 @@ def upgrade_config(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 
 
 def _upgrade_question_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of validate_partonomy.py, before all benchmarks had one form."""
+    """Convert the settings of validate_partonomy.py, from before all benchmarks shared one format."""
     settings = [entry.name for entry in dataclasses.fields(ModelSettings)]
     matching = content.get("text_matching")
     options = {
@@ -214,7 +214,7 @@ def _upgrade_question_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _upgrade_item_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of `plum validate`, before all benchmarks had one form."""
+    """Convert the settings of `plum validate`, from before all benchmarks shared one format."""
     settings = content["settings"]
     options = {name: settings[name] for name in ("mode", "wording") if settings.get(name) is not None}
     if settings.get("vqa_protocol") is not None:
@@ -248,19 +248,19 @@ def _upgrade_item_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def differing_settings(old: RunConfig, new: RunConfig, *, may_merge: bool = False) -> list[str]:
-    """Say what two configurations have differently.
+    """Describe the settings in which two configurations differ.
 
     Args:
-        old: One of them.
-        new: The other.
-        may_merge: Whether the runs are to be merged, and not one to be resumed.
+        old: The first configuration.
+        new: The second configuration.
+        may_merge: Whether the runs are to be merged rather than one resumed.
     """
     options, model = new.registered.options, ModelSettings
     free = _FREE_TO_MERGE if may_merge else _FREE_TO_CHANGE
     free = free | {f"model.{name}" for name in model.free_to_change()}
     free |= {f"options.{name}" for name in (options.FREE_TO_MERGE if may_merge else options.FREE_TO_RESUME)}
     if not new.registered.has_splits:
-        free |= {"split"}  # a name alone; the content hash tells the data apart
+        free |= {"split"}  # only a name; the content hash distinguishes the data
     before, after = dict(_flat(old)), dict(_flat(new))
     free |= {key for key, value in before.items() if value == _UNKNOWN and key == "model.device"}
     keys = sorted((set(before) | set(after)) - free)
@@ -270,7 +270,7 @@ def differing_settings(old: RunConfig, new: RunConfig, *, may_merge: bool = Fals
 
 
 def _flat(config: RunConfig) -> Iterator[tuple[str, Any]]:
-    """Settings by dotted name; options that a configuration does not name have their defaults."""
+    """Generate settings by dotted name; options that a configuration does not name have their defaults."""
     content = config_to_json(dataclasses.replace(config, options=asdict(config.read_options())))
     for key, value in content.items():
         if isinstance(value, dict):
@@ -280,11 +280,11 @@ def _flat(config: RunConfig) -> Iterator[tuple[str, Any]]:
 
 
 def open_run(output: Path, config: RunConfig, resume: bool, rank: Rank) -> None:
-    """Prepare the folder, or refuse.
+    """Prepare the folder of a new or resumed run.
 
     Raises:
         FileExistsError: The folder holds results and `resume` is off.
-        ValueError: The folder's run has another configuration; names the differing settings.
+        ValueError: The folder's run has another configuration; the message names the differing settings.
     """
     output.mkdir(parents=True, exist_ok=True)
     if not resume:
@@ -304,31 +304,31 @@ def open_run(output: Path, config: RunConfig, resume: bool, rank: Rank) -> None:
 
 
 def record_path(output: Path, rank: Rank) -> Path:
-    """Where a rank appends its records."""
+    """Return the file that a rank appends its records to."""
     name = RECORDS_FILE if rank.world_size == 1 else f"records.rank{rank.index}-of-{rank.world_size}.jsonl"
     return output / name
 
 
 def record_files(output: Path) -> tuple[Path, ...]:
-    """Every file of the folder that holds records; a run whose model could not be built leaves an empty one."""
+    """Return the folder's record files that are not empty; a run whose model could not be built leaves an empty one."""
     paths = (output / RECORDS_FILE, *sorted(output.glob(SHARD_PATTERN)))
     return tuple(path for path in paths if path.is_file() and path.stat().st_size)
 
 
 def codec_of(task: AnyTask) -> RecordCodec[Any]:
-    """Reads the records of a task."""
+    """Return the codec of a task's records."""
     return RecordCodec(task.RECORD)
 
 
 def answered_ids(output: Path, codec: RecordCodec[Any]) -> frozenset[str]:
-    """Ids of the items that have a record in the folder."""
+    """Return the ids of the items that have a record in the folder."""
     return frozenset(record.item_id for path in record_files(output) for record, _ in codec.iterate(path))
 
 
 def merge_records(output: Path, item_ids: Sequence[str], codec: RecordCodec[Any]) -> StoredRecords[Any] | None:
-    """Write `records.jsonl` in the order of the items, if every item has its record; else return None.
+    """Write `records.jsonl` in item order if every item has its record; otherwise return None.
 
-    Idempotent and atomic, so that several ranks that finish together may all do it.
+    Idempotent and atomic, so that several ranks that finish together may all call it.
 
     Raises:
         ValueError: The folder holds records of other items.
@@ -340,13 +340,13 @@ def merge_records(output: Path, item_ids: Sequence[str], codec: RecordCodec[Any]
 
 
 def remove_shards(output: Path) -> None:
-    """Delete the ranks' files after their merge, when no rank is running any more."""
+    """Delete the ranks' files after their merge, when no rank is running."""
     for path in sorted(output.glob(SHARD_PATTERN)):
         path.unlink()
 
 
 def _refuse_existing(output: Path, rank: Rank) -> None:
-    # With several ranks the others may have started already: their files of this world size are no obstacle.
+    # Other ranks may have started already; their files of this world size are no obstacle.
     others = {record_path(output, Rank(index, rank.world_size)) for index in range(rank.world_size)}
     others.discard(record_path(output, rank))
     if (output / SUMMARY_FILE).is_file():

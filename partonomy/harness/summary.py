@@ -1,4 +1,4 @@
-"""The summary of a run: counts, reasons and metrics with 95% intervals by group, and where they come from."""
+"""The summary of a run: counts, reasons and metrics with 95% intervals by group, and their provenance."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -39,15 +39,15 @@ class GroupSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `summary.json` holds.
+    """The content of `summary.json`.
 
     Attributes:
         benchmark, split, protocol, protocol_version, headline: See Task.
         provenance: Everything needed to repeat the run, as JSON values.
-        seconds_total: Sum of the records' seconds over all processes and resumed parts: the cost of the items, not the
-            time that the command took.
-        groups: By name, in the order of tables.
-        notes: What a reader of the scores has to know besides.
+        seconds_total: Sum of the records' seconds over all processes and resumed parts; the cost of the items rather
+            than the duration of the command.
+        groups: Groups by name, in the order of tables.
+        notes: Further facts that a reader of the scores has to know.
     """
 
     benchmark: str
@@ -62,12 +62,12 @@ class Summary:
 
     @property
     def num_expected(self) -> int:
-        """Items of the run."""
+        """Number of items of the run."""
         return sum(group.num_expected for group in self.groups.values())
 
     @property
     def num_failed(self) -> int:
-        """Items that were not scored."""
+        """Number of items that were not scored."""
         return sum(group.num_failed for group in self.groups.values())
 
     @property
@@ -98,10 +98,10 @@ def summarize(task: AnyTask, records: Sequence[Record], provenance: Mapping[str,
     """Compute every metric of a run from its records.
 
     Args:
-        task: What was asked.
-        records: One per item, in their order; they may be in a file.
-        provenance: Where the numbers come from.
-        seed: Of the bootstrap over images; each group is resampled from it.
+        task: The task that was asked.
+        records: One per item, in item order; they may be in a file.
+        provenance: Provenance of the numbers.
+        seed: Seed of the bootstrap over images; each group is resampled from it.
     """
     groups = {}
     for group in task.groups(records):
@@ -126,12 +126,12 @@ def summarize(task: AnyTask, records: Sequence[Record], provenance: Mapping[str,
 
 
 def write_summary(summary: Summary, path: Path) -> None:
-    """Write `summary.json` in one step."""
+    """Write `summary.json` atomically."""
     write_text_atomically(path, json.dumps(summary_to_json(summary), indent=2, ensure_ascii=False) + "\n")
 
 
 def summary_to_json(summary: Summary) -> dict[str, Any]:
-    """The summary's schema; a metric of which nothing was counted has value and bounds null."""
+    """Convert a summary to its JSON schema; a metric that counted nothing has null value and bounds."""
     return {
         "schema": SCHEMA,
         "benchmark": summary.benchmark,
@@ -159,11 +159,11 @@ def summary_to_json(summary: Summary) -> dict[str, Any]:
 
 
 def read_summary(path: Path) -> Summary:
-    """Read `summary.json`; summaries by earlier versions of the code are brought into today's form.
+    """Read `summary.json`; summaries by earlier versions of the code are converted to the current format.
 
     Raises:
         FileNotFoundError: The run has no summary, e.g. because it has not finished.
-        ValueError: The file is something else.
+        ValueError: The file is not a summary.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; is this the output folder of a finished run?")
@@ -203,7 +203,7 @@ def _group_from_json(name: str, entry: Mapping[str, Any]) -> GroupSummary:
 
 
 def _upgrade(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """Bring a summary by an earlier version into today's form."""
+    """Convert a summary by an earlier version to the current format."""
     schema = content.get("schema", 1)
     if schema == SCHEMA:
         return content

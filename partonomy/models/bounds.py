@@ -1,8 +1,8 @@
-"""Models that need no weights: the bounds between which every real model lies.
+"""Models without weights: upper and lower bounds for real models.
 
-`oracle` answers with the truth, `random` guesses, `empty` predicts nothing. Only `oracle` and `random` are told the
-right answer (`prepare`). `random` takes from it nothing but the item's id, which seeds the guess, the answers among
-which it may choose, and the phrases to draw rectangles for.
+`oracle` answers with the truth, `random` guesses, and `empty` predicts nothing. Only `oracle` and `random` receive the
+right answer (`prepare`). `random` uses only the item's id, which seeds the guess, the answers among which it may
+choose, and the phrases to draw rectangles for.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from partonomy.structures import CharSpan
 
 
 class OracleModel:
-    """Knows the right answers and their masks: every score must be 1.
+    """Knows the right answers and their masks, so every score must be 1.
 
-    Where a metric gives no single answer a full score (TextVQA where people disagree), it is the best that there is.
+    If no single answer gets a full score (TextVQA if people disagree), its answer is the best possible one.
     """
 
     name: str = "oracle"
@@ -28,27 +28,27 @@ class OracleModel:
         self._gold: Gold | None = None
 
     def prepare(self, hint: Hint) -> None:
-        """Remember the right answer to the request that is about to be made."""
+        """Remember the right answer to the next request."""
         self._gold = hint.gold
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
-        """Log-probability 0 for the right answer, -100 for any other."""
+        """Return log-probability 0 for the right answer and -100 for any other."""
         right = self.reply(image, turns)
         return [_score(0.0 if choice == right else -100.0) for choice in choices]
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
-        """The text of the right answer."""
+        """Return the text of the right answer."""
         gold = _known(self._gold)
         if gold.text is None:
             raise NotImplementedError("there is no right answer in words")
         return gold.text
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
-        """The true masks."""
+        """Return the true masks."""
         return self._true_masks(image)
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """The right answer with its phrases and their true masks."""
+        """Return the right answer with its phrases and their true masks."""
         gold = _known(self._gold)
         return Generation(self.reply(image, turns), gold.spans, self._true_masks(image), (1.0,) * len(gold.spans))
 
@@ -62,7 +62,7 @@ class OracleModel:
 class RandomModel:
     """Guesses: a uniform score per choice, a uniform choice as its own answer, a uniform rectangle per phrase.
 
-    The guess depends on (seed, item id) alone, so that neither order nor sharding changes it.
+    The guess depends only on (seed, item id), so neither order nor sharding changes it.
     """
 
     name: str = "random"
@@ -80,11 +80,11 @@ class RandomModel:
         self._gold = hint.gold
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
-        """Uniform log-probabilities, the same order under every selector."""
+        """Return uniformly drawn log-probabilities with the same order under every selector."""
         return [_score(float(np.log(value))) for value in 1.0 - self._generator.random(len(choices))]
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
-        """The text of a uniformly drawn answer.
+        """Return the text of a uniformly drawn answer.
 
         Raises:
             NotImplementedError: Answers are free: there is nothing to choose from.
@@ -92,7 +92,7 @@ class RandomModel:
         return self._guess()[0]
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
-        """One rectangle per span, its corners uniform over the image."""
+        """Return one rectangle per span, with corners drawn uniformly over the image."""
         height, width = image.shape[:2]
         masks = np.zeros((len(spans), height, width), dtype=bool)
         for mask in masks:
@@ -102,7 +102,7 @@ class RandomModel:
         return masks
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """A uniformly drawn answer, with rectangles.
+        """Return a uniformly drawn answer, with rectangles.
 
         Raises:
             NotImplementedError: Answers are free: there is nothing to choose from.
@@ -123,19 +123,19 @@ class EmptyModel:
     name: str = "empty"
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
-        """The same log-probability for each."""
+        """Return the same log-probability for each choice."""
         return [_score(-float(np.log(len(choices)))) for _ in choices]
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
-        """Nothing."""
+        """Return an empty reply."""
         return ""
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
-        """One empty mask per span."""
+        """Return one empty mask per span."""
         return np.zeros((len(spans), *image.shape[:2]), dtype=bool)
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """No text, no span, no mask."""
+        """Return no text, no span and no mask."""
         return Generation("", (), np.zeros((0, *image.shape[:2]), dtype=bool), ())
 
 
@@ -144,7 +144,7 @@ BUILTIN_MODELS: Final[dict[str, Callable[[int], GroundedModel]]] = {
     "random": RandomModel,
     "empty": lambda seed: EmptyModel(),
 }
-"""Model name -> builder from a seed."""
+"""Model name -> function that builds the model from a seed."""
 
 
 def _score(log_prob: float) -> ChoiceScore:

@@ -1,7 +1,7 @@
-"""Any OpenAI-compatible chat endpoint, for the rows in which a model sees all choices at once (`listwise`).
+"""OpenAI-compatible chat endpoints, for the rows in which a model sees all choices at once (`listwise`).
 
-Requests are retried with exponential backoff and jitter. Answers are kept on disk, so that asking again costs nothing;
-no key is ever written.
+Requests are retried with exponential backoff and jitter. Answers are cached on disk, so repeated requests cost nothing.
+No key is ever written.
 """
 
 import base64
@@ -30,7 +30,7 @@ from partonomy.structures import CharSpan, ChoiceScore
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """What an endpoint said; `is_refusal` where it marked that as a refusal itself."""
+    """An endpoint's answer; `is_refusal` if the endpoint itself marked it as a refusal."""
 
     text: str
     is_refusal: bool
@@ -40,17 +40,17 @@ class AnswerCache:
     """One JSON file per request, named by the request's hash; processes may share the folder.
 
     Args:
-        folder: made on the first answer.
+        folder: Created with the first answer.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def find(self, key: str) -> ChatAnswer | None:
-        """The answer to a request, if it was asked before.
+        """Return the cached answer to a request; None if there is none.
 
         Raises:
-            ModelUnavailable: Its file is damaged, which must not be counted against the model.
+            ModelUnavailable: The answer's file is damaged, which must not count against the model.
         """
         path = self._path(key)
         if not path.is_file():
@@ -62,7 +62,7 @@ class AnswerCache:
             raise ModelUnavailable(f"{path} is no cached answer ({error!r}); delete it, then --resume") from error
 
     def store(self, key: str, answer: ChatAnswer, description: Mapping[str, object]) -> None:
-        """Keep an answer, beside a description of its request for people who look into the file."""
+        """Store an answer together with a readable description of its request."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"request": dict(description), "answer": asdict(answer)}
@@ -73,7 +73,7 @@ class AnswerCache:
 
 
 def request_key(url: str, body: Mapping[str, object]) -> str:
-    """sha256 of everything that an answer depends on; headers, and with them the key, are no part of it."""
+    """Return the sha256 of everything that an answer depends on; headers, and so the key, are excluded."""
     return hashlib.sha256(json.dumps([url, body], sort_keys=True).encode()).hexdigest()
 
 
@@ -82,9 +82,9 @@ Answer = TypeVar("Answer")
 BUSY: Final = 429
 RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 FATAL: Final = frozenset({401, 402, 404, 405})
-"""No question would be answered: a wrong key, an empty account, a wrong address or model name."""
+"""Status codes under which no question would be answered: wrong key, empty account, wrong address or model name."""
 MAX_EXCERPT = 200
-"""Characters of an endpoint's own error message that are kept."""
+"""An endpoint's own error message is cut to this number of characters."""
 
 
 class EndpointError(RuntimeError):
@@ -96,11 +96,11 @@ class RetryPolicy:
     """When to try again, in seconds.
 
     Attributes:
-        max_attempts: Requests in all.
-        first_wait: Before the second attempt; doubled before each further one, up to `max_wait`. A wait is drawn
-            uniformly from its upper half, so that parallel processes do not knock all at once.
-        max_retry_after: Longest wait that an endpoint may ask for (Retry-After); more ends the run.
-        timeout: Of one request.
+        max_attempts: Total number of attempts.
+        first_wait: Wait before the second attempt; doubled before each further one, up to `max_wait`. A wait is drawn
+            uniformly from its upper half, so that parallel processes do not retry at the same time.
+        max_retry_after: Longest wait that an endpoint may request (Retry-After); a longer one ends the run.
+        timeout: Timeout of one request.
     """
 
     max_attempts: int = 6
@@ -112,7 +112,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class _Failure:
-    """One failed attempt. `is_busy`: the endpoint's fault and not the question's."""
+    """One failed attempt; `is_busy` if the endpoint rather than the question is the cause."""
 
     reason: str
     is_busy: bool = False
@@ -120,12 +120,12 @@ class _Failure:
 
 
 class JsonClient:
-    """Posts JSON and reads JSON.
+    """Posts and reads JSON.
 
     Args:
-        key: sent as a bearer token; None sends none. It appears in no message.
-        policy: when to try again.
-        sleep: waits so many seconds; tests replace it.
+        key: Sent as a bearer token; None sends none. It appears in no message.
+        policy: The retry policy.
+        sleep: Waits for a number of seconds; tests replace it.
     """
 
     def __init__(self, key: str | None, policy: RetryPolicy, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -140,12 +140,12 @@ class JsonClient:
         """Send a request until it is answered.
 
         Args:
-            url: where to.
-            body: the request.
-            read: turns the answer's JSON into a value; a ValueError or KeyError of it counts as a broken answer.
+            url: Address of the endpoint.
+            body: The request.
+            read: Turns the answer's JSON into a value; its ValueError or KeyError counts as a broken answer.
 
         Raises:
-            EndpointError: It could not be answered; others may be.
+            EndpointError: The request could not be answered; others may be.
             ModelUnavailable: No request would be answered.
         """
         failure = _Failure("not asked")
@@ -183,11 +183,11 @@ class JsonClient:
             return _Failure(f"no connection: {self._redact(str(error))}", is_busy=True)
         except httpx.TimeoutException:
             return _Failure(f"no answer within {self._policy.timeout:g} s")
-        except httpx.TransportError as error:  # the connection was closed in the middle of an answer, say
+        except httpx.TransportError as error:  # e.g. the connection was closed in the middle of an answer
             return _Failure(f"the connection broke ({type(error).__name__})")
 
     def _check_status(self, response: httpx.Response) -> None:
-        """Raise for an answer that another attempt would not change."""
+        """Raise an error for a status that another attempt would not change."""
         if response.status_code in FATAL:
             raise ModelUnavailable(
                 f"{response.url}: {self._describe(response)}; correct the key, --endpoint or --model_name"
@@ -203,7 +203,7 @@ class JsonClient:
         self._sleep(max(asked, backoff * self._jitter.uniform(0.5, 1.0)))
 
     def _describe(self, response: httpx.Response) -> str:
-        """Status and the endpoint's own words, which may quote the key back."""
+        """Return the status and the endpoint's own message without the key, which it may quote."""
         excerpt = " ".join(self._redact(response.text).split())[:MAX_EXCERPT]
         return f"HTTP {response.status_code}: {excerpt}" if excerpt else f"HTTP {response.status_code}"
 
@@ -212,7 +212,7 @@ class JsonClient:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number or a date; None where it is neither."""
+    """Return the seconds that a Retry-After header (a number or a date) requests; None if it is neither."""
     if value is None:
         return None
     if value.strip().isdigit():
@@ -231,18 +231,18 @@ DEFAULT_OPTIONS = '{"temperature": 0, "max_tokens": 256}'
 IMAGE_FORMATS = ("png", "jpeg")
 JPEG_QUALITY = 95
 _OWN_KEYS = {"model", "messages", "stream", "n"}
-"""Keys of a request that the adapter itself decides."""
+"""Keys of a request that the adapter sets itself."""
 
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What determines the answers of an endpoint.
+    """The settings that determine the answers of an endpoint.
 
     Attributes:
         endpoint: Base address, e.g. http://localhost:8000/v1.
-        model_name: The model to ask for.
+        model_name: Name of the requested model.
         image_format: png (the pixels that every other model sees) or jpeg (smaller).
-        request_options: JSON object that is added to every request.
+        request_options: JSON object added to every request.
     """
 
     endpoint: str
@@ -266,7 +266,7 @@ class ChatSettings:
         """The JSON object of `request_options`.
 
         Raises:
-            ValueError: It is none, or sets what the adapter decides.
+            ValueError: It is not a JSON object, or sets a key that the adapter sets itself.
         """
         try:
             options = json.loads(self.request_options)
@@ -281,12 +281,12 @@ class ChatSettings:
 
 
 class ChatEndpointModel:
-    """A chat model behind the benchmark's contract; it replies, and does nothing else.
+    """A chat model under the model contract; it supports only `reply`.
 
     Args:
-        settings: which model, and how it is asked.
-        client: posts the requests.
-        cache: answers that were given before.
+        settings: The model and its request settings.
+        client: Posts the requests.
+        cache: Earlier answers.
     """
 
     def __init__(self, settings: ChatSettings, client: JsonClient, cache: AnswerCache) -> None:
@@ -297,24 +297,24 @@ class ChatEndpointModel:
         self._cache = cache
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
-        """Not offered."""
+        """Not supported."""
         raise NotImplementedError("chat endpoints give no log-probabilities of given answers; use listwise choices")
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
-        """Not offered."""
+        """Not supported."""
         raise NotImplementedError("chat endpoints give no masks")
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """Not offered: an answer in own words is scored by its tagged parts and masks, and this one has neither."""
+        """Not supported: an own answer is scored by its tagged parts and masks, and this model gives neither."""
         raise NotImplementedError("chat endpoints tag no parts")
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
-        """Ask, or read the answer that was given before.
+        """Return the cached answer, or ask for one.
 
         Raises:
             ReplyRefused: The endpoint marks its answer as a refusal.
-            EndpointError: It did not answer this question.
-            ModelUnavailable: It answers none.
+            EndpointError: The endpoint did not answer this question.
+            ModelUnavailable: The endpoint answers no question.
         """
         digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
         named = self._body(turns, f"{self._settings.image_format}:{digest}")
@@ -329,7 +329,7 @@ class ChatEndpointModel:
         return answer.text
 
     def _body(self, turns: Sequence[Turn], image_url: str) -> dict[str, object]:
-        """The request; the cache knows it with the image's hash in the place of the image."""
+        """Build the request; for the cache, the image's hash replaces the image."""
         return self._settings.options() | {
             "model": self._settings.model_name,
             "messages": _messages(turns, image_url),
@@ -340,7 +340,7 @@ def read_answer(content: Any) -> ChatAnswer:
     """Read the answer of a chat endpoint.
 
     Raises:
-        ValueError, KeyError, TypeError, IndexError: It has another form.
+        ValueError, KeyError, TypeError, IndexError: The answer is malformed.
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"a JSON object was expected, got {type(content).__name__}")
@@ -354,7 +354,7 @@ def read_answer(content: Any) -> ChatAnswer:
 
 
 def data_url(image: np.ndarray, image_format: str) -> str:
-    """An image as text, the same for the same pixels.
+    """Encode an image as a data URL; equal pixels give equal text.
 
     Args:
         image: uint8 RGB (H, W, 3).
@@ -366,7 +366,7 @@ def data_url(image: np.ndarray, image_format: str) -> str:
 
 
 def read_key(variable: str | None) -> str | None:
-    """The key in an environment variable; None where none is named and the usual one is not set (local servers).
+    """Read the key from an environment variable; None if none is named and the default one is unset (local servers).
 
     Raises:
         ValueError: The named variable is not set.
@@ -396,7 +396,7 @@ def _messages(turns: Sequence[Turn], url: str) -> list[dict[str, object]]:
 
 
 def _text_of(content: object) -> str:
-    """The text of a message: text, nothing, or a list of parts of which some are text."""
+    """Return the text of a message, whose content is a string, null, or a list of parts."""
     if content is None:
         return ""
     if isinstance(content, str):

@@ -1,11 +1,11 @@
-"""The model contract: three methods that every model offers or refuses, and the optional ones beside them.
+"""The model contract: three methods that every model supports or refuses, and further optional methods.
 
-Images are uint8 RGB arrays (H, W, 3) in the annotation's frame. Masks come back as bool arrays (S, H, W) in the same
+Images are uint8 RGB arrays (H, W, 3) in the annotation's frame. Returned masks are bool arrays (S, H, W) in the same
 frame. Turns alternate user, assistant, user, ...; the last turn is the user's, and choices or answers continue it.
 
-A class of your own needs the three methods of `GroundedModel` and a `name`; a method that it cannot offer raises
-NotImplementedError, and the metrics that depend on it become null. Name it on the command line as
-`--model package.module:Class`, its constructor's arguments by `--model_options`:
+Your own class needs the three methods of `GroundedModel` and a `name`. A method that it does not support raises
+NotImplementedError, and the metrics that depend on it become null. Name the class on the command line as
+`--model package.module:Class` and pass its constructor's arguments with `--model_options`:
 
     class Blank:
         name = "blank"
@@ -32,7 +32,7 @@ from partonomy.structures import RLE, CharSpan, ChoiceScore
 
 
 class Role(StrEnum):
-    """Who speaks."""
+    """The speaker of a turn."""
 
     USER = "user"
     ASSISTANT = "assistant"
@@ -42,7 +42,7 @@ class Role(StrEnum):
 class Turn:
     """One utterance of a conversation, without image placeholder and template.
 
-    `phrases` are the phrases of an answer that stand for masks, in reading order, where they are known.
+    `phrases` are the phrases of an answer that stand for masks, in reading order, if they are known.
     """
 
     role: Role
@@ -65,11 +65,10 @@ class Gold:
     """The right answer to one request. Only the bounds (`oracle`, `random`) read it, see `InformedModel`.
 
     Attributes:
-        text: The right answer in words; None where only masks are asked for.
+        text: The right answer in words; None if only masks are asked for.
         spans: Its phrases that stand for masks, in reading order.
         masks: One per span, original-image pixels.
-        guesses: Answers among which a guess may choose, each with its phrases; empty where there is nothing to choose
-            from.
+        guesses: Answers among which a guess may choose, each with its phrases; empty if there is no choice.
     """
 
     text: str | None
@@ -83,10 +82,10 @@ class ChoiceRequest:
     """Score `choices`, each as the assistant's answer to `turns`.
 
     Attributes:
-        image: Number of the image: within its item where a task asks, within its batch where a model answers.
+        image: Index of the image: within its item in a task's request, within its batch in a model's request.
         turns: The conversation.
         choices: The answers.
-        phrases: For each choice the phrases that stand for masks, in reading order.
+        phrases: For each choice, the phrases that stand for masks, in reading order.
         gold: The right choice.
     """
 
@@ -130,7 +129,7 @@ Request = ChoiceRequest | MaskRequest | AnswerRequest | ReplyRequest
 
 
 class GroundedModel(Protocol):
-    """The three methods. A model that cannot do one of them raises NotImplementedError there: its metrics are null."""
+    """The three required methods; an unsupported one raises NotImplementedError, and its metrics are null."""
 
     name: str
 
@@ -149,7 +148,7 @@ class GroundedModel(Protocol):
 
 @runtime_checkable
 class ReplyingModel(Protocol):
-    """Optional: answers in words alone. A model without it is asked to `generate`, and its masks are left unused."""
+    """Optional: answers in words alone. A model without it is asked to `generate`, and its masks are ignored."""
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
         """Return the model's own answer to `turns`.
@@ -161,10 +160,10 @@ class ReplyingModel(Protocol):
 
 
 class ImageBatch(Protocol):
-    """Several images of which many questions are asked; what the questions have in common is computed once.
+    """Several images with many questions about them; the computation that the questions share is done once.
 
-    Each method returns what the model's method of the same name returns, for every request. A method that raises is
-    asked again request by request through the model, so that the error belongs to the request that it comes from.
+    Each method returns, for every request, what the model's method of the same name returns. If a method raises, its
+    requests are sent to the model one by one, so that the error is attributed to the request that causes it.
     """
 
     def score_choices(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceScore]]: ...  # noqa: D102
@@ -175,24 +174,24 @@ class ImageBatch(Protocol):
 
 @runtime_checkable
 class BatchedModel(GroundedModel, ReplyingModel, Protocol):
-    """Optional: the same answers for many questions about several images together.
+    """Optional: answers many questions about several images together, with the same results.
 
-    Batches are the same whoever asks them, whole images in the order of the items, so that answers do not depend on
-    shards, ranks and interruptions.
+    Batches are independent of the process that asks them: whole images in item order. Answers therefore do not depend
+    on shards, ranks and interruptions.
     """
 
     def read_image(self, image: np.ndarray) -> object:
-        """Do the work on an image, uint8 RGB (H, W, 3), that needs no device. Called in threads, ahead of its batch."""
+        """Do the work on an image, uint8 RGB (H, W, 3), that needs no device; threads call it ahead of the batch."""
         ...
 
     def open_batch(self, images: Sequence[object]) -> ImageBatch:
-        """Begin a batch of images that `read_image` returned; the batch before ends."""
+        """Begin a batch of images that `read_image` returned; this ends the previous batch."""
         ...
 
 
 @dataclass(frozen=True)
 class Hint:
-    """What a bound is told before a request: the item, the number of the request within it, the right answer."""
+    """The information for a bound before a request: the item, the request's index within it, and the right answer."""
 
     item_id: str
     number: int
@@ -201,20 +200,20 @@ class Hint:
 
 @runtime_checkable
 class InformedModel(Protocol):
-    """Optional: only `oracle` and `random` read the truth through it."""
+    """Optional: gives the truth to the bounds `oracle` and `random`, and to no other model."""
 
     def prepare(self, hint: Hint) -> None:
-        """Called before every request."""
+        """Receive the truth of the next request; called before every request."""
         ...
 
 
 @runtime_checkable
 class MarkingModel(Protocol):
-    """Optional: a model whose answers carry marks, such as [SEG] tokens, where they stand for masks: choices do too.
+    """Optional: a model that marks the mask phrases of its answers and choices, for example with [SEG] tokens.
 
-    `protocol_note` says what that means for its scores and is printed beside them; empty where it means nothing.
-    `has_mask_per_phrase` is False where all phrases of an answer share one mask: tables then show the union of the true
-    masks against it.
+    `protocol_note` explains the effect on its scores and is printed with them; empty if there is none.
+    `has_mask_per_phrase` is False if all phrases of an answer share one mask; tables then compare it with the union of
+    the true masks.
     """
 
     protocol_note: str
@@ -223,13 +222,13 @@ class MarkingModel(Protocol):
     def score_marked_choices(
         self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str], phrases: Sequence[Sequence[CharSpan]]
     ) -> list[ChoiceScore]:
-        """Return what `score_choices` returns, told which phrases of each choice stand for masks."""
+        """Return the same as `score_choices`, given the phrases of each choice that stand for masks."""
         ...
 
 
 @dataclass(frozen=True)
 class AnswerMarks:
-    """What marks in a model's answers mean for its scores; see `MarkingModel` for the fields."""
+    """The effect of marks in a model's answers on its scores; see `MarkingModel` for the fields."""
 
     note: str = ""
     has_mask_per_phrase: bool = True
@@ -241,23 +240,24 @@ class AnswerMarks:
 
     @property
     def matching(self) -> Matching:
-        """The pairing whose numbers tables show."""
+        """The pairing that tables show."""
         return Matching.PAIRED if self.has_mask_per_phrase else Matching.UNION
 
 
 def describe_marks(model: object) -> AnswerMarks:
-    """Read what a model says of its answers."""
+    """Read a model's description of the marks in its answers."""
     if isinstance(model, MarkingModel):
         return AnswerMarks(model.protocol_note, model.has_mask_per_phrase)
     return AnswerMarks()
 
 
 class ReplyRefused(Exception):
-    """The model declined to answer a question; the message is what it said instead. The question counts as wrong."""
+    """The model declined to answer; the message is its reply, and the question counts as wrong."""
 
 
 class ModelUnavailable(RuntimeError):
-    """The model cannot be asked at all, whatever the question (a wrong key, a server that is gone).
+    """The model cannot answer any question (for example, a wrong key or an unreachable server).
 
-    It ends the run instead of failing its questions one by one; nothing is recorded, so that --resume goes on.
+    It ends the run instead of failing its questions one by one. Nothing is recorded for them, so that --resume asks
+    them again.
     """

@@ -1,4 +1,4 @@
-"""Open-vocabulary segmenters that are given the names of the true parts: the paper's "(gt)" rows of Table 2.
+"""Open-vocabulary segmenters that receive the names of the true parts: the paper's "(gt)" rows of Table 2.
 
 A segmenter is a class with three methods (`OpenVocabularySegmenter`); `saliency.py` is a working example. Such models
 neither choose nor write answers: the text metrics are null. Paper: "As they do not understand question-based prompts,
@@ -16,9 +16,9 @@ from partonomy.structures import CharSpan, ChoiceScore
 
 
 class OpenVocabularySegmenter(Protocol):
-    """What `--segmenter package.module:Class` must name: a class that is made without arguments.
+    """The class that `--segmenter package.module:Class` names; its constructor takes no arguments.
 
-    A segmenter sees one image at a time and phrases alone, never the question, its answer choices or the truth.
+    A segmenter sees one image at a time and only phrases, never the question, its answer choices or the truth.
     """
 
     def load(self, device: str) -> None:
@@ -30,7 +30,7 @@ class OpenVocabularySegmenter(Protocol):
         ...
 
     def set_image(self, image: np.ndarray) -> None:
-        """Take up an image; what is costly and independent of the phrases belongs here.
+        """Set the current image; do costly work that is independent of the phrases here.
 
         Args:
             image: uint8 RGB (H, W, 3), original-image pixels; not to be changed.
@@ -38,24 +38,24 @@ class OpenVocabularySegmenter(Protocol):
         ...
 
     def segment_phrases(self, phrases: Sequence[str]) -> np.ndarray:
-        """Segment each phrase in the image taken up last.
+        """Segment each phrase in the current image.
 
         Args:
             phrases: part names such as "tail fin", at least one.
 
         Returns:
-            bool (len(phrases), H, W), original-image pixels; an empty mask where a phrase is not found.
+            bool (len(phrases), H, W), original-image pixels; the mask of a phrase that is not found is empty.
         """
         ...
 
 
 class OpenVocabularyModel:
-    """A segmenter behind the benchmark's contract.
+    """A segmenter under the model contract.
 
     Args:
-        segmenter: loaded.
-        name: shown in results.
-        device: where it runs.
+        segmenter: A loaded segmenter.
+        name: Shown in results.
+        device: Device of the segmenter.
     """
 
     def __init__(self, segmenter: OpenVocabularySegmenter, name: str, device: str) -> None:
@@ -65,11 +65,11 @@ class OpenVocabularyModel:
         self._image: np.ndarray | None = None
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
-        """Not offered."""
+        """Not supported."""
         raise NotImplementedError("an open-vocabulary segmenter answers no questions")
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
-        """One mask per phrase of the given answer, each phrase on its own."""
+        """Return one mask per phrase of the given answer; each phrase is segmented separately."""
         if not spans:
             return np.zeros((0, *image.shape[:2]), dtype=bool)
         if self._image is None or not np.array_equal(self._image, image):
@@ -78,12 +78,12 @@ class OpenVocabularyModel:
         return self._segmenter.segment_phrases([answer[span.start : span.end] for span in spans])
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """Not offered."""
+        """Not supported."""
         raise NotImplementedError("an open-vocabulary segmenter writes no answers")
 
 
 def load_open_vocabulary_model(segmenter: str, device: str) -> OpenVocabularyModel:
-    """Import, make and load a segmenter.
+    """Import, construct and load a segmenter.
 
     Args:
         segmenter: "package.module:Class".

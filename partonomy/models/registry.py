@@ -1,7 +1,7 @@
-"""Models by name: what `--model` takes, the settings of each, and how each is built.
+"""Models by name: the values of `--model`, the settings of each model, and its construction.
 
-Every model is put to every benchmark; what it cannot do raises NotImplementedError, and those metrics are null. To add
-a model, write a class (`partonomy.models.contract`) and name it as `--model package.module:Class`.
+Every model can run every benchmark; an unsupported method raises NotImplementedError, and its metrics are null. To add
+a model, write a class (`partonomy.models.contract`) and pass it as `--model package.module:Class`.
 """
 
 import importlib
@@ -30,9 +30,9 @@ CHECKPOINTED: Final = (PLUM, TRANSFORMERS)
 CACHE_FOLDER: Final = "answer_cache"
 CHECKPOINT_SUFFIXES: Final = (".json", ".safetensors", ".model", ".jinja")
 PLUM_LOADER: Final = "plum.inference.partonomy_adapter:load_grounded_model"
-"""PLUM registers itself by this name; nothing here imports it before it is asked for."""
+"""PLUM registers itself by this name; nothing here imports it before it is requested."""
 METHODS: Final = ("score_choices", "segment", "generate")
-"""What a class of the user's own must have."""
+"""Methods that a user's own class must have."""
 _MODELS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "checkpoint": CHECKPOINTED,
     "base": (PLUM,),
@@ -45,7 +45,7 @@ _MODELS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "request_options": (CHAT,),
     "segmenter": (OPEN_VOCABULARY,),
 }
-"""Which models a flag belongs to."""
+"""Flag -> the models that it applies to."""
 
 
 @dataclass(frozen=True)
@@ -86,22 +86,22 @@ class ModelSettings:
 
     @classmethod
     def free_to_change(cls) -> frozenset[str]:
-        """Settings that may differ on resume, since they do not change a record; weights are compared by hash."""
+        """Return the settings that may differ on resume, as they change no record; weights are compared by hash."""
         return frozenset({"checkpoint", "sam_cache", "api_key_env", "answer_cache"})
 
     @property
     def is_class(self) -> bool:
-        """Whether the model is a class of the user's own."""
+        """Whether the model is a user's own class."""
         return ":" in self.model
 
     def resolve(self, output: Path) -> Self:
-        """Spell out what defaults stand for, so that a run records it.
+        """Replace defaults by the values that they stand for, so that a run records them.
 
         Args:
-            output: Folder of the run, beside which answers are kept.
+            output: Folder of the run; cached answers are in a neighbouring folder.
 
         Raises:
-            ValueError: A setting belongs to another model, is missing or unusable.
+            ValueError: A setting belongs to another model, is missing, or is not usable.
             FileNotFoundError: The checkpoint does not exist.
         """
         self._check()
@@ -121,7 +121,7 @@ class ModelSettings:
         return resolved
 
     def chat(self) -> ChatSettings:
-        """The settings of a chat endpoint, resolved.
+        """Return the resolved settings of a chat endpoint.
 
         Raises:
             ValueError: A setting is not usable.
@@ -133,7 +133,7 @@ class ModelSettings:
         return ChatSettings(self.endpoint, self.model_name, self.image_format, self.request_options)
 
     def checkpoint_hash(self) -> str | None:
-        """sha256 of the checkpoint's configuration, tokenizer, template and weights; None without one."""
+        """Return the sha256 of the checkpoint's configuration, tokenizer, template and weights; None without one."""
         return None if self.checkpoint is None else hash_checkpoint(Path(self.checkpoint))
 
     def _check(self) -> None:
@@ -157,7 +157,7 @@ class ModelSettings:
         self._check_imports()
 
     def _check_imports(self) -> None:
-        """Import what is the user's own before anything is written."""
+        """Import the user's own classes before anything is written."""
         if self.is_class:
             check_class(self.model, parse_options(self.model_options))
         if self.segmenter is not None:
@@ -165,13 +165,13 @@ class ModelSettings:
 
 
 def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tokens: int) -> GroundedModel:
-    """Build a model in the process that asks it.
+    """Build a model in the process that uses it.
 
     Args:
-        settings: Resolved.
-        local_rank: Of this process on its machine: each takes its own GPU.
-        seed: Of `random`.
-        max_new_tokens: Longest answer in its own words.
+        settings: Resolved settings.
+        local_rank: Rank of this process on its machine; each rank has its own GPU.
+        seed: Seed of `random`.
+        max_new_tokens: Maximum length of a model's own answer.
     """
     if settings.model in BUILTIN_MODELS:
         return BUILTIN_MODELS[settings.model](seed)
@@ -199,11 +199,11 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
 
 
 def check_class(name: str, options: Mapping[str, Any]) -> Any:
-    """Import a class of the user's own before anything is written.
+    """Import and check a user's own class before anything is written.
 
     Args:
         name: "package.module:Class".
-        options: Arguments of its constructor.
+        options: Arguments of the class's constructor.
 
     Raises:
         ValueError: There is no such class, it does not take these arguments, or it lacks a method of the contract.
@@ -228,7 +228,7 @@ def _check_methods(name: str, model: object) -> None:
 
 
 def load_class(name: str, options: Mapping[str, Any]) -> GroundedModel:
-    """Import and make a model of the user's own, see `check_class`."""
+    """Import and construct a user's own model; see `check_class`."""
     model: GroundedModel = check_class(name, options)(**options)
     _check_methods(name, model)
     if not hasattr(model, "name"):
@@ -240,7 +240,7 @@ def import_name(name: str, what: str) -> Any:
     """Import "package.module:Name".
 
     Raises:
-        ValueError: There is no such module or name in it.
+        ValueError: There is no such module, or it lacks the name.
     """
     module_name, _, attribute = name.partition(":")
     try:
@@ -253,7 +253,7 @@ def parse_options(text: str | None) -> dict[str, Any]:
     """Read `--model_options`.
 
     Raises:
-        ValueError: It is no JSON object.
+        ValueError: The text is not a JSON object.
     """
     try:
         options = json.loads(text or "{}")
@@ -265,7 +265,7 @@ def parse_options(text: str | None) -> dict[str, Any]:
 
 
 def resolve_device(device: str, local_rank: int) -> str:
-    """Turn `auto` into cuda where there is one, and give each rank of this machine its own GPU.
+    """Resolve `auto` to cuda if available, and give each rank of this machine its own GPU.
 
     Raises:
         ValueError: This machine has no such device.
@@ -288,10 +288,10 @@ def resolve_device(device: str, local_rank: int) -> str:
 
 
 def local_rank_of(index: int) -> int:
-    """The rank of this process on its machine: a launcher's LOCAL_RANK, else its rank."""
+    """Return the rank of this process on its machine: a launcher's LOCAL_RANK or, without one, its rank."""
     return int(os.environ.get("LOCAL_RANK", str(index)))
 
 
 def hash_checkpoint(folder: Path) -> str:
-    """sha256 over configuration, tokenizer, chat template and weights of an exported model, in order of file names."""
+    """Return the sha256 of an exported model's configuration, tokenizer, chat template and weights, by file name."""
     return hash_files(sorted(path for path in folder.rglob("*") if path.suffix in CHECKPOINT_SUFFIXES))

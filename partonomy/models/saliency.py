@@ -1,7 +1,7 @@
-"""Example of an open-vocabulary segmenter: what stands out from the image's border, cut by the phrase's place words.
+"""Example of an open-vocabulary segmenter: the region that differs from the border, cut by a phrase's place words.
 
-It understands no part names: "wing" and "wheel" get the same mask, "left wing" its left half. It shows the three
-methods at work without any download, and how much of a score comes from finding the object alone.
+It understands no part names: "wing" and "wheel" get the same mask, and "left wing" gets its left half. It demonstrates
+the three methods without any download, and shows how much of a score comes from finding the object alone.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 BORDER_SHARE: Final = 0.05
-"""Width of the border that is taken for background, as a share of the image's shorter side."""
+"""Width of the border that counts as background, as a fraction of the image's shorter side."""
 BLUR_SHARE: Final = 0.02
 LEFT, RIGHT, TOP, BOTTOM = "left", "right", "top", "bottom"
 PLACES: Final = {
@@ -22,7 +22,7 @@ PLACES: Final = {
     "bottom": BOTTOM,
     "lower": BOTTOM,
 }
-"""Words of a phrase that name a half of the object, as the viewer sees it."""
+"""Words of a phrase that name a half of the object from the viewer's side."""
 
 
 class SaliencySegmenter:
@@ -32,19 +32,19 @@ class SaliencySegmenter:
         self._object = np.zeros((0, 0), dtype=bool)
 
     def load(self, device: str) -> None:
-        """Nothing to load."""
+        """Do nothing; there is nothing to load."""
 
     def set_image(self, image: np.ndarray) -> None:
-        """Find what stands out."""
+        """Find the salient region."""
         self._object = salient_region(image)
 
     def segment_phrases(self, phrases: Sequence[str]) -> np.ndarray:
-        """The salient region, or the half of it that a phrase names."""
+        """Return, per phrase, the salient region or the half of it that the phrase names."""
         return np.stack([_cut(self._object, phrase) for phrase in phrases])
 
 
 def salient_region(image: np.ndarray) -> np.ndarray:
-    """Pixels whose colour is far from the border's.
+    """Return the pixels whose colour is far from the border's.
 
     Args:
         image: uint8 RGB (H, W, 3).
@@ -70,7 +70,7 @@ def salient_region(image: np.ndarray) -> np.ndarray:
 
 
 def _cut(region: np.ndarray, phrase: str) -> np.ndarray:
-    """Halves of the region's box that the phrase's words name."""
+    """Cut the region to the halves of its box that the phrase's words name."""
     kept = region.copy()
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
     if not len(rows):

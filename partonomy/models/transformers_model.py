@@ -1,8 +1,8 @@
-"""Any image-text-to-text checkpoint of transformers, for the text rows: log-probabilities of answers, and replies.
+"""Image-text-to-text checkpoints of transformers, for the text rows: log-probabilities of answers, and replies.
 
-The prompt is the checkpoint's own chat template. Choices are scored on one reading of image and prompt where the
-architecture allows it (`REUSES_PROMPT`), else as one batch of whole conversations; both give the same numbers. Such
-models tag no parts and make no masks: those metrics are null.
+The checkpoint's own chat template renders the prompt. If the architecture allows it (`REUSES_PROMPT`), image and prompt
+are read once for all choices; otherwise the choices are one batch of whole conversations. Both give the same numbers.
+Such models tag no parts and make no masks; those metrics are null.
 """
 
 import json
@@ -34,13 +34,13 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class EncodedChoice:
-    """A finished conversation as text, and what it adds to the prompt's own tokens.
+    """A finished conversation as text, and its tokens after those shared with the prompt.
 
     Attributes:
         text: The whole conversation, end token included.
-        num_shared: How many of the prompt's tokens begin the conversation: all of them, unless the tokenizer merges
+        num_shared: Number of the prompt's tokens that begin the conversation; all of them, unless the tokenizer merges
             the prompt's last characters with the answer's first.
-        answer_ids: The tokens after these: the answer and its end token.
+        answer_ids: The tokens after the shared ones: the answer and its end token.
     """
 
     text: str
@@ -52,8 +52,8 @@ class ChatPrompt:
     """Renders conversations with one image at their beginning.
 
     Args:
-        processor: of the checkpoint; must have a chat template.
-        end_tokens: texts of the tokens that end an answer; the first is added where the template writes none.
+        processor: The checkpoint's processor; must have a chat template.
+        end_tokens: Texts of the tokens that end an answer; the first is added if the template writes none.
 
     Raises:
         ValueError: There is no chat template, or no end token.
@@ -72,15 +72,15 @@ class ChatPrompt:
         self._end_tokens = tuple(end_tokens)
 
     def render(self, turns: Sequence[Turn]) -> str:
-        """The conversation up to where the assistant's answer begins; one image placeholder, not yet expanded."""
+        """Render the conversation up to the assistant's answer, with one unexpanded image placeholder."""
         return str(self._processor.apply_chat_template(_messages(turns), add_generation_prompt=True, tokenize=False))
 
     def render_answer(self, turns: Sequence[Turn], answer: str) -> str:
-        """The conversation with its answer and end token.
+        """Render the conversation with its answer and end token.
 
-        The answer stands where the template puts it: after the prompt that generation would continue, with the
-        template's own white space. What the template writes after the end token is left out, since no model is asked
-        for it; templates that write no end token (LLaVA-1.5's) get the tokenizer's.
+        The template positions the answer: after the prompt that generation would continue, with the template's own
+        white space. Text that the template writes after the end token is left out, because no model generates it.
+        Templates without an end token (LLaVA-1.5's) get the tokenizer's.
 
         Raises:
             ValueError: The template changes or drops the answer.
@@ -88,7 +88,7 @@ class ChatPrompt:
         prompt = self.render(turns)
         messages = [*_messages(turns), _message(Role.ASSISTANT, answer)]
         whole = str(self._processor.apply_chat_template(messages, add_generation_prompt=False, tokenize=False))
-        # Some templates add to the prompt what a finished conversation lacks (an empty reasoning block, say).
+        # Some templates add to the prompt a text that a finished conversation lacks (such as an empty reasoning block).
         rest = whole[len(prompt) :] if whole.startswith(prompt) else answer
         start = rest.find(answer)
         if start < 0:
@@ -98,19 +98,19 @@ class ChatPrompt:
         return prompt + rest[:start] + answer + (tail[: ends[0]] if ends else self._end_tokens[0])
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a rendered text, its image placeholder not expanded."""
+        """Tokenize a rendered text; its image placeholder is not expanded."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=self.adds_special_tokens(text))["input_ids"]
         return ids
 
     def encode_choice(self, turns: Sequence[Turn], answer: str) -> EncodedChoice:
-        """Tokens of an answer as the conversation's whole text yields them."""
+        """Tokenize an answer as part of the conversation's whole text."""
         text = self.render_answer(turns, answer)
         prompt_ids, whole_ids = self.encode(self.render(turns)), self.encode(text)
         num_shared = common_prefix(prompt_ids, whole_ids)
         return EncodedChoice(text, num_shared, tuple(whole_ids[num_shared:]))
 
     def adds_special_tokens(self, text: str) -> bool:
-        """Whether the tokenizer has to put its begin token in front: not where the template has written it."""
+        """Whether the tokenizer has to prepend its begin token; False if the template has written it."""
         begin = self._tokenizer.bos_token
         return begin is None or not text.startswith(begin)
 
@@ -118,12 +118,12 @@ class ChatPrompt:
 def text_positions(
     prompt_ids: Sequence[int], expanded_ids: Sequence[int], image_token_id: int | None
 ) -> tuple[int, ...]:
-    """Positions of an expanded prompt that are text: neither the image's tokens nor what the processor adds to them.
+    """Return the positions of an expanded prompt's text, without the image's tokens and the processor's additions.
 
     Args:
         prompt_ids: The prompt with one placeholder.
         expanded_ids: The prompt as the model reads it.
-        image_token_id: The placeholder, where the configuration names it.
+        image_token_id: The placeholder, if the configuration names it.
     """
     start = common_prefix(prompt_ids, expanded_ids)
     longest_end = min(len(prompt_ids), len(expanded_ids)) - start
@@ -135,7 +135,7 @@ def text_positions(
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """Number of leading entries that two sequences share."""
+    """Return the length of the common prefix of two sequences."""
     for index, (left, right) in enumerate(zip(first, second, strict=False)):
         if left != right:
             return index
@@ -153,19 +153,19 @@ def _message(role: Role, text: str) -> Message:
 
 
 REUSES_PROMPT = frozenset({"llava", "idefics3", "qwen2_vl"})
-"""Model types whose cache of the prompt is continued with several answers at once: those for which the tests show that
-it changes nothing. An image is then encoded once per question instead of once per choice."""
+"""Model types whose prompt cache is continued with several answers at once, because the tests show that this changes
+nothing. An image is then encoded once per question instead of once per choice."""
 MAX_NEW_TOKENS = 256
 
 
 class TransformersModel:
-    """A checkpoint behind the benchmark's contract.
+    """A checkpoint under the model contract.
 
     Args:
-        model: in any dtype, on any device; switched to evaluation mode.
-        processor: of the same checkpoint, with a chat template.
-        name: shown in results.
-        reuses_prompt: whether the choices continue one reading of image and prompt.
+        model: A model in any dtype, on any device; switched to evaluation mode.
+        processor: The same checkpoint's processor, with a chat template.
+        name: Shown in results.
+        reuses_prompt: Whether image and prompt are read once for all choices.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, name: str, reuses_prompt: bool) -> None:
@@ -184,8 +184,8 @@ class TransformersModel:
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
         """Return one score per choice.
 
-        The conversation's tokens are all text tokens but the first, which nothing precedes; the image's tokens are
-        predicted by nobody.
+        The conversation's score covers all text tokens except the first, which has no predecessor. Image tokens are not
+        scored.
 
         Args:
             image: uint8 RGB (H, W, 3).
@@ -205,11 +205,11 @@ class TransformersModel:
         return self._read_all(image, text, encoded, [len(expanded) - dropped for dropped in num_dropped])
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
-        """Not offered."""
+        """Not supported."""
         raise NotImplementedError("image-text-to-text checkpoints make no masks")
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """Not offered: an answer in own words is scored by its tagged parts and masks, and this one has neither."""
+        """Not supported: an own answer is scored by its tagged parts and masks, and this model gives neither."""
         raise NotImplementedError("image-text-to-text checkpoints tag no parts")
 
     @torch.inference_mode()
@@ -221,7 +221,7 @@ class TransformersModel:
         return str(self._processor.tokenizer.decode(new_ids, skip_special_tokens=True)).strip()
 
     def _process(self, texts: Sequence[str], image: np.ndarray) -> BatchFeature:
-        """Model inputs of rendered texts about one image."""
+        """Return the model inputs of rendered texts about one image."""
         inputs = self._processor(
             text=list(texts),
             images=[[Image.fromarray(image)] for _ in texts],
@@ -234,7 +234,7 @@ class TransformersModel:
     def _continue_prompt(
         self, inputs: BatchFeature, text: Sequence[int], choices: Sequence[EncodedChoice]
     ) -> list[ChoiceScore]:
-        """Read image and prompt once, then all answers as its continuations."""
+        """Read image and prompt once, then all answers as continuations of the prompt."""
         output = self._model(**inputs, use_cache=True)
         prompt_ids = inputs["input_ids"][0]
         prompt_log_probs = _next_token_log_probs(output.logits[0, :-1], prompt_ids[1:])
@@ -242,7 +242,7 @@ class TransformersModel:
         first = output.logits[0, -1:]  # [1, V]: predicts the first token of every answer
         cache = output.past_key_values
         cache.batch_repeat_interleave(len(choices))
-        # Answers are padded behind their end, where no token looks: the mask of a continuation is not needed.
+        # Answers are padded on the right, where no answer token attends, so continuations need no attention mask.
         pad = int(self._processor.tokenizer.pad_token_id)
         width = max(len(choice.answer_ids) for choice in choices)
         rows = [[*choice.answer_ids, *[pad] * (width - len(choice.answer_ids))] for choice in choices]
@@ -259,7 +259,7 @@ class TransformersModel:
     def _read_all(
         self, image: np.ndarray, text: Sequence[int], choices: Sequence[EncodedChoice], starts: Sequence[int]
     ) -> list[ChoiceScore]:
-        """Read every finished conversation, image and all, as one batch; `starts`: where each answer begins."""
+        """Read every finished conversation with its image as one batch; `starts` are the answers' first positions."""
         inputs = self._process([choice.text for choice in choices], image)
         logits = self._model(**inputs).logits  # [N, T, V]
         scores = []
@@ -278,7 +278,7 @@ class TransformersModel:
 
 
 def load_transformers_model(checkpoint: str, device: str) -> TransformersModel:
-    """Load a checkpoint folder: bfloat16 on a GPU, float32 on the CPU. Nothing is downloaded, no code of it is run.
+    """Load a checkpoint folder in bfloat16 on a GPU or float32 on the CPU; download nothing and run no code from it.
 
     Args:
         checkpoint: Folder with config.json, safetensors weights, processor and chat template.
@@ -317,7 +317,7 @@ def _check_architecture(folder: Path) -> None:
 
 
 def _end_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> tuple[str, ...]:
-    """Texts of the tokens that end an answer, the tokenizer's own first."""
+    """Return the texts of the tokens that end an answer, the tokenizer's own first."""
     ids = model.generation_config.eos_token_id if model.generation_config is not None else None
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
     tokens = [processor.tokenizer.eos_token, *processor.tokenizer.convert_ids_to_tokens(listed)]
@@ -325,12 +325,12 @@ def _end_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> tuple[str,
 
 
 def _next_token_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log-probabilities (nats, float64 [T]) of targets [T] under logits [T, V]."""
+    """Return the log-probabilities (nats, float64 [T]) of targets [T] under logits [T, V]."""
     return logits.float().log_softmax(-1).gather(1, targets[:, None].to(logits.device))[:, 0].double()
 
 
 def _sum_at(log_probs: Tensor, positions: Sequence[int]) -> float:
-    """Sum over token positions; `log_probs[i]` is that of the token at position i + 1."""
+    """Sum over token positions; `log_probs[i]` belongs to the token at position i + 1."""
     index = torch.tensor([position - 1 for position in positions if position > 0], dtype=torch.long)
     return float(log_probs[index.to(log_probs.device)].sum())
 

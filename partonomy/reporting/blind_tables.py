@@ -1,4 +1,4 @@
-"""What a guess without image and question reaches, as tables: on a question set, or beside a run's own accuracy."""
+"""Tables of blind baselines (guesses without image and question) on a question set or for comparison with a run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,13 +36,13 @@ RUN_METRICS = {Subject.PARTS: "parts_accuracy", Subject.OBJECT: "objects_accurac
 
 @dataclass(frozen=True)
 class BlindReport:
-    """Every blind baseline on a set of questions, per subject and type; where there are several types, on all too."""
+    """Every blind baseline on a set of questions, per subject and type, and over all types if there are several."""
 
     name: str
     results: tuple[BlindResult, ...]
 
     def central_choice(self, question_type: str, metric: str) -> Estimate | None:
-        """What the most central choice reaches where a run's accuracy is the metric so named."""
+        """Return the most central choice's accuracy for the accuracy metric of that name."""
         for result in self.results:
             if (result.question_type, RUN_METRICS[result.subject]) == (question_type, metric):
                 score = result.find(CENTRAL)
@@ -50,15 +50,15 @@ class BlindReport:
         return None
 
     def of_subject(self, subject: Subject) -> tuple[BlindResult, ...]:
-        """The results of part or object questions, by type."""
+        """Return the results of part or object questions, by type."""
         return tuple(result for result in self.results if result.subject is subject)
 
 
 def report_on_questions(name: str, questions: Iterable[Question]) -> BlindReport:
-    """Guess the questions of a data set.
+    """Compute the blind baselines on the questions of a data set.
 
     Raises:
-        ValueError: There is no question.
+        ValueError: There are no questions.
     """
     asked: dict[tuple[Subject, str], list[BlindQuestion]] = {}
     for question in questions:
@@ -87,7 +87,7 @@ def report_on_questions(name: str, questions: Iterable[Question]) -> BlindReport
 
 
 def report_on_run(run: QuestionRun) -> BlindReport | None:
-    """Guess the questions of a run from its records, which hold their choices; None when it asked for no choice."""
+    """Compute the blind baselines from a run's records, which hold the choices; None if it asked for no choice."""
     asked: dict[tuple[Subject, str], list[BlindQuestion]] = {}
     for record in run.records:
         if record.question_type is None:
@@ -103,7 +103,7 @@ def report_on_run(run: QuestionRun) -> BlindReport | None:
 
 
 def overview_table(reports: Sequence[BlindReport]) -> Table:
-    """One row per question set, subject and type: chance, central choice, best rule, learned."""
+    """Make one row per question set, subject and type: chance, central choice, best rule, learned baseline."""
     rows = [
         TableRow(
             (
@@ -126,7 +126,7 @@ def overview_table(reports: Sequence[BlindReport]) -> Table:
 
 
 def rule_table(report: BlindReport, subject: Subject) -> Table:
-    """Every rule on every type of a question set; intervals for all types taken together."""
+    """Tabulate every rule on every type of a question set, with intervals for all types together."""
     results = report.of_subject(subject)
     rules = list(dict.fromkeys(score.rule for result in results for score in result.scores))
     rows = [TableRow(("chance", *(format_percent(result.chance.accuracy.value) for result in results)))]
@@ -141,7 +141,7 @@ def rule_table(report: BlindReport, subject: Subject) -> Table:
 
 
 def size_table(report: BlindReport) -> Table:
-    """Part questions by the number of parts in the right answer: central choice, the type's best rule, learned."""
+    """Tabulate part questions by answer length: central choice, the type's best rule, learned baseline."""
     rows = []
     for result in report.of_subject(Subject.PARTS):
         chosen = (result.find(CENTRAL), result.best_fixed, result.find(LEARNED))
@@ -158,7 +158,7 @@ def size_table(report: BlindReport) -> Table:
 
 
 def run_table(run: QuestionRun, report: BlindReport) -> Table:
-    """The run's accuracy beside what a blind guess reaches on the same questions."""
+    """Tabulate the run's accuracy and the blind baselines on the same questions."""
     rows = []
     for result in report.results:
         entry = run.summary.groups.get(result.question_type)

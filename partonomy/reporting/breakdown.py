@@ -1,4 +1,4 @@
-"""Where a run is good and bad: paired IoU by part name and by object."""
+"""Paired IoU of a run by part name and by object."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,11 +16,11 @@ class BreakdownRow:
 
     Attributes:
         name: The label.
-        num_questions: Questions that ask for it.
-        num_masks: Part masks counted.
-        mean_iou: Mean paired IoU of these masks; None where the model makes no masks.
-        mean_area: Mean pixels of a true mask.
-        parts_accuracy: Share of its questions with the correct answer chosen.
+        num_questions: Number of questions that ask for it.
+        num_masks: Number of part masks counted.
+        mean_iou: Mean paired IoU of these masks; None if the model makes no masks.
+        mean_area: Mean area of a true mask, pixels.
+        parts_accuracy: Share of its questions for which the correct answer was chosen.
     """
 
     name: str
@@ -53,7 +53,7 @@ def _group(
     entries: dict[str, list[_MaskEntry]] = defaultdict(list)
     questions: dict[str, dict[str, bool]] = defaultdict(dict)
     for record in records:
-        if not record.true_parts:  # an unreadable record: it has no part to count under
+        if not record.true_parts:  # an unreadable record has no part to count under
             continue
         pairs = record_pairs(record, Matching.PAIRED, is_generated=False)
         for index, (part, pair) in enumerate(zip(record.true_parts, pairs, strict=True)):

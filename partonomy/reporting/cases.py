@@ -1,4 +1,4 @@
-"""The cases of a report: which items to show, and their pictures and texts as the page has them."""
+"""The cases of a report: the choice of items, and their pictures and texts for the page."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from partonomy.structures import CharSpan
 from partonomy.visualize import Colour, colour_parts, encode_base64, resize
 
 PANEL_SIDE = 300
-"""Longer side of a case's pictures, in pixels."""
+"""Length of the longer side of a case's pictures, pixels."""
 RANDOM, BEST, WORST = "Random cases", "Best cases", "Worst cases"
 
 
@@ -37,7 +37,7 @@ class MarkedText:
 
 @dataclass(frozen=True)
 class DrawnCase:
-    """One item as the report shows it."""
+    """One item in the form that the report shows."""
 
     item_id: str
     group: str
@@ -53,7 +53,7 @@ class DrawnCase:
 
 @dataclass(frozen=True)
 class CaseItems:
-    """The run's items by id; empty with the reason where they cannot be read any more."""
+    """The run's items by id; empty, with the reason, if they can no longer be read."""
 
     by_id: Mapping[str, Item]
     problem: str
@@ -61,7 +61,7 @@ class CaseItems:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """What choosing needs of a record: all but its masks."""
+    """The part of a record that the choice needs: everything except its masks."""
 
     place: int
     item_id: str
@@ -71,7 +71,7 @@ class _Candidate:
 
 
 def load_case_items(run: AnyRun) -> CaseItems:
-    """Read the items that the run was asked; the pictures and true masks come from there."""
+    """Read the run's items, which provide the pictures and true masks."""
     try:
         task = run.load_task()
     except DataChangedError:
@@ -84,12 +84,12 @@ def load_case_items(run: AnyRun) -> CaseItems:
 def choose_cases(
     run: AnyRun, num_each: int, generator: np.random.Generator
 ) -> tuple[tuple[str, tuple[Record, ...]], ...]:
-    """Random items, and the scored ones of the highest and the lowest quality; one per image within a heading.
+    """Choose random items and the scored items of highest and lowest quality, one per image under a heading.
 
     Args:
         run: The run; entries of its data that could not be asked are left out.
         num_each: Cases per heading.
-        generator: Draws the random ones.
+        generator: Draws the random items.
     """
     usable = [
         _Candidate(place, record.item_id, record.image_id, record.quality, record.is_scored)
@@ -107,7 +107,7 @@ def choose_cases(
 
 
 def draw_case(run: AnyRun, record: Record, item: Item | None) -> DrawnCase:
-    """Everything the report shows of one item; without `item` there are no pictures."""
+    """Return everything that the report shows for one item; without `item` there are no pictures."""
     case: Case = run.task.show(record, item)
     return DrawnCase(
         item_id=record.item_id,
@@ -124,7 +124,7 @@ def draw_case(run: AnyRun, record: Record, item: Item | None) -> DrawnCase:
 
 
 def mark_spans(text: str, spans: Sequence[CharSpan], colours: Sequence[Colour]) -> str:
-    """HTML of a text with each span in its colour; everything is escaped. Overlapping later spans stay unmarked."""
+    """Return a text as escaped HTML with each span in its colour; overlapping later spans stay unmarked."""
     pieces, position = [], 0
     order = sorted(range(len(spans)), key=lambda index: spans[index].start)
     for index in order:
@@ -140,7 +140,7 @@ def mark_spans(text: str, spans: Sequence[CharSpan], colours: Sequence[Colour]) 
 
 
 def css_colour(colour: Colour) -> str:
-    """A colour as CSS has it."""
+    """Return a colour in CSS notation."""
     return f"rgb({colour[0]},{colour[1]},{colour[2]})"
 
 

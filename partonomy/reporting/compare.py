@@ -1,4 +1,4 @@
-"""Compares two runs of one benchmark on the same items: paired differences with intervals, outcomes that changed."""
+"""Compares two runs of one benchmark on the same items: paired differences with intervals, and changed outcomes."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, fo
 
 
 class Outcome(StrEnum):
-    """An answer that is right or wrong, under the first and the second run."""
+    """Whether an answer is right in the first and in the second run."""
 
     BOTH_RIGHT = "both right"
     LOST = "right -> wrong"
@@ -31,9 +31,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class ChoiceChange:
-    """An answer that is right or wrong: the names in the correct answer and in either run's.
+    """A right or wrong answer: the names in the correct answer and in either run's answer.
 
-    `first` and `second` are empty where the item failed.
+    `first` and `second` are empty if the item failed.
     """
 
     item_id: str
@@ -49,7 +49,7 @@ class ChoiceChange:
 
 @dataclass(frozen=True)
 class QualityChange:
-    """An item whose quality differs between the runs, see `Record.quality`; `*_said`: the model's own words."""
+    """An item whose quality (`Record.quality`) differs between the runs; `*_said` are the model's own words."""
 
     item_id: str
     group: str
@@ -73,8 +73,8 @@ class MetricDifference:
     Attributes:
         group: Key of the summary.
         metric: Name of the metric.
-        first: Its value in the first run, None where nothing was counted.
-        second: In the second.
+        first: Value in the first run; None if nothing was counted.
+        second: Value in the second run; None if nothing was counted.
         difference: Second minus first with its 95% interval; `count` is the number of images.
     """
 
@@ -86,7 +86,7 @@ class MetricDifference:
 
     @property
     def excludes_zero(self) -> bool | None:
-        """Whether the interval lies on one side of 0; None where nothing can be compared."""
+        """Whether the interval excludes 0; None if nothing can be compared."""
         if self.difference.low is None or self.difference.high is None:
             return None
         return self.difference.low > 0 or self.difference.high < 0
@@ -94,17 +94,17 @@ class MetricDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` finds.
+    """The result of `compare`.
 
     Attributes:
         first: Name of the first run.
         second: Name of the second run.
-        words: What the benchmark calls its things.
-        differences: Per group that both runs asked, and metric.
-        choices: Every answer that is right or wrong and that both runs asked for, also those that did not flip.
+        words: The benchmark's words for its items.
+        differences: One entry per metric and group that both runs asked.
+        choices: Every right or wrong answer that both runs asked for, including those that did not flip.
         quality_changes: Items whose quality differs, largest change first.
         only_first: Groups that only the first run asked.
-        only_second: Those that only the second run asked.
+        only_second: Groups that only the second run asked.
         warnings: Settings that differ between the runs.
     """
 
@@ -120,17 +120,17 @@ class Comparison:
 
     @property
     def flips(self) -> tuple[ChoiceChange, ...]:
-        """The answers that only one run gave correctly."""
+        """The answers that exactly one run got right."""
         return tuple(choice for choice in self.choices if choice.outcome in (Outcome.LOST, Outcome.GAINED))
 
 
 _MAX_NAMED = 3
-"""Differing items named in an error."""
+"""Maximum number of differing items that an error names."""
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a comparison keeps of a record: all but its masks."""
+    """The part of a record that a comparison keeps: everything except its masks."""
 
     item_id: str
     group: str
@@ -174,13 +174,13 @@ def compare_runs(first: AnyRun, second: AnyRun, metrics: Sequence[str] = (), see
 
     Args:
         first: The run to start from.
-        second: The other one; differences are second minus first.
-        metrics: Names of metrics; none: those that the benchmark compares, see `Task.COMPARED`.
-        seed: Of the bootstrap over images. Each group is resampled from it, with the same resamples for both runs and
-            for every metric.
+        second: The other run; differences are second minus first.
+        metrics: Names of metrics; empty means `Task.COMPARED` of the benchmark.
+        seed: Seed of the bootstrap over images. Each group is resampled from it, with the same resamples for both runs
+            and for every metric.
 
     Raises:
-        ValueError: A metric is unknown, or the runs are not of one benchmark on the same items.
+        ValueError: A metric is unknown, or the runs have different benchmarks or items.
     """
     check_same_items(first, second)
     mine, others = _answers(first), _answers(second)
@@ -204,16 +204,16 @@ def compare_runs(first: AnyRun, second: AnyRun, metrics: Sequence[str] = (), see
 def compare_groups(
     first: Sequence[Group], second: Sequence[Group], metrics: Sequence[str], seed: int
 ) -> tuple[MetricDifference, ...]:
-    """Paired differences of the groups of two runs on the same items, second minus first.
+    """Compute paired differences of the groups of two runs on the same items, second minus first.
 
     Args:
         first: Groups of one run.
-        second: Those of the other, whose images are in the same order.
-        metrics: Names of metrics; none: all of them.
-        seed: Of the bootstrap; each group is resampled from it.
+        second: Groups of the other run, with the images in the same order.
+        metrics: Names of metrics; empty means all.
+        seed: Seed of the bootstrap; each group is resampled from it.
 
     Returns:
-        One entry per group that both runs asked and metric that both have.
+        One entry per group and metric that both runs have.
     """
     found = {group.name: group for group in second if group.num_expected}
     differences = []
@@ -261,7 +261,7 @@ class _Ordered:
 
 
 def _like(run: AnyRun, wanted: Sequence[_Answer], found: Sequence[_Answer]) -> _Ordered:
-    """The records of a run in the order in which another run was asked: metrics count images in that order."""
+    """Order a run's records as another run's, because metrics index images in record order."""
     rank = {answer.item_id: place for place, answer in enumerate(wanted)}
     places = sorted(range(len(found)), key=lambda place: (rank.get(found[place].item_id, len(rank)), place))
     is_same = places == list(range(len(found)))
@@ -280,10 +280,10 @@ def _differences(first: AnyRun, second: _Ordered, metrics: Sequence[str], seed: 
 def _pair_up(
     name: str, first: AnyRun, second: AnyRun, mine: Sequence[_Answer], others: Sequence[_Answer]
 ) -> list[_AnswerPair]:
-    """The answers of one group by item, in the order of the first run.
+    """Pair the answers of one group by item, in the order of the first run.
 
     Raises:
-        ValueError: One run has an item that the other has not, or places it in another image.
+        ValueError: One run lacks an item of the other, or assigns it to another image.
     """
     by_id = {answer.item_id: answer for answer in others if answer.group == name}
     asked = {answer.item_id: answer for answer in mine if answer.group == name}
@@ -307,7 +307,7 @@ def _pair_up(
 
 
 def _choice_changes(pairs: Sequence[_AnswerPair]) -> tuple[ChoiceChange, ...]:
-    """The answers that both runs asked for, in order; none of what one model could not do on any item."""
+    """Return the answers that both runs asked for, in order, without capabilities that one model lacks on all items."""
     changes = []
     for pair in pairs:
         after = {verdict.subject: verdict for verdict in pair.second.verdicts}
@@ -331,7 +331,7 @@ def _choice_changes(pairs: Sequence[_AnswerPair]) -> tuple[ChoiceChange, ...]:
 
 
 def _quality_changes(pairs: Sequence[_AnswerPair]) -> tuple[QualityChange, ...]:
-    """The items whose quality differs, largest change first."""
+    """Return the items whose quality differs, largest change first."""
     changes = []
     for pair in pairs:
         answer, before, after = pair.first, pair.first.quality, pair.second.quality
@@ -350,7 +350,7 @@ def _outcome(was_right: bool, is_right: bool) -> Outcome:
 
 
 def _warnings(first: AnyRun, second: AnyRun) -> tuple[str, ...]:
-    """Settings that change what a number means."""
+    """Report differing settings that change the meaning of a number."""
     before = {"protocol version": first.summary.protocol_version, **first.task.settings}
     after = {"protocol version": second.summary.protocol_version, **second.task.settings}
     return tuple(
@@ -374,15 +374,15 @@ _CSV_COLUMNS = (
 )
 _REPLY_COLUMNS = ("reply_a", "reply_b")
 _MAX_SAID = 40
-"""Characters of a reply in a table."""
+"""Maximum characters of a reply in a table."""
 
 
 def render_comparison(comparison: Comparison, num_shown: int) -> str:
-    """Differences, counts of outcomes, and the first flips and largest IoU changes, as text.
+    """Format differences, counts of outcomes, the first flips and the largest changes of quality as text.
 
     Args:
-        comparison: What to print.
-        num_shown: How many of each kind of change to list; the rest are counted.
+        comparison: The comparison to print.
+        num_shown: Number of changes of each kind to list; the rest are only counted.
     """
     lost = [flip for flip in comparison.flips if flip.outcome is Outcome.LOST]
     gained = [flip for flip in comparison.flips if flip.outcome is Outcome.GAINED]
@@ -405,7 +405,7 @@ def write_comparison(comparison: Comparison, output: Path) -> None:
     """Write differences and all changes (.json), or one line per changed question (.csv).
 
     Raises:
-        ValueError: Another suffix.
+        ValueError: The suffix is another one.
     """
     check_output(output)
     text = _to_json(comparison) if output.suffix == ".json" else _to_csv(comparison)
@@ -414,10 +414,10 @@ def write_comparison(comparison: Comparison, output: Path) -> None:
 
 
 def check_output(output: Path) -> None:
-    """Refuse a name that tells no format.
+    """Check that a file name has a known suffix.
 
     Raises:
-        ValueError: It ends neither in .json nor in .csv.
+        ValueError: The suffix is neither .json nor .csv.
     """
     if output.suffix not in OUTPUT_SUFFIXES:
         raise ValueError(f"{output}: give a name that ends in {' or '.join(OUTPUT_SUFFIXES)}")
@@ -463,7 +463,7 @@ def _outcome_table(comparison: Comparison) -> Table:
 
 
 def _flip_list(outcome: Outcome, flips: Sequence[ChoiceChange], words: Words, num_shown: int) -> str:
-    """The first flips; the wrong choice is printed as what it has beyond the correct one, and what it lacks."""
+    """List the first flips; a wrong choice is printed as its additional and missing names."""
     run = "B" if outcome is Outcome.LOST else "A"
     lines = [f"{outcome.value}: {len(flips)} {words.items}"]
     for flip in flips[:num_shown]:
@@ -482,7 +482,7 @@ def _wrong_choice(correct: Sequence[str], chosen: Sequence[str]) -> str:
 
 
 def _quality_table(comparison: Comparison, num_shown: int) -> Table:
-    """The largest changes; where the benchmark scores words, with what the models said."""
+    """Tabulate the largest changes, with the models' replies if the benchmark scores words."""
     changes, words = comparison.quality_changes, comparison.words
     has_words = any(entry.first_said or entry.second_said for entry in changes)
     rows = [
@@ -508,7 +508,7 @@ def _quality_table(comparison: Comparison, num_shown: int) -> Table:
 
 
 def shorten_text(text: str) -> str:
-    """A text on one line, cut where it is long."""
+    """Put a text on one line and truncate it."""
     line = " ".join(text.split())
     return line if len(line) <= _MAX_SAID else f"{line[: _MAX_SAID - 3]}..."
 
@@ -553,7 +553,7 @@ def _to_json(comparison: Comparison) -> str:
 
 
 def _of_runs(entry: dict[str, Any]) -> dict[str, Any]:
-    """Field names as files have them; replies only where there are some."""
+    """Rename fields as in the files; keep replies only if there are any."""
     names = {
         "item_id": "question_id",
         "group": "question_type",

@@ -1,4 +1,4 @@
-"""A finished run of any benchmark as tables, comparisons, pages and exports read it."""
+"""A finished run of any benchmark, loaded for tables, comparisons, pages and exports."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from partonomy.harness.summary import Summary, read_summary
 
 
 class DataChangedError(ValueError):
-    """The data of a run are no longer those that it was asked about."""
+    """The data have changed since the run."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class LoadedRun(Generic[RecordT]):
     """Summary and records of one run.
 
     Attributes:
-        name: Tells it from others in a table.
-        path: Its folder.
-        summary: What `summary.json` holds.
-        config: Its settings.
-        records: One per item, in order; read from the file whenever they are asked for.
+        name: Label that identifies it in a table.
+        path: Folder of the run.
+        summary: Content of `summary.json`.
+        config: Settings of the run.
+        records: One per item, in order; read from the file on each access.
     """
 
     name: str
@@ -39,8 +39,8 @@ class LoadedRun(Generic[RecordT]):
     def task(self) -> AnyTask:
         """The task without its items.
 
-        Options that change no record, only how finished ones are counted, have their defaults, so that two runs are
-        counted alike.
+        Options that affect only how finished records are counted have their defaults, so that two runs are counted in
+        the same way.
         """
         options = self.config.read_options()
         free = options.free_to_change() if hasattr(options, "free_to_change") else ()
@@ -49,24 +49,24 @@ class LoadedRun(Generic[RecordT]):
 
     @property
     def dataset_hash(self) -> str:
-        """Content hash of what was asked."""
+        """Content hash of the questions and their truth."""
         return str(self.summary.provenance["dataset"]["content_hash"])
 
     @property
     def dataset_name(self) -> str:
-        """Name of what was asked."""
+        """Name of the data."""
         return str(self.summary.provenance["dataset"]["name"])
 
     def of_group(self, group: str) -> tuple[RecordT, ...]:
-        """The records of one group, such as a question type."""
+        """Return the records of one group, such as a question type."""
         return tuple(self.records[place] for place in self._places.get(group, ()))
 
     def load_task(self) -> AnyTask:
-        """Read the items that the run was asked, from where it found them.
+        """Read the run's items from their original location.
 
         Raises:
-            DataChangedError: They have changed since the run.
-            OSError, ValueError: They cannot be read any more.
+            DataChangedError: The items have changed since the run.
+            OSError, ValueError: The items can no longer be read.
         """
         task = self.config.load_task()
         if task.content_hash() != self.dataset_hash:
@@ -85,10 +85,10 @@ AnyRun = LoadedRun[Any]
 
 
 def load_run(path: Path) -> AnyRun:
-    """Read a run's folder; every record is checked once.
+    """Read a run's folder and check every record once.
 
     Raises:
-        FileNotFoundError: It has no summary or no records.
+        FileNotFoundError: The folder has no summary or no records.
         ValueError: A file or a record is damaged.
     """
     summary = read_summary(path / SUMMARY_FILE)
@@ -107,10 +107,10 @@ def load_run(path: Path) -> AnyRun:
 
 
 def check_same_items(first: AnyRun, second: AnyRun) -> None:
-    """Refuse two runs that do not compare.
+    """Check that two runs are comparable.
 
     Raises:
-        ValueError: They are of different benchmarks, or were asked different items.
+        ValueError: The runs have different benchmarks or were asked different items.
     """
     names = [f"{run.summary.benchmark} {run.summary.split}".strip() for run in (first, second)]
     if first.summary.benchmark != second.summary.benchmark:
@@ -125,6 +125,6 @@ def check_same_items(first: AnyRun, second: AnyRun) -> None:
 
 
 def _run_name(path: Path, summary: Summary) -> str:
-    """Model and folder, e.g. "plum (validation)"; once where both are called the same."""
+    """Return model and folder, e.g. "plum (validation)", or a single name if both are equal."""
     model, folder = summary.config["model"]["model"], path.resolve().name
     return model if model == folder else f"{model} ({folder})"

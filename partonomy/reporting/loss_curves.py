@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.jsonl"
 LOSS_PREFIX = "loss_"
 ACCURACY_PREFIX = "accuracy_"
-_SMOOTHING_SPAN = 21  # points: a curve of at least twice as many is drawn smoothed over this many
-_MAX_POINTS = 600  # points of a drawn line, some two per pixel: more would only make the page larger
+_SMOOTHING_SPAN = 21  # points in the moving average; curves of at least twice as many are smoothed
+_MAX_POINTS = 600  # points of a drawn line, about two per pixel; more would only make the page larger
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class TrainingCurves:
-    """The curves of one metrics file, losses and tag accuracies apart."""
+    """The curves of one metrics file, losses and tag accuracies separately."""
 
     title: str
     losses: tuple[Curve, ...]
@@ -36,7 +36,7 @@ class TrainingCurves:
 
 
 def find_metrics(checkpoint: Path) -> tuple[Path, ...]:
-    """Metrics files in a model's folder or the run folder around it."""
+    """Find metrics files in a model's folder or in the run folder that contains it."""
     candidates = (checkpoint / METRICS_FILE, checkpoint.parent / METRICS_FILE)
     return tuple(path for path in candidates if path.is_file())
 
@@ -44,8 +44,8 @@ def find_metrics(checkpoint: Path) -> tuple[Path, ...]:
 def read_curves(path: Path) -> TrainingCurves:
     """Read a metrics file: JSON lines with the key `update`, `loss_*` and `accuracy_*`.
 
-    Curves that are 0 throughout (terms that are off) are left out, losses from where they are no longer 0 on are kept
-    (terms that join later).
+    Curves that are 0 throughout (disabled terms) are left out. A loss that is 0 at first (a term that joins later) is
+    kept from its first nonzero value on.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -71,7 +71,7 @@ def read_curves(path: Path) -> TrainingCurves:
 
 
 def draw_curves(curves: TrainingCurves) -> str:
-    """Small charts, one per loss and one for the accuracies, as one SVG element."""
+    """Draw small charts, one per loss and one for the accuracies, as one SVG element."""
     from matplotlib.figure import Figure  # noqa: PLC0415  (a second to import; only the report needs it)
 
     charts: list[tuple[str, Sequence[Curve]]] = [
@@ -113,7 +113,7 @@ def draw_curves(curves: TrainingCurves) -> str:
 
 
 def _label_plainly(axis: "Axes") -> None:
-    """Write numbers at a log scale: powers of ten, matplotlib's default, take a third of the figure's time to set."""
+    """Label a log axis with plain numbers; matplotlib's powers of ten take a third of the figure's drawing time."""
     from matplotlib.ticker import LogFormatter  # noqa: PLC0415
 
     class PlainNumbers(LogFormatter):
@@ -129,14 +129,14 @@ def _from_start(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def _kept(count: int) -> list[int]:
-    """Evenly spaced indices of at most `_MAX_POINTS` of `count` points, first and last included."""
+    """Return at most `_MAX_POINTS` evenly spaced indices of `count` points, including the first and the last."""
     if count <= _MAX_POINTS:
         return list(range(count))
     return [index * (count - 1) // (_MAX_POINTS - 1) for index in range(_MAX_POINTS)]
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Centred moving average; the window shrinks at both ends."""
+    """Compute the centred moving average; the window shrinks at both ends."""
     smoothed = []
     for index in range(len(values)):
         reach = min(_SMOOTHING_SPAN // 2, index, len(values) - 1 - index)

@@ -1,4 +1,4 @@
-"""The main numbers of a finished run, as they are printed when it ends."""
+"""The main numbers of a finished run, printed when it ends."""
 
 from collections.abc import Sequence
 
@@ -14,22 +14,22 @@ PARTS_ACCURACY = "parts_accuracy"
 MAX_METRICS = 6
 """Metrics printed per group."""
 MAX_REASONS = 5
-"""Reasons of failures printed per group: every lost image has one of its own."""
+"""Failure reasons printed per group; the number is bounded because every lost image has its own reason."""
 
 
 def overview(summary: Summary) -> str:
-    """One line per group (Partonomy: question type), or one per metric where a benchmark is not divided into groups."""
+    """Return one line per group (Partonomy: question type), or one per metric if a benchmark has no groups."""
     return _one_group(summary) if set(summary.groups) == {ALL} else _by_group(summary)
 
 
 def find_estimate(entry: GroupSummary | None, name: str) -> Estimate:
-    """A metric of a group; nothing counted where there is no such group or metric."""
+    """Return a metric of a group; without such a group or metric, an estimate that counts nothing."""
     nothing = Estimate(None, None, None, 0)
     return nothing if entry is None else entry.metrics.get(name, nothing)
 
 
 def summary_notes(summary: Summary) -> str:
-    """What a reader of the numbers has to know: training overlap, marks, failures, what was not asked."""
+    """Return notes for the reader of the numbers: training overlap, marks, failures, and groups not asked."""
     lines = [overlap_line(summary.provenance), *_marks(summary)]
     for entry in summary.groups.values():
         name = "" if entry.name == ALL else f"{entry.name}: "
@@ -45,7 +45,7 @@ def summary_notes(summary: Summary) -> str:
 
 
 def _one_group(summary: Summary) -> str:
-    """Every metric with its interval, the headline first; the protocol stands above them."""
+    """Return the protocol, then every metric with its interval, the headline first."""
     entry = summary.groups[ALL]
     names = [summary.headline, *(name for name in entry.metrics if name != summary.headline)]
     rows = []
@@ -60,7 +60,7 @@ def _one_group(summary: Summary) -> str:
 
 
 def _by_group(summary: Summary) -> str:
-    """One line per group: Partonomy's main metrics, of any other benchmark the headline and those after it."""
+    """Return one line per group: Partonomy's main metrics, or another benchmark's headline and the metrics after it."""
     if not any(PARTS_ACCURACY in entry.metrics for entry in summary.groups.values()):
         found = dict.fromkeys(name for entry in summary.groups.values() for name in entry.metrics)
         shown = sorted(found, key=lambda name: name != summary.headline)[:MAX_METRICS]
@@ -96,5 +96,5 @@ def _title(summary: Summary) -> str:
 
 
 def _marks(summary: Summary) -> list[str]:
-    """Log-probabilities and masks are what marks matter to; questions with short answers have neither."""
+    """Return the lines about marks, which affect log-probabilities and masks; short answers have neither."""
     return [] if summary.protocol_version.startswith("vqa") else marks_lines(summary.provenance)

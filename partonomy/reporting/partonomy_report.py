@@ -1,4 +1,4 @@
-"""What a report says of Partonomy alone: metrics by family, blind guesses, accuracy by length, parts and objects."""
+"""Report sections of Partonomy: metrics by family, blind guesses, accuracy by length, parts and objects."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ TEMPLATE = "partonomy_report.html.j2"
 
 @dataclass(frozen=True)
 class MetricFamily:
-    """Metrics that stand in one table; `headings` are aligned with `metrics`.
+    """The metrics of one table; `headings` are aligned with `metrics`.
 
-    Seven columns of values with intervals are what fits a page of 1,240 pixels. `has_protocols`: whether the run has a
-    row under the authors' protocol too.
+    A page of 1,240 pixels fits seven columns of values with intervals. `has_protocols` says whether the run also has a
+    row under the authors' protocol.
     """
 
     title: str
@@ -47,7 +47,7 @@ class MetricFamily:
 
 @dataclass(frozen=True)
 class ReportCell:
-    """A value with its interval, and for another run how much this run is above it; None = not applicable."""
+    """A value with its interval and, for another run, this run's advantage over it; None if not applicable."""
 
     estimate: Estimate | None
     advantage: Estimate | None = None
@@ -74,7 +74,7 @@ class TypeBlock:
 
 @dataclass(frozen=True)
 class FamilyTable:
-    """One family over all question types: those of the paper's tables, in its order, and the others."""
+    """One family over all question types: those of the paper's tables in the paper's order, then the others."""
 
     family: MetricFamily
     blocks: tuple[TypeBlock, ...]
@@ -132,10 +132,10 @@ FAMILIES = (
 
 
 def family_tables(run: QuestionRun, baselines: Sequence[QuestionRun]) -> tuple[FamilyTable, ...]:
-    """All result tables of a report; types and families without any value are left out.
+    """Return all result tables of a report without types and families that have no value.
 
     Args:
-        run: The run it is about.
+        run: The run to report on.
         baselines: Other runs on the same questions.
     """
     advantages = [
@@ -162,7 +162,7 @@ def family_tables(run: QuestionRun, baselines: Sequence[QuestionRun]) -> tuple[F
 
 @dataclass(frozen=True)
 class _Baseline:
-    """Another run, and by question type and metric how much the report's run is above it."""
+    """Another run, and the advantage of the report's run over it by question type and metric."""
 
     run: QuestionRun
     advantages: Mapping[str, Mapping[str, Estimate]]
@@ -187,7 +187,7 @@ def _type_block(run: QuestionRun, baselines: Sequence[_Baseline], family: Metric
 
 
 def _authors_rows(entry: GroupSummary, family: MetricFamily) -> list[ReportRow]:
-    """The run once more as the authors' code counts, where that was counted."""
+    """Return the run's row under the authors' protocol, if it was counted."""
     if not family.has_protocols:
         return []
     cells = [
@@ -199,7 +199,7 @@ def _authors_rows(entry: GroupSummary, family: MetricFamily) -> list[ReportRow]:
 
 
 def _advantages(run: QuestionRun, baseline: QuestionRun, name: str) -> dict[str, Estimate]:
-    """Run minus baseline with a paired interval for every metric, where both answered the same questions."""
+    """Return run minus baseline with a paired interval for every metric, if both answered the same questions."""
     mine, others = run.of_group(name), baseline.of_group(name)
     if {record.item_id for record in mine} != {record.item_id for record in others}:
         return {}
@@ -240,7 +240,7 @@ def _exact_cells(family: MetricFamily, values: dict[str, float]) -> tuple[Report
 
 @dataclass(frozen=True)
 class PartonomySections:
-    """What the template shows besides the sections of every benchmark."""
+    """The template's content in addition to the sections of every benchmark."""
 
     tiles: tuple[Tile, ...]
     families: tuple[FamilyTable, ...]
@@ -251,7 +251,7 @@ class PartonomySections:
 
 
 def make_sections(run: QuestionRun, baselines: Sequence[QuestionRun]) -> PartonomySections:
-    """Count everything of these sections."""
+    """Compute the content of these sections."""
     blind = report_on_run(run)
     has_masks = Capability.MASKS not in unsupported_capabilities(run.records)
     return PartonomySections(
@@ -265,7 +265,7 @@ def make_sections(run: QuestionRun, baselines: Sequence[QuestionRun]) -> Partono
 
 
 def partonomy_tiles(run: QuestionRun, blind: BlindReport | None) -> tuple[Tile, ...]:
-    """Headline numbers of the first question type that has masks, and of the first that asks for an object."""
+    """Return the headline numbers of the first question type with masks and of the first that asks for an object."""
     wanted = (
         ("micro-gIoU", "giou_micro_paired"),
         ("macro-gIoU", "giou_macro_paired"),

@@ -1,4 +1,4 @@
-"""A run's replies and masks as one JSON list for other tools; each benchmark says what an entry holds."""
+"""A run's replies and masks as one JSON list for other tools; each benchmark defines the content of an entry."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from partonomy.reporting.loaded_run import AnyRun
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """How many entries were written, and which records have none since their items could not be read."""
+    """The number of written entries, and the records without one because their items could not be read."""
 
     num_written: int
     unreadable: tuple[str, ...]
@@ -20,12 +20,12 @@ def write_predictions(run: AnyRun, output: Path) -> PredictionSummary:
     """Write the JSON list, one entry per item of the run, in the order of its records; see `Task.prediction`.
 
     Args:
-        run: A finished run. Where its benchmark's entries repeat the items (Partonomy: the published records), they
-            must still be where they were.
+        run: A finished run. If its benchmark's entries repeat the items (Partonomy: the published records), the data
+            must still be at their original location.
         output: File to write; image paths in it are relative to its folder.
 
     Raises:
-        FileNotFoundError: The items are gone.
+        FileNotFoundError: The items no longer exist.
         ValueError: The items have changed since the run.
     """
     needs_items = run.task.EXPORT_NEEDS_ITEMS

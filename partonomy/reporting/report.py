@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run of any benchmark: results, loss curves, cases, paper's rows, provenance."""
+"""A self-contained HTML page about a run of any benchmark: results, loss curves, cases, paper rows, provenance."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -38,10 +38,10 @@ from partonomy.reporting.tables import format_estimate, further_tables
 from partonomy.table_format import ColumnGroup, Table, TableRow
 
 NUM_CASES = 6
-"""Cases under each heading: what bounds the page's pictures, whatever the size of the run."""
+"""Cases under each heading; bounds the number of the page's pictures regardless of the run's size."""
 NUM_TILES = 4
 PAPER_STYLE = PaperTableStyle(tuple(MetricProtocol), has_intervals=False)
-"""Both protocols; the intervals stand in the result tables, and would make the paper's tables too wide for a page."""
+"""Both protocols without intervals: the result tables have them, and paper tables would become too wide for a page."""
 TEMPLATE = "report.html.j2"
 CASE_EXPLANATIONS = {
     RANDOM: "Drawn from all {items}, failed ones too; one per image.",
@@ -52,7 +52,7 @@ CASE_EXPLANATIONS = {
 
 @dataclass(frozen=True)
 class OwnSections:
-    """What a benchmark adds to the page: a template that extends the common one, and what it shows as `own`."""
+    """A benchmark's additions to the page: a template that extends the common one, and its content `own`."""
 
     template: str
     make: Callable[[AnyRun, Sequence[AnyRun]], Any]
@@ -61,7 +61,7 @@ class OwnSections:
 OWN_SECTIONS: Mapping[type[Record], OwnSections] = {
     QuestionRecord: OwnSections(partonomy_report.TEMPLATE, partonomy_report.make_sections)
 }
-"""By type of record; every other benchmark has the common page."""
+"""Own sections by type of record; every other benchmark has the common page."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class TrainingChart:
 
 @dataclass(frozen=True)
 class Failure:
-    """How often items of a group failed, or could not be asked, for one reason."""
+    """The number of a group's items that failed or could not be asked for one reason."""
 
     group: str
     reason: str
@@ -93,7 +93,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class ReportPage:
-    """Everything that the template shows of any benchmark."""
+    """Everything that the template shows for any benchmark."""
 
     run: AnyRun
     words: Words
@@ -113,9 +113,9 @@ def write_report(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Seq
     """Write the page.
 
     Args:
-        run: The run it is about.
-        baselines: Other runs on the same items, shown beside it with the paired difference.
-        training_metrics: metrics.jsonl files; when empty, those that the run recorded, else those at its checkpoint.
+        run: The run to report on.
+        baselines: Other runs on the same items, shown for comparison with the paired difference.
+        training_metrics: metrics.jsonl files; if empty, those that the run recorded, otherwise those of its checkpoint.
         output: HTML file.
 
     Raises:
@@ -142,11 +142,11 @@ def write_report(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Seq
 
 
 def metric_tables(run: AnyRun, baselines: Sequence[AnyRun]) -> tuple[Table, ...]:
-    """One table per group: a metric in each row, this run and the others in the columns.
+    """Return one table per group, with a metric in each row and a run in each column.
 
     Args:
-        run: The run it is about.
-        baselines: Others on the same items; beside each stands how far this run is above it, with a paired interval.
+        run: The run to report on.
+        baselines: Other runs on the same items; each is followed by this run's advantage with a paired interval.
     """
     others = [_Baseline(baseline, _advantages(run, baseline)) for baseline in baselines]
     tables = []
@@ -176,7 +176,7 @@ def metric_tables(run: AnyRun, baselines: Sequence[AnyRun]) -> tuple[Table, ...]
 
 @dataclass(frozen=True)
 class _Baseline:
-    """Another run, and by group and metric how far the report's run is above it."""
+    """Another run, and the advantage of the report's run over it by group and metric."""
 
     run: AnyRun
     advantages: Mapping[tuple[str, str], Estimate]
@@ -223,7 +223,7 @@ def _make_page(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Seque
 
 
 def _tiles(run: AnyRun) -> tuple[Tile, ...]:
-    """The headline and the metrics after it, of the first group that has them."""
+    """Return the headline and the metrics after it, of the first group that has them."""
     headline = run.summary.headline
     for entry in run.summary.groups.values():
         names = [name for name in sorted(entry.metrics, key=lambda name: name != headline) if entry.metrics[name].count]
@@ -235,7 +235,7 @@ def _tiles(run: AnyRun) -> tuple[Tile, ...]:
 
 
 def _failures(run: AnyRun) -> tuple[Failure, ...]:
-    """The most frequent reasons of each group; the others in one line: every lost image has a reason of its own."""
+    """Return each group's most frequent reasons and one line for the rest, as each lost image has its own reason."""
     failures = []
     for entry in run.summary.groups.values():
         name = run.task.WORDS.items if entry.name == ALL else entry.name
@@ -250,7 +250,7 @@ def _failures(run: AnyRun) -> tuple[Failure, ...]:
 
 
 def _metrics_files(run: AnyRun, given: Sequence[Path]) -> tuple[Path, ...]:
-    """Given files must exist; recorded ones (option `training_metrics`) may be gone with the training run."""
+    """Find metrics files; given ones must exist, recorded ones (option `training_metrics`) may have been deleted."""
     if given:
         return tuple(given)
     named = str(run.config.options.get("training_metrics", "")).split(",")
@@ -260,7 +260,7 @@ def _metrics_files(run: AnyRun, given: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def _signed(difference: Estimate | None) -> str:
-    """A difference in percentage points with its interval."""
+    """Format a difference in percentage points with its interval."""
     if difference is None or difference.value is None or difference.low is None or difference.high is None:
         return "–"
     value, low, high = (f"{100 * one:+.1f}" for one in (difference.value, difference.low, difference.high))

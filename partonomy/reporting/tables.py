@@ -1,4 +1,4 @@
-"""The tables of a set of runs: those of papers, every metric of each run with its interval, and a benchmark's own."""
+"""Tables of a set of runs: paper tables, every metric of each run with its interval, and a benchmark's own tables."""
 
 import csv
 import io
@@ -24,19 +24,19 @@ from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, fo
 
 AUTO, ALL_TABLES = "auto", "all"
 TABLE_CHOICES = (*PAPER_TABLES, ALL_TABLES, AUTO)
-"""Which tables: one of a paper by name, those in which the runs stand of themselves, or all of their papers."""
+"""Choices of tables: one paper table by name, those that include the runs automatically, or all of their papers."""
 PaperTableRuns = tuple[tuple[PaperTable, tuple[AnyRun, ...]], ...]
-"""Tables of papers, each with the runs that stand in it."""
+"""Paper tables, each with the runs that it includes."""
 
 
 def paper_table_runs(runs: Sequence[AnyRun], choice: str) -> PaperTableRuns:
-    """The chosen tables of papers, each with the runs that stand in it.
+    """Return the chosen paper tables, each with the runs that it includes.
 
-    A table chosen by its name holds every run. Otherwise a run stands in the tables that suit it: `all` has every
-    table of its benchmark, `auto` those that a run stands in of itself.
+    A table chosen by name includes every run. Otherwise the tables that suit a run include it: `all` has every table of
+    its benchmark, and `auto` only the automatic ones.
 
     Raises:
-        ValueError: There is no run, or a table does not hold one.
+        ValueError: There is no run, or a table cannot include one.
     """
     if not runs:
         raise ValueError("there is no run to tabulate")
@@ -53,9 +53,9 @@ def paper_table_runs(runs: Sequence[AnyRun], choice: str) -> PaperTableRuns:
 
 
 def result_tables(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -> tuple[Table, ...]:
-    """The chosen tables of papers; for `auto` and `all` also every metric of the runs and their benchmarks' own tables.
+    """Return the chosen paper tables; `auto` and `all` add every metric of the runs and their benchmarks' own tables.
 
-    A benchmark that is divided into groups has a table for each run, any other one with a row for each run.
+    A benchmark with groups has a table for each run; any other benchmark has one table with a row for each run.
     """
     tables = [table.render(members, style) for table, members in paper_table_runs(runs, choice)]
     if choice in PAPER_TABLES:
@@ -73,12 +73,12 @@ def result_tables(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -
 
 
 def render_tables(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle, table_format: TableFormat) -> str:
-    """All result tables in one text."""
+    """Render all result tables as one text."""
     return "\n\n".join(render_table(table, table_format) for table in result_tables(runs, choice, style)) + "\n"
 
 
 def metric_table(runs: Sequence[AnyRun], has_intervals: bool = True) -> Table:
-    """Every metric of a benchmark without groups, one row per run, the headline first.
+    """Tabulate every metric of a benchmark without groups, one row per run, the headline first.
 
     Args:
         runs: Runs of one benchmark.
@@ -108,7 +108,7 @@ def metric_table(runs: Sequence[AnyRun], has_intervals: bool = True) -> Table:
 
 
 def interval_table(run: AnyRun) -> Table:
-    """Every metric of a run with its 95% interval, one column per group that was asked."""
+    """Tabulate every metric of a run with its 95% interval, one column per group that was asked."""
     asked = [entry for entry in run.summary.groups.values() if entry.num_expected]
     names = list(dict.fromkeys(name for entry in asked for name in entry.metrics))
     rows = [
@@ -126,20 +126,20 @@ def interval_table(run: AnyRun) -> Table:
 
 
 def further_tables(run: AnyRun) -> list[Table]:
-    """The benchmark's own tables of a run, see `Task.further_tables`."""
+    """Return the benchmark's own tables of a run; see `Task.further_tables`."""
     tables: Iterable[Table] = run.task.further_tables(run.records)
     return [replace(table, title=f"{run.name}: {table.title}") for table in tables]
 
 
 def format_estimate(estimate: Estimate | None) -> str:
-    """Percent with interval, e.g. "36.2 [34.0, 38.5]"; a dash when nothing was counted."""
+    """Format a percentage with its interval, e.g. "36.2 [34.0, 38.5]"; a dash if nothing was counted."""
     if estimate is None or estimate.value is None:
         return "-"
     return f"{format_percent(estimate.value)} [{format_percent(estimate.low)}, {format_percent(estimate.high)}]"
 
 
 def tidy_csv(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -> str:
-    """The chosen tables, and for `auto` and `all` every metric of the runs, as CSV with a heading line."""
+    """Render the chosen tables and, for `auto` and `all`, every metric of the runs as CSV with a header line."""
     buffer = io.StringIO()
     names = [field.name for field in fields(TidyRow)]
     writer = csv.DictWriter(buffer, names, lineterminator="\n")
@@ -149,7 +149,7 @@ def tidy_csv(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -> str
 
 
 def tidy_rows(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -> Iterator[TidyRow]:
-    """Quoted numbers, then exact ones, then the runs; intervals are there whatever the style says."""
+    """Generate quoted numbers, then exact ones, then the runs; intervals are included regardless of the style."""
     tables = paper_table_runs(runs, choice)
     for table, _ in tables:
         yield from table.quoted()
@@ -162,7 +162,7 @@ def tidy_rows(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -> It
 
 
 def _protocols(run: AnyRun, style: PaperTableStyle) -> list[str]:
-    """Whose counting a run has rows of: the chosen ones of Partonomy's two, or the benchmark's own."""
+    """Return the protocols of a run's rows: the chosen ones of Partonomy's two, or the benchmark's own."""
     found = dict.fromkeys(run.task.counted_by(name)[0] for e in run.summary.groups.values() for name in e.metrics)
     two = {protocol.value for protocol in MetricProtocol}
     return [*(protocol.value for protocol in style.protocols if protocol in found), *(p for p in found if p not in two)]
@@ -190,7 +190,7 @@ def _measured(run: AnyRun, tables: Sequence[PaperTable], protocol: str, has_all:
 
 
 def _counted_by(run: AnyRun, entry: GroupSummary, protocol: str) -> dict[str, str]:
-    """A group's metrics under one protocol: full names by the name without the protocol."""
+    """Map a group's metric names without the protocol to full names, for one protocol."""
     pairs = [(run.task.counted_by(name), name) for name in entry.metrics]
     return {plain: name for (counted, plain), name in pairs if counted == protocol}
 

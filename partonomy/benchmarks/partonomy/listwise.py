@@ -1,9 +1,9 @@
-"""Multiple choice with all choices shown at once: their order, the prompt, and what a reply chose.
+"""Multiple choice with all choices shown at once: their order, the prompt, and the parsing of replies.
 
-The paper asks GPT-4o and SegLLM so (section 4, Table 3). Paper: wording and order of the choices are not given; here:
-the choices are shuffled by a seed and lettered, only the last question of a conversation shows its choices, and a reply
-may name a letter or repeat a choice's text. A reply that does neither, or both of several choices, is wrong and says
-why.
+The paper asks GPT-4o and SegLLM in this way (section 4, Table 3) but does not give the wording or the order of the
+choices. Here, a seed shuffles the choices, which have letters; only the last question of a conversation shows its
+choices; and a reply may name a letter or repeat a choice's text. A reply that names no choice, or several, is wrong,
+and the record says why.
 """
 
 import hashlib
@@ -34,24 +34,24 @@ _REFUSAL = re.compile(
 _REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\{(?:\\text\{)?([^{}]*)\}?\}")
 _ARTICLE = r"(?!\s+(?!(?:because|since|as|is|and|for|which)\b)[a-z])"
-"""What may not follow the letter A: a word, which would make it an article ("A wheel is visible")."""
+"""Negative lookahead after the letter A: a following word would make it an article ("A wheel is visible")."""
 
 
 @dataclass(frozen=True)
 class ParsedReply:
-    """Position of the named choice among those shown; None with the problem where there is none."""
+    """Position of the named choice among those shown; None, with the problem, if the reply names none."""
 
     position: int | None
     problem: str = ""
 
 
 def order_key(seed: int, question_id: str, subject: str) -> str:
-    """All that the order of a question's choices depends on; `subject`: which of its steps."""
+    """Return the key that determines the order of a question's choices; `subject` names its step."""
     return f"{seed}:{question_id}:{subject}"
 
 
 def shuffled_order(key: str, num_choices: int) -> tuple[int, ...]:
-    """The order in which choices are shown: entry i is the index of the choice with letter i.
+    """Return the order in which choices are shown; entry i is the index of the choice with letter i.
 
     Args:
         key: See `order_key`.
@@ -67,7 +67,7 @@ def shuffled_order(key: str, num_choices: int) -> tuple[int, ...]:
 
 
 def listwise_turns(turns: Sequence[Turn], shown: Sequence[str]) -> tuple[Turn, ...]:
-    """The conversation whose last question shows its choices.
+    """Return the conversation with the choices added to its last question.
 
     Args:
         turns: The conversation up to the question.
@@ -78,10 +78,10 @@ def listwise_turns(turns: Sequence[Turn], shown: Sequence[str]) -> tuple[Turn, .
 
 
 def parse_reply(reply: str, shown: Sequence[str]) -> ParsedReply:
-    """Which choice a reply names.
+    """Find the choice that a reply names.
 
-    In this order: a letter alone; the last "answer is B"; "option B"; lines that begin with a letter ("B. It has ...");
-    the text of a choice; a letter in brackets; a refusal; a letter standing anywhere.
+    Readings are tried in this order: a letter alone; the last "answer is B"; "option B"; lines that begin with a letter
+    ("B. It has ..."); the text of a choice; a letter in brackets; a refusal; a letter anywhere.
 
     Args:
         reply: What the model said.
@@ -102,7 +102,7 @@ def parse_reply(reply: str, shown: Sequence[str]) -> ParsedReply:
 
 
 def _readers(letter: str) -> tuple[Callable[[str, Sequence[str]], set[int]], ...]:
-    """Ways to read a reply, the most explicit first; each returns the positions that it finds."""
+    """Return functions that read a reply, the most explicit first; each returns the positions that it finds."""
     is_so = r"(?i:\s+(?:is|would be|should be|must be))?[\s:=\"'({\[-]{0,4}(?:(?i:option|choice|letter)\s+[\"'(\[]?)?"
     stated = re.compile(rf"(?i:answer|correct (?:choice|option)){is_so}({letter})(?![\w'])")
     option = re.compile(rf"(?i:option|choice)\s*[:\"'(\[]?\s*({letter})(?![\w'])")
@@ -129,7 +129,7 @@ def _readers(letter: str) -> tuple[Callable[[str, Sequence[str]], set[int]], ...
 
 
 def _quoted(text: str, shown: Sequence[str]) -> set[int]:
-    """Choices whose whole text the reply repeats; "It has a wing" is not found in "It has a wing, a tail"."""
+    """Find choices whose whole text the reply repeats; "It has a wing" does not match "It has a wing, a tail"."""
     folded = _fold(text)
     return {
         position
@@ -148,7 +148,7 @@ def _letter_pattern(num_choices: int) -> str:
 
 
 def _clean(reply: str) -> str:
-    """The reply without reasoning, emphasis and typographic quotes."""
+    """Strip reasoning and emphasis from the reply and replace typographic quotes."""
     text = _BOXED.sub(r" answer is \1 ", _REASONING.sub("", reply))
     text = re.sub(r"[*`]", "", text)
     return re.sub("[‘’]", "'", re.sub("[“”]", '"', text)).strip()
@@ -160,7 +160,7 @@ def _fold(text: str) -> str:
 
 @dataclass(frozen=True)
 class ListwiseChoice:
-    """The model's answer and, in the question's own order, the index of the choice that it names."""
+    """The model's answer and the index of the choice that it names, in the question's own order."""
 
     answer: ListwiseAnswer
     index: int | None
@@ -178,8 +178,8 @@ def ask_listwise(
 
     Args:
         turns: The conversation up to the question.
-        choices: Its answers.
-        order_key: Decides the order, see `shuffled_order`.
+        choices: The answers to choose from.
+        order_key: Determines the order; see `shuffled_order`.
         gold: The right answer.
     """
     order = shuffled_order(order_key, len(choices))

@@ -1,6 +1,6 @@
-"""From records to metrics: every metric of a question type as a ratio of sums over images.
+"""Metrics from records: every metric of a question type is a ratio of sums over images.
 
-Two protocols are counted, this project's and that of the authors' code (`MetricProtocol`).
+Metrics follow two protocols, this project's and that of the authors' code (`MetricProtocol`).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,22 +18,22 @@ from partonomy.metrics.part_text import PartTextStatistics, failed_statistics, n
 from partonomy.structures import QuestionType
 
 EMBEDDING_SUFFIX = "_embedding"
-"""Of the text metrics that compare part names by embeddings instead of by exact strings."""
+"""Suffix of the text metrics that compare part names by embeddings instead of by exact strings."""
 
 
 def accuracy_name(subject: Subject, selector: Selector) -> str:
-    """Metric name of multiple-choice accuracy; the default selector has no suffix."""
+    """Return the metric name of multiple-choice accuracy; the default selector has no suffix."""
     base = "parts_accuracy" if subject is Subject.PARTS else "objects_accuracy"
     return base if selector is DEFAULT_SELECTOR else f"{base}_{selector}"
 
 
 def mask_metric_names(matching: Matching) -> tuple[str, str, str]:
-    """Names of micro-gIoU, macro-gIoU and cIoU under one pairing."""
+    """Return the names of micro-gIoU, macro-gIoU and cIoU under one pairing."""
     return f"giou_micro_{matching}", f"giou_macro_{matching}", f"ciou_{matching}"
 
 
 def metric_names(question_type: QuestionType | None, has_embedding: bool = False) -> tuple[str, ...]:
-    """Every metric that a summary reports for a type, in order.
+    """Return the names of all metrics that a summary reports for a type, in order.
 
     Args:
         question_type: The type; None for unreadable records that name none.
@@ -59,7 +59,7 @@ AUTHORS_PREFIX = "authors_"
 
 
 class MetricProtocol(StrEnum):
-    """Whose counting."""
+    """The protocol that counts a metric."""
 
     OURS = "ours"
     AUTHORS = "authors"
@@ -77,10 +77,10 @@ PROTOCOL_METRICS = (
 
 
 def metric_of(protocol: MetricProtocol, name: str) -> str:
-    """Name of a summary's metric that a table's column shows under a protocol.
+    """Return the name of the summary's metric that a table's column shows under a protocol.
 
     Args:
-        protocol: Whose counting.
+        protocol: The protocol that counts the metric.
         name: One of `PROTOCOL_METRICS`.
 
     Raises:
@@ -94,17 +94,17 @@ def metric_of(protocol: MetricProtocol, name: str) -> str:
 AUTHORS_SELECTOR = Selector.CONVERSATION_MEAN
 
 ReadLabels = Callable[[QuestionRecord], Sequence[str] | None]
-"""The part names that a record's model gave; None where it failed."""
+"""Reads the part names that the model gave in a record; None if it failed."""
 
 
 def choice_ratios(
     index: ImageIndex, records: Sequence[QuestionRecord], matcher: NameMatcher | None
 ) -> dict[str, ImageRatio]:
-    """Multiple choice: accuracy under every selector; precision, recall and F1 under the default one.
+    """Compute multiple-choice accuracy under every selector, and precision, recall and F1 under the default one.
 
     Args:
         index: The images.
-        records: Those that were asked for choices, failed ones too.
+        records: Records that were asked for choices, including failed ones.
         matcher: Adds the metrics with embedding matching.
     """
     ratios = _accuracy_ratios(index, records, Subject.PARTS)
@@ -117,7 +117,7 @@ def choice_ratios(
 def generated_ratios(
     index: ImageIndex, records: Sequence[QuestionRecord], matcher: NameMatcher | None
 ) -> dict[str, ImageRatio]:
-    """The model's own answers: exact set of parts, precision, recall and F1; without the prefix `generated_`."""
+    """Score the model's own answers: exact set, precision, recall and F1; names lack the prefix `generated_`."""
     terms = Terms()
     for record in records:
         labels = generated_labels(record)
@@ -127,7 +127,7 @@ def generated_ratios(
 
 
 def authors_choice_ratios(index: ImageIndex, records: Sequence[QuestionRecord]) -> dict[str, ImageRatio]:
-    """Multiple choice as the authors' code counts it: answered questions alone, by `conversation_mean`."""
+    """Compute multiple-choice metrics as the authors' code does, on answered questions only, by `conversation_mean`."""
     answered = [record for record in records if _is_answered(record.parts_choice)]
     named = name_ratios(index, answered, _chosen_by(AUTHORS_SELECTOR), matcher=None)
     ratios = {name: named[name] for name in ("parts_precision", "parts_recall")}
@@ -141,7 +141,7 @@ def authors_choice_ratios(index: ImageIndex, records: Sequence[QuestionRecord]) 
 def name_ratios(
     index: ImageIndex, records: Sequence[QuestionRecord], read_labels: ReadLabels, matcher: NameMatcher | None
 ) -> dict[str, ImageRatio]:
-    """Precision, recall and F1 of part names by exact strings and, with a matcher, by embeddings too."""
+    """Compute precision, recall and F1 of part names by exact strings and, with a matcher, also by embeddings."""
     ratios = _text_ratios(index, records, [_count_names(record, read_labels, None) for record in records])
     if matcher is None:
         return ratios
@@ -150,19 +150,19 @@ def name_ratios(
 
 
 def true_labels(record: QuestionRecord) -> tuple[str, ...]:
-    """Part names of the correct answer."""
+    """Return the part names of the correct answer."""
     if record.parts_choice is not None:
         return record.parts_choice.true_labels
     return tuple(part.label for part in record.true_parts)
 
 
 def generated_labels(record: QuestionRecord) -> tuple[str, ...] | None:
-    """Part names of the model's own answer; None where there is none."""
+    """Return the part names of the model's own answer; None if there is none."""
     return None if record.generation is None else record.generation.span_texts
 
 
 def part_names(records: Sequence[QuestionRecord]) -> tuple[str, ...]:
-    """Every part name that a record's text metrics compare, sorted."""
+    """Return every part name that the records' text metrics compare, sorted."""
     names: set[str] = set()
     for record in records:
         given = (true_labels(record), _chosen_by(DEFAULT_SELECTOR)(record), generated_labels(record))
@@ -225,9 +225,9 @@ class QuestionPairs:
 
 
 def unsupported_capabilities(records: Sequence[QuestionRecord]) -> frozenset[Capability]:
-    """What the model of these records cannot do: it said so, and did it on no question.
+    """Return the capabilities that the model refused on some question and used on none.
 
-    A NotImplementedError on some questions alone (an operation that a device lacks, say) must not void the run.
+    A NotImplementedError on only some questions (such as an operation that a device lacks) must not void the run.
     """
     refused, answered = set[Capability](), set[Capability]()
     for record in records:
@@ -239,11 +239,11 @@ def unsupported_capabilities(records: Sequence[QuestionRecord]) -> frozenset[Cap
 def metric_ratios(
     records: Sequence[QuestionRecord], unsupported: frozenset[Capability], matcher: NameMatcher | None = None
 ) -> dict[str, ImageRatio]:
-    """Every metric of the records of one question type, by name.
+    """Compute every metric of one question type's records, by name.
 
     Args:
-        records: All records of the type, failed ones too.
-        unsupported: What the run's model cannot do: its metrics come out with count 0.
+        records: All records of the type, including failed ones.
+        unsupported: Capabilities that the run's model does not support; their metrics have count 0.
         matcher: Adds the text metrics with embedding matching.
     """
     index = ImageIndex(record.image_id for record in records)
@@ -268,7 +268,7 @@ def _answered(record: QuestionRecord) -> set[Capability]:
 
 
 def mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord], is_generated: bool) -> dict[str, ImageRatio]:
-    """Micro-gIoU, macro-gIoU and cIoU under each pairing."""
+    """Compute micro-gIoU, macro-gIoU and cIoU under each pairing."""
     ratios: dict[str, ImageRatio] = {}
     for matching in Matching:
         questions = [QuestionPairs(record.image_id, record_pairs(record, matching, is_generated)) for record in records]
@@ -282,7 +282,7 @@ def mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord], is_generat
 
 
 def record_pairs(record: QuestionRecord, matching: Matching, is_generated: bool) -> tuple[PairStatistics, ...]:
-    """The pixel counts of one question under one pairing; all missing where it failed."""
+    """Return the pixel counts of one question under one pairing; all masks are missing if it failed."""
     masks: MaskRecord | None = record.segmentation
     if is_generated:
         masks = None if record.generation is None else record.generation.masks
@@ -327,7 +327,7 @@ def _cumulative_ratio(index: ImageIndex, questions: Sequence[QuestionPairs]) -> 
 
 
 def _authors_mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord]) -> dict[str, ImageRatio]:
-    """Paired gIoU as the authors' code averages it: questions that failed or lack a prediction are left out."""
+    """Average paired gIoU as the authors' code does; questions that failed or lack a prediction are left out."""
     kept = [
         QuestionPairs(record.image_id, record.segmentation.paired)
         for record in records

@@ -16,11 +16,11 @@ from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, ChoiceSelection,
 from partonomy.structures import RLE, CharSpan, ChoiceScore, QuestionType
 
 UNKNOWN_TYPE = "unknown"
-"""Group of unreadable records that do not name a question type."""
+"""Group of unreadable records that name no question type."""
 
 
 class Capability(StrEnum):
-    """The three things a model may be asked for."""
+    """The three kinds of answers that a model may be asked for."""
 
     CHOICES = "choices"
     MASKS = "masks"
@@ -37,10 +37,10 @@ class TruePart:
 
 @dataclass(frozen=True)
 class ListwiseAnswer:
-    """What a model said that was shown all choices at once.
+    """The reply of a model that was shown all choices at once.
 
-    `order[i]` is the index of the choice shown as the i-th letter; `problem` says why the reply names no choice (empty
-    where it does).
+    `order[i]` is the index of the choice with the i-th letter. `problem` says why the reply names no choice; it is
+    empty if the reply names one.
     """
 
     order: tuple[int, ...]
@@ -53,7 +53,7 @@ class ChoiceRecord:
     """A multiple-choice question as asked and answered.
 
     `labels` are each choice's part names (one name, the object's, for the object question); `scores` and `selection`
-    are None where the model did not answer. A `listwise` answer has no scores; its selection is the same under every
+    are None if the model did not answer. A `listwise` answer has no scores; its selection is the same under every
     selector.
     """
 
@@ -70,17 +70,17 @@ class ChoiceRecord:
         return self.labels[self.correct_index]
 
     def chosen_labels(self, selector: Selector) -> tuple[str, ...] | None:
-        """Names of the choice that a selector made; None where the model did not answer."""
+        """Return the names in a selector's choice; None if the model did not answer."""
         return None if self.selection is None else self.labels[self.selection.index(selector)]
 
     def is_correct(self, selector: Selector) -> bool:
-        """Whether the selector made the correct choice; False where the model did not answer."""
+        """Whether the selector's choice is correct; False if the model did not answer."""
         return self.selection is not None and self.selection.index(selector) == self.correct_index
 
 
 @dataclass(frozen=True)
 class MaskRecord:
-    """Predicted masks and their pixel counts under each pairing (one entry per true part; `union`: one in all)."""
+    """Predicted masks and their pixel counts under each pairing (one entry per true part; `union` has a single one)."""
 
     masks: tuple[RLE, ...]
     paired: tuple[PairStatistics, ...]
@@ -108,14 +108,13 @@ class GenerationRecord:
 class QuestionRecord(Record):
     """The outcome of one question; `group` is its type, or "unknown" for an unreadable record that names none.
 
-    Where only the model's own answer failed, the status says so, but choices and masks are recorded and count as they
-    are.
+    If only the model's own answer failed, the status says so, but choices and masks are recorded and count as usual.
 
     Attributes:
-        instance_id, object_label: Of the object that the question is about.
-        requested: What the run asked of the model on this question.
-        unsupported: Which of these the model cannot do (NotImplementedError); its metrics are null.
-        true_parts: Parts of the correct answer, reading order; `true_union_area` counts the pixels of their union.
+        instance_id, object_label: Id and name of the object that the question is about.
+        requested: Capabilities that the run requested for this question.
+        unsupported: Those that the model does not support (NotImplementedError); their metrics are null.
+        true_parts: Parts of the correct answer in reading order; `true_union_area` counts the pixels of their union.
     """
 
     instance_id: int
@@ -141,7 +140,7 @@ class QuestionRecord(Record):
 
     @property
     def quality(self) -> float | None:
-        """See Record: the mean IoU over the parts with the phrases given, missing predictions as 0."""
+        """See Record: the mean IoU over the parts with given phrases; a missing prediction counts as 0."""
         if not self.is_asked(Capability.MASKS) or not self.true_parts:
             return None
         if self.segmentation is None:
@@ -166,7 +165,7 @@ class QuestionRecord(Record):
         )
 
     def is_asked(self, capability: Capability) -> bool:
-        """Whether the run asked this of a model that can do it."""
+        """Whether the run requested this capability and the model supports it."""
         return capability in self.requested and capability not in self.unsupported
 
     def masks(self) -> Iterable[RLE]:
@@ -192,7 +191,7 @@ class QuestionRecord(Record):
 
     @classmethod
     def upgrade(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See Record. Earlier versions had other names for what all benchmarks' records have in common."""
+        """See Record. Earlier versions had other names for the fields that all benchmarks share."""
         names = {"question_id": "item_id", "question_type": "group", "question": "prompt"}
         upgraded = {names.get(key, key): value for key, value in content.items()}
         return upgraded | {"group": upgraded.get("group") or UNKNOWN_TYPE}
@@ -202,7 +201,7 @@ MAX_ID = 2**63 - 1
 
 
 def _check_finite(*values: float) -> None:
-    if not all(math.isfinite(value) for value in values):  # JSON can spell numbers that no float holds
+    if not all(math.isfinite(value) for value in values):  # JSON can spell numbers that overflow a float
         raise ValueError(f"a number is not finite: {shorten(values)}")
 
 

@@ -1,4 +1,4 @@
-"""How Partonomy shows its questions: cases, accuracy by the length of the answer, and predictions for export."""
+"""Presentation of Partonomy's questions: cases, accuracy by answer length, and predictions for export."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from partonomy.visualize import Colour, part_colours
 
 
 def show_question(record: QuestionRecord, question: Question | None) -> Case:
-    """The true parts, the masks for the given phrases and those of the model's own answer, and all choices.
+    """Show the true parts, the masks for the given phrases, those of the model's own answer, and all choices.
 
     Args:
         record: The outcome.
-        question: The question; None where it is gone.
+        question: The question; None if it is no longer available.
     """
     colours = part_colours(len(record.true_parts))
     pairs = None if record.segmentation is None else record.segmentation.paired
@@ -47,7 +47,7 @@ def show_question(record: QuestionRecord, question: Question | None) -> Case:
 
 
 def length_table(records: Sequence[QuestionRecord]) -> Table:
-    """Parts accuracy by the number of parts in the correct answer, under each selector."""
+    """Tabulate parts accuracy by the number of parts in the correct answer, under each selector."""
     readable = [record for record in records if record.question_type is not None]
     by_selector = {selector: length_accuracies(readable, selector) for selector in Selector}
     rows = []
@@ -62,7 +62,7 @@ def length_table(records: Sequence[QuestionRecord]) -> Table:
 
 
 def length_accuracies(records: Sequence[QuestionRecord], selector: Selector) -> tuple[LengthAccuracy, ...]:
-    """Parts accuracy by the number of parts in the correct answer; failed questions count as wrong."""
+    """Compute parts accuracy by the number of parts in the correct answer; failed questions count as wrong."""
     asked = [(record, choice) for record in records if (choice := record.parts_choice) is not None]
     lengths = [len(choice.true_labels) for _, choice in asked]
     return accuracy_by_length(lengths, [is_parts_correct(record, selector) for record, _ in asked])
@@ -71,7 +71,7 @@ def length_accuracies(records: Sequence[QuestionRecord], selector: Selector) -> 
 def question_prediction(
     record: QuestionRecord, question: Question, instance: ObjectInstance, folder: Path
 ) -> Mapping[str, Any]:
-    """The question's published record and, beside it, what the model answered; null where it did not.
+    """Return the question's published record together with the model's answers, null for missing ones.
 
     `predicted_answer` and `predicted_object_answer` are the choices of the default selector, `predicted_segmentations`
     {part: [RLE]} the masks for the given phrases, `generated_segmentations` {tagged phrase: [RLE]} those of
@@ -103,7 +103,7 @@ def _pictures(record: QuestionRecord, question: Question, colours: Sequence[Colo
 
 
 def _own_colours(record: QuestionRecord, colours: Sequence[Colour]) -> tuple[Colour, ...]:
-    """Colours of the model's own spans: a true part's own colour where the name is the same, new ones otherwise."""
+    """Return the colours of the model's own spans: a true part's colour if the names match, otherwise new ones."""
     assert record.generation is not None
     known = {normalize_part(part.label): colours[index] for index, part in enumerate(record.true_parts)}
     names = [normalize_part(text) for text in record.generation.span_texts]
@@ -134,7 +134,7 @@ def _chosen(choice: ChoiceRecord | None) -> str | None:
 
 
 def _masks_by_label(labels: Sequence[str], masks: Sequence[RLE]) -> dict[str, list[dict[str, object]]]:
-    """Masks in reading order; the last labels go without where the model made fewer masks than there are phrases."""
+    """Group masks by label in reading order; the last labels have none if the model made fewer masks than phrases."""
     by_label: dict[str, list[dict[str, object]]] = {}
     for label, mask in zip(labels, masks, strict=False):
         by_label.setdefault(label, []).append(rle_to_json(mask))

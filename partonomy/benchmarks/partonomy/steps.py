@@ -1,8 +1,9 @@
-"""The Partonomy benchmark: what is asked, in which turns, with which metrics (Partonomy/PLUM paper, sections 3, A.1).
+"""The Partonomy benchmark's questions and their turns (Partonomy/PLUM paper, sections 3 and A.1).
 
-The part-whole types ask two questions in sequence: `whole_to_part` the object first, then its parts; `part_to_whole`
-the parts first, then the object. The second question follows the correct first answer (`gold`, what the authors' code
-does) or the model's own first choice (`predicted`, the paper's words: "we select an answer choice twice in sequence").
+The part-whole types ask two questions in sequence: `whole_to_part` asks for the object first and then its parts,
+`part_to_whole` for the parts first and then the object. The second question follows the correct first answer (`gold`,
+as in the authors' code) or the model's own first choice (`predicted`, the paper's "we select an answer choice twice in
+sequence").
 """
 
 from collections.abc import Sequence
@@ -17,17 +18,17 @@ VERSION = "partonomy-1.0"
 
 
 class Conditioning(StrEnum):
-    """Which first answer the second question of a part-whole type follows."""
+    """The first answer that the second question of a part-whole type follows."""
 
     GOLD = "gold"
     PREDICTED = "predicted"
 
 
 class ChoiceProtocol(StrEnum):
-    """How a model chooses: each answer scored by its probability, or all shown at once and one named (`listwise`).
+    """How a model chooses: by the probability of each answer, or by naming one of all answers shown (`listwise`).
 
-    The paper asks GPT-4o and SegLLM the second way, and says that it lets a model find the answer from which the wrong
-    ones were made.
+    The paper asks GPT-4o and SegLLM the second way. It says that this lets a model identify the answer from which the
+    wrong ones were derived.
     """
 
     LIKELIHOOD = "likelihood"
@@ -35,7 +36,7 @@ class ChoiceProtocol(StrEnum):
 
 
 class Subject(StrEnum):
-    """What a step asks for."""
+    """The subject of a step."""
 
     PARTS = "parts"
     OBJECT = "object"
@@ -43,7 +44,7 @@ class Subject(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """One multiple-choice question of a conversation. `phrases`: where each choice names parts, in reading order."""
+    """One multiple-choice question of a conversation; `phrases` are each choice's part spans in reading order."""
 
     subject: Subject
     text: str
@@ -53,10 +54,10 @@ class Step:
 
 
 def question_steps(question: Question) -> tuple[Step, ...]:
-    """The multiple-choice questions of one benchmark question, in the order in which they are asked.
+    """Return the multiple-choice questions of one benchmark question, in the order in which they are asked.
 
     Raises:
-        ValueError: There is not exactly one correct choice, or a part-whole type lacks its object question.
+        ValueError: The number of correct choices is not one, or a part-whole type lacks its object question.
     """
     parts = Step(
         Subject.PARTS,
@@ -81,11 +82,11 @@ def question_steps(question: Question) -> tuple[Step, ...]:
 
 
 def step_turns(steps: Sequence[Step], index: int, answers: Sequence[str]) -> tuple[Turn, ...]:
-    """The conversation up to and including the question of step `index`.
+    """Return the conversation up to and including the question of step `index`.
 
     Args:
         steps: All steps of the question.
-        index: The step that is asked.
+        index: The step to ask.
         answers: The assistant's answers to the steps before it.
     """
     turns = []
@@ -96,7 +97,7 @@ def step_turns(steps: Sequence[Step], index: int, answers: Sequence[str]) -> tup
 
 
 def first_answer(step: Step, chosen_index: int, conditioning: Conditioning) -> str:
-    """The answer to `step` that the next question follows."""
+    """Return the answer to `step` that the next question follows."""
     return step.choices[step.correct_index if conditioning is Conditioning.GOLD else chosen_index]
 
 

@@ -1,8 +1,8 @@
 """The Partonomy benchmark on the harness (Partonomy/PLUM paper, sections 3 and A.1).
 
-Choice: the model scores every answer, or names one of all that it is shown (`listwise`); all three selectors are
-recorded. Masks: the correct answer's text and its part phrases are given, and the model predicts one mask per phrase in
-reading order. Own answer, on request: text, tags and masks.
+Choice: the model scores every answer (`likelihood`) or names one of the answers shown (`listwise`); all three selectors
+are recorded. Masks: the correct answer and its part phrases are given, and the model predicts one mask per phrase in
+reading order. Own answer, on request: the model generates text, tags and masks.
 """
 
 from collections import defaultdict
@@ -126,7 +126,7 @@ class PartonomyOptions(Options):
 
     @property
     def types(self) -> tuple[QuestionType, ...]:
-        """The types that are asked, in the benchmark's order."""
+        """The question types to ask, in the benchmark's order."""
         return tuple(QuestionType(name) for name in parse_types(self.question_types))
 
     @property
@@ -140,18 +140,18 @@ class PartonomyOptions(Options):
         return tuple(path for path in self.training_metrics.split(",") if path)
 
     def requested(self, question_type: QuestionType) -> tuple[Capability, ...]:
-        """The capabilities that a question of this type asks for."""
+        """Return the capabilities that a question of this type requests."""
         asked = (Capability.CHOICES, Capability.MASKS)
         return (*asked, Capability.GENERATION) if question_type in self.generated_types else asked
 
     def resolve(self, model: str) -> Self:
-        """Spell out what defaults stand for, so that a run records it.
+        """Replace defaults by the values that they stand for, so that a run records them.
 
         Args:
             model: Name of the model, on which the default of `choice_protocol` depends.
 
         Raises:
-            ValueError: A name is not a question type, or not one that is asked.
+            ValueError: A name is not a question type, or is not among those to ask.
         """
         if self.choice_protocol not in (AUTO, *ChoiceProtocol):
             known = ", ".join((AUTO, *ChoiceProtocol))
@@ -164,7 +164,9 @@ class PartonomyOptions(Options):
         if not types:
             raise ValueError("--question_types names no type")
         if self.text_matching != EXACT_MATCHING:
-            build_matcher(["part"], self.text_matching, self.text_threshold)  # a missing model is told before the work
+            build_matcher(
+                ["part"], self.text_matching, self.text_threshold
+            )  # report a missing model before the work starts
         automatic = ChoiceProtocol.LISTWISE if model == "chat" else ChoiceProtocol.LIKELIHOOD
         return replace(
             self,
@@ -175,7 +177,7 @@ class PartonomyOptions(Options):
 
 
 def parse_types(text: str) -> tuple[str, ...]:
-    """Types of a comma-separated list, in the benchmark's order; `all` and `none` are understood.
+    """Parse a comma-separated list of types into the benchmark's order; `all` and `none` are accepted.
 
     Raises:
         ValueError: A name is not a question type.
@@ -190,7 +192,7 @@ def parse_types(text: str) -> tuple[str, ...]:
 
 
 def parse_generate(text: str | None, question_types: Sequence[str]) -> tuple[str, ...]:
-    """Types on which the model answers in its own words.
+    """Parse the types on which the model answers in its own words.
 
     Raises:
         ValueError: A name is not a question type, or not one that is asked.
@@ -210,7 +212,7 @@ def parse_generate(text: str | None, question_types: Sequence[str]) -> tuple[str
 
 @dataclass(frozen=True)
 class QuestionItem:
-    """A question of the benchmark as the harness sees it."""
+    """A question of the benchmark as an item of the harness."""
 
     question: Question
 
@@ -226,7 +228,7 @@ class QuestionItem:
 
     @property
     def picture(self) -> Picture:
-        """The image in the annotation's frame, with the instance's box where the question has one."""
+        """The image in the annotation's frame, with the instance's box if the question has one."""
         question = self.question
         return Picture(question.image_path, question.height, question.width, question.box)
 
@@ -238,7 +240,7 @@ class QuestionItem:
 
 @dataclass(frozen=True)
 class ChoiceAnswer:
-    """What a model chose; `scores` or `listwise`, as the protocol says."""
+    """A model's choice; `scores` or `listwise`, depending on the protocol."""
 
     scores: tuple[ChoiceScore, ...] | None
     selection: ChoiceSelection | None
@@ -250,11 +252,11 @@ class QuestionAnswer:
     """Everything that a model answered to one question.
 
     Attributes:
-        choices: By subject; empty where the model cannot choose.
-        masks: bool (S, H, W); None where the model cannot segment.
-        generation: Its own answer; None where it was not asked, cannot, or failed.
-        unsupported: What the model cannot do.
-        problems: What went wrong without failing choices and masks.
+        choices: Choices by subject; empty if the model cannot choose.
+        masks: bool (S, H, W); None if the model cannot segment.
+        generation: The model's own answer; None if it was not requested, is not supported, or failed.
+        unsupported: Capabilities that the model does not support.
+        problems: Errors that do not fail choices and masks.
     """
 
     choices: Mapping[Subject, ChoiceAnswer] = field(default_factory=dict)
@@ -270,9 +272,9 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
 
     Attributes:
         split: Name of the question set.
-        seed: Shuffles the choices where all are shown at once (`listwise`).
-        question_set: What `items` were selected from; None for the metrics of a finished run.
-        root: Where the questions were read.
+        seed: Seed for shuffling the choices if all are shown at once (`listwise`).
+        question_set: The set that `items` were selected from; None for the metrics of a finished run.
+        root: Path that the questions were read from.
     """
 
     VERSION: ClassVar[str] = VERSION
@@ -306,7 +308,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
 
     @property
     def protocol(self) -> str:
-        """How choices are made, and after which first answer part-whole questions follow."""
+        """How choices are made, and which first answer the second part-whole question follows."""
         return f"{self.options.choice_protocol}, {self.options.part_whole.value} first answers"
 
     @property
@@ -316,17 +318,17 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
 
     @property
     def lost(self) -> Sequence[QuestionRecord]:
-        """Records of the question file that cannot be asked. Those of a type that is not asked are left out."""
+        """Records of the question file that cannot be asked, without those of types that are not asked."""
         invalid = () if self.question_set is None else self.question_set.invalid
         wanted = {None, *self.options.types}
         return tuple(self._invalid_record(record) for record in invalid if record.question_type in wanted)
 
     def ask(self, item: QuestionItem, marks: AnswerMarks) -> Asking[QuestionAnswer]:
-        """Ask for the choices, the masks of the correct answer's phrases and, where the run wants it, an own answer.
+        """Ask for the choices, the masks of the correct answer's phrases and, on request, the model's own answer.
 
-        An error in choices or masks fails the whole question, since its numbers would otherwise come from different
-        sets of questions. One in the own answer alone leaves choices and masks scored, and so does a `listwise` reply
-        that names no choice: that choice is wrong, and the record says why.
+        An error in choices or masks fails the whole question, because its numbers would otherwise come from different
+        sets of questions. An error in the model's own answer alone leaves choices and masks scored. So does a
+        `listwise` reply that names no choice: the choice counts as wrong, and the record says why.
         """
         question = item.question
         steps = question_steps(question)
@@ -336,7 +338,10 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             choices, answers = yield from self._ask_choices(question, steps)
         except NotImplementedError:
             unsupported.append(Capability.CHOICES)
-            choices, answers = {}, [step.choices[step.correct_index] for step in steps]  # no own choice to follow
+            choices, answers = (
+                {},
+                [step.choices[step.correct_index] for step in steps],
+            )  # the model has no choice to follow
         problems += [
             f"choice of {subject} only: {choice.listwise.problem}"
             for subject, choice in choices.items()
@@ -355,12 +360,12 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
                 (generation,) = yield [AnswerRequest(0, turns, gold)]
             except NotImplementedError:
                 unsupported.append(Capability.GENERATION)
-            except Exception as error:  # e.g. out of memory at a long answer; choices and masks are known by now
+            except Exception as error:  # e.g. out of memory at a long answer; choices and masks are already known
                 problems.append(_own_answer_problem(error))
         return QuestionAnswer(choices, masks, generation, tuple(unsupported), tuple(problems))
 
     def score(self, item: QuestionItem, answer: QuestionAnswer) -> QuestionRecord:
-        """Compare the masks with the truth under every pairing and record the choices."""
+        """Compare the masks with the true ones under every pairing and record the choices."""
         question, record = item.question, self._record(item)
         choices = {
             subject: replace(asked, scores=chosen.scores, selection=chosen.selection, listwise=chosen.listwise)
@@ -388,15 +393,15 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         return record
 
     def fail(self, item: QuestionItem, reason: str) -> QuestionRecord:
-        """A record that scores 0 in everything that was requested."""
+        """Return a record that scores 0 in everything that was requested."""
         return replace(self._record(item), status=Status.FAILED, reason=reason)
 
     def metrics(self, records: Sequence[QuestionRecord]) -> Mapping[str, Metric | None]:
-        """Every metric of the records of one question type."""
+        """Compute every metric of one question type's records."""
         return self._metrics(records, unsupported_capabilities(records), None)
 
     def groups(self, records: Sequence[QuestionRecord]) -> Iterator[Group]:
-        """One group per question type that was to be asked, also without questions."""
+        """Make one group per requested question type, even if it has no questions."""
         unsupported, matcher = unsupported_capabilities(records), None
         if self.options.text_matching != EXACT_MATCHING:
             matcher = build_matcher(part_names(records), self.options.text_matching, self.options.text_threshold)
@@ -408,13 +413,13 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         if unexpected:
             raise ValueError(f"there are records of question types that the run did not ask: {', '.join(unexpected)}")
         skipped = () if self.question_set is None else self.question_set.skipped
-        for name in names:  # the records of one type at a time: they may be in a file
+        for name in names:  # one type at a time, because the records may be in a file
             of_type = [_fail_if_inconsistent(records[place], unsupported) for place in places[name]]
             group = make_group(name, of_type, self._metrics(of_type, unsupported, matcher, name))
             yield group if of_type else replace(group, reasons=_why_not_asked(name, skipped))
 
     def settle(self, records: Sequence[QuestionRecord]) -> Iterator[QuestionRecord]:
-        """See Task; `unsupported` names what the model could do on no question."""
+        """See Task; `unsupported` then names the capabilities that the model had on no question."""
         unsupported = unsupported_capabilities(records)
         for record in records:
             settled = _fail_if_inconsistent(record, unsupported)
@@ -429,12 +434,12 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         }
 
     def counted_by(self, metric: str) -> tuple[str, str]:
-        """The authors' protocol for metrics with its prefix, ours for all others."""
+        """Return the authors' protocol for metrics with its prefix, and ours for all others."""
         protocol = MetricProtocol.AUTHORS if metric.startswith(AUTHORS_PREFIX) else MetricProtocol.OURS
         return protocol.value, metric.removeprefix(AUTHORS_PREFIX)
 
     def further_tables(self, records: Sequence[QuestionRecord]) -> tuple[Table, ...]:
-        """Accuracy by the number of parts in the correct answer."""
+        """Tabulate accuracy by the number of parts in the correct answer."""
         return (length_table(records),)
 
     def show(self, record: QuestionRecord, item: QuestionItem | None) -> Case:
@@ -450,8 +455,8 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
 
     @cached_property
     def _instances(self) -> Mapping[str | int, ObjectInstance]:
-        """The objects with all their parts: of a record file by the question's id, else by their own."""
-        assert self.root is not None  # `read_partonomy` has named it
+        """The objects with all their parts, by question id for a record file, otherwise by their own id."""
+        assert self.root is not None  # set by `read_partonomy`
         if not self.root.is_file():
             images = load_dataset(self.root).images
             return {instance.instance_id: instance for image in images for instance in image.objects}
@@ -461,7 +466,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         }
 
     def content(self) -> Iterator[object]:
-        """The question set's own hash, over questions and masks."""
+        """Generate the question set's own hash, over questions and masks."""
         yield self.content_hash()
 
     def content_hash(self) -> str:
@@ -470,12 +475,12 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         return self.question_set.content_hash
 
     def image_paths(self) -> frozenset[Path]:
-        """Return the images of the whole question set, whichever types are asked."""
+        """Return the images of the whole question set, regardless of the types to ask."""
         assert self.question_set is not None  # a task that is run has its questions
         return frozenset(question.image_path for question in self.question_set.questions)
 
     def dataset(self) -> Mapping[str, Any]:
-        """Name, hash, sizes and how the questions were made."""
+        """Return the name, the hash, the sizes, and how the questions were made."""
         assert self.question_set is not None  # a task that is run has its questions
         return {
             "name": self.question_set.name,
@@ -492,7 +497,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         if self.options.choice_protocol == ChoiceProtocol.LISTWISE:
             return (yield from self._ask_listwise(question, steps))
         conditioning = self.options.part_whole
-        # Answers that do not depend on the model: all steps are then asked at once.
+        # If the answers do not depend on the model, all steps are asked at once.
         is_gold = conditioning is Conditioning.GOLD
         answers = [step.choices[step.correct_index] for step in steps] if is_gold else []
         choices: dict[Subject, ChoiceAnswer] = {}
@@ -516,7 +521,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
     def _ask_listwise(
         self, question: Question, steps: Sequence[Step]
     ) -> Generator[Sequence[Request], Sequence[Any], tuple[dict[Subject, ChoiceAnswer], list[str]]]:
-        """As `_ask_choices`; a reply that names no choice is followed as it was said."""
+        """Do the same as `_ask_choices`; later steps follow a reply that names no choice verbatim."""
         answers: list[str] = []
         choices: dict[Subject, ChoiceAnswer] = {}
         for index, step in enumerate(steps):
@@ -544,12 +549,12 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         return {metric: ratios.get(metric) for metric in metric_names(question_type, matcher is not None)}
 
     def _record(self, item: QuestionItem) -> QuestionRecord:
-        """The record before the model has said anything."""
+        """Make the record before the model has answered."""
         question = item.question
         masks = _true_masks(question)
         try:
             choices = _choice_records(question)
-        except ValueError:  # a malformed question, which is itself the reason of its failure
+        except ValueError:  # a malformed question: its own error is recorded as the reason
             choices = {}
         return QuestionRecord(
             item_id=question.question_id,
@@ -567,7 +572,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         )
 
     def _invalid_record(self, invalid: InvalidRecord) -> QuestionRecord:
-        """A failed record for an entry that cannot be asked; it counts as an image of its own."""
+        """Make a failed record for an entry that cannot be asked; it counts as a separate image."""
         asked = (Capability.CHOICES, Capability.MASKS)
         kind = invalid.question_type
         return QuestionRecord(
@@ -585,11 +590,11 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
 
 
 def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
-    """Read the questions; records that cannot be asked are collected, to be counted as failed.
+    """Read the questions; collect records that cannot be asked, which count as failed.
 
     Args:
         source: Folder of a data set, or a published record file; `limit` counts the questions of each type.
-        options: How they are asked.
+        options: How the questions are asked.
 
     Raises:
         FileNotFoundError, ValueError: The questions are missing or broken.
@@ -602,16 +607,16 @@ def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
 
 
 def unreadable_id(invalid: InvalidRecord) -> str:
-    """Record id of an unreadable entry: by position, since its own id may be missing or another's."""
+    """Return the record id of an unreadable entry, by position because its own id may be missing or a duplicate."""
     return f"unreadable-{invalid.record_index:06d}"
 
 
 def compare_masks(predicted: np.ndarray, true: Sequence[RLE]) -> MaskRecord:
-    """Encode the predictions, once, and count their pixels under every pairing on the codes.
+    """Encode the predictions once and count their pixels under every pairing on the codes.
 
     Args:
         predicted: bool (P, H, W).
-        true: M canonical codes of the same size.
+        true: M canonical RLE codes of the same size.
     """
     masks = encode_masks(predicted)
     counts = count_pixels(masks, true)
@@ -634,7 +639,7 @@ def _score_generation(generation: Generation, question: Question, true_masks: Se
 
 
 def _check_masks(masks: np.ndarray, question: Question, num_spans: int) -> None:
-    """Fewer masks than spans are missing predictions; anything else out of shape is an error."""
+    """Check the shape of masks; fewer masks than spans are allowed and count as missing predictions."""
     size = (question.height, question.width)
     if masks.ndim != 3 or masks.shape[1:] != size or len(masks) > num_spans or masks.dtype != np.bool_:
         raise ValueError(
@@ -664,12 +669,12 @@ def _gold(question: Question, subject: Subject) -> Gold:
 
 
 def _true_masks(question: Question) -> tuple[RLE, ...]:
-    """Canonical codes of the true masks, in the correct answer's reading order."""
+    """Return canonical codes of the true masks, in the correct answer's reading order."""
     return tuple(canonical_rle(part.mask) for part in question.masks)
 
 
 def _choice_records(question: Question) -> dict[Subject, ChoiceRecord]:
-    """The multiple-choice questions as they are asked.
+    """Return the records of a question's multiple-choice questions before they are answered.
 
     Raises:
         ValueError: See `question_steps`.
@@ -686,7 +691,7 @@ def _choice_records(question: Question) -> dict[Subject, ChoiceRecord]:
 
 
 def _fail_if_inconsistent(record: QuestionRecord, unsupported: frozenset[Capability]) -> QuestionRecord:
-    """A question refused by a model that answered others of its kind has failed; it scores 0 in what it refused."""
+    """Mark a question as failed, with score 0 in what was refused, if the model answered others of its kind."""
     refused = [capability.value for capability in record.unsupported if capability not in unsupported]
     if not refused or not record.is_scored:
         return record
@@ -695,7 +700,7 @@ def _fail_if_inconsistent(record: QuestionRecord, unsupported: frozenset[Capabil
 
 
 def _why_not_asked(name: str, skipped: Sequence[SkippedType]) -> dict[str, int]:
-    """The reasons why no question of a type could be made."""
+    """Return the reasons why no question of a type could be made."""
     not_asked = {entry.reason: entry.count for entry in skipped if entry.question_type == name}
     return not_asked or {"the questions contain none of this type": 0}
 

@@ -1,4 +1,4 @@
-"""Every table of a paper that holds runs, by the name that `tables --table` takes."""
+"""All paper tables that include runs, by their name for `tables --table`."""
 
 from collections.abc import Sequence
 
@@ -20,15 +20,15 @@ PAPER_TABLES: dict[str, PaperTable] = {
 
 
 def tables_of(run: AnyRun) -> tuple[PaperTable, ...]:
-    """The tables in which a run stands beside the numbers of papers."""
+    """Return the paper tables that include a run."""
     return tuple(table for table in PAPER_TABLES.values() if table.suits(run))
 
 
 def check_holds(table: PaperTable, runs: Sequence[AnyRun]) -> None:
-    """Refuse runs that a table does not hold.
+    """Check that a table can include the runs.
 
     Raises:
-        ValueError: Names the first of them.
+        ValueError: The table cannot include a run; the message names the first.
     """
     for run in runs:
         if not table.holds(run):

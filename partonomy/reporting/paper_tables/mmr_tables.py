@@ -1,4 +1,4 @@
-"""Runs beside the rows quoted from Tables 2 to 5 of the MMR paper."""
+"""Runs together with the rows quoted from Tables 2 to 5 of the MMR paper."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ REFCOCOM = "refcocom"
 
 @dataclass(frozen=True)
 class _Key:
-    """Which runs stand in one row."""
+    """The key shared by the runs of one row."""
 
     checkpoint: str
     checkpoint_hash: str | None
@@ -62,7 +62,7 @@ class MmrTable(PaperTable):
         object.__setattr__(self, "name", f"mmr{self.number}")
 
     def holds(self, run: AnyRun) -> bool:
-        """Runs on the table's benchmarks and splits."""
+        """Whether the run is on one of the table's benchmarks and splits."""
         return find_table(run.summary) == self.number
 
     def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
@@ -86,7 +86,7 @@ def load_mmr_runs(paths: Sequence[Path]) -> tuple[Summary, ...]:
 
     Raises:
         FileNotFoundError: A run has not finished.
-        ValueError: A run is of a benchmark or split that stands in none of the tables.
+        ValueError: None of the tables has a run's benchmark and split.
     """
     summaries = []
     for path in paths:
@@ -98,23 +98,23 @@ def load_mmr_runs(paths: Sequence[Path]) -> tuple[Summary, ...]:
 
 
 def table_of(benchmark: str) -> int | None:
-    """The paper's table of a benchmark."""
+    """Return the number of the paper's table for a benchmark."""
     if benchmark in MULTI_REFERRING_NAMES:
         return 4
     return 3 if benchmark in REFCOCO_NAMES else {MMR: 2, REFCOCOM: 5}.get(benchmark)
 
 
 def find_table(summary: Summary) -> int | None:
-    """The paper's table of a run; None where none has its benchmark and split."""
+    """Return the number of the paper's table for a run; None if no table has its benchmark and split."""
     number = table_of(summary.benchmark)
     return number if number and set(_columns(summary)) <= set(_read_quoted(number).columns) else None
 
 
 def mmr_table(number: int, summaries: Sequence[Summary], has_intervals: bool = True) -> Table:
-    """The paper's rows, then one per checkpoint and protocol.
+    """Return the paper's rows and then one row per checkpoint and protocol.
 
     Raises:
-        ValueError: Two runs would stand in one place.
+        ValueError: Two runs would share a cell.
     """
     quoted = _read_quoted(number)
     rows = [
@@ -143,7 +143,7 @@ def mmr_table(number: int, summaries: Sequence[Summary], has_intervals: bool = T
 
 @dataclass(frozen=True)
 class _Quoted:
-    """Columns of a table and, by method, their numbers as printed; empty where the paper has a dash."""
+    """A table's columns and, by method, their numbers as printed; empty for a dash in the paper."""
 
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[str, ...]]
@@ -156,7 +156,7 @@ def _read_quoted(number: int) -> _Quoted:
 
 
 def _columns(summary: Summary) -> dict[str, str]:
-    """Columns in which a run stands, and the metric of each."""
+    """Return the columns that a run fills, and the metric of each."""
     name, split = summary.benchmark, summary.split
     if name == MMR:
         return {f"{split}_{metric}": metric for metric in _shown_metrics(name)}
@@ -171,7 +171,7 @@ def _shown_metrics(benchmark: str) -> tuple[str, ...]:
 
 
 def _estimates(summary: Summary) -> dict[str, Estimate]:
-    """What a run puts into its table, by column."""
+    """Return a run's values for its table, by column."""
     return {column: summary.metrics[metric] for column, metric in _columns(summary).items()}
 
 
@@ -181,7 +181,7 @@ def _key(summary: Summary) -> _Key:
 
 
 def _column_groups(number: int, columns: Sequence[str]) -> tuple[ColumnGroup, ...]:
-    """Table 2 has metrics below splits, 3 and 4 splits below data sets, 5 kinds below splits."""
+    """Group columns: Table 2 has metrics below splits, 3 and 4 splits below data sets, and 5 kinds below splits."""
     pairs = [column.rsplit("_", 1) if number == 2 else column.split("_", 1) for column in columns]
     labels = dict.fromkeys(label for label, _ in pairs)
     groups = [ColumnGroup(label, tuple(below for one, below in pairs if one == label)) for label in labels]

@@ -1,4 +1,4 @@
-"""What all tables of papers have in common: rows quoted from the paper, and runs in the same columns."""
+"""The common parts of all paper tables: quoted rows, and runs in the same columns."""
 
 import csv
 from abc import ABC, abstractmethod
@@ -14,13 +14,13 @@ from partonomy.table_format import Table, format_percent
 OURS, QUOTED, EXACT = "ours", "quoted", "exact"
 """Values of the source column: measured by this code, quoted from the paper, or computed without a model."""
 PAPER_PROTOCOL, NO_PROTOCOL = "paper", "-"
-"""Values of the protocol column of rows that are not a run's."""
+"""Values of the protocol column in rows that do not belong to a run."""
 SOURCE_COLUMN = "source"
 
 
 @dataclass(frozen=True)
 class PaperTableStyle:
-    """What the rows of runs show: one row per protocol, with or without 95% intervals below the values."""
+    """The style of runs' rows: one row per protocol, with or without 95% intervals below the values."""
 
     protocols: tuple[MetricProtocol, ...] = (MetricProtocol.OURS,)
     has_intervals: bool = True
@@ -31,17 +31,17 @@ class TidyRow:
     """One number.
 
     Attributes:
-        table: Name of the paper's table in which it stands; empty for a metric that is in none.
-        method: The paper's method, or model and folder of a run.
-        dataset: What was asked, e.g. a question set.
+        table: Name of the paper's table that holds it; empty for a metric in no table.
+        method: The paper's method, or the model and folder of a run.
+        dataset: Name of the data, e.g. a question set.
         source: quoted, ours or exact (computed without a model).
         protocol: paper, ours, authors, a benchmark's own protocol, or "-".
         question_type: The group, as in the summary.
         metric: As in the summary, without the prefix of the authors' protocol.
         value: Percent; empty for a dash.
         low: Lower end of the 95% interval in percent; empty for none.
-        high: Upper end.
-        n: Masks, images or questions counted; empty for quoted numbers.
+        high: Upper end of the interval; empty for none.
+        n: Number of masks, images or questions counted; empty for quoted numbers.
     """
 
     table: str
@@ -58,11 +58,11 @@ class TidyRow:
 
 
 class PaperTable(ABC):
-    """A table of a paper, with its rows as they are printed and a row for every run.
+    """A table of a paper, with its printed rows and a row for every run.
 
     Attributes:
-        name: As typed after `--table`.
-        is_automatic: Whether a run stands in it without being asked for by name.
+        name: The value of `--table`.
+        is_automatic: Whether the table includes a run without being requested by name.
     """
 
     name: str
@@ -70,36 +70,36 @@ class PaperTable(ABC):
 
     @abstractmethod
     def holds(self, run: AnyRun) -> bool:
-        """Whether a run may stand in it."""
+        """Whether the table may include a run."""
 
     def suits(self, run: AnyRun) -> bool:
-        """Whether it is the table for a run that may stand in several."""
+        """Whether this is the right table for a run that several tables may include."""
         return self.holds(run)
 
     @abstractmethod
     def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
-        """The paper's rows, then the runs.
+        """Return the paper's rows and then the runs.
 
         Raises:
-            ValueError: Two runs belong in one place, or do not compare.
+            ValueError: Two runs would share a cell or are not comparable.
         """
 
     @abstractmethod
     def quoted(self) -> Iterator[TidyRow]:
-        """The paper's numbers."""
+        """Generate the paper's numbers."""
 
     def exact(self, runs: Sequence[AnyRun]) -> Iterator[TidyRow]:
-        """Numbers that are computed without a model."""
+        """Generate numbers that are computed without a model."""
         return iter(())
 
     @abstractmethod
     def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
-        """The metrics of a run that stand in the table, by group."""
+        """Return a run's metrics that the table shows, by group."""
 
 
 @dataclass(frozen=True)
 class QuotedRows:
-    """Columns of a file of `paper_rows` and, by method, the cells as printed; empty where the paper has a dash."""
+    """Columns of a file of `paper_rows` and, by method, the cells as printed; empty for a dash in the paper."""
 
     columns: tuple[str, ...]
     rows: tuple[Mapping[str, str], ...]
@@ -122,12 +122,12 @@ def read_quoted(name: str) -> QuotedRows:
 
 
 def format_interval(estimate: Estimate) -> str:
-    """Interval in percent, e.g. "34.0-38.5"; empty where there is none."""
+    """Format the interval in percent, e.g. "34.0-38.5"; empty if there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"{format_percent(estimate.low)}-{format_percent(estimate.high)}"
 
 
 def tidy_percent(value: float | None) -> str:
-    """Percent of a tidy row."""
+    """Format a percentage of a tidy row."""
     return "" if value is None else f"{100 * value:.4f}"

@@ -1,4 +1,4 @@
-"""Runs in the layout of the paper's tables 2 and 9 to 11 (segmentation) and 3 (text), beside rows quoted from it."""
+"""Runs and quoted rows in the layout of the paper's tables 2, 9 to 11 (segmentation) and 3 (text)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,11 +66,11 @@ class PartonomyTable(PaperTable):
         object.__setattr__(self, "name", str(self.number))
 
     def holds(self, run: AnyRun) -> bool:
-        """Any run on Partonomy's questions."""
+        """Whether the run is on Partonomy's questions."""
         return run.summary.benchmark == BENCHMARK
 
     def suits(self, run: AnyRun) -> bool:
-        """The table of text for all runs, that of segmentation by the name of the question set."""
+        """Whether this is the text table, or the segmentation table that matches the question set's name."""
         return self.holds(run) and self.number in (TEXT_TABLE, segmentation_table(run.dataset_name))
 
     def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
@@ -89,7 +89,7 @@ class PartonomyTable(PaperTable):
                 yield TidyRow(self.name, row.method, reference.subset, QUOTED, PAPER_PROTOCOL, kind, metric, text)
 
     def exact(self, runs: Sequence[AnyRun]) -> Iterator[TidyRow]:
-        """Table 3: what a uniform guess scores on each question set."""
+        """Generate, for Table 3, the expected score of a uniform guess on each question set."""
         for run in one_per_dataset(runs) if self.number == TEXT_TABLE else ():
             for kind in TABLE_TYPES:
                 count = str(len(run.of_group(kind)))
@@ -104,7 +104,7 @@ class PartonomyTable(PaperTable):
 
 
 def segmentation_results(runs: Sequence[QuestionRun], number: int, style: PaperTableStyle) -> Table:
-    """Table 2, 9, 10 or 11: paired micro- and macro-gIoU in percent. `runs` may be empty."""
+    """Make Table 2, 9, 10 or 11: paired micro- and macro-gIoU in percent. `runs` may be empty."""
     reference = load_reference(number)
     rows = list(_quoted_rows(reference))
     for run in runs:
@@ -120,7 +120,7 @@ def segmentation_results(runs: Sequence[QuestionRun], number: int, style: PaperT
 
 
 def text_results(runs: Sequence[QuestionRun], style: PaperTableStyle) -> Table:
-    """Table 3: precision, recall and accuracy of the parts, accuracy of the object, in percent."""
+    """Make Table 3: precision, recall and accuracy of the parts, and accuracy of the object, in percent."""
     reference = load_reference(TEXT_TABLE)
     rows = list(_quoted_rows(reference))
     datasets = one_per_dataset(runs)
@@ -144,17 +144,17 @@ def text_results(runs: Sequence[QuestionRun], style: PaperTableStyle) -> Table:
 
 
 def segmentation_metrics(run: QuestionRun) -> tuple[str, ...]:
-    """Micro- and macro-gIoU as tables show them: paired, or of the union where all phrases share one mask."""
+    """Return the names of the shown micro- and macro-gIoU: paired, or of the union if all phrases share one mask."""
     return mask_metric_names(read_marks(run.summary.provenance).matching)[:2]
 
 
 def text_metrics(question_type: QuestionType) -> tuple[str, ...]:
-    """Metrics of table 3 for one question type, in the order of its columns."""
+    """Return the metrics of table 3 for one question type, in the order of its columns."""
     return (*_PARTS_METRICS, "objects_accuracy") if question_type.is_part_whole else _PARTS_METRICS
 
 
 def random_values(run: QuestionRun, question_type: QuestionType) -> tuple[float | None, ...]:
-    """What a uniform guess scores in expectation on the metrics of `text_metrics`; None where nothing was asked."""
+    """Return a uniform guess's expected scores on the metrics of `text_metrics`; None if nothing was asked."""
     records = run.of_group(question_type)
     parts: RandomBaseline | None = random_parts(records)
     if parts is None:
@@ -167,7 +167,7 @@ def random_values(run: QuestionRun, question_type: QuestionType) -> tuple[float 
 
 
 def one_per_dataset(runs: Sequence[QuestionRun]) -> tuple[QuestionRun, ...]:
-    """The first run on each question set."""
+    """Return the first run on each question set."""
     first: dict[str, QuestionRun] = {}
     for run in runs:
         first.setdefault(run.dataset_hash, run)
@@ -175,12 +175,12 @@ def one_per_dataset(runs: Sequence[QuestionRun]) -> tuple[QuestionRun, ...]:
 
 
 def random_parts(records: Sequence[QuestionRecord]) -> RandomBaseline | None:
-    """What a uniform guess scores on the part questions of these records, in expectation."""
+    """Return a uniform guess's expected score on the part questions of these records."""
     return _random([record.parts_choice for record in records])
 
 
 def random_objects(records: Sequence[QuestionRecord]) -> RandomBaseline | None:
-    """What a uniform guess scores on the object questions of these records, in expectation."""
+    """Return a uniform guess's expected score on the object questions of these records."""
     return _random([record.object_choice for record in records])
 
 
@@ -196,7 +196,7 @@ def _own_row(
     style: PaperTableStyle,
     metrics: Sequence[str] | None,
 ) -> TableRow:
-    """One run under one protocol. `metrics`: of every type, by their full names; None = those of table 3."""
+    """Make a run's row under one protocol; `metrics` are every type's full metric names, None for those of table 3."""
     estimates = [
         find_estimate(run.summary.groups.get(kind.value), metric)
         for kind in TABLE_TYPES
@@ -214,7 +214,7 @@ def _own_row(
 
 
 def _segmentation_metrics(run: QuestionRun, protocol: MetricProtocol) -> tuple[str, ...]:
-    """Full names of `segmentation_metrics` under a protocol; the authors' knows no union."""
+    """Return the full names of `segmentation_metrics` under a protocol; the authors' protocol has no union."""
     names = segmentation_metrics(run)
     if names[0] in PROTOCOL_METRICS:
         return tuple(metric_of(protocol, name) for name in names)
@@ -227,7 +227,7 @@ def _quoted_rows(reference: ReferenceTable) -> Iterable[TableRow]:
         values = ("-" if value is None else f"{value:.1f}" for value in row.values)
         extra = () if reference.number == TEXT_TABLE else (row.extra_segmentation_data,)
         group = f"{QUOTED_GROUP}: {row.group}" if row.group else QUOTED_GROUP
-        has_rule = row.block != block and not row.group  # a heading of its own parts the blocks as well
+        has_rule = row.block != block and not row.group  # a heading also separates the blocks
         block = row.block
         yield TableRow((row.method, QUOTED, PAPER_PROTOCOL, *extra, *values), group, has_rule_above=has_rule)
 
@@ -252,7 +252,7 @@ def _note(reference: ReferenceTable, runs: Sequence[QuestionRun], style: PaperTa
 
 
 def _caveats(run: QuestionRun, style: PaperTableStyle) -> list[str]:
-    """The overlap with training, and what sets a run's rows apart from a full run under the default protocol."""
+    """Return the training overlap, and how the run differs from a full run under the default protocol."""
     config = run.summary.provenance["config"]
     entries = [entry for entry in run.summary.groups.values() if entry.num_expected]
     num_failed = sum(entry.num_failed for entry in entries)

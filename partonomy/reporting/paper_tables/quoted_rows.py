@@ -1,11 +1,11 @@
-"""Rows quoted from tables 2, 3, 9, 10 and 11 of the Partonomy/PLUM paper: quotations, never results of this code."""
+"""Rows quoted from tables 2, 3, 9, 10 and 11 of the Partonomy/PLUM paper; they are never results of this code."""
 
 from dataclasses import dataclass
 
 from partonomy.reporting.paper_tables.paper_table import SOURCE_COLUMN, read_quoted
 
 SEGMENTATION_TABLES = {"paco": 9, "partimagenet": 10, "pascal": 11}
-"""Table of segmentation results by a word of the dataset's name; any other name stands beside table 2 (Core)."""
+"""Table of segmentation results by a word in the dataset's name; any other name gets table 2 (Core)."""
 TEXT_TABLE = 3
 TABLE_SUBSETS = {
     2: "Partonomy-Core",
@@ -33,10 +33,10 @@ class ReferenceRow:
     Attributes:
         method: Name as printed, "(ft)" included.
         group: Heading under which the row is printed; empty in tables without such headings.
-        block: Rows of one block stand together; the paper draws a rule between blocks.
+        block: Id of a block of adjacent rows; the paper draws a rule between blocks.
         is_fine_tuned: Whether the method was fine-tuned on Partonomy.
         extra_segmentation_data: yes, no, or "-" as printed; empty in table 3, which has no such column.
-        values: Percentages, None where the paper prints a dash.
+        values: Percentages; None for a dash in the paper.
     """
 
     method: str
@@ -58,7 +58,7 @@ class ReferenceTable:
 
 
 def segmentation_table(dataset_name: str) -> int:
-    """Number of the paper's table whose data is closest to a dataset, by name."""
+    """Return the number of the paper's table whose data is closest to a dataset, by name."""
     name = dataset_name.lower().replace("_", "").replace("-", "")
     return next((number for word, number in SEGMENTATION_TABLES.items() if word in name), 2)
 

@@ -1,4 +1,4 @@
-"""Text retention: a segmenting model on VQA beside the same model without its adapters (paper, Table 5)."""
+"""Text retention: VQA scores of a segmenting model with and without its adapters (paper, Table 5)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ QUOTED_BASE = "LLaVA-13B"
 
 @dataclass(frozen=True)
 class RetentionRow:
-    """One model under one protocol; values in percent by benchmark, missing where there is no run."""
+    """One model under one protocol; values are percentages by benchmark, absent if there is no run."""
 
     method: str
     protocol: str
@@ -35,7 +35,7 @@ class RetentionRow:
 
 @dataclass(frozen=True)
 class _Key:
-    """Which runs stand in one row."""
+    """The key shared by the runs of one row."""
 
     checkpoint_hash: str | None
     protocol: str
@@ -53,7 +53,7 @@ class RetentionTable(PaperTable):
         return run.summary.benchmark in BENCHMARKS
 
     def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
-        """See PaperTable; without intervals, as the paper prints it."""
+        """See PaperTable; there are no intervals, as in the paper."""
         return retention_table([run.summary for run in runs])
 
     def quoted(self) -> Iterator[TidyRow]:
@@ -84,7 +84,7 @@ def load_retention_runs(paths: Sequence[Path]) -> tuple[Summary, ...]:
 
     Raises:
         FileNotFoundError: A run has not finished.
-        ValueError: A run is of another benchmark.
+        ValueError: A run belongs to another benchmark.
     """
     summaries = []
     for path in paths:
@@ -96,12 +96,12 @@ def load_retention_runs(paths: Sequence[Path]) -> tuple[Summary, ...]:
 
 
 def retention_table(summaries: Sequence[Summary]) -> Table:
-    """The paper's rows, then per checkpoint and protocol the model with adapters off and on.
+    """Return the paper's rows and then, per checkpoint and protocol, the model with adapters off and on.
 
-    In brackets the change relative to the backbone, as the paper prints it.
+    Brackets hold the change relative to the backbone, as in the paper.
 
     Raises:
-        ValueError: Two runs of one benchmark would stand in one place, or were asked different items.
+        ValueError: Two runs of one benchmark would share a cell, or were asked different items.
     """
     quoted = load_quoted_retention()
     base = next(row for row in quoted if row.method == QUOTED_BASE)
