@@ -2,8 +2,8 @@
 
 import torch
 
+from plum.models.backbones import shared_beginnings as row_groups
 from plum.models.backbones.shared_beginnings import group_rows
-from plum.models.systems.components import shared_beginnings as row_groups
 
 
 def test_golden() -> None:

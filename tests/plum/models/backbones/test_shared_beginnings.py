@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from plum.config import LoraConfig
+from plum.models.backbones import shared_beginnings as row_groups
 from plum.models.backbones.shared_beginnings import BEGINNING, PADDING, SequenceLayout, lay_out
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.systems.components import shared_beginnings as row_groups
 from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch
 from plum.train_config import LossConfig, TrainableConfig
+from plum.training.gradients import micro_batch_gradients, trained_parameters
 from plum.training.objective import Objective
 
 IMAGE, PAD = TINY_TOKENS.image, TINY_TOKENS.pad
@@ -117,8 +118,7 @@ def run_step(model: GroundedLMM, batch: Batch) -> tuple[list[tuple[int, ...]], l
     )
     loss = Objective(model, LossConfig(kl=0.1))(batch).total
     handle.remove()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return shapes, [loss, *torch.autograd.grad(loss, trained)]
+    return shapes, [loss, *micro_batch_gradients(loss, trained_parameters(model))]
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])

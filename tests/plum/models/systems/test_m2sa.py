@@ -173,7 +173,7 @@ def test_m2sa_needs_a_global_block() -> None:
     [
         (["--losses.bio", "2"], "losses.bio is 2.0, but model.tagger is null"),
         (["--losses.kl", "0.1"], "losses.kl is 0.1: the KL term"),
-        (["--trainable.embeddings", "false"], "set trainable.embeddings true"),
+        (["--trainable.embeddings", "false"], "set trainable.embeddings to true"),
     ],
 )
 def test_losses_that_a_sister_has_not_are_refused(flags: list[str], message: str) -> None:
