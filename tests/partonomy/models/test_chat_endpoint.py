@@ -47,7 +47,7 @@ def waits() -> list[float]:
 
 def make_model(server: ScriptedServer, folder: Path, waits: list[float], **policy: Any) -> ChatEndpointModel:
     """The adapter with a short patience; it notes its waits instead of waiting."""
-    chosen = RetryPolicy(**({"max_attempts": 4, "timeout": 0.3} | policy))
+    chosen = RetryPolicy(**({"max_attempts": 4, "timeout": 1.0} | policy))
     client = JsonClient(KEY, chosen, sleep=waits.append)
     return ChatEndpointModel(ChatSettings(server.endpoint, "some-model"), client, AnswerCache(folder))
 
