@@ -43,8 +43,8 @@ class LoadedRun(Generic[RecordT]):
         the same way.
         """
         options = self.config.read_options()
-        free = options.free_to_change() if hasattr(options, "free_to_change") else ()
-        defaults = {entry.name: entry.default for entry in dataclasses.fields(options) if entry.name in free}
+        fields = dataclasses.fields(options)
+        defaults = {entry.name: entry.default for entry in fields if entry.name in options.FREE_TO_RESUME}
         return self.config.registered.make(self.summary.split, dataclasses.replace(options, **defaults))
 
     @property
