@@ -12,8 +12,15 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import t as student_t
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from partonomy.benchmarks.task import ALL
+from partonomy.harness.run_folder import SUMMARY_FILE
+from partonomy.harness.summary import read_summary, summary_to_json
 
 BEFORE = "before.json"
 """File in the folder of the runs: held-out scores of the model that all of them started from."""
@@ -33,7 +40,7 @@ class Column:
 
 
 def _metric(heading: str, question_type: str, metric: str) -> Column:
-    return Column(heading, "validation/summary.json", ("question_types", question_type, "metrics", metric, "value"))
+    return Column(heading, "validation/summary.json", ("groups", question_type, "metrics", metric, "value"))
 
 
 IDENTIFICATION = "identification_with_label"
@@ -45,7 +52,7 @@ MMR_KINDS = ("", "_object", "_part", "_mixed", "_single", "_multiple")
 def _mmr(mode: str) -> tuple[Column, ...]:
     file = f"mmr_{mode}/summary.json"
     names = [f"{metric}{kind}" for kind in MMR_KINDS for metric in ("giou", "ciou")]
-    return tuple(Column(name.replace("_", " "), file, ("metrics", name, "value")) for name in names)
+    return tuple(Column(name.replace("_", " "), file, ("groups", ALL, "metrics", name, "value")) for name in names)
 
 
 ABLATION_COLUMNS = (
@@ -97,7 +104,8 @@ def read_value(run: Path, column: Column) -> float | None:
 
 
 def _find(file: Path, keys: tuple[str, ...]) -> float | None:
-    value = json.loads(file.read_text())
+    is_summary = file.name == SUMMARY_FILE
+    value: Any = summary_to_json(read_summary(file)) if is_summary else json.loads(file.read_text())
     for key in keys:
         if key not in value:
             raise KeyError(f"{file} has no {'.'.join(keys)}")

@@ -63,6 +63,6 @@ def test_the_whole_path_on_two_ranks(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "runs" / "partonomy" / "summary.json").read_text())
     overlap = summary["provenance"]["training_overlap"]  # validation images are left out of both stages
     assert overlap["num_trained_on"] == 0 < overlap["num_images"]
-    entries = summary["question_types"].values()
+    entries = summary["groups"].values()
     assert sum(entry["num_failed"] for entry in entries) == 0 < sum(entry["num_expected"] for entry in entries)
     assert (tmp_path / "runs" / "partonomy" / "report.html").is_file()
