@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from partonomy import sharding
 from partonomy.benchmarks.task import Item
 from partonomy.files import write_text_atomically
 from partonomy.locks import hold_lock
@@ -39,15 +40,9 @@ class Rank:
 
 
 def parse_shard(text: str) -> Rank:
-    """Read "2/8", the second of eight shards.
-
-    Raises:
-        ValueError: The text has another format, or the shard does not exist.
-    """
-    number, separator, count = text.partition("/")
-    if not (separator and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ValueError(f"--shard {text!r}: give NUMBER/COUNT with 1 <= NUMBER <= COUNT, e.g. 2/8")
-    return Rank(int(number) - 1, int(count))
+    """Read "2/8", the second of eight shards, see `partonomy.sharding.parse_shard`."""
+    shard = sharding.parse_shard(text)
+    return Rank(shard.index, shard.count)
 
 
 def rank_from_environment(environment: Mapping[str, str] | None = None) -> Rank:
