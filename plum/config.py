@@ -192,6 +192,11 @@ def usual_fit(conversation: Conversation) -> Fit:
     return "pad" if conversation.startswith("vicuna_v1.1") else "crop"
 
 
+def earlier_fit(conversation: Conversation) -> Fit:
+    """Return the fit of models and runs from before `VisionConfig.fit` existed."""
+    return "stretch" if conversation == "plain" else "pad"
+
+
 def with_fit(config: ModelConfig, fit: Fit | None = None) -> ModelConfig:
     """Return a configuration whose `llava.vision.fit` is set.
 

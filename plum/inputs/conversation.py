@@ -10,6 +10,7 @@ template of the embedded default.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
 from partonomy.structures import CharSpan
 from plum.config import Conversation
 from plum.structures import Exchange

@@ -54,14 +54,14 @@ def test_kl_golden_for_sum_and_mean() -> None:
     # sigma 1, sum: mean(5, 10) / 2 = 3.75; divided by D: 1.875; sigma 2: 3.75 / 4 = 0.9375.
     student = torch.tensor([[[2.0, 0.0], [0.0, 4.0], [3.0, 1.0], [9.0, 9.0]]])
     teacher = torch.zeros_like(student)
-    assert float(span_kl_loss(student, teacher, SPANS, 1.0, divide_by_width=False)) == pytest.approx(3.75)
-    assert float(span_kl_loss(student, teacher, SPANS, 1.0, divide_by_width=True)) == pytest.approx(1.875)
-    assert float(span_kl_loss(student, teacher, SPANS, 2.0, divide_by_width=False)) == pytest.approx(0.9375)
+    assert float(span_kl_loss(student, teacher, SPANS, 1.0, "sum")) == pytest.approx(3.75)
+    assert float(span_kl_loss(student, teacher, SPANS, 1.0, "mean")) == pytest.approx(1.875)
+    assert float(span_kl_loss(student, teacher, SPANS, 2.0, "sum")) == pytest.approx(0.9375)
 
 
 def test_kl_constrains_span_tokens_alone() -> None:
     student = torch.ones(1, 4, 2, requires_grad=True)
-    span_kl_loss(student, torch.zeros(1, 4, 2), SPANS, 1.0, divide_by_width=True).backward()
+    span_kl_loss(student, torch.zeros(1, 4, 2), SPANS, 1.0, "mean").backward()
     assert student.grad is not None
     assert student.grad[0, :3].all()
     assert not student.grad[0, 3].any()
@@ -69,7 +69,7 @@ def test_kl_constrains_span_tokens_alone() -> None:
 
 def test_kl_without_spans_is_zero() -> None:
     none = SpanBounds(*(torch.zeros(0, dtype=torch.long),) * 3)
-    assert float(span_kl_loss(torch.ones(1, 4, 2), torch.zeros(1, 4, 2), none, 1.0, divide_by_width=True)) == 0.0
+    assert float(span_kl_loss(torch.ones(1, 4, 2), torch.zeros(1, 4, 2), none, 1.0, "mean")) == 0.0
 
 
 def make_batch(spans: tuple[int, ...]) -> Batch:
