@@ -102,7 +102,7 @@ def _parse(expected: object, value: Json, path: str, key: str) -> object:
         if value not in arguments:
             raise ValueError(f"{path}: {key} is {value!r}, not one of {list(arguments)}")
         return value
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         if value is None and types.NoneType in arguments:
             return None
         return _parse(next(option for option in arguments if option is not types.NoneType), value, path, key)

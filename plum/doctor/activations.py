@@ -123,10 +123,8 @@ def tagger_bytes(width: int, tagger: TaggerConfig, work: Workload, num_tagged: i
     """Return the bytes of the span tagger and of its loss, which read `num_tagged` tokens; `width` is D."""
     size, mask = work.element_bytes, work.dropout_mask_bytes
     states, read = work.rows * width * size, num_tagged * width * size
-    if tagger.order == "mlp_first":
-        total = 2 * states + read  # its input states, the ReLU's output; the classifier's input
-    else:
-        total = 2 * read  # the MLP's input, the ReLU's output
+    # First: its input states, the ReLU's output; the classifier's input. Last: the MLP's input, the ReLU's output.
+    total = 2 * states + read if tagger.order == "mlp_first" else 2 * read
     if tagger.context != "none":
         # MLP's output with the positions that are read; keys and values with their input, the padding mask.
         total += 4 * states + 8 * work.rows + work.rows * tagger.num_heads * size

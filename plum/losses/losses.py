@@ -61,8 +61,9 @@ def language_loss(token_logits: Tensor, token_labels: Tensor) -> Tensor:
 def with_tags_in_scope(batch: Batch, scope: Literal["answer", "all"]) -> Batch:
     """Return a batch whose tags cover the tokens of the BIO loss.
 
-    Paper, section 4: the tokens "of the output sequence" (`answer`). Authors' code: in conversations with phrases, every
-    token, with prompt, image patches and padding as O; in conversations without, none (`all`).
+    Paper, section 4: the tokens "of the output sequence" (`answer`). Authors' code: in conversations with phrases,
+    every token, with prompt, image patches and padding as O; in conversations without, none (`all`). (The states of
+    padding are the language model's own there, and those of the last token here.)
 
     Args:
         batch: tags of the answers, IGNORE_INDEX elsewhere; they stay as they are under `answer`.
@@ -114,10 +115,10 @@ def span_kl_loss(
 ) -> Tensor:
     """KL divergence of Gaussians of width sigma around the student's and teacher's span states; 0 without spans.
 
-    Mean over spans of a squared distance / (2 sigma^2). Paper, section 4 (`sum`): ||h_bar - t_bar||^2 of states that are
-    first averaged over the span's tokens. Authors' code (`authors`): the mean of (h - t)^2 over the span's tokens and D,
-    with sigma 1. Here, by default (`mean`): the paper's distance divided by D, because at D = 5120 the sum with weight
-    0.1 would dwarf every other loss.
+    Mean over spans of a squared distance / (2 sigma^2). Paper, section 4 (`sum`): ||h_bar - t_bar||^2 of states that
+    are first averaged over the span's tokens; its sigma is not given. Authors' code (`authors`): the mean of (h - t)^2
+    over the span's tokens and D, with sigma 1. Here, by default (`mean`): the paper's distance divided by D, because at
+    D = 5120 the sum with weight 0.1 would dwarf every other loss.
 
     Args:
         hidden_states: [N, T, D], gradients flow.

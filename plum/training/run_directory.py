@@ -168,7 +168,7 @@ def _with_defaults(recorded: object, declared: object) -> object:
         recorded: value from a run's config.yaml.
         declared: type of the value in the configuration's dataclasses.
     """
-    if typing.get_origin(declared) is types.UnionType:
+    if typing.get_origin(declared) in (types.UnionType, typing.Union):
         declared = next(one for one in typing.get_args(declared) if one is not types.NoneType)
     if isinstance(recorded, list) and typing.get_origin(declared) is tuple:
         return [_with_defaults(one, typing.get_args(declared)[0]) for one in recorded]

@@ -87,10 +87,10 @@ class TemporalMaskPooler(nn.Module):
     one earlier mask, the pooled map is that mask's map. The parameters are those of an nn.MultiheadAttention of width
     C.
     Paper: no positional encoding is mentioned. Authors' code: SAM's is added to the maps, hence to keys and values
-    (`keys_and_values`); its projections are torch's and its queries have deviation 1. Here, by default: it is added to
-    the keys only (as in DETR), because SAM's decoder adds it itself and SAM has never seen a mask prompt that already
-    contains it. The keys of one location share it, so it never changes their weights: the two differ by the value and
-    output projections of the encoding, one constant map.
+    (`keys_and_values`); its projections start as torch's and its queries with deviation 1. Here, by default: it is
+    added to the keys only (as in DETR), because SAM's decoder adds it itself and SAM has never seen a mask prompt that
+    already contains it. The keys of one location share it, so it never changes their weights: the two differ by the
+    value and output projections of the encoding, one constant map.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class TemporalMaskPooler(nn.Module):
         num_heads: int,
         use_order_embedding: bool,
         max_order: int,
+        *,
         position_in: Literal["keys", "keys_and_values"] = "keys",
     ) -> None:
         super().__init__()
@@ -212,7 +213,7 @@ def build_feedback(config: ModelConfig) -> MaskFeedback | None:
             feedback.num_heads,
             feedback.use_order_embedding,
             feedback.max_order,
-            feedback.position_in,
+            position_in=feedback.position_in,
         ),
         detach_feedback=feedback.detach_feedback,
     )

@@ -29,6 +29,7 @@ class SpanTagger(nn.Module):
         num_heads: int,
         feedforward_dim: int,
         dropout: float,
+        *,
         order: Literal["mlp_first", "block_first"] = "mlp_first",
     ) -> None:
         super().__init__()
