@@ -156,9 +156,8 @@ def _complete_fit(recorded: dict[str, typing.Any], own: ModelConfig, is_from_scr
     if "fit" in vision:
         return
     earlier = earlier_fit(recorded["model"]["llava"]["conversation"])
-    if is_from_scratch:
-        own = with_fit(own)
-    vision["fit"] = own.llava.vision.fit if own.llava.vision.fit in (None, earlier) else earlier
+    fit = (with_fit(own) if is_from_scratch else own).llava.vision.fit
+    vision["fit"] = own.llava.vision.fit if fit in (None, earlier) else earlier
 
 
 def _with_defaults(recorded: object, declared: object) -> object:

@@ -41,7 +41,7 @@ def test_save_and_load_give_equal_outputs(
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
     assert (tmp_path / "saved" / "README.md").read_text() == "# A card"
     content = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert (content["format_version"], content["system"], content["feedback"]["is_enabled"]) == (2, "plum", True)
+    assert (content["format_version"], content["system"], content["feedback"]["is_enabled"]) == (3, "plum", True)
 
 
 def test_shards_load_like_one_file(
