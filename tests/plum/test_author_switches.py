@@ -80,7 +80,7 @@ def test_a_model_of_the_authors_switches_is_saved_with_them(tmp_path: Path) -> N
     assert loaded.config.llava.vision.fit == "crop", "LLaVA v1's template, from scratch"
     assert loaded.config == model.config
     assert_same(run(loaded.model), run(model))
-    assert Predictor(loaded.model, loaded.tokenizer).images.transform.clip_fit == "crop"
+    assert Predictor(loaded.model, loaded.tokenizer, loaded.config).transform.clip_fit == "crop"
     content = json.loads((tmp_path / "saved" / "config.json").read_text())
     for group, key, default in (("tagger", "order", "mlp_first"), ("feedback", "position_in", "keys")):
         other = {**content, group: {**content[group], key: default}}
@@ -223,6 +223,7 @@ def test_embeddings_are_exported_trained(tmp_path: Path) -> None:
 
     base = save_base(tmp_path / "base", "llava_v1", "crop")
     tokenizer, model = build_or_load(train_config(make_config("llava_v1_im_start_end"), base))
+    model.float()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name or "modules_to_save" in name or "lm_head" in name:
