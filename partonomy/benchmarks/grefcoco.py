@@ -113,9 +113,8 @@ class GrefcocoOptions(SegmentationOptions):
     """How expressions are asked, and when the prediction is that there is no target.
 
     Attributes:
-        mode: generated unites all masks of the model's own answer; forced is refused, since it gives the target away.
-        wording: the question in the words that PLUM is trained on (plum), or in those of LISA's validation (lisa).
-        min_pixels: fewer predicted pixels mean "no target"; 50 for models that always give a mask (GRES).
+        mode: generated unites all masks of the model's own answer; forced is refused, because it gives the target away.
+        min_pixels: smaller predictions count as "no target"; use 50 for models that always give a mask (GRES).
     """
 
     mode: SegmentationMode = SegmentationMode.GENERATED

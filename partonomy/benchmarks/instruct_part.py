@@ -143,10 +143,9 @@ class InstructPartOptions(SegmentationOptions):
     """How parts are asked for.
 
     Attributes:
-        mode: forced segments the phrase of a given answer; generated unites all masks of the model's own answer.
-        wording: what stands around the instruction: PLUM's training words (plum), or LISA's validation's (lisa).
-        instruction: a task by a human, the same rewritten by GPT-4, or a sentence that names the part, or also what it
-            affords (TRPS); the part's name alone, or with what it affords (ORPS).
+        instruction: human asks by a person's task, rewritten by the same task in GPT-4's words; part_sentence and
+            affordance_sentence (TRPS) ask by a sentence that names the part, or the part and its affordance; part_name
+            and affordance_name (ORPS) ask by the name alone.
     """
 
     instruction: Instruction = Instruction.HUMAN

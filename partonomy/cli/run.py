@@ -131,8 +131,12 @@ def run_named(name: str, prog: str, arguments: Sequence[str], default_model: str
 
 
 def _add_fields(parser: ArgumentParser, settings: type[Any], defaults: Mapping[str, Any]) -> None:
-    """Add a flag for every field of a dataclass, with its help from the docstring."""
-    help_of = {param.arg_name: param.description for param in parse_docstring(_docstring(settings)).params}
+    """Add a flag for every field of a dataclass, with its help from the docstrings of the class and its bases."""
+    help_of = {
+        param.arg_name: param.description
+        for base in reversed(settings.__mro__)
+        for param in parse_docstring(base.__doc__ or "").params
+    }
     for entry in fields(settings):
         default = defaults.get(entry.name, entry.default)
         if entry.type is bool:
@@ -159,10 +163,6 @@ def _read_fields(settings: type[SettingsT], arguments: Namespace) -> SettingsT:
 
 def _is_enum(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, StrEnum)
-
-
-def _docstring(settings: type[Any]) -> str:
-    return settings.__doc__ or ""
 
 
 def run_command(arguments: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from partonomy.files import hash_files
 from partonomy.models.bounds import BUILTIN_MODELS
@@ -70,6 +70,12 @@ class ModelSettings:
         segmenter: open_vocabulary: package.module:Class.
     """
 
+    FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset({"checkpoint", "sam_cache", "api_key_env", "answer_cache"})
+    """Settings that may differ when a run is resumed, because they do not change its records; the hash of a
+    checkpoint is compared instead of its path."""
+    FREE_TO_MERGE: ClassVar[frozenset[str]] = FREE_TO_RESUME
+    """Settings that may differ between merged runs."""
+
     model: str
     checkpoint: str | None = None
     base: bool = False
@@ -83,11 +89,6 @@ class ModelSettings:
     image_format: str | None = None
     request_options: str | None = None
     segmenter: str | None = None
-
-    @classmethod
-    def free_to_change(cls) -> frozenset[str]:
-        """Return the settings that may differ on resume, as they change no record; weights are compared by hash."""
-        return frozenset({"checkpoint", "sam_cache", "api_key_env", "answer_cache"})
 
     @property
     def is_class(self) -> bool:
