@@ -17,7 +17,7 @@ files and count every value above 0. JPEG masks are read too; only values above 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -32,7 +32,7 @@ from partonomy.benchmarks.segmentation import (
     segmentation_ratios,
     share_reaching,
 )
-from partonomy.benchmarks.task import Metric, Source, define_benchmark
+from partonomy.benchmarks.task import Metric, Source, Words, define_benchmark
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of
 from partonomy.images import image_size, load_image
 from partonomy.masks import encode_mask, shorten
@@ -156,6 +156,7 @@ class InstructPartTask(SegmentationTask):
     """Parts under one wording; see the module."""
 
     VERSION: ClassVar[str] = "instruct-part-1.0"
+    WORDS: ClassVar[Words] = replace(SegmentationTask.WORDS, item="part")
 
     options: InstructPartOptions
     quoted_by: str = "giou"

@@ -254,7 +254,7 @@ class VqaOptions(Options):
     """How questions are put and scored.
 
     Attributes:
-        protocol: that of LLaVA-1.5's evaluation (llava_official), or of the Partonomy authors' code (partonomy_compat).
+        protocol: llava_official follows LLaVA-1.5's evaluation; partonomy_compat follows the Partonomy authors' code.
     """
 
     protocol: VqaProtocol = VqaProtocol.LLAVA_OFFICIAL
