@@ -26,7 +26,8 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "--questions",
         type=Path,
-        help="JSON list or CSV file of records with the key question and optionally image, phrases, char_ranges, answer",
+        help="JSON list or CSV file of records with the key question and, if needed, image, phrases, char_ranges, "
+        "answer",
     )
     add_highlight_flags(parser)
     parser.add_argument(
