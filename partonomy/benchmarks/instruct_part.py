@@ -145,7 +145,7 @@ class InstructPartOptions(SegmentationOptions):
     Attributes:
         instruction: human asks by a person's task, rewritten by the same task in GPT-4's words; part_sentence and
             affordance_sentence (TRPS) ask by a sentence that names the part, or the part and its affordance; part_name
-            and affordance_name (ORPS) ask by the name alone.
+            and affordance_name (ORPS) ask by the part's name, without or with its affordance.
     """
 
     instruction: Instruction = Instruction.HUMAN
