@@ -2,7 +2,7 @@
 # Launch a Python program under DeepSpeed on this node's GPUs, or on 2 CPU ranks if there is none.
 # Usage: bash scripts/launch.sh PROGRAM.py [arguments]      (train.sh, smoke_overfit.sh use it)
 #   NUM_RANKS=4       number of processes (default: all GPUs, else 2)
-#   INCLUDE=localhost:0,3   chosen GPUs        HOSTFILE=hosts.txt   several nodes (DeepSpeed's hostfile)
+#   INCLUDE=localhost:0,3   GPUs to use        HOSTFILE=hosts.txt   several nodes (DeepSpeed's hostfile)
 #   MASTER_PORT=29501       for a second run on the same node
 set -euo pipefail
 [ -z "${HOSTFILE:-}" ] || HOSTFILE=$(realpath "$HOSTFILE")

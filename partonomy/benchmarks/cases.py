@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from partonomy.masks import rle_area
 from partonomy.structures import RLE, CharSpan
 from partonomy.visualize import Colour, part_colours
 
@@ -29,13 +30,18 @@ class Verdict:
 class CasePicture:
     """The item's image with masks in original-image pixels, one colour per mask.
 
-    `has_box` draws the box of the instance that the item is about, where it has one.
+    Attributes:
+        title: The caption.
+        masks, colours: The masks and their colours.
+        has_box: Whether to draw the box of the instance that the item is about, if it has one.
+        note: What the caption adds, e.g. that no mask is to be seen.
     """
 
     title: str
     masks: tuple[RLE, ...] = ()
     colours: tuple[Colour, ...] = ()
     has_box: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,10 +102,12 @@ class Case:
 
 IMAGE = CasePicture("image", has_box=True)
 """The image alone."""
+NO_MASK = "no mask"
+"""Note of a picture without a mask; it looks like the image alone."""
 
 
 def mask_pictures(true: Sequence[RLE], predicted: Sequence[RLE | None]) -> tuple[CasePicture, ...]:
-    """The image, the true masks and the predicted ones, side by side.
+    """Return the image, the true masks and the predicted ones, side by side.
 
     Args:
         true: M masks.
@@ -110,9 +118,14 @@ def mask_pictures(true: Sequence[RLE], predicted: Sequence[RLE | None]) -> tuple
     found = [(mask, colour) for mask, colour in zip(predicted, colours, strict=False) if mask is not None]
     return (
         IMAGE,
-        CasePicture("true", tuple(true), colours[: len(true)]),
-        CasePicture("predicted", tuple(mask for mask, _ in found), tuple(colour for _, colour in found)),
+        _masked("true", true, colours[: len(true)]),
+        _masked("predicted", [mask for mask, _ in found], [colour for _, colour in found]),
     )
+
+
+def _masked(title: str, masks: Sequence[RLE], colours: Sequence[Colour]) -> CasePicture:
+    note = "" if any(map(rle_area, masks)) else NO_MASK
+    return CasePicture(title, tuple(masks), tuple(colours), note=note)
 
 
 def count_words(words: Sequence[str]) -> str:

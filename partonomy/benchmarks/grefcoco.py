@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from partonomy.benchmarks.cases import Case
 from partonomy.benchmarks.records import AnswerRecord, ratio_by_image
 from partonomy.benchmarks.referring import (
     COCO_FOLDER,
@@ -62,6 +63,8 @@ NAME = "grefcoco"
 NO_ANNOTATION = -1
 TARGET, NO_TARGET = "target", "no_target"
 """Groups of the items, and the possible readings of a reply."""
+READINGS = {TARGET: "there is a target", NO_TARGET: "there is no target"}
+"""Readings of a reply in words, for pages."""
 NO_TARGET_ANSWER = "There is nothing like that in the image."
 """The bounds' answer to an expression without a target."""
 PRECISION_PERCENTS = (70, 80, 90)
@@ -113,9 +116,8 @@ class GrefcocoOptions(SegmentationOptions):
     """How expressions are asked, and when the prediction is that there is no target.
 
     Attributes:
-        mode: generated unites all masks of the model's own answer; forced is refused, since it gives the target away.
-        wording: the question in the words that PLUM is trained on (plum), or in those of LISA's validation (lisa).
-        min_pixels: fewer predicted pixels mean "no target"; 50 for models that always give a mask (GRES).
+        mode: generated unites all masks of the model's own answer; forced is refused, because it gives the target away.
+        min_pixels: smaller predictions count as "no target"; use 50 for models that always give a mask (GRES).
     """
 
     mode: SegmentationMode = SegmentationMode.GENERATED
@@ -179,6 +181,12 @@ class GrefcocoTask(SegmentationTask):
             f"pr@{percent}": share_reaching(records, (percent,), has_target) for percent in PRECISION_PERCENTS
         }
         return {**segmentation_ratios(records), **accuracies, **precisions}
+
+    def show(self, record: AnswerRecord, item: SegmentationItem | None) -> Case:
+        """See SegmentationTask; an expression without a target has no mask to name."""
+        reading = None if record.prediction is None else READINGS[record.prediction]
+        case = super().show(replace(record, prediction=reading), item)
+        return case if record.group == TARGET else replace(case, labels=())
 
     def content(self) -> Iterator[object]:
         """Generate words, masks, and whether there is a target."""

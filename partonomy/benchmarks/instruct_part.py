@@ -17,7 +17,7 @@ files and count every value above 0. JPEG masks are read too; only values above 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -32,7 +32,7 @@ from partonomy.benchmarks.segmentation import (
     segmentation_ratios,
     share_reaching,
 )
-from partonomy.benchmarks.task import Metric, Source, define_benchmark
+from partonomy.benchmarks.task import Metric, Source, Words, define_benchmark
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of
 from partonomy.images import image_size, load_image
 from partonomy.masks import encode_mask, shorten
@@ -143,10 +143,9 @@ class InstructPartOptions(SegmentationOptions):
     """How parts are asked for.
 
     Attributes:
-        mode: forced segments the phrase of a given answer; generated unites all masks of the model's own answer.
-        wording: what stands around the instruction: PLUM's training words (plum), or LISA's validation's (lisa).
-        instruction: a task by a human, the same rewritten by GPT-4, or a sentence that names the part, or also what it
-            affords (TRPS); the part's name alone, or with what it affords (ORPS).
+        instruction: human asks by a person's task, rewritten by the same task in GPT-4's words; part_sentence and
+            affordance_sentence (TRPS) ask by a sentence that names the part, or the part and its affordance; part_name
+            and affordance_name (ORPS) ask by the part's name, without or with its affordance.
     """
 
     instruction: Instruction = Instruction.HUMAN
@@ -157,6 +156,7 @@ class InstructPartTask(SegmentationTask):
     """Parts under one wording; see the module."""
 
     VERSION: ClassVar[str] = "instruct-part-1.0"
+    WORDS: ClassVar[Words] = replace(SegmentationTask.WORDS, item="part")
 
     options: InstructPartOptions
     quoted_by: str = "giou"

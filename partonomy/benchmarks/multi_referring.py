@@ -28,7 +28,7 @@ from partonomy.benchmarks.referring import (
 )
 from partonomy.benchmarks.task import Source
 from partonomy.datasets.sources.mmr import TARGET_MARK, Granularity, MmrQuestion, MmrTarget, ground_answer
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, reason_of
 from partonomy.masks import check_mask_size, rle_area, shorten, union_masks
 from partonomy.names import clean_name
 from partonomy.structures import RLE
@@ -107,8 +107,7 @@ def _read_instances(
                 loose.append((image_id, read_identifier(record, "category_id"), record["segmentation"]))
         except RECORD_ERRORS as error:
             shown = shorten(record.get("id") if isinstance(record, Mapping) else record)
-            reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{path}, record {shown} of {kind!r}: {reason}") from error
+            raise ValueError(f"{path}, record {shown} of {kind!r}: {reason_of(error)}") from error
     missing = sorted(map(str, wanted - set(images)))
     if missing:
         raise ValueError(

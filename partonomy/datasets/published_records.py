@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from partonomy.datasets.phrases import locate_listed, locate_phrases
-from partonomy.datasets.question_file import check_question, describe_record_error, invalid_record
+from partonomy.datasets.question_file import check_question, invalid_record
 from partonomy.files import (
     RECORD_ERRORS,
     check_relative_path,
@@ -23,6 +23,7 @@ from partonomy.files import (
     iterate_records,
     parse_json,
     read_json,
+    reason_of,
 )
 from partonomy.images import check_image
 from partonomy.masks import check_mask_size, rle_from_coco, rle_to_json, shorten, union_masks
@@ -197,7 +198,7 @@ class _RecordReader:
             try:
                 records.append(self.read(index, content))
             except RECORD_ERRORS as error:
-                reason = describe_record_error(error)
+                reason = reason_of(error)
                 if invalid == "raise":
                     raise ValueError(f"{self._path}, record {index}: {reason}") from error
                 bad.append(invalid_record(index, content, reason))

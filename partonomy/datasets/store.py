@@ -19,8 +19,7 @@ from typing import Any, Literal
 from partonomy.datasets import published_records as partonomy_core
 from partonomy.datasets import question_file
 from partonomy.datasets.annotation_file import annotations_from_json, read_shard_annotations, write_annotations
-from partonomy.datasets.question_file import describe_record_error
-from partonomy.files import RECORD_ERRORS, check_text, hash_files, open_atomically, read_json, write_json
+from partonomy.files import RECORD_ERRORS, check_text, hash_files, open_atomically, read_json, reason_of, write_json
 from partonomy.masks import is_integer, shorten
 from partonomy.sharding import Shard
 from partonomy.structures import (
@@ -227,7 +226,7 @@ def read_skipped(build: Mapping[str, Any], path: Path) -> tuple[SkippedType, ...
                 raise ValueError(f"'count' must be a whole number, got {shorten(row['count'])}")
             rows.append(SkippedType(QuestionType(row["question_type"]), reason, row["count"]))
         except RECORD_ERRORS as error:
-            raise ValueError(f"{path}, entry {number} of 'skipped': {describe_record_error(error)}") from error
+            raise ValueError(f"{path}, entry {number} of 'skipped': {reason_of(error)}") from error
     return tuple(rows)
 
 
@@ -250,7 +249,7 @@ def read_left_out(build: Mapping[str, Any], path: Path, first_index: int) -> tup
             reason = "left out by the import: " + check_text(row["reason"], "'reason'")
             question_type = None if kind is None else QuestionType(kind)
         except RECORD_ERRORS as error:
-            raise ValueError(f"{path}, entry {number} of 'invalid_records': {describe_record_error(error)}") from error
+            raise ValueError(f"{path}, entry {number} of 'invalid_records': {reason_of(error)}") from error
         rows.append(InvalidRecord(first_index + number, question_id, question_type, reason))
     return tuple(rows)
 

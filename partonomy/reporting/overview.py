@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from partonomy.benchmarks.partonomy.metrics import mask_metric_names
+from partonomy.benchmarks.registry import find_benchmark
 from partonomy.benchmarks.task import ALL
 from partonomy.harness.provenance import marks_lines, overlap_line, read_marks
 from partonomy.harness.summary import GroupSummary, Summary
@@ -96,5 +97,5 @@ def _title(summary: Summary) -> str:
 
 
 def _marks(summary: Summary) -> list[str]:
-    """Return the lines about marks, which affect log-probabilities and masks; short answers have neither."""
-    return [] if summary.protocol_version.startswith("vqa") else marks_lines(summary.provenance)
+    """Return the lines about the marks in the model's answers, if the benchmark's scores depend on them."""
+    return marks_lines(summary.provenance) if find_benchmark(summary.benchmark).depends_on_marks else []

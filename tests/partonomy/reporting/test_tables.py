@@ -8,11 +8,12 @@ import pytest
 
 from partonomy.benchmarks.partonomy.metrics import MetricProtocol
 from partonomy.benchmarks.partonomy.showing import length_accuracies
+from partonomy.benchmarks.registry import BENCHMARKS
 from partonomy.cli.results import tables
 from partonomy.harness.summary import GroupSummary, Summary
 from partonomy.metrics.multiple_choice import Selector
 from partonomy.reporting.loaded_run import AnyRun, load_run
-from partonomy.reporting.overview import overview
+from partonomy.reporting.overview import overview, summary_notes
 from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
 from partonomy.reporting.paper_tables.partonomy_tables import segmentation_results, text_results
 from partonomy.reporting.tables import ALL_TABLES, AUTO, paper_table_runs, render_tables, result_tables, tidy_csv
@@ -223,3 +224,11 @@ def test_full_run_has_no_caveat(runs: tuple[AnyRun, ...]) -> None:
     note = text_results(runs, BOTH).note
     assert note.endswith("Random guess: exact expectation over the choices.")
     assert note.count("oracle:") == 1, "the overlap with training alone"
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_marks_are_named_where_scores_depend_on_them(benchmark: str) -> None:
+    """Short answers have neither log-probabilities nor masks, which marks such as [SEG] change."""
+    provenance = {"answer_marks": {"note": "answers carry [SEG]"}}
+    notes = summary_notes(Summary(benchmark, "val", "", "1", "", provenance, 0.0, {}))
+    assert ("Protocol: answers carry [SEG]" in notes) == (benchmark not in ("textvqa", "gqa", "pope"))
