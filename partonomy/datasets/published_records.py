@@ -90,17 +90,22 @@ class PublishedRecord:
     parts: tuple[Part, ...]
 
 
-def load_records(path: Path, invalid: Literal["raise", "collect"]) -> QuestionSet:
+def load_records(path: Path, invalid: Literal["raise", "collect"], *, needs_images: bool = True) -> QuestionSet:
     """Read a record file as questions; see `partonomy.datasets.store.load_questions`."""
-    records, bad = read_records(path, invalid)
+    records, bad = read_records(path, invalid, needs_images=needs_images)
     questions = tuple(record.question for record in records)
     return QuestionSet(path.stem, questions, hash_files([path]), invalid=bad)
 
 
 def read_records(
-    path: Path, invalid: Literal["raise", "collect"]
+    path: Path, invalid: Literal["raise", "collect"], *, needs_images: bool = True
 ) -> tuple[list[PublishedRecord], tuple[InvalidRecord, ...]]:
     """Read a record file.
+
+    Args:
+        path: the file.
+        invalid: what to do with unusable records; see `partonomy.datasets.store.load_questions`.
+        needs_images: whether a record whose image is missing or has another size than its masks is unusable.
 
     Returns:
         The usable records and the unusable ones. Images are numbered from 1 in order of appearance; question ids are
@@ -110,7 +115,7 @@ def read_records(
         ValueError: the file is not a JSON list or, with "raise", a record is bad; the message names file and record
             index.
     """
-    reader = _RecordReader(path)
+    reader = _RecordReader(path, needs_images)
     return reader.read_all(enumerate(_read_list(path)), invalid)
 
 
@@ -181,8 +186,9 @@ def question_to_record(question: Question, instance: ObjectInstance, folder: Pat
 class _RecordReader:
     """Reads the records of one file; masks that several records repeat are decoded only once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, needs_images: bool = True) -> None:
         self._path = path
+        self._needs_images = needs_images
         self._image_ids: dict[str, int] = {}
         self.claims: dict[str, int] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -259,19 +265,20 @@ class _RecordReader:
         text = json.dumps(segmentations, ensure_ascii=False)
         key = (image_path, hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest())
         if key not in self._parts:
-            # The image limits the size of its masks, so it is checked first.
+            # The size limits what the masks may decode to, so it is checked first.
             height, width = self._check_size(image_path, full_path, segmentations)
             self._parts[key] = tuple(_read_part(label, masks, height, width) for label, masks in segmentations.items())
         return self._parts[key]
 
     def _check_size(self, image_path: str, full_path: Path, segmentations: Mapping[str, Any]) -> tuple[int, int]:
-        """Return the first mask's size (height, width), checked against the image file and earlier records."""
+        """Return the first mask's size (height, width), checked against earlier records and any image file needed."""
         label, masks = next(iter(segmentations.items()))
         height, width = _claimed_size(_mask_list(label, masks)[0], f"mask 0 of {label!r}")
-        try:
-            check_image(full_path, height, width)
-        except ValueError as error:
-            raise ValueError(f"mask 0 of {label!r}: {error}") from error
+        if self._needs_images:
+            try:
+                check_image(full_path, height, width)
+            except ValueError as error:
+                raise ValueError(f"mask 0 of {label!r}: {error}") from error
         known = self._sizes.setdefault(image_path, (height, width))
         if known != (height, width):
             raise ValueError(f"the masks are {height} x {width}, those of an earlier record {known[0]} x {known[1]}")

@@ -143,13 +143,18 @@ def write_questions(questions: Iterable[Question], folder: Path) -> int:
     return count
 
 
-def load_questions(path: Path, invalid: Literal["raise", "collect"] = "raise") -> QuestionSet:
+def load_questions(
+    path: Path, invalid: Literal["raise", "collect"] = "raise", *, needs_images: bool = True
+) -> QuestionSet:
     """Read the questions of a folder of the project's own form, or of a published record file (`.json`).
 
     Args:
         path: the folder or file.
         invalid: "raise" stops at the first unusable record; "collect" lists unusable records in `QuestionSet.invalid`,
             so that a validation counts them as failed.
+        needs_images: whether a record is unusable if its image file is missing or, in a published record file, is not
+            an image of the masks' size. A validation passes False: it knows the true masks of such a question without
+            the image, so the question fails with all its parts when it is asked.
 
     Returns:
         The questions. `content_hash` is the sha256 of annotations and questions, or of the record file.
@@ -163,14 +168,14 @@ def load_questions(path: Path, invalid: Literal["raise", "collect"] = "raise") -
     if invalid not in ("raise", "collect"):
         raise ValueError(f"invalid must be 'raise' or 'collect', got {invalid!r}")
     if path.is_file():
-        return partonomy_core.load_records(path, invalid)
+        return partonomy_core.load_records(path, invalid, needs_images=needs_images)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: neither a folder with {QUESTIONS_FILE} nor a record file (.json)")
     dataset = load_dataset(path)
     lines_path = path / QUESTIONS_FILE
     if not lines_path.is_file():
         raise FileNotFoundError(f"{lines_path}: not found; build the questions first (python -m partonomy build)")
-    questions, bad = question_file.read_question_lines(lines_path, dataset, invalid)
+    questions, bad = question_file.read_question_lines(lines_path, dataset, invalid, needs_images=needs_images)
     build = read_json(path / BUILD_FILE) if (path / BUILD_FILE).is_file() else {}
     left_out = read_left_out(build, path / BUILD_FILE, first_index=len(questions) + len(bad))
     if invalid == "collect":

@@ -229,7 +229,8 @@ def _upgrade_item_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
         "annotations": settings.get("annotations"),
         "options": options,
         "protocol": content["protocol"],
-        "protocol_version": benchmark.make(settings["split"], benchmark.options()).VERSION,
+        # These folders do not name a version: all of them were written under the first.
+        "protocol_version": _first_version(benchmark.make(settings["split"], benchmark.options()).VERSION),
         "content_hash": content["content_hash"],
         "model": {
             "model": "plum",
@@ -245,6 +246,10 @@ def _upgrade_item_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
         "num_trained_on": content.get("num_trained_on"),
         "schema": SCHEMA,
     }
+
+
+def _first_version(version: str) -> str:
+    return f"{version.rpartition('-')[0]}-1.0"
 
 
 def differing_settings(old: RunConfig, new: RunConfig, *, may_merge: bool = False) -> list[str]:

@@ -416,6 +416,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         for name in names:  # one type at a time, because the records may be in a file
             of_type = [_fail_if_inconsistent(records[place], unsupported) for place in places[name]]
             group = make_group(name, of_type, self._metrics(of_type, unsupported, matcher, name))
+            group = replace(group, num_tied=sum(record.is_tied for record in of_type))
             yield group if of_type else replace(group, reasons=_why_not_asked(name, skipped))
 
     def settle(self, records: Sequence[QuestionRecord]) -> Iterator[QuestionRecord]:
@@ -432,6 +433,19 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             "first answer of part-whole questions (--part_whole)": self.options.part_whole.value,
             "way of choosing (--choice_protocol)": self.options.choice_protocol,
         }
+
+    def notes(self, records: Sequence[QuestionRecord]) -> tuple[str, ...]:
+        """State the number of questions with a tie, and how ties count in these records."""
+        num_tied, num_records, counts_first = 0, 0, False
+        for record in records:
+            num_records += 1
+            num_tied += record.is_tied
+            counts_first = counts_first or (record.is_tied and record.counts_first_of_ties)
+        if not num_tied:
+            return ()
+        share = "a tie counts 1/k, if the right answer is among the k choices with the best score"
+        first = "a tie counts for the first choice, because the run was made by an earlier version"
+        return (f"{num_tied} of {num_records} questions tied; {first if counts_first else share}",)
 
     def counted_by(self, metric: str) -> tuple[str, str]:
         """Return the authors' protocol for metrics with its prefix, and ours for all others."""
@@ -462,7 +476,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             return {instance.instance_id: instance for image in images for instance in image.objects}
         return {
             record.question.question_id: ObjectInstance(-1, record.question.object_label, "", record.parts)
-            for record in read_records(self.root, "collect")[0]
+            for record in read_records(self.root, "collect", needs_images=False)[0]
         }
 
     def content(self) -> Iterator[object]:
@@ -512,7 +526,11 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
                 step = steps[index]
                 if len(scores) != len(step.choices):
                     raise ValueError(f"the model returned {len(scores)} scores for {len(step.choices)} choices")
-                selection = select_all(scores)
+                try:
+                    selection = select_all(scores)
+                except ValueError as error:
+                    where = f"question {question.question_id}, choice of {step.subject}"
+                    raise ValueError(f"{where}: {error}") from error
                 choices[step.subject] = ChoiceAnswer(tuple(scores), selection)
                 if len(answers) == index:
                     answers.append(first_answer(step, selection.index(DEFAULT_SELECTOR), conditioning))
@@ -592,6 +610,9 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
 def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
     """Read the questions; collect records that cannot be asked, which count as failed.
 
+    A question whose image is missing or does not fit is an item like any other: loading its image fails, and its true
+    parts count.
+
     Args:
         source: Folder of a data set, or a published record file; `limit` counts the questions of each type.
         options: How the questions are asked.
@@ -599,7 +620,7 @@ def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
     Raises:
         FileNotFoundError, ValueError: The questions are missing or broken.
     """
-    question_set = load_questions(source.root, invalid="collect")
+    question_set = load_questions(source.root, invalid="collect", needs_images=False)
     wanted = set(options.types)
     items = [QuestionItem(question) for question in question_set.questions if question.question_type in wanted]
     kept = first_of_each_group(items, source.limit)
