@@ -1,4 +1,4 @@
-"""Questions of Partonomy whose image cannot be shown: every true part counts as missed, whatever is wrong with the file.
+"""Questions of Partonomy whose image cannot be shown: every true part counts as missed, whatever the fault of the file.
 
 Images 1 to 4 ask for 1, 2, 3 and 4 parts. The part of number n has 4 x (4 + n) pixels, n from 0, and the parts are
 named in the order wheel, wing, tail fin, door: 16, 20, 24 and 28 pixels. The image of the 4 parts is lost.
