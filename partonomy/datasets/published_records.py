@@ -8,7 +8,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,12 +25,13 @@ from partonomy.files import (
     read_json,
 )
 from partonomy.images import check_image
-from partonomy.masks import check_mask_size, rle_from_coco, rle_to_json, shorten, union_masks
+from partonomy.masks import check_mask_size, rle_area, rle_from_coco, rle_to_json, shorten, union_masks
 from partonomy.sharding import Shard
 from partonomy.structures import (
     CharSpan,
     Choice,
     InvalidRecord,
+    KnownTruth,
     ObjectChoice,
     ObjectInstance,
     ObjectQuestion,
@@ -206,8 +207,18 @@ class _RecordReader:
                 reason = describe_record_error(error)
                 if invalid == "raise":
                     raise ValueError(f"{self._path}, record {index}: {reason}") from error
-                bad.append(invalid_record(index, content, reason))
+                bad.append(replace(invalid_record(index, content, reason), truth=self._known_truth(index, content)))
         return records, tuple(bad)
+
+    def _known_truth(self, index: int, content: Any) -> KnownTruth | None:
+        """Return the truth of a record that would be sound with an image that fits; None if it would not be."""
+        try:
+            record = _RecordReader(self._path, needs_images=False).read(index, content)
+        except RECORD_ERRORS:
+            return None
+        masks = [part.mask for part in record.question.masks]
+        parts = tuple((part.label, rle_area(part.mask)) for part in record.question.masks)
+        return KnownTruth(record.image_path, parts, rle_area(union_masks(masks)))
 
     def read(self, index: int, content: Mapping[str, Any]) -> PublishedRecord:
         if not isinstance(content, Mapping):

@@ -21,11 +21,12 @@ from partonomy.datasets import question_file
 from partonomy.datasets.annotation_file import annotations_from_json, read_shard_annotations, write_annotations
 from partonomy.datasets.question_file import describe_record_error
 from partonomy.files import RECORD_ERRORS, check_text, hash_files, open_atomically, read_json, write_json
-from partonomy.masks import is_integer, shorten
+from partonomy.masks import MAX_PIXELS, is_integer, shorten
 from partonomy.sharding import Shard
 from partonomy.structures import (
     AnnotatedImage,
     InvalidRecord,
+    KnownTruth,
     ObjectInstance,
     Part,
     PartDataset,
@@ -254,10 +255,29 @@ def read_left_out(build: Mapping[str, Any], path: Path, first_index: int) -> tup
             question_id = check_text(row["question_id"], "'question_id'")
             reason = "left out by the import: " + check_text(row["reason"], "'reason'")
             question_type = None if kind is None else QuestionType(kind)
+            truth = read_known_truth(row.get("truth"))
         except RECORD_ERRORS as error:
             raise ValueError(f"{path}, entry {number} of 'invalid_records': {describe_record_error(error)}") from error
-        rows.append(InvalidRecord(first_index + number, question_id, question_type, reason))
+        rows.append(InvalidRecord(first_index + number, question_id, question_type, reason, truth))
     return tuple(rows)
+
+
+def read_known_truth(content: Any) -> KnownTruth | None:
+    """Read what is known of a record that was left out; None if nothing is.
+
+    Raises:
+        KeyError, TypeError, ValueError: the content is broken.
+    """
+    if content is None:
+        return None
+    parts = tuple((check_text(label, "a label of 'truth'"), _area(area)) for label, area in content["parts"])
+    return KnownTruth(check_text(content["image_path"], "'image_path'"), parts, _area(content["union_area"]))
+
+
+def _area(value: object) -> int:
+    if not is_integer(value) or not 0 <= int(str(value)) <= MAX_PIXELS:
+        raise ValueError(f"a mask's area is a number of pixels, got {shorten(value)}")
+    return int(str(value))
 
 
 def _list(content: Mapping[str, Any], key: str, path: Path) -> list[Any]:

@@ -321,7 +321,11 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         """Records of the question file that cannot be asked, without those of types that are not asked."""
         invalid = () if self.question_set is None else self.question_set.invalid
         wanted = {None, *self.options.types}
-        return tuple(self._invalid_record(record) for record in invalid if record.question_type in wanted)
+        numbers: dict[str, int] = {}
+        for record in invalid:
+            if record.truth is not None:
+                numbers.setdefault(record.truth.image_path, record.record_index)
+        return tuple(self._invalid_record(record, numbers) for record in invalid if record.question_type in wanted)
 
     def ask(self, item: QuestionItem, marks: AnswerMarks) -> Asking[QuestionAnswer]:
         """Ask for the choices, the masks of the correct answer's phrases and, on request, the model's own answer.
@@ -489,9 +493,11 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         return self.question_set.content_hash
 
     def image_paths(self) -> frozenset[Path]:
-        """Return the images of the whole question set, regardless of the types to ask."""
+        """Return the images of the whole question set, regardless of the types to ask, with those that it lacks."""
         assert self.question_set is not None  # a task that is run has its questions
-        return frozenset(question.image_path for question in self.question_set.questions)
+        assert self.root is not None  # set by `read_partonomy`
+        lost = {self.root / one.truth.image_path for one in self.question_set.invalid if one.truth is not None}
+        return frozenset(question.image_path for question in self.question_set.questions) | lost
 
     def dataset(self) -> Mapping[str, Any]:
         """Return the name, the hash, the sizes, and how the questions were made."""
@@ -589,13 +595,21 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             object_choice=choices.get(Subject.OBJECT),
         )
 
-    def _invalid_record(self, invalid: InvalidRecord) -> QuestionRecord:
-        """Make a failed record for an entry that cannot be asked; it counts as a separate image."""
+    def _invalid_record(self, invalid: InvalidRecord, numbers: Mapping[str, int]) -> QuestionRecord:
+        """Make a failed record for an entry that cannot be asked.
+
+        It counts as a separate image, unless its image is known. Its true parts count as far as they are known.
+
+        Args:
+            invalid: The entry.
+            numbers: For each known image of such entries, the index of its first one.
+        """
         asked = (Capability.CHOICES, Capability.MASKS)
-        kind = invalid.question_type
+        kind, truth = invalid.question_type, invalid.truth
+        number = invalid.record_index if truth is None else numbers[truth.image_path]
         return QuestionRecord(
             item_id=unreadable_id(invalid),
-            image_id=-1 - invalid.record_index,
+            image_id=-1 - number,
             image_path="",
             group=UNKNOWN_TYPE if kind is None else kind.value,
             prompt="",
@@ -604,6 +618,8 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             instance_id=-1,
             object_label="",
             requested=asked if kind is None else self.options.requested(kind),
+            true_parts=() if truth is None else tuple(TruePart(label, area) for label, area in truth.parts),
+            true_union_area=0 if truth is None else truth.union_area,
         )
 
 

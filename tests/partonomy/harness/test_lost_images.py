@@ -23,6 +23,7 @@ from partonomy.datasets.photographs import (
     write_training_images,
 )
 from partonomy.datasets.record_exchange import import_records
+from partonomy.datasets.sharded_import import import_shard, merge_import
 from partonomy.datasets.store import load_questions
 from partonomy.harness.merge import merge_runs
 from partonomy.harness.provenance import OVERLAP_KEY
@@ -30,6 +31,7 @@ from partonomy.harness.summary import Summary
 from partonomy.reporting.compare import compare_runs
 from partonomy.reporting.loaded_run import load_run
 from partonomy.reporting.predictions import write_predictions
+from partonomy.sharding import Shard
 from tests.partonomy.running import make_config, question_records, run
 
 GROUP = "identification"
@@ -115,6 +117,63 @@ def test_every_part_of_a_lost_image_counts(
     assert [part.area for part in lost.true_parts] == [28, 24, 16, 20]  # door, tail fin, wheel, wing
     assert lost.reason
     assert lost.quality == 0.0
+
+
+def import_in_shards(question_file: Path, folder: Path) -> None:
+    """Import in two shards, which name the lost records in JSON."""
+    for index in range(2):
+        import_shard(question_file, folder, "collect", Shard(index, 2))
+    merge_import(question_file, folder, "collect")
+
+
+@pytest.mark.parametrize("fault", [remove, empty, replace_by_folder, resize])
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_an_import_keeps_the_parts_that_it_leaves_out(
+    question_file: Path, tmp_path: Path, fault: Callable[[Path], None], is_sharded: bool
+) -> None:
+    both = PartonomyOptions(question_types=f"{GROUP},positive", generate="all")
+    fault(question_file.parent / f"image{LOST}.png")
+    folder = tmp_path / "imported"
+    if is_sharded:
+        import_in_shards(question_file, folder)
+    else:
+        import_records(question_file, folder, invalid="collect")
+    summaries = [
+        run(make_config(questions, tmp_path / f"run_{questions.stem}", options=both))
+        for questions in (question_file, folder)
+    ]
+    from_file, from_folder = (summary for summary in summaries if summary is not None)
+    for name, entry in from_file.groups.items():
+        imported = from_folder.groups[name]
+        assert (imported.num_expected, imported.num_failed) == (entry.num_expected, entry.num_failed) == (4, 1)
+        for metric, estimate in entry.metrics.items():
+            assert imported.metrics[metric].value == pytest.approx(estimate.value), metric
+            assert imported.metrics[metric].count == estimate.count
+    assert from_file.groups[GROUP].metrics["giou_micro_paired"].value == pytest.approx(6 / 10)
+    assert from_folder.provenance[OVERLAP_KEY]["num_images"] == 4
+    lost = [record for record in question_records(tmp_path / "run_imported") if not record.is_scored]
+    assert len({record.image_id for record in lost}) == 1
+
+
+@pytest.mark.parametrize(
+    ("truth", "reason"),
+    [
+        ({"image_path": "a.png", "parts": [["wheel", -1]], "union_area": 1}, "a mask's area is a number of pixels"),
+        ({"image_path": "a.png", "parts": [["wheel", 1]], "union_area": "1"}, "a mask's area is a number of pixels"),
+        ({"image_path": "a.png", "parts": [[1, 1]], "union_area": 1}, "a label of 'truth'"),
+        ({"parts": [], "union_area": 1}, "the key 'image_path' is missing"),
+        ([], "of the wrong type"),
+    ],
+)
+def test_a_damaged_list_of_lost_parts_is_named(question_file: Path, tmp_path: Path, truth: object, reason: str) -> None:
+    remove(question_file.parent / f"image{LOST}.png")
+    import_records(question_file, tmp_path / "imported", invalid="collect")
+    path = tmp_path / "imported" / "build.json"
+    content = json.loads(path.read_text())
+    content["invalid_records"][0]["truth"] = truth
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"entry 0 of 'invalid_records': .*{reason}"):
+        load_questions(tmp_path / "imported")
 
 
 @pytest.mark.parametrize("make", [in_file, in_folder])
