@@ -275,9 +275,9 @@ def read_known_truth(content: Any) -> KnownTruth | None:
 
 
 def _area(value: object) -> int:
-    if not is_integer(value) or not 0 <= int(str(value)) <= MAX_PIXELS:
+    if not isinstance(value, int) or not is_integer(value) or not 0 <= value <= MAX_PIXELS:
         raise ValueError(f"a mask's area is a number of pixels, got {shorten(value)}")
-    return int(str(value))
+    return value
 
 
 def _list(content: Mapping[str, Any], key: str, path: Path) -> list[Any]:
