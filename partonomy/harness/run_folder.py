@@ -299,6 +299,12 @@ def open_run(output: Path, config: RunConfig, resume: bool, rank: Rank) -> None:
         old = read_config(output)
         differing = differing_settings(old, config)
         if differing and ((resume and any(record_files(output))) or rank.world_size > 1):
+            if len(differing) == 1 and old.protocol_version != config.protocol_version:
+                raise ValueError(
+                    f"{path} is of a run under {old.protocol_version}; this version of the code counts by "
+                    f"{config.protocol_version}, and the two do not mix. tables, compare and report still read that "
+                    "run; use another --output for a new one"
+                )
             raise ValueError(
                 f"{path} is of a run with other settings: {', '.join(differing)}. Use the same settings, or another "
                 "--output for a new run"
