@@ -34,7 +34,8 @@ def tables(
             segmentation table of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2). all:
             every table of a paper for the runs' benchmarks, then every metric.
         protocol: Of Partonomy. ours: failed questions score 0, answer of the highest sequence probability. authors: as
-            the authors' code counts (failed questions left out, answer of the highest mean over the conversation).
+            the authors' code counts (failed questions and missing masks left out, macro-gIoU by question, answer of the
+            highest mean over the conversation).
             both: one row each.
         no_intervals: Leave out the 95% intervals below the values (text, markdown, latex).
         format: text, markdown, latex (booktabs) or csv. csv is tidy: one line per row of a table, group and metric,
