@@ -15,13 +15,14 @@ class Verdict:
 
     Attributes:
         subject: What was asked for, e.g. "parts".
-        is_right: Whether the answer is correct; False if the item failed.
+        credit: 1 if the answer is correct, 0 if it is wrong or the item failed, and the share of a tie that includes
+            the correct answer.
         correct: Names in the correct answer.
-        given: Names in the model's answer; empty if the item failed.
+        given: Names in the model's answer, on a tie in the first; empty if the item failed.
     """
 
     subject: str
-    is_right: bool
+    credit: float
     correct: tuple[str, ...]
     given: tuple[str, ...]
 
@@ -65,12 +66,21 @@ class CaseText:
 
 @dataclass(frozen=True)
 class CaseChoice:
-    """One choice of a multiple-choice question; `log_prob` is None if the model gave none."""
+    """One choice of a multiple-choice question.
+
+    Attributes:
+        text: The choice.
+        is_correct: Whether it is the right one.
+        is_chosen: Whether the model chose it, alone or tied with others.
+        log_prob: Its log-probability; None if the model gave none.
+        is_tied: Whether it shares the best score with another choice.
+    """
 
     text: str
     is_correct: bool
     is_chosen: bool
     log_prob: float | None
+    is_tied: bool = False
 
 
 @dataclass(frozen=True)

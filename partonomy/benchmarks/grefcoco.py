@@ -70,12 +70,13 @@ NO_TARGET_ANSWER = "There is nothing like that in the image."
 PRECISION_PERCENTS = (70, 80, 90)
 
 
-def read_grefcoco(root: Path, split: str) -> tuple[SegmentationItem, ...]:
+def read_grefcoco(root: Path, split: str, *, needs_images: bool = True) -> tuple[SegmentationItem, ...]:
     """Read one split, one item per expression in file order; an item's group says whether it has a target.
 
     Args:
         root: Root of the LISA-style layout.
         split: "train", "val", "testA" or "testB".
+        needs_images: See `read_referring`.
 
     Raises:
         FileNotFoundError: A file or images are missing.
@@ -90,7 +91,7 @@ def read_grefcoco(root: Path, split: str) -> tuple[SegmentationItem, ...]:
         replace(reference, group=TARGET if reference.annotation_ids else NO_TARGET)
         for reference in choose_split(path, references, split)
     ]
-    items = make_items(root, NAME, split, chosen, COCO_FOLDER)
+    items = make_items(root, NAME, split, chosen, COCO_FOLDER, needs_images=needs_images)
     num_blank = sum(item.group == TARGET and rle_area(item.mask) == 0 for item in items)
     if num_blank:
         logger.warning("%s: %d targets of %s have no pixel; they score 0 whatever is predicted", path, num_blank, split)
@@ -143,7 +144,7 @@ class GrefcocoOptions(SegmentationOptions):
 class GrefcocoTask(SegmentationTask):
     """Expressions with any number of targets; see the module."""
 
-    VERSION: ClassVar[str] = "grefcoco-1.0"
+    VERSION: ClassVar[str] = "grefcoco-1.1"
 
     options: GrefcocoOptions
     quoted_by: str = "giou"
@@ -201,7 +202,7 @@ class GrefcocoTask(SegmentationTask):
 
 
 def _read_items(source: Source, options: GrefcocoOptions) -> Sequence[SegmentationItem]:
-    return read_grefcoco(source.root, str(source.split))
+    return read_grefcoco(source.root, str(source.split), needs_images=False)
 
 
 BENCHMARK = define_benchmark(

@@ -257,7 +257,9 @@ def _giou_and_ciou(
 def _ciou(records: Sequence[AnswerRecord], outcomes: Sequence[Sequence[TargetOutcome]]) -> ImageRatio:
     intersections = [sum(one.intersection for one in of_record) for of_record in outcomes]
     unions = [sum(one.union for one in of_record) for of_record in outcomes]
-    return _ratio(records, intersections, unions, sum(map(len, outcomes)), value_if_empty=1.0)
+    is_any_missing = any(not one.is_predicted for of_record in outcomes for one in of_record)
+    value_if_empty = 0.0 if is_any_missing else 1.0
+    return _ratio(records, intersections, unions, sum(map(len, outcomes)), value_if_empty)
 
 
 def _ratio(
@@ -345,7 +347,7 @@ class SegmentedTargets:
 class MultiTargetTask(MaskTask[MultiTargetItem, SegmentedTargets]):
     """Questions with several targets, one mask each; gIoU is quoted for MMR, cIoU for multi-referring RefCOCO."""
 
-    VERSION: ClassVar[str] = "multi-target-1.0"
+    VERSION: ClassVar[str] = "multi-target-1.1"
     WORDS: ClassVar[Words] = Words(
         "question", quality="mean IoU", quality_title="Mean IoU of a question's masks (%)", quality_key="iou"
     )

@@ -196,8 +196,10 @@ def segmentation_ratios(records: Sequence[AnswerRecord]) -> dict[str, ImageRatio
         records, [outcome.intersection for outcome in counted], [outcome.union for outcome in counted], 1.0
     )
     giou = ratio_by_image(records, [record.score for record in records], [1] * len(records))
+    # Without a pixel in any union, nothing was predicted where nothing was wanted, unless an item has no answer.
+    value_if_empty = 1.0 if all(record.is_scored for record in records) else 0.0
     return {
-        "ciou": ImageRatio(ciou.numerators, ciou.denominators, len(records), value_if_empty=1.0),
+        "ciou": ImageRatio(ciou.numerators, ciou.denominators, len(records), value_if_empty),
         "giou": giou,
     }
 
@@ -301,7 +303,7 @@ class SegmentationTask(MaskTask[SegmentationItem, Segmented]):
     cIoU is quoted for RefCOCO, gIoU for ReasonSeg and for RefCOCOm (which calls it mIoU).
     """
 
-    VERSION: ClassVar[str] = "segmentation-1.0"
+    VERSION: ClassVar[str] = "segmentation-1.1"
     WORDS: ClassVar[Words] = Words("expression", quality="IoU", quality_title="IoU (%)", quality_key="iou")
 
     options: SegmentationOptions

@@ -159,7 +159,7 @@ class Group:
     """Counts and metrics of one group's records.
 
     `reasons` counts why items failed or, for a group without items, why none could be asked. A metric is None if it is
-    not defined for the group.
+    not defined for the group. `num_tied` counts the items whose best answers tie, where a model chooses among answers.
     """
 
     name: str
@@ -167,6 +167,7 @@ class Group:
     num_failed: int
     reasons: Mapping[str, int]
     metrics: Mapping[str, Metric | None]
+    num_tied: int = 0
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ def tables(
             (Partonomy/PLUM paper) and mmr2 to mmr5 (MMR paper) print that table alone, with the runs next to the
             paper's rows. all prints every paper's table for the runs' benchmarks, then every metric.
         protocol: Partonomy only. ours scores failed questions 0 and takes the answer with the highest sequence
-            probability. authors counts as the authors' code does: failed questions are left out, and the answer with
-            the highest mean over the conversation is taken. both prints one row for each.
+            probability. authors counts as the authors' code does: failed questions and missing masks are left
+            out, macro-gIoU has one value per question, and the answer with the highest mean over the conversation is
+            taken. both prints one row for each.
         no_intervals: Leave out the 95% confidence intervals below the values (text, markdown, latex).
         format: text, markdown, latex (booktabs) or csv. csv is tidy data with one line per table row, group and metric.
             Its columns are table, method, dataset, source (quoted, ours, exact), protocol, question_type (the group),

@@ -221,7 +221,7 @@ def check_question(question: Question) -> None:
 
 
 def read_question_lines(
-    path: Path, dataset: PartDataset, invalid: Literal["raise", "collect"]
+    path: Path, dataset: PartDataset, invalid: Literal["raise", "collect"], *, needs_images: bool = True
 ) -> tuple[StoredQuestions, tuple[InvalidRecord, ...]]:
     """Read and check `questions.jsonl`; see `partonomy.datasets.store.load_questions`."""
     index = AnnotationIndex(dataset)
@@ -236,7 +236,7 @@ def read_question_lines(
                 if question.question_id in seen:
                     raise ValueError(f"the question id {question.question_id!r} occurs twice")
                 image_path = question.image_path
-                if not is_present.setdefault(image_path, image_path.is_file()):
+                if needs_images and not is_present.setdefault(image_path, image_path.is_file()):
                     raise ValueError(f"the image {image_path} does not exist")
             except RECORD_ERRORS as error:
                 reason = reason_of(error)

@@ -119,7 +119,8 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
         record_file: the JSON list.
         folder: the data set folder; created if missing.
         invalid: "raise" stops at the first bad record; "collect" leaves bad records out and lists them in `build.json`,
-            so that validating the folder counts them as failed, like validating the record file.
+            so that validating the folder counts them as failed, like validating the record file. If only the image of
+            a record is at fault, the list keeps its true parts, which count as missed.
 
     Raises:
         ValueError: a file is broken, or the annotations next to the record file belong to another version of it.
@@ -172,6 +173,7 @@ def write_import(record_file: Path, folder: Path, build: Mapping[str, Any], bad:
             "question_id": row.question_id,
             "question_type": row.question_type and row.question_type.value,
             "reason": row.reason,
+            **({} if row.truth is None else {"truth": vars(row.truth)}),
         }
         for row in bad
     ]

@@ -231,7 +231,8 @@ def _upgrade_item_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
         "annotations": settings.get("annotations"),
         "options": options,
         "protocol": content["protocol"],
-        "protocol_version": benchmark.make(settings["split"], benchmark.options()).VERSION,
+        # These folders do not name a version: all of them were written under the first.
+        "protocol_version": _first_version(benchmark.make(settings["split"], benchmark.options()).VERSION),
         "content_hash": content["content_hash"],
         "model": {
             "model": "plum",
@@ -247,6 +248,10 @@ def _upgrade_item_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
         "num_trained_on": content.get("num_trained_on"),
         "schema": SCHEMA,
     }
+
+
+def _first_version(version: str) -> str:
+    return f"{version.rpartition('-')[0]}-1.0"
 
 
 def differing_settings(old: RunConfig, new: RunConfig, *, may_merge: bool = False) -> list[str]:
@@ -296,6 +301,12 @@ def open_run(output: Path, config: RunConfig, resume: bool, rank: Rank) -> None:
         old = read_config(output)
         differing = differing_settings(old, config)
         if differing and ((resume and any(record_files(output))) or rank.world_size > 1):
+            if len(differing) == 1 and old.protocol_version != config.protocol_version:
+                raise ValueError(
+                    f"{path} is of a run under {old.protocol_version}; this version of the code counts by "
+                    f"{config.protocol_version}, and the two do not mix. tables, compare and report still read that "
+                    "run; use another --output for a new one"
+                )
             raise ValueError(
                 f"{path} is of a run with other settings: {', '.join(differing)}. Use the same settings, or another "
                 "--output for a new run"

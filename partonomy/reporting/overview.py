@@ -81,7 +81,8 @@ def _group_table(summary: Summary, headings: Sequence[str], names: Sequence[str]
         TableRow((entry.name, str(entry.num_expected), str(entry.num_failed), *_percents(entry, names)))
         for entry in summary.groups.values()
     ]
-    table = Table("Results (%)", (ColumnGroup("", tuple(headings)),), tuple(rows), summary_notes(summary))
+    note = "\n".join([*summary.notes, summary_notes(summary)])
+    table = Table("Results (%)", (ColumnGroup("", tuple(headings)),), tuple(rows), note)
     return render_table(table, TableFormat.TEXT)
 
 

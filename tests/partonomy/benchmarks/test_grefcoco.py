@@ -271,7 +271,7 @@ def test_bounds(tmp_path: Path, model: str, expected: dict[str, float] | None) -
     values = {name: metric["value"] for name, metric in group["metrics"].items()}
     assert expected is None or values == pytest.approx(expected)
     assert all(0 <= value <= 1 for value in values.values())
-    assert (summary["split"], summary["headline"], summary["protocol_version"]) == ("val", "giou", "grefcoco-1.0")
+    assert (summary["split"], summary["headline"], summary["protocol_version"]) == ("val", "giou", "grefcoco-1.1")
     replies = [json.loads(line)["reply"] for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
     assert model != "oracle" or replies == ["It is the cups.", "It is the cups.", NO_TARGET_ANSWER]
 
