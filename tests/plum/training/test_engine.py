@@ -182,11 +182,11 @@ def test_two_zero2_ranks_resume_exactly(folder: Path) -> None:
     complete = sorted(p.name for p in (Path(whole.run_dir) / "checkpoints").iterdir() if p.is_dir())
     assert complete == ["update_000002", "update_000004"]
     resumed = replace(whole, run_dir=str(folder / "two_ranks_resumed"))
-    train_forked(resumed, num_ranks=2)
-    for name in ("finished.json", "metrics.jsonl"):
-        (Path(resumed.run_dir) / name).unlink()
-    (Path(resumed.run_dir) / "model").rename(folder / "first_try")
-    shutil.rmtree(Path(resumed.run_dir) / "checkpoints" / "update_000004")
+    root = Path(shutil.copytree(whole.run_dir, resumed.run_dir))
+    for name in ("finished.json", "metrics.jsonl", "config.yaml"):  # the last names the other folder
+        (root / name).unlink()
+    for folder_after in ("model", "checkpoints/update_000004"):
+        shutil.rmtree(root / folder_after)
     assert largest_difference(model, train_forked(resumed, num_ranks=2)) == 0.0
     assert len((Path(resumed.run_dir) / "metrics.jsonl").read_text().splitlines()) == 2
 
