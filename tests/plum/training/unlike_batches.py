@@ -219,7 +219,7 @@ def cut(kinds: list[tuple[str, ...]], accumulation: int) -> list[tuple[tuple[str
 
 
 def settings(smallest: int, largest: int) -> list[EngineConfig]:
-    """Both stages, both precisions, both sizes of buckets, one micro-batch and five (15 mixtures fill three updates)."""
+    """Both stages, both precisions, both sizes of buckets, one micro-batch and five (three updates of 15)."""
     base = EngineConfig(precision="fp32", micro_batch_size=3, accumulation=5, gradient_checkpointing=False)
     stage_2 = [
         replace(base, accumulation=accumulation, reduce_bucket_size=size)
