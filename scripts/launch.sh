@@ -9,7 +9,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false
 
-gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+# Counting imports torch, which takes seconds: not where everything is given that would follow from the number.
+gpus=0
+is_placed="${HOSTFILE:-}${INCLUDE:-}"
+[ -n "$is_placed" ] || [ -n "${CUDA_VISIBLE_DEVICES:-}" ] || is_placed="${NUM_RANKS:-}"
+if [ -z "$is_placed" ] || [ -z "${OMP_NUM_THREADS:-}" ]; then
+  gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+fi
 launcher=(deepspeed --no_local_rank)
 [ -z "${MASTER_PORT:-}" ] || launcher+=(--master_port "$MASTER_PORT")
 if [ -n "${HOSTFILE:-}" ]; then
