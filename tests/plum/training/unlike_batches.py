@@ -1,6 +1,6 @@
 """Launched on two or four ranks: every rank holds another kind of batch, and the reduced gradient is read.
 
-For PLUM, LISA and M2SA, large and small buckets, one micro-batch and five, ZeRO-2 and ZeRO-1, float32 and bfloat16: the
+For PLUM, LISA and M2SA, large and small buckets, one micro-batch and ten, ZeRO-2 and ZeRO-1, float32 and bfloat16: the
 gradient that reaches the optimizer is the mean of the ranks' own, which plain autograd computes on a copy of the model
 and which are added here in float64. The learning rate is 0, so that the weights stay and a rank's own gradient of a
 batch is computed once.
@@ -219,11 +219,11 @@ def cut(kinds: list[tuple[str, ...]], accumulation: int) -> list[tuple[tuple[str
 
 
 def settings(smallest: int, largest: int) -> list[EngineConfig]:
-    """Both stages, both precisions, both sizes of buckets, one micro-batch and five (three updates of 15)."""
-    base = EngineConfig(precision="fp32", micro_batch_size=3, accumulation=5, gradient_checkpointing=False)
+    """Both stages, both precisions, both sizes of buckets, one micro-batch and ten."""
+    base = EngineConfig(precision="fp32", micro_batch_size=3, accumulation=10, gradient_checkpointing=False)
     stage_2 = [
         replace(base, accumulation=accumulation, reduce_bucket_size=size)
-        for accumulation, size in itertools.product((1, 5), (smallest, largest))
+        for accumulation, size in itertools.product((1, 10), (smallest, largest))
     ]
     others = [
         replace(base, reduce_bucket_size=smallest, precision=precision, zero_stage=stage)
