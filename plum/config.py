@@ -80,10 +80,11 @@ class LlavaConfig:
     projector: Literal["linear", "mlp2x_gelu"] = "mlp2x_gelu"
     """LLaVA v1 has one linear layer; v1.5 has two with a GELU in between."""
     conversation: Conversation = "llava_v1"
-    """Conversation template of the checkpoint's training. `plain` is the short template of the embedded default; the
-    `im_start_end` templates are for checkpoints with `mm_use_im_start_end`."""
+    """Conversation template of the model's training. `plain` is the short template of the embedded default; the
+    `im_start_end` templates are for checkpoints with `mm_use_im_start_end`, and for runs that add the two tokens, as
+    the code of LISA's, M2SA's and PLUM's authors does."""
     special_tokens: SpecialTokensConfig | None = None
-    """None: read from the tokenizer when a run starts. Always set in a saved model."""
+    """None reads them from the tokenizer when a run starts; a saved model always has them."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ class SegTokenConfig:
     """[SEG] tokens in the answer instead of a span tagger (LISA, M2SA)."""
 
     targets: Literal["many", "single"] = "many"
-    """`many`: one [SEG] after every phrase to segment; `single`: one [SEG] at the end of the answer, for the union of
-    its masks."""
+    """`many` puts a [SEG] after every phrase to segment; `single` puts one at the end of the answer, for the union of
+    the masks."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ class LoraConfig:
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     train_embeddings: bool = False
-    """Train a copy of embed_tokens (peft's modules_to_save), so that the model with adapters off is still the
-    teacher. `TrainableConfig.embeddings` needs it."""
+    """Train a copy of embed_tokens (PEFT's modules_to_save), so that the model without adapters remains the teacher.
+    `TrainableConfig.embeddings` needs it."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class ModelConfig:
     """Span tagger of PLUM; None in systems that write [SEG] tokens instead."""
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     lora: LoraConfig | None = field(default_factory=LoraConfig)
-    """None: no adapters (training from scratch, or a merged model)."""
+    """None for no adapters (training from scratch, or a merged model)."""
     system: Literal["plum", "lisa", "m2sa"] = "plum"
     """System to build; see plum.models.systems.registry."""
     seg_token: SegTokenConfig | None = None
