@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from tokenizers import AddedToken
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -22,7 +21,6 @@ from plum.inputs.bio_labels import phrase_tokens
 from plum.inputs.encoding import EncodedConversation, token_id
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.heads.query_projection import QueryProjection
-from plum.models.parameter_counts import parameters_by_component
 from plum.models.systems.target_notation import Target, WrittenExchange
 from plum.structures import Exchange, SpanBounds
 
@@ -134,20 +132,6 @@ def add_seg_token(tokenizer: PreTrainedTokenizerBase) -> bool:
             f"{_PROBE.count(SEG_TOKEN)}; give it {SEG_TOKEN} as one token"
         )
     return is_new
-
-
-@torch.no_grad()
-def initialise_seg_row(model: GroundedLMM, seg_id: int) -> None:
-    """Set the embedding and output rows of a [SEG] that the model has never seen to the mean of the text tokens' rows.
-
-    LISA draws them from a normal distribution. transformers since 4.46 uses the mean, with which the new token is
-    neither likely nor unlikely at the start.
-    """
-    suppressed = set(model.llava.special_tokens.suppressed)
-    for component, _, matrix in parameters_by_component(model):
-        if component == "llava.embeddings":
-            text = [row for row in range(len(matrix)) if row != seg_id and row not in suppressed]
-            matrix[seg_id] = matrix[text].mean(0)
 
 
 def _write_each(exchange: Exchange) -> WrittenExchange:

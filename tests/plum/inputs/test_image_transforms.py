@@ -1,18 +1,24 @@
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
+from plum.config import Fit
 from plum.inputs.image_transforms import (
     SAM_MEAN,
     SAM_STD,
     ImageTransform,
+    build_image_transform,
     clip_input,
     grid_classes,
     resized_size,
     sam_input,
 )
+from plum.models.tiny import tiny_model_config
 from plum.structures import IGNORE_INDEX, ImageFrame
 
 
@@ -20,12 +26,34 @@ def _noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def clip_processor(size: int) -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+@pytest.mark.parametrize("size", [28, 224])
+@pytest.mark.parametrize("shape", [(50, 80), (81, 50), (333, 500), (500, 333), (29, 28), (20, 21), (3, 90), (90, 1)])
+def test_crop_equals_the_clip_processor(shape: tuple[int, int], size: int) -> None:
+    """Larger and smaller than the input, odd and even margins, both orientations."""
+    image = _noise(*shape)
+    expected = clip_processor(size)(Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
+    found = clip_input(image, size, "crop")
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert not torch.allclose(found, clip_input(image, size, "pad"), atol=0.1)
+    assert not torch.allclose(found, clip_input(image, size, "stretch"), atol=0.1)
+
+
+def test_the_transform_takes_the_fit_of_the_model() -> None:
+    image, config = _noise(16, 40), tiny_model_config(40)
+    for fit in get_args(Fit):
+        vision = replace(config.llava.vision, fit=fit)
+        transform = build_image_transform(replace(config, llava=replace(config.llava, vision=vision)))
+        assert torch.equal(transform(image).clip_pixels, clip_input(image, 16, fit))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_square_images_equal_the_clip_processor(fit: str) -> None:
     image = _noise(50, 50)
-    size = {"height": 28, "width": 28}
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=size)
-    expected = processor(Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
+    expected = clip_processor(28)(Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
     found = clip_input(image, 28, fit)  # type: ignore[arg-type]
     assert torch.allclose(found, expected, atol=1e-5)
 

@@ -1,5 +1,7 @@
 """Feedback loop: what it is at the start, and what it may not depend on."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,9 +17,13 @@ def make_prompt_encoder() -> PromptEncoder:
     return PromptEncoder(WIDTH, GRID, (32, 32), 16)
 
 
-def make_feedback(use_order_embedding: bool = False, detach: bool = False) -> MaskFeedback:
+def make_feedback(
+    use_order_embedding: bool = False,
+    detach: bool = False,
+    position_in: Literal["keys", "keys_and_values"] = "keys",
+) -> MaskFeedback:
     torch.manual_seed(1)
-    pooler = TemporalMaskPooler(WIDTH, GRID, HEADS, use_order_embedding, max_order=3)
+    pooler = TemporalMaskPooler(WIDTH, GRID, HEADS, use_order_embedding, max_order=3, position_in=position_in)
     return MaskFeedback(FilmMaskEncoder(WIDTH, 16), pooler, detach)
 
 
@@ -57,9 +63,10 @@ def test_film_scales_and_shifts_each_channel() -> None:
     torch.testing.assert_close(output, torch.full((ROWS, 4, 2, 2), 8.0))
 
 
-def test_attention_equals_multihead_attention() -> None:
-    """Same parameters in torch's own module, location by location."""
-    feedback = make_feedback()
+@pytest.mark.parametrize("position_in", ["keys", "keys_and_values"])
+def test_attention_equals_multihead_attention(position_in: Literal["keys", "keys_and_values"]) -> None:
+    """Same parameters in torch's own module, location by location; the authors' code has the position in the values."""
+    feedback = make_feedback(position_in=position_in)
     pooler = feedback.pooler
     with torch.no_grad():
         for parameter in pooler.parameters():
@@ -74,7 +81,8 @@ def test_attention_equals_multihead_attention() -> None:
     position = prompt_encoder.get_dense_pe()
     maps = torch.stack([prompt_encoder.mask_downscaling(mask[:, None]) for mask in random_masks(3)])  # [s, R, C, h, w]
     for row in range(ROWS):
-        values = maps[:, row].flatten(2).permute(2, 0, 1)  # [h * w, s, C]
+        in_values = maps[:, row] + position if position_in == "keys_and_values" else maps[:, row]
+        values = in_values.flatten(2).permute(2, 0, 1)  # [h * w, s, C]
         keys = (maps[:, row] + position).flatten(2).permute(2, 0, 1)
         expected, _ = reference(pooler.location_queries, keys, values)
         pooled = run(feedback, random_masks(3))[row].flatten(1).T
