@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, TypeGuard
 
-from partonomy.masks import is_integer, shorten
 from partonomy.progress import BYTES, Progress, progress
 
 RECORD_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, OSError)
@@ -23,6 +23,9 @@ CHUNK_CHARACTERS = 1 << 22
 LONGEST_LITERAL = len("-Infinity")  # an error closer than this to the buffer's end may only mean a cut-off value
 BLANK = re.compile(r"[ \t\r\n]*")
 REMAINS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # names of the temporary files of `open_atomically`
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def reason_of(error: Exception) -> str:
@@ -129,6 +132,16 @@ def _object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {shorten(twice)} occurs twice in the object {shorten(content)}")
     return content
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Return whether a JSON value is an integer; true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def shorten(value: object) -> str:
+    """Return a value's text in about 80 characters at most, even if the value is large or deeply nested."""
+    return _SHORT.repr(value)
 
 
 def check_text(value: object, name: str) -> str:

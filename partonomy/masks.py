@@ -5,7 +5,6 @@ Every segmentation is checked before it reaches pycocotools, whose C code trusts
 
 import math
 import re
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from partonomy.files import is_integer, shorten
 from partonomy.structures import RLE
 
 MIN_POLYGON_COORDINATES = 6
@@ -24,9 +24,6 @@ MAX_SHIFTED = 12  # this many groups fit into 64 bits; longer numbers are refuse
 BATCH_CHARACTERS = 1 << 16
 MERGE_BATCH = 64
 PLAIN_KEYS = {"size", "counts"}
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def check_mask_size(height: object, width: object, where: str) -> None:
@@ -183,16 +180,6 @@ def read_ring(ring: object, height: int, width: int, where: str) -> list[float]:
             "the polygon"
         )
     return [float(value) for value in ring]
-
-
-def is_integer(value: object) -> bool:
-    """Return whether a JSON value is an integer; true and false are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def shorten(value: object) -> str:
-    """Return a value's text in about 80 characters at most, even if the value is large or deeply nested."""
-    return _SHORT.repr(value)
 
 
 def encode_mask(mask: np.ndarray) -> RLE:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from partonomy.benchmarks.records import AnswerRecord, ratio_by_image
-from partonomy.benchmarks.referring import (
+from partonomy.benchmarks.refcoco import (
     COCO_FOLDER,
     Identifier,
     check_identifier,
@@ -52,8 +52,8 @@ from partonomy.benchmarks.segmentation import (
     share_reaching,
 )
 from partonomy.benchmarks.task import Metric, Source, define_benchmark
-from partonomy.files import iterate_records
-from partonomy.masks import rle_area, shorten
+from partonomy.files import iterate_records, shorten
+from partonomy.masks import rle_area
 from partonomy.models.contract import Gold
 
 logger = logging.getLogger(__name__)

@@ -33,9 +33,9 @@ from partonomy.benchmarks.segmentation import (
     share_reaching,
 )
 from partonomy.benchmarks.task import Metric, Source, define_benchmark
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of, shorten
 from partonomy.images import image_size, load_image
-from partonomy.masks import encode_mask, shorten
+from partonomy.masks import encode_mask
 
 NAME = "instructpart"
 FOLDER = "instructpart_part/InstructPart"

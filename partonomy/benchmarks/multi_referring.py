@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from partonomy.benchmarks.mmr import MultiTargetItem, define_multi_target
-from partonomy.benchmarks.referring import (
+from partonomy.benchmarks.refcoco import (
     REFERRING_SETS,
     Identifier,
     check_files_exist,
@@ -28,8 +28,8 @@ from partonomy.benchmarks.referring import (
 )
 from partonomy.benchmarks.task import Source
 from partonomy.datasets.sources.mmr import TARGET_MARK, Granularity, MmrQuestion, MmrTarget, ground_answer
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists
-from partonomy.masks import check_mask_size, rle_area, shorten, union_masks
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, shorten
+from partonomy.masks import check_mask_size, rle_area, union_masks
 from partonomy.names import clean_name
 from partonomy.structures import RLE
 

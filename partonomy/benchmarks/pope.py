@@ -22,8 +22,7 @@ from partonomy.benchmarks.vqa import (
     read_question_id,
     short_answer_prompt,
 )
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, parse_json
-from partonomy.masks import shorten
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, parse_json, shorten
 from partonomy.metrics.bootstrap import ImageRatio, MeanOfRatios
 
 CATEGORIES = ("random", "popular", "adversarial")

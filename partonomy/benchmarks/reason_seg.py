@@ -15,9 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from partonomy.benchmarks.segmentation import SegmentationItem, define_segmentation
-from partonomy.files import RECORD_ERRORS, check_text, parse_json, reason_of
+from partonomy.files import RECORD_ERRORS, check_text, parse_json, reason_of, shorten
 from partonomy.images import image_size
-from partonomy.masks import encode_mask, shorten
+from partonomy.masks import encode_mask
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from partonomy.benchmarks.referring import COCO_FOLDER, check_files_exist, read_identifier
+from partonomy.benchmarks.refcoco import COCO_FOLDER, check_files_exist, read_identifier
 from partonomy.benchmarks.segmentation import SegmentationItem, define_segmentation
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of, shorten
 from partonomy.images import image_size, load_image
-from partonomy.masks import encode_mask, shorten
+from partonomy.masks import encode_mask
 
 logger = logging.getLogger(__name__)
 

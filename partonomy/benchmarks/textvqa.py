@@ -25,8 +25,7 @@ from partonomy.benchmarks.vqa import (
     short_answer_prompt,
     soft_score,
 )
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, read_json
-from partonomy.masks import shorten
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, read_json, shorten
 from partonomy.metrics.bootstrap import ImageRatio
 
 IMAGE_FOLDERS = ("train_images", "images", "val_images")

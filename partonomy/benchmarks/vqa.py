@@ -22,8 +22,7 @@ from partonomy.benchmarks.task import (
     define_benchmark,
     first_items,
 )
-from partonomy.files import check_text
-from partonomy.masks import is_integer, shorten
+from partonomy.files import check_text, is_integer, shorten
 from partonomy.models.contract import AnswerMarks, Gold, ReplyRequest, Role, Turn
 
 NUM_HUMAN_ANSWERS = 10

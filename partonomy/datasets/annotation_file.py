@@ -6,8 +6,16 @@ from typing import Any
 
 import msgspec
 
-from partonomy.files import RECORD_ERRORS, check_box, check_relative_path, check_text, iterate_lists, open_atomically
-from partonomy.masks import check_mask_size, read_sound_codes, rle_area, rle_bbox, rle_from_coco, rle_to_json, shorten
+from partonomy.files import (
+    RECORD_ERRORS,
+    check_box,
+    check_relative_path,
+    check_text,
+    iterate_lists,
+    open_atomically,
+    shorten,
+)
+from partonomy.masks import check_mask_size, read_sound_codes, rle_area, rle_bbox, rle_from_coco, rle_to_json
 from partonomy.sharding import Shard
 from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part
 

@@ -20,8 +20,16 @@ from partonomy.datasets import published_records as partonomy_core
 from partonomy.datasets import question_file
 from partonomy.datasets.annotation_file import annotations_from_json, read_shard_annotations, write_annotations
 from partonomy.datasets.question_file import describe_record_error
-from partonomy.files import RECORD_ERRORS, check_text, hash_files, open_atomically, read_json, write_json
-from partonomy.masks import is_integer, shorten
+from partonomy.files import (
+    RECORD_ERRORS,
+    check_text,
+    hash_files,
+    is_integer,
+    open_atomically,
+    read_json,
+    shorten,
+    write_json,
+)
 from partonomy.sharding import Shard
 from partonomy.structures import (
     AnnotatedImage,

@@ -17,9 +17,9 @@ from typing import Any, Generic, Self, overload
 import msgspec
 
 from partonomy.benchmarks.task import Record, RecordT
-from partonomy.files import open_atomically
+from partonomy.files import open_atomically, shorten
 from partonomy.locks import hold_lock
-from partonomy.masks import find_sound_masks, rle_from_coco, rle_to_json, shorten
+from partonomy.masks import find_sound_masks, rle_from_coco, rle_to_json
 
 LINES_PER_BATCH = 256
 

@@ -21,9 +21,9 @@ from partonomy.datasets.sources.records import (
     RawAnnotation,
     SkippedAnnotations,
 )
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, printable, read_json
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, is_integer, printable, read_json, shorten
 from partonomy.images import check_image, image_size
-from partonomy.masks import is_integer, rle_area, rle_from_coco, shorten
+from partonomy.masks import rle_area, rle_from_coco
 from partonomy.names import split_part_name
 
 MAX_ID = 2**63 - 1

@@ -17,17 +17,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, open_atomically
-from partonomy.masks import (
-    check_mask_size,
+from partonomy.files import (
+    RECORD_ERRORS,
+    check_relative_path,
+    check_text,
     is_integer,
-    read_sound_codes,
-    rle_bbox,
-    rle_from_coco,
-    rle_to_json,
+    iterate_records,
+    open_atomically,
     shorten,
-    union_masks,
 )
+from partonomy.masks import check_mask_size, read_sound_codes, rle_bbox, rle_from_coco, rle_to_json, union_masks
 from partonomy.names import IRREGULAR_PLURALS, OBJECT_PART_SEPARATOR, clean_name, split_part_name
 from partonomy.structures import RLE, CharSpan
 

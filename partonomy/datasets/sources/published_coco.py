@@ -18,9 +18,9 @@ from partonomy.datasets.sources.coco import (
     unusable_image,
 )
 from partonomy.datasets.sources.records import CocoConfig, CocoImage, CocoRecords, RawAnnotation, SkippedAnnotations
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, shorten
 from partonomy.images import check_image
-from partonomy.masks import MIN_POLYGON_COORDINATES, rle_area, rle_from_coco, shorten
+from partonomy.masks import MIN_POLYGON_COORDINATES, rle_area, rle_from_coco
 from partonomy.structures import RLE
 
 Places = Callable[[str], Sequence[str]]

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from partonomy.files import RECORD_ERRORS, check_relative_path, parse_json, printable
-from partonomy.masks import shorten
+from partonomy.files import RECORD_ERRORS, check_relative_path, parse_json, printable, shorten
 from partonomy.progress import counted, progress
 from plum.inputs.conversation import CONTROL_TOKENS, IMAGE_TOKEN
 from plum.structures import Exchange
