@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from partonomy.reporting.loaded_run import AnyRun
 from partonomy.reporting.paper_tables.mmr_tables import TITLES, MmrTable
 from partonomy.reporting.paper_tables.paper_table import PaperTable
-from partonomy.reporting.paper_tables.partonomy_tables import PartonomyTable
-from partonomy.reporting.paper_tables.quoted_rows import TABLE_SUBSETS
+from partonomy.reporting.paper_tables.partonomy_tables import TABLE_SUBSETS, PartonomyTable
 from partonomy.reporting.paper_tables.retention_table import RetentionTable
 
 PAPER_TABLES: dict[str, PaperTable] = {

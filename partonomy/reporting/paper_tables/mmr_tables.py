@@ -10,16 +10,14 @@ from partonomy.benchmarks.task import ALL
 from partonomy.harness.run_folder import SUMMARY_FILE
 from partonomy.harness.summary import Summary, read_summary
 from partonomy.metrics.bootstrap import Estimate
+from partonomy.quoted_rows import QUOTED, SOURCE_COLUMN, read_quoted
 from partonomy.reporting.loaded_run import AnyRun
 from partonomy.reporting.paper_tables.paper_table import (
     PAPER_PROTOCOL,
-    QUOTED,
-    SOURCE_COLUMN,
     PaperTable,
     PaperTableStyle,
     TidyRow,
     format_interval,
-    read_quoted,
 )
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
 

@@ -1,21 +1,18 @@
-"""The common parts of all paper tables: quoted rows, and runs in the same columns."""
+"""The base of all paper tables: quoted rows, and runs in the same columns."""
 
-import csv
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 from partonomy.benchmarks.partonomy.metrics import MetricProtocol
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.reporting.loaded_run import AnyRun
 from partonomy.table_format import Table, format_percent
 
-OURS, QUOTED, EXACT = "ours", "quoted", "exact"
-"""Values of the source column: measured by this code, quoted from the paper, or computed without a model."""
+OURS, EXACT = "ours", "exact"
+"""Values of the source column next to `partonomy.quoted_rows.QUOTED`: measured by this code, computed exactly."""
 PAPER_PROTOCOL, NO_PROTOCOL = "paper", "-"
 """Values of the protocol column in rows that do not belong to a run."""
-SOURCE_COLUMN = "source"
 
 
 @dataclass(frozen=True)
@@ -95,30 +92,6 @@ class PaperTable(ABC):
     @abstractmethod
     def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
         """Return a run's metrics that the table shows, by group."""
-
-
-@dataclass(frozen=True)
-class QuotedRows:
-    """Columns of a file of `paper_rows` and, by method, the cells as printed; empty for a dash in the paper."""
-
-    columns: tuple[str, ...]
-    rows: tuple[Mapping[str, str], ...]
-
-
-def read_quoted(name: str) -> QuotedRows:
-    """Read `paper_rows/<name>.csv`.
-
-    Raises:
-        ValueError: A row is not marked as quoted.
-    """
-    text = resources.files("partonomy").joinpath(f"paper_rows/{name}.csv").read_text(encoding="utf-8")
-    reader = csv.DictReader(text.splitlines())
-    columns = tuple(reader.fieldnames or ())
-    rows = tuple(reader)
-    for row in rows:
-        if row[SOURCE_COLUMN] != QUOTED:
-            raise ValueError(f"{name}.csv: the row of {row['method']} is not marked as quoted")
-    return QuotedRows(columns, rows)
 
 
 def format_interval(estimate: Estimate) -> str:

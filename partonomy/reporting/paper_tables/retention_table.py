@@ -8,15 +8,9 @@ from partonomy.benchmarks.task import ALL
 from partonomy.harness.provenance import overlap_words
 from partonomy.harness.run_folder import SUMMARY_FILE
 from partonomy.harness.summary import Summary, read_summary
+from partonomy.quoted_rows import QUOTED, read_quoted
 from partonomy.reporting.loaded_run import AnyRun
-from partonomy.reporting.paper_tables.paper_table import (
-    PAPER_PROTOCOL,
-    QUOTED,
-    PaperTable,
-    PaperTableStyle,
-    TidyRow,
-    read_quoted,
-)
+from partonomy.reporting.paper_tables.paper_table import PAPER_PROTOCOL, PaperTable, PaperTableStyle, TidyRow
 from partonomy.table_format import ColumnGroup, Table, TableRow
 
 BENCHMARKS = ("textvqa", "gqa", "pope")
