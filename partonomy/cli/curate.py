@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from partonomy.datasets.curation.derived import CurationRecord, ImageOrigin, check_output, read_input, save_curated
-from partonomy.datasets.curation.merge import Merge, MergeConfig, merge_datasets
+from partonomy.datasets.curation.merge_datasets import DatasetMerge, MergeConfig, merge_datasets
 from partonomy.datasets.curation.prune import prune_dataset
 from partonomy.datasets.curation.split import split_dataset
 from partonomy.datasets.curation.statistics import compute_statistics
@@ -172,7 +172,7 @@ def split(
         print(NEXT_STEP.format(folder=target))
 
 
-def _merge_changes(merged: Merge) -> dict[str, object]:
+def _merge_changes(merged: DatasetMerge) -> dict[str, object]:
     return {
         "renamed": [asdict(one) for one in merged.renamed],
         "category_conflicts": [asdict(one) for one in merged.conflicts],

@@ -68,7 +68,7 @@ class Job:
 def run_benchmark(job: Job, task: AnyTask, *, resume: bool, rank: Rank, num_procs: int = 1) -> Summary | None:
     """Ask every item that has no record yet, and write the summary when every item of the run has one.
 
-    A run of one shard among several gets no summary: `partonomy.harness.merge` joins it with the others.
+    A run of one shard among several gets no summary: `partonomy.harness.merge_runs` joins it with the others.
 
     Args:
         job: The run.

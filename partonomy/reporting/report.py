@@ -17,7 +17,13 @@ from partonomy.files import write_text_atomically
 from partonomy.harness.provenance import overlap_line
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.reporting import partonomy_report
-from partonomy.reporting.cases import (
+from partonomy.reporting.compare import compare_groups
+from partonomy.reporting.loaded_run import AnyRun, check_same_items
+from partonomy.reporting.loss_curves import draw_curves, find_metrics, read_curves
+from partonomy.reporting.overview import MAX_REASONS, find_estimate
+from partonomy.reporting.paper_tables.catalogue import tables_of
+from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
+from partonomy.reporting.report_cases import (
     BEST,
     RANDOM,
     WORST,
@@ -27,12 +33,6 @@ from partonomy.reporting.cases import (
     draw_case,
     load_case_items,
 )
-from partonomy.reporting.compare import compare_groups
-from partonomy.reporting.loaded_run import AnyRun, check_same_items
-from partonomy.reporting.loss_curves import draw_curves, find_metrics, read_curves
-from partonomy.reporting.overview import MAX_REASONS, find_estimate
-from partonomy.reporting.paper_tables.catalogue import tables_of
-from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
 from partonomy.reporting.report_parts import Tile, interval, percent
 from partonomy.reporting.tables import format_estimate, further_tables
 from partonomy.table_format import ColumnGroup, Table, TableRow

@@ -35,13 +35,13 @@ from partonomy.masks import rle_to_json
 from partonomy.metrics.bootstrap import ImageIndex, Terms
 from partonomy.models.contract import AnswerMarks, Gold, ReplyRequest, Role, Turn
 from partonomy.models.registry import ModelSettings
-from partonomy.reporting.cases import draw_case, load_case_items
 from partonomy.reporting.compare import compare_runs, render_comparison, write_comparison
 from partonomy.reporting.loaded_run import AnyRun, load_run
 from partonomy.reporting.overview import overview
 from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
 from partonomy.reporting.predictions import write_predictions
 from partonomy.reporting.report import NUM_CASES, write_report
+from partonomy.reporting.report_cases import draw_case, load_case_items
 from partonomy.reporting.tables import ALL_TABLES, AUTO, metric_table, result_tables, tidy_csv
 from partonomy.table_format import Table
 from partonomy.visualize import part_colours

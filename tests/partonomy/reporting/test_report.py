@@ -8,12 +8,12 @@ import pytest
 
 from partonomy.cli.results import report
 from partonomy.reporting.breakdown import by_object, by_part
-from partonomy.reporting.cases import choose_cases, draw_case, load_case_items, mark_spans
 from partonomy.reporting.loaded_run import load_run
 from partonomy.reporting.loss_curves import Curve, TrainingCurves, draw_curves, find_metrics, read_curves
 from partonomy.reporting.overview import MAX_REASONS
 from partonomy.reporting.partonomy_report import FAMILIES, family_tables
 from partonomy.reporting.report import NUM_CASES
+from partonomy.reporting.report_cases import choose_cases, draw_case, load_case_items, mark_spans
 from partonomy.structures import CharSpan, QuestionType
 from tests.partonomy.conftest import write_questions
 from validate_partonomy import main

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from partonomy.harness.merge import merge_runs as merge
+from partonomy.harness.merge_runs import merge_runs as merge
 from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, read_config
 from partonomy.reporting.overview import overview
 

@@ -8,7 +8,7 @@ import pytest
 
 from partonomy.__main__ import main
 from partonomy.benchmarks.segmentation import SegmentationMode
-from partonomy.harness.merge import merge_runs
+from partonomy.harness.merge_runs import merge_runs
 from partonomy.harness.ranks import Rank
 from partonomy.harness.run import configure_run
 from partonomy.harness.run_folder import RunConfig

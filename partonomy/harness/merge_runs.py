@@ -33,14 +33,14 @@ _OF_TIME_AND_PLACE = ("seconds", "image_path")
 
 
 @dataclass(frozen=True)
-class Merge:
+class RunMerge:
     """A finished merge: its summary, and the number of items that no run had answered."""
 
     summary: Summary
     num_missing: int
 
 
-def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_missing: bool) -> Merge:
+def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_missing: bool) -> RunMerge:
     """Write a finished run from the records of several.
 
     Args:
@@ -81,7 +81,7 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
         for path, own in records_of.items()
     ]
     write_merged_description(output, described)
-    return Merge(finish_run(config, task, records), num_missing)
+    return RunMerge(finish_run(config, task, records), num_missing)
 
 
 def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
