@@ -11,12 +11,13 @@ from jsonargparse import ArgumentParser, Namespace
 
 from partonomy.benchmarks.registry import BENCHMARKS, find_benchmark
 from partonomy.cli.config_files import naming_config_files
-from partonomy.harness.ranks import parse_shard, rank_from_environment
+from partonomy.harness.ranks import rank_from_environment
 from partonomy.harness.run import Job, configure_run, run_benchmark
 from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, RunConfig
 from partonomy.harness.summary import Summary
 from partonomy.models.registry import ModelSettings
 from partonomy.reporting.overview import overview
+from partonomy.sharding import parse_shard
 
 SettingsT = TypeVar("SettingsT")
 

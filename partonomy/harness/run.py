@@ -13,8 +13,7 @@ from partonomy.harness.provenance import describe_model, gather_provenance, writ
 from partonomy.harness.ranks import (
     Rank,
     deal_batches,
-    parse_shard,
-    remove_list,
+    remove_finished_ranks,
     run_workers,
     sign_off,
     sign_on,
@@ -29,13 +28,14 @@ from partonomy.harness.run_folder import (
     merge_records,
     open_run,
     record_path,
-    remove_shards,
+    remove_rank_files,
 )
 from partonomy.harness.summary import Summary, summarize, write_summary
 from partonomy.models.bounds import BUILTIN_MODELS
 from partonomy.models.contract import GroundedModel
 from partonomy.models.registry import PLUM, TRANSFORMERS, build_model, local_rank_of
 from partonomy.progress import progress
+from partonomy.sharding import Shard, parse_shard
 
 ModelBuilder = Callable[[RunConfig, Rank, int], GroundedModel]
 """Builds the model in the process that runs it, given the maximum answer length; a module-level function or a partial
@@ -60,9 +60,9 @@ class Job:
         return Path(self.config.output)
 
     @property
-    def shard(self) -> Rank:
+    def shard(self) -> Shard:
         """The part of the images that this run covers."""
-        return Rank() if self.config.shard is None else parse_shard(self.config.shard)
+        return Shard() if self.config.shard is None else parse_shard(self.config.shard)
 
 
 def run_benchmark(job: Job, task: AnyTask, *, resume: bool, rank: Rank, num_procs: int = 1) -> Summary | None:
@@ -104,13 +104,13 @@ def run_benchmark(job: Job, task: AnyTask, *, resume: bool, rank: Rank, num_proc
     records = merge_records(job.output, item_ids(task, job.shard), codec_of(task))
     if records is None:
         return None
-    remove_list(job.output)
+    remove_finished_ranks(job.output)
     if rank.world_size == 1:
-        remove_shards(job.output)
-    return finish_run(job.config, task, records) if job.shard.world_size == 1 else None
+        remove_rank_files(job.output)
+    return finish_run(job.config, task, records) if job.shard.count == 1 else None
 
 
-def item_ids(task: AnyTask, shard: Rank) -> tuple[str, ...]:
+def item_ids(task: AnyTask, shard: Shard) -> tuple[str, ...]:
     """Return the ids of a shard's records, in their order; lost records belong to the first shard."""
     kept = {item.item_id for batch in take_share(deal_batches(task.items), shard) for item in batch}
     lost = task.lost if shard.index == 0 else ()

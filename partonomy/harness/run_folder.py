@@ -26,7 +26,7 @@ RECORDS_FILE = "records.jsonl"
 SUMMARY_FILE = "summary.json"
 MODEL_FILE = "model.json"
 MERGE_FILE = "merged_from.json"
-SHARD_PATTERN = "records.rank*-of-*.jsonl"
+RANK_FILES = "records.rank*-of-*.jsonl"
 SCHEMA = 2
 """Version of config.json, records.jsonl and summary.json; version 1 had a separate format for Partonomy."""
 
@@ -311,7 +311,7 @@ def record_path(output: Path, rank: Rank) -> Path:
 
 def record_files(output: Path) -> tuple[Path, ...]:
     """Return the folder's record files that are not empty; a run whose model could not be built leaves an empty one."""
-    paths = (output / RECORDS_FILE, *sorted(output.glob(SHARD_PATTERN)))
+    paths = (output / RECORDS_FILE, *sorted(output.glob(RANK_FILES)))
     return tuple(path for path in paths if path.is_file() and path.stat().st_size)
 
 
@@ -339,9 +339,9 @@ def merge_records(output: Path, item_ids: Sequence[str], codec: RecordCodec[Any]
     return StoredRecords(merged, codec)
 
 
-def remove_shards(output: Path) -> None:
+def remove_rank_files(output: Path) -> None:
     """Delete the ranks' files after their merge, when no rank is running."""
-    for path in sorted(output.glob(SHARD_PATTERN)):
+    for path in sorted(output.glob(RANK_FILES)):
         path.unlink()
 
 
