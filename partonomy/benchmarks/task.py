@@ -223,7 +223,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
     """Changes whenever a prompt, a protocol or a metric changes a number."""
     RECORD: ClassVar[type[Record]]
     MAX_NEW_TOKENS: ClassVar[int] = 128
-    """Maximum length of a model's own answer."""
+    """Maximum length of a model's own answer; every model receives it when it is built."""
     WORDS: ClassVar[Words] = Words()
     COMPARED: ClassVar[tuple[str, ...]] = ()
     """Metrics that a comparison of two runs shows by default; empty means every metric."""

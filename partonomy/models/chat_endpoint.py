@@ -227,7 +227,10 @@ def _retry_after(value: str | None) -> float | None:
 
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
-DEFAULT_OPTIONS = '{"temperature": 0, "max_tokens": 256}'
+DEFAULT_OPTIONS = '{"temperature": 0}'
+LIMIT_OPTION = "max_tokens"
+LIMIT_OPTIONS = (LIMIT_OPTION, "max_completion_tokens")
+"""Options that limit the length of an answer. If a request has neither, the adapter adds the first."""
 IMAGE_FORMATS = ("png", "jpeg")
 JPEG_QUALITY = 95
 _OWN_KEYS = {"model", "messages", "stream", "n"}
@@ -287,14 +290,20 @@ class ChatEndpointModel:
         settings: The model and its request settings.
         client: Posts the requests.
         cache: Earlier answers.
+        max_new_tokens: Maximum length of an answer unless the request options limit it; None sets no maximum.
     """
 
-    def __init__(self, settings: ChatSettings, client: JsonClient, cache: AnswerCache) -> None:
+    def __init__(
+        self, settings: ChatSettings, client: JsonClient, cache: AnswerCache, max_new_tokens: int | None = None
+    ) -> None:
         self.name = f"chat:{settings.model_name}"
         self._settings = settings
         self._url = settings.endpoint.rstrip("/") + "/chat/completions"
         self._client = client
         self._cache = cache
+        self._options = settings.options()
+        if max_new_tokens is not None and not any(option in self._options for option in LIMIT_OPTIONS):
+            self._options[LIMIT_OPTION] = max_new_tokens
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
         """Not supported."""
@@ -330,7 +339,7 @@ class ChatEndpointModel:
 
     def _body(self, turns: Sequence[Turn], image_url: str) -> dict[str, object]:
         """Build the request; for the cache, the image's hash replaces the image."""
-        return self._settings.options() | {
+        return self._options | {
             "model": self._settings.model_name,
             "messages": _messages(turns, image_url),
         }
@@ -377,10 +386,12 @@ def read_key(variable: str | None) -> str | None:
     return key or None
 
 
-def build_chat_model(settings: ChatSettings, key_variable: str | None, cache_folder: Path) -> ChatEndpointModel:
-    """Build the adapter with its client and cache."""
+def build_chat_model(
+    settings: ChatSettings, key_variable: str | None, cache_folder: Path, max_new_tokens: int | None = None
+) -> ChatEndpointModel:
+    """Build the adapter with its client and cache; see `ChatEndpointModel` for `max_new_tokens`."""
     client = JsonClient(read_key(key_variable), RetryPolicy())
-    return ChatEndpointModel(settings, client, AnswerCache(cache_folder))
+    return ChatEndpointModel(settings, client, AnswerCache(cache_folder), max_new_tokens)
 
 
 def _messages(turns: Sequence[Turn], url: str) -> list[dict[str, object]]:

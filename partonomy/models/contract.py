@@ -5,7 +5,8 @@ frame. Turns alternate user, assistant, user, ...; the last turn is the user's, 
 
 Your own class needs the three methods of `GroundedModel` and a `name`. A method that it does not support raises
 NotImplementedError, and the metrics that depend on it become null. Name the class on the command line as
-`--model package.module:Class` and pass its constructor's arguments with `--model_options`:
+`--model package.module:Class` and pass its constructor's arguments with `--model_options`. A constructor with the
+parameter `max_new_tokens` receives the benchmark's maximum length of an own answer, unless `--model_options` sets it:
 
     class Blank:
         name = "blank"

@@ -66,7 +66,8 @@ class ModelSettings:
         api_key_env: chat: environment variable with the key; default OPENAI_API_KEY where it is set.
         answer_cache: chat: folder of answers; default answer_cache beside the output folder.
         image_format: chat: png or jpeg; default png.
-        request_options: chat: JSON in every request; default {"temperature": 0, "max_tokens": 256}.
+        request_options: chat: JSON object added to every request; default {"temperature": 0}. The benchmark's maximum
+            length of an answer is added as max_tokens, unless the object has max_tokens or max_completion_tokens.
         segmenter: open_vocabulary: package.module:Class.
     """
 
@@ -171,15 +172,15 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
         settings: Resolved settings.
         local_rank: Rank of this process on its machine; each rank has its own GPU.
         seed: Seed of `random`.
-        max_new_tokens: Maximum length of a model's own answer.
+        max_new_tokens: Maximum length of the model's own answer; a limit in the user's settings takes precedence.
     """
     if settings.model in BUILTIN_MODELS:
         return BUILTIN_MODELS[settings.model](seed)
     if settings.model == CHAT:
         assert settings.answer_cache is not None  # resolve has filled it in
-        return build_chat_model(settings.chat(), settings.api_key_env, Path(settings.answer_cache))
+        return build_chat_model(settings.chat(), settings.api_key_env, Path(settings.answer_cache), max_new_tokens)
     if settings.is_class:
-        return load_class(settings.model, parse_options(settings.model_options))
+        return load_class(settings.model, parse_options(settings.model_options), max_new_tokens)
     device = resolve_device(settings.device, local_rank)
     if settings.model == OPEN_VOCABULARY:
         from partonomy.models.open_vocabulary import load_open_vocabulary_model  # noqa: PLC0415
@@ -190,7 +191,7 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
     if settings.model == TRANSFORMERS:
         from partonomy.models.transformers_model import load_transformers_model  # noqa: PLC0415  (torch)
 
-        return load_transformers_model(settings.checkpoint, device)
+        return load_transformers_model(settings.checkpoint, device, max_new_tokens)
     load = import_name(PLUM_LOADER, "--model plum")
     model: GroundedModel = load(
         settings.checkpoint, device, settings.sam_cache, is_base=settings.base, max_new_tokens=max_new_tokens
@@ -212,7 +213,7 @@ def check_class(name: str, options: Mapping[str, Any]) -> Any:
     if not callable(found):
         raise ValueError(f"--model {name} is no class")
     try:
-        inspect.signature(found).bind(**options)
+        inspect.signature(found).bind(**_with_limit(found, options, 1))
     except TypeError as error:
         given = f"the arguments {', '.join(sorted(options))}" if options else "no arguments"
         raise ValueError(f"--model {name} does not take {given} ({error}); see --model_options") from error
@@ -221,15 +222,22 @@ def check_class(name: str, options: Mapping[str, Any]) -> Any:
     return found
 
 
+def _with_limit(found: Any, options: Mapping[str, Any], max_new_tokens: int) -> dict[str, Any]:
+    """Add the argument `max_new_tokens` if the constructor takes it and the user has not given it."""
+    limit = {"max_new_tokens": max_new_tokens} if "max_new_tokens" in inspect.signature(found).parameters else {}
+    return limit | dict(options)
+
+
 def _check_methods(name: str, model: object) -> None:
     missing = [method for method in METHODS if not callable(getattr(model, method, None))]
     if missing:
         raise ValueError(f"--model {name} lacks the methods {', '.join(missing)} (partonomy/models/contract.py)")
 
 
-def load_class(name: str, options: Mapping[str, Any]) -> GroundedModel:
+def load_class(name: str, options: Mapping[str, Any], max_new_tokens: int) -> GroundedModel:
     """Import and construct a user's own model; see `check_class`."""
-    model: GroundedModel = check_class(name, options)(**options)
+    found = check_class(name, options)
+    model: GroundedModel = found(**_with_limit(found, options, max_new_tokens))
     _check_methods(name, model)
     if not hasattr(model, "name"):
         model.name = name.rpartition(":")[2]

@@ -155,7 +155,6 @@ def _message(role: Role, text: str) -> Message:
 REUSES_PROMPT = frozenset({"llava", "idefics3", "qwen2_vl"})
 """Model types whose prompt cache is continued with several answers at once, because the tests show that this changes
 nothing. An image is then encoded once per question instead of once per choice."""
-MAX_NEW_TOKENS = 256
 
 
 class TransformersModel:
@@ -166,10 +165,14 @@ class TransformersModel:
         processor: The same checkpoint's processor, with a chat template.
         name: Shown in results.
         reuses_prompt: Whether image and prompt are read once for all choices.
+        max_new_tokens: Maximum length of the model's own answer.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, name: str, reuses_prompt: bool) -> None:
+    def __init__(
+        self, model: PreTrainedModel, processor: ProcessorMixin, name: str, reuses_prompt: bool, max_new_tokens: int
+    ) -> None:
         self.name = name
+        self._max_new_tokens = max_new_tokens
         self.dtype, self.device = str(model.dtype).removeprefix("torch."), str(model.device)
         self._model = model.eval()
         self._processor = processor
@@ -216,7 +219,7 @@ class TransformersModel:
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
         """Answer greedily, in text alone."""
         inputs = self._process([self._prompt.render(turns)], image)
-        ids = self._model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        ids = self._model.generate(**inputs, max_new_tokens=self._max_new_tokens, do_sample=False)
         new_ids = ids[0, inputs["input_ids"].shape[1] :]
         return str(self._processor.tokenizer.decode(new_ids, skip_special_tokens=True)).strip()
 
@@ -277,12 +280,13 @@ class TransformersModel:
         return scores
 
 
-def load_transformers_model(checkpoint: str, device: str) -> TransformersModel:
+def load_transformers_model(checkpoint: str, device: str, max_new_tokens: int) -> TransformersModel:
     """Load a checkpoint folder in bfloat16 on a GPU or float32 on the CPU; download nothing and run no code from it.
 
     Args:
         checkpoint: Folder with config.json, safetensors weights, processor and chat template.
         device: "cpu", "cuda", "cuda:1", ...
+        max_new_tokens: Maximum length of the model's own answer.
 
     Raises:
         ValueError: The architecture is not one of transformers' own, or something is missing.
@@ -301,7 +305,7 @@ def load_transformers_model(checkpoint: str, device: str) -> TransformersModel:
         raise ValueError(f"{folder} has no processor of text and images (processor_config.json)")
     reuses_prompt = model.config.model_type in REUSES_PROMPT
     model.to(torch.device(device))  # type: ignore[arg-type]  # transformers' wrapper of it is annotated wrongly
-    return TransformersModel(model, processor, f"transformers:{folder.resolve().name}", reuses_prompt)
+    return TransformersModel(model, processor, f"transformers:{folder.resolve().name}", reuses_prompt, max_new_tokens)
 
 
 def _check_architecture(folder: Path) -> None:

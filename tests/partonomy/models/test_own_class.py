@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from partonomy.__main__ import main
+from partonomy.benchmarks.vqa import VqaTask
 from partonomy.models import contract
 from tests.partonomy.benchmarks.vqa_world import write_pope
 from tests.partonomy.running import answer_records
@@ -43,6 +44,11 @@ class Incomplete:
 class Unbuildable(Stubborn):
     def __init__(self):
         raise OSError("weights.bin is not there")
+
+
+class Limited(Stubborn):
+    def __init__(self, max_new_tokens):
+        self.words = f"limit {max_new_tokens}"
 
 
 def make(answer):
@@ -94,6 +100,14 @@ def test_a_function_that_makes_a_model_serves_too(folder: Path) -> None:
     assert main(flags(folder, "make", {"answer": "Yes"})) == 0
     summary = json.loads((folder / "run" / "summary.json").read_text())
     assert summary["groups"]["all"]["metrics"]["random_yes_ratio"]["value"] == 1.0
+
+
+@pytest.mark.parametrize(("options", "limit"), [({}, VqaTask.MAX_NEW_TOKENS), ({"max_new_tokens": 9}, 9)])
+def test_a_class_receives_the_limit_of_the_benchmark_or_of_the_user(
+    folder: Path, options: dict[str, object], limit: int
+) -> None:
+    assert main(flags(folder, "Limited", options)) == 0
+    assert {record.reply for record in answer_records(folder / "run")} == {f"limit {limit}"}
 
 
 @pytest.mark.parametrize(
