@@ -103,9 +103,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; errors name the file."""
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file does not hold a JSON object.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; is {path.parent} a data set folder?")
+        raise FileNotFoundError(f"{path}: not found; is {path.parent} the right folder?")
     content = parse_json(path.read_bytes(), f"{path}: not valid JSON")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")

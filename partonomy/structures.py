@@ -23,6 +23,13 @@ class ChoiceScore:
     conversation_tokens: int
 
 
+class Subject(StrEnum):
+    """The half of a question: its parts or its object."""
+
+    PARTS = "parts"
+    OBJECT = "object"
+
+
 class QuestionType(StrEnum):
     """Question types of the published records. `positive` is the paper's intersection, `negative` its difference."""
 

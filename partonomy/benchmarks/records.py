@@ -9,7 +9,7 @@ import numpy as np
 from partonomy.benchmarks.cases import CaseText, count_words
 from partonomy.benchmarks.task import Record, Status
 from partonomy.metrics.bootstrap import ImageRatio
-from partonomy.metrics.iou import PairStatistics
+from partonomy.metrics.iou import PairStatistics, check_pixel_counts
 from partonomy.structures import RLE
 
 
@@ -22,8 +22,7 @@ class MaskOutcome:
     predicted: RLE | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.intersection <= self.union:
-            raise ValueError(f"intersection {self.intersection} and union {self.union} cannot belong to two masks")
+        check_pixel_counts(self.intersection, self.union)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from partonomy.datasets.sources.records import OBJECT, PART
 from partonomy.files import (
     RECORD_ERRORS,
     check_box,
@@ -19,8 +20,6 @@ from partonomy.masks import check_mask_size, read_sound_codes, rle_area, rle_bbo
 from partonomy.sharding import Shard
 from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part
 
-OBJECT = "OBJECT"
-PART = "PART"
 ENCODER = msgspec.json.Encoder()  # the same output as compact `json`, in a tenth of the time
 LISTS = ("images", "categories", "annotations")
 """The file's lists, in the order in which they are written."""

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from partonomy.metrics.bootstrap import NUM_RESAMPLES, Estimate, ImageRatio, bootstrap_ratios
+from partonomy.structures import Subject
 
 NUM_FOLDS = 5
 """Number of folds of images for everything that is learned from right answers."""
@@ -138,13 +139,6 @@ def _pad(rows: Sequence[Sequence[float]]) -> np.ndarray:
     for number, row in enumerate(rows):
         padded[number, : len(row)] = row
     return padded
-
-
-class Subject(StrEnum):
-    """The half of a question that is guessed: parts or object."""
-
-    PARTS = "parts"
-    OBJECT = "object"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,16 @@ from partonomy.masks import intersection_areas, mask_areas, union_masks
 from partonomy.structures import RLE
 
 
+def check_pixel_counts(intersection: int, union: int) -> None:
+    """Check that two masks can have these counts.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    if not 0 <= intersection <= union:
+        raise ValueError(f"intersection {intersection} and union {union} cannot belong to two masks")
+
+
 @dataclass(frozen=True)
 class PairStatistics:
     """Pixel counts of one true mask and the prediction paired with it.
@@ -25,8 +35,7 @@ class PairStatistics:
     is_predicted: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.intersection <= self.union:
-            raise ValueError(f"intersection {self.intersection} and union {self.union} cannot belong to two masks")
+        check_pixel_counts(self.intersection, self.union)
 
     @property
     def iou(self) -> float:

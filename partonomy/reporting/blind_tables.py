@@ -13,7 +13,6 @@ from partonomy.metrics.blind import (
     BlindQuestion,
     BlindResult,
     BlindScore,
-    Subject,
     estimate_guesses,
     guess_blindly,
     pool_guesses,
@@ -21,7 +20,7 @@ from partonomy.metrics.blind import (
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.reporting.paper_tables.partonomy_tables import QuestionRun
 from partonomy.reporting.tables import format_estimate
-from partonomy.structures import Question, QuestionType
+from partonomy.structures import Question, QuestionType, Subject
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
 
 ALL_TYPES = "all types"

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from partonomy.benchmarks.partonomy.records import Capability, ChoiceRecord, MaskRecord, QuestionRecord
-from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.metrics.bootstrap import ImageIndex, ImageRatio, Terms
 from partonomy.metrics.iou import PairStatistics, image_statistics
 from partonomy.metrics.matching import Matching, match_nothing
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, Selector
 from partonomy.metrics.part_embedding import NameMatcher
 from partonomy.metrics.part_text import PartTextStatistics, failed_statistics, normalize_parts, part_text_statistics
-from partonomy.structures import QuestionType
+from partonomy.structures import QuestionType, Subject
 
 EMBEDDING_SUFFIX = "_embedding"
 """Suffix of the text metrics that compare part names by embeddings instead of by exact strings."""

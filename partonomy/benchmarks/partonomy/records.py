@@ -8,13 +8,12 @@ from itertools import chain
 from typing import Any
 
 from partonomy.benchmarks.cases import Verdict
-from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.benchmarks.task import Record
 from partonomy.files import shorten
 from partonomy.masks import MAX_PIXELS
 from partonomy.metrics.iou import PairStatistics
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, ChoiceSelection, Selector
-from partonomy.structures import RLE, CharSpan, ChoiceScore, QuestionType
+from partonomy.structures import RLE, CharSpan, ChoiceScore, QuestionType, Subject
 
 UNKNOWN_TYPE = "unknown"
 """Group of unreadable records that name no question type."""

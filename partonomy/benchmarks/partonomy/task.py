@@ -40,7 +40,6 @@ from partonomy.benchmarks.partonomy.steps import (
     ChoiceProtocol,
     Conditioning,
     Step,
-    Subject,
     first_answer,
     question_steps,
     step_turns,
@@ -87,6 +86,7 @@ from partonomy.structures import (
     QuestionSet,
     QuestionType,
     SkippedType,
+    Subject,
 )
 from partonomy.table_format import Table
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from partonomy.datasets.photographs import find_same_files
+from partonomy.datasets.sources.coco import read_crowd
 from partonomy.datasets.sources.records import BACKGROUND, OBJECT, PART
 from partonomy.datasets.store import ANNOTATIONS_FILE, DATASET_FILE
 from partonomy.files import hash_files, iterate_lists, read_json
@@ -414,17 +415,19 @@ class _Reader:
 
     def _read_labelled(self, where: str, record: Mapping[str, Any], role: CheckedCategory) -> None:
         image = self.images[record["image_id"]]
-        object_id, is_crowd = record.get("obj_ann_id"), record.get("iscrowd", 0)
-        if is_crowd not in (0, 1):
-            self._note(BAD_RECORD, where, f"'iscrowd' must be 0, 1, true or false, got {is_crowd!r}")
-        elif is_crowd:
+        object_id, is_crowd = record.get("obj_ann_id"), False
+        try:
+            is_crowd = read_crowd(record.get("iscrowd", 0))
+        except ValueError as error:
+            self._note(BAD_RECORD, where, str(error))
+        if is_crowd:
             self._note(CROWD, where, _label(role))
         if object_id is not None and not _is_integer(object_id):
             self._note(BAD_RECORD, where, f"'obj_ann_id' must be an integer, got {object_id!r}")
             object_id = None
         mask = self._read_mask(where, record, role, image)
         self.annotations[record["id"]] = CheckedAnnotation(
-            record["id"], image.image_id, role, object_id if role.raw_part is not None else None, mask, is_crowd == 1
+            record["id"], image.image_id, role, object_id if role.raw_part is not None else None, mask, is_crowd
         )
 
     def _read_mask(

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from partonomy.benchmarks.partonomy.listwise import LETTERS, listwise_turns, order_key, shuffled_order
-from partonomy.benchmarks.partonomy.steps import VERSION, Step, Subject, question_steps, step_turns
+from partonomy.benchmarks.partonomy.steps import VERSION, Step, question_steps, step_turns
 from partonomy.datasets.store import load_questions
 from partonomy.files import write_text_atomically
 from partonomy.masks import rle_to_json
 from partonomy.models.contract import Role, Turn
-from partonomy.structures import Question
+from partonomy.structures import Question, Subject
 
 Row = Mapping[str, object]
 

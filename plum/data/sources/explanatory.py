@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from partonomy.benchmarks.partonomy.steps import Subject, question_steps
+from partonomy.benchmarks.partonomy.steps import question_steps
 from partonomy.images import draw_box, load_image
-from partonomy.structures import Question, QuestionSet, QuestionType
+from partonomy.structures import Question, QuestionSet, QuestionType, Subject
 from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.part_images import PartImages
 from plum.structures import Exchange, Sample

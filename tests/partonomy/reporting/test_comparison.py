@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from partonomy.benchmarks.partonomy.records import Capability, QuestionRecord
-from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.benchmarks.task import Status
 from partonomy.cli.results import compare
 from partonomy.reporting.compare import Comparison, MetricDifference, Outcome, compare_runs, render_comparison
 from partonomy.reporting.loaded_run import AnyRun, load_run
-from partonomy.structures import QuestionType
+from partonomy.structures import QuestionType, Subject
 from tests.partonomy.conftest import write_questions
 from validate_partonomy import main
 
