@@ -29,7 +29,7 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 
 def reason_of(error: Exception) -> str:
-    """Return the reason that one of `RECORD_ERRORS` gives, worded as the end of a message."""
+    """Return the message of one of `RECORD_ERRORS`, for use at the end of a longer message."""
     return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
 
 
@@ -85,14 +85,14 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_remains(folder: Path) -> None:
-    """Delete the temporary files that killed processes left; call it only in the folder's sole writing process."""
+    """Delete the temporary files of killed processes; call it only from the one process that writes to the folder."""
     for path in folder.glob(".*.tmp"):
         if REMAINS.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk; otherwise a power cut can lose a new file name."""
+    """Flush a folder's entries to disk, because a power cut could otherwise lose a new file name."""
     if os.name == "nt":  # Windows cannot open a folder, and it journals renames
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -156,9 +156,9 @@ def check_text(value: object, name: str) -> str:
         ValueError: it is not such a text.
     """
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} must be a text, got {shorten(value)}")
+        raise ValueError(f"{name} must be a non-empty string, got {shorten(value)}")
     if not value.isascii() and printable(value) != value:
-        raise ValueError(f"{name} is no valid Unicode text: {shorten(printable(value))}")
+        raise ValueError(f"{name} is not valid Unicode text: {shorten(printable(value))}")
     return value
 
 
@@ -195,7 +195,7 @@ def check_box(values: object, name: str) -> tuple[int, int, int, int]:
         raise ValueError(f"{name} must be [x, y, width, height] in whole pixels, got {shorten(values)}")
     x, y, width, height = values
     if min(x, y, width, height) < 0:
-        raise ValueError(f"{name} must not have a negative number, got {shorten(values)}")
+        raise ValueError(f"{name} must not contain a negative number, got {shorten(values)}")
     return x, y, width, height
 
 
@@ -304,7 +304,7 @@ class _Buffer:
                 return ""
 
     def skip(self, character: str) -> bool:
-        """Consume the next character if it is this one, and return whether it was."""
+        """Consume the next character if it equals `character`; return whether it did."""
         if self.peek() != character:
             return False
         self._at += len(character)
@@ -342,7 +342,7 @@ class _Buffer:
                     return value
 
     def _read_more(self) -> bool:
-        """At least double the rest of the buffer, so that one huge record is not decoded again and again."""
+        """Read at least as much as is left in the buffer, so that a huge record is not decoded again and again."""
         rest = self._text[self._at :]
         try:
             chunk = self._file.read(max(CHUNK_CHARACTERS, len(rest)))

@@ -1,4 +1,4 @@
-"""Descriptions of an item and its outcome for report pages; nothing is drawn here."""
+"""Describes an item and its outcome for report pages; nothing is drawn here."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Verdict:
 class CasePicture:
     """The item's image with masks in original-image pixels, one colour per mask.
 
-    `has_box` draws the box of the instance that the item is about, where it has one.
+    `has_box` draws the box of the instance that the item is about, if it has one.
     """
 
     title: str
@@ -95,7 +95,7 @@ class Case:
 
 
 IMAGE = CasePicture("image", has_box=True)
-"""The image alone."""
+"""The image without masks."""
 
 
 def mask_pictures(true: Sequence[RLE], predicted: Sequence[RLE | None]) -> tuple[CasePicture, ...]:

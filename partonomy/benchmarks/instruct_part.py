@@ -56,7 +56,7 @@ class Instruction(StrEnum):
 
     @property
     def is_sentence(self) -> bool:
-        """Whether it is a whole instruction, and not a name."""
+        """Whether the wording is a whole instruction rather than a name."""
         return self not in (Instruction.PART_NAME, Instruction.AFFORDANCE_NAME)
 
 
@@ -89,7 +89,7 @@ def read_instruct_part(root: Path, split: str, instruction: Instruction) -> tupl
         except RECORD_ERRORS as error:
             raise ValueError(f"{where}: {reason_of(error)}") from error
     if not items:
-        raise ValueError(f"{path}: there is no part in the file")
+        raise ValueError(f"{path}: the file contains no parts")
     return tuple(items.values())
 
 
@@ -109,7 +109,7 @@ def _read_part(folder: Path, image_name: str, part: Any, instruction: Instructio
     place = list(Instruction).index(instruction)
     wordings = part["instruction"]
     if not isinstance(wordings, list) or len(wordings) <= place:
-        raise ValueError(f"'instruction' of {name} must be a list with {instruction} at place {place}")
+        raise ValueError(f"'instruction' of {name} must be a list with {instruction} at position {place}")
     text = " ".join(check_text(wordings[place], f"wording {place} of {name}").split())
     if not text:
         raise ValueError(f"wording {place} of {name} has no words")
@@ -134,7 +134,7 @@ def _read_mask(path: Path, height: int, width: int) -> np.ndarray:
     values = load_image(found, height, width)
     target: np.ndarray = values.max(axis=2) > candidates[found]
     if not target.any():
-        raise ValueError(f"{found}: no value is above {candidates[found]}, so that the mask has no pixel")
+        raise ValueError(f"{found}: no value is above {candidates[found]}, so the mask is empty")
     return target
 
 
@@ -154,7 +154,7 @@ class InstructPartOptions(SegmentationOptions):
 
 @dataclass(frozen=True)
 class InstructPartTask(SegmentationTask):
-    """Parts under one wording; see the module."""
+    """Parts under one wording; the module's docstring gives the rules."""
 
     VERSION: ClassVar[str] = "instruct-part-1.0"
 
@@ -163,11 +163,11 @@ class InstructPartTask(SegmentationTask):
 
     @property
     def protocol(self) -> str:
-        """The mode and the wordings."""
+        """The mode, the wording and the instruction."""
         return f"{super().protocol}, {self.options.instruction} instruction"
 
     def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
-        """Both IoUs and both precisions."""
+        """Compute gIoU, cIoU, P50 and P50:95."""
         precisions = {"p50": share_reaching(records, (50,)), "p50_95": share_reaching(records, PRECISION_PERCENTS)}
         return {**segmentation_ratios(records), **precisions}
 

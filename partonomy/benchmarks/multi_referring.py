@@ -43,7 +43,7 @@ MIN_CLASSES, MAX_CLASSES = 4, 6
 
 @dataclass
 class _Annotated:
-    """An image of the split and its annotations by category."""
+    """An image of the split, with its annotations by category."""
 
     path: Path
     height: int
@@ -100,7 +100,7 @@ def _read_instances(
             if kind == "categories":
                 names[read_identifier(record, "id")] = clean_name(check_text(record["name"], "'name'"))
             elif kind == "images" and (number := read_identifier(record, "id")) in wanted:
-                check_mask_size(record["height"], record["width"], "the image")
+                check_mask_size(record["height"], record["width"])
                 file_name = check_relative_path(record["file_name"], "'file_name'")
                 images[number] = _Annotated(folder / file_name, record["height"], record["width"])
             elif kind == "annotations" and (image_id := read_identifier(record, "image_id")) in wanted:

@@ -52,7 +52,7 @@ def read_reason_seg(
     folder = split_folder(dataset_dir, split)
     paths = sorted(folder.glob("*.jpg"))
     if not paths:
-        raise FileNotFoundError(f"{folder}: no *.jpg there")
+        raise FileNotFoundError(f"{folder} contains no *.jpg")
     items: list[SegmentationItem] = []
     for path in tqdm(paths, desc=f"ReasonSeg {split}", unit="image", disable=None):
         items += _read_image(path, split, texts)
@@ -72,7 +72,7 @@ def read_explanations(dataset_dir: Path) -> dict[str, str]:
     """
     path = dataset_dir / FOLDER / "explanatory" / "train.json"
     if not path.is_file():
-        logger.info("%s is not there: ReasonSeg is read without explanations", path)
+        logger.info("%s does not exist; ReasonSeg is read without explanations", path)
         return {}
     content = _parse(path)
     if not isinstance(content, list):
@@ -115,7 +115,7 @@ def _paint(canvas: np.ndarray, shape: Shape, value: int) -> np.ndarray:
 def _read_image(path: Path, split: str, texts: Literal["first", "all"]) -> list[SegmentationItem]:
     record_path = path.with_suffix(".json")
     if not record_path.is_file():
-        raise FileNotFoundError(f"{record_path}: not found; every image of ReasonSeg has a JSON file beside it")
+        raise FileNotFoundError(f"{record_path}: not found; every image of ReasonSeg needs a JSON file next to it")
     height, width = image_size(path)
     record = _parse(record_path)
     try:
@@ -123,7 +123,7 @@ def _read_image(path: Path, split: str, texts: Literal["first", "all"]) -> list[
         shapes = [_read_shape(shape, number) for number, shape in enumerate(record["shapes"])]
         is_sentence = bool(record["is_sentence"])
         if not words or not all(words) or isinstance(record["text"], str):
-            raise ValueError("'text' must be a list of at least one text, none empty")
+            raise ValueError("'text' must be a non-empty list of non-empty strings")
     except RECORD_ERRORS as error:
         raise ValueError(f"{record_path}: {reason_of(error)}") from error
     regions = paint_shapes(shapes, height, width)
@@ -149,9 +149,9 @@ def _read_image(path: Path, split: str, texts: Literal["first", "all"]) -> list[
 def _read_shape(record: Mapping[str, Any], number: int) -> Shape:
     points = np.asarray(record["points"], dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or not points.size or not np.isfinite(points).all():
-        raise ValueError(f"shape {number}: 'points' must be a list of [x, y], not empty")
+        raise ValueError(f"shape {number}: 'points' must be a non-empty list of [x, y]")
     if np.abs(points).max() > MAX_COORDINATE:
-        raise ValueError(f"shape {number}: the coordinate {np.abs(points).max():.0f} lies far outside of any image")
+        raise ValueError(f"shape {number}: the coordinate {np.abs(points).max():.0f} is far outside any image")
     return Shape(check_text(record["label"], f"the label of shape {number}"), points)
 
 

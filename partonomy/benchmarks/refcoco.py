@@ -184,7 +184,7 @@ def is_in_split(reference_split: str, split: str) -> bool:
 
 
 def check_files_exist(paths: Sequence[Path], what: str) -> None:
-    """Check all image files up front, so that no run stops at a missing one hours later.
+    """Check that all image files exist, so that no run stops at a missing one hours later.
 
     Raises:
         FileNotFoundError: Some are missing; the message counts them and names the first.
@@ -203,7 +203,7 @@ def choose_split(path: Path, references: Sequence[Reference], split: str) -> lis
     chosen = [reference for reference in references if is_in_split(reference.split, split)]
     if not chosen:
         known = ", ".join(sorted({reference.split for reference in references}))
-        raise ValueError(f"{path}: no record of the split {split!r}; it has {known}")
+        raise ValueError(f"{path}: no record belongs to the split {split!r}; the splits are {known}")
     return chosen
 
 
@@ -267,7 +267,7 @@ def _read_instances(
             number = read_identifier(record, "id")
             if kind == "images" and number in wanted:
                 file_name = check_relative_path(record["file_name"], "'file_name'")
-                check_mask_size(record["height"], record["width"], "the image")
+                check_mask_size(record["height"], record["width"])
                 pictures[number] = _Picture(folder / file_name, record["height"], record["width"])
             elif kind == "annotations" and number in referred:
                 segmentations[number] = record["segmentation"]
@@ -305,7 +305,7 @@ def _unite(masks: Sequence[RLE], picture: _Picture) -> RLE:
 def read_target(segmentation: Any, height: int, width: int, where: str) -> RLE:
     """Read a target's mask, the union of its polygons or run-length codes (refCLEF); may be empty.
 
-    Polygons of fewer than three points enclose nothing and are dropped, as pycocotools' users do.
+    Polygons of fewer than three points enclose nothing and are dropped, as users of pycocotools do.
 
     Raises:
         ValueError: The segmentation is broken; the message begins with `where`.
@@ -337,14 +337,14 @@ def check_identifier(value: object, name: str) -> Identifier:
     if isinstance(value, str):
         return check_text(value, name)
     if not is_integer(value):
-        raise ValueError(f"{name} must be a whole number or a text, got {shorten(value)}")
+        raise ValueError(f"{name} must be an integer or a string, got {shorten(value)}")
     return value
 
 
 def _text(record: Any, key: str) -> str:
     value = record[key]
     if not isinstance(value, str):
-        raise ValueError(f"{key!r} must be a text, got {shorten(value)}")
+        raise ValueError(f"{key!r} must be a string, got {shorten(value)}")
     return value
 
 

@@ -20,7 +20,7 @@ from partonomy.masks import encode_mask
 logger = logging.getLogger(__name__)
 
 FOLDERS = ("refer_seg/RefCOCOm", "refer_seg/Refcocom")
-"""Both spellings occur: M2SA's README has the first, and its code looks for masks in the second."""
+"""Names of the folder: M2SA's README has the first spelling, and its code looks for masks in the second."""
 TARGET_VALUE = 255
 
 
@@ -49,7 +49,7 @@ def read_refcocom(root: Path, split: str, annotations: Path | None = None) -> tu
         num_empty += texts.count("")
         items += made
     if not items:
-        raise ValueError(f"{path}: there is no sentence in the file")
+        raise ValueError(f"{path}: the file contains no sentences")
     if num_empty:
         logger.warning("%s: %d sentences have no words and are left out", path, num_empty)
     check_files_exist(sorted({item.image_path for item in items}), f"refcocom {split}")
@@ -63,7 +63,7 @@ def _find_annotations(root: Path, split: str) -> Path:
     if found is None:
         there = sorted(path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.json"))
         raise FileNotFoundError(
-            f"{paths[0]}: not found; {'--split can be ' + ', '.join(there) if there else 'there is no RefCOCOm'}"
+            f"{paths[0]}: not found; {'choose --split from ' + ', '.join(there) if there else 'download RefCOCOm'}"
         )
     return found
 

@@ -246,7 +246,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
     @property
     def lost(self) -> Sequence[RecordT]:
-        """Records of entries that cannot be asked; they count as failed items."""
+        """Records of entries that could not be read, and so count as failed items."""
         return ()
 
     @abstractmethod
@@ -309,7 +309,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
         Args:
             record: The item's outcome.
-            item: The item; None if the data are no longer available, nor the image and the true masks.
+            item: The item; None if the data, and thus the image and the true masks, are no longer available.
         """
         masks = tuple(record.masks())
         pictures = (IMAGE, CasePicture("predicted", masks, part_colours(len(masks)))) if masks else (IMAGE,)
@@ -447,7 +447,7 @@ class Options:
     """Options that may differ between merged runs, because they do not change metrics."""
 
     def resolve(self, model: str) -> Self:
-        """Replace defaults by the values that they stand for, so that a run records them, and check the values.
+        """Replace defaults with the values that they stand for, so that a run records them, and check the values.
 
         Args:
             model: Name of the model; a default may depend on it.

@@ -1,4 +1,4 @@
-"""`python -m partonomy merge-runs`."""
+"""`python -m partonomy merge-runs`: joins runs over parts of a benchmark into one."""
 
 from pathlib import Path
 
@@ -17,15 +17,15 @@ def merge_runs(
     """Join runs of one configuration over parts of a benchmark (--shard) into one finished run.
 
     Args:
-        runs: Output folders of a benchmark's runs, finished or not. They may overlap where their records agree.
+        runs: Output folders of a benchmark's runs, finished or not. They may overlap if their records agree.
         output: Folder of the merged run, empty or new.
-        questions: Of Partonomy: dataset folder or record file, where it no longer is where the runs read it.
-        root: Of the other benchmarks: folder of the data, where it no longer is where the runs read it.
+        questions: Partonomy: new location of the data set folder or record file, if it has moved since the runs.
+        root: Other benchmarks: new location of the data's folder, if it has moved since the runs.
         allow_missing: Count items without a record as failed instead of refusing.
 
     Raises:
         FileExistsError: The output folder is not empty.
-        FileNotFoundError: A folder holds no run, or the data are nowhere.
+        FileNotFoundError: A folder holds no run, or the data cannot be found.
         ValueError: The runs have different settings or different records of one item, items lack a record, or the flag
             that names the data is another benchmark's.
     """
@@ -34,7 +34,7 @@ def merge_runs(
     places = {"questions": questions, "root": root}
     for flag, given in places.items():
         if given is not None and flag != benchmark.root_flag:
-            raise ValueError(f"the data of {benchmark.name} are named by --{benchmark.root_flag}, not by --{flag}")
+            raise ValueError(f"{benchmark.name} takes its data with --{benchmark.root_flag}, not with --{flag}")
     place = places[benchmark.root_flag]
     joined = merge(folders, Path(output), None if place is None else Path(place), allow_missing)
     print(overview(joined.summary))

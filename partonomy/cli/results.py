@@ -1,4 +1,4 @@
-"""`python -m partonomy tables`, `compare`, `report` and `export-predictions`."""
+"""`python -m partonomy tables | compare | report | export-predictions`: show and export finished runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,17 +25,17 @@ def tables(
     format: str = "text",
     output: str | None = None,
 ) -> None:
-    """Print the results of finished runs of any benchmark, on request in the layout of a paper's table.
+    """Print the results of finished runs of any benchmark, optionally in the layout of a paper's table.
 
     Args:
         runs: Output folders of finished runs.
-        table: 2, 3, 5, 9, 10, 11 (Partonomy/PLUM paper) or mmr2 to mmr5 (MMR paper): that table alone, every run
-            beside the rows quoted from the paper. auto: every metric of the runs; for Partonomy first table 3 and the
-            segmentation table of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2). all:
-            every table of a paper for the runs' benchmarks, then every metric.
-        protocol: Of Partonomy. ours: failed questions score 0, answer of the highest sequence probability. authors: as
-            the authors' code counts (failed questions left out, answer of the highest mean over the conversation).
-            both: one row each.
+        table: 2, 3, 5, 9, 10, 11 (Partonomy/PLUM paper) or mmr2 to mmr5 (MMR paper): only that table, with
+            all runs and the rows quoted from the paper. auto: every metric of the runs; for Partonomy first Table 3
+            and the segmentation table of each run's data set (by name: paco 9, partimagenet 10, pascal 11, others 2).
+            all: every paper table of the runs' benchmarks, then every metric.
+        protocol: Partonomy only. ours: failed questions score 0, and the answer has the highest sequence probability.
+            authors: as the authors' code counts (failed questions are left out, and the answer has the highest mean
+            over the conversation). both: one row each.
         no_intervals: Leave out the 95% intervals below the values (text, markdown, latex).
         format: text, markdown, latex (booktabs) or csv. csv is tidy: one line per row of a table, group and metric,
             with the columns table, method, dataset, source (quoted, ours, exact), protocol, question_type (the group),
@@ -43,7 +43,7 @@ def tables(
         output: File to write instead of printing.
 
     Raises:
-        ValueError: Unknown table, protocol or format, or a table does not hold a run.
+        ValueError: The table, protocol or format is unknown, or the table cannot include a run.
         FileNotFoundError: A folder holds no finished run.
     """
     choice = _known("table", table, TABLE_CHOICES)
@@ -68,19 +68,19 @@ def tables(
 def compare(
     run_a: str, run_b: str, *, metric: str = "", show: int = 10, seed: int = 0, output: str | None = None
 ) -> None:
-    """Print how run B differs from run A on the same items of a benchmark: paired intervals, items that changed.
+    """Print how run B differs from run A on the same items: paired intervals, and the items that changed.
 
     Args:
         run_a: Output folder of a finished run.
-        run_b: Another one, on the same items. Differences are B minus A.
+        run_b: Output folder of another run on the same items. Differences are B minus A.
         metric: Metrics of summary.json, separated by commas; default all of them. For Partonomy: micro- and macro-gIoU
             (paired), accuracy of parts and objects, and F1 of the part names in the model's own answers.
-        show: How many items of each kind of change to print.
-        seed: Of the bootstrap over images.
-        output: File for all changed items: .csv (one line each) or .json (the differences too).
+        show: Number of items to print for each kind of change.
+        seed: Seed of the bootstrap over images.
+        output: File to write all changed items to: .csv (one line each) or .json (also the differences).
 
     Raises:
-        ValueError: The runs are of different benchmarks or were asked other items, or a metric is unknown.
+        ValueError: The runs are on different benchmarks or items, or a metric is unknown.
         FileNotFoundError: A folder holds no finished run.
     """
     if show < 0:
@@ -103,7 +103,7 @@ def report(
     Args:
         run: Output folder of a finished run of any benchmark.
         output: HTML file; default report.html in the run's folder.
-        baselines: Output folders of other runs on the same items, shown beside it.
+        baselines: Output folders of other runs on the same items, for comparison.
         training_metrics: metrics.jsonl files of the model's training, for the loss curves; default those that the run
             recorded, or those found beside its checkpoint.
     """
@@ -120,8 +120,8 @@ def report(
 def export_predictions(run: str, output: str, overwrite: bool = False) -> None:
     """Write the replies and masks of a finished run as a JSON list, one entry per item.
 
-    An entry has item_id, group, image, prompt, status, reason, reply (null where the answer was given) and masks (COCO
-    RLE). For Partonomy it is the question's published record and, beside it, what the model answered.
+    An entry has item_id, group, image, prompt, status, reason, reply (null if the answer was given) and masks (COCO
+    RLE). For Partonomy it is the question's published record together with the model's answers.
 
     Args:
         run: Output folder of a finished run of any benchmark.
@@ -130,9 +130,9 @@ def export_predictions(run: str, output: str, overwrite: bool = False) -> None:
     """
     target = Path(output)
     if target.suffix != ".json":
-        raise ValueError(f"{target}: the predictions are JSON; give a name that ends in .json")
+        raise ValueError(f"{target}: the predictions are JSON; choose a name that ends in .json")
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{target}: exists already; pass --overwrite or another --output")
+        raise FileExistsError(f"{target} already exists; pass --overwrite or another --output")
     loaded = load_run(Path(run))
     summary = write_predictions(loaded, target)
     items = loaded.task.WORDS.items

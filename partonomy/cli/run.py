@@ -59,7 +59,9 @@ def benchmark_parser(name: str, prog: str | None = None, default_model: str | No
         "merge-runs joins the parts",
     )
     parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; ignored")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap, of --model random, of shuffled choices")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the bootstrap, of --model random and of shuffled choices"
+    )
     return parser
 
 
@@ -119,11 +121,11 @@ def run_named(name: str, prog: str, arguments: Sequence[str], default_model: str
     Args:
         name: Name of the benchmark.
         prog: Name of the command, for messages.
-        arguments: The command's words.
+        arguments: The command's arguments.
         default_model: See `benchmark_parser`.
 
     Raises:
-        SystemExit: The flags are unknown, or help was asked for.
+        SystemExit: A flag is unknown, or help was requested.
         OSError, ValueError, RuntimeError: See `run_benchmark`.
     """
     with naming_config_files(arguments):
@@ -173,8 +175,8 @@ def run_command(arguments: Sequence[str]) -> None:
         arguments: The benchmark and its flags.
 
     Raises:
-        SystemExit: The words are unknown, or help was asked for.
-        OSError, ValueError, RuntimeError: There is no such benchmark; or see `run_benchmark`.
+        SystemExit: An argument is unknown, or help was requested.
+        OSError, ValueError, RuntimeError: There is no such benchmark, or the run failed; see `run_benchmark`.
     """
     name = next(iter(arguments), "")
     if name and not name.startswith("-"):

@@ -26,9 +26,9 @@ STRUCT_CODES = {
     "f4": "f",
     "f8": "d",
 }
-"""NumPy's type codes of numbers -> those of the struct module."""
+"""NumPy's type codes of numbers -> type codes of the struct module."""
 ARGUMENT_SIZES = {ord(entry.code): 0 if entry.arg is None else entry.arg.n for entry in pickletools.opcodes}
-"""Pickle opcodes -> bytes of their argument; negative: the argument ends at a newline or has a length prefix."""
+"""Pickle opcodes -> number of bytes of their argument; negative if it ends at a newline or has a length prefix."""
 PAIRS = {ord(entry.code) for entry in pickletools.opcodes if entry.arg is pickletools.stringnl_noescape_pair}
 LENGTH_WIDTHS = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
@@ -109,7 +109,7 @@ def _check_claims(content: bytes) -> None:
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Return an allowed class or function; called for every one that the pickle names."""
+        """Return an allowed class or function; the base class calls this for every name in the pickle."""
         if module in MODULES_OF_BUILTINS and name in CONTAINERS | NUMBERS:
             return (CONTAINERS | NUMBERS)[name]
         if (module, name) == ("numpy", "dtype"):
@@ -117,7 +117,7 @@ class _PlainUnpickler(pickle.Unpickler):
         if module in MODULES_OF_NUMPY_SCALARS and name == "scalar":
             return _read_number
         raise pickle.UnpicklingError(
-            f"it wants to call {module}.{name}, which data files have no use for; do not open this file elsewhere"
+            f"it wants to call {module}.{name}, which no data file needs; do not open it with other programs"
         )
 
 
@@ -126,7 +126,7 @@ class _NumberKind:
 
     def __init__(self, code: str, align: object = False, copy: object = False) -> None:
         if code not in STRUCT_CODES:
-            raise pickle.UnpicklingError(f"a NumPy value of the kind {code!r} is no plain number")
+            raise pickle.UnpicklingError(f"a NumPy value of the kind {code!r} is not a plain number")
         self.code = code
         self.order = "<"
 

@@ -44,14 +44,14 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
     """Write a finished run from the records of several.
 
     Args:
-        runs: Output folders, finished or not. They may overlap where their records agree.
+        runs: Output folders, finished or not. They may overlap if their records agree.
         output: Folder of the merged run, empty or new.
         root: Location of the data; None for the runs' own location.
         allow_missing: Whether items without a record count as failed instead of being refused.
 
     Raises:
         FileExistsError: The output folder is not empty.
-        FileNotFoundError: A folder holds no run, or the data are nowhere.
+        FileNotFoundError: A folder holds no run, or the data cannot be found.
         ValueError: Runs differ in their settings or in a record, hold records of other items, or lack some.
     """
     if output.exists() and any(output.iterdir()):
@@ -62,10 +62,12 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
     root = root or next((Path(config.root) for config in configs.values() if Path(config.root).exists()), None)
     flag = first.registered.root_flag
     if root is None:
-        raise FileNotFoundError(f"{first.root}: the data of the runs are not here; name their place with --{flag}")
+        raise FileNotFoundError(f"{first.root}: the data of the runs are not here; pass their location with --{flag}")
     task = first.load_task(root)
     if task.content_hash() != first.content_hash:
-        raise ValueError(f"{root}: not the data of the runs, or changed since; name those with --{flag}")
+        raise ValueError(
+            f"{root}: these are not the data of the runs, or they have changed; pass the original data with --{flag}"
+        )
     check_task(task)
     codec = codec_of(task)
     records_of: dict[Path, dict[str, Record]] = {
@@ -101,12 +103,14 @@ def _join(
     found = unite_records(records_of)
     foreign = sorted(set(found) - set(ids))
     if foreign:
-        raise ValueError(f"the runs hold {len(foreign)} records of items not asked here: {foreign[:MAX_NAMED]}")
+        raise ValueError(
+            f"the runs have {len(foreign)} records of items that the benchmark does not contain: {foreign[:MAX_NAMED]}"
+        )
     missing = [item_id for item_id in ids if item_id not in found]
     if missing and not allow_missing:
         raise ValueError(
             f"{len(missing)} of {len(ids)} items have no record, e.g. {missing[:MAX_NAMED]}: finish the runs "
-            "(--resume), name all of them, or pass --allow_missing to count these items as failed"
+            "(--resume), pass all of them, or pass --allow_missing to count these items as failed"
         )
     records: list[Record] = []
     for item in task.items:
@@ -132,8 +136,8 @@ def unite_records(records_of: Mapping[Path, Mapping[str, Record]]) -> dict[str, 
             differing = _differing_fields(united[record_id], record)
             if differing:
                 raise ValueError(
-                    f"{source[record_id]} and {path} answer the item {record_id} differently "
-                    f"({', '.join(differing)}); leave one of them out"
+                    f"{source[record_id]} and {path} have different records of the item {record_id} "
+                    f"({', '.join(differing)}); leave one of the runs out"
                 )
     return united
 

@@ -21,7 +21,7 @@ from partonomy.sharding import Shard
 
 MAX_IMAGES_PER_BATCH = 4
 MIN_BATCHES = 64
-"""Minimum number of batches of a run, if it has as many images; shards and ranks receive whole batches."""
+"""Minimum number of batches if a run has enough images; shards and ranks receive whole batches."""
 RANKS_FILE = "finished_ranks.json"
 
 Batch = tuple[Item, ...]
@@ -90,7 +90,7 @@ def run_workers(work: Callable[[Rank], None], num_procs: int) -> None:
         worker.join()
     dead = [f"{worker.name} (exit code {worker.exitcode})" for worker in workers if worker.exitcode != 0]
     if dead:
-        raise ChildProcessError(f"worker processes ended early: {', '.join(dead)}; pass --resume to continue")
+        raise ChildProcessError(f"worker processes ended early: {', '.join(dead)}; continue with --resume")
 
 
 def end_with_parent() -> None:

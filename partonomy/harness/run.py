@@ -38,8 +38,8 @@ from partonomy.progress import progress
 from partonomy.sharding import Shard, parse_shard
 
 ModelBuilder = Callable[[RunConfig, Rank, int], GroundedModel]
-"""Builds the model in the process that runs it, given the maximum answer length; a module-level function or a partial
-of one, so that worker processes can import it."""
+"""Builds the model in the process that runs it, given the maximum length of its answers. It is a module-level function
+or a partial of one, so that worker processes can import it."""
 
 
 def build_configured_model(config: RunConfig, rank: Rank, max_new_tokens: int) -> GroundedModel:
@@ -82,7 +82,7 @@ def run_benchmark(job: Job, task: AnyTask, *, resume: bool, rank: Rank, num_proc
 
     Raises:
         FileExistsError: The output folder holds results and `resume` is off.
-        FileNotFoundError: Not one image can be found.
+        FileNotFoundError: No image can be found.
         BlockingIOError: Another process writes the same records.
         ValueError: The configuration differs from the folder's, the folder holds damaged records, or both ways of
             sharding are used at once.
@@ -178,16 +178,17 @@ def configure_run(config: RunConfig, task: AnyTask) -> RunConfig:
 
 
 def check_task(task: AnyTask) -> None:
-    """Check for items, unique ids and a valid image folder; a single missing image only fails its items.
+    """Check that there are items, that their ids are unique, and that some images exist (one that is missing only fails
+    its items).
 
     Raises:
-        FileNotFoundError: Not one image can be found.
+        FileNotFoundError: No image can be found.
         ValueError: There are no items, or two share an id.
     """
     name = f"{task.benchmark} {task.split}"
     ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]
     if not ids:
-        raise ValueError(f"{name}: there is no item to ask")
+        raise ValueError(f"{name}: there are no items to ask")
     seen: set[str] = set()
     for item_id in ids:
         if item_id in seen:
@@ -196,9 +197,7 @@ def check_task(task: AnyTask) -> None:
     paths = [item.picture.path for item in task.items]
     if paths and not any(path.is_file() for path in paths):
         flag = find_benchmark(task.benchmark).root_flag
-        raise FileNotFoundError(
-            f"{paths[0]}: not one image of {name} was found; name the folder of the data with --{flag}"
-        )
+        raise FileNotFoundError(f"{paths[0]}: no image of {name} was found; pass the folder of the data with --{flag}")
 
 
 def _is_open(done: frozenset[str], item: Item) -> bool:

@@ -33,7 +33,7 @@ SCHEMA = 2
 _FREE_TO_CHANGE = frozenset({"root", "annotations", "output", "num_trained_on", "schema"})
 """Settings that may differ on resume: data and weights are compared by content hash instead of by path."""
 _UNKNOWN = "unknown"
-"""The device of a run by a version that did not record it."""
+"""The device in runs of earlier code, which did not record it."""
 _FREE_TO_MERGE = _FREE_TO_CHANGE | {"shard"}
 
 
@@ -160,7 +160,7 @@ def parse_config(content: Mapping[str, Any], where: Path) -> RunConfig:
     Raises:
         ValueError: They are not the configuration of a run.
     """
-    config: RunConfig = _validate(_ADAPTER, content, f"{where} does not name the configuration of a benchmark run")
+    config: RunConfig = _validate(_ADAPTER, content, f"{where} does not contain the configuration of a benchmark run")
     try:
         config.read_options()
     except ValueError as error:
@@ -295,8 +295,8 @@ def open_run(output: Path, config: RunConfig, resume: bool, rank: Rank) -> None:
         differing = differing_settings(old, config)
         if differing and ((resume and any(record_files(output))) or rank.world_size > 1):
             raise ValueError(
-                f"{path} is of a run with other settings: {', '.join(differing)}. Use the same settings, or another "
-                "--output for a new run"
+                f"{path} belongs to a run with different settings: {', '.join(differing)}. Use the same settings, or "
+                "choose another --output"
             )
         if old == config:
             return
@@ -372,4 +372,4 @@ def _validate(adapter: TypeAdapter[Any], content: object, what: str) -> Any:
 def _enum_value(value: object) -> object:
     if isinstance(value, StrEnum):
         return value.value
-    raise TypeError(f"{value!r} is no JSON")
+    raise TypeError(f"{value!r} is not a JSON value")

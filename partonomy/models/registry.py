@@ -1,4 +1,4 @@
-"""Models by name: the values of `--model`, the settings of each model, and its construction.
+"""Builds models by name (`--model`) from their settings.
 
 Every model can run every benchmark; an unsupported method raises NotImplementedError, and its metrics are null. To add
 a model, write a class (`partonomy.models.contract`) and pass it as `--model package.module:Class`.
@@ -139,7 +139,9 @@ class ModelSettings:
 
     def _check(self) -> None:
         if self.model not in NAMED_MODELS and not self.is_class:
-            raise ValueError(f"--model is one of {', '.join(NAMED_MODELS)} or package.module:Class, not {self.model!r}")
+            raise ValueError(
+                f"--model must be one of {', '.join(NAMED_MODELS)} or package.module:Class, got {self.model!r}"
+            )
         defaults = {entry.name: entry.default for entry in fields(self)}
         for flag, models in _MODELS_OF.items():
             if getattr(self, flag) != defaults[flag] and self.model not in models:
@@ -211,12 +213,12 @@ def check_class(name: str, options: Mapping[str, Any]) -> Any:
     """
     found = import_name(name, "--model")
     if not callable(found):
-        raise ValueError(f"--model {name} is no class")
+        raise ValueError(f"--model {name} is not a class")
     try:
         inspect.signature(found).bind(**_with_limit(found, options, 1))
     except TypeError as error:
         given = f"the arguments {', '.join(sorted(options))}" if options else "no arguments"
-        raise ValueError(f"--model {name} does not take {given} ({error}); see --model_options") from error
+        raise ValueError(f"--model {name} cannot be built with {given} ({error}); see --model_options") from error
     if isinstance(found, type):
         _check_methods(name, found)
     return found
@@ -266,7 +268,7 @@ def parse_options(text: str | None) -> dict[str, Any]:
     try:
         options = json.loads(text or "{}")
     except ValueError as error:
-        raise ValueError(f"--model_options is no JSON: {error}") from error
+        raise ValueError(f"--model_options is not JSON: {error}") from error
     if not isinstance(options, dict):
         raise ValueError(f"--model_options must be a JSON object of arguments, got {text}")
     return options
@@ -287,10 +289,10 @@ def resolve_device(device: str, local_rank: int) -> str:
     try:
         place = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"--device {device!r} is none of auto, cpu, cuda, cuda:N") from error
+        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}") from error
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices here; pass --device cpu"
+            f"--device {device} does not exist: torch finds {torch.cuda.device_count()} CUDA devices; pass --device cpu"
         )
     return device
 

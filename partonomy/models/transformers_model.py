@@ -1,4 +1,4 @@
-"""Image-text-to-text checkpoints of transformers, for the text rows: log-probabilities of answers, and replies.
+"""Image-text-to-text checkpoints of transformers, which score given answers and reply in text.
 
 The checkpoint's own chat template renders the prompt. If the architecture allows it (`REUSES_PROMPT`), image and prompt
 are read once for all choices; otherwise the choices are one batch of whole conversations. Both give the same numbers.
@@ -62,11 +62,11 @@ class ChatPrompt:
     def __init__(self, processor: ProcessorMixin, end_tokens: Sequence[str]) -> None:
         if not getattr(processor, "chat_template", None):
             raise ValueError(
-                "the checkpoint has no chat template, so that its conversation format is unknown; take the instruction-"
+                "the checkpoint has no chat template, so its conversation format is unknown; use the instruction-"
                 "tuned variant, or put its chat_template.jinja into the folder"
             )
         if not end_tokens:
-            raise ValueError("the checkpoint's tokenizer names no end token, without which no answer is complete")
+            raise ValueError("the checkpoint's tokenizer has no end token, without which no answer is complete")
         self._processor = processor
         self._tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self._end_tokens = tuple(end_tokens)
@@ -92,7 +92,7 @@ class ChatPrompt:
         rest = whole[len(prompt) :] if whole.startswith(prompt) else answer
         start = rest.find(answer)
         if start < 0:
-            raise ValueError(f"the checkpoint's chat template does not repeat the answer {answer!r} letter for letter")
+            raise ValueError(f"the checkpoint's chat template does not repeat the answer {answer!r} verbatim")
         tail = rest[start + len(answer) :]
         ends = [tail.index(token) + len(token) for token in self._end_tokens if tail.strip().startswith(token)]
         return prompt + rest[:start] + answer + (tail[: ends[0]] if ends else self._end_tokens[0])
@@ -208,11 +208,11 @@ class TransformersModel:
         return self._read_all(image, text, encoded, [len(expanded) - dropped for dropped in num_dropped])
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
-        """Not supported."""
-        raise NotImplementedError("image-text-to-text checkpoints make no masks")
+        """Not supported; raises NotImplementedError."""
+        raise NotImplementedError("image-text-to-text checkpoints return no masks")
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """Not supported: an own answer is scored by its tagged parts and masks, and this model gives neither."""
+        """Not supported: an answer is scored by its tagged parts and masks, and this model returns neither."""
         raise NotImplementedError("image-text-to-text checkpoints tag no parts")
 
     @torch.inference_mode()
@@ -311,7 +311,7 @@ def load_transformers_model(checkpoint: str, device: str, max_new_tokens: int) -
 def _check_architecture(folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is no checkpoint of transformers: it has no config.json")
+        raise ValueError(f"{folder} is not a transformers checkpoint: it has no config.json")
     model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     if model_type not in CONFIG_MAPPING:
         raise ValueError(

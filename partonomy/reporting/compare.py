@@ -31,7 +31,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class ChoiceChange:
-    """A right or wrong answer: the names in the correct answer and in either run's answer.
+    """An answer that is right or wrong in each run: the names in the correct answer and in both runs' answers.
 
     `first` and `second` are empty if the item failed.
     """
@@ -151,7 +151,7 @@ class _AnswerPair:
 
 
 class _InOrder(Sequence[Record]):
-    """Records in another order."""
+    """A view of records in another order."""
 
     def __init__(self, records: Sequence[Record], places: Sequence[int]) -> None:
         self._records, self._places = records, places
@@ -295,19 +295,19 @@ def _pair_up(
         if missing:
             more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
             raise ValueError(
-                f"the runs were asked other {first.task.WORDS.items}: {of_type}{run.path} alone has "
-                f"{', '.join(missing[:_MAX_NAMED])}{more}; was the other run with another --limit, or "
+                f"the runs cover different {first.task.WORDS.items}: {of_type}only {run.path} has "
+                f"{', '.join(missing[:_MAX_NAMED])}{more}; was the other run started with another --limit, or "
                 "without some images (its summary.json counts the reasons)?"
             )
     pairs = [_AnswerPair(answer, by_id[item_id]) for item_id, answer in asked.items()]
     moved = [pair.first.item_id for pair in pairs if pair.first.image_id != pair.second.image_id]
     if moved:
-        raise ValueError(f"the item {moved[0]} is about another image in {second.path} than in {first.path}")
+        raise ValueError(f"the item {moved[0]} is about different images in {first.path} and {second.path}")
     return pairs
 
 
 def _choice_changes(pairs: Sequence[_AnswerPair]) -> tuple[ChoiceChange, ...]:
-    """Return the answers that both runs asked for, in order, without capabilities that one model lacks on all items."""
+    """Return the answers that both runs asked for, in order, except those of capabilities that one model never had."""
     changes = []
     for pair in pairs:
         after = {verdict.subject: verdict for verdict in pair.second.verdicts}
@@ -397,7 +397,7 @@ def render_comparison(comparison: Comparison, num_shown: int) -> str:
     lines = [f"A: {comparison.first}", f"B: {comparison.second}", *(f"note: {text}" for text in comparison.warnings)]
     for name, types in (("A", comparison.only_first), ("B", comparison.only_second)):
         if types:
-            lines.append(f"note: asked in {name} alone and not compared: {', '.join(types)}")
+            lines.append(f"note: asked only in {name} and not compared: {', '.join(types)}")
     return "\n\n".join(["\n".join(lines), *sections]) + "\n"
 
 
@@ -420,7 +420,7 @@ def check_output(output: Path) -> None:
         ValueError: The suffix is neither .json nor .csv.
     """
     if output.suffix not in OUTPUT_SUFFIXES:
-        raise ValueError(f"{output}: give a name that ends in {' or '.join(OUTPUT_SUFFIXES)}")
+        raise ValueError(f"{output}: choose a name that ends in {' or '.join(OUTPUT_SUFFIXES)}")
 
 
 def _difference_table(comparison: Comparison) -> Table:
@@ -514,7 +514,7 @@ def shorten_text(text: str) -> str:
 
 
 def _rest(count: int, num_shown: int) -> list[str]:
-    return [f"  ... and {count - num_shown} more; --output FILE.csv holds all"] if count > num_shown else []
+    return [f"  ... and {count - num_shown} more; --output FILE.csv lists all"] if count > num_shown else []
 
 
 def _signed(value: float | None) -> str:
@@ -553,7 +553,7 @@ def _to_json(comparison: Comparison) -> str:
 
 
 def _of_runs(entry: dict[str, Any]) -> dict[str, Any]:
-    """Rename fields as in the files; keep replies only if there are any."""
+    """Rename the fields as in the files; include replies only if there are any."""
     names = {
         "item_id": "question_id",
         "group": "question_type",

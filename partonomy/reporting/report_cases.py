@@ -1,4 +1,4 @@
-"""The cases of a report: the choice of items, and their pictures and texts for the page."""
+"""Chooses the cases of a report, and prepares their pictures and texts for the page."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ def load_case_items(run: AnyRun) -> CaseItems:
     except DataChangedError:
         return CaseItems({}, f"No pictures: {run.config.root} has changed since the run.")
     except (OSError, ValueError) as error:
-        return CaseItems({}, f"No pictures: the {run.task.WORDS.items} cannot be read any more ({error}).")
+        return CaseItems({}, f"No pictures: the {run.task.WORDS.items} can no longer be read ({error}).")
     return CaseItems({item.item_id: item for item in task.items}, "")
 
 

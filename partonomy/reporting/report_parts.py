@@ -1,4 +1,4 @@
-"""Formatted numbers for a report's page."""
+"""Formats the numbers of a report page."""
 
 from dataclasses import dataclass
 

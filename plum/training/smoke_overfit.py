@@ -71,15 +71,15 @@ class FixedSamples:
         return len(self.samples)
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """See Source; nothing is random."""
+        """Return the sample at `index`; nothing is random."""
         return self.samples[index]
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
+        """Return the characters of the sample's longest conversation."""
         return longest_text(self.samples[index].conversations)
 
     def exchanges(self) -> Iterator[Exchange]:
-        """See Source."""
+        """Yield the exchanges of all samples."""
         for sample in self.samples:
             yield from (exchange for conversation in sample.conversations for exchange in conversation)
 

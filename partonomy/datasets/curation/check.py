@@ -559,7 +559,7 @@ def _check_size(part: CheckedAnnotation, mask: RLE, image: CheckedImage, limits:
 
 
 def _find_link_problem(part: CheckedAnnotation, objects: dict[int, CheckedAnnotation]) -> str:
-    """Return the reason why a part belongs to no object, as in `group_parts_by_object`; empty if it belongs to one."""
+    """Return why a part belongs to no object (by the rules of `group_parts_by_object`), or an empty string."""
     if part.object_id is None:
         is_known = bool(objects) or part.category.raw_object is not None
         return "" if is_known else "nothing says which object it belongs to"
@@ -841,7 +841,7 @@ def _check_images(file: CheckedFile, config: CheckConfig) -> Iterator[Finding]:
 
 
 def _group_contents(file: CheckedFile, config: CheckConfig) -> tuple[ImageContent, ...]:
-    """Group equal files of all images; only files of the same size as another are read."""
+    """Group equal files of all images; a file is read only if another has the same size."""
     groups = find_same_files([image.path for image in file.images], config.num_workers)
     return tuple(
         _image_content(file, file.images[position], str(number))

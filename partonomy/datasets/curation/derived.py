@@ -78,11 +78,11 @@ def check_output(folder: Path, inputs: Iterable[Path], overwrite: bool) -> None:
         ValueError: it is one of the inputs.
     """
     if any(folder.resolve() == path.resolve() for path in inputs):
-        raise ValueError(f"{folder}: is an input folder; choose another output folder")
+        raise ValueError(f"{folder} is an input folder; choose another output folder")
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder}: is a file; choose another output folder")
+        raise FileExistsError(f"{folder} is a file; choose another output folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise FileExistsError(f"{folder}: is not empty; pass --overwrite or choose another output folder")
+        raise FileExistsError(f"{folder} is not empty; pass --overwrite or choose another output folder")
 
 
 def save_curated(

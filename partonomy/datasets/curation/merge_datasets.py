@@ -52,7 +52,7 @@ class CategoryConflict:
 
 @dataclass(frozen=True)
 class SamePhotograph:
-    """Image files of equal content, by their ids in the merged data set."""
+    """Images of the merged data set whose files have equal content."""
 
     image_ids: tuple[int, ...]
     file_names: tuple[str, ...]

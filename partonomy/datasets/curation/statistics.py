@@ -108,7 +108,7 @@ def size_table(entries: Sequence[DatasetEntry], joint: DatasetStatistics | None,
 
 
 def question_table(entries: Sequence[DatasetEntry]) -> Table:
-    """Make the table of questions asked, one row per type and one column per data set."""
+    """Make the table of the numbers of questions, one row per type and one column per data set."""
     rows = []
     has_questions = any(entry.num_asked is not None for entry in entries)
     for question_type in QuestionType if has_questions else ():

@@ -49,7 +49,7 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
     images, bad_images, nameless = _read_images(content["images"], config)
     skipped: dict[str, list[int]] = defaultdict(list)
     reasons = [*bad_images.values(), *nameless]
-    skipped.update((unusable_image(reason), []) for reason in reasons)  # listed also without annotations
+    skipped.update((unusable_image(reason), []) for reason in reasons)  # listed even if it has no annotations
     annotations: dict[int, RawAnnotation] = {}
     for number, record in enumerate(content["annotations"]):
         where = _describe(path, "annotation", number, record)
@@ -232,7 +232,7 @@ def _describe(path: Path, kind: str, number: int, record: object) -> str:
 
 
 def describe_record_error(error: Exception) -> str:
-    """Return in words what is wrong with a record."""
+    """Describe what is wrong with a record."""
     if isinstance(error, KeyError):
         return printable(f"the key {error} is missing")
     return printable(

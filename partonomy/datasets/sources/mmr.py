@@ -190,7 +190,7 @@ def read_mmr(path: Path) -> tuple[MmrImage, ...]:
         num_questions[image.image_id] += len(image.questions)
         images.append(image)
     if not images:
-        raise ValueError(f"{path}: there is no image record in the file")
+        raise ValueError(f"{path}: the file contains no image records")
     return tuple(images)
 
 
@@ -214,7 +214,7 @@ def write_mmr(images: Iterable[MmrImage], path: Path) -> None:
 def _read_image(record: Any, num_questions: Mapping[str, int]) -> MmrImage:
     image_id = str(record["image_id"]) if is_integer(record["image_id"]) else check_text(record["image_id"], "image_id")
     height, width = record["height"], record["width"]
-    check_mask_size(height, width, "the image")
+    check_mask_size(height, width)
     file_name = check_relative_path(record["file_name"], "'file_name'")
     columns = [_read_list(record, key) for key in ("questions", "answers", "text_answers")]
     if len({len(column) for column in columns}) > 1:

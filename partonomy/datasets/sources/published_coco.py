@@ -55,7 +55,7 @@ class ImageFinder:
                 self._last = number
                 return places[number]
         tried = ", ".join(dict.fromkeys(places))
-        raise FileNotFoundError(f"{self._root}: no image {name!r} there; looked for {tried}")
+        raise FileNotFoundError(f"{self._root}: the image {name!r} was not found; tried {tried}")
 
 
 def _is_file(path: Path) -> bool:
@@ -168,7 +168,7 @@ class _Reader:
             if self._config.invalid == "raise":
                 raise type(error)(f"{self._where('image', record)}: {error}") from error
             self._bad_images[number] = str(error)
-            self._skipped[unusable_image(str(error))].extend(())  # listed also without annotations
+            self._skipped[unusable_image(str(error))].extend(())  # listed even if it has no annotations
             return
         self._images[number] = CocoImage(number, file_name, height, width)
         self._names[number] = name
@@ -226,7 +226,7 @@ def _text(record: Mapping[str, Any], key: str) -> str:
 
 
 def _image_name(record: Mapping[str, Any]) -> str:
-    """Return `file_name`, else the last two parts of COCO's URL ("train2017/000000391895.jpg")."""
+    """Return `file_name` or, without it, the last two parts of COCO's URL ("train2017/000000391895.jpg")."""
     if record.get("file_name") is None and record.get("coco_url") is not None:
         return "/".join(_text(record, "coco_url").rsplit("/", 2)[-2:])
     return _text(record, "file_name")

@@ -150,14 +150,14 @@ def export_lmms_eval_tasks(questions: Path, output: Path, seed: int, overwrite: 
 
     Raises:
         FileExistsError: The folder holds files and `overwrite` is off.
-        ValueError: There is no question.
+        ValueError: There are no questions.
     """
     question_set = load_questions(questions, invalid="collect")
     if not question_set.questions:
-        raise ValueError(f"{questions}: contains no usable question; see python -m partonomy check")
+        raise ValueError(f"{questions} contains no usable questions; see python -m partonomy check")
     if output.is_dir() and any(output.iterdir()):
         if not overwrite:
-            raise FileExistsError(f"{output}: is not empty; pass --overwrite or another --output")
+            raise FileExistsError(f"{output} is not empty; pass --overwrite or another --output")
         for pattern in OWN_FILES:
             for path in sorted(output.glob(pattern)):
                 path.unlink()

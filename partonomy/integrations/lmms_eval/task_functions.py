@@ -1,4 +1,4 @@
-"""The functions that the exported YAML files call: prompts and images, scores of answers, and their aggregation.
+"""The functions that the exported YAML files call: they make prompts and images, score answers and aggregate scores.
 
 The metrics are those of `partonomy.metrics`. An unusable answer scores 0. No function raises because of a model's
 answer, since lmms-eval would retry the scoring again and again.

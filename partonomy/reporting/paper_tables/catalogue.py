@@ -1,4 +1,4 @@
-"""All paper tables that include runs, by their name for `tables --table`."""
+"""All paper tables that can include runs, by the name that `tables --table` takes."""
 
 from collections.abc import Sequence
 
@@ -32,4 +32,4 @@ def check_holds(table: PaperTable, runs: Sequence[AnyRun]) -> None:
     for run in runs:
         if not table.holds(run):
             what = f"{run.summary.benchmark} {run.summary.split}".strip()
-            raise ValueError(f"{run.path} is a run on {what}, which table {table.name} does not hold")
+            raise ValueError(f"{run.path} is a run on {what}, which table {table.name} does not include")

@@ -1,4 +1,4 @@
-"""The base of all paper tables: quoted rows, and runs in the same columns."""
+"""The base class of all paper tables, which show quoted rows and runs in the same columns."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ PAPER_PROTOCOL, NO_PROTOCOL = "paper", "-"
 
 @dataclass(frozen=True)
 class PaperTableStyle:
-    """The style of runs' rows: one row per protocol, with or without 95% intervals below the values."""
+    """How a table shows runs: one row per protocol, with or without 95% intervals below the values."""
 
     protocols: tuple[MetricProtocol, ...] = (MetricProtocol.OURS,)
     has_intervals: bool = True
@@ -25,7 +25,7 @@ class PaperTableStyle:
 
 @dataclass(frozen=True)
 class TidyRow:
-    """One number.
+    """One number of a table in tidy form, one line of its CSV.
 
     Attributes:
         table: Name of the paper's table that holds it; empty for a metric in no table.

@@ -147,12 +147,12 @@ class PartonomyTable(PaperTable):
         return self.holds(run) and self.number in (TEXT_TABLE, segmentation_table(run.dataset_name))
 
     def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
-        """See PaperTable."""
+        """Return the paper's rows and then the runs, one row per run and protocol."""
         is_text = self.number == TEXT_TABLE
         return text_results(runs, style) if is_text else segmentation_results(runs, self.number, style)
 
     def quoted(self) -> Iterator[TidyRow]:
-        """See PaperTable."""
+        """Generate the paper's numbers; the group is the question type."""
         reference = load_reference(self.number)
         for row in reference.rows:
             for column, value in zip(reference.columns, row.values, strict=True):
@@ -171,7 +171,7 @@ class PartonomyTable(PaperTable):
                     yield TidyRow(*labels, tidy_percent(value), n=count)
 
     def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
-        """See PaperTable."""
+        """Return the metrics that the table shows, by question type."""
         is_text = self.number == TEXT_TABLE
         return {kind.value: text_metrics(kind) if is_text else segmentation_metrics(run) for kind in TABLE_TYPES}
 

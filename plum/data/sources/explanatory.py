@@ -68,7 +68,7 @@ class ExplanatorySource:
         return Sample(name, self.name, image, conversations, part_map=part_map)
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
+        """Return the characters of the longest conversation of the same sample; no image is read."""
         return longest_text([question_conversation(question) for question in self._draw(index, generator)])
 
     def _draw(self, index: int, generator: np.random.Generator) -> list[Question]:

@@ -37,7 +37,7 @@ class PartVqaSource:
         return self.images.build_sample(index, self.name, self._converse(index, generator))
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
+        """Return the characters of the longest conversation of the same sample; no image is read."""
         return longest_text(self._converse(index, generator))
 
     def _converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:

@@ -85,7 +85,7 @@ def test_refclef_has_run_length_codes_and_images_of_its_own(tmp_path: Path) -> N
         (item,) = read_referring(tmp_path, "refclef", split)
         assert (decode_mask(item.mask) == masks.any(axis=0)).all()
         assert item.image_path == tmp_path / "refer_seg/images/saiapr_tc-12/9.jpg"
-    with pytest.raises(ValueError, match="no record of the split 'testC'; it has testAB"):
+    with pytest.raises(ValueError, match="no record belongs to the split 'testC'; the splits are testAB"):
         read_referring(tmp_path, "refclef", "testC")
 
 
@@ -109,7 +109,10 @@ def test_sentences_without_words_are_counted(tmp_path: Path, caplog: pytest.LogC
         ([], "expected a list of references"),
         ({"a": 1}, "expected a list of references"),
         ([{"ref_id": 0}], r"refs\(unc\)\.p, record 0: the key 'sentences' is missing"),
-        ([reference(0, "train"), reference(1, "train", ("x",)) | {"split": 3}], r"record 1: 'split' must be a text"),
+        (
+            [reference(0, "train"), reference(1, "train", ("x",)) | {"split": 3}],
+            r"record 1: 'split' must be a non-empty string",
+        ),
         ([reference(3, "train")], r"record 0: image 7 or annotation 103 is not in .*instances.json"),
     ],
 )

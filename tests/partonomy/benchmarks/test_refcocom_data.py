@@ -67,8 +67,8 @@ def test_another_file(tmp_path: Path) -> None:
         ({"segment_id": "../../x"}, "'segment_id' '../../x.png' leaves the image folder"),
         ({"img_name": "/etc/passwd"}, "'img_name' '/etc/passwd' leaves the image folder"),
         ({"sentences": [{}]}, "the key 'sent' is missing"),
-        ({"sentences": [{"sent": 5}]}, "'sent' must be a text"),
-        ({"sentences": []}, "there is no sentence in the file"),
+        ({"sentences": [{"sent": 5}]}, "'sent' must be a non-empty string"),
+        ({"sentences": []}, "the file contains no sentences"),
     ],
 )
 def test_broken_records_are_named(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:

@@ -46,7 +46,7 @@ def test_python_2_strings_and_numpy_numbers_are_read(tmp_path: Path) -> None:
         (b"\x80\x02](", "not a readable pickle"),
         (b"not a pickle at all", "not a readable pickle"),
         (pickle.dumps(np.arange(3), protocol=4), "_reconstruct|_frombuffer"),
-        (pickle.dumps(np.datetime64(1, "s"), protocol=4), "kind 'M8' is no plain number"),
+        (pickle.dumps(np.datetime64(1, "s"), protocol=4), "kind 'M8' is not a plain number"),
     ],
 )
 def test_damaged_and_other_pickles_are_refused(tmp_path: Path, content: bytes, message: str) -> None:

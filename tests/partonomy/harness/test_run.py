@@ -193,7 +193,7 @@ def test_a_wrong_folder_of_images_is_refused_before_the_model_is_built(world: Wo
     for path in {item.picture.path for item in task.items}:
         path.unlink()
     message = (
-        f"not one image of {world.benchmark} {task.split} was found; name the folder of the data with {world.root_flag}"
+        f"no image of {world.benchmark} {task.split} was found; pass the folder of the data with {world.root_flag}"
     )
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         run_benchmark(Job(config, build_nothing), task, resume=False, rank=Rank())

@@ -136,7 +136,7 @@ def test_broken_answers_are_asked_again(tmp_path: Path, waits: list[float], bad:
 
 def test_an_endpoint_that_stays_broken_fails_the_question_alone(tmp_path: Path, waits: list[float]) -> None:
     with serve(raw(HALF)) as server:
-        with pytest.raises(EndpointError, match=r"not JSON, or half of it is missing \(4 attempts\)"):
+        with pytest.raises(EndpointError, match=r"not JSON, or is incomplete \(4 attempts\)"):
             make_model(server, tmp_path, waits).reply(IMAGE, TURNS)
         assert len(server.requests) == 4
     assert not list(tmp_path.rglob("*.json"))
@@ -222,16 +222,16 @@ def test_a_damaged_cache_file_is_named_and_not_counted_against_the_model(tmp_pat
         model.reply(IMAGE, TURNS)
         (path,) = tmp_path.rglob("*.json")
         path.write_text(path.read_text()[:30])
-        with pytest.raises(ModelUnavailable, match=rf"{path.name} is no cached answer"):
+        with pytest.raises(ModelUnavailable, match=rf"{path.name} is not a cached answer"):
             model.reply(IMAGE, TURNS)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"endpoint": "localhost:8000"}, "is no address"),
-        ({"endpoint": "https://user:pass@host/v1"}, "must hold no key"),
-        ({"endpoint": "https://host/v1?key=abc"}, "must hold no key"),
+        ({"endpoint": "localhost:8000"}, "is not an address"),
+        ({"endpoint": "https://user:pass@host/v1"}, "must not contain a key"),
+        ({"endpoint": "https://host/v1?key=abc"}, "must not contain a key"),
         ({"image_format": "gif"}, "none of png, jpeg"),
         ({"request_options": "{"}, "not JSON"),
         ({"request_options": "[1]"}, "must be a JSON object"),

@@ -205,7 +205,7 @@ def test_types_that_only_one_run_asked_are_named(question_file: Path, tmp_path: 
     comparison = compare_all(first, second)
     assert {entry.group for entry in comparison.differences} == {"negative"}
     assert (comparison.only_first, comparison.only_second) == (("positive",), ("difference",))
-    assert "asked in A alone and not compared: positive" in render_comparison(comparison, 0)
+    assert "asked only in A and not compared: positive" in render_comparison(comparison, 0)
 
 
 def test_what_one_run_was_not_asked_is_a_dash(question_file: Path, tmp_path: Path) -> None:
@@ -252,5 +252,5 @@ def test_metrics_can_be_chosen(pair: Pair, capsys: pytest.CaptureFixture[str]) -
     assert "parts_accuracy" not in text
     with pytest.raises(ValueError, match="unknown metric ciou; known: .*ciou_paired"):
         compare(str(run.path), str(run.path), metric="ciou")
-    with pytest.raises(ValueError, match=r"flips\.txt: give a name that ends in \.json or \.csv"):
+    with pytest.raises(ValueError, match=r"flips\.txt: choose a name that ends in \.json or \.csv"):
         compare(str(run.path), str(run.path), output="flips.txt")

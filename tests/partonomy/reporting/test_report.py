@@ -84,7 +84,7 @@ def test_report_without_images_says_so(question_file: Path, tmp_path: Path) -> N
     run = run_model("oracle", question_file, tmp_path / "run")
     question_file.unlink()
     report(str(run), str(tmp_path / "page.html"))
-    assert "No pictures: the questions cannot be read any more" in (tmp_path / "page.html").read_text()
+    assert "No pictures: the questions can no longer be read" in (tmp_path / "page.html").read_text()
 
 
 def test_changed_questions_are_not_drawn(question_file: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ BAD_RECORDS: list[tuple[str, dict[str, object], str]] = [
     ("annotations", {"bbox": [1, 2, 3, float("inf")]}, "'bbox' must be"),
     ("annotations", {"id": 13}, "the annotation id 13 occurs twice"),
     ("images", {"height": 21}, "its annotation 21 x 30"),
-    ("images", {"file_name": "train2017/none.jpg"}, "no image 'train2017/none.jpg' there; looked for"),
+    ("images", {"file_name": "train2017/none.jpg"}, "the image 'train2017/none.jpg' was not found; tried"),
     ("images", {"file_name": "../secret.jpg"}, "leaves the image folder"),
 ]
 
