@@ -235,7 +235,7 @@ def union_masks(masks: Sequence[RLE]) -> RLE:
     """Return the union of one or more masks of the same size.
 
     Raises:
-        ValueError: there is no mask, or the sizes differ.
+        ValueError: there are no masks, or their sizes differ.
     """
     if not masks:
         raise ValueError("the union of no masks is undefined: pass at least one")

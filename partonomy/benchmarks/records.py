@@ -31,7 +31,7 @@ class TargetOutcome:
 
     Attributes:
         name: The target's name; None for a prediction without a target.
-        intersection: Pixels; 0 where there is no prediction or no target.
+        intersection: Pixels; 0 if there is no prediction or no target.
         union: Pixels of the union, or of the one mask that exists.
         is_predicted: Whether there is a prediction; without one, even an empty target scores 0.
         predicted: The predicted mask, for pictures.
@@ -47,7 +47,7 @@ class TargetOutcome:
 
     @property
     def iou(self) -> float:
-        """Intersection over union; 1 where target and prediction are both empty, 0 where one of them is missing."""
+        """Intersection over union; 1 if target and prediction are both empty, 0 if one of them is missing."""
         is_matched = self.is_predicted and self.name is not None
         return PairStatistics(self.intersection, self.union, is_matched).iou
 

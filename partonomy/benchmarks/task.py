@@ -36,7 +36,7 @@ ALL = "all"
 class Status(StrEnum):
     """Whether an item was scored.
 
-    A failed item counts as 0 in every metric that was asked for. An unsupported item was refused by a model that cannot
+    A failed item counts as 0 in every requested metric. An unsupported item was refused by a model that cannot
     do what the benchmark asks. If the model refused items and answered none, the metrics are null.
     """
 
@@ -139,7 +139,7 @@ class Picture:
 
 
 class Item(Protocol):
-    """The attributes of an item that the harness needs."""
+    """The attributes of an item that the harness reads."""
 
     @property
     def item_id(self) -> str: ...  # noqa: D102

@@ -105,7 +105,7 @@ def report(
         output: HTML file; default report.html in the run's folder.
         baselines: Output folders of other runs on the same items, for comparison.
         training_metrics: metrics.jsonl files of the model's training, for the loss curves; default those that the run
-            recorded, or those found beside its checkpoint.
+            recorded, or those found next to its checkpoint.
     """
     target = Path(run) / "report.html" if output is None else Path(output)
     write_report(

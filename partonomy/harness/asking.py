@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 NUM_READERS = 2
 NUM_READ_AHEAD = 2
 KINDS = (ChoiceRequest, MaskRequest, ReplyRequest, AnswerRequest)
-"""Order in which a batch's requests are answered; own answers reuse the computation for choices and masks."""
+"""Order in which a batch's requests are answered; free answers reuse the computation for choices and masks."""
 
 IsWanted = Callable[[Item], bool]
 

@@ -241,10 +241,10 @@ def guess_blindly(question_type: str, subject: Subject, questions: Sequence[Blin
         questions: At least one question.
 
     Raises:
-        ValueError: There is no question.
+        ValueError: There are no questions.
     """
     if not questions:
-        raise ValueError(f"there is no question of the type {question_type} to guess")
+        raise ValueError(f"there are no questions of the type {question_type} to guess")
     features = choice_features(questions)
     correct = np.array([question.correct_index for question in questions])
     num_choices = np.array([len(question.texts) for question in questions])

@@ -6,7 +6,7 @@ frame. Turns alternate user, assistant, user, ...; the last turn is the user's, 
 Your own class needs the three methods of `GroundedModel` and a `name`. A method that it does not support raises
 NotImplementedError, and the metrics that depend on it become null. Name the class on the command line as
 `--model package.module:Class` and pass its constructor's arguments with `--model_options`. A constructor with the
-parameter `max_new_tokens` receives the benchmark's maximum length of an own answer, unless `--model_options` sets it:
+parameter `max_new_tokens` receives the benchmark's maximum answer length, unless `--model_options` sets it:
 
     class Blank:
         name = "blank"
@@ -66,7 +66,7 @@ class Gold:
     """The right answer to one request, which only the bounds `oracle` and `random` read (see `InformedModel`).
 
     Attributes:
-        text: The right answer in words; None if only masks are asked for.
+        text: The right answer in words; None if only masks are requested.
         spans: Its phrases that stand for masks, in reading order.
         masks: One per span, original-image pixels.
         guesses: Answers among which a guess may choose, each with its phrases; empty if there is no choice.
@@ -182,11 +182,11 @@ class BatchedModel(GroundedModel, ReplyingModel, Protocol):
     """
 
     def read_image(self, image: np.ndarray) -> object:
-        """Do the work on an image, uint8 RGB (H, W, 3), that needs no device; threads call it ahead of the batch."""
+        """Prepare an image, uint8 RGB (H, W, 3), without using the device; threads call it ahead of the batch."""
         ...
 
     def open_batch(self, images: Sequence[object]) -> ImageBatch:
-        """Begin a batch of images that `read_image` returned; this ends the previous batch."""
+        """Start a batch of images that `read_image` returned; this ends the previous batch."""
         ...
 
 

@@ -55,16 +55,16 @@ class ModelSettings:
     Attributes:
         model: plum, oracle, random, empty (these three need no weights), transformers, chat, open_vocabulary, or a
             class of your own as package.module:Class (see partonomy/models/contract.py).
-        checkpoint: folder of an exported model (plum), or of transformers' (transformers).
-        base: plum: switch the adapters off, for the model underneath.
+        checkpoint: folder of an exported model (plum) or of a transformers checkpoint (transformers).
+        base: plum: switch the adapters off, to run the base model.
         device: auto (each rank its own GPU), cpu, cuda, cuda:1, ...
         sam_cache: plum: folder that keeps SAM's embeddings of the images, so that further runs with the same SAM skip
             it.
-        model_options: class of your own: JSON object of its constructor's arguments.
+        model_options: class of your own: JSON object with its constructor's arguments.
         endpoint: chat: address, e.g. http://localhost:8000/v1.
-        model_name: chat: the model that the endpoint is asked for.
-        api_key_env: chat: environment variable with the key; default OPENAI_API_KEY where it is set.
-        answer_cache: chat: folder of answers; default answer_cache beside the output folder.
+        model_name: chat: name of the model to request from the endpoint.
+        api_key_env: chat: environment variable that holds the key; default OPENAI_API_KEY, if it is set.
+        answer_cache: chat: folder of cached answers; default answer_cache next to the output folder.
         image_format: chat: png or jpeg; default png.
         request_options: chat: JSON object added to every request; default {"temperature": 0}. The benchmark's maximum
             length of an answer is added as max_tokens, unless the object has max_tokens or max_completion_tokens.
@@ -96,7 +96,7 @@ class ModelSettings:
         return ":" in self.model
 
     def resolve(self, output: Path) -> Self:
-        """Replace defaults by the values that they stand for, so that a run records them.
+        """Replace defaults with the values that they stand for, so that a run records them.
 
         Args:
             output: Folder of the run; cached answers are in a neighbouring folder.

@@ -83,7 +83,7 @@ class TrainingChart:
 
 @dataclass(frozen=True)
 class Failure:
-    """The number of a group's items that failed or could not be asked for one reason."""
+    """A reason for failure, and the number of a group's items that failed or were not asked because of it."""
 
     group: str
     reason: str

@@ -24,7 +24,7 @@ from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, fo
 
 AUTO, ALL_TABLES = "auto", "all"
 TABLE_CHOICES = (*PAPER_TABLES, ALL_TABLES, AUTO)
-"""Values of `--table` besides a paper table's name: `auto` and `all`, see `paper_table_runs`."""
+"""The values of `--table`: names of paper tables, `all` and `auto`; see `paper_table_runs`."""
 PaperTableRuns = tuple[tuple[PaperTable, tuple[AnyRun, ...]], ...]
 """Paper tables, each with the runs that it includes."""
 
@@ -36,7 +36,7 @@ def paper_table_runs(runs: Sequence[AnyRun], choice: str) -> PaperTableRuns:
     its benchmark, and `auto` only the automatic ones.
 
     Raises:
-        ValueError: There is no run, or a table cannot include one.
+        ValueError: There are no runs, or a table cannot include one of them.
     """
     if not runs:
         raise ValueError("there are no runs to tabulate")

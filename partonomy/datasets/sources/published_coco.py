@@ -233,7 +233,7 @@ def _image_name(record: Mapping[str, Any]) -> str:
 
 
 def _read_mask(segmentation: Any, image: CocoImage) -> RLE | str:
-    """Return the mask, or the reason why there is no usable one."""
+    """Return the mask, or the reason why it cannot be used."""
     if isinstance(segmentation, list) and segmentation and isinstance(segmentation[0], list):
         segmentation = [
             ring for ring in segmentation if not isinstance(ring, list) or len(ring) >= MIN_POLYGON_COORDINATES
