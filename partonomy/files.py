@@ -145,15 +145,15 @@ def is_integer(value: object) -> TypeGuard[int]:
 
 
 def shorten(value: object) -> str:
-    """Return a value's text in about 80 characters at most, even if the value is large or deeply nested."""
+    """Describe a value in about 80 characters at most, even if it is large or deeply nested."""
     return _SHORT.repr(value)
 
 
 def check_text(value: object, name: str) -> str:
-    """Return `value` if it is a non-empty text that UTF-8 can encode (JSON can contain half a surrogate pair).
+    """Return `value` if it is a non-empty string that UTF-8 can encode (JSON can contain half a surrogate pair).
 
     Raises:
-        ValueError: it is not such a text.
+        ValueError: it is not such a string.
     """
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} must be a non-empty string, got {shorten(value)}")
@@ -163,7 +163,7 @@ def check_text(value: object, name: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text for use in messages, with characters that UTF-8 cannot encode as escapes."""
+    """Return `text` for use in messages, with escapes for characters that UTF-8 cannot encode."""
     return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
@@ -174,7 +174,7 @@ def check_relative_path(value: object, name: str) -> str:
     must not name files outside the folder.
 
     Raises:
-        ValueError: it is not a text, is absolute, or contains `..`.
+        ValueError: it is not a string, is absolute, or contains `..`.
     """
     text = check_text(value, name)
     path = Path(text)

@@ -81,7 +81,7 @@ class RLE:
 
 @dataclass(frozen=True)
 class CharSpan:
-    """A half-open character range [start, end) of a text."""
+    """A half-open character range [start, end) of a string."""
 
     start: int
     end: int

@@ -65,7 +65,7 @@ def split_folder(dataset_dir: Path, split: str) -> Path:
 
 
 def read_explanations(dataset_dir: Path) -> dict[str, str]:
-    """Map the file names of the training images to explanations of their targets; empty without the file.
+    """Map the file names of the training images to explanations of their targets; empty if there is no file.
 
     Raises:
         ValueError: A file or a record is broken; the message names both.

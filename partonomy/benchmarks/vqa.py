@@ -140,7 +140,7 @@ class VqaItem:
         question: The question as in the file.
         answers: Right answers: ten people's (TextVQA), one, or a short and a long one.
         group: Part of the benchmark that is also scored separately; empty if there are no parts.
-        ocr_tokens: Output of an OCR system for the image; None without it.
+        ocr_tokens: Output of an OCR system for the image; None if it is not available.
     """
 
     item_id: str
@@ -153,7 +153,7 @@ class VqaItem:
 
     @property
     def picture(self) -> Picture:
-        """The image upright."""
+        """The image, turned upright."""
         return Picture(self.image_path)
 
 

@@ -165,7 +165,7 @@ class _OwnedIds:
                 raise ValueError(f"{path}, image {number}: the id {number} occurs twice")
 
     def is_foreign(self, record: object) -> bool:
-        """Return whether another shard reads the annotation; all shards refuse broken ones and those without image."""
+        """Return whether another shard reads the annotation; all shards refuse broken annotations."""
         number, image_id = _integer_of(record, "id"), _integer_of(record, "image_id")
         if number is not None and number in self._annotations:
             raise ValueError(f"{self._path}, annotation {number}: the id {number} occurs twice")

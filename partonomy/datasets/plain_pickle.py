@@ -54,7 +54,7 @@ READ_ERRORS = (
 
 
 def load_plain_pickle(path: Path) -> Any:
-    """Read a pickle of lists, dicts, tuples, sets, texts and numbers.
+    """Read a pickle of lists, dicts, tuples, sets, strings and numbers.
 
     Raises:
         FileNotFoundError: There is no such file.

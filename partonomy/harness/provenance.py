@@ -44,7 +44,7 @@ class CodeState:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """A model as it ran. `dtype` and `device` are None for models without weights."""
+    """The model of a run. `dtype` and `device` are None for models without weights."""
 
     name: str
     dtype: str | None
@@ -75,7 +75,7 @@ def write_model_description(output: Path, description: ModelDescription, is_resu
 
 
 def read_code_states(output: Path) -> list[CodeState]:
-    """Read the states of the code that `write_model_description` wrote, the latest last."""
+    """Read the code states that `write_model_description` wrote, oldest first."""
     path = output / MODEL_FILE
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return [CodeState(state["commit"], state["is_modified"]) for state in content.get("code", [])]
@@ -200,7 +200,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return the output of git in the folder of this code; None without git or outside a checkout."""
+    """Return the output of git in the folder of this code, or None if git is missing or this is not a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

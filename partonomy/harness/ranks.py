@@ -41,7 +41,7 @@ class Rank:
 
 
 def rank_from_environment(environment: Mapping[str, str] | None = None) -> Rank:
-    """Return the rank that a launcher (torchrun, deepspeed) sets in RANK and WORLD_SIZE; rank 0 of 1 without one."""
+    """Return the rank that a launcher (torchrun, deepspeed) sets in RANK and WORLD_SIZE, or rank 0 of 1."""
     variables = os.environ if environment is None else environment
     return Rank(int(variables.get("RANK", "0")), int(variables.get("WORLD_SIZE", "1")))
 

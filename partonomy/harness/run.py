@@ -111,7 +111,7 @@ def run_benchmark(job: Job, task: AnyTask, *, resume: bool, rank: Rank, num_proc
 
 
 def item_ids(task: AnyTask, shard: Shard) -> tuple[str, ...]:
-    """Return the ids of a shard's records, in their order; lost records belong to the first shard."""
+    """Return the ids of a shard's records, in order; records that could not be read belong to the first shard."""
     kept = {item.item_id for batch in take_share(deal_batches(task.items), shard) for item in batch}
     lost = task.lost if shard.index == 0 else ()
     return (*(item.item_id for item in task.items if item.item_id in kept), *(record.item_id for record in lost))

@@ -32,7 +32,7 @@ NUM_DECIMALS = 6
 
 @dataclass(frozen=True)
 class Embedding:
-    """Unit vectors (N, D) of N texts and the name of the model that made them."""
+    """Unit vectors (N, D) of N strings, and the name of the model that computed them."""
 
     vectors: np.ndarray
     model_name: str

@@ -290,7 +290,7 @@ class ChatSettings:
 
 
 class ChatEndpointModel:
-    """A chat model under the model contract; it supports only `reply`.
+    """Adapts a chat endpoint to the model contract; it supports only `reply`.
 
     Args:
         settings: The model and its request settings.

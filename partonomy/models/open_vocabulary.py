@@ -50,7 +50,7 @@ class OpenVocabularySegmenter(Protocol):
 
 
 class OpenVocabularyModel:
-    """A segmenter under the model contract.
+    """Adapts an open-vocabulary segmenter to the model contract.
 
     Args:
         segmenter: A loaded segmenter.

@@ -134,7 +134,7 @@ class ModelSettings:
         return ChatSettings(self.endpoint, self.model_name, self.image_format, self.request_options)
 
     def checkpoint_hash(self) -> str | None:
-        """Return the sha256 of the checkpoint's configuration, tokenizer, template and weights; None without one."""
+        """Return the SHA-256 of the checkpoint's configuration, tokenizer, template and weights; None for other models."""
         return None if self.checkpoint is None else hash_checkpoint(Path(self.checkpoint))
 
     def _check(self) -> None:
@@ -298,7 +298,7 @@ def resolve_device(device: str, local_rank: int) -> str:
 
 
 def local_rank_of(index: int) -> int:
-    """Return the rank of this process on its machine: a launcher's LOCAL_RANK or, without one, its rank."""
+    """Return the rank of this process on its machine: LOCAL_RANK if a launcher sets it, otherwise its rank."""
     return int(os.environ.get("LOCAL_RANK", str(index)))
 
 

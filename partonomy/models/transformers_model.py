@@ -158,7 +158,7 @@ nothing. An image is then encoded once per question instead of once per choice."
 
 
 class TransformersModel:
-    """A checkpoint under the model contract.
+    """Adapts a transformers checkpoint to the model contract.
 
     Args:
         model: A model in any dtype, on any device; switched to evaluation mode.
@@ -321,7 +321,7 @@ def _check_architecture(folder: Path) -> None:
 
 
 def _end_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> tuple[str, ...]:
-    """Return the texts of the tokens that end an answer, the tokenizer's own first."""
+    """Return the tokens that end an answer as text, the tokenizer's own first."""
     ids = model.generation_config.eos_token_id if model.generation_config is not None else None
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
     tokens = [processor.tokenizer.eos_token, *processor.tokenizer.convert_ids_to_tokens(listed)]

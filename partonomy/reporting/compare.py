@@ -101,7 +101,7 @@ class Comparison:
         second: Name of the second run.
         words: The benchmark's words for its items.
         differences: One entry per metric and group that both runs asked.
-        choices: Every right or wrong answer that both runs asked for, including those that did not flip.
+        choices: Every scored answer that both runs have, including those that are right or wrong in both.
         quality_changes: Items whose quality differs, largest change first.
         only_first: Groups that only the first run asked.
         only_second: Groups that only the second run asked.
@@ -508,7 +508,7 @@ def _quality_table(comparison: Comparison, num_shown: int) -> Table:
 
 
 def shorten_text(text: str) -> str:
-    """Put a text on one line and truncate it."""
+    """Put text on one line and truncate it."""
     line = " ".join(text.split())
     return line if len(line) <= _MAX_SAID else f"{line[: _MAX_SAID - 3]}..."
 

@@ -250,7 +250,7 @@ class PartonomySections:
 
 
 def make_sections(run: QuestionRun, baselines: Sequence[QuestionRun]) -> PartonomySections:
-    """Compute the content of these sections."""
+    """Compute the content of Partonomy's sections."""
     blind = report_on_run(run)
     has_masks = Capability.MASKS not in unsupported_capabilities(run.records)
     return PartonomySections(

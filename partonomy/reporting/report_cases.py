@@ -53,7 +53,7 @@ class DrawnCase:
 
 @dataclass(frozen=True)
 class CaseItems:
-    """The run's items by id; empty, with the reason, if they can no longer be read."""
+    """The run's items by id, or the reason why they can no longer be read."""
 
     by_id: Mapping[str, Item]
     problem: str
@@ -84,7 +84,7 @@ def load_case_items(run: AnyRun) -> CaseItems:
 def choose_cases(
     run: AnyRun, num_each: int, generator: np.random.Generator
 ) -> tuple[tuple[str, tuple[Record, ...]], ...]:
-    """Choose random items and the scored items of highest and lowest quality, one per image under a heading.
+    """Choose random items and the scored items with the highest and the lowest quality, one per image and heading.
 
     Args:
         run: The run; entries of its data that could not be asked are left out.
@@ -124,7 +124,7 @@ def draw_case(run: AnyRun, record: Record, item: Item | None) -> DrawnCase:
 
 
 def mark_spans(text: str, spans: Sequence[CharSpan], colours: Sequence[Colour]) -> str:
-    """Return a text as escaped HTML with each span in its colour; overlapping later spans stay unmarked."""
+    """Return text as escaped HTML with each span in its colour; a span that overlaps an earlier one is not marked."""
     pieces, position = [], 0
     order = sorted(range(len(spans)), key=lambda index: spans[index].start)
     for index in order:

@@ -78,7 +78,7 @@ def parse_category(raw: str) -> CategoryName:
 
 @lru_cache(maxsize=4096)  # a few hundred categories, looked up for every target
 def phrase_pattern(raw: str) -> re.Pattern[str]:
-    """Return a pattern for the forms of a category's name in a text: singular, plural, numbered ("knife_1's blades").
+    """Return a pattern for the forms of a category's name in text: singular, plural, numbered ("knife_1's blades").
 
     A part may be "car's wheel", "car wheel", "wheel of the car", or just "wheel". Longer forms come first.
     """

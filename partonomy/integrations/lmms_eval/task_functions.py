@@ -91,13 +91,13 @@ def process_masks(doc: Doc, results: Sequence[str]) -> dict[str, Item]:
 
 
 def ratio(items: Sequence[Item]) -> float:
-    """Return the sum of numerators over the sum of denominators; 0 without items."""
+    """Return the sum of numerators over the sum of denominators, or 0 if there are no items."""
     total = sum(item["denominator"] for item in items)
     return sum(item["numerator"] for item in items) / total if total else 0.0
 
 
 def mean_over_images(items: Sequence[Item]) -> float:
-    """Return the mean of the images' ratios (macro); 0 without items."""
+    """Return the mean of the images' ratios (macro), or 0 if there are no items."""
     by_image: dict[float, list[Item]] = {}
     for item in items:
         by_image.setdefault(item["image_id"], []).append(item)

@@ -28,16 +28,16 @@ class TidyRow:
     """One number of a table in tidy form, one line of its CSV.
 
     Attributes:
-        table: Name of the paper's table that holds it; empty for a metric in no table.
+        table: Name of the paper's table with this number; empty if no table has the metric.
         method: The paper's method, or the model and folder of a run.
         dataset: Name of the data, e.g. a question set.
         source: quoted, ours or exact (computed without a model).
         protocol: paper, ours, authors, a benchmark's own protocol, or "-".
         question_type: The group, as in the summary.
         metric: As in the summary, without the prefix of the authors' protocol.
-        value: Percent; empty for a dash.
-        low: Lower end of the 95% interval in percent; empty for none.
-        high: Upper end of the interval; empty for none.
+        value: The number in percent; empty if the paper has a dash.
+        low: Lower end of the 95% interval in percent; empty if there is no interval.
+        high: Upper end of the interval; empty if there is no interval.
         n: Number of masks, images or questions counted; empty for quoted numbers.
     """
 
