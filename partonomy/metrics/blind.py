@@ -49,8 +49,9 @@ class Feature(StrEnum):
     middle: minus the distance of that number from its mean over the choices.
     centrality: minus the sum of symmetric differences to the other choices' item sets (edit distance).
     choice_frequency: mean over its items of the number of choices of the type that list the item.
-    truth_frequency: like choice_frequency, but over the right answers of other folds of images. In a small set, or one with equally
-        frequent classes, the rarest choice is right slightly too often, because the other folds lack this right answer.
+    truth_frequency: like choice_frequency, but over the right answers of other folds of images. In a small set, or
+        one with equally frequent classes, the rarest choice is right slightly too often, because the other folds lack
+        this right answer.
     alphabet: rank of the text among the choices in alphabetical order.
     position: index of the choice.
     """

@@ -134,7 +134,7 @@ class ModelSettings:
         return ChatSettings(self.endpoint, self.model_name, self.image_format, self.request_options)
 
     def checkpoint_hash(self) -> str | None:
-        """Return the SHA-256 of the checkpoint's configuration, tokenizer, template and weights; None for other models."""
+        """Return the SHA-256 of the checkpoint's configuration, tokenizer, template and weights, if there is one."""
         return None if self.checkpoint is None else hash_checkpoint(Path(self.checkpoint))
 
     def _check(self) -> None:
