@@ -204,7 +204,7 @@ def test_items_that_cannot_be_scored_once_each_are_refused(tmp_path: Path) -> No
     task = gqa_task(tmp_path)
     with pytest.raises(ValueError, match="gqa testdev: two items share the id '0-cat'"):
         check_task(dataclasses.replace(task, items=(*task.items, task.items[0])))
-    with pytest.raises(ValueError, match="gqa testdev: there is no item to ask"):
+    with pytest.raises(ValueError, match="gqa testdev: there are no items to ask"):
         check_task(dataclasses.replace(task, items=()))
 
 

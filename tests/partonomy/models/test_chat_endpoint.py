@@ -232,7 +232,7 @@ def test_a_damaged_cache_file_is_named_and_not_counted_against_the_model(tmp_pat
         ({"endpoint": "localhost:8000"}, "is not an address"),
         ({"endpoint": "https://user:pass@host/v1"}, "must not contain a key"),
         ({"endpoint": "https://host/v1?key=abc"}, "must not contain a key"),
-        ({"image_format": "gif"}, "none of png, jpeg"),
+        ({"image_format": "gif"}, "must be one of png, jpeg"),
         ({"request_options": "{"}, "not JSON"),
         ({"request_options": "[1]"}, "must be a JSON object"),
         ({"request_options": '{"model": "x", "n": 2}'}, "must not set model, n"),
