@@ -98,8 +98,11 @@ def test_files_of_the_windows_code_page_are_read(tmp_path: Path) -> None:
         ({"text": []}, "'text' must be a non-empty list of non-empty strings"),
         ({"text": "words"}, "'text' must be a non-empty list of non-empty strings"),
         ({"text": ["  "]}, "'text' must be a non-empty list of non-empty strings"),
-        ({"shapes": [{"label": "target", "points": [[1, 2, 3]]}]}, r"shape 0: 'points' must be a list of \[x, y\]"),
-        ({"shapes": [{"label": "target", "points": [[1, 1e12]]}]}, "shape 0: the coordinate 10+ lies far outside"),
+        (
+            {"shapes": [{"label": "target", "points": [[1, 2, 3]]}]},
+            r"shape 0: 'points' must be a non-empty list of \[x, y\]",
+        ),
+        ({"shapes": [{"label": "target", "points": [[1, 1e12]]}]}, "shape 0: the coordinate 10+ is far outside"),
         ({"shapes": [{"points": [[1, 2]]}]}, "the key 'label' is missing"),
         ({"shapes": None}, "not iterable"),
     ],

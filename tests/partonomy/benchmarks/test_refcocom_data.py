@@ -87,10 +87,10 @@ def test_a_mask_of_ones_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="val.json: not found; there is no RefCOCOm"):
+    with pytest.raises(FileNotFoundError, match="val.json: not found; download RefCOCOm"):
         read_refcocom(tmp_path, "val")
     root = write_root(tmp_path)
-    with pytest.raises(FileNotFoundError, match="val.json: not found; --split can be val_part"):
+    with pytest.raises(FileNotFoundError, match="val.json: not found; choose --split from val_part"):
         read_refcocom(root, "val")
     (root / "refer_seg/images/mscoco/images/train2014" / IMAGE).unlink()
     with pytest.raises(FileNotFoundError, match="1 of 1 images are missing"):

@@ -38,7 +38,7 @@ def test_scores_by_protocol(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answers": ["one"]}, r"data\[1\].*must hold 10 texts"),
+        ({"answers": ["one"]}, r"data\[1\].*must have 10 strings"),
         ({"answers": [1] * 10}, r"data\[1\].*must be a list of strings"),
         ({"image_id": "../x"}, r"data\[1\].*leaves the image folder"),
         ({"question": ""}, r"data\[1\].*question"),

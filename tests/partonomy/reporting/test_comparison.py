@@ -184,13 +184,13 @@ def test_how_finished_records_are_counted_does_not_matter(pair: Pair, tmp_path: 
 def test_other_questions_are_refused(question_file: Path, tmp_path: Path) -> None:
     first = run_model("oracle", question_file, tmp_path / "first")
     limited = run_model("oracle", question_file, tmp_path / "limited", "--limit", "2")
-    with pytest.raises(ValueError, match=r"of type identification, .*first alone has .* another --limit"):
+    with pytest.raises(ValueError, match=r"of type identification, .*only .*first has .* another --limit"):
         compare_all(first, limited)
-    with pytest.raises(ValueError, match=r"of type identification, .*first alone has"):
+    with pytest.raises(ValueError, match=r"of type identification, .*only .*first has"):
         compare_all(limited, first)
     image = (tmp_path / "image2.png").rename(tmp_path / "away.png")
     without = run_model("oracle", question_file, tmp_path / "without")
-    with pytest.raises(ValueError, match="first alone has record-000020; .* without some images"):
+    with pytest.raises(ValueError, match="only .*first has record-000020; .* without some images"):
         compare_all(first, without)
     image.rename(tmp_path / "image2.png")
     question_file.write_text(json.dumps(json.loads(question_file.read_text())[1:]))

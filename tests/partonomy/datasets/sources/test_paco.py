@@ -141,8 +141,8 @@ def test_a_bad_record_is_named_or_collected(
 
 
 BROKEN_LISTS: list[tuple[str, object, str]] = [
-    ("categories", {"id": 94, "name": "bicycle", "supercategory": "vehicle"}, "category 94: .* no category of PACO"),
-    ("categories", {"id": 94, "name": "car:", "supercategory": "PART"}, "no category of PACO"),
+    ("categories", {"id": 94, "name": "bicycle", "supercategory": "vehicle"}, "category 94: .* not a category of PACO"),
+    ("categories", {"id": 94, "name": "car:", "supercategory": "PART"}, "not a category of PACO"),
     ("categories", {"id": 207, "name": "bicycle", "supercategory": "OBJECT"}, "category id 207 occurs twice"),
     ("categories", {"id": 94, "supercategory": "OBJECT"}, "the key 'name' is missing"),
     ("categories", "bicycle", "train.json, category"),

@@ -89,7 +89,7 @@ def test_excluded_images_leave_their_dialogues_out(tmp_path: Path) -> None:
         ([{"conversations": "x"}], "record 0: 'conversations' must be a list of turns"),
         (
             [{"conversations": [{"from": "human", "value": 3}]}],
-            "record 0: 'value' of a turn must be a non-empty string",
+            "record 0: 'value' of a turn must be a string",
         ),
         ([{"conversations": [{"value": "x"}]}], "record 0: the key 'from' is missing"),
     ],
