@@ -141,5 +141,5 @@ def test_object_questions_have_no_sizes() -> None:
 
 
 def test_without_questions() -> None:
-    with pytest.raises(ValueError, match="no question of the type positive"):
+    with pytest.raises(ValueError, match="no questions of the type positive"):
         guess_blindly("positive", Subject.PARTS, [])

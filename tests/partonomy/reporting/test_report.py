@@ -130,7 +130,7 @@ def test_baseline_on_other_questions_is_refused(question_file: Path, tmp_path: P
     first = run_model("oracle", question_file, tmp_path / "first")
     question_file.write_text(json.dumps(json.loads(question_file.read_text())[1:]))
     second = run_model("oracle", question_file, tmp_path / "second")
-    with pytest.raises(ValueError, match="other questions"):
+    with pytest.raises(ValueError, match="cover different questions"):
         report(str(first), baselines=[str(second)])
 
 
