@@ -28,9 +28,17 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
+_REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((KeyError,), "the key {} is missing"),
+    ((IndexError,), "a list is too short ({})"),
+    ((TypeError, AttributeError), "a value is of the wrong type ({})"),
+)
+
+
 def reason_of(error: Exception) -> str:
-    """Return the message of one of `RECORD_ERRORS`, for use at the end of a longer message."""
-    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+    """Return what is wrong with a record, from one of `RECORD_ERRORS`, worded as the end of a message."""
+    wording = next((wording for kinds, wording in _REASONS if isinstance(error, kinds)), "{}")
+    return printable(wording.format(error))
 
 
 def hash_files(paths: Iterable[Path]) -> str:

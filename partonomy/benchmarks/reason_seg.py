@@ -17,7 +17,7 @@ from tqdm import tqdm
 from partonomy.benchmarks.segmentation import SegmentationItem, define_segmentation
 from partonomy.files import RECORD_ERRORS, check_text, parse_json, reason_of, shorten
 from partonomy.images import image_size
-from partonomy.masks import encode_mask
+from partonomy.masks import check_mask_size, encode_mask
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Shape:
 
 
 def read_reason_seg(
-    dataset_dir: Path, split: str, texts: Literal["first", "all"] = "first"
+    dataset_dir: Path, split: str, texts: Literal["first", "all"] = "first", *, needs_images: bool = True
 ) -> tuple[SegmentationItem, ...]:
     """Read one split, sorted by file name.
 
@@ -44,18 +44,21 @@ def read_reason_seg(
         split: Folder below `FOLDER`.
         texts: "first": one item per image, as the benchmark is scored; "all": one per instruction (training images
             have several wordings).
+        needs_images: Whether a JSON file without a readable image is an error. An evaluation passes False: the shapes
+            are known without the image, so its item scores 0 and the target's pixels count.
 
     Raises:
-        FileNotFoundError: There is no image, or an image lacks its JSON file.
+        FileNotFoundError: There is no image, an image lacks its JSON file, or a JSON file the image that it needs.
         ValueError: A file is broken; the message names it.
     """
     folder = split_folder(dataset_dir, split)
-    paths = sorted(folder.glob("*.jpg"))
-    if not paths:
+    images = set(folder.glob("*.jpg"))
+    if not images:
         raise FileNotFoundError(f"{folder} contains no *.jpg")
+    paths = sorted(images | {path.with_suffix(".jpg") for path in folder.glob("*.json")})
     items: list[SegmentationItem] = []
     for path in tqdm(paths, desc=f"ReasonSeg {split}", unit="image", disable=None):
-        items += _read_image(path, split, texts)
+        items += _read_image(path, split, texts, needs_images)
     return tuple(items)
 
 
@@ -112,11 +115,10 @@ def _paint(canvas: np.ndarray, shape: Shape, value: int) -> np.ndarray:
     return canvas
 
 
-def _read_image(path: Path, split: str, texts: Literal["first", "all"]) -> list[SegmentationItem]:
+def _read_image(path: Path, split: str, texts: Literal["first", "all"], needs_image: bool) -> list[SegmentationItem]:
     record_path = path.with_suffix(".json")
     if not record_path.is_file():
         raise FileNotFoundError(f"{record_path}: not found; every image of ReasonSeg needs a JSON file next to it")
-    height, width = image_size(path)
     record = _parse(record_path)
     try:
         words = [check_text(text, "'text'").strip() for text in record["text"]]
@@ -126,6 +128,12 @@ def _read_image(path: Path, split: str, texts: Literal["first", "all"]) -> list[
             raise ValueError("'text' must be a non-empty list of non-empty strings")
     except RECORD_ERRORS as error:
         raise ValueError(f"{record_path}: {reason_of(error)}") from error
+    try:
+        height, width = image_size(path)
+    except (OSError, ValueError):
+        if needs_image:
+            raise
+        height, width = _least_frame(shapes, record_path)
     regions = paint_shapes(shapes, height, width)
     ignored = regions == IGNORED
     mask = encode_mask(regions == TARGET)
@@ -144,6 +152,20 @@ def _read_image(path: Path, split: str, texts: Literal["first", "all"]) -> list[
         )
         for number, text in enumerate(words[:1] if texts == "first" else words)
     ]
+
+
+def _least_frame(shapes: Sequence[Shape], record_path: Path) -> tuple[int, int]:
+    """Return the height and width of the smallest image that contains the shapes; the record itself states no size.
+
+    Shapes that leave the real image have more pixels in this frame.
+
+    Raises:
+        ValueError: The frame is larger than any image may be; the message names the record.
+    """
+    corners = [shape.points.astype(np.int64).max(axis=0) for shape in shapes]
+    width, height = (int(end) + 1 for end in np.max([*corners, np.zeros(2, dtype=np.int64)], axis=0))
+    check_mask_size(height, width, f"{record_path}: the frame of the shapes")
+    return height, width
 
 
 def _read_shape(record: Mapping[str, Any], number: int) -> Shape:
@@ -169,6 +191,6 @@ BENCHMARK = define_segmentation(
     "reasonseg",
     "Reasoning segmentation",
     "val, test",
-    lambda source: read_reason_seg(source.root, str(source.split)),
+    lambda source: read_reason_seg(source.root, str(source.split), needs_images=False),
     quoted_by="giou",
 )

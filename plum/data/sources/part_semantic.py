@@ -4,34 +4,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from plum.data.sources.base import draw_indices, draw_one, longest_text
-from plum.data.sources.part_images import PartImages, SceneObject, merge_parts
+from plum.data.sources.base import draw_indices, draw_one
+from plum.data.sources.part_images import PartSource, SceneObject, merge_parts
 from plum.data.sources.wordings import SEGMENT_ALL, SEGMENT_NAMED, exchange_about, join_names, list_targets
-from plum.structures import Exchange, Sample
+from plum.structures import Exchange
 
 
-class PartSemanticSource:
+class PartSemanticSource(PartSource):
     """Asks for one to `MAX_NAMES` part names of the image, or for all parts of one object."""
 
     MAX_NAMES = 3
     name = "part_semantic"
 
-    def __init__(self, images: PartImages, conversations_per_image: int) -> None:
-        self.images = images
-        self.conversations_per_image = conversations_per_image
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """Ask `conversations_per_image` questions about image `index`."""
-        return self.images.build_sample(index, self.name, self._converse(index, generator))
-
-    def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """Return the characters of the longest conversation of the same sample; no image is read."""
-        return longest_text(self._converse(index, generator))
-
-    def _converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
+    def converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
+        """Ask `conversations_per_image` questions about the image."""
         scene = self.images.scene(index)
         conversations: list[tuple[Exchange, ...]] = []
         for _ in range(self.conversations_per_image):

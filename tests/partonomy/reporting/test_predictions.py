@@ -56,7 +56,7 @@ def test_predictions_of_a_folder_name_what_they_leave_out(
     assert export(folder, tmp_path / "predictions.json") == 0
     printed = capsys.readouterr().out
     assert "predictions for 39 questions" in printed
-    assert "1 records have none" in printed
+    assert "1 records have no prediction" in printed
     assert {len(entry["segmentations"]) for entry in json.loads((tmp_path / "predictions.json").read_text())} == {4}
 
 
