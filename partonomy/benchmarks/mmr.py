@@ -78,7 +78,7 @@ class MultiTargetItem:
 
     @property
     def group(self) -> str:
-        """See `kind`."""
+        """The kind of the targets, by which the metrics are also reported."""
         return self.kind.value
 
     @property
@@ -124,8 +124,8 @@ def read_mmr_items(root: Path, split: str, annotations: Path | None = None) -> t
     )
 
 
-NO_PHRASE = "mask not asked for: the text answer does not name its target before its {seg}"
-NO_WORD = "mask not asked for: the text answer has no word before its {seg}, or no {seg}"
+NO_PHRASE = "mask not requested: the text answer does not name its target before its {seg}"
+NO_WORD = "mask not requested: the text answer has no word before its {seg}, or no {seg}"
 ALL_TARGETS = "all targets"
 SINGLE, MULTIPLE = "single", "multiple"
 

@@ -15,9 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from partonomy.benchmarks.segmentation import SegmentationItem, define_segmentation
-from partonomy.files import RECORD_ERRORS, check_text, parse_json, reason_of
+from partonomy.files import RECORD_ERRORS, check_text, parse_json, reason_of, shorten
 from partonomy.images import image_size
-from partonomy.masks import check_mask_size, encode_mask, shorten
+from partonomy.masks import check_mask_size, encode_mask
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def read_reason_seg(
     folder = split_folder(dataset_dir, split)
     images = set(folder.glob("*.jpg"))
     if not images:
-        raise FileNotFoundError(f"{folder}: no *.jpg there")
+        raise FileNotFoundError(f"{folder} contains no *.jpg")
     paths = sorted(images | {path.with_suffix(".jpg") for path in folder.glob("*.json")})
     items: list[SegmentationItem] = []
     for path in tqdm(paths, desc=f"ReasonSeg {split}", unit="image", disable=None):
@@ -68,14 +68,14 @@ def split_folder(dataset_dir: Path, split: str) -> Path:
 
 
 def read_explanations(dataset_dir: Path) -> dict[str, str]:
-    """Map the file names of the training images to explanations of their targets; empty without the file.
+    """Map the file names of the training images to explanations of their targets; empty if there is no file.
 
     Raises:
         ValueError: A file or a record is broken; the message names both.
     """
     path = dataset_dir / FOLDER / "explanatory" / "train.json"
     if not path.is_file():
-        logger.info("%s is not there: ReasonSeg is read without explanations", path)
+        logger.info("%s does not exist; ReasonSeg is read without explanations", path)
         return {}
     content = _parse(path)
     if not isinstance(content, list):
@@ -118,14 +118,14 @@ def _paint(canvas: np.ndarray, shape: Shape, value: int) -> np.ndarray:
 def _read_image(path: Path, split: str, texts: Literal["first", "all"], needs_image: bool) -> list[SegmentationItem]:
     record_path = path.with_suffix(".json")
     if not record_path.is_file():
-        raise FileNotFoundError(f"{record_path}: not found; every image of ReasonSeg has a JSON file beside it")
+        raise FileNotFoundError(f"{record_path}: not found; every image of ReasonSeg needs a JSON file next to it")
     record = _parse(record_path)
     try:
         words = [check_text(text, "'text'").strip() for text in record["text"]]
         shapes = [_read_shape(shape, number) for number, shape in enumerate(record["shapes"])]
         is_sentence = bool(record["is_sentence"])
         if not words or not all(words) or isinstance(record["text"], str):
-            raise ValueError("'text' must be a list of at least one text, none empty")
+            raise ValueError("'text' must be a non-empty list of non-empty strings")
     except RECORD_ERRORS as error:
         raise ValueError(f"{record_path}: {reason_of(error)}") from error
     try:
@@ -171,9 +171,9 @@ def _least_frame(shapes: Sequence[Shape], record_path: Path) -> tuple[int, int]:
 def _read_shape(record: Mapping[str, Any], number: int) -> Shape:
     points = np.asarray(record["points"], dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or not points.size or not np.isfinite(points).all():
-        raise ValueError(f"shape {number}: 'points' must be a list of [x, y], not empty")
+        raise ValueError(f"shape {number}: 'points' must be a non-empty list of [x, y]")
     if np.abs(points).max() > MAX_COORDINATE:
-        raise ValueError(f"shape {number}: the coordinate {np.abs(points).max():.0f} lies far outside of any image")
+        raise ValueError(f"shape {number}: the coordinate {np.abs(points).max():.0f} is far outside any image")
     return Shape(check_text(record["label"], f"the label of shape {number}"), points)
 
 

@@ -36,7 +36,7 @@ ALL = "all"
 class Status(StrEnum):
     """Whether an item was scored.
 
-    A failed item counts as 0 in every metric that was asked for. An unsupported item was refused by a model that cannot
+    A failed item counts as 0 in every requested metric. An unsupported item was refused by a model that cannot
     do what the benchmark asks. If the model refused items and answered none, the metrics are null.
     """
 
@@ -139,7 +139,7 @@ class Picture:
 
 
 class Item(Protocol):
-    """The attributes of an item that the harness needs."""
+    """The attributes of an item that the harness reads."""
 
     @property
     def item_id(self) -> str: ...  # noqa: D102
@@ -224,7 +224,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
     """Changes whenever a prompt, a protocol or a metric changes a number."""
     RECORD: ClassVar[type[Record]]
     MAX_NEW_TOKENS: ClassVar[int] = 128
-    """Maximum length of a model's own answer."""
+    """Maximum length of a model's own answer; every model receives it when it is built."""
     WORDS: ClassVar[Words] = Words()
     COMPARED: ClassVar[tuple[str, ...]] = ()
     """Metrics that a comparison of two runs shows by default; empty means every metric."""
@@ -247,7 +247,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
     @property
     def lost(self) -> Sequence[RecordT]:
-        """Records of entries that cannot be asked; they count as failed items."""
+        """Records of entries that could not be read, and so count as failed items."""
         return ()
 
     @abstractmethod
@@ -310,7 +310,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
         Args:
             record: The item's outcome.
-            item: The item; None if the data are no longer available, nor the image and the true masks.
+            item: The item; None if the data, and thus the image and the true masks, are no longer available.
         """
         masks = tuple(record.masks())
         pictures = (IMAGE, CasePicture("predicted", masks, part_colours(len(masks)))) if masks else (IMAGE,)
@@ -448,7 +448,7 @@ class Options:
     """Options that may differ between merged runs, because they do not change the metrics either."""
 
     def resolve(self, model: str) -> Self:
-        """Replace defaults by the values that they stand for, so that a run records them, and check the values.
+        """Replace defaults with the values that they stand for, so that a run records them, and check the values.
 
         Args:
             model: Name of the model; a default may depend on it.

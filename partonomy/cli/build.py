@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from partonomy.cli.data import is_already_built, refuse_shards
-from partonomy.cli.statistics import describe_left_out
+from partonomy.cli.stats import describe_left_out
 from partonomy.datasets import record_exchange as marked_images
 from partonomy.datasets.record_exchange import MARKED_FOLDER
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards

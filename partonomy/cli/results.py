@@ -1,4 +1,4 @@
-"""`python -m partonomy tables`, `compare`, `report` and `export-predictions`."""
+"""`python -m partonomy tables | compare | report | export-predictions`: show and export finished runs."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -24,9 +24,10 @@ from partonomy.files import (
     parse_json,
     read_json,
     reason_of,
+    shorten,
 )
 from partonomy.images import check_image
-from partonomy.masks import check_mask_size, rle_area, rle_from_coco, rle_to_json, shorten, union_masks
+from partonomy.masks import check_mask_size, rle_area, rle_from_coco, rle_to_json, union_masks
 from partonomy.sharding import Shard
 from partonomy.structures import (
     CharSpan,

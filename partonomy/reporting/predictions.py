@@ -1,4 +1,4 @@
-"""A run's replies and masks as one JSON list for other tools; each benchmark defines the content of an entry."""
+"""Exports a run's replies and masks as one JSON list for other tools; each benchmark defines its entries."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from partonomy.reporting.loaded_run import AnyRun
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """The number of written entries, and the records without one because their items could not be read."""
+    """The number of written entries, and the records that have none because their items could not be read."""
 
     num_written: int
     unreadable: tuple[str, ...]

@@ -4,7 +4,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from partonomy.benchmarks.reason_seg import read_explanations, read_reason_seg, split_folder
-from partonomy.benchmarks.referring import REFERRING_SETS, read_referring, reference_file
+from partonomy.benchmarks.refcoco import REFERRING_SETS, read_referring, reference_file
 from partonomy.datasets.sources.mmr import mmr_file, read_mmr
 from plum.data.readers.label_maps import LabelMaps, find_layout
 from plum.data.readers.llava_instruct import DIALOGUE_FILE, Dialogues

@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image
 
 from partonomy.benchmarks.multi_referring import read_multi_referring
+from partonomy.benchmarks.refcoco import COCO_FOLDER, reference_file
 from partonomy.benchmarks.refcocom import read_refcocom
-from partonomy.benchmarks.referring import COCO_FOLDER, reference_file
 from partonomy.datasets.sources.mmr import ground_answer, mmr_file, read_mmr, write_mmr
 from partonomy.masks import decode_mask
 from tests.fuzz import mutations, worlds

@@ -40,7 +40,6 @@ from partonomy.benchmarks.partonomy.steps import (
     ChoiceProtocol,
     Conditioning,
     Step,
-    Subject,
     first_answer,
     question_steps,
     step_turns,
@@ -87,6 +86,7 @@ from partonomy.structures import (
     QuestionSet,
     QuestionType,
     SkippedType,
+    Subject,
 )
 from partonomy.table_format import Table
 
@@ -319,7 +319,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
 
     @property
     def lost(self) -> Sequence[QuestionRecord]:
-        """Records of the question file that cannot be asked, without those of types that are not asked."""
+        """Records for questions of the requested types that could not be read, and so count as failed."""
         invalid = () if self.question_set is None else self.question_set.invalid
         wanted = {None, *self.options.types}
         numbers: dict[str, int] = {}
@@ -425,7 +425,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             yield group if of_type else replace(group, reasons=_why_not_asked(name, skipped))
 
     def settle(self, records: Sequence[QuestionRecord]) -> Iterator[QuestionRecord]:
-        """See Task; `unsupported` then names the capabilities that the model had on no question."""
+        """Return the records as the metrics count them, with capabilities that the model never had as unsupported."""
         unsupported = unsupported_capabilities(records)
         for record in records:
             settled = _fail_if_inconsistent(record, unsupported)
@@ -433,7 +433,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """See Task."""
+        """Settings that change the meaning of a number, by name."""
         return {
             "first answer of part-whole questions (--part_whole)": self.options.part_whole.value,
             "way of choosing (--choice_protocol)": self.options.choice_protocol,
@@ -462,11 +462,11 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         return (length_table(records),)
 
     def show(self, record: QuestionRecord, item: QuestionItem | None) -> Case:
-        """See `show_question`."""
+        """Describe what a page shows for a question."""
         return show_question(record, None if item is None else item.question)
 
     def prediction(self, record: QuestionRecord, item: QuestionItem | None, folder: Path) -> Mapping[str, Any]:
-        """See `question_prediction`."""
+        """Return the question's published record together with the model's answers."""
         assert item is not None  # EXPORT_NEEDS_ITEMS
         question = item.question
         instance = self._instances.get(question.question_id) or self._instances[question.instance_id]
@@ -489,7 +489,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         yield self.content_hash()
 
     def content_hash(self) -> str:
-        """See `content`."""
+        """Return the content hash of the question set."""
         assert self.question_set is not None  # a task that is run has its questions
         return self.question_set.content_hash
 

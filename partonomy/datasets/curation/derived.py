@@ -90,14 +90,14 @@ def lock_outputs(folders: Sequence[Path], inputs: Iterable[Path], overwrite: boo
     sources = {path.resolve() for path in inputs}
     for folder in folders:
         if folder.resolve() in sources:
-            raise ValueError(f"{folder}: is an input folder; choose another output folder")
+            raise ValueError(f"{folder} is an input folder; choose another output folder")
         if folder.exists() and not folder.is_dir():
-            raise FileExistsError(f"{folder}: is a file; choose another output folder")
+            raise FileExistsError(f"{folder} is a file; choose another output folder")
     with ExitStack() as locks:
         for folder in folders:
             locks.enter_context(lock_folder(folder))
             if not overwrite and any(path.name != LOCK_FILE for path in folder.iterdir()):
-                raise FileExistsError(f"{folder}: is not empty; pass --overwrite or choose another output folder")
+                raise FileExistsError(f"{folder} is not empty; pass --overwrite or choose another output folder")
         yield
 
 

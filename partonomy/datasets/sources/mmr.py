@@ -17,17 +17,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, open_atomically, reason_of
-from partonomy.masks import (
-    check_mask_size,
+from partonomy.files import (
+    RECORD_ERRORS,
+    check_relative_path,
+    check_text,
     is_integer,
-    read_sound_codes,
-    rle_bbox,
-    rle_from_coco,
-    rle_to_json,
+    iterate_records,
+    open_atomically,
+    reason_of,
     shorten,
-    union_masks,
 )
+from partonomy.masks import check_mask_size, read_sound_codes, rle_bbox, rle_from_coco, rle_to_json, union_masks
 from partonomy.names import IRREGULAR_PLURALS, OBJECT_PART_SEPARATOR, clean_name, split_part_name
 from partonomy.structures import RLE, CharSpan
 
@@ -79,7 +79,7 @@ def parse_category(raw: str) -> CategoryName:
 
 @lru_cache(maxsize=4096)  # a few hundred categories, looked up for every target
 def phrase_pattern(raw: str) -> re.Pattern[str]:
-    """Return a pattern for the forms of a category's name in a text: singular, plural, numbered ("knife_1's blades").
+    """Return a pattern for the forms of a category's name in text: singular, plural, numbered ("knife_1's blades").
 
     A part may be "car's wheel", "car wheel", "wheel of the car", or just "wheel". Longer forms come first.
     """
@@ -191,7 +191,7 @@ def read_mmr(path: Path) -> tuple[MmrImage, ...]:
         num_questions[image.image_id] += len(image.questions)
         images.append(image)
     if not images:
-        raise ValueError(f"{path}: there is no image record in the file")
+        raise ValueError(f"{path}: the file contains no image records")
     return tuple(images)
 
 
@@ -215,7 +215,7 @@ def write_mmr(images: Iterable[MmrImage], path: Path) -> None:
 def _read_image(record: Any, num_questions: Mapping[str, int]) -> MmrImage:
     image_id = str(record["image_id"]) if is_integer(record["image_id"]) else check_text(record["image_id"], "image_id")
     height, width = record["height"], record["width"]
-    check_mask_size(height, width, "the image")
+    check_mask_size(height, width)
     file_name = check_relative_path(record["file_name"], "'file_name'")
     columns = [_read_list(record, key) for key in ("questions", "answers", "text_answers")]
     if len({len(column) for column in columns}) > 1:

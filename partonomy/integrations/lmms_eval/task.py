@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from partonomy.benchmarks.partonomy.listwise import LETTERS, listwise_turns, order_key, shuffled_order
-from partonomy.benchmarks.partonomy.steps import VERSION, Step, Subject, question_steps, step_turns
+from partonomy.benchmarks.partonomy.steps import VERSION, Step, question_steps, step_turns
 from partonomy.datasets.store import load_questions
 from partonomy.files import write_text_atomically
 from partonomy.masks import rle_to_json
 from partonomy.models.contract import Role, Turn
-from partonomy.structures import Question
+from partonomy.structures import Question, Subject
 
 Row = Mapping[str, object]
 
@@ -150,14 +150,14 @@ def export_lmms_eval_tasks(questions: Path, output: Path, seed: int, overwrite: 
 
     Raises:
         FileExistsError: The folder holds files and `overwrite` is off.
-        ValueError: There is no question.
+        ValueError: There are no questions.
     """
     question_set = load_questions(questions, invalid="collect")
     if not question_set.questions:
-        raise ValueError(f"{questions}: contains no usable question; see python -m partonomy check")
+        raise ValueError(f"{questions} contains no usable questions; see python -m partonomy check")
     if output.is_dir() and any(output.iterdir()):
         if not overwrite:
-            raise FileExistsError(f"{output}: is not empty; pass --overwrite or another --output")
+            raise FileExistsError(f"{output} is not empty; pass --overwrite or another --output")
         for pattern in OWN_FILES:
             for path in sorted(output.glob(pattern)):
                 path.unlink()

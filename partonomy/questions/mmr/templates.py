@@ -149,7 +149,7 @@ class TemplateMaker:
         }
 
     def make(self, image: AnnotatedImage, kind: Kind | None) -> MadePairs:
-        """See `PairMaker`; if `kind` is None, the kinds alternate."""
+        """Make the pairs of an image (see `PairMaker`); if `kind` is None, the kinds alternate."""
         kinds = list(Kind)
         number = len(kinds) if kind is None else kinds.index(kind)
         generator = np.random.default_rng((self._seed, image.image_id, number))

@@ -53,7 +53,7 @@ class ReferringSource:
         return Sample(first.image_id, self.name, image, self._converse(index, generator))
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
+        """Return the characters of the longest conversation of the same sample; no image is read."""
         return longest_text(self._converse(index, generator))
 
     def _converse(self, index: int, generator: np.random.Generator) -> tuple[tuple[Exchange, ...], ...]:

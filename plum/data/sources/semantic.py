@@ -61,7 +61,7 @@ class SemanticSource:
         return Sample(name, self.name, image, tuple(conversations), ignore_mask=ignored if ignored.any() else None)
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source. Only its label map would tell what is in an image."""
+        """Return a typical length, because only the label map would tell what is in the image."""
         return self.TEXT_LENGTH
 
     def exchanges(self) -> Iterator[Exchange]:

@@ -14,7 +14,7 @@ from partonomy.benchmarks.mmr import NO_PHRASE, NO_WORD, MultiTargetMode, MultiT
 from partonomy.benchmarks.registry import find_benchmark
 from partonomy.benchmarks.segmentation import Wording
 from partonomy.benchmarks.task import Source
-from partonomy.harness.merge import merge_runs
+from partonomy.harness.merge_runs import merge_runs
 from partonomy.harness.summary import Summary, read_summary
 from partonomy.models.contract import Generation, Turn
 from partonomy.reporting.overview import overview

@@ -95,11 +95,14 @@ def test_files_of_the_windows_code_page_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text": []}, "'text' must be a list of at least one text"),
-        ({"text": "words"}, "'text' must be a list of at least one text"),
-        ({"text": ["  "]}, "'text' must be a list of at least one text"),
-        ({"shapes": [{"label": "target", "points": [[1, 2, 3]]}]}, r"shape 0: 'points' must be a list of \[x, y\]"),
-        ({"shapes": [{"label": "target", "points": [[1, 1e12]]}]}, "shape 0: the coordinate 10+ lies far outside"),
+        ({"text": []}, "'text' must be a non-empty list of non-empty strings"),
+        ({"text": "words"}, "'text' must be a non-empty list of non-empty strings"),
+        ({"text": ["  "]}, "'text' must be a non-empty list of non-empty strings"),
+        (
+            {"shapes": [{"label": "target", "points": [[1, 2, 3]]}]},
+            r"shape 0: 'points' must be a non-empty list of \[x, y\]",
+        ),
+        ({"shapes": [{"label": "target", "points": [[1, 1e12]]}]}, "shape 0: the coordinate 10+ is far outside"),
         ({"shapes": [{"points": [[1, 2]]}]}, "the key 'label' is missing"),
         ({"shapes": None}, "not iterable"),
     ],
@@ -112,7 +115,7 @@ def test_broken_records_are_named(tmp_path: Path, changes: dict[str, object], me
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"val: no \*\.jpg there"):
+    with pytest.raises(FileNotFoundError, match=r"val contains no \*\.jpg"):
         read_reason_seg(tmp_path, "val")
     write_record(tmp_path, "a", record(), split="val").unlink()
     with pytest.raises(FileNotFoundError, match=r"a\.json: not found"):

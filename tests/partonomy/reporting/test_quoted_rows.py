@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from partonomy.reporting.paper_tables.quoted_rows import (
+from partonomy.reporting.paper_tables.partonomy_tables import (
     TABLE_LEGENDS,
     TABLE_SUBSETS,
     load_reference,

@@ -221,7 +221,7 @@ def test_the_miniature_has_every_benchmark(
         (("refcoco", "--limit", "0"), "--limit must be at least 1"),
         (("pope", "--split", "val"), "no split 'val'"),
         (("textvqa",), "TextVQA_0.5.1_val.json"),
-        (("refcoco", "--split", "testA"), "no record of the split 'testA'"),
+        (("refcoco", "--split", "testA"), "no record belongs to the split 'testA'"),
         (("refcoco+",), "refcoco+"),
     ],
 )

@@ -106,8 +106,8 @@ def test_no_record_is_written_as_an_empty_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"image_id": None}, r"\(image None\): image_id must be a text"),
-        ({"height": "12"}, "height and width must be whole numbers"),
+        ({"image_id": None}, r"\(image None\): image_id must be a non-empty string"),
+        ({"height": "12"}, "height and width must be integers"),
         ({"file_name": "../secret.jpg"}, "leaves the image folder"),
         ({"questions": ["one"]}, "have 1, 2, 2 entries"),
         ({"questions": ["  ", "two"]}, "question 0: the question is empty"),
@@ -123,7 +123,7 @@ def test_no_record_is_written_as_an_empty_list(tmp_path: Path) -> None:
             {"answers": [[annotation("knife", rle(0, 0, 1, 1), segmentation={"size": [4, 4], "counts": "04"})], []]},
             "target 0: its segmentation: the mask is 4 x 4",
         ),
-        ({"text_answers": [None, "x"]}, "question 0: the text answer must be a text"),
+        ({"text_answers": [None, "x"]}, "question 0: the text answer must be a non-empty string"),
     ],
 )
 def test_broken_records_are_named(tmp_path: Path, changes: dict[str, Any], reason: str | None) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from partonomy.benchmarks.reason_seg import read_explanations, read_reason_seg
-from partonomy.benchmarks.referring import read_referring
+from partonomy.benchmarks.refcoco import read_referring
 from partonomy.masks import decode_mask, encode_mask, rle_area
 from plum.data.collate import check_sample
 from plum.data.readers.label_maps import LABEL_LAYOUTS, LabelMaps
