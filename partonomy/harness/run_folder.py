@@ -303,7 +303,7 @@ def open_run(output: Path, config: RunConfig, resume: bool, rank: Rank) -> None:
         if differing and ((resume and any(record_files(output))) or rank.world_size > 1):
             if len(differing) == 1 and old.protocol_version != config.protocol_version:
                 raise ValueError(
-                    f"{path} is of a run under {old.protocol_version}; this version of the code counts by "
+                    f"{path} belongs to a run under {old.protocol_version}; this version of the code counts by "
                     f"{config.protocol_version}, and the two do not mix. tables, compare and report still read that "
                     "run; use another --output for a new one"
                 )

@@ -47,7 +47,7 @@ def test_a_key_younger_than_the_run_means_its_default(config: TrainConfig) -> No
 
 def test_a_nested_key_younger_than_the_run_means_what_the_code_then_did(config: TrainConfig) -> None:
     """A run from before the switches of docs/fidelity.md resumes, with the fit that its template then had."""
-    run = RunDirectory(config)
+    run = RunFolder(config)
     run.prepare()
     recorded = yaml.safe_load((run.root / "config.yaml").read_text())
     del recorded["new_token_rows"], recorded["losses"]["bio_scope"], recorded["data"]["sources"][0]["group"]
@@ -63,11 +63,11 @@ def test_a_nested_key_younger_than_the_run_means_what_the_code_then_did(config: 
         )
 
     for same in (config, with_fit(None)):
-        RunDirectory(same).prepare()
+        RunFolder(same).prepare()
     with pytest.raises(ValueError, match=r"other settings \(losses\.bio_scope\)"):
-        RunDirectory(dataclasses.replace(config, losses=dataclasses.replace(losses, bio_scope="all"))).prepare()
+        RunFolder(dataclasses.replace(config, losses=dataclasses.replace(losses, bio_scope="all"))).prepare()
     with pytest.raises(ValueError, match=r"other settings \(model\.llava\.vision\.fit\)"):
-        RunDirectory(with_fit("crop")).prepare()
+        RunFolder(with_fit("crop")).prepare()
 
 
 @pytest.mark.parametrize("init_from", [None, "weights/base"])
@@ -80,19 +80,19 @@ def test_an_earlier_run_of_llava_weights_was_padded(config: TrainConfig, init_fr
         )
         return dataclasses.replace(config, init_from=init_from, model=model)
 
-    run = RunDirectory(with_fit("pad"))
+    run = RunFolder(with_fit("pad"))
     run.prepare()
     recorded = yaml.safe_load((run.root / "config.yaml").read_text())
     del recorded["model"]["llava"]["vision"]["fit"]
     write_text_atomically(run.root / "config.yaml", yaml.safe_dump(recorded))
-    RunDirectory(with_fit("pad")).prepare()
+    RunFolder(with_fit("pad")).prepare()
     with pytest.raises(ValueError, match=r"model\.llava\.vision\.fit"):
-        RunDirectory(with_fit("crop")).prepare()
+        RunFolder(with_fit("crop")).prepare()
     if init_from is None:
         with pytest.raises(ValueError, match=r"model\.llava\.vision\.fit"):
-            RunDirectory(with_fit(None)).prepare()  # from scratch it would now crop
+            RunFolder(with_fit(None)).prepare()  # from scratch it would now crop
     else:
-        RunDirectory(with_fit(None)).prepare()
+        RunFolder(with_fit(None)).prepare()
 
 
 def test_how_the_work_is_divided_may_change_and_is_recorded(config: TrainConfig) -> None:
