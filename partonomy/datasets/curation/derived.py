@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from partonomy.datasets.kept_values import KEPT_FILE
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
     BUILD_FILE,
@@ -96,7 +97,7 @@ def save_curated(
         record: the content of `curation.json`.
         origins: image id in `dataset` -> origin.
     """
-    for name in (QUESTIONS_FILE, BUILD_FILE):
+    for name in (QUESTIONS_FILE, KEPT_FILE, BUILD_FILE):
         (folder / name).unlink(missing_ok=True)
     saved = save_dataset(dataset, folder, DatasetOrigin(record.command, None, dict(record.settings)))
     content: dict[str, Any] = {

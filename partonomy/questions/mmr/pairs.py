@@ -147,11 +147,13 @@ class MadePairs:
         questions: the accepted pairs, numbered from 0.
         rejections: the rejected pairs.
         not_askable: categories of the annotations that no question can ask for, one entry per annotation.
+        withheld: purposes that no question asks for, because the answer could be incomplete or would be too long.
     """
 
     questions: tuple[MmrQuestion, ...] = ()
     rejections: tuple[Rejection, ...] = ()
     not_askable: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
 
 
 class PairMaker(Protocol):
