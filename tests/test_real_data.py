@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from partonomy.__main__ import main
-from partonomy.datasets.sources.mmr import CategoryName, parse_category, read_mmr
+from partonomy.datasets.sources.mmr import CategoryName, read_mmr
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.harness.summary import Summary
 from partonomy.images import BOX_COLOUR, EXIF_ORIENTATION, draw_box, load_image
@@ -298,7 +298,7 @@ def mmr_targets(folder: Path, root: Path) -> list[tuple[str, list[CategoryName]]
         main(["build-mmr", str(folder), "--output", str(root), "--split", "train", "--questions_per_image", "9"]) == 0
     )
     return [
-        (question.question, [parse_category(target.category_name) for target in question.targets])
+        (question.question, [target.category for target in question.targets])
         for image in read_mmr(root / "MMR" / "MMR_train.json")
         for question in image.questions
     ]

@@ -134,6 +134,12 @@ class MmrTarget:
     granularity: Granularity
     num_codes: int = 1
 
+    @property
+    def category(self) -> CategoryName:
+        """Its name in clean words; an object whose name has the form of a part's, "chest of drawers", is an object."""
+        is_part = self.granularity is Granularity.PART
+        return parse_category(self.category_name) if is_part else CategoryName(clean_name(self.category_name), None)
+
 
 @dataclass(frozen=True)
 class MmrQuestion:

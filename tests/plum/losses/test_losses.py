@@ -29,6 +29,15 @@ def test_bio_golden() -> None:
     assert float(bio_loss(logits, torch.tensor([0, 1]), (0.1, 1.0, 1.0))) == pytest.approx(1.323281, abs=1e-5)
 
 
+def test_the_default_class_weights_are_the_authors() -> None:
+    """O counts a tenth of B and I (the authors' code; no configuration file sets the weights): the value above."""
+    logits = torch.tensor([math.log(2.0), 0.0, 0.0]).expand(2, 3)
+    default = LossConfig().bio_class_weights
+    assert float(bio_loss(logits, torch.tensor([0, 1]), default)) == pytest.approx(1.323281, abs=1e-5)
+    # Tags O, I: the same weights for I as for B.
+    assert float(bio_loss(logits, torch.tensor([0, 2]), default)) == pytest.approx(1.323281, abs=1e-5)
+
+
 def test_bio_without_tagged_tokens_is_zero_with_finite_gradient() -> None:
     states = torch.zeros(5, 3, requires_grad=True)
     logits = states[:0]

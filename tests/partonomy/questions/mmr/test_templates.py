@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.datasets.sources.mmr import Kind, ground_answer
+from partonomy.datasets.sources.mmr import CategoryName, Kind, ground_answer
 from partonomy.questions.mmr.pairs import find_faults
 from partonomy.questions.mmr.scene import kind_of, read_scene
 from partonomy.questions.mmr.templates import (
@@ -107,6 +107,23 @@ def test_one_kind_alone(tmp_path: Path, kind: Kind) -> None:
     made = make_maker(tmp_path).make(make_image(), kind)
     assert len(made.questions) == 3
     assert {kind_of(question) for question in made.questions} == {kind}
+
+
+def test_no_purposes_are_asked_for_twice_in_an_image(tmp_path: Path) -> None:
+    """Two object purposes: each alone, and both together, in whatever order and words."""
+    made = make_maker(tmp_path, questions_per_image=9).make(make_image(), Kind.OBJECT)
+    asked = [frozenset(p for p in ("travel on a road", "guard a house") if p in one.question) for one in made.questions]
+    assert sorted(map(len, asked)) == [1, 1, 2]
+    assert len(set(asked)) == 3
+
+
+def test_an_object_called_like_a_part_is_an_object(tmp_path: Path) -> None:
+    chest = replace(make_image().objects[0], label="chest of drawers", parts=())
+    scene = read_scene(replace(make_image(), objects=(chest,)))
+    assert scene.targets[0].target.category == CategoryName("chest of drawers", None)
+    table = replace(make_table(tmp_path), objects={"chest of drawers": ("store socks",)})
+    (question,) = TemplateMaker(table, "sha", 0, 3).make(scene.image, None).questions
+    assert "names a target" not in str(find_faults(question, scene))
 
 
 def test_an_image_that_offers_less_gets_fewer_questions(tmp_path: Path) -> None:
