@@ -27,7 +27,7 @@ def test_the_towers_statistics_are_the_published_ones() -> None:
     # The same numbers in the pixels: a white image, red, green and blue.
     white = np.full((4, 4, 3), 255, dtype=np.uint8)
     of_sam = [(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375]
-    assert sam_input(white, 4, (4, 4))[:, 0, 0].tolist() == pytest.approx(of_sam, abs=1e-5)
+    assert sam_input(white, ImageFrame((4, 4), (4, 4)), 4)[:, 0, 0].tolist() == pytest.approx(of_sam, abs=1e-5)
     of_clip = [(1 - 0.48145466) / 0.26862954, (1 - 0.4578275) / 0.26130258, (1 - 0.40821073) / 0.27577711]
     assert clip_input(white, 4, "pad")[:, 0, 0].tolist() == pytest.approx(of_clip, abs=1e-5)
 
