@@ -237,11 +237,11 @@ class _Finder(ast.NodeVisitor):
         if isinstance(node.value, bool):
             self._add("constant", start, end, str(not node.value))
         elif isinstance(node.value, int):
-            for value in (node.value + 1, node.value - 1):
-                self._add("constant", start, end, str(value) if value >= 0 else f"({value})")
+            for near in (node.value + 1, node.value - 1):
+                self._add("constant", start, end, str(near) if near >= 0 else f"({near})")
         elif isinstance(node.value, float):
-            for value in (2 * node.value, node.value / 2) if node.value else (1.0,):
-                self._add("constant", start, end, repr(value))
+            for scaled in (2 * node.value, node.value / 2) if node.value else (1.0,):
+                self._add("constant", start, end, repr(scaled))
 
     def visit_Call(self, node: ast.Call) -> None:
         """Swap min and max, any and all."""
