@@ -119,6 +119,10 @@ def export_questions(questions: str, output: str, overwrite: bool = False) -> No
     print(f"{record_file}: {summary.num_questions} questions")
     for line in summary.kept.describe():
         print(f"  written as they were imported: {line}")
+    if summary.is_edited:
+        print(
+            "  annotations or questions were edited since the import: all masks and parts are written as they are now"
+        )
     print(f"{sidecar_path(record_file)}: their annotations, for a lossless import")
     if summary.num_boxes:
         print(f"  {summary.num_boxes} questions mark their object with a box, which only the second file holds")

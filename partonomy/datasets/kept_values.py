@@ -8,7 +8,8 @@ each record, the values in which it differs from the record that an export would
 
 Lines are either `{"segmentations_sha256", "segmentations"}`, once for all records that repeat them, or
 `{"question_id", "values", "absent", "segmentations_sha256"}`. `build.json` names the file by its hash, so that a file
-left over from an earlier data set is not taken for this one's.
+left over from an earlier data set is not taken for this one's. If annotations or questions were edited after the
+import, an export writes their masks and parts, not those of the record file.
 """
 
 import json
@@ -104,7 +105,13 @@ def is_same_json(first: object, second: object) -> bool:
 
 def rename_clashes(record: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record with the keys of an entry added; the record's own keys of the same name get a prefix."""
-    return {RENAMED + key if key in entry else key: value for key, value in record.items()} | dict(entry)
+    renamed: dict[str, Any] = {}
+    for key, value in record.items():
+        name = key
+        while name in entry or (name != key and (name in record or name in renamed)):
+            name = RENAMED + name
+        renamed[name] = value
+    return renamed | dict(entry)
 
 
 @dataclass
@@ -211,10 +218,29 @@ def write_kept(folder: Path) -> Iterator[KeptWriter]:
         path.unlink()
 
 
-def describe_kept(folder: Path, counts: KeptCounts) -> dict[str, Any]:
-    """Return the entry of `build.json` for the kept values in a folder; empty if there are none."""
+def describe_kept(folder: Path, counts: KeptCounts, content: Sequence[Path]) -> dict[str, Any]:
+    """Return the entry of `build.json` for the kept values in a folder; empty if there are none.
+
+    Args:
+        folder: the data set folder.
+        counts: counts of the kept values.
+        content: the files of annotations and questions that they belong to.
+    """
     path = folder / KEPT_FILE
-    return {BUILD_KEY: {"sha256": hash_files([path]), **counts.to_json()}} if path.is_file() else {}
+    hashes = {"sha256": hash_files([path]), "content_sha256": hash_files(content)} if path.is_file() else {}
+    return {BUILD_KEY: {**hashes, **counts.to_json()}} if hashes else {}
+
+
+@dataclass(frozen=True)
+class KeptOfFolder:
+    """A folder's kept values by question id.
+
+    `is_edited`: annotations or questions are no longer those of the import; segmentations and the order of
+    `answer_parts` are then left out.
+    """
+
+    values: Mapping[str, KeptValues] = field(default_factory=dict)
+    is_edited: bool = False
 
 
 def kept_counts(build: Mapping[str, Any], path: Path) -> KeptCounts:
@@ -231,42 +257,46 @@ def kept_counts(build: Mapping[str, Any], path: Path) -> KeptCounts:
         raise ValueError(f"{path}: {BUILD_KEY!r}: {reason_of(error)}; import the record file again") from error
 
 
-def read_kept(folder: Path, build: Mapping[str, Any]) -> Mapping[str, KeptValues]:
-    """Read a folder's kept values by question id.
+def read_kept(folder: Path, build: Mapping[str, Any], content: Sequence[Path]) -> KeptOfFolder:
+    """Read a folder's kept values.
 
     Args:
         folder: the data set folder.
         build: content of its `build.json`.
+        content: its files of annotations and questions.
 
     Raises:
         FileNotFoundError: `build.json` names kept values, but there is no file.
         ValueError: the file is broken, or not the one that was written with `build.json`.
     """
     if BUILD_KEY not in build:
-        return {}
+        return KeptOfFolder()
     path = folder / KEPT_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; import the record file again")
     entry = build[BUILD_KEY]
     if not isinstance(entry, Mapping) or entry.get("sha256") != hash_files([path]):
         raise ValueError(f"{path}: not the file that the import wrote; import the record file again")
+    is_edited = entry.get("content_sha256") != hash_files(content)
     segmentations: dict[str, KeptSegmentations] = {}
     kept: dict[str, KeptValues] = {}
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            content = parse_json(line, f"{path}, line {number}: not a JSON object")
+            row = parse_json(line, f"{path}, line {number}: not a JSON object")
             try:
-                if "question_id" not in content:
-                    sha256 = check_text(content["segmentations_sha256"], "'segmentations_sha256'")
-                    segmentations[sha256] = KeptSegmentations(sha256, dict(content[SEGMENTATIONS]))
+                if "question_id" not in row:
+                    sha256 = check_text(row["segmentations_sha256"], "'segmentations_sha256'")
+                    segmentations[sha256] = KeptSegmentations(sha256, dict(row[SEGMENTATIONS]))
                     continue
-                key = content["segmentations_sha256"]
-                kept[check_text(content["question_id"], "'question_id'")] = KeptValues(
-                    dict(content["values"]), tuple(content["absent"]), None if key is None else segmentations[key]
-                )
+                key, values = row["segmentations_sha256"], dict(row["values"])
+                if is_edited:
+                    values.pop(ANSWER_PARTS, None)
+                masks = None if key is None or is_edited else segmentations[key]
+                name = check_text(row["question_id"], "'question_id'")
+                kept[name] = KeptValues(values, tuple(row["absent"]), masks)
             except RECORD_ERRORS as error:
                 raise ValueError(f"{path}, line {number}: {reason_of(error)}; import the record file again") from error
-    return kept
+    return KeptOfFolder(kept, is_edited)
 
 
 def count_kept(kept: Sequence[KeptValues]) -> KeptCounts:

@@ -15,6 +15,7 @@ from partonomy.datasets.kept_values import (
     BUILD_KEY,
     NOTHING,
     KeptCounts,
+    KeptOfFolder,
     count_kept,
     describe_kept,
     kept_counts,
@@ -33,6 +34,7 @@ from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
     BUILD_FILE,
     DATASET_FILE,
+    QUESTIONS_FILE,
     DatasetOrigin,
     load_dataset,
     load_questions,
@@ -79,12 +81,15 @@ class ExchangeSummary:
         num_boxes: questions that rely on a drawn box, which a published record cannot hold.
         kept: what the records say beyond the questions.
         invalid: records left out.
+        is_edited: whether annotations or questions were edited after the import, so that an export writes their masks
+            and parts.
     """
 
     num_questions: int
     num_boxes: int
     kept: KeptCounts = field(default_factory=KeptCounts)
     invalid: tuple[InvalidRecord, ...] = ()
+    is_edited: bool = False
 
 
 def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
@@ -100,14 +105,14 @@ def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
     questions = load_questions(folder).questions
     instances = {instance.instance_id: instance for image in dataset.images for instance in image.objects}
     build = read_json(folder / BUILD_FILE) if (folder / BUILD_FILE).is_file() else None
-    kept, counts = read_kept(folder, build or {}), kept_counts(build or {}, folder / BUILD_FILE)
+    kept, counts = read_folder_kept(folder), kept_counts(build or {}, folder / BUILD_FILE)
     record_file.parent.mkdir(parents=True, exist_ok=True)
     target = record_file.parent.resolve()
     with open_atomically(record_file) as file, progress(len(questions), "export", "question") as shown:
         file.write(b"[\n")
         for number, question in enumerate(questions):
             record = question_to_record(question, instances[question.instance_id], target)
-            record = kept.get(question.question_id, NOTHING).restore(record, question.image_path, target)
+            record = kept.values.get(question.question_id, NOTHING).restore(record, question.image_path, target)
             file.write((b",\n" if number else b"") + json_bytes(record))
             shown.update()
         file.write(b"\n]\n")
@@ -121,7 +126,18 @@ def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
         "annotations": read_json(folder / ANNOTATIONS_FILE),
     }
     write_json(sidecar_path(record_file), sidecar)
-    return ExchangeSummary(len(questions), sum(question.box is not None for question in questions), counts)
+    num_boxes = sum(question.box is not None for question in questions)
+    return ExchangeSummary(len(questions), num_boxes, counts, is_edited=kept.is_edited)
+
+
+def read_folder_kept(folder: Path) -> KeptOfFolder:
+    """Read what a data set folder keeps of the published records that it was imported from; see `read_kept`."""
+    build = folder / BUILD_FILE
+    return read_kept(folder, read_json(build) if build.is_file() else {}, _content_files(folder))
+
+
+def _content_files(folder: Path) -> tuple[Path, Path]:
+    return folder / ANNOTATIONS_FILE, folder / QUESTIONS_FILE
 
 
 def count_kept_values(path: Path) -> KeptCounts:
@@ -216,7 +232,7 @@ def write_import(
         **{key: value for key, value in build.items() if key != BUILD_KEY},
         "import": import_source(record_file),
         "invalid_records": build.get("invalid_records", []) + rows,
-        **describe_kept(folder, counts),
+        **describe_kept(folder, counts, _content_files(folder)),
     }
     write_json(folder / BUILD_FILE, content, indent=2)
 

@@ -61,10 +61,10 @@ from partonomy.benchmarks.task import (
     first_of_each_group,
     make_group,
 )
-from partonomy.datasets.kept_values import NOTHING, KeptValues, read_kept
+from partonomy.datasets.kept_values import NOTHING, KeptValues
 from partonomy.datasets.published_records import read_records
-from partonomy.datasets.store import BUILD_FILE, load_dataset, load_questions
-from partonomy.files import read_json
+from partonomy.datasets.record_exchange import read_folder_kept
+from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
 from partonomy.metrics.iou import count_pixels
 from partonomy.metrics.matching import Matching, match_masks
@@ -460,8 +460,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         """The objects, by question id for a record file, otherwise by their own id; and the kept values."""
         assert self.root is not None  # set by `read_partonomy`
         if not self.root.is_file():
-            images, build = load_dataset(self.root).images, self.root / BUILD_FILE
-            kept = read_kept(self.root, read_json(build) if build.is_file() else {})
+            images, kept = load_dataset(self.root).images, read_folder_kept(self.root).values
             return {instance.instance_id: instance for image in images for instance in image.objects}, kept
         records = read_records(self.root, "collect")[0]
         of_records: dict[str | int, ObjectInstance] = {

@@ -177,6 +177,20 @@ def test_values_of_another_import_are_refused(tmp_path: Path) -> None:
         export_records(tmp_path / "set", tmp_path / "out.json")
 
 
+def test_edited_masks_and_parts_are_not_undone_by_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import_records(write_records(tmp_path / "in", RECORD | {"difficulty": 3}), tmp_path / "set")
+    annotations = tmp_path / "set" / "annotations.json"
+    old, new = draw_part(7).counts, draw_part(8).counts
+    assert json.dumps(old) in annotations.read_text()
+    annotations.write_text(annotations.read_text().replace(json.dumps(old), json.dumps(new)))
+    assert main(["export", "--questions", str(tmp_path / "set"), "--output", str(tmp_path / "in" / "out.json")]) == 0
+    assert "edited since the import: all masks and parts are written as they are now" in capsys.readouterr().out
+    (record,) = read(tmp_path / "in" / "out.json")
+    assert record["segmentations"]["bucket"] == [{"size": [HEIGHT, WIDTH], "counts": new}]
+    assert record["answer_parts"][0] == ["front wheel", "wheel"]
+    assert record["difficulty"] == 3
+
+
 def test_shards_keep_the_same_values(tmp_path: Path) -> None:
     other = copy.deepcopy(RECORD) | {"image_path": "images/b.png", "answer_operations": OPERATIONS}
     made = [RECORD | {"difficulty": 1}, other, PART_WHOLE | {"note": "ü\ud800"}, other, change(level=True)]
@@ -195,7 +209,7 @@ def test_shards_keep_the_same_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_folder", [True, False])
 def test_predictions_repeat_the_record_key_by_key(tmp_path: Path, is_folder: bool) -> None:
-    odd = RECORD | {"answer_operations": OPERATIONS, "status": "reviewed"}
+    odd = RECORD | {"answer_operations": OPERATIONS, "status": "reviewed", "published_status": 2}
     path = write_records(tmp_path / "in", odd)
     questions = path
     if is_folder:
@@ -206,7 +220,7 @@ def test_predictions_repeat_the_record_key_by_key(tmp_path: Path, is_folder: boo
     assert main(["export-predictions", str(tmp_path / "run"), "--output", str(target)]) == 0
     (entry,) = read(target)
     for key, value in odd.items():
-        assert is_same_json(entry["published_status" if key == "status" else key], value)
+        assert is_same_json(entry["published_published_status" if key == "status" else key], value)
     assert entry["status"] == "scored"
 
 
