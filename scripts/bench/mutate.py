@@ -1,8 +1,8 @@
 """Mutation testing: change one detail of code that numbers depend on, and see whether its tests notice.
 
-    python -m scripts.bench.mutate --groups plum_losses,plum_heads --mutants 20 --output runs/mutants.jsonl
-    python -m scripts.bench.mutate --groups plum_losses --list          # the drawn mutants, nothing is run
-    python -m scripts.bench.mutate --output runs/mutants.jsonl --report # what a file of results says
+    python scripts/bench/mutate.py --groups plum_losses,plum_heads --mutants 20 --output runs/mutants.jsonl
+    python scripts/bench/mutate.py --groups plum_losses --list          # the drawn mutants, nothing is run
+    python scripts/bench/mutate.py --output runs/mutants.jsonl --report # what a file of results says
 
 `scripts/bench/mutants.yaml` names the groups: files, and the tests that guard them. From each group the seed draws
 mutants of these kinds:
