@@ -56,6 +56,14 @@ def hash_json(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 
+def json_bytes(content: object) -> bytes:
+    """Return JSON in UTF-8. Half a surrogate pair, which UTF-8 cannot encode, makes all of it ASCII with escapes."""
+    try:
+        return json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(content).encode("ascii")
+
+
 def write_json(path: Path, content: object, indent: int | None = None) -> None:
     """Write JSON in UTF-8 atomically (`open_atomically`), without whitespace unless `indent` is given."""
     separators = (",", ":") if indent is None else None

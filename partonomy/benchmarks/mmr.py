@@ -396,15 +396,19 @@ class MultiTargetTask(MaskTask[MultiTargetItem, SegmentedTargets]):
         return mmr_ratios(records, self.options.mode)
 
     def notes(self, records: Sequence[AnswerRecord]) -> tuple[str, ...]:
-        """State the numbers of missing and extra masks, and why masks are missing if the question is the cause."""
+        """State united codes, the numbers of missing and extra masks, and why masks are missing due to the question."""
+        united = sum(target.num_codes > 1 for item in self.items for target in item.targets)
+        of_codes = (
+            (f"{united} targets have several codes in the file; each is scored as their union",) if united else ()
+        )
         if self.options.mode is MultiTargetMode.UNION:
-            return ()
+            return of_codes
         num_targets = sum(len(record.truths) for record in records)
         missing, extra = sum(map(num_missing, records)), sum(map(num_extra, records))
         lines = [f"{num_targets} targets: {missing} without a mask, {extra} masks without a target"]
         reasons = [one.reason for record in records for one in record.targets if one.reason is not None]
         lines += [f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons))]
-        return tuple(lines)
+        return (*of_codes, *lines)
 
     def show(self, record: AnswerRecord, item: MultiTargetItem | None) -> Case:
         """Show the targets and the masks that were compared with them, each pair in one colour."""

@@ -185,6 +185,7 @@ class BuildStep:
                 left_out=reading.skipped,
             )
         _print_summary(self._folder, summary, reading.skipped)
+        _print_notes(reading)
         self._store_marked()
 
     def draw(self, shard: Shard) -> None:
@@ -231,6 +232,7 @@ class BuildStep:
                 settings=self._settings,
                 left_out=reading.skipped,
             )
+        _print_notes(reading)
         print(f"{self._folder}: prepared, {preparation.num_images} images; next: --shard 1/N to --shard N/N")
 
     def ask(self, shard: Shard) -> None:
@@ -279,6 +281,11 @@ def _print_summary(folder: Path, summary: BuildSummary, skipped: Sequence[Skippe
         print(describe_left_out(len(left_out.annotation_ids), left_out.annotation_ids, left_out.reason))
     if summary.embedding_model:
         print(f"  object names compared by {summary.embedding_model}")
+
+
+def _print_notes(reading: SourceReading) -> None:
+    for note in reading.notes:
+        print(f"  {note}")
 
 
 def _question_types(names: Sequence[str] | str) -> tuple[QuestionType, ...]:

@@ -41,7 +41,8 @@ def locate_listed(text: str, labels: Sequence[str]) -> tuple[CharSpan, ...]:
 
     The published correct answers to "... in common with a Y?" name a part by Y's word for it, or by its lemma, but the
     labels are those of the masks. Both have the same order, because the authors' code writes text and labels from one
-    list.
+    list: the k-th entry is the k-th label, also where two parts share one of Y's words ("wheel, and wheel" for the
+    parts "rim" and "wheel").
 
     Args:
         text: an answer that ends in a colon and a list, ": a, b, and c.".
@@ -52,7 +53,7 @@ def locate_listed(text: str, labels: Sequence[str]) -> tuple[CharSpan, ...]:
 
     Raises:
         ValueError: there is no list after a colon, the numbers of entries and labels differ, or a label occurs in the
-            list at another position than its own.
+            list, but not at its own position.
     """
     entries = _list_entries(text)
     if len(entries) != len(labels):
@@ -61,12 +62,12 @@ def locate_listed(text: str, labels: Sequence[str]) -> tuple[CharSpan, ...]:
             f"{len(labels)} parts"
         )
     folded = [_fold(label) for label in labels]
-    known = set(folded)
-    for label, entry in zip(folded, entries, strict=True):
-        word = _fold(text[entry.start : entry.end])
-        if word in known and word != label:
+    words = [_fold(text[entry.start : entry.end]) for entry in entries]
+    own_place = {label for label, word in zip(folded, words, strict=True) if label == word}
+    for label in folded:
+        if label in words and label not in own_place:
             raise ValueError(
-                f"the part {word!r} has another position in {text[:MAX_SHOWN]!r} than in the answer's parts"
+                f"the part {label!r} has another position in {text[:MAX_SHOWN]!r} than in the answer's parts"
             )
     return entries
 

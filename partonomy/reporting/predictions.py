@@ -1,10 +1,9 @@
 """Exports a run's replies and masks as one JSON list for other tools; each benchmark defines its entries."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from partonomy.files import open_atomically
+from partonomy.files import json_bytes, open_atomically
 from partonomy.reporting.loaded_run import AnyRun
 
 
@@ -42,7 +41,7 @@ def write_predictions(run: AnyRun, output: Path) -> PredictionSummary:
                 unreadable.append(record.item_id)
                 continue
             entry = task.prediction(record, item, folder)
-            file.write(((",\n" if num_written else "") + json.dumps(entry, ensure_ascii=False)).encode())
+            file.write((b",\n" if num_written else b"") + json_bytes(entry))
             num_written += 1
         file.write(b"\n]\n")
     return PredictionSummary(num_written, tuple(unreadable))

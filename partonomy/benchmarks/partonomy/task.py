@@ -60,7 +60,9 @@ from partonomy.benchmarks.task import (
     first_of_each_group,
     make_group,
 )
+from partonomy.datasets.kept_values import NOTHING, KeptValues
 from partonomy.datasets.published_records import read_records
+from partonomy.datasets.record_exchange import read_folder_kept
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
 from partonomy.metrics.iou import count_pixels
@@ -468,21 +470,23 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
     def prediction(self, record: QuestionRecord, item: QuestionItem | None, folder: Path) -> Mapping[str, Any]:
         """Return the question's published record together with the model's answers."""
         assert item is not None  # EXPORT_NEEDS_ITEMS
-        question = item.question
-        instance = self._instances.get(question.question_id) or self._instances[question.instance_id]
-        return question_prediction(record, question, instance, folder)
+        question, (instances, kept) = item.question, self._published
+        instance = instances.get(question.question_id) or instances[question.instance_id]
+        return question_prediction(record, question, instance, kept.get(question.question_id, NOTHING), folder)
 
     @cached_property
-    def _instances(self) -> Mapping[str | int, ObjectInstance]:
-        """The objects with all their parts, by question id for a record file, otherwise by their own id."""
+    def _published(self) -> tuple[Mapping[str | int, ObjectInstance], Mapping[str, KeptValues]]:
+        """The objects, by question id for a record file, otherwise by their own id; and the kept values."""
         assert self.root is not None  # set by `read_partonomy`
         if not self.root.is_file():
-            images = load_dataset(self.root).images
-            return {instance.instance_id: instance for image in images for instance in image.objects}
-        return {
+            images, kept = load_dataset(self.root).images, read_folder_kept(self.root).values
+            return {instance.instance_id: instance for image in images for instance in image.objects}, kept
+        records = read_records(self.root, "collect", needs_images=False)[0]
+        of_records: dict[str | int, ObjectInstance] = {
             record.question.question_id: ObjectInstance(-1, record.question.object_label, "", record.parts)
-            for record in read_records(self.root, "collect", needs_images=False)[0]
+            for record in records
         }
+        return of_records, {record.question.question_id: record.kept for record in records}
 
     def content(self) -> Iterator[object]:
         """Generate the question set's own hash, over questions and masks."""

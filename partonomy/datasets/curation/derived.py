@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from partonomy.datasets.kept_values import KEPT_FILE
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
@@ -113,7 +114,7 @@ def save_curated(
         origins: image id in `dataset` -> origin.
     """
     remove_shards(folder / SHARDS_FOLDER)
-    for name in (QUESTIONS_FILE, BUILD_FILE):
+    for name in (QUESTIONS_FILE, KEPT_FILE, BUILD_FILE):
         (folder / name).unlink(missing_ok=True)
     saved = save_dataset(dataset, folder, DatasetOrigin(record.command, None, dict(record.settings)))
     content: dict[str, Any] = {

@@ -124,11 +124,21 @@ class Granularity(StrEnum):
 
 @dataclass(frozen=True)
 class MmrTarget:
-    """One target to segment: its name as in the file, and its mask in original-image pixels."""
+    """One target to segment: its name as in the file, and its mask in original-image pixels.
+
+    `num_codes` is the number of run-length codes in the file of which `mask` is the union.
+    """
 
     category_name: str
     mask: RLE
     granularity: Granularity
+    num_codes: int = 1
+
+    @property
+    def category(self) -> CategoryName:
+        """Its name in clean words; an object whose name has the form of a part's, "chest of drawers", is an object."""
+        is_part = self.granularity is Granularity.PART
+        return parse_category(self.category_name) if is_part else CategoryName(clean_name(self.category_name), None)
 
 
 @dataclass(frozen=True)
@@ -269,18 +279,21 @@ def _read_targets(answer: Any, height: int, width: int, sound: Mapping[int, RLE]
             said = annotation.get("granularity")
             is_part = category.part_name is not None if said is None else Granularity(said) is Granularity.PART
             raw = annotation["segmentation"]
-            mask = sound.get(id(raw)) or _read_mask(raw, height, width)
+            codes = _codes(raw)
+            mask = sound.get(id(raw)) or union_masks(
+                [rle_from_coco(code, height, width, "its segmentation") for code in codes]
+            )
         except RECORD_ERRORS as error:
             raise ValueError(f"target {place}: {reason_of(error)}") from error
-        targets.append(MmrTarget(name, mask, Granularity.PART if is_part else Granularity.OBJECT))
+        targets.append(MmrTarget(name, mask, Granularity.PART if is_part else Granularity.OBJECT, len(codes)))
     return tuple(targets)
 
 
-def _read_mask(segmentation: Any, height: int, width: int) -> RLE:
-    where = "its segmentation"
+def _codes(segmentation: Any) -> Sequence[Any]:
+    """Return the codes of a target: a list of run-length codes, or a single code or list of polygons."""
     if isinstance(segmentation, list) and segmentation and all(isinstance(one, Mapping) for one in segmentation):
-        return union_masks([rle_from_coco(one, height, width, where) for one in segmentation])
-    return rle_from_coco(segmentation, height, width, where)
+        return segmentation
+    return [segmentation]
 
 
 def _read_list(record: Any, key: str) -> list[Any]:

@@ -18,6 +18,7 @@ from typing import Final, TextIO
 
 from partonomy.benchmarks.partonomy.listwise import LETTERS, listwise_turns, order_key, shuffled_order
 from partonomy.benchmarks.partonomy.steps import VERSION, Step, question_steps, step_turns
+from partonomy.datasets.record_exchange import count_kept_values
 from partonomy.datasets.store import load_questions
 from partonomy.files import write_text_atomically
 from partonomy.masks import rle_to_json
@@ -131,10 +132,11 @@ _NEW_TOKENS: Final = {PARTS: 64, OBJECT: 64, MASKS: 8192}
 
 @dataclass(frozen=True)
 class LmmsEvalSummary:
-    """The number of documents of each task written, and the number of unreadable records."""
+    """The number of documents of each task written, the number of unreadable records, and what no document contains."""
 
     num_documents: dict[str, int]
     num_unreadable: int
+    not_written: tuple[str, ...] = ()
 
 
 def export_lmms_eval_tasks(questions: Path, output: Path, seed: int, overwrite: bool) -> LmmsEvalSummary:
@@ -182,7 +184,9 @@ def export_lmms_eval_tasks(questions: Path, output: Path, seed: int, overwrite: 
         ("partonomy", ["partonomy_choices", "partonomy_masks"]),
     ):
         write_text_atomically(output / f"{group}.yaml", _group_yaml(group, members))
-    return LmmsEvalSummary(dict(writer.num_documents), len(question_set.invalid))
+    return LmmsEvalSummary(
+        dict(writer.num_documents), len(question_set.invalid), count_kept_values(questions).describe()
+    )
 
 
 class _Writer:
