@@ -445,6 +445,8 @@ class Options:
     """Options that may differ when a run is resumed, because they do not change records."""
     FREE_TO_MERGE: ClassVar[frozenset[str]] = frozenset()
     """Options that may differ between merged runs, because they do not change metrics."""
+    EARLIER: ClassVar[Mapping[str, str]] = {}
+    """What runs did before an option existed, for the options whose default is something else."""
 
     def resolve(self, model: str) -> Self:
         """Replace defaults by the values that they stand for, so that a run records them, and check the values.

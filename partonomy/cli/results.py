@@ -29,10 +29,10 @@ def tables(
 
     Args:
         runs: Output folders of finished runs.
-        table: 2, 3, 5, 9, 10, 11 (Partonomy/PLUM paper) or mmr2 to mmr5 (MMR paper): that table alone, every run
-            beside the rows quoted from the paper. auto: every metric of the runs; for Partonomy first table 3 and the
-            segmentation table of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2). all:
-            every table of a paper for the runs' benchmarks, then every metric.
+        table: 2, 3, 4, 5, 9, 10, 11 (Partonomy/PLUM paper) or mmr2 to mmr5 (MMR paper): that table alone, every run
+            beside the rows quoted from the paper. auto: every metric of the runs; first, for Partonomy, table 3 and the
+            segmentation table of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2), and
+            for ReasonSeg, table 4. all: every table of a paper for the runs' benchmarks, then every metric.
         protocol: Of Partonomy. ours: failed questions score 0, answer of the highest sequence probability. authors: as
             the authors' code counts (failed questions left out, answer of the highest mean over the conversation).
             both: one row each.
