@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -280,8 +280,6 @@ class ReasonSegOptions(SegmentationOptions):
             (authors), or "It is the target." (the_target); as the model was trained (data.sources.answers).
     """
 
-    EARLIER: ClassVar[Mapping[str, str]] = {"answers": TargetNames.THE_TARGET}
-
     answers: TargetNames = TargetNames.AUTHORS
 
 
@@ -310,4 +308,5 @@ BENCHMARK = define_benchmark(
     options=ReasonSegOptions,
     read_items=_read_items,
     make_task=ReasonSegTask,
+    earlier_options={"answers": TargetNames.THE_TARGET},
 )

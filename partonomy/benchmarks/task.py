@@ -12,7 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -445,8 +445,6 @@ class Options:
     """Options that may differ when a run is resumed, because they do not change records."""
     FREE_TO_MERGE: ClassVar[frozenset[str]] = frozenset()
     """Options that may differ between merged runs, because they do not change metrics."""
-    EARLIER: ClassVar[Mapping[str, str]] = {}
-    """What runs did before an option existed, for the options whose default is something else."""
 
     def resolve(self, model: str) -> Self:
         """Replace defaults by the values that they stand for, so that a run records them, and check the values.
@@ -475,6 +473,7 @@ class Benchmark:
         root_help: Help text of that flag.
         takes_annotations: Whether another file may replace the split's own.
         has_splits: Whether the data are divided into splits.
+        earlier_options: What runs did before an option existed, for the options whose default is something else.
     """
 
     name: str
@@ -487,6 +486,7 @@ class Benchmark:
     root_help: str = "folder of the data set"
     takes_annotations: bool = False
     has_splits: bool = True
+    earlier_options: Mapping[str, str] = field(default_factory=dict)
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -503,11 +503,12 @@ def define_benchmark(
     default_split: Callable[[OptionsT], str] = lambda options: "val",
     keep: Callable[[Sequence[ItemT], int | None], Sequence[ItemT]] = first_items,
     takes_annotations: bool = False,
+    earlier_options: Mapping[str, str] | None = None,
 ) -> Benchmark:
     """Describe a benchmark whose split is a sequence of items.
 
     Args:
-        name, title, splits, options, takes_annotations: See `Benchmark`.
+        name, title, splits, options, takes_annotations, earlier_options: See `Benchmark`.
         read_items: Reads all items of `source.split`.
         make_task: Returns the task; called with name, split, options and items.
         default_split: The split if none is given.
@@ -521,4 +522,13 @@ def define_benchmark(
     def make(split: str, chosen: OptionsT) -> AnyTask:
         return make_task(name, split, chosen, ())
 
-    return Benchmark(name, title, splits, options, read, make, takes_annotations=takes_annotations)
+    return Benchmark(
+        name,
+        title,
+        splits,
+        options,
+        read,
+        make,
+        takes_annotations=takes_annotations,
+        earlier_options=earlier_options or {},
+    )

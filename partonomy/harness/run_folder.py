@@ -107,7 +107,7 @@ class RunConfig:
         known = {entry.name for entry in dataclasses.fields(self.registered.options)}
         if unknown := sorted(set(self.options) - known):
             raise ValueError(f"{self.benchmark} has no option {', '.join(unknown)}")
-        options = {**self.registered.options.EARLIER, **self.options}
+        options = {**self.registered.earlier_options, **self.options}
         return _validate(TypeAdapter(self.registered.options), options, f"options of {self.benchmark}")
 
 

@@ -21,9 +21,9 @@ from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
 BENCHMARK = "reasonseg"
 METRIC = "giou"
 NOTE = (
-    f'Source "{QUOTED}": quoted from the Partonomy/PLUM paper, Table 4, which does not name the split (LISA\'s rows are '
-    "those of its validation split). (ft): fine-tuned on ReasonSeg's training images. Rows compare only under one "
-    'protocol; the authors\' code gives the answer, as "forced" does, with a label of the target ("target named").'
+    f'Source "{QUOTED}": quoted from the Partonomy/PLUM paper, Table 4, which does not name the split (the rows of '
+    "LISA are those of its validation split). (ft): fine-tuned on ReasonSeg's training images. Rows compare only under "
+    'one protocol; the authors\' code gives the answer, as "forced" does, with a label of the target ("target named").'
 )
 
 
