@@ -25,9 +25,17 @@ BLANK = re.compile(r"[ \t\r\n]*")
 REMAINS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # names of the temporary files of `open_atomically`
 
 
+_REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((KeyError,), "the key {} is missing"),
+    ((IndexError,), "a list is too short ({})"),
+    ((TypeError, AttributeError), "a value is of the wrong type ({})"),
+)
+
+
 def reason_of(error: Exception) -> str:
-    """Return the reason that one of `RECORD_ERRORS` gives, worded as the end of a message."""
-    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+    """Return what is wrong with a record, from one of `RECORD_ERRORS`, worded as the end of a message."""
+    wording = next((wording for kinds, wording in _REASONS if isinstance(error, kinds)), "{}")
+    return printable(wording.format(error))
 
 
 def hash_files(paths: Iterable[Path]) -> str:

@@ -1,5 +1,6 @@
 """Image files as uint8 RGB arrays in the annotation's frame, and the box that marks the instance asked about."""
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -101,6 +102,17 @@ def draw_box(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     framed[top:bottom, left : left + line] = BOX_COLOUR
     framed[top:bottom, max(right - line, 0) : right] = BOX_COLOUR
     return framed
+
+
+def hash_image(image: np.ndarray) -> str:
+    """Return the sha256 of an image's size and pixels, independent of the array's memory order.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+    """
+    digest = hashlib.sha256(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
 
 
 def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:

@@ -218,10 +218,29 @@ class SkippedType:
 
 
 @dataclass(frozen=True)
+class KnownTruth:
+    """What is known of a question that cannot be asked because of its image alone.
+
+    Attributes:
+        image_path: the image as the record names it, shared by all questions of the image.
+        parts: label and mask pixels of each part of the correct answer, in reading order.
+        union_area: pixels of the union of these masks.
+    """
+
+    image_path: str
+    parts: tuple[tuple[str, int], ...]
+    union_area: int
+
+
+@dataclass(frozen=True)
 class InvalidRecord:
-    """An unusable record of a question file, and the reason. `question_type` is None if no known type is named."""
+    """An unusable record of a question file, and the reason.
+
+    `question_type` is None if no known type is named. `truth` is None if more than the image is at fault.
+    """
 
     record_index: int
     question_id: str
     question_type: QuestionType | None
     reason: str
+    truth: KnownTruth | None = None

@@ -70,10 +70,10 @@ class LlavaConfig:
     conversation: Literal[
         "llava_v1", "vicuna_v1.1", "llava_llama_2", "plain", "llava_v1_im_start_end", "vicuna_v1.1_im_start_end"
     ] = "llava_v1"
-    """Conversation template of the checkpoint's training. `plain` is the short template of the embedded default; the
-    `im_start_end` templates are for checkpoints with `mm_use_im_start_end`."""
+    """Conversation template that the checkpoint was trained with. `plain` is the short template of the embedded
+    default; the `im_start_end` templates are for checkpoints with `mm_use_im_start_end`."""
     special_tokens: SpecialTokensConfig | None = None
-    """None: read from the tokenizer when a run starts. Always set in a saved model."""
+    """None reads them from the tokenizer when a run starts; a saved model always has them."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class SegTokenConfig:
     """[SEG] tokens in the answer instead of a span tagger (LISA, M2SA)."""
 
     targets: Literal["many", "single"] = "many"
-    """`many`: one [SEG] after every phrase to segment; `single`: one [SEG] at the end of the answer, for the union of
-    its masks."""
+    """`many` puts a [SEG] after every phrase to segment; `single` puts one at the end of the answer, for the union of
+    the masks."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,7 @@ class LoraConfig:
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     train_embeddings: bool = False
-    """Train a copy of embed_tokens (peft's modules_to_save), so that the model with adapters off is still the
-    teacher."""
+    """Train a copy of embed_tokens (PEFT's modules_to_save), so that the model without adapters remains the teacher."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ class ModelConfig:
     """Span tagger of PLUM; None in systems that write [SEG] tokens instead."""
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     lora: LoraConfig | None = field(default_factory=LoraConfig)
-    """None: no adapters (training from scratch, or a merged model)."""
+    """None for no adapters (training from scratch, or a merged model)."""
     system: Literal["plum", "lisa", "m2sa"] = "plum"
     """System to build; see plum.models.systems.registry."""
     seg_token: SegTokenConfig | None = None

@@ -14,7 +14,7 @@ class LossConfig:
     bio: float = 2.0
     """Must be 0 in systems without a tagger."""
     kl: float = 0.1
-    """0 switches the teacher pass off; systems with [SEG] tokens have no teacher."""
+    """0 skips the teacher's forward pass; systems with [SEG] tokens have no teacher."""
     mask_overlap: float = 8.0
     mask_bce: float = 2.0
     overlap: Literal["focal_tversky", "dice"] = "focal_tversky"
@@ -28,18 +28,18 @@ class LossConfig:
     """Weights of the classes O, B, I."""
     kl_sigma: float = 1.0
     kl_reduction: Literal["mean", "sum"] = "mean"
-    """`mean`: squared distance divided by D; `sum`: the paper's plain sum."""
+    """`mean` divides the squared distance by D; `sum` is the paper's plain sum."""
 
 
 @dataclass(frozen=True)
 class TrainableConfig:
-    """What receives gradients. Heads that a system adds to LLaVA and SAM are always trained."""
+    """The modules that are trained. Heads that a system adds to LLaVA and SAM are always trained."""
 
     language_model: Literal["frozen", "lora", "full"] = "lora"
     vision_tower: bool = False
     projector: bool = False
     embeddings: bool = False
-    """Train embed_tokens and lm_head in full, as the authors' code does (through peft's modules_to_save); systems with
+    """Train embed_tokens and lm_head in full, as the authors' code does (through PEFT's modules_to_save). Systems with
     [SEG] tokens need it."""
     sam_image_encoder: bool = False
     sam_mask_decoder: bool = True
@@ -61,27 +61,28 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How updates are computed."""
+    """The engine that computes updates, and its settings."""
 
     kind: Literal["deepspeed", "plain"] = "deepspeed"
-    """`plain`: one process, no DeepSpeed, same backward/step interface."""
+    """`plain` runs one process without DeepSpeed, through the same interface."""
     precision: Literal["bf16", "fp32"] = "bf16"
     micro_batch_size: int = 6
     """Images per rank and micro-batch."""
     accumulation: int = 10
     """Micro-batches per update."""
     zero_stage: int = 2
-    """What DeepSpeed shards over ranks. 2: optimizer state and accumulated gradients, which it reduces after every
-    micro-batch. 1: optimizer state only; gradients are reduced once per update (for slow links between nodes)."""
+    """ZeRO stage. 2 shards the optimizer state and the accumulated gradients, which are reduced after every
+    micro-batch. 1 shards only the optimizer state; gradients are reduced once per update (for slow links between
+    nodes)."""
     reduce_bucket_size: int = 50_000_000
-    """Elements that DeepSpeed reduces at a time, in a buffer of that size; a larger tensor is reduced on its own."""
+    """Number of elements that DeepSpeed reduces at once, in a buffer of that size; a larger tensor is reduced alone."""
     gradient_checkpointing: bool = True
     base_quantization: Quantization = "none"
-    """Quantizes the frozen language model under the adapters (plum/models/backbones/quantization.py); unverified on
-    CUDA. Needs trainable.language_model lora, save_model trained and init_from: the saved weights go over the
-    unquantized base."""
+    """Quantization of the frozen language model under the adapters (plum/models/backbones/quantization.py); unverified
+    on CUDA. It requires trainable.language_model lora, save_model trained and init_from, because the saved weights are
+    applied to the unquantized base."""
     num_workers: int = 2
-    """Data-loading processes per rank; 0: a thread of the rank's process loads one batch ahead."""
+    """Number of data-loading processes per rank; 0 loads one batch ahead in a thread of the rank's own process."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,13 @@ class SourceConfig:
         "reasoning",
         "mmr",
     ]
-    """Selects the class of plum.data.sources that makes its samples."""
+    """Selects the class in plum.data.sources that makes the samples."""
     path: str = ""
     """Folder in partonomy's own form, for `explanatory` and the part sources; the other kinds read `dataset_dir`."""
     weight: float = 1.0
     """Share of the mixture, relative to the other sources; for a grouped source, relative to its group."""
     question_types: tuple[str, ...] = ()
-    """For `explanatory`: the question types to use; empty: all in the folder."""
+    """For `explanatory`: question types to use; empty for all in the folder."""
     dataset: str = ""
     """For `semantic`: ade20k, cocostuff, mapillary; for `referring`: refclef, refcoco, refcoco+, refcocog."""
     targets: Literal["authors", "lists"] = "authors"
@@ -119,9 +120,10 @@ class SourceConfig:
     """For `reasoning`. authors: the answer is the target's name, where the data have one, else the instruction's own
     words. the_target: this project's former answer, "It is the target." (partonomy/benchmarks/reason_seg.py)."""
     legacy_unaligned_qa: bool = False
-    """For `mmr`: pair questions with answers as M2SA's loader does, mostly wrongly (plum/data/sources/mmr.py)."""
+    """For `mmr`: pair questions and answers as M2SA's loader does, which pairs most of them wrongly
+    (plum/data/sources/mmr.py)."""
     group: str = ""
-    """Name of the source's group in `DataConfig.groups`; empty: none."""
+    """Name of the source's group in `DataConfig.groups`; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class DataConfig:
     allow_missing: bool = False
     """Skip sources whose files are missing, with a warning; the rest of their group takes over their share."""
     max_text_tokens: int = 512
-    """Longest conversation, not counting image tokens (paper, Table 6)."""
+    """Maximum length of a conversation in tokens, without image tokens (paper, Table 6)."""
     conversations_per_image: int = 3
     """Maximum number of conversations that share one image (and its encoding) in a sample."""
     wordings: Literal["plum", "lisa"] = "plum"
@@ -155,13 +157,14 @@ class DataConfig:
     """How records are drawn within a source. epoch: each once before any again. replacement: each draw is independent,
     as in the loaders of LISA, M2SA and PLUM's stage 0."""
     group_by_length: int = 0
-    """Number of successive samples that get similar lengths, for less padding: a multiple of ranks x
-    engine.micro_batch_size; 0: no grouping. Grouping changes which samples share a micro-batch, over which losses are
-    averaged (plum/data/length_groups.py). Short conversations then weigh as much as long ones, which may cost more than
-    padding does (docs/LOG.md)."""
+    """Number of successive samples to sort into micro-batches of similar length, to reduce padding; a multiple of
+    ranks x engine.micro_batch_size, or 0 for no grouping. Grouping changes which samples share a micro-batch, within
+    which losses are averaged (plum/data/length_groups.py). Short conversations then weigh as much as long ones, which
+    may cost more than padding does (docs/LOG.md)."""
     spread_lengths: int = 0
-    """Number of samples that the ranks take together (ranks x engine.micro_batch_size), ordered so that no rank gets
-    the long ones while the others wait; 0: as they are drawn. The samples of an update stay the same."""
+    """Number of samples that the ranks process together (ranks x engine.micro_batch_size), to spread by length, so that
+    no rank gets all long ones while the others wait; 0 keeps the drawn order. The samples of an update stay the
+    same."""
     exclude_images: tuple[str, ...] = ()
     """Question folders or files whose images are excluded from training (the benchmark's validation images)."""
     count_images: tuple[str, ...] = ()
@@ -170,7 +173,7 @@ class DataConfig:
     """Folder that caches the frozen SAM encoder's embeddings (at full size 4 MB per image in float32, 2 MB in
     bfloat16). The losses stay the same."""
     sam_feature_cache_gb: float | None = None
-    """Size of that folder in GB beyond which nothing is added; None: no limit."""
+    """Maximum size of that folder in GB, beyond which nothing is added; None for no limit."""
 
 
 @dataclass(frozen=True)
@@ -179,17 +182,19 @@ class PretextConfig:
 
     weight: float = 1.0
     token_weight: float = 1.0
-    """Weight of the image tokens' loss within the pretext. The language loss trains LLaVA's tower, too, but not SAM's:
+    """Weight of the image tokens' loss within the pretext. The language loss also trains LLaVA's tower, but not SAM's;
     the larger its weight, the larger this one should be."""
     warmup_updates: int = 0
-    """Number of first updates, in which no phrase is decoded: towers, language model and tagger learn at lower cost."""
+    """Number of initial updates without mask decoding, in which towers, language model and tagger learn at lower
+    cost."""
     queries_per_image: int = 0
-    """Maximum number of parts per image that SAM's decoder segments in them, from one learned query per class."""
+    """Maximum number of parts per image that SAM's decoder segments during these updates, from one learned query per
+    class."""
     query_weight: float = 0.25
     """Weight of those masks' losses (themselves weighted as in `LossConfig`) within the pretext."""
     phrase_weight: float = 1.0
     """Weight of the distance between a phrase's query and the learned query of its class, within the pretext of these
-    updates. Ignored without `queries_per_image`, since nothing trains the learned queries then."""
+    updates. It is ignored without `queries_per_image`, because nothing then trains the learned queries."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +208,9 @@ class TrainConfig:
     init_from: str | None = None
     """Folder of a saved model whose weights start this run (new optimizer, new schedule)."""
     reset_modules: tuple[str, ...] = ()
-    """Modules of the model that start afresh although `init_from` has them (names as in GroundedLMM)."""
+    """Modules of the model to initialize afresh although `init_from` has them (names as in GroundedLMM)."""
     tokenizer: str | None = None
-    """Tokenizer folder; None: the one inside `init_from`."""
+    """Tokenizer folder; None for the one in `init_from`."""
     num_updates: int = 500
     losses: LossConfig = field(default_factory=LossConfig)
     trainable: TrainableConfig = field(default_factory=TrainableConfig)
@@ -216,9 +221,11 @@ class TrainConfig:
     seed: int = 42
     log_every: int = 10
     save_every: int = 500
-    """Updates between checkpoints."""
+    """Number of updates between checkpoints."""
     stop_after_skipped: int = 5
-    """Updates in a row without a finite loss and gradient that end the run; fewer are skipped and counted."""
+    """Number of consecutive updates without a finite loss and gradient that end the run; fewer are skipped and
+    counted."""
     save_model: Literal["full", "trained"] = "full"
-    """What `run_dir`/model holds at the end: all weights, or the trained weights and the path of `init_from`."""
+    """Weights to save in `run_dir`/model at the end: all of them, or only the trained ones, with the path of
+    `init_from`."""
     tensorboard: bool = False

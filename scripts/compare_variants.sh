@@ -3,11 +3,11 @@
 # Usage: bash scripts/compare_variants.sh FOLDER BASE OUTPUT     (scripts/ablations.sh and scripts/sisters.sh call it)
 #   FOLDER: overlays of configs/ablations/base.yaml; BASE: name of the unchanged base among the variants; OUTPUT: folder of the runs
 #   Resumable: finished runs and validations are not repeated.
-#   SEEDS="1 2 3"  VARIANTS="dice kl_0"  PARALLEL=2 (runs at a time, one thread each)  STAGE0=runs/quickstart/stage0/model
-#   LIMIT=100 (questions per type, and images per kind of conversation, on which a run is scored)
+#   SEEDS="1 2 3"  VARIANTS="dice kl_0"  PARALLEL=2 (number of runs at a time, one thread each)  STAGE0=runs/quickstart/stage0/model
+#   LIMIT=100 (number of questions per type, and of images per kind of conversation, to score a run on)
 #   GENERATE=none (question types that a run also answers in its own words)
-#   OVERLAY=FILE (overlay of the base for every variant)    UPDATES=3 (fewer updates than configured, for a trial)
-#   MMR=FOLDER (MMR-like data of `partonomy build-mmr` on which runs are scored, too)    MMR_LIMIT=120 (number of its questions)
+#   OVERLAY=FILE (overlay of the base for every variant)    UPDATES=3 (number of updates, for a trial)
+#   MMR=FOLDER (MMR-like data from `partonomy build-mmr`, to score runs on as well)    MMR_LIMIT=120 (number of its questions)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export FOLDER=$1 BASE=$2 RUNS=$3 STAGE0=${STAGE0:-runs/quickstart/stage0/model} LIMIT=${LIMIT:-100} GENERATE=${GENERATE:-none}

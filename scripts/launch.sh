@@ -2,14 +2,20 @@
 # Launch a Python program under DeepSpeed on this node's GPUs, or on 2 CPU ranks if there is none.
 # Usage: bash scripts/launch.sh PROGRAM.py [arguments]      (train.sh, smoke_overfit.sh use it)
 #   NUM_RANKS=4       number of processes (default: all GPUs, else 2)
-#   INCLUDE=localhost:0,3   chosen GPUs        HOSTFILE=hosts.txt   several nodes (DeepSpeed's hostfile)
+#   INCLUDE=localhost:0,3   GPUs to use        HOSTFILE=hosts.txt   several nodes (DeepSpeed's hostfile)
 #   MASTER_PORT=29501       for a second run on the same node
 set -euo pipefail
 [ -z "${HOSTFILE:-}" ] || HOSTFILE=$(realpath "$HOSTFILE")
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false
 
-gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+# Counting imports torch, which takes seconds: not where everything is given that would follow from the number.
+gpus=0
+is_placed="${HOSTFILE:-}${INCLUDE:-}"
+[ -n "$is_placed" ] || [ -n "${CUDA_VISIBLE_DEVICES:-}" ] || is_placed="${NUM_RANKS:-}"
+if [ -z "$is_placed" ] || [ -z "${OMP_NUM_THREADS:-}" ]; then
+  gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+fi
 launcher=(deepspeed --no_local_rank)
 [ -z "${MASTER_PORT:-}" ] || launcher+=(--master_port "$MASTER_PORT")
 if [ -n "${HOSTFILE:-}" ]; then

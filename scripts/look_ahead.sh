@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Does the span tagger have to look ahead (paper, Table 12)? Train PLUM with a bidirectional, a causal and no attention block from scratch
-# on answers whose tags depend on what follows, about the quickstart's drawings; print a table of the tags on held-out images.
+# on answers about the quickstart's drawings, whose tags depend on the words that follow; print a table of tag scores on held-out images.
 # Usage: bash scripts/look_ahead.sh    Resumable: finished runs are not repeated.
-#   SEEDS="1 2 3"   PARALLEL=2 (runs at a time, one thread each)   RUNS=runs/look_ahead   UPDATES=3 (fewer than configured, for a trial)
+#   SEEDS="1 2 3"   PARALLEL=2 (number of runs at a time, one thread each)   RUNS=runs/look_ahead   UPDATES=3 (number of updates, for a trial)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Run the whole pipeline at miniature size with the shipped scripts and the paper's configurations: drawn downloads, weights
 # in the published file formats, conversion, stage 0, stage 1, export, validation on Partonomy, RefCOCO, ReasonSeg, TextVQA,
-# GQA and POPE. Run it before you download anything: what fails here would otherwise fail after days. The scores mean nothing.
+# GQA and POPE. Run it before you download anything: a step that fails here would otherwise fail after days. The scores mean nothing.
 # Usage: bash scripts/miniature_path.sh [FOLDER]     (default runs/miniature_path; resumable: finished steps are not repeated)
-#   NUM_RANKS=2   NUM_PROCS=1   SCORES="partonomy segmentation textvqa gqa pope"   IMAGES=36 (pictures of each data set)
-#   LIMIT=5 (questions of each kind)   SPLITS="val"   MODES="forced" (of segmentation)
+#   NUM_RANKS=2   NUM_PROCS=1   SCORES="partonomy segmentation textvqa gqa pope"   IMAGES=36 (images per data set)
+#   LIMIT=5 (questions per kind)   SPLITS="val"   MODES="forced" (segmentation modes)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 code=$PWD

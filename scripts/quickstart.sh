@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# From nothing to a report: set up, draw the embedded dataset, train PLUM-tiny in two stages under DeepSpeed ZeRO-2, validate.
+# Go from nothing to a report: set up, draw the embedded data set, train PLUM-tiny in two stages under DeepSpeed ZeRO-2, validate.
 # Usage: bash scripts/quickstart.sh        Run it again after an interruption: every step resumes where it stopped.
-#   TRAIN_IMAGES, DEV_IMAGES, VAL_IMAGES   sizes of the three splits     NUM_RANKS  processes (default: GPUs, else 2)
+#   TRAIN_IMAGES, DEV_IMAGES, VAL_IMAGES   sizes of the three splits     NUM_RANKS  number of processes (default: all GPUs, or 2)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv with the pinned packages; does nothing when they are already there.
-# Usage: bash scripts/setup.sh [--dev]     (PYTHON=python3.11 picks the interpreter)
+# Create .venv with the pinned packages; do nothing if they are already installed.
+# Usage: bash scripts/setup.sh [--dev]     (PYTHON=python3.11 chooses the interpreter)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

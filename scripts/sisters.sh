@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Compare PLUM with its sisters on the embedded default: LISA (many or one [SEG]), LISA with feedback, M2SA; three seeds, matched updates.
-# All are trained and scored on Partonomy's questions and on MMR-like ones, which are made here from the embedded dataset (not the
-# published MMR). All start from one stage 0: the quickstart's, whose LLaMA first learns the words of the MMR-like questions
+# Compare PLUM with its sisters on the embedded default: LISA (many or one [SEG]), LISA with feedback, M2SA; three seeds, equal updates.
+# All are trained and scored on Partonomy's questions and on MMR-like ones, which this script builds from the embedded data set (not
+# the published MMR). All start from one stage 0: the quickstart's, whose LLaMA first learns the words of the MMR-like questions
 # (configs/overlays/words.yaml). They share towers, LLaMA and SAM; every head starts afresh. That stage 0 was trained with PLUM's
 # heads, which favours PLUM.
 # Usage: bash scripts/sisters.sh    Resumable; settings: scripts/compare_variants.sh.
-#   RUNS=runs/sisters (where the runs go)    VARIANTS="plum lisa_many plum_lisa_losses" (some of them)
-#   UPDATES=3 (fewer than configured in every run, for a trial)
+#   RUNS=runs/sisters (folder of the runs)    VARIANTS="plum lisa_many plum_lisa_losses" (some of them)
+#   UPDATES=3 (number of updates of every run, for a trial)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" RUNS=${RUNS:-runs/sisters} UPDATES=${UPDATES:-}

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from partonomy.masks import rle_area
 from partonomy.structures import RLE, CharSpan
 from partonomy.visualize import Colour, part_colours
 
@@ -14,13 +15,14 @@ class Verdict:
 
     Attributes:
         subject: What was asked for, e.g. "parts".
-        is_right: Whether the answer is correct; False if the item failed.
+        credit: 1 if the answer is correct, 0 if it is wrong or the item failed, and the share of a tie that includes
+            the correct answer.
         correct: Names in the correct answer.
-        given: Names in the model's answer; empty if the item failed.
+        given: Names in the model's answer, on a tie in the first; empty if the item failed.
     """
 
     subject: str
-    is_right: bool
+    credit: float
     correct: tuple[str, ...]
     given: tuple[str, ...]
 
@@ -29,13 +31,18 @@ class Verdict:
 class CasePicture:
     """The item's image with masks in original-image pixels, one colour per mask.
 
-    `has_box` draws the box of the instance that the item is about, where it has one.
+    Attributes:
+        title: The caption.
+        masks, colours: The masks and their colours.
+        has_box: Whether to draw the box of the instance that the item is about, if it has one.
+        note: What the caption adds, e.g. that no mask is to be seen.
     """
 
     title: str
     masks: tuple[RLE, ...] = ()
     colours: tuple[Colour, ...] = ()
     has_box: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,21 @@ class CaseText:
 
 @dataclass(frozen=True)
 class CaseChoice:
-    """One choice of a multiple-choice question; `log_prob` is None if the model gave none."""
+    """One choice of a multiple-choice question.
+
+    Attributes:
+        text: The choice.
+        is_correct: Whether it is the right one.
+        is_chosen: Whether the model chose it, alone or tied with others.
+        log_prob: Its log-probability; None if the model gave none.
+        is_tied: Whether it shares the best score with another choice.
+    """
 
     text: str
     is_correct: bool
     is_chosen: bool
     log_prob: float | None
+    is_tied: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,10 +112,12 @@ class Case:
 
 IMAGE = CasePicture("image", has_box=True)
 """The image alone."""
+NO_MASK = "no mask"
+"""Note of a picture without a mask; it looks like the image alone."""
 
 
 def mask_pictures(true: Sequence[RLE], predicted: Sequence[RLE | None]) -> tuple[CasePicture, ...]:
-    """The image, the true masks and the predicted ones, side by side.
+    """Return the image, the true masks and the predicted ones, side by side.
 
     Args:
         true: M masks.
@@ -110,9 +128,14 @@ def mask_pictures(true: Sequence[RLE], predicted: Sequence[RLE | None]) -> tuple
     found = [(mask, colour) for mask, colour in zip(predicted, colours, strict=False) if mask is not None]
     return (
         IMAGE,
-        CasePicture("true", tuple(true), colours[: len(true)]),
-        CasePicture("predicted", tuple(mask for mask, _ in found), tuple(colour for _, colour in found)),
+        _masked("true", true, colours[: len(true)]),
+        _masked("predicted", [mask for mask, _ in found], [colour for _, colour in found]),
     )
+
+
+def _masked(title: str, masks: Sequence[RLE], colours: Sequence[Colour]) -> CasePicture:
+    note = "" if any(map(rle_area, masks)) else NO_MASK
+    return CasePicture(title, tuple(masks), tuple(colours), note=note)
 
 
 def count_words(words: Sequence[str]) -> str:

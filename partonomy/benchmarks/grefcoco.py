@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from partonomy.benchmarks.cases import Case
 from partonomy.benchmarks.records import AnswerRecord, ratio_by_image
 from partonomy.benchmarks.referring import (
     COCO_FOLDER,
@@ -62,17 +63,20 @@ NAME = "grefcoco"
 NO_ANNOTATION = -1
 TARGET, NO_TARGET = "target", "no_target"
 """Groups of the items, and the possible readings of a reply."""
+READINGS = {TARGET: "there is a target", NO_TARGET: "there is no target"}
+"""Readings of a reply in words, for pages."""
 NO_TARGET_ANSWER = "There is nothing like that in the image."
 """The bounds' answer to an expression without a target."""
 PRECISION_PERCENTS = (70, 80, 90)
 
 
-def read_grefcoco(root: Path, split: str) -> tuple[SegmentationItem, ...]:
+def read_grefcoco(root: Path, split: str, *, needs_images: bool = True) -> tuple[SegmentationItem, ...]:
     """Read one split, one item per expression in file order; an item's group says whether it has a target.
 
     Args:
         root: Root of the LISA-style layout.
         split: "train", "val", "testA" or "testB".
+        needs_images: See `read_referring`.
 
     Raises:
         FileNotFoundError: A file or images are missing.
@@ -87,7 +91,7 @@ def read_grefcoco(root: Path, split: str) -> tuple[SegmentationItem, ...]:
         replace(reference, group=TARGET if reference.annotation_ids else NO_TARGET)
         for reference in choose_split(path, references, split)
     ]
-    items = make_items(root, NAME, split, chosen, COCO_FOLDER)
+    items = make_items(root, NAME, split, chosen, COCO_FOLDER, needs_images=needs_images)
     num_blank = sum(item.group == TARGET and rle_area(item.mask) == 0 for item in items)
     if num_blank:
         logger.warning("%s: %d targets of %s have no pixel; they score 0 whatever is predicted", path, num_blank, split)
@@ -113,9 +117,8 @@ class GrefcocoOptions(SegmentationOptions):
     """How expressions are asked, and when the prediction is that there is no target.
 
     Attributes:
-        mode: generated unites all masks of the model's own answer; forced is refused, since it gives the target away.
-        wording: the question in the words that PLUM is trained on (plum), or in those of LISA's validation (lisa).
-        min_pixels: fewer predicted pixels mean "no target"; 50 for models that always give a mask (GRES).
+        mode: generated unites all masks of the model's own answer; forced is refused, because it gives the target away.
+        min_pixels: smaller predictions count as "no target"; use 50 for models that always give a mask (GRES).
     """
 
     mode: SegmentationMode = SegmentationMode.GENERATED
@@ -141,7 +144,7 @@ class GrefcocoOptions(SegmentationOptions):
 class GrefcocoTask(SegmentationTask):
     """Expressions with any number of targets; see the module."""
 
-    VERSION: ClassVar[str] = "grefcoco-1.0"
+    VERSION: ClassVar[str] = "grefcoco-1.1"
 
     options: GrefcocoOptions
     quoted_by: str = "giou"
@@ -180,6 +183,12 @@ class GrefcocoTask(SegmentationTask):
         }
         return {**segmentation_ratios(records), **accuracies, **precisions}
 
+    def show(self, record: AnswerRecord, item: SegmentationItem | None) -> Case:
+        """See SegmentationTask; an expression without a target has no mask to name."""
+        reading = None if record.prediction is None else READINGS[record.prediction]
+        case = super().show(replace(record, prediction=reading), item)
+        return case if record.group == TARGET else replace(case, labels=())
+
     def content(self) -> Iterator[object]:
         """Generate words, masks, and whether there is a target."""
         for item, row in zip(self.items, super().content(), strict=True):
@@ -193,7 +202,7 @@ class GrefcocoTask(SegmentationTask):
 
 
 def _read_items(source: Source, options: GrefcocoOptions) -> Sequence[SegmentationItem]:
-    return read_grefcoco(source.root, str(source.split))
+    return read_grefcoco(source.root, str(source.split), needs_images=False)
 
 
 BENCHMARK = define_benchmark(

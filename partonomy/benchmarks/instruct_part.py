@@ -17,7 +17,7 @@ files and count every value above 0. JPEG masks are read too; only values above 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -32,7 +32,7 @@ from partonomy.benchmarks.segmentation import (
     segmentation_ratios,
     share_reaching,
 )
-from partonomy.benchmarks.task import Metric, Source, define_benchmark
+from partonomy.benchmarks.task import Metric, Source, Words, define_benchmark
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of
 from partonomy.images import image_size, load_image
 from partonomy.masks import encode_mask, shorten
@@ -60,13 +60,17 @@ class Instruction(StrEnum):
         return self not in (Instruction.PART_NAME, Instruction.AFFORDANCE_NAME)
 
 
-def read_instruct_part(root: Path, split: str, instruction: Instruction) -> tuple[SegmentationItem, ...]:
+def read_instruct_part(
+    root: Path, split: str, instruction: Instruction, *, needs_images: bool = True
+) -> tuple[SegmentationItem, ...]:
     """Read one split under one wording: one item per part, in file order.
 
     Args:
         root: Folder that holds `FOLDER`.
         split: "test", "all", or a training set such as "train1800".
         instruction: The wording.
+        needs_images: Whether missing or unreadable photographs, or those of another size than their mask, are an
+            error. An evaluation passes False: it knows the mask in the frame of its own file, and scores the item 0.
 
     Raises:
         FileNotFoundError: The JSON file, or photographs, are missing.
@@ -80,7 +84,7 @@ def read_instruct_part(root: Path, split: str, instruction: Instruction) -> tupl
         try:
             image_name = check_relative_path(record["image_path"], "'image_path'")
             for part in record["part_list"]:
-                item = _read_part(path.parent, image_name, part, instruction)
+                item = _read_part(path.parent, image_name, part, instruction, needs_images)
                 if item.item_id in items:
                     raise ValueError(f"{item.item_id} occurs twice")
                 items[item.item_id] = item
@@ -103,7 +107,9 @@ def annotation_file(root: Path, split: str) -> Path:
     return root / FOLDER / (kind if split != kind else "") / split / f"data_{kind}.json"
 
 
-def _read_part(folder: Path, image_name: str, part: Any, instruction: Instruction) -> SegmentationItem:
+def _read_part(
+    folder: Path, image_name: str, part: Any, instruction: Instruction, needs_images: bool
+) -> SegmentationItem:
     words = [check_text(part[key], f"'{key}'").replace(" ", "_") for key in ("object", "part")]
     name = check_relative_path("-".join([str(PurePosixPath(image_name).with_suffix("")), *words]), "the part's file")
     place = list(Instruction).index(instruction)
@@ -114,7 +120,8 @@ def _read_part(folder: Path, image_name: str, part: Any, instruction: Instructio
     if not text:
         raise ValueError(f"wording {place} of {name} has no words")
     image_path = folder / "images" / f"{name}.jpg"
-    height, width = image_size(image_path)
+    mask = _read_mask(folder / "masks" / name, image_path, needs_images)
+    height, width = mask.shape
     return SegmentationItem(
         item_id=f"{NAME}/{name}",
         image_id=f"{NAME}/{image_name}",
@@ -123,15 +130,15 @@ def _read_part(folder: Path, image_name: str, part: Any, instruction: Instructio
         width=width,
         text=text if instruction.is_sentence else text.lower(),
         is_sentence=instruction.is_sentence,
-        mask=encode_mask(_read_mask(folder / "masks" / name, height, width)),
+        mask=encode_mask(mask),
     )
 
 
-def _read_mask(path: Path, height: int, width: int) -> np.ndarray:
-    """Read a mask, bool (H, W) in the photograph's frame; `path` has no suffix."""
+def _read_mask(path: Path, image_path: Path, needs_image: bool) -> np.ndarray:
+    """Read a mask, bool (H, W) in the photograph's frame, or in its own if it needs none; `path` has no suffix."""
     candidates = {path.with_name(path.name + ending): limit for ending, limit in LARGEST_BACKGROUND.items()}
     found = next((candidate for candidate in candidates if candidate.is_file()), next(iter(candidates)))
-    values = load_image(found, height, width)
+    values = load_image(found, *image_size(image_path if needs_image else found))
     target: np.ndarray = values.max(axis=2) > candidates[found]
     if not target.any():
         raise ValueError(f"{found}: no value is above {candidates[found]}, so that the mask has no pixel")
@@ -143,10 +150,9 @@ class InstructPartOptions(SegmentationOptions):
     """How parts are asked for.
 
     Attributes:
-        mode: forced segments the phrase of a given answer; generated unites all masks of the model's own answer.
-        wording: what stands around the instruction: PLUM's training words (plum), or LISA's validation's (lisa).
-        instruction: a task by a human, the same rewritten by GPT-4, or a sentence that names the part, or also what it
-            affords (TRPS); the part's name alone, or with what it affords (ORPS).
+        instruction: human asks by a person's task, rewritten by the same task in GPT-4's words; part_sentence and
+            affordance_sentence (TRPS) ask by a sentence that names the part, or the part and its affordance; part_name
+            and affordance_name (ORPS) ask by the part's name, without or with its affordance.
     """
 
     instruction: Instruction = Instruction.HUMAN
@@ -157,6 +163,7 @@ class InstructPartTask(SegmentationTask):
     """Parts under one wording; see the module."""
 
     VERSION: ClassVar[str] = "instruct-part-1.0"
+    WORDS: ClassVar[Words] = replace(SegmentationTask.WORDS, item="part")
 
     options: InstructPartOptions
     quoted_by: str = "giou"
@@ -173,7 +180,7 @@ class InstructPartTask(SegmentationTask):
 
 
 def _read_items(source: Source, options: InstructPartOptions) -> Sequence[SegmentationItem]:
-    return read_instruct_part(source.root, str(source.split), options.instruction)
+    return read_instruct_part(source.root, str(source.split), options.instruction, needs_images=False)
 
 
 BENCHMARK = define_benchmark(

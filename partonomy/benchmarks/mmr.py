@@ -16,16 +16,14 @@ import numpy as np
 
 from partonomy.benchmarks.cases import Case, CaseLabel, CasePicture, mask_pictures
 from partonomy.benchmarks.records import AnswerRecord, TargetOutcome, answer_texts, ratio_by_image
-from partonomy.benchmarks.segmentation import Wording, describe_mode, segmentation_prompt
+from partonomy.benchmarks.segmentation import MaskOptions, MaskTask
 from partonomy.benchmarks.task import (
     Asking,
     Benchmark,
     Metric,
-    Options,
     Picture,
     Source,
     Status,
-    Task,
     Words,
     define_benchmark,
 )
@@ -43,7 +41,7 @@ from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
 from partonomy.metrics.bootstrap import ImageRatio
 from partonomy.metrics.iou import count_pixels
 from partonomy.metrics.matching import hungarian_assignment
-from partonomy.models.contract import AnswerMarks, AnswerRequest, Gold, MaskRequest, Role, Turn
+from partonomy.models.contract import AnswerMarks, AnswerRequest, Gold, MaskRequest
 from partonomy.structures import RLE, CharSpan
 from partonomy.visualize import part_colours
 
@@ -259,7 +257,9 @@ def _giou_and_ciou(
 def _ciou(records: Sequence[AnswerRecord], outcomes: Sequence[Sequence[TargetOutcome]]) -> ImageRatio:
     intersections = [sum(one.intersection for one in of_record) for of_record in outcomes]
     unions = [sum(one.union for one in of_record) for of_record in outcomes]
-    return _ratio(records, intersections, unions, sum(map(len, outcomes)), value_if_empty=1.0)
+    is_any_missing = any(not one.is_predicted for of_record in outcomes for one in of_record)
+    value_if_empty = 0.0 if is_any_missing else 1.0
+    return _ratio(records, intersections, unions, sum(map(len, outcomes)), value_if_empty)
 
 
 def _ratio(
@@ -315,17 +315,15 @@ MMR = "mmr"
 
 
 @dataclass(frozen=True)
-class MultiTargetOptions(Options):
+class MultiTargetOptions(MaskOptions):
     """How questions with several targets are asked.
 
     Attributes:
         mode: teacher_forced segments the targets of the gold answer in its order, as M2SA's code does; generate pairs
             the model's own masks with them; union compares the union of its masks with theirs.
-        wording: the question in the words that PLUM is trained on (plum), or in those of LISA's validation (lisa).
     """
 
     mode: MultiTargetMode = MultiTargetMode.TEACHER_FORCED
-    wording: Wording = Wording.PLUM
 
 
 @dataclass(frozen=True)
@@ -346,33 +344,18 @@ class SegmentedTargets:
 
 
 @dataclass(frozen=True)
-class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
-    """Questions with several targets, one mask each."""
+class MultiTargetTask(MaskTask[MultiTargetItem, SegmentedTargets]):
+    """Questions with several targets, one mask each; gIoU is quoted for MMR, cIoU for multi-referring RefCOCO."""
 
-    VERSION: ClassVar[str] = "multi-target-1.0"
-    RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
+    VERSION: ClassVar[str] = "multi-target-1.1"
     WORDS: ClassVar[Words] = Words(
         "question", quality="mean IoU", quality_title="Mean IoU of a question's masks (%)", quality_key="iou"
     )
     MAX_NEW_TOKENS: ClassVar[int] = 256
     """Long enough for the sixteen targets of MMR's longest answer with their names."""
 
-    benchmark: str
-    split: str
     options: MultiTargetOptions
-    items: Sequence[MultiTargetItem] = ()
     quoted_by: str = "giou"
-    """The headline: gIoU for MMR, because large masks dominate cIoU; cIoU for multi-referring RefCOCO."""
-
-    @property
-    def protocol(self) -> str:
-        """The mode, and the wording unless it is PLUM's own."""
-        return describe_mode(self.options.mode, self.options.wording)
-
-    @property
-    def headline(self) -> str:
-        """See `quoted_by`."""
-        return self.quoted_by
 
     def ask(self, item: MultiTargetItem, marks: AnswerMarks) -> Asking[SegmentedTargets]:
         """Segment the targets of the gold answer, or everything that the model's own answer tags.
@@ -380,7 +363,7 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
         For models with [SEG], it replaces {seg} in the file's answer; others segment the target's name. M2SA's code
         ends the answer with a second full stop, which cannot affect the masks before it.
         """
-        turns = (Turn(Role.USER, segmentation_prompt(item, self.options.wording)),)
+        turns = self.turns(item)
         masks = tuple(target.mask for target in item.targets)
         if self.options.mode is not MultiTargetMode.TEACHER_FORCED:
             whole = CharSpan(0, len(item.answer.text))
@@ -401,12 +384,12 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
     def score(self, item: MultiTargetItem, answer: SegmentedTargets) -> AnswerRecord:
         """Compare the masks with the targets according to the mode."""
         outcomes = self._compare(item, answer)
-        return replace(self._record(item), reply=answer.reply, score=question_score(outcomes), targets=outcomes)
+        return replace(self.unanswered(item), reply=answer.reply, score=question_score(outcomes), targets=outcomes)
 
     def fail(self, item: MultiTargetItem, reason: str) -> AnswerRecord:
         """Return a record with IoU 0 for every target and their pixels in the union."""
         targets = missed_outcomes(item, self.options.mode)
-        return replace(self._record(item), status=Status.FAILED, reason=reason, targets=targets)
+        return replace(self.unanswered(item), status=Status.FAILED, reason=reason, targets=targets)
 
     def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
         """Compute gIoU, cIoU, their breakdowns, and missing and extra masks."""
@@ -451,15 +434,9 @@ class MultiTargetTask(Task[MultiTargetItem, SegmentedTargets, AnswerRecord]):
         assert masks is not None  # the model's own answer always has an array of masks, possibly empty
         return (union_outcome if self.options.mode is MultiTargetMode.UNION else matched_outcomes)(item, masks)
 
-    def _record(self, item: MultiTargetItem) -> AnswerRecord:
-        return AnswerRecord(
-            item_id=item.item_id,
-            image_id=item.image_id,
-            image_path=str(item.image_path),
-            group=item.group,
-            prompt=segmentation_prompt(item, self.options.wording),
-            truths=tuple(target.category_name for target in item.targets),
-        )
+    def target_names(self, item: MultiTargetItem) -> tuple[str, ...]:
+        """Return the names of the targets' categories."""
+        return tuple(target.category_name for target in item.targets)
 
 
 def define_multi_target(

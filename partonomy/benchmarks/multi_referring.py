@@ -28,7 +28,7 @@ from partonomy.benchmarks.referring import (
 )
 from partonomy.benchmarks.task import Source
 from partonomy.datasets.sources.mmr import TARGET_MARK, Granularity, MmrQuestion, MmrTarget, ground_answer
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, reason_of
 from partonomy.masks import check_mask_size, rle_area, shorten, union_masks
 from partonomy.names import clean_name
 from partonomy.structures import RLE
@@ -51,13 +51,16 @@ class _Annotated:
     segmentations: dict[Identifier, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
 
-def read_multi_referring(root: Path, benchmark: str, split: str) -> tuple[MultiTargetItem, ...]:
+def read_multi_referring(
+    root: Path, benchmark: str, split: str, *, needs_images: bool = True
+) -> tuple[MultiTargetItem, ...]:
     """Read one split: one question per image with enough categories, in order of image ids.
 
     Args:
         root: Folder of the downloads.
         benchmark: One of `MULTI_REFERRING_NAMES`.
         split: A split of RefCOCO.
+        needs_images: See `read_referring`.
 
     Raises:
         FileNotFoundError: A file or images are missing.
@@ -83,7 +86,8 @@ def read_multi_referring(root: Path, benchmark: str, split: str) -> tuple[MultiT
         )
     if not items:
         raise ValueError(f"{path}: no image of the split {split!r} shows {MIN_CLASSES} categories or more")
-    check_files_exist([item.image_path for item in items], f"{benchmark} {split}")
+    if needs_images:
+        check_files_exist([item.image_path for item in items], f"{benchmark} {split}")
     return tuple(items)
 
 
@@ -107,8 +111,7 @@ def _read_instances(
                 loose.append((image_id, read_identifier(record, "category_id"), record["segmentation"]))
         except RECORD_ERRORS as error:
             shown = shorten(record.get("id") if isinstance(record, Mapping) else record)
-            reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{path}, record {shown} of {kind!r}: {reason}") from error
+            raise ValueError(f"{path}, record {shown} of {kind!r}: {reason_of(error)}") from error
     missing = sorted(map(str, wanted - set(images)))
     if missing:
         raise ValueError(
@@ -158,7 +161,7 @@ def _make_item(item_id: str, image: _Annotated, targets: Sequence[MmrTarget]) ->
 
 
 def _read(name: str, source: Source) -> Sequence[MultiTargetItem]:
-    return read_multi_referring(source.root, name, str(source.split))
+    return read_multi_referring(source.root, name, str(source.split), needs_images=False)
 
 
 BENCHMARKS = tuple(

@@ -29,7 +29,7 @@ from partonomy.benchmarks.segmentation import (
 from partonomy.benchmarks.task import Source, define_benchmark
 from partonomy.files import RECORD_ERRORS, check_text, parse_json, reason_of
 from partonomy.images import image_size
-from partonomy.masks import encode_mask, shorten
+from partonomy.masks import check_mask_size, encode_mask, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ def read_reason_seg(
     split: str,
     texts: Literal["first", "all"] = "first",
     names: TargetNames = TargetNames.AUTHORS,
+    *,
+    needs_images: bool = True,
 ) -> tuple[SegmentationItem, ...]:
     """Read one split, sorted by file name.
 
@@ -73,19 +75,23 @@ def read_reason_seg(
         texts: "first": one item per image, as the benchmark is scored; "all": one per instruction (training images
             have several wordings).
         names: How answers name targets.
+        needs_images: Whether a JSON file without a readable image is an error. An evaluation passes False: the shapes
+            are known without the image, so its item scores 0 and the target's pixels count.
 
     Raises:
-        FileNotFoundError: There is no image, or an image lacks its JSON file.
+        FileNotFoundError: There is no image, an image lacks its JSON file, or a JSON file the image that it needs.
         ValueError: A file is broken; the message names it.
     """
     folder = split_folder(dataset_dir, split)
-    paths = sorted(folder.glob("*.jpg"))
-    if not paths:
+    images = set(folder.glob("*.jpg"))
+    if not images:
         raise FileNotFoundError(f"{folder}: no *.jpg there")
+    records = set(folder.glob("*.json")) - {labels_file(dataset_dir, split)}
+    paths = sorted(images | {path.with_suffix(".jpg") for path in records})
     items: list[SegmentationItem] = []
     labels = read_labels(dataset_dir, split) if names is TargetNames.AUTHORS else {}
     for path in tqdm(paths, desc=f"ReasonSeg {split}", unit="image", disable=None):
-        items += _read_image(path, split, texts, names, labels.get(path.stem, ()))
+        items += _read_image(path, split, texts, names, labels.get(path.stem, ()), needs_image=needs_images)
     return tuple(items)
 
 
@@ -209,12 +215,17 @@ def _paint(canvas: np.ndarray, shape: Shape, value: int) -> np.ndarray:
 
 
 def _read_image(
-    path: Path, split: str, texts: Literal["first", "all"], names: TargetNames, labels: Sequence[str]
+    path: Path,
+    split: str,
+    texts: Literal["first", "all"],
+    names: TargetNames,
+    labels: Sequence[str],
+    *,
+    needs_image: bool,
 ) -> list[SegmentationItem]:
     record_path = path.with_suffix(".json")
     if not record_path.is_file():
         raise FileNotFoundError(f"{record_path}: not found; every image of ReasonSeg has a JSON file beside it")
-    height, width = image_size(path)
     record = _parse(record_path)
     try:
         words = [check_text(text, "'text'").strip() for text in record["text"]]
@@ -229,6 +240,12 @@ def _read_image(
             target_names = [name_target(t, of_shapes, labels, i, is_sentence) for i, t in enumerate(asked)]
     except RECORD_ERRORS as error:
         raise ValueError(f"{record_path}: {reason_of(error)}") from error
+    try:
+        height, width = image_size(path)
+    except (OSError, ValueError):
+        if needs_image:
+            raise
+        height, width = _least_frame(shapes, record_path)
     regions = paint_shapes(shapes, height, width)
     ignored = regions == IGNORED
     mask = encode_mask(regions == TARGET)
@@ -248,6 +265,20 @@ def _read_image(
         )
         for number, (text, target_name) in enumerate(zip(asked, target_names, strict=True))
     ]
+
+
+def _least_frame(shapes: Sequence[Shape], record_path: Path) -> tuple[int, int]:
+    """Return the height and width of the smallest image that contains the shapes; the record itself states no size.
+
+    Shapes that leave the real image have more pixels in this frame.
+
+    Raises:
+        ValueError: The frame is larger than any image may be; the message names the record.
+    """
+    corners = [shape.points.astype(np.int64).max(axis=0) for shape in shapes]
+    width, height = (int(end) + 1 for end in np.max([*corners, np.zeros(2, dtype=np.int64)], axis=0))
+    check_mask_size(height, width, f"{record_path}: the frame of the shapes")
+    return height, width
 
 
 def _read_shape(record: Mapping[str, Any], number: int) -> Shape:
@@ -298,7 +329,7 @@ class ReasonSegTask(SegmentationTask):
 
 
 def _read_items(source: Source, options: ReasonSegOptions) -> Sequence[SegmentationItem]:
-    return read_reason_seg(source.root, str(source.split), names=options.answers)
+    return read_reason_seg(source.root, str(source.split), names=options.answers, needs_images=False)
 
 
 BENCHMARK = define_benchmark(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from partonomy.benchmarks.cases import CaseText, count_words
-from partonomy.benchmarks.task import Record, Status
+from partonomy.benchmarks.task import Item, Record, Status
 from partonomy.metrics.bootstrap import ImageRatio
 from partonomy.metrics.iou import PairStatistics
 from partonomy.structures import RLE
@@ -109,6 +109,24 @@ class AnswerRecord(Record):
         reason = content.get("reason")
         status = Status.SCORED if reason is None else Status.FAILED
         return {"image_path": "", **content, "status": status.value, "reason": reason or ""}
+
+
+def unanswered_record(item: Item, prompt: str, truths: Iterable[str]) -> AnswerRecord:
+    """Return the record of an item before its answer is known.
+
+    Args:
+        item: The item.
+        prompt: The user's words.
+        truths: See `AnswerRecord`.
+    """
+    return AnswerRecord(
+        item_id=item.item_id,
+        image_id=item.image_id,
+        image_path=str(item.picture.path),
+        group=item.group,
+        prompt=prompt,
+        truths=tuple(truths),
+    )
 
 
 def image_rows(records: Sequence[AnswerRecord]) -> np.ndarray:

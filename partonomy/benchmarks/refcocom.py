@@ -24,13 +24,16 @@ FOLDERS = ("refer_seg/RefCOCOm", "refer_seg/Refcocom")
 TARGET_VALUE = 255
 
 
-def read_refcocom(root: Path, split: str, annotations: Path | None = None) -> tuple[SegmentationItem, ...]:
+def read_refcocom(
+    root: Path, split: str, annotations: Path | None = None, *, needs_images: bool = True
+) -> tuple[SegmentationItem, ...]:
     """Read one file, one item per sentence in file order; empty sentences are left out and counted.
 
     Args:
         root: Folder of the downloads.
         split: Name of the annotation file without its ending.
         annotations: Path of another file in that format.
+        needs_images: See `read_referring`.
 
     Raises:
         FileNotFoundError: A file or images are missing.
@@ -52,7 +55,8 @@ def read_refcocom(root: Path, split: str, annotations: Path | None = None) -> tu
         raise ValueError(f"{path}: there is no sentence in the file")
     if num_empty:
         logger.warning("%s: %d sentences have no words and are left out", path, num_empty)
-    check_files_exist(sorted({item.image_path for item in items}), f"refcocom {split}")
+    if needs_images:
+        check_files_exist(sorted({item.image_path for item in items}), f"refcocom {split}")
     return tuple(items)
 
 
@@ -110,7 +114,7 @@ BENCHMARK = define_segmentation(
     "refcocom",
     "Referring segmentation of parts and objects",
     "name of an annotation file",
-    lambda source: read_refcocom(source.root, str(source.split), source.annotations),
+    lambda source: read_refcocom(source.root, str(source.split), source.annotations, needs_images=False),
     quoted_by="giou",
     takes_annotations=True,
 )

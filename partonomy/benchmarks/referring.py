@@ -224,13 +224,17 @@ class _Picture:
     width: int
 
 
-def read_referring(dataset_dir: Path, name: str, split: str) -> tuple[SegmentationItem, ...]:
+def read_referring(
+    dataset_dir: Path, name: str, split: str, *, needs_images: bool = True
+) -> tuple[SegmentationItem, ...]:
     """Read one split, one item per sentence in file order; empty sentences are left out and counted.
 
     Args:
         dataset_dir: Root of the LISA-style layout.
         name: Key of `REFERRING_SETS`.
         split: "train", "val", "test", "testA", "testB", "testC"; refCLEF's "testAB" belongs to testA and testB.
+        needs_images: Whether missing images are an error. Without one, an evaluation still knows the target and scores
+            its items 0.
 
     Raises:
         FileNotFoundError: A file or images are missing.
@@ -239,11 +243,18 @@ def read_referring(dataset_dir: Path, name: str, split: str) -> tuple[Segmentati
     if name not in REFERRING_SETS:
         raise ValueError(f"unknown referring data set {name!r}; known: {', '.join(REFERRING_SETS)}")
     chosen = _references_of_split(dataset_dir, name, split)
-    return make_items(dataset_dir, name, split, chosen, REFERRING_SETS[name].image_folder)
+    folder = REFERRING_SETS[name].image_folder
+    return make_items(dataset_dir, name, split, chosen, folder, needs_images=needs_images)
 
 
 def make_items(
-    dataset_dir: Path, name: str, split: str, references: Sequence[Reference], image_folder: str
+    dataset_dir: Path,
+    name: str,
+    split: str,
+    references: Sequence[Reference],
+    image_folder: str,
+    *,
+    needs_images: bool,
 ) -> tuple[SegmentationItem, ...]:
     """Find the images and masks of a split's references; make one item per sentence, in their order.
 
@@ -253,6 +264,7 @@ def make_items(
         split: Name of the split, for messages.
         references: References of the split.
         image_folder: Folder of the images, relative to the root.
+        needs_images: See `read_referring`.
 
     Raises:
         FileNotFoundError: `instances.json` or images are missing.
@@ -260,7 +272,8 @@ def make_items(
     """
     instances = dataset_dir / "refer_seg" / name / "instances.json"
     pictures, masks = _read_instances(instances, dataset_dir / image_folder, references)
-    check_files_exist([picture.path for picture in pictures.values()], f"{name} {split}")
+    if needs_images:
+        check_files_exist([picture.path for picture in pictures.values()], f"{name} {split}")
     items, num_empty = [], 0
     for reference in references:
         picture = pictures[reference.image_id]
@@ -482,7 +495,7 @@ def _name(record: Any) -> str:
 
 
 def _read(name: str, source: Source) -> Sequence[SegmentationItem]:
-    return read_referring(source.root, name, str(source.split))
+    return read_referring(source.root, name, str(source.split), needs_images=False)
 
 
 BENCHMARKS = tuple(

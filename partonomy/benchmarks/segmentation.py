@@ -5,20 +5,29 @@ which is 1 if target and prediction are both empty. Counts are integers and excl
 LISA: adds 1e-5 to every union and sums float32; here: exact.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 
 from partonomy.benchmarks.cases import Case, CaseLabel, CasePicture, mask_pictures
-from partonomy.benchmarks.records import AnswerRecord, MaskOutcome, answer_texts, ratio_by_image
+from partonomy.benchmarks.records import (
+    AnswerRecord,
+    MaskOutcome,
+    answer_texts,
+    ratio_by_image,
+    unanswered_record,
+)
 from partonomy.benchmarks.task import (
+    AnswerT,
     Asking,
     Benchmark,
+    Item,
     Metric,
     Options,
     Picture,
@@ -35,8 +44,8 @@ from partonomy.structures import RLE, CharSpan
 from partonomy.visualize import part_colours
 
 
-class AskedText(Protocol):
-    """The attributes that the wording of a question depends on."""
+class AskedText(Item, Protocol):
+    """The attributes of an item that the wording of its question depends on."""
 
     @property
     def text(self) -> str:
@@ -84,6 +93,8 @@ class SegmentationItem:
         return Picture(self.image_path, self.height, self.width)
 
 
+AskedT = TypeVar("AskedT", bound=AskedText)
+
 IGNORED_COLOUR = (128, 128, 128)
 THE_TARGET = "the target"
 END_MARKS = " .,;:!?"
@@ -115,11 +126,6 @@ SENTENCE_WORDINGS = {
     Wording.PLUM: "{sentence} Please segment it.",
     Wording.LISA: "{sentence} Please output segmentation mask.",
 }
-
-
-def describe_mode(mode: StrEnum, wording: Wording) -> str:
-    """Describe the protocol of a score: the mode, and the wording unless it is PLUM's own."""
-    return mode.value if wording is Wording.PLUM else f"{mode.value}, {wording.value} wording"
 
 
 @dataclass(frozen=True)
@@ -196,8 +202,10 @@ def segmentation_ratios(records: Sequence[AnswerRecord]) -> dict[str, ImageRatio
         records, [outcome.intersection for outcome in counted], [outcome.union for outcome in counted], 1.0
     )
     giou = ratio_by_image(records, [record.score for record in records], [1] * len(records))
+    # Without a pixel in any union, nothing was predicted where nothing was wanted, unless an item has no answer.
+    value_if_empty = 1.0 if all(record.is_scored for record in records) else 0.0
     return {
-        "ciou": ImageRatio(ciou.numerators, ciou.denominators, len(records), value_if_empty=1.0),
+        "ciou": ImageRatio(ciou.numerators, ciou.denominators, len(records), value_if_empty),
         "giou": giou,
     }
 
@@ -223,16 +231,67 @@ def share_reaching(
 
 
 @dataclass(frozen=True)
-class SegmentationOptions(Options):
+class MaskOptions(Options):
+    """How questions that masks answer are asked.
+
+    Attributes:
+        mode: source of the masks.
+        wording: plum asks in the words that PLUM is trained on; lisa asks in the words of LISA's validation.
+    """
+
+    mode: StrEnum
+    wording: Wording = Wording.PLUM
+
+
+@dataclass(frozen=True)
+class MaskTask(Task[AskedT, AnswerT, AnswerRecord]):
+    """Questions that masks answer, with one target or several.
+
+    Attributes:
+        quoted_by: The headline. Large masks dominate cIoU, so that some benchmarks quote gIoU instead.
+    """
+
+    RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
+
+    benchmark: str
+    split: str
+    options: MaskOptions
+    items: Sequence[AskedT] = ()
+    quoted_by: str = "ciou"
+
+    @property
+    def protocol(self) -> str:
+        """The mode, and the wording unless it is PLUM's own."""
+        mode, wording = self.options.mode.value, self.options.wording
+        return str(mode) if wording is Wording.PLUM else f"{mode}, {wording.value} wording"
+
+    @property
+    def headline(self) -> str:
+        """See `quoted_by`."""
+        return self.quoted_by
+
+    @abstractmethod
+    def target_names(self, item: AskedT) -> tuple[str, ...]:
+        """Return the words that name the item's targets, one per target."""
+
+    def turns(self, item: AskedT) -> tuple[Turn, ...]:
+        """Return the conversation that the model answers: the question."""
+        return (Turn(Role.USER, segmentation_prompt(item, self.options.wording)),)
+
+    def unanswered(self, item: AskedT) -> AnswerRecord:
+        """Return the item's record before its answer is known."""
+        return unanswered_record(item, segmentation_prompt(item, self.options.wording), self.target_names(item))
+
+
+@dataclass(frozen=True)
+class SegmentationOptions(MaskOptions):
     """How expressions are asked.
 
     Attributes:
         mode: forced segments the phrase of a given answer; generated unites all masks of the model's own answer.
-        wording: the question in the words that PLUM is trained on (plum), or in those of LISA's validation (lisa).
     """
 
     mode: SegmentationMode = SegmentationMode.FORCED
-    wording: Wording = Wording.PLUM
 
 
 @dataclass(frozen=True)
@@ -244,34 +303,20 @@ class Segmented:
 
 
 @dataclass(frozen=True)
-class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
-    """Expressions or instructions, one mask each."""
+class SegmentationTask(MaskTask[SegmentationItem, Segmented]):
+    """Expressions or instructions, one mask each.
 
-    VERSION: ClassVar[str] = "segmentation-1.0"
-    RECORD: ClassVar[type[AnswerRecord]] = AnswerRecord
+    cIoU is quoted for RefCOCO, gIoU for ReasonSeg and for RefCOCOm (which calls it mIoU).
+    """
+
+    VERSION: ClassVar[str] = "segmentation-1.1"
     WORDS: ClassVar[Words] = Words("expression", quality="IoU", quality_title="IoU (%)", quality_key="iou")
 
-    benchmark: str
-    split: str
     options: SegmentationOptions
-    items: Sequence[SegmentationItem] = ()
-    quoted_by: str = "ciou"
-    """Headline: cIoU for RefCOCO; gIoU for ReasonSeg, whose cIoU large masks dominate, and for RefCOCOm ("mIoU")."""
-
-    @property
-    def protocol(self) -> str:
-        """The mode, and the wording unless it is PLUM's own."""
-        return describe_mode(self.options.mode, self.options.wording)
-
-    @property
-    def headline(self) -> str:
-        """See `quoted_by`."""
-        return self.quoted_by
 
     def ask(self, item: SegmentationItem, marks: AnswerMarks) -> Asking[Segmented]:
         """Segment the forced phrase, or everything that the model's own answer tags."""
-        turns = (Turn(Role.USER, self._prompt(item)),)
-        gold = self._gold(item)
+        turns, gold = self.turns(item), self._gold(item)
         if self.options.mode is SegmentationMode.FORCED:
             forced = forced_answer(item)
             (masks,) = yield [MaskRequest(0, turns, forced.text, (forced.span,), gold)]
@@ -282,12 +327,11 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
     def score(self, item: SegmentationItem, answer: Segmented) -> AnswerRecord:
         """Compare the union of the masks with the target."""
         outcome = count_outcome(item, unite(answer.masks, item.height, item.width))
-        record = self._record(item)
-        return replace(record, reply=answer.reply, score=outcome_iou(outcome), mask=outcome)
+        return replace(self.unanswered(item), reply=answer.reply, score=outcome_iou(outcome), mask=outcome)
 
     def fail(self, item: SegmentationItem, reason: str) -> AnswerRecord:
         """Return a record with IoU 0 and the target's pixels in the union."""
-        return replace(self._record(item), status=Status.FAILED, reason=reason, mask=missed_outcome(item))
+        return replace(self.unanswered(item), status=Status.FAILED, reason=reason, mask=missed_outcome(item))
 
     def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
         """Compute cIoU and gIoU."""
@@ -315,18 +359,9 @@ class SegmentationTask(Task[SegmentationItem, Segmented, AnswerRecord]):
         forced = forced_answer(item)
         return Gold(forced.text, (forced.span,), (item.mask,), ((forced.text, (forced.span,)),))
 
-    def _prompt(self, item: SegmentationItem) -> str:
-        return segmentation_prompt(item, self.options.wording)
-
-    def _record(self, item: SegmentationItem) -> AnswerRecord:
-        return AnswerRecord(
-            item_id=item.item_id,
-            image_id=item.image_id,
-            image_path=str(item.image_path),
-            group=item.group,
-            prompt=self._prompt(item),
-            truths=(item.text,),
-        )
+    def target_names(self, item: SegmentationItem) -> tuple[str, ...]:
+        """Return the expression or instruction."""
+        return (item.text,)
 
 
 def define_segmentation(

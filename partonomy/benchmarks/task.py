@@ -159,7 +159,7 @@ class Group:
     """Counts and metrics of one group's records.
 
     `reasons` counts why items failed or, for a group without items, why none could be asked. A metric is None if it is
-    not defined for the group.
+    not defined for the group. `num_tied` counts the items whose best answers tie, where a model chooses among answers.
     """
 
     name: str
@@ -167,6 +167,7 @@ class Group:
     num_failed: int
     reasons: Mapping[str, int]
     metrics: Mapping[str, Metric | None]
+    num_tied: int = 0
 
 
 @dataclass(frozen=True)
@@ -442,9 +443,9 @@ class Options:
     """Base of a benchmark's own flags: a frozen dataclass with one field per flag."""
 
     FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset()
-    """Options that may differ when a run is resumed, because they do not change records."""
+    """Options that may differ when a run is resumed, because they do not change its records."""
     FREE_TO_MERGE: ClassVar[frozenset[str]] = frozenset()
-    """Options that may differ between merged runs, because they do not change metrics."""
+    """Options that may differ between merged runs, because they do not change the metrics either."""
 
     def resolve(self, model: str) -> Self:
         """Replace defaults by the values that they stand for, so that a run records them, and check the values.
@@ -474,6 +475,7 @@ class Benchmark:
         takes_annotations: Whether another file may replace the split's own.
         has_splits: Whether the data are divided into splits.
         earlier_options: What runs did before an option existed, for the options whose default is something else.
+        depends_on_marks: Whether marks such as [SEG] in a model's answers (`AnswerMarks`) affect the scores.
     """
 
     name: str
@@ -487,6 +489,7 @@ class Benchmark:
     takes_annotations: bool = False
     has_splits: bool = True
     earlier_options: Mapping[str, str] = field(default_factory=dict)
+    depends_on_marks: bool = True
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -504,11 +507,12 @@ def define_benchmark(
     keep: Callable[[Sequence[ItemT], int | None], Sequence[ItemT]] = first_items,
     takes_annotations: bool = False,
     earlier_options: Mapping[str, str] | None = None,
+    depends_on_marks: bool = True,
 ) -> Benchmark:
     """Describe a benchmark whose split is a sequence of items.
 
     Args:
-        name, title, splits, options, takes_annotations, earlier_options: See `Benchmark`.
+        name, title, splits, options, takes_annotations, depends_on_marks, earlier_options: See `Benchmark`.
         read_items: Reads all items of `source.split`.
         make_task: Returns the task; called with name, split, options and items.
         default_split: The split if none is given.
@@ -531,4 +535,5 @@ def define_benchmark(
         make,
         takes_annotations=takes_annotations,
         earlier_options=earlier_options or {},
+        depends_on_marks=depends_on_marks,
     )

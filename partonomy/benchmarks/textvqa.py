@@ -127,8 +127,7 @@ class TextVqaOptions(VqaOptions):
     """How questions are put and scored.
 
     Attributes:
-        protocol: that of LLaVA-1.5's evaluation (llava_official), or of the Partonomy authors' code (partonomy_compat).
-        no_ocr: do not show the OCR tokens, which the compatible protocol never shows.
+        no_ocr: leave the OCR tokens out of the question; partonomy_compat always does.
     """
 
     no_ocr: bool = False

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from partonomy.benchmarks.cases import IMAGE, Case
-from partonomy.benchmarks.records import AnswerRecord, answer_texts
+from partonomy.benchmarks.records import AnswerRecord, answer_texts, unanswered_record
 from partonomy.benchmarks.task import (
     Asking,
     Benchmark,
@@ -254,7 +254,7 @@ class VqaOptions(Options):
     """How questions are put and scored.
 
     Attributes:
-        protocol: that of LLaVA-1.5's evaluation (llava_official), or of the Partonomy authors' code (partonomy_compat).
+        protocol: llava_official follows LLaVA-1.5's evaluation; partonomy_compat follows the Partonomy authors' code.
     """
 
     protocol: VqaProtocol = VqaProtocol.LLAVA_OFFICIAL
@@ -329,14 +329,7 @@ class VqaTask(Task[VqaItem, str, AnswerRecord]):
         return self.functions.prompt(item, self.vqa_protocol)
 
     def _record(self, item: VqaItem) -> AnswerRecord:
-        return AnswerRecord(
-            item_id=item.item_id,
-            image_id=item.image_id,
-            image_path=str(item.image_path),
-            group=item.group,
-            prompt=self._prompt(item),
-            truths=item.answers,
-        )
+        return unanswered_record(item, self._prompt(item), item.answers)
 
 
 def define_vqa(
@@ -364,4 +357,5 @@ def define_vqa(
         make_task=make_task,
         default_split=default_split,
         keep=keep,
+        depends_on_marks=False,
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from partonomy.datasets.curation.derived import CurationRecord, ImageOrigin, check_output, read_input, save_curated
+from partonomy.datasets.curation.derived import CurationRecord, ImageOrigin, lock_outputs, read_input, save_curated
 from partonomy.datasets.curation.merge import Merge, MergeConfig, merge_datasets
 from partonomy.datasets.curation.prune import prune_dataset
 from partonomy.datasets.curation.split import split_dataset
@@ -38,16 +38,16 @@ def prune(
         overwrite: Replace an existing data set.
     """
     source = read_input(Path(folder))
-    check_output(Path(output), [source.folder], overwrite)
-    pruning = prune_dataset(source.dataset, min_annotations, count_by)
-    changes = {
-        "dropped_parts": [asdict(part) for part in pruning.parts],
-        "dropped_objects": list(pruning.objects),
-        "dropped_images": [{"id": image.image_id, "file_name": image.file_name} for image in pruning.images],
-    }
     settings: dict[str, str | int | float | bool | None] = {"min_annotations": min_annotations, "count_by": count_by}
-    record = CurationRecord("prune", settings, [source], changes)
-    save_curated(pruning.dataset, Path(output), record, source.origins)
+    with lock_outputs([Path(output)], [source.folder], overwrite):
+        pruning = prune_dataset(source.dataset, min_annotations, count_by)
+        changes = {
+            "dropped_parts": [asdict(part) for part in pruning.parts],
+            "dropped_objects": list(pruning.objects),
+            "dropped_images": [{"id": image.image_id, "file_name": image.file_name} for image in pruning.images],
+        }
+        record = CurationRecord("prune", settings, [source], changes)
+        save_curated(pruning.dataset, Path(output), record, source.origins)
     _print_sizes("before", source.dataset)
     _print_sizes("after", pruning.dataset)
     _print_list(
@@ -85,7 +85,6 @@ def merge(
         overwrite: Replace an existing data set.
     """
     sources = [read_input(Path(folder)) for folder in folders]
-    check_output(Path(output), [source.folder for source in sources], overwrite)
     config = MergeConfig(
         name=name or Path(output).resolve().name,
         name_map=read_text_map(Path(name_map), "name map") if name_map else {},
@@ -93,17 +92,18 @@ def merge(
         first_category_wins=category_conflicts == "first",
         num_workers=num_workers,
     )
-    merged = merge_datasets([source.dataset for source in sources], config)
-    origins: dict[int, ImageOrigin] = {}
-    for image, (number, image_id) in zip(merged.dataset.images, merged.sources, strict=True):
-        origins[image.image_id] = sources[number].origins[image_id]
     settings: dict[str, str | int | float | bool | None] = {
         "name_map_sha256": hash_files([Path(name_map)]) if name_map else None,
         "categories_sha256": hash_files([Path(categories)]) if categories else None,
         "category_conflicts": category_conflicts,
     }
-    record = CurationRecord("merge", settings, sources, _merge_changes(merged))
-    save_curated(merged.dataset, Path(output), record, origins)
+    with lock_outputs([Path(output)], [source.folder for source in sources], overwrite):
+        merged = merge_datasets([source.dataset for source in sources], config)
+        origins: dict[int, ImageOrigin] = {}
+        for image, (number, image_id) in zip(merged.dataset.images, merged.sources, strict=True):
+            origins[image.image_id] = sources[number].origins[image_id]
+        record = CurationRecord("merge", settings, sources, _merge_changes(merged))
+        save_curated(merged.dataset, Path(output), record, origins)
     for source in sources:
         _print_sizes(source.dataset.name, source.dataset)
     _print_sizes("merged", merged.dataset)
@@ -151,18 +151,17 @@ def split(
     targets = [Path(output_train), Path(output_val)]
     if targets[0].resolve() == targets[1].resolve():
         raise ValueError(f"{output_train}: --output_train and --output_val are the same folder")
-    for target in targets:
-        check_output(target, [source.folder], overwrite)
-    sides = split_dataset(source.dataset, val_share, seed, num_workers)
-    train, val = (_count_images(dataset) for dataset in (sides.train, sides.val))
-    only = {
-        "objects_in_train_only": sorted(train.keys() - val.keys()),
-        "objects_in_val_only": sorted(val.keys() - train.keys()),
-    }
-    for side, target, dataset in zip(("train", "val"), targets, (sides.train, sides.val), strict=True):
-        settings: dict[str, str | int | float | bool | None] = {"side": side, "val_share": val_share, "seed": seed}
-        save_curated(dataset, target, CurationRecord("split", settings, [source], only), source.origins)
-        _print_sizes(side, dataset)
+    with lock_outputs(targets, [source.folder], overwrite):
+        sides = split_dataset(source.dataset, val_share, seed, num_workers)
+        train, val = (_count_images(dataset) for dataset in (sides.train, sides.val))
+        only = {
+            "objects_in_train_only": sorted(train.keys() - val.keys()),
+            "objects_in_val_only": sorted(val.keys() - train.keys()),
+        }
+        for side, target, dataset in zip(("train", "val"), targets, (sides.train, sides.val), strict=True):
+            settings: dict[str, str | int | float | bool | None] = {"side": side, "val_share": val_share, "seed": seed}
+            save_curated(dataset, target, CurationRecord("split", settings, [source], only), source.origins)
+            _print_sizes(side, dataset)
     _print_list("objects in train only (images)", [f"{one} ({train[one]})" for one in only["objects_in_train_only"]])
     _print_list("objects in val only (images)", [f"{one} ({val[one]})" for one in only["objects_in_val_only"]])
     if sides.num_held_together:

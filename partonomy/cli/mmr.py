@@ -6,8 +6,10 @@ from typing import Literal
 
 import numpy as np
 
+from partonomy.datasets.sources.mmr import FOLDER
 from partonomy.datasets.store import ANNOTATIONS_FILE, load_dataset
 from partonomy.files import hash_files
+from partonomy.locks import lock_folder
 from partonomy.models.chat_endpoint import ChatSettings, EndpointError, build_chat_model
 from partonomy.models.contract import ReplyRefused, Role, Turn
 from partonomy.questions.mmr.build import NOTE, BuildState, FileCounts, build_file, build_mmr, find_build, rejected_file
@@ -77,13 +79,14 @@ def build_mmr_like(
         cache = root / CACHE_FOLDER if answer_cache is None else Path(answer_cache)
         maker = ChatMaker(_ask_endpoint(chat, api_key_env, cache), data.image_root, vars(chat))
     settings = {"dataset": data.name, "annotations_sha256": hash_files([Path(dataset) / ANNOTATIONS_FILE])}
-    state = find_build(root, split, maker, settings)
-    if state is BuildState.DONE:
-        print(f"{root}: {split} is already built with these settings, nothing to do")
-        return
-    if state is BuildState.OTHER and not overwrite:
-        raise FileExistsError(f"{build_file(root, split)}: {state.value}; pass --overwrite or another --output")
-    counts = build_mmr(data, maker, root, split, settings)
+    with lock_folder(root / FOLDER):  # for all splits, because val and test write the same three files
+        state = find_build(root, split, maker, settings)
+        if state is BuildState.DONE:
+            print(f"{root}: {split} is already built with these settings, nothing to do")
+            return
+        if state is BuildState.OTHER and not overwrite:
+            raise FileExistsError(f"{build_file(root, split)}: {state.value}; pass --overwrite or another --output")
+        counts = build_mmr(data, maker, root, split, settings)
     print(f"{root}: {NOTE}")
     for name, one in counts.items():
         _print_counts(name, one)

@@ -25,25 +25,27 @@ def tables(
     format: str = "text",
     output: str | None = None,
 ) -> None:
-    """Print the results of finished runs of any benchmark, on request in the layout of a paper's table.
+    """Print the results of finished runs of any benchmark, also in the layout of a paper's table.
 
     Args:
         runs: Output folders of finished runs.
-        table: 2, 3, 4, 5, 9, 10, 11 (Partonomy/PLUM paper) or mmr2 to mmr5 (MMR paper): that table alone, every run
-            beside the rows quoted from the paper. auto: every metric of the runs; first, for Partonomy, table 3 and the
-            segmentation table of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2), and
-            for ReasonSeg, table 4. all: every table of a paper for the runs' benchmarks, then every metric.
-        protocol: Of Partonomy. ours: failed questions score 0, answer of the highest sequence probability. authors: as
-            the authors' code counts (failed questions left out, answer of the highest mean over the conversation).
-            both: one row each.
-        no_intervals: Leave out the 95% intervals below the values (text, markdown, latex).
-        format: text, markdown, latex (booktabs) or csv. csv is tidy: one line per row of a table, group and metric,
-            with the columns table, method, dataset, source (quoted, ours, exact), protocol, question_type (the group),
-            metric, value, low, high (percent) and n; without the accuracy by answer length.
+        table: auto prints every metric of the runs; for Partonomy, it first prints table 3 and the segmentation table
+            of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2), and for ReasonSeg, table
+            4. 2, 3, 4, 5, 9, 10, 11 (Partonomy/PLUM paper) and mmr2 to mmr5 (MMR paper) print that table alone, with
+            the runs next to the paper's rows. all prints every paper's table for the runs' benchmarks, then every
+            metric.
+        protocol: Partonomy only. ours scores failed questions 0 and takes the answer with the highest sequence
+            probability. authors counts as the authors' code does: failed questions and missing masks are left
+            out, macro-gIoU has one value per question, and the answer with the highest mean over the conversation is
+            taken. both prints one row for each.
+        no_intervals: Leave out the 95% confidence intervals below the values (text, markdown, latex).
+        format: text, markdown, latex (booktabs) or csv. csv is tidy data with one line per table row, group and metric.
+            Its columns are table, method, dataset, source (quoted, ours, exact), protocol, question_type (the group),
+            metric, value, low, high (percent) and n. It leaves out the accuracy by answer length.
         output: File to write instead of printing.
 
     Raises:
-        ValueError: Unknown table, protocol or format, or a table does not hold a run.
+        ValueError: The table, the protocol or the format is unknown, or a table cannot show a run's benchmark.
         FileNotFoundError: A folder holds no finished run.
     """
     choice = _known("table", table, TABLE_CHOICES)
@@ -68,19 +70,19 @@ def tables(
 def compare(
     run_a: str, run_b: str, *, metric: str = "", show: int = 10, seed: int = 0, output: str | None = None
 ) -> None:
-    """Print how run B differs from run A on the same items of a benchmark: paired intervals, items that changed.
+    """Compare two runs on the same items of a benchmark: differences with paired intervals, and items that changed.
 
     Args:
         run_a: Output folder of a finished run.
-        run_b: Another one, on the same items. Differences are B minus A.
-        metric: Metrics of summary.json, separated by commas; default all of them. For Partonomy: micro- and macro-gIoU
-            (paired), accuracy of parts and objects, and F1 of the part names in the model's own answers.
-        show: How many items of each kind of change to print.
-        seed: Of the bootstrap over images.
-        output: File for all changed items: .csv (one line each) or .json (the differences too).
+        run_b: Output folder of another finished run on the same items. Differences are B minus A.
+        metric: Comma-separated metrics of summary.json; default all. Partonomy's default is micro- and macro-gIoU
+            (paired), the accuracy of parts and objects, and the F1 of the part names in the model's own answers.
+        show: Maximum number of items to print for each kind of change.
+        seed: Seed of the bootstrap over images.
+        output: File to write with all changed items, as .csv (one line each) or .json (also the differences).
 
     Raises:
-        ValueError: The runs are of different benchmarks or were asked other items, or a metric is unknown.
+        ValueError: The runs belong to different benchmarks or were asked different items, or a metric is unknown.
         FileNotFoundError: A folder holds no finished run.
     """
     if show < 0:
@@ -96,22 +98,25 @@ def compare(
 
 
 def report(
-    run: str, output: str | None = None, baselines: Sequence[str] = (), training_metrics: Sequence[str] = ()
+    run: str,
+    output: str | None = None,
+    baselines: list[str] | str | None = None,
+    training_metrics: list[str] | str | None = None,
 ) -> None:
-    """Write one self-contained HTML page about a finished run.
+    """Write a self-contained HTML page about a finished run.
 
     Args:
         run: Output folder of a finished run of any benchmark.
-        output: HTML file; default report.html in the run's folder.
-        baselines: Output folders of other runs on the same items, shown beside it.
-        training_metrics: metrics.jsonl files of the model's training, for the loss curves; default those that the run
-            recorded, or those found beside its checkpoint.
+        output: HTML file to write; default report.html in the run's folder.
+        baselines: Output folders of other runs on the same items, to compare with; a path, or a list in brackets.
+        training_metrics: metrics.jsonl files of the model's training, for the loss curves; a path, or a list in
+            brackets. By default, those that the run recorded, or else those next to its checkpoint.
     """
     target = Path(run) / "report.html" if output is None else Path(output)
     write_report(
         load_run(Path(run)),
-        [load_run(Path(baseline)) for baseline in baselines],
-        [Path(path) for path in training_metrics],
+        [load_run(path) for path in _paths(baselines)],
+        _paths(training_metrics),
         target,
     )
     print(f"Written: {target}")
@@ -120,25 +125,30 @@ def report(
 def export_predictions(run: str, output: str, overwrite: bool = False) -> None:
     """Write the replies and masks of a finished run as a JSON list, one entry per item.
 
-    An entry has item_id, group, image, prompt, status, reason, reply (null where the answer was given) and masks (COCO
-    RLE). For Partonomy it is the question's published record and, beside it, what the model answered.
+    An entry has item_id, group, image, prompt, status, reason, reply (null if the answer was given) and masks (COCO
+    RLE). Partonomy's entries are the published records of the questions, with the model's answers added.
 
     Args:
         run: Output folder of a finished run of any benchmark.
-        output: File to write (.json).
+        output: JSON file to write.
         overwrite: Replace an existing file.
     """
     target = Path(output)
     if target.suffix != ".json":
-        raise ValueError(f"{target}: the predictions are JSON; give a name that ends in .json")
+        raise ValueError(f"{target}: predictions are written as JSON; choose a name that ends in .json")
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{target}: exists already; pass --overwrite or another --output")
+        raise FileExistsError(f"{target}: already exists; pass --overwrite or choose another --output")
     loaded = load_run(Path(run))
     summary = write_predictions(loaded, target)
     items = loaded.task.WORDS.items
     print(f"{target}: predictions for {summary.num_written} {items}")
     if summary.unreadable:
-        print(f"  {len(summary.unreadable)} records have none: their {items} could not be read (see summary.json)")
+        print(f"  {len(summary.unreadable)} records have no prediction; their {items} could not be read (summary.json)")
+
+
+def _paths(given: list[str] | str | None) -> list[Path]:
+    """Return the paths of a flag that takes one path or a list."""
+    return [Path(path) for path in ([given] if isinstance(given, str) else given or ())]
 
 
 def _known(what: str, value: str, known: Sequence[str]) -> str:

@@ -38,27 +38,33 @@ def benchmark_parser(name: str, prog: str | None = None, default_model: str | No
     """
     benchmark = find_benchmark(name)
     parser = ArgumentParser(prog=prog or f"python -m partonomy run {name}", description=f"{benchmark.title}.")
-    parser.add_argument("--config", action="config", help="YAML file with any of the flags below")
+    parser.add_argument("--config", action="config", help="YAML file that may set any of the flags below")
     parser.add_argument(f"--{benchmark.root_flag}", type=str, required=True, help=benchmark.root_help)
-    parser.add_argument("--output", type=str, required=True, help=f"folder for {RECORDS_FILE} and {SUMMARY_FILE}")
+    parser.add_argument(
+        "--output", type=str, required=True, help=f"folder to write {RECORDS_FILE} and {SUMMARY_FILE} to"
+    )
     if benchmark.has_splits:
         parser.add_argument("--split", type=str | None, default=None, help=benchmark.splits)
     if benchmark.takes_annotations:
-        parser.add_argument("--annotations", type=str | None, default=None, help="a file that replaces the split's own")
+        parser.add_argument(
+            "--annotations", type=str | None, default=None, help="annotation file to read instead of the split's own"
+        )
     _add_fields(parser, ModelSettings, {"model": default_model} if default_model else {})
     _add_fields(parser, benchmark.options, {})
-    parser.add_argument("--limit", type=int | None, default=None, help="ask at most N items (of each group)")
+    parser.add_argument("--limit", type=int | None, default=None, help="maximum number of items (per group)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
-    parser.add_argument("--num_procs", type=int, default=1, help="worker processes on this machine")
+    parser.add_argument("--num_procs", type=int, default=1, help="number of worker processes on this machine")
     parser.add_argument(
         "--shard",
         type=str | None,
         default=None,
-        help="ask one part of the images, e.g. 2/8, on machines without a common launcher; python -m partonomy "
-        "merge-runs joins the parts",
+        help="run on one part of the images, e.g. 2/8, for machines without a common launcher; join the parts with "
+        "python -m partonomy merge-runs",
     )
     parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; ignored")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap, of --model random, of shuffled choices")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the bootstrap, of --model random and of the order of choices"
+    )
     return parser
 
 
@@ -108,7 +114,7 @@ def run_parsed(name: str, arguments: Namespace) -> Summary | None:
         print(f"Written: {job.output / RECORDS_FILE}, {job.output / SUMMARY_FILE}")
     elif job.config.shard is not None and rank.index == 0:
         print(f"Shard {job.config.shard}: {job.output}")
-        print("Join all: python -m partonomy merge-runs SHARDS --output DIR")
+        print("Join all shards: python -m partonomy merge-runs SHARDS --output FOLDER")
     return summary
 
 
@@ -131,8 +137,12 @@ def run_named(name: str, prog: str, arguments: Sequence[str], default_model: str
 
 
 def _add_fields(parser: ArgumentParser, settings: type[Any], defaults: Mapping[str, Any]) -> None:
-    """Add a flag for every field of a dataclass, with its help from the docstring."""
-    help_of = {param.arg_name: param.description for param in parse_docstring(_docstring(settings)).params}
+    """Add a flag for every field of a dataclass, with its help from the docstrings of the class and its bases."""
+    help_of = {
+        param.arg_name: param.description
+        for base in reversed(settings.__mro__)
+        for param in parse_docstring(base.__doc__ or "").params
+    }
     for entry in fields(settings):
         default = defaults.get(entry.name, entry.default)
         if entry.type is bool:
@@ -159,10 +169,6 @@ def _read_fields(settings: type[SettingsT], arguments: Namespace) -> SettingsT:
 
 def _is_enum(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, StrEnum)
-
-
-def _docstring(settings: type[Any]) -> str:
-    return settings.__doc__ or ""
 
 
 def run_command(arguments: Sequence[str]) -> None:

@@ -6,7 +6,15 @@ from typing import Any
 
 import msgspec
 
-from partonomy.files import RECORD_ERRORS, check_box, check_relative_path, check_text, iterate_lists, open_atomically
+from partonomy.files import (
+    RECORD_ERRORS,
+    check_box,
+    check_relative_path,
+    check_text,
+    iterate_lists,
+    open_atomically,
+    reason_of,
+)
 from partonomy.masks import check_mask_size, read_sound_codes, rle_area, rle_bbox, rle_from_coco, rle_to_json, shorten
 from partonomy.sharding import Shard
 from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part
@@ -97,8 +105,7 @@ def annotations_from_json(content: Mapping[str, Any], path: Path) -> tuple[Annot
             except RECORD_ERRORS as error:
                 identifier = record.get("id") if isinstance(record, Mapping) else None
                 name = f"at position {number}" if identifier is None else shorten(identifier)
-                reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-                raise ValueError(f"{path}, {key.removesuffix('s')} {name}: {reason}") from error
+                raise ValueError(f"{path}, {key.removesuffix('s')} {name}: {reason_of(error)}") from error
     return reader.build()
 
 

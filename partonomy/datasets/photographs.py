@@ -4,6 +4,7 @@ Two files show the same photograph if they have the same bytes or the same COCO 
 training images next to its weights.
 """
 
+import os
 import re
 import shutil
 import zlib
@@ -20,6 +21,7 @@ from partonomy.files import hash_files, write_json
 COCO_NUMBER = re.compile(r"(?:^|_)(\d{12})$")
 TRAINING_IMAGES_FILE = "training_images.json"
 TAIL_BYTES = 4096
+COCO_PREFIX = "coco/"
 
 
 def find_same_files(paths: Sequence[Path], num_workers: int = 1) -> tuple[tuple[int, ...], ...]:
@@ -114,8 +116,16 @@ class TrainingImageList:
     images: frozenset[str]
 
     def count(self, paths: Iterable[Path]) -> int:
-        """Return how many of the given photographs the model was trained on."""
-        return len({image_key(path) for path in paths} & self.images)
+        """Return how many of the given photographs the model was trained on.
+
+        A missing file has no bytes to compare. It counts if the model was trained on a photograph of its name, since
+        a count of 0 would deny an overlap that nobody can rule out.
+        """
+        names = {key.partition("/")[0] for key in self.images if not key.startswith(COCO_PREFIX)}
+        return sum(
+            image.name in names if isinstance(image, Path) else image in self.images
+            for image in _distinct_photographs(paths)
+        )
 
 
 _ADAPTER = TypeAdapter(TrainingImageList)
@@ -128,8 +138,8 @@ def image_key(path: Path) -> str:
     """
     number = coco_number(path.name)
     if number is not None:
-        return f"coco/{number}"
-    if not path.is_file():
+        return f"{COCO_PREFIX}{number}"
+    if not os.path.isfile(path):  # unlike Path.is_file, False for any bad name
         return f"{path.name}/missing"
     with path.open("rb") as file:
         size = file.seek(0, 2)
@@ -174,5 +184,19 @@ def count_trained_on(checkpoint: Path | None, paths: Iterable[Path]) -> int | No
 
 
 def num_photographs(paths: Iterable[Path]) -> int:
-    """Return the number of different photographs among the files."""
-    return len({image_key(path) for path in paths})
+    """Return the number of different photographs among the files; missing files are told apart by their paths."""
+    return len(_distinct_photographs(paths))
+
+
+def _distinct_photographs(paths: Iterable[Path]) -> set[str | Path]:
+    """Return the photographs' keys; for files without readable bytes and without a COCO number, their paths."""
+    return {_key_or_path(path) for path in paths}
+
+
+def _key_or_path(path: Path) -> str | Path:
+    if coco_number(path.name) is not None:
+        return image_key(path)
+    try:
+        return image_key(path) if os.path.isfile(path) and os.path.getsize(path) else path
+    except OSError:  # a file that must not be read
+        return path

@@ -8,13 +8,13 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from partonomy.datasets.phrases import locate_listed, locate_phrases
-from partonomy.datasets.question_file import check_question, describe_record_error, invalid_record
+from partonomy.datasets.question_file import check_question, invalid_record
 from partonomy.files import (
     RECORD_ERRORS,
     check_relative_path,
@@ -23,14 +23,16 @@ from partonomy.files import (
     iterate_records,
     parse_json,
     read_json,
+    reason_of,
 )
 from partonomy.images import check_image
-from partonomy.masks import check_mask_size, rle_from_coco, rle_to_json, shorten, union_masks
+from partonomy.masks import check_mask_size, rle_area, rle_from_coco, rle_to_json, shorten, union_masks
 from partonomy.sharding import Shard
 from partonomy.structures import (
     CharSpan,
     Choice,
     InvalidRecord,
+    KnownTruth,
     ObjectChoice,
     ObjectInstance,
     ObjectQuestion,
@@ -90,17 +92,22 @@ class PublishedRecord:
     parts: tuple[Part, ...]
 
 
-def load_records(path: Path, invalid: Literal["raise", "collect"]) -> QuestionSet:
+def load_records(path: Path, invalid: Literal["raise", "collect"], *, needs_images: bool = True) -> QuestionSet:
     """Read a record file as questions; see `partonomy.datasets.store.load_questions`."""
-    records, bad = read_records(path, invalid)
+    records, bad = read_records(path, invalid, needs_images=needs_images)
     questions = tuple(record.question for record in records)
     return QuestionSet(path.stem, questions, hash_files([path]), invalid=bad)
 
 
 def read_records(
-    path: Path, invalid: Literal["raise", "collect"]
+    path: Path, invalid: Literal["raise", "collect"], *, needs_images: bool = True
 ) -> tuple[list[PublishedRecord], tuple[InvalidRecord, ...]]:
     """Read a record file.
+
+    Args:
+        path: the file.
+        invalid: what to do with unusable records; see `partonomy.datasets.store.load_questions`.
+        needs_images: whether a record whose image is missing or has another size than its masks is unusable.
 
     Returns:
         The usable records and the unusable ones. Images are numbered from 1 in order of appearance; question ids are
@@ -110,7 +117,7 @@ def read_records(
         ValueError: the file is not a JSON list or, with "raise", a record is bad; the message names file and record
             index.
     """
-    reader = _RecordReader(path)
+    reader = _RecordReader(path, needs_images)
     return reader.read_all(enumerate(_read_list(path)), invalid)
 
 
@@ -181,8 +188,9 @@ def question_to_record(question: Question, instance: ObjectInstance, folder: Pat
 class _RecordReader:
     """Reads the records of one file; masks that several records repeat are decoded only once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, needs_images: bool = True) -> None:
         self._path = path
+        self._needs_images = needs_images
         self._image_ids: dict[str, int] = {}
         self.claims: dict[str, int] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -197,11 +205,21 @@ class _RecordReader:
             try:
                 records.append(self.read(index, content))
             except RECORD_ERRORS as error:
-                reason = describe_record_error(error)
+                reason = reason_of(error)
                 if invalid == "raise":
                     raise ValueError(f"{self._path}, record {index}: {reason}") from error
-                bad.append(invalid_record(index, content, reason))
+                bad.append(replace(invalid_record(index, content, reason), truth=self._known_truth(index, content)))
         return records, tuple(bad)
+
+    def _known_truth(self, index: int, content: Any) -> KnownTruth | None:
+        """Return the truth of a record that would be sound with an image that fits; None if it would not be."""
+        try:
+            record = _RecordReader(self._path, needs_images=False).read(index, content)
+        except RECORD_ERRORS:
+            return None
+        masks = [part.mask for part in record.question.masks]
+        parts = tuple((part.label, rle_area(part.mask)) for part in record.question.masks)
+        return KnownTruth(record.image_path, parts, rle_area(union_masks(masks)))
 
     def read(self, index: int, content: Mapping[str, Any]) -> PublishedRecord:
         if not isinstance(content, Mapping):
@@ -259,19 +277,20 @@ class _RecordReader:
         text = json.dumps(segmentations, ensure_ascii=False)
         key = (image_path, hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest())
         if key not in self._parts:
-            # The image limits the size of its masks, so it is checked first.
+            # The size limits what the masks may decode to, so it is checked first.
             height, width = self._check_size(image_path, full_path, segmentations)
             self._parts[key] = tuple(_read_part(label, masks, height, width) for label, masks in segmentations.items())
         return self._parts[key]
 
     def _check_size(self, image_path: str, full_path: Path, segmentations: Mapping[str, Any]) -> tuple[int, int]:
-        """Return the first mask's size (height, width), checked against the image file and earlier records."""
+        """Return the first mask's size (height, width), checked against earlier records and any image file needed."""
         label, masks = next(iter(segmentations.items()))
         height, width = _claimed_size(_mask_list(label, masks)[0], f"mask 0 of {label!r}")
-        try:
-            check_image(full_path, height, width)
-        except ValueError as error:
-            raise ValueError(f"mask 0 of {label!r}: {error}") from error
+        if self._needs_images:
+            try:
+                check_image(full_path, height, width)
+            except ValueError as error:
+                raise ValueError(f"mask 0 of {label!r}: {error}") from error
         known = self._sizes.setdefault(image_path, (height, width))
         if known != (height, width):
             raise ValueError(f"the masks are {height} x {width}, those of an earlier record {known[0]} x {known[1]}")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, overload
 import msgspec
 
 from partonomy.datasets.phrases import locate_listed
-from partonomy.files import RECORD_ERRORS, printable
+from partonomy.files import RECORD_ERRORS, printable, reason_of
 from partonomy.structures import (
     AnnotatedImage,
     CharSpan,
@@ -221,7 +221,7 @@ def check_question(question: Question) -> None:
 
 
 def read_question_lines(
-    path: Path, dataset: PartDataset, invalid: Literal["raise", "collect"]
+    path: Path, dataset: PartDataset, invalid: Literal["raise", "collect"], *, needs_images: bool = True
 ) -> tuple[StoredQuestions, tuple[InvalidRecord, ...]]:
     """Read and check `questions.jsonl`; see `partonomy.datasets.store.load_questions`."""
     index = AnnotationIndex(dataset)
@@ -236,10 +236,10 @@ def read_question_lines(
                 if question.question_id in seen:
                     raise ValueError(f"the question id {question.question_id!r} occurs twice")
                 image_path = question.image_path
-                if not is_present.setdefault(image_path, image_path.is_file()):
+                if needs_images and not is_present.setdefault(image_path, image_path.is_file()):
                     raise ValueError(f"the image {image_path} does not exist")
             except RECORD_ERRORS as error:
-                reason = describe_record_error(error)
+                reason = reason_of(error)
                 if invalid == "raise":
                     raise ValueError(f"{path}, record {number} (line {number + 1}): {reason}") from error
                 bad.append(invalid_record(number, _parse_loosely(content), reason))
@@ -247,15 +247,6 @@ def read_question_lines(
             seen.add(question.question_id)
             lines.append(content)
     return StoredQuestions(lines, index), tuple(bad)
-
-
-def describe_record_error(error: Exception) -> str:
-    """Return in words what is wrong with a record."""
-    if isinstance(error, KeyError):
-        return f"the key {error} is missing"
-    if isinstance(error, ValueError | OSError):
-        return str(error)
-    return f"a value is of the wrong type ({error})"
 
 
 def invalid_record(index: int, record: object, reason: str) -> InvalidRecord:

@@ -18,7 +18,6 @@ from partonomy.datasets.published_records import (
     read_sidecar,
     sidecar_path,
 )
-from partonomy.datasets.question_file import describe_record_error
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
     BUILD_FILE,
@@ -40,6 +39,7 @@ from partonomy.files import (
     open_atomically,
     printable,
     read_json,
+    reason_of,
     write_json,
 )
 from partonomy.images import draw_box, load_image
@@ -119,7 +119,8 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
         record_file: the JSON list.
         folder: the data set folder; created if missing.
         invalid: "raise" stops at the first bad record; "collect" leaves bad records out and lists them in `build.json`,
-            so that validating the folder counts them as failed, like validating the record file.
+            so that validating the folder counts them as failed, like validating the record file. If only the image of
+            a record is at fault, the list keeps its true parts, which count as missed.
 
     Raises:
         ValueError: a file is broken, or the annotations next to the record file belong to another version of it.
@@ -172,6 +173,7 @@ def write_import(record_file: Path, folder: Path, build: Mapping[str, Any], bad:
             "question_id": row.question_id,
             "question_type": row.question_type and row.question_type.value,
             "reason": row.reason,
+            **({} if row.truth is None else {"truth": vars(row.truth)}),
         }
         for row in bad
     ]
@@ -216,7 +218,7 @@ class ExportedDataset:
             try:
                 questions.append(_restore_question(record, self.identities[record.index], owners, self.image_root))
             except RECORD_ERRORS as error:
-                raise ValueError(f"{self.path}, question {record.index}: {describe_record_error(error)}") from error
+                raise ValueError(f"{self.path}, question {record.index}: {reason_of(error)}") from error
         return questions
 
     def write_annotations(self, folder: Path) -> None:
@@ -242,7 +244,7 @@ def read_exported(record_file: Path) -> ExportedDataset:
         identities, build = list(sidecar["questions"]), dict(sidecar["build"] or {})
         annotations = dict(sidecar["annotations"])
     except RECORD_ERRORS as error:
-        raise ValueError(f"{path}: {describe_record_error(error)}; export both files again") from error
+        raise ValueError(f"{path}: {reason_of(error)}; export both files again") from error
     images = annotations_from_json(annotations, path)
     read_skipped(build, path)
     read_left_out(build, path, first_index=0)

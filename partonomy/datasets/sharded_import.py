@@ -9,7 +9,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -27,7 +27,7 @@ from partonomy.datasets.record_exchange import (
     write_import,
 )
 from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults, remove_shards
-from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, save_dataset_images
+from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, read_known_truth, save_dataset_images
 from partonomy.files import hash_files, open_atomically
 from partonomy.locks import lock_folder
 from partonomy.sharding import Shard
@@ -106,7 +106,7 @@ def import_shard(record_file: Path, folder: Path, invalid: Literal["raise", "col
             "num_images": len(images),
             "num_boxes": sum(line.box is not None for line in lines),
             "num_questions": Counter(line.question_type for line in lines),
-            "invalid": [vars(row) for row in read.bad],
+            "invalid": [asdict(row) for row in read.bad],
             "sha256": hash_files(list(paths)),
         }
         results.write(shard, content)
@@ -252,6 +252,7 @@ def _merge_invalid(rows_of_shards: Iterator[Sequence[Mapping[str, Any]]]) -> tup
             row["question_id"],
             None if row["question_type"] is None else QuestionType(row["question_type"]),
             row["reason"],
+            read_known_truth(row["truth"]),
         )
         for row in rows
     )

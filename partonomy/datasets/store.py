@@ -19,13 +19,13 @@ from typing import Any, Literal
 from partonomy.datasets import published_records as partonomy_core
 from partonomy.datasets import question_file
 from partonomy.datasets.annotation_file import annotations_from_json, read_shard_annotations, write_annotations
-from partonomy.datasets.question_file import describe_record_error
-from partonomy.files import RECORD_ERRORS, check_text, hash_files, open_atomically, read_json, write_json
-from partonomy.masks import is_integer, shorten
+from partonomy.files import RECORD_ERRORS, check_text, hash_files, open_atomically, read_json, reason_of, write_json
+from partonomy.masks import MAX_PIXELS, is_integer, shorten
 from partonomy.sharding import Shard
 from partonomy.structures import (
     AnnotatedImage,
     InvalidRecord,
+    KnownTruth,
     ObjectInstance,
     Part,
     PartDataset,
@@ -143,13 +143,18 @@ def write_questions(questions: Iterable[Question], folder: Path) -> int:
     return count
 
 
-def load_questions(path: Path, invalid: Literal["raise", "collect"] = "raise") -> QuestionSet:
+def load_questions(
+    path: Path, invalid: Literal["raise", "collect"] = "raise", *, needs_images: bool = True
+) -> QuestionSet:
     """Read the questions of a folder of the project's own form, or of a published record file (`.json`).
 
     Args:
         path: the folder or file.
         invalid: "raise" stops at the first unusable record; "collect" lists unusable records in `QuestionSet.invalid`,
             so that a validation counts them as failed.
+        needs_images: whether a record is unusable if its image file is missing or, in a published record file, is not
+            an image of the masks' size. A validation passes False: it knows the true masks of such a question without
+            the image, so the question fails with all its parts when it is asked.
 
     Returns:
         The questions. `content_hash` is the sha256 of annotations and questions, or of the record file.
@@ -163,14 +168,14 @@ def load_questions(path: Path, invalid: Literal["raise", "collect"] = "raise") -
     if invalid not in ("raise", "collect"):
         raise ValueError(f"invalid must be 'raise' or 'collect', got {invalid!r}")
     if path.is_file():
-        return partonomy_core.load_records(path, invalid)
+        return partonomy_core.load_records(path, invalid, needs_images=needs_images)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: neither a folder with {QUESTIONS_FILE} nor a record file (.json)")
     dataset = load_dataset(path)
     lines_path = path / QUESTIONS_FILE
     if not lines_path.is_file():
         raise FileNotFoundError(f"{lines_path}: not found; build the questions first (python -m partonomy build)")
-    questions, bad = question_file.read_question_lines(lines_path, dataset, invalid)
+    questions, bad = question_file.read_question_lines(lines_path, dataset, invalid, needs_images=needs_images)
     build = read_json(path / BUILD_FILE) if (path / BUILD_FILE).is_file() else {}
     left_out = read_left_out(build, path / BUILD_FILE, first_index=len(questions) + len(bad))
     if invalid == "collect":
@@ -227,7 +232,7 @@ def read_skipped(build: Mapping[str, Any], path: Path) -> tuple[SkippedType, ...
                 raise ValueError(f"'count' must be a whole number, got {shorten(row['count'])}")
             rows.append(SkippedType(QuestionType(row["question_type"]), reason, row["count"]))
         except RECORD_ERRORS as error:
-            raise ValueError(f"{path}, entry {number} of 'skipped': {describe_record_error(error)}") from error
+            raise ValueError(f"{path}, entry {number} of 'skipped': {reason_of(error)}") from error
     return tuple(rows)
 
 
@@ -249,10 +254,29 @@ def read_left_out(build: Mapping[str, Any], path: Path, first_index: int) -> tup
             question_id = check_text(row["question_id"], "'question_id'")
             reason = "left out by the import: " + check_text(row["reason"], "'reason'")
             question_type = None if kind is None else QuestionType(kind)
+            truth = read_known_truth(row.get("truth"))
         except RECORD_ERRORS as error:
-            raise ValueError(f"{path}, entry {number} of 'invalid_records': {describe_record_error(error)}") from error
-        rows.append(InvalidRecord(first_index + number, question_id, question_type, reason))
+            raise ValueError(f"{path}, entry {number} of 'invalid_records': {reason_of(error)}") from error
+        rows.append(InvalidRecord(first_index + number, question_id, question_type, reason, truth))
     return tuple(rows)
+
+
+def read_known_truth(content: Any) -> KnownTruth | None:
+    """Read what is known of a record that was left out; None if nothing is.
+
+    Raises:
+        KeyError, TypeError, ValueError: the content is broken.
+    """
+    if content is None:
+        return None
+    parts = tuple((check_text(label, "a label of 'truth'"), _area(area)) for label, area in content["parts"])
+    return KnownTruth(check_text(content["image_path"], "'image_path'"), parts, _area(content["union_area"]))
+
+
+def _area(value: object) -> int:
+    if not isinstance(value, int) or not is_integer(value) or not 0 <= value <= MAX_PIXELS:
+        raise ValueError(f"a mask's area is a number of pixels, got {shorten(value)}")
+    return value
 
 
 def _list(content: Mapping[str, Any], key: str, path: Path) -> list[Any]:

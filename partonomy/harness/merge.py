@@ -34,17 +34,24 @@ _OF_TIME_AND_PLACE = ("seconds", "image_path")
 
 @dataclass(frozen=True)
 class Merge:
-    """A finished merge: its summary, and the number of items that no run had answered."""
+    """A finished merge.
+
+    Attributes:
+        summary: Its summary.
+        num_missing: Number of items that no run had answered.
+        num_repeated: Number of items that several runs had answered, with equal records.
+    """
 
     summary: Summary
     num_missing: int
+    num_repeated: int
 
 
 def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_missing: bool) -> Merge:
     """Write a finished run from the records of several.
 
     Args:
-        runs: Output folders, finished or not. They may overlap where their records agree.
+        runs: Output folders, finished or not. They may overlap if their records agree.
         output: Folder of the merged run, empty or new.
         root: Location of the data; None for the runs' own location.
         allow_missing: Whether items without a record count as failed instead of being refused.
@@ -71,7 +78,8 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
     records_of: dict[Path, dict[str, Record]] = {
         path: {record.item_id: record for file in record_files(path) for record in codec.read(file)} for path in configs
     }
-    records, num_missing = _join(task, records_of, allow_missing)
+    united, num_repeated = unite_records(records_of)
+    records, num_missing = _join(task, united, allow_missing)
     output.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(first, output=str(output), root=str(root), shard=None)
     write_config(output, config)
@@ -81,7 +89,7 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
         for path, own in records_of.items()
     ]
     write_merged_description(output, described)
-    return Merge(finish_run(config, task, records), num_missing)
+    return Merge(finish_run(config, task, records), num_missing, num_repeated)
 
 
 def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
@@ -93,12 +101,9 @@ def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
             raise ValueError(f"{first_path} and {path} are runs with different settings: {', '.join(differing)}")
 
 
-def _join(
-    task: AnyTask, records_of: Mapping[Path, Mapping[str, Record]], allow_missing: bool
-) -> tuple[tuple[Record, ...], int]:
+def _join(task: AnyTask, found: Mapping[str, Record], allow_missing: bool) -> tuple[tuple[Record, ...], int]:
     """Return the records of all items in order, and the number that were filled in as failed."""
     ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]
-    found = unite_records(records_of)
     foreign = sorted(set(found) - set(ids))
     if foreign:
         raise ValueError(f"the runs hold {len(foreign)} records of items not asked here: {foreign[:MAX_NAMED]}")
@@ -116,14 +121,21 @@ def _join(
     return tuple(records), len(missing)
 
 
-def unite_records(records_of: Mapping[Path, Mapping[str, Record]]) -> dict[str, Record]:
-    """Return all records by id; an item that several runs answered must have equal records, except for time and path.
+def unite_records(records_of: Mapping[Path, Mapping[str, Record]]) -> tuple[dict[str, Record], int]:
+    """Unite the records of several runs; records of one item must be equal, except for time and path.
+
+    Args:
+        records_of: Records by run and by item id.
+
+    Returns:
+        All records by item id, and the number of items that more than one run answered.
 
     Raises:
         ValueError: Two runs differ in a record.
     """
     united: dict[str, Record] = {}
     source: dict[str, Path] = {}
+    repeated: set[str] = set()
     for path, records in records_of.items():
         for record_id, record in records.items():
             if record_id not in united:
@@ -135,7 +147,8 @@ def unite_records(records_of: Mapping[Path, Mapping[str, Record]]) -> dict[str, 
                     f"{source[record_id]} and {path} answer the item {record_id} differently "
                     f"({', '.join(differing)}); leave one of them out"
                 )
-    return united
+            repeated.add(record_id)
+    return united, len(repeated)
 
 
 def _differing_fields(first: Record, second: Record) -> list[str]:

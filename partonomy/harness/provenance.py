@@ -92,7 +92,7 @@ def read_model_description(output: Path) -> ModelDescription | None:
 
 @dataclass(frozen=True)
 class MergedRun:
-    """One of the merged runs: its folder, its part of the images, the records taken from it, and how it ran."""
+    """One of the merged runs: its folder, its part of the images, the number of its records, and how it ran."""
 
     path: str
     shard: str | None

@@ -1,5 +1,6 @@
 """Runs a model on a benchmark: one record per item, resumable, sharded by image, with byte-identical merges."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -194,7 +195,7 @@ def check_task(task: AnyTask) -> None:
             raise ValueError(f"{name}: two items share the id {item_id!r}; ids must be unique")
         seen.add(item_id)
     paths = [item.picture.path for item in task.items]
-    if paths and not any(path.is_file() for path in paths):
+    if paths and not any(map(os.path.isfile, paths)):  # unlike Path.is_file, False for any bad name
         flag = find_benchmark(task.benchmark).root_flag
         raise FileNotFoundError(
             f"{paths[0]}: not one image of {name} was found; name the folder of the data with --{flag}"

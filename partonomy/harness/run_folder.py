@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -30,11 +30,8 @@ SHARD_PATTERN = "records.rank*-of-*.jsonl"
 SCHEMA = 2
 """Version of config.json, records.jsonl and summary.json; version 1 had a separate format for Partonomy."""
 
-_FREE_TO_CHANGE = frozenset({"root", "annotations", "output", "num_trained_on", "schema"})
-"""Settings that may differ on resume: data and weights are compared by content hash instead of by path."""
 _UNKNOWN = "unknown"
 """The device of a run by a version that did not record it."""
-_FREE_TO_MERGE = _FREE_TO_CHANGE | {"shard"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,11 @@ class RunConfig:
         seed: Seed of the bootstrap and of `--model random`.
         num_trained_on: Number of the benchmark's photographs that the model was trained on; None if unknown.
     """
+
+    FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset({"root", "annotations", "output", "num_trained_on", "schema"})
+    """Settings that may differ when a run is resumed: data are compared by content hash instead of by path."""
+    FREE_TO_MERGE: ClassVar[frozenset[str]] = FREE_TO_RESUME | {"shard"}
+    """Settings that may differ between merged runs."""
 
     benchmark: str
     split: str
@@ -230,7 +232,8 @@ def _upgrade_item_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
         "annotations": settings.get("annotations"),
         "options": options,
         "protocol": content["protocol"],
-        "protocol_version": benchmark.make(settings["split"], benchmark.options()).VERSION,
+        # These folders do not name a version: all of them were written under the first.
+        "protocol_version": _first_version(benchmark.make(settings["split"], benchmark.options()).VERSION),
         "content_hash": content["content_hash"],
         "model": {
             "model": "plum",
@@ -248,6 +251,10 @@ def _upgrade_item_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
+def _first_version(version: str) -> str:
+    return f"{version.rpartition('-')[0]}-1.0"
+
+
 def differing_settings(old: RunConfig, new: RunConfig, *, may_merge: bool = False) -> list[str]:
     """Describe the settings in which two configurations differ.
 
@@ -256,10 +263,10 @@ def differing_settings(old: RunConfig, new: RunConfig, *, may_merge: bool = Fals
         new: The second configuration.
         may_merge: Whether the runs are to be merged rather than one resumed.
     """
-    options, model = new.registered.options, ModelSettings
-    free = _FREE_TO_MERGE if may_merge else _FREE_TO_CHANGE
-    free = free | {f"model.{name}" for name in model.free_to_change()}
-    free |= {f"options.{name}" for name in (options.FREE_TO_MERGE if may_merge else options.FREE_TO_RESUME)}
+    free: set[str] = set()
+    for prefix, settings in (("", RunConfig), ("model.", ModelSettings), ("options.", new.registered.options)):
+        names: frozenset[str] = settings.FREE_TO_MERGE if may_merge else settings.FREE_TO_RESUME
+        free |= {f"{prefix}{name}" for name in names}
     if not new.registered.has_splits:
         free |= {"split"}  # only a name; the content hash distinguishes the data
     before, after = dict(_flat(old)), dict(_flat(new))
@@ -295,6 +302,12 @@ def open_run(output: Path, config: RunConfig, resume: bool, rank: Rank) -> None:
         old = read_config(output)
         differing = differing_settings(old, config)
         if differing and ((resume and any(record_files(output))) or rank.world_size > 1):
+            if len(differing) == 1 and old.protocol_version != config.protocol_version:
+                raise ValueError(
+                    f"{path} is of a run under {old.protocol_version}; this version of the code counts by "
+                    f"{config.protocol_version}, and the two do not mix. tables, compare and report still read that "
+                    "run; use another --output for a new one"
+                )
             raise ValueError(
                 f"{path} is of a run with other settings: {', '.join(differing)}. Use the same settings, or another "
                 "--output for a new run"

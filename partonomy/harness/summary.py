@@ -20,7 +20,8 @@ MAX_REASON = 300
 class GroupSummary:
     """Counts and metrics of one group (Partonomy: question type). `num_expected = num_scored + num_failed` always.
 
-    `reasons` counts why items failed or, for a group without items, why none could be asked.
+    `reasons` counts why items failed or, for a group without items, why none could be asked. `num_tied` counts the
+    items whose best answers tie; `summary.json` names it only if there are any.
     """
 
     name: str
@@ -29,6 +30,7 @@ class GroupSummary:
     num_failed: int
     reasons: Mapping[str, int]
     metrics: Mapping[str, Estimate]
+    num_tied: int = 0
 
     def __post_init__(self) -> None:
         if self.num_expected != self.num_scored + self.num_failed:
@@ -108,7 +110,7 @@ def summarize(task: AnyTask, records: Sequence[Record], provenance: Mapping[str,
         metrics = bootstrap_metrics(group.metrics, np.random.default_rng(seed))
         num_scored = group.num_expected - group.num_failed
         groups[group.name] = GroupSummary(
-            group.name, group.num_expected, num_scored, group.num_failed, group.reasons, metrics
+            group.name, group.num_expected, num_scored, group.num_failed, group.reasons, metrics, group.num_tied
         )
     total = sum(group.num_expected for group in groups.values())
     assert total == len(records), f"{len(records)} records, but {total} in all groups"
@@ -147,6 +149,7 @@ def summary_to_json(summary: Summary) -> dict[str, Any]:
                 "num_expected": entry.num_expected,
                 "num_scored": entry.num_scored,
                 "num_failed": entry.num_failed,
+                **({"num_tied": entry.num_tied} if entry.num_tied else {}),
                 "reasons": dict(entry.reasons),
                 "metrics": {
                     metric: {"value": estimate.value, "ci95": [estimate.low, estimate.high], "n": estimate.count}
@@ -190,7 +193,7 @@ def _from_json(data: Mapping[str, Any]) -> Summary:
 
 
 def _group_from_json(name: str, entry: Mapping[str, Any]) -> GroupSummary:
-    counts = [entry[key] for key in ("num_expected", "num_scored", "num_failed")]
+    counts = [*(entry[key] for key in ("num_expected", "num_scored", "num_failed")), entry.get("num_tied", 0)]
     if not all(isinstance(count, int) and count >= 0 for count in counts):
         raise ValueError(f"{name}: counts are whole numbers")
     metrics = {}
@@ -199,7 +202,7 @@ def _group_from_json(name: str, entry: Mapping[str, Any]) -> GroupSummary:
         if not all(number is None or isinstance(number, int | float) for number in numbers):
             raise ValueError(f"{name}, {metric}: values are numbers or null")
         metrics[metric] = Estimate(numbers[0], numbers[1], numbers[2], int(value["n"]))
-    return GroupSummary(name, counts[0], counts[1], counts[2], dict(entry["reasons"]), metrics)
+    return GroupSummary(name, counts[0], counts[1], counts[2], dict(entry["reasons"]), metrics, counts[3])
 
 
 def _upgrade(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """Pairs predicted with true masks: `paired`, `greedy`, `hungarian`, `union`.
 
 `paired` (by position) is the protocol of the paper's tables, whose phrases are given. The others serve a model's own
-answers, in which number and order of masks are free. Paper's authors: an image whose numbers of predictions and parts
-differ is skipped; here: a missing prediction scores 0, and a prediction without a true mask is ignored.
+answers, in which number and order of masks are free. Authors' code: the longer of the two lists is cut, and a question
+without any mask is skipped; here: a missing prediction scores 0, and a prediction without a true mask is ignored.
 """
 
 from collections.abc import Sequence

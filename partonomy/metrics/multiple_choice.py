@@ -3,6 +3,10 @@
 The paper takes "the argmax over the sequence-level probability of each answer choice". This is the selector `sequence`,
 which favours short answers. `answer_mean` divides by the number of tokens; `conversation_mean` averages over prompt and
 answer, like the authors' code. All three are recorded for every choice.
+
+Choices tie if they share the best score. A tie counts 1/k if the right choice is one of the k tied ones, which is the
+expectation of a uniform pick among them. Otherwise the first choice would win, and published record files list the
+right one first.
 """
 
 import math
@@ -26,16 +30,45 @@ DEFAULT_SELECTOR = Selector.SEQUENCE
 
 
 @dataclass(frozen=True)
+class TiedChoices:
+    """Indices of all choices with the best score under each selector, ascending; one index if there is no tie."""
+
+    sequence: tuple[int, ...]
+    answer_mean: tuple[int, ...]
+    conversation_mean: tuple[int, ...]
+
+    def indices(self, selector: Selector) -> tuple[int, ...]:
+        """Return the best choices of one selector."""
+        best: tuple[int, ...] = getattr(self, selector.value)
+        return best
+
+
+@dataclass(frozen=True)
 class ChoiceSelection:
-    """Index of the chosen answer under each selector."""
+    """Index of the chosen answer under each selector, on a tie the first of the tied choices.
+
+    Attributes:
+        sequence, answer_mean, conversation_mean: The index.
+        tied: All choices with the best score; None in records of earlier versions, whose ties count for the first.
+    """
 
     sequence: int
     answer_mean: int
     conversation_mean: int
+    tied: TiedChoices | None = None
 
     def index(self, selector: Selector) -> int:
-        """Return the index of one selector's choice."""
+        """Return the index of one selector's choice, on a tie the first."""
         return int(getattr(self, selector.value))
+
+    def indices(self, selector: Selector) -> tuple[int, ...]:
+        """Return the indices of all choices that count under a selector, each for an equal share."""
+        return (self.index(selector),) if self.tied is None else self.tied.indices(selector)
+
+    def credit(self, selector: Selector, correct_index: int) -> float:
+        """Return the share of the right choice in a selector's best ones: 1, 0 or, on a tie, 1/k."""
+        best = self.indices(selector)
+        return 1 / len(best) if correct_index in best else 0.0
 
 
 @dataclass(frozen=True)
@@ -55,11 +88,11 @@ class LengthAccuracy:
 
     num_parts: int
     num_questions: int
-    num_correct: int
+    num_correct: float
 
     @property
     def accuracy(self) -> float:
-        """Fraction of correct choices."""
+        """Fraction of correct choices; a tie counts its share."""
         return self.num_correct / self.num_questions
 
 
@@ -84,21 +117,41 @@ def selector_score(score: ChoiceScore, selector: Selector) -> float:
     return score.conversation_log_prob / score.conversation_tokens
 
 
-def select_choice(scores: Sequence[ChoiceScore], selector: Selector) -> int:
-    """Return the index of the best choice, on a tie the first."""
+def best_choices(scores: Sequence[ChoiceScore], selector: Selector) -> tuple[int, ...]:
+    """Return the indices of all choices with the best score, ascending; two or more are tied.
+
+    Raises:
+        ValueError: There is no choice, or a score is not usable; see `selector_score`.
+    """
     if not scores:
         raise ValueError("there is no choice to select from")
     values = [selector_score(score, selector) for score in scores]
-    return values.index(max(values))
+    best = max(values)
+    return tuple(index for index, value in enumerate(values) if value == best)
+
+
+def select_choice(scores: Sequence[ChoiceScore], selector: Selector) -> int:
+    """Return the index of the best choice, on a tie the first; see `best_choices`."""
+    return best_choices(scores, selector)[0]
 
 
 def select_all(scores: Sequence[ChoiceScore]) -> ChoiceSelection:
-    """Select a choice with every selector."""
+    """Select a choice with every selector; see `best_choices`."""
     return ChoiceSelection(
         sequence=select_choice(scores, Selector.SEQUENCE),
         answer_mean=select_choice(scores, Selector.ANSWER_MEAN),
         conversation_mean=select_choice(scores, Selector.CONVERSATION_MEAN),
+        tied=TiedChoices(
+            sequence=best_choices(scores, Selector.SEQUENCE),
+            answer_mean=best_choices(scores, Selector.ANSWER_MEAN),
+            conversation_mean=best_choices(scores, Selector.CONVERSATION_MEAN),
+        ),
     )
+
+
+def select_only(index: int) -> ChoiceSelection:
+    """Return the selection of a model that names one choice, the same under every selector."""
+    return ChoiceSelection(index, index, index, TiedChoices((index,), (index,), (index,)))
 
 
 def random_baseline(choice_parts: Sequence[Sequence[Sequence[str]]], correct: Sequence[int]) -> RandomBaseline | None:
@@ -130,14 +183,14 @@ def random_baseline(choice_parts: Sequence[Sequence[Sequence[str]]], correct: Se
     )
 
 
-def accuracy_by_length(num_parts: Sequence[int], is_correct: Sequence[bool]) -> tuple[LengthAccuracy, ...]:
+def accuracy_by_length(num_parts: Sequence[int], credits: Sequence[float]) -> tuple[LengthAccuracy, ...]:
     """Compute the accuracy by the number of parts in the correct answer, in ascending order.
 
     Args:
         num_parts: For each question, the number of parts of the correct answer.
-        is_correct: For each question, whether the correct answer was chosen.
+        credits: For each question, 1 if the correct answer was chosen, 0 if not, and the share of a tie.
     """
-    pairs = list(zip(num_parts, is_correct, strict=True))
+    pairs = list(zip(num_parts, credits, strict=True))
     rows = []
     for length in sorted(set(num_parts)):
         outcomes = [outcome for parts, outcome in pairs if parts == length]

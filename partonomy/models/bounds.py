@@ -118,7 +118,7 @@ class RandomModel:
 
 
 class EmptyModel:
-    """Predicts empty masks, says nothing, and finds every choice equally likely (ties go to the first choice)."""
+    """Predicts empty masks, says nothing, and finds every choice equally likely, which scores as a random guess."""
 
     name: str = "empty"
 

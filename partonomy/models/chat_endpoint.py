@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from partonomy.files import write_text_atomically
+from partonomy.images import hash_image
 from partonomy.models.contract import Generation, ModelUnavailable, ReplyRefused, Role, Turn
 from partonomy.structures import CharSpan, ChoiceScore
 
@@ -316,8 +317,7 @@ class ChatEndpointModel:
             EndpointError: The endpoint did not answer this question.
             ModelUnavailable: The endpoint answers no question.
         """
-        digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-        named = self._body(turns, f"{self._settings.image_format}:{digest}")
+        named = self._body(turns, f"{self._settings.image_format}:{hash_image(image)}")
         key = request_key(self._url, named)
         answer = self._cache.find(key)
         if answer is None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from partonomy.files import hash_files
 from partonomy.models.bounds import BUILTIN_MODELS
@@ -53,22 +53,27 @@ class ModelSettings:
     """The model, and the settings of its kind.
 
     Attributes:
-        model: plum, oracle, random, empty (these three need no weights), transformers, chat, open_vocabulary, or a
-            class of your own as package.module:Class (see partonomy/models/contract.py).
-        checkpoint: folder of an exported model (plum), or of transformers' (transformers).
-        base: plum: switch the adapters off, for the model underneath.
-        device: auto (each rank its own GPU), cpu, cuda, cuda:1, ...
-        sam_cache: plum: folder that keeps SAM's embeddings of the images, so that further runs with the same SAM skip
-            it.
-        model_options: class of your own: JSON object of its constructor's arguments.
-        endpoint: chat: address, e.g. http://localhost:8000/v1.
-        model_name: chat: the model that the endpoint is asked for.
-        api_key_env: chat: environment variable with the key; default OPENAI_API_KEY where it is set.
-        answer_cache: chat: folder of answers; default answer_cache beside the output folder.
-        image_format: chat: png or jpeg; default png.
-        request_options: chat: JSON in every request; default {"temperature": 0, "max_tokens": 256}.
-        segmenter: open_vocabulary: package.module:Class.
+        model: plum, transformers, chat, open_vocabulary, a bound without weights (oracle, random, empty), or your own
+            class as package.module:Class (see partonomy/models/contract.py).
+        checkpoint: folder of an exported PLUM model (plum) or of a transformers model (transformers).
+        base: plum only; switch the adapters off to run the base model.
+        device: auto (each rank takes its own GPU), cpu, cuda, cuda:1, ...
+        sam_cache: plum only; folder to cache SAM's image embeddings in, so that later runs with the same SAM skip it.
+        model_options: own class only; JSON object with the arguments of its constructor.
+        endpoint: chat only; address, e.g. http://localhost:8000/v1.
+        model_name: chat only; name of the model to request from the endpoint.
+        api_key_env: chat only; environment variable that holds the API key; default OPENAI_API_KEY if it is set.
+        answer_cache: chat only; folder of cached answers; default answer_cache next to the output folder.
+        image_format: chat only; png or jpeg; default png.
+        request_options: chat only; JSON options of every request; default {"temperature": 0, "max_tokens": 256}.
+        segmenter: open_vocabulary only; your segmenter as package.module:Class.
     """
+
+    FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset({"checkpoint", "sam_cache", "api_key_env", "answer_cache"})
+    """Settings that may differ when a run is resumed, because they do not change its records; the hash of a
+    checkpoint is compared instead of its path."""
+    FREE_TO_MERGE: ClassVar[frozenset[str]] = FREE_TO_RESUME
+    """Settings that may differ between merged runs."""
 
     model: str
     checkpoint: str | None = None
@@ -83,11 +88,6 @@ class ModelSettings:
     image_format: str | None = None
     request_options: str | None = None
     segmenter: str | None = None
-
-    @classmethod
-    def free_to_change(cls) -> frozenset[str]:
-        """Return the settings that may differ on resume, as they change no record; weights are compared by hash."""
-        return frozenset({"checkpoint", "sam_cache", "api_key_env", "answer_cache"})
 
     @property
     def is_class(self) -> bool:

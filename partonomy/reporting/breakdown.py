@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from partonomy.benchmarks.partonomy.metrics import is_parts_correct, record_pairs
+from partonomy.benchmarks.partonomy.metrics import parts_credit, record_pairs
 from partonomy.benchmarks.partonomy.records import QuestionRecord
 from partonomy.metrics.matching import Matching
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR
@@ -20,7 +20,7 @@ class BreakdownRow:
         num_masks: Number of part masks counted.
         mean_iou: Mean paired IoU of these masks; None if the model makes no masks.
         mean_area: Mean area of a true mask, pixels.
-        parts_accuracy: Share of its questions for which the correct answer was chosen.
+        parts_accuracy: Share of its questions for which the correct answer was chosen; a tie counts its share.
     """
 
     name: str
@@ -51,7 +51,7 @@ def _group(
     records: Sequence[QuestionRecord], has_masks: bool, key: Callable[[QuestionRecord, int], str]
 ) -> tuple[BreakdownRow, ...]:
     entries: dict[str, list[_MaskEntry]] = defaultdict(list)
-    questions: dict[str, dict[str, bool]] = defaultdict(dict)
+    questions: dict[str, dict[str, float]] = defaultdict(dict)
     for record in records:
         if not record.true_parts:  # an unreadable record has no part to count under
             continue
@@ -59,7 +59,7 @@ def _group(
         for index, (part, pair) in enumerate(zip(record.true_parts, pairs, strict=True)):
             name = key(record, index)
             entries[name].append(_MaskEntry(pair.iou, part.area))
-            questions[name][record.item_id] = is_parts_correct(record, DEFAULT_SELECTOR)
+            questions[name][record.item_id] = parts_credit(record, DEFAULT_SELECTOR)
     rows = [
         BreakdownRow(
             name,

@@ -21,10 +21,11 @@ RANDOM, BEST, WORST = "Random cases", "Best cases", "Worst cases"
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture; `data` is a JPEG in base64."""
+    """One picture: its caption, a JPEG in base64, and what the caption adds; see `CasePicture`."""
 
     title: str
     data: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,4 +168,4 @@ def _panel(picture: CasePicture, image: np.ndarray) -> Panel:
     masks = np.stack(decoded) if decoded else np.zeros((0, *image.shape[:2]), dtype=bool)
     scaled, scaled_masks = resize(image, masks, 2 * PANEL_SIDE / max(image.shape[:2]))  # twice, for sharp screens
     drawn = colour_parts(scaled, scaled_masks, picture.colours[: len(masks)])
-    return Panel(picture.title, encode_base64(drawn, "JPEG"))
+    return Panel(picture.title, encode_base64(drawn, "JPEG"), picture.note)

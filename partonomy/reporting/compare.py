@@ -21,12 +21,16 @@ from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, fo
 
 
 class Outcome(StrEnum):
-    """Whether an answer is right in the first and in the second run."""
+    """Whether an answer is right in the first and in the second run.
+
+    An answer that ties with others in one of the runs and so counts in part is neither right nor wrong there.
+    """
 
     BOTH_RIGHT = "both right"
     LOST = "right -> wrong"
     GAINED = "wrong -> right"
     BOTH_WRONG = "both wrong"
+    TIED = "tied"
 
 
 @dataclass(frozen=True)
@@ -321,7 +325,7 @@ def _choice_changes(pairs: Sequence[_AnswerPair]) -> tuple[ChoiceChange, ...]:
                         answer.image_path,
                         answer.subject,
                         before.subject,
-                        _outcome(before.is_right, now.is_right),
+                        _outcome(before.credit, now.credit),
                         before.correct,
                         before.given,
                         now.given,
@@ -343,10 +347,13 @@ def _quality_changes(pairs: Sequence[_AnswerPair]) -> tuple[QualityChange, ...]:
     return tuple(sorted(changes, key=lambda entry: (-abs(entry.change), entry.item_id)))
 
 
-def _outcome(was_right: bool, is_right: bool) -> Outcome:
-    if was_right:
-        return Outcome.BOTH_RIGHT if is_right else Outcome.LOST
-    return Outcome.GAINED if is_right else Outcome.BOTH_WRONG
+def _outcome(before: float, after: float) -> Outcome:
+    """Return the outcome of an answer by its credit in both runs (`Verdict.credit`)."""
+    if not {before, after} <= {0.0, 1.0}:
+        return Outcome.TIED
+    if before:
+        return Outcome.BOTH_RIGHT if after else Outcome.LOST
+    return Outcome.GAINED if after else Outcome.BOTH_WRONG
 
 
 def _warnings(first: AnyRun, second: AnyRun) -> tuple[str, ...]:
@@ -451,14 +458,17 @@ def _difference_table(comparison: Comparison) -> Table:
 def _outcome_table(comparison: Comparison) -> Table:
     counts = Counter((choice.group, choice.subject, choice.outcome) for choice in comparison.choices)
     keys = dict.fromkeys((choice.group, choice.subject) for choice in comparison.choices)
+    has_ties = any(choice.outcome is Outcome.TIED for choice in comparison.choices)
+    shown = [outcome for outcome in Outcome if has_ties or outcome is not Outcome.TIED]
     rows = [
-        TableRow((kind, subject, *(str(counts[kind, subject, outcome]) for outcome in Outcome)))
-        for kind, subject in keys
+        TableRow((kind, subject, *(str(counts[kind, subject, outcome]) for outcome in shown))) for kind, subject in keys
     ]
+    ties = "Tied: in A or B the right answer shares the best score with others and counts 1/k." if has_ties else ""
     return Table(
         "Multiple-choice questions by outcome in A -> B (a failed question is wrong)",
-        (ColumnGroup("", (comparison.words.group, "asked for", *(outcome.value for outcome in Outcome))),),
+        (ColumnGroup("", (comparison.words.group, "asked for", *(outcome.value for outcome in shown))),),
         tuple(rows),
+        ties,
     )
 
 

@@ -103,7 +103,12 @@ def load_run(path: Path) -> AnyRun:
             f"{file} holds {num_records} whole records, {SUMMARY_FILE} counts {summary.num_expected}; run the "
             "benchmark again with --resume to restore it"
         )
-    return LoadedRun(_run_name(path, summary), path, summary, config, StoredRecords(file, codec))
+    records = StoredRecords(file, codec)
+    if summary.protocol_version != config.empty_task().VERSION:
+        # A summary by an earlier version lacks what is now said of the records, such as how their ties count.
+        notes = (*summary.notes, *config.empty_task().notes(records))
+        summary = dataclasses.replace(summary, notes=tuple(dict.fromkeys(notes)))
+    return LoadedRun(_run_name(path, summary), path, summary, config, records)
 
 
 def check_same_items(first: AnyRun, second: AnyRun) -> None:

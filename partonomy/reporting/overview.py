@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from partonomy.benchmarks.partonomy.metrics import mask_metric_names
+from partonomy.benchmarks.registry import find_benchmark
 from partonomy.benchmarks.task import ALL
 from partonomy.harness.provenance import marks_lines, overlap_line, read_marks
 from partonomy.harness.summary import GroupSummary, Summary
@@ -80,7 +81,8 @@ def _group_table(summary: Summary, headings: Sequence[str], names: Sequence[str]
         TableRow((entry.name, str(entry.num_expected), str(entry.num_failed), *_percents(entry, names)))
         for entry in summary.groups.values()
     ]
-    table = Table("Results (%)", (ColumnGroup("", tuple(headings)),), tuple(rows), summary_notes(summary))
+    note = "\n".join([*summary.notes, summary_notes(summary)])
+    table = Table("Results (%)", (ColumnGroup("", tuple(headings)),), tuple(rows), note)
     return render_table(table, TableFormat.TEXT)
 
 
@@ -96,5 +98,5 @@ def _title(summary: Summary) -> str:
 
 
 def _marks(summary: Summary) -> list[str]:
-    """Return the lines about marks, which affect log-probabilities and masks; short answers have neither."""
-    return [] if summary.protocol_version.startswith("vqa") else marks_lines(summary.provenance)
+    """Return the lines about the marks in the model's answers, if the benchmark's scores depend on them."""
+    return marks_lines(summary.provenance) if find_benchmark(summary.benchmark).depends_on_marks else []

@@ -121,7 +121,7 @@ def interval_table(run: AnyRun) -> Table:
         f"{run.name}: every metric (%), with 95% intervals of a bootstrap over images",
         (ColumnGroup("", ("Metric", *(entry.name for entry in asked))),),
         (TableRow((f"{run.task.WORDS.items} (failed)", *counts)), *rows),
-        summary_notes(run.summary),
+        "\n".join(_notes(run)),
     )
 
 

@@ -70,10 +70,10 @@ class Conversation:
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("chat", help="talk about an image in the terminal; earlier turns are remembered")
+    parser = commands.add_parser("chat", help="chat about an image in the terminal; the model sees all earlier turns")
     parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
     parser.add_argument("--image", required=True, type=Path, help="image file")
-    parser.add_argument("--output", type=Path, help="folder for an overlay and a JSON file per answer")
+    parser.add_argument("--output", type=Path, help="folder to write an overlay and a JSON file per answer to")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.set_defaults(run=_run)
 

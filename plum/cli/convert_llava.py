@@ -15,13 +15,13 @@ from plum.training.config_file import load_train_config
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("convert-llava", help="convert LLaVA's, CLIP's and SAM's published weights")
+    parser = commands.add_parser("convert-llava", help="convert the published weights of LLaVA, CLIP and SAM")
     parser.add_argument("source", type=Path, help="folder of a llava-hf or an original (liuhaotian) checkpoint")
-    parser.add_argument("destination", type=Path, help="new folder, the init_from of a run")
-    parser.add_argument("--sam", required=True, type=Path, help="sam_vit_{b,l,h}_*.pth")
+    parser.add_argument("destination", type=Path, help="new folder to write; use it as a run's init_from")
+    parser.add_argument("--sam", required=True, type=Path, help="SAM's weights, sam_vit_{b,l,h}_*.pth")
     parser.add_argument("--clip", type=Path, help="CLIP folder, if the LLaVA checkpoint has no CLIP")
     parser.add_argument("--conversation", choices=get_args(TemplateName), help="the checkpoint's chat template")
-    parser.add_argument("--config", type=Path, help="YAML of a run whose architecture the checkpoints must have")
+    parser.add_argument("--config", type=Path, help="YAML file of a run; the checkpoints must match its architecture")
     parser.set_defaults(run=_run)
 
 

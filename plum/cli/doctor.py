@@ -23,27 +23,45 @@ from plum.training.initialise import Placement
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
-        "doctor", help="check installation, weights, data and memory of a run before it starts"
-    )
+    parser = commands.add_parser("doctor", help="check a run's installation, weights, data and memory before it starts")
     runs = parser.add_mutually_exclusive_group(required=True)
-    runs.add_argument("--config", nargs="+", type=Path, help="YAML of a run and its overlays, as for train.py")
-    runs.add_argument("--table", nargs="+", type=Path, help="YAMLs whose memory is printed as a Markdown table")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAMLs")
+    runs.add_argument("--config", nargs="+", type=Path, help="YAML file of a run and its overlays, as for train.py")
+    runs.add_argument(
+        "--table", nargs="+", type=Path, help="YAML files of runs; print their memory as a Markdown table"
+    )
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML files")
     memory = parser.add_argument_group("memory")
-    memory.add_argument("--gpus", nargs="+", type=int, help="GPU counts (default: those of this machine, else 1)")
-    memory.add_argument("--zero-stage", type=int, choices=(1, 2), help="replaces the YAML's engine.zero_stage")
-    memory.add_argument("--text-tokens", type=int, help="longest conversation (default: data.max_text_tokens)")
-    memory.add_argument("--supervised-tokens", type=int, help="how many of them are answer tokens (default: all)")
-    memory.add_argument("--spans", type=int, default=Assumptions.spans_per_conversation, help="masks per conversation")
-    memory.add_argument("--image-size", nargs=2, type=int, metavar=("H", "W"), default=Assumptions.image_size)
+    memory.add_argument("--gpus", nargs="+", type=int, help="numbers of GPUs (default: those of this machine, or 1)")
+    memory.add_argument("--zero-stage", type=int, choices=(1, 2), help="override engine.zero_stage")
+    memory.add_argument(
+        "--text-tokens", type=int, help="tokens of the longest conversation (default: data.max_text_tokens)"
+    )
+    memory.add_argument("--supervised-tokens", type=int, help="number of answer tokens among them (default: all)")
+    memory.add_argument(
+        "--spans", type=int, default=Assumptions.spans_per_conversation, help="number of masks per conversation"
+    )
+    memory.add_argument(
+        "--image-size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        default=Assumptions.image_size,
+        help="height and width of the images, pixels",
+    )
     weights = parser.add_argument_group("weights and known answers")
-    weights.add_argument("--hash-cache", type=Path, default=None, help="JSON of hashes (default: ~/.cache/plum)")
-    weights.add_argument("--answers", type=Path, help="JSON of known answers; the model is asked one question")
-    weights.add_argument("--record-answer", action="store_true", help="add the model's answer to --answers")
-    weights.add_argument("--checkpoint", type=Path, help="model to ask (default: the run's model, else init_from)")
-    weights.add_argument("--image", type=Path, help="photograph to ask about (default: a synthetic one)")
-    weights.add_argument("--question", default=QUESTION)
+    weights.add_argument(
+        "--hash-cache",
+        type=Path,
+        default=None,
+        help="JSON file that caches the hashes of weight files (default: in ~/.cache/plum)",
+    )
+    weights.add_argument(
+        "--answers", type=Path, help="JSON file of known answers; compare the model's answer to one question with it"
+    )
+    weights.add_argument("--record-answer", action="store_true", help="add the model's answer to the file of --answers")
+    weights.add_argument("--checkpoint", type=Path, help="model to ask (default: the run's model, or init_from)")
+    weights.add_argument("--image", type=Path, help="image to ask about (default: a drawn one)")
+    weights.add_argument("--question", default=QUESTION, help="question to ask (default: %(default)s)")
     parser.set_defaults(run=_run)
 
 

@@ -20,23 +20,33 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "source",
         type=Path,
-        help="a run's folder (its model, or its newest checkpoint while it has none), RUN/checkpoints/update_NNNNNN, "
-        "or a saved model; checkpoints are pickles: use only those you trust",
+        help="folder of a run (its model or, until it has one, its newest checkpoint), of a checkpoint "
+        "(RUN/checkpoints/update_NNNNNN) or of a saved model; checkpoints are pickles, so use only ones that you trust",
     )
-    parser.add_argument("destination", type=Path, help="new folder")
+    parser.add_argument("destination", type=Path, help="new folder to write")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="dtype of the exported weights")
     parser.add_argument(
-        "--max_shard_size", "--max-shard-size", type=parse_size, default=MAX_SHARD_BYTES, help="e.g. 4GB or 500MB"
+        "--max_shard_size",
+        "--max-shard-size",
+        type=parse_size,
+        default=MAX_SHARD_BYTES,
+        help="maximum size of a file, e.g. 4GB",
     )
     parser.add_argument(
         "--adapters_only",
         "--adapters-only",
         action="store_true",
-        help="export only trained weights: adapters in peft's format, and heads; loading needs the base",
+        help="export only the trained weights: adapters in PEFT's format, and heads; loading them needs the base model",
     )
-    parser.add_argument("--base", type=Path, help="with --adapters_only: the saved model below (default: the run's)")
     parser.add_argument(
-        "--summary", nargs="+", type=Path, default=[], help="summary.json files or their folders, for the model card"
+        "--base", type=Path, help="base model of the adapters, with --adapters_only (default: the run's)"
+    )
+    parser.add_argument(
+        "--summary",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="summary.json files, or their folders, to quote in the model card",
     )
     parser.set_defaults(run=_run)
 

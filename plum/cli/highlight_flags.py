@@ -11,11 +11,16 @@ def add_highlight_flags(parser: argparse.ArgumentParser) -> None:
         "--phrases", default="", help="comma-separated phrases of the answer to segment; wheel#2 is the second wheel"
     )
     parser.add_argument(
-        "--char_range", action="append", default=[], help="START:END, characters of the answer; repeatable"
+        "--char_range",
+        action="append",
+        default=[],
+        help="range of characters of the answer to segment, START:END; repeatable",
     )
-    parser.add_argument("--answer", help="segment in this answer instead of the model's own")
+    parser.add_argument("--answer", help="segment phrases of this answer instead of the model's own")
     parser.add_argument(
-        "--force", action="store_true", help="segment the phrases in an answer made of them: 'It is the wheel.'"
+        "--force",
+        action="store_true",
+        help="segment the phrases in an answer that is built from them ('It is the wheel.')",
     )
 
 

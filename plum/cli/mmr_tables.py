@@ -14,7 +14,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "runs",
         nargs="+",
         type=Path,
-        help="output folders of `plum validate` on MMR, (multi-referring) RefCOCO, RefCOCOm",
+        help="output folders of runs on MMR, RefCOCO, multi-referring RefCOCO or RefCOCOm",
     )
     parser.add_argument("--format", choices=[entry.value for entry in TableFormat], default=TableFormat.TEXT.value)
     parser.set_defaults(run=_run)

@@ -19,18 +19,21 @@ from plum.inference.partonomy_adapter import load_predictor
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("predict", help="ask about many images; writes overlays, masks, one HTML page")
+    parser = commands.add_parser("predict", help="ask about many images and write overlays, masks and an HTML page")
     parser.add_argument("images", nargs="+", type=Path, help="folders (searched recursively) or image files")
     parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
-    parser.add_argument("--question", action="append", default=[], help="asked about every image; repeatable")
+    parser.add_argument("--question", action="append", default=[], help="question to ask about every image; repeatable")
     parser.add_argument(
         "--questions",
         type=Path,
-        help="JSON list or CSV of records with the key question and, optionally, image, phrases, char_ranges, answer",
+        help="JSON list or CSV file of records with the key question and, if needed, image, phrases, char_ranges, "
+        "answer",
     )
     add_highlight_flags(parser)
-    parser.add_argument("--output", required=True, type=Path, help="new folder")
-    parser.add_argument("--resume", action="store_true", help="continue in --output; failed images are retried")
+    parser.add_argument(
+        "--output", required=True, type=Path, help="folder to write; must be new unless --resume is given"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue in --output and retry failed images")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.set_defaults(run=_run)
 

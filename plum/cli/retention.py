@@ -10,7 +10,7 @@ from partonomy.table_format import TableFormat, render_table
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("retention", help="compare VQA scores of runs with and without adapters (Table 5)")
-    parser.add_argument("runs", nargs="+", type=Path, help="output folders of `plum validate textvqa|gqa|pope`")
+    parser.add_argument("runs", nargs="+", type=Path, help="output folders of runs on TextVQA, GQA or POPE")
     parser.add_argument("--format", choices=[entry.value for entry in TableFormat], default=TableFormat.TEXT.value)
     parser.set_defaults(run=_run)
 

@@ -13,12 +13,16 @@ from plum.inference.partonomy_adapter import load_predictor
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("segment", help="answer a question about an image and segment what the answer names")
+    parser = commands.add_parser(
+        "segment", help="answer a question about an image and segment the phrases that the answer tags"
+    )
     parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
     parser.add_argument("--image", required=True, type=Path, help="image file")
-    parser.add_argument("--question", required=True, help="what to ask")
+    parser.add_argument("--question", required=True, help="question about the image")
     add_highlight_flags(parser)
-    parser.add_argument("--output", required=True, type=Path, help="folder for overlay (PNG) and masks (JSON)")
+    parser.add_argument(
+        "--output", required=True, type=Path, help="folder to write the overlay (PNG) and the masks (JSON) to"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.set_defaults(run=_run)
 

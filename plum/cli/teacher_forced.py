@@ -16,9 +16,13 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add the command to the parser."""
     parser = commands.add_parser("teacher-forced", help="measure span tags and next-token loss on held-out data")
     parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
-    parser.add_argument("--data", required=True, help="folder made by python -m partonomy build")
-    parser.add_argument("--kinds", default=",".join(HELD_OUT_KINDS), help="comma-separated kinds of conversation")
-    parser.add_argument("--limit", type=int, default=200, help="images per kind")
+    parser.add_argument("--data", required=True, help="folder made by `python -m partonomy build`")
+    parser.add_argument(
+        "--kinds", default=",".join(HELD_OUT_KINDS), help="comma-separated kinds of conversation (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--limit", type=int, default=200, help="maximum number of images per kind (default: %(default)s)"
+    )
     parser.add_argument("--output", required=True, type=Path, help="JSON file to write")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.set_defaults(run=_run)

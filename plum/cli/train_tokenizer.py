@@ -20,9 +20,13 @@ MAX_QUESTIONS = 3000
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("train-tokenizer", help="train a byte-level BPE tokenizer on what the data can say")
-    parser.add_argument("--datasets", required=True, nargs="+", type=Path, help="folders made by `partonomy build`")
-    parser.add_argument("--output", required=True, type=Path, help="folder of the tokenizer")
+    parser = commands.add_parser(
+        "train-tokenizer", help="train a byte-level BPE tokenizer on all texts that data sets can yield"
+    )
+    parser.add_argument(
+        "--datasets", required=True, nargs="+", type=Path, help="folders made by `python -m partonomy build`"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder to write the tokenizer to")
     parser.add_argument("--vocab_size", type=int, default=1500, help="number of tokens (default: 1500)")
     parser.set_defaults(run=_run)
 

@@ -8,7 +8,10 @@ from partonomy.cli.run import run_named
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("validate", help="score a model on a benchmark (python -m partonomy run)")
+    parser = commands.add_parser(
+        "validate",
+        help="score a model on a benchmark; same as `python -m partonomy run`, with plum as the default model",
+    )
     parser.add_argument("benchmark", choices=tuple(BENCHMARKS))
     parser.add_argument(
         "flags",

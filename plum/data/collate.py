@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from partonomy.images import hash_image
 from partonomy.masks import decode_mask
 from plum.config import ModelConfig
-from plum.data.sam_feature_cache import SamFeatureCache, hash_image
+from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inputs.encoding import ConversationEncoder, EncodedConversation
 from plum.inputs.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
 from plum.models.systems.registry import build_notation

@@ -11,7 +11,6 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -145,17 +144,6 @@ class SamFeatureCache:
         path = self.folder / "about.json"
         if not path.exists():
             write_text_atomically(path, json.dumps(self._about, indent=2) + "\n")
-
-
-def hash_image(image: np.ndarray) -> str:
-    """Return a digest of an image's pixels and size.
-
-    Args:
-        image: uint8 RGB (H, W, 3), original-image pixels.
-    """
-    digest = hashlib.sha256(str(image.shape).encode())
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest()
 
 
 def hash_weights(encoder: nn.Module, dtype: torch.dtype) -> str:

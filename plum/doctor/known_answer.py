@@ -4,7 +4,6 @@ Answers are kept in the user's JSON file, keyed by weights, image, question and 
 only asked for its text.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from partonomy.files import write_text_atomically
+from partonomy.images import hash_image
 from partonomy.masks import decode_mask, encode_mask
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import RLE, CharSpan
@@ -146,11 +146,6 @@ def record_answer(path: Path, answer: KnownAnswer) -> None:
     kept = [one for one in read_answers(path) if _key(one) != _key(answer)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, json.dumps([asdict(one) for one in (*kept, answer)], indent=1) + "\n")
-
-
-def hash_image(image: np.ndarray) -> str:
-    """SHA-256 of an image's size and pixels."""
-    return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def standard_image() -> np.ndarray:

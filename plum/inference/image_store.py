@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plum.data.sam_feature_cache import SamFeatureCache, hash_image
+from partonomy.images import hash_image
+from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inputs.image_transforms import ImageInputs, ImageTransform
 from plum.models.grounded_lmm import GroundedLMM
 

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from partonomy import files
-from partonomy.files import iterate_lists, iterate_records, open_atomically, write_json, write_text_atomically
+from partonomy.files import (
+    iterate_lists,
+    iterate_records,
+    open_atomically,
+    reason_of,
+    write_json,
+    write_text_atomically,
+)
 from partonomy.locks import lock_folder
 
 
@@ -125,3 +132,19 @@ def test_who_holds_a_folder_deletes_what_a_killed_writer_left(tmp_path: Path) ->
     with lock_folder(tmp_path):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden.tmp", "left.json", "questions.jsonl.tmp"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (KeyError("mask"), "the key 'mask' is missing"),
+        (TypeError("'int' object is not iterable"), "a value is of the wrong type ('int' object is not iterable)"),
+        (AttributeError("no attribute 'strip'"), "a value is of the wrong type (no attribute 'strip')"),
+        (IndexError("list index out of range"), "a list is too short (list index out of range)"),
+        (ValueError("'id' must be {a number}"), "'id' must be {a number}"),
+        (FileNotFoundError("a.jpg: not found"), "a.jpg: not found"),
+        (ValueError("half a pair: \ud800"), r"half a pair: \ud800"),
+    ],
+)
+def test_the_reason_of_a_broken_record(error: Exception, reason: str) -> None:
+    assert reason_of(error) == reason

@@ -1,12 +1,13 @@
 """Images in the frame of their annotations, and the drawn box."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from partonomy.images import BOX_COLOUR, check_image, draw_box, image_size, load_image
+from partonomy.images import BOX_COLOUR, check_image, draw_box, hash_image, image_size, load_image
 
 ROTATED_QUARTER = 6  # EXIF: the camera stood on its side, a viewer turns the image clockwise
 
@@ -144,3 +145,18 @@ def test_the_first_picture_of_an_animation(tmp_path: Path) -> None:
 def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no image file can have this name"):
         image_size(tmp_path / ("n" * 300))
+
+
+def test_images_are_told_apart_by_pixels_and_size() -> None:
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    other = image.copy()
+    other[1, 3, 2] += 1
+    hashes = {hash_image(image), hash_image(other), hash_image(image.reshape(4, 2, 3)), hash_image(image[:, ::-1])}
+    assert len(hashes) == 4
+    assert hash_image(np.asfortranarray(image)) == hash_image(image)
+
+
+def test_the_hash_of_an_image_never_changes() -> None:
+    """It is the key of cached answers, cached embeddings and recorded known answers."""
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    assert hash_image(image) == hashlib.sha256(b"(2, 4, 3)" + bytes(range(24))).hexdigest()

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "NUM_RANKS", "INCLUDE", "HOSTFILE", "MASTER_PORT")
+GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "NUM_RANKS", "INCLUDE", "HOSTFILE", "MASTER_PORT", "OMP_NUM_THREADS")
 
 
 @pytest.fixture
 def scripts(tmp_path: Path) -> Path:
     """A copy of the scripts away from .venv, whose programs would come first."""
     shutil.copytree("scripts", tmp_path / "scripts")
-    programs = {"deepspeed": 'printf "%s|" "$@"', "python": 'echo "${GPUS:-0}"'}
+    programs = {
+        "deepspeed": 'echo "$OMP_NUM_THREADS" > threads; printf "%s|" "$@"',
+        "python": 'touch counted; echo "${GPUS:-0}"',
+    }
     for name, body in programs.items():
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
@@ -55,6 +58,27 @@ def test_processes(scripts: Path, variables: dict[str, str], expected: list[str]
     at = words.index(expected[0])
     assert words[at : at + 2] == expected
     assert words[at + 2 :] == ["train.py", "--config", "c.yaml", "--seed", "a b"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_counted", "threads"),
+    [
+        ({"NUM_RANKS": "4", "OMP_NUM_THREADS": "3"}, False, "3"),
+        ({"INCLUDE": "localhost:0", "OMP_NUM_THREADS": "3"}, False, "3"),
+        ({"HOSTFILE": "hosts.txt", "OMP_NUM_THREADS": "3"}, False, "3"),
+        ({"OMP_NUM_THREADS": "3"}, True, "3"),
+        ({"NUM_RANKS": "4", "CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "3", "GPUS": "2"}, True, "3"),
+        ({"NUM_RANKS": "4"}, True, "1"),
+        ({"NUM_RANKS": "4", "GPUS": "4"}, True, ""),
+    ],
+)
+def test_gpus_are_counted_where_something_follows_from_their_number(
+    scripts: Path, variables: dict[str, str], is_counted: bool, threads: str
+) -> None:
+    (scripts.parent / "hosts.txt").touch()
+    _launch(scripts / "train.sh", ["c.yaml"], **variables)
+    assert (scripts.parent / "counted").exists() == is_counted
+    assert (scripts.parent / "threads").read_text().strip() == threads
 
 
 def test_a_hostfile_is_found_from_where_the_user_stands(scripts: Path) -> None:

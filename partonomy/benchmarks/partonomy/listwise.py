@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from partonomy.benchmarks.partonomy.records import ListwiseAnswer
-from partonomy.metrics.multiple_choice import ChoiceSelection
+from partonomy.metrics.multiple_choice import ChoiceSelection, select_only
 from partonomy.models.contract import Gold, ReplyRefused, ReplyRequest, Request, Role, Turn
 
 LETTERS = string.ascii_uppercase
@@ -168,7 +168,7 @@ class ListwiseChoice:
     @property
     def selection(self) -> ChoiceSelection | None:
         """The choice, the same under every selector."""
-        return None if self.index is None else ChoiceSelection(self.index, self.index, self.index)
+        return None if self.index is None else select_only(self.index)
 
 
 def ask_listwise(

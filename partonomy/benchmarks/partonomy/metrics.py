@@ -14,7 +14,14 @@ from partonomy.metrics.iou import PairStatistics, image_statistics
 from partonomy.metrics.matching import Matching, match_nothing
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, Selector
 from partonomy.metrics.part_embedding import NameMatcher
-from partonomy.metrics.part_text import PartTextStatistics, failed_statistics, normalize_parts, part_text_statistics
+from partonomy.metrics.part_text import (
+    PartTextStatistics,
+    failed_statistics,
+    listed_part_statistics,
+    mean_statistics,
+    normalize_parts,
+    part_text_statistics,
+)
 from partonomy.structures import QuestionType
 
 EMBEDDING_SUFFIX = "_embedding"
@@ -93,8 +100,10 @@ def metric_of(protocol: MetricProtocol, name: str) -> str:
 
 AUTHORS_SELECTOR = Selector.CONVERSATION_MEAN
 
-ReadLabels = Callable[[QuestionRecord], Sequence[str] | None]
-"""Reads the part names that the model gave in a record; None if it failed."""
+ReadAnswers = Callable[[QuestionRecord], Sequence[Sequence[str]]]
+"""Reads the part names of the model's answer; of each tied one if there are several; of none if it failed."""
+CountNames = Callable[[Sequence[str], Sequence[str]], PartTextStatistics]
+"""Counts the part names of one answer against the true ones."""
 
 
 def choice_ratios(
@@ -108,7 +117,7 @@ def choice_ratios(
         matcher: Adds the metrics with embedding matching.
     """
     ratios = _accuracy_ratios(index, records, Subject.PARTS)
-    ratios |= name_ratios(index, records, _chosen_by(DEFAULT_SELECTOR), matcher)
+    ratios |= name_ratios(index, records, _best_by(DEFAULT_SELECTOR), matcher)
     if any(record.object_choice is not None for record in records):
         ratios |= _accuracy_ratios(index, records, Subject.OBJECT)
     return ratios
@@ -123,13 +132,19 @@ def generated_ratios(
         labels = generated_labels(record)
         is_correct = labels is not None and normalize_parts(labels) == normalize_parts(true_labels(record))
         terms.add(record.image_id, is_correct)
-    return {"parts_accuracy": index.ratio(terms)} | name_ratios(index, records, generated_labels, matcher)
+    return {"parts_accuracy": index.ratio(terms)} | name_ratios(index, records, _generated_answers, matcher)
 
 
 def authors_choice_ratios(index: ImageIndex, records: Sequence[QuestionRecord]) -> dict[str, ImageRatio]:
-    """Compute multiple-choice metrics as the authors' code does, on answered questions only, by `conversation_mean`."""
+    """Compute multiple-choice metrics as the authors' code does, on answered questions only, by `conversation_mean`.
+
+    Precision and recall count the entries of the lists of part names, so that a repeated name counts twice. Ties are
+    the exception: their argmin takes the first choice, which is right throughout the published files; here a tie counts
+    its share under both protocols.
+    """
     answered = [record for record in records if _is_answered(record.parts_choice)]
-    named = name_ratios(index, answered, _chosen_by(AUTHORS_SELECTOR), matcher=None)
+    listed = [_count_names(record, _best_by(AUTHORS_SELECTOR), listed_part_statistics) for record in answered]
+    named = _text_ratios(index, answered, listed)
     ratios = {name: named[name] for name in ("parts_precision", "parts_recall")}
     ratios["parts_accuracy"] = _accuracy_ratio(index, answered, Subject.PARTS, AUTHORS_SELECTOR)
     if any(record.object_choice is not None for record in records):
@@ -139,13 +154,17 @@ def authors_choice_ratios(index: ImageIndex, records: Sequence[QuestionRecord]) 
 
 
 def name_ratios(
-    index: ImageIndex, records: Sequence[QuestionRecord], read_labels: ReadLabels, matcher: NameMatcher | None
+    index: ImageIndex, records: Sequence[QuestionRecord], read_answers: ReadAnswers, matcher: NameMatcher | None
 ) -> dict[str, ImageRatio]:
-    """Compute precision, recall and F1 of part names by exact strings and, with a matcher, also by embeddings."""
-    ratios = _text_ratios(index, records, [_count_names(record, read_labels, None) for record in records])
+    """Compute precision, recall and F1 of part names by exact strings and, with a matcher, also by embeddings.
+
+    Of tied answers, the mean counts enter.
+    """
+    exact = [_count_names(record, read_answers, part_text_statistics) for record in records]
+    ratios = _text_ratios(index, records, exact)
     if matcher is None:
         return ratios
-    matched = _text_ratios(index, records, [_count_names(record, read_labels, matcher) for record in records])
+    matched = _text_ratios(index, records, [_count_names(record, read_answers, matcher.count) for record in records])
     return ratios | {name + EMBEDDING_SUFFIX: ratio for name, ratio in matched.items()}
 
 
@@ -165,24 +184,27 @@ def part_names(records: Sequence[QuestionRecord]) -> tuple[str, ...]:
     """Return every part name that the records' text metrics compare, sorted."""
     names: set[str] = set()
     for record in records:
-        given = (true_labels(record), _chosen_by(DEFAULT_SELECTOR)(record), generated_labels(record))
-        names.update(*(normalize_parts(labels) for labels in given if labels is not None))
+        given = (true_labels(record), *_best_by(DEFAULT_SELECTOR)(record), *_generated_answers(record))
+        names.update(*(normalize_parts(labels) for labels in given))
     return tuple(sorted(names))
 
 
-def _chosen_by(selector: Selector) -> ReadLabels:
-    return lambda record: None if record.parts_choice is None else record.parts_choice.chosen_labels(selector)
+def _best_by(selector: Selector) -> ReadAnswers:
+    return lambda record: () if record.parts_choice is None else record.parts_choice.best_labels(selector)
+
+
+def _generated_answers(record: QuestionRecord) -> Sequence[Sequence[str]]:
+    labels = generated_labels(record)
+    return () if labels is None else (labels,)
 
 
 def _is_answered(choice: ChoiceRecord | None) -> bool:
     return choice is not None and choice.selection is not None
 
 
-def _count_names(record: QuestionRecord, read_labels: ReadLabels, matcher: NameMatcher | None) -> PartTextStatistics:
-    labels, truth = read_labels(record), true_labels(record)
-    if labels is None:
-        return failed_statistics(truth)
-    return part_text_statistics(labels, truth) if matcher is None else matcher.count(labels, truth)
+def _count_names(record: QuestionRecord, read_answers: ReadAnswers, count: CountNames) -> PartTextStatistics:
+    answers, truth = read_answers(record), true_labels(record)
+    return mean_statistics([count(labels, truth) for labels in answers]) if answers else failed_statistics(truth)
 
 
 def _text_ratios(
@@ -212,7 +234,7 @@ def _accuracy_ratio(
     terms = Terms()
     for record in records:
         choice = record.parts_choice if subject is Subject.PARTS else record.object_choice
-        terms.add(record.image_id, choice is not None and choice.is_correct(selector))
+        terms.add(record.image_id, 0.0 if choice is None else choice.credit(selector))
     return index.ratio(terms)
 
 
@@ -293,9 +315,9 @@ def record_pairs(record: QuestionRecord, matching: Matching, is_generated: bool)
     return match_nothing(areas, record.true_union_area, matching)
 
 
-def is_parts_correct(record: QuestionRecord, selector: Selector) -> bool:
-    """Whether the selector chose the correct set of parts; False for a failed question."""
-    return record.parts_choice is not None and record.parts_choice.is_correct(selector)
+def parts_credit(record: QuestionRecord, selector: Selector) -> float:
+    """Return 1 if the selector chose the correct set of parts, its share on a tie, and 0 for a failed question."""
+    return 0.0 if record.parts_choice is None else record.parts_choice.credit(selector)
 
 
 def _micro_ratio(index: ImageIndex, questions: Sequence[QuestionPairs]) -> ImageRatio:
@@ -327,11 +349,18 @@ def _cumulative_ratio(index: ImageIndex, questions: Sequence[QuestionPairs]) -> 
 
 
 def _authors_mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord]) -> dict[str, ImageRatio]:
-    """Average paired gIoU as the authors' code does; questions that failed or lack a prediction are left out."""
-    kept = [
-        QuestionPairs(record.image_id, record.segmentation.paired)
-        for record in records
-        if record.segmentation is not None and all(pair.is_predicted for pair in record.segmentation.paired)
-    ]
+    """Average paired gIoU as the authors' code does.
+
+    Where a question has fewer masks than parts, the pairs that exist count and the rest is cut. Their check of the
+    numbers comes after this count; it only leaves the question out of the file of predictions. Questions that failed or
+    got no mask at all are left out. Micro-gIoU has one value per pair. Macro-gIoU has one value per question, although
+    the paper speaks of images: an image with several questions of a type counts several times.
+    """
+    answered = [(record.image_id, record.segmentation.paired) for record in records if record.segmentation is not None]
+    cut = [(image_id, tuple(pair for pair in pairs if pair.is_predicted)) for image_id, pairs in answered]
+    kept = [QuestionPairs(image_id, pairs) for image_id, pairs in cut if pairs]
+    by_question = Terms()
+    for question in kept:
+        by_question.add(question.image_id, sum(pair.iou for pair in question.pairs) / len(question.pairs))
     micro, macro, _ = mask_metric_names(Matching.PAIRED)
-    return {AUTHORS_PREFIX + micro: _micro_ratio(index, kept), AUTHORS_PREFIX + macro: _macro_ratio(index, kept)}
+    return {AUTHORS_PREFIX + micro: _micro_ratio(index, kept), AUTHORS_PREFIX + macro: index.ratio(by_question)}

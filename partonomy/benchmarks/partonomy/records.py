@@ -12,7 +12,7 @@ from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.benchmarks.task import Record
 from partonomy.masks import MAX_PIXELS, shorten
 from partonomy.metrics.iou import PairStatistics
-from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, ChoiceSelection, Selector
+from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, ChoiceSelection, Selector, best_choices
 from partonomy.structures import RLE, CharSpan, ChoiceScore, QuestionType
 
 UNKNOWN_TYPE = "unknown"
@@ -54,7 +54,7 @@ class ChoiceRecord:
 
     `labels` are each choice's part names (one name, the object's, for the object question); `scores` and `selection`
     are None if the model did not answer. A `listwise` answer has no scores; its selection is the same under every
-    selector.
+    selector. Several choices with the same best score share the credit (`partonomy.metrics.multiple_choice`).
     """
 
     texts: tuple[str, ...]
@@ -70,12 +70,29 @@ class ChoiceRecord:
         return self.labels[self.correct_index]
 
     def chosen_labels(self, selector: Selector) -> tuple[str, ...] | None:
-        """Return the names in a selector's choice; None if the model did not answer."""
+        """Return the names in a selector's choice, on a tie the first; None if the model did not answer."""
         return None if self.selection is None else self.labels[self.selection.index(selector)]
 
-    def is_correct(self, selector: Selector) -> bool:
-        """Whether the selector's choice is correct; False if the model did not answer."""
-        return self.selection is not None and self.selection.index(selector) == self.correct_index
+    def best_labels(self, selector: Selector) -> tuple[tuple[str, ...], ...]:
+        """Return the names in each choice with a selector's best score; several if they tie, none without an answer."""
+        return () if self.selection is None else tuple(self.labels[best] for best in self.selection.indices(selector))
+
+    def credit(self, selector: Selector) -> float:
+        """Return 1 if the selector's choice is correct, its share on a tie, and 0 if the model did not answer."""
+        return 0.0 if self.selection is None else self.selection.credit(selector, self.correct_index)
+
+    def num_tied(self, selector: Selector) -> int:
+        """Return the number of choices that share a selector's best score; 0 without a tie.
+
+        A record of an earlier version keeps the scores, though its tie counts for the first choice.
+        """
+        if self.selection is None:
+            return 0
+        if self.selection.tied is None and self.scores is not None:
+            best = best_choices(self.scores, selector)
+        else:
+            best = self.selection.indices(selector)
+        return len(best) if len(best) > 1 else 0
 
 
 @dataclass(frozen=True)
@@ -156,13 +173,26 @@ class QuestionRecord(Record):
         return tuple(
             Verdict(
                 subject.value,
-                choice.is_correct(DEFAULT_SELECTOR),
+                choice.credit(DEFAULT_SELECTOR),
                 choice.true_labels,
                 choice.chosen_labels(DEFAULT_SELECTOR) or (),
             )
             for subject in Subject
             if (choice := choices[subject]) is not None
         )
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether several choices of parts, or of the object, share the best score under the default selector."""
+        choices = (self.parts_choice, self.object_choice)
+        return any(choice is not None and choice.num_tied(DEFAULT_SELECTOR) > 0 for choice in choices)
+
+    @property
+    def counts_first_of_ties(self) -> bool:
+        """Whether ties of this record count for the first choice, as they did in earlier versions."""
+        choices = (self.parts_choice, self.object_choice)
+        selections = [choice.selection for choice in choices if choice is not None]
+        return any(selection is not None and selection.tied is None for selection in selections)
 
     def is_asked(self, capability: Capability) -> bool:
         """Whether the run requested this capability and the model supports it."""
@@ -207,12 +237,17 @@ def _check_finite(*values: float) -> None:
 
 def _check_choice(choice: ChoiceRecord) -> None:
     num_choices = len(choice.texts)
+    selection = choice.selection
+    chosen = [] if selection is None else [(selection.index(one), selection.indices(one)) for one in Selector]
     indices = [choice.correct_index, *(choice.listwise.order if choice.listwise else ())]
-    if choice.selection is not None:
-        chosen = choice.selection
-        indices += (chosen.sequence, chosen.answer_mean, chosen.conversation_mean)
+    indices += [index for first, best in chosen for index in (first, *best)]
     if not all(0 <= index < num_choices for index in indices):
         raise ValueError(f"there are {num_choices} choices, none at one of the positions {shorten(indices)}")
+    for first, best in chosen:
+        if list(best) != sorted(set(best)) or best[:1] != (first,):
+            raise ValueError(
+                f"the best choices are {shorten(best)}; they ascend and begin with the chosen one, {first}"
+            )
     if len(choice.labels) != num_choices or (choice.scores is not None and len(choice.scores) != num_choices):
         raise ValueError(f"there are {num_choices} choices, but another number of labels or scores")
     for score in choice.scores or ():

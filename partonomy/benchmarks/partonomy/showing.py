@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from partonomy.benchmarks.cases import IMAGE, Case, CaseChoice, CaseChoices, CaseLabel, CasePicture, CaseText
-from partonomy.benchmarks.partonomy.metrics import is_parts_correct
+from partonomy.benchmarks.partonomy.metrics import parts_credit
 from partonomy.benchmarks.partonomy.records import ChoiceRecord, QuestionRecord
 from partonomy.datasets.published_records import question_to_record
 from partonomy.masks import rle_to_json
@@ -65,7 +65,7 @@ def length_accuracies(records: Sequence[QuestionRecord], selector: Selector) -> 
     """Compute parts accuracy by the number of parts in the correct answer; failed questions count as wrong."""
     asked = [(record, choice) for record in records if (choice := record.parts_choice) is not None]
     lengths = [len(choice.true_labels) for _, choice in asked]
-    return accuracy_by_length(lengths, [is_parts_correct(record, selector) for record, _ in asked])
+    return accuracy_by_length(lengths, [parts_credit(record, selector) for record, _ in asked])
 
 
 def question_prediction(
@@ -73,7 +73,8 @@ def question_prediction(
 ) -> Mapping[str, Any]:
     """Return the question's published record together with the model's answers, null for missing ones.
 
-    `predicted_answer` and `predicted_object_answer` are the choices of the default selector, `predicted_segmentations`
+    `predicted_answer` and `predicted_object_answer` are the choices of the default selector, on a tie the first,
+    `predicted_segmentations`
     {part: [RLE]} the masks for the given phrases, `generated_segmentations` {tagged phrase: [RLE]} those of
     `generated_text`.
     """
@@ -114,13 +115,14 @@ def _own_colours(record: QuestionRecord, colours: Sequence[Colour]) -> tuple[Col
 def _choices(heading: str, choice: ChoiceRecord | None) -> CaseChoices | None:
     if choice is None:
         return None
-    chosen = None if choice.selection is None else choice.selection.index(DEFAULT_SELECTOR)
+    chosen = () if choice.selection is None else choice.selection.indices(DEFAULT_SELECTOR)
     lines = (
         CaseChoice(
             text,
             index == choice.correct_index,
-            index == chosen,
+            index in chosen,
             None if choice.scores is None else choice.scores[index].answer_log_prob,
+            is_tied=index in chosen and len(chosen) > 1,
         )
         for index, text in enumerate(choice.texts)
     )

@@ -13,12 +13,15 @@ from enum import StrEnum
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan, Question, QuestionType
 
-VERSION = "partonomy-1.0"
+VERSION = "partonomy-2.0"
 """Changes whenever a prompt, a protocol or a metric changes a number."""
 
 
 class Conditioning(StrEnum):
-    """The first answer that the second question of a part-whole type follows."""
+    """The first answer that the second question of a part-whole type follows.
+
+    If several choices tie, the model's own answer (`predicted`) is the first of them.
+    """
 
     GOLD = "gold"
     PREDICTED = "predicted"
@@ -97,7 +100,7 @@ def step_turns(steps: Sequence[Step], index: int, answers: Sequence[str]) -> tup
 
 
 def first_answer(step: Step, chosen_index: int, conditioning: Conditioning) -> str:
-    """Return the answer to `step` that the next question follows."""
+    """Return the answer to `step` that the next question follows; `chosen_index` is the first of tied choices."""
     return step.choices[step.correct_index if conditioning is Conditioning.GOLD else chosen_index]
 
 

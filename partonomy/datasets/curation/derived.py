@@ -4,11 +4,13 @@ A folder made by `prune`, `merge` or `split` holds `dataset.json`, `annotations.
 its settings, its changes, and the origin of every image). `build --source dataset` makes questions from it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
     BUILD_FILE,
@@ -18,6 +20,7 @@ from partonomy.datasets.store import (
     save_dataset,
 )
 from partonomy.files import hash_files, read_json, write_json
+from partonomy.locks import LOCK_FILE, lock_folder
 from partonomy.structures import PartDataset
 
 CURATION_FILE = "curation.json"
@@ -70,32 +73,46 @@ def read_input(folder: Path) -> InputDataset:
     return InputDataset(folder, dataset, hash_files([folder / ANNOTATIONS_FILE]), origins)
 
 
-def check_output(folder: Path, inputs: Iterable[Path], overwrite: bool) -> None:
-    """Check that the output folder may be written.
+@contextmanager
+def lock_outputs(folders: Sequence[Path], inputs: Iterable[Path], overwrite: bool) -> Iterator[None]:
+    """Check that the output folders may be written, and hold their locks (`lock_folder`) until they are.
+
+    Args:
+        folders: the output folders, created if missing.
+        inputs: the folders that are read.
+        overwrite: whether an output folder may hold files already.
 
     Raises:
-        FileExistsError: the folder is not empty and `overwrite` is off, or it is a file.
-        ValueError: it is one of the inputs.
+        BlockingIOError: another process writes to an output folder.
+        FileExistsError: an output folder is not empty and `overwrite` is off, or it is a file.
+        ValueError: an output folder is one of the inputs.
     """
-    if any(folder.resolve() == path.resolve() for path in inputs):
-        raise ValueError(f"{folder}: is an input folder; choose another output folder")
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder}: is a file; choose another output folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise FileExistsError(f"{folder}: is not empty; pass --overwrite or choose another output folder")
+    sources = {path.resolve() for path in inputs}
+    for folder in folders:
+        if folder.resolve() in sources:
+            raise ValueError(f"{folder}: is an input folder; choose another output folder")
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder}: is a file; choose another output folder")
+    with ExitStack() as locks:
+        for folder in folders:
+            locks.enter_context(lock_folder(folder))
+            if not overwrite and any(path.name != LOCK_FILE for path in folder.iterdir()):
+                raise FileExistsError(f"{folder}: is not empty; pass --overwrite or choose another output folder")
+        yield
 
 
 def save_curated(
     dataset: PartDataset, folder: Path, record: CurationRecord, origins: Mapping[int, ImageOrigin]
 ) -> PartDataset:
-    """Write a data set with `curation.json`; questions of an earlier data set in the folder are removed.
+    """Write a data set with `curation.json`; an earlier data set's questions, finished or not, are removed.
 
     Args:
         dataset: the data set; its image files are not moved.
-        folder: the output folder, see `check_output`.
+        folder: the output folder, held by `lock_outputs`.
         record: the content of `curation.json`.
         origins: image id in `dataset` -> origin.
     """
+    remove_shards(folder / SHARDS_FOLDER)
     for name in (QUESTIONS_FILE, BUILD_FILE):
         (folder / name).unlink(missing_ok=True)
     saved = save_dataset(dataset, folder, DatasetOrigin(record.command, None, dict(record.settings)))

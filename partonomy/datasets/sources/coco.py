@@ -21,7 +21,7 @@ from partonomy.datasets.sources.records import (
     RawAnnotation,
     SkippedAnnotations,
 )
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, printable, read_json
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, read_json, reason_of
 from partonomy.images import check_image, image_size
 from partonomy.masks import is_integer, rle_area, rle_from_coco, shorten
 from partonomy.names import split_part_name
@@ -67,7 +67,7 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
             else:
                 annotations[annotation_id] = _read_annotation(record, images[image_id], role)
         except RECORD_ERRORS as error:
-            reason = describe_record_error(error)
+            reason = reason_of(error)
             if config.invalid == "raise":
                 raise ValueError(f"{where}: {reason}") from error
             identifier = record.get("id") if isinstance(record, Mapping) else None
@@ -88,7 +88,7 @@ def _read_roles(categories: list[Any], config: CocoConfig) -> dict[int, _Role]:
         try:
             category_id, name = read_integer(record, "id"), check_text(record["name"], "'name'")
         except RECORD_ERRORS as error:
-            raise ValueError(f"{where}: {describe_record_error(error)}") from error
+            raise ValueError(f"{where}: {reason_of(error)}") from error
         if category_id in roles:
             raise ValueError(f"{where}: the category id {category_id} occurs twice")
         supercategory = record.get("supercategory")
@@ -133,7 +133,7 @@ def _read_images(
                 raise ValueError(f"the image id {image_id} occurs twice")
             images[image_id] = _read_image(record, image_id, config.images)
         except RECORD_ERRORS as error:
-            reason = describe_record_error(error)
+            reason = reason_of(error)
             if config.invalid == "raise":
                 kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
                 raise kind(f"{where}: {reason}") from error
@@ -229,15 +229,6 @@ def _is_id(value: object) -> TypeGuard[int]:
 def _describe(path: Path, kind: str, number: int, record: object) -> str:
     identifier = record.get("id") if isinstance(record, Mapping) else None
     return f"{path}, {kind} {shorten(identifier) if identifier is not None else f'at position {number}'}"
-
-
-def describe_record_error(error: Exception) -> str:
-    """Return in words what is wrong with a record."""
-    if isinstance(error, KeyError):
-        return printable(f"the key {error} is missing")
-    return printable(
-        str(error) if isinstance(error, ValueError | OSError) else f"a value is of the wrong type ({error})"
-    )
 
 
 def read_coco(config: CocoConfig) -> SourceReading:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, open_atomically
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, open_atomically, reason_of
 from partonomy.masks import (
     check_mask_size,
     is_integer,
@@ -187,7 +187,7 @@ def read_mmr(path: Path) -> tuple[MmrImage, ...]:
             image = _read_image(record, num_questions)
         except RECORD_ERRORS as error:
             name = shorten(record.get("image_id")) if isinstance(record, Mapping) else shorten(record)
-            raise ValueError(f"{path}, record {number} (image {name}): {_reason(error)}") from error
+            raise ValueError(f"{path}, record {number} (image {name}): {reason_of(error)}") from error
         num_questions[image.image_id] += len(image.questions)
         images.append(image)
     if not images:
@@ -231,7 +231,7 @@ def _read_image(record: Any, num_questions: Mapping[str, int]) -> MmrImage:
             targets = _read_targets(answer, height, width, sound)
             words = _read_words(question, text_answer)
         except RECORD_ERRORS as error:
-            raise ValueError(f"question {index}: {_reason(error)}") from error
+            raise ValueError(f"question {index}: {reason_of(error)}") from error
         questions.append(MmrQuestion(f"{image_id}:{first + index}", words.question, targets, words.text_answer))
     return MmrImage(image_id, file_name, height, width, tuple(questions))
 
@@ -271,7 +271,7 @@ def _read_targets(answer: Any, height: int, width: int, sound: Mapping[int, RLE]
             raw = annotation["segmentation"]
             mask = sound.get(id(raw)) or _read_mask(raw, height, width)
         except RECORD_ERRORS as error:
-            raise ValueError(f"target {place}: {_reason(error)}") from error
+            raise ValueError(f"target {place}: {reason_of(error)}") from error
         targets.append(MmrTarget(name, mask, Granularity.PART if is_part else Granularity.OBJECT))
     return tuple(targets)
 
@@ -323,10 +323,6 @@ def _target_to_json(target: MmrTarget, image_id: int | str, category_ids: dict[s
         "sorted_category_id": category_id,
         "granularity": target.granularity.value,
     }
-
-
-def _reason(error: Exception) -> str:
-    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 @dataclass(frozen=True)

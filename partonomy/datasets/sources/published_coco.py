@@ -11,14 +11,13 @@ from typing import Any
 
 from partonomy.datasets.sources.coco import (
     NO_ID,
-    describe_record_error,
     read_box,
     read_crowd,
     read_integer,
     unusable_image,
 )
 from partonomy.datasets.sources.records import CocoConfig, CocoImage, CocoRecords, RawAnnotation, SkippedAnnotations
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, reason_of
 from partonomy.images import check_image
 from partonomy.masks import MIN_POLYGON_COORDINATES, rle_area, rle_from_coco, shorten
 from partonomy.structures import RLE
@@ -149,7 +148,7 @@ class _Reader:
                 raise ValueError(f"the category id {number} occurs twice")
             self._roles[number] = self._form.read_role(_text(record, "name"), str(record.get("supercategory") or ""))
         except RECORD_ERRORS as error:
-            raise ValueError(f"{self._where('category', record)}: {describe_record_error(error)}") from error
+            raise ValueError(f"{self._where('category', record)}: {reason_of(error)}") from error
 
     def add_image(self, record: Any) -> None:
         """Add an image. "collect" leaves out an image that is missing or differs in size, but never a broken record."""
@@ -160,7 +159,7 @@ class _Reader:
             height, width = read_integer(record, "height"), read_integer(record, "width")
             name = _image_name(record)
         except RECORD_ERRORS as error:
-            raise ValueError(f"{self._where('image', record)}: {describe_record_error(error)}") from error
+            raise ValueError(f"{self._where('image', record)}: {reason_of(error)}") from error
         try:
             file_name = self._finder.find(name)
             check_image(self._config.images / file_name, height, width)
@@ -178,9 +177,9 @@ class _Reader:
             annotation = self._read_annotation(record)
         except RECORD_ERRORS as error:
             if self._config.invalid == "raise":
-                raise ValueError(f"{self._where('annotation', record)}: {describe_record_error(error)}") from error
+                raise ValueError(f"{self._where('annotation', record)}: {reason_of(error)}") from error
             identifier = record.get("id") if isinstance(record, Mapping) else None
-            self._skipped[describe_record_error(error)].append(identifier if isinstance(identifier, int) else NO_ID)
+            self._skipped[reason_of(error)].append(identifier if isinstance(identifier, int) else NO_ID)
             return
         if annotation is not None:
             self._annotations[annotation.annotation_id] = annotation

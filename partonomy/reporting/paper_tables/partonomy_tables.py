@@ -46,8 +46,9 @@ OWN_GROUP = "measured here"
 _PARTS_METRICS = ("parts_precision", "parts_recall", "parts_accuracy")
 _PROTOCOL_WORDS = {
     MetricProtocol.OURS: 'Protocol "ours": a failed question scores 0; the answer of the highest sequence probability.',
-    MetricProtocol.AUTHORS: 'Protocol "authors", as their code counts: failed questions are left out; the answer of '
-    "the highest mean log-probability over the conversation.",
+    MetricProtocol.AUTHORS: 'Protocol "authors", as their code counts: failed questions are left out; masks that are '
+    "missing are left out; macro-gIoU has one value per question; the answer of the highest mean log-probability over "
+    "the conversation.",
 }
 
 
@@ -272,6 +273,7 @@ def _caveats(run: QuestionRun, style: PaperTableStyle) -> list[str]:
     caveats += [f"{run.name}: {line}." for line in marks_lines(run.summary.provenance)]
     if num_failed:
         caveats.append(f"{run.name}: {num_failed} of its questions failed.")
+    caveats += [f"{run.name}: {line}." for line in run.summary.notes]
     wanted = metric_of(MetricProtocol.AUTHORS, "parts_accuracy")
     if MetricProtocol.AUTHORS in style.protocols and any(wanted not in entry.metrics for entry in entries):
         caveats.append(f"{run.name}: its summary.json is of an earlier version without all of the authors' metrics.")

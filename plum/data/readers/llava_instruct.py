@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from partonomy.files import RECORD_ERRORS, check_relative_path, parse_json, printable
+from partonomy.files import RECORD_ERRORS, check_relative_path, parse_json, printable, reason_of
 from partonomy.masks import shorten
 from partonomy.progress import counted, progress
 from plum.inputs.conversation import CONTROL_TOKENS, IMAGE_TOKEN
@@ -69,7 +69,7 @@ class Dialogues:
                     image = None if record.get("image") is None else check_relative_path(record["image"], "'image'")
                     turns = clean_turns(record["conversations"], quirks)
                 except RECORD_ERRORS as error:
-                    raise ValueError(f"{path}, record {number}: {_reason(error)}") from error
+                    raise ValueError(f"{path}, record {number}: {reason_of(error)}") from error
                 if image is not None and self._folder / image in excluded:
                     num_excluded += 1
                 elif turns:
@@ -164,7 +164,3 @@ def _read_records(path: Path) -> list[Any]:
     if not isinstance(records, list) or not records:
         raise ValueError(f"{path}: expected a list of records, got {shorten(records)}")
     return records
-
-
-def _reason(error: Exception) -> str:
-    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from plum.data.sources.base import draw_indices, draw_one, longest_text
-from plum.data.sources.part_images import NamedMask, PartImages, SceneObject
+from plum.data.sources.base import draw_indices, draw_one
+from plum.data.sources.part_images import NamedMask, PartSource, SceneObject
 from plum.data.sources.wordings import WHICH_VISIBLE, Answer, compose_answer, exchange_about
-from plum.structures import Exchange, Sample
+from plum.structures import Exchange
 
 
-class PartStatusSource:
+class PartStatusSource(PartSource):
     """Names one to `MAX_NAMES` parts of one object, shuffled, each with its status.
 
     Each name is missing or visible with equal probability, as far as the object has such parts.
@@ -23,22 +23,8 @@ class PartStatusSource:
     MAX_NAMES = 5
     name = "part_status"
 
-    def __init__(self, images: PartImages, conversations_per_image: int) -> None:
-        self.images = images
-        self.conversations_per_image = conversations_per_image
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """Ask `conversations_per_image` questions about objects of image `index`, possibly several about one object."""
-        return self.images.build_sample(index, self.name, self._converse(index, generator))
-
-    def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
-        return longest_text(self._converse(index, generator))
-
-    def _converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
+    def converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
+        """Ask `conversations_per_image` questions about objects of the image, possibly several about one object."""
         scene = self.images.scene(index)
         return [(self._ask(draw_one(scene, generator), generator),) for _ in range(self.conversations_per_image)]
 

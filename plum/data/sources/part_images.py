@@ -5,6 +5,7 @@ therefore merged.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from partonomy.datasets.concept_graph import build_concept_graph
 from partonomy.images import load_image
 from partonomy.masks import decode_mask, rle_area, union_masks
 from partonomy.structures import RLE, AnnotatedImage, PartDataset
+from plum.data.sources.base import longest_text
 from plum.structures import Exchange, Sample
 
 logger = logging.getLogger(__name__)
@@ -102,6 +104,36 @@ class PartImages:
         """Return the class map int64 (H, W) of an image; None without part maps, or if the image shows no part."""
         has_parts = any(item.parts for item in record.objects)
         return draw_part_map(record, self.part_classes) if self.with_part_maps and has_parts else None
+
+
+class PartSource(ABC):
+    """Conversations about the images of a part dataset.
+
+    Args:
+        images: the images.
+        conversations_per_image: number of conversations in a sample.
+    """
+
+    name: str
+
+    def __init__(self, images: PartImages, conversations_per_image: int) -> None:
+        self.images = images
+        self.conversations_per_image = conversations_per_image
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @abstractmethod
+    def converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
+        """Return the conversations about image `index`."""
+
+    def sample(self, index: int, generator: np.random.Generator) -> Sample:
+        """Return image `index` with its conversations."""
+        return self.images.build_sample(index, self.name, self.converse(index, generator))
+
+    def text_length(self, index: int, generator: np.random.Generator) -> int:
+        """See Source."""
+        return longest_text(self.converse(index, generator))
 
 
 def merge_objects(image: AnnotatedImage) -> tuple[SceneObject, ...]:

@@ -4,34 +4,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from plum.data.sources.base import draw_indices, draw_one, longest_text
-from plum.data.sources.part_images import NamedMask, PartImages, SceneObject
+from plum.data.sources.base import draw_indices, draw_one
+from plum.data.sources.part_images import NamedMask, PartSource, SceneObject
 from plum.data.sources.wordings import REFER_OBJECT, REFER_PART, exchange_about, name_target
-from plum.structures import Exchange, Sample
+from plum.structures import Exchange
 
 
-class PartReferringSource:
+class PartReferringSource(PartSource):
     """One target per conversation; about one in `OBJECT_SHARE` is a whole object, if its mask is annotated."""
 
     OBJECT_SHARE = 5
     name = "part_referring"
 
-    def __init__(self, images: PartImages, conversations_per_image: int) -> None:
-        self.images = images
-        self.conversations_per_image = conversations_per_image
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """Ask for up to `conversations_per_image` different targets of image `index`."""
-        return self.images.build_sample(index, self.name, self._converse(index, generator))
-
-    def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
-        return longest_text(self._converse(index, generator))
-
-    def _converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
+    def converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
+        """Ask for up to `conversations_per_image` different targets of the image."""
         scene = self.images.scene(index)
         parts = [(item, part) for item in scene for part in item.parts]
         wholes = [item for item in scene if item.mask is not None]

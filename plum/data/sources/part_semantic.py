@@ -5,8 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from partonomy.structures import RLE, AnnotatedImage
-from plum.data.sources.base import draw_indices, draw_one, longest_text
-from plum.data.sources.part_images import NamedMask, PartImages, SceneObject, merge_objects, merge_parts
+from plum.data.sources.base import draw_indices, draw_one
+from plum.data.sources.part_images import (
+    NamedMask,
+    PartImages,
+    PartSource,
+    SceneObject,
+    merge_objects,
+    merge_parts,
+)
 from plum.data.sources.targets import AS_AUTHORS, AskedTargets
 from plum.data.sources.wordings import (
     SEGMENT_ALL,
@@ -22,7 +29,7 @@ PART_NAMES = ("{object} {part}", "{part} of the {object}")
 """The two names of an object's part that the authors' loader draws; the wordings add the article."""
 
 
-class PartSemanticSource:
+class PartSemanticSource(PartSource):
     """Asks for annotated objects and parts, as `asked` says.
 
     `authors` draws among the single annotations of an image: a whole object with a mask is asked by its label, a part
@@ -37,8 +44,7 @@ class PartSemanticSource:
     name = "part_semantic"
 
     def __init__(self, images: PartImages, conversations_per_image: int, asked: AskedTargets = AS_AUTHORS) -> None:
-        self.images = images
-        self.conversations_per_image = conversations_per_image
+        super().__init__(images, conversations_per_image)
         self.asked = asked
         self.records: tuple[AnnotatedImage, ...] = images.images
         if asked.targets == "authors":
@@ -48,14 +54,11 @@ class PartSemanticSource:
         return len(self.records)
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """Ask up to `conversations_per_image` questions about image `index`."""
-        return self.images.build_sample_of(self.records[index], self.name, self._converse(index, generator))
+        """Return image `index` of `records` with its conversations."""
+        return self.images.build_sample_of(self.records[index], self.name, self.converse(index, generator))
 
-    def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
-        return longest_text(self._converse(index, generator))
-
-    def _converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
+    def converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
+        """Ask up to `conversations_per_image` questions about the image."""
         if self.asked.targets == "authors":
             return self._converse_as_authors(self.records[index], generator)
         scene = merge_objects(self.records[index])

@@ -6,13 +6,13 @@ import numpy as np
 
 from partonomy.questions.templates import Wording, packaged_templates, with_article
 from partonomy.structures import QuestionType
-from plum.data.sources.base import draw_one, longest_text
-from plum.data.sources.part_images import PartImages, SceneObject
+from plum.data.sources.base import draw_one
+from plum.data.sources.part_images import PartSource, SceneObject
 from plum.data.sources.wordings import HAS_PART
-from plum.structures import Exchange, Sample
+from plum.structures import Exchange
 
 
-class PartVqaSource:
+class PartVqaSource(PartSource):
     """Yes/no questions about parts, half of them about an absent part, and questions about the object's name.
 
     The object's name is only asked for if all objects with parts have the same name. Absent parts are mostly those that
@@ -21,25 +21,11 @@ class PartVqaSource:
 
     name = "part_vqa"
 
-    def __init__(self, images: PartImages, conversations_per_image: int) -> None:
-        self.images = images
-        self.conversations_per_image = conversations_per_image
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """Ask `conversations_per_image` questions about image `index`, at most one of them about the object's name.
+    def converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
+        """Ask `conversations_per_image` questions about the image, at most one of them about the object's name.
 
         A single question asks for the name with probability 2/3, if the image has one object name.
         """
-        return self.images.build_sample(index, self.name, self._converse(index, generator))
-
-    def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
-        return longest_text(self._converse(index, generator))
-
-    def _converse(self, index: int, generator: np.random.Generator) -> list[tuple[Exchange, ...]]:
         scene = self.images.scene(index)
         asked = [self._ask_part(draw_one(scene, generator), generator) for _ in range(self.conversations_per_image)]
         if len(scene) == 1 and (self.conversations_per_image > 1 or generator.integers(3)):

@@ -271,7 +271,7 @@ def test_bounds(tmp_path: Path, model: str, expected: dict[str, float] | None) -
     values = {name: metric["value"] for name, metric in group["metrics"].items()}
     assert expected is None or values == pytest.approx(expected)
     assert all(0 <= value <= 1 for value in values.values())
-    assert (summary["split"], summary["headline"], summary["protocol_version"]) == ("val", "giou", "grefcoco-1.0")
+    assert (summary["split"], summary["headline"], summary["protocol_version"]) == ("val", "giou", "grefcoco-1.1")
     replies = [json.loads(line)["reply"] for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
     assert model != "oracle" or replies == ["It is the cups.", "It is the cups.", NO_TARGET_ANSWER]
 
@@ -290,3 +290,20 @@ def test_limit(tmp_path: Path) -> None:
     root = write_root(tmp_path, [reference(number, [-1]) for number in range(3)])
     task = find_benchmark("grefcoco").read(Source(root, limit=2), GrefcocoOptions())
     assert (task.split, len(task.items)) == ("val", 2)
+
+
+def test_a_page_says_what_there_is() -> None:
+    """A picture without a mask looks like the photograph, and no target has no name."""
+    task, blank, item = make_task(), make_item(0, None), make_item(1, rows(3))
+    for asked, masks, reading, notes, labels in (
+        (blank, (), "there is no target", ["", "no mask", "no mask"], []),
+        (blank, (rows(3),), "there is a target", ["", "no mask", ""], []),
+        (item, (), "there is no target", ["", "", "no mask"], ["target"]),
+        (item, (rows(3),), "there is a target", ["", "", ""], ["target"]),
+    ):
+        case = task.show(score(task, asked, *masks), asked)
+        assert [text.text for text in case.texts if text.heading == "Read as"] == [reading]
+        assert [picture.note for picture in case.pictures] == notes
+        assert [label.name for label in case.labels] == labels
+    failed = task.show(task.fail(blank, "no image"), blank)
+    assert not [text for text in failed.texts if text.heading == "Read as"]

@@ -20,6 +20,8 @@ from partonomy.benchmarks.instruct_part import (
 )
 from partonomy.benchmarks.segmentation import SegmentationItem, Segmented
 from partonomy.masks import decode_mask, encode_mask
+from partonomy.reporting.loaded_run import load_run
+from partonomy.reporting.report import metric_tables
 from tests.partonomy.benchmarks.vqa_world import draw
 
 SIZE = (32, 24)  # width, height
@@ -200,3 +202,4 @@ def test_bounds(tmp_path: Path, flags: tuple[str, ...], model: str, expected: fl
     prompts = {json.loads(line)["prompt"] for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()}
     asked = f"Can you segment {WORDINGS[5]}?" if flags else f"{WORDINGS[0]} Please segment it."
     assert prompts == {asked}
+    assert "3 parts" in metric_tables(load_run(tmp_path / "run"), [])[0].note

@@ -1,6 +1,8 @@
 """`prune`, `merge`, `split` as a user types them: folders, origins, what is printed, what is refused."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import pytest
 from PIL import Image
 
 from partonomy.__main__ import main
+from partonomy.datasets.curation import derived
 from partonomy.datasets.store import DatasetOrigin, load_dataset, load_questions, save_dataset
+from partonomy.locks import lock_folder
 from tests.partonomy.tiny_world import make_vehicles
 
 BUILD = ["--embedding_model", "char-ngram-tfidf", "--question_types", "identification"]
@@ -105,3 +109,66 @@ def test_a_failed_merge_leaves_what_was_there(tmp_path: Path, capsys: pytest.Cap
     assert (merged / "annotations.json").read_bytes() == before
     assert main([*command, "--category_conflicts", "first"]) == 0
     assert {one.category for image in load_dataset(merged).images for one in image.objects} == {"aircraft"}
+
+
+@pytest.mark.parametrize(
+    ("command", "locked"),
+    [
+        (["prune", "{a}", "--min_annotations", "1", "--output", "{out}"], "out"),
+        (["merge", "{a}", "{b}", "--output", "{out}"], "out"),
+        (["split", "{a}", "--output_train", "{out}", "--output_val", "{val}"], "out"),
+        (["split", "{a}", "--output_train", "{out}", "--output_val", "{val}"], "val"),
+    ],
+)
+def test_a_second_process_is_refused(
+    command: list[str], locked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_folder(tmp_path / "a", "first")
+    make_folder(tmp_path / "b", "other")
+    words = [word.format(**{name: tmp_path / name for name in ("a", "b", "out", "val")}) for word in command]
+    with lock_folder(tmp_path / locked):
+        assert main(words) == 1
+        assert main([*words, "--overwrite"]) == 1
+        (line, _) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {tmp_path / locked}: another process is writing here")
+        assert not (tmp_path / locked / "annotations.json").exists()
+    assert main(words) == 0
+    assert not (tmp_path / locked / ".lock").exists()
+
+
+def test_what_the_first_process_wrote_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is checked after the lock is held: it was empty when the second process started."""
+    folder, output = make_folder(tmp_path / "a", "first"), tmp_path / "out"
+
+    @contextmanager
+    def late(path: Path) -> Iterator[None]:
+        with lock_folder(path):
+            (path / "annotations.json").write_text("by the first process")
+            yield
+
+    monkeypatch.setattr(derived, "lock_folder", late)
+    assert main(["prune", str(folder), "--min_annotations", "1", "--output", str(output)]) == 1
+    assert (output / "annotations.json").read_text() == "by the first process"
+
+
+def test_a_killed_process_leaves_no_obstacle(tmp_path: Path) -> None:
+    folder, output = make_folder(tmp_path / "a", "first"), tmp_path / "out"
+    output.mkdir()
+    (output / ".lock").touch()
+    (output / f".annotations.json.{'0' * 32}.tmp").write_text("half")
+    assert main(["prune", str(folder), "--min_annotations", "1", "--output", str(output)]) == 0
+    assert not list(output.glob(".*"))
+
+
+def test_questions_in_the_making_are_removed_with_their_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = make_folder(tmp_path / "a", "first"), tmp_path / "out"
+    (output / "shards").mkdir(parents=True)
+    (output / "shards" / "prepared.json").write_text("{}")
+    command = ["prune", str(folder), "--min_annotations", "1", "--output", str(output), "--overwrite"]
+    with lock_folder(output / "shards", "questions-1-of-2.lock"):
+        assert main(command) == 1
+    assert "another process is writing here" in capsys.readouterr().err
+    assert main(command) == 0
+    assert not (output / "shards").exists()

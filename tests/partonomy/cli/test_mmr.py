@@ -9,6 +9,7 @@ import pytest
 from partonomy.__main__ import main
 from partonomy.datasets.sources.mmr import read_mmr
 from partonomy.datasets.store import DatasetOrigin, save_dataset
+from partonomy.locks import lock_folder
 from tests.partonomy.models.chat_server import Handler, Request, completion, serve, status
 from tests.partonomy.questions.mmr_world import make_dataset, write_functions
 
@@ -49,6 +50,17 @@ def test_templates(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "made with other settings; pass --overwrite" in capsys.readouterr().err
     assert build(data, *flags, "--seed", "5", "--overwrite") == 0
     assert (data.parent / "root/MMR/MMR_train.json").read_bytes() != content
+
+
+def test_a_second_process_is_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--functions", str(write_functions(data.parent)), "--questions_per_image", "2", "--split"]
+    with lock_folder(data.parent / "root/MMR"):
+        assert build(data, *flags, "test", "--overwrite") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "root/MMR: another process is writing here" in line
+    assert not list((data.parent / "root/MMR").iterdir())
+    assert build(data, *flags, "train") == 0
+    assert not (data.parent / "root/MMR/.lock").exists()
 
 
 @pytest.mark.parametrize(

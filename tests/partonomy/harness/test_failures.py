@@ -84,14 +84,18 @@ class ShortModel(OracleModel):
         return super().segment(image, turns, answer, spans)[:-1]
 
 
-def test_missing_prediction_scores_zero_but_authors_skip_it(question_file: Path, tmp_path: Path) -> None:
+def test_missing_prediction_scores_zero_but_authors_cut_the_longer_list(question_file: Path, tmp_path: Path) -> None:
     summary = run_model(make_config(question_file, tmp_path / "run"), ShortModel())
     entry = summary.groups["positive"]
     assert entry.num_failed == 0
     # Of 1, 2, 3, 4 masks one each is missing: (0 + 1 + 2 + 3) / 10; images: (0 + 1/2 + 2/3 + 3/4) / 4.
     assert entry.metrics["giou_micro_paired"].value == pytest.approx(6 / 10)
     assert entry.metrics["giou_macro_paired"].value == pytest.approx((1 / 2 + 2 / 3 + 3 / 4) / 4)
-    assert entry.metrics["authors_giou_micro_paired"].value is None
+    # Theirs: 0, 1, 2, 3 pairs are left, all of them right; the question without a pair is skipped.
+    assert entry.metrics["authors_giou_micro_paired"].value == 1.0
+    assert entry.metrics["authors_giou_micro_paired"].count == 1 + 2 + 3
+    assert entry.metrics["authors_giou_macro_paired"].value == 1.0
+    assert entry.metrics["authors_giou_macro_paired"].count == 3
 
 
 class PartlyRefusingModel(OracleOfImages):
@@ -232,7 +236,6 @@ def test_a_failed_mask_adds_its_target_to_the_union(tmp_path: Path) -> None:
     [
         lambda record: record.update(question_type="riddle"),
         lambda record: record["segmentations"].pop("wheel"),
-        lambda record: record.update(image_path="nowhere.png"),
         lambda record: record.update(answer_types=["incorrect"] * 5),
     ],
 )

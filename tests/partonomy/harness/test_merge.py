@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,30 @@ def test_unfinished_runs_and_ranks_merge_too(world: World, tmp_path: Path) -> No
     assert not (tmp_path / "whole").exists()
     assert run(sharded(config, "1/2")) is None
     folders = [tmp_path / "two", tmp_path / "ranked", tmp_path / "two-1-of-2"]
+    answered = [
+        {
+            json.loads(line)["item_id"]
+            for file in folder.glob("records*.jsonl")
+            for line in file.read_text().splitlines()
+        }
+        for folder in folders
+    ]
     merged = merge_runs(folders, tmp_path / "whole", None, allow_missing=False)  # some records are there twice
     assert numbers(merged.summary) == numbers(single)
+    assert merged.num_repeated == len(answered[0] & answered[1] | answered[0] & answered[2] | answered[1] & answered[2])
+    assert 0 < merged.num_repeated < world.num_items
+
+
+def test_the_command_says_how_many_items_were_answered_twice(
+    question_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = map(str, run_shards(make_config(question_file, tmp_path / "part"), 2))
+    num_repeated = len((Path(first) / "records.jsonl").read_text().splitlines())
+    shutil.copytree(first, tmp_path / "copy")
+    assert main(["merge-runs", first, second, "--output", str(tmp_path / "plain")]) == 0
+    assert "several runs" not in capsys.readouterr().out
+    assert main(["merge-runs", first, str(tmp_path / "copy"), second, "--output", str(tmp_path / "whole")]) == 0
+    assert f"\n{num_repeated} items have equal records in several runs and count once\n" in capsys.readouterr().out
 
 
 def test_missing_items_count_as_failed_when_allowed(world: World, tmp_path: Path) -> None:
@@ -212,6 +235,6 @@ def test_command_line(world: World, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "--allow_missing" in capsys.readouterr().err
     wrong = {"--questions": "--root", "--root": "--questions"}[world.root_flag]
     assert main(["merge-runs", *folders, wrong, "x", "--output", str(tmp_path / "out")]) == 1
-    assert f"the data of {world.benchmark} are named by {world.root_flag}, not by {wrong}" in capsys.readouterr().err
+    assert f"name the data of {world.benchmark} with {world.root_flag}, not with {wrong}" in capsys.readouterr().err
     assert main([*flags, "--shard", "3/2", "--output", str(tmp_path / "shard3")]) == 1
     assert "e.g. 2/8" in capsys.readouterr().err

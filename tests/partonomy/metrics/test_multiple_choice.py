@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from partonomy.metrics.multiple_choice import (
+    DEFAULT_SELECTOR,
+    ChoiceSelection,
     LengthAccuracy,
     Selector,
     accuracy_by_length,
@@ -30,8 +32,35 @@ def test_selectors_golden() -> None:
     assert [selection.index(selector) for selector in Selector] == [0, 1, 2]
 
 
-def test_ties_go_to_the_first_choice() -> None:
-    assert select_choice([ChoiceScore(-1.0, 1, -1.0, 1)] * 3, Selector.SEQUENCE) == 0
+def test_a_tie_counts_its_share_under_each_selector() -> None:
+    #            sum    / tokens = mean    conversation: sum / tokens = mean
+    # 0          -4.0      2      -2.0      -30.0            10  -3.0
+    # 1          -4.0      4      -1.0      -34.0            17  -2.0
+    # 2          -6.0      6      -1.0      -24.0            12  -2.0
+    # 3          -4.0      4      -1.0      -18.0             9  -2.0
+    scores = [
+        ChoiceScore(-4.0, 2, -30.0, 10),
+        ChoiceScore(-4.0, 4, -34.0, 17),
+        ChoiceScore(-6.0, 6, -24.0, 12),
+        ChoiceScore(-4.0, 4, -18.0, 9),
+    ]
+    selection = select_all(scores)
+    assert [selection.indices(selector) for selector in Selector] == [(0, 1, 3), (1, 2, 3), (1, 2, 3)]
+    assert [selection.index(selector) for selector in Selector] == [0, 1, 1]
+    assert [selection.credit(selector, correct_index=0) for selector in Selector] == [1 / 3, 0, 0]
+    assert [selection.credit(selector, correct_index=3) for selector in Selector] == [1 / 3, 1 / 3, 1 / 3]
+    assert select_choice(scores, Selector.SEQUENCE) == 0
+
+
+def test_a_selection_of_an_earlier_version_counts_its_first_choice() -> None:
+    assert ChoiceSelection(0, 1, 1).credit(Selector.SEQUENCE, correct_index=0) == 1
+    assert ChoiceSelection(0, 1, 1).credit(Selector.SEQUENCE, correct_index=3) == 0
+
+
+def test_the_paper_chooses_by_the_probability_of_the_sequence() -> None:
+    """Appendix A.1; the accuracies of every table are those of this selector."""
+    assert DEFAULT_SELECTOR is Selector.SEQUENCE
+    assert select_all(SCORES).index(DEFAULT_SELECTOR) == 0
 
 
 @pytest.mark.parametrize("broken", [ChoiceScore(math.nan, 1, -1.0, 1), ChoiceScore(-1.0, 0, -1.0, 1)])

@@ -56,7 +56,7 @@ def test_predictions_of_a_folder_name_what_they_leave_out(
     assert export(folder, tmp_path / "predictions.json") == 0
     printed = capsys.readouterr().out
     assert "predictions for 39 questions" in printed
-    assert "1 records have none" in printed
+    assert "1 records have no prediction" in printed
     assert {len(entry["segmentations"]) for entry in json.loads((tmp_path / "predictions.json").read_text())} == {4}
 
 
@@ -66,7 +66,7 @@ def test_predictions_need_the_questions_of_the_run(
     folder = run("oracle", question_file, tmp_path / "run")
     assert export(folder, tmp_path / "predictions.txt") == 1
     assert export(folder, question_file) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     question_file.write_text(question_file.read_text() + "\n")
     assert export(folder, tmp_path / "predictions.json") == 1
     assert f"{question_file} has changed since the run" in capsys.readouterr().err

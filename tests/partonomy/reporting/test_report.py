@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from partonomy.__main__ import main as partonomy
 from partonomy.cli.results import report
 from partonomy.reporting.breakdown import by_object, by_part
 from partonomy.reporting.cases import choose_cases, draw_case, load_case_items, mark_spans
@@ -96,11 +97,14 @@ def test_changed_questions_are_not_drawn(question_file: Path, tmp_path: Path) ->
 
 
 def test_what_could_not_be_read_is_a_failure_and_no_case(question_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "image3.png").unlink()
+    content = json.loads(question_file.read_text())
+    for record in content[-10:]:
+        record["answer_types"] = ["incorrect"] * 5
+    question_file.write_text(json.dumps(content))
     run = run_model("oracle", question_file, tmp_path / "run")
     report(str(run))
     results, cases = (run / "report.html").read_text().split('id="cases"', 1)
-    assert "image3.png: image file not found" in results
+    assert "0 choices are marked correct" in results
     assert cases.count("<article") == 3 * 3, "three headings, one case for each of the other images"
     assert 'class="failed"' not in cases
 
@@ -132,6 +136,16 @@ def test_baseline_on_other_questions_is_refused(question_file: Path, tmp_path: P
     second = run_model("oracle", question_file, tmp_path / "second")
     with pytest.raises(ValueError, match="other questions"):
         report(str(first), baselines=[str(second)])
+
+
+def test_one_baseline_needs_no_brackets(question_file: Path, tmp_path: Path) -> None:
+    oracle, empty = (str(run_model(name, question_file, tmp_path / name)) for name in ("oracle", "empty"))
+    pages = []
+    for given in (empty, f"[{empty}]"):
+        assert partonomy(["report", oracle, "--baselines", given]) == 0
+        pages.append((tmp_path / "oracle" / "report.html").read_text())
+    assert pages[0] == pages[1]
+    assert "empty" in pages[0]
 
 
 def test_advantage_over_a_baseline(question_file: Path, tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import pytest
 
 from partonomy.benchmarks.partonomy.metrics import MetricProtocol
 from partonomy.benchmarks.partonomy.showing import length_accuracies
+from partonomy.benchmarks.registry import BENCHMARKS
 from partonomy.cli.results import tables
 from partonomy.harness.summary import GroupSummary, Summary
 from partonomy.metrics.multiple_choice import Selector
 from partonomy.reporting.loaded_run import AnyRun, load_run
-from partonomy.reporting.overview import overview
+from partonomy.reporting.overview import overview, summary_notes
 from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
 from partonomy.reporting.paper_tables.partonomy_tables import segmentation_results, text_results
 from partonomy.reporting.tables import ALL_TABLES, AUTO, paper_table_runs, render_tables, result_tables, tidy_csv
@@ -88,10 +89,10 @@ def test_protocols_differ_where_a_question_failed(question_file: Path, tmp_path:
     run = load_run(tmp_path / "run")
     text, segmentation = text_results([run], BOTH), segmentation_results([run], 2, BOTH)
     # Three of four images are answered correctly; the authors' code leaves the fourth out. The answers have 1, 2 and 3
-    # parts, and a question that cannot be read counts as one missing mask: micro-gIoU is 6 / 7, macro-gIoU 3 / 4.
+    # parts. The fourth would have 4, whose masks are missing: micro-gIoU is 6 / 10, macro-gIoU 3 / 4.
     assert cells_of(text, "ours")[2] == "75.0"
     assert cells_of(text, "authors")[:3] == ("100.0", "100.0", "100.0")
-    assert cells_of(segmentation, "ours")[1:3] == ("85.7", "75.0")
+    assert cells_of(segmentation, "ours")[1:3] == ("60.0", "75.0")
     assert cells_of(segmentation, "authors")[1:3] == ("100.0", "100.0")
     assert "oracle (run): 10 of its questions failed." in text.note
 
@@ -140,9 +141,9 @@ def test_tidy_csv(runs: tuple[AnyRun, ...]) -> None:
     assert {row["table"] for row in rows} == {"3"}
     by_key = dict(zip(keys, rows, strict=True))
     empty = by_key["empty", "ours", "ours", "identification_with_label", "parts_accuracy"]
-    # The first choice is right for one image of four.
-    assert (empty["value"], empty["n"], empty["dataset"]) == ("25.0000", "4", "test_qa_pairs")
-    assert float(empty["low"]) <= 25 <= float(empty["high"])
+    # All five choices tie.
+    assert (empty["value"], empty["n"], empty["dataset"]) == ("20.0000", "4", "test_qa_pairs")
+    assert float(empty["low"]) == float(empty["high"]) == 20
     random = by_key["Random", "quoted", "paper", "positive_with_label", "parts_precision"]
     assert (random["value"], random["low"], random["n"], random["dataset"]) == ("44.1", "", "", "Partonomy-Core")
 
@@ -159,12 +160,12 @@ def test_tidy_csv_of_auto_holds_every_metric(runs: tuple[AnyRun, ...]) -> None:
 
 def test_accuracy_by_length(runs: tuple[AnyRun, ...]) -> None:
     rows = length_accuracies(runs[1].of_group("identification"), Selector.SEQUENCE)
-    # The first choice is right for image 0 alone, whose answer has one part.
+    # All five choices tie in every question.
     assert [(row.num_parts, row.num_questions, row.num_correct) for row in rows] == [
-        (1, 1, 1),
-        (2, 1, 0),
-        (3, 1, 0),
-        (4, 1, 0),
+        (1, 1, 0.2),
+        (2, 1, 0.2),
+        (3, 1, 0.2),
+        (4, 1, 0.2),
     ]
 
 
@@ -223,3 +224,11 @@ def test_full_run_has_no_caveat(runs: tuple[AnyRun, ...]) -> None:
     note = text_results(runs, BOTH).note
     assert note.endswith("Random guess: exact expectation over the choices.")
     assert note.count("oracle:") == 1, "the overlap with training alone"
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_marks_are_named_where_scores_depend_on_them(benchmark: str) -> None:
+    """Short answers have neither log-probabilities nor masks, which marks such as [SEG] change."""
+    provenance = {"answer_marks": {"note": "answers carry [SEG]"}}
+    notes = summary_notes(Summary(benchmark, "val", "", "1", "", provenance, 0.0, {}))
+    assert ("Protocol: answers carry [SEG]" in notes) == (benchmark not in ("textvqa", "gqa", "pope"))

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from partonomy.images import hash_image
 from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
 from plum.doctor.known_answer import (
     KnownAnswer,
     Verdict,
     compare,
-    hash_image,
     read_answers,
     record_answer,
     standard_image,

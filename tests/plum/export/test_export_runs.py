@@ -20,7 +20,7 @@ from plum.export.export_source import find_source
 from plum.export.merged import ExportRequest, export_merged
 from plum.train_config import TrainableConfig, TrainConfig
 from plum.training.run import train
-from tests.plum.training.launching import train_launched
+from tests.plum.training.launching import train_forked
 from tests.plum.training.training_world import largest_difference, make_config, write_inputs
 from tests.readme_commands import ROOT
 
@@ -74,7 +74,7 @@ def test_a_checkpoint_of_any_number_of_ranks_is_exported(
         zero_stage=zero_stage,
     )
     config = replace(config, engine=engine)
-    model = train_launched(config, num_ranks)
+    model = train_forked(config, num_ranks)
     (checkpoint,) = (model.parent / "checkpoints").glob("update_000002")
     assert len([*checkpoint.glob("*_optim_states.pt")]) == num_ranks
     source = find_source(checkpoint)

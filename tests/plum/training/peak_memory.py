@@ -27,7 +27,7 @@ def sized_config(width: int, num_layers: int) -> ModelConfig:
 
 
 def resident_bytes() -> int:
-    """Highest resident memory so far (getrusage would count the parent's before this program was loaded)."""
+    """Highest resident memory so far (getrusage would count the parent's too)."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     assert found is not None
     return int(found[1]) * 1024

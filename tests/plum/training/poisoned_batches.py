@@ -78,12 +78,12 @@ def run(engine: Engine, skipped: SkippedUpdates, batch: Batch) -> None:
 
 def check_message(skipped: SkippedUpdates, collator: Collator, ranks: Ranks) -> None:
     """Two skipped updates in a row: every rank stops, and each knows the samples of both."""
-    batch = collate_mixed(collator, 2, 0)
-    skipped.add(batch, is_finite=ranks.rank == 0)
+    batches = [collate_mixed(collator, 2, rank) for rank in range(2)]  # other samples on each rank
+    skipped.add(batches[ranks.rank], is_finite=ranks.rank == 0)
     skipped.end_update(4, was_skipped=True)
-    skipped.add(batch, is_finite=True)
-    names = ", ".join(batch.sample_ids)
-    expected = f"^update 5: gradient is not finite, rank 0, samples {names}; rank 1, samples {names}"
+    skipped.add(batches[ranks.rank], is_finite=True)
+    names = "; ".join(f"rank {rank}, samples {', '.join(batch.sample_ids)}" for rank, batch in enumerate(batches))
+    expected = f"^update 5: gradient is not finite, {names}"
     with pytest.raises(FloatingPointError, match=expected):
         skipped.end_update(5, was_skipped=True)
 

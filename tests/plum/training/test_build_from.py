@@ -1,7 +1,5 @@
 """A run's model is built straight in the dtype it is trained in, with the values that the long way gives."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +18,10 @@ from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.training.initialise import Placement, build_from, initialise_from
 from tests.plum.data.tokenizers_for_tests import byte_level
+from tests.plum.training.launching import fork_ranks
 from tests.plum.training.peak_memory import sized_config
 
 PROGRAM = Path(__file__).with_name("peak_memory.py")
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +96,7 @@ def test_memory_rises_by_the_model_in_its_dtype_and_one_shard(tmp_path: Path) ->
     for name, tensor in build_model(config, is_backbone_empty=True).state_dict().items():
         writer.add(name, torch.full(tensor.shape, 0.5, dtype=torch.bfloat16))
     writer.finish()
-    rises = {way: measure(way, folder) for way in ("float32", "straight")}
+    rises = {way: measure(way, folder, tmp_path / way) for way in ("float32", "straight")}
     number = rises["straight"][1]
     assert number > 12 * width**2 * num_layers > 37_000_000
     # Beside the weights: the fresh heads in float32 (a few MB here), Python's and peft's own objects.
@@ -107,14 +105,9 @@ def test_memory_rises_by_the_model_in_its_dtype_and_one_shard(tmp_path: Path) ->
     assert rises["straight"][0] < 0.75 * rises["float32"][0]
 
 
-def measure(way: str, folder: Path) -> tuple[int, int]:
-    """Rise of resident memory in bytes, and parameters."""
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), way, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False,
-        env={"PATH": "", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rise, number = done.stdout.split()
+def measure(way: str, folder: Path, output: Path) -> tuple[int, int]:
+    """Rise of resident memory in bytes, and parameters. A forked process's peak begins at what it holds."""
+    rise, number = fork_ranks(str(PROGRAM), [way, str(folder)], 1, output).splitlines()[-1].split()
     return int(rise), int(number)
 
 

@@ -24,7 +24,7 @@ from plum.training.run import train
 from tests.plum.data.part_world import box_mask
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.predictor_world import make_image
-from tests.plum.training.launching import launch, train_launched
+from tests.plum.training.launching import fork_ranks, train_forked
 from tests.plum.training.training_world import FULL, largest_difference, make_config, with_engine, write_inputs
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -126,8 +126,9 @@ def test_an_update_without_a_finite_gradient_is_skipped_and_counts(folder: Path,
 
 
 @pytest.mark.distributed
-def test_two_ranks_skip_together_and_name_the_samples() -> None:
-    printed = launch(str(Path(__file__).with_name("poisoned_batches.py")), [], num_ranks=2)
+def test_two_ranks_skip_together_and_name_the_samples(tmp_path: Path) -> None:
+    program = str(Path(__file__).with_name("poisoned_batches.py"))
+    printed = fork_ranks(program, [], num_ranks=2, output=tmp_path / "printed.txt")
     for setting in ("fp32, ZeRO-1", "fp32, ZeRO-2", "bf16, ZeRO-1", "bf16, ZeRO-2"):
         assert printed.count(f"skipped together in {setting}") == 1
 
@@ -168,7 +169,7 @@ def test_deepspeed_on_one_rank_equals_the_plain_engine(folder: Path) -> None:
     plain = _without_dropout(make_config(folder, "plain_twin"))
     train(plain)
     other = replace(with_engine(plain, "deepspeed", 2, 2), run_dir=str(folder / "deepspeed_twin"))
-    model = train_launched(other, num_ranks=1)
+    model = train_forked(other, num_ranks=1)
     assert largest_difference(Path(plain.run_dir) / "model", model) < 1e-5
 
 
@@ -177,16 +178,16 @@ def test_two_zero2_ranks_resume_exactly(folder: Path) -> None:
     """A resumed two-rank run repeats the uninterrupted one to the bit."""
     base = _without_dropout(make_config(folder, "unused"))
     whole = replace(with_engine(base, "deepspeed", 1, 2), run_dir=str(folder / "two_ranks"))
-    model = train_launched(whole, num_ranks=2)
+    model = train_forked(whole, num_ranks=2)
     complete = sorted(p.name for p in (Path(whole.run_dir) / "checkpoints").iterdir() if p.is_dir())
     assert complete == ["update_000002", "update_000004"]
     resumed = replace(whole, run_dir=str(folder / "two_ranks_resumed"))
-    train_launched(resumed, num_ranks=2)
-    for name in ("finished.json", "metrics.jsonl"):
-        (Path(resumed.run_dir) / name).unlink()
-    (Path(resumed.run_dir) / "model").rename(folder / "first_try")
-    shutil.rmtree(Path(resumed.run_dir) / "checkpoints" / "update_000004")
-    assert largest_difference(model, train_launched(resumed, num_ranks=2)) == 0.0
+    root = Path(shutil.copytree(whole.run_dir, resumed.run_dir))
+    for name in ("finished.json", "metrics.jsonl", "config.yaml"):  # the last names the other folder
+        (root / name).unlink()
+    for folder_after in ("model", "checkpoints/update_000004"):
+        shutil.rmtree(root / folder_after)
+    assert largest_difference(model, train_forked(resumed, num_ranks=2)) == 0.0
     assert len((Path(resumed.run_dir) / "metrics.jsonl").read_text().splitlines()) == 2
 
 

@@ -1,7 +1,10 @@
-"""Two ranks under the real launcher and ZeRO-2 are hit by faults; the same command then ends as an unhurt run does.
+"""Two ranks under ZeRO-2 are hit by faults; the same command then ends as an unhurt run does.
+
+The real launcher starts the run wherever it has a part: one rank is killed, one rank raises an error, everything is
+killed, and the start that goes on. The other faults differ in what they leave on the disk, and hit forked ranks.
 
 `FAULT_TRIALS=5 python -m pytest -s tests/plum/training/test_faults.py` also tries each fault alone five times, each at
-another seeded moment, and prints the table.
+another seeded moment and under the launcher, and prints the table.
 """
 
 import json
@@ -17,11 +20,18 @@ from pathlib import Path
 import pytest
 
 from plum.train_config import TrainConfig
-from tests.plum.training.launching import launch_process, train_launched, write_config
+from tests.plum.training.launching import (
+    fork_ranks_to_their_ends,
+    launch_process,
+    train_forked,
+    train_launched,
+    write_config,
+)
 from tests.plum.training.training_world import largest_difference, make_config, with_engine, write_inputs
 
 TRIALS = int(os.environ.get("FAULT_TRIALS", "0"))
 NUM_UPDATES, SAVE_EVERY, ACCUMULATION = 6, 2, 2
+PROGRAM = str(Path(__file__).with_name("faulty_train.py"))
 SECONDS_TO_END = 240
 """From the start of the program, on a busy machine: a fault on one rank must have ended all of them by then."""
 
@@ -42,6 +52,8 @@ KILL_WRITE = Fault("kill -9 while a checkpoint file is written", "kill_in_write"
 KILL_COMMIT = Fault("kill -9 while a checkpoint is committed", "kill_in_commit", NUM_UPDATES // SAVE_EVERY, True)
 NO_SPACE = Fault("no space left for a checkpoint", "no_space", NUM_UPDATES // SAVE_EVERY)
 KILL_MODEL = Fault("kill -9 while the final model is written", "kill_in_model", is_main_only=True)
+ON_DISK = (KILL_WRITE, KILL_COMMIT, KILL_MODEL)
+"""To the launcher they are one rank killed, as `KILL_STEP` is."""
 FAULTS = (KILL_STEP, KILL_ALL, KILL_WRITE, KILL_COMMIT, NO_SPACE, KILL_MODEL)
 
 
@@ -60,7 +72,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     write_inputs(folder)
     config = replace(make_config(folder, "unhurt", NUM_UPDATES), save_every=SAVE_EVERY)
     config = with_engine(config, "deepspeed", 1, ACCUMULATION)
-    train_launched(config, num_ranks=2)
+    train_forked(config, num_ranks=2)
     world = World(folder, config, [])
     yield world
     heading = f"{'fault':<44} {'tried':>5}  the next start ends as the unhurt run"
@@ -78,7 +90,11 @@ def test_a_run_hit_by_every_fault_in_turn_ends_as_the_unhurt_run(world: World) -
     # Each at its first chance, so that none misses: the run gets further from one to the next. The one that chooses its
     # moment by the clock comes last: it may find the run at its end, where the final model could no longer be hit.
     for place, fault in enumerate((KILL_COMMIT, KILL_STEP, NO_SPACE, KILL_WRITE, KILL_MODEL, KILL_ALL)):
-        _hit(config, replace(fault, times=min(fault.times, 1)), random.Random(place))
+        once, chance = replace(fault, times=min(fault.times, 1)), random.Random(place)
+        if fault in ON_DISK:
+            _fork_with_fault(config, once, chance)
+        else:
+            _hit(config, once, chance)
     _require_the_same_end(world, config)
 
 
@@ -113,16 +129,28 @@ def _hit(config: TrainConfig, fault: Fault, chance: random.Random) -> None:
         _kill_everything(config, chance)
 
 
-def _run_with_fault(config: TrainConfig, fault: Fault, chance: random.Random) -> None:
-    """One rank is hit; the other must end too, soon and with a bad status."""
-    hit = {
+def _choose_hit(fault: Fault, chance: random.Random) -> dict[str, str | int]:
+    """What `faulty_train.py` reads."""
+    return {
         "name": fault.name,
         "rank": 0 if fault.is_main_only else chance.randrange(2),
         "seed": chance.randrange(10**6),
         "times": fault.times,
     }
-    program = str(Path(__file__).with_name("faulty_train.py"))
-    with launch_process(program, write_config(config), 2, FAULT=json.dumps(hit)) as process:
+
+
+def _fork_with_fault(config: TrainConfig, fault: Fault, chance: random.Random) -> None:
+    """One forked rank kills itself; the other is ended, as the launcher would."""
+    hit, output = _choose_hit(fault, chance), Path(config.run_dir).with_suffix(".log")
+    statuses, printed = fork_ranks_to_their_ends(PROGRAM, write_config(config), 2, output, FAULT=json.dumps(hit))
+    assert statuses[int(hit["rank"])] == -signal.SIGKILL, printed[-3000:]
+    assert not (Path(config.run_dir) / "finished.json").exists()
+
+
+def _run_with_fault(config: TrainConfig, fault: Fault, chance: random.Random) -> None:
+    """One rank is hit; the other must end too, soon and with a bad status."""
+    hit = _choose_hit(fault, chance)
+    with launch_process(PROGRAM, write_config(config), 2, FAULT=json.dumps(hit)) as process:
         printed, _ = process.communicate(timeout=SECONDS_TO_END)
     assert process.returncode != 0, printed[-3000:]
     assert "faulty_train.py ended with status" in printed

@@ -13,14 +13,15 @@ from plum.structures import TEXT_ONLY
 from plum.train_config import LossConfig
 from plum.training.gradients import GradientSource, micro_batch_gradients, trained_parameters
 from plum.training.objective import Objective
-from tests.plum.training.launching import launch
+from tests.plum.training.launching import fork_ranks
 from tests.plum.training.training_world import FULL
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_ranks_with_unlike_batches_reduce_to_the_mean(num_ranks: int) -> None:
-    printed = launch(str(Path(__file__).with_name("unlike_batches.py")), [], num_ranks)
+def test_ranks_with_unlike_batches_reduce_to_the_mean(tmp_path: Path, num_ranks: int) -> None:
+    program = str(Path(__file__).with_name("unlike_batches.py"))
+    printed = fork_ranks(program, [], num_ranks, tmp_path / "printed.txt")
     assert printed.count("updates of unlike batches: every gradient is the mean") == 1
 
 

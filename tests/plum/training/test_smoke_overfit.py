@@ -20,7 +20,7 @@ from plum.training.smoke_overfit import (
     run_smoke_overfit,
     smoke_config,
 )
-from tests.plum.training.launching import launch_process, write_config
+from tests.plum.training.launching import fork_ranks_to_their_ends, launch, write_config
 from tests.plum.training.smoke_world import write_pictures
 from tests.plum.training.training_world import make_config
 
@@ -125,17 +125,17 @@ def test_eight_images_are_an_update_on_any_ranks(config: TrainConfig, num_ranks:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    ("flags", "status", "verdict"),
-    [
-        ([], 0, "PASS  this set-up learns"),
-        (["--optimizer.learning_rate", "1e-12"], 1, "FAIL  loss: "),
-    ],
-)
-def test_the_script_on_two_zero2_ranks(config: TrainConfig, flags: list[str], status: int, verdict: str) -> None:
+def test_the_script_passes_under_the_launcher_on_two_zero2_ranks(config: TrainConfig) -> None:
     launched = replace(config, engine=replace(config.engine, kind="deepspeed"))
-    updates = ["--updates", str(UPDATES if status == 0 else 3)]
-    with launch_process("scripts/smoke_overfit.py", [*write_config(launched), *updates, *flags], 2) as process:
-        printed, _ = process.communicate(timeout=300)
-    assert (process.returncode != 0) == (status != 0), printed[-3000:]
-    assert verdict in printed, printed[-3000:]
+    arguments = [*write_config(launched), "--updates", str(UPDATES)]
+    assert "PASS  this set-up learns" in launch("scripts/smoke_overfit.py", arguments, num_ranks=2)
+
+
+@pytest.mark.distributed
+def test_the_script_fails_on_two_zero2_ranks(config: TrainConfig, tmp_path: Path) -> None:
+    launched = replace(config, engine=replace(config.engine, kind="deepspeed"))
+    arguments = [*write_config(launched), "--updates", "3", "--optimizer.learning_rate", "1e-12"]
+    output = tmp_path / "printed.txt"
+    statuses, printed = fork_ranks_to_their_ends("scripts/smoke_overfit.py", arguments, 2, output)
+    assert 1 in statuses, printed[-3000:]
+    assert "FAIL  loss: " in printed, printed[-3000:]
