@@ -12,7 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -474,6 +474,7 @@ class Benchmark:
         root_help: Help text of that flag.
         takes_annotations: Whether another file may replace the split's own.
         has_splits: Whether the data are divided into splits.
+        earlier_options: What runs did before an option existed, for the options whose default is something else.
         depends_on_marks: Whether marks such as [SEG] in a model's answers (`AnswerMarks`) affect the scores.
     """
 
@@ -487,6 +488,7 @@ class Benchmark:
     root_help: str = "folder of the data set"
     takes_annotations: bool = False
     has_splits: bool = True
+    earlier_options: Mapping[str, str] = field(default_factory=dict)
     depends_on_marks: bool = True
 
 
@@ -504,12 +506,13 @@ def define_benchmark(
     default_split: Callable[[OptionsT], str] = lambda options: "val",
     keep: Callable[[Sequence[ItemT], int | None], Sequence[ItemT]] = first_items,
     takes_annotations: bool = False,
+    earlier_options: Mapping[str, str] | None = None,
     depends_on_marks: bool = True,
 ) -> Benchmark:
     """Describe a benchmark whose split is a sequence of items.
 
     Args:
-        name, title, splits, options, takes_annotations, depends_on_marks: See `Benchmark`.
+        name, title, splits, options, takes_annotations, depends_on_marks, earlier_options: See `Benchmark`.
         read_items: Reads all items of `source.split`.
         make_task: Returns the task; called with name, split, options and items.
         default_split: The split if none is given.
@@ -531,5 +534,6 @@ def define_benchmark(
         read,
         make,
         takes_annotations=takes_annotations,
+        earlier_options=earlier_options or {},
         depends_on_marks=depends_on_marks,
     )

@@ -22,6 +22,7 @@ from partonomy.questions.build_config import BuildSummary, QuestionBuildConfig, 
 from partonomy.questions.generator import build_questions
 from partonomy.questions.image_questions import MarkRule
 from partonomy.questions.sharded_build import build_shard, is_prepared, merge_build, prepare_build, read_preparation
+from partonomy.questions.templates import NAMED_TEMPLATES, find_templates
 from partonomy.sharding import Shard, parse_shard
 from partonomy.structures import QuestionType
 
@@ -81,7 +82,8 @@ def build(
         part_comparison: Test for two names of the same part: exact, lemma (ignores plurals and hyphens) or file:PATH (a
             JSON list of lists of synonyms).
         mark_objects: When to draw a box around the object; ambiguous also marks it for questions that do not name it.
-        templates: YAML file with another wording.
+        templates: core (the published Core file's wording, the default), plain (this project's former wording: parts
+            separated by commas alone), or a YAML file with another wording.
         num_workers: Number of processes; the output does not depend on it.
         invalid: raise stops at the first bad image or annotation; collect leaves bad ones out and counts them.
         store_marked_images: Also write the images with the box drawn; otherwise it is drawn when an image is shown.
@@ -116,7 +118,7 @@ def build(
         num_workers=num_workers,
         part_comparison=part_comparison,
         mark_objects=MarkRule(mark_objects),
-        templates=_path(templates),
+        templates=None if templates is None else find_templates(templates),
     )
     reader = find_source(source, options)
     step = BuildStep(source, options, config, reader=reader, overwrite=overwrite, is_marked=store_marked_images)
@@ -162,7 +164,10 @@ class BuildStep:
         is_marked: bool,
     ) -> None:
         if config.templates is not None and not config.templates.is_file():
-            raise FileNotFoundError(f"{config.templates}: the file of --templates does not exist")
+            known = ", ".join(NAMED_TEMPLATES)
+            raise FileNotFoundError(
+                f"{config.templates}: --templates is neither a packaged wording ({known}) nor an existing file"
+            )
         self._source, self._options, self._config, self._reader = source, options, config, reader
         self._overwrite, self._is_marked = overwrite, is_marked
         self._folder = options.output

@@ -45,7 +45,7 @@ def locate_listed(text: str, labels: Sequence[str]) -> tuple[CharSpan, ...]:
     parts "rim" and "wheel").
 
     Args:
-        text: an answer that ends in a colon and a list, ": a, b, and c.".
+        text: an answer that ends in a colon and a list: ": a, b, and c.", ": a, b and c." or ": a, b, c.".
         labels: the part labels, in the order of the list.
 
     Returns:
@@ -56,6 +56,8 @@ def locate_listed(text: str, labels: Sequence[str]) -> tuple[CharSpan, ...]:
             list, but not at its own position.
     """
     entries = _list_entries(text)
+    if len(entries) == len(labels) - 1:
+        entries = _split_last(text, entries)
     if len(entries) != len(labels):
         raise ValueError(
             f"the list after the colon of {text[:MAX_SHOWN]!r} has {len(entries)} entries, the answer "
@@ -87,6 +89,15 @@ def _list_entries(text: str) -> tuple[CharSpan, ...]:
         spans.append(CharSpan(words.end(), words.end() + len(text[words.end() : stop].rstrip())))
         position = stop + 1
     return tuple(spans) if all(span.start < span.end for span in spans) else ()
+
+
+def _split_last(text: str, entries: tuple[CharSpan, ...]) -> tuple[CharSpan, ...]:
+    """Split the last entry at its last "and", as in ": a, b and c."; other lists are returned as they are."""
+    found = list(re.finditer(r"\s+and\s+", text[: entries[-1].end])) if entries else []
+    if not found or found[-1].start() <= entries[-1].start:
+        return entries
+    before, after = CharSpan(entries[-1].start, found[-1].start()), CharSpan(found[-1].end(), entries[-1].end)
+    return (*entries[:-1], before, after)
 
 
 def _locate_from(text: str, phrases: Sequence[str], start: int) -> tuple[tuple[CharSpan, ...], str | None]:

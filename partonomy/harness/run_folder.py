@@ -109,7 +109,8 @@ class RunConfig:
         known = {entry.name for entry in dataclasses.fields(self.registered.options)}
         if unknown := sorted(set(self.options) - known):
             raise ValueError(f"{self.benchmark} has no option {', '.join(unknown)}")
-        return _validate(TypeAdapter(self.registered.options), dict(self.options), f"options of {self.benchmark}")
+        options = {**self.registered.earlier_options, **self.options}
+        return _validate(TypeAdapter(self.registered.options), options, f"options of {self.benchmark}")
 
 
 _ADAPTER = TypeAdapter(RunConfig)

@@ -134,7 +134,9 @@ def smoke_config(config: TrainConfig, num_updates: int, num_ranks: int, data_fol
     data = replace(config.data, group_by_length=0, spread_lengths=0)
     if data_folder is not None:
         kind = "explanatory" if (Path(data_folder) / "questions.jsonl").exists() else "part_semantic"
-        source = SourceConfig(kind, data_folder)  # type: ignore[arg-type]  # one of its kinds
+        # Lists unite instances of one name; questions about single instances can be ambiguous, and are never memorised.
+        targets = "authors" if kind == "explanatory" else "lists"
+        source = SourceConfig(kind, data_folder, targets=targets)  # type: ignore[arg-type]  # one of each's values
         data = replace(data, sources=(source,), groups=(), exclude_images=(), count_images=())
     run_dir = Path(config.run_dir)
     return replace(

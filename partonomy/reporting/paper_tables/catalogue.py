@@ -6,12 +6,14 @@ from partonomy.reporting.loaded_run import AnyRun
 from partonomy.reporting.paper_tables.mmr_tables import TITLES, MmrTable
 from partonomy.reporting.paper_tables.paper_table import PaperTable
 from partonomy.reporting.paper_tables.partonomy_tables import TABLE_SUBSETS, PartonomyTable
+from partonomy.reporting.paper_tables.reason_seg_table import ReasonSegTable
 from partonomy.reporting.paper_tables.retention_table import RetentionTable
 
 PAPER_TABLES: dict[str, PaperTable] = {
     table.name: table
     for table in (
         *(PartonomyTable(number) for number in TABLE_SUBSETS),
+        ReasonSegTable(),
         RetentionTable(),
         *(MmrTable(number) for number in TITLES),
     )
