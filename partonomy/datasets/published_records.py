@@ -326,9 +326,21 @@ class _RecordReader:
             except ValueError as error:
                 raise ValueError(f"mask 0 of {label!r}: {error}") from error
         known = self._sizes.setdefault(image_path, (height, width))
-        if known != (height, width):
-            raise ValueError(f"the masks are {height} x {width}, those of an earlier record {known[0]} x {known[1]}")
+        if known != (height, width) and (_fits_image(full_path, *known) or not _fits_image(full_path, height, width)):
+            raise ValueError(
+                f"mask 0 of {label!r} is {height} x {width}, the masks of an earlier record of the image are "
+                f"{known[0]} x {known[1]}"
+            )
         return height, width
+
+
+def _fits_image(path: Path, height: int, width: int) -> bool:
+    """Return whether an image can be read and has this size, so that masks of another size are the wrong ones."""
+    try:
+        check_image(path, height, width)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _read_list(path: Path) -> list[Any]:

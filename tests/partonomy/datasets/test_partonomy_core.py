@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from partonomy.datasets.published_records import read_records
 from partonomy.datasets.record_exchange import export_records, import_records
 from partonomy.datasets.store import load_questions
 from partonomy.masks import rle_area
@@ -162,8 +163,22 @@ def test_masks_of_one_image_have_one_size(tmp_path: Path) -> None:
     other = change(segmentations={label: [turned] for label in RECORD["segmentations"]})
     path = write_records(tmp_path, RECORD, other)
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.png", exif=exif)
-    with pytest.raises(ValueError, match=r"record 1: the masks are 20 x 16, those of an earlier record 16 x 20"):
+    with pytest.raises(
+        ValueError, match=r"record 1: mask 0 of .* is 20 x 16, the masks of an earlier record .* 16 x 20"
+    ):
         load_questions(path)
+
+
+def test_the_image_says_which_of_two_sizes_is_wrong(tmp_path: Path) -> None:
+    """A first record with masks of another size does not take the image's later records with it."""
+    small = {label: [{"size": [5, 5], "counts": [20, 5]}] for label in RECORD["segmentations"]}
+    path = write_records(tmp_path, change(segmentations=small), RECORD, RECORD)
+    records, bad = read_records(path, "collect", needs_images=False)[:2]
+    assert [record.question.question_id[-1] for record in records][1:] == ["1", "2"]
+    assert not bad
+    Image.new("RGB", (7, 7)).save(tmp_path / "images" / "a.png")
+    bad = read_records(path, "collect", needs_images=False)[1]
+    assert [row.question_id for row in bad] == ["record-000001", "record-000002"]
 
 
 def test_links_to_images_elsewhere_are_followed(tmp_path: Path) -> None:
