@@ -23,6 +23,13 @@ class ChoiceScore:
     conversation_tokens: int
 
 
+class Subject(StrEnum):
+    """The half of a question: its parts or its object."""
+
+    PARTS = "parts"
+    OBJECT = "object"
+
+
 class QuestionType(StrEnum):
     """Question types of the published records. `positive` is the paper's intersection, `negative` its difference."""
 
@@ -74,7 +81,7 @@ class RLE:
 
 @dataclass(frozen=True)
 class CharSpan:
-    """A half-open character range [start, end) of a text."""
+    """A half-open character range [start, end) of a string."""
 
     start: int
     end: int

@@ -122,6 +122,15 @@ class SourceConfig:
     """For `explanatory`: question types to use; empty for all in the folder."""
     dataset: str = ""
     """For `semantic`: ade20k, cocostuff, mapillary; for `referring`: refclef, refcoco, refcoco+, refcocog."""
+    targets: Literal["authors", "lists"] = "authors"
+    """For `semantic` and `part_semantic`. authors: each class, or each annotated instance of an object or part, is
+    asked on its own, as in the loaders of LISA and PLUM. lists: this project's own form, several names or all parts of
+    an object in one answer, instances united (plum/data/sources/part_semantic.py)."""
+    targets_per_question: int = 1
+    """For `semantic`, `part_semantic` and `referring`: most targets of one question; M2SA: 3."""
+    answers: Literal["authors", "the_target"] = "authors"
+    """For `reasoning`. authors: the answer is the target's name, where the data have one, else the instruction's own
+    words. the_target: this project's former answer, "It is the target." (partonomy/benchmarks/reason_seg.py)."""
     legacy_unaligned_qa: bool = False
     """For `mmr`: pair questions and answers as M2SA's loader does, which pairs most of them wrongly
     (plum/data/sources/mmr.py)."""
@@ -154,6 +163,13 @@ class DataConfig:
     leaves out whole exchanges at the end; a longer conversation of another source is an error."""
     conversations_per_image: int = 3
     """Maximum number of conversations that share one image (and its encoding) in a sample."""
+    wordings: Literal["plum", "lisa"] = "plum"
+    """Of `semantic`, `part_semantic`, `referring` and `reasoning`. lisa: the kinds of questions and answers of LISA's
+    and M2SA's loaders, in our own words: answers hold a mark for each target and often not its name. For systems with
+    [SEG]."""
+    sampling: Literal["epoch", "replacement"] = "epoch"
+    """How records are drawn within a source. epoch: each once before any again. replacement: each draw is independent,
+    as in the loaders of LISA, M2SA and PLUM's stage 0."""
     group_by_length: int = 0
     """Number of successive samples to sort into micro-batches of similar length, to reduce padding; a multiple of
     ranks x engine.micro_batch_size, or 0 for no grouping. Grouping changes which samples share a micro-batch, within

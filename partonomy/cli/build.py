@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from partonomy.cli.data import is_already_built, refuse_shards
-from partonomy.cli.statistics import describe_left_out
+from partonomy.cli.stats import describe_left_out
 from partonomy.datasets import record_exchange as marked_images
 from partonomy.datasets.record_exchange import MARKED_FOLDER
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
@@ -22,6 +22,7 @@ from partonomy.questions.build_config import BuildSummary, QuestionBuildConfig, 
 from partonomy.questions.generator import build_questions
 from partonomy.questions.image_questions import MarkRule
 from partonomy.questions.sharded_build import build_shard, is_prepared, merge_build, prepare_build, read_preparation
+from partonomy.questions.templates import NAMED_TEMPLATES, find_templates
 from partonomy.sharding import Shard, parse_shard
 from partonomy.structures import QuestionType
 
@@ -81,7 +82,8 @@ def build(
         part_comparison: Test for two names of the same part: exact, lemma (ignores plurals and hyphens) or file:PATH (a
             JSON list of lists of synonyms).
         mark_objects: When to draw a box around the object; ambiguous also marks it for questions that do not name it.
-        templates: YAML file with another wording.
+        templates: core (the published Core file's wording, the default), plain (this project's former wording: parts
+            separated by commas alone), or a YAML file with another wording.
         num_workers: Number of processes; the output does not depend on it.
         invalid: raise stops at the first bad image or annotation; collect leaves bad ones out and counts them.
         store_marked_images: Also write the images with the box drawn; otherwise it is drawn when an image is shown.
@@ -116,7 +118,7 @@ def build(
         num_workers=num_workers,
         part_comparison=part_comparison,
         mark_objects=MarkRule(mark_objects),
-        templates=_path(templates),
+        templates=None if templates is None else find_templates(templates),
     )
     reader = find_source(source, options)
     step = BuildStep(source, options, config, reader=reader, overwrite=overwrite, is_marked=store_marked_images)
@@ -162,7 +164,10 @@ class BuildStep:
         is_marked: bool,
     ) -> None:
         if config.templates is not None and not config.templates.is_file():
-            raise FileNotFoundError(f"{config.templates}: the file of --templates does not exist")
+            known = ", ".join(NAMED_TEMPLATES)
+            raise FileNotFoundError(
+                f"{config.templates}: --templates is neither a packaged wording ({known}) nor an existing file"
+            )
         self._source, self._options, self._config, self._reader = source, options, config, reader
         self._overwrite, self._is_marked = overwrite, is_marked
         self._folder = options.output
@@ -185,6 +190,7 @@ class BuildStep:
                 left_out=reading.skipped,
             )
         _print_summary(self._folder, summary, reading.skipped)
+        _print_notes(reading)
         self._store_marked()
 
     def draw(self, shard: Shard) -> None:
@@ -231,6 +237,7 @@ class BuildStep:
                 settings=self._settings,
                 left_out=reading.skipped,
             )
+        _print_notes(reading)
         print(f"{self._folder}: prepared, {preparation.num_images} images; next: --shard 1/N to --shard N/N")
 
     def ask(self, shard: Shard) -> None:
@@ -279,6 +286,11 @@ def _print_summary(folder: Path, summary: BuildSummary, skipped: Sequence[Skippe
         print(describe_left_out(len(left_out.annotation_ids), left_out.annotation_ids, left_out.reason))
     if summary.embedding_model:
         print(f"  object names compared by {summary.embedding_model}")
+
+
+def _print_notes(reading: SourceReading) -> None:
+    for note in reading.notes:
+        print(f"  {note}")
 
 
 def _question_types(names: Sequence[str] | str) -> tuple[QuestionType, ...]:

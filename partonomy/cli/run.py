@@ -11,12 +11,13 @@ from jsonargparse import ArgumentParser, Namespace
 
 from partonomy.benchmarks.registry import BENCHMARKS, find_benchmark
 from partonomy.cli.config_files import naming_config_files
-from partonomy.harness.ranks import parse_shard, rank_from_environment
+from partonomy.harness.ranks import rank_from_environment
 from partonomy.harness.run import Job, configure_run, run_benchmark
 from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, RunConfig
 from partonomy.harness.summary import Summary
 from partonomy.models.registry import ModelSettings
 from partonomy.reporting.overview import overview
+from partonomy.sharding import parse_shard
 
 SettingsT = TypeVar("SettingsT")
 
@@ -124,11 +125,11 @@ def run_named(name: str, prog: str, arguments: Sequence[str], default_model: str
     Args:
         name: Name of the benchmark.
         prog: Name of the command, for messages.
-        arguments: The command's words.
+        arguments: The command's arguments.
         default_model: See `benchmark_parser`.
 
     Raises:
-        SystemExit: The flags are unknown, or help was asked for.
+        SystemExit: A flag is unknown, or help was requested.
         OSError, ValueError, RuntimeError: See `run_benchmark`.
     """
     with naming_config_files(arguments):
@@ -178,8 +179,8 @@ def run_command(arguments: Sequence[str]) -> None:
         arguments: The benchmark and its flags.
 
     Raises:
-        SystemExit: The words are unknown, or help was asked for.
-        OSError, ValueError, RuntimeError: There is no such benchmark; or see `run_benchmark`.
+        SystemExit: An argument is unknown, or help was requested.
+        OSError, ValueError, RuntimeError: There is no such benchmark, or the run failed; see `run_benchmark`.
     """
     name = next(iter(arguments), "")
     if name and not name.startswith("-"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from partonomy.datasets.sources.records import OBJECT, PART
 from partonomy.files import (
     RECORD_ERRORS,
     check_box,
@@ -14,13 +15,12 @@ from partonomy.files import (
     iterate_lists,
     open_atomically,
     reason_of,
+    shorten,
 )
-from partonomy.masks import check_mask_size, read_sound_codes, rle_area, rle_bbox, rle_from_coco, rle_to_json, shorten
+from partonomy.masks import check_mask_size, read_sound_codes, rle_area, rle_bbox, rle_from_coco, rle_to_json
 from partonomy.sharding import Shard
 from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part
 
-OBJECT = "OBJECT"
-PART = "PART"
 ENCODER = msgspec.json.Encoder()  # the same output as compact `json`, in a tenth of the time
 LISTS = ("images", "categories", "annotations")
 """The file's lists, in the order in which they are written."""
@@ -89,7 +89,7 @@ def _mask_to_json(mask: RLE | None) -> dict[str, Any]:
 
 
 def annotations_from_json(content: Mapping[str, Any], path: Path) -> tuple[AnnotatedImage, ...]:
-    """Read the content of `annotations.json`; errors name the file and the record."""
+    """Read the parsed content of `annotations.json`; errors name the file and the record."""
     for key in ("images", "categories", "annotations"):
         if not isinstance(content.get(key), list):
             raise ValueError(f"{path}: {key!r} must be a list")
@@ -140,7 +140,7 @@ def read_shard_annotations(path: Path, shard: Shard) -> tuple[AnnotatedImage, ..
 
 
 class _OwnedIds:
-    """Tells which annotations belong to the images of a shard.
+    """Decides which annotations belong to the images of a shard.
 
     Args:
         path: the file, for error messages.
@@ -165,7 +165,7 @@ class _OwnedIds:
                 raise ValueError(f"{path}, image {number}: the id {number} occurs twice")
 
     def is_foreign(self, record: object) -> bool:
-        """Return whether another shard reads the annotation; every shard refuses broken ones and those of no image."""
+        """Return whether another shard reads the annotation; all shards refuse broken annotations."""
         number, image_id = _integer_of(record, "id"), _integer_of(record, "image_id")
         if number is not None and number in self._annotations:
             raise ValueError(f"{self._path}, annotation {number}: the id {number} occurs twice")
@@ -198,7 +198,7 @@ class _Reader:
 
     def read_image(self, record: Mapping[str, Any]) -> None:
         image_id = _new_id(record, self._images)
-        check_mask_size(record["height"], record["width"], "the image")
+        check_mask_size(record["height"], record["width"])
         file_name = check_relative_path(record["file_name"], "'file_name'")
         self._images[image_id] = AnnotatedImage(image_id, file_name, record["height"], record["width"], ())
         self._objects[image_id] = []
@@ -273,5 +273,5 @@ def _new_id(record: Mapping[str, Any], known: Container[int]) -> int:
 
 def _find(known: Mapping[int, Any], number: object, kind: str) -> Any:
     if not isinstance(number, int) or number not in known:
-        raise ValueError(f"there is no {kind} {shorten(number)}")
+        raise ValueError(f"{kind} {shorten(number)} does not exist")
     return known[number]

@@ -24,7 +24,7 @@ class ConceptGraph:
 
     @cached_property
     def objects(self) -> tuple[str, ...]:
-        """All object labels that have parts, sorted."""
+        """All labels of objects that have parts, sorted."""
         return tuple(sorted(self.object_parts))
 
     @cached_property
@@ -33,11 +33,11 @@ class ConceptGraph:
         return tuple(sorted({part for parts in self.object_parts.values() for part in parts}))
 
     def siblings(self, label: str) -> tuple[str, ...]:
-        """The other objects of the label's category, sorted."""
+        """Return the other objects of the label's category, sorted."""
         return tuple(other for other in self.category_objects[self.object_category[label]] if other != label)
 
     def category_parts(self, label: str) -> tuple[str, ...]:
-        """Parts of any object of the label's category, sorted."""
+        """Return the parts of all objects of the label's category, sorted."""
         objects = self.category_objects[self.object_category[label]]
         return tuple(sorted({part for other in objects for part in self.object_parts[other]}))
 

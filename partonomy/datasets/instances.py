@@ -5,7 +5,7 @@ from partonomy.structures import AnnotatedImage, ObjectInstance
 
 
 def choose_instance(image: AnnotatedImage) -> ObjectInstance | None:
-    """Choose the instance with the most annotated parts, on a tie the largest; None if no instance has parts.
+    """Choose the instance with the most annotated parts (the largest if several tie); None if no instance has parts.
 
     Paper, section 3.2: among several instances, the largest with the most annotated parts.
     """

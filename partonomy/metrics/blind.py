@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from partonomy.metrics.bootstrap import NUM_RESAMPLES, Estimate, ImageRatio, bootstrap_ratios
+from partonomy.structures import Subject
 
 NUM_FOLDS = 5
 """Number of folds of images for everything that is learned from right answers."""
@@ -48,8 +49,9 @@ class Feature(StrEnum):
     middle: minus the distance of that number from its mean over the choices.
     centrality: minus the sum of symmetric differences to the other choices' item sets (edit distance).
     choice_frequency: mean over its items of the number of choices of the type that list the item.
-    truth_frequency: the same over the right answers of other folds of images. In a small set, or one with equally
-        frequent classes, the rarest choice is right slightly too often, because the other folds lack this right answer.
+    truth_frequency: like choice_frequency, but over the right answers of other folds of images. In a small set, or
+        one with equally frequent classes, the rarest choice is right slightly too often, because the other folds lack
+        this right answer.
     alphabet: rank of the text among the choices in alphabetical order.
     position: index of the choice.
     """
@@ -138,13 +140,6 @@ def _pad(rows: Sequence[Sequence[float]]) -> np.ndarray:
     for number, row in enumerate(rows):
         padded[number, : len(row)] = row
     return padded
-
-
-class Subject(StrEnum):
-    """The half of a question that is guessed: parts or object."""
-
-    PARTS = "parts"
-    OBJECT = "object"
 
 
 @dataclass(frozen=True)
@@ -247,10 +242,10 @@ def guess_blindly(question_type: str, subject: Subject, questions: Sequence[Blin
         questions: At least one question.
 
     Raises:
-        ValueError: There is no question.
+        ValueError: There are no questions.
     """
     if not questions:
-        raise ValueError(f"there is no question of the type {question_type} to guess")
+        raise ValueError(f"there are no questions of the type {question_type} to guess")
     features = choice_features(questions)
     correct = np.array([question.correct_index for question in questions])
     num_choices = np.array([len(question.texts) for question in questions])

@@ -10,6 +10,7 @@ from partonomy.metrics.part_embedding import DEFAULT_EMBEDDING_MODEL
 from partonomy.names import synonym_file
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.image_questions import MarkRule
+from partonomy.questions.templates import DEFAULT_TEMPLATES, NAMED_TEMPLATES
 from partonomy.structures import QuestionType, SkippedType
 
 NUM_EXAMPLE_IDS = 10
@@ -27,7 +28,7 @@ class QuestionBuildConfig:
         num_workers: number of processes; the output does not depend on it.
         part_comparison: "exact", "lemma" or "file:PATH" (see `partonomy.names.find_comparator`).
         mark_objects: when to mark the instance by a box: "same_class" or "ambiguous" (see `MarkRule`).
-        templates: file of the wording; default: the packaged file.
+        templates: file of the wording; default: the packaged file with the published Core file's wording.
     """
 
     seed: int = 0
@@ -76,9 +77,12 @@ class BuildSummary:
 
 def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:
     """Return the resolved configuration with hashes of its files; `num_workers` does not matter and is left out."""
-    files: dict[str, object] = {"templates": None}
-    if config.templates is not None:
-        files = {"templates": str(config.templates), "templates_sha256": hash_files([config.templates])}
+    templates = config.templates or DEFAULT_TEMPLATES
+    packaged = {path: name for name, path in NAMED_TEMPLATES.items()}
+    files: dict[str, object] = {
+        "templates": packaged.get(templates, str(templates)),
+        "templates_sha256": hash_files([templates]),
+    }
     synonyms = synonym_file(config.part_comparison)
     if synonyms is not None and synonyms.is_file():  # `find_comparator` reports a missing file
         files["part_comparison_sha256"] = hash_files([synonyms])

@@ -13,7 +13,6 @@ from partonomy.metrics.blind import (
     BlindQuestion,
     BlindResult,
     BlindScore,
-    Subject,
     estimate_guesses,
     guess_blindly,
     pool_guesses,
@@ -21,7 +20,7 @@ from partonomy.metrics.blind import (
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.reporting.paper_tables.partonomy_tables import QuestionRun
 from partonomy.reporting.tables import format_estimate
-from partonomy.structures import Question, QuestionType
+from partonomy.structures import Question, QuestionType, Subject
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
 
 ALL_TYPES = "all types"
@@ -42,7 +41,7 @@ class BlindReport:
     results: tuple[BlindResult, ...]
 
     def central_choice(self, question_type: str, metric: str) -> Estimate | None:
-        """Return the most central choice's accuracy for the accuracy metric of that name."""
+        """Return the accuracy of the most central choice for an accuracy metric; None for any other metric."""
         for result in self.results:
             if (result.question_type, RUN_METRICS[result.subject]) == (question_type, metric):
                 score = result.find(CENTRAL)
@@ -82,12 +81,12 @@ def report_on_questions(name: str, questions: Iterable[Question]) -> BlindReport
                 )
             )
     if not asked:
-        raise ValueError(f"{name}: there is no question to guess")
+        raise ValueError(f"{name}: there are no questions to guess")
     return _report(name, asked)
 
 
 def report_on_run(run: QuestionRun) -> BlindReport | None:
-    """Compute the blind baselines from a run's records, which hold the choices; None if it asked for no choice."""
+    """Compute the blind baselines from the choices in a run's records; None if the run asked for no choices."""
     asked: dict[tuple[Subject, str], list[BlindQuestion]] = {}
     for record in run.records:
         if record.question_type is None:

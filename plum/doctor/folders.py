@@ -102,7 +102,7 @@ def examine_weights(config: TrainConfig, cache: Path, is_quiet: bool = False) ->
     return findings
 
 
-def hash_weights(folder: Path, cache: Path, is_quiet: bool = False) -> WeightFolder:
+def hash_weight_files(folder: Path, cache: Path, is_quiet: bool = False) -> WeightFolder:
     """Hash the weight files of a saved model and of the bases under it.
 
     Raises:
@@ -135,7 +135,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _examine_folder(config: TrainConfig, folder: Path, cache: Path, is_quiet: bool) -> list[Finding]:
     try:
-        found = hash_weights(folder, cache, is_quiet)
+        found = hash_weight_files(folder, cache, is_quiet)
         size = sum(file.stat().st_size for one in found.folders for file in _weight_files(one))
         tokenizer = load_tokenizer(config.tokenizer or folder)
         add_written_tokens(config.model, tokenizer)

@@ -33,7 +33,7 @@ from plum.training.optimizer import learning_rate_factor
 from plum.training.part_pretext import PartPretext
 from plum.training.ranks import Ranks, start_ranks
 from plum.training.run_checkpoints import ResumePoint, find_resume_point
-from plum.training.run_directory import RunDirectory
+from plum.training.run_folder import RunFolder
 from plum.training.sam_features import describe_feature_cache, open_feature_cache
 from plum.training.trained_images import record_training_images
 from plum.training.trainer import Trainer
@@ -59,7 +59,7 @@ class TrainingParts:
 def train(config: TrainConfig) -> None:
     """Train or resume the run that `config` describes, and save its model to `run_dir/model`."""
     ranks = start_ranks(config.engine)
-    run = RunDirectory(config)
+    run = RunFolder(config)
     if ranks.is_main:
         run.prepare()
     ranks.barrier()
@@ -97,7 +97,7 @@ def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
 
 
 def fit(
-    config: TrainConfig, parts: TrainingParts, run: RunDirectory, ranks: Ranks, resume_point: ResumePoint | None
+    config: TrainConfig, parts: TrainingParts, run: RunFolder, ranks: Ranks, resume_point: ResumePoint | None
 ) -> Engine:
     """Train `parts` to the run's last update, from the start or from a checkpoint."""
     engine = build_engine(
@@ -219,7 +219,7 @@ def save_final_model(
     engine: Engine,
     model: GroundedLMM,
     tokenizer: PreTrainedTokenizerBase,
-    run: RunDirectory,
+    run: RunFolder,
     *,
     seconds: float,
 ) -> None:

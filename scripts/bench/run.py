@@ -80,7 +80,8 @@ def build_run(config: TrainConfig, ranks: Ranks, make_engine: EngineFactory = bu
         model.to(torch.bfloat16)  # here, not in the engine: two copies of a large model need not fit
     set_trainable(model, config.trainable)
     collator = Collator(tokenizer, model.config, config.data)
-    mixture = build_mixture(config.data, config.seed, collator.encoder, with_part_maps=config.part_pretext is not None)
+    has_marks, has_pretext = model.config.seg_token is not None, config.part_pretext is not None
+    mixture = build_mixture(config.data, config.seed, collator.encoder, with_part_maps=has_pretext, has_marks=has_marks)
     with ranks.device:
         objective = build_objective(model, config, mixture.class_pixels)
     if config.engine.gradient_checkpointing:

@@ -28,7 +28,7 @@ class DroppedPart:
 
 @dataclass(frozen=True)
 class Pruning:
-    """A data set without its rare parts, and what was dropped."""
+    """A data set without its rare parts, and a list of what was dropped."""
 
     dataset: PartDataset
     parts: tuple[DroppedPart, ...]

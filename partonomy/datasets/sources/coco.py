@@ -21,9 +21,9 @@ from partonomy.datasets.sources.records import (
     RawAnnotation,
     SkippedAnnotations,
 )
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, read_json, reason_of
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, is_integer, read_json, reason_of, shorten
 from partonomy.images import check_image, image_size
-from partonomy.masks import is_integer, rle_area, rle_from_coco, shorten
+from partonomy.masks import rle_area, rle_from_coco
 from partonomy.names import split_part_name
 
 MAX_ID = 2**63 - 1
@@ -49,7 +49,7 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
     images, bad_images, nameless = _read_images(content["images"], config)
     skipped: dict[str, list[int]] = defaultdict(list)
     reasons = [*bad_images.values(), *nameless]
-    skipped.update((unusable_image(reason), []) for reason in reasons)  # listed also without annotations
+    skipped.update((unusable_image(reason), []) for reason in reasons)  # listed even if it has no annotations
     annotations: dict[int, RawAnnotation] = {}
     for number, record in enumerate(content["annotations"]):
         where = _describe(path, "annotation", number, record)

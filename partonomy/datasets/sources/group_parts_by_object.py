@@ -18,10 +18,11 @@ MIN_CONTAINED = 0.5
 
 @dataclass(frozen=True)
 class SourceReading:
-    """A data set as read from its source, and what was left out of it."""
+    """A data set as read from its source, what was left out of it, and what else the user has to know of the source."""
 
     dataset: PartDataset
     skipped: tuple[SkippedAnnotations, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def read_role(name: str, supercategory: str) -> Role:
     is_part = bool(separator)
     if supercategory not in (OBJECT, PART) or is_part != (supercategory == PART) or (is_part and not raw_part):
         raise ValueError(
-            f"{name!r} with super-category {supercategory!r} is no category of PACO (an OBJECT 'car_(automobile)' or a "
+            f"{name!r} with super-category {supercategory!r} is not a category of PACO (an OBJECT "
+            "'car_(automobile)' or a "
             "PART 'car_(automobile):antenna'); read other COCO-style files with --source coco"
         )
     return Role(raw_object, raw_part or None)

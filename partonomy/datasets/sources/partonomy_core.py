@@ -65,7 +65,8 @@ def read_record_source(config: CocoConfig) -> SourceReading:
         replace(config, annotations=record_file, images=dataset.image_root),
         SourceNames(name, categories=categories),
     )
-    return SourceReading(_restore_boxes(reading.dataset, dataset), reading.skipped)
+    notes = tuple(f"in {record_file.name}, not used by new questions: {line}" for line in summary.kept.describe())
+    return SourceReading(_restore_boxes(reading.dataset, dataset), reading.skipped, notes)
 
 
 def _to_records(dataset: PartDataset, skipped: tuple[SkippedAnnotations, ...]) -> CocoRecords:

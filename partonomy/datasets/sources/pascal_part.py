@@ -42,7 +42,11 @@ NUM_FILES_PER_CHUNK = 8
 
 @dataclass(frozen=True)
 class PascalTable:
-    """`objects`: class -> words, if they differ. `parts`: class -> code ("wheel_N" for wheel_1, ...) -> words."""
+    """Words for Pascal-Part's codes.
+
+    Attributes:
+        objects: class -> words, for classes whose name is not a word.
+        parts: class -> code ("wheel_N" for wheel_1, ...) -> words."""
 
     objects: Mapping[str, str]
     parts: Mapping[str, Mapping[str, str]]
@@ -88,7 +92,7 @@ def name_part(class_name: str, code: str, name_map: Mapping[str, str], fold_side
 
 
 def without_sides(words: str) -> str:
-    """Drop sides: "left front leg" becomes "front leg". A name that consists only of sides is kept."""
+    """Remove the sides from a name ("left front leg" becomes "front leg"), unless nothing else is left."""
     return " ".join(word for word in words.split() if word not in SIDES) or words
 
 
@@ -196,7 +200,7 @@ def read_pascal_part(config: CocoConfig, fold_sides: bool = False, num_workers: 
 
     Raises:
         FileNotFoundError: there are no annotations, or an image is missing.
-        ValueError: a file or record is broken, or no table contains a part code. The message names file and object.
+        ValueError: a file or record is broken, or a part code is in no table. The message names file and object.
     """
     name_map = read_text_map(config.name_map, "name map") if config.name_map else {}
     if config.annotations.is_dir():
@@ -277,7 +281,9 @@ class _MatReader:
         """Read the folder's files in the order of their names."""
         paths = sorted(self._config.annotations.glob("*.mat"))
         if not paths:
-            raise FileNotFoundError(f"{self._config.annotations}: no .mat file there; pass the folder Annotations_Part")
+            raise FileNotFoundError(
+                f"{self._config.annotations} contains no .mat files; pass the folder Annotations_Part"
+            )
         for path, loaded in zip(paths, _load_all(paths, num_workers), strict=True):
             try:
                 self._add(path, loaded)

@@ -17,9 +17,9 @@ from partonomy.datasets.sources.coco import (
     unusable_image,
 )
 from partonomy.datasets.sources.records import CocoConfig, CocoImage, CocoRecords, RawAnnotation, SkippedAnnotations
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, reason_of
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, reason_of, shorten
 from partonomy.images import check_image
-from partonomy.masks import MIN_POLYGON_COORDINATES, rle_area, rle_from_coco, shorten
+from partonomy.masks import MIN_POLYGON_COORDINATES, rle_area, rle_from_coco
 from partonomy.structures import RLE
 
 Places = Callable[[str], Sequence[str]]
@@ -54,7 +54,7 @@ class ImageFinder:
                 self._last = number
                 return places[number]
         tried = ", ".join(dict.fromkeys(places))
-        raise FileNotFoundError(f"{self._root}: no image {name!r} there; looked for {tried}")
+        raise FileNotFoundError(f"{self._root}: the image {name!r} was not found; tried {tried}")
 
 
 def _is_file(path: Path) -> bool:
@@ -167,7 +167,7 @@ class _Reader:
             if self._config.invalid == "raise":
                 raise type(error)(f"{self._where('image', record)}: {error}") from error
             self._bad_images[number] = str(error)
-            self._skipped[unusable_image(str(error))].extend(())  # listed also without annotations
+            self._skipped[unusable_image(str(error))].extend(())  # listed even if it has no annotations
             return
         self._images[number] = CocoImage(number, file_name, height, width)
         self._names[number] = name
@@ -225,14 +225,14 @@ def _text(record: Mapping[str, Any], key: str) -> str:
 
 
 def _image_name(record: Mapping[str, Any]) -> str:
-    """Return `file_name`, else the last two parts of COCO's URL ("train2017/000000391895.jpg")."""
+    """Return `file_name` or, without it, the last two parts of COCO's URL ("train2017/000000391895.jpg")."""
     if record.get("file_name") is None and record.get("coco_url") is not None:
         return "/".join(_text(record, "coco_url").rsplit("/", 2)[-2:])
     return _text(record, "file_name")
 
 
 def _read_mask(segmentation: Any, image: CocoImage) -> RLE | str:
-    """Return the mask, or the reason why there is no usable one."""
+    """Return the mask, or the reason why it cannot be used."""
     if isinstance(segmentation, list) and segmentation and isinstance(segmentation[0], list):
         segmentation = [
             ring for ring in segmentation if not isinstance(ring, list) or len(ring) >= MIN_POLYGON_COORDINATES

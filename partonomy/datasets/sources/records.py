@@ -6,12 +6,8 @@ from typing import Literal
 
 from partonomy.structures import RLE
 
-OBJECT = "OBJECT"
-
-
-PART = "PART"
-
-
+OBJECT, PART = "OBJECT", "PART"
+"""Values of a category's `supercategory`: whether it names objects or parts."""
 BACKGROUND = "background"
 
 

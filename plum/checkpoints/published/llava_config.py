@@ -8,8 +8,8 @@ from typing import get_args
 from transformers import CLIPVisionConfig, LlamaConfig
 from transformers import LlavaConfig as StockLlavaConfig
 
+from partonomy.files import read_json
 from plum.checkpoints.published.llava_keys import OWN_VISION, Layout
-from plum.checkpoints.published.source_files import read_json
 from plum.config import Fit, LanguageConfig, LlavaConfig, VisionConfig, usual_fit
 from plum.inputs.conversation import TemplateName
 
@@ -63,8 +63,6 @@ def read_source_config(folder: Path) -> SourceConfig:
     """
     path = folder / "config.json"
     content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a JSON object")
     if "text_config" in content:
         return _read_llava_hf(path, content)
     return _read_original(path, content)
@@ -79,7 +77,7 @@ def read_clip_config(folder: Path, select_layer: int) -> VisionConfig:
     """
     path = folder / "config.json"
     content = read_json(path)
-    if not isinstance(content, dict) or content.get("model_type") not in ("clip", "clip_vision_model"):
+    if content.get("model_type") not in ("clip", "clip_vision_model"):
         raise ValueError(f"{path} is no CLIP configuration (model_type clip or clip_vision_model)")
     sizes = content.get("vision_config", content)
     return _vision(path, CLIPVisionConfig.from_dict(dict(sizes)), select_layer)

@@ -10,7 +10,6 @@ from partonomy.metrics.blind import (
     BlindQuestion,
     BlindResult,
     Feature,
-    Subject,
     choice_features,
     estimate_guesses,
     expected_hits,
@@ -18,6 +17,7 @@ from partonomy.metrics.blind import (
     image_folds,
     pool_guesses,
 )
+from partonomy.structures import Subject
 
 # The right answer, "b", "bc" and so on are part sets; a text lists its parts.
 STAR = ("ab", "a", "abc", "abd", "b")  # "ab" is one edit away from every other choice
@@ -141,5 +141,5 @@ def test_object_questions_have_no_sizes() -> None:
 
 
 def test_without_questions() -> None:
-    with pytest.raises(ValueError, match="no question of the type positive"):
+    with pytest.raises(ValueError, match="no questions of the type positive"):
         guess_blindly("positive", Subject.PARTS, [])

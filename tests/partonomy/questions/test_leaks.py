@@ -16,14 +16,14 @@ from partonomy.datasets.sources.coco import read_coco
 from partonomy.datasets.sources.records import CocoConfig
 from partonomy.datasets.synthetic.dataset import SyntheticConfig, draw_image
 from partonomy.masks import encode_mask
-from partonomy.metrics.blind import CENTRAL, LEARNED, Subject
+from partonomy.metrics.blind import CENTRAL, LEARNED
 from partonomy.questions.answer_mutator import AnswerMutator, MutationMode
 from partonomy.questions.balanced_models import fit_balanced
 from partonomy.questions.image_questions import MarkRule, QuestionMaker
 from partonomy.questions.part_sampler import PartSampler
 from partonomy.questions.templates import load_templates
 from partonomy.reporting.blind_tables import ALL_TYPES, BlindReport, report_on_questions
-from partonomy.structures import AnnotatedImage, ObjectInstance, Part, PartDataset, QuestionType
+from partonomy.structures import AnnotatedImage, ObjectInstance, Part, PartDataset, QuestionType, Subject
 
 REAL_DATA = Path(os.environ.get("PARTONOMY_REAL_DATA", "no folder given"))
 MARGIN = 0.05

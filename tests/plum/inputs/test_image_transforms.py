@@ -9,6 +9,8 @@ from transformers import CLIPImageProcessorPil
 
 from plum.config import Fit
 from plum.inputs.image_transforms import (
+    CLIP_MEAN,
+    CLIP_STD,
     SAM_MEAN,
     SAM_STD,
     ImageTransform,
@@ -20,6 +22,20 @@ from plum.inputs.image_transforms import (
 )
 from plum.models.tiny import tiny_model_config
 from plum.structures import IGNORE_INDEX, ImageFrame
+
+
+def test_the_towers_statistics_are_the_published_ones() -> None:
+    """SAM: segment_anything/build_sam.py (`pixel_mean`, `pixel_std`); CLIP: openai/clip-*, preprocessor_config.json."""
+    assert SAM_MEAN == (123.675, 116.28, 103.53)
+    assert SAM_STD == (58.395, 57.12, 57.375)
+    assert CLIP_MEAN == (0.48145466, 0.4578275, 0.40821073)
+    assert CLIP_STD == (0.26862954, 0.26130258, 0.27577711)
+    # The same numbers in the pixels: a white image, red, green and blue.
+    white = np.full((4, 4, 3), 255, dtype=np.uint8)
+    of_sam = [(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375]
+    assert sam_input(white, ImageFrame((4, 4), (4, 4)), 4)[:, 0, 0].tolist() == pytest.approx(of_sam, abs=1e-5)
+    of_clip = [(1 - 0.48145466) / 0.26862954, (1 - 0.4578275) / 0.26130258, (1 - 0.40821073) / 0.27577711]
+    assert clip_input(white, 4, "pad")[:, 0, 0].tolist() == pytest.approx(of_clip, abs=1e-5)
 
 
 def _noise(height: int, width: int) -> np.ndarray:

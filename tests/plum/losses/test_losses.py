@@ -49,6 +49,15 @@ def test_bio_golden() -> None:
     assert float(bio_loss(logits, torch.tensor([0, 1]), (0.1, 1.0, 1.0))) == pytest.approx(1.323281, abs=1e-5)
 
 
+def test_the_default_class_weights_are_the_authors() -> None:
+    """O counts a tenth of B and I (the authors' code; no configuration file sets the weights): the value above."""
+    logits = torch.tensor([math.log(2.0), 0.0, 0.0]).expand(2, 3)
+    default = LossConfig().bio_class_weights
+    assert float(bio_loss(logits, torch.tensor([0, 1]), default)) == pytest.approx(1.323281, abs=1e-5)
+    # Tags O, I: the same weights for I as for B.
+    assert float(bio_loss(logits, torch.tensor([0, 2]), default)) == pytest.approx(1.323281, abs=1e-5)
+
+
 def test_bio_without_tagged_tokens_is_zero_with_finite_gradient() -> None:
     states = torch.zeros(5, 3, requires_grad=True)
     logits = states[:0]
@@ -64,6 +73,21 @@ def test_bio_accuracy_counts_by_true_class() -> None:
     hits, totals = bio_accuracy(torch.eye(3), torch.tensor([0, 1, 1]))
     assert hits.tolist() == [1, 1, 0]
     assert totals.tolist() == [1, 2, 0]
+
+
+def test_bio_accuracy_reads_the_classes_of_a_token() -> None:
+    # Two tokens, three classes: predictions I and O, truth I and B.
+    hits, totals = bio_accuracy(torch.tensor([[0.0, 1.0, 2.0], [3.0, 2.0, 1.0]]), torch.tensor([2, 1]))
+    assert hits.tolist() == [0, 0, 1]
+    assert totals.tolist() == [0, 1, 1]
+
+
+def test_every_term_is_multiplied_by_its_weight() -> None:
+    terms = LossTerms(*(torch.tensor(value) for value in (2.0, 3.0, 5.0, 7.0, 11.0)))
+    total = {"language": 2.0, "bio": 3.0, "mask_overlap": 5.0, "mask_bce": 7.0, "kl": 11.0}
+    assert all(float(getattr(terms, name)) == value for name, value in total.items())
+    # 1 x 2 + 2 x 3 + 8 x 5 + 2 x 7 + .1 x 11
+    assert float(weighted_sum(terms, LossConfig())) == pytest.approx(63.1)
 
 
 SPANS = SpanBounds(torch.tensor([0, 0]), torch.tensor([0, 2]), torch.tensor([2, 3]))

@@ -51,6 +51,19 @@ def test_one_earlier_mask_is_sams_own_encoding_at_the_start() -> None:
     torch.testing.assert_close(run(make_feedback(), [mask]), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_how_the_pooler_starts() -> None:
+    """Small random location queries and order embeddings (std .02), no bias, values passed on unchanged."""
+    torch.manual_seed(0)
+    pooler = TemporalMaskPooler(64, (16, 16), HEADS, use_order_embedding=True, max_order=64)
+    assert pooler.order_embedding is not None
+    for drawn in (pooler.location_queries, pooler.order_embedding.weight):
+        assert float(drawn.detach().std()) == pytest.approx(0.02, rel=0.05)
+    layers = (pooler.query_projection, pooler.key_projection, pooler.value_projection, pooler.output_projection)
+    assert all(not layer.bias.any() for layer in layers)
+    assert all(torch.equal(layer.weight, torch.eye(64)) for layer in layers[2:])
+    assert all(not torch.equal(layer.weight, torch.eye(64)) for layer in layers[:2])
+
+
 def test_film_scales_and_shifts_each_channel() -> None:
     """With identity convolutions the first FiLM layer's output is read directly: norm(x) * (1 + scale) + shift."""
     encoder = FilmMaskEncoder(WIDTH, 4)

@@ -11,7 +11,7 @@ from partonomy.files import write_text_atomically
 from plum.config import Fit
 from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config
-from plum.training.run_directory import RunDirectory
+from plum.training.run_folder import RunFolder
 
 TINY = ["--config", "configs/plum_tiny_stage0.yaml"]
 
@@ -22,32 +22,32 @@ def config(tmp_path: Path) -> TrainConfig:
 
 
 def test_same_configuration_is_resumed(config: TrainConfig) -> None:
-    RunDirectory(config).prepare()
-    RunDirectory(config).prepare()
+    RunFolder(config).prepare()
+    RunFolder(config).prepare()
     provenance = json.loads((Path(config.run_dir) / "provenance.json").read_text())
     assert {"commit", "config_sha256", "packages"} <= set(provenance)
 
 
 def test_another_configuration_is_refused_by_key(config: TrainConfig) -> None:
-    RunDirectory(config).prepare()
+    RunFolder(config).prepare()
     other = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=1.0))
     with pytest.raises(ValueError, match=r"optimizer\.learning_rate"):
-        RunDirectory(other).prepare()
+        RunFolder(other).prepare()
 
 
 def test_a_key_younger_than_the_run_means_its_default(config: TrainConfig) -> None:
-    run = RunDirectory(config)
+    run = RunFolder(config)
     run.prepare()
     path = run.root / "config.yaml"
     path.write_text("".join(line for line in path.open() if not line.startswith("save_model")))
-    RunDirectory(config).prepare()
+    RunFolder(config).prepare()
     with pytest.raises(ValueError, match="save_model"):
-        RunDirectory(dataclasses.replace(config, save_model="trained")).prepare()
+        RunFolder(dataclasses.replace(config, save_model="trained")).prepare()
 
 
 def test_a_nested_key_younger_than_the_run_means_what_the_code_then_did(config: TrainConfig) -> None:
     """A run from before the switches of docs/fidelity.md resumes, with the fit that its template then had."""
-    run = RunDirectory(config)
+    run = RunFolder(config)
     run.prepare()
     recorded = yaml.safe_load((run.root / "config.yaml").read_text())
     del recorded["new_token_rows"], recorded["losses"]["bio_scope"], recorded["data"]["sources"][0]["group"]
@@ -66,11 +66,11 @@ def test_a_nested_key_younger_than_the_run_means_what_the_code_then_did(config: 
         )
 
     for same in (config, with_fit(None)):
-        RunDirectory(same).prepare()
+        RunFolder(same).prepare()
     with pytest.raises(ValueError, match=r"other settings \(losses\.bio_scope\)"):
-        RunDirectory(dataclasses.replace(config, losses=dataclasses.replace(losses, bio_scope="all"))).prepare()
+        RunFolder(dataclasses.replace(config, losses=dataclasses.replace(losses, bio_scope="all"))).prepare()
     with pytest.raises(ValueError, match=r"other settings \(model\.llava\.vision\.fit\)"):
-        RunDirectory(with_fit("crop")).prepare()
+        RunFolder(with_fit("crop")).prepare()
 
 
 @pytest.mark.parametrize("init_from", [None, "weights/base"])
@@ -83,27 +83,27 @@ def test_an_earlier_run_of_llava_weights_was_padded(config: TrainConfig, init_fr
         )
         return dataclasses.replace(config, init_from=init_from, model=model)
 
-    run = RunDirectory(with_fit("pad"))
+    run = RunFolder(with_fit("pad"))
     run.prepare()
     recorded = yaml.safe_load((run.root / "config.yaml").read_text())
     del recorded["model"]["llava"]["vision"]["fit"]
     write_text_atomically(run.root / "config.yaml", yaml.safe_dump(recorded))
-    RunDirectory(with_fit("pad")).prepare()
+    RunFolder(with_fit("pad")).prepare()
     with pytest.raises(ValueError, match=r"model\.llava\.vision\.fit"):
-        RunDirectory(with_fit("crop")).prepare()
+        RunFolder(with_fit("crop")).prepare()
     if init_from is None:
         with pytest.raises(ValueError, match=r"model\.llava\.vision\.fit"):
-            RunDirectory(with_fit(None)).prepare()  # from scratch it would now crop
+            RunFolder(with_fit(None)).prepare()  # from scratch it would now crop
     else:
-        RunDirectory(with_fit(None)).prepare()
+        RunFolder(with_fit(None)).prepare()
 
 
 def test_how_the_work_is_divided_may_change_and_is_recorded(config: TrainConfig) -> None:
-    run = RunDirectory(config)
+    run = RunFolder(config)
     run.prepare()
     run.record_start(2, None)
     engine = dataclasses.replace(config.engine, micro_batch_size=4, accumulation=2, num_workers=3)
-    other = RunDirectory(dataclasses.replace(config, engine=engine))
+    other = RunFolder(dataclasses.replace(config, engine=engine))
     other.prepare()
     other.record_start(4, run.root / "checkpoints" / "update_000400")
     starts = [json.loads(line) for line in (run.root / "starts.jsonl").read_text().splitlines()]
@@ -117,8 +117,8 @@ def test_how_the_work_is_divided_may_change_and_is_recorded(config: TrainConfig)
 HOLD = """
 import sys
 from plum.training.config_file import load_train_config
-from plum.training.run_directory import RunDirectory
-run = RunDirectory(load_train_config(sys.argv[1:]))
+from plum.training.run_folder import RunFolder
+run = RunFolder(load_train_config(sys.argv[1:]))
 run.prepare()
 print("held", flush=True)
 sys.stdin.read()
@@ -131,9 +131,9 @@ def test_a_folder_in_training_is_refused_until_its_process_ends(config: TrainCon
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match=rf"being trained by another process \(process {holder.pid} on "):
-            RunDirectory(config).prepare()
+            RunFolder(config).prepare()
         holder.kill()
-    RunDirectory(config).prepare()
+    RunFolder(config).prepare()
 
 
 def test_write_atomically_leaves_no_remains(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def blind(questions: list[str], format: str = "text", output: str | None = None)
         loaded = load_questions(Path(path), invalid="collect")
         reports.append(report_on_questions(_set_name(path, dict(loaded.build)), loaded.questions))
         if loaded.invalid and format == TableFormat.TEXT:
-            print(f"{path}: {len(loaded.invalid)} unreadable questions are left out (validate lists them)")
+            print(f"{path}: {len(loaded.invalid)} unreadable questions are left out (run lists them)")
     tables = [overview_table(reports)]
     for report in reports:
         subjects = dict.fromkeys(result.subject for result in report.results)

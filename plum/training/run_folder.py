@@ -32,7 +32,7 @@ _FREE_KEYS = {"engine.micro_batch_size", "engine.accumulation", "engine.num_work
 not; it is checked against the checkpoint (plum.training.run_checkpoints.require_same_update)."""
 
 
-class RunDirectory:
+class RunFolder:
     """Paths of a run, and the rule for starting, resuming or refusing it.
 
     A folder with the same configuration is resumed, or left as it is if it holds the final model. A folder with another

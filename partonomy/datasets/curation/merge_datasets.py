@@ -52,14 +52,14 @@ class CategoryConflict:
 
 @dataclass(frozen=True)
 class SamePhotograph:
-    """Image files of equal content, by their ids in the merged data set."""
+    """Images of the merged data set whose files have equal content."""
 
     image_ids: tuple[int, ...]
     file_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Merge:
+class DatasetMerge:
     """The merged data set, and findings to report to the user.
 
     `sources` holds, for each merged image, the index of its input and its id there. `similar_names` differ only in
@@ -74,7 +74,7 @@ class Merge:
     same_photographs: tuple[SamePhotograph, ...]
 
 
-def merge_datasets(datasets: Sequence[PartDataset], config: MergeConfig) -> Merge:
+def merge_datasets(datasets: Sequence[PartDataset], config: MergeConfig) -> DatasetMerge:
     """Merge data sets. Names are cleaned together, and images are numbered from 1 in the order of the sources.
 
     Image files are not moved; their names become relative to the common parent folder of all sources.
@@ -101,7 +101,7 @@ def merge_datasets(datasets: Sequence[PartDataset], config: MergeConfig) -> Merg
             file_name = (prefix / image.file_name).as_posix()
             images.append(AnnotatedImage(len(images) + 1, file_name, image.height, image.width, objects))
             sources.append((number, image.image_id))
-    return Merge(
+    return DatasetMerge(
         dataset=PartDataset(config.name, root, tuple(images)),
         sources=tuple(sources),
         renamed=_list_renamed(datasets, object_names, part_names, config.name_map),
