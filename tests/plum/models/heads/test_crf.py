@@ -62,7 +62,7 @@ def test_partition_likelihood_and_marginals_are_sums_over_all_sequences(num_clas
     of_truth = [one[tuple(own.tolist())] for one, own in zip(scores, truth.split(LENGTHS), strict=True)]
     expected = [own - total for own, total in zip(of_truth, partitions, strict=True)]
     assert log_likelihoods(logits, truth, chain).tolist() == pytest.approx(expected, rel=1e-5)
-    assert float(crf_loss(logits, truth, chain)) == pytest.approx(-sum(expected) / len(SEQUENCE), rel=1e-5)
+    assert crf_loss(logits, truth, chain).item() == pytest.approx(-sum(expected) / len(SEQUENCE), rel=1e-5)
     found = iter(log_marginals(logits, chain).exp().tolist())
     for one, partition, length in zip(scores, partitions, LENGTHS, strict=True):
         for position in range(length):
