@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from partonomy.masks import encode_mask
 from partonomy.models.contract import AnswerRequest
+from partonomy.structures import CharSpan
 from plum.checkpoints.store import load_pretrained, save_pretrained
 from plum.config import LoraConfig, TaggerConfig
 from plum.data.collate import Collator
@@ -21,7 +22,7 @@ from plum.inference.highlight import Highlight, answer_question
 from plum.inference.predictor import Prediction, Predictor
 from plum.inference.question_batch import QuestionBatch
 from plum.inference.teacher_forced import _Sums
-from plum.inputs.bio_labels import Tag
+from plum.inputs.bio_labels import Tag, classes_of_tags
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.heads.span_tagger import predict_classes
 from plum.models.systems.registry import build_model
@@ -168,7 +169,7 @@ def test_confidence_is_the_mean_probability_of_a_phrase(monkeypatch: pytest.Monk
             predictor._image_tokens(make_image(0, 24, 32)),
         )
         is_answer = torch.zeros(states.shape[:2], dtype=torch.bool)
-        is_answer[:, row.answers[-1].start : row.answers[-1].end - 1] = True  # without the end token
+        is_answer[:, row.answers[-1].start : row.answers[-1].end] = True  # as in training, with the end token
         with torch.no_grad():
             logits = model.tag(states, torch.ones_like(is_answer).long(), is_answer, torch.tensor([0]), images)
             assert logits is not None
@@ -177,6 +178,27 @@ def test_confidence_is_the_mean_probability_of_a_phrase(monkeypatch: pytest.Monk
         spans = predictor.answers.forced(QUESTION, ANSWER, SPANS).spans
         expected = [float(probabilities[one.start - offset : one.end - offset].mean()) for one in spans]
         assert found.tag_confidences == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["bio", "binary"])
+def test_a_crf_that_ends_outside_keeps_a_phrase_at_the_end_of_an_answer(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training every sequence ends with the end token, which is O: no other last tag is likely."""
+    model = make_model(Variant({"scheme": scheme, "use_crf": True}, {})).eval()
+    assert model.tagger is not None
+    assert model.tagger.crf is not None
+    with torch.no_grad():
+        model.tagger.crf.end[1:] = -50.0
+    answer = "It has a wheel"
+    answer_with(monkeypatch, model, answer)
+    exchange = Exchange(QUESTION[0].text, answer, (CharSpan(9, 14),))
+    row = Predictor(model, byte_level(), model.config).encoder.encode([exchange])
+    tags = classes_of_tags(torch.tensor(row.tags).clamp(min=0), model.tagger.classifier.out_features)
+    logits = nn.functional.one_hot(tags, model.tagger.classifier.out_features)[None].float() * 4
+    monkeypatch.setattr(model, "tag", lambda _states, _mask, is_read, *_: logits[is_read])
+    found = Predictor(model, byte_level(), model.config).generate(make_image(0, 24, 32), QUESTION)
+    assert found.spans == (CharSpan(9, 14),)
 
 
 def test_only_cross_attention_lets_tags_depend_on_the_given_image_tokens() -> None:

@@ -47,13 +47,14 @@ class TaggedPhrases:
     ) -> list[Target]:
         """Find the tagged phrases of the last answer; confidence is the mean probability of a phrase's tags.
 
-        The end token and spans of white space alone are ignored.
+        The end token is tagged, because a CRF's sequences end with it in training, but it is in no phrase. Spans of
+        white space alone are ignored.
         """
         attention_mask = torch.ones(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
         tokens, chars = row.answers[-1], row.rendered.answers[-1]
         last = max(i for i in range(tokens.start, tokens.end) if row.encoded.offsets[i][0] < chars.end)
         is_answer = torch.zeros_like(attention_mask, dtype=torch.bool)
-        is_answer[:, tokens.start : last + 1] = True
+        is_answer[:, tokens.start : tokens.end] = True
         image_index = attention_mask.new_zeros(1)
         tag_logits = model.tag(hidden_states, attention_mask, is_answer, image_index, image_tokens)
         assert tag_logits is not None, "tagged phrases need a tagger"
@@ -61,7 +62,8 @@ class TaggedPhrases:
         predicted = predict_classes(tag_logits, model.tag_chain(is_answer))
         confidence = predicted.probabilities.cpu()
         targets = []
-        for span in decode_tags(predicted.classes.tolist(), model.config.tagger.scheme):
+        words = predicted.classes[: last + 1 - tokens.start]
+        for span in decode_tags(words.tolist(), model.config.tagger.scheme):
             found = TokenSpan(span.start + tokens.start, span.end + tokens.start)
             visible = token_chars(row.encoded, found)
             if visible.end > visible.start:
