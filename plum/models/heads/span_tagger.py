@@ -161,7 +161,7 @@ class SpanTagger(nn.Module):
         assert self.cross_attention is not None
         if is_read is None:
             return self.cross_attention(states, image_index, image_tokens)
-        if len(states) == 0:
+        if len(states) == 0:  # no fused attention is asked for nothing
             return states
         is_query = _is_query(is_read)
         queries = states.new_zeros(*is_query.shape, states.shape[-1]).index_put(is_query.nonzero(as_tuple=True), states)

@@ -252,6 +252,9 @@ def test_cross_attention_without_tokens_or_images() -> None:
     text_only = torch.full((4,), TEXT_ONLY)
     logits = tagger(states, mask, mask.bool(), text_only, image_tokens[:0])
     assert bool(logits.isfinite().all())
+    tagger.eval()
+    alone, among = (tagger(states, mask, None, index, image_tokens)[1] for index in (text_only, IMAGE_INDEX))
+    torch.testing.assert_close(alone, among)
     with pytest.raises(AssertionError, match="cross-attention needs the image of each conversation"):
         tagger(states, mask)
 
