@@ -252,7 +252,8 @@ def test_cross_attention_without_tokens_or_images() -> None:
     text_only = torch.full((4,), TEXT_ONLY)
     logits = tagger(states, mask, mask.bool(), text_only, image_tokens[:0])
     assert bool(logits.isfinite().all())
-    tagger.eval()
+    assert tagger.eval().cross_attention is not None
+    torch.nn.init.normal_(tagger.cross_attention.norm.weight)  # the block's states are normalised already
     alone, among = (tagger(states, mask, None, index, image_tokens)[1] for index in (text_only, IMAGE_INDEX))
     torch.testing.assert_close(alone, among)
     with pytest.raises(AssertionError, match="cross-attention needs the image of each conversation"):
