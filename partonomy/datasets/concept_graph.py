@@ -27,6 +27,10 @@ class ConceptGraph:
         """All object labels that have parts, sorted."""
         return tuple(sorted(self.object_parts))
 
+    def is_grouped(self, label: str) -> bool:
+        """Whether the object has a category. Without one, a class is its own category, under its own name."""
+        return self.object_category[label] != label
+
     @cached_property
     def parts(self) -> tuple[str, ...]:
         """All part labels, sorted."""

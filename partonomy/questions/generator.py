@@ -27,6 +27,7 @@ from partonomy.questions.build_config import (
     summary_to_json,
 )
 from partonomy.questions.fits import Fits, find_askable_graph, fit_object_sampler, fit_questions
+from partonomy.questions.hints import PartWords
 from partonomy.questions.image_questions import QuestionMaker, SkippedQuestion
 from partonomy.questions.question_writer import MadeQuestions, QuestionWriter, withdraw_questions
 from partonomy.questions.templates import DEFAULT_TEMPLATES, Templates, load_templates
@@ -122,7 +123,13 @@ def make_maker(fits: Fits, config: QuestionBuildConfig, templates: Templates, im
     balanced = fits.balanced
     return QuestionMaker(
         graph=fits.graph,
-        mutator=AnswerMutator(config.mutation, fits.parts, fits.synonyms, balanced.models if balanced else None),
+        mutator=AnswerMutator(
+            config.mutation,
+            fits.parts,
+            fits.synonyms,
+            balanced.models if balanced else None,
+            PartWords.of(fits.graph.parts),
+        ),
         object_sampler=fits.objects,
         templates=templates,
         synonyms=fits.synonyms,

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from partonomy.datasets.concept_graph import ConceptGraph
 from partonomy.datasets.instances import choose_instance, instance_box
-from partonomy.questions.answer_model import AnswerKind
 from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationContext
 from partonomy.questions.draws import Draws
 from partonomy.questions.object_sampler import ObjectSampler
@@ -173,13 +172,16 @@ class QuestionMaker:
     def _mutation_context(
         self, asked: AskedInstance, question_type: QuestionType, concepts: Concepts
     ) -> MutationContext:
-        query: set[int] = set()
-        if self._mutator.needs_query_parts and not question_type.is_part_whole:
-            for label in (asked.instance.label, concepts.concept, concepts.other):
-                query |= self._own_parts[label] if label is not None else set()
-        label = asked.instance.label
-        kind = AnswerKind(question_form(question_type), self._graph.object_category[label])
-        return MutationContext(concepts.answer, self._category_parts[label], tuple(sorted(query)), kind)
+        label, form = asked.instance.label, question_form(question_type)
+        query: tuple[int, ...] = ()
+        if not question_type.is_part_whole:
+            named = [label, *filter(None, (concepts.concept, concepts.other))]
+            query = tuple(sorted(frozenset().union(*(self._own_parts[one] for one in named))))
+        related = self._category_parts[label] if self._graph.is_grouped(label) or not query else query
+        if self._right is None:
+            return MutationContext(concepts.answer, related, query)
+        listable = self._right.listable(form, label, concepts.answer)
+        return MutationContext(concepts.answer, related, query, self._right.kind(form, label), listable)
 
     def _write(
         self,

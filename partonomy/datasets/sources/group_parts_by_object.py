@@ -29,7 +29,7 @@ class SourceNames:
     """A source's own names; the user's settings take precedence.
 
     Attributes:
-        dataset: name of the data set, and default category of all its objects.
+        dataset: name of the data set.
         readable: raw name -> natural name, for names that the rules of `clean_names` get wrong.
         categories: raw object -> category.
     """
@@ -101,7 +101,6 @@ class _Names:
             self._parts = clean_names((one.raw_part for one in used if one.raw_part), self._name_map)
         except ValueError as error:
             raise ValueError(f"{config.annotations}: {error}") from error
-        self._default = source_names.dataset
         self._own_categories = source_names.categories
         self._file = config.categories
         self._of_file = read_text_map(config.categories, "categories") if config.categories else {}
@@ -127,8 +126,8 @@ class _Names:
         return categories
 
     def _find_category(self, raw: str) -> str:
-        if self._file is None:
-            return self._own_categories.get(raw, self._default)
+        if self._file is None:  # an object without a category is its own
+            return self._own_categories.get(raw, self._objects[raw])
         for key in (raw, self._objects[raw]):
             if key in self._of_file:
                 return self._of_file[key]
