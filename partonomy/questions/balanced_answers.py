@@ -77,7 +77,7 @@ class BalancedAnswers:
         """Draw the sets of wrong answers to choose from; two in three may list foreign parts."""
         drawn = []
         for number in range(NUM_CHOSEN_FROM):
-            wrong = self.draw_one(correct, num_wrong, model, generator, listable, KINDS_OF_FOREIGN[number % 3])
+            wrong = self.draw_one(correct, num_wrong, model, generator, listable, foreign=KINDS_OF_FOREIGN[number % 3])
             if wrong is not None:
                 drawn.append(wrong)
         return drawn
@@ -89,6 +89,7 @@ class BalancedAnswers:
         model: AnswerModel,
         generator: Draws,
         listable: Listable | None = None,
+        *,
         foreign: Foreign = Foreign.NONE,
     ) -> tuple[frozenset[int], ...] | None:
         """Draw wrong part sets once.

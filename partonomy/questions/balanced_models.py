@@ -14,8 +14,8 @@ from itertools import accumulate
 import numpy as np
 
 from partonomy.datasets.concept_graph import ConceptGraph
-from partonomy.datasets.instances import choose_instance
-from partonomy.questions.answer_model import AnswerKind, AnswerModel, draw_place, make_answer_model, make_flat_model
+from partonomy.datasets.instances import InstanceRule, choose_instances
+from partonomy.questions.answer_model import AnswerKind, AnswerModel, draw_place, make_answer_model
 from partonomy.questions.balanced_answers import BalancedAnswers
 from partonomy.questions.draws import Draws
 from partonomy.questions.hints import NUM_CHOSEN_FROM, Hints, Listable, PartWords, fit_weights
@@ -51,7 +51,7 @@ class _Marginals:
 
 @dataclass(frozen=True)
 class _Offered:
-    """The right answers of a kind: the share of each, with its object, and the parts that its wrong answers may list."""
+    """The right answers of a kind with their objects: the share of each, and the parts its wrong answers may list."""
 
     shares: Mapping[AskedParts, float]
     listable: Mapping[AskedParts, Listable]
@@ -72,7 +72,11 @@ class BalancedFit:
 
 
 def fit_balanced(
-    dataset: PartDataset, graph: ConceptGraph, synonyms: Sequence[frozenset[int]], seed: int
+    dataset: PartDataset,
+    graph: ConceptGraph,
+    synonyms: Sequence[frozenset[int]],
+    seed: int,
+    instances: InstanceRule = InstanceRule.IMAGE,
 ) -> BalancedFit:
     """Find the right answers that the images of a data set offer, and fit a model to each kind.
 
@@ -81,12 +85,13 @@ def fit_balanced(
         graph: the data set's vocabulary.
         synonyms: for every part, the parts that mean the same, including itself.
         seed: seed of the answers drawn for the fit.
+        instances: which instances of an image are asked about.
     """
     index = {label: number for number, label in enumerate(graph.parts)}
     asked = (
         AskedParts(instance.label, frozenset(index[part.label] for part in instance.parts))
-        for instance in map(choose_instance, dataset.images)
-        if instance is not None
+        for image in dataset.images
+        for instance in choose_instances(image, instances)
     )
     right = RightAnswers(asked, graph, find_owned_parts(graph, synonyms))
     return BalancedFit(right, fit_answer_models(right, synonyms, PartWords.of(graph.parts), seed))
@@ -134,9 +139,7 @@ def _even_out(true: _Marginals, num_images: int) -> _Marginals:
     return _Marginals(parts, true.sizes)
 
 
-def _fit_walk(
-    offered: _Offered, true: _Marginals, synonyms: Sequence[frozenset[int]], generator: Draws
-) -> AnswerModel:
+def _fit_walk(offered: _Offered, true: _Marginals, synonyms: Sequence[frozenset[int]], generator: Draws) -> AnswerModel:
     parts = list(true.parts)
     logits = {part: _logit(min(share, MAX_START_SHARE)) for part, share in true.parts.items()}
     log_sizes = [math.log(share + SMALLEST_SIZE_SHARE) for share in true.sizes]
@@ -183,7 +186,9 @@ def _weigh_hints(
             rows.append([hints.find(asked.parts, wrong, listable.own) for wrong in drawn])
     if not rows:
         return model
-    return dataclasses.replace(model, hint_shares=dict(sorted(listed.items())), hint_weights=fit_weights(np.array(rows)))
+    return dataclasses.replace(
+        model, hint_shares=dict(sorted(listed.items())), hint_weights=fit_weights(np.array(rows))
+    )
 
 
 def _walk_model(logits: Mapping[int, float], log_sizes: Sequence[float]) -> AnswerModel:

@@ -98,7 +98,7 @@ def fit_questions(
     parts = fit_part_sampler(part_sets, len(index))
     synonyms = _synonym_indices(graph, comparator or find_comparator(config.part_comparison))
     is_balanced = config.mutation is MutationMode.BALANCED
-    balanced = fit_balanced(dataset, graph, synonyms, config.seed) if is_balanced else None
+    balanced = fit_balanced(dataset, graph, synonyms, config.seed, config.instances) if is_balanced else None
     return Fits(graph, parts, objects, synonyms, balanced)
 
 

@@ -1,6 +1,7 @@
 """Builds the questions of a data set in all ten types (paper, sections 3.1 and 3.2), with their wrong answers.
 
-Each image yields at most one question per type, all about the same instance. Every question has its own generator,
+Each image, or each object class in it, yields at most one question per type, all about the same instance.
+Every question has its own generator,
 seeded by (seed, image, type), and the regressions are fitted once, so the output is byte-identical for any number of
 workers.
 """
@@ -135,7 +136,8 @@ def make_maker(fits: Fits, config: QuestionBuildConfig, templates: Templates, im
         synonyms=fits.synonyms,
         seed=config.seed,
         image_root=image_root,
-        mark=config.mark_objects,
+        mark=config.mark,
+        instances=config.instances,
         right=balanced.right if balanced else None,
     )
 

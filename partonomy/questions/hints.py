@@ -1,9 +1,9 @@
 """What the choices of a question give away, and how to choose among drawn wrong answers so that it is little.
 
-A class of few parts that are mostly all visible leaves no wrong answers that resemble the right one in every respect: of
-its own parts, every other set is smaller, and any other part gives itself away to whoever knows the class. Where one
-hint has to be given, the other one is not: several sets of wrong answers are drawn, and one of them is chosen with a
-probability that falls with the hints that it gives, each weighted by how much the questions of its kind give it.
+A class of few parts that are mostly all visible leaves no wrong answers that resemble the right one in every respect.
+Of its own parts, every other set is smaller, and a foreign part gives itself away to anyone who knows the class. Where
+one hint has to be given, the other one is not: several sets of wrong answers are drawn, and one of them is chosen with
+a probability that falls with the hints that it gives, each weighted by how much the questions of its kind give it.
 """
 
 import math
@@ -15,15 +15,18 @@ import numpy as np
 
 from partonomy.questions.draws import Draws
 
-NUM_CHOSEN_FROM = 9
+NUM_CHOSEN_FROM = 12
 """Sets of wrong answers that are drawn for a question."""
-NUM_WEIGHT_STEPS = 400
-WEIGHT_STEP = 2.0
-WEIGHT_PER_EXCESS = 150.0
-"""Weight of a hint per excess over chance: bounded, since a choice that is all but forced gives itself away."""
+NUM_WEIGHT_STEPS = 1500
+WEIGHT_STEP = 0.3
+WEIGHT_PER_EXCESS = 300.0
+"""Weight of a hint per excess over chance. It is bounded, because a choice that is all but forced is a hint itself."""
 NUM_WEIGHT_DECIMALS = 6
+CLASS_FACTOR = 5.0
+"""Factor of that bound for the parts of the object's class, the hint that is hardest to avoid."""
 HINTS = (
     *("most parts", "fewest parts", "middle number of parts", "central choice", "outermost choice"),
+    *("second most parts", "second fewest parts", "second most central choice"),
     *("longest text", "shortest text", "most words", "fewest words", "commonest parts", "rarest parts"),
     *("first by alphabet", "last by alphabet"),
     "parts of the object's class",
@@ -72,15 +75,17 @@ class Hints:
         self._shares = shares
 
     def find(self, correct: frozenset[int], wrong: Sequence[frozenset[int]], own: frozenset[int]) -> list[float]:
-        """Return, for every one of `HINTS`, the probability that the rule hits the right answer; ties count by share."""
+        """Return, for every one of `HINTS`, the probability that the rule is right; ties count by share."""
         choices = [correct, *wrong]
         sizes = [len(one) for one in choices]
         total = sum(sizes)
         distances = [sum(len(one ^ other) for other in choices) for one in choices]
         characters = [sum(self._words.characters[part] + 2 for part in one) for one in choices]
         words = [sum(self._words.words[part] for part in one) for one in choices]
-        order = sorted(sorted(one) for one in choices)  # the parts' order is that of their names
-        places = [order.index(sorted(one)) for one in choices]
+        # The parts' order is that of their names. In a text, a comma sorts before the full stop that ends a list.
+        listed = [[*sorted(one), math.inf] for one in choices]
+        order = sorted(listed)
+        places = [order.index(one) for one in listed]
         common = [round(sum(self._shares.get(part, 0.0) for part in one) / len(one), 9) for one in choices]
         return [
             _hit(sizes),
@@ -88,6 +93,9 @@ class Hints:
             _hit([-abs(size * len(choices) - total) for size in sizes]),
             _hit([-distance for distance in distances]),
             _hit(distances),
+            _hit_second(sizes),
+            _hit_second([-size for size in sizes]),
+            _hit_second([-distance for distance in distances]),
             _hit(characters),
             _hit([-count for count in characters]),
             _hit(words),
@@ -104,6 +112,12 @@ def _hit(values: Sequence[float]) -> float:
     """Return the probability that the highest value is the first one, if ties are broken uniformly."""
     highest = max(values)
     return 1.0 / values.count(highest) if values[0] == highest else 0.0
+
+
+def _hit_second(values: Sequence[float]) -> float:
+    """Return the probability that the second highest value is the first one, if ties are broken uniformly."""
+    num_higher, num_equal = sum(value > values[0] for value in values), values.count(values[0])
+    return 1.0 / num_equal if num_higher <= 1 < num_higher + num_equal else 0.0
 
 
 def choose_set(hints: Sequence[Sequence[float]], weights: Sequence[float], generator: Draws) -> int:
@@ -126,10 +140,12 @@ def fit_weights(hints: np.ndarray) -> tuple[float, ...]:
     """
     chance = 1.0 / 5
     weights = np.zeros(hints.shape[2])
+    bounds = np.full(hints.shape[2], WEIGHT_PER_EXCESS)
+    bounds[-1] *= CLASS_FACTOR
     for _ in range(NUM_WEIGHT_STEPS):
         costs = hints @ weights
         chances = np.exp(costs.min(axis=1, keepdims=True) - costs)
         chances /= chances.sum(axis=1, keepdims=True)
         means = (chances[:, :, None] * hints).sum(axis=1).mean(axis=0)
-        weights += WEIGHT_STEP * (means - chance - weights / WEIGHT_PER_EXCESS)
+        weights += WEIGHT_STEP * (means - chance - weights / bounds)
     return tuple(np.round(weights, NUM_WEIGHT_DECIMALS).tolist())
