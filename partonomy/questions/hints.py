@@ -17,7 +17,7 @@ from partonomy.questions.draws import Draws
 
 NUM_CHOSEN_FROM = 12
 """Sets of wrong answers that are drawn for a question."""
-NUM_WEIGHT_STEPS = 1500
+NUM_WEIGHT_STEPS = 800
 WEIGHT_STEP = 0.3
 WEIGHT_PER_EXCESS = 300.0
 """Weight of a hint per excess over chance. It is bounded, because a choice that is all but forced is a hint itself."""
@@ -139,13 +139,13 @@ def fit_weights(hints: np.ndarray) -> tuple[float, ...]:
         H weights, negative for a hint that is right less often than chance.
     """
     chance = 1.0 / 5
-    weights = np.zeros(hints.shape[2])
+    weights, flat = np.zeros(hints.shape[2]), hints.reshape(-1, hints.shape[2])
     bounds = np.full(hints.shape[2], WEIGHT_PER_EXCESS)
     bounds[-1] *= CLASS_FACTOR
     for _ in range(NUM_WEIGHT_STEPS):
         costs = hints @ weights
         chances = np.exp(costs.min(axis=1, keepdims=True) - costs)
         chances /= chances.sum(axis=1, keepdims=True)
-        means = (chances[:, :, None] * hints).sum(axis=1).mean(axis=0)
+        means = chances.ravel() @ flat / len(hints)
         weights += WEIGHT_STEP * (means - chance - weights / bounds)
     return tuple(np.round(weights, NUM_WEIGHT_DECIMALS).tolist())

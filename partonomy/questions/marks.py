@@ -27,7 +27,7 @@ class Marks:
         line = f"{self.num_marked} of {self.num_questions} questions mark their object by a box"
         if not self.num_ambiguous:
             return line
-        return f"{line}; {self.num_ambiguous} more also fit another object of the image (--mark_objects ambiguous marks them)"
+        return f"{line}; {self.num_ambiguous} more also fit another object (--mark_objects ambiguous marks them)"
 
 
 def count_marks(dataset: PartDataset, questions: Iterable[Question]) -> Marks:
