@@ -28,7 +28,8 @@ SMALLEST = 1e-300
 
 @dataclass(frozen=True)
 class AnswerKind:
-    """A group of right answers with the same distribution: one form of question about objects of one category."""
+    """A group of right answers: one form of question about objects of one category (answers are spread within it), or
+    about one object class (wrong answers are drawn from its model)."""
 
     form: str
     category: str

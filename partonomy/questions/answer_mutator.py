@@ -10,9 +10,11 @@ Parts are indices into the sorted vocabulary, so that sorted indices are sorted 
   positions (here parts are always sorted).
 - `balanced`: no choice stands out. In the other modes, the right answer is the centre of the choices and lists more
   frequent parts, which a blind guess can exploit (the paper admits the former); `python -m partonomy blind` measures
-  it. In this mode, wrong answers are also mutated from wrong ones, by steps that preserve the distribution of right
-  answers (`answer_model`), and the compared objects are drawn so that right answers spread out (`right_answers`). A
-  part that is never right in a kind of question is therefore hardly ever offered in it.
+  it. In this mode, wrong answers are also mutated from wrong ones, by steps that preserve the distribution of the
+  class's right answers (`answer_model`), the compared objects are drawn so that right answers spread out
+  (`right_answers`), and of several sets of wrong answers one is drawn that gives little away (`hints`). Wrong answers
+  mostly list parts that the object's class has. A class whose parts are mostly all visible still favours the guess
+  that they are.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,8 @@
-"""Fits one model of the distribution of right answers per kind of question (mutation mode `balanced`).
+"""Fits one model of the right answers per form of question and object class (mutation mode `balanced`).
 
 A model's walk starts with the part frequencies and sizes of the right answers. Wrong answers are then drawn, and the
-weight of each part or size that they have less often than right answers is raised until the two agree.
+weight of each part or size that they have less often than right answers is raised until the two agree. Where a class
+leaves too few wrong answers of its own parts, `hints` chooses among several sets.
 """
 
 import dataclasses
@@ -53,8 +54,18 @@ class _Marginals:
 class _Offered:
     """The right answers of a kind with their objects: the share of each, and the parts its wrong answers may list."""
 
+    kind: AnswerKind
+    share: float
     shares: Mapping[AskedParts, float]
     listable: Mapping[AskedParts, Listable]
+
+    def answers(self) -> list[tuple[frozenset[int], float]]:
+        """Return the right answers with their shares."""
+        return [(asked.parts, share) for asked, share in self.shares.items()]
+
+    def parts(self) -> list[int]:
+        """Return the parts that may be listed, foreign ones included, sorted."""
+        return sorted({part for one in self.listable.values() for part in one.more})
 
     def draw(self, num_draws: int, generator: Draws) -> list[AskedParts]:
         """Draw right answers by their shares."""
@@ -100,7 +111,9 @@ def fit_balanced(
 def fit_answer_models(
     right: RightAnswers, synonyms: Sequence[frozenset[int]], words: PartWords, seed: int
 ) -> dict[AnswerKind, AnswerModel]:
-    """Fit one model per form of question and category of objects; `RightAnswers.listable` decides which parts it lists.
+    """Fit one model per form of question and object class; `RightAnswers.listable` decides which parts it lists.
+
+    The weights of the hints are fitted to all classes of a category together: the rules do not look at the class either.
 
     Args:
         right: the data set's right answers.
@@ -109,22 +122,34 @@ def fit_answer_models(
         seed: seed of the answers drawn for the fit.
     """
     generator = Draws(seed)
-    models = {}
-    for kind, shares in right.shares.items():
-        by_label = right.shares_by_label[kind]
-        listable = {asked: right.listable(kind.form, asked.label, asked.parts) for asked in by_label}
-        parts = sorted({part for one in listable.values() for part in one.more})
-        target = _even_out(_marginals(shares.items(), parts), right.num_images[kind])
-        offered = _Offered(by_label, listable)
-        models[kind] = _fit_walk(offered, target, synonyms, generator)
-        if NUM_WRONG < len(shares) <= MAX_FEW_ANSWERS:
-            few = dict(sorted(shares.items(), key=lambda row: sorted(row[0])))
-            models[kind] = dataclasses.replace(models[kind], few=few)
-        models[kind] = _weigh_hints(offered, models[kind], shares, BalancedAnswers(synonyms, words), generator)
+    models: dict[AnswerKind, AnswerModel] = {}
+    for kind, by_label in right.shares_by_label.items():
+        offered = []
+        for label in sorted({asked.label for asked in by_label}):
+            one = _offer(right, kind, label)
+            offered.append(one)
+            target = _even_out(_marginals(one.answers(), one.parts()), one.share * right.num_images[kind])
+            model = _fit_walk(one, target, synonyms, generator)
+            if NUM_WRONG < len(one.shares) <= MAX_FEW_ANSWERS:
+                model = dataclasses.replace(model, few=dict(sorted(one.answers(), key=lambda row: sorted(row[0]))))
+            models[one.kind] = model
+        models |= _weigh_hints(offered, models, right.shares[kind], BalancedAnswers(synonyms, words), generator)
     return models
 
 
-def _even_out(true: _Marginals, num_images: int) -> _Marginals:
+def _offer(right: RightAnswers, kind: AnswerKind, label: str) -> _Offered:
+    """Collect the right answers of a kind about one object."""
+    by_label = {asked: share for asked, share in right.shares_by_label[kind].items() if asked.label == label}
+    total = sum(by_label.values())
+    return _Offered(
+        AnswerKind(kind.form, label),
+        total,
+        {asked: share / total for asked, share in by_label.items()},
+        {asked: right.listable(kind.form, label, asked.parts) for asked in by_label},
+    )
+
+
+def _even_out(true: _Marginals, num_images: float) -> _Marginals:
     """Shrink the parts' shares towards each other, by the weight of half an image.
 
     A right answer adds to the counts of its own parts. Counted over the other images, its parts are therefore one image
@@ -170,25 +195,33 @@ def _simulate(
 
 
 def _weigh_hints(
-    offered: _Offered, model: AnswerModel, shares: Shares, answers: BalancedAnswers, generator: Draws
-) -> AnswerModel:
-    """Return the model with weights of the hints, fitted to simulated questions."""
+    offered: Sequence[_Offered],
+    models: Mapping[AnswerKind, AnswerModel],
+    shares: Shares,
+    answers: BalancedAnswers,
+    generator: Draws,
+) -> dict[AnswerKind, AnswerModel]:
+    """Return the models of a category's objects with weights of the hints, fitted to simulated questions."""
     listed: dict[int, float] = defaultdict(float)
     for answer, share in shares.items():
         for part in answer:
             listed[part] += share
     hints = Hints(answers.words, listed)
     rows = []
-    for asked in offered.draw(NUM_WEIGHED, generator):
-        listable = offered.listable[asked]
-        drawn = answers.draw_several(asked.parts, NUM_WRONG, model, generator, listable)
+    ends = list(accumulate(one.share for one in offered))
+    for _ in range(NUM_WEIGHED):
+        one = offered[draw_place(ends, generator)]
+        (asked,) = one.draw(1, generator)
+        listable = one.listable[asked]
+        drawn = answers.draw_several(asked.parts, NUM_WRONG, models[one.kind], generator, listable)
         if len(drawn) == NUM_CHOSEN_FROM:
             rows.append([hints.find(asked.parts, wrong, listable.own) for wrong in drawn])
     if not rows:
-        return model
-    return dataclasses.replace(
-        model, hint_shares=dict(sorted(listed.items())), hint_weights=fit_weights(np.array(rows))
-    )
+        return {}
+    weights, listed = fit_weights(np.array(rows)), dict(sorted(listed.items()))
+    return {
+        one.kind: dataclasses.replace(models[one.kind], hint_shares=listed, hint_weights=weights) for one in offered
+    }
 
 
 def _walk_model(logits: Mapping[int, float], log_sizes: Sequence[float]) -> AnswerModel:

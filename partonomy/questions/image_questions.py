@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from partonomy.datasets.concept_graph import ConceptGraph
 from partonomy.datasets.instances import InstanceRule, choose_instances, instance_box
+from partonomy.questions.answer_model import AnswerKind
 from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationContext
 from partonomy.questions.draws import Draws
 from partonomy.questions.object_sampler import ObjectSampler
@@ -190,7 +191,7 @@ class QuestionMaker:
         if self._right is None:
             return MutationContext(concepts.answer, related, query)
         listable = self._right.listable(form, label, concepts.answer)
-        return MutationContext(concepts.answer, related, query, self._right.kind(form, label), listable)
+        return MutationContext(concepts.answer, related, query, AnswerKind(form, label), listable)
 
     def _write(
         self,
