@@ -113,7 +113,7 @@ def fit_answer_models(
 ) -> dict[AnswerKind, AnswerModel]:
     """Fit one model per form of question and object class; `RightAnswers.listable` decides which parts it lists.
 
-    The weights of the hints are fitted to all classes of a category together: the rules do not look at the class either.
+    The weights of the hints are fitted to all classes of a category together, because most rules ignore the class.
 
     Args:
         right: the data set's right answers.

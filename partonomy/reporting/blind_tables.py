@@ -214,7 +214,7 @@ def blind_line(report: BlindReport) -> str:
 
 def line_on_questions(name: str, questions: Sequence[Question]) -> str:
     """Return `blind_line` of a question set; of a large one, from images spread evenly over it; "" if it is empty."""
-    step = -(-len(questions) // MAX_QUESTIONS_OF_LINE)
+    step = max(-(-len(questions) // MAX_QUESTIONS_OF_LINE), 1)
     images = dict.fromkeys(question.image_id for question in questions) if step > 1 else {}
     kept = set(list(images)[::step])
     chosen = [one for one in questions if not kept or one.image_id in kept]
