@@ -4,6 +4,7 @@ See `answer_model` for the reason why no choice stands out.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from itertools import accumulate
 
@@ -65,7 +66,7 @@ class BalancedAnswers:
             return self.draw_one(correct, num_wrong, model, generator, listable)
         drawn = self.draw_several(correct, num_wrong, model, generator, listable)
         if not drawn:
-            return None
+            return self.draw_one(correct, num_wrong, model, generator, replace(listable, parts=listable.more))
         hints = Hints(self.words, model.hint_shares)
         return drawn[
             choose_set([hints.find(correct, wrong, listable.own) for wrong in drawn], model.hint_weights, generator)

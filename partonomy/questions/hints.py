@@ -22,6 +22,9 @@ WEIGHT_STEP = 0.3
 WEIGHT_PER_EXCESS = 300.0
 """Weight of a hint per excess over chance. It is bounded, because a choice that is all but forced is a hint itself."""
 NUM_WEIGHT_DECIMALS = 6
+SOFT_FACTOR = 0.1
+"""Factor of that bound for second places, which no simple rule picks, and for rules that are right less often than
+chance: they are evened out as far as the other hints allow."""
 CLASS_FACTOR = 5.0
 """Factor of that bound for the parts of the object's class, the hint that is hardest to avoid."""
 HINTS = (
@@ -142,10 +145,12 @@ def fit_weights(hints: np.ndarray) -> tuple[float, ...]:
     weights, flat = np.zeros(hints.shape[2]), hints.reshape(-1, hints.shape[2])
     bounds = np.full(hints.shape[2], WEIGHT_PER_EXCESS)
     bounds[-1] *= CLASS_FACTOR
+    bounds[[name.startswith("second") for name in HINTS]] *= SOFT_FACTOR
     for _ in range(NUM_WEIGHT_STEPS):
         costs = hints @ weights
         chances = np.exp(costs.min(axis=1, keepdims=True) - costs)
         chances /= chances.sum(axis=1, keepdims=True)
         means = chances.ravel() @ flat / len(hints)
-        weights += WEIGHT_STEP * (means - chance - weights / bounds)
+        limits = np.where(weights < 0.0, bounds * SOFT_FACTOR, bounds)
+        weights += WEIGHT_STEP * (means - chance - weights / limits)
     return tuple(np.round(weights, NUM_WEIGHT_DECIMALS).tolist())
