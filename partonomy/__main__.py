@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
@@ -130,9 +130,10 @@ def _command_parser(command: Command) -> ArgumentParser:
     help_of = {param.arg_name: param.description for param in parse_docstring(function.__doc__ or "").params}
     switches = {name for name, parameter in parameters.items() if parameter.default is False}
     for name in command.positionals:
-        is_list = getattr(parameters[name].annotation, "__origin__", None) is list
+        kinds = (parameters[name].annotation, *get_args(parameters[name].annotation))
+        is_list = any(get_origin(kind) is list for kind in kinds)
         is_optional = parameters[name].default is not inspect.Parameter.empty
-        nargs = "+" if is_list else "?" if is_optional else None
+        nargs = ("*" if is_optional else "+") if is_list else "?" if is_optional else None
         parser.add_argument(name, type=str, nargs=nargs, help=help_of.get(name))
     parser.add_function_arguments(function, as_positional=False, skip={*command.positionals, *switches})
     for name in sorted(switches):

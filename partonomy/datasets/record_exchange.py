@@ -340,10 +340,9 @@ def gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartD
     images: dict[int, AnnotatedImage] = {}
     for record in records:
         question = record.question
-        category = question.object_label.split(LEVEL_SEPARATOR)[0]
-        default = category if LEVEL_SEPARATOR in question.object_label else record_file.stem
+        category = question.object_label.split(LEVEL_SEPARATOR)[0]  # the label itself if it names none
         key = (question.image_id, question.object_label, record.parts)
-        instances.setdefault(key, ObjectInstance(len(instances), question.object_label, default, record.parts))
+        instances.setdefault(key, ObjectInstance(len(instances), question.object_label, category, record.parts))
         images.setdefault(
             question.image_id,
             AnnotatedImage(question.image_id, record.image_path, question.height, question.width, ()),

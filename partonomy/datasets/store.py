@@ -11,7 +11,7 @@ A data set folder holds
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,6 @@ from partonomy.structures import (
     AnnotatedImage,
     InvalidRecord,
     KnownTruth,
-    ObjectInstance,
     Part,
     PartDataset,
     Question,
@@ -216,10 +215,8 @@ def number_annotations(dataset: PartDataset) -> PartDataset:
         for instance in image.objects:
             instance_id = next(next_id)
             parts = tuple(Part(part.label, part.mask, (next(next_id),)) for part in instance.parts)
-            objects.append(
-                ObjectInstance(instance_id, instance.label, instance.category, parts, instance.mask, instance.box)
-            )
-        images.append(AnnotatedImage(image.image_id, image.file_name, image.height, image.width, tuple(objects)))
+            objects.append(replace(instance, instance_id=instance_id, parts=parts))
+        images.append(replace(image, objects=tuple(objects)))
     return PartDataset(dataset.name, dataset.image_root, tuple(images))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from partonomy.datasets.instances import InstanceRule
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.files import hash_files
 from partonomy.metrics.part_embedding import DEFAULT_EMBEDDING_MODEL
@@ -27,18 +28,28 @@ class QuestionBuildConfig:
         embedding_model: embedding model of the object names (see `partonomy.metrics.part_embedding.embed_texts`).
         num_workers: number of processes; the output does not depend on it.
         part_comparison: "exact", "lemma" or "file:PATH" (see `partonomy.names.find_comparator`).
-        mark_objects: when to mark the instance by a box: "same_class" or "ambiguous" (see `MarkRule`).
+        mark_objects: when to mark the instance by a box: "same_class" or "ambiguous" (see `MarkRule`); None for
+            "ambiguous", in the modes of the paper and its authors for "same_class".
+        instances: which instances of an image to ask about: "image" or "class" (see `InstanceRule`).
         templates: file of the wording; default: the packaged file with the published Core file's wording.
     """
 
     seed: int = 0
-    mutation: MutationMode = MutationMode.PAPER
+    mutation: MutationMode = MutationMode.BALANCED
     question_types: tuple[QuestionType, ...] = tuple(QuestionType)
     embedding_model: str = DEFAULT_EMBEDDING_MODEL
     num_workers: int = 1
     part_comparison: str = "exact"
-    mark_objects: MarkRule = MarkRule.SAME_CLASS
+    mark_objects: MarkRule | None = None
+    instances: InstanceRule = InstanceRule.IMAGE
     templates: Path | None = None
+
+    @property
+    def mark(self) -> MarkRule:
+        """The rule of marking that applies."""
+        if self.mark_objects is not None:
+            return self.mark_objects
+        return MarkRule.AMBIGUOUS if self.mutation is MutationMode.BALANCED else MarkRule.SAME_CLASS
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -92,7 +103,8 @@ def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:
         "question_types": [question_type.value for question_type in config.question_types],
         "embedding_model": config.embedding_model,
         "part_comparison": config.part_comparison,
-        "mark_objects": config.mark_objects.value,
+        "mark_objects": config.mark.value,
+        "instances": config.instances.value,
     } | files
 
 

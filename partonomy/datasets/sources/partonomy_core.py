@@ -59,7 +59,8 @@ def read_record_source(config: CocoConfig) -> SourceReading:
         SkippedAnnotations(f"record that cannot be read: {row.reason}", (row.record_index,)) for row in summary.invalid
     )
     name = config.name or record_file.resolve().parent.name
-    categories = {one.label: one.category for image in dataset.images for one in image.objects}
+    objects = [one for image in dataset.images for one in image.objects]
+    categories = {one.label: one.category for one in objects if one.category != one.label}
     reading = assemble(
         _to_records(dataset, skipped),
         replace(config, annotations=record_file, images=dataset.image_root),

@@ -21,7 +21,14 @@ from scipy.io import loadmat
 
 from partonomy.datasets.sources.group_parts_by_object import SourceNames, SourceReading, assemble
 from partonomy.datasets.sources.published_coco import EMPTY_MASK, ImageFinder, PublishedForm, Role, read_published
-from partonomy.datasets.sources.records import CocoConfig, CocoImage, CocoRecords, RawAnnotation, SkippedAnnotations
+from partonomy.datasets.sources.records import (
+    CocoConfig,
+    CocoImage,
+    CocoRecords,
+    RawAnnotation,
+    SkippedAnnotations,
+    UnusableAnnotation,
+)
 from partonomy.images import check_image, image_size
 from partonomy.masks import encode_mask
 from partonomy.names import OBJECT_PART_SEPARATOR, clean_name, read_text_map
@@ -46,17 +53,21 @@ class PascalTable:
 
     Attributes:
         objects: class -> words, for classes whose name is not a word.
-        parts: class -> code ("wheel_N" for wheel_1, ...) -> words."""
+        parts: class -> code ("wheel_N" for wheel_1, ...) -> words.
+        categories: words of a class -> category.
+    """
 
     objects: Mapping[str, str]
     parts: Mapping[str, Mapping[str, str]]
+    categories: Mapping[str, str]
 
 
 @cache
 def load_table() -> PascalTable:
     """Read the packaged table."""
     content = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
-    return PascalTable(content["objects"], content["parts"])
+    categories = {name: category for category, names in content["categories"].items() for name in names}
+    return PascalTable(content["objects"], content["parts"], categories)
 
 
 def fold_number(code: str) -> str:
@@ -208,7 +219,8 @@ def read_pascal_part(config: CocoConfig, fold_sides: bool = False, num_workers: 
     else:
         form = PublishedForm(partial(_read_role, name_map, fold_sides), image_places)
         records = read_published(config, form)
-    return assemble(records, config, SourceNames(config.name or NAME, load_table().objects))
+    table = load_table()
+    return assemble(records, config, SourceNames(config.name or NAME, table.objects, table.categories))
 
 
 def image_places(name: str) -> list[str]:
@@ -275,6 +287,7 @@ class _MatReader:
         self._images: dict[int, CocoImage] = {}
         self._annotations: list[RawAnnotation] = []
         self._skipped: dict[str, list[int]] = defaultdict(list)
+        self._unusable: list[UnusableAnnotation] = []
         self._next_id = 1
 
     def read(self, num_workers: int) -> CocoRecords:
@@ -292,7 +305,7 @@ class _MatReader:
                     raise
                 self._skipped[f"annotation file that cannot be used: {error}"].extend(())
         rows = tuple(SkippedAnnotations(reason, tuple(numbers)) for reason, numbers in self._skipped.items())
-        return CocoRecords(tuple(self._images.values()), tuple(self._annotations), rows)
+        return CocoRecords(tuple(self._images.values()), tuple(self._annotations), rows, tuple(self._unusable))
 
     def _add(self, path: Path, loaded: _Loaded) -> None:
         if loaded.error is not None:
@@ -330,9 +343,11 @@ class _MatReader:
             if self._config.invalid == "raise":
                 raise ValueError(f"{owner.where}: {error}") from error
             self._skipped[str(error)].append(number)
+            self._add_unusable(owner, None)
             return
         if part.mask is None:
             self._skipped[EMPTY_MASK].append(number)
+            self._add_unusable(owner, words)
             return
         self._annotations.append(
             RawAnnotation(
@@ -346,6 +361,12 @@ class _MatReader:
                 is_crowd=False,
             )
         )
+
+    def _add_unusable(self, owner: _Owner, words: str | None) -> None:
+        unusable = UnusableAnnotation(
+            owner.image_id, owner.class_name, words, owner.annotation_id, is_empty=words is not None
+        )
+        self._unusable.append(unusable)
 
     def _new_id(self) -> int:
         self._next_id += 1

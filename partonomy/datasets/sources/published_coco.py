@@ -13,10 +13,18 @@ from partonomy.datasets.sources.coco import (
     NO_ID,
     read_box,
     read_crowd,
+    read_id_or_none,
     read_integer,
     unusable_image,
 )
-from partonomy.datasets.sources.records import CocoConfig, CocoImage, CocoRecords, RawAnnotation, SkippedAnnotations
+from partonomy.datasets.sources.records import (
+    CocoConfig,
+    CocoImage,
+    CocoRecords,
+    RawAnnotation,
+    SkippedAnnotations,
+    UnusableAnnotation,
+)
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, reason_of, shorten
 from partonomy.images import check_image
 from partonomy.masks import MIN_POLYGON_COORDINATES, rle_area, rle_from_coco
@@ -126,6 +134,7 @@ class _Reader:
         self._bad_images: dict[int, str] = {}
         self._annotations: dict[int, RawAnnotation] = {}
         self._skipped: dict[str, list[int]] = defaultdict(list)  # ids by reason
+        self._unusable: list[UnusableAnnotation] = []
 
     @property
     def has_header(self) -> bool:
@@ -139,7 +148,7 @@ class _Reader:
 
     def result(self) -> CocoRecords:
         rows = tuple(SkippedAnnotations(reason, tuple(numbers)) for reason, numbers in self._skipped.items())
-        return CocoRecords(tuple(self._images.values()), tuple(self._annotations.values()), rows)
+        return CocoRecords(tuple(self._images.values()), tuple(self._annotations.values()), rows, tuple(self._unusable))
 
     def add_category(self, record: Any) -> None:
         try:
@@ -180,6 +189,7 @@ class _Reader:
                 raise ValueError(f"{self._where('annotation', record)}: {reason_of(error)}") from error
             identifier = record.get("id") if isinstance(record, Mapping) else None
             self._skipped[reason_of(error)].append(identifier if isinstance(identifier, int) else NO_ID)
+            self._add_unusable(record)
             return
         if annotation is not None:
             self._annotations[annotation.annotation_id] = annotation
@@ -200,6 +210,7 @@ class _Reader:
         mask = _read_mask(record.get("segmentation"), image)
         if role.raw_part is not None and not isinstance(mask, RLE):
             self._skipped[mask].append(number)
+            self._add_unusable(record, is_empty=True)
             return None
         rename = self._form.rename_object
         linked = record.get("obj_ann_id")
@@ -213,6 +224,21 @@ class _Reader:
             box=read_box(record.get("bbox"), image),
             is_crowd=read_crowd(record.get("iscrowd") or 0),
         )
+
+    def _add_unusable(self, record: Any, is_empty: bool = False) -> None:
+        """Note what a left-out record says about what is visible: nothing if it names no usable image."""
+        image_id, category_id = read_id_or_none(record, "image_id"), read_id_or_none(record, "category_id")
+        if image_id is None or image_id not in self._images:
+            return
+        role = self._roles.get(category_id) if category_id is not None else None
+        if role is None:
+            self._unusable += [UnusableAnnotation(image_id), UnusableAnnotation(image_id, is_object=True)]
+            return
+        is_object = role.raw_part is None
+        linked = None if is_object else read_id_or_none(record, "obj_ann_id")
+        # The object is not named: `rename_object` may have refused the image's name.
+        raw_object = role.raw_object if self._form.rename_object is None else None
+        self._unusable.append(UnusableAnnotation(image_id, raw_object, role.raw_part, linked, is_object, is_empty))
 
     def _where(self, kind: str, record: Any) -> str:
         identifier = record.get("id") if isinstance(record, Mapping) else None

@@ -38,7 +38,7 @@ def test_all_instances_stay_and_the_richest_is_marked(tmp_path: Path, content: d
     assert (image.image_id, image.file_name) == (391895, NAME)
     first, second, bicycle = image.objects
     assert [one.label for one in image.objects] == ["car", "car", "bicycle"]
-    assert {one.category for one in image.objects} == {"paco_lvis"}
+    assert {one.category for one in image.objects} == {"vehicle"}
     assert [part.label for part in second.parts] == ["turn signal", "wheel"]
     assert [rle_area(part.mask) for part in second.parts] == [4 * 2, 2 * 2]
     # The first car is larger, the second has more annotated parts: it is asked about, inside its own box.
