@@ -324,6 +324,12 @@ def test_each_answer_is_a_sequence_of_the_crf() -> None:
         tagged += [len(part) for part in text.split()]
     assert lengths == tagged
     assert len(lengths) == 3
+    # With prompts: prompt, answer, prompt, answer; prompt, answer; text without tags.
+    everywhere = model.tag_chain(batch.tags != IGNORE_INDEX, is_other=batch.attention_mask == 1)
+    assert everywhere is not None
+    runs = everywhere.sequence.unique_consecutive(return_counts=True)[1].tolist()
+    assert len(runs) == 7
+    assert [runs[1], runs[3], runs[5]] == tagged
 
 
 @pytest.mark.parametrize(
