@@ -31,7 +31,11 @@ CHANGED_KEYS = {
     "kl_1": {"losses.kl"},
     "kl_sum": {"losses.kl_reduction"},
     "no_feedback": {"model.feedback.is_enabled"},
+    "tagger_binary": {"model.tagger.scheme"},
     "tagger_causal": {"model.tagger.context"},
+    "tagger_crf": {"model.tagger.use_crf"},
+    "tagger_cross_attention": {"model.tagger.use_cross_attention"},
+    "tagger_hinge": {"losses.bio_form"},
     "tagger_none": {"model.tagger.context"},
 }
 
@@ -161,6 +165,10 @@ def test_every_ablation_of_the_table_is_there() -> None:
     assert (values["kl_0"].losses.kl, values["kl_1"].losses.kl) == (0.0, 1.0)
     taggers = [values[name].model.tagger for name in ("tagger_causal", "tagger_none")]
     assert [tagger.context for tagger in taggers if tagger is not None] == ["causal", "none"]
+    tagger = values["tagger_binary"].model.tagger
+    assert tagger is not None
+    assert tagger.scheme == "binary"
+    assert values["tagger_hinge"].losses.bio_form == "hinge"
 
 
 def test_stages_fit_together() -> None:

@@ -82,13 +82,15 @@ class _Sums:
         self.tokens += int(output.token_labels.numel())
         if output.tag_logits is None:
             return
-        self.answer += torch.stack(bio_accuracy(output.tag_logits, output.tag_labels)).cpu()
+        self.answer += torch.stack(bio_accuracy(output.tag_logits, output.tag_labels, output.tag_chain)).cpu()
         # The forward pass tags answers only; tags of the prompt need a second run of the tagger.
-        everywhere = model.tag(output.hidden_states, batch.attention_mask)
+        is_answer, is_token = batch.tags != IGNORE_INDEX, batch.attention_mask == 1
+        images = (batch.image_index, output.images.tokens)
+        everywhere = model.tag(output.hidden_states, batch.attention_mask, is_token, *images)
         assert everywhere is not None
-        is_token = batch.attention_mask == 1
-        tags = batch.tags.masked_fill(batch.tags == IGNORE_INDEX, Tag.O)
-        self.everything += torch.stack(bio_accuracy(everywhere[is_token], tags[is_token])).cpu()
+        tags = batch.tags.masked_fill(~is_answer, Tag.O)[is_token]
+        chain = model.tag_chain(is_answer, is_other=is_token)
+        self.everything += torch.stack(bio_accuracy(everywhere, tags, chain)).cpu()
 
 
 def _evaluate_kind(loaded: LoadedModel, folder: str, kind: str, limit: int) -> HeldOutResult:
