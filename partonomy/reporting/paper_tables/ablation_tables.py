@@ -223,7 +223,7 @@ ABLATION_TABLES = (
         "mmr9",
         "mmr_table9",
         "LISA trained on ReasonSeg or on MMR, scored on ReasonSeg val (%), as the MMR paper's Table 9",
-        "configs/mmr/lisa_7b_reason_seg.yaml and configs/mmr/lisa_7b_mmr.yaml train the two.",
+        "configs/lisa_7b.yaml trains the first, with configs/overlays/mmr_for_reason_seg.yaml the second.",
         ALL,
         (Measure("reasonseg_giou", "gIoU", "giou"), Measure("reasonseg_ciou", "cIoU", "ciou")),
         ("reasonseg",),

@@ -10,6 +10,7 @@ from partonomy.reporting.paper_tables.paper_table import PaperTable
 from partonomy.reporting.paper_tables.partonomy_tables import PartonomyTable
 from partonomy.reporting.paper_tables.quoted_rows import TABLE_SUBSETS
 from partonomy.reporting.paper_tables.retention_table import RetentionTable
+from partonomy.reporting.paper_tables.sequence_table import SequenceTable
 
 PAPER_TABLES: dict[str, PaperTable] = {
     table.name: table
@@ -19,6 +20,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         *(MmrTable(number) for number in TITLES),
         *(LongTailTable(number) for number in SPLITS),
         *ABLATION_TABLES,
+        SequenceTable(),
     )
 }
 

@@ -37,7 +37,8 @@ NOTES = {
     4: "The paper's questions were drawn at random and are not published; ours are drawn as it describes.",
     5: "A run on the annotation file X_part stands under part, one on X under object_and_part.",
     6: "The paper's rows: x/x is LISA-7B trained on the mixture with MMR (LISA-7B (tr) in its Table 2), then M2SA-7B "
-    "without and with fusion. configs/mmr/ trains the three.",
+    "without and with fusion. configs/m2sa_7b.yaml trains the last; configs/overlays/mmr_lisa.yaml on top of it trains "
+    "the first, configs/overlays/mmr_many_seg.yaml the second.",
 }
 _SAME_COLUMNS = {6: 2}
 """Table -> the table with the same benchmark and columns."""
