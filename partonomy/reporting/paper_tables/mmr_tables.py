@@ -1,11 +1,12 @@
-"""Runs together with the rows quoted from Tables 2 to 6 of the MMR paper."""
+"""Runs together with the rows quoted from Tables 2 to 6 and 8 of the MMR paper."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from partonomy.benchmarks.mmr import MMR
-from partonomy.benchmarks.multi_referring import MULTI_REFERRING_NAMES
+from partonomy.benchmarks.multi_referring import MULTI_REFERRING_NAMES, PREFIX
+from partonomy.benchmarks.street_scenes import STREET_NAMES
 from partonomy.benchmarks.task import ALL
 from partonomy.harness.run_folder import SUMMARY_FILE
 from partonomy.harness.summary import Summary, read_summary
@@ -29,6 +30,7 @@ TITLES = {
     4: "Multi-referring RefCOCO, RefCOCO+, RefCOCOg: cIoU (%)",
     5: "RefCOCOm: mIoU, which is gIoU here (%)",
     6: "Number of [SEG] tokens and early local feature fusion, on MMR (%)",
+    8: "Several classes of street scenes: mIoU, which is gIoU here (%)",
 }
 NOTES = {
     2: "The paper's M2SA is scored in mode teacher_forced, as its code does; of the other rows it is not known. (tr): "
@@ -39,6 +41,8 @@ NOTES = {
     6: "The paper's rows: x/x is LISA-7B trained on the mixture with MMR (LISA-7B (tr) in its Table 2), then M2SA-7B "
     "without and with fusion. configs/m2sa_7b.yaml trains the last; configs/overlays/mmr_lisa.yaml on top of it trains "
     "the first, configs/overlays/mmr_many_seg.yaml the second.",
+    8: "The paper's models were not trained on these data. It does not name its categories; ours are the 19 that "
+    "Cityscapes evaluates.",
 }
 _SAME_COLUMNS = {6: 2}
 """Table -> the table with the same benchmark and columns."""
@@ -59,7 +63,7 @@ class _Key:
 
 @dataclass(frozen=True)
 class MmrTable(PaperTable):
-    """Table 2, 3, 4, 5 or 6 of the MMR paper."""
+    """Table 2, 3, 4, 5, 6 or 8 of the MMR paper."""
 
     number: int
     name: str = field(init=False)
@@ -109,6 +113,8 @@ def table_of(benchmark: str) -> int | None:
     """Return the number of the paper's table for a benchmark."""
     if benchmark in MULTI_REFERRING_NAMES:
         return 4
+    if benchmark in STREET_NAMES:
+        return 8
     return 3 if benchmark in REFCOCO_NAMES else {MMR: 2, REFCOCOM: 5}.get(benchmark)
 
 
@@ -171,11 +177,12 @@ def _columns(summary: Summary) -> dict[str, str]:
     (metric,) = _shown_metrics(name)
     if name == REFCOCOM:
         return {split if split.endswith(PART_ENDING) else f"{split}_object_and_part": metric}
-    return {f"{name}_{split}": metric}
+    return {f"{name.removeprefix(PREFIX) if name in STREET_NAMES else name}_{split}": metric}
 
 
 def _shown_metrics(benchmark: str) -> tuple[str, ...]:
-    return {MMR: ("giou", "ciou"), REFCOCOM: ("giou",)}.get(benchmark, ("ciou",))
+    is_mean = benchmark in (REFCOCOM, *STREET_NAMES)
+    return ("giou", "ciou") if benchmark == MMR else ("giou",) if is_mean else ("ciou",)
 
 
 def _estimates(summary: Summary) -> dict[str, Estimate]:
