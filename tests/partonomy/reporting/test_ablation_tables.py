@@ -88,7 +88,9 @@ def partonomy_run(tmp_path_factory: pytest.TempPathFactory) -> AnyRun:
     questions = write_questions(folder, (QuestionType.IDENTIFICATION_WITH_LABEL,))
     tags = {"O": 0.75, "B": 0.5, "I": None}
     entry = {"num_images": 4, "tags": tags, "tags_all_tokens": {**tags, "O": 1.0}}
-    (folder / "teacher_forced.json").write_text(json.dumps({"part_vqa": entry, "explanatory": entry}))
+    (folder / "teacher_forced.json").write_text(
+        json.dumps({"part_vqa": {**entry, "tags": {"O": 0.1, "B": 0.2, "I": 0.3}}, "explanatory": entry})
+    )
     validate(["--model", "random", "--questions", str(questions), "--output", str(folder / "validation")])
     return load_run(folder / "validation")
 

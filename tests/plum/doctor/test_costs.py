@@ -9,6 +9,7 @@ import torch
 from plum.cli.main import main
 from plum.config import SpecialTokensConfig
 from plum.doctor.costs import count_costs, forward_flops
+from plum.doctor.step_flops import decoder_flops
 from plum.models.parameter_counts import parameters_by_component
 from plum.models.systems.registry import build_model
 from plum.train_config import TrainConfig
@@ -51,6 +52,8 @@ def test_fusion_and_masks_and_feedback_cost_extra() -> None:
     one = flops(m2sa, fusion=3_539_968)
     assert one - flops(m2sa) == 2 * 3_539_968 * 64 * 64
     per_mask = flops(m2sa, num_masks=2) - flops(m2sa, num_masks=1)
+    # Queries and image each once through two layers of attention: a few GFLOPs, a third of forward and backward.
+    assert per_mask == pytest.approx(decoder_flops(m2sa.model.sam) / 3)
     assert flops(m2sa, num_masks=4) - flops(m2sa, num_masks=2) == pytest.approx(2 * per_mask)
     assert flops(plum, num_masks=2) - flops(plum, num_masks=1) > per_mask, "the second mask sees the first"
     assert flops(plum, num_masks=1) - flops(plum, num_masks=0) == pytest.approx(per_mask)
