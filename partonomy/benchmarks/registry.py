@@ -8,8 +8,8 @@ from partonomy.benchmarks import (
     multi_referring,
     pope,
     reason_seg,
+    refcoco,
     refcocom,
-    referring,
     street_scenes,
     textvqa,
 )
@@ -20,7 +20,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
         partonomy.BENCHMARK,
-        *referring.BENCHMARKS,
+        *refcoco.BENCHMARKS,
         reason_seg.BENCHMARK,
         refcocom.BENCHMARK,
         grefcoco.BENCHMARK,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.reporting.loaded_run import AnyRun
 from partonomy.reporting.overview import find_estimate
-from partonomy.reporting.paper_tables.quoted_rows import (
+from partonomy.reporting.paper_tables.partonomy_tables import (
     SEGMENTATION_TABLES,
     TABLE_SUBSETS,
     load_reference,

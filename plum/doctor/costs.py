@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from partonomy.reporting.paper_tables.paper_table import read_quoted
+from partonomy.quoted_rows import read_quoted
 from partonomy.table_format import ColumnGroup, Table, TableRow
 from plum.doctor.activations import FLOAT, grid_size
 from plum.doctor.memory import NamedRun, StaticMemory, count_static_memory, estimate_memory

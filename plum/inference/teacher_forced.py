@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from partonomy.benchmarks.referring import read_referring
+from partonomy.benchmarks.refcoco import read_referring
 from partonomy.progress import counted, progress
 from plum.checkpoints.store import LoadedModel
 from plum.data.build import build_mixture

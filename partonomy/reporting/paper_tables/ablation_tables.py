@@ -12,17 +12,16 @@ import yaml
 from partonomy.benchmarks.task import ALL
 from partonomy.harness.provenance import overlap_words
 from partonomy.metrics.bootstrap import Estimate
+from partonomy.quoted_rows import QUOTED, read_quoted
 from partonomy.reporting.loaded_run import AnyRun
 from partonomy.reporting.overview import find_estimate
 from partonomy.reporting.paper_tables.paper_table import (
     OURS,
     PAPER_PROTOCOL,
-    QUOTED,
     PaperTable,
     PaperTableStyle,
     TidyRow,
     format_interval,
-    read_quoted,
     tidy_percent,
 )
 from partonomy.reporting.paper_tables.tag_table import PART_KIND, TAGS, find_tag_scores

@@ -10,16 +10,15 @@ from partonomy.benchmarks.mmr import MMR, mmr_ratios
 from partonomy.benchmarks.records import AnswerRecord
 from partonomy.benchmarks.task import ALL
 from partonomy.metrics.bootstrap import Estimate, bootstrap_metrics
+from partonomy.quoted_rows import QUOTED, read_quoted
 from partonomy.reporting.loaded_run import AnyRun
 from partonomy.reporting.paper_tables.paper_table import (
     OURS,
     PAPER_PROTOCOL,
-    QUOTED,
     PaperTable,
     PaperTableStyle,
     TidyRow,
     format_interval,
-    read_quoted,
     tidy_percent,
 )
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent

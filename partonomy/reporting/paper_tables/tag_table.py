@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from partonomy.files import RECORD_ERRORS, parse_json
+from partonomy.quoted_rows import QUOTED, read_quoted
 from partonomy.reporting.paper_tables.paper_table import (
     OURS,
     PAPER_PROTOCOL,
-    QUOTED,
     TidyRow,
-    read_quoted,
     tidy_percent,
 )
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent

@@ -31,7 +31,7 @@ def map_of(root: Path, item_id: str) -> np.ndarray:
 
 
 def test_classes_are_the_nineteen_that_cityscapes_evaluates() -> None:
-    """Ids as in its published scripts; the gaps are classes that it leaves out, such as 9 (parking) and 29 (caravan)."""
+    """Ids as in its published scripts; the gaps are classes that it leaves out, such as 9 (parking)."""
     assert sorted(CLASSES) == [7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33]
     assert len(set(CLASSES.values())) == 19
     named = {7: "road", 11: "building", 17: "pole", 21: "vegetation", 24: "person", 26: "car", 28: "bus", 33: "bicycle"}

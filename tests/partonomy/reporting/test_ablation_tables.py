@@ -168,7 +168,7 @@ def test_runs_stand_in_tables_that_are_named(
 def test_a_run_on_other_data_is_refused(benchmarks: World, capsys: pytest.CaptureFixture[str]) -> None:
     for name, run in (("mmr9", "refcoco"), ("13", "mmr"), ("14", "textvqa"), ("mmr10", "mmr"), ("mmr6", "refcoco")):
         assert main(["tables", str(benchmarks.pairs[run].oracle.path), "--table", name]) == 1
-        assert f"which table {name} does not hold" in capsys.readouterr().err
+        assert f"which table {name} does not include" in capsys.readouterr().err
 
 
 # ---- frequent and rare categories of MMR

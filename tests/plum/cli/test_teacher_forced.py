@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from partonomy.__main__ import main as partonomy
-from partonomy.benchmarks.referring import read_referring
+from partonomy.benchmarks.refcoco import read_referring
 from plum.checkpoints.store import load_pretrained, save_pretrained
 from plum.cli.main import main
 from plum.data.collate import Collator

@@ -9,7 +9,9 @@ import os
 import platform
 import socket
 import subprocess
-from dataclasses import MISSING, asdict, fields
+import types
+import typing
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TextIO
 import yaml
 
 from partonomy.files import write_text_atomically
+from plum.config import ModelConfig, earlier_fit, with_fit
 from plum.train_config import TrainConfig
 from plum.training.run_checkpoints import RunCheckpoints
 
@@ -29,7 +32,7 @@ _FREE_KEYS = {"engine.micro_batch_size", "engine.accumulation", "engine.num_work
 not; it is checked against the checkpoint (plum.training.run_checkpoints.require_same_update)."""
 
 
-class RunDirectory:
+class RunFolder:
     """Paths of a run, and the rule for starting, resuming or refusing it.
 
     A folder with the same configuration is resumed, or left as it is if it holds the final model. A folder with another
@@ -57,9 +60,10 @@ class RunDirectory:
         """
         path = self.root / "config.yaml"
         if path.exists():
-            # A key that did not exist when the run started has its default.
-            defaults = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
-            differing = _differing_keys(defaults | yaml.safe_load(path.read_text()), self._resolved())
+            recorded = yaml.safe_load(path.read_text())
+            _complete_fit(recorded, self.config.model, self.config.init_from is None)
+            # A key that did not exist when the run started has its default, which is what the code then did.
+            differing = _differing_keys(_with_defaults(recorded, TrainConfig), self._resolved())
             if refused := [key for key in differing if key not in _FREE_KEYS]:
                 raise ValueError(
                     f"{self.root} holds a run with other settings ({', '.join(refused[:8])}); "
@@ -141,6 +145,47 @@ def training_provenance(config: TrainConfig) -> dict[str, object]:
 def _current_commit() -> str:
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
+
+
+def _complete_fit(recorded: dict[str, typing.Any], own: ModelConfig, is_from_scratch: bool) -> None:
+    """Give the record of a run from before `llava.vision.fit` the fit that the code then had, in place.
+
+    A configuration that leaves the fit open gets it from `init_from`, which the run started from, too: it is the same.
+    """
+    vision = recorded["model"]["llava"]["vision"]
+    if "fit" in vision:
+        return
+    earlier = earlier_fit(recorded["model"]["llava"]["conversation"])
+    fit = (with_fit(own) if is_from_scratch else own).llava.vision.fit
+    vision["fit"] = own.llava.vision.fit if fit in (None, earlier) else earlier
+
+
+def _with_defaults(recorded: object, declared: object) -> object:
+    """Return a recorded value with the defaults of the keys that it lacks, at every depth.
+
+    Args:
+        recorded: value from a run's config.yaml.
+        declared: type of the value in the configuration's dataclasses.
+    """
+    if typing.get_origin(declared) in (types.UnionType, typing.Union):
+        declared = next(one for one in typing.get_args(declared) if one is not types.NoneType)
+    if isinstance(recorded, list) and typing.get_origin(declared) is tuple:
+        return [_with_defaults(one, typing.get_args(declared)[0]) for one in recorded]
+    if not isinstance(recorded, dict) or not (isinstance(declared, type) and is_dataclass(declared)):
+        return recorded
+    hints = typing.get_type_hints(declared)
+    kept = {name: _with_defaults(value, hints.get(name)) for name, value in recorded.items()}
+    defaults = {one.name: _default(one) for one in fields(declared) if one.name not in recorded}
+    return kept | {name: value for name, value in defaults.items() if value is not MISSING}
+
+
+def _default(field: "Field[typing.Any]") -> object:
+    """Return a field's default in the types that YAML can hold, or MISSING."""
+    value = field.default if field.default_factory is MISSING else field.default_factory()
+    if value is MISSING:
+        return MISSING
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    return json.loads(json.dumps(plain))
 
 
 def _differing_keys(old: object, new: object, prefix: str = "") -> list[str]:
