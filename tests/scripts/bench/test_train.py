@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from plum.config import LanguageConfig, LoraConfig
+from plum.doctor.step_flops import count_step, count_tokens, language_flops, tagger_flops, teacher_flops
 from plum.models.backbones.shared_beginnings import lay_out
 from plum.models.heads.teacher import find_constrained
 from plum.models.systems.registry import build_model
@@ -31,7 +32,6 @@ from scripts.bench.peak_memory import peak_bytes, reset_peak
 from scripts.bench.run import BenchRun
 from scripts.bench.sizes import only_mask_branch, small_model, training_config
 from scripts.bench.stage_clock import OTHER, StageClock, watch
-from scripts.bench.step_flops import count_step, count_tokens, language_flops, tagger_flops, teacher_flops
 
 CPU = torch.device("cpu")
 
