@@ -1,9 +1,10 @@
 """Programs of several ranks: under the launcher, as users start them, or as forked processes.
 
 Under the launcher, every rank imports torch and DeepSpeed before its first batch, which takes seconds of a core. A
-forked rank takes next to nothing: `fork_ranks` forks its ranks from one process that has the imports. Each is a process of its own all the same, has the variables that the launcher sets, and meets the others over
-gloo. `launch` shows what needs the launcher: how a start ends when a rank does, and that ranks with different hash
-seeds, started one after the other, agree to the bit.
+forked rank takes next to nothing: `fork_ranks` forks its ranks from one process that has the imports. Each is a process
+of its own all the same, has the variables that the launcher sets, and meets the others over gloo. `launch` shows what
+needs the launcher: how a start ends when a rank does, and that ranks with different hash seeds, started one after the
+other, agree to the bit.
 """
 
 import contextlib
