@@ -101,9 +101,14 @@ def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
     collator = Collator(tokenizer, config.model, config.data, sam_features)
     images = benchmark_images(config.data)
     has_pretext = config.part_pretext is not None
-    has_marks = bool(collator.notation.protocol_note)
     mixture = build_mixture(
-        config.data, config.seed, collator.encoder, images, with_part_maps=has_pretext, has_marks=has_marks
+        config.data,
+        config.seed,
+        collator.encoder,
+        images,
+        with_part_maps=has_pretext,
+        has_marks=bool(collator.notation.protocol_note),
+        notation=collator.notation,
     )
     objective = build_objective(model, config, mixture.class_pixels, sam_features)
     if config.engine.gradient_checkpointing:
