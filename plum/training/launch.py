@@ -264,11 +264,11 @@ class Watch:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         number = signal.SIGTERM if number == signal.SIGHUP else number
-        is_repeated = self.received is not None and now - self._received_at > SECONDS_BETWEEN_REPEATS
-        if is_repeated and number != signal.SIGUSR1:
+        is_stopping = self.received not in (None, signal.SIGUSR1)
+        if is_stopping and now - self._received_at > SECONDS_BETWEEN_REPEATS and number != signal.SIGUSR1:
             self._deadlines[signal.SIGKILL] = now
             return
-        if self.received is None or number != signal.SIGUSR1:
+        if not is_stopping:
             self.received, self._received_at = number, now
         self._signal_all(number)
 
