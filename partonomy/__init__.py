@@ -2,9 +2,10 @@
 
 The packages, lowest layer last; imports point down (see pyproject.toml, `lint-imports`):
 
-- files, images, locks, masks, names, progress, sharding, structures, table_format, visualize: what all rooms share
+- files, images, locks, masks, names, progress, quoted_rows, sharding, structures, table_format, visualize: shared by
+  all packages
 - metrics: IoU, matching, multiple choice, intervals
-- datasets: what is annotated, in the project's own form; sources, curation, the drawn dataset
+- datasets: annotations in the project's own form; sources, curation, the drawn data set
 - questions: Partonomy's questions and wrong answers; MMR-like questions
 - models: the model contract, and every model that is not PLUM
 - benchmarks: one file or folder each: items, requests, score, metrics

@@ -1,4 +1,4 @@
-"""`python -m partonomy COMMAND`; `python -m partonomy --help` lists the commands, `COMMAND --help` its settings."""
+"""`python -m partonomy COMMAND`; `--help` lists the commands, and `COMMAND --help` lists a command's settings."""
 
 import importlib
 import inspect
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
@@ -19,14 +19,14 @@ STATUS_BROKEN_PIPE = 141  # the status that a shell reports for a program ended 
 
 @dataclass(frozen=True)
 class Command:
-    """A command is a function: its parameters are the settings, its docstring the help.
+    """A command of `python -m partonomy`: the function's parameters are its settings, the docstring is its help.
 
     Attributes:
         name: Name on the command line.
         function: "module:function" under `partonomy.cli`; it may return an exit status.
         positionals: Parameters given without a flag's name; one annotated as a list takes one or more words, and one
             with a default is optional.
-        fill: "module:function" that adds a command's own subcommands to its parser; its function takes all words.
+        fill: "module:function" that adds a command's own subcommands to its parser; `function` then gets all arguments.
     """
 
     name: str
@@ -45,28 +45,28 @@ COMMANDS = (
     Command("build-mmr", "mmr:build_mmr_like", ("dataset",)),
     Command("import", "data:import_questions"),
     Command("export", "data:export_questions"),
-    Command("stats", "statistics:stats", ("folders",)),
+    Command("stats", "stats:stats", ("folders",)),
     Command("check", "check:check", ("folder",)),
     Command("describe", "describe:describe", ("folder",)),
     Command("prune", "curate:prune", ("folder",)),
     Command("merge", "curate:merge", ("folders",)),
     Command("split", "curate:split", ("folder",)),
-    Command("blind", "leaks:blind", ("questions",)),
+    Command("blind", "blind:blind", ("questions",)),
     Command("run", "run:run_command", fill="run:add_benchmarks"),
     Command("tables", "results:tables", ("runs",)),
     Command("compare", "results:compare", ("run_a", "run_b")),
     Command("report", "results:report", ("run",)),
-    Command("merge-runs", "runs:merge_runs", ("runs",)),
+    Command("merge-runs", "merge_runs:merge_runs", ("runs",)),
     Command("export-predictions", "results:export_predictions", ("run",)),
     Command("export-lmms-eval", "lmms_eval:export_lmms_eval", ("folder",)),
 )
 
 
 def build_parser(only: str | None = None) -> ArgumentParser:
-    """Build the parser; each command takes flags, or `--config FILE.yaml`, or both.
+    """Build the parser; each command takes flags, a YAML file (`--config`), or both.
 
     Args:
-        only: Name of the single command to build, so that no other command's packages are imported; default all.
+        only: Name of the only command to build, so that no other command's packages are imported; None builds all.
     """
     parser = ArgumentParser(prog="python -m partonomy", description="Partonomy: data sets, questions, tables, reports.")
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
@@ -86,8 +86,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command.
 
     Returns:
-        Exit status: the command's own, 0 without one, 1 after an error in the input, which is printed without a
-        traceback, or that of a command whose output pipe was closed.
+        The command's exit status, or 0 if it returns none. An error in the input is printed without a traceback and
+        gives 1. A closed output pipe gives 141, the status of SIGPIPE.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
@@ -130,9 +130,10 @@ def _command_parser(command: Command) -> ArgumentParser:
     help_of = {param.arg_name: param.description for param in parse_docstring(function.__doc__ or "").params}
     switches = {name for name, parameter in parameters.items() if parameter.default is False}
     for name in command.positionals:
-        is_list = getattr(parameters[name].annotation, "__origin__", None) is list
+        kinds = (parameters[name].annotation, *get_args(parameters[name].annotation))
+        is_list = any(get_origin(kind) is list for kind in kinds)
         is_optional = parameters[name].default is not inspect.Parameter.empty
-        nargs = "+" if is_list else "?" if is_optional else None
+        nargs = ("*" if is_optional else "+") if is_list else "?" if is_optional else None
         parser.add_argument(name, type=str, nargs=nargs, help=help_of.get(name))
     parser.add_function_arguments(function, as_positional=False, skip={*command.positionals, *switches})
     for name in sorted(switches):

@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, TypeGuard
 
-from partonomy.masks import is_integer, shorten
 from partonomy.progress import BYTES, Progress, progress
 
 RECORD_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, OSError)
@@ -23,6 +23,9 @@ CHUNK_CHARACTERS = 1 << 22
 LONGEST_LITERAL = len("-Infinity")  # an error closer than this to the buffer's end may only mean a cut-off value
 BLANK = re.compile(r"[ \t\r\n]*")
 REMAINS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # names of the temporary files of `open_atomically`
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 _REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
@@ -51,6 +54,14 @@ def hash_files(paths: Iterable[Path]) -> str:
 def hash_json(content: object) -> str:
     """Return the sha256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def json_bytes(content: object) -> bytes:
+    """Return JSON in UTF-8. Half a surrogate pair, which UTF-8 cannot encode, makes all of it ASCII with escapes."""
+    try:
+        return json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(content).encode("ascii")
 
 
 def write_json(path: Path, content: object, indent: int | None = None) -> None:
@@ -90,14 +101,14 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_remains(folder: Path) -> None:
-    """Delete the temporary files that killed processes left; call it only in the folder's sole writing process."""
+    """Delete the temporary files of killed processes; call it only from the one process that writes to the folder."""
     for path in folder.glob(".*.tmp"):
         if REMAINS.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk; otherwise a power cut can lose a new file name."""
+    """Flush a folder's entries to disk, because a power cut could otherwise lose a new file name."""
     if os.name == "nt":  # Windows cannot open a folder, and it journals renames
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -108,9 +119,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; errors name the file."""
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file does not hold a JSON object.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; is {path.parent} a data set folder?")
+        raise FileNotFoundError(f"{path}: not found; is {path.parent} the right folder?")
     content = parse_json(path.read_bytes(), f"{path}: not valid JSON")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
@@ -139,21 +155,31 @@ def _object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+def is_integer(value: object) -> TypeGuard[int]:
+    """Return whether a JSON value is an integer; true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def shorten(value: object) -> str:
+    """Describe a value in about 80 characters at most, even if it is large or deeply nested."""
+    return _SHORT.repr(value)
+
+
 def check_text(value: object, name: str) -> str:
-    """Return `value` if it is a non-empty text that UTF-8 can encode (JSON can contain half a surrogate pair).
+    """Return `value` if it is a non-empty string that UTF-8 can encode (JSON can contain half a surrogate pair).
 
     Raises:
-        ValueError: it is not such a text.
+        ValueError: it is not such a string.
     """
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} must be a text, got {shorten(value)}")
+        raise ValueError(f"{name} must be a non-empty string, got {shorten(value)}")
     if not value.isascii() and printable(value) != value:
-        raise ValueError(f"{name} is no valid Unicode text: {shorten(printable(value))}")
+        raise ValueError(f"{name} is not valid Unicode text: {shorten(printable(value))}")
     return value
 
 
 def printable(text: str) -> str:
-    """Return the text for use in messages, with characters that UTF-8 cannot encode as escapes."""
+    """Return `text` for use in messages, with escapes for characters that UTF-8 cannot encode."""
     return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
@@ -164,7 +190,7 @@ def check_relative_path(value: object, name: str) -> str:
     must not name files outside the folder.
 
     Raises:
-        ValueError: it is not a text, is absolute, or contains `..`.
+        ValueError: it is not a string, is absolute, or contains `..`.
     """
     text = check_text(value, name)
     path = Path(text)
@@ -185,7 +211,7 @@ def check_box(values: object, name: str) -> tuple[int, int, int, int]:
         raise ValueError(f"{name} must be [x, y, width, height] in whole pixels, got {shorten(values)}")
     x, y, width, height = values
     if min(x, y, width, height) < 0:
-        raise ValueError(f"{name} must not have a negative number, got {shorten(values)}")
+        raise ValueError(f"{name} must not contain a negative number, got {shorten(values)}")
     return x, y, width, height
 
 
@@ -294,7 +320,7 @@ class _Buffer:
                 return ""
 
     def skip(self, character: str) -> bool:
-        """Consume the next character if it is this one, and return whether it was."""
+        """Consume the next character if it equals `character`; return whether it did."""
         if self.peek() != character:
             return False
         self._at += len(character)
@@ -332,7 +358,7 @@ class _Buffer:
                     return value
 
     def _read_more(self) -> bool:
-        """At least double the rest of the buffer, so that one huge record is not decoded again and again."""
+        """Read at least as much as is left in the buffer, so that a huge record is not decoded again and again."""
         rest = self._text[self._at :]
         try:
             chunk = self._file.read(max(CHUNK_CHARACTERS, len(rest)))

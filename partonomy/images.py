@@ -1,4 +1,4 @@
-"""Image files as uint8 RGB arrays in the annotation's frame, and the box that marks the instance asked about."""
+"""Reads image files as uint8 RGB arrays in the annotation's frame, and draws the box that marks an instance."""
 
 import hashlib
 import logging
@@ -82,7 +82,7 @@ def check_image(path: Path, height: int, width: int) -> None:
 
 
 def draw_box(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Draw a red frame around the instance a question asks about.
+    """Draw a red frame around the instance that a question asks about.
 
     Args:
         image: uint8 RGB (H, W, 3); not changed.

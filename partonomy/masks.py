@@ -5,7 +5,6 @@ Every segmentation is checked before it reaches pycocotools, whose C code trusts
 
 import math
 import re
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from partonomy.files import is_integer, shorten
 from partonomy.structures import RLE
 
 MIN_POLYGON_COORDINATES = 6
@@ -25,19 +25,25 @@ BATCH_CHARACTERS = 1 << 16
 MERGE_BATCH = 64
 PLAIN_KEYS = {"size", "counts"}
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
 
+def check_mask_size(height: object, width: object, where: str = "") -> None:
+    """Check that the values are the height and width, in pixels, of an image that can be opened.
 
-def check_mask_size(height: object, width: object, where: str) -> None:
-    """Check that the values are the height and width, in pixels, of an image that can be opened."""
+    Args:
+        height: the height.
+        width: the width.
+        where: the file and record, as a prefix of the message; empty if the caller adds them.
+
+    Raises:
+        ValueError: they are not.
+    """
+    prefix = f"{where}: " if where else ""
     if not (is_integer(height) and is_integer(width)):
-        raise ValueError(f"{where}: height and width must be whole numbers, got {shorten(height)}, {shorten(width)}")
-    assert isinstance(height, int)
-    assert isinstance(width, int)
-    if min(height, width) < 1 or max(height, width) > MAX_PIXELS or height * width > MAX_PIXELS:
+        raise ValueError(f"{prefix}height and width must be integers, got {shorten(height)}, {shorten(width)}")
+    if not _is_image_size(height, width):
         raise ValueError(
-            f"{where}: no image is {shorten(height)} x {shorten(width)} (height x width; at most {MAX_PIXELS} pixels)"
+            f"{prefix}the image size is invalid: {shorten(height)} x {shorten(width)} (height x width; at most "
+            f"{MAX_PIXELS} pixels)"
         )
 
 
@@ -103,7 +109,7 @@ def find_sound_codes(counts: Sequence[str], num_pixels: Sequence[int]) -> np.nda
 
 
 def _are_sound(counts: Sequence[str], num_pixels: Sequence[int]) -> np.ndarray:
-    """Do the same for non-empty ASCII texts."""
+    """Find the codes that `find_sound_codes` accepts among non-empty ASCII strings."""
     groups = np.frombuffer("".join(counts).encode("ascii"), dtype=np.uint8) - np.uint8(
         48
     )  # below "0": wraps far above 63
@@ -140,7 +146,7 @@ def _add_up(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndar
 
 
 def decode_runs(counts: str) -> np.ndarray:
-    """Decode COCO's code: 5 bits a character, lowest first; bit 5 = more follow; differences from the fourth run on."""
+    """Decode COCO's code: 5 bits per character, lowest first, bit 5 if more follow; differences from the fourth run."""
     groups = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
     values, _ = _decode_numbers(groups, np.flatnonzero((groups & 0x20) == 0))
     runs = values.copy()
@@ -161,7 +167,7 @@ def _decode_numbers(groups: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, n
 
 
 def read_ring(ring: object, height: int, width: int, where: str) -> list[float]:
-    """Read one flat polygon x, y, x, y, ...; it may extend beyond the image by at most one image size."""
+    """Read one flat polygon x, y, x, y, ..., which may extend beyond the image by at most one image size."""
     if not isinstance(ring, Sequence) or not all(is_integer(value) or isinstance(value, float) for value in ring):
         raise ValueError(f"{where}: a polygon must be a flat list of numbers x, y, x, y, ..., got {shorten(ring)}")
     if len(ring) < MIN_POLYGON_COORDINATES or len(ring) % 2:
@@ -171,7 +177,7 @@ def read_ring(ring: object, height: int, width: int, where: str) -> list[float]:
     for name, values, size in (("x", ring[0::2], width), ("y", ring[1::2], height)):
         if min(values) < -size or max(values) > 2 * size:
             raise ValueError(
-                f"{where}: the polygon lies far outside of the image: {name} from {shorten(min(values))} to "
+                f"{where}: the polygon lies far outside the image: {name} from {shorten(min(values))} to "
                 f"{shorten(max(values))}, the image is {height} x {width} (height x width)"
             )
     # pycocotools lists every pixel of the outline, so an absurdly long outline would fill the memory.
@@ -183,16 +189,6 @@ def read_ring(ring: object, height: int, width: int, where: str) -> list[float]:
             "the polygon"
         )
     return [float(value) for value in ring]
-
-
-def is_integer(value: object) -> bool:
-    """Return whether a JSON value is an integer; true and false are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def shorten(value: object) -> str:
-    """Return a value's text in about 80 characters at most, even if the value is large or deeply nested."""
-    return _SHORT.repr(value)
 
 
 def encode_mask(mask: np.ndarray) -> RLE:
@@ -239,7 +235,7 @@ def union_masks(masks: Sequence[RLE]) -> RLE:
     """Return the union of one or more masks of the same size.
 
     Raises:
-        ValueError: there is no mask, or the sizes differ.
+        ValueError: there are no masks, or their sizes differ.
     """
     if not masks:
         raise ValueError("the union of no masks is undefined: pass at least one")
@@ -306,7 +302,7 @@ def rle_from_coco(segmentation: object, height: int, width: int, where: str) -> 
     """Read any form of a COCO segmentation.
 
     Args:
-        segmentation: a list of polygons, one flat polygon, {"size", "counts"} with counts as compressed text, bytes
+        segmentation: a list of polygons, one flat polygon, {"size", "counts"} with counts as a compressed string, bytes
             or a list of runs, {"size", "polygon"} (published Partonomy records), or any of them under "segmentation".
         height: the image's height in pixels.
         width: the image's width in pixels.
@@ -317,7 +313,7 @@ def rle_from_coco(segmentation: object, height: int, width: int, where: str) -> 
 
     Raises:
         ValueError: the form is unknown, the mask has another size than the image, a polygon is empty or malformed, the
-            counts do not add up, or an image cannot have the size.
+            counts do not add up, or the image size is invalid.
     """
     check_mask_size(height, width, where)
     while isinstance(segmentation, Mapping) and "segmentation" in segmentation:
@@ -350,7 +346,7 @@ def read_sound_codes(segmentations: Iterable[object]) -> list[RLE | None]:
 
 
 def find_sound_masks(masks: Sequence[RLE | None]) -> list[bool]:
-    """Return whether each mask has a possible image size and a code that `rle_from_coco` would not change."""
+    """Return whether each mask has a valid image size and a code that `rle_from_coco` would not change."""
     is_sized = [mask is not None and _is_image_size(mask.height, mask.width) for mask in masks]
     sized = [mask for mask, good in zip(masks, is_sized, strict=True) if good and mask is not None]
     is_sound = iter(

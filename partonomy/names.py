@@ -82,7 +82,7 @@ def _collisions(names: Mapping[str, str]) -> list[list[str]]:
 
 
 def _level_above(raw: str) -> str | None:
-    """Return the natural name of a raw object's super-category; None for a part, which several objects may share."""
+    """Return the natural name of a raw object's super-category; None for a part, because objects may share parts."""
     above, _, last = raw.rpartition(LEVEL_SEPARATOR)
     level = above.rsplit(LEVEL_SEPARATOR, 1)[-1]
     return clean_name(level) if level.strip(" _") and not last.startswith("part:") else None
@@ -114,7 +114,7 @@ def read_text_map(path: Path, what: str) -> dict[str, str]:
         raise FileNotFoundError(f"{path}: {what} file not found")
     table = parse_json(path.read_bytes(), f"{path}: the {what} file is not JSON")
     if not isinstance(table, dict) or not all(isinstance(value, str) and value.strip() for value in table.values()):
-        raise ValueError(f"{path}: the {what} file must be one JSON object with a non-empty text for every key")
+        raise ValueError(f"{path}: the {what} file must be a JSON object with a non-empty string for every key")
     return table
 
 
@@ -138,7 +138,7 @@ class ExactComparator:
     name: str = "exact"
 
     def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
-        """See `PartComparator`."""
+        """Return, for every part, the set of parts that mean the same, itself included."""
         return {part: frozenset((part,)) for part in parts}
 
 
@@ -149,7 +149,7 @@ class LemmaComparator:
     name: str = "lemma"
 
     def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
-        """See `PartComparator`."""
+        """Return, for every part, the set of parts that mean the same, itself included."""
         groups: dict[str, set[str]] = {}
         for part in parts:
             groups.setdefault(lemmatize(part), set()).add(part)
@@ -176,7 +176,7 @@ class CallbackComparator:
             self._answers = json.loads(cache_path.read_text(encoding="utf-8"))
 
     def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
-        """See `PartComparator`.
+        """Return, for every part, the set of parts that mean the same, itself included.
 
         Raises:
             ValueError: the callback did not return one answer per pair.
@@ -229,7 +229,7 @@ class SynonymFileComparator:
         self._groups = [frozenset(name.strip().casefold() for name in group) for group in groups]
 
     def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
-        """See `PartComparator`."""
+        """Return, for every part, the set of parts that mean the same, itself included."""
         named: dict[str, set[str]] = {}
         for part in parts:
             named.setdefault(part.casefold(), set()).add(part)

@@ -1,4 +1,4 @@
-"""Shards: shares of a piece of work for machines without a common launcher (`--shard 2/8`)."""
+"""Shards: parts of a piece of work that machines without a common launcher do independently (`--shard 2/8`)."""
 
 import re
 from dataclasses import dataclass

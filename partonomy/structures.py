@@ -23,6 +23,13 @@ class ChoiceScore:
     conversation_tokens: int
 
 
+class Subject(StrEnum):
+    """The half of a question: its parts or its object."""
+
+    PARTS = "parts"
+    OBJECT = "object"
+
+
 class QuestionType(StrEnum):
     """Question types of the published records. `positive` is the paper's intersection, `negative` its difference."""
 
@@ -74,7 +81,7 @@ class RLE:
 
 @dataclass(frozen=True)
 class CharSpan:
-    """A half-open character range [start, end) of a text."""
+    """A half-open character range [start, end) of a string."""
 
     start: int
     end: int
@@ -89,11 +96,17 @@ class Part:
     annotation_ids: tuple[int, ...] = ()
 
 
+UNNAMED_PART = ""
+"""Stands for a part whose name is unknown, in `ObjectInstance.left_out_parts`."""
+
+
 @dataclass(frozen=True)
 class ObjectInstance:
     """One annotated object. `category` is the object's super-category ("airplanes" of "biplane").
 
     `box` (x, y, width, height; pixels) marks the object if its image shows several instances of the class.
+    `left_out_parts` names parts that are annotated, and so visible, but not among `parts` (an unreadable mask, a part
+    pruned as rare); `UNNAMED_PART` stands for one whose name is unknown. No question asks about such an object.
     """
 
     instance_id: int
@@ -102,6 +115,7 @@ class ObjectInstance:
     parts: tuple[Part, ...]
     mask: RLE | None = None
     box: tuple[int, int, int, int] | None = None
+    left_out_parts: tuple[str, ...] = ()
 
     def find_part(self, label: str) -> Part:
         """Return the part with this label, or raise a KeyError that names the instance."""
@@ -113,13 +127,17 @@ class ObjectInstance:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image. `file_name` is relative to the dataset's image root; `height` and `width` are the annotations'."""
+    """One image. `file_name` is relative to the dataset's image root; `height` and `width` are the annotations'.
+
+    `has_other_objects`: whether it shows annotated objects that are not among `objects` (a crowd, a broken record).
+    """
 
     image_id: int
     file_name: str
     height: int
     width: int
     objects: tuple[ObjectInstance, ...]
+    has_other_objects: bool = False
 
 
 @dataclass(frozen=True)

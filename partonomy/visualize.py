@@ -58,7 +58,7 @@ def colour_parts(image: np.ndarray, masks: np.ndarray, colours: Sequence[Colour]
         ValueError: The shapes do not match.
     """
     if masks.ndim != 3 or masks.shape[1:] != image.shape[:2]:
-        raise ValueError(f"masks of shape {masks.shape} do not lie on an image of shape {image.shape}")
+        raise ValueError(f"masks of shape {masks.shape} do not fit an image of shape {image.shape}")
     if len(colours) != len(masks):
         raise ValueError(f"{len(masks)} masks need as many colours, got {len(colours)}")
     canvas = image.astype(np.float32)

@@ -4,11 +4,17 @@ Training settings (loss weights, trainable modules, schedule, data) are in plum/
 saved model.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Quantization = Literal["none", "int8", "nf4"]
 """Storage of a frozen language model: unchanged, or quantized to 8 or 4 bits by bitsandbytes."""
+Fit = Literal["crop", "pad", "stretch"]
+"""How an image becomes CLIP's square; see `VisionConfig.fit`."""
+Conversation = Literal[
+    "llava_v1", "vicuna_v1.1", "llava_llama_2", "plain", "llava_v1_im_start_end", "vicuna_v1.1_im_start_end"
+]
+"""Name of a conversation template; see plum.inputs.conversation."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,12 @@ class VisionConfig:
     num_heads: int
     select_layer: int = -2
     """Index of the hidden state passed to the projector (LLaVA: the second to last)."""
+    fit: Fit | None = None
+    """How an image becomes CLIP's square. `crop`: the shortest side is resized to `image_size` and the centre is cut
+    out, as CLIPImageProcessor does (LLaVA v1, LISA, M2SA and the code of PLUM's authors; the PLUM paper does not say).
+    `pad`: padded to a square with CLIP's mean colour (LLaVA v1.5). `stretch`: resized without regard to proportions
+    (the embedded default). None: that of `init_from`; without `init_from`, the usual one of the conversation template
+    (`usual_fit`). Always set in a saved model."""
 
     @property
     def num_image_tokens(self) -> int:
@@ -67,11 +79,10 @@ class LlavaConfig:
     language: LanguageConfig
     projector: Literal["linear", "mlp2x_gelu"] = "mlp2x_gelu"
     """LLaVA v1 has one linear layer; v1.5 has two with a GELU in between."""
-    conversation: Literal[
-        "llava_v1", "vicuna_v1.1", "llava_llama_2", "plain", "llava_v1_im_start_end", "vicuna_v1.1_im_start_end"
-    ] = "llava_v1"
-    """Conversation template that the checkpoint was trained with. `plain` is the short template of the embedded
-    default; the `im_start_end` templates are for checkpoints with `mm_use_im_start_end`."""
+    conversation: Conversation = "llava_v1"
+    """Conversation template of the model's training. `plain` is the short template of the embedded default; the
+    `im_start_end` templates are for checkpoints with `mm_use_im_start_end`, and for runs that add the two tokens, as
+    the code of LISA's, M2SA's and PLUM's authors does."""
     special_tokens: SpecialTokensConfig | None = None
     """None reads them from the tokenizer when a run starts; a saved model always has them."""
 
@@ -109,6 +120,9 @@ class TaggerConfig:
     num_heads: int = 8
     feedforward_dim: int = 2048
     dropout: float = 0.1
+    order: Literal["mlp_first", "block_first"] = "mlp_first"
+    """`mlp_first` (paper, section 4): MLP (D -> D -> D), block, linear layer (D -> 3). `block_first` (authors' code):
+    block, MLP (D -> D -> 3)."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,10 @@ class FeedbackConfig:
     max_order: int = 32
     """Number of order embeddings; masks beyond it share the last one."""
     num_heads: int = 8
+    position_in: Literal["keys", "keys_and_values"] = "keys"
+    """Where the pooler adds SAM's positional encoding to the earlier masks' maps. The paper does not mention a
+    positional encoding. `keys_and_values`: authors' code. `keys`: this project's choice, because SAM's decoder adds the
+    encoding itself."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +161,8 @@ class LoraConfig:
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     train_embeddings: bool = False
-    """Train a copy of embed_tokens (PEFT's modules_to_save), so that the model without adapters remains the teacher."""
+    """Train a copy of embed_tokens (PEFT's modules_to_save), so that the model without adapters remains the teacher.
+    `TrainableConfig.embeddings` needs it."""
 
 
 @dataclass(frozen=True)
@@ -161,3 +180,33 @@ class ModelConfig:
     """System to build; see plum.models.systems.registry."""
     seg_token: SegTokenConfig | None = None
     """Required by `lisa` and `m2sa`; None in PLUM, which adds no token."""
+
+
+def usual_fit(conversation: Conversation) -> Fit:
+    """Return the fit that checkpoints with a conversation template were trained with.
+
+    `plain` is the embedded default's, which stretches; the vicuna_v1.1 templates are LLaVA v1.5's, which pads; the
+    others are LLaVA v1's, which crops.
+    """
+    if conversation == "plain":
+        return "stretch"
+    return "pad" if conversation.startswith("vicuna_v1.1") else "crop"
+
+
+def earlier_fit(conversation: Conversation) -> Fit:
+    """Return the fit of models and runs from before `VisionConfig.fit` existed."""
+    return "stretch" if conversation == "plain" else "pad"
+
+
+def with_fit(config: ModelConfig, fit: Fit | None = None) -> ModelConfig:
+    """Return a configuration whose `llava.vision.fit` is set.
+
+    Args:
+        config: a value that it already has is kept.
+        fit: what replaces None; None: `usual_fit` of its conversation template.
+    """
+    llava = config.llava
+    if llava.vision.fit is not None:
+        return config
+    vision = replace(llava.vision, fit=fit or usual_fit(llava.conversation))
+    return replace(config, llava=replace(llava, vision=vision))

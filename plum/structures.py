@@ -25,7 +25,9 @@ TEXT_ONLY = -1
 class Exchange:
     """One question and its answer; `spans` are the answer's phrases to segment (reading order), aligned with `masks`.
 
-    `is_tagged=False` excludes the answer from the BIO loss (VQA answers whose nouns have no masks).
+    `is_tagged=False` excludes the answer from the BIO loss (VQA answers whose nouns have no masks). With `is_marked`
+    the spans are the places of the system's own marks, such as [SEG], instead of phrases; their text is only a
+    place-holder, and systems without marks cannot write the answer.
     """
 
     question: str
@@ -33,6 +35,7 @@ class Exchange:
     spans: tuple[CharSpan, ...] = ()
     masks: tuple[RLE, ...] = ()
     is_tagged: bool = True
+    is_marked: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,13 @@ class LossConfig:
     bio_class_weights: tuple[float, float, float] = (0.1, 1.0, 1.0)
     """Weights of the classes O, B, I."""
     kl_sigma: float = 1.0
-    kl_reduction: Literal["mean", "sum"] = "mean"
-    """`mean` divides the squared distance by D; `sum` is the paper's plain sum."""
+    kl_reduction: Literal["mean", "sum", "authors"] = "mean"
+    """What becomes of the squared distances to the teacher. `sum`: paper, section 4 (states pooled over a span, sum
+    over D). `authors`: their code (not pooled, mean over a span's tokens and D); the weight 0.1 belongs to it. `mean`:
+    this project's (pooled, mean over D)."""
+    bio_scope: Literal["answer", "all"] = "answer"
+    """Tokens of the BIO loss. `answer`: those of tagged answers (paper, section 4: "the output sequence"). `all`:
+    every token of a conversation with phrases, with prompt, image patches and padding as O (authors' code)."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,9 @@ class TrainableConfig:
     vision_tower: bool = False
     projector: bool = False
     embeddings: bool = False
-    """Train embed_tokens and lm_head in full, as the authors' code does (through PEFT's modules_to_save). Systems with
-    [SEG] tokens need it."""
+    """Train embed_tokens and lm_head in full. Paper, A.1: all components but CLIP and the projector are trainable
+    (Table 6 lists only the adapters); the authors' code trains both matrices. With adapters it needs
+    `model.lora.train_embeddings`. Systems with [SEG] tokens, and runs that add tokens, need it."""
     sam_image_encoder: bool = False
     sam_mask_decoder: bool = True
     sam_prompt_encoder: bool = True
@@ -113,6 +119,15 @@ class SourceConfig:
     """For `explanatory`: question types to use; empty for all in the folder."""
     dataset: str = ""
     """For `semantic`: ade20k, cocostuff, mapillary; for `referring`: refclef, refcoco, refcoco+, refcocog."""
+    targets: Literal["authors", "lists"] = "authors"
+    """For `semantic` and `part_semantic`. authors: each class, or each annotated instance of an object or part, is
+    asked on its own, as in the loaders of LISA and PLUM. lists: this project's own form, several names or all parts of
+    an object in one answer, instances united (plum/data/sources/part_semantic.py)."""
+    targets_per_question: int = 1
+    """For `semantic`, `part_semantic` and `referring`: most targets of one question; M2SA: 3."""
+    answers: Literal["authors", "the_target"] = "authors"
+    """For `reasoning`. authors: the answer is the target's name, where the data have one, else the instruction's own
+    words. the_target: this project's former answer, "It is the target." (partonomy/benchmarks/reason_seg.py)."""
     legacy_unaligned_qa: bool = False
     """For `mmr`: pair questions and answers as M2SA's loader does, which pairs most of them wrongly
     (plum/data/sources/mmr.py)."""
@@ -140,9 +155,18 @@ class DataConfig:
     allow_missing: bool = False
     """Skip sources whose files are missing, with a warning; the rest of their group takes over their share."""
     max_text_tokens: int = 512
-    """Maximum length of a conversation in tokens, without image tokens (paper, Table 6)."""
+    """Longest conversation in text tokens. Paper, A.1: text is truncated to 512 tokens. Authors' code: 512 positions,
+    255 of them image patches, and it may cut inside a phrase. Here image tokens do not count, and `llava_instruct`
+    leaves out whole exchanges at the end; a longer conversation of another source is an error."""
     conversations_per_image: int = 3
     """Maximum number of conversations that share one image (and its encoding) in a sample."""
+    wordings: Literal["plum", "lisa"] = "plum"
+    """Of `semantic`, `part_semantic`, `referring` and `reasoning`. lisa: the kinds of questions and answers of LISA's
+    and M2SA's loaders, in our own words: answers hold a mark for each target and often not its name. For systems with
+    [SEG]."""
+    sampling: Literal["epoch", "replacement"] = "epoch"
+    """How records are drawn within a source. epoch: each once before any again. replacement: each draw is independent,
+    as in the loaders of LISA, M2SA and PLUM's stage 0."""
     group_by_length: int = 0
     """Number of successive samples to sort into micro-batches of similar length, to reduce padding; a multiple of
     ranks x engine.micro_batch_size, or 0 for no grouping. Grouping changes which samples share a micro-batch, within
@@ -196,6 +220,10 @@ class TrainConfig:
     """Folder of a saved model whose weights start this run (new optimizer, new schedule)."""
     reset_modules: tuple[str, ...] = ()
     """Modules of the model to initialize afresh although `init_from` has them (names as in GroundedLMM)."""
+    new_token_rows: Literal["mean", "normal"] = "mean"
+    """First embedding and output rows of tokens that the run adds to the vocabulary. `mean`: the mean of the text
+    tokens' rows (transformers since 4.46). `normal`: drawn with deviation 0.02 (LISA, M2SA and the code of PLUM's
+    authors, through transformers 4.31)."""
     tokenizer: str | None = None
     """Tokenizer folder; None for the one in `init_from`."""
     num_updates: int = 500

@@ -1,7 +1,9 @@
 """Print the table of a comparison from its finished runs: `python scripts/ablation_table.py runs/ablations`.
 
 Rows are variants, values are means over seeds. Each value is followed by the 95% confidence interval of the difference
-to the base variant, paired by seed (Student's t over seeds; with three seeds the intervals are wide).
+to the base variant, paired by seed (Student's t over seeds; with three seeds the intervals are wide). Among dozens of
+such intervals some exclude 0 by chance, so the last lines name the differences that survive Holm's correction over all
+of them (Holm 1979, "A simple sequentially rejective multiple test procedure"). Only those are findings.
 """
 
 import argparse
@@ -9,12 +11,12 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student_t
+from scipy.stats import ttest_1samp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -24,6 +26,8 @@ from partonomy.harness.summary import read_summary, summary_to_json
 
 BEFORE = "before.json"
 """File in the folder of the runs: held-out scores of the model that all of them started from."""
+SIGNIFICANCE = 0.05
+"""Of the intervals, and of the differences that survive the correction."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +117,70 @@ def _find(file: Path, keys: tuple[str, ...]) -> float | None:
     return None if value is None else float(value)
 
 
-def describe(values: dict[int, float | None], base: dict[int, float | None], is_base: bool) -> str:
-    """Return the mean over seeds and the interval of the difference to the base."""
-    known = {seed: value for seed, value in values.items() if value is not None}
+@dataclass(frozen=True)
+class Comparison:
+    """A number of a variant against the base's, paired by seed.
+
+    Attributes:
+        variant: The variant.
+        heading: The column's heading.
+        low, high: 95% confidence interval of the mean difference.
+        p_value: Two-sided p-value of the t test that the mean difference is 0.
+    """
+
+    variant: str
+    heading: str
+    low: float
+    high: float
+    p_value: float
+
+
+def compare(variant: str, heading: str, differences: Sequence[float]) -> Comparison | None:
+    """Test differences, one per seed; None for fewer than two of them."""
+    if len(differences) < 2:
+        return None
+    if len(set(differences)) == 1:  # no spread: a t statistic of 0 / 0, or an infinite one
+        value = differences[0]
+        return Comparison(variant, heading, value, value, 1.0 if value == 0 else 0.0)
+    result = ttest_1samp(differences, 0.0)
+    low, high = result.confidence_interval(1 - SIGNIFICANCE)
+    return Comparison(variant, heading, float(low), float(high), float(result.pvalue))
+
+
+def holm(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, float]]:
+    """Return the comparisons from the smallest p-value to the largest, with p-values adjusted as Holm does."""
+    adjusted, largest = [], 0.0
+    for rank, one in enumerate(sorted(comparisons, key=lambda one: one.p_value)):
+        largest = max(largest, min(1.0, (len(comparisons) - rank) * one.p_value))
+        adjusted.append((one, largest))
+    return adjusted
+
+
+def describe_findings(comparisons: Sequence[Comparison]) -> str:
+    """Say how many intervals exclude 0, how many would by chance, and which differences survive the correction."""
+    if not comparisons:
+        return "Differences to the base need at least two seeds."
+    apart = sum(one.low > 0 or one.high < 0 for one in comparisons)
+    chance = SIGNIFICANCE * len(comparisons)
+    lines = [
+        f"{apart} of {len(comparisons)} intervals exclude 0; {chance:.1f} would by chance if nothing differed. "
+        f"Differences that survive Holm's correction (adjusted p below {SIGNIFICANCE:.2f}):"
+    ]
+    found = [(one, p_value) for one, p_value in holm(comparisons) if p_value < SIGNIFICANCE]
+    lines += [
+        f"- {one.variant}, {one.heading}: [{one.low:+.3f}, {one.high:+.3f}], p = {p_value:.2g}"
+        for one, p_value in found
+    ]
+    return "\n".join(lines if found else [*lines, "- none"])
+
+
+def describe(values: Mapping[int, float | None], comparison: Comparison | None) -> str:
+    """Return the mean over seeds and the interval of the difference to the base, if there is one."""
+    known = [value for value in values.values() if value is not None]
     if not known:
         return "-"
-    mean = f"{statistics.mean(known.values()):.3f}"
-    differences = [value - other for seed, value in known.items() if (other := base.get(seed)) is not None]
-    if is_base or len(differences) < 2:
-        return mean
-    half = student_t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / len(differences) ** 0.5
-    centre = statistics.mean(differences)
-    return f"{mean} [{centre - half:+.3f}, {centre + half:+.3f}]"
+    mean = f"{statistics.mean(known):.3f}"
+    return mean if comparison is None else f"{mean} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
 
 
 def main(folder: Path, base: str, tables: Mapping[str, tuple[Column, ...]]) -> None:
@@ -135,22 +191,30 @@ def main(folder: Path, base: str, tables: Mapping[str, tuple[Column, ...]]) -> N
         runs[variant][int(seed)] = finished.parent
     if base not in runs:
         sys.exit(f"{folder} holds no finished run of {base}")
+    comparisons: list[Comparison] = []
     for title, columns in tables.items():
         if title:
             print(f"\n{title}\n")
-        _print_table(runs, base, columns)
+        comparisons += _print_table(runs, base, columns)
+    print(f"\n{describe_findings(comparisons)}")
 
 
-def _print_table(runs: Mapping[str, Mapping[int, Path]], base: str, columns: tuple[Column, ...]) -> None:
+def _print_table(runs: Mapping[str, Mapping[int, Path]], base: str, columns: tuple[Column, ...]) -> list[Comparison]:
     print("| variant | seeds | " + " | ".join(column.heading for column in columns) + " |")
     print("|" + "---|" * (len(columns) + 2))
+    comparisons = []
     for variant in sorted(runs, key=lambda name: (name != base, name)):
         cells = []
         for column in columns:
             values = {seed: read_value(run, column) for seed, run in runs[variant].items()}
             of_base = {seed: read_value(run, column) for seed, run in runs[base].items()}
-            cells.append(describe(values, of_base, variant == base))
+            pairs = [(value, of_base.get(seed)) for seed, value in values.items()]
+            differences = [value - other for value, other in pairs if value is not None and other is not None]
+            comparison = None if variant == base else compare(variant, column.heading, differences)
+            comparisons += [] if comparison is None else [comparison]
+            cells.append(describe(values, comparison))
         print(f"| {variant} | {len(runs[variant])} | " + " | ".join(cells) + " |")
+    return comparisons
 
 
 if __name__ == "__main__":

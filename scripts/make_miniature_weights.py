@@ -26,6 +26,8 @@ from plum.training.config_file import load_train_config
 from scripts.sentencepiece_model import train_sentencepiece, write_tokenizer_files
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+BASE_CONVERSATION = "llava_llama_2"
+"""Template of the base, as LLaVA trained the 13B one; the runs on top of it use the authors'."""
 NUM_PIECES = 500
 """Size of the published vocabulary; the converter adds `<image>`, padding, and rows up to the overlay's size."""
 
@@ -66,7 +68,7 @@ def main() -> None:
     llava.mkdir(parents=True)
     write_llava(sizes.llava, llava)
     torch.save(build_sam(sizes.sam).state_dict(), sam)
-    print(f"python -m plum convert-llava {llava} DESTINATION --sam {sam} --conversation {sizes.llava.conversation}")
+    print(f"python -m plum convert-llava {llava} DESTINATION --sam {sam} --conversation {BASE_CONVERSATION}")
 
 
 if __name__ == "__main__":

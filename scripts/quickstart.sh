@@ -68,6 +68,7 @@ cp $run/validation/summary.json $run/summary.json
 
 printf '\n'
 python -m partonomy tables $run/validation $run/random $run/oracle
+python -m partonomy blind --run $run/validation   # its accuracies beside those of guesses that see neither image nor question
 step "Write the report" python -m partonomy report $run/validation --baselines "[$run/random, $run/oracle]" --output $run/report.html
 
 printf '\nTime by step (every run is kept in %s):\n' $run/timings.txt

@@ -117,8 +117,10 @@ def test_parameters_of_the_shipped_13b_configurations() -> None:
         rows = set_trainable(build_on_meta(config), config.trainable)
         # Shown with `pytest -rP`.
         sys.stdout.writelines(f"{name} {row.module:<24} {row.trainable:>12,} of {row.total:>14,}\n" for row in rows)
-        # D = 5120, 40 layers. The paper trains adapters, its own heads, SAM's decoder and prompt encoder (Table 6).
+        # D = 5120, 40 layers. The paper trains adapters, its own heads, SAM's decoder and prompt encoder (Table 6) and
+        # "all other components" but CLIP and the projector (A.1), hence the embeddings.
         assert {row.module: row.trainable for row in rows if row.trainable} == {
+            "llava.embeddings": 328_335_360,  # embed_tokens (peft's copy) and lm_head: 2 x 32064 x 5120
             "llava.lora": 6_553_600,  # 40 layers x (q, v) x rank 8 x (5120 + 5120)
             "tagger.mlp": 52_439_040,  # 2 x (5120^2 + 5120)
             "tagger.block": 125_877_248,  # 4 x (5120^2 + 5120) + 2 x 5120 x 2048 + 2048 + 5120 + 4 x 5120
@@ -134,7 +136,6 @@ def test_parameters_of_the_shipped_13b_configurations() -> None:
         assert frozen["llava.language_model"] == 13_015_864_320 - 2 * 32000 * 5120
         assert set(frozen) == {
             "llava.language_model",
-            "llava.embeddings",
             "llava.vision_tower",
             "llava.projector",
             "sam.image_encoder",

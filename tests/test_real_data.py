@@ -17,12 +17,14 @@ import pytest
 from PIL import Image
 
 from partonomy.__main__ import main
+from partonomy.datasets.sources.mmr import CategoryName, read_mmr
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.harness.summary import Summary
 from partonomy.images import BOX_COLOUR, EXIF_ORIENTATION, draw_box, load_image
 from partonomy.masks import rle_area, rle_bbox
 from partonomy.models.bounds import BUILTIN_MODELS, OracleModel
 from partonomy.models.contract import Turn
+from partonomy.questions.mmr.templates import load_functions
 from partonomy.structures import CharSpan, QuestionType
 from validate_partonomy import main as validate_main
 
@@ -288,3 +290,42 @@ def test_photo_with_exif_rotation(
         metrics = summary.groups[name].metrics
         # IoU 1 on the turned photograph, nothing red in the three others.
         assert metrics["giou_micro_paired"].value == pytest.approx(1 / 4)
+
+
+def mmr_targets(folder: Path, root: Path) -> list[tuple[str, list[CategoryName]]]:
+    """The questions of `build-mmr` about a data set, with the objects and parts that answer them."""
+    assert (
+        main(["build-mmr", str(folder), "--output", str(root), "--split", "train", "--questions_per_image", "9"]) == 0
+    )
+    return [
+        (question.question, [target.category for target in question.targets])
+        for image in read_mmr(root / "MMR" / "MMR_train.json")
+        for question in image.questions
+    ]
+
+
+@needs_real_data
+def test_functions_are_asked_only_of_parts_that_have_them(ade20k: Built, cars: Built, tmp_path: Path) -> None:
+    """Each target of a question serves one of its purposes; a car's door and a wardrobe's do not serve the same one."""
+    table = load_functions()
+    asked = [
+        *mmr_targets(ade20k.folder, tmp_path / "ade20k"),
+        *mmr_targets(cars.folder, tmp_path / "cars"),
+    ]
+    assert len(asked) > 200
+    for question, targets in asked:
+        for target in targets:
+            purposes = table.find(target.object_name, target.part_name)
+            assert any(f" {purpose}" in question for purpose in purposes), (question, target)
+            if target.part_name is not None:
+                assert f"{target.object_name}:{target.part_name}" in table.parts
+    entered = {
+        (target.object_name, target.part_name)
+        for question, targets in asked
+        if "to get in and out" in question
+        for target in targets
+        if "get in and out" in table.find(target.object_name, target.part_name)
+    }
+    assert {name for name, _ in entered} <= {"car", "van", "truck", "bus", "airplane"}
+    assert ("car", "door") in entered
+    assert not any("daylight" in question for question, _ in asked)

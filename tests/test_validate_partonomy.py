@@ -64,7 +64,9 @@ def test_unknown_flag_and_unknown_model_are_refused(capsys: pytest.CaptureFixtur
         main(["--modle", "oracle", "--questions", "q", "--output", "o"])
     assert stopped.value.code == 2
     assert "--modle" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match=r"--model is one of plum, oracle, .* or package\.module:Class, not 'orakle'"):
+    with pytest.raises(
+        SystemExit, match=r"--model must be one of plum, oracle, .* or package\.module:Class, got 'orakle'"
+    ):
         main(["--model", "orakle", "--questions", "q", "--output", "o"])
 
 

@@ -1,4 +1,4 @@
-"""Descriptions of an item and its outcome for report pages; nothing is drawn here."""
+"""Describes an item and its outcome for report pages; nothing is drawn here."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -111,7 +111,7 @@ class Case:
 
 
 IMAGE = CasePicture("image", has_box=True)
-"""The image alone."""
+"""The image without masks."""
 NO_MASK = "no mask"
 """Note of a picture without a mask; it looks like the image alone."""
 

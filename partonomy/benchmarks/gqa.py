@@ -1,4 +1,4 @@
-"""GQA: compositional questions about scenes, one short answer each (balanced questions of val or testdev)."""
+"""GQA: compositional questions about scenes with one short answer each (balanced questions of val or testdev)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +52,7 @@ def read_gqa(root: Path, split: str, protocol: VqaProtocol) -> tuple[VqaItem, ..
 
 
 def gqa_prompt(item: VqaItem, protocol: VqaProtocol) -> str:
-    """Question and instruction."""
+    """Return the question with its instruction."""
     return short_answer_prompt(item.question, protocol)
 
 

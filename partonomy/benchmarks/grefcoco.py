@@ -35,7 +35,7 @@ from typing import Any, ClassVar, Self
 
 from partonomy.benchmarks.cases import Case
 from partonomy.benchmarks.records import AnswerRecord, ratio_by_image
-from partonomy.benchmarks.referring import (
+from partonomy.benchmarks.refcoco import (
     COCO_FOLDER,
     Identifier,
     check_identifier,
@@ -53,8 +53,8 @@ from partonomy.benchmarks.segmentation import (
     share_reaching,
 )
 from partonomy.benchmarks.task import Metric, Source, define_benchmark
-from partonomy.files import iterate_records
-from partonomy.masks import rle_area, shorten
+from partonomy.files import iterate_records, shorten
+from partonomy.masks import rle_area
 from partonomy.models.contract import Gold
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,9 @@ def read_grefcoco(root: Path, split: str, *, needs_images: bool = True) -> tuple
     items = make_items(root, NAME, split, chosen, COCO_FOLDER, needs_images=needs_images)
     num_blank = sum(item.group == TARGET and rle_area(item.mask) == 0 for item in items)
     if num_blank:
-        logger.warning("%s: %d targets of %s have no pixel; they score 0 whatever is predicted", path, num_blank, split)
+        logger.warning(
+            "%s: %d targets of %s have no pixels; they score 0 whatever is predicted", path, num_blank, split
+        )
     return items
 
 
@@ -108,7 +110,9 @@ def _read_annotations(record: Any) -> tuple[Identifier, ...]:
     if values == [NO_ANNOTATION]:
         return ()
     if NO_ANNOTATION in values:
-        raise ValueError(f"'ann_id' has {NO_ANNOTATION}, which stands for no target, beside others: {shorten(values)}")
+        raise ValueError(
+            f"'ann_id' has {NO_ANNOTATION}, which means no target, together with other ids: {shorten(values)}"
+        )
     return tuple(check_identifier(value, "'ann_id'") for value in values)
 
 
@@ -125,7 +129,7 @@ class GrefcocoOptions(SegmentationOptions):
     min_pixels: int = 1
 
     def resolve(self, model: str) -> Self:
-        """See Options.
+        """Check the options; see `Options.resolve`.
 
         Raises:
             ValueError: The mode is forced, or `min_pixels` is below 1.
@@ -142,7 +146,7 @@ class GrefcocoOptions(SegmentationOptions):
 
 @dataclass(frozen=True)
 class GrefcocoTask(SegmentationTask):
-    """Expressions with any number of targets; see the module."""
+    """Expressions with any number of targets; the module's docstring gives the rules."""
 
     VERSION: ClassVar[str] = "grefcoco-1.1"
 
@@ -195,7 +199,7 @@ class GrefcocoTask(SegmentationTask):
             yield [row, item.group]
 
     def _gold(self, item: SegmentationItem) -> Gold:
-        """Return the truth; a guess says either that there is a target or that there is none."""
+        """Return the right answer; a guess says either that there is a target or that there is none."""
         target, nothing = super()._gold(item), Gold(NO_TARGET_ANSWER)
         guesses = (*target.guesses, (NO_TARGET_ANSWER, ()))
         return replace(nothing if item.group == NO_TARGET else target, guesses=guesses)

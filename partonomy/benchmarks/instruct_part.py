@@ -33,9 +33,9 @@ from partonomy.benchmarks.segmentation import (
     share_reaching,
 )
 from partonomy.benchmarks.task import Metric, Source, Words, define_benchmark
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of, shorten
 from partonomy.images import image_size, load_image
-from partonomy.masks import encode_mask, shorten
+from partonomy.masks import encode_mask
 
 NAME = "instructpart"
 FOLDER = "instructpart_part/InstructPart"
@@ -56,7 +56,7 @@ class Instruction(StrEnum):
 
     @property
     def is_sentence(self) -> bool:
-        """Whether it is a whole instruction, and not a name."""
+        """Whether the wording is a whole instruction rather than a name."""
         return self not in (Instruction.PART_NAME, Instruction.AFFORDANCE_NAME)
 
 
@@ -93,7 +93,7 @@ def read_instruct_part(
         except RECORD_ERRORS as error:
             raise ValueError(f"{where}: {reason_of(error)}") from error
     if not items:
-        raise ValueError(f"{path}: there is no part in the file")
+        raise ValueError(f"{path}: the file contains no parts")
     return tuple(items.values())
 
 
@@ -115,7 +115,7 @@ def _read_part(
     place = list(Instruction).index(instruction)
     wordings = part["instruction"]
     if not isinstance(wordings, list) or len(wordings) <= place:
-        raise ValueError(f"'instruction' of {name} must be a list with {instruction} at place {place}")
+        raise ValueError(f"'instruction' of {name} must be a list with {instruction} at position {place}")
     text = " ".join(check_text(wordings[place], f"wording {place} of {name}").split())
     if not text:
         raise ValueError(f"wording {place} of {name} has no words")
@@ -141,7 +141,7 @@ def _read_mask(path: Path, image_path: Path, needs_image: bool) -> np.ndarray:
     values = load_image(found, *image_size(image_path if needs_image else found))
     target: np.ndarray = values.max(axis=2) > candidates[found]
     if not target.any():
-        raise ValueError(f"{found}: no value is above {candidates[found]}, so that the mask has no pixel")
+        raise ValueError(f"{found}: no value is above {candidates[found]}, so the mask is empty")
     return target
 
 
@@ -160,7 +160,7 @@ class InstructPartOptions(SegmentationOptions):
 
 @dataclass(frozen=True)
 class InstructPartTask(SegmentationTask):
-    """Parts under one wording; see the module."""
+    """Parts under one wording; the module's docstring gives the rules."""
 
     VERSION: ClassVar[str] = "instruct-part-1.0"
     WORDS: ClassVar[Words] = replace(SegmentationTask.WORDS, item="part")
@@ -170,11 +170,11 @@ class InstructPartTask(SegmentationTask):
 
     @property
     def protocol(self) -> str:
-        """The mode and the wordings."""
+        """The mode, the wording and the instruction."""
         return f"{super().protocol}, {self.options.instruction} instruction"
 
     def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
-        """Both IoUs and both precisions."""
+        """Compute gIoU, cIoU, P50 and P50:95."""
         precisions = {"p50": share_reaching(records, (50,)), "p50_95": share_reaching(records, PRECISION_PERCENTS)}
         return {**segmentation_ratios(records), **precisions}
 

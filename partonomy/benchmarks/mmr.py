@@ -78,7 +78,7 @@ class MultiTargetItem:
 
     @property
     def group(self) -> str:
-        """See `kind`."""
+        """The kind of the targets, by which the metrics are also reported."""
         return self.kind.value
 
     @property
@@ -124,8 +124,8 @@ def read_mmr_items(root: Path, split: str, annotations: Path | None = None) -> t
     )
 
 
-NO_PHRASE = "mask not asked for: the text answer does not name its target before its {seg}"
-NO_WORD = "mask not asked for: the text answer has no word before its {seg}, or no {seg}"
+NO_PHRASE = "mask not requested: the text answer does not name its target before its {seg}"
+NO_WORD = "mask not requested: the text answer has no word before its {seg}, or no {seg}"
 ALL_TARGETS = "all targets"
 SINGLE, MULTIPLE = "single", "multiple"
 
@@ -396,15 +396,19 @@ class MultiTargetTask(MaskTask[MultiTargetItem, SegmentedTargets]):
         return mmr_ratios(records, self.options.mode)
 
     def notes(self, records: Sequence[AnswerRecord]) -> tuple[str, ...]:
-        """State the numbers of missing and extra masks, and why masks are missing if the question is the cause."""
+        """State united codes, the numbers of missing and extra masks, and why masks are missing due to the question."""
+        united = sum(target.num_codes > 1 for item in self.items for target in item.targets)
+        of_codes = (
+            (f"{united} targets have several codes in the file; each is scored as their union",) if united else ()
+        )
         if self.options.mode is MultiTargetMode.UNION:
-            return ()
+            return of_codes
         num_targets = sum(len(record.truths) for record in records)
         missing, extra = sum(map(num_missing, records)), sum(map(num_extra, records))
         lines = [f"{num_targets} targets: {missing} without a mask, {extra} masks without a target"]
         reasons = [one.reason for record in records for one in record.targets if one.reason is not None]
         lines += [f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons))]
-        return tuple(lines)
+        return (*of_codes, *lines)
 
     def show(self, record: AnswerRecord, item: MultiTargetItem | None) -> Case:
         """Show the targets and the masks that were compared with them, each pair in one colour."""

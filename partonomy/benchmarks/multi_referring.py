@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from partonomy.benchmarks.mmr import MultiTargetItem, define_multi_target
-from partonomy.benchmarks.referring import (
+from partonomy.benchmarks.refcoco import (
     REFERRING_SETS,
     Identifier,
     check_files_exist,
@@ -28,8 +28,8 @@ from partonomy.benchmarks.referring import (
 )
 from partonomy.benchmarks.task import Source
 from partonomy.datasets.sources.mmr import TARGET_MARK, Granularity, MmrQuestion, MmrTarget, ground_answer
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, reason_of
-from partonomy.masks import check_mask_size, rle_area, shorten, union_masks
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, reason_of, shorten
+from partonomy.masks import check_mask_size, rle_area, union_masks
 from partonomy.names import clean_name
 from partonomy.structures import RLE
 
@@ -43,7 +43,7 @@ MIN_CLASSES, MAX_CLASSES = 4, 6
 
 @dataclass
 class _Annotated:
-    """An image of the split and its annotations by category."""
+    """An image of the split, with its annotations by category."""
 
     path: Path
     height: int
@@ -104,7 +104,7 @@ def _read_instances(
             if kind == "categories":
                 names[read_identifier(record, "id")] = clean_name(check_text(record["name"], "'name'"))
             elif kind == "images" and (number := read_identifier(record, "id")) in wanted:
-                check_mask_size(record["height"], record["width"], "the image")
+                check_mask_size(record["height"], record["width"])
                 file_name = check_relative_path(record["file_name"], "'file_name'")
                 images[number] = _Annotated(folder / file_name, record["height"], record["width"])
             elif kind == "annotations" and (image_id := read_identifier(record, "image_id")) in wanted:

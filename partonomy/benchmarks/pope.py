@@ -22,8 +22,7 @@ from partonomy.benchmarks.vqa import (
     read_question_id,
     short_answer_prompt,
 )
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, parse_json
-from partonomy.masks import shorten
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, parse_json, shorten
 from partonomy.metrics.bootstrap import ImageRatio, MeanOfRatios
 
 CATEGORIES = ("random", "popular", "adversarial")
@@ -59,7 +58,7 @@ def read_pope(root: Path, split: str) -> tuple[VqaItem, ...]:
 
 
 def pope_prompt(item: VqaItem, protocol: VqaProtocol) -> str:
-    """Question and instruction; the compatible protocol asks for "Yes" or "No"."""
+    """Return the question with its instruction; the compatible protocol asks for "Yes" or "No"."""
     if protocol is VqaProtocol.PARTONOMY_COMPAT:
         return short_answer_prompt(item.question, protocol, COMPAT_INSTRUCTION)
     return short_answer_prompt(item.question, protocol)

@@ -2,11 +2,16 @@
 
 A JSON file holds `text` (instructions), `is_sentence` and `shapes` (polygons of the target and of regions to ignore).
 `explanatory/` holds the explanations of the training images.
-"""
+
+The paper does not say how PLUM answers an instruction that does not name its target. The authors' code answers with a
+label that a chat model wrote for it beforehand (`SPLIT/SPLIT_reformulated_responses.json`, not published) or, for a
+training image without an explanation, with the instruction itself; the whole answer is the phrase to segment, in
+training and in evaluation. `TargetNames.AUTHORS` follows that; see `name_target`."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +19,36 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from partonomy.benchmarks.segmentation import SegmentationItem, define_segmentation
-from partonomy.files import RECORD_ERRORS, check_text, parse_json, reason_of
+from partonomy.benchmarks.segmentation import (
+    END_MARKS,
+    SegmentationItem,
+    SegmentationMode,
+    SegmentationOptions,
+    SegmentationTask,
+)
+from partonomy.benchmarks.task import Source, define_benchmark
+from partonomy.files import RECORD_ERRORS, check_text, parse_json, reason_of, shorten
 from partonomy.images import image_size
-from partonomy.masks import check_mask_size, encode_mask, shorten
+from partonomy.masks import check_mask_size, encode_mask
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "reason_seg/ReasonSeg"
 BACKGROUND, TARGET, IGNORED = 0, 1, 255
 MAX_COORDINATE = 1_000_000
+UNNAMED = ("target", "flag")
+"""Labels of shapes that name nothing, besides those with "ignore"."""
+
+
+class TargetNames(StrEnum):
+    """The name of an instruction's target in a given answer.
+
+    `authors`: see `name_target`. `the_target`: this project's former answers, "It is the target." for a sentence and
+    "It is the red cup." for an expression.
+    """
+
+    AUTHORS = "authors"
+    THE_TARGET = "the_target"
 
 
 @dataclass(frozen=True)
@@ -35,7 +60,12 @@ class Shape:
 
 
 def read_reason_seg(
-    dataset_dir: Path, split: str, texts: Literal["first", "all"] = "first", *, needs_images: bool = True
+    dataset_dir: Path,
+    split: str,
+    texts: Literal["first", "all"] = "first",
+    names: TargetNames = TargetNames.AUTHORS,
+    *,
+    needs_images: bool = True,
 ) -> tuple[SegmentationItem, ...]:
     """Read one split, sorted by file name.
 
@@ -44,6 +74,7 @@ def read_reason_seg(
         split: Folder below `FOLDER`.
         texts: "first": one item per image, as the benchmark is scored; "all": one per instruction (training images
             have several wordings).
+        names: How answers name targets.
         needs_images: Whether a JSON file without a readable image is an error. An evaluation passes False: the shapes
             are known without the image, so its item scores 0 and the target's pixels count.
 
@@ -54,12 +85,80 @@ def read_reason_seg(
     folder = split_folder(dataset_dir, split)
     images = set(folder.glob("*.jpg"))
     if not images:
-        raise FileNotFoundError(f"{folder}: no *.jpg there")
-    paths = sorted(images | {path.with_suffix(".jpg") for path in folder.glob("*.json")})
+        raise FileNotFoundError(f"{folder} contains no *.jpg")
+    records = set(folder.glob("*.json")) - {labels_file(dataset_dir, split)}
+    paths = sorted(images | {path.with_suffix(".jpg") for path in records})
     items: list[SegmentationItem] = []
+    labels = read_labels(dataset_dir, split) if names is TargetNames.AUTHORS else {}
     for path in tqdm(paths, desc=f"ReasonSeg {split}", unit="image", disable=None):
-        items += _read_image(path, split, texts, needs_images)
+        items += _read_image(path, split, texts, names, labels.get(path.stem, ()), needs_image=needs_images)
     return tuple(items)
+
+
+def read_labels(dataset_dir: Path, split: str) -> dict[str, tuple[str, ...]]:
+    """Map the stems of a split's images to labels of their targets, one per instruction or one for all.
+
+    The file is a JSON object of lists, as the authors' code reads it (at the label's place of the instruction; they
+    draw at random in evaluation). Empty without the file.
+
+    Raises:
+        ValueError: The file or an entry is broken; the message names both.
+    """
+    path = labels_file(dataset_dir, split)
+    if not path.is_file():
+        return {}
+    content = _parse(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object of lists of labels by image, got {shorten(content)}")
+    labels = {}
+    for stem, entries in content.items():
+        try:
+            if not isinstance(entries, list) or not entries:
+                raise ValueError(f"expected a list of labels, got {shorten(entries)}")
+            labels[stem] = tuple(_tidy(check_text(entry, "a label")) for entry in entries)
+            if not all(labels[stem]):
+                raise ValueError("a label has no words")
+        except RECORD_ERRORS as error:
+            raise ValueError(f"{path}, image {stem!r}: {reason_of(error)}") from error
+    return labels
+
+
+def labels_file(dataset_dir: Path, split: str) -> Path:
+    """Return the file of labels that the authors' code reads."""
+    return split_folder(dataset_dir, split) / f"{split}_reformulated_responses.json"
+
+
+def name_target(text: str, shape_labels: Sequence[str], labels: Sequence[str], number: int, is_sentence: bool) -> str:
+    """Return the name of an instruction's target: the first of these that there is.
+
+    1. The label that the split's file of labels has for it.
+    2. The names of its shapes, if they are more than "target" (ReasonSeg's own shapes have no other label).
+    3. The instruction's own words, without the stop or question mark.
+
+    Args:
+        text: The instruction.
+        shape_labels: Labels of all shapes of the image.
+        labels: Labels of the image, one per instruction or one for all; empty for none.
+        number: The instruction's place among those of the image.
+        is_sentence: Whether it is a whole instruction rather than an expression, which is lower-cased.
+
+    Raises:
+        ValueError: There are several labels, but fewer than instructions.
+    """
+    if labels:
+        if len(labels) > 1 and number >= len(labels):
+            raise ValueError(f"there are {len(labels)} labels; give one for each instruction, or one for all")
+        return labels[number if len(labels) > 1 else 0]
+    named = [label.strip() for label in shape_labels]
+    named = [label for label in named if label and label.lower() not in UNNAMED and "ignore" not in label.lower()]
+    if named:
+        return " and ".join(dict.fromkeys(named))
+    return _tidy(text) if is_sentence else _tidy(text).lower()
+
+
+def _tidy(text: str) -> str:
+    words = " ".join(text.split())
+    return words.rstrip(END_MARKS) or words
 
 
 def split_folder(dataset_dir: Path, split: str) -> Path:
@@ -68,14 +167,14 @@ def split_folder(dataset_dir: Path, split: str) -> Path:
 
 
 def read_explanations(dataset_dir: Path) -> dict[str, str]:
-    """Map the file names of the training images to explanations of their targets; empty without the file.
+    """Map the file names of the training images to explanations of their targets; empty if there is no file.
 
     Raises:
         ValueError: A file or a record is broken; the message names both.
     """
     path = dataset_dir / FOLDER / "explanatory" / "train.json"
     if not path.is_file():
-        logger.info("%s is not there: ReasonSeg is read without explanations", path)
+        logger.info("%s does not exist; ReasonSeg is read without explanations", path)
         return {}
     content = _parse(path)
     if not isinstance(content, list):
@@ -115,17 +214,30 @@ def _paint(canvas: np.ndarray, shape: Shape, value: int) -> np.ndarray:
     return canvas
 
 
-def _read_image(path: Path, split: str, texts: Literal["first", "all"], needs_image: bool) -> list[SegmentationItem]:
+def _read_image(
+    path: Path,
+    split: str,
+    texts: Literal["first", "all"],
+    names: TargetNames,
+    labels: Sequence[str],
+    *,
+    needs_image: bool,
+) -> list[SegmentationItem]:
     record_path = path.with_suffix(".json")
     if not record_path.is_file():
-        raise FileNotFoundError(f"{record_path}: not found; every image of ReasonSeg has a JSON file beside it")
+        raise FileNotFoundError(f"{record_path}: not found; every image of ReasonSeg needs a JSON file next to it")
     record = _parse(record_path)
     try:
         words = [check_text(text, "'text'").strip() for text in record["text"]]
         shapes = [_read_shape(shape, number) for number, shape in enumerate(record["shapes"])]
         is_sentence = bool(record["is_sentence"])
         if not words or not all(words) or isinstance(record["text"], str):
-            raise ValueError("'text' must be a list of at least one text, none empty")
+            raise ValueError("'text' must be a non-empty list of non-empty strings")
+        asked = words[:1] if texts == "first" else words
+        target_names = [""] * len(asked)
+        if names is TargetNames.AUTHORS:
+            of_shapes = [shape.label for shape in shapes]
+            target_names = [name_target(t, of_shapes, labels, i, is_sentence) for i, t in enumerate(asked)]
     except RECORD_ERRORS as error:
         raise ValueError(f"{record_path}: {reason_of(error)}") from error
     try:
@@ -149,8 +261,9 @@ def _read_image(path: Path, split: str, texts: Literal["first", "all"], needs_im
             is_sentence=is_sentence,
             mask=mask,
             ignore_mask=ignore_mask,
+            target_name=target_name,
         )
-        for number, text in enumerate(words[:1] if texts == "first" else words)
+        for number, (text, target_name) in enumerate(zip(asked, target_names, strict=True))
     ]
 
 
@@ -171,9 +284,9 @@ def _least_frame(shapes: Sequence[Shape], record_path: Path) -> tuple[int, int]:
 def _read_shape(record: Mapping[str, Any], number: int) -> Shape:
     points = np.asarray(record["points"], dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or not points.size or not np.isfinite(points).all():
-        raise ValueError(f"shape {number}: 'points' must be a list of [x, y], not empty")
+        raise ValueError(f"shape {number}: 'points' must be a non-empty list of [x, y]")
     if np.abs(points).max() > MAX_COORDINATE:
-        raise ValueError(f"shape {number}: the coordinate {np.abs(points).max():.0f} lies far outside of any image")
+        raise ValueError(f"shape {number}: the coordinate {np.abs(points).max():.0f} is far outside any image")
     return Shape(check_text(record["label"], f"the label of shape {number}"), points)
 
 
@@ -187,10 +300,44 @@ def _parse(path: Path) -> Any:
     return parse_json(content, f"{path}: not valid JSON")
 
 
-BENCHMARK = define_segmentation(
+@dataclass(frozen=True)
+class ReasonSegOptions(SegmentationOptions):
+    """How instructions are asked.
+
+    Attributes:
+        mode: forced segments the phrase of a given answer; generated unites all masks of the model's own answer.
+        wording: the question in the words that PLUM is trained on (plum), or in those of LISA's validation (lisa).
+        answers: the given answer is the target's name, where the data have one, else the instruction's own words
+            (authors), or "It is the target." (the_target); as the model was trained (data.sources.answers).
+    """
+
+    answers: TargetNames = TargetNames.AUTHORS
+
+
+@dataclass(frozen=True)
+class ReasonSegTask(SegmentationTask):
+    """ReasonSeg; see the module."""
+
+    options: ReasonSegOptions
+    quoted_by: str = "giou"
+
+    @property
+    def protocol(self) -> str:
+        """The mode and the wording, and whether given answers name the target."""
+        is_named = self.options.mode is SegmentationMode.FORCED and self.options.answers is TargetNames.AUTHORS
+        return f"{super().protocol}, target named" if is_named else super().protocol
+
+
+def _read_items(source: Source, options: ReasonSegOptions) -> Sequence[SegmentationItem]:
+    return read_reason_seg(source.root, str(source.split), names=options.answers, needs_images=False)
+
+
+BENCHMARK = define_benchmark(
     "reasonseg",
     "Reasoning segmentation",
     "val, test",
-    lambda source: read_reason_seg(source.root, str(source.split), needs_images=False),
-    quoted_by="giou",
+    options=ReasonSegOptions,
+    read_items=_read_items,
+    make_task=ReasonSegTask,
+    earlier_options={"answers": TargetNames.THE_TARGET},
 )

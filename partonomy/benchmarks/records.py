@@ -9,7 +9,7 @@ import numpy as np
 from partonomy.benchmarks.cases import CaseText, count_words
 from partonomy.benchmarks.task import Item, Record, Status
 from partonomy.metrics.bootstrap import ImageRatio
-from partonomy.metrics.iou import PairStatistics
+from partonomy.metrics.iou import PairStatistics, check_pixel_counts
 from partonomy.structures import RLE
 
 
@@ -22,8 +22,7 @@ class MaskOutcome:
     predicted: RLE | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.intersection <= self.union:
-            raise ValueError(f"intersection {self.intersection} and union {self.union} cannot belong to two masks")
+        check_pixel_counts(self.intersection, self.union)
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class TargetOutcome:
 
     Attributes:
         name: The target's name; None for a prediction without a target.
-        intersection: Pixels; 0 where there is no prediction or no target.
+        intersection: Pixels; 0 if there is no prediction or no target.
         union: Pixels of the union, or of the one mask that exists.
         is_predicted: Whether there is a prediction; without one, even an empty target scores 0.
         predicted: The predicted mask, for pictures.
@@ -48,7 +47,7 @@ class TargetOutcome:
 
     @property
     def iou(self) -> float:
-        """Intersection over union; 1 where target and prediction are both empty, 0 where one of them is missing."""
+        """Intersection over union; 1 if target and prediction are both empty, 0 if one of them is missing."""
         is_matched = self.is_predicted and self.name is not None
         return PairStatistics(self.intersection, self.union, is_matched).iou
 
@@ -59,7 +58,7 @@ class AnswerRecord(Record):
 
     Attributes:
         truths: Right answers, or the words that name the target.
-        reply: The model's own words; None where it failed or its answer was given (forced masks).
+        reply: The model's own words; None if the item failed or the answer was given (forced masks).
         prediction: What the reply was read as.
         score: The answer's score or the mask's IoU, in [0, 1]; 0 for an item that was not scored.
         mask: Pixel counts of segmentation; None for questions.
@@ -75,35 +74,35 @@ class AnswerRecord(Record):
 
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:
-            raise ValueError(f"item {self.item_id}: a score lies between 0 and 1, got {self.score}")
+            raise ValueError(f"item {self.item_id}: the score must lie between 0 and 1, got {self.score}")
         if not self.is_scored and self.score > 0:
-            raise ValueError(f"item {self.item_id}: a failed item scores 0, got {self.score}")
+            raise ValueError(f"item {self.item_id}: a failed item must score 0, got {self.score}")
 
     @property
     def subject(self) -> str:
-        """See Record: the most frequent right answer, or the names of the targets."""
+        """The most frequent right answer, or the names of the targets."""
         if self.mask is None and not self.targets:
             return max(self.truths, key=self.truths.count, default="")
         return ", ".join(self.truths)
 
     @property
     def quality(self) -> float | None:
-        """See Record: the score."""
+        """The score; None if the model does not support the item."""
         return None if self.status is Status.UNSUPPORTED else self.score
 
     @property
     def said(self) -> str:
-        """See Record: the reply."""
+        """The reply, or an empty string."""
         return self.reply or ""
 
     def masks(self) -> Iterable[RLE]:
-        """See Record."""
+        """Return the predicted masks of the item and of its targets."""
         found = [self.mask.predicted] if self.mask is not None else []
         return [mask for mask in (*found, *(target.predicted for target in self.targets)) if mask is not None]
 
     @classmethod
     def upgrade(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See Record. Earlier versions had no status and no image path; a reason meant that the item had failed."""
+        """Convert a record of an earlier version, which had no status and no image path; a reason meant failure."""
         if "status" in content:
             return content
         reason = content.get("reason")
@@ -136,7 +135,7 @@ def image_rows(records: Sequence[AnswerRecord]) -> np.ndarray:
 
 
 def sum_by_image(values: Sequence[int | float], rows: np.ndarray, num_images: int) -> np.ndarray:
-    """Sums over the records of each image, float64 (num_images,); integers stay exact below 2^53."""
+    """Return the sums over the records of each image, float64 (num_images,); integers stay exact below 2^53."""
     return np.bincount(rows, weights=np.asarray(values, dtype=np.float64), minlength=num_images)
 
 
@@ -146,7 +145,7 @@ def ratio_by_image(
     denominators: Sequence[int | float],
     value_if_empty: float = 0.0,
 ) -> ImageRatio:
-    """A metric whose sums run over records, ready for the bootstrap over images.
+    """Build a metric from numerators and denominators per record, for the bootstrap over images.
 
     Args:
         records: Records of one run; pass the same ones for every metric of the run, so that the images agree.
@@ -165,7 +164,7 @@ def ratio_by_image(
 
 
 def mean_score(records: Sequence[AnswerRecord], group: str | None = None) -> ImageRatio:
-    """Mean score of all records, or of those of one group."""
+    """Return the mean score of all records, or of those of one group."""
     is_counted = [group is None or record.group == group for record in records]
     scores = [record.score if counted else 0.0 for record, counted in zip(records, is_counted, strict=True)]
     return ratio_by_image(records, scores, [int(counted) for counted in is_counted])

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from partonomy.benchmarks.referring import COCO_FOLDER, check_files_exist, read_identifier
+from partonomy.benchmarks.refcoco import COCO_FOLDER, check_files_exist, read_identifier
 from partonomy.benchmarks.segmentation import SegmentationItem, define_segmentation
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, reason_of, shorten
 from partonomy.images import image_size, load_image
-from partonomy.masks import encode_mask, shorten
+from partonomy.masks import encode_mask
 
 logger = logging.getLogger(__name__)
 
 FOLDERS = ("refer_seg/RefCOCOm", "refer_seg/Refcocom")
-"""Both spellings occur: M2SA's README has the first, and its code looks for masks in the second."""
+"""Names of the folder: M2SA's README has the first spelling, and its code looks for masks in the second."""
 TARGET_VALUE = 255
 
 
@@ -52,7 +52,7 @@ def read_refcocom(
         num_empty += texts.count("")
         items += made
     if not items:
-        raise ValueError(f"{path}: there is no sentence in the file")
+        raise ValueError(f"{path}: the file contains no sentences")
     if num_empty:
         logger.warning("%s: %d sentences have no words and are left out", path, num_empty)
     if needs_images:
@@ -67,7 +67,7 @@ def _find_annotations(root: Path, split: str) -> Path:
     if found is None:
         there = sorted(path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.json"))
         raise FileNotFoundError(
-            f"{paths[0]}: not found; {'--split can be ' + ', '.join(there) if there else 'there is no RefCOCOm'}"
+            f"{paths[0]}: not found; {'choose --split from ' + ', '.join(there) if there else 'download RefCOCOm'}"
         )
     return found
 

@@ -8,8 +8,8 @@ from partonomy.benchmarks import (
     multi_referring,
     pope,
     reason_seg,
+    refcoco,
     refcocom,
-    referring,
     textvqa,
 )
 from partonomy.benchmarks.partonomy import task as partonomy
@@ -19,7 +19,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
         partonomy.BENCHMARK,
-        *referring.BENCHMARKS,
+        *refcoco.BENCHMARKS,
         reason_seg.BENCHMARK,
         refcocom.BENCHMARK,
         grefcoco.BENCHMARK,

@@ -71,6 +71,8 @@ class SegmentationItem:
         is_sentence: Whether `text` is a whole instruction (ReasonSeg) rather than the name of a thing.
         mask: The target, original-image pixels; empty if the benchmark says that there is no target.
         ignore_mask: Pixels left out of target and prediction; None if there are none.
+        group: Group of the item, in benchmarks that report groups.
+        target_name: The target's name in a given answer; empty if `text` names it or nothing does.
     """
 
     item_id: str
@@ -83,6 +85,7 @@ class SegmentationItem:
     mask: RLE
     ignore_mask: RLE | None = None
     group: str = ""
+    target_name: str = ""
 
     @property
     def picture(self) -> Picture:
@@ -144,8 +147,11 @@ def segmentation_prompt(item: AskedText, wording: Wording) -> str:
 def forced_answer(item: SegmentationItem) -> ForcedAnswer:
     """Return the given answer in PLUM's training form; it repeats an expression without its final punctuation.
 
-    An instruction (a sentence of ReasonSeg) names no target, so the phrase is "the target".
+    If the item has a name for its target, the answer is the name alone. Without one, an instruction (a sentence of
+    ReasonSeg) names no target, so the phrase is "the target".
     """
+    if item.target_name:
+        return ForcedAnswer(f"{item.target_name}.", CharSpan(0, len(item.target_name)))
     expression = item.text.lower()
     phrase = THE_TARGET if item.is_sentence else expression.strip().rstrip(END_MARKS) or expression
     opening = "It is "
@@ -346,7 +352,8 @@ class SegmentationTask(MaskTask[SegmentationItem, Segmented]):
         """Generate words and masks."""
         for item in self.items:
             ignored = item.ignore_mask and vars(item.ignore_mask)
-            yield [item.item_id, item.image_path.name, item.text, item.is_sentence, vars(item.mask), ignored]
+            named = [item.target_name] if item.target_name else []
+            yield [item.item_id, item.image_path.name, item.text, item.is_sentence, vars(item.mask), ignored, *named]
 
     def _gold(self, item: SegmentationItem) -> Gold:
         forced = forced_answer(item)

@@ -12,7 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -36,7 +36,7 @@ ALL = "all"
 class Status(StrEnum):
     """Whether an item was scored.
 
-    A failed item counts as 0 in every metric that was asked for. An unsupported item was refused by a model that cannot
+    A failed item counts as 0 in every requested metric. An unsupported item was refused by a model that cannot
     do what the benchmark asks. If the model refused items and answered none, the metrics are null.
     """
 
@@ -139,7 +139,7 @@ class Picture:
 
 
 class Item(Protocol):
-    """The attributes of an item that the harness needs."""
+    """The attributes of an item that the harness reads."""
 
     @property
     def item_id(self) -> str: ...  # noqa: D102
@@ -224,7 +224,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
     """Changes whenever a prompt, a protocol or a metric changes a number."""
     RECORD: ClassVar[type[Record]]
     MAX_NEW_TOKENS: ClassVar[int] = 128
-    """Maximum length of a model's own answer."""
+    """Maximum length of a model's own answer; every model receives it when it is built."""
     WORDS: ClassVar[Words] = Words()
     COMPARED: ClassVar[tuple[str, ...]] = ()
     """Metrics that a comparison of two runs shows by default; empty means every metric."""
@@ -247,7 +247,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
     @property
     def lost(self) -> Sequence[RecordT]:
-        """Records of entries that cannot be asked; they count as failed items."""
+        """Records of entries that could not be read, and so count as failed items."""
         return ()
 
     @abstractmethod
@@ -310,7 +310,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
         Args:
             record: The item's outcome.
-            item: The item; None if the data are no longer available, nor the image and the true masks.
+            item: The item; None if the data, and thus the image and the true masks, are no longer available.
         """
         masks = tuple(record.masks())
         pictures = (IMAGE, CasePicture("predicted", masks, part_colours(len(masks)))) if masks else (IMAGE,)
@@ -448,7 +448,7 @@ class Options:
     """Options that may differ between merged runs, because they do not change the metrics either."""
 
     def resolve(self, model: str) -> Self:
-        """Replace defaults by the values that they stand for, so that a run records them, and check the values.
+        """Replace defaults with the values that they stand for, so that a run records them, and check the values.
 
         Args:
             model: Name of the model; a default may depend on it.
@@ -474,6 +474,7 @@ class Benchmark:
         root_help: Help text of that flag.
         takes_annotations: Whether another file may replace the split's own.
         has_splits: Whether the data are divided into splits.
+        earlier_options: What runs did before an option existed, for the options whose default is something else.
         depends_on_marks: Whether marks such as [SEG] in a model's answers (`AnswerMarks`) affect the scores.
     """
 
@@ -487,6 +488,7 @@ class Benchmark:
     root_help: str = "folder of the data set"
     takes_annotations: bool = False
     has_splits: bool = True
+    earlier_options: Mapping[str, str] = field(default_factory=dict)
     depends_on_marks: bool = True
 
 
@@ -504,12 +506,13 @@ def define_benchmark(
     default_split: Callable[[OptionsT], str] = lambda options: "val",
     keep: Callable[[Sequence[ItemT], int | None], Sequence[ItemT]] = first_items,
     takes_annotations: bool = False,
+    earlier_options: Mapping[str, str] | None = None,
     depends_on_marks: bool = True,
 ) -> Benchmark:
     """Describe a benchmark whose split is a sequence of items.
 
     Args:
-        name, title, splits, options, takes_annotations, depends_on_marks: See `Benchmark`.
+        name, title, splits, options, takes_annotations, depends_on_marks, earlier_options: See `Benchmark`.
         read_items: Reads all items of `source.split`.
         make_task: Returns the task; called with name, split, options and items.
         default_split: The split if none is given.
@@ -531,5 +534,6 @@ def define_benchmark(
         read,
         make,
         takes_annotations=takes_annotations,
+        earlier_options=earlier_options or {},
         depends_on_marks=depends_on_marks,
     )

@@ -1,4 +1,4 @@
-"""TextVQA: questions about text in images, ten human answers each (validation v0.5.1, 5,000 questions)."""
+"""TextVQA: questions about text in images with ten human answers each (validation v0.5.1, 5,000 questions)."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,7 @@ from partonomy.benchmarks.vqa import (
     short_answer_prompt,
     soft_score,
 )
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, read_json
-from partonomy.masks import shorten
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, read_json, shorten
 from partonomy.metrics.bootstrap import ImageRatio
 
 IMAGE_FOLDERS = ("train_images", "images", "val_images")
@@ -81,7 +80,7 @@ def textvqa_score(reply: str, item: VqaItem, protocol: VqaProtocol) -> float:
 
 
 def textvqa_ratios(records: Sequence[AnswerRecord], protocol: VqaProtocol) -> dict[str, ImageRatio]:
-    """Return accuracy, the mean soft score."""
+    """Return the accuracy, which is the mean soft score."""
     return {"accuracy": mean_score(records)}
 
 
@@ -96,7 +95,7 @@ def _read_record(record: Mapping[str, Any], folder: Path) -> VqaItem:
     image_id = check_relative_path(record["image_id"], "image_id")
     answers = read_texts(record["answers"], "'answers'")
     if len(answers) != NUM_HUMAN_ANSWERS:
-        raise ValueError(f"'answers' must hold {NUM_HUMAN_ANSWERS} texts, got {shorten(answers)}")
+        raise ValueError(f"'answers' must have {NUM_HUMAN_ANSWERS} strings, got {shorten(answers)}")
     return VqaItem(
         item_id=read_question_id(record["question_id"]),
         image_id=image_id,
@@ -119,7 +118,7 @@ def _read_ocr(path: Path) -> dict[str, tuple[str, ...]]:
 
 FUNCTIONS = VqaFunctions(textvqa_prompt, textvqa_prediction, textvqa_score, textvqa_ratios)
 NO_OCR = "no OCR tokens"
-"""Printed after the protocol if no OCR tokens were shown."""
+"""Note that is printed after the protocol if no OCR tokens were shown."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class TextVqaOptions(VqaOptions):
 
     @property
     def note(self) -> str:
-        """See VqaOptions."""
+        """A note, printed after the protocol, that no OCR tokens were shown."""
         return "" if self.has_ocr else NO_OCR
 
     @property

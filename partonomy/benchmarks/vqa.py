@@ -1,4 +1,4 @@
-"""Questions with short answers about an image: the item, the two protocols, EvalAI's normal form and soft score."""
+"""The common parts of benchmarks with short answers: the item, two protocols, EvalAI's normal form and soft score."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +22,7 @@ from partonomy.benchmarks.task import (
     define_benchmark,
     first_items,
 )
-from partonomy.files import check_text
-from partonomy.masks import is_integer, shorten
+from partonomy.files import check_text, is_integer, shorten
 from partonomy.models.contract import AnswerMarks, Gold, ReplyRequest, Role, Turn
 
 NUM_HUMAN_ANSWERS = 10
@@ -117,7 +116,7 @@ SHORT_ANSWER = "Answer the question using a single word or phrase."
 
 
 class VqaProtocol(StrEnum):
-    """How questions are put and answers scored.
+    """How questions are asked and answers scored.
 
     `llava_official` is LLaVA-1.5's evaluation (instruction on a line of its own, official metrics). `partonomy_compat`
     is the evaluation in the Partonomy authors' code behind their Table 5: the instruction follows after a space,
@@ -141,7 +140,7 @@ class VqaItem:
         question: The question as in the file.
         answers: Right answers: ten people's (TextVQA), one, or a short and a long one.
         group: Part of the benchmark that is also scored separately; empty if there are no parts.
-        ocr_tokens: Output of an OCR system for the image; None without it.
+        ocr_tokens: Output of an OCR system for the image; None if it is not available.
     """
 
     item_id: str
@@ -154,7 +153,7 @@ class VqaItem:
 
     @property
     def picture(self) -> Picture:
-        """The image upright."""
+        """The image, turned upright."""
         return Picture(self.image_path)
 
 
@@ -168,7 +167,7 @@ def find_file(root: Path, candidates: Sequence[str]) -> Path:
     """Return the first of several paths under `root` that is a file.
 
     Raises:
-        FileNotFoundError: None is; the message names all of them.
+        FileNotFoundError: No path is a file; the message names all of them.
     """
     for candidate in candidates:
         if (root / candidate).is_file():
@@ -206,7 +205,7 @@ def read_texts(values: object, name: str) -> tuple[str, ...]:
         ValueError: The value has another type, or a string cannot be encoded in UTF-8.
     """
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{name} must be a list of texts, got {shorten(values)}")
+        raise ValueError(f"{name} must be a list of strings, got {shorten(values)}")
     for value in filter(None, values):
         check_text(value, f"one of {name}")
     return tuple(values)
@@ -216,10 +215,10 @@ def check_unique(items: Sequence[VqaItem], path: Path) -> tuple[VqaItem, ...]:
     """Return the items if their ids are unique.
 
     Raises:
-        ValueError: There are none, or two share an id.
+        ValueError: There are no items, or two share an id.
     """
     if not items:
-        raise ValueError(f"{path}: holds no question")
+        raise ValueError(f"{path} contains no questions")
     seen: set[str] = set()
     for item in items:
         if item.item_id in seen:
@@ -251,7 +250,7 @@ class VqaFunctions:
 
 @dataclass(frozen=True)
 class VqaOptions(Options):
-    """How questions are put and scored.
+    """How questions are asked and scored.
 
     Attributes:
         protocol: llava_official follows LLaVA-1.5's evaluation; partonomy_compat follows the Partonomy authors' code.
@@ -287,7 +286,7 @@ class VqaTask(Task[VqaItem, str, AnswerRecord]):
 
     @property
     def headline(self) -> str:
-        """See VqaFunctions."""
+        """The metric that is usually quoted for the benchmark."""
         return self.functions.headline(self.vqa_protocol)
 
     def ask(self, item: VqaItem, marks: AnswerMarks) -> Asking[str]:
@@ -312,7 +311,7 @@ class VqaTask(Task[VqaItem, str, AnswerRecord]):
         return replace(self._record(item), status=Status.FAILED, reason=reason)
 
     def metrics(self, records: Sequence[AnswerRecord]) -> Mapping[str, Metric | None]:
-        """See VqaFunctions."""
+        """Compute the benchmark's metrics."""
         return self.functions.metrics(records, self.vqa_protocol)
 
     def show(self, record: AnswerRecord, item: VqaItem | None) -> Case:

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Literal
 
 from partonomy.cli.data import is_already_built, refuse_shards
-from partonomy.cli.statistics import describe_left_out
+from partonomy.cli.stats import describe_left_out
 from partonomy.datasets import record_exchange as marked_images
+from partonomy.datasets.instances import InstanceRule
+from partonomy.datasets.question_file import read_question_lines
 from partonomy.datasets.record_exchange import MARKED_FOLDER
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.sources.group_parts_by_object import SourceReading
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.sources.registry import DataSource, SourceOptions, find_source, synthetic_config
-from partonomy.datasets.store import DatasetOrigin
+from partonomy.datasets.store import QUESTIONS_FILE, DatasetOrigin, load_dataset
 from partonomy.datasets.synthetic.drawn_shards import WORK as DRAWN
 from partonomy.datasets.synthetic.drawn_shards import draw_and_store, has_drawn_shards, join_drawn
 from partonomy.locks import lock_folder
@@ -21,7 +23,10 @@ from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.build_config import BuildSummary, QuestionBuildConfig, config_to_json
 from partonomy.questions.generator import build_questions
 from partonomy.questions.image_questions import MarkRule
+from partonomy.questions.marks import count_marks, describe_grouping
 from partonomy.questions.sharded_build import build_shard, is_prepared, merge_build, prepare_build, read_preparation
+from partonomy.questions.templates import NAMED_TEMPLATES, find_templates
+from partonomy.reporting.blind_tables import line_on_questions
 from partonomy.sharding import Shard, parse_shard
 from partonomy.structures import QuestionType
 
@@ -41,11 +46,12 @@ def build(
     split: Literal["train", "dev", "val"] | None = None,
     image_size: int | None = None,
     seed: int = 0,
-    mutation: Literal["paper", "authors", "balanced"] = "paper",
+    mutation: Literal["balanced", "paper", "authors"] = "balanced",
     question_types: list[str] | str | None = None,
     embedding_model: str = DEFAULT_EMBEDDING_MODEL,
     part_comparison: str = "exact",
-    mark_objects: Literal["same_class", "ambiguous"] = "same_class",
+    mark_objects: Literal["same_class", "ambiguous"] | None = None,
+    instances: Literal["image", "class"] = "image",
     templates: str | None = None,
     num_workers: int = 1,
     invalid: Literal["raise", "collect"] = "raise",
@@ -68,20 +74,28 @@ def build(
         annotations: Annotation file; for pascal_part also the folder of .mat files.
         object_name: Object that all parts belong to, for files without object annotations (coco).
         object_names: JSON file WordNet id -> object name, for classes instead of super-categories (part_imagenet).
-        categories: JSON file object -> category; by default all objects share one category.
+        categories: JSON file object -> category, from which wrong parts and objects are drawn. Default: the source's
+            own (paco, pascal_part, part_imagenet with --object_names); else every class is its own category, and wrong
+            parts come from the class and, with --mutation paper, the classes that it is compared with.
         name_map: JSON file raw name -> natural name.
         name: Name of the data set; default the source's name, or the name of the annotation file's folder (coco).
         fold_sides: Drop left and right from part names (pascal_part).
         split: train, dev or val; default train (synthetic).
         image_size: Side of the images in pixels (synthetic).
         seed: Seed of the questions and of the drawing.
-        mutation: Method for wrong answers. balanced leaves no hints; use paper for results comparable with the paper's.
+        mutation: Method for wrong answers. balanced gives the fewest hints; use paper or authors for results that are
+            comparable with the paper's, whose choices give many answers away (see python -m partonomy blind).
         question_types: Types to ask, for example identification_with_label,part_to_whole; default all ten.
         embedding_model: Sentence embedding of object names; char-ngram-tfidf needs no model.
         part_comparison: Test for two names of the same part: exact, lemma (ignores plurals and hyphens) or file:PATH (a
             JSON list of lists of synonyms).
-        mark_objects: When to draw a box around the object; ambiguous also marks it for questions that do not name it.
-        templates: YAML file with another wording.
+        mark_objects: When to draw a box around the object: same_class, if the image shows several of its class;
+            ambiguous, also if the question does not name it and the image shows another object. Default ambiguous; with
+            --mutation paper or authors same_class.
+        instances: Ask about one instance of each image (image: every image has the same weight), or about one of each
+            object class in it, as the authors' generator does (class: more questions, several per image).
+        templates: core (the published Core file's wording, the default), plain (this project's former wording: parts
+            separated by commas alone), or a YAML file with another wording.
         num_workers: Number of processes; the output does not depend on it.
         invalid: raise stops at the first bad image or annotation; collect leaves bad ones out and counts them.
         store_marked_images: Also write the images with the box drawn; otherwise it is drawn when an image is shown.
@@ -115,8 +129,9 @@ def build(
         embedding_model=embedding_model,
         num_workers=num_workers,
         part_comparison=part_comparison,
-        mark_objects=MarkRule(mark_objects),
-        templates=_path(templates),
+        mark_objects=None if mark_objects is None else MarkRule(mark_objects),
+        instances=InstanceRule(instances),
+        templates=None if templates is None else find_templates(templates),
     )
     reader = find_source(source, options)
     step = BuildStep(source, options, config, reader=reader, overwrite=overwrite, is_marked=store_marked_images)
@@ -162,7 +177,10 @@ class BuildStep:
         is_marked: bool,
     ) -> None:
         if config.templates is not None and not config.templates.is_file():
-            raise FileNotFoundError(f"{config.templates}: the file of --templates does not exist")
+            known = ", ".join(NAMED_TEMPLATES)
+            raise FileNotFoundError(
+                f"{config.templates}: --templates is neither a packaged wording ({known}) nor an existing file"
+            )
         self._source, self._options, self._config, self._reader = source, options, config, reader
         self._overwrite, self._is_marked = overwrite, is_marked
         self._folder = options.output
@@ -184,7 +202,8 @@ class BuildStep:
                 settings=self._settings,
                 left_out=reading.skipped,
             )
-        _print_summary(self._folder, summary, reading.skipped)
+        _print_summary(self._folder, summary, reading.skipped, self._config)
+        _print_notes(reading)
         self._store_marked()
 
     def draw(self, shard: Shard) -> None:
@@ -231,6 +250,7 @@ class BuildStep:
                 settings=self._settings,
                 left_out=reading.skipped,
             )
+        _print_notes(reading)
         print(f"{self._folder}: prepared, {preparation.num_images} images; next: --shard 1/N to --shard N/N")
 
     def ask(self, shard: Shard) -> None:
@@ -250,7 +270,7 @@ class BuildStep:
             with lock_folder(self._folder):
                 left_out = read_preparation(self._folder, self._config, self._settings).left_out
                 summary = merge_build(self._folder, self._config, self._settings)
-            _print_summary(self._folder, summary, left_out)
+            _print_summary(self._folder, summary, left_out, self._config)
         self._store_marked()
 
     def _is_built(self) -> bool:
@@ -269,16 +289,30 @@ class BuildStep:
             print(f"{self._folder / MARKED_FOLDER}: {count} images with the box drawn")
 
 
-def _print_summary(folder: Path, summary: BuildSummary, skipped: Sequence[SkippedAnnotations]) -> None:
+def _print_summary(
+    folder: Path, summary: BuildSummary, skipped: Sequence[SkippedAnnotations], config: QuestionBuildConfig
+) -> None:
     print(f"{folder}: {sum(summary.num_questions.values())} questions about {summary.num_images} images")
     for question_type, count in summary.num_questions.items():
         print(f"  {question_type.value:<28}{count:>7}")
     for row in summary.skipped:
-        print(f"  not asked: {row.question_type.value}, {row.count} images: {row.reason}")
+        asked_about = "images" if config.instances is InstanceRule.IMAGE else "instances"
+        print(f"  not asked: {row.question_type.value}, {row.count} {asked_about}: {row.reason}")
     for left_out in skipped:
         print(describe_left_out(len(left_out.annotation_ids), left_out.annotation_ids, left_out.reason))
     if summary.embedding_model:
         print(f"  object names compared by {summary.embedding_model}")
+    dataset = load_dataset(folder)
+    questions, _ = read_question_lines(folder / QUESTIONS_FILE, dataset, "raise")
+    print(f"  {describe_grouping(dataset, config.mutation)}")
+    print(f"  {count_marks(dataset, questions).describe()}")
+    if line := line_on_questions(folder.name, questions):
+        print(f"  {line}")
+
+
+def _print_notes(reading: SourceReading) -> None:
+    for note in reading.notes:
+        print(f"  {note}")
 
 
 def _question_types(names: Sequence[str] | str) -> tuple[QuestionType, ...]:

@@ -114,11 +114,13 @@ def _find_input(folder: str | None, raw_only: Mapping[str, str | None]) -> Check
     if folder is not None:
         given = [f"--{name}" for name, value in raw_only.items() if value is not None]
         if given:
-            raise ValueError(f"{', '.join(given)}: only for COCO-style files; leave out with a data set folder")
+            raise ValueError(
+                f"{', '.join(given)}: these flags apply only to COCO-style files; leave them out for a data set folder"
+            )
         return folder_input(Path(folder))
     annotations, images = raw_only["annotations"], raw_only["images"]
     if annotations is None or images is None:
-        raise ValueError("give the folder of a data set, or --annotations FILE and --images FOLDER")
+        raise ValueError("pass the folder of a data set, or --annotations FILE and --images FOLDER")
     if not Path(images).is_dir():
         raise FileNotFoundError(f"{images}: the image folder (--images) does not exist")
     return CheckInput(Path(annotations), Path(images))
@@ -139,7 +141,7 @@ def _print_report(report: CheckReport) -> None:
             for line in _examples(findings):
                 print(f"  {line}")
     for remark in report.remarks:
-        print(f"\nnot looked at: {remark}")
+        print(f"\nnot checked: {remark}")
     counts = count_severities(report.findings)
     print("\n" + ", ".join(f"{counts[severity]:,} {severity.value}s" for severity in Severity))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from partonomy.datasets.curation.derived import CurationRecord, ImageOrigin, lock_outputs, read_input, save_curated
-from partonomy.datasets.curation.merge import Merge, MergeConfig, merge_datasets
+from partonomy.datasets.curation.merge_datasets import DatasetMerge, MergeConfig, merge_datasets
 from partonomy.datasets.curation.prune import prune_dataset
 from partonomy.datasets.curation.split import split_dataset
 from partonomy.datasets.curation.statistics import compute_statistics
@@ -55,9 +55,9 @@ def prune(
         f"{min_annotations} annotations)",
         [f"{one.object_label}:{one.part_label} ({one.num_counted})" for one in pruning.parts],
     )
-    _print_list("objects dropped: no part left", pruning.objects)
-    _print_list("images dropped: no part left", [image.file_name for image in pruning.images])
-    print(f"{output}: written; everything dropped is listed in curation.json")
+    _print_list("objects dropped because no part is left", pruning.objects)
+    _print_list("images dropped because no part is left", [image.file_name for image in pruning.images])
+    print(f"{output}: written; curation.json lists everything that was dropped")
     print(NEXT_STEP.format(folder=output))
 
 
@@ -109,18 +109,18 @@ def merge(
     _print_sizes("merged", merged.dataset)
     _print_list("names changed", [f"{one.kind} {one.old!r} -> {one.new!r} ({one.source})" for one in merged.renamed])
     _print_list(
-        "objects in several categories, the first was taken",
+        "objects in several categories; the first was chosen",
         [f"{one.object_label}: {', '.join(one.categories)}" for one in merged.conflicts],
     )
     _print_list(
-        "names left apart that differ only in plural, hyphen or case (unite them with --name_map)",
+        "names kept separate that differ only in plural, hyphen or case (unite them with --name_map)",
         [" / ".join(group) for group in merged.similar_names],
     )
     _print_list(
         "photographs that occur more than once",
         [_describe_same(one.file_names) for one in merged.same_photographs],
     )
-    print(f"{output}: written; the origin of every image is in curation.json")
+    print(f"{output}: written; curation.json lists the origin of every image")
     print(NEXT_STEP.format(folder=output))
 
 
@@ -171,7 +171,7 @@ def split(
         print(NEXT_STEP.format(folder=target))
 
 
-def _merge_changes(merged: Merge) -> dict[str, object]:
+def _merge_changes(merged: DatasetMerge) -> dict[str, object]:
     return {
         "renamed": [asdict(one) for one in merged.renamed],
         "category_conflicts": [asdict(one) for one in merged.conflicts],

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from partonomy.datasets.kept_values import KEPT_FILE
 from partonomy.datasets.record_exchange import (
     MARKED_FOLDER,
     export_records,
@@ -30,6 +31,7 @@ OWN_FILES = {
     DATASET_FILE,
     ANNOTATIONS_FILE,
     QUESTIONS_FILE,
+    KEPT_FILE,
     BUILD_FILE,
     SHARDS_FOLDER,
     LOCK_FILE,
@@ -78,6 +80,8 @@ def import_questions(
             refuse_shards(folder, overwrite)
             summary = import_records(record_file, folder, invalid)
     print(f"{folder}: {summary.num_questions} questions imported from {record_file}")
+    for line in summary.kept.describe():
+        print(f"  kept for an export: {line}")
     for row in summary.invalid[:NUM_EXAMPLE_RECORDS]:
         print(f"  left out: record {row.record_index}: {row.reason}")
     if summary.invalid:
@@ -113,6 +117,12 @@ def export_questions(questions: str, output: str, overwrite: bool = False) -> No
         raise FileExistsError(f"{record_file}: exists already; pass --overwrite or another --output")
     summary = export_records(Path(questions), record_file)
     print(f"{record_file}: {summary.num_questions} questions")
+    for line in summary.kept.describe():
+        print(f"  written as they were imported: {line}")
+    if summary.is_edited:
+        print(
+            "  annotations or questions were edited since the import: all masks and parts are written as they are now"
+        )
     print(f"{sidecar_path(record_file)}: their annotations, for a lossless import")
     if summary.num_boxes:
         print(f"  {summary.num_boxes} questions mark their object with a box, which only the second file holds")

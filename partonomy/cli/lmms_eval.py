@@ -19,4 +19,6 @@ def export_lmms_eval(folder: str, output: str, seed: int = 0, overwrite: bool = 
         print(f"{task}: {count} documents")
     if summary.num_unreadable:
         print(f"{summary.num_unreadable} unreadable records are left out of all tasks; see python -m partonomy check")
+    for line in summary.not_written:
+        print(f"not written, because the tasks do not use it: {line}")
     print(f"Written: {output}; lmms-eval --include_path {output} --tasks partonomy_choices")

@@ -128,3 +128,7 @@ def _print_counts(name: str, counts: FileCounts) -> None:
         print(f"    not asked about (no known function): {category} ({count} annotations)")
     if len(counts.not_askable) > NUM_SHOWN:
         print(f"    and {len(counts.not_askable) - NUM_SHOWN} more categories, listed in build.json")
+    for purpose, count in counts.withheld.most_common(NUM_SHOWN):
+        print(f"    not asked in {count} images (further targets may serve it, or too many do): to {purpose}")
+    if len(counts.withheld) > NUM_SHOWN:
+        print(f"    and {len(counts.withheld) - NUM_SHOWN} more purposes, listed in build.json")

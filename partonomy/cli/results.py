@@ -1,4 +1,4 @@
-"""`python -m partonomy tables`, `compare`, `report` and `export-predictions`."""
+"""`python -m partonomy tables | compare | report | export-predictions`: show and export finished runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +30,10 @@ def tables(
     Args:
         runs: Output folders of finished runs.
         table: auto prints every metric of the runs; for Partonomy, it first prints table 3 and the segmentation table
-            of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2). 2, 3, 5, 9, 10, 11
-            (Partonomy/PLUM paper) and mmr2 to mmr5 (MMR paper) print that table alone, with the runs next to the
-            paper's rows. all prints every paper's table for the runs' benchmarks, then every metric.
+            of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2), and for ReasonSeg, table
+            4. 2, 3, 4, 5, 9, 10, 11 (Partonomy/PLUM paper) and mmr2 to mmr5 (MMR paper) print that table alone, with
+            the runs next to the paper's rows. all prints every paper's table for the runs' benchmarks, then every
+            metric.
         protocol: Partonomy only. ours scores failed questions 0 and takes the answer with the highest sequence
             probability. authors counts as the authors' code does: failed questions and missing masks are left
             out, macro-gIoU has one value per question, and the answer with the highest mean over the conversation is

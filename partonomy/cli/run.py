@@ -9,14 +9,17 @@ from typing import Any, TypeVar
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, Namespace
 
+from partonomy.benchmarks.partonomy.task import PartonomyTask
 from partonomy.benchmarks.registry import BENCHMARKS, find_benchmark
 from partonomy.cli.config_files import naming_config_files
-from partonomy.harness.ranks import parse_shard, rank_from_environment
+from partonomy.harness.ranks import rank_from_environment
 from partonomy.harness.run import Job, configure_run, run_benchmark
 from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, RunConfig
 from partonomy.harness.summary import Summary
 from partonomy.models.registry import ModelSettings
+from partonomy.reporting.blind_tables import line_on_questions
 from partonomy.reporting.overview import overview
+from partonomy.sharding import parse_shard
 
 SettingsT = TypeVar("SettingsT")
 
@@ -111,11 +114,19 @@ def run_parsed(name: str, arguments: Namespace) -> Summary | None:
     summary = run_benchmark(job, task, resume=arguments.resume, rank=rank, num_procs=arguments.num_procs)
     if summary is not None:
         print(overview(summary))
+        if isinstance(task, PartonomyTask) and (line := _blind_line(task)):
+            print(line)
         print(f"Written: {job.output / RECORDS_FILE}, {job.output / SUMMARY_FILE}")
     elif job.config.shard is not None and rank.index == 0:
         print(f"Shard {job.config.shard}: {job.output}")
         print("Join all shards: python -m partonomy merge-runs SHARDS --output FOLDER")
     return summary
+
+
+def _blind_line(task: PartonomyTask) -> str:
+    """Return what a guess without image and question reaches on the task's choices; "" if that is about chance."""
+    line = line_on_questions(task.split, [item.question for item in task.items])
+    return f"For comparison: {line}" if line else ""
 
 
 def run_named(name: str, prog: str, arguments: Sequence[str], default_model: str | None = None) -> Summary | None:
@@ -124,11 +135,11 @@ def run_named(name: str, prog: str, arguments: Sequence[str], default_model: str
     Args:
         name: Name of the benchmark.
         prog: Name of the command, for messages.
-        arguments: The command's words.
+        arguments: The command's arguments.
         default_model: See `benchmark_parser`.
 
     Raises:
-        SystemExit: The flags are unknown, or help was asked for.
+        SystemExit: A flag is unknown, or help was requested.
         OSError, ValueError, RuntimeError: See `run_benchmark`.
     """
     with naming_config_files(arguments):
@@ -178,8 +189,8 @@ def run_command(arguments: Sequence[str]) -> None:
         arguments: The benchmark and its flags.
 
     Raises:
-        SystemExit: The words are unknown, or help was asked for.
-        OSError, ValueError, RuntimeError: There is no such benchmark; or see `run_benchmark`.
+        SystemExit: An argument is unknown, or help was requested.
+        OSError, ValueError, RuntimeError: There is no such benchmark, or the run failed; see `run_benchmark`.
     """
     name = next(iter(arguments), "")
     if name and not name.startswith("-"):

@@ -1,11 +1,13 @@
 """Reads and writes `annotations.json`: objects and parts as COCO-style annotations (see `store`)."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from partonomy.datasets.sources.records import OBJECT, PART
 from partonomy.files import (
     RECORD_ERRORS,
     check_box,
@@ -14,13 +16,12 @@ from partonomy.files import (
     iterate_lists,
     open_atomically,
     reason_of,
+    shorten,
 )
-from partonomy.masks import check_mask_size, read_sound_codes, rle_area, rle_bbox, rle_from_coco, rle_to_json, shorten
+from partonomy.masks import check_mask_size, read_sound_codes, rle_area, rle_bbox, rle_from_coco, rle_to_json
 from partonomy.sharding import Shard
-from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part
+from partonomy.structures import RLE, UNNAMED_PART, AnnotatedImage, ObjectInstance, Part
 
-OBJECT = "OBJECT"
-PART = "PART"
 ENCODER = msgspec.json.Encoder()  # the same output as compact `json`, in a tenth of the time
 LISTS = ("images", "categories", "annotations")
 """The file's lists, in the order in which they are written."""
@@ -38,6 +39,7 @@ def write_annotations(images: Iterable[AnnotatedImage], path: Path) -> None:
     lists: dict[str, Iterable[dict[str, Any]]] = {
         "images": (
             {"id": image.image_id, "file_name": image.file_name, "height": image.height, "width": image.width}
+            | ({"has_other_objects": True} if image.has_other_objects else {})
             for image in images
         ),
         "categories": ({"id": category_id[name], "name": name} | content for name, content in categories.items()),
@@ -73,6 +75,8 @@ def _annotation_records(images: Iterable[AnnotatedImage], category_id: Mapping[s
     for image in images:
         for instance in image.objects:
             extra: dict[str, Any] = {} if instance.box is None else {"marked_box": list(instance.box)}
+            if instance.left_out_parts:
+                extra["left_out_parts"] = list(instance.left_out_parts)
             record = {"id": instance.instance_id, "image_id": image.image_id, "obj_ann_id": instance.instance_id}
             yield record | {"category_id": category_id[instance.label]} | _mask_to_json(instance.mask) | extra
             for part in instance.parts:
@@ -89,7 +93,7 @@ def _mask_to_json(mask: RLE | None) -> dict[str, Any]:
 
 
 def annotations_from_json(content: Mapping[str, Any], path: Path) -> tuple[AnnotatedImage, ...]:
-    """Read the content of `annotations.json`; errors name the file and the record."""
+    """Read the parsed content of `annotations.json`; errors name the file and the record."""
     for key in ("images", "categories", "annotations"):
         if not isinstance(content.get(key), list):
             raise ValueError(f"{path}: {key!r} must be a list")
@@ -140,7 +144,7 @@ def read_shard_annotations(path: Path, shard: Shard) -> tuple[AnnotatedImage, ..
 
 
 class _OwnedIds:
-    """Tells which annotations belong to the images of a shard.
+    """Decides which annotations belong to the images of a shard.
 
     Args:
         path: the file, for error messages.
@@ -165,7 +169,7 @@ class _OwnedIds:
                 raise ValueError(f"{path}, image {number}: the id {number} occurs twice")
 
     def is_foreign(self, record: object) -> bool:
-        """Return whether another shard reads the annotation; every shard refuses broken ones and those of no image."""
+        """Return whether another shard reads the annotation; all shards refuse broken annotations."""
         number, image_id = _integer_of(record, "id"), _integer_of(record, "image_id")
         if number is not None and number in self._annotations:
             raise ValueError(f"{self._path}, annotation {number}: the id {number} occurs twice")
@@ -198,9 +202,13 @@ class _Reader:
 
     def read_image(self, record: Mapping[str, Any]) -> None:
         image_id = _new_id(record, self._images)
-        check_mask_size(record["height"], record["width"], "the image")
+        check_mask_size(record["height"], record["width"])
         file_name = check_relative_path(record["file_name"], "'file_name'")
-        self._images[image_id] = AnnotatedImage(image_id, file_name, record["height"], record["width"], ())
+        has_other_objects = record.get("has_other_objects", False)
+        if not isinstance(has_other_objects, bool):
+            raise ValueError(f"'has_other_objects' must be true or false, got {shorten(has_other_objects)}")
+        image = AnnotatedImage(image_id, file_name, record["height"], record["width"], (), has_other_objects)
+        self._images[image_id] = image
         self._objects[image_id] = []
 
     def read_category(self, record: Mapping[str, Any]) -> None:
@@ -231,7 +239,8 @@ class _Reader:
         else:
             box = record.get("marked_box")
             box = None if box is None else check_box(box, "'marked_box'")
-            instance = ObjectInstance(number, category["name"], category["category"], (), mask, box)
+            left_out = _read_left_out(record.get("left_out_parts", []))
+            instance = ObjectInstance(number, category["name"], category["category"], (), mask, box, left_out)
             self._objects[image.image_id].append(instance)
 
     def build(self) -> tuple[AnnotatedImage, ...]:
@@ -239,23 +248,23 @@ class _Reader:
         images = []
         for image in self._images.values():
             objects = tuple(
-                ObjectInstance(
-                    instance.instance_id,
-                    instance.label,
-                    instance.category,
-                    tuple(self._parts.pop((image.image_id, instance.instance_id), ())),
-                    instance.mask,
-                    instance.box,
-                )
+                replace(instance, parts=tuple(self._parts.pop((image.image_id, instance.instance_id), ())))
                 for instance in self._objects[image.image_id]
             )
-            images.append(AnnotatedImage(image.image_id, image.file_name, image.height, image.width, objects))
+            images.append(replace(image, objects=objects))
         if self._parts:
             numbers = ", ".join(shorten(number) for _, number in list(self._parts)[:5])
             raise ValueError(
                 f"{self._path}: parts refer to objects that are not annotated in their image, obj_ann_id {numbers}"
             )
         return tuple(images)
+
+
+def _read_left_out(names: object) -> tuple[str, ...]:
+    """Read the names of parts that were left out; `UNNAMED_PART` is one of unknown name."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"'left_out_parts' must be a list of names, got {shorten(names)}")
+    return tuple(name if name == UNNAMED_PART else check_text(name, "a name in 'left_out_parts'") for name in names)
 
 
 def _segmentation(record: object) -> object:
@@ -273,5 +282,5 @@ def _new_id(record: Mapping[str, Any], known: Container[int]) -> int:
 
 def _find(known: Mapping[int, Any], number: object, kind: str) -> Any:
     if not isinstance(number, int) or number not in known:
-        raise ValueError(f"there is no {kind} {shorten(number)}")
+        raise ValueError(f"{kind} {shorten(number)} does not exist")
     return known[number]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from partonomy.structures import PartDataset
+from partonomy.structures import UNNAMED_PART, PartDataset
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class ConceptGraph:
     """The vocabulary of a data set. All tuples are sorted.
 
     Attributes:
-        object_parts: object label -> labels of the parts that are annotated in any instance of it.
+        object_parts: object label -> labels of the parts that are annotated in any instance of it, left out or not.
         object_category: object label -> its category.
         category_objects: category -> its object labels.
     """
@@ -24,8 +24,12 @@ class ConceptGraph:
 
     @cached_property
     def objects(self) -> tuple[str, ...]:
-        """All object labels that have parts, sorted."""
+        """All labels of objects that have parts, sorted."""
         return tuple(sorted(self.object_parts))
+
+    def is_grouped(self, label: str) -> bool:
+        """Whether the object has a category. Without one, a class is its own category, under its own name."""
+        return self.object_category[label] != label
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
@@ -33,11 +37,11 @@ class ConceptGraph:
         return tuple(sorted({part for parts in self.object_parts.values() for part in parts}))
 
     def siblings(self, label: str) -> tuple[str, ...]:
-        """The other objects of the label's category, sorted."""
+        """Return the other objects of the label's category, sorted."""
         return tuple(other for other in self.category_objects[self.object_category[label]] if other != label)
 
     def category_parts(self, label: str) -> tuple[str, ...]:
-        """Parts of any object of the label's category, sorted."""
+        """Return the parts of all objects of the label's category, sorted."""
         objects = self.category_objects[self.object_category[label]]
         return tuple(sorted({part for other in objects for part in self.object_parts[other]}))
 
@@ -52,9 +56,10 @@ def build_concept_graph(dataset: PartDataset) -> ConceptGraph:
     object_category: dict[str, str] = {}
     for image in dataset.images:
         for instance in image.objects:
-            if not instance.parts:
+            named = {label for label in instance.left_out_parts if label != UNNAMED_PART}
+            if not instance.parts and not named:
                 continue
-            object_parts[instance.label].update(part.label for part in instance.parts)
+            object_parts[instance.label].update((part.label for part in instance.parts), named)
             category = object_category.setdefault(instance.label, instance.category)
             if category != instance.category:
                 raise ValueError(

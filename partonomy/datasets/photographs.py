@@ -25,7 +25,7 @@ COCO_PREFIX = "coco/"
 
 
 def find_same_files(paths: Sequence[Path], num_workers: int = 1) -> tuple[tuple[int, ...], ...]:
-    """Group files of equal content. Only files of the same size as another are read, block by block.
+    """Group files of equal content. A file is read, block by block, only if another has the same size.
 
     Args:
         paths: the files; missing ones are in no group.
@@ -110,7 +110,7 @@ class StageImages:
 
 @dataclass(frozen=True)
 class TrainingImageList:
-    """All images that a model was trained on, as `image_key`s, and its training runs, the first stage first."""
+    """All images that a model was trained on, as `image_key`s, and its training runs in the order of the stages."""
 
     stages: tuple[StageImages, ...]
     images: frozenset[str]
@@ -132,7 +132,7 @@ _ADAPTER = TypeAdapter(TrainingImageList)
 
 
 def image_key(path: Path) -> str:
-    """Return the key of a photograph: its COCO number, else its name, size and a checksum of its last bytes.
+    """Return the key of a photograph: its COCO number or, without one, its name, size and a checksum of its last bytes.
 
     Copies of a file share a key. The bytes matter because drawn or numbered data sets reuse names for different images.
     """

@@ -41,10 +41,11 @@ def locate_listed(text: str, labels: Sequence[str]) -> tuple[CharSpan, ...]:
 
     The published correct answers to "... in common with a Y?" name a part by Y's word for it, or by its lemma, but the
     labels are those of the masks. Both have the same order, because the authors' code writes text and labels from one
-    list.
+    list: the k-th entry is the k-th label, also where two parts share one of Y's words ("wheel, and wheel" for the
+    parts "rim" and "wheel").
 
     Args:
-        text: an answer that ends in a colon and a list, ": a, b, and c.".
+        text: an answer that ends in a colon and a list: ": a, b, and c.", ": a, b and c." or ": a, b, c.".
         labels: the part labels, in the order of the list.
 
     Returns:
@@ -52,21 +53,23 @@ def locate_listed(text: str, labels: Sequence[str]) -> tuple[CharSpan, ...]:
 
     Raises:
         ValueError: there is no list after a colon, the numbers of entries and labels differ, or a label occurs in the
-            list at another position than its own.
+            list, but not at its own position.
     """
     entries = _list_entries(text)
+    if len(entries) == len(labels) - 1:
+        entries = _split_last(text, entries)
     if len(entries) != len(labels):
         raise ValueError(
             f"the list after the colon of {text[:MAX_SHOWN]!r} has {len(entries)} entries, the answer "
             f"{len(labels)} parts"
         )
     folded = [_fold(label) for label in labels]
-    known = set(folded)
-    for label, entry in zip(folded, entries, strict=True):
-        word = _fold(text[entry.start : entry.end])
-        if word in known and word != label:
+    words = [_fold(text[entry.start : entry.end]) for entry in entries]
+    own_place = {label for label, word in zip(folded, words, strict=True) if label == word}
+    for label in folded:
+        if label in words and label not in own_place:
             raise ValueError(
-                f"the part {word!r} has another position in {text[:MAX_SHOWN]!r} than in the answer's parts"
+                f"the part {label!r} has another position in {text[:MAX_SHOWN]!r} than in the answer's parts"
             )
     return entries
 
@@ -86,6 +89,15 @@ def _list_entries(text: str) -> tuple[CharSpan, ...]:
         spans.append(CharSpan(words.end(), words.end() + len(text[words.end() : stop].rstrip())))
         position = stop + 1
     return tuple(spans) if all(span.start < span.end for span in spans) else ()
+
+
+def _split_last(text: str, entries: tuple[CharSpan, ...]) -> tuple[CharSpan, ...]:
+    """Split the last entry at its last "and", as in ": a, b and c."; other lists are returned as they are."""
+    found = list(re.finditer(r"\s+and\s+", text[: entries[-1].end])) if entries else []
+    if not found or found[-1].start() <= entries[-1].start:
+        return entries
+    before, after = CharSpan(entries[-1].start, found[-1].start()), CharSpan(found[-1].end(), entries[-1].end)
+    return (*entries[:-1], before, after)
 
 
 def _locate_from(text: str, phrases: Sequence[str], start: int) -> tuple[tuple[CharSpan, ...], str | None]:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from partonomy.datasets.kept_values import NOTHING, KeptSegmentations, KeptValues, find_kept, is_same_json
 from partonomy.datasets.phrases import locate_listed, locate_phrases
 from partonomy.datasets.question_file import check_question, invalid_record
 from partonomy.files import (
@@ -24,9 +25,10 @@ from partonomy.files import (
     parse_json,
     read_json,
     reason_of,
+    shorten,
 )
 from partonomy.images import check_image
-from partonomy.masks import check_mask_size, rle_area, rle_from_coco, rle_to_json, shorten, union_masks
+from partonomy.masks import check_mask_size, rle_area, rle_from_coco, rle_to_json, union_masks
 from partonomy.sharding import Shard
 from partonomy.structures import (
     CharSpan,
@@ -84,12 +86,21 @@ def exported_image_root(record_file: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class PublishedRecord:
-    """One record: its index in the file, the question, and all parts of the instance, including those asked about."""
+    """One record of a file.
+
+    Attributes:
+        index: its index in the file.
+        question: the question.
+        image_path: the image's path as it stands in the file.
+        parts: all parts of the instance, including those asked about.
+        kept: what it says otherwise than the record of `question_to_record`.
+    """
 
     index: int
     question: Question
     image_path: str
     parts: tuple[Part, ...]
+    kept: KeptValues = NOTHING
 
 
 def load_records(path: Path, invalid: Literal["raise", "collect"], *, needs_images: bool = True) -> QuestionSet:
@@ -168,21 +179,39 @@ def question_to_record(question: Question, instance: ObjectInstance, folder: Pat
         instance: the object that it asks about; all of its parts are written, as in the published files.
         folder: the folder of the record file; the image path is written relative to it.
     """
+    image_path = Path(os.path.relpath(question.image_path, folder)).as_posix()
+    return _question_values(question, image_path) | {"segmentations": _segmentations(instance.parts)}
+
+
+def _segmentations(parts: Iterable[Part]) -> dict[str, list[dict[str, object]]]:
+    return {part.label: [rle_to_json(part.mask)] for part in parts}
+
+
+def _question_values(question: Question, image_path: str) -> dict[str, object]:
+    """Return all keys of a record; the segmentations are left empty."""
     asked = question.object_question
     return {
-        "image_path": Path(os.path.relpath(question.image_path, folder)).as_posix(),
+        "image_path": image_path,
         "image_label": question.object_label,
         "question": question.text,
         "question_type": question.question_type.value,
         "answer_choices": [choice.text for choice in question.choices],
         "answer_types": [CORRECT if choice.is_correct else INCORRECT for choice in question.choices],
         "answer_parts": [list(choice.parts) for choice in question.choices],
-        "segmentations": {part.label: [rle_to_json(part.mask)] for part in instance.parts},
+        "segmentations": None,
         "object_question": asked and asked.text,
         "object_answer_choices": asked and [choice.text for choice in asked.choices],
         "object_answer_types": asked and [CORRECT if choice.is_correct else INCORRECT for choice in asked.choices],
         "object_answer_classes": asked and [choice.label for choice in asked.choices],
     }
+
+
+@dataclass(frozen=True)
+class _ReadParts:
+    """The parts of a record's segmentations, and the segmentations themselves if an export writes others."""
+
+    parts: tuple[Part, ...]
+    kept: KeptSegmentations | None
 
 
 class _RecordReader:
@@ -194,7 +223,7 @@ class _RecordReader:
         self._image_ids: dict[str, int] = {}
         self.claims: dict[str, int] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
-        self._parts: dict[tuple[str, str], tuple[Part, ...]] = {}
+        self._parts: dict[tuple[str, str], _ReadParts] = {}
 
     def read_all(
         self, contents: Iterable[tuple[int, Any]], invalid: Literal["raise", "collect"]
@@ -227,7 +256,8 @@ class _RecordReader:
         question_type = QuestionType(_text(content, "question_type"))
         image_path = _text(content, "image_path")
         full_path = self._find_image(image_path)
-        parts = self._read_parts(image_path, full_path, content["segmentations"])
+        read = self._read_parts(image_path, full_path, content["segmentations"])
+        parts = read.parts
         choices = _read_choices(content, question_type)
         correct = [choice for choice in choices if choice.is_correct]
         mask_of = {part.label: part for part in parts}
@@ -249,7 +279,8 @@ class _RecordReader:
             object_question=_read_object_question(content) if question_type.is_part_whole else None,
         )
         check_question(question)
-        return PublishedRecord(index, question, image_path, parts)
+        kept = find_kept(content, _question_values(question, os.path.normpath(image_path)), read.kept)
+        return PublishedRecord(index, question, image_path, parts, kept)
 
     def _number_image(self, image_path: str, index: int) -> int:
         if image_path not in self._image_ids:
@@ -271,15 +302,18 @@ class _RecordReader:
     def _exported_root(self) -> Path | None:
         return exported_image_root(self._path)
 
-    def _read_parts(self, image_path: str, full_path: Path, segmentations: object) -> tuple[Part, ...]:
+    def _read_parts(self, image_path: str, full_path: Path, segmentations: object) -> "_ReadParts":
         if not isinstance(segmentations, Mapping) or not segmentations:
             raise ValueError("'segmentations' must map part labels to masks, and hold at least one")
         text = json.dumps(segmentations, ensure_ascii=False)
-        key = (image_path, hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest())
+        sha256 = hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
+        key = (image_path, sha256)
         if key not in self._parts:
             # The size limits what the masks may decode to, so it is checked first.
             height, width = self._check_size(image_path, full_path, segmentations)
-            self._parts[key] = tuple(_read_part(label, masks, height, width) for label, masks in segmentations.items())
+            parts = tuple(_read_part(label, masks, height, width) for label, masks in segmentations.items())
+            is_same = is_same_json(segmentations, _segmentations(parts))
+            self._parts[key] = _ReadParts(parts, None if is_same else KeptSegmentations(sha256, segmentations))
         return self._parts[key]
 
     def _check_size(self, image_path: str, full_path: Path, segmentations: Mapping[str, Any]) -> tuple[int, int]:
@@ -292,9 +326,21 @@ class _RecordReader:
             except ValueError as error:
                 raise ValueError(f"mask 0 of {label!r}: {error}") from error
         known = self._sizes.setdefault(image_path, (height, width))
-        if known != (height, width):
-            raise ValueError(f"the masks are {height} x {width}, those of an earlier record {known[0]} x {known[1]}")
+        if known != (height, width) and (_fits_image(full_path, *known) or not _fits_image(full_path, height, width)):
+            raise ValueError(
+                f"mask 0 of {label!r} is {height} x {width}, the masks of an earlier record of the image are "
+                f"{known[0]} x {known[1]}"
+            )
         return height, width
+
+
+def _fits_image(path: Path, height: int, width: int) -> bool:
+    """Return whether an image can be read and has this size, so that masks of another size are the wrong ones."""
+    try:
+        check_image(path, height, width)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _read_list(path: Path) -> list[Any]:

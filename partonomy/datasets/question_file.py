@@ -250,7 +250,7 @@ def read_question_lines(
 
 
 def invalid_record(index: int, record: object, reason: str) -> InvalidRecord:
-    """Describe an unreadable record, with its id and type as far as they are known."""
+    """Describe an unreadable record with its id and type, as far as they are known."""
     fields = record if isinstance(record, Mapping) else {}
     known = {question_type.value: question_type for question_type in QuestionType}
     question_type = fields.get("question_type")

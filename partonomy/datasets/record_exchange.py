@@ -4,13 +4,24 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
 from partonomy.datasets.annotation_file import annotations_from_json, write_annotations
+from partonomy.datasets.kept_values import (
+    BUILD_KEY,
+    NOTHING,
+    KeptCounts,
+    KeptOfFolder,
+    count_kept,
+    describe_kept,
+    kept_counts,
+    read_kept,
+    write_kept,
+)
 from partonomy.datasets.published_records import (
     PublishedRecord,
     question_to_record,
@@ -22,6 +33,7 @@ from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
     BUILD_FILE,
     DATASET_FILE,
+    QUESTIONS_FILE,
     DatasetOrigin,
     load_dataset,
     load_questions,
@@ -36,6 +48,7 @@ from partonomy.files import (
     check_box,
     check_text,
     hash_files,
+    json_bytes,
     open_atomically,
     printable,
     read_json,
@@ -61,11 +74,22 @@ MARKED_FOLDER = "marked_images"
 
 @dataclass(frozen=True)
 class ExchangeSummary:
-    """Counts of what was written. `num_boxes` questions rely on a drawn box, which a published record cannot hold."""
+    """Counts of what was written.
+
+    Attributes:
+        num_questions: the questions.
+        num_boxes: questions that rely on a drawn box, which a published record cannot hold.
+        kept: what the records say beyond the questions.
+        invalid: records left out.
+        is_edited: whether annotations or questions were edited after the import, so that an export writes their masks
+            and parts.
+    """
 
     num_questions: int
     num_boxes: int
+    kept: KeptCounts = field(default_factory=KeptCounts)
     invalid: tuple[InvalidRecord, ...] = ()
+    is_edited: bool = False
 
 
 def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
@@ -80,13 +104,16 @@ def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
     dataset = load_dataset(folder)
     questions = load_questions(folder).questions
     instances = {instance.instance_id: instance for image in dataset.images for instance in image.objects}
+    build = read_json(folder / BUILD_FILE) if (folder / BUILD_FILE).is_file() else None
+    kept, counts = read_folder_kept(folder), kept_counts(build or {}, folder / BUILD_FILE)
     record_file.parent.mkdir(parents=True, exist_ok=True)
     target = record_file.parent.resolve()
     with open_atomically(record_file) as file, progress(len(questions), "export", "question") as shown:
         file.write(b"[\n")
         for number, question in enumerate(questions):
             record = question_to_record(question, instances[question.instance_id], target)
-            file.write(((",\n" if number else "") + json.dumps(record, ensure_ascii=False)).encode("utf-8"))
+            record = kept.values.get(question.question_id, NOTHING).restore(record, question.image_path, target)
+            file.write((b",\n" if number else b"") + json_bytes(record))
             shown.update()
         file.write(b"\n]\n")
     description = read_json(folder / DATASET_FILE)
@@ -94,12 +121,31 @@ def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
     sidecar = {
         "record_sha256": hash_files([record_file]),
         "dataset": description,
-        "build": read_json(folder / BUILD_FILE) if (folder / BUILD_FILE).is_file() else None,
+        "build": build,
         "questions": [_identity_to_json(question) for question in questions],
         "annotations": read_json(folder / ANNOTATIONS_FILE),
     }
     write_json(sidecar_path(record_file), sidecar)
-    return ExchangeSummary(len(questions), sum(question.box is not None for question in questions))
+    num_boxes = sum(question.box is not None for question in questions)
+    return ExchangeSummary(len(questions), num_boxes, counts, is_edited=kept.is_edited)
+
+
+def read_folder_kept(folder: Path) -> KeptOfFolder:
+    """Read what a data set folder keeps of the published records that it was imported from; see `read_kept`."""
+    build = folder / BUILD_FILE
+    return read_kept(folder, read_json(build) if build.is_file() else {}, _content_files(folder))
+
+
+def _content_files(folder: Path) -> tuple[Path, Path]:
+    return folder / ANNOTATIONS_FILE, folder / QUESTIONS_FILE
+
+
+def count_kept_values(path: Path) -> KeptCounts:
+    """Count what the published records of a data set folder or record file say beyond their questions."""
+    if path.is_file():
+        return count_kept([record.kept for record in read_records(path, "collect")[0]])
+    build = path / BUILD_FILE
+    return kept_counts(read_json(build), build) if build.is_file() else KeptCounts()
 
 
 def import_source(record_file: Path) -> dict[str, str]:
@@ -137,8 +183,12 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
         save_dataset(dataset, folder, import_origin(record_file))
         build = gathered_build(len(dataset.images), Counter(question.question_type for question in questions))
     write_questions(questions, folder)
-    write_import(record_file, folder, build, bad)
-    return ExchangeSummary(len(questions), sum(question.box is not None for question in questions), bad)
+    with write_kept(folder) as writer:
+        for record, question in zip(records, questions, strict=True):
+            writer.write(question.question_id, record.kept)
+    counts = count_kept([record.kept for record in records])
+    write_import(record_file, folder, build, bad, counts)
+    return ExchangeSummary(len(questions), sum(question.box is not None for question in questions), counts, bad)
 
 
 def import_origin(record_file: Path) -> DatasetOrigin:
@@ -157,7 +207,9 @@ def gathered_build(num_images: int, num_questions: Mapping[QuestionType, int]) -
     }
 
 
-def write_import(record_file: Path, folder: Path, build: Mapping[str, Any], bad: Sequence[InvalidRecord]) -> None:
+def write_import(
+    record_file: Path, folder: Path, build: Mapping[str, Any], bad: Sequence[InvalidRecord], counts: KeptCounts
+) -> None:
     """Write `build.json` of an import.
 
     Args:
@@ -166,6 +218,7 @@ def write_import(record_file: Path, folder: Path, build: Mapping[str, Any], bad:
         build: the other content of `build.json`.
         bad: the records that this import left out. Records that an earlier import left out are kept in the list and
             still count as failed.
+        counts: counts of the kept values, which are already written.
     """
     rows = [
         {
@@ -178,9 +231,10 @@ def write_import(record_file: Path, folder: Path, build: Mapping[str, Any], bad:
         for row in bad
     ]
     content = {
-        **build,
+        **{key: value for key, value in build.items() if key != BUILD_KEY},
         "import": import_source(record_file),
         "invalid_records": build.get("invalid_records", []) + rows,
+        **describe_kept(folder, counts, _content_files(folder)),
     }
     write_json(folder / BUILD_FILE, content, indent=2)
 
@@ -286,10 +340,9 @@ def gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartD
     images: dict[int, AnnotatedImage] = {}
     for record in records:
         question = record.question
-        category = question.object_label.split(LEVEL_SEPARATOR)[0]
-        default = category if LEVEL_SEPARATOR in question.object_label else record_file.stem
+        category = question.object_label.split(LEVEL_SEPARATOR)[0]  # the label itself if it names none
         key = (question.image_id, question.object_label, record.parts)
-        instances.setdefault(key, ObjectInstance(len(instances), question.object_label, default, record.parts))
+        instances.setdefault(key, ObjectInstance(len(instances), question.object_label, category, record.parts))
         images.setdefault(
             question.image_id,
             AnnotatedImage(question.image_id, record.image_path, question.height, question.width, ()),

@@ -37,7 +37,7 @@ class ShardResults:
         return self.folder / f"{self.work}-{shard.file_stem}.json"
 
     def is_done(self, shard: Shard) -> bool:
-        """Return whether the shard is finished with these settings; a shard with other settings is made again."""
+        """Return whether the shard is finished with these settings; a shard with other settings does not count."""
         path = self.path(shard)
         return path.is_file() and not find_differences(read_json(path).get("settings"), self.settings)
 
@@ -129,7 +129,7 @@ def remove_shards(folder: Path, keep: str | None = None) -> None:
 
     Args:
         folder: the folder of the shards.
-        keep: a piece of work whose results, and with them the folder, are kept.
+        keep: name of a piece of work whose results are kept, and the folder with them; None deletes everything.
 
     Raises:
         BlockingIOError: a process is still working on a shard.

@@ -6,6 +6,7 @@ all annotations, and its questions are final.
 """
 
 import heapq
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 
+from partonomy.datasets.kept_values import KeptCounts, KeptSegmentations, KeptValues, count_kept, write_kept
 from partonomy.datasets.published_records import RecordShard, read_record_shard, sidecar_path
 from partonomy.datasets.question_file import DECODER, ENCODER, QuestionLine, question_to_line
 from partonomy.datasets.record_exchange import (
@@ -34,7 +36,7 @@ from partonomy.sharding import Shard
 from partonomy.structures import RLE, AnnotatedImage, InvalidRecord, ObjectInstance, Part, Question, QuestionType
 
 WORK = "import"
-IMAGES_SUFFIX, QUESTIONS_SUFFIX = ".images.jsonl", ".questions.jsonl"
+IMAGES_SUFFIX, QUESTIONS_SUFFIX, KEPT_SUFFIX = ".images.jsonl", ".questions.jsonl", ".kept.jsonl"
 
 
 class PartLine(msgspec.Struct, array_like=True):
@@ -101,12 +103,16 @@ def import_shard(record_file: Path, folder: Path, invalid: Literal["raise", "col
                 ENCODER.encode(NumberedQuestion(record.index, line)) + b"\n"
                 for record, line in zip(read.records, lines, strict=True)
             )
+        kept = [record.kept for record in read.records]
+        with open_atomically(paths.kept) as file:
+            file.writelines(_kept_rows(read, lines))
         content = {
             "claims": list(read.claims.values()),
             "num_images": len(images),
             "num_boxes": sum(line.box is not None for line in lines),
             "num_questions": Counter(line.question_type for line in lines),
             "invalid": [asdict(row) for row in read.bad],
+            "kept": count_kept(kept).to_json(),
             "sha256": hash_files(list(paths)),
         }
         results.write(shard, content)
@@ -171,10 +177,16 @@ def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "col
                 place = offsets[line.image_id]
                 line = _renumber(line, place.image_id, place.offset)
             file.write(ENCODER.encode(line) + b"\n")
+    with write_kept(folder) as writer:
+        for question_id, kept in _merge_kept([files.kept for files in paths]):
+            writer.write(question_id, kept)
+    counts = KeptCounts()
+    for _, content in shards:
+        counts += KeptCounts.from_json(content["kept"])
     bad = _merge_invalid(content["invalid"] for _, content in shards)
-    write_import(record_file, folder, build, bad)
+    write_import(record_file, folder, build, bad, counts)
     remove_shards(results.folder)
-    return ExchangeSummary(num_questions.total(), sum(content["num_boxes"] for _, content in shards), bad)
+    return ExchangeSummary(num_questions.total(), sum(content["num_boxes"] for _, content in shards), counts, bad)
 
 
 @dataclass(frozen=True)
@@ -183,14 +195,15 @@ class _Files:
 
     images: Path
     questions: Path
+    kept: Path
 
     def __iter__(self) -> Iterator[Path]:
-        return iter((self.images, self.questions))
+        return iter((self.images, self.questions, self.kept))
 
 
 def _paths(results: ShardResults, shard: Shard) -> _Files:
     path = results.path(shard)
-    return _Files(path.with_suffix(IMAGES_SUFFIX), path.with_suffix(QUESTIONS_SUFFIX))
+    return _Files(*(path.with_suffix(suffix) for suffix in (IMAGES_SUFFIX, QUESTIONS_SUFFIX, KEPT_SUFFIX)))
 
 
 @dataclass(frozen=True)
@@ -242,6 +255,40 @@ def _merge_questions(paths: Sequence[Path]) -> Iterator[NumberedQuestion]:
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("rb")) for path in paths]
         yield from heapq.merge(*map(_read_questions, files), key=lambda question: question.index)
+
+
+def _kept_rows(read: RecordShard, lines: Sequence[QuestionLine]) -> Iterator[bytes]:
+    """Yield a shard's kept values; segmentations that several records repeat are in the first of their rows."""
+    written: set[str] = set()
+    for record, line in zip(read.records, lines, strict=True):
+        kept, stored = record.kept, record.kept.segmentations
+        if not kept:
+            continue
+        is_first = stored is not None and stored.sha256 not in written
+        row = {
+            "index": record.index,
+            "question_id": line.question_id,
+            "values": kept.values,
+            "absent": kept.absent,
+            "segmentations_sha256": None if stored is None else stored.sha256,
+            "segmentations": stored.content if stored is not None and is_first else None,
+        }
+        if stored is not None:
+            written.add(stored.sha256)
+        yield json.dumps(row).encode("ascii") + b"\n"
+
+
+def _merge_kept(paths: Sequence[Path]) -> Iterator[tuple[str, KeptValues]]:
+    """Yield the kept values of all shards with their question ids, in the order of the record file.
+
+    The first row in this order that has certain segmentations is also the first of its shard, so it contains them.
+    """
+    with ExitStack() as stack:
+        files = [map(json.loads, stack.enter_context(path.open("rb"))) for path in paths]
+        for row in heapq.merge(*files, key=lambda row: row["index"]):
+            sha256 = row["segmentations_sha256"]
+            stored = None if sha256 is None else KeptSegmentations(sha256, row["segmentations"])
+            yield row["question_id"], KeptValues(row["values"], tuple(row["absent"]), stored)
 
 
 def _merge_invalid(rows_of_shards: Iterator[Sequence[Mapping[str, Any]]]) -> tuple[InvalidRecord, ...]:

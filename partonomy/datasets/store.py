@@ -5,13 +5,13 @@ A data set folder holds
 - `annotations.json`: COCO-style; an object's annotation and those of its parts share `obj_ann_id`, categories are
   `object` (supercategory OBJECT, with the object's own `category`) and `object:part` (supercategory PART);
 - `questions.jsonl`: one question per line (`partonomy.datasets.question_file`);
-- `build.json`: the resolved configuration, embedding model, and the counts of and reasons for skipped questions. It is
+- `build.json`: the resolved configuration, embedding model, and the numbers of skipped questions with reasons. It is
   written last, so a folder without it is unfinished.
 """
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +19,23 @@ from typing import Any, Literal
 from partonomy.datasets import published_records as partonomy_core
 from partonomy.datasets import question_file
 from partonomy.datasets.annotation_file import annotations_from_json, read_shard_annotations, write_annotations
-from partonomy.files import RECORD_ERRORS, check_text, hash_files, open_atomically, read_json, reason_of, write_json
-from partonomy.masks import MAX_PIXELS, is_integer, shorten
+from partonomy.files import (
+    RECORD_ERRORS,
+    check_text,
+    hash_files,
+    is_integer,
+    open_atomically,
+    read_json,
+    reason_of,
+    shorten,
+    write_json,
+)
+from partonomy.masks import MAX_PIXELS
 from partonomy.sharding import Shard
 from partonomy.structures import (
     AnnotatedImage,
     InvalidRecord,
     KnownTruth,
-    ObjectInstance,
     Part,
     PartDataset,
     Question,
@@ -49,7 +58,7 @@ VERSIONED_PACKAGES = ("numpy", "pycocotools", "scikit-learn", "sentence-transfor
 
 @dataclass(frozen=True)
 class DatasetOrigin:
-    """The origin of a data set: source name, seed (None: none was used), and other settings."""
+    """The origin of a data set: the source's name, the seed (None if none was used), and other settings."""
 
     source: str
     seed: int | None = None
@@ -66,7 +75,7 @@ def save_dataset(dataset: PartDataset, folder: Path, origin: DatasetOrigin) -> P
 
     Returns:
         The data set with its ids on disk: one annotation id per part. Existing ids of this form are kept; otherwise
-        every object and part is numbered anew from 1 in file order.
+        objects and parts are renumbered from 1 in file order.
     """
     dataset = number_annotations(dataset)
     save_dataset_images(dataset.name, dataset.image_root, dataset.images, folder, origin)
@@ -170,7 +179,7 @@ def load_questions(
     if path.is_file():
         return partonomy_core.load_records(path, invalid, needs_images=needs_images)
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: neither a folder with {QUESTIONS_FILE} nor a record file (.json)")
+        raise FileNotFoundError(f"{path} is neither a folder with {QUESTIONS_FILE} nor a record file (.json)")
     dataset = load_dataset(path)
     lines_path = path / QUESTIONS_FILE
     if not lines_path.is_file():
@@ -191,7 +200,7 @@ def load_questions(
 
 
 def number_annotations(dataset: PartDataset) -> PartDataset:
-    """Give every object and part its own id, unless the data set already has such ids."""
+    """Give every object and part its own id, unless each has one already."""
     instances = [instance for image in dataset.images for instance in image.objects]
     ids = [instance.instance_id for instance in instances]
     ids += [number for instance in instances for part in instance.parts for number in part.annotation_ids]
@@ -206,10 +215,8 @@ def number_annotations(dataset: PartDataset) -> PartDataset:
         for instance in image.objects:
             instance_id = next(next_id)
             parts = tuple(Part(part.label, part.mask, (next(next_id),)) for part in instance.parts)
-            objects.append(
-                ObjectInstance(instance_id, instance.label, instance.category, parts, instance.mask, instance.box)
-            )
-        images.append(AnnotatedImage(image.image_id, image.file_name, image.height, image.width, tuple(objects)))
+            objects.append(replace(instance, instance_id=instance_id, parts=parts))
+        images.append(replace(image, objects=tuple(objects)))
     return PartDataset(dataset.name, dataset.image_root, tuple(images))
 
 
@@ -229,7 +236,7 @@ def read_skipped(build: Mapping[str, Any], path: Path) -> tuple[SkippedType, ...
         try:
             reason = check_text(row["reason"], "'reason'")
             if not is_integer(row["count"]):
-                raise ValueError(f"'count' must be a whole number, got {shorten(row['count'])}")
+                raise ValueError(f"'count' must be an integer, got {shorten(row['count'])}")
             rows.append(SkippedType(QuestionType(row["question_type"]), reason, row["count"]))
         except RECORD_ERRORS as error:
             raise ValueError(f"{path}, entry {number} of 'skipped': {reason_of(error)}") from error

@@ -1,5 +1,5 @@
 """Runs any model on any benchmark. Start at `run.py`.
 
-`asking.py` sends requests to the model in batches, `run_folder.py` owns the output folder, `records.py` the record
-file, `ranks.py` the division of work and `summary.py` the numbers; `merge.py` joins shards.
+`asking.py` sends requests to the model in batches, `ranks.py` divides the work, `run_folder.py` owns the output folder,
+`records.py` reads and writes the record file, `summary.py` computes the numbers, and `merge_runs.py` joins shards.
 """

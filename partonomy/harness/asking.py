@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 NUM_READERS = 2
 NUM_READ_AHEAD = 2
 KINDS = (ChoiceRequest, MaskRequest, ReplyRequest, AnswerRequest)
-"""Order in which a batch's requests are answered; own answers reuse the computation for choices and masks."""
+"""Order in which a batch's requests are answered; free answers reuse the computation for choices and masks."""
 
 IsWanted = Callable[[Item], bool]
 
@@ -68,7 +68,7 @@ class LoadedBatch:
 
 @dataclass
 class _Open:
-    """An item in progress: its generator of requests, and the pending requests or the result."""
+    """An item in progress: the generator of its requests, and the pending requests or the result."""
 
     item: Item
     picture: int
@@ -183,7 +183,7 @@ def _load(picture: Picture) -> np.ndarray | str:
 
 
 def ask_batch(model: GroundedModel, task: AnyTask, batch: LoadedBatch, marks: AnswerMarks) -> list[_Open] | None:
-    """Answer every request of every item of the batch together; None if they have to be asked one by one.
+    """Answer all requests of a batch together, or return None if its items have to be asked one by one.
 
     Raises:
         ModelUnavailable: The model cannot be asked at all.
@@ -212,7 +212,7 @@ def ask_batch(model: GroundedModel, task: AnyTask, batch: LoadedBatch, marks: An
 
 
 def _open_images(model: GroundedModel, batch: LoadedBatch) -> ImageBatch | None:
-    """Open the model's batch; None if the items have to be asked one by one."""
+    """Open the model's batch, or return None if the items have to be asked one by one."""
     if not isinstance(model, BatchedModel) or not batch.pictures:
         return None
     try:
@@ -312,7 +312,7 @@ class _Answers:
         try:
             answers = self._answer_together(requests)
             if len(answers) != len(requests):
-                raise ValueError(f"the model's batch gave {len(answers)} answers to {len(requests)} requests")
+                raise ValueError(f"the model's batch returned {len(answers)} answers to {len(requests)} requests")
             return answers
         except ModelUnavailable:
             raise
@@ -326,7 +326,7 @@ class _Answers:
             case ChoiceRequest():
                 found = self.images.score_choices(requests)
                 if any(len(scores) != len(request.choices) for scores, request in zip(found, requests, strict=True)):
-                    raise ValueError("the model's batch gave another number of scores than there are choices")
+                    raise ValueError("the model's batch did not return one score per choice")
                 return found
             case MaskRequest():
                 return self.images.segment(requests)
@@ -340,7 +340,7 @@ class _Answers:
             return answer_request(self.model, self.batch.pictures[request.image], request, Hint("", 0, None))
         except ModelUnavailable:
             raise
-        except Exception as error:  # e.g. out of memory at a long answer: it is raised where its item waits for it
+        except Exception as error:  # for example, out of memory; it is raised where the item waits for its answer
             error.__context__ = None
             return error.with_traceback(None)  # a traceback would keep device memory alive until then
 
@@ -364,7 +364,7 @@ def _finish(task: AnyTask, batch: LoadedBatch, opened: Sequence[_Open], is_wante
 
 
 def score_item(task: AnyTask, entry: _Open) -> Record:
-    """Score the answer of an item; an item whose answer is an error or malformed fails."""
+    """Score the answer of an item; the item fails if its answer is an error or is malformed."""
     start = time.perf_counter()
     error = entry.error
     if error is None:

@@ -1,4 +1,4 @@
-"""Provenance of a result: commit, configuration, data, seed, model, device, package versions, training overlap."""
+"""Records the provenance of a result: commit, configuration, data, seed, model, device, packages, training overlap."""
 
 import datetime
 import importlib.metadata
@@ -44,7 +44,7 @@ class CodeState:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """A model as it ran. `dtype` and `device` are None for models without weights."""
+    """The model of a run. `dtype` and `device` are None for models without weights."""
 
     name: str
     dtype: str | None
@@ -75,7 +75,7 @@ def write_model_description(output: Path, description: ModelDescription, is_resu
 
 
 def read_code_states(output: Path) -> list[CodeState]:
-    """Read the states of the code that `write_model_description` wrote, the latest last."""
+    """Read the code states that `write_model_description` wrote, oldest first."""
     path = output / MODEL_FILE
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return [CodeState(state["commit"], state["is_modified"]) for state in content.get("code", [])]
@@ -92,7 +92,7 @@ def read_model_description(output: Path) -> ModelDescription | None:
 
 @dataclass(frozen=True)
 class MergedRun:
-    """One of the merged runs: its folder, its part of the images, the number of its records, and how it ran."""
+    """One of the merged runs: its folder, its shard, the number of its records, and how it ran."""
 
     path: str
     shard: str | None
@@ -103,7 +103,7 @@ class MergedRun:
 def write_merged_description(output: Path, runs: Sequence[MergedRun]) -> None:
     """Write the merged runs' descriptions of model and code for the process that writes the summary.
 
-    Types and devices that differ between runs are listed together.
+    If the runs differ in dtype or device, all values are listed.
     """
     models = [run.model for run in runs if run.model is not None]
     states = list(dict.fromkeys(state for run in runs for state in read_code_states(Path(run.path))))
@@ -147,7 +147,7 @@ def gather_provenance(config: RunConfig, task: AnyTask, output: Path) -> Mapping
 
 
 def read_marks(provenance: Mapping[str, Any]) -> AnswerMarks:
-    """Return the marks of a finished run; in runs of earlier code, all models had plain answers."""
+    """Return the marks of a finished run; runs of earlier code had models without marks only."""
     return AnswerMarks(**provenance.get(MARKS_KEY, {}))
 
 
@@ -156,12 +156,15 @@ def marks_lines(provenance: Mapping[str, Any]) -> list[str]:
     marks = read_marks(provenance)
     lines = [f"Protocol: {marks.note}"] if marks.note else []
     if not marks.has_mask_per_phrase:
-        lines.append('Masks: only "union" numbers compare that one mask with all targets, the others with each of them')
+        lines.append(
+            'Masks: only the "union" metrics compare this one mask with all targets; the others '
+            "compare it with each of them"
+        )
     return lines
 
 
 def overlap_words(provenance: Mapping[str, Any]) -> str:
-    """Return the overlap of a finished run, "3 of 200" or "unknown"; runs of earlier code did not count it."""
+    """Return a run's training overlap, "3 of 200" or "unknown" (runs of earlier code did not count it)."""
     found = provenance.get(OVERLAP_KEY) or {}
     num_trained_on, num_images = found.get("num_trained_on"), found.get("num_images")
     return "unknown" if num_trained_on is None or num_images is None else f"{num_trained_on} of {num_images}"
@@ -197,7 +200,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return the output of git in the folder of this code; None without git or outside a checkout."""
+    """Return the output of git in the folder of this code, or None if git is missing or this is not a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

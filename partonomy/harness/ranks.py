@@ -1,7 +1,8 @@
-"""Division of the items among shards, ranks and worker processes, by whole images so that statistics merge exactly.
+"""Divides the items of a run among shards and ranks, by whole images so that statistics merge exactly.
 
-A shard is the part for one of several independent machines (`--shard 2/8`). Its ranks are the processes of that machine
-or of several machines under one launcher. The last rank to end joins all records.
+A shard is a part of the images that the user chooses (`--shard 2/8`), for machines without a common launcher. A rank is
+one of the processes that work on a shard, on one machine or on several under one launcher. The last rank to end joins
+all records.
 """
 
 import json
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from partonomy import sharding
 from partonomy.benchmarks.task import Item
 from partonomy.files import write_text_atomically
 from partonomy.locks import hold_lock
+from partonomy.sharding import Shard
 
 MAX_IMAGES_PER_BATCH = 4
 MIN_BATCHES = 64
-"""Minimum number of batches of a run, if it has as many images; shards and ranks receive whole batches."""
+"""Minimum number of batches if a run has enough images; shards and ranks receive whole batches."""
 RANKS_FILE = "finished_ranks.json"
 
 Batch = tuple[Item, ...]
@@ -29,7 +30,7 @@ Batch = tuple[Item, ...]
 
 @dataclass(frozen=True)
 class Rank:
-    """One of `world_size` processes that share the images of an evaluation."""
+    """One of `world_size` processes that share the images of a run."""
 
     index: int = 0
     world_size: int = 1
@@ -39,14 +40,8 @@ class Rank:
             raise ValueError(f"rank {self.index} does not lie in [0, {self.world_size})")
 
 
-def parse_shard(text: str) -> Rank:
-    """Read "2/8", the second of eight shards, see `partonomy.sharding.parse_shard`."""
-    shard = sharding.parse_shard(text)
-    return Rank(shard.index, shard.count)
-
-
 def rank_from_environment(environment: Mapping[str, str] | None = None) -> Rank:
-    """Return the rank that a launcher (torchrun, deepspeed) sets in RANK and WORLD_SIZE; rank 0 of 1 without one."""
+    """Return the rank that a launcher (torchrun, deepspeed) sets in RANK and WORLD_SIZE, or rank 0 of 1."""
     variables = os.environ if environment is None else environment
     return Rank(int(variables.get("RANK", "0")), int(variables.get("WORLD_SIZE", "1")))
 
@@ -67,9 +62,9 @@ def deal_batches(items: Sequence[Item]) -> tuple[Batch, ...]:
     )
 
 
-def take_share(batches: Sequence[Any], shard: Rank, rank: Rank | None = None) -> tuple[Any, ...]:
-    """Return the batches of a shard or, given a rank, of that rank of the shard; batches are dealt out in turn."""
-    own = batches[shard.index :: shard.world_size]
+def take_share(batches: Sequence[Any], shard: Shard, rank: Rank | None = None) -> tuple[Any, ...]:
+    """Return the batches of a shard or, given a rank, that rank's batches of it. Batches are dealt out in turn."""
+    own = batches[shard.index :: shard.count]
     return tuple(own if rank is None else own[rank.index :: rank.world_size])
 
 
@@ -95,7 +90,7 @@ def run_workers(work: Callable[[Rank], None], num_procs: int) -> None:
         worker.join()
     dead = [f"{worker.name} (exit code {worker.exitcode})" for worker in workers if worker.exitcode != 0]
     if dead:
-        raise ChildProcessError(f"worker processes ended early: {', '.join(dead)}; pass --resume to continue")
+        raise ChildProcessError(f"worker processes ended early: {', '.join(dead)}; continue with --resume")
 
 
 def end_with_parent() -> None:
@@ -129,8 +124,8 @@ def sign_off(output: Path, rank: Rank) -> bool:
     return len(finished) == rank.world_size
 
 
-def remove_list(output: Path) -> None:
-    """Delete the list after the records are joined."""
+def remove_finished_ranks(output: Path) -> None:
+    """Delete the list of finished ranks after their records are joined."""
     (output / RANKS_FILE).unlink(missing_ok=True)
 
 

@@ -17,9 +17,9 @@ from typing import Any, Generic, Self, overload
 import msgspec
 
 from partonomy.benchmarks.task import Record, RecordT
-from partonomy.files import open_atomically
+from partonomy.files import open_atomically, shorten
 from partonomy.locks import hold_lock
-from partonomy.masks import find_sound_masks, rle_from_coco, rle_to_json, shorten
+from partonomy.masks import find_sound_masks, rle_from_coco, rle_to_json
 
 LINES_PER_BATCH = 256
 
@@ -48,7 +48,7 @@ class RecordCodec(Generic[RecordT]):
             for number, rle in enumerate(record.masks()):
                 rle_from_coco(rle_to_json(rle), rle.height, rle.width, f"predicted mask {number}")
         except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"not the record of an item: {shorten(_text(line))} ({error})") from error
+            raise ValueError(f"not a record of an item: {shorten(_text(line))} ({error})") from error
         return record
 
     def decode(self, line: bytes) -> RecordT:
@@ -125,7 +125,7 @@ class StoredRecords(Sequence[RecordT]):
         if isinstance(index, slice):
             return tuple(self[place] for place in range(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
-            raise IndexError(f"{self._path} has {len(self)} records, none at place {index}")
+            raise IndexError(f"{self._path} has {len(self)} records; there is none at position {index}")
         place = index % len(self)
         with self._path.open("rb") as file:
             file.seek(self._starts[place])
@@ -166,7 +166,7 @@ def join_records(
     """
     lines = {record_id: line for path in paths for record_id, line in _find_lines(path, codec)}
     if foreign := sorted(set(lines) - set(item_ids)):
-        raise ValueError(f"{output.parent} holds records of items that are not asked here: {foreign[:3]}")
+        raise ValueError(f"{output.parent} has records of items that the run does not ask: {foreign[:3]}")
     missing = tuple(item_id for item_id in item_ids if item_id not in lines)
     if missing:
         return missing

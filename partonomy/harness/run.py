@@ -14,8 +14,7 @@ from partonomy.harness.provenance import describe_model, gather_provenance, writ
 from partonomy.harness.ranks import (
     Rank,
     deal_batches,
-    parse_shard,
-    remove_list,
+    remove_finished_ranks,
     run_workers,
     sign_off,
     sign_on,
@@ -30,17 +29,18 @@ from partonomy.harness.run_folder import (
     merge_records,
     open_run,
     record_path,
-    remove_shards,
+    remove_rank_files,
 )
 from partonomy.harness.summary import Summary, summarize, write_summary
 from partonomy.models.bounds import BUILTIN_MODELS
 from partonomy.models.contract import GroundedModel
 from partonomy.models.registry import PLUM, TRANSFORMERS, build_model, local_rank_of
 from partonomy.progress import progress
+from partonomy.sharding import Shard, parse_shard
 
 ModelBuilder = Callable[[RunConfig, Rank, int], GroundedModel]
-"""Builds the model in the process that runs it, given the maximum answer length; a module-level function or a partial
-of one, so that worker processes can import it."""
+"""Builds the model in the process that runs it, given the maximum length of its answers. It is a module-level function
+or a partial of one, so that worker processes can import it."""
 
 
 def build_configured_model(config: RunConfig, rank: Rank, max_new_tokens: int) -> GroundedModel:
@@ -61,15 +61,15 @@ class Job:
         return Path(self.config.output)
 
     @property
-    def shard(self) -> Rank:
+    def shard(self) -> Shard:
         """The part of the images that this run covers."""
-        return Rank() if self.config.shard is None else parse_shard(self.config.shard)
+        return Shard() if self.config.shard is None else parse_shard(self.config.shard)
 
 
 def run_benchmark(job: Job, task: AnyTask, *, resume: bool, rank: Rank, num_procs: int = 1) -> Summary | None:
     """Ask every item that has no record yet, and write the summary when every item of the run has one.
 
-    A run of one shard among several gets no summary: `partonomy.harness.merge` joins it with the others.
+    A run of one shard among several gets no summary: `partonomy.harness.merge_runs` joins it with the others.
 
     Args:
         job: The run.
@@ -83,7 +83,7 @@ def run_benchmark(job: Job, task: AnyTask, *, resume: bool, rank: Rank, num_proc
 
     Raises:
         FileExistsError: The output folder holds results and `resume` is off.
-        FileNotFoundError: Not one image can be found.
+        FileNotFoundError: No image can be found.
         BlockingIOError: Another process writes the same records.
         ValueError: The configuration differs from the folder's, the folder holds damaged records, or both ways of
             sharding are used at once.
@@ -105,14 +105,14 @@ def run_benchmark(job: Job, task: AnyTask, *, resume: bool, rank: Rank, num_proc
     records = merge_records(job.output, item_ids(task, job.shard), codec_of(task))
     if records is None:
         return None
-    remove_list(job.output)
+    remove_finished_ranks(job.output)
     if rank.world_size == 1:
-        remove_shards(job.output)
-    return finish_run(job.config, task, records) if job.shard.world_size == 1 else None
+        remove_rank_files(job.output)
+    return finish_run(job.config, task, records) if job.shard.count == 1 else None
 
 
-def item_ids(task: AnyTask, shard: Rank) -> tuple[str, ...]:
-    """Return the ids of a shard's records, in their order; lost records belong to the first shard."""
+def item_ids(task: AnyTask, shard: Shard) -> tuple[str, ...]:
+    """Return the ids of a shard's records, in order; records that could not be read belong to the first shard."""
     kept = {item.item_id for batch in take_share(deal_batches(task.items), shard) for item in batch}
     lost = task.lost if shard.index == 0 else ()
     return (*(item.item_id for item in task.items if item.item_id in kept), *(record.item_id for record in lost))
@@ -179,16 +179,17 @@ def configure_run(config: RunConfig, task: AnyTask) -> RunConfig:
 
 
 def check_task(task: AnyTask) -> None:
-    """Check for items, unique ids and a valid image folder; a single missing image only fails its items.
+    """Check that there are items, that their ids are unique, and that some images exist (one that is missing only fails
+    its items).
 
     Raises:
-        FileNotFoundError: Not one image can be found.
+        FileNotFoundError: No image can be found.
         ValueError: There are no items, or two share an id.
     """
     name = f"{task.benchmark} {task.split}"
     ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]
     if not ids:
-        raise ValueError(f"{name}: there is no item to ask")
+        raise ValueError(f"{name}: there are no items to ask")
     seen: set[str] = set()
     for item_id in ids:
         if item_id in seen:
@@ -197,9 +198,7 @@ def check_task(task: AnyTask) -> None:
     paths = [item.picture.path for item in task.items]
     if paths and not any(map(os.path.isfile, paths)):  # unlike Path.is_file, False for any bad name
         flag = find_benchmark(task.benchmark).root_flag
-        raise FileNotFoundError(
-            f"{paths[0]}: not one image of {name} was found; name the folder of the data with --{flag}"
-        )
+        raise FileNotFoundError(f"{paths[0]}: no image of {name} was found; pass the folder of the data with --{flag}")
 
 
 def _is_open(done: frozenset[str], item: Item) -> bool:

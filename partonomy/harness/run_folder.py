@@ -26,12 +26,12 @@ RECORDS_FILE = "records.jsonl"
 SUMMARY_FILE = "summary.json"
 MODEL_FILE = "model.json"
 MERGE_FILE = "merged_from.json"
-SHARD_PATTERN = "records.rank*-of-*.jsonl"
+RANK_FILES = "records.rank*-of-*.jsonl"
 SCHEMA = 2
 """Version of config.json, records.jsonl and summary.json; version 1 had a separate format for Partonomy."""
 
 _UNKNOWN = "unknown"
-"""The device of a run by a version that did not record it."""
+"""The device in runs of earlier code, which did not record it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ class RunConfig:
         known = {entry.name for entry in dataclasses.fields(self.registered.options)}
         if unknown := sorted(set(self.options) - known):
             raise ValueError(f"{self.benchmark} has no option {', '.join(unknown)}")
-        return _validate(TypeAdapter(self.registered.options), dict(self.options), f"options of {self.benchmark}")
+        options = {**self.registered.earlier_options, **self.options}
+        return _validate(TypeAdapter(self.registered.options), options, f"options of {self.benchmark}")
 
 
 _ADAPTER = TypeAdapter(RunConfig)
@@ -162,7 +163,7 @@ def parse_config(content: Mapping[str, Any], where: Path) -> RunConfig:
     Raises:
         ValueError: They are not the configuration of a run.
     """
-    config: RunConfig = _validate(_ADAPTER, content, f"{where} does not name the configuration of a benchmark run")
+    config: RunConfig = _validate(_ADAPTER, content, f"{where} does not contain the configuration of a benchmark run")
     try:
         config.read_options()
     except ValueError as error:
@@ -303,13 +304,13 @@ def open_run(output: Path, config: RunConfig, resume: bool, rank: Rank) -> None:
         if differing and ((resume and any(record_files(output))) or rank.world_size > 1):
             if len(differing) == 1 and old.protocol_version != config.protocol_version:
                 raise ValueError(
-                    f"{path} is of a run under {old.protocol_version}; this version of the code counts by "
+                    f"{path} belongs to a run under {old.protocol_version}; this version of the code counts by "
                     f"{config.protocol_version}, and the two do not mix. tables, compare and report still read that "
                     "run; use another --output for a new one"
                 )
             raise ValueError(
-                f"{path} is of a run with other settings: {', '.join(differing)}. Use the same settings, or another "
-                "--output for a new run"
+                f"{path} belongs to a run with different settings: {', '.join(differing)}. Use the same settings, or "
+                "choose another --output"
             )
         if old == config:
             return
@@ -324,7 +325,7 @@ def record_path(output: Path, rank: Rank) -> Path:
 
 def record_files(output: Path) -> tuple[Path, ...]:
     """Return the folder's record files that are not empty; a run whose model could not be built leaves an empty one."""
-    paths = (output / RECORDS_FILE, *sorted(output.glob(SHARD_PATTERN)))
+    paths = (output / RECORDS_FILE, *sorted(output.glob(RANK_FILES)))
     return tuple(path for path in paths if path.is_file() and path.stat().st_size)
 
 
@@ -352,9 +353,9 @@ def merge_records(output: Path, item_ids: Sequence[str], codec: RecordCodec[Any]
     return StoredRecords(merged, codec)
 
 
-def remove_shards(output: Path) -> None:
+def remove_rank_files(output: Path) -> None:
     """Delete the ranks' files after their merge, when no rank is running."""
-    for path in sorted(output.glob(SHARD_PATTERN)):
+    for path in sorted(output.glob(RANK_FILES)):
         path.unlink()
 
 
@@ -385,4 +386,4 @@ def _validate(adapter: TypeAdapter[Any], content: object, what: str) -> Any:
 def _enum_value(value: object) -> object:
     if isinstance(value, StrEnum):
         return value.value
-    raise TypeError(f"{value!r} is no JSON")
+    raise TypeError(f"{value!r} is not a JSON value")

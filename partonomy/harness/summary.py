@@ -113,7 +113,7 @@ def summarize(task: AnyTask, records: Sequence[Record], provenance: Mapping[str,
             group.name, group.num_expected, num_scored, group.num_failed, group.reasons, metrics, group.num_tied
         )
     total = sum(group.num_expected for group in groups.values())
-    assert total == len(records), f"{len(records)} records, but {total} in all groups"
+    assert total == len(records), f"there are {len(records)} records, but the groups have {total}"
     return Summary(
         task.benchmark,
         task.split,
@@ -182,7 +182,7 @@ def read_summary(path: Path) -> Summary:
 def _from_json(data: Mapping[str, Any]) -> Summary:
     texts = {name: data[name] for name in ("benchmark", "split", "protocol", "protocol_version", "headline")}
     if not all(isinstance(text, str) for text in texts.values()) or not isinstance(data["provenance"], dict):
-        raise ValueError(f"{', '.join(texts)} are texts")
+        raise ValueError(f"{', '.join(texts)} must be strings")
     return Summary(
         **texts,
         provenance=data["provenance"],
@@ -195,12 +195,12 @@ def _from_json(data: Mapping[str, Any]) -> Summary:
 def _group_from_json(name: str, entry: Mapping[str, Any]) -> GroupSummary:
     counts = [*(entry[key] for key in ("num_expected", "num_scored", "num_failed")), entry.get("num_tied", 0)]
     if not all(isinstance(count, int) and count >= 0 for count in counts):
-        raise ValueError(f"{name}: counts are whole numbers")
+        raise ValueError(f"{name}: counts must be integers")
     metrics = {}
     for metric, value in entry["metrics"].items():
         numbers = [value["value"], *value["ci95"]]
         if not all(number is None or isinstance(number, int | float) for number in numbers):
-            raise ValueError(f"{name}, {metric}: values are numbers or null")
+            raise ValueError(f"{name}, {metric}: values must be numbers or null")
         metrics[metric] = Estimate(numbers[0], numbers[1], numbers[2], int(value["n"]))
     return GroupSummary(name, counts[0], counts[1], counts[2], dict(entry["reasons"]), metrics, counts[3])
 

@@ -1,6 +1,6 @@
 """Measures the accuracy of guesses that see only the choices, to find hints in the wrong answers."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,14 +10,18 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from partonomy.metrics.bootstrap import NUM_RESAMPLES, Estimate, ImageRatio, bootstrap_ratios
+from partonomy.structures import Subject
 
 NUM_FOLDS = 5
 """Number of folds of images for everything that is learned from right answers."""
 FOLD_SEED = 0
 CENTRAL = "central choice"
+CLASS_PARTS = "parts known of the object's class"
 LEARNED = "learned"
 CHANCE = "chance"
 MIN_IMAGES_TO_LEARN = 4 * NUM_FOLDS
+MIN_QUESTIONS_OF_CONSTANT = 8
+"""Below this number, one place of all right answers may be chance: at 5 choices, in 1 of 78,125 sets of 8 questions."""
 SCORE_DECIMALS = 9
 SIZE_GROUPS = ("1", "2", "3", "4+")
 """Groups of questions, by the number of parts in the right answer."""
@@ -32,12 +36,14 @@ class BlindQuestion:
         texts: the texts of the choices.
         items: for each choice, its part names or the words of its object's name.
         correct_index: index of the right choice.
+        object_label: the object that the question is about; "" if it is what is asked.
     """
 
     image_id: int
     texts: tuple[str, ...]
     items: tuple[tuple[str, ...], ...]
     correct_index: int
+    object_label: str = ""
 
 
 class Feature(StrEnum):
@@ -48,8 +54,10 @@ class Feature(StrEnum):
     middle: minus the distance of that number from its mean over the choices.
     centrality: minus the sum of symmetric differences to the other choices' item sets (edit distance).
     choice_frequency: mean over its items of the number of choices of the type that list the item.
-    truth_frequency: the same over the right answers of other folds of images. In a small set, or one with equally
-        frequent classes, the rarest choice is right slightly too often, because the other folds lack this right answer.
+    truth_frequency: like choice_frequency, but over the right answers of other folds of images. In a small set, or
+        one with equally frequent classes, the rarest choice is right slightly too often, because the other folds lack
+        this right answer.
+    class_vocabulary: share of its items that right answers of other folds of images list for the same object class.
     alphabet: rank of the text among the choices in alphabetical order.
     position: index of the choice.
     """
@@ -61,17 +69,55 @@ class Feature(StrEnum):
     CENTRALITY = "centrality"
     CHOICE_FREQUENCY = "choice_frequency"
     TRUTH_FREQUENCY = "truth_frequency"
+    CLASS_VOCABULARY = "class_vocabulary"
     ALPHABET = "alphabet"
     POSITION = "position"
 
 
-def choice_features(questions: Sequence[BlindQuestion]) -> dict[Feature, np.ndarray]:
+@dataclass(frozen=True)
+class ClassVocabularies:
+    """The items of right answers by object class, for each fold of images without the fold's own images.
+
+    Attributes:
+        folds: image -> fold.
+        known: for every fold, object class -> items of the right answers of the other folds.
+    """
+
+    folds: Mapping[int, int]
+    known: tuple[Mapping[str, frozenset[str]], ...]
+
+    @classmethod
+    def of(cls, questions: Sequence[BlindQuestion]) -> "ClassVocabularies":
+        """Collect them from questions of all types: a part is known wherever it was right."""
+        image_ids = [question.image_id for question in questions]
+        folds = dict(zip(image_ids, image_folds(image_ids).tolist(), strict=True))
+        known: list[dict[str, set[str]]] = [defaultdict(set) for _ in range(NUM_FOLDS)]
+        for question in questions:
+            for fold in range(NUM_FOLDS):
+                if fold != folds[question.image_id]:
+                    known[fold][question.object_label].update(question.items[question.correct_index])
+        return cls(folds, tuple({label: frozenset(items) for label, items in one.items()} for one in known))
+
+    def shares(self, question: BlindQuestion) -> list[float]:
+        """Return, for every choice, the share of its items that are known."""
+        known = self.known[self.folds[question.image_id]].get(question.object_label, frozenset())
+        return [len(known.intersection(items)) / len(set(items)) if items else 0.0 for items in question.items]
+
+
+def choice_features(
+    questions: Sequence[BlindQuestion], vocabularies: ClassVocabularies | None = None
+) -> dict[Feature, np.ndarray]:
     """Compute every feature of every choice for the questions of one type.
+
+    Args:
+        questions: the questions.
+        vocabularies: of the questions of all types; None to collect them from these.
 
     Returns:
         float64 (Q, C) each, where C is the largest number of choices; NaN if a question has fewer. All numbers are sums
         of integers divided once, so that equal choices have exactly equal features.
     """
+    vocabularies = vocabularies or ClassVocabularies.of(questions)
     folds = image_folds([question.image_id for question in questions])
     in_choices = Counter(item for question in questions for items in question.items for item in set(items))
     in_truths = [
@@ -90,6 +136,7 @@ def choice_features(questions: Sequence[BlindQuestion]) -> dict[Feature, np.ndar
         Feature.MIDDLE: _middle,
         Feature.CENTRALITY: _centrality,
         Feature.CHOICE_FREQUENCY: lambda question: [_mean_count(items, in_choices) for items in question.items],
+        Feature.CLASS_VOCABULARY: vocabularies.shares,
         Feature.ALPHABET: _alphabet,
         Feature.POSITION: lambda question: [float(place) for place in range(len(question.texts))],
     }
@@ -140,11 +187,8 @@ def _pad(rows: Sequence[Sequence[float]]) -> np.ndarray:
     return padded
 
 
-class Subject(StrEnum):
-    """The half of a question that is guessed: parts or object."""
-
-    PARTS = "parts"
-    OBJECT = "object"
+ORDERS = {Feature.POSITION: "in {} position", Feature.ALPHABET: "in {} place by alphabet"}
+"""Features that a file's order of choices determines, with the words for a constant place."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +214,7 @@ PART_RULES = (
     BlindRule("rarest parts in choices", Feature.CHOICE_FREQUENCY, False),
     BlindRule("commonest parts in other right answers", Feature.TRUTH_FREQUENCY, True),
     BlindRule("rarest parts in other right answers", Feature.TRUTH_FREQUENCY, False),
+    BlindRule(CLASS_PARTS, Feature.CLASS_VOCABULARY, True),
     BlindRule("first by alphabet", Feature.ALPHABET, False),
     BlindRule("last by alphabet", Feature.ALPHABET, True),
 )
@@ -196,12 +241,17 @@ class BlindScore:
 
 @dataclass(frozen=True)
 class BlindResult:
-    """All blind baselines on the questions of one type; `chance` is the exact expectation of a uniform guess."""
+    """All blind baselines on the questions of one type; `chance` is the exact expectation of a uniform guess.
+
+    `constant` names the places that the right answer always has ("first position"): they belong to the file's order and
+    tell nothing about the choices, so no rule uses them.
+    """
 
     question_type: str
     subject: Subject
     chance: BlindScore
     scores: tuple[BlindScore, ...]
+    constant: tuple[str, ...] = ()
 
     @property
     def num_questions(self) -> int:
@@ -229,6 +279,7 @@ class BlindGuesses:
         hits: Rule -> float64 (Q,), probability of hitting the right choice; `chance` is one of the rules.
         sizes: int (Q,), number of items of the right answer.
         image_ids: int (Q,), image of each question.
+        constant: see `BlindResult`.
     """
 
     question_type: str
@@ -236,37 +287,73 @@ class BlindGuesses:
     hits: Mapping[str, np.ndarray]
     sizes: np.ndarray
     image_ids: np.ndarray
+    constant: tuple[str, ...] = ()
 
 
-def guess_blindly(question_type: str, subject: Subject, questions: Sequence[BlindQuestion]) -> BlindGuesses:
+def guess_blindly(
+    question_type: str,
+    subject: Subject,
+    questions: Sequence[BlindQuestion],
+    vocabularies: ClassVocabularies | None = None,
+    *,
+    is_learned: bool = True,
+) -> BlindGuesses:
     """Apply every blind baseline to the questions of one type.
 
     Args:
         question_type: Name in the result.
         subject: Whether the choices are parts or objects.
         questions: At least one question.
+        vocabularies: See `choice_features`.
+        is_learned: Whether to fit the regression, too.
 
     Raises:
-        ValueError: There is no question.
+        ValueError: There are no questions.
     """
     if not questions:
-        raise ValueError(f"there is no question of the type {question_type} to guess")
-    features = choice_features(questions)
+        raise ValueError(f"there are no questions of the type {question_type} to guess")
+    features = choice_features(questions, vocabularies)
     correct = np.array([question.correct_index for question in questions])
+    constant = _constant_places(features, correct)
+    for feature in constant.values():
+        features.pop(feature, None)
     num_choices = np.array([len(question.texts) for question in questions])
     image_ids = np.array([question.image_id for question in questions])
     hits = {CHANCE: 1.0 / num_choices}
     for rule in PART_RULES if subject is Subject.PARTS else OBJECT_RULES:
-        values = features[rule.feature]
-        hits[rule.name] = expected_hits(values if rule.is_highest else -values, correct)
-    for place in range(int(num_choices.max())):
+        values = features.get(rule.feature)
+        if values is not None:
+            hits[rule.name] = expected_hits(values if rule.is_highest else -values, correct)
+    for place in range(int(num_choices.max()) if Feature.POSITION in features else 0):
         # A question without such a position is guessed uniformly.
         hits[f"position {place + 1}"] = np.where(num_choices > place, correct == place, 1.0 / num_choices)
-    if len(np.unique(image_ids)) >= MIN_IMAGES_TO_LEARN:
+    if is_learned and len(np.unique(image_ids)) >= MIN_IMAGES_TO_LEARN:
         scores = _learned_scores(features, correct, image_folds(image_ids.tolist()))
         hits |= {} if scores is None else {LEARNED: expected_hits(scores, correct)}
     sizes = np.array([len(set(question.items[question.correct_index])) for question in questions])
-    return BlindGuesses(question_type, subject, hits, sizes, image_ids)
+    return BlindGuesses(question_type, subject, hits, sizes, image_ids, tuple(constant))
+
+
+def _constant_places(features: Mapping[Feature, np.ndarray], correct: np.ndarray) -> dict[str, Feature]:
+    """Return the features of order by which the right answer has the same place in every question, under their words.
+
+    A single place may be chance in a few questions, but a file that lists right answers first always does.
+    """
+    if len(correct) < MIN_QUESTIONS_OF_CONSTANT:
+        return {}
+    rows = np.arange(len(correct))
+    constant = {}
+    for feature, words in ORDERS.items():
+        values = features[feature]
+        places = {
+            "first": values[rows, correct] == np.nanmin(values, axis=1),
+            "last": values[rows, correct] == np.nanmax(values, axis=1),
+            "the same": values[rows, correct] == values[0, correct[0]],
+        }
+        word = next((word for word, is_there in places.items() if is_there.all()), None)
+        if word is not None:
+            constant[words.format(word)] = feature
+    return constant
 
 
 def pool_guesses(name: str, guesses: Sequence[BlindGuesses]) -> BlindGuesses:
@@ -283,6 +370,7 @@ def pool_guesses(name: str, guesses: Sequence[BlindGuesses]) -> BlindGuesses:
         {rule: np.concatenate([one.hits[rule] for one in guesses]) for rule in rules},
         np.concatenate([one.sizes for one in guesses]),
         np.concatenate([one.image_ids for one in guesses]),
+        tuple(words for words in guesses[0].constant if all(words in one.constant for one in guesses)),
     )
 
 
@@ -312,7 +400,7 @@ def estimate_guesses(
         BlindScore(rule, estimates[number * step], tuple(estimates[number * step + 1 : (number + 1) * step]))
         for number, rule in enumerate(guesses.hits)
     )
-    return BlindResult(guesses.question_type, guesses.subject, chance, tuple(scores))
+    return BlindResult(guesses.question_type, guesses.subject, chance, tuple(scores), guesses.constant)
 
 
 def expected_hits(scores: np.ndarray, correct: np.ndarray) -> np.ndarray:
@@ -358,7 +446,7 @@ def _learned_scores(
 
 def _standardise(features: Mapping[Feature, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return the regression's inputs (Q, C, 2 F - 1 + C), 0 for missing choices, and a mask of existing ones (Q, C)."""
-    is_choice = ~np.isnan(features[Feature.POSITION])
+    is_choice = ~np.isnan(features[Feature.ITEMS])
     columns = []
     for feature, values in features.items():
         if feature is Feature.POSITION:

@@ -1,7 +1,6 @@
 """Mask IoU and its three averages: micro-gIoU, macro-gIoU and cIoU (Partonomy/PLUM paper, section 3.3).
 
-Statistics are additive, and pixel counts stay int64 sums until the last division, so shards of an evaluation merge
-exactly if each image lies in a single shard.
+Each average is a ratio of two sums over images, from which `partonomy.metrics.bootstrap` computes its interval.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from partonomy.masks import intersection_areas, mask_areas, union_masks
+from partonomy.metrics.bootstrap import ImageIndex, ImageRatio, Terms
 from partonomy.structures import RLE
+
+
+def check_pixel_counts(intersection: int, union: int) -> None:
+    """Check that two masks can have these counts.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    if not 0 <= intersection <= union:
+        raise ValueError(f"intersection {intersection} and union {union} cannot belong to two masks")
 
 
 @dataclass(frozen=True)
@@ -25,8 +35,7 @@ class PairStatistics:
     is_predicted: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.intersection <= self.union:
-            raise ValueError(f"intersection {self.intersection} and union {self.union} cannot belong to two masks")
+        check_pixel_counts(self.intersection, self.union)
 
     @property
     def iou(self) -> float:
@@ -36,73 +45,51 @@ class PairStatistics:
         return 1.0 if self.union == 0 else self.intersection / self.union
 
 
-@dataclass(frozen=True)
-class IoUStatistics:
-    """Additive sums over part masks; `a + b` are the sums over two disjoint sets of images.
-
-    Attributes:
-        num_masks: Number of part masks.
-        sum_iou: Sum of their IoUs.
-        num_images: Number of images.
-        sum_image_iou: Sum over images of the image's mean IoU.
-        intersection: Sum of intersections in pixels.
-        union: Sum of unions in pixels.
-    """
-
-    num_masks: int = 0
-    sum_iou: float = 0.0
-    num_images: int = 0
-    sum_image_iou: float = 0.0
-    intersection: int = 0
-    union: int = 0
-
-    def __add__(self, other: "IoUStatistics") -> "IoUStatistics":
-        return IoUStatistics(
-            num_masks=self.num_masks + other.num_masks,
-            sum_iou=self.sum_iou + other.sum_iou,
-            num_images=self.num_images + other.num_images,
-            sum_image_iou=self.sum_image_iou + other.sum_image_iou,
-            intersection=self.intersection + other.intersection,
-            union=self.union + other.union,
-        )
-
-    @property
-    def giou_micro(self) -> float | None:
-        """Mean IoU over all part masks; None if there are none."""
-        return self.sum_iou / self.num_masks if self.num_masks else None
-
-    @property
-    def giou_macro(self) -> float | None:
-        """Mean over images of the image's mean IoU; None if there are no images."""
-        return self.sum_image_iou / self.num_images if self.num_images else None
-
-    @property
-    def ciou(self) -> float | None:
-        """Sum of intersections over sum of unions (1 if all masks are empty); None if there are no masks."""
-        if not self.num_masks:
-            return None
-        return 1.0 if self.union == 0 else self.intersection / self.union
-
-
 def missing_prediction(true_area: int) -> PairStatistics:
     """Return the statistics of a true mask without prediction: it scores 0, and its pixels count in cIoU's union."""
     return PairStatistics(intersection=0, union=true_area, is_predicted=False)
 
 
-def image_statistics(pairs: Iterable[PairStatistics]) -> IoUStatistics:
-    """Sum the pairs of ONE image. An image without pairs gives all zeros and is not counted."""
-    pairs = tuple(pairs)
-    if not pairs:
-        return IoUStatistics()
-    sum_iou = sum(pair.iou for pair in pairs)
-    return IoUStatistics(
-        num_masks=len(pairs),
-        sum_iou=sum_iou,
-        num_images=1,
-        sum_image_iou=sum_iou / len(pairs),
-        intersection=sum(pair.intersection for pair in pairs),
-        union=sum(pair.union for pair in pairs),
-    )
+@dataclass(frozen=True)
+class QuestionPairs:
+    """The pixel counts of one question's masks, and the image that they belong to."""
+
+    image_id: int | str
+    pairs: tuple[PairStatistics, ...]
+
+
+def giou_micro(index: ImageIndex, questions: Iterable[QuestionPairs]) -> ImageRatio:
+    """Compute the mean IoU over all part masks."""
+    terms = Terms()
+    for question in questions:
+        for pair in question.pairs:
+            terms.add(question.image_id, pair.iou)
+    return index.ratio(terms)
+
+
+def giou_macro(index: ImageIndex, questions: Iterable[QuestionPairs]) -> ImageRatio:
+    """Compute the mean over images of the image's mean IoU; images without part masks do not count."""
+    by_image: dict[int | str, list[PairStatistics]] = {}
+    for question in questions:
+        by_image.setdefault(question.image_id, []).extend(question.pairs)
+    terms = Terms()
+    for image_id, pairs in by_image.items():
+        if pairs:
+            terms.add(image_id, sum(pair.iou for pair in pairs) / len(pairs))
+    return index.ratio(terms)
+
+
+def ciou(index: ImageIndex, questions: Sequence[QuestionPairs]) -> ImageRatio:
+    """Compute the sum of intersections over the sum of unions.
+
+    If all masks are empty, it is 1, or 0 if a prediction is missing.
+    """
+    terms = Terms()
+    for question in questions:
+        for pair in question.pairs:
+            terms.add(question.image_id, pair.intersection, pair.union)
+    is_any_missing = any(not pair.is_predicted for question in questions for pair in question.pairs)
+    return index.ratio(terms, value_if_empty=0.0 if is_any_missing else 1.0)
 
 
 @dataclass(frozen=True, eq=False)

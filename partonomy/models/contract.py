@@ -5,7 +5,8 @@ frame. Turns alternate user, assistant, user, ...; the last turn is the user's, 
 
 Your own class needs the three methods of `GroundedModel` and a `name`. A method that it does not support raises
 NotImplementedError, and the metrics that depend on it become null. Name the class on the command line as
-`--model package.module:Class` and pass its constructor's arguments with `--model_options`:
+`--model package.module:Class` and pass its constructor's arguments with `--model_options`. A constructor with the
+parameter `max_new_tokens` receives the benchmark's maximum answer length, unless `--model_options` sets it:
 
     class Blank:
         name = "blank"
@@ -62,10 +63,10 @@ class Generation:
 
 @dataclass(frozen=True)
 class Gold:
-    """The right answer to one request. Only the bounds (`oracle`, `random`) read it, see `InformedModel`.
+    """The right answer to one request, which only the bounds `oracle` and `random` read (see `InformedModel`).
 
     Attributes:
-        text: The right answer in words; None if only masks are asked for.
+        text: The right answer in words; None if only masks are requested.
         spans: Its phrases that stand for masks, in reading order.
         masks: One per span, original-image pixels.
         guesses: Answers among which a guess may choose, each with its phrases; empty if there is no choice.
@@ -98,7 +99,7 @@ class ChoiceRequest:
 
 @dataclass(frozen=True)
 class MaskRequest:
-    """Segment `spans` of the assistant's given `answer` to `turns`; the other fields as in `ChoiceRequest`."""
+    """Segment `spans` of the assistant's given `answer` to `turns`; see `ChoiceRequest` for the other fields."""
 
     image: int
     turns: tuple[Turn, ...]
@@ -109,7 +110,7 @@ class MaskRequest:
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """Answer `turns` in the model's own words, with masks; the other fields as in `ChoiceRequest`."""
+    """Answer `turns` in the model's own words, with masks; see `ChoiceRequest` for the other fields."""
 
     image: int
     turns: tuple[Turn, ...]
@@ -118,7 +119,7 @@ class AnswerRequest:
 
 @dataclass(frozen=True)
 class ReplyRequest:
-    """Answer `turns` in words alone; the other fields as in `ChoiceRequest`."""
+    """Answer `turns` in words alone; see `ChoiceRequest` for the other fields."""
 
     image: int
     turns: tuple[Turn, ...]
@@ -148,7 +149,7 @@ class GroundedModel(Protocol):
 
 @runtime_checkable
 class ReplyingModel(Protocol):
-    """Optional: answers in words alone. A model without it is asked to `generate`, and its masks are ignored."""
+    """Optional: a model that answers in words alone. Others are asked to `generate`, and their masks are ignored."""
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
         """Return the model's own answer to `turns`.
@@ -174,24 +175,24 @@ class ImageBatch(Protocol):
 
 @runtime_checkable
 class BatchedModel(GroundedModel, ReplyingModel, Protocol):
-    """Optional: answers many questions about several images together, with the same results.
+    """Optional: a model that answers many questions about several images together, with the same results.
 
     Batches are independent of the process that asks them: whole images in item order. Answers therefore do not depend
     on shards, ranks and interruptions.
     """
 
     def read_image(self, image: np.ndarray) -> object:
-        """Do the work on an image, uint8 RGB (H, W, 3), that needs no device; threads call it ahead of the batch."""
+        """Prepare an image, uint8 RGB (H, W, 3), without using the device; threads call it ahead of the batch."""
         ...
 
     def open_batch(self, images: Sequence[object]) -> ImageBatch:
-        """Begin a batch of images that `read_image` returned; this ends the previous batch."""
+        """Start a batch of images that `read_image` returned; this ends the previous batch."""
         ...
 
 
 @dataclass(frozen=True)
 class Hint:
-    """The information for a bound before a request: the item, the request's index within it, and the right answer."""
+    """What a bound is told before a request: the item's id, the request's number within it, and the right answer."""
 
     item_id: str
     number: int
@@ -200,7 +201,7 @@ class Hint:
 
 @runtime_checkable
 class InformedModel(Protocol):
-    """Optional: gives the truth to the bounds `oracle` and `random`, and to no other model."""
+    """Optional: a model that is told the truth; only the bounds `oracle` and `random` are."""
 
     def prepare(self, hint: Hint) -> None:
         """Receive the truth of the next request; called before every request."""

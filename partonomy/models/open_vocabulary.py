@@ -50,7 +50,7 @@ class OpenVocabularySegmenter(Protocol):
 
 
 class OpenVocabularyModel:
-    """A segmenter under the model contract.
+    """Adapts an open-vocabulary segmenter to the model contract.
 
     Args:
         segmenter: A loaded segmenter.
@@ -65,8 +65,8 @@ class OpenVocabularyModel:
         self._image: np.ndarray | None = None
 
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
-        """Not supported."""
-        raise NotImplementedError("an open-vocabulary segmenter answers no questions")
+        """Not supported; raises NotImplementedError."""
+        raise NotImplementedError("an open-vocabulary segmenter does not answer questions")
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
         """Return one mask per phrase of the given answer; each phrase is segmented separately."""
@@ -78,8 +78,8 @@ class OpenVocabularyModel:
         return self._segmenter.segment_phrases([answer[span.start : span.end] for span in spans])
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """Not supported."""
-        raise NotImplementedError("an open-vocabulary segmenter writes no answers")
+        """Not supported; raises NotImplementedError."""
+        raise NotImplementedError("an open-vocabulary segmenter does not write answers")
 
 
 def load_open_vocabulary_model(segmenter: str, device: str) -> OpenVocabularyModel:
@@ -97,7 +97,8 @@ def load_open_vocabulary_model(segmenter: str, device: str) -> OpenVocabularyMod
         made = getattr(importlib.import_module(module_name), class_name)()
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(
-            f"--segmenter {segmenter!r} does not name an importable class that is made without arguments, written "
+            f"--segmenter {segmenter!r} does not name an importable class whose constructor takes "
+            "no arguments; write it as "
             f"package.module:Class ({error})"
         ) from error
     missing = [name for name in ("load", "set_image", "segment_phrases") if not callable(getattr(made, name, None))]

@@ -1,4 +1,4 @@
-"""Models by name: the values of `--model`, the settings of each model, and its construction.
+"""Builds models by name (`--model`) from their settings.
 
 Every model can run every benchmark; an unsupported method raises NotImplementedError, and its metrics are null. To add
 a model, write a class (`partonomy.models.contract`) and pass it as `--model package.module:Class`.
@@ -65,7 +65,8 @@ class ModelSettings:
         api_key_env: chat only; environment variable that holds the API key; default OPENAI_API_KEY if it is set.
         answer_cache: chat only; folder of cached answers; default answer_cache next to the output folder.
         image_format: chat only; png or jpeg; default png.
-        request_options: chat only; JSON options of every request; default {"temperature": 0, "max_tokens": 256}.
+        request_options: chat only; JSON options of every request; default {"temperature": 0}. The benchmark's maximum
+            answer length is added as max_tokens, unless the options have max_tokens or max_completion_tokens.
         segmenter: open_vocabulary only; your segmenter as package.module:Class.
     """
 
@@ -95,7 +96,7 @@ class ModelSettings:
         return ":" in self.model
 
     def resolve(self, output: Path) -> Self:
-        """Replace defaults by the values that they stand for, so that a run records them.
+        """Replace defaults with the values that they stand for, so that a run records them.
 
         Args:
             output: Folder of the run; cached answers are in a neighbouring folder.
@@ -133,12 +134,14 @@ class ModelSettings:
         return ChatSettings(self.endpoint, self.model_name, self.image_format, self.request_options)
 
     def checkpoint_hash(self) -> str | None:
-        """Return the sha256 of the checkpoint's configuration, tokenizer, template and weights; None without one."""
+        """Return the SHA-256 of the checkpoint's configuration, tokenizer, template and weights, if there is one."""
         return None if self.checkpoint is None else hash_checkpoint(Path(self.checkpoint))
 
     def _check(self) -> None:
         if self.model not in NAMED_MODELS and not self.is_class:
-            raise ValueError(f"--model is one of {', '.join(NAMED_MODELS)} or package.module:Class, not {self.model!r}")
+            raise ValueError(
+                f"--model must be one of {', '.join(NAMED_MODELS)} or package.module:Class, got {self.model!r}"
+            )
         defaults = {entry.name: entry.default for entry in fields(self)}
         for flag, models in _MODELS_OF.items():
             if getattr(self, flag) != defaults[flag] and self.model not in models:
@@ -171,15 +174,15 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
         settings: Resolved settings.
         local_rank: Rank of this process on its machine; each rank has its own GPU.
         seed: Seed of `random`.
-        max_new_tokens: Maximum length of a model's own answer.
+        max_new_tokens: Maximum length of the model's own answer; a limit in the user's settings takes precedence.
     """
     if settings.model in BUILTIN_MODELS:
         return BUILTIN_MODELS[settings.model](seed)
     if settings.model == CHAT:
         assert settings.answer_cache is not None  # resolve has filled it in
-        return build_chat_model(settings.chat(), settings.api_key_env, Path(settings.answer_cache))
+        return build_chat_model(settings.chat(), settings.api_key_env, Path(settings.answer_cache), max_new_tokens)
     if settings.is_class:
-        return load_class(settings.model, parse_options(settings.model_options))
+        return load_class(settings.model, parse_options(settings.model_options), max_new_tokens)
     device = resolve_device(settings.device, local_rank)
     if settings.model == OPEN_VOCABULARY:
         from partonomy.models.open_vocabulary import load_open_vocabulary_model  # noqa: PLC0415
@@ -190,7 +193,7 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
     if settings.model == TRANSFORMERS:
         from partonomy.models.transformers_model import load_transformers_model  # noqa: PLC0415  (torch)
 
-        return load_transformers_model(settings.checkpoint, device)
+        return load_transformers_model(settings.checkpoint, device, max_new_tokens)
     load = import_name(PLUM_LOADER, "--model plum")
     model: GroundedModel = load(
         settings.checkpoint, device, settings.sam_cache, is_base=settings.base, max_new_tokens=max_new_tokens
@@ -210,15 +213,21 @@ def check_class(name: str, options: Mapping[str, Any]) -> Any:
     """
     found = import_name(name, "--model")
     if not callable(found):
-        raise ValueError(f"--model {name} is no class")
+        raise ValueError(f"--model {name} is not a class")
     try:
-        inspect.signature(found).bind(**options)
+        inspect.signature(found).bind(**_with_limit(found, options, 1))
     except TypeError as error:
         given = f"the arguments {', '.join(sorted(options))}" if options else "no arguments"
-        raise ValueError(f"--model {name} does not take {given} ({error}); see --model_options") from error
+        raise ValueError(f"--model {name} cannot be built with {given} ({error}); see --model_options") from error
     if isinstance(found, type):
         _check_methods(name, found)
     return found
+
+
+def _with_limit(found: Any, options: Mapping[str, Any], max_new_tokens: int) -> dict[str, Any]:
+    """Add the argument `max_new_tokens` if the constructor takes it and the user has not given it."""
+    limit = {"max_new_tokens": max_new_tokens} if "max_new_tokens" in inspect.signature(found).parameters else {}
+    return limit | dict(options)
 
 
 def _check_methods(name: str, model: object) -> None:
@@ -227,9 +236,10 @@ def _check_methods(name: str, model: object) -> None:
         raise ValueError(f"--model {name} lacks the methods {', '.join(missing)} (partonomy/models/contract.py)")
 
 
-def load_class(name: str, options: Mapping[str, Any]) -> GroundedModel:
+def load_class(name: str, options: Mapping[str, Any], max_new_tokens: int) -> GroundedModel:
     """Import and construct a user's own model; see `check_class`."""
-    model: GroundedModel = check_class(name, options)(**options)
+    found = check_class(name, options)
+    model: GroundedModel = found(**_with_limit(found, options, max_new_tokens))
     _check_methods(name, model)
     if not hasattr(model, "name"):
         model.name = name.rpartition(":")[2]
@@ -258,7 +268,7 @@ def parse_options(text: str | None) -> dict[str, Any]:
     try:
         options = json.loads(text or "{}")
     except ValueError as error:
-        raise ValueError(f"--model_options is no JSON: {error}") from error
+        raise ValueError(f"--model_options is not JSON: {error}") from error
     if not isinstance(options, dict):
         raise ValueError(f"--model_options must be a JSON object of arguments, got {text}")
     return options
@@ -279,16 +289,16 @@ def resolve_device(device: str, local_rank: int) -> str:
     try:
         place = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"--device {device!r} is none of auto, cpu, cuda, cuda:N") from error
+        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}") from error
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices here; pass --device cpu"
+            f"--device {device} does not exist: torch finds {torch.cuda.device_count()} CUDA devices; pass --device cpu"
         )
     return device
 
 
 def local_rank_of(index: int) -> int:
-    """Return the rank of this process on its machine: a launcher's LOCAL_RANK or, without one, its rank."""
+    """Return the rank of this process on its machine: LOCAL_RANK if a launcher sets it, otherwise its rank."""
     return int(os.environ.get("LOCAL_RANK", str(index)))
 
 

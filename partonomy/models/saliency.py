@@ -1,7 +1,8 @@
-"""Example of an open-vocabulary segmenter: the region that differs from the border, cut by a phrase's place words.
+"""An example of an open-vocabulary segmenter: it segments the region that differs in colour from the image's border.
 
-It understands no part names: "wing" and "wheel" get the same mask, and "left wing" gets its left half. It demonstrates
-the three methods without any download, and shows how much of a score comes from finding the object alone.
+Words such as "left" in a phrase select a half of the region. The model does not understand part names: "wing" and
+"wheel" get the same mask. It demonstrates the three methods without any download, and shows how much of a score comes
+from finding the object alone.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Image-text-to-text checkpoints of transformers, for the text rows: log-probabilities of answers, and replies.
+"""Image-text-to-text checkpoints of transformers, which score given answers and reply in text.
 
 The checkpoint's own chat template renders the prompt. If the architecture allows it (`REUSES_PROMPT`), image and prompt
 are read once for all choices; otherwise the choices are one batch of whole conversations. Both give the same numbers.
@@ -62,11 +62,11 @@ class ChatPrompt:
     def __init__(self, processor: ProcessorMixin, end_tokens: Sequence[str]) -> None:
         if not getattr(processor, "chat_template", None):
             raise ValueError(
-                "the checkpoint has no chat template, so that its conversation format is unknown; take the instruction-"
+                "the checkpoint has no chat template, so its conversation format is unknown; use the instruction-"
                 "tuned variant, or put its chat_template.jinja into the folder"
             )
         if not end_tokens:
-            raise ValueError("the checkpoint's tokenizer names no end token, without which no answer is complete")
+            raise ValueError("the checkpoint's tokenizer has no end token, without which no answer is complete")
         self._processor = processor
         self._tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self._end_tokens = tuple(end_tokens)
@@ -92,7 +92,7 @@ class ChatPrompt:
         rest = whole[len(prompt) :] if whole.startswith(prompt) else answer
         start = rest.find(answer)
         if start < 0:
-            raise ValueError(f"the checkpoint's chat template does not repeat the answer {answer!r} letter for letter")
+            raise ValueError(f"the checkpoint's chat template does not repeat the answer {answer!r} verbatim")
         tail = rest[start + len(answer) :]
         ends = [tail.index(token) + len(token) for token in self._end_tokens if tail.strip().startswith(token)]
         return prompt + rest[:start] + answer + (tail[: ends[0]] if ends else self._end_tokens[0])
@@ -155,21 +155,24 @@ def _message(role: Role, text: str) -> Message:
 REUSES_PROMPT = frozenset({"llava", "idefics3", "qwen2_vl"})
 """Model types whose prompt cache is continued with several answers at once, because the tests show that this changes
 nothing. An image is then encoded once per question instead of once per choice."""
-MAX_NEW_TOKENS = 256
 
 
 class TransformersModel:
-    """A checkpoint under the model contract.
+    """Adapts a transformers checkpoint to the model contract.
 
     Args:
         model: A model in any dtype, on any device; switched to evaluation mode.
         processor: The same checkpoint's processor, with a chat template.
         name: Shown in results.
         reuses_prompt: Whether image and prompt are read once for all choices.
+        max_new_tokens: Maximum length of the model's own answer.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, name: str, reuses_prompt: bool) -> None:
+    def __init__(
+        self, model: PreTrainedModel, processor: ProcessorMixin, name: str, reuses_prompt: bool, max_new_tokens: int
+    ) -> None:
         self.name = name
+        self._max_new_tokens = max_new_tokens
         self.dtype, self.device = str(model.dtype).removeprefix("torch."), str(model.device)
         self._model = model.eval()
         self._processor = processor
@@ -205,18 +208,18 @@ class TransformersModel:
         return self._read_all(image, text, encoded, [len(expanded) - dropped for dropped in num_dropped])
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
-        """Not supported."""
-        raise NotImplementedError("image-text-to-text checkpoints make no masks")
+        """Not supported; raises NotImplementedError."""
+        raise NotImplementedError("image-text-to-text checkpoints return no masks")
 
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
-        """Not supported: an own answer is scored by its tagged parts and masks, and this model gives neither."""
+        """Not supported: an answer is scored by its tagged parts and masks, and this model returns neither."""
         raise NotImplementedError("image-text-to-text checkpoints tag no parts")
 
     @torch.inference_mode()
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
         """Answer greedily, in text alone."""
         inputs = self._process([self._prompt.render(turns)], image)
-        ids = self._model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        ids = self._model.generate(**inputs, max_new_tokens=self._max_new_tokens, do_sample=False)
         new_ids = ids[0, inputs["input_ids"].shape[1] :]
         return str(self._processor.tokenizer.decode(new_ids, skip_special_tokens=True)).strip()
 
@@ -277,12 +280,13 @@ class TransformersModel:
         return scores
 
 
-def load_transformers_model(checkpoint: str, device: str) -> TransformersModel:
+def load_transformers_model(checkpoint: str, device: str, max_new_tokens: int) -> TransformersModel:
     """Load a checkpoint folder in bfloat16 on a GPU or float32 on the CPU; download nothing and run no code from it.
 
     Args:
         checkpoint: Folder with config.json, safetensors weights, processor and chat template.
         device: "cpu", "cuda", "cuda:1", ...
+        max_new_tokens: Maximum length of the model's own answer.
 
     Raises:
         ValueError: The architecture is not one of transformers' own, or something is missing.
@@ -301,13 +305,13 @@ def load_transformers_model(checkpoint: str, device: str) -> TransformersModel:
         raise ValueError(f"{folder} has no processor of text and images (processor_config.json)")
     reuses_prompt = model.config.model_type in REUSES_PROMPT
     model.to(torch.device(device))  # type: ignore[arg-type]  # transformers' wrapper of it is annotated wrongly
-    return TransformersModel(model, processor, f"transformers:{folder.resolve().name}", reuses_prompt)
+    return TransformersModel(model, processor, f"transformers:{folder.resolve().name}", reuses_prompt, max_new_tokens)
 
 
 def _check_architecture(folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is no checkpoint of transformers: it has no config.json")
+        raise ValueError(f"{folder} is not a transformers checkpoint: it has no config.json")
     model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
@@ -317,7 +321,7 @@ def _check_architecture(folder: Path) -> None:
 
 
 def _end_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> tuple[str, ...]:
-    """Return the texts of the tokens that end an answer, the tokenizer's own first."""
+    """Return the tokens that end an answer as text, the tokenizer's own first."""
     ids = model.generation_config.eos_token_id if model.generation_config is not None else None
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
     tokens = [processor.tokenizer.eos_token, *processor.tokenizer.convert_ids_to_tokens(listed)]

@@ -28,7 +28,8 @@ SMALLEST = 1e-300
 
 @dataclass(frozen=True)
 class AnswerKind:
-    """A group of right answers with the same distribution: one form of question about objects of one category."""
+    """A group of right answers: one form of question about objects of one category (answers are spread within it), or
+    about one object class (wrong answers are drawn from its model)."""
 
     form: str
     category: str
@@ -44,6 +45,8 @@ class AnswerModel:
         down: down[s] multiplies the rate of removing a part.
         swap: swap[s] multiplies the rate of replacing a part.
         few: every right answer of the kind with its share, sorted; empty if there are many.
+        hint_shares: the share of the kind's right answers that list each part.
+        hint_weights: the weights of `hints.HINTS` in the choice of wrong answers; empty to take the first ones.
     """
 
     root_odds: Mapping[int, float]
@@ -51,6 +54,8 @@ class AnswerModel:
     down: tuple[float, ...]
     swap: tuple[float, ...]
     few: Mapping[frozenset[int], float] = field(default_factory=dict)
+    hint_shares: Mapping[int, float] = field(default_factory=dict)
+    hint_weights: tuple[float, ...] = ()
 
     def step(self, answer: frozenset[int], candidates: Sequence[int], generator: Draws) -> frozenset[int]:
         """Make one step of the walk.

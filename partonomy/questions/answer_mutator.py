@@ -1,7 +1,8 @@
 """Draws wrong answers: part sets a few mutations away from the right one (paper, appendix B).
 
 Parts are indices into the sorted vocabulary, so that sorted indices are sorted labels. There are three modes:
-- `paper`: 1 to 3 mutations of the right answer; added parts come from the object's category.
+- `paper`: 1 to 3 mutations of the right answer; added parts come from the object's category. If it has none, they come
+  from the object itself and the objects that it is compared with.
 - `authors`: the draws of the authors' public code: 1 or 2 mutations (its upper bound of 3 is exclusive). The uniform
   share of added parts comes from the object and the concepts that it is compared with (paper: from the same category),
   the predicted share from all parts. Only the parts of the right answer, under any of their names, are never added.
@@ -9,9 +10,11 @@ Parts are indices into the sorted vocabulary, so that sorted indices are sorted 
   positions (here parts are always sorted).
 - `balanced`: no choice stands out. In the other modes, the right answer is the centre of the choices and lists more
   frequent parts, which a blind guess can exploit (the paper admits the former); `python -m partonomy blind` measures
-  it. In this mode, wrong answers are also mutated from wrong ones, by steps that preserve the distribution of right
-  answers (`answer_model`), and the compared objects are drawn so that right answers spread out (`right_answers`). A
-  part that is never right in a kind of question is therefore hardly ever offered in it.
+  it. In this mode, wrong answers are also mutated from wrong ones, by steps that preserve the distribution of the
+  class's right answers (`answer_model`), the compared objects are drawn so that right answers spread out
+  (`right_answers`), and of several sets of wrong answers one is drawn that gives little away (`hints`). Wrong answers
+  mostly list parts that the object's class has. A class whose parts are mostly all visible still favours the guess
+  that they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +24,7 @@ from enum import StrEnum
 from partonomy.questions.answer_model import AnswerKind, AnswerModel, make_flat_model
 from partonomy.questions.balanced_answers import BalancedAnswers
 from partonomy.questions.draws import Draws
+from partonomy.questions.hints import Listable, PartWords
 from partonomy.questions.part_sampler import PartSampler
 
 NUM_WRONG_ANSWERS = 4
@@ -55,16 +59,19 @@ class MutationContext:
 
     Attributes:
         correct: the right answer's parts.
-        category_parts: parts of any object of the category, sorted.
+        category_parts: parts of any object of the category, sorted; without a category, those of the object and of the
+            objects that it is compared with.
         query_parts: parts of the object and of the concepts that it is compared with, sorted (`authors`); empty for the
             part-whole types, for which the authors' code offers none.
         kind: the kind whose right answers the wrong ones must resemble (`balanced`); None if nothing is known of them.
+        listable: the parts that wrong answers may list (`balanced`); None for all of the kind's.
     """
 
     correct: frozenset[int]
     category_parts: tuple[int, ...]
     query_parts: tuple[int, ...]
     kind: AnswerKind | None = None
+    listable: Listable | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class AnswerMutator:
         sampler: draws the parts to add.
         synonyms: for every part, the parts that mean the same, including itself.
         models: the distribution of right answers, by kind (`balanced`).
+        words: the length of the parts' names (`balanced`).
     """
 
     def __init__(
@@ -92,20 +100,16 @@ class AnswerMutator:
         sampler: PartSampler,
         synonyms: Sequence[frozenset[int]],
         models: Mapping[AnswerKind, AnswerModel] | None = None,
+        words: PartWords | None = None,
     ) -> None:
         self._mode = mode
         self._models = models or {}
         self._sampler = sampler
         self._synonyms = synonyms
-        self._balanced = BalancedAnswers(synonyms)
+        self._balanced = BalancedAnswers(synonyms, words)
         self._num_parts = len(synonyms)
         self._has_synonyms = any(len(group) > 1 for group in synonyms)
         self._max_mutations = AUTHORS_MAX_MUTATIONS if mode is MutationMode.AUTHORS else MAX_MUTATIONS
-
-    @property
-    def needs_query_parts(self) -> bool:
-        """Whether `MutationContext.query_parts` is used."""
-        return self._mode is MutationMode.AUTHORS
 
     def draw_wrong_answers(self, context: MutationContext, generator: Draws) -> tuple[frozenset[int], ...] | None:
         """Draw four distinct, non-empty wrong part sets, none of which means the same as the right answer.
@@ -114,8 +118,10 @@ class AnswerMutator:
             The sets, or None if one of them was not found in 20 tries.
         """
         if self._mode is MutationMode.BALANCED:
-            model = self._find_model(context)
-            return self._balanced.draw(context.correct, NUM_WRONG_ANSWERS, model, generator)
+            model = self._models.get(context.kind) if context.kind is not None else None
+            if model is None:  # no image of the category offers an answer
+                return self._balanced.draw(context.correct, NUM_WRONG_ANSWERS, self._flat_model(context), generator)
+            return self._balanced.draw(context.correct, NUM_WRONG_ANSWERS, model, generator, context.listable)
         answers = [context.correct]
         start = self._make_start(context)
         for _ in range(NUM_WRONG_ANSWERS):
@@ -125,10 +131,8 @@ class AnswerMutator:
             answers.append(answer)
         return tuple(answers[1:])
 
-    def _find_model(self, context: MutationContext) -> AnswerModel:
-        """Return the model of the question's kind; without one, a flat model of the category's parts."""
-        if context.kind is not None and context.kind in self._models:
-            return self._models[context.kind]
+    def _flat_model(self, context: MutationContext) -> AnswerModel:
+        """Return a flat model of the category's parts."""
         is_enough = len(context.category_parts) >= len(context.correct) + NUM_WRONG_ANSWERS
         return make_flat_model(context.category_parts if is_enough else range(self._num_parts))
 

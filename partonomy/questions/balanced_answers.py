@@ -4,13 +4,28 @@ See `answer_model` for the reason why no choice stands out.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
 from itertools import accumulate
 
 from partonomy.questions.answer_model import AnswerModel, draw_place
 from partonomy.questions.draws import Draws
+from partonomy.questions.hints import NUM_CHOSEN_FROM, Hints, Listable, PartWords, choose_set
 
 MAX_STEPS = 3
 NUM_TRIES = 20
+FOREIGN_ONE_IN = 3
+
+
+class Foreign(StrEnum):
+    """The wrong answers that may list parts foreign to the object: none, the last one, or any, one in three."""
+
+    NONE = "none"
+    LAST = "last"  # no other one is derived from it
+    ANY = "any"
+
+
+KINDS_OF_FOREIGN = tuple(Foreign)
 
 
 class BalancedAnswers:
@@ -18,17 +33,67 @@ class BalancedAnswers:
 
     Args:
         synonyms: for every part, the parts that mean the same, including itself.
+        words: the length of the parts' names; None if no model weighs hints.
     """
 
-    def __init__(self, synonyms: Sequence[frozenset[int]]) -> None:
+    def __init__(self, synonyms: Sequence[frozenset[int]], words: PartWords | None = None) -> None:
         self._synonyms = synonyms
+        self.words = words or PartWords((1,) * len(synonyms), (1,) * len(synonyms))
         self._has_synonyms = any(len(group) > 1 for group in synonyms)
         self._first_words = [min(group) for group in synonyms]
 
     def draw(
-        self, correct: frozenset[int], num_wrong: int, model: AnswerModel, generator: Draws
+        self,
+        correct: frozenset[int],
+        num_wrong: int,
+        model: AnswerModel,
+        generator: Draws,
+        listable: Listable | None = None,
     ) -> tuple[frozenset[int], ...] | None:
-        """Draw wrong part sets.
+        """Draw wrong part sets: several times, if the model weighs hints, to choose those that give little away.
+
+        Args:
+            correct: the right answer's parts.
+            num_wrong: the number of sets to draw.
+            model: the distribution of right answers of this kind.
+            generator: source of randomness.
+            listable: the parts that the sets may list; None for all of the model's.
+
+        Returns:
+            The sets; None if one of them was not found in 20 tries.
+        """
+        if listable is None or not model.hint_weights:
+            return self.draw_one(correct, num_wrong, model, generator, listable)
+        drawn = self.draw_several(correct, num_wrong, model, generator, listable)
+        if not drawn:
+            return self.draw_one(correct, num_wrong, model, generator, replace(listable, parts=listable.more))
+        hints = Hints(self.words, model.hint_shares)
+        return drawn[
+            choose_set([hints.find(correct, wrong, listable.own) for wrong in drawn], model.hint_weights, generator)
+        ]
+
+    def draw_several(
+        self, correct: frozenset[int], num_wrong: int, model: AnswerModel, generator: Draws, listable: Listable
+    ) -> list[tuple[frozenset[int], ...]]:
+        """Draw the sets of wrong answers to choose from; two in three may list foreign parts."""
+        drawn = []
+        for number in range(NUM_CHOSEN_FROM):
+            wrong = self.draw_one(correct, num_wrong, model, generator, listable, foreign=KINDS_OF_FOREIGN[number % 3])
+            if wrong is not None:
+                drawn.append(wrong)
+        return drawn
+
+    def draw_one(
+        self,
+        correct: frozenset[int],
+        num_wrong: int,
+        model: AnswerModel,
+        generator: Draws,
+        listable: Listable | None = None,
+        *,
+        foreign: Foreign = Foreign.NONE,
+    ) -> tuple[frozenset[int], ...] | None:
+        """Draw wrong part sets once.
 
         Each set is 1 to 3 steps of the model's walk away from another answer, right or wrong. If the kind has few right
         answers, it is the right answer of another question. A true part is never listed under another name, and no two
@@ -39,21 +104,26 @@ class BalancedAnswers:
             num_wrong: the number of sets to draw.
             model: the distribution of right answers of this kind.
             generator: source of randomness.
+            listable: the parts that the sets may list; None for all of the model's.
+            foreign: which sets may list parts that are foreign to the object.
 
         Returns:
             The sets; None if one of them was not found in 20 tries.
         """
-        few = self._draw_from_few(correct, num_wrong, model, generator) if len(model.few) >= num_wrong else None
-        if few is not None:
-            return few
-        vocabulary: Sequence[int] = list(model.root_odds)
-        if self._has_synonyms:
-            vocabulary = [part for part in vocabulary if part in correct or not self._synonyms[part] & correct]
+        vocabulary: Sequence[int] = list(model.root_odds) if listable is None else listable.parts
+        more = self._without_true(vocabulary if listable is None else listable.more, correct)
+        if len(model.few) >= num_wrong and foreign is Foreign.NONE:
+            few = self._draw_from_few(correct, num_wrong, model, generator, frozenset(vocabulary))
+            if few is not None:
+                return few
+        vocabulary = self._without_true(vocabulary, correct)
         answers = [correct]
         meanings = {self._meaning(correct)}
-        for parent in draw_tree(num_wrong + 1, generator):
+        for node, parent in enumerate(draw_tree(num_wrong + 1, generator), start=1):
+            is_foreign = node == num_wrong if foreign is Foreign.LAST else generator.below(FOREIGN_ONE_IN) == 0
+            listed = more if foreign is not Foreign.NONE and is_foreign else vocabulary
             for _ in range(NUM_TRIES):
-                answer = self._walk(answers[parent], vocabulary, model, generator)
+                answer = self._walk(answers[parent], listed, model, generator)
                 meaning = self._meaning(answer)
                 if meaning not in meanings:
                     break
@@ -63,13 +133,25 @@ class BalancedAnswers:
             meanings.add(meaning)
         return tuple(answers[1:])
 
+    def _without_true(self, vocabulary: Sequence[int], correct: frozenset[int]) -> Sequence[int]:
+        """Leave out true parts in other words."""
+        if not self._has_synonyms:
+            return vocabulary
+        return [part for part in vocabulary if part in correct or not self._synonyms[part] & correct]
+
     def _draw_from_few(
-        self, correct: frozenset[int], num_wrong: int, model: AnswerModel, generator: Draws
+        self,
+        correct: frozenset[int],
+        num_wrong: int,
+        model: AnswerModel,
+        generator: Draws,
+        listable: frozenset[int],
     ) -> tuple[frozenset[int], ...] | None:
         """Draw other right answers of the kind by their shares, without replacement; None if there are not enough."""
         left = {
             self._meaning(answer): (answer, share)
             for answer, share in model.few.items()
+            if answer <= listable
             if not (self._has_synonyms and any(self._synonyms[part] & correct for part in answer - correct))
         }
         left.pop(self._meaning(correct), None)

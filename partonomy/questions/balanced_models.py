@@ -1,27 +1,30 @@
-"""Fits one model of the distribution of right answers per kind of question (mutation mode `balanced`).
+"""Fits one model of the right answers per form of question and object class (mutation mode `balanced`).
 
 A model's walk starts with the part frequencies and sizes of the right answers. Wrong answers are then drawn, and the
-weight of each part or size that they have less often than right answers is raised until the two agree.
+weight of each part or size that they have less often than right answers is raised until the two agree. Where a class
+leaves too few wrong answers of its own parts, `hints` chooses among several sets.
 """
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+
 from partonomy.datasets.concept_graph import ConceptGraph
-from partonomy.datasets.instances import choose_instance
-from partonomy.questions.answer_model import AnswerKind, AnswerModel, draw_place, make_answer_model, make_flat_model
+from partonomy.datasets.instances import InstanceRule, choose_instances
+from partonomy.questions.answer_model import AnswerKind, AnswerModel, draw_place, make_answer_model
 from partonomy.questions.balanced_answers import BalancedAnswers
 from partonomy.questions.draws import Draws
+from partonomy.questions.hints import NUM_CHOSEN_FROM, Hints, Listable, PartWords, fit_weights
 from partonomy.questions.right_answers import AskedParts, RightAnswers, Shares, find_owned_parts
 from partonomy.structures import PartDataset
 
 MAX_FEW_ANSWERS = 24
 """Kinds with at most this many right answers need no walk: other right answers serve as wrong ones."""
-NUM_FREE_PARTS = 4
-"""Number of parts that a vocabulary must have beyond the mean size of a right answer."""
 MIN_EVENING, MAX_EVENING = 0.02, 0.5
 """Bounds of the weight of equal part frequencies, mixed with the counted ones; see `_even_out`."""
 MAX_START_SHARE = 0.999
@@ -32,6 +35,8 @@ NUM_ROUNDS = 8
 NUM_FULL_ROUNDS = 4
 """Rounds whose correction is applied in full; later ones are damped to keep their noise out of the weights."""
 NUM_SIMULATED = 200
+NUM_WEIGHED = 200
+"""Simulated questions that the weights of the hints are fitted to."""
 NUM_WRONG = 4
 SOFTENING = 0.01
 """Added to both of the compared shares, because the counts of rare parts are too small for a meaningful ratio."""
@@ -46,6 +51,30 @@ class _Marginals:
 
 
 @dataclass(frozen=True)
+class _Offered:
+    """The right answers of a kind with their objects: the share of each, and the parts its wrong answers may list."""
+
+    kind: AnswerKind
+    share: float
+    shares: Mapping[AskedParts, float]
+    listable: Mapping[AskedParts, Listable]
+
+    def answers(self) -> list[tuple[frozenset[int], float]]:
+        """Return the right answers with their shares."""
+        return [(asked.parts, share) for asked, share in self.shares.items()]
+
+    def parts(self) -> list[int]:
+        """Return the parts that may be listed, foreign ones included, sorted."""
+        return sorted({part for one in self.listable.values() for part in one.more})
+
+    def draw(self, num_draws: int, generator: Draws) -> list[AskedParts]:
+        """Draw right answers by their shares."""
+        answers = sorted(self.shares, key=lambda one: (sorted(one.parts), one.label))
+        cumulative = list(accumulate(self.shares[answer] for answer in answers))
+        return [answers[draw_place(cumulative, generator)] for _ in range(num_draws)]
+
+
+@dataclass(frozen=True)
 class BalancedFit:
     """What `balanced` needs from a data set: its right answers and their models."""
 
@@ -54,7 +83,11 @@ class BalancedFit:
 
 
 def fit_balanced(
-    dataset: PartDataset, graph: ConceptGraph, synonyms: Sequence[frozenset[int]], seed: int
+    dataset: PartDataset,
+    graph: ConceptGraph,
+    synonyms: Sequence[frozenset[int]],
+    seed: int,
+    instances: InstanceRule = InstanceRule.IMAGE,
 ) -> BalancedFit:
     """Find the right answers that the images of a data set offer, and fit a model to each kind.
 
@@ -63,49 +96,60 @@ def fit_balanced(
         graph: the data set's vocabulary.
         synonyms: for every part, the parts that mean the same, including itself.
         seed: seed of the answers drawn for the fit.
+        instances: which instances of an image are asked about.
     """
     index = {label: number for number, label in enumerate(graph.parts)}
     asked = (
         AskedParts(instance.label, frozenset(index[part.label] for part in instance.parts))
-        for instance in map(choose_instance, dataset.images)
-        if instance is not None
+        for image in dataset.images
+        for instance in choose_instances(image, instances)
     )
     right = RightAnswers(asked, graph, find_owned_parts(graph, synonyms))
-    return BalancedFit(right, fit_answer_models(right, graph, synonyms, seed))
+    return BalancedFit(right, fit_answer_models(right, synonyms, PartWords.of(graph.parts), seed))
 
 
 def fit_answer_models(
-    right: RightAnswers, graph: ConceptGraph, synonyms: Sequence[frozenset[int]], seed: int
+    right: RightAnswers, synonyms: Sequence[frozenset[int]], words: PartWords, seed: int
 ) -> dict[AnswerKind, AnswerModel]:
-    """Fit one model per form of question and category of objects.
+    """Fit one model per form of question and object class; `RightAnswers.listable` decides which parts it lists.
 
-    The parts that may be listed are those of the kind's right answers. If these are too few for wrong answers as large
-    as right ones, all parts of the category are used, then all parts of the data set.
+    The weights of the hints are fitted to all classes of a category together, because most rules ignore the class.
 
     Args:
         right: the data set's right answers.
-        graph: the data set's vocabulary.
         synonyms: for every part, the parts that mean the same, including itself.
+        words: the length of the parts' names.
         seed: seed of the answers drawn for the fit.
     """
-    index = {label: number for number, label in enumerate(graph.parts)}
     generator = Draws(seed)
-    models = {}
-    for kind, shares in right.shares.items():
-        own = sorted({part for answer in shares for part in answer})
-        category = [index[part] for part in graph.category_parts(graph.category_objects[kind.category][0])]
-        needed = sum(len(answer) * share for answer, share in shares.items()) + NUM_FREE_PARTS
-        parts = next((parts for parts in (own, category) if len(parts) >= needed), list(range(len(index))))
-        if NUM_WRONG < len(shares) <= MAX_FEW_ANSWERS:
-            few = dict(sorted(shares.items(), key=lambda row: sorted(row[0])))
-            models[kind] = dataclasses.replace(make_flat_model(parts), few=few)
-        else:
-            target = _even_out(_marginals(shares.items(), parts), right.num_images[kind])
-            models[kind] = _fit_walk(shares, target, synonyms, generator)
+    models: dict[AnswerKind, AnswerModel] = {}
+    for kind, by_label in right.shares_by_label.items():
+        offered = []
+        for label in sorted({asked.label for asked in by_label}):
+            one = _offer(right, kind, label)
+            offered.append(one)
+            target = _even_out(_marginals(one.answers(), one.parts()), one.share * right.num_images[kind])
+            model = _fit_walk(one, target, synonyms, generator)
+            if NUM_WRONG < len(one.shares) <= MAX_FEW_ANSWERS:
+                model = dataclasses.replace(model, few=dict(sorted(one.answers(), key=lambda row: sorted(row[0]))))
+            models[one.kind] = model
+        models |= _weigh_hints(offered, models, right.shares[kind], BalancedAnswers(synonyms, words), generator)
     return models
 
 
-def _even_out(true: _Marginals, num_images: int) -> _Marginals:
+def _offer(right: RightAnswers, kind: AnswerKind, label: str) -> _Offered:
+    """Collect the right answers of a kind about one object."""
+    by_label = {asked: share for asked, share in right.shares_by_label[kind].items() if asked.label == label}
+    total = sum(by_label.values())
+    return _Offered(
+        AnswerKind(kind.form, label),
+        total,
+        {asked: share / total for asked, share in by_label.items()},
+        {asked: right.listable(kind.form, label, asked.parts) for asked in by_label},
+    )
+
+
+def _even_out(true: _Marginals, num_images: float) -> _Marginals:
     """Shrink the parts' shares towards each other, by the weight of half an image.
 
     A right answer adds to the counts of its own parts. Counted over the other images, its parts are therefore one image
@@ -120,12 +164,12 @@ def _even_out(true: _Marginals, num_images: int) -> _Marginals:
     return _Marginals(parts, true.sizes)
 
 
-def _fit_walk(shares: Shares, true: _Marginals, synonyms: Sequence[frozenset[int]], generator: Draws) -> AnswerModel:
+def _fit_walk(offered: _Offered, true: _Marginals, synonyms: Sequence[frozenset[int]], generator: Draws) -> AnswerModel:
     parts = list(true.parts)
     logits = {part: _logit(min(share, MAX_START_SHARE)) for part, share in true.parts.items()}
     log_sizes = [math.log(share + SMALLEST_SIZE_SHARE) for share in true.sizes]
     for number in range(NUM_ROUNDS):
-        wrong = _simulate(shares, _walk_model(logits, log_sizes), synonyms, generator)
+        wrong = _simulate(offered, _walk_model(logits, log_sizes), synonyms, generator)
         if not wrong:
             break
         found = _marginals(((answer, 1 / len(wrong)) for answer in wrong), parts)
@@ -140,17 +184,44 @@ def _fit_walk(shares: Shares, true: _Marginals, synonyms: Sequence[frozenset[int
 
 
 def _simulate(
-    shares: Shares, model: AnswerModel, synonyms: Sequence[frozenset[int]], generator: Draws
+    offered: _Offered, model: AnswerModel, synonyms: Sequence[frozenset[int]], generator: Draws
 ) -> list[frozenset[int]]:
     """Draw right answers by their shares, and wrong answers to them."""
-    answers = sorted(shares, key=sorted)
-    cumulative = list(accumulate(shares[answer] for answer in answers))
     balanced = BalancedAnswers(synonyms)
     wrong: list[frozenset[int]] = []
-    for _ in range(NUM_SIMULATED):
-        correct = answers[draw_place(cumulative, generator)]
-        wrong += balanced.draw(correct, NUM_WRONG, model, generator) or ()
+    for asked in offered.draw(NUM_SIMULATED, generator):
+        wrong += balanced.draw_one(asked.parts, NUM_WRONG, model, generator, offered.listable[asked]) or ()
     return wrong
+
+
+def _weigh_hints(
+    offered: Sequence[_Offered],
+    models: Mapping[AnswerKind, AnswerModel],
+    shares: Shares,
+    answers: BalancedAnswers,
+    generator: Draws,
+) -> dict[AnswerKind, AnswerModel]:
+    """Return the models of a category's objects with weights of the hints, fitted to simulated questions."""
+    listed: dict[int, float] = defaultdict(float)
+    for answer, share in shares.items():
+        for part in answer:
+            listed[part] += share
+    hints = Hints(answers.words, listed)
+    rows = []
+    ends = list(accumulate(one.share for one in offered))
+    for _ in range(NUM_WEIGHED):
+        one = offered[draw_place(ends, generator)]
+        (asked,) = one.draw(1, generator)
+        listable = one.listable[asked]
+        drawn = answers.draw_several(asked.parts, NUM_WRONG, models[one.kind], generator, listable)
+        if len(drawn) == NUM_CHOSEN_FROM:
+            rows.append([hints.find(asked.parts, wrong, listable.own) for wrong in drawn])
+    if not rows:
+        return {}
+    weights, listed = fit_weights(np.array(rows)), dict(sorted(listed.items()))
+    return {
+        one.kind: dataclasses.replace(models[one.kind], hint_shares=listed, hint_weights=weights) for one in offered
+    }
 
 
 def _walk_model(logits: Mapping[int, float], log_sizes: Sequence[float]) -> AnswerModel:

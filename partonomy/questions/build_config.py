@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from partonomy.datasets.instances import InstanceRule
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.files import hash_files
 from partonomy.metrics.part_embedding import DEFAULT_EMBEDDING_MODEL
 from partonomy.names import synonym_file
 from partonomy.questions.answer_mutator import MutationMode
 from partonomy.questions.image_questions import MarkRule
+from partonomy.questions.templates import DEFAULT_TEMPLATES, NAMED_TEMPLATES
 from partonomy.structures import QuestionType, SkippedType
 
 NUM_EXAMPLE_IDS = 10
@@ -26,18 +28,28 @@ class QuestionBuildConfig:
         embedding_model: embedding model of the object names (see `partonomy.metrics.part_embedding.embed_texts`).
         num_workers: number of processes; the output does not depend on it.
         part_comparison: "exact", "lemma" or "file:PATH" (see `partonomy.names.find_comparator`).
-        mark_objects: when to mark the instance by a box: "same_class" or "ambiguous" (see `MarkRule`).
-        templates: file of the wording; default: the packaged file.
+        mark_objects: when to mark the instance by a box: "same_class" or "ambiguous" (see `MarkRule`); None for
+            "ambiguous", in the modes of the paper and its authors for "same_class".
+        instances: which instances of an image to ask about: "image" or "class" (see `InstanceRule`).
+        templates: file of the wording; default: the packaged file with the published Core file's wording.
     """
 
     seed: int = 0
-    mutation: MutationMode = MutationMode.PAPER
+    mutation: MutationMode = MutationMode.BALANCED
     question_types: tuple[QuestionType, ...] = tuple(QuestionType)
     embedding_model: str = DEFAULT_EMBEDDING_MODEL
     num_workers: int = 1
     part_comparison: str = "exact"
-    mark_objects: MarkRule = MarkRule.SAME_CLASS
+    mark_objects: MarkRule | None = None
+    instances: InstanceRule = InstanceRule.IMAGE
     templates: Path | None = None
+
+    @property
+    def mark(self) -> MarkRule:
+        """The rule of marking that applies."""
+        if self.mark_objects is not None:
+            return self.mark_objects
+        return MarkRule.AMBIGUOUS if self.mutation is MutationMode.BALANCED else MarkRule.SAME_CLASS
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -76,9 +88,12 @@ class BuildSummary:
 
 def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:
     """Return the resolved configuration with hashes of its files; `num_workers` does not matter and is left out."""
-    files: dict[str, object] = {"templates": None}
-    if config.templates is not None:
-        files = {"templates": str(config.templates), "templates_sha256": hash_files([config.templates])}
+    templates = config.templates or DEFAULT_TEMPLATES
+    packaged = {path: name for name, path in NAMED_TEMPLATES.items()}
+    files: dict[str, object] = {
+        "templates": packaged.get(templates, str(templates)),
+        "templates_sha256": hash_files([templates]),
+    }
     synonyms = synonym_file(config.part_comparison)
     if synonyms is not None and synonyms.is_file():  # `find_comparator` reports a missing file
         files["part_comparison_sha256"] = hash_files([synonyms])
@@ -88,7 +103,8 @@ def config_to_json(config: QuestionBuildConfig) -> dict[str, object]:
         "question_types": [question_type.value for question_type in config.question_types],
         "embedding_model": config.embedding_model,
         "part_comparison": config.part_comparison,
-        "mark_objects": config.mark_objects.value,
+        "mark_objects": config.mark.value,
+        "instances": config.instances.value,
     } | files
 
 

@@ -98,7 +98,7 @@ def fit_questions(
     parts = fit_part_sampler(part_sets, len(index))
     synonyms = _synonym_indices(graph, comparator or find_comparator(config.part_comparison))
     is_balanced = config.mutation is MutationMode.BALANCED
-    balanced = fit_balanced(dataset, graph, synonyms, config.seed) if is_balanced else None
+    balanced = fit_balanced(dataset, graph, synonyms, config.seed, config.instances) if is_balanced else None
     return Fits(graph, parts, objects, synonyms, balanced)
 
 
@@ -160,6 +160,7 @@ def _balanced_to_json(fit: BalancedFit) -> dict[str, object]:
             {**vars(kind), "weights": [[f"{bits:x}", weight] for bits, weight in weights.items()]}
             for kind, weights in fit.right.weights.items()
         ],
+        "listed": [[*place, f"{bits:x}"] for place, bits in fit.right.listed.items()],
         "models": [
             {
                 **vars(kind),
@@ -167,6 +168,8 @@ def _balanced_to_json(fit: BalancedFit) -> dict[str, object]:
                 "up": model.up,
                 "down": model.down,
                 "swap": model.swap,
+                "hint_shares": list(model.hint_shares.items()),
+                "hint_weights": model.hint_weights,
                 "few": [[sorted(answer), share] for answer, share in model.few.items()],
             }
             for kind, model in fit.models.items()
@@ -184,11 +187,14 @@ def _balanced_from_json(
             up=tuple(row["up"]),
             down=tuple(row["down"]),
             swap=tuple(row["swap"]),
+            hint_shares=dict(row["hint_shares"]),
+            hint_weights=tuple(row["hint_weights"]),
             few={frozenset(answer): share for answer, share in row["few"]},
         )
         for row in content["models"]
     }
-    return BalancedFit(RightAnswers.from_weights(graph, find_owned_parts(graph, synonyms), weights), models)
+    listed = {(form, label): int(bits, 16) for form, label, bits in content["listed"]}
+    return BalancedFit(RightAnswers.from_weights(graph, find_owned_parts(graph, synonyms), weights, listed), models)
 
 
 def _kind(row: Mapping[str, Any]) -> AnswerKind:

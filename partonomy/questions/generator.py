@@ -1,6 +1,7 @@
 """Builds the questions of a data set in all ten types (paper, sections 3.1 and 3.2), with their wrong answers.
 
-Each image yields at most one question per type, all about the same instance. Every question has its own generator,
+Each image, or each object class in it, yields at most one question per type, all about the same instance.
+Every question has its own generator,
 seeded by (seed, image, type), and the regressions are fitted once, so the output is byte-identical for any number of
 workers.
 """
@@ -27,6 +28,7 @@ from partonomy.questions.build_config import (
     summary_to_json,
 )
 from partonomy.questions.fits import Fits, find_askable_graph, fit_object_sampler, fit_questions
+from partonomy.questions.hints import PartWords
 from partonomy.questions.image_questions import QuestionMaker, SkippedQuestion
 from partonomy.questions.question_writer import MadeQuestions, QuestionWriter, withdraw_questions
 from partonomy.questions.templates import DEFAULT_TEMPLATES, Templates, load_templates
@@ -122,13 +124,20 @@ def make_maker(fits: Fits, config: QuestionBuildConfig, templates: Templates, im
     balanced = fits.balanced
     return QuestionMaker(
         graph=fits.graph,
-        mutator=AnswerMutator(config.mutation, fits.parts, fits.synonyms, balanced.models if balanced else None),
+        mutator=AnswerMutator(
+            config.mutation,
+            fits.parts,
+            fits.synonyms,
+            balanced.models if balanced else None,
+            PartWords.of(fits.graph.parts),
+        ),
         object_sampler=fits.objects,
         templates=templates,
         synonyms=fits.synonyms,
         seed=config.seed,
         image_root=image_root,
-        mark=config.mark_objects,
+        mark=config.mark,
+        instances=config.instances,
         right=balanced.right if balanced else None,
     )
 

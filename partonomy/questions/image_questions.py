@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from partonomy.datasets.concept_graph import ConceptGraph
-from partonomy.datasets.instances import choose_instance, instance_box
+from partonomy.datasets.instances import InstanceRule, choose_instances, instance_box
 from partonomy.questions.answer_model import AnswerKind
 from partonomy.questions.answer_mutator import NUM_WRONG_ANSWERS, AnswerMutator, MutationContext
 from partonomy.questions.draws import Draws
@@ -24,9 +24,10 @@ TYPE_CODES = {question_type: zlib.crc32(question_type.value.encode()) for questi
 
 
 class SkipReason(StrEnum):
-    """The reason why an image yields no question of a type."""
+    """The reason why an image, or one of its instances asked about, yields no question of a type."""
 
     NO_PARTS = "the image has no object with annotated parts"
+    LEFT_OUT = "parts of all the image's objects were left out though visible, so a right answer would deny them"
     ONE_OBJECT = "the data set has only one object class with parts"
     FEW_OBJECTS = f"the data set has fewer than {NUM_WRONG_ANSWERS + 1} object classes with parts"
     NO_CONCEPT = "no other object class leaves an answer that is not empty"
@@ -74,6 +75,7 @@ class QuestionMaker:
         seed: seed of the build.
         image_root: absolute folder of the images.
         mark: when to mark the instance by a box.
+        instances: which instances of an image to ask about.
         right: chooses the objects to compare the instance with (mutation mode `balanced`); None draws them uniformly.
     """
 
@@ -89,7 +91,9 @@ class QuestionMaker:
         image_root: Path,
         mark: MarkRule,
         right: RightAnswers | None = None,
+        instances: InstanceRule = InstanceRule.IMAGE,
     ) -> None:
+        self._instances = instances
         self._right = right
         self._graph = graph
         self._mutator = mutator
@@ -111,23 +115,28 @@ class QuestionMaker:
     def make(
         self, image: AnnotatedImage, question_types: Sequence[QuestionType]
     ) -> tuple[list[Question], list[SkippedQuestion]]:
-        """Make at most one question per type about one instance of the image; also return the types not asked."""
-        instance = choose_instance(image)
-        if instance is None:
-            return [], [SkippedQuestion(question_type, SkipReason.NO_PARTS) for question_type in question_types]
-        parts = tuple(sorted(self._indices(part.label for part in instance.parts)))
-        asked = AskedInstance(image, self._image_root / image.file_name, instance, parts)
+        """Make at most one question per type about each chosen instance; also return the types not asked."""
+        instances = choose_instances(image, self._instances)
+        if not instances:
+            reason = SkipReason.LEFT_OUT if any(one.left_out_parts for one in image.objects) else SkipReason.NO_PARTS
+            return [], [SkippedQuestion(question_type, reason) for question_type in question_types]
         questions, skipped = [], []
-        for question_type in question_types:
-            made = self._make_one(asked, question_type)
-            if isinstance(made, SkipReason):
-                skipped.append(SkippedQuestion(question_type, made))
-            else:
-                questions.append(made)
+        for instance in instances:
+            parts = tuple(sorted(self._indices(part.label for part in instance.parts)))
+            asked = AskedInstance(image, self._image_root / image.file_name, instance, parts)
+            for question_type in question_types:
+                made = self._make_one(asked, question_type)
+                if isinstance(made, SkipReason):
+                    skipped.append(SkippedQuestion(question_type, made))
+                else:
+                    questions.append(made)
         return questions, skipped
 
     def _make_one(self, asked: AskedInstance, question_type: QuestionType) -> Question | SkipReason:
         generator = question_generator(self._seed, asked.image.image_id, question_type)
+        if self._instances is InstanceRule.CLASS:
+            label_code = zlib.crc32(asked.instance.label.encode())
+            generator = Draws([self._seed, asked.image.image_id, TYPE_CODES[question_type], label_code])
         form = question_form(question_type)
         if form != "identification" and len(self._graph.objects) < 2:
             return SkipReason.ONE_OBJECT
@@ -173,13 +182,16 @@ class QuestionMaker:
     def _mutation_context(
         self, asked: AskedInstance, question_type: QuestionType, concepts: Concepts
     ) -> MutationContext:
-        query: set[int] = set()
-        if self._mutator.needs_query_parts and not question_type.is_part_whole:
-            for label in (asked.instance.label, concepts.concept, concepts.other):
-                query |= self._own_parts[label] if label is not None else set()
-        label = asked.instance.label
-        kind = AnswerKind(question_form(question_type), self._graph.object_category[label])
-        return MutationContext(concepts.answer, self._category_parts[label], tuple(sorted(query)), kind)
+        label, form = asked.instance.label, question_form(question_type)
+        query: tuple[int, ...] = ()
+        if not question_type.is_part_whole:
+            named = [label, *filter(None, (concepts.concept, concepts.other))]
+            query = tuple(sorted(frozenset().union(*(self._own_parts[one] for one in named))))
+        related = self._category_parts[label] if self._graph.is_grouped(label) or not query else query
+        if self._right is None:
+            return MutationContext(concepts.answer, related, query)
+        listable = self._right.listable(form, label, concepts.answer)
+        return MutationContext(concepts.answer, related, query, AnswerKind(form, label), listable)
 
     def _write(
         self,
@@ -201,7 +213,7 @@ class QuestionMaker:
             object_question = self._object_question(wording, texts.object_question, generator)
         part_of = {part.label: part for part in asked.instance.parts}
         return Question(
-            question_id=f"{asked.image.image_id}:{question_type.value}",
+            question_id=self._question_id(asked, question_type),
             question_type=question_type,
             image_id=asked.image.image_id,
             instance_id=asked.instance.instance_id,
@@ -215,6 +227,11 @@ class QuestionMaker:
             object_question=object_question,
             box=box,
         )
+
+    def _question_id(self, asked: AskedInstance, question_type: QuestionType) -> str:
+        if self._instances is InstanceRule.IMAGE:
+            return f"{asked.image.image_id}:{question_type.value}"
+        return f"{asked.image.image_id}:{asked.instance.instance_id}:{question_type.value}"
 
     def _find_texts(self, wording: Wording) -> QuestionTexts:
         """Return the cached texts of a wording, because most wordings recur."""
@@ -235,7 +252,7 @@ class QuestionMaker:
         others = [other for other in asked.image.objects if other.instance_id != asked.instance.instance_id]
         is_ambiguous = any(other.label == asked.instance.label for other in others)
         if self._mark is MarkRule.AMBIGUOUS and not question_type.names_object:
-            is_ambiguous = bool(others)
+            is_ambiguous = bool(others) or asked.image.has_other_objects
         if asked.instance.box is not None:
             return asked.instance.box
         return instance_box(asked.instance) if is_ambiguous else None

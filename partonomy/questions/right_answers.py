@@ -7,7 +7,7 @@ so that the answers of a category spread out; then objects that lead to it are d
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -15,10 +15,15 @@ from itertools import accumulate
 from partonomy.datasets.concept_graph import ConceptGraph
 from partonomy.questions.answer_model import AnswerKind, draw_place
 from partonomy.questions.draws import Draws
+from partonomy.questions.hints import Listable
 from partonomy.questions.templates import FORMS
 
 NUM_SPREAD_ROUNDS = 30
 SPREAD_POWER = 0.5
+MIN_LISTABLE = 4
+"""Number of parts that wrong answers need at least: four have 15 non-empty subsets, three only 7."""
+NUM_FOREIGN_PARTS = 3
+"""Number of parts foreign to an object that wrong answers may list, at least."""
 SPREAD_FLOOR = 0.01
 """Lower bound of shares, so that answers that hardly any object offers do not get unbounded weights."""
 
@@ -56,11 +61,21 @@ class RightAnswers:
         shares: for every kind of question, the share of each right answer over the draws of the compared objects.
         num_images: for every kind of question, the number of images that it can be asked about.
         weights: for every kind of question, the weight of each right answer in the draw, by its bits.
+        shares_by_label: for every kind of question, `shares` of each object by itself; they add up to the object's
+            share of the images.
+        listed: for every form of question and object, the bits of all parts of its right answers.
     """
 
     def __init__(self, asked: Iterable[AskedParts], graph: ConceptGraph, owned: Mapping[str, frozenset[int]]) -> None:
         self._has = {label: _to_bits(parts) for label, parts in sorted(owned.items())}
-        self._category = graph.object_category
+        index = {label: number for number, label in enumerate(graph.parts)}
+        self._own = {
+            label: _to_bits(index[part] for part in parts) for label, parts in sorted(graph.object_parts.items())
+        }
+        self._category = {label: graph.object_category[label] if graph.is_grouped(label) else "" for label in self._own}
+        self._related = {label: self._find_related(label) for label in self._own}
+        self._listable: dict[tuple[str, str, int], Listable] = {}
+        self._all = (1 << len(index)) - 1
         self._rests: dict[int, dict[int, float]] = {}
         self._listed: dict[int, tuple[int, ...]] = {}
         counts = Counter(asked)
@@ -69,13 +84,21 @@ class RightAnswers:
             for form in FORMS:
                 offered = self._offered(form, one.label, _to_bits(one.parts))
                 if offered:
-                    rows[self.kind(form, one.label)].append(_Offer(counts[one], offered))
+                    rows[self.kind(form, one.label)].append(_Offer(one.label, counts[one], offered))
+        self.listed: Mapping[tuple[str, str], int] = {
+            (kind.form, label): _unite(answer for offer in offers if offer.label == label for answer in offer.answers)
+            for kind, offers in rows.items()
+            for label in sorted({offer.label for offer in offers})
+        }
         self.weights: Mapping[AnswerKind, Mapping[int, float]] = {
             kind: _spread(offers) for kind, offers in rows.items()
         }
         self.shares: Mapping[AnswerKind, Shares] = {
             kind: {frozenset(self._parts(bits)): share for bits, share in _shares(offers, self.weights[kind]).items()}
             for kind, offers in rows.items()
+        }
+        self.shares_by_label: Mapping[AnswerKind, Mapping[AskedParts, float]] = {
+            kind: _shares_by_label(offers, self.weights[kind], self._parts) for kind, offers in rows.items()
         }
         self.num_images: Mapping[AnswerKind, int] = {
             kind: sum(offer.count for offer in offers) for kind, offers in rows.items()
@@ -88,15 +111,42 @@ class RightAnswers:
         graph: ConceptGraph,
         owned: Mapping[str, frozenset[int]],
         weights: Mapping[AnswerKind, Mapping[int, float]],
+        listed: Mapping[tuple[str, str], int],
     ) -> "RightAnswers":
-        """Restore the draws from the `weights` of fitted ones; `shares` and `num_images` are empty."""
+        """Restore the draws from the `weights` and `listed` of fitted ones; all shares and `num_images` are empty."""
         restored = cls((), graph, owned)
-        restored.weights = weights
+        restored.weights, restored.listed = weights, listed
         return restored
 
     def kind(self, form: str, label: str) -> AnswerKind:
-        """Return the kind of the questions of a form about an object."""
+        """Return the kind of the questions of a form about an object; objects without a category share one kind."""
         return AnswerKind(form, self._category[label])
+
+    def listable(self, form: str, label: str, correct: frozenset[int]) -> Listable:
+        """Return the parts that wrong answers about an object may list.
+
+        A part that the object's class does not have gives a wrong answer away to anyone who knows the class, and so
+        does, in questions that compare, a part that is never right. Where the right answer leaves too few other parts,
+        those of the class, of the classes that share a part with it (of its category, if it has one), and of the data
+        set are taken, in this order.
+        """
+        key = (form, label, _to_bits(correct))
+        if key not in self._listable:
+            tiers = (self.listed.get((form, label), 0), self._own[label], self._related[label], self._all)
+            parts = self._first_enough(key[2], tiers, MIN_LISTABLE)
+            more = self._first_enough(parts, tiers[2:], parts.bit_count() + NUM_FOREIGN_PARTS)
+            self._listable[key] = Listable(
+                self._parts(parts), self._parts(more), frozenset(self._parts(self._own[label]))
+            )
+        return self._listable[key]
+
+    @staticmethod
+    def _first_enough(bits: int, tiers: Iterable[int], num_needed: int) -> int:
+        for more in tiers:
+            if bits.bit_count() >= num_needed:
+                break
+            bits |= more
+        return bits
 
     def draw(self, form: str, asked: AskedParts, generator: Draws) -> Iterator[Concepts]:
         """Yield every right answer once, in random order, with objects that lead to it; nothing if there is none."""
@@ -114,6 +164,12 @@ class RightAnswers:
             ways = self._ways(form, asked.label, parts, answer)
             concept, other = ways[generator.below(len(ways))]
             yield Concepts(frozenset(self._parts(answer)), concept, other)
+
+    def _find_related(self, label: str) -> int:
+        """Return the parts of the label's category; without one, of all objects that share a part with it."""
+        own, category = self._own[label], self._category[label]
+        others = ((other, bits) for other, bits in self._own.items() if self._category[other] == category)
+        return _unite(bits for _, bits in others if category or bits & own)
 
     def _parts(self, bits: int) -> tuple[int, ...]:
         """Return the parts of a set, sorted."""
@@ -169,6 +225,7 @@ def find_owned_parts(graph: ConceptGraph, synonyms: Sequence[frozenset[int]]) ->
 class _Offer:
     """Right answers with their probabilities, and the number of images that offer them."""
 
+    label: str
     count: int
     answers: Mapping[int, float]
 
@@ -196,6 +253,20 @@ def _shares(offers: Sequence[_Offer], weights: Mapping[int, float]) -> dict[int,
     return shares
 
 
+def _shares_by_label(
+    offers: Sequence[_Offer], weights: Mapping[int, float], parts: Callable[[int], tuple[int, ...]]
+) -> dict[AskedParts, float]:
+    shares: dict[AskedParts, float] = defaultdict(float)
+    num_images = sum(offer.count for offer in offers)
+    for label in sorted({offer.label for offer in offers}):
+        own = [offer for offer in offers if offer.label == label]
+        part_of_all = sum(offer.count for offer in own) / num_images
+        own_weights = {answer: weights[answer] for offer in own for answer in offer.answers}
+        for answer, share in _shares(own, own_weights).items():
+            shares[AskedParts(label, frozenset(parts(answer)))] += part_of_all * share
+    return dict(shares)
+
+
 def _average(distributions: Sequence[Mapping[int, float]]) -> dict[int, float]:
     mean: dict[int, float] = defaultdict(float)
     for distribution in distributions:
@@ -216,6 +287,13 @@ def _add_up(count: int, total: int) -> float:
     for _ in range(count):
         value += 1.0 / total
     return value
+
+
+def _unite(sets: Iterable[int]) -> int:
+    bits = 0
+    for one in sets:
+        bits |= one
+    return bits
 
 
 def _to_bits(parts: Iterable[int]) -> int:

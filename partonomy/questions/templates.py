@@ -1,4 +1,9 @@
-"""Wording of questions and answers (paper, Figures 1 and 7), read from a YAML file so that it can be replaced."""
+"""Wording of questions and answers, read from a YAML file so that it can be replaced.
+
+The default file, `templates.yaml`, has the wording of the published Partonomy-Core file (paper, Figures 1 and 7, and
+the authors' code), so that a model meets the same words in training, in data of one's own, and in Core.
+`templates_plain.yaml` has the wording that this project used before: lists without "and", and objects named in a whole
+sentence."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,8 +16,14 @@ import yaml
 from partonomy.structures import CharSpan, Choice, ObjectChoice, QuestionType
 
 DEFAULT_TEMPLATES = Path(__file__).with_name("templates.yaml")
+NAMED_TEMPLATES: Mapping[str, Path] = {
+    "core": DEFAULT_TEMPLATES,
+    "plain": Path(__file__).with_name("templates_plain.yaml"),
+}
+"""The packaged wordings, by the name that `--templates` takes instead of a path."""
 FORMS = ("identification", "positive", "negative", "difference")
 PARTS_SLOT = "{parts}"
+SEPARATOR_KEYS = ("between", "last", "two")
 # Words whose first letter misleads: a vowel that sounds like a consonant, and the reverse.
 CONSONANT_SOUND = re.compile(
     r"(uni([^nm]|$)|us[aeiu]|ut[eio]|eu|ew|one\b|once|ufo|uk|ur[aeio]n|u-|ubiq)", flags=re.IGNORECASE
@@ -34,22 +45,42 @@ class Wording:
 
 
 @dataclass(frozen=True)
+class PartSeparator:
+    """What stands between the parts of a list.
+
+    Attributes:
+        between: between two parts that are not the last two.
+        last: before the last of three or more parts.
+        two: between the parts of a list of two.
+    """
+
+    between: str
+    last: str
+    two: str
+
+    def gaps(self, num_parts: int) -> tuple[str, ...]:
+        """Return the text before each part of a list; the first is empty."""
+        if num_parts == 2:
+            return "", self.two
+        return ("", *(self.between,) * (num_parts - 2), self.last)[:num_parts]
+
+
+@dataclass(frozen=True)
 class AnswerForm:
     """The text of an answer before, between and after its parts."""
 
     before: str
-    separator: str
+    separator: PartSeparator
     after: str
 
     def choice(self, parts: Sequence[str], is_correct: bool) -> Choice:
         """Return an answer that lists `parts` in the given order, with the span of each in its text."""
-        spans, start, gap = [], len(self.before), len(self.separator)
-        for part in parts:
-            end = start + len(part)
-            spans.append(_span(start, end))
-            start = end + gap
-        text = self.before + self.separator.join(parts) + self.after
-        return Choice(text, tuple(parts), tuple(spans), is_correct)
+        text, spans = self.before, []
+        for gap, part in zip(self.separator.gaps(len(parts)), parts, strict=True):
+            start = len(text) + len(gap)
+            text += gap + part
+            spans.append(_span(start, start + len(part)))
+        return Choice(text + self.after, tuple(parts), tuple(spans), is_correct)
 
 
 @dataclass(frozen=True)
@@ -67,7 +98,7 @@ class Templates:
 
     the_object: Mapping[str, str]
     place: Mapping[str, str]
-    part_separator: str
+    part_separator: PartSeparator
     questions: Mapping[str, str]
     answers: Mapping[str, str]
     object_question: str
@@ -122,7 +153,33 @@ def load_templates(path: Path = DEFAULT_TEMPLATES) -> Templates:
     expected = set(Templates.__dataclass_fields__)
     if not isinstance(content, dict) or set(content) != expected:
         raise ValueError(f"{path}: the template file must have exactly the keys {sorted(expected)}")
-    return Templates(**content)
+    separator = _read_separator(path, content["part_separator"])
+    return Templates(**(content | {"part_separator": separator}))
+
+
+@cache
+def packaged_templates() -> Templates:
+    """Return the default wording, read once."""
+    return load_templates()
+
+
+def find_templates(name: str) -> Path:
+    """Return the file that a `--templates` value names: a key of `NAMED_TEMPLATES`, or a path."""
+    return NAMED_TEMPLATES.get(name, Path(name))
+
+
+def _read_separator(path: Path, value: object) -> PartSeparator:
+    """Read `part_separator`: one text for all gaps of a list, or a text for each kind of gap."""
+    if isinstance(value, str):
+        value = dict.fromkeys(SEPARATOR_KEYS, value)
+    if not isinstance(value, dict) or set(value) != set(SEPARATOR_KEYS):
+        raise ValueError(
+            f"{path}: part_separator must be one text or have exactly the keys {list(SEPARATOR_KEYS)}, got {value!r}"
+        )
+    for key, text in value.items():
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{path}: part_separator's {key!r} must be a text that keeps parts apart, got {text!r}")
+    return PartSeparator(**value)
 
 
 @cache

@@ -13,7 +13,7 @@ from partonomy.metrics.blind import (
     BlindQuestion,
     BlindResult,
     BlindScore,
-    Subject,
+    ClassVocabularies,
     estimate_guesses,
     guess_blindly,
     pool_guesses,
@@ -21,7 +21,7 @@ from partonomy.metrics.blind import (
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.reporting.paper_tables.partonomy_tables import QuestionRun
 from partonomy.reporting.tables import format_estimate
-from partonomy.structures import Question, QuestionType
+from partonomy.structures import Question, QuestionType, Subject
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
 
 ALL_TYPES = "all types"
@@ -31,6 +31,9 @@ NOTE = (
     "share. Best rule: the highest of {num_rules} fixed rules on these questions, by luck a little above what it is "
     "worth. Learned: a logistic regression on all features, fitted on other images."
 )
+MAX_BLIND_EXCESS = 0.05
+"""Above chance: a question set whose best rule exceeds it says so wherever it is built, counted or asked."""
+MAX_QUESTIONS_OF_LINE = 20_000
 RUN_METRICS = {Subject.PARTS: "parts_accuracy", Subject.OBJECT: "objects_accuracy"}
 
 
@@ -42,7 +45,7 @@ class BlindReport:
     results: tuple[BlindResult, ...]
 
     def central_choice(self, question_type: str, metric: str) -> Estimate | None:
-        """Return the most central choice's accuracy for the accuracy metric of that name."""
+        """Return the accuracy of the most central choice for an accuracy metric; None for any other metric."""
         for result in self.results:
             if (result.question_type, RUN_METRICS[result.subject]) == (question_type, metric):
                 score = result.find(CENTRAL)
@@ -54,7 +57,7 @@ class BlindReport:
         return tuple(result for result in self.results if result.subject is subject)
 
 
-def report_on_questions(name: str, questions: Iterable[Question]) -> BlindReport:
+def report_on_questions(name: str, questions: Iterable[Question], *, is_learned: bool = True) -> BlindReport:
     """Compute the blind baselines on the questions of a data set.
 
     Raises:
@@ -69,6 +72,7 @@ def report_on_questions(name: str, questions: Iterable[Question]) -> BlindReport
                 tuple(choice.text for choice in question.choices),
                 tuple(choice.parts for choice in question.choices),
                 [choice.is_correct for choice in question.choices].index(True),
+                question.object_label,
             )
         )
         if question.object_question is not None:
@@ -82,12 +86,12 @@ def report_on_questions(name: str, questions: Iterable[Question]) -> BlindReport
                 )
             )
     if not asked:
-        raise ValueError(f"{name}: there is no question to guess")
-    return _report(name, asked)
+        raise ValueError(f"{name}: there are no questions to guess")
+    return _report(name, asked, is_learned=is_learned)
 
 
-def report_on_run(run: QuestionRun) -> BlindReport | None:
-    """Compute the blind baselines from a run's records, which hold the choices; None if it asked for no choice."""
+def report_on_run(run: QuestionRun, *, is_learned: bool = True) -> BlindReport | None:
+    """Compute the blind baselines from the choices in a run's records; None if the run asked for no choices."""
     asked: dict[tuple[Subject, str], list[BlindQuestion]] = {}
     for record in run.records:
         if record.question_type is None:
@@ -97,9 +101,15 @@ def report_on_run(run: QuestionRun) -> BlindReport | None:
                 is_object = subject is Subject.OBJECT
                 labels = tuple(tuple(" ".join(row).split()) if is_object else row for row in choice.labels)
                 asked.setdefault((subject, record.question_type.value), []).append(
-                    BlindQuestion(int(record.image_id), choice.texts, labels, choice.correct_index)
+                    BlindQuestion(
+                        int(record.image_id),
+                        choice.texts,
+                        labels,
+                        choice.correct_index,
+                        "" if is_object else record.object_label,
+                    )
                 )
-    return _report(run.name, asked) if asked else None
+    return _report(run.name, asked, is_learned=is_learned) if asked else None
 
 
 def overview_table(reports: Sequence[BlindReport]) -> Table:
@@ -121,8 +131,8 @@ def overview_table(reports: Sequence[BlindReport]) -> Table:
         for result in report.results
     ]
     headings = ("Question type", "Questions", "Chance", "Central choice", "Best rule", "which", "Learned")
-    num_rules = len(reports[0].results[0].scores) - 1
-    return Table("Blind baselines", (ColumnGroup("", headings),), tuple(rows), NOTE.format(num_rules=num_rules))
+    note = "\n".join([_note(reports[0]), *filter(None, map(constant_note, reports))])
+    return Table("Blind baselines", (ColumnGroup("", headings),), tuple(rows), note)
 
 
 def rule_table(report: BlindReport, subject: Subject) -> Table:
@@ -167,17 +177,65 @@ def run_table(run: QuestionRun, report: BlindReport) -> Table:
         cells = (format_estimate(own), format_percent(result.chance.accuracy.value), _cell(result.find(CENTRAL)))
         rows.append(TableRow((_label(result), *cells, f"{_cell(best)}, {best.rule}", _cell(result.find(LEARNED)))))
     headings = ("Question type", "This run", "Chance", "Central choice", "Best rule", "Learned")
-    num_rules = len(report.results[0].scores) - 1
-    return Table(
-        "What a blind guess reaches", (ColumnGroup("", headings),), tuple(rows), NOTE.format(num_rules=num_rules)
+    note = "\n".join(filter(None, [_note(report), constant_note(report)]))
+    return Table("What a blind guess reaches", (ColumnGroup("", headings),), tuple(rows), note)
+
+
+def constant_note(report: BlindReport) -> str:
+    """Say once where the right answers always are; "" if they have no such place."""
+    places: dict[str, list[str]] = {}
+    for result in report.results:
+        for words in result.constant if result.question_type != ALL_TYPES else ():
+            places.setdefault(words, []).append(_label(result))
+    return "\n".join(
+        f"{report.name}: the right answer is always {words} ({', '.join(names)}). That is the order of the file, so no "
+        "rule uses it; models that see all choices at once must get them shuffled."
+        for words, names in places.items()
     )
 
 
-def _report(name: str, asked: dict[tuple[Subject, str], list[BlindQuestion]]) -> BlindReport:
+def blind_line(report: BlindReport) -> str:
+    """Return one line with the best blind rule, if it is more than 5 points above chance; else ""."""
+    found = []
+    for subject in Subject:
+        results = report.of_subject(subject)
+        if not results:
+            continue
+        pooled = results[-1]  # all types, if there are several
+        best, chance = pooled.best_fixed, pooled.chance.accuracy.value or 0.0
+        if (best.accuracy.value or 0.0) > chance + MAX_BLIND_EXCESS:
+            found.append(
+                f"{format_estimate(best.accuracy)}% of {pooled.num_questions} questions about "
+                f"{'parts' if subject is Subject.PARTS else 'objects'} ({best.rule}; chance {format_percent(chance)}%)"
+            )
+    return f"a guess that sees the choices alone is right in {', and in '.join(found)}" if found else ""
+
+
+def line_on_questions(name: str, questions: Sequence[Question]) -> str:
+    """Return `blind_line` of a question set; of a large one, from images spread evenly over it; "" if it is empty."""
+    step = max(-(-len(questions) // MAX_QUESTIONS_OF_LINE), 1)
+    images = dict.fromkeys(question.image_id for question in questions) if step > 1 else {}
+    kept = set(list(images)[::step])
+    chosen = [one for one in questions if not kept or one.image_id in kept]
+    return blind_line(report_on_questions(name, chosen, is_learned=False)) if chosen else ""
+
+
+def _note(report: BlindReport) -> str:
+    return NOTE.format(num_rules=max(sum(score.rule != LEARNED for score in one.scores) for one in report.results))
+
+
+def _report(
+    name: str, asked: dict[tuple[Subject, str], list[BlindQuestion]], *, is_learned: bool = True
+) -> BlindReport:
     results = []
     for subject in Subject:
         types = [kind.value for kind in QuestionType if (subject, kind.value) in asked]
-        guesses: list[BlindGuesses] = [guess_blindly(kind, subject, asked[subject, kind]) for kind in types]
+        if not types:
+            continue
+        vocabularies = ClassVocabularies.of([one for kind in types for one in asked[subject, kind]])
+        guesses: list[BlindGuesses] = [
+            guess_blindly(kind, subject, asked[subject, kind], vocabularies, is_learned=is_learned) for kind in types
+        ]
         if len(guesses) > 1:
             guesses.append(pool_guesses(ALL_TYPES, guesses))
         results += [estimate_guesses(one, np.random.default_rng(SEED)) for one in guesses]

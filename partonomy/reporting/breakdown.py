@@ -12,7 +12,7 @@ from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR
 
 @dataclass(frozen=True)
 class BreakdownRow:
-    """One part name or object label.
+    """Counts and scores of one part name or object label.
 
     Attributes:
         name: The label.
@@ -38,12 +38,12 @@ class _MaskEntry:
 
 
 def by_part(records: Sequence[QuestionRecord], has_masks: bool) -> tuple[BreakdownRow, ...]:
-    """One row per part name, most masks first."""
+    """Return one row per part name, most masks first."""
     return _group(records, has_masks, lambda record, index: record.true_parts[index].label)
 
 
 def by_object(records: Sequence[QuestionRecord], has_masks: bool) -> tuple[BreakdownRow, ...]:
-    """One row per object label, most masks first."""
+    """Return one row per object label, most masks first."""
     return _group(records, has_masks, lambda record, index: record.object_label)
 
 

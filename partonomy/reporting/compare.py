@@ -35,7 +35,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class ChoiceChange:
-    """A right or wrong answer: the names in the correct answer and in either run's answer.
+    """An answer that is right or wrong in each run: the names in the correct answer and in both runs' answers.
 
     `first` and `second` are empty if the item failed.
     """
@@ -105,7 +105,7 @@ class Comparison:
         second: Name of the second run.
         words: The benchmark's words for its items.
         differences: One entry per metric and group that both runs asked.
-        choices: Every right or wrong answer that both runs asked for, including those that did not flip.
+        choices: Every scored answer that both runs have, including those that are right or wrong in both.
         quality_changes: Items whose quality differs, largest change first.
         only_first: Groups that only the first run asked.
         only_second: Groups that only the second run asked.
@@ -155,7 +155,7 @@ class _AnswerPair:
 
 
 class _InOrder(Sequence[Record]):
-    """Records in another order."""
+    """A view of records in another order."""
 
     def __init__(self, records: Sequence[Record], places: Sequence[int]) -> None:
         self._records, self._places = records, places
@@ -299,19 +299,19 @@ def _pair_up(
         if missing:
             more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
             raise ValueError(
-                f"the runs were asked other {first.task.WORDS.items}: {of_type}{run.path} alone has "
-                f"{', '.join(missing[:_MAX_NAMED])}{more}; was the other run with another --limit, or "
+                f"the runs cover different {first.task.WORDS.items}: {of_type}only {run.path} has "
+                f"{', '.join(missing[:_MAX_NAMED])}{more}; was the other run started with another --limit, or "
                 "without some images (its summary.json counts the reasons)?"
             )
     pairs = [_AnswerPair(answer, by_id[item_id]) for item_id, answer in asked.items()]
     moved = [pair.first.item_id for pair in pairs if pair.first.image_id != pair.second.image_id]
     if moved:
-        raise ValueError(f"the item {moved[0]} is about another image in {second.path} than in {first.path}")
+        raise ValueError(f"the item {moved[0]} is about different images in {first.path} and {second.path}")
     return pairs
 
 
 def _choice_changes(pairs: Sequence[_AnswerPair]) -> tuple[ChoiceChange, ...]:
-    """Return the answers that both runs asked for, in order, without capabilities that one model lacks on all items."""
+    """Return the answers that both runs asked for, in order, except those of capabilities that one model never had."""
     changes = []
     for pair in pairs:
         after = {verdict.subject: verdict for verdict in pair.second.verdicts}
@@ -404,7 +404,7 @@ def render_comparison(comparison: Comparison, num_shown: int) -> str:
     lines = [f"A: {comparison.first}", f"B: {comparison.second}", *(f"note: {text}" for text in comparison.warnings)]
     for name, types in (("A", comparison.only_first), ("B", comparison.only_second)):
         if types:
-            lines.append(f"note: asked in {name} alone and not compared: {', '.join(types)}")
+            lines.append(f"note: asked only in {name} and not compared: {', '.join(types)}")
     return "\n\n".join(["\n".join(lines), *sections]) + "\n"
 
 
@@ -427,7 +427,7 @@ def check_output(output: Path) -> None:
         ValueError: The suffix is neither .json nor .csv.
     """
     if output.suffix not in OUTPUT_SUFFIXES:
-        raise ValueError(f"{output}: give a name that ends in {' or '.join(OUTPUT_SUFFIXES)}")
+        raise ValueError(f"{output}: choose a name that ends in {' or '.join(OUTPUT_SUFFIXES)}")
 
 
 def _difference_table(comparison: Comparison) -> Table:
@@ -518,13 +518,13 @@ def _quality_table(comparison: Comparison, num_shown: int) -> Table:
 
 
 def shorten_text(text: str) -> str:
-    """Put a text on one line and truncate it."""
+    """Put text on one line and truncate it."""
     line = " ".join(text.split())
     return line if len(line) <= _MAX_SAID else f"{line[: _MAX_SAID - 3]}..."
 
 
 def _rest(count: int, num_shown: int) -> list[str]:
-    return [f"  ... and {count - num_shown} more; --output FILE.csv holds all"] if count > num_shown else []
+    return [f"  ... and {count - num_shown} more; --output FILE.csv lists all"] if count > num_shown else []
 
 
 def _signed(value: float | None) -> str:
@@ -563,7 +563,7 @@ def _to_json(comparison: Comparison) -> str:
 
 
 def _of_runs(entry: dict[str, Any]) -> dict[str, Any]:
-    """Rename fields as in the files; keep replies only if there are any."""
+    """Rename the fields as in the files; include replies only if there are any."""
     names = {
         "item_id": "question_id",
         "group": "question_type",

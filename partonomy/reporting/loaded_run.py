@@ -70,7 +70,7 @@ class LoadedRun(Generic[RecordT]):
         """
         task = self.config.load_task()
         if task.content_hash() != self.dataset_hash:
-            raise DataChangedError(f"{self.config.root} has changed since the run {self.path}; validate again")
+            raise DataChangedError(f"{self.config.root} has changed since the run {self.path}; run the benchmark again")
         return task
 
     @cached_property
@@ -100,7 +100,7 @@ def load_run(path: Path) -> AnyRun:
     num_records = sum(1 for _ in codec.iterate(file))
     if num_records != summary.num_expected:
         raise ValueError(
-            f"{file} holds {num_records} whole records, {SUMMARY_FILE} counts {summary.num_expected}; run the "
+            f"{file} has {num_records} complete records but {SUMMARY_FILE} counts {summary.num_expected}; run the "
             "benchmark again with --resume to restore it"
         )
     records = StoredRecords(file, codec)
@@ -119,17 +119,15 @@ def check_same_items(first: AnyRun, second: AnyRun) -> None:
     """
     names = [f"{run.summary.benchmark} {run.summary.split}".strip() for run in (first, second)]
     if first.summary.benchmark != second.summary.benchmark:
-        raise ValueError(
-            f"{first.path} is a run on {names[0]} and {second.path} one on {names[1]}; they do not compare"
-        )
+        raise ValueError(f"the runs are not comparable: {first.path} is on {names[0]}, {second.path} is on {names[1]}")
     if first.dataset_hash != second.dataset_hash:
         raise ValueError(
-            f"the runs were asked other {first.task.WORDS.items}: {first.path} those of {first.dataset_name} "
+            f"the runs cover different {first.task.WORDS.items}: {first.path} those of {first.dataset_name} "
             f"({first.dataset_hash[:12]}), {second.path} those of {second.dataset_name} ({second.dataset_hash[:12]})"
         )
 
 
 def _run_name(path: Path, summary: Summary) -> str:
-    """Return model and folder, e.g. "plum (validation)", or a single name if both are equal."""
+    """Return model and folder, e.g. "plum (validation)", or one name if they are equal."""
     model, folder = summary.config["model"]["model"], path.resolve().name
     return model if model == folder else f"{model} ({folder})"

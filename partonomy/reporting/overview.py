@@ -19,12 +19,12 @@ MAX_REASONS = 5
 
 
 def overview(summary: Summary) -> str:
-    """Return one line per group (Partonomy: question type), or one per metric if a benchmark has no groups."""
+    """Return one line per group (in Partonomy, per question type), or one per metric if the benchmark has no groups."""
     return _one_group(summary) if set(summary.groups) == {ALL} else _by_group(summary)
 
 
 def find_estimate(entry: GroupSummary | None, name: str) -> Estimate:
-    """Return a metric of a group; without such a group or metric, an estimate that counts nothing."""
+    """Return a group's estimate of a metric, or an empty estimate if the group or the metric does not exist."""
     nothing = Estimate(None, None, None, 0)
     return nothing if entry is None else entry.metrics.get(name, nothing)
 

@@ -16,7 +16,6 @@ from partonomy.benchmarks.partonomy.metrics import (
 )
 from partonomy.benchmarks.partonomy.records import Capability, QuestionRecord
 from partonomy.benchmarks.partonomy.showing import length_table
-from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.harness.summary import GroupSummary
 from partonomy.metrics.bootstrap import Estimate, paired_differences
 from partonomy.metrics.multiple_choice import Selector
@@ -24,7 +23,7 @@ from partonomy.reporting.blind_tables import BlindReport, report_on_run, run_tab
 from partonomy.reporting.breakdown import BreakdownRow, by_object, by_part
 from partonomy.reporting.paper_tables.partonomy_tables import QuestionRun, random_objects, random_parts
 from partonomy.reporting.report_parts import Tile, interval, percent
-from partonomy.structures import TABLE_TYPES, QuestionType
+from partonomy.structures import TABLE_TYPES, QuestionType, Subject
 from partonomy.table_format import Table
 
 TEMPLATE = "partonomy_report.html.j2"
@@ -251,7 +250,7 @@ class PartonomySections:
 
 
 def make_sections(run: QuestionRun, baselines: Sequence[QuestionRun]) -> PartonomySections:
-    """Compute the content of these sections."""
+    """Compute the content of Partonomy's sections."""
     blind = report_on_run(run)
     has_masks = Capability.MASKS not in unsupported_capabilities(run.records)
     return PartonomySections(

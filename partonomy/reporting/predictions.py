@@ -1,16 +1,15 @@
-"""A run's replies and masks as one JSON list for other tools; each benchmark defines the content of an entry."""
+"""Exports a run's replies and masks as one JSON list for other tools; each benchmark defines its entries."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from partonomy.files import open_atomically
+from partonomy.files import json_bytes, open_atomically
 from partonomy.reporting.loaded_run import AnyRun
 
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """The number of written entries, and the records without one because their items could not be read."""
+    """The number of written entries, and the records that have none because their items could not be read."""
 
     num_written: int
     unreadable: tuple[str, ...]
@@ -42,7 +41,7 @@ def write_predictions(run: AnyRun, output: Path) -> PredictionSummary:
                 unreadable.append(record.item_id)
                 continue
             entry = task.prediction(record, item, folder)
-            file.write(((",\n" if num_written else "") + json.dumps(entry, ensure_ascii=False)).encode())
+            file.write((b",\n" if num_written else b"") + json_bytes(entry))
             num_written += 1
         file.write(b"\n]\n")
     return PredictionSummary(num_written, tuple(unreadable))

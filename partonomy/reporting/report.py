@@ -17,7 +17,13 @@ from partonomy.files import write_text_atomically
 from partonomy.harness.provenance import overlap_line
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.reporting import partonomy_report
-from partonomy.reporting.cases import (
+from partonomy.reporting.compare import compare_groups
+from partonomy.reporting.loaded_run import AnyRun, check_same_items
+from partonomy.reporting.loss_curves import draw_curves, find_metrics, read_curves
+from partonomy.reporting.overview import MAX_REASONS, find_estimate
+from partonomy.reporting.paper_tables.catalogue import tables_of
+from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
+from partonomy.reporting.report_cases import (
     BEST,
     RANDOM,
     WORST,
@@ -27,26 +33,20 @@ from partonomy.reporting.cases import (
     draw_case,
     load_case_items,
 )
-from partonomy.reporting.compare import compare_groups
-from partonomy.reporting.loaded_run import AnyRun, check_same_items
-from partonomy.reporting.loss_curves import draw_curves, find_metrics, read_curves
-from partonomy.reporting.overview import MAX_REASONS, find_estimate
-from partonomy.reporting.paper_tables.catalogue import tables_of
-from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
 from partonomy.reporting.report_parts import Tile, interval, percent
 from partonomy.reporting.tables import format_estimate, further_tables
 from partonomy.table_format import ColumnGroup, Table, TableRow
 
 NUM_CASES = 6
-"""Cases under each heading; bounds the number of the page's pictures regardless of the run's size."""
+"""Cases under each heading; this bounds the number of pictures on the page, however large the run."""
 NUM_TILES = 4
 PAPER_STYLE = PaperTableStyle(tuple(MetricProtocol), has_intervals=False)
 """Both protocols without intervals: the result tables have them, and paper tables would become too wide for a page."""
 TEMPLATE = "report.html.j2"
 CASE_EXPLANATIONS = {
-    RANDOM: "Drawn from all {items}, failed ones too; one per image.",
-    BEST: "Scored {items} of the highest {quality}; one per image.",
-    WORST: "Scored {items} of the lowest {quality}; one per image.",
+    RANDOM: "Drawn from all {items}, including failed ones; one per image.",
+    BEST: "Scored {items} with the highest {quality}; one per image.",
+    WORST: "Scored {items} with the lowest {quality}; one per image.",
 }
 
 
@@ -83,7 +83,7 @@ class TrainingChart:
 
 @dataclass(frozen=True)
 class Failure:
-    """The number of a group's items that failed or could not be asked for one reason."""
+    """A reason for failure, and the number of a group's items that failed or were not asked because of it."""
 
     group: str
     reason: str
@@ -223,7 +223,7 @@ def _make_page(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Seque
 
 
 def _tiles(run: AnyRun) -> tuple[Tile, ...]:
-    """Return the headline and the metrics after it, of the first group that has them."""
+    """Return the headline and the metrics after it for the first group that has them."""
     headline = run.summary.headline
     for entry in run.summary.groups.values():
         names = [name for name in sorted(entry.metrics, key=lambda name: name != headline) if entry.metrics[name].count]

@@ -1,4 +1,4 @@
-"""Formatted numbers for a report's page."""
+"""Formats the numbers of a report page."""
 
 from dataclasses import dataclass
 
@@ -16,12 +16,12 @@ class Tile:
 
 
 def percent(estimate: Estimate | None) -> str:
-    """Format a percentage with one decimal; a dash for none."""
+    """Format a percentage with one decimal; a dash if there is no value."""
     return "–" if estimate is None or estimate.value is None else f"{100 * estimate.value:.1f}"
 
 
 def interval(estimate: Estimate | None) -> str:
-    """Format the interval in percent; empty for none."""
+    """Format the interval in percent; empty if there is none."""
     if estimate is None or estimate.low is None or estimate.high is None:
         return ""
     return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"

@@ -1,4 +1,4 @@
-"""Tables of a set of runs: paper tables, every metric of each run with its interval, and a benchmark's own tables."""
+"""Makes the tables of a set of runs: paper tables, all metrics with intervals, and the benchmarks' own tables."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, fo
 
 AUTO, ALL_TABLES = "auto", "all"
 TABLE_CHOICES = (*PAPER_TABLES, ALL_TABLES, AUTO)
-"""Choices of tables: one paper table by name, those that include the runs automatically, or all of their papers."""
+"""The values of `--table`: names of paper tables, `all` and `auto`; see `paper_table_runs`."""
 PaperTableRuns = tuple[tuple[PaperTable, tuple[AnyRun, ...]], ...]
 """Paper tables, each with the runs that it includes."""
 
@@ -36,10 +36,10 @@ def paper_table_runs(runs: Sequence[AnyRun], choice: str) -> PaperTableRuns:
     its benchmark, and `auto` only the automatic ones.
 
     Raises:
-        ValueError: There is no run, or a table cannot include one.
+        ValueError: There are no runs, or a table cannot include one of them.
     """
     if not runs:
-        raise ValueError("there is no run to tabulate")
+        raise ValueError("there are no runs to tabulate")
     if choice in PAPER_TABLES:
         check_holds(PAPER_TABLES[choice], runs)
         return ((PAPER_TABLES[choice], tuple(runs)),)

@@ -10,9 +10,10 @@ import types
 import typing
 from pathlib import Path
 
-from plum.config import ModelConfig
+from plum.config import Conversation, FeedbackConfig, ModelConfig, TaggerConfig, earlier_fit, with_fit
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""2 added `seg_token`; 3 `llava.vision.fit`, `tagger.order` and `feedback.position_in`."""
 CONFIG_FILE = "config.json"
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
@@ -20,12 +21,12 @@ Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 def write_model_config(config: ModelConfig, folder: Path) -> None:
     """Write `folder`/config.json: format version, then the architecture with its "system" key."""
-    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(config)}
+    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(with_fit(config))}
     (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_model_config(folder: Path) -> ModelConfig:
-    """Read `folder`/config.json.
+    """Read `folder`/config.json, also of an earlier format version.
 
     Raises:
         FileNotFoundError: there is none.
@@ -42,13 +43,31 @@ def read_model_config(folder: Path) -> ModelConfig:
     if not isinstance(content, dict) or "format_version" not in content:
         raise ValueError(f"{path} has no format_version: it was not written by plum, or describes another architecture")
     version = content.pop("format_version")
+    if version not in range(1, FORMAT_VERSION + 1) or isinstance(version, bool):
+        raise ValueError(f"{path}: format_version is {version!r}, this code reads 1 to {FORMAT_VERSION}")
     if version == 1:  # before systems with [SEG] tokens
         content = {**content, "seg_token": None}
-    elif version != FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version is {version!r}, this code reads 1 and {FORMAT_VERSION}")
+    if version < 3:
+        content = _complete_before_version_3(content)
     config = _parse(ModelConfig, content, str(path), "")
     assert isinstance(config, ModelConfig)
-    return config
+    return with_fit(config)
+
+
+def _complete_before_version_3(content: dict[str, Json]) -> dict[str, Json]:
+    """Give the keys that version 3 added the values that the code then had; other faults are left to the parser."""
+    llava, tagger, feedback = content.get("llava"), content.get("tagger"), content.get("feedback")
+    if isinstance(llava, dict) and isinstance(llava.get("vision"), dict):
+        fit = earlier_fit(typing.cast(Conversation, llava.get("conversation")))
+        content = {
+            **content,
+            "llava": {**llava, "vision": {**typing.cast(dict[str, Json], llava["vision"]), "fit": fit}},
+        }
+    if isinstance(tagger, dict):
+        content = {**content, "tagger": {**tagger, "order": TaggerConfig.order}}
+    if isinstance(feedback, dict):
+        content = {**content, "feedback": {**feedback, "position_in": FeedbackConfig.position_in}}
+    return content
 
 
 def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:
@@ -83,7 +102,7 @@ def _parse(expected: object, value: Json, path: str, key: str) -> object:
         if value not in arguments:
             raise ValueError(f"{path}: {key} is {value!r}, not one of {list(arguments)}")
         return value
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         if value is None and types.NoneType in arguments:
             return None
         return _parse(next(option for option in arguments if option is not types.NoneType), value, path, key)

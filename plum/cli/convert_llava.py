@@ -8,7 +8,7 @@ from typing import get_args
 import yaml
 
 from plum.checkpoints.published.convert_llava import ConversionRequest, convert_llava
-from plum.config import ModelConfig
+from plum.config import Fit, ModelConfig
 from plum.inputs.conversation import TemplateName
 from plum.training.config_file import load_train_config
 
@@ -21,6 +21,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--sam", required=True, type=Path, help="SAM's weights, sam_vit_{b,l,h}_*.pth")
     parser.add_argument("--clip", type=Path, help="CLIP folder, if the LLaVA checkpoint has no CLIP")
     parser.add_argument("--conversation", choices=get_args(TemplateName), help="the checkpoint's chat template")
+    parser.add_argument(
+        "--fit", choices=get_args(Fit), help="how the checkpoint's images became CLIP's square (default: read from it)"
+    )
     parser.add_argument("--config", type=Path, help="YAML file of a run; the checkpoints must match its architecture")
     parser.set_defaults(run=_run)
 
@@ -37,7 +40,9 @@ def describe_model(config: ModelConfig) -> str:
 
 def _run(arguments: argparse.Namespace) -> None:
     expected = load_train_config(["--config", str(arguments.config)]).model if arguments.config else None
-    request = ConversionRequest(arguments.source, arguments.sam, arguments.clip, arguments.conversation, expected)
+    request = ConversionRequest(
+        arguments.source, arguments.sam, arguments.clip, arguments.conversation, expected, arguments.fit
+    )
     result = convert_llava(request, arguments.destination)
     for note in result.notes:
         print(note)

@@ -12,10 +12,11 @@ from partonomy.images import image_size, load_image
 from plum.doctor.environment import examine_environment
 from plum.doctor.file_hashes import default_cache
 from plum.doctor.findings import Finding, State
-from plum.doctor.folders import examine_data, examine_weights, hash_weights
-from plum.doctor.known_answer import QUESTION, Verdict, ask, compare, read_answers, record_answer, standard_image
+from plum.doctor.folders import examine_data, examine_weights, hash_weight_files
+from plum.doctor.known_answer import Verdict, ask, compare, read_answers, record_answer, standard_image
 from plum.doctor.memory import NamedRun, describe_estimate, estimate_memory, markdown_table
 from plum.doctor.workload import Assumptions
+from plum.inference.api import QUESTION
 from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config
 from plum.training.initialise import Placement
@@ -143,7 +144,7 @@ def _check_answer(config: TrainConfig, arguments: argparse.Namespace, cache: Pat
     folder = arguments.checkpoint or _model_of(config)
     if folder is None:
         return [Finding(State.MISSING, "known answer", "the run has no weights yet", "give --checkpoint")]
-    weights = hash_weights(folder, cache).sha256
+    weights = hash_weight_files(folder, cache).sha256
     image: np.ndarray = (
         standard_image() if arguments.image is None else load_image(arguments.image, *image_size(arguments.image))
     )

@@ -10,6 +10,8 @@ from plum.data.build import IMAGE_SOURCES
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
 from plum.data.sources.part_images import PartImages, collect_classes
+from plum.data.sources.part_semantic import PartSemanticSource
+from plum.data.sources.targets import AskedTargets
 from plum.inputs.tokenizer import train_tokenizer
 
 MAX_QUESTIONS = 3000
@@ -44,7 +46,12 @@ def collect_texts(folders: Sequence[Path]) -> Iterator[str]:
 def _sources_of(folder: Path) -> list[Source]:
     dataset = load_dataset(folder)
     images = PartImages(dataset, collect_classes([dataset]))
-    sources: list[Source] = [make(images, 1) for make in IMAGE_SOURCES.values()]
+    # Tokenizers are trained for the tiny models, whose recipe asks for lists of parts.
+    lists = AskedTargets("lists")
+    sources: list[Source] = [
+        PartSemanticSource(images, 1, lists) if kind == "part_semantic" else make(images, 1)
+        for kind, make in IMAGE_SOURCES.items()
+    ]
     if (folder / QUESTIONS_FILE).is_file():
         questions = load_questions(folder)
         step = 1 + len(questions.questions) // MAX_QUESTIONS

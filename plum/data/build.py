@@ -20,6 +20,8 @@ from plum.data.sources.part_images import PartImages, collect_classes, count_cla
 from plum.data.sources.part_referring import PartReferringSource
 from plum.data.sources.part_semantic import PartSemanticSource
 from plum.data.sources.part_vqa import PartVqaSource
+from plum.data.sources.targets import AskedTargets
+from plum.data.sources.wordings import WORDINGS
 from plum.inputs.encoding import ConversationEncoder
 from plum.models.systems.target_notation import TargetNotation
 from plum.train_config import DataConfig, SourceConfig
@@ -33,6 +35,10 @@ IMAGE_SOURCES: Mapping[str, Callable[[PartImages, int], Source]] = {
     "part_status": PartStatusSource,
 }
 """Sources that need only annotations, by `SourceConfig.kind`."""
+LISTING_KINDS = ("semantic", "part_semantic")
+"""Kinds whose questions may list targets in this project's own form."""
+DIVIDING_KINDS = (*LISTING_KINDS, "referring")
+"""Kinds whose questions may have several targets."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,8 @@ def build_mixture(
     """
     for source in config.sources:
         check_source(source, config)
+    if config.wordings == "lisa" and not has_marks:
+        raise ValueError("data.wordings lisa needs a system that writes marks such as [SEG] (model.seg_token)")
     chosen = choose_sources(config)
     images = images or benchmark_images(config)
     paths = sorted({source.path for source in chosen if source.path})
@@ -99,6 +107,7 @@ def build_mixture(
         vocabulary,
         group_by_length=config.group_by_length,
         spread_lengths=config.spread_lengths,
+        with_replacement=config.sampling == "replacement",
         class_pixels=count_class_pixels(part_images.values()) if with_part_maps else (),
     )
 
@@ -132,11 +141,32 @@ def check_source(source: SourceConfig, config: DataConfig) -> None:
         raise ValueError(f"{where}: {'it reads dataset_dir; remove path' if is_download else 'path is missing'}")
     if bool(source.dataset) != (source.kind in ("semantic", "referring")):
         raise ValueError(f"{where}: `semantic` and `referring` need dataset; other kinds must not set it")
+    if source.targets != "authors" and source.kind not in LISTING_KINDS:
+        raise ValueError(f"{where}: targets belongs to {_either(LISTING_KINDS)} alone")
+    if source.targets_per_question != 1 and source.kind not in DIVIDING_KINDS:
+        raise ValueError(f"{where}: targets_per_question belongs to {_either(DIVIDING_KINDS)} alone")
+    if source.answers != "authors" and source.kind != "reasoning":
+        raise ValueError(f"{where}: answers belongs to `reasoning` alone")
+    try:
+        ask_targets(source, config)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     if source.legacy_unaligned_qa and source.kind != "mmr":
         raise ValueError(f"{where}: legacy_unaligned_qa belongs to `mmr` alone")
     known = [group.name for group in config.groups]
     if source.group and source.group not in known:
         raise ValueError(f"{where}: its group {source.group!r} is not among data.groups {known}")
+
+
+def ask_targets(source: SourceConfig, config: DataConfig) -> AskedTargets:
+    """Return how a source asks for its targets.
+
+    Raises:
+        ValueError: its settings contradict one another.
+    """
+    # Lists are this project's own; the mixture's wordings apply to the other sources.
+    wordings = WORDINGS["plum" if source.targets == "lists" else config.wordings]
+    return AskedTargets(source.targets, source.targets_per_question, wordings)
 
 
 def choose_sources(config: DataConfig) -> list[SourceConfig]:
@@ -188,6 +218,7 @@ def load_excluded(question_paths: Sequence[str]) -> ExcludedImages:
 
 def _build_source(source: SourceConfig, ingredients: _Ingredients) -> Source:
     limit = ingredients.data.conversations_per_image
+    asked = ask_targets(source, ingredients.data)
     part_images = ingredients.part_images.get(source.path)
     if source.kind == "explanatory":
         questions = load_questions(Path(source.path))
@@ -196,11 +227,23 @@ def _build_source(source: SourceConfig, ingredients: _Ingredients) -> Source:
         assert ingredients.data.dataset_dir is not None  # check_source
         root = Path(ingredients.data.dataset_dir)
         return build_download(
-            source, root, limit, ingredients.images, ingredients.encoder, has_marks=ingredients.has_marks
+            source,
+            root,
+            limit,
+            excluded=ingredients.images,
+            encoder=ingredients.encoder,
+            asked=asked,
+            has_marks=ingredients.has_marks,
         )
     if part_images is None:
         raise FileNotFoundError(f"{source.path}: no such folder; make it with `python -m partonomy build`")
+    if source.kind == "part_semantic":
+        return PartSemanticSource(part_images, limit, asked)
     return IMAGE_SOURCES[source.kind](part_images, limit)
+
+
+def _either(kinds: Sequence[str]) -> str:
+    return " and ".join(f"`{kind}`" for kind in kinds)
 
 
 def _load_dataset(path: str, images: TrainingImages) -> PartDataset:

@@ -3,8 +3,8 @@
 from collections.abc import Container
 from pathlib import Path
 
-from partonomy.benchmarks.reason_seg import read_explanations, read_reason_seg, split_folder
-from partonomy.benchmarks.referring import REFERRING_SETS, read_referring, reference_file
+from partonomy.benchmarks.reason_seg import TargetNames, read_explanations, read_reason_seg, split_folder
+from partonomy.benchmarks.refcoco import REFERRING_SETS, read_referring, reference_file
 from partonomy.datasets.sources.mmr import mmr_file, read_mmr
 from plum.data.readers.label_maps import LabelMaps, find_layout
 from plum.data.readers.llava_instruct import DIALOGUE_FILE, Dialogues
@@ -14,6 +14,7 @@ from plum.data.sources.mmr import MmrSource
 from plum.data.sources.reasoning import ReasoningSource
 from plum.data.sources.referring import ReferringSource
 from plum.data.sources.semantic import SemanticSource
+from plum.data.sources.targets import AskedTargets
 from plum.inputs.encoding import ConversationEncoder
 from plum.train_config import SourceConfig
 
@@ -24,9 +25,10 @@ def build_download(
     source: SourceConfig,
     root: Path,
     conversations_per_image: int,
+    *,
     excluded: Container[Path],
     encoder: ConversationEncoder | None,
-    *,
+    asked: AskedTargets,
     has_marks: bool,
 ) -> Source:
     """Build the training split of a source of kind `semantic`, `referring`, `reasoning`, `llava_instruct` or `mmr`.
@@ -37,6 +39,7 @@ def build_download(
         conversations_per_image: maximum number of conversations about one image in a sample.
         excluded: image files that may not be trained on.
         encoder: the run's encoder; `llava_instruct` needs it.
+        asked: targets of a question and wordings of `semantic`, `referring` and `reasoning`.
         has_marks: whether the run's system writes marks such as [SEG] into answers.
 
     Raises:
@@ -44,13 +47,13 @@ def build_download(
         ValueError: the data set is unknown, a file is broken, or nothing is left to train on.
     """
     if source.kind == "semantic":
-        return SemanticSource(LabelMaps(root, source.dataset, excluded), conversations_per_image)
+        return SemanticSource(LabelMaps(root, source.dataset, excluded), conversations_per_image, asked)
     if source.kind == "referring":
         items = read_referring(root, source.dataset, TRAIN)
-        return ReferringSource(source.dataset, items, conversations_per_image, excluded)
+        return ReferringSource(source.dataset, items, conversations_per_image, excluded, asked)
     if source.kind == "reasoning":
-        items = read_reason_seg(root, TRAIN, texts="all")
-        return ReasoningSource(items, read_explanations(root), conversations_per_image, excluded)
+        items = read_reason_seg(root, TRAIN, texts="all", names=TargetNames(source.answers))
+        return ReasoningSource(items, read_explanations(root), conversations_per_image, excluded, asked.wordings)
     if source.kind == "mmr":
         images = read_mmr(mmr_file(root, TRAIN))
         is_unaligned = source.legacy_unaligned_qa

@@ -18,12 +18,15 @@ from plum.structures import Sample
 BLOCK = 1000
 """Number of positions within which every source gets exactly its share."""
 
-_SOURCE_ORDER, _ITEM_ORDER, _SAMPLE, _LENGTH_GROUPS = range(4)  # keeps the uses of the seed apart
+_SOURCE_ORDER, _ITEM_ORDER, _SAMPLE, _LENGTH_GROUPS, _REPLACED = range(5)  # keeps the uses of the seed apart
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The draw at one position: the source's number, the record's index, and the pass over the source."""
+    """The draw at one position: the source's number, the record's index, and the pass over the source.
+
+    With replacement the pass only counts: the source's earlier draws divided by its size.
+    """
 
     source: int
     index: int
@@ -33,8 +36,8 @@ class Draw:
 class MixtureDataset(torch.utils.data.Dataset[Sample]):
     """Random access to an endless stream of samples.
 
-    Sources take turns by weight in shuffled blocks of `BLOCK` positions; within a source every record is used once, in
-    a seeded order, before any is used again.
+    Sources take turns by weight in shuffled blocks of `BLOCK` positions. Within a source every record is used once, in
+    a seeded order, before any is used again, or with replacement: each draw is independent.
 
     Args:
         sources: at least one, none empty.
@@ -44,6 +47,8 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         class_pixels: pixels of each class of the part maps over all images, background first; empty without part maps.
         group_by_length: size of the groups of successive samples of similar length; 0: samples come as they are drawn.
         spread_lengths: number of successive samples ordered so that equal pieces have similar lengths; 0: as drawn.
+        with_replacement: draw records with replacement, as the loaders of LISA, M2SA and PLUM do. (They draw the source
+            with replacement, too; here a block still has every source's exact share.)
 
     Raises:
         ValueError: there is no source, a source is empty, a weight is not positive or too small for a block, or both
@@ -59,6 +64,7 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         *,
         group_by_length: int = 0,
         spread_lengths: int = 0,
+        with_replacement: bool = False,
         class_pixels: Sequence[int] = (),
     ) -> None:
         self.sources = tuple(sources)
@@ -68,6 +74,7 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
             raise ValueError("samples are either grouped by length or spread by it: set one of the two to 0")
         self.group_by_length = group_by_length
         self.spread_lengths = spread_lengths
+        self.with_replacement = with_replacement
         self.class_pixels = tuple(class_pixels)
         self._window: int | None = None
         self._window_order = np.zeros(0, dtype=np.int64)
@@ -127,8 +134,12 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
         order = _block_order(self.seed, block, self.block_counts)
         source = int(order[offset])
         earlier = block * self.block_counts[source] + int(np.count_nonzero(order[:offset] == source))
-        epoch, place = divmod(earlier, len(self.sources[source]))
-        return Draw(source, int(_item_order(self.seed, source, epoch, len(self.sources[source]))[place]), epoch)
+        length = len(self.sources[source])
+        epoch, place = divmod(earlier, length)
+        if self.with_replacement:
+            generator = np.random.default_rng((self.seed, _REPLACED, position))
+            return Draw(source, int(generator.integers(length)), epoch)
+        return Draw(source, int(_item_order(self.seed, source, epoch, length)[place]), epoch)
 
 
 def _share_block(names: Sequence[str], weights: Sequence[float]) -> tuple[int, ...]:

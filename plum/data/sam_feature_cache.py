@@ -50,7 +50,7 @@ class SamFeatureCache:
 
     Args:
         folder: shared by all encoders; each has its own subfolder.
-        weights_hash: hash of the encoder's weights, from `hash_weights`.
+        weights_hash: hash of the encoder's weights, from `hash_encoder`.
         preprocessing: preprocessing of the encoder's input.
         max_bytes: nothing is added to `folder` beyond this size, which is logged once; each of several processes may
             exceed it by 1%. None: no limit.
@@ -146,7 +146,7 @@ class SamFeatureCache:
             write_text_atomically(path, json.dumps(self._about, indent=2) + "\n")
 
 
-def hash_weights(encoder: nn.Module, dtype: torch.dtype) -> str:
+def hash_encoder(encoder: nn.Module, dtype: torch.dtype) -> str:
     """Return a digest of a module's weights cast to `dtype`, independent of their current dtype.
 
     Training calls it with float32 weights, evaluation with weights already cast; both find the same embeddings.

@@ -1,6 +1,6 @@
 """Activation memory: bytes that the forward pass keeps for the backward pass, layer by layer."""
 
-from plum.config import LanguageConfig, LoraConfig, SamConfig, TaggerConfig
+from plum.config import FeedbackConfig, LanguageConfig, LoraConfig, SamConfig, TaggerConfig
 from plum.doctor.workload import Workload
 from plum.losses.mask_losses import NUM_MAPS, masks_at_once
 from plum.models.backbones.shared_beginnings import align
@@ -69,19 +69,33 @@ def _input_of(target: str) -> str:
 
 
 def layers_bytes(
-    language: LanguageConfig, lora: LoraConfig | None, work: Workload, *, is_trained: bool, is_checkpointed: bool
+    language: LanguageConfig,
+    lora: LoraConfig | None,
+    work: Workload,
+    *,
+    is_trained: bool,
+    are_embeddings_trained: bool,
+    is_checkpointed: bool,
 ) -> int:
     """Return the bytes of all decoder layers' activations; with gradient checkpointing, only of each layer's input.
 
     With gradient checkpointing the mask and the rotary tables, a thousandth of the peak, are left out.
+
+    Args:
+        language: sizes.
+        lora: adapters, if any.
+        work: the micro-batch.
+        is_trained: whether the layers' own weights are trained.
+        are_embeddings_trained: whether the first layer's input needs a gradient.
+        is_checkpointed: gradient checkpointing.
     """
     if is_checkpointed:
         return language.num_layers * work.places * language.hidden_size * work.element_bytes
-    first = layer_bytes(language, lora, work, is_trained=is_trained, is_first=not is_trained)
+    first = layer_bytes(language, lora, work, is_trained=is_trained, is_first=not are_embeddings_trained)
     other = layer_bytes(language, lora, work, is_trained=is_trained, is_first=False)
     rotary = 2 * (language.hidden_size // language.num_heads) * work.element_bytes
     rotary *= work.places if work.is_shared else work.tokens
-    embedding = (8 + 1) * work.places if is_trained else 0  # ids, and which of them are the image's
+    embedding = (8 + 1) * work.places if are_embeddings_trained else 0  # ids, and which of them are the image's
     return first + (language.num_layers - 1) * other + rotary + _mask_bytes(work) + embedding
 
 
@@ -105,30 +119,35 @@ def token_loss_bytes(language: LanguageConfig, work: Workload, *, is_trained: bo
     return work.supervised * language.vocab_size * FLOAT + kept + labels
 
 
-def tagger_bytes(width: int, tagger: TaggerConfig, work: Workload) -> int:
-    """Return the bytes of the span tagger and of its loss, which only reads supervised tokens; `width` is D."""
+def tagger_bytes(width: int, tagger: TaggerConfig, work: Workload, num_tagged: int) -> int:
+    """Return the bytes of the span tagger and of its loss, which read `num_tagged` tokens; `width` is D."""
     size, mask = work.element_bytes, work.dropout_mask_bytes
-    states, read = work.rows * width * size, work.supervised * width * size
-    total = 2 * states + read  # its input states, the ReLU's output; the classifier's input
+    states, read = work.rows * width * size, num_tagged * width * size
+    # First: its input states, the ReLU's output; the classifier's input. Last: the MLP's input, the ReLU's output.
+    total = 2 * states + read if tagger.order == "mlp_first" else 2 * read
     if tagger.context != "none":
         # MLP's output with the positions that are read; keys and values with their input, the padding mask.
         total += 4 * states + 8 * work.rows + work.rows * tagger.num_heads * size
         # Queries with their input, attention's output, both norms' inputs, the first one's output.
-        total += 6 * read + work.supervised * (tagger.num_heads * FLOAT + 1 + 4 * FLOAT)
-        feedforward = work.supervised * tagger.feedforward_dim * size
+        total += 6 * read + num_tagged * (tagger.num_heads * FLOAT + 1 + 4 * FLOAT)
+        feedforward = num_tagged * tagger.feedforward_dim * size
         total += feedforward
         if tagger.dropout > 0:
             # Masks after the attention and after the block's second layer; inside, also the dropped-out copy. The
             # attention's own dropout is redrawn from its seed.
-            total += (2 * width + tagger.feedforward_dim) * work.supervised * mask + feedforward
-    return total + work.supervised * (3 * FLOAT + 8)
+            total += (2 * width + tagger.feedforward_dim) * num_tagged * mask + feedforward
+    return total + num_tagged * (3 * FLOAT + 8)
 
 
-def query_bytes(width: int, work: Workload) -> int:
-    """Return the bytes of the query projection (span tokens, ReLU's output) and of the KL term; `width` is D."""
+def query_bytes(width: int, work: Workload, *, is_kl_pooled: bool) -> int:
+    """Return the bytes of the query projection (span tokens, ReLU's output) and of the KL term; `width` is D.
+
+    The KL term keeps the float32 differences that it squares: one per span if they are pooled, or one per token.
+    """
     tokens = work.masks * work.span_tokens
+    differences = work.masks if is_kl_pooled else tokens
     gathering = tokens * (8 + work.element_bytes) + work.masks * work.element_bytes  # positions, weights, their sums
-    return 2 * tokens * width * work.element_bytes + work.masks * width * FLOAT + 2 * gathering
+    return 2 * tokens * width * work.element_bytes + differences * width * FLOAT + 2 * gathering
 
 
 def grid_size(sam: SamConfig) -> int:
@@ -176,19 +195,21 @@ def _upscaling_bytes(sam: SamConfig, work: Workload) -> int:
     return (7 * cells * width + of_norm) * work.element_bytes
 
 
-def feedback_bytes(sam: SamConfig, num_heads: int, work: Workload) -> int:
+def feedback_bytes(sam: SamConfig, feedback: FeedbackConfig, work: Workload) -> int:
     """Return the bytes of feeding one earlier mask back and of pooling for one later one.
 
     The FiLM mask encoder keeps the mask and, per convolution, its norm's input and two numbers per pixel, the norm's
     output, the modulated map (GELU's input) and GELU's output. The pooler keeps the keys' input, keys, the values'
-    input, values and the output projection's input (G = cells * width each), and its softmax over all earlier masks.
+    input, values and the output projection's input (G = cells * width each), and its softmax over all earlier masks. If
+    the position is in the values too, keys and values share one input.
     """
     cells, width = grid_size(sam), sam.prompt_dim
     channels = sam.mask_in_channels
     first, second = 4 * cells * (channels // 4), cells * channels
     encoder = 16 * cells + 4 * first + 2 * 4 * cells + 4 * second + 2 * cells
     mean_earlier = work.spans / 2  # of 1, 2, ... S - 1
-    pooler = 5 * cells * width + round(mean_earlier * cells * num_heads)
+    is_input_shared = feedback.position_in == "keys_and_values" and not feedback.use_order_embedding
+    pooler = (4 if is_input_shared else 5) * cells * width + round(mean_earlier * cells * feedback.num_heads)
     return (encoder + pooler) * work.element_bytes
 
 

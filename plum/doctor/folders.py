@@ -13,7 +13,7 @@ from plum.data.download_sources import find_marker
 from plum.doctor.file_hashes import hash_large_files
 from plum.doctor.findings import Finding, State
 from plum.inputs.tokenizer import load_tokenizer
-from plum.models.systems.special_tokens import with_special_tokens
+from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.train_config import DataConfig, SourceConfig, TrainConfig
 from plum.training.initialise import require_same_backbone
 
@@ -102,7 +102,7 @@ def examine_weights(config: TrainConfig, cache: Path, is_quiet: bool = False) ->
     return findings
 
 
-def hash_weights(folder: Path, cache: Path, is_quiet: bool = False) -> WeightFolder:
+def hash_weight_files(folder: Path, cache: Path, is_quiet: bool = False) -> WeightFolder:
     """Hash the weight files of a saved model and of the bases under it.
 
     Raises:
@@ -135,9 +135,10 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _examine_folder(config: TrainConfig, folder: Path, cache: Path, is_quiet: bool) -> list[Finding]:
     try:
-        found = hash_weights(folder, cache, is_quiet)
+        found = hash_weight_files(folder, cache, is_quiet)
         size = sum(file.stat().st_size for one in found.folders for file in _weight_files(one))
         tokenizer = load_tokenizer(config.tokenizer or folder)
+        add_written_tokens(config.model, tokenizer)
         require_same_backbone(with_special_tokens(config.model, tokenizer), str(folder))
     except (FileNotFoundError, ValueError) as error:
         return [Finding(State.MISSING, "init_from", str(error), _how_to_make(folder))]

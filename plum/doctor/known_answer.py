@@ -26,7 +26,6 @@ from plum.inputs.tokenizer import load_tokenizer
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.training.initialise import Placement, build_from
 
-QUESTION = "What visible parts does the object in the image have?"
 MAX_NEW_TOKENS = 64
 SMALLEST_IOU = 0.95
 LARGEST_AREA_CHANGE = 0.05

@@ -248,15 +248,21 @@ def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
     decoded = work.masks * decoder_bytes(model.sam, work)
     num_fed_back = work.masks - (work.conversations if work.spans else 0)
     if model.feedback.is_enabled:
-        decoded += num_fed_back * feedback_bytes(model.sam, model.feedback.num_heads, work)
+        decoded += num_fed_back * feedback_bytes(model.sam, model.feedback, work)
+    num_tagged = work.supervised if config.losses.bio_scope == "answer" else work.rows
     return Activations(
         layers=layers_bytes(
-            language, lora, work, is_trained=is_full, is_checkpointed=config.engine.gradient_checkpointing
+            language,
+            lora,
+            work,
+            is_trained=is_full,
+            are_embeddings_trained=are_embeddings_trained,
+            is_checkpointed=config.engine.gradient_checkpointing,
         ),
         token_loss=final_norm_bytes(language, work, is_trained=is_full)
         + token_loss_bytes(language, work, is_trained=are_embeddings_trained),
-        tagger=0 if model.tagger is None else tagger_bytes(language.hidden_size, model.tagger, work),
-        queries=query_bytes(language.hidden_size, work),
+        tagger=0 if model.tagger is None else tagger_bytes(language.hidden_size, model.tagger, work, num_tagged),
+        queries=query_bytes(language.hidden_size, work, is_kl_pooled=config.losses.kl_reduction != "authors"),
         masks=decoded,
         mask_losses=work.masks * loss_bytes(model.sam, work),
     )

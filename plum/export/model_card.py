@@ -5,6 +5,7 @@ from pathlib import Path
 
 from partonomy.benchmarks.task import ALL
 from partonomy.harness.provenance import overlap_line
+from partonomy.harness.run_folder import SUMMARY_FILE
 from partonomy.harness.summary import Summary, read_summary
 from partonomy.metrics.bootstrap import Estimate
 from plum.checkpoints.model_weights import empty_model
@@ -16,7 +17,6 @@ from plum.models.parameter_counts import count_components
 from plum.train_config import SourceConfig, TrainConfig
 from plum.training.config_file import load_train_config
 
-SUMMARY_FILE = "summary.json"
 SHOWN_METRICS = ("giou_micro_paired", "giou_macro_paired", "parts_accuracy", "parts_f1", "objects_accuracy")
 
 

@@ -20,7 +20,7 @@ from partonomy.models.contract import (
 from partonomy.structures import CharSpan
 from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.store import load_pretrained
-from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_weights
+from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_encoder
 from plum.inference.image_store import EncodedImage
 from plum.inference.predictor import MAX_NEW_TOKENS, Predictor
 from plum.inference.question_batch import QuestionBatch
@@ -174,7 +174,7 @@ def load_predictor(checkpoint: str, device: str = "auto", sam_cache: str | None 
     if sam_cache is not None:
         if not loaded.model.sam.can_keep_embeddings:
             raise ValueError(f"{checkpoint} adds early features to SAM's embedding, which --sam_cache does not hold")
-        weights = hash_weights(loaded.model.sam.image_encoder, dtype)
+        weights = hash_encoder(loaded.model.sam.image_encoder, dtype)
         preprocessing = SamPreprocessing(loaded.config.sam.image_size, str(dtype).removeprefix("torch."))
         cache = SamFeatureCache(sam_cache, weights, preprocessing)
     return Predictor(loaded.model, loaded.tokenizer, loaded.config, cache)

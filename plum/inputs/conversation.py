@@ -3,19 +3,19 @@
 `llava_v1`, `vicuna_v1.1` and `llava_llama_2` render exactly what the public LLaVA code (haotian-liu/LLaVA,
 llava/conversation.py: `conv_llava_v1`, `conv_vicuna_v1`, `conv_llava_llama_2`) feeds to its checkpoints. The
 `_im_start_end` templates put `<im_start>` and `<im_end>` around the image, as in the training of checkpoints with
-`mm_use_im_start_end` (LLaVA v1, LLaVA-Lightning v1). `plain` is the short template of the embedded default.
+`mm_use_im_start_end` (LLaVA v1, LLaVA-Lightning v1) and in the released code of LISA, M2SA and PLUM, which train every
+backbone, LLaMA 2 included, with `llava_v1_im_start_end`; the papers do not name a template. `plain` is the short
+template of the embedded default.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from partonomy.structures import CharSpan
+from plum.config import Conversation
 from plum.structures import Exchange
 
-TemplateName = Literal[
-    "llava_v1", "vicuna_v1.1", "llava_llama_2", "plain", "llava_v1_im_start_end", "vicuna_v1.1_im_start_end"
-]
+TemplateName = Conversation
 
 IMAGE_TOKEN = "<image>"
 IMAGE_START, IMAGE_END = "<im_start>", "<im_end>"

@@ -1,15 +1,15 @@
 """Image preprocessing for the two towers: CLIP's square input and SAM's padded square input.
 
-CLIP: LLaVA v1 centre-cropped non-square photographs and lost every part near the border; here nothing is cropped. For
-LLaVA checkpoints, the image is padded to a square with CLIP's mean colour (LLaVA v1.5's `image_aspect_ratio: pad`),
-then resized bicubically; for square images this equals transformers' CLIPImageProcessor. The embedded default, whose
-tower is trained from scratch, stretches the image to the square instead, so that no patch is wasted on padding.
+CLIP (`VisionConfig.fit`): `crop` equals transformers' CLIPImageProcessor, with which LLaVA v1, LISA, M2SA and the code
+of PLUM's authors train: the language model then sees nothing of the borders of a photograph that is not square, while
+SAM sees all of it. (M2SA's paper says "resized to 224 x 224", PLUM's paper nothing.) `pad` is LLaVA v1.5's
+`image_aspect_ratio: pad`: a square with CLIP's mean colour. `stretch` is the embedded default's: its tower is trained
+from scratch, its parts reach the border, and no patch is wasted on padding. For square images all three are the same.
 SAM: the longest side is resized to the input size (PIL bilinear, as in segment-anything's `ResizeLongestSide`), pixels
 are normalised with SAM's statistics, and the bottom and the right are padded with zeros.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from plum.config import ModelConfig
+from plum.config import Fit, ModelConfig, usual_fit
 from plum.structures import IGNORE_INDEX, ImageFrame
 
 cv2.setNumThreads(0)  # loaders run one process per core already
@@ -26,8 +26,6 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SAM_MEAN = (123.675, 116.28, 103.53)
 SAM_STD = (58.395, 57.12, 57.375)
-
-ClipFit = Literal["pad", "stretch"]
 
 
 @dataclass(frozen=True)
@@ -47,13 +45,13 @@ class ImageTransform:
         clip_size: p, side of CLIP's input in pixels.
         sam_size: P, side of SAM's input in pixels.
         sam_patch: side of a cell of SAM's embedding grid, in pixels of its input.
-        clip_fit: how a non-square image is fitted to CLIP's square.
+        clip_fit: how a non-square image is fitted to CLIP's square (`VisionConfig.fit`).
     """
 
     clip_size: int
     sam_size: int
     sam_patch: int
-    clip_fit: ClipFit
+    clip_fit: Fit
 
     def __call__(self, image: np.ndarray, for_sam: bool = True) -> ImageInputs:
         """Transform an image.
@@ -80,8 +78,9 @@ class ImageTransform:
 
 def build_image_transform(config: ModelConfig) -> ImageTransform:
     """Build the image transform that a model is trained with."""
-    fit: ClipFit = "stretch" if config.llava.conversation == "plain" else "pad"
-    return ImageTransform(config.llava.vision.image_size, config.sam.image_size, config.sam.patch_size, fit)
+    vision = config.llava.vision
+    fit = vision.fit or usual_fit(config.llava.conversation)
+    return ImageTransform(vision.image_size, config.sam.image_size, config.sam.patch_size, fit)
 
 
 def resized_size(height: int, width: int, sam_size: int) -> tuple[int, int]:
@@ -90,10 +89,11 @@ def resized_size(height: int, width: int, sam_size: int) -> tuple[int, int]:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def clip_input(image: np.ndarray, size: int, fit: ClipFit) -> Tensor:
+def clip_input(image: np.ndarray, size: int, fit: Fit) -> Tensor:
     """CLIP's normalised input [3, size, size], float32."""
     picture = Image.fromarray(_pad_to_square(image) if fit == "pad" else image)
-    pixels = _channels_first(picture.resize((size, size), Image.Resampling.BICUBIC))
+    square = _crop_to_square(picture, size) if fit == "crop" else picture.resize((size, size), Image.Resampling.BICUBIC)
+    pixels = _channels_first(square)
     pixels /= 255.0
     return torch.from_numpy(_normalise(pixels, CLIP_MEAN, CLIP_STD))
 
@@ -128,6 +128,15 @@ def grid_classes(part_map: np.ndarray, frame: ImageFrame, transform: ImageTransf
     sampled = part_map[np.minimum(rows[in_rows], height - 1)][:, np.minimum(columns[in_columns], width - 1)]
     classes[np.ix_(in_rows, in_columns)] = sampled
     return torch.from_numpy(classes)
+
+
+def _crop_to_square(picture: Image.Image, size: int) -> Image.Image:
+    """Resize the shortest side to `size` pixels and cut out the centre, both rounded as CLIPImageProcessor rounds."""
+    shortest = min(picture.size)
+    width, height = (int(size * side / shortest) for side in picture.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + size, top + size))
 
 
 def _pad_to_square(image: np.ndarray) -> np.ndarray:

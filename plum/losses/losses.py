@@ -3,6 +3,9 @@
 All losses are computed in float32, whatever the model's precision.
 """
 
+from dataclasses import replace
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -10,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from plum.inputs.bio_labels import Tag
 from plum.losses.mask_losses import EPSILON, mask_losses
 from plum.models.heads.query_projection import gather_span_tokens, mean_over_tokens
-from plum.structures import Batch, GroundedOutput, LossTerms, SpanBounds
+from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, LossTerms, SpanBounds
 from plum.train_config import LossConfig
 
 
@@ -28,7 +31,7 @@ def compute_losses(output: GroundedOutput, batch: Batch, config: LossConfig) -> 
         bio = bio_loss(output.tag_logits, output.tag_labels, config.bio_class_weights)
     if output.teacher_states is not None:
         kl = span_kl_loss(
-            output.hidden_states, output.teacher_states, batch.spans, config.kl_sigma, config.kl_reduction == "mean"
+            output.hidden_states, output.teacher_states, batch.spans, config.kl_sigma, config.kl_reduction
         )
     return LossTerms(
         language=language_loss(output.token_logits, output.token_labels),
@@ -55,11 +58,28 @@ def language_loss(token_logits: Tensor, token_labels: Tensor) -> Tensor:
     return cross_entropy(token_logits.float(), token_labels)
 
 
-def bio_loss(tag_logits: Tensor, tags: Tensor, class_weights: tuple[float, float, float]) -> Tensor:
-    """Class-weighted cross-entropy over tagged (answer) tokens; 0 when there are none.
+def with_tags_in_scope(batch: Batch, scope: Literal["answer", "all"]) -> Batch:
+    """Return a batch whose tags cover the tokens of the BIO loss.
 
-    The paper computes it over the answer; the authors' code over every token, with prompt, image patches and padding as
-    O.
+    Paper, section 4: the tokens "of the output sequence" (`answer`). Authors' code: in conversations with phrases,
+    every token, with prompt, image patches and padding as O; in conversations without, none (`all`). (The states of
+    padding are the language model's own there, and those of the last token here.)
+
+    Args:
+        batch: tags of the answers, IGNORE_INDEX elsewhere; they stay as they are under `answer`.
+        scope: `LossConfig.bio_scope`.
+    """
+    if scope == "answer":
+        return batch
+    has_phrases = (batch.tags == Tag.B).any(1, keepdim=True)  # [N, 1]
+    everywhere = batch.tags.masked_fill(batch.tags == IGNORE_INDEX, int(Tag.O))
+    return replace(batch, tags=everywhere.masked_fill(~has_phrases, IGNORE_INDEX))
+
+
+def bio_loss(tag_logits: Tensor, tags: Tensor, class_weights: tuple[float, float, float]) -> Tensor:
+    """Class-weighted cross-entropy over tagged tokens (see `with_tags_in_scope`); 0 when there are none.
+
+    The paper gives no class weights; 0.1, 1, 1 are the authors' code's.
 
     Args:
         tag_logits: [A, 3], order O, B, I.
@@ -87,29 +107,37 @@ def bio_accuracy(tag_logits: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def span_kl_loss(
-    hidden_states: Tensor, teacher_states: Tensor, spans: SpanBounds, sigma: float, divide_by_width: bool
+    hidden_states: Tensor,
+    teacher_states: Tensor,
+    spans: SpanBounds,
+    sigma: float,
+    reduction: Literal["mean", "sum", "authors"],
 ) -> Tensor:
     """KL divergence of Gaussians of width sigma around the student's and teacher's span states; 0 without spans.
 
-    This is the mean over spans of ||h_bar - t_bar||^2 / (2 sigma^2), where states are first averaged over a span's
-    tokens (paper, section 4). The paper sums over D. The authors' code takes the mean over D, does not average over
-    tokens and ignores sigma. Here `divide_by_width` divides by D, because at D = 5120 the plain sum with weight 0.1
-    would dwarf every other loss.
+    Mean over spans of a squared distance / (2 sigma^2). Paper, section 4 (`sum`): ||h_bar - t_bar||^2 of states that
+    are first averaged over the span's tokens; its sigma is not given. Authors' code (`authors`): the mean of (h - t)^2
+    over the span's tokens and D, with sigma 1. Here, by default (`mean`): the paper's distance divided by D, because at
+    D = 5120 the sum with weight 0.1 would dwarf every other loss.
 
     Args:
         hidden_states: [N, T, D], gradients flow.
         teacher_states: [N, T, D].
         spans: M token ranges.
         sigma: width of both Gaussians.
-        divide_by_width: divide by D.
+        reduction: `LossConfig.kl_reduction`.
     """
     if len(spans) == 0:
         return _nothing(hidden_states)
     student_tokens, is_token = gather_span_tokens(hidden_states, spans)
     teacher_tokens, _ = gather_span_tokens(teacher_states, spans)
-    difference = mean_over_tokens((student_tokens.float() - teacher_tokens.float()), is_token)  # [M, D]
-    squared = difference.square().sum(-1) / (2 * sigma**2)
-    return (squared / hidden_states.shape[-1] if divide_by_width else squared).mean()
+    difference = student_tokens.float() - teacher_tokens.float()  # [M, L, D]
+    if reduction == "authors":
+        squared = mean_over_tokens(difference.square(), is_token).mean(-1)  # [M]
+    else:
+        squared = mean_over_tokens(difference, is_token).square().sum(-1)
+        squared = squared / hidden_states.shape[-1] if reduction == "mean" else squared
+    return squared.mean() / (2 * sigma**2)
 
 
 def _nothing(like: Tensor) -> Tensor:

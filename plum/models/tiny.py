@@ -48,6 +48,7 @@ def tiny_model_config(
                 intermediate_size=48,
                 num_layers=2,
                 num_heads=2,
+                fit="stretch",
             ),
             language=LanguageConfig(
                 vocab_size=vocab_size,

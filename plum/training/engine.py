@@ -88,11 +88,11 @@ class PlainEngine(Engine):
         self._was_skipped = False
 
     def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
-        """See Engine."""
+        """Return the losses of one micro-batch."""
         return self.objective(batch, is_warmup)
 
     def backward(self, loss: Tensor) -> None:
-        """See Engine."""
+        """Accumulate the gradients of `loss` / accumulation, with zeros for tensors that it does not depend on."""
         if loss.requires_grad:
             (loss / self.config.accumulation).backward()
         for parameter in self._parameters:
@@ -100,7 +100,7 @@ class PlainEngine(Engine):
                 parameter.grad = torch.zeros_like(parameter)
 
     def step(self) -> None:
-        """See Engine."""
+        """Count a micro-batch; after the last one of an update, clip and apply the gradients."""
         self._micro_batches += 1
         if self._micro_batches % self.config.accumulation:
             return
@@ -114,21 +114,21 @@ class PlainEngine(Engine):
 
     @property
     def was_skipped(self) -> bool:
-        """See Engine."""
+        """Whether the last update was skipped because its gradient was not finite."""
         return self._was_skipped
 
     @property
     def num_updates_done(self) -> int:
-        """See Engine."""
+        """Number of updates so far, skipped ones included."""
         return self._updates
 
     @property
     def learning_rate(self) -> float:
-        """See Engine."""
+        """Learning rate of the next update."""
         return float(self._scheduler.get_last_lr()[0])
 
     def save(self, folder: Path) -> None:
-        """See Engine."""
+        """Write trainable weights, optimizer and schedule as `plain.pt`."""
         folder.mkdir(parents=True)
         torch.save(
             {
@@ -141,7 +141,7 @@ class PlainEngine(Engine):
         )
 
     def load(self, folder: Path) -> None:
-        """See Engine."""
+        """Restore `plain.pt`."""
         state = torch.load(folder / "plain.pt", map_location=self.ranks.device, weights_only=True)
         own = {name: p for name, p in self.objective.named_parameters() if p.requires_grad}
         _require_same_names(set(own), set(state["trainable"]), folder)
@@ -198,16 +198,16 @@ class DeepSpeedEngine(Engine):
         self._trainable_names = {name for name, p in objective.named_parameters() if p.requires_grad}
 
     def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
-        """See Engine."""
+        """Return the losses of one micro-batch."""
         return self.objective(batch, is_warmup)
 
     def backward(self, loss: Tensor) -> None:
-        """See Engine."""
+        """Compute the gradients of `loss` / accumulation and pass them to DeepSpeed, which accumulates them."""
         gradients = micro_batch_gradients(loss / self.config.accumulation, self._parameters)
         self._engine.backward(self._engine(gradients))
 
     def step(self) -> None:
-        """See Engine."""
+        """Count a micro-batch; DeepSpeed updates after the last one. A skipped update still advances the schedule."""
         num_skipped = self._engine.skipped_steps
         self._engine.step()
         self._was_skipped = self._engine.skipped_steps > num_skipped
@@ -216,21 +216,21 @@ class DeepSpeedEngine(Engine):
 
     @property
     def was_skipped(self) -> bool:
-        """See Engine."""
+        """Whether DeepSpeed skipped the last update because a gradient was not finite."""
         return self._was_skipped
 
     @property
     def num_updates_done(self) -> int:
-        """See Engine."""
+        """Number of updates so far, skipped ones included."""
         return int(self._engine.global_steps)
 
     @property
     def learning_rate(self) -> float:
-        """See Engine."""
+        """Learning rate of the next update."""
         return float(self._engine.get_lr()[0])
 
     def save(self, folder: Path) -> None:
-        """See Engine. Frozen weights are left out: every rank would write its own copy of a 13B base."""
+        """Write DeepSpeed's checkpoint without frozen weights, of which every rank would write its own copy."""
         self._engine.save_checkpoint(
             str(folder.parent),
             tag=folder.name,
@@ -240,7 +240,7 @@ class DeepSpeedEngine(Engine):
         )
 
     def load(self, folder: Path) -> None:
-        """See Engine."""
+        """Restore what `save` wrote; the checkpoint must have the same trainable tensors."""
         # DeepSpeed unpickles; `plum.training.safe_checkpoints` has looked at what the files would build.
         path, client_state = self._engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=False)
         if path is None:

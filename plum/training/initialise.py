@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from plum.checkpoints.model_config_io import describe_differences, read_model_config
-from plum.checkpoints.store import HEAD_PREFIX, saved_tensors
+from plum.checkpoints.store import HEAD_PREFIX, has_heads, saved_tensors
 from plum.checkpoints.weights import copy_tensors
-from plum.config import ModelConfig, Quantization, SpecialTokensConfig
+from plum.config import ModelConfig, Quantization, SpecialTokensConfig, with_fit
 from plum.models.backbones.lora import is_adapter, name_without_adapters, reset_adapters
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
@@ -44,6 +44,13 @@ class InitialisedModel:
 
     model: GroundedLMM
     notes: tuple[str, ...]
+
+
+def with_fit_of(config: ModelConfig, init_from: str | None) -> ModelConfig:
+    """Return a run's architecture with `llava.vision.fit` set: its own, or else that of the model it starts from."""
+    if init_from is None or config.llava.vision.fit is not None:
+        return with_fit(config)
+    return with_fit(config, read_model_config(Path(init_from)).llava.vision.fit)
 
 
 def build_from(
@@ -115,7 +122,10 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
 
 
 def require_same_backbone(own: ModelConfig, folder: str) -> None:
-    """Refuse a saved model whose fixed parts differ; a token that only one of the two models writes is no difference.
+    """Refuse a saved model whose fixed parts differ.
+
+    A token that only one of the two models writes is no difference. Over a converted base, a run chooses its own
+    conversation template and fit: they only prepare the inputs, and the authors, too, train with others than LLaVA did.
 
     Args:
         own: this run's architecture, special tokens included.
@@ -126,6 +136,11 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
         ValueError: something differs; the message names every key with both values.
     """
     saved = read_model_config(Path(folder))
+    own = with_fit_of(own, folder)
+    own_inputs, saved_inputs = ((one.llava.conversation, one.llava.vision.fit) for one in (own, saved))
+    if own_inputs != saved_inputs and not has_heads(folder):
+        vision = replace(own.llava.vision, fit=saved.llava.vision.fit)
+        own = replace(own, llava=replace(own.llava, vision=vision, conversation=saved.llava.conversation))
     neutral = replace(
         own,
         system=saved.system,

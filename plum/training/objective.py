@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inputs.bio_labels import Tag
-from plum.losses.losses import bio_accuracy, compute_losses, weighted_sum
+from plum.losses.losses import bio_accuracy, compute_losses, weighted_sum, with_tags_in_scope
 from plum.losses.mask_losses import losses_by_mask, sum_pixels
 from plum.models.grounded_lmm import GroundedLMM
-from plum.structures import Batch, GroundedOutput, ImageFeatures, LossTerms
+from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, ImageFeatures, LossTerms
 from plum.train_config import LossConfig, PretextConfig
 from plum.training.part_pretext import PartPretext
 from plum.training.sam_features import complete_embeddings
@@ -21,7 +21,8 @@ class StepResult:
     """One micro-batch: weighted loss to backpropagate, its unweighted terms, and tag counts.
 
     During the warm-up `part_pretext` includes the losses of the pretext's queries, so it drops when the warm-up ends.
-    `tag_hits` and `tag_totals` are LongTensor [3] in the order O, B, I, over answer tokens.
+    `tag_hits` and `tag_totals` are LongTensor [3] in the order O, B, I, over answer tokens whatever the BIO loss covers
+    (over all tokens nearly every O is right: an image patch or a padding token is easy).
     """
 
     total: Tensor
@@ -62,6 +63,7 @@ class Objective(nn.Module):
         with_phrases = batch
         if is_warmup:
             batch = batch.without_spans()
+        answers, batch = batch, with_tags_in_scope(batch, self.losses.bio_scope)
         embeddings = None
         if self.sam_features is not None:
             embeddings = complete_embeddings(batch, self.model.sam, self.sam_features)
@@ -74,7 +76,8 @@ class Objective(nn.Module):
             if is_warmup and self.pretext_config.queries_per_image:
                 pretext = pretext + self._warmup_loss(output, with_phrases)
             total = total + self.pretext_config.weight * pretext
-        hits, totals = count_tags(output)
+        is_answer = (answers.tags != IGNORE_INDEX)[batch.tags != IGNORE_INDEX]
+        hits, totals = count_tags(output, is_answer)
         return StepResult(total, terms, pretext, hits, totals)
 
     def _warmup_loss(self, output: GroundedOutput, batch: Batch) -> Tensor:
@@ -102,9 +105,12 @@ class Objective(nn.Module):
         return self.pretext(images, upscaled, batch, self.pretext_config.token_weight)
 
 
-def count_tags(output: GroundedOutput) -> tuple[Tensor, Tensor]:
-    """Count correct tags and all tags by class, in the order O, B, I; zeros without a tagger."""
+def count_tags(output: GroundedOutput, is_counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Count correct tags and all tags of the counted ones of A tagged tokens (bool [A]) by class, in the order O, B, I.
+
+    Without a tagger both are zeros.
+    """
     if output.tag_logits is None:
         nothing = torch.zeros(len(Tag), dtype=torch.long)
         return nothing, nothing
-    return bio_accuracy(output.tag_logits, output.tag_labels)
+    return bio_accuracy(output.tag_logits[is_counted], output.tag_labels[is_counted])

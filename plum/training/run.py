@@ -22,19 +22,18 @@ from plum.inputs.tokenizer import load_tokenizer
 from plum.models.backbones.quantization import UNVERIFIED
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
-from plum.models.systems.seg_token import initialise_seg_row
-from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
+from plum.models.systems.special_tokens import add_written_tokens, initialise_new_rows, with_special_tokens
 from plum.models.trainable import TrainableRow, set_trainable
 from plum.structures import Batch
 from plum.train_config import TrainConfig
 from plum.training.engine import Engine, build_engine
-from plum.training.initialise import Placement, build_from
+from plum.training.initialise import Placement, build_from, with_fit_of
 from plum.training.objective import Objective
 from plum.training.optimizer import learning_rate_factor
 from plum.training.part_pretext import PartPretext
 from plum.training.ranks import Ranks, on_main_rank, require_shared_folder, start_ranks
 from plum.training.run_checkpoints import ResumePoint, find_resume_point
-from plum.training.run_directory import RunDirectory
+from plum.training.run_folder import RunFolder
 from plum.training.sam_features import describe_feature_cache, open_feature_cache
 from plum.training.stop_requests import RunStoppedError
 from plum.training.trained_images import record_training_images
@@ -72,7 +71,7 @@ def train(config: TrainConfig, *, overwrite: bool = False) -> None:
     """
     started = time.monotonic()
     ranks = start_ranks(config.engine)
-    run = RunDirectory(config)
+    run = RunFolder(config)
     on_main_rank(ranks, lambda: run.prepare(overwrite=overwrite))
     require_shared_folder(run.root, ranks)
     if run.is_finished:
@@ -98,7 +97,7 @@ def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
     tokenizer, model = build_or_load(config, device)
     rows = set_trainable(model, config.trainable)
     sam_features = open_feature_cache(config, model)
-    collator = Collator(tokenizer, config.model, config.data, sam_features)
+    collator = Collator(tokenizer, model.config, config.data, sam_features)
     images = benchmark_images(config.data)
     has_pretext = config.part_pretext is not None
     mixture = build_mixture(
@@ -119,7 +118,7 @@ def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
 def fit(
     config: TrainConfig,
     parts: TrainingParts,
-    run: RunDirectory,
+    run: RunFolder,
     ranks: Ranks,
     resume_point: ResumePoint | None,
     *,
@@ -176,8 +175,9 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
         )
     tokenizer = load_tokenizer(folder)
     added = add_written_tokens(config.model, tokenizer)
+    _require_trained_rows(config, tokenizer.convert_ids_to_tokens(list(added)))
     torch.manual_seed(config.seed)
-    architecture = with_special_tokens(config.model, tokenizer)
+    architecture = with_special_tokens(with_fit_of(config.model, config.init_from), tokenizer)
     if config.init_from is None:
         return tokenizer, build_model(architecture).to(device)  # on the CPU: the same weights on any device
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32  # DeepSpeed would round to it anyway
@@ -188,10 +188,24 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
     initialised = build_from(architecture, config.init_from, placement, config.reset_modules)
     for line in initialised.notes:
         logger.info("%s", line)
-    for token in added:
-        initialise_seg_row(initialised.model, token)
-        logger.info("Added token %d: its rows start as the mean of the others", token)
+    if added:
+        initialise_new_rows(initialised.model, added, config.new_token_rows)
+        logger.info(
+            "Added the tokens %s: their rows start as %s",
+            dict(zip(tokenizer.convert_ids_to_tokens(list(added)), added, strict=True)),
+            "the mean of the others" if config.new_token_rows == "mean" else "normal noise",
+        )
     return tokenizer, initialised.model
+
+
+def _require_trained_rows(config: TrainConfig, added: Sequence[str]) -> None:
+    """Refuse to add tokens whose rows would stay as they start."""
+    if added and not config.trainable.embeddings and config.trainable.language_model != "full":
+        raise ValueError(
+            f"the run adds {', '.join(added)} to the vocabulary (model.system {config.model.system}, "
+            f"model.llava.conversation {config.model.llava.conversation}), so their rows must be trained: set "
+            "trainable.embeddings and model.lora.train_embeddings to true, or choose a template without <im_start>"
+        )
 
 
 def build_objective(
@@ -234,7 +248,7 @@ def save_final_model(
     engine: Engine,
     model: GroundedLMM,
     tokenizer: PreTrainedTokenizerBase,
-    run: RunDirectory,
+    run: RunFolder,
     *,
     seconds: float,
 ) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_weights
+from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_encoder
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.sam import SegmentAnything
 from plum.structures import Batch
@@ -36,7 +36,7 @@ def open_feature_cache(config: TrainConfig, model: GroundedLMM) -> SamFeatureCac
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
     preprocessing = SamPreprocessing(config.model.sam.image_size, str(dtype).removeprefix("torch."))
     max_bytes = None if limit is None else int(limit * GIGABYTE)
-    return SamFeatureCache(folder, hash_weights(model.sam.image_encoder, dtype), preprocessing, max_bytes)
+    return SamFeatureCache(folder, hash_encoder(model.sam.image_encoder, dtype), preprocessing, max_bytes)
 
 
 @torch.no_grad()

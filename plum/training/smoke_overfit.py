@@ -24,7 +24,7 @@ from plum.structures import Exchange, Sample
 from plum.train_config import SourceConfig, TrainConfig
 from plum.training.ranks import Ranks, on_main_rank, require_shared_folder, start_ranks
 from plum.training.run import TrainingParts, build_parts, fit, leave_ranks
-from plum.training.run_directory import RunDirectory
+from plum.training.run_folder import RunFolder
 
 NUM_SAMPLES = 8
 SEARCHED_POSITIONS = 2000
@@ -71,15 +71,15 @@ class FixedSamples:
         return len(self.samples)
 
     def sample(self, index: int, generator: np.random.Generator) -> Sample:
-        """See Source; nothing is random."""
+        """Return the sample at `index`; nothing is random."""
         return self.samples[index]
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
+        """Return the characters of the sample's longest conversation."""
         return longest_text(self.samples[index].conversations)
 
     def exchanges(self) -> Iterator[Exchange]:
-        """See Source."""
+        """Yield the exchanges of all samples."""
         for sample in self.samples:
             yield from (exchange for conversation in sample.conversations for exchange in conversation)
 
@@ -97,7 +97,7 @@ def run_smoke_overfit(config: TrainConfig, num_updates: int, data_folder: str | 
     """
     ranks = start_ranks(config.engine)
     config = smoke_config(config, num_updates, ranks.world_size, data_folder)
-    run = RunDirectory(config)
+    run = RunFolder(config)
     on_main_rank(ranks, lambda: run.prepare(overwrite=True))  # an earlier trial: only this program uses the name
     require_shared_folder(run.root, ranks)
     parts = build_parts(config, ranks.device)
@@ -132,7 +132,9 @@ def smoke_config(config: TrainConfig, num_updates: int, num_ranks: int, data_fol
     data = replace(config.data, group_by_length=0, spread_lengths=0)
     if data_folder is not None:
         kind = "explanatory" if (Path(data_folder) / "questions.jsonl").exists() else "part_semantic"
-        source = SourceConfig(kind, data_folder)  # type: ignore[arg-type]  # one of its kinds
+        # Lists unite instances of one name; questions about single instances can be ambiguous, and are never memorised.
+        targets = "authors" if kind == "explanatory" else "lists"
+        source = SourceConfig(kind, data_folder, targets=targets)  # type: ignore[arg-type]  # one of each's values
         data = replace(data, sources=(source,), groups=(), exclude_images=(), count_images=())
     run_dir = Path(config.run_dir)
     return replace(

@@ -13,7 +13,7 @@ from plum.train_config import TrainConfig
 from plum.training.engine import Engine
 from plum.training.objective import StepResult
 from plum.training.run_checkpoints import CheckpointError, ResumePoint, update_cut
-from plum.training.run_directory import RunDirectory
+from plum.training.run_folder import RunFolder
 from plum.training.skipped_updates import SkippedUpdates
 from plum.training.stop_requests import RunStoppedError, StopRequests
 from plum.training.tracking import RunningTerms, Tracker
@@ -45,7 +45,7 @@ class Trainer:
         config: TrainConfig,
         engine: Engine,
         make_batches: LoaderFactory,
-        run: RunDirectory,
+        run: RunFolder,
         resume_point: ResumePoint | None = None,
         *,
         started: float | None = None,

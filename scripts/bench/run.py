@@ -11,7 +11,7 @@ from plum.data.loader import load_batches
 from plum.data.mixture import MixtureDataset
 from plum.inputs.tokenizer import load_tokenizer
 from plum.models.systems.registry import build_model
-from plum.models.systems.special_tokens import with_special_tokens
+from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.models.trainable import set_trainable
 from plum.structures import Batch
 from plum.train_config import EngineConfig, OptimizerConfig, TrainConfig
@@ -72,14 +72,16 @@ def build_run(config: TrainConfig, ranks: Ranks, make_engine: EngineFactory = bu
     """Build a run with random weights, made on its device (a full-size model is faster drawn there)."""
     assert config.tokenizer is not None
     tokenizer = load_tokenizer(config.tokenizer)
+    add_written_tokens(config.model, tokenizer)
     torch.manual_seed(config.seed)
     with ranks.device:
         model = build_model(with_special_tokens(config.model, tokenizer))
     if config.engine.precision == "bf16":
         model.to(torch.bfloat16)  # here, not in the engine: two copies of a large model need not fit
     set_trainable(model, config.trainable)
-    collator = Collator(tokenizer, config.model, config.data)
-    mixture = build_mixture(config.data, config.seed, collator.encoder, with_part_maps=config.part_pretext is not None)
+    collator = Collator(tokenizer, model.config, config.data)
+    has_marks, has_pretext = model.config.seg_token is not None, config.part_pretext is not None
+    mixture = build_mixture(config.data, config.seed, collator.encoder, with_part_maps=has_pretext, has_marks=has_marks)
     with ranks.device:
         objective = build_objective(model, config, mixture.class_pixels)
     if config.engine.gradient_checkpointing:

@@ -15,7 +15,7 @@ from partonomy.benchmarks.grefcoco import NO_TARGET, TARGET, read_grefcoco
 from partonomy.benchmarks.instruct_part import Instruction, annotation_file, read_instruct_part
 from partonomy.benchmarks.pope import CATEGORIES, read_pope
 from partonomy.benchmarks.reason_seg import read_explanations, read_reason_seg, split_folder
-from partonomy.benchmarks.referring import COCO_FOLDER, read_referring, reference_file
+from partonomy.benchmarks.refcoco import COCO_FOLDER, read_referring, reference_file
 from partonomy.benchmarks.segmentation import SegmentationItem
 from partonomy.benchmarks.textvqa import read_textvqa
 from partonomy.benchmarks.vqa import VqaItem, VqaProtocol

@@ -17,7 +17,7 @@ CLASSES: tuple[tuple[str, str], ...] = (
     ("path leaves the image folder", r"leaves the image folder"),
     ("image file missing", r"not found|does not exist|can have this name"),
     ("polygon", r"polygon|outline"),
-    ("run-length code or mask size", r"run length|run-length|counts|segmentation|'size'|no image is|the mask|masks"),
+    ("run-length code or mask size", r"run length|run-length|counts|segmentation|'size'|image size|the mask|masks"),
     ("image file damaged or of another size", r"image file|the image is"),
     ("id or reference", r"occurs twice|among|there is no|not in the|not an|not a part|'id'|_id\b|linked|belongs"),
     ("key missing", r"is missing|Field required"),

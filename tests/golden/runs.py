@@ -41,6 +41,7 @@ BENCHMARK_RUNS: Mapping[str, tuple[str, ...]] = {
     "refcocog_forced": ("refcocog", "--split", "test"),
     "refcocog_generated": ("refcocog", "--split", "val", "--mode", "generated", "--seed", "5"),
     "reasonseg_forced": ("reasonseg", "--split", "val"),
+    "reasonseg_forced_the_target": ("reasonseg", "--split", "val", "--answers", "the_target"),
     "reasonseg_forced_lisa": ("reasonseg", "--split", "test", "--wording", "lisa"),
     "reasonseg_generated": ("reasonseg", "--split", "test", "--mode", "generated"),
     "refcocom_part_forced": ("refcocom", "--split", "val_part"),

@@ -51,6 +51,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "tables_latex": ("partonomy", "tables", "random", "--table", "3", "--protocol", "both", "--format", "latex"),
     "tables_csv": ("partonomy", "tables", "random", "damaged", "--protocol", "both", "--format", "csv"),
     "compare": ("partonomy", "compare", "random", "plum"),
+    "reasonseg_table": ("partonomy", "tables", "reasonseg_generated"),
     "mmr_tables": ("plum", "mmr-tables", "mmr", "mmr_generate"),
     "retention": ("plum", "retention", "textvqa", "textvqa_base"),
 }

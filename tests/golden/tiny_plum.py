@@ -5,6 +5,7 @@ nor torch's generator matters. The output layer is tilted towards the words of `
 the tagger towards spans, so that the model's own answers are short, sometimes right, and have masks.
 """
 
+import shutil
 import zlib
 from dataclasses import replace
 from functools import lru_cache
@@ -42,7 +43,9 @@ def golden_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_tiny_plum(folder: Path, relative_noise: float = 0.0) -> None:
-    """Write the model as a checkpoint folder.
+    """Write the model as a checkpoint folder, with the config.json that the code of the stored runs wrote.
+
+    Its hash is part of their settings, and today's format would change it.
 
     Args:
         folder: New folder.
@@ -63,6 +66,7 @@ def save_tiny_plum(folder: Path, relative_noise: float = 0.0) -> None:
             noise = np.random.default_rng(1).standard_normal(values.shape)
             parameter.copy_(torch.from_numpy(values * (1 + relative_noise * noise)))
     save_pretrained(model, tokenizer, folder, "A random model.")
+    shutil.copyfile(Path(__file__).with_name("checkpoint_config.json"), folder / "config.json")
 
 
 def _long_config(tokenizer: PreTrainedTokenizerFast) -> ModelConfig:

@@ -19,6 +19,8 @@ DRAWN_SIZE = 96
 MUTATIONS = ("paper", "authors", "balanced")
 QUICK = ("--embedding_model", "char-ngram-tfidf")
 """Wrong objects by the letters of their names: no model has to be loaded."""
+FORMER_WORDING = ("--templates", "plain")
+"""The stored run folders belong to questions in this wording; the other question sets have the default one."""
 TEXTVQA_ANSWERS = [*4 * ["C"], *3 * ["AB"], *2 * ["wing"], "E"]
 """The ten answers of every TextVQA question: what the tiny PLUM says now and then, so that scores are not all 0."""
 GQA_ANSWERS = ("A", "E", "E red", "C")
@@ -67,7 +69,7 @@ def write_world(folder: Path, num_images: int = NUM_IMAGES, num_drawn: int = NUM
     for mutation in MUTATIONS:
         drawn = world.questions(f"synthetic_{mutation}")
         size = ("--images", str(num_drawn), "--image_size", str(DRAWN_SIZE))
-        _build(drawn, mutation, "--source", "synthetic", "--split", "val", *size)
+        _build(drawn, mutation, "--source", "synthetic", "--split", "val", *size, *FORMER_WORDING)
         places = ("--annotations", str(drawn / "annotations.json"), "--images", str(drawn / "images"))
         _build(world.questions(f"coco_{mutation}"), mutation, "--source", "coco", *places)
     downloads = world.miniature / "vlpart"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from partonomy.harness.summary import read_summary, write_summary
-from scripts.ablation_table import TABLES, read_value
+from scripts.ablation_table import TABLES, Comparison, compare, describe_findings, holm, read_value
 from tests.golden.stored_runs import FOLDER
 
 COLUMNS = {column.heading: column for columns in TABLES["sisters"].values() for column in columns}
@@ -35,3 +35,28 @@ def test_numbers_are_those_of_the_summary(  # noqa: PLR0917  (pytest passes by n
     value = summary.groups[group].metrics[metric].value
     assert value is not None
     assert read_value(tmp_path, column) == value
+
+
+def test_an_interval_of_three_seeds_by_hand() -> None:
+    """Mean .02, deviation .01, so that the half width is 4.3027 x .01 / sqrt(3) and t is 3.4641."""
+    one = compare("dice", "B", [0.01, 0.02, 0.03])
+    assert one is not None
+    assert (one.low, one.high) == pytest.approx((0.02 - 0.024841, 0.02 + 0.024841), abs=1e-6)
+    assert one.p_value == pytest.approx(0.0742, abs=1e-4)
+    assert compare("dice", "B", [0.01]) is None
+    equal, shifted = compare("dice", "B", [0.0, 0.0]), compare("dice", "B", [0.25, 0.25])
+    assert equal is not None
+    assert shifted is not None
+    assert (equal.p_value, shifted.p_value) == (1.0, 0.0)
+
+
+def test_holm_by_hand() -> None:
+    """Of p-values .01, .02, .03, .005: times 4, 3, 2 and 1 from the smallest on, never falling."""
+    given = [Comparison(name, "B", 0.1, 0.2, p) for name, p in (("a", 0.01), ("b", 0.02), ("c", 0.03), ("d", 0.005))]
+    adjusted = holm(given)
+    assert [one.variant for one, _ in adjusted] == ["d", "a", "b", "c"]
+    assert [p for _, p in adjusted] == pytest.approx([0.02, 0.03, 0.04, 0.04])
+    text = describe_findings([*given, *[Comparison("e", "B", -0.1, 0.2, 0.9)] * 6])
+    assert text.startswith("4 of 10 intervals exclude 0; 0.5 would by chance")
+    assert text.endswith(":\n- none")  # .005 x 10 is .05: not below it
+    assert "- d, B: [+0.100, +0.200], p = 0.02" in describe_findings(given)

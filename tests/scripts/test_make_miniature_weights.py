@@ -15,7 +15,7 @@ def test_the_written_weights_are_the_overlays_model(tmp_path: Path, monkeypatch:
     make_miniature_weights.main()
     expected = make_miniature_weights.read_sizes()
     llava, sam = tmp_path / "weights" / "llava-miniature", tmp_path / "weights" / "sam_miniature.pth"
-    request = ConversionRequest(llava, sam, conversation=expected.llava.conversation, expected=expected)
+    request = ConversionRequest(llava, sam, conversation=make_miniature_weights.BASE_CONVERSATION, expected=expected)
     converted = convert_llava(request, tmp_path / "base")  # refuses weights of other sizes than expected
     assert converted.config.sam == expected.sam
     # 500 pieces, <image> and padding: 502, rounded up to a multiple of 64.

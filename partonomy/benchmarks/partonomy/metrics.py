@@ -4,13 +4,11 @@ Metrics follow two protocols, this project's and that of the authors' code (`Met
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from partonomy.benchmarks.partonomy.records import Capability, ChoiceRecord, MaskRecord, QuestionRecord
-from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.metrics.bootstrap import ImageIndex, ImageRatio, Terms
-from partonomy.metrics.iou import PairStatistics, image_statistics
+from partonomy.metrics.iou import PairStatistics, QuestionPairs, ciou, giou_macro, giou_micro
 from partonomy.metrics.matching import Matching, match_nothing
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, Selector
 from partonomy.metrics.part_embedding import NameMatcher
@@ -22,7 +20,7 @@ from partonomy.metrics.part_text import (
     normalize_parts,
     part_text_statistics,
 )
-from partonomy.structures import QuestionType
+from partonomy.structures import QuestionType, Subject
 
 EMBEDDING_SUFFIX = "_embedding"
 """Suffix of the text metrics that compare part names by embeddings instead of by exact strings."""
@@ -238,14 +236,6 @@ def _accuracy_ratio(
     return index.ratio(terms)
 
 
-@dataclass(frozen=True)
-class QuestionPairs:
-    """The pixel counts of one question."""
-
-    image_id: int | str
-    pairs: tuple[PairStatistics, ...]
-
-
 def unsupported_capabilities(records: Sequence[QuestionRecord]) -> frozenset[Capability]:
     """Return the capabilities that the model refused on some question and used on none.
 
@@ -296,9 +286,9 @@ def mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord], is_generat
         questions = [QuestionPairs(record.image_id, record_pairs(record, matching, is_generated)) for record in records]
         micro, macro, cumulative = mask_metric_names(matching)
         ratios |= {
-            micro: _micro_ratio(index, questions),
-            macro: _macro_ratio(index, questions),
-            cumulative: _cumulative_ratio(index, questions),
+            micro: giou_micro(index, questions),
+            macro: giou_macro(index, questions),
+            cumulative: ciou(index, questions),
         }
     return ratios
 
@@ -320,34 +310,6 @@ def parts_credit(record: QuestionRecord, selector: Selector) -> float:
     return 0.0 if record.parts_choice is None else record.parts_choice.credit(selector)
 
 
-def _micro_ratio(index: ImageIndex, questions: Sequence[QuestionPairs]) -> ImageRatio:
-    terms = Terms()
-    for question in questions:
-        for pair in question.pairs:
-            terms.add(question.image_id, pair.iou)
-    return index.ratio(terms)
-
-
-def _macro_ratio(index: ImageIndex, questions: Sequence[QuestionPairs]) -> ImageRatio:
-    by_image: dict[int | str, list[PairStatistics]] = {}
-    for question in questions:
-        by_image.setdefault(question.image_id, []).extend(question.pairs)
-    terms = Terms()
-    for image_id, pairs in by_image.items():
-        if pairs:
-            terms.add(image_id, image_statistics(pairs).sum_image_iou)
-    return index.ratio(terms)
-
-
-def _cumulative_ratio(index: ImageIndex, questions: Sequence[QuestionPairs]) -> ImageRatio:
-    terms = Terms()
-    for question in questions:
-        for pair in question.pairs:
-            terms.add(question.image_id, pair.intersection, pair.union)
-    is_any_missing = any(not pair.is_predicted for question in questions for pair in question.pairs)
-    return index.ratio(terms, value_if_empty=0.0 if is_any_missing else 1.0)
-
-
 def _authors_mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord]) -> dict[str, ImageRatio]:
     """Average paired gIoU as the authors' code does.
 
@@ -363,4 +325,4 @@ def _authors_mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord]) -
     for question in kept:
         by_question.add(question.image_id, sum(pair.iou for pair in question.pairs) / len(question.pairs))
     micro, macro, _ = mask_metric_names(Matching.PAIRED)
-    return {AUTHORS_PREFIX + micro: _micro_ratio(index, kept), AUTHORS_PREFIX + macro: index.ratio(by_question)}
+    return {AUTHORS_PREFIX + micro: giou_micro(index, kept), AUTHORS_PREFIX + macro: index.ratio(by_question)}

@@ -8,12 +8,12 @@ from itertools import chain
 from typing import Any
 
 from partonomy.benchmarks.cases import Verdict
-from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.benchmarks.task import Record
-from partonomy.masks import MAX_PIXELS, shorten
+from partonomy.files import shorten
+from partonomy.masks import MAX_PIXELS
 from partonomy.metrics.iou import PairStatistics
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, ChoiceSelection, Selector, best_choices
-from partonomy.structures import RLE, CharSpan, ChoiceScore, QuestionType
+from partonomy.structures import RLE, CharSpan, ChoiceScore, QuestionType, Subject
 
 UNKNOWN_TYPE = "unknown"
 """Group of unreadable records that name no question type."""
@@ -152,12 +152,12 @@ class QuestionRecord(Record):
 
     @property
     def subject(self) -> str:
-        """See Record: the object's name."""
+        """The object's name."""
         return self.object_label
 
     @property
     def quality(self) -> float | None:
-        """See Record: the mean IoU over the parts with given phrases; a missing prediction counts as 0."""
+        """The mean IoU over the parts with given phrases; a missing prediction counts as 0."""
         if not self.is_asked(Capability.MASKS) or not self.true_parts:
             return None
         if self.segmentation is None:
@@ -166,7 +166,7 @@ class QuestionRecord(Record):
         return sum(pair.iou for pair in pairs) / len(pairs)
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """See Record: the choice of parts and, in the part-whole types, of the object."""
+        """Return the choice of parts and, in the part-whole types, of the object."""
         if not self.is_asked(Capability.CHOICES):
             return ()
         choices = {Subject.PARTS: self.parts_choice, Subject.OBJECT: self.object_choice}
@@ -199,12 +199,16 @@ class QuestionRecord(Record):
         return capability in self.requested and capability not in self.unsupported
 
     def masks(self) -> Iterable[RLE]:
-        """See Record."""
+        """Return the masks of given phrases and those of the model's own answer."""
         generated = None if self.generation is None else self.generation.masks
         return chain.from_iterable(masks.masks for masks in (self.segmentation, generated) if masks is not None)
 
     def check(self) -> None:
-        """See Record."""
+        """Check the question type, the ids and the masks.
+
+        Raises:
+            ValueError: A value is impossible.
+        """
         if self.group != UNKNOWN_TYPE and self.group not in list(QuestionType):
             raise ValueError(f"there is no question type {shorten(self.group)}")
         if not isinstance(self.image_id, int) or abs(self.image_id) > MAX_ID:
@@ -221,7 +225,7 @@ class QuestionRecord(Record):
 
     @classmethod
     def upgrade(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See Record. Earlier versions had other names for the fields that all benchmarks share."""
+        """Convert a record of an earlier version, which had other names for the fields that all benchmarks share."""
         names = {"question_id": "item_id", "question_type": "group", "question": "prompt"}
         upgraded = {names.get(key, key): value for key, value in content.items()}
         return upgraded | {"group": upgraded.get("group") or UNKNOWN_TYPE}

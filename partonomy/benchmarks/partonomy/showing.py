@@ -7,6 +7,7 @@ from typing import Any
 from partonomy.benchmarks.cases import IMAGE, Case, CaseChoice, CaseChoices, CaseLabel, CasePicture, CaseText
 from partonomy.benchmarks.partonomy.metrics import parts_credit
 from partonomy.benchmarks.partonomy.records import ChoiceRecord, QuestionRecord
+from partonomy.datasets.kept_values import KeptValues, rename_clashes
 from partonomy.datasets.published_records import question_to_record
 from partonomy.masks import rle_to_json
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, LengthAccuracy, Selector, accuracy_by_length
@@ -69,18 +70,19 @@ def length_accuracies(records: Sequence[QuestionRecord], selector: Selector) -> 
 
 
 def question_prediction(
-    record: QuestionRecord, question: Question, instance: ObjectInstance, folder: Path
+    record: QuestionRecord, question: Question, instance: ObjectInstance, kept: KeptValues, folder: Path
 ) -> Mapping[str, Any]:
-    """Return the question's published record together with the model's answers, null for missing ones.
+    """Return the question's published record, key by key, together with the model's answers, null for missing ones.
 
     `predicted_answer` and `predicted_object_answer` are the choices of the default selector, on a tie the first,
     `predicted_segmentations`
     {part: [RLE]} the masks for the given phrases, `generated_segmentations` {tagged phrase: [RLE]} those of
-    `generated_text`.
+    `generated_text`. A key of the record that has one of these names is written with "published_" before it.
     """
     masks, own = record.segmentation, record.generation
     labels = [part.label for part in record.true_parts]
-    return question_to_record(question, instance, folder) | {
+    published = kept.restore(question_to_record(question, instance, folder), question.image_path, folder)
+    entry = {
         "question_id": record.item_id,
         "status": record.status.value,
         "reason": record.reason,
@@ -90,6 +92,7 @@ def question_prediction(
         "generated_text": None if own is None else own.text,
         "generated_segmentations": None if own is None else _masks_by_label(own.span_texts, own.masks.masks),
     }
+    return rename_clashes(published, entry)
 
 
 def _pictures(record: QuestionRecord, question: Question, colours: Sequence[Colour]) -> tuple[CasePicture, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from partonomy.models.contract import Role, Turn
-from partonomy.structures import CharSpan, Question, QuestionType
+from partonomy.structures import CharSpan, Question, QuestionType, Subject
 
 VERSION = "partonomy-2.0"
 """Changes whenever a prompt, a protocol or a metric changes a number."""
@@ -36,13 +36,6 @@ class ChoiceProtocol(StrEnum):
 
     LIKELIHOOD = "likelihood"
     LISTWISE = "listwise"
-
-
-class Subject(StrEnum):
-    """The subject of a step."""
-
-    PARTS = "parts"
-    OBJECT = "object"
 
 
 @dataclass(frozen=True)

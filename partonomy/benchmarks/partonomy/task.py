@@ -40,7 +40,6 @@ from partonomy.benchmarks.partonomy.steps import (
     ChoiceProtocol,
     Conditioning,
     Step,
-    Subject,
     first_answer,
     question_steps,
     step_turns,
@@ -61,7 +60,9 @@ from partonomy.benchmarks.task import (
     first_of_each_group,
     make_group,
 )
+from partonomy.datasets.kept_values import NOTHING, KeptValues
 from partonomy.datasets.published_records import read_records
+from partonomy.datasets.record_exchange import read_folder_kept
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
 from partonomy.metrics.iou import count_pixels
@@ -87,6 +88,7 @@ from partonomy.structures import (
     QuestionSet,
     QuestionType,
     SkippedType,
+    Subject,
 )
 from partonomy.table_format import Table
 
@@ -319,7 +321,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
 
     @property
     def lost(self) -> Sequence[QuestionRecord]:
-        """Records of the question file that cannot be asked, without those of types that are not asked."""
+        """Records for questions of the requested types that could not be read, and so count as failed."""
         invalid = () if self.question_set is None else self.question_set.invalid
         wanted = {None, *self.options.types}
         numbers: dict[str, int] = {}
@@ -425,7 +427,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             yield group if of_type else replace(group, reasons=_why_not_asked(name, skipped))
 
     def settle(self, records: Sequence[QuestionRecord]) -> Iterator[QuestionRecord]:
-        """See Task; `unsupported` then names the capabilities that the model had on no question."""
+        """Return the records as the metrics count them, with capabilities that the model never had as unsupported."""
         unsupported = unsupported_capabilities(records)
         for record in records:
             settled = _fail_if_inconsistent(record, unsupported)
@@ -433,7 +435,7 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """See Task."""
+        """Settings that change the meaning of a number, by name."""
         return {
             "first answer of part-whole questions (--part_whole)": self.options.part_whole.value,
             "way of choosing (--choice_protocol)": self.options.choice_protocol,
@@ -462,34 +464,36 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         return (length_table(records),)
 
     def show(self, record: QuestionRecord, item: QuestionItem | None) -> Case:
-        """See `show_question`."""
+        """Describe what a page shows for a question."""
         return show_question(record, None if item is None else item.question)
 
     def prediction(self, record: QuestionRecord, item: QuestionItem | None, folder: Path) -> Mapping[str, Any]:
-        """See `question_prediction`."""
+        """Return the question's published record together with the model's answers."""
         assert item is not None  # EXPORT_NEEDS_ITEMS
-        question = item.question
-        instance = self._instances.get(question.question_id) or self._instances[question.instance_id]
-        return question_prediction(record, question, instance, folder)
+        question, (instances, kept) = item.question, self._published
+        instance = instances.get(question.question_id) or instances[question.instance_id]
+        return question_prediction(record, question, instance, kept.get(question.question_id, NOTHING), folder)
 
     @cached_property
-    def _instances(self) -> Mapping[str | int, ObjectInstance]:
-        """The objects with all their parts, by question id for a record file, otherwise by their own id."""
+    def _published(self) -> tuple[Mapping[str | int, ObjectInstance], Mapping[str, KeptValues]]:
+        """The objects, by question id for a record file, otherwise by their own id; and the kept values."""
         assert self.root is not None  # set by `read_partonomy`
         if not self.root.is_file():
-            images = load_dataset(self.root).images
-            return {instance.instance_id: instance for image in images for instance in image.objects}
-        return {
+            images, kept = load_dataset(self.root).images, read_folder_kept(self.root).values
+            return {instance.instance_id: instance for image in images for instance in image.objects}, kept
+        records = read_records(self.root, "collect", needs_images=False)[0]
+        of_records: dict[str | int, ObjectInstance] = {
             record.question.question_id: ObjectInstance(-1, record.question.object_label, "", record.parts)
-            for record in read_records(self.root, "collect", needs_images=False)[0]
+            for record in records
         }
+        return of_records, {record.question.question_id: record.kept for record in records}
 
     def content(self) -> Iterator[object]:
         """Generate the question set's own hash, over questions and masks."""
         yield self.content_hash()
 
     def content_hash(self) -> str:
-        """See `content`."""
+        """Return the content hash of the question set."""
         assert self.question_set is not None  # a task that is run has its questions
         return self.question_set.content_hash
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from partonomy.datasets.photographs import find_same_files
+from partonomy.datasets.sources.coco import read_crowd
 from partonomy.datasets.sources.records import BACKGROUND, OBJECT, PART
 from partonomy.datasets.store import ANNOTATIONS_FILE, DATASET_FILE
 from partonomy.files import hash_files, iterate_lists, read_json
@@ -414,17 +415,19 @@ class _Reader:
 
     def _read_labelled(self, where: str, record: Mapping[str, Any], role: CheckedCategory) -> None:
         image = self.images[record["image_id"]]
-        object_id, is_crowd = record.get("obj_ann_id"), record.get("iscrowd", 0)
-        if is_crowd not in (0, 1):
-            self._note(BAD_RECORD, where, f"'iscrowd' must be 0, 1, true or false, got {is_crowd!r}")
-        elif is_crowd:
+        object_id, is_crowd = record.get("obj_ann_id"), False
+        try:
+            is_crowd = read_crowd(record.get("iscrowd", 0))
+        except ValueError as error:
+            self._note(BAD_RECORD, where, str(error))
+        if is_crowd:
             self._note(CROWD, where, _label(role))
         if object_id is not None and not _is_integer(object_id):
             self._note(BAD_RECORD, where, f"'obj_ann_id' must be an integer, got {object_id!r}")
             object_id = None
         mask = self._read_mask(where, record, role, image)
         self.annotations[record["id"]] = CheckedAnnotation(
-            record["id"], image.image_id, role, object_id if role.raw_part is not None else None, mask, is_crowd == 1
+            record["id"], image.image_id, role, object_id if role.raw_part is not None else None, mask, is_crowd
         )
 
     def _read_mask(
@@ -556,7 +559,7 @@ def _check_size(part: CheckedAnnotation, mask: RLE, image: CheckedImage, limits:
 
 
 def _find_link_problem(part: CheckedAnnotation, objects: dict[int, CheckedAnnotation]) -> str:
-    """Return the reason why a part belongs to no object, as in `group_parts_by_object`; empty if it belongs to one."""
+    """Return why a part belongs to no object (by the rules of `group_parts_by_object`), or an empty string."""
     if part.object_id is None:
         is_known = bool(objects) or part.category.raw_object is not None
         return "" if is_known else "nothing says which object it belongs to"
@@ -838,7 +841,7 @@ def _check_images(file: CheckedFile, config: CheckConfig) -> Iterator[Finding]:
 
 
 def _group_contents(file: CheckedFile, config: CheckConfig) -> tuple[ImageContent, ...]:
-    """Group equal files of all images; only files of the same size as another are read."""
+    """Group equal files of all images; a file is read only if another has the same size."""
     groups = find_same_files([image.path for image in file.images], config.num_workers)
     return tuple(
         _image_content(file, file.images[position], str(number))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from partonomy.datasets.kept_values import KEPT_FILE
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
@@ -90,14 +91,14 @@ def lock_outputs(folders: Sequence[Path], inputs: Iterable[Path], overwrite: boo
     sources = {path.resolve() for path in inputs}
     for folder in folders:
         if folder.resolve() in sources:
-            raise ValueError(f"{folder}: is an input folder; choose another output folder")
+            raise ValueError(f"{folder} is an input folder; choose another output folder")
         if folder.exists() and not folder.is_dir():
-            raise FileExistsError(f"{folder}: is a file; choose another output folder")
+            raise FileExistsError(f"{folder} is a file; choose another output folder")
     with ExitStack() as locks:
         for folder in folders:
             locks.enter_context(lock_folder(folder))
             if not overwrite and any(path.name != LOCK_FILE for path in folder.iterdir()):
-                raise FileExistsError(f"{folder}: is not empty; pass --overwrite or choose another output folder")
+                raise FileExistsError(f"{folder} is not empty; pass --overwrite or choose another output folder")
         yield
 
 
@@ -113,7 +114,7 @@ def save_curated(
         origins: image id in `dataset` -> origin.
     """
     remove_shards(folder / SHARDS_FOLDER)
-    for name in (QUESTIONS_FILE, BUILD_FILE):
+    for name in (QUESTIONS_FILE, KEPT_FILE, BUILD_FILE):
         (folder / name).unlink(missing_ok=True)
     saved = save_dataset(dataset, folder, DatasetOrigin(record.command, None, dict(record.settings)))
     content: dict[str, Any] = {

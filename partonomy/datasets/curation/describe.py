@@ -124,7 +124,7 @@ def describe_measurements(parts: Sequence[Measurements]) -> Description:
     """Join the measurements of all shards in the order of their images.
 
     Raises:
-        ValueError: there is no part mask.
+        ValueError: there are no part masks.
     """
     name = parts[0].name
     objects: Counter[str] = Counter()
@@ -137,7 +137,9 @@ def describe_measurements(parts: Sequence[Measurements]) -> Description:
             masks[part] += count
     parts_per_image = [count for one in parts for count in one.parts_per_image]
     if not pairs:
-        raise ValueError(f"{name}: no annotated part in {len(parts_per_image)} images, nothing to describe")
+        raise ValueError(
+            f"{name}: none of the {len(parts_per_image)} images has an annotated part, so there is nothing to describe"
+        )
     return Description(
         name=name,
         statistics=DatasetStatistics(
@@ -163,7 +165,7 @@ def describe_dataset(dataset: PartDataset) -> Description:
     """Measure a data set and return its description.
 
     Raises:
-        ValueError: there is no part mask.
+        ValueError: there are no part masks.
     """
     return describe_measurements([measure(dataset)])
 

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from partonomy.structures import AnnotatedImage, ObjectInstance, PartDataset
+from partonomy.structures import UNNAMED_PART, AnnotatedImage, ObjectInstance, PartDataset
 
 CountBy = Literal["part", "object_part"]
 
@@ -28,7 +28,7 @@ class DroppedPart:
 
 @dataclass(frozen=True)
 class Pruning:
-    """A data set without its rare parts, and what was dropped."""
+    """A data set without its rare parts, and a list of what was dropped."""
 
     dataset: PartDataset
     parts: tuple[DroppedPart, ...]
@@ -39,7 +39,8 @@ class Pruning:
 def prune_dataset(dataset: PartDataset, min_annotations: int, count_by: CountBy = "part") -> Pruning:
     """Drop parts with too few annotations, then object labels without parts, then images without parts.
 
-    An object without annotated parts stays in its image if its class has parts elsewhere, because it decides whether
+    An object that shows a dropped part is kept, but no question asks about it: a right answer would deny the part. An
+    object without annotated parts stays in its image if its class has parts elsewhere, because it decides whether
     the object asked about must be marked.
 
     Args:
@@ -64,13 +65,17 @@ def prune_dataset(dataset: PartDataset, min_annotations: int, count_by: CountBy 
     by_pair = {pair: counted[("" if count_by == "part" else pair[0], pair[1])] for pair in counts}
     kept_pairs = {pair for pair, count in by_pair.items() if count >= min_annotations}
     kept_objects = {object_label for object_label, _ in kept_pairs}
+    kept_labels = {part_label for _, part_label in kept_pairs}
     if not kept_pairs:
         raise ValueError(f"{dataset.name}: no part has {min_annotations} annotations; lower --min_annotations")
     kept, dropped = [], []
     for image in dataset.images:
-        objects = tuple(_prune_instance(one, kept_pairs) for one in image.objects if one.label in kept_objects)
+        objects = tuple(
+            _prune_instance(one, kept_pairs, kept_labels) for one in image.objects if one.label in kept_objects
+        )
         if any(instance.parts for instance in objects):
-            kept.append(replace(image, objects=objects))
+            has_other_objects = image.has_other_objects or len(objects) < len(image.objects)
+            kept.append(replace(image, objects=objects, has_other_objects=has_other_objects))
         else:
             dropped.append(image)
     all_objects = {instance.label for image in dataset.images for instance in image.objects}
@@ -82,6 +87,12 @@ def prune_dataset(dataset: PartDataset, min_annotations: int, count_by: CountBy 
     )
 
 
-def _prune_instance(instance: ObjectInstance, kept_pairs: set[tuple[str, str]]) -> ObjectInstance:
+def _prune_instance(
+    instance: ObjectInstance, kept_pairs: set[tuple[str, str]], kept_labels: set[str]
+) -> ObjectInstance:
+    """Drop parts. They stay visible, so nothing is asked about the instance; a label gone everywhere is not named."""
     parts = tuple(part for part in instance.parts if (instance.label, part.label) in kept_pairs)
-    return replace(instance, parts=parts)
+    dropped = {part.label for part in instance.parts if (instance.label, part.label) not in kept_pairs}
+    named = {label if label in kept_labels else UNNAMED_PART for label in (*instance.left_out_parts, *dropped)}
+    left_out = tuple(sorted(named))
+    return replace(instance, parts=parts, left_out_parts=left_out)

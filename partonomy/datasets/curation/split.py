@@ -62,8 +62,8 @@ def split_dataset(dataset: PartDataset, val_share: float, seed: int, num_workers
     val = tuple(image for image in dataset.images if image.image_id in val_ids)
     if not train or not val:
         raise ValueError(
-            f"{dataset.name}: {len(photographs)} photographs of these objects leave a side empty at val_share "
-            f"{val_share}; every object keeps one photograph in train"
+            f"{dataset.name}: {len(photographs)} photographs of these objects leave one side empty at val_share "
+            f"{val_share}, because every object keeps one photograph in train"
         )
     return Split(
         train=replace(dataset, name=f"{dataset.name}_train", images=train),

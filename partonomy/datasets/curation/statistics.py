@@ -1,10 +1,9 @@
 """Computes sizes of data sets in the columns of the paper's Tables 1 and 8, next to rows quoted from the paper."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
+from partonomy.quoted_rows import read_quoted
 from partonomy.structures import PartDataset, QuestionType
 from partonomy.table_format import ColumnGroup, Table, TableRow
 
@@ -109,7 +108,7 @@ def size_table(entries: Sequence[DatasetEntry], joint: DatasetStatistics | None,
 
 
 def question_table(entries: Sequence[DatasetEntry]) -> Table:
-    """Make the table of questions asked, one row per type and one column per data set."""
+    """Make the table of the numbers of questions, one row per type and one column per data set."""
     rows = []
     has_questions = any(entry.num_asked is not None for entry in entries)
     for question_type in QuestionType if has_questions else ():
@@ -127,11 +126,8 @@ def quoted_rows(number: int) -> tuple[TableRow, ...]:
     Raises:
         ValueError: a row is not marked as quoted.
     """
-    text = resources.files("partonomy").joinpath(f"paper_rows/table{number}.csv").read_text(encoding="utf-8")
     rows = []
-    for row in csv.DictReader(text.splitlines()):
-        if row["source"] != "quoted":
-            raise ValueError(f"table{number}.csv: the row of {row['Datasets']} is not marked as quoted")
+    for row in read_quoted(f"table{number}").rows:
         cells = tuple(row.get(column) or UNKNOWN for column in TABLE_1_COLUMNS)
         rows.append(TableRow((*cells, UNKNOWN), f"quoted from the paper, Table {number}"))
     return tuple(rows)

@@ -20,10 +20,11 @@ from partonomy.datasets.sources.records import (
     CocoRecords,
     RawAnnotation,
     SkippedAnnotations,
+    UnusableAnnotation,
 )
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, read_json, reason_of
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, is_integer, read_json, reason_of, shorten
 from partonomy.images import check_image, image_size
-from partonomy.masks import is_integer, rle_area, rle_from_coco, shorten
+from partonomy.masks import rle_area, rle_from_coco
 from partonomy.names import split_part_name
 
 MAX_ID = 2**63 - 1
@@ -49,8 +50,9 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
     images, bad_images, nameless = _read_images(content["images"], config)
     skipped: dict[str, list[int]] = defaultdict(list)
     reasons = [*bad_images.values(), *nameless]
-    skipped.update((unusable_image(reason), []) for reason in reasons)  # listed also without annotations
+    skipped.update((unusable_image(reason), []) for reason in reasons)  # listed even if it has no annotations
     annotations: dict[int, RawAnnotation] = {}
+    unusable: list[UnusableAnnotation] = []
     for number, record in enumerate(content["annotations"]):
         where = _describe(path, "annotation", number, record)
         try:
@@ -72,8 +74,30 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
                 raise ValueError(f"{where}: {reason}") from error
             identifier = record.get("id") if isinstance(record, Mapping) else None
             skipped[reason].append(identifier if _is_id(identifier) else NO_ID)
+            unusable += _find_unusable(record, images, roles)
     rows = tuple(SkippedAnnotations(reason, tuple(numbers)) for reason, numbers in skipped.items())
-    return CocoRecords(tuple(images.values()), tuple(annotations.values()), rows)
+    return CocoRecords(tuple(images.values()), tuple(annotations.values()), rows, tuple(unusable))
+
+
+def _find_unusable(
+    record: object, images: Mapping[int, CocoImage], roles: Mapping[int, _Role]
+) -> list[UnusableAnnotation]:
+    """Return what a broken record says about what is visible: nothing if it names no usable image."""
+    image_id, category_id = read_id_or_none(record, "image_id"), read_id_or_none(record, "category_id")
+    role = roles.get(category_id) if category_id is not None else None
+    if image_id is None or image_id not in images or role == _Role(None, None):
+        return []
+    if role is None:
+        return [UnusableAnnotation(image_id), UnusableAnnotation(image_id, is_object=True)]
+    is_object = role.raw_part is None
+    linked = None if is_object else read_id_or_none(record, "obj_ann_id")
+    return [UnusableAnnotation(image_id, role.raw_object, role.raw_part, linked, is_object)]
+
+
+def read_id_or_none(record: object, key: str) -> int | None:
+    """Read an id of a record that may be broken; None if it is no id."""
+    value = record.get(key) if isinstance(record, Mapping) else None
+    return value if _is_id(value) else None
 
 
 def unusable_image(reason: str) -> str:

@@ -8,20 +8,28 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from partonomy.datasets.sources.records import CocoConfig, CocoImage, CocoRecords, RawAnnotation, SkippedAnnotations
+from partonomy.datasets.sources.records import (
+    CocoConfig,
+    CocoImage,
+    CocoRecords,
+    RawAnnotation,
+    SkippedAnnotations,
+    UnusableAnnotation,
+)
 from partonomy.masks import intersection_area, rle_area, rle_bbox, union_masks
 from partonomy.names import OBJECT_PART_SEPARATOR, clean_names, read_text_map
-from partonomy.structures import RLE, AnnotatedImage, ObjectInstance, Part, PartDataset
+from partonomy.structures import RLE, UNNAMED_PART, AnnotatedImage, ObjectInstance, Part, PartDataset
 
 MIN_CONTAINED = 0.5
 
 
 @dataclass(frozen=True)
 class SourceReading:
-    """A data set as read from its source, and what was left out of it."""
+    """A data set as read from its source, what was left out of it, and what else the user has to know of the source."""
 
     dataset: PartDataset
     skipped: tuple[SkippedAnnotations, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -29,9 +37,9 @@ class SourceNames:
     """A source's own names; the user's settings take precedence.
 
     Attributes:
-        dataset: name of the data set, and default category of all its objects.
+        dataset: name of the data set.
         readable: raw name -> natural name, for names that the rules of `clean_names` get wrong.
-        categories: raw object -> category.
+        categories: raw or natural name of an object -> category.
     """
 
     dataset: str
@@ -42,9 +50,10 @@ class SourceNames:
 def assemble(records: CocoRecords, config: CocoConfig, source_names: SourceNames) -> SourceReading:
     """Build a data set from records.
 
-    `is_crowd` marks a group. Crowd parts, and crowd objects with their parts, are left out and counted. If an image
-    shows a single object and a crowd of its class, the object is marked by a box; otherwise the question would be
-    ambiguous.
+    `is_crowd` marks a group. Several records of a part are united anyway, so a crowd part is a part. Crowd objects with
+    their parts are left out and counted. If an image shows a single object and another one of its class that was left
+    out, the object is marked by a box; otherwise the question would be ambiguous. An object of which a part was left
+    out names that part (`ObjectInstance.left_out_parts`), so that no question asks about it.
 
     Raises:
         ValueError: a part's object cannot be determined (the message names file and annotation), or an object has no
@@ -53,7 +62,10 @@ def assemble(records: CocoRecords, config: CocoConfig, source_names: SourceNames
     skipped: dict[str, list[int]] = defaultdict(list)
     for row in records.skipped:
         skipped[row.reason].extend(row.annotation_ids)
-    names = _Names(config, records.annotations, source_names)
+    names = _Names(config, [*records.annotations, *records.unusable], source_names)
+    unusable: dict[int, list[UnusableAnnotation]] = defaultdict(list)
+    for one in records.unusable:
+        unusable[one.image_id].append(one)
     by_image: dict[int, list[RawAnnotation]] = defaultdict(list)
     for annotation in records.annotations:
         by_image[annotation.image_id].append(annotation)
@@ -63,11 +75,11 @@ def assemble(records: CocoRecords, config: CocoConfig, source_names: SourceNames
     next_id = max(max(used_ids, default=0), max(left_out_ids, default=0)) + 1
     images = []
     for image in records.images:
-        groups, left_out = _group_parts(by_image.pop(image.image_id, []), next_id, config)
+        groups, left_out, ownerless = _group_parts(by_image.pop(image.image_id, []), next_id, config)
         next_id += sum(group.is_implied for group in groups)
         for reason, numbers in left_out.items():
             skipped[reason].extend(numbers)
-        images.append(_build_image(image, groups, names))
+        images.append(_build_image(image, groups, names, [*unusable[image.image_id], *ownerless]))
     dataset = PartDataset(source_names.dataset, config.images.resolve(), tuple(images))
     return SourceReading(dataset, sorted_rows(skipped))
 
@@ -93,7 +105,9 @@ class _Group:
 class _Names:
     """Natural names of a source's objects and parts, and the objects' categories."""
 
-    def __init__(self, config: CocoConfig, used: Sequence[RawAnnotation], source_names: SourceNames) -> None:
+    def __init__(
+        self, config: CocoConfig, used: Sequence[RawAnnotation | UnusableAnnotation], source_names: SourceNames
+    ) -> None:
         of_user = read_text_map(config.name_map, "name map") if config.name_map else {}
         self._name_map = {**source_names.readable, **of_user}
         try:
@@ -101,7 +115,6 @@ class _Names:
             self._parts = clean_names((one.raw_part for one in used if one.raw_part), self._name_map)
         except ValueError as error:
             raise ValueError(f"{config.annotations}: {error}") from error
-        self._default = source_names.dataset
         self._own_categories = source_names.categories
         self._file = config.categories
         self._of_file = read_text_map(config.categories, "categories") if config.categories else {}
@@ -127,8 +140,9 @@ class _Names:
         return categories
 
     def _find_category(self, raw: str) -> str:
-        if self._file is None:
-            return self._own_categories.get(raw, self._default)
+        if self._file is None:  # an object without a category is its own
+            name = self._objects[raw]
+            return self._own_categories.get(raw, self._own_categories.get(name, name))
         for key in (raw, self._objects[raw]):
             if key in self._of_file:
                 return self._of_file[key]
@@ -137,8 +151,13 @@ class _Names:
 
 def _group_parts(
     annotations: Sequence[RawAnnotation], next_id: int, config: CocoConfig
-) -> tuple[list[_Group], dict[str, list[int]]]:
-    """Assign every part of an image to its object; the second value lists the annotations left out, by reason."""
+) -> tuple[list[_Group], dict[str, list[int]], list[UnusableAnnotation]]:
+    """Assign every part of an image to its object.
+
+    Returns:
+        The objects, the ids of the annotations left out by reason, and the parts whose object is not known.
+    """
+    ownerless: list[UnusableAnnotation] = []
     left_out: dict[str, list[int]] = defaultdict(list)
     objects = {one.annotation_id: one for one in annotations if one.raw_part is None}
     parts_of: dict[int, list[RawAnnotation]] = defaultdict(list)
@@ -146,20 +165,19 @@ def _group_parts(
     for part in annotations:
         if part.raw_part is None:
             continue
-        if part.is_crowd:
-            left_out["iscrowd part"].append(part.annotation_id)
-            continue
         try:
             owner = _find_owner(part, objects)
         except ValueError as error:
             if config.invalid == "raise":
                 raise ValueError(f"{config.annotations}, annotation {part.annotation_id}: {error}") from error
             left_out[str(error)].append(part.annotation_id)
+            ownerless.append(UnusableAnnotation(part.image_id, part.raw_object, part.raw_part))
             continue
         if owner is not None:
             parts_of[owner].append(part)
         elif objects:
             left_out["part that lies in no annotated object of its class"].append(part.annotation_id)
+            ownerless.append(UnusableAnnotation(part.image_id, part.raw_object, part.raw_part))
         else:
             implied[str(part.raw_object)].append(part)
     groups = [
@@ -172,7 +190,7 @@ def _group_parts(
             left_out["part of an iscrowd object"].extend(part.annotation_id for part in group.parts)
     for offset, (raw_label, parts) in enumerate(sorted(implied.items())):
         groups.append(_Group(next_id + offset, raw_label, None, None, False, tuple(parts), is_implied=True))
-    return groups, {reason: numbers for reason, numbers in left_out.items() if numbers}
+    return groups, {reason: numbers for reason, numbers in left_out.items() if numbers}, ownerless
 
 
 def _find_owner(part: RawAnnotation, objects: Mapping[int, RawAnnotation]) -> int | None:
@@ -226,8 +244,13 @@ def _contained_share(part: RawAnnotation, owner: RawAnnotation) -> float:
     return overlap_x * overlap_y / (width * height)
 
 
-def _build_image(image: CocoImage, groups: Sequence[_Group], names: _Names) -> AnnotatedImage:
+def _build_image(
+    image: CocoImage, groups: Sequence[_Group], names: _Names, unusable: Sequence[UnusableAnnotation]
+) -> AnnotatedImage:
     num_of_class = Counter(names.object(group.raw_label) for group in groups)
+    lost_objects = [one for one in unusable if one.is_object]
+    num_of_class.update(names.object(one.raw_object) for one in lost_objects if one.raw_object is not None)
+    is_any_class_lost = any(one.raw_object is None for one in lost_objects)
     objects = []
     for group in groups:
         if group.is_crowd:
@@ -236,10 +259,36 @@ def _build_image(image: CocoImage, groups: Sequence[_Group], names: _Names) -> A
         instance = ObjectInstance(
             group.instance_id, label, names.category(group.raw_label), _unite_parts(group, names), group.mask
         )
-        if num_of_class[label] > 1:
+        instance = replace(instance, left_out_parts=_find_left_out(group, instance, groups, names, unusable))
+        if num_of_class[label] > 1 or is_any_class_lost:
             instance = replace(instance, box=_instance_box(instance, group))
         objects.append(instance)
-    return AnnotatedImage(image.image_id, image.file_name, image.height, image.width, tuple(objects))
+    has_other_objects = bool(lost_objects) or any(group.is_crowd for group in groups)
+    return AnnotatedImage(image.image_id, image.file_name, image.height, image.width, tuple(objects), has_other_objects)
+
+
+def _find_left_out(
+    group: _Group,
+    instance: ObjectInstance,
+    groups: Sequence[_Group],
+    names: _Names,
+    unusable: Sequence[UnusableAnnotation],
+) -> tuple[str, ...]:
+    """Return the parts of an object, or of any object of its class, that have no usable annotation."""
+    known_ids = {other.instance_id for other in groups}
+    usable = {part.label for part in instance.parts}
+    found = set()
+    for one in unusable:
+        if one.is_object:
+            continue
+        if one.object_id in known_ids:
+            is_its = one.object_id == group.instance_id
+        else:
+            is_its = one.raw_object is None or names.object(one.raw_object) == instance.label
+        label = UNNAMED_PART if one.raw_part is None else names.part(group.raw_label, one.raw_part)
+        if is_its and not (one.is_empty and label in usable):
+            found.add(label)
+    return tuple(sorted(found))
 
 
 def _instance_box(instance: ObjectInstance, group: _Group) -> tuple[int, int, int, int] | None:

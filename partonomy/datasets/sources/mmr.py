@@ -17,17 +17,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_records, open_atomically, reason_of
-from partonomy.masks import (
-    check_mask_size,
+from partonomy.files import (
+    RECORD_ERRORS,
+    check_relative_path,
+    check_text,
     is_integer,
-    read_sound_codes,
-    rle_bbox,
-    rle_from_coco,
-    rle_to_json,
+    iterate_records,
+    open_atomically,
+    reason_of,
     shorten,
-    union_masks,
 )
+from partonomy.masks import check_mask_size, read_sound_codes, rle_bbox, rle_from_coco, rle_to_json, union_masks
 from partonomy.names import IRREGULAR_PLURALS, OBJECT_PART_SEPARATOR, clean_name, split_part_name
 from partonomy.structures import RLE, CharSpan
 
@@ -79,7 +79,7 @@ def parse_category(raw: str) -> CategoryName:
 
 @lru_cache(maxsize=4096)  # a few hundred categories, looked up for every target
 def phrase_pattern(raw: str) -> re.Pattern[str]:
-    """Return a pattern for the forms of a category's name in a text: singular, plural, numbered ("knife_1's blades").
+    """Return a pattern for the forms of a category's name in text: singular, plural, numbered ("knife_1's blades").
 
     A part may be "car's wheel", "car wheel", "wheel of the car", or just "wheel". Longer forms come first.
     """
@@ -124,11 +124,21 @@ class Granularity(StrEnum):
 
 @dataclass(frozen=True)
 class MmrTarget:
-    """One target to segment: its name as in the file, and its mask in original-image pixels."""
+    """One target to segment: its name as in the file, and its mask in original-image pixels.
+
+    `num_codes` is the number of run-length codes in the file of which `mask` is the union.
+    """
 
     category_name: str
     mask: RLE
     granularity: Granularity
+    num_codes: int = 1
+
+    @property
+    def category(self) -> CategoryName:
+        """Its name in clean words; an object whose name has the form of a part's, "chest of drawers", is an object."""
+        is_part = self.granularity is Granularity.PART
+        return parse_category(self.category_name) if is_part else CategoryName(clean_name(self.category_name), None)
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,7 @@ def read_mmr(path: Path) -> tuple[MmrImage, ...]:
         num_questions[image.image_id] += len(image.questions)
         images.append(image)
     if not images:
-        raise ValueError(f"{path}: there is no image record in the file")
+        raise ValueError(f"{path}: the file contains no image records")
     return tuple(images)
 
 
@@ -215,7 +225,7 @@ def write_mmr(images: Iterable[MmrImage], path: Path) -> None:
 def _read_image(record: Any, num_questions: Mapping[str, int]) -> MmrImage:
     image_id = str(record["image_id"]) if is_integer(record["image_id"]) else check_text(record["image_id"], "image_id")
     height, width = record["height"], record["width"]
-    check_mask_size(height, width, "the image")
+    check_mask_size(height, width)
     file_name = check_relative_path(record["file_name"], "'file_name'")
     columns = [_read_list(record, key) for key in ("questions", "answers", "text_answers")]
     if len({len(column) for column in columns}) > 1:
@@ -269,18 +279,21 @@ def _read_targets(answer: Any, height: int, width: int, sound: Mapping[int, RLE]
             said = annotation.get("granularity")
             is_part = category.part_name is not None if said is None else Granularity(said) is Granularity.PART
             raw = annotation["segmentation"]
-            mask = sound.get(id(raw)) or _read_mask(raw, height, width)
+            codes = _codes(raw)
+            mask = sound.get(id(raw)) or union_masks(
+                [rle_from_coco(code, height, width, "its segmentation") for code in codes]
+            )
         except RECORD_ERRORS as error:
             raise ValueError(f"target {place}: {reason_of(error)}") from error
-        targets.append(MmrTarget(name, mask, Granularity.PART if is_part else Granularity.OBJECT))
+        targets.append(MmrTarget(name, mask, Granularity.PART if is_part else Granularity.OBJECT, len(codes)))
     return tuple(targets)
 
 
-def _read_mask(segmentation: Any, height: int, width: int) -> RLE:
-    where = "its segmentation"
+def _codes(segmentation: Any) -> Sequence[Any]:
+    """Return the codes of a target: a list of run-length codes, or a single code or list of polygons."""
     if isinstance(segmentation, list) and segmentation and all(isinstance(one, Mapping) for one in segmentation):
-        return union_masks([rle_from_coco(one, height, width, where) for one in segmentation])
-    return rle_from_coco(segmentation, height, width, where)
+        return segmentation
+    return [segmentation]
 
 
 def _read_list(record: Any, key: str) -> list[Any]:

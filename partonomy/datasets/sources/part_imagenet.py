@@ -49,7 +49,7 @@ def read_role(name: str, supercategory: str) -> Role:
         return Role(raw_object, None)
     if not name.startswith(f"{raw_object} "):
         raise ValueError(
-            f"{name!r} with super-category {supercategory!r} is no category of PartImageNet ('Quadruped Head' of "
+            f"{name!r} with super-category {supercategory!r} is not a category of PartImageNet ('Quadruped Head' of "
             "'Quadruped'); read other COCO-style files with --source coco"
         )
     return Role(raw_object, name.removeprefix(f"{raw_object} "))
@@ -73,7 +73,10 @@ class _ClassNamer:
         self.categories: dict[str, str] = {}
 
     def rename(self, image_name: str, supercategory: str) -> str:
-        """Return the class name; ValueError for no id, an id without a name, or a class with two super-categories."""
+        """Return the class name.
+
+        Raises:
+            ValueError: The image name contains no id, the id has no name, or the class has two super-categories."""
         found = WORDNET_ID.findall(image_name)
         if not found:
             raise ValueError(f"the image name {image_name!r} contains no WordNet id such as n02100735")

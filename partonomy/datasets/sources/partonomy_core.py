@@ -59,13 +59,15 @@ def read_record_source(config: CocoConfig) -> SourceReading:
         SkippedAnnotations(f"record that cannot be read: {row.reason}", (row.record_index,)) for row in summary.invalid
     )
     name = config.name or record_file.resolve().parent.name
-    categories = {one.label: one.category for image in dataset.images for one in image.objects}
+    objects = [one for image in dataset.images for one in image.objects]
+    categories = {one.label: one.category for one in objects if one.category != one.label}
     reading = assemble(
         _to_records(dataset, skipped),
         replace(config, annotations=record_file, images=dataset.image_root),
         SourceNames(name, categories=categories),
     )
-    return SourceReading(_restore_boxes(reading.dataset, dataset), reading.skipped)
+    notes = tuple(f"in {record_file.name}, not used by new questions: {line}" for line in summary.kept.describe())
+    return SourceReading(_restore_boxes(reading.dataset, dataset), reading.skipped, notes)
 
 
 def _to_records(dataset: PartDataset, skipped: tuple[SkippedAnnotations, ...]) -> CocoRecords:

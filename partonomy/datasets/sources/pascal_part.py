@@ -21,7 +21,14 @@ from scipy.io import loadmat
 
 from partonomy.datasets.sources.group_parts_by_object import SourceNames, SourceReading, assemble
 from partonomy.datasets.sources.published_coco import EMPTY_MASK, ImageFinder, PublishedForm, Role, read_published
-from partonomy.datasets.sources.records import CocoConfig, CocoImage, CocoRecords, RawAnnotation, SkippedAnnotations
+from partonomy.datasets.sources.records import (
+    CocoConfig,
+    CocoImage,
+    CocoRecords,
+    RawAnnotation,
+    SkippedAnnotations,
+    UnusableAnnotation,
+)
 from partonomy.images import check_image, image_size
 from partonomy.masks import encode_mask
 from partonomy.names import OBJECT_PART_SEPARATOR, clean_name, read_text_map
@@ -42,17 +49,25 @@ NUM_FILES_PER_CHUNK = 8
 
 @dataclass(frozen=True)
 class PascalTable:
-    """`objects`: class -> words, if they differ. `parts`: class -> code ("wheel_N" for wheel_1, ...) -> words."""
+    """Words for Pascal-Part's codes.
+
+    Attributes:
+        objects: class -> words, for classes whose name is not a word.
+        parts: class -> code ("wheel_N" for wheel_1, ...) -> words.
+        categories: words of a class -> category.
+    """
 
     objects: Mapping[str, str]
     parts: Mapping[str, Mapping[str, str]]
+    categories: Mapping[str, str]
 
 
 @cache
 def load_table() -> PascalTable:
     """Read the packaged table."""
     content = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
-    return PascalTable(content["objects"], content["parts"])
+    categories = {name: category for category, names in content["categories"].items() for name in names}
+    return PascalTable(content["objects"], content["parts"], categories)
 
 
 def fold_number(code: str) -> str:
@@ -88,7 +103,7 @@ def name_part(class_name: str, code: str, name_map: Mapping[str, str], fold_side
 
 
 def without_sides(words: str) -> str:
-    """Drop sides: "left front leg" becomes "front leg". A name that consists only of sides is kept."""
+    """Remove the sides from a name ("left front leg" becomes "front leg"), unless nothing else is left."""
     return " ".join(word for word in words.split() if word not in SIDES) or words
 
 
@@ -196,7 +211,7 @@ def read_pascal_part(config: CocoConfig, fold_sides: bool = False, num_workers: 
 
     Raises:
         FileNotFoundError: there are no annotations, or an image is missing.
-        ValueError: a file or record is broken, or no table contains a part code. The message names file and object.
+        ValueError: a file or record is broken, or a part code is in no table. The message names file and object.
     """
     name_map = read_text_map(config.name_map, "name map") if config.name_map else {}
     if config.annotations.is_dir():
@@ -204,7 +219,8 @@ def read_pascal_part(config: CocoConfig, fold_sides: bool = False, num_workers: 
     else:
         form = PublishedForm(partial(_read_role, name_map, fold_sides), image_places)
         records = read_published(config, form)
-    return assemble(records, config, SourceNames(config.name or NAME, load_table().objects))
+    table = load_table()
+    return assemble(records, config, SourceNames(config.name or NAME, table.objects, table.categories))
 
 
 def image_places(name: str) -> list[str]:
@@ -271,13 +287,16 @@ class _MatReader:
         self._images: dict[int, CocoImage] = {}
         self._annotations: list[RawAnnotation] = []
         self._skipped: dict[str, list[int]] = defaultdict(list)
+        self._unusable: list[UnusableAnnotation] = []
         self._next_id = 1
 
     def read(self, num_workers: int) -> CocoRecords:
         """Read the folder's files in the order of their names."""
         paths = sorted(self._config.annotations.glob("*.mat"))
         if not paths:
-            raise FileNotFoundError(f"{self._config.annotations}: no .mat file there; pass the folder Annotations_Part")
+            raise FileNotFoundError(
+                f"{self._config.annotations} contains no .mat files; pass the folder Annotations_Part"
+            )
         for path, loaded in zip(paths, _load_all(paths, num_workers), strict=True):
             try:
                 self._add(path, loaded)
@@ -286,7 +305,7 @@ class _MatReader:
                     raise
                 self._skipped[f"annotation file that cannot be used: {error}"].extend(())
         rows = tuple(SkippedAnnotations(reason, tuple(numbers)) for reason, numbers in self._skipped.items())
-        return CocoRecords(tuple(self._images.values()), tuple(self._annotations), rows)
+        return CocoRecords(tuple(self._images.values()), tuple(self._annotations), rows, tuple(self._unusable))
 
     def _add(self, path: Path, loaded: _Loaded) -> None:
         if loaded.error is not None:
@@ -324,9 +343,11 @@ class _MatReader:
             if self._config.invalid == "raise":
                 raise ValueError(f"{owner.where}: {error}") from error
             self._skipped[str(error)].append(number)
+            self._add_unusable(owner, None)
             return
         if part.mask is None:
             self._skipped[EMPTY_MASK].append(number)
+            self._add_unusable(owner, words)
             return
         self._annotations.append(
             RawAnnotation(
@@ -340,6 +361,12 @@ class _MatReader:
                 is_crowd=False,
             )
         )
+
+    def _add_unusable(self, owner: _Owner, words: str | None) -> None:
+        unusable = UnusableAnnotation(
+            owner.image_id, owner.class_name, words, owner.annotation_id, is_empty=words is not None
+        )
+        self._unusable.append(unusable)
 
     def _new_id(self) -> int:
         self._next_id += 1

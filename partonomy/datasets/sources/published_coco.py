@@ -13,13 +13,21 @@ from partonomy.datasets.sources.coco import (
     NO_ID,
     read_box,
     read_crowd,
+    read_id_or_none,
     read_integer,
     unusable_image,
 )
-from partonomy.datasets.sources.records import CocoConfig, CocoImage, CocoRecords, RawAnnotation, SkippedAnnotations
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, reason_of
+from partonomy.datasets.sources.records import (
+    CocoConfig,
+    CocoImage,
+    CocoRecords,
+    RawAnnotation,
+    SkippedAnnotations,
+    UnusableAnnotation,
+)
+from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, reason_of, shorten
 from partonomy.images import check_image
-from partonomy.masks import MIN_POLYGON_COORDINATES, rle_area, rle_from_coco, shorten
+from partonomy.masks import MIN_POLYGON_COORDINATES, rle_area, rle_from_coco
 from partonomy.structures import RLE
 
 Places = Callable[[str], Sequence[str]]
@@ -54,7 +62,7 @@ class ImageFinder:
                 self._last = number
                 return places[number]
         tried = ", ".join(dict.fromkeys(places))
-        raise FileNotFoundError(f"{self._root}: no image {name!r} there; looked for {tried}")
+        raise FileNotFoundError(f"{self._root}: the image {name!r} was not found; tried {tried}")
 
 
 def _is_file(path: Path) -> bool:
@@ -126,6 +134,7 @@ class _Reader:
         self._bad_images: dict[int, str] = {}
         self._annotations: dict[int, RawAnnotation] = {}
         self._skipped: dict[str, list[int]] = defaultdict(list)  # ids by reason
+        self._unusable: list[UnusableAnnotation] = []
 
     @property
     def has_header(self) -> bool:
@@ -139,7 +148,7 @@ class _Reader:
 
     def result(self) -> CocoRecords:
         rows = tuple(SkippedAnnotations(reason, tuple(numbers)) for reason, numbers in self._skipped.items())
-        return CocoRecords(tuple(self._images.values()), tuple(self._annotations.values()), rows)
+        return CocoRecords(tuple(self._images.values()), tuple(self._annotations.values()), rows, tuple(self._unusable))
 
     def add_category(self, record: Any) -> None:
         try:
@@ -167,7 +176,7 @@ class _Reader:
             if self._config.invalid == "raise":
                 raise type(error)(f"{self._where('image', record)}: {error}") from error
             self._bad_images[number] = str(error)
-            self._skipped[unusable_image(str(error))].extend(())  # listed also without annotations
+            self._skipped[unusable_image(str(error))].extend(())  # listed even if it has no annotations
             return
         self._images[number] = CocoImage(number, file_name, height, width)
         self._names[number] = name
@@ -180,6 +189,7 @@ class _Reader:
                 raise ValueError(f"{self._where('annotation', record)}: {reason_of(error)}") from error
             identifier = record.get("id") if isinstance(record, Mapping) else None
             self._skipped[reason_of(error)].append(identifier if isinstance(identifier, int) else NO_ID)
+            self._add_unusable(record)
             return
         if annotation is not None:
             self._annotations[annotation.annotation_id] = annotation
@@ -200,6 +210,7 @@ class _Reader:
         mask = _read_mask(record.get("segmentation"), image)
         if role.raw_part is not None and not isinstance(mask, RLE):
             self._skipped[mask].append(number)
+            self._add_unusable(record, is_empty=True)
             return None
         rename = self._form.rename_object
         linked = record.get("obj_ann_id")
@@ -214,6 +225,21 @@ class _Reader:
             is_crowd=read_crowd(record.get("iscrowd") or 0),
         )
 
+    def _add_unusable(self, record: Any, is_empty: bool = False) -> None:
+        """Note what a left-out record says about what is visible: nothing if it names no usable image."""
+        image_id, category_id = read_id_or_none(record, "image_id"), read_id_or_none(record, "category_id")
+        if image_id is None or image_id not in self._images:
+            return
+        role = self._roles.get(category_id) if category_id is not None else None
+        if role is None:
+            self._unusable += [UnusableAnnotation(image_id), UnusableAnnotation(image_id, is_object=True)]
+            return
+        is_object = role.raw_part is None
+        linked = None if is_object else read_id_or_none(record, "obj_ann_id")
+        # The object is not named: `rename_object` may have refused the image's name.
+        raw_object = role.raw_object if self._form.rename_object is None else None
+        self._unusable.append(UnusableAnnotation(image_id, raw_object, role.raw_part, linked, is_object, is_empty))
+
     def _where(self, kind: str, record: Any) -> str:
         identifier = record.get("id") if isinstance(record, Mapping) else None
         name = f"({shorten(record)})" if identifier is None else shorten(identifier)
@@ -225,14 +251,14 @@ def _text(record: Mapping[str, Any], key: str) -> str:
 
 
 def _image_name(record: Mapping[str, Any]) -> str:
-    """Return `file_name`, else the last two parts of COCO's URL ("train2017/000000391895.jpg")."""
+    """Return `file_name` or, without it, the last two parts of COCO's URL ("train2017/000000391895.jpg")."""
     if record.get("file_name") is None and record.get("coco_url") is not None:
         return "/".join(_text(record, "coco_url").rsplit("/", 2)[-2:])
     return _text(record, "file_name")
 
 
 def _read_mask(segmentation: Any, image: CocoImage) -> RLE | str:
-    """Return the mask, or the reason why there is no usable one."""
+    """Return the mask, or the reason why it cannot be used."""
     if isinstance(segmentation, list) and segmentation and isinstance(segmentation[0], list):
         segmentation = [
             ring for ring in segmentation if not isinstance(ring, list) or len(ring) >= MIN_POLYGON_COORDINATES

@@ -6,12 +6,8 @@ from typing import Literal
 
 from partonomy.structures import RLE
 
-OBJECT = "OBJECT"
-
-
-PART = "PART"
-
-
+OBJECT, PART = "OBJECT", "PART"
+"""Values of a category's `supercategory`: whether it names objects or parts."""
 BACKGROUND = "background"
 
 
@@ -24,7 +20,7 @@ class CocoConfig:
         images: folder that its `file_name`s are relative to.
         name: name of the data set; default: the name of the annotation file's folder.
         object_name: the object that all parts belong to, for files without object annotations.
-        categories: JSON file object -> category; default: one category with the data set's name.
+        categories: JSON file object -> category; default: the source's, else every object is its own category.
         name_map: JSON file raw name -> natural name.
         invalid: "raise" stops at the first bad annotation or image; "collect" leaves bad ones out and counts them.
     """
@@ -80,9 +76,30 @@ class SkippedAnnotations:
 
 
 @dataclass(frozen=True)
+class UnusableAnnotation:
+    """An annotation that was left out though what it annotates is visible in a usable image.
+
+    Attributes:
+        raw_object: raw name of the object, if known.
+        raw_part: raw name of the part; None for an object, and for a part of unknown name.
+        object_id: id of the object annotation that a part is linked to, if known.
+        is_object: whether it annotates an object.
+        is_empty: whether its mask covers no pixel.
+    """
+
+    image_id: int
+    raw_object: str | None = None
+    raw_part: str | None = None
+    object_id: int | None = None
+    is_object: bool = False
+    is_empty: bool = False
+
+
+@dataclass(frozen=True)
 class CocoRecords:
-    """All usable records of a file, in file order."""
+    """All usable records of a file, in file order, what was left out, and what of it is visible in usable images."""
 
     images: tuple[CocoImage, ...]
     annotations: tuple[RawAnnotation, ...]
     skipped: tuple[SkippedAnnotations, ...]
+    unusable: tuple[UnusableAnnotation, ...] = ()

@@ -21,7 +21,7 @@ Settings = dict[str, str | int | float | bool | None]
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """The command line's options of a source; None if not given.
+    """Command-line options of a data source; an option that was not given is None.
 
     Attributes:
         output: folder of the data set; the embedded source draws into it.
@@ -54,7 +54,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class DataSource:
-    """A source: its own options in addition to the common ones, the settings its output depends on, and its reader."""
+    """A data source: its reader, its own options, and the settings that its output depends on."""
 
     options: frozenset[str]
     settings: Callable[[str, SourceOptions], Settings]
@@ -95,7 +95,7 @@ def _annotated_config(options: SourceOptions) -> CocoConfig:
 
 
 def _annotated_settings(source: str, options: SourceOptions) -> Settings:
-    """Return what the output depends on: every option of the source, files by their content."""
+    """Return the settings that the output depends on: every option of the source; files become content hashes."""
     config = _annotated_config(options)
     settings: Settings = {"source": source, "images": config.images.resolve().as_posix(), "invalid": config.invalid}
     for flag in sorted(SOURCES[source].options - {"images"}):
@@ -110,7 +110,7 @@ def _annotated_settings(source: str, options: SourceOptions) -> Settings:
 
 
 def _hash_input(flag: str, path: Path) -> str:
-    """Hash a file, or the .mat files of a folder."""
+    """Return the hash of a file, or of the .mat files in a folder."""
     if path.is_dir():
         return hash_files(sorted(path.glob("*.mat")))
     if not path.is_file():
@@ -153,7 +153,7 @@ def _dataset_folder(options: SourceOptions) -> Path:
 def _dataset_settings(source: str, options: SourceOptions) -> Settings:
     folder = _dataset_folder(options)
     if not (folder / ANNOTATIONS_FILE).is_file():
-        raise FileNotFoundError(f"{folder}: not a data set folder: it has no {ANNOTATIONS_FILE}")
+        raise FileNotFoundError(f"{folder} is not a data set folder, because it has no {ANNOTATIONS_FILE}")
     digest = hash_files([folder / ANNOTATIONS_FILE])
     return {"source": source, "images": folder.resolve().as_posix(), "annotations_sha256": digest}
 

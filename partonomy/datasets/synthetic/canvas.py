@@ -1,4 +1,4 @@
-"""A supersampled canvas that records the region of every pixel as well as the picture."""
+"""A supersampled canvas that draws the picture and records which part every pixel belongs to."""
 
 import cv2
 import numpy as np
@@ -44,7 +44,7 @@ class Canvas:
         opacity: float = 1.0,
         has_outline: bool = True,
     ) -> None:
-        """Fill an outline given in pixels of the finished image, lit from above; `label` None keeps the labels."""
+        """Fill an outline given in pixels of the finished image, lit from above; `label` None changes no labels."""
         outline = points * SUPERSAMPLING
         lower = np.maximum(np.floor(outline.min(axis=0)).astype(int) - 1, 0)
         upper = np.minimum(np.ceil(outline.max(axis=0)).astype(int) + 2, self._size)

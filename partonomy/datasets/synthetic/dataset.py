@@ -44,7 +44,7 @@ class SyntheticConfig:
     image_size: int = 192
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check that the values are in range."""
         if self.num_images < 1:
             raise ValueError(f"num_images must be at least 1, got {self.num_images}")
         if self.split not in _SPLIT_NUMBERS:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from partonomy.benchmarks.partonomy.listwise import LETTERS, listwise_turns, order_key, shuffled_order
-from partonomy.benchmarks.partonomy.steps import VERSION, Step, Subject, question_steps, step_turns
+from partonomy.benchmarks.partonomy.steps import VERSION, Step, question_steps, step_turns
+from partonomy.datasets.record_exchange import count_kept_values
 from partonomy.datasets.store import load_questions
 from partonomy.files import write_text_atomically
 from partonomy.masks import rle_to_json
 from partonomy.models.contract import Role, Turn
-from partonomy.structures import Question
+from partonomy.structures import Question, Subject
 
 Row = Mapping[str, object]
 
@@ -131,10 +132,11 @@ _NEW_TOKENS: Final = {PARTS: 64, OBJECT: 64, MASKS: 8192}
 
 @dataclass(frozen=True)
 class LmmsEvalSummary:
-    """The number of documents of each task written, and the number of unreadable records."""
+    """The number of documents of each task written, the number of unreadable records, and what no document contains."""
 
     num_documents: dict[str, int]
     num_unreadable: int
+    not_written: tuple[str, ...] = ()
 
 
 def export_lmms_eval_tasks(questions: Path, output: Path, seed: int, overwrite: bool) -> LmmsEvalSummary:
@@ -150,14 +152,14 @@ def export_lmms_eval_tasks(questions: Path, output: Path, seed: int, overwrite: 
 
     Raises:
         FileExistsError: The folder holds files and `overwrite` is off.
-        ValueError: There is no question.
+        ValueError: There are no questions.
     """
     question_set = load_questions(questions, invalid="collect")
     if not question_set.questions:
-        raise ValueError(f"{questions}: contains no usable question; see python -m partonomy check")
+        raise ValueError(f"{questions} contains no usable questions; see python -m partonomy check")
     if output.is_dir() and any(output.iterdir()):
         if not overwrite:
-            raise FileExistsError(f"{output}: is not empty; pass --overwrite or another --output")
+            raise FileExistsError(f"{output} is not empty; pass --overwrite or another --output")
         for pattern in OWN_FILES:
             for path in sorted(output.glob(pattern)):
                 path.unlink()
@@ -182,7 +184,9 @@ def export_lmms_eval_tasks(questions: Path, output: Path, seed: int, overwrite: 
         ("partonomy", ["partonomy_choices", "partonomy_masks"]),
     ):
         write_text_atomically(output / f"{group}.yaml", _group_yaml(group, members))
-    return LmmsEvalSummary(dict(writer.num_documents), len(question_set.invalid))
+    return LmmsEvalSummary(
+        dict(writer.num_documents), len(question_set.invalid), count_kept_values(questions).describe()
+    )
 
 
 class _Writer:

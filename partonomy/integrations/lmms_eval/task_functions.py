@@ -1,4 +1,4 @@
-"""The functions that the exported YAML files call: prompts and images, scores of answers, and their aggregation.
+"""The functions that the exported YAML files call: they make prompts and images, score answers and aggregate scores.
 
 The metrics are those of `partonomy.metrics`. An unusable answer scores 0. No function raises because of a model's
 answer, since lmms-eval would retry the scoring again and again.
@@ -15,7 +15,7 @@ from PIL import Image
 from partonomy.benchmarks.partonomy.listwise import parse_reply
 from partonomy.images import draw_box, load_image
 from partonomy.masks import canonical_rle, rle_area, rle_from_coco
-from partonomy.metrics.iou import PairStatistics, count_pixels, image_statistics, missing_prediction
+from partonomy.metrics.iou import PairStatistics, count_pixels, missing_prediction
 from partonomy.metrics.part_text import PartTextStatistics, failed_statistics, part_text_statistics
 from partonomy.structures import RLE
 
@@ -80,25 +80,24 @@ def process_masks(doc: Doc, results: Sequence[str]) -> dict[str, Item]:
     true = [canonical_rle(rle_from_coco(mask, height, width, str(doc["question_id"]))) for mask in doc["masks"]]
     predicted = read_masks(_first(results), height, width)
     pairs = [_pair(predicted[index] if index < len(predicted) else None, mask) for index, mask in enumerate(true)]
-    total = image_statistics(pairs)
     num_missing = sum(not pair.is_predicted for pair in pairs)
     ious = sum(pair.iou for pair in pairs)
     return {
         "giou_micro_paired": _item(doc, ious, len(pairs)),
         "giou_macro_paired": _item(doc, ious, len(pairs)),
-        "ciou_paired": _item(doc, total.intersection, total.union),
+        "ciou_paired": _item(doc, sum(pair.intersection for pair in pairs), sum(pair.union for pair in pairs)),
         "missing_masks": _item(doc, num_missing, len(pairs)),
     }
 
 
 def ratio(items: Sequence[Item]) -> float:
-    """Return the sum of numerators over the sum of denominators; 0 without items."""
+    """Return the sum of numerators over the sum of denominators, or 0 if there are no items."""
     total = sum(item["denominator"] for item in items)
     return sum(item["numerator"] for item in items) / total if total else 0.0
 
 
 def mean_over_images(items: Sequence[Item]) -> float:
-    """Return the mean of the images' ratios (macro); 0 without items."""
+    """Return the mean of the images' ratios (macro), or 0 if there are no items."""
     by_image: dict[float, list[Item]] = {}
     for item in items:
         by_image.setdefault(item["image_id"], []).append(item)

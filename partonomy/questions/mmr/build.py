@@ -50,6 +50,8 @@ class FileCounts:
         by_kind, by_targets: questions by the kind and by the number of their targets.
         rejected: rejected pairs by criterion and reason.
         not_askable: annotations that no question could ask for, by category.
+        withheld: images in which a purpose was not asked for because the answer could be incomplete or would be too
+            long, by purpose.
     """
 
     num_images: int = 0
@@ -58,6 +60,7 @@ class FileCounts:
     by_targets: Counter[int] = field(default_factory=Counter)
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
     not_askable: Counter[str] = field(default_factory=Counter)
+    withheld: Counter[str] = field(default_factory=Counter)
 
     def add(self, made: MadePairs) -> None:
         """Count the pairs of an image."""
@@ -67,6 +70,7 @@ class FileCounts:
         self.by_targets.update(len(question.targets) for question in made.questions)
         self.rejected.update((one.criterion, one.reason) for one in made.rejections)
         self.not_askable.update(made.not_askable)
+        self.withheld.update(made.withheld)
 
     def to_json(self) -> dict[str, object]:
         """Return the counts in the form of `build.json`."""
@@ -84,6 +88,7 @@ class FileCounts:
             },
             "rejected": rejected,
             "not_askable": dict(sorted(self.not_askable.items())),
+            "withheld": dict(sorted(self.withheld.items())),
         }
 
 

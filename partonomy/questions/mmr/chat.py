@@ -204,7 +204,7 @@ class ChatMaker:
         self.settings: Mapping[str, object] = {"maker": "chat", "prompt_sha256": prompt_hash(), **settings}
 
     def make(self, image: AnnotatedImage, kind: Kind | None) -> MadePairs:
-        """See `PairMaker`.
+        """Make the pairs of an image from the chat model's replies; see `PairMaker`.
 
         Raises:
             FileNotFoundError, ValueError: the image cannot be read; the message names it.

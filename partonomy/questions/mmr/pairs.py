@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from partonomy.datasets.sources.mmr import TARGET_MARK, Kind, MmrQuestion, MmrTarget, ground_answer, parse_category
+from partonomy.datasets.sources.mmr import TARGET_MARK, Kind, MmrQuestion, MmrTarget, ground_answer
 from partonomy.questions.mmr.scene import Scene, says_name, word_keys
 from partonomy.structures import AnnotatedImage
 
@@ -121,7 +121,7 @@ def clarity_faults(question: MmrQuestion) -> tuple[Fault, ...]:
 
 def _names(target: MmrTarget) -> tuple[str, ...]:
     """Return the names that a question must not mention: the object's and the part's."""
-    category = parse_category(target.category_name)
+    category = target.category
     return (category.object_name,) if category.part_name is None else (category.object_name, category.part_name)
 
 
@@ -147,11 +147,13 @@ class MadePairs:
         questions: the accepted pairs, numbered from 0.
         rejections: the rejected pairs.
         not_askable: categories of the annotations that no question can ask for, one entry per annotation.
+        withheld: purposes that no question asks for, because the answer could be incomplete or would be too long.
     """
 
     questions: tuple[MmrQuestion, ...] = ()
     rejections: tuple[Rejection, ...] = ()
     not_askable: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
 
 
 class PairMaker(Protocol):

@@ -4,8 +4,10 @@
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from partonomy.structures import AnnotatedImage
 
 DEFAULT_FUNCTIONS = Path(__file__).with_name("functions.yaml")
 KINDS = ("parts", "objects")
+GROUPS, UNASKED = "groups", "unasked"
+ALTERNATIVES = "/"
 MAX_TARGETS = 16
 """The largest number of targets of an answer in the published MMR (paper, section 3.3)."""
 MAX_DRAWS = 12
@@ -52,12 +56,26 @@ class FunctionTable:
     """Purposes ("sit down") of parts and objects.
 
     Attributes:
-        parts: purposes by part name, and by "object:part" for the part of a single object.
+        parts: purposes by "object:part", and by part name for all objects that have no entry of their own.
         objects: purposes by object name.
+        unasked: "object:part" of parts that serve none of the purposes of their name.
     """
 
     parts: Mapping[str, tuple[str, ...]]
     objects: Mapping[str, tuple[str, ...]]
+    unasked: frozenset[str] = frozenset()
+
+    @cached_property
+    def _by_part_name(self) -> Mapping[str, frozenset[str]]:
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for entry, purposes in self.parts.items():
+            found[entry.rpartition(OBJECT_PART_SEPARATOR)[2]].update(purposes)
+        return {name: frozenset(purposes) for name, purposes in found.items()}
+
+    def find_suspected(self, object_name: str, part_name: str) -> frozenset[str]:
+        """Return the purposes that a part without an entry may serve: those of its name in other objects."""
+        is_known = f"{object_name}{OBJECT_PART_SEPARATOR}{part_name}" in self.unasked
+        return frozenset() if is_known else self._by_part_name.get(part_name, frozenset())
 
     def find(self, object_name: str, part_name: str | None) -> tuple[str, ...]:
         """Return the purposes of a part, or of an object if `part_name` is None; both names are cleaned."""
@@ -73,7 +91,7 @@ def load_functions(path: Path = DEFAULT_FUNCTIONS) -> FunctionTable:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it has another form, or a purpose contains the name of one of its entries; the message names file
-            and purpose.
+            and purpose, or group.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the file of functions does not exist")
@@ -81,13 +99,51 @@ def load_functions(path: Path = DEFAULT_FUNCTIONS) -> FunctionTable:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a YAML file ({error})") from error
-    if not isinstance(content, dict) or set(content) != set(KINDS):
-        raise ValueError(f"{path}: the file of functions must have exactly the keys {', '.join(KINDS)}")
-    return FunctionTable(*(_invert(content[kind], f"{path}, {kind}") for kind in KINDS))
+    if not isinstance(content, dict) or set(content) - {GROUPS, UNASKED} != set(KINDS):
+        raise ValueError(
+            f"{path}: the file of functions must have exactly the keys {', '.join(KINDS)} and, optionally, {GROUPS}, "
+            f"{UNASKED}"
+        )
+    groups = _read_groups(content.get(GROUPS, {}), f"{path}, {GROUPS}")
+    parts, objects = (_invert(content[kind], groups, f"{path}, {kind}") for kind in KINDS)
+    unasked = _read_unasked(content.get(UNASKED), groups, f"{path}, {UNASKED}")
+    if both := sorted(unasked & parts.keys()):
+        raise ValueError(f"{path}, {UNASKED}: {both[0]!r} has a purpose in {KINDS[0]}")
+    return FunctionTable(parts, objects, unasked)
 
 
-def _invert(purposes: object, where: str) -> dict[str, tuple[str, ...]]:
-    """Turn purpose -> "wheel, front wheel" into name -> purposes."""
+def _read_unasked(listed: object, groups: Mapping[str, tuple[str, ...]], where: str) -> frozenset[str]:
+    """Read the parts that serve no purpose of their name."""
+    if listed is None:
+        return frozenset()
+    if not isinstance(listed, str) or not all(OBJECT_PART_SEPARATOR in entry for entry in listed.split(",")):
+        raise ValueError(f"{where}: expected object:part, object:part, got {listed!r}")
+    return frozenset(one for entry in listed.split(",") for one in _expand(entry.strip(), groups, is_part=True))
+
+
+def _read_groups(groups: object, where: str) -> dict[str, tuple[str, ...]]:
+    """Read the names that stand for several objects."""
+    if not isinstance(groups, dict):
+        raise ValueError(f"{where}: expected lines 'name: object, object', got {type(groups).__name__}")
+    found = {}
+    for name, listed in groups.items():
+        members = tuple(one.strip() for one in listed.split(",")) if isinstance(listed, str) else ()
+        if not isinstance(name, str) or not all(members) or not members or name in members:
+            raise ValueError(f"{where}, {name!r}: expected other names with commas between, got {listed!r}")
+        found[name] = members
+    return found
+
+
+def _expand(entry: str, groups: Mapping[str, tuple[str, ...]], is_part: bool) -> list[str]:
+    """Write out an entry: groups, and alternatives as in "car/bus:door/step"."""
+    sides = [[one.strip() for one in side.split(ALTERNATIVES)] for side in entry.split(OBJECT_PART_SEPARATOR)]
+    if len(sides) > 1 or not is_part:
+        sides[0] = [member for name in sides[0] for member in groups.get(name, (name,))]
+    return [OBJECT_PART_SEPARATOR.join(names) for names in product(*sides)]
+
+
+def _invert(purposes: object, groups: Mapping[str, tuple[str, ...]], where: str) -> dict[str, tuple[str, ...]]:
+    """Turn purpose -> "car/bus:door, bicycle:saddle" into name -> purposes."""
     if not isinstance(purposes, dict):
         raise ValueError(f"{where}: expected lines 'purpose: name, name', got {type(purposes).__name__}")
     found: defaultdict[str, list[str]] = defaultdict(list)
@@ -95,7 +151,8 @@ def _invert(purposes: object, where: str) -> dict[str, tuple[str, ...]]:
         if not isinstance(purpose, str) or not isinstance(listed, str):
             raise ValueError(f"{where}, {purpose!r}: expected a purpose and names with commas between, got {listed!r}")
         keys = word_keys(purpose)
-        for entry in (name.strip() for name in listed.split(",")):
+        written = [entry.strip() for entry in listed.split(",")]
+        for entry in (one for short in written for one in _expand(short, groups, where.endswith(KINDS[0]))):
             for name in entry.split(OBJECT_PART_SEPARATOR):
                 if not name or says_name(keys, name):
                     raise ValueError(
@@ -117,11 +174,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Askable:
-    """The groups of an image by granularity, and the categories that are not in the table."""
+    """The groups of an image by granularity.
+
+    Attributes:
+        objects, parts: the groups.
+        not_askable: categories that are not in the table, one entry per annotation.
+        withheld: purposes that targets serve, but that are not asked for (see `group_targets`).
+    """
 
     objects: tuple[Group, ...]
     parts: tuple[Group, ...]
     not_askable: tuple[str, ...]
+    withheld: tuple[str, ...]
 
 
 class TemplateMaker:
@@ -149,7 +213,7 @@ class TemplateMaker:
         }
 
     def make(self, image: AnnotatedImage, kind: Kind | None) -> MadePairs:
-        """See `PairMaker`; if `kind` is None, the kinds alternate."""
+        """Make the pairs of an image (see `PairMaker`); if `kind` is None, the kinds alternate."""
         kinds = list(Kind)
         number = len(kinds) if kind is None else kinds.index(kind)
         generator = np.random.default_rng((self._seed, image.image_id, number))
@@ -172,29 +236,41 @@ class TemplateMaker:
                 if not faults:
                     questions.append(question)
                     break
-        return MadePairs(tuple(questions), tuple(rejections), askable.not_askable)
+        return MadePairs(tuple(questions), tuple(rejections), askable.not_askable, askable.withheld)
 
 
 def group_targets(scene: Scene, table: FunctionTable) -> Askable:
     """Group an image's targets by purpose.
 
-    Objects with an instance without a mask are left out, because an answer would lack that instance. So are purposes
-    that more than `MAX_TARGETS` targets serve.
+    A purpose is left out if its answer could lack a target: if an object that serves it has an instance without a mask,
+    or if the image shows a part that serves it in other objects and whose own object is not in the table (the door of
+    an unknown vehicle). So are purposes that more than `MAX_TARGETS` targets serve.
     """
     groups: dict[Granularity, defaultdict[str, list[SceneTarget]]] = {one: defaultdict(list) for one in Granularity}
     not_askable = []
-    incomplete = {purpose for name in scene.unmasked for purpose in table.find(name, None)}
+    incomplete = {
+        Granularity.OBJECT: {purpose for name in scene.unmasked for purpose in table.find(name, None)},
+        Granularity.PART: set[str](),
+    }
     for target in scene.targets:
         purposes = table.find(target.object_name, target.part_name)
         for purpose in purposes:
             groups[target.target.granularity][purpose].append(target)
         if not purposes:
             not_askable.append(target.target.category_name)
-    objects = {purpose: found for purpose, found in groups[Granularity.OBJECT].items() if purpose not in incomplete}
+            if target.part_name is not None:
+                incomplete[Granularity.PART] |= table.find_suspected(target.object_name, target.part_name)
+    withheld = [
+        purpose
+        for kind, found in groups.items()
+        for purpose, targets in sorted(found.items())
+        if purpose in incomplete[kind] or len(targets) > MAX_TARGETS
+    ]
     return Askable(
-        _sorted_groups(objects, Granularity.OBJECT),
-        _sorted_groups(groups[Granularity.PART], Granularity.PART),
+        _sorted_groups(groups[Granularity.OBJECT], Granularity.OBJECT, withheld),
+        _sorted_groups(groups[Granularity.PART], Granularity.PART, withheld),
         tuple(not_askable),
+        tuple(withheld),
     )
 
 
@@ -218,13 +294,14 @@ def word_question(question_id: str, groups: Sequence[Group], generator: np.rando
     return MmrQuestion(question_id, f"{', and '.join(clauses)}?", targets, text_answer)
 
 
-def _sorted_groups(found: Mapping[str, Iterable[SceneTarget]], granularity: Granularity) -> tuple[Group, ...]:
-    groups = []
-    for purpose, targets in sorted(found.items()):
-        ordered = sorted(targets, key=lambda one: (one.target.category_name, one.box))
-        if len(ordered) <= MAX_TARGETS:
-            groups.append(Group(purpose, granularity, tuple(ordered)))
-    return tuple(groups)
+def _sorted_groups(
+    found: Mapping[str, Iterable[SceneTarget]], granularity: Granularity, withheld: Collection[str]
+) -> tuple[Group, ...]:
+    return tuple(
+        Group(purpose, granularity, tuple(sorted(targets, key=lambda one: (one.target.category_name, one.box))))
+        for purpose, targets in sorted(found.items())
+        if purpose not in withheld
+    )
 
 
 def _draw_disjoint(groups: Sequence[Group], count: int, generator: np.random.Generator) -> list[Group]:

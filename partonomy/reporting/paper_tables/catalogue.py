@@ -1,18 +1,19 @@
-"""All paper tables that include runs, by their name for `tables --table`."""
+"""All paper tables that can include runs, by the name that `tables --table` takes."""
 
 from collections.abc import Sequence
 
 from partonomy.reporting.loaded_run import AnyRun
 from partonomy.reporting.paper_tables.mmr_tables import TITLES, MmrTable
 from partonomy.reporting.paper_tables.paper_table import PaperTable
-from partonomy.reporting.paper_tables.partonomy_tables import PartonomyTable
-from partonomy.reporting.paper_tables.quoted_rows import TABLE_SUBSETS
+from partonomy.reporting.paper_tables.partonomy_tables import TABLE_SUBSETS, PartonomyTable
+from partonomy.reporting.paper_tables.reason_seg_table import ReasonSegTable
 from partonomy.reporting.paper_tables.retention_table import RetentionTable
 
 PAPER_TABLES: dict[str, PaperTable] = {
     table.name: table
     for table in (
         *(PartonomyTable(number) for number in TABLE_SUBSETS),
+        ReasonSegTable(),
         RetentionTable(),
         *(MmrTable(number) for number in TITLES),
     )
@@ -33,4 +34,4 @@ def check_holds(table: PaperTable, runs: Sequence[AnyRun]) -> None:
     for run in runs:
         if not table.holds(run):
             what = f"{run.summary.benchmark} {run.summary.split}".strip()
-            raise ValueError(f"{run.path} is a run on {what}, which table {table.name} does not hold")
+            raise ValueError(f"{run.path} is a run on {what}, which table {table.name} does not include")

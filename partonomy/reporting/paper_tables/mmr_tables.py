@@ -10,16 +10,14 @@ from partonomy.benchmarks.task import ALL
 from partonomy.harness.run_folder import SUMMARY_FILE
 from partonomy.harness.summary import Summary, read_summary
 from partonomy.metrics.bootstrap import Estimate
+from partonomy.quoted_rows import QUOTED, SOURCE_COLUMN, read_quoted
 from partonomy.reporting.loaded_run import AnyRun
 from partonomy.reporting.paper_tables.paper_table import (
     PAPER_PROTOCOL,
-    QUOTED,
-    SOURCE_COLUMN,
     PaperTable,
     PaperTableStyle,
     TidyRow,
     format_interval,
-    read_quoted,
 )
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
 
@@ -66,18 +64,18 @@ class MmrTable(PaperTable):
         return find_table(run.summary) == self.number
 
     def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
-        """See PaperTable."""
+        """Return the paper's rows and then one row per checkpoint and protocol."""
         return mmr_table(self.number, [run.summary for run in runs], style.has_intervals)
 
     def quoted(self) -> Iterator[TidyRow]:
-        """See PaperTable; the group is empty, and the metric is a column's name."""
+        """Generate the paper's numbers with an empty group; the metric is a column's name."""
         rows = _read_quoted(self.number)
         for method, values in rows.rows.items():
             for column, value in zip(rows.columns, values, strict=True):
                 yield TidyRow(self.name, method, TITLES[self.number], QUOTED, PAPER_PROTOCOL, "", column, value)
 
     def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
-        """See PaperTable."""
+        """Return the metrics that the table shows, under the only group."""
         return {ALL: tuple(_shown_metrics(run.summary.benchmark))}
 
 
@@ -92,7 +90,9 @@ def load_mmr_runs(paths: Sequence[Path]) -> tuple[Summary, ...]:
     for path in paths:
         summary = read_summary(path / SUMMARY_FILE)
         if find_table(summary) is None:
-            raise ValueError(f"{path} is a run on {summary.benchmark} {summary.split}, which none of the tables holds")
+            raise ValueError(
+                f"{path} is a run on {summary.benchmark} {summary.split}, which none of the tables includes"
+            )
         summaries.append(summary)
     return tuple(summaries)
 
@@ -127,7 +127,8 @@ def mmr_table(number: int, summaries: Sequence[Summary], has_intervals: bool = T
             row = by_row.setdefault(_key(summary), {})
             if set(row) & set(_estimates(summary)):
                 raise ValueError(
-                    f"two runs of {summary.benchmark} {summary.split}, {summary.protocol}; give one of them"
+                    f"two runs report the same results ({summary.benchmark} {summary.split}, "
+                    f"{summary.protocol}); pass only one of them"
                 )
             row.update(_estimates(summary))
     for key, found in by_row.items():
@@ -143,7 +144,7 @@ def mmr_table(number: int, summaries: Sequence[Summary], has_intervals: bool = T
 
 @dataclass(frozen=True)
 class _Quoted:
-    """A table's columns and, by method, their numbers as printed; empty for a dash in the paper."""
+    """A table's columns and, for each method, the cells as printed; an empty cell is a dash in the paper."""
 
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[str, ...]]

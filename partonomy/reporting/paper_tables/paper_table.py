@@ -1,26 +1,23 @@
-"""The common parts of all paper tables: quoted rows, and runs in the same columns."""
+"""The base class of all paper tables, which show quoted rows and runs in the same columns."""
 
-import csv
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 from partonomy.benchmarks.partonomy.metrics import MetricProtocol
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.reporting.loaded_run import AnyRun
 from partonomy.table_format import Table, format_percent
 
-OURS, QUOTED, EXACT = "ours", "quoted", "exact"
-"""Values of the source column: measured by this code, quoted from the paper, or computed without a model."""
+OURS, EXACT = "ours", "exact"
+"""Values of the source column next to `partonomy.quoted_rows.QUOTED`: measured by this code, computed exactly."""
 PAPER_PROTOCOL, NO_PROTOCOL = "paper", "-"
 """Values of the protocol column in rows that do not belong to a run."""
-SOURCE_COLUMN = "source"
 
 
 @dataclass(frozen=True)
 class PaperTableStyle:
-    """The style of runs' rows: one row per protocol, with or without 95% intervals below the values."""
+    """How a table shows runs: one row per protocol, with or without 95% intervals below the values."""
 
     protocols: tuple[MetricProtocol, ...] = (MetricProtocol.OURS,)
     has_intervals: bool = True
@@ -28,19 +25,19 @@ class PaperTableStyle:
 
 @dataclass(frozen=True)
 class TidyRow:
-    """One number.
+    """One number of a table in tidy form, one line of its CSV.
 
     Attributes:
-        table: Name of the paper's table that holds it; empty for a metric in no table.
+        table: Name of the paper's table with this number; empty if no table has the metric.
         method: The paper's method, or the model and folder of a run.
         dataset: Name of the data, e.g. a question set.
         source: quoted, ours or exact (computed without a model).
         protocol: paper, ours, authors, a benchmark's own protocol, or "-".
         question_type: The group, as in the summary.
         metric: As in the summary, without the prefix of the authors' protocol.
-        value: Percent; empty for a dash.
-        low: Lower end of the 95% interval in percent; empty for none.
-        high: Upper end of the interval; empty for none.
+        value: The number in percent; empty if the paper has a dash.
+        low: Lower end of the 95% interval in percent; empty if there is no interval.
+        high: Upper end of the interval; empty if there is no interval.
         n: Number of masks, images or questions counted; empty for quoted numbers.
     """
 
@@ -95,30 +92,6 @@ class PaperTable(ABC):
     @abstractmethod
     def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
         """Return a run's metrics that the table shows, by group."""
-
-
-@dataclass(frozen=True)
-class QuotedRows:
-    """Columns of a file of `paper_rows` and, by method, the cells as printed; empty for a dash in the paper."""
-
-    columns: tuple[str, ...]
-    rows: tuple[Mapping[str, str], ...]
-
-
-def read_quoted(name: str) -> QuotedRows:
-    """Read `paper_rows/<name>.csv`.
-
-    Raises:
-        ValueError: A row is not marked as quoted.
-    """
-    text = resources.files("partonomy").joinpath(f"paper_rows/{name}.csv").read_text(encoding="utf-8")
-    reader = csv.DictReader(text.splitlines())
-    columns = tuple(reader.fieldnames or ())
-    rows = tuple(reader)
-    for row in rows:
-        if row[SOURCE_COLUMN] != QUOTED:
-            raise ValueError(f"{name}.csv: the row of {row['method']} is not marked as quoted")
-    return QuotedRows(columns, rows)
 
 
 def format_interval(estimate: Estimate) -> str:

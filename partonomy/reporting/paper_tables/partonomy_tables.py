@@ -9,6 +9,7 @@ from partonomy.benchmarks.partonomy.steps import Conditioning
 from partonomy.harness.provenance import marks_lines, overlap_words, read_marks
 from partonomy.metrics.matching import Matching
 from partonomy.metrics.multiple_choice import RandomBaseline, random_baseline
+from partonomy.quoted_rows import QUOTED, SOURCE_COLUMN, read_quoted
 from partonomy.reporting.loaded_run import AnyRun, LoadedRun
 from partonomy.reporting.overview import find_estimate
 from partonomy.reporting.paper_tables.paper_table import (
@@ -16,23 +17,35 @@ from partonomy.reporting.paper_tables.paper_table import (
     NO_PROTOCOL,
     OURS,
     PAPER_PROTOCOL,
-    QUOTED,
     PaperTable,
     PaperTableStyle,
     TidyRow,
     format_interval,
     tidy_percent,
 )
-from partonomy.reporting.paper_tables.quoted_rows import (
-    TABLE_LEGENDS,
-    TEXT_TABLE,
-    ReferenceTable,
-    load_reference,
-    segmentation_table,
-)
 from partonomy.structures import TABLE_TYPES, QuestionType
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
 
+SEGMENTATION_TABLES = {"paco": 9, "partimagenet": 10, "pascal": 11}
+"""Table of segmentation results by a word in the dataset's name; any other name gets table 2 (Core)."""
+TEXT_TABLE = 3
+TABLE_SUBSETS = {
+    2: "Partonomy-Core",
+    3: "Partonomy-Core",
+    9: "Partonomy-PACO_LVIS",
+    10: "Partonomy-PartImageNet",
+    11: "Partonomy-PascalParts",
+}
+_FINE_TUNED = "(ft): fine-tuned on Partonomy."
+_PART_PREDICTION = "Part2Whole and Whole2Part: the masks of the parts."
+TABLE_LEGENDS = {
+    2: f"{_FINE_TUNED} (gt): open-vocabulary segmenters given the true part names. {_PART_PREDICTION}",
+    3: f"{_FINE_TUNED} P, R: precision and recall of part names; A, PA: accuracy of the parts; OA: of the object. "
+    "GPT-4o is gpt-4o-2024-08-06, shown all choices at once.",
+    9: f"{_FINE_TUNED} {_PART_PREDICTION}",
+    10: f"{_FINE_TUNED} {_PART_PREDICTION}",
+    11: f"{_FINE_TUNED} {_PART_PREDICTION}",
+}
 PAPER_NAMES = {
     QuestionType.IDENTIFICATION_WITH_LABEL: "Identification",
     QuestionType.POSITIVE_WITH_LABEL: "Intersection",
@@ -56,6 +69,66 @@ QuestionRun = LoadedRun[QuestionRecord]
 
 
 @dataclass(frozen=True)
+class ReferenceRow:
+    """One row of a table of the paper.
+
+    Attributes:
+        method: Name as printed, "(ft)" included.
+        group: Heading under which the row is printed; empty in tables without such headings.
+        block: Id of a block of adjacent rows; the paper draws a rule between blocks.
+        is_fine_tuned: Whether the method was fine-tuned on Partonomy.
+        extra_segmentation_data: yes, no, or "-" as printed; empty in table 3, which has no such column.
+        values: Percentages; None for a dash in the paper.
+    """
+
+    method: str
+    group: str
+    block: int
+    is_fine_tuned: bool
+    extra_segmentation_data: str
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class ReferenceTable:
+    """The quoted rows of a table of the paper; `columns` are "<question type>_<metric>"."""
+
+    number: int
+    subset: str
+    columns: tuple[str, ...]
+    rows: tuple[ReferenceRow, ...]
+
+
+def segmentation_table(dataset_name: str) -> int:
+    """Return the number of the paper's table whose data is closest to a dataset, by name."""
+    name = dataset_name.lower().replace("_", "").replace("-", "")
+    return next((number for word, number in SEGMENTATION_TABLES.items() if word in name), 2)
+
+
+def load_reference(number: int) -> ReferenceTable:
+    """Read `paper_rows/table<number>.csv`.
+
+    Raises:
+        ValueError: A row is not marked as quoted.
+    """
+    quoted = read_quoted(f"table{number}")
+    fixed = {"method", "group", "block", "fine_tuned", "extra_segmentation_data", SOURCE_COLUMN}
+    columns = tuple(name for name in quoted.columns if name not in fixed)
+    rows = [
+        ReferenceRow(
+            row["method"],
+            row["group"],
+            int(row["block"]),
+            row["fine_tuned"] == "yes",
+            row.get("extra_segmentation_data", ""),
+            tuple(float(row[name]) if row[name] else None for name in columns),
+        )
+        for row in quoted.rows
+    ]
+    return ReferenceTable(number, TABLE_SUBSETS[number], columns, tuple(rows))
+
+
+@dataclass(frozen=True)
 class PartonomyTable(PaperTable):
     """Table 2, 9, 10 or 11 (segmentation), or 3 (text) of the Partonomy/PLUM paper."""
 
@@ -75,12 +148,12 @@ class PartonomyTable(PaperTable):
         return self.holds(run) and self.number in (TEXT_TABLE, segmentation_table(run.dataset_name))
 
     def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
-        """See PaperTable."""
+        """Return the paper's rows and then the runs, one row per run and protocol."""
         is_text = self.number == TEXT_TABLE
         return text_results(runs, style) if is_text else segmentation_results(runs, self.number, style)
 
     def quoted(self) -> Iterator[TidyRow]:
-        """See PaperTable."""
+        """Generate the paper's numbers; the group is the question type."""
         reference = load_reference(self.number)
         for row in reference.rows:
             for column, value in zip(reference.columns, row.values, strict=True):
@@ -99,7 +172,7 @@ class PartonomyTable(PaperTable):
                     yield TidyRow(*labels, tidy_percent(value), n=count)
 
     def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
-        """See PaperTable."""
+        """Return the metrics that the table shows, by question type."""
         is_text = self.number == TEXT_TABLE
         return {kind.value: text_metrics(kind) if is_text else segmentation_metrics(run) for kind in TABLE_TYPES}
 

@@ -8,15 +8,9 @@ from partonomy.benchmarks.task import ALL
 from partonomy.harness.provenance import overlap_words
 from partonomy.harness.run_folder import SUMMARY_FILE
 from partonomy.harness.summary import Summary, read_summary
+from partonomy.quoted_rows import QUOTED, read_quoted
 from partonomy.reporting.loaded_run import AnyRun
-from partonomy.reporting.paper_tables.paper_table import (
-    PAPER_PROTOCOL,
-    QUOTED,
-    PaperTable,
-    PaperTableStyle,
-    TidyRow,
-    read_quoted,
-)
+from partonomy.reporting.paper_tables.paper_table import PAPER_PROTOCOL, PaperTable, PaperTableStyle, TidyRow
 from partonomy.table_format import ColumnGroup, Table, TableRow
 
 BENCHMARKS = ("textvqa", "gqa", "pope")
@@ -49,26 +43,26 @@ class RetentionTable(PaperTable):
     name: str = "5"
 
     def holds(self, run: AnyRun) -> bool:
-        """Runs on the three benchmarks."""
+        """Whether the run is on one of the three benchmarks."""
         return run.summary.benchmark in BENCHMARKS
 
     def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
-        """See PaperTable; there are no intervals, as in the paper."""
+        """Return the paper's rows and then the runs, without intervals, as in the paper."""
         return retention_table([run.summary for run in runs])
 
     def quoted(self) -> Iterator[TidyRow]:
-        """See PaperTable; the group is empty, and the metric is a benchmark's headline."""
+        """Generate the paper's numbers with an empty group; the metric is a benchmark's headline."""
         for row in load_quoted_retention():
             for name, value in row.values.items():
                 yield TidyRow(self.name, row.method, LABELS[name], QUOTED, PAPER_PROTOCOL, "", "", f"{value:.2f}")
 
     def metrics(self, run: AnyRun) -> Mapping[str, Sequence[str]]:
-        """See PaperTable."""
+        """Return the benchmark's headline, under the only group."""
         return {ALL: (run.summary.headline,)}
 
 
 def load_quoted_retention() -> tuple[RetentionRow, ...]:
-    """The rows of Table 5.
+    """Return the quoted rows of Table 5.
 
     Raises:
         ValueError: A row is not marked as quoted.
@@ -90,7 +84,7 @@ def load_retention_runs(paths: Sequence[Path]) -> tuple[Summary, ...]:
     for path in paths:
         summary = read_summary(path / SUMMARY_FILE)
         if summary.benchmark not in BENCHMARKS:
-            raise ValueError(f"{path} is a run on {summary.benchmark}; this table holds {', '.join(BENCHMARKS)}")
+            raise ValueError(f"{path} is a run on {summary.benchmark}; this table includes {', '.join(BENCHMARKS)}")
         summaries.append(summary)
     return tuple(summaries)
 
@@ -137,10 +131,12 @@ def _row(runs: Sequence[Summary], key: _Key, is_base: bool) -> RetentionRow:
     labels = {key.protocol}
     for run in chosen:
         if run.benchmark in values:
-            raise ValueError(f"two runs of {run.benchmark} under {run.protocol} belong to one row; give one of them")
+            raise ValueError(
+                f"two runs report the same results ({run.benchmark}, {run.protocol}); pass only one of them"
+            )
         others = {other.config["content_hash"] for other in runs if other.benchmark == run.benchmark}
         if len(others) > 1:
-            raise ValueError(f"the runs of {run.benchmark} were asked different items and do not compare")
+            raise ValueError(f"the runs of {run.benchmark} cover different items and are not comparable")
         value = run.metrics[run.headline].value
         if value is not None:  # a model that refused every question has no score
             values[run.benchmark] = 100 * value

@@ -17,6 +17,7 @@ from plum.checkpoints.published.llava_config import (
     SourceConfig,
     build_llava_config,
     choose_conversation,
+    choose_fit,
     read_clip_config,
     read_source_config,
     vision_from_shapes,
@@ -46,7 +47,7 @@ from plum.checkpoints.published.survey import (
 )
 from plum.checkpoints.store import CARD_FILE, MODEL_STEM, start_folder
 from plum.checkpoints.weights import MAX_SHARD_BYTES, ShardWriter, list_tensors
-from plum.config import LlavaConfig, ModelConfig, SamConfig, VisionConfig
+from plum.config import Fit, LlavaConfig, ModelConfig, SamConfig, VisionConfig
 from plum.inputs.conversation import TemplateName
 from plum.models.backbones.llava import build_llava
 from plum.models.segmenters.sam import build_sam
@@ -66,6 +67,7 @@ class ConversionRequest:
         clip: CLIP folder, for original checkpoints without CLIP inside.
         conversation: template the checkpoint was trained with; None: inferred from the checkpoint if possible.
         expected: a run's architecture, which the checkpoint must match.
+        fit: how images became CLIP's square in its training; None: inferred from the checkpoint.
     """
 
     llava: Path
@@ -73,6 +75,7 @@ class ConversionRequest:
     clip: Path | None = None
     conversation: TemplateName | None = None
     expected: ModelConfig | None = None
+    fit: Fit | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ def _make_plan(request: ConversionRequest) -> _Plan:
     refuse_delta(request.llava, llava.found)
     parts, vision, vision_note = _find_vision(request, source, layout, llava)
     conversation, reason = choose_conversation(source, layout, request.conversation)
-    llava_config = build_llava_config(source, layout, vision, conversation)
+    fit, fit_reason = choose_fit(source, conversation, request.fit)
+    llava_config = build_llava_config(source, layout, replace(vision, fit=fit), conversation)
     sam_config = read_sam_config(request.sam)
     sam_files = SourceFiles(request.sam.parent, (request.sam,), {})
     parts = (*parts, _Part(sam_files, own_sam_name, survey(sam_files, own_sam_name)))
@@ -160,6 +164,7 @@ def _make_plan(request: ConversionRequest) -> _Plan:
         vision_note,
         f"SAM: {variant_name(sam_config)}, {sam_config.image_size} px",
         f"Conversation template: {conversation} ({reason})",
+        f"CLIP's square: {fit} ({fit_reason})",
         *_vocabulary_notes(tokenizer, num_rows, grown),
     )
     return _Plan(parts, config, tokenizer, notes)
@@ -253,8 +258,14 @@ def _grown_vocabulary(num_rows: int, num_tokens: int) -> int:
 
 
 def _require_same(config: ModelConfig, expected: ModelConfig) -> None:
-    """Compare with a run's configuration; heads, adapters and token ids are the run's own."""
-    llava = replace(expected.llava, special_tokens=config.llava.special_tokens)
+    """Compare with a run's configuration; heads, adapters, token ids, template and fit are the run's own."""
+    own = config.llava
+    llava = replace(
+        expected.llava,
+        special_tokens=own.special_tokens,
+        conversation=own.conversation,
+        vision=replace(expected.llava.vision, fit=own.vision.fit),
+    )
     neutral = replace(
         expected,
         llava=llava,
@@ -265,8 +276,8 @@ def _require_same(config: ModelConfig, expected: ModelConfig) -> None:
         seg_token=config.seg_token,
     )
     if differences := describe_differences(config, neutral):
-        own, other = variant_name(config.sam), variant_name(expected.sam)
-        sam = f" (the SAM file is {own}, the configuration's {other})" if own != other else ""
+        name, other = variant_name(config.sam), variant_name(expected.sam)
+        sam = f" (the SAM file is {name}, the configuration's {other})" if name != other else ""
         raise ValueError(
             f"the checkpoints differ from the configuration in (key: checkpoint, configuration) "
             f"{'; '.join(differences)}{sam}"

@@ -8,9 +8,9 @@ from typing import get_args
 from transformers import CLIPVisionConfig, LlamaConfig
 from transformers import LlavaConfig as StockLlavaConfig
 
+from partonomy.files import read_json
 from plum.checkpoints.published.llava_keys import OWN_VISION, Layout
-from plum.checkpoints.published.source_files import read_json
-from plum.config import LanguageConfig, LlavaConfig, VisionConfig
+from plum.config import Fit, LanguageConfig, LlavaConfig, VisionConfig, usual_fit
 from plum.inputs.conversation import TemplateName
 
 CLIP_HEAD_DIM = 64
@@ -21,6 +21,8 @@ DELIMITED: Mapping[TemplateName, TemplateName] = {
     "vicuna_v1.1": "vicuna_v1.1_im_start_end",
 }
 """Templates with the image alone, and their variants with `<im_start>` and `<im_end>` around it."""
+FIT_OF_ASPECT_RATIO: Mapping[str, Fit] = {"square": "crop", "pad": "pad"}
+"""LLaVA's `image_aspect_ratio`: `square` leaves the image to CLIP's processor, which cuts out its centre."""
 LANGUAGE_CONSTANTS = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False}
 VISION_CONSTANTS = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_channels": 3}
 
@@ -37,6 +39,7 @@ class SourceConfig:
         projector: type of the projector; None if the file does not state it.
         vision_name: name of the CLIP folder it was trained with, if stated.
         has_image_delimiters: trained with `<im_start>` and `<im_end>` around the image.
+        aspect_ratio: LLaVA's `image_aspect_ratio`, how images became CLIP's square; None if the file does not state it.
         is_original: written by the original LLaVA code.
     """
 
@@ -47,6 +50,7 @@ class SourceConfig:
     projector: str | None
     vision_name: str
     has_image_delimiters: bool
+    aspect_ratio: str | None
     is_original: bool
 
 
@@ -59,8 +63,6 @@ def read_source_config(folder: Path) -> SourceConfig:
     """
     path = folder / "config.json"
     content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a JSON object")
     if "text_config" in content:
         return _read_llava_hf(path, content)
     return _read_original(path, content)
@@ -75,7 +77,7 @@ def read_clip_config(folder: Path, select_layer: int) -> VisionConfig:
     """
     path = folder / "config.json"
     content = read_json(path)
-    if not isinstance(content, dict) or content.get("model_type") not in ("clip", "clip_vision_model"):
+    if content.get("model_type") not in ("clip", "clip_vision_model"):
         raise ValueError(f"{path} is no CLIP configuration (model_type clip or clip_vision_model)")
     sizes = content.get("vision_config", content)
     return _vision(path, CLIPVisionConfig.from_dict(dict(sizes)), select_layer)
@@ -137,6 +139,24 @@ def _choose_delimited(source: SourceConfig, layout: Layout, chosen: TemplateName
     return DELIMITED.get(chosen, chosen), reason
 
 
+def choose_fit(source: SourceConfig, conversation: TemplateName, chosen: Fit | None) -> tuple[Fit, str]:
+    """Return how a checkpoint's images became CLIP's square, and the reason for the choice.
+
+    Raises:
+        ValueError: the checkpoint was trained with another way than plum's, and none was chosen.
+    """
+    if chosen is not None:
+        return chosen, "as chosen"
+    if source.aspect_ratio is None:
+        return usual_fit(conversation), f"usual with {conversation}"
+    if source.aspect_ratio not in FIT_OF_ASPECT_RATIO:
+        raise ValueError(
+            f"{source.path}: image_aspect_ratio is {source.aspect_ratio!r}, plum has {list(FIT_OF_ASPECT_RATIO)}; "
+            f"--fit {'|'.join(get_args(Fit))} takes another than the checkpoint's"
+        )
+    return FIT_OF_ASPECT_RATIO[source.aspect_ratio], f"image_aspect_ratio is {source.aspect_ratio}"
+
+
 def build_llava_config(
     source: SourceConfig, layout: Layout, vision: VisionConfig, conversation: TemplateName
 ) -> LlavaConfig:
@@ -171,6 +191,7 @@ def _read_llava_hf(path: Path, content: dict[str, object]) -> SourceConfig:
         projector="mlp2x_gelu",
         vision_name="",
         has_image_delimiters=False,
+        aspect_ratio=None,
         is_original=False,
     )
 
@@ -194,6 +215,7 @@ def _read_original(path: Path, content: dict[str, object]) -> SourceConfig:
         projector=None if projector is None else str(projector),
         vision_name=str(content.get("mm_vision_tower", content.get("vision_tower", ""))),
         has_image_delimiters=bool(content.get("mm_use_im_start_end", False)),
+        aspect_ratio=None if content.get("image_aspect_ratio") is None else str(content["image_aspect_ratio"]),
         is_original=True,
     )
 

@@ -15,7 +15,7 @@ import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from plum.checkpoints.published.source_files import read_json
+from partonomy.files import read_json
 from plum.inputs.conversation import BEGIN_TOKEN, END_TOKEN, IMAGE_END, IMAGE_START, IMAGE_TOKEN
 from plum.inputs.tokenizer import PAD_TOKEN, UNKNOWN_TOKEN, check_tokenizer
 
@@ -90,8 +90,6 @@ def _read_settings(folder: Path) -> dict[str, object]:
     for file in ("special_tokens_map.json", SETTINGS_FILE):
         if (folder / file).is_file():
             content = read_json(folder / file)
-            if not isinstance(content, dict):
-                raise ValueError(f"{folder / file} is not a JSON object")
             settings |= {key: value for key, value in content.items() if value is not None}
     return settings
 

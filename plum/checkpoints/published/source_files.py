@@ -3,7 +3,6 @@
 Pickles are read with `weights_only=True`, so that they cannot run code, and memory-mapped if their format allows it.
 """
 
-import json
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from partonomy.files import read_json
 
 STEMS = ("model.safetensors", "pytorch_model.bin")
 """Names of single files; shards are listed in an index of the same name plus `.index.json`. Safetensors come first."""
@@ -52,7 +53,7 @@ def find_weight_files(folder: Path) -> SourceFiles:
 
 def _read_index(index: Path) -> SourceFiles:
     content = read_json(index)
-    entries = content.get("weight_map") if isinstance(content, dict) else None
+    entries = content.get("weight_map")
     if not isinstance(entries, dict) or not entries:
         raise ValueError(f"{index} has no weight_map: download it again")
     names: dict[Path, set[str]] = {}
@@ -61,22 +62,6 @@ def _read_index(index: Path) -> SourceFiles:
     if missing := sorted(file.name for file in names if not file.is_file()):
         raise FileNotFoundError(f"{index} names {missing}, which are not in the folder: download them")
     return SourceFiles(index.parent, tuple(sorted(names)), {file: frozenset(found) for file, found in names.items()})
-
-
-def read_json(path: Path) -> object:
-    """Read a JSON file.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: it is not JSON.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    try:
-        content: object = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    return content
 
 
 class OpenFile:

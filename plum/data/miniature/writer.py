@@ -7,7 +7,7 @@ names, by refCOCO, refCOCO+, refCOCOg, RefCOCOm and gRefCOCO.
 from collections.abc import Sequence
 from pathlib import Path
 
-from partonomy.benchmarks.referring import REFERRING_SETS
+from partonomy.benchmarks.refcoco import REFERRING_SETS
 from plum.data.miniature.label_layouts import write_ade20k, write_cocostuff, write_mapillary
 from plum.data.miniature.multi_target_layouts import (
     write_grefcoco,

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from partonomy.files import RECORD_ERRORS, check_relative_path, parse_json, printable, reason_of
-from partonomy.masks import shorten
+from partonomy.files import RECORD_ERRORS, check_relative_path, parse_json, printable, reason_of, shorten
 from partonomy.progress import counted, progress
 from plum.inputs.conversation import CONTROL_TOKENS, IMAGE_TOKEN
 from plum.structures import Exchange
@@ -131,7 +130,7 @@ def clean_turns(turns: Any, quirks: Counter[str]) -> list[tuple[str, str]]:
     for turn in turns:
         text = turn["value"]
         if not isinstance(text, str):
-            raise ValueError(f"'value' of a turn must be a text, got {shorten(text)}")
+            raise ValueError(f"'value' of a turn must be a string, got {shorten(text)}")
         text = text.replace(IMAGE_TOKEN, "") if turn["from"] == "human" else text
         has_control |= any(token in text for token in CONTROL_TOKENS)
         words.append(remove_control_tokens(text).strip())

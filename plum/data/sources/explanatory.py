@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from partonomy.benchmarks.partonomy.steps import Subject, question_steps
+from partonomy.benchmarks.partonomy.steps import question_steps
 from partonomy.images import draw_box, load_image
-from partonomy.structures import Question, QuestionSet, QuestionType
+from partonomy.structures import Question, QuestionSet, QuestionType, Subject
 from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.part_images import PartImages
 from plum.structures import Exchange, Sample
@@ -68,7 +68,7 @@ class ExplanatorySource:
         return Sample(name, self.name, image, conversations, part_map=part_map)
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
+        """Return the characters of the longest conversation of the same sample; no image is read."""
         return longest_text([question_conversation(question) for question in self._draw(index, generator)])
 
     def _draw(self, index: int, generator: np.random.Generator) -> list[Question]:

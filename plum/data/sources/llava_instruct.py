@@ -68,7 +68,7 @@ class LlavaInstructSource:
         return Sample(name, self.name, image, (dialogue.exchanges[: int(self.num_exchanges[index])],))
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
+        """Return the characters of the longest conversation of the same sample; no image is read."""
         dialogue = self.dialogues.read(int(self.kept[index]))
         return longest_text([dialogue.exchanges[: int(self.num_exchanges[index])]])
 

@@ -84,7 +84,7 @@ class MmrSource:
         return Sample(name, self.name, image, self._converse(index, generator))
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
+        """Return the characters of the longest conversation of the same sample; no image is read."""
         return longest_text(self._converse(index, generator))
 
     def exchanges(self) -> Iterator[Exchange]:

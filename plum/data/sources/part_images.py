@@ -82,12 +82,17 @@ class PartImages:
         return tuple(part for part in self.parts_of[scene_object.label] if part not in shown)
 
     def build_sample(self, index: int, source: str, conversations: Sequence[tuple[Exchange, ...]]) -> Sample:
-        """Load image `index` and combine it with the conversations to a sample.
+        """Load image `index` and combine it with the conversations to a sample; see `build_sample_of`."""
+        return self.build_sample_of(self.images[index], source, conversations)
+
+    def build_sample_of(
+        self, record: AnnotatedImage, source: str, conversations: Sequence[tuple[Exchange, ...]]
+    ) -> Sample:
+        """Load an image of the data set and combine it with the conversations to a sample.
 
         Raises:
             ValueError: the image cannot be read; the message names source and image.
         """
-        record = self.images[index]
         name = f"{self.dataset.name}/{record.image_id}"
         try:
             image = load_image(self.dataset.image_root / record.file_name, record.height, record.width)
@@ -96,8 +101,9 @@ class PartImages:
         return Sample(name, source, image, tuple(conversations), part_map=self.part_map(record))
 
     def part_map(self, record: AnnotatedImage) -> np.ndarray | None:
-        """Return the class map int64 (H, W) of an image; None without part maps."""
-        return draw_part_map(record, self.part_classes) if self.with_part_maps else None
+        """Return the class map int64 (H, W) of an image; None without part maps, or if the image shows no part."""
+        has_parts = any(item.parts for item in record.objects)
+        return draw_part_map(record, self.part_classes) if self.with_part_maps and has_parts else None
 
 
 class PartSource(ABC):

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from partonomy.questions.templates import with_article
+from partonomy.questions.templates import Wording, packaged_templates, with_article
+from partonomy.structures import QuestionType
 from plum.data.sources.base import draw_one
 from plum.data.sources.part_images import PartSource, SceneObject
 from plum.data.sources.wordings import HAS_PART
 from plum.structures import Exchange
-
-OBJECT_QUESTION = "What is the object in the image?"
 
 
 class PartVqaSource(PartSource):
@@ -53,8 +52,12 @@ class PartVqaSource(PartSource):
 
 
 def name_object(label: str) -> Exchange:
-    """Return the object question of the part-whole types with its answer."""
-    return Exchange(OBJECT_QUESTION, f"The object in the image is {with_article(label)}.", is_tagged=False)
+    """Return the object question of the part-whole types with its answer, in the packaged wording of Partonomy."""
+    wording = Wording(QuestionType.PART_TO_WHOLE, label, is_marked=False)
+    templates = packaged_templates()
+    question = templates.texts(wording).object_question
+    (choice,) = templates.object_choices(wording, [label])
+    return Exchange(question, choice.text, is_tagged=False)
 
 
 def ask_part(object_label: str, part: str, wording: str, is_visible: bool) -> Exchange:

@@ -1,6 +1,11 @@
-"""Reasoning segmentation (ReasonSeg): questions that do not name their target, some with an explanation."""
+"""Reasoning segmentation (ReasonSeg): questions that do not name their target, some with an explanation.
+
+The answer is the target's name or, in the former form, "It is the target."; the items say which (see
+`partonomy.benchmarks.reason_seg.TargetNames`).
+"""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -11,13 +16,7 @@ from partonomy.masks import decode_mask
 from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.part_images import NamedMask
 from plum.data.sources.referring import group_items, load_item_image, target_answer
-from plum.data.sources.wordings import (
-    EXPLAIN,
-    REASON,
-    REFER_EXPRESSION,
-    Answer,
-    exchange_about,
-)
+from plum.data.sources.wordings import PLUM_WORDINGS, Answer, Wordings, exchange_about
 from plum.inputs.conversation import CONTROL_TOKENS
 from plum.structures import Exchange, Sample
 
@@ -41,6 +40,7 @@ class ReasoningSource:
         explanations: explanations by image file name.
         conversations_per_image: maximum number of instructions per sample.
         excluded: image files that may not be trained on.
+        wordings: of questions and answers.
 
     Raises:
         ValueError: nothing is left, or a text holds a control token.
@@ -55,7 +55,9 @@ class ReasoningSource:
         explanations: Mapping[str, str],
         conversations_per_image: int,
         excluded: Container[Path] = (),
+        wordings: Wordings = PLUM_WORDINGS,
     ) -> None:
+        self.wordings = wordings
         self.conversations_per_image = conversations_per_image
         self.explanations = explanations
         self.images = group_items(self.name, items, excluded)
@@ -74,7 +76,7 @@ class ReasoningSource:
         return Sample(first.image_id, self.name, image, self._converse(index, generator), ignore_mask=ignored)
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source."""
+        """Return the characters of the longest conversation of the same sample; no image is read."""
         return longest_text(self._converse(index, generator))
 
     def _converse(self, index: int, generator: np.random.Generator) -> tuple[tuple[Exchange, ...], ...]:
@@ -83,8 +85,11 @@ class ReasoningSource:
         form = AnswerForm.MASK if explanation is None else self._draw_form(generator)
         conversations: list[tuple[Exchange, ...]] = []
         for position in draw_indices(len(items), self.conversations_per_image, generator):
-            wording = draw_one(wordings(items[position], form), generator)
-            conversations.append((ask(items[position], wording, form, explanation or ""),))
+            wording = draw_one(question_wordings(items[position], form, self.wordings), generator)
+            answer = target_answer(items[position])
+            if self.wordings.marked is not None:
+                answer = self.wordings.marked.draw([items[position].text], generator)
+            conversations.append((ask(items[position], wording, form, explanation or "", answer),))
         return tuple(conversations)
 
     def exchanges(self) -> Iterator[Exchange]:
@@ -92,7 +97,8 @@ class ReasoningSource:
         for item in (item for items in self.images for item in items):
             explanation = self.explanations.get(item.image_path.name)
             for form in (AnswerForm.MASK,) if explanation is None else AnswerForm:
-                exchange = ask(item, wordings(item, form)[0], form, explanation or "")
+                wording = question_wordings(item, form, self.wordings)[0]
+                exchange = ask(item, wording, form, explanation or "", target_answer(item))
                 yield Exchange(exchange.question, exchange.answer)
 
     def _draw_form(self, generator: np.random.Generator) -> AnswerForm:
@@ -101,25 +107,28 @@ class ReasoningSource:
         return AnswerForm.MASK_AND_REASON if generator.integers(2) else AnswerForm.MASK
 
 
-def wordings(item: SegmentationItem, form: AnswerForm) -> tuple[str, ...]:
+def question_wordings(item: SegmentationItem, form: AnswerForm, wordings: Wordings) -> tuple[str, ...]:
     """Return the wordings of an item's question, with `{sentence}` or `{expression}` for its text."""
     if form is AnswerForm.WORDS:
         return ("{sentence}",)
     if form is AnswerForm.MASK_AND_REASON:
-        return EXPLAIN
-    return REASON if item.is_sentence else REFER_EXPRESSION
+        return wordings.explain
+    return wordings.reason if item.is_sentence else wordings.refer_expression
 
 
-def ask(item: SegmentationItem, wording: str, form: AnswerForm, explanation: str) -> Exchange:
+def ask(item: SegmentationItem, wording: str, form: AnswerForm, explanation: str, answer: Answer) -> Exchange:
     """Return one question and its answer.
 
-    An instruction that is a sentence does not name its target, so the answer calls it "the target"; other instructions
-    are expressions, which the answer repeats.
+    Args:
+        item: an instruction, or an expression that names its target.
+        wording: of the question.
+        form: what the answer consists of.
+        explanation: why the target is the target; unused in the form `MASK`.
+        answer: about the target; PLUM's is that of the benchmark's forced mode (`target_answer`). Unused in `WORDS`.
     """
     question = wording.format(sentence=item.text, expression=item.text.lower())
     if form is AnswerForm.WORDS:
         return Exchange(question, explanation, is_tagged=False)
-    answer = target_answer(item)
     if form is AnswerForm.MASK_AND_REASON:
-        answer = Answer(f"{answer.text} {explanation}", answer.spans)
+        answer = replace(answer, text=f"{answer.text} {explanation}")
     return exchange_about(question, answer, [NamedMask(item.text, item.mask)])

@@ -1,7 +1,7 @@
 """Semantic segmentation from label maps: everything in the image that a class names (paper, A.1, stage 0)."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,15 @@ from partonomy.masks import encode_mask
 from plum.data.readers.label_maps import IGNORED, LabelMap, LabelMaps
 from plum.data.sources.base import draw_indices, draw_one
 from plum.data.sources.part_images import NamedMask
-from plum.data.sources.wordings import SEGMENT_NAMED, exchange_about, join_names, list_targets
+from plum.data.sources.targets import AS_AUTHORS, AskedTargets
+from plum.data.sources.wordings import answer_named, exchange_about, join_names, list_targets
 from plum.structures import Exchange, Sample
 
 logger = logging.getLogger(__name__)
 
 
 class SemanticSource:
-    """Asks for one to `MAX_NAMES` classes of the image; pixels without a class are excluded from every mask loss.
+    """Asks for classes of the image, as `asked` says; pixels without a class are excluded from every mask loss.
 
     Some maps (of COCO-Stuff) have no class at all, which only reading them shows. The next image with a class then
     replaces the image, and a warning is logged. LISA silently takes a random other image.
@@ -27,12 +28,13 @@ class SemanticSource:
     MAX_NAMES = 3
     MAX_STEPS = 1000
     TEXT_LENGTH = 90
-    """Characters of a typical conversation: two names within the words of `SEGMENT_NAMED` and of the answer."""
+    """Characters of a typical conversation: one or two names within the words of question and answer."""
 
-    def __init__(self, maps: LabelMaps, conversations_per_image: int) -> None:
+    def __init__(self, maps: LabelMaps, conversations_per_image: int, asked: AskedTargets = AS_AUTHORS) -> None:
         self.name = maps.name
         self.maps = maps
         self.conversations_per_image = conversations_per_image
+        self.asked = asked
         self._without_class: set[Path] = set()
 
     def __len__(self) -> int:
@@ -47,27 +49,38 @@ class SemanticSource:
             image = load_image(label_map.image_path, *classes.shape)
         except (OSError, ValueError) as error:
             raise ValueError(f"source {self.name}, image {name}: {error}") from error
-        present = label_map.present()
-        order = [present[i] for i in draw_indices(len(present), len(present), generator)]
-        conversations: list[tuple[Exchange, ...]] = []
-        while order and len(conversations) < self.conversations_per_image:
-            count = int(generator.integers(1, self.MAX_NAMES + 1))
-            asked, order = order[:count], order[count:]
-            targets = [NamedMask(self.maps.names[number], encode_mask(classes == number)) for number in asked]
-            names = [target.label for target in targets]
-            question = draw_one(SEGMENT_NAMED, generator).format(names=join_names(names))
-            conversations.append((exchange_about(question, list_targets(names), targets),))
+        conversations = tuple((exchange,) for exchange in self._ask(label_map, generator))
         ignored = classes == IGNORED
-        return Sample(name, self.name, image, tuple(conversations), ignore_mask=ignored if ignored.any() else None)
+        return Sample(name, self.name, image, conversations, ignore_mask=ignored if ignored.any() else None)
+
+    def _ask(self, label_map: LabelMap, generator: np.random.Generator) -> Iterator[Exchange]:
+        """Yield the questions. `lists` draws the names of a question just before its wording."""
+        present = label_map.present()
+        if self.asked.targets == "lists":
+            order = [present[i] for i in draw_indices(len(present), len(present), generator)]
+            for _ in range(self.conversations_per_image):
+                if order:
+                    count = int(generator.integers(1, self.MAX_NAMES + 1))
+                    yield self._exchange(label_map, order[:count], generator)
+                    order = order[count:]
+            return
+        for drawn in self.asked.divide(len(present), self.conversations_per_image, generator):
+            yield self._exchange(label_map, [present[i] for i in drawn], generator)
+
+    def _exchange(self, label_map: LabelMap, numbers: Sequence[int], generator: np.random.Generator) -> Exchange:
+        targets = [NamedMask(self.maps.names[number], encode_mask(label_map.classes == number)) for number in numbers]
+        names = [target.label for target in targets]
+        question = draw_one(self.asked.wordings.segment_named, generator).format(names=join_names(names))
+        return exchange_about(question, answer_named(names, self.asked.wordings, generator), targets)
 
     def text_length(self, index: int, generator: np.random.Generator) -> int:
-        """See Source. Only its label map would tell what is in an image."""
+        """Return a typical length, because only the label map would tell what is in the image."""
         return self.TEXT_LENGTH
 
     def exchanges(self) -> Iterator[Exchange]:
         """Yield every wording with every class, one at a time."""
         for number, label in enumerate(self.maps.names):
-            for wording in () if number in self.maps.ignored_classes else SEGMENT_NAMED:
+            for wording in () if number in self.maps.ignored_classes else self.asked.wordings.segment_named:
                 yield Exchange(wording.format(names=label), list_targets([label]).text)
 
     def _find_map(self, index: int) -> LabelMap:

@@ -6,6 +6,7 @@ the stack of maps, with one learned query per location, pools them into the next
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,8 @@ class FeedbackContext:
 class FilmMaskEncoder(nn.Module):
     """SAM's `mask_downscaling` with FiLM after each convolution and norm: x * (1 + scale) + shift.
 
-    Scale and shift are linear in the query of the mask's span. They are initialised to zero, so the encoder starts as
-    SAM's own. (The authors' code initialises them randomly and creates an unused third layer.)
+    Scale and shift are linear in the query of the mask's span. Here they are initialised to zero, so the encoder starts
+    as SAM's own; the authors' code initialises them randomly and creates an unused third layer; the paper does not say.
     """
 
     def __init__(self, prompt_dim: int, mask_in_channels: int) -> None:
@@ -85,17 +86,28 @@ class TemporalMaskPooler(nn.Module):
     Value and output projections are initialised to the identity, so that SAM's own mask encoding passes unchanged: with
     one earlier mask, the pooled map is that mask's map. The parameters are those of an nn.MultiheadAttention of width
     C.
-    The paper adds the positional encoding to the maps, hence to keys and values. Here it is added to the keys only (as
-    in DETR), because SAM's decoder adds it itself and SAM has never seen a mask prompt that already contains it.
+    Paper: no positional encoding is mentioned. Authors' code: SAM's is added to the maps, hence to keys and values
+    (`keys_and_values`); its projections start as torch's and its queries with deviation 1. Here, by default: it is
+    added to the keys only (as in DETR), because SAM's decoder adds it itself and SAM has never seen a mask prompt that
+    already contains it. The keys of one location share it, so it never changes their weights: the two differ by the
+    value and output projections of the encoding, one constant map.
     """
 
     def __init__(
-        self, prompt_dim: int, grid: tuple[int, int], num_heads: int, use_order_embedding: bool, max_order: int
+        self,
+        prompt_dim: int,
+        grid: tuple[int, int],
+        num_heads: int,
+        use_order_embedding: bool,
+        max_order: int,
+        *,
+        position_in: Literal["keys", "keys_and_values"] = "keys",
     ) -> None:
         super().__init__()
         if prompt_dim % num_heads:
             raise ValueError(f"feedback.num_heads: {num_heads} does not divide the prompt width {prompt_dim}")
         self.grid, self.num_heads = grid, num_heads
+        self.is_position_in_values = position_in == "keys_and_values"
         self.location_queries = nn.Parameter(torch.empty(grid[0] * grid[1], 1, prompt_dim))
         self.query_projection = nn.Linear(prompt_dim, prompt_dim)
         self.key_projection = nn.Linear(prompt_dim, prompt_dim)
@@ -130,10 +142,11 @@ class TemporalMaskPooler(nn.Module):
         """
         tokens = maps.flatten(2).transpose(1, 2)  # [R, h * w, C]
         key_input = tokens + context.position.flatten(2).transpose(1, 2)
+        value_input = key_input if self.is_position_in_values else tokens
         if self.order_embedding is not None:
             key_input = key_input + self.order_embedding.weight[min(order, self.order_embedding.num_embeddings - 1)]
         keys = self.key_projection(key_input).unflatten(-1, (self.num_heads, -1))
-        return EncodedMasks((keys * context.projected_queries).sum(-1), self.value_projection(tokens))
+        return EncodedMasks((keys * context.projected_queries).sum(-1), self.value_projection(value_input))
 
     def pool(self, earlier: Sequence[EncodedMasks]) -> Tensor:
         """Pool a non-empty stack of earlier masks (the same rows in each) to one map per row, [R, C, h, w]."""
@@ -195,7 +208,12 @@ def build_feedback(config: ModelConfig) -> MaskFeedback | None:
     return MaskFeedback(
         encoder=FilmMaskEncoder(sam.prompt_dim, sam.mask_in_channels),
         pooler=TemporalMaskPooler(
-            sam.prompt_dim, (side, side), feedback.num_heads, feedback.use_order_embedding, feedback.max_order
+            sam.prompt_dim,
+            (side, side),
+            feedback.num_heads,
+            feedback.use_order_embedding,
+            feedback.max_order,
+            position_in=feedback.position_in,
         ),
         detach_feedback=feedback.detach_feedback,
     )

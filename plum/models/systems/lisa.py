@@ -1,7 +1,7 @@
 """LISA: LLaVA with adapters writes [SEG] tokens; the state before each is SAM's prompt (LISA paper, section 3.2).
 
-LISA's released code puts `<im_start>` and `<im_end>` around the image and adds them to the vocabulary; here the
-backbone's own templates are used, as for every system, and [SEG] is the only token added. With `feedback.is_enabled`
+LISA's released code puts `<im_start>` and `<im_end>` around the image and adds them to the vocabulary; so does a run
+here whose `model.llava.conversation` has them, as the full-size configurations do. With `feedback.is_enabled`
 this is "LISA (+F)" in Figure 5a of the PLUM paper.
 
 Source: dvlab-research/LISA (`model/LISA.py`).

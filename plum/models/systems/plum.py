@@ -21,7 +21,9 @@ def build_plum(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
     return GroundedLMM(
         config=config,
         llava=backbones.build_llava(config),
-        tagger=SpanTagger(hidden_size, tagger.context, tagger.num_heads, tagger.feedforward_dim, tagger.dropout),
+        tagger=SpanTagger(
+            hidden_size, tagger.context, tagger.num_heads, tagger.feedforward_dim, tagger.dropout, order=tagger.order
+        ),
         query_projection=QueryProjection(hidden_size, config.sam.prompt_dim),
         sam=backbones.build_sam(config),
         feedback=build_feedback(config),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from plum.config import ModelConfig, Quantization
+from plum.config import ModelConfig, Quantization, with_fit
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.components import Backbones
 from plum.models.systems.lisa import build_lisa, lisa_notation
@@ -40,6 +40,7 @@ def build_model(
     Raises:
         ValueError: no system has that name, or the configuration is for another system.
     """
+    config = with_fit(config)
     return _find(config).build(config, Backbones(is_backbone_empty, quantization))
 
 

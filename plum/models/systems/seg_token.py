@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from tokenizers import AddedToken
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -22,7 +21,6 @@ from plum.inputs.bio_labels import phrase_tokens
 from plum.inputs.encoding import EncodedConversation, token_id
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.heads.query_projection import QueryProjection
-from plum.models.parameter_counts import parameters_by_component
 from plum.models.systems.target_notation import Target, WrittenExchange
 from plum.structures import Exchange, SpanBounds
 
@@ -62,16 +60,24 @@ class SegTokens:
             raise ValueError(f"the text {text!r} contains {SEG_TOKEN}, which this system writes itself: remove it")
 
     def write(self, exchange: Exchange) -> WrittenExchange:
-        """Insert [SEG] into an answer; an answer without phrases is unchanged.
+        """Insert [SEG] into an answer, or put it in the place of each mark; an answer without either is unchanged.
 
         Raises:
-            ValueError: the question or the answer already contains [SEG].
+            ValueError: the question or the answer already contains [SEG], or an answer of a `single` system has places
+                for several marks.
         """
         self.check_words(exchange.question)
         self.check_words(exchange.answer)
         plain = replace(exchange, is_tagged=False)
         if not exchange.spans:
             return WrittenExchange(plain, ())
+        if exchange.is_marked:
+            if self.targets == "single" and len(exchange.spans) > 1:
+                raise ValueError(
+                    f"the answer {exchange.answer!r} has places for {len(exchange.spans)} marks, but seg_token.targets "
+                    "single writes one; set it to many, or the source's targets_per_question to 1"
+                )
+            return _write_marks(plain)
         return _write_one(plain) if self.targets == "single" else _write_each(plain)
 
     def tidy(self, answer: str) -> str:
@@ -136,20 +142,6 @@ def add_seg_token(tokenizer: PreTrainedTokenizerBase) -> bool:
     return is_new
 
 
-@torch.no_grad()
-def initialise_seg_row(model: GroundedLMM, seg_id: int) -> None:
-    """Set the embedding and output rows of a [SEG] that the model has never seen to the mean of the text tokens' rows.
-
-    LISA draws them from a normal distribution. transformers since 4.46 uses the mean, with which the new token is
-    neither likely nor unlikely at the start.
-    """
-    suppressed = set(model.llava.special_tokens.suppressed)
-    for component, _, matrix in parameters_by_component(model):
-        if component == "llava.embeddings":
-            text = [row for row in range(len(matrix)) if row != seg_id and row not in suppressed]
-            matrix[seg_id] = matrix[text].mean(0)
-
-
 def _write_each(exchange: Exchange) -> WrittenExchange:
     """Insert [SEG] after every phrase."""
     order = sorted(range(len(exchange.spans)), key=lambda phrase: exchange.spans[phrase].end)
@@ -162,6 +154,18 @@ def _write_each(exchange: Exchange) -> WrittenExchange:
     masks = tuple(exchange.masks[phrase] for phrase in order) if exchange.masks else ()
     written = replace(exchange, answer=text + exchange.answer[copied:], spans=tuple(targets), masks=masks)
     return WrittenExchange(written, tuple(order.index(phrase) for phrase in range(len(order))))
+
+
+def _write_marks(exchange: Exchange) -> WrittenExchange:
+    """Replace every place-holder by [SEG]."""
+    text, copied, targets = "", 0, []
+    for span in exchange.spans:
+        text += exchange.answer[copied : span.start] + SEG_TOKEN
+        targets.append(CharSpan(len(text) - len(SEG_TOKEN), len(text)))
+        copied = span.end
+    answer = text + exchange.answer[copied:]
+    written = replace(exchange, answer=answer, spans=tuple(targets), is_marked=False)
+    return WrittenExchange(written, tuple(range(len(targets))))
 
 
 def _write_one(exchange: Exchange) -> WrittenExchange:

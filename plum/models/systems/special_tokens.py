@@ -1,13 +1,27 @@
-"""Special token ids of the model, read from the tokenizer, and the [SEG] token that some systems add to it."""
+"""Special token ids of the model, read from the tokenizer, and the tokens that a run adds to it.
 
+These are [SEG] (in systems that write it), and `<im_start>` and `<im_end>` if the conversation template has them and
+the backbone was trained without. The released code of LISA, M2SA and PLUM adds them to every backbone, in this order.
+"""
+
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
+import torch
+from tokenizers import AddedToken
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from plum.config import ModelConfig, SpecialTokensConfig
-from plum.inputs.conversation import IMAGE_TOKEN
+from plum.inputs.conversation import IMAGE_END, IMAGE_START, IMAGE_TOKEN, TEMPLATES
 from plum.inputs.encoding import token_id
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.parameter_counts import parameters_by_component
 from plum.models.systems.seg_token import SEG_TOKEN, add_seg_token
+
+NORMAL_DEVIATION = 0.02
+"""Standard deviation of a new row under `normal`: LLaMA's `initializer_range`."""
 
 
 def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokensConfig:
@@ -32,7 +46,7 @@ def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokensConf
 
 
 def add_written_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Add the tokens that the configured system writes and the tokenizer lacks, in place.
+    """Add the tokens that the configured system and template write and the tokenizer lacks, in place.
 
     Returns:
         Ids of the tokens added.
@@ -40,9 +54,53 @@ def add_written_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
     Raises:
         ValueError: the tokenizer still splits one of them.
     """
-    if config.seg_token is None or not add_seg_token(tokenizer):
-        return ()
-    return (token_id(tokenizer, SEG_TOKEN),)
+    added = [SEG_TOKEN] if config.seg_token is not None and add_seg_token(tokenizer) else []
+    if _has_delimiters(config):
+        added += _add_image_delimiters(tokenizer)
+    return tuple(token_id(tokenizer, token) for token in added)
+
+
+def _has_delimiters(config: ModelConfig) -> bool:
+    return TEMPLATES[config.llava.conversation].image != IMAGE_TOKEN
+
+
+def _add_image_delimiters(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Add `<im_start>` and `<im_end>` if they are missing, and return those added."""
+    added = [token for token in (IMAGE_START, IMAGE_END) if token not in tokenizer.get_vocab()]
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in added], special_tokens=True)
+    expected = [IMAGE_START, IMAGE_TOKEN, IMAGE_END]
+    ids = tokenizer("".join(expected), add_special_tokens=False)["input_ids"]
+    if tokenizer.convert_ids_to_tokens(ids) != expected:
+        raise ValueError(
+            f"{tokenizer.name_or_path or 'the tokenizer'} splits {''.join(expected)!r} into other tokens; give it "
+            f"{IMAGE_START} and {IMAGE_END} as special tokens, or choose a model.llava.conversation without them"
+        )
+    return added
+
+
+@torch.no_grad()
+def initialise_new_rows(model: GroundedLMM, new_ids: Sequence[int], how: Literal["mean", "normal"]) -> None:
+    """Set the embedding and output rows of tokens that the model has never seen.
+
+    Args:
+        model: changed in place.
+        new_ids: ids of the tokens.
+        how: `TrainConfig.new_token_rows`. With the mean of the text tokens' rows a token is neither likely nor unlikely
+            at the start. Normal rows are drawn from torch's global generator.
+    """
+    silent = {*new_ids, *model.llava.special_tokens.suppressed}
+    drawn: dict[bool, Tensor] = {}
+    for component, name, matrix in parameters_by_component(model):
+        if component != "llava.embeddings":
+            continue
+        if how == "mean":
+            text = [row for row in range(len(matrix)) if row not in silent]
+            matrix[list(new_ids)] = matrix[text].mean(0)
+            continue
+        is_output = "lm_head." in name  # peft holds embed_tokens twice, and both start with the same rows
+        if is_output not in drawn:
+            drawn[is_output] = torch.randn(len(new_ids), matrix.shape[1]) * NORMAL_DEVIATION
+        matrix[list(new_ids)] = drawn[is_output].to(matrix)
 
 
 def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ModelConfig:
@@ -62,6 +120,11 @@ def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
         )
     if config.seg_token is not None and SEG_TOKEN not in tokenizer.get_vocab():
         raise ValueError(f"{where} has no {SEG_TOKEN}, which model.system {config.system} writes: another model's?")
+    if _has_delimiters(config) and not {IMAGE_START, IMAGE_END} <= tokenizer.get_vocab().keys():
+        raise ValueError(
+            f"{where} has no {IMAGE_START} and {IMAGE_END}, which llava.conversation "
+            f"{config.llava.conversation} writes: another model's?"
+        )
     no_text = range(len(tokenizer), config.llava.language.vocab_size)
     whole = replace(found, suppressed=tuple(sorted({*found.suppressed, *no_text})))
     if given is not None and given not in (found, whole):  # `found`: saved before those rows were suppressed

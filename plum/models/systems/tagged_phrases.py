@@ -24,7 +24,13 @@ class TaggedPhrases:
         """Accept any text: nothing is reserved."""
 
     def write(self, exchange: Exchange) -> WrittenExchange:
-        """Return the exchange as it is."""
+        """Return the exchange as it is.
+
+        Raises:
+            ValueError: the answer has places for marks, which this system does not write.
+        """
+        if exchange.is_marked:
+            raise ValueError(f"the answer {exchange.answer!r} has places for marks, which tagged phrases do not write")
         return WrittenExchange(exchange, tuple(range(len(exchange.spans))))
 
     def tidy(self, answer: str) -> str:

@@ -68,5 +68,5 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="val_balanced_questions.json"):
         read_gqa(tmp_path, "val", OFFICIAL)
     path.write_text("{}")
-    with pytest.raises(ValueError, match="holds no question"):
+    with pytest.raises(ValueError, match="contains no questions"):
         read_gqa(tmp_path, "testdev", OFFICIAL)

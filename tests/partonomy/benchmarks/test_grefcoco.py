@@ -92,13 +92,13 @@ def test_one_target_several_and_none(tmp_path: Path) -> None:
     [
         ({"ann_id": 100}, r"'ann_id' must be a list of annotations, or \[-1\] for none, got 100"),
         ({"ann_id": []}, r"'ann_id' must be a list of annotations, or \[-1\] for none, got \[\]"),
-        ({"ann_id": [100, -1]}, r"'ann_id' has -1, which stands for no target, beside others: \[100, -1\]"),
-        ({"ann_id": [100, 1.5]}, "'ann_id' must be a whole number or a text, got 1.5"),
+        ({"ann_id": [100, -1]}, r"'ann_id' has -1, which means no target, together with other ids: \[100, -1\]"),
+        ({"ann_id": [100, 1.5]}, "'ann_id' must be an integer or a string, got 1.5"),
         ({"ann_id": [100, 555]}, "image 7 or annotation 555 is not in .*instances.json"),
         ({"ann_id": [-1], "image_id": 8}, "image 8 is not in .*instances.json"),
         ({"image_id": 9}, "refers to image 9, but .*annotation 100 belongs to image 7"),
         ({"sentences": [{"sent_id": 1}]}, "the key 'sent' is missing"),
-        ({"ref_id": None}, "'ref_id' must be a whole number or a text, got None"),
+        ({"ref_id": None}, "'ref_id' must be an integer or a string, got None"),
     ],
 )
 def test_broken_records_are_named(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
@@ -123,7 +123,7 @@ def test_missing_files_and_splits(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"grefs\(unc\).json"):
         read_grefcoco(tmp_path, "val")
     root = write_root(tmp_path, [reference(0, [100]), reference(1, [-1], split="testB")])
-    with pytest.raises(ValueError, match="no record of the split 'testA'; it has testB, val"):
+    with pytest.raises(ValueError, match="no record belongs to the split 'testA'; the splits are testB, val"):
         read_grefcoco(root, "testA")
     (root / "refer_seg/images/mscoco/images/train2014" / IMAGE).unlink()
     with pytest.raises(FileNotFoundError, match="grefcoco val: 1 of 1 images are missing"):
@@ -134,7 +134,7 @@ def test_a_target_without_a_pixel_is_said_and_never_found(tmp_path: Path, caplog
     root = write_root(tmp_path, [reference(0, [100]), reference(1, [-1])], ([],))
     with caplog.at_level(logging.WARNING):
         blank, nothing = read_grefcoco(root, "val")
-    assert "1 targets of val have no pixel; they score 0 whatever is predicted" in caplog.text
+    assert "1 targets of val have no pixels; they score 0 whatever is predicted" in caplog.text
     task = make_task()
     empty = np.zeros((HEIGHT, WIDTH), dtype=bool)
     assert (score(task, blank, empty).score, score(task, nothing, empty).score) == (0.0, 1.0)

@@ -118,11 +118,14 @@ def test_masks_in_jpeg_and_of_other_values(tmp_path: Path) -> None:
     ("changes", "reason"),
     [
         ({"part_list": 5}, "not iterable"),
-        ({"part_list": [part(object="")]}, "'object' must be a text, got ''"),
+        ({"part_list": [part(object="")]}, "'object' must be a non-empty string, got ''"),
         ({"part_list": [{}]}, "the key 'object' is missing"),
         ({"part_list": [part(instruction="hold it")]}, "'instruction' of b-coffee_pot-handle must be a list with"),
-        ({"part_list": [part(instruction=list(WORDINGS[:4]))]}, "must be a list with part_name at place 4"),
-        ({"part_list": [part(instruction=[5] * 6)]}, "wording 4 of b-coffee_pot-handle must be a text, got 5"),
+        ({"part_list": [part(instruction=list(WORDINGS[:4]))]}, "must be a list with part_name at position 4"),
+        (
+            {"part_list": [part(instruction=[5] * 6)]},
+            "wording 4 of b-coffee_pot-handle must be a non-empty string, got 5",
+        ),
         ({"part_list": [part(instruction=[" "] * 6)]}, "wording 4 of b-coffee_pot-handle has no words"),
         ({"part_list": [part(), part()]}, "instructpart/b-coffee_pot-handle occurs twice"),
         ({"part_list": [part("../../x")]}, "the part's file 'b-coffee_pot-../../x' leaves the image folder"),
@@ -155,7 +158,7 @@ def test_missing_and_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"record 0 .*images/a-coffee_pot-handle.jpg"):
         read_instruct_part(root, "test", Instruction.HUMAN)
     (folder / "data_test.json").write_text("[]")
-    with pytest.raises(ValueError, match="data_test.json: there is no part in the file"):
+    with pytest.raises(ValueError, match="data_test.json: the file contains no parts"):
         read_instruct_part(root, "test", Instruction.HUMAN)
     with pytest.raises(FileNotFoundError, match="train200/data_train.json"):
         read_instruct_part(root, "train200", Instruction.HUMAN)

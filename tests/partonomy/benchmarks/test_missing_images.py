@@ -13,7 +13,7 @@ from PIL import Image
 
 from partonomy.__main__ import main
 from partonomy.benchmarks.reason_seg import split_folder
-from partonomy.benchmarks.referring import COCO_FOLDER, reference_file
+from partonomy.benchmarks.refcoco import COCO_FOLDER, reference_file
 from partonomy.harness.provenance import OVERLAP_KEY
 from tests.partonomy.benchmarks import (
     test_grefcoco,
@@ -214,4 +214,4 @@ def test_a_reason_seg_record_too_large_for_any_image_is_named(
     assert (
         main(["run", "reasonseg", "--root", str(tmp_path), "--model", "oracle", "--output", str(tmp_path / "r")]) == 1
     )
-    assert "b.json: the frame of the shapes: no image is 100000 x 100000" in capsys.readouterr().err
+    assert "b.json: the frame of the shapes: the image size is invalid: 100000 x 100000" in capsys.readouterr().err

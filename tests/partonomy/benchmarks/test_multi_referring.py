@@ -119,7 +119,7 @@ def test_different_images_get_different_classes(tmp_path: Path) -> None:
 def test_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"instances.json: no image of the split 'val' shows 4 categories or more"):
         read_multi_referring(write_root(tmp_path / "few", num_classes=3), "multirefcoco", "val")
-    with pytest.raises(ValueError, match="no record of the split 'testB'"):
+    with pytest.raises(ValueError, match="no record belongs to the split 'testB'"):
         read_multi_referring(write_root(tmp_path / "split"), "multirefcoco", "testB")
     with pytest.raises(ValueError, match=r"instances.json: image 1 has an annotation of the unknown category 0"):
         read_multi_referring(write_root(tmp_path / "names", categories=[]), "multirefcoco", "val")

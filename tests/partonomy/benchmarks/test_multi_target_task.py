@@ -14,13 +14,14 @@ from partonomy.benchmarks.mmr import NO_PHRASE, NO_WORD, MultiTargetMode, MultiT
 from partonomy.benchmarks.registry import find_benchmark
 from partonomy.benchmarks.segmentation import Wording
 from partonomy.benchmarks.task import Source
-from partonomy.harness.merge import merge_runs
+from partonomy.harness.merge_runs import merge_runs
 from partonomy.harness.summary import Summary, read_summary
+from partonomy.masks import rle_to_json
 from partonomy.models.contract import Generation, Turn
 from partonomy.reporting.overview import overview
 from partonomy.structures import CharSpan, ChoiceScore
 from tests.partonomy.benchmark_world import make_config, run_task
-from tests.partonomy.datasets.mmr_file import HEIGHT, WIDTH, box, mmr_record, write_records
+from tests.partonomy.datasets.mmr_file import HEIGHT, WIDTH, annotation, box, mmr_record, rle, write_records
 from tests.partonomy.running import answer_records
 
 KNIFE, HANDLE = box(2, 2, 10, 4), box(2, 2, 4, 4)  # 40 and 16 pixels
@@ -118,6 +119,15 @@ def test_teacher_forced(tmp_path: Path) -> None:
         ("knife:handle",),
     ]
     assert read_summary(tmp_path / "run" / "summary.json") == summary
+
+
+@pytest.mark.parametrize("mode", list(MultiTargetMode))
+def test_codes_that_are_united_are_counted(tmp_path: Path, mode: MultiTargetMode) -> None:
+    codes = [rle_to_json(rle(2, 2, 4, 4)), rle_to_json(rle(8, 2, 4, 4))]
+    knife = annotation("knife", rle(2, 2, 10, 4), segmentation=codes)
+    record = mmr_record(questions=["What?"], answers=[[knife]], text_answers=["The knife {seg}."])
+    summary = run(read(write_root(tmp_path, record), mode), tmp_path / "run", Cutlery())
+    assert summary.notes[0] == "1 targets have several codes in the file; each is scored as their union"
 
 
 def test_seg_systems_put_their_token_where_the_gold_text_has_it(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from partonomy.benchmarks.reason_seg import (
     IGNORED,
     TARGET,
     Shape,
+    TargetNames,
+    labels_file,
     paint_shapes,
     read_explanations,
     read_reason_seg,
@@ -95,11 +97,14 @@ def test_files_of_the_windows_code_page_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text": []}, "'text' must be a list of at least one text"),
-        ({"text": "words"}, "'text' must be a list of at least one text"),
-        ({"text": ["  "]}, "'text' must be a list of at least one text"),
-        ({"shapes": [{"label": "target", "points": [[1, 2, 3]]}]}, r"shape 0: 'points' must be a list of \[x, y\]"),
-        ({"shapes": [{"label": "target", "points": [[1, 1e12]]}]}, "shape 0: the coordinate 10+ lies far outside"),
+        ({"text": []}, "'text' must be a non-empty list of non-empty strings"),
+        ({"text": "words"}, "'text' must be a non-empty list of non-empty strings"),
+        ({"text": ["  "]}, "'text' must be a non-empty list of non-empty strings"),
+        (
+            {"shapes": [{"label": "target", "points": [[1, 2, 3]]}]},
+            r"shape 0: 'points' must be a non-empty list of \[x, y\]",
+        ),
+        ({"shapes": [{"label": "target", "points": [[1, 1e12]]}]}, "shape 0: the coordinate 10+ is far outside"),
         ({"shapes": [{"points": [[1, 2]]}]}, "the key 'label' is missing"),
         ({"shapes": None}, "not iterable"),
     ],
@@ -112,11 +117,62 @@ def test_broken_records_are_named(tmp_path: Path, changes: dict[str, object], me
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"val: no \*\.jpg there"):
+    with pytest.raises(FileNotFoundError, match=r"val contains no \*\.jpg"):
         read_reason_seg(tmp_path, "val")
     write_record(tmp_path, "a", record(), split="val").unlink()
     with pytest.raises(FileNotFoundError, match=r"a\.json: not found"):
         read_reason_seg(tmp_path, "val")
+
+
+def test_targets_are_named_by_label_then_shape_then_words(tmp_path: Path) -> None:
+    def names(**changes: object) -> list[str]:
+        write_record(tmp_path, "a", record(**changes))
+        return [item.target_name for item in read_reason_seg(tmp_path, "train", texts="all")]
+
+    assert names() == ["What is hot", "Which one burns"], "the shapes are only called target and ignore"
+    assert names(text=["The Kettle.", "?"], is_sentence=False) == ["the kettle", "?"]
+    shapes = [
+        box("kettle", 0, 0, 1, 1),
+        box("Ignored lid", 0, 0, 1, 1),
+        box(" cup ", 2, 2, 3, 3),
+        box("kettle", 4, 4, 5, 5),
+    ]
+    assert names(shapes=shapes) == ["kettle and cup"] * 2
+    path = labels_file(tmp_path, "train")
+    path.write_text(json.dumps({"a": ["The hot kettle. ", "the  burning one"], "other": ["x"]}))
+    assert names(shapes=shapes) == ["The hot kettle", "the burning one"]
+    assert names(text=["What is hot?"]) == ["The hot kettle"]
+    path.write_text(json.dumps({"a": ["a kettle"]}))
+    assert names() == ["a kettle"] * 2, "one for all"
+    plain = read_reason_seg(tmp_path, "train", names=TargetNames.THE_TARGET)
+    assert [item.target_name for item in plain] == [""]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "expected an object of lists of labels by image"),
+        ({"a": "label"}, "image 'a': expected a list of labels, got 'label'"),
+        ({"a": []}, "image 'a': expected a list of labels"),
+        ({"a": [3]}, "image 'a': a label"),
+        ({"a": ["  "]}, "image 'a': "),
+    ],
+)
+def test_broken_labels_are_named(tmp_path: Path, content: object, message: str) -> None:
+    write_record(tmp_path, "a", record())
+    labels_file(tmp_path, "train").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_reason_seg(tmp_path, "train")
+    assert "train_reformulated_responses.json" in str(caught.value)
+    read_reason_seg(tmp_path, "train", names=TargetNames.THE_TARGET)
+
+
+def test_fewer_labels_than_instructions_are_refused(tmp_path: Path) -> None:
+    write_record(tmp_path, "a", record(text=["A?", "B?", "C?"]))
+    labels_file(tmp_path, "train").write_text(json.dumps({"a": ["x", "y"]}))
+    with pytest.raises(ValueError, match=r"a\.json: there are 2 labels; give one for each instruction, or one for all"):
+        read_reason_seg(tmp_path, "train", texts="all")
+    assert read_reason_seg(tmp_path, "train")[0].target_name == "x", "only the first instruction is scored"
 
 
 def test_explanations_by_image(tmp_path: Path) -> None:

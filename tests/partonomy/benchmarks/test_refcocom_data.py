@@ -67,8 +67,8 @@ def test_another_file(tmp_path: Path) -> None:
         ({"segment_id": "../../x"}, "'segment_id' '../../x.png' leaves the image folder"),
         ({"img_name": "/etc/passwd"}, "'img_name' '/etc/passwd' leaves the image folder"),
         ({"sentences": [{}]}, "the key 'sent' is missing"),
-        ({"sentences": [{"sent": 5}]}, "'sent' must be a text"),
-        ({"sentences": []}, "there is no sentence in the file"),
+        ({"sentences": [{"sent": 5}]}, "'sent' must be a non-empty string"),
+        ({"sentences": []}, "the file contains no sentences"),
     ],
 )
 def test_broken_records_are_named(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
@@ -87,10 +87,10 @@ def test_a_mask_of_ones_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="val.json: not found; there is no RefCOCOm"):
+    with pytest.raises(FileNotFoundError, match="val.json: not found; download RefCOCOm"):
         read_refcocom(tmp_path, "val")
     root = write_root(tmp_path)
-    with pytest.raises(FileNotFoundError, match="val.json: not found; --split can be val_part"):
+    with pytest.raises(FileNotFoundError, match="val.json: not found; choose --split from val_part"):
         read_refcocom(root, "val")
     (root / "refer_seg/images/mscoco/images/train2014" / IMAGE).unlink()
     with pytest.raises(FileNotFoundError, match="1 of 1 images are missing"):

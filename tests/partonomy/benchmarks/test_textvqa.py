@@ -38,8 +38,8 @@ def test_scores_by_protocol(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answers": ["one"]}, r"data\[1\].*must hold 10 texts"),
-        ({"answers": [1] * 10}, r"data\[1\].*must be a list of texts"),
+        ({"answers": ["one"]}, r"data\[1\].*must have 10 strings"),
+        ({"answers": [1] * 10}, r"data\[1\].*must be a list of strings"),
         ({"image_id": "../x"}, r"data\[1\].*leaves the image folder"),
         ({"question": ""}, r"data\[1\].*question"),
         ({"question_id": 1}, "two questions have the id '1'"),
@@ -66,7 +66,7 @@ def test_missing_and_broken_ocr(tmp_path: Path) -> None:
         read_textvqa(tmp_path, "val", with_ocr=True)
     path = tmp_path / "TextVQA_Rosetta_OCR_v0.2_val.json"
     path.write_text(json.dumps({"data": [{"image_id": "cc", "ocr_tokens": "DAKOTA"}]}))
-    with pytest.raises(ValueError, match=r"OCR_v0.2_val.json, data\[0\].*list of texts"):
+    with pytest.raises(ValueError, match=r"OCR_v0.2_val.json, data\[0\].*list of strings"):
         read_textvqa(tmp_path, "val", with_ocr=True)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="TextVQA_Rosetta_OCR"):

@@ -33,9 +33,9 @@ def test_raw_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = ["--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
     assert main(["check", *raw]) == 0
     assert main(["check", str(folder), *raw]) == 1
-    assert "--annotations, --images: only for COCO-style files" in capsys.readouterr().err
+    assert "--annotations, --images: these flags apply only to COCO-style files" in capsys.readouterr().err
     assert main(["check"]) == 1
-    assert "give the folder of a data set, or --annotations" in capsys.readouterr().err
+    assert "pass the folder of a data set, or --annotations" in capsys.readouterr().err
     assert main(["check", *raw[:3], str(tmp_path / "nowhere")]) == 1
     assert "the image folder (--images) does not exist" in capsys.readouterr().err
 

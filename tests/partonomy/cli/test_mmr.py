@@ -11,7 +11,7 @@ from partonomy.datasets.sources.mmr import read_mmr
 from partonomy.datasets.store import DatasetOrigin, save_dataset
 from partonomy.locks import lock_folder
 from tests.partonomy.models.chat_server import Handler, Request, completion, serve, status
-from tests.partonomy.questions.mmr_world import make_dataset, write_functions
+from tests.partonomy.questions.mmr_world import FUNCTIONS, make_dataset, write_functions
 
 GOOD = (
     "Global caption: A street.\nQuestion 1: What turns when people drive?\n"
@@ -43,6 +43,7 @@ def test_templates(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "MMR-like, not the published MMR" in output
     assert "MMR_train.json: 8 questions about 4 images" in output
     assert "not asked about (no known function): car:door (4 annotations)" in output
+    assert "further targets may serve it" not in output
     content = (data.parent / "root/MMR/MMR_train.json").read_bytes()
     assert build(data, *flags) == 0
     assert "already built" in capsys.readouterr().out
@@ -61,6 +62,17 @@ def test_a_second_process_is_refused(data: Path, capsys: pytest.CaptureFixture[s
     assert not list((data.parent / "root/MMR").iterdir())
     assert build(data, *flags, "train") == 0
     assert not (data.parent / "root/MMR/.lock").exists()
+
+
+def test_withheld_purposes_are_counted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = FUNCTIONS.replace("show joy: dog:tail", "open it: bus:door").replace(
+        "fly straight: tail", "see it: car:door"
+    )
+    table = table.replace("listen to a sound: ear", "listen to a sound: cat:ear, car:front wheel")
+    flags = ["--split", "train", "--functions", str(write_functions(data.parent, table))]
+    assert build(data, *flags) == 0
+    line = "not asked in 4 images (further targets may serve it, or too many do): to listen to a sound"
+    assert line in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from partonomy.datasets.published_records import read_records
 from partonomy.datasets.record_exchange import export_records, import_records
 from partonomy.datasets.store import load_questions
 from partonomy.masks import rle_area
@@ -70,16 +71,20 @@ BAD_RECORDS: list[tuple[object, str, QuestionType | None]] = [
     ),
     (change(answer_types=["correct"]), "one entry per choice", QuestionType.IDENTIFICATION_WITH_LABEL),
     (change(answer_types=["yes", "no"]), "'correct' or 'incorrect'", QuestionType.IDENTIFICATION_WITH_LABEL),
-    (change(question=""), "'question' must be a text", QuestionType.IDENTIFICATION_WITH_LABEL),
-    (change(question="\ud800"), "'question' is no valid Unicode text", QuestionType.IDENTIFICATION_WITH_LABEL),
+    (change(question=""), "'question' must be a non-empty string", QuestionType.IDENTIFICATION_WITH_LABEL),
+    (change(question="\ud800"), "'question' is not valid Unicode text", QuestionType.IDENTIFICATION_WITH_LABEL),
     (change(answer_parts=["wheel", ["bucket"]]), "entry 0 of 'answer_parts' must be a list", None),
-    (change(answer_choices=[["wheel"], "bucket"]), "choice 0 of 'answer_choices' must be a text", None),
+    (change(answer_choices=[["wheel"], "bucket"]), "choice 0 of 'answer_choices' must be a non-empty string", None),
     (change(image_path="../core_qa_pairs.json"), "'image_path' .* leaves the image folder", None),
     (change(image_path="/etc/passwd"), "'image_path' '/etc/passwd' leaves the image folder", None),
     (change(image_path="images/../../a.png"), "leaves the image folder", None),
-    (change(image_path=7), "'image_path' must be a text, got 7", None),
-    (change(segmentations={"wheel": [{"size": [10**9, 10**9], "counts": [10**18]}]}), "no image is", None),
-    (change(question_type=["positive"]), "'question_type' must be a text", None),
+    (change(image_path=7), "'image_path' must be a non-empty string, got 7", None),
+    (
+        change(segmentations={"wheel": [{"size": [10**9, 10**9], "counts": [10**18]}]}),
+        "the image size is invalid",
+        None,
+    ),
+    (change(question_type=["positive"]), "'question_type' must be a non-empty string", None),
     ({key: value for key, value in RECORD.items() if key != "answer_parts"}, "key 'answer_parts' is missing", None),
     ("no record", "expected a JSON object", None),
     (PART_WHOLE | {"object_answer_types": ["correct", "correct"]}, "2 object choices", QuestionType.PART_TO_WHOLE),
@@ -158,8 +163,22 @@ def test_masks_of_one_image_have_one_size(tmp_path: Path) -> None:
     other = change(segmentations={label: [turned] for label in RECORD["segmentations"]})
     path = write_records(tmp_path, RECORD, other)
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.png", exif=exif)
-    with pytest.raises(ValueError, match=r"record 1: the masks are 20 x 16, those of an earlier record 16 x 20"):
+    with pytest.raises(
+        ValueError, match=r"record 1: mask 0 of .* is 20 x 16, the masks of an earlier record .* 16 x 20"
+    ):
         load_questions(path)
+
+
+def test_the_image_says_which_of_two_sizes_is_wrong(tmp_path: Path) -> None:
+    """A first record with masks of another size does not take the image's later records with it."""
+    small = {label: [{"size": [5, 5], "counts": [20, 5]}] for label in RECORD["segmentations"]}
+    path = write_records(tmp_path, change(segmentations=small), RECORD, RECORD)
+    records, bad = read_records(path, "collect", needs_images=False)[:2]
+    assert [record.question.question_id[-1] for record in records][1:] == ["1", "2"]
+    assert not bad
+    Image.new("RGB", (7, 7)).save(tmp_path / "images" / "a.png")
+    bad = read_records(path, "collect", needs_images=False)[1]
+    assert [row.question_id for row in bad] == ["record-000001", "record-000002"]
 
 
 def test_links_to_images_elsewhere_are_followed(tmp_path: Path) -> None:

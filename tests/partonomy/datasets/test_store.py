@@ -163,12 +163,17 @@ def test_a_line_that_is_no_question(folder: Path, line: bytes) -> None:
     ("key", "number", "changes", "reason"),
     [
         ("images", 1, {"id": 1}, "image 1: the id 1 occurs twice"),
-        ("images", 0, {"height": 10**9, "width": 10**9}, "image 1: the image: no image is 1000000000 x 1000000000"),
+        (
+            "images",
+            0,
+            {"height": 10**9, "width": 10**9},
+            "image 1: the image size is invalid: 1000000000 x 1000000000",
+        ),
         ("images", 0, {"file_name": "../1.png"}, "image 1: 'file_name' '../1.png' leaves the image folder"),
         ("categories", 0, {"supercategory": "THING"}, "'supercategory' must be OBJECT or PART"),
         ("annotations", 1, {"id": 1}, "annotation 1: the id 1 occurs twice"),
         ("annotations", 1, {"image_id": 2}, r"not annotated in their image, obj_ann_id 1$"),
-        ("annotations", 1, {"category_id": 99}, "annotation 2: there is no category 99"),
+        ("annotations", 1, {"category_id": 99}, "annotation 2: category 99 does not exist"),
         ("annotations", 0, {"marked_box": "abcd"}, "annotation 1: 'marked_box' must be"),
     ],
 )

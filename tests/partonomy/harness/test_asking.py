@@ -241,7 +241,7 @@ def test_a_batch_with_a_wrong_number_of_answers_is_asked_one_by_one(
     monkeypatch.setattr(HashBatch, "reply", lambda self, requests: ["cat"])
     run_task(task, task_config(task, tmp_path / "short"), BatchedHashModel())
     assert untimed(tmp_path / "short") == untimed(tmp_path / "single")
-    assert "the model's batch gave 1 answers to 8 requests" in caplog.text
+    assert "the model's batch returned 1 answers to 8 requests" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["read_image", "open_batch"])

@@ -70,7 +70,7 @@ def test_a_killed_worker_and_a_resumed_run(world: World, tmp_path: Path, whole: 
     after = world.per_image // 2
     status, errors = start(["-m", DEADLY], world, output, "--num_procs", "2", after=after)
     assert status != 0
-    assert "rank 1 (exit code -9); pass --resume" in errors.replace("\n", " ")
+    assert "rank 1 (exit code -9); continue with --resume" in errors.replace("\n", " ")
     assert (num_lines(output, 0), num_lines(output, 1)) == (world.num_items // 2, after)
     assert not (output / "summary.json").exists()
     status, errors = start(["-m", "partonomy", "run"], world, output, "--num_procs", "2", "--resume")

@@ -25,7 +25,7 @@ from partonomy.datasets.photographs import (
 from partonomy.datasets.record_exchange import import_records
 from partonomy.datasets.sharded_import import import_shard, merge_import
 from partonomy.datasets.store import load_questions
-from partonomy.harness.merge import merge_runs
+from partonomy.harness.merge_runs import merge_runs
 from partonomy.harness.provenance import OVERLAP_KEY
 from partonomy.harness.summary import Summary
 from partonomy.reporting.compare import compare_runs

@@ -12,13 +12,13 @@ from partonomy.harness.ranks import (
     RANKS_FILE,
     Rank,
     deal_batches,
-    parse_shard,
     rank_from_environment,
-    remove_list,
+    remove_finished_ranks,
     sign_off,
     sign_on,
     take_share,
 )
+from partonomy.sharding import Shard
 from tests.partonomy.benchmark_world import gqa_task
 from tests.partonomy.harness.conftest import World, numbers
 from tests.partonomy.running import run, stored_records, untimed
@@ -75,7 +75,7 @@ def test_of_ranks_that_end_together_one_is_the_last(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert len(last) == 1
-        remove_list(tmp_path)
+        remove_finished_ranks(tmp_path)
 
 
 def test_a_list_left_by_a_killed_run_counts_for_nobody_who_is_still_at_work(tmp_path: Path) -> None:
@@ -121,21 +121,14 @@ def test_small_runs_are_dealt_image_by_image_and_large_ones_in_batches(
     batches = deal_batches(items)
     assert [len(batch) for batch in batches[:-1]] == [2 * size] * (len(batches) - 1)
     assert ids(batches)[0] == tuple(f"{number}-{place}" for number in range(size) for place in (0, 1))
-    shard = Rank(1, 3)
+    shard = Shard(1, 3)
     dealt = [batch for rank in range(2) for batch in take_share(batches, shard, Rank(rank, 2))]
     assert sorted(ids(dealt)) == sorted(ids(batches[1::3]))  # the same batches, in a shard and in its ranks
     assert ids(take_share(batches, shard)) == ids(batches[1::3])
 
 
-@pytest.mark.parametrize("text", ["3/2", "0/2", "2of8", "1/", "/2", "a/b", "-1/2", "1/2/3"])
-def test_shards_that_do_not_exist(text: str) -> None:
-    with pytest.raises(ValueError, match=r"give NUMBER/COUNT .*e\.g\. 2/8"):
-        parse_shard(text)
-
-
 def test_ranks_come_from_the_launcher() -> None:
     assert rank_from_environment({"RANK": "1", "WORLD_SIZE": "3"}) == Rank(1, 3)
     assert rank_from_environment({}) == Rank(0, 1)
-    assert parse_shard("2/8") == Rank(1, 8)
     with pytest.raises(ValueError, match=r"rank 3 does not lie in \[0, 3\)"):
         Rank(3, 3)

@@ -108,8 +108,8 @@ OF_QUESTIONS: list[tuple[Damage, str]] = [
     ),
 ]
 OF_ANSWERS: list[tuple[Damage, str]] = [
-    (lambda data: data.update(score=1.5), "a score lies between 0 and 1, got 1.5"),
-    (lambda data: data.update(status="failed", score=0.5), "a failed item scores 0, got 0.5"),
+    (lambda data: data.update(score=1.5), "the score must lie between 0 and 1, got 1.5"),
+    (lambda data: data.update(status="failed", score=0.5), "a failed item must score 0, got 0.5"),
     (lambda data: data["mask"].update(intersection=10**6), "cannot belong to two masks"),
     (lambda data: data["mask"]["predicted"].update(counts="P"), "predicted mask 0: 'counts' is not a"),
     (lambda data: data.update(truths="x"), r"Expected `array`, got `str` - at `\$\.truths`"),
@@ -129,13 +129,13 @@ def test_damage_is_named(folders: dict[str, Path], name: str, damage: Damage, re
     codec: RecordCodec[Any] = QUESTIONS if name == "partonomy" else ANSWERS
     with pytest.raises(ValueError, match=reason) as caught:
         codec.from_line(json.dumps(data))
-    assert "not the record of an item" in str(caught.value)
+    assert "not a record of an item" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "[" * 100_000, "{"])
 @pytest.mark.parametrize("codec_of_type", [QUESTIONS, ANSWERS])
 def test_lines_that_are_no_record(text: str, codec_of_type: RecordCodec[Any]) -> None:
-    with pytest.raises(ValueError, match="not the record of an item"):
+    with pytest.raises(ValueError, match="not a record of an item"):
         codec_of_type.from_line(text)
 
 
@@ -238,7 +238,7 @@ def test_stored_records_are_those_of_the_file(
     stored = StoredRecords(folder / "records.jsonl", codec)
     assert tuple(stored) == records
     assert (len(stored), stored[1], stored[-1], stored[1:3]) == (len(records), records[1], records[-1], records[1:3])
-    with pytest.raises(IndexError, match="none at place"):
+    with pytest.raises(IndexError, match="none at position"):
         stored[len(records)]
 
 
@@ -274,7 +274,7 @@ def test_nothing_is_written_while_records_are_missing_or_foreign(
     before = output.read_bytes()
     ids = [record.item_id for record in records]
     assert join_records([output], ids, output, codec) == (records[0].item_id,)
-    with pytest.raises(ValueError, match="items that are not asked here"):
+    with pytest.raises(ValueError, match="items that the run does not ask"):
         join_records([output], ids[:1], output, codec)
     assert output.read_bytes() == before
 

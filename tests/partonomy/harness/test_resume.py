@@ -137,10 +137,10 @@ def test_a_damaged_record_is_an_error_with_its_line(world: World, tmp_path: Path
     path = tmp_path / "run" / "records.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1][:50], *lines[2:]]) + "\n")
-    with pytest.raises(ValueError, match=r"records\.jsonl, line 2: not the record of an item.*delete that line"):
+    with pytest.raises(ValueError, match=r"records\.jsonl, line 2: not a record of an item.*delete that line"):
         run(config, resume=True)
     path.write_text("\n".join([json.dumps({**json.loads(lines[0]), "item_id": "x"}), *lines]) + "\n")
-    with pytest.raises(ValueError, match=r"records of items that are not asked here: \['x'\]"):
+    with pytest.raises(ValueError, match=r"records of items that the run does not ask: \['x'\]"):
         run(config, resume=True)
 
 

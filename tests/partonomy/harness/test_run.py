@@ -193,7 +193,7 @@ def test_a_wrong_folder_of_images_is_refused_before_the_model_is_built(world: Wo
     for path in {item.picture.path for item in task.items}:
         path.unlink()
     message = (
-        f"not one image of {world.benchmark} {task.split} was found; name the folder of the data with {world.root_flag}"
+        f"no image of {world.benchmark} {task.split} was found; pass the folder of the data with {world.root_flag}"
     )
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         run_benchmark(Job(config, build_nothing), task, resume=False, rank=Rank())
@@ -204,7 +204,7 @@ def test_items_that_cannot_be_scored_once_each_are_refused(tmp_path: Path) -> No
     task = gqa_task(tmp_path)
     with pytest.raises(ValueError, match="gqa testdev: two items share the id '0-cat'"):
         check_task(dataclasses.replace(task, items=(*task.items, task.items[0])))
-    with pytest.raises(ValueError, match="gqa testdev: there is no item to ask"):
+    with pytest.raises(ValueError, match="gqa testdev: there are no items to ask"):
         check_task(dataclasses.replace(task, items=()))
 
 

@@ -5,12 +5,13 @@ import pytest
 
 from partonomy.metrics.blind import (
     CENTRAL,
+    CLASS_PARTS,
     LEARNED,
     NUM_FOLDS,
     BlindQuestion,
     BlindResult,
+    ClassVocabularies,
     Feature,
-    Subject,
     choice_features,
     estimate_guesses,
     expected_hits,
@@ -18,6 +19,7 @@ from partonomy.metrics.blind import (
     image_folds,
     pool_guesses,
 )
+from partonomy.structures import Subject
 
 # The right answer, "b", "bc" and so on are part sets; a text lists its parts.
 STAR = ("ab", "a", "abc", "abd", "b")  # "ab" is one edit away from every other choice
@@ -141,5 +143,39 @@ def test_object_questions_have_no_sizes() -> None:
 
 
 def test_without_questions() -> None:
-    with pytest.raises(ValueError, match="no question of the type positive"):
+    with pytest.raises(ValueError, match="no questions of the type positive"):
         guess_blindly("positive", Subject.PARTS, [])
+
+
+def test_parts_known_of_the_class_come_from_other_images() -> None:
+    """Mugs have a rim and a base. In each question one wrong answer lists only such parts; three list a foreign one."""
+    choices = (("rim", "base"), ("rim",), ("rim", "wing"), ("wing",), ("base", "tail"))
+    questions = [BlindQuestion(image, tuple(map(", ".join, choices)), choices, 0, "mug") for image in range(30)]
+    assert accuracy(score(questions), CLASS_PARTS) == 0.5
+    once = BlindQuestion(99, tuple(map(", ".join, choices)), choices, 0, "spoon")
+    assert accuracy(score([once]), CLASS_PARTS) == 0.2, "nothing is known of a class in a single image"
+    two_types = ClassVocabularies.of([*questions, once])
+    assert two_types.shares(questions[0]) == [1, 1, 0.5, 0, 0.5]
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_a_constant_place_is_said_and_is_no_rule(place: int) -> None:
+    generator = np.random.default_rng(0)
+    questions = []
+    for image in range(40):
+        wrong = ["".join(sorted(generator.permutation(list("abcdef"))[:3])) for _ in range(4)]
+        choices = [*wrong[:place], "".join(generator.permutation(list("abcdef"))[:2]), *wrong[place:]]
+        questions.append(make_question(image, tuple(choices), place))
+    result = score(questions)
+    words = {0: "in first position", 2: "in the same position", 4: "in last position"}[place]
+    assert result.constant == (words,)
+    assert not [one.rule for one in result.scores if one.rule.startswith("position")]
+    assert result.best_fixed.rule == "fewest parts" or result.best_fixed.accuracy.value == 1.0
+    assert score(questions[:4]).constant == (), "four questions may be chance"
+
+
+def test_choices_sorted_by_alphabet_with_the_right_one_first() -> None:
+    questions = [make_question(image, ("ab", "b", "bc", "c", "cd")) for image in range(20)]
+    result = score(questions)
+    assert result.constant == ("in first position", "in first place by alphabet")
+    assert {"first by alphabet", "position 1"}.isdisjoint(one.rule for one in result.scores)

@@ -1,9 +1,20 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
 from partonomy.masks import canonical_rle, decode_mask, encode_mask, encode_masks, intersection_areas, rle_to_json
-from partonomy.metrics.iou import IoUStatistics, PairStatistics, count_pixels, image_statistics, missing_prediction
+from partonomy.metrics.bootstrap import ImageIndex
+from partonomy.metrics.iou import (
+    PairStatistics,
+    QuestionPairs,
+    ciou,
+    count_pixels,
+    giou_macro,
+    giou_micro,
+    missing_prediction,
+)
 from partonomy.structures import RLE
 
 
@@ -84,21 +95,19 @@ def test_codes_with_empty_runs_are_made_canonical() -> None:
     assert canonical_rle(code) is code
 
 
+def averages(questions: Sequence[QuestionPairs]) -> tuple[float | None, ...]:
+    """Micro-gIoU, macro-gIoU and cIoU."""
+    index = ImageIndex(question.image_id for question in questions)
+    return tuple(average(index, questions).value for average in (giou_micro, giou_macro, ciou))
+
+
 def test_micro_macro_cumulative_golden() -> None:
-    # Image A: IoUs 1/2 and 1 (2/4 and 3/3). Image B: IoU 0/5.
-    first = image_statistics([PairStatistics(2, 4), PairStatistics(3, 3)])
-    second = image_statistics([PairStatistics(0, 5)])
-    total = first + second
-    assert total.giou_micro == pytest.approx((0.5 + 1 + 0) / 3)
-    assert total.giou_macro == pytest.approx((0.75 + 0) / 2)
-    assert total.ciou == pytest.approx(5 / 12)
-
-
-def test_statistics_add_up_in_any_grouping() -> None:
-    images = [image_statistics([PairStatistics(index, 8), PairStatistics(1, 4)]) for index in range(5)]
-    left = images[0] + images[1] + images[2] + images[3] + images[4]
-    right = (images[0] + images[2]) + (images[1] + (images[4] + images[3]))
-    assert left == right  # sums of eighths are exact
+    # Image 1: IoUs 1/2 and 1 (2/4 and 3/3), in two questions. Image 2: IoU 0/5. Image 3: no masks.
+    first = [QuestionPairs(1, (PairStatistics(2, 4),)), QuestionPairs(1, (PairStatistics(3, 3),))]
+    others = [QuestionPairs(2, (PairStatistics(0, 5),)), QuestionPairs(3, ())]
+    expected = ((0.5 + 1 + 0) / 3, (0.75 + 0) / 2, 5 / 12)
+    assert averages([*first, *others]) == pytest.approx(expected)
+    assert averages([others[0], first[1], others[1], first[0]]) == pytest.approx(expected)
 
 
 def test_missing_prediction_scores_zero_even_for_an_empty_true_mask() -> None:
@@ -107,18 +116,17 @@ def test_missing_prediction_scores_zero_even_for_an_empty_true_mask() -> None:
 
 
 def test_nothing_counted_is_none() -> None:
-    empty = IoUStatistics()
-    assert (empty.giou_micro, empty.giou_macro, empty.ciou) == (None, None, None)
-    assert image_statistics([]) == empty
+    assert averages([]) == (None, None, None)
+    assert averages([QuestionPairs(1, ())]) == (None, None, None)
 
 
-def test_ciou_of_empty_masks_is_one() -> None:
-    assert image_statistics([PairStatistics(0, 0)]).ciou == 1.0
+def test_averages_of_empty_masks() -> None:
+    assert averages([QuestionPairs(1, (PairStatistics(0, 0),))]) == (1.0, 1.0, 1.0)
+    assert averages([QuestionPairs(1, (PairStatistics(0, 0), missing_prediction(0)))]) == (0.5, 0.5, 0.0)
 
 
 def test_large_sums_do_not_overflow() -> None:
-    image = image_statistics([PairStatistics(3 * 10**9, 4 * 10**9)] * 3)
-    assert image.ciou == pytest.approx(0.75)
+    assert averages([QuestionPairs(1, (PairStatistics(3 * 10**9, 4 * 10**9),) * 3)])[2] == pytest.approx(0.75)
 
 
 def test_other_shape_or_type_is_an_error() -> None:

@@ -79,6 +79,13 @@ def test_random_baseline_golden() -> None:
     assert baseline.f1 == pytest.approx(2 * 1 / (1.5 + 2))
 
 
+def test_random_baseline_of_choices_of_one_size() -> None:
+    """As many parts guessed as true: precision, recall and F1 are the same. Matched 2, 1, 0: mean 1 of 2."""
+    baseline = random_baseline([[["a", "b"], ["a", "c"], ["c", "d"]]], [0])
+    assert baseline is not None
+    assert (baseline.precision, baseline.recall, baseline.f1) == (0.5, 0.5, 0.5)
+
+
 def test_random_baseline_equals_many_guesses() -> None:
     questions = [
         [["a", "b"], ["a"], ["c"], ["a", "c"], ["b", "c", "d"]],

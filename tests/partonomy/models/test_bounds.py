@@ -107,6 +107,6 @@ def test_oracle_has_no_words_where_only_masks_are_right() -> None:
     model = OracleModel()
     model.prepare(Hint("1", 0, Gold(None)))
     image = np.zeros((2, 2, 3), dtype=np.uint8)
-    with pytest.raises(NotImplementedError, match="no right answer in words"):
+    with pytest.raises(NotImplementedError, match="the right answer is not given in words"):
         model.reply(image, TURNS)
     assert model.segment(image, TURNS, "", ()).shape == (0, 2, 2)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from partonomy.models.chat_endpoint import (
+    DEFAULT_OPTIONS,
     AnswerCache,
     ChatEndpointModel,
     ChatSettings,
@@ -37,6 +38,7 @@ KEY = "sk-secret-of-the-test-1234567890"
 TURNS = (Turn(Role.USER, "Which?\nA. wing\nB. wheel"),)
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 HALF = completion("B")[:40]
+MAX_NEW_TOKENS = 77
 
 
 @pytest.fixture
@@ -45,11 +47,14 @@ def waits() -> list[float]:
     return []
 
 
-def make_model(server: ScriptedServer, folder: Path, waits: list[float], **policy: Any) -> ChatEndpointModel:
+def make_model(
+    server: ScriptedServer, folder: Path, waits: list[float], options: str = DEFAULT_OPTIONS, **policy: Any
+) -> ChatEndpointModel:
     """The adapter with a short patience; it notes its waits instead of waiting."""
     chosen = RetryPolicy(**({"max_attempts": 4, "timeout": 1.0} | policy))
     client = JsonClient(KEY, chosen, sleep=waits.append)
-    return ChatEndpointModel(ChatSettings(server.endpoint, "some-model"), client, AnswerCache(folder))
+    settings = ChatSettings(server.endpoint, "some-model", request_options=options)
+    return ChatEndpointModel(settings, client, AnswerCache(folder), MAX_NEW_TOKENS)
 
 
 def test_request_has_image_conversation_and_key(tmp_path: Path, waits: list[float]) -> None:
@@ -59,7 +64,11 @@ def test_request_has_image_conversation_and_key(tmp_path: Path, waits: list[floa
     (request,) = server.requests
     assert request.path == "/v1/chat/completions"
     assert request.authorization == f"Bearer {KEY}"
-    assert (request.body["model"], request.body["temperature"], request.body["max_tokens"]) == ("some-model", 0, 256)
+    assert (request.body["model"], request.body["temperature"], request.body["max_tokens"]) == (
+        "some-model",
+        0,
+        MAX_NEW_TOKENS,
+    )
     first, *others = request.body["messages"]
     image, text = first["content"]
     assert text == {"type": "text", "text": "What is it?"}
@@ -70,6 +79,23 @@ def test_request_has_image_conversation_and_key(tmp_path: Path, waits: list[floa
         {"role": "assistant", "content": "It is a jet."},
         {"role": "user", "content": TURNS[0].text},
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        ("{}", {"max_tokens": MAX_NEW_TOKENS}),
+        ('{"max_tokens": 9}', {"max_tokens": 9}),
+        ('{"max_completion_tokens": 9}', {"max_completion_tokens": 9}),
+    ],
+)
+def test_a_limit_of_the_user_replaces_that_of_the_benchmark(
+    tmp_path: Path, waits: list[float], options: str, limits: dict[str, int]
+) -> None:
+    with serve(say("B")) as server:
+        make_model(server, tmp_path, waits, options).reply(IMAGE, TURNS)
+    (request,) = server.requests
+    assert {key: value for key, value in request.body.items() if key.startswith("max_")} == limits
 
 
 def test_jpeg_is_smaller_and_close() -> None:
@@ -110,7 +136,7 @@ def test_broken_answers_are_asked_again(tmp_path: Path, waits: list[float], bad:
 
 def test_an_endpoint_that_stays_broken_fails_the_question_alone(tmp_path: Path, waits: list[float]) -> None:
     with serve(raw(HALF)) as server:
-        with pytest.raises(EndpointError, match=r"not JSON, or half of it is missing \(4 attempts\)"):
+        with pytest.raises(EndpointError, match=r"not JSON, or is incomplete \(4 attempts\)"):
             make_model(server, tmp_path, waits).reply(IMAGE, TURNS)
         assert len(server.requests) == 4
     assert not list(tmp_path.rglob("*.json"))
@@ -196,17 +222,17 @@ def test_a_damaged_cache_file_is_named_and_not_counted_against_the_model(tmp_pat
         model.reply(IMAGE, TURNS)
         (path,) = tmp_path.rglob("*.json")
         path.write_text(path.read_text()[:30])
-        with pytest.raises(ModelUnavailable, match=rf"{path.name} is no cached answer"):
+        with pytest.raises(ModelUnavailable, match=rf"{path.name} is not a cached answer"):
             model.reply(IMAGE, TURNS)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"endpoint": "localhost:8000"}, "is no address"),
-        ({"endpoint": "https://user:pass@host/v1"}, "must hold no key"),
-        ({"endpoint": "https://host/v1?key=abc"}, "must hold no key"),
-        ({"image_format": "gif"}, "none of png, jpeg"),
+        ({"endpoint": "localhost:8000"}, "is not an address"),
+        ({"endpoint": "https://user:pass@host/v1"}, "must not contain a key"),
+        ({"endpoint": "https://host/v1?key=abc"}, "must not contain a key"),
+        ({"image_format": "gif"}, "must be one of png, jpeg"),
         ({"request_options": "{"}, "not JSON"),
         ({"request_options": "[1]"}, "must be a JSON object"),
         ({"request_options": '{"model": "x", "n": 2}'}, "must not set model, n"),

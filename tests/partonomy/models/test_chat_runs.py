@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from partonomy.benchmarks.partonomy.task import PartonomyTask
 from partonomy.structures import QuestionType
 from tests.partonomy.conftest import write_questions
 from tests.partonomy.models.chat_server import (
@@ -49,6 +50,7 @@ def test_run_scores_choices_repeats_for_free_and_never_writes_the_key(
         summary = main(flags(server, questions, tmp_path / "run", keyed))
         assert summary is not None
         assert len(server.requests) == 3 + 2 * 3
+        assert {request.body["max_tokens"] for request in server.requests} == {PartonomyTask.MAX_NEW_TOKENS}
         again = main(flags(server, questions, tmp_path / "again", keyed))
         assert len(server.requests) == 3 + 2 * 3
     assert again is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from partonomy.__main__ import main
+from partonomy.benchmarks.vqa import VqaTask
 from partonomy.models import contract
 from tests.partonomy.benchmarks.vqa_world import write_pope
 from tests.partonomy.running import answer_records
@@ -43,6 +44,11 @@ class Incomplete:
 class Unbuildable(Stubborn):
     def __init__(self):
         raise OSError("weights.bin is not there")
+
+
+class Limited(Stubborn):
+    def __init__(self, max_new_tokens):
+        self.words = f"limit {max_new_tokens}"
 
 
 def make(answer):
@@ -96,19 +102,35 @@ def test_a_function_that_makes_a_model_serves_too(folder: Path) -> None:
     assert summary["groups"]["all"]["metrics"]["random_yes_ratio"]["value"] == 1.0
 
 
+@pytest.mark.parametrize(("options", "limit"), [({}, VqaTask.MAX_NEW_TOKENS), ({"max_new_tokens": 9}, 9)])
+def test_a_class_receives_the_limit_of_the_benchmark_or_of_the_user(
+    folder: Path, options: dict[str, object], limit: int
+) -> None:
+    assert main(flags(folder, "Limited", options)) == 0
+    assert {record.reply for record in answer_records(folder / "run")} == {f"limit {limit}"}
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("Stuborn", {}, "--model: 'own_models.stubborn:Stuborn' cannot be imported (module 'own_models.stubborn' has"),
-        ("Stubborn", {}, "does not take no arguments (missing a required argument: 'answer'); see --model_options"),
-        ("Stubborn", {"reply": "No"}, "does not take the arguments reply (missing a required argument: 'answer')"),
+        (
+            "Stubborn",
+            {},
+            "cannot be built with no arguments (missing a required argument: 'answer'); see --model_options",
+        ),
+        (
+            "Stubborn",
+            {"reply": "No"},
+            "cannot be built with the arguments reply (missing a required argument: 'answer')",
+        ),
         (
             "Stubborn",
             {"answer": "No", "times": 2},
-            "does not take the arguments answer, times (got an unexpected keyword argument 'times')",
+            "cannot be built with the arguments answer, times (got an unexpected keyword argument 'times')",
         ),
         ("Incomplete", {}, "--model own_models.stubborn:Incomplete lacks the methods score_choices, generate"),
-        ("NUMBER", {}, "--model own_models.stubborn:NUMBER is no class"),
+        ("NUMBER", {}, "--model own_models.stubborn:NUMBER is not a class"),
     ],
 )
 def test_wrong_classes_are_refused_before_anything_is_written(
@@ -126,11 +148,11 @@ def test_wrong_classes_are_refused_before_anything_is_written(
     [
         (["--model", "nowhere.at_all:Model"], "'nowhere.at_all:Model' cannot be imported (No module named 'nowhere')"),
         (["--model", ":Model"], "':Model' cannot be imported"),
-        (["--model", "own_models.stubborn:Stubborn", "--model_options", "{"], "--model_options is no JSON"),
+        (["--model", "own_models.stubborn:Stubborn", "--model_options", "{"], "--model_options is not JSON"),
         (["--model", "own_models.stubborn:Stubborn", "--model_options", "[1]"], "must be a JSON object of arguments"),
         (["--model", "own_models.stubborn:Stubborn", "--base"], "--base belongs to --model plum, not to own_models"),
         (["--model", "oracle", "--model_options", "{}"], "--model_options belongs to --model package.module:Class"),
-        (["--model", "orakle"], "--model is one of plum, oracle, "),
+        (["--model", "orakle"], "--model must be one of plum, oracle, "),
         (["--model", "open_vocabulary", "--segmenter", "nowhere:Finder"], "--segmenter: 'nowhere:Finder' cannot be"),
     ],
 )

@@ -42,12 +42,12 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_llava(tmp_path_factory.mktemp("llava_alone"))
 
 
-def load(folder: Path, reuses_prompt: bool | None = None) -> TransformersModel:
+def load(folder: Path, reuses_prompt: bool | None = None, max_new_tokens: int = 256) -> TransformersModel:
     """The checkpoint behind the contract, scoring in the way asked for."""
-    model = load_transformers_model(str(folder), "cpu")
+    model = load_transformers_model(str(folder), "cpu", max_new_tokens)
     if reuses_prompt is None:
         return model
-    return TransformersModel(model._model, model._processor, model.name, reuses_prompt)
+    return TransformersModel(model._model, model._processor, model.name, reuses_prompt, max_new_tokens)
 
 
 def score_by_hand(model: TransformersModel, text: str, answer: str, image_places: Sequence[int]) -> list[float]:
@@ -125,7 +125,7 @@ def test_reused_prompt_whole_batch_and_single_choices_agree(checkpoint: Path, tu
 @pytest.mark.parametrize("turns", [TURNS, CONVERSATION])
 def test_qwen2_vl_agrees_with_itself_on_both_ways(monkeypatch: pytest.MonkeyPatch, turns: Sequence[Turn]) -> None:
     model, processor = make_qwen2_vl(monkeypatch)
-    reusing, reading = (TransformersModel(model, processor, "qwen2_vl", reuses) for reuses in (True, False))
+    reusing, reading = (TransformersModel(model, processor, "qwen2_vl", reuses, 256) for reuses in (True, False))
     together = as_numbers(reusing, turns, CHOICES)
     np.testing.assert_allclose(as_numbers(reading, turns, CHOICES), together, rtol=1e-5)
     np.testing.assert_allclose(as_numbers(reading, turns, CHOICES[1:2])[0], together[1], rtol=1e-5)
@@ -152,6 +152,13 @@ def test_answer_merged_with_the_prompts_last_space(tmp_path: Path) -> None:
     ending = f" {CHOICES[0]}</s>"
     expected = score_by_hand(model, prompt + ending, ending, image_places=range(3, 7))
     np.testing.assert_allclose(as_numbers(model, TURNS, CHOICES[:1])[0], expected, rtol=1e-5)
+
+
+def test_a_reply_has_at_most_the_tokens_of_the_benchmark(llava: Path) -> None:
+    whole = load(llava, max_new_tokens=12).reply(IMAGE, TURNS)
+    start = load(llava, max_new_tokens=3).reply(IMAGE, TURNS)
+    assert whole.startswith(start)
+    assert 0 < len(start) < len(whole)
 
 
 def test_reply_is_the_greedy_continuation(llava: Path) -> None:
@@ -235,4 +242,4 @@ def test_unusable_folders_say_what_is_missing(tmp_path: Path, damage: Callable[[
     folder = save_llava(tmp_path)
     damage(folder)
     with pytest.raises(ValueError, match=message):
-        load_transformers_model(str(folder), "cpu")
+        load_transformers_model(str(folder), "cpu", 256)

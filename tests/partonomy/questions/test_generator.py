@@ -198,7 +198,7 @@ def test_ambiguous_questions_are_marked_on_request(tmp_path: Path) -> None:
 def test_build_file_records_how(built: Path) -> None:
     content = json.loads((built / BUILD_FILE).read_text())
     assert content["embedding_model"] == "char-ngram-tfidf"
-    assert content["config"]["mutation"] == "paper"
+    assert content["config"]["mutation"] == "balanced"
     assert sum(content["num_questions"].values()) == len(load_questions(built).questions)
 
 

@@ -95,6 +95,11 @@ def test_all_at_once_is_one_by_one(text: str, phrases: list[str]) -> None:
         ("It has: tyre, and sail.", ["wheel", "wing"], ["tyre", "sail"]),
         ("The car: it has: leg, tyre, and sail", ["leg", "wheel", "wing"], ["leg", "tyre", "sail"]),
         ("It has: leg, and leg.", ["left leg", "right leg"], ["leg", "leg"]),
+        ("It has: tyre and sail.", ["wheel", "wing"], ["tyre", "sail"]),
+        ("It has: leg, tyre and sail.", ["leg", "wheel", "wing"], ["leg", "tyre", "sail"]),
+        ("It has: nut and bolt and sail.", ["screw", "wing"], ["nut and bolt", "sail"]),
+        ("It has: nut and bolt, and sail.", ["screw", "wing"], ["nut and bolt", "sail"]),
+        ("It has: nut and bolt.", ["screw"], ["nut and bolt"]),
     ],
 )
 def test_an_entry_of_the_list_stands_for_the_part_at_its_place(text: str, labels: list[str], words: list[str]) -> None:
@@ -107,6 +112,8 @@ def test_an_entry_of_the_list_stands_for_the_part_at_its_place(text: str, labels
         ("It has a tyre.", ["wheel"], "has 0 entries, the answer 1"),
         ("It has: tyre, and sail.", ["wheel"], "has 2 entries, the answer 1"),
         ("It has: .", ["wheel"], "has 0 entries"),
+        ("This and that: tyre.", ["wheel", "wing"], "has 1 entries, the answer 2"),
+        ("It has: tyre and sail.", ["wheel", "wing", "door"], "has 1 entries, the answer 3"),
         ("It has: tyre, , sail.", ["wheel", "x", "wing"], "has 0 entries"),
         ("It has: wing, and tyre.", ["wheel", "wing"], "the part 'wing' has another position"),
     ],

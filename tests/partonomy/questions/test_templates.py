@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from partonomy.questions.templates import DEFAULT_TEMPLATES, Wording, load_templates, with_article
+from partonomy.questions.templates import (
+    DEFAULT_TEMPLATES,
+    NAMED_TEMPLATES,
+    AnswerForm,
+    PartSeparator,
+    Wording,
+    find_templates,
+    load_templates,
+    with_article,
+)
 from partonomy.structures import QuestionType
 
 TEMPLATES = load_templates()
@@ -17,40 +26,40 @@ PARTS = ("fuselage", "propeller", "tail fin")
         (
             QuestionType.IDENTIFICATION,
             "What visible parts does the object in the image have?",
-            "The object in the image has the following visible parts: fuselage, propeller, tail fin.",
+            "The object in the image has the following visible parts: fuselage, propeller, and tail fin.",
         ),
         (
             QuestionType.IDENTIFICATION_WITH_LABEL,
             "What visible parts does the biplane in the image have?",
-            "The biplane in the image has the following visible parts: fuselage, propeller, tail fin.",
+            "The biplane in the image has the following visible parts: fuselage, propeller, and tail fin.",
         ),
         (
             QuestionType.POSITIVE_WITH_LABEL,
             "What visible parts does the biplane in the image have in common with an airplane?",
             "The biplane in the image has the following visible parts in common with an airplane: "
-            "fuselage, propeller, tail fin.",
+            "fuselage, propeller, and tail fin.",
         ),
         (
             QuestionType.NEGATIVE_WITH_LABEL,
-            "What visible parts does the biplane in the image have that an airplane does not have?",
-            "The biplane in the image has the following visible parts that an airplane does not have: "
-            "fuselage, propeller, tail fin.",
+            "What visible parts does the biplane in the image have which an airplane does not have?",
+            "The biplane in the image has the following visible parts which an airplane does not: "
+            "fuselage, propeller, and tail fin.",
         ),
         (
             QuestionType.DIFFERENCE,
             "What visible parts does the object in the image have in common with an airplane but not with a drone?",
             "The object in the image has the following visible parts in common with an airplane but not with a drone: "
-            "fuselage, propeller, tail fin.",
+            "fuselage, propeller, and tail fin.",
         ),
         (
             QuestionType.WHOLE_TO_PART,
             "What visible parts does the biplane in the image have?",
-            "The biplane in the image has the following visible parts: fuselage, propeller, tail fin.",
+            "The biplane in the image has the following visible parts: fuselage, propeller, and tail fin.",
         ),
         (
             QuestionType.PART_TO_WHOLE,
             "What visible parts does the object in the image have?",
-            "The object in the image has the following visible parts: fuselage, propeller, tail fin.",
+            "The object in the image has the following visible parts: fuselage, propeller, and tail fin.",
         ),
     ],
 )
@@ -67,8 +76,8 @@ def test_object_question_and_box() -> None:
     wording = Wording(QuestionType.PART_TO_WHOLE, "biplane", False)
     assert TEMPLATES.texts(wording).object_question == "What is the object in the image?"
     biplane, airplane = TEMPLATES.object_choices(wording, ["biplane", "airplane"])
-    assert (biplane.text, biplane.is_correct) == ("The object in the image is a biplane.", True)
-    assert (airplane.text, airplane.label) == ("The object in the image is an airplane.", "airplane")
+    assert (biplane.text, biplane.is_correct) == ("It is a biplane.", True)
+    assert (airplane.text, airplane.label) == ("It is an airplane.", "airplane")
     assert not airplane.is_correct
     marked = Wording(QuestionType.IDENTIFICATION_WITH_LABEL, "chair", True)
     assert TEMPLATES.texts(marked).question == "What visible parts does the chair in the red box have?"
@@ -94,4 +103,52 @@ def test_a_template_file_must_be_complete(tmp_path: Path) -> None:
         load_templates(path)
     path.write_text(text.replace("visible parts: {parts}.", "visible parts."))
     with pytest.raises(ValueError, match=r"'identification' must contain \{parts\} exactly once"):
+        load_templates(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "listed"),
+    [
+        ("core", ["wing"], "wing"),
+        ("core", ["wing", "tail"], "wing, and tail"),
+        ("core", ["wing", "tail", "nose"], "wing, tail, and nose"),
+        ("core", ["wing", "tail", "nose", "door"], "wing, tail, nose, and door"),
+        ("plain", ["wing", "tail"], "wing, tail"),
+        ("plain", ["wing", "tail", "nose"], "wing, tail, nose"),
+    ],
+)
+def test_packaged_wordings_list_parts(name: str, parts: list[str], listed: str) -> None:
+    texts = load_templates(find_templates(name)).texts(Wording(QuestionType.IDENTIFICATION, "biplane", False))
+    choice = texts.form.choice(parts, True)
+    assert choice.text == f"The object in the image has the following visible parts: {listed}."
+    assert [choice.text[span.start : span.end] for span in choice.part_spans] == parts
+
+
+def test_every_gap_has_its_own_text() -> None:
+    form = AnswerForm("", PartSeparator("; ", " & ", " + "), "")
+    assert [form.choice("abcd"[:count], True).text for count in range(1, 5)] == [
+        "a",
+        "a + b",
+        "a; b & c",
+        "a; b; c & d",
+    ]
+
+
+def test_the_former_wording_is_kept_by_name() -> None:
+    wording = Wording(QuestionType.NEGATIVE_WITH_LABEL, "biplane", False, "airplane")
+    templates = load_templates(NAMED_TEMPLATES["plain"])
+    texts = templates.texts(wording)
+    assert texts.question == "What visible parts does the biplane in the image have that an airplane does not have?"
+    assert texts.form.choice(PARTS, True).text == (
+        "The biplane in the image has the following visible parts that an airplane does not have: "
+        "fuselage, propeller, tail fin."
+    )
+    assert templates.object_choices(wording, ["biplane"])[0].text == "The object in the image is a biplane."
+
+
+@pytest.mark.parametrize("value", ['""', "{between: a, last: b}", "{between: a, last: b, two: ' '}", "3", "[a]"])
+def test_part_separators_that_separate_nothing_are_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(NAMED_TEMPLATES["plain"].read_text().replace('part_separator: ", "', f"part_separator: {value}"))
+    with pytest.raises(ValueError, match=r"t\.yaml: part_separator"):
         load_templates(path)

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from partonomy.benchmarks.partonomy.records import Capability, QuestionRecord
-from partonomy.benchmarks.partonomy.steps import Subject
 from partonomy.benchmarks.task import Status
 from partonomy.cli.results import compare
 from partonomy.models.bounds import EmptyModel
 from partonomy.models.contract import ChoiceScore, Turn
 from partonomy.reporting.compare import Comparison, MetricDifference, Outcome, compare_runs, render_comparison
 from partonomy.reporting.loaded_run import AnyRun, load_run
-from partonomy.structures import QuestionType
+from partonomy.structures import QuestionType, Subject
 from tests.partonomy.conftest import write_questions
 from tests.partonomy.running import ask_model, make_config
 from validate_partonomy import main
@@ -204,9 +203,9 @@ def test_how_finished_records_are_counted_does_not_matter(pair: Pair, tmp_path: 
 def test_other_questions_are_refused(question_file: Path, tmp_path: Path) -> None:
     first = run_model("oracle", question_file, tmp_path / "first")
     limited = run_model("oracle", question_file, tmp_path / "limited", "--limit", "2")
-    with pytest.raises(ValueError, match=r"of type identification, .*first alone has .* another --limit"):
+    with pytest.raises(ValueError, match=r"of type identification, .*only .*first has .* another --limit"):
         compare_all(first, limited)
-    with pytest.raises(ValueError, match=r"of type identification, .*first alone has"):
+    with pytest.raises(ValueError, match=r"of type identification, .*only .*first has"):
         compare_all(limited, first)
     question_file.write_text(json.dumps(json.loads(question_file.read_text())[1:]))
     other = run_model("oracle", question_file, tmp_path / "other")
@@ -220,7 +219,7 @@ def test_types_that_only_one_run_asked_are_named(question_file: Path, tmp_path: 
     comparison = compare_all(first, second)
     assert {entry.group for entry in comparison.differences} == {"negative"}
     assert (comparison.only_first, comparison.only_second) == (("positive",), ("difference",))
-    assert "asked in A alone and not compared: positive" in render_comparison(comparison, 0)
+    assert "asked only in A and not compared: positive" in render_comparison(comparison, 0)
 
 
 def test_what_one_run_was_not_asked_is_a_dash(question_file: Path, tmp_path: Path) -> None:
@@ -267,5 +266,5 @@ def test_metrics_can_be_chosen(pair: Pair, capsys: pytest.CaptureFixture[str]) -
     assert "parts_accuracy" not in text
     with pytest.raises(ValueError, match="unknown metric ciou; known: .*ciou_paired"):
         compare(str(run.path), str(run.path), metric="ciou")
-    with pytest.raises(ValueError, match=r"flips\.txt: give a name that ends in \.json or \.csv"):
+    with pytest.raises(ValueError, match=r"flips\.txt: choose a name that ends in \.json or \.csv"):
         compare(str(run.path), str(run.path), output="flips.txt")

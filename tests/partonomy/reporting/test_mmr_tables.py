@@ -89,10 +89,14 @@ def test_every_benchmark_has_its_table() -> None:
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="two runs of mmr val, teacher_forced; give one of them"):
+    with pytest.raises(
+        ValueError,
+        match=r"two runs report the same results \(mmr val, teacher_forced\); pass only "
+        r"one",
+    ):
         mmr_table(2, [make_run("mmr", "val"), make_run("mmr", "val")])
     for name, split in (("pope", "all"), ("mmr", "train"), ("refcocom", "odd")):
         (tmp_path / name).mkdir()
         write_summary(make_run(name, split), tmp_path / name / "summary.json")
-        with pytest.raises(ValueError, match=f"is a run on {name} {split}, which none of the tables holds"):
+        with pytest.raises(ValueError, match=f"is a run on {name} {split}, which none of the tables includes"):
             load_mmr_runs([tmp_path / name])

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from partonomy.reporting.paper_tables.quoted_rows import (
+from partonomy.quoted_rows import read_quoted
+from partonomy.reporting.paper_tables.partonomy_tables import (
     TABLE_LEGENDS,
     TABLE_SUBSETS,
     load_reference,
@@ -44,6 +45,21 @@ def test_every_number_is_quoted(number: int, num_numbers: int, num_dashes: int, 
     numbers = [value for value in values if value is not None]
     assert (len(numbers), len(values) - len(numbers)) == (num_numbers, num_dashes)
     assert math.fsum(numbers) == pytest.approx(total, abs=1e-6)
+
+
+def test_table_4_is_the_papers() -> None:
+    """The paper prints it in two columns of six rows; read down the left one, then down the right one."""
+    rows = read_quoted("table4").rows
+    printed = "28.5 22.6 25.5 26.0 38.2 37.9 44.4 52.9 48.9 56.2 53.5 57.3"
+    assert " ".join(row["giou"] for row in rows) == printed
+    assert [row["method"] for row in rows][6:] == [
+        "LISA-7B",
+        "LISA-7B (ft)",
+        "LISA-13B",
+        "LISA-13B (ft)",
+        "PLUM-7B (ft)",
+        "PLUM-13B (ft)",
+    ]
 
 
 @pytest.mark.parametrize("number", [9, 10, 11])

@@ -9,12 +9,12 @@ import pytest
 from partonomy.__main__ import main as partonomy
 from partonomy.cli.results import report
 from partonomy.reporting.breakdown import by_object, by_part
-from partonomy.reporting.cases import choose_cases, draw_case, load_case_items, mark_spans
 from partonomy.reporting.loaded_run import load_run
 from partonomy.reporting.loss_curves import Curve, TrainingCurves, draw_curves, find_metrics, read_curves
 from partonomy.reporting.overview import MAX_REASONS
 from partonomy.reporting.partonomy_report import FAMILIES, family_tables
 from partonomy.reporting.report import NUM_CASES
+from partonomy.reporting.report_cases import choose_cases, draw_case, load_case_items, mark_spans
 from partonomy.structures import CharSpan, QuestionType
 from tests.partonomy.conftest import write_questions
 from validate_partonomy import main
@@ -85,7 +85,7 @@ def test_report_without_images_says_so(question_file: Path, tmp_path: Path) -> N
     run = run_model("oracle", question_file, tmp_path / "run")
     question_file.unlink()
     report(str(run), str(tmp_path / "page.html"))
-    assert "No pictures: the questions cannot be read any more" in (tmp_path / "page.html").read_text()
+    assert "No pictures: the questions can no longer be read" in (tmp_path / "page.html").read_text()
 
 
 def test_changed_questions_are_not_drawn(question_file: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_baseline_on_other_questions_is_refused(question_file: Path, tmp_path: P
     first = run_model("oracle", question_file, tmp_path / "first")
     question_file.write_text(json.dumps(json.loads(question_file.read_text())[1:]))
     second = run_model("oracle", question_file, tmp_path / "second")
-    with pytest.raises(ValueError, match="other questions"):
+    with pytest.raises(ValueError, match="cover different questions"):
         report(str(first), baselines=[str(second)])
 
 

@@ -57,7 +57,7 @@ def test_textvqa_without_ocr_says_so() -> None:
 
 
 def test_what_does_not_compare_is_refused() -> None:
-    with pytest.raises(ValueError, match="two runs of gqa under llava_official"):
+    with pytest.raises(ValueError, match=r"two runs report the same results \(gqa, llava_official\)"):
         retention_table([summary("gqa", 0.5), summary("gqa", 0.6)])
     with pytest.raises(ValueError, match="different items"):
         retention_table([summary("gqa", 0.5), summary("gqa", 0.6, is_base=True, content="y")])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from partonomy.benchmarks.partonomy.task import PartonomyOptions
-from partonomy.harness.merge import merge_runs
+from partonomy.harness.merge_runs import merge_runs
 from partonomy.harness.summary import Summary
 from partonomy.metrics.part_embedding import FALLBACK_EMBEDDING_MODEL
 from tests.partonomy.running import make_config, run

@@ -11,6 +11,7 @@ import torch
 from partonomy.__main__ import main as partonomy
 from partonomy.benchmarks.segmentation import SegmentationTask
 from partonomy.benchmarks.vqa import VqaTask
+from partonomy.harness.run_folder import read_config
 from partonomy.models.contract import ReplyRequest
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main
@@ -72,7 +73,8 @@ def test_segmentation(
     write_segmentation_root(tmp_path / "data")
     output = tmp_path / "run"
     assert validate(checkpoint, tmp_path / "data", output, benchmark, "--split", "val", "--mode", mode) == 0
-    assert f"{benchmark} val (%), {mode}, model" in capsys.readouterr().out
+    named = ", target named" if (benchmark, mode) == ("reasonseg", "forced") else ""
+    assert f"{benchmark} val (%), {mode}{named}, model" in capsys.readouterr().out
     summary = read_summary(output)
     assert (summary["num_expected"], summary["num_failed"]) == (2, 0)
     records = [json.loads(line) for line in (output / "records.jsonl").read_text().splitlines()]
@@ -93,7 +95,13 @@ def test_forced_masks_are_those_of_the_predictor(checkpoint: str, tmp_path: Path
         "Where would you pour tea? Please segment it.",
     ]
     assert validate(checkpoint, tmp_path / "data", tmp_path / "lisa", "reasonseg", "--wording", "lisa") == 0
-    assert read_summary(tmp_path / "lisa")["protocol"] == "forced, lisa wording"
+    assert read_summary(tmp_path / "lisa")["protocol"] == "forced, lisa wording, target named"
+    assert validate(checkpoint, tmp_path / "data", tmp_path / "old", "reasonseg", "--answers", "the_target") == 0
+    assert read_summary(tmp_path / "old")["protocol"] == "forced"
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["options"]["answers"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    assert read_config(tmp_path / "old").read_options().answers == "the_target", "what runs did before the option"
 
 
 @pytest.mark.usefixtures("_short_answers")
@@ -176,7 +184,7 @@ def test_shards_and_workers_score_as_one_process(
         assert validate(checkpoint, root, part, "reasonseg", "--limit", "2", "--shard", f"{number}/2") == 0
         assert f"Shard {number}/2" in capsys.readouterr().out
     assert partonomy(["merge-runs", *map(str, parts), "--output", str(tmp_path / "merged")]) == 0
-    assert "reasonseg val (%), forced, model" in capsys.readouterr().out
+    assert "reasonseg val (%), forced, target named, model" in capsys.readouterr().out
     whole = read_summary(tmp_path / "whole")
     for name in ("procs", "merged"):
         found = read_summary(tmp_path / name)
@@ -221,7 +229,7 @@ def test_the_miniature_has_every_benchmark(
         (("refcoco", "--limit", "0"), "--limit must be at least 1"),
         (("pope", "--split", "val"), "no split 'val'"),
         (("textvqa",), "TextVQA_0.5.1_val.json"),
-        (("refcoco", "--split", "testA"), "no record of the split 'testA'"),
+        (("refcoco", "--split", "testA"), "no record belongs to the split 'testA'"),
         (("refcoco+",), "refcoco+"),
     ],
 )

@@ -54,7 +54,7 @@ def test_every_mode_for_every_system(
     printed = capsys.readouterr().out
     assert f"mmr val (%), {mode}, model" in printed
     assert ("[SEG]" in printed) == (system != "plum")
-    assert ('Masks: only "union" numbers' in printed) == (system == "lisa")  # one [SEG] for a whole answer
+    assert ('Masks: only the "union" metrics' in printed) == (system == "lisa")  # one [SEG] for a whole answer
     assert main(["mmr-tables", str(tmp_path / "run")]) == 0
     assert "LISA-Llama2-13B (tr)" in capsys.readouterr().out
     metrics = summary["metrics"]

@@ -16,9 +16,16 @@ from partonomy.datasets.sources.pascal_part import read_pascal_part
 from partonomy.datasets.sources.records import CocoConfig
 from partonomy.datasets.store import DatasetOrigin, save_dataset
 from plum.data.build import build_mixture, share_weights
-from plum.data.collate import check_sample
+from plum.data.collate import check_sample, write_targets
 from plum.data.excluded_images import ExcludedImages, TrainingImages
 from plum.data.mixture import BLOCK, MixtureDataset
+from plum.data.sources.part_semantic import PartSemanticSource
+from plum.data.sources.reasoning import ReasoningSource
+from plum.data.sources.referring import ReferringSource
+from plum.data.sources.semantic import SemanticSource
+from plum.data.sources.targets import AskedTargets
+from plum.data.sources.wordings import LISA_WORDINGS
+from plum.models.systems.registry import build_notation
 from plum.train_config import DataConfig, GroupConfig, SourceConfig
 from plum.training.config_file import load_train_config
 from tests.plum.data.miniature_world import make_encoder, miniature, miniature_copy
@@ -169,11 +176,88 @@ def test_shares_of_groups_and_of_single_sources() -> None:
         (SourceConfig("semantic", dataset="cityscapes"), "unknown semantic data set 'cityscapes'"),
         (SourceConfig("referring", dataset="refcoco++"), r"unknown referring data set 'refcoco\+\+'"),
         (SourceConfig("llava_instruct"), "build its mixture with an encoder"),
+        (SourceConfig("referring", dataset="refcoco", targets="lists"), "targets belongs to `semantic` and `part_sem"),
+        (SourceConfig("reasoning", targets_per_question=3), "targets_per_question belongs to .* `referring` alone"),
+        (SourceConfig("semantic", dataset="ade20k", targets_per_question=0), "is 0, it must be at least 1"),
+        (
+            SourceConfig("semantic", dataset="ade20k", targets="lists", targets_per_question=3),
+            "semantic of ade20k: targets: lists draws its own lists",
+        ),
+        (SourceConfig("semantic", dataset="ade20k", answers="the_target"), "answers belongs to `reasoning` alone"),
     ],
 )
 def test_sources_that_contradict_themselves_are_refused(source: SourceConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_mixture(DataConfig((source,), dataset_dir=str(miniature())), seed=0)
+
+
+def test_answers_with_marks_need_a_system_that_writes_them() -> None:
+    data = DataConfig((SourceConfig("reasoning"),), dataset_dir=str(miniature()), wordings="lisa")
+    with pytest.raises(ValueError, match=r"data\.wordings lisa needs a system that writes marks"):
+        build_mixture(data, seed=0)
+    assert build_mixture(data, seed=0, has_marks=True)[0].conversations
+
+
+def test_settings_reach_their_sources(parts: Path) -> None:
+    sources = (
+        SourceConfig("semantic", dataset="ade20k", targets_per_question=3),
+        SourceConfig("referring", dataset="refcoco", targets_per_question=2),
+        SourceConfig("part_semantic", str(parts / "paco"), targets="lists"),
+        SourceConfig("part_semantic", str(parts / "paco"), targets_per_question=3),
+        SourceConfig("reasoning", answers="the_target"),
+        SourceConfig("reasoning"),
+    )
+    data = DataConfig(sources, dataset_dir=str(miniature()), sampling="replacement", wordings="lisa")
+    mixture = build_mixture(data, seed=0, has_marks=True)
+    assert mixture.with_replacement
+    semantic, referring, lists, instances, plain, named = mixture.sources
+    assert isinstance(semantic, SemanticSource)
+    assert isinstance(referring, ReferringSource)
+    assert isinstance(lists, PartSemanticSource)
+    assert isinstance(instances, PartSemanticSource)
+    assert semantic.asked == instances.asked == AskedTargets("authors", 3, LISA_WORDINGS)
+    assert referring.asked == AskedTargets("authors", 2, LISA_WORDINGS)
+    assert lists.asked == AskedTargets("lists")
+    assert isinstance(plain, ReasoningSource)
+    assert isinstance(named, ReasoningSource)
+    assert plain.wordings is named.wordings is LISA_WORDINGS
+    assert {item.target_name for items in plain.images for item in items} == {""}
+    assert all(item.target_name for items in named.images for item in items)
+    defaults = build_mixture(DataConfig(sources[:1], dataset_dir=str(miniature())), seed=0)
+    assert not defaults.with_replacement
+
+
+@pytest.mark.parametrize("name", ["lisa_7b", "lisa_13b", "m2sa_7b", "m2sa_13b"])
+def test_seg_systems_train_on_marks_alone(name: str, parts: Path) -> None:
+    """Every answer of their mixture comes out with as many [SEG] as masks."""
+    config = load_train_config(["--config", str(CONFIGS / f"{name}.yaml")])
+    data = on_miniature(config.data, parts)
+    notation = build_notation(config.model)
+    mixture = build_mixture(data, seed=1, encoder=make_encoder(data.max_text_tokens), has_marks=True)
+    sizes: dict[str, set[int]] = {}
+    for position in range(400):
+        sample = write_targets(mixture[position], notation)
+        check_sample(sample)
+        for exchange in (exchange for conversation in sample.conversations for exchange in conversation):
+            assert exchange.answer.count("[SEG]") == len(exchange.masks)
+            assert "{seg}" not in exchange.answer
+            assert all(exchange.answer[span.start : span.end] == "[SEG]" for span in exchange.spans)
+            sizes.setdefault(sample.source, set()).add(len(exchange.masks))
+    assert sizes["llava_instruct"] == {0}
+    if name.startswith("lisa"):
+        assert {size for found in sizes.values() for size in found} == {0, 1}
+    else:
+        assert sizes["part_semantic"] == {1, 2, 3}
+        assert max(sizes["mmr"]) > 1
+
+
+@pytest.mark.parametrize("size", ["7b", "13b"])
+def test_reason_seg_can_be_trained_on_alone(size: str, parts: Path) -> None:
+    overlay = CONFIGS / "overlays" / "reasonseg_ft.yaml"
+    config = load_train_config(["--config", str(CONFIGS / f"plum_{size}_0shot.yaml"), "--config", str(overlay)])
+    assert config.num_updates == 500
+    mixture = build_mixture(on_miniature(config.data, parts), seed=0)
+    assert [source.name for source in mixture.sources] == ["reason_seg"]
 
 
 def test_downloads_need_their_root() -> None:

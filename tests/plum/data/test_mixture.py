@@ -65,6 +65,24 @@ def test_position_and_seed_alone_decide() -> None:
     assert forwards != [other[k].sample_id for k in range(40)]
 
 
+def test_with_replacement_records_repeat_and_positions_alone_decide() -> None:
+    sources = [CountingSource("a", 20), CountingSource("b", 3)]
+    mixture = MixtureDataset(sources, (3.0, 1.0), 7, with_replacement=True)
+    ordered = MixtureDataset(sources, (3.0, 1.0), 7)
+    draws = [mixture.locate(k) for k in range(3 * BLOCK)]
+    assert [draw.source for draw in draws] == [ordered.locate(k).source for k in range(3 * BLOCK)], "exact shares"
+    first = [draw.index for draw in draws if draw.source == 0]
+    assert len(set(first[:20])) < 20, "20 draws without any repetition have a chance of 2e-8"
+    counts = Counter(first)
+    assert sorted(counts) == list(range(20))
+    # 2,250 draws: 112.5 each, standard deviation 10.3
+    assert all(abs(count - 112.5) < 50 for count in counts.values())
+    again = MixtureDataset(sources, (3.0, 1.0), 7, with_replacement=True)
+    assert [again[k].sample_id for k in (2500, 3, 999)] == [mixture[k].sample_id for k in (2500, 3, 999)]
+    other = MixtureDataset(sources, (3.0, 1.0), 8, with_replacement=True)
+    assert [other.locate(k).index for k in range(50)] != [draw.index for draw in draws[:50]]
+
+
 def test_a_record_comes_with_new_randomness_each_time() -> None:
     mixture = _mixture((1,), (1.0,))
     assert mixture.locate(5) == Draw(source=0, index=0, epoch=5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_weights
+from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_encoder
 
 PREPROCESSING = SamPreprocessing(image_size=32, dtype="float32")
 KEY = "ab" * 32
@@ -122,9 +122,9 @@ def test_processes_may_write_the_same_images_at_once(tmp_path: Path) -> None:
 def test_weights_are_told_apart_as_they_compute() -> None:
     torch.manual_seed(0)
     encoder = nn.Linear(3, 3)
-    in_float32, in_bfloat16 = (hash_weights(encoder, dtype) for dtype in (torch.float32, torch.bfloat16))
+    in_float32, in_bfloat16 = (hash_encoder(encoder, dtype) for dtype in (torch.float32, torch.bfloat16))
     assert in_float32 != in_bfloat16
-    assert hash_weights(encoder.to(torch.bfloat16), torch.bfloat16) == in_bfloat16
+    assert hash_encoder(encoder.to(torch.bfloat16), torch.bfloat16) == in_bfloat16
     with torch.no_grad():
         encoder.bias[0] += 1
-    assert hash_weights(encoder, torch.bfloat16) != in_bfloat16
+    assert hash_encoder(encoder, torch.bfloat16) != in_bfloat16

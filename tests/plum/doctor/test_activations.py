@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plum.config import LoraConfig, TaggerConfig
+from plum.config import FeedbackConfig, LoraConfig, TaggerConfig
 from plum.doctor.activations import (
     decoder_bytes,
     feedback_bytes,
@@ -19,7 +19,7 @@ from plum.doctor.activations import (
     token_loss_bytes,
 )
 from plum.doctor.workload import Workload
-from plum.losses.losses import bio_loss, compute_losses, language_loss, span_kl_loss
+from plum.losses.losses import bio_loss, compute_losses, language_loss, span_kl_loss, with_tags_in_scope
 from plum.losses.mask_losses import losses_by_mask, sum_pixels
 from plum.models.grounded_lmm import GroundedLMM, supervised_states
 from plum.models.segmenters.mask_resize import resize_matrices, resize_matrix
@@ -35,6 +35,7 @@ TOLERANCE = 0.02
 DTYPES = (torch.float32, torch.bfloat16)
 SPANS = (3, 3, 3)
 PLAIN = LoraConfig(rank=2, dropout=0.0)
+WITH_EMBEDDINGS = LoraConfig(rank=2, dropout=0.0, train_embeddings=True)
 
 
 class World:
@@ -50,9 +51,12 @@ class World:
         width: int = 16,
         per_image: int = 1,
         key_value_heads: int = 4,
+        tagger: TaggerConfig | None = None,
+        feedback: FeedbackConfig | None = None,
     ) -> None:
         # Without dropout in the tagger: the CPU has no fused attention with it.
-        config = tiny_model_config(40, TINY_TOKENS, lora, tagger=TaggerConfig("bidirectional", 4, 64, 0.0))
+        tagger = tagger or TaggerConfig("bidirectional", 4, 64, 0.0)
+        config = tiny_model_config(40, TINY_TOKENS, lora, feedback, tagger)
         language = replace(config.llava.language, num_layers=5, num_key_value_heads=key_value_heads)
         config = replace(config, llava=replace(config.llava, language=language))
         # A grid of 16 x 16, so that maps outweigh tokens as they do at full size.
@@ -60,7 +64,11 @@ class World:
         torch.manual_seed(0)
         self.model: GroundedLMM = build_model(self.config).train()
         self.is_full = lora is None
-        set_trainable(self.model, TrainableConfig(language_model="full" if self.is_full else "lora"))
+        self.has_trained_embeddings = lora is None or lora.train_embeddings
+        trained = TrainableConfig(
+            language_model="full" if self.is_full else "lora", embeddings=self.has_trained_embeddings
+        )
+        set_trainable(self.model, trained)
         self.model.to(dtype)
         if is_checkpointed:
             self.model.enable_gradient_checkpointing()
@@ -105,15 +113,24 @@ class World:
         LoraConfig(rank=2, dropout=0.05),
         LoraConfig(rank=2, dropout=0.0, target_modules=("q_proj", "k_proj", "o_proj", "up_proj", "down_proj")),
         LoraConfig(rank=2, dropout=0.05, target_modules=("q_proj", "gate_proj", "down_proj")),
+        WITH_EMBEDDINGS,
+        LoraConfig(rank=2, dropout=0.05, train_embeddings=True),
         None,
     ],
-    ids=["q_v", "q_v_dropout", "many", "mlp_dropout", "full"],
+    ids=["q_v", "q_v_dropout", "many", "mlp_dropout", "embeddings", "embeddings_dropout", "full"],
 )
 @pytest.mark.parametrize("per_image", [1, 3])
 def test_language_model(dtype: torch.dtype, lora: LoraConfig | None, per_image: int) -> None:
     world = World(dtype, lora, per_image=per_image)
     language = world.config.llava.language
-    expected = layers_bytes(language, lora, world.work, is_trained=world.is_full, is_checkpointed=False)
+    expected = layers_bytes(
+        language,
+        lora,
+        world.work,
+        is_trained=world.is_full,
+        are_embeddings_trained=world.has_trained_embeddings,
+        is_checkpointed=False,
+    )
     expected += final_norm_bytes(language, world.work, is_trained=world.is_full)
     assert expected == pytest.approx(world.measure(world.run_language_model), rel=0.001)
 
@@ -123,7 +140,9 @@ def test_language_model(dtype: torch.dtype, lora: LoraConfig | None, per_image: 
 def test_grouped_key_value_heads(key_value_heads: int, per_image: int) -> None:
     world = World(torch.float32, per_image=per_image, key_value_heads=key_value_heads)
     language = world.config.llava.language
-    expected = layers_bytes(language, PLAIN, world.work, is_trained=False, is_checkpointed=False)
+    expected = layers_bytes(
+        language, PLAIN, world.work, is_trained=False, are_embeddings_trained=False, is_checkpointed=False
+    )
     expected += final_norm_bytes(language, world.work, is_trained=False)
     assert expected == pytest.approx(world.measure(world.run_language_model), rel=0.001)
 
@@ -133,7 +152,9 @@ def test_grouped_key_value_heads(key_value_heads: int, per_image: int) -> None:
 def test_checkpointed_language_model(dtype: torch.dtype, per_image: int, places: int) -> None:
     world = World(dtype, is_checkpointed=True, per_image=per_image)
     language = world.config.llava.language
-    expected = layers_bytes(language, PLAIN, world.work, is_trained=False, is_checkpointed=True)
+    expected = layers_bytes(
+        language, PLAIN, world.work, is_trained=False, are_embeddings_trained=False, is_checkpointed=True
+    )
     # The inputs of five layers, of 32 numbers each token.
     assert expected == 5 * places * 32 * dtype.itemsize
     expected += final_norm_bytes(language, world.work, is_trained=False)
@@ -141,7 +162,7 @@ def test_checkpointed_language_model(dtype: torch.dtype, per_image: int, places:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("lora", [PLAIN, None], ids=["frozen", "trained"])
+@pytest.mark.parametrize("lora", [PLAIN, WITH_EMBEDDINGS, None], ids=["frozen", "embeddings", "trained"])
 def test_token_loss(dtype: torch.dtype, lora: LoraConfig | None) -> None:
     world = World(dtype, lora)
 
@@ -149,36 +170,41 @@ def test_token_loss(dtype: torch.dtype, lora: LoraConfig | None) -> None:
         states, labels = supervised_states(world.states, world.batch.labels)
         return language_loss(world.model.token_logits(states), labels)
 
-    expected = token_loss_bytes(world.config.llava.language, world.work, is_trained=world.is_full)
+    expected = token_loss_bytes(world.config.llava.language, world.work, is_trained=world.has_trained_embeddings)
     assert expected == pytest.approx(world.measure(run), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_tagger(dtype: torch.dtype) -> None:
-    world = World(dtype)
-    tagger = world.config.tagger
-    assert tagger is not None
-    is_read = world.batch.tags != IGNORE_INDEX
+@pytest.mark.parametrize("context", ["bidirectional", "none"])
+@pytest.mark.parametrize("order", ["mlp_first", "block_first"])
+@pytest.mark.parametrize("scope", ["answer", "all"])
+def test_tagger(dtype: torch.dtype, context: str, order: str, scope: str) -> None:
+    tagger = TaggerConfig(context, 4, 64, 0.0, order)  # type: ignore[arg-type]
+    world = World(dtype, tagger=tagger)
+    batch = with_tags_in_scope(world.batch, scope)  # type: ignore[arg-type]
+    is_read = batch.tags != IGNORE_INDEX
 
     def run() -> Tensor:
-        logits = world.model.tag(world.states, world.batch.attention_mask, is_read)
-        return bio_loss(logits, world.batch.tags[is_read], (0.1, 1.0, 1.0))
+        logits = world.model.tag(world.states, batch.attention_mask, is_read)
+        return bio_loss(logits, batch.tags[is_read], (0.1, 1.0, 1.0))
 
-    measured = world.measure(run)
-    assert tagger_bytes(32, tagger, world.work) == pytest.approx(measured, rel=TOLERANCE)
+    measured = measure_saved(run, [*world.model.parameters(), batch.attention_mask, batch.tags, is_read])[0]
+    assert tagger_bytes(32, tagger, world.work, int(is_read.sum())) == pytest.approx(measured, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_queries_and_kl(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("reduction", ["mean", "sum", "authors"])
+def test_queries_and_kl(dtype: torch.dtype, reduction: str) -> None:
     world = World(dtype)
     teacher = torch.zeros_like(world.states)
     measured = world.measure(
         lambda: (
             world.model.query_projection(world.states, world.batch.spans),
-            span_kl_loss(world.states, teacher, world.batch.spans, 1.0, True),
+            span_kl_loss(world.states, teacher, world.batch.spans, 1.0, reduction),  # type: ignore[arg-type]
         )
     )
-    assert query_bytes(32, world.work) == pytest.approx(measured, rel=TOLERANCE)
+    expected = query_bytes(32, world.work, is_kl_pooled=reduction != "authors")
+    assert expected == pytest.approx(measured, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize(("heads", "width"), [(2, 16), (1, 16), (1, 32)])
@@ -195,17 +221,20 @@ def test_mask_decoder(dtype: torch.dtype, heads: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_masks_with_feedback(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("position_in", ["keys", "keys_and_values"])
+@pytest.mark.parametrize("has_order", [False, True])
+def test_masks_with_feedback(dtype: torch.dtype, position_in: str, has_order: bool) -> None:
     """Nine masks in three conversations: six are fed back."""
-    world = World(dtype)
+    feedback = FeedbackConfig(use_order_embedding=has_order, num_heads=4, position_in=position_in)  # type: ignore[arg-type]
+    world = World(dtype, feedback=feedback)
     measured = world.measure(
         lambda: world.model.decode_masks(
             world.states, world.batch.spans, world.images.embeddings, world.batch.image_index
         )
     )
     sam = world.config.sam
-    expected = 9 * decoder_bytes(sam, world.work) + query_bytes(32, world.work)
-    expected += 6 * feedback_bytes(sam, world.config.feedback.num_heads, world.work)
+    expected = 9 * decoder_bytes(sam, world.work) + query_bytes(32, world.work, is_kl_pooled=True)
+    expected += 6 * feedback_bytes(sam, feedback, world.work)
     assert expected == pytest.approx(measured, rel=TOLERANCE)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from plum.doctor import file_hashes
 from plum.doctor.file_hashes import hash_large_files
-from plum.doctor.folders import hash_weights
+from plum.doctor.folders import hash_weight_files
 
 
 def test_unchanged_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,10 +51,10 @@ def test_a_models_hash_covers_its_base_but_not_its_place(tmp_path: Path) -> None
         (tmp_path / name / "run" / "trained.safetensors").write_bytes(b"trained")
         (tmp_path / name / "run" / "base.json").write_text(json.dumps({"base": str(tmp_path / name / "base")}))
     cache = tmp_path / "hashes.json"
-    first, second = (hash_weights(tmp_path / name / "run", cache, is_quiet=True) for name in ("one", "two"))
+    first, second = (hash_weight_files(tmp_path / name / "run", cache, is_quiet=True) for name in ("one", "two"))
     assert first.sha256 == second.sha256
     assert [name for name, _ in first.hashes] == ["run/trained.safetensors", "base/model.safetensors"]
     (tmp_path / "two" / "base" / "model.safetensors").write_bytes(b"other")
-    assert hash_weights(tmp_path / "two" / "run", cache, is_quiet=True).sha256 != first.sha256
+    assert hash_weight_files(tmp_path / "two" / "run", cache, is_quiet=True).sha256 != first.sha256
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        hash_weights(tmp_path / "nowhere", cache)
+        hash_weight_files(tmp_path / "nowhere", cache)

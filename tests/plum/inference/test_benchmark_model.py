@@ -17,7 +17,7 @@ from partonomy.models.contract import AnswerRequest, ChoiceRequest, MaskRequest,
 from plum.checkpoints.model_config_io import write_model_config
 from plum.config import LoraConfig
 from plum.data.sources.reasoning import AnswerForm, ask
-from plum.data.sources.referring import refer
+from plum.data.sources.referring import refer, target_answer
 from plum.data.sources.wordings import REASON, REFER_EXPRESSION
 from plum.inference.partonomy_adapter import BatchedPlum, PlumModel, check_has_adapters
 from plum.inference.predictor import Predictor
@@ -116,14 +116,18 @@ def test_a_model_without_adapters_has_no_base(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["the left cup", "Man in red.", "the lens that magnifies"])
 @pytest.mark.parametrize("is_sentence", [False, True])
-def test_questions_and_forced_answers_are_those_of_the_training(text: str, is_sentence: bool) -> None:
+@pytest.mark.parametrize("target_name", ["", "a cup with two handles"])
+def test_questions_and_forced_answers_are_those_of_the_training(text: str, is_sentence: bool, target_name: str) -> None:
     assert EXPRESSION_WORDINGS[Wording.PLUM] == REFER_EXPRESSION[0]
     assert SENTENCE_WORDINGS[Wording.PLUM] == REASON[0]
     mask = encode_mask(np.ones((4, 5), dtype=bool))
-    item = SegmentationItem("i", "1", Path("1.jpg"), 4, 5, text, is_sentence, mask)
-    trained = ask(item, REASON[0] if is_sentence else REFER_EXPRESSION[0], AnswerForm.MASK, "")
+    item = SegmentationItem("i", "1", Path("1.jpg"), 4, 5, text, is_sentence, mask, target_name=target_name)
+    trained = ask(item, REASON[0] if is_sentence else REFER_EXPRESSION[0], AnswerForm.MASK, "", target_answer(item))
     forced = forced_answer(item)
     assert segmentation_prompt(item, Wording.PLUM) == trained.question
     assert (forced.text, (forced.span,)) == (trained.answer, trained.spans)
+    if target_name:
+        assert forced.text == "a cup with two handles."
+        assert forced.text[forced.span.start : forced.span.end] == target_name
     if not is_sentence and text == text.lower():
-        assert refer(item, REFER_EXPRESSION[0]).answer == forced.text
+        assert refer([item], REFER_EXPRESSION[0]).answer == forced.text

@@ -1,31 +1,75 @@
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
+from plum.config import Fit
 from plum.inputs.image_transforms import (
+    CLIP_MEAN,
+    CLIP_STD,
     SAM_MEAN,
     SAM_STD,
     ImageTransform,
+    build_image_transform,
     clip_input,
     grid_classes,
     resized_size,
     sam_input,
 )
+from plum.models.tiny import tiny_model_config
 from plum.structures import IGNORE_INDEX, ImageFrame
+
+
+def test_the_towers_statistics_are_the_published_ones() -> None:
+    """SAM: segment_anything/build_sam.py (`pixel_mean`, `pixel_std`); CLIP: openai/clip-*, preprocessor_config.json."""
+    assert SAM_MEAN == (123.675, 116.28, 103.53)
+    assert SAM_STD == (58.395, 57.12, 57.375)
+    assert CLIP_MEAN == (0.48145466, 0.4578275, 0.40821073)
+    assert CLIP_STD == (0.26862954, 0.26130258, 0.27577711)
+    # The same numbers in the pixels: a white image, red, green and blue.
+    white = np.full((4, 4, 3), 255, dtype=np.uint8)
+    of_sam = [(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375]
+    assert sam_input(white, ImageFrame((4, 4), (4, 4)), 4)[:, 0, 0].tolist() == pytest.approx(of_sam, abs=1e-5)
+    of_clip = [(1 - 0.48145466) / 0.26862954, (1 - 0.4578275) / 0.26130258, (1 - 0.40821073) / 0.27577711]
+    assert clip_input(white, 4, "pad")[:, 0, 0].tolist() == pytest.approx(of_clip, abs=1e-5)
 
 
 def _noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def clip_processor(size: int) -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+@pytest.mark.parametrize("size", [28, 224])
+@pytest.mark.parametrize("shape", [(50, 80), (81, 50), (333, 500), (500, 333), (29, 28), (20, 21), (3, 90), (90, 1)])
+def test_crop_equals_the_clip_processor(shape: tuple[int, int], size: int) -> None:
+    """Larger and smaller than the input, odd and even margins, both orientations."""
+    image = _noise(*shape)
+    expected = clip_processor(size)(Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
+    found = clip_input(image, size, "crop")
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert not torch.allclose(found, clip_input(image, size, "pad"), atol=0.1)
+    assert not torch.allclose(found, clip_input(image, size, "stretch"), atol=0.1)
+
+
+def test_the_transform_takes_the_fit_of_the_model() -> None:
+    image, config = _noise(16, 40), tiny_model_config(40)
+    for fit in get_args(Fit):
+        vision = replace(config.llava.vision, fit=fit)
+        transform = build_image_transform(replace(config, llava=replace(config.llava, vision=vision)))
+        assert torch.equal(transform(image).clip_pixels, clip_input(image, 16, fit))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_square_images_equal_the_clip_processor(fit: str) -> None:
     image = _noise(50, 50)
-    size = {"height": 28, "width": 28}
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=size)
-    expected = processor(Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
+    expected = clip_processor(28)(Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
     found = clip_input(image, 28, fit)  # type: ignore[arg-type]
     assert torch.allclose(found, expected, atol=1e-5)
 

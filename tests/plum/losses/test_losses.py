@@ -2,12 +2,21 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 
 from plum.config import SpecialTokensConfig
-from plum.losses.losses import bio_accuracy, bio_loss, compute_losses, language_loss, span_kl_loss, weighted_sum
+from plum.losses.losses import (
+    bio_accuracy,
+    bio_loss,
+    compute_losses,
+    language_loss,
+    span_kl_loss,
+    weighted_sum,
+    with_tags_in_scope,
+)
 from plum.models.tiny import tiny_batch, tiny_model_config
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, ImageFeatures, LossTerms, SpanBounds
 from plum.train_config import LossConfig
@@ -29,6 +38,15 @@ def test_bio_golden() -> None:
     assert float(bio_loss(logits, torch.tensor([0, 1]), (0.1, 1.0, 1.0))) == pytest.approx(1.323281, abs=1e-5)
 
 
+def test_the_default_class_weights_are_the_authors() -> None:
+    """O counts a tenth of B and I (the authors' code; no configuration file sets the weights): the value above."""
+    logits = torch.tensor([math.log(2.0), 0.0, 0.0]).expand(2, 3)
+    default = LossConfig().bio_class_weights
+    assert float(bio_loss(logits, torch.tensor([0, 1]), default)) == pytest.approx(1.323281, abs=1e-5)
+    # Tags O, I: the same weights for I as for B.
+    assert float(bio_loss(logits, torch.tensor([0, 2]), default)) == pytest.approx(1.323281, abs=1e-5)
+
+
 def test_bio_without_tagged_tokens_is_zero_with_finite_gradient() -> None:
     states = torch.zeros(5, 3, requires_grad=True)
     logits = states[:0]
@@ -46,22 +64,67 @@ def test_bio_accuracy_counts_by_true_class() -> None:
     assert totals.tolist() == [1, 2, 0]
 
 
+def test_bio_accuracy_reads_the_classes_of_a_token() -> None:
+    # Two tokens, three classes: predictions I and O, truth I and B.
+    hits, totals = bio_accuracy(torch.tensor([[0.0, 1.0, 2.0], [3.0, 2.0, 1.0]]), torch.tensor([2, 1]))
+    assert hits.tolist() == [0, 0, 1]
+    assert totals.tolist() == [0, 1, 1]
+
+
+def test_every_term_is_multiplied_by_its_weight() -> None:
+    terms = LossTerms(*(torch.tensor(value) for value in (2.0, 3.0, 5.0, 7.0, 11.0)))
+    total = {"language": 2.0, "bio": 3.0, "mask_overlap": 5.0, "mask_bce": 7.0, "kl": 11.0}
+    assert all(float(getattr(terms, name)) == value for name, value in total.items())
+    # 1 x 2 + 2 x 3 + 8 x 5 + 2 x 7 + .1 x 11
+    assert float(weighted_sum(terms, LossConfig())) == pytest.approx(63.1)
+
+
 SPANS = SpanBounds(torch.tensor([0, 0]), torch.tensor([0, 2]), torch.tensor([2, 3]))
 
 
-def test_kl_golden_for_sum_and_mean() -> None:
-    # Differences of D = 2: tokens (2, 0) and (0, 4) average to (1, 2), squared norm 5; token (3, 1): 10.
-    # sigma 1, sum: mean(5, 10) / 2 = 3.75; divided by D: 1.875; sigma 2: 3.75 / 4 = 0.9375.
-    student = torch.tensor([[[2.0, 0.0], [0.0, 4.0], [3.0, 1.0], [9.0, 9.0]]])
+def test_kl_golden_of_every_reduction() -> None:
+    # Differences of D = 2: tokens (2, 0) and (0, 4), then token (3, 3), then one outside of the spans.
+    # Pooled: (1, 2), squared norm 5, and (3, 3), 18. sum: (5 + 18) / 2 spans / 2 = 5.75; mean: divided by D, 2.875.
+    # authors: not pooled, (4 + 0 + 0 + 16) / 4 = 5 and (9 + 9) / 2 = 9; (5 + 9) / 2 spans / 2 = 3.5.
+    student = torch.tensor([[[2.0, 0.0], [0.0, 4.0], [3.0, 3.0], [9.0, 9.0]]])
     teacher = torch.zeros_like(student)
-    assert float(span_kl_loss(student, teacher, SPANS, 1.0, divide_by_width=False)) == pytest.approx(3.75)
-    assert float(span_kl_loss(student, teacher, SPANS, 1.0, divide_by_width=True)) == pytest.approx(1.875)
-    assert float(span_kl_loss(student, teacher, SPANS, 2.0, divide_by_width=False)) == pytest.approx(0.9375)
+    assert float(span_kl_loss(student, teacher, SPANS, 1.0, "sum")) == pytest.approx(5.75)
+    assert float(span_kl_loss(student, teacher, SPANS, 1.0, "mean")) == pytest.approx(2.875)
+    assert float(span_kl_loss(student, teacher, SPANS, 1.0, "authors")) == pytest.approx(3.5)
+    # sigma 2: a quarter.
+    assert float(span_kl_loss(student, teacher, SPANS, 2.0, "sum")) == pytest.approx(1.4375)
+    assert float(span_kl_loss(student, teacher, SPANS, 2.0, "authors")) == pytest.approx(0.875)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "authors"])
+def test_the_configured_reduction_is_the_one_computed(reduction: Literal["mean", "sum", "authors"]) -> None:
+    batch = make_batch((2, 1))
+    output = make_output(batch)
+    assert output.teacher_states is not None
+    expected = span_kl_loss(output.hidden_states, output.teacher_states, batch.spans, 1.0, reduction)
+    found = compute_losses(output, batch, LossConfig(kl_reduction=reduction)).kl
+    assert found is not None
+    assert float(found) == float(expected)
+
+
+def test_the_scope_of_the_bio_loss_golden() -> None:
+    """Row 0 has a phrase (O B I in its answer), row 1 a tagged answer without one, row 2 no tagged answer (VQA)."""
+    x = IGNORE_INDEX
+    tags = torch.tensor([[x, x, 0, 1, 2, x], [x, 0, 0, 0, x, x], [x] * 6])
+    batch = replace(make_batch((1, 0, 0)), tags=tags)
+    assert with_tags_in_scope(batch, "answer") is batch
+    scoped = with_tags_in_scope(batch, "all").tags
+    assert scoped.tolist() == [[0, 0, 0, 1, 2, 0], [x] * 6, [x] * 6]
+    # Uniform logits but for O, p(O) = 1/2: answer of row 0: (.1 ln 2 + 2 ln 4) / 2.1; all: (.4 ln 2 + 2 ln 4) / 2.4.
+    logits = torch.tensor([math.log(2.0), 0.0, 0.0])
+    answer, everything = tags[0, 2:5], scoped[scoped != x]
+    found = [float(bio_loss(logits.expand(len(one), 3), one, (0.1, 1.0, 1.0))) for one in (answer, everything)]
+    assert found == pytest.approx([(0.1 + 4) * math.log(2) / 2.1, (0.4 + 4) * math.log(2) / 2.4])
 
 
 def test_kl_constrains_span_tokens_alone() -> None:
     student = torch.ones(1, 4, 2, requires_grad=True)
-    span_kl_loss(student, torch.zeros(1, 4, 2), SPANS, 1.0, divide_by_width=True).backward()
+    span_kl_loss(student, torch.zeros(1, 4, 2), SPANS, 1.0, "mean").backward()
     assert student.grad is not None
     assert student.grad[0, :3].all()
     assert not student.grad[0, 3].any()
@@ -69,7 +132,7 @@ def test_kl_constrains_span_tokens_alone() -> None:
 
 def test_kl_without_spans_is_zero() -> None:
     none = SpanBounds(*(torch.zeros(0, dtype=torch.long),) * 3)
-    assert float(span_kl_loss(torch.ones(1, 4, 2), torch.zeros(1, 4, 2), none, 1.0, divide_by_width=True)) == 0.0
+    assert float(span_kl_loss(torch.ones(1, 4, 2), torch.zeros(1, 4, 2), none, 1.0, "mean")) == 0.0
 
 
 def make_batch(spans: tuple[int, ...]) -> Batch:

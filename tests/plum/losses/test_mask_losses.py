@@ -10,7 +10,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from plum.config import SpecialTokensConfig
 from plum.losses import mask_losses as mask_sums
-from plum.losses.mask_losses import bce_loss, dice_loss, focal_tversky_loss, mask_losses, masks_at_once, sum_pixels
+from plum.losses.mask_losses import (
+    bce_loss,
+    dice_loss,
+    focal_tversky_loss,
+    losses_by_mask,
+    mask_losses,
+    masks_at_once,
+    sum_pixels,
+)
 from plum.models.segmenters.mask_resize import resize_matrices
 from plum.models.tiny import tiny_batch, tiny_model_config
 from plum.structures import Batch, ImageFrame, SpanBounds
@@ -51,6 +59,17 @@ def bce(logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tenso
 # sigmoid(log 3) = 3/4, sigmoid(-log 3) = 1/4.
 LOGITS = torch.tensor([[[LOG_3, LOG_3], [-LOG_3, -LOG_3]]])
 TARGETS = torch.tensor([[[True, False], [True, False]]])
+
+
+def test_the_default_overlap_loss_is_the_papers() -> None:
+    """Alpha .7 weighs the missed pixel, beta .3 the two false ones; gamma .75 (no configuration file sets them).
+
+    TP = 1/4, FN = 3/4, FP = 3/4 + 3/4 = 3/2: TI = .25 / (.25 + .7 x .75 + .3 x 1.5) = .204082; (1 - TI)^.75 = .842658.
+    """
+    targets = torch.tensor([[[False, False], [True, False]]])
+    logits = torch.tensor([[[LOG_3, LOG_3], [-LOG_3, -BIG]]])
+    overlap, _ = losses_by_mask(sum_pixels(logits, targets, None), LossConfig())
+    torch.testing.assert_close(overlap, torch.tensor([0.842658]), atol=1e-5, rtol=0)
 
 
 def test_focal_tversky_golden() -> None:

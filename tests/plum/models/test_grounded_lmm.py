@@ -252,6 +252,20 @@ def test_frozen_parts_build_no_graph() -> None:
     assert images.embeddings.requires_grad
 
 
+@pytest.mark.parametrize("has_feedback", [False, True])
+def test_masks_teach_the_language_model(has_feedback: bool) -> None:
+    """The mask losses reach the adapters through the queries, of the first span and of every later one."""
+    feedback = FeedbackConfig(num_heads=4, is_enabled=has_feedback)
+    model = make_model(tiny_model_config(VOCAB, TINY_TOKENS, LoraConfig(rank=2), feedback))
+    set_trainable(model, TrainableConfig())
+    output = model(make_batch(model, (3,)), with_teacher=False)
+    adapters = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
+    assert adapters
+    for mask in output.mask_logits:
+        gradients = torch.autograd.grad(mask.square().mean(), adapters, retain_graph=True, allow_unused=True)
+        assert all(gradient is not None and bool(gradient.abs().max() > 0) for gradient in gradients)
+
+
 def test_gradient_checkpointing_changes_no_gradient() -> None:
     gradients = []
     for is_checkpointed in (False, True):

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -50,7 +51,7 @@ def _file_for_a_folder(config: TrainConfig) -> TrainConfig:
     ("spoil", "message"),
     [
         (_no_tokenizer, "no_tokenizer: no such tokenizer folder"),
-        (_no_data, "nowhere: neither a folder with questions.jsonl nor a record file"),
+        (_no_data, "nowhere is neither a folder with questions.jsonl nor a record file"),
         (_no_model, "no_model does not exist: train the stage that writes it"),
         (_teacher_without_adapters, "losses.kl is 0.1: the KL term .* model.lora is null: set losses.kl to 0"),
         (_file_for_a_folder, "File exists"),
@@ -79,14 +80,14 @@ def test_an_error_of_the_user_is_one_line(
 def test_the_main_rank_alone_reports_what_it_finds(folder: Path) -> None:
     config = with_engine(make_config(folder, "occupied"), "deepspeed", 1, 2)
     Path(config.run_dir).mkdir()
-    (Path(config.run_dir) / "config.yaml").write_text("seed: 7\n")
+    shutil.copy(write_config(replace(config, seed=7))[1], Path(config.run_dir) / "config.yaml")
     (Path(config.run_dir) / "metrics.jsonl").write_text('{"update": 1}\n')
     output = Path(config.run_dir).with_suffix(".log")
     statuses, printed = fork_ranks_to_their_ends("train.py", write_config(config), 2, output)
     assert 1 in statuses
     assert set(statuses) <= {1, -15}
     assert "Traceback" not in printed
-    assert len(re.findall(r"error: .*holds a run with other settings", printed)) == 1, printed[-3000:]
+    assert len(re.findall(r"error: .*holds a run with other settings .seed: 7 there", printed)) == 1, printed[-3000:]
 
 
 def test_errors_become_one_line(tmp_path: Path) -> None:

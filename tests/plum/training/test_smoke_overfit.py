@@ -109,7 +109,8 @@ def test_another_folder_replaces_the_configurations_data(config: TrainConfig, tm
     data = replace(config.data, exclude_images=("elsewhere",))
     for kind in ("part_semantic", "explanatory"):  # questions, where the folder has them
         smoke = smoke_config(replace(config, data=data), 50, 2, str(tmp_path))
-        assert smoke.data.sources == (SourceConfig(kind, str(tmp_path)),)  # type: ignore[arg-type]
+        targets = "lists" if kind == "part_semantic" else "authors"  # single instances can be ambiguous
+        assert smoke.data.sources == (SourceConfig(kind, str(tmp_path), targets=targets),)  # type: ignore[arg-type]
         assert smoke.data.exclude_images == ()
         (tmp_path / "questions.jsonl").touch()
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from partonomy.benchmarks.partonomy.metrics import metric_names
-from partonomy.benchmarks.partonomy.steps import Conditioning, Subject, first_answer, question_steps, step_turns
+from partonomy.benchmarks.partonomy.steps import Conditioning, first_answer, question_steps, step_turns
 from partonomy.models.contract import Role, Turn
-from partonomy.structures import CharSpan, Choice, ObjectChoice, ObjectQuestion, Question, QuestionType
+from partonomy.structures import CharSpan, Choice, ObjectChoice, ObjectQuestion, Question, QuestionType, Subject
 
 
 def make_question(question_type: QuestionType, num_correct: int = 1) -> Question:

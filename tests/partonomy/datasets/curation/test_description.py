@@ -48,7 +48,7 @@ def test_numbers() -> None:
 
 
 def test_nothing_to_describe() -> None:
-    with pytest.raises(ValueError, match="small: no annotated part in 1 images"):
+    with pytest.raises(ValueError, match="small: none of the 1 images has an annotated part"):
         describe_dataset(PartDataset("small", Path("."), SMALL.images[2:]))
 
 

@@ -102,7 +102,7 @@ def test_what_cannot_be_split(dataset: PartDataset) -> None:
     for share in (0.0, 1.0):
         with pytest.raises(ValueError, match="val_share must lie between 0 and 1"):
             split_dataset(dataset, share, seed=0)
-    with pytest.raises(ValueError, match="leave a side empty"):
+    with pytest.raises(ValueError, match="leave one side empty"):
         split_dataset(replace(dataset, images=dataset.images[-1:]), 0.2, seed=0)
     (dataset.image_root / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"3\.png: image file not found"):

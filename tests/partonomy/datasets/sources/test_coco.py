@@ -24,7 +24,7 @@ def test_parts_are_linked_by_obj_ann_id_and_united(coco: CocoFile) -> None:
     coco.add("car:wheel", (12, 6, 3, 3), obj_ann_id=car)
     coco.add("car:side_door", (6, 2, 4, 5), obj_ann_id=car, iscrowd=False)
     (instance,) = coco.objects()
-    assert (instance.label, instance.category, instance.box) == ("car", "garage", None)
+    assert (instance.label, instance.category, instance.box) == ("car", "car", None)
     assert [part.label for part in instance.parts] == ["side door", "wheel"]
     wheel = instance.find_part("wheel")
     assert wheel.annotation_ids == (2, 3)
@@ -66,20 +66,22 @@ def test_a_part_outside_every_object_is_counted(coco: CocoFile) -> None:
 
 
 @pytest.mark.parametrize("crowd", [1, True])
-def test_crowds_are_left_out_counted_and_make_their_class_ambiguous(coco: CocoFile, crowd: object) -> None:
+def test_crowds_are_left_out_counted_and_make_their_class_ambiguous_but_their_parts_are_parts(
+    coco: CocoFile, crowd: object
+) -> None:
     crowd_id = coco.add("car", (0, 0, 10, 10), iscrowd=crowd)
     in_crowd = coco.add("car:wheel", (2, 2, 3, 3), obj_ann_id=crowd_id)
     single = coco.add("car", (15, 0, 10, 10), iscrowd=False)
     coco.add("car:wheel", (17, 5, 3, 3), obj_ann_id=single, iscrowd=0)
-    part_crowd = coco.add("car:window", (20, 5, 3, 3), obj_ann_id=single, iscrowd=crowd)
+    coco.add("car:window", (20, 5, 3, 3), obj_ann_id=single, iscrowd=crowd)
     reading = read_coco(coco.config())
     (instance,) = reading.dataset.images[0].objects
     assert instance.instance_id == single
     assert instance.box == (15, 0, 10, 10)
-    assert [part.label for part in instance.parts] == ["wheel"]
+    assert [part.label for part in instance.parts] == ["wheel", "window"]
+    assert reading.dataset.images[0].has_other_objects
     assert {row.reason: row.annotation_ids for row in reading.skipped} == {
         "iscrowd object": (crowd_id,),
-        "iscrowd part": (part_crowd,),
         "part of an iscrowd object": (in_crowd,),
     }
 
@@ -91,7 +93,7 @@ def test_annotator_export_without_objects(coco: CocoFile) -> None:
     background = coco.add("_background_", (0, 0, 30, 20))
     reading = read_coco(coco.config(object_name="car", name="cars"))
     (instance,) = reading.dataset.images[0].objects
-    assert (instance.label, instance.category, instance.mask, instance.box) == ("car", "cars", None, None)
+    assert (instance.label, instance.category, instance.mask, instance.box) == ("car", "car", None, None)
     assert [part.label for part in instance.parts] == ["front door", "wheel"]
     assert instance.instance_id not in {1, 2, 3}
     assert [(row.reason, row.annotation_ids) for row in reading.skipped] == [("background", (background,))]

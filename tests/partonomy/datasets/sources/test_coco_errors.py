@@ -65,7 +65,10 @@ def test_bad_images(coco: CocoFile) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"file_name": None}, r"image 0: 'file_name' must be a text"), ({"id": -1}, r"image -1: 'id' must be 0 or more")],
+    [
+        ({"file_name": None}, r"image 0: 'file_name' must be a non-empty string"),
+        ({"id": -1}, r"image -1: 'id' must be 0 or more"),
+    ],
 )
 def test_image_records_are_checked(coco: CocoFile, changes: dict[str, object], reason: str) -> None:
     coco.images[0] |= changes
@@ -78,7 +81,9 @@ def test_image_records_are_checked(coco: CocoFile, changes: dict[str, object], r
 def test_file_names_stay_in_the_image_folder(coco: CocoFile, name: object) -> None:
     coco.add("car:wheel", (1, 1, 4, 4))
     coco.images[0]["file_name"] = name
-    with pytest.raises(ValueError, match="image 0: 'file_name' .*(leaves the image folder|must be a text|Unicode)"):
+    with pytest.raises(
+        ValueError, match="image 0: 'file_name' .*(leaves the image folder|must be a non-empty string|Unicode)"
+    ):
         read_coco(coco.config())
 
 
@@ -125,7 +130,7 @@ def test_boxes_end_with_the_image(coco: CocoFile, box: list[float], expected: tu
 
 def test_category_names_are_text(coco: CocoFile) -> None:
     coco.categories.append({"id": 3, "name": 7})
-    with pytest.raises(ValueError, match=r"instances\.json, category 3: 'name' must be a text, got 7"):
+    with pytest.raises(ValueError, match=r"instances\.json, category 3: 'name' must be a non-empty string, got 7"):
         read_coco(coco.config())
 
 

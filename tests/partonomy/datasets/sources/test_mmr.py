@@ -57,8 +57,15 @@ def test_what_the_file_says_goes_before_the_name(tmp_path: Path) -> None:
 def test_several_codes_of_a_target_are_united(tmp_path: Path) -> None:
     both = [rle_to_json(rle(0, 0, 4, 4)), rle_to_json(rle(2, 2, 4, 4))]
     path = write_records(tmp_path, mmr_record(answers=[[annotation("knife", rle(0, 0, 1, 1), segmentation=both)], []]))
-    mask = decode_mask(read_mmr(path)[0].questions[0].targets[0].mask)
-    assert np.array_equal(mask, box(0, 0, 4, 4) | box(2, 2, 4, 4))
+    (target,) = read_mmr(path)[0].questions[0].targets
+    assert np.array_equal(decode_mask(target.mask), box(0, 0, 4, 4) | box(2, 2, 4, 4))
+    assert target.num_codes == 2
+    (other,) = (
+        read_mmr(write_records(tmp_path, mmr_record(answers=[[annotation("knife", rle(0, 0, 1, 1))], []])))[0]
+        .questions[0]
+        .targets
+    )
+    assert other.num_codes == 1
 
 
 def test_a_second_record_of_an_image_has_other_question_ids(tmp_path: Path) -> None:
@@ -106,8 +113,8 @@ def test_no_record_is_written_as_an_empty_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"image_id": None}, r"\(image None\): image_id must be a text"),
-        ({"height": "12"}, "height and width must be whole numbers"),
+        ({"image_id": None}, r"\(image None\): image_id must be a non-empty string"),
+        ({"height": "12"}, "height and width must be integers"),
         ({"file_name": "../secret.jpg"}, "leaves the image folder"),
         ({"questions": ["one"]}, "have 1, 2, 2 entries"),
         ({"questions": ["  ", "two"]}, "question 0: the question is empty"),
@@ -123,7 +130,7 @@ def test_no_record_is_written_as_an_empty_list(tmp_path: Path) -> None:
             {"answers": [[annotation("knife", rle(0, 0, 1, 1), segmentation={"size": [4, 4], "counts": "04"})], []]},
             "target 0: its segmentation: the mask is 4 x 4",
         ),
-        ({"text_answers": [None, "x"]}, "question 0: the text answer must be a text"),
+        ({"text_answers": [None, "x"]}, "question 0: the text answer must be a non-empty string"),
     ],
 )
 def test_broken_records_are_named(tmp_path: Path, changes: dict[str, Any], reason: str | None) -> None:

@@ -38,7 +38,7 @@ def test_all_instances_stay_and_the_richest_is_marked(tmp_path: Path, content: d
     assert (image.image_id, image.file_name) == (391895, NAME)
     first, second, bicycle = image.objects
     assert [one.label for one in image.objects] == ["car", "car", "bicycle"]
-    assert {one.category for one in image.objects} == {"paco_lvis"}
+    assert {one.category for one in image.objects} == {"vehicle"}
     assert [part.label for part in second.parts] == ["turn signal", "wheel"]
     assert [rle_area(part.mask) for part in second.parts] == [4 * 2, 2 * 2]
     # The first car is larger, the second has more annotated parts: it is asked about, inside its own box.
@@ -115,7 +115,7 @@ BAD_RECORDS: list[tuple[str, dict[str, object], str]] = [
     ("annotations", {"bbox": [1, 2, 3, float("inf")]}, "'bbox' must be"),
     ("annotations", {"id": 13}, "the annotation id 13 occurs twice"),
     ("images", {"height": 21}, "its annotation 21 x 30"),
-    ("images", {"file_name": "train2017/none.jpg"}, "no image 'train2017/none.jpg' there; looked for"),
+    ("images", {"file_name": "train2017/none.jpg"}, "the image 'train2017/none.jpg' was not found; tried"),
     ("images", {"file_name": "../secret.jpg"}, "leaves the image folder"),
 ]
 
@@ -141,8 +141,8 @@ def test_a_bad_record_is_named_or_collected(
 
 
 BROKEN_LISTS: list[tuple[str, object, str]] = [
-    ("categories", {"id": 94, "name": "bicycle", "supercategory": "vehicle"}, "category 94: .* no category of PACO"),
-    ("categories", {"id": 94, "name": "car:", "supercategory": "PART"}, "no category of PACO"),
+    ("categories", {"id": 94, "name": "bicycle", "supercategory": "vehicle"}, "category 94: .* not a category of PACO"),
+    ("categories", {"id": 94, "name": "car:", "supercategory": "PART"}, "not a category of PACO"),
     ("categories", {"id": 207, "name": "bicycle", "supercategory": "OBJECT"}, "category id 207 occurs twice"),
     ("categories", {"id": 94, "supercategory": "OBJECT"}, "the key 'name' is missing"),
     ("categories", "bicycle", "train.json, category"),

@@ -30,7 +30,7 @@ def config(folder: Path, content: dict[str, Any], layout: str = "{name}") -> Coc
 def test_super_categories_are_the_objects(tmp_path: Path, content: dict[str, Any]) -> None:
     reading = read_part_imagenet(config(tmp_path, content))
     (setter,), (wagon,) = (image.objects for image in reading.dataset.images)
-    assert (setter.label, setter.category, setter.mask, setter.box) == ("quadruped", "part_imagenet", None, None)
+    assert (setter.label, setter.category, setter.mask, setter.box) == ("quadruped", "quadruped", None, None)
     assert [part.label for part in setter.parts] == ["foot", "head"]
     # Two feet are one part; a head keeps its good polygon.
     assert [rle_area(part.mask) for part in setter.parts] == [2 * (2 * 3), 4 * 4]

@@ -182,7 +182,10 @@ def lose_the_number(path: Path) -> None:
         (write_flat_anno, "not an annotation file of Pascal-Part"),
         (write_objects_without_parts, "object 0: needs `class`, `mask` and `parts`"),
         (annotate_another_image, "annotates the image '2008_000007'"),
-        (lose_the_image, "no image '2008_000008.jpg' there; looked for 2008_000008.jpg, JPEGImages/2008_000008.jpg"),
+        (
+            lose_the_image,
+            "the image '2008_000008.jpg' was not found; tried 2008_000008.jpg, JPEGImages/2008_000008.jpg",
+        ),
         (lose_the_number, "the file name must contain a unique number"),
     ],
 )
@@ -222,7 +225,7 @@ def test_masks_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_a_folder_without_files(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"empty: no \.mat file there; pass the folder Annotations_Part"):
+    with pytest.raises(FileNotFoundError, match=r"empty contains no \.mat files; pass the folder Annotations_Part"):
         read_pascal_part(CocoConfig(tmp_path / "empty", tmp_path))
 
 

@@ -55,6 +55,7 @@ def test_the_account_says_what_it_is_and_what_was_left_out(tmp_path: Path) -> No
     assert account["maker"] == {"maker": "templates", "functions_sha256": "sha", "seed": 0, "questions_per_image": 3}
     counts = account["files"]["train"]
     assert (counts["images"], counts["questions"], counts["not_askable"]) == (4, 12, {"car:door": 4})
+    assert counts["withheld"] == {}
     assert sum(counts["questions_by_kind"].values()) == 12
     assert rejected_file(root, "train").read_text() == ""
 

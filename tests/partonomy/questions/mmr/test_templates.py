@@ -5,12 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.datasets.sources.mmr import Kind, ground_answer
+from partonomy.datasets.sources.mmr import CategoryName, Kind, ground_answer
 from partonomy.questions.mmr.pairs import find_faults
 from partonomy.questions.mmr.scene import kind_of, read_scene
-from partonomy.questions.mmr.templates import MAX_TARGETS, TemplateMaker, group_targets, word_question
-from partonomy.structures import AnnotatedImage
-from tests.partonomy.questions.mmr_world import make_image, make_table
+from partonomy.questions.mmr.templates import (
+    MAX_TARGETS,
+    TemplateMaker,
+    group_targets,
+    load_functions,
+    word_question,
+)
+from partonomy.structures import AnnotatedImage, ObjectInstance, Part
+from tests.partonomy.questions.mmr_world import FUNCTIONS, box, make_image, make_table, write_functions
 
 
 def make_maker(folder: Path, seed: int = 0, questions_per_image: int = 3) -> TemplateMaker:
@@ -47,6 +53,19 @@ def test_words_of_a_question_with_two_purposes(tmp_path: Path) -> None:
         "car's front wheel",
         "car's rear wheel",
     ]
+
+
+def test_a_part_of_an_unknown_object_withholds_the_purposes_of_its_name(tmp_path: Path) -> None:
+    """A cat's tail is not in the table: it may serve what the dog's tail does."""
+    table = load_functions(write_functions(tmp_path, FUNCTIONS.replace("  fly straight: tail\n", "")))
+    cat = ObjectInstance(4, "cat", "thing", (Part("tail", box(33, 14, 3, 1)),), box(30, 12, 6, 5))
+    image = replace(make_image(), objects=(*make_image().objects, cat))
+    askable = group_targets(read_scene(image), table)
+    assert [group.purpose for group in askable.parts] == ["listen to a sound", "roll over the ground"]
+    assert askable.withheld == ("show joy",)
+    assert set(askable.not_askable) == {"car:door", "cat", "cat:tail"}
+    known = replace(table, unasked=frozenset({"cat:tail"}))
+    assert "show joy" in [group.purpose for group in group_targets(read_scene(image), known).parts]
 
 
 def test_an_object_without_a_mask_is_not_asked_for(tmp_path: Path) -> None:
@@ -88,6 +107,23 @@ def test_one_kind_alone(tmp_path: Path, kind: Kind) -> None:
     made = make_maker(tmp_path).make(make_image(), kind)
     assert len(made.questions) == 3
     assert {kind_of(question) for question in made.questions} == {kind}
+
+
+def test_no_purposes_are_asked_for_twice_in_an_image(tmp_path: Path) -> None:
+    """Two object purposes: each alone, and both together, in whatever order and words."""
+    made = make_maker(tmp_path, questions_per_image=9).make(make_image(), Kind.OBJECT)
+    asked = [frozenset(p for p in ("travel on a road", "guard a house") if p in one.question) for one in made.questions]
+    assert sorted(map(len, asked)) == [1, 1, 2]
+    assert len(set(asked)) == 3
+
+
+def test_an_object_called_like_a_part_is_an_object(tmp_path: Path) -> None:
+    chest = replace(make_image().objects[0], label="chest of drawers", parts=())
+    scene = read_scene(replace(make_image(), objects=(chest,)))
+    assert scene.targets[0].target.category == CategoryName("chest of drawers", None)
+    table = replace(make_table(tmp_path), objects={"chest of drawers": ("store socks",)})
+    (question,) = TemplateMaker(table, "sha", 0, 3).make(scene.image, None).questions
+    assert "names a target" not in str(find_faults(question, scene))
 
 
 def test_an_image_that_offers_less_gets_fewer_questions(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_delimiters_are_not_put_where_there_were_none(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_checkpoint_says_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
-    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+    with pytest.raises(FileNotFoundError, match="config.json: not found"):
         attempt(tmp_path, tmp_path / "source")
     (tmp_path / "source" / "config.json").write_text(json.dumps({"model_type": "llava", "vocab_size": 3}))
     with pytest.raises(FileNotFoundError, match="has none of"):

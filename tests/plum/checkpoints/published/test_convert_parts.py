@@ -13,11 +13,12 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from plum.checkpoints.published.convert_llava import ConversionRequest, convert_llava
+from plum.checkpoints.published.llava_config import choose_fit, read_source_config
 from plum.checkpoints.published.llava_keys import CLIP_LAYOUTS, LAYOUTS, Layout, detect_layout
 from plum.checkpoints.published.llava_tokenizer import read_source_tokenizer
 from plum.checkpoints.published.sam_weights import read_sam_config, variant_name
 from plum.checkpoints.weights import ShardWriter, list_tensors
-from plum.config import SamConfig
+from plum.config import Conversation, Fit, SamConfig
 from plum.inputs.tokenizer import load_tokenizer
 from plum.models.segmenters.sam import build_sam
 from plum.models.systems.special_tokens import read_special_tokens, with_special_tokens
@@ -237,3 +238,17 @@ def test_a_tokenizer_without_a_begin_token_in_front_is_refused(tmp_path: Path) -
 def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"neither tokenizer.json nor tokenizer.model"):
         read_source_tokenizer(tmp_path)
+
+
+def test_the_fit_is_the_one_that_the_checkpoint_names_or_its_template_had(tmp_path: Path) -> None:
+    def fit_of(ratio: str | None, conversation: Conversation, chosen: Fit | None = None) -> Fit:
+        content = {"model_type": "llava"} | ({} if ratio is None else {"image_aspect_ratio": ratio})
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        return choose_fit(read_source_config(tmp_path), conversation, chosen)[0]
+
+    assert [fit_of(ratio, "vicuna_v1.1") for ratio in ("pad", "square", None)] == ["pad", "crop", "pad"]
+    assert [fit_of(ratio, "llava_v1") for ratio in ("pad", "square", None)] == ["pad", "crop", "crop"]
+    assert fit_of(None, "llava_llama_2") == "crop"
+    assert fit_of("anyres", "llava_v1", "stretch") == "stretch"
+    with pytest.raises(ValueError, match=r"config\.json: image_aspect_ratio is 'anyres', plum has \['square', 'pad'\]"):
+        fit_of("anyres", "llava_v1")

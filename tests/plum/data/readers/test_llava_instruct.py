@@ -87,7 +87,10 @@ def test_excluded_images_leave_their_dialogues_out(tmp_path: Path) -> None:
         ([{"image": "1.jpg"}], "record 0: the key 'conversations' is missing"),
         ([{"image": "../1.jpg", "conversations": []}], "record 0: 'image' .*leaves the image folder"),
         ([{"conversations": "x"}], "record 0: 'conversations' must be a list of turns"),
-        ([{"conversations": [{"from": "human", "value": 3}]}], "record 0: 'value' of a turn must be a text"),
+        (
+            [{"conversations": [{"from": "human", "value": 3}]}],
+            "record 0: 'value' of a turn must be a string",
+        ),
         ([{"conversations": [{"value": "x"}]}], "record 0: the key 'from' is missing"),
     ],
 )

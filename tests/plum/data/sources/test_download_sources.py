@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partonomy.benchmarks.reason_seg import read_explanations, read_reason_seg
-from partonomy.benchmarks.referring import read_referring
+from partonomy.benchmarks.reason_seg import TargetNames, read_explanations, read_reason_seg
+from partonomy.benchmarks.refcoco import read_referring
 from partonomy.masks import decode_mask, encode_mask, rle_area
 from plum.data.collate import check_sample
 from plum.data.readers.label_maps import LABEL_LAYOUTS, LabelMaps
@@ -20,6 +21,8 @@ from plum.data.sources.llava_instruct import LlavaInstructSource
 from plum.data.sources.reasoning import ReasoningSource
 from plum.data.sources.referring import ReferringSource
 from plum.data.sources.semantic import SemanticSource
+from plum.data.sources.targets import AskedTargets
+from plum.data.sources.wordings import LISA_WORDINGS
 from plum.inputs.encoding import ConversationEncoder
 from plum.structures import Exchange, Sample
 from tests.plum.data.miniature_world import make_encoder, miniature, miniature_copy
@@ -64,24 +67,45 @@ def test_samples_are_sound_and_a_function_of_index_and_seed(position: int) -> No
     assert all(exchange.answer for exchange in source.exchanges())
 
 
-def test_semantic_masks_are_the_pixels_of_the_named_classes() -> None:
+@pytest.mark.parametrize(
+    ("asked", "sizes"),
+    [
+        (AskedTargets(), {1}),
+        (AskedTargets(per_question=2), {1, 2}),
+        (AskedTargets("lists"), {1, 2, 3}),
+        (AskedTargets(wordings=LISA_WORDINGS), {1}),
+        (AskedTargets(per_question=3, wordings=LISA_WORDINGS), {1, 2}),
+    ],
+)
+def test_semantic_masks_are_the_pixels_of_the_named_classes(asked: AskedTargets, sizes: set[int]) -> None:
     maps = LabelMaps(miniature(), "cocostuff")
-    source = SemanticSource(maps, 3)
+    source = SemanticSource(maps, 2, asked)
     counts = set()
     for index in range(len(source)):
         classes = maps.read(index).classes
         for seed in range(10):
             sample = draw(source, index, seed)
-            asked = [name for exchange in exchanges_of(sample) for name in phrases(exchange)]
-            assert len(set(asked)) == len(asked)
+            assert len(exchanges_of(sample)) <= 2
+            masks = [mask for exchange in exchanges_of(sample) for mask in exchange.masks]
+            assert len(set(masks)) == len(masks), "no class twice in one image"
             for exchange in exchanges_of(sample):
                 counts.add(len(exchange.spans))
-                for name, mask in zip(phrases(exchange), exchange.masks, strict=True):
+                names = phrases(exchange)
+                if exchange.is_marked:
+                    assert names == ["{seg}"] * len(exchange.masks)
+                    named = [name for name in maps.names if named_in(name, exchange.question)]
+                    names = sorted(named, key=exchange.question.find)
+                for name, mask in zip(names, exchange.masks, strict=True):
                     assert name in exchange.question
                     assert (decode_mask(mask) == (classes == maps.names.index(name))).all()
             assert sample.ignore_mask is not None
             assert (sample.ignore_mask == (classes == 255)).all()
-    assert counts == {1, 2, 3}
+    assert counts == sizes
+
+
+def named_in(name: str, text: str) -> bool:
+    """Whether a class is named in a question, and not only as a part of another class's name."""
+    return re.search(rf"\b(?:the|and|,) {re.escape(name)}\b(?=,| and|\?|\.| in)", text) is not None
 
 
 def test_a_map_without_classes_is_replaced_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -126,6 +150,24 @@ def test_referring_draws_different_sentences_of_one_image() -> None:
     assert exchanges_of(draw(source, 0))[0].masks == (first[0].mask,)
 
 
+def test_referring_asks_for_several_sentences_as_m2sa_does() -> None:
+    items = read_referring(miniature(), "refcoco+", "train")
+    source = ReferringSource("refcoco+", items, 2, asked=AskedTargets(per_question=3))
+    by_text = {item.text: item.mask for item in items if item.image_id == items[0].image_id}
+    assert len(by_text) == 3
+    shapes = set()
+    for seed in range(40):
+        exchanges = exchanges_of(draw(source, 0, seed))
+        assert sorted(text for exchange in exchanges for text in phrases(exchange)) == sorted(by_text), "all, once each"
+        for exchange in exchanges:
+            assert [by_text[text] for text in phrases(exchange)] == list(exchange.masks)
+            assert all(text in exchange.question for text in phrases(exchange))
+        shapes.add(tuple(len(exchange.masks) for exchange in exchanges))
+    assert shapes == {(1, 2), (2, 1)}, "two questions, none empty; the third sentence goes to either"
+    with pytest.raises(ValueError, match="refcoco.: sentences are not asked in lists"):
+        ReferringSource("refcoco+", items, 2, asked=AskedTargets("lists"))
+
+
 def test_items_without_a_mask_or_with_control_tokens(caplog: pytest.LogCaptureFixture) -> None:
     item = read_referring(miniature(), "refcoco", "train")[0]
     empty = replace(item, mask=encode_mask(np.zeros((item.height, item.width), bool)))
@@ -141,8 +183,12 @@ def test_items_without_a_mask_or_with_control_tokens(caplog: pytest.LogCaptureFi
         ReferringSource("refcoco", [replace(item, text="the </s> cup")], 3)
 
 
-def test_reasoning_answers_come_in_lisas_shares() -> None:
-    items = read_reason_seg(miniature(), "train", texts="all")
+INSTRUCTIONS = ("Which thing in the picture was drawn last?", "What was put in front of everything else?")
+
+
+@pytest.mark.parametrize("names", TargetNames)
+def test_reasoning_answers_come_in_lisas_shares(names: TargetNames) -> None:
+    items = read_reason_seg(miniature(), "train", texts="all", names=names)
     explanations = read_explanations(miniature())
     source = ReasoningSource(items, explanations, 3)
     index = next(i for i, group in enumerate(source.images) if group[0].image_path.name in explanations)
@@ -153,14 +199,18 @@ def test_reasoning_answers_come_in_lisas_shares() -> None:
         assert len({bool(exchange.masks) for exchange in exchanges}) == 1  # one form for the whole sample
         reason = explanations[source.images[index][0].image_path.name]
         for exchange in exchanges[:1]:
+            answer, phrase = "It is the target.", "the target"
+            if names is TargetNames.AUTHORS:  # no label: the instruction's own words
+                phrase = next(text for text in INSTRUCTIONS if exchange.question.startswith(text)).rstrip("?")
+                answer = f"{phrase}."
             words += exchange.answer == reason
-            with_reason += exchange.answer == f"It is the target. {reason}"
-            plain += exchange.answer == "It is the target."
-            assert phrases(exchange) == (["the target"] if exchange.masks else [])
+            with_reason += exchange.answer == f"{answer} {reason}"
+            plain += exchange.answer == answer
+            assert phrases(exchange) == ([phrase] if exchange.masks else [])
             assert exchange.is_tagged == bool(exchange.masks)
             assert (
                 "explain" in exchange.question or "explanation" in exchange.question or "reason" in exchange.question
-            ) == (exchange.answer == f"It is the target. {reason}")
+            ) == (exchange.answer == f"{answer} {reason}")
     assert words + with_reason + plain == 1000
     # Shares .1, .45, .45; four standard deviations of 1000 draws are .038 and .063.
     assert abs(words - 100) < 38
@@ -170,11 +220,12 @@ def test_reasoning_answers_come_in_lisas_shares() -> None:
     assert sample.ignore_mask[:6, :8].sum() == 48 - decode_mask(items[0].mask)[:6, :8].sum()
 
 
-def test_a_named_target_is_repeated() -> None:
-    source = ReasoningSource(read_reason_seg(miniature(), "val", texts="all"), {}, 3)
+@pytest.mark.parametrize(("names", "answer"), [(TargetNames.AUTHORS, "{}."), (TargetNames.THE_TARGET, "It is {}.")])
+def test_a_named_target_is_repeated(names: TargetNames, answer: str) -> None:
+    source = ReasoningSource(read_reason_seg(miniature(), "val", texts="all", names=names), {}, 3)
     (exchange,) = exchanges_of(draw(source, 0))
     name = source.images[0][0].text
-    assert (phrases(exchange), exchange.answer) == ([name], f"It is {name}.")
+    assert (phrases(exchange), exchange.answer) == ([name], answer.format(name))
     assert rle_area(exchange.masks[0]) > 0
 
 

@@ -1,5 +1,7 @@
 """Feedback loop: what it is at the start, and what it may not depend on."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,9 +17,13 @@ def make_prompt_encoder() -> PromptEncoder:
     return PromptEncoder(WIDTH, GRID, (32, 32), 16)
 
 
-def make_feedback(use_order_embedding: bool = False, detach: bool = False) -> MaskFeedback:
+def make_feedback(
+    use_order_embedding: bool = False,
+    detach: bool = False,
+    position_in: Literal["keys", "keys_and_values"] = "keys",
+) -> MaskFeedback:
     torch.manual_seed(1)
-    pooler = TemporalMaskPooler(WIDTH, GRID, HEADS, use_order_embedding, max_order=3)
+    pooler = TemporalMaskPooler(WIDTH, GRID, HEADS, use_order_embedding, max_order=3, position_in=position_in)
     return MaskFeedback(FilmMaskEncoder(WIDTH, 16), pooler, detach)
 
 
@@ -45,6 +51,19 @@ def test_one_earlier_mask_is_sams_own_encoding_at_the_start() -> None:
     torch.testing.assert_close(run(make_feedback(), [mask]), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_how_the_pooler_starts() -> None:
+    """Small random location queries and order embeddings (std .02), no bias, values passed on unchanged."""
+    torch.manual_seed(0)
+    pooler = TemporalMaskPooler(64, (16, 16), HEADS, use_order_embedding=True, max_order=64)
+    assert pooler.order_embedding is not None
+    for drawn in (pooler.location_queries, pooler.order_embedding.weight):
+        assert float(drawn.detach().std()) == pytest.approx(0.02, rel=0.05)
+    layers = (pooler.query_projection, pooler.key_projection, pooler.value_projection, pooler.output_projection)
+    assert all(not layer.bias.any() for layer in layers)
+    assert all(torch.equal(layer.weight, torch.eye(64)) for layer in layers[2:])
+    assert all(not torch.equal(layer.weight, torch.eye(64)) for layer in layers[:2])
+
+
 def test_film_scales_and_shifts_each_channel() -> None:
     """With identity convolutions the first FiLM layer's output is read directly: norm(x) * (1 + scale) + shift."""
     encoder = FilmMaskEncoder(WIDTH, 4)
@@ -57,9 +76,10 @@ def test_film_scales_and_shifts_each_channel() -> None:
     torch.testing.assert_close(output, torch.full((ROWS, 4, 2, 2), 8.0))
 
 
-def test_attention_equals_multihead_attention() -> None:
-    """Same parameters in torch's own module, location by location."""
-    feedback = make_feedback()
+@pytest.mark.parametrize("position_in", ["keys", "keys_and_values"])
+def test_attention_equals_multihead_attention(position_in: Literal["keys", "keys_and_values"]) -> None:
+    """Same parameters in torch's own module, location by location; the authors' code has the position in the values."""
+    feedback = make_feedback(position_in=position_in)
     pooler = feedback.pooler
     with torch.no_grad():
         for parameter in pooler.parameters():
@@ -74,7 +94,8 @@ def test_attention_equals_multihead_attention() -> None:
     position = prompt_encoder.get_dense_pe()
     maps = torch.stack([prompt_encoder.mask_downscaling(mask[:, None]) for mask in random_masks(3)])  # [s, R, C, h, w]
     for row in range(ROWS):
-        values = maps[:, row].flatten(2).permute(2, 0, 1)  # [h * w, s, C]
+        in_values = maps[:, row] + position if position_in == "keys_and_values" else maps[:, row]
+        values = in_values.flatten(2).permute(2, 0, 1)  # [h * w, s, C]
         keys = (maps[:, row] + position).flatten(2).permute(2, 0, 1)
         expected, _ = reference(pooler.location_queries, keys, values)
         pooled = run(feedback, random_masks(3))[row].flatten(1).T

@@ -11,9 +11,16 @@ from plum.structures import SpanBounds
 WIDTH = 16
 
 
-def make_tagger(context: str) -> SpanTagger:
+def make_tagger(context: str, order: str = "mlp_first") -> SpanTagger:
     torch.manual_seed(0)
-    return SpanTagger(WIDTH, context, num_heads=2, feedforward_dim=32, dropout=0.1)  # type: ignore[arg-type]
+    return SpanTagger(
+        WIDTH,
+        context,  # type: ignore[arg-type]
+        num_heads=2,
+        feedforward_dim=32,
+        dropout=0.1,
+        order=order,  # type: ignore[arg-type]
+    )
 
 
 def random_states() -> Tensor:
@@ -53,9 +60,39 @@ def test_training_and_evaluation_compute_the_same_without_dropout() -> None:
         torch.testing.assert_close(trained[is_real], evaluated[is_real], atol=1e-5, rtol=1e-5)
 
 
+def test_both_orders_equal_torchs_modules() -> None:
+    """Paper: MLP (D, D, D), block, D -> 3. Authors' code: block, MLP (D, D, 3)."""
+    states, mask = random_states(), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    for order, widths in (("mlp_first", (WIDTH, WIDTH)), ("block_first", (WIDTH, 3))):
+        tagger = make_tagger("bidirectional", order).eval()
+        mlp = torch.nn.Sequential(torch.nn.Linear(WIDTH, widths[0]), torch.nn.ReLU(), torch.nn.Linear(*widths)).eval()
+        block = torch.nn.TransformerEncoderLayer(WIDTH, 2, 32, 0.1).eval()  # sequence first, as theirs
+        last = torch.nn.Linear(WIDTH, 3)
+        assert tagger.block is not None
+        block.load_state_dict(tagger.block.state_dict())
+        last.load_state_dict(tagger.classifier.state_dict())
+        names = ("0.weight", "0.bias", "2.weight", "2.bias")
+        third = tagger.mlp.state_dict() if order == "mlp_first" else _renamed(tagger.classifier.state_dict())
+        mlp.load_state_dict({name: (tagger.mlp.state_dict() | third)[name] for name in names})
+
+        def attend(inputs: Tensor, block: torch.nn.Module = block) -> Tensor:
+            return block(inputs.transpose(0, 1), src_key_padding_mask=mask == 0).transpose(0, 1)
+
+        with torch.no_grad():
+            expected = last(attend(mlp(states))) if order == "mlp_first" else mlp(attend(states))
+            found = tagger(states, mask)
+        is_real = mask.bool()
+        torch.testing.assert_close(found[is_real], expected[is_real], atol=1e-5, rtol=1e-5)
+
+
+def _renamed(classifier: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"2.{name}": tensor for name, tensor in classifier.items()}
+
+
+@pytest.mark.parametrize("order", ["mlp_first", "block_first"])
 @pytest.mark.parametrize("context", ["bidirectional", "causal", "none"])
-def test_tokens_that_are_read_have_the_logits_and_gradients_of_all(context: str) -> None:
-    tagger = make_tagger(context).eval()
+def test_tokens_that_are_read_have_the_logits_and_gradients_of_all(context: str, order: str) -> None:
+    tagger = make_tagger(context, order).eval()
     states = random_states().requires_grad_()
     mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2])
     for chosen in ([[0, 1, 1, 0, 0, 1, 1], [0, 0, 0, 1, 0, 0, 0]], [[0] * 7, [1] * 5 + [0] * 2], mask.tolist()):

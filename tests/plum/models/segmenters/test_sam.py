@@ -171,6 +171,15 @@ def test_checkpoint_loads_strictly() -> None:
     torch.testing.assert_close(target.state_dict(), source.state_dict())
 
 
+def test_a_checkpoint_with_a_tensor_too_few_or_too_many_is_refused() -> None:
+    state = build_sam(CONFIG).state_dict()
+    first, *others = state
+    with pytest.raises(ValueError, match=rf"(?s)not a SAM checkpoint for this model.*Missing key.*{first}"):
+        build_sam(CONFIG).load_sam_checkpoint({key: state[key] for key in others})
+    with pytest.raises(ValueError, match=r"(?s)not a SAM checkpoint for this model.*Unexpected key.*of_another_model"):
+        build_sam(CONFIG).load_sam_checkpoint(state | {"of_another_model": state[first]})
+
+
 def test_sincos_positions_are_half_of_sines_and_cosines() -> None:
     config = SamConfig(**{**CONFIG.__dict__, "position_init": "sincos"})
     position = build_sam(config).image_encoder.pos_embed

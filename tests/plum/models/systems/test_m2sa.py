@@ -70,20 +70,22 @@ def test_without_its_fusion_m2sa_is_lisa_bit_for_bit() -> None:
     )
 
 
+@pytest.mark.parametrize(("global_blocks", "first"), [((1,), 1), ((1, 3), 1), ((3, 2), 2)])
 @torch.no_grad()
-def test_the_fusion_reads_the_first_global_block_once_per_image() -> None:
-    model = make_sister(sister_config("m2sa"))
-    sam = model.sam
+def test_the_fusion_reads_the_first_global_block_once_per_image(global_blocks: tuple[int, ...], first: int) -> None:
+    config = sister_config("m2sa")
+    sizes = replace(config.sam, encoder_depth=4, encoder_global_blocks=global_blocks)
+    sam = make_sister(replace(config, sam=sizes)).sam
     assert isinstance(sam, EarlyFusionSam)
-    assert sam.block == min(model.config.sam.encoder_global_blocks) == 1
+    assert sam.block == first
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     # The encoder step by step, as segment_anything's own forward does it.
     encoder = sam.image_encoder
     states = encoder.patch_embed(pixels) + encoder.pos_embed
-    for block in encoder.blocks[:2]:
+    for block in encoder.blocks[: first + 1]:
         states = block(states)
     early = states
-    for block in encoder.blocks[2:]:
+    for block in encoder.blocks[first + 1 :]:
         states = block(states)
     expected = encoder.neck(states.permute(0, 3, 1, 2)) + sam.early_fusion(early)
     torch.testing.assert_close(sam.encode_images(pixels), expected)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from partonomy.masks import decode_mask, encode_mask
 from partonomy.structures import RLE, CharSpan
 from plum.inputs.encoding import ConversationEncoder, token_id
-from plum.models.systems.seg_token import SEG_TOKEN, SegTokenProjection, SegTokens, add_seg_token, initialise_seg_row
-from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
+from plum.models.systems.seg_token import SEG_TOKEN, SegTokenProjection, SegTokens, add_seg_token
+from plum.models.systems.special_tokens import add_written_tokens, initialise_new_rows, with_special_tokens
 from plum.structures import Exchange, SpanBounds
 from tests.plum.data.tokenizers_for_tests import FAMILIES, byte_level
 from tests.plum.models.systems.sisters_world import make_sister, seg_tokenizer, sister_config
@@ -194,7 +194,7 @@ def test_reading_an_answer_finds_phrase_and_state(answer: str, phrases: list[str
 def test_the_new_row_starts_as_the_mean_of_text_and_the_rest_stays() -> None:
     model, seg = make_sister(sister_config()), token_id(seg_tokenizer(), SEG_TOKEN)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    initialise_seg_row(model, seg)
+    initialise_new_rows(model, [seg], "mean")
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     # embed_tokens is there twice (peft keeps the original), lm_head once.
     assert len(changed) == 3

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from partonomy.files import write_text_atomically
+from plum.config import Fit
 from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config
 from plum.training.run_checkpoints import UpdateCut
-from plum.training.run_directory import RunDirectory
+from plum.training.run_folder import RunFolder
 
 TINY = ["--config", "configs/plum_tiny_stage0.yaml"]
 
@@ -23,15 +24,15 @@ def config(tmp_path: Path) -> TrainConfig:
 
 
 def test_same_configuration_is_resumed(config: TrainConfig) -> None:
-    RunDirectory(config).prepare()
-    RunDirectory(config).prepare()
+    RunFolder(config).prepare()
+    RunFolder(config).prepare()
     provenance = json.loads((Path(config.run_dir) / "provenance.json").read_text())
     assert {"commit", "config_sha256", "packages"} <= set(provenance)
 
 
-def start_training(config: TrainConfig) -> RunDirectory:
+def start_training(config: TrainConfig) -> RunFolder:
     """A folder in which an update was done and a checkpoint written; its process has ended."""
-    run = RunDirectory(config)
+    run = RunFolder(config)
     run.prepare()
     run.record_start(1, None)
     partial = run.checkpoints.partial(7)
@@ -60,7 +61,7 @@ def test_another_configuration_is_refused_by_key_with_the_way_out(config: TrainC
     before = (run.root / "config.yaml").read_bytes()
     way_out = f"{key}: .* there, {value} here.*--overwrite.*python -m plum export .*update_000007 FOLDER.*--init_from"
     with pytest.raises(ValueError, match=way_out):
-        RunDirectory(change(config, key, value)).prepare()
+        RunFolder(change(config, key, value)).prepare()
     assert (run.root / "config.yaml").read_bytes() == before
     assert run.checkpoints.has_any()
 
@@ -84,7 +85,7 @@ def test_another_configuration_is_refused_by_key_with_the_way_out(config: TrainC
 )
 def test_harmless_settings_may_change_and_are_recorded(config: TrainConfig, key: str, value: object) -> None:
     start_training(config)
-    run = RunDirectory(change(config, key, value))
+    run = RunFolder(change(config, key, value))
     run.prepare()
     run.record_start(1, None)
     first, second = [json.loads(line) for line in (run.root / "starts.jsonl").read_text().splitlines()]
@@ -96,39 +97,39 @@ def test_harmless_settings_may_change_and_are_recorded(config: TrainConfig, key:
 def test_a_run_goes_on_from_another_place(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start_training(config)
     moved = run.root.rename(run.root.with_name("moved"))
-    RunDirectory(change(config, "run_dir", str(moved))).prepare()
+    RunFolder(change(config, "run_dir", str(moved))).prepare()
     monkeypatch.chdir(moved.parent)
-    other = RunDirectory(change(config, "run_dir", "moved"))
+    other = RunFolder(change(config, "run_dir", "moved"))
     other.prepare()
     assert other.checkpoints.has_any()
 
 
 def test_a_folder_named_in_another_way_is_the_same(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     start_training(change(config, "tokenizer", "data/tokenizer"))
-    RunDirectory(change(config, "tokenizer", str(Path("data/tokenizer").resolve()))).prepare()
+    RunFolder(change(config, "tokenizer", str(Path("data/tokenizer").resolve()))).prepare()
     with pytest.raises(ValueError, match="tokenizer: .*data/tokenizer there, .*data/words here"):
-        RunDirectory(change(config, "tokenizer", "data/words")).prepare()
+        RunFolder(change(config, "tokenizer", "data/words")).prepare()
 
 
 def test_a_run_without_an_update_is_taken_over(config: TrainConfig) -> None:
-    run = RunDirectory(config)
+    run = RunFolder(config)
     run.prepare()
     run.record_start(1, None)
     (run.root / "training_images.json").write_text("{}")
-    other = RunDirectory(change(config, "seed", 7))
+    other = RunFolder(change(config, "seed", 7))
     other.prepare()
     assert yaml.safe_load((run.root / "config.yaml").read_text())["seed"] == 7
     assert not (run.root / "training_images.json").exists()
     (run.root / "metrics.jsonl").write_text('{"update": 1}\n')
     with pytest.raises(ValueError, match="seed: 7 there, 8 here"):
-        RunDirectory(change(config, "seed", 8)).prepare()
+        RunFolder(change(config, "seed", 8)).prepare()
 
 
 def test_overwrite_removes_the_run_and_nothing_else(config: TrainConfig) -> None:
     run = start_training(config)
     (run.root / "notes.txt").write_text("mine")
     (run.root / "model").mkdir()
-    RunDirectory(change(config, "seed", 7)).prepare(overwrite=True)
+    RunFolder(change(config, "seed", 7)).prepare(overwrite=True)
     assert sorted(path.name for path in run.root.iterdir()) == ["config.yaml", "lock", "notes.txt", "provenance.json"]
 
 
@@ -136,9 +137,9 @@ def test_a_finished_run_is_not_prolonged(config: TrainConfig) -> None:
     run = start_training(config)
     run.model_dir.mkdir()
     run.finish({})
-    RunDirectory(change(config, "log_every", 1)).prepare()
+    RunFolder(change(config, "log_every", 1)).prepare()
     with pytest.raises(ValueError, match=r"finished after .* updates.*--init_from .*run/model --run_dir"):
-        RunDirectory(change(config, "num_updates", 10**6)).prepare()
+        RunFolder(change(config, "num_updates", 10**6)).prepare()
 
 
 @pytest.mark.parametrize("content", ["", "seed: [", "- 1"])
@@ -146,7 +147,7 @@ def test_a_damaged_configuration_is_named(config: TrainConfig, content: str) -> 
     run = start_training(config)
     (run.root / "config.yaml").write_text(content)
     with pytest.raises(ValueError, match=r"run/config\.yaml is damaged.*--overwrite"):
-        RunDirectory(config).prepare()
+        RunFolder(config).prepare()
 
 
 def test_a_key_younger_than_the_run_means_its_default(config: TrainConfig) -> None:
@@ -154,19 +155,67 @@ def test_a_key_younger_than_the_run_means_its_default(config: TrainConfig) -> No
     path = run.root / "config.yaml"
     young = ("reset_modules", "  timeout_minutes")
     path.write_text("".join(line for line in path.open() if not line.startswith(young)))
-    again = RunDirectory(config)
+    again = RunFolder(config)
     again.prepare()
     assert again._changes == {}
     with pytest.raises(ValueError, match="reset_modules"):
-        RunDirectory(dataclasses.replace(config, reset_modules=("tagger",))).prepare()
+        RunFolder(dataclasses.replace(config, reset_modules=("tagger",))).prepare()
+
+
+def test_a_nested_key_younger_than_the_run_means_what_the_code_then_did(config: TrainConfig) -> None:
+    """A run from before the switches of docs/fidelity.md resumes, with the fit that its template then had."""
+    run = start_training(config)
+    recorded = yaml.safe_load((run.root / "config.yaml").read_text())
+    del recorded["new_token_rows"], recorded["losses"]["bio_scope"], recorded["data"]["sources"][0]["group"]
+    del recorded["model"]["tagger"]["order"], recorded["model"]["feedback"]["position_in"]
+    del recorded["model"]["llava"]["vision"]["fit"]
+    write_text_atomically(run.root / "config.yaml", yaml.safe_dump(recorded))
+    losses, llava = config.losses, config.model.llava
+
+    def with_fit(fit: Fit | None) -> TrainConfig:
+        vision = dataclasses.replace(llava.vision, fit=fit)
+        return dataclasses.replace(
+            config, model=dataclasses.replace(config.model, llava=dataclasses.replace(llava, vision=vision))
+        )
+
+    for same in (config, with_fit(None)):
+        RunFolder(same).prepare()
+    with pytest.raises(ValueError, match=r"other settings \(losses\.bio_scope: "):
+        RunFolder(dataclasses.replace(config, losses=dataclasses.replace(losses, bio_scope="all"))).prepare()
+    with pytest.raises(ValueError, match=r"other settings \(model\.llava\.vision\.fit: "):
+        RunFolder(with_fit("crop")).prepare()
+
+
+@pytest.mark.parametrize("init_from", [None, "weights/base"])
+def test_an_earlier_run_of_llava_weights_was_padded(config: TrainConfig, init_from: str | None) -> None:
+    llava = dataclasses.replace(config.model.llava, conversation="llava_v1")
+
+    def with_fit(fit: Fit | None) -> TrainConfig:
+        model = dataclasses.replace(
+            config.model, llava=dataclasses.replace(llava, vision=dataclasses.replace(llava.vision, fit=fit))
+        )
+        return dataclasses.replace(config, init_from=init_from, model=model)
+
+    run = start_training(with_fit("pad"))
+    recorded = yaml.safe_load((run.root / "config.yaml").read_text())
+    del recorded["model"]["llava"]["vision"]["fit"]
+    write_text_atomically(run.root / "config.yaml", yaml.safe_dump(recorded))
+    RunFolder(with_fit("pad")).prepare()
+    with pytest.raises(ValueError, match=r"model\.llava\.vision\.fit"):
+        RunFolder(with_fit("crop")).prepare()
+    if init_from is None:
+        with pytest.raises(ValueError, match=r"model\.llava\.vision\.fit"):
+            RunFolder(with_fit(None)).prepare()  # from scratch it would now crop
+    else:
+        RunFolder(with_fit(None)).prepare()
 
 
 def test_how_the_work_is_divided_may_change_and_is_recorded(config: TrainConfig) -> None:
-    run = RunDirectory(config)
+    run = RunFolder(config)
     run.prepare()
     run.record_start(2, None)
     engine = dataclasses.replace(config.engine, micro_batch_size=4, accumulation=2, num_workers=3)
-    other = RunDirectory(dataclasses.replace(config, engine=engine))
+    other = RunFolder(dataclasses.replace(config, engine=engine))
     other.prepare()
     other.record_start(4, run.root / "checkpoints" / "update_000400")
     starts = [json.loads(line) for line in (run.root / "starts.jsonl").read_text().splitlines()]
@@ -180,8 +229,8 @@ def test_how_the_work_is_divided_may_change_and_is_recorded(config: TrainConfig)
 HOLD = """
 import sys
 from plum.training.config_file import load_train_config
-from plum.training.run_directory import RunDirectory
-run = RunDirectory(load_train_config(sys.argv[1:]))
+from plum.training.run_folder import RunFolder
+run = RunFolder(load_train_config(sys.argv[1:]))
 run.prepare()
 print("held", flush=True)
 sys.stdin.read()
@@ -194,9 +243,9 @@ def test_a_folder_in_training_is_refused_until_its_process_ends(config: TrainCon
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match=rf"being trained by another process \(process {holder.pid} on "):
-            RunDirectory(config).prepare()
+            RunFolder(config).prepare()
         holder.kill()
-    RunDirectory(config).prepare()
+    RunFolder(config).prepare()
 
 
 def test_write_atomically_leaves_no_remains(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from partonomy.datasets.curation.statistics import (
 from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, load_dataset, load_questions
 from partonomy.files import read_json, write_text_atomically
 from partonomy.questions.build_config import NUM_EXAMPLE_IDS
+from partonomy.reporting.blind_tables import line_on_questions
 from partonomy.structures import PartDataset, SkippedType
 from partonomy.table_format import TableFormat, render_table
 
@@ -27,7 +28,8 @@ def stats(
 ) -> None:
     """Print the sizes of data sets in the columns of the paper's Tables 1 and 8, and their questions per type.
 
-    A note lists what each build left out, and which questions it could not ask, with the reasons (not in CSV). With
+    A note lists what each build left out, and which questions it could not ask, with the reasons (not in CSV). In text,
+    a last line says how often a guess that sees the choices alone is right, if well above chance. With
     several folders, for example the two sides of a split, another row gives the figures of all of them together.
 
     Args:
@@ -42,12 +44,21 @@ def stats(
     joint = compute_joint_statistics(datasets) if len(datasets) > 1 else None
     tables = (size_table(entries, joint, quoted), question_table(entries))
     text = "\n\n".join(render_table(table, TableFormat(format)) for table in tables) + "\n"
+    if TableFormat(format) is TableFormat.TEXT:
+        text += "".join(f"\n{line}\n" for line in map(_blind_line, names, folders) if line)
     if output is None:
         print(text, end="")
         return
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(Path(output), text)
     print(f"Written: {output}")
+
+
+def _blind_line(name: str, folder: str) -> str:
+    if not (Path(folder) / QUESTIONS_FILE).is_file():
+        return ""
+    line = line_on_questions(name, load_questions(Path(folder), invalid="collect").questions)
+    return f"{name}: {line}" if line else ""
 
 
 def describe_left_out(count: int, annotation_ids: Sequence[int], reason: str) -> str:

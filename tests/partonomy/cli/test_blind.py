@@ -70,4 +70,4 @@ def test_wrong_input(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     empty = tmp_path / "empty.json"
     empty.write_text("[]")
     assert main(["blind", str(empty)]) == 1
-    assert "there is no question to guess" in capsys.readouterr().err
+    assert "there are no questions to guess" in capsys.readouterr().err

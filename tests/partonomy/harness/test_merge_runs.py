@@ -9,7 +9,7 @@ import pytest
 
 from partonomy.__main__ import main
 from partonomy.benchmarks.segmentation import SegmentationMode
-from partonomy.harness.merge import merge_runs
+from partonomy.harness.merge_runs import merge_runs
 from partonomy.harness.ranks import Rank
 from partonomy.harness.run import configure_run
 from partonomy.harness.run_folder import RunConfig
@@ -144,7 +144,7 @@ def test_runs_that_do_not_belong_together_are_refused(world: World, tmp_path: Pa
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "config.json").write_bytes((first / "config.json").read_bytes())
     (tmp_path / "copy" / "records.jsonl").write_text(json.dumps(changed) + "\n")
-    with pytest.raises(ValueError, match=rf"answer the item {changed['item_id']} differently \(prompt\)"):
+    with pytest.raises(ValueError, match=rf"have different records of the item {changed['item_id']} \(prompt\)"):
         merge_runs([first, tmp_path / "copy", second], tmp_path / "whole", None, allow_missing=False)
     with pytest.raises(FileExistsError, match="not empty"):
         merge_runs([first, second], second, None, allow_missing=False)
@@ -152,7 +152,9 @@ def test_runs_that_do_not_belong_together_are_refused(world: World, tmp_path: Pa
         merge_runs([first, tmp_path], tmp_path / "whole", None, allow_missing=False)
     changed["item_id"] = "of another benchmark"
     (tmp_path / "copy" / "records.jsonl").write_text(json.dumps(changed) + "\n")
-    with pytest.raises(ValueError, match=r"1 records of items not asked here: \['of another benchmark'\]"):
+    with pytest.raises(
+        ValueError, match=r"1 records of items that the benchmark does not contain: \['of another benchmark'\]"
+    ):
         merge_runs([first, second, tmp_path / "copy"], tmp_path / "whole", None, allow_missing=False)
     assert not (tmp_path / "whole").exists()
 
@@ -176,7 +178,7 @@ def test_runs_of_other_machines_are_merged_where_the_data_are_now(world: World, 
     (tmp_path / "data").rename(here)
     root = here / world.root.relative_to(tmp_path / "data")
     with pytest.raises(
-        FileNotFoundError, match=f"the data of the runs are not here; name their place with {world.root_flag}"
+        FileNotFoundError, match=f"the data of the runs are not here; pass their location with {world.root_flag}"
     ):
         merge_runs(folders, tmp_path / "whole", None, allow_missing=False)
     merged = merge_runs(folders, tmp_path / "whole", root, allow_missing=False)
@@ -185,7 +187,9 @@ def test_runs_of_other_machines_are_merged_where_the_data_are_now(world: World, 
     path = root if root.is_file() else root / "coco" / "coco_pope_random.json"
     path.write_text(path.read_text().replace("visible", "VISIBLE").replace("random cup", "random mug"))
     with pytest.raises(
-        ValueError, match=f"not the data of the runs, or changed since; name those with {world.root_flag}"
+        ValueError,
+        match="these are not the data of the runs, or they have changed; pass the original data with "
+        f"{world.root_flag}",
     ):
         merge_runs(folders, tmp_path / "again", root, allow_missing=False)
 

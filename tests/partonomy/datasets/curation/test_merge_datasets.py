@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from partonomy.datasets.curation.merge import MergeConfig, merge_datasets
+from partonomy.datasets.curation.merge_datasets import MergeConfig, merge_datasets
 from partonomy.masks import decode_mask, rle_area
 from partonomy.structures import PartDataset
 from tests.partonomy.tiny_world import make_dataset, make_image, make_instance

@@ -3,14 +3,14 @@
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from partonomy.datasets.curation.check import find_similar_names
 from partonomy.datasets.photographs import find_same_files
 from partonomy.masks import canonical_rle, union_masks
 from partonomy.names import OBJECT_PART_SEPARATOR, clean_names
-from partonomy.structures import AnnotatedImage, ObjectInstance, Part, PartDataset
+from partonomy.structures import UNNAMED_PART, AnnotatedImage, ObjectInstance, Part, PartDataset
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class CategoryConflict:
 
 @dataclass(frozen=True)
 class SamePhotograph:
-    """Image files of equal content, by their ids in the merged data set."""
+    """Images of the merged data set whose files have equal content."""
 
     image_ids: tuple[int, ...]
     file_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Merge:
+class DatasetMerge:
     """The merged data set, and findings to report to the user.
 
     `sources` holds, for each merged image, the index of its input and its id there. `similar_names` differ only in
@@ -74,7 +74,7 @@ class Merge:
     same_photographs: tuple[SamePhotograph, ...]
 
 
-def merge_datasets(datasets: Sequence[PartDataset], config: MergeConfig) -> Merge:
+def merge_datasets(datasets: Sequence[PartDataset], config: MergeConfig) -> DatasetMerge:
     """Merge data sets. Names are cleaned together, and images are numbered from 1 in the order of the sources.
 
     Image files are not moved; their names become relative to the common parent folder of all sources.
@@ -99,9 +99,9 @@ def merge_datasets(datasets: Sequence[PartDataset], config: MergeConfig) -> Merg
         for image in dataset.images:
             objects = tuple(_rename(one, object_names, part_names, categories) for one in image.objects)
             file_name = (prefix / image.file_name).as_posix()
-            images.append(AnnotatedImage(len(images) + 1, file_name, image.height, image.width, objects))
+            images.append(replace(image, image_id=len(images) + 1, file_name=file_name, objects=objects))
             sources.append((number, image.image_id))
-    return Merge(
+    return DatasetMerge(
         dataset=PartDataset(config.name, root, tuple(images)),
         sources=tuple(sources),
         renamed=_list_renamed(datasets, object_names, part_names, config.name_map),
@@ -118,9 +118,12 @@ def _unite_categories(
     for dataset in datasets:
         for label, category in sorted({(one.label, one.category) for i in dataset.images for one in i.objects}):
             name = object_names[label]
-            given = next((table[key] for key in (label, name) if key in table), category)
+            own = name if category == label else category
+            given = next((table[key] for key in (label, name) if key in table), own)
             if given not in found[name]:
                 found[name].append(given)
+    for name, several in found.items():  # an object without a category takes that of another source
+        found[name] = [one for one in several if one != name] or several
     conflicts = tuple(
         CategoryConflict(name, tuple(several)) for name, several in sorted(found.items()) if len(several) > 1
     )
@@ -155,7 +158,10 @@ def _rename(
         for name, same in sorted(by_name.items())
     )
     label = object_names[instance.label]
-    return ObjectInstance(instance.instance_id, label, categories[label], parts, instance.mask, instance.box)
+    left_out = {part_names.get((instance.label, part), part) for part in instance.left_out_parts}
+    return replace(
+        instance, label=label, category=categories[label], parts=parts, left_out_parts=tuple(sorted(left_out))
+    )
 
 
 def _list_renamed(
@@ -175,8 +181,11 @@ def _list_renamed(
 
 
 def _part_labels(dataset: PartDataset) -> set[tuple[str, str]]:
-    """Return the (object, part) labels of every part."""
-    return {(one.label, part.label) for image in dataset.images for one in image.objects for part in one.parts}
+    """Return the (object, part) labels of every part, left out or not."""
+    objects = [one for image in dataset.images for one in image.objects]
+    return {(one.label, part.label) for one in objects for part in one.parts} | {
+        (one.label, part) for one in objects for part in one.left_out_parts if part != UNNAMED_PART
+    }
 
 
 def _find_same_photographs(

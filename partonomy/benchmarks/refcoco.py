@@ -1,16 +1,13 @@
-"""refCLEF, refCOCO, refCOCO+ and refCOCOg in the download layout: `refer_seg/NAME/{refs(SPLITTER).p, instances.json}`.
+"""The benchmarks RefCOCO, RefCOCO+ and RefCOCOg, and the reader of their files and of refCLEF's.
 
-The layout is that of the LISA family's `--dataset_dir`. COCO photographs are in `refer_seg/images/mscoco/images/
-train2014`, those of refCLEF in `refer_seg/images/saiapr_tc-12`. A target is the union of its polygons; public code sums
-them, which gives 2 where they overlap.
+`segmentation.py` asks the expressions and scores the masks. The files have the download layout of the LISA family's
+`--dataset_dir`: `refer_seg/NAME/{refs(SPLITTER).p, instances.json}`, COCO's photographs in `refer_seg/images/mscoco/
+images/train2014`, and refCLEF's in `refer_seg/images/saiapr_tc-12`. A target is the union of its polygons. Public code
+sums them, so that overlapping pixels get the value 2.
 """
 
-import io
 import logging
 import os
-import pickle
-import pickletools
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,148 +18,18 @@ import numpy as np
 
 from partonomy.benchmarks.segmentation import SegmentationItem, define_segmentation
 from partonomy.benchmarks.task import Source
-from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, printable, reason_of
-from partonomy.masks import (
-    MIN_POLYGON_COORDINATES,
-    check_mask_size,
-    encode_mask,
+from partonomy.datasets.plain_pickle import load_plain_pickle
+from partonomy.files import (
+    RECORD_ERRORS,
+    check_relative_path,
+    check_text,
     is_integer,
-    rle_from_coco,
+    iterate_lists,
+    reason_of,
     shorten,
-    union_masks,
 )
+from partonomy.masks import MIN_POLYGON_COORDINATES, check_mask_size, encode_mask, rle_from_coco, union_masks
 from partonomy.structures import RLE
-
-MODULES_OF_BUILTINS = ("__builtin__", "builtins")
-CONTAINERS = {"list": list, "dict": dict, "tuple": tuple, "set": set, "frozenset": frozenset}
-NUMBERS = {"int": int, "long": int, "float": float, "bool": bool}
-MODULES_OF_NUMPY_SCALARS = ("numpy.core.multiarray", "numpy._core.multiarray")
-STRUCT_CODES = {
-    "b1": "?",
-    "i1": "b",
-    "i2": "h",
-    "i4": "i",
-    "i8": "q",
-    "u1": "B",
-    "u2": "H",
-    "u4": "I",
-    "u8": "Q",
-    "f4": "f",
-    "f8": "d",
-}
-"""NumPy's type codes of numbers -> those of the struct module."""
-ARGUMENT_SIZES = {ord(entry.code): 0 if entry.arg is None else entry.arg.n for entry in pickletools.opcodes}
-"""Pickle opcodes -> bytes of their argument; negative: the argument ends at a newline or has a length prefix."""
-PAIRS = {ord(entry.code) for entry in pickletools.opcodes if entry.arg is pickletools.stringnl_noescape_pair}
-LENGTH_WIDTHS = {
-    pickletools.TAKEN_FROM_ARGUMENT1: 1,
-    pickletools.TAKEN_FROM_ARGUMENT4: 4,
-    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
-    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
-}
-MAX_REASON = 300
-PUT, LONG_BINPUT = pickle.PUT[0], pickle.LONG_BINPUT[0]
-READ_ERRORS = (
-    pickle.UnpicklingError,
-    struct.error,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    ImportError,
-    OverflowError,
-    RecursionError,
-)
-
-
-def load_plain_pickle(path: Path) -> Any:
-    """Read a pickle of lists, dicts, tuples, sets, texts and numbers.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not a pickle, is damaged, or names a class or function that is not allowed.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found")
-    content = path.read_bytes()
-    try:
-        _check_claims(content)
-        return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except READ_ERRORS as error:
-        raise ValueError(
-            f"{path}: not a readable pickle of plain values ({printable(str(error)[:MAX_REASON])})"
-        ) from error
-
-
-def _check_claims(content: bytes) -> None:
-    """Check that no length and no memo index exceeds the length of the file.
-
-    The unpickler allocates memory for a claimed length or index before it reads on, so a few damaged bytes could
-    exhaust the memory.
-
-    Raises:
-        UnpicklingError: A length or an index is too large, or an opcode is unknown.
-    """
-    position, end = 0, len(content)
-    while position < end:
-        code = content[position]
-        if code not in ARGUMENT_SIZES:
-            raise pickle.UnpicklingError(f"there is no operation {code}")
-        size = ARGUMENT_SIZES[code]
-        position += 1
-        start = position
-        if size == pickletools.UP_TO_NEWLINE:
-            for _ in range(2 if code in PAIRS else 1):
-                position = content.find(b"\n", position) + 1
-                if not position:
-                    raise pickle.UnpicklingError("it ends within a line")
-        elif size < 0:
-            width = LENGTH_WIDTHS[size]
-            position += width + int.from_bytes(content[position : position + width], "little")
-        else:
-            position += size
-        if position > end:
-            raise pickle.UnpicklingError("it claims more bytes than it has")
-        if code == LONG_BINPUT and int.from_bytes(content[start:position], "little") > end:
-            raise pickle.UnpicklingError("it claims more values than it has bytes")
-        if code == PUT and int(content[start:position]) > end:
-            raise pickle.UnpicklingError("it claims more values than it has bytes")
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """Return an allowed class or function; called for every one that the pickle names."""
-        if module in MODULES_OF_BUILTINS and name in CONTAINERS | NUMBERS:
-            return (CONTAINERS | NUMBERS)[name]
-        if (module, name) == ("numpy", "dtype"):
-            return _NumberKind
-        if module in MODULES_OF_NUMPY_SCALARS and name == "scalar":
-            return _read_number
-        raise pickle.UnpicklingError(
-            f"it wants to call {module}.{name}, which data files have no use for; do not open this file elsewhere"
-        )
-
-
-class _NumberKind:
-    """Stands for a NumPy dtype: its code, and the byte order that follows as state."""
-
-    def __init__(self, code: str, align: object = False, copy: object = False) -> None:
-        if code not in STRUCT_CODES:
-            raise pickle.UnpicklingError(f"a NumPy value of the kind {code!r} is no plain number")
-        self.code = code
-        self.order = "<"
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = ">" if state[1] == ">" else "<"
-
-
-def _read_number(kind: _NumberKind, content: str | bytes) -> int | float | bool:
-    data = content.encode("latin1") if isinstance(content, str) else content
-    value: int | float | bool = struct.unpack(kind.order + STRUCT_CODES[kind.code], data)[0]
-    return value
-
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +39,12 @@ COCO_FOLDER = "refer_seg/images/mscoco/images/train2014"
 
 @dataclass(frozen=True)
 class ReferringSet:
-    """The author of a set's split (part of its file name) and its image folder, relative to the root."""
+    """Layout of a referring data set.
+
+    Attributes:
+        split_by: Who made the split ("unc", "umd"); part of the name of the file of references.
+        image_folder: The image folder, relative to the root.
+    """
 
     split_by: str
     image_folder: str
@@ -325,7 +197,7 @@ def is_in_split(reference_split: str, split: str) -> bool:
 
 
 def check_files_exist(paths: Sequence[Path], what: str) -> None:
-    """Check all image files up front, so that no run stops at a missing one hours later.
+    """Check that all image files exist, so that no run stops at a missing one hours later.
 
     Raises:
         FileNotFoundError: Some are missing; the message counts them and names the first.
@@ -344,7 +216,7 @@ def choose_split(path: Path, references: Sequence[Reference], split: str) -> lis
     chosen = [reference for reference in references if is_in_split(reference.split, split)]
     if not chosen:
         known = ", ".join(sorted({reference.split for reference in references}))
-        raise ValueError(f"{path}: no record of the split {split!r}; it has {known}")
+        raise ValueError(f"{path}: no record belongs to the split {split!r}; the splits are {known}")
     return chosen
 
 
@@ -408,7 +280,7 @@ def _read_instances(
             number = read_identifier(record, "id")
             if kind == "images" and number in wanted:
                 file_name = check_relative_path(record["file_name"], "'file_name'")
-                check_mask_size(record["height"], record["width"], "the image")
+                check_mask_size(record["height"], record["width"])
                 pictures[number] = _Picture(folder / file_name, record["height"], record["width"])
             elif kind == "annotations" and number in referred:
                 segmentations[number] = record["segmentation"]
@@ -446,7 +318,7 @@ def _unite(masks: Sequence[RLE], picture: _Picture) -> RLE:
 def read_target(segmentation: Any, height: int, width: int, where: str) -> RLE:
     """Read a target's mask, the union of its polygons or run-length codes (refCLEF); may be empty.
 
-    Polygons of fewer than three points enclose nothing and are dropped, as pycocotools' users do.
+    Polygons of fewer than three points enclose nothing and are dropped, as users of pycocotools do.
 
     Raises:
         ValueError: The segmentation is broken; the message begins with `where`.
@@ -478,15 +350,14 @@ def check_identifier(value: object, name: str) -> Identifier:
     if isinstance(value, str):
         return check_text(value, name)
     if not is_integer(value):
-        raise ValueError(f"{name} must be a whole number or a text, got {shorten(value)}")
-    assert isinstance(value, int)
+        raise ValueError(f"{name} must be an integer or a string, got {shorten(value)}")
     return value
 
 
 def _text(record: Any, key: str) -> str:
     value = record[key]
     if not isinstance(value, str):
-        raise ValueError(f"{key!r} must be a text, got {shorten(value)}")
+        raise ValueError(f"{key!r} must be a string, got {shorten(value)}")
     return value
 
 

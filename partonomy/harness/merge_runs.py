@@ -33,7 +33,7 @@ _OF_TIME_AND_PLACE = ("seconds", "image_path")
 
 
 @dataclass(frozen=True)
-class Merge:
+class RunMerge:
     """A finished merge.
 
     Attributes:
@@ -47,7 +47,7 @@ class Merge:
     num_repeated: int
 
 
-def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_missing: bool) -> Merge:
+def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_missing: bool) -> RunMerge:
     """Write a finished run from the records of several.
 
     Args:
@@ -58,7 +58,7 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
 
     Raises:
         FileExistsError: The output folder is not empty.
-        FileNotFoundError: A folder holds no run, or the data are nowhere.
+        FileNotFoundError: A folder holds no run, or the data cannot be found.
         ValueError: Runs differ in their settings or in a record, hold records of other items, or lack some.
     """
     if output.exists() and any(output.iterdir()):
@@ -69,10 +69,12 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
     root = root or next((Path(config.root) for config in configs.values() if Path(config.root).exists()), None)
     flag = first.registered.root_flag
     if root is None:
-        raise FileNotFoundError(f"{first.root}: the data of the runs are not here; name their place with --{flag}")
+        raise FileNotFoundError(f"{first.root}: the data of the runs are not here; pass their location with --{flag}")
     task = first.load_task(root)
     if task.content_hash() != first.content_hash:
-        raise ValueError(f"{root}: not the data of the runs, or changed since; name those with --{flag}")
+        raise ValueError(
+            f"{root}: these are not the data of the runs, or they have changed; pass the original data with --{flag}"
+        )
     check_task(task)
     codec = codec_of(task)
     records_of: dict[Path, dict[str, Record]] = {
@@ -89,7 +91,7 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
         for path, own in records_of.items()
     ]
     write_merged_description(output, described)
-    return Merge(finish_run(config, task, records), num_missing, num_repeated)
+    return RunMerge(finish_run(config, task, records), num_missing, num_repeated)
 
 
 def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
@@ -106,12 +108,14 @@ def _join(task: AnyTask, found: Mapping[str, Record], allow_missing: bool) -> tu
     ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]
     foreign = sorted(set(found) - set(ids))
     if foreign:
-        raise ValueError(f"the runs hold {len(foreign)} records of items not asked here: {foreign[:MAX_NAMED]}")
+        raise ValueError(
+            f"the runs have {len(foreign)} records of items that the benchmark does not contain: {foreign[:MAX_NAMED]}"
+        )
     missing = [item_id for item_id in ids if item_id not in found]
     if missing and not allow_missing:
         raise ValueError(
             f"{len(missing)} of {len(ids)} items have no record, e.g. {missing[:MAX_NAMED]}: finish the runs "
-            "(--resume), name all of them, or pass --allow_missing to count these items as failed"
+            "(--resume), pass all of them, or pass --allow_missing to count these items as failed"
         )
     records: list[Record] = []
     for item in task.items:
@@ -144,8 +148,8 @@ def unite_records(records_of: Mapping[Path, Mapping[str, Record]]) -> tuple[dict
             differing = _differing_fields(united[record_id], record)
             if differing:
                 raise ValueError(
-                    f"{source[record_id]} and {path} answer the item {record_id} differently "
-                    f"({', '.join(differing)}); leave one of them out"
+                    f"{source[record_id]} and {path} have different records of the item {record_id} "
+                    f"({', '.join(differing)}); leave one of the runs out"
                 )
             repeated.add(record_id)
     return united, len(repeated)

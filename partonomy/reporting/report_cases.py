@@ -1,4 +1,4 @@
-"""The cases of a report: the choice of items, and their pictures and texts for the page."""
+"""Chooses the cases of a report, and prepares their pictures and texts for the page."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ class DrawnCase:
 
 @dataclass(frozen=True)
 class CaseItems:
-    """The run's items by id; empty, with the reason, if they can no longer be read."""
+    """The run's items by id, or the reason why they can no longer be read."""
 
     by_id: Mapping[str, Item]
     problem: str
@@ -78,14 +78,14 @@ def load_case_items(run: AnyRun) -> CaseItems:
     except DataChangedError:
         return CaseItems({}, f"No pictures: {run.config.root} has changed since the run.")
     except (OSError, ValueError) as error:
-        return CaseItems({}, f"No pictures: the {run.task.WORDS.items} cannot be read any more ({error}).")
+        return CaseItems({}, f"No pictures: the {run.task.WORDS.items} can no longer be read ({error}).")
     return CaseItems({item.item_id: item for item in task.items}, "")
 
 
 def choose_cases(
     run: AnyRun, num_each: int, generator: np.random.Generator
 ) -> tuple[tuple[str, tuple[Record, ...]], ...]:
-    """Choose random items and the scored items of highest and lowest quality, one per image under a heading.
+    """Choose random items and the scored items with the highest and the lowest quality, one per image and heading.
 
     Args:
         run: The run; entries of its data that could not be asked are left out.
@@ -125,7 +125,7 @@ def draw_case(run: AnyRun, record: Record, item: Item | None) -> DrawnCase:
 
 
 def mark_spans(text: str, spans: Sequence[CharSpan], colours: Sequence[Colour]) -> str:
-    """Return a text as escaped HTML with each span in its colour; overlapping later spans stay unmarked."""
+    """Return text as escaped HTML with each span in its colour; a span that overlaps an earlier one is not marked."""
     pieces, position = [], 0
     order = sorted(range(len(spans)), key=lambda index: spans[index].start)
     for index in order:

@@ -10,7 +10,9 @@ import platform
 import shutil
 import socket
 import subprocess
-from dataclasses import MISSING, asdict, fields
+import types
+import typing
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +21,8 @@ from typing import TextIO
 import yaml
 
 from partonomy.files import write_text_atomically
-from plum.train_config import EngineConfig, TrainConfig
+from plum.config import ModelConfig, earlier_fit, with_fit
+from plum.train_config import TrainConfig
 from plum.training.run_checkpoints import RunCheckpoints
 
 logger = logging.getLogger(__name__)
@@ -67,7 +70,7 @@ _OWN_FOLDERS = ("checkpoints", "model", "tensorboard")
 """What a run writes to its folder, beside the lock: what a new start of the same folder removes."""
 
 
-class RunDirectory:
+class RunFolder:
     """Paths of a run, and the rule for starting, resuming or refusing it.
 
     A folder with the same configuration is resumed, or left as it is if it holds the final model. Some settings may
@@ -144,18 +147,16 @@ class RunDirectory:
 
     def _list_changes(self, path: Path) -> dict[str, tuple[object, object]]:
         """Return the settings that differ from those in the folder, by dotted key: there, here."""
-        # A key that did not exist when the run started has its default.
-        defaults = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
-        engine = {field.name: field.default for field in fields(EngineConfig) if field.default is not MISSING}
         try:
             there = yaml.safe_load(path.read_text(encoding="utf-8"))
+            _complete_fit(there, self.config.model, self.config.init_from is None)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); {self._way_out()}") from error
-        if not isinstance(there, dict):
-            raise ValueError(f"{path} is damaged: it holds no settings; {self._way_out()}")
-        if isinstance(there.get("engine"), dict):
-            there["engine"] = engine | there["engine"]
-        return _differences(_with_resolved_paths(defaults | there), _with_resolved_paths(self._resolved()))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: it lacks settings ({error!r}); {self._way_out()}") from error
+        # A key that did not exist when the run started has its default, which is what the code then did.
+        recorded = _with_defaults(there, TrainConfig)
+        return _differences(_with_resolved_paths(recorded), _with_resolved_paths(self._resolved()))
 
     def _require_free_changes(self) -> None:
         refused = {key: values for key, values in self._changes.items() if key not in _FREE_KEYS}
@@ -279,3 +280,44 @@ def _with_resolved_paths(value: object, key: str = "") -> object:
 def _shorten(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _complete_fit(recorded: dict[str, typing.Any], own: ModelConfig, is_from_scratch: bool) -> None:
+    """Give the record of a run from before `llava.vision.fit` the fit that the code then had, in place.
+
+    A configuration that leaves the fit open gets it from `init_from`, which the run started from, too: it is the same.
+    """
+    vision = recorded["model"]["llava"]["vision"]
+    if "fit" in vision:
+        return
+    earlier = earlier_fit(recorded["model"]["llava"]["conversation"])
+    fit = (with_fit(own) if is_from_scratch else own).llava.vision.fit
+    vision["fit"] = own.llava.vision.fit if fit in (None, earlier) else earlier
+
+
+def _with_defaults(recorded: object, declared: object) -> object:
+    """Return a recorded value with the defaults of the keys that it lacks, at every depth.
+
+    Args:
+        recorded: value from a run's config.yaml.
+        declared: type of the value in the configuration's dataclasses.
+    """
+    if typing.get_origin(declared) in (types.UnionType, typing.Union):
+        declared = next(one for one in typing.get_args(declared) if one is not types.NoneType)
+    if isinstance(recorded, list) and typing.get_origin(declared) is tuple:
+        return [_with_defaults(one, typing.get_args(declared)[0]) for one in recorded]
+    if not isinstance(recorded, dict) or not (isinstance(declared, type) and is_dataclass(declared)):
+        return recorded
+    hints = typing.get_type_hints(declared)
+    kept = {name: _with_defaults(value, hints.get(name)) for name, value in recorded.items()}
+    defaults = {one.name: _default(one) for one in fields(declared) if one.name not in recorded}
+    return kept | {name: value for name, value in defaults.items() if value is not MISSING}
+
+
+def _default(field: "Field[typing.Any]") -> object:
+    """Return a field's default in the types that YAML can hold, or MISSING."""
+    value = field.default if field.default_factory is MISSING else field.default_factory()
+    if value is MISSING:
+        return MISSING
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    return json.loads(json.dumps(plain))

@@ -1,8 +1,8 @@
-"""`python -m partonomy merge-runs`."""
+"""`python -m partonomy merge-runs`: joins runs over parts of a benchmark into one."""
 
 from pathlib import Path
 
-from partonomy.harness.merge import merge_runs as merge
+from partonomy.harness.merge_runs import merge_runs as merge
 from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, read_config
 from partonomy.reporting.overview import overview
 
