@@ -92,7 +92,7 @@ class FittingSource:
                 f"longest has {longest} tokens"
             )
         if num_long:
-            logger.warning(
+            logger.info(  # once, on the main rank; what is replaced is a warning on every rank
                 "source %s: %d of %d texts exceed data.max_text_tokens = %s (the longest has %d tokens: %r...) and are "
                 "left out when they are drawn",
                 self.name,

@@ -19,14 +19,15 @@ rank has failed, too, so that the same error is not printed by every rank."""
 
 
 def start_log() -> None:
-    """Log with times: everything on the main rank, errors and replaced images on the others."""
+    """Log with times: everything on the main rank, errors and replaced samples on the others."""
     is_main = _rank() == 0
     logging.basicConfig(
         level=logging.INFO if is_main else logging.ERROR,
         format="%(asctime)s %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
     )
-    logging.getLogger("plum.data.sources").setLevel(logging.INFO if is_main else logging.WARNING)
+    for name in ("plum.data.sources", "plum.data.fitting_texts"):
+        logging.getLogger(name).setLevel(logging.INFO if is_main else logging.WARNING)
 
 
 def run_reported(name: str, program: Callable[[], int]) -> int:

@@ -72,7 +72,7 @@ def test_an_image_without_a_text_that_fits_is_replaced_by_the_next(caplog: pytes
 
 
 def test_long_texts_are_counted_before_anything_is_drawn(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         _fit(_Listed(((SHORT, TOO_LONG),), ((SHORT,),)))
     longest = make_encoder(None).encode((TOO_LONG,)).encoded.num_text_tokens
     (message,) = [record.message for record in caplog.records]

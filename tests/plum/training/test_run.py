@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -262,7 +263,8 @@ def test_a_full_disk_is_named_and_the_run_goes_on_from_before(
 def test_texts_beyond_the_limit_do_not_end_a_run(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Half of the questions are longer, some pictures have no other, and every update still has its images."""
     config = make_config(folder, "long_texts", num_updates=8)
-    train(replace(config, data=replace(config.data, max_text_tokens=28)))
+    with caplog.at_level(logging.INFO):
+        train(replace(config, data=replace(config.data, max_text_tokens=28)))
     reports = [record.message for record in caplog.records if "exceed data.max_text_tokens = 28" in record.message]
     assert [message.split(":")[0] for message in reports] == [
         "source explanatory",
