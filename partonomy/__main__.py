@@ -56,6 +56,7 @@ COMMANDS = (
     Command("tables", "results:tables", ("runs",)),
     Command("compare", "results:compare", ("run_a", "run_b")),
     Command("report", "results:report", ("run",)),
+    Command("chart", "results:chart", ("runs",)),
     Command("merge-runs", "merge_runs:merge_runs", ("runs",)),
     Command("export-predictions", "results:export_predictions", ("run",)),
     Command("export-lmms-eval", "lmms_eval:export_lmms_eval", ("folder",)),

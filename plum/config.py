@@ -11,6 +11,8 @@ Quantization = Literal["none", "int8", "nf4"]
 """Storage of a frozen language model: unchanged, or quantized to 8 or 4 bits by bitsandbytes."""
 Fit = Literal["crop", "pad", "stretch"]
 """How an image becomes CLIP's square; see `VisionConfig.fit`."""
+TagScheme = Literal["bio", "binary"]
+"""Classes of the span tagger; see `TaggerConfig.scheme`."""
 Conversation = Literal[
     "llava_v1", "vicuna_v1.1", "llava_llama_2", "plain", "llava_v1_im_start_end", "vicuna_v1.1_im_start_end"
 ]
@@ -123,6 +125,16 @@ class TaggerConfig:
     order: Literal["mlp_first", "block_first"] = "mlp_first"
     """`mlp_first` (paper, section 4): MLP (D -> D -> D), block, linear layer (D -> 3). `block_first` (authors' code):
     block, MLP (D -> D -> 3)."""
+    scheme: TagScheme = "bio"
+    """`bio`: three classes, O, B and I (paper, section 4). `binary`: two, in a phrase or not (`pred_binary_span` of the
+    authors' code; the IO scheme of chunking); each contiguous run of tokens in a phrase is a phrase, so that phrases
+    without a token between them become one."""
+    use_crf: bool = False
+    """Score whole sequences of tags with a linear-chain CRF (plum/models/heads/crf.py; `use_crf_bio` of the authors'
+    code). Each answer is a sequence."""
+    use_cross_attention: bool = False
+    """Let tokens attend to the image tokens of LLaVA's projector, after the encoder block (paper, Table 6, double
+    dagger: in ablations only; see plum/models/heads/span_tagger.py)."""
 
 
 @dataclass(frozen=True)

@@ -163,16 +163,33 @@ class ImageFeatures:
 
 
 @dataclass(frozen=True)
+class TagChain:
+    """What links the tags of A tokens under a linear-chain CRF with C classes.
+
+    sequence: LongTensor [A], number of the sequence that each token belongs to; a sequence's tokens are adjacent and in
+        order
+    start [C], end [C]: scores of a sequence's first and last class
+    transitions [C, C]: scores of a class (row) followed by another (column)
+    """
+
+    sequence: Tensor
+    start: Tensor
+    transitions: Tensor
+    end: Tensor
+
+
+@dataclass(frozen=True)
 class GroundedOutput:
     """Output of one forward pass of the model.
 
     hidden_states [N, T, D]: last layer, after the final norm
     token_logits [K, V], token_labels [K]: next-token logits at supervised positions only
     tag_logits [A, 3], tag_labels [A]: at the A tokens with a tag only, in the order of plum.inputs.bio_labels.Tag;
-        tag_logits is None without a tagger
+        tag_logits is None without a tagger, and [A, 2] in the binary scheme, whose labels are BIO tags too
     images: both towers' features of the B images
     mask_logits [M, 4h, 4w]: low resolution, in the frame of SAM's padded input
     teacher_states [N, T, D] or None: hidden states with the adapters off; zeros after each conversation's last span
+    tag_chain: None without a CRF; its tokens are those of tag_logits
     """
 
     hidden_states: Tensor
@@ -183,6 +200,7 @@ class GroundedOutput:
     images: ImageFeatures
     mask_logits: Tensor
     teacher_states: Tensor | None = None
+    tag_chain: TagChain | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,13 @@ class LossConfig:
     tversky_gamma: float = 0.75
     dice_scale: float = 1000.0
     bio_class_weights: tuple[float, float, float] = (0.1, 1.0, 1.0)
-    """Weights of the classes O, B, I."""
+    """Weights of the classes O, B, I; with `model.tagger.scheme` binary, a token in a phrase weighs as B. A CRF
+    (`model.tagger.use_crf`) weighs all tokens alike, because its loss is of whole sequences."""
+    bio_form: Literal["cross_entropy", "hinge"] = "cross_entropy"
+    """Form of the BIO loss: `cross_entropy` (paper, section 4), or the multi-class `hinge` loss. A CRF has its own
+    form, the negative log-likelihood of the tags."""
+    bio_margin: float = 1.0
+    """Margin of the hinge loss, in logits; ignored by the other forms."""
     kl_sigma: float = 1.0
     kl_reduction: Literal["mean", "sum", "authors"] = "mean"
     """What becomes of the squared distances to the teacher. `sum`: paper, section 4 (states pooled over a span, sum

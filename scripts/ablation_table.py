@@ -34,13 +34,15 @@ SIGNIFICANCE = 0.05
 class Column:
     """A number of a run: its heading, the file that holds it and the keys down to it.
 
-    `is_change`: the difference to the same number of the model that the runs started from.
+    `is_change`: the difference to the same number of the model that the runs started from. `is_optional`: the column is
+    left out if no run has the file.
     """
 
     heading: str
     file: str
     keys: tuple[str, ...]
     is_change: bool = False
+    is_optional: bool = False
 
 
 def _metric(heading: str, question_type: str, metric: str) -> Column:
@@ -86,20 +88,46 @@ SISTER_COLUMNS = (
     Column("question answering, nats per token", "teacher_forced.json", QUESTION_ANSWERING),
     Column("its change by fine-tuning", "teacher_forced.json", QUESTION_ANSWERING, is_change=True),
 )
+LAMBDA_PREFIX = "kl_"
+"""Beginning of a variant's name in a sweep of the KL weight; the weight follows."""
+
+
+def _download(heading: str, benchmark: str, metric: str) -> Column:
+    keys = ("groups", ALL, "metrics", metric, "value")
+    return Column(heading, f"{benchmark}/summary.json", keys, is_optional=True)
+
+
+SWEEP_COLUMNS = (
+    _metric("identification micro-gIoU", IDENTIFICATION, "giou_micro_paired"),
+    _metric("macro-gIoU", IDENTIFICATION, "giou_macro_paired"),
+    _download("TextVQA accuracy", "textvqa", "accuracy"),
+    Column("question answering, nats per token", "teacher_forced.json", QUESTION_ANSWERING),
+    Column("its change by fine-tuning", "teacher_forced.json", QUESTION_ANSWERING, is_change=True),
+)
+LOSS_WEIGHT_COLUMNS = (
+    _download("ReasonSeg gIoU", "reasonseg", "giou"),
+    _download("ReasonSeg cIoU", "reasonseg", "ciou"),
+    _metric("identification micro-gIoU", IDENTIFICATION, "giou_micro_paired"),
+    _metric("macro-gIoU", IDENTIFICATION, "giou_macro_paired"),
+)
 TABLES: Mapping[str, Mapping[str, tuple[Column, ...]]] = {
     "ablations": {"": ABLATION_COLUMNS},
     "look_ahead": {"": LOOK_AHEAD_COLUMNS},
+    "kl_sweep": {"": SWEEP_COLUMNS},
+    "loss_weights": {"": LOSS_WEIGHT_COLUMNS},
     "sisters": {
         "Partonomy": SISTER_COLUMNS,
         "MMR-like, own answers, masks paired (mode generate)": _mmr("generate"),
         "MMR-like, own answers, union of masks (mode union)": _mmr("union"),
     },
 }
-"""Tables with their titles, by the comparison's folder in configs/."""
+"""Tables with their titles, by the comparison's name (`--columns`)."""
 
 
 def read_value(run: Path, column: Column) -> float | None:
     """Return one number of a run, or None if it is null; a missing key is an error that names file and key."""
+    if column.is_optional and not (run / column.file).is_file():
+        return None
     value = _find(run / column.file, column.keys)
     if value is None or not column.is_change:
         return value
@@ -183,12 +211,18 @@ def describe(values: Mapping[int, float | None], comparison: Comparison | None) 
     return mean if comparison is None else f"{mean} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
 
 
-def main(folder: Path, base: str, tables: Mapping[str, tuple[Column, ...]]) -> None:
-    """Print the tables as Markdown."""
+def find_runs(folder: Path) -> dict[str, dict[int, Path]]:
+    """Return the folders of finished runs, by variant and seed."""
     runs: dict[str, dict[int, Path]] = defaultdict(dict)
     for finished in sorted(folder.glob("*_seed*/teacher_forced.json")):
         variant, seed = finished.parent.name.rsplit("_seed", 1)
         runs[variant][int(seed)] = finished.parent
+    return runs
+
+
+def main(folder: Path, base: str, tables: Mapping[str, tuple[Column, ...]]) -> None:
+    """Print the tables as Markdown."""
+    runs = find_runs(folder)
     if base not in runs:
         sys.exit(f"{folder} holds no finished run of {base}")
     comparisons: list[Comparison] = []
@@ -200,6 +234,8 @@ def main(folder: Path, base: str, tables: Mapping[str, tuple[Column, ...]]) -> N
 
 
 def _print_table(runs: Mapping[str, Mapping[int, Path]], base: str, columns: tuple[Column, ...]) -> list[Comparison]:
+    every = [run for of_variant in runs.values() for run in of_variant.values()]
+    columns = tuple(one for one in columns if not one.is_optional or any((run / one.file).is_file() for run in every))
     print("| variant | seeds | " + " | ".join(column.heading for column in columns) + " |")
     print("|" + "---|" * (len(columns) + 2))
     comparisons = []

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run the paper's ablations on the embedded default: every file in configs/ablations, with three seeds, from the quickstart's stage 0.
+# Run the paper's ablations, and those of the authors' switches, on the embedded default: every file in configs/ablations, with three
+# seeds, from the quickstart's stage 0.
 # Usage: bash scripts/ablations.sh            Resumable; settings: scripts/compare_variants.sh.
 #   RUNS=runs/ablations (folder of the runs)
 set -euo pipefail

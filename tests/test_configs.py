@@ -31,7 +31,11 @@ CHANGED_KEYS = {
     "kl_1": {"losses.kl"},
     "kl_sum": {"losses.kl_reduction"},
     "no_feedback": {"model.feedback.is_enabled"},
+    "tagger_binary": {"model.tagger.scheme"},
     "tagger_causal": {"model.tagger.context"},
+    "tagger_crf": {"model.tagger.use_crf"},
+    "tagger_cross_attention": {"model.tagger.use_cross_attention"},
+    "tagger_hinge": {"losses.bio_form"},
     "tagger_none": {"model.tagger.context"},
 }
 
@@ -161,6 +165,55 @@ def test_every_ablation_of_the_table_is_there() -> None:
     assert (values["kl_0"].losses.kl, values["kl_1"].losses.kl) == (0.0, 1.0)
     taggers = [values[name].model.tagger for name in ("tagger_causal", "tagger_none")]
     assert [tagger.context for tagger in taggers if tagger is not None] == ["causal", "none"]
+    tagger = values["tagger_binary"].model.tagger
+    assert tagger is not None
+    assert tagger.scheme == "binary"
+    assert values["tagger_hinge"].losses.bio_form == "hinge"
+
+
+@pytest.mark.parametrize("size", ["7b", "13b"])
+def test_overlays_of_the_mmr_paper_change_what_its_rows_name(size: str) -> None:
+    """Tables 2 and 6: the system and its [SEG] tokens, on M2SA's own mixture; Table 9: MMR in ReasonSeg's place."""
+    full, overlays = CONFIGS / f"m2sa_{size}.yaml", CONFIGS / "overlays"
+    base = load(full)
+    one, many = (load(full, overlays / f"mmr_{name}.yaml") for name in ("lisa", "many_seg"))
+    assert base.model.seg_token is not None
+    assert base.model.system == "m2sa"
+    assert many == replace(base, model=replace(base.model, system="lisa"))
+    seg_token = replace(base.model.seg_token, targets="single")
+    assert one == replace(base, model=replace(base.model, system="lisa", seg_token=seg_token))
+    reasoning = load(CONFIGS / f"lisa_{size}.yaml")
+    swapped = load(CONFIGS / f"lisa_{size}.yaml", overlays / "mmr_for_reason_seg.yaml")
+    assert [source.kind for source in swapped.data.sources if source.group == "reasoning"] == ["mmr"]
+    kept = [source for source in reasoning.data.sources if source.kind != "reasoning"]
+    assert [source for source in swapped.data.sources if source.kind != "mmr"] == kept
+    assert swapped.data.groups == reasoning.data.groups
+    assert replace(swapped, data=reasoning.data) == reasoning
+
+
+def test_m2sa_differs_between_sizes_in_its_backbone_alone() -> None:
+    small, large = (load(CONFIGS / f"m2sa_{size}.yaml") for size in ("7b", "13b"))
+    assert large.model.llava == load(CONFIGS / "lisa_13b.yaml").model.llava
+    same = replace(small, run_dir=large.run_dir, init_from=large.init_from)
+    assert replace(same, model=replace(small.model, llava=large.model.llava)) == large
+
+
+def test_loss_weights_are_those_of_table_14() -> None:
+    """Every printed row under both readings of its headings; moved by one, the last row is the paper's Table 6."""
+    from partonomy.quoted_rows import read_quoted
+
+    full, folder = CONFIGS / "plum_13b_ft.yaml", CONFIGS / "loss_weights"
+    base, names = load(full), set()
+    for row in read_quoted("table14").rows:
+        printed = [float(row[name]) for name in ("lambda_KL", "lambda_seg", "lambda_BCE")]
+        assert float(row["LR"]) == base.optimizer.learning_rate
+        for name, (kl, overlap, bce) in (("kl", printed), ("overlap", (printed[2], printed[0], printed[1]))):
+            path = folder / f"{name}_{printed[0]:g}.yaml"
+            names.add(path.name)
+            losses = replace(base.losses, kl=kl, mask_overlap=overlap, mask_bce=bce)
+            assert load(full, path) == replace(base, losses=losses)
+    assert {path.name for path in folder.glob("*.yaml")} == names
+    assert load(full, folder / "overlap_8.yaml") == base
 
 
 def test_stages_fit_together() -> None:

@@ -54,7 +54,7 @@ def test_script_is_valid_bash_and_says_what_it_is_for(script: Path) -> None:
 def test_commands_in_yaml_headers_parse(path: Path) -> None:
     header = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     commands = [re.sub(r"^Command:\s*", "", line) for line in header if line.startswith(("Command:", "python "))]
-    is_overlay = path.parent.name in ("ablations", "sisters") and path.stem != "base"
+    is_overlay = path.parent.name in ("ablations", "sisters", "loss_weights") and path.stem != "base"
     assert bool(commands) != is_overlay
     for command in commands:
         words = shlex.split(re.sub(r"\s+\(.*\)$", "", command))

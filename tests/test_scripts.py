@@ -37,6 +37,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("requirements.txt", "requirements-dev.txt"):
         shutil.copy(ROOT / name, tmp_path)
         shutil.copy(ROOT / name, tmp_path / ".venv" / f"{name}.installed")
+    (tmp_path / "data" / "quickstart" / "val").mkdir(parents=True)
     for folder in ("stage0/model", "validation"):
         (tmp_path / "runs" / "quickstart" / folder).mkdir(parents=True)
     (tmp_path / "runs" / "quickstart" / "validation" / "summary.json").write_text("{}")
@@ -219,3 +220,85 @@ def test_a_stopped_ablation_is_reported(checkout: Path) -> None:
     )
     assert done.returncode != 0
     assert "FAILED  base_seed1" in done.stdout
+
+
+STAGE_1 = "configs/plum_tiny_stage1.yaml"
+
+
+def run_sweep(checkout: Path, script: str, **variables: str) -> list[list[str]]:
+    """A sweep over stage 1 at tiny size; its table and its figure are left to the stand-in."""
+    (checkout / "data" / "mine").mkdir(parents=True, exist_ok=True)
+    return run_script(checkout, f"scripts/{script}", STAGE_1, DATA="data/mine", RUNS="runs/sweep", **variables)
+
+
+def weights_of(checkout: Path, commands: list[list[str]]) -> dict[str, tuple[float, float, float]]:
+    """KL, mask overlap and BCE weights that each training run gets, by run folder."""
+    from plum.training.config_file import load_train_config
+
+    found = {}
+    for command in commands:
+        if "train.py" in command:
+            words = command[command.index("train.py") + 1 :]
+            config = load_train_config([str(checkout / word) if word.endswith(".yaml") else word for word in words])
+            assert config.init_from == "runs/quickstart/stage0/model", "as the configuration says"
+            found[Path(config.run_dir).name] = (config.losses.kl, config.losses.mask_overlap, config.losses.mask_bce)
+    return found
+
+
+def test_loss_weights(checkout: Path) -> None:
+    """The paper's Table 14: as printed, and with the headings moved."""
+    commands = run_sweep(checkout, "loss_weights.sh", REASONSEG="dataset")
+    assert weights_of(checkout, commands) == {f"overlap_{n}_seed1": (0.1, n, 2.0) for n in (2, 4, 5, 6, 8)}
+    scored = [command for command in commands if "reasonseg" in command]
+    assert len(scored) == 5
+    assert all(parse_recorded(command) for command in commands if command[1:2] != ["scripts/ablation_table.py"])
+    assert ["scripts/ablation_table.py", "runs/sweep", "--base", "overlap_8", "--columns", "loss_weights"] in [
+        command[1:] for command in commands
+    ]
+    (checkout / "commands.jsonl").unlink()
+    printed = run_sweep(checkout, "loss_weights.sh", READING="printed")
+    assert weights_of(checkout, printed) == {f"kl_{n}_seed1": (n, 2.0, 0.1) for n in (2, 4, 5, 6, 8)}
+    assert not any("reasonseg" in command for command in printed)
+
+
+def test_kl_sweep(checkout: Path) -> None:
+    commands = run_sweep(checkout, "kl_sweep.sh", TEXTVQA="dataset/textvqa", SEEDS="1 2", LAMBDAS="0 0.1 1")
+    weights = weights_of(checkout, commands)
+    assert weights == {f"kl_{n}_seed{seed}": (float(n), 8.0, 5.0) for n in ("0", "0.1", "1") for seed in (1, 2)}
+    assert sum("textvqa" in command for command in commands) == 6
+    table, figure = commands[-2:]
+    assert table[2:] == ["runs/sweep", "--base", "kl_0.1", "--columns", "kl_sweep"]
+    assert figure[1:] == ["scripts/draw_kl_sweep.py", "runs/sweep", "runs/sweep/kl_sweep.svg"]
+
+
+def test_kl_sweep_takes_a_reduction(checkout: Path) -> None:
+    commands = run_sweep(checkout, "kl_sweep.sh", KL_REDUCTION="sum", LAMBDAS="0.5")
+    overlay = (checkout / "runs" / "sweep" / "overlays" / "kl_0.5.yaml").read_text()
+    assert overlay == "losses: {kl: 0.5, kl_reduction: sum}\n"
+    assert weights_of(checkout, commands) == {"kl_0.5_seed1": (0.5, 8.0, 5.0)}
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "variables", "message"),
+    [
+        ("kl_sweep.sh", [], {}, "usage: bash scripts/kl_sweep.sh CONFIG.yaml"),
+        ("loss_weights.sh", [STAGE_1], {"READING": "mine"}, "READING=mine: table6 or printed"),
+        ("loss_weights.sh", [STAGE_1], {"DATA": "nowhere"}, "nowhere does not exist: name the questions"),
+        ("kl_sweep.sh", [STAGE_1], {"STAGE0": "nowhere"}, "nowhere does not exist: train the shared stage 0 first"),
+    ],
+)
+def test_a_sweep_that_cannot_start_says_why(
+    checkout: Path, script: str, arguments: list[str], variables: dict[str, str], message: str
+) -> None:
+    done = subprocess.run(
+        ["bash", f"scripts/{script}", *arguments],
+        cwd=checkout,
+        env={"PATH": os.environ["PATH"]} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not (checkout / "commands.jsonl").exists()

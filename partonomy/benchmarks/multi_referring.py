@@ -74,7 +74,8 @@ def read_multi_referring(
     for image_id, image in sorted(images.items(), key=lambda entry: str(entry[0])):
         targets = _class_targets(image, names, f"{path}, image {image_id}")
         if len(targets) >= MIN_CLASSES:
-            items.append(_make_item(f"{benchmark}/{image_id}", image, _draw(targets, f"{name}/{image_id}")))
+            drawn = draw_classes(targets, f"{name}/{image_id}")
+            items.append(class_question(f"{benchmark}/{image_id}", image.path, (image.height, image.width), drawn))
     if len(items) < len(images):
         logger.warning(
             "%s %s: %d of %d images show fewer than %d categories and are left out",
@@ -134,8 +135,13 @@ def _class_targets(image: _Annotated, names: Mapping[Identifier, str], where: st
     return {name: mask for name, mask in united.items() if rle_area(mask)}
 
 
-def _draw(targets: Mapping[str, RLE], key: str) -> list[MmrTarget]:
-    """Choose classes and their order; the choice is deterministic per image."""
+def draw_classes(targets: Mapping[str, RLE], key: str) -> list[MmrTarget]:
+    """Choose `MIN_CLASSES` to `MAX_CLASSES` classes and their order; the key of an image decides.
+
+    Args:
+        targets: Mask of every class of the image, by name; at least `MIN_CLASSES`.
+        key: Identifies the image.
+    """
     generator = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
     size = min(int(generator.integers(MIN_CLASSES, MAX_CLASSES + 1)), len(targets))
     names = list(targets)
@@ -143,16 +149,26 @@ def _draw(targets: Mapping[str, RLE], key: str) -> list[MmrTarget]:
     return [MmrTarget(name, targets[name], Granularity.OBJECT) for name in chosen]
 
 
-def _make_item(item_id: str, image: _Annotated, targets: Sequence[MmrTarget]) -> MultiTargetItem:
+def class_question(
+    item_id: str, image_path: Path, size: tuple[int, int], targets: Sequence[MmrTarget]
+) -> MultiTargetItem:
+    """Ask for several classes of an image in the paper's words.
+
+    Args:
+        item_id: Unique within benchmark and split.
+        image_path: The image file.
+        size: Height and width of the annotation, pixels.
+        targets: The classes in the order of the question, at least two.
+    """
     names = [target.category_name for target in targets]
     marked = [f"the {name} {TARGET_MARK}" for name in names]
     gold = MmrQuestion(item_id, "", tuple(targets), f"It is {', '.join(marked[:-1])}, and {marked[-1]}.")
     return MultiTargetItem(
         item_id=item_id,
         image_id=item_id,
-        image_path=image.path,
-        height=image.height,
-        width=image.width,
+        image_path=image_path,
+        height=size[0],
+        width=size[1],
         text=f"the {', '.join(names[:-1])}, and {names[-1]}",
         is_sentence=False,
         targets=tuple(targets),

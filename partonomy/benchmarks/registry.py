@@ -10,6 +10,7 @@ from partonomy.benchmarks import (
     reason_seg,
     refcoco,
     refcocom,
+    street_scenes,
     textvqa,
 )
 from partonomy.benchmarks.partonomy import task as partonomy
@@ -26,6 +27,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         instruct_part.BENCHMARK,
         mmr.BENCHMARK,
         *multi_referring.BENCHMARKS,
+        *street_scenes.BENCHMARKS,
         textvqa.BENCHMARK,
         gqa.BENCHMARK,
         pope.BENCHMARK,

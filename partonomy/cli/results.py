@@ -4,16 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from partonomy.benchmarks.partonomy.metrics import MetricProtocol
-from partonomy.files import write_text_atomically
+from partonomy.files import open_atomically, write_text_atomically
+from partonomy.reporting.charts import FILE_FORMATS, draw_validation
 from partonomy.reporting.compare import check_output, compare_runs, render_comparison, write_comparison
 from partonomy.reporting.loaded_run import load_run
 from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
+from partonomy.reporting.paper_tables.tag_table import TAG_TABLE, tag_table, tidy_tag_rows
 from partonomy.reporting.predictions import write_predictions
 from partonomy.reporting.report import write_report
-from partonomy.reporting.tables import AUTO, TABLE_CHOICES, render_tables, tidy_csv
-from partonomy.table_format import TableFormat
+from partonomy.reporting.tables import AUTO, TABLE_CHOICES, render_tables, tidy_csv, write_tidy
+from partonomy.structures import TABLE_TYPES, QuestionType
+from partonomy.table_format import TableFormat, render_table
 
 BOTH = "both"
+NO_MODELS = "none"
 
 
 def tables(
@@ -28,12 +32,13 @@ def tables(
     """Print the results of finished runs of any benchmark, also in the layout of a paper's table.
 
     Args:
-        runs: Output folders of finished runs.
+        runs: Output folders of finished runs; for table 12, files of `python -m plum teacher-forced` or their folders.
         table: auto prints every metric of the runs; for Partonomy, it first prints table 3 and the segmentation table
             of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2), and for ReasonSeg, table
-            4. 2, 3, 4, 5, 9, 10, 11 (Partonomy/PLUM paper) and mmr2 to mmr5 (MMR paper) print that table alone, with
-            the runs next to the paper's rows. all prints every paper's table for the runs' benchmarks, then every
-            metric.
+            4. 2, 3, 4, 5, 5a (Figure 5a), 9 to 14 (Partonomy/PLUM paper), mmr2 to mmr6 and mmr8 to mmr11 (MMR paper)
+            print that table alone, with the runs next to the paper's rows; c4 prints how often a run repeats masks and
+            how its errors carry on (appendix C.4, which has no numbers). all prints the tables of both papers for the
+            runs' benchmarks, except those of ablations (5a, c4, 12 to 14, mmr6, mmr9 to mmr11), then every metric.
         protocol: Partonomy only. ours scores failed questions 0 and takes the answer with the highest sequence
             probability. authors counts as the authors' code does: failed questions and missing masks are left
             out, macro-gIoU has one value per question, and the answer with the highest mean over the conversation is
@@ -54,17 +59,27 @@ def tables(
     protocols = tuple(MetricProtocol) if name == BOTH else (MetricProtocol(name),)
     table_format = TableFormat(_known("table format", format, [entry.value for entry in TableFormat]))
     style = PaperTableStyle(protocols, has_intervals=not no_intervals)
-    loaded = [load_run(Path(run)) for run in runs]
-    if table_format is TableFormat.CSV:
-        text = tidy_csv(loaded, choice, style)
-    else:
-        text = render_tables(loaded, choice, style, table_format)
+    text = _tag_text(runs, table_format) if choice == TAG_TABLE else _run_text(runs, choice, style, table_format)
     if output is None:
         print(text, end="")
     else:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(Path(output), text)
         print(f"Written: {output}")
+
+
+def _run_text(runs: Sequence[str], choice: str, style: PaperTableStyle, table_format: TableFormat) -> str:
+    loaded = [load_run(Path(run)) for run in runs]
+    if table_format is TableFormat.CSV:
+        return tidy_csv(loaded, choice, style)
+    return render_tables(loaded, choice, style, table_format)
+
+
+def _tag_text(files: Sequence[str], table_format: TableFormat) -> str:
+    paths = [Path(file) for file in files]
+    if table_format is TableFormat.CSV:
+        return write_tidy(tidy_tag_rows(paths))
+    return render_table(tag_table(paths), table_format) + "\n"
 
 
 def compare(
@@ -119,6 +134,34 @@ def report(
         _paths(training_metrics),
         target,
     )
+    print(f"Written: {target}")
+
+
+def chart(
+    runs: list[str],
+    *,
+    output: str,
+    question_type: str = QuestionType.IDENTIFICATION_WITH_LABEL.value,
+    models: str = "",
+) -> None:
+    """Draw bars of micro- and macro-gIoU by data set (the paper's Figure 4), runs beside the paper's models.
+
+    Args:
+        runs: Output folders of finished runs on Partonomy's questions. A run whose data set is named like one of the
+            paper's validation splits (paco, partimagenet, pascal) joins its group; any other has its own.
+        output: File to write: .svg, .png or .pdf.
+        question_type: Question type whose masks are scored.
+        models: Comma-separated names of the paper's models to show, as in its Tables 9 to 11; default all, "none" for
+            no one.
+    """
+    target = Path(output)
+    file_format = _known("ending of --output", target.suffix.removeprefix(".").lower(), FILE_FORMATS)
+    kind = QuestionType(_known("question type", question_type, [entry.value for entry in TABLE_TYPES]))
+    chosen = None if not models else [name.strip() for name in models.split(",") if name.strip() != NO_MODELS]
+    content = draw_validation([load_run(Path(run)) for run in runs], kind, chosen, file_format)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open_atomically(target) as file:
+        file.write(content)
     print(f"Written: {target}")
 
 

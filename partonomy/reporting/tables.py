@@ -20,11 +20,13 @@ from partonomy.reporting.paper_tables.paper_table import (
     format_interval,
     tidy_percent,
 )
+from partonomy.reporting.paper_tables.tag_table import TAG_TABLE
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, format_percent, render_table
 
 AUTO, ALL_TABLES = "auto", "all"
-TABLE_CHOICES = (*PAPER_TABLES, ALL_TABLES, AUTO)
-"""The values of `--table`: names of paper tables, `all` and `auto`; see `paper_table_runs`."""
+TABLE_CHOICES = (*PAPER_TABLES, TAG_TABLE, ALL_TABLES, AUTO)
+"""The values of `--table`: names of paper tables, `all` and `auto`; see `paper_table_runs`. `TAG_TABLE` reads other
+files than those of runs."""
 PaperTableRuns = tuple[tuple[PaperTable, tuple[AnyRun, ...]], ...]
 """Paper tables, each with the runs that it includes."""
 
@@ -44,7 +46,7 @@ def paper_table_runs(runs: Sequence[AnyRun], choice: str) -> PaperTableRuns:
         check_holds(PAPER_TABLES[choice], runs)
         return ((PAPER_TABLES[choice], tuple(runs)),)
     chosen = []
-    for table in PAPER_TABLES.values():
+    for table in (table for table in PAPER_TABLES.values() if not table.is_by_name):
         members = tuple(run for run in runs if table.suits(run))
         is_shown = any(table.holds(run) for run in runs) if choice == ALL_TABLES else table.is_automatic and members
         if is_shown:
@@ -140,11 +142,16 @@ def format_estimate(estimate: Estimate | None) -> str:
 
 def tidy_csv(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -> str:
     """Render the chosen tables and, for `auto` and `all`, every metric of the runs as CSV with a header line."""
+    return write_tidy(tidy_rows(runs, choice, style))
+
+
+def write_tidy(rows: Iterable[TidyRow]) -> str:
+    """Render tidy rows as CSV with a header line."""
     buffer = io.StringIO()
     names = [field.name for field in fields(TidyRow)]
     writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in tidy_rows(runs, choice, style))
+    writer.writerows(asdict(row) for row in rows)
     return buffer.getvalue()
 
 
@@ -155,6 +162,7 @@ def tidy_rows(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -> It
         yield from table.quoted()
     for table, members in tables:
         yield from table.exact(members)
+        yield from table.further(members)
     for run in runs:
         of_run = [table for table, members in tables if any(member is run for member in members)]
         for protocol in _protocols(run, style):

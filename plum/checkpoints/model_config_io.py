@@ -12,8 +12,9 @@ from pathlib import Path
 
 from plum.config import Conversation, FeedbackConfig, ModelConfig, TaggerConfig, earlier_fit, with_fit
 
-FORMAT_VERSION = 3
-"""2 added `seg_token`; 3 `llava.vision.fit`, `tagger.order` and `feedback.position_in`."""
+FORMAT_VERSION = 4
+"""2 added `seg_token`; 3 `llava.vision.fit`, `tagger.order` and `feedback.position_in`; 4 `tagger.scheme`,
+`tagger.use_crf` and `tagger.use_cross_attention`."""
 CONFIG_FILE = "config.json"
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
@@ -49,6 +50,10 @@ def read_model_config(folder: Path) -> ModelConfig:
         content = {**content, "seg_token": None}
     if version < 3:
         content = _complete_before_version_3(content)
+    if version < 4 and isinstance(content.get("tagger"), dict):
+        tagger = typing.cast(dict[str, Json], content["tagger"])
+        scores = {"use_crf": TaggerConfig.use_crf, "use_cross_attention": TaggerConfig.use_cross_attention}
+        content = {**content, "tagger": {**tagger, "scheme": TaggerConfig.scheme, **scores}}
     config = _parse(ModelConfig, content, str(path), "")
     assert isinstance(config, ModelConfig)
     return with_fit(config)

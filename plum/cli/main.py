@@ -22,6 +22,7 @@ COMMANDS = (
     "retention",
     "mmr-tables",
     "doctor",
+    "costs",
 )
 """Each is a module of this package with `add_command`."""
 WITH_CONFIG = ("segment", "chat", "predict")

@@ -1,4 +1,4 @@
-"""`python -m plum mmr-tables`: compare runs with the rows of the MMR paper's Tables 2 to 5."""
+"""`python -m plum mmr-tables`: compare runs with the rows of the MMR paper's Tables 2 to 5 and 8."""
 
 import argparse
 from pathlib import Path
@@ -9,12 +9,12 @@ from partonomy.table_format import TableFormat, render_table
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("mmr-tables", help="compare runs with the rows of the MMR paper's Tables 2 to 5")
+    parser = commands.add_parser("mmr-tables", help="compare runs with the rows of the MMR paper's Tables 2 to 5 and 8")
     parser.add_argument(
         "runs",
         nargs="+",
         type=Path,
-        help="output folders of runs on MMR, RefCOCO, multi-referring RefCOCO or RefCOCOm",
+        help="output folders of runs on MMR, RefCOCO, multi-referring RefCOCO, RefCOCOm, Cityscapes or GTAV",
     )
     parser.add_argument("--format", choices=[entry.value for entry in TableFormat], default=TableFormat.TEXT.value)
     parser.set_defaults(run=_run)

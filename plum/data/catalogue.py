@@ -267,6 +267,29 @@ CATALOGUE: Sequence[CatalogueEntry] = (
         "https://github.com/zifuwan/InstructPart",
     ),
     CatalogueEntry(
+        "cityscapes",
+        BENCHMARK,
+        "several classes of a street scene (plum validate multicityscapes --root ROOT)",
+        (
+            Need("photographs", "cityscapes/leftImg8bit/val", "*/*_leftImg8bit.png"),
+            Need("label maps", "cityscapes/gtFine/val", "*/*_gtFine_labelIds.png"),
+        ),
+        "its own terms: non-commercial research; registration",
+        "https://www.cityscapes-dataset.com (leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip)",
+    ),
+    CatalogueEntry(
+        "gtav",
+        BENCHMARK,
+        "several classes of a rendered street scene (plum validate multigtav --root ROOT)",
+        (
+            Need("images", "gtav/images", "*.png"),
+            Need("label maps", "gtav/labels", "*.png"),
+            Need("splits", "gtav/split.mat"),
+        ),
+        "see its page: research and education",
+        "https://download.visinf.tu-darmstadt.de/data/from_games (images, labels, code with split.mat)",
+    ),
+    CatalogueEntry(
         "textvqa",
         BENCHMARK,
         "questions about text in images (plum validate textvqa --root ROOT/textvqa)",

@@ -2,6 +2,7 @@
 
 from plum.config import FeedbackConfig, LanguageConfig, LoraConfig, SamConfig, TaggerConfig
 from plum.doctor.workload import Workload
+from plum.inputs.bio_labels import number_of_classes
 from plum.losses.mask_losses import NUM_MAPS, masks_at_once
 from plum.models.backbones.shared_beginnings import align
 from plum.models.segmenters.sam import takes_over_from_image, takes_over_to_image
@@ -119,8 +120,16 @@ def token_loss_bytes(language: LanguageConfig, work: Workload, *, is_trained: bo
     return work.supervised * language.vocab_size * FLOAT + kept + labels
 
 
-def tagger_bytes(width: int, tagger: TaggerConfig, work: Workload, num_tagged: int) -> int:
-    """Return the bytes of the span tagger and of its loss, which read `num_tagged` tokens; `width` is D."""
+def tagger_bytes(width: int, tagger: TaggerConfig, work: Workload, num_tagged: int, num_image_tokens: int) -> int:
+    """Return the bytes of the span tagger and of its loss.
+
+    Args:
+        width: D.
+        tagger: the tagger.
+        work: the micro-batch.
+        num_tagged: number of tokens that the tagger reads.
+        num_image_tokens: number of an image's tokens, to which cross-attention attends.
+    """
     size, mask = work.element_bytes, work.dropout_mask_bytes
     states, read = work.rows * width * size, num_tagged * width * size
     # First: its input states, the ReLU's output; the classifier's input. Last: the MLP's input, the ReLU's output.
@@ -136,7 +145,30 @@ def tagger_bytes(width: int, tagger: TaggerConfig, work: Workload, num_tagged: i
             # Masks after the attention and after the block's second layer; inside, also the dropped-out copy. The
             # attention's own dropout is redrawn from its seed.
             total += (2 * width + tagger.feedforward_dim) * num_tagged * mask + feedforward
-    return total + num_tagged * (3 * FLOAT + 8)
+    if tagger.use_cross_attention:
+        total += _cross_attention_bytes(width, tagger, work, num_tagged, num_image_tokens)
+    return total + num_tagged * _tag_loss_bytes(tagger)
+
+
+def _cross_attention_bytes(
+    width: int, tagger: TaggerConfig, work: Workload, num_tagged: int, num_image_tokens: int
+) -> int:
+    """Return the bytes of the tagger's attention to image tokens, which every conversation has a copy of."""
+    size = work.element_bytes
+    # Image tokens, keys and values.
+    images = 3 * work.conversations * num_image_tokens * width * size
+    # Queries with their input, attention's output as it is and in the order of its projection, the norm's input; the
+    # attention's log-sum-exp, two numbers of the norm; the places of the tokens.
+    read = num_tagged * (5 * width * size + tagger.num_heads * size + 2 * FLOAT + 2 * 8)
+    return images + read + (width * num_tagged * work.dropout_mask_bytes if tagger.dropout > 0 else 0)
+
+
+def _tag_loss_bytes(tagger: TaggerConfig) -> int:
+    """Return the bytes of one token's loss: log-probabilities and label, or the CRF's sums over pairs of classes."""
+    num_classes = number_of_classes(tagger.scheme)
+    if tagger.use_crf:
+        return (num_classes + 1) * num_classes * FLOAT + 6 * 8  # and indices
+    return num_classes * FLOAT + 8
 
 
 def query_bytes(width: int, work: Workload, *, is_kl_pooled: bool) -> int:

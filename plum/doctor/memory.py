@@ -261,7 +261,9 @@ def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
         ),
         token_loss=final_norm_bytes(language, work, is_trained=is_full)
         + token_loss_bytes(language, work, is_trained=are_embeddings_trained),
-        tagger=0 if model.tagger is None else tagger_bytes(language.hidden_size, model.tagger, work, num_tagged),
+        tagger=0
+        if model.tagger is None
+        else tagger_bytes(language.hidden_size, model.tagger, work, num_tagged, model.llava.vision.num_image_tokens),
         queries=query_bytes(language.hidden_size, work, is_kl_pooled=config.losses.kl_reduction != "authors"),
         masks=decoded,
         mask_losses=work.masks * loss_bytes(model.sam, work),

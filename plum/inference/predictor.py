@@ -109,7 +109,9 @@ class Predictor:
             return Prediction("", (), (), _no_masks(image), ())
         row = self.answers.own(image is not None, turns, text)
         hidden_states = self._hidden_states(image, [row])
-        targets = self.notation.read(row, hidden_states, self.model) if image is not None else []
+        targets = []
+        if image is not None:
+            targets = self.notation.read(row, hidden_states, self.model, self._image_tokens(image))
         found = self._decode_masks(image, hidden_states, [target.tokens for target in targets])
         return Prediction(
             text,

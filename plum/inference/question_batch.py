@@ -96,7 +96,12 @@ class QuestionBatch:
             Generation(text, (), self._no_masks(request), ()) for text, request in zip(texts, requests, strict=True)
         ]
         targets = [
-            predictor.notation.read(rows[number], self._states.gather([path]), predictor.model)
+            predictor.notation.read(
+                rows[number],
+                self._states.gather([path]),
+                predictor.model,
+                predictor.images.tokens([self._images[requests[number].image]]),
+            )
             for number, path in zip(written, paths, strict=True)
         ]
         spans = [[target.tokens for target in found] for found in targets]

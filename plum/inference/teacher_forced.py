@@ -5,16 +5,20 @@ Answers are given, so these statistics do not measure what the model would write
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from partonomy.benchmarks.refcoco import read_referring
 from partonomy.progress import counted, progress
 from plum.checkpoints.store import LoadedModel
 from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.loader import load_batches
+from plum.data.mixture import MixtureDataset
+from plum.data.sources.referring import ReferringSource
 from plum.inputs.bio_labels import Tag
 from plum.losses.losses import bio_accuracy
 from plum.models.grounded_lmm import GroundedLMM
@@ -36,7 +40,7 @@ class TagAccuracy:
 
 @dataclass(frozen=True)
 class HeldOutResult:
-    """Result for one kind of conversation.
+    """Result for one kind of conversation, or for the expressions of one split ("refcoco val").
 
     tags: over answer tokens; tags_all_tokens: prompt and image patches also count as O (as in the authors' code)
     next_token_loss: nats per answer token, end token included
@@ -61,7 +65,35 @@ def evaluate_teacher_forced(
         kinds: kinds of data source.
         limit: maximum number of images per kind.
     """
-    return [_evaluate_kind(loaded, folder, kind, limit) for kind in kinds]
+    results = []
+    for kind in kinds:
+        data = DataConfig(sources=(SourceConfig(kind=kind, path=folder),))  # type: ignore[arg-type]
+        mixture = build_mixture(data, seed=0, with_part_maps=False)
+        results.append(_evaluate(loaded, mixture, data, kind, limit))
+    return results
+
+
+def evaluate_expressions(
+    loaded: LoadedModel, root: Path, dataset: str, split: str = "val", limit: int = 200
+) -> HeldOutResult:
+    """Evaluate a model on the referring expressions of a split (paper, Table 12: RefCOCO).
+
+    Questions and answers are those of training, "It is the man on the left.", with the expression as the phrase.
+
+    Args:
+        loaded: model, tokenizer and configuration.
+        root: folder of the downloads.
+        dataset: refclef, refcoco, refcoco+ or refcocog.
+        split: a split of the data set.
+        limit: maximum number of images.
+
+    Raises:
+        FileNotFoundError: a file or an image is missing.
+        ValueError: data set or split is unknown, or a file or record is broken; the message names it.
+    """
+    name, data = f"{dataset} {split}", DataConfig(sources=())
+    source = ReferringSource(name, read_referring(root, dataset, split), data.conversations_per_image)
+    return _evaluate(loaded, MixtureDataset((source,), (1.0,), seed=0), data, name, limit)
 
 
 class _Sums:
@@ -82,18 +114,18 @@ class _Sums:
         self.tokens += int(output.token_labels.numel())
         if output.tag_logits is None:
             return
-        self.answer += torch.stack(bio_accuracy(output.tag_logits, output.tag_labels)).cpu()
+        self.answer += torch.stack(bio_accuracy(output.tag_logits, output.tag_labels, output.tag_chain)).cpu()
         # The forward pass tags answers only; tags of the prompt need a second run of the tagger.
-        everywhere = model.tag(output.hidden_states, batch.attention_mask)
+        is_answer, is_token = batch.tags != IGNORE_INDEX, batch.attention_mask == 1
+        images = (batch.image_index, output.images.tokens)
+        everywhere = model.tag(output.hidden_states, batch.attention_mask, is_token, *images)
         assert everywhere is not None
-        is_token = batch.attention_mask == 1
-        tags = batch.tags.masked_fill(batch.tags == IGNORE_INDEX, Tag.O)
-        self.everything += torch.stack(bio_accuracy(everywhere[is_token], tags[is_token])).cpu()
+        tags = batch.tags.masked_fill(~is_answer, Tag.O)[is_token]
+        chain = model.tag_chain(is_answer, is_other=is_token)
+        self.everything += torch.stack(bio_accuracy(everywhere, tags, chain)).cpu()
 
 
-def _evaluate_kind(loaded: LoadedModel, folder: str, kind: str, limit: int) -> HeldOutResult:
-    data = DataConfig(sources=(SourceConfig(kind=kind, path=folder),))  # type: ignore[arg-type]
-    mixture = build_mixture(data, seed=0, with_part_maps=False)
+def _evaluate(loaded: LoadedModel, mixture: MixtureDataset, data: DataConfig, kind: str, limit: int) -> HeldOutResult:
     num_images = min(limit, len(mixture.sources[0]))
     batches = load_batches(
         mixture,

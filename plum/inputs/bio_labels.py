@@ -1,14 +1,21 @@
-"""Span tags of answer tokens: B begins a phrase, I continues it, O is outside (paper, section 4, span extractor)."""
+"""Span tags of answer tokens: B begins a phrase, I continues it, O is outside (paper, section 4, span extractor).
+
+Labels are always BIO tags. A tagger of the binary scheme has two classes: outside (0), and in a phrase (1) for B and I.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
+
+from torch import Tensor
 
 from partonomy.structures import CharSpan
+from plum.config import TagScheme
 
 
 class Tag(IntEnum):
-    """Class ids of the span tagger, in the order of its logits."""
+    """BIO tags; class ids of a tagger of the BIO scheme, in the order of its logits."""
 
     O = 0  # noqa: E741 - the letter is the name of the tag
     B = 1
@@ -68,14 +75,28 @@ def write_tags(tags: list[int], span: TokenSpan) -> None:
     tags[span.start : span.end] = [int(Tag.B)] + [int(Tag.I)] * (span.end - span.start - 1)
 
 
-def decode_tags(tags: Sequence[int]) -> list[TokenSpan]:
-    """Read spans from tags greedily.
+def number_of_classes(scheme: TagScheme) -> int:
+    """Return the number of a tagger's classes."""
+    return len(Tag) if scheme == "bio" else 2
 
-    A B starts a span (also inside another), each I extends it, and an I without a B is ignored.
+
+def classes_of_tags(tags: Tensor, num_classes: int) -> Tensor:
+    """Return the class ids of BIO tags (any shape) for a tagger with three classes, or two; ignored tags stay so."""
+    return tags if num_classes == len(Tag) else tags.clamp(max=int(Tag.B))
+
+
+def decode_tags(classes: Sequence[int], scheme: TagScheme = "bio") -> list[TokenSpan]:
+    """Read spans from predicted classes greedily.
+
+    BIO: a B starts a span (also inside another), each I extends it, and an I without a B is ignored. Binary: each
+    contiguous run of tokens in a phrase is a span (paper: not described; this is how chunking reads IO tags).
 
     Args:
-        tags: class ids per token; anything but B and I counts as outside.
+        classes: class ids per token; in the BIO scheme anything but B and I counts as outside, in the binary scheme
+            anything but 1.
+        scheme: the tagger's.
     """
+    tags = classes if scheme == "bio" else _bio_of_binary(classes)
     spans: list[TokenSpan] = []
     start: int | None = None
     for position, tag in enumerate([*tags, Tag.O]):
@@ -85,3 +106,9 @@ def decode_tags(tags: Sequence[int]) -> list[TokenSpan]:
         if tag == Tag.B:
             start = position
     return spans
+
+
+def _bio_of_binary(classes: Sequence[int]) -> list[int]:
+    """Return B for the first token of each run of 1, I for the others."""
+    is_in = [False, *(label == Tag.B for label in classes)]
+    return [int((Tag.I if before else Tag.B) if own else Tag.O) for before, own in pairwise(is_in)]

@@ -8,12 +8,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, multi_margin_loss
 
-from plum.inputs.bio_labels import Tag
+from plum.inputs.bio_labels import Tag, classes_of_tags
 from plum.losses.mask_losses import EPSILON, mask_losses
+from plum.models.heads.crf import log_likelihoods
 from plum.models.heads.query_projection import gather_span_tokens, mean_over_tokens
-from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, LossTerms, SpanBounds
+from plum.models.heads.span_tagger import predict_classes
+from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, LossTerms, SpanBounds, TagChain
 from plum.train_config import LossConfig
 
 
@@ -27,8 +29,11 @@ def compute_losses(output: GroundedOutput, batch: Batch, config: LossConfig) -> 
     """
     overlap, bce = mask_losses(output.mask_logits, batch, config)
     bio, kl = None, None
-    if output.tag_logits is not None:
-        bio = bio_loss(output.tag_logits, output.tag_labels, config.bio_class_weights)
+    if output.tag_logits is not None and output.tag_chain is not None:
+        bio = crf_loss(output.tag_logits, output.tag_labels, output.tag_chain)
+    elif output.tag_logits is not None:
+        form = config.bio_form
+        bio = bio_loss(output.tag_logits, output.tag_labels, config.bio_class_weights, form, config.bio_margin)
     if output.teacher_states is not None:
         kl = span_kl_loss(
             output.hidden_states, output.teacher_states, batch.spans, config.kl_sigma, config.kl_reduction
@@ -76,32 +81,71 @@ def with_tags_in_scope(batch: Batch, scope: Literal["answer", "all"]) -> Batch:
     return replace(batch, tags=everywhere.masked_fill(~has_phrases, IGNORE_INDEX))
 
 
-def bio_loss(tag_logits: Tensor, tags: Tensor, class_weights: tuple[float, float, float]) -> Tensor:
-    """Class-weighted cross-entropy over tagged tokens (see `with_tags_in_scope`); 0 when there are none.
+def bio_loss(
+    tag_logits: Tensor,
+    tags: Tensor,
+    class_weights: tuple[float, float, float],
+    form: Literal["cross_entropy", "hinge"] = "cross_entropy",
+    margin: float = 1.0,
+) -> Tensor:
+    """Class-weighted loss of tagged tokens one by one (see `with_tags_in_scope`); 0 when there are none.
 
-    The paper gives no class weights; 0.1, 1, 1 are the authors' code's.
+    Paper, section 4: cross-entropy, without class weights; 0.1, 1, 1 are the authors' code's. Hinge: not described in
+    the paper. Authors' code: its switch `use_hinge_loss` changes the language loss's reduction, and its hinge function,
+    over the likelihoods of answers, is not called. Here: the multi-class hinge loss of tags as torch's MultiMarginLoss,
+    mean over the C classes of max(0, margin - x_true + x_other).
 
     Args:
-        tag_logits: [A, 3], order O, B, I.
-        tags: [A].
+        tag_logits: [A, C], order O, B, I; or [A, 2], outside and in a phrase, whose weights are those of O and B.
+        tags: [A], BIO tags.
         class_weights: weights of O, B, I; the mean is weighted too (sum of w * loss / sum of w).
+        form: `LossConfig.bio_form`.
+        margin: of the hinge loss.
     """
-    weights = torch.tensor(class_weights, device=tag_logits.device)
-    total = cross_entropy(tag_logits.float(), tags, weights, reduction="sum")
-    return total / weights[tags].sum().clamp(min=EPSILON)
+    num_classes = tag_logits.shape[-1]
+    classes = classes_of_tags(tags, num_classes)
+    weights = torch.tensor(class_weights[:num_classes], device=tag_logits.device)
+    if form == "hinge":
+        # torch's refuses a batch of none.
+        total = multi_margin_loss(tag_logits.float(), classes, margin=margin, weight=weights, reduction="sum")
+    else:
+        total = cross_entropy(tag_logits.float(), classes, weights, reduction="sum")
+    return total / weights[classes].sum().clamp(min=EPSILON)
 
 
-def bio_accuracy(tag_logits: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
-    """Count correct tags per true class.
+def crf_loss(tag_logits: Tensor, tags: Tensor, chain: TagChain) -> Tensor:
+    """Negative log-likelihood of the tags of whole answers under the CRF, in nats per token; 0 when there are none.
+
+    Paper: not described. Authors' code: the mean over conversations, of a CRF that is commented out. Here: the mean
+    over tokens, so that the weight of the BIO loss means the same as with cross-entropy; with all scores of the CRF at
+    zero it is the unweighted cross-entropy.
 
     Args:
-        tag_logits: [A, 3].
-        tags: [A].
+        tag_logits: [A, C].
+        tags: [A], BIO tags.
+        chain: of the same tokens.
+    """
+    classes = classes_of_tags(tags, tag_logits.shape[-1])
+    return -log_likelihoods(tag_logits, classes, chain).sum() / max(1, len(tags))
+
+
+def bio_accuracy(
+    tag_logits: Tensor, tags: Tensor, chain: TagChain | None = None, is_counted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Count correct tags per true tag; in the binary scheme, a B or I is right if it is tagged as in a phrase.
+
+    Args:
+        tag_logits: [A, C].
+        tags: [A], BIO tags.
+        chain: None without a CRF.
+        is_counted: bool [A]; None: all tokens.
 
     Returns:
         Hits and totals, LongTensor [3] each, in the order O, B, I.
     """
-    is_right = tag_logits.detach().argmax(-1) == tags
+    is_right = predict_classes(tag_logits.detach(), chain).classes == classes_of_tags(tags, tag_logits.shape[-1])
+    if is_counted is not None:
+        is_right, tags = is_right[is_counted], tags[is_counted]
     is_class = tags[..., None] == torch.arange(len(Tag), device=tags.device)  # [A, 3]
     return (is_class & is_right[..., None]).sum(0), is_class.sum(0)
 

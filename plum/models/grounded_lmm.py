@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from plum.config import ModelConfig
 from plum.models.backbones.llava import LlavaBackbone
+from plum.models.heads.crf import number_runs
 from plum.models.heads.mask_feedback import EncodedMasks, FeedbackContext, MaskFeedback
 from plum.models.heads.query_projection import QueryProjection
 from plum.models.heads.span_tagger import SpanTagger
 from plum.models.heads.teacher import span_teacher_states
 from plum.models.segmenters.sam import SegmentAnything
-from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, ImageFeatures, SpanBounds
+from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, ImageFeatures, SpanBounds, TagChain
 
 
 class GroundedLMM(nn.Module):
@@ -59,15 +60,17 @@ class GroundedLMM(nn.Module):
         hidden_states = self.llava.shared_hidden_states(*text)
         states, labels = supervised_states(hidden_states, batch.labels)
         is_tagged = batch.tags != IGNORE_INDEX
+        where = (batch.image_index, images.tokens)
         return GroundedOutput(
             hidden_states=hidden_states,
             token_logits=self.llava.token_logits(states),
             token_labels=labels,
-            tag_logits=self.tag(hidden_states, batch.attention_mask, is_tagged),
+            tag_logits=self.tag(hidden_states, batch.attention_mask, is_tagged, *where),
             tag_labels=batch.tags[is_tagged],
             images=images,
             mask_logits=self.decode_masks(hidden_states, batch.spans, images.embeddings, batch.image_index),
             teacher_states=span_teacher_states(self.llava, batch, images.tokens) if with_teacher else None,
+            tag_chain=self.tag_chain(is_tagged),
         )
 
     def encode_images(
@@ -110,12 +113,42 @@ class GroundedLMM(nn.Module):
         """Return next-token logits [..., V] of states [..., D]."""
         return self.llava.token_logits(states)
 
-    def tag(self, hidden_states: Tensor, attention_mask: Tensor, is_read: Tensor | None = None) -> Tensor | None:
-        """Return tag logits [N, T, 3], or [A, 3] of the A tokens in `is_read` (bool [N, T]); None without a tagger.
+    def tag(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor,
+        is_read: Tensor | None = None,
+        image_index: Tensor | None = None,
+        image_tokens: Tensor | None = None,
+    ) -> Tensor | None:
+        """Return the logits of tags; None without a tagger.
 
-        The classes are in the order of plum.inputs.bio_labels.Tag; sequences are right-padded.
+        Args:
+            hidden_states: [N, T, D].
+            attention_mask: [N, T]; sequences are right-padded.
+            is_read: bool [N, T], the A tokens to tag; None: all.
+            image_index: [N], row of each conversation's image, or TEXT_ONLY; only cross-attention needs it.
+            image_tokens: [B, image tokens, D]; only cross-attention needs them.
+
+        Returns:
+            Logits [N, T, C], or [A, C] of the tokens in `is_read`. The C = 3 classes of the BIO scheme are in the order
+            of plum.inputs.bio_labels.Tag; the two of the binary scheme are outside and in a phrase.
         """
-        return None if self.tagger is None else self.tagger(hidden_states, attention_mask, is_read)
+        if self.tagger is None:
+            return None
+        return self.tagger(hidden_states, attention_mask, is_read, image_index, image_tokens)
+
+    def tag_chain(self, is_read: Tensor, is_other: Tensor | None = None) -> TagChain | None:
+        """Return what links the tags of tokens; None without a CRF.
+
+        Args:
+            is_read: bool [N, T]; each contiguous run of tokens (an answer) is a sequence.
+            is_other: bool [N, T], further tokens (prompts), whose runs are sequences of their own; None: none.
+        """
+        if self.tagger is None or self.tagger.crf is None:
+            return None
+        is_chained = is_read if is_other is None else is_read | is_other
+        return self.tagger.crf.chain(number_runs(is_read)[is_chained])
 
     def generate_text(
         self,

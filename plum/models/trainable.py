@@ -10,7 +10,9 @@ from plum.train_config import TrainableConfig
 ALWAYS_TRAINED = (
     "tagger.mlp",
     "tagger.block",
+    "tagger.cross_attention",
     "tagger.classifier",
+    "tagger.crf",
     "query_projection",
     "feedback.film",
     "feedback.pooling",

@@ -23,7 +23,13 @@ AT_LEAST_ONE = (
     "model.lora.rank",
 )
 _TIMES = ("save_every_minutes", "max_minutes", "engine.timeout_minutes")
-ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.gradient_clip", "losses.kl_sigma", *_TIMES)
+ABOVE_ZERO = (
+    "optimizer.learning_rate",
+    "optimizer.gradient_clip",
+    "losses.kl_sigma",
+    "losses.bio_margin",
+    *_TIMES,
+)
 NOT_NEGATIVE = (
     "part_pretext.weight",
     "part_pretext.warmup_updates",
@@ -108,6 +114,17 @@ def check_losses(config: TrainConfig) -> None:
         )
     if model.tagger is None and losses.bio > 0:
         raise ValueError(f"losses.bio is {losses.bio}, but model.tagger is null: set it to 0")
+    if model.tagger is not None and model.tagger.use_crf:
+        if losses.bio_form != "cross_entropy":
+            raise ValueError(
+                f"losses.bio_form is {losses.bio_form!r}, but a CRF (model.tagger.use_crf) has its own loss, the "
+                "likelihood of the tags: leave losses.bio_form at 'cross_entropy', or set model.tagger.use_crf to false"
+            )
+        if losses.bio_scope != "answer":
+            raise ValueError(
+                f"losses.bio_scope is {losses.bio_scope!r}, but the sequences of a CRF (model.tagger.use_crf) are "
+                "answers: set losses.bio_scope to 'answer'"
+            )
     if model.seg_token is None:
         return
     if losses.kl > 0:

@@ -105,7 +105,11 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
                 raise ValueError(f"{folder} has no {source}; it is a checkpoint of another architecture")
             fresh[_part_of(name)] += 1
         elif saved[source].shape != tuple(tensor.shape):
-            raise ValueError(f"{folder}: {source} is {saved[source].shape}, this run needs {tuple(tensor.shape)}")
+            part = _part_of(name)
+            raise ValueError(
+                f"{folder}: {source} is {saved[source].shape}, this run needs {tuple(tensor.shape)}"
+                + (f"; add {part} to reset_modules to start it afresh" if part in RESETTABLE else "")
+            )
         else:
             targets.append((tensor, source))
     left = Counter(_part_of(name) for name in saved if name not in used)

@@ -113,4 +113,4 @@ def count_tags(output: GroundedOutput, is_counted: Tensor) -> tuple[Tensor, Tens
     if output.tag_logits is None:
         nothing = torch.zeros(len(Tag), dtype=torch.long)
         return nothing, nothing
-    return bio_accuracy(output.tag_logits[is_counted], output.tag_labels[is_counted])
+    return bio_accuracy(output.tag_logits, output.tag_labels, output.tag_chain, is_counted)

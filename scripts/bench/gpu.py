@@ -2,7 +2,7 @@
 
 python scripts/bench/gpu.py --size 7b|13b|small [--batch 6] [--gradient_checkpointing true|false]
 
-`mfu` = FLOPs that the step needs (formula: scripts/bench/step_flops.py) / seconds per step / the device's own matrix
+`mfu` = FLOPs that the step needs (formula: plum/doctor/step_flops.py) / seconds per step / the device's own matrix
 rate, which is measured first: the fastest of several products of two square matrices, 8192 wide in bfloat16 on a GPU,
 2048 wide in float32 on a CPU. Whole updates are timed, the optimizer's share in them. The floors of a micro-batch:
 `floor_flops_seconds` is its time at that rate, `floor_bytes_seconds` the time to read every weight forward, the
@@ -26,6 +26,7 @@ from jsonargparse import CLI
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from plum.doctor.memory import estimate_memory
+from plum.doctor.step_flops import count_step
 from plum.doctor.workload import Assumptions
 from plum.models.parameter_counts import parameters_by_component
 from plum.structures import Batch
@@ -35,7 +36,6 @@ from scripts.bench.device_clock import seconds_now
 from scripts.bench.peak_memory import peak_bytes, reset_peak
 from scripts.bench.run import BenchRun, build_run
 from scripts.bench.sizes import Size, draw_data, training_config
-from scripts.bench.step_flops import count_step
 
 INPUT_SIDE = ("llava.vision_tower", "llava.projector", "sam.image_encoder")
 """Components with no gradient beneath them: where they are frozen, nothing passes back."""

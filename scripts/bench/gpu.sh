@@ -2,7 +2,7 @@
 # Speed on one device with random weights: training steps with and without gradient checkpointing, then evaluation.
 # Usage: bash scripts/bench/gpu.sh [SIZE ...]        sizes: small 7b 13b; default 7b 13b on a GPU, small without one
 #   BATCH=6   images a micro-batch     STEPS=10   timed micro-batches     IMAGES=8   images of the evaluation
-# Formulas of the FLOPs: scripts/bench/step_flops.py; of the utilisation: scripts/bench/gpu.py. One JSON line each.
+# Formulas of the FLOPs: plum/doctor/step_flops.py; of the utilisation: scripts/bench/gpu.py. One JSON line each.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false

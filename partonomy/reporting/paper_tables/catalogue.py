@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 from partonomy.reporting.loaded_run import AnyRun
+from partonomy.reporting.paper_tables.ablation_tables import ABLATION_TABLES
+from partonomy.reporting.paper_tables.long_tail_tables import SPLITS, LongTailTable
 from partonomy.reporting.paper_tables.mmr_tables import TITLES, MmrTable
 from partonomy.reporting.paper_tables.paper_table import PaperTable
 from partonomy.reporting.paper_tables.partonomy_tables import TABLE_SUBSETS, PartonomyTable
 from partonomy.reporting.paper_tables.reason_seg_table import ReasonSegTable
 from partonomy.reporting.paper_tables.retention_table import RetentionTable
+from partonomy.reporting.paper_tables.sequence_table import SequenceTable
 
 PAPER_TABLES: dict[str, PaperTable] = {
     table.name: table
@@ -16,13 +19,16 @@ PAPER_TABLES: dict[str, PaperTable] = {
         ReasonSegTable(),
         RetentionTable(),
         *(MmrTable(number) for number in TITLES),
+        *(LongTailTable(number) for number in SPLITS),
+        *ABLATION_TABLES,
+        SequenceTable(),
     )
 }
 
 
 def tables_of(run: AnyRun) -> tuple[PaperTable, ...]:
-    """Return the paper tables that include a run."""
-    return tuple(table for table in PAPER_TABLES.values() if table.suits(run))
+    """Return the paper tables that include a run, without those that only their name requests."""
+    return tuple(table for table in PAPER_TABLES.values() if table.suits(run) and not table.is_by_name)
 
 
 def check_holds(table: PaperTable, runs: Sequence[AnyRun]) -> None:

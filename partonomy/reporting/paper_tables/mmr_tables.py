@@ -1,11 +1,12 @@
-"""Runs together with the rows quoted from Tables 2 to 5 of the MMR paper."""
+"""Runs together with the rows quoted from Tables 2 to 6 and 8 of the MMR paper."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from partonomy.benchmarks.mmr import MMR
-from partonomy.benchmarks.multi_referring import MULTI_REFERRING_NAMES
+from partonomy.benchmarks.multi_referring import MULTI_REFERRING_NAMES, PREFIX
+from partonomy.benchmarks.street_scenes import STREET_NAMES
 from partonomy.benchmarks.task import ALL
 from partonomy.harness.run_folder import SUMMARY_FILE
 from partonomy.harness.summary import Summary, read_summary
@@ -26,6 +27,8 @@ TITLES = {
     3: "RefCOCO, RefCOCO+, RefCOCOg: cIoU (%)",
     4: "Multi-referring RefCOCO, RefCOCO+, RefCOCOg: cIoU (%)",
     5: "RefCOCOm: mIoU, which is gIoU here (%)",
+    6: "Number of [SEG] tokens and early local feature fusion, on MMR (%)",
+    8: "Several classes of street scenes: mIoU, which is gIoU here (%)",
 }
 NOTES = {
     2: "The paper's M2SA is scored in mode teacher_forced, as its code does; of the other rows it is not known. (tr): "
@@ -33,7 +36,14 @@ NOTES = {
     3: "The paper's code forces the answer, as mode forced does.",
     4: "The paper's questions were drawn at random and are not published; ours are drawn as it describes.",
     5: "A run on the annotation file X_part stands under part, one on X under object_and_part.",
+    6: "The paper's rows: x/x is LISA-7B trained on the mixture with MMR (LISA-7B (tr) in its Table 2), then M2SA-7B "
+    "without and with fusion. configs/m2sa_7b.yaml trains the last; configs/overlays/mmr_lisa.yaml on top of it trains "
+    "the first, configs/overlays/mmr_many_seg.yaml the second.",
+    8: "The paper's models were not trained on these data. It does not name its categories; ours are the 19 that "
+    "Cityscapes evaluates.",
 }
+_SAME_COLUMNS = {6: 2}
+"""Table -> the table with the same benchmark and columns."""
 PART_ENDING = "_part"
 REFCOCO_NAMES = ("refcoco", "refcoco+", "refcocog")
 REFCOCOM = "refcocom"
@@ -51,17 +61,19 @@ class _Key:
 
 @dataclass(frozen=True)
 class MmrTable(PaperTable):
-    """Table 2, 3, 4 or 5 of the MMR paper."""
+    """Table 2, 3, 4, 5, 6 or 8 of the MMR paper."""
 
     number: int
     name: str = field(init=False)
+    is_by_name: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"mmr{self.number}")
+        object.__setattr__(self, "is_by_name", self.number in _SAME_COLUMNS)
 
     def holds(self, run: AnyRun) -> bool:
         """Whether the run is on one of the table's benchmarks and splits."""
-        return find_table(run.summary) == self.number
+        return find_table(run.summary) == _SAME_COLUMNS.get(self.number, self.number)
 
     def render(self, runs: Sequence[AnyRun], style: PaperTableStyle) -> Table:
         """Return the paper's rows and then one row per checkpoint and protocol."""
@@ -101,6 +113,8 @@ def table_of(benchmark: str) -> int | None:
     """Return the number of the paper's table for a benchmark."""
     if benchmark in MULTI_REFERRING_NAMES:
         return 4
+    if benchmark in STREET_NAMES:
+        return 8
     return 3 if benchmark in REFCOCO_NAMES else {MMR: 2, REFCOCOM: 5}.get(benchmark)
 
 
@@ -123,7 +137,7 @@ def mmr_table(number: int, summaries: Sequence[Summary], has_intervals: bool = T
     ]
     by_row: dict[_Key, dict[str, Estimate]] = {}
     for summary in summaries:
-        if table_of(summary.benchmark) == number:
+        if table_of(summary.benchmark) == _SAME_COLUMNS.get(number, number):
             row = by_row.setdefault(_key(summary), {})
             if set(row) & set(_estimates(summary)):
                 raise ValueError(
@@ -164,11 +178,12 @@ def _columns(summary: Summary) -> dict[str, str]:
     (metric,) = _shown_metrics(name)
     if name == REFCOCOM:
         return {split if split.endswith(PART_ENDING) else f"{split}_object_and_part": metric}
-    return {f"{name}_{split}": metric}
+    return {f"{name.removeprefix(PREFIX) if name in STREET_NAMES else name}_{split}": metric}
 
 
 def _shown_metrics(benchmark: str) -> tuple[str, ...]:
-    return {MMR: ("giou", "ciou"), REFCOCOM: ("giou",)}.get(benchmark, ("ciou",))
+    is_mean = benchmark in (REFCOCOM, *STREET_NAMES)
+    return ("giou", "ciou") if benchmark == MMR else ("giou",) if is_mean else ("ciou",)
 
 
 def _estimates(summary: Summary) -> dict[str, Estimate]:
@@ -182,8 +197,9 @@ def _key(summary: Summary) -> _Key:
 
 
 def _column_groups(number: int, columns: Sequence[str]) -> tuple[ColumnGroup, ...]:
-    """Group columns: Table 2 has metrics below splits, 3 and 4 splits below data sets, and 5 kinds below splits."""
-    pairs = [column.rsplit("_", 1) if number == 2 else column.split("_", 1) for column in columns]
+    """Group columns: metrics below splits (2, 6), splits below data sets (3, 4), or kinds below splits (5)."""
+    is_split_first = _SAME_COLUMNS.get(number, number) == 2
+    pairs = [column.rsplit("_", 1) if is_split_first else column.split("_", 1) for column in columns]
     labels = dict.fromkeys(label for label, _ in pairs)
     groups = [ColumnGroup(label, tuple(below for one, below in pairs if one == label)) for label in labels]
     return (ColumnGroup("", ("Method", "Protocol")), *groups)

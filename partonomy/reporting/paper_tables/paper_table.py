@@ -60,10 +60,12 @@ class PaperTable(ABC):
     Attributes:
         name: The value of `--table`.
         is_automatic: Whether the table includes a run without being requested by name.
+        is_by_name: Whether only its name requests it; `all` and reports then leave it out.
     """
 
     name: str
     is_automatic: bool = False
+    is_by_name: bool = False
 
     @abstractmethod
     def holds(self, run: AnyRun) -> bool:
@@ -87,6 +89,10 @@ class PaperTable(ABC):
 
     def exact(self, runs: Sequence[AnyRun]) -> Iterator[TidyRow]:
         """Generate numbers that are computed without a model."""
+        return iter(())
+
+    def further(self, runs: Sequence[AnyRun]) -> Iterator[TidyRow]:
+        """Generate numbers of the runs that are not metrics of their summaries."""
         return iter(())
 
     @abstractmethod

@@ -1,11 +1,13 @@
-"""Label maps in the layouts of ADE20K, COCO-Stuff and Mapillary Vistas."""
+"""Label maps in the layouts of ADE20K, COCO-Stuff, Mapillary Vistas, Cityscapes and GTAV."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
+from scipy.io import savemat
 
+from partonomy.benchmarks.street_scenes import CLASSES, GTAV_SPLITS, IMAGE_ENDING, MAP_ENDING
 from plum.data.miniature.pictures import SIDE_MARGIN, Picture, save_image, save_map, write_json
 from plum.data.readers.label_maps import NAMES_FILE
 
@@ -55,6 +57,24 @@ def write_mapillary(root: Path, pictures: Sequence[Picture]) -> None:
         background = index["sky"], index["road"], index["unlabeled"]
         classes = draw_classes(picture, known, background, unlabelled=index["unlabeled"])
         save_map(root / "mapillary/training/v2.0/labels" / f"{stem}.png", classes, has_palette=True)
+
+
+def write_street_scenes(root: Path, pictures: Sequence[Picture]) -> None:
+    """Write Cityscapes' validation split (two cities) and GTAV (every image in its list of validation images)."""
+    index = {name: number for number, name in CLASSES.items()}
+    background = index["sky"], index["road"], index["building"]
+    for picture in pictures:
+        known = index.get(COCO_NAMES.get(picture.label, ""), index["person"])
+        classes = draw_classes(picture, known, background, unlabelled=0)
+        city = f"town{picture.number % 2}"
+        stem = f"{city}_{picture.number:06d}_000019"
+        save_image(root / "cityscapes/leftImg8bit/val" / city / f"{stem}{IMAGE_ENDING}", picture.image)
+        save_map(root / "cityscapes/gtFine/val" / city / f"{stem}{MAP_ENDING}", classes)
+        save_image(root / "gtav/images" / f"{picture.number:05d}.png", picture.image)
+        save_map(root / "gtav/labels" / f"{picture.number:05d}.png", classes, has_palette=True)
+    numbers = np.array([[picture.number] for picture in pictures])
+    none = np.zeros((0, 1), dtype=np.int64)
+    savemat(root / "gtav/split.mat", {key: numbers if split == "val" else none for split, key in GTAV_SPLITS.items()})
 
 
 def draw_classes(

@@ -64,9 +64,12 @@ def polygons(mask: np.ndarray) -> list[list[float]]:
 
 
 def save_image(path: Path, image: np.ndarray) -> None:
-    """Write a JPEG."""
+    """Write a JPEG, or a PNG if the path ends so."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, format="JPEG", quality=92)
+    if path.suffix == ".png":
+        Image.fromarray(image).save(path)
+    else:
+        Image.fromarray(image).save(path, format="JPEG", quality=92)
 
 
 def save_map(path: Path, classes: np.ndarray, has_palette: bool = False) -> None:

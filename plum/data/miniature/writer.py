@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from partonomy.benchmarks.refcoco import REFERRING_SETS
-from plum.data.miniature.label_layouts import write_ade20k, write_cocostuff, write_mapillary
+from plum.data.miniature.label_layouts import (
+    write_ade20k,
+    write_cocostuff,
+    write_mapillary,
+    write_street_scenes,
+)
 from plum.data.miniature.multi_target_layouts import (
     write_grefcoco,
     write_instruct_part,
@@ -58,6 +63,7 @@ def write_miniature(root: Path, num_images: int, size: int = 128, seed: int = 0)
     write_textvqa(root, unseen)
     write_gqa(root, unseen)
     write_pope(root, unseen)
+    write_street_scenes(root, unseen)
 
 
 def write_coco(root: Path, pictures: Sequence[Picture]) -> None:

@@ -1,1 +1,1 @@
-"""Modules between backbone and segmenter: tagger, query projection, mask feedback and teacher."""
+"""Modules between backbone and segmenter: tagger and its CRF, query projection, mask feedback and teacher."""

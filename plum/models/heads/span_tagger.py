@@ -3,14 +3,52 @@
 Paper: token-wise MLP of two layers, one bidirectional Transformer encoder block, linear layer (`mlp_first`, the
 default). Authors' code: the block, then an MLP of two layers that ends in the three logits (`block_first`); it ignores
 the configured feed-forward width and dropout and always has torch's 2048 and 0.1.
+
+Ablations, each a switch of `TaggerConfig`: two classes instead of three, a CRF over the tags, and cross-attention.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from plum.inputs.bio_labels import Tag
+from plum.config import TagScheme
+from plum.inputs.bio_labels import number_of_classes
+from plum.models.heads.crf import LinearChainCrf, best_classes, log_marginals
+from plum.structures import TEXT_ONLY, TagChain
+
+
+class ImageCrossAttention(nn.Module):
+    """Attention of text tokens to their image's tokens, with a residual connection and a norm after it.
+
+    Paper, Table 6, double dagger: cross-attention is enabled in ablations only; the paper does not say between what.
+    Authors' code (`use_cross_attn_bio`): the tokens of a phrase attend to the projector's image tokens, and the result,
+    after a feed-forward layer, goes to the query projection; the tagger has none. Here: the tagger's tokens attend to
+    the same image tokens, as in a Transformer decoder's block; queries stay as they are. Without an image the attention
+    adds nothing.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(hidden_size, num_heads, dropout, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, states: Tensor, image_index: Tensor, image_tokens: Tensor) -> Tensor:
+        """Return states [N, Q, D].
+
+        Args:
+            states: [N, Q, D].
+            image_index: [N], row of each conversation's image, or TEXT_ONLY.
+            image_tokens: [B, image tokens, D].
+        """
+        rows = (image_index != TEXT_ONLY).nonzero()[:, 0]
+        if len(rows) == 0:
+            return self.norm(states)
+        features = image_tokens[image_index[rows]].to(states.dtype)
+        attended = self.attention(states[rows], features, features, need_weights=False)[0]
+        return self.norm(states.index_add(0, rows, self.dropout(attended)))
 
 
 class SpanTagger(nn.Module):
@@ -20,6 +58,10 @@ class SpanTagger(nn.Module):
     ReLU), linear D -> 3.
     `context`: "bidirectional" is the paper's; "causal" keeps the block's capacity without look-ahead, and "none"
     removes the block (ablation in Table 12).
+    `scheme`: three classes ("bio") or two ("binary"); see `TaggerConfig.scheme`.
+    `use_crf`: the logits are those of a CRF, whose scores are in `crf`.
+    `use_cross_attention`: ImageCrossAttention after the block (or in its place, without one), with the block's number
+    of heads and dropout.
     """
 
     def __init__(
@@ -31,9 +73,13 @@ class SpanTagger(nn.Module):
         dropout: float,
         *,
         order: Literal["mlp_first", "block_first"] = "mlp_first",
+        scheme: TagScheme = "bio",
+        use_crf: bool = False,
+        use_cross_attention: bool = False,
     ) -> None:
         super().__init__()
         self.context = context
+        self.scheme = scheme
         self.is_block_first = order == "block_first"
         self.mlp = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.ReLU())
         if not self.is_block_first:
@@ -43,24 +89,39 @@ class SpanTagger(nn.Module):
             if context != "none"
             else None
         )
-        self.classifier = nn.Linear(hidden_size, len(Tag))
+        self.cross_attention = ImageCrossAttention(hidden_size, num_heads, dropout) if use_cross_attention else None
+        self.classifier = nn.Linear(hidden_size, number_of_classes(scheme))
+        self.crf = LinearChainCrf(number_of_classes(scheme)) if use_crf else None
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor, is_read: Tensor | None = None) -> Tensor:
-        """Return tag logits in the order of Tag.
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor,
+        is_read: Tensor | None = None,
+        image_index: Tensor | None = None,
+        image_tokens: Tensor | None = None,
+    ) -> Tensor:
+        """Return the logits of the C classes, in the order of Tag; or outside, in a phrase.
 
         Args:
             hidden_states: [N, T, D].
             attention_mask: [N, T], 1 on real tokens; sequences are right-padded.
             is_read: bool [N, T], tokens to tag (the loss needs only answers, a tenth of a conversation); None: all.
+            image_index: [N], row of each conversation's image, or TEXT_ONLY; required by cross-attention.
+            image_tokens: [B, image tokens, D]; required by cross-attention.
 
         Returns:
-            Logits [A, 3] of the A tokens in `is_read`, sorted by conversation, then position; [N, T, 3] for all tokens.
+            Logits [A, C] of the A tokens in `is_read`, sorted by conversation, then position; [N, T, C] for all tokens.
         """
         states = hidden_states if self.is_block_first else self.mlp(hidden_states)
         if is_read is None:
             states = states if self.block is None else self._attend_everywhere(states, attention_mask)
         else:
             states = states[is_read] if self.block is None else self._attend(states, attention_mask, is_read)
+        if self.cross_attention is not None:
+            assert image_index is not None, "cross-attention needs the image of each conversation"
+            assert image_tokens is not None, "cross-attention needs image tokens"
+            states = self._attend_to_images(states, is_read, image_index, image_tokens)
         return self.classifier(self.mlp(states) if self.is_block_first else states)
 
     def _attend_everywhere(self, states: Tensor, attention_mask: Tensor) -> Tensor:
@@ -80,10 +141,9 @@ class SpanTagger(nn.Module):
         assert not block.norm_first, "the block normalises after each of its two parts"
         if not bool(is_read.any()):
             return states[is_read]
-        counts = is_read.sum(1)  # [N]
-        longest = int(counts.max())
-        # Tokens to tag come first, in order; Q is the largest number of them in a conversation.
-        places = is_read.int().argsort(dim=1, descending=True, stable=True)[:, :longest]  # [N, Q]
+        # Tokens to tag come first, in order.
+        is_query = _is_query(is_read)
+        places = is_read.int().argsort(dim=1, descending=True, stable=True)[:, : is_query.shape[1]]  # [N, Q]
         queries = states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
         order = torch.arange(states.shape[1], device=states.device)
         masks: dict[str, Tensor] = {"key_padding_mask": attention_mask == 0}
@@ -91,6 +151,54 @@ class SpanTagger(nn.Module):
             is_later = order > places[..., None]  # [N, Q, T]
             masks = {"attn_mask": is_later.repeat_interleave(block.self_attn.num_heads, 0)}
         attended = block.self_attn(queries, states, states, need_weights=False, **masks)[0]
-        is_query = order[:longest] < counts[:, None]
         read = block.norm1(queries[is_query] + block.dropout1(attended[is_query]))
         return block.norm2(read + block._ff_block(read))
+
+    def _attend_to_images(
+        self, states: Tensor, is_read: Tensor | None, image_index: Tensor, image_tokens: Tensor
+    ) -> Tensor:
+        """Run cross-attention over states [N, T, D], or [A, D] of the tokens in `is_read`; returns the same shape."""
+        assert self.cross_attention is not None
+        if is_read is None:
+            return self.cross_attention(states, image_index, image_tokens)
+        if len(states) == 0:  # no fused attention is asked for nothing
+            return states
+        is_query = _is_query(is_read)
+        queries = states.new_zeros(*is_query.shape, states.shape[-1]).index_put(is_query.nonzero(as_tuple=True), states)
+        return self.cross_attention(queries, image_index, image_tokens)[is_query]
+
+
+def _is_query(is_read: Tensor) -> Tensor:
+    """Return which places hold a token when each conversation's tokens to tag come first.
+
+    bool [N, Q]; Q is the largest number of tokens in a conversation.
+    """
+    counts = is_read.sum(1)  # [N]
+    return torch.arange(int(counts.max()), device=is_read.device) < counts[:, None]
+
+
+@dataclass(frozen=True)
+class PredictedClasses:
+    """The classes of A tokens, LongTensor [A], and their probabilities, float32 [A].
+
+    Under a CRF these are marginal probabilities given the whole sequence. After training with the hinge loss they only
+    rank: that loss stops at its margin and knows no probabilities.
+    """
+
+    classes: Tensor
+    probabilities: Tensor
+
+
+def predict_classes(logits: Tensor, chain: TagChain | None) -> PredictedClasses:
+    """Predict the classes of A tokens: the most probable of each token, or under a CRF the most probable sequence.
+
+    Args:
+        logits: [A, C].
+        chain: None without a CRF.
+    """
+    if chain is None:
+        probabilities, classes = logits.float().softmax(-1).max(-1)
+        return PredictedClasses(classes, probabilities)
+    classes = best_classes(logits, chain)
+    probabilities = log_marginals(logits, chain).exp().gather(1, classes[:, None])[:, 0]
+    return PredictedClasses(classes, probabilities)

@@ -22,7 +22,15 @@ def build_plum(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
         config=config,
         llava=backbones.build_llava(config),
         tagger=SpanTagger(
-            hidden_size, tagger.context, tagger.num_heads, tagger.feedforward_dim, tagger.dropout, order=tagger.order
+            hidden_size,
+            tagger.context,
+            tagger.num_heads,
+            tagger.feedforward_dim,
+            tagger.dropout,
+            order=tagger.order,
+            scheme=tagger.scheme,
+            use_crf=tagger.use_crf,
+            use_cross_attention=tagger.use_cross_attention,
         ),
         query_projection=QueryProjection(hidden_size, config.sam.prompt_dim),
         sam=backbones.build_sam(config),

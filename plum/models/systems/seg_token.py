@@ -89,7 +89,9 @@ class SegTokens:
         """Return an answer without [SEG]."""
         return re.sub(rf"\s*{re.escape(SEG_TOKEN)}", "", answer).strip()
 
-    def read(self, row: EncodedConversation, hidden_states: Tensor, model: GroundedLMM) -> list[Target]:
+    def read(
+        self, row: EncodedConversation, hidden_states: Tensor, model: GroundedLMM, image_tokens: Tensor
+    ) -> list[Target]:
         """Find the [SEG] tokens of the last answer; the confidence of each is its predicted probability.
 
         [SEG] does not mark where its phrase begins. The phrase is taken to start after the last article, conjunction,

@@ -9,6 +9,7 @@ from partonomy.structures import CharSpan
 from plum.inputs.bio_labels import TokenSpan, decode_tags
 from plum.inputs.encoding import EncodedConversation, token_chars
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.heads.span_tagger import predict_classes
 from plum.models.systems.target_notation import Target, WrittenExchange
 from plum.structures import Exchange
 
@@ -41,21 +42,28 @@ class TaggedPhrases:
         """Return the answer as it is."""
         return answer
 
-    def read(self, row: EncodedConversation, hidden_states: Tensor, model: GroundedLMM) -> list[Target]:
+    def read(
+        self, row: EncodedConversation, hidden_states: Tensor, model: GroundedLMM, image_tokens: Tensor
+    ) -> list[Target]:
         """Find the tagged phrases of the last answer; confidence is the mean probability of a phrase's tags.
 
-        The end token and spans of white space alone are ignored.
+        The end token is tagged, because a CRF's sequences end with it in training, but it is in no phrase. Spans of
+        white space alone are ignored.
         """
         attention_mask = torch.ones(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
         tokens, chars = row.answers[-1], row.rendered.answers[-1]
         last = max(i for i in range(tokens.start, tokens.end) if row.encoded.offsets[i][0] < chars.end)
         is_answer = torch.zeros_like(attention_mask, dtype=torch.bool)
-        is_answer[:, tokens.start : last + 1] = True
-        tag_logits = model.tag(hidden_states, attention_mask, is_answer)
+        is_answer[:, tokens.start : tokens.end] = True
+        image_index = attention_mask.new_zeros(1)
+        tag_logits = model.tag(hidden_states, attention_mask, is_answer, image_index, image_tokens)
         assert tag_logits is not None, "tagged phrases need a tagger"
-        confidence, tags = tag_logits.float().softmax(-1).cpu().max(-1)
+        assert model.config.tagger is not None
+        predicted = predict_classes(tag_logits, model.tag_chain(is_answer))
+        confidence = predicted.probabilities.cpu()
         targets = []
-        for span in decode_tags(tags.tolist()):
+        words = predicted.classes[: last + 1 - tokens.start]
+        for span in decode_tags(words.tolist(), model.config.tagger.scheme):
             found = TokenSpan(span.start + tokens.start, span.end + tokens.start)
             visible = token_chars(row.encoded, found)
             if visible.end > visible.start:

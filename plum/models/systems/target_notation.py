@@ -78,12 +78,15 @@ class TargetNotation(Protocol):
         """Return an answer without the marks."""
         ...
 
-    def read(self, row: EncodedConversation, hidden_states: Tensor, model: GroundedLMM) -> list[Target]:
+    def read(
+        self, row: EncodedConversation, hidden_states: Tensor, model: GroundedLMM, image_tokens: Tensor
+    ) -> list[Target]:
         """Find the targets of the last answer of a conversation, in reading order.
 
         Args:
             row: the conversation, its last answer as the model wrote it.
             hidden_states: [1, T, D], its states.
             model: the model that computed the states.
+            image_tokens: [1, image tokens, D], LLaVA's tokens of the conversation's image.
         """
         ...

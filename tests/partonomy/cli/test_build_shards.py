@@ -295,7 +295,7 @@ def test_steps_out_of_order(
     ("flags", "key"),
     [
         (["--seed", "1"], "seed: 0 there, 1 now"),
-        (["--mutation", "balanced"], "mutation: paper there, balanced now"),
+        (["--mutation", "paper"], "mutation: balanced there, paper now"),
         (["--question_types", "identification"], "question_types: "),
     ],
 )

@@ -27,7 +27,7 @@ from tests.partonomy.running import run, run_model
 from tests.plum.data.miniature_world import miniature
 
 SEGMENTATION = ("refcoco", "refcoco+", "refcocog", "reasonseg", "refcocom", "instructpart")
-MULTI_TARGET = ("mmr", "multirefcoco", "multirefcoco+", "multirefcocog")
+MULTI_TARGET = ("mmr", "multirefcoco", "multirefcoco+", "multirefcocog", "multicityscapes", "multigtav")
 VQA = ("textvqa", "gqa", "pope")
 CASES = [
     *((name, {}) for name in BENCHMARKS),

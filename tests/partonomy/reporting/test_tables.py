@@ -191,9 +191,7 @@ def test_command_prints_one_table(runs: tuple[AnyRun, ...], capsys: pytest.Captu
 def test_unknown_settings_and_missing_run_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="known: text, markdown, latex, csv"):
         tables([], format="html")
-    with pytest.raises(
-        ValueError, match="unknown table '6'; known: 2, 3, 9, 10, 11, 4, 5, mmr2, mmr3, mmr4, mmr5, all, auto"
-    ):
+    with pytest.raises(ValueError, match="unknown table '6'; known: 2, 3, 9, 10, 11, 4, 5, mmr2, .*, 12, all, auto"):
         tables([], table="6")
     with pytest.raises(ValueError, match="unknown protocol 'mine'; known: ours, authors, both"):
         tables([], protocol="mine")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from plum.doctor.activations import (
     token_loss_bytes,
 )
 from plum.doctor.workload import Workload
-from plum.losses.losses import bio_loss, compute_losses, language_loss, span_kl_loss, with_tags_in_scope
+from plum.losses.losses import bio_loss, compute_losses, crf_loss, language_loss, span_kl_loss, with_tags_in_scope
 from plum.losses.mask_losses import losses_by_mask, sum_pixels
 from plum.models.grounded_lmm import GroundedLMM, supervised_states
 from plum.models.segmenters.mask_resize import resize_matrices, resize_matrix
@@ -189,7 +190,41 @@ def test_tagger(dtype: torch.dtype, context: str, order: str, scope: str) -> Non
         return bio_loss(logits, batch.tags[is_read], (0.1, 1.0, 1.0))
 
     measured = measure_saved(run, [*world.model.parameters(), batch.attention_mask, batch.tags, is_read])[0]
-    assert tagger_bytes(32, tagger, world.work, int(is_read.sum())) == pytest.approx(measured, rel=TOLERANCE)
+    assert tagger_bytes(32, tagger, world.work, int(is_read.sum()), 4) == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("context", ["bidirectional", "none"])
+@pytest.mark.parametrize(
+    ("changes", "form"),
+    [
+        ({"scheme": "binary"}, "cross_entropy"),
+        ({}, "hinge"),
+        ({"use_crf": True}, "cross_entropy"),
+        ({"use_crf": True, "scheme": "binary"}, "cross_entropy"),
+        ({"use_cross_attention": True}, "cross_entropy"),
+        ({"use_cross_attention": True, "order": "block_first", "use_crf": True}, "cross_entropy"),
+    ],
+    ids=["binary", "hinge", "crf", "binary_crf", "cross_attention", "block_first_cross_attention_crf"],
+)
+def test_ablation_taggers(dtype: torch.dtype, context: str, changes: dict[str, Any], form: str) -> None:
+    tagger = TaggerConfig(context, 4, 64, 0.0, **changes)  # type: ignore[arg-type]
+    world = World(dtype, tagger=tagger)
+    batch, image_tokens = world.batch, world.images.tokens.detach()
+    is_read = batch.tags != IGNORE_INDEX
+    losses = LossConfig(kl=0.0, bio_form=form)  # type: ignore[arg-type]
+
+    def run() -> Tensor:
+        logits = world.model.tag(world.states, batch.attention_mask, is_read, batch.image_index, image_tokens)
+        chain, tags = world.model.tag_chain(is_read), batch.tags[is_read]
+        assert logits is not None
+        if chain is not None:
+            return crf_loss(logits, tags, chain)
+        return bio_loss(logits, tags, losses.bio_class_weights, losses.bio_form)
+
+    known = [batch.attention_mask, batch.tags, batch.image_index, is_read, image_tokens]
+    measured = measure_saved(run, [*world.model.parameters(), *known])[0]
+    assert tagger_bytes(32, tagger, world.work, int(is_read.sum()), 4) == pytest.approx(measured, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -43,7 +43,7 @@ class Script:
         def generate_text(*_: object) -> Tensor:
             return torch.tensor([byte_level()(" " + self.answer + "</s>")["input_ids"]])
 
-        def tag(hidden_states: Tensor, attention_mask: Tensor, is_read: Tensor) -> Tensor:
+        def tag(hidden_states: Tensor, attention_mask: Tensor, is_read: Tensor, *_: Tensor) -> Tensor:
             history, question = split_turns(turns)
             row = predictor.encoder.encode([*history, Exchange(question, self.answer, tuple(self.tagged))])
             tags = torch.tensor(row.tags).clamp(min=0)

@@ -1,9 +1,19 @@
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from partonomy.structures import CharSpan
-from plum.inputs.bio_labels import Tag, TokenSpan, decode_tags, phrase_tokens, trim_offsets, write_tags
+from plum.inputs.bio_labels import (
+    Tag,
+    TokenSpan,
+    classes_of_tags,
+    decode_tags,
+    number_of_classes,
+    phrase_tokens,
+    trim_offsets,
+    write_tags,
+)
 
 O, B, I = Tag.O, Tag.B, Tag.I  # noqa: E741
 
@@ -63,3 +73,31 @@ def test_a_phrase_on_no_token_is_refused() -> None:
 def test_a_token_is_found_by_any_shared_character() -> None:
     # "wheels" is cut into "whe" + "els": the phrase "wheel" needs both tokens.
     assert phrase_tokens([(0, 3), (3, 6)], CharSpan(0, 5)) == TokenSpan(0, 2)
+
+
+@pytest.mark.parametrize(
+    ("classes", "spans"),
+    [
+        ([0, 1, 1, 0, 1], [(1, 3), (4, 5)]),
+        ([1, 1, 1], [(0, 3)]),
+        ([0, 0], []),
+        ([], []),
+        ([1, 0, 1, 1, 0, 0, 1], [(0, 1), (2, 4), (6, 7)]),
+        ([1, 2, 1], [(0, 1), (2, 3)]),  # a binary tagger has no class 2
+    ],
+)
+def test_binary_decoding_reads_contiguous_runs(classes: list[int], spans: list[tuple[int, int]]) -> None:
+    assert [(span.start, span.end) for span in decode_tags(classes, "binary")] == spans
+
+
+def test_bio_tags_as_classes_of_either_scheme() -> None:
+    tags = torch.tensor([0, 1, 2, 2, -100, 1])
+    assert classes_of_tags(tags, number_of_classes("bio")).tolist() == tags.tolist()
+    assert classes_of_tags(tags, number_of_classes("binary")).tolist() == [0, 1, 1, 1, -100, 1]
+
+
+def test_two_phrases_side_by_side_become_one_in_the_binary_scheme() -> None:
+    tags = [int(Tag.B), int(Tag.I), int(Tag.B), int(Tag.O)]
+    classes = classes_of_tags(torch.tensor(tags), 2).tolist()
+    assert decode_tags(tags) == [TokenSpan(0, 2), TokenSpan(2, 3)]
+    assert decode_tags(classes, "binary") == [TokenSpan(0, 3)]

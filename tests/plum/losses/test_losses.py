@@ -12,13 +12,24 @@ from plum.losses.losses import (
     bio_accuracy,
     bio_loss,
     compute_losses,
+    crf_loss,
     language_loss,
     span_kl_loss,
     weighted_sum,
     with_tags_in_scope,
 )
+from plum.models.heads.crf import number_runs
 from plum.models.tiny import tiny_batch, tiny_model_config
-from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, ImageFeatures, LossTerms, SpanBounds
+from plum.structures import (
+    IGNORE_INDEX,
+    TEXT_ONLY,
+    Batch,
+    GroundedOutput,
+    ImageFeatures,
+    LossTerms,
+    SpanBounds,
+    TagChain,
+)
 from plum.train_config import LossConfig
 
 LOG_3 = math.log(3.0)
@@ -196,3 +207,72 @@ def test_bfloat16_inputs_give_float32_losses() -> None:
     assert terms.kl is not None
     losses = (terms.language, terms.bio, terms.mask_overlap, terms.mask_bce, terms.kl)
     assert {loss.dtype for loss in losses} == {torch.float32}
+
+
+def test_hinge_golden() -> None:
+    # Logits (1, .5, -1), margin 1. True O: max(0, 1 - 1 + .5) = .5, max(0, 1 - 1 - 1) = 0; .5 / 3.
+    # True B: max(0, 1 - .5 + 1) = 1.5, max(0, 1 - .5 - 1) = 0; 1.5 / 3.
+    # Weighted: (.1 x .5 / 3 + 1 x 1.5 / 3) / 1.1 = .469697.
+    logits = torch.tensor([1.0, 0.5, -1.0]).expand(2, 3)
+    tags, weights = torch.tensor([0, 1]), (0.1, 1.0, 1.0)
+    assert float(bio_loss(logits, tags, weights, "hinge")) == pytest.approx(0.469697, abs=1e-5)
+    # Margin 2: O: 1.5 + 0; B: 2.5 + .5; (.1 x 1.5 / 3 + 3 / 3) / 1.1.
+    assert float(bio_loss(logits, tags, weights, "hinge", 2.0)) == pytest.approx((0.05 + 1.0) / 1.1, abs=1e-5)
+    # Weights alike: torch's own mean.
+    expected = torch.nn.MultiMarginLoss()(logits, tags)
+    torch.testing.assert_close(bio_loss(logits, tags, (1.0, 1.0, 1.0), "hinge"), expected)
+
+
+def test_hinge_without_tagged_tokens_is_zero() -> None:
+    states = torch.zeros(5, 3, requires_grad=True)
+    bio_loss(states[:0], torch.zeros(0, dtype=torch.long), (0.1, 1.0, 1.0), "hinge").backward()
+    assert states.grad is not None
+    assert not states.grad.any()
+
+
+@pytest.mark.parametrize("form", ["cross_entropy", "hinge"])
+def test_the_binary_loss_merges_b_and_i_and_weighs_them_as_b(form: Literal["cross_entropy", "hinge"]) -> None:
+    # p = (2/3, 1/3); O, B, I: cross-entropy (.1 ln 1.5 + 2 x .8 ln 3) / 1.7.
+    logits = torch.tensor([math.log(2.0), 0.0]).expand(3, 2)
+    tags, weights = torch.tensor([0, 1, 2]), (0.1, 0.8, 7.0)
+    expected = (0.1 * math.log(1.5) + 1.6 * math.log(3.0)) / 1.7
+    if form == "hinge":  # O: max(0, 1 - ln 2) / 2; B, I: (1 + ln 2) / 2
+        expected = (0.1 * (1 - math.log(2)) / 2 + 1.6 * (1 + math.log(2)) / 2) / 1.7
+    assert float(bio_loss(logits, tags, weights, form)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_configured_form_and_margin_are_the_ones_computed() -> None:
+    batch = make_batch((2, 1))
+    output = make_output(batch)
+    assert output.tag_logits is not None
+    for margin in (0.5, 2.0):
+        found = compute_losses(output, batch, LossConfig(bio_form="hinge", bio_margin=margin)).bio
+        expected = bio_loss(output.tag_logits, output.tag_labels, (0.1, 1.0, 1.0), "hinge", margin)
+        assert found is not None
+        assert float(found) == float(expected)
+
+
+def test_a_chain_gives_the_likelihood_of_the_tags() -> None:
+    batch = make_batch((2, 1))
+    output = make_output(batch)
+    assert output.tag_logits is not None
+    runs = number_runs(batch.tags != IGNORE_INDEX)[batch.tags != IGNORE_INDEX]
+    chain = TagChain(runs, torch.tensor([0.5, 0.0, -9.0]), torch.eye(3), torch.zeros(3))
+    found = compute_losses(replace(output, tag_chain=chain), batch, LossConfig()).bio
+    assert found is not None
+    assert float(found) == float(crf_loss(output.tag_logits, output.tag_labels, chain))
+
+
+def test_bio_accuracy_of_the_binary_scheme_and_under_a_chain() -> None:
+    # Predictions in, out, in, in; truth O B B I.
+    logits = torch.eye(2)[[1, 0, 1, 1]]
+    hits, totals = bio_accuracy(logits, torch.tensor([0, 1, 1, 2]))
+    assert (hits.tolist(), totals.tolist()) == ([0, 1, 1], [1, 2, 1])
+    # Token by token B B; as a sequence B I. The first token is not counted in the end.
+    logits, tags = torch.tensor([[0.0, 2.0, 0.0], [0.0, 1.0, 0.5]]), torch.tensor([1, 2])
+    transitions = torch.zeros(3, 3).index_put((torch.tensor(1), torch.tensor(1)), torch.tensor(-5.0))
+    chain = TagChain(torch.zeros(2, dtype=torch.long), torch.zeros(3), transitions, torch.zeros(3))
+    assert bio_accuracy(logits, tags)[0].tolist() == [0, 1, 0]
+    assert bio_accuracy(logits, tags, chain)[0].tolist() == [0, 1, 1]
+    counted = bio_accuracy(logits, tags, chain, torch.tensor([False, True]))
+    assert [one.tolist() for one in counted] == [[0, 0, 1], [0, 0, 1]]

@@ -61,8 +61,11 @@ def assert_same(ours: GroundedOutput, theirs: GroundedOutput) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("context", ["bidirectional", "causal", "none"])
-def test_batch_of_n_equals_n_singles(context: str) -> None:
+@pytest.mark.parametrize("is_ablation", [False, True])
+def test_batch_of_n_equals_n_singles(context: str, is_ablation: bool) -> None:
     tagger = TaggerConfig(context=context, num_heads=4, feedforward_dim=64)  # type: ignore[arg-type]
+    if is_ablation:
+        tagger = replace(tagger, scheme="binary", use_crf=True, use_cross_attention=True)
     model = make_model(tiny_model_config(VOCAB, TINY_TOKENS, LoraConfig(rank=2), tagger=tagger))
     batch = make_batch(model)
     together = model(batch, with_teacher=True)

@@ -10,6 +10,7 @@ from plum.config import (
     LoraConfig,
     ModelConfig,
     SamConfig,
+    TaggerConfig,
     VisionConfig,
 )
 from plum.models.grounded_lmm import GroundedLMM
@@ -77,6 +78,26 @@ def test_trained_parameters_of_plum_13b(plum_13b: GroundedLMM) -> None:
     assert sum(row.trainable for row in rows.values()) == (
         6_553_600 + 52_439_040 + 125_877_248 + 15_363 + 27_530_496 + 10_280 + 1_311_744 + 6_220 + 4_058_340
     )
+
+
+def test_components_of_the_ablation_taggers() -> None:
+    tagger = TaggerConfig(scheme="binary", use_crf=True, use_cross_attention=True)
+    config = ModelConfig(llava=LlavaConfig(CLIP_L_14, LLAMA_13B), sam=SamConfig(), tagger=tagger)
+    with torch.device("meta"):
+        model = build_model(config)
+    rows = {row.module: row for row in set_trainable(model, TrainableConfig())}
+    own = {module: row for module, row in rows.items() if module.startswith("tagger.")}
+    assert {module: row.total for module, row in own.items()} == {
+        "tagger.mlp": 52_439_040,
+        "tagger.block": 125_877_248,
+        # attention 4 x (5120^2 + 5120), norm 2 x 5120
+        "tagger.cross_attention": 104_878_080 + 10_240,
+        # 5120 x 2 + 2
+        "tagger.classifier": 10_242,
+        # first, last and pairs of two classes
+        "tagger.crf": 8,
+    }
+    assert all(row.trainable == row.total for row in own.values())
 
 
 def test_feedback_can_be_left_out() -> None:

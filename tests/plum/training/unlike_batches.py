@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
-from plum.config import LoraConfig
+from plum.config import LoraConfig, TaggerConfig
 from plum.data.collate import Collator
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
@@ -91,7 +91,9 @@ def make_system(name: str, ranks: Ranks) -> System:
     torch.manual_seed(0)
     if name == "plum":
         tokenizer, trainable, losses = byte_level(), TrainableConfig(), LossConfig()
-        sizes = tiny_model_config(len(tokenizer), lora=LoraConfig(rank=2))
+        # Every module that a tagger can have; a batch of text alone does not run its cross-attention.
+        tagger = TaggerConfig(num_heads=4, feedforward_dim=64, use_crf=True, use_cross_attention=True)
+        sizes = tiny_model_config(len(tokenizer), lora=LoraConfig(rank=2), tagger=tagger)
     else:
         tokenizer, sizes = seg_tokenizer(), sister_config(name)  # type: ignore[arg-type]
         trainable, losses = TrainableConfig(embeddings=True), LossConfig(bio=0.0, kl=0.0, overlap="dice")

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from plum.config import LanguageConfig, LoraConfig
+from plum.doctor.step_flops import count_step, count_tokens, language_flops, tagger_flops, teacher_flops
 from plum.models.backbones.shared_beginnings import lay_out
 from plum.models.heads.teacher import find_constrained
 from plum.models.systems.registry import build_model
@@ -31,7 +32,6 @@ from scripts.bench.peak_memory import peak_bytes, reset_peak
 from scripts.bench.run import BenchRun
 from scripts.bench.sizes import only_mask_branch, small_model, training_config
 from scripts.bench.stage_clock import OTHER, StageClock, watch
-from scripts.bench.step_flops import count_step, count_tokens, language_flops, tagger_flops, teacher_flops
 
 CPU = torch.device("cpu")
 
@@ -105,6 +105,11 @@ def test_tagger_and_teacher_flops_golden() -> None:
     # Width 32, hidden 64: keys, values and MLP of 5 + 2 x 18 = 41 tokens; queries, output, hidden layers, tags of 24.
     weights = 4 * 32 * 32 * 41 + (2 * 32 * 32 + 2 * 32 * 64 + 3 * 32) * 24
     assert tagger_flops(run, batch, TINY_TOKENS) == 6 * weights + 12 * (24 * 23) * 32
+    # Cross-attention to 4 image tokens: queries and outputs of 24 tokens, keys and values of 2 x 4.
+    assert config.tagger is not None
+    attentive = replace(run, model=replace(config, tagger=replace(config.tagger, use_cross_attention=True)))
+    own = 6 * 2 * 32 * 32 * (24 + 8) + 12 * (24 * 4) * 32
+    assert tagger_flops(attentive, batch, TINY_TOKENS) == tagger_flops(run, batch, TINY_TOKENS) + own
     # The teacher reads 5 + 8 + 11 = 24 tokens: 15 pairs among the first five, then 5 x 8 + 36 and 5 x 11 + 66.
     weights = 2 * (4 * 32 * 32 + 3 * 32 * 64) * 24  # two layers
     assert teacher_flops(run, batch, TINY_TOKENS) == 2 * weights + 2 * 4 * (15 + 76 + 121) * 32

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from plum.models.heads.query_projection import QueryProjection, gather_span_tokens, mean_over_tokens
-from plum.models.heads.span_tagger import SpanTagger
-from plum.structures import SpanBounds
+from plum.models.heads.span_tagger import SpanTagger, predict_classes
+from plum.structures import TEXT_ONLY, SpanBounds
 
 WIDTH = 16
 
@@ -156,3 +156,142 @@ def test_query_is_the_mean_of_projected_tokens() -> None:
 def test_no_spans_give_no_queries() -> None:
     none = SpanBounds(*(torch.zeros(0, dtype=torch.long),) * 3)
     assert QueryProjection(WIDTH, 8)(random_states(), none).shape == (0, 8)
+
+
+def make_attentive(order: str = "mlp_first", context: str = "bidirectional", dropout: float = 0.0) -> SpanTagger:
+    torch.manual_seed(0)
+    return SpanTagger(
+        WIDTH,
+        context,  # type: ignore[arg-type]
+        num_heads=2,
+        feedforward_dim=32,
+        dropout=dropout,
+        order=order,  # type: ignore[arg-type]
+        use_cross_attention=True,
+    )
+
+
+IMAGE_INDEX = torch.tensor([1, TEXT_ONLY, 0, 1])
+"""Four conversations about two images, one of them without any."""
+
+
+def attentive_inputs() -> tuple[Tensor, Tensor, Tensor]:
+    """States [4, 7, D], image tokens [2, 5, D], attention mask."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2, [1] * 6 + [0], [1] * 7])
+    return torch.randn(4, 7, WIDTH, generator=generator), torch.randn(2, 5, WIDTH, generator=generator), mask
+
+
+@pytest.mark.parametrize("order", ["mlp_first", "block_first"])
+@pytest.mark.parametrize("context", ["bidirectional", "none"])
+def test_cross_attention_by_hand(order: str, context: str) -> None:
+    """softmax(q k / sqrt d) v of two heads, output projection, residual, norm; after the block, before what follows."""
+    tagger = make_attentive(order, context).eval()
+    states, image_tokens, mask = attentive_inputs()
+    cross = tagger.cross_attention
+    assert cross is not None
+    with torch.no_grad():
+        for parameter in cross.norm.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+        inner = states if order == "block_first" else tagger.mlp(states)
+        if tagger.block is not None:
+            inner = tagger.block(inner, src_key_padding_mask=mask == 0)
+        attention = cross.attention
+        expected = torch.zeros_like(inner)
+        for row, image in enumerate(IMAGE_INDEX.tolist()):
+            attended = torch.zeros(7, WIDTH)
+            if image != TEXT_ONLY:
+                weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+                query, key, value = (
+                    source @ weight.T + bias
+                    for source, weight, bias in zip(
+                        (inner[row], image_tokens[image], image_tokens[image]), weights, biases, strict=True
+                    )
+                )
+                half = WIDTH // 2
+                heads = [
+                    ((query[:, one] @ key[:, one].T) / half**0.5).softmax(-1) @ value[:, one]
+                    for one in (slice(0, half), slice(half, WIDTH))
+                ]
+                attended = torch.cat(heads, 1) @ attention.out_proj.weight.T + attention.out_proj.bias
+            total = inner[row] + attended
+            centred = total - total.mean(-1, keepdim=True)
+            normed = centred / (total.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+            expected[row] = normed * cross.norm.weight + cross.norm.bias
+        expected = tagger.classifier(tagger.mlp(expected) if order == "block_first" else expected)
+        found = tagger(states, mask, None, IMAGE_INDEX, image_tokens)
+    is_real = mask.bool()
+    torch.testing.assert_close(found[is_real], expected[is_real], atol=1e-5, rtol=1e-5)
+    moved = tagger(states, mask, None, IMAGE_INDEX, image_tokens + torch.randn(5, WIDTH))
+    assert (found - moved).abs().amax((1, 2)).gt(1e-3).tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("order", ["mlp_first", "block_first"])
+@pytest.mark.parametrize("context", ["bidirectional", "causal", "none"])
+def test_cross_attention_of_tokens_that_are_read_equals_that_of_all(context: str, order: str) -> None:
+    tagger = make_attentive(order, context)
+    states, image_tokens, mask = attentive_inputs()
+    states.requires_grad_()
+    image_tokens.requires_grad_()
+    is_read = torch.tensor([[0, 1, 1, 0, 0, 1, 1], [0, 0, 0, 1, 0, 0, 0], [0] * 7, [0, 0, 1, 0, 0, 0, 0]]).bool()
+    images = (IMAGE_INDEX, image_tokens)
+    everywhere, some = tagger(states, mask, None, *images)[is_read], tagger(states, mask, is_read, *images)
+    torch.testing.assert_close(some, everywhere, atol=1e-6, rtol=1e-5)
+    inputs = [states, image_tokens, *tagger.parameters()]
+    weights = torch.randn(some.shape, generator=torch.Generator().manual_seed(1))
+    found = [torch.autograd.grad((logits * weights).sum(), inputs) for logits in (some, everywhere)]
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_cross_attention_without_tokens_or_images() -> None:
+    tagger = make_attentive(dropout=0.1)
+    states, image_tokens, mask = attentive_inputs()
+    nothing = torch.zeros(4, 7, dtype=torch.bool)
+    assert tagger(states, mask, nothing, IMAGE_INDEX, image_tokens).shape == (0, 3)
+    text_only = torch.full((4,), TEXT_ONLY)
+    logits = tagger(states, mask, mask.bool(), text_only, image_tokens[:0])
+    assert bool(logits.isfinite().all())
+    assert tagger.eval().cross_attention is not None
+    torch.nn.init.normal_(tagger.cross_attention.norm.weight)  # the block's states are normalised already
+    alone, among = (tagger(states, mask, None, index, image_tokens)[1] for index in (text_only, IMAGE_INDEX))
+    torch.testing.assert_close(alone, among)
+    with pytest.raises(AssertionError, match="cross-attention needs the image of each conversation"):
+        tagger(states, mask)
+
+
+@pytest.mark.parametrize("which", ["attention", "dropout"])
+def test_dropout_of_cross_attention(which: str) -> None:
+    """At probability 1 what the image adds is gone: all images give the same."""
+    tagger = make_attentive().train()
+    cross = tagger.cross_attention
+    assert cross is not None
+    if which == "attention":
+        cross.attention.dropout = 1.0
+        torch.nn.init.normal_(cross.attention.in_proj_bias)
+    else:
+        cross.dropout.p = 1.0
+    states, image_tokens, mask = attentive_inputs()
+    first, second = (tagger(states, mask, None, IMAGE_INDEX, tokens) for tokens in (image_tokens, -image_tokens))
+    torch.testing.assert_close(first, second)
+    assert not torch.allclose(first, tagger.eval()(states, mask, None, IMAGE_INDEX, image_tokens), atol=1e-3)
+
+
+def test_the_configured_dropout_and_heads_reach_cross_attention() -> None:
+    cross = make_attentive(dropout=0.25).cross_attention
+    assert cross is not None
+    assert (cross.attention.dropout, cross.dropout.p, cross.attention.num_heads) == (0.25, 0.25, 2)
+
+
+def test_the_binary_scheme_has_two_classes() -> None:
+    tagger = SpanTagger(WIDTH, "none", num_heads=2, feedforward_dim=32, dropout=0.0, scheme="binary", use_crf=True)
+    assert tagger(random_states(), torch.ones(2, 7)).shape == (2, 7, 2)
+    assert tagger.crf is not None
+    assert [tuple(one.shape) for one in tagger.crf.parameters()] == [(2,), (2, 2), (2,)]
+
+
+def test_predicted_classes_without_a_crf() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+    predicted = predict_classes(logits, None)
+    assert predicted.classes.tolist() == [1, 0]
+    torch.testing.assert_close(predicted.probabilities, logits.softmax(-1).max(-1).values)

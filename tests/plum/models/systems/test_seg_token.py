@@ -182,7 +182,7 @@ def test_reading_an_answer_finds_phrase_and_state(answer: str, phrases: list[str
     row = ConversationEncoder(tokenizer, "plain", 4).encode([Exchange("What parts?", answer)])
     states = torch.randn(1, len(row.labels), 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        targets = MANY.read(row, states, model)
+        targets = MANY.read(row, states, model, torch.zeros(1, 4, 32))
     assert [answer[target.chars.start : target.chars.end] for target in targets] == phrases
     seg = token_id(tokenizer, SEG_TOKEN)
     for target in targets:

@@ -136,13 +136,21 @@ def language_flops(
 
 
 def tagger_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> float:
-    """The bidirectional tagger: MLP, keys and values of all tokens; the rest of those that have a tag."""
+    """The bidirectional tagger: MLP, keys and values of all tokens; the rest of those that have a tag.
+
+    Cross-attention has the queries and outputs of tagged tokens, and each conversation's keys and values of its image.
+    """
     assert config.model.tagger is not None
     width, feedforward = config.model.llava.language.hidden_size, config.model.tagger.feedforward_dim
     tokens, _ = count_tokens(batch.input_ids, batch.attention_mask, batch.image_index, special_tokens)
     num_tagged = (batch.tags >= 0).sum(1)  # [N]
     weights = 4 * width**2 * tokens + (2 * width**2 + 2 * width * feedforward + 3 * width) * int(num_tagged.sum())
     pairs = int((num_tagged * batch.attention_mask.sum(1)).sum())
+    if config.model.tagger.use_cross_attention:
+        has_image, num_patches = batch.image_index >= 0, config.model.llava.vision.num_image_tokens
+        num_pictured = int((num_tagged * has_image).sum())
+        weights += 2 * width**2 * (num_pictured + int(has_image.sum()) * num_patches)
+        pairs += num_pictured * num_patches
     return TRAINED * weights + 3 * 4 * pairs * width
 
 
