@@ -95,6 +95,9 @@ class EngineConfig:
     applied to the unquantized base."""
     num_workers: int = 2
     """Number of data-loading processes per rank; 0 loads one batch ahead in a thread of the rank's own process."""
+    timeout_minutes: float = 30.0
+    """How long a rank waits for the others before it gives up, so that a hang becomes an error. It must cover the
+    conversion of a checkpoint for another number of ranks, for which all wait."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,13 @@ class TrainConfig:
     log_every: int = 10
     save_every: int = 500
     """Number of updates between checkpoints."""
+    save_every_minutes: float | None = None
+    """Time between checkpoints, in addition to `save_every`; None to save by updates alone."""
+    keep_checkpoints: int = 2
+    """Number of newest checkpoints that are kept; the older one serves if the newest turns out to be damaged."""
+    max_minutes: float | None = None
+    """Time limit of one start. The run saves a checkpoint before it and ends with status 75; the same command goes
+    on."""
     stop_after_skipped: int = 5
     """Number of consecutive updates without a finite loss and gradient that end the run; fewer are skipped and
     counted."""

@@ -1,7 +1,6 @@
 """Check whether a set-up can overfit 8 samples; launched by scripts/smoke_overfit.sh, which explains it."""
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config
+from plum.training.reporting import run_reported, start_log
 from plum.training.smoke_overfit import SmokeReport, run_smoke_overfit
 
 DEFAULT_UPDATES = 200
@@ -18,16 +18,16 @@ DEFAULT_UPDATES = 200
 
 def main() -> None:
     """Command line entry; exits with 1 when a check fails or the run cannot start."""
-    is_main = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s")
-    try:
+    start_log()
+
+    def program() -> int:
         own, config = parse(sys.argv[1:])
         report = run_smoke_overfit(config, own.updates, own.data_folder)
-    except (OSError, ValueError, ArithmeticError) as error:
-        sys.exit(f"FAIL  {error}")
-    if is_main:
-        print(describe(report))
-    sys.exit(not report.is_passed)
+        if os.environ.get("RANK", "0") == "0":
+            print(describe(report))
+        return int(not report.is_passed)
+
+    sys.exit(run_reported("FAIL  smoke_overfit.py", program))
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:

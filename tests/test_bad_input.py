@@ -217,7 +217,9 @@ def test_build_stops_at_a_bad_record_or_counts_it(
     assert "questions about 1 images" in printed if is_image else "questions about 2 images" in printed
 
 
-def test_train_names_file_and_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_names_file_and_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = (ROOT / "configs" / "ablations" / "base.yaml").read_text()
     path = tmp_path / "mine.yaml"
     for known, unknown in (("is_enabled:", "enabled:"), ("weight: 3", "wieght: 3"), ("num_updates:", "num_updatess:")):
@@ -226,8 +228,11 @@ def test_train_names_file_and_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("sys.argv", ["train.py", "--config", str(path)])
         with pytest.raises(SystemExit) as stopped:
             train.main()
-        assert str(stopped.value).startswith(f"train.py: {path}: ")
-        assert unknown.split(":", maxsplit=1)[0] in str(stopped.value)
+        assert stopped.value.code == 1
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"train.py: error: {path}: ")
+        assert printed.count("\n") == 1
+        assert unknown.split(":", maxsplit=1)[0] in printed
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from plum.checkpoints.weights import SavedTensor
+from plum.checkpoints.weights import SavedTensor, open_tensors
 from plum.config import LoraConfig, ModelConfig
 from plum.models.backbones.lora import is_adapter, name_without_adapters
 from plum.models.grounded_lmm import GroundedLMM
@@ -104,7 +103,7 @@ class ModelWeights:
 
 def read_saved(saved: SavedTensor, name: str) -> Tensor:
     """Read one tensor of a file."""
-    with safe_open(saved.file, framework="pt") as tensors:
+    with open_tensors(saved.file) as tensors:
         return tensors.get_tensor(saved.key or name)
 
 

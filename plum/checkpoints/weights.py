@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -141,7 +142,7 @@ def list_tensors(folder: Path, stem: str) -> dict[str, SavedTensor]:
     }
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file() and not (folder / f"{stem}.safetensors").is_file():
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = _read_weight_map(index)
         differing = sorted({(name, saved.file.name) for name, saved in found.items()} ^ set(weight_map.items()))
         if differing:
             raise ValueError(f"{index} and its shards differ in {len(differing)} entries, such as {differing[0]}")
@@ -155,9 +156,23 @@ def copy_tensors(targets: Iterable[tuple[Tensor, str]], saved: Mapping[str, Save
     for target, name in targets:
         by_file[saved[name].file].append((target, name))
     for file, pairs in by_file.items():
-        with safe_open(file, framework="pt") as tensors:
+        with open_tensors(file) as tensors:
             for target, name in pairs:
                 target.copy_(tensors.get_tensor(saved[name].key or name))
+
+
+@contextmanager
+def open_tensors(file: Path) -> Iterator[safe_open]:
+    """Open a safetensors file.
+
+    Raises:
+        ValueError: it is damaged or no such file; the message names it.
+    """
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except SafetensorError as error:
+        raise ValueError(f"{file}: damaged, or no safetensors file ({error}); write or download it again") from error
 
 
 def fingerprint(folder: Path) -> str:
@@ -185,15 +200,30 @@ def _find_files(folder: Path, stem: str) -> list[Path]:
         return [single]
     if not index.is_file():
         raise FileNotFoundError(f"{folder} has neither {single.name} nor {index.name}")
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    names = sorted(set(_read_weight_map(index).values()))
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder}: {index.name} names {missing}, which do not exist")
     return [folder / name for name in names]
 
 
+def _read_weight_map(index: Path) -> dict[str, str]:
+    """Return the shard of each tensor.
+
+    Raises:
+        ValueError: the file is damaged, or a shard lies elsewhere.
+    """
+    try:
+        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{index}: damaged, or no index of shards ({error!r})") from error
+    if strange := [name for name in weight_map.values() if not isinstance(name, str) or Path(name).name != name]:
+        raise ValueError(f"{index}: the shard {strange[0]!r} is no file name of its own folder")
+    return weight_map
+
+
 def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Read names and shapes only."""
-    with safe_open(file, framework="pt") as tensors:
+    with open_tensors(file) as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 
 

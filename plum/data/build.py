@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,9 +10,11 @@ from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.structures import PartDataset
 from plum.data.download_sources import build_download, find_marker
 from plum.data.excluded_images import ExcludedImages, TrainingImages
+from plum.data.fitting_texts import FittingSource
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
+from plum.data.sources.llava_instruct import LlavaInstructSource
 from plum.data.sources.look_ahead import PartStatusSource
 from plum.data.sources.part_images import PartImages, collect_classes, count_class_pixels
 from plum.data.sources.part_referring import PartReferringSource
@@ -21,6 +23,7 @@ from plum.data.sources.part_vqa import PartVqaSource
 from plum.data.sources.targets import AskedTargets
 from plum.data.sources.wordings import WORDINGS
 from plum.inputs.encoding import ConversationEncoder
+from plum.models.systems.target_notation import TargetNotation
 from plum.train_config import DataConfig, SourceConfig
 
 logger = logging.getLogger(__name__)
@@ -57,6 +60,7 @@ def build_mixture(
     *,
     with_part_maps: bool = True,
     has_marks: bool = False,
+    notation: TargetNotation | None = None,
 ) -> MixtureDataset:
     """Read every folder of a mixture and build its sources.
 
@@ -67,10 +71,13 @@ def build_mixture(
         images: from `benchmark_images`, for callers that need to know afterwards which images are trained on.
         with_part_maps: False if no part pretext reads them.
         has_marks: whether the run's system writes marks such as [SEG] into answers; `mmr` then keeps the file's marks.
+        notation: how the run's system writes answers; with `encoder`, texts beyond the run's limit are left out
+            (`FittingSource`). None: they are kept.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
-        ValueError: a folder or the configuration is broken, or no image of a folder is left after the exclusion.
+        ValueError: a folder or the configuration is broken, no image of a folder is left after the exclusion, no text
+            of a source fits, or part maps are wanted of images that are not square.
     """
     for source in config.sources:
         check_source(source, config)
@@ -84,7 +91,15 @@ def build_mixture(
     part_images = {path: PartImages(dataset, vocabulary, with_part_maps) for path, dataset in datasets.items()}
     ingredients = _Ingredients(config, images, part_images, encoder, has_marks)
     sources = [_build_source(source, ingredients) for source in chosen]
+    if encoder is not None and encoder.max_text_tokens is not None and notation is not None:
+        # Dialogues are cut when their source is built.
+        sources = [
+            source if isinstance(source, LlavaInstructSource) else FittingSource(source, encoder, notation)
+            for source in sources
+        ]
     logger.info("%s", images.describe())
+    if with_part_maps and encoder is not None:
+        _require_square_images(part_images.values())
     return MixtureDataset(
         sources,
         share_weights(chosen, config),
@@ -95,6 +110,19 @@ def build_mixture(
         with_replacement=config.sampling == "replacement",
         class_pixels=count_class_pixels(part_images.values()) if with_part_maps else (),
     )
+
+
+def _require_square_images(part_images: Iterable[PartImages]) -> None:
+    """Refuse images on which the part pretext cannot work: both towers' grids must cover the same pixels."""
+    for one in part_images:
+        wide = [image for image in one.images if image.height != image.width]
+        if wide:
+            first = wide[0]
+            raise ValueError(
+                f"part_pretext needs square images, but {len(wide)} of {len(one.images)} images of {one.dataset.name} "
+                f"are not, such as {first.file_name} ({first.width} x {first.height}); set part_pretext to null, or "
+                "crop them"
+            )
 
 
 def check_source(source: SourceConfig, config: DataConfig) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from plum.training.run_checkpoints import to_universal
+from plum.training.safe_checkpoints import require_plain_content
 
 PLAIN_FILE = "plain.pt"
 BFLOAT16_ZERO_1 = "bf16_zero_pp_rank_*_optim_states.pt"
@@ -23,17 +24,18 @@ def read_trained(checkpoint: Path) -> dict[str, Tensor]:
     """Return the trained tensors of a checkpoint by the model's names, float32.
 
     For a DeepSpeed checkpoint, these are the optimizer's master weights, assembled from the parts of all ranks.
-    DeepSpeed's files are pickles: read only checkpoints that you wrote yourself.
+    DeepSpeed's files are pickles; what they would build is looked at before they are read.
 
     Args:
         checkpoint: folder, `checkpoints/update_NNNNNN` of a run.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: some of its files are missing or damaged.
+        ValueError: some of its files are missing or damaged, or would run code.
     """
     if not checkpoint.is_dir():
         raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
+    require_plain_content(checkpoint)
     if (checkpoint / PLAIN_FILE).is_file():
         state = _read_plain(checkpoint)
     elif any(checkpoint.glob(BFLOAT16_ZERO_1)):

@@ -1,6 +1,7 @@
 """Build a TrainConfig from YAML files and command-line overrides, and check its ranges before anything is loaded."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -12,6 +13,7 @@ AT_LEAST_ONE = (
     "num_updates",
     "log_every",
     "save_every",
+    "keep_checkpoints",
     "stop_after_skipped",
     "engine.micro_batch_size",
     "engine.accumulation",
@@ -20,7 +22,14 @@ AT_LEAST_ONE = (
     "data.conversations_per_image",
     "model.lora.rank",
 )
-ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.gradient_clip", "losses.kl_sigma", "losses.bio_margin")
+_TIMES = ("save_every_minutes", "max_minutes", "engine.timeout_minutes")
+ABOVE_ZERO = (
+    "optimizer.learning_rate",
+    "optimizer.gradient_clip",
+    "losses.kl_sigma",
+    "losses.bio_margin",
+    *_TIMES,
+)
 NOT_NEGATIVE = (
     "part_pretext.weight",
     "part_pretext.warmup_updates",
@@ -45,6 +54,18 @@ REFUSED_STAGES = {
     0: "stage 0 neither skips updates with non-finite gradients nor resumes on another number of ranks",
     3: "stage 3 shards the weights too, and ranks whose batches run different modules would wait for one another",
 }
+
+
+_FLAGS = ("config", "local_rank", "overwrite")
+"""Arguments of train.py that are not keys of TrainConfig."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run's configuration, and whether this start of it removes the run that its folder holds."""
+
+    config: TrainConfig
+    overwrite: bool
 
 
 def check_ranges(config: TrainConfig) -> None:
@@ -86,6 +107,11 @@ def check_losses(config: TrainConfig) -> None:
         ValueError: a loss has nothing to act on, or the [SEG] token would never be learnt.
     """
     model, losses, trainable = config.model, config.losses, config.trainable
+    if model.seg_token is None and losses.kl > 0 and model.lora is None:
+        raise ValueError(
+            f"losses.kl is {losses.kl}: the KL term compares the model with itself without its adapters, and "
+            "model.lora is null: set losses.kl to 0, or train adapters (model.lora, trainable.language_model lora)"
+        )
     if model.tagger is None and losses.bio > 0:
         raise ValueError(f"losses.bio is {losses.bio}, but model.tagger is null: set it to 0")
     if model.tagger is not None and model.tagger.use_crf:
@@ -127,16 +153,22 @@ def load_train_config(arguments: Sequence[str]) -> TrainConfig:
         ValueError: a key is unknown or missing, or a value has the wrong type or is out of range; the message names the
             key and the files.
     """
+    return load_start(arguments).config
+
+
+def load_start(arguments: Sequence[str]) -> Start:
+    """Return a configuration as `load_train_config` does, with the flags of this start; raises what it raises."""
     parser = build_parser()
     try:
         chosen = vars(parser.instantiate(parser.parse_args(list(arguments))))
-        config = TrainConfig(**{key: value for key, value in chosen.items() if key not in ("config", "local_rank")})
+        overwrite = bool(chosen["overwrite"])
+        config = TrainConfig(**{key: value for key, value in chosen.items() if key not in _FLAGS})
         check_ranges(config)
         check_losses(config)
     except (ArgumentError, ValueError) as error:
         where = " + ".join(config_files(arguments)) or "no --config FILE given"
         raise ValueError(f"{where}: {error} (see python train.py --help)") from error
-    return config
+    return Start(config, overwrite)
 
 
 def build_parser() -> ArgumentParser:
@@ -146,5 +178,13 @@ def build_parser() -> ArgumentParser:
         "--config", action="config", help="YAML of plum.train_config.TrainConfig; may be given several times"
     )
     parser.add_class_arguments(TrainConfig)
+    parser.add_argument(
+        "--overwrite",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="remove the run that run_dir holds, and start anew",
+    )
     parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; ignored")
     return parser

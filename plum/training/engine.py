@@ -16,7 +16,7 @@ from plum.structures import Batch
 from plum.train_config import EngineConfig, OptimizerConfig
 from plum.training.gradients import GradientSource, micro_batch_gradients, trained_parameters
 from plum.training.objective import Objective, StepResult
-from plum.training.optimizer import build_optimizer, build_scheduler
+from plum.training.optimizer import apply_schedule, build_optimizer, build_scheduler
 from plum.training.ranks import Ranks
 
 
@@ -82,6 +82,7 @@ class PlainEngine(Engine):
         self._clip = optimizer.gradient_clip
         self._optimizer = build_optimizer(self._parameters, optimizer)
         self._scheduler = build_scheduler(self._optimizer, num_updates, optimizer)
+        self._schedule = optimizer
         self._micro_batches = 0
         self._updates = 0
         self._was_skipped = False
@@ -150,8 +151,7 @@ class PlainEngine(Engine):
         self._optimizer.load_state_dict(state["optimizer"])
         self._updates = state["updates"]
         self._micro_batches = self._updates * self.config.accumulation
-        self._scheduler.last_epoch = state["scheduler"]["last_epoch"]
-        self._scheduler._last_lr = [group["lr"] for group in self._optimizer.param_groups]
+        apply_schedule(self._optimizer, self._scheduler, self._schedule, state["scheduler"]["last_epoch"])
 
 
 class DeepSpeedEngine(Engine):
@@ -185,12 +185,13 @@ class DeepSpeedEngine(Engine):
         self.objective = objective
         source = GradientSource(objective)
         self._parameters = source.trained
-        adamw = build_optimizer(self._parameters, optimizer)
+        self._adamw = adamw = build_optimizer(self._parameters, optimizer)
+        self._scheduler, self._schedule = build_scheduler(adamw, num_updates, optimizer), optimizer
         self._engine, *_ = deepspeed.initialize(
             model=source,
             model_parameters=self._parameters,
             optimizer=adamw,
-            lr_scheduler=build_scheduler(adamw, num_updates, optimizer),
+            lr_scheduler=self._scheduler,
             config=deepspeed_settings(config, optimizer, loads_universal),
         )
         self._was_skipped = False
@@ -240,11 +241,12 @@ class DeepSpeedEngine(Engine):
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote; the checkpoint must have the same trainable tensors."""
-        # DeepSpeed unpickles: resume only from checkpoints that you trust.
+        # DeepSpeed unpickles; `plum.training.safe_checkpoints` has looked at what the files would build.
         path, client_state = self._engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=False)
         if path is None:
             raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}")
         _require_same_names(self._trainable_names, set(client_state["trainable_names"]), folder)
+        apply_schedule(self._adamw, self._scheduler, self._schedule, self._scheduler.last_epoch)
 
 
 def deepspeed_settings(

@@ -41,3 +41,16 @@ def learning_rate_factor(update: int, num_updates: int, config: OptimizerConfig)
 def build_scheduler(optimizer: AdamW, num_updates: int, config: OptimizerConfig) -> LambdaLR:
     """Return the schedule; only the engine steps it, once per update."""
     return LambdaLR(optimizer, lambda update: learning_rate_factor(update, num_updates, config))
+
+
+def apply_schedule(optimizer: AdamW, scheduler: LambdaLR, config: OptimizerConfig, update: int) -> None:
+    """Set the schedule of this run at the 0-based `update`, whatever a loaded checkpoint has put in its place.
+
+    A resumed run may have another peak rate or number of updates; with the same ones this changes nothing.
+    """
+    scheduler.last_epoch = update
+    scheduler.base_lrs = [config.learning_rate for _ in optimizer.param_groups]
+    rates = [base * factor(update) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"], group["initial_lr"] = rate, config.learning_rate
+    scheduler._last_lr = rates

@@ -3,21 +3,25 @@
 import contextlib
 import logging
 import os
-import random
 import socket
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed
 
 from plum.train_config import EngineConfig
+from plum.training.ports import find_free_port
 
-PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others before it gives up (a hang becomes an error)."""
-PORTS = range(20000, 32000)
-"""Range in which a single-rank run looks for the port of its process group."""
+Result = TypeVar("Result")
+
+_SECONDS_TO_APPEAR = 60.0
+"""How long a network file system may take to show a new file on another node."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,62 @@ class Ranks:
             torch.distributed.barrier()
 
 
+def on_main_rank(ranks: Ranks, action: Callable[[], Result]) -> Result:
+    """Return what `action` returns on the main rank; no other rank calls it. Collective.
+
+    Raises:
+        OSError, ValueError, RuntimeError: on the main rank, whatever the action raises.
+        SystemExit: on the other ranks in that case, so that one rank alone reports the error.
+    """
+    outcome: list[Result | None] = [None]
+    error: Exception | None = None
+    if ranks.is_main:
+        try:
+            outcome = [action()]
+        except (OSError, ValueError, RuntimeError) as caught:
+            error, outcome = caught, []
+    if ranks.world_size > 1:
+        shared = [outcome]
+        torch.distributed.broadcast_object_list(shared)
+        (outcome,) = shared
+    if error is not None:
+        raise error
+    if not outcome:
+        raise SystemExit(1)
+    return outcome[0]  # type: ignore[return-value]  # None only where it is the action's own result
+
+
+def require_shared_folder(folder: Path, ranks: Ranks) -> None:
+    """Check that every rank sees what the main rank writes to `folder`. Collective.
+
+    Raises:
+        ValueError: a rank does not; the message names its node.
+        SystemExit: on the other ranks in that case.
+    """
+    if ranks.world_size == 1:
+        return
+    token = [f".seen_by_all_ranks.{uuid.uuid4().hex}"]
+    torch.distributed.broadcast_object_list(token)
+    path = folder / token[0]
+    if ranks.is_main:
+        path.touch()
+    ranks.barrier()
+    end = time.monotonic() + _SECONDS_TO_APPEAR
+    while not (is_seen := path.exists()) and time.monotonic() < end:
+        time.sleep(0.5)
+    nodes: list[str | None] = [None] * ranks.world_size
+    torch.distributed.all_gather_object(nodes, None if is_seen else socket.gethostname())
+    if ranks.is_main:
+        path.unlink()
+    if blind := sorted({node for node in nodes if node is not None}):
+        if not ranks.is_main:
+            raise SystemExit(1)
+        raise ValueError(
+            f"{folder} is not shared: {', '.join(blind)} does not see what {socket.gethostname()} writes there; put "
+            "run_dir on a file system that all nodes mount at the same path"
+        )
+
+
 def start_ranks(config: EngineConfig) -> Ranks:
     """Join the process group that the launcher (deepspeed, torchrun) describes, or run as a single rank."""
     has_gpu = torch.cuda.is_available()
@@ -56,7 +116,9 @@ def start_ranks(config: EngineConfig) -> Ranks:
     if not has_gpu:
         _skip_inference_operation()
     with contextlib.nullcontext() if "RANK" in os.environ else _single_rank_environment():
-        deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
+        deepspeed.init_distributed(
+            dist_backend="nccl" if has_gpu else "gloo", timeout=timedelta(minutes=config.timeout_minutes)
+        )
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
 
 
@@ -91,18 +153,3 @@ def _single_rank_environment() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def find_free_port() -> int:
-    """Return a free port.
-
-    It lies below Linux's ephemeral ports, so that no outgoing connection can take it before it is used.
-
-    Raises:
-        OSError: all of a hundred sampled ports are taken.
-    """
-    for port in random.SystemRandom().sample(PORTS, 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("", port))
-            return port
-    raise OSError(f"no free port among a hundred sampled from {PORTS.start} to {PORTS.stop - 1}")

@@ -31,10 +31,11 @@ from plum.training.initialise import Placement, build_from, with_fit_of
 from plum.training.objective import Objective
 from plum.training.optimizer import learning_rate_factor
 from plum.training.part_pretext import PartPretext
-from plum.training.ranks import Ranks, start_ranks
+from plum.training.ranks import Ranks, on_main_rank, require_shared_folder, start_ranks
 from plum.training.run_checkpoints import ResumePoint, find_resume_point
 from plum.training.run_folder import RunFolder
 from plum.training.sam_features import describe_feature_cache, open_feature_cache
+from plum.training.stop_requests import RunStoppedError
 from plum.training.trained_images import record_training_images
 from plum.training.trainer import Trainer
 
@@ -56,25 +57,38 @@ class TrainingParts:
     sam_features: SamFeatureCache | None
 
 
-def train(config: TrainConfig) -> None:
-    """Train or resume the run that `config` describes, and save its model to `run_dir/model`."""
+def train(config: TrainConfig, *, overwrite: bool = False) -> None:
+    """Train or resume the run that `config` describes, and save its model to `run_dir/model`.
+
+    Args:
+        config: the run.
+        overwrite: whether to remove the run that its folder holds, and start anew.
+
+    Raises:
+        RunStoppedError: a signal or the clock stopped the run, which has written a checkpoint.
+        OSError, ValueError, FloatingPointError, CheckpointError: something is wrong with configuration, files, numbers
+            or disk; the message is one line. Of errors that the main rank finds alone, the others end by SystemExit.
+    """
+    started = time.monotonic()
     ranks = start_ranks(config.engine)
     run = RunFolder(config)
-    if ranks.is_main:
-        run.prepare()
-    ranks.barrier()
+    on_main_rank(ranks, lambda: run.prepare(overwrite=overwrite))
+    require_shared_folder(run.root, ranks)
     if run.is_finished:
         logger.info("%s is finished; its model is in %s", run.root, run.model_dir)
         leave_ranks(ranks)
         return
-    started = time.perf_counter()
     # Before anything is loaded, so that a mismatch is reported at once.
     resume_point = find_resume_point(run.checkpoints, config.engine, ranks)
     parts = build_parts(config, ranks.device)
     if ranks.is_main:
         record_training_images(run.root, config, parts.images)
-    engine = fit(config, parts, run, ranks, resume_point)
-    save_final_model(config, engine, parts.model, parts.tokenizer, run, seconds=time.perf_counter() - started)
+    try:
+        engine = fit(config, parts, run, ranks, resume_point, started=started)
+    except RunStoppedError:
+        leave_ranks(ranks)
+        raise
+    save_final_model(config, engine, parts.model, parts.tokenizer, run, seconds=time.monotonic() - started)
     leave_ranks(ranks)
 
 
@@ -86,9 +100,14 @@ def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
     collator = Collator(tokenizer, model.config, config.data, sam_features)
     images = benchmark_images(config.data)
     has_pretext = config.part_pretext is not None
-    has_marks = bool(collator.notation.protocol_note)
     mixture = build_mixture(
-        config.data, config.seed, collator.encoder, images, with_part_maps=has_pretext, has_marks=has_marks
+        config.data,
+        config.seed,
+        collator.encoder,
+        images,
+        with_part_maps=has_pretext,
+        has_marks=bool(collator.notation.protocol_note),
+        notation=collator.notation,
     )
     objective = build_objective(model, config, mixture.class_pixels, sam_features)
     if config.engine.gradient_checkpointing:
@@ -97,9 +116,19 @@ def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
 
 
 def fit(
-    config: TrainConfig, parts: TrainingParts, run: RunFolder, ranks: Ranks, resume_point: ResumePoint | None
+    config: TrainConfig,
+    parts: TrainingParts,
+    run: RunFolder,
+    ranks: Ranks,
+    resume_point: ResumePoint | None,
+    *,
+    started: float | None = None,
 ) -> Engine:
-    """Train `parts` to the run's last update, from the start or from a checkpoint."""
+    """Train `parts` to the run's last update, from the start or from a checkpoint; see `Trainer` for `started`.
+
+    Raises:
+        RunStoppedError: a signal or the clock stopped the run, which has written a checkpoint.
+    """
     engine = build_engine(
         parts.objective,
         config.engine,
@@ -126,7 +155,7 @@ def fit(
 
     if ranks.is_main and parts.sam_features is not None:
         logger.info("%s", describe_feature_cache(parts.sam_features))
-    Trainer(config, engine, make_batches, run, resume_point).fit()
+    Trainer(config, engine, make_batches, run, resume_point, started=started).fit()
     if ranks.is_main and parts.sam_features is not None:
         logger.info("%s", describe_feature_cache(parts.sam_features))
     return engine

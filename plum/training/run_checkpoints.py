@@ -11,14 +11,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch.distributed
-
+from partonomy.files import hash_files
 from plum.train_config import EngineConfig
-from plum.training.ranks import Ranks
+from plum.training.ranks import Ranks, on_main_rank
+from plum.training.safe_checkpoints import require_plain_content
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,9 @@ UNIVERSAL_SUFFIX = ".universal"
 """Suffix of the form that any number of ranks can read; see `to_universal`."""
 _PARTIAL_SUFFIX = ".partial"
 _KEPT_CHECKPOINTS = 2
+_HASHING_THREADS = 8
+_RANK_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_\d+_optim_states\.pt")
+"""DeepSpeed's files of each rank."""
 _NAME = re.compile(r"update_\d{6,}")
 
 
@@ -53,31 +57,53 @@ class Checkpoint:
     cut: UpdateCut
 
 
-class RunCheckpoints:
-    """The `checkpoints` folder of a run. Only one rank writes, cleans and commits; all may read."""
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or converted; the message says why and what is kept."""
 
-    def __init__(self, folder: Path) -> None:
+
+class RunCheckpoints:
+    """The `checkpoints` folder of a run. Only one rank writes, cleans and commits; all may read.
+
+    Args:
+        folder: where they lie.
+        num_kept: number of newest checkpoints that a commit leaves.
+    """
+
+    def __init__(self, folder: Path, num_kept: int = _KEPT_CHECKPOINTS) -> None:
         self.folder = folder
+        self.num_kept = num_kept
 
     def partial(self, update: int) -> Path:
         """Return the folder to which the checkpoint of `update` is written before it is committed."""
         return self.folder / f"update_{update:06d}{_PARTIAL_SUFFIX}"
 
     def commit(self, partial: Path, update: int, cut: UpdateCut) -> None:
-        """Commit a completely written checkpoint, then delete old ones."""
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        for path in files:
+        """Commit a completely written checkpoint, then delete old ones. Its manifest holds size and sha256 of files.
+
+        Raises:
+            OSError: a file cannot be read back, or the files of a rank are not in the folder.
+        """
+        paths = sorted(path for path in partial.rglob("*") if path.is_file())
+        if lacking := _lacking_ranks([path.name for path in paths], cut.num_ranks):
+            raise OSError(
+                f"{partial} has no file of rank {', '.join(map(str, lacking))}; run_dir must lie on a file system that "
+                "all nodes share"
+            )
+        for path in paths:
             _flush(path)
-        sizes = {str(path.relative_to(partial)): path.stat().st_size for path in files}
+        files = {
+            str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": digest}
+            for path, digest in zip(paths, _hash_all(paths), strict=True)
+        }
         manifest = partial / MANIFEST
-        manifest.write_text(json.dumps({"update": update, "cut": asdict(cut), "files": sizes}, indent=2) + "\n")
+        manifest.write_text(json.dumps({"update": update, "cut": asdict(cut), "files": files}, indent=2) + "\n")
         _flush(manifest)
         final = partial.with_suffix("")
         if final.exists():  # damaged: otherwise this update would not have been repeated
             shutil.rmtree(final)
         partial.rename(final)
         _flush(self.folder)
-        for old in [*self._named()][_KEPT_CHECKPOINTS:]:
+        for old in [*self.named()][self.num_kept :]:
             shutil.rmtree(old)
         for universal in self.folder.glob(f"*{UNIVERSAL_SUFFIX}"):
             shutil.rmtree(universal)
@@ -89,7 +115,7 @@ class RunCheckpoints:
             ValueError: there are checkpoints, but none is complete.
         """
         defects = []
-        for folder in self._named():
+        for folder in self.named():
             defect = _find_defect(folder)
             if defect is None:
                 return _read(folder)
@@ -108,7 +134,11 @@ class RunCheckpoints:
             logger.info("removing %s, which was never finished", partial)
             shutil.rmtree(partial)
 
-    def _named(self) -> Iterator[Path]:
+    def has_any(self) -> bool:
+        """Return whether there is a committed checkpoint, whole or damaged."""
+        return next(self.named(), None) is not None
+
+    def named(self) -> Iterator[Path]:
         """Yield the folders of committed checkpoints, newest first."""
         if self.folder.exists():
             found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
@@ -153,13 +183,36 @@ def _find_defect(folder: Path) -> str | None:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return f"it has no {MANIFEST}"
-    for name, size in json.loads(manifest.read_text())["files"].items():
+    try:
+        content = json.loads(manifest.read_text())
+        num_ranks, recorded = UpdateCut(**content["cut"]).num_ranks, dict(content["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} is damaged ({error!r})"
+    if lacking := _lacking_ranks([Path(name).name for name in recorded], num_ranks):
+        return f"it has no file of rank {', '.join(map(str, lacking))}"
+    hashed: dict[Path, str] = {}
+    for name, entry in recorded.items():
         path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, not {size}"
-    return None
+        size = entry["bytes"] if isinstance(entry, dict) else entry  # older runs wrote sizes alone
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            return f"{name} is missing" if found is None else f"{name} has {found} bytes, not {size}"
+        if isinstance(entry, dict):
+            hashed[path] = entry["sha256"]
+    changed = [path for path, digest in zip(hashed, _hash_all(hashed), strict=True) if digest != hashed[path]]
+    return f"{changed[0].relative_to(folder)} has changed since it was written (sha256)" if changed else None
+
+
+def _hash_all(paths: Iterable[Path]) -> list[str]:
+    """Return the sha256 of each file; several are read at once, since hashing leaves the interpreter to others."""
+    with ThreadPoolExecutor(max_workers=_HASHING_THREADS) as pool:
+        return list(pool.map(lambda path: hash_files([path]), paths))
+
+
+def _lacking_ranks(names: Sequence[str], num_ranks: int) -> list[int]:
+    """Return the ranks without a file among those of a DeepSpeed checkpoint; none for other checkpoints."""
+    found = {int(match[1]) for match in map(_RANK_FILE.fullmatch, names) if match}
+    return sorted(set(range(num_ranks)) - found) if found else []
 
 
 def _read(folder: Path) -> Checkpoint:
@@ -191,27 +244,28 @@ def find_resume_point(checkpoints: RunCheckpoints, config: EngineConfig, ranks: 
     numbered over all ranks.
 
     Raises:
-        ValueError: no checkpoint is complete, or this start takes another number of images per update.
-        RuntimeError: DeepSpeed could not convert the checkpoint.
+        ValueError: no checkpoint is complete, its files would run code, or this start takes another number of images
+            per update.
+        CheckpointError: DeepSpeed could not convert the checkpoint.
     """
-    found: list[ResumePoint | None] = [None]
-    if ranks.is_main:
-        checkpoint = checkpoints.newest()
-        if checkpoint is not None:
-            require_same_update(checkpoint, update_cut(config, ranks.world_size))
-            is_universal = checkpoint.cut.num_ranks != ranks.world_size
-            folder = to_universal(checkpoint.folder) if is_universal else checkpoint.folder
-            found = [ResumePoint(folder, is_universal)]
-    if ranks.world_size > 1:
-        torch.distributed.broadcast_object_list(found)
-    return found[0]
+    return on_main_rank(ranks, lambda: _find_resume_point(checkpoints, update_cut(config, ranks.world_size)))
+
+
+def _find_resume_point(checkpoints: RunCheckpoints, cut: UpdateCut) -> ResumePoint | None:
+    checkpoint = checkpoints.newest()
+    if checkpoint is None:
+        return None
+    require_same_update(checkpoint, cut)
+    require_plain_content(checkpoint.folder)
+    is_universal = checkpoint.cut.num_ranks != cut.num_ranks
+    return ResumePoint(to_universal(checkpoint.folder) if is_universal else checkpoint.folder, is_universal)
 
 
 def to_universal(checkpoint: Path) -> Path:
     """Convert a ZeRO checkpoint to a form that any number of ranks can read, next to the original; done once.
 
     Raises:
-        RuntimeError: DeepSpeed could not convert it; the message ends with DeepSpeed's output.
+        CheckpointError: DeepSpeed could not convert it; the message ends with DeepSpeed's output.
     """
     target = checkpoint.with_name(checkpoint.name + UNIVERSAL_SUFFIX)
     if target.exists():
@@ -224,7 +278,7 @@ def to_universal(checkpoint: Path) -> Path:
     done = subprocess.run(command, cwd=checkpoint.parent, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         shutil.rmtree(partial, ignore_errors=True)
-        raise RuntimeError(
+        raise CheckpointError(
             f"DeepSpeed could not convert {checkpoint} for another number of ranks: {done.stderr[-2000:]}"
         )
     (checkpoint.parent / "latest_universal").unlink(missing_ok=True)  # DeepSpeed's own pointer, which names `partial`

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import types
@@ -27,60 +28,166 @@ from plum.training.run_checkpoints import RunCheckpoints
 logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "transformers", "peft", "deepspeed", "segment-anything", "numpy")
-_FREE_KEYS = {"engine.micro_batch_size", "engine.accumulation", "engine.num_workers"}
-"""Settings that only divide the work: they may change between the starts of a run. The number of images per update may
-not; it is checked against the checkpoint (plum.training.run_checkpoints.require_same_update)."""
+_FREE_KEYS = {
+    # how the work is divided; plum.training.run_checkpoints.require_same_update checks the images of an update
+    "engine.micro_batch_size",
+    "engine.accumulation",
+    "engine.num_workers",
+    "engine.gradient_checkpointing",
+    "engine.timeout_minutes",
+    # what is written, where and when
+    "run_dir",
+    "save_every",
+    "save_every_minutes",
+    "keep_checkpoints",
+    "max_minutes",
+    "log_every",
+    "tensorboard",
+    "save_model",
+    "data.sam_feature_cache",
+    "data.sam_feature_cache_gb",
+    # what one changes when a run stops because of it: plum.training.optimizer.apply_schedule, plum.data.fitting_texts
+    "num_updates",
+    "optimizer.learning_rate",
+    "optimizer.warmup_updates",
+    "optimizer.decay",
+    "optimizer.gradient_clip",
+    "stop_after_skipped",
+    "data.max_text_tokens",
+}
+"""Settings that may change between the starts of a run; every start records the changes."""
+_PATH_KEYS = ("init_from", "tokenizer", "dataset_dir", "path", "exclude_images", "count_images")
+"""Keys at any depth whose values are files or folders, which may be named in several ways."""
+_OWN_FILES = (
+    "config.yaml",
+    "provenance.json",
+    "starts.jsonl",
+    "metrics.jsonl",
+    "finished.json",
+    "training_images.json",
+)
+_OWN_FOLDERS = ("checkpoints", "model", "tensorboard")
+"""What a run writes to its folder, beside the lock: what a new start of the same folder removes."""
 
 
 class RunFolder:
     """Paths of a run, and the rule for starting, resuming or refusing it.
 
-    A folder with the same configuration is resumed, or left as it is if it holds the final model. A folder with another
-    configuration is refused and the differing keys are named. A folder in which another process trains is refused, too.
+    A folder with the same configuration is resumed, or left as it is if it holds the final model. Some settings may
+    change (`_FREE_KEYS`); if others differ, the folder is refused and they are named. A folder whose run ended before
+    its first update is taken over: it holds nothing that could be lost. A folder in which another process trains is
+    refused.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         self.root = Path(config.run_dir)
         self.config = config
         self.metrics_path = self.root / "metrics.jsonl"
-        self.checkpoints = RunCheckpoints(self.root / "checkpoints")
+        self.checkpoints = RunCheckpoints(self.root / "checkpoints", config.keep_checkpoints)
         self.model_dir = self.root / "model"
         self._lock: TextIO | None = None
+        self._changes: dict[str, tuple[object, object]] = {}
 
     @property
     def is_finished(self) -> bool:
         """Whether the run has written its final model."""
         return (self.root / "finished.json").exists()
 
-    def prepare(self) -> None:
+    def prepare(self, *, overwrite: bool = False) -> None:
         """Create the folder, or check that it belongs to this configuration. Only one rank calls it.
+
+        Args:
+            overwrite: whether to remove the run that is there and start anew.
 
         Raises:
             ValueError: the folder holds a run of another configuration, or another process trains in it.
+            OSError: the folder cannot be written.
         """
         path = self.root / "config.yaml"
-        if path.exists():
-            recorded = yaml.safe_load(path.read_text())
-            _complete_fit(recorded, self.config.model, self.config.init_from is None)
-            # A key that did not exist when the run started has its default, which is what the code then did.
-            differing = _differing_keys(_with_defaults(recorded, TrainConfig), self._resolved())
-            if refused := [key for key in differing if key not in _FREE_KEYS]:
-                raise ValueError(
-                    f"{self.root} holds a run with other settings ({', '.join(refused[:8])}); "
-                    "choose another run_dir, or delete that folder"
-                )
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock = _lock_folder(self.root)
         self.checkpoints.remove_remains()
+        if overwrite:
+            self._remove_run()
+        elif path.exists():
+            self._take_over(path)
         if not path.exists():
             provenance = training_provenance(self.config)
             write_text_atomically(self.root / "provenance.json", json.dumps(provenance, indent=2) + "\n")
             self._write_config()
 
+    def _take_over(self, path: Path) -> None:
+        """Accept the run that is there, or remove it if it holds no update and has other settings."""
+        try:
+            self._changes = self._list_changes(path)
+            self._require_free_changes()
+        except ValueError:
+            if self._has_progress():
+                raise
+            logger.info("%s held a run that ended before its first update, and starts anew", self.root)
+            self._remove_run()
+            self._changes = {}
+
+    def _has_progress(self) -> bool:
+        """Return whether the folder holds updates: a checkpoint, however damaged, metrics, or a model."""
+        metrics = self.metrics_path
+        return (
+            self.is_finished
+            or self.model_dir.exists()
+            or (metrics.exists() and metrics.stat().st_size > 0)
+            or self.checkpoints.has_any()
+        )
+
+    def _remove_run(self) -> None:
+        for name in _OWN_FILES:
+            (self.root / name).unlink(missing_ok=True)
+        for name in _OWN_FOLDERS:
+            if (self.root / name).exists():
+                shutil.rmtree(self.root / name)
+
+    def _list_changes(self, path: Path) -> dict[str, tuple[object, object]]:
+        """Return the settings that differ from those in the folder, by dotted key: there, here."""
+        try:
+            there = yaml.safe_load(path.read_text(encoding="utf-8"))
+            _complete_fit(there, self.config.model, self.config.init_from is None)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); {self._way_out()}") from error
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: it lacks settings ({error!r}); {self._way_out()}") from error
+        # A key that did not exist when the run started has its default, which is what the code then did.
+        recorded = _with_defaults(there, TrainConfig)
+        return _differences(_with_resolved_paths(recorded), _with_resolved_paths(self._resolved()))
+
+    def _require_free_changes(self) -> None:
+        refused = {key: values for key, values in self._changes.items() if key not in _FREE_KEYS}
+        if refused:
+            shown = [f"{key}: {_shorten(there)} there, {_shorten(here)} here" for key, (there, here) in refused.items()]
+            more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+            raise ValueError(
+                f"{self.root} holds a run with other settings ({'; '.join(shown[:8])}{more}); {self._way_out()}"
+            )
+        if self.is_finished and "num_updates" in self._changes:
+            raise ValueError(
+                f"{self.root} is finished after {self._changes['num_updates'][0]} updates, and its learning rate has "
+                f"decayed; to train on, start a new run: --init_from {self.model_dir} --run_dir ANOTHER_FOLDER"
+            )
+
+    def _way_out(self) -> str:
+        newest = next(self.checkpoints.named(), None)
+        go_on = ""
+        if self.model_dir.exists():
+            go_on = f"; to go on from its model, --init_from {self.model_dir} with another --run_dir"
+        elif newest is not None:
+            go_on = (
+                f"; to go on from its weights with other settings, `python -m plum export {newest} FOLDER`, then "
+                "--init_from FOLDER with another --run_dir"
+            )
+        return f"choose another --run_dir, or start that one anew with --overwrite{go_on}"
+
     def record_start(self, num_ranks: int, checkpoint: Path | None) -> None:
         """Append one start of the run to `starts.jsonl`, and record in `config.yaml` how it divides the work."""
         engine = self.config.engine
-        start = {
+        start: dict[str, object] = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "from": None if checkpoint is None else checkpoint.name,
             "num_ranks": num_ranks,
@@ -88,6 +195,10 @@ class RunFolder:
             "accumulation": engine.accumulation,
             "commit": _current_commit(),
         }
+        if self._changes:
+            start["changed"] = {key: list(values) for key, values in self._changes.items()}
+            for key, (there, here) in self._changes.items():
+                logger.info("%s goes on with another %s: %s -> %s", self.root, key, _shorten(there), _shorten(here))
         with (self.root / "starts.jsonl").open("a") as handle:
             handle.write(json.dumps(start) + "\n")
         self._write_config()
@@ -147,6 +258,30 @@ def _current_commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def _differences(there: object, here: object, prefix: str = "") -> dict[str, tuple[object, object]]:
+    """Return the values that differ, by dotted key."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        found: dict[str, tuple[object, object]] = {}
+        for key in sorted(set(there) | set(here)):
+            found |= _differences(there.get(key), here.get(key), f"{prefix}{key}.")
+        return found
+    return {} if there == here else {prefix.rstrip("."): (there, here)}
+
+
+def _with_resolved_paths(value: object, key: str = "") -> object:
+    """Return settings in which files and folders have one name each, however they were written."""
+    if isinstance(value, dict):
+        return {name: _with_resolved_paths(item, name) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_resolved_paths(item, key) for item in value]
+    return os.path.realpath(value) if key in _PATH_KEYS and isinstance(value, str) and value else value
+
+
+def _shorten(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _complete_fit(recorded: dict[str, typing.Any], own: ModelConfig, is_from_scratch: bool) -> None:
     """Give the record of a run from before `llava.vision.fit` the fit that the code then had, in place.
 
@@ -186,11 +321,3 @@ def _default(field: "Field[typing.Any]") -> object:
         return MISSING
     plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     return json.loads(json.dumps(plain))
-
-
-def _differing_keys(old: object, new: object, prefix: str = "") -> list[str]:
-    """List dotted keys whose values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        return [d for key in keys for d in _differing_keys(old.get(key), new.get(key), f"{prefix}{key}.")]
-    return [] if old == new else [prefix.rstrip(".")]

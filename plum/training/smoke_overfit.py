@@ -22,7 +22,7 @@ from plum.data.sources.base import longest_text
 from plum.inference.predictor import Predictor
 from plum.structures import Exchange, Sample
 from plum.train_config import SourceConfig, TrainConfig
-from plum.training.ranks import Ranks, start_ranks
+from plum.training.ranks import Ranks, on_main_rank, require_shared_folder, start_ranks
 from plum.training.run import TrainingParts, build_parts, fit, leave_ranks
 from plum.training.run_folder import RunFolder
 
@@ -98,10 +98,8 @@ def run_smoke_overfit(config: TrainConfig, num_updates: int, data_folder: str | 
     ranks = start_ranks(config.engine)
     config = smoke_config(config, num_updates, ranks.world_size, data_folder)
     run = RunFolder(config)
-    if ranks.is_main:
-        shutil.rmtree(run.root, ignore_errors=True)  # an earlier trial; only this program uses the name
-        run.prepare()
-    ranks.barrier()
+    on_main_rank(ranks, lambda: run.prepare(overwrite=True))  # an earlier trial: only this program uses the name
+    require_shared_folder(run.root, ranks)
     parts = build_parts(config, ranks.device)
     samples = pick_samples(parts.mixture)
     vocabulary = parts.mixture.part_vocabulary

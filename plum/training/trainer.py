@@ -12,9 +12,10 @@ from plum.structures import Batch
 from plum.train_config import TrainConfig
 from plum.training.engine import Engine
 from plum.training.objective import StepResult
-from plum.training.run_checkpoints import ResumePoint, update_cut
+from plum.training.run_checkpoints import CheckpointError, ResumePoint, update_cut
 from plum.training.run_folder import RunFolder
 from plum.training.skipped_updates import SkippedUpdates
+from plum.training.stop_requests import RunStoppedError, StopRequests
 from plum.training.tracking import RunningTerms, Tracker
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,14 @@ class Trainer:
     No random state outlives a micro-batch: samples are a function of (seed, position), and dropout is seeded by (seed,
     position of the micro-batch's first sample). A resumed run therefore repeats the uninterrupted run exactly; on
     another number of ranks, up to the order of summation.
+
+    Args:
+        config: the run.
+        engine: updates its parameters.
+        make_batches: this rank's batches.
+        run: where checkpoints and metrics go.
+        resume_point: checkpoint to continue from; None to start.
+        started: `time.monotonic()` when this start began, for `max_minutes`; None for now.
     """
 
     def __init__(
@@ -38,6 +47,8 @@ class Trainer:
         make_batches: LoaderFactory,
         run: RunFolder,
         resume_point: ResumePoint | None = None,
+        *,
+        started: float | None = None,
     ) -> None:
         self.config = config
         self.engine = engine
@@ -45,6 +56,12 @@ class Trainer:
         self.run = run
         self.resume_point = resume_point
         self.skipped = SkippedUpdates(config.stop_after_skipped, engine.ranks)
+        self.requests = StopRequests(
+            engine.ranks,
+            config.max_minutes,
+            config.save_every_minutes,
+            time.monotonic() if started is None else started,
+        )
         self.tracker = Tracker(run.metrics_path, config.tensorboard) if engine.ranks.is_main else None
 
     def fit(self) -> None:
@@ -53,13 +70,17 @@ class Trainer:
         Raises:
             FloatingPointError: too many updates in a row had a non-finite loss or gradient; the message names the
                 samples.
-            RuntimeError: a checkpoint could not be written.
+            RunStoppedError: a signal or the clock stopped the run, which has written a checkpoint.
+            CheckpointError: a checkpoint could not be written.
         """
         self._resume()
         done = self.engine.num_updates_done
-        with progress(
-            self.config.num_updates, self.run.root.name, "update", initial=done, is_shown=self.engine.ranks.is_main
-        ) as shown:
+        with (
+            progress(
+                self.config.num_updates, self.run.root.name, "update", initial=done, is_shown=self.engine.ranks.is_main
+            ) as shown,
+            self.requests,
+        ):
             self._run_updates(shown)
 
     def _run_updates(self, shown: Progress) -> None:
@@ -76,13 +97,17 @@ class Trainer:
             running.updates_skipped += self.engine.was_skipped
             self.skipped.end_update(update, self.engine.was_skipped)
             shown.update()
-            is_saved = update % self.config.save_every == 0 or update == self.config.num_updates
+            request, is_last = self.requests.agree(), update == self.config.num_updates
+            is_saved = bool(request) or is_last or update % self.config.save_every == 0
             # Also at every checkpoint, so that no average spans one and a resumed run logs the same numbers.
             if is_saved or update % self.config.log_every == 0:
                 self._log(update, rate, (time.perf_counter() - since) / (update - logged), running, shown)
                 since, logged = time.perf_counter(), update
             if is_saved:
                 self._save(update)
+                self.requests.end_save()
+            if request.stops and not is_last:
+                raise RunStoppedError(request, update, self.config.num_updates)
 
     def run_micro_batch(self, micro_batch: int, batch: Batch) -> StepResult:
         """Run forward, backward and step."""
@@ -105,6 +130,11 @@ class Trainer:
         if self.resume_point is not None:
             self.engine.load(self.resume_point.folder)
             logger.info("resumed %s at update %d", self.resume_point.folder, self.engine.num_updates_done)
+            if (done := self.engine.num_updates_done) > self.config.num_updates:
+                raise ValueError(
+                    f"num_updates is {self.config.num_updates}, but {self.resume_point.folder} has done {done}; set "
+                    f"it to {done} to end the run there, or higher"
+                )
         if self.tracker is not None:
             self.tracker.forget_after(self.engine.num_updates_done)
 
@@ -121,7 +151,7 @@ class Trainer:
         """Write a checkpoint to a temporary folder, then commit it. Collective.
 
         Raises:
-            RuntimeError: the disk is full, or another rank died.
+            CheckpointError: the disk is full, another rank died, or not every rank's files are in the folder.
         """
         ranks, checkpoints = self.engine.ranks, self.run.checkpoints
         partial = checkpoints.partial(update)
@@ -132,7 +162,7 @@ class Trainer:
                 checkpoints.commit(partial, update, update_cut(self.config.engine, ranks.world_size))
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(self.run.root).free / 1e9
-            raise RuntimeError(
+            raise CheckpointError(
                 f"the checkpoint of update {update} was not written on rank {ranks.rank}: {error}. {free:.1f} GB are "
                 f"free at {self.run.root}; the previous checkpoint is kept, and the same command resumes from it"
             ) from error

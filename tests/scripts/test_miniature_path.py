@@ -30,7 +30,7 @@ def test_it_issues_the_shipped_commands(checkout: Path) -> None:  # noqa: F811  
         "scripts/make_miniature_weights.py",
     ]
     parsed = [parse_recorded(command) for command in commands if command not in scripts]
-    assert parsed.count("deepspeed") == 2, "two stages"
+    assert parsed.count("launch") == 2, "two stages"
     assert parsed.count("validate_partonomy.py") == 1
     asked = [command[4] for command in commands if command[1:4] == ["-m", "plum", "validate"]]
     assert asked == ["reasonseg", "textvqa", "textvqa", "gqa", "gqa", "pope", "pope"]

@@ -12,6 +12,7 @@ from partonomy.datasets.record_exchange import export_records
 from plum.data.build import build_mixture
 from plum.data.excluded_images import ExcludedImages
 from plum.train_config import DataConfig, SourceConfig
+from tests.plum.data.miniature_world import make_encoder
 from tests.plum.data.part_world import VOCABULARY, write_world
 
 
@@ -112,3 +113,12 @@ def test_a_sample_parses_only_the_questions_it_asks(tmp_path: Path, monkeypatch:
     for position in range(6):
         assert len(mixture[position].conversations) == 1
     assert len(parsed) == 6
+
+
+def test_images_that_the_pretext_cannot_use_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    write_world(tmp_path)
+    source = _source(tmp_path)
+    message = r"part_pretext needs square images, but 6 of 6 images of .* are not, such as .* \(32 x 24\)"
+    with pytest.raises(ValueError, match=message):
+        build_mixture(DataConfig((source,)), 0, make_encoder())
+    build_mixture(DataConfig((source,)), 0, make_encoder(), with_part_maps=False)

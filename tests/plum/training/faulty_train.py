@@ -34,6 +34,18 @@ def kill_at_step(chance: random.Random, num_micro_batches: int) -> None:
     Trainer.run_micro_batch = run  # type: ignore[method-assign]
 
 
+def terminate_itself(chance: random.Random, micro_batch_of_signal: int) -> None:
+    """Get SIGTERM in a micro-batch, as if the scheduler had signalled this rank alone."""
+    run_micro_batch = Trainer.run_micro_batch
+
+    def run(self: Trainer, micro_batch: int, batch: Batch) -> StepResult:
+        if micro_batch == micro_batch_of_signal:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run_micro_batch(self, micro_batch, batch)
+
+    Trainer.run_micro_batch = run  # type: ignore[method-assign]
+
+
 def kill_in_write(chance: random.Random, num_checkpoints: int) -> None:
     """Die with a random part of a checkpoint's file written."""
     save, calls = torch.save, _Countdown(chance.randrange(num_checkpoints))
@@ -80,6 +92,7 @@ def kill_in_model(chance: random.Random, num_checkpoints: int) -> None:
 
 FAULTS: dict[str, Callable[[random.Random, int], None]] = {
     "kill_at_step": kill_at_step,
+    "terminate_itself": terminate_itself,
     "kill_in_write": kill_in_write,
     "kill_in_commit": kill_in_commit,
     "no_space": no_space,

@@ -1,12 +1,13 @@
-"""Programs of several ranks: under the real DeepSpeed launcher, as users start them, or as forked processes.
+"""Programs of several ranks: under the launcher, as users start them, or as forked processes.
 
-Under the launcher, six processes import torch or DeepSpeed before the first batch of two ranks, which takes about 16
-seconds of one core. A forked rank takes next to nothing: `fork_ranks` forks its ranks from one process that has the
-imports. Each is a process of its own all the same, has the variables that the launcher sets, and meets the others over
-gloo. `launch` shows what needs the launcher: how a start ends when a rank does, and that ranks with different hash
-seeds, started one after the other, agree to the bit.
+Under the launcher, every rank imports torch and DeepSpeed before its first batch, which takes seconds of a core. A
+forked rank takes next to nothing: `fork_ranks` forks its ranks from one process that has the imports. Each is a process
+of its own all the same, has the variables that the launcher sets, and meets the others over gloo. `launch` shows what
+needs the launcher: how a start ends when a rank does, and that ranks with different hash seeds, started one after the
+other, agree to the bit.
 """
 
+import contextlib
 import functools
 import multiprocessing
 import multiprocessing.connection
@@ -14,6 +15,7 @@ import multiprocessing.context
 import multiprocessing.forkserver
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +27,7 @@ import torch
 import yaml
 
 from plum.train_config import TrainConfig
-from plum.training.ranks import find_free_port
+from plum.training.ports import find_free_port
 
 TIMEOUT = 600
 """Seconds after which a start counts as hung."""
@@ -36,13 +38,12 @@ PRELOADED = ["train", "plum.training.smoke_overfit", "deepspeed"]
 
 def launch_process(program: str, arguments: list[str], num_ranks: int, **variables: str) -> "subprocess.Popen[str]":
     """Start scripts/launch.sh in a session of its own; its two outputs are one."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("INCLUDE", "HOSTFILE")}
+    environment = {key: value for key, value in os.environ.items() if key not in ("INCLUDE", "HOSTFILE", "MASTER_PORT")}
     environment |= {
         "OMP_NUM_THREADS": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": os.getcwd(),
         "NUM_RANKS": str(num_ranks),
-        "MASTER_PORT": str(find_free_port()),
         **variables,
     }
     return subprocess.Popen(
@@ -53,6 +54,22 @@ def launch_process(program: str, arguments: list[str], num_ranks: int, **variabl
         env=environment,
         start_new_session=True,
     )
+
+
+def kill_session(leader: int) -> None:
+    """Kill every process of a session at once, as when a node loses power: stopped first, none sees another's end."""
+    members = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _session(path) == leader]
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for member in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, number)
+
+
+def _session(process: Path) -> int | None:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[3])
+    except OSError:
+        return None
 
 
 def launch(program: str, arguments: list[str], num_ranks: int, **variables: str) -> str:

@@ -22,6 +22,7 @@ import pytest
 from plum.train_config import TrainConfig
 from tests.plum.training.launching import (
     fork_ranks_to_their_ends,
+    kill_session,
     launch_process,
     train_forked,
     train_launched,
@@ -172,5 +173,5 @@ def _kill_everything(config: TrainConfig, chance: random.Random) -> None:
             assert time.monotonic() < end
             time.sleep(0.01)
         time.sleep(chance.uniform(0.0, 0.3))
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_session(process.pid)
     assert not (Path(config.run_dir) / "finished.json").exists()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from plum.training import ranks
-from plum.training.ranks import find_free_port
+from plum.training import ports
+from plum.training.ports import find_free_port
 
 JOIN = """
 from plum.train_config import EngineConfig
@@ -56,7 +56,7 @@ def test_a_port_in_use_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
         port = find_free_port()
         taken.bind(("", port))
         taken.listen()
-        monkeypatch.setattr(ranks, "PORTS", range(port, port + 1))
+        monkeypatch.setattr(ports, "PORTS", range(port, port + 1))
         monkeypatch.setattr("random.SystemRandom.sample", lambda _, ports, count: list(ports))
         with pytest.raises(OSError, match="no free port"):
             find_free_port()

@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -257,6 +258,21 @@ def test_a_full_disk_is_named_and_the_run_goes_on_from_before(
     starts = [json.loads(line) for line in (Path(config.run_dir) / "starts.jsonl").read_text().splitlines()]
     assert [start["from"] for start in starts] == [None, "update_000002"]
     assert largest_difference(Path(finished.run_dir) / "model", Path(config.run_dir) / "model") == 0.0
+
+
+def test_texts_beyond_the_limit_do_not_end_a_run(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Half of the questions are longer, some pictures have no other, and every update still has its images."""
+    config = make_config(folder, "long_texts", num_updates=8)
+    with caplog.at_level(logging.INFO):
+        train(replace(config, data=replace(config.data, max_text_tokens=28)))
+    reports = [record.message for record in caplog.records if "exceed data.max_text_tokens = 28" in record.message]
+    assert [message.split(":")[0] for message in reports] == [
+        "source explanatory",
+        "source part_vqa",
+        "source part_referring",
+    ]
+    assert any("is replaced by the next record" in record.message for record in caplog.records)
+    assert [line["update"] for line in _lines(config)] == list(range(1, 9))
 
 
 def test_an_unreadable_record_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

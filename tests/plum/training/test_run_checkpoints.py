@@ -1,9 +1,23 @@
+import json
 import logging
+import os
+import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
-from plum.training.run_checkpoints import Checkpoint, RunCheckpoints, UpdateCut, require_same_update
+from plum.export.training_checkpoint import read_trained
+from plum.train_config import EngineConfig
+from plum.training.ranks import Ranks
+from plum.training.run_checkpoints import (
+    Checkpoint,
+    RunCheckpoints,
+    UpdateCut,
+    find_resume_point,
+    require_same_update,
+)
+from plum.training.safe_checkpoints import require_plain_content
 
 CUT = UpdateCut(micro_batch_size=2, accumulation=3, num_ranks=2)
 
@@ -48,6 +62,9 @@ def test_updates_are_ordered_by_number_beyond_a_million(checkpoints: RunCheckpoi
         (lambda folder: (folder / "rank1.pt").write_bytes(b"optimize"), "rank1.pt has 8 bytes, not 9"),
         (lambda folder: (folder / "rank0.pt").unlink(), "rank0.pt is missing"),
         (lambda folder: (folder / "checkpoint.json").unlink(), "it has no checkpoint.json"),
+        (lambda folder: (folder / "checkpoint.json").write_text("{"), "checkpoint.json is damaged"),
+        (lambda folder: (folder / "checkpoint.json").write_text("[]"), "checkpoint.json is damaged"),
+        (lambda folder: (folder / "rank1.pt").write_bytes(b"optimizes"), "rank1.pt has changed since it was written"),
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
@@ -95,3 +112,75 @@ def test_another_number_of_images_an_update_is_refused_with_what_would_fit(start
 @pytest.mark.parametrize("cut", [UpdateCut(2, 6, 1), UpdateCut(2, 2, 3), UpdateCut(1, 3, 4), UpdateCut(6, 1, 2)])
 def test_any_cut_of_the_same_images_is_accepted(cut: UpdateCut) -> None:
     require_same_update(Checkpoint(Path("update_000001"), 1, CUT), cut)
+
+
+def test_a_checkpoint_of_an_older_run_has_sizes_alone(checkpoints: RunCheckpoints) -> None:
+    folder = write_checkpoint(checkpoints, 1)
+    manifest = json.loads((folder / "checkpoint.json").read_text())
+    manifest["files"] = {name: entry["bytes"] for name, entry in manifest["files"].items()}
+    (folder / "checkpoint.json").write_text(json.dumps(manifest))
+    assert checkpoints.newest() == Checkpoint(folder, 1, CUT)
+    (folder / "rank1.pt").write_bytes(b"optimize")
+    with pytest.raises(ValueError, match="has 8 bytes, not 9"):
+        checkpoints.newest()
+
+
+def test_more_or_fewer_are_kept(tmp_path: Path) -> None:
+    checkpoints = RunCheckpoints(tmp_path / "checkpoints", 3)
+    for update in range(1, 6):
+        write_checkpoint(checkpoints, update)
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == [f"update_00000{n}" for n in (3, 4, 5)]
+
+
+@pytest.mark.parametrize("prefix", ["", "bf16_"])
+def test_a_checkpoint_without_the_files_of_a_rank_is_not_committed(checkpoints: RunCheckpoints, prefix: str) -> None:
+    """As when the nodes do not share the folder."""
+    partial = checkpoints.partial(1)
+    partial.mkdir(parents=True)
+    for rank in (0, 2):
+        (partial / f"{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(b"optimizer")
+    (partial / "mp_rank_00_model_states.pt").write_bytes(b"weights")
+    with pytest.raises(OSError, match="has no file of rank 1; run_dir must lie on a file system that all nodes share"):
+        checkpoints.commit(partial, 1, UpdateCut(1, 1, 3))
+    with pytest.raises(OSError, match="has no file of rank 1, 3"):
+        checkpoints.commit(partial, 1, UpdateCut(1, 1, 4))
+    assert not checkpoints.has_any()
+    (partial / f"{prefix}zero_pp_rank_1_mp_rank_00_optim_states.pt").write_bytes(b"optimizer")
+    checkpoints.commit(partial, 1, UpdateCut(1, 1, 3))
+    newest = checkpoints.newest()
+    assert newest is not None
+
+
+class _Harm:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch harmed",)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_unread(
+    checkpoints: RunCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    partial = checkpoints.partial(1)
+    partial.mkdir(parents=True)
+    torch.save({"weights": torch.zeros(2), "names": ["a"]}, partial / "mp_rank_00_model_states.pt")
+    require_plain_content(partial)
+    torch.save({"optimizer": _Harm()}, partial / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    checkpoints.commit(partial, 1, UpdateCut(1, 1, 1))
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    engine = EngineConfig(micro_batch_size=1, accumulation=1)
+    with pytest.raises(ValueError, match=r"zero_pp_rank_0.*it would call posix\.system"):
+        find_resume_point(checkpoints, engine, ranks)
+    with pytest.raises(ValueError, match=r"zero_pp_rank_0.*it would call posix\.system"):
+        read_trained(checkpoints.folder / "update_000001")
+    assert not (tmp_path / "harmed").exists()
+    monkeypatch.setenv("PLUM_TRUST_CHECKPOINTS", "1")
+    assert find_resume_point(checkpoints, engine, ranks) is not None
+
+
+def test_a_pickle_without_the_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.load` would take it for a file of an old PyTorch, and run it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(_Harm()))
+    with pytest.raises(ValueError, match=r"old\.pt: not a file of torch\.save"):
+        require_plain_content(tmp_path)
+    assert not (tmp_path / "harmed").exists()

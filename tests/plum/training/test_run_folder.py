@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from partonomy.files import write_text_atomically
 from plum.config import Fit
 from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config
+from plum.training.run_checkpoints import UpdateCut
 from plum.training.run_folder import RunFolder
 
 TINY = ["--config", "configs/plum_tiny_stage0.yaml"]
@@ -28,27 +30,141 @@ def test_same_configuration_is_resumed(config: TrainConfig) -> None:
     assert {"commit", "config_sha256", "packages"} <= set(provenance)
 
 
-def test_another_configuration_is_refused_by_key(config: TrainConfig) -> None:
-    RunFolder(config).prepare()
-    other = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=1.0))
-    with pytest.raises(ValueError, match=r"optimizer\.learning_rate"):
-        RunFolder(other).prepare()
+def start_training(config: TrainConfig) -> RunFolder:
+    """A folder in which an update was done and a checkpoint written; its process has ended."""
+    run = RunFolder(config)
+    run.prepare()
+    run.record_start(1, None)
+    partial = run.checkpoints.partial(7)
+    partial.mkdir(parents=True)
+    (partial / "plain.pt").write_bytes(b"weights")
+    run.checkpoints.commit(partial, 7, UpdateCut(1, 1, 1))
+    assert run._lock is not None
+    run._lock.close()
+    return run
+
+
+def change(config: TrainConfig, key: str, value: object) -> TrainConfig:
+    """Replace the value of a dotted key."""
+    group, _, name = key.rpartition(".")
+    changes: dict[str, Any] = {name: value}
+    if not group:
+        return dataclasses.replace(config, **changes)
+    return dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **changes)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("optimizer.weight_decay", 1.0), ("seed", 7), ("losses.bio", 0.5), ("engine.zero_stage", 1)]
+)
+def test_another_configuration_is_refused_by_key_with_the_way_out(config: TrainConfig, key: str, value: object) -> None:
+    run = start_training(config)
+    before = (run.root / "config.yaml").read_bytes()
+    way_out = f"{key}: .* there, {value} here.*--overwrite.*python -m plum export .*update_000007 FOLDER.*--init_from"
+    with pytest.raises(ValueError, match=way_out):
+        RunFolder(change(config, key, value)).prepare()
+    assert (run.root / "config.yaml").read_bytes() == before
+    assert run.checkpoints.has_any()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("save_every", 3),
+        ("save_every_minutes", 5.0),
+        ("keep_checkpoints", 5),
+        ("max_minutes", 90.0),
+        ("log_every", 1),
+        ("tensorboard", True),
+        ("num_updates", 100_000),
+        ("stop_after_skipped", 50),
+        ("optimizer.learning_rate", 1e-5),
+        ("optimizer.gradient_clip", 0.5),
+        ("engine.timeout_minutes", 120.0),
+        ("data.max_text_tokens", 4096),
+    ],
+)
+def test_harmless_settings_may_change_and_are_recorded(config: TrainConfig, key: str, value: object) -> None:
+    start_training(config)
+    run = RunFolder(change(config, key, value))
+    run.prepare()
+    run.record_start(1, None)
+    first, second = [json.loads(line) for line in (run.root / "starts.jsonl").read_text().splitlines()]
+    assert "changed" not in first
+    assert list(second["changed"]) == [key]
+    assert second["changed"][key][1] == value
+
+
+def test_a_run_goes_on_from_another_place(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start_training(config)
+    moved = run.root.rename(run.root.with_name("moved"))
+    RunFolder(change(config, "run_dir", str(moved))).prepare()
+    monkeypatch.chdir(moved.parent)
+    other = RunFolder(change(config, "run_dir", "moved"))
+    other.prepare()
+    assert other.checkpoints.has_any()
+
+
+def test_a_folder_named_in_another_way_is_the_same(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_training(change(config, "tokenizer", "data/tokenizer"))
+    RunFolder(change(config, "tokenizer", str(Path("data/tokenizer").resolve()))).prepare()
+    with pytest.raises(ValueError, match="tokenizer: .*data/tokenizer there, .*data/words here"):
+        RunFolder(change(config, "tokenizer", "data/words")).prepare()
+
+
+def test_a_run_without_an_update_is_taken_over(config: TrainConfig) -> None:
+    run = RunFolder(config)
+    run.prepare()
+    run.record_start(1, None)
+    (run.root / "training_images.json").write_text("{}")
+    other = RunFolder(change(config, "seed", 7))
+    other.prepare()
+    assert yaml.safe_load((run.root / "config.yaml").read_text())["seed"] == 7
+    assert not (run.root / "training_images.json").exists()
+    (run.root / "metrics.jsonl").write_text('{"update": 1}\n')
+    with pytest.raises(ValueError, match="seed: 7 there, 8 here"):
+        RunFolder(change(config, "seed", 8)).prepare()
+
+
+def test_overwrite_removes_the_run_and_nothing_else(config: TrainConfig) -> None:
+    run = start_training(config)
+    (run.root / "notes.txt").write_text("mine")
+    (run.root / "model").mkdir()
+    RunFolder(change(config, "seed", 7)).prepare(overwrite=True)
+    assert sorted(path.name for path in run.root.iterdir()) == ["config.yaml", "lock", "notes.txt", "provenance.json"]
+
+
+def test_a_finished_run_is_not_prolonged(config: TrainConfig) -> None:
+    run = start_training(config)
+    run.model_dir.mkdir()
+    run.finish({})
+    RunFolder(change(config, "log_every", 1)).prepare()
+    with pytest.raises(ValueError, match=r"finished after .* updates.*--init_from .*run/model --run_dir"):
+        RunFolder(change(config, "num_updates", 10**6)).prepare()
+
+
+@pytest.mark.parametrize("content", ["", "seed: [", "- 1"])
+def test_a_damaged_configuration_is_named(config: TrainConfig, content: str) -> None:
+    run = start_training(config)
+    (run.root / "config.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"run/config\.yaml is damaged.*--overwrite"):
+        RunFolder(config).prepare()
 
 
 def test_a_key_younger_than_the_run_means_its_default(config: TrainConfig) -> None:
-    run = RunFolder(config)
-    run.prepare()
+    run = start_training(config)
     path = run.root / "config.yaml"
-    path.write_text("".join(line for line in path.open() if not line.startswith("save_model")))
-    RunFolder(config).prepare()
-    with pytest.raises(ValueError, match="save_model"):
-        RunFolder(dataclasses.replace(config, save_model="trained")).prepare()
+    young = ("reset_modules", "  timeout_minutes")
+    path.write_text("".join(line for line in path.open() if not line.startswith(young)))
+    again = RunFolder(config)
+    again.prepare()
+    assert again._changes == {}
+    with pytest.raises(ValueError, match="reset_modules"):
+        RunFolder(dataclasses.replace(config, reset_modules=("tagger",))).prepare()
 
 
 def test_a_nested_key_younger_than_the_run_means_what_the_code_then_did(config: TrainConfig) -> None:
     """A run from before the switches of docs/fidelity.md resumes, with the fit that its template then had."""
-    run = RunFolder(config)
-    run.prepare()
+    run = start_training(config)
     recorded = yaml.safe_load((run.root / "config.yaml").read_text())
     del recorded["new_token_rows"], recorded["losses"]["bio_scope"], recorded["data"]["sources"][0]["group"]
     del recorded["model"]["tagger"]["order"], recorded["model"]["feedback"]["position_in"]
@@ -67,9 +183,9 @@ def test_a_nested_key_younger_than_the_run_means_what_the_code_then_did(config: 
 
     for same in (config, with_fit(None)):
         RunFolder(same).prepare()
-    with pytest.raises(ValueError, match=r"other settings \(losses\.bio_scope\)"):
+    with pytest.raises(ValueError, match=r"other settings \(losses\.bio_scope: "):
         RunFolder(dataclasses.replace(config, losses=dataclasses.replace(losses, bio_scope="all"))).prepare()
-    with pytest.raises(ValueError, match=r"other settings \(model\.llava\.vision\.fit\)"):
+    with pytest.raises(ValueError, match=r"other settings \(model\.llava\.vision\.fit: "):
         RunFolder(with_fit("crop")).prepare()
 
 
@@ -83,8 +199,7 @@ def test_an_earlier_run_of_llava_weights_was_padded(config: TrainConfig, init_fr
         )
         return dataclasses.replace(config, init_from=init_from, model=model)
 
-    run = RunFolder(with_fit("pad"))
-    run.prepare()
+    run = start_training(with_fit("pad"))
     recorded = yaml.safe_load((run.root / "config.yaml").read_text())
     del recorded["model"]["llava"]["vision"]["fit"]
     write_text_atomically(run.root / "config.yaml", yaml.safe_dump(recorded))
