@@ -211,7 +211,7 @@ def test_build_stops_at_a_bad_record_or_counts_it(
     assert partonomy_main([*flags, "--output", str(tmp_path / "lenient"), "--invalid", "collect"]) == 0
     printed = capsys.readouterr().out
     is_image = named[0].startswith("image")
-    (left_out,) = [line for line in printed.splitlines() if "left out" in line]
+    (left_out,) = [line for line in printed.splitlines() if line.startswith("  left out")]
     assert re.findall(r"\b2\d\b", left_out.split(":")[1]) == (["20", "21", "22"] if is_image else ["21"])
     assert named[-1] in left_out
     assert "questions about 1 images" in printed if is_image else "questions about 2 images" in printed
