@@ -8,7 +8,7 @@ from dataclasses import replace
 from enum import StrEnum
 from itertools import accumulate
 
-from partonomy.questions.answer_model import AnswerModel, draw_place
+from partonomy.questions.answer_model import AnswerModel, draw_place, make_flat_model
 from partonomy.questions.draws import Draws
 from partonomy.questions.hints import NUM_CHOSEN_FROM, Hints, Listable, PartWords, choose_set
 
@@ -65,8 +65,11 @@ class BalancedAnswers:
         if listable is None or not model.hint_weights:
             return self.draw_one(correct, num_wrong, model, generator, listable)
         drawn = self.draw_several(correct, num_wrong, model, generator, listable)
-        if not drawn:
-            return self.draw_one(correct, num_wrong, model, generator, replace(listable, parts=listable.more))
+        if not drawn:  # the walk hardly leaves the sizes of right answers, and a small class has few sets of those
+            every = replace(listable, parts=listable.more)
+            return self.draw_one(correct, num_wrong, model, generator, every) or self.draw_one(
+                correct, num_wrong, make_flat_model(listable.more), generator, every
+            )
         hints = Hints(self.words, model.hint_shares)
         return drawn[
             choose_set([hints.find(correct, wrong, listable.own) for wrong in drawn], model.hint_weights, generator)

@@ -132,9 +132,10 @@ class RightAnswers:
         """
         key = (form, label, _to_bits(correct))
         if key not in self._listable:
-            tiers = (self.listed.get((form, label), 0), self._own[label], self._related[label], self._all)
-            parts = self._first_enough(key[2], tiers, MIN_LISTABLE)
-            more = self._first_enough(parts, tiers[2:], parts.bit_count() + NUM_FOREIGN_PARTS)
+            right = key[2] | self.listed.get((form, label), 0)
+            own, *others = (self._own[label], self._related[label], self._all)
+            parts = self._first_enough(right, (own, *others), MIN_LISTABLE)
+            more = self._first_enough(parts, others, parts.bit_count() + NUM_FOREIGN_PARTS)
             self._listable[key] = Listable(
                 self._parts(parts), self._parts(more), frozenset(self._parts(self._own[label]))
             )

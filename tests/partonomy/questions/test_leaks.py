@@ -28,7 +28,7 @@ from partonomy.structures import AnnotatedImage, ObjectInstance, Part, PartDatas
 
 REAL_DATA = Path(os.environ.get("PARTONOMY_REAL_DATA", "no folder given"))
 MARGIN = 0.05
-MAX_LEARNED = 0.2
+MAX_LEARNED = 0.1
 """Of the regression over chance: it combines "not the foreign part" with "the most of the others"."""
 TYPES = tuple(kind for kind in QuestionType if kind.names_object)
 """One type of each form; the others ask for the same parts again."""

@@ -81,3 +81,18 @@ def test_synonyms_of_owned_parts_are_owned(graph: ConceptGraph) -> None:
         "can": frozenset({0, 1, 3}),
         "cup": frozenset({0, 1, 3}),
     }
+
+
+def test_wrong_answers_may_list_what_the_class_has_and_is_ever_right(graph: ConceptGraph) -> None:
+    asked = [
+        AskedParts("box", frozenset({0, 1})),
+        AskedParts("box", frozenset({1, 2})),
+        AskedParts("cup", frozenset({0})),
+    ]
+    right = make_right(graph, asked)
+    # All three parts of a box; a fourth is needed for enough wrong answers, and a cup shares part a with it.
+    listable = right.listable("identification", "box", frozenset({0, 1}))
+    assert (listable.parts, listable.own) == ((0, 1, 2, 3), frozenset({0, 1, 2}))
+    many = RightAnswers(asked, graph, find_owned_parts(graph, EXACT))
+    many.listed = {("identification", "box"): 0b1111}
+    assert many.listable("identification", "box", frozenset({0})).parts == (0, 1, 2, 3), "not only the right answer's"
