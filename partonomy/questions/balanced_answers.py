@@ -62,9 +62,9 @@ class BalancedAnswers:
         Returns:
             The sets; None if one of them was not found in 20 tries.
         """
-        if listable is None or not model.hint_weights:
-            return self.draw_one(correct, num_wrong, model, generator, listable)
-        drawn = self.draw_several(correct, num_wrong, model, generator, listable)
+        if listable is None:
+            return self.draw_one(correct, num_wrong, model, generator)
+        drawn = self.draw_several(correct, num_wrong, model, generator, listable) if model.hint_weights else []
         if not drawn:  # the walk hardly leaves the sizes of right answers, and a small class has few sets of those
             every = replace(listable, parts=listable.more)
             return self.draw_one(correct, num_wrong, model, generator, every) or self.draw_one(

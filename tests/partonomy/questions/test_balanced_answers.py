@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from partonomy.questions.answer_model import make_flat_model
+from partonomy.questions.answer_model import make_answer_model, make_flat_model
 from partonomy.questions.balanced_answers import BalancedAnswers
 from partonomy.questions.draws import Draws
+from partonomy.questions.hints import Listable
 
 EXACT = [frozenset({part}) for part in range(8)]
 # 0 and 4 are one part in two words, 5 and 6 another.
@@ -53,3 +54,13 @@ def test_too_few_of_them_are_not_enough() -> None:
 def test_too_small_a_vocabulary_gives_up() -> None:
     # Two parts have three non-empty subsets: one right and two wrong ones, four are needed.
     assert BalancedAnswers(EXACT).draw(frozenset({0}), 4, make_flat_model(range(2)), Draws(0)) is None
+
+
+def test_a_class_of_single_parts_still_gets_wrong_answers() -> None:
+    """Right answers of one part each: four such sets exist, so one wrong answer must be of another size."""
+    model = make_answer_model(dict.fromkeys(range(4), 0.25), [1.0, 1e-9, 1e-9, 1e-9])
+    listable = Listable(parts=(0, 1, 2, 3), more=(0, 1, 2, 3), own=frozenset(range(4)))
+    for seed in range(20):
+        answers = BalancedAnswers(EXACT).draw(frozenset({0}), 4, model, Draws(seed), listable)
+        assert answers is not None
+        assert len({frozenset({0}), *answers}) == 5

@@ -130,8 +130,10 @@ def test_balanced_choices_of_photographs_give_nothing_away() -> None:
     folder = REAL_DATA / "ade20k_parts"
     dataset = read_coco(CocoConfig(annotations=folder / "instances_parts.json", images=folder / "images")).dataset
     lows = excesses(guess(dataset, MutationMode.BALANCED), use_low=True)
+    assert lows[ALL_TYPES, LEARNED] < 3 * MARGIN, "most classes are in a single photograph"
+    lows = {key: value for key, value in lows.items() if key[1] != LEARNED}
     assert {key: value for key, value in lows.items() if value > MARGIN and key[0] == ALL_TYPES} == {}
     # 51 images leave an interval of 13 points on either side of a single type's number. Of 4 x 22 such intervals, 2 lie
     # above chance by luck alone; those may lie above chance and 5 points, no more.
     assert sum(value > MARGIN for value in lows.values()) <= 2
-    assert excesses(guess(dataset, MutationMode.PAPER), use_low=True)[ALL_TYPES, CENTRAL] > 0.4
+    assert excesses(guess(dataset, MutationMode.PAPER), use_low=True)[ALL_TYPES, CENTRAL] > 4 * MARGIN
