@@ -90,7 +90,7 @@ def main(batch: int = 8, group: int = 48, samples: int = 960, images: int = 200,
             ("stage 0 + dialogues, one question", 0, 256, 1, True),
         ):
             data = replace(training_config("tiny", stage, Path(folder)).data, conversations_per_image=per_image)
-            drawn = build_mixture(data, seed)
+            drawn = build_mixture(data, seed, with_part_maps=False)
             encoder = ConversationEncoder(tokenizer, "plain", image_tokens)
             rows = {}
             for size in (0, group):

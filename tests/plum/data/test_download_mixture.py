@@ -233,7 +233,9 @@ def test_seg_systems_train_on_marks_alone(name: str, parts: Path) -> None:
     config = load_train_config(["--config", str(CONFIGS / f"{name}.yaml")])
     data = on_miniature(config.data, parts)
     notation = build_notation(config.model)
-    mixture = build_mixture(data, seed=1, encoder=make_encoder(data.max_text_tokens), has_marks=True)
+    mixture = build_mixture(
+        data, seed=1, encoder=make_encoder(data.max_text_tokens), with_part_maps=False, has_marks=True
+    )
     sizes: dict[str, set[int]] = {}
     for position in range(400):
         sample = write_targets(mixture[position], notation)
