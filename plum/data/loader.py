@@ -1,4 +1,4 @@
-"""Micro-batches of one rank, in the order of the run.
+"""Micro-batches of one rank, in the order of the run; `mixture.py` defines which sample a position holds.
 
 Each batch leaves its loader process as a single piece of shared memory.
 """

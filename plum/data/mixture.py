@@ -36,8 +36,8 @@ class Draw:
 class MixtureDataset(torch.utils.data.Dataset[Sample]):
     """Random access to an endless stream of samples.
 
-    Sources take turns by weight in shuffled blocks of `BLOCK` positions. Within a source every record is used once, in
-    a seeded order, before any is used again, or with replacement: each draw is independent.
+    Sources take turns by weight in shuffled blocks of `BLOCK` positions. Within a source, every record is used once,
+    in a seeded order, before any is used again. With `with_replacement`, each draw is independent instead.
 
     Args:
         sources: at least one, none empty.
@@ -52,7 +52,7 @@ class MixtureDataset(torch.utils.data.Dataset[Sample]):
 
     Raises:
         ValueError: there is no source, a source is empty, a weight is not positive or too small for a block, or both
-            orders by length are set.
+            `group_by_length` and `spread_lengths` are set.
     """
 
     def __init__(

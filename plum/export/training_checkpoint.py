@@ -21,10 +21,10 @@ MODEL_PREFIX = "model."
 
 
 def read_trained(checkpoint: Path) -> dict[str, Tensor]:
-    """Return the trained tensors of a checkpoint by the model's names, float32.
+    """Return the trained tensors of a checkpoint by the model's parameter names, float32.
 
     For a DeepSpeed checkpoint, these are the optimizer's master weights, assembled from the parts of all ranks.
-    DeepSpeed's files are pickles; what they would build is looked at before they are read.
+    DeepSpeed's files are pickles, so the classes that they name are checked before they are loaded.
 
     Args:
         checkpoint: folder, `checkpoints/update_NNNNNN` of a run.

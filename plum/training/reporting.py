@@ -1,4 +1,4 @@
-"""How a training program starts its log, and ends: one line for what the user can mend, a traceback for the rest."""
+"""Starts a training program's log and reports how it ends: one line for what the user can fix, else a traceback."""
 
 import logging
 import os

@@ -132,8 +132,8 @@ class Trainer:
             logger.info("resumed %s at update %d", self.resume_point.folder, self.engine.num_updates_done)
             if (done := self.engine.num_updates_done) > self.config.num_updates:
                 raise ValueError(
-                    f"num_updates is {self.config.num_updates}, but {self.resume_point.folder} has done {done}; set "
-                    f"it to {done} to end the run there, or higher"
+                    f"num_updates is {self.config.num_updates}, but {self.resume_point.folder} is at update {done} "
+                    f"already; set num_updates to {done} to end the run there, or higher to continue"
                 )
         if self.tracker is not None:
             self.tracker.forget_after(self.engine.num_updates_done)

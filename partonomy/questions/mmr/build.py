@@ -42,7 +42,7 @@ class BuildState(Enum):
 
 @dataclass
 class FileCounts:
-    """Counts of a file's content, and of what was left out of it.
+    """Counts of the questions of one MMR-like file, and of what was left out of it.
 
     Attributes:
         num_images: images with at least one question.

@@ -52,7 +52,7 @@ class PartVqaSource(PartSource):
 
 
 def name_object(label: str) -> Exchange:
-    """Return the object question of the part-whole types with its answer, in the packaged wording of Partonomy."""
+    """Return the object question of part-whole questions with its answer, worded by Partonomy's default templates."""
     wording = Wording(QuestionType.PART_TO_WHOLE, label, is_marked=False)
     templates = packaged_templates()
     question = templates.texts(wording).object_question

@@ -119,11 +119,11 @@ def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
             f"{where} has {len(tokenizer)} tokens but llava.language.vocab_size is {config.llava.language.vocab_size}"
         )
     if config.seg_token is not None and SEG_TOKEN not in tokenizer.get_vocab():
-        raise ValueError(f"{where} has no {SEG_TOKEN}, which model.system {config.system} writes: another model's?")
+        raise ValueError(f"{where} has no {SEG_TOKEN}, which model.system {config.system} needs; use its own tokenizer")
     if _has_delimiters(config) and not {IMAGE_START, IMAGE_END} <= tokenizer.get_vocab().keys():
         raise ValueError(
             f"{where} has no {IMAGE_START} and {IMAGE_END}, which llava.conversation "
-            f"{config.llava.conversation} writes: another model's?"
+            f"{config.llava.conversation} needs; use its own tokenizer"
         )
     no_text = range(len(tokenizer), config.llava.language.vocab_size)
     whole = replace(found, suppressed=tuple(sorted({*found.suppressed, *no_text})))

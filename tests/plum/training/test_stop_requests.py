@@ -194,7 +194,7 @@ def test_fewer_updates_than_are_done_are_refused(
         _signal_in(patch, 4, signal.SIGTERM)
         with pytest.raises(RunStoppedError):
             train(config)
-    with pytest.raises(ValueError, match="num_updates is 2, but .*update_000003 has done 3"):
+    with pytest.raises(ValueError, match="num_updates is 2, but .*update_000003 is at update 3"):
         train(replace(config, num_updates=2))
     train(replace(config, num_updates=3))
     assert [update for update, _ in _losses(config)] == [1, 2, 3]

@@ -208,7 +208,7 @@ def test_the_new_row_starts_as_the_mean_of_text_and_the_rest_stays() -> None:
 def test_the_tokenizer_gets_seg_only_where_the_system_writes_it() -> None:
     assert add_written_tokens(sister_config("plum"), byte_level()) == ()
     assert SEG_TOKEN not in byte_level().get_vocab()
-    with pytest.raises(ValueError, match=r"has no \[SEG\], which model.system lisa writes"):
+    with pytest.raises(ValueError, match=r"has no \[SEG\], which model.system lisa needs"):
         with_special_tokens(sister_config(), byte_level())
     seg = token_id(seg_tokenizer(), SEG_TOKEN)
     tokens = with_special_tokens(sister_config(), seg_tokenizer()).llava.special_tokens
