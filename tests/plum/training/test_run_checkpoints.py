@@ -181,6 +181,6 @@ def test_a_pickle_without_the_archive_is_refused(tmp_path: Path, monkeypatch: py
     """`torch.load` would take it for a file of an old PyTorch, and run it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old.pt").write_bytes(pickle.dumps(_Harm()))
-    with pytest.raises(ValueError, match=r"old\.pt: not a file of torch\.save"):
+    with pytest.raises(ValueError, match=r"old\.pt: not written by torch\.save"):
         require_plain_content(tmp_path)
     assert not (tmp_path / "harmed").exists()
