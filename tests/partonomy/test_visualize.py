@@ -92,7 +92,7 @@ def test_base64_survives() -> None:
 
 def test_shapes_must_fit() -> None:
     image = np.zeros((9, 7, 3), dtype=np.uint8)
-    with pytest.raises(ValueError, match="do not lie on"):
+    with pytest.raises(ValueError, match="do not fit an image"):
         colour_parts(image, np.zeros((1, 7, 9), dtype=bool), part_colours(1))
     with pytest.raises(ValueError, match="as many labels"):
         draw_overlay(image, np.zeros((1, 9, 7), dtype=bool), [])

@@ -115,6 +115,7 @@ def test_a_file_of_synonyms_decides_what_is_common(tmp_path: Path) -> None:
     config = QuestionBuildConfig(
         embedding_model="char-ngram-tfidf",
         part_comparison=f"file:{path}",
+        mutation=MutationMode.PAPER,
         question_types=(QuestionType.POSITIVE_WITH_LABEL,),
     )
     questions = load_questions(build_world(tmp_path / "set", config)).questions
