@@ -101,7 +101,7 @@ def test_a_data_set_folder_is_a_source(inputs: Path) -> None:
         ("part_imagenet", ["--object_names", "none.json"], "none.json: the file of --object_names does not exist"),
         ("paco", ["--images", "nowhere"], "nowhere: the image folder"),
         ("pascal_part", ["--annotations", "none"], "none: the file of --annotations does not exist"),
-        ("dataset", ["--images", "nowhere"], "nowhere: not a data set folder"),
+        ("dataset", ["--images", "nowhere"], "nowhere is not a data set folder"),
     ],
 )
 def test_mistaken_flags(
