@@ -27,10 +27,14 @@ NAMES_FILE = Path(__file__).with_name("label_names.yaml")
 
 @dataclass(frozen=True)
 class Classes:
-    """Names by class id, and the class id of every pixel value of a file: int16 (256,), `_UNKNOWN` if it has none."""
+    """Names by class id, and the class id of every pixel value of a file: int16 (256,), `_UNKNOWN` if it has none.
+
+    `where` says, for messages, which file of the data set lists the classes.
+    """
 
     names: tuple[str, ...]
     table: np.ndarray
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class LabelMaps:
         classes = self._classes.table[values]
         if (classes == _UNKNOWN).any():
             unknown = sorted(set(values[classes == _UNKNOWN].tolist()))
-            raise ValueError(f"{path}: the values {unknown[:5]} are no classes of {self.name}")
+            raise ValueError(f"{path}: the values {unknown[:5]} are no classes of {self.name}{self._classes.where}")
         return LabelMap(self._images / f"{stem}.jpg", classes.astype(np.uint8))
 
 
@@ -178,7 +182,7 @@ def _read_mapillary(dataset_dir: Path) -> Classes:
         raise ValueError(f"{path}: {len(names)} labels; pixel values hold 1 to {IGNORED - 1}")
     table = _empty_table()
     table[: len(names)] = [IGNORED if name == "unlabeled" else number for number, name in enumerate(names)]
-    return Classes(names, table)
+    return Classes(names, table, f", whose classes are those of {path}")
 
 
 LABEL_LAYOUTS: Mapping[str, LabelLayout] = {
