@@ -57,6 +57,27 @@ def load_image(path: Path, height: int, width: int) -> np.ndarray:
         raise ValueError(_describe_mismatch(path, image, height, width))
 
 
+def load_label_map(path: Path) -> np.ndarray:
+    """Read a map of class ids, uint8 (H, W); a palette image's indices are its ids.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or is not a map of 8-bit ids; the message names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no label map of this image; finish the download")
+    try:
+        with Image.open(path) as image:
+            labels = np.asarray(image)
+    except Exception as error:  # PIL's decoders raise errors of many types for damaged data
+        raise ValueError(f"{path}: the label map cannot be read ({error}); replace the file") from error
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        raise ValueError(
+            f"{path}: a label map has one 8-bit channel of class ids, this file is {labels.dtype} {labels.shape}"
+        )
+    return labels
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Return (height, width) in pixels after the EXIF orientation is applied. Only the file's header is read.
 

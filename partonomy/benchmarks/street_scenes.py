@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.io import loadmat
 
 from partonomy.benchmarks.mmr import MultiTargetItem, define_multi_target
 from partonomy.benchmarks.multi_referring import MIN_CLASSES, class_question, draw_classes
 from partonomy.benchmarks.task import Source
+from partonomy.images import load_label_map
 from partonomy.masks import check_mask_size, encode_mask
 from partonomy.progress import counted, progress
 
@@ -82,7 +82,9 @@ def read_street_scenes(root: Path, benchmark: str, split: str) -> tuple[MultiTar
     items = []
     with progress(len(scenes), f"label maps of {benchmark}", "map") as shown:
         for scene in counted(scenes, shown):
-            labels = read_labels(scene.labels)
+            labels = load_label_map(scene.labels)
+            height, width = labels.shape
+            check_mask_size(height, width, str(scene.labels))
             targets = {
                 name: encode_mask(labels == number) for number, name in CLASSES.items() if (labels == number).any()
             }
@@ -102,29 +104,6 @@ def read_street_scenes(root: Path, benchmark: str, split: str) -> tuple[MultiTar
             MIN_CLASSES,
         )
     return tuple(items)
-
-
-def read_labels(path: Path) -> np.ndarray:
-    """Read a map of Cityscapes' label ids, uint8 (H, W); a palette image's indices are its ids.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not such a map.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no label map of this image; finish the download")
-    try:
-        with Image.open(path) as image:
-            labels = np.asarray(image)
-    except Exception as error:  # PIL's decoders raise errors of many types for damaged data
-        raise ValueError(f"{path}: the label map cannot be read ({error}); replace the file") from error
-    if labels.ndim != 2 or labels.dtype != np.uint8:
-        raise ValueError(
-            f"{path}: a label map has one 8-bit channel of label ids, this file is {labels.dtype} {labels.shape}"
-        )
-    height, width = labels.shape
-    check_mask_size(height, width, str(path))
-    return labels
 
 
 def _cityscapes(root: Path, split: str) -> list[StreetScene]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from PIL import Image
 
 from partonomy.files import check_text, read_json
+from partonomy.images import load_label_map
 
 logger = logging.getLogger(__name__)
 
@@ -106,19 +106,11 @@ class LabelMaps:
         """Read one map.
 
         Raises:
-            ValueError: the file is not a label map of this set; the message names it.
+            FileNotFoundError, ValueError: the file is missing or not a label map of this set; the message names it.
         """
         stem = self.stems[index]
         path = self._labels / f"{stem}.png"
-        try:
-            with Image.open(path) as image:
-                values = np.asarray(image)
-        except Exception as error:  # PIL's decoders raise errors of many types for damaged data
-            raise ValueError(f"{path}: the label map cannot be read ({error}); replace the file") from error
-        if values.ndim != 2 or values.dtype != np.uint8:
-            raise ValueError(
-                f"{path}: a label map has one 8-bit channel of class ids, this file is {values.dtype} {values.shape}"
-            )
+        values = load_label_map(path)
         classes = self._classes.table[values]
         if (classes == _UNKNOWN).any():
             unknown = sorted(set(values[classes == _UNKNOWN].tolist()))
