@@ -57,11 +57,8 @@ def hash_json(content: object) -> str:
 
 
 def json_bytes(content: object) -> bytes:
-    """Return JSON in UTF-8. Half a surrogate pair, which UTF-8 cannot encode, makes all of it ASCII with escapes."""
-    try:
-        return json.dumps(content, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(content).encode("ascii")
+    """Return JSON in UTF-8. Half a surrogate pair, which UTF-8 cannot encode, becomes its JSON escape."""
+    return json.dumps(content, ensure_ascii=False).encode("utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: object, indent: int | None = None) -> None:
@@ -71,9 +68,9 @@ def write_json(path: Path, content: object, indent: int | None = None) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically (`open_atomically`)."""
+    """Write UTF-8 text atomically (`open_atomically`); half a surrogate pair becomes its escape, e.g. `\\ud800`."""
     with open_atomically(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", errors="backslashreplace"))
 
 
 @contextmanager

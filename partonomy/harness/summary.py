@@ -1,6 +1,5 @@
 """The summary of a run: counts, reasons and metrics with 95% intervals by group, and their provenance."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from partonomy.benchmarks.task import ALL, AnyTask, Record
-from partonomy.files import RECORD_ERRORS, parse_json, write_text_atomically
+from partonomy.files import RECORD_ERRORS, parse_json, write_json
 from partonomy.harness.run_folder import SCHEMA, upgrade_config
 from partonomy.metrics.bootstrap import Estimate, bootstrap_metrics
 
@@ -129,7 +128,7 @@ def summarize(task: AnyTask, records: Sequence[Record], provenance: Mapping[str,
 
 def write_summary(summary: Summary, path: Path) -> None:
     """Write `summary.json` atomically."""
-    write_text_atomically(path, json.dumps(summary_to_json(summary), indent=2, ensure_ascii=False) + "\n")
+    write_json(path, summary_to_json(summary), indent=2)
 
 
 def summary_to_json(summary: Summary) -> dict[str, Any]:

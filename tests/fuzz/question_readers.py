@@ -12,6 +12,7 @@ from partonomy.benchmarks.partonomy.records import QuestionRecord
 from partonomy.datasets.published_records import question_to_record
 from partonomy.datasets.record_exchange import import_records
 from partonomy.datasets.store import load_questions
+from partonomy.files import json_bytes
 from partonomy.harness.records import RecordCodec, record_to_line
 from partonomy.harness.summary import read_summary, summary_to_json
 from partonomy.images import load_image
@@ -125,7 +126,7 @@ def check_run(case: tuple[str, bytes], folder: Path) -> str:
         summary = attempt(lambda: read_summary(path), path)
         if isinstance(summary, Refusal):
             return f"{name}: refused: {summary.reason_class}"
-        json.dumps(summary_to_json(summary), ensure_ascii=False).encode("utf-8")
+        json_bytes(summary_to_json(summary)).decode("utf-8")
         return f"{name}: {ACCEPTED}"
     records = attempt(lambda: RecordCodec(QuestionRecord).read(path), path)
     if isinstance(records, Refusal):

@@ -11,6 +11,7 @@ from partonomy import files
 from partonomy.files import (
     iterate_lists,
     iterate_records,
+    json_bytes,
     open_atomically,
     reason_of,
     write_json,
@@ -52,9 +53,17 @@ def test_an_error_leaves_the_old_content_and_no_remains(tmp_path: Path, error: t
 def test_what_cannot_be_json_leaves_no_remains(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"a": object()})
-    with pytest.raises(UnicodeEncodeError):
-        write_json(tmp_path / "a.json", {"a": "\ud800"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_half_a_surrogate_pair_is_written_as_its_escape(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    content = {"a": "\ud800", "b": "ü"}
+    write_json(path, content)
+    assert path.read_bytes() == b'{"a":"\\ud800","b":"\xc3\xbc"}\n' == json_bytes(content).replace(b" ", b"") + b"\n"
+    assert json.loads(path.read_bytes()) == content
+    write_text_atomically(path, "a \ud800")
+    assert path.read_bytes() == b"a \\ud800"
 
 
 def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:

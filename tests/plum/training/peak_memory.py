@@ -33,11 +33,9 @@ def resident_bytes() -> int:
     return int(found[1]) * 1024
 
 
-def main() -> None:
-    """`peak_memory.py float32|straight FOLDER`."""
-    way, folder = sys.argv[1:]
+def start(way: str, folder: str) -> int:
+    """Start from the model in `folder` and return its number of parameters."""
     config = replace(read_model_config(Path(folder)), lora=LoraConfig(rank=2))
-    before = resident_bytes()
     torch.manual_seed(0)
     if way == "float32":
         model = build_model(config)
@@ -46,7 +44,16 @@ def main() -> None:
     else:
         model = build_from(config, folder, Placement(torch.bfloat16)).model
     assert all(parameter.dtype is torch.bfloat16 for parameter in model.parameters())
-    sys.stdout.write(f"{resident_bytes() - before} {sum(p.numel() for p in model.parameters())}\n")
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def main() -> None:
+    """`peak_memory.py float32|straight SMALL_FOLDER FOLDER`."""
+    way, small_folder, folder = sys.argv[1:]
+    start(way, small_folder)  # the libraries' code and objects have their memory before the rise is measured
+    before = resident_bytes()
+    number = start(way, folder)
+    sys.stdout.write(f"{resident_bytes() - before} {number}\n")
 
 
 if __name__ == "__main__":
