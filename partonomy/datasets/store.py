@@ -235,8 +235,8 @@ def read_skipped(build: Mapping[str, Any], path: Path) -> tuple[SkippedType, ...
     for number, row in enumerate(_list(build, "skipped", path)):
         try:
             reason = check_text(row["reason"], "'reason'")
-            if not is_integer(row["count"]):
-                raise ValueError(f"'count' must be an integer, got {shorten(row['count'])}")
+            if not is_integer(row["count"]) or row["count"] < 0:
+                raise ValueError(f"'count' must be a number of images, got {shorten(row['count'])}")
             rows.append(SkippedType(QuestionType(row["question_type"]), reason, row["count"]))
         except RECORD_ERRORS as error:
             raise ValueError(f"{path}, entry {number} of 'skipped': {reason_of(error)}") from error

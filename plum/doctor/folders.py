@@ -1,11 +1,10 @@
 """Check that the data and weight folders that a configuration names exist and are complete."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from plum.checkpoints.store import BASE_FILE
+from plum.checkpoints.store import BASE_FILE, read_base_record
 from plum.data.build import check_source
 from plum.data.catalogue import CATALOGUE, DATA_OF_KIND, survey
 from plum.data.catalogue import State as DataState
@@ -123,7 +122,7 @@ def _chain(folder: Path) -> tuple[Path, ...]:
     base_file = folder / BASE_FILE
     if not base_file.is_file():
         return (folder,)
-    return (folder, *_chain(Path(json.loads(base_file.read_text(encoding="utf-8"))["base"])))
+    return (folder, *_chain(Path(read_base_record(folder).base)))
 
 
 def _weight_files(folder: Path) -> list[Path]:

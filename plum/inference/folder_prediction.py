@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from partonomy.files import write_text_atomically
+from partonomy.files import convert_json, read_json_as, write_text_atomically
 from partonomy.masks import encode_masks, rle_to_json
 from partonomy.models.contract import Role, Turn
 from partonomy.progress import progress
@@ -205,11 +206,35 @@ def append_line(path: Path, record: Json) -> None:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
+class _StoredSpan(msgspec.Struct):
+    """What the page shows of a segmented phrase."""
+
+    phrase: str
+    mask_confidence: float
+
+
+class _StoredAnswer(msgspec.Struct):
+    """What the page shows of an answer."""
+
+    question: str
+    text: str
+    overlay: str
+    thumbnail: str
+    spans: list[_StoredSpan]
+
+
+class _StoredImage(msgspec.Struct):
+    """What the page shows of an image."""
+
+    image: str
+    answers: list[_StoredAnswer]
+
+
 def read_lines(path: Path) -> Iterator[Json]:
     """Yield the records of a file, one at a time.
 
     Raises:
-        ValueError: a line is not a JSON object; the message names it.
+        ValueError: a line is not the prediction of an image; the message names it.
     """
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -217,8 +242,7 @@ def read_lines(path: Path) -> Iterator[Json]:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error}); delete the line") from error
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}, line {number}: not a JSON object; delete the line")
+            convert_json(record, _StoredImage, f"{path}, line {number}", "delete the line")
             yield record
 
 
@@ -371,6 +395,13 @@ def predict_folder(
     return FolderResult(len(waiting) - len(failures), len(requests) - len(waiting), tuple(failures), page)
 
 
+class _StoredSettings(msgspec.Struct):
+    """The content of the settings file: the model, and the fingerprint of each image's questions."""
+
+    model: str
+    questions: dict[str, Any]
+
+
 def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resume: bool) -> None:
     """Create the folder, or check that it belongs to the same model and questions."""
     asked = {request.name: request.fingerprint() for request in requests}
@@ -379,11 +410,11 @@ def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resu
     if path.is_file():
         if not resume:
             raise FileExistsError(f"{output} holds predictions: continue with --resume, or choose another folder")
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier["model"] != settings["model"]:
-            raise ValueError(f"{output} holds predictions of {earlier['model']}, not of {model_name}")
-        changed = [name for name, questions in earlier["questions"].items() if asked.get(name) is None]
-        changed += [name for name, one in settings["questions"].items() if earlier["questions"].get(name, one) != one]
+        earlier = read_json_as(path, _StoredSettings, "choose another folder")
+        if earlier.model != settings["model"]:
+            raise ValueError(f"{output} holds predictions of {earlier.model}, not of {model_name}")
+        changed = [name for name in earlier.questions if asked.get(name) is None]
+        changed += [name for name, one in settings["questions"].items() if earlier.questions.get(name, one) != one]
         if changed:
             raise ValueError(f"{output} holds predictions for other questions or images, such as {changed[0]}")
     elif output.is_dir() and any(output.iterdir()):

@@ -1,7 +1,9 @@
 """Sharded check: each shard checks its images, then the findings are joined."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -58,12 +60,15 @@ def merge_checks(files: CheckInput, config: CheckConfig, output: Path) -> CheckR
     """
     results = _results(files, config, output)
     parts = []
-    for shard, content in results.read_all():
+    for shard, content in results.read_all(dict[str, Any]):
         try:
-            parts.append(_ADAPTER.validate_python(content.get(CONTENT_KEY)))
+            parts.append(_ADAPTER.validate_json(json.dumps(content.get(CONTENT_KEY)), strict=True))
         except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(key) for key in (CONTENT_KEY, *first["loc"]))
             raise ValueError(
-                f"{results.path(shard)}: not the result of a check; delete it and run --shard {shard} again"
+                f"{results.path(shard)}: not the result of a check ({place}: {first['msg']}); delete it and run "
+                f"--shard {shard} again"
             ) from error
     return join_checks(files.annotations, parts, config)
 
