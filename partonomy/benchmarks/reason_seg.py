@@ -196,6 +196,11 @@ def paint_shapes(shapes: Sequence[Shape], height: int, width: int) -> np.ndarray
     "ignore" give `IGNORED`, those with "flag" are not painted, and all others give `TARGET`. Among equal areas, the
     first in the file is painted last.
 
+    Args:
+        shapes: The outlines, in pixels of the image.
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
+
     Returns:
         uint8 (height, width) of `BACKGROUND`, `TARGET`, `IGNORED`.
     """

@@ -94,7 +94,18 @@ def _mask_to_json(mask: RLE | None) -> dict[str, Any]:
 
 
 def annotations_from_json(content: Mapping[str, Any], path: Path) -> tuple[AnnotatedImage, ...]:
-    """Read the parsed content of `annotations.json`; errors name the file and the record."""
+    """Read the parsed content of `annotations.json`.
+
+    Args:
+        content: the parsed file.
+        path: the file, for messages.
+
+    Returns:
+        The images in file order, with their objects and parts.
+
+    Raises:
+        ValueError: a list or a record is broken; the message names the file and the record.
+    """
     for key in ("images", "categories", "annotations"):
         if not isinstance(content.get(key), list):
             raise ValueError(f"{path}: {key!r} must be a list")

@@ -69,12 +69,16 @@ class KeptValues:
         return bool(self.values or self.absent or self.segmentations)
 
     def restore(self, record: Mapping[str, Any], image_path: Path, folder: Path) -> dict[str, Any]:
-        """Return an exported record with these values.
+        """Return an exported record with these values: the record as its file had it.
 
         Args:
             record: the record of `question_to_record`.
-            image_path: the image; the kept spelling of its path is used only if it leads there.
+            image_path: the image file. The kept spelling of its path is used only if it leads to this file from
+                `folder`.
             folder: the folder of the new record file.
+
+        Returns:
+            A new record, JSON values.
         """
         restored = {key: value for key, value in record.items() if key not in self.absent} | dict(self.values)
         spelling = self.values.get(IMAGE_PATH)

@@ -269,7 +269,11 @@ class ExportedDataset:
     images: tuple[AnnotatedImage, ...]
 
     def restore(self, records: Sequence[PublishedRecord]) -> list[Question]:
-        """Restore the ids that the records were exported with."""
+        """Return the records' questions with the ids that they were exported with.
+
+        Raises:
+            ValueError: the annotations do not name a record's object or parts; the message names the question.
+        """
         owners = {instance.instance_id: (image, instance) for image in self.images for instance in image.objects}
         questions = []
         for record in records:

@@ -116,7 +116,13 @@ def hash_input(path: Path) -> str:
 
 
 def find_differences(found: object, expected: Mapping[str, object], prefix: str = "") -> list[str]:
-    """List the differences from stored settings as "KEY: VALUE there, VALUE now", nested keys joined with dots."""
+    """List the differences from stored settings as "KEY: VALUE there, VALUE now", nested keys joined with dots.
+
+    Args:
+        found: the stored settings; anything but a mapping counts as empty.
+        expected: the settings of this command.
+        prefix: prefix of the keys in the list.
+    """
     there: Mapping[str, object] = found if isinstance(found, Mapping) else {}
     now: Mapping[str, object] = json.loads(json.dumps(expected))
     differences = []

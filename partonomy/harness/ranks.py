@@ -94,7 +94,11 @@ def run_workers(work: Callable[[Rank], None], num_procs: int) -> None:
 
 
 def end_with_parent() -> None:
-    """End a worker whose run was killed, so that a resumed run does not find it still writing."""
+    """End a worker whose run was killed, so that a resumed run does not find it still writing.
+
+    Raises:
+        RuntimeError: The process that started this worker has ended.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
         raise RuntimeError("the process that started this worker has ended")

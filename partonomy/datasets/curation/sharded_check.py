@@ -39,6 +39,12 @@ def _results(files: CheckInput, config: CheckConfig, output: Path) -> ShardResul
 def check_shard(files: CheckInput, config: CheckConfig, output: Path, shard: Shard) -> int | None:
     """Check a shard's images and store the findings in `OUTPUT.shards/`.
 
+    Args:
+        files: annotations and images.
+        config: limits and tables of the check.
+        output: file of the report; all shards name the same one.
+        shard: the shard whose images are checked.
+
     Returns:
         The number of findings; None if the shard was finished before.
     """
@@ -52,7 +58,7 @@ def check_shard(files: CheckInput, config: CheckConfig, output: Path, shard: Sha
 
 
 def merge_checks(files: CheckInput, config: CheckConfig, output: Path) -> CheckReport:
-    """Join the findings of all shards.
+    """Join the findings of all shards; the arguments are those of `check_shard`.
 
     Raises:
         FileNotFoundError: a shard is missing.
