@@ -276,7 +276,10 @@ def check_text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} must be a non-empty string, got {shorten(value)}")
     if not value.isascii() and printable(value) != value:
-        raise ValueError(f"{name} is not valid Unicode text: {shorten(printable(value))}")
+        raise ValueError(
+            f"{name} is not valid Unicode text: {shorten(value)} contains half a surrogate pair; "
+            "write the text again as UTF-8"
+        )
     return value
 
 
@@ -354,7 +357,7 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
                 break
         buffer.expect("")
     if is_strict and missing:
-        raise ValueError(f"{path}: the list {min(missing)!r} is missing")
+        raise ValueError(f"{path}: the list {min(missing)!r} is missing; copy or write the file again")
 
 
 def iterate_records(path: Path, *, is_strict: bool = False) -> Iterator[Any]:
@@ -377,7 +380,7 @@ def iterate_records(path: Path, *, is_strict: bool = False) -> Iterator[Any]:
 @contextmanager
 def _open(path: Path, is_strict: bool) -> Iterator["_Buffer"]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: annotation file not found")
+        raise FileNotFoundError(f"{path}: annotation file not found; is {path.parent} the right folder?")
     decoder = json.JSONDecoder(object_pairs_hook=_object_from_pairs) if is_strict else json.JSONDecoder()
     with (
         path.open(encoding="utf-8-sig") as file,

@@ -111,7 +111,7 @@ def read_text_map(path: Path, what: str) -> dict[str, str]:
         ValueError: the file holds something else; the message names it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: {what} file not found")
+        raise FileNotFoundError(f"{path}: {what} file not found; correct the path")
     table = parse_json(path.read_bytes(), f"{path}: the {what} file is not JSON")
     if not isinstance(table, dict) or not all(isinstance(value, str) and value.strip() for value in table.values()):
         raise ValueError(f"{path}: the {what} file must be a JSON object with a non-empty string for every key")
@@ -218,7 +218,7 @@ class SynonymFileComparator:
     def __init__(self, path: Path) -> None:
         self.name = f"{FILE_PREFIX}{path}"
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: the file of synonyms does not exist")
+            raise FileNotFoundError(f"{path}: the file of synonyms does not exist; correct the path after file:")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             groups: Any = _cached_pairs(content) if isinstance(content, Mapping) else content

@@ -85,7 +85,7 @@ def read_reason_seg(
     folder = split_folder(dataset_dir, split)
     images = set(folder.glob("*.jpg"))
     if not images:
-        raise FileNotFoundError(f"{folder} contains no *.jpg")
+        raise FileNotFoundError(f"{folder} contains no *.jpg; finish the download, or choose another split")
     records = set(folder.glob("*.json")) - {labels_file(dataset_dir, split)}
     paths = sorted(images | {path.with_suffix(".jpg") for path in records})
     items: list[SegmentationItem] = []

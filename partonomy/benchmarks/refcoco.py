@@ -204,7 +204,9 @@ def check_files_exist(paths: Sequence[Path], what: str) -> None:
     """
     missing = [path for path in paths if not os.path.isfile(path)]  # unlike Path.is_file, False for any bad name
     if missing:
-        raise FileNotFoundError(f"{what}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}")
+        raise FileNotFoundError(
+            f"{what}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}; finish the download"
+        )
 
 
 def choose_split(path: Path, references: Sequence[Reference], split: str) -> list[Reference]:

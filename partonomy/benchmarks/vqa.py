@@ -218,7 +218,7 @@ def check_unique(items: Sequence[VqaItem], path: Path) -> tuple[VqaItem, ...]:
         ValueError: There are no items, or two share an id.
     """
     if not items:
-        raise ValueError(f"{path} contains no questions")
+        raise ValueError(f"{path} contains no questions; download it again")
     seen: set[str] = set()
     for item in items:
         if item.item_id in seen:

@@ -318,8 +318,8 @@ def read_exported(record_file: Path) -> ExportedDataset:
     images = annotations_from_json(content.annotations, path)
     read_skipped(build, path)
     read_left_out(build, path, first_index=0)
-    for content in (description, build):
-        _check_writable(content, path)
+    for part in (description, build):
+        _check_writable(part, path)
     return ExportedDataset(path, description, image_root, content.questions, build, images)
 
 

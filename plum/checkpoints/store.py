@@ -168,7 +168,10 @@ def saved_tensors(folder: Path | str) -> dict[str, SavedTensor]:
             f"{folder / BASE_FILE}"
         )
     if fingerprint(base) != recorded.fingerprint:
-        raise ValueError(f"{folder} holds trained weights over {base}, whose weights have changed since")
+        raise ValueError(
+            f"{folder} holds trained weights over {base}, whose weights have changed since; "
+            f"restore them, or set the path of the unchanged ones in {folder / BASE_FILE}"
+        )
     trained = list_tensors(folder, TRAINED_STEM)
     if (folder / f"{ADAPTER_STEM}.safetensors").is_file():
         adapters = list_tensors(folder, ADAPTER_STEM)

@@ -201,10 +201,12 @@ def _find_files(folder: Path, stem: str) -> list[Path]:
     if single.is_file():
         return [single]
     if not index.is_file():
-        raise FileNotFoundError(f"{folder} has neither {single.name} nor {index.name}")
+        raise FileNotFoundError(f"{folder} has neither {single.name} nor {index.name}; is it the right folder?")
     names = sorted(set(_read_weight_map(index).values()))
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise FileNotFoundError(f"{folder}: {index.name} names {missing}, which do not exist")
+        raise FileNotFoundError(
+            f"{folder}: {index.name} names {missing}, which do not exist; copy or write the folder again"
+        )
     return [folder / name for name in names]
 
 

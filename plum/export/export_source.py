@@ -107,7 +107,10 @@ def _open_checkpoint(checkpoint: Path, run: Path) -> ExportSource:
 def _newest_checkpoint(run: Path) -> Path:
     newest = RunCheckpoints(run / CHECKPOINTS).newest()
     if newest is None:
-        raise FileNotFoundError(f"{run} has neither a model nor a complete checkpoint yet")
+        raise FileNotFoundError(
+            f"{run} has neither a model nor a complete checkpoint yet; resume the run until it has written one "
+            "(save_every updates)"
+        )
     return newest.folder
 
 

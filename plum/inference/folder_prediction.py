@@ -110,7 +110,9 @@ def build_requests(
     rows = [] if question_file is None else read_question_file(question_file)
     unknown = [row.image for row in rows if row.image and row.image not in images]
     if unknown:
-        raise ValueError(f"{question_file}: no image is named {unknown[0]!r} ({len(unknown)} such records)")
+        raise ValueError(
+            f"{question_file}: no image is named {unknown[0]!r} ({len(unknown)} such records); correct the key `image`"
+        )
     requests = []
     for name, path in images.items():
         own = [row.request for row in rows if row.image in ("", name)]
@@ -134,7 +136,7 @@ def read_question_file(path: Path) -> list[_Row]:
         ValueError: a record is invalid; the message names file and record.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such question file")
+        raise FileNotFoundError(f"{path}: no such question file; correct the path")
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".csv":
         records: Any = list(csv.DictReader(text.splitlines()))
@@ -412,11 +414,15 @@ def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resu
             raise FileExistsError(f"{output} holds predictions: continue with --resume, or choose another folder")
         earlier = read_json_as(path, _StoredSettings, "choose another folder")
         if earlier.model != settings["model"]:
-            raise ValueError(f"{output} holds predictions of {earlier.model}, not of {model_name}")
+            raise ValueError(
+                f"{output} holds predictions of {earlier.model}, not of {model_name}; choose another folder"
+            )
         changed = [name for name in earlier.questions if asked.get(name) is None]
         changed += [name for name, one in settings["questions"].items() if earlier.questions.get(name, one) != one]
         if changed:
-            raise ValueError(f"{output} holds predictions for other questions or images, such as {changed[0]}")
+            raise ValueError(
+                f"{output} holds predictions for other questions or images, such as {changed[0]}; choose another folder"
+            )
     elif output.is_dir() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty and holds no predictions: choose another folder")
     output.mkdir(parents=True, exist_ok=True)

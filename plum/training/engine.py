@@ -264,7 +264,7 @@ class DeepSpeedEngine(Engine):
         # DeepSpeed unpickles; `plum.training.safe_checkpoints` has looked at what the files would build.
         path, client_state = self._engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=False)
         if path is None:
-            raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}")
+            raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}; delete it to continue from an earlier one")
         _require_same_names(self._trainable_names, set(client_state["trainable_names"]), folder)
         apply_schedule(self._adamw, self._scheduler, self._schedule, self._scheduler.last_epoch)
 

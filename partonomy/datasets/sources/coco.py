@@ -50,7 +50,7 @@ def read_coco_records(config: CocoConfig) -> CocoRecords:
     content = read_json(path)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
-            raise ValueError(f"{path}: a COCO file needs the list {key!r}")
+            raise ValueError(f"{path}: a COCO file needs the list {key!r}; is this the annotation file?")
     roles = _read_roles(content["categories"], config)
     images, bad_images, nameless = _read_images(content["images"], config)
     skipped: dict[str, list[int]] = defaultdict(list)

@@ -190,7 +190,7 @@ def _write_jpeg(path: Path, drawn: DrawnImage) -> None:
     bgr = np.ascontiguousarray(drawn.image[..., ::-1])
     encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     if not encoded:
-        raise OSError(f"could not encode {path} as JPEG")
+        raise OSError(f"could not encode {path} as JPEG; is the disk full?")
     content = data.tobytes()
     if path.exists() and path.read_bytes() == content:
         return
