@@ -64,7 +64,7 @@ class ImageRequest:
 
 
 @dataclass(frozen=True)
-class _Row:
+class QuestionRow:
     """One record of a question file; it applies to every image if `image` is empty."""
 
     image: str
@@ -125,7 +125,7 @@ def build_requests(
     return tuple(requests)
 
 
-def read_question_file(path: Path) -> list[_Row]:
+def read_question_file(path: Path) -> list[QuestionRow]:
     """Read a JSON list of objects, or CSV with a header, with the keys of COLUMNS; only `question` is required.
 
     In CSV, phrases and ranges are separated by commas ("left wing, tail", "10:19, 24:29"); in JSON, they are lists or
@@ -150,7 +150,7 @@ def read_question_file(path: Path) -> list[_Row]:
     return [_read_record(record, f"{path}, record {number}") for number, record in enumerate(records, start=1)]
 
 
-def _read_record(record: object, where: str) -> _Row:
+def _read_record(record: object, where: str) -> QuestionRow:
     if not isinstance(record, dict):
         raise ValueError(f"{where}: {record!r} is not an object with the keys {', '.join(COLUMNS)}")
     if unknown := sorted(str(key) for key in record if key not in COLUMNS):
@@ -167,7 +167,7 @@ def _read_record(record: object, where: str) -> _Row:
         highlight = Highlight(phrases, ranges, texts["answer"] or None)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return _Row(texts["image"].strip(), QuestionRequest(texts["question"].strip(), highlight))
+    return QuestionRow(texts["image"].strip(), QuestionRequest(texts["question"].strip(), highlight))
 
 
 def _list_of_texts(value: object, key: str) -> tuple[str, ...]:
