@@ -10,14 +10,26 @@ from typing import Any
 import msgspec
 import pytest
 
+from partonomy.cli.stats import stats
 from partonomy.datasets.curation.derived import read_input
 from partonomy.datasets.kept_values import kept_counts
+from partonomy.datasets.photographs import read_training_images
+from partonomy.datasets.published_records import sidecar_path
+from partonomy.datasets.record_exchange import read_exported
 from partonomy.datasets.shard_results import ShardResults
 from partonomy.datasets.store import DatasetOrigin, load_dataset, save_dataset
-from partonomy.files import convert_json, read_json_as
+from partonomy.files import convert_json, hash_files, read_json_as
 from partonomy.harness.provenance import read_code_states, read_marks, read_merged, read_model_description
+from partonomy.harness.ranks import RANKS_FILE, Rank, sign_off, sign_on
+from partonomy.models.chat_endpoint import AnswerCache
+from partonomy.models.contract import ModelUnavailable
 from partonomy.names import CallbackComparator, SynonymFileComparator
+from partonomy.questions.build_config import QuestionBuildConfig
+from partonomy.questions.fits import load_fits
+from partonomy.questions.question_writer import QuestionWriter
+from partonomy.questions.sharded_build import read_preparation
 from partonomy.reporting.loss_curves import read_curves
+from partonomy.reporting.paper_tables.tag_table import read_tag_scores
 from partonomy.sharding import Shard
 from tests.partonomy.tiny_world import make_dataset, make_image, make_instance
 
@@ -243,3 +255,105 @@ def test_a_damaged_line_of_metrics_is_named(tmp_path: Path, line: str) -> None:
     path.write_text(f'{{"update": 1, "loss_total": 2.0}}\n{line}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a training metric \(.*\); delete the line"):
         read_curves(path)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        ({"left_out_annotations": [{"count": "1", "example_ids": [], "reason": "r"}]}, "'count' must be an integer"),
+        ({"left_out_annotations": [{"count": 1, "reason": "r"}]}, "'example_ids' is missing"),
+        ({"invalid_records": [{"record_index": 1}]}, "'reason' is missing"),
+    ],
+)
+def test_what_a_build_left_out_is_read_strictly(derived: Path, build: Json, message: str) -> None:
+    (derived / "build.json").write_text(json.dumps(build))
+    with pytest.raises(ValueError, match=rf"build\.json: .*\[0\]: {message}.*; build the data set again"):
+        stats([str(derived)])
+
+
+def test_damaged_files_of_a_sharded_build_are_named(tmp_path: Path) -> None:
+    (tmp_path / "fits.json").write_text('{"object_parts": {"jet": "wing"}}')
+    with pytest.raises(ValueError, match=r"fits\.json: .*object_parts.* must be a list.*; prepare the build anew"):
+        load_fits(tmp_path)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "prepared.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"prepared\.json: 'source' is missing; prepare anew"):
+        read_preparation(tmp_path, QuestionBuildConfig(), {})
+
+
+@pytest.mark.parametrize("line", ["5", "{}", '{"num_images": 1, "num_bytes": 0, "sha256": 3}', "\0\0"])
+def test_a_damaged_step_of_a_build_is_made_again(tmp_path: Path, line: str) -> None:
+    (tmp_path / "build.progress.tmp").write_text('{"inputs": "a"}\n' + line + "\n")
+    with QuestionWriter(tmp_path, "a") as writer:
+        assert writer.num_images == 0
+    assert (tmp_path / "build.progress.tmp").read_text() == '{"inputs": "a"}\n'
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"world_size": 2}', '{"world_size": 2, "finished": 5}'])
+def test_a_damaged_list_of_finished_ranks_counts_as_empty(tmp_path: Path, content: str) -> None:
+    (tmp_path / RANKS_FILE).write_text(content)
+    sign_on(tmp_path, Rank(0, 2))
+    assert not sign_off(tmp_path, Rank(0, 2))
+    assert sign_off(tmp_path, Rank(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"num_images": "5"}, "'num_images' must be an integer, got '5'"),
+        ({"num_images": 5.7}, r"'num_images' must be an integer, got 5\.7"),
+        ({"num_images": 5, "tags": {"B": "0.5"}}, "must be a number or null"),
+        ({"num_images": 5, "tags": {"B": 0.5}}, "the key 'I' is missing"),
+    ],
+)
+def test_damaged_tag_accuracies_are_named(tmp_path: Path, entry: Json, message: str) -> None:
+    (tmp_path / "teacher_forced.json").write_text(json.dumps({"explanatory": entry}))
+    with pytest.raises(ValueError, match=rf"teacher_forced\.json, explanatory: not a result .*{message}.*run it again"):
+        read_tag_scores(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"text": 1, "is_refusal": False}, "'text' must be a text, got 1"),
+        ({"text": "a", "is_refusal": "no"}, "'is_refusal' must be true or false, got 'no'"),
+        ({"text": "a"}, "'is_refusal' is missing"),
+    ],
+)
+def test_a_damaged_answer_of_an_endpoint_is_named(tmp_path: Path, answer: Json, message: str) -> None:
+    (tmp_path / "ab").mkdir()
+    (tmp_path / "ab" / "abc.json").write_text(json.dumps({"answer": answer}))
+    with pytest.raises(ModelUnavailable, match=rf"abc\.json is not a cached answer: .*answer: {message}; delete it"):
+        AnswerCache(tmp_path).find("abc")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"questions": {}}, "'questions' must be a list, got {}"),
+        ({"questions": [1]}, r"questions\[0\] must be an object, got 1"),
+        ({"build": []}, r"'build' must be an object or null, got \[\]"),
+        ({"dataset": {"image_root": 3}}, "'image_root' must be a non-empty string, got 3"),
+    ],
+)
+def test_damaged_annotations_next_to_records_are_named(tmp_path: Path, change: Json, message: str) -> None:
+    record_file = tmp_path / "q.json"
+    record_file.write_text("[]")
+    good = {
+        "record_sha256": hash_files([record_file]),
+        "dataset": {"name": "q", "image_root": "."},
+        "build": None,
+        "questions": [],
+        "annotations": {"images": [], "categories": [], "annotations": []},
+    }
+    sidecar_path(record_file).write_text(json.dumps(good))
+    assert read_exported(record_file).images == ()
+    sidecar_path(record_file).write_text(json.dumps(good | change))
+    with pytest.raises(ValueError, match=rf"{sidecar_path(record_file).name}: {message}; export both files again"):
+        read_exported(record_file)
+
+
+def test_a_list_of_training_images_is_read_strictly(tmp_path: Path) -> None:
+    (tmp_path / "training_images.json").write_text('{"stages": [], "images": [1]}')
+    with pytest.raises(ValueError, match=r"training_images\.json: not a list of training images \(images.*; delete it"):
+        read_training_images(tmp_path)
