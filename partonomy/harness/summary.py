@@ -263,7 +263,7 @@ def _from_json(data: Mapping[str, Any]) -> Summary:
         read.protocol_version,
         read.headline,
         provenance=read.provenance,
-        seconds_total=read.seconds_total,
+        seconds_total=float(read.seconds_total),
         groups={name: _group_from_json(name, entry) for name, entry in read.groups.items()},
         notes=read.notes,
     )

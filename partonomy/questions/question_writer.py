@@ -170,7 +170,7 @@ def _parse_step(line: bytes) -> _Step | None:
         return None
     try:
         return msgspec.json.decode(line, type=_Step)
-    except msgspec.DecodeError:  # a power cut can leave a block of zeros
+    except ValueError:  # a power cut can leave a block of zeros
         return None
 
 

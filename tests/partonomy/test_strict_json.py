@@ -281,9 +281,10 @@ def test_damaged_files_of_a_sharded_build_are_named(tmp_path: Path) -> None:
         read_preparation(tmp_path, QuestionBuildConfig(), {})
 
 
-@pytest.mark.parametrize("line", ["5", "{}", '{"num_images": 1, "num_bytes": 0, "sha256": 3}', "\0\0"])
+@pytest.mark.parametrize("line", ["5", "{}", '{"num_images": 1, "num_bytes": 0, "sha256": 3}', "\0\0", "\udcff"])
 def test_a_damaged_step_of_a_build_is_made_again(tmp_path: Path, line: str) -> None:
-    (tmp_path / "build.progress.tmp").write_text('{"inputs": "a"}\n' + line + "\n")
+    content = '{"inputs": "a"}\n' + line + "\n"
+    (tmp_path / "build.progress.tmp").write_bytes(content.encode(errors="surrogateescape"))
     with QuestionWriter(tmp_path, "a") as writer:
         assert writer.num_images == 0
     assert (tmp_path / "build.progress.tmp").read_text() == '{"inputs": "a"}\n'
