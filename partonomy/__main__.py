@@ -47,6 +47,7 @@ COMMANDS = (
     Command("export", "data:export_questions"),
     Command("stats", "stats:stats", ("folders",)),
     Command("check", "check:check", ("folder",)),
+    Command("seal", "seal:seal", ("folder",)),
     Command("describe", "describe:describe", ("folder",)),
     Command("prune", "curate:prune", ("folder",)),
     Command("merge", "curate:merge", ("folders",)),

@@ -63,6 +63,7 @@ from partonomy.benchmarks.task import (
 from partonomy.datasets.kept_values import NOTHING, KeptValues
 from partonomy.datasets.published_records import read_records
 from partonomy.datasets.record_exchange import read_folder_kept
+from partonomy.datasets.seal import IMAGES_KEY, require_unchanged
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
 from partonomy.metrics.iou import count_pixels
@@ -642,6 +643,8 @@ def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
         FileNotFoundError, ValueError: The questions are missing or broken.
     """
     question_set = load_questions(source.root, invalid="collect", needs_images=False)
+    if source.root.is_dir():
+        require_unchanged(source.root, IMAGES_KEY)
     wanted = set(options.types)
     items = [QuestionItem(question) for question in question_set.questions if question.question_type in wanted]
     kept = first_of_each_group(items, source.limit)

@@ -1,7 +1,8 @@
 """Reads and writes data sets derived from data sets, with the origin of every image.
 
 A folder made by `prune`, `merge` or `split` holds `dataset.json`, `annotations.json` and `curation.json` (the command,
-its settings, its changes, and the origin of every image). `build --source dataset` makes questions from it.
+its settings, its changes, the origin of every image, and hashes of the files). `build --source dataset` makes
+questions from it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from partonomy.datasets.kept_values import KEPT_FILE
+from partonomy.datasets.seal import CURATION_FILE, SEAL_KEY, break_seal, describe_files
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
-    BUILD_FILE,
     QUESTIONS_FILE,
     DatasetOrigin,
     load_dataset,
@@ -23,8 +24,6 @@ from partonomy.datasets.store import (
 from partonomy.files import hash_files, read_json, write_json
 from partonomy.locks import LOCK_FILE, lock_folder
 from partonomy.structures import PartDataset
-
-CURATION_FILE = "curation.json"
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,8 @@ def save_curated(
         origins: image id in `dataset` -> origin.
     """
     remove_shards(folder / SHARDS_FOLDER)
-    for name in (QUESTIONS_FILE, KEPT_FILE, BUILD_FILE):
+    break_seal(folder)
+    for name in (QUESTIONS_FILE, KEPT_FILE):
         (folder / name).unlink(missing_ok=True)
     saved = save_dataset(dataset, folder, DatasetOrigin(record.command, None, dict(record.settings)))
     content: dict[str, Any] = {
@@ -131,6 +131,7 @@ def save_curated(
         ],
         **record.changes,
         "images": [_origin_to_json(image.image_id, origins[image.image_id]) for image in dataset.images],
+        SEAL_KEY: describe_files(folder),
     }
     write_json(folder / CURATION_FILE, content)
     return saved

@@ -65,7 +65,7 @@ def merge_checks(files: CheckInput, config: CheckConfig, output: Path) -> CheckR
             raise ValueError(
                 f"{results.path(shard)}: not the result of a check; delete it and run --shard {shard} again"
             ) from error
-    return join_checks(files.annotations, parts, config)
+    return join_checks(files.annotations, parts, config, files.folder)
 
 
 def remove_check_shards(output: Path) -> None:
