@@ -19,6 +19,7 @@ from partonomy.datasets.curation.sharded_check import check_shard, merge_checks,
 from partonomy.files import write_json
 from partonomy.sharding import parse_shard
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, render_table
+from partonomy.terminal import one_line
 
 NUM_EXAMPLES = 5
 
@@ -144,7 +145,7 @@ def _print_report(report: CheckReport) -> None:
 
 
 def _examples(findings: Sequence[Finding]) -> list[str]:
-    lines = [f"{finding.record}: {finding.detail}" for finding in findings[:NUM_EXAMPLES]]
+    lines = [one_line(f"{finding.record}: {finding.detail}") for finding in findings[:NUM_EXAMPLES]]
     num_more = len(findings) - NUM_EXAMPLES
     return [*lines, f"... and {num_more:,} more"] if num_more > 0 else lines
 

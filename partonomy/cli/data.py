@@ -25,6 +25,7 @@ from partonomy.datasets.store import (
 from partonomy.files import read_json
 from partonomy.locks import LOCK_FILE, lock_folder
 from partonomy.sharding import parse_shard
+from partonomy.terminal import one_line
 
 OWN_FILES = {
     "images",
@@ -84,7 +85,7 @@ def import_questions(
     for line in summary.kept.describe():
         print(f"  kept for an export: {line}")
     for row in summary.invalid[:NUM_EXAMPLE_RECORDS]:
-        print(f"  left out: record {row.record_index}: {row.reason}")
+        print(f"  left out: record {row.record_index}: {one_line(row.reason)}")
     if summary.invalid:
         print(f"  {len(summary.invalid)} bad records left out, all listed in {folder / BUILD_FILE}")
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from plum.checkpoints.model_config_io import read_model_config, write_model_config
+from plum.checkpoints.sizes import require_sizes
 from plum.checkpoints.weights import (
     SavedTensor,
     copy_tensors,
@@ -117,6 +118,7 @@ def load_pretrained(
     tokenizer = load_tokenizer(folder)
     with_special_tokens(config, tokenizer)
     require_heads(folder)
+    require_sizes(config, {name: saved.shape for name, saved in saved_tensors(folder).items()}, str(folder))
     model = build_model(config, is_backbone_empty=True).to(dtype)
     allocate_parameters(model, dtype, device)
     if (folder / BASE_FILE).is_file():
