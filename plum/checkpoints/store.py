@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from plum.checkpoints.model_config_io import read_model_config, write_model_config
+from plum.checkpoints.model_config_io import CONFIG_FILE, read_model_config, write_model_config
 from plum.checkpoints.sizes import require_sizes
 from plum.checkpoints.weights import (
     SavedTensor,
@@ -119,7 +119,11 @@ def load_pretrained(
     with_special_tokens(config, tokenizer)
     require_heads(folder)
     require_sizes(config, {name: saved.shape for name, saved in saved_tensors(folder).items()}, str(folder))
-    model = build_model(config, is_backbone_empty=True).to(dtype)
+    try:
+        model = build_model(config, is_backbone_empty=True).to(dtype)
+    except (AssertionError, ArithmeticError, RuntimeError, TypeError) as error:  # torch's checks of sizes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{folder / CONFIG_FILE}: no model of these sizes can be built ({reason})") from error
     allocate_parameters(model, dtype, device)
     if (folder / BASE_FILE).is_file():
         _read_over_base(model, folder)
