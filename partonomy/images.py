@@ -145,20 +145,24 @@ def load_image(path: Path, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def load_label_map(path: Path) -> np.ndarray:
+def load_label_map(path: Path, image: Path) -> np.ndarray:
     """Read a map of class ids, uint8 (H, W); a palette image's indices are its ids.
+
+    Args:
+        path: the map.
+        image: the image that it labels, for the message.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, too large or not a map of 8-bit ids; the message names it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no label map of this image; finish the download")
+        raise FileNotFoundError(f"{path}: not found; it is the label map of the image {image}: finish the download")
     try:
-        with _open(path) as image:
-            mode = image.mode
+        with _open(path) as opened:
+            mode = opened.mode
             if mode in LABEL_MODES:
-                return np.array(image, dtype=np.uint8)
+                return np.array(opened, dtype=np.uint8)
     except Exception as error:  # PIL's decoders raise errors of many types for damaged data
         reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: the label map cannot be read ({reason})") from error

@@ -183,6 +183,10 @@ def test_the_hash_of_an_image_never_changes() -> None:
     assert hash_image(image) == hashlib.sha256(b"(2, 4, 3)" + bytes(range(24))).hexdigest()
 
 
+def read_map(path: Path) -> np.ndarray:
+    return load_label_map(path, path)
+
+
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 OTHER_FORMATS = {
     "PostScript": POSTSCRIPT,
@@ -197,7 +201,9 @@ OTHER_FORMATS = {
 
 
 @pytest.mark.parametrize("name", OTHER_FORMATS)
-@pytest.mark.parametrize("read", [image_size, load_label_map, lambda path: load_image(path, 8, 8)])
+@pytest.mark.parametrize(
+    "read", [image_size, lambda path: load_label_map(path, path), lambda path: load_image(path, 8, 8)]
+)
 def test_files_of_other_formats_are_refused_by_name_and_start_no_process(
     tmp_path: Path, name: str, read: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +253,9 @@ def test_the_size_is_compared_before_a_pixel_is_decoded(tmp_path: Path, monkeypa
     check_image(tmp_path / "a.png", 5, 7)
 
 
-@pytest.mark.parametrize("read", [image_size, load_label_map, lambda path: load_image(path, 20, 30)])
+@pytest.mark.parametrize(
+    "read", [image_size, lambda path: load_label_map(path, path), lambda path: load_image(path, 20, 30)]
+)
 def test_the_most_pixels_are_a_setting(
     tmp_path: Path, read: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,7 +415,7 @@ def test_the_orientation_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
 @pytest.mark.parametrize("claim", [(100_000, 100_000), (16_000, 16_000)])
 def test_a_claimed_size_is_refused_without_memory(tmp_path: Path, claim: tuple[int, int]) -> None:
     write_png(tmp_path / "bomb.png", claim, 16, 6, b"\0" * 100)
-    for read in (image_size, load_label_map, lambda path: load_image(path, *claim)):
+    for read in (image_size, lambda path: load_label_map(path, path), lambda path: load_image(path, *claim)):
         with pytest.raises(ValueError, match=r"bomb\.png: .*") as refused:
             read(tmp_path / "bomb.png")
         assert "\n" not in str(refused.value)

@@ -94,7 +94,7 @@ def load_functions(path: Path = DEFAULT_FUNCTIONS) -> FunctionTable:
             and purpose, or group.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: the file of functions does not exist")
+        raise FileNotFoundError(f"{path}: the file of functions does not exist; correct the path")
     content = read_yaml(path)
     if not isinstance(content, dict) or set(content) - {GROUPS, UNASKED} != set(KINDS):
         raise ValueError(
