@@ -122,7 +122,7 @@ def load_pretrained(
     require_heads(folder)
     try:
         model = build_model(config, is_backbone_empty=True).to(dtype)
-    except (AssertionError, ArithmeticError, RuntimeError, TypeError) as error:  # torch's checks of sizes
+    except (AssertionError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:  # torch's checks of sizes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{folder / CONFIG_FILE}: no model of these sizes can be built ({reason})") from error
     allocate_parameters(model, dtype, device)
