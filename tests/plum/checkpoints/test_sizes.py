@@ -132,5 +132,7 @@ def test_an_index_names_files_of_its_own_folder_only(folder: Path, shard: object
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": shard}}))
     for read in (saved_tensors, find_weight_files):
-        with pytest.raises(ValueError, match=r"index\.json: (the shard .* is no file name of its own folder|weight_map)"):
+        with pytest.raises(
+            ValueError, match=r"index\.json: (the shard .* is no file name of its own folder|weight_map)"
+        ):
             read(folder)
