@@ -70,19 +70,29 @@ def lock_folder(folder: Path, name: str = LOCK_FILE, *, is_shared: bool = False)
 
 
 @contextmanager
-def lock_new_folder(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder that does not exist yet; it is a hidden file next to it, and is removed at the end.
+def lock_output(output: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder that does not exist yet: a hidden file next to it, removed at the end.
 
     Args:
-        folder: The folder. Its parents are created.
+        output: The file or folder. Its parents are created.
 
     Raises:
         BlockingIOError: Another process holds the lock.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = lock_path(folder)
-    with _hold_and_remove(path, _refusal(folder, path)):
+    output.parent.mkdir(parents=True, exist_ok=True)
+    path = lock_path(output)
+    with _hold_and_remove(path, _refusal(output, path)):
         yield
+
+
+def has_other_files(folder: Path) -> bool:
+    """Return whether a folder holds anything besides the files of its own lock."""
+    return any(not is_lock_file(path) for path in folder.iterdir())
+
+
+def is_lock_file(path: Path) -> bool:
+    """Return whether a file belongs to the lock of the folder that it is in (`lock_folder`)."""
+    return path.name == LOCK_FILE or path.name.startswith(LOCK_FILE + OWNER_SUFFIX)
 
 
 def require_unlocked(path: Path, refusal: str, seconds: float) -> None:
@@ -100,11 +110,8 @@ def require_unlocked(path: Path, refusal: str, seconds: float) -> None:
         pass
 
 
-def _refusal(folder: Path, path: Path) -> str:
-    return (
-        f"{folder}: another process is writing here and holds {path}; wait for it, end it, or choose another "
-        "output folder"
-    )
+def _refusal(output: Path, path: Path) -> str:
+    return f"{output}: another process is writing here and holds {path}; wait for it, end it, or choose another output"
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from partonomy.harness.run_folder import (
     write_config,
 )
 from partonomy.harness.summary import Summary
-from partonomy.locks import LOCK_FILE, lock_folder
+from partonomy.locks import has_other_files, lock_folder
 
 MISSING_REASON = "no merged run holds a record of this item"
 MAX_NAMED = 3
@@ -96,7 +96,7 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
 
 
 def _refuse_full(output: Path) -> None:
-    if output.exists() and any(path.name != LOCK_FILE for path in output.iterdir()):
+    if output.exists() and has_other_files(output):
         raise FileExistsError(f"{output} is not empty; choose another --output")
 
 
