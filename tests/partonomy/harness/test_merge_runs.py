@@ -152,9 +152,7 @@ def test_runs_that_do_not_belong_together_are_refused(world: World, tmp_path: Pa
         merge_runs([first, tmp_path], tmp_path / "whole", None, allow_missing=False)
     changed["item_id"] = "of another benchmark"
     (tmp_path / "copy" / "records.jsonl").write_text(json.dumps(changed) + "\n")
-    with pytest.raises(
-        ValueError, match=r"1 records of items that the benchmark does not contain: \['of another benchmark'\]"
-    ):
+    with pytest.raises(ValueError, match=r"1 records of items that the run does not ask, e\.g\. \['of another"):
         merge_runs([first, second, tmp_path / "copy"], tmp_path / "whole", None, allow_missing=False)
     assert not (tmp_path / "whole").exists()
 
