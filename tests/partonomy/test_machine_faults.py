@@ -75,15 +75,11 @@ def test_a_missing_file_is_the_fault_of_an_input_and_not_of_our_own_files(number
 
 
 def test_what_an_error_was_raised_from_counts() -> None:
-    try:
-        try:
-            raise numbered(errno.EIO)
-        except OSError as error:
-            raise ValueError("photo.jpg: the image file is damaged") from error
-    except ValueError as error:
-        assert is_machine_fault(error, of_input=True)
-        with pytest.raises(MachineFault, match=r"ValueError: photo\.jpg"):
-            end_run_on_machine_fault(error, of_input=True)
+    damaged = ValueError("photo.jpg: the image file is damaged")
+    damaged.__cause__ = numbered(errno.EIO)
+    assert is_machine_fault(damaged, of_input=True)
+    with pytest.raises(MachineFault, match=r"ValueError: photo\.jpg"):
+        end_run_on_machine_fault(damaged, of_input=True)
     fault = MachineFault(MemoryError())
     with pytest.raises(MachineFault) as raised:
         end_run_on_machine_fault(fault)

@@ -80,9 +80,7 @@ def test_run_counts_what_it_cannot_use(questions: Path, tmp_path: Path, keyed: s
     acts = [say("I'm sorry, but I can't help with that."), say(""), say("B or C"), say(None, refusal="No.")]
     with serve(*acts) as server:
         arguments = [*flags(server, questions, tmp_path / "run", keyed), "--question_types", "positive"]
-        with pytest.raises(
-            SystemExit, match=r"all 3 items failed, 1 of them for this reason: choice of parts only: the"
-        ):
+        with pytest.raises(SystemExit, match="all 3 items failed, 1 of them for this reason: choice of parts"):
             main(arguments)
     entry = read_summary(tmp_path / "run" / "summary.json").groups["positive"]
     assert (entry.num_expected, entry.num_failed) == (3, 3)
