@@ -7,7 +7,7 @@ instead, nothing is recorded for these items, and `--resume` asks them.
 
 import errno
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from os.path import isfile
 from pathlib import Path
@@ -26,10 +26,9 @@ _OF_ONE_FILE = frozenset(
 )
 """Error numbers of an input file that is missing, is no file or is damaged (decoders seek to impossible positions)."""
 
+_MEMORY_WORDS = ("out of memory", "allocate memory", "not enough memory", "cublas_status_alloc_failed")
 _DEVICE_WORDS = (
-    "out of memory",
-    "allocate memory",
-    "not enough memory",
+    *_MEMORY_WORDS,
     "cuda error",
     "hip error",
     "cublas_status",
@@ -92,7 +91,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(
         isinstance(cause, MemoryError)
         or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
-        or (_is_device_error(cause) and ("memory" in str(cause).lower() or _has_memory_type(cause)))
+        or (_is_device_error(cause) and (_has_memory_type(cause) or _says(cause, _MEMORY_WORDS)))
         for cause in _chain(error)
     )
 
@@ -148,8 +147,12 @@ def _is_device_error(error: BaseException) -> bool:
     if _has_memory_type(error):
         return True
     is_plain = type(error) is RuntimeError or type(error).__module__.partition(".")[0] == "torch"
-    text = str(error).lower()
-    return is_plain and any(words in " ".join(text.split()) for words in _DEVICE_WORDS)
+    return is_plain and _says(error, _DEVICE_WORDS)
+
+
+def _says(error: BaseException, phrases: Sequence[str]) -> bool:
+    text = " ".join(str(error).lower().split())
+    return any(phrase in text for phrase in phrases)
 
 
 def _has_memory_type(error: BaseException) -> bool:

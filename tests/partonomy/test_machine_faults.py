@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from partonomy.machine_faults import InputFiles, MachineFault, end_run_on_machine_fault, is_machine_fault
+from partonomy.machine_faults import (
+    InputFiles,
+    MachineFault,
+    end_run_on_machine_fault,
+    is_machine_fault,
+    is_out_of_memory,
+)
 
 
 def numbered(number: int) -> OSError:
@@ -44,6 +50,11 @@ def test_a_fault_of_the_machine_is_one_wherever_it_happens(error: Exception) -> 
         end_run_on_machine_fault(error)
     assert "\n" not in str(raised.value)
     assert raised.value.__cause__ is error
+
+
+def test_a_lack_of_memory_is_told_from_other_faults() -> None:
+    assert [is_out_of_memory(error) for error in OF_MACHINE] == [True] * 4 + [False, True] + [False] * 9
+    assert is_out_of_memory(numbered(errno.ENOMEM))
 
 
 class ModelError(RuntimeError):

@@ -156,20 +156,10 @@ def test_a_second_process_is_refused_and_remains_are_removed(
 
 @pytest.mark.usefixtures("_fixed_answer")
 @pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-        (RuntimeError("CUDA error: an illegal memory access"), "fault of the machine"),
-    ],
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("CUDA error: an illegal memory access")]
 )
 def test_a_fault_of_the_machine_ends_the_command(
-    checkpoint: str,
-    photos: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    error: Exception,
-    words: str,
+    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     draw, calls = folder_prediction._draw, []
 
@@ -181,7 +171,6 @@ def test_a_fault_of_the_machine_ends_the_command(
 
     monkeypatch.setattr(folder_prediction, "_draw", fail)
     assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?") == 1
-    assert words in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out" / "failures.jsonl").exists()
     assert len(_records(tmp_path / "out")) == 1
     assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?", "--resume") == 0
