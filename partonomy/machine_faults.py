@@ -44,8 +44,8 @@ class MachineFault(RuntimeError):
     def __init__(self, error: BaseException) -> None:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         super().__init__(
-            f"{reason} - this is a fault of the machine and not of the model, so the run ends and nothing is recorded "
-            "as failed; mend it, then continue with --resume"
+            f"{reason} - this is a fault of the machine and not of the model, so the command ends and nothing is "
+            "recorded as failed; mend it, then go on (runs and predictions: --resume)"
         )
 
 

@@ -36,6 +36,7 @@ from partonomy.harness.run_folder import (
     remove_rank_files,
 )
 from partonomy.harness.summary import Summary, summarize, write_summary
+from partonomy.machine_faults import MachineFault
 from partonomy.models.bounds import BUILTIN_MODELS
 from partonomy.models.contract import GroundedModel
 from partonomy.models.registry import PLUM, TRANSFORMERS, build_model, local_rank_of
@@ -288,3 +289,5 @@ def _work(job: Job, rank: Rank) -> None:
         run_rank(job, job.config.load_task(), rank)
     except (OSError, ValueError, RuntimeError) as error:
         raise SystemExit(f"error in rank {rank.index}: {error}") from error
+    except MemoryError as error:
+        raise SystemExit(f"error in rank {rank.index}: {MachineFault(error)}") from error

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from partonomy.benchmarks.registry import find_benchmark
 from partonomy.benchmarks.task import AnyTask, Benchmark, Source, Status
-from partonomy.files import parse_json, write_text_atomically
+from partonomy.files import parse_json, remove_remains, write_text_atomically
 from partonomy.harness.ranks import RANKS_FILE, Rank
 from partonomy.harness.records import RecordCodec, StoredRecords, join_records
 from partonomy.locks import lock_folder, require_unlocked
@@ -314,7 +314,7 @@ def hold_run(output: Path, rank: Rank) -> Iterator[None]:
         output.mkdir(parents=True, exist_ok=True)
         yield
         return
-    with lock_folder(output, is_shared=rank.world_size > 1):
+    with lock_folder(output, is_shared=True):
         if rank.world_size == 1:
             for lock in sorted(output.glob(".records*.jsonl.lock")):
                 path = output / lock.name.removeprefix(".").removesuffix(".lock")
@@ -323,6 +323,7 @@ def hold_run(output: Path, rank: Rank) -> Iterator[None]:
                     "wait until it has ended, or end it"
                 )
                 require_unlocked(path, refusal, SECONDS_TO_END)
+            remove_remains(output)
         yield
 
 

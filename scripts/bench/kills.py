@@ -1,6 +1,6 @@
 """What commands that write folders leave when they are killed, interrupted, started twice, or short of disk.
 
-python scripts/bench/kills.py [--trials 3] [--seed 0] [--kinds kills,signals,pairs,disk,flips] [--commands build,run,...]
+python scripts/bench/kills.py [--trials 3] [--seed 0] [--kinds kills,signals,...] [--commands build,run,...]
 
 Each trial disturbs a command one to three times, then repeats it undisturbed, and compares the folder with that of a
 command that nothing has disturbed: `lost` and `doubled` count records, `equal` compares every file by sha256, or every
@@ -13,12 +13,10 @@ record but its seconds. The commands are `build` (synthetic), `run` (one process
 - flips: one bit of the finished record file is flipped; `seen` counts the ones that the next command refuses.
 """
 
-import contextlib
 import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,8 +27,7 @@ from pathlib import Path
 
 from jsonargparse import CLI
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from partonomy.__main__ import main as partonomy
 from plum.checkpoints.store import save_pretrained
@@ -41,6 +38,7 @@ from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from scripts.bench.kill_points import hash_tree, list_remains, read_lines_without, run_until
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("build", "run", "run2", "predict", "export")
 KINDS = ("kills", "signals", "pairs", "disk", "flips")
 RECORDS = {"build": "questions.jsonl", "run": "records.jsonl", "run2": "records.jsonl", "predict": "predictions.jsonl"}
@@ -58,6 +56,24 @@ class Row:
     tries: int = 0
     disturbed: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A forked process and the file with what it says."""
+
+    child: int
+    printed: Path
+
+    def wait(self, seconds: float = LONGEST) -> int | None:
+        """Wait for the end; return the exit status, negative for a signal, or None after so many seconds."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pid, status = os.waitpid(self.child, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.005)
+        return None
 
 
 @dataclass(frozen=True)
@@ -92,27 +108,25 @@ class World:
         package, *words = self.words(command, output)
         return lambda: (partonomy if package == "partonomy" else plum)(words)
 
-    def start(self, command: str, output: Path) -> subprocess.Popen[str]:
-        """Start the command in a session of its own."""
-        package, *words = self.words(command, output)
-        return subprocess.Popen(
-            [sys.executable, "-m", package, *words],
-            cwd=ROOT,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, command: str, output: Path) -> "Started":
+        """Start the command in a forked process and session of its own, which keeps what it says."""
+        printed = output.with_name(f"{output.name}_{time.monotonic_ns()}.txt")
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.setsid()
+                file = os.open(printed, os.O_WRONLY | os.O_CREAT)
+                for descriptor in (1, 2):
+                    os.dup2(file, descriptor)
+                status = self.call(command, output)()
+            finally:
+                os._exit(status)
+        return Started(child, printed)
 
     def whole(self, command: str) -> Path:
         """Return the folder of the undisturbed command."""
         return self.folder / f"whole_{command}"
-
-    def finish(self, command: str, output: Path) -> tuple[int, str]:
-        """Run the command undisturbed; return its status and its last line of standard error."""
-        process = self.start(command, output)
-        printed = process.communicate(timeout=LONGEST)[1].strip().splitlines()
-        return process.returncode, printed[-1] if printed else ""
 
 
 def make_world(folder: Path, commands: Sequence[str]) -> World:
@@ -125,8 +139,8 @@ def make_world(folder: Path, commands: Sequence[str]) -> World:
     save_pretrained(build_model(config), tokenizer, folder / "tiny", "A random model.")
     for command in commands:
         start = time.monotonic()
-        status, error = world.finish(command, world.whole(command))
-        assert status == 0, error
+        assert run_until(world.call(command, world.whole(command)), world.whole(command)).status == 0, command
+        # Of a forked process; one that has to import everything is disturbed early, and says so.
         world.seconds[command] = time.monotonic() - start
     return world
 
@@ -150,7 +164,7 @@ def compare(world: World, command: str, output: Path, row: Row) -> None:
 def kill(world: World, command: str, output: Path, dice: random.Random, row: Row) -> None:
     """Kill the command before some change of its folder, or all its processes at some time."""
     if command == "run2":
-        interrupt(world, command, output, dice, row, signal.SIGKILL, is_group=True)
+        _send(world.start(command, output), world.seconds[command] * dice.random(), signal.SIGKILL, row)
         return
     num_changes = run_until(world.call(command, output.with_name("counted")), output.with_name("counted")).num_changes
     for _ in range(dice.randint(1, MAX_DISTURBED)):
@@ -158,29 +172,30 @@ def kill(world: World, command: str, output: Path, dice: random.Random, row: Row
         row.disturbed += outcome.status == -signal.SIGKILL
 
 
-def interrupt(
-    world: World, command: str, output: Path, dice: random.Random, row: Row, number: int = 0, *, is_group: bool = False
-) -> None:
-    """Send a signal at some time, and wait for the end."""
-    sent = number or dice.choice((signal.SIGTERM, signal.SIGINT))
-    process = world.start(command, output)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(world.seconds[command] * dice.uniform(0.5, 1.0))
-    if process.poll() is None:
+def interrupt(world: World, command: str, output: Path, dice: random.Random, row: Row) -> None:
+    """Send SIGTERM or SIGINT at some time, and wait for the end."""
+    sent = dice.choice((signal.SIGTERM, signal.SIGINT))
+    _send(world.start(command, output), world.seconds[command] * dice.random(), sent, row)
+
+
+def _send(started: Started, seconds: float, number: int, row: Row) -> None:
+    """Signal a process after some seconds, if it still runs; SIGKILL goes to all of its session."""
+    if started.wait(seconds) is None:
         row.disturbed += 1
-        (os.killpg if is_group else os.kill)(process.pid, sent)
-    process.communicate(timeout=LONGEST)
+        (os.killpg if number == signal.SIGKILL else os.kill)(started.child, number)
+        started.wait()
 
 
 def pair(world: World, command: str, output: Path, dice: random.Random, row: Row) -> None:
     """Start the command twice."""
-    processes = [world.start(command, output)]
-    time.sleep(dice.uniform(0.0, 0.3))
-    processes.append(world.start(command, output))
-    ends = [(process.communicate(timeout=LONGEST)[1], process.returncode) for process in processes]
+    first = world.start(command, output)
+    time.sleep(world.seconds[command] * dice.uniform(0.0, 0.5))
+    second = world.start(command, output)
     row.disturbed += 1
-    row.counts["refused"] += sum(status != 0 and "another process" in error for error, status in ends)
-    row.counts["failed otherwise"] += sum(status != 0 and "another process" not in error for error, status in ends)
+    for started in (first, second):
+        status, printed = started.wait(), started.printed.read_text()
+        row.counts["refused"] += status != 0 and "another process" in printed
+        row.counts["failed otherwise"] += status != 0 and "another process" not in printed
 
 
 def fill_disk(world: World, command: str, output: Path, dice: random.Random, row: Row) -> None:
@@ -198,14 +213,13 @@ def flip(world: World, command: str, output: Path, dice: random.Random, row: Row
     """Flip one bit of the finished records."""
     if command not in RECORDS or command == "build":
         return
-    assert world.finish(command, output)[0] == 0
+    assert run_until(world.call(command, output), output).status == 0
     path = output / RECORDS[command]
     content = bytearray(path.read_bytes())
     content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
     path.write_bytes(content)
     row.disturbed += 1
-    status, error = world.finish(command, output)
-    row.counts["seen"] += status != 0 and path.name in error
+    row.counts["seen"] += run_until(world.call(command, output), output).status != 0
 
 
 DISTURB = {"kills": kill, "signals": interrupt, "pairs": pair, "disk": fill_disk, "flips": flip}
@@ -222,10 +236,7 @@ def try_out(world: World, kind: str, command: str, trials: int, dice: random.Ran
             if kind == "flips":
                 continue
             if not (command == "export" and output.exists()):  # an export that is there is never written again
-                status, error = world.finish(command, output)
-                row.counts["refused at the end"] += status != 0
-                if status != 0:
-                    print(f"{kind}, {command}: {error}", file=sys.stderr)
+                row.counts["refused at the end"] += run_until(world.call(command, output), output).status != 0
             compare(world, command, output, row)
     return row
 

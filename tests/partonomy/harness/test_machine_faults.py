@@ -21,6 +21,7 @@ from partonomy.machine_faults import MachineFault
 from partonomy.models.bounds import OracleModel
 from partonomy.models.contract import GroundedModel, Hint
 from partonomy.models.registry import ModelSettings
+from plum.cli.main import main as plum
 from tests.partonomy.harness.conftest import World, numbers
 from tests.partonomy.running import DyingModel, ask_model, run, stored_records, untimed
 
@@ -114,6 +115,23 @@ def test_a_failing_disk_ends_the_run(world: World, tmp_path: Path, monkeypatch: 
         run_benchmark(Job(config), task, resume=False, rank=Rank())
     monkeypatch.undo()
     assert len(stored_records(tmp_path / "run")) == 3 * world.per_image
+
+
+@pytest.mark.parametrize("command_line", [partonomy, lambda words: plum(["validate", *words[1:]])])
+def test_a_command_without_memory_says_so_in_one_line(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command_line: Callable[[list[str]], int],
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("partonomy.harness.run.build_model", fail)
+    assert command_line(command(world, tmp_path / "run")) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith("error: MemoryError: - this is a fault of the machine")
 
 
 def fail_on_one(config: RunConfig) -> None:
