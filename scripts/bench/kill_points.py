@@ -71,9 +71,7 @@ def _work_and_exit(
             resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
         sys.addaudithook(watch)
         status = work()
-    except BaseException:
-        status = 1
-    finally:
+    finally:  # an error of the work is its status 1
         os._exit(status)
 
 
