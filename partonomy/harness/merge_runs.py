@@ -117,13 +117,22 @@ def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
     for path, config in others:
         differing = differing_settings(first, config, may_merge=True)
         if differing:
-            raise ValueError(f"{first_path} and {path} are runs with different settings: {', '.join(differing)}")
+            raise ValueError(
+                f"{first_path} and {path} are runs with different settings: {', '.join(differing)}; "
+                "merge only shards of one run"
+            )
 
 
 def _join(task: AnyTask, found: dict[str, Record], allow_missing: bool) -> tuple[tuple[Record, ...], int]:
     """Return the records of all items in order, and the number that were filled in as failed."""
     ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]
-    drop_stale(found, ids, "the runs have")
+    foreign = drop_stale(found, ids)
+    if foreign:
+        raise ValueError(
+            f"the runs have {len(foreign)} records of items that the benchmark does not contain: "
+            f"{foreign[:MAX_NAMED]}; "
+            "leave out the run that has them"
+        )
     missing = [item_id for item_id in ids if item_id not in found]
     if missing and not allow_missing:
         raise ValueError(

@@ -174,7 +174,10 @@ def join_records(
         for record_id, line in _find_lines(path, codec):
             if record_id not in lines or lines[record_id].is_failed or not line.is_failed:
                 lines[record_id] = line
-    drop_stale(lines, item_ids, f"{output.parent} has")
+    if foreign := drop_stale(lines, item_ids):
+        raise ValueError(
+            f"{output.parent} has records of items that the run does not ask: {foreign[:3]}; choose another --output"
+        )
     missing = tuple(item_id for item_id in item_ids if item_id not in lines)
     if missing:
         return missing
@@ -194,29 +197,27 @@ def _find_lines(path: Path, codec: RecordCodec[Any]) -> Iterator[tuple[str, _Lin
         start += length
 
 
-def drop_stale(records: dict[str, Any], item_ids: Collection[str], where: str) -> None:
+def drop_stale(records: dict[str, Any], item_ids: Collection[str]) -> list[str]:
     """Remove entries that could not be read once and are items today, and log their number.
 
     Args:
         records: Anything by item id; changed in place.
         item_ids: Ids of all items.
-        where: Who has the records, as the beginning of a message.
 
-    Raises:
-        ValueError: There are records of other items.
+    Returns:
+        The ids of all other records of items that are not asked, sorted.
     """
     foreign = sorted(records.keys() - set(item_ids))
-    if other := [record_id for record_id in foreign if not record_id.startswith(UNREADABLE)]:
-        raise ValueError(f"{where} {len(other)} records of items that the run does not ask, e.g. {other[:3]}")
-    for record_id in foreign:
+    stale = [record_id for record_id in foreign if record_id.startswith(UNREADABLE)]
+    for record_id in stale:
         del records[record_id]
-    if foreign:
+    if stale:
         logger.warning(
-            "%s %d failed records of entries that can be read today, e.g. %s; they are dropped",
-            where,
-            len(foreign),
-            foreign[0],
+            "dropped %d failed records of entries that could not be read once and now can, e.g. %s",
+            len(stale),
+            stale[0],
         )
+    return [record_id for record_id in foreign if record_id in records]
 
 
 class RecordWriter:

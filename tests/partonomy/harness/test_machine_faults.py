@@ -226,7 +226,7 @@ def test_records_of_entries_that_can_be_read_today_are_dropped(
     path.write_text(record_to_line(stale) + "\n" + path.read_text())
     assert numbers(run(config, resume=True)) == numbers(first)
     assert "unreadable-000003" not in ids(tmp_path / "run")
-    assert "1 failed records of entries that can be read today, e.g. unreadable-000003; they are dropped" in caplog.text
+    assert "dropped 1 failed records of entries that could not be read once" in caplog.text
 
 
 def damage_images(world: World, output: Path) -> None:

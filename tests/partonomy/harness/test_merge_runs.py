@@ -152,7 +152,9 @@ def test_runs_that_do_not_belong_together_are_refused(world: World, tmp_path: Pa
         merge_runs([first, tmp_path], tmp_path / "whole", None, allow_missing=False)
     changed["item_id"] = "of another benchmark"
     (tmp_path / "copy" / "records.jsonl").write_text(json.dumps(changed) + "\n")
-    with pytest.raises(ValueError, match=r"1 records of items that the run does not ask, e\.g\. \['of another"):
+    with pytest.raises(
+        ValueError, match=r"1 records of items that the benchmark does not contain: \['of another benchmark'\]"
+    ):
         merge_runs([first, second, tmp_path / "copy"], tmp_path / "whole", None, allow_missing=False)
     assert not (tmp_path / "whole").exists()
 
@@ -213,6 +215,9 @@ def test_an_unknown_configuration_is_refused(world: World, tmp_path: Path) -> No
         ({"options": {world.setting[0]: 3}}, rf"config\.json: options of {world.benchmark} \({world.setting[0]}: "),
         ({"benchmark": "riddles"}, r"config\.json: there is no benchmark 'riddles'"),
         ({"model": {"model": 3}}, "model.model: "),
+        ({"limit": "5"}, "limit: "),
+        ({"seed": "0"}, "seed: "),
+        ({"num_trained_on": True}, "num_trained_on: "),
     ):
         path.write_text(json.dumps(content | damage))
         with pytest.raises(ValueError, match=place):

@@ -140,7 +140,7 @@ def test_a_damaged_record_is_an_error_with_its_line(world: World, tmp_path: Path
     with pytest.raises(ValueError, match=r"records\.jsonl, line 2: not a record of an item.*delete that line"):
         run(config, resume=True)
     path.write_text("\n".join([json.dumps({**json.loads(lines[0]), "item_id": "x"}), *lines]) + "\n")
-    with pytest.raises(ValueError, match=r"1 records of items that the run does not ask, e\.g\. \['x'\]"):
+    with pytest.raises(ValueError, match=r"records of items that the run does not ask: \['x'\]"):
         run(config, resume=True)
 
 
