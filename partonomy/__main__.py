@@ -13,6 +13,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
 from partonomy.cli.config_files import naming_config_files
+from partonomy.machine_faults import MachineFault
 from partonomy.terminal import one_line, safe_output
 
 STATUS_BROKEN_PIPE = 141  # the status that a shell reports for a program ended by SIGPIPE
@@ -120,6 +121,9 @@ def _run(arguments: Sequence[str]) -> int:
         return STATUS_BROKEN_PIPE
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)  # noqa: T201  the command line's own output
+        return 1
+    except MemoryError as error:
+        print(f"error: {MachineFault(error)}", file=sys.stderr)  # noqa: T201
         return 1
     return status or 0
 

@@ -8,9 +8,10 @@ import json
 import os
 import re
 import reprlib
+import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, TypeGuard, TypeVar
 
@@ -101,11 +102,20 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
-def remove_remains(folder: Path) -> None:
-    """Delete the temporary files of killed processes; call it only from the one process that writes to the folder."""
+def remove_remains(folder: Path, min_seconds: float = 0.0) -> None:
+    """Delete the temporary files of killed processes.
+
+    Args:
+        folder: the folder; other folders in it are left alone.
+        min_seconds: minimum age of a file since its last change. 0 is only for the one process that writes to the
+            folder.
+    """
     for path in folder.glob(".*.tmp"):
-        if REMAINS.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+        if not REMAINS.fullmatch(path.name):
+            continue
+        with suppress(FileNotFoundError):  # another process may have renamed or deleted it
+            if not min_seconds or time.time() - path.stat().st_mtime > min_seconds:
+                path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -29,6 +29,8 @@ from partonomy.visualize import part_colours
 
 MAX_REASON = 500
 """Error messages are cut to this number of characters."""
+UNREADABLE = "unreadable-"
+"""Beginning of the record ids of entries that could not be read (`Task.lost`)."""
 ALL = "all"
 """Name of the only group of a benchmark that computes every metric from all records."""
 
@@ -247,7 +249,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
     @property
     def lost(self) -> Sequence[RecordT]:
-        """Records of entries that could not be read, and so count as failed items."""
+        """Records of entries that could not be read, and so count as failed items; ids begin with `UNREADABLE`."""
         return ()
 
     @abstractmethod

@@ -194,19 +194,24 @@ class BuildStep:
             self._store_marked()
             return
         with lock_folder(self._folder):
-            refuse_shards(self._folder, self._overwrite)
-            reading = self._reader.read(self._options)
-            summary = build_questions(
-                reading.dataset,
-                self._config,
-                self._folder,
-                origin=self._origin(),
-                settings=self._settings,
-                left_out=reading.skipped,
-            )
+            # Once more, because a process that held the lock until now may have built it, perhaps otherwise.
+            if not self._is_built(is_held=True):
+                self._build()
+        self._store_marked()
+
+    def _build(self) -> None:
+        refuse_shards(self._folder, self._overwrite)
+        reading = self._reader.read(self._options)
+        summary = build_questions(
+            reading.dataset,
+            self._config,
+            self._folder,
+            origin=self._origin(),
+            settings=self._settings,
+            left_out=reading.skipped,
+        )
         _print_summary(self._folder, summary, reading.skipped, self._config)
         _print_notes(reading)
-        self._store_marked()
 
     def draw(self, shard: Shard) -> None:
         """Draw a shard's images; runs before `prepare`."""
@@ -270,14 +275,16 @@ class BuildStep:
             remove_shards(self._folder / SHARDS_FOLDER)
         else:
             with lock_folder(self._folder):
+                if self._is_built(is_held=True):
+                    return
                 left_out = read_preparation(self._folder, self._config, self._settings).left_out
                 summary = merge_build(self._folder, self._config, self._settings)
             _print_summary(self._folder, summary, left_out, self._config)
         self._store_marked()
 
-    def _is_built(self) -> bool:
+    def _is_built(self, *, is_held: bool = False) -> bool:
         expected = {"source": self._settings, "config": config_to_json(self._config)}
-        if not is_already_built(self._folder, expected, self._overwrite):
+        if not is_already_built(self._folder, expected, self._overwrite, is_held=is_held):
             return False
         is_edited = read_json(self._folder / BUILD_FILE).get(EDITED_KEY)
         edited = ", then edited by hand (--overwrite builds it anew)" if is_edited else ""
@@ -289,7 +296,8 @@ class BuildStep:
 
     def _store_marked(self) -> None:
         if self._is_marked:
-            count = marked_images.store_marked_images(self._folder)
+            with lock_folder(self._folder):
+                count = marked_images.store_marked_images(self._folder)
             print(f"{self._folder / MARKED_FOLDER}: {count} images with the box drawn")
 
 

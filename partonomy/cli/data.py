@@ -23,7 +23,7 @@ from partonomy.datasets.store import (
     QUESTIONS_FILE,
 )
 from partonomy.files import read_json
-from partonomy.locks import LOCK_FILE, lock_folder
+from partonomy.locks import is_lock_file, lock_folder, lock_output
 from partonomy.sharding import parse_shard
 from partonomy.terminal import one_line
 
@@ -36,7 +36,6 @@ OWN_FILES = {
     KEPT_FILE,
     BUILD_FILE,
     SHARDS_FOLDER,
-    LOCK_FILE,
 }
 NUM_EXAMPLE_RECORDS = 20
 
@@ -76,6 +75,9 @@ def import_questions(
         print(f"{folder}: shard {shard} {'finished' if is_new else 'was finished before, nothing to do'}")
         return
     with lock_folder(folder):
+        if is_already_built(folder, {"import": import_source(record_file)}, overwrite, is_held=True):
+            print(f"{folder}: another process has just imported it from {record_file}")
+            return
         if merge:
             summary = merge_import(record_file, folder, invalid)
         else:
@@ -117,7 +119,8 @@ def export_questions(questions: str, output: str, overwrite: bool = False) -> No
         raise ValueError(f"{record_file}: a record file's name ends in .json")
     if record_file.exists() and not overwrite:
         raise FileExistsError(f"{record_file}: exists already; pass --overwrite or another --output")
-    summary = export_records(Path(questions), record_file)
+    with lock_output(record_file):
+        summary = export_records(Path(questions), record_file)
     print(f"{record_file}: {summary.num_questions} questions")
     for line in summary.kept.describe():
         print(f"  written as they were imported: {line}")
@@ -130,8 +133,15 @@ def export_questions(questions: str, output: str, overwrite: bool = False) -> No
         print(f"  {summary.num_boxes} questions mark their object with a box, which only the second file holds")
 
 
-def is_already_built(folder: Path, expected: Mapping[str, object], overwrite: bool) -> bool:
+def is_already_built(folder: Path, expected: Mapping[str, object], overwrite: bool, *, is_held: bool = False) -> bool:
     """Return whether the folder holds a finished data set with the same settings. An unfinished one is continued.
+
+    Args:
+        folder: the data set folder.
+        expected: the settings, as `build.json` stores them.
+        overwrite: whether another data set may be replaced.
+        is_held: whether this process holds the folder's lock; one that is to be replaced then counts as unfinished from
+            now on.
 
     Raises:
         FileExistsError: the folder holds something else and `overwrite` is off.
@@ -154,7 +164,8 @@ def is_already_built(folder: Path, expected: Mapping[str, object], overwrite: bo
                 f"{folder}: holds a data set built with other settings ({changes}); pass --overwrite or "
                 "another --output"
             )
-        marker.unlink()  # from here on the folder counts as unfinished
+        if is_held:  # before that, another process may be writing here
+            marker.unlink()
         return False
     foreign = sorted(path.name for path in folder.iterdir() if _is_foreign(path)) if folder.is_dir() else []
     if foreign and not overwrite:
@@ -166,7 +177,7 @@ def is_already_built(folder: Path, expected: Mapping[str, object], overwrite: bo
 
 
 def _is_foreign(path: Path) -> bool:
-    return path.name not in OWN_FILES and path.suffix != ".tmp"
+    return path.name not in OWN_FILES and path.suffix != ".tmp" and not is_lock_file(path)
 
 
 def _describe_change(found: object, expected: object) -> str:

@@ -9,11 +9,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from partonomy.benchmarks.task import AnyTask, Record
+from partonomy.benchmarks.task import AnyTask, Record, Status
 from partonomy.files import write_text_atomically
 from partonomy.harness.provenance import MergedRun, read_model_description, write_merged_description
-from partonomy.harness.records import record_to_line
+from partonomy.harness.records import RecordCodec, drop_stale, record_to_line
 from partonomy.harness.run import check_task, finish_run
 from partonomy.harness.run_folder import (
     RECORDS_FILE,
@@ -25,6 +26,7 @@ from partonomy.harness.run_folder import (
     write_config,
 )
 from partonomy.harness.summary import Summary
+from partonomy.locks import has_other_files, lock_folder
 
 MISSING_REASON = "no merged run holds a record of this item"
 MAX_NAMED = 3
@@ -58,11 +60,11 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
 
     Raises:
         FileExistsError: The output folder is not empty.
+        BlockingIOError: Another process writes to the output folder.
         FileNotFoundError: A folder holds no run, or the data cannot be found.
         ValueError: Runs differ in their settings or in a record, hold records of other items, or lack some.
     """
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; choose another --output")
+    _refuse_full(output)
     configs = {path: read_config(path) for path in runs}
     _check_mergeable(configs)
     first = next(iter(configs.values()))
@@ -77,21 +79,36 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
         )
     check_task(task)
     codec = codec_of(task)
-    records_of: dict[Path, dict[str, Record]] = {
-        path: {record.item_id: record for file in record_files(path) for record in codec.read(file)} for path in configs
-    }
+    records_of = {path: _read_records(path, codec) for path in configs}
     united, num_repeated = unite_records(records_of)
     records, num_missing = _join(task, united, allow_missing)
-    output.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(first, output=str(output), root=str(root), shard=None)
-    write_config(output, config)
-    write_text_atomically(output / RECORDS_FILE, "".join(record_to_line(record) + "\n" for record in records))
     described = [
         MergedRun(str(path), configs[path].shard, len(own), read_model_description(path))
         for path, own in records_of.items()
     ]
-    write_merged_description(output, described)
-    return RunMerge(finish_run(config, task, records), num_missing, num_repeated)
+    with lock_folder(output):
+        _refuse_full(output)  # another merge may have ended since the first look
+        write_config(output, config)
+        write_text_atomically(output / RECORDS_FILE, "".join(record_to_line(record) + "\n" for record in records))
+        write_merged_description(output, described)
+        return RunMerge(finish_run(config, task, records), num_missing, num_repeated)
+
+
+def _refuse_full(output: Path) -> None:
+    if output.exists() and has_other_files(output):
+        raise FileExistsError(f"{output} is not empty; choose another --output")
+
+
+def _read_records(run: Path, codec: RecordCodec[Any]) -> dict[str, Record]:
+    """Read the records of a run by item id; one that did not fail wins over one that did, else the last one wins."""
+    records: dict[str, Record] = {}
+    for file in record_files(run):
+        for record in codec.read(file):
+            known = records.get(record.item_id)
+            if known is None or known.status is Status.FAILED or record.status is not Status.FAILED:
+                records[record.item_id] = record
+    return records
 
 
 def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
@@ -106,10 +123,10 @@ def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
             )
 
 
-def _join(task: AnyTask, found: Mapping[str, Record], allow_missing: bool) -> tuple[tuple[Record, ...], int]:
+def _join(task: AnyTask, found: dict[str, Record], allow_missing: bool) -> tuple[tuple[Record, ...], int]:
     """Return the records of all items in order, and the number that were filled in as failed."""
     ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]
-    foreign = sorted(set(found) - set(ids))
+    foreign = drop_stale(found, ids)
     if foreign:
         raise ValueError(
             f"the runs have {len(foreign)} records of items that the benchmark does not contain: "

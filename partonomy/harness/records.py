@@ -5,8 +5,9 @@ line. Lines by earlier versions of the code are also read (`Record.upgrade`).
 """
 
 import json
+import logging
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -16,12 +17,14 @@ from typing import Any, Generic, Self, overload
 
 import msgspec
 
-from partonomy.benchmarks.task import Record, RecordT
+from partonomy.benchmarks.task import UNREADABLE, Record, RecordT, Status
 from partonomy.files import open_atomically, shorten
 from partonomy.locks import hold_lock
 from partonomy.masks import find_sound_masks, rle_from_coco, rle_to_json
 
 LINES_PER_BATCH = 256
+
+logger = logging.getLogger(__name__)
 
 
 def record_to_line(record: Record) -> str:
@@ -143,6 +146,7 @@ class _Line:
     path: Path
     start: int
     length: int
+    is_failed: bool
 
 
 def join_records(
@@ -150,7 +154,8 @@ def join_records(
 ) -> tuple[str, ...]:
     """Write the records of several files into one, in item order, if every item has its record.
 
-    The write is atomic. If several files answer an item, the last file wins.
+    The write is atomic. If an item has several records, one that did not fail wins, then the last one. Failed records
+    of entries that could not be read once, and now can, are left out, and their number is logged.
 
     Args:
         paths: Record files; `output` may be among them.
@@ -164,8 +169,12 @@ def join_records(
     Raises:
         ValueError: A line is damaged, or the files hold records of other items.
     """
-    lines = {record_id: line for path in paths for record_id, line in _find_lines(path, codec)}
-    if foreign := sorted(set(lines) - set(item_ids)):
+    lines: dict[str, _Line] = {}
+    for path in paths:
+        for record_id, line in _find_lines(path, codec):
+            if record_id not in lines or lines[record_id].is_failed or not line.is_failed:
+                lines[record_id] = line
+    if foreign := drop_stale(lines, item_ids):
         raise ValueError(
             f"{output.parent} has records of items that the run does not ask: {foreign[:3]}; choose another --output"
         )
@@ -184,8 +193,31 @@ def join_records(
 def _find_lines(path: Path, codec: RecordCodec[Any]) -> Iterator[tuple[str, _Line]]:
     start = 0
     for record, length in codec.iterate(path):
-        yield record.item_id, _Line(path, start, length)
+        yield record.item_id, _Line(path, start, length, record.status is Status.FAILED)
         start += length
+
+
+def drop_stale(records: dict[str, Any], item_ids: Collection[str]) -> list[str]:
+    """Remove entries that could not be read once and are items today, and log their number.
+
+    Args:
+        records: Anything by item id; changed in place.
+        item_ids: Ids of all items.
+
+    Returns:
+        The ids of all other records of items that are not asked, sorted.
+    """
+    foreign = sorted(records.keys() - set(item_ids))
+    stale = [record_id for record_id in foreign if record_id.startswith(UNREADABLE)]
+    for record_id in stale:
+        del records[record_id]
+    if stale:
+        logger.warning(
+            "dropped %d failed records of entries that could not be read once and now can, e.g. %s",
+            len(stale),
+            stale[0],
+        )
+    return [record_id for record_id in foreign if record_id in records]
 
 
 class RecordWriter:
@@ -200,6 +232,7 @@ class RecordWriter:
             f"{path} is being written by another process, perhaps a worker of a run that was killed; wait until it has "
             "ended, or end it"
         )
+        self._path = path
         with ExitStack() as stack:
             stack.enter_context(hold_lock(path, refusal))
             _drop_partial_line(path)
@@ -211,6 +244,17 @@ class RecordWriter:
         self._file.write(record_to_line(record) + "\n")
         self._file.flush()
 
+    def remove(self, item_ids: Collection[str], codec: RecordCodec[Any]) -> None:
+        """Remove the records of some items from the file, atomically.
+
+        Args:
+            item_ids: The items; those without a record here are ignored.
+            codec: The records' codec.
+        """
+        self._file.close()
+        remove_records(self._path, item_ids, codec)
+        self._file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
+
     def __enter__(self) -> Self:
         return self
 
@@ -221,6 +265,27 @@ class RecordWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+
+def remove_records(path: Path, item_ids: Collection[str], codec: RecordCodec[Any]) -> None:
+    """Remove the records of some items from a file to which nobody writes, atomically.
+
+    Args:
+        path: The record file.
+        item_ids: The items; those without a record in the file are ignored.
+        codec: The records' codec.
+
+    Raises:
+        ValueError: A line is damaged.
+    """
+    lines = list(_find_lines(path, codec))
+    if not any(record_id in item_ids for record_id, _ in lines):
+        return
+    with path.open("rb") as source, open_atomically(path) as kept:
+        for record_id, line in lines:
+            content = source.read(line.length)
+            if record_id not in item_ids:
+                kept.write(content)
 
 
 def _drop_partial_line(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The summary of a run: counts, reasons and metrics with 95% intervals by group, and their provenance."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,15 @@ class Summary:
     def num_failed(self) -> int:
         """Number of items that were not scored."""
         return sum(group.num_failed for group in self.groups.values())
+
+    @property
+    def reasons(self) -> Mapping[str, int]:
+        """Number of items that were not scored, by reason."""
+        counts = Counter[str]()
+        for group in self.groups.values():
+            if group.num_expected:  # of a group without items, the reasons say why none was asked
+                counts.update(group.reasons)
+        return counts
 
     @property
     def metrics(self) -> Mapping[str, Estimate]:

@@ -7,7 +7,8 @@ own format. `load_pretrained` reads all three.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from partonomy.files import read_json_as
+from partonomy.locks import lock_output
 from plum.checkpoints.model_config_io import CONFIG_FILE, read_model_config, write_model_config
 from plum.checkpoints.sizes import require_sizes
 from plum.checkpoints.weights import (
@@ -197,15 +199,14 @@ def _save(
 ) -> None:
     """Write every file to a temporary folder, then rename it."""
     config = with_special_tokens(config, tokenizer)
-    partial = start_folder(folder)
-    write_model_config(config, partial)
-    write_tensors(tensors, partial, stem)
-    tokenizer.save_pretrained(str(partial))
-    (partial / CARD_FILE).write_text(model_card, encoding="utf-8")
-    if base is not None:
-        recorded = {"base": str(base.resolve()), "fingerprint": fingerprint(base)}
-        (partial / BASE_FILE).write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
-    partial.rename(folder)
+    with write_folder(folder) as partial:
+        write_model_config(config, partial)
+        write_tensors(tensors, partial, stem)
+        tokenizer.save_pretrained(str(partial))
+        (partial / CARD_FILE).write_text(model_card, encoding="utf-8")
+        if base is not None:
+            recorded = {"base": str(base.resolve()), "fingerprint": fingerprint(base)}
+            (partial / BASE_FILE).write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
 
 
 def require_heads(folder: Path) -> None:
@@ -232,14 +233,30 @@ def _read_over_base(model: GroundedLMM, folder: Path) -> None:
     copy_tensors(targets, saved)
 
 
-def start_folder(folder: Path) -> Path:
-    """Create the empty temporary folder that will be renamed to `folder`."""
-    if folder.exists():
-        raise FileExistsError(
-            f"{folder} exists; a saved model is never overwritten: remove it or choose another folder"
-        )
-    partial = folder.with_name(f"{folder.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    return partial
+@contextmanager
+def write_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder that becomes `folder` when the block ends without an error.
+
+    One process at a time writes the same folder; what a killed one has left is deleted.
+
+    Args:
+        folder: the folder to write; must not exist.
+
+    Raises:
+        FileExistsError: `folder` exists.
+        BlockingIOError: another process is writing it.
+    """
+    with lock_output(folder):
+        if folder.exists():
+            raise FileExistsError(
+                f"{folder} exists; a saved model is never overwritten: remove it or choose another folder"
+            )
+        partial = folder.with_name(f"{folder.name}.partial")
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
+        try:
+            yield partial
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # gone already, unless something failed

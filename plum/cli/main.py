@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from partonomy.cli.config_files import FLAG, naming_config_files
+from partonomy.machine_faults import MachineFault
 from partonomy.terminal import one_line, safe_output
 from plum.cli import config_flags
 
@@ -63,5 +64,8 @@ def _run(arguments: Sequence[str]) -> int:
         parsed.run(parsed)
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        print(f"error: {MachineFault(error)}", file=sys.stderr)
         return 1
     return 0

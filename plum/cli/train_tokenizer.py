@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from partonomy.datasets.store import QUESTIONS_FILE, load_dataset, load_questions
+from partonomy.locks import lock_folder
 from plum.data.build import IMAGE_SOURCES
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
@@ -61,7 +62,7 @@ def _sources_of(folder: Path) -> list[Source]:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    tokenizer = train_tokenizer(collect_texts(arguments.datasets), arguments.vocab_size)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(str(arguments.output))
+    with lock_folder(arguments.output):
+        tokenizer = train_tokenizer(collect_texts(arguments.datasets), arguments.vocab_size)
+        tokenizer.save_pretrained(str(arguments.output))
     print(f"{len(tokenizer)} tokens -> {arguments.output}")

@@ -18,7 +18,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from partonomy.files import convert_json, read_json_as, write_text_atomically
+from partonomy.files import convert_json, open_atomically, read_json_as, write_text_atomically
+from partonomy.locks import has_other_files, lock_folder
+from partonomy.machine_faults import InputFiles, end_run_on_machine_fault, is_out_of_memory
 from partonomy.masks import encode_masks, rle_to_json
 from partonomy.models.contract import Role, Turn
 from partonomy.progress import progress
@@ -38,6 +40,7 @@ THUMBNAIL_SIDE = 320
 """Longest side of a thumbnail, pixels."""
 MAX_SIDE = 1600
 """Longest side in pixels, to which larger images are reduced so that the legend stays readable."""
+NO_MEMORY = "the memory does not suffice for this image: reduce it, or use a machine with more memory"
 Json = dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -325,9 +328,8 @@ def write_page(output: Path, model_name: str, records: Iterable[Json], failures:
     )
     cards = [card for record in records for card in _cards(record)]
     page = environment.get_template("page.html.j2").stream(model_name=model_name, cards=cards, failures=failures)
-    temporary = output / f".{PAGE_FILE}.partial"
-    page.dump(str(temporary), encoding="utf-8")
-    temporary.replace(output / PAGE_FILE)
+    with open_atomically(output / PAGE_FILE) as file:
+        page.dump(file, encoding="utf-8")
     return output / PAGE_FILE
 
 
@@ -363,8 +365,9 @@ def predict_folder(
 ) -> FolderResult:
     """Answer all questions about all images.
 
-    An unreadable image, or a phrase that an answer lacks, fails only that image. With `resume`, finished images are
-    kept and failed ones are retried.
+    An unreadable image, a phrase that an answer lacks, or an image for which the memory does not suffice fails only
+    that image. Any other fault of the machine ends the command (`partonomy.machine_faults`). With `resume`, finished
+    images are kept and failed ones are retried.
 
     Args:
         predictor: the model.
@@ -375,23 +378,36 @@ def predict_folder(
 
     Raises:
         FileExistsError: `output` exists and `resume` is off.
+        BlockingIOError: another process writes to `output`.
         ValueError: `output` belongs to another model or to other questions.
+        OSError: a file cannot be written.
+        MachineFault: the machine fails in another way, such as an unmounted folder of images.
     """
+    with lock_folder(output):
+        return _predict_held(predictor, requests, output, model_name, resume)
+
+
+def _predict_held(
+    predictor: Predictor, requests: Sequence[ImageRequest], output: Path, model_name: str, resume: bool
+) -> FolderResult:
+    """Answer all questions in a folder that this process holds."""
     _start(output, requests, model_name, resume)
     records = output / RECORDS_FILE
     drop_half_line(records)
     done = {str(record["image"]) for record in read_lines(records)} if records.is_file() else set()
     waiting = [request for request in requests if request.name not in done]
     failures: list[tuple[str, str]] = []
+    files = InputFiles(lambda: (request.path for request in requests))
     (output / FAILURES_FILE).unlink(missing_ok=True)
     with progress(len(requests), "predict", "image", initial=len(requests) - len(waiting)) as shown:
         for request in waiting:
-            try:
-                append_line(records, _predict_image(predictor, request, output))
-            except (FileNotFoundError, ValueError) as error:
-                failures.append((request.name, str(error)))
-                append_line(output / FAILURES_FILE, {"image": request.name, "reason": str(error)})
-                logger.warning("%s failed: %s", request.name, error)
+            outcome = _try_image(predictor, request, output, files)
+            if isinstance(outcome, str):
+                failures.append((request.name, outcome))
+                append_line(output / FAILURES_FILE, {"image": request.name, "reason": outcome})
+                logger.warning("%s failed: %s", request.name, outcome)
+            else:
+                append_line(records, outcome)
             shown.update()
     page = write_page(output, model_name, read_lines(records) if records.is_file() else [], failures)
     return FolderResult(len(waiting) - len(failures), len(requests) - len(waiting), tuple(failures), page)
@@ -423,14 +439,38 @@ def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resu
             raise ValueError(
                 f"{output} holds predictions for other questions or images, such as {changed[0]}; choose another folder"
             )
-    elif output.is_dir() and any(output.iterdir()):
+    elif has_other_files(output):
         raise FileExistsError(f"{output} is not empty and holds no predictions: choose another folder")
-    output.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
-def _predict_image(predictor: Predictor, request: ImageRequest, output: Path) -> Json:
-    image = read_image(request.path)
+def _try_image(predictor: Predictor, request: ImageRequest, output: Path, files: InputFiles) -> Json | str:
+    """Return the record of an image, or the reason why this image alone has none.
+
+    Raises:
+        OSError, MachineFault: the fault is not the image's.
+    """
+    try:
+        image = read_image(request.path)
+    except (OSError, ValueError, MemoryError) as error:
+        if is_out_of_memory(error):
+            return NO_MEMORY
+        end_run_on_machine_fault(error, of_input=True)
+        if isinstance(error, FileNotFoundError):
+            files.end_run_if_folder_is_missing(request.path)
+        return str(error)
+    try:
+        return _predict_image(predictor, request, image, output)
+    except (ValueError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            return NO_MEMORY
+        end_run_on_machine_fault(error)
+        if isinstance(error, RuntimeError):
+            raise
+        return str(error)
+
+
+def _predict_image(predictor: Predictor, request: ImageRequest, image: np.ndarray, output: Path) -> Json:
     answers: list[Json] = []
     for number, asked in enumerate(request.questions, start=1):
         turns = (Turn(Role.USER, asked.question),)

@@ -47,6 +47,7 @@ from partonomy.benchmarks.partonomy.steps import (
 )
 from partonomy.benchmarks.task import (
     MAX_REASON,
+    UNREADABLE,
     Asking,
     Benchmark,
     Group,
@@ -674,7 +675,7 @@ def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
 
 def unreadable_id(invalid: InvalidRecord) -> str:
     """Return the record id of an unreadable entry, by position because its own id may be missing or a duplicate."""
-    return f"unreadable-{invalid.record_index:06d}"
+    return f"{UNREADABLE}{invalid.record_index:06d}"
 
 
 def compare_masks(predicted: np.ndarray, true: Sequence[RLE]) -> MaskRecord:

@@ -24,7 +24,7 @@ from partonomy.datasets.store import (
     save_dataset,
 )
 from partonomy.files import check_text, hash_files, read_json_as, write_json
-from partonomy.locks import LOCK_FILE, lock_folder
+from partonomy.locks import has_other_files, lock_folder
 from partonomy.structures import PartDataset
 
 CURE = "make the data set again with `python -m partonomy prune`, `merge` or `split`"
@@ -101,7 +101,7 @@ def lock_outputs(folders: Sequence[Path], inputs: Iterable[Path], overwrite: boo
     with ExitStack() as locks:
         for folder in folders:
             locks.enter_context(lock_folder(folder))
-            if not overwrite and any(path.name != LOCK_FILE for path in folder.iterdir()):
+            if not overwrite and has_other_files(folder):
                 raise FileExistsError(f"{folder} is not empty; pass --overwrite or choose another output folder")
         yield
 

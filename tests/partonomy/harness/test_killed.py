@@ -83,6 +83,19 @@ def test_a_killed_worker_and_a_resumed_run(world: World, tmp_path: Path, whole: 
 
 
 @of_pope
+def test_a_worker_without_memory_ends_the_run_and_fails_nothing(world: World, tmp_path: Path, whole: Path) -> None:
+    output = tmp_path / "run"
+    after = world.per_image // 2
+    status, errors = start(["-m", DEADLY], world, output, "--num_procs", "2", after=after, target="memory")
+    assert status != 0
+    assert "error in rank 0: MemoryError: no memory is left - this is a fault of the machine" in errors
+    assert (num_lines(output, 0), num_lines(output, 1)) == (after, world.num_items // 2)
+    status, errors = start(["-m", "partonomy", "run"], world, output, "--num_procs", "2", "--resume")
+    assert status == 0, errors
+    check_equal(output, whole)
+
+
+@of_pope
 def test_workers_end_with_the_process_that_started_them(world: World, tmp_path: Path, whole: Path) -> None:
     output = tmp_path / "run"
     status, _ = start(["-m", DEADLY], world, output, "--num_procs", "2", after=1, target="parent")

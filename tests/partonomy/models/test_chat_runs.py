@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from partonomy.benchmarks.partonomy.task import PartonomyTask
+from partonomy.harness.summary import read_summary
 from partonomy.structures import QuestionType
 from tests.partonomy.conftest import write_questions
 from tests.partonomy.models.chat_server import (
@@ -79,9 +80,9 @@ def test_run_counts_what_it_cannot_use(questions: Path, tmp_path: Path, keyed: s
     acts = [say("I'm sorry, but I can't help with that."), say(""), say("B or C"), say(None, refusal="No.")]
     with serve(*acts) as server:
         arguments = [*flags(server, questions, tmp_path / "run", keyed), "--question_types", "positive"]
-        summary = main(arguments)
-    assert summary is not None
-    entry = summary.groups["positive"]
+        with pytest.raises(SystemExit, match="all 3 items failed, 1 of them for this reason: choice of parts"):
+            main(arguments)
+    entry = read_summary(tmp_path / "run" / "summary.json").groups["positive"]
     assert (entry.num_expected, entry.num_failed) == (3, 3)
     assert set(entry.reasons) == {
         "choice of parts only: the reply is a refusal",

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 import plum.checkpoints.weights
 from plum.checkpoints.model_config_io import describe_differences, read_model_config, write_model_config
-from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained
+from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained, write_folder
 from plum.config import LoraConfig, ModelConfig
 from plum.doctor.folders import hash_weight_files
 from plum.export.export_source import root_base
@@ -77,8 +77,20 @@ def test_a_leftover_of_an_interrupted_save_is_replaced(tmp_path: Path, tokenizer
     (tmp_path / "saved.partial").mkdir()
     (tmp_path / "saved.partial" / "rubbish").touch()
     save_pretrained(make_model(tokenizer), tokenizer, tmp_path / "saved", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["saved"]
     assert not (tmp_path / "saved" / "rubbish").exists()
-    assert not (tmp_path / "saved.partial").exists()
+
+
+def test_a_second_process_is_refused_and_harms_nothing(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    with write_folder(tmp_path / "saved") as partial:
+        (partial / "weights").touch()
+        with pytest.raises(BlockingIOError, match="saved: another process is writing here"):
+            save_pretrained(make_model(tokenizer), tokenizer, tmp_path / "saved", "")
+        assert (partial / "weights").exists()
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["weights"]
+    with pytest.raises(RuntimeError, match="no more"), write_folder(tmp_path / "other") as partial:
+        raise RuntimeError("no more")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["saved"]
 
 
 def edit_config(folder: Path, change: Callable[[dict], None]) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 import re
 from pathlib import Path
@@ -7,11 +8,13 @@ import pytest
 from PIL import Image
 
 from partonomy import progress
+from partonomy.locks import lock_folder
 from partonomy.masks import decode_mask, rle_from_coco
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main
+from plum.inference import folder_prediction
 from plum.inference.folder_prediction import draw_prediction, drop_half_line, read_question_file
 from plum.inference.predictor import Prediction, Predictor
 from tests.plum.data.tokenizers_for_tests import byte_level
@@ -133,6 +136,84 @@ def test_a_killed_run_goes_on_to_the_same_records(
     assert records.read_bytes() == (tmp_path / "whole" / "predictions.jsonl").read_bytes()
     page = [(tmp_path / name / "index.html").read_text() for name in ("killed", "whole")]
     assert page[0] == page[1]
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+def test_a_second_process_is_refused_and_remains_are_removed(
+    checkpoint: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, remains = tmp_path / "out", f".index.html.{0:032x}.tmp"
+    assert _predict(checkpoint, photos, output, "--question", "Parts?") == 0
+    before = {path.name: path.read_bytes() for path in output.glob("*.*")}
+    with lock_folder(output):
+        (output / remains).touch()
+        assert _predict(checkpoint, photos, output, "--question", "Parts?", "--resume") == 1
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {output}: another process is writing here")
+        assert (output / remains).exists()
+    assert _predict(checkpoint, photos, output, "--question", "Parts?", "--resume") == 0
+    assert {path.name: path.read_bytes() for path in output.glob("*.*")} == before
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("CUDA error: an illegal memory access")]
+)
+def test_a_fault_of_the_machine_ends_the_command(
+    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    draw, calls = folder_prediction._draw, []
+
+    def fail(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise error
+        return draw(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folder_prediction, "_draw", fail)
+    assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?") == 1
+    assert not (tmp_path / "out" / "failures.jsonl").exists()
+    assert len(_records(tmp_path / "out")) == 1
+    assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?", "--resume") == 0
+    assert len(_records(tmp_path / "out")) == 3
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+def test_images_that_are_away_end_the_command(
+    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = folder_prediction._draw
+
+    def unmount(*arguments: object) -> object:
+        if photos.exists():
+            photos.rename(tmp_path / "away")
+        return draw(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folder_prediction, "_draw", unmount)
+    assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?") == 1
+    assert "photos: none of the run's files is there any more" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "failures.jsonl").exists()
+    assert len(_records(tmp_path / "out")) == 1
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+def test_an_image_without_memory_fails_alone(
+    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segment, calls = Predictor.segment, []
+
+    def fail(self: Predictor, *arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("CUDA out of memory")
+        if len(calls) == 2:
+            raise MemoryError
+        return segment(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Predictor, "segment", fail)
+    flags = ("--question", "Parts?", "--phrases", "propeller")
+    assert _predict(checkpoint, photos, tmp_path / "out", *flags) == 1
+    assert "2 of 3 images failed (a.png: the memory does not suffice for this image" in capsys.readouterr().err
+    assert len(_records(tmp_path / "out")) == 1
 
 
 @pytest.mark.usefixtures("_fixed_answer")
