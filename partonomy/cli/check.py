@@ -11,7 +11,7 @@ from partonomy.datasets.curation.check import (
     CheckReport,
     Finding,
     Severity,
-    check_files,
+    check_input,
     count_severities,
     folder_input,
 )
@@ -90,10 +90,7 @@ def check(
         found = "was finished before, nothing to do" if count is None else f"finished, {count:,} findings"
         print(f"{files.annotations}: shard {shard} {found}")
         return 0
-    if merge:
-        report = merge_checks(files, config, Path(str(output)))
-    else:
-        report = check_files(files.annotations, files.images, config)
+    report = merge_checks(files, config, Path(str(output))) if merge else check_input(files, config)
     _print_report(report)
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
