@@ -1,4 +1,4 @@
-"""Finds the files that a wrongly written image name probably means.
+"""Finds the image files that a wrongly written name, or a path of another machine, means.
 
 A name in an annotation file often differs from the file's in case, slashes, percent codes, Unicode form, folder or
 extension, because another system wrote it.
@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
+
+from partonomy.files import shorten
 
 MAX_NAMES = 3
 MAX_FILES = 1_000_000  # a wrong --images may be a whole disk
@@ -93,12 +95,59 @@ def _index(root: Path) -> _Index:
     return _Index(root)
 
 
-def find_files_named(root: Path, name: str) -> tuple[str, ...]:
-    """Return the files below a folder with the file name of a path, those that agree in most of its folders.
+class ImageRoot:
+    """Finds the images of a file that names them by paths of another machine, below a folder.
 
     Args:
-        root: the folder.
-        name: a path of any system, absolute or not.
+        folder: the folder that holds the images now.
+
+    Raises:
+        FileNotFoundError: it does not exist.
     """
-    parts = fold_path(name)
-    return longest_agreement(parts, _index(root).by_name.get(parts[-1], ())) if parts else ()
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: the image folder (--images) does not exist")
+        self.folder = folder.resolve()
+        self._index = _Index(self.folder)
+
+    def find(self, path: str) -> str:
+        """Return the file that a path means, relative to the folder.
+
+        It is the file of this relative path, else the only one that agrees with the path in its name and in most of the
+        folders above.
+
+        Args:
+            path: the path, absolute or not, of any system.
+
+        Raises:
+            FileNotFoundError: no file has this name.
+            ValueError: several files agree equally well.
+        """
+        relative = PurePosixPath(path)
+        if not relative.is_absolute() and ".." not in relative.parts and _is_file(self.folder / relative):
+            return relative.as_posix()
+        parts = fold_path(path)
+        found = longest_agreement(parts, self._index.by_name.get(parts[-1], ())) if parts else ()
+        base = path.replace("\\", "/").rpartition("/")[2]
+        exact = [name for name in found if name.rpartition("/")[2] == base]
+        if len(found) > 1 and len(exact) == 1:
+            return exact[0]
+        if len(found) > 1:
+            shown = ", ".join(map(repr, found[:MAX_NAMES])) + (", ..." if len(found) > MAX_NAMES else "")
+            raise ValueError(
+                f"the image {shorten(path)} may be {len(found)} files below {self.folder}: {shown}; keep one of them "
+                "there, or correct the path"
+            )
+        if found:
+            return found[0]
+        near = find_image_names(self.folder, path)
+        meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise FileNotFoundError(f"{self.folder}: no file here has the name of the image {shorten(path)}{meant}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False

@@ -433,7 +433,8 @@ class CocoReader:
             self._leave_out(one.record, FaultKind.RECORD, reason_of(error), one.annotation_id)
             return None
         if is_crowd and (is_part or brushed.covers(one)):
-            self._note(DeviationKind.CROWD_PART)
+            names = (one.role.raw_object, one.role.raw_part)
+            self._note(DeviationKind.CROWD_PART, ":".join(name for name in names if name is not None))
             is_crowd = False
         try:
             mask = self._read_mask(one, image)
