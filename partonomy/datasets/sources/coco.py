@@ -483,7 +483,11 @@ class CocoReader:
         if rle_area(mask):
             return mask
         if part is not None:
-            raise _EmptyMaskError(f"the part {part!r} has an empty mask")
+            is_outside = extent is not None and not extent.fits(image.height, image.width)
+            where = (
+                f": it lies outside the image: {_describe_leaving(extent, image)[0]}" if is_outside and extent else ""
+            )
+            raise _EmptyMaskError(f"the part {part!r} has an empty mask{where}")
         self._note(DeviationKind.EMPTY_OBJECT)
         return None
 

@@ -290,9 +290,9 @@ class _Found:
         )
         if owner is not None or len(candidates) != 1 or is_lost:
             return owner
-        record = f"annotation {part.annotation_id}"
-        number = len(self.deviations)
-        self.deviations.append(Deviation(DeviationKind.ONLY_OBJECT, "annotations", number, record))
+        if candidates[0].mask is not None or candidates[0].box is not None:
+            record, number = f"annotation {part.annotation_id}", len(self.deviations)
+            self.deviations.append(Deviation(DeviationKind.ONLY_OBJECT, "annotations", number, record))
         return candidates[0].annotation_id
 
 
