@@ -431,18 +431,13 @@ def check_masks(
         unusable: what of its other annotations is visible.
     """
     grouping = group_records(CocoRecords((image,), tuple(annotations), (), tuple(unusable)))
-    labels = {one.annotation_id: f"{describe(one)} in image {image.image_id}" for one in annotations}
-    findings = [
-        Finding(NO_OBJECT, one.record, f"{labels[one.identifier]}: {one.reason}")
-        for one in grouping.faults
-        if one.identifier is not None
-    ]
-    findings += (
-        Finding(DEVIATIONS[one.kind], one.record, labels[int(one.record.split()[-1])]) for one in grouping.deviations
-    )
+    records = {one.annotation_id: f"annotation {one.annotation_id}" for one in annotations}
+    labels = {records[one.annotation_id]: f"{describe(one)} in image {image.image_id}" for one in annotations}
+    findings = [Finding(FAULTS[one.kind], one.record, f"{labels[one.record]}: {one.reason}") for one in grouping.faults]
+    findings += (Finding(DEVIATIONS[one.kind], one.record, labels[one.record]) for one in grouping.deviations)
     for row in grouping.skipped:
         if row.reason == OUTSIDE_OBJECTS:
-            findings += (Finding(NO_CONTAINER, f"annotation {one}", labels[one]) for one in row.annotation_ids)
+            findings += (Finding(NO_CONTAINER, records[one], labels[records[one]]) for one in row.annotation_ids)
     (groups,) = grouping.groups
     findings += (Finding(CROWD, f"annotation {one.instance_id}", one.raw_label) for one in groups if one.is_crowd)
     objects = {one.annotation_id: one for one in annotations if one.raw_part is None}
@@ -460,8 +455,9 @@ def check_masks(
             continue
         outside = min(_share_outside(part.mask, owner) for owner in owners)
         if outside > limits.max_outside:
-            detail = f"{outside:.0%} of {labels[part.annotation_id]} lies outside its object"
-            findings.append(Finding(OUTSIDE_OBJECT, f"annotation {part.annotation_id}", detail))
+            record = records[part.annotation_id]
+            detail = f"{outside:.0%} of {labels[record]} lies outside its object"
+            findings.append(Finding(OUTSIDE_OBJECT, record, detail))
     findings += _find_duplicates(image, annotations, limits.duplicate_iou)
     return CheckedMasks(tuple(findings), num_not_compared, grouping.num_parts)
 

@@ -308,11 +308,12 @@ class CocoReader:
             self._note_bad_image(image_id, FaultKind.DUPLICATE_ID, f"the image id {image_id} occurs twice")
             return
         self.positions[image_id] = self._number
+        kind = FaultKind.RECORD
         try:
+            check_text(record["file_name"], "'file_name'")
+            kind = FaultKind.OUTSIDE_IMAGE
             file_name = check_relative_path(record["file_name"], "'file_name'")
         except RECORD_ERRORS as error:
-            is_text = isinstance(record.get("file_name"), str) and bool(record["file_name"])
-            kind = FaultKind.OUTSIDE_IMAGE if is_text and "leaves" in str(error) else FaultKind.RECORD
             self._note_bad_image(image_id, kind, reason_of(error))
             return
         try:
@@ -593,16 +594,18 @@ def find_image_fault(root: Path, image: CocoImage, is_whole: bool) -> tuple[Faul
         image: the image, with its size in its annotation.
         is_whole: decode the whole file, so that a truncated one is noticed; else only its header is read.
     """
-    path = root / image.file_name
+    path, kind = root / image.file_name, FaultKind.UNREADABLE_IMAGE
     try:
+        image_size(path)
+        kind = FaultKind.SIZE_MISMATCH
         check_image(path, image.height, image.width)
+        kind = FaultKind.UNREADABLE_IMAGE
         if is_whole:
             load_image(path, image.height, image.width)
     except FileNotFoundError as error:
         return FaultKind.MISSING_IMAGE, _describe_missing(root, image.file_name, error)
     except (ValueError, OSError) as error:
-        is_other_size = "its annotation" in str(error)
-        return FaultKind.SIZE_MISMATCH if is_other_size else FaultKind.UNREADABLE_IMAGE, str(error)
+        return kind, str(error)
     return None
 
 
@@ -639,7 +642,7 @@ def _polygons(segmentation: Any) -> Iterator[list[float]]:
     rings = segmentation if isinstance(segmentation, list) else []
     for ring in [rings] if rings and not isinstance(rings[0], list) else rings:
         is_ring = isinstance(ring, list) and len(ring) >= MIN_POLYGON_COORDINATES and len(ring) % 2 == 0
-        if is_ring and all(map(_is_finite, ring)):
+        if is_ring and all(_is_finite(value) and abs(value) <= MAX_ID for value in ring):
             yield ring
 
 
