@@ -212,9 +212,8 @@ class CocoReader:
                     read[one.number] = annotation
         self._pending.clear()
         self.annotations = {read[number].annotation_id: read[number] for number in sorted(read)}
-        order = {table: place for place, table in enumerate(LISTS)}
-        self.faults.sort(key=lambda one: (order.get(one.table, -1), one.number))
-        self.deviations.sort(key=lambda one: (order.get(one.table, -1), one.number))
+        self.faults.sort(key=_file_order)
+        self.deviations.sort(key=_file_order)
 
     def check_images(self, num_workers: int) -> None:
         """Read the file of every image of the shard that is usable so far; call it after `finish`."""
@@ -228,7 +227,7 @@ class CocoReader:
                     self.faults.append(Fault(kind, "images", number, f"image {image.image_id}", reason, image.image_id))
                     self.bad_images[image.image_id] = reason
                 shown.update()
-        self.faults.sort(key=lambda one: (bool(one.table) + (one.table == "annotations"), one.number))
+        self.faults.sort(key=_file_order)
 
     def result(self) -> CocoRecords:
         """Return the usable records and what was left out; call it after `finish` and `check_images`."""
@@ -545,6 +544,11 @@ class CocoReader:
     def _note_fault(self, kind: FaultKind, reason: str, identifier: int | None = None) -> None:
         if self._is_own:
             self.faults.append(Fault(kind, self._table, self._number, self._where, reason, identifier))
+
+
+def _file_order(one: Fault | Deviation) -> tuple[int, int]:
+    """Return the sort key of the order in which the lists are read; what concerns the whole file comes first."""
+    return (LISTS.index(one.table) if one.table else -1, one.number)
 
 
 class _EmptyMaskError(ValueError):
