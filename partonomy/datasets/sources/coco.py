@@ -475,7 +475,8 @@ class CocoReader:
         if num_dropped:
             self._note(DeviationKind.SHORT_RING, f"{num_dropped} dropped")
         extent = _find_extent([segmentation])
-        if extent is not None and max(extent.right, extent.bottom) <= 1 < min(image.height, image.width):
+        is_fraction = any(value % 1 for ring in _polygons(segmentation) for value in ring)
+        if is_fraction and extent is not None and max(extent.right, extent.bottom) <= 1:
             raise ValueError(
                 "the polygon's coordinates lie between 0 and 1, as fractions of the image's size; multiply x by its "
                 "width and y by its height"

@@ -243,6 +243,7 @@ READ: list[tuple[str, Edit, tuple[DeviationKind, int] | None]] = [
     ("object with [[]]", draw_car([[]]), None),
     ("object with neither outline nor box", draw_car(None), None),
     ("object without pixels", draw_car(code([0] * 8)), (DeviationKind.EMPTY_OBJECT, 1)),
+    ("a pixel in the corner", in_table("annotations", obj_ann_id=0, segmentation=[[0, 0, 1, 0, 1, 1, 0, 1]]), None),
     ("unused category without a name", add_unused_category("car:__"), None),
     ("parts alone", keep(set(range(1, 7))), None),
 ]
