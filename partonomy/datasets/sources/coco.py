@@ -468,7 +468,7 @@ class CocoReader:
                 return None
             raise _EmptyMaskError(f"the part {part!r} has no mask")
         if segmentation in NO_MASK:
-            raise _EmptyMaskError(f"the part {part!r} has no mask: the polygon is empty")
+            raise _EmptyMaskError("segmentation: the polygon is empty")
         segmentation, num_dropped = drop_short_rings(segmentation)
         segmentation = self._with_whole_numbers(segmentation)
         mask = rle_from_coco(segmentation, image.height, image.width, "segmentation")
