@@ -337,7 +337,7 @@ class CocoReader:
         if record.get("height") is None or record.get("width") is None:
             return image_size(self._image_root / file_name)
         height, width = self._read_integer(record, "height"), self._read_integer(record, "width")
-        check_mask_size(height, width)
+        check_mask_size(height, width, str(self._image_root / file_name))
         return height, width
 
     def _add_annotation(self, record: Any) -> None:
