@@ -730,7 +730,11 @@ def unusable_image(reason: str) -> str:
 
 
 def read_box(values: object, image: CocoImage) -> tuple[int, int, int, int] | None:
-    """Clip a box to the image, in whole pixels; None if nothing is left."""
+    """Clip a box to the image, in whole pixels; None if nothing is left.
+
+    Raises:
+        ValueError: it is not four finite numbers.
+    """
     if values is None or values == []:
         return None
     if not isinstance(values, list) or len(values) != 4 or not all(_is_finite(value) for value in values):
@@ -746,7 +750,11 @@ def _is_finite(value: object) -> TypeGuard[float]:
 
 
 def read_crowd(value: object) -> bool:
-    """Read `iscrowd`: 0, 1 or a boolean."""
+    """Read `iscrowd`: 0, 1 or a boolean.
+
+    Raises:
+        ValueError: it is something else.
+    """
     if value not in (0, 1):  # True == 1: COCO-Annotator writes booleans
         raise ValueError(f"'iscrowd' must be 0, 1, true or false, got {shorten(value)}")
     return bool(value)
@@ -764,7 +772,12 @@ def whole_number(value: object) -> int | None:
 
 
 def read_integer(record: Mapping[str, Any], key: str) -> int:
-    """Read an id or a size; a ValueError names the key."""
+    """Read an id or a size.
+
+    Raises:
+        KeyError: the key is missing.
+        ValueError: it is not an integer; the message names the key.
+    """
     value = record[key]
     if not _is_id(value):
         raise ValueError(f"{key!r} must be an integer, got {shorten(value)}")
@@ -823,7 +836,12 @@ def iterate_tables(path: Path, *, is_streamed: bool) -> Iterator[tuple[str, Any]
 
 
 def read_coco_records(config: CocoConfig) -> CocoRecords:
-    """Read and check all records, without refusing any; see `read_coco` for the errors of the file itself."""
+    """Read and check all records, without refusing any.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is not a JSON object with COCO's three lists.
+    """
     reader = CocoReader(config.images, config.object_name)
     feed_file(reader, config.annotations, is_streamed=False)
     reader.check_images(config.num_workers)
