@@ -31,12 +31,12 @@ def run_import(records: Path, output: Path, *flags: str) -> int:
 @pytest.mark.parametrize(
     "spelling",
     [
-        "/data/them/coco/val/7.png",
+        "/x/coco/val/7.png",
         "C:\\Users\\them\\coco\\val\\7.png",
         "../coco/val/7.png",
         "val/7.png",
         "7.png",
-        "/data/COCO/Val/7.PNG",
+        "/x/COCO/Val/7.PNG",
     ],
 )
 def test_the_only_file_of_its_name_is_found(tmp_path: Path, spelling: str) -> None:
