@@ -1,8 +1,9 @@
 """`python -m partonomy build`: builds a data set folder from a source's annotations, with questions about them."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from partonomy.cli.data import is_already_built, refuse_shards
 from partonomy.cli.stats import describe_left_out
@@ -15,7 +16,7 @@ from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.sources.group_parts_by_object import SourceReading
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.sources.registry import DataSource, SourceOptions, find_source, synthetic_config
-from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, DatasetOrigin, load_dataset
+from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, DatasetOrigin, load_dataset, read_skipped
 from partonomy.datasets.synthetic.drawn_shards import WORK as DRAWN
 from partonomy.datasets.synthetic.drawn_shards import draw_and_store, has_drawn_shards, join_drawn
 from partonomy.files import read_json
@@ -30,7 +31,7 @@ from partonomy.questions.sharded_build import build_shard, is_prepared, merge_bu
 from partonomy.questions.templates import NAMED_TEMPLATES, find_templates
 from partonomy.reporting.blind_tables import line_on_questions
 from partonomy.sharding import Shard, parse_shard
-from partonomy.structures import QuestionType
+from partonomy.structures import QuestionType, SkippedType
 
 
 def build(
@@ -202,6 +203,7 @@ class BuildStep:
     def _build(self) -> None:
         refuse_shards(self._folder, self._overwrite)
         reading = self._reader.read(self._options)
+        _refuse_without_parts(reading)
         summary = build_questions(
             reading.dataset,
             self._config,
@@ -212,6 +214,7 @@ class BuildStep:
         )
         _print_summary(self._folder, summary, reading.skipped, self._config)
         _print_notes(reading)
+        _refuse_without_questions(self._folder, summary.num_questions, summary.skipped)
 
     def draw(self, shard: Shard) -> None:
         """Draw a shard's images; runs before `prepare`."""
@@ -249,6 +252,7 @@ class BuildStep:
                 reading = SourceReading(join_drawn(synthetic_config(self._options), self._folder), ())
             else:
                 reading = self._reader.read(self._options)
+            _refuse_without_parts(reading)
             preparation = prepare_build(
                 reading.dataset,
                 self._config,
@@ -280,15 +284,18 @@ class BuildStep:
                 left_out = read_preparation(self._folder, self._config, self._settings).left_out
                 summary = merge_build(self._folder, self._config, self._settings)
             _print_summary(self._folder, summary, left_out, self._config)
+            _refuse_without_questions(self._folder, summary.num_questions, summary.skipped)
         self._store_marked()
 
     def _is_built(self, *, is_held: bool = False) -> bool:
         expected = {"source": self._settings, "config": config_to_json(self._config)}
         if not is_already_built(self._folder, expected, self._overwrite, is_held=is_held):
             return False
-        is_edited = read_json(self._folder / BUILD_FILE).get(EDITED_KEY)
-        edited = ", then edited by hand (--overwrite builds it anew)" if is_edited else ""
+        build = read_json(self._folder / BUILD_FILE)
+        edited = ", then edited by hand (--overwrite builds it anew)" if build.get(EDITED_KEY) else ""
         print(f"{self._folder}: already built with these settings{edited}, nothing to do")
+        skipped = read_skipped(build, self._folder / BUILD_FILE)
+        _refuse_without_questions(self._folder, build["num_questions"], skipped)
         return True
 
     def _origin(self) -> DatasetOrigin:
@@ -320,6 +327,41 @@ def _print_summary(
     print(f"  {count_marks(dataset, questions).describe()}")
     if line := line_on_questions(folder.name, questions):
         print(f"  {line}")
+
+
+def _refuse_without_parts(reading: SourceReading) -> None:
+    """Refuse a data set without parts, after the reasons for which annotations were left out.
+
+    Raises:
+        ValueError: it has no part.
+    """
+    dataset = reading.dataset
+    if any(instance.parts for image in dataset.images for instance in image.objects):
+        return
+    for left_out in reading.skipped:
+        print(describe_left_out(len(left_out.annotation_ids), left_out.annotation_ids, left_out.reason))
+    _print_notes(reading)
+    most = max(reading.skipped, key=lambda row: len(row.annotation_ids), default=None)
+    reason = "" if most is None else f"; most annotations were left out for this reason: {most.reason}"
+    raise ValueError(f"{dataset.name}: no annotated part in {len(dataset.images)} images, nothing can be asked{reason}")
+
+
+def _refuse_without_questions(folder: Path, num_questions: Mapping[Any, int], skipped: Sequence[SkippedType]) -> None:
+    """Refuse a build that asks nothing, with the reasons.
+
+    Raises:
+        ValueError: there is no question.
+    """
+    if sum(num_questions.values()):
+        return
+    reasons = Counter[str]()
+    for row in skipped:
+        reasons[row.reason] = max(reasons[row.reason], row.count)
+    why = "; ".join(f"{reason} ({count} images)" for reason, count in reasons.most_common()) or "no image has a part"
+    raise ValueError(
+        f"{folder}: 0 questions: {why}. The annotations are in the folder; add images or parts, or change the "
+        "settings of the questions"
+    )
 
 
 def _print_notes(reading: SourceReading) -> None:

@@ -44,6 +44,7 @@ def import_questions(
     questions: str,
     output: str,
     *,
+    images: str | None = None,
     invalid: Literal["raise", "collect"] = "raise",
     shard: str | None = None,
     merge: bool = False,
@@ -57,21 +58,24 @@ def import_questions(
     Args:
         questions: Record file, or its folder (partonomy_qa_pairs.json next to images/). Image paths are relative to it.
         output: Folder to write.
+        images: Folder of the images, if the file's image paths are those of another machine. An image is the only file
+            below the folder with its name and most of its folders; several such files are refused.
         invalid: raise stops at the first bad record; collect leaves bad records out and lists them.
         shard: Read the records of one shard of the images, given as NUMBER/COUNT, for example 2/8.
         merge: Join the shards and delete their files.
         overwrite: Replace a data set that was made from another source.
     """
     folder, record_file = Path(output), find_record_file(Path(questions))
+    image_folder = None if images is None else Path(images)
     if merge and shard is not None:
         raise ValueError("--merge is a separate step: run it alone, after all shards")
-    if is_already_built(folder, {"import": import_source(record_file)}, overwrite):
+    if is_already_built(folder, {"import": import_source(record_file, image_folder)}, overwrite):
         print(f"{folder}: already imported from {record_file}, nothing to do")
         if merge:
             remove_shards(folder / SHARDS_FOLDER)
         return
     if shard is not None:
-        is_new = import_shard(record_file, folder, invalid, parse_shard(shard))
+        is_new = import_shard(record_file, folder, invalid, parse_shard(shard), image_folder)
         print(f"{folder}: shard {shard} {'finished' if is_new else 'was finished before, nothing to do'}")
         return
     with lock_folder(folder):
@@ -79,10 +83,10 @@ def import_questions(
             print(f"{folder}: another process has just imported it from {record_file}")
             return
         if merge:
-            summary = merge_import(record_file, folder, invalid)
+            summary = merge_import(record_file, folder, invalid, image_folder)
         else:
             refuse_shards(folder, overwrite)
-            summary = import_records(record_file, folder, invalid)
+            summary = import_records(record_file, folder, invalid, image_folder)
     print(f"{folder}: {summary.num_questions} questions imported from {record_file}")
     for line in summary.kept.describe():
         print(f"  kept for an export: {line}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,37 @@ def _integer_of(record: object, key: str) -> int | None:
     return number if isinstance(number, int) and not isinstance(number, bool) else None
 
 
+class FormChecker:
+    """Finds what is wrong with the records of a file, one by one, by the rules of `annotations_from_json`.
+
+    Feed it all images, then all categories or the other way round, then any of the annotations.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        reader = _Reader(path, repeat(None))
+        self._read = {
+            "images": reader.read_image,
+            "categories": reader.read_category,
+            "annotations": reader.read_annotation,
+        }
+
+    def find_fault(self, table: str, record: Any) -> str | None:
+        """Return what is wrong with a record; None if nothing is.
+
+        Args:
+            table: the record's list.
+            record: the record.
+        """
+        try:
+            self._read[table](record)
+        except RECORD_ERRORS as error:
+            return reason_of(error)
+        return None
+
+
 class _Reader:
     """Collects the records of one file.
 
@@ -203,7 +235,7 @@ class _Reader:
         codes: for every annotation, in file order, its mask if it needs no further check, else None.
     """
 
-    def __init__(self, path: Path, codes: Sequence[RLE | None]) -> None:
+    def __init__(self, path: Path, codes: Iterable[RLE | None]) -> None:
         self._path = path
         self._codes = iter(codes)
         self._images: dict[int, AnnotatedImage] = {}

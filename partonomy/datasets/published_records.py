@@ -10,10 +10,11 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from partonomy.datasets.kept_values import NOTHING, KeptSegmentations, KeptValues, find_kept, is_same_json
+from partonomy.datasets.near_names import ImageRoot
 from partonomy.datasets.phrases import locate_listed, locate_phrases
 from partonomy.datasets.question_file import check_question, invalid_record
 from partonomy.files import (
@@ -92,6 +93,7 @@ class PublishedRecord:
         index: its index in the file.
         question: the question.
         image_path: the image's path as it stands in the file.
+        file_name: its path relative to the folder of images: that of the file, or the one given instead.
         parts: all parts of the instance, including those asked about.
         kept: what it says otherwise than the record of `question_to_record`.
     """
@@ -99,6 +101,7 @@ class PublishedRecord:
     index: int
     question: Question
     image_path: str
+    file_name: str
     parts: tuple[Part, ...]
     kept: KeptValues = NOTHING
 
@@ -111,7 +114,11 @@ def load_records(path: Path, invalid: Literal["raise", "collect"], *, needs_imag
 
 
 def read_records(
-    path: Path, invalid: Literal["raise", "collect"], *, needs_images: bool = True
+    path: Path,
+    invalid: Literal["raise", "collect"],
+    *,
+    needs_images: bool = True,
+    image_root: ImageRoot | None = None,
 ) -> tuple[list[PublishedRecord], tuple[InvalidRecord, ...]]:
     """Read a record file.
 
@@ -119,6 +126,7 @@ def read_records(
         path: the file.
         invalid: what to do with unusable records; see `partonomy.datasets.store.load_questions`.
         needs_images: whether a record whose image is missing or has another size than its masks is unusable.
+        image_root: where the images lie, if not where the records say.
 
     Returns:
         The usable records and the unusable ones. Images are numbered from 1 in order of appearance; question ids are
@@ -128,7 +136,7 @@ def read_records(
         ValueError: the file is not a JSON list or, with "raise", a record is bad; the message names file and record
             index.
     """
-    reader = _RecordReader(path, needs_images)
+    reader = _RecordReader(path, needs_images, image_root)
     return reader.read_all(enumerate(_read_list(path)), invalid)
 
 
@@ -148,7 +156,9 @@ class RecordShard:
     claims: Mapping[str, int]
 
 
-def read_record_shard(path: Path, invalid: Literal["raise", "collect"], shard: Shard) -> RecordShard:
+def read_record_shard(
+    path: Path, invalid: Literal["raise", "collect"], shard: Shard, image_root: ImageRoot | None = None
+) -> RecordShard:
     """Read the records of one shard's images; other records are dropped as they are read.
 
     Images are assigned to shards by a checksum of their path; records that name no image belong to the first shard.
@@ -156,7 +166,7 @@ def read_record_shard(path: Path, invalid: Literal["raise", "collect"], shard: S
     Raises:
         ValueError: see `read_records`; with "raise" only for records of the shard.
     """
-    reader = _RecordReader(path)
+    reader = _RecordReader(path, image_root=image_root)
     own = (
         (index, content)
         for index, content in enumerate(iterate_records(path, is_strict=True))
@@ -217,8 +227,9 @@ class _ReadParts:
 class _RecordReader:
     """Reads the records of one file; masks that several records repeat are decoded only once."""
 
-    def __init__(self, path: Path, needs_images: bool = True) -> None:
+    def __init__(self, path: Path, needs_images: bool = True, image_root: ImageRoot | None = None) -> None:
         self._path = path
+        self._image_root = image_root
         self._needs_images = needs_images
         self._image_ids: dict[str, int] = {}
         self.claims: dict[str, int] = {}
@@ -243,7 +254,7 @@ class _RecordReader:
     def _known_truth(self, index: int, content: Any) -> KnownTruth | None:
         """Return the truth of a record that would be sound with an image that fits; None if it would not be."""
         try:
-            record = _RecordReader(self._path, needs_images=False).read(index, content)
+            record = _RecordReader(self._path, needs_images=False, image_root=self._image_root).read(index, content)
         except RECORD_ERRORS:
             return None
         masks = [part.mask for part in record.question.masks]
@@ -255,7 +266,7 @@ class _RecordReader:
             raise ValueError(f"expected a JSON object, got {type(content).__name__}")
         question_type = QuestionType(_text(content, "question_type"))
         image_path = _text(content, "image_path")
-        full_path = self._find_image(image_path)
+        file_name, full_path = self._find_image(image_path)
         read = self._read_parts(image_path, full_path, content["segmentations"])
         parts = read.parts
         choices = _read_choices(content, question_type)
@@ -280,7 +291,7 @@ class _RecordReader:
         )
         check_question(question)
         kept = find_kept(content, _question_values(question, os.path.normpath(image_path)), read.kept)
-        return PublishedRecord(index, question, image_path, parts, kept)
+        return PublishedRecord(index, question, image_path, file_name, parts, kept)
 
     def _number_image(self, image_path: str, index: int) -> int:
         if image_path not in self._image_ids:
@@ -288,15 +299,26 @@ class _RecordReader:
             self.claims[image_path] = index
         return self._image_ids[image_path]
 
-    def _find_image(self, image_path: str) -> Path:
-        """Return the image's path in the file's folder, or in the image folder that an export's second file names."""
+    def _find_image(self, image_path: str) -> tuple[str, Path]:
+        """Return an image's path relative to the folder of images, and its whole path.
+
+        The folder is the one given, else the file's; an export's second file may name another one.
+        """
+        if self._image_root is not None:
+            try:
+                file_name = self._image_root.find(image_path)
+            except FileNotFoundError:
+                if self._needs_images:
+                    raise
+                file_name = PurePosixPath(image_path).name
+            return file_name, self._image_root.folder / file_name
         path = self._path.parent / image_path
         try:
             check_relative_path(image_path, "'image_path'")
-        except ValueError:
+        except ValueError as error:
             if self._exported_root is None or not path.resolve().is_relative_to(self._exported_root):
-                raise
-        return path.resolve()
+                raise ValueError(f"{error}; or pass the folder of the images: import --images FOLDER") from error
+        return image_path, path.resolve()
 
     @cached_property
     def _exported_root(self) -> Path | None:

@@ -23,6 +23,7 @@ from partonomy.datasets.kept_values import (
     read_kept,
     write_kept,
 )
+from partonomy.datasets.near_names import ImageRoot
 from partonomy.datasets.published_records import (
     PublishedRecord,
     question_to_record,
@@ -153,17 +154,25 @@ def count_kept_values(path: Path) -> KeptCounts:
     return kept_counts(read_json(build), build) if build.is_file() else KeptCounts()
 
 
-def import_source(record_file: Path) -> dict[str, str]:
-    """Return what an import depends on: hashes of the record file and of the annotations next to it."""
+def import_source(record_file: Path, images: Path | None = None) -> dict[str, str]:
+    """Return what an import depends on: hashes of the record file and of the annotations next to it, and the images.
+
+    Args:
+        record_file: the record file.
+        images: the folder of the images; None if they lie where the records say.
+    """
     sidecar = sidecar_path(record_file)
-    return {
+    place = {} if images is None else {"images": images.resolve().as_posix()}
+    return place | {
         "records": record_file.name,
         "records_sha256": hash_files([record_file]),
         "annotations_sha256": hash_files([sidecar]) if sidecar.is_file() else MISSING_FILE,
     }
 
 
-def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "collect"] = "raise") -> ExchangeSummary:
+def import_records(
+    record_file: Path, folder: Path, invalid: Literal["raise", "collect"] = "raise", images: Path | None = None
+) -> ExchangeSummary:
     """Write a published record file as a data set folder.
 
     Args:
@@ -172,19 +181,21 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
         invalid: "raise" stops at the first bad record; "collect" leaves bad records out and lists them in `build.json`,
             so that validating the folder counts them as failed, like validating the record file. If only the image of
             a record is at fault, the list keeps its true parts, which count as missed.
+        images: the folder of the images, if they do not lie where the records say; see `ImageRoot`.
 
     Raises:
         ValueError: a file is broken, or the annotations next to the record file belong to another version of it.
     """
-    records, bad = read_records(record_file, invalid)
+    image_root = None if images is None else ImageRoot(images)
+    records, bad = read_records(record_file, invalid, image_root=image_root)
     break_seal(folder)
     if sidecar_path(record_file).is_file():
-        exported = read_exported(record_file)
+        exported = read_exported(record_file, image_root)
         questions = exported.restore(records)
         exported.write_annotations(folder)
         build = dict(exported.build)
     else:
-        dataset, questions = gather(record_file, records)
+        dataset, questions = gather(record_file, records, image_root)
         save_dataset(dataset, folder, import_origin(record_file))
         build = gathered_build(len(dataset.images), Counter(question.question_type for question in questions))
     write_questions(questions, folder)
@@ -192,7 +203,7 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
         for record, question in zip(records, questions, strict=True):
             writer.write(question.question_id, record.kept)
     counts = count_kept([record.kept for record in records])
-    write_import(record_file, folder, build, bad, counts)
+    write_import(record_file, folder, build, bad, counts, images=images)
     return ExchangeSummary(len(questions), sum(question.box is not None for question in questions), counts, bad)
 
 
@@ -213,7 +224,13 @@ def gathered_build(num_images: int, num_questions: Mapping[QuestionType, int]) -
 
 
 def write_import(
-    record_file: Path, folder: Path, build: Mapping[str, Any], bad: Sequence[InvalidRecord], counts: KeptCounts
+    record_file: Path,
+    folder: Path,
+    build: Mapping[str, Any],
+    bad: Sequence[InvalidRecord],
+    counts: KeptCounts,
+    *,
+    images: Path | None = None,
 ) -> None:
     """Write `build.json` of an import.
 
@@ -224,6 +241,7 @@ def write_import(
         bad: the records that this import left out. Records that an earlier import left out are kept in the list and
             still count as failed.
         counts: counts of the kept values, which are already written.
+        images: the folder of the images, if it was given.
     """
     rows = [
         {
@@ -237,7 +255,7 @@ def write_import(
     ]
     content = {
         **{key: value for key, value in build.items() if key not in (BUILD_KEY, SEAL_KEY, EDITED_KEY)},
-        "import": import_source(record_file),
+        "import": import_source(record_file, images),
         "invalid_records": build.get("invalid_records", []) + rows,
         **describe_kept(folder, counts, _content_files(folder)),
         SEAL_KEY: describe_files(folder),
@@ -304,10 +322,15 @@ class _Sidecar(msgspec.Struct):
     annotations: dict[str, Any]
 
 
-def read_exported(record_file: Path) -> ExportedDataset:
+def read_exported(record_file: Path, root: ImageRoot | None = None) -> ExportedDataset:
     """Read the annotations next to a record file.
 
+    Args:
+        record_file: the record file.
+        root: where the images lie, if not where the annotations say.
+
     Raises:
+        FileNotFoundError: an image is not below the given folder.
         ValueError: they are broken, or belong to another version of the record file.
     """
     path, sidecar = sidecar_path(record_file), read_sidecar(record_file)
@@ -318,6 +341,9 @@ def read_exported(record_file: Path) -> ExportedDataset:
     except RECORD_ERRORS as error:
         raise ValueError(f"{path}: {reason_of(error)}; export both files again") from error
     images = annotations_from_json(content.annotations, path)
+    if root is not None:
+        image_root = root.folder
+        images = tuple(replace(image, file_name=root.find(image.file_name)) for image in images)
     read_skipped(build, path)
     read_left_out(build, path, first_index=0)
     for part in (description, build):
@@ -355,8 +381,16 @@ def _restore_question(
     )
 
 
-def gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartDataset, list[Question]]:
-    """Collect the instances that the records repeat: one per image, label and set of masks."""
+def gather(
+    record_file: Path, records: Sequence[PublishedRecord], root: ImageRoot | None = None
+) -> tuple[PartDataset, list[Question]]:
+    """Collect the instances that the records repeat: one per image, label and set of masks.
+
+    Args:
+        record_file: the record file.
+        records: its usable records.
+        root: where the images lie, if not where the records say.
+    """
     instances: dict[tuple[int, str, tuple[Part, ...]], ObjectInstance] = {}
     images: dict[int, AnnotatedImage] = {}
     for record in records:
@@ -366,13 +400,14 @@ def gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartD
         instances.setdefault(key, ObjectInstance(len(instances), question.object_label, category, record.parts))
         images.setdefault(
             question.image_id,
-            AnnotatedImage(question.image_id, record.image_path, question.height, question.width, ()),
+            AnnotatedImage(question.image_id, record.file_name, question.height, question.width, ()),
         )
     by_image: dict[int, list[ObjectInstance]] = {image_id: [] for image_id in images}
     for (image_id, _, _), instance in instances.items():
         by_image[image_id].append(instance)
     raw = tuple(replace(image, objects=tuple(by_image[image.image_id])) for image in images.values())
-    dataset = number_annotations(PartDataset(record_file.stem, record_file.parent.resolve(), raw))
+    image_root = record_file.parent.resolve() if root is None else root.folder
+    dataset = number_annotations(PartDataset(record_file.stem, image_root, raw))
     numbered = dict(
         zip(
             (instance.instance_id for image in raw for instance in image.objects),

@@ -24,6 +24,7 @@ from partonomy.datasets.kept_values import (
     count_kept,
     write_kept,
 )
+from partonomy.datasets.near_names import ImageRoot
 from partonomy.datasets.published_records import RecordShard, read_record_shard, sidecar_path
 from partonomy.datasets.question_file import DECODER, ENCODER, QuestionLine, question_to_line
 from partonomy.datasets.record_exchange import (
@@ -99,25 +100,34 @@ IMAGE_DECODER = msgspec.json.Decoder(ImageLine)
 QUESTION_DECODER = msgspec.json.Decoder(NumberedQuestion)
 
 
-def _results(record_file: Path, folder: Path, invalid: Literal["raise", "collect"]) -> ShardResults:
-    return ShardResults(folder / SHARDS_FOLDER, WORK, {**import_source(record_file), "invalid": invalid})
+def _results(
+    record_file: Path, folder: Path, invalid: Literal["raise", "collect"], images: Path | None
+) -> ShardResults:
+    return ShardResults(folder / SHARDS_FOLDER, WORK, {**import_source(record_file, images), "invalid": invalid})
 
 
-def import_shard(record_file: Path, folder: Path, invalid: Literal["raise", "collect"], shard: Shard) -> bool:
+def import_shard(
+    record_file: Path,
+    folder: Path,
+    invalid: Literal["raise", "collect"],
+    shard: Shard,
+    images: Path | None = None,
+) -> bool:
     """Read and check the records of a shard's images; see `record_exchange.import_records`.
 
     Returns:
         False if the shard was finished before.
     """
-    results = _results(record_file, folder, invalid)
+    results = _results(record_file, folder, invalid, images)
     with lock_folder(results.folder, f"{WORK}-{shard.file_stem}.lock"):
         if results.is_done(shard):
             return False
-        read = read_record_shard(record_file, invalid, shard)
-        images, lines = _number_within_images(record_file, read)
+        root = None if images is None else ImageRoot(images)
+        read = read_record_shard(record_file, invalid, shard, root)
+        image_lines, lines = _number_within_images(record_file, read, root)
         paths = _paths(results, shard)
         with open_atomically(paths.images) as file:
-            file.writelines(ENCODER.encode(image) + b"\n" for image in images)
+            file.writelines(ENCODER.encode(image) + b"\n" for image in image_lines)
         with open_atomically(paths.questions) as file:
             file.writelines(
                 ENCODER.encode(NumberedQuestion(record.index, line)) + b"\n"
@@ -128,7 +138,7 @@ def import_shard(record_file: Path, folder: Path, invalid: Literal["raise", "col
             file.writelines(_kept_rows(read, lines))
         content = {
             "claims": list(read.claims.values()),
-            "num_images": len(images),
+            "num_images": len(image_lines),
             "num_boxes": sum(line.box is not None for line in lines),
             "num_questions": Counter(line.question_type for line in lines),
             "invalid": [asdict(row) for row in read.bad],
@@ -139,11 +149,13 @@ def import_shard(record_file: Path, folder: Path, invalid: Literal["raise", "col
     return True
 
 
-def _number_within_images(record_file: Path, read: RecordShard) -> tuple[list[ImageLine], list[QuestionLine]]:
+def _number_within_images(
+    record_file: Path, read: RecordShard, root: ImageRoot | None
+) -> tuple[list[ImageLine], list[QuestionLine]]:
     """Return images and questions in their stored form; no images if annotations lie next to the record file."""
     if sidecar_path(record_file).is_file():
-        return [], [_to_line(question) for question in read_exported(record_file).restore(read.records)]
-    dataset, questions = gather(record_file, read.records)
+        return [], [_to_line(question) for question in read_exported(record_file, root).restore(read.records)]
+    dataset, questions = gather(record_file, read.records, root)
     claims = list(read.claims.values())  # for images 1, 2, ... of the shard
     firsts: dict[int, int] = {}
     for record in read.records:
@@ -158,14 +170,16 @@ def _to_line(question: Question) -> QuestionLine:
     return DECODER.decode(question_to_line(question))
 
 
-def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "collect"]) -> ExchangeSummary:
+def merge_import(
+    record_file: Path, folder: Path, invalid: Literal["raise", "collect"], images: Path | None = None
+) -> ExchangeSummary:
     """Join all shards into the data set folder of a single process, `build.json` last, and delete their files.
 
     Raises:
         FileNotFoundError: a shard is missing.
         ValueError: a shard is broken, or was made with other settings or from another version of the record file.
     """
-    results = _results(record_file, folder, invalid)
+    results = _results(record_file, folder, invalid, images)
     shards = results.read_all(_ShardContent)
     paths = [_paths(results, shard) for shard, _ in shards]
     for (shard, content), files in zip(shards, paths, strict=True):
@@ -181,14 +195,15 @@ def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "col
     offsets: Mapping[int, _Place] | None = None
     build: Mapping[str, Any]
     if sidecar_path(record_file).is_file():
-        exported = read_exported(record_file)
+        exported = read_exported(record_file, None if images is None else ImageRoot(images))
         exported.write_annotations(folder)
         build = exported.build
     else:
         claims = sorted(claim for _, content in shards for claim in content.claims)
-        images = _MergedImages([files.images for files in paths], claims)
-        save_dataset_images(record_file.stem, record_file.parent, images, folder, import_origin(record_file))
-        offsets = images.places
+        merged = _MergedImages([files.images for files in paths], claims)
+        image_root = record_file.parent if images is None else images.resolve()
+        save_dataset_images(record_file.stem, image_root, merged, folder, import_origin(record_file))
+        offsets = merged.places
         build = gathered_build(sum(content.num_images for _, content in shards), num_questions)
     with open_atomically(folder / QUESTIONS_FILE) as file:
         for question in _merge_questions([files.questions for files in paths]):
@@ -204,7 +219,7 @@ def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "col
     for _, content in shards:
         counts += content.kept.to_counts()
     bad = _merge_invalid(content.invalid for _, content in shards)
-    write_import(record_file, folder, build, bad, counts)
+    write_import(record_file, folder, build, bad, counts, images=images)
     remove_shards(results.folder)
     return ExchangeSummary(num_questions.total(), sum(content.num_boxes for _, content in shards), counts, bad)
 

@@ -91,6 +91,7 @@ def _annotated_config(options: SourceOptions) -> CocoConfig:
         categories=options.categories,
         name_map=options.name_map,
         invalid=options.invalid,
+        num_workers=options.num_workers,
     )
 
 
