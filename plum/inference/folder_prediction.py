@@ -18,13 +18,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from PIL import Image
 
 from partonomy.files import write_text_atomically
-from partonomy.masks import encode_masks, rle_to_json
+from partonomy.masks import encode_mask, rle_to_json
 from partonomy.models.contract import Role, Turn
 from partonomy.progress import progress
 from partonomy.visualize import draw_overlay, part_colours, resize
 from plum.inference.api import read_image
 from plum.inference.highlight import NOTHING, Highlight, answer_question, parse_char_range
-from plum.inference.predictor import Prediction, Predictor
+from plum.inference.out_of_memory import is_out_of_memory, release_memory
+from plum.inference.predictor import MAX_NEW_TOKENS, Prediction, Predictor
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 COLUMNS = ("image", "question", "phrases", "char_ranges", "answer")
@@ -37,6 +38,8 @@ THUMBNAIL_SIDE = 320
 """Longest side of a thumbnail, pixels."""
 MAX_SIDE = 1600
 """Longest side in pixels, to which larger images are reduced so that the legend stays readable."""
+MAX_REASON = 200
+"""An error message of a library is cut to this number of characters."""
 Json = dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -182,10 +185,15 @@ def span_texts(prediction: Prediction) -> list[str]:
 
 
 def prediction_to_json(prediction: Prediction) -> Json:
-    """Convert to JSON: the text, and for each span phrase, characters, confidences and mask (COCO compressed RLE)."""
-    codes = encode_masks(prediction.masks)
+    """Convert to JSON: the text, and for each span phrase, characters, confidences and mask (COCO compressed RLE).
+
+    "finish_reason" is "stop", "length" (the limit on new tokens ended the answer), or null for a given answer.
+    """
+    codes = [encode_mask(mask) for mask in prediction.masks]  # one at a time: encoding copies
     return {
         "text": prediction.text,
+        "finish_reason": prediction.finish_reason,
+        "num_tokens": prediction.num_tokens,
         "spans": [
             {
                 "phrase": phrase,
@@ -197,6 +205,11 @@ def prediction_to_json(prediction: Prediction) -> Json:
             for i, (phrase, span) in enumerate(zip(span_texts(prediction), prediction.spans, strict=True))
         ],
     }
+
+
+def cut_mark(finish_reason: str | None, num_tokens: int | None) -> str:
+    """Return the mark of an answer that a limit ended, e.g. "[cut at 256 tokens]"; empty for any other answer."""
+    return f"[cut at {num_tokens} tokens]" if finish_reason == "length" else ""
 
 
 def append_line(path: Path, record: Json) -> None:
@@ -310,7 +323,7 @@ def _cards(record: Json) -> list[Card]:
         Card(
             record["image"],
             answer["question"],
-            answer["text"],
+            " ".join(filter(None, (answer["text"], cut_mark(answer.get("finish_reason"), answer.get("num_tokens"))))),
             quote(answer["overlay"]),
             quote(answer["thumbnail"]),
             tuple(
@@ -333,12 +346,18 @@ class FolderResult:
 
 
 def predict_folder(
-    predictor: Predictor, requests: Sequence[ImageRequest], output: Path, model_name: str, *, resume: bool
+    predictor: Predictor,
+    requests: Sequence[ImageRequest],
+    output: Path,
+    model_name: str,
+    *,
+    resume: bool,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> FolderResult:
     """Answer all questions about all images.
 
-    An unreadable image, or a phrase that an answer lacks, fails only that image. With `resume`, finished images are
-    kept and failed ones are retried.
+    An unreadable image, a phrase that an answer lacks, or too little memory for an image fails only that image. With
+    `resume`, finished images are kept and failed ones are retried.
 
     Args:
         predictor: the model.
@@ -346,12 +365,14 @@ def predict_folder(
         output: output folder; must be new unless `resume`.
         model_name: checkpoint and its fingerprint; recorded, and compared on resuming.
         resume: continue in `output`.
+        max_new_tokens: maximum length of an answer; recorded, and compared on resuming.
 
     Raises:
         FileExistsError: `output` exists and `resume` is off.
-        ValueError: `output` belongs to another model or to other questions.
+        ValueError: `output` belongs to another model, to other questions or to another limit on answers.
+        ModelUnavailable: the model's logits are NaN or infinite.
     """
-    _start(output, requests, model_name, resume)
+    _start(output, requests, model_name, resume, max_new_tokens)
     records = output / RECORDS_FILE
     drop_half_line(records)
     done = {str(record["image"]) for record in read_lines(records)} if records.is_file() else set()
@@ -360,21 +381,22 @@ def predict_folder(
     (output / FAILURES_FILE).unlink(missing_ok=True)
     with progress(len(requests), "predict", "image", initial=len(requests) - len(waiting)) as shown:
         for request in waiting:
-            try:
-                append_line(records, _predict_image(predictor, request, output))
-            except (FileNotFoundError, ValueError) as error:
-                failures.append((request.name, str(error)))
-                append_line(output / FAILURES_FILE, {"image": request.name, "reason": str(error)})
-                logger.warning("%s failed: %s", request.name, error)
+            outcome = _try_image(predictor, request, output, max_new_tokens)
+            if isinstance(outcome, str):
+                failures.append((request.name, outcome))
+                append_line(output / FAILURES_FILE, {"image": request.name, "reason": outcome})
+                logger.warning("%s failed: %s", request.name, outcome)
+            else:
+                append_line(records, outcome)
             shown.update()
     page = write_page(output, model_name, read_lines(records) if records.is_file() else [], failures)
     return FolderResult(len(waiting) - len(failures), len(requests) - len(waiting), tuple(failures), page)
 
 
-def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resume: bool) -> None:
-    """Create the folder, or check that it belongs to the same model and questions."""
+def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resume: bool, max_new_tokens: int) -> None:
+    """Create the folder, or check that it belongs to the same model, limit and questions."""
     asked = {request.name: request.fingerprint() for request in requests}
-    settings = json.loads(json.dumps({"model": model_name, "questions": asked}))
+    settings = json.loads(json.dumps({"model": model_name, "max_new_tokens": max_new_tokens, "questions": asked}))
     path = output / SETTINGS_FILE
     if path.is_file():
         if not resume:
@@ -382,6 +404,12 @@ def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resu
         earlier = json.loads(path.read_text(encoding="utf-8"))
         if earlier["model"] != settings["model"]:
             raise ValueError(f"{output} holds predictions of {earlier['model']}, not of {model_name}")
+        limit = earlier.get("max_new_tokens", MAX_NEW_TOKENS)  # earlier versions had no other limit
+        if limit != max_new_tokens:
+            raise ValueError(
+                f"{output} holds answers of up to {limit} tokens, not {max_new_tokens}: resume with --max_new_tokens "
+                f"{limit}, or choose another folder"
+            )
         changed = [name for name, questions in earlier["questions"].items() if asked.get(name) is None]
         changed += [name for name, one in settings["questions"].items() if earlier["questions"].get(name, one) != one]
         if changed:
@@ -392,13 +420,29 @@ def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resu
     write_text_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
-def _predict_image(predictor: Predictor, request: ImageRequest, output: Path) -> Json:
+def _try_image(predictor: Predictor, request: ImageRequest, output: Path, max_new_tokens: int) -> Json | str:
+    """Return the record of an image, or the reason why it failed."""
+    try:
+        return _predict_image(predictor, request, output, max_new_tokens)
+    except (FileNotFoundError, ValueError) as error:
+        return str(error)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
+    # Only now: until its handler ends, the error keeps what the failed work had allocated.
+    predictor.images.keep(())
+    release_memory()
+    return f"not enough memory for this image ({reason}); ask it again with --resume where there is more, or reduce it"
+
+
+def _predict_image(predictor: Predictor, request: ImageRequest, output: Path, max_new_tokens: int) -> Json:
     image = read_image(request.path)
     answers: list[Json] = []
     for number, asked in enumerate(request.questions, start=1):
         turns = (Turn(Role.USER, asked.question),)
         try:
-            prediction = answer_question(predictor, image, turns, asked.highlight)
+            prediction = answer_question(predictor, image, turns, asked.highlight, max_new_tokens)
         except ValueError as error:
             raise ValueError(f"question {number} ({asked.question!r}): {error}") from error
         overlay, thumbnail = _draw(image, prediction, f"{request.name}.{number}", output)

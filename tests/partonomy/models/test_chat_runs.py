@@ -99,11 +99,11 @@ def test_a_reply_beyond_the_flag_fails_its_question_with_that_reason(
     monkeypatch.setattr(JsonClient, "_wait", lambda self, attempt, failure: None)
     with serve(*[raw(completion("A" * 40_000))] * 6, say("A")) as server:
         arguments = [*flags(server, questions, tmp_path / "run", keyed), "--question_types", "positive"]
-        summary = main([*arguments, "--max_reply_mb", "0.03", "--request_timeout", "9"])
+        summary = main([*arguments, "--max_reply_mb", "0.03125", "--request_timeout", "9"])
     assert summary is not None
     entry = summary.groups["positive"]
     (reason,) = entry.reasons
-    assert "the answer is larger than 0.03" in reason
+    assert "the answer is larger than 0.03125 MB" in reason
     assert "(6 attempts)" in reason
     assert (entry.num_expected, entry.num_failed, len(server.requests)) == (3, 1, 8)
 

@@ -15,7 +15,7 @@ from plum.cli.main import main
 from plum.inference.folder_prediction import draw_prediction, drop_half_line, read_question_file
 from plum.inference.predictor import Prediction, Predictor
 from tests.plum.data.tokenizers_for_tests import byte_level
-from tests.plum.predictor_world import ANSWER, QUESTION, make_image, make_model
+from tests.plum.predictor_world import ANSWER, QUESTION, WRITTEN, make_image, make_model
 
 ANSWER_TEXT = "It has a wheel."
 
@@ -40,7 +40,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _fixed_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "_generate", lambda self, image, turns, max_new_tokens=8: ANSWER)
+    monkeypatch.setattr(Predictor, "write", lambda self, image, turns, max_new_tokens=8: WRITTEN)
 
 
 def _predict(checkpoint: str, images: Path, output: Path, *flags: str) -> int:
