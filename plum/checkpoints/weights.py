@@ -154,8 +154,8 @@ def copy_tensors(targets: Iterable[tuple[Tensor, str]], saved: Mapping[str, Save
     """Copy saved tensors, one at a time, into (target, saved name) pairs whose shapes have been checked.
 
     Raises:
-        ValueError: a file is damaged, or a tensor holds NaN or infinite values, or values beyond the target's dtype. The
-            message names file and tensor.
+        ValueError: a file is damaged, or a tensor holds NaN or infinite values, or values beyond the target's dtype;
+            the message names file and tensor.
     """
     by_file: defaultdict[Path, list[tuple[Tensor, str]]] = defaultdict(list)
     for target, name in targets:
