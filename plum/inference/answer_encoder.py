@@ -13,6 +13,9 @@ from plum.inputs.encoding import ConversationEncoder, ConversationTooLong, Encod
 from plum.models.systems.target_notation import TargetNotation
 from plum.structures import Exchange
 
+MAX_TOKENS_PER_CHARACTER = 4
+"""Tokens of a character that the vocabulary lacks: one for each byte in UTF-8."""
+
 
 @dataclass(frozen=True)
 class ForcedAnswer:
@@ -67,7 +70,8 @@ class AnswerEncoder:
             try:
                 self.own(has_image, turns, answer)
             except ConversationTooLong as error:
-                answer = answer[: error.limit - error.num_tokens].rstrip()  # a character is at most a few tokens
+                num_cut = -(-(error.num_tokens - error.limit) // MAX_TOKENS_PER_CHARACTER)
+                answer = answer[:-num_cut].rstrip()
             else:
                 return answer
         return answer
