@@ -1,5 +1,6 @@
 """`python -m partonomy COMMAND`; `--help` lists the commands, and `COMMAND --help` lists a command's settings."""
 
+import ast
 import importlib
 import inspect
 import logging
@@ -7,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
@@ -66,13 +68,16 @@ COMMANDS = (
 )
 
 
+DESCRIPTION = "Partonomy: data sets, questions, tables, reports."
+
+
 def build_parser(only: str | None = None) -> ArgumentParser:
     """Build the parser; each command takes flags, a YAML file (`--config`), or both.
 
     Args:
         only: Name of the only command to build, so that no other command's packages are imported; None builds all.
     """
-    parser = ArgumentParser(prog="python -m partonomy", description="Partonomy: data sets, questions, tables, reports.")
+    parser = ArgumentParser(prog="python -m partonomy", description=DESCRIPTION)
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
     for command in COMMANDS:
         if only is None or only == command.name:
@@ -83,6 +88,18 @@ def build_parser(only: str | None = None) -> ArgumentParser:
                 _load(command.fill)(
                     own
                 )  # only now, because jsonargparse requires subcommands in the order of their levels
+    return parser
+
+
+def build_outline() -> ArgumentParser:
+    """Build a parser that knows the commands' names and summaries, without importing their packages.
+
+    It answers `--help` and typing errors.
+    """
+    parser = ArgumentParser(prog="python -m partonomy", description=DESCRIPTION)
+    commands = parser.add_subcommands(dest="command", metavar="COMMAND")
+    for command in COMMANDS:
+        commands.add_subcommand(command.name, ArgumentParser(add_help=False), help=_read_summary(command.function))
     return parser
 
 
@@ -105,6 +122,8 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         if not has_own_parser:
             with naming_config_files(arguments):
+                if named is None:
+                    build_outline().parse_args(list(arguments))
                 parsed = build_parser(named.name if named else None).parse_args(list(arguments))
             named = next(command for command in COMMANDS if command.name == parsed.command)
         assert named is not None
@@ -153,9 +172,22 @@ def _command_parser(command: Command) -> ArgumentParser:
     return parser
 
 
+def _read_summary(place: str) -> str:
+    """Return the first sentence of a function's docstring from its source file."""
+    module, name = place.split(":")
+    source = (Path(__file__).parent / "cli" / f"{module}.py").read_text(encoding="utf-8")
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
+    return parse_docstring(ast.get_docstring(functions[0]) or "").short_description or ""
+
+
 def _summary(function: Callable[..., int | None]) -> str:
     return parse_docstring(function.__doc__ or "").short_description or ""
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command line and exit with its status; the installed command `partonomy` calls it."""
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -26,6 +26,8 @@ _OF_ONE_FILE = frozenset(
 )
 """Error numbers of an input file that is missing, is no file or is damaged (decoders seek to impossible positions)."""
 
+_OPENCV_NO_MEMORY = -4
+"""`cv2.error.code` of an allocation that failed (StsNoMem)."""
 _MEMORY_WORDS = ("out of memory", "allocate memory", "not enough memory", "cublas_status_alloc_failed")
 _DEVICE_WORDS = (
     *_MEMORY_WORDS,
@@ -91,6 +93,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(
         isinstance(cause, MemoryError)
         or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
+        or _is_opencv_without_memory(cause)
         or (_is_device_error(cause) and (_has_memory_type(cause) or _says(cause, _MEMORY_WORDS)))
         for cause in _chain(error)
     )
@@ -132,7 +135,7 @@ class InputFiles:
 
 
 def _is_of_machine(error: BaseException, of_input: bool) -> bool:
-    if isinstance(error, MemoryError) or _is_device_error(error):
+    if isinstance(error, MemoryError) or _is_device_error(error) or _is_opencv_without_memory(error):
         return True
     if not isinstance(error, OSError) or error.errno is None:
         return False
@@ -148,6 +151,10 @@ def _is_device_error(error: BaseException) -> bool:
         return True
     is_plain = type(error) is RuntimeError or type(error).__module__.partition(".")[0] == "torch"
     return is_plain and _says(error, _DEVICE_WORDS)
+
+
+def _is_opencv_without_memory(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] == "cv2" and getattr(error, "code", None) == _OPENCV_NO_MEMORY
 
 
 def _says(error: BaseException, phrases: Sequence[str]) -> bool:

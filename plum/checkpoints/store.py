@@ -113,8 +113,8 @@ def load_pretrained(
 
     Raises:
         FileNotFoundError: a file, or the base of trained weights, is missing.
-        ValueError: configuration, names or shapes are another architecture's, the tokenizer is another model's, or the
-            base of trained weights has changed.
+        ValueError: configuration, names or shapes are another architecture's, the tokenizer is another model's, the
+            base of trained weights has changed, or some weights are NaN or infinite.
     """
     folder = Path(folder)
     config = read_model_config(folder)
@@ -132,6 +132,7 @@ def load_pretrained(
         _read_over_base(model, folder)
     else:
         read_into(model, model.state_dict().keys(), folder, MODEL_STEM)
+    model.llava.weights_name = str(folder)
     return LoadedModel(model.to(device).eval(), tokenizer, config)
 
 

@@ -153,14 +153,41 @@ def list_tensors(folder: Path, stem: str) -> dict[str, SavedTensor]:
 
 @torch.no_grad()
 def copy_tensors(targets: Iterable[tuple[Tensor, str]], saved: Mapping[str, SavedTensor]) -> None:
-    """Copy saved tensors, one at a time, into (target, saved name) pairs whose shapes have been checked."""
+    """Copy saved tensors, one at a time, into (target, saved name) pairs whose shapes have been checked.
+
+    Raises:
+        ValueError: a file is damaged, or a tensor holds NaN or infinite values, or values beyond the target's dtype;
+            the message names file and tensor.
+    """
     by_file: defaultdict[Path, list[tuple[Tensor, str]]] = defaultdict(list)
     for target, name in targets:
         by_file[saved[name].file].append((target, name))
     for file, pairs in by_file.items():
         with open_tensors(file) as tensors:
             for target, name in pairs:
-                target.copy_(tensors.get_tensor(saved[name].key or name))
+                key = saved[name].key or name
+                target.copy_(tensors.get_tensor(key))
+                if not _is_finite(target):
+                    raise ValueError(f"{file}: {_describe_broken(key, tensors.get_tensor(key), target.dtype)}")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Return whether no value is NaN or infinite. A sum shows it in one pass over the memory."""
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
+        return True
+    return bool(torch.isfinite(tensor).all())  # finite values may have an infinite sum
+
+
+def _describe_broken(name: str, saved: Tensor, dtype: torch.dtype) -> str:
+    if _is_finite(saved):
+        largest = float(saved.float().abs().max())
+        return f"the tensor {name} has values up to {largest:.3g}, which {dtype} cannot hold; choose another dtype"
+    values = saved.float()
+    num_nan, num_infinite = int(values.isnan().sum()), int(values.isinf().sum())
+    return (
+        f"the tensor {name} holds {num_nan} NaN and {num_infinite} infinite values of {values.numel()}: the weights "
+        "are damaged, or their training diverged; use others"
+    )
 
 
 @contextmanager

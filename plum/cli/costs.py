@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from partonomy.table_format import TableFormat, render_table
+from plum.cli.commands import COMMANDS
 from plum.doctor.costs import cost_table
 from plum.doctor.memory import NamedRun
 from plum.training.config_file import load_train_config
@@ -13,7 +14,7 @@ OVERLAY_MARK = "+"
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("costs", help="memory and FLOPs of configurations (the MMR paper's Table 7)")
+    parser = commands.add_parser("costs", help=COMMANDS["costs"])
     parser.add_argument(
         "configs",
         nargs="+",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from partonomy.datasets.store import QUESTIONS_FILE, load_dataset, load_questions
 from partonomy.locks import lock_folder
+from plum.cli.commands import COMMANDS
 from plum.data.build import IMAGE_SOURCES
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
@@ -21,9 +22,7 @@ MAX_QUESTIONS = 3000
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
-        "train-tokenizer", help="train a byte-level BPE tokenizer on all texts that data sets can yield"
-    )
+    parser = commands.add_parser("train-tokenizer", help=COMMANDS["train-tokenizer"])
     parser.add_argument(
         "--datasets", required=True, nargs="+", type=Path, help="folders made by `python -m partonomy build`"
     )

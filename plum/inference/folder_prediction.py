@@ -4,6 +4,7 @@ A killed run can be resumed. Unreadable images are reported, never skipped silen
 """
 
 import csv
+import gc
 import json
 import logging
 from collections import Counter
@@ -15,19 +16,20 @@ from urllib.parse import quote
 
 import msgspec
 import numpy as np
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from partonomy.files import convert_json, open_atomically, read_json_as, write_text_atomically
+from partonomy.files import convert_json, read_json_as, write_text_atomically
 from partonomy.locks import has_other_files, lock_folder
 from partonomy.machine_faults import InputFiles, end_run_on_machine_fault, is_out_of_memory
-from partonomy.masks import encode_masks, rle_to_json
+from partonomy.masks import encode_mask, rle_to_json
 from partonomy.models.contract import Role, Turn
 from partonomy.progress import progress
 from partonomy.visualize import draw_overlay, part_colours, resize
 from plum.inference.api import read_image
 from plum.inference.highlight import NOTHING, Highlight, answer_question, parse_char_range
-from plum.inference.predictor import Prediction, Predictor
+from plum.inference.predictor import MAX_NEW_TOKENS, Prediction, Predictor
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 COLUMNS = ("image", "question", "phrases", "char_ranges", "answer")
@@ -40,7 +42,7 @@ THUMBNAIL_SIDE = 320
 """Longest side of a thumbnail, pixels."""
 MAX_SIDE = 1600
 """Longest side in pixels, to which larger images are reduced so that the legend stays readable."""
-NO_MEMORY = "the memory does not suffice for this image: reduce it, or use a machine with more memory"
+NO_MEMORY = "the memory does not suffice for this image: reduce it, or ask it again with --resume where there is more"
 Json = dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -188,10 +190,15 @@ def span_texts(prediction: Prediction) -> list[str]:
 
 
 def prediction_to_json(prediction: Prediction) -> Json:
-    """Convert to JSON: the text, and for each span phrase, characters, confidences and mask (COCO compressed RLE)."""
-    codes = encode_masks(prediction.masks)
+    """Convert to JSON: the text, and for each span phrase, characters, confidences and mask (COCO compressed RLE).
+
+    "finish_reason" is "stop", "length" (the limit on new tokens ended the answer), or null for a given answer.
+    """
+    codes = [encode_mask(mask) for mask in prediction.masks]  # one at a time: encoding copies
     return {
         "text": prediction.text,
+        "finish_reason": prediction.finish_reason,
+        "num_tokens": prediction.num_tokens,
         "spans": [
             {
                 "phrase": phrase,
@@ -203,6 +210,11 @@ def prediction_to_json(prediction: Prediction) -> Json:
             for i, (phrase, span) in enumerate(zip(span_texts(prediction), prediction.spans, strict=True))
         ],
     }
+
+
+def cut_mark(finish_reason: str | None, num_tokens: int | None) -> str:
+    """Return the mark of an answer that a limit ended, e.g. "[cut at 256 tokens]"; empty for any other answer."""
+    return f"[cut at {num_tokens} tokens]" if finish_reason == "length" else ""
 
 
 def append_line(path: Path, record: Json) -> None:
@@ -338,7 +350,7 @@ def _cards(record: Json) -> list[Card]:
         Card(
             record["image"],
             answer["question"],
-            answer["text"],
+            " ".join(filter(None, (answer["text"], cut_mark(answer.get("finish_reason"), answer.get("num_tokens"))))),
             quote(answer["overlay"]),
             quote(answer["thumbnail"]),
             tuple(
@@ -361,7 +373,13 @@ class FolderResult:
 
 
 def predict_folder(
-    predictor: Predictor, requests: Sequence[ImageRequest], output: Path, model_name: str, *, resume: bool
+    predictor: Predictor,
+    requests: Sequence[ImageRequest],
+    output: Path,
+    model_name: str,
+    *,
+    resume: bool,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> FolderResult:
     """Answer all questions about all images.
 
@@ -375,23 +393,25 @@ def predict_folder(
         output: output folder; must be new unless `resume`.
         model_name: checkpoint and its fingerprint; recorded, and compared on resuming.
         resume: continue in `output`.
+        max_new_tokens: maximum length of an answer; recorded, and compared on resuming.
 
     Raises:
         FileExistsError: `output` exists and `resume` is off.
         BlockingIOError: another process writes to `output`.
-        ValueError: `output` belongs to another model or to other questions.
+        ValueError: `output` belongs to another model, to other questions or to another limit on answers.
         OSError: a file cannot be written.
         MachineFault: the machine fails in another way, such as an unmounted folder of images.
+        ModelUnavailable: the model's logits are NaN or infinite.
     """
     with lock_folder(output):
-        return _predict_held(predictor, requests, output, model_name, resume)
+        _start(output, requests, model_name, resume, max_new_tokens)
+        return _predict_held(predictor, requests, output, model_name, max_new_tokens)
 
 
 def _predict_held(
-    predictor: Predictor, requests: Sequence[ImageRequest], output: Path, model_name: str, resume: bool
+    predictor: Predictor, requests: Sequence[ImageRequest], output: Path, model_name: str, max_new_tokens: int
 ) -> FolderResult:
-    """Answer all questions in a folder that this process holds."""
-    _start(output, requests, model_name, resume)
+    """Answer all questions in a folder that this process holds and that belongs to them."""
     records = output / RECORDS_FILE
     drop_half_line(records)
     done = {str(record["image"]) for record in read_lines(records)} if records.is_file() else set()
@@ -401,7 +421,7 @@ def _predict_held(
     (output / FAILURES_FILE).unlink(missing_ok=True)
     with progress(len(requests), "predict", "image", initial=len(requests) - len(waiting)) as shown:
         for request in waiting:
-            outcome = _try_image(predictor, request, output, files)
+            outcome = _try_image(predictor, request, output, files, max_new_tokens)
             if isinstance(outcome, str):
                 failures.append((request.name, outcome))
                 append_line(output / FAILURES_FILE, {"image": request.name, "reason": outcome})
@@ -414,16 +434,17 @@ def _predict_held(
 
 
 class _StoredSettings(msgspec.Struct):
-    """The content of the settings file: the model, and the fingerprint of each image's questions."""
+    """The content of the settings file: the model, the limit on answers, and each image's questions."""
 
     model: str
     questions: dict[str, Any]
+    max_new_tokens: int = MAX_NEW_TOKENS  # earlier versions had no other limit
 
 
-def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resume: bool) -> None:
-    """Create the folder, or check that it belongs to the same model and questions."""
+def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resume: bool, max_new_tokens: int) -> None:
+    """Create the folder, or check that it belongs to the same model, limit and questions."""
     asked = {request.name: request.fingerprint() for request in requests}
-    settings = json.loads(json.dumps({"model": model_name, "questions": asked}))
+    settings = json.loads(json.dumps({"model": model_name, "max_new_tokens": max_new_tokens, "questions": asked}))
     path = output / SETTINGS_FILE
     if path.is_file():
         if not resume:
@@ -432,6 +453,11 @@ def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resu
         if earlier.model != settings["model"]:
             raise ValueError(
                 f"{output} holds predictions of {earlier.model}, not of {model_name}; choose another folder"
+            )
+        if earlier.max_new_tokens != max_new_tokens:
+            raise ValueError(
+                f"{output} holds answers of up to {earlier.max_new_tokens} tokens, not {max_new_tokens}: resume with "
+                f"--max_new_tokens {earlier.max_new_tokens}, or choose another folder"
             )
         changed = [name for name in earlier.questions if asked.get(name) is None]
         changed += [name for name, one in settings["questions"].items() if earlier.questions.get(name, one) != one]
@@ -444,11 +470,14 @@ def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resu
     write_text_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
-def _try_image(predictor: Predictor, request: ImageRequest, output: Path, files: InputFiles) -> Json | str:
+def _try_image(
+    predictor: Predictor, request: ImageRequest, output: Path, files: InputFiles, max_new_tokens: int
+) -> Json | str:
     """Return the record of an image, or the reason why this image alone has none.
 
     Raises:
         OSError, MachineFault: the fault is not the image's.
+        ModelUnavailable: the model's logits are NaN or infinite.
     """
     try:
         image = read_image(request.path)
@@ -460,22 +489,34 @@ def _try_image(predictor: Predictor, request: ImageRequest, output: Path, files:
             files.end_run_if_folder_is_missing(request.path)
         return str(error)
     try:
-        return _predict_image(predictor, request, image, output)
-    except (ValueError, MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            return NO_MEMORY
-        end_run_on_machine_fault(error)
-        if isinstance(error, RuntimeError):
+        return _predict_image(predictor, request, image, output, max_new_tokens)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            end_run_on_machine_fault(error)
+            if isinstance(error, ValueError):
+                return str(error)
             raise
-        return str(error)
+    # Only now: until its handler ends, the error keeps what the failed work had allocated.
+    predictor.images.keep(())
+    _release_memory()
+    return NO_MEMORY
 
 
-def _predict_image(predictor: Predictor, request: ImageRequest, image: np.ndarray, output: Path) -> Json:
+def _release_memory() -> None:
+    """Free what failed work has left; call it when no error or frame refers to that work any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _predict_image(
+    predictor: Predictor, request: ImageRequest, image: np.ndarray, output: Path, max_new_tokens: int
+) -> Json:
     answers: list[Json] = []
     for number, asked in enumerate(request.questions, start=1):
         turns = (Turn(Role.USER, asked.question),)
         try:
-            prediction = answer_question(predictor, image, turns, asked.highlight)
+            prediction = answer_question(predictor, image, turns, asked.highlight, max_new_tokens)
         except ValueError as error:
             raise ValueError(f"question {number} ({asked.question!r}): {error}") from error
         overlay, thumbnail = _draw(image, prediction, f"{request.name}.{number}", output)

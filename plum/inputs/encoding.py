@@ -16,6 +16,21 @@ from plum.inputs.conversation import IMAGE_TOKEN, RenderedConversation, Template
 from plum.structures import IGNORE_INDEX, Exchange
 
 
+class ConversationTooLong(ValueError):
+    """A conversation has more text tokens than allowed.
+
+    Args:
+        message: names both numbers.
+        num_tokens: text tokens of the conversation.
+        limit: maximum number of text tokens.
+    """
+
+    def __init__(self, message: str, num_tokens: int, limit: int) -> None:
+        super().__init__(message)
+        self.num_tokens = num_tokens
+        self.limit = limit
+
+
 @dataclass(frozen=True)
 class EncodedText:
     """Token ids of a text with `<image>` expanded.
@@ -93,6 +108,8 @@ class ConversationEncoder:
                 for start, end in zip(rendered.prompt_ends, rendered.answer_ends, strict=True)
             )
             spans, tags = _tag(encoded, rendered, answers, exchanges)
+        except ConversationTooLong as error:
+            raise ConversationTooLong(f"{name}: {error}", error.num_tokens, error.limit) from error
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         labels = [IGNORE_INDEX] * len(encoded.input_ids)
@@ -130,9 +147,11 @@ class ConversationEncoder:
                 TokenSpan(at, at + n),
             )
         if self.max_text_tokens is not None and encoded.num_text_tokens > self.max_text_tokens:
-            raise ValueError(
+            raise ConversationTooLong(
                 f"the conversation has {encoded.num_text_tokens} text tokens, more than max_text_tokens = "
-                f"{self.max_text_tokens}; raise the limit or shorten the text {text[:80]!r}..."
+                f"{self.max_text_tokens}; raise the limit or shorten the text {text[:80]!r}...",
+                encoded.num_text_tokens,
+                self.max_text_tokens,
             )
         return encoded
 

@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -26,6 +27,9 @@ class AcceleratorError(RuntimeError):
 
 AcceleratorError.__module__ = "torch"
 
+OPENCV = cv2.error("Insufficient memory")
+OPENCV.code = cv2.Error.StsNoMem
+
 OF_MACHINE = [
     MemoryError(),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -35,6 +39,7 @@ OF_MACHINE = [
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("can't start new thread"),
     AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    OPENCV,
     *(
         numbered(number)
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.EROFS, errno.EACCES)
@@ -53,7 +58,9 @@ def test_a_fault_of_the_machine_is_one_wherever_it_happens(error: Exception) -> 
 
 
 def test_a_lack_of_memory_is_told_from_other_faults() -> None:
-    assert [is_out_of_memory(error) for error in OF_MACHINE] == [True] * 4 + [False, True] + [False] * 9
+    assert [is_out_of_memory(error) for error in OF_MACHINE] == [True] * 4 + [False, True, False, False, True] + [
+        False
+    ] * 7
     assert is_out_of_memory(numbered(errno.ENOMEM))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from partonomy import progress
@@ -18,7 +19,7 @@ from plum.inference import folder_prediction
 from plum.inference.folder_prediction import draw_prediction, drop_half_line, read_question_file
 from plum.inference.predictor import Prediction, Predictor
 from tests.plum.data.tokenizers_for_tests import byte_level
-from tests.plum.predictor_world import ANSWER, QUESTION, make_image, make_model
+from tests.plum.predictor_world import ANSWER, QUESTION, WRITTEN, make_image, make_model
 
 ANSWER_TEXT = "It has a wheel."
 
@@ -43,7 +44,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _fixed_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "_generate", lambda self, image, turns, max_new_tokens=8: ANSWER)
+    monkeypatch.setattr(Predictor, "write", lambda self, image, turns, max_new_tokens=8: WRITTEN)
 
 
 def _predict(checkpoint: str, images: Path, output: Path, *flags: str) -> int:
@@ -323,3 +324,58 @@ def test_half_a_line_is_cut_off(tmp_path: Path, before: str, after: str) -> None
     (tmp_path / "lines").write_text(before)
     drop_half_line(tmp_path / "lines")
     assert (tmp_path / "lines").read_text() == after
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 2.0 GiB"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 999 bytes"),
+    ],
+)
+def test_an_image_without_memory_fails_alone_and_is_asked_again(
+    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    flags = ("--question", "Parts?", "--phrases", "propeller")
+    segment = Predictor.segment
+
+    def without_memory(self: Predictor, image: np.ndarray, *arguments: object) -> object:
+        if image.shape[0] == 21:  # the second of three images
+            raise error
+        return segment(self, image, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "segment", without_memory)
+        assert _predict(checkpoint, photos, tmp_path / "out", *flags) == 1
+    assert [record["image"] for record in _records(tmp_path / "out")] == ["a.png", "more/a.png"]
+    (failure,) = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
+    assert json.loads(failure)["image"] == "b & c.png"
+    assert "not enough memory for this image" in json.loads(failure)["reason"]
+    assert _predict(checkpoint, photos, tmp_path / "out", *flags, "--resume") == 0
+    assert len(_records(tmp_path / "out")) == 3
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+def test_another_error_ends_the_run(
+    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: Predictor, *arguments: object) -> object:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(Predictor, "segment", broken)
+    assert _predict(checkpoint, photos, tmp_path / "out", "--question", "A?", "--phrases", "propeller") == 1
+    assert "device-side assert" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "failures.jsonl").exists()
+
+
+def test_a_cut_answer_is_marked_and_the_limit_recorded(
+    checkpoint: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?", "--max_new_tokens", "3") == 0
+    for record in _records(tmp_path / "out"):
+        assert [(answer["finish_reason"], answer["num_tokens"]) for answer in record["answers"]] == [("length", 3)]
+    assert (tmp_path / "out" / "index.html").read_text().count("[cut at 3 tokens]") == 3
+    assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?", "--resume") == 1
+    assert "holds answers of up to 3 tokens, not 256" in capsys.readouterr().err
