@@ -327,9 +327,9 @@ def decode_brush(code: object, height: int, width: int) -> np.ndarray:
     """Decode Label Studio's run-length code of a brush region (the package rle-pack of thi.ng/umbrella).
 
     A stream of bits, the highest of a byte first: 32 bits for the number of values, 5 for their size in bits less 1,
-    and four times 4 bits for the sizes of run lengths less 1. Then, until all values are there: one bit, which tells a run
-    of one value from single values, two bits that choose one of the four sizes, the run's length less 1, and the value
-    or values. The values are the RGBA pixels row by row; a pixel is painted if its alpha is not 0.
+    and four times 4 bits for the sizes of run lengths less 1. Then, until all values are there: one bit, which tells a
+    run of one value from single values, two bits that choose one of the four sizes, the run's length less 1, and the
+    value or values. The values are the RGBA pixels row by row; a pixel is painted if its alpha is not 0.
 
     Args:
         code: the bytes, as a list of integers.

@@ -118,7 +118,7 @@ class _Resolver:
             role = roles[shape.number]
             if role and role.is_object and _is_bare(shape, role) and _label(shape) in labels_of_parts:
                 roles[shape.number] = Role(None, _label(shape))
-        return roles
+        return _unite_spellings(roles)
 
     def _refuse_without_parts(self) -> None:
         shapes = self._collection.shapes
@@ -206,12 +206,23 @@ class _Resolver:
         return RawAnnotation(shape.number, shape.image.image_id, raw_object, role.raw_part, linked, mask, None, False)
 
     def _leave_out(self, shape: Shape, error: ValueError) -> None:
-        if self._config.invalid == "raise":
-            self._collection.refuse(shape.where, error)
+        self._collection.add_fault(shape.where, error)
         self._skip(f"{shape.where}: {error}", shape)
 
     def _skip(self, reason: str, shape: Shape) -> None:
         self._skipped.setdefault(reason, []).append(shape.number)
+
+
+def _unite_spellings(roles: Mapping[int, Role | None]) -> dict[int, Role | None]:
+    """Give objects that differ in case, spaces or underscores alone one raw name, the first in reading order."""
+    first: dict[str, str] = {}
+    united: dict[int, Role | None] = {}
+    for number, role in roles.items():
+        united[number] = role
+        if role is not None and role.raw_object is not None:
+            key = " ".join(role.raw_object.replace("_", " ").lower().split())
+            united[number] = replace(role, raw_object=first.setdefault(key, role.raw_object))
+    return united
 
 
 def named_role(naming: Naming, config: ToolConfig) -> Role:

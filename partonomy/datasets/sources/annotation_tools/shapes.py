@@ -6,7 +6,6 @@ Shapes are numbered from 1 in reading order; these numbers are the data set's an
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from partonomy.datasets.sources.annotation_tools.image_files import ImageFolder
 from partonomy.datasets.sources.annotation_tools.regions import Region
@@ -68,6 +67,14 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class ToolFault:
+    """A record that `build` refuses, or leaves out with `--invalid collect`: its file and place, and the reason."""
+
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class OpenedImage:
     """An image record; `image` is None, and `reason` says why, if the image cannot be used."""
 
@@ -77,12 +84,22 @@ class OpenedImage:
 
 @dataclass
 class Collection:
-    """What a reader has found so far; `skipped` holds the numbers of the shapes left out, by reason."""
+    """What a reader has found so far.
+
+    Attributes:
+        config: the files.
+        images: the usable images.
+        shapes: the shapes of usable images.
+        skipped: the numbers of the shapes that were left out, by reason.
+        faults: the bad records among what was left out.
+        num_shapes: the number of all shapes, used or left out.
+    """
 
     config: ToolConfig
     images: list[CocoImage] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
     skipped: dict[str, list[int]] = field(default_factory=dict)
+    faults: list[ToolFault] = field(default_factory=list)
     num_shapes: int = 0
 
     def __post_init__(self) -> None:
@@ -129,23 +146,24 @@ class Collection:
         Raises:
             FileNotFoundError, ValueError: bad records are not collected.
         """
+        self.add_fault(where, error)
         reason = reason_of(error)
-        if self.config.invalid == "raise":
-            self.refuse(where, error)
         reason = unusable_image(reason if where in reason else f"{where}: {reason}")
         self.skipped.setdefault(reason, [])
         return reason
 
-    def refuse(self, where: str, error: Exception) -> NoReturn:
-        """Raise the error with its place and the cure.
+    def add_fault(self, where: str, error: Exception) -> None:
+        """Note a bad record.
 
         Raises:
-            FileNotFoundError, ValueError: always.
+            FileNotFoundError, ValueError: bad records are not collected. The message has the place and the cure.
         """
         reason = reason_of(error)
-        place = reason if where in reason else f"{where}: {reason}"
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(f"{place} ({LEAVE_OUT})") from error
+        self.faults.append(ToolFault(where, reason))
+        if self.config.invalid == "raise":
+            place = reason if where in reason else f"{where}: {reason}"
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            raise kind(f"{place} ({LEAVE_OUT})") from error
 
     def leave_out(self, reason: str) -> None:
         """Count a shape that is not looked at."""
@@ -174,8 +192,7 @@ class Collection:
             naming = name()
             region = draw(opened.image)
         except RECORD_ERRORS as error:
-            if self.config.invalid == "raise":
-                self.refuse(where, error)
+            self.add_fault(where, error)
             self.leave_out(f"{where}: {reason_of(error)}")
         else:
             self.num_shapes += 1

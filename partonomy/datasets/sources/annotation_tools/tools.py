@@ -8,7 +8,7 @@ from partonomy.datasets.sources.annotation_tools.cvat import read_cvat
 from partonomy.datasets.sources.annotation_tools.label_studio import read_label_studio
 from partonomy.datasets.sources.annotation_tools.labelme import read_labelme
 from partonomy.datasets.sources.annotation_tools.roles import to_records
-from partonomy.datasets.sources.annotation_tools.shapes import Collection, ToolConfig, list_files
+from partonomy.datasets.sources.annotation_tools.shapes import Collection, ToolConfig, ToolFault, list_files
 from partonomy.datasets.sources.annotation_tools.supervisely import read_supervisely
 from partonomy.datasets.sources.annotation_tools.via import read_via
 from partonomy.datasets.sources.group_parts_by_object import SourceNames, SourceReading, assemble
@@ -40,7 +40,22 @@ TOOLS: Mapping[str, Tool] = {
 }
 
 
-def read_tool(name: str, config: ToolConfig) -> CocoRecords:
+@dataclass(frozen=True)
+class ToolReading:
+    """A tool's files as read.
+
+    Attributes:
+        records: the checked records.
+        faults: the bad records among what was left out.
+        places: annotation id -> its file and record, for the annotations of usable images.
+    """
+
+    records: CocoRecords
+    faults: tuple[ToolFault, ...]
+    places: Mapping[int, str]
+
+
+def read_tool(name: str, config: ToolConfig) -> ToolReading:
     """Read a tool's files as checked records; `build` and `check` both do.
 
     Args:
@@ -53,14 +68,15 @@ def read_tool(name: str, config: ToolConfig) -> CocoRecords:
     """
     collection = Collection(config)
     TOOLS[name].read(collection)
-    return to_records(collection)
+    records = to_records(collection)
+    return ToolReading(records, tuple(collection.faults), {one.number: one.where for one in collection.shapes})
 
 
 def read_tool_source(name: str, config: ToolConfig) -> SourceReading:
     """Read a tool's files as a data set; see `read_tool`."""
     path = config.annotations.resolve()
     default = path.name if path.is_dir() else path.parent.name
-    return assemble(read_tool(name, config), config, SourceNames(config.name or default))
+    return assemble(read_tool(name, config).records, config, SourceNames(config.name or default))
 
 
 def hash_tool_files(name: str, path: Path) -> str:
