@@ -31,22 +31,25 @@ from partonomy.sharding import Shard, parse_shard
 from partonomy.structures import QuestionType
 
 
+SourceName = Literal[
+    "coco",
+    "cvat",
+    "label_studio",
+    "labelme",
+    "via",
+    "supervisely",
+    "paco",
+    "part_imagenet",
+    "pascal_part",
+    "partonomy_core",
+    "dataset",
+    "synthetic",
+]
+
+
 def build(
     *,
-    source: Literal[
-        "coco",
-        "cvat",
-        "label_studio",
-        "labelme",
-        "via",
-        "supervisely",
-        "paco",
-        "part_imagenet",
-        "pascal_part",
-        "partonomy_core",
-        "dataset",
-        "synthetic",
-    ],
+    source: SourceName,
     output: str,
     images: str | None = None,
     annotations: str | None = None,

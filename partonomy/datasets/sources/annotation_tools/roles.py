@@ -206,6 +206,8 @@ class _Resolver:
         return RawAnnotation(shape.number, shape.image.image_id, raw_object, role.raw_part, linked, mask, None, False)
 
     def _leave_out(self, shape: Shape, error: ValueError) -> None:
+        if shape.region is None:  # it was left out as a broken shape before
+            return
         self._collection.add_fault(shape.where, error)
         self._skip(f"{shape.where}: {error}", shape)
 
