@@ -30,7 +30,6 @@ from partonomy.reporting.blind_tables import line_on_questions
 from partonomy.sharding import Shard, parse_shard
 from partonomy.structures import QuestionType
 
-
 SourceName = Literal[
     "coco",
     "cvat",

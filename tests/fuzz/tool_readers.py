@@ -21,10 +21,13 @@ from tests.partonomy.datasets import annotation_tool_files as files
 from tests.partonomy.datasets.annotation_tool_files import CAR, DOOR, WHEEL, box_mask
 
 IMAGE_NAME = "Träger 漢.png"
-XML_CHANGES = (
-    "", "0", "-1", "1e999", "nan", "1e400", "x", ";", ",", "&amp;", "&leak;", "<", '"', "'", "é", "0, 0, 0", "9" * 5000,
-    "car:", ":wheel", "../../secret.png", "<polygon>", "<image>", "<!DOCTYPE a>", '<!ENTITY b "c">', "</annotations>",
-    "\x00", "]]>", "<![CDATA[", "<!--",
+VALUES = (
+    "", "0", "-1", "7", "1e999", "nan", "1e400", "x", ";", ",", "&amp;", "'", "é", "0, 0, 0", "9" * 5000, "1.5",
+    "car", "car:", ":wheel", "background", "../../secret.png", "b.jpg", "1,1;2,2", "1,1;9,1;9,9",
+)  # fmt: skip
+MARKUP = (
+    "&leak;", "<", '"', "<polygon>", "<image>", "<!DOCTYPE a>", '<!ENTITY b "c">', "</annotations>", "\x00", "]]>",
+    "<![CDATA[", "<!--", "</image>", "<track/>", "<mask/>", "<spline label='car'/>",
 )  # fmt: skip
 VALUE = re.compile(r'(?<==")[^"]*(?=")')
 
@@ -99,17 +102,17 @@ def _use_dataset(reading: SourceReading, folder: Path) -> None:
 
 @st.composite
 def damaged_xml(draw: st.DrawFn, text: str) -> bytes:
-    """XML with one to three attribute values, or stretches of text, changed, or with broken bytes."""
+    """XML with one to three attribute values changed, or with broken markup or bytes."""
     for _ in range(draw(st.integers(1, 3))):
-        change = draw(st.sampled_from(XML_CHANGES))
         values = [one.span() for one in VALUE.finditer(text)]
-        if values and draw(st.integers(0, 3)):
+        if values and draw(st.integers(0, 9)):
+            change = draw(st.sampled_from(VALUES))
             start, end = draw(st.sampled_from(values))
-            if draw(st.booleans()):  # inside the value
+            if draw(st.integers(0, 3)) == 0:  # inside the value
                 start = end = draw(st.integers(start, end))
         else:
-            start = draw(st.integers(0, len(text)))
-            end = draw(st.integers(start, min(start + 40, len(text))))
+            change = draw(st.sampled_from(MARKUP))
+            start = end = draw(st.integers(0, len(text)))
         text = text[:start] + change + text[end:]
     content = text.encode()
     return draw(mutations.damaged_bytes(content)) if draw(st.integers(0, 9)) == 0 else content

@@ -36,6 +36,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".g
 GEOMETRIES = {"polygon": "points", "brush": "rle", "ellipse": "radiusX", "rectangle": "height", "keypoint": "x"}
 """The kinds of region and a key that a value of the kind has."""
 ATTRIBUTES = frozenset({"object", "part", "instance"})
+NUM_DECIMALS = 6
 CHANNELS = 4
 HEADER_BITS = 32 + 5 + 4 * 4
 
@@ -302,7 +303,8 @@ def _check_frame(result: Mapping[str, Any], image: CocoImage, folder: Path) -> N
 
 
 def _pixels(x: float, y: float, image: CocoImage) -> Point:
-    return x * image.width / 100.0, y * image.height / 100.0
+    """Turn percents into pixels, rounded so that a point at half a pixel stays there."""
+    return round(x * image.width / 100.0, NUM_DECIMALS), round(y * image.height / 100.0, NUM_DECIMALS)
 
 
 def _read_pair(value: Mapping[str, Any], first: str, second: str, image: CocoImage) -> Point:
