@@ -28,6 +28,8 @@ from partonomy.files import check_text, shorten
 from partonomy.masks import check_mask_size
 
 SHAPES = frozenset({"polygon", "mask", "box", "ellipse", "polyline", "points", "cuboid", "skeleton"})
+UNDEFINED = "__undefined__"
+"""What CVAT writes for an attribute that the annotator left open."""
 VIDEO = (
     "holds the tracks of a video (CVAT for video 1.1); export the task as 'CVAT for images 1.1', which has every frame "
     "as an image"
@@ -142,7 +144,7 @@ class _File:
 
 
 def _name(element: _Element) -> Naming:
-    attributes = {name: value.strip() for name, value in element.attributes.items()}
+    attributes = {name: value.strip() for name, value in element.attributes.items() if value.strip() != UNDEFINED}
     group = attributes.get("instance") or element.values.get("group_id", "").strip()
     return Naming(
         check_text(element.values["label"], "the label"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from partonomy.files import check_text, shorten
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 """Label Studio's mark before the name of an uploaded file ("8f3a09c1-kettle.jpg")."""
 
@@ -25,8 +26,11 @@ class ImageFolder:
         self._root = root
         self._by_path: dict[str, str] = {}
         self._by_name: dict[str, list[str]] = defaultdict(list)
-        for folder, folders, names in os.walk(root):
-            folders.sort()
+        seen: set[str] = set()
+        for folder, folders, names in os.walk(root, followlinks=True):
+            seen.add(os.path.realpath(folder))
+            # Links to another disk are followed, but not in circles.
+            folders[:] = sorted(one for one in folders if os.path.realpath(os.path.join(folder, one)) not in seen)
             for name in sorted(names):
                 path = (Path(folder) / name).relative_to(root).as_posix()
                 self._by_path[_normal(path)] = path

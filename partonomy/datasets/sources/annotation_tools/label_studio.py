@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
+from partonomy.datasets.sources.annotation_tools.image_files import IMAGE_SUFFIXES
 from partonomy.datasets.sources.annotation_tools.regions import (
     Point,
     Region,
@@ -32,7 +33,6 @@ from partonomy.files import RECORD_ERRORS, check_text, is_integer, parse_json, s
 from partonomy.images import check_image
 from partonomy.masks import check_mask_size, encode_mask
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 GEOMETRIES = {"polygon": "points", "brush": "rle", "ellipse": "radiusX", "rectangle": "height", "keypoint": "x"}
 """The kinds of region and a key that a value of the kind has."""
 ATTRIBUTES = frozenset({"object", "part", "instance"})
@@ -89,16 +89,24 @@ def _find_regions(task: Any, collection: Collection) -> list[_Region]:
         if usable and one is usable[0]:
             continue
         reason = "a region of a cancelled annotation" if one.get("was_cancelled") else "a region of another annotator"
-        results = one.get("result")
-        for result in results if isinstance(results, list) else ():
-            if isinstance(result, Mapping) and _kind(result) is not None:
-                collection.leave_out(reason)
+        _count_regions(one, reason, collection)
+    predictions = task.get("predictions")
+    for one in predictions if isinstance(predictions, list) else ():
+        _count_regions(one, "a region that a model predicted", collection)
     if not usable:
         return []
     results = usable[0]["result"]
     if not isinstance(results, list):
         raise ValueError(f"'result' must be a list, got {shorten(results)}")
     return _join_results(results)
+
+
+def _count_regions(annotation: Any, reason: str, collection: Collection) -> None:
+    """Count the regions of an annotation that is not read."""
+    results = annotation.get("result") if isinstance(annotation, Mapping) else None
+    for result in results if isinstance(results, list) else ():
+        if isinstance(result, Mapping) and _kind(result) is not None:
+            collection.leave_out(reason)
 
 
 def _join_results(results: Sequence[Any]) -> list[_Region]:

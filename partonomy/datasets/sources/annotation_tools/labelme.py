@@ -19,7 +19,13 @@ from partonomy.datasets.sources.annotation_tools.regions import (
     read_png_mask,
     read_points,
 )
-from partonomy.datasets.sources.annotation_tools.shapes import Collection, Naming, OpenedImage, list_files
+from partonomy.datasets.sources.annotation_tools.shapes import (
+    Collection,
+    Naming,
+    OpenedImage,
+    list_files,
+    show_progress,
+)
 from partonomy.datasets.sources.coco import read_integer
 from partonomy.datasets.sources.records import CocoImage
 from partonomy.files import RECORD_ERRORS, check_text, is_integer, open_atomically, read_json, shorten
@@ -37,7 +43,7 @@ def read_labelme(collection: Collection) -> None:
         FileNotFoundError: there is no such file; or an image is missing and bad records are not collected.
         ValueError: a file or record is broken and bad records are not collected.
     """
-    for path in list_files(collection.config.annotations, "*.json"):
+    for path in show_progress(list_files(collection.config.annotations, "*.json")):
         try:
             content = read_json(path)
             if not isinstance(content.get("shapes"), list) or "imagePath" not in content:
@@ -104,7 +110,7 @@ def _name(record: Mapping[str, Any]) -> Naming:
     group = record.get("group_id")
     if group is not None and not is_integer(group) and not isinstance(group, str):
         raise ValueError(f"'group_id' must be an integer, got {shorten(group)}")
-    return Naming(check_text(record["label"], "'label'"), group=None if group is None else str(group))
+    return Naming(check_text(record["label"], "'label'"), group=None if group in (None, "") else str(group))
 
 
 def _draw(record: Mapping[str, Any], image: CocoImage) -> Region:

@@ -3,7 +3,7 @@
 Shapes are numbered from 1 in reading order; these numbers are the data set's annotation ids.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from partonomy.datasets.sources.records import CocoConfig, CocoImage
 from partonomy.files import RECORD_ERRORS, reason_of
 from partonomy.images import check_image, image_size
 from partonomy.names import OBJECT_PART_SEPARATOR
+from partonomy.progress import progress
 
 LEAVE_OUT = "correct it, or leave it out with --invalid collect"
 
@@ -216,3 +217,11 @@ def list_files(path: Path, pattern: str) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"{path}: no {pattern} in this folder; pass the exported file or its folder")
     return files
+
+
+def show_progress(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield the files of a tool that has one for each image."""
+    with progress(len(paths), "annotation files", "file") as shown:
+        for path in paths:
+            yield path
+            shown.update()

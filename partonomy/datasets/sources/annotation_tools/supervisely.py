@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from partonomy.datasets.sources.annotation_tools.image_files import IMAGE_SUFFIXES
 from partonomy.datasets.sources.annotation_tools.regions import (
     Region,
     ignored,
@@ -19,7 +20,13 @@ from partonomy.datasets.sources.annotation_tools.regions import (
     read_png_mask,
     read_points,
 )
-from partonomy.datasets.sources.annotation_tools.shapes import Collection, Naming, OpenedImage, list_files
+from partonomy.datasets.sources.annotation_tools.shapes import (
+    Collection,
+    Naming,
+    OpenedImage,
+    list_files,
+    show_progress,
+)
 from partonomy.datasets.sources.coco import read_integer
 from partonomy.datasets.sources.records import CocoImage
 from partonomy.files import RECORD_ERRORS, check_text, is_integer, read_json, shorten
@@ -40,7 +47,7 @@ def read_supervisely(collection: Collection) -> None:
     root = collection.config.annotations
     files = list_files(root, "*.json")
     in_place = [path for path in files if path.parent.name == FOLDER]
-    for path in in_place or files:
+    for path in show_progress(in_place or files):
         try:
             content = read_json(path)
             if not isinstance(content.get("objects"), list) or not isinstance(content.get("size"), dict):
@@ -73,14 +80,16 @@ def _image_names(path: Path, collection: Collection) -> list[str]:
     root = collection.config.annotations
     base = root if root.is_dir() else root.parent
     folders = path.parent.relative_to(base).parts
-    if folders[-1:] == (FOLDER,):
-        return ["/".join((*folders[:-1], "img", path.stem)), "/".join((*folders[:-1], path.stem))]
-    return ["/".join((*folders, path.stem))]
+    # Older exports name the file of a.jpg a.json.
+    has_suffix = path.stem.lower().endswith(IMAGE_SUFFIXES)
+    names = [path.stem] if has_suffix else [f"{path.stem}{suffix}" for suffix in IMAGE_SUFFIXES]
+    places = [(*folders[:-1], "img"), folders[:-1]] if folders[-1:] == (FOLDER,) else [folders]
+    return ["/".join((*place, name)) for place in places for name in names]
 
 
 def _name(record: Mapping[str, Any]) -> Naming:
     tags = {name: text for tag in record.get("tags") or () for name, text in _read_tag(tag)}
-    group = record.get("instance") or tags.get("instance")
+    group = record.get("instance") or tags.get("instance") or None
     if group is not None and not is_integer(group) and not isinstance(group, str):
         raise ValueError(f"'instance' must be text, got {shorten(group)}")
     return Naming(

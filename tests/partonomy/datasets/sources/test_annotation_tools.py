@@ -157,6 +157,15 @@ def test_empty_names(tmp_path: Path, tool: str) -> None:
         read(tool, path)
 
 
+def test_linked_folders_of_images(tmp_path: Path) -> None:
+    path = files.write_tool("labelme", tmp_path, BASIC)
+    (tmp_path / "images").rename(tmp_path / "disk")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "cars").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "circle").symlink_to(tmp_path / "images")
+    assert read("labelme", path).dataset.images[0].file_name == "cars/a.png"
+
+
 def test_archives_and_empty_folders(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "export.zip").write_bytes(b"PK")
@@ -247,6 +256,20 @@ def test_groups_without_a_drawn_object_are_instances(tmp_path: Path) -> None:
     assert [part.label for part in one.parts] == ["door", "wheel"]
     assert [part.label for part in other.parts] == ["wheel"]
     assert other.box == (50, 26, 9, 9)
+
+
+def test_a_group_without_its_object_beside_one_with_it(tmp_path: Path) -> None:
+    """The second wheel lies in the first car's outline, but its group says that it is another car's."""
+    second = (30, 26, 8, 8)
+    path = labelme_groups(
+        tmp_path,
+        [("car", corners(CAR), 1), ("car:wheel", corners(WHEEL), 1), ("car:wheel", corners(second), 2),
+         ("car:door", corners(DOOR), None)],
+    )  # fmt: skip
+    one, other = read("labelme", path).dataset.images[0].objects
+    assert [part.label for part in one.parts] == ["door", "wheel"]
+    assert [part.label for part in other.parts] == ["wheel"]
+    assert np.array_equal(decode_mask(other.parts[0].mask), box_mask(second, 1))
 
 
 def test_undecided_groups_are_refused(tmp_path: Path) -> None:
@@ -341,7 +364,7 @@ def test_cvat_groups_and_attributes(tmp_path: Path) -> None:
         files.cvat_polygon("car", SECOND_CAR, 'group_id="4"'),
         files.cvat_polygon("wheel", second_wheel, 'group_id="4"', '<attribute name="object">car</attribute>'),
         files.cvat_polygon("bike", (0, 0, 3, 3), 'group_id="0"'),  # 0 is no group
-        files.cvat_polygon("tree", (0, 36, 3, 3), 'group_id="0"'),
+        files.cvat_polygon("tree", (0, 36, 3, 3), 'group_id="0"', '<attribute name="object">__undefined__</attribute>'),
     ]
     first, second, *others = read("cvat", write_cvat(tmp_path, shapes)).dataset.images[0].objects
     assert [one.label for one in others] == ["bike", "tree"]
@@ -556,6 +579,9 @@ def test_one_annotation_of_a_task_counts(tmp_path: Path) -> None:
     reading = read("label_studio", path)
     assert len(masks(reading)) == 3
     assert left_out(reading) == {"a region of a cancelled annotation": 1, "a region of another annotator": 2}
+    task["predictions"] = [{"model_version": "1", "result": results}]
+    files.write_json(path, [task])
+    assert left_out(read("label_studio", path))["a region that a model predicted"] == 3
     other["ground_truth"] = True
     files.write_json(path, [task])
     assert len(masks(read("label_studio", path))) == 2
@@ -886,6 +912,12 @@ def test_supervisely_data_sets_with_equal_names(tmp_path: Path) -> None:
     alone = replace(config, annotations=tmp_path / "images" / "night" / "ann" / "a.png.json")
     with pytest.raises(ValueError, match=r"'a.png' is in day/img/a.png, night/img/a.png"):
         read_tool_source("supervisely", alone)
+
+
+def test_supervisely_file_names_without_the_suffix_of_the_image(tmp_path: Path) -> None:
+    path = write_supervisely(tmp_path, [files.supervisely_polygon(*one) for one in BASIC])
+    (path / "ds0" / "ann" / "a.png.json").rename(path / "ds0" / "ann" / "a.json")
+    assert read("supervisely", path).dataset.images[0].file_name == "a.png"
 
 
 @pytest.mark.parametrize(
