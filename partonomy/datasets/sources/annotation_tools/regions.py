@@ -281,11 +281,9 @@ def read_png_mask(content: bytes, num_pixels: int, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > num_pixels:
                 raise ValueError(f"it has {image.height} x {image.width} pixels, more than its image")
-            if image.mode == "P":  # a palette's indices count, not its colours
-                return np.asarray(image) != 0
             if "A" in image.getbands():
                 return np.asarray(image.getchannel("A")) != 0
-            pixels = np.asarray(image)
+            pixels = np.asarray(image)  # of a palette, the indices
     except Exception as error:  # PIL's decoders raise errors of many types for damaged data
         raise ValueError(f"{name} cannot be read ({error}); export the file again") from error
     return (pixels if pixels.ndim == 2 else pixels.any(axis=-1)) != 0

@@ -112,6 +112,11 @@ def test_broken_shapes_are_named_or_left_out_and_counted(tmp_path: Path, tool: s
     assert car.left_out_parts == ("lamp",), "no question may deny a lamp that was drawn"
 
 
+def test_a_shape_with_two_faults_is_counted_once(tmp_path: Path) -> None:
+    path = files.write_tool("cvat", tmp_path, [*BASIC, (":", (4000, 6, 4, 3))])
+    assert list(left_out(read("cvat", path, invalid="collect")).values()) == [1]
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 def test_missing_images(tmp_path: Path, tool: str) -> None:
     path = files.write_tool(tool, tmp_path, BASIC, ["first photo.png", "second.png"])
@@ -356,6 +361,14 @@ def test_cvat_ellipse_and_turned_box(tmp_path: Path) -> None:
     assert len(records_box.dataset.images[0].objects) == 1
 
 
+def test_an_ellipse_turns_clockwise(tmp_path: Path) -> None:
+    """By 45 degrees: its long axis runs from the upper left to the lower right."""
+    turned = '<ellipse label="car:wheel" source="manual" occluded="0" cx="20" cy="20" rx="12" ry="3" rotation="45"/>'
+    mask = masks(read("cvat", write_cvat(tmp_path, [turned])))["car:wheel"]
+    assert mask[[14, 27], [14, 27]].all()
+    assert not mask[[14, 27], [27, 14]].any()
+
+
 def test_cvat_groups_and_attributes(tmp_path: Path) -> None:
     second_wheel = (48, 28, 6, 6)
     shapes = [
@@ -507,6 +520,16 @@ def test_the_tree_of_regions_and_relations(tmp_path: Path) -> None:
     assert [part.label for part in first.parts] == ["door", "handle", "wheel"]
     assert [part.label for part in second.parts] == ["wheel"]
     assert np.array_equal(decode_mask(second.parts[0].mask), box_mask(second_wheel))
+
+
+def test_a_parent_of_another_class_is_no_owner(tmp_path: Path) -> None:
+    results = [
+        files.studio_polygon("car", CAR, "c"),
+        files.studio_polygon("bike", SECOND_CAR, "b"),
+        files.studio_polygon("bike:wheel", (48, 28, 6, 6), "w", parentID="c"),
+    ]
+    car, bike = read("label_studio", write_studio(tmp_path, results)).dataset.images[0].objects
+    assert (car.parts, [part.label for part in bike.parts]) == ((), ["wheel"])
 
 
 def test_labels_and_attributes_in_results_of_their_own(tmp_path: Path) -> None:
