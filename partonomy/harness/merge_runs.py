@@ -100,7 +100,10 @@ def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
     for path, config in others:
         differing = differing_settings(first, config, may_merge=True)
         if differing:
-            raise ValueError(f"{first_path} and {path} are runs with different settings: {', '.join(differing)}")
+            raise ValueError(
+                f"{first_path} and {path} are runs with different settings: {', '.join(differing)}; "
+                "merge only shards of one run"
+            )
 
 
 def _join(task: AnyTask, found: Mapping[str, Record], allow_missing: bool) -> tuple[tuple[Record, ...], int]:
@@ -109,7 +112,9 @@ def _join(task: AnyTask, found: Mapping[str, Record], allow_missing: bool) -> tu
     foreign = sorted(set(found) - set(ids))
     if foreign:
         raise ValueError(
-            f"the runs have {len(foreign)} records of items that the benchmark does not contain: {foreign[:MAX_NAMED]}"
+            f"the runs have {len(foreign)} records of items that the benchmark does not contain: "
+            f"{foreign[:MAX_NAMED]}; "
+            "leave out the run that has them"
         )
     missing = [item_id for item_id in ids if item_id not in found]
     if missing and not allow_missing:

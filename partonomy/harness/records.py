@@ -166,7 +166,9 @@ def join_records(
     """
     lines = {record_id: line for path in paths for record_id, line in _find_lines(path, codec)}
     if foreign := sorted(set(lines) - set(item_ids)):
-        raise ValueError(f"{output.parent} has records of items that the run does not ask: {foreign[:3]}")
+        raise ValueError(
+            f"{output.parent} has records of items that the run does not ask: {foreign[:3]}; choose another --output"
+        )
     missing = tuple(item_id for item_id in item_ids if item_id not in lines)
     if missing:
         return missing

@@ -112,7 +112,7 @@ def choice_ratios(
     Args:
         index: The images.
         records: Records that were asked for choices, including failed ones.
-        matcher: Adds the metrics with embedding matching.
+        matcher: Adds the metrics with embedding matching; None: exact strings only.
     """
     ratios = _accuracy_ratios(index, records, Subject.PARTS)
     ratios |= name_ratios(index, records, _best_by(DEFAULT_SELECTOR), matcher)
@@ -124,7 +124,13 @@ def choice_ratios(
 def generated_ratios(
     index: ImageIndex, records: Sequence[QuestionRecord], matcher: NameMatcher | None
 ) -> dict[str, ImageRatio]:
-    """Score the model's own answers: exact set, precision, recall and F1; names lack the prefix `generated_`."""
+    """Score the model's own answers: exact set, precision, recall and F1; names lack the prefix `generated_`.
+
+    Args:
+        index: The images.
+        records: Records that were asked for an own answer, including failed ones.
+        matcher: Adds the metrics with embedding matching; None: exact strings only.
+    """
     terms = Terms()
     for record in records:
         labels = generated_labels(record)
@@ -156,7 +162,11 @@ def name_ratios(
 ) -> dict[str, ImageRatio]:
     """Compute precision, recall and F1 of part names by exact strings and, with a matcher, also by embeddings.
 
-    Of tied answers, the mean counts enter.
+    Args:
+        index: The images.
+        records: The records.
+        read_answers: Returns the part names of a record's answers; of tied answers, the mean counts enter.
+        matcher: Adds the metrics with embedding matching; None: exact strings only.
     """
     exact = [_count_names(record, read_answers, part_text_statistics) for record in records]
     ratios = _text_ratios(index, records, exact)
@@ -280,7 +290,13 @@ def _answered(record: QuestionRecord) -> set[Capability]:
 
 
 def mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord], is_generated: bool) -> dict[str, ImageRatio]:
-    """Compute micro-gIoU, macro-gIoU and cIoU under each pairing."""
+    """Compute micro-gIoU, macro-gIoU and cIoU under each pairing.
+
+    Args:
+        index: The images.
+        records: Records that were asked for masks, including failed ones.
+        is_generated: Whether to score the masks of the model's own answers rather than those of given phrases.
+    """
     ratios: dict[str, ImageRatio] = {}
     for matching in Matching:
         questions = [QuestionPairs(record.image_id, record_pairs(record, matching, is_generated)) for record in records]
@@ -294,7 +310,13 @@ def mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord], is_generat
 
 
 def record_pairs(record: QuestionRecord, matching: Matching, is_generated: bool) -> tuple[PairStatistics, ...]:
-    """Return the pixel counts of one question under one pairing; all masks are missing if it failed."""
+    """Return the pixel counts of one question under one pairing; all masks are missing if it failed.
+
+    Args:
+        record: The question's record.
+        matching: The pairing.
+        is_generated: Whether to score the masks of the model's own answer rather than those of given phrases.
+    """
     masks: MaskRecord | None = record.segmentation
     if is_generated:
         masks = None if record.generation is None else record.generation.masks
