@@ -18,6 +18,7 @@ from partonomy.files import write_text_atomically
 from partonomy.metrics.bootstrap import Estimate, paired_differences
 from partonomy.reporting.loaded_run import AnyRun, check_same_items
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, format_percent, render_table
+from partonomy.terminal import one_line, spreadsheet_cell
 
 
 class Outcome(StrEnum):
@@ -478,8 +479,8 @@ def _flip_list(outcome: Outcome, flips: Sequence[ChoiceChange], words: Words, nu
     lines = [f"{outcome.value}: {len(flips)} {words.items}"]
     for flip in flips[:num_shown]:
         chosen = flip.second if outcome is Outcome.LOST else flip.first
-        lines.append(f"  {flip.item_id} ({flip.subject}; {flip.object_label}): {', '.join(flip.correct)}")
-        lines.append(f"    {run} chose: {_wrong_choice(flip.correct, chosen)}")
+        right = f"{flip.item_id} ({flip.subject}; {flip.object_label}): {', '.join(flip.correct)}"
+        lines += [f"  {one_line(right)}", f"    {run} chose: {one_line(_wrong_choice(flip.correct, chosen))}"]
     return "\n".join([*lines, *_rest(len(flips), num_shown)])
 
 
@@ -585,11 +586,11 @@ def _to_csv(comparison: Comparison) -> str:
     for flip in comparison.flips:
         row = [flip.outcome.value, flip.item_id, flip.group, flip.image_path, flip.object_label, flip.subject]
         row += [", ".join(names) for names in (flip.correct, flip.first, flip.second)]
-        writer.writerow([*row, *(("", "") if has_words else ())])
+        writer.writerow(map(spreadsheet_cell, [*row, *(("", "") if has_words else ())]))
     key = comparison.words.quality_key
     subject = "masks" if key == "iou" else "answer"
     for entry in comparison.quality_changes:
         row = [key, entry.item_id, entry.group, entry.image_path, entry.object_label, subject, ""]
         row += [f"{entry.first:.6f}", f"{entry.second:.6f}"]
-        writer.writerow([*row, *((entry.first_said, entry.second_said) if has_words else ())])
+        writer.writerow(map(spreadsheet_cell, [*row, *((entry.first_said, entry.second_said) if has_words else ())]))
     return buffer.getvalue()

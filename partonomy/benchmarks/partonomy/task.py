@@ -5,6 +5,7 @@ are recorded. Masks: the correct answer and its part phrases are given, and the 
 reading order. Own answer, on request: the model generates text, tags and masks.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -63,6 +64,7 @@ from partonomy.benchmarks.task import (
 from partonomy.datasets.kept_values import NOTHING, KeptValues
 from partonomy.datasets.published_records import read_records
 from partonomy.datasets.record_exchange import read_folder_kept
+from partonomy.datasets.seal import list_changes
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
 from partonomy.metrics.iou import count_pixels
@@ -91,6 +93,8 @@ from partonomy.structures import (
     Subject,
 )
 from partonomy.table_format import Table
+
+logger = logging.getLogger(__name__)
 
 AUTO, EXACT_MATCHING = "auto", "exact"
 ALL_TYPES = tuple(question_type.value for question_type in QuestionType)
@@ -659,6 +663,9 @@ def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
         FileNotFoundError, ValueError: The questions are missing or broken.
     """
     question_set = load_questions(source.root, invalid="collect", needs_images=False)
+    changes = list_changes(source.root) if source.root.is_dir() else []
+    if changes:  # of images only: `load_questions` refuses changed annotations and questions
+        logger.warning("%s (%d such images); a score on other images is another score", changes[0], len(changes))
     wanted = set(options.types)
     items = [QuestionItem(question) for question in question_set.questions if question.question_type in wanted]
     kept = first_of_each_group(items, source.limit)
