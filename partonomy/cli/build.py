@@ -33,10 +33,25 @@ from partonomy.reporting.blind_tables import line_on_questions
 from partonomy.sharding import Shard, parse_shard
 from partonomy.structures import QuestionType, SkippedType
 
+SourceName = Literal[
+    "coco",
+    "cvat",
+    "label_studio",
+    "labelme",
+    "via",
+    "supervisely",
+    "paco",
+    "part_imagenet",
+    "pascal_part",
+    "partonomy_core",
+    "dataset",
+    "synthetic",
+]
+
 
 def build(
     *,
-    source: Literal["coco", "paco", "part_imagenet", "pascal_part", "partonomy_core", "dataset", "synthetic"],
+    source: SourceName,
     output: str,
     images: str | None = None,
     annotations: str | None = None,
@@ -44,6 +59,8 @@ def build(
     object_names: str | None = None,
     categories: str | None = None,
     name_map: str | None = None,
+    label_separator: str | None = None,
+    label_attribute: str | None = None,
     name: str | None = None,
     fold_sides: bool = False,
     split: Literal["train", "dev", "val"] | None = None,
@@ -70,17 +87,22 @@ def build(
     --merge once. The result is byte-identical to that of a single process.
 
     Args:
-        source: coco (any COCO-style file with part annotations), paco, part_imagenet, pascal_part, partonomy_core (any
-            published record file), dataset (a folder made here) or synthetic (drawn objects, no download).
+        source: coco (any COCO-style file with part annotations), an annotation tool's own files (cvat, label_studio,
+            labelme, via, supervisely; see docs/annotation_tools.md), paco, part_imagenet, pascal_part, partonomy_core
+            (any published record file), dataset (a folder made here) or synthetic (drawn objects, no download).
         output: Folder to write.
         images: Folder of the images, the record file or the data set; for synthetic, the number of images to draw.
-        annotations: Annotation file; for pascal_part also the folder of .mat files.
-        object_name: Object that all parts belong to, for files without object annotations (coco).
+        annotations: Annotation file; for annotation tools also the folder of their files, and for pascal_part that of
+            the .mat files.
+        object_name: Object that all parts belong to, for files without object annotations (coco and annotation tools).
         object_names: JSON file WordNet id -> object name, for classes instead of super-categories (part_imagenet).
         categories: JSON file object -> category, from which wrong parts and objects are drawn. Default: the source's
             own (paco, pascal_part, part_imagenet with --object_names); else every class is its own category, and wrong
             parts come from the class and, with --mutation paper, the classes that it is compared with.
         name_map: JSON file raw name -> natural name.
+        label_separator: Text between object and part in the labels of an annotation tool (default ":", as in
+            car:wheel), or part-of for labels with the part first ("wheel part-of car").
+        label_attribute: Attribute that holds the label (via).
         name: Name of the data set; default the source's name, or the name of the annotation file's folder (coco).
         fold_sides: Drop left and right from part names (pascal_part).
         split: train, dev or val; default train (synthetic).
@@ -120,6 +142,8 @@ def build(
         object_names=_path(object_names),
         categories=_path(categories),
         name_map=_path(name_map),
+        label_separator=label_separator,
+        label_attribute=label_attribute,
         name=name,
         fold_sides=fold_sides or None,
         split=split,

@@ -57,12 +57,6 @@ def _run(arguments: Sequence[str]) -> int:
         with naming_config_files(arguments):
             parsed = build_parser(named).parse_args(expanded)
         parsed.run(parsed)
-    except MemoryError:
-        print(
-            "error: the memory of this machine is exhausted; reduce the image or use a machine with more",
-            file=sys.stderr,
-        )
-        return 1
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1

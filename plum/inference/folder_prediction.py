@@ -20,7 +20,7 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from partonomy.files import convert_json, read_json_as, write_text_atomically
+from partonomy.files import convert_json, open_atomically, read_json_as, write_text_atomically
 from partonomy.locks import has_other_files, lock_folder
 from partonomy.machine_faults import InputFiles, end_run_on_machine_fault, is_out_of_memory
 from partonomy.masks import encode_mask, rle_to_json

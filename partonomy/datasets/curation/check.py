@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum, auto
 from pathlib import Path
+from typing import Protocol
 
 from partonomy.datasets.annotation_file import FormChecker
 from partonomy.datasets.photographs import find_same_files
@@ -130,6 +131,9 @@ CROWD = Problem(
     "iscrowd object", Severity.NOTE, "a group: `build` leaves it and its parts out; a single object has iscrowd 0"
 )
 NO_ANNOTATION = Problem("image without annotations", Severity.NOTE, "nothing is asked about it")
+UNREAD_SHAPE = Problem(
+    "shape that is left out", Severity.NOTE, "draw it again as a polygon or mask, if its pixels matter"
+)
 UNUSED_CATEGORY = Problem("category without annotations", Severity.NOTE, "it is ignored")
 TURNED = Problem("polygons of a turned photograph", Severity.NOTE, str(DeviationKind.TURNED))
 UNDECIDED_TURN = Problem("turned photograph of unknown frame", Severity.NOTE, str(DeviationKind.UNDECIDED_TURN))
@@ -172,6 +176,7 @@ PROBLEMS: tuple[Problem, ...] = (
     SMALL_SHARE,
     CROWD,
     NO_ANNOTATION,
+    UNREAD_SHAPE,
     UNUSED_CATEGORY,
     TURNED,
     UNDECIDED_TURN,
@@ -300,6 +305,7 @@ class CheckedFile:
         unusable: what of the shard's other annotations is visible in its images.
         num_images, num_annotations: numbers of records in the whole file.
         findings: findings about the shard's records; records without an image belong to the first shard.
+        places: record -> its name in findings, where the file itself has no ids (annotation tools).
     """
 
     root: Path
@@ -312,6 +318,20 @@ class CheckedFile:
     num_images: int
     num_annotations: int
     findings: tuple[Finding, ...]
+    places: Mapping[str, str] = field(default_factory=dict)
+
+
+class ForeignInput(Protocol):
+    """Files in another form than COCO's, with a reader of their own."""
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What the findings depend on."""
+        ...
+
+    def read(self, shard: Shard | None) -> CheckedFile:
+        """Read the files, or the images of a shard."""
+        ...
 
 
 def read_checked_file(
@@ -622,6 +642,7 @@ class CheckConfig:
         num_workers: number of threads that read images (decoding releases Python's lock).
         headers_only: read only the images' sizes, not their pixels: fast, but truncated files are not noticed.
         object_name, categories, name_map: settings of a COCO-style file, see `CocoConfig`.
+        foreign: the files, if they are those of an annotation tool.
     """
 
     limits: CheckLimits = CheckLimits()
@@ -630,6 +651,7 @@ class CheckConfig:
     object_name: str | None = None
     categories: Path | None = None
     name_map: Path | None = None
+    foreign: ForeignInput | None = None
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
@@ -724,7 +746,10 @@ def check_part(files: CheckInput, config: CheckConfig, shard: Shard | None = Non
     name_map = read_text_map(config.name_map, "name map") if config.name_map else {}
     table = read_text_map(config.categories, "categories") if config.categories else {}
     is_own_form = files.folder is not None
-    file = read_checked_file(files.annotations, files.images, config.object_name, shard, is_own_form=is_own_form)
+    if config.foreign is not None:
+        file = config.foreign.read(shard)
+    else:
+        file = read_checked_file(files.annotations, files.images, config.object_name, shard, is_own_form=is_own_form)
     findings = list(file.findings)
     if shard is None or shard.index == 0:
         changes = [] if files.folder is None else list_changes(files.folder)
@@ -734,10 +759,11 @@ def check_part(files: CheckInput, config: CheckConfig, shard: Shard | None = Non
         findings += (replace(one, stage=Stage.OBJECT_CATEGORIES) for one in of_categories)
     findings += _check_images(file, config)
     masks = _check_all_masks(file, config.limits)
+    all_findings = [*findings, *masks.findings]
     return PartialCheck(
         num_images=file.num_images,
         num_annotations=file.num_annotations,
-        findings=(*findings, *masks.findings),
+        findings=tuple(replace(one, record=file.places.get(one.record, one.record)) for one in all_findings),
         contents=_group_contents(file, config) if shard is None else _hash_contents(file, config),
         num_not_compared=masks.num_not_compared,
         num_parts=masks.num_parts,

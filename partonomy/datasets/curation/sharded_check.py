@@ -26,13 +26,23 @@ _ADAPTER = TypeAdapter(PartialCheck)
 
 def _results(files: CheckInput, config: CheckConfig, output: Path) -> ShardResults:
     tables = {"categories": config.categories, "name_map": config.name_map}
-    settings = {
-        "annotations_sha256": hash_input(files.annotations),
-        "images": files.images.resolve().as_posix(),
-        "limits": asdict(config.limits),
-        "headers_only": config.headers_only,
-        "object_name": config.object_name,
-    } | {f"{name}_sha256": None if path is None else hash_input(path) for name, path in tables.items()}
+    inputs: dict[str, object]
+    if config.foreign is not None:
+        inputs = config.foreign.settings
+    else:
+        inputs = {
+            "annotations_sha256": hash_input(files.annotations),
+            "images": files.images.resolve().as_posix(),
+        }
+    settings = (
+        inputs
+        | {
+            "limits": asdict(config.limits),
+            "headers_only": config.headers_only,
+            "object_name": config.object_name,
+        }
+        | {f"{name}_sha256": None if path is None else hash_input(path) for name, path in tables.items()}
+    )
     return ShardResults(output.with_name(f"{output.name}.shards"), WORK, settings)
 
 
