@@ -105,11 +105,13 @@ def damaged_xml(draw: st.DrawFn, text: str) -> bytes:
     """XML with one to three attribute values changed, or with broken markup or bytes."""
     for _ in range(draw(st.integers(1, 3))):
         values = [one.span() for one in VALUE.finditer(text)]
-        if values and draw(st.integers(0, 9)):
+        is_value = draw(st.integers(0, 9)) > 0
+        if values and is_value:
             change = draw(st.sampled_from(VALUES))
             start, end = draw(st.sampled_from(values))
-            if draw(st.integers(0, 3)) == 0:  # inside the value
-                start = end = draw(st.integers(start, end))
+            if not draw(st.integers(0, 3)):  # inside the value
+                place = draw(st.integers(start, end))
+                start, end = place, place
         else:
             change = draw(st.sampled_from(MARKUP))
             start = end = draw(st.integers(0, len(text)))

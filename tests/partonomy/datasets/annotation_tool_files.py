@@ -305,8 +305,8 @@ def write_tool(tool: str, folder: Path, shapes: Sequence[tuple[str, Box]], names
             write_json(place / f"{Path(name).stem}.json", content)
     elif tool == "via":
         regions = [via_polygon(*one) for one in shapes]
-        images = {key: one for name in names for key, one in via_image(name, regions).items()}
-        return write_json(place / "via_project.json", via_project(images))
+        pictures = {key: one for name in names for key, one in via_image(name, regions).items()}
+        return write_json(place / "via_project.json", via_project(pictures))
     else:
         write_json(place / "meta.json", {"classes": [], "tags": []})
         content = supervisely_file([supervisely_polygon(*one) for one in shapes])
