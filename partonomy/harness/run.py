@@ -195,10 +195,10 @@ def check_task(task: AnyTask) -> None:
         if item_id in seen:
             raise ValueError(f"{name}: two items share the id {item_id!r}; ids must be unique")
         seen.add(item_id)
-    paths = [item.picture.path for item in task.items]
-    if paths and not any(map(os.path.isfile, paths)):  # unlike Path.is_file, False for any bad name
-        flag = find_benchmark(task.benchmark).root_flag
-        raise FileNotFoundError(f"{paths[0]}: no image of {name} was found; pass the folder of the data with --{flag}")
+    # Unlike Path.is_file, os.path.isfile is False for any bad name.
+    if task.items and not any(os.path.isfile(item.picture.path) for item in task.items):
+        flag, first = find_benchmark(task.benchmark).root_flag, task.items[0].picture.path
+        raise FileNotFoundError(f"{first}: no image of {name} was found; pass the folder of the data with --{flag}")
 
 
 def _is_open(done: frozenset[str], item: Item) -> bool:
