@@ -1,7 +1,7 @@
-"""Lines of a file that stay on disk, and objects that are put there: sequences that take a few bytes of memory an entry.
+"""Sequences whose entries stay on disk and take a few bytes of memory each: lines of a file, and pickled objects.
 
-A run may have hundreds of thousands of records, and a data set as many questions. Their lines are found once; each access
-reads one again. Entries that have no file of their own are pickled into a temporary one (`Spool`).
+A run may have hundreds of thousands of records, and a data set as many questions. Their lines are found once, and each
+access reads one again. Entries that have no file of their own are pickled into a temporary one (`Spool`).
 """
 
 import os

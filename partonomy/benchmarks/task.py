@@ -275,7 +275,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
     def metrics(self, records: Sequence[RecordT]) -> Mapping[str, Metric | None]:
         """Compute every metric of one group's records, in the order of the tables."""
 
-    def settle(self, records: Sequence[RecordT]) -> Iterable[RecordT]:
+    def settle(self, records: Sequence[RecordT]) -> Sequence[RecordT]:
         """Return the records as the metrics count them; see `settle_status`."""
         return settle_status(records)
 

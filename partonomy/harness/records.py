@@ -177,11 +177,6 @@ class FoundRecords(Generic[RecordT]):
         place = self._place_of.get(item_id)
         return place is not None and self._file_of[place] >= 0
 
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the ids of the found records, in item order, then over those of other items."""
-        yield from (item_id for item_id, place in self._place_of.items() if self._file_of[place] >= 0)
-        yield from sorted(self.foreign)
-
     def __len__(self) -> int:
         return sum(number >= 0 for number in self._file_of) + len(self.foreign)
 

@@ -5,6 +5,7 @@ Metrics follow two protocols, this project's and that of the authors' code (`Met
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from typing import Protocol
 
 from partonomy.benchmarks.partonomy.records import Capability, ChoiceRecord, MaskRecord, QuestionRecord
 from partonomy.metrics.bootstrap import ImageIndex, ImageRatio, Terms
@@ -277,6 +278,12 @@ class _AuthorsMasks:
         return {AUTHORS_PREFIX + name: index.ratio(one) for name, one in terms.items()}
 
 
+class _Adds(Protocol):
+    """What adds up records."""
+
+    def add(self, record: QuestionRecord) -> None: ...  # noqa: D102
+
+
 class QuestionMetrics:
     """Every metric of one question type; its records are added one after another, and only their numbers are kept.
 
@@ -295,7 +302,7 @@ class QuestionMetrics:
     def add(self, record: QuestionRecord) -> None:
         """Add a record of the type; failed ones count, too."""
         self._images[record.image_id] = None
-        counted = {
+        counted: dict[Capability, tuple[_Adds, ...]] = {
             Capability.CHOICES: (self._choices, self._authors_choices),
             Capability.MASKS: (self._masks, self._authors_masks),
             Capability.GENERATION: (self._own_masks, self._own_answers),
