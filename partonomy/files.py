@@ -9,7 +9,7 @@ import os
 import re
 import reprlib
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, TypeGuard
@@ -212,6 +212,18 @@ def check_box(values: object, name: str) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
+class MissingListsError(ValueError):
+    """A file's top-level object lacks lists, or has other values under their names.
+
+    Attributes:
+        names: the names, in alphabetical order.
+    """
+
+    def __init__(self, message: str, names: Iterable[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(sorted(names))
+
+
 def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield (list name, record) for the records of the named lists of a file's top-level object, in file order.
 
@@ -224,15 +236,76 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a JSON object, or a named entry is not a list. The message names the file, the list
-            and the position.
+        ValueError: the file is not a JSON object, or a named entry is not a list (`MissingListsError`). The message
+            names the file, the list and the position.
     """
-    missing = set(names)
+    seen = set[str]()
+    yield from _iterate_lists(path, names, is_strict, seen)
+    if is_strict and (missing := set(names) - seen):
+        raise MissingListsError(f"{path}: the list {min(missing)!r} is missing", missing)
+
+
+def iterate_tables(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield (list name, record) for the records of the named lists in the order of the names, wherever they are.
+
+    The file is refused for what `read_json` refuses. Only the last list is read record by record; the others are held. If it does not come last in the file, the file is
+    read twice.
+
+    Args:
+        path: the file to read.
+        names: the names of the lists, that of the longest last.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MissingListsError: a named entry is missing, or is not a list.
+        ValueError: the file is not a JSON object or repeats a key; the message names the file and the position.
+    """
+    if not path.is_file() or not _is_object(path):
+        read_json(path)  # raises
+    *first, last = names
+    seen = set[str]()
+    held: dict[str, list[Any]] = {name: [] for name in first}
+    is_ready = False
+    for name, record in _iterate_lists(path, names, True, seen):
+        if name != last:
+            held[name].append(record)
+        elif is_ready or seen.issuperset(first):
+            if not is_ready:
+                yield from ((one, row) for one in first for row in held[one])
+                is_ready = True
+            yield name, record
+    if missing := set(names) - seen:
+        raise MissingListsError(f"{path}: the list {min(missing)!r} is missing", missing)
+    if not is_ready:
+        yield from ((one, row) for one in first for row in held[one])
+        yield from _iterate_lists(path, (last,), True, set())
+
+
+def is_list(path: Path) -> bool:
+    """Return whether the first character of a file's JSON begins a list."""
+    return _first_character(path) == "["
+
+
+def _is_object(path: Path) -> bool:
+    return _first_character(path) == "{"
+
+
+def _first_character(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        while (text := file.read(CHUNK_CHARACTERS)) and not text.strip(" \t\r\n"):
+            pass
+    return text.lstrip(" \t\r\n")[:1]
+
+
+def _iterate_lists(path: Path, names: Collection[str], is_strict: bool, seen: set[str]) -> Iterator[tuple[str, Any]]:
+    """Do the work of `iterate_lists`; `seen` receives the names of the top-level object as they begin."""
     with _open(path, is_strict) as buffer:
         buffer.expect("{")
         while not buffer.skip("}"):
             name = buffer.decode_key()
-            missing.discard(name)
+            if is_strict and name in seen:
+                raise ValueError(f"{path}: not valid JSON (the key {shorten(name)} occurs twice in the object)")
+            seen.add(name)
             buffer.where = f"the entry {name!r}"
             buffer.expect(":")
             if buffer.peek() == "[":
@@ -240,7 +313,7 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
                     if name in names:
                         yield name, record
             elif name in names:
-                raise ValueError(f"{path}: {name!r} must be a list")
+                raise MissingListsError(f"{path}: {name!r} must be a list", [name])
             else:
                 buffer.decode()
             buffer.where = "the top-level object"
@@ -248,8 +321,48 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
                 buffer.expect("}")
                 break
         buffer.expect("")
-    if is_strict and missing:
-        raise ValueError(f"{path}: the list {min(missing)!r} is missing")
+
+
+def compact_json(path: Path) -> Iterator[bytes]:
+    """Yield a file's JSON object again, without whitespace, lists record by record, as `write_json` writes the whole.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a JSON object or repeats a key; the message names the file and the position.
+    """
+    if not path.is_file() or not _is_object(path):
+        read_json(path)  # raises
+    seen = set[str]()
+    with _open(path, is_strict=True) as buffer:
+        buffer.expect("{")
+        yield b"{"
+        while not buffer.skip("}"):
+            name = buffer.decode_key()
+            if name in seen:
+                raise ValueError(f"{path}: not valid JSON (the key {shorten(name)} occurs twice in the object)")
+            yield (b"," if seen else b"") + compact_bytes(name) + b":"
+            seen.add(name)
+            buffer.where = f"the entry {name!r}"
+            buffer.expect(":")
+            if buffer.peek() == "[":
+                yield b"["
+                for number, record in enumerate(_records(buffer, f" of {name!r}")):
+                    yield (b"," if number else b"") + compact_bytes(record)
+                yield b"]"
+            else:
+                yield compact_bytes(buffer.decode())
+            buffer.where = "the top-level object"
+            if not buffer.skip(","):
+                buffer.expect("}")
+                break
+        buffer.expect("")
+    yield b"}"
+
+
+def compact_bytes(content: object) -> bytes:
+    """Return JSON without whitespace, as `write_json` writes it; see `json_bytes`."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", errors="backslashreplace")
 
 
 def iterate_records(path: Path, *, is_strict: bool = False) -> Iterator[Any]:

@@ -101,14 +101,14 @@ class Spool(Sequence[EntryT]):
     """A list in a temporary file, which no name leads to and which ends with the process.
 
     Args:
-        shared: Objects of this type are not written: they stay in memory, each once however many entries hold it.
+        shared: Objects of these types are not written: they stay in memory, each once however many entries hold it.
     """
 
-    def __init__(self, shared: type | None = None) -> None:
+    def __init__(self, *shared: type) -> None:
         self._writer = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the list is)
         self._lines = StoredLines(OpenFile(self._writer))
         self._end = 0
-        self._type = shared
+        self._types = shared
         self._shared: list[Any] = []
         self._number_of: dict[int, int] = {}  # by the object's id(), which `_shared` keeps from being given again
 
@@ -140,7 +140,7 @@ class Spool(Sequence[EntryT]):
         return entry
 
     def _share(self, value: object) -> int | None:
-        if self._type is None or not isinstance(value, self._type):
+        if not isinstance(value, self._types):
             return None
         if id(value) not in self._number_of:
             self._number_of[id(value)] = len(self._shared)

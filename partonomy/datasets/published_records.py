@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from partonomy.files import (
     check_relative_path,
     check_text,
     hash_files,
+    is_list,
     iterate_records,
     parse_json,
     read_json,
@@ -30,6 +32,7 @@ from partonomy.files import (
 from partonomy.images import check_image
 from partonomy.masks import check_mask_size, rle_area, rle_from_coco, rle_to_json, union_masks
 from partonomy.sharding import Shard
+from partonomy.stored_lines import Mapped, Spool
 from partonomy.structures import (
     CharSpan,
     Choice,
@@ -106,14 +109,14 @@ class PublishedRecord:
 def load_records(path: Path, invalid: Literal["raise", "collect"], *, needs_images: bool = True) -> QuestionSet:
     """Read a record file as questions; see `partonomy.datasets.store.load_questions`."""
     records, bad = read_records(path, invalid, needs_images=needs_images)
-    questions = tuple(record.question for record in records)
+    questions = Mapped(records, attrgetter("question"))
     return QuestionSet(path.stem, questions, hash_files([path]), invalid=bad)
 
 
 def read_records(
     path: Path, invalid: Literal["raise", "collect"], *, needs_images: bool = True
-) -> tuple[list[PublishedRecord], tuple[InvalidRecord, ...]]:
-    """Read a record file.
+) -> tuple[Sequence[PublishedRecord], tuple[InvalidRecord, ...]]:
+    """Read a record file. The records lie in a temporary file, without their masks, which many of them share.
 
     Args:
         path: the file.
@@ -143,7 +146,7 @@ class RecordShard:
             all images of the file by this index numbers them as `read_records` does.
     """
 
-    records: tuple[PublishedRecord, ...]
+    records: Sequence[PublishedRecord]
     bad: tuple[InvalidRecord, ...]
     claims: Mapping[str, int]
 
@@ -163,7 +166,7 @@ def read_record_shard(path: Path, invalid: Literal["raise", "collect"], shard: S
         if _shard_of(content, shard.count) == shard.index
     )
     records, bad = reader.read_all(own, invalid)
-    return RecordShard(tuple(records), bad, reader.claims)
+    return RecordShard(records, bad, reader.claims)
 
 
 def _shard_of(content: object, count: int) -> int:
@@ -223,12 +226,13 @@ class _RecordReader:
         self._image_ids: dict[str, int] = {}
         self.claims: dict[str, int] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._full_paths: dict[str, Path] = {}
         self._parts: dict[tuple[str, str], _ReadParts] = {}
 
     def read_all(
         self, contents: Iterable[tuple[int, Any]], invalid: Literal["raise", "collect"]
-    ) -> tuple[list[PublishedRecord], tuple[InvalidRecord, ...]]:
-        records: list[PublishedRecord] = []
+    ) -> tuple[Sequence[PublishedRecord], tuple[InvalidRecord, ...]]:
+        records = Spool[PublishedRecord](Part, KeptSegmentations, Path)
         bad: list[InvalidRecord] = []
         for index, content in contents:
             try:
@@ -290,13 +294,15 @@ class _RecordReader:
 
     def _find_image(self, image_path: str) -> Path:
         """Return the image's path in the file's folder, or in the image folder that an export's second file names."""
-        path = self._path.parent / image_path
-        try:
-            check_relative_path(image_path, "'image_path'")
-        except ValueError:
-            if self._exported_root is None or not path.resolve().is_relative_to(self._exported_root):
-                raise
-        return path.resolve()
+        if image_path not in self._full_paths:
+            path = (self._path.parent / image_path).resolve()
+            try:
+                check_relative_path(image_path, "'image_path'")
+            except ValueError:
+                if self._exported_root is None or not path.is_relative_to(self._exported_root):
+                    raise
+            self._full_paths[image_path] = path
+        return self._full_paths[image_path]
 
     @cached_property
     def _exported_root(self) -> Path | None:
@@ -343,13 +349,13 @@ def _fits_image(path: Path, height: int, width: int) -> bool:
     return True
 
 
-def _read_list(path: Path) -> list[Any]:
+def _read_list(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: record file not found")
-    contents = parse_json(path.read_bytes(), f"{path}: not a JSON file")
-    if not isinstance(contents, list):
+    if not is_list(path):
+        contents = parse_json(path.read_bytes(), f"{path}: not a JSON file")
         raise ValueError(f"{path}: a record file is a JSON list of questions, got {type(contents).__name__}")
-    return contents
+    return iterate_records(path, is_strict=True)
 
 
 def _read_part(label: str, masks: object, height: int, width: int) -> Part:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from partonomy.datasets import published_records as partonomy_core
 from partonomy.datasets import question_file
-from partonomy.datasets.annotation_file import annotations_from_json, read_shard_annotations, write_annotations
+from partonomy.datasets.annotation_file import read_annotations, read_shard_annotations, write_annotations
 from partonomy.files import (
     RECORD_ERRORS,
     check_text,
@@ -129,7 +129,7 @@ def load_dataset(folder: Path, shard: Shard | None = None) -> PartDataset:
             f"{description.get('format')!r} version {description.get('format_version')!r}"
         )
     path = folder / ANNOTATIONS_FILE
-    images = annotations_from_json(read_json(path), path) if shard is None else read_shard_annotations(path, shard)
+    images = read_annotations(path) if shard is None else read_shard_annotations(path, shard)
     try:
         name = check_text(description.get("name"), "'name'")
         image_root = (folder / check_text(description.get("image_root"), "'image_root'")).resolve()

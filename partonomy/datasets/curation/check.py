@@ -17,7 +17,7 @@ from partonomy.datasets.photographs import find_same_files
 from partonomy.datasets.sources.coco import read_crowd
 from partonomy.datasets.sources.records import BACKGROUND, OBJECT, PART
 from partonomy.datasets.store import ANNOTATIONS_FILE, DATASET_FILE
-from partonomy.files import hash_files, iterate_lists, read_json
+from partonomy.files import MissingListsError, hash_files, iterate_lists, iterate_tables, read_json
 from partonomy.images import check_image, image_size, load_image
 from partonomy.masks import canonical_rle, intersection_area, rle_area, rle_from_coco
 from partonomy.names import LemmaComparator, clean_name, clean_names, read_text_map, split_part_name
@@ -276,12 +276,11 @@ def read_checked_file(
 
 
 def _whole_records(path: Path) -> Iterator[tuple[str, Any]]:
-    content = read_json(path)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            raise ValueError(f"{path}: a COCO file needs the list {key!r}; is this the annotation file?")
-    for key in LISTS:
-        yield from ((key, record) for record in content[key])
+    try:
+        yield from iterate_tables(path, LISTS)
+    except MissingListsError as error:
+        missing = next(key for key in ("images", "annotations", "categories") if key in error.names)
+        raise ValueError(f"{path}: a COCO file needs the list {missing!r}; is this the annotation file?") from error
 
 
 def _streamed_records(path: Path) -> Iterator[tuple[str, Any]]:
