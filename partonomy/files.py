@@ -19,6 +19,7 @@ from partonomy.progress import BYTES, Progress, progress
 RECORD_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, OSError)
 """The errors that a reader can raise on a malformed record."""
 
+NOT_JSON = "not valid JSON"
 CHUNK_CHARACTERS = 1 << 22
 LONGEST_LITERAL = len("-Infinity")  # an error closer than this to the buffer's end may only mean a cut-off value
 BLANK = re.compile(r"[ \t\r\n]*")
@@ -248,8 +249,8 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
 def iterate_tables(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Yield (list name, record) for the records of the named lists in the order of the names, wherever they are.
 
-    The file is refused for what `read_json` refuses. Only the last list is read record by record; the others are held. If it does not come last in the file, the file is
-    read twice.
+    The file is refused for what `read_json` refuses. Only the last list is read record by record; the others are held.
+    If it does not come last in the file, the file is read twice.
 
     Args:
         path: the file to read.
@@ -266,7 +267,7 @@ def iterate_tables(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Any]
     seen = set[str]()
     held: dict[str, list[Any]] = {name: [] for name in first}
     is_ready = False
-    for name, record in _iterate_lists(path, names, True, seen):
+    for name, record in _iterate_lists(path, names, True, seen, NOT_JSON):
         if name != last:
             held[name].append(record)
         elif is_ready or seen.issuperset(first):
@@ -278,7 +279,7 @@ def iterate_tables(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Any]
         raise MissingListsError(f"{path}: the list {min(missing)!r} is missing", missing)
     if not is_ready:
         yield from ((one, row) for one in first for row in held[one])
-        yield from _iterate_lists(path, (last,), True, set())
+        yield from _iterate_lists(path, (last,), True, set(), NOT_JSON)
 
 
 def is_list(path: Path) -> bool:
@@ -297,9 +298,11 @@ def _first_character(path: Path) -> str:
     return text.lstrip(" \t\r\n")[:1]
 
 
-def _iterate_lists(path: Path, names: Collection[str], is_strict: bool, seen: set[str]) -> Iterator[tuple[str, Any]]:
+def _iterate_lists(
+    path: Path, names: Collection[str], is_strict: bool, seen: set[str], refusal: str | None = None
+) -> Iterator[tuple[str, Any]]:
     """Do the work of `iterate_lists`; `seen` receives the names of the top-level object as they begin."""
-    with _open(path, is_strict) as buffer:
+    with _open(path, is_strict, refusal) as buffer:
         buffer.expect("{")
         while not buffer.skip("}"):
             name = buffer.decode_key()
@@ -333,7 +336,7 @@ def compact_json(path: Path) -> Iterator[bytes]:
     if not path.is_file() or not _is_object(path):
         read_json(path)  # raises
     seen = set[str]()
-    with _open(path, is_strict=True) as buffer:
+    with _open(path, is_strict=True, refusal=NOT_JSON) as buffer:
         buffer.expect("{")
         yield b"{"
         while not buffer.skip("}"):
@@ -365,25 +368,27 @@ def compact_bytes(content: object) -> bytes:
     return text.encode("utf-8", errors="backslashreplace")
 
 
-def iterate_records(path: Path, *, is_strict: bool = False) -> Iterator[Any]:
+def iterate_records(path: Path, *, is_strict: bool = False, refusal: str | None = None) -> Iterator[Any]:
     """Yield the records of a file that holds a single list, in file order. Progress counts characters.
 
     Args:
         path: the file to read.
         is_strict: refuse an object that repeats a key.
+        refusal: what an error says of the whole file, before the reason and the place in brackets; None names the place
+            first.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a JSON list. The message names the file, the record and the position.
     """
-    with _open(path, is_strict) as buffer:
+    with _open(path, is_strict, refusal) as buffer:
         buffer.where = "the list"
         yield from _records(buffer, "")
         buffer.expect("")
 
 
 @contextmanager
-def _open(path: Path, is_strict: bool) -> Iterator["_Buffer"]:
+def _open(path: Path, is_strict: bool, refusal: str | None = None) -> Iterator["_Buffer"]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: annotation file not found")
     decoder = json.JSONDecoder(object_pairs_hook=_object_from_pairs) if is_strict else json.JSONDecoder()
@@ -391,7 +396,7 @@ def _open(path: Path, is_strict: bool) -> Iterator["_Buffer"]:
         path.open(encoding="utf-8-sig") as file,
         progress(path.stat().st_size, path.name, BYTES) as shown,
     ):
-        yield _Buffer(path, file, shown, decoder)
+        yield _Buffer(path, file, shown, decoder, refusal)
 
 
 def _records(buffer: "_Buffer", of_what: str) -> Iterator[Any]:
@@ -409,8 +414,11 @@ def _records(buffer: "_Buffer", of_what: str) -> Iterator[Any]:
 class _Buffer:
     """The portion of the file that is being decoded."""
 
-    def __init__(self, path: Path, file: TextIO, shown: Progress, decoder: json.JSONDecoder) -> None:
+    def __init__(
+        self, path: Path, file: TextIO, shown: Progress, decoder: json.JSONDecoder, refusal: str | None = None
+    ) -> None:
         self._path = path
+        self._refusal = refusal
         self._file = file
         self._progress = shown
         self._decoder = decoder
@@ -473,7 +481,7 @@ class _Buffer:
         try:
             chunk = self._file.read(max(CHUNK_CHARACTERS, len(rest)))
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self._path}: not valid JSON, {self.where}: not UTF-8 text ({error})") from error
+            raise self._refuse(f"not UTF-8 text ({error})", "") from error
         if not chunk:
             return False
         self._dropped += self._at
@@ -482,5 +490,9 @@ class _Buffer:
         return True
 
     def _error(self, reason: str, position: int) -> ValueError:
-        place = self._dropped + position
-        return ValueError(f"{self._path}: not valid JSON, {self.where}: {reason}, near character {place}")
+        return self._refuse(reason, f", near character {self._dropped + position}")
+
+    def _refuse(self, reason: str, place: str) -> ValueError:
+        if self._refusal is None:
+            return ValueError(f"{self._path}: {NOT_JSON}, {self.where}: {reason}{place}")
+        return ValueError(f"{self._path}: {self._refusal} ({reason}; {self.where}{place})")

@@ -47,6 +47,7 @@ from partonomy.structures import (
     QuestionType,
 )
 
+NO_RECORD_FILE = "not a JSON file"
 SIDECAR_SUFFIX = ".annotations.json"
 CORRECT = "correct"
 INCORRECT = "incorrect"
@@ -353,9 +354,9 @@ def _read_list(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: record file not found")
     if not is_list(path):
-        contents = parse_json(path.read_bytes(), f"{path}: not a JSON file")
+        contents = parse_json(path.read_bytes(), f"{path}: {NO_RECORD_FILE}")
         raise ValueError(f"{path}: a record file is a JSON list of questions, got {type(contents).__name__}")
-    return iterate_records(path, is_strict=True)
+    return iterate_records(path, is_strict=True, refusal=NO_RECORD_FILE)
 
 
 def _read_part(label: str, masks: object, height: int, width: int) -> Part:

@@ -2,9 +2,9 @@
 
 python scripts/bench/command_growth.py [--records 50000,100000,200000] [--megabytes 125,250,500] [--parts runs,files]
 
-The random model on drawn images of 64 x 64 pixels (files: 256 x 256); its records are multiplied (`many_records`), each command runs in a
-process of its own with one thread. A line for each command and size: CPU seconds and peak resident size in MB. Everything
-is written under a temporary folder (`--folder`) and deleted.
+The random model on drawn images of 64 x 64 pixels (files: 256 x 256). Its records are multiplied (`many_records`), and
+each command runs in a process of its own with one thread. There is a line for each command and size: CPU seconds and
+peak resident size in MB. Everything is written to a temporary folder, which is deleted.
 """
 
 import json
