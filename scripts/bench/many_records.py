@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from partonomy.datasets.kept_values import BUILD_KEY
 from partonomy.datasets.store import ANNOTATIONS_FILE, BUILD_FILE, DATASET_FILE, QUESTIONS_FILE
 from partonomy.files import read_json, write_json
 from partonomy.harness.run_folder import MODEL_FILE, RECORDS_FILE, read_config, write_config
@@ -24,7 +25,7 @@ def multiply_dataset(source: Path, folder: Path, num_copies: int) -> None:
     """Write a data set of so many copies of another one.
 
     Args:
-        source: a built data set folder whose images lie inside.
+        source: a built data set folder; what an import has kept of published records is left out.
         folder: the folder to write.
         num_copies: the number of copies; the first one keeps its ids.
     """
@@ -49,8 +50,9 @@ def multiply_dataset(source: Path, folder: Path, num_copies: int) -> None:
     _write_lines(
         folder / QUESTIONS_FILE, _copies(list(map(json.loads, lines)), num_copies, step), separators=(",", ":")
     )
-    for name in (DATASET_FILE, BUILD_FILE):
-        write_json(folder / name, read_json(source / name), indent=2)
+    write_json(folder / DATASET_FILE, read_json(source / DATASET_FILE) | {"image_root": "images"}, indent=2)
+    build = {key: value for key, value in read_json(source / BUILD_FILE).items() if key != BUILD_KEY}
+    write_json(folder / BUILD_FILE, build, indent=2)
 
 
 def multiply_run(
