@@ -20,12 +20,12 @@ from pathlib import Path
 
 from jsonargparse import CLI
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from partonomy.harness.run_folder import RECORDS_FILE
 from scripts.bench.many_records import multiply_dataset, multiply_run
 
+ROOT = Path(__file__).resolve().parents[2]
 NUM_IMAGES = 48
 MEGABYTE = 10**6
 PARTS = ("runs", "files")

@@ -108,5 +108,4 @@ def test_memory_hardly_grows_with_the_records(
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     rise = (peaks[2] - peaks[1]) / ((COPIES[2] - COPIES[1]) * NUM_RECORDS)
-    print(name, peaks, rise)
     assert rise < limit
