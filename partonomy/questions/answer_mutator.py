@@ -1,4 +1,4 @@
-"""Draws wrong answers: part sets a few mutations away from the right one (paper, appendix B).
+"""Draws wrong answers: part sets a few mutations away from the right one (paper, section 3.2).
 
 Parts are indices into the sorted vocabulary, so that sorted indices are sorted labels. There are three modes:
 - `paper`: 1 to 3 mutations of the right answer; added parts come from the object's category. If it has none, they come

@@ -1,6 +1,7 @@
 """Draws wrong answers to "What is the object?": siblings, preferring those with similar names.
 
-Paper, appendix B: siblings weighted by the softmax of their sentence-embedding similarity (all-mpnet-base-v2).
+Paper, section 3.2: objects whose names are similar by Sentence Transformers. The softmax over the similarities of
+siblings and the model all-mpnet-base-v2 are those of the authors' public code; the paper does not name them.
 """
 
 import hashlib
