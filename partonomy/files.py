@@ -12,7 +12,9 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, TypeGuard
+from typing import Any, BinaryIO, TextIO, TypeGuard, TypeVar
+
+import msgspec
 
 from partonomy.progress import BYTES, Progress, progress
 
@@ -24,6 +26,8 @@ CHUNK_CHARACTERS = 1 << 22
 LONGEST_LITERAL = len("-Infinity")  # an error closer than this to the buffer's end may only mean a cut-off value
 BLANK = re.compile(r"[ \t\r\n]*")
 REMAINS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # names of the temporary files of `open_atomically`
+
+T = TypeVar("T")
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -153,6 +157,107 @@ def _object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+def read_json_as(path: Path, kind: type[T], cure: str) -> T:
+    """Read a JSON file that this project wrote itself, strictly; see `convert_json`.
+
+    Args:
+        path: the file.
+        kind: the type of its content: a dataclass, a `msgspec.Struct`, or a type made of lists and mappings.
+        cure: what to do about a damaged file, as the end of a message.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not JSON, or its content is not of this type. The message names the file, the place and
+            the cure.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; is {path.parent} the right folder?")
+    try:
+        content = parse_json(path.read_bytes(), f"{path}: not valid JSON")
+    except ValueError as error:
+        raise ValueError(f"{error}; {cure}") from error
+    return convert_json(content, kind, str(path), cure)
+
+
+def convert_json(content: object, kind: type[T], where: str, cure: str) -> T:
+    """Return a parsed JSON value as `kind`, and change no value: "1", 1.0 and true are no integers, null is no text.
+
+    Args:
+        content: the value; keys that `kind` does not have are ignored.
+        kind: a dataclass, a `msgspec.Struct`, or a type made of lists and mappings.
+        where: the file, and the record if there are several; the message begins with it.
+        cure: what to do about it; the message ends with it.
+
+    Raises:
+        ValueError: a field is missing or has another type, e.g. "curation.json: images[3]: 'source' is missing; ...".
+    """
+    try:
+        return match_json(content, kind)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; {cure}") from error
+
+
+def match_json(content: object, kind: type[T]) -> T:
+    """Return a parsed JSON value as `kind`, like `convert_json`, for a caller that names the file itself.
+
+    Raises:
+        ValueError: a field is missing or has another type, e.g. "images[3]: 'source' is missing".
+    """
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(printable(_describe_mismatch(str(error), content))) from error
+
+
+_MISMATCH = re.compile(r"(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.(?P<key>[^.\[]+)|\[(?P<index>\d+)\]")
+_EXPECTED = re.compile(r"Expected `(?P<types>[a-z| ]+)`(?P<bound>.*), got .*", re.DOTALL)
+_ANY_KEY = "[...]"  # in a path of msgspec: any key of a mapping
+_TYPE_NAMES = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+
+
+def _describe_mismatch(message: str, content: object) -> str:
+    """Word an error of msgspec, e.g. "Expected `int`, got `str` - at `$.images[3].id`", with the value at fault."""
+    match = _MISMATCH.fullmatch(message)
+    path = (match["path"] if match else None) or ""
+    what = match["what"] if match else message
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
+        return f"{path.lstrip('.')}: {missing[1]!r} is missing" if path else f"{missing[1]!r} is missing"
+    place, _, field = path.replace(_ANY_KEY, "[]").lstrip(".").rpartition(".")
+    place, field = place.replace("[]", _ANY_KEY), field.replace("[]", _ANY_KEY)
+    name = f"{place}: {field!r}" if place else field if field.endswith("]") else repr(field)
+    expected = _EXPECTED.fullmatch(what)
+    if expected is None:  # e.g. "Invalid enum value 'x'"
+        return f"{name}: {what[:1].lower()}{what[1:]}" if path else f"{what[:1].lower()}{what[1:]}"
+    types = " or ".join(_TYPE_NAMES.get(one, one) for one in expected["types"].split(" | "))
+    found, is_known = _find_value(content, path)
+    shown = f", got {shorten(found)}" if is_known else ""
+    return f"{name if path else 'the content'} must be {types}{expected['bound']}{shown}"
+
+
+def _find_value(content: object, path: str) -> tuple[object, bool]:
+    """Return the value at a path of msgspec, and whether the path names it (a key of a mapping is only `[...]`)."""
+    position = 0
+    while position < len(path):
+        step = _STEP.match(path, position)
+        if step is None:
+            return None, False
+        key, position = step["key"] if step["index"] is None else int(step["index"]), step.end()
+        try:
+            content = content[key]  # type: ignore[index]  # the path is that of an error in this content
+        except (KeyError, IndexError, TypeError):
+            return None, False
+    return content, True
+
+
 def is_integer(value: object) -> TypeGuard[int]:
     """Return whether a JSON value is an integer; true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
@@ -172,7 +277,10 @@ def check_text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} must be a non-empty string, got {shorten(value)}")
     if not value.isascii() and printable(value) != value:
-        raise ValueError(f"{name} is not valid Unicode text: {shorten(printable(value))}")
+        raise ValueError(
+            f"{name} is not valid Unicode text: {shorten(value)} contains half a surrogate pair; "
+            "write the text again as UTF-8"
+        )
     return value
 
 
@@ -243,7 +351,7 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
     seen = set[str]()
     yield from _iterate_lists(path, names, is_strict, seen)
     if is_strict and (missing := set(names) - seen):
-        raise MissingListsError(f"{path}: the list {min(missing)!r} is missing", missing)
+        raise MissingListsError(f"{path}: the list {min(missing)!r} is missing; copy or write the file again", missing)
 
 
 def iterate_tables(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -276,7 +384,7 @@ def iterate_tables(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Any]
                 is_ready = True
             yield name, record
     if missing := set(names) - seen:
-        raise MissingListsError(f"{path}: the list {min(missing)!r} is missing", missing)
+        raise MissingListsError(f"{path}: the list {min(missing)!r} is missing; copy or write the file again", missing)
     if not is_ready:
         yield from ((one, row) for one in first for row in held[one])
         yield from _iterate_lists(path, (last,), True, set(), NOT_JSON)
@@ -390,7 +498,7 @@ def iterate_records(path: Path, *, is_strict: bool = False, refusal: str | None 
 @contextmanager
 def _open(path: Path, is_strict: bool, refusal: str | None = None) -> Iterator["_Buffer"]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: annotation file not found")
+        raise FileNotFoundError(f"{path}: annotation file not found; is {path.parent} the right folder?")
     decoder = json.JSONDecoder(object_pairs_hook=_object_from_pairs) if is_strict else json.JSONDecoder()
     with (
         path.open(encoding="utf-8-sig") as file,

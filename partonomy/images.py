@@ -57,18 +57,22 @@ def load_image(path: Path, height: int, width: int) -> np.ndarray:
         raise ValueError(_describe_mismatch(path, image, height, width))
 
 
-def load_label_map(path: Path) -> np.ndarray:
+def load_label_map(path: Path, image: Path) -> np.ndarray:
     """Read a map of class ids, uint8 (H, W); a palette image's indices are its ids.
+
+    Args:
+        path: the map.
+        image: the image that it labels, for the message.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or is not a map of 8-bit ids; the message names it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no label map of this image; finish the download")
+        raise FileNotFoundError(f"{path}: not found; it is the label map of the image {image}: finish the download")
     try:
-        with Image.open(path) as image:
-            labels = np.asarray(image)
+        with Image.open(path) as opened:
+            labels = np.asarray(opened)
     except Exception as error:  # PIL's decoders raise errors of many types for damaged data
         raise ValueError(f"{path}: the label map cannot be read ({error}); replace the file") from error
     if labels.ndim != 2 or labels.dtype != np.uint8:

@@ -437,7 +437,12 @@ class MultiTargetTask(MaskTask[MultiTargetItem, SegmentedTargets]):
         return (*of_codes, *lines)
 
     def show(self, record: AnswerRecord, item: MultiTargetItem | None) -> Case:
-        """Show the targets and the masks that were compared with them, each pair in one colour."""
+        """Show the targets and the masks that were compared with them, each pair in one colour.
+
+        Args:
+            record: The item's outcome.
+            item: The item; None if the data are no longer available. The page then shows no image and no masks.
+        """
         colours = part_colours(len(record.targets))
         labels = tuple(
             CaseLabel(target.name or "no target", colour, target.iou)
@@ -465,7 +470,7 @@ class MultiTargetTask(MaskTask[MultiTargetItem, SegmentedTargets]):
         return (union_outcome if self.options.mode is MultiTargetMode.UNION else matched_outcomes)(item, masks)
 
     def target_names(self, item: MultiTargetItem) -> tuple[str, ...]:
-        """Return the names of the targets' categories."""
+        """Return the names of the targets' categories, one per target, in the order of the targets."""
         return tuple(target.category_name for target in item.targets)
 
 

@@ -85,7 +85,7 @@ def read_reason_seg(
     folder = split_folder(dataset_dir, split)
     images = set(folder.glob("*.jpg"))
     if not images:
-        raise FileNotFoundError(f"{folder} contains no *.jpg")
+        raise FileNotFoundError(f"{folder} contains no *.jpg; finish the download, or choose another split")
     records = set(folder.glob("*.json")) - {labels_file(dataset_dir, split)}
     paths = sorted(images | {path.with_suffix(".jpg") for path in records})
     items: list[SegmentationItem] = []
@@ -195,6 +195,11 @@ def paint_shapes(shapes: Sequence[Shape], height: int, width: int) -> np.ndarray
     Outlines are filled and stroked one pixel wide at integer coordinates (fractions are truncated). Labels with
     "ignore" give `IGNORED`, those with "flag" are not painted, and all others give `TARGET`. Among equal areas, the
     first in the file is painted last.
+
+    Args:
+        shapes: The outlines, in pixels of the image.
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
 
     Returns:
         uint8 (height, width) of `BACKGROUND`, `TARGET`, `IGNORED`.

@@ -160,7 +160,15 @@ def forced_answer(item: SegmentationItem) -> ForcedAnswer:
 
 
 def unite(masks: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return the union, bool (H, W), of masks, bool (S, H, W); it is empty if S is 0.
+    """Return the union of masks.
+
+    Args:
+        masks: bool (S, H, W), original-image pixels.
+        height: H.
+        width: W.
+
+    Returns:
+        bool (H, W), empty if S is 0.
 
     Raises:
         ValueError: The masks have another size.
@@ -273,7 +281,7 @@ class MaskTask(Task[AskedT, AnswerT, AnswerRecord]):
 
     @abstractmethod
     def target_names(self, item: AskedT) -> tuple[str, ...]:
-        """Return the words that name the item's targets, one per target."""
+        """Return the words that name the item's targets, one per target, for records and pages."""
 
     def turns(self, item: AskedT) -> tuple[Turn, ...]:
         """Return the conversation that the model answers: the question."""
@@ -339,7 +347,12 @@ class SegmentationTask(MaskTask[SegmentationItem, Segmented]):
         return segmentation_ratios(records)
 
     def show(self, record: AnswerRecord, item: SegmentationItem | None) -> Case:
-        """Show the target, the union of the predicted masks, and the ignore pixels."""
+        """Show the target, the union of the predicted masks, and the ignore pixels.
+
+        Args:
+            record: The item's outcome.
+            item: The item; None if the data are no longer available. The page then shows no image and no masks.
+        """
         predicted = None if record.mask is None else record.mask.predicted
         pictures: tuple[CasePicture, ...] = ()
         if item is not None:
@@ -361,7 +374,7 @@ class SegmentationTask(MaskTask[SegmentationItem, Segmented]):
         return Gold(forced.text, (forced.span,), (item.mask,), ((forced.text, (forced.span,)),))
 
     def target_names(self, item: SegmentationItem) -> tuple[str, ...]:
-        """Return the expression or instruction."""
+        """Return the expression or instruction: the one target's name in records and on pages."""
         return (item.text,)
 
 

@@ -273,7 +273,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
     @abstractmethod
     def metrics(self, records: Sequence[RecordT]) -> Mapping[str, Metric | None]:
-        """Compute every metric of one group's records, in the order of the tables."""
+        """Compute every metric of one group's records, in the order of the tables; None for an undefined one."""
 
     def settle(self, records: Sequence[RecordT]) -> Sequence[RecordT]:
         """Return the records as the metrics count them; see `settle_status`."""

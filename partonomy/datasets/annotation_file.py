@@ -16,6 +16,7 @@ from partonomy.files import (
     check_box,
     check_relative_path,
     check_text,
+    is_integer,
     iterate_lists,
     iterate_tables,
     open_atomically,
@@ -98,7 +99,18 @@ def _mask_to_json(mask: RLE | None) -> dict[str, Any]:
 
 
 def annotations_from_json(content: Mapping[str, Any], path: Path) -> tuple[AnnotatedImage, ...]:
-    """Read the parsed content of `annotations.json`; errors name the file and the record."""
+    """Read the parsed content of `annotations.json`.
+
+    Args:
+        content: the parsed file.
+        path: the file, for messages.
+
+    Returns:
+        The images in file order, with their objects and parts.
+
+    Raises:
+        ValueError: a list or a record is broken; the message names the file and the record.
+    """
     for key in LISTS:
         if not isinstance(content.get(key), list):
             raise ValueError(f"{path}: {key!r} must be a list")
@@ -260,7 +272,7 @@ class _Reader:
         if category["supercategory"] == PART:
             if mask is None:
                 raise ValueError("a part needs a mask")
-            owner = (image.image_id, record["obj_ann_id"])
+            owner = (image.image_id, _integer(record, "obj_ann_id"))
             self._parts.setdefault(owner, []).append(Part(category["part"], mask, (number,)))
         else:
             box = record.get("marked_box")
@@ -298,15 +310,20 @@ def _segmentation(record: object) -> object:
 
 
 def _new_id(record: Mapping[str, Any], known: Container[int]) -> int:
-    number = record["id"]
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise ValueError(f"'id' must be an integer, got {shorten(number)}")
+    number = _integer(record, "id")
     if number in known:
         raise ValueError(f"the id {shorten(number)} occurs twice")
     return number
 
 
+def _integer(record: Mapping[str, Any], key: str) -> int:
+    number = record[key]
+    if not is_integer(number):
+        raise ValueError(f"{key!r} must be an integer, got {shorten(number)}")
+    return number
+
+
 def _find(known: Mapping[int, Any], number: object, kind: str) -> Any:
-    if not isinstance(number, int) or number not in known:
+    if not is_integer(number) or number not in known:
         raise ValueError(f"{kind} {shorten(number)} does not exist")
     return known[number]

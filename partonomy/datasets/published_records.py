@@ -352,7 +352,7 @@ def _fits_image(path: Path, height: int, width: int) -> bool:
 
 def _read_list(path: Path) -> Iterator[Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: record file not found")
+        raise FileNotFoundError(f"{path}: record file not found; is {path.parent} the right folder?")
     if not is_list(path):
         contents = parse_json(path.read_bytes(), f"{path}: {NO_RECORD_FILE}")
         raise ValueError(f"{path}: a record file is a JSON list of questions, got {type(contents).__name__}")

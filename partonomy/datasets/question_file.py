@@ -224,7 +224,20 @@ def check_question(question: Question) -> None:
 def read_question_lines(
     path: Path, dataset: PartDataset, invalid: Literal["raise", "collect"], *, needs_images: bool = True
 ) -> tuple[StoredQuestions, tuple[InvalidRecord, ...]]:
-    """Read and check `questions.jsonl`; see `partonomy.datasets.store.load_questions`."""
+    """Read and check `questions.jsonl`.
+
+    Args:
+        path: the file.
+        dataset: the annotations that its questions refer to.
+        invalid: see `partonomy.datasets.store.load_questions`.
+        needs_images: whether a question is unusable if its image file is missing.
+
+    Returns:
+        The usable questions, and the unusable records.
+
+    Raises:
+        ValueError: with "raise", a record is bad; the message names the file and the line.
+    """
     index = AnnotationIndex(dataset)
     lines = StoredLines(OpenFile.of(path))
     bad: list[InvalidRecord] = []
@@ -253,7 +266,13 @@ def read_question_lines(
 
 
 def invalid_record(index: int, record: object, reason: str) -> InvalidRecord:
-    """Describe an unreadable record with its id and type, as far as they are known."""
+    """Describe an unreadable record with its id and type, as far as they are known.
+
+    Args:
+        index: index of the record in its file.
+        record: the record, of any form; its id and type are taken if they are readable.
+        reason: why it is unusable.
+    """
     fields = record if isinstance(record, Mapping) else {}
     known = {question_type.value: question_type for question_type in QuestionType}
     question_type = fields.get("question_type")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from PIL import Image
 
 from partonomy.datasets.annotation_file import annotations_from_json, write_annotations
@@ -50,11 +51,14 @@ from partonomy.files import (
     compact_bytes,
     compact_json,
     hash_files,
+    is_integer,
     json_bytes,
+    match_json,
     open_atomically,
     printable,
     read_json,
     reason_of,
+    shorten,
     write_json,
 )
 from partonomy.images import draw_box, load_image
@@ -269,10 +273,10 @@ class ExportedDataset:
     images: tuple[AnnotatedImage, ...]
 
     def restore(self, records: Sequence[PublishedRecord]) -> Sequence[Question]:
-        """Restore the ids that the records were exported with; each access does so again.
+        """Return the records' questions with the ids that they were exported with; each access restores them again.
 
         Raises:
-            ValueError: a record's ids are missing or broken.
+            ValueError: the annotations do not name a record's object or parts; the message names the question.
         """
         owners = {instance.instance_id: (image, instance) for image in self.images for instance in image.objects}
 
@@ -297,6 +301,15 @@ class ExportedDataset:
         write_annotations(self.images, folder / ANNOTATIONS_FILE)
 
 
+class _Sidecar(msgspec.Struct):
+    """The annotations next to a record file, as `export_records` writes them."""
+
+    dataset: dict[str, Any]
+    build: dict[str, Any] | None
+    questions: list[dict[str, Any]]
+    annotations: dict[str, Any]
+
+
 def read_exported(record_file: Path) -> ExportedDataset:
     """Read the annotations next to a record file.
 
@@ -305,18 +318,17 @@ def read_exported(record_file: Path) -> ExportedDataset:
     """
     path, sidecar = sidecar_path(record_file), read_sidecar(record_file)
     try:
-        description: dict[str, Any] = sidecar["dataset"]
-        image_root = (record_file.parent / description["image_root"]).resolve()
-        identities, build = list(sidecar["questions"]), dict(sidecar["build"] or {})
-        annotations = dict(sidecar["annotations"])
+        content = match_json(sidecar, _Sidecar)
+        description, build = content.dataset, content.build or {}
+        image_root = (record_file.parent / check_text(description.get("image_root"), "'image_root'")).resolve()
     except RECORD_ERRORS as error:
         raise ValueError(f"{path}: {reason_of(error)}; export both files again") from error
-    images = annotations_from_json(annotations, path)
+    images = annotations_from_json(content.annotations, path)
     read_skipped(build, path)
     read_left_out(build, path, first_index=0)
-    for content in (description, build):
-        _check_writable(content, path)
-    return ExportedDataset(path, description, image_root, identities, build, images)
+    for part in (description, build):
+        _check_writable(part, path)
+    return ExportedDataset(path, description, image_root, content.questions, build, images)
 
 
 def _check_writable(content: Mapping[str, Any], path: Path) -> None:
@@ -332,7 +344,10 @@ def _restore_question(
     owners: Mapping[int, tuple[AnnotatedImage, ObjectInstance]],
     image_root: Path,
 ) -> Question:
-    image, instance = owners[identity["instance_id"]]
+    instance_id = identity["instance_id"]
+    if not is_integer(instance_id) or instance_id not in owners:
+        raise ValueError(f"'instance_id' {shorten(instance_id)} is not an annotated object")
+    image, instance = owners[instance_id]
     part_of = {part.label: part for part in instance.parts}
     box = identity["box"]
     return replace(

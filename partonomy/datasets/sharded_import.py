@@ -16,7 +16,14 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 
-from partonomy.datasets.kept_values import KeptCounts, KeptSegmentations, KeptValues, count_kept, write_kept
+from partonomy.datasets.kept_values import (
+    KeptCounts,
+    KeptSegmentations,
+    KeptValues,
+    StoredCounts,
+    count_kept,
+    write_kept,
+)
 from partonomy.datasets.published_records import RecordShard, read_record_shard, sidecar_path
 from partonomy.datasets.question_file import DECODER, ENCODER, QuestionLine, question_to_line
 from partonomy.datasets.record_exchange import (
@@ -29,7 +36,7 @@ from partonomy.datasets.record_exchange import (
     write_import,
 )
 from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults, remove_shards
-from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, read_known_truth, save_dataset_images
+from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, save_dataset_images
 from partonomy.files import hash_files, open_atomically
 from partonomy.locks import lock_folder
 from partonomy.sharding import Shard
@@ -73,6 +80,18 @@ class NumberedQuestion(msgspec.Struct, array_like=True):
 
     index: int
     line: QuestionLine
+
+
+class _ShardContent(msgspec.Struct):
+    """The result of a shard, next to the files of `_paths`."""
+
+    claims: list[int]
+    num_images: int
+    num_boxes: int
+    num_questions: dict[QuestionType, int]
+    invalid: list[InvalidRecord]
+    kept: StoredCounts
+    sha256: str
 
 
 IMAGE_DECODER = msgspec.json.Decoder(ImageLine)
@@ -145,10 +164,10 @@ def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "col
         ValueError: a shard is broken, or was made with other settings or from another version of the record file.
     """
     results = _results(record_file, folder, invalid)
-    shards = results.read_all()
+    shards = results.read_all(_ShardContent)
     paths = [_paths(results, shard) for shard, _ in shards]
     for (shard, content), files in zip(shards, paths, strict=True):
-        if not all(path.is_file() for path in files) or hash_files(list(files)) != content["sha256"]:
+        if not all(path.is_file() for path in files) or hash_files(list(files)) != content.sha256:
             raise ValueError(
                 f"{files.questions}: not what the shard wrote; delete {results.path(shard)} and run --shard {shard} "
                 "again"
@@ -156,7 +175,7 @@ def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "col
     (folder / BUILD_FILE).unlink(missing_ok=True)
     num_questions: Counter[QuestionType] = Counter()
     for _, content in shards:
-        num_questions.update({QuestionType(key): count for key, count in content["num_questions"].items()})
+        num_questions.update(content.num_questions)
     offsets: Mapping[int, _Place] | None = None
     build: Mapping[str, Any]
     if sidecar_path(record_file).is_file():
@@ -164,11 +183,11 @@ def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "col
         exported.write_annotations(folder)
         build = exported.build
     else:
-        claims = sorted(claim for _, content in shards for claim in content["claims"])
+        claims = sorted(claim for _, content in shards for claim in content.claims)
         images = _MergedImages([files.images for files in paths], claims)
         save_dataset_images(record_file.stem, record_file.parent, images, folder, import_origin(record_file))
         offsets = images.places
-        build = gathered_build(sum(content["num_images"] for _, content in shards), num_questions)
+        build = gathered_build(sum(content.num_images for _, content in shards), num_questions)
     with open_atomically(folder / QUESTIONS_FILE) as file:
         for question in _merge_questions([files.questions for files in paths]):
             line = question.line
@@ -181,11 +200,11 @@ def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "col
             writer.write(question_id, kept)
     counts = KeptCounts()
     for _, content in shards:
-        counts += KeptCounts.from_json(content["kept"])
-    bad = _merge_invalid(content["invalid"] for _, content in shards)
+        counts += content.kept.to_counts()
+    bad = _merge_invalid(content.invalid for _, content in shards)
     write_import(record_file, folder, build, bad, counts)
     remove_shards(results.folder)
-    return ExchangeSummary(num_questions.total(), sum(content["num_boxes"] for _, content in shards), counts, bad)
+    return ExchangeSummary(num_questions.total(), sum(content.num_boxes for _, content in shards), counts, bad)
 
 
 @dataclass(frozen=True)
@@ -290,18 +309,8 @@ def _merge_kept(paths: Sequence[Path]) -> Iterator[tuple[str, KeptValues]]:
             yield row["question_id"], KeptValues(row["values"], tuple(row["absent"]), stored)
 
 
-def _merge_invalid(rows_of_shards: Iterator[Sequence[Mapping[str, Any]]]) -> tuple[InvalidRecord, ...]:
-    rows = sorted((row for rows in rows_of_shards for row in rows), key=lambda row: int(row["record_index"]))
-    return tuple(
-        InvalidRecord(
-            row["record_index"],
-            row["question_id"],
-            None if row["question_type"] is None else QuestionType(row["question_type"]),
-            row["reason"],
-            read_known_truth(row["truth"]),
-        )
-        for row in rows
-    )
+def _merge_invalid(rows_of_shards: Iterator[Sequence[InvalidRecord]]) -> tuple[InvalidRecord, ...]:
+    return tuple(sorted((row for rows in rows_of_shards for row in rows), key=lambda row: row.record_index))
 
 
 def _renumber(line: QuestionLine, image_id: int, offset: int) -> QuestionLine:

@@ -126,7 +126,8 @@ def load_dataset(folder: Path, shard: Shard | None = None) -> PartDataset:
     if description.get("format") != FORMAT or description.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{folder / DATASET_FILE}: expected format {FORMAT!r} version {FORMAT_VERSION}, got "
-            f"{description.get('format')!r} version {description.get('format_version')!r}"
+            f"{description.get('format')!r} version {description.get('format_version')!r}; "
+            "build the data set again, or update the code"
         )
     path = folder / ANNOTATIONS_FILE
     images = read_annotations(path) if shard is None else read_shard_annotations(path, shard)
@@ -235,8 +236,8 @@ def read_skipped(build: Mapping[str, Any], path: Path) -> tuple[SkippedType, ...
     for number, row in enumerate(_list(build, "skipped", path)):
         try:
             reason = check_text(row["reason"], "'reason'")
-            if not is_integer(row["count"]):
-                raise ValueError(f"'count' must be an integer, got {shorten(row['count'])}")
+            if not is_integer(row["count"]) or row["count"] < 0:
+                raise ValueError(f"'count' must be a number of images, got {shorten(row['count'])}")
             rows.append(SkippedType(QuestionType(row["question_type"]), reason, row["count"]))
         except RECORD_ERRORS as error:
             raise ValueError(f"{path}, entry {number} of 'skipped': {reason_of(error)}") from error
@@ -288,5 +289,5 @@ def _area(value: object) -> int:
 
 def _list(content: Mapping[str, Any], key: str, path: Path) -> list[Any]:
     if not isinstance(content.get(key, []), list):
-        raise ValueError(f"{path}: {key!r} must be a list, got {shorten(content[key])}")
+        raise ValueError(f"{path}: {key!r} must be a list, got {shorten(content[key])}; build the data set again")
     return content.get(key, [])

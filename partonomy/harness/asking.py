@@ -146,7 +146,10 @@ def answer_items(
 
 
 def load_batch(model: GroundedModel, items: Batch) -> LoadedBatch:
-    """Load the images of a batch, draw the boxes, and let a model with batches read the pictures."""
+    """Load the images of a batch, draw the boxes, and let a model with batches read the pictures.
+
+    An image that cannot be read fails its items only; its error is kept in their place.
+    """
     pictures: list[np.ndarray] = []
     numbers: dict[Picture, int] = {}
     images: dict[Picture, np.ndarray | str] = {}
@@ -262,7 +265,17 @@ def _ask_alone(model: GroundedModel, batch: LoadedBatch, entry: _Open) -> None:
 
 
 def answer_request(model: GroundedModel, picture: np.ndarray, request: Request, hint: Hint) -> Any:
-    """Answer one request through the model's plain methods."""
+    """Answer one request through the model's plain methods.
+
+    Args:
+        model: The model.
+        picture: uint8 RGB (H, W, 3), with the item's box drawn if it has one.
+        request: The request.
+        hint: What models that know the truth or guess need (`Hint`).
+
+    Returns:
+        What the request's kind calls for: scores, masks, a reply or an own answer.
+    """
     if isinstance(model, InformedModel):
         model.prepare(hint)
     match request:

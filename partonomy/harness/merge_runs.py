@@ -105,7 +105,10 @@ def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
     for path, config in others:
         differing = differing_settings(first, config, may_merge=True)
         if differing:
-            raise ValueError(f"{first_path} and {path} are runs with different settings: {', '.join(differing)}")
+            raise ValueError(
+                f"{first_path} and {path} are runs with different settings: {', '.join(differing)}; "
+                "merge only shards of one run"
+            )
 
 
 def _find_missing(
@@ -115,7 +118,9 @@ def _find_missing(
     foreign = sorted({item_id for one in found.values() for item_id in one.foreign})
     if foreign:
         raise ValueError(
-            f"the runs have {len(foreign)} records of items that the benchmark does not contain: {foreign[:MAX_NAMED]}"
+            f"the runs have {len(foreign)} records of items that the benchmark does not contain: "
+            f"{foreign[:MAX_NAMED]}; "
+            "leave out the run that has them"
         )
     missing = tuple(item_id for item_id in ids if not any(item_id in one for one in found.values()))
     if missing and not allow_missing:

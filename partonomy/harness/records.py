@@ -212,7 +212,10 @@ def join_records(
     for path in paths:
         found.add(path)
     if found.foreign:
-        raise ValueError(f"{output.parent} has records of items that the run does not ask: {sorted(found.foreign)[:3]}")
+        raise ValueError(
+            f"{output.parent} has records of items that the run does not ask: {sorted(found.foreign)[:3]}; choose "
+            "another --output"
+        )
     missing = tuple(item_id for item_id in item_ids if item_id not in found)
     if missing:
         return missing

@@ -189,7 +189,7 @@ def check_task(task: AnyTask) -> None:
     name = f"{task.benchmark} {task.split}"
     ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]
     if not ids:
-        raise ValueError(f"{name}: there are no items to ask")
+        raise ValueError(f"{name}: there are no items to ask; choose another split or other data")
     seen: set[str] = set()
     for item_id in ids:
         if item_id in seen:

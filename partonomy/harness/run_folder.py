@@ -376,7 +376,7 @@ def _refuse_existing(output: Path, rank: Rank) -> None:
 
 def _validate(adapter: TypeAdapter[Any], content: object, what: str) -> Any:
     try:
-        return adapter.validate_json(json.dumps(content, default=_enum_value))
+        return adapter.validate_json(json.dumps(content, default=_enum_value), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(key) for key in first["loc"])

@@ -24,10 +24,10 @@ class Matching(StrEnum):
 
 
 def match_masks(counts: PixelCounts, matching: Matching) -> tuple[PairStatistics, ...]:
-    """Pair P predictions with M true masks.
+    """Pair P predictions with M true masks; predictions without a partner are ignored, except by `union`.
 
     Args:
-        counts: Their pixel counts; both in reading order.
+        counts: Their pixel counts; predictions and true masks both in reading order.
         matching: The strategy. `union` compares the union of all predictions with the union of all true masks.
 
     Returns:

@@ -23,7 +23,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from partonomy.files import write_text_atomically
+from partonomy.files import read_json_as, write_text_atomically
 from partonomy.images import hash_image
 from partonomy.models.contract import Generation, ModelUnavailable, ReplyRefused, Role, Turn
 from partonomy.structures import CharSpan, ChoiceScore
@@ -35,6 +35,13 @@ class ChatAnswer:
 
     text: str
     is_refusal: bool
+
+
+@dataclass(frozen=True)
+class _CachedAnswer:
+    """What is read of a file of the cache; the request in it is for people."""
+
+    answer: ChatAnswer
 
 
 class AnswerCache:
@@ -57,12 +64,9 @@ class AnswerCache:
         if not path.is_file():
             return None
         try:
-            answer = json.loads(path.read_text(encoding="utf-8"))["answer"]
-            return ChatAnswer(str(answer["text"]), bool(answer["is_refusal"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ModelUnavailable(
-                f"{path} is not a cached answer ({error!r}); delete it, then continue with --resume"
-            ) from error
+            return read_json_as(path, _CachedAnswer, "delete it, then continue with --resume").answer
+        except ValueError as error:
+            raise ModelUnavailable(f"{path.name} is not a cached answer: {error}") from error
 
     def store(self, key: str, answer: ChatAnswer, description: Mapping[str, object]) -> None:
         """Store an answer together with a readable description of its request."""

@@ -1,6 +1,6 @@
 """Draws wrong answers without hints: nodes of a random tree in which any node may be the right answer (`balanced`).
 
-See `answer_model` for the reason why no choice stands out.
+See `answer_model` for the reason why no choice stands out. `image_questions.py` shuffles the choices.
 """
 
 from collections.abc import Sequence

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from partonomy.files import read_json_as
 from plum.checkpoints.model_config_io import read_model_config, write_model_config
 from plum.checkpoints.weights import (
     SavedTensor,
@@ -131,6 +132,24 @@ def has_heads(folder: Path | str) -> bool:
     return any(name.startswith(HEAD_PREFIX) for name in saved_tensors(folder))
 
 
+@dataclass(frozen=True)
+class BaseRecord:
+    """The content of `base.json`: the folder of the base under trained weights, and the fingerprint of its weights."""
+
+    base: str
+    fingerprint: str
+
+
+def read_base_record(folder: Path) -> BaseRecord:
+    """Read `base.json` of trained weights.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged; the message names the file and the field.
+    """
+    return read_json_as(folder / BASE_FILE, BaseRecord, "restore the file, or train or export the model again")
+
+
 def saved_tensors(folder: Path | str) -> dict[str, SavedTensor]:
     """List the tensors of a saved model by name; tensors of a base keep the base's names.
 
@@ -141,15 +160,18 @@ def saved_tensors(folder: Path | str) -> dict[str, SavedTensor]:
     folder = Path(folder)
     if not (folder / BASE_FILE).is_file():
         return list_tensors(folder, MODEL_STEM)
-    recorded = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
-    base = Path(recorded["base"])
+    recorded = read_base_record(folder)
+    base = Path(recorded.base)
     if not base.is_dir():
         raise FileNotFoundError(
             f"{folder} holds trained weights over {base}, which no longer exists: restore it, or set its new path in "
             f"{folder / BASE_FILE}"
         )
-    if fingerprint(base) != recorded["fingerprint"]:
-        raise ValueError(f"{folder} holds trained weights over {base}, whose weights have changed since")
+    if fingerprint(base) != recorded.fingerprint:
+        raise ValueError(
+            f"{folder} holds trained weights over {base}, whose weights have changed since; "
+            f"restore them, or set the path of the unchanged ones in {folder / BASE_FILE}"
+        )
     trained = list_tensors(folder, TRAINED_STEM)
     if (folder / f"{ADAPTER_STEM}.safetensors").is_file():
         adapters = list_tensors(folder, ADAPTER_STEM)

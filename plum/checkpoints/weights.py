@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from partonomy.files import read_json_as
+
 MAX_SHARD_BYTES = 4 * 10**9
 NUM_NAMES_SHOWN = 5
 FINGERPRINT_BYTES = 2**20
@@ -199,11 +201,20 @@ def _find_files(folder: Path, stem: str) -> list[Path]:
     if single.is_file():
         return [single]
     if not index.is_file():
-        raise FileNotFoundError(f"{folder} has neither {single.name} nor {index.name}")
+        raise FileNotFoundError(f"{folder} has neither {single.name} nor {index.name}; is it the right folder?")
     names = sorted(set(_read_weight_map(index).values()))
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise FileNotFoundError(f"{folder}: {index.name} names {missing}, which do not exist")
+        raise FileNotFoundError(
+            f"{folder}: {index.name} names {missing}, which do not exist; copy or write the folder again"
+        )
     return [folder / name for name in names]
+
+
+@dataclass(frozen=True)
+class _ShardIndex:
+    """What is read of an index of shards."""
+
+    weight_map: dict[str, str]
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
@@ -212,11 +223,8 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     Raises:
         ValueError: the file is damaged, or a shard lies elsewhere.
     """
-    try:
-        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{index}: damaged, or no index of shards ({error!r})") from error
-    if strange := [name for name in weight_map.values() if not isinstance(name, str) or Path(name).name != name]:
+    weight_map = read_json_as(index, _ShardIndex, "copy or write the folder again").weight_map
+    if strange := [name for name in weight_map.values() if Path(name).name != name]:
         raise ValueError(f"{index}: the shard {strange[0]!r} is no file name of its own folder")
     return weight_map
 

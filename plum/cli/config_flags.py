@@ -30,7 +30,7 @@ def expand_config(arguments: Sequence[str]) -> list[str]:
         raise ValueError(f"{FLAG} must be followed by the name of a YAML file")
     path = Path(words[at + 1])
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file (given by {FLAG})")
+        raise FileNotFoundError(f"{path}: no such file (given by {FLAG}); correct the path")
     command, others = words[:1], [*words[1:at], *words[at + 2 :]]
     return [*command, *_read_flags(path), *others]
 

@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> None:
         paths = [Path(part) for part in word.split(OVERLAY_MARK)]
         for path in paths:
             if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such configuration")
+                raise FileNotFoundError(f"{path}: no such configuration; correct the path")
         config = load_train_config([flag for path in paths for flag in ("--config", str(path))])
         runs.append(NamedRun(OVERLAY_MARK.join(path.stem for path in paths), config))
     table = cost_table(runs, arguments.gpus, arguments.tokens, arguments.masks)

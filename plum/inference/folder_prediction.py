@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from partonomy.files import write_text_atomically
+from partonomy.files import convert_json, read_json_as, write_text_atomically
 from partonomy.masks import encode_masks, rle_to_json
 from partonomy.models.contract import Role, Turn
 from partonomy.progress import progress
@@ -63,7 +64,7 @@ class ImageRequest:
 
 
 @dataclass(frozen=True)
-class _Row:
+class QuestionRow:
     """One record of a question file; it applies to every image if `image` is empty."""
 
     image: str
@@ -109,7 +110,9 @@ def build_requests(
     rows = [] if question_file is None else read_question_file(question_file)
     unknown = [row.image for row in rows if row.image and row.image not in images]
     if unknown:
-        raise ValueError(f"{question_file}: no image is named {unknown[0]!r} ({len(unknown)} such records)")
+        raise ValueError(
+            f"{question_file}: no image is named {unknown[0]!r} ({len(unknown)} such records); correct the key `image`"
+        )
     requests = []
     for name, path in images.items():
         own = [row.request for row in rows if row.image in ("", name)]
@@ -122,7 +125,7 @@ def build_requests(
     return tuple(requests)
 
 
-def read_question_file(path: Path) -> list[_Row]:
+def read_question_file(path: Path) -> list[QuestionRow]:
     """Read a JSON list of objects, or CSV with a header, with the keys of COLUMNS; only `question` is required.
 
     In CSV, phrases and ranges are separated by commas ("left wing, tail", "10:19, 24:29"); in JSON, they are lists or
@@ -133,7 +136,7 @@ def read_question_file(path: Path) -> list[_Row]:
         ValueError: a record is invalid; the message names file and record.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such question file")
+        raise FileNotFoundError(f"{path}: no such question file; correct the path")
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".csv":
         records: Any = list(csv.DictReader(text.splitlines()))
@@ -147,7 +150,7 @@ def read_question_file(path: Path) -> list[_Row]:
     return [_read_record(record, f"{path}, record {number}") for number, record in enumerate(records, start=1)]
 
 
-def _read_record(record: object, where: str) -> _Row:
+def _read_record(record: object, where: str) -> QuestionRow:
     if not isinstance(record, dict):
         raise ValueError(f"{where}: {record!r} is not an object with the keys {', '.join(COLUMNS)}")
     if unknown := sorted(str(key) for key in record if key not in COLUMNS):
@@ -164,7 +167,7 @@ def _read_record(record: object, where: str) -> _Row:
         highlight = Highlight(phrases, ranges, texts["answer"] or None)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return _Row(texts["image"].strip(), QuestionRequest(texts["question"].strip(), highlight))
+    return QuestionRow(texts["image"].strip(), QuestionRequest(texts["question"].strip(), highlight))
 
 
 def _list_of_texts(value: object, key: str) -> tuple[str, ...]:
@@ -205,11 +208,35 @@ def append_line(path: Path, record: Json) -> None:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
+class _StoredSpan(msgspec.Struct):
+    """What the page shows of a segmented phrase."""
+
+    phrase: str
+    mask_confidence: float
+
+
+class _StoredAnswer(msgspec.Struct):
+    """What the page shows of an answer."""
+
+    question: str
+    text: str
+    overlay: str
+    thumbnail: str
+    spans: list[_StoredSpan]
+
+
+class _StoredImage(msgspec.Struct):
+    """What the page shows of an image."""
+
+    image: str
+    answers: list[_StoredAnswer]
+
+
 def read_lines(path: Path) -> Iterator[Json]:
     """Yield the records of a file, one at a time.
 
     Raises:
-        ValueError: a line is not a JSON object; the message names it.
+        ValueError: a line is not the prediction of an image; the message names it.
     """
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -217,8 +244,7 @@ def read_lines(path: Path) -> Iterator[Json]:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error}); delete the line") from error
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}, line {number}: not a JSON object; delete the line")
+            convert_json(record, _StoredImage, f"{path}, line {number}", "delete the line")
             yield record
 
 
@@ -371,6 +397,13 @@ def predict_folder(
     return FolderResult(len(waiting) - len(failures), len(requests) - len(waiting), tuple(failures), page)
 
 
+class _StoredSettings(msgspec.Struct):
+    """The content of the settings file: the model, and the fingerprint of each image's questions."""
+
+    model: str
+    questions: dict[str, Any]
+
+
 def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resume: bool) -> None:
     """Create the folder, or check that it belongs to the same model and questions."""
     asked = {request.name: request.fingerprint() for request in requests}
@@ -379,13 +412,17 @@ def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resu
     if path.is_file():
         if not resume:
             raise FileExistsError(f"{output} holds predictions: continue with --resume, or choose another folder")
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier["model"] != settings["model"]:
-            raise ValueError(f"{output} holds predictions of {earlier['model']}, not of {model_name}")
-        changed = [name for name, questions in earlier["questions"].items() if asked.get(name) is None]
-        changed += [name for name, one in settings["questions"].items() if earlier["questions"].get(name, one) != one]
+        earlier = read_json_as(path, _StoredSettings, "choose another folder")
+        if earlier.model != settings["model"]:
+            raise ValueError(
+                f"{output} holds predictions of {earlier.model}, not of {model_name}; choose another folder"
+            )
+        changed = [name for name in earlier.questions if asked.get(name) is None]
+        changed += [name for name, one in settings["questions"].items() if earlier.questions.get(name, one) != one]
         if changed:
-            raise ValueError(f"{output} holds predictions for other questions or images, such as {changed[0]}")
+            raise ValueError(
+                f"{output} holds predictions for other questions or images, such as {changed[0]}; choose another folder"
+            )
     elif output.is_dir() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty and holds no predictions: choose another folder")
     output.mkdir(parents=True, exist_ok=True)

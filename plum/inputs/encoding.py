@@ -101,7 +101,13 @@ class ConversationEncoder:
         return EncodedConversation(encoded, rendered, tuple(labels), tuple(tags), answers, tuple(spans))
 
     def encode_prompt(self, history: Sequence[Exchange], question: str, has_image: bool = True) -> EncodedText:
-        """Encode a conversation up to an open question."""
+        """Encode a conversation up to an open question.
+
+        Args:
+            history: earlier exchanges; may be empty.
+            question: the user's last message.
+            has_image: False for conversations without an image.
+        """
         return self._encode_text(render_prompt(history, question, self.template, has_image))
 
     def _encode_text(self, text: str) -> EncodedText:
@@ -139,7 +145,7 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
 
 
 def token_chars(encoded: EncodedText, span: TokenSpan) -> CharSpan:
-    """Return the characters of a token span without surrounding white space."""
+    """Return the characters of a token span without surrounding white space, a range of the rendered text."""
     visible = [(start, end) for start, end in encoded.trimmed[span.start : span.end] if end > start]
     if not visible:
         start = encoded.trimmed[span.start][0]

@@ -289,7 +289,7 @@ class QuestionMetrics:
 
     Args:
         unsupported: Capabilities that the run's model does not support; their metrics have count 0.
-        matcher: Adds the text metrics with embedding matching.
+        matcher: Adds the text metrics with embedding matching; None: exact strings only.
     """
 
     def __init__(self, unsupported: frozenset[Capability], matcher: NameMatcher | None = None) -> None:
@@ -414,7 +414,13 @@ def _answered(record: QuestionRecord) -> set[Capability]:
 
 
 def record_pairs(record: QuestionRecord, matching: Matching, is_generated: bool) -> tuple[PairStatistics, ...]:
-    """Return the pixel counts of one question under one pairing; all masks are missing if it failed."""
+    """Return the pixel counts of one question under one pairing; all masks are missing if it failed.
+
+    Args:
+        record: The question's record.
+        matching: The pairing.
+        is_generated: Whether to score the masks of the model's own answer rather than those of given phrases.
+    """
     masks: MaskRecord | None = record.segmentation
     if is_generated:
         masks = None if record.generation is None else record.generation.masks

@@ -422,7 +422,11 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         return self._metrics(name, metric_ratios(records, unsupported_capabilities(records)), None)
 
     def groups(self, records: Sequence[QuestionRecord]) -> Iterator[Group]:
-        """Make one group per requested question type, even if it has no questions."""
+        """Make one group per requested question type, even if it has no questions.
+
+        Raises:
+            ValueError: There are records of question types that the run did not ask.
+        """
         refusals = Refusals()
         places: dict[str, array[int]] = {}
         for place, record in enumerate(records):
@@ -481,11 +485,24 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         return (length_table(records),)
 
     def show(self, record: QuestionRecord, item: QuestionItem | None) -> Case:
-        """Describe what a page shows for a question."""
+        """Describe what a page shows for a question.
+
+        Args:
+            record: The question's outcome.
+            item: The question; None if the data are no longer available. The page then shows the texts of the record
+                without
+                image and masks.
+        """
         return show_question(record, None if item is None else item.question)
 
     def prediction(self, record: QuestionRecord, item: QuestionItem | None, folder: Path) -> Mapping[str, Any]:
-        """Return the question's published record together with the model's answers."""
+        """Return the question's published record together with the model's answers.
+
+        Args:
+            record: The question's outcome.
+            item: The question; required (`EXPORT_NEEDS_ITEMS`).
+            folder: Folder of the exported file; paths are relative to it.
+        """
         assert item is not None  # EXPORT_NEEDS_ITEMS
         question, (instances, kept) = item.question, self._published
         instance = instances.get(question.question_id) or instances[question.instance_id]

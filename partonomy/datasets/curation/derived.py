@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from partonomy.datasets.kept_values import KEPT_FILE
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.store import (
@@ -20,11 +22,12 @@ from partonomy.datasets.store import (
     load_dataset,
     save_dataset,
 )
-from partonomy.files import hash_files, read_json, write_json
+from partonomy.files import check_text, hash_files, read_json_as, write_json
 from partonomy.locks import LOCK_FILE, lock_folder
 from partonomy.structures import PartDataset
 
 CURATION_FILE = "curation.json"
+CURE = "make the data set again with `python -m partonomy prune`, `merge` or `split`"
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,17 @@ def read_input(folder: Path) -> InputDataset:
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
-        ValueError: a file is broken; the message names it.
+        ValueError: a file is broken, or `curation.json` does not name each image of the data set once; the message
+            names the file, the row and the field.
     """
     dataset = load_dataset(folder)
-    origins = {image.image_id: ImageOrigin(dataset.name, image.image_id, image.file_name) for image in dataset.images}
     path = folder / CURATION_FILE
     if path.is_file():
-        try:
-            origins |= {row["id"]: _origin_from_json(row) for row in read_json(path)["images"]}
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: a row of 'images' is broken ({error!r})") from error
+        origins = _read_origins(path, dataset)
+    else:
+        origins = {
+            image.image_id: ImageOrigin(dataset.name, image.image_id, image.file_name) for image in dataset.images
+        }
     return InputDataset(folder, dataset, hash_files([folder / ANNOTATIONS_FILE]), origins)
 
 
@@ -145,5 +149,35 @@ def _origin_to_json(image_id: int, origin: ImageOrigin) -> dict[str, object]:
     }
 
 
-def _origin_from_json(row: Mapping[str, Any]) -> ImageOrigin:
-    return ImageOrigin(str(row["source"]), int(row["source_id"]), str(row["source_file_name"]))
+class _OriginRow(msgspec.Struct):
+    """A row of 'images' in `curation.json`."""
+
+    id: int
+    source: str
+    source_id: int
+    source_file_name: str
+
+
+class _CurationContent(msgspec.Struct):
+    """What is read of `curation.json`; the rest is for people."""
+
+    images: list[_OriginRow]
+
+
+def _read_origins(path: Path, dataset: PartDataset) -> dict[int, ImageOrigin]:
+    origins: dict[int, ImageOrigin] = {}
+    known = {image.image_id for image in dataset.images}
+    for number, row in enumerate(read_json_as(path, _CurationContent, CURE).images):
+        try:
+            if row.id not in known:
+                raise ValueError(f"'id': {ANNOTATIONS_FILE} has no image {row.id}")
+            if row.id in origins:
+                raise ValueError(f"'id': the image {row.id} occurs twice")
+            check_text(row.source, "'source'")
+            check_text(row.source_file_name, "'source_file_name'")
+        except ValueError as error:
+            raise ValueError(f"{path}: images[{number}]: {error}; {CURE}") from error
+        origins[row.id] = ImageOrigin(row.source, row.source_id, row.source_file_name)
+    if missing := sorted(known - origins.keys()):
+        raise ValueError(f"{path}: 'images' has no row for the image {missing[0]}; {CURE}")
+    return origins

@@ -40,12 +40,17 @@ class _Role:
 
 
 def read_coco_records(config: CocoConfig) -> CocoRecords:
-    """Read and check all records; see `read_coco` for the errors."""
+    """Read and check all records.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: see `read_coco`.
+    """
     path = config.annotations
     content = read_json(path)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
-            raise ValueError(f"{path}: a COCO file needs the list {key!r}")
+            raise ValueError(f"{path}: a COCO file needs the list {key!r}; is this the annotation file?")
     roles = _read_roles(content["categories"], config)
     images, bad_images, nameless = _read_images(content["images"], config)
     skipped: dict[str, list[int]] = defaultdict(list)
@@ -216,7 +221,11 @@ def _read_annotation(record: Mapping[str, Any], image: CocoImage, role: _Role) -
 
 
 def read_box(values: object, image: CocoImage) -> tuple[int, int, int, int] | None:
-    """Clip a box to the image, in whole pixels; None if nothing is left."""
+    """Clip a box to the image, in whole pixels; None if nothing is left.
+
+    Raises:
+        ValueError: it is not four finite numbers.
+    """
     if values is None or values == []:
         return None
     if not isinstance(values, list) or len(values) != 4 or not all(_is_finite(value) for value in values):
@@ -232,14 +241,23 @@ def _is_finite(value: object) -> bool:
 
 
 def read_crowd(value: object) -> bool:
-    """Read `iscrowd`: 0, 1 or a boolean."""
+    """Read `iscrowd`: 0, 1 or a boolean.
+
+    Raises:
+        ValueError: it is something else.
+    """
     if value not in (0, 1):  # True == 1: COCO-Annotator writes booleans
         raise ValueError(f"'iscrowd' must be 0, 1, true or false, got {shorten(value)}")
     return bool(value)
 
 
 def read_integer(record: Mapping[str, Any], key: str) -> int:
-    """Read an id or a size; a ValueError names the key."""
+    """Read an id or a size.
+
+    Raises:
+        KeyError: the key is missing.
+        ValueError: it is not an integer; the message names the key.
+    """
     value = record[key]
     if not _is_id(value):
         raise ValueError(f"{key!r} must be an integer, got {shorten(value)}")

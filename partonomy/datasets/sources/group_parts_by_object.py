@@ -2,6 +2,7 @@
 
 A part belongs to the object that its record links it to, else to the object of its class that contains most of it.
 Several records of the same part of an instance are united (paper, appendix B).
+Drops crowd objects and their parts, and counts them.
 """
 
 from collections import Counter, defaultdict

@@ -94,7 +94,7 @@ def load_functions(path: Path = DEFAULT_FUNCTIONS) -> FunctionTable:
             and purpose, or group.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: the file of functions does not exist")
+        raise FileNotFoundError(f"{path}: the file of functions does not exist; correct the path")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

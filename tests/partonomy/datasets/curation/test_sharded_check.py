@@ -128,7 +128,10 @@ def test_other_shards_and_settings_are_refused(
     del content["found"]["findings"]
     path.write_text(json.dumps(content))
     assert main([*check_flags(broken), *output, "--merge"]) == 1
-    assert "check-1-of-2.json: not the result of a check; delete it" in capsys.readouterr().err
+    assert (
+        "check-1-of-2.json: not the result of a check (found.findings: Field required); delete it"
+        in capsys.readouterr().err
+    )
 
 
 def read_all(folder: Path) -> dict[str, bytes]:
