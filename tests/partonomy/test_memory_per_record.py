@@ -77,17 +77,17 @@ def _command(*words: object) -> None:
 
 
 COMMANDS: dict[str, tuple[Callable[[World], None], int]] = {
-    "finish": (_finish, 3000),
-    "tables": (lambda world: _command("tables", *world.runs, "--protocol", "both"), 3000),
-    "compare": (lambda world: _command("compare", *world.runs, "--output", world.output / "flips.json"), 3000),
-    "report": (lambda world: _command("report", world.runs[0], "--baselines", world.runs[1]), 3000),
+    "finish": (_finish, 4000),
+    "tables": (lambda world: _command("tables", *world.runs, "--protocol", "both"), 500),
+    "compare": (lambda world: _command("compare", *world.runs, "--output", world.output / "flips.json"), 2000),
+    "report": (lambda world: _command("report", world.runs[0], "--baselines", world.runs[1]), 5000),
     "merge-runs": (
         lambda world: _command("merge-runs", *world.shards, "--output", world.output / "merged"),
-        3000,
+        2000,
     ),
     "export": (
         lambda world: _command("export", "--questions", world.dataset, "--output", world.output / "qa_pairs.json"),
-        3000,
+        4000,
     ),
 }
 """Each command with the bytes that it may take for one more record; a record's line has 3,500, its objects 15,000."""
