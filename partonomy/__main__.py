@@ -13,6 +13,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
 from partonomy.cli.config_files import naming_config_files
+from partonomy.terminal import one_line, safe_output
 
 STATUS_BROKEN_PIPE = 141  # the status that a shell reports for a program ended by SIGPIPE
 
@@ -47,6 +48,7 @@ COMMANDS = (
     Command("export", "data:export_questions"),
     Command("stats", "stats:stats", ("folders",)),
     Command("check", "check:check", ("folder",)),
+    Command("seal", "seal:seal", ("folder",)),
     Command("describe", "describe:describe", ("folder",)),
     Command("prune", "curate:prune", ("folder",)),
     Command("merge", "curate:merge", ("folders",)),
@@ -84,22 +86,27 @@ def build_parser(only: str | None = None) -> ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command.
+    """Run one command; its output goes through a filter of control characters (`partonomy.terminal`).
 
     Returns:
         The command's exit status, or 0 if it returns none. An error in the input is printed without a traceback and
         gives 1. A closed output pipe gives 141, the status of SIGPIPE.
     """
+    with safe_output():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     named = next((command for command in COMMANDS if list(arguments[:1]) == [command.name]), None)
     has_own_parser = named is not None and bool(named.fill)
-    if not has_own_parser:
-        with naming_config_files(arguments):
-            parsed = build_parser(named.name if named else None).parse_args(list(arguments))
-        named = next(command for command in COMMANDS if command.name == parsed.command)
-    assert named is not None
     try:
+        if not has_own_parser:
+            with naming_config_files(arguments):
+                parsed = build_parser(named.name if named else None).parse_args(list(arguments))
+            named = next(command for command in COMMANDS if command.name == parsed.command)
+        assert named is not None
         if has_own_parser:
             status = named.load()(arguments[1:])
         else:
@@ -112,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STATUS_BROKEN_PIPE
     except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201  the command line's own output
+        print(f"error: {one_line(str(error))}", file=sys.stderr)  # noqa: T201  the command line's own output
         return 1
     return status or 0
 

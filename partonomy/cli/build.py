@@ -10,13 +10,15 @@ from partonomy.datasets import record_exchange as marked_images
 from partonomy.datasets.instances import InstanceRule
 from partonomy.datasets.question_file import read_question_lines
 from partonomy.datasets.record_exchange import MARKED_FOLDER
+from partonomy.datasets.seal import EDITED_KEY
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.sources.group_parts_by_object import SourceReading
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.sources.registry import DataSource, SourceOptions, find_source, synthetic_config
-from partonomy.datasets.store import QUESTIONS_FILE, DatasetOrigin, load_dataset
+from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, DatasetOrigin, load_dataset
 from partonomy.datasets.synthetic.drawn_shards import WORK as DRAWN
 from partonomy.datasets.synthetic.drawn_shards import draw_and_store, has_drawn_shards, join_drawn
+from partonomy.files import read_json
 from partonomy.locks import lock_folder
 from partonomy.metrics.part_embedding import DEFAULT_EMBEDDING_MODEL
 from partonomy.questions.answer_mutator import MutationMode
@@ -277,7 +279,9 @@ class BuildStep:
         expected = {"source": self._settings, "config": config_to_json(self._config)}
         if not is_already_built(self._folder, expected, self._overwrite):
             return False
-        print(f"{self._folder}: already built with these settings, nothing to do")
+        is_edited = read_json(self._folder / BUILD_FILE).get(EDITED_KEY)
+        edited = ", then edited by hand (--overwrite builds it anew)" if is_edited else ""
+        print(f"{self._folder}: already built with these settings{edited}, nothing to do")
         return True
 
     def _origin(self) -> DatasetOrigin:

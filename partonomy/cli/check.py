@@ -11,7 +11,7 @@ from partonomy.datasets.curation.check import (
     CheckReport,
     Finding,
     Severity,
-    check_files,
+    check_input,
     count_severities,
     folder_input,
 )
@@ -19,6 +19,7 @@ from partonomy.datasets.curation.sharded_check import check_shard, merge_checks,
 from partonomy.files import write_json
 from partonomy.sharding import parse_shard
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, render_table
+from partonomy.terminal import one_line
 
 NUM_EXAMPLES = 5
 
@@ -90,10 +91,7 @@ def check(
         found = "was finished before, nothing to do" if count is None else f"finished, {count:,} findings"
         print(f"{files.annotations}: shard {shard} {found}")
         return 0
-    if merge:
-        report = merge_checks(files, config, Path(str(output)))
-    else:
-        report = check_files(files.annotations, files.images, config)
+    report = merge_checks(files, config, Path(str(output))) if merge else check_input(files, config)
     _print_report(report)
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +145,7 @@ def _print_report(report: CheckReport) -> None:
 
 
 def _examples(findings: Sequence[Finding]) -> list[str]:
-    lines = [f"{finding.record}: {finding.detail}" for finding in findings[:NUM_EXAMPLES]]
+    lines = [one_line(f"{finding.record}: {finding.detail}") for finding in findings[:NUM_EXAMPLES]]
     num_more = len(findings) - NUM_EXAMPLES
     return [*lines, f"... and {num_more:,} more"] if num_more > 0 else lines
 

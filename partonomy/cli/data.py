@@ -12,6 +12,7 @@ from partonomy.datasets.record_exchange import (
     import_source,
     sidecar_path,
 )
+from partonomy.datasets.seal import EDITED_KEY, IMAGES_KEY, SEALED_FILES, list_changes, require_unchanged
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.sharded_import import import_shard, merge_import
 from partonomy.datasets.sources.partonomy_core import find_record_file
@@ -24,6 +25,7 @@ from partonomy.datasets.store import (
 from partonomy.files import read_json
 from partonomy.locks import LOCK_FILE, lock_folder
 from partonomy.sharding import parse_shard
+from partonomy.terminal import one_line
 
 OWN_FILES = {
     "images",
@@ -83,7 +85,7 @@ def import_questions(
     for line in summary.kept.describe():
         print(f"  kept for an export: {line}")
     for row in summary.invalid[:NUM_EXAMPLE_RECORDS]:
-        print(f"  left out: record {row.record_index}: {row.reason}")
+        print(f"  left out: record {row.record_index}: {one_line(row.reason)}")
     if summary.invalid:
         print(f"  {len(summary.invalid)} bad records left out, all listed in {folder / BUILD_FILE}")
 
@@ -133,6 +135,7 @@ def is_already_built(folder: Path, expected: Mapping[str, object], overwrite: bo
 
     Raises:
         FileExistsError: the folder holds something else and `overwrite` is off.
+        ValueError: a file of the folder was changed since it was built, and `overwrite` is off.
     """
     marker = folder / BUILD_FILE
     if folder.exists() and not folder.is_dir():
@@ -141,8 +144,11 @@ def is_already_built(folder: Path, expected: Mapping[str, object], overwrite: bo
         found = read_json(marker)
         different = [key for key, value in expected.items() if found.get(key) != value]
         if not different:
-            return True
-        if not overwrite:
+            if not overwrite:
+                require_unchanged(folder, *SEALED_FILES, IMAGES_KEY)
+            if not overwrite or not (found.get(EDITED_KEY) or list_changes(folder)):
+                return True
+        elif not overwrite:
             changes = "; ".join(_describe_change(found.get(key), expected[key]) for key in different)
             raise FileExistsError(
                 f"{folder}: holds a data set built with other settings ({changes}); pass --overwrite or "

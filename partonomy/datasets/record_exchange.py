@@ -30,6 +30,7 @@ from partonomy.datasets.published_records import (
     read_sidecar,
     sidecar_path,
 )
+from partonomy.datasets.seal import EDITED_KEY, SEAL_KEY, break_seal, describe_files
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
     BUILD_FILE,
@@ -180,7 +181,7 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
         ValueError: a file is broken, or the annotations next to the record file belong to another version of it.
     """
     records, bad = read_records(record_file, invalid)
-    (folder / BUILD_FILE).unlink(missing_ok=True)
+    break_seal(folder)
     if sidecar_path(record_file).is_file():
         exported = read_exported(record_file)
         questions = exported.restore(records)
@@ -239,10 +240,11 @@ def write_import(
         for row in bad
     ]
     content = {
-        **{key: value for key, value in build.items() if key != BUILD_KEY},
+        **{key: value for key, value in build.items() if key not in (BUILD_KEY, SEAL_KEY, EDITED_KEY)},
         "import": import_source(record_file),
         "invalid_records": build.get("invalid_records", []) + rows,
         **describe_kept(folder, counts, _content_files(folder)),
+        SEAL_KEY: describe_files(folder),
     }
     write_json(folder / BUILD_FILE, content, indent=2)
 

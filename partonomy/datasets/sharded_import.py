@@ -35,8 +35,9 @@ from partonomy.datasets.record_exchange import (
     read_exported,
     write_import,
 )
+from partonomy.datasets.seal import break_seal
 from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults, remove_shards
-from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, save_dataset_images
+from partonomy.datasets.store import QUESTIONS_FILE, save_dataset_images
 from partonomy.files import hash_files, open_atomically
 from partonomy.locks import lock_folder
 from partonomy.sharding import Shard
@@ -172,7 +173,7 @@ def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "col
                 f"{files.questions}: not what the shard wrote; delete {results.path(shard)} and run --shard {shard} "
                 "again"
             )
-    (folder / BUILD_FILE).unlink(missing_ok=True)
+    break_seal(folder)
     num_questions: Counter[QuestionType] = Counter()
     for _, content in shards:
         num_questions.update(content.num_questions)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from partonomy.metrics.bootstrap import NUM_RESAMPLES, Estimate, ImageRatio, bootstrap_ratios
@@ -427,6 +426,8 @@ def _learned_scores(
     Features are standardised within their question and enter with their squares, so that medium or extreme values can
     be preferred. The result is None if a fold leaves nothing to learn from.
     """
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  (most of a second to import)
+
     inputs, is_choice = _standardise(features)
     num_questions, num_choices, _ = inputs.shape
     is_right = correct[:, None] == np.arange(num_choices)[None, :]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
@@ -301,6 +302,8 @@ def load_transformers_model(checkpoint: str, device: str, max_new_tokens: int) -
         )
     except ImportError as error:  # processors that also read videos need torchvision
         raise ValueError(f"{folder} needs a package that is not installed: {error}") from error
+    except SafetensorError as error:
+        raise ValueError(f"{folder}: a weight file is damaged ({error}); download it again") from error
     if getattr(processor, "tokenizer", None) is None:
         raise ValueError(f"{folder} has no processor of text and images (processor_config.json)")
     reuses_prompt = model.config.model_type in REUSES_PROMPT

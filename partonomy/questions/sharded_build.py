@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from partonomy.datasets.seal import SEAL_KEY, break_seal, describe_files
 from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults, find_differences, remove_shards
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.store import (
@@ -91,8 +92,8 @@ def prepare_build(
     left_out: Sequence[SkippedAnnotations],
 ) -> Preparation:
     """Write everything except the questions; for the arguments see `generator.build_questions`."""
-    for name in (BUILD_FILE, QUESTIONS_FILE):
-        (folder / name).unlink(missing_ok=True)
+    break_seal(folder)
+    (folder / QUESTIONS_FILE).unlink(missing_ok=True)
     dataset = save_dataset(dataset, folder, origin)
     graph = find_askable_graph(dataset)
     fits = fit_questions(dataset, graph, config, fit_object_sampler(graph, config))
@@ -209,7 +210,7 @@ def merge_build(folder: Path, config: QuestionBuildConfig, settings: Mapping[str
                     file.write(block)
     summary = _summarize(preparation, [content for _, content in shards], config)
     built = summary_to_json(summary, preparation.config, settings, preparation.left_out)
-    write_json(folder / BUILD_FILE, built, indent=2)
+    write_json(folder / BUILD_FILE, built | {SEAL_KEY: describe_files(folder)}, indent=2)
     for name in (PARTIAL_QUESTIONS_FILE, PROGRESS_FILE):  # left by an unfinished single-process build
         (folder / name).unlink(missing_ok=True)
     remove_shards(results.folder)

@@ -19,6 +19,7 @@ from partonomy.files import open_atomically
 from partonomy.metrics.bootstrap import Estimate, paired_differences
 from partonomy.reporting.loaded_run import AnyRun, check_same_items
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, format_percent, render_table
+from partonomy.terminal import one_line, spreadsheet_cell
 
 
 class Outcome(StrEnum):
@@ -558,8 +559,8 @@ def _flip_list(outcome: Outcome, flips: Sequence[ChoiceChange], words: Words, nu
     lines = [f"{outcome.value}: {len(flips)} {words.items}"]
     for flip in flips[:num_shown]:
         chosen = flip.second if outcome is Outcome.LOST else flip.first
-        lines.append(f"  {flip.item_id} ({flip.subject}; {flip.object_label}): {', '.join(flip.correct)}")
-        lines.append(f"    {run} chose: {_wrong_choice(flip.correct, chosen)}")
+        right = f"{flip.item_id} ({flip.subject}; {flip.object_label}): {', '.join(flip.correct)}"
+        lines += [f"  {one_line(right)}", f"    {run} chose: {one_line(_wrong_choice(flip.correct, chosen))}"]
     return "\n".join([*lines, *_rest(len(flips), num_shown)])
 
 
@@ -676,7 +677,7 @@ def _csv_texts(comparison: Comparison) -> Iterator[str]:
     def line(*cells: str) -> str:
         buffer.seek(0)
         buffer.truncate()
-        writer.writerow(cells)
+        writer.writerow(map(spreadsheet_cell, cells))
         return buffer.getvalue()
 
     yield line(*_CSV_COLUMNS, *(_REPLY_COLUMNS if has_words else ()))

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from partonomy.files import read_json_as
-from plum.checkpoints.model_config_io import read_model_config, write_model_config
+from plum.checkpoints.model_config_io import CONFIG_FILE, read_model_config, write_model_config
+from plum.checkpoints.sizes import require_sizes
 from plum.checkpoints.weights import (
     SavedTensor,
     copy_tensors,
@@ -115,10 +116,15 @@ def load_pretrained(
     """
     folder = Path(folder)
     config = read_model_config(folder)
+    require_sizes(config, {name: saved.shape for name, saved in saved_tensors(folder).items()}, str(folder))
     tokenizer = load_tokenizer(folder)
     with_special_tokens(config, tokenizer)
     require_heads(folder)
-    model = build_model(config, is_backbone_empty=True).to(dtype)
+    try:
+        model = build_model(config, is_backbone_empty=True).to(dtype)
+    except (AssertionError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:  # torch's checks of sizes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{folder / CONFIG_FILE}: no model of these sizes can be built ({reason})") from error
     allocate_parameters(model, dtype, device)
     if (folder / BASE_FILE).is_file():
         _read_over_base(model, folder)

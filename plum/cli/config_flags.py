@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from partonomy.cli.config_files import FLAG
+from partonomy.yaml_files import read_yaml
 
 HELP = "YAML file with any of the other flags (`question: ...`); command-line flags take precedence"
 
@@ -36,10 +35,7 @@ def expand_config(arguments: Sequence[str]) -> list[str]:
 
 
 def _read_flags(path: Path) -> list[str]:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML ({error})") from error
+    settings = read_yaml(path)
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ValueError(f"{path}: expected lines of the form `flag: value`")
     flags: list[str] = []

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from partonomy.cli.config_files import FLAG, naming_config_files
+from partonomy.terminal import one_line, safe_output
 from plum.cli import config_flags
 
 COMMANDS = (
@@ -43,11 +44,16 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command.
+    """Run one command; its output goes through a filter of control characters (`partonomy.terminal`).
 
     Returns:
         Exit status: 0, or 1 after an error in the input, which is printed without a traceback.
     """
+    with safe_output():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     named = [name for name in arguments[:1] if name in COMMANDS]
     try:
@@ -56,6 +62,6 @@ def main(arguments: Sequence[str]) -> int:
             parsed = build_parser(named or COMMANDS).parse_args(expanded)
         parsed.run(parsed)
     except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     return 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from partonomy.datasets.kept_values import BUILD_KEY
+from partonomy.datasets.seal import SEAL_KEY
 from partonomy.datasets.store import ANNOTATIONS_FILE, BUILD_FILE, DATASET_FILE, QUESTIONS_FILE
 from partonomy.files import read_json, write_json
 from partonomy.harness.run_folder import MODEL_FILE, RECORDS_FILE, read_config, write_config
@@ -51,7 +52,7 @@ def multiply_dataset(source: Path, folder: Path, num_copies: int) -> None:
         folder / QUESTIONS_FILE, _copies(list(map(json.loads, lines)), num_copies, step), separators=(",", ":")
     )
     write_json(folder / DATASET_FILE, read_json(source / DATASET_FILE) | {"image_root": "images"}, indent=2)
-    build = {key: value for key, value in read_json(source / BUILD_FILE).items() if key != BUILD_KEY}
+    build = {key: value for key, value in read_json(source / BUILD_FILE).items() if key not in (BUILD_KEY, SEAL_KEY)}
     write_json(folder / BUILD_FILE, build, indent=2)
 
 

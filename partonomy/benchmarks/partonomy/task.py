@@ -5,6 +5,7 @@ are recorded. Masks: the correct answer and its part phrases are given, and the 
 reading order. Own answer, on request: the model generates text, tags and masks.
 """
 
+import logging
 from array import array
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -66,6 +67,7 @@ from partonomy.benchmarks.task import (
 from partonomy.datasets.kept_values import NOTHING, KeptValues
 from partonomy.datasets.published_records import read_records
 from partonomy.datasets.record_exchange import read_folder_kept
+from partonomy.datasets.seal import list_changes
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
 from partonomy.metrics.bootstrap import ImageRatio
@@ -95,6 +97,8 @@ from partonomy.structures import (
     Subject,
 )
 from partonomy.table_format import Table
+
+logger = logging.getLogger(__name__)
 
 AUTO, EXACT_MATCHING = "auto", "exact"
 ALL_TYPES = tuple(question_type.value for question_type in QuestionType)
@@ -670,6 +674,9 @@ def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
         FileNotFoundError, ValueError: The questions are missing or broken.
     """
     question_set = load_questions(source.root, invalid="collect", needs_images=False)
+    changes = list_changes(source.root) if source.root.is_dir() else []
+    if changes:  # of images only: `load_questions` refuses changed annotations and questions
+        logger.warning("%s (%d such images); a score on other images is another score", changes[0], len(changes))
     wanted = set(options.types)
     stored = question_set.questions
     items = [

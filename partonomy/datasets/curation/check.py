@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from partonomy.datasets.photographs import find_same_files
+from partonomy.datasets.seal import has_seal, list_changes
 from partonomy.datasets.sources.coco import read_crowd
 from partonomy.datasets.sources.records import BACKGROUND, OBJECT, PART
 from partonomy.datasets.store import ANNOTATIONS_FILE, DATASET_FILE
@@ -47,6 +48,11 @@ class Problem:
     advice: str
 
 
+CHANGED_FILE = Problem(
+    "file changed since the build",
+    Severity.ERROR,
+    "restore it or build the folder again; python -m partonomy seal FOLDER keeps a change on purpose",
+)
 MISSING_IMAGE = Problem("missing image", Severity.ERROR, "check the image folder, or remove the record")
 OUTSIDE_IMAGE = Problem(
     "image outside the image folder", Severity.ERROR, "move it into the folder and name it relative to it"
@@ -94,6 +100,7 @@ NO_ANNOTATION = Problem("image without annotations", Severity.NOTE, "nothing is 
 UNUSED_CATEGORY = Problem("category without annotations", Severity.NOTE, "it is ignored")
 
 PROBLEMS: tuple[Problem, ...] = (
+    CHANGED_FILE,
     MISSING_IMAGE,
     OUTSIDE_IMAGE,
     UNREADABLE_IMAGE,
@@ -712,10 +719,11 @@ class CheckConfig:
 
 @dataclass(frozen=True)
 class CheckInput:
-    """The input of a check: an annotation file and the folder of its images."""
+    """The input of a check: an annotation file, the folder of its images, and the data set folder if it is one."""
 
     annotations: Path
     images: Path
+    folder: Path | None = None
 
 
 def folder_input(folder: Path) -> CheckInput:
@@ -728,7 +736,7 @@ def folder_input(folder: Path) -> CheckInput:
     description = read_json(folder / DATASET_FILE)
     if not isinstance(description.get("image_root"), str):
         raise ValueError(f"{folder / DATASET_FILE}: 'image_root', the folder of the images, is missing")
-    return CheckInput(folder / ANNOTATIONS_FILE, (folder / description["image_root"]).resolve())
+    return CheckInput(folder / ANNOTATIONS_FILE, (folder / description["image_root"]).resolve(), folder)
 
 
 def check_folder(folder: Path, config: CheckConfig) -> CheckReport:
@@ -738,8 +746,7 @@ def check_folder(folder: Path, config: CheckConfig) -> CheckReport:
         FileNotFoundError: one of its files is missing.
         ValueError: `dataset.json` or `annotations.json` is not JSON of the right form.
     """
-    files = folder_input(folder)
-    return check_files(files.annotations, files.images, config)
+    return check_input(folder_input(folder), config)
 
 
 def check_files(annotations: Path, image_root: Path, config: CheckConfig) -> CheckReport:
@@ -749,7 +756,12 @@ def check_files(annotations: Path, image_root: Path, config: CheckConfig) -> Che
         FileNotFoundError: the annotation file, or a table given with it, is missing.
         ValueError: one of them is not JSON of the right form.
     """
-    return join_checks(annotations, [check_part(CheckInput(annotations, image_root), config)], config)
+    return check_input(CheckInput(annotations, image_root), config)
+
+
+def check_input(files: CheckInput, config: CheckConfig) -> CheckReport:
+    """Check a data set folder or a COCO-style annotation file; raises what `check_files` raises."""
+    return join_checks(files.annotations, [check_part(files, config)], config, files.folder)
 
 
 @dataclass(frozen=True)
@@ -793,6 +805,8 @@ def check_part(files: CheckInput, config: CheckConfig, shard: Shard | None = Non
     file = read_checked_file(files.annotations, files.images, config.object_name, shard)
     findings = list(file.findings)
     if shard is None or shard.index == 0:
+        changes = [] if files.folder is None else list_changes(files.folder)
+        findings += (Finding(CHANGED_FILE, "folder", change) for change in changes)
         findings += check_names(file.categories, name_map)
         of_categories = check_categories(file.categories, name_map, table, config.categories)
         findings += (replace(one, stage=Stage.OBJECT_CATEGORIES) for one in of_categories)
@@ -807,13 +821,16 @@ def check_part(files: CheckInput, config: CheckConfig, shard: Shard | None = Non
     )
 
 
-def join_checks(annotations: Path, parts: Sequence[PartialCheck], config: CheckConfig) -> CheckReport:
+def join_checks(
+    annotations: Path, parts: Sequence[PartialCheck], config: CheckConfig, folder: Path | None = None
+) -> CheckReport:
     """Join the results of any number of shards into a report.
 
     Args:
         annotations: the checked file.
         parts: the results of all shards.
         config: the settings of the check.
+        folder: the data set folder of the file, if it is in one.
     """
     findings = [finding for part in parts for finding in part.findings]
     findings += _find_same_images(content for part in parts for content in part.contents)
@@ -825,6 +842,8 @@ def join_checks(annotations: Path, parts: Sequence[PartialCheck], config: CheckC
         remarks.append(f"{num_not_compared} parts were not compared with their object, whose mask is not annotated")
     if config.headers_only:
         remarks.append("only the headers of the images were read: cut-off files were not looked for")
+    if folder is not None and not has_seal(folder):
+        remarks.append("the folder has no hashes of its files: changes since the build were not looked for")
     first = parts[0]
     return CheckReport(str(annotations), first.num_images, first.num_annotations, tuple(findings), tuple(remarks))
 

@@ -1,7 +1,8 @@
 """Reads and writes data sets derived from data sets, with the origin of every image.
 
 A folder made by `prune`, `merge` or `split` holds `dataset.json`, `annotations.json` and `curation.json` (the command,
-its settings, its changes, and the origin of every image). `build --source dataset` makes questions from it.
+its settings, its changes, the origin of every image, and hashes of the files). `build --source dataset` makes
+questions from it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,10 +14,10 @@ from typing import Any
 import msgspec
 
 from partonomy.datasets.kept_values import KEPT_FILE
+from partonomy.datasets.seal import CURATION_FILE, SEAL_KEY, break_seal, describe_files
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
-    BUILD_FILE,
     QUESTIONS_FILE,
     DatasetOrigin,
     load_dataset,
@@ -26,7 +27,6 @@ from partonomy.files import check_text, hash_files, read_json_as, write_json
 from partonomy.locks import LOCK_FILE, lock_folder
 from partonomy.structures import PartDataset
 
-CURATION_FILE = "curation.json"
 CURE = "make the data set again with `python -m partonomy prune`, `merge` or `split`"
 
 
@@ -118,7 +118,8 @@ def save_curated(
         origins: image id in `dataset` -> origin.
     """
     remove_shards(folder / SHARDS_FOLDER)
-    for name in (QUESTIONS_FILE, KEPT_FILE, BUILD_FILE):
+    break_seal(folder)
+    for name in (QUESTIONS_FILE, KEPT_FILE):
         (folder / name).unlink(missing_ok=True)
     saved = save_dataset(dataset, folder, DatasetOrigin(record.command, None, dict(record.settings)))
     content: dict[str, Any] = {
@@ -135,6 +136,7 @@ def save_curated(
         ],
         **record.changes,
         "images": [_origin_to_json(image.image_id, origins[image.image_id]) for image in dataset.images],
+        SEAL_KEY: describe_files(folder),
     }
     write_json(folder / CURATION_FILE, content)
     return saved

@@ -76,7 +76,7 @@ def merge_checks(files: CheckInput, config: CheckConfig, output: Path) -> CheckR
                 f"{results.path(shard)}: not the result of a check ({place}: {first['msg']}); delete it and run "
                 f"--shard {shard} again"
             ) from error
-    return join_checks(files.annotations, parts, config)
+    return join_checks(files.annotations, parts, config, files.folder)
 
 
 def remove_check_shards(output: Path) -> None:
