@@ -202,6 +202,11 @@ class ChoiceChanges(Sequence[ChoiceChange]):
         kept.counts = Counter({key: count for key, count in self.counts.items() if key[-1] in outcomes})
         return kept
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ChoiceChanges) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of any sequence that is compared by its entries
+
     def __len__(self) -> int:
         return len(self._places)
 
@@ -240,6 +245,11 @@ class QualityChanges(Sequence[QualityChange]):
     def __init__(self, pairs: Sequence[_Pair], places: Sequence[int], has_words: bool) -> None:
         self._pairs, self._places = pairs, places
         self.has_words = has_words
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, QualityChanges) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of any sequence that is compared by its entries
 
     def __len__(self) -> int:
         return len(self._places)
