@@ -10,7 +10,7 @@ import re
 import reprlib
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, TypeGuard, TypeVar
@@ -22,6 +22,7 @@ from partonomy.progress import BYTES, Progress, progress
 RECORD_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, OSError)
 """The errors that a reader can raise on a malformed record."""
 
+NOT_JSON = "not valid JSON"
 CHUNK_CHARACTERS = 1 << 22
 LONGEST_LITERAL = len("-Infinity")  # an error closer than this to the buffer's end may only mean a cut-off value
 BLANK = re.compile(r"[ \t\r\n]*")
@@ -330,6 +331,18 @@ def check_box(values: object, name: str) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
+class MissingListsError(ValueError):
+    """A file's top-level object lacks lists, or has other values under their names.
+
+    Attributes:
+        names: the names, in alphabetical order.
+    """
+
+    def __init__(self, message: str, names: Iterable[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(sorted(names))
+
+
 def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield (list name, record) for the records of the named lists of a file's top-level object, in file order.
 
@@ -342,15 +355,78 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a JSON object, or a named entry is not a list. The message names the file, the list
-            and the position.
+        ValueError: the file is not a JSON object, or a named entry is not a list (`MissingListsError`). The message
+            names the file, the list and the position.
     """
-    missing = set(names)
-    with _open(path, is_strict) as buffer:
+    seen = set[str]()
+    yield from _iterate_lists(path, names, is_strict, seen)
+    if is_strict and (missing := set(names) - seen):
+        raise MissingListsError(f"{path}: the list {min(missing)!r} is missing; copy or write the file again", missing)
+
+
+def iterate_tables(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield (list name, record) for the records of the named lists in the order of the names, wherever they are.
+
+    The file is refused for what `read_json` refuses. Only the last list is read record by record; the others are held.
+    If it does not come last in the file, the file is read twice.
+
+    Args:
+        path: the file to read.
+        names: the names of the lists, that of the longest last.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MissingListsError: a named entry is missing, or is not a list.
+        ValueError: the file is not a JSON object or repeats a key; the message names the file and the position.
+    """
+    if not path.is_file() or not _is_object(path):
+        read_json(path)  # raises
+    *first, last = names
+    seen = set[str]()
+    held: dict[str, list[Any]] = {name: [] for name in first}
+    is_ready = False
+    for name, record in _iterate_lists(path, names, True, seen, NOT_JSON):
+        if name != last:
+            held[name].append(record)
+        elif is_ready or seen.issuperset(first):
+            if not is_ready:
+                yield from ((one, row) for one in first for row in held[one])
+                is_ready = True
+            yield name, record
+    if missing := set(names) - seen:
+        raise MissingListsError(f"{path}: the list {min(missing)!r} is missing; copy or write the file again", missing)
+    if not is_ready:
+        yield from ((one, row) for one in first for row in held[one])
+        yield from _iterate_lists(path, (last,), True, set(), NOT_JSON)
+
+
+def is_list(path: Path) -> bool:
+    """Return whether the first character of a file's JSON begins a list."""
+    return _first_character(path) == "["
+
+
+def _is_object(path: Path) -> bool:
+    return _first_character(path) == "{"
+
+
+def _first_character(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        while (text := file.read(CHUNK_CHARACTERS)) and not text.strip(" \t\r\n"):
+            pass
+    return text.lstrip(" \t\r\n")[:1]
+
+
+def _iterate_lists(
+    path: Path, names: Collection[str], is_strict: bool, seen: set[str], refusal: str | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Do the work of `iterate_lists`; `seen` receives the names of the top-level object as they begin."""
+    with _open(path, is_strict, refusal) as buffer:
         buffer.expect("{")
         while not buffer.skip("}"):
             name = buffer.decode_key()
-            missing.discard(name)
+            if is_strict and name in seen:
+                raise ValueError(f"{path}: not valid JSON (the key {shorten(name)} occurs twice in the object)")
+            seen.add(name)
             buffer.where = f"the entry {name!r}"
             buffer.expect(":")
             if buffer.peek() == "[":
@@ -358,7 +434,7 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
                     if name in names:
                         yield name, record
             elif name in names:
-                raise ValueError(f"{path}: {name!r} must be a list")
+                raise MissingListsError(f"{path}: {name!r} must be a list", [name])
             else:
                 buffer.decode()
             buffer.where = "the top-level object"
@@ -366,29 +442,71 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
                 buffer.expect("}")
                 break
         buffer.expect("")
-    if is_strict and missing:
-        raise ValueError(f"{path}: the list {min(missing)!r} is missing; copy or write the file again")
 
 
-def iterate_records(path: Path, *, is_strict: bool = False) -> Iterator[Any]:
+def compact_json(path: Path) -> Iterator[bytes]:
+    """Yield a file's JSON object again, without whitespace, lists record by record, as `write_json` writes the whole.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a JSON object or repeats a key; the message names the file and the position.
+    """
+    if not path.is_file() or not _is_object(path):
+        read_json(path)  # raises
+    seen = set[str]()
+    with _open(path, is_strict=True, refusal=NOT_JSON) as buffer:
+        buffer.expect("{")
+        yield b"{"
+        while not buffer.skip("}"):
+            name = buffer.decode_key()
+            if name in seen:
+                raise ValueError(f"{path}: not valid JSON (the key {shorten(name)} occurs twice in the object)")
+            yield (b"," if seen else b"") + compact_bytes(name) + b":"
+            seen.add(name)
+            buffer.where = f"the entry {name!r}"
+            buffer.expect(":")
+            if buffer.peek() == "[":
+                yield b"["
+                for number, record in enumerate(_records(buffer, f" of {name!r}")):
+                    yield (b"," if number else b"") + compact_bytes(record)
+                yield b"]"
+            else:
+                yield compact_bytes(buffer.decode())
+            buffer.where = "the top-level object"
+            if not buffer.skip(","):
+                buffer.expect("}")
+                break
+        buffer.expect("")
+    yield b"}"
+
+
+def compact_bytes(content: object) -> bytes:
+    """Return JSON without whitespace, as `write_json` writes it; see `json_bytes`."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def iterate_records(path: Path, *, is_strict: bool = False, refusal: str | None = None) -> Iterator[Any]:
     """Yield the records of a file that holds a single list, in file order. Progress counts characters.
 
     Args:
         path: the file to read.
         is_strict: refuse an object that repeats a key.
+        refusal: what an error says of the whole file, before the reason and the place in brackets; None names the place
+            first.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a JSON list. The message names the file, the record and the position.
     """
-    with _open(path, is_strict) as buffer:
+    with _open(path, is_strict, refusal) as buffer:
         buffer.where = "the list"
         yield from _records(buffer, "")
         buffer.expect("")
 
 
 @contextmanager
-def _open(path: Path, is_strict: bool) -> Iterator["_Buffer"]:
+def _open(path: Path, is_strict: bool, refusal: str | None = None) -> Iterator["_Buffer"]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: annotation file not found; is {path.parent} the right folder?")
     decoder = json.JSONDecoder(object_pairs_hook=_object_from_pairs) if is_strict else json.JSONDecoder()
@@ -396,7 +514,7 @@ def _open(path: Path, is_strict: bool) -> Iterator["_Buffer"]:
         path.open(encoding="utf-8-sig") as file,
         progress(path.stat().st_size, path.name, BYTES) as shown,
     ):
-        yield _Buffer(path, file, shown, decoder)
+        yield _Buffer(path, file, shown, decoder, refusal)
 
 
 def _records(buffer: "_Buffer", of_what: str) -> Iterator[Any]:
@@ -414,8 +532,11 @@ def _records(buffer: "_Buffer", of_what: str) -> Iterator[Any]:
 class _Buffer:
     """The portion of the file that is being decoded."""
 
-    def __init__(self, path: Path, file: TextIO, shown: Progress, decoder: json.JSONDecoder) -> None:
+    def __init__(
+        self, path: Path, file: TextIO, shown: Progress, decoder: json.JSONDecoder, refusal: str | None = None
+    ) -> None:
         self._path = path
+        self._refusal = refusal
         self._file = file
         self._progress = shown
         self._decoder = decoder
@@ -478,7 +599,7 @@ class _Buffer:
         try:
             chunk = self._file.read(max(CHUNK_CHARACTERS, len(rest)))
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self._path}: not valid JSON, {self.where}: not UTF-8 text ({error})") from error
+            raise self._refuse(f"not UTF-8 text ({error})", "") from error
         if not chunk:
             return False
         self._dropped += self._at
@@ -487,5 +608,9 @@ class _Buffer:
         return True
 
     def _error(self, reason: str, position: int) -> ValueError:
-        place = self._dropped + position
-        return ValueError(f"{self._path}: not valid JSON, {self.where}: {reason}, near character {place}")
+        return self._refuse(reason, f", near character {self._dropped + position}")
+
+    def _refuse(self, reason: str, place: str) -> ValueError:
+        if self._refusal is None:
+            return ValueError(f"{self._path}: {NOT_JSON}, {self.where}: {reason}{place}")
+        return ValueError(f"{self._path}: {self._refusal} ({reason}; {self.where}{place})")

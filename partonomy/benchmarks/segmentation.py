@@ -6,6 +6,7 @@ LISA: adds 1e-5 to every union and sums float32; here: exact.
 """
 
 from abc import abstractmethod
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -203,12 +204,12 @@ def outcome_iou(outcome: MaskOutcome) -> float:
 
 def segmentation_ratios(records: Sequence[AnswerRecord]) -> dict[str, ImageRatio]:
     """Return cIoU and gIoU over all expressions."""
-    outcomes = [record.mask for record in records]
-    counted = [outcome for outcome in outcomes if outcome is not None]
-    assert len(counted) == len(records), "every record of a segmentation benchmark has its pixel counts"
-    ciou = ratio_by_image(
-        records, [outcome.intersection for outcome in counted], [outcome.union for outcome in counted], 1.0
-    )
+    intersections, unions = array("q"), array("q")
+    for record in records:
+        assert record.mask is not None, "every record of a segmentation benchmark has its pixel counts"
+        intersections.append(record.mask.intersection)
+        unions.append(record.mask.union)
+    ciou = ratio_by_image(records, intersections, unions, 1.0)
     giou = ratio_by_image(records, [record.score for record in records], [1] * len(records))
     # Without a pixel in any union, nothing was predicted where nothing was wanted, unless an item has no answer.
     value_if_empty = 1.0 if all(record.is_scored for record in records) else 0.0

@@ -1,8 +1,9 @@
 """Reads and writes `annotations.json`: objects and parts as COCO-style annotations (see `store`)."""
 
+from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import msgspec
 from partonomy.datasets.sources.records import OBJECT, PART
 from partonomy.files import (
     RECORD_ERRORS,
+    MissingListsError,
     check_box,
     check_relative_path,
     check_text,
     is_integer,
     iterate_lists,
+    iterate_tables,
     open_atomically,
     reason_of,
     shorten,
@@ -25,6 +28,7 @@ from partonomy.sharding import Shard
 from partonomy.structures import RLE, UNNAMED_PART, AnnotatedImage, ObjectInstance, Part
 
 ENCODER = msgspec.json.Encoder()  # the same output as compact `json`, in a tenth of the time
+RECORDS_PER_BATCH = 4096
 LISTS = ("images", "categories", "annotations")
 """The file's lists, in the order in which they are written."""
 
@@ -107,22 +111,43 @@ def annotations_from_json(content: Mapping[str, Any], path: Path) -> tuple[Annot
     Raises:
         ValueError: a list or a record is broken; the message names the file and the record.
     """
-    for key in ("images", "categories", "annotations"):
+    for key in LISTS:
         if not isinstance(content.get(key), list):
             raise ValueError(f"{path}: {key!r} must be a list")
-    reader = _Reader(path, read_sound_codes(map(_segmentation, content["annotations"])))
-    for key, read in (
-        ("images", reader.read_image),
-        ("categories", reader.read_category),
-        ("annotations", reader.read_annotation),
-    ):
-        for number, record in enumerate(content[key]):
+    return _read_tables(path, ((key, record) for key in LISTS for record in content[key]))
+
+
+def read_annotations(path: Path) -> tuple[AnnotatedImage, ...]:
+    """Read `annotations.json` record by record; see `annotations_from_json`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not JSON, or a record is broken; the message names file and record.
+    """
+    try:
+        return _read_tables(path, iterate_tables(path, LISTS))
+    except MissingListsError as error:
+        missing = next(key for key in LISTS if key in error.names)
+        raise ValueError(f"{path}: {missing!r} must be a list") from error
+
+
+def _read_tables(path: Path, records: Iterable[tuple[str, Any]]) -> tuple[AnnotatedImage, ...]:
+    """Read the records of the lists in the order of `LISTS`; masks are checked many at a time."""
+    codes: deque[RLE | None] = deque()
+    reader = _Reader(path, iter(codes.popleft, object()))
+    read = {"images": reader.read_image, "categories": reader.read_category, "annotations": reader.read_annotation}
+    numbers = dict.fromkeys(LISTS, 0)
+    rows = iter(records)
+    while batch := list(islice(rows, RECORDS_PER_BATCH)):
+        codes.extend(read_sound_codes(_segmentation(record) for key, record in batch if key == "annotations"))
+        for key, record in batch:
             try:
-                read(record)
+                read[key](record)
             except RECORD_ERRORS as error:
                 identifier = record.get("id") if isinstance(record, Mapping) else None
-                name = f"at position {number}" if identifier is None else shorten(identifier)
+                name = f"at position {numbers[key]}" if identifier is None else shorten(identifier)
                 raise ValueError(f"{path}, {key.removesuffix('s')} {name}: {reason_of(error)}") from error
+            numbers[key] += 1
     return reader.build()
 
 

@@ -14,7 +14,7 @@ import, an export writes their masks and parts, not those of the record file.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -324,7 +324,7 @@ def read_kept(folder: Path, build: Mapping[str, Any], content: Sequence[Path]) -
     return KeptOfFolder(kept, is_edited)
 
 
-def count_kept(kept: Sequence[KeptValues]) -> KeptCounts:
+def count_kept(kept: Iterable[KeptValues]) -> KeptCounts:
     """Count the records of an import."""
     counts = KeptCounts()
     for one in kept:

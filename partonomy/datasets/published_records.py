@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from partonomy.files import (
     check_relative_path,
     check_text,
     hash_files,
+    is_list,
     iterate_records,
     parse_json,
     read_json,
@@ -31,6 +33,7 @@ from partonomy.files import (
 from partonomy.images import check_image
 from partonomy.masks import check_mask_size, rle_area, rle_from_coco, rle_to_json, union_masks
 from partonomy.sharding import Shard
+from partonomy.stored_lines import Mapped, Spool
 from partonomy.structures import (
     CharSpan,
     Choice,
@@ -45,6 +48,7 @@ from partonomy.structures import (
     QuestionType,
 )
 
+NO_RECORD_FILE = "not a JSON file"
 SIDECAR_SUFFIX = ".annotations.json"
 CORRECT = "correct"
 INCORRECT = "incorrect"
@@ -109,7 +113,7 @@ class PublishedRecord:
 def load_records(path: Path, invalid: Literal["raise", "collect"], *, needs_images: bool = True) -> QuestionSet:
     """Read a record file as questions; see `partonomy.datasets.store.load_questions`."""
     records, bad = read_records(path, invalid, needs_images=needs_images)
-    questions = tuple(record.question for record in records)
+    questions = Mapped(records, attrgetter("question"))
     return QuestionSet(path.stem, questions, hash_files([path]), invalid=bad)
 
 
@@ -119,8 +123,8 @@ def read_records(
     *,
     needs_images: bool = True,
     image_root: ImageRoot | None = None,
-) -> tuple[list[PublishedRecord], tuple[InvalidRecord, ...]]:
-    """Read a record file.
+) -> tuple[Sequence[PublishedRecord], tuple[InvalidRecord, ...]]:
+    """Read a record file. The records lie in a temporary file, without their masks, which many of them share.
 
     Args:
         path: the file.
@@ -151,7 +155,7 @@ class RecordShard:
             all images of the file by this index numbers them as `read_records` does.
     """
 
-    records: tuple[PublishedRecord, ...]
+    records: Sequence[PublishedRecord]
     bad: tuple[InvalidRecord, ...]
     claims: Mapping[str, int]
 
@@ -173,7 +177,7 @@ def read_record_shard(
         if _shard_of(content, shard.count) == shard.index
     )
     records, bad = reader.read_all(own, invalid)
-    return RecordShard(tuple(records), bad, reader.claims)
+    return RecordShard(records, bad, reader.claims)
 
 
 def _shard_of(content: object, count: int) -> int:
@@ -234,12 +238,13 @@ class _RecordReader:
         self._image_ids: dict[str, int] = {}
         self.claims: dict[str, int] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._found_images: dict[str, tuple[str, Path]] = {}
         self._parts: dict[tuple[str, str], _ReadParts] = {}
 
     def read_all(
         self, contents: Iterable[tuple[int, Any]], invalid: Literal["raise", "collect"]
-    ) -> tuple[list[PublishedRecord], tuple[InvalidRecord, ...]]:
-        records: list[PublishedRecord] = []
+    ) -> tuple[Sequence[PublishedRecord], tuple[InvalidRecord, ...]]:
+        records = Spool[PublishedRecord](Part, KeptSegmentations, Path)
         bad: list[InvalidRecord] = []
         for index, content in contents:
             try:
@@ -304,6 +309,11 @@ class _RecordReader:
 
         The folder is the one given, else the file's; an export's second file may name another one.
         """
+        if image_path not in self._found_images:
+            self._found_images[image_path] = self._search_image(image_path)
+        return self._found_images[image_path]
+
+    def _search_image(self, image_path: str) -> tuple[str, Path]:
         if self._image_root is not None:
             try:
                 file_name = self._image_root.find(image_path)
@@ -312,13 +322,13 @@ class _RecordReader:
                     raise
                 file_name = PurePosixPath(image_path).name
             return file_name, self._image_root.folder / file_name
-        path = self._path.parent / image_path
+        path = (self._path.parent / image_path).resolve()
         try:
             check_relative_path(image_path, "'image_path'")
         except ValueError as error:
-            if self._exported_root is None or not path.resolve().is_relative_to(self._exported_root):
+            if self._exported_root is None or not path.is_relative_to(self._exported_root):
                 raise ValueError(f"{error}; or pass the folder of the images: import --images FOLDER") from error
-        return image_path, path.resolve()
+        return image_path, path
 
     @cached_property
     def _exported_root(self) -> Path | None:
@@ -365,13 +375,13 @@ def _fits_image(path: Path, height: int, width: int) -> bool:
     return True
 
 
-def _read_list(path: Path) -> list[Any]:
+def _read_list(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: record file not found; is {path.parent} the right folder?")
-    contents = parse_json(path.read_bytes(), f"{path}: not a JSON file")
-    if not isinstance(contents, list):
+    if not is_list(path):
+        contents = parse_json(path.read_bytes(), f"{path}: {NO_RECORD_FILE}")
         raise ValueError(f"{path}: a record file is a JSON list of questions, got {type(contents).__name__}")
-    return contents
+    return iterate_records(path, is_strict=True, refusal=NO_RECORD_FILE)
 
 
 def _read_part(label: str, masks: object, height: int, width: int) -> Part:

@@ -1,6 +1,6 @@
 """Reads and writes `questions.jsonl`: one question per line, with masks as annotation ids to avoid duplicates.
 
-A training set has hundreds of thousands of questions, so lines stay in memory as bytes and are parsed on access.
+A training set has hundreds of thousands of questions, so lines stay in the file and are read and parsed on access.
 """
 
 import json
@@ -13,6 +13,7 @@ import msgspec
 
 from partonomy.datasets.phrases import locate_listed
 from partonomy.files import RECORD_ERRORS, printable, reason_of
+from partonomy.stored_lines import OpenFile, StoredLines
 from partonomy.structures import (
     AnnotatedImage,
     CharSpan,
@@ -238,12 +239,14 @@ def read_question_lines(
         ValueError: with "raise", a record is bad; the message names the file and the line.
     """
     index = AnnotationIndex(dataset)
-    lines: list[bytes] = []
+    lines = StoredLines(OpenFile.of(path))
     bad: list[InvalidRecord] = []
     seen: set[str] = set()
     is_present: dict[Path, bool] = {}
+    end = 0
     with path.open("rb") as file:
         for number, content in enumerate(file):
+            start, end = end, end + len(content)
             try:
                 question = index.build_question(DECODER.decode(content))
                 if question.question_id in seen:
@@ -258,7 +261,7 @@ def read_question_lines(
                 bad.append(invalid_record(number, _parse_loosely(content), reason))
                 continue
             seen.add(question.question_id)
-            lines.append(content)
+            lines.append(start, len(content))
     return StoredQuestions(lines, index), tuple(bad)
 
 

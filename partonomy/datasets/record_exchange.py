@@ -50,6 +50,8 @@ from partonomy.files import (
     RECORD_ERRORS,
     check_box,
     check_text,
+    compact_bytes,
+    compact_json,
     hash_files,
     is_integer,
     json_bytes,
@@ -64,6 +66,7 @@ from partonomy.files import (
 from partonomy.images import draw_box, load_image
 from partonomy.names import LEVEL_SEPARATOR
 from partonomy.progress import progress
+from partonomy.stored_lines import Mapped
 from partonomy.structures import (
     AnnotatedImage,
     InvalidRecord,
@@ -124,15 +127,16 @@ def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
         file.write(b"\n]\n")
     description = read_json(folder / DATASET_FILE)
     description["image_root"] = Path(os.path.relpath(dataset.image_root, target)).as_posix()
-    sidecar = {
-        "record_sha256": hash_files([record_file]),
-        "dataset": description,
-        "build": build,
-        "questions": [_identity_to_json(question) for question in questions],
-        "annotations": read_json(folder / ANNOTATIONS_FILE),
-    }
-    write_json(sidecar_path(record_file), sidecar)
-    num_boxes = sum(question.box is not None for question in questions)
+    with open_atomically(sidecar_path(record_file)) as file:
+        start = {"record_sha256": hash_files([record_file]), "dataset": description, "build": build}
+        file.write(compact_bytes(start).removesuffix(b"}") + b',"questions":[')
+        num_boxes = 0
+        for number, question in enumerate(questions):
+            file.write((b"," if number else b"") + compact_bytes(_identity_to_json(question)))
+            num_boxes += question.box is not None
+        file.write(b'],"annotations":')
+        file.writelines(compact_json(folder / ANNOTATIONS_FILE))
+        file.write(b"}\n")
     return ExchangeSummary(len(questions), num_boxes, counts, is_edited=kept.is_edited)
 
 
@@ -149,7 +153,7 @@ def _content_files(folder: Path) -> tuple[Path, Path]:
 def count_kept_values(path: Path) -> KeptCounts:
     """Count what the published records of a data set folder or record file say beyond their questions."""
     if path.is_file():
-        return count_kept([record.kept for record in read_records(path, "collect")[0]])
+        return count_kept(record.kept for record in read_records(path, "collect")[0])
     build = path / BUILD_FILE
     return kept_counts(read_json(build), build) if build.is_file() else KeptCounts()
 
@@ -202,7 +206,7 @@ def import_records(
     with write_kept(folder) as writer:
         for record, question in zip(records, questions, strict=True):
             writer.write(question.question_id, record.kept)
-    counts = count_kept([record.kept for record in records])
+    counts = count_kept(record.kept for record in records)
     write_import(record_file, folder, build, bad, counts, images=images)
     return ExchangeSummary(len(questions), sum(question.box is not None for question in questions), counts, bad)
 
@@ -288,19 +292,23 @@ class ExportedDataset:
     build: Mapping[str, Any]
     images: tuple[AnnotatedImage, ...]
 
-    def restore(self, records: Sequence[PublishedRecord]) -> list[Question]:
-        """Return the records' questions with the ids that they were exported with.
+    def restore(self, records: Sequence[PublishedRecord]) -> Sequence[Question]:
+        """Return the records' questions with the ids that they were exported with; each access restores them again.
 
         Raises:
             ValueError: the annotations do not name a record's object or parts; the message names the question.
         """
         owners = {instance.instance_id: (image, instance) for image in self.images for instance in image.objects}
-        questions = []
-        for record in records:
+
+        def restore_one(record: PublishedRecord) -> Question:
             try:
-                questions.append(_restore_question(record, self.identities[record.index], owners, self.image_root))
+                return _restore_question(record, self.identities[record.index], owners, self.image_root)
             except RECORD_ERRORS as error:
                 raise ValueError(f"{self.path}, question {record.index}: {reason_of(error)}") from error
+
+        questions = Mapped(records, restore_one)
+        for _ in questions:  # all errors come before anything is written
+            pass
         return questions
 
     def write_annotations(self, folder: Path) -> None:
@@ -383,13 +391,16 @@ def _restore_question(
 
 def gather(
     record_file: Path, records: Sequence[PublishedRecord], root: ImageRoot | None = None
-) -> tuple[PartDataset, list[Question]]:
+) -> tuple[PartDataset, Sequence[Question]]:
     """Collect the instances that the records repeat: one per image, label and set of masks.
 
     Args:
         record_file: the record file.
         records: its usable records.
         root: where the images lie, if not where the records say.
+
+    Returns:
+        The data set and the records' questions with its ids, made on each access.
     """
     instances: dict[tuple[int, str, tuple[Part, ...]], ObjectInstance] = {}
     images: dict[int, AnnotatedImage] = {}
@@ -415,14 +426,15 @@ def gather(
             strict=True,
         )
     )
-    questions = []
-    for record in records:
+
+    def number(record: PublishedRecord) -> Question:
         question = record.question
         instance = numbered[instances[question.image_id, question.object_label, record.parts].instance_id]
         part_of = {part.label: part for part in instance.parts}
         masks = tuple(part_of[label] for label in question.correct_choice.parts)
-        questions.append(replace(question, instance_id=instance.instance_id, masks=masks))
-    return dataset, questions
+        return replace(question, instance_id=instance.instance_id, masks=masks)
+
+    return dataset, Mapped(records, number)
 
 
 def store_marked_images(folder: Path) -> int:

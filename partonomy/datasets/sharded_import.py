@@ -133,7 +133,6 @@ def import_shard(
                 ENCODER.encode(NumberedQuestion(record.index, line)) + b"\n"
                 for record, line in zip(read.records, lines, strict=True)
             )
-        kept = [record.kept for record in read.records]
         with open_atomically(paths.kept) as file:
             file.writelines(_kept_rows(read, lines))
         content = {
@@ -142,7 +141,7 @@ def import_shard(
             "num_boxes": sum(line.box is not None for line in lines),
             "num_questions": Counter(line.question_type for line in lines),
             "invalid": [asdict(row) for row in read.bad],
-            "kept": count_kept(kept).to_json(),
+            "kept": count_kept(record.kept for record in read.records).to_json(),
             "sha256": hash_files(list(paths)),
         }
         results.write(shard, content)

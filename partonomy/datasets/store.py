@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from partonomy.datasets import published_records as partonomy_core
 from partonomy.datasets import question_file
-from partonomy.datasets.annotation_file import annotations_from_json, read_shard_annotations, write_annotations
+from partonomy.datasets.annotation_file import read_annotations, read_shard_annotations, write_annotations
 from partonomy.datasets.seal import (
     ANNOTATIONS_FILE,
     BUILD_FILE,
@@ -137,7 +137,7 @@ def load_dataset(folder: Path, shard: Shard | None = None, *, accept_changes: bo
     if not accept_changes:
         require_unchanged(folder, *SEALED_FILES)
     path = folder / ANNOTATIONS_FILE
-    images = annotations_from_json(read_json(path), path) if shard is None else read_shard_annotations(path, shard)
+    images = read_annotations(path) if shard is None else read_shard_annotations(path, shard)
     try:
         name = check_text(description.get("name"), "'name'")
         image_root = (folder / check_text(description.get("image_root"), "'image_root'")).resolve()

@@ -6,15 +6,14 @@ paths differ: image paths become those of the data that are read here.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from partonomy.benchmarks.task import AnyTask, Record, Status
-from partonomy.files import write_text_atomically
+from partonomy.benchmarks.task import AnyTask, Record
+from partonomy.files import open_atomically
 from partonomy.harness.provenance import MergedRun, read_model_description, write_merged_description
-from partonomy.harness.records import RecordCodec, drop_stale, record_to_line
+from partonomy.harness.records import FoundRecords, StoredRecords, record_to_line
 from partonomy.harness.run import check_task, finish_run
 from partonomy.harness.run_folder import (
     RECORDS_FILE,
@@ -79,36 +78,33 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
         )
     check_task(task)
     codec = codec_of(task)
-    records_of = {path: _read_records(path, codec) for path in configs}
-    united, num_repeated = unite_records(records_of)
-    records, num_missing = _join(task, united, allow_missing)
+    ids = (*(item.item_id for item in task.items), *(record.item_id for record in task.lost))
+    found: dict[Path, FoundRecords[Record]] = {}
+    for path in configs:
+        found[path] = FoundRecords(ids, codec)
+        for file in record_files(path):
+            found[path].add(file)
+        found[path].drop_stale()
+    num_repeated = check_repeated(ids, found)
+    missing = _find_missing(ids, found, allow_missing)
     config = dataclasses.replace(first, output=str(output), root=str(root), shard=None)
     described = [
-        MergedRun(str(path), configs[path].shard, len(own), read_model_description(path))
-        for path, own in records_of.items()
+        MergedRun(str(path), configs[path].shard, len(own), read_model_description(path)) for path, own in found.items()
     ]
     with lock_folder(output):
         _refuse_full(output)  # another merge may have ended since the first look
         write_config(output, config)
-        write_text_atomically(output / RECORDS_FILE, "".join(record_to_line(record) + "\n" for record in records))
+        with open_atomically(output / RECORDS_FILE) as joined:
+            for record in _join(task, tuple(found.values())):
+                joined.write((record_to_line(record) + "\n").encode("utf-8", errors="backslashreplace"))
         write_merged_description(output, described)
-        return RunMerge(finish_run(config, task, records), num_missing, num_repeated)
+        summary = finish_run(config, task, StoredRecords(output / RECORDS_FILE, codec))
+        return RunMerge(summary, len(missing), num_repeated)
 
 
 def _refuse_full(output: Path) -> None:
     if output.exists() and has_other_files(output):
         raise FileExistsError(f"{output} is not empty; choose another --output")
-
-
-def _read_records(run: Path, codec: RecordCodec[Any]) -> dict[str, Record]:
-    """Read the records of a run by item id; one that did not fail wins over one that did, else the last one wins."""
-    records: dict[str, Record] = {}
-    for file in record_files(run):
-        for record in codec.read(file):
-            known = records.get(record.item_id)
-            if known is None or known.status is Status.FAILED or record.status is not Status.FAILED:
-                records[record.item_id] = record
-    return records
 
 
 def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
@@ -123,58 +119,61 @@ def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
             )
 
 
-def _join(task: AnyTask, found: dict[str, Record], allow_missing: bool) -> tuple[tuple[Record, ...], int]:
-    """Return the records of all items in order, and the number that were filled in as failed."""
-    ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]
-    foreign = drop_stale(found, ids)
+def _find_missing(
+    ids: Sequence[str], found: Mapping[Path, FoundRecords[Record]], allow_missing: bool
+) -> tuple[str, ...]:
+    """Return the items without a record, unless they, or records of other items, are refused."""
+    foreign = sorted({item_id for one in found.values() for item_id in one.foreign})
     if foreign:
         raise ValueError(
             f"the runs have {len(foreign)} records of items that the benchmark does not contain: "
             f"{foreign[:MAX_NAMED]}; "
             "leave out the run that has them"
         )
-    missing = [item_id for item_id in ids if item_id not in found]
+    missing = tuple(item_id for item_id in ids if not any(item_id in one for one in found.values()))
     if missing and not allow_missing:
         raise ValueError(
-            f"{len(missing)} of {len(ids)} items have no record, e.g. {missing[:MAX_NAMED]}: finish the runs "
+            f"{len(missing)} of {len(ids)} items have no record, e.g. {list(missing[:MAX_NAMED])}: finish the runs "
             "(--resume), pass all of them, or pass --allow_missing to count these items as failed"
         )
-    records: list[Record] = []
+    return missing
+
+
+def _join(task: AnyTask, found: Sequence[FoundRecords[Record]]) -> Iterator[Record]:
+    """Generate the records of all items in order; those that no run has count as failed."""
     for item in task.items:
-        record = found.get(item.item_id) or task.fail(item, MISSING_REASON)
-        records.append(dataclasses.replace(record, image_path=str(item.picture.path)))
-    records += [found.get(lost.item_id) or lost for lost in task.lost]
-    return tuple(records), len(missing)
+        record = next((one[item.item_id] for one in found if item.item_id in one), None)
+        record = task.fail(item, MISSING_REASON) if record is None else record
+        yield dataclasses.replace(record, image_path=str(item.picture.path))
+    for lost in task.lost:
+        yield next((one[lost.item_id] for one in found if lost.item_id in one), lost)
 
 
-def unite_records(records_of: Mapping[Path, Mapping[str, Record]]) -> tuple[dict[str, Record], int]:
-    """Unite the records of several runs; records of one item must be equal, except for time and path.
+def check_repeated(ids: Sequence[str], found: Mapping[Path, FoundRecords[Record]]) -> int:
+    """Check that the records of one item in several runs are equal, except for time and path.
 
     Args:
-        records_of: Records by run and by item id.
+        ids: Ids of all items.
+        found: Records by run.
 
     Returns:
-        All records by item id, and the number of items that more than one run answered.
+        The number of items that more than one run answered.
 
     Raises:
         ValueError: Two runs differ in a record.
     """
-    united: dict[str, Record] = {}
-    source: dict[str, Path] = {}
-    repeated: set[str] = set()
-    for path, records in records_of.items():
-        for record_id, record in records.items():
-            if record_id not in united:
-                united[record_id], source[record_id] = record, path
-                continue
-            differing = _differing_fields(united[record_id], record)
+    num_repeated = 0
+    for item_id in ids:
+        answered = [path for path, records in found.items() if item_id in records]
+        for path in answered[1:]:
+            differing = _differing_fields(found[answered[0]][item_id], found[path][item_id])
             if differing:
                 raise ValueError(
-                    f"{source[record_id]} and {path} have different records of the item {record_id} "
+                    f"{answered[0]} and {path} have different records of the item {item_id} "
                     f"({', '.join(differing)}); leave one of the runs out"
                 )
-            repeated.add(record_id)
-    return united, len(repeated)
+        num_repeated += len(answered) > 1
+    return num_repeated
 
 
 def _differing_fields(first: Record, second: Record) -> list[str]:

@@ -6,10 +6,10 @@ line. Lines by earlier versions of the code are also read (`Record.upgrade`).
 
 import json
 import logging
+import os
 from array import array
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +21,11 @@ from partonomy.benchmarks.task import UNREADABLE, Record, RecordT, Status
 from partonomy.files import open_atomically, shorten
 from partonomy.locks import hold_lock
 from partonomy.masks import find_sound_masks, rle_from_coco, rle_to_json
+from partonomy.stored_lines import OpenFile
 
 LINES_PER_BATCH = 256
+BLOCK = 1 << 20
+"""Bytes that are read at once in search of the last complete line."""
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +115,7 @@ class StoredRecords(Sequence[RecordT]):
     def __init__(self, path: Path, codec: RecordCodec[RecordT]) -> None:
         self._path = path
         self._codec = codec
+        self._file = OpenFile.of(path)
         self._starts = array("q", [0])
         with path.open("rb") as file:
             for line in file:
@@ -129,24 +133,80 @@ class StoredRecords(Sequence[RecordT]):
             return tuple(self[place] for place in range(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self._path} has {len(self)} records; there is none at position {index}")
-        place = index % len(self)
-        with self._path.open("rb") as file:
-            file.seek(self._starts[place])
-            return self._codec.decode(file.read(self._starts[place + 1] - self._starts[place]))
+        start, end = self._starts[index % len(self)], self._starts[index % len(self) + 1]
+        return self._codec.decode(self._file.read(start, end - start))
 
     def __iter__(self) -> Iterator[RecordT]:
-        with self._path.open("rb") as file:
-            yield from map(self._codec.decode, file)
+        return map(self.__getitem__, range(len(self)))
 
 
-@dataclass(frozen=True)
-class _Line:
-    """The location of a record."""
+class FoundRecords(Generic[RecordT]):
+    """The records of some of the given items, by item id, in any number of files; each access reads a record again.
 
-    path: Path
-    start: int
-    length: int
-    is_failed: bool
+    Args:
+        item_ids: Ids of all items, without duplicates.
+        codec: The records' codec.
+
+    Attributes:
+        foreign: Ids of records of other items.
+    """
+
+    def __init__(self, item_ids: Sequence[str], codec: RecordCodec[RecordT]) -> None:
+        self._codec = codec
+        self._place_of = {item_id: place for place, item_id in enumerate(item_ids)}
+        self._files: list[OpenFile] = []
+        self._file_of = array("q", [-1]) * len(item_ids)
+        self._starts = array("q", [0]) * len(item_ids)
+        self._sizes = array("q", [0]) * len(item_ids)
+        self._is_failed = array("b", [0]) * len(item_ids)
+        self.foreign: set[str] = set()
+
+    def add(self, path: Path) -> None:
+        """Find the records of a file.
+
+        Of several records of an item, the last one counts that did not fail, else the last one.
+
+        Raises:
+            ValueError: A line is damaged.
+        """
+        self._files.append(OpenFile.of(path))
+        start = 0
+        for record, size in self._codec.iterate(path):
+            place = self._place_of.get(record.item_id)
+            if place is None:
+                self.foreign.add(record.item_id)
+            else:
+                is_failed = record.status is Status.FAILED
+                if self._file_of[place] < 0 or self._is_failed[place] or not is_failed:
+                    self._file_of[place], self._starts[place], self._sizes[place] = len(self._files) - 1, start, size
+                    self._is_failed[place] = is_failed
+            start += size
+
+    def drop_stale(self) -> None:
+        """Forget records of entries that could not be read once and are items today, and log their number."""
+        stale = sorted(record_id for record_id in self.foreign if record_id.startswith(UNREADABLE))
+        if stale:
+            self.foreign.difference_update(stale)
+            logger.warning(
+                "dropped %d failed records of entries that could not be read once and now can, e.g. %s",
+                len(stale),
+                stale[0],
+            )
+
+    def __contains__(self, item_id: str) -> bool:
+        place = self._place_of.get(item_id)
+        return place is not None and self._file_of[place] >= 0
+
+    def __len__(self) -> int:
+        return sum(number >= 0 for number in self._file_of) + len(self.foreign)
+
+    def line(self, item_id: str) -> bytes:
+        """Return the line of an item's record."""
+        place = self._place_of[item_id]
+        return self._files[self._file_of[place]].read(self._starts[place], self._sizes[place])
+
+    def __getitem__(self, item_id: str) -> RecordT:
+        return self._codec.decode(self.line(item_id))
 
 
 def join_records(
@@ -169,55 +229,21 @@ def join_records(
     Raises:
         ValueError: A line is damaged, or the files hold records of other items.
     """
-    lines: dict[str, _Line] = {}
+    found = FoundRecords(item_ids, codec)
     for path in paths:
-        for record_id, line in _find_lines(path, codec):
-            if record_id not in lines or lines[record_id].is_failed or not line.is_failed:
-                lines[record_id] = line
-    if foreign := drop_stale(lines, item_ids):
+        found.add(path)
+    found.drop_stale()
+    if found.foreign:
         raise ValueError(
-            f"{output.parent} has records of items that the run does not ask: {foreign[:3]}; choose another --output"
+            f"{output.parent} has records of items that the run does not ask: {sorted(found.foreign)[:3]}; choose "
+            "another --output"
         )
-    missing = tuple(item_id for item_id in item_ids if item_id not in lines)
+    missing = tuple(item_id for item_id in item_ids if item_id not in found)
     if missing:
         return missing
-    with ExitStack() as stack:
-        files = {path: stack.enter_context(path.open("rb")) for path in paths}
-        joined = stack.enter_context(open_atomically(output))
-        for line in map(lines.__getitem__, item_ids):
-            files[line.path].seek(line.start)
-            joined.write(files[line.path].read(line.length))
+    with open_atomically(output) as joined:
+        joined.writelines(map(found.line, item_ids))
     return ()
-
-
-def _find_lines(path: Path, codec: RecordCodec[Any]) -> Iterator[tuple[str, _Line]]:
-    start = 0
-    for record, length in codec.iterate(path):
-        yield record.item_id, _Line(path, start, length, record.status is Status.FAILED)
-        start += length
-
-
-def drop_stale(records: dict[str, Any], item_ids: Collection[str]) -> list[str]:
-    """Remove entries that could not be read once and are items today, and log their number.
-
-    Args:
-        records: Anything by item id; changed in place.
-        item_ids: Ids of all items.
-
-    Returns:
-        The ids of all other records of items that are not asked, sorted.
-    """
-    foreign = sorted(records.keys() - set(item_ids))
-    stale = [record_id for record_id in foreign if record_id.startswith(UNREADABLE)]
-    for record_id in stale:
-        del records[record_id]
-    if stale:
-        logger.warning(
-            "dropped %d failed records of entries that could not be read once and now can, e.g. %s",
-            len(stale),
-            stale[0],
-        )
-    return [record_id for record_id in foreign if record_id in records]
 
 
 class RecordWriter:
@@ -278,13 +304,16 @@ def remove_records(path: Path, item_ids: Collection[str], codec: RecordCodec[Any
     Raises:
         ValueError: A line is damaged.
     """
-    lines = list(_find_lines(path, codec))
-    if not any(record_id in item_ids for record_id, _ in lines):
+    sizes, is_kept = array("q"), bytearray()
+    for record, size in codec.iterate(path):
+        sizes.append(size)
+        is_kept.append(record.item_id not in item_ids)
+    if all(is_kept):
         return
     with path.open("rb") as source, open_atomically(path) as kept:
-        for record_id, line in lines:
-            content = source.read(line.length)
-            if record_id not in item_ids:
+        for size, keeps in zip(sizes, is_kept, strict=True):
+            content = source.read(size)
+            if keeps:
                 kept.write(content)
 
 
@@ -292,10 +321,17 @@ def _drop_partial_line(path: Path) -> None:
     """Remove a last line that was not written completely."""
     if not path.is_file():
         return
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        with path.open("r+b") as file:
+    with path.open("r+b") as file:
+        size = start = file.seek(0, os.SEEK_END)
+        while start:
+            end, start = start, max(start - BLOCK, 0)
+            file.seek(start)
+            complete = start + file.read(end - start).rfind(b"\n") + 1
+            if complete > start:
+                break
+        else:
+            complete = 0
+        if complete < size:
             file.truncate(complete)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from partonomy.benchmarks.registry import find_benchmark
-from partonomy.benchmarks.task import AnyTask, Item, Record, count_reasons
+from partonomy.benchmarks.task import AnyTask, Item, Record, RecordCounts
 from partonomy.datasets.photographs import count_trained_on
 from partonomy.harness.asking import answer_items
 from partonomy.harness.provenance import describe_model, gather_provenance, write_model_description
@@ -141,8 +141,10 @@ def _finish(job: Job, task: AnyTask, rank: Rank) -> Summary | None:
         remove_rank_files(job.output)
     if job.shard.count == 1:
         return finish_run(job.config, task, records)
-    if not any(record.is_scored for record in records):
-        require_scored(job.output, len(records), count_reasons(records))
+    counts = RecordCounts()
+    for record in records:
+        counts.add(record)
+    require_scored(job.output, counts.num_expected, counts.reasons)
     return None
 
 
@@ -273,10 +275,10 @@ def check_task(task: AnyTask) -> None:
         if item_id in seen:
             raise ValueError(f"{name}: two items share the id {item_id!r}; ids must be unique")
         seen.add(item_id)
-    paths = [item.picture.path for item in task.items]
-    if paths and not any(map(os.path.isfile, paths)):  # unlike Path.is_file, False for any bad name
-        flag = find_benchmark(task.benchmark).root_flag
-        raise FileNotFoundError(f"{paths[0]}: no image of {name} was found; pass the folder of the data with --{flag}")
+    # Unlike Path.is_file, os.path.isfile is False for any bad name.
+    if task.items and not any(os.path.isfile(item.picture.path) for item in task.items):
+        flag, first = find_benchmark(task.benchmark).root_flag, task.items[0].picture.path
+        raise FileNotFoundError(f"{first}: no image of {name} was found; pass the folder of the data with --{flag}")
 
 
 def _is_open(done: frozenset[str], item: Item) -> bool:

@@ -139,12 +139,14 @@ def choice_features(
         Feature.ALPHABET: _alphabet,
         Feature.POSITION: lambda question: [float(place) for place in range(len(question.texts))],
     }
-    rows = {feature: [function(question) for question in questions] for feature, function in per_choice.items()}
-    rows[Feature.TRUTH_FREQUENCY] = [
-        [_mean_count(items, in_truths[fold]) for items in question.items]
-        for question, fold in zip(questions, folds, strict=True)
-    ]
-    return {feature: _pad(rows[feature]) for feature in Feature}
+    found = {feature: _pad([function(question) for question in questions]) for feature, function in per_choice.items()}
+    found[Feature.TRUTH_FREQUENCY] = _pad(
+        [
+            [_mean_count(items, in_truths[fold]) for items in question.items]
+            for question, fold in zip(questions, folds, strict=True)
+        ]
+    )
+    return {feature: found[feature] for feature in Feature}
 
 
 def image_folds(image_ids: Sequence[int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Protocol
 from partonomy.datasets.annotation_file import FormChecker
 from partonomy.datasets.photographs import find_same_files
 from partonomy.datasets.seal import has_seal, list_changes
-from partonomy.datasets.sources.coco import CategoryRole, CocoReader, find_image_fault, iterate_tables
+from partonomy.datasets.sources.coco import CategoryRole, CocoReader, find_image_fault, iterate_coco
 from partonomy.datasets.sources.group_parts_by_object import OUTSIDE_OBJECTS, group_records
 from partonomy.datasets.sources.records import (
     CocoImage,
@@ -359,7 +359,7 @@ def read_checked_file(
     reader = CocoReader(image_root, object_name, shard)
     own = FormChecker(path) if is_own_form else None
     strict: dict[tuple[str, int], Finding] = {}
-    for table, record in iterate_tables(path, is_streamed=shard is not None):
+    for table, record in iterate_coco(path, is_streamed=shard is not None):
         reader.read(table, record)
         image_id = record.get("image_id") if isinstance(record, Mapping) else None
         if own is not None and (table != "annotations" or reader.owns(image_id)):

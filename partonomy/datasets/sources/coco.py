@@ -35,11 +35,12 @@ from partonomy.datasets.sources.records import (
 )
 from partonomy.files import (
     RECORD_ERRORS,
+    MissingListsError,
     check_relative_path,
     check_text,
     is_integer,
     iterate_lists,
-    read_json,
+    iterate_tables,
     reason_of,
     shorten,
 )
@@ -816,23 +817,22 @@ def feed_file(reader: CocoReader, path: Path, *, is_streamed: bool) -> None:
         FileNotFoundError: there is no such file.
         ValueError: it is not a JSON object with COCO's three lists.
     """
-    for table, record in iterate_tables(path, is_streamed=is_streamed):
+    for table, record in iterate_coco(path, is_streamed=is_streamed):
         reader.read(table, record)
     reader.finish()
 
 
-def iterate_tables(path: Path, *, is_streamed: bool) -> Iterator[tuple[str, Any]]:
+def iterate_coco(path: Path, *, is_streamed: bool) -> Iterator[tuple[str, Any]]:
     """Yield (list name, record) in the order of `LISTS`, wherever they are in the file; see `feed_file`."""
     if is_streamed:
         yield from iterate_lists(path, LISTS[:2], is_strict=True)
         yield from iterate_lists(path, LISTS[2:], is_strict=True)
         return
-    content = read_json(path)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            raise ValueError(f"{path}: a COCO file needs the list {key!r}; is this the annotation file?")
-    for key in LISTS:
-        yield from ((key, record) for record in content[key])
+    try:
+        yield from iterate_tables(path, LISTS)
+    except MissingListsError as error:
+        missing = next(key for key in ("images", "annotations", "categories") if key in error.names)
+        raise ValueError(f"{path}: a COCO file needs the list {missing!r}; is this the annotation file?") from error
 
 
 def read_coco_records(config: CocoConfig) -> CocoRecords:
