@@ -11,7 +11,8 @@ from partonomy.benchmarks.registry import BENCHMARKS
 from partonomy.models.registry import ModelSettings
 from tests.partonomy.benchmarks.vqa_world import write_pope
 
-OF_RUNS = {"config", "print_config", "help", "output", "limit", "resume", "num_procs", "shard", "local_rank", "seed"}
+OF_RUNS = {"config", "print_config", "help", "output", "limit", "resume", "overwrite", "num_procs", "shard", "seed"}
+OF_RUNS |= {"local_rank"}
 
 
 def flags_of(text: str) -> set[str]:
