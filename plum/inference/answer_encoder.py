@@ -33,23 +33,25 @@ class AnswerEncoder:
     encoder: ConversationEncoder
     notation: TargetNotation
 
-    def prompt(self, turns: Sequence[Turn], has_image: bool) -> EncodedText:
+    def prompt(self, turns: Sequence[Turn], num_images: int) -> EncodedText:
         """Encode a conversation up to an open question."""
         history, question = self._read_turns(turns)
-        return self.encoder.encode_prompt(history, question, has_image)
+        return self.encoder.encode_prompt(history, question, self._lengths(num_images))
 
-    def own(self, has_image: bool, turns: Sequence[Turn], answer: str) -> EncodedConversation:
+    def own(self, num_images: int, turns: Sequence[Turn], answer: str) -> EncodedConversation:
         """Encode a conversation that ends with an answer as the model wrote it."""
         history, question = self._read_turns(turns)
-        return self.encoder.encode([*history, Exchange(question, answer)], has_image, "generated answer")
+        return self.encoder.encode(
+            [*history, Exchange(question, answer)], self._lengths(num_images), "generated answer"
+        )
 
     def given(
-        self, has_image: bool, turns: Sequence[Turn], answer: str, name: str, phrases: Sequence[CharSpan] = ()
+        self, num_images: int, turns: Sequence[Turn], answer: str, name: str, phrases: Sequence[CharSpan] = ()
     ) -> EncodedConversation:
         """Encode a conversation that ends with a given answer.
 
         Args:
-            has_image: whether the conversation has an image.
+            num_images: number of images that the conversation shows.
             turns: the conversation up to the user's last message.
             answer: plain words.
             name: name in error messages.
@@ -57,7 +59,7 @@ class AnswerEncoder:
         """
         history, question = self._read_turns(turns)
         written = self.notation.write(Exchange(question, answer, tuple(phrases))).exchange
-        return self.encoder.encode([*history, _untagged(written)], has_image, name)
+        return self.encoder.encode([*history, _untagged(written)], self._lengths(num_images), name)
 
     def forced(self, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> ForcedAnswer:
         """Encode a given answer about an image and locate its targets.
@@ -76,7 +78,7 @@ class AnswerEncoder:
         history, question = self._read_turns(turns)
         order = sorted(range(len(spans)), key=lambda i: (spans[i].start, spans[i].end))
         written = self.notation.write(Exchange(question, answer, tuple(spans[i] for i in order)))
-        row = self.encoder.encode([*history, _untagged(written.exchange)], True, "given answer")
+        row = self.encoder.encode([*history, _untagged(written.exchange)], None, "given answer")
         start = row.rendered.answers[-1].start
         targets = tuple(
             phrase_tokens(row.encoded.trimmed, CharSpan(target.start + start, target.end + start))
@@ -85,6 +87,9 @@ class AnswerEncoder:
         places = np.zeros(len(spans), dtype=np.int64)
         places[order] = written.target_of_phrase
         return ForcedAnswer(row, targets, places)
+
+    def _lengths(self, num_images: int) -> Sequence[int]:
+        return (self.encoder.num_image_tokens,) * num_images
 
     def _read_turns(self, turns: Sequence[Turn]) -> tuple[tuple[Exchange, ...], str]:
         """Return the finished exchanges, as the system writes them, and the open question."""

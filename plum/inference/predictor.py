@@ -21,7 +21,7 @@ from plum.inputs.image_transforms import build_image_transform
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.mask_resize import resize_to_original
 from plum.models.systems.registry import build_notation
-from plum.structures import TEXT_ONLY, SpanBounds
+from plum.structures import ConversationImages, SpanBounds
 
 MAX_NEW_TOKENS = 256
 
@@ -107,7 +107,7 @@ class Predictor:
         text = self._generate(image, turns, max_new_tokens)
         if not text:
             return Prediction("", (), (), _no_masks(image), ())
-        row = self.answers.own(image is not None, turns, text)
+        row = self.answers.own(_count(image), turns, text)
         hidden_states = self._hidden_states(image, [row])
         targets = []
         if image is not None:
@@ -130,12 +130,12 @@ class Predictor:
 
     def _generate(self, image: np.ndarray | None, turns: Sequence[Turn], max_new_tokens: int) -> str:
         """Answer greedily, as the model writes it."""
-        prompt = self.answers.prompt(turns, has_image=image is not None)
+        prompt = self.answers.prompt(turns, num_images=_count(image))
         input_ids = torch.tensor([prompt.input_ids], device=self.device)
         new_ids = self.model.generate_text(
             input_ids,
             torch.ones_like(input_ids),
-            self._image_index(image, 1),
+            self._shown(image, 1),
             self._image_tokens(image),
             max_new_tokens,
         )
@@ -199,9 +199,8 @@ class Predictor:
         phrases: Sequence[Sequence[CharSpan]] = (),
     ) -> tuple[Tensor, list[ChoiceScore]]:
         """Score answers as `score_choices` does; also return the states [N, T, D] of their rows."""
-        has_image = image is not None
         rows = [
-            self.answers.given(has_image, turns, choice, f"choice {i}", phrases[i] if phrases else ())
+            self.answers.given(_count(image), turns, choice, f"choice {i}", phrases[i] if phrases else ())
             for i, choice in enumerate(choices)
         ]
         hidden_states = self._hidden_states(image, rows)
@@ -214,7 +213,7 @@ class Predictor:
         return self.model.hidden_states(
             tokens.input_ids.to(self.device),
             tokens.attention_mask.to(self.device),
-            self._image_index(image, len(rows)),
+            self._shown(image, len(rows)),
             self._image_tokens(image),
         )
 
@@ -229,18 +228,18 @@ class Predictor:
     def mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
         """Return mask logits [S, H, W], original-image pixels, of spans of a single conversation with these states."""
         bounds = torch.tensor([(span.start, span.end) for span in spans], device=self.device)
-        span_bounds = SpanBounds(torch.zeros_like(bounds[:, 0]), bounds[:, 0], bounds[:, 1])
+        first = torch.zeros_like(bounds[:, 0])
+        span_bounds = SpanBounds(first, bounds[:, 0], bounds[:, 1], first)
         entry = self.images.find(image)
         embeddings = self.images.embeddings([entry])
-        low_logits = self.model.decode_masks(hidden_states, span_bounds, embeddings, self._image_index(image, 1))
+        low_logits = self.model.decode_masks(hidden_states, span_bounds, embeddings)
         frame = entry.inputs.frame
         return resize_to_original(low_logits, frame, self.transform.sam_size)
 
     def _score(self, row: EncodedConversation, states: Tensor) -> ChoiceScore:
         """Sum log-probabilities of one row; image patches are not predicted."""
-        image, answer = row.encoded.image_tokens, row.answers[-1]
-        patches = range(image.start, image.end) if image else range(0)
-        positions = [i for i in range(1, len(row.labels)) if i not in patches]
+        answer = row.answers[-1]
+        positions = [i for i in range(1, len(row.labels)) if not row.encoded.is_patch(i)]
         index = torch.tensor(positions, device=states.device)
         targets = torch.tensor(row.encoded.input_ids, device=states.device)[index]
         logits = self.model.token_logits(states[index - 1]).float()  # [text tokens, V]
@@ -250,8 +249,10 @@ class Predictor:
             float(log_probs[in_answer].sum()), int(in_answer.sum()), float(log_probs.sum()), len(positions)
         )
 
-    def _image_index(self, image: np.ndarray | None, num_rows: int) -> Tensor:
-        return torch.full((num_rows,), TEXT_ONLY if image is None else 0, device=self.device)
+    def _shown(self, image: np.ndarray | None, num_rows: int) -> ConversationImages:
+        if image is None:
+            return ConversationImages.no_image(num_rows, self.device)
+        return ConversationImages.of_one_image(num_rows, self.encoder.num_image_tokens, self.device)
 
     def _image_tokens(self, image: np.ndarray | None) -> Tensor:
         """Return CLIP's tokens [1, image tokens, D]; [0, ...] without an image."""
@@ -267,6 +268,10 @@ def read_masks(logits: Tensor) -> PredictedMasks:
     masks = logits > 0
     inside = (logits.sigmoid() * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
     return PredictedMasks(masks.cpu().numpy(), tuple(inside.cpu().tolist()))
+
+
+def _count(image: np.ndarray | None) -> int:
+    return int(image is not None)
 
 
 def _no_masks(image: np.ndarray | None) -> np.ndarray:
