@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from partonomy.cli.run import run_named
 from partonomy.harness.summary import Summary
+from partonomy.machine_faults import MachineFault
 
 NAME = "validate_partonomy.py"
 
@@ -21,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> Summary | None:
         return run_named("partonomy", NAME, sys.argv[1:] if argv is None else list(argv))
     except (OSError, ValueError, RuntimeError) as error:
         raise SystemExit(f"{NAME}: error: {error}") from error
+    except MemoryError as error:
+        raise SystemExit(f"{NAME}: error: {MachineFault(error)}") from error
 
 
 if __name__ == "__main__":

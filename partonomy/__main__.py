@@ -1,5 +1,6 @@
 """`python -m partonomy COMMAND`; `--help` lists the commands, and `COMMAND --help` lists a command's settings."""
 
+import ast
 import importlib
 import inspect
 import logging
@@ -7,12 +8,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
 from partonomy.cli.config_files import naming_config_files
+from partonomy.machine_faults import MachineFault
+from partonomy.terminal import one_line, safe_output
 
 STATUS_BROKEN_PIPE = 141  # the status that a shell reports for a program ended by SIGPIPE
 
@@ -47,6 +51,7 @@ COMMANDS = (
     Command("export", "data:export_questions"),
     Command("stats", "stats:stats", ("folders",)),
     Command("check", "check:check", ("folder",)),
+    Command("seal", "seal:seal", ("folder",)),
     Command("describe", "describe:describe", ("folder",)),
     Command("prune", "curate:prune", ("folder",)),
     Command("merge", "curate:merge", ("folders",)),
@@ -63,13 +68,16 @@ COMMANDS = (
 )
 
 
+DESCRIPTION = "Partonomy: data sets, questions, tables, reports."
+
+
 def build_parser(only: str | None = None) -> ArgumentParser:
     """Build the parser; each command takes flags, a YAML file (`--config`), or both.
 
     Args:
         only: Name of the only command to build, so that no other command's packages are imported; None builds all.
     """
-    parser = ArgumentParser(prog="python -m partonomy", description="Partonomy: data sets, questions, tables, reports.")
+    parser = ArgumentParser(prog="python -m partonomy", description=DESCRIPTION)
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
     for command in COMMANDS:
         if only is None or only == command.name:
@@ -83,23 +91,42 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     return parser
 
 
+def build_outline() -> ArgumentParser:
+    """Build a parser that knows the commands' names and summaries, without importing their packages.
+
+    It answers `--help` and typing errors.
+    """
+    parser = ArgumentParser(prog="python -m partonomy", description=DESCRIPTION)
+    commands = parser.add_subcommands(dest="command", metavar="COMMAND")
+    for command in COMMANDS:
+        commands.add_subcommand(command.name, ArgumentParser(add_help=False), help=_read_summary(command.function))
+    return parser
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Run one command.
+    """Run one command; its output goes through a filter of control characters (`partonomy.terminal`).
 
     Returns:
         The command's exit status, or 0 if it returns none. An error in the input is printed without a traceback and
         gives 1. A closed output pipe gives 141, the status of SIGPIPE.
     """
+    with safe_output():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     named = next((command for command in COMMANDS if list(arguments[:1]) == [command.name]), None)
     has_own_parser = named is not None and bool(named.fill)
-    if not has_own_parser:
-        with naming_config_files(arguments):
-            parsed = build_parser(named.name if named else None).parse_args(list(arguments))
-        named = next(command for command in COMMANDS if command.name == parsed.command)
-    assert named is not None
     try:
+        if not has_own_parser:
+            with naming_config_files(arguments):
+                if named is None:
+                    build_outline().parse_args(list(arguments))
+                parsed = build_parser(named.name if named else None).parse_args(list(arguments))
+            named = next(command for command in COMMANDS if command.name == parsed.command)
+        assert named is not None
         if has_own_parser:
             status = named.load()(arguments[1:])
         else:
@@ -112,7 +139,10 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STATUS_BROKEN_PIPE
     except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201  the command line's own output
+        print(f"error: {one_line(str(error))}", file=sys.stderr)  # noqa: T201  the command line's own output
+        return 1
+    except MemoryError as error:
+        print(f"error: {MachineFault(error)}", file=sys.stderr)  # noqa: T201
         return 1
     return status or 0
 
@@ -142,9 +172,22 @@ def _command_parser(command: Command) -> ArgumentParser:
     return parser
 
 
+def _read_summary(place: str) -> str:
+    """Return the first sentence of a function's docstring from its source file."""
+    module, name = place.split(":")
+    source = (Path(__file__).parent / "cli" / f"{module}.py").read_text(encoding="utf-8")
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
+    return parse_docstring(ast.get_docstring(functions[0]) or "").short_description or ""
+
+
 def _summary(function: Callable[..., int | None]) -> str:
     return parse_docstring(function.__doc__ or "").short_description or ""
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command line and exit with its status; the installed command `partonomy` calls it."""
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -8,21 +8,27 @@ import json
 import os
 import re
 import reprlib
+import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, TypeGuard
+from typing import Any, BinaryIO, TextIO, TypeGuard, TypeVar
+
+import msgspec
 
 from partonomy.progress import BYTES, Progress, progress
 
 RECORD_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, OSError)
 """The errors that a reader can raise on a malformed record."""
 
+NOT_JSON = "not valid JSON"
 CHUNK_CHARACTERS = 1 << 22
 LONGEST_LITERAL = len("-Infinity")  # an error closer than this to the buffer's end may only mean a cut-off value
 BLANK = re.compile(r"[ \t\r\n]*")
 REMAINS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # names of the temporary files of `open_atomically`
+
+T = TypeVar("T")
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -97,11 +103,20 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
-def remove_remains(folder: Path) -> None:
-    """Delete the temporary files of killed processes; call it only from the one process that writes to the folder."""
+def remove_remains(folder: Path, min_seconds: float = 0.0) -> None:
+    """Delete the temporary files of killed processes.
+
+    Args:
+        folder: the folder; other folders in it are left alone.
+        min_seconds: minimum age of a file since its last change. 0 is only for the one process that writes to the
+            folder.
+    """
     for path in folder.glob(".*.tmp"):
-        if REMAINS.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+        if not REMAINS.fullmatch(path.name):
+            continue
+        with suppress(FileNotFoundError):  # another process may have renamed or deleted it
+            if not min_seconds or time.time() - path.stat().st_mtime > min_seconds:
+                path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -152,6 +167,107 @@ def _object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+def read_json_as(path: Path, kind: type[T], cure: str) -> T:
+    """Read a JSON file that this project wrote itself, strictly; see `convert_json`.
+
+    Args:
+        path: the file.
+        kind: the type of its content: a dataclass, a `msgspec.Struct`, or a type made of lists and mappings.
+        cure: what to do about a damaged file, as the end of a message.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not JSON, or its content is not of this type. The message names the file, the place and
+            the cure.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; is {path.parent} the right folder?")
+    try:
+        content = parse_json(path.read_bytes(), f"{path}: not valid JSON")
+    except ValueError as error:
+        raise ValueError(f"{error}; {cure}") from error
+    return convert_json(content, kind, str(path), cure)
+
+
+def convert_json(content: object, kind: type[T], where: str, cure: str) -> T:
+    """Return a parsed JSON value as `kind`, and change no value: "1", 1.0 and true are no integers, null is no text.
+
+    Args:
+        content: the value; keys that `kind` does not have are ignored.
+        kind: a dataclass, a `msgspec.Struct`, or a type made of lists and mappings.
+        where: the file, and the record if there are several; the message begins with it.
+        cure: what to do about it; the message ends with it.
+
+    Raises:
+        ValueError: a field is missing or has another type, e.g. "curation.json: images[3]: 'source' is missing; ...".
+    """
+    try:
+        return match_json(content, kind)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; {cure}") from error
+
+
+def match_json(content: object, kind: type[T]) -> T:
+    """Return a parsed JSON value as `kind`, like `convert_json`, for a caller that names the file itself.
+
+    Raises:
+        ValueError: a field is missing or has another type, e.g. "images[3]: 'source' is missing".
+    """
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(printable(_describe_mismatch(str(error), content))) from error
+
+
+_MISMATCH = re.compile(r"(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.(?P<key>[^.\[]+)|\[(?P<index>\d+)\]")
+_EXPECTED = re.compile(r"Expected `(?P<types>[a-z| ]+)`(?P<bound>.*), got .*", re.DOTALL)
+_ANY_KEY = "[...]"  # in a path of msgspec: any key of a mapping
+_TYPE_NAMES = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+
+
+def _describe_mismatch(message: str, content: object) -> str:
+    """Word an error of msgspec, e.g. "Expected `int`, got `str` - at `$.images[3].id`", with the value at fault."""
+    match = _MISMATCH.fullmatch(message)
+    path = (match["path"] if match else None) or ""
+    what = match["what"] if match else message
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
+        return f"{path.lstrip('.')}: {missing[1]!r} is missing" if path else f"{missing[1]!r} is missing"
+    place, _, field = path.replace(_ANY_KEY, "[]").lstrip(".").rpartition(".")
+    place, field = place.replace("[]", _ANY_KEY), field.replace("[]", _ANY_KEY)
+    name = f"{place}: {field!r}" if place else field if field.endswith("]") else repr(field)
+    expected = _EXPECTED.fullmatch(what)
+    if expected is None:  # e.g. "Invalid enum value 'x'"
+        return f"{name}: {what[:1].lower()}{what[1:]}" if path else f"{what[:1].lower()}{what[1:]}"
+    types = " or ".join(_TYPE_NAMES.get(one, one) for one in expected["types"].split(" | "))
+    found, is_known = _find_value(content, path)
+    shown = f", got {shorten(found)}" if is_known else ""
+    return f"{name if path else 'the content'} must be {types}{expected['bound']}{shown}"
+
+
+def _find_value(content: object, path: str) -> tuple[object, bool]:
+    """Return the value at a path of msgspec, and whether the path names it (a key of a mapping is only `[...]`)."""
+    position = 0
+    while position < len(path):
+        step = _STEP.match(path, position)
+        if step is None:
+            return None, False
+        key, position = step["key"] if step["index"] is None else int(step["index"]), step.end()
+        try:
+            content = content[key]  # type: ignore[index]  # the path is that of an error in this content
+        except (KeyError, IndexError, TypeError):
+            return None, False
+    return content, True
+
+
 def is_integer(value: object) -> TypeGuard[int]:
     """Return whether a JSON value is an integer; true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
@@ -171,7 +287,10 @@ def check_text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} must be a non-empty string, got {shorten(value)}")
     if not value.isascii() and printable(value) != value:
-        raise ValueError(f"{name} is not valid Unicode text: {shorten(printable(value))}")
+        raise ValueError(
+            f"{name} is not valid Unicode text: {shorten(value)} contains half a surrogate pair; "
+            "write the text again as UTF-8"
+        )
     return value
 
 
@@ -212,6 +331,18 @@ def check_box(values: object, name: str) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
+class MissingListsError(ValueError):
+    """A file's top-level object lacks lists, or has other values under their names.
+
+    Attributes:
+        names: the names, in alphabetical order.
+    """
+
+    def __init__(self, message: str, names: Iterable[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(sorted(names))
+
+
 def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield (list name, record) for the records of the named lists of a file's top-level object, in file order.
 
@@ -224,15 +355,78 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a JSON object, or a named entry is not a list. The message names the file, the list
-            and the position.
+        ValueError: the file is not a JSON object, or a named entry is not a list (`MissingListsError`). The message
+            names the file, the list and the position.
     """
-    missing = set(names)
-    with _open(path, is_strict) as buffer:
+    seen = set[str]()
+    yield from _iterate_lists(path, names, is_strict, seen)
+    if is_strict and (missing := set(names) - seen):
+        raise MissingListsError(f"{path}: the list {min(missing)!r} is missing; copy or write the file again", missing)
+
+
+def iterate_tables(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield (list name, record) for the records of the named lists in the order of the names, wherever they are.
+
+    The file is refused for what `read_json` refuses. Only the last list is read record by record; the others are held.
+    If it does not come last in the file, the file is read twice.
+
+    Args:
+        path: the file to read.
+        names: the names of the lists, that of the longest last.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MissingListsError: a named entry is missing, or is not a list.
+        ValueError: the file is not a JSON object or repeats a key; the message names the file and the position.
+    """
+    if not path.is_file() or not _is_object(path):
+        read_json(path)  # raises
+    *first, last = names
+    seen = set[str]()
+    held: dict[str, list[Any]] = {name: [] for name in first}
+    is_ready = False
+    for name, record in _iterate_lists(path, names, True, seen, NOT_JSON):
+        if name != last:
+            held[name].append(record)
+        elif is_ready or seen.issuperset(first):
+            if not is_ready:
+                yield from ((one, row) for one in first for row in held[one])
+                is_ready = True
+            yield name, record
+    if missing := set(names) - seen:
+        raise MissingListsError(f"{path}: the list {min(missing)!r} is missing; copy or write the file again", missing)
+    if not is_ready:
+        yield from ((one, row) for one in first for row in held[one])
+        yield from _iterate_lists(path, (last,), True, set(), NOT_JSON)
+
+
+def is_list(path: Path) -> bool:
+    """Return whether the first character of a file's JSON begins a list."""
+    return _first_character(path) == "["
+
+
+def _is_object(path: Path) -> bool:
+    return _first_character(path) == "{"
+
+
+def _first_character(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        while (text := file.read(CHUNK_CHARACTERS)) and not text.strip(" \t\r\n"):
+            pass
+    return text.lstrip(" \t\r\n")[:1]
+
+
+def _iterate_lists(
+    path: Path, names: Collection[str], is_strict: bool, seen: set[str], refusal: str | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Do the work of `iterate_lists`; `seen` receives the names of the top-level object as they begin."""
+    with _open(path, is_strict, refusal) as buffer:
         buffer.expect("{")
         while not buffer.skip("}"):
             name = buffer.decode_key()
-            missing.discard(name)
+            if is_strict and name in seen:
+                raise ValueError(f"{path}: not valid JSON (the key {shorten(name)} occurs twice in the object)")
+            seen.add(name)
             buffer.where = f"the entry {name!r}"
             buffer.expect(":")
             if buffer.peek() == "[":
@@ -240,7 +434,7 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
                     if name in names:
                         yield name, record
             elif name in names:
-                raise ValueError(f"{path}: {name!r} must be a list")
+                raise MissingListsError(f"{path}: {name!r} must be a list", [name])
             else:
                 buffer.decode()
             buffer.where = "the top-level object"
@@ -248,37 +442,79 @@ def iterate_lists(path: Path, names: Collection[str], *, is_strict: bool = False
                 buffer.expect("}")
                 break
         buffer.expect("")
-    if is_strict and missing:
-        raise ValueError(f"{path}: the list {min(missing)!r} is missing")
 
 
-def iterate_records(path: Path, *, is_strict: bool = False) -> Iterator[Any]:
+def compact_json(path: Path) -> Iterator[bytes]:
+    """Yield a file's JSON object again, without whitespace, lists record by record, as `write_json` writes the whole.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a JSON object or repeats a key; the message names the file and the position.
+    """
+    if not path.is_file() or not _is_object(path):
+        read_json(path)  # raises
+    seen = set[str]()
+    with _open(path, is_strict=True, refusal=NOT_JSON) as buffer:
+        buffer.expect("{")
+        yield b"{"
+        while not buffer.skip("}"):
+            name = buffer.decode_key()
+            if name in seen:
+                raise ValueError(f"{path}: not valid JSON (the key {shorten(name)} occurs twice in the object)")
+            yield (b"," if seen else b"") + compact_bytes(name) + b":"
+            seen.add(name)
+            buffer.where = f"the entry {name!r}"
+            buffer.expect(":")
+            if buffer.peek() == "[":
+                yield b"["
+                for number, record in enumerate(_records(buffer, f" of {name!r}")):
+                    yield (b"," if number else b"") + compact_bytes(record)
+                yield b"]"
+            else:
+                yield compact_bytes(buffer.decode())
+            buffer.where = "the top-level object"
+            if not buffer.skip(","):
+                buffer.expect("}")
+                break
+        buffer.expect("")
+    yield b"}"
+
+
+def compact_bytes(content: object) -> bytes:
+    """Return JSON without whitespace, as `write_json` writes it; see `json_bytes`."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def iterate_records(path: Path, *, is_strict: bool = False, refusal: str | None = None) -> Iterator[Any]:
     """Yield the records of a file that holds a single list, in file order. Progress counts characters.
 
     Args:
         path: the file to read.
         is_strict: refuse an object that repeats a key.
+        refusal: what an error says of the whole file, before the reason and the place in brackets; None names the place
+            first.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a JSON list. The message names the file, the record and the position.
     """
-    with _open(path, is_strict) as buffer:
+    with _open(path, is_strict, refusal) as buffer:
         buffer.where = "the list"
         yield from _records(buffer, "")
         buffer.expect("")
 
 
 @contextmanager
-def _open(path: Path, is_strict: bool) -> Iterator["_Buffer"]:
+def _open(path: Path, is_strict: bool, refusal: str | None = None) -> Iterator["_Buffer"]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: annotation file not found")
+        raise FileNotFoundError(f"{path}: annotation file not found; is {path.parent} the right folder?")
     decoder = json.JSONDecoder(object_pairs_hook=_object_from_pairs) if is_strict else json.JSONDecoder()
     with (
         path.open(encoding="utf-8-sig") as file,
         progress(path.stat().st_size, path.name, BYTES) as shown,
     ):
-        yield _Buffer(path, file, shown, decoder)
+        yield _Buffer(path, file, shown, decoder, refusal)
 
 
 def _records(buffer: "_Buffer", of_what: str) -> Iterator[Any]:
@@ -296,8 +532,11 @@ def _records(buffer: "_Buffer", of_what: str) -> Iterator[Any]:
 class _Buffer:
     """The portion of the file that is being decoded."""
 
-    def __init__(self, path: Path, file: TextIO, shown: Progress, decoder: json.JSONDecoder) -> None:
+    def __init__(
+        self, path: Path, file: TextIO, shown: Progress, decoder: json.JSONDecoder, refusal: str | None = None
+    ) -> None:
         self._path = path
+        self._refusal = refusal
         self._file = file
         self._progress = shown
         self._decoder = decoder
@@ -360,7 +599,7 @@ class _Buffer:
         try:
             chunk = self._file.read(max(CHUNK_CHARACTERS, len(rest)))
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self._path}: not valid JSON, {self.where}: not UTF-8 text ({error})") from error
+            raise self._refuse(f"not UTF-8 text ({error})", "") from error
         if not chunk:
             return False
         self._dropped += self._at
@@ -369,5 +608,9 @@ class _Buffer:
         return True
 
     def _error(self, reason: str, position: int) -> ValueError:
-        place = self._dropped + position
-        return ValueError(f"{self._path}: not valid JSON, {self.where}: {reason}, near character {place}")
+        return self._refuse(reason, f", near character {self._dropped + position}")
+
+    def _refuse(self, reason: str, place: str) -> ValueError:
+        if self._refusal is None:
+            return ValueError(f"{self._path}: {NOT_JSON}, {self.where}: {reason}{place}")
+        return ValueError(f"{self._path}: {self._refusal} ({reason}; {self.where}{place})")

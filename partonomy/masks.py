@@ -215,7 +215,7 @@ def decode_mask(rle: RLE) -> np.ndarray:
 
 
 def rle_to_json(rle: RLE) -> dict[str, object]:
-    """Return a code in COCO's JSON form: {"size": [h, w], "counts": ASCII text}."""
+    """Return a code in COCO's JSON form: {"size": [height, width] in pixels, "counts": compressed RLE, ASCII}."""
     return {"size": [rle.height, rle.width], "counts": rle.counts}
 
 

@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
-from partonomy.files import parse_json, write_text_atomically
+from partonomy.files import parse_json, read_json_as, shorten, write_text_atomically
 
 OBJECT_PART_SEPARATOR = ":"
 LEVEL_SEPARATOR = "--"
@@ -111,7 +111,7 @@ def read_text_map(path: Path, what: str) -> dict[str, str]:
         ValueError: the file holds something else; the message names it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: {what} file not found")
+        raise FileNotFoundError(f"{path}: {what} file not found; correct the path")
     table = parse_json(path.read_bytes(), f"{path}: the {what} file is not JSON")
     if not isinstance(table, dict) or not all(isinstance(value, str) and value.strip() for value in table.values()):
         raise ValueError(f"{path}: the {what} file must be a JSON object with a non-empty string for every key")
@@ -163,6 +163,9 @@ class CallbackComparator:
         callback: takes at most 100 pairs of names and returns, for each pair, whether both mean the same part.
         cache_path: JSON file of answers, read if it exists and written after every call. Delete it to ask again.
         name: the name recorded with the questions; use the name of the model that answers.
+
+    Raises:
+        ValueError: the file of answers is damaged.
     """
 
     def __init__(
@@ -173,7 +176,7 @@ class CallbackComparator:
         self._cache_path = cache_path
         self._answers: dict[str, bool] = {}
         if cache_path.is_file():
-            self._answers = json.loads(cache_path.read_text(encoding="utf-8"))
+            self._answers = read_json_as(cache_path, dict[str, bool], "delete it to ask all pairs again")
 
     def find_synonyms(self, parts: Sequence[str]) -> Mapping[str, frozenset[str]]:
         """Return, for every part, the set of parts that mean the same, itself included.
@@ -215,7 +218,7 @@ class SynonymFileComparator:
     def __init__(self, path: Path) -> None:
         self.name = f"{FILE_PREFIX}{path}"
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: the file of synonyms does not exist")
+            raise FileNotFoundError(f"{path}: the file of synonyms does not exist; correct the path after file:")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             groups: Any = _cached_pairs(content) if isinstance(content, Mapping) else content
@@ -292,4 +295,7 @@ def _pair_key(pair: tuple[str, str]) -> str:
 
 
 def _cached_pairs(answers: Mapping[str, object]) -> list[object]:
-    return [json.loads(key) for key, is_same in answers.items() if is_same is True]
+    for key, is_same in answers.items():
+        if not isinstance(is_same, bool):
+            raise ValueError(f"the answer about {key} must be true or false, got {shorten(is_same)}")
+    return [json.loads(key) for key, is_same in answers.items() if is_same]

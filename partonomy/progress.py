@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from partonomy.terminal import one_line, unfiltered
+
 Item = TypeVar("Item")
 
 SECONDS_PER_LINE = 30.0
@@ -52,7 +54,13 @@ def progress(
         yield _Silent()
     elif sys.stderr.isatty():
         with tqdm(
-            total=total, desc=label, unit=unit, initial=initial, position=position, unit_scale=unit == BYTES
+            total=total,
+            desc=one_line(label),
+            unit=unit,
+            file=unfiltered(sys.stderr),
+            initial=initial,
+            position=position,
+            unit_scale=unit == BYTES,
         ) as bar:
             yield _Bar(bar)
     else:
@@ -82,12 +90,12 @@ class _Bar(Progress):
         self._bar.update(n)
 
     def set_note(self, text: str) -> None:
-        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.set_postfix_str(one_line(text), refresh=False)
 
 
 class _Lines(Progress):
     def __init__(self, total: int, label: str, unit: str, initial: int) -> None:
-        self._total, self._label, self._unit, self._initial = total, label, unit, initial
+        self._total, self._label, self._unit, self._initial = total, one_line(label), unit, initial
         self._done = initial
         self._note = ""
         self._started = self._written = monotonic()
@@ -101,7 +109,7 @@ class _Lines(Progress):
             sys.stderr.flush()
 
     def set_note(self, text: str) -> None:
-        self._note = text
+        self._note = one_line(text)
 
     def _line(self, seconds: float) -> str:
         is_bytes = self._unit == BYTES

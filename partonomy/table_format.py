@@ -4,8 +4,10 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from partonomy.terminal import one_line, spreadsheet_cell
 
 MAX_UNSCALED_COLUMNS = 8
 """A LaTeX table with more columns than this is scaled down to the text width."""
@@ -89,7 +91,12 @@ class Table:
 
 
 def render_table(table: Table, table_format: TableFormat) -> str:
-    """Render a table in one of the formats, without a final newline."""
+    """Render a table in one of the formats, without a final newline.
+
+    Names from files cannot break a row, move a terminal's cursor or start a spreadsheet's formula.
+    """
+    if table_format in (TableFormat.TEXT, TableFormat.MARKDOWN):
+        table = _on_single_lines(table)
     renderers: dict[TableFormat, Callable[[Table], str]] = {
         TableFormat.TEXT: _render_text,
         TableFormat.MARKDOWN: _render_markdown,
@@ -97,6 +104,16 @@ def render_table(table: Table, table_format: TableFormat) -> str:
         TableFormat.CSV: _render_csv,
     }
     return renderers[table_format](table)
+
+
+def _on_single_lines(table: Table) -> Table:
+    """Return the table with every cell and heading on one line, without control characters."""
+    columns = tuple(
+        ColumnGroup(one_line(group.label), tuple(one_line(column) for column in group.columns))
+        for group in table.columns
+    )
+    rows = tuple(replace(row, cells=tuple(map(one_line, row.cells)), group=one_line(row.group)) for row in table.rows)
+    return replace(table, title=one_line(table.title), columns=columns, rows=rows)
 
 
 def format_percent(value: float | None) -> str:
@@ -228,7 +245,7 @@ def _latex(text: str) -> str:
 def _render_csv(table: Table) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["table", "group", *table.headings])
+    writer.writerow(map(spreadsheet_cell, ["table", "group", *table.headings]))
     for row in table.rows:
-        writer.writerow([table.title, row.group, *row.cells])
+        writer.writerow(map(spreadsheet_cell, [table.title, row.group, *row.cells]))
     return buffer.getvalue().rstrip("\n")

@@ -10,13 +10,18 @@ if TYPE_CHECKING:
     from plum.inference.api import Plum
 
 
-def load(folder: Path | str, device: str = "auto") -> "Plum":
-    """Open a saved model for questions and highlights; bfloat16 on a GPU, float32 on the CPU.
+def load(folder: Path | str, device: str = "auto", dtype: str = "auto") -> "Plum":
+    """Open a saved model for questions and highlights.
 
     Args:
-        folder: what a run or `python -m plum export` saved.
-        device: "auto", "cpu", "cuda", "cuda:1", ...
+        folder: what a run or `python -m plum export` saved, or the name of such a model on the Hugging Face Hub.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps", ...
+        dtype: "auto" (bfloat16 on a GPU, float32 elsewhere), "float32", "bfloat16" or "float16".
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: the folder holds no usable model, or device or dtype do not exist.
     """
     from plum.inference.api import Plum  # noqa: PLC0415  (torch and transformers come with it)
 
-    return Plum(folder, device)
+    return Plum(folder, device, dtype)

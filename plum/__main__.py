@@ -4,5 +4,11 @@ import sys
 
 from plum.cli.main import main
 
-if __name__ == "__main__":
+
+def run() -> None:
+    """Run the command line and exit with its status; the installed command `plum` calls it."""
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -7,6 +7,7 @@ configs/plum_{7b,13b}_*.yaml read from `data/`, from the miniature and with the 
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -65,10 +66,14 @@ def _run(command: list[str]) -> None:
         raise ValueError(f"python -m partonomy {' '.join(command)} failed")
 
 
-def main() -> None:
-    """Write the miniature and print the next command."""
+def main(command: Sequence[str] | None = None) -> None:
+    """Write the miniature and print the next command.
+
+    Args:
+        command: what follows the program's name; None to take the process's own.
+    """
     parser = build_parser()
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(command)
     if arguments.images < MIN_IMAGES:
         parser.error(f"--images must be at least {MIN_IMAGES}, so that every split has one")
     if arguments.partonomy is not None and arguments.images < MIN_SPLIT_IMAGES:

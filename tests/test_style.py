@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("plum", "partonomy", "scripts")
 MAX_FUNCTION_LINES = 70
 MIN_TYPED_SHARE = 0.95
-MACHINE_PATH = re.compile(r"(?<![\w.{$/])/(?:home|Users|root|work|mnt|data\d*|scratch|nfs|gpfs)/[\w.]")
+# Label Studio's addresses of images begin with /data/.
+MACHINE_PATH = re.compile(
+    r"(?<![\w.{$/])/(?!data/(?:upload|local-files)/)(?:home|Users|root|work|mnt|data\d*|scratch|nfs|gpfs)/[\w.]"
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

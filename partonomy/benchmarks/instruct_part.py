@@ -86,14 +86,14 @@ def read_instruct_part(
             for part in record["part_list"]:
                 item = _read_part(path.parent, image_name, part, instruction, needs_images)
                 if item.item_id in items:
-                    raise ValueError(f"{item.item_id} occurs twice")
+                    raise ValueError(f"{item.item_id} occurs twice; keep one of its records")
                 items[item.item_id] = item
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{where}: {error}") from error
         except RECORD_ERRORS as error:
             raise ValueError(f"{where}: {reason_of(error)}") from error
     if not items:
-        raise ValueError(f"{path}: the file contains no parts")
+        raise ValueError(f"{path}: the file contains no parts; download it again")
     return tuple(items.values())
 
 

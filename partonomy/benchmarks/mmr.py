@@ -5,6 +5,7 @@ in integers. M2SA's code adds 1e-5 to unions, sums in float32, and repeats image
 exact and each image counts once.
 """
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -217,11 +218,11 @@ def mmr_ratios(records: Sequence[AnswerRecord], mode: MultiTargetMode) -> dict[s
     `ciou_predicted_only`, which leaves out missing masks as M2SA's code does.
     """
     ratios: dict[str, ImageRatio] = {}
-    ratios |= _giou_and_ciou("", records, records)
+    ratios |= _giou_and_ciou("", records, lambda record: True)
     for kind in Kind:
-        ratios |= _giou_and_ciou(f"_{kind.value}", records, [one for one in records if one.group == kind.value])
-    ratios |= _giou_and_ciou(f"_{SINGLE}", records, [one for one in records if len(one.truths) == 1])
-    ratios |= _giou_and_ciou(f"_{MULTIPLE}", records, [one for one in records if len(one.truths) > 1])
+        ratios |= _giou_and_ciou(f"_{kind.value}", records, partial(_is_of_kind, kind))
+    ratios |= _giou_and_ciou(f"_{SINGLE}", records, lambda record: len(record.truths) == 1)
+    ratios |= _giou_and_ciou(f"_{MULTIPLE}", records, lambda record: len(record.truths) > 1)
     if mode is MultiTargetMode.UNION:
         return ratios
     num_targets = [len(record.truths) for record in records]
@@ -229,9 +230,13 @@ def mmr_ratios(records: Sequence[AnswerRecord], mode: MultiTargetMode) -> dict[s
     if mode is MultiTargetMode.GENERATE:
         ratios["extra_masks"] = _ratio(records, [num_extra(one) for one in records], num_targets, sum(num_targets))
     else:
-        predicted = [[one for one in record.targets if one.is_predicted] for record in records]
+        predicted = _add_up(records, lambda record: [one for one in record.targets if one.is_predicted])
         ratios["ciou_predicted_only"] = _ciou(records, predicted)
     return ratios
+
+
+def _is_of_kind(kind: Kind, record: AnswerRecord) -> bool:
+    return record.group == kind.value
 
 
 def num_missing(record: AnswerRecord) -> int:
@@ -244,22 +249,43 @@ def num_extra(record: AnswerRecord) -> int:
     return sum(outcome.name is None for outcome in record.targets)
 
 
+@dataclass(frozen=True)
+class _TargetSums:
+    """Sums over the counted targets of each record, in record order, and whether one of all lacks its prediction."""
+
+    ious: "array[float]"
+    intersections: "array[int]"
+    unions: "array[int]"
+    sizes: "array[int]"
+    is_any_missing: bool
+
+
+def _add_up(
+    records: Sequence[AnswerRecord], find_targets: Callable[[AnswerRecord], Sequence[TargetOutcome]]
+) -> _TargetSums:
+    ious, intersections, unions, sizes = array("d"), array("q"), array("q"), array("q")
+    is_any_missing = False
+    for record in records:
+        targets = find_targets(record)
+        ious.append(sum(one.iou for one in targets))
+        intersections.append(sum(one.intersection for one in targets))
+        unions.append(sum(one.union for one in targets))
+        sizes.append(len(targets))
+        is_any_missing = is_any_missing or any(not one.is_predicted for one in targets)
+    return _TargetSums(ious, intersections, unions, sizes, is_any_missing)
+
+
 def _giou_and_ciou(
-    suffix: str, records: Sequence[AnswerRecord], counted: Sequence[AnswerRecord]
+    suffix: str, records: Sequence[AnswerRecord], is_counted: Callable[[AnswerRecord], bool]
 ) -> dict[str, ImageRatio]:
-    ids = {record.item_id for record in counted}
-    outcomes = [record.targets if record.item_id in ids else () for record in records]
-    sums = [sum(one.iou for one in of_record) for of_record in outcomes]
-    sizes = [len(of_record) for of_record in outcomes]
-    return {f"giou{suffix}": _ratio(records, sums, sizes, sum(sizes)), f"ciou{suffix}": _ciou(records, outcomes)}
+    sums = _add_up(records, lambda record: record.targets if is_counted(record) else ())
+    giou = _ratio(records, sums.ious, sums.sizes, sum(sums.sizes))
+    return {f"giou{suffix}": giou, f"ciou{suffix}": _ciou(records, sums)}
 
 
-def _ciou(records: Sequence[AnswerRecord], outcomes: Sequence[Sequence[TargetOutcome]]) -> ImageRatio:
-    intersections = [sum(one.intersection for one in of_record) for of_record in outcomes]
-    unions = [sum(one.union for one in of_record) for of_record in outcomes]
-    is_any_missing = any(not one.is_predicted for of_record in outcomes for one in of_record)
-    value_if_empty = 0.0 if is_any_missing else 1.0
-    return _ratio(records, intersections, unions, sum(map(len, outcomes)), value_if_empty)
+def _ciou(records: Sequence[AnswerRecord], sums: _TargetSums) -> ImageRatio:
+    value_if_empty = 0.0 if sums.is_any_missing else 1.0
+    return _ratio(records, sums.intersections, sums.unions, sum(sums.sizes), value_if_empty)
 
 
 def _ratio(
@@ -411,7 +437,12 @@ class MultiTargetTask(MaskTask[MultiTargetItem, SegmentedTargets]):
         return (*of_codes, *lines)
 
     def show(self, record: AnswerRecord, item: MultiTargetItem | None) -> Case:
-        """Show the targets and the masks that were compared with them, each pair in one colour."""
+        """Show the targets and the masks that were compared with them, each pair in one colour.
+
+        Args:
+            record: The item's outcome.
+            item: The item; None if the data are no longer available. The page then shows no image and no masks.
+        """
         colours = part_colours(len(record.targets))
         labels = tuple(
             CaseLabel(target.name or "no target", colour, target.iou)
@@ -439,7 +470,7 @@ class MultiTargetTask(MaskTask[MultiTargetItem, SegmentedTargets]):
         return (union_outcome if self.options.mode is MultiTargetMode.UNION else matched_outcomes)(item, masks)
 
     def target_names(self, item: MultiTargetItem) -> tuple[str, ...]:
-        """Return the names of the targets' categories."""
+        """Return the names of the targets' categories, one per target, in the order of the targets."""
         return tuple(target.category_name for target in item.targets)
 
 

@@ -86,7 +86,9 @@ def read_multi_referring(
             MIN_CLASSES,
         )
     if not items:
-        raise ValueError(f"{path}: no image of the split {split!r} shows {MIN_CLASSES} categories or more")
+        raise ValueError(
+            f"{path}: no image of the split {split!r} shows {MIN_CLASSES} categories or more; choose another split"
+        )
     if needs_images:
         check_files_exist([item.image_path for item in items], f"{benchmark} {split}")
     return tuple(items)

@@ -1,6 +1,7 @@
 """ReasonSeg in its download layout: `reason_seg/ReasonSeg/{train,val,test}/NAME.{jpg,json}` and `explanatory/`.
 
-A JSON file holds `text` (instructions), `is_sentence` and `shapes` (polygons of the target and of regions to ignore).
+A JSON file holds `text` (instructions), `is_sentence` and `shapes` (labelme's polygons, rectangles
+and circles of the target and of regions to ignore).
 `explanatory/` holds the explanations of the training images.
 
 The paper does not say how PLUM answers an instruction that does not name its target. The authors' code answers with a
@@ -27,6 +28,7 @@ from partonomy.benchmarks.segmentation import (
     SegmentationTask,
 )
 from partonomy.benchmarks.task import Source, define_benchmark
+from partonomy.datasets.sources.annotation_tools.regions import labelme_mask
 from partonomy.files import RECORD_ERRORS, check_text, parse_json, reason_of, shorten
 from partonomy.images import image_size
 from partonomy.masks import check_mask_size, encode_mask
@@ -36,7 +38,8 @@ logger = logging.getLogger(__name__)
 FOLDER = "reason_seg/ReasonSeg"
 BACKGROUND, TARGET, IGNORED = 0, 1, 255
 MAX_COORDINATE = 1_000_000
-UNNAMED = ("target", "flag")
+FLAG = "flag"
+UNNAMED = ("target", FLAG)
 """Labels of shapes that name nothing, besides those with "ignore"."""
 
 
@@ -51,12 +54,30 @@ class TargetNames(StrEnum):
     THE_TARGET = "the_target"
 
 
+POLYGON = "polygon"
+NUM_POINTS = {"rectangle": 2, "circle": 2, "oriented_rectangle": 4}
+"""The points of labelme's other shapes: two corners; the centre and a point of the rim; four corners."""
+
+
 @dataclass(frozen=True)
 class Shape:
-    """A labelled outline; points float64 (N, 2) as x, y in pixels."""
+    """A labelled shape of labelme.
+
+    Attributes:
+        label: its label.
+        points: float64 (N, 2) as x, y in pixels.
+        kind: a polygon, or a key of `NUM_POINTS`.
+    """
 
     label: str
     points: np.ndarray
+    kind: str = POLYGON
+
+    def extent(self) -> np.ndarray:
+        """Return the largest x and y that the shape reaches, float64 (2,)."""
+        if self.kind == "circle":
+            return self.points[0] + np.hypot(*(self.points[1] - self.points[0]))
+        return self.points.max(axis=0)
 
 
 def read_reason_seg(
@@ -85,7 +106,7 @@ def read_reason_seg(
     folder = split_folder(dataset_dir, split)
     images = set(folder.glob("*.jpg"))
     if not images:
-        raise FileNotFoundError(f"{folder} contains no *.jpg")
+        raise FileNotFoundError(f"{folder} contains no *.jpg; finish the download, or choose another split")
     records = set(folder.glob("*.json")) - {labels_file(dataset_dir, split)}
     paths = sorted(images | {path.with_suffix(".jpg") for path in records})
     items: list[SegmentationItem] = []
@@ -192,14 +213,20 @@ def read_explanations(dataset_dir: Path) -> dict[str, str]:
 def paint_shapes(shapes: Sequence[Shape], height: int, width: int) -> np.ndarray:
     """Paint outlines, large ones first, so that small ones stay visible on top.
 
-    Outlines are filled and stroked one pixel wide at integer coordinates (fractions are truncated). Labels with
+    Outlines are filled and stroked one pixel wide at integer coordinates (fractions are truncated); rectangles and
+    circles are drawn as labelme draws them. Labels with
     "ignore" give `IGNORED`, those with "flag" are not painted, and all others give `TARGET`. Among equal areas, the
     first in the file is painted last.
+
+    Args:
+        shapes: The outlines, in pixels of the image.
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
 
     Returns:
         uint8 (height, width) of `BACKGROUND`, `TARGET`, `IGNORED`.
     """
-    kept = [shape for shape in shapes if shape.label.lower() != "flag"]
+    kept = [shape for shape in shapes if shape.label.lower() != FLAG]
     areas = [int(_paint(np.zeros((height, width), np.uint8), shape, 1).sum()) for shape in kept]
     canvas = np.full((height, width), BACKGROUND, np.uint8)
     for position in sorted(range(len(kept)), key=lambda i: (-areas[i], -i)):
@@ -208,6 +235,9 @@ def paint_shapes(shapes: Sequence[Shape], height: int, width: int) -> np.ndarray
 
 
 def _paint(canvas: np.ndarray, shape: Shape, value: int) -> np.ndarray:
+    if shape.kind != POLYGON:
+        canvas[labelme_mask(shape.kind, [(x, y) for x, y in shape.points.tolist()], *canvas.shape)] = value
+        return canvas
     points = [shape.points.astype(np.int32)]
     cv2.polylines(canvas, points, isClosed=True, color=value, thickness=1)
     cv2.fillPoly(canvas, points, color=value)
@@ -246,7 +276,10 @@ def _read_image(
         if needs_image:
             raise
         height, width = _least_frame(shapes, record_path)
-    regions = paint_shapes(shapes, height, width)
+    try:
+        regions = paint_shapes(shapes, height, width)
+    except ValueError as error:
+        raise ValueError(f"{record_path}: {error}") from error
     ignored = regions == IGNORED
     mask = encode_mask(regions == TARGET)
     ignore_mask = encode_mask(ignored) if ignored.any() else None
@@ -275,7 +308,7 @@ def _least_frame(shapes: Sequence[Shape], record_path: Path) -> tuple[int, int]:
     Raises:
         ValueError: The frame is larger than any image may be; the message names the record.
     """
-    corners = [shape.points.astype(np.int64).max(axis=0) for shape in shapes]
+    corners = [shape.extent().astype(np.int64) for shape in shapes]
     width, height = (int(end) + 1 for end in np.max([*corners, np.zeros(2, dtype=np.int64)], axis=0))
     check_mask_size(height, width, f"{record_path}: the frame of the shapes")
     return height, width
@@ -287,7 +320,17 @@ def _read_shape(record: Mapping[str, Any], number: int) -> Shape:
         raise ValueError(f"shape {number}: 'points' must be a non-empty list of [x, y]")
     if np.abs(points).max() > MAX_COORDINATE:
         raise ValueError(f"shape {number}: the coordinate {np.abs(points).max():.0f} is far outside any image")
-    return Shape(check_text(record["label"], f"the label of shape {number}"), points)
+    label = check_text(record["label"], f"the label of shape {number}")
+    kind = record.get("shape_type") or POLYGON
+    if label.lower() == FLAG:  # it is not painted, so it may be of any type
+        kind = POLYGON
+    if kind != POLYGON and kind not in NUM_POINTS:
+        raise ValueError(
+            f"shape {number} has the 'shape_type' {shorten(kind)}; draw it as a polygon, a rectangle or a circle"
+        )
+    if kind in NUM_POINTS and len(points) != NUM_POINTS[kind]:
+        raise ValueError(f"shape {number}: a {kind} has {NUM_POINTS[kind]} points, got {len(points)}")
+    return Shape(label, points, kind)
 
 
 def _parse(path: Path) -> Any:

@@ -1,5 +1,6 @@
 """Records of items with one answer, and the per-image sums that their metrics are computed from."""
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,9 +166,11 @@ def ratio_by_image(
 
 def mean_score(records: Sequence[AnswerRecord], group: str | None = None) -> ImageRatio:
     """Return the mean score of all records, or of those of one group."""
-    is_counted = [group is None or record.group == group for record in records]
-    scores = [record.score if counted else 0.0 for record, counted in zip(records, is_counted, strict=True)]
-    return ratio_by_image(records, scores, [int(counted) for counted in is_counted])
+    scores, counts = array("d"), array("b")
+    for record in records:
+        counts.append(group is None or record.group == group)
+        scores.append(record.score if counts[-1] else 0.0)
+    return ratio_by_image(records, scores, counts)
 
 
 def answer_texts(record: AnswerRecord) -> tuple[CaseText, ...]:

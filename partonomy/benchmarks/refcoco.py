@@ -204,11 +204,18 @@ def check_files_exist(paths: Sequence[Path], what: str) -> None:
     """
     missing = [path for path in paths if not os.path.isfile(path)]  # unlike Path.is_file, False for any bad name
     if missing:
-        raise FileNotFoundError(f"{what}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}")
+        raise FileNotFoundError(
+            f"{what}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}; finish the download"
+        )
 
 
 def choose_split(path: Path, references: Sequence[Reference], split: str) -> list[Reference]:
     """Keep the references of a split.
+
+    Args:
+        path: The file of references, for messages.
+        references: All references of the file.
+        split: Name of the split; see `is_in_split`.
 
     Raises:
         ValueError: The split has no references; the message names the file and its splits.
@@ -319,6 +326,12 @@ def read_target(segmentation: Any, height: int, width: int, where: str) -> RLE:
     """Read a target's mask, the union of its polygons or run-length codes (refCLEF); may be empty.
 
     Polygons of fewer than three points enclose nothing and are dropped, as users of pycocotools do.
+
+    Args:
+        segmentation: COCO's `segmentation` of the annotation.
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
+        where: File and record, for messages.
 
     Raises:
         ValueError: The segmentation is broken; the message begins with `where`.

@@ -52,7 +52,7 @@ def read_refcocom(
         num_empty += texts.count("")
         items += made
     if not items:
-        raise ValueError(f"{path}: the file contains no sentences")
+        raise ValueError(f"{path}: the file contains no sentences; download it again")
     if num_empty:
         logger.warning("%s: %d sentences have no words and are left out", path, num_empty)
     if needs_images:

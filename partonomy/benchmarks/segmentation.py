@@ -6,6 +6,7 @@ LISA: adds 1e-5 to every union and sums float32; here: exact.
 """
 
 from abc import abstractmethod
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -159,7 +160,15 @@ def forced_answer(item: SegmentationItem) -> ForcedAnswer:
 
 
 def unite(masks: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return the union, bool (H, W), of masks, bool (S, H, W); it is empty if S is 0.
+    """Return the union of masks.
+
+    Args:
+        masks: bool (S, H, W), original-image pixels.
+        height: H.
+        width: W.
+
+    Returns:
+        bool (H, W), empty if S is 0.
 
     Raises:
         ValueError: The masks have another size.
@@ -195,12 +204,12 @@ def outcome_iou(outcome: MaskOutcome) -> float:
 
 def segmentation_ratios(records: Sequence[AnswerRecord]) -> dict[str, ImageRatio]:
     """Return cIoU and gIoU over all expressions."""
-    outcomes = [record.mask for record in records]
-    counted = [outcome for outcome in outcomes if outcome is not None]
-    assert len(counted) == len(records), "every record of a segmentation benchmark has its pixel counts"
-    ciou = ratio_by_image(
-        records, [outcome.intersection for outcome in counted], [outcome.union for outcome in counted], 1.0
-    )
+    intersections, unions = array("q"), array("q")
+    for record in records:
+        assert record.mask is not None, "every record of a segmentation benchmark has its pixel counts"
+        intersections.append(record.mask.intersection)
+        unions.append(record.mask.union)
+    ciou = ratio_by_image(records, intersections, unions, 1.0)
     giou = ratio_by_image(records, [record.score for record in records], [1] * len(records))
     # Without a pixel in any union, nothing was predicted where nothing was wanted, unless an item has no answer.
     value_if_empty = 1.0 if all(record.is_scored for record in records) else 0.0
@@ -272,7 +281,7 @@ class MaskTask(Task[AskedT, AnswerT, AnswerRecord]):
 
     @abstractmethod
     def target_names(self, item: AskedT) -> tuple[str, ...]:
-        """Return the words that name the item's targets, one per target."""
+        """Return the words that name the item's targets, one per target, for records and pages."""
 
     def turns(self, item: AskedT) -> tuple[Turn, ...]:
         """Return the conversation that the model answers: the question."""
@@ -338,7 +347,12 @@ class SegmentationTask(MaskTask[SegmentationItem, Segmented]):
         return segmentation_ratios(records)
 
     def show(self, record: AnswerRecord, item: SegmentationItem | None) -> Case:
-        """Show the target, the union of the predicted masks, and the ignore pixels."""
+        """Show the target, the union of the predicted masks, and the ignore pixels.
+
+        Args:
+            record: The item's outcome.
+            item: The item; None if the data are no longer available. The page then shows no image and no masks.
+        """
         predicted = None if record.mask is None else record.mask.predicted
         pictures: tuple[CasePicture, ...] = ()
         if item is not None:
@@ -360,7 +374,7 @@ class SegmentationTask(MaskTask[SegmentationItem, Segmented]):
         return Gold(forced.text, (forced.span,), (item.mask,), ((forced.text, (forced.span,)),))
 
     def target_names(self, item: SegmentationItem) -> tuple[str, ...]:
-        """Return the expression or instruction."""
+        """Return the expression or instruction: the one target's name in records and on pages."""
         return (item.text,)
 
 

@@ -82,7 +82,7 @@ def read_street_scenes(root: Path, benchmark: str, split: str) -> tuple[MultiTar
     items = []
     with progress(len(scenes), f"label maps of {benchmark}", "map") as shown:
         for scene in counted(scenes, shown):
-            labels = load_label_map(scene.labels)
+            labels = load_label_map(scene.labels, scene.image)
             height, width = labels.shape
             check_mask_size(height, width, str(scene.labels))
             targets = {
@@ -93,7 +93,7 @@ def read_street_scenes(root: Path, benchmark: str, split: str) -> tuple[MultiTar
                 item_id = f"{benchmark}/{scene.name}"
                 items.append(class_question(item_id, scene.image, (height, width), draw_classes(targets, item_id)))
     if not items:
-        raise ValueError(f"{benchmark} {split}: no image shows {MIN_CLASSES} classes or more")
+        raise ValueError(f"{benchmark} {split}: no image shows {MIN_CLASSES} classes or more; choose another split")
     if len(items) < len(scenes):
         logger.warning(
             "%s %s: %d of %d images show fewer than %d classes and are left out",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, overload
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from partonomy.visualize import part_colours
 
 MAX_REASON = 500
 """Error messages are cut to this number of characters."""
+UNREADABLE = "unreadable-"
+"""Beginning of the record ids of entries that could not be read (`Task.lost`)."""
 ALL = "all"
 """Name of the only group of a benchmark that computes every metric from all records."""
 
@@ -247,7 +249,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
     @property
     def lost(self) -> Sequence[RecordT]:
-        """Records of entries that could not be read, and so count as failed items."""
+        """Records of entries that could not be read, and so count as failed items; ids begin with `UNREADABLE`."""
         return ()
 
     @abstractmethod
@@ -273,9 +275,9 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
     @abstractmethod
     def metrics(self, records: Sequence[RecordT]) -> Mapping[str, Metric | None]:
-        """Compute every metric of one group's records, in the order of the tables."""
+        """Compute every metric of one group's records, in the order of the tables; None for an undefined one."""
 
-    def settle(self, records: Sequence[RecordT]) -> Iterable[RecordT]:
+    def settle(self, records: Sequence[RecordT]) -> Sequence[RecordT]:
         """Return the records as the metrics count them; see `settle_status`."""
         return settle_status(records)
 
@@ -357,28 +359,82 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
         return {"name": f"{self.benchmark} {self.split}".strip(), "num_items": len(self.items)}
 
 
+class ChangedRecords(Sequence[RecordT]):
+    """A view of records that changes each one on access, so that records in a file stay there.
+
+    Args:
+        records: The records.
+        change: Returns a record as the view shows it.
+        places: The places of the view's records, in its order; None for all records in their order.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[RecordT],
+        change: Callable[[RecordT], RecordT] | None = None,
+        places: Sequence[int] | None = None,
+    ) -> None:
+        self._records, self._change, self._places = records, change, places
+
+    def __len__(self) -> int:
+        return len(self._records) if self._places is None else len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> RecordT: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[RecordT, ...]: ...
+    def __getitem__(self, index: int | slice) -> RecordT | tuple[RecordT, ...]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        record = self._records[index if self._places is None else self._places[index]]
+        return record if self._change is None else self._change(record)
+
+    def __iter__(self) -> Iterator[RecordT]:
+        found = iter(self._records) if self._places is None else map(self._records.__getitem__, self._places)
+        return found if self._change is None else map(self._change, found)
+
+
 def settle_status(records: Sequence[RecordT]) -> Sequence[RecordT]:
     """Mark an item as failed, with score 0, if the model refused it but answered others."""
     found = {record.status for record in records}
-    if not {Status.SCORED, Status.UNSUPPORTED} <= found:
-        return records
+    return ChangedRecords(records, _fail_refused) if {Status.SCORED, Status.UNSUPPORTED} <= found else records
+
+
+def _fail_refused(record: RecordT) -> RecordT:
     reason = "NotImplementedError, which the model did not raise on other items"
-    return [
-        replace(record, status=Status.FAILED, reason=reason) if record.status is Status.UNSUPPORTED else record
-        for record in records
-    ]
+    return replace(record, status=Status.FAILED, reason=reason) if record.status is Status.UNSUPPORTED else record
 
 
-def make_group(name: str, records: Sequence[Record], metrics: Mapping[str, Metric | None]) -> Group:
+class RecordCounts:
+    """Counts the records of a group, which are added one after another, and the reasons for failures."""
+
+    def __init__(self) -> None:
+        self.num_expected = 0
+        self._reasons = Counter[str]()
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        self.num_expected += 1
+        if not record.is_scored:
+            self._reasons[record.reason] += 1
+
+    @property
+    def num_failed(self) -> int:
+        """Number of records that were not scored."""
+        return self._reasons.total()
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """The reasons why items were not scored, most frequent first."""
+        return dict(sorted(self._reasons.items(), key=lambda entry: (-entry[1], entry[0])))
+
+
+def make_group(name: str, records: Iterable[Record], metrics: Mapping[str, Metric | None]) -> Group:
     """Build a group from its records, with the reasons for failures, most frequent first."""
-    num_scored = sum(record.is_scored for record in records)
-    return Group(name, len(records), len(records) - num_scored, count_reasons(records), metrics)
-
-
-def count_reasons(records: Sequence[Record]) -> dict[str, int]:
-    """Count the reasons why items were not scored, most frequent first."""
-    counts = Counter(record.reason for record in records if not record.is_scored)
-    return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
+    counts = RecordCounts()
+    for record in records:
+        counts.add(record)
+    return Group(name, counts.num_expected, counts.num_failed, counts.reasons, metrics)
 
 
 def describe_error(error: Exception) -> str:

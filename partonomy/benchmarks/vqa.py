@@ -218,7 +218,7 @@ def check_unique(items: Sequence[VqaItem], path: Path) -> tuple[VqaItem, ...]:
         ValueError: There are no items, or two share an id.
     """
     if not items:
-        raise ValueError(f"{path} contains no questions")
+        raise ValueError(f"{path} contains no questions; download it again")
     seen: set[str] = set()
     for item in items:
         if item.item_id in seen:
@@ -315,7 +315,12 @@ class VqaTask(Task[VqaItem, str, AnswerRecord]):
         return self.functions.metrics(records, self.vqa_protocol)
 
     def show(self, record: AnswerRecord, item: VqaItem | None) -> Case:
-        """Show the image, the right answers and the reply."""
+        """Show the image, the right answers and the reply.
+
+        Args:
+            record: The item's outcome.
+            item: The item; None if the data are no longer available. The page then shows no image.
+        """
         title = record.prompt.partition("\n")[0]
         return Case(title, (IMAGE,) if item is not None else (), texts=answer_texts(record))
 

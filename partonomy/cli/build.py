@@ -1,8 +1,9 @@
 """`python -m partonomy build`: builds a data set folder from a source's annotations, with questions about them."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from partonomy.cli.data import is_already_built, refuse_shards
 from partonomy.cli.stats import describe_left_out
@@ -10,13 +11,15 @@ from partonomy.datasets import record_exchange as marked_images
 from partonomy.datasets.instances import InstanceRule
 from partonomy.datasets.question_file import read_question_lines
 from partonomy.datasets.record_exchange import MARKED_FOLDER
+from partonomy.datasets.seal import EDITED_KEY
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.sources.group_parts_by_object import SourceReading
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.sources.registry import DataSource, SourceOptions, find_source, synthetic_config
-from partonomy.datasets.store import QUESTIONS_FILE, DatasetOrigin, load_dataset
+from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, DatasetOrigin, load_dataset, read_skipped
 from partonomy.datasets.synthetic.drawn_shards import WORK as DRAWN
 from partonomy.datasets.synthetic.drawn_shards import draw_and_store, has_drawn_shards, join_drawn
+from partonomy.files import read_json
 from partonomy.locks import lock_folder
 from partonomy.metrics.part_embedding import DEFAULT_EMBEDDING_MODEL
 from partonomy.questions.answer_mutator import MutationMode
@@ -28,12 +31,27 @@ from partonomy.questions.sharded_build import build_shard, is_prepared, merge_bu
 from partonomy.questions.templates import NAMED_TEMPLATES, find_templates
 from partonomy.reporting.blind_tables import line_on_questions
 from partonomy.sharding import Shard, parse_shard
-from partonomy.structures import QuestionType
+from partonomy.structures import QuestionType, SkippedType
+
+SourceName = Literal[
+    "coco",
+    "cvat",
+    "label_studio",
+    "labelme",
+    "via",
+    "supervisely",
+    "paco",
+    "part_imagenet",
+    "pascal_part",
+    "partonomy_core",
+    "dataset",
+    "synthetic",
+]
 
 
 def build(
     *,
-    source: Literal["coco", "paco", "part_imagenet", "pascal_part", "partonomy_core", "dataset", "synthetic"],
+    source: SourceName,
     output: str,
     images: str | None = None,
     annotations: str | None = None,
@@ -41,6 +59,8 @@ def build(
     object_names: str | None = None,
     categories: str | None = None,
     name_map: str | None = None,
+    label_separator: str | None = None,
+    label_attribute: str | None = None,
     name: str | None = None,
     fold_sides: bool = False,
     split: Literal["train", "dev", "val"] | None = None,
@@ -67,17 +87,22 @@ def build(
     --merge once. The result is byte-identical to that of a single process.
 
     Args:
-        source: coco (any COCO-style file with part annotations), paco, part_imagenet, pascal_part, partonomy_core (any
-            published record file), dataset (a folder made here) or synthetic (drawn objects, no download).
+        source: coco (any COCO-style file with part annotations), an annotation tool's own files (cvat, label_studio,
+            labelme, via, supervisely; see docs/annotation_tools.md), paco, part_imagenet, pascal_part, partonomy_core
+            (any published record file), dataset (a folder made here) or synthetic (drawn objects, no download).
         output: Folder to write.
         images: Folder of the images, the record file or the data set; for synthetic, the number of images to draw.
-        annotations: Annotation file; for pascal_part also the folder of .mat files.
-        object_name: Object that all parts belong to, for files without object annotations (coco).
+        annotations: Annotation file; for annotation tools also the folder of their files, and for pascal_part that of
+            the .mat files.
+        object_name: Object that all parts belong to, for files without object annotations (coco and annotation tools).
         object_names: JSON file WordNet id -> object name, for classes instead of super-categories (part_imagenet).
         categories: JSON file object -> category, from which wrong parts and objects are drawn. Default: the source's
             own (paco, pascal_part, part_imagenet with --object_names); else every class is its own category, and wrong
             parts come from the class and, with --mutation paper, the classes that it is compared with.
         name_map: JSON file raw name -> natural name.
+        label_separator: Text between object and part in the labels of an annotation tool (default ":", as in
+            car:wheel), or part-of for labels with the part first ("wheel part-of car").
+        label_attribute: Attribute that holds the label (via).
         name: Name of the data set; default the source's name, or the name of the annotation file's folder (coco).
         fold_sides: Drop left and right from part names (pascal_part).
         split: train, dev or val; default train (synthetic).
@@ -117,6 +142,8 @@ def build(
         object_names=_path(object_names),
         categories=_path(categories),
         name_map=_path(name_map),
+        label_separator=label_separator,
+        label_attribute=label_attribute,
         name=name,
         fold_sides=fold_sides or None,
         split=split,
@@ -192,19 +219,26 @@ class BuildStep:
             self._store_marked()
             return
         with lock_folder(self._folder):
-            refuse_shards(self._folder, self._overwrite)
-            reading = self._reader.read(self._options)
-            summary = build_questions(
-                reading.dataset,
-                self._config,
-                self._folder,
-                origin=self._origin(),
-                settings=self._settings,
-                left_out=reading.skipped,
-            )
+            # Once more, because a process that held the lock until now may have built it, perhaps otherwise.
+            if not self._is_built(is_held=True):
+                self._build()
+        self._store_marked()
+
+    def _build(self) -> None:
+        refuse_shards(self._folder, self._overwrite)
+        reading = self._reader.read(self._options)
+        _refuse_without_parts(reading)
+        summary = build_questions(
+            reading.dataset,
+            self._config,
+            self._folder,
+            origin=self._origin(),
+            settings=self._settings,
+            left_out=reading.skipped,
+        )
         _print_summary(self._folder, summary, reading.skipped, self._config)
         _print_notes(reading)
-        self._store_marked()
+        _refuse_without_questions(self._folder, summary.num_questions, summary.skipped)
 
     def draw(self, shard: Shard) -> None:
         """Draw a shard's images; runs before `prepare`."""
@@ -242,6 +276,7 @@ class BuildStep:
                 reading = SourceReading(join_drawn(synthetic_config(self._options), self._folder), ())
             else:
                 reading = self._reader.read(self._options)
+            _refuse_without_parts(reading)
             preparation = prepare_build(
                 reading.dataset,
                 self._config,
@@ -268,16 +303,23 @@ class BuildStep:
             remove_shards(self._folder / SHARDS_FOLDER)
         else:
             with lock_folder(self._folder):
+                if self._is_built(is_held=True):
+                    return
                 left_out = read_preparation(self._folder, self._config, self._settings).left_out
                 summary = merge_build(self._folder, self._config, self._settings)
             _print_summary(self._folder, summary, left_out, self._config)
+            _refuse_without_questions(self._folder, summary.num_questions, summary.skipped)
         self._store_marked()
 
-    def _is_built(self) -> bool:
+    def _is_built(self, *, is_held: bool = False) -> bool:
         expected = {"source": self._settings, "config": config_to_json(self._config)}
-        if not is_already_built(self._folder, expected, self._overwrite):
+        if not is_already_built(self._folder, expected, self._overwrite, is_held=is_held):
             return False
-        print(f"{self._folder}: already built with these settings, nothing to do")
+        build = read_json(self._folder / BUILD_FILE)
+        edited = ", then edited by hand (--overwrite builds it anew)" if build.get(EDITED_KEY) else ""
+        print(f"{self._folder}: already built with these settings{edited}, nothing to do")
+        skipped = read_skipped(build, self._folder / BUILD_FILE)
+        _refuse_without_questions(self._folder, build["num_questions"], skipped)
         return True
 
     def _origin(self) -> DatasetOrigin:
@@ -285,7 +327,8 @@ class BuildStep:
 
     def _store_marked(self) -> None:
         if self._is_marked:
-            count = marked_images.store_marked_images(self._folder)
+            with lock_folder(self._folder):
+                count = marked_images.store_marked_images(self._folder)
             print(f"{self._folder / MARKED_FOLDER}: {count} images with the box drawn")
 
 
@@ -308,6 +351,41 @@ def _print_summary(
     print(f"  {count_marks(dataset, questions).describe()}")
     if line := line_on_questions(folder.name, questions):
         print(f"  {line}")
+
+
+def _refuse_without_parts(reading: SourceReading) -> None:
+    """Refuse a data set without parts, after the reasons for which annotations were left out.
+
+    Raises:
+        ValueError: it has no part.
+    """
+    dataset = reading.dataset
+    if any(instance.parts for image in dataset.images for instance in image.objects):
+        return
+    for left_out in reading.skipped:
+        print(describe_left_out(len(left_out.annotation_ids), left_out.annotation_ids, left_out.reason))
+    _print_notes(reading)
+    most = max(reading.skipped, key=lambda row: len(row.annotation_ids), default=None)
+    reason = "" if most is None else f"; most annotations were left out for this reason: {most.reason}"
+    raise ValueError(f"{dataset.name}: no annotated part in {len(dataset.images)} images, nothing can be asked{reason}")
+
+
+def _refuse_without_questions(folder: Path, num_questions: Mapping[Any, int], skipped: Sequence[SkippedType]) -> None:
+    """Refuse a build that asks nothing, with the reasons.
+
+    Raises:
+        ValueError: there is no question.
+    """
+    if sum(num_questions.values()):
+        return
+    reasons = Counter[str]()
+    for row in skipped:
+        reasons[row.reason] = max(reasons[row.reason], row.count)
+    why = "; ".join(f"{reason} ({count} images)" for reason, count in reasons.most_common()) or "no image has a part"
+    raise ValueError(
+        f"{folder}: 0 questions: {why}. The annotations are in the folder; add images or parts, or change the "
+        "settings of the questions"
+    )
 
 
 def _print_notes(reading: SourceReading) -> None:

@@ -1,7 +1,10 @@
 """`python -m partonomy check`: reports the problems of a data set as a table and an exit status."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from partonomy.datasets.curation.check import (
     PROBLEMS,
@@ -11,14 +14,17 @@ from partonomy.datasets.curation.check import (
     CheckReport,
     Finding,
     Severity,
-    check_files,
+    check_input,
     count_severities,
     folder_input,
 )
+from partonomy.datasets.curation.check_tools import ToolInput
 from partonomy.datasets.curation.sharded_check import check_shard, merge_checks, remove_check_shards
+from partonomy.datasets.sources.registry import SourceOptions, find_source, tool_config
 from partonomy.files import write_json
 from partonomy.sharding import parse_shard
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, render_table
+from partonomy.terminal import one_line
 
 NUM_EXAMPLES = 5
 
@@ -31,6 +37,9 @@ def check(
     object_name: str | None = None,
     categories: str | None = None,
     name_map: str | None = None,
+    source: Literal["coco", "cvat", "label_studio", "labelme", "via", "supervisely"] = "coco",
+    label_separator: str | None = None,
+    label_attribute: str | None = None,
     min_pixels: int = 16,
     min_share: float = 0.0005,
     max_outside: float = 0.1,
@@ -43,7 +52,8 @@ def check(
 ) -> int:
     """Find broken images, masks, links and names in a data set, or in annotation files before they are built into one.
 
-    Give either the folder of a data set, or --annotations and --images for COCO-style files. Exit status: 2 if there
+    Give either the folder of a data set, or --annotations and --images for COCO-style files (of an annotation tool's
+    own files, also their --source). Exit status: 2 if there
     are errors (`build` refuses the record or leaves it out), 1 if there are warnings and --strict is given, else 0. It
     is also 1 if the annotation file itself cannot be read.
 
@@ -53,11 +63,14 @@ def check(
 
     Args:
         folder: Folder of a data set.
-        annotations: COCO-style annotation file to check instead.
+        annotations: COCO-style annotation file to check instead, or the file or folder of an annotation tool.
         images: Folder of its images.
         object_name: Object that all parts belong to, for files without object annotations.
         categories: JSON file object -> category.
         name_map: JSON file raw name -> natural name.
+        source: Form of the annotations: coco, or an annotation tool's own files (see docs/annotation_tools.md).
+        label_separator: Text between object and part in the labels of an annotation tool (default ":"), or part-of.
+        label_attribute: Attribute that holds the label (via).
         min_pixels: Warn about part masks with fewer pixels.
         min_share: Note part masks that cover a smaller fraction of their image.
         max_outside: Fraction of a part that may lie outside its object's mask.
@@ -80,7 +93,38 @@ def check(
         name_map=None if name_map is None else Path(name_map),
     )
     raw_only = {"annotations": annotations, "images": images, "object_name": object_name, "categories": categories}
-    files = _find_input(folder, raw_only)
+    of_tools = {"label_separator": label_separator, "label_attribute": label_attribute}
+    if source == "coco":
+        raw_only |= of_tools
+        files = _find_input(folder, raw_only)
+        return _check(files, config, strict=strict, output=output, shard=shard, merge=merge)
+    if folder is not None:
+        raise ValueError(f"--source {source} needs --annotations; a data set folder is checked without --source")
+    with tempfile.TemporaryDirectory() as scratch:  # for the images inside labelme's files
+        options = SourceOptions(
+            output=Path(scratch),
+            seed=0,
+            num_workers=num_workers,
+            invalid="collect",
+            images=images,
+            annotations=None if annotations is None else Path(annotations),
+            object_name=object_name,
+            categories=config.categories,
+            name_map=config.name_map,
+            label_separator=label_separator,
+            label_attribute=label_attribute,
+        )
+        find_source(source, options)
+        tool = ToolInput(source, tool_config(source, options))
+        files = CheckInput(tool.config.annotations, tool.config.images)
+        config = replace(config, foreign=tool)
+        return _check(files, config, strict=strict, output=output, shard=shard, merge=merge)
+
+
+def _check(
+    files: CheckInput, config: CheckConfig, *, strict: bool, output: str | None, shard: str | None, merge: bool
+) -> int:
+    """Run a check, one of its shards or the merge; see `check`."""
     if shard is not None or merge:
         if output is None or (shard is not None and merge):
             raise ValueError("--shard NUMBER/COUNT and --merge are separate steps, each with the same --output FILE")
@@ -90,10 +134,7 @@ def check(
         found = "was finished before, nothing to do" if count is None else f"finished, {count:,} findings"
         print(f"{files.annotations}: shard {shard} {found}")
         return 0
-    if merge:
-        report = merge_checks(files, config, Path(str(output)))
-    else:
-        report = check_files(files.annotations, files.images, config)
+    report = merge_checks(files, config, Path(str(output))) if merge else check_input(files, config)
     _print_report(report)
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +159,9 @@ def _find_input(folder: str | None, raw_only: Mapping[str, str | None]) -> Check
                 f"{', '.join(given)}: these flags apply only to COCO-style files; leave them out for a data set folder"
             )
         return folder_input(Path(folder))
+    unused = [f"--{name}" for name in ("label_separator", "label_attribute") if raw_only[name] is not None]
+    if unused:
+        raise ValueError(f"{', '.join(unused)}: pass the annotation tool too, for example --source labelme")
     annotations, images = raw_only["annotations"], raw_only["images"]
     if annotations is None or images is None:
         raise ValueError("pass the folder of a data set, or --annotations FILE and --images FOLDER")
@@ -147,7 +191,7 @@ def _print_report(report: CheckReport) -> None:
 
 
 def _examples(findings: Sequence[Finding]) -> list[str]:
-    lines = [f"{finding.record}: {finding.detail}" for finding in findings[:NUM_EXAMPLES]]
+    lines = [one_line(f"{finding.record}: {finding.detail}") for finding in findings[:NUM_EXAMPLES]]
     num_more = len(findings) - NUM_EXAMPLES
     return [*lines, f"... and {num_more:,} more"] if num_more > 0 else lines
 

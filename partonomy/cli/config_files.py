@@ -3,6 +3,9 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+
+from partonomy.yaml_files import require_unique_keys
 
 FLAG = "--config"
 
@@ -16,7 +19,13 @@ def config_files(arguments: Sequence[str]) -> tuple[str, ...]:
 
 @contextmanager
 def naming_config_files(arguments: Sequence[str]) -> Iterator[None]:
-    """Print the configuration files' names below the parser's message if it refuses an argument or a key."""
+    """Print the configuration files' names below the parser's message if it refuses an argument or a key.
+
+    Raises:
+        ValueError: a key occurs twice in a configuration file; the message names both.
+    """
+    for file in config_files(arguments):
+        require_unique_keys(Path(file))
     try:
         yield
     except SystemExit as stop:

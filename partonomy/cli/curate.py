@@ -14,6 +14,7 @@ from partonomy.datasets.curation.statistics import compute_statistics
 from partonomy.files import hash_files
 from partonomy.names import read_text_map
 from partonomy.structures import PartDataset
+from partonomy.terminal import one_line
 
 NUM_SHOWN = 20
 NEXT_STEP = "questions: python -m partonomy build --source dataset --images {folder} --output FOLDER"
@@ -195,7 +196,7 @@ def _count_images(dataset: PartDataset) -> Counter[str]:
 def _print_sizes(name: str, dataset: PartDataset) -> None:
     counts = compute_statistics(dataset)
     print(
-        f"{name}: {counts.num_images:,} images, {counts.num_objects:,} objects, {counts.num_parts:,} parts, "
+        f"{one_line(name)}: {counts.num_images:,} images, {counts.num_objects:,} objects, {counts.num_parts:,} parts, "
         f"{counts.num_object_parts:,} object-part labels, {counts.num_masks:,} masks"
     )
 
@@ -203,4 +204,4 @@ def _print_sizes(name: str, dataset: PartDataset) -> None:
 def _print_list(title: str, items: Sequence[str]) -> None:
     if items:
         more = f", ... ({len(items) - NUM_SHOWN:,} more in curation.json)" if len(items) > NUM_SHOWN else ""
-        print(f"{len(items):,} {title}: {', '.join(items[:NUM_SHOWN])}{more}")
+        print(f"{len(items):,} {title}: {one_line(', '.join(items[:NUM_SHOWN]))}{more}")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from partonomy.harness.merge_runs import merge_runs as merge
+from partonomy.harness.run import require_scored
 from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, read_config
 from partonomy.reporting.overview import overview
 
@@ -28,6 +29,7 @@ def merge_runs(
         FileNotFoundError: A folder holds no run, or the data are not found.
         ValueError: The runs have different settings or different records of one item, items lack a record, or the flag
             that names the data belongs to another benchmark.
+        RuntimeError: All items failed; the merged run is written and says so.
     """
     folders = [Path(run) for run in runs]
     benchmark = read_config(folders[0]).registered
@@ -43,3 +45,4 @@ def merge_runs(
     if joined.num_repeated:
         print(f"{joined.num_repeated} items have equal records in several runs and count once")
     print(f"Written: {Path(output) / RECORDS_FILE}, {Path(output) / SUMMARY_FILE}")
+    require_scored(Path(output), joined.summary.num_expected, joined.summary.reasons)

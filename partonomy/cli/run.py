@@ -13,7 +13,7 @@ from partonomy.benchmarks.partonomy.task import PartonomyTask
 from partonomy.benchmarks.registry import BENCHMARKS, find_benchmark
 from partonomy.cli.config_files import naming_config_files
 from partonomy.harness.ranks import rank_from_environment
-from partonomy.harness.run import Job, configure_run, run_benchmark
+from partonomy.harness.run import Job, configure_run, require_scored, run_benchmark
 from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, RunConfig
 from partonomy.harness.summary import Summary
 from partonomy.models.registry import ModelSettings
@@ -55,7 +55,10 @@ def benchmark_parser(name: str, prog: str | None = None, default_model: str | No
     _add_fields(parser, ModelSettings, {"model": default_model} if default_model else {})
     _add_fields(parser, benchmark.options, {})
     parser.add_argument("--limit", type=int | None, default=None, help="maximum number of items (per group)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in --output, and ask failed items again"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="delete the run in --output and start anew")
     parser.add_argument("--num_procs", type=int, default=1, help="number of worker processes on this machine")
     parser.add_argument(
         "--shard",
@@ -111,12 +114,20 @@ def run_parsed(name: str, arguments: Namespace) -> Summary | None:
     task = config.load_task()
     job = Job(configure_run(config, task))
     rank = rank_from_environment()
-    summary = run_benchmark(job, task, resume=arguments.resume, rank=rank, num_procs=arguments.num_procs)
+    summary = run_benchmark(
+        job,
+        task,
+        resume=arguments.resume,
+        rank=rank,
+        num_procs=arguments.num_procs,
+        overwrite=arguments.overwrite,
+    )
     if summary is not None:
         print(overview(summary))
         if isinstance(task, PartonomyTask) and (line := _blind_line(task)):
             print(line)
         print(f"Written: {job.output / RECORDS_FILE}, {job.output / SUMMARY_FILE}")
+        require_scored(job.output, summary.num_expected, summary.reasons)
     elif job.config.shard is not None and rank.index == 0:
         print(f"Shard {job.config.shard}: {job.output}")
         print("Join all shards: python -m partonomy merge-runs SHARDS --output FOLDER")

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from partonomy.datasets.curation.statistics import (
     DatasetEntry,
     compute_joint_statistics,
@@ -13,7 +15,7 @@ from partonomy.datasets.curation.statistics import (
     size_table,
 )
 from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, load_dataset, load_questions
-from partonomy.files import read_json, write_text_atomically
+from partonomy.files import read_json_as, write_text_atomically
 from partonomy.questions.build_config import NUM_EXAMPLE_IDS
 from partonomy.reporting.blind_tables import line_on_questions
 from partonomy.structures import PartDataset, SkippedType
@@ -68,14 +70,33 @@ def describe_left_out(count: int, annotation_ids: Sequence[int], reason: str) ->
     return f"  left out: {count} annotation{'' if count == 1 else 's'}{ids}: {reason}"
 
 
+class _LeftOutRow(msgspec.Struct):
+    """Annotations that a build left out for one reason."""
+
+    count: int
+    example_ids: list[int]
+    reason: str
+
+
+class _InvalidRow(msgspec.Struct):
+    """A record that an import left out."""
+
+    record_index: int
+    reason: str
+
+
+class _LeftOut(msgspec.Struct):
+    """What `build.json` says of what is not in the data set."""
+
+    left_out_annotations: list[_LeftOutRow] = []
+    invalid_records: list[_InvalidRow] = []
+
+
 def _make_entry(name: str, dataset: PartDataset, folder: str) -> DatasetEntry:
     build_file = Path(folder) / BUILD_FILE
-    built = read_json(build_file) if build_file.is_file() else {}
-    left_out = [
-        describe_left_out(row["count"], row["example_ids"], row["reason"]).strip()
-        for row in built.get("left_out_annotations", [])
-    ]
-    left_out += [f"left out: record {row['record_index']}: {row['reason']}" for row in built.get("invalid_records", [])]
+    built = read_json_as(build_file, _LeftOut, "build the data set again") if build_file.is_file() else _LeftOut()
+    left_out = [describe_left_out(row.count, row.example_ids, row.reason).strip() for row in built.left_out_annotations]
+    left_out += [f"left out: record {row.record_index}: {row.reason}" for row in built.invalid_records]
     counts = compute_statistics(dataset)
     if not (Path(folder) / QUESTIONS_FILE).is_file():
         return DatasetEntry(name, counts, tuple(left_out), None, ())

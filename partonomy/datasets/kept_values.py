@@ -14,16 +14,29 @@ import, an export writes their masks and parts, not those of the record file.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from partonomy.files import RECORD_ERRORS, check_text, hash_files, open_atomically, parse_json, printable, reason_of
+import msgspec
+
+from partonomy.files import (
+    RECORD_ERRORS,
+    check_text,
+    convert_json,
+    hash_files,
+    open_atomically,
+    parse_json,
+    printable,
+    reason_of,
+    shorten,
+)
 
 KEPT_FILE = "published.jsonl"
 BUILD_KEY = "kept_values"
+IMPORT_CURE = "import the record file again"
 SEGMENTATIONS, IMAGE_PATH, ANSWER_PARTS = "segmentations", "image_path", "answer_parts"
 RENAMED = "published_"
 """Prefix of a record's own key that an entry of predictions needs for itself."""
@@ -56,12 +69,16 @@ class KeptValues:
         return bool(self.values or self.absent or self.segmentations)
 
     def restore(self, record: Mapping[str, Any], image_path: Path, folder: Path) -> dict[str, Any]:
-        """Return an exported record with these values.
+        """Return an exported record with these values: the record as its file had it.
 
         Args:
             record: the record of `question_to_record`.
-            image_path: the image; the kept spelling of its path is used only if it leads there.
+            image_path: the image file. The kept spelling of its path is used only if it leads to this file from
+                `folder`.
             folder: the folder of the new record file.
+
+        Returns:
+            A new record, JSON values.
         """
         restored = {key: value for key, value in record.items() if key not in self.absent} | dict(self.values)
         spelling = self.values.get(IMAGE_PATH)
@@ -164,17 +181,25 @@ class KeptCounts:
             "united_parts": self.num_united_parts,
         }
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "KeptCounts":
-        """Read the counts of `to_json`."""
-        return cls(Counter(content["keys"]), content["reordered"], content["united"], content["united_parts"])
-
     def __iadd__(self, other: "KeptCounts") -> "KeptCounts":
         self.keys.update(other.keys)
         self.num_reordered += other.num_reordered
         self.num_united += other.num_united
         self.num_united_parts += other.num_united_parts
         return self
+
+
+class StoredCounts(msgspec.Struct):
+    """The form of `KeptCounts` in JSON (`KeptCounts.to_json`)."""
+
+    keys: dict[str, int]
+    reordered: int
+    united: int
+    united_parts: int
+
+    def to_counts(self) -> KeptCounts:
+        """Return the counts."""
+        return KeptCounts(Counter(self.keys), self.reordered, self.united, self.united_parts)
 
 
 class KeptWriter:
@@ -251,10 +276,7 @@ def kept_counts(build: Mapping[str, Any], path: Path) -> KeptCounts:
     """
     if BUILD_KEY not in build:
         return KeptCounts()
-    try:
-        return KeptCounts.from_json(build[BUILD_KEY])
-    except RECORD_ERRORS as error:
-        raise ValueError(f"{path}: {BUILD_KEY!r}: {reason_of(error)}; import the record file again") from error
+    return convert_json(build[BUILD_KEY], StoredCounts, f"{path}: {BUILD_KEY!r}", IMPORT_CURE).to_counts()
 
 
 def read_kept(folder: Path, build: Mapping[str, Any], content: Sequence[Path]) -> KeptOfFolder:
@@ -293,13 +315,16 @@ def read_kept(folder: Path, build: Mapping[str, Any], content: Sequence[Path]) -
                     values.pop(ANSWER_PARTS, None)
                 masks = None if key is None or is_edited else segmentations[key]
                 name = check_text(row["question_id"], "'question_id'")
-                kept[name] = KeptValues(values, tuple(row["absent"]), masks)
+                absent = row["absent"]
+                if not isinstance(absent, list) or not all(isinstance(one, str) for one in absent):
+                    raise ValueError(f"'absent' must be a list of keys, got {shorten(absent)}")
+                kept[name] = KeptValues(values, tuple(absent), masks)
             except RECORD_ERRORS as error:
                 raise ValueError(f"{path}, line {number}: {reason_of(error)}; import the record file again") from error
     return KeptOfFolder(kept, is_edited)
 
 
-def count_kept(kept: Sequence[KeptValues]) -> KeptCounts:
+def count_kept(kept: Iterable[KeptValues]) -> KeptCounts:
     """Count the records of an import."""
     counts = KeptCounts()
     for one in kept:

@@ -163,10 +163,13 @@ def read_training_images(folder: Path) -> TrainingImageList | None:
     if not path.is_file():
         return None
     try:
-        return _ADAPTER.validate_json(path.read_bytes())
+        return _ADAPTER.validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise ValueError(f"{path}: not a list of training images ({first['msg']}); delete it or restore it") from error
+        place = ".".join(str(key) for key in first["loc"])
+        raise ValueError(
+            f"{path}: not a list of training images ({place or 'the content'}: {first['msg']}); delete it or restore it"
+        ) from error
 
 
 def copy_training_images(sources: Iterable[Path | None], destination: Path) -> None:

@@ -7,13 +7,15 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from operator import attrgetter
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from partonomy.datasets.kept_values import NOTHING, KeptSegmentations, KeptValues, find_kept, is_same_json
+from partonomy.datasets.near_names import ImageRoot
 from partonomy.datasets.phrases import locate_listed, locate_phrases
 from partonomy.datasets.question_file import check_question, invalid_record
 from partonomy.files import (
@@ -21,6 +23,7 @@ from partonomy.files import (
     check_relative_path,
     check_text,
     hash_files,
+    is_list,
     iterate_records,
     parse_json,
     read_json,
@@ -30,6 +33,7 @@ from partonomy.files import (
 from partonomy.images import check_image
 from partonomy.masks import check_mask_size, rle_area, rle_from_coco, rle_to_json, union_masks
 from partonomy.sharding import Shard
+from partonomy.stored_lines import Mapped, Spool
 from partonomy.structures import (
     CharSpan,
     Choice,
@@ -44,6 +48,7 @@ from partonomy.structures import (
     QuestionType,
 )
 
+NO_RECORD_FILE = "not a JSON file"
 SIDECAR_SUFFIX = ".annotations.json"
 CORRECT = "correct"
 INCORRECT = "incorrect"
@@ -92,6 +97,7 @@ class PublishedRecord:
         index: its index in the file.
         question: the question.
         image_path: the image's path as it stands in the file.
+        file_name: its path relative to the folder of images: that of the file, or the one given instead.
         parts: all parts of the instance, including those asked about.
         kept: what it says otherwise than the record of `question_to_record`.
     """
@@ -99,6 +105,7 @@ class PublishedRecord:
     index: int
     question: Question
     image_path: str
+    file_name: str
     parts: tuple[Part, ...]
     kept: KeptValues = NOTHING
 
@@ -106,19 +113,24 @@ class PublishedRecord:
 def load_records(path: Path, invalid: Literal["raise", "collect"], *, needs_images: bool = True) -> QuestionSet:
     """Read a record file as questions; see `partonomy.datasets.store.load_questions`."""
     records, bad = read_records(path, invalid, needs_images=needs_images)
-    questions = tuple(record.question for record in records)
+    questions = Mapped(records, attrgetter("question"))
     return QuestionSet(path.stem, questions, hash_files([path]), invalid=bad)
 
 
 def read_records(
-    path: Path, invalid: Literal["raise", "collect"], *, needs_images: bool = True
-) -> tuple[list[PublishedRecord], tuple[InvalidRecord, ...]]:
-    """Read a record file.
+    path: Path,
+    invalid: Literal["raise", "collect"],
+    *,
+    needs_images: bool = True,
+    image_root: ImageRoot | None = None,
+) -> tuple[Sequence[PublishedRecord], tuple[InvalidRecord, ...]]:
+    """Read a record file. The records lie in a temporary file, without their masks, which many of them share.
 
     Args:
         path: the file.
         invalid: what to do with unusable records; see `partonomy.datasets.store.load_questions`.
         needs_images: whether a record whose image is missing or has another size than its masks is unusable.
+        image_root: where the images lie, if not where the records say.
 
     Returns:
         The usable records and the unusable ones. Images are numbered from 1 in order of appearance; question ids are
@@ -128,7 +140,7 @@ def read_records(
         ValueError: the file is not a JSON list or, with "raise", a record is bad; the message names file and record
             index.
     """
-    reader = _RecordReader(path, needs_images)
+    reader = _RecordReader(path, needs_images, image_root)
     return reader.read_all(enumerate(_read_list(path)), invalid)
 
 
@@ -143,12 +155,14 @@ class RecordShard:
             all images of the file by this index numbers them as `read_records` does.
     """
 
-    records: tuple[PublishedRecord, ...]
+    records: Sequence[PublishedRecord]
     bad: tuple[InvalidRecord, ...]
     claims: Mapping[str, int]
 
 
-def read_record_shard(path: Path, invalid: Literal["raise", "collect"], shard: Shard) -> RecordShard:
+def read_record_shard(
+    path: Path, invalid: Literal["raise", "collect"], shard: Shard, image_root: ImageRoot | None = None
+) -> RecordShard:
     """Read the records of one shard's images; other records are dropped as they are read.
 
     Images are assigned to shards by a checksum of their path; records that name no image belong to the first shard.
@@ -156,14 +170,14 @@ def read_record_shard(path: Path, invalid: Literal["raise", "collect"], shard: S
     Raises:
         ValueError: see `read_records`; with "raise" only for records of the shard.
     """
-    reader = _RecordReader(path)
+    reader = _RecordReader(path, image_root=image_root)
     own = (
         (index, content)
         for index, content in enumerate(iterate_records(path, is_strict=True))
         if _shard_of(content, shard.count) == shard.index
     )
     records, bad = reader.read_all(own, invalid)
-    return RecordShard(tuple(records), bad, reader.claims)
+    return RecordShard(records, bad, reader.claims)
 
 
 def _shard_of(content: object, count: int) -> int:
@@ -217,18 +231,20 @@ class _ReadParts:
 class _RecordReader:
     """Reads the records of one file; masks that several records repeat are decoded only once."""
 
-    def __init__(self, path: Path, needs_images: bool = True) -> None:
+    def __init__(self, path: Path, needs_images: bool = True, image_root: ImageRoot | None = None) -> None:
         self._path = path
+        self._image_root = image_root
         self._needs_images = needs_images
         self._image_ids: dict[str, int] = {}
         self.claims: dict[str, int] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._found_images: dict[str, tuple[str, Path]] = {}
         self._parts: dict[tuple[str, str], _ReadParts] = {}
 
     def read_all(
         self, contents: Iterable[tuple[int, Any]], invalid: Literal["raise", "collect"]
-    ) -> tuple[list[PublishedRecord], tuple[InvalidRecord, ...]]:
-        records: list[PublishedRecord] = []
+    ) -> tuple[Sequence[PublishedRecord], tuple[InvalidRecord, ...]]:
+        records = Spool[PublishedRecord](Part, KeptSegmentations, Path)
         bad: list[InvalidRecord] = []
         for index, content in contents:
             try:
@@ -243,7 +259,7 @@ class _RecordReader:
     def _known_truth(self, index: int, content: Any) -> KnownTruth | None:
         """Return the truth of a record that would be sound with an image that fits; None if it would not be."""
         try:
-            record = _RecordReader(self._path, needs_images=False).read(index, content)
+            record = _RecordReader(self._path, needs_images=False, image_root=self._image_root).read(index, content)
         except RECORD_ERRORS:
             return None
         masks = [part.mask for part in record.question.masks]
@@ -255,7 +271,7 @@ class _RecordReader:
             raise ValueError(f"expected a JSON object, got {type(content).__name__}")
         question_type = QuestionType(_text(content, "question_type"))
         image_path = _text(content, "image_path")
-        full_path = self._find_image(image_path)
+        file_name, full_path = self._find_image(image_path)
         read = self._read_parts(image_path, full_path, content["segmentations"])
         parts = read.parts
         choices = _read_choices(content, question_type)
@@ -280,7 +296,7 @@ class _RecordReader:
         )
         check_question(question)
         kept = find_kept(content, _question_values(question, os.path.normpath(image_path)), read.kept)
-        return PublishedRecord(index, question, image_path, parts, kept)
+        return PublishedRecord(index, question, image_path, file_name, parts, kept)
 
     def _number_image(self, image_path: str, index: int) -> int:
         if image_path not in self._image_ids:
@@ -288,15 +304,31 @@ class _RecordReader:
             self.claims[image_path] = index
         return self._image_ids[image_path]
 
-    def _find_image(self, image_path: str) -> Path:
-        """Return the image's path in the file's folder, or in the image folder that an export's second file names."""
-        path = self._path.parent / image_path
+    def _find_image(self, image_path: str) -> tuple[str, Path]:
+        """Return an image's path relative to the folder of images, and its whole path.
+
+        The folder is the one given, else the file's; an export's second file may name another one.
+        """
+        if image_path not in self._found_images:
+            self._found_images[image_path] = self._search_image(image_path)
+        return self._found_images[image_path]
+
+    def _search_image(self, image_path: str) -> tuple[str, Path]:
+        if self._image_root is not None:
+            try:
+                file_name = self._image_root.find(image_path)
+            except FileNotFoundError:
+                if self._needs_images:
+                    raise
+                file_name = PurePosixPath(image_path).name
+            return file_name, self._image_root.folder / file_name
+        path = (self._path.parent / image_path).resolve()
         try:
             check_relative_path(image_path, "'image_path'")
-        except ValueError:
-            if self._exported_root is None or not path.resolve().is_relative_to(self._exported_root):
-                raise
-        return path.resolve()
+        except ValueError as error:
+            if self._exported_root is None or not path.is_relative_to(self._exported_root):
+                raise ValueError(f"{error}; or pass the folder of the images: import --images FOLDER") from error
+        return image_path, path
 
     @cached_property
     def _exported_root(self) -> Path | None:
@@ -343,13 +375,13 @@ def _fits_image(path: Path, height: int, width: int) -> bool:
     return True
 
 
-def _read_list(path: Path) -> list[Any]:
+def _read_list(path: Path) -> Iterator[Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: record file not found")
-    contents = parse_json(path.read_bytes(), f"{path}: not a JSON file")
-    if not isinstance(contents, list):
+        raise FileNotFoundError(f"{path}: record file not found; is {path.parent} the right folder?")
+    if not is_list(path):
+        contents = parse_json(path.read_bytes(), f"{path}: {NO_RECORD_FILE}")
         raise ValueError(f"{path}: a record file is a JSON list of questions, got {type(contents).__name__}")
-    return contents
+    return iterate_records(path, is_strict=True, refusal=NO_RECORD_FILE)
 
 
 def _read_part(label: str, masks: object, height: int, width: int) -> Part:

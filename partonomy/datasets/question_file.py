@@ -1,6 +1,6 @@
 """Reads and writes `questions.jsonl`: one question per line, with masks as annotation ids to avoid duplicates.
 
-A training set has hundreds of thousands of questions, so lines stay in memory as bytes and are parsed on access.
+A training set has hundreds of thousands of questions, so lines stay in the file and are read and parsed on access.
 """
 
 import json
@@ -13,6 +13,7 @@ import msgspec
 
 from partonomy.datasets.phrases import locate_listed
 from partonomy.files import RECORD_ERRORS, printable, reason_of
+from partonomy.stored_lines import OpenFile, StoredLines
 from partonomy.structures import (
     AnnotatedImage,
     CharSpan,
@@ -223,14 +224,29 @@ def check_question(question: Question) -> None:
 def read_question_lines(
     path: Path, dataset: PartDataset, invalid: Literal["raise", "collect"], *, needs_images: bool = True
 ) -> tuple[StoredQuestions, tuple[InvalidRecord, ...]]:
-    """Read and check `questions.jsonl`; see `partonomy.datasets.store.load_questions`."""
+    """Read and check `questions.jsonl`.
+
+    Args:
+        path: the file.
+        dataset: the annotations that its questions refer to.
+        invalid: see `partonomy.datasets.store.load_questions`.
+        needs_images: whether a question is unusable if its image file is missing.
+
+    Returns:
+        The usable questions, and the unusable records.
+
+    Raises:
+        ValueError: with "raise", a record is bad; the message names the file and the line.
+    """
     index = AnnotationIndex(dataset)
-    lines: list[bytes] = []
+    lines = StoredLines(OpenFile.of(path))
     bad: list[InvalidRecord] = []
     seen: set[str] = set()
     is_present: dict[Path, bool] = {}
+    end = 0
     with path.open("rb") as file:
         for number, content in enumerate(file):
+            start, end = end, end + len(content)
             try:
                 question = index.build_question(DECODER.decode(content))
                 if question.question_id in seen:
@@ -245,12 +261,18 @@ def read_question_lines(
                 bad.append(invalid_record(number, _parse_loosely(content), reason))
                 continue
             seen.add(question.question_id)
-            lines.append(content)
+            lines.append(start, len(content))
     return StoredQuestions(lines, index), tuple(bad)
 
 
 def invalid_record(index: int, record: object, reason: str) -> InvalidRecord:
-    """Describe an unreadable record with its id and type, as far as they are known."""
+    """Describe an unreadable record with its id and type, as far as they are known.
+
+    Args:
+        index: index of the record in its file.
+        record: the record, of any form; its id and type are taken if they are readable.
+        reason: why it is unusable.
+    """
     fields = record if isinstance(record, Mapping) else {}
     known = {question_type.value: question_type for question_type in QuestionType}
     question_type = fields.get("question_type")

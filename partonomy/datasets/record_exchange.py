@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from PIL import Image
 
 from partonomy.datasets.annotation_file import annotations_from_json, write_annotations
@@ -22,6 +23,7 @@ from partonomy.datasets.kept_values import (
     read_kept,
     write_kept,
 )
+from partonomy.datasets.near_names import ImageRoot
 from partonomy.datasets.published_records import (
     PublishedRecord,
     question_to_record,
@@ -29,6 +31,7 @@ from partonomy.datasets.published_records import (
     read_sidecar,
     sidecar_path,
 )
+from partonomy.datasets.seal import EDITED_KEY, SEAL_KEY, break_seal, describe_files
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
     BUILD_FILE,
@@ -47,17 +50,23 @@ from partonomy.files import (
     RECORD_ERRORS,
     check_box,
     check_text,
+    compact_bytes,
+    compact_json,
     hash_files,
+    is_integer,
     json_bytes,
+    match_json,
     open_atomically,
     printable,
     read_json,
     reason_of,
+    shorten,
     write_json,
 )
 from partonomy.images import draw_box, load_image
 from partonomy.names import LEVEL_SEPARATOR
 from partonomy.progress import progress
+from partonomy.stored_lines import Mapped
 from partonomy.structures import (
     AnnotatedImage,
     InvalidRecord,
@@ -118,15 +127,16 @@ def export_records(folder: Path, record_file: Path) -> ExchangeSummary:
         file.write(b"\n]\n")
     description = read_json(folder / DATASET_FILE)
     description["image_root"] = Path(os.path.relpath(dataset.image_root, target)).as_posix()
-    sidecar = {
-        "record_sha256": hash_files([record_file]),
-        "dataset": description,
-        "build": build,
-        "questions": [_identity_to_json(question) for question in questions],
-        "annotations": read_json(folder / ANNOTATIONS_FILE),
-    }
-    write_json(sidecar_path(record_file), sidecar)
-    num_boxes = sum(question.box is not None for question in questions)
+    with open_atomically(sidecar_path(record_file)) as file:
+        start = {"record_sha256": hash_files([record_file]), "dataset": description, "build": build}
+        file.write(compact_bytes(start).removesuffix(b"}") + b',"questions":[')
+        num_boxes = 0
+        for number, question in enumerate(questions):
+            file.write((b"," if number else b"") + compact_bytes(_identity_to_json(question)))
+            num_boxes += question.box is not None
+        file.write(b'],"annotations":')
+        file.writelines(compact_json(folder / ANNOTATIONS_FILE))
+        file.write(b"}\n")
     return ExchangeSummary(len(questions), num_boxes, counts, is_edited=kept.is_edited)
 
 
@@ -143,22 +153,30 @@ def _content_files(folder: Path) -> tuple[Path, Path]:
 def count_kept_values(path: Path) -> KeptCounts:
     """Count what the published records of a data set folder or record file say beyond their questions."""
     if path.is_file():
-        return count_kept([record.kept for record in read_records(path, "collect")[0]])
+        return count_kept(record.kept for record in read_records(path, "collect")[0])
     build = path / BUILD_FILE
     return kept_counts(read_json(build), build) if build.is_file() else KeptCounts()
 
 
-def import_source(record_file: Path) -> dict[str, str]:
-    """Return what an import depends on: hashes of the record file and of the annotations next to it."""
+def import_source(record_file: Path, images: Path | None = None) -> dict[str, str]:
+    """Return what an import depends on: hashes of the record file and of the annotations next to it, and the images.
+
+    Args:
+        record_file: the record file.
+        images: the folder of the images; None if they lie where the records say.
+    """
     sidecar = sidecar_path(record_file)
-    return {
+    place = {} if images is None else {"images": images.resolve().as_posix()}
+    return place | {
         "records": record_file.name,
         "records_sha256": hash_files([record_file]),
         "annotations_sha256": hash_files([sidecar]) if sidecar.is_file() else MISSING_FILE,
     }
 
 
-def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "collect"] = "raise") -> ExchangeSummary:
+def import_records(
+    record_file: Path, folder: Path, invalid: Literal["raise", "collect"] = "raise", images: Path | None = None
+) -> ExchangeSummary:
     """Write a published record file as a data set folder.
 
     Args:
@@ -167,27 +185,29 @@ def import_records(record_file: Path, folder: Path, invalid: Literal["raise", "c
         invalid: "raise" stops at the first bad record; "collect" leaves bad records out and lists them in `build.json`,
             so that validating the folder counts them as failed, like validating the record file. If only the image of
             a record is at fault, the list keeps its true parts, which count as missed.
+        images: the folder of the images, if they do not lie where the records say; see `ImageRoot`.
 
     Raises:
         ValueError: a file is broken, or the annotations next to the record file belong to another version of it.
     """
-    records, bad = read_records(record_file, invalid)
-    (folder / BUILD_FILE).unlink(missing_ok=True)
+    image_root = None if images is None else ImageRoot(images)
+    records, bad = read_records(record_file, invalid, image_root=image_root)
+    break_seal(folder)
     if sidecar_path(record_file).is_file():
-        exported = read_exported(record_file)
+        exported = read_exported(record_file, image_root)
         questions = exported.restore(records)
         exported.write_annotations(folder)
         build = dict(exported.build)
     else:
-        dataset, questions = gather(record_file, records)
+        dataset, questions = gather(record_file, records, image_root)
         save_dataset(dataset, folder, import_origin(record_file))
         build = gathered_build(len(dataset.images), Counter(question.question_type for question in questions))
     write_questions(questions, folder)
     with write_kept(folder) as writer:
         for record, question in zip(records, questions, strict=True):
             writer.write(question.question_id, record.kept)
-    counts = count_kept([record.kept for record in records])
-    write_import(record_file, folder, build, bad, counts)
+    counts = count_kept(record.kept for record in records)
+    write_import(record_file, folder, build, bad, counts, images=images)
     return ExchangeSummary(len(questions), sum(question.box is not None for question in questions), counts, bad)
 
 
@@ -208,7 +228,13 @@ def gathered_build(num_images: int, num_questions: Mapping[QuestionType, int]) -
 
 
 def write_import(
-    record_file: Path, folder: Path, build: Mapping[str, Any], bad: Sequence[InvalidRecord], counts: KeptCounts
+    record_file: Path,
+    folder: Path,
+    build: Mapping[str, Any],
+    bad: Sequence[InvalidRecord],
+    counts: KeptCounts,
+    *,
+    images: Path | None = None,
 ) -> None:
     """Write `build.json` of an import.
 
@@ -219,6 +245,7 @@ def write_import(
         bad: the records that this import left out. Records that an earlier import left out are kept in the list and
             still count as failed.
         counts: counts of the kept values, which are already written.
+        images: the folder of the images, if it was given.
     """
     rows = [
         {
@@ -231,10 +258,11 @@ def write_import(
         for row in bad
     ]
     content = {
-        **{key: value for key, value in build.items() if key != BUILD_KEY},
-        "import": import_source(record_file),
+        **{key: value for key, value in build.items() if key not in (BUILD_KEY, SEAL_KEY, EDITED_KEY)},
+        "import": import_source(record_file, images),
         "invalid_records": build.get("invalid_records", []) + rows,
         **describe_kept(folder, counts, _content_files(folder)),
+        SEAL_KEY: describe_files(folder),
     }
     write_json(folder / BUILD_FILE, content, indent=2)
 
@@ -264,15 +292,23 @@ class ExportedDataset:
     build: Mapping[str, Any]
     images: tuple[AnnotatedImage, ...]
 
-    def restore(self, records: Sequence[PublishedRecord]) -> list[Question]:
-        """Restore the ids that the records were exported with."""
+    def restore(self, records: Sequence[PublishedRecord]) -> Sequence[Question]:
+        """Return the records' questions with the ids that they were exported with; each access restores them again.
+
+        Raises:
+            ValueError: the annotations do not name a record's object or parts; the message names the question.
+        """
         owners = {instance.instance_id: (image, instance) for image in self.images for instance in image.objects}
-        questions = []
-        for record in records:
+
+        def restore_one(record: PublishedRecord) -> Question:
             try:
-                questions.append(_restore_question(record, self.identities[record.index], owners, self.image_root))
+                return _restore_question(record, self.identities[record.index], owners, self.image_root)
             except RECORD_ERRORS as error:
                 raise ValueError(f"{self.path}, question {record.index}: {reason_of(error)}") from error
+
+        questions = Mapped(records, restore_one)
+        for _ in questions:  # all errors come before anything is written
+            pass
         return questions
 
     def write_annotations(self, folder: Path) -> None:
@@ -285,26 +321,42 @@ class ExportedDataset:
         write_annotations(self.images, folder / ANNOTATIONS_FILE)
 
 
-def read_exported(record_file: Path) -> ExportedDataset:
+class _Sidecar(msgspec.Struct):
+    """The annotations next to a record file, as `export_records` writes them."""
+
+    dataset: dict[str, Any]
+    build: dict[str, Any] | None
+    questions: list[dict[str, Any]]
+    annotations: dict[str, Any]
+
+
+def read_exported(record_file: Path, root: ImageRoot | None = None) -> ExportedDataset:
     """Read the annotations next to a record file.
 
+    Args:
+        record_file: the record file.
+        root: where the images lie, if not where the annotations say.
+
     Raises:
+        FileNotFoundError: an image is not below the given folder.
         ValueError: they are broken, or belong to another version of the record file.
     """
     path, sidecar = sidecar_path(record_file), read_sidecar(record_file)
     try:
-        description: dict[str, Any] = sidecar["dataset"]
-        image_root = (record_file.parent / description["image_root"]).resolve()
-        identities, build = list(sidecar["questions"]), dict(sidecar["build"] or {})
-        annotations = dict(sidecar["annotations"])
+        content = match_json(sidecar, _Sidecar)
+        description, build = content.dataset, content.build or {}
+        image_root = (record_file.parent / check_text(description.get("image_root"), "'image_root'")).resolve()
     except RECORD_ERRORS as error:
         raise ValueError(f"{path}: {reason_of(error)}; export both files again") from error
-    images = annotations_from_json(annotations, path)
+    images = annotations_from_json(content.annotations, path)
+    if root is not None:
+        image_root = root.folder
+        images = tuple(replace(image, file_name=root.find(image.file_name)) for image in images)
     read_skipped(build, path)
     read_left_out(build, path, first_index=0)
-    for content in (description, build):
-        _check_writable(content, path)
-    return ExportedDataset(path, description, image_root, identities, build, images)
+    for part in (description, build):
+        _check_writable(part, path)
+    return ExportedDataset(path, description, image_root, content.questions, build, images)
 
 
 def _check_writable(content: Mapping[str, Any], path: Path) -> None:
@@ -320,7 +372,10 @@ def _restore_question(
     owners: Mapping[int, tuple[AnnotatedImage, ObjectInstance]],
     image_root: Path,
 ) -> Question:
-    image, instance = owners[identity["instance_id"]]
+    instance_id = identity["instance_id"]
+    if not is_integer(instance_id) or instance_id not in owners:
+        raise ValueError(f"'instance_id' {shorten(instance_id)} is not an annotated object")
+    image, instance = owners[instance_id]
     part_of = {part.label: part for part in instance.parts}
     box = identity["box"]
     return replace(
@@ -334,8 +389,19 @@ def _restore_question(
     )
 
 
-def gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartDataset, list[Question]]:
-    """Collect the instances that the records repeat: one per image, label and set of masks."""
+def gather(
+    record_file: Path, records: Sequence[PublishedRecord], root: ImageRoot | None = None
+) -> tuple[PartDataset, Sequence[Question]]:
+    """Collect the instances that the records repeat: one per image, label and set of masks.
+
+    Args:
+        record_file: the record file.
+        records: its usable records.
+        root: where the images lie, if not where the records say.
+
+    Returns:
+        The data set and the records' questions with its ids, made on each access.
+    """
     instances: dict[tuple[int, str, tuple[Part, ...]], ObjectInstance] = {}
     images: dict[int, AnnotatedImage] = {}
     for record in records:
@@ -345,13 +411,14 @@ def gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartD
         instances.setdefault(key, ObjectInstance(len(instances), question.object_label, category, record.parts))
         images.setdefault(
             question.image_id,
-            AnnotatedImage(question.image_id, record.image_path, question.height, question.width, ()),
+            AnnotatedImage(question.image_id, record.file_name, question.height, question.width, ()),
         )
     by_image: dict[int, list[ObjectInstance]] = {image_id: [] for image_id in images}
     for (image_id, _, _), instance in instances.items():
         by_image[image_id].append(instance)
     raw = tuple(replace(image, objects=tuple(by_image[image.image_id])) for image in images.values())
-    dataset = number_annotations(PartDataset(record_file.stem, record_file.parent.resolve(), raw))
+    image_root = record_file.parent.resolve() if root is None else root.folder
+    dataset = number_annotations(PartDataset(record_file.stem, image_root, raw))
     numbered = dict(
         zip(
             (instance.instance_id for image in raw for instance in image.objects),
@@ -359,14 +426,15 @@ def gather(record_file: Path, records: Sequence[PublishedRecord]) -> tuple[PartD
             strict=True,
         )
     )
-    questions = []
-    for record in records:
+
+    def number(record: PublishedRecord) -> Question:
         question = record.question
         instance = numbered[instances[question.image_id, question.object_label, record.parts].instance_id]
         part_of = {part.label: part for part in instance.parts}
         masks = tuple(part_of[label] for label in question.correct_choice.parts)
-        questions.append(replace(question, instance_id=instance.instance_id, masks=masks))
-    return dataset, questions
+        return replace(question, instance_id=instance.instance_id, masks=masks)
+
+    return dataset, Mapped(records, number)
 
 
 def store_marked_images(folder: Path) -> int:

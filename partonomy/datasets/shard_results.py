@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from partonomy.files import hash_files, read_json, write_json
+from partonomy.files import convert_json, hash_files, read_json, read_json_as, shorten, write_json
 from partonomy.locks import LOCK_FILE, lock_folder
 from partonomy.sharding import Shard, all_shards
+
+T = TypeVar("T")
 
 SHARDS_FOLDER = "shards"
 NO_VALUE = "(none)"
@@ -63,12 +65,16 @@ class ShardResults:
             )
         return tuple(Shard(number - 1, count) for count, number in found)
 
-    def read_all(self) -> tuple[tuple[Shard, dict[str, Any]], ...]:
+    def read_all(self, kind: type[T]) -> tuple[tuple[Shard, T], ...]:
         """Read the results of all shards, in order.
+
+        Args:
+            kind: the type of a shard's content (`convert_json`).
 
         Raises:
             FileNotFoundError: shards are missing; the message names them.
-            ValueError: a shard was made with other settings; the message names the file and the setting.
+            ValueError: a shard was made with other settings, or its file is damaged or another shard's; the message
+                names the file and the setting or field.
         """
         found = self.find()
         if not found:
@@ -81,17 +87,21 @@ class ShardResults:
                 f"{self.folder}: shards are missing ({self.work}): {', '.join(missing)}; run each with --shard, then "
                 "merge again"
             )
-        return tuple((shard, self._read(shard)) for shard in found)
+        return tuple((shard, self._read(shard, kind)) for shard in found)
 
-    def _read(self, shard: Shard) -> dict[str, Any]:
-        content = read_json(self.path(shard))
+    def _read(self, shard: Shard, kind: type[T]) -> T:
+        cure = f"delete it and run --shard {shard} again"
+        content = read_json_as(self.path(shard), dict[str, Any], cure)
+        if content.get("shard") != str(shard):
+            found = shorten(content.get("shard", NO_VALUE))
+            raise ValueError(f"{self.path(shard)}: 'shard' must be {str(shard)!r}, got {found}; {cure}")
         differences = find_differences(content.get("settings"), self.settings)
         if differences:
             raise ValueError(
                 f"{self.path(shard)}: made with other settings ({'; '.join(differences)}); run --shard {shard} again "
                 "with the settings of this command, or merge with the settings of the shards"
             )
-        return content
+        return convert_json(content, kind, str(self.path(shard)), cure)
 
 
 def hash_input(path: Path) -> str:
@@ -106,7 +116,13 @@ def hash_input(path: Path) -> str:
 
 
 def find_differences(found: object, expected: Mapping[str, object], prefix: str = "") -> list[str]:
-    """List the differences from stored settings as "KEY: VALUE there, VALUE now", nested keys joined with dots."""
+    """List the differences from stored settings as "KEY: VALUE there, VALUE now", nested keys joined with dots.
+
+    Args:
+        found: the stored settings; anything but a mapping counts as empty.
+        expected: the settings of this command.
+        prefix: prefix of the keys in the list.
+    """
     there: Mapping[str, object] = found if isinstance(found, Mapping) else {}
     now: Mapping[str, object] = json.loads(json.dumps(expected))
     differences = []

@@ -16,7 +16,15 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 
-from partonomy.datasets.kept_values import KeptCounts, KeptSegmentations, KeptValues, count_kept, write_kept
+from partonomy.datasets.kept_values import (
+    KeptCounts,
+    KeptSegmentations,
+    KeptValues,
+    StoredCounts,
+    count_kept,
+    write_kept,
+)
+from partonomy.datasets.near_names import ImageRoot
 from partonomy.datasets.published_records import RecordShard, read_record_shard, sidecar_path
 from partonomy.datasets.question_file import DECODER, ENCODER, QuestionLine, question_to_line
 from partonomy.datasets.record_exchange import (
@@ -28,8 +36,9 @@ from partonomy.datasets.record_exchange import (
     read_exported,
     write_import,
 )
+from partonomy.datasets.seal import break_seal
 from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults, remove_shards
-from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, read_known_truth, save_dataset_images
+from partonomy.datasets.store import QUESTIONS_FILE, save_dataset_images
 from partonomy.files import hash_files, open_atomically
 from partonomy.locks import lock_folder
 from partonomy.sharding import Shard
@@ -75,55 +84,77 @@ class NumberedQuestion(msgspec.Struct, array_like=True):
     line: QuestionLine
 
 
+class _ShardContent(msgspec.Struct):
+    """The result of a shard, next to the files of `_paths`."""
+
+    claims: list[int]
+    num_images: int
+    num_boxes: int
+    num_questions: dict[QuestionType, int]
+    invalid: list[InvalidRecord]
+    kept: StoredCounts
+    sha256: str
+
+
 IMAGE_DECODER = msgspec.json.Decoder(ImageLine)
 QUESTION_DECODER = msgspec.json.Decoder(NumberedQuestion)
 
 
-def _results(record_file: Path, folder: Path, invalid: Literal["raise", "collect"]) -> ShardResults:
-    return ShardResults(folder / SHARDS_FOLDER, WORK, {**import_source(record_file), "invalid": invalid})
+def _results(
+    record_file: Path, folder: Path, invalid: Literal["raise", "collect"], images: Path | None
+) -> ShardResults:
+    return ShardResults(folder / SHARDS_FOLDER, WORK, {**import_source(record_file, images), "invalid": invalid})
 
 
-def import_shard(record_file: Path, folder: Path, invalid: Literal["raise", "collect"], shard: Shard) -> bool:
+def import_shard(
+    record_file: Path,
+    folder: Path,
+    invalid: Literal["raise", "collect"],
+    shard: Shard,
+    images: Path | None = None,
+) -> bool:
     """Read and check the records of a shard's images; see `record_exchange.import_records`.
 
     Returns:
         False if the shard was finished before.
     """
-    results = _results(record_file, folder, invalid)
+    results = _results(record_file, folder, invalid, images)
     with lock_folder(results.folder, f"{WORK}-{shard.file_stem}.lock"):
         if results.is_done(shard):
             return False
-        read = read_record_shard(record_file, invalid, shard)
-        images, lines = _number_within_images(record_file, read)
+        root = None if images is None else ImageRoot(images)
+        read = read_record_shard(record_file, invalid, shard, root)
+        image_lines, lines = _number_within_images(record_file, read, root)
         paths = _paths(results, shard)
         with open_atomically(paths.images) as file:
-            file.writelines(ENCODER.encode(image) + b"\n" for image in images)
+            file.writelines(ENCODER.encode(image) + b"\n" for image in image_lines)
         with open_atomically(paths.questions) as file:
             file.writelines(
                 ENCODER.encode(NumberedQuestion(record.index, line)) + b"\n"
                 for record, line in zip(read.records, lines, strict=True)
             )
-        kept = [record.kept for record in read.records]
         with open_atomically(paths.kept) as file:
             file.writelines(_kept_rows(read, lines))
         content = {
             "claims": list(read.claims.values()),
-            "num_images": len(images),
+            "num_images": len(image_lines),
             "num_boxes": sum(line.box is not None for line in lines),
             "num_questions": Counter(line.question_type for line in lines),
             "invalid": [asdict(row) for row in read.bad],
-            "kept": count_kept(kept).to_json(),
+            "kept": count_kept(record.kept for record in read.records).to_json(),
             "sha256": hash_files(list(paths)),
         }
         results.write(shard, content)
     return True
 
 
-def _number_within_images(record_file: Path, read: RecordShard) -> tuple[list[ImageLine], list[QuestionLine]]:
+def _number_within_images(
+    record_file: Path, read: RecordShard, root: ImageRoot | None
+) -> tuple[list[ImageLine], list[QuestionLine]]:
     """Return images and questions in their stored form; no images if annotations lie next to the record file."""
     if sidecar_path(record_file).is_file():
-        return [], [_to_line(question) for question in read_exported(record_file).restore(read.records)]
-    dataset, questions = gather(record_file, read.records)
+        return [], [_to_line(question) for question in read_exported(record_file, root).restore(read.records)]
+    dataset, questions = gather(record_file, read.records, root)
     claims = list(read.claims.values())  # for images 1, 2, ... of the shard
     firsts: dict[int, int] = {}
     for record in read.records:
@@ -138,38 +169,41 @@ def _to_line(question: Question) -> QuestionLine:
     return DECODER.decode(question_to_line(question))
 
 
-def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "collect"]) -> ExchangeSummary:
+def merge_import(
+    record_file: Path, folder: Path, invalid: Literal["raise", "collect"], images: Path | None = None
+) -> ExchangeSummary:
     """Join all shards into the data set folder of a single process, `build.json` last, and delete their files.
 
     Raises:
         FileNotFoundError: a shard is missing.
         ValueError: a shard is broken, or was made with other settings or from another version of the record file.
     """
-    results = _results(record_file, folder, invalid)
-    shards = results.read_all()
+    results = _results(record_file, folder, invalid, images)
+    shards = results.read_all(_ShardContent)
     paths = [_paths(results, shard) for shard, _ in shards]
     for (shard, content), files in zip(shards, paths, strict=True):
-        if not all(path.is_file() for path in files) or hash_files(list(files)) != content["sha256"]:
+        if not all(path.is_file() for path in files) or hash_files(list(files)) != content.sha256:
             raise ValueError(
                 f"{files.questions}: not what the shard wrote; delete {results.path(shard)} and run --shard {shard} "
                 "again"
             )
-    (folder / BUILD_FILE).unlink(missing_ok=True)
+    break_seal(folder)
     num_questions: Counter[QuestionType] = Counter()
     for _, content in shards:
-        num_questions.update({QuestionType(key): count for key, count in content["num_questions"].items()})
+        num_questions.update(content.num_questions)
     offsets: Mapping[int, _Place] | None = None
     build: Mapping[str, Any]
     if sidecar_path(record_file).is_file():
-        exported = read_exported(record_file)
+        exported = read_exported(record_file, None if images is None else ImageRoot(images))
         exported.write_annotations(folder)
         build = exported.build
     else:
-        claims = sorted(claim for _, content in shards for claim in content["claims"])
-        images = _MergedImages([files.images for files in paths], claims)
-        save_dataset_images(record_file.stem, record_file.parent, images, folder, import_origin(record_file))
-        offsets = images.places
-        build = gathered_build(sum(content["num_images"] for _, content in shards), num_questions)
+        claims = sorted(claim for _, content in shards for claim in content.claims)
+        merged = _MergedImages([files.images for files in paths], claims)
+        image_root = record_file.parent if images is None else images.resolve()
+        save_dataset_images(record_file.stem, image_root, merged, folder, import_origin(record_file))
+        offsets = merged.places
+        build = gathered_build(sum(content.num_images for _, content in shards), num_questions)
     with open_atomically(folder / QUESTIONS_FILE) as file:
         for question in _merge_questions([files.questions for files in paths]):
             line = question.line
@@ -182,11 +216,11 @@ def merge_import(record_file: Path, folder: Path, invalid: Literal["raise", "col
             writer.write(question_id, kept)
     counts = KeptCounts()
     for _, content in shards:
-        counts += KeptCounts.from_json(content["kept"])
-    bad = _merge_invalid(content["invalid"] for _, content in shards)
-    write_import(record_file, folder, build, bad, counts)
+        counts += content.kept.to_counts()
+    bad = _merge_invalid(content.invalid for _, content in shards)
+    write_import(record_file, folder, build, bad, counts, images=images)
     remove_shards(results.folder)
-    return ExchangeSummary(num_questions.total(), sum(content["num_boxes"] for _, content in shards), counts, bad)
+    return ExchangeSummary(num_questions.total(), sum(content.num_boxes for _, content in shards), counts, bad)
 
 
 @dataclass(frozen=True)
@@ -291,18 +325,8 @@ def _merge_kept(paths: Sequence[Path]) -> Iterator[tuple[str, KeptValues]]:
             yield row["question_id"], KeptValues(row["values"], tuple(row["absent"]), stored)
 
 
-def _merge_invalid(rows_of_shards: Iterator[Sequence[Mapping[str, Any]]]) -> tuple[InvalidRecord, ...]:
-    rows = sorted((row for rows in rows_of_shards for row in rows), key=lambda row: int(row["record_index"]))
-    return tuple(
-        InvalidRecord(
-            row["record_index"],
-            row["question_id"],
-            None if row["question_type"] is None else QuestionType(row["question_type"]),
-            row["reason"],
-            read_known_truth(row["truth"]),
-        )
-        for row in rows
-    )
+def _merge_invalid(rows_of_shards: Iterator[Sequence[InvalidRecord]]) -> tuple[InvalidRecord, ...]:
+    return tuple(sorted((row for rows in rows_of_shards for row in rows), key=lambda row: row.record_index))
 
 
 def _renumber(line: QuestionLine, image_id: int, offset: int) -> QuestionLine:

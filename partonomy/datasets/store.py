@@ -5,8 +5,8 @@ A data set folder holds
 - `annotations.json`: COCO-style; an object's annotation and those of its parts share `obj_ann_id`, categories are
   `object` (supercategory OBJECT, with the object's own `category`) and `object:part` (supercategory PART);
 - `questions.jsonl`: one question per line (`partonomy.datasets.question_file`);
-- `build.json`: the resolved configuration, embedding model, and the numbers of skipped questions with reasons. It is
-  written last, so a folder without it is unfinished.
+- `build.json`: the resolved configuration, embedding model, the numbers of skipped questions with reasons, and the
+  hashes of the other files (`partonomy.datasets.seal`). It is written last, so a folder without it is unfinished.
 """
 
 import importlib.metadata
@@ -18,7 +18,15 @@ from typing import Any, Literal
 
 from partonomy.datasets import published_records as partonomy_core
 from partonomy.datasets import question_file
-from partonomy.datasets.annotation_file import annotations_from_json, read_shard_annotations, write_annotations
+from partonomy.datasets.annotation_file import read_annotations, read_shard_annotations, write_annotations
+from partonomy.datasets.seal import (
+    ANNOTATIONS_FILE,
+    BUILD_FILE,
+    DATASET_FILE,
+    QUESTIONS_FILE,
+    SEALED_FILES,
+    require_unchanged,
+)
 from partonomy.files import (
     RECORD_ERRORS,
     check_text,
@@ -46,10 +54,6 @@ from partonomy.structures import (
 
 FORMAT = "partonomy-dataset"
 FORMAT_VERSION = 1
-DATASET_FILE = "dataset.json"
-ANNOTATIONS_FILE = "annotations.json"
-QUESTIONS_FILE = "questions.jsonl"
-BUILD_FILE = "build.json"
 PARTIAL_QUESTIONS_FILE = QUESTIONS_FILE + ".tmp"  # while they are being written, see `question_writer`
 PROGRESS_FILE = "build.progress.tmp"
 BUILD_KEYS = ("config", "source", "embedding_model", "import")  # the entries of build.json that determine the questions
@@ -111,25 +115,29 @@ def save_dataset_images(
     write_annotations(images, folder / ANNOTATIONS_FILE)
 
 
-def load_dataset(folder: Path, shard: Shard | None = None) -> PartDataset:
+def load_dataset(folder: Path, shard: Shard | None = None, *, accept_changes: bool = False) -> PartDataset:
     """Read a folder of the project's own form.
 
     Args:
         folder: the data set folder.
         shard: read only the images of this shard (`Shard.span`) and hold no others in memory.
+        accept_changes: whether to read a folder whose files were changed since it was built.
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
-        ValueError: a file is broken; the message names file and record.
+        ValueError: a file is broken or was changed; the message names file and record.
     """
     description = read_json(folder / DATASET_FILE)
     if description.get("format") != FORMAT or description.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{folder / DATASET_FILE}: expected format {FORMAT!r} version {FORMAT_VERSION}, got "
-            f"{description.get('format')!r} version {description.get('format_version')!r}"
+            f"{description.get('format')!r} version {description.get('format_version')!r}; "
+            "build the data set again, or update the code"
         )
+    if not accept_changes:
+        require_unchanged(folder, *SEALED_FILES)
     path = folder / ANNOTATIONS_FILE
-    images = annotations_from_json(read_json(path), path) if shard is None else read_shard_annotations(path, shard)
+    images = read_annotations(path) if shard is None else read_shard_annotations(path, shard)
     try:
         name = check_text(description.get("name"), "'name'")
         image_root = (folder / check_text(description.get("image_root"), "'image_root'")).resolve()
@@ -153,7 +161,11 @@ def write_questions(questions: Iterable[Question], folder: Path) -> int:
 
 
 def load_questions(
-    path: Path, invalid: Literal["raise", "collect"] = "raise", *, needs_images: bool = True
+    path: Path,
+    invalid: Literal["raise", "collect"] = "raise",
+    *,
+    needs_images: bool = True,
+    accept_changes: bool = False,
 ) -> QuestionSet:
     """Read the questions of a folder of the project's own form, or of a published record file (`.json`).
 
@@ -164,14 +176,15 @@ def load_questions(
         needs_images: whether a record is unusable if its image file is missing or, in a published record file, is not
             an image of the masks' size. A validation passes False: it knows the true masks of such a question without
             the image, so the question fails with all its parts when it is asked.
+        accept_changes: whether to read a folder whose files were changed since it was built.
 
     Returns:
         The questions. `content_hash` is the sha256 of annotations and questions, or of the record file.
 
     Raises:
         FileNotFoundError: there is neither a folder with questions nor a record file.
-        ValueError: the file's structure is broken or, with "raise", a record is bad; the message names file and record
-            index.
+        ValueError: the file's structure is broken, a file of the folder was changed or, with "raise", a record is bad;
+            the message names file and record index.
     """
     path = Path(path)
     if invalid not in ("raise", "collect"):
@@ -180,7 +193,7 @@ def load_questions(
         return partonomy_core.load_records(path, invalid, needs_images=needs_images)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is neither a folder with {QUESTIONS_FILE} nor a record file (.json)")
-    dataset = load_dataset(path)
+    dataset = load_dataset(path, accept_changes=accept_changes)
     lines_path = path / QUESTIONS_FILE
     if not lines_path.is_file():
         raise FileNotFoundError(f"{lines_path}: not found; build the questions first (python -m partonomy build)")
@@ -235,8 +248,8 @@ def read_skipped(build: Mapping[str, Any], path: Path) -> tuple[SkippedType, ...
     for number, row in enumerate(_list(build, "skipped", path)):
         try:
             reason = check_text(row["reason"], "'reason'")
-            if not is_integer(row["count"]):
-                raise ValueError(f"'count' must be an integer, got {shorten(row['count'])}")
+            if not is_integer(row["count"]) or row["count"] < 0:
+                raise ValueError(f"'count' must be a number of images, got {shorten(row['count'])}")
             rows.append(SkippedType(QuestionType(row["question_type"]), reason, row["count"]))
         except RECORD_ERRORS as error:
             raise ValueError(f"{path}, entry {number} of 'skipped': {reason_of(error)}") from error
@@ -288,5 +301,5 @@ def _area(value: object) -> int:
 
 def _list(content: Mapping[str, Any], key: str, path: Path) -> list[Any]:
     if not isinstance(content.get(key, []), list):
-        raise ValueError(f"{path}: {key!r} must be a list, got {shorten(content[key])}")
+        raise ValueError(f"{path}: {key!r} must be a list, got {shorten(content[key])}; build the data set again")
     return content.get(key, [])

@@ -3,7 +3,8 @@
 A model with batches answers the requests (`Task.ask`) of all items of a batch together. While it computes one batch,
 threads that touch no device decode and resize the images of the next two batches and score the answers of the previous
 one. A model without batches is asked request by request. An error is attributed to the request that causes it: if a
-batch raises, its requests are asked again one by one.
+batch raises, its requests are asked again one by one. An error of an item fails that item; a fault of the machine
+(`partonomy.machine_faults`) ends the run, and what was answered before it is recorded.
 """
 
 import logging
@@ -19,6 +20,7 @@ import numpy as np
 from partonomy.benchmarks.task import AnyTask, Asking, Item, Picture, Record, Status, describe_error
 from partonomy.harness.ranks import Batch, end_with_parent
 from partonomy.images import draw_box
+from partonomy.machine_faults import InputFiles, end_run_on_machine_fault
 from partonomy.models.contract import (
     AnswerMarks,
     AnswerRequest,
@@ -93,10 +95,20 @@ class _Open:
                 self.pending = self.asking.send(answers)
         except StopIteration as stop:
             self.answer, self.is_finished = stop.value, True
-        except ModelUnavailable:
-            raise
         except Exception as problem:  # an error on one item must not end the run
+            _end_run_if_due(problem)
             self.error, self.is_finished = problem, True
+
+
+def _end_run_if_due(error: Exception) -> None:
+    """Raise an error again that belongs to no item: the model or the machine cannot go on.
+
+    Raises:
+        ModelUnavailable, MachineFault: The run ends.
+    """
+    if isinstance(error, ModelUnavailable):
+        raise error
+    end_run_on_machine_fault(error)
 
 
 def answer_items(
@@ -113,10 +125,12 @@ def answer_items(
 
     Raises:
         ModelUnavailable: The model cannot be asked at all; the items then have no records.
+        MachineFault: The machine fails, for example for lack of memory; the items then have no records.
     """
     readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="reader")
     finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
     is_batched, marks = isinstance(model, BatchedModel), describe_marks(model)
+    files = InputFiles(lambda: (item.picture.path for item in task.items))
     try:
         ahead: deque[Future[LoadedBatch]] = deque()
         waiting = iter(batches)
@@ -124,13 +138,13 @@ def answer_items(
         for _ in batches:
             while len(ahead) < NUM_READ_AHEAD and (batch := next(waiting, None)) is not None:
                 shown = batch if is_batched else tuple(filter(is_wanted, batch))
-                ahead.append(readers.submit(load_batch, model, shown))
+                ahead.append(readers.submit(load_batch, model, shown, files))
             end_with_parent()
-            loaded = ahead.popleft().result()
             opened: list[_Open] | None = None
             try:
+                loaded = ahead.popleft().result()
                 opened = ask_batch(model, task, loaded, marks)
-            finally:  # if the model is unavailable, the previous batch is still recorded
+            finally:  # if the model or the machine fails, the previous batch is still recorded
                 if unfinished is not None:
                     yield from unfinished.result()
             unfinished = None
@@ -145,8 +159,20 @@ def answer_items(
         finisher.shutdown(cancel_futures=True)
 
 
-def load_batch(model: GroundedModel, items: Batch) -> LoadedBatch:
-    """Load the images of a batch, draw the boxes, and let a model with batches read the pictures."""
+def load_batch(model: GroundedModel, items: Batch, files: InputFiles | None = None) -> LoadedBatch:
+    """Load the images of a batch, draw the boxes, and let a model with batches read the pictures.
+
+    An image that cannot be read fails its items only; its error is kept in their place.
+
+    Args:
+        model: The model.
+        items: The items of the batch.
+        files: The image files of the run; None takes those of the batch.
+
+    Raises:
+        MachineFault: An image cannot be read for a reason that is not the file's own.
+    """
+    files = files or InputFiles(lambda: (item.picture.path for item in items))
     pictures: list[np.ndarray] = []
     numbers: dict[Picture, int] = {}
     images: dict[Picture, np.ndarray | str] = {}
@@ -156,7 +182,7 @@ def load_batch(model: GroundedModel, items: Batch) -> LoadedBatch:
         picture = item.picture
         plain = replace(picture, box=None)
         if plain not in images:
-            images[plain] = _load(plain)
+            images[plain] = _load(plain, files)
         image = images[plain]
         if isinstance(image, str):
             failures[item.item_id] = image
@@ -174,11 +200,14 @@ def load_batch(model: GroundedModel, items: Batch) -> LoadedBatch:
     return LoadedBatch(items, tuple(pictures), picture_of, failures, read)
 
 
-def _load(picture: Picture) -> np.ndarray | str:
-    """Return the image, or the reason why it cannot be read."""
+def _load(picture: Picture, files: InputFiles) -> np.ndarray | str:
+    """Return the image, or the reason why its file cannot be read."""
     try:
         return picture.load()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
+        end_run_on_machine_fault(error, of_input=True)
+        if isinstance(error, FileNotFoundError):
+            files.end_run_if_folder_is_missing(picture.path)
         return describe_error(error)
 
 
@@ -252,9 +281,8 @@ def _ask_alone(model: GroundedModel, batch: LoadedBatch, entry: _Open) -> None:
                 answer_request(model, picture, request, Hint(entry.item.item_id, entry.num_asked + place, request.gold))
                 for place, request in enumerate(entry.pending)
             ]
-        except ModelUnavailable:
-            raise
         except Exception as error:  # the task decides its consequence for the item
+            _end_run_if_due(error)
             entry.advance(None, error)
         else:
             entry.advance(answers)
@@ -262,7 +290,17 @@ def _ask_alone(model: GroundedModel, batch: LoadedBatch, entry: _Open) -> None:
 
 
 def answer_request(model: GroundedModel, picture: np.ndarray, request: Request, hint: Hint) -> Any:
-    """Answer one request through the model's plain methods."""
+    """Answer one request through the model's plain methods.
+
+    Args:
+        model: The model.
+        picture: uint8 RGB (H, W, 3), with the item's box drawn if it has one.
+        request: The request.
+        hint: What models that know the truth or guess need (`Hint`).
+
+    Returns:
+        What the request's kind calls for: scores, masks, a reply or an own answer.
+    """
     if isinstance(model, InformedModel):
         model.prepare(hint)
     match request:
@@ -338,9 +376,8 @@ class _Answers:
     def _answer_alone(self, request: Request) -> Any:
         try:
             return answer_request(self.model, self.batch.pictures[request.image], request, Hint("", 0, None))
-        except ModelUnavailable:
-            raise
-        except Exception as error:  # for example, out of memory; it is raised where the item waits for its answer
+        except Exception as error:  # it is raised where the item waits for its answer
+            _end_run_if_due(error)
             error.__context__ = None
             return error.with_traceback(None)  # a traceback would keep device memory alive until then
 
@@ -371,6 +408,7 @@ def score_item(task: AnyTask, entry: _Open) -> Record:
         try:
             record: Record = task.score(entry.item, entry.answer)
         except Exception as problem:  # a malformed answer must not end the run
+            _end_run_if_due(problem)
             error = problem
     if error is not None:
         record = task.fail(entry.item, describe_error(error))

@@ -6,14 +6,14 @@ paths differ: image paths become those of the data that are read here.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from partonomy.benchmarks.task import AnyTask, Record
-from partonomy.files import write_text_atomically
+from partonomy.files import open_atomically
 from partonomy.harness.provenance import MergedRun, read_model_description, write_merged_description
-from partonomy.harness.records import record_to_line
+from partonomy.harness.records import FoundRecords, StoredRecords, record_to_line
 from partonomy.harness.run import check_task, finish_run
 from partonomy.harness.run_folder import (
     RECORDS_FILE,
@@ -25,6 +25,7 @@ from partonomy.harness.run_folder import (
     write_config,
 )
 from partonomy.harness.summary import Summary
+from partonomy.locks import has_other_files, lock_folder
 
 MISSING_REASON = "no merged run holds a record of this item"
 MAX_NAMED = 3
@@ -58,11 +59,11 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
 
     Raises:
         FileExistsError: The output folder is not empty.
+        BlockingIOError: Another process writes to the output folder.
         FileNotFoundError: A folder holds no run, or the data cannot be found.
         ValueError: Runs differ in their settings or in a record, hold records of other items, or lack some.
     """
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; choose another --output")
+    _refuse_full(output)
     configs = {path: read_config(path) for path in runs}
     _check_mergeable(configs)
     first = next(iter(configs.values()))
@@ -77,21 +78,33 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
         )
     check_task(task)
     codec = codec_of(task)
-    records_of: dict[Path, dict[str, Record]] = {
-        path: {record.item_id: record for file in record_files(path) for record in codec.read(file)} for path in configs
-    }
-    united, num_repeated = unite_records(records_of)
-    records, num_missing = _join(task, united, allow_missing)
-    output.mkdir(parents=True, exist_ok=True)
+    ids = (*(item.item_id for item in task.items), *(record.item_id for record in task.lost))
+    found: dict[Path, FoundRecords[Record]] = {}
+    for path in configs:
+        found[path] = FoundRecords(ids, codec)
+        for file in record_files(path):
+            found[path].add(file)
+        found[path].drop_stale()
+    num_repeated = check_repeated(ids, found)
+    missing = _find_missing(ids, found, allow_missing)
     config = dataclasses.replace(first, output=str(output), root=str(root), shard=None)
-    write_config(output, config)
-    write_text_atomically(output / RECORDS_FILE, "".join(record_to_line(record) + "\n" for record in records))
     described = [
-        MergedRun(str(path), configs[path].shard, len(own), read_model_description(path))
-        for path, own in records_of.items()
+        MergedRun(str(path), configs[path].shard, len(own), read_model_description(path)) for path, own in found.items()
     ]
-    write_merged_description(output, described)
-    return RunMerge(finish_run(config, task, records), num_missing, num_repeated)
+    with lock_folder(output):
+        _refuse_full(output)  # another merge may have ended since the first look
+        write_config(output, config)
+        with open_atomically(output / RECORDS_FILE) as joined:
+            for record in _join(task, tuple(found.values())):
+                joined.write((record_to_line(record) + "\n").encode("utf-8", errors="backslashreplace"))
+        write_merged_description(output, described)
+        summary = finish_run(config, task, StoredRecords(output / RECORDS_FILE, codec))
+        return RunMerge(summary, len(missing), num_repeated)
+
+
+def _refuse_full(output: Path) -> None:
+    if output.exists() and has_other_files(output):
+        raise FileExistsError(f"{output} is not empty; choose another --output")
 
 
 def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
@@ -100,59 +113,67 @@ def _check_mergeable(configs: Mapping[Path, RunConfig]) -> None:
     for path, config in others:
         differing = differing_settings(first, config, may_merge=True)
         if differing:
-            raise ValueError(f"{first_path} and {path} are runs with different settings: {', '.join(differing)}")
+            raise ValueError(
+                f"{first_path} and {path} are runs with different settings: {', '.join(differing)}; "
+                "merge only shards of one run"
+            )
 
 
-def _join(task: AnyTask, found: Mapping[str, Record], allow_missing: bool) -> tuple[tuple[Record, ...], int]:
-    """Return the records of all items in order, and the number that were filled in as failed."""
-    ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]
-    foreign = sorted(set(found) - set(ids))
+def _find_missing(
+    ids: Sequence[str], found: Mapping[Path, FoundRecords[Record]], allow_missing: bool
+) -> tuple[str, ...]:
+    """Return the items without a record, unless they, or records of other items, are refused."""
+    foreign = sorted({item_id for one in found.values() for item_id in one.foreign})
     if foreign:
         raise ValueError(
-            f"the runs have {len(foreign)} records of items that the benchmark does not contain: {foreign[:MAX_NAMED]}"
+            f"the runs have {len(foreign)} records of items that the benchmark does not contain: "
+            f"{foreign[:MAX_NAMED]}; "
+            "leave out the run that has them"
         )
-    missing = [item_id for item_id in ids if item_id not in found]
+    missing = tuple(item_id for item_id in ids if not any(item_id in one for one in found.values()))
     if missing and not allow_missing:
         raise ValueError(
-            f"{len(missing)} of {len(ids)} items have no record, e.g. {missing[:MAX_NAMED]}: finish the runs "
+            f"{len(missing)} of {len(ids)} items have no record, e.g. {list(missing[:MAX_NAMED])}: finish the runs "
             "(--resume), pass all of them, or pass --allow_missing to count these items as failed"
         )
-    records: list[Record] = []
+    return missing
+
+
+def _join(task: AnyTask, found: Sequence[FoundRecords[Record]]) -> Iterator[Record]:
+    """Generate the records of all items in order; those that no run has count as failed."""
     for item in task.items:
-        record = found.get(item.item_id) or task.fail(item, MISSING_REASON)
-        records.append(dataclasses.replace(record, image_path=str(item.picture.path)))
-    records += [found.get(lost.item_id) or lost for lost in task.lost]
-    return tuple(records), len(missing)
+        record = next((one[item.item_id] for one in found if item.item_id in one), None)
+        record = task.fail(item, MISSING_REASON) if record is None else record
+        yield dataclasses.replace(record, image_path=str(item.picture.path))
+    for lost in task.lost:
+        yield next((one[lost.item_id] for one in found if lost.item_id in one), lost)
 
 
-def unite_records(records_of: Mapping[Path, Mapping[str, Record]]) -> tuple[dict[str, Record], int]:
-    """Unite the records of several runs; records of one item must be equal, except for time and path.
+def check_repeated(ids: Sequence[str], found: Mapping[Path, FoundRecords[Record]]) -> int:
+    """Check that the records of one item in several runs are equal, except for time and path.
 
     Args:
-        records_of: Records by run and by item id.
+        ids: Ids of all items.
+        found: Records by run.
 
     Returns:
-        All records by item id, and the number of items that more than one run answered.
+        The number of items that more than one run answered.
 
     Raises:
         ValueError: Two runs differ in a record.
     """
-    united: dict[str, Record] = {}
-    source: dict[str, Path] = {}
-    repeated: set[str] = set()
-    for path, records in records_of.items():
-        for record_id, record in records.items():
-            if record_id not in united:
-                united[record_id], source[record_id] = record, path
-                continue
-            differing = _differing_fields(united[record_id], record)
+    num_repeated = 0
+    for item_id in ids:
+        answered = [path for path, records in found.items() if item_id in records]
+        for path in answered[1:]:
+            differing = _differing_fields(found[answered[0]][item_id], found[path][item_id])
             if differing:
                 raise ValueError(
-                    f"{source[record_id]} and {path} have different records of the item {record_id} "
+                    f"{answered[0]} and {path} have different records of the item {item_id} "
                     f"({', '.join(differing)}); leave one of the runs out"
                 )
-            repeated.add(record_id)
-    return united, len(repeated)
+        num_repeated += len(answered) > 1
+    return num_repeated
 
 
 def _differing_fields(first: Record, second: Record) -> list[str]:

@@ -6,13 +6,13 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from partonomy.benchmarks.task import AnyTask
 from partonomy.datasets.photographs import num_photographs
-from partonomy.files import write_text_atomically
+from partonomy.files import convert_json, read_json_as, write_text_atomically
 from partonomy.harness.run_folder import MERGE_FILE, MODEL_FILE, RunConfig, config_to_json
 from partonomy.models.contract import AnswerMarks, GroundedModel, describe_marks
 
@@ -30,6 +30,9 @@ PACKAGES = (
 
 OVERLAP_KEY = "training_overlap"
 """Key in a summary's provenance: the number of the benchmark's images that the model was trained on."""
+CURE = "delete the file, then finish the run with --resume; its summary will not name the model and the earlier code"
+MERGE_CURE = "merge the runs again into another --output"
+SUMMARY_CURE = "resume the run to restore its summary"
 MARKS_KEY = "answer_marks"
 """Key in a summary's provenance: the effect of marks such as [SEG] in a model's answers on its scores."""
 
@@ -50,6 +53,13 @@ class ModelDescription:
     dtype: str | None
     device: str | None
     marks: AnswerMarks = AnswerMarks()
+
+
+@dataclass(frozen=True)
+class _CodeStates:
+    """The part of `model.json` about the code; runs of earlier code lack it."""
+
+    code: tuple[CodeState, ...] = field(default_factory=tuple)
 
 
 def describe_model(model: GroundedModel) -> ModelDescription:
@@ -75,19 +85,23 @@ def write_model_description(output: Path, description: ModelDescription, is_resu
 
 
 def read_code_states(output: Path) -> list[CodeState]:
-    """Read the code states that `write_model_description` wrote, oldest first."""
+    """Read the code states that `write_model_description` wrote, oldest first; empty if there is no such file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     path = output / MODEL_FILE
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return [CodeState(state["commit"], state["is_modified"]) for state in content.get("code", [])]
+    return list(read_json_as(path, _CodeStates, CURE).code) if path.is_file() else []
 
 
 def read_model_description(output: Path) -> ModelDescription | None:
-    """Read the output of `write_model_description`; None if every record came from an earlier run."""
+    """Read the output of `write_model_description`; None if every record came from an earlier run.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     path = output / MODEL_FILE
-    if not path.is_file():
-        return None
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return ModelDescription(data["name"], data["dtype"], data["device"], AnswerMarks(**data.get("marks", {})))
+    return read_json_as(path, ModelDescription, CURE) if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -147,8 +161,12 @@ def gather_provenance(config: RunConfig, task: AnyTask, output: Path) -> Mapping
 
 
 def read_marks(provenance: Mapping[str, Any]) -> AnswerMarks:
-    """Return the marks of a finished run; runs of earlier code had models without marks only."""
-    return AnswerMarks(**provenance.get(MARKS_KEY, {}))
+    """Return the marks of a finished run; runs of earlier code had models without marks only.
+
+    Raises:
+        ValueError: the entry is damaged.
+    """
+    return convert_json(provenance.get(MARKS_KEY, {}), AnswerMarks, f"the provenance's {MARKS_KEY!r}", SUMMARY_CURE)
 
 
 def marks_lines(provenance: Mapping[str, Any]) -> list[str]:
@@ -176,9 +194,16 @@ def overlap_line(provenance: Mapping[str, Any]) -> str:
 
 
 def read_merged(output: Path) -> list[dict[str, Any]]:
-    """Read the merged runs from `write_merged_description`; empty for a run that was not merged."""
+    """Read the merged runs from `write_merged_description`; empty for a run that was not merged.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     path = output / MERGE_FILE
-    merged: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    if not path.is_file():
+        return []
+    merged = read_json_as(path, list[dict[str, Any]], MERGE_CURE)
+    convert_json(merged, list[MergedRun], str(path), MERGE_CURE)
     return merged
 
 

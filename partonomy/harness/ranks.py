@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from partonomy.benchmarks.task import Item
-from partonomy.files import write_text_atomically
+from partonomy.files import is_integer, write_text_atomically
 from partonomy.locks import hold_lock
 from partonomy.sharding import Shard
 
@@ -94,7 +94,11 @@ def run_workers(work: Callable[[Rank], None], num_procs: int) -> None:
 
 
 def end_with_parent() -> None:
-    """End a worker whose run was killed, so that a resumed run does not find it still writing."""
+    """End a worker whose run was killed, so that a resumed run does not find it still writing.
+
+    Raises:
+        RuntimeError: The process that started this worker has ended.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
         raise RuntimeError("the process that started this worker has ended")
@@ -140,9 +144,10 @@ def _read(output: Path, rank: Rank) -> set[int]:
     path = output / RANKS_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError:
+        is_own = content.get("world_size") == rank.world_size
+        return {index for index in content["finished"] if is_integer(index)} if is_own else set()
+    except (ValueError, KeyError, TypeError, AttributeError):
         return set()
-    return set(content["finished"]) if content.get("world_size") == rank.world_size else set()
 
 
 def _write(output: Path, rank: Rank, finished: set[int]) -> None:

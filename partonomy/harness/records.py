@@ -5,10 +5,11 @@ line. Lines by earlier versions of the code are also read (`Record.upgrade`).
 """
 
 import json
+import logging
+import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -16,12 +17,17 @@ from typing import Any, Generic, Self, overload
 
 import msgspec
 
-from partonomy.benchmarks.task import Record, RecordT
+from partonomy.benchmarks.task import UNREADABLE, Record, RecordT, Status
 from partonomy.files import open_atomically, shorten
 from partonomy.locks import hold_lock
 from partonomy.masks import find_sound_masks, rle_from_coco, rle_to_json
+from partonomy.stored_lines import OpenFile
 
 LINES_PER_BATCH = 256
+BLOCK = 1 << 20
+"""Bytes that are read at once in search of the last complete line."""
+
+logger = logging.getLogger(__name__)
 
 
 def record_to_line(record: Record) -> str:
@@ -109,6 +115,7 @@ class StoredRecords(Sequence[RecordT]):
     def __init__(self, path: Path, codec: RecordCodec[RecordT]) -> None:
         self._path = path
         self._codec = codec
+        self._file = OpenFile.of(path)
         self._starts = array("q", [0])
         with path.open("rb") as file:
             for line in file:
@@ -126,23 +133,80 @@ class StoredRecords(Sequence[RecordT]):
             return tuple(self[place] for place in range(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self._path} has {len(self)} records; there is none at position {index}")
-        place = index % len(self)
-        with self._path.open("rb") as file:
-            file.seek(self._starts[place])
-            return self._codec.decode(file.read(self._starts[place + 1] - self._starts[place]))
+        start, end = self._starts[index % len(self)], self._starts[index % len(self) + 1]
+        return self._codec.decode(self._file.read(start, end - start))
 
     def __iter__(self) -> Iterator[RecordT]:
-        with self._path.open("rb") as file:
-            yield from map(self._codec.decode, file)
+        return map(self.__getitem__, range(len(self)))
 
 
-@dataclass(frozen=True)
-class _Line:
-    """The location of a record."""
+class FoundRecords(Generic[RecordT]):
+    """The records of some of the given items, by item id, in any number of files; each access reads a record again.
 
-    path: Path
-    start: int
-    length: int
+    Args:
+        item_ids: Ids of all items, without duplicates.
+        codec: The records' codec.
+
+    Attributes:
+        foreign: Ids of records of other items.
+    """
+
+    def __init__(self, item_ids: Sequence[str], codec: RecordCodec[RecordT]) -> None:
+        self._codec = codec
+        self._place_of = {item_id: place for place, item_id in enumerate(item_ids)}
+        self._files: list[OpenFile] = []
+        self._file_of = array("q", [-1]) * len(item_ids)
+        self._starts = array("q", [0]) * len(item_ids)
+        self._sizes = array("q", [0]) * len(item_ids)
+        self._is_failed = array("b", [0]) * len(item_ids)
+        self.foreign: set[str] = set()
+
+    def add(self, path: Path) -> None:
+        """Find the records of a file.
+
+        Of several records of an item, the last one counts that did not fail, else the last one.
+
+        Raises:
+            ValueError: A line is damaged.
+        """
+        self._files.append(OpenFile.of(path))
+        start = 0
+        for record, size in self._codec.iterate(path):
+            place = self._place_of.get(record.item_id)
+            if place is None:
+                self.foreign.add(record.item_id)
+            else:
+                is_failed = record.status is Status.FAILED
+                if self._file_of[place] < 0 or self._is_failed[place] or not is_failed:
+                    self._file_of[place], self._starts[place], self._sizes[place] = len(self._files) - 1, start, size
+                    self._is_failed[place] = is_failed
+            start += size
+
+    def drop_stale(self) -> None:
+        """Forget records of entries that could not be read once and are items today, and log their number."""
+        stale = sorted(record_id for record_id in self.foreign if record_id.startswith(UNREADABLE))
+        if stale:
+            self.foreign.difference_update(stale)
+            logger.warning(
+                "dropped %d failed records of entries that could not be read once and now can, e.g. %s",
+                len(stale),
+                stale[0],
+            )
+
+    def __contains__(self, item_id: str) -> bool:
+        place = self._place_of.get(item_id)
+        return place is not None and self._file_of[place] >= 0
+
+    def __len__(self) -> int:
+        return sum(number >= 0 for number in self._file_of) + len(self.foreign)
+
+    def line(self, item_id: str) -> bytes:
+        """Return the line of an item's record."""
+        place = self._place_of[item_id]
+        return self._files[self._file_of[place]].read(self._starts[place], self._sizes[place])
+
+    def __getitem__(self, item_id: str) -> RecordT:
+        return self._codec.decode(self.line(item_id))
 
 
 def join_records(
@@ -150,7 +214,8 @@ def join_records(
 ) -> tuple[str, ...]:
     """Write the records of several files into one, in item order, if every item has its record.
 
-    The write is atomic. If several files answer an item, the last file wins.
+    The write is atomic. If an item has several records, one that did not fail wins, then the last one. Failed records
+    of entries that could not be read once, and now can, are left out, and their number is logged.
 
     Args:
         paths: Record files; `output` may be among them.
@@ -164,26 +229,21 @@ def join_records(
     Raises:
         ValueError: A line is damaged, or the files hold records of other items.
     """
-    lines = {record_id: line for path in paths for record_id, line in _find_lines(path, codec)}
-    if foreign := sorted(set(lines) - set(item_ids)):
-        raise ValueError(f"{output.parent} has records of items that the run does not ask: {foreign[:3]}")
-    missing = tuple(item_id for item_id in item_ids if item_id not in lines)
+    found = FoundRecords(item_ids, codec)
+    for path in paths:
+        found.add(path)
+    found.drop_stale()
+    if found.foreign:
+        raise ValueError(
+            f"{output.parent} has records of items that the run does not ask: {sorted(found.foreign)[:3]}; choose "
+            "another --output"
+        )
+    missing = tuple(item_id for item_id in item_ids if item_id not in found)
     if missing:
         return missing
-    with ExitStack() as stack:
-        files = {path: stack.enter_context(path.open("rb")) for path in paths}
-        joined = stack.enter_context(open_atomically(output))
-        for line in map(lines.__getitem__, item_ids):
-            files[line.path].seek(line.start)
-            joined.write(files[line.path].read(line.length))
+    with open_atomically(output) as joined:
+        joined.writelines(map(found.line, item_ids))
     return ()
-
-
-def _find_lines(path: Path, codec: RecordCodec[Any]) -> Iterator[tuple[str, _Line]]:
-    start = 0
-    for record, length in codec.iterate(path):
-        yield record.item_id, _Line(path, start, length)
-        start += length
 
 
 class RecordWriter:
@@ -198,6 +258,7 @@ class RecordWriter:
             f"{path} is being written by another process, perhaps a worker of a run that was killed; wait until it has "
             "ended, or end it"
         )
+        self._path = path
         with ExitStack() as stack:
             stack.enter_context(hold_lock(path, refusal))
             _drop_partial_line(path)
@@ -208,6 +269,17 @@ class RecordWriter:
         """Append one record."""
         self._file.write(record_to_line(record) + "\n")
         self._file.flush()
+
+    def remove(self, item_ids: Collection[str], codec: RecordCodec[Any]) -> None:
+        """Remove the records of some items from the file, atomically.
+
+        Args:
+            item_ids: The items; those without a record here are ignored.
+            codec: The records' codec.
+        """
+        self._file.close()
+        remove_records(self._path, item_ids, codec)
+        self._file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
 
     def __enter__(self) -> Self:
         return self
@@ -221,14 +293,45 @@ class RecordWriter:
         self._stack.close()
 
 
+def remove_records(path: Path, item_ids: Collection[str], codec: RecordCodec[Any]) -> None:
+    """Remove the records of some items from a file to which nobody writes, atomically.
+
+    Args:
+        path: The record file.
+        item_ids: The items; those without a record in the file are ignored.
+        codec: The records' codec.
+
+    Raises:
+        ValueError: A line is damaged.
+    """
+    sizes, is_kept = array("q"), bytearray()
+    for record, size in codec.iterate(path):
+        sizes.append(size)
+        is_kept.append(record.item_id not in item_ids)
+    if all(is_kept):
+        return
+    with path.open("rb") as source, open_atomically(path) as kept:
+        for size, keeps in zip(sizes, is_kept, strict=True):
+            content = source.read(size)
+            if keeps:
+                kept.write(content)
+
+
 def _drop_partial_line(path: Path) -> None:
     """Remove a last line that was not written completely."""
     if not path.is_file():
         return
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        with path.open("r+b") as file:
+    with path.open("r+b") as file:
+        size = start = file.seek(0, os.SEEK_END)
+        while start:
+            end, start = start, max(start - BLOCK, 0)
+            file.seek(start)
+            complete = start + file.read(end - start).rfind(b"\n") + 1
+            if complete > start:
+                break
+        else:
+            complete = 0
+        if complete < size:
             file.truncate(complete)
 
 

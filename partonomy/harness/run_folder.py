@@ -6,7 +6,9 @@ Folders by earlier versions of the code are read; their settings and records are
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,10 +17,11 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from partonomy.benchmarks.registry import find_benchmark
-from partonomy.benchmarks.task import AnyTask, Benchmark, Source
-from partonomy.files import parse_json, write_text_atomically
-from partonomy.harness.ranks import Rank
+from partonomy.benchmarks.task import AnyTask, Benchmark, Source, Status
+from partonomy.files import parse_json, remove_remains, write_text_atomically
+from partonomy.harness.ranks import RANKS_FILE, Rank
 from partonomy.harness.records import RecordCodec, StoredRecords, join_records
+from partonomy.locks import lock_folder, require_unlocked
 from partonomy.models.registry import ModelSettings
 
 CONFIG_FILE = "config.json"
@@ -27,6 +30,12 @@ SUMMARY_FILE = "summary.json"
 MODEL_FILE = "model.json"
 MERGE_FILE = "merged_from.json"
 RANK_FILES = "records.rank*-of-*.jsonl"
+_OWN_FILES = (CONFIG_FILE, RECORDS_FILE, SUMMARY_FILE, MODEL_FILE, MERGE_FILE, RANKS_FILE)
+SECONDS_TO_END = 10.0
+"""How long to wait for the workers of a killed run, which end after the image that they are asked about."""
+SECONDS_TO_START = 600.0
+"""How long a launcher's ranks wait for the first one, which may read its data from a slower disk."""
+SECONDS_PER_LOOK = 0.2
 SCHEMA = 2
 """Version of config.json, records.jsonl and summary.json; version 1 had a separate format for Partonomy."""
 
@@ -287,21 +296,72 @@ def _flat(config: RunConfig) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def open_run(output: Path, config: RunConfig, resume: bool, rank: Rank) -> None:
-    """Prepare the folder of a new or resumed run.
+@contextmanager
+def hold_run(output: Path, rank: Rank) -> Iterator[None]:
+    """Hold a run's folder: one process, with its workers, or the ranks of one launcher write there.
+
+    The first of a launcher's ranks holds the folder for all of them; each rank also holds its own record file
+    (`RecordWriter`). Temporary files of killed writers are deleted when a process has the folder to itself.
+
+    Args:
+        output: The folder, created if missing.
+        rank: This process among those of a launcher.
 
     Raises:
-        FileExistsError: The folder holds results and `resume` is off.
+        BlockingIOError: Another run writes to the folder, or a process of a killed run still does.
+    """
+    if rank.index > 0:
+        output.mkdir(parents=True, exist_ok=True)
+        yield
+        return
+    with lock_folder(output, is_shared=True):
+        if rank.world_size == 1:
+            for lock in sorted(output.glob(".records*.jsonl.lock")):
+                path = output / lock.name.removeprefix(".").removesuffix(".lock")
+                refusal = (
+                    f"{path} is being written by another process, a rank of another run or of one that was killed; "
+                    "wait until it has ended, or end it"
+                )
+                require_unlocked(path, refusal, SECONDS_TO_END)
+            remove_remains(output)
+        yield
+
+
+def remove_run(output: Path) -> None:
+    """Delete what a run has written to its folder, except cached answers of endpoints."""
+    for path in (*(output / name for name in _OWN_FILES), *sorted(output.glob(RANK_FILES))):
+        path.unlink(missing_ok=True)
+
+
+def open_run(output: Path, config: RunConfig, rank: Rank, *, resume: bool, overwrite: bool = False) -> None:
+    """Prepare the folder of a new or resumed run, which `hold_run` holds.
+
+    A folder whose run ended before its first record is taken over, whatever its settings.
+
+    Args:
+        output: The folder.
+        config: The run's settings.
+        rank: This process among those of a launcher.
+        resume: Whether to continue the run that is there.
+        overwrite: Whether to delete the run that is there and start anew.
+
+    Raises:
+        FileExistsError: The folder holds results, and `resume` and `overwrite` are off.
         ValueError: The folder's run has another configuration; the message names the differing settings.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    if not resume:
+    if overwrite:
+        remove_run(output)
+    elif not resume:
         _refuse_existing(output, rank)
     path = output / CONFIG_FILE
     if path.is_file():
-        old = read_config(output)
+        has_records = any(record_files(output))
+        old = _read_old(output, has_records)
+        if old is None:
+            write_config(output, config)
+            return
         differing = differing_settings(old, config)
-        if differing and ((resume and any(record_files(output))) or rank.world_size > 1):
+        if differing and has_records and (resume or rank.world_size > 1):
             if len(differing) == 1 and old.protocol_version != config.protocol_version:
                 raise ValueError(
                     f"{path} belongs to a run under {old.protocol_version}; this version of the code counts by "
@@ -312,9 +372,34 @@ def open_run(output: Path, config: RunConfig, resume: bool, rank: Rank) -> None:
                 f"{path} belongs to a run with different settings: {', '.join(differing)}. Use the same settings, or "
                 "choose another --output"
             )
+        if differing and rank.index > 0:
+            _wait_for_config(output, config)
+            return
         if old == config:
             return
     write_config(output, config)
+
+
+def _read_old(output: Path, has_records: bool) -> RunConfig | None:
+    """Read the configuration in the folder; None if it is damaged and nothing has been recorded under it."""
+    try:
+        return read_config(output)
+    except ValueError:
+        if has_records:
+            raise
+        return None
+
+
+def _wait_for_config(output: Path, config: RunConfig) -> None:
+    """Wait until the first rank, which holds the folder, has replaced the settings of a run without records."""
+    end = time.monotonic() + SECONDS_TO_START
+    while differing := differing_settings(read_config(output), config):
+        if time.monotonic() > end:
+            raise ValueError(
+                f"{output / CONFIG_FILE} belongs to a run with different settings ({', '.join(differing)}), and the "
+                "first rank has not replaced them; choose another --output"
+            )
+        time.sleep(SECONDS_PER_LOOK)
 
 
 def record_path(output: Path, rank: Rank) -> Path:
@@ -334,9 +419,25 @@ def codec_of(task: AnyTask) -> RecordCodec[Any]:
     return RecordCodec(task.RECORD)
 
 
-def answered_ids(output: Path, codec: RecordCodec[Any]) -> frozenset[str]:
-    """Return the ids of the items that have a record in the folder."""
-    return frozenset(record.item_id for path in record_files(output) for record, _ in codec.iterate(path))
+@dataclass(frozen=True)
+class Answered:
+    """The items that have a record: `done` keep it, and `failed`, with their reasons, are asked again."""
+
+    done: frozenset[str]
+    failed: Mapping[str, str]
+
+
+def read_answered(output: Path, codec: RecordCodec[Any]) -> Answered:
+    """Return the items that have a record in the folder."""
+    done: set[str] = set()
+    failed: dict[str, str] = {}
+    for path in record_files(output):
+        for record, _ in codec.iterate(path):
+            if record.status is Status.FAILED:
+                failed[record.item_id] = record.reason
+            else:
+                done.add(record.item_id)
+    return Answered(frozenset(done), {name: reason for name, reason in failed.items() if name not in done})
 
 
 def merge_records(output: Path, item_ids: Sequence[str], codec: RecordCodec[Any]) -> StoredRecords[Any] | None:
@@ -365,18 +466,20 @@ def _refuse_existing(output: Path, rank: Rank) -> None:
     others.discard(record_path(output, rank))
     if (output / SUMMARY_FILE).is_file():
         raise FileExistsError(
-            f"{output} holds finished results. Choose another --output, or pass --resume to read them again"
+            f"{output} holds finished results. Choose another --output, pass --resume to read them again and to ask "
+            "failed items again, or --overwrite to start anew"
         )
     for path in record_files(output):
         if path not in others:
             raise FileExistsError(
-                f"{path} holds records of an unfinished run. Pass --resume to continue it, or choose another --output"
+                f"{path} holds records of an unfinished run. Pass --resume to continue it, --overwrite to start anew, "
+                "or choose another --output"
             )
 
 
 def _validate(adapter: TypeAdapter[Any], content: object, what: str) -> Any:
     try:
-        return adapter.validate_json(json.dumps(content, default=_enum_value))
+        return adapter.validate_json(json.dumps(content, default=_enum_value), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(key) for key in first["loc"])

@@ -1,16 +1,19 @@
 """The summary of a run: counts, reasons and metrics with 95% intervals by group, and their provenance."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from partonomy.benchmarks.task import ALL, AnyTask, Record
-from partonomy.files import RECORD_ERRORS, parse_json, write_json
+from partonomy.files import RECORD_ERRORS, match_json, parse_json, reason_of, write_json
 from partonomy.harness.run_folder import SCHEMA, upgrade_config
 from partonomy.metrics.bootstrap import Estimate, bootstrap_metrics
+from partonomy.models.contract import AnswerMarks
 
 MAX_REASON = 300
 
@@ -70,6 +73,15 @@ class Summary:
     def num_failed(self) -> int:
         """Number of items that were not scored."""
         return sum(group.num_failed for group in self.groups.values())
+
+    @property
+    def reasons(self) -> Mapping[str, int]:
+        """Number of items that were not scored, by reason."""
+        counts = Counter[str]()
+        for group in self.groups.values():
+            if group.num_expected:  # of a group without items, the reasons say why none was asked
+                counts.update(group.reasons)
+        return counts
 
     @property
     def metrics(self) -> Mapping[str, Estimate]:
@@ -174,34 +186,113 @@ def read_summary(path: Path) -> Summary:
         return _from_json(_upgrade(content, path))
     except (*RECORD_ERRORS, AssertionError, AttributeError) as error:
         raise ValueError(
-            f"{path}: not the summary of a run ({str(error)[:MAX_REASON]}); resume the run to restore it"
+            f"{path}: not the summary of a run ({reason_of(error)[:MAX_REASON]}); resume the run to restore it"
         ) from error
 
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Number = int | float | None
+
+
+class _Metric(msgspec.Struct):
+    """A metric of a group."""
+
+    value: Number
+    ci95: tuple[Number, Number]
+    n: Count
+
+
+class _Group(msgspec.Struct):
+    """A group; its metrics are checked one by one, so that an error names the metric."""
+
+    num_expected: Count
+    num_scored: Count
+    num_failed: Count
+    reasons: dict[str, Count]
+    metrics: dict[str, Any]
+    num_tied: Count = 0
+
+
+class _Content(msgspec.Struct):
+    """The content of `summary.json`; its groups are checked one by one, so that an error names the group."""
+
+    benchmark: str
+    split: str
+    protocol: str
+    protocol_version: str
+    headline: str
+    provenance: dict[str, Any]
+    seconds_total: int | float
+    groups: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+class _Model(msgspec.Struct):
+    """What tables read of the model's settings."""
+
+    model: str
+    checkpoint: str | None
+    base: bool = False
+
+
+class _Config(msgspec.Struct):
+    """What tables read of a run's settings."""
+
+    model: _Model
+    content_hash: str | None
+
+
+class _Dataset(msgspec.Struct):
+    """What tables read of the description of the data."""
+
+    name: str
+    content_hash: str
+
+
+class _Provenance(msgspec.Struct):
+    """What tables read of the provenance."""
+
+    config: _Config
+    dataset: _Dataset
+    answer_marks: AnswerMarks = AnswerMarks()
+
+
+class _Provenanced(msgspec.Struct):
+    """Checks the provenance with its place in the file."""
+
+    provenance: _Provenance
+
+
 def _from_json(data: Mapping[str, Any]) -> Summary:
-    texts = {name: data[name] for name in ("benchmark", "split", "protocol", "protocol_version", "headline")}
-    if not all(isinstance(text, str) for text in texts.values()) or not isinstance(data["provenance"], dict):
-        raise ValueError(f"{', '.join(texts)} must be strings")
+    read = match_json(data, _Content)
+    match_json(data, _Provenanced)
     return Summary(
-        **texts,
-        provenance=data["provenance"],
-        seconds_total=float(data["seconds_total"]),
-        groups={name: _group_from_json(name, entry) for name, entry in data["groups"].items()},
-        notes=tuple(data["notes"]),
+        read.benchmark,
+        read.split,
+        read.protocol,
+        read.protocol_version,
+        read.headline,
+        provenance=read.provenance,
+        seconds_total=float(read.seconds_total),
+        groups={name: _group_from_json(name, entry) for name, entry in read.groups.items()},
+        notes=read.notes,
     )
 
 
-def _group_from_json(name: str, entry: Mapping[str, Any]) -> GroupSummary:
-    counts = [*(entry[key] for key in ("num_expected", "num_scored", "num_failed")), entry.get("num_tied", 0)]
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
-        raise ValueError(f"{name}: counts must be integers")
+def _group_from_json(name: str, entry: object) -> GroupSummary:
+    try:
+        group = match_json(entry, _Group)
+    except ValueError as error:
+        raise ValueError(f"groups: {name}: {error}") from error
     metrics = {}
-    for metric, value in entry["metrics"].items():
-        numbers = [value["value"], *value["ci95"]]
-        if not all(number is None or isinstance(number, int | float) for number in numbers):
-            raise ValueError(f"{name}, {metric}: values must be numbers or null")
-        metrics[metric] = Estimate(numbers[0], numbers[1], numbers[2], int(value["n"]))
-    return GroupSummary(name, counts[0], counts[1], counts[2], dict(entry["reasons"]), metrics, counts[3])
+    for metric, value in group.metrics.items():
+        try:
+            read = match_json(value, _Metric)
+        except ValueError as error:
+            raise ValueError(f"groups: {name}: metrics: {metric}: {error}") from error
+        metrics[metric] = Estimate(read.value, *read.ci95, read.n)
+    counts = (group.num_expected, group.num_scored, group.num_failed)
+    return GroupSummary(name, *counts, group.reasons, metrics, group.num_tied)
 
 
 def _upgrade(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

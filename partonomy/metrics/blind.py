@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from partonomy.metrics.bootstrap import NUM_RESAMPLES, Estimate, ImageRatio, bootstrap_ratios
@@ -140,12 +139,14 @@ def choice_features(
         Feature.ALPHABET: _alphabet,
         Feature.POSITION: lambda question: [float(place) for place in range(len(question.texts))],
     }
-    rows = {feature: [function(question) for question in questions] for feature, function in per_choice.items()}
-    rows[Feature.TRUTH_FREQUENCY] = [
-        [_mean_count(items, in_truths[fold]) for items in question.items]
-        for question, fold in zip(questions, folds, strict=True)
-    ]
-    return {feature: _pad(rows[feature]) for feature in Feature}
+    found = {feature: _pad([function(question) for question in questions]) for feature, function in per_choice.items()}
+    found[Feature.TRUTH_FREQUENCY] = _pad(
+        [
+            [_mean_count(items, in_truths[fold]) for items in question.items]
+            for question, fold in zip(questions, folds, strict=True)
+        ]
+    )
+    return {feature: found[feature] for feature in Feature}
 
 
 def image_folds(image_ids: Sequence[int]) -> np.ndarray:
@@ -425,6 +426,8 @@ def _learned_scores(
     Features are standardised within their question and enter with their squares, so that medium or extreme values can
     be preferred. The result is None if a fold leaves nothing to learn from.
     """
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  (most of a second to import)
+
     inputs, is_choice = _standardise(features)
     num_questions, num_choices, _ = inputs.shape
     is_right = correct[:, None] == np.arange(num_choices)[None, :]

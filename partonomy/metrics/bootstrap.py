@@ -6,6 +6,7 @@ divides the two resampled sums. Images are drawn instead of masks or questions, 
 independent.
 """
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -171,12 +172,15 @@ def resample_ratios(ratios: Sequence[ImageRatio], generator: np.random.Generator
 
 
 class Terms:
-    """Contributions of questions, masks or images to a ratio, each with the image that it belongs to."""
+    """Contributions of questions, masks or images to a ratio, each with the image that it belongs to.
+
+    The numbers are kept as columns: a run of many records has millions of contributions.
+    """
 
     def __init__(self) -> None:
         self.image_ids: list[int | str] = []
-        self.numerators: list[float] = []
-        self.denominators: list[float] = []
+        self.numerators = array("d")
+        self.denominators = array("d")
 
     def add(self, image_id: int | str, numerator: float, denominator: float = 1) -> None:
         """Append one contribution."""

@@ -3,6 +3,7 @@
 Each average is a ratio of two sums over images, from which `partonomy.metrics.bootstrap` computes its interval.
 """
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -51,45 +52,53 @@ def missing_prediction(true_area: int) -> PairStatistics:
 
 
 @dataclass(frozen=True)
-class QuestionPairs:
-    """The pixel counts of one question's masks, and the image that they belong to."""
+class PairRatios:
+    """The three averages as ratios of sums over images: micro-gIoU, macro-gIoU and cIoU."""
 
-    image_id: int | str
-    pairs: tuple[PairStatistics, ...]
-
-
-def giou_micro(index: ImageIndex, questions: Iterable[QuestionPairs]) -> ImageRatio:
-    """Compute the mean IoU over all part masks."""
-    terms = Terms()
-    for question in questions:
-        for pair in question.pairs:
-            terms.add(question.image_id, pair.iou)
-    return index.ratio(terms)
+    micro: ImageRatio
+    macro: ImageRatio
+    cumulative: ImageRatio
 
 
-def giou_macro(index: ImageIndex, questions: Iterable[QuestionPairs]) -> ImageRatio:
-    """Compute the mean over images of the image's mean IoU; images without part masks do not count."""
-    by_image: dict[int | str, list[PairStatistics]] = {}
-    for question in questions:
-        by_image.setdefault(question.image_id, []).extend(question.pairs)
-    terms = Terms()
-    for image_id, pairs in by_image.items():
-        if pairs:
-            terms.add(image_id, sum(pair.iou for pair in pairs) / len(pairs))
-    return index.ratio(terms)
+class PairAverages:
+    """Averages the masks of questions that are added one after another; only their numbers are kept."""
 
+    def __init__(self) -> None:
+        self._micro = Terms()
+        self._cumulative = Terms()
+        self._by_image: dict[int | str, array[float]] = {}
+        self._is_any_missing = False
 
-def ciou(index: ImageIndex, questions: Sequence[QuestionPairs]) -> ImageRatio:
-    """Compute the sum of intersections over the sum of unions.
+    def add(self, image_id: int | str, pairs: Iterable[PairStatistics]) -> None:
+        """Add the pixel counts of one question's masks.
 
-    If all masks are empty, it is 1, or 0 if a prediction is missing.
-    """
-    terms = Terms()
-    for question in questions:
-        for pair in question.pairs:
-            terms.add(question.image_id, pair.intersection, pair.union)
-    is_any_missing = any(not pair.is_predicted for question in questions for pair in question.pairs)
-    return index.ratio(terms, value_if_empty=0.0 if is_any_missing else 1.0)
+        Args:
+            image_id: The image that they belong to.
+            pairs: One entry per mask; none if the question has no true mask.
+        """
+        ious = self._by_image.setdefault(image_id, array("d"))
+        for pair in pairs:
+            ious.append(pair.iou)
+            self._micro.add(image_id, ious[-1])
+            self._cumulative.add(image_id, pair.intersection, pair.union)
+            self._is_any_missing = self._is_any_missing or not pair.is_predicted
+
+    def ratios(self, index: ImageIndex) -> PairRatios:
+        """Compute the averages.
+
+        Micro-gIoU is the mean IoU over all part masks. Macro-gIoU is the mean over images of the image's mean IoU;
+        images without part masks do not count. cIoU is the sum of intersections over the sum of unions; if all masks
+        are empty, it is 1, or 0 if a prediction is missing.
+
+        Args:
+            index: The images of the run or group.
+        """
+        macro = Terms()
+        for image_id, ious in self._by_image.items():
+            if ious:
+                macro.add(image_id, sum(ious) / len(ious))
+        value_if_empty = 0.0 if self._is_any_missing else 1.0
+        return PairRatios(index.ratio(self._micro), index.ratio(macro), index.ratio(self._cumulative, value_if_empty))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from partonomy.metrics.iou import PairStatistics, PixelCounts, missing_prediction
 
@@ -24,10 +23,10 @@ class Matching(StrEnum):
 
 
 def match_masks(counts: PixelCounts, matching: Matching) -> tuple[PairStatistics, ...]:
-    """Pair P predictions with M true masks.
+    """Pair P predictions with M true masks; predictions without a partner are ignored, except by `union`.
 
     Args:
-        counts: Their pixel counts; both in reading order.
+        counts: Their pixel counts; predictions and true masks both in reading order.
         matching: The strategy. `union` compares the union of all predictions with the union of all true masks.
 
     Returns:
@@ -75,6 +74,8 @@ def hungarian_assignment(ious: np.ndarray) -> list[tuple[int, int]]:
     Returns:
         min(P, M) pairs (prediction, true mask), including those with IoU 0.
     """
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  (a third of a second to import)
+
     rows, columns = linear_sum_assignment(ious, maximize=True)
     return list(zip(rows.tolist(), columns.tolist(), strict=True))
 

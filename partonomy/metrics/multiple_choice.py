@@ -10,6 +10,7 @@ right one first.
 """
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -154,8 +155,45 @@ def select_only(index: int) -> ChoiceSelection:
     return ChoiceSelection(index, index, index, TiedChoices((index,), (index,), (index,)))
 
 
+class GuessSums:
+    """Adds up the exact expectation of a uniform guess over each question's choices (paper, row "Random": 20)."""
+
+    def __init__(self) -> None:
+        self._num_questions = 0
+        self._accuracy = self._matched = self._predicted = self._true = 0.0
+
+    def add(self, parts_of_choices: Sequence[Sequence[str]], correct_index: int) -> None:
+        """Add a question.
+
+        Args:
+            parts_of_choices: For each choice, the part names.
+            correct_index: The index of the correct choice.
+        """
+        truth = parts_of_choices[correct_index]
+        statistics = [part_text_statistics(parts, truth) for parts in parts_of_choices]
+        self._num_questions += 1
+        self._accuracy += 1 / len(statistics)
+        self._matched += sum(entry.num_matched for entry in statistics) / len(statistics)
+        self._predicted += sum(entry.num_predicted for entry in statistics) / len(statistics)
+        self._true += statistics[0].num_true
+
+    @property
+    def baseline(self) -> RandomBaseline | None:
+        """The expectations; None if there are no questions."""
+        if not self._num_questions:
+            return None
+        total = self._predicted + self._true
+        return RandomBaseline(
+            accuracy=self._accuracy / self._num_questions,
+            precision=self._matched / self._predicted if self._predicted else 0.0,
+            recall=self._matched / self._true if self._true else 0.0,
+            f1=2 * self._matched / total if total else 0.0,
+            num_questions=self._num_questions,
+        )
+
+
 def random_baseline(choice_parts: Sequence[Sequence[Sequence[str]]], correct: Sequence[int]) -> RandomBaseline | None:
-    """Compute the exact expectation of a uniform guess over each question's choices (paper, row "Random": accuracy 20).
+    """Compute the exact expectation of a uniform guess; see `GuessSums`.
 
     Args:
         choice_parts: For each question and choice, the part names.
@@ -164,23 +202,10 @@ def random_baseline(choice_parts: Sequence[Sequence[Sequence[str]]], correct: Se
     Returns:
         The expectations; None if there are no questions.
     """
-    if not choice_parts:
-        return None
-    accuracy = matched = predicted = true = 0.0
+    sums = GuessSums()
     for parts_of_choices, correct_index in zip(choice_parts, correct, strict=True):
-        truth = parts_of_choices[correct_index]
-        statistics = [part_text_statistics(parts, truth) for parts in parts_of_choices]
-        accuracy += 1 / len(statistics)
-        matched += sum(entry.num_matched for entry in statistics) / len(statistics)
-        predicted += sum(entry.num_predicted for entry in statistics) / len(statistics)
-        true += statistics[0].num_true
-    return RandomBaseline(
-        accuracy=accuracy / len(choice_parts),
-        precision=matched / predicted if predicted else 0.0,
-        recall=matched / true if true else 0.0,
-        f1=2 * matched / (predicted + true) if predicted + true else 0.0,
-        num_questions=len(choice_parts),
-    )
+        sums.add(parts_of_choices, correct_index)
+    return sums.baseline
 
 
 def accuracy_by_length(num_parts: Sequence[int], credits: Sequence[float]) -> tuple[LengthAccuracy, ...]:
@@ -190,9 +215,7 @@ def accuracy_by_length(num_parts: Sequence[int], credits: Sequence[float]) -> tu
         num_parts: For each question, the number of parts of the correct answer.
         credits: For each question, 1 if the correct answer was chosen, 0 if not, and the share of a tie.
     """
-    pairs = list(zip(num_parts, credits, strict=True))
-    rows = []
-    for length in sorted(set(num_parts)):
-        outcomes = [outcome for parts, outcome in pairs if parts == length]
-        rows.append(LengthAccuracy(length, len(outcomes), sum(outcomes)))
-    return tuple(rows)
+    outcomes: dict[int, array[float]] = {}
+    for parts, outcome in zip(num_parts, credits, strict=True):
+        outcomes.setdefault(parts, array("d")).append(outcome)
+    return tuple(LengthAccuracy(parts, len(found), sum(found)) for parts, found in sorted(outcomes.items()))

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from partonomy.metrics.part_text import PartTextStatistics, normalize_parts
 
@@ -113,6 +112,8 @@ class NameMatcher:
         return PartTextStatistics(self._count_pairs(predicted_names, true_names), len(predicted_names), len(true_names))
 
     def _count_pairs(self, predicted: Sequence[str], true: Sequence[str]) -> int:
+        from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  (a third of a second to import)
+
         if not predicted or not true:
             return 0
         first, second = (np.stack([self.vectors[name] for name in names]) for names in (predicted, true))

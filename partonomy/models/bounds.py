@@ -88,6 +88,7 @@ class RandomModel:
 
         Raises:
             NotImplementedError: Answers are free, so there is nothing to choose from.
+            RuntimeError: `prepare` was not called before.
         """
         return self._guess()[0]
 
@@ -106,6 +107,7 @@ class RandomModel:
 
         Raises:
             NotImplementedError: Answers are free, so there is nothing to choose from.
+            RuntimeError: `prepare` was not called before.
         """
         text, spans = self._guess()
         return Generation(text, spans, self.segment(image, turns, text, spans), (0.5,) * len(spans))

@@ -1,7 +1,8 @@
 """Models behind OpenAI-compatible chat endpoints, which are shown all choices at once (`listwise`).
 
-Requests are retried with exponential backoff and jitter. Answers are cached on disk, so repeated requests cost nothing.
-Keys are never written.
+Requests are retried with exponential backoff and jitter. A reply has a maximum size, and a request has one deadline,
+however slowly the endpoint sends. Answers are cached on disk, so repeated requests cost nothing. Keys are never
+written, not even if the endpoint repeats them in its answers (`partonomy.models.key_redaction`).
 """
 
 import base64
@@ -10,11 +11,15 @@ import email.utils
 import hashlib
 import io
 import json
+import logging
 import os
 import random
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -23,9 +28,11 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from partonomy.files import write_text_atomically
+from partonomy.files import read_json_as, write_text_atomically
 from partonomy.images import hash_image
 from partonomy.models.contract import Generation, ModelUnavailable, ReplyRefused, Role, Turn
+from partonomy.models.key_redaction import HEADER_CHARACTERS, KeyRedactor
+from partonomy.models.request_deadline import RequestDeadline
 from partonomy.structures import CharSpan, ChoiceScore
 
 
@@ -35,6 +42,13 @@ class ChatAnswer:
 
     text: str
     is_refusal: bool
+
+
+@dataclass(frozen=True)
+class _CachedAnswer:
+    """What is read of a file of the cache; the request in it is for people."""
+
+    answer: ChatAnswer
 
 
 class AnswerCache:
@@ -57,12 +71,9 @@ class AnswerCache:
         if not path.is_file():
             return None
         try:
-            answer = json.loads(path.read_text(encoding="utf-8"))["answer"]
-            return ChatAnswer(str(answer["text"]), bool(answer["is_refusal"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ModelUnavailable(
-                f"{path} is not a cached answer ({error!r}); delete it, then continue with --resume"
-            ) from error
+            return read_json_as(path, _CachedAnswer, "delete it, then continue with --resume").answer
+        except ValueError as error:
+            raise ModelUnavailable(f"{path.name} is not a cached answer: {error}") from error
 
     def store(self, key: str, answer: ChatAnswer, description: Mapping[str, object]) -> None:
         """Store an answer together with a readable description of its request."""
@@ -90,6 +101,8 @@ FATAL: Final = frozenset({401, 402, 404, 405})
 """Status codes after which no question would be answered: wrong key, empty account, wrong address or model name."""
 MAX_EXCERPT = 200
 """An endpoint's own error message is cut to this number of characters."""
+MAX_ENCODING_NAME = 40
+"""The name of an unknown compression is cut to this number of characters."""
 
 
 class EndpointError(RuntimeError):
@@ -105,7 +118,8 @@ class RetryPolicy:
         first_wait: Wait before the second attempt; doubled before each further one, up to `max_wait`. A wait is drawn
             uniformly from its upper half, so that parallel processes do not retry at the same time.
         max_retry_after: Longest wait that an endpoint may request (Retry-After); a longer one ends the run.
-        timeout: Timeout of one request.
+        timeout: Deadline of one request, from the connection to the last byte of the reply.
+        max_reply_bytes: Maximum size of a reply, also after decompression.
     """
 
     max_attempts: int = 6
@@ -113,6 +127,7 @@ class RetryPolicy:
     max_wait: float = 60.0
     max_retry_after: float = 600.0
     timeout: float = 120.0
+    max_reply_bytes: int = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -125,21 +140,27 @@ class _Failure:
 
 
 class JsonClient:
-    """Posts and reads JSON.
+    """Posts and reads JSON, one request at a time.
 
     Args:
-        key: Sent as a bearer token; None sends none. It appears in no message.
+        key: Sent as a bearer token; None sends none. It appears in no message; `redactor` removes it from replies.
         policy: The retry policy.
         sleep: Waits for a number of seconds; tests replace it.
     """
 
     def __init__(self, key: str | None, policy: RetryPolicy, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._key = key
+        self.redactor = KeyRedactor(key)
         self._policy = policy
         self._sleep = sleep
         self._jitter = random.Random()  # spreads requests in time; no result depends on it
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._client = httpx.Client(timeout=policy.timeout, headers=headers)
+        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        # At level DEBUG, httpcore logs the headers of replies, and some endpoints repeat the key there.
+        logging.getLogger("httpcore").setLevel(logging.INFO)
+        # The deadline ends the connection that it has seen being opened, so each request opens its own.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(timeout=policy.timeout, headers=headers, limits=limits)
 
     def post(self, url: str, body: Mapping[str, object], read: Callable[[Any], Answer]) -> Answer:
         """Send a request until it is answered.
@@ -167,38 +188,58 @@ class JsonClient:
         raise EndpointError(message)
 
     def _attempt(self, url: str, body: Mapping[str, object], read: Callable[[Any], Answer]) -> Answer | _Failure:
-        response = self._send(url, body)
-        if isinstance(response, _Failure):
-            return response
-        if response.status_code in RETRIED:
-            is_busy = response.status_code == BUSY
-            return _Failure(f"HTTP {response.status_code}", is_busy, _retry_after(response.headers.get("Retry-After")))
-        self._check_status(response)
+        reply = self._send(url, body)
+        if isinstance(reply, _Failure):
+            return reply
+        if reply.status in RETRIED:
+            return _Failure(f"HTTP {reply.status}", reply.status == BUSY, _retry_after(reply.retry_after))
+        self._check_status(url, reply)
         try:
-            return read(response.json())
-        except (json.JSONDecodeError, UnicodeDecodeError):
+            content = json.loads(reply.content)
+        except (ValueError, RecursionError):  # ValueError also for broken UTF-8 and integers of thousands of digits
             return _Failure("the answer is not JSON, or is incomplete")
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            return _Failure(f"the answer lacks a required field ({self._redact(repr(error))[:MAX_EXCERPT]})")
-
-    def _send(self, url: str, body: Mapping[str, object]) -> httpx.Response | _Failure:
         try:
-            return self._client.post(url, json=body)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            return _Failure(f"no connection: {self._redact(str(error))}", is_busy=True)
-        except httpx.TimeoutException:
-            return _Failure(f"no answer within {self._policy.timeout:g} s")
-        except httpx.TransportError as error:  # e.g. the connection was closed in the middle of an answer
-            return _Failure(f"the connection broke ({type(error).__name__})")
-
-    def _check_status(self, response: httpx.Response) -> None:
-        """Raise an error for a status that another attempt would not change."""
-        if response.status_code in FATAL:
-            raise ModelUnavailable(
-                f"{response.url}: {self._describe(response)}; correct the key, --endpoint or --model_name"
+            return read(content)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            return _Failure(
+                f"the answer lacks a required field ({self.redactor.in_message(repr(error))[:MAX_EXCERPT]})"
             )
-        if response.status_code != 200:
-            raise EndpointError(self._describe(response))
+
+    def _send(self, url: str, body: Mapping[str, object]) -> "_Reply | _Failure":
+        """Send a request once and read its reply, within the deadline and up to the maximum size."""
+        deadline = RequestDeadline(self._policy.timeout)
+        failure: _Failure
+        try:
+            with deadline, self._open(url, body, deadline) as response:
+                content = _read_content(response, self._policy.max_reply_bytes, deadline)
+            if not deadline.is_over:
+                return _Reply(response.status_code, content, response.headers.get("Retry-After"))
+            failure = _Failure("")
+        except _ReplyRejected as error:
+            failure = _Failure(str(error))
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            failure = _Failure(f"no connection: {self.redactor.in_message(str(error))}", is_busy=True)
+        except httpx.TimeoutException:
+            failure = _Failure(f"no complete answer within {self._policy.timeout:g} s")
+        except (httpx.TransportError, OSError) as error:  # e.g. the connection was closed in the middle of an answer
+            failure = _Failure(f"the connection broke ({type(error).__name__})")
+        if deadline.is_over and not failure.is_busy:
+            failure = _Failure(f"no complete answer within {self._policy.timeout:g} s")
+        return failure
+
+    @contextmanager
+    def _open(self, url: str, body: Mapping[str, object], deadline: RequestDeadline) -> Iterator[httpx.Response]:
+        """Send the request; the reply's headers have arrived when the block begins."""
+        content = json.dumps(body).encode("ascii")  # half a surrogate pair is sent as its escape
+        with self._client.stream("POST", url, content=content, extensions={"trace": deadline.note}) as response:
+            yield response
+
+    def _check_status(self, url: str, reply: "_Reply") -> None:
+        """Raise an error for a status that another attempt would not change."""
+        if reply.status in FATAL:
+            raise ModelUnavailable(f"{url}: {self._describe(reply)}; correct the key, --endpoint or --model_name")
+        if reply.status != 200:
+            raise EndpointError(self._describe(reply))
 
     def _wait(self, attempt: int, failure: _Failure) -> None:
         asked = failure.retry_after or 0.0
@@ -209,28 +250,68 @@ class JsonClient:
         backoff = min(self._policy.max_wait, self._policy.first_wait * 2 ** (attempt - 1))
         self._sleep(max(asked, backoff * self._jitter.uniform(0.5, 1.0)))
 
-    def _describe(self, response: httpx.Response) -> str:
+    def _describe(self, reply: "_Reply") -> str:
         """Return the status and the endpoint's own message without the key, which it may quote."""
-        excerpt = " ".join(self._redact(response.text).split())[:MAX_EXCERPT]
-        return f"HTTP {response.status_code}: {excerpt}" if excerpt else f"HTTP {response.status_code}"
+        text = reply.content.decode("utf-8", errors="replace")
+        excerpt = " ".join(self.redactor.in_message(text).split())[:MAX_EXCERPT]
+        return f"HTTP {reply.status}: {excerpt}" if excerpt else f"HTTP {reply.status}"
 
-    def _redact(self, text: str) -> str:
-        return text if not self._key else text.replace(self._key, "[key]")
+
+@dataclass(frozen=True)
+class _Reply:
+    """A whole reply; `content` is decompressed."""
+
+    status: int
+    content: bytes
+    retry_after: str | None
+
+
+class _ReplyRejected(Exception):
+    """A reply is too large or compressed in an unknown way."""
+
+
+def _read_content(response: httpx.Response, max_bytes: int, deadline: RequestDeadline) -> bytes:
+    """Read a reply's body, decompressed, holding no more than about `max_bytes`.
+
+    The request asks for no compression. Proxies that compress nevertheless use gzip or deflate.
+
+    Raises:
+        _ReplyRejected: The body is larger, or compressed in another way.
+    """
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        raise _ReplyRejected(f"the answer is compressed in an unknown way ({encoding[:MAX_ENCODING_NAME]!r})")
+    # zlib reads its own and gzip's header (32 + 15 bits of window) alike.
+    unpack = None if encoding in ("", "identity") else zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
+    content = bytearray()
+    for block in response.iter_raw():
+        if deadline.is_over:
+            break
+        if unpack is None:
+            content += block
+        else:
+            try:
+                content += unpack.decompress(block, max_bytes + 1 - len(content))
+            except zlib.error as error:
+                raise _ReplyRejected("the answer's compression is damaged") from error
+        if len(content) > max_bytes:
+            raise _ReplyRejected(f"the answer is larger than {max_bytes / 2**20:g} MB")
+    return bytes(content)
 
 
 def _retry_after(value: str | None) -> float | None:
     """Return the seconds that a Retry-After header (a number or a date) requests; None if it is neither."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if re.fullmatch(r"[0-9]{1,10}(\.[0-9]+)?", value.strip()):  # more digits are no wait that anyone means
         return float(value)
     try:
         moment = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=datetime.UTC)
+        return max(0.0, (moment - datetime.datetime.now(datetime.UTC)).total_seconds())
+    except (ValueError, TypeError, IndexError, OverflowError):  # of the parser, for some texts that are no dates
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return max(0.0, (moment - datetime.datetime.now(datetime.UTC)).total_seconds())
 
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
@@ -334,14 +415,19 @@ class ChatEndpointModel:
         """
         named = self._body(turns, f"{self._settings.image_format}:{hash_image(image)}")
         key = request_key(self._url, named)
-        answer = self._cache.find(key)
-        if answer is None:
+        cached = self._cache.find(key)
+        if cached is None:
             body = self._body(turns, data_url(image, self._settings.image_format))
-            answer = self._client.post(self._url, body, read_answer)
+            answer = self._without_key(self._client.post(self._url, body, read_answer))
             self._cache.store(key, answer, {"url": self._url, "body": named})
+        else:
+            answer = self._without_key(cached)  # earlier versions stored replies as they were
         if answer.is_refusal:
             raise ReplyRefused(answer.text)
         return answer.text
+
+    def _without_key(self, answer: ChatAnswer) -> ChatAnswer:
+        return replace(answer, text=self._client.redactor(answer.text))
 
     def _body(self, turns: Sequence[Turn], image_url: str) -> dict[str, object]:
         """Build the request; for the cache, the image's hash replaces the image."""
@@ -387,20 +473,48 @@ def read_key(variable: str | None) -> str | None:
         The key; None if no variable is named and the default one is unset, as for local servers.
 
     Raises:
-        ValueError: The named variable is not set.
+        ValueError: The named variable is not set, or holds characters that no header can hold.
     """
-    key = os.environ.get(DEFAULT_KEY_VARIABLE if variable is None else variable, "").strip()
+    name = DEFAULT_KEY_VARIABLE if variable is None else variable
+    key = os.environ.get(name, "").strip()
     if not key and variable is not None:
         raise ValueError(f"--api_key_env {variable}: the environment variable {variable} is not set or empty")
+    if not HEADER_CHARACTERS.issuperset(key):
+        raise ValueError(
+            f"the environment variable {name} holds a character that a key cannot have, such as a line break or a "
+            "letter outside ASCII; copy the key again"
+        )
     return key or None
 
 
+def refuse_key_in_settings(settings: ChatSettings, key: str | None) -> None:
+    """Refuse settings that contain the API key, because a run records them.
+
+    Raises:
+        ValueError: The endpoint, the model's name or the request options contain the key.
+    """
+    redactor = KeyRedactor(key)
+    values = {"endpoint": settings.endpoint, "model_name": settings.model_name}
+    for flag, value in (values | {"request_options": settings.request_options}).items():
+        if redactor.occurs_in(value):
+            raise ValueError(f"--{flag} must not contain the API key, because it is recorded; use --api_key_env")
+
+
 def build_chat_model(
-    settings: ChatSettings, key_variable: str | None, cache_folder: Path, max_new_tokens: int | None = None
+    settings: ChatSettings,
+    key_variable: str | None,
+    cache_folder: Path,
+    max_new_tokens: int | None = None,
+    policy: RetryPolicy = RetryPolicy(),
 ) -> ChatEndpointModel:
-    """Build the adapter with its client and cache; see `ChatEndpointModel` for `max_new_tokens`."""
-    client = JsonClient(read_key(key_variable), RetryPolicy())
-    return ChatEndpointModel(settings, client, AnswerCache(cache_folder), max_new_tokens)
+    """Build the adapter with its client and cache; see `ChatEndpointModel` for `max_new_tokens`.
+
+    Raises:
+        ValueError: The key is missing, or the settings contain it.
+    """
+    key = read_key(key_variable)
+    refuse_key_in_settings(settings, key)
+    return ChatEndpointModel(settings, JsonClient(key, policy), AnswerCache(cache_folder), max_new_tokens)
 
 
 def _messages(turns: Sequence[Turn], url: str) -> list[dict[str, object]]:

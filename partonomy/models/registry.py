@@ -7,6 +7,7 @@ a model, write a class (`partonomy.models.contract`) and pass it as `--model pac
 import importlib
 import inspect
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -19,8 +20,10 @@ from partonomy.models.chat_endpoint import (
     DEFAULT_OPTIONS,
     IMAGE_FORMATS,
     ChatSettings,
+    RetryPolicy,
     build_chat_model,
     read_key,
+    refuse_key_in_settings,
 )
 from partonomy.models.contract import GroundedModel
 
@@ -28,6 +31,9 @@ PLUM, TRANSFORMERS, CHAT, OPEN_VOCABULARY = "plum", "transformers", "chat", "ope
 NAMED_MODELS: Final = (PLUM, *BUILTIN_MODELS, TRANSFORMERS, CHAT, OPEN_VOCABULARY)
 CHECKPOINTED: Final = (PLUM, TRANSFORMERS)
 CACHE_FOLDER: Final = "answer_cache"
+AUTO_DTYPE: Final = "auto"
+DTYPES: Final = (AUTO_DTYPE, "float32", "bfloat16", "float16")
+"""Values of `--dtype`."""
 CHECKPOINT_SUFFIXES: Final = (".json", ".safetensors", ".model", ".jinja")
 PLUM_LOADER: Final = "plum.inference.partonomy_adapter:load_grounded_model"
 """PLUM registers itself by this name; nothing here imports it before it is requested."""
@@ -43,6 +49,9 @@ _MODELS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "answer_cache": (CHAT,),
     "image_format": (CHAT,),
     "request_options": (CHAT,),
+    "request_timeout": (CHAT,),
+    "max_reply_mb": (CHAT,),
+    "dtype": CHECKPOINTED,
     "segmenter": (OPEN_VOCABULARY,),
 }
 """Flag -> the models that it applies to."""
@@ -57,7 +66,7 @@ class ModelSettings:
             class as package.module:Class (see partonomy/models/contract.py).
         checkpoint: folder of an exported PLUM model (plum) or of a transformers model (transformers).
         base: plum only; switch the adapters off to run the base model.
-        device: auto (each rank takes its own GPU), cpu, cuda, cuda:1, ...
+        device: auto (each rank takes its own GPU), cpu, cuda, cuda:1, mps, ...
         sam_cache: plum only; folder to cache SAM's image embeddings in, so that later runs with the same SAM skip it.
         model_options: own class only; JSON object with the arguments of its constructor.
         endpoint: chat only; address, e.g. http://localhost:8000/v1.
@@ -67,10 +76,18 @@ class ModelSettings:
         image_format: chat only; png or jpeg; default png.
         request_options: chat only; JSON options of every request; default {"temperature": 0}. The benchmark's maximum
             answer length is added as max_tokens, unless the options have max_tokens or max_completion_tokens.
+        request_timeout: chat only; deadline of one request in seconds, from the connection to the reply's last byte;
+            default 120. It is retried, then the question fails.
+        max_reply_mb: chat only; maximum size of a reply in MB; default 4. After a larger one the request is repeated,
+            then the question fails.
+        dtype: plum and transformers only; auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16 or float16.
+        max_new_tokens: Maximum length of the model's own answer in tokens; default the benchmark's.
         segmenter: open_vocabulary only; your segmenter as package.module:Class.
     """
 
-    FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset({"checkpoint", "sam_cache", "api_key_env", "answer_cache"})
+    FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset(
+        {"checkpoint", "sam_cache", "api_key_env", "answer_cache", "request_timeout", "max_reply_mb"}
+    )
     """Settings that may differ when a run is resumed, because they do not change its records; the hash of a
     checkpoint is compared instead of its path."""
     FREE_TO_MERGE: ClassVar[frozenset[str]] = FREE_TO_RESUME
@@ -89,6 +106,10 @@ class ModelSettings:
     image_format: str | None = None
     request_options: str | None = None
     segmenter: str | None = None
+    request_timeout: float | None = None
+    max_reply_mb: float | None = None
+    dtype: str = AUTO_DTYPE
+    max_new_tokens: int | None = None
 
     @property
     def is_class(self) -> bool:
@@ -117,8 +138,8 @@ class ModelSettings:
             image_format=self.image_format or IMAGE_FORMATS[0],
             request_options=self.request_options or DEFAULT_OPTIONS,
         )
-        resolved.chat()
-        read_key(self.api_key_env)
+        resolved.retry_policy()
+        refuse_key_in_settings(resolved.chat(), read_key(self.api_key_env))
         return resolved
 
     def chat(self) -> ChatSettings:
@@ -133,6 +154,25 @@ class ModelSettings:
         assert self.request_options is not None
         return ChatSettings(self.endpoint, self.model_name, self.image_format, self.request_options)
 
+    def retry_policy(self) -> RetryPolicy:
+        """Return when requests to a chat endpoint are given up and retried.
+
+        Raises:
+            ValueError: A limit is not positive.
+        """
+        policy = RetryPolicy()
+        for flag in ("request_timeout", "max_reply_mb"):
+            value = getattr(self, flag)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"--{flag} must be positive, got {value:g}")
+        return replace(
+            policy,
+            timeout=policy.timeout if self.request_timeout is None else self.request_timeout,
+            max_reply_bytes=(
+                policy.max_reply_bytes if self.max_reply_mb is None else max(1, round(self.max_reply_mb * 2**20))
+            ),
+        )
+
     def checkpoint_hash(self) -> str | None:
         """Return the SHA-256 of the checkpoint's configuration, tokenizer, template and weights, if there is one."""
         return None if self.checkpoint is None else hash_checkpoint(Path(self.checkpoint))
@@ -146,13 +186,20 @@ class ModelSettings:
         for flag, models in _MODELS_OF.items():
             if getattr(self, flag) != defaults[flag] and self.model not in models:
                 raise ValueError(f"--{flag} belongs to --model {' and '.join(models)}, not to {self.model}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"--max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if self.model_options is not None and not self.is_class:
             raise ValueError(f"--model_options belongs to --model package.module:Class, not to {self.model}")
         if self.model in CHECKPOINTED:
             if self.checkpoint is None:
                 raise ValueError(f"--model {self.model} needs --checkpoint, the folder of its weights")
             if not Path(self.checkpoint).is_dir():
-                raise FileNotFoundError(f"--checkpoint {self.checkpoint} is not a folder")
+                raise FileNotFoundError(
+                    f"--checkpoint {self.checkpoint} is not a folder; download a model of the Hugging Face Hub first "
+                    "(hf download ORG/NAME --local-dir FOLDER) and name its folder"
+                )
         if self.model == CHAT and (self.endpoint is None or self.model_name is None):
             raise ValueError("--model chat needs --endpoint and --model_name")
         if self.model == OPEN_VOCABULARY and self.segmenter is None:
@@ -176,11 +223,14 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
         seed: Seed of `random`.
         max_new_tokens: Maximum length of the model's own answer; a limit in the user's settings takes precedence.
     """
+    if settings.max_new_tokens is not None:
+        max_new_tokens = settings.max_new_tokens
     if settings.model in BUILTIN_MODELS:
         return BUILTIN_MODELS[settings.model](seed)
     if settings.model == CHAT:
         assert settings.answer_cache is not None  # resolve has filled it in
-        return build_chat_model(settings.chat(), settings.api_key_env, Path(settings.answer_cache), max_new_tokens)
+        cache = Path(settings.answer_cache)
+        return build_chat_model(settings.chat(), settings.api_key_env, cache, max_new_tokens, settings.retry_policy())
     if settings.is_class:
         return load_class(settings.model, parse_options(settings.model_options), max_new_tokens)
     device = resolve_device(settings.device, local_rank)
@@ -193,10 +243,15 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
     if settings.model == TRANSFORMERS:
         from partonomy.models.transformers_model import load_transformers_model  # noqa: PLC0415  (torch)
 
-        return load_transformers_model(settings.checkpoint, device, max_new_tokens)
+        return load_transformers_model(settings.checkpoint, device, max_new_tokens, settings.dtype)
     load = import_name(PLUM_LOADER, "--model plum")
     model: GroundedModel = load(
-        settings.checkpoint, device, settings.sam_cache, is_base=settings.base, max_new_tokens=max_new_tokens
+        settings.checkpoint,
+        device,
+        settings.sam_cache,
+        is_base=settings.base,
+        max_new_tokens=max_new_tokens,
+        dtype=settings.dtype,
     )
     return model
 
@@ -289,12 +344,23 @@ def resolve_device(device: str, local_rank: int) -> str:
     try:
         place = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}") from error
+        raise ValueError(_unknown_device(device)) from error
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"--device {device} does not exist: torch finds {torch.cuda.device_count()} CUDA devices; pass --device cpu"
         )
+    if place.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"--device {device} does not exist: torch finds no Apple GPU here; pass --device cpu")
+    if place.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(_unknown_device(device))
     return device
+
+
+def _unknown_device(device: str) -> str:
+    return (
+        f"--device must be auto, cpu, cuda, cuda:N or mps, got {device!r}; a model runs on one device, and several "
+        "GPUs share a run with --num_procs or a launcher"
+    )
 
 
 def local_rank_of(index: int) -> int:

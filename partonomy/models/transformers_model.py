@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForImageTextToText,
     AutoProcessor,
     BatchFeature,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -27,6 +29,7 @@ from transformers import (
 )
 
 from partonomy.models.contract import Generation, Role, Turn
+from partonomy.models.finite_values import LogitsWatch, require_no_nan
 from partonomy.structures import CharSpan, ChoiceScore
 
 Message = dict[str, Any]
@@ -194,6 +197,9 @@ class TransformersModel:
             image: uint8 RGB (H, W, 3).
             turns: The conversation up to the user's last words.
             choices: One or more answers to it.
+
+        Raises:
+            ModelUnavailable: The model's logits are NaN or infinite.
         """
         prompt = self._prompt.render(turns)
         encoded = [self._prompt.encode_choice(turns, choice) for choice in choices]
@@ -203,9 +209,12 @@ class TransformersModel:
         text = text_positions(prompt_ids, expanded, getattr(self._model.config, "image_token_id", None))
         is_whole = all(choice.num_shared == len(prompt_ids) for choice in encoded)
         if self._reuses_prompt and is_whole:
-            return self._continue_prompt(inputs, text, encoded)
-        num_dropped = [len(prompt_ids) - choice.num_shared for choice in encoded]
-        return self._read_all(image, text, encoded, [len(expanded) - dropped for dropped in num_dropped])
+            scores = self._continue_prompt(inputs, text, encoded)
+        else:
+            num_dropped = [len(prompt_ids) - choice.num_shared for choice in encoded]
+            scores = self._read_all(image, text, encoded, [len(expanded) - dropped for dropped in num_dropped])
+        require_no_nan(torch.tensor([score.conversation_log_prob for score in scores]), self.name)
+        return scores
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
         """Not supported; raises NotImplementedError."""
@@ -217,9 +226,20 @@ class TransformersModel:
 
     @torch.inference_mode()
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
-        """Answer greedily, in text alone."""
+        """Answer greedily, in text alone.
+
+        Raises:
+            ModelUnavailable: The model's logits are NaN or infinite.
+        """
         inputs = self._process([self._prompt.render(turns)], image)
-        ids = self._model.generate(**inputs, max_new_tokens=self._max_new_tokens, do_sample=False)
+        watch = LogitsWatch(self.name)
+        ids = self._model.generate(
+            **inputs,
+            max_new_tokens=self._max_new_tokens,
+            do_sample=False,
+            logits_processor=LogitsProcessorList([watch]),
+        )
+        watch.check()
         new_ids = ids[0, inputs["input_ids"].shape[1] :]
         return str(self._processor.tokenizer.decode(new_ids, skip_special_tokens=True)).strip()
 
@@ -280,27 +300,33 @@ class TransformersModel:
         return scores
 
 
-def load_transformers_model(checkpoint: str, device: str, max_new_tokens: int) -> TransformersModel:
-    """Load a checkpoint folder in bfloat16 on a GPU or float32 on the CPU; download nothing and run no code from it.
+def load_transformers_model(
+    checkpoint: str, device: str, max_new_tokens: int, dtype: str = "auto"
+) -> TransformersModel:
+    """Load a checkpoint folder; download nothing and run no code from it.
 
     Args:
         checkpoint: Folder with config.json, safetensors weights, processor and chat template.
         device: "cpu", "cuda", "cuda:1", ...
         max_new_tokens: Maximum length of the model's own answer.
+        dtype: "auto" (bfloat16 on a CUDA GPU, float32 elsewhere), or torch's name of a dtype.
 
     Raises:
         ValueError: The architecture is not one of transformers' own, or something is missing.
     """
     folder = Path(checkpoint)
     _check_architecture(folder)
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    usual = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    chosen = usual if dtype == "auto" else getattr(torch, dtype)
     try:
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
         model = AutoModelForImageTextToText.from_pretrained(
-            folder, local_files_only=True, dtype=dtype, use_safetensors=True
+            folder, local_files_only=True, dtype=chosen, use_safetensors=True
         )
     except ImportError as error:  # processors that also read videos need torchvision
         raise ValueError(f"{folder} needs a package that is not installed: {error}") from error
+    except SafetensorError as error:
+        raise ValueError(f"{folder}: a weight file is damaged ({error}); download it again") from error
     if getattr(processor, "tokenizer", None) is None:
         raise ValueError(f"{folder} has no processor of text and images (processor_config.json)")
     reuses_prompt = model.config.model_type in REUSES_PROMPT

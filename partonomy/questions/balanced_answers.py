@@ -1,11 +1,12 @@
 """Draws wrong answers without hints: nodes of a random tree in which any node may be the right answer (`balanced`).
 
-See `answer_model` for the reason why no choice stands out.
+See `answer_model` for the reason why no choice stands out. `image_questions.py` shuffles the choices.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
+from functools import lru_cache
 from itertools import accumulate
 
 from partonomy.questions.answer_model import AnswerModel, draw_place, make_flat_model
@@ -190,7 +191,12 @@ def draw_tree(num_nodes: int, generator: Draws) -> tuple[int, ...]:
     Returns:
         Parents of nodes 1..num_nodes-1, renumbered so that each parent comes before its children.
     """
-    code = [generator.below(num_nodes) for _ in range(num_nodes - 2)]
+    return _tree_of(num_nodes, tuple([generator.below(num_nodes) for _ in range(num_nodes - 2)]))
+
+
+@lru_cache(maxsize=1024)
+def _tree_of(num_nodes: int, code: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the tree of a Pruefer code; the fit draws the 125 trees of five nodes hundreds of thousands of times."""
     degrees = [1 + code.count(node) for node in range(num_nodes)]
     neighbours: dict[int, list[int]] = {node: [] for node in range(num_nodes)}
 

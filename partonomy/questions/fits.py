@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from partonomy.datasets.concept_graph import ConceptGraph, build_concept_graph
-from partonomy.files import open_atomically, read_json, write_json
+from partonomy.files import RECORD_ERRORS, open_atomically, read_json_as, reason_of, write_json
 from partonomy.metrics.part_embedding import embed_texts
 from partonomy.names import PartComparator, find_comparator
 from partonomy.questions.answer_model import AnswerKind, AnswerModel
@@ -22,6 +23,7 @@ from partonomy.structures import PartDataset
 
 FITS_FILE = "fits.json"
 ARRAYS_FILE = "fits.npz"
+CURE = "prepare the build anew with --prepare --overwrite"
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,17 @@ def save_fits(fits: Fits, folder: Path) -> None:
     write_json(folder / FITS_FILE, content)
 
 
+class _FitsContent(msgspec.Struct):
+    """The content of `fits.json`."""
+
+    object_parts: dict[str, tuple[str, ...]]
+    object_category: dict[str, str]
+    category_objects: dict[str, tuple[str, ...]]
+    synonyms: list[list[int]]
+    embedding_model: str | None
+    balanced: dict[str, Any] | None
+
+
 def load_fits(folder: Path) -> Fits:
     """Read the files of `save_fits`.
 
@@ -133,23 +146,30 @@ def load_fits(folder: Path) -> Fits:
         FileNotFoundError: a file is missing.
         ValueError: a file is broken.
     """
-    content = read_json(folder / FITS_FILE)
+    content = read_json_as(folder / FITS_FILE, _FitsContent, CURE)
     with np.load(folder / ARRAYS_FILE, allow_pickle=False) as arrays:
         weights, biases = arrays["weights"], arrays["biases"]
         similarities = arrays.get("similarities")
     graph = ConceptGraph(
-        object_parts={label: tuple(parts) for label, parts in content["object_parts"].items()},
-        object_category=content["object_category"],
-        category_objects={name: tuple(labels) for name, labels in content["category_objects"].items()},
+        object_parts=content.object_parts,
+        object_category=content.object_category,
+        category_objects=content.category_objects,
     )
-    synonyms = tuple(map(frozenset, content["synonyms"]))
-    balanced = content["balanced"]
+    synonyms = tuple(map(frozenset, content.synonyms))
+    try:
+        balanced = None if content.balanced is None else _balanced_from_json(content.balanced, graph, synonyms)
+    except RECORD_ERRORS as error:
+        raise ValueError(f"{folder / FITS_FILE}: 'balanced': {reason_of(error)}; {CURE}") from error
+    if similarities is not None and content.embedding_model is None:
+        raise ValueError(f"{folder / FITS_FILE}: 'embedding_model' is null, but {ARRAYS_FILE} has similarities; {CURE}")
     return Fits(
         graph=graph,
         parts=PartSampler(weights, biases),
-        objects=None if similarities is None else ObjectSampler(graph, similarities, content["embedding_model"]),
+        objects=None
+        if similarities is None or content.embedding_model is None
+        else ObjectSampler(graph, similarities, content.embedding_model),
         synonyms=synonyms,
-        balanced=None if balanced is None else _balanced_from_json(balanced, graph, synonyms),
+        balanced=balanced,
     )
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from partonomy.datasets.question_file import question_to_line
+from partonomy.datasets.seal import SEAL_KEY, break_seal, describe_files
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.store import ANNOTATIONS_FILE, BUILD_FILE, DatasetOrigin, save_dataset
 from partonomy.files import hash_files, hash_json, write_json
@@ -65,7 +66,7 @@ def build_questions(
     """
     config_json = resolved_config(config, comparator)
     clock = _Clock()
-    (output_dir / BUILD_FILE).unlink(missing_ok=True)
+    break_seal(output_dir)
     withdraw_questions(output_dir)
     dataset = save_dataset(dataset, output_dir, origin or DatasetOrigin("python", config.seed))
     graph = find_askable_graph(dataset)
@@ -87,7 +88,8 @@ def build_questions(
         embedding_model=objects.model_name if objects else None,
         seconds=BuildSeconds(*clock.seconds),
     )
-    write_json(output_dir / BUILD_FILE, summary_to_json(summary, config_json, settings or {}, left_out), indent=2)
+    content = summary_to_json(summary, config_json, settings or {}, left_out) | {SEAL_KEY: describe_files(output_dir)}
+    write_json(output_dir / BUILD_FILE, content, indent=2)
     writer.remove_progress()
     return summary
 

@@ -1,4 +1,6 @@
-"""Makes the questions of an image: chooses the instance, the concepts to compare it with, and the wrong answers."""
+"""Makes the questions of an image: chooses the instance, the concepts to compare it with, the wrong answers and the
+order of the choices.
+"""
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence

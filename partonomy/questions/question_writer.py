@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+
+import msgspec
 
 from partonomy.datasets.store import PARTIAL_QUESTIONS_FILE, PROGRESS_FILE, QUESTIONS_FILE
 from partonomy.questions.image_questions import SkippedQuestion, SkipReason
@@ -130,16 +131,16 @@ class QuestionWriter:
         step = _parse_step(line)
         if step is None:
             return False
-        block = self._questions_file.read(step["num_bytes"] - self._num_bytes)
+        block = self._questions_file.read(step.num_bytes - self._num_bytes)
         digest = self._digest.copy()
         digest.update(block)
-        if digest.hexdigest() != step["sha256"]:
+        if digest.hexdigest() != step.sha256:
             return False
         self._digest = digest
-        self._num_bytes = step["num_bytes"]
-        self.num_images = step["num_images"]
-        self.num_questions = Counter({QuestionType(key): count for key, count in step["num_questions"].items()})
-        self.skipped = skipped_from_json(step["skipped"])
+        self._num_bytes = step.num_bytes
+        self.num_images = step.num_images
+        self.num_questions = Counter(step.num_questions)
+        self.skipped = skipped_from_json(step.skipped)
         return True
 
 
@@ -154,14 +155,23 @@ def withdraw_questions(folder: Path) -> None:
     final.unlink(missing_ok=True)
 
 
-def _parse_step(line: bytes) -> dict[str, Any] | None:
+class _Step(msgspec.Struct):
+    """A line of the progress file."""
+
+    num_images: int
+    num_bytes: int
+    sha256: str
+    num_questions: dict[QuestionType, int]
+    skipped: list[tuple[QuestionType, SkipReason, int]]
+
+
+def _parse_step(line: bytes) -> _Step | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        step: dict[str, Any] = json.loads(line)
+        return msgspec.json.decode(line, type=_Step)
     except ValueError:  # a power cut can leave a block of zeros
         return None
-    return step
 
 
 def skipped_to_json(skipped: Mapping[SkippedQuestion, int]) -> list[list[object]]:
@@ -169,6 +179,6 @@ def skipped_to_json(skipped: Mapping[SkippedQuestion, int]) -> list[list[object]
     return [[key.question_type, key.reason, count] for key, count in skipped.items()]
 
 
-def skipped_from_json(rows: Sequence[tuple[str, str, int]]) -> Counter[SkippedQuestion]:
+def skipped_from_json(rows: Sequence[tuple[QuestionType, SkipReason, int]]) -> Counter[SkippedQuestion]:
     """Read the result of `skipped_to_json`."""
-    return Counter({SkippedQuestion(QuestionType(kind), SkipReason(reason)): count for kind, reason, count in rows})
+    return Counter({SkippedQuestion(kind, reason): count for kind, reason, count in rows})

@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
+
+from partonomy.datasets.seal import SEAL_KEY, break_seal, describe_files
 from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults, find_differences, remove_shards
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.store import (
@@ -24,7 +26,7 @@ from partonomy.datasets.store import (
     load_dataset,
     save_dataset,
 )
-from partonomy.files import hash_files, hash_json, open_atomically, read_json, write_json
+from partonomy.files import hash_files, hash_json, open_atomically, read_json_as, write_json
 from partonomy.locks import lock_folder
 from partonomy.questions.build_config import BuildSummary, QuestionBuildConfig, summary_to_json
 from partonomy.questions.fits import find_askable_graph, fit_object_sampler, fit_questions, load_fits, save_fits
@@ -35,6 +37,7 @@ from partonomy.questions.generator import (
     skipped_rows,
     write_all_questions,
 )
+from partonomy.questions.image_questions import SkipReason
 from partonomy.questions.question_writer import (
     QuestionWriter,
     skipped_from_json,
@@ -71,6 +74,14 @@ class Preparation:
     left_out: tuple[SkippedAnnotations, ...]
 
 
+class _ShardContent(msgspec.Struct):
+    """The result of a shard."""
+
+    num_questions: dict[QuestionType, int]
+    skipped: list[tuple[QuestionType, SkipReason, int]]
+    sha256: str
+
+
 def prepare_build(
     dataset: PartDataset,
     config: QuestionBuildConfig,
@@ -81,8 +92,8 @@ def prepare_build(
     left_out: Sequence[SkippedAnnotations],
 ) -> Preparation:
     """Write everything except the questions; for the arguments see `generator.build_questions`."""
-    for name in (BUILD_FILE, QUESTIONS_FILE):
-        (folder / name).unlink(missing_ok=True)
+    break_seal(folder)
+    (folder / QUESTIONS_FILE).unlink(missing_ok=True)
     dataset = save_dataset(dataset, folder, origin)
     graph = find_askable_graph(dataset)
     fits = fit_questions(dataset, graph, config, fit_object_sampler(graph, config))
@@ -114,24 +125,23 @@ def read_preparation(folder: Path, config: QuestionBuildConfig, settings: Mappin
 
     Raises:
         FileNotFoundError: the build was not prepared.
-        ValueError: it was prepared with other settings; the message names them.
+        ValueError: it was prepared with other settings, or its file is damaged; the message names them.
     """
     path = folder / SHARDS_FOLDER / PREPARED_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: not found; run this command once with --prepare instead of --shard or --merge"
         )
-    content = read_json(path)
-    differences = find_differences(content["source"], settings) + find_differences(
-        content["config"], resolved_config(config)
+    preparation = read_json_as(path, Preparation, "prepare anew with --prepare --overwrite")
+    differences = find_differences(preparation.source, settings) + find_differences(
+        preparation.config, resolved_config(config)
     )
     if differences:
         raise ValueError(
             f"{path}: prepared with other settings ({'; '.join(differences)}); give every shard the settings of "
             "--prepare, or prepare anew with --prepare --overwrite"
         )
-    left_out = tuple(SkippedAnnotations(row["reason"], tuple(row["annotation_ids"])) for row in content.pop("left_out"))
-    return Preparation(**content, left_out=left_out)
+    return preparation
 
 
 def build_shard(folder: Path, shard: Shard, config: QuestionBuildConfig, settings: Mapping[str, object]) -> bool:
@@ -186,11 +196,11 @@ def merge_build(folder: Path, config: QuestionBuildConfig, settings: Mapping[str
     """
     preparation = read_preparation(folder, config, settings)
     results = _results(folder, preparation)
-    shards = results.read_all()
+    shards = results.read_all(_ShardContent)
     with open_atomically(folder / QUESTIONS_FILE) as file:
         for shard, content in shards:
             path = _work_folder(results, shard) / QUESTIONS_FILE
-            if not path.is_file() or hash_files([path]) != content["sha256"]:
+            if not path.is_file() or hash_files([path]) != content.sha256:
                 raise ValueError(
                     f"{path}: not the file that the shard wrote; delete {results.path(shard)} and run --shard {shard} "
                     "again"
@@ -199,21 +209,19 @@ def merge_build(folder: Path, config: QuestionBuildConfig, settings: Mapping[str
                 while block := questions.read(BLOCK_BYTES):
                     file.write(block)
     summary = _summarize(preparation, [content for _, content in shards], config)
-    content = summary_to_json(summary, preparation.config, settings, preparation.left_out)
-    write_json(folder / BUILD_FILE, content, indent=2)
+    built = summary_to_json(summary, preparation.config, settings, preparation.left_out)
+    write_json(folder / BUILD_FILE, built | {SEAL_KEY: describe_files(folder)}, indent=2)
     for name in (PARTIAL_QUESTIONS_FILE, PROGRESS_FILE):  # left by an unfinished single-process build
         (folder / name).unlink(missing_ok=True)
     remove_shards(results.folder)
     return summary
 
 
-def _summarize(
-    preparation: Preparation, shards: Sequence[Mapping[str, Any]], config: QuestionBuildConfig
-) -> BuildSummary:
+def _summarize(preparation: Preparation, shards: Sequence[_ShardContent], config: QuestionBuildConfig) -> BuildSummary:
     num_questions: Counter[QuestionType] = Counter()
     for content in shards:
-        num_questions.update({QuestionType(key): count for key, count in content["num_questions"].items()})
-    skipped = sum((skipped_from_json(content["skipped"]) for content in shards), Counter())
+        num_questions.update(content.num_questions)
+    skipped = sum((skipped_from_json(content.skipped) for content in shards), Counter())
     return BuildSummary(
         num_images=preparation.num_images,
         num_questions={question_type: num_questions[question_type] for question_type in config.question_types},

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
-import yaml
-
 from partonomy.structures import CharSpan, Choice, ObjectChoice, QuestionType
+from partonomy.yaml_files import read_yaml
 
 DEFAULT_TEMPLATES = Path(__file__).with_name("templates.yaml")
 NAMED_TEMPLATES: Mapping[str, Path] = {
@@ -149,7 +148,7 @@ def load_templates(path: Path = DEFAULT_TEMPLATES) -> Templates:
     Raises:
         ValueError: a key is unknown or missing, or an answer lacks its parts.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_yaml(path)
     expected = set(Templates.__dataclass_fields__)
     if not isinstance(content, dict) or set(content) != expected:
         raise ValueError(f"{path}: the template file must have exactly the keys {sorted(expected)}")

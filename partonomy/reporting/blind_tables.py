@@ -57,6 +57,27 @@ class BlindReport:
         return tuple(result for result in self.results if result.subject is subject)
 
 
+class _Once:
+    """Keeps one copy of texts that many questions repeat: part names, answers and their lists."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._items: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def text(self, text: str) -> str:
+        """Return the kept copy of a text."""
+        return self._texts.setdefault(text, text)
+
+    def texts(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """Return the kept copies of texts."""
+        return tuple(map(self.text, texts))
+
+    def items(self, rows: Iterable[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+        """Return the kept copies of lists."""
+        texts = map(self.texts, rows)
+        return tuple(self._items.setdefault(row, row) for row in texts)
+
+
 def report_on_questions(name: str, questions: Iterable[Question], *, is_learned: bool = True) -> BlindReport:
     """Compute the blind baselines on the questions of a data set.
 
@@ -64,15 +85,16 @@ def report_on_questions(name: str, questions: Iterable[Question], *, is_learned:
         ValueError: There are no questions.
     """
     asked: dict[tuple[Subject, str], list[BlindQuestion]] = {}
+    once = _Once()
     for question in questions:
         kind = question.question_type.value
         asked.setdefault((Subject.PARTS, kind), []).append(
             BlindQuestion(
                 question.image_id,
-                tuple(choice.text for choice in question.choices),
-                tuple(choice.parts for choice in question.choices),
+                once.texts(choice.text for choice in question.choices),
+                once.items(choice.parts for choice in question.choices),
                 [choice.is_correct for choice in question.choices].index(True),
-                question.object_label,
+                once.text(question.object_label),
             )
         )
         if question.object_question is not None:
@@ -80,8 +102,8 @@ def report_on_questions(name: str, questions: Iterable[Question], *, is_learned:
             asked.setdefault((Subject.OBJECT, kind), []).append(
                 BlindQuestion(
                     question.image_id,
-                    tuple(choice.text for choice in choices),
-                    tuple(tuple(choice.label.split()) for choice in choices),
+                    once.texts(choice.text for choice in choices),
+                    once.items(choice.label.split() for choice in choices),
                     [choice.is_correct for choice in choices].index(True),
                 )
             )
@@ -93,20 +115,21 @@ def report_on_questions(name: str, questions: Iterable[Question], *, is_learned:
 def report_on_run(run: QuestionRun, *, is_learned: bool = True) -> BlindReport | None:
     """Compute the blind baselines from the choices in a run's records; None if the run asked for no choices."""
     asked: dict[tuple[Subject, str], list[BlindQuestion]] = {}
+    once = _Once()
     for record in run.records:
         if record.question_type is None:
             continue
         for subject, choice in ((Subject.PARTS, record.parts_choice), (Subject.OBJECT, record.object_choice)):
             if choice is not None:
                 is_object = subject is Subject.OBJECT
-                labels = tuple(tuple(" ".join(row).split()) if is_object else row for row in choice.labels)
+                labels = (" ".join(row).split() if is_object else row for row in choice.labels)
                 asked.setdefault((subject, record.question_type.value), []).append(
                     BlindQuestion(
                         int(record.image_id),
-                        choice.texts,
-                        labels,
+                        once.texts(choice.texts),
+                        once.items(labels),
                         choice.correct_index,
-                        "" if is_object else record.object_label,
+                        "" if is_object else once.text(record.object_label),
                     )
                 )
     return _report(run.name, asked, is_learned=is_learned) if asked else None
@@ -216,8 +239,10 @@ def line_on_questions(name: str, questions: Sequence[Question]) -> str:
     step = max(-(-len(questions) // MAX_QUESTIONS_OF_LINE), 1)
     images = dict.fromkeys(question.image_id for question in questions) if step > 1 else {}
     kept = set(list(images)[::step])
-    chosen = [one for one in questions if not kept or one.image_id in kept]
-    return blind_line(report_on_questions(name, chosen, is_learned=False)) if chosen else ""
+    if not questions:
+        return ""
+    chosen = (one for one in questions if not kept or one.image_id in kept)
+    return blind_line(report_on_questions(name, chosen, is_learned=False))
 
 
 def _note(report: BlindReport) -> str:

@@ -3,21 +3,23 @@
 import csv
 import io
 import json
+import sys
+from array import array
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
-from partonomy.benchmarks.cases import Verdict
-from partonomy.benchmarks.task import ALL, Group, Record, Words
-from partonomy.files import write_text_atomically
+from partonomy.benchmarks.task import ALL, ChangedRecords, Group, Record, Words
+from partonomy.files import open_atomically
 from partonomy.metrics.bootstrap import Estimate, paired_differences
 from partonomy.reporting.loaded_run import AnyRun, check_same_items
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, format_percent, render_table
+from partonomy.terminal import one_line, spreadsheet_cell
 
 
 class Outcome(StrEnum):
@@ -105,7 +107,8 @@ class Comparison:
         second: Name of the second run.
         words: The benchmark's words for its items.
         differences: One entry per metric and group that both runs asked.
-        choices: Every scored answer that both runs have, including those that are right or wrong in both.
+        choices: Every scored answer that both runs have, including those that are right or wrong in both; read from the
+            runs' files on each access, as `quality_changes` are.
         quality_changes: Items whose quality differs, largest change first.
         only_first: Groups that only the first run asked.
         only_second: Groups that only the second run asked.
@@ -116,16 +119,16 @@ class Comparison:
     second: str
     words: Words
     differences: tuple[MetricDifference, ...]
-    choices: tuple[ChoiceChange, ...]
-    quality_changes: tuple[QualityChange, ...]
+    choices: "ChoiceChanges"
+    quality_changes: "QualityChanges"
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     warnings: tuple[str, ...]
 
     @property
-    def flips(self) -> tuple[ChoiceChange, ...]:
+    def flips(self) -> "ChoiceChanges":
         """The answers that exactly one run got right."""
-        return tuple(choice for choice in self.choices if choice.outcome in (Outcome.LOST, Outcome.GAINED))
+        return self.choices.of(Outcome.LOST, Outcome.GAINED)
 
 
 _MAX_NAMED = 3
@@ -133,44 +136,148 @@ _MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """The part of a record that a comparison keeps: everything except its masks."""
+class _Pair:
+    """One item in the first and in the second run, as the metrics count it."""
 
-    item_id: str
-    group: str
-    image_id: int | str
-    image_path: str
-    subject: str
-    quality: float | None
-    said: str
-    verdicts: tuple[Verdict, ...]
+    first: Record
+    second: Record
 
 
-@dataclass(frozen=True)
-class _AnswerPair:
-    """One item in the first and in the second run."""
+class _Pairs(Sequence[_Pair]):
+    """The items that both runs have, in the order of the first run and its groups; read on each access."""
 
-    first: _Answer
-    second: _Answer
+    def __init__(self, first: Sequence[Record], second: Sequence[Record], places: Sequence[tuple[int, int]]) -> None:
+        self._first, self._second = first, second
+        self._places = array("q", [place for pair in places for place in pair])
+
+    def __len__(self) -> int:
+        return len(self._places) // 2
+
+    @overload
+    def __getitem__(self, index: int) -> _Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[_Pair, ...]: ...
+    def __getitem__(self, index: int | slice) -> _Pair | tuple[_Pair, ...]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return _Pair(self._first[self._places[2 * index]], self._second[self._places[2 * index + 1]])
 
 
-class _InOrder(Sequence[Record]):
-    """A view of records in another order."""
+OUTCOMES = tuple(Outcome)
 
-    def __init__(self, records: Sequence[Record], places: Sequence[int]) -> None:
-        self._records, self._places = records, places
+
+class ChoiceChanges(Sequence[ChoiceChange]):
+    """Answers that both runs asked for, in order; only their outcomes are held.
+
+    Attributes:
+        counts: Number of answers by group, subject and outcome.
+    """
+
+    def __init__(self, pairs: Sequence[_Pair]) -> None:
+        self._pairs = pairs
+        self._places, self._verdicts, self._outcomes = array("q"), array("h"), array("b")
+        self.counts = Counter[tuple[str, str, Outcome]]()
+
+    def add(self, place: int, pair: _Pair) -> None:
+        """Add the answers of a pair, except those of capabilities that one model never had."""
+        after = {verdict.subject: verdict for verdict in pair.second.verdicts()}
+        for number, before in enumerate(pair.first.verdicts()):
+            if before.subject in after:
+                outcome = _outcome(before.credit, after[before.subject].credit)
+                self._places.append(place)
+                self._verdicts.append(number)
+                self._outcomes.append(OUTCOMES.index(outcome))
+                self.counts[pair.first.group, before.subject, outcome] += 1
+
+    def of(self, *outcomes: Outcome) -> "ChoiceChanges":
+        """Return the answers with one of these outcomes."""
+        kept = ChoiceChanges(self._pairs)
+        for place, number, outcome in zip(self._places, self._verdicts, self._outcomes, strict=True):
+            if OUTCOMES[outcome] in outcomes:
+                kept._places.append(place)
+                kept._verdicts.append(number)
+                kept._outcomes.append(outcome)
+        kept.counts = Counter({key: count for key, count in self.counts.items() if key[-1] in outcomes})
+        return kept
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ChoiceChanges) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of any sequence that is compared by its entries
 
     def __len__(self) -> int:
         return len(self._places)
 
     @overload
-    def __getitem__(self, index: int) -> Record: ...
+    def __getitem__(self, index: int) -> ChoiceChange: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
-    def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
+    def __getitem__(self, index: slice) -> tuple[ChoiceChange, ...]: ...
+    def __getitem__(self, index: int | slice) -> ChoiceChange | tuple[ChoiceChange, ...]:
         if isinstance(index, slice):
-            return tuple(self._records[place] for place in self._places[index])
-        return self._records[self._places[index]]
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        pair = self._pairs[self._places[index]]
+        record, before = pair.first, pair.first.verdicts()[self._verdicts[index]]
+        now = {verdict.subject: verdict for verdict in pair.second.verdicts()}[before.subject]
+        return ChoiceChange(
+            record.item_id,
+            record.group,
+            record.image_path,
+            record.subject,
+            before.subject,
+            OUTCOMES[self._outcomes[index]],
+            before.correct,
+            before.given,
+            now.given,
+        )
+
+
+class QualityChanges(Sequence[QualityChange]):
+    """Items whose quality differs, largest change first; only their places are held.
+
+    Args:
+        pairs: The items that both runs have.
+        places: The places of those whose quality differs, in order.
+        has_words: Whether one of them has a reply.
+    """
+
+    def __init__(self, pairs: Sequence[_Pair], places: Sequence[int], has_words: bool) -> None:
+        self._pairs, self._places = pairs, places
+        self.has_words = has_words
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, QualityChanges) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of any sequence that is compared by its entries
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> QualityChange: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[QualityChange, ...]: ...
+    def __getitem__(self, index: int | slice) -> QualityChange | tuple[QualityChange, ...]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        pair = self._pairs[self._places[index]]
+        record, before, after = pair.first, pair.first.quality, pair.second.quality
+        assert before is not None
+        assert after is not None
+        return QualityChange(
+            *(record.item_id, record.group, record.image_path, record.subject, before, after),
+            *(pair.first.said, pair.second.said),
+        )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The items of a run's records: their ids, groups and images, in order."""
+
+    item_ids: Sequence[str]
+    groups: Sequence[str]
+    image_ids: Sequence[int | str]
 
 
 def compare_runs(first: AnyRun, second: AnyRun, metrics: Sequence[str] = (), seed: int = 0) -> Comparison:
@@ -187,18 +294,19 @@ def compare_runs(first: AnyRun, second: AnyRun, metrics: Sequence[str] = (), see
         ValueError: A metric is unknown, or the runs have different benchmarks or items.
     """
     check_same_items(first, second)
-    mine, others = _answers(first), _answers(second)
-    groups = list(dict.fromkeys(answer.group for answer in mine))
-    other_groups = list(dict.fromkeys(answer.group for answer in others))
+    settled = first.task.settle(first.records), second.task.settle(second.records)
+    mine, others = map(_asked, settled)
+    groups, other_groups = list(dict.fromkeys(mine.groups)), list(dict.fromkeys(others.groups))
     shared = [name for name in groups if name in other_groups]
-    pairs = [pair for name in shared for pair in _pair_up(name, first, second, mine, others)]
+    pairs = _Pairs(*settled, [pair for name in shared for pair in _pair_up(name, first, second, mine, others)])
+    choices, quality_changes = _changes(pairs)
     return Comparison(
         first.name,
         second.name,
         first.task.WORDS,
-        _differences(first, _like(second, mine, others), metrics, seed),
-        _choice_changes(pairs),
-        _quality_changes(pairs),
+        _differences(first, second, _like(second, mine, others), metrics, seed),
+        choices,
+        quality_changes,
         tuple(name for name in groups if name not in shared),
         tuple(name for name in other_groups if name not in shared),
         _warnings(first, second),
@@ -206,7 +314,7 @@ def compare_runs(first: AnyRun, second: AnyRun, metrics: Sequence[str] = (), see
 
 
 def compare_groups(
-    first: Sequence[Group], second: Sequence[Group], metrics: Sequence[str], seed: int
+    first: Iterable[Group], second: Iterable[Group], metrics: Sequence[str], seed: int
 ) -> tuple[MetricDifference, ...]:
     """Compute paired differences of the groups of two runs on the same items, second minus first.
 
@@ -240,57 +348,63 @@ def compare_groups(
     return tuple(differences)
 
 
-def _answers(run: AnyRun) -> list[_Answer]:
-    return [
-        _Answer(
-            record.item_id,
-            record.group,
-            record.image_id,
-            record.image_path,
-            record.subject,
-            record.quality,
-            record.said,
-            record.verdicts(),
-        )
-        for record in run.task.settle(run.records)
-    ]
+def _asked(records: Iterable[Record]) -> _Asked:
+    item_ids, groups, image_ids = [], [], []
+    for record in records:
+        item_ids.append(record.item_id)
+        groups.append(sys.intern(record.group))
+        image_ids.append(record.image_id)
+    return _Asked(item_ids, groups, image_ids)
 
 
-@dataclass(frozen=True)
-class _Ordered:
-    """A run's groups, counted over its records in the order of another run."""
-
-    run: AnyRun
-    records: Sequence[Record]
-
-
-def _like(run: AnyRun, wanted: Sequence[_Answer], found: Sequence[_Answer]) -> _Ordered:
+def _like(run: AnyRun, wanted: _Asked, found: _Asked) -> Sequence[Record]:
     """Order a run's records as another run's, because metrics index images in record order."""
-    rank = {answer.item_id: place for place, answer in enumerate(wanted)}
-    places = sorted(range(len(found)), key=lambda place: (rank.get(found[place].item_id, len(rank)), place))
-    is_same = places == list(range(len(found)))
-    return _Ordered(run, run.records if is_same else _InOrder(run.records, places))
+    rank = {item_id: place for place, item_id in enumerate(wanted.item_ids)}
+    ranks = np.array([rank.get(item_id, len(rank)) for item_id in found.item_ids], dtype=np.int64)
+    places = np.argsort(ranks, kind="stable")
+    is_same = bool((places == np.arange(len(places))).all())
+    return run.records if is_same else ChangedRecords(run.records, places=places.tolist())
 
 
-def _differences(first: AnyRun, second: _Ordered, metrics: Sequence[str], seed: int) -> tuple[MetricDifference, ...]:
-    before, after = tuple(first.task.groups(first.records)), tuple(second.run.task.groups(second.records))
-    known = {name for group in (*before, *after) for name in group.metrics}
+def _differences(
+    first: AnyRun, second: AnyRun, in_order: Sequence[Record], metrics: Sequence[str], seed: int
+) -> tuple[MetricDifference, ...]:
+    """Return the differences of the metrics.
+
+    Args:
+        first, second: The runs.
+        in_order: The second run's records in the order of the first run's.
+        metrics, seed: See `compare_runs`.
+    """
+    wanted, known = metrics or first.task.COMPARED, set[str]()
+    before = _with_metrics(first.task.groups(first.records), wanted, known)
+    after = _with_metrics(second.task.groups(in_order), wanted, known)
     unknown = sorted(set(metrics) - known)
     if unknown:
         raise ValueError(f"unknown metric {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    return compare_groups(before, after, metrics or first.task.COMPARED, seed)
+    return compare_groups(before, after, wanted, seed)
 
 
-def _pair_up(
-    name: str, first: AnyRun, second: AnyRun, mine: Sequence[_Answer], others: Sequence[_Answer]
-) -> list[_AnswerPair]:
-    """Pair the answers of one group by item, in the order of the first run.
+def _with_metrics(groups: Iterable[Group], wanted: Sequence[str], known: set[str]) -> list[Group]:
+    """Keep the wanted metrics of groups, and note the names of all; those of a large run take much memory."""
+    kept = []
+    for group in groups:
+        known.update(group.metrics)
+        metrics = {name: one for name, one in group.metrics.items() if not wanted or name in wanted}
+        kept.append(replace(group, metrics=metrics))
+    return kept
+
+
+def _pair_up(name: str, first: AnyRun, second: AnyRun, mine: _Asked, others: _Asked) -> list[tuple[int, int]]:
+    """Pair the places of the items of one group in both runs, in the order of the first run.
 
     Raises:
         ValueError: One run lacks an item of the other, or assigns it to another image.
     """
-    by_id = {answer.item_id: answer for answer in others if answer.group == name}
-    asked = {answer.item_id: answer for answer in mine if answer.group == name}
+    asked, by_id = (
+        {one.item_ids[place]: place for place, group in enumerate(one.groups) if group == name}
+        for one in (mine, others)
+    )
     of_type = f"of type {name}, " if name else ""
     for run, missing in (
         (first, [item_id for item_id in asked if item_id not in by_id]),
@@ -303,48 +417,25 @@ def _pair_up(
                 f"{', '.join(missing[:_MAX_NAMED])}{more}; was the other run started with another --limit, or "
                 "without some images (its summary.json counts the reasons)?"
             )
-    pairs = [_AnswerPair(answer, by_id[item_id]) for item_id, answer in asked.items()]
-    moved = [pair.first.item_id for pair in pairs if pair.first.image_id != pair.second.image_id]
-    if moved:
-        raise ValueError(f"the item {moved[0]} is about different images in {first.path} and {second.path}")
-    return pairs
+    for item_id, place in asked.items():
+        if mine.image_ids[place] != others.image_ids[by_id[item_id]]:
+            raise ValueError(f"the item {item_id} is about different images in {first.path} and {second.path}")
+    return [(place, by_id[item_id]) for item_id, place in asked.items()]
 
 
-def _choice_changes(pairs: Sequence[_AnswerPair]) -> tuple[ChoiceChange, ...]:
-    """Return the answers that both runs asked for, in order, except those of capabilities that one model never had."""
-    changes = []
-    for pair in pairs:
-        after = {verdict.subject: verdict for verdict in pair.second.verdicts}
-        for before in pair.first.verdicts:
-            if before.subject in after:
-                now, answer = after[before.subject], pair.first
-                changes.append(
-                    ChoiceChange(
-                        answer.item_id,
-                        answer.group,
-                        answer.image_path,
-                        answer.subject,
-                        before.subject,
-                        _outcome(before.credit, now.credit),
-                        before.correct,
-                        before.given,
-                        now.given,
-                    )
-                )
-    return tuple(changes)
-
-
-def _quality_changes(pairs: Sequence[_AnswerPair]) -> tuple[QualityChange, ...]:
-    """Return the items whose quality differs, largest change first."""
-    changes = []
-    for pair in pairs:
-        answer, before, after = pair.first, pair.first.quality, pair.second.quality
+def _changes(pairs: _Pairs) -> tuple[ChoiceChanges, QualityChanges]:
+    """Return the answers that both runs asked for, and the items whose quality differs, in one pass over the pairs."""
+    choices, places, item_ids, sizes, has_words = ChoiceChanges(pairs), array("q"), [], array("d"), False
+    for place, pair in enumerate(pairs):
+        choices.add(place, pair)
+        before, after = pair.first.quality, pair.second.quality
         if before is not None and after is not None and before != after:
-            said = (pair.first.said, pair.second.said)
-            changes.append(
-                QualityChange(answer.item_id, answer.group, answer.image_path, answer.subject, before, after, *said)
-            )
-    return tuple(sorted(changes, key=lambda entry: (-abs(entry.change), entry.item_id)))
+            places.append(place)
+            item_ids.append(pair.first.item_id)
+            sizes.append(abs(after - before))
+            has_words = has_words or bool(pair.first.said or pair.second.said)
+    order = sorted(range(len(places)), key=lambda number: (-sizes[number], item_ids[number]))
+    return choices, QualityChanges(pairs, array("q", [places[number] for number in order]), has_words)
 
 
 def _outcome(before: float, after: float) -> Outcome:
@@ -391,8 +482,7 @@ def render_comparison(comparison: Comparison, num_shown: int) -> str:
         comparison: The comparison to print.
         num_shown: Number of changes of each kind to list; the rest are only counted.
     """
-    lost = [flip for flip in comparison.flips if flip.outcome is Outcome.LOST]
-    gained = [flip for flip in comparison.flips if flip.outcome is Outcome.GAINED]
+    lost, gained = comparison.choices.of(Outcome.LOST), comparison.choices.of(Outcome.GAINED)
     sections = [render_table(_difference_table(comparison), TableFormat.TEXT)]
     if comparison.choices:
         sections.append(render_table(_outcome_table(comparison), TableFormat.TEXT))
@@ -415,9 +505,10 @@ def write_comparison(comparison: Comparison, output: Path) -> None:
         ValueError: The suffix is another one.
     """
     check_output(output)
-    text = _to_json(comparison) if output.suffix == ".json" else _to_csv(comparison)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(output, text)
+    with open_atomically(output) as file:
+        for text in _json_texts(comparison) if output.suffix == ".json" else _csv_texts(comparison):
+            file.write(text.encode("utf-8", errors="backslashreplace"))
 
 
 def check_output(output: Path) -> None:
@@ -456,9 +547,9 @@ def _difference_table(comparison: Comparison) -> Table:
 
 
 def _outcome_table(comparison: Comparison) -> Table:
-    counts = Counter((choice.group, choice.subject, choice.outcome) for choice in comparison.choices)
-    keys = dict.fromkeys((choice.group, choice.subject) for choice in comparison.choices)
-    has_ties = any(choice.outcome is Outcome.TIED for choice in comparison.choices)
+    counts = comparison.choices.counts
+    keys = dict.fromkeys((group, subject) for group, subject, _ in counts)
+    has_ties = any(outcome is Outcome.TIED for _, _, outcome in counts)
     shown = [outcome for outcome in Outcome if has_ties or outcome is not Outcome.TIED]
     rows = [
         TableRow((kind, subject, *(str(counts[kind, subject, outcome]) for outcome in shown))) for kind, subject in keys
@@ -478,8 +569,8 @@ def _flip_list(outcome: Outcome, flips: Sequence[ChoiceChange], words: Words, nu
     lines = [f"{outcome.value}: {len(flips)} {words.items}"]
     for flip in flips[:num_shown]:
         chosen = flip.second if outcome is Outcome.LOST else flip.first
-        lines.append(f"  {flip.item_id} ({flip.subject}; {flip.object_label}): {', '.join(flip.correct)}")
-        lines.append(f"    {run} chose: {_wrong_choice(flip.correct, chosen)}")
+        right = f"{flip.item_id} ({flip.subject}; {flip.object_label}): {', '.join(flip.correct)}"
+        lines += [f"  {one_line(right)}", f"    {run} chose: {one_line(_wrong_choice(flip.correct, chosen))}"]
     return "\n".join([*lines, *_rest(len(flips), num_shown)])
 
 
@@ -494,7 +585,7 @@ def _wrong_choice(correct: Sequence[str], chosen: Sequence[str]) -> str:
 def _quality_table(comparison: Comparison, num_shown: int) -> Table:
     """Tabulate the largest changes, with the models' replies if the benchmark scores words."""
     changes, words = comparison.quality_changes, comparison.words
-    has_words = any(entry.first_said or entry.second_said for entry in changes)
+    has_words = changes.has_words
     rows = [
         TableRow(
             (
@@ -536,7 +627,8 @@ def _interval(entry: MetricDifference) -> str:
     return "-" if low is None or high is None else f"[{_signed(low)}, {_signed(high)}]"
 
 
-def _to_json(comparison: Comparison) -> str:
+def _json_texts(comparison: Comparison) -> Iterator[str]:
+    """Yield the JSON object, with the entries of its long lists one by one."""
     content: dict[str, Any] = {
         "run_a": comparison.first,
         "run_b": comparison.second,
@@ -556,10 +648,19 @@ def _to_json(comparison: Comparison) -> str:
             }
             for entry in comparison.differences
         ],
-        "flips": [_of_runs(asdict(flip)) for flip in comparison.flips],
-        f"{comparison.words.quality_key}_changes": [_of_runs(asdict(entry)) for entry in comparison.quality_changes],
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    yield json.dumps(content, indent=2, ensure_ascii=False).removesuffix("\n}")
+    lists: dict[str, Sequence[ChoiceChange | QualityChange]] = {
+        "flips": comparison.flips,
+        f"{comparison.words.quality_key}_changes": comparison.quality_changes,
+    }
+    for name, entries in lists.items():
+        yield f",\n  {json.dumps(name)}: ["
+        for number, entry in enumerate(entries):
+            text = json.dumps(_of_runs(asdict(entry)), indent=2, ensure_ascii=False)
+            yield ("," if number else "") + f"\n{text}".replace("\n", "\n    ")
+        yield "\n  ]" if entries else "]"
+    yield "\n}\n"
 
 
 def _of_runs(entry: dict[str, Any]) -> dict[str, Any]:
@@ -577,19 +678,26 @@ def _of_runs(entry: dict[str, Any]) -> dict[str, Any]:
     return {names.get(key, key): value for key, value in kept.items()}
 
 
-def _to_csv(comparison: Comparison) -> str:
-    has_words = any(entry.first_said or entry.second_said for entry in comparison.quality_changes)
+def _csv_texts(comparison: Comparison) -> Iterator[str]:
+    """Yield the lines of the CSV file."""
+    has_words = comparison.quality_changes.has_words
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*_CSV_COLUMNS, *(_REPLY_COLUMNS if has_words else ())])
+
+    def line(*cells: str) -> str:
+        buffer.seek(0)
+        buffer.truncate()
+        writer.writerow(map(spreadsheet_cell, cells))
+        return buffer.getvalue()
+
+    yield line(*_CSV_COLUMNS, *(_REPLY_COLUMNS if has_words else ()))
     for flip in comparison.flips:
         row = [flip.outcome.value, flip.item_id, flip.group, flip.image_path, flip.object_label, flip.subject]
         row += [", ".join(names) for names in (flip.correct, flip.first, flip.second)]
-        writer.writerow([*row, *(("", "") if has_words else ())])
+        yield line(*row, *(("", "") if has_words else ()))
     key = comparison.words.quality_key
     subject = "masks" if key == "iou" else "answer"
     for entry in comparison.quality_changes:
         row = [key, entry.item_id, entry.group, entry.image_path, entry.object_label, subject, ""]
         row += [f"{entry.first:.6f}", f"{entry.second:.6f}"]
-        writer.writerow([*row, *((entry.first_said, entry.second_said) if has_words else ())])
-    return buffer.getvalue()
+        yield line(*row, *((entry.first_said, entry.second_said) if has_words else ()))

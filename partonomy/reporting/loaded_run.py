@@ -1,13 +1,14 @@
 """A finished run of any benchmark, loaded for tables, comparisons, pages and exports."""
 
 import dataclasses
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic
 
-from partonomy.benchmarks.task import AnyTask, RecordT
+from partonomy.benchmarks.task import AnyTask, ChangedRecords, RecordT
 from partonomy.harness.records import StoredRecords
 from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, RunConfig, codec_of, parse_config
 from partonomy.harness.summary import Summary, read_summary
@@ -57,9 +58,9 @@ class LoadedRun(Generic[RecordT]):
         """Name of the data."""
         return str(self.summary.provenance["dataset"]["name"])
 
-    def of_group(self, group: str) -> tuple[RecordT, ...]:
-        """Return the records of one group, such as a question type."""
-        return tuple(self.records[place] for place in self._places.get(group, ()))
+    def of_group(self, group: str) -> Sequence[RecordT]:
+        """Return the records of one group, such as a question type; read from the file on each access."""
+        return ChangedRecords(self.records, places=self._places.get(group, ()))
 
     def load_task(self) -> AnyTask:
         """Read the run's items from their original location.
@@ -75,9 +76,9 @@ class LoadedRun(Generic[RecordT]):
 
     @cached_property
     def _places(self) -> Mapping[str, Sequence[int]]:
-        places: dict[str, list[int]] = {}
+        places: dict[str, array[int]] = {}
         for place, record in enumerate(self.records):
-            places.setdefault(record.group, []).append(place)
+            places.setdefault(record.group, array("q")).append(place)
         return places
 
 

@@ -1,12 +1,15 @@
 """Loss curves of a model's training, read from its metrics.jsonl and drawn as inline SVG."""
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from partonomy.files import match_json, parse_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +44,12 @@ def find_metrics(checkpoint: Path) -> tuple[Path, ...]:
     return tuple(path for path in candidates if path.is_file())
 
 
+class _Update(msgspec.Struct):
+    """What every line has."""
+
+    update: int
+
+
 def read_curves(path: Path) -> TrainingCurves:
     """Read a metrics file: JSON lines with the key `update`, `loss_*` and `accuracy_*`.
 
@@ -54,10 +63,10 @@ def read_curves(path: Path) -> TrainingCurves:
     values: dict[str, list[tuple[int, float]]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            entry = json.loads(line)
-            update = int(entry["update"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: not a training metric ({error!r})") from error
+            entry = match_json(parse_json(line.encode(), "not valid JSON"), dict[str, Any])
+            update = match_json(entry, _Update).update
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not a training metric ({error}); delete the line") from error
         for key, value in entry.items():
             if key.startswith((LOSS_PREFIX, ACCURACY_PREFIX)) and isinstance(value, int | float):
                 values.setdefault(key, []).append((update, float(value)))

@@ -137,10 +137,8 @@ def family_tables(run: QuestionRun, baselines: Sequence[QuestionRun]) -> tuple[F
         run: The run to report on.
         baselines: Other runs on the same questions.
     """
-    advantages = [
-        {name: _advantages(run, baseline, name) for name, entry in run.summary.groups.items() if entry.num_expected}
-        for baseline in baselines
-    ]
+    advantages = [_advantages(run, baseline) for baseline in baselines]
+    random_of = {name: _random_values(run.of_group(name)) for name in run.summary.groups}
     others_of = [_Baseline(baseline, entry) for baseline, entry in zip(baselines, advantages, strict=True)]
     tables = []
     for family in FAMILIES:
@@ -152,8 +150,8 @@ def family_tables(run: QuestionRun, baselines: Sequence[QuestionRun]) -> tuple[F
         in_paper = [kind.value for kind in TABLE_TYPES if kind.value in names]
         main_names = in_paper or names
         others = [name for name in names if name not in main_names]
-        blocks = tuple(_type_block(run, others_of, family, name) for name in main_names)
-        other_blocks = tuple(_type_block(run, others_of, family, name) for name in others)
+        blocks = tuple(_type_block(run, others_of, family, name, random_of[name]) for name in main_names)
+        other_blocks = tuple(_type_block(run, others_of, family, name, random_of[name]) for name in others)
         if blocks:
             tables.append(FamilyTable(family, blocks, other_blocks))
     return tuple(tables)
@@ -167,7 +165,13 @@ class _Baseline:
     advantages: Mapping[str, Mapping[str, Estimate]]
 
 
-def _type_block(run: QuestionRun, baselines: Sequence[_Baseline], family: MetricFamily, name: str) -> TypeBlock:
+def _type_block(
+    run: QuestionRun,
+    baselines: Sequence[_Baseline],
+    family: MetricFamily,
+    name: str,
+    random_values: Mapping[str, float],
+) -> TypeBlock:
     entry = run.summary.groups[name]
     rows = [ReportRow(run.name, "own", tuple(ReportCell(entry.metrics.get(metric)) for metric in family.metrics))]
     rows += _authors_rows(entry, family)
@@ -177,9 +181,8 @@ def _type_block(run: QuestionRun, baselines: Sequence[_Baseline], family: Metric
             advantages = baseline.advantages[name]
             cells = tuple(ReportCell(other.metrics.get(metric), advantages.get(metric)) for metric in family.metrics)
             rows.append(ReportRow(baseline.run.name, "other", cells))
-    expected = _random_row(run.of_group(name), family)
-    if expected is not None:
-        rows.append(expected)
+    if random_values and "parts_accuracy" in family.metrics:
+        rows.append(ReportRow("random guess (exact expectation)", "bound", _exact_cells(family, random_values)))
     if not any(baseline.run.summary.config["model"]["model"] == "oracle" for baseline in baselines):
         rows.append(_oracle_row(name, family))
     return TypeBlock(name, entry.num_expected, entry.num_failed, tuple(rows))
@@ -197,32 +200,38 @@ def _authors_rows(entry: GroupSummary, family: MetricFamily) -> list[ReportRow]:
     return [ReportRow("the same, authors' protocol", "authors", tuple(cells))] if is_counted else []
 
 
-def _advantages(run: QuestionRun, baseline: QuestionRun, name: str) -> dict[str, Estimate]:
-    """Return run minus baseline with a paired interval for every metric, if both answered the same questions."""
-    mine, others = run.of_group(name), baseline.of_group(name)
-    if {record.item_id for record in mine} != {record.item_id for record in others}:
-        return {}
-    first = metric_ratios(mine, unsupported_capabilities(run.records))
-    second = metric_ratios(others, unsupported_capabilities(baseline.records))
-    seed = run.config.seed
+def _advantages(run: QuestionRun, baseline: QuestionRun) -> dict[str, dict[str, Estimate]]:
+    """Return run minus baseline with a paired interval for every question type and metric that both answered."""
+    unsupported = unsupported_capabilities(run.records), unsupported_capabilities(baseline.records)
     shown = {metric for family in FAMILIES for metric in family.metrics}
-    metrics = [metric for metric in first if metric in second and metric in shown]
-    differences = paired_differences(
-        [first[metric] for metric in metrics], [second[metric] for metric in metrics], np.random.default_rng(seed)
-    )
-    return dict(zip(metrics, differences, strict=True))
+    advantages: dict[str, dict[str, Estimate]] = {}
+    for name in (name for name, entry in run.summary.groups.items() if entry.num_expected):
+        mine, others = run.of_group(name), baseline.of_group(name)
+        if {record.item_id for record in mine} != {record.item_id for record in others}:
+            advantages[name] = {}
+            continue
+        first, second = metric_ratios(mine, unsupported[0]), metric_ratios(others, unsupported[1])
+        metrics = [metric for metric in first if metric in second and metric in shown]
+        differences = paired_differences(
+            [first[metric] for metric in metrics],
+            [second[metric] for metric in metrics],
+            np.random.default_rng(run.config.seed),
+        )
+        advantages[name] = dict(zip(metrics, differences, strict=True))
+    return advantages
 
 
-def _random_row(records: Sequence[QuestionRecord], family: MetricFamily) -> ReportRow | None:
+def _random_values(records: Sequence[QuestionRecord]) -> dict[str, float]:
+    """Return a uniform guess's expected scores by metric; none if no parts were asked for."""
     parts, objects = random_parts(records), random_objects(records)
-    if parts is None or "parts_accuracy" not in family.metrics:
-        return None
+    if parts is None:
+        return {}
     values = {"parts_precision": parts.precision, "parts_recall": parts.recall, "parts_f1": parts.f1}
     for selector in Selector:
         values[accuracy_name(Subject.PARTS, selector)] = parts.accuracy
         if objects is not None:
             values[accuracy_name(Subject.OBJECT, selector)] = objects.accuracy
-    return ReportRow("random guess (exact expectation)", "bound", _exact_cells(family, values))
+    return values
 
 
 def _oracle_row(name: str, family: MetricFamily) -> ReportRow:
@@ -231,7 +240,7 @@ def _oracle_row(name: str, family: MetricFamily) -> ReportRow:
     return ReportRow("oracle (by definition)", "bound", _exact_cells(family, dict.fromkeys(names, 1.0)))
 
 
-def _exact_cells(family: MetricFamily, values: dict[str, float]) -> tuple[ReportCell, ...]:
+def _exact_cells(family: MetricFamily, values: Mapping[str, float]) -> tuple[ReportCell, ...]:
     return tuple(
         ReportCell(Estimate(values[metric], None, None, 1) if metric in values else None) for metric in family.metrics
     )

@@ -1,8 +1,10 @@
 """Chooses the cases of a report, and prepares their pictures and texts for the page."""
 
 import html
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -60,15 +62,44 @@ class CaseItems:
     problem: str
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """The part of a record that the choice needs: everything except its masks."""
+class _Ranked:
+    """The places of the records that come first by a key, one per image; only so many are held at a time.
 
-    place: int
-    item_id: str
-    image_id: int | str
-    quality: float | None
-    is_scored: bool
+    Args:
+        count: The number of records.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._of_image: dict[int | str, tuple[Any, int]] = {}
+
+    def add(self, key: Any, image_id: int | str, place: int) -> None:
+        """Offer a record; smaller keys come first.
+
+        Whatever is dropped comes after the records of `count` other images, and would do so at the end, too.
+        """
+        held = self._of_image.get(image_id)
+        if held is None or key < held[0]:
+            self._of_image[image_id] = (key, place)
+            if len(self._of_image) > self._count:
+                del self._of_image[max(self._of_image, key=lambda one: self._of_image[one][0])]
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The places, best first."""
+        return tuple(place for _, place in sorted(self._of_image.values(), key=lambda pair: pair[0]))
+
+
+class _Reversed(str):
+    """An id that sorts in reverse."""
+
+    __slots__ = ()
+
+    def __lt__(self, other: str) -> bool:
+        return str.__gt__(self, other)
+
+    def __gt__(self, other: str) -> bool:
+        return str.__lt__(self, other)
 
 
 def load_case_items(run: AnyRun) -> CaseItems:
@@ -92,19 +123,21 @@ def choose_cases(
         num_each: Cases per heading.
         generator: Draws the random items.
     """
-    usable = [
-        _Candidate(place, record.item_id, record.image_id, record.quality, record.is_scored)
-        for place, record in enumerate(run.task.settle(run.records))
-        if record.prompt
-    ]
-    shuffled = [usable[index] for index in generator.permutation(len(usable))]
-    scored = [(one.quality, one) for one in usable if one.is_scored and one.quality is not None]
-    ranked = [one for _, one in sorted(scored, key=lambda pair: (-pair[0], pair[1].item_id))]
-    chosen = ((RANDOM, shuffled), (BEST, ranked), (WORST, ranked[::-1]))
-    return tuple(
-        (title, tuple(run.records[one.place] for one in _distinct_images(candidates, num_each)))
-        for title, candidates in chosen
-    )
+    usable, best, worst = array("q"), _Ranked(num_each), _Ranked(num_each)
+    for place, record in enumerate(run.task.settle(run.records)):
+        if not record.prompt:
+            continue
+        usable.append(place)
+        if record.is_scored and record.quality is not None:
+            best.add((-record.quality, record.item_id), record.image_id, place)
+            worst.add((record.quality, _Reversed(record.item_id)), record.image_id, place)
+    shuffled = (run.records[usable[index]] for index in generator.permutation(len(usable)))
+    chosen = {
+        RANDOM: _distinct_images(shuffled, num_each),
+        BEST: tuple(run.records[place] for place in best.places),
+        WORST: tuple(run.records[place] for place in worst.places),
+    }
+    return tuple(chosen.items())
 
 
 def draw_case(run: AnyRun, record: Record, item: Item | None) -> DrawnCase:
@@ -145,12 +178,13 @@ def css_colour(colour: Colour) -> str:
     return f"rgb({colour[0]},{colour[1]},{colour[2]})"
 
 
-def _distinct_images(candidates: Sequence[_Candidate], count: int) -> tuple[_Candidate, ...]:
-    chosen: dict[int | str, _Candidate] = {}
-    for one in candidates:
+def _distinct_images(records: Iterable[Record], count: int) -> tuple[Record, ...]:
+    """Return the first records of different images."""
+    chosen: dict[int | str, Record] = {}
+    for record in records:
         if len(chosen) == count:
             break
-        chosen.setdefault(one.image_id, one)
+        chosen.setdefault(record.image_id, record)
     return tuple(chosen.values())
 
 

@@ -22,6 +22,7 @@ from partonomy.reporting.paper_tables.paper_table import (
 )
 from partonomy.reporting.paper_tables.tag_table import TAG_TABLE
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, format_percent, render_table
+from partonomy.terminal import spreadsheet_cell
 
 AUTO, ALL_TABLES = "auto", "all"
 TABLE_CHOICES = (*PAPER_TABLES, TAG_TABLE, ALL_TABLES, AUTO)
@@ -151,7 +152,7 @@ def write_tidy(rows: Iterable[TidyRow]) -> str:
     names = [field.name for field in fields(TidyRow)]
     writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows({key: spreadsheet_cell(cell) for key, cell in asdict(row).items()} for row in rows)
     return buffer.getvalue()
 
 

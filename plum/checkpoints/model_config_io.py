@@ -10,6 +10,7 @@ import types
 import typing
 from pathlib import Path
 
+from partonomy.files import is_integer, parse_json
 from plum.config import Conversation, FeedbackConfig, ModelConfig, TaggerConfig, earlier_fit, with_fit
 
 FORMAT_VERSION = 4
@@ -37,14 +38,11 @@ def read_model_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a saved model: it has no {CONFIG_FILE}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    content = parse_json(path.read_bytes(), f"{path} is not JSON")
     if not isinstance(content, dict) or "format_version" not in content:
         raise ValueError(f"{path} has no format_version: it was not written by plum, or describes another architecture")
     version = content.pop("format_version")
-    if version not in range(1, FORMAT_VERSION + 1) or isinstance(version, bool):
+    if not is_integer(version) or version not in range(1, FORMAT_VERSION + 1):
         raise ValueError(f"{path}: format_version is {version!r}, this code reads 1 to {FORMAT_VERSION}")
     if version == 1:  # before systems with [SEG] tokens
         content = {**content, "seg_token": None}
@@ -104,7 +102,7 @@ def _parse(expected: object, value: Json, path: str, key: str) -> object:
     if dataclasses.is_dataclass(expected) and isinstance(expected, type):
         return _parse_dataclass(expected, value, path, key)
     if origin is typing.Literal:
-        if value not in arguments:
+        if not any(type(value) is type(one) and value == one for one in arguments):
             raise ValueError(f"{path}: {key} is {value!r}, not one of {list(arguments)}")
         return value
     if origin in (types.UnionType, typing.Union):

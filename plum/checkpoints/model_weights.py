@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from plum.checkpoints.sizes import require_sizes
 from plum.checkpoints.weights import SavedTensor, open_tensors
 from plum.config import LoraConfig, ModelConfig
 from plum.models.backbones.lora import is_adapter, name_without_adapters
@@ -67,6 +68,9 @@ class ModelWeights:
 
     def __post_init__(self) -> None:
         missing = []
+        shapes = {name: saved.shape for name, saved in self.saved.items()}
+        shapes |= {name: tuple(tensor.shape) for name, tensor in self.trained.items()}
+        require_sizes(self.config, shapes, self.where)
         for name, tensor in empty_model(self.config).state_dict().items():
             source = next((one for one in (name, name_without_adapters(name)) if self._has(one)), None)
             if source is None:

@@ -7,7 +7,8 @@ own format. `load_pretrained` reads all three.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from plum.checkpoints.model_config_io import read_model_config, write_model_config
+from partonomy.files import read_json_as
+from partonomy.locks import lock_output
+from plum.checkpoints.model_config_io import CONFIG_FILE, read_model_config, write_model_config
+from plum.checkpoints.sizes import require_sizes
 from plum.checkpoints.weights import (
     SavedTensor,
     copy_tensors,
@@ -109,26 +113,50 @@ def load_pretrained(
 
     Raises:
         FileNotFoundError: a file, or the base of trained weights, is missing.
-        ValueError: configuration, names or shapes are another architecture's, the tokenizer is another model's, or the
-            base of trained weights has changed.
+        ValueError: configuration, names or shapes are another architecture's, the tokenizer is another model's, the
+            base of trained weights has changed, or some weights are NaN or infinite.
     """
     folder = Path(folder)
     config = read_model_config(folder)
+    require_sizes(config, {name: saved.shape for name, saved in saved_tensors(folder).items()}, str(folder))
     tokenizer = load_tokenizer(folder)
     with_special_tokens(config, tokenizer)
     require_heads(folder)
-    model = build_model(config, is_backbone_empty=True).to(dtype)
+    try:
+        model = build_model(config, is_backbone_empty=True).to(dtype)
+    except (AssertionError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:  # torch's checks of sizes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{folder / CONFIG_FILE}: no model of these sizes can be built ({reason})") from error
     allocate_parameters(model, dtype, device)
     if (folder / BASE_FILE).is_file():
         _read_over_base(model, folder)
     else:
         read_into(model, model.state_dict().keys(), folder, MODEL_STEM)
+    model.llava.weights_name = str(folder)
     return LoadedModel(model.to(device).eval(), tokenizer, config)
 
 
 def has_heads(folder: Path | str) -> bool:
     """Return whether a saved model has PLUM's heads; the output of `plum convert-llava` has none."""
     return any(name.startswith(HEAD_PREFIX) for name in saved_tensors(folder))
+
+
+@dataclass(frozen=True)
+class BaseRecord:
+    """The content of `base.json`: the folder of the base under trained weights, and the fingerprint of its weights."""
+
+    base: str
+    fingerprint: str
+
+
+def read_base_record(folder: Path) -> BaseRecord:
+    """Read `base.json` of trained weights.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged; the message names the file and the field.
+    """
+    return read_json_as(folder / BASE_FILE, BaseRecord, "restore the file, or train or export the model again")
 
 
 def saved_tensors(folder: Path | str) -> dict[str, SavedTensor]:
@@ -141,15 +169,18 @@ def saved_tensors(folder: Path | str) -> dict[str, SavedTensor]:
     folder = Path(folder)
     if not (folder / BASE_FILE).is_file():
         return list_tensors(folder, MODEL_STEM)
-    recorded = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
-    base = Path(recorded["base"])
+    recorded = read_base_record(folder)
+    base = Path(recorded.base)
     if not base.is_dir():
         raise FileNotFoundError(
             f"{folder} holds trained weights over {base}, which no longer exists: restore it, or set its new path in "
             f"{folder / BASE_FILE}"
         )
-    if fingerprint(base) != recorded["fingerprint"]:
-        raise ValueError(f"{folder} holds trained weights over {base}, whose weights have changed since")
+    if fingerprint(base) != recorded.fingerprint:
+        raise ValueError(
+            f"{folder} holds trained weights over {base}, whose weights have changed since; "
+            f"restore them, or set the path of the unchanged ones in {folder / BASE_FILE}"
+        )
     trained = list_tensors(folder, TRAINED_STEM)
     if (folder / f"{ADAPTER_STEM}.safetensors").is_file():
         adapters = list_tensors(folder, ADAPTER_STEM)
@@ -169,15 +200,14 @@ def _save(
 ) -> None:
     """Write every file to a temporary folder, then rename it."""
     config = with_special_tokens(config, tokenizer)
-    partial = start_folder(folder)
-    write_model_config(config, partial)
-    write_tensors(tensors, partial, stem)
-    tokenizer.save_pretrained(str(partial))
-    (partial / CARD_FILE).write_text(model_card, encoding="utf-8")
-    if base is not None:
-        recorded = {"base": str(base.resolve()), "fingerprint": fingerprint(base)}
-        (partial / BASE_FILE).write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
-    partial.rename(folder)
+    with write_folder(folder) as partial:
+        write_model_config(config, partial)
+        write_tensors(tensors, partial, stem)
+        tokenizer.save_pretrained(str(partial))
+        (partial / CARD_FILE).write_text(model_card, encoding="utf-8")
+        if base is not None:
+            recorded = {"base": str(base.resolve()), "fingerprint": fingerprint(base)}
+            (partial / BASE_FILE).write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
 
 
 def require_heads(folder: Path) -> None:
@@ -204,14 +234,30 @@ def _read_over_base(model: GroundedLMM, folder: Path) -> None:
     copy_tensors(targets, saved)
 
 
-def start_folder(folder: Path) -> Path:
-    """Create the empty temporary folder that will be renamed to `folder`."""
-    if folder.exists():
-        raise FileExistsError(
-            f"{folder} exists; a saved model is never overwritten: remove it or choose another folder"
-        )
-    partial = folder.with_name(f"{folder.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    return partial
+@contextmanager
+def write_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder that becomes `folder` when the block ends without an error.
+
+    One process at a time writes the same folder; what a killed one has left is deleted.
+
+    Args:
+        folder: the folder to write; must not exist.
+
+    Raises:
+        FileExistsError: `folder` exists.
+        BlockingIOError: another process is writing it.
+    """
+    with lock_output(folder):
+        if folder.exists():
+            raise FileExistsError(
+                f"{folder} exists; a saved model is never overwritten: remove it or choose another folder"
+            )
+        partial = folder.with_name(f"{folder.name}.partial")
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
+        try:
+            yield partial
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # gone already, unless something failed

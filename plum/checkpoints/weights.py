@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from partonomy.files import read_json_as
+
 MAX_SHARD_BYTES = 4 * 10**9
 NUM_NAMES_SHOWN = 5
 FINGERPRINT_BYTES = 2**20
@@ -151,14 +153,41 @@ def list_tensors(folder: Path, stem: str) -> dict[str, SavedTensor]:
 
 @torch.no_grad()
 def copy_tensors(targets: Iterable[tuple[Tensor, str]], saved: Mapping[str, SavedTensor]) -> None:
-    """Copy saved tensors, one at a time, into (target, saved name) pairs whose shapes have been checked."""
+    """Copy saved tensors, one at a time, into (target, saved name) pairs whose shapes have been checked.
+
+    Raises:
+        ValueError: a file is damaged, or a tensor holds NaN or infinite values, or values beyond the target's dtype;
+            the message names file and tensor.
+    """
     by_file: defaultdict[Path, list[tuple[Tensor, str]]] = defaultdict(list)
     for target, name in targets:
         by_file[saved[name].file].append((target, name))
     for file, pairs in by_file.items():
         with open_tensors(file) as tensors:
             for target, name in pairs:
-                target.copy_(tensors.get_tensor(saved[name].key or name))
+                key = saved[name].key or name
+                target.copy_(tensors.get_tensor(key))
+                if not _is_finite(target):
+                    raise ValueError(f"{file}: {_describe_broken(key, tensors.get_tensor(key), target.dtype)}")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Return whether no value is NaN or infinite. A sum shows it in one pass over the memory."""
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
+        return True
+    return bool(torch.isfinite(tensor).all())  # finite values may have an infinite sum
+
+
+def _describe_broken(name: str, saved: Tensor, dtype: torch.dtype) -> str:
+    if _is_finite(saved):
+        largest = float(saved.float().abs().max())
+        return f"the tensor {name} has values up to {largest:.3g}, which {dtype} cannot hold; choose another dtype"
+    values = saved.float()
+    num_nan, num_infinite = int(values.isnan().sum()), int(values.isinf().sum())
+    return (
+        f"the tensor {name} holds {num_nan} NaN and {num_infinite} infinite values of {values.numel()}: the weights "
+        "are damaged, or their training diverged; use others"
+    )
 
 
 @contextmanager
@@ -199,11 +228,20 @@ def _find_files(folder: Path, stem: str) -> list[Path]:
     if single.is_file():
         return [single]
     if not index.is_file():
-        raise FileNotFoundError(f"{folder} has neither {single.name} nor {index.name}")
+        raise FileNotFoundError(f"{folder} has neither {single.name} nor {index.name}; is it the right folder?")
     names = sorted(set(_read_weight_map(index).values()))
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise FileNotFoundError(f"{folder}: {index.name} names {missing}, which do not exist")
+        raise FileNotFoundError(
+            f"{folder}: {index.name} names {missing}, which do not exist; copy or write the folder again"
+        )
     return [folder / name for name in names]
+
+
+@dataclass(frozen=True)
+class _ShardIndex:
+    """What is read of an index of shards."""
+
+    weight_map: dict[str, str]
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
@@ -212,11 +250,8 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     Raises:
         ValueError: the file is damaged, or a shard lies elsewhere.
     """
-    try:
-        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{index}: damaged, or no index of shards ({error!r})") from error
-    if strange := [name for name in weight_map.values() if not isinstance(name, str) or Path(name).name != name]:
+    weight_map = read_json_as(index, _ShardIndex, "copy or write the folder again").weight_map
+    if strange := [name for name in weight_map.values() if Path(name).name != name]:
         raise ValueError(f"{index}: the shard {strange[0]!r} is no file name of its own folder")
     return weight_map
 

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from partonomy.cli.config_files import FLAG
+from partonomy.yaml_files import read_yaml
 
 HELP = "YAML file with any of the other flags (`question: ...`); command-line flags take precedence"
 
@@ -30,16 +29,13 @@ def expand_config(arguments: Sequence[str]) -> list[str]:
         raise ValueError(f"{FLAG} must be followed by the name of a YAML file")
     path = Path(words[at + 1])
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file (given by {FLAG})")
+        raise FileNotFoundError(f"{path}: no such file (given by {FLAG}); correct the path")
     command, others = words[:1], [*words[1:at], *words[at + 2 :]]
     return [*command, *_read_flags(path), *others]
 
 
 def _read_flags(path: Path) -> list[str]:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML ({error})") from error
+    settings = read_yaml(path)
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ValueError(f"{path}: expected lines of the form `flag: value`")
     flags: list[str] = []

@@ -8,6 +8,7 @@ from typing import get_args
 import yaml
 
 from plum.checkpoints.published.convert_llava import ConversionRequest, convert_llava
+from plum.cli.commands import COMMANDS
 from plum.config import Fit, ModelConfig
 from plum.inputs.conversation import TemplateName
 from plum.training.config_file import load_train_config
@@ -15,7 +16,7 @@ from plum.training.config_file import load_train_config
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("convert-llava", help="convert the published weights of LLaVA, CLIP and SAM")
+    parser = commands.add_parser("convert-llava", help=COMMANDS["convert-llava"])
     parser.add_argument("source", type=Path, help="folder of a llava-hf or an original (liuhaotian) checkpoint")
     parser.add_argument("destination", type=Path, help="new folder to write; use it as a run's init_from")
     parser.add_argument("--sam", required=True, type=Path, help="SAM's weights, sam_vit_{b,l,h}_*.pth")

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from partonomy.table_format import TableFormat, render_table
+from plum.cli.commands import COMMANDS
 from plum.doctor.costs import cost_table
 from plum.doctor.memory import NamedRun
 from plum.training.config_file import load_train_config
@@ -13,7 +14,7 @@ OVERLAY_MARK = "+"
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("costs", help="memory and FLOPs of configurations (the MMR paper's Table 7)")
+    parser = commands.add_parser("costs", help=COMMANDS["costs"])
     parser.add_argument(
         "configs",
         nargs="+",
@@ -40,7 +41,7 @@ def _run(arguments: argparse.Namespace) -> None:
         paths = [Path(part) for part in word.split(OVERLAY_MARK)]
         for path in paths:
             if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such configuration")
+                raise FileNotFoundError(f"{path}: no such configuration; correct the path")
         config = load_train_config([flag for path in paths for flag in ("--config", str(path))])
         runs.append(NamedRun(OVERLAY_MARK.join(path.stem for path in paths), config))
     table = cost_table(runs, arguments.gpus, arguments.tokens, arguments.masks)

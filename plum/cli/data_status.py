@@ -4,12 +4,13 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from plum.cli.commands import COMMANDS
 from plum.data.catalogue import EntryStatus, State, survey
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("data-status", help="list the data sets that are there, and where to get the others")
+    parser = commands.add_parser("data-status", help=COMMANDS["data-status"])
     parser.add_argument("--root", required=True, type=Path, help="folder of the downloads (data.dataset_dir)")
     parser.add_argument("--missing", action="store_true", help="list only incomplete data sets")
     parser.set_defaults(run=_run)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from partonomy.images import image_size, load_image
+from plum.cli.commands import COMMANDS
 from plum.doctor.environment import examine_environment
 from plum.doctor.file_hashes import default_cache
 from plum.doctor.findings import Finding, State
@@ -24,7 +25,7 @@ from plum.training.initialise import Placement
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("doctor", help="check a run's installation, weights, data and memory before it starts")
+    parser = commands.add_parser("doctor", help=COMMANDS["doctor"])
     runs = parser.add_mutually_exclusive_group(required=True)
     runs.add_argument("--config", nargs="+", type=Path, help="YAML file of a run and its overlays, as for train.py")
     runs.add_argument(

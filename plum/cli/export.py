@@ -4,19 +4,15 @@ import argparse
 import re
 from pathlib import Path
 
-import torch
+from plum.cli.commands import COMMANDS
 
-from plum.checkpoints.weights import MAX_SHARD_BYTES
-from plum.export.export_adapters import AdaptersRequest, export_adapters
-from plum.export.merged import ExportRequest, export_merged
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("bfloat16", "float16", "float32")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("export", help="merge a trained model's adapters and save the result")
+    parser = commands.add_parser("export", help=COMMANDS["export"])
     parser.add_argument(
         "source",
         type=Path,
@@ -24,13 +20,13 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "(RUN/checkpoints/update_NNNNNN) or of a saved model; checkpoints are pickles, so use only ones that you trust",
     )
     parser.add_argument("destination", type=Path, help="new folder to write")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="dtype of the exported weights")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the exported weights")
     parser.add_argument(
         "--max_shard_size",
         "--max-shard-size",
         type=parse_size,
-        default=MAX_SHARD_BYTES,
-        help="maximum size of a file, e.g. 4GB",
+        default=None,
+        help="maximum size of a file, e.g. 4GB (the default)",
     )
     parser.add_argument(
         "--adapters_only",
@@ -65,6 +61,11 @@ def parse_size(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from plum.checkpoints.weights import MAX_SHARD_BYTES
+    from plum.export.merged import ExportRequest, export_merged
+
     if arguments.adapters_only:
         if arguments.dtype != "float32":
             raise ValueError("--dtype applies to merged weights; --adapters_only keeps the dtype of the trained ones")
@@ -76,8 +77,8 @@ def _run(arguments: argparse.Namespace) -> None:
         ExportRequest(
             arguments.source,
             arguments.destination,
-            DTYPES[arguments.dtype],
-            arguments.max_shard_size,
+            getattr(torch, arguments.dtype),
+            arguments.max_shard_size or MAX_SHARD_BYTES,
             tuple(arguments.summary),
         )
     )
@@ -90,6 +91,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _run_adapters(arguments: argparse.Namespace) -> None:
+    from plum.export.export_adapters import AdaptersRequest, export_adapters
+
     result = export_adapters(
         AdaptersRequest(arguments.source, arguments.destination, arguments.base, tuple(arguments.summary))
     )

@@ -1,8 +1,10 @@
 """Flags that choose what to segment instead of the model's own tags, shared by `segment` and `predict`."""
 
 import argparse
+from typing import TYPE_CHECKING
 
-from plum.inference.highlight import Highlight, parse_char_range
+if TYPE_CHECKING:
+    from plum.inference.highlight import Highlight
 
 
 def add_highlight_flags(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +26,14 @@ def add_highlight_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_highlight(arguments: argparse.Namespace) -> Highlight:
+def read_highlight(arguments: argparse.Namespace) -> "Highlight":
     """Return what the flags ask for.
 
     Raises:
         ValueError: they contradict each other, or a range is malformed.
     """
+    from plum.inference.highlight import Highlight, parse_char_range
+
     ranges = tuple(map(parse_char_range, arguments.char_range))
     return Highlight(split_phrases(arguments.phrases), ranges, arguments.answer, arguments.force)
 

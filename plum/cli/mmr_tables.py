@@ -5,11 +5,12 @@ from pathlib import Path
 
 from partonomy.reporting.paper_tables.mmr_tables import load_mmr_runs, mmr_table, table_of
 from partonomy.table_format import TableFormat, render_table
+from plum.cli.commands import COMMANDS
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("mmr-tables", help="compare runs with the rows of the MMR paper's Tables 2 to 5 and 8")
+    parser = commands.add_parser("mmr-tables", help=COMMANDS["mmr-tables"])
     parser.add_argument(
         "runs",
         nargs="+",

@@ -3,25 +3,15 @@
 import argparse
 from pathlib import Path
 
-from plum.checkpoints.weights import fingerprint
+from plum.cli.commands import COMMANDS
 from plum.cli.highlight_flags import add_highlight_flags, read_highlight
-from plum.inference.folder_prediction import (
-    FAILURES_FILE,
-    RECORDS_FILE,
-    QuestionRequest,
-    build_requests,
-    find_images,
-    predict_folder,
-)
-from plum.inference.highlight import NOTHING
-from plum.inference.partonomy_adapter import load_predictor
+from plum.cli.model_flags import add_model_flags
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("predict", help="ask about many images and write overlays, masks and an HTML page")
+    parser = commands.add_parser("predict", help=COMMANDS["predict"])
     parser.add_argument("images", nargs="+", type=Path, help="folders (searched recursively) or image files")
-    parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
     parser.add_argument("--question", action="append", default=[], help="question to ask about every image; repeatable")
     parser.add_argument(
         "--questions",
@@ -34,19 +24,40 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--output", required=True, type=Path, help="folder to write; must be new unless --resume is given"
     )
     parser.add_argument("--resume", action="store_true", help="continue in --output and retry failed images")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add_model_flags(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from plum.checkpoints.hub import find_checkpoint
+    from plum.checkpoints.weights import fingerprint
+    from plum.inference.folder_prediction import (
+        FAILURES_FILE,
+        RECORDS_FILE,
+        QuestionRequest,
+        build_requests,
+        find_images,
+        predict_folder,
+    )
+    from plum.inference.highlight import NOTHING
+    from plum.inference.partonomy_adapter import load_predictor
+
     highlight = read_highlight(arguments)
     if highlight != NOTHING and not arguments.question:
         raise ValueError("--phrases, --char_range and --answer belong to --question; records have their own keys")
     questions = [QuestionRequest(question, highlight) for question in arguments.question]
     requests = build_requests(find_images(arguments.images), questions, arguments.questions)
-    predictor = load_predictor(arguments.checkpoint, arguments.device)
-    model_name = f"{arguments.checkpoint} ({fingerprint(Path(arguments.checkpoint))[:12]})"
-    result = predict_folder(predictor, requests, arguments.output, model_name, resume=arguments.resume)
+    checkpoint = find_checkpoint(arguments.checkpoint)
+    predictor = load_predictor(str(checkpoint), arguments.device, dtype=arguments.dtype)
+    model_name = f"{arguments.checkpoint} ({fingerprint(checkpoint)[:12]})"
+    result = predict_folder(
+        predictor,
+        requests,
+        arguments.output,
+        model_name,
+        resume=arguments.resume,
+        max_new_tokens=arguments.max_new_tokens,
+    )
     before = f", {result.num_before} done earlier" if result.num_before else ""
     print(f"{result.num_done} images done{before}, {len(result.failures)} failed")
     print(f"masks: {arguments.output / RECORDS_FILE}\npage:  {result.page}")

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from partonomy.reporting.paper_tables.retention_table import load_retention_runs, retention_table
 from partonomy.table_format import TableFormat, render_table
+from plum.cli.commands import COMMANDS
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("retention", help="compare VQA scores of runs with and without adapters (Table 5)")
+    parser = commands.add_parser("retention", help=COMMANDS["retention"])
     parser.add_argument("runs", nargs="+", type=Path, help="output folders of runs on TextVQA, GQA or POPE")
     parser.add_argument("--format", choices=[entry.value for entry in TableFormat], default=TableFormat.TEXT.value)
     parser.set_defaults(run=_run)

@@ -3,36 +3,37 @@
 import argparse
 from pathlib import Path
 
-from partonomy.models.contract import Role, Turn
+from plum.cli.commands import COMMANDS
 from plum.cli.highlight_flags import add_highlight_flags, read_highlight
-from plum.cli.show import format_spans, write_prediction
-from plum.inference.api import read_image
-from plum.inference.highlight import answer_question
-from plum.inference.partonomy_adapter import load_predictor
+from plum.cli.model_flags import add_model_flags
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
-        "segment", help="answer a question about an image and segment the phrases that the answer tags"
-    )
-    parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
+    parser = commands.add_parser("segment", help=COMMANDS["segment"])
     parser.add_argument("--image", required=True, type=Path, help="image file")
     parser.add_argument("--question", required=True, help="question about the image")
     add_highlight_flags(parser)
     parser.add_argument(
         "--output", required=True, type=Path, help="folder to write the overlay (PNG) and the masks (JSON) to"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add_model_flags(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from partonomy.models.contract import Role, Turn
+    from plum.cli.show import format_answer, format_spans, write_prediction
+    from plum.inference.api import read_image
+    from plum.inference.highlight import answer_question
+    from plum.inference.partonomy_adapter import load_predictor
+
     highlight = read_highlight(arguments)
     image = read_image(arguments.image)
-    predictor = load_predictor(arguments.checkpoint, arguments.device)
-    prediction = answer_question(predictor, image, (Turn(Role.USER, arguments.question),), highlight)
+    predictor = load_predictor(arguments.checkpoint, arguments.device, dtype=arguments.dtype)
+    turns = (Turn(Role.USER, arguments.question),)
+    prediction = answer_question(predictor, image, turns, highlight, arguments.max_new_tokens)
     overlay, record = write_prediction(prediction, image, arguments.output, arguments.image.stem)
-    print(prediction.text)
+    print(format_answer(prediction, arguments.max_new_tokens))
     print(format_spans(prediction))
     print(f"overlay: {overlay}\nmasks:   {record}")

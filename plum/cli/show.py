@@ -6,8 +6,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from plum.inference.folder_prediction import draw_prediction, prediction_to_json, span_texts
+from plum.inference.folder_prediction import cut_mark, draw_prediction, prediction_to_json, span_texts
 from plum.inference.predictor import Prediction
+
+
+def format_answer(prediction: Prediction, max_new_tokens: int) -> str:
+    """Return the answer's text; if a limit ended it, with a mark that names the limit."""
+    mark = cut_mark(prediction.finish_reason, prediction.num_tokens)
+    if mark:
+        is_flag = prediction.num_tokens == max_new_tokens
+        advice = "--max_new_tokens is the limit" if is_flag else "the conversation fills the model's context"
+        mark = f"{mark[:-1]}: {advice}]"
+    return "\n".join(filter(None, (prediction.text, mark)))
 
 
 def format_spans(prediction: Prediction) -> str:

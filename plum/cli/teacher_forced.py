@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from plum.checkpoints.store import load_pretrained
+from plum.cli.commands import COMMANDS
 from plum.inference.partonomy_adapter import resolve_device
 from plum.inference.teacher_forced import (
     HELD_OUT_KINDS,
@@ -19,7 +20,7 @@ from plum.inference.teacher_forced import (
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("teacher-forced", help="measure span tags and next-token loss on held-out data")
+    parser = commands.add_parser("teacher-forced", help=COMMANDS["teacher-forced"])
     parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
     parser.add_argument("--data", help="folder made by `python -m partonomy build`; --kinds are measured on it")
     parser.add_argument(

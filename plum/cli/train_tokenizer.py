@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from partonomy.datasets.store import QUESTIONS_FILE, load_dataset, load_questions
+from partonomy.locks import lock_folder
+from plum.cli.commands import COMMANDS
 from plum.data.build import IMAGE_SOURCES
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
@@ -20,9 +22,7 @@ MAX_QUESTIONS = 3000
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
-        "train-tokenizer", help="train a byte-level BPE tokenizer on all texts that data sets can yield"
-    )
+    parser = commands.add_parser("train-tokenizer", help=COMMANDS["train-tokenizer"])
     parser.add_argument(
         "--datasets", required=True, nargs="+", type=Path, help="folders made by `python -m partonomy build`"
     )
@@ -61,7 +61,7 @@ def _sources_of(folder: Path) -> list[Source]:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    tokenizer = train_tokenizer(collect_texts(arguments.datasets), arguments.vocab_size)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(str(arguments.output))
+    with lock_folder(arguments.output):
+        tokenizer = train_tokenizer(collect_texts(arguments.datasets), arguments.vocab_size)
+        tokenizer.save_pretrained(str(arguments.output))
     print(f"{len(tokenizer)} tokens -> {arguments.output}")

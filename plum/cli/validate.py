@@ -4,14 +4,12 @@ import argparse
 
 from partonomy.benchmarks.registry import BENCHMARKS
 from partonomy.cli.run import run_named
+from plum.cli.commands import COMMANDS
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
-        "validate",
-        help="score a model on a benchmark; same as `python -m partonomy run`, with plum as the default model",
-    )
+    parser = commands.add_parser("validate", help=COMMANDS["validate"])
     parser.add_argument("benchmark", choices=tuple(BENCHMARKS))
     parser.add_argument(
         "flags",

@@ -108,13 +108,25 @@ def _mask_bytes(work: Workload) -> int:
 
 
 def final_norm_bytes(language: LanguageConfig, work: Workload, *, is_trained: bool) -> int:
-    """Return the bytes of the norm after the last layer and of gathering each conversation's states."""
+    """Return the bytes of the norm after the last layer and of gathering each conversation's states.
+
+    Args:
+        language: sizes.
+        work: the micro-batch.
+        is_trained: whether the norm is trained.
+    """
     kept = work.places * language.hidden_size * work.element_bytes if is_trained else 0
     return work.places * language.hidden_size * FLOAT + work.places * FLOAT + kept + 8 * work.rows
 
 
 def token_loss_bytes(language: LanguageConfig, work: Workload, *, is_trained: bool) -> int:
-    """Return the bytes of the log-probabilities [K, V] in float32; a trained lm_head also keeps its input."""
+    """Return the bytes of the log-probabilities [K, V] of K supervised tokens in float32.
+
+    Args:
+        language: sizes.
+        work: the micro-batch.
+        is_trained: whether lm_head is trained, which also keeps its input.
+    """
     kept = work.supervised * language.hidden_size * work.element_bytes if is_trained else 0
     labels = 8 * work.supervised + work.rows  # and a flag per position
     return work.supervised * language.vocab_size * FLOAT + kept + labels

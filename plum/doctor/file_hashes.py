@@ -75,7 +75,7 @@ def _read(cache: Path) -> dict[str, HashedFile]:
     if not cache.is_file():
         return {}
     try:
-        return _ADAPTER.validate_json(cache.read_bytes())
+        return _ADAPTER.validate_json(cache.read_bytes(), strict=True)
     except ValidationError as error:
         raise ValueError(f"{cache} is damaged ({error.error_count()} errors): delete it, it is only a cache") from error
 

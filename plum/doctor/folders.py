@@ -1,11 +1,10 @@
 """Check that the data and weight folders that a configuration names exist and are complete."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from plum.checkpoints.store import BASE_FILE
+from plum.checkpoints.store import BASE_FILE, read_base_record
 from plum.data.build import check_source
 from plum.data.catalogue import CATALOGUE, DATA_OF_KIND, survey
 from plum.data.catalogue import State as DataState
@@ -119,17 +118,17 @@ def hash_weight_files(folder: Path, cache: Path, is_quiet: bool = False) -> Weig
 def _chain(folder: Path) -> tuple[Path, ...]:
     """Return a saved model and the bases under it."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} does not exist")
+        raise FileNotFoundError(f"{folder} does not exist; correct the path, or train or convert the model first")
     base_file = folder / BASE_FILE
     if not base_file.is_file():
         return (folder,)
-    return (folder, *_chain(Path(json.loads(base_file.read_text(encoding="utf-8"))["base"])))
+    return (folder, *_chain(Path(read_base_record(folder).base)))
 
 
 def _weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob(WEIGHTS))
     if not files:
-        raise FileNotFoundError(f"{folder} holds no {WEIGHTS}")
+        raise FileNotFoundError(f"{folder} holds no {WEIGHTS}; is it the folder of a saved model?")
     return files
 
 

@@ -134,10 +134,12 @@ def read_answers(path: Path) -> tuple[KnownAnswer, ...]:
     if not path.is_file():
         return ()
     try:
-        return _ADAPTER.validate_json(path.read_bytes())
+        return _ADAPTER.validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise ValueError(
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; delete the file to record again"
+        ) from error
 
 
 def record_answer(path: Path, answer: KnownAnswer) -> None:

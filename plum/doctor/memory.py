@@ -240,7 +240,15 @@ def estimate_memory(config: TrainConfig, num_gpus: int, assumptions: Assumptions
 
 
 def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
-    """Return the bytes that autograd keeps for one micro-batch."""
+    """Return the bytes that autograd keeps for one micro-batch.
+
+    Args:
+        config: the run; its weights are not needed.
+        work: sizes of the micro-batch, from `build_workload(config, assumptions)`.
+
+    Returns:
+        Bytes by part of the model.
+    """
     model = config.model
     language, lora = model.llava.language, model.lora
     is_full = config.trainable.language_model == "full"
@@ -346,7 +354,13 @@ class NamedRun:
 
 
 def markdown_table(runs: Sequence[NamedRun], gpu_counts: Sequence[int], assumptions: Assumptions) -> str:
-    """Return the README's table, GB of 10^9 bytes; every row is an estimate."""
+    """Return the README's table, GB of 10^9 bytes; every row is an estimate.
+
+    Args:
+        runs: the configurations, one row each.
+        gpu_counts: numbers of GPUs, one column each.
+        assumptions: assumptions about the data.
+    """
     rows = [
         _row(run.name, estimate_memory(run.config, num_gpus, assumptions)) for run in runs for num_gpus in gpu_counts
     ]
@@ -370,7 +384,7 @@ def _row(name: str, estimate: MemoryEstimate) -> str:
 
 
 def describe_estimate(config: TrainConfig, estimate: MemoryEstimate) -> str:
-    """Return every part of one run's estimate."""
+    """Return every part of one run's estimate, one line each, GB of 10^9 bytes."""
     work, static, activations = estimate.workload, estimate.static, estimate.activations
     engine = config.engine
     checkpointing = "with" if engine.gradient_checkpointing else "without"

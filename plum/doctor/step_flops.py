@@ -38,12 +38,18 @@ class StepFlops:
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """Sum of all parts, FLOPs."""
         return float(sum(getattr(self, field.name) for field in fields(self)))
 
 
 def count_step(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> StepFlops:
-    """Count the FLOPs of a micro-batch: forward, backward, and the teacher's forward where it has one."""
+    """Count the FLOPs of a micro-batch: forward, backward, and the teacher's forward if it has one.
+
+    Args:
+        config: the run.
+        batch: the micro-batch.
+        special_tokens: ids of `<image>` and padding in the batch.
+    """
     model, trainable = config.model, config.trainable
     images, spans = len(batch.frames), batch.spans
     language, vision = model.llava.language, model.llava.vision
@@ -71,14 +77,28 @@ def count_step(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensC
 
 
 def student_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> float:
-    """Language model over all conversations."""
+    """Return the FLOPs of the language model over all conversations, forward and backward, for one micro-batch.
+
+    Args:
+        config: the run.
+        batch: the micro-batch.
+        special_tokens: ids of `<image>` and padding in the batch.
+    """
     counts = count_tokens(batch.input_ids, batch.attention_mask, batch.shown, special_tokens)
     weight_cost = TRAINED if config.trainable.language_model == "full" else PASSING
     return language_flops(config.model.llava.language, config.model.lora, *counts, weight_cost)
 
 
 def teacher_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> float:
-    """Language model without adapters over conversations with spans, up to their last one."""
+    """Return the FLOPs of the teacher's forward pass for one micro-batch; 0 without a KL loss or without spans.
+
+    The teacher is the language model without adapters, over conversations with spans, up to their last span.
+
+    Args:
+        config: the run.
+        batch: the micro-batch.
+        special_tokens: ids of `<image>` and padding in the batch.
+    """
     if not config.losses.kl or not len(batch.spans):
         return 0.0
     rows, is_needed = find_constrained(batch.spans)
@@ -90,7 +110,14 @@ def teacher_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialToke
 def count_tokens(
     input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, special_tokens: SpecialTokensConfig
 ) -> tuple[int, int]:
-    """Return the tokens of conversations, common beginnings once, and the pairs of a token and one that it sees."""
+    """Return the number of tokens, common prefixes once, and of pairs of a token and one that it attends to.
+
+    Args:
+        input_ids: [N, T], `<image>` expanded.
+        attention_mask: [N, T], 1 on real tokens.
+        shown: the images of the N conversations.
+        special_tokens: ids of `<image>` and padding.
+    """
     layout = lay_out(input_ids, attention_mask, shown, special_tokens.image, special_tokens.pad)
     tokens = pairs = 0
     for one in layout.passes:
@@ -101,7 +128,12 @@ def count_tokens(
 
 
 def clip_flops(vision: VisionConfig, per_weight: int) -> float:
-    """One image through the layers that are read."""
+    """Return the FLOPs of one image through the layers of CLIP that are read, forward and backward.
+
+    Args:
+        vision: sizes of the tower.
+        per_weight: FLOPs per weight and token: NO_GRADIENT, PASSING or TRAINED.
+    """
     tokens, width = vision.num_image_tokens + 1, vision.hidden_size
     layers = vision.select_layer if vision.select_layer >= 0 else vision.num_layers + 1 + vision.select_layer
     weights = 4 * width**2 + 2 * width * vision.intermediate_size
@@ -110,7 +142,14 @@ def clip_flops(vision: VisionConfig, per_weight: int) -> float:
 
 
 def sam_encoder_flops(sam: SamConfig, per_weight: int) -> float:
-    """One image; windows that stick out over the grid count as if they did not."""
+    """Return the FLOPs of one image through SAM's image encoder, forward and backward.
+
+    Windows that extend beyond the grid count as if they did not.
+
+    Args:
+        sam: sizes of SAM.
+        per_weight: FLOPs per weight and token: NO_GRADIENT, PASSING or TRAINED.
+    """
     side, width = sam.image_size // sam.patch_size, sam.encoder_dim
     tokens, num_global = side**2, len(sam.encoder_global_blocks)
     weights = 12 * width**2 * tokens * sam.encoder_depth
@@ -125,7 +164,15 @@ def sam_encoder_flops(sam: SamConfig, per_weight: int) -> float:
 def language_flops(
     language: LanguageConfig, lora: LoraConfig | None, tokens: int, pairs: int, per_weight: int
 ) -> float:
-    """Tokens through the decoder's layers, with adapters on the given projections; pairs: who sees whom."""
+    """Return the FLOPs of the decoder layers, forward and backward, for one micro-batch.
+
+    Args:
+        language: sizes of the language model.
+        lora: adapters; None: none.
+        tokens: number of tokens (`count_tokens`).
+        pairs: number of pairs of a token and one that it attends to.
+        per_weight: FLOPs per weight of the base and token: NO_GRADIENT, PASSING or TRAINED; adapters are trained.
+    """
     width = language.hidden_size
     key_width = width * language.num_key_value_heads // language.num_heads
     outputs = {"q_proj": width, "k_proj": key_width, "v_proj": key_width, "o_proj": width}
@@ -137,9 +184,15 @@ def language_flops(
 
 
 def tagger_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> float:
-    """The bidirectional tagger: MLP, keys and values of all tokens; the rest of those that have a tag.
+    """Return the FLOPs of the bidirectional tagger, forward and backward, for one micro-batch.
 
-    Cross-attention has the queries and outputs of tagged tokens, and the keys and values of each conversation's images.
+    MLP, keys and values are computed for all tokens, everything else for tagged tokens. Cross-attention has the queries
+    and outputs of tagged tokens, and the keys and values of each conversation's images.
+
+    Args:
+        config: the run; it must have a tagger.
+        batch: the micro-batch.
+        special_tokens: ids of `<image>` and padding in the batch.
     """
     assert config.model.tagger is not None
     width, feedforward = config.model.llava.language.hidden_size, config.model.tagger.feedforward_dim
@@ -155,7 +208,7 @@ def tagger_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialToken
 
 
 def decoder_flops(sam: SamConfig) -> float:
-    """One mask through SAM's mask decoder, with gradients for its weights and its inputs."""
+    """Return the FLOPs of one mask through SAM's mask decoder, with gradients for its weights and its inputs."""
     cells, width, tokens = (sam.image_size // sam.patch_size) ** 2, sam.prompt_dim, DECODER_TOKENS
     # One cross attention, of half the width: either the image is projected twice and multiplied with the tokens, or the
     # tokens' vectors of every head take over its projections.
@@ -169,7 +222,10 @@ def decoder_flops(sam: SamConfig) -> float:
 
 
 def feedback_flops(sam: SamConfig) -> float:
-    """One earlier mask through the mask encoder, its key and value, and one pooled map."""
+    """Return the FLOPs of feeding back one earlier mask, forward and backward.
+
+    They cover the mask encoder, the mask's key and value, and one pooled map.
+    """
     cells, width, channels = (sam.image_size // sam.patch_size) ** 2, sam.prompt_dim, sam.mask_in_channels
     encoder = cells * (4 * channels + channels**2 + channels * width)
     return TRAINED * (encoder + 3 * cells * width**2)

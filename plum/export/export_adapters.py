@@ -5,7 +5,6 @@
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from partonomy.progress import counted, progress
 from plum.checkpoints.model_config_io import write_model_config
 from plum.checkpoints.model_weights import ModelWeights, empty_model, read_saved
 from plum.checkpoints.published.streamed_probe import probe_logits
-from plum.checkpoints.store import ADAPTER_STEM, BASE_FILE, TRAINED_STEM, saved_tensors, start_folder
+from plum.checkpoints.store import ADAPTER_STEM, BASE_FILE, TRAINED_STEM, saved_tensors, write_folder
 from plum.checkpoints.weights import SavedTensor, fingerprint, write_tensors
 from plum.export.export_source import ExportSource, find_source, root_base
 from plum.export.model_card import write_card
@@ -61,7 +60,7 @@ def export_adapters(request: AdaptersRequest) -> AdaptersResult:
     """Export the trained weights, relative to the saved model at the bottom of the run's chain.
 
     Raises:
-        FileNotFoundError, FileExistsError: see `find_source` and `start_folder`.
+        FileNotFoundError, FileExistsError: see `find_source` and `write_folder`.
         ValueError: the model has no adapters, its base is unknown or is another model's, or the written weights do not
             give the same logits.
     """
@@ -73,8 +72,7 @@ def export_adapters(request: AdaptersRequest) -> AdaptersResult:
         raise ValueError(f"{request.source} does not say what it was trained from: name the saved model with --base")
     base = root_base(base)
     adapters, others = _split(source.weights, saved_tensors(base), base)
-    partial = start_folder(request.destination)
-    try:
+    with write_folder(request.destination) as partial:
         write_tensors(adapters, partial, ADAPTER_STEM)
         write_tensors(others, partial, TRAINED_STEM)
         _write_rest(source, partial, base, request)
@@ -85,9 +83,6 @@ def export_adapters(request: AdaptersRequest) -> AdaptersResult:
                 f"the adapters over {base} change the logits of a probe text by {difference:.2e}: is it the base of "
                 f"{request.source}? Nothing was exported"
             )
-        partial.rename(request.destination)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already, unless something failed
     size = sum(tensor.nbytes for tensor in (*adapters.values(), *others.values()))
     return AdaptersResult(source.described_as, base, len(adapters), len(others), size, difference)
 

@@ -1,6 +1,5 @@
 """Sources of an export: a saved model, a run's finished model, or a checkpoint that a run resumes from."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from plum.checkpoints.model_config_io import CONFIG_FILE, read_model_config
 from plum.checkpoints.model_weights import ModelWeights
-from plum.checkpoints.store import BASE_FILE, CARD_FILE, require_heads, saved_tensors
+from plum.checkpoints.store import BASE_FILE, CARD_FILE, read_base_record, require_heads, saved_tensors
 from plum.checkpoints.weights import SavedTensor
 from plum.export.training_checkpoint import read_trained
 from plum.inputs.tokenizer import load_tokenizer
@@ -69,7 +68,7 @@ def find_source(path: Path) -> ExportSource:
 def root_base(folder: Path) -> Path:
     """Follow trained weights to the saved model at the bottom, which holds everything else."""
     while (folder / BASE_FILE).is_file():
-        folder = Path(json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))["base"])
+        folder = Path(read_base_record(folder).base)
     return folder
 
 
@@ -108,7 +107,10 @@ def _open_checkpoint(checkpoint: Path, run: Path) -> ExportSource:
 def _newest_checkpoint(run: Path) -> Path:
     newest = RunCheckpoints(run / CHECKPOINTS).newest()
     if newest is None:
-        raise FileNotFoundError(f"{run} has neither a model nor a complete checkpoint yet")
+        raise FileNotFoundError(
+            f"{run} has neither a model nor a complete checkpoint yet; resume the run until it has written one "
+            "(save_every updates)"
+        )
     return newest.folder
 
 

@@ -5,7 +5,6 @@ logits of a probe text are compared.
 """
 
 import hashlib
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from partonomy.progress import counted, progress
 from plum.checkpoints.model_config_io import read_model_config, write_model_config
 from plum.checkpoints.model_weights import MergedWeights, ModelWeights, Weights, empty_model
 from plum.checkpoints.published.streamed_probe import probe_logits
-from plum.checkpoints.store import MODEL_STEM, start_folder
+from plum.checkpoints.store import MODEL_STEM, write_folder
 from plum.checkpoints.weights import MAX_SHARD_BYTES, ShardWriter, list_tensors
 from plum.export.export_source import ExportSource, find_source
 from plum.export.model_card import write_card
@@ -74,13 +73,12 @@ def export_merged(request: ExportRequest) -> ExportResult:
     The export is atomic: everything is written to a temporary folder next to `destination`, checked and renamed.
 
     Raises:
-        FileNotFoundError, FileExistsError: see `find_source` and `start_folder`.
+        FileNotFoundError, FileExistsError: see `find_source` and `write_folder`.
         ValueError: the source is damaged, or the change of the probe's logits exceeds its bound.
     """
     source = find_source(request.source)
     merged = MergedWeights(source.weights)
-    partial = start_folder(request.destination)
-    try:
+    with write_folder(request.destination) as partial:
         before = probe_logits(source.weights)
         after = before if source.weights.config.lora is None else probe_logits(merged)
         largest = float(before.abs().max())
@@ -91,9 +89,6 @@ def export_merged(request: ExportRequest) -> ExportResult:
         written = _compare(
             after, probe_logits(reloaded), WRITE_TOLERANCES[request.dtype] * largest, f"writing {request.dtype}"
         )
-        partial.rename(request.destination)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already, unless something failed
     return ExportResult(
         source.described_as, len(merged.names), writer.total_bytes, writer.num_shards, largest, merge, written
     )

@@ -34,7 +34,7 @@ def read_trained(checkpoint: Path) -> dict[str, Tensor]:
         ValueError: some of its files are missing or damaged, or would run code.
     """
     if not checkpoint.is_dir():
-        raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
+        raise FileNotFoundError(f"{checkpoint}: no such checkpoint; name a folder RUN/checkpoints/update_NNNNNN")
     require_plain_content(checkpoint)
     if (checkpoint / PLAIN_FILE).is_file():
         state = _read_plain(checkpoint)

@@ -1,6 +1,7 @@
 """Encoding of conversations that end with an answer, in the target notation of their system."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,9 +9,12 @@ import numpy as np
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
 from plum.inputs.bio_labels import TokenSpan, phrase_tokens
-from plum.inputs.encoding import ConversationEncoder, EncodedConversation, EncodedText
+from plum.inputs.encoding import ConversationEncoder, ConversationTooLong, EncodedConversation, EncodedText
 from plum.models.systems.target_notation import TargetNotation
 from plum.structures import Exchange
+
+MAX_TOKENS_PER_CHARACTER = 4
+"""Tokens of a character that the vocabulary lacks: one for each byte in UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,45 @@ class AnswerEncoder:
     notation: TargetNotation
 
     def prompt(self, turns: Sequence[Turn], num_images: int) -> EncodedText:
-        """Encode a conversation up to an open question."""
+        """Encode a conversation up to an open question.
+
+        Raises:
+            ValueError: the conversation leaves the model no room for an answer.
+        """
         history, question = self._read_turns(turns)
-        return self.encoder.encode_prompt(history, question, self._lengths(num_images))
+        with _explaining_full_context():
+            prompt = self.encoder.encode_prompt(history, question, self._lengths(num_images))
+        limit = self.encoder.max_text_tokens
+        if limit is not None and num_new_tokens(prompt, limit) < 1:
+            raise ValueError(_describe_full(prompt.num_text_tokens, limit))
+        return prompt
 
     def own(self, num_images: int, turns: Sequence[Turn], answer: str) -> EncodedConversation:
-        """Encode a conversation that ends with an answer as the model wrote it."""
+        """Encode a conversation that ends with an answer as the model wrote it.
+
+        Raises:
+            ConversationTooLong: the answer does not fit; see `cut_to_fit`.
+        """
         history, question = self._read_turns(turns)
         return self.encoder.encode(
             [*history, Exchange(question, answer)], self._lengths(num_images), "generated answer"
         )
+
+    def cut_to_fit(self, num_images: int, turns: Sequence[Turn], answer: str) -> str:
+        """Return the answer, or its longest beginning with which the conversation fits into the model's context.
+
+        The limit on new tokens makes almost every answer fit. Bytes that are no text are the exception: as text, each
+        becomes a replacement character of several tokens.
+        """
+        while answer:
+            try:
+                self.own(num_images, turns, answer)
+            except ConversationTooLong as error:
+                num_cut = -(-(error.num_tokens - error.limit) // MAX_TOKENS_PER_CHARACTER)
+                answer = answer[:-num_cut].rstrip()
+            else:
+                return answer
+        return answer
 
     def given(
         self, num_images: int, turns: Sequence[Turn], answer: str, name: str, phrases: Sequence[CharSpan] = ()
@@ -59,7 +92,8 @@ class AnswerEncoder:
         """
         history, question = self._read_turns(turns)
         written = self.notation.write(Exchange(question, answer, tuple(phrases))).exchange
-        return self.encoder.encode([*history, _untagged(written)], self._lengths(num_images), name)
+        with _explaining_full_context(name):
+            return self.encoder.encode([*history, _untagged(written)], self._lengths(num_images), name)
 
     def forced(self, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> ForcedAnswer:
         """Encode a given answer about an image and locate its targets.
@@ -78,7 +112,8 @@ class AnswerEncoder:
         history, question = self._read_turns(turns)
         order = sorted(range(len(spans)), key=lambda i: (spans[i].start, spans[i].end))
         written = self.notation.write(Exchange(question, answer, tuple(spans[i] for i in order)))
-        row = self.encoder.encode([*history, _untagged(written.exchange)], None, "given answer")
+        with _explaining_full_context("given answer"):
+            row = self.encoder.encode([*history, _untagged(written.exchange)], None, "given answer")
         start = row.rendered.answers[-1].start
         targets = tuple(
             phrase_tokens(row.encoded.trimmed, CharSpan(target.start + start, target.end + start))
@@ -103,6 +138,33 @@ class AnswerEncoder:
             self.notation.check_words(exchange.question)
             return exchange
         return _untagged(self.notation.write(exchange).exchange)
+
+
+def num_new_tokens(prompt: EncodedText, limit: int) -> int:
+    """Return how many tokens a prompt leaves for an answer, besides its end token.
+
+    Args:
+        prompt: the conversation up to an open question.
+        limit: maximum number of text tokens of a conversation.
+    """
+    return limit - prompt.num_text_tokens - 1
+
+
+@contextmanager
+def _explaining_full_context(name: str = "") -> Iterator[None]:
+    """Replace the advice for training data, to raise a limit: the model's own context cannot be raised."""
+    try:
+        yield
+    except ConversationTooLong as error:
+        message = _describe_full(error.num_tokens, error.limit)
+        raise ConversationTooLong(f"{name}: {message}" if name else message, error.num_tokens, error.limit) from error
+
+
+def _describe_full(num_tokens: int, limit: int) -> str:
+    return (
+        f"the conversation is full: it has {num_tokens} text tokens, and the model takes {limit}, answer included; "
+        "begin a new one (in chat: /reset) or shorten the text"
+    )
 
 
 def split_turns(turns: Sequence[Turn]) -> tuple[tuple[Exchange, ...], str]:

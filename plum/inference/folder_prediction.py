@@ -4,6 +4,7 @@ A killed run can be resumed. Unreadable images are reported, never skipped silen
 """
 
 import csv
+import gc
 import json
 import logging
 from collections import Counter
@@ -13,18 +14,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import numpy as np
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from partonomy.files import write_text_atomically
-from partonomy.masks import encode_masks, rle_to_json
+from partonomy.files import convert_json, open_atomically, read_json_as, write_text_atomically
+from partonomy.locks import has_other_files, lock_folder
+from partonomy.machine_faults import InputFiles, end_run_on_machine_fault, is_out_of_memory
+from partonomy.masks import encode_mask, rle_to_json
 from partonomy.models.contract import Role, Turn
 from partonomy.progress import progress
 from partonomy.visualize import draw_overlay, part_colours, resize
 from plum.inference.api import read_image
 from plum.inference.highlight import NOTHING, Highlight, answer_question, parse_char_range
-from plum.inference.predictor import Prediction, Predictor
+from plum.inference.predictor import MAX_NEW_TOKENS, Prediction, Predictor
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 COLUMNS = ("image", "question", "phrases", "char_ranges", "answer")
@@ -37,6 +42,7 @@ THUMBNAIL_SIDE = 320
 """Longest side of a thumbnail, pixels."""
 MAX_SIDE = 1600
 """Longest side in pixels, to which larger images are reduced so that the legend stays readable."""
+NO_MEMORY = "the memory does not suffice for this image: reduce it, or ask it again with --resume where there is more"
 Json = dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -63,7 +69,7 @@ class ImageRequest:
 
 
 @dataclass(frozen=True)
-class _Row:
+class QuestionRow:
     """One record of a question file; it applies to every image if `image` is empty."""
 
     image: str
@@ -109,7 +115,9 @@ def build_requests(
     rows = [] if question_file is None else read_question_file(question_file)
     unknown = [row.image for row in rows if row.image and row.image not in images]
     if unknown:
-        raise ValueError(f"{question_file}: no image is named {unknown[0]!r} ({len(unknown)} such records)")
+        raise ValueError(
+            f"{question_file}: no image is named {unknown[0]!r} ({len(unknown)} such records); correct the key `image`"
+        )
     requests = []
     for name, path in images.items():
         own = [row.request for row in rows if row.image in ("", name)]
@@ -122,7 +130,7 @@ def build_requests(
     return tuple(requests)
 
 
-def read_question_file(path: Path) -> list[_Row]:
+def read_question_file(path: Path) -> list[QuestionRow]:
     """Read a JSON list of objects, or CSV with a header, with the keys of COLUMNS; only `question` is required.
 
     In CSV, phrases and ranges are separated by commas ("left wing, tail", "10:19, 24:29"); in JSON, they are lists or
@@ -133,7 +141,7 @@ def read_question_file(path: Path) -> list[_Row]:
         ValueError: a record is invalid; the message names file and record.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such question file")
+        raise FileNotFoundError(f"{path}: no such question file; correct the path")
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".csv":
         records: Any = list(csv.DictReader(text.splitlines()))
@@ -147,7 +155,7 @@ def read_question_file(path: Path) -> list[_Row]:
     return [_read_record(record, f"{path}, record {number}") for number, record in enumerate(records, start=1)]
 
 
-def _read_record(record: object, where: str) -> _Row:
+def _read_record(record: object, where: str) -> QuestionRow:
     if not isinstance(record, dict):
         raise ValueError(f"{where}: {record!r} is not an object with the keys {', '.join(COLUMNS)}")
     if unknown := sorted(str(key) for key in record if key not in COLUMNS):
@@ -164,7 +172,7 @@ def _read_record(record: object, where: str) -> _Row:
         highlight = Highlight(phrases, ranges, texts["answer"] or None)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return _Row(texts["image"].strip(), QuestionRequest(texts["question"].strip(), highlight))
+    return QuestionRow(texts["image"].strip(), QuestionRequest(texts["question"].strip(), highlight))
 
 
 def _list_of_texts(value: object, key: str) -> tuple[str, ...]:
@@ -182,10 +190,15 @@ def span_texts(prediction: Prediction) -> list[str]:
 
 
 def prediction_to_json(prediction: Prediction) -> Json:
-    """Convert to JSON: the text, and for each span phrase, characters, confidences and mask (COCO compressed RLE)."""
-    codes = encode_masks(prediction.masks)
+    """Convert to JSON: the text, and for each span phrase, characters, confidences and mask (COCO compressed RLE).
+
+    "finish_reason" is "stop", "length" (the limit on new tokens ended the answer), or null for a given answer.
+    """
+    codes = [encode_mask(mask) for mask in prediction.masks]  # one at a time: encoding copies
     return {
         "text": prediction.text,
+        "finish_reason": prediction.finish_reason,
+        "num_tokens": prediction.num_tokens,
         "spans": [
             {
                 "phrase": phrase,
@@ -199,17 +212,46 @@ def prediction_to_json(prediction: Prediction) -> Json:
     }
 
 
+def cut_mark(finish_reason: str | None, num_tokens: int | None) -> str:
+    """Return the mark of an answer that a limit ended, e.g. "[cut at 256 tokens]"; empty for any other answer."""
+    return f"[cut at {num_tokens} tokens]" if finish_reason == "length" else ""
+
+
 def append_line(path: Path, record: Json) -> None:
     """Append a record as one line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
+class _StoredSpan(msgspec.Struct):
+    """What the page shows of a segmented phrase."""
+
+    phrase: str
+    mask_confidence: float
+
+
+class _StoredAnswer(msgspec.Struct):
+    """What the page shows of an answer."""
+
+    question: str
+    text: str
+    overlay: str
+    thumbnail: str
+    spans: list[_StoredSpan]
+
+
+class _StoredImage(msgspec.Struct):
+    """What the page shows of an image."""
+
+    image: str
+    answers: list[_StoredAnswer]
+
+
 def read_lines(path: Path) -> Iterator[Json]:
     """Yield the records of a file, one at a time.
 
     Raises:
-        ValueError: a line is not a JSON object; the message names it.
+        ValueError: a line is not the prediction of an image; the message names it.
     """
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -217,8 +259,7 @@ def read_lines(path: Path) -> Iterator[Json]:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error}); delete the line") from error
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}, line {number}: not a JSON object; delete the line")
+            convert_json(record, _StoredImage, f"{path}, line {number}", "delete the line")
             yield record
 
 
@@ -299,9 +340,8 @@ def write_page(output: Path, model_name: str, records: Iterable[Json], failures:
     )
     cards = [card for record in records for card in _cards(record)]
     page = environment.get_template("page.html.j2").stream(model_name=model_name, cards=cards, failures=failures)
-    temporary = output / f".{PAGE_FILE}.partial"
-    page.dump(str(temporary), encoding="utf-8")
-    temporary.replace(output / PAGE_FILE)
+    with open_atomically(output / PAGE_FILE) as file:
+        page.dump(file, encoding="utf-8")
     return output / PAGE_FILE
 
 
@@ -310,7 +350,7 @@ def _cards(record: Json) -> list[Card]:
         Card(
             record["image"],
             answer["question"],
-            answer["text"],
+            " ".join(filter(None, (answer["text"], cut_mark(answer.get("finish_reason"), answer.get("num_tokens"))))),
             quote(answer["overlay"]),
             quote(answer["thumbnail"]),
             tuple(
@@ -333,12 +373,19 @@ class FolderResult:
 
 
 def predict_folder(
-    predictor: Predictor, requests: Sequence[ImageRequest], output: Path, model_name: str, *, resume: bool
+    predictor: Predictor,
+    requests: Sequence[ImageRequest],
+    output: Path,
+    model_name: str,
+    *,
+    resume: bool,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> FolderResult:
     """Answer all questions about all images.
 
-    An unreadable image, or a phrase that an answer lacks, fails only that image. With `resume`, finished images are
-    kept and failed ones are retried.
+    An unreadable image, a phrase that an answer lacks, or an image for which the memory does not suffice fails only
+    that image. Any other fault of the machine ends the command (`partonomy.machine_faults`). With `resume`, finished
+    images are kept and failed ones are retried.
 
     Args:
         predictor: the model.
@@ -346,59 +393,130 @@ def predict_folder(
         output: output folder; must be new unless `resume`.
         model_name: checkpoint and its fingerprint; recorded, and compared on resuming.
         resume: continue in `output`.
+        max_new_tokens: maximum length of an answer; recorded, and compared on resuming.
 
     Raises:
         FileExistsError: `output` exists and `resume` is off.
-        ValueError: `output` belongs to another model or to other questions.
+        BlockingIOError: another process writes to `output`.
+        ValueError: `output` belongs to another model, to other questions or to another limit on answers.
+        OSError: a file cannot be written.
+        MachineFault: the machine fails in another way, such as an unmounted folder of images.
+        ModelUnavailable: the model's logits are NaN or infinite.
     """
-    _start(output, requests, model_name, resume)
+    with lock_folder(output):
+        _start(output, requests, model_name, resume, max_new_tokens)
+        return _predict_held(predictor, requests, output, model_name, max_new_tokens)
+
+
+def _predict_held(
+    predictor: Predictor, requests: Sequence[ImageRequest], output: Path, model_name: str, max_new_tokens: int
+) -> FolderResult:
+    """Answer all questions in a folder that this process holds and that belongs to them."""
     records = output / RECORDS_FILE
     drop_half_line(records)
     done = {str(record["image"]) for record in read_lines(records)} if records.is_file() else set()
     waiting = [request for request in requests if request.name not in done]
     failures: list[tuple[str, str]] = []
+    files = InputFiles(lambda: (request.path for request in requests))
     (output / FAILURES_FILE).unlink(missing_ok=True)
     with progress(len(requests), "predict", "image", initial=len(requests) - len(waiting)) as shown:
         for request in waiting:
-            try:
-                append_line(records, _predict_image(predictor, request, output))
-            except (FileNotFoundError, ValueError) as error:
-                failures.append((request.name, str(error)))
-                append_line(output / FAILURES_FILE, {"image": request.name, "reason": str(error)})
-                logger.warning("%s failed: %s", request.name, error)
+            outcome = _try_image(predictor, request, output, files, max_new_tokens)
+            if isinstance(outcome, str):
+                failures.append((request.name, outcome))
+                append_line(output / FAILURES_FILE, {"image": request.name, "reason": outcome})
+                logger.warning("%s failed: %s", request.name, outcome)
+            else:
+                append_line(records, outcome)
             shown.update()
     page = write_page(output, model_name, read_lines(records) if records.is_file() else [], failures)
     return FolderResult(len(waiting) - len(failures), len(requests) - len(waiting), tuple(failures), page)
 
 
-def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resume: bool) -> None:
-    """Create the folder, or check that it belongs to the same model and questions."""
+class _StoredSettings(msgspec.Struct):
+    """The content of the settings file: the model, the limit on answers, and each image's questions."""
+
+    model: str
+    questions: dict[str, Any]
+    max_new_tokens: int = MAX_NEW_TOKENS  # earlier versions had no other limit
+
+
+def _start(output: Path, requests: Sequence[ImageRequest], model_name: str, resume: bool, max_new_tokens: int) -> None:
+    """Create the folder, or check that it belongs to the same model, limit and questions."""
     asked = {request.name: request.fingerprint() for request in requests}
-    settings = json.loads(json.dumps({"model": model_name, "questions": asked}))
+    settings = json.loads(json.dumps({"model": model_name, "max_new_tokens": max_new_tokens, "questions": asked}))
     path = output / SETTINGS_FILE
     if path.is_file():
         if not resume:
             raise FileExistsError(f"{output} holds predictions: continue with --resume, or choose another folder")
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier["model"] != settings["model"]:
-            raise ValueError(f"{output} holds predictions of {earlier['model']}, not of {model_name}")
-        changed = [name for name, questions in earlier["questions"].items() if asked.get(name) is None]
-        changed += [name for name, one in settings["questions"].items() if earlier["questions"].get(name, one) != one]
+        earlier = read_json_as(path, _StoredSettings, "choose another folder")
+        if earlier.model != settings["model"]:
+            raise ValueError(
+                f"{output} holds predictions of {earlier.model}, not of {model_name}; choose another folder"
+            )
+        if earlier.max_new_tokens != max_new_tokens:
+            raise ValueError(
+                f"{output} holds answers of up to {earlier.max_new_tokens} tokens, not {max_new_tokens}: resume with "
+                f"--max_new_tokens {earlier.max_new_tokens}, or choose another folder"
+            )
+        changed = [name for name in earlier.questions if asked.get(name) is None]
+        changed += [name for name, one in settings["questions"].items() if earlier.questions.get(name, one) != one]
         if changed:
-            raise ValueError(f"{output} holds predictions for other questions or images, such as {changed[0]}")
-    elif output.is_dir() and any(output.iterdir()):
+            raise ValueError(
+                f"{output} holds predictions for other questions or images, such as {changed[0]}; choose another folder"
+            )
+    elif has_other_files(output):
         raise FileExistsError(f"{output} is not empty and holds no predictions: choose another folder")
-    output.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
-def _predict_image(predictor: Predictor, request: ImageRequest, output: Path) -> Json:
-    image = read_image(request.path)
+def _try_image(
+    predictor: Predictor, request: ImageRequest, output: Path, files: InputFiles, max_new_tokens: int
+) -> Json | str:
+    """Return the record of an image, or the reason why this image alone has none.
+
+    Raises:
+        OSError, MachineFault: the fault is not the image's.
+        ModelUnavailable: the model's logits are NaN or infinite.
+    """
+    try:
+        image = read_image(request.path)
+    except (OSError, ValueError, MemoryError) as error:
+        if is_out_of_memory(error):
+            return NO_MEMORY
+        end_run_on_machine_fault(error, of_input=True)
+        if isinstance(error, FileNotFoundError):
+            files.end_run_if_folder_is_missing(request.path)
+        return str(error)
+    try:
+        return _predict_image(predictor, request, image, output, max_new_tokens)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            end_run_on_machine_fault(error)
+            if isinstance(error, ValueError):
+                return str(error)
+            raise
+    # Only now: until its handler ends, the error keeps what the failed work had allocated.
+    predictor.images.keep(())
+    _release_memory()
+    return NO_MEMORY
+
+
+def _release_memory() -> None:
+    """Free what failed work has left; call it when no error or frame refers to that work any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _predict_image(
+    predictor: Predictor, request: ImageRequest, image: np.ndarray, output: Path, max_new_tokens: int
+) -> Json:
     answers: list[Json] = []
     for number, asked in enumerate(request.questions, start=1):
         turns = (Turn(Role.USER, asked.question),)
         try:
-            prediction = answer_question(predictor, image, turns, asked.highlight)
+            prediction = answer_question(predictor, image, turns, asked.highlight, max_new_tokens)
         except ValueError as error:
             raise ValueError(f"question {number} ({asked.question!r}): {error}") from error
         overlay, thumbnail = _draw(image, prediction, f"{request.name}.{number}", output)

@@ -10,7 +10,7 @@ import numpy as np
 from partonomy.models.contract import Turn
 from partonomy.structures import CharSpan
 from plum.data.sources.wordings import list_targets
-from plum.inference.predictor import Prediction, Predictor
+from plum.inference.predictor import MAX_NEW_TOKENS, Prediction, Predictor
 
 _NUMBERED = re.compile(r"(.+)#(\d+)")
 
@@ -44,7 +44,11 @@ NOTHING = Highlight()
 
 
 def answer_question(
-    predictor: Predictor, image: np.ndarray, turns: Sequence[Turn], highlight: Highlight = NOTHING
+    predictor: Predictor,
+    image: np.ndarray,
+    turns: Sequence[Turn],
+    highlight: Highlight = NOTHING,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Prediction:
     """Answer a question and segment what the model tags itself, or what is highlighted.
 
@@ -53,6 +57,7 @@ def answer_question(
         image: uint8 RGB (H, W, 3).
         turns: the conversation up to the user's last message.
         highlight: what to segment; NOTHING: what the model tags.
+        max_new_tokens: maximum length of the model's own answer.
 
     Returns:
         The prediction; highlighted spans are in reading order and have the tag confidence 1.
@@ -61,17 +66,19 @@ def answer_question(
         ValueError: a phrase is missing from the answer or occurs several times, or a range lies outside the answer.
     """
     if highlight == NOTHING:
-        return predictor.generate(image, turns)
+        return predictor.generate(image, turns, max_new_tokens)
     if highlight.is_forced:
         forced = list_targets(highlight.phrases)
         highlight = Highlight(char_ranges=tuple(forced.spans), answer=forced.text)
-    answer = predictor.generate_text(image, turns) if highlight.answer is None else highlight.answer
+    written = predictor.write(image, turns, max_new_tokens) if highlight.answer is None else None
+    answer = predictor.notation.words(written.text) if written is not None else highlight.answer
     if not answer:
         raise ValueError("the model's answer is empty, so nothing can be highlighted in it; give the answer")
     spans = [*locate_highlights(answer, highlight.phrases), *_check_ranges(answer, highlight.char_ranges)]
     spans = sorted(set(spans), key=lambda span: (span.start, span.end))
     found = predictor.segment(image, turns, answer, spans)
-    return Prediction(answer, tuple(spans), (1.0,) * len(spans), found.masks, found.confidences)
+    limits = (None, None) if written is None else (written.finish_reason, written.num_tokens)
+    return Prediction(answer, tuple(spans), (1.0,) * len(spans), found.masks, found.confidences, *limits)
 
 
 def locate_highlights(text: str, phrases: Sequence[str]) -> tuple[CharSpan, ...]:

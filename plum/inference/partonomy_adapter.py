@@ -18,6 +18,7 @@ from partonomy.models.contract import (
     Turn,
 )
 from partonomy.structures import CharSpan
+from plum.checkpoints.hub import find_checkpoint
 from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.store import load_pretrained
 from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_encoder
@@ -25,6 +26,8 @@ from plum.inference.image_store import EncodedImage
 from plum.inference.predictor import MAX_NEW_TOKENS, Predictor
 from plum.inference.question_batch import QuestionBatch
 from plum.models.backbones.lora import adapters_off
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class PlumModel:
@@ -150,32 +153,61 @@ def resolve_device(device: str) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device {device!r} is none of auto, cpu, cuda, cuda:N") from error
+        raise ValueError(_describe_unknown(device)) from error
+    if place.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(_describe_unknown(device))
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices; pass --device cpu")
+    if place.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {device!r}: torch sees no Apple GPU; pass --device cpu")
     return place
 
 
-def load_predictor(checkpoint: str, device: str = "auto", sam_cache: str | None = None) -> Predictor:
-    """Load a saved model for inference: bfloat16 on a GPU, float32 on the CPU.
+def _describe_unknown(device: str) -> str:
+    return (
+        f"device {device!r} is none of auto, cpu, cuda, cuda:N and mps; a model runs on one device, so start one "
+        "process per GPU (`plum predict` on parts of the images; benchmarks with --num_procs)"
+    )
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Resolve "auto" to bfloat16 on a CUDA GPU and float32 elsewhere.
+
+    Raises:
+        ValueError: the dtype is none of auto, float32, bfloat16 and float16.
+    """
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is none of auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def load_predictor(
+    checkpoint: str, device: str = "auto", sam_cache: str | None = None, dtype: str = "auto"
+) -> Predictor:
+    """Load a saved model for inference.
 
     Args:
-        checkpoint: folder written by `save_pretrained`.
-        device: "auto", "cpu", "cuda", "cuda:1", ...
+        checkpoint: folder written by `save_pretrained`, or the name of such a model on the Hugging Face Hub.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps", ...
         sam_cache: folder that caches SAM's embeddings, read and filled; None: no cache on disk.
+        dtype: "auto" (bfloat16 on a GPU, float32 elsewhere), "float32", "bfloat16" or "float16".
 
-        Raises:
-            ValueError: `sam_cache` is given, but the model's embeddings cannot be cached.
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: the folder holds no usable model, device or dtype do not exist, or `sam_cache` is given, but the
+            model's embeddings cannot be cached.
     """
     place = resolve_device(device)
-    dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-    loaded = load_pretrained(Path(checkpoint), place, dtype)
+    chosen = resolve_dtype(dtype, place)
+    loaded = load_pretrained(find_checkpoint(checkpoint), place, chosen)
     cache = None
     if sam_cache is not None:
         if not loaded.model.sam.can_keep_embeddings:
             raise ValueError(f"{checkpoint} adds early features to SAM's embedding, which --sam_cache does not hold")
-        weights = hash_encoder(loaded.model.sam.image_encoder, dtype)
-        preprocessing = SamPreprocessing(loaded.config.sam.image_size, str(dtype).removeprefix("torch."))
+        weights = hash_encoder(loaded.model.sam.image_encoder, chosen)
+        preprocessing = SamPreprocessing(loaded.config.sam.image_size, str(chosen).removeprefix("torch."))
         cache = SamFeatureCache(sam_cache, weights, preprocessing)
     return Predictor(loaded.model, loaded.tokenizer, loaded.config, cache)
 
@@ -187,21 +219,23 @@ def load_grounded_model(
     *,
     is_base: bool = False,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    dtype: str = "auto",
 ) -> BatchedPlum:
     """Load a saved model that implements the contract.
 
     Args:
         checkpoint: folder written by `save_pretrained`.
-        device: "auto", "cpu", "cuda", "cuda:1", ...
+        device: "auto", "cpu", "cuda", "cuda:1", "mps", ...
         sam_cache: folder that caches SAM's embeddings, read and filled; None: SAM runs once per image and run.
         is_base, max_new_tokens: see `PlumModel`.
+        dtype: see `load_predictor`.
 
     Raises:
         ValueError: `is_base`, but the model has no adapters to switch off; or see `load_predictor`.
     """
     if is_base:
         check_has_adapters(Path(checkpoint))
-    predictor = load_predictor(checkpoint, device, sam_cache)
+    predictor = load_predictor(checkpoint, device, sam_cache, dtype)
     name = f"{predictor.model.config.system}:{Path(checkpoint).name}"
     return BatchedPlum(
         predictor, f"{name}, adapters off" if is_base else name, is_base=is_base, max_new_tokens=max_new_tokens

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,14 +10,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from partonomy.models.contract import Turn
+from partonomy.models.finite_values import require_finite, require_no_nan
 from partonomy.structures import CharSpan, ChoiceScore
 from plum.config import ModelConfig
 from plum.data.collate import pad_rows
 from plum.data.sam_feature_cache import SamFeatureCache
-from plum.inference.answer_encoder import AnswerEncoder
+from plum.inference.answer_encoder import AnswerEncoder, num_new_tokens
 from plum.inference.image_store import ImageStore
+from plum.inference.predicted_masks import PredictedMasks, predict_masks
 from plum.inputs.bio_labels import TokenSpan
-from plum.inputs.encoding import ConversationEncoder, EncodedConversation
+from plum.inputs.encoding import ConversationEncoder, EncodedConversation, EncodedText
 from plum.inputs.image_transforms import build_image_transform
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.mask_resize import resize_to_original
@@ -26,21 +29,28 @@ from plum.structures import ConversationImages, SpanBounds
 MAX_NEW_TOKENS = 256
 
 
-@dataclass(frozen=True)
-class PredictedMasks:
-    """Masks bool (S, H, W) in original-image pixels, and the mean probability inside each (0 for an empty mask)."""
+FinishReason = Literal["stop", "length"]
+"""Why an answer ends: the model ended it, or the limit on new tokens did (the names of other tools)."""
 
-    masks: np.ndarray
-    confidences: tuple[float, ...]
+
+@dataclass(frozen=True)
+class WrittenAnswer:
+    """An answer that the model wrote, the number of its tokens, and why it ends."""
+
+    text: str
+    num_tokens: int
+    finish_reason: FinishReason
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's own answer.
+    """The model's own answer, or a given one.
 
     spans: character ranges of `text`, in reading order
     tag_confidences: per span, the mean probability of its tags, or the probability of its [SEG]
     masks, mask_confidences: per span, see `PredictedMasks`
+    finish_reason: "stop" if the model ended its answer, "length" if the limit on new tokens did; None: a given answer
+    num_tokens: tokens that the model wrote; None: a given answer
     """
 
     text: str
@@ -48,6 +58,8 @@ class Prediction:
     tag_confidences: tuple[float, ...]
     masks: np.ndarray
     mask_confidences: tuple[float, ...]
+    finish_reason: FinishReason | None = None
+    num_tokens: int | None = None
 
 
 class Predictor:
@@ -104,9 +116,10 @@ class Predictor:
             turns: the conversation up to the user's last message.
             max_new_tokens: maximum length of the answer.
         """
-        text = self._generate(image, turns, max_new_tokens)
+        written = self.write(image, turns, max_new_tokens)
+        text = written.text
         if not text:
-            return Prediction("", (), (), _no_masks(image), ())
+            return Prediction("", (), (), _no_masks(image), (), written.finish_reason, written.num_tokens)
         row = self.answers.own(_count(image), turns, text)
         hidden_states = self._hidden_states(image, [row])
         targets = []
@@ -119,6 +132,8 @@ class Predictor:
             tuple(target.confidence for target in targets),
             found.masks,
             found.confidences,
+            written.finish_reason,
+            written.num_tokens,
         )
 
     @torch.inference_mode()
@@ -126,10 +141,24 @@ class Predictor:
         self, image: np.ndarray | None, turns: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> str:
         """Answer greedily, as plain text; empty if the model stops immediately."""
-        return self.notation.words(self._generate(image, turns, max_new_tokens))
+        return self.notation.words(self.write(image, turns, max_new_tokens).text)
 
-    def _generate(self, image: np.ndarray | None, turns: Sequence[Turn], max_new_tokens: int) -> str:
-        """Answer greedily, as the model writes it."""
+    @torch.inference_mode()
+    def write(
+        self, image: np.ndarray | None, turns: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> WrittenAnswer:
+        """Answer greedily, as the model writes it, marks included.
+
+        Args:
+            image: uint8 RGB (H, W, 3), or None.
+            turns: the conversation up to the user's last message.
+            max_new_tokens: maximum length of the answer; the room that the conversation leaves in the model's context
+                limits it further.
+
+        Raises:
+            ValueError: the conversation leaves no room.
+            ModelUnavailable: the model's logits are NaN or infinite.
+        """
         prompt = self.answers.prompt(turns, num_images=_count(image))
         input_ids = torch.tensor([prompt.input_ids], device=self.device)
         new_ids = self.model.generate_text(
@@ -137,9 +166,39 @@ class Predictor:
             torch.ones_like(input_ids),
             self._shown(image, 1),
             self._image_tokens(image),
-            max_new_tokens,
+            self.limit_new_tokens(prompt, max_new_tokens),
         )
-        return self.read_answer(new_ids[0])
+        return self.read_written(prompt, turns, new_ids[0], max_new_tokens)
+
+    def limit_new_tokens(self, prompt: EncodedText, max_new_tokens: int) -> int:
+        """Return the maximum length of an answer, given the room that its prompt leaves in the model's context.
+
+        Raises:
+            ValueError: `max_new_tokens` is not positive.
+        """
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; an answer needs at least 1")
+        assert self.encoder.max_text_tokens is not None
+        return min(max_new_tokens, num_new_tokens(prompt, self.encoder.max_text_tokens))
+
+    def read_written(
+        self, prompt: EncodedText, turns: Sequence[Turn], token_ids: Tensor, max_new_tokens: int
+    ) -> WrittenAnswer:
+        """Read an answer from its token ids [t], with the end token and padding after it.
+
+        Args:
+            prompt: the prompt that it continues.
+            turns: the conversation of the prompt.
+            token_ids: tokens beyond the limit are cut off.
+            max_new_tokens: see `write`.
+        """
+        ids = token_ids[: self.limit_new_tokens(prompt, max_new_tokens)]
+        ends = (ids == self.model.llava.special_tokens.eos).nonzero()
+        num_tokens = int(ends[0]) + 1 if len(ends) else len(ids)
+        text = self.read_answer(ids)
+        fitting = self.answers.cut_to_fit(len(prompt.images), turns, text)
+        is_whole = len(ends) > 0 and fitting == text
+        return WrittenAnswer(fitting, num_tokens, "stop" if is_whole else "length")
 
     def read_answer(self, token_ids: Tensor) -> str:
         """Decode an answer's token ids [t] to text as the model writes it, marks included."""
@@ -166,7 +225,7 @@ class Predictor:
         """
         forced = self.answers.forced(turns, answer, spans)
         found = self._decode_masks(image, self._hidden_states(image, [forced.row]), forced.spans)
-        return PredictedMasks(found.masks[forced.places], tuple(found.confidences[i] for i in forced.places))
+        return found.take(forced.places)
 
     @torch.inference_mode()
     def score_choices(
@@ -223,18 +282,28 @@ class Predictor:
         """Return the masks of token spans of a single conversation with these states."""
         if image is None or not spans:
             return PredictedMasks(_no_masks(image), ())
-        return read_masks(self.mask_logits(image, hidden_states, spans))
+        low_logits = self.low_mask_logits(image, hidden_states, spans)
+        return predict_masks(low_logits, self.images.find(image).inputs.frame, self.transform.sam_size)
 
     def mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
         """Return mask logits [S, H, W], original-image pixels, of spans of a single conversation with these states."""
+        low_logits = self.low_mask_logits(image, hidden_states, spans)
+        return resize_to_original(low_logits, self.images.find(image).inputs.frame, self.transform.sam_size)
+
+    def low_mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
+        """Return mask logits [S, 4h, 4w] in the frame of SAM's padded input; see `mask_logits`.
+
+        Raises:
+            ModelUnavailable: some are NaN or infinite.
+        """
         bounds = torch.tensor([(span.start, span.end) for span in spans], device=self.device)
         first = torch.zeros_like(bounds[:, 0])
         span_bounds = SpanBounds(first, bounds[:, 0], bounds[:, 1], first)
         entry = self.images.find(image)
         embeddings = self.images.embeddings([entry])
         low_logits = self.model.decode_masks(hidden_states, span_bounds, embeddings)
-        frame = entry.inputs.frame
-        return resize_to_original(low_logits, frame, self.transform.sam_size)
+        require_finite(low_logits, "mask logits", self.model.weights_name)
+        return low_logits
 
     def _score(self, row: EncodedConversation, states: Tensor) -> ChoiceScore:
         """Sum log-probabilities of one row; image patches are not predicted."""
@@ -243,8 +312,9 @@ class Predictor:
         index = torch.tensor(positions, device=states.device)
         targets = torch.tensor(row.encoded.input_ids, device=states.device)[index]
         logits = self.model.token_logits(states[index - 1]).float()  # [text tokens, V]
-        log_probs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0].double()
-        in_answer = (index >= answer.start) & (index < answer.end)
+        log_probs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0].cpu().double()  # MPS has no float64
+        require_no_nan(log_probs, self.model.weights_name)
+        in_answer = ((index >= answer.start) & (index < answer.end)).cpu()
         return ChoiceScore(
             float(log_probs[in_answer].sum()), int(in_answer.sum()), float(log_probs.sum()), len(positions)
         )
@@ -261,13 +331,6 @@ class Predictor:
         size, grid = self.transform.clip_size, self.transform.sam_size
         nothing = torch.zeros(0, 3, size, size, device=self.device)
         return self.model.encode_images(nothing, torch.zeros(0, 3, grid, grid, device=self.device)).tokens
-
-
-def read_masks(logits: Tensor) -> PredictedMasks:
-    """Threshold mask logits [S, H, W] and compute the masks' confidences."""
-    masks = logits > 0
-    inside = (logits.sigmoid() * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
-    return PredictedMasks(masks.cpu().numpy(), tuple(inside.cpu().tolist()))
 
 
 def _count(image: np.ndarray | None) -> int:

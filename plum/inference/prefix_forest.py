@@ -316,7 +316,7 @@ class ForestStates:
         logits = self.llava.token_logits(self._states[self._index(unique)]).float()  # [parents, V]
         tokens = self._index(np.asarray(self.forest.token_ids)[nodes])
         rows = self._index(row_of_node)
-        return (logits[rows, tokens] - logits.logsumexp(-1)[rows]).double().cpu().numpy()
+        return (logits[rows, tokens] - logits.logsumexp(-1)[rows]).cpu().double().numpy()  # MPS has no float64
 
     def _compute(self, new: NewNodes) -> Tensor:
         """Return the states [n, D] of new nodes; their keys and values are appended."""

@@ -19,14 +19,15 @@ from partonomy.models.contract import (
     ReplyRequest,
     Request,
 )
+from partonomy.models.finite_values import require_finite, require_no_nan
 from partonomy.structures import ChoiceScore
 from plum.inference.image_store import EncodedImage
-from plum.inference.predictor import MAX_NEW_TOKENS, Predictor, read_masks
+from plum.inference.predicted_masks import predict_masks, take_masks, threshold_masks
+from plum.inference.predictor import MAX_NEW_TOKENS, Predictor
 from plum.inference.prefix_forest import ForestRow, ForestStates
 from plum.inputs.bio_labels import TokenSpan
 from plum.inputs.encoding import EncodedConversation, EncodedText
-from plum.models.segmenters.mask_resize import resize_to_original
-from plum.structures import SpanBounds
+from plum.structures import ImageFrame, SpanBounds
 
 MAX_DECODED_TOGETHER = 32
 """Conversations whose masks are decoded in one loop; bounds the memory of image embeddings and earlier masks."""
@@ -65,6 +66,7 @@ class QuestionBatch:
         ]
         paths = self._states.add([_forest_row(request, row.encoded) for request, row in rows])
         log_probs = self._states.log_probs(paths)
+        require_no_nan(torch.from_numpy(np.concatenate(log_probs)), self._predictor.model.weights_name)
         scores = iter([_score(row, values) for (_, row), values in zip(rows, log_probs, strict=True)])
         return [[next(scores) for _ in request.choices] for request in requests]
 
@@ -80,9 +82,9 @@ class QuestionBatch:
             # No state before it depends on what follows the last phrase.
             rows.append(replace(row, ids=row.ids[: max(span.end for span in forced[number].spans)]))
         paths, spans = self._states.add(rows), [forced[number].spans for number in asked]
-        for place, logits in self._mask_logits(paths, spans, [requests[number].image for number in asked]):
+        for place, low_logits, frame in self._mask_logits(paths, spans, [requests[number].image for number in asked]):
             number = asked[place]
-            masks[number] = (logits > 0).cpu().numpy()[forced[number].places]
+            masks[number] = take_masks(threshold_masks(low_logits, frame, self._sam_size), forced[number].places)
         return masks
 
     @torch.inference_mode()
@@ -106,8 +108,8 @@ class QuestionBatch:
         ]
         spans = [[target.tokens for target in found] for found in targets]
         pictures = [requests[number].image for number in written]
-        for place, logits in self._mask_logits(paths, spans, pictures):
-            masks = read_masks(logits)
+        for place, low_logits, frame in self._mask_logits(paths, spans, pictures):
+            masks = predict_masks(low_logits, frame, self._sam_size)
             chars = tuple(target.chars for target in targets[place])
             answers[written[place]] = Generation(texts[written[place]], chars, masks.masks, masks.confidences)
         return answers
@@ -128,17 +130,23 @@ class QuestionBatch:
         )
         if not paths:
             return []
-        bytes_per_row = self._states.bytes_per_token * (max(map(len, paths)) + max_new_tokens)
+        # An answer with less room is cut, so that its length does not depend on the others.
+        longest = max(self._predictor.limit_new_tokens(prompt, max_new_tokens) for prompt in prompts)
+        bytes_per_row = self._states.bytes_per_token * (max(map(len, paths)) + longest)
         rows, texts = max(1, MAX_COPIED_BYTES // bytes_per_row), []
         for first in range(0, len(paths), rows):
-            token_ids = self._states.continue_greedily(paths[first : first + rows], max_new_tokens)
-            texts += [self._predictor.read_answer(ids) for ids in token_ids]
+            part = slice(first, first + rows)
+            token_ids = self._states.continue_greedily(paths[part], longest)
+            texts += [
+                self._predictor.read_written(prompt, request.turns, ids, max_new_tokens).text
+                for prompt, request, ids in zip(prompts[part], requests[part], token_ids, strict=True)
+            ]
         return texts
 
     def _mask_logits(
         self, paths: Sequence[np.ndarray], spans: Sequence[Sequence[TokenSpan]], pictures: Sequence[int]
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Yield the number of each row with spans, and their mask logits [spans, H, W] in original-image pixels."""
+    ) -> Iterator[tuple[int, Tensor, ImageFrame]]:
+        """Yield the number of each row with spans, its low-resolution mask logits [spans, 4h, 4w], and its frame."""
         asked = [number for number, found in enumerate(spans) if found]
         size = self._num_decoded_together()
         for first in range(0, len(asked), size):
@@ -149,8 +157,11 @@ class QuestionBatch:
                 [pictures[number] for number in chunk],
             )
             for number, low in zip(chunk, logits, strict=True):
-                frame = self._images[pictures[number]].inputs.frame
-                yield number, resize_to_original(low, frame, self._predictor.transform.sam_size)
+                yield number, low, self._images[pictures[number]].inputs.frame
+
+    @property
+    def _sam_size(self) -> int:
+        return self._predictor.transform.sam_size
 
     def _num_decoded_together(self) -> int:
         model, device = self._predictor.model, self._predictor.device
@@ -173,6 +184,7 @@ class QuestionBatch:
         bounds = SpanBounds(*torch.tensor(tokens, device=device).unbind(1))
         embeddings = self._predictor.images.embeddings([self._images[picture] for picture in used])
         logits = self._predictor.model.decode_masks(self._states.gather(paths), bounds, embeddings)
+        require_finite(logits, "mask logits", self._predictor.model.weights_name)
         return logits.split([len(found) for found in spans])
 
     def _no_masks(self, request: MaskRequest | AnswerRequest) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Span tags of answer tokens: B begins a phrase, I continues it, O is outside (paper, section 4, span extractor).
 
 Labels are always BIO tags. A tagger of the binary scheme has two classes: outside (0), and in a phrase (1) for B and I.
+`encoding.py` labels whole conversations.
 """
 
 from collections.abc import Sequence

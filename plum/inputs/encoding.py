@@ -16,6 +16,21 @@ from plum.inputs.conversation import IMAGE_TOKEN, RenderedConversation, Template
 from plum.structures import IGNORE_INDEX, Exchange
 
 
+class ConversationTooLong(ValueError):
+    """A conversation has more text tokens than allowed.
+
+    Args:
+        message: names both numbers.
+        num_tokens: text tokens of the conversation.
+        limit: maximum number of text tokens.
+    """
+
+    def __init__(self, message: str, num_tokens: int, limit: int) -> None:
+        super().__init__(message)
+        self.num_tokens = num_tokens
+        self.limit = limit
+
+
 @dataclass(frozen=True)
 class EncodedText:
     """Token ids of a text with `<image>` expanded.
@@ -97,6 +112,8 @@ class ConversationEncoder:
                 for start, end in zip(rendered.prompt_ends, rendered.answer_ends, strict=True)
             )
             spans, tags = _tag(encoded, rendered, answers, exchanges)
+        except ConversationTooLong as error:
+            raise ConversationTooLong(f"{name}: {error}", error.num_tokens, error.limit) from error
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         labels = [IGNORE_INDEX] * len(encoded.input_ids)
@@ -107,7 +124,13 @@ class ConversationEncoder:
     def encode_prompt(
         self, history: Sequence[Exchange], question: str, image_lengths: Sequence[int] | None = None
     ) -> EncodedText:
-        """Encode a conversation up to an open question; `image_lengths` as in `encode`."""
+        """Encode a conversation up to an open question.
+
+        Args:
+            history: earlier exchanges; may be empty.
+            question: the user's last message.
+            image_lengths: as in `encode`.
+        """
         lengths = self._lengths(image_lengths)
         return self._encode_text(render_prompt(history, question, self.template, len(lengths)), lengths)
 
@@ -132,9 +155,11 @@ class ConversationEncoder:
             images = [TokenSpan(at, at + length), *later]
         encoded = EncodedText(text, tuple(ids), tuple(offsets), tuple(trimmed), tuple(images))
         if self.max_text_tokens is not None and encoded.num_text_tokens > self.max_text_tokens:
-            raise ValueError(
+            raise ConversationTooLong(
                 f"the conversation has {encoded.num_text_tokens} text tokens, more than max_text_tokens = "
-                f"{self.max_text_tokens}; raise the limit or shorten the text {text[:80]!r}..."
+                f"{self.max_text_tokens}; raise the limit or shorten the text {text[:80]!r}...",
+                encoded.num_text_tokens,
+                self.max_text_tokens,
             )
         return encoded
 
@@ -147,7 +172,7 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
 
 
 def token_chars(encoded: EncodedText, span: TokenSpan) -> CharSpan:
-    """Return the characters of a token span without surrounding white space."""
+    """Return the characters of a token span without surrounding white space, a range of the rendered text."""
     visible = [(start, end) for start, end in encoded.trimmed[span.start : span.end] if end > start]
     if not visible:
         start = encoded.trimmed[span.start][0]

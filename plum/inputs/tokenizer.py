@@ -15,6 +15,7 @@ from plum.inputs.conversation import BEGIN_TOKEN, END_TOKEN, IMAGE_TOKEN
 PAD_TOKEN = "<pad>"
 UNKNOWN_TOKEN = "<unk>"
 SPECIAL_TOKENS = (PAD_TOKEN, BEGIN_TOKEN, END_TOKEN, UNKNOWN_TOKEN, IMAGE_TOKEN)
+_CURE = "use the tokenizer of the model's own release, or make one with `python -m plum train-tokenizer`"
 _PROBES = (
     "USER: the front wheel ASSISTANT: It is the front wheel.",
     "USER: <image>\nthe wheel and the wheel ASSISTANT: It is the wheel.</s>USER: the front wheel",
@@ -89,7 +90,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
             not decode to the text, or `<image>`, a pad or an end token is missing.
     """
     if not tokenizer.is_fast:
-        raise ValueError(f"{where}: the tokenizer has no fast backend and so no character offsets; convert it first")
+        raise ValueError(f"{where}: the tokenizer has no fast backend and so no character offsets; {_CURE}")
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     if image_id is None or image_id == tokenizer.unk_token_id or len(tokenizer.tokenize(IMAGE_TOKEN)) != 1:
         raise ValueError(f"{where}: the tokenizer has no {IMAGE_TOKEN} token; add it as a special token")
@@ -97,7 +98,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         raise ValueError(f"{where}: the tokenizer has no pad token; add one as a special token")
     if tokenizer.convert_ids_to_tokens(tokenizer.eos_token_id or -1) != END_TOKEN:
         raise ValueError(
-            f"{where}: the tokenizer's end token must be {END_TOKEN}, the one the templates close answers with"
+            f"{where}: the tokenizer's end token must be {END_TOKEN}, the one the templates close answers with; set "
+            "its eos_token"
         )
     for probe in _PROBES:
         _check_offsets(tokenizer, probe, where)
@@ -108,14 +110,16 @@ def _check_offsets(tokenizer: PreTrainedTokenizerBase, probe: str, where: str) -
     output = tokenizer(probe, return_offsets_mapping=True)
     offsets: list[tuple[int, int]] = [(int(start), int(end)) for start, end in output["offset_mapping"]]
     if outside := [(start, end) for start, end in offsets if not 0 <= start <= end <= len(probe)]:
-        raise ValueError(f"{where}: the tokenizer's offsets {outside} lie outside of {probe!r}")
+        raise ValueError(f"{where}: the tokenizer's offsets {outside} lie outside of {probe!r}; {_CURE}")
     covered = {i for start, end in offsets for i in range(start, end)}
     if missing := [i for i, character in enumerate(probe) if not character.isspace() and i not in covered]:
-        raise ValueError(f"{where}: the tokenizer's offsets miss the characters {missing} of {probe!r}")
+        raise ValueError(f"{where}: the tokenizer's offsets miss the characters {missing} of {probe!r}; {_CURE}")
     if joined := [probe[start:end] for start, end in offsets if len(probe[start:end].split()) > 1]:
-        raise ValueError(f"{where}: the tokenizer joins words in the tokens {joined}: phrases could not be told apart")
+        raise ValueError(
+            f"{where}: the tokenizer joins words in the tokens {joined}: phrases could not be told apart; {_CURE}"
+        )
     decoded = str(tokenizer.decode(output["input_ids"])).removeprefix(tokenizer.bos_token or "")
     # A line break may be unknown to a small vocabulary; a word may not.
     decoded = decoded.replace(tokenizer.unk_token or "\n", "")
     if "".join(decoded.split()) != "".join(probe.split()):
-        raise ValueError(f"{where}: the tokenizer reads {probe!r} as {decoded!r}")
+        raise ValueError(f"{where}: the tokenizer reads {probe!r} as {decoded!r}; {_CURE}")

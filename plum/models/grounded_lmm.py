@@ -47,6 +47,11 @@ class GroundedLMM(nn.Module):
         """Width C of queries and of SAM's image embedding."""
         return self.query_projection.prompt_dim
 
+    @property
+    def weights_name(self) -> str:
+        """Where the weights come from, for messages."""
+        return self.llava.weights_name
+
     def forward(self, batch: Batch, with_teacher: bool, sam_embeddings: Tensor | None = None) -> GroundedOutput:
         """Run every stage on a collated batch, with the batch's own spans.
 

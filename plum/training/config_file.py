@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from partonomy.cli.config_files import config_files
+from partonomy.yaml_files import require_unique_keys
 from plum.train_config import TrainConfig
 
 AT_LEAST_ONE = (
@@ -160,6 +162,8 @@ def load_start(arguments: Sequence[str]) -> Start:
     """Return a configuration as `load_train_config` does, with the flags of this start; raises what it raises."""
     parser = build_parser()
     try:
+        for file in config_files(arguments):
+            require_unique_keys(Path(file))
         chosen = vars(parser.instantiate(parser.parse_args(list(arguments))))
         overwrite = bool(chosen["overwrite"])
         config = TrainConfig(**{key: value for key, value in chosen.items() if key not in _FLAGS})

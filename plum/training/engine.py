@@ -63,7 +63,12 @@ class Engine(ABC):
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote. Collective."""
+        """Restore what `save` wrote to `folder`. Collective.
+
+        Raises:
+            FileNotFoundError: the folder holds no checkpoint.
+            ValueError: the checkpoint has other trainable tensors.
+        """
 
 
 class PlainEngine(Engine):
@@ -128,7 +133,7 @@ class PlainEngine(Engine):
         return float(self._scheduler.get_last_lr()[0])
 
     def save(self, folder: Path) -> None:
-        """Write trainable weights, optimizer and schedule as `plain.pt`."""
+        """Write trainable weights, optimizer and schedule to a new `folder` as `plain.pt`."""
         folder.mkdir(parents=True)
         torch.save(
             {
@@ -141,7 +146,11 @@ class PlainEngine(Engine):
         )
 
     def load(self, folder: Path) -> None:
-        """Restore `plain.pt`."""
+        """Restore `plain.pt`.
+
+        Raises:
+            ValueError: the checkpoint has other trainable tensors.
+        """
         state = torch.load(folder / "plain.pt", map_location=self.ranks.device, weights_only=True)
         own = {name: p for name, p in self.objective.named_parameters() if p.requires_grad}
         _require_same_names(set(own), set(state["trainable"]), folder)
@@ -230,7 +239,13 @@ class DeepSpeedEngine(Engine):
         return float(self._engine.get_lr()[0])
 
     def save(self, folder: Path) -> None:
-        """Write DeepSpeed's checkpoint without frozen weights, of which every rank would write its own copy."""
+        """Write DeepSpeed's checkpoint to `folder`. Collective: every rank calls it.
+
+        Frozen weights are left out, of which every rank would write its own copy.
+
+        Args:
+            folder: a new folder on a file system that all nodes share; its name becomes DeepSpeed's tag.
+        """
         self._engine.save_checkpoint(
             str(folder.parent),
             tag=folder.name,
@@ -240,11 +255,16 @@ class DeepSpeedEngine(Engine):
         )
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote; the checkpoint must have the same trainable tensors."""
+        """Restore what `save` wrote. Collective.
+
+        Raises:
+            FileNotFoundError: the folder holds no DeepSpeed checkpoint.
+            ValueError: the checkpoint has other trainable tensors.
+        """
         # DeepSpeed unpickles; `plum.training.safe_checkpoints` has looked at what the files would build.
         path, client_state = self._engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=False)
         if path is None:
-            raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}")
+            raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}; delete it to continue from an earlier one")
         _require_same_names(self._trainable_names, set(client_state["trainable_names"]), folder)
         apply_schedule(self._adamw, self._scheduler, self._schedule, self._scheduler.last_epoch)
 

@@ -39,7 +39,7 @@ def learning_rate_factor(update: int, num_updates: int, config: OptimizerConfig)
 
 
 def build_scheduler(optimizer: AdamW, num_updates: int, config: OptimizerConfig) -> LambdaLR:
-    """Return the schedule; only the engine steps it, once per update."""
+    """Return the schedule over `num_updates` updates; only the engine steps it, once per update."""
     return LambdaLR(optimizer, lambda update: learning_rate_factor(update, num_updates, config))
 
 

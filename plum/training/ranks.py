@@ -100,7 +100,11 @@ def require_shared_folder(folder: Path, ranks: Ranks) -> None:
 
 
 def start_ranks(config: EngineConfig) -> Ranks:
-    """Join the process group that the launcher (deepspeed, torchrun) describes, or run as a single rank."""
+    """Join the process group that the launcher (deepspeed, torchrun) describes, or run as a single rank.
+
+    Raises:
+        ValueError: the plain engine was launched with several processes.
+    """
     has_gpu = torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if has_gpu else torch.device("cpu")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from partonomy.terminal import SafeStream, escape_controls
 from plum.training.exit_status import INTERRUPTED
 from plum.training.run_checkpoints import CheckpointError
 from plum.training.stop_requests import RunStoppedError
@@ -22,6 +23,7 @@ def start_log() -> None:
     """Log with times: everything on the main rank, errors and replaced samples on the others."""
     is_main = _rank() == 0
     logging.basicConfig(
+        stream=SafeStream(sys.stderr),
         level=logging.INFO if is_main else logging.ERROR,
         format="%(asctime)s %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
@@ -67,7 +69,7 @@ def describe_error(error: Exception) -> str:
     if text.startswith("Caught ") and "Traceback" in text:  # torch.utils.data puts the traceback into the message
         last = text.strip().splitlines()[-1]
         text = last.partition(": ")[2] or last
-    return " ".join(text.split())
+    return escape_controls(" ".join(text.split()))
 
 
 def _rank() -> int:

@@ -162,7 +162,13 @@ def fit(
 
 
 def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreTrainedTokenizerBase, GroundedLMM]:
-    """Return tokenizer and model: fresh from the seed, or with the weights of `init_from` read straight to `device`."""
+    """Return tokenizer and model: fresh from the seed, or with the weights of `init_from` read straight to `device`.
+
+    Raises:
+        FileNotFoundError: `init_from` does not exist.
+        ValueError: the configuration names neither a tokenizer nor `init_from`, saves only the trained weights of a
+            model from scratch, adds tokens whose rows it does not train, or does not fit the model of `init_from`.
+    """
     folder = config.tokenizer or config.init_from
     if folder is None:
         raise ValueError("set tokenizer to a tokenizer folder, or init_from to a saved model that holds one")

@@ -16,7 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from partonomy.files import hash_files
+import msgspec
+
+from partonomy.files import hash_files, match_json, parse_json, read_json_as
 from plum.train_config import EngineConfig
 from plum.training.ranks import Ranks, on_main_rank
 from plum.training.safe_checkpoints import require_plain_content
@@ -46,6 +48,21 @@ class UpdateCut:
     def images(self) -> int:
         """Images of one update over all ranks."""
         return self.micro_batch_size * self.accumulation * self.num_ranks
+
+
+class _ManifestFile(msgspec.Struct):
+    """Size and hash of a file of a checkpoint."""
+
+    num_bytes: int = msgspec.field(name="bytes")
+    sha256: str
+
+
+class _Manifest(msgspec.Struct):
+    """The content of `checkpoint.json`."""
+
+    update: int
+    cut: UpdateCut
+    files: dict[str, _ManifestFile | int]
 
 
 @dataclass(frozen=True)
@@ -184,21 +201,20 @@ def _find_defect(folder: Path) -> str | None:
     if not manifest.is_file():
         return f"it has no {MANIFEST}"
     try:
-        content = json.loads(manifest.read_text())
-        num_ranks, recorded = UpdateCut(**content["cut"]).num_ranks, dict(content["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        return f"{MANIFEST} is damaged ({error!r})"
-    if lacking := _lacking_ranks([Path(name).name for name in recorded], num_ranks):
+        content = match_json(parse_json(manifest.read_bytes(), "not valid JSON"), _Manifest)
+    except ValueError as error:
+        return f"{MANIFEST} is damaged ({error})"
+    if lacking := _lacking_ranks([Path(name).name for name in content.files], content.cut.num_ranks):
         return f"it has no file of rank {', '.join(map(str, lacking))}"
     hashed: dict[Path, str] = {}
-    for name, entry in recorded.items():
+    for name, entry in content.files.items():
         path = folder / name
-        size = entry["bytes"] if isinstance(entry, dict) else entry  # older runs wrote sizes alone
+        size = entry.num_bytes if isinstance(entry, _ManifestFile) else entry  # older runs wrote sizes alone
         found = path.stat().st_size if path.is_file() else None
         if found != size:
             return f"{name} is missing" if found is None else f"{name} has {found} bytes, not {size}"
-        if isinstance(entry, dict):
-            hashed[path] = entry["sha256"]
+        if isinstance(entry, _ManifestFile):
+            hashed[path] = entry.sha256
     changed = [path for path, digest in zip(hashed, _hash_all(hashed), strict=True) if digest != hashed[path]]
     return f"{changed[0].relative_to(folder)} has changed since it was written (sha256)" if changed else None
 
@@ -216,8 +232,8 @@ def _lacking_ranks(names: Sequence[str], num_ranks: int) -> list[int]:
 
 
 def _read(folder: Path) -> Checkpoint:
-    recorded = json.loads((folder / MANIFEST).read_text())
-    return Checkpoint(folder, int(recorded["update"]), UpdateCut(**recorded["cut"]))
+    recorded = read_json_as(folder / MANIFEST, _Manifest, "delete that checkpoint to continue from an earlier one")
+    return Checkpoint(folder, recorded.update, recorded.cut)
 
 
 def _flush(path: Path) -> None:

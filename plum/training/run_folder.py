@@ -21,6 +21,7 @@ from typing import TextIO
 import yaml
 
 from partonomy.files import write_text_atomically
+from partonomy.yaml_files import read_yaml
 from plum.config import ModelConfig, earlier_fit, with_fit
 from plum.train_config import TrainConfig
 from plum.training.run_checkpoints import RunCheckpoints
@@ -148,9 +149,9 @@ class RunFolder:
     def _list_changes(self, path: Path) -> dict[str, tuple[object, object]]:
         """Return the settings that differ from those in the folder, by dotted key: there, here."""
         try:
-            there = yaml.safe_load(path.read_text(encoding="utf-8"))
+            there = read_yaml(path)
             _complete_fit(there, self.config.model, self.config.init_from is None)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); {self._way_out()}") from error
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged: it lacks settings ({error!r}); {self._way_out()}") from error

@@ -35,7 +35,10 @@ def require_plain_content(folder: Path) -> None:
         try:
             named = set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path))) - ALLOWED
         except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path}: not written by torch.save, or damaged ({error})") from error
+            raise ValueError(
+                f"{path}: not written by torch.save, or damaged ({error}); delete the checkpoint to continue from "
+                "an earlier one"
+            ) from error
         if named:
             raise ValueError(
                 f"{path}: it would call {', '.join(sorted(named)[:5])} when it is read, which no checkpoint of this "

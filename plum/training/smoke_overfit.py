@@ -166,7 +166,7 @@ def pick_samples(mixture: MixtureDataset) -> list[Sample]:
             return list(found.values())
     raise ValueError(
         f"the data hold {len(found)} different images with masks among the first {SEARCHED_POSITIONS} samples; this "
-        f"check needs {NUM_SAMPLES}"
+        f"check needs {NUM_SAMPLES}; add images, or pass --data_folder"
     )
 
 

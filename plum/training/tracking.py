@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import torch
 import torch.distributed
 from torch import Tensor
 
-from partonomy.files import write_text_atomically
+from partonomy.files import convert_json, parse_json, write_text_atomically
 from plum.structures import LossTerms
 from plum.training.objective import StepResult
 
@@ -77,6 +78,12 @@ class RunningTerms:
         return values
 
 
+class _LoggedUpdate(msgspec.Struct):
+    """What is read of a line of `metrics.jsonl`."""
+
+    update: int
+
+
 class Tracker:
     """Appends the main rank's metrics to `metrics.jsonl`."""
 
@@ -91,11 +98,25 @@ class Tracker:
             self._writer = SummaryWriter(str(path.parent / "tensorboard"))
 
     def forget_after(self, update: int) -> None:
-        """Drop the lines of updates that a resumed run repeats, and a last line that a killed run left unfinished."""
+        """Drop the lines of updates that a resumed run repeats, and a last line that a killed run left unfinished.
+
+        Raises:
+            ValueError: another line is damaged; the message names the file and the line.
+        """
         if not self._path.exists():
             return
-        lines = [line for line in self._path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        write_text_atomically(self._path, "".join(line for line in lines if json.loads(line)["update"] <= update))
+        kept = []
+        for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+            if not line.endswith("\n"):
+                break
+            where, cure = f"{self._path}, line {number}", "delete the line and start again"
+            try:
+                content = parse_json(line.encode(), f"{where}: not valid JSON")
+            except ValueError as error:
+                raise ValueError(f"{error}; {cure}") from error
+            if convert_json(content, _LoggedUpdate, where, cure).update <= update:
+                kept.append(line)
+        write_text_atomically(self._path, "".join(kept))
 
     def log(self, update: int, values: dict[str, float]) -> None:
         """Write one line."""

@@ -48,6 +48,7 @@ from plum.inference.partonomy_adapter import BatchedPlum, PlumModel, resolve_dev
 from plum.inference.predictor import Predictor
 from plum.inputs.bio_labels import TokenSpan
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.segmenters.mask_resize import resize_to_original
 from scripts.bench.device_clock import seconds_now
 from scripts.bench.eval import IMAGE_SIZES, NEAR_ZERO
 from scripts.bench.eval_counters import watch
@@ -176,12 +177,13 @@ class NotingPredictor(Predictor):
         finally:
             self.is_noting = False
 
-    def mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
-        """Return the masks' logits."""
-        logits = super().mask_logits(image, hidden_states, spans)
+    def low_mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
+        """Return the masks' logits in the frame of SAM's padded input."""
+        low_logits = super().low_mask_logits(image, hidden_states, spans)
         if self.is_noting:
+            logits = resize_to_original(low_logits, self.images.find(image).inputs.frame, self.transform.sam_size)
             self.near_zero.append((logits.abs() < NEAR_ZERO).cpu().numpy())
-        return logits
+        return low_logits
 
 
 class Towers(Enum):

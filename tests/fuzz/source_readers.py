@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from partonomy.datasets.sources.coco import read_coco
+from partonomy.datasets.sources.coco import read_coco, whole_number
 from partonomy.datasets.sources.group_parts_by_object import SourceReading
 from partonomy.datasets.sources.paco import read_paco
 from partonomy.datasets.sources.part_imagenet import read_part_imagenet
@@ -63,7 +63,7 @@ def check_mat(case: bytes, folder: Path) -> str:
 def _count_annotations(reading: SourceReading, annotations: list[Any]) -> None:
     instances = [instance for image in reading.dataset.images for instance in image.objects]
     used = [number for instance in instances for part in instance.parts for number in part.annotation_ids]
-    ids = [record.get("id") for record in annotations if isinstance(record, dict)]
+    ids = {whole_number(record.get("id")) for record in annotations if isinstance(record, dict)}
     num_objects = sum(instance.instance_id in ids for instance in instances)  # others are implied by their parts
     num_left_out = sum(len(row.annotation_ids) for row in reading.skipped)
     assert len(used) + num_objects + num_left_out == len(annotations), "an annotation vanished"

@@ -37,6 +37,12 @@ NAMES = (
     "MMR",
     "RefCOCOm",
     "multi-referring refCOCO",
+    "CVAT",
+    "Label Studio",
+    "labelme",
+    "VIA 2",
+    "VIA 3",
+    "Supervisely",
 )
 
 

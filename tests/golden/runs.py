@@ -1,7 +1,7 @@
 """The runs whose metrics are golden, through the command lines, and what of their folders is compared."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from tests.golden.world import World
 from validate_partonomy import main as validate_partonomy
 
 Golden = dict[str, Any]
+Finished = Callable[[str], Path]
+"""From a run's name to its folder."""
 
 PARTONOMY_RUNS: Mapping[str, tuple[str, ...]] = {
     "oracle": ("synthetic_paper", "oracle"),

@@ -1,12 +1,22 @@
 """Reading large JSON files record by record."""
 
+import itertools
 import json
+from math import nan as NAN
 from pathlib import Path
 
 import pytest
 
 from partonomy import files as json_stream
-from partonomy.files import iterate_lists, iterate_records
+from partonomy.files import (
+    MissingListsError,
+    compact_json,
+    iterate_lists,
+    iterate_records,
+    iterate_tables,
+    read_json,
+    write_json,
+)
 
 CONTENT = {
     "info": {"images": [1, 2], "year": 2022},
@@ -116,3 +126,52 @@ def test_only_a_part_of_the_file_is_held(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(json_stream._Buffer, "_read_more", watch)
     assert sum(1 for _ in iterate_lists(path, ("images",))) == 1000
     assert max(sizes) < 5000
+
+
+TABLES = ("first", "second", "long")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([*TABLES, "other"])))
+def test_tables_come_in_the_given_order_wherever_they_are(tmp_path: Path, order: tuple[str, ...]) -> None:
+    content = {"first": [1, 2], "second": [], "long": [{"a": [3]}, 4], "other": {"long": [5]}}
+    path = write(tmp_path, json.dumps({name: content[name] for name in order}))
+    found = list(iterate_tables(path, TABLES))
+    assert found == [("first", 1), ("first", 2), ("long", {"a": [3]}), ("long", 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[]", "expected a JSON object, got list"),
+        ("", r"not valid JSON \("),
+        ('{"first": [], "second": [], "long": [], "first": []}', r"not valid JSON \(the key 'first' occurs twice"),
+        ('{"first": [], "second": [], "long": [{"a": 1, "a": 2}]}', r"not valid JSON \(the key 'a' occurs .* record 0"),
+        ('{"first": [], "second": [], "long": [1 2]}', r"not valid JSON \(expected \], found 2; record 0 of 'long'"),
+        ('{"first": [], "second": [], "long": []', r"not valid JSON \(expected }, found the end of the file"),
+    ],
+)
+def test_tables_are_refused_for_what_a_whole_file_is_refused_for(tmp_path: Path, text: str, reason: str) -> None:
+    path = write(tmp_path, text)
+    for read in (lambda: list(iterate_tables(path, TABLES)), lambda: list(compact_json(path)), lambda: read_json(path)):
+        with pytest.raises(ValueError, match="expected a JSON object" if text == "[]" else "not valid JSON"):
+            read()
+    with pytest.raises(ValueError, match=reason):
+        list(iterate_tables(path, TABLES))
+
+
+def test_missing_tables_are_named(tmp_path: Path) -> None:
+    for text, names in (('{"long": []}', ("first", "second")), ('{"first": {}, "second": []}', ("first",))):
+        with pytest.raises(MissingListsError) as caught:
+            list(iterate_tables(write(tmp_path, text), TABLES))
+        assert caught.value.names == names
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_an_object_is_written_again_as_a_whole_would_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(json_stream, "CHUNK_CHARACTERS", chunk)
+    for content in (CONTENT, {}, {"empty": [], "half": "\ud800", "ü": [NAN, "\u2028"]}):
+        path = write(tmp_path, "\ufeff" + json.dumps(content, indent=3))
+        write_json(tmp_path / "whole.json", json.loads(json.dumps(content)))
+        assert b"".join(compact_json(path)) + b"\n" == (tmp_path / "whole.json").read_bytes()

@@ -5,7 +5,7 @@ import torch
 
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
-from plum.inference.predictor import Predictor
+from plum.inference.predictor import Predictor, WrittenAnswer
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
@@ -14,6 +14,8 @@ from tests.plum.data.tokenizers_for_tests import byte_level
 
 QUESTION = (Turn(Role.USER, "What visible parts does the biplane have?"),)
 ANSWER = "It has a front wheel, a wheel and a propeller."
+WRITTEN = WrittenAnswer(ANSWER, 12, "stop")
+"""`ANSWER` as the model's own."""
 SPANS = (CharSpan(9, 20), CharSpan(24, 29), CharSpan(36, 45))
 HISTORY = (Turn(Role.USER, "Where is the wheel?"), Turn(Role.ASSISTANT, "It is the wheel."), *QUESTION)
 

@@ -46,7 +46,13 @@ class ParsedReply:
 
 
 def order_key(seed: int, question_id: str, subject: str) -> str:
-    """Return the key that determines the order of a question's choices; `subject` names its step."""
+    """Return the key that determines the order of a question's choices.
+
+    Args:
+        seed: Seed of the run.
+        question_id: The question.
+        subject: Its step: parts or object.
+    """
     return f"{seed}:{question_id}:{subject}"
 
 
@@ -167,7 +173,7 @@ class ListwiseChoice:
 
     @property
     def selection(self) -> ChoiceSelection | None:
-        """The choice, the same under every selector."""
+        """The choice, the same under every selector; None if the reply names no choice."""
         return None if self.index is None else select_only(self.index)
 
 

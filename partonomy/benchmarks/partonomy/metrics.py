@@ -3,12 +3,13 @@
 Metrics follow two protocols, this project's and that of the authors' code (`MetricProtocol`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from typing import Protocol
 
 from partonomy.benchmarks.partonomy.records import Capability, ChoiceRecord, MaskRecord, QuestionRecord
 from partonomy.metrics.bootstrap import ImageIndex, ImageRatio, Terms
-from partonomy.metrics.iou import PairStatistics, QuestionPairs, ciou, giou_macro, giou_micro
+from partonomy.metrics.iou import PairAverages, PairStatistics
 from partonomy.metrics.matching import Matching, match_nothing
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, Selector
 from partonomy.metrics.part_embedding import NameMatcher
@@ -104,66 +105,236 @@ CountNames = Callable[[Sequence[str], Sequence[str]], PartTextStatistics]
 """Counts the part names of one answer against the true ones."""
 
 
-def choice_ratios(
-    index: ImageIndex, records: Sequence[QuestionRecord], matcher: NameMatcher | None
-) -> dict[str, ImageRatio]:
-    """Compute multiple-choice accuracy under every selector, and precision, recall and F1 under the default one.
+class _Names:
+    """Precision, recall and F1 of part names over questions."""
 
-    Args:
-        index: The images.
-        records: Records that were asked for choices, including failed ones.
-        matcher: Adds the metrics with embedding matching.
-    """
-    ratios = _accuracy_ratios(index, records, Subject.PARTS)
-    ratios |= name_ratios(index, records, _best_by(DEFAULT_SELECTOR), matcher)
-    if any(record.object_choice is not None for record in records):
-        ratios |= _accuracy_ratios(index, records, Subject.OBJECT)
-    return ratios
+    def __init__(self, read_answers: ReadAnswers, count: CountNames) -> None:
+        self._read_answers = read_answers
+        self._count = count
+        self._precision, self._recall, self._f1 = Terms(), Terms(), Terms()
+
+    def add(self, record: QuestionRecord) -> None:
+        """Add a question; of tied answers, the mean counts enter."""
+        answers, truth = self._read_answers(record), true_labels(record)
+        if answers:
+            counts = mean_statistics([self._count(labels, truth) for labels in answers])
+        else:
+            counts = failed_statistics(truth)
+        self._precision.add(record.image_id, counts.num_matched, counts.num_predicted)
+        self._recall.add(record.image_id, counts.num_matched, counts.num_true)
+        self._f1.add(record.image_id, 2 * counts.num_matched, counts.num_predicted + counts.num_true)
+
+    def ratios(self, index: ImageIndex) -> dict[str, ImageRatio]:
+        """Return the ratios by name."""
+        terms = {"parts_precision": self._precision, "parts_recall": self._recall, "parts_f1": self._f1}
+        return {name: index.ratio(one) for name, one in terms.items()}
 
 
-def generated_ratios(
-    index: ImageIndex, records: Sequence[QuestionRecord], matcher: NameMatcher | None
-) -> dict[str, ImageRatio]:
-    """Score the model's own answers: exact set, precision, recall and F1; names lack the prefix `generated_`."""
-    terms = Terms()
-    for record in records:
+class _NamesByMatching:
+    """Part names by exact strings and, with a matcher, also by embeddings."""
+
+    def __init__(self, read_answers: ReadAnswers, matcher: NameMatcher | None) -> None:
+        self._exact = _Names(read_answers, part_text_statistics)
+        self._matched = None if matcher is None else _Names(read_answers, matcher.count)
+
+    def add(self, record: QuestionRecord) -> None:
+        """Add a question."""
+        self._exact.add(record)
+        if self._matched is not None:
+            self._matched.add(record)
+
+    def ratios(self, index: ImageIndex) -> dict[str, ImageRatio]:
+        """Return the ratios by name."""
+        matched = {} if self._matched is None else self._matched.ratios(index)
+        return self._exact.ratios(index) | {name + EMBEDDING_SUFFIX: ratio for name, ratio in matched.items()}
+
+
+class _Choices:
+    """Multiple-choice accuracy under every selector, and precision, recall and F1 under the default one."""
+
+    def __init__(self, matcher: NameMatcher | None) -> None:
+        self._credits = {(subject, selector): Terms() for subject in Subject for selector in Selector}
+        self._names = _NamesByMatching(_best_by(DEFAULT_SELECTOR), matcher)
+        self._has_object = False
+
+    def add(self, record: QuestionRecord) -> None:
+        """Add a question that was asked for choices, or failed before it was."""
+        for (subject, selector), terms in self._credits.items():
+            choice = _choice_of(record, subject)
+            terms.add(record.image_id, 0.0 if choice is None else choice.credit(selector))
+        self._names.add(record)
+        self._has_object = self._has_object or record.object_choice is not None
+
+    def ratios(self, index: ImageIndex) -> dict[str, ImageRatio]:
+        """Return the ratios by name; those of objects only if a question asks for its object."""
+        ratios = self._accuracies(index, Subject.PARTS) | self._names.ratios(index)
+        return ratios | self._accuracies(index, Subject.OBJECT) if self._has_object else ratios
+
+    def _accuracies(self, index: ImageIndex, subject: Subject) -> dict[str, ImageRatio]:
+        return {
+            accuracy_name(subject, selector): index.ratio(self._credits[subject, selector]) for selector in Selector
+        }
+
+
+class _OwnAnswers:
+    """The model's own answers: exact set, precision, recall and F1; names lack the prefix `generated_`."""
+
+    def __init__(self, matcher: NameMatcher | None) -> None:
+        self._exact_sets = Terms()
+        self._names = _NamesByMatching(_generated_answers, matcher)
+
+    def add(self, record: QuestionRecord) -> None:
+        """Add a question that was asked for an own answer."""
         labels = generated_labels(record)
         is_correct = labels is not None and normalize_parts(labels) == normalize_parts(true_labels(record))
-        terms.add(record.image_id, is_correct)
-    return {"parts_accuracy": index.ratio(terms)} | name_ratios(index, records, _generated_answers, matcher)
+        self._exact_sets.add(record.image_id, is_correct)
+        self._names.add(record)
+
+    def ratios(self, index: ImageIndex) -> dict[str, ImageRatio]:
+        """Return the ratios by name."""
+        return {"parts_accuracy": index.ratio(self._exact_sets)} | self._names.ratios(index)
 
 
-def authors_choice_ratios(index: ImageIndex, records: Sequence[QuestionRecord]) -> dict[str, ImageRatio]:
-    """Compute multiple-choice metrics as the authors' code does, on answered questions only, by `conversation_mean`.
+class _AuthorsChoices:
+    """Multiple-choice metrics as the authors' code computes them, on answered questions, by `conversation_mean`.
 
     Precision and recall count the entries of the lists of part names, so that a repeated name counts twice. Ties are
     the exception: their argmin takes the first choice, which is right throughout the published files; here a tie counts
     its share under both protocols.
     """
-    answered = [record for record in records if _is_answered(record.parts_choice)]
-    listed = [_count_names(record, _best_by(AUTHORS_SELECTOR), listed_part_statistics) for record in answered]
-    named = _text_ratios(index, answered, listed)
-    ratios = {name: named[name] for name in ("parts_precision", "parts_recall")}
-    ratios["parts_accuracy"] = _accuracy_ratio(index, answered, Subject.PARTS, AUTHORS_SELECTOR)
-    if any(record.object_choice is not None for record in records):
-        answered = [record for record in records if _is_answered(record.object_choice)]
-        ratios["objects_accuracy"] = _accuracy_ratio(index, answered, Subject.OBJECT, AUTHORS_SELECTOR)
-    return {AUTHORS_PREFIX + name: ratio for name, ratio in ratios.items()}
+
+    def __init__(self) -> None:
+        self._names = _Names(_best_by(AUTHORS_SELECTOR), listed_part_statistics)
+        self._credits = {subject: Terms() for subject in Subject}
+        self._has_object = False
+
+    def add(self, record: QuestionRecord) -> None:
+        """Add a question that was asked for choices."""
+        if _is_answered(record.parts_choice):
+            self._names.add(record)
+        for subject, terms in self._credits.items():
+            choice = _choice_of(record, subject)
+            if choice is not None and _is_answered(choice):
+                terms.add(record.image_id, choice.credit(AUTHORS_SELECTOR))
+        self._has_object = self._has_object or record.object_choice is not None
+
+    def ratios(self, index: ImageIndex) -> dict[str, ImageRatio]:
+        """Return the ratios by full name."""
+        named = self._names.ratios(index)
+        ratios = {name: named[name] for name in ("parts_precision", "parts_recall")}
+        ratios["parts_accuracy"] = index.ratio(self._credits[Subject.PARTS])
+        if self._has_object:
+            ratios["objects_accuracy"] = index.ratio(self._credits[Subject.OBJECT])
+        return {AUTHORS_PREFIX + name: ratio for name, ratio in ratios.items()}
 
 
-def name_ratios(
-    index: ImageIndex, records: Sequence[QuestionRecord], read_answers: ReadAnswers, matcher: NameMatcher | None
-) -> dict[str, ImageRatio]:
-    """Compute precision, recall and F1 of part names by exact strings and, with a matcher, also by embeddings.
+class _Masks:
+    """Micro-gIoU, macro-gIoU and cIoU under each pairing."""
 
-    Of tied answers, the mean counts enter.
-    """
-    exact = [_count_names(record, read_answers, part_text_statistics) for record in records]
-    ratios = _text_ratios(index, records, exact)
-    if matcher is None:
+    def __init__(self, is_generated: bool) -> None:
+        self._is_generated = is_generated
+        self._averages = {matching: PairAverages() for matching in Matching}
+
+    def add(self, record: QuestionRecord) -> None:
+        """Add a question that was asked for masks, or for an own answer."""
+        for matching, averages in self._averages.items():
+            averages.add(record.image_id, record_pairs(record, matching, self._is_generated))
+
+    def ratios(self, index: ImageIndex) -> dict[str, ImageRatio]:
+        """Return the ratios by name; those of own answers lack the prefix `generated_`."""
+        ratios: dict[str, ImageRatio] = {}
+        for matching, averages in self._averages.items():
+            found = averages.ratios(index)
+            values = (found.micro, found.macro, found.cumulative)
+            ratios |= dict(zip(mask_metric_names(matching), values, strict=True))
         return ratios
-    matched = _text_ratios(index, records, [_count_names(record, read_answers, matcher.count) for record in records])
-    return ratios | {name + EMBEDDING_SUFFIX: ratio for name, ratio in matched.items()}
+
+
+class _AuthorsMasks:
+    """Paired gIoU as the authors' code averages it.
+
+    Where a question has fewer masks than parts, the pairs that exist count and the rest is cut. Their check of the
+    numbers comes after this count; it only leaves the question out of the file of predictions. Questions that failed or
+    got no mask at all are left out. Micro-gIoU has one value per pair. Macro-gIoU has one value per question, although
+    the paper speaks of images: an image with several questions of a type counts several times.
+    """
+
+    def __init__(self) -> None:
+        self._by_mask, self._by_question = Terms(), Terms()
+
+    def add(self, record: QuestionRecord) -> None:
+        """Add a question that was asked for masks."""
+        pairs = () if record.segmentation is None else record.segmentation.paired
+        ious = [pair.iou for pair in pairs if pair.is_predicted]
+        for iou in ious:
+            self._by_mask.add(record.image_id, iou)
+        if ious:
+            self._by_question.add(record.image_id, sum(ious) / len(ious))
+
+    def ratios(self, index: ImageIndex) -> dict[str, ImageRatio]:
+        """Return the ratios by full name."""
+        micro, macro, _ = mask_metric_names(Matching.PAIRED)
+        terms = {micro: self._by_mask, macro: self._by_question}
+        return {AUTHORS_PREFIX + name: index.ratio(one) for name, one in terms.items()}
+
+
+class _Adds(Protocol):
+    """What adds up records."""
+
+    def add(self, record: QuestionRecord) -> None: ...  # noqa: D102
+
+
+class QuestionMetrics:
+    """Every metric of one question type; its records are added one after another, and only their numbers are kept.
+
+    Args:
+        unsupported: Capabilities that the run's model does not support; their metrics have count 0.
+        matcher: Adds the text metrics with embedding matching; None: exact strings only.
+    """
+
+    def __init__(self, unsupported: frozenset[Capability], matcher: NameMatcher | None = None) -> None:
+        self._unsupported = unsupported
+        self._images: dict[int | str, None] = {}
+        self._masks, self._choices = _Masks(is_generated=False), _Choices(matcher)
+        self._authors_masks, self._authors_choices = _AuthorsMasks(), _AuthorsChoices()
+        self._own_masks, self._own_answers = _Masks(is_generated=True), _OwnAnswers(matcher)
+
+    def add(self, record: QuestionRecord) -> None:
+        """Add a record of the type; failed ones count, too."""
+        self._images[record.image_id] = None
+        counted: dict[Capability, tuple[_Adds, ...]] = {
+            Capability.CHOICES: (self._choices, self._authors_choices),
+            Capability.MASKS: (self._masks, self._authors_masks),
+            Capability.GENERATION: (self._own_masks, self._own_answers),
+        }
+        for capability, metrics in counted.items():
+            if capability in record.requested and capability not in self._unsupported:
+                for one in metrics:
+                    one.add(record)
+
+    def ratios(self) -> dict[str, ImageRatio]:
+        """Return every metric by name."""
+        index = ImageIndex(self._images)
+        ratios = self._masks.ratios(index) | self._choices.ratios(index)
+        ratios |= self._authors_masks.ratios(index) | self._authors_choices.ratios(index)
+        own = self._own_masks.ratios(index) | self._own_answers.ratios(index)
+        return ratios | {f"generated_{name}": ratio for name, ratio in own.items()}
+
+
+def metric_ratios(
+    records: Iterable[QuestionRecord], unsupported: frozenset[Capability], matcher: NameMatcher | None = None
+) -> dict[str, ImageRatio]:
+    """Compute every metric of one question type's records, by name, in one pass over them.
+
+    Args:
+        records: All records of the type, including failed ones.
+        unsupported: See `QuestionMetrics`.
+        matcher: See `QuestionMetrics`.
+    """
+    metrics = QuestionMetrics(unsupported, matcher)
+    for record in records:
+        metrics.add(record)
+    return metrics.ratios()
 
 
 def true_labels(record: QuestionRecord) -> tuple[str, ...]:
@@ -178,7 +349,7 @@ def generated_labels(record: QuestionRecord) -> tuple[str, ...] | None:
     return None if record.generation is None else record.generation.span_texts
 
 
-def part_names(records: Sequence[QuestionRecord]) -> tuple[str, ...]:
+def part_names(records: Iterable[QuestionRecord]) -> tuple[str, ...]:
     """Return every part name that the records' text metrics compare, sorted."""
     names: set[str] = set()
     for record in records:
@@ -196,77 +367,40 @@ def _generated_answers(record: QuestionRecord) -> Sequence[Sequence[str]]:
     return () if labels is None else (labels,)
 
 
+def _choice_of(record: QuestionRecord, subject: Subject) -> ChoiceRecord | None:
+    return record.parts_choice if subject is Subject.PARTS else record.object_choice
+
+
 def _is_answered(choice: ChoiceRecord | None) -> bool:
     return choice is not None and choice.selection is not None
 
 
-def _count_names(record: QuestionRecord, read_answers: ReadAnswers, count: CountNames) -> PartTextStatistics:
-    answers, truth = read_answers(record), true_labels(record)
-    return mean_statistics([count(labels, truth) for labels in answers]) if answers else failed_statistics(truth)
-
-
-def _text_ratios(
-    index: ImageIndex, records: Sequence[QuestionRecord], statistics: Sequence[PartTextStatistics]
-) -> dict[str, ImageRatio]:
-    precision, recall, f1 = Terms(), Terms(), Terms()
-    for record, counts in zip(records, statistics, strict=True):
-        precision.add(record.image_id, counts.num_matched, counts.num_predicted)
-        recall.add(record.image_id, counts.num_matched, counts.num_true)
-        f1.add(record.image_id, 2 * counts.num_matched, counts.num_predicted + counts.num_true)
-    return {
-        "parts_precision": index.ratio(precision),
-        "parts_recall": index.ratio(recall),
-        "parts_f1": index.ratio(f1),
-    }
-
-
-def _accuracy_ratios(index: ImageIndex, records: Sequence[QuestionRecord], subject: Subject) -> dict[str, ImageRatio]:
-    return {
-        accuracy_name(subject, selector): _accuracy_ratio(index, records, subject, selector) for selector in Selector
-    }
-
-
-def _accuracy_ratio(
-    index: ImageIndex, records: Sequence[QuestionRecord], subject: Subject, selector: Selector
-) -> ImageRatio:
-    terms = Terms()
-    for record in records:
-        choice = record.parts_choice if subject is Subject.PARTS else record.object_choice
-        terms.add(record.image_id, 0.0 if choice is None else choice.credit(selector))
-    return index.ratio(terms)
-
-
-def unsupported_capabilities(records: Sequence[QuestionRecord]) -> frozenset[Capability]:
-    """Return the capabilities that the model refused on some question and used on none.
+class Refusals:
+    """Collects the capabilities that the model refused on some question and used on none.
 
     A NotImplementedError on only some questions (such as an operation that a device lacks) must not void the run.
     """
-    refused, answered = set[Capability](), set[Capability]()
+
+    def __init__(self) -> None:
+        self._refused, self._answered = set[Capability](), set[Capability]()
+
+    def add(self, record: QuestionRecord) -> None:
+        """Add a record of the run."""
+        self._refused.update(record.unsupported)
+        self._answered |= _answered(record)
+
+    @property
+    def unsupported(self) -> frozenset[Capability]:
+        """The capabilities that the model does not support."""
+        return frozenset(self._refused - self._answered)
+
+
+def unsupported_capabilities(records: Iterable[QuestionRecord]) -> frozenset[Capability]:
+    """Return the capabilities that the model of these records does not support; see `Refusals`."""
+    refusals = Refusals()
     for record in records:
-        refused.update(record.unsupported)
-        answered |= _answered(record)
-    return frozenset(refused - answered)
-
-
-def metric_ratios(
-    records: Sequence[QuestionRecord], unsupported: frozenset[Capability], matcher: NameMatcher | None = None
-) -> dict[str, ImageRatio]:
-    """Compute every metric of one question type's records, by name.
-
-    Args:
-        records: All records of the type, including failed ones.
-        unsupported: Capabilities that the run's model does not support; their metrics have count 0.
-        matcher: Adds the text metrics with embedding matching.
-    """
-    index = ImageIndex(record.image_id for record in records)
-    with_choices, with_masks, generated = (
-        [record for record in records if capability in record.requested and capability not in unsupported]
-        for capability in (Capability.CHOICES, Capability.MASKS, Capability.GENERATION)
-    )
-    ratios = mask_ratios(index, with_masks, is_generated=False) | choice_ratios(index, with_choices, matcher)
-    ratios |= _authors_mask_ratios(index, with_masks) | authors_choice_ratios(index, with_choices)
-    own = mask_ratios(index, generated, is_generated=True) | generated_ratios(index, generated, matcher)
-    return ratios | {f"generated_{name}": ratio for name, ratio in own.items()}
+        refusals.add(record)
+    return refusals.unsupported
 
 
 def _answered(record: QuestionRecord) -> set[Capability]:
@@ -279,22 +413,14 @@ def _answered(record: QuestionRecord) -> set[Capability]:
     return {capability for capability, answer in answers.items() if answer is not None}
 
 
-def mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord], is_generated: bool) -> dict[str, ImageRatio]:
-    """Compute micro-gIoU, macro-gIoU and cIoU under each pairing."""
-    ratios: dict[str, ImageRatio] = {}
-    for matching in Matching:
-        questions = [QuestionPairs(record.image_id, record_pairs(record, matching, is_generated)) for record in records]
-        micro, macro, cumulative = mask_metric_names(matching)
-        ratios |= {
-            micro: giou_micro(index, questions),
-            macro: giou_macro(index, questions),
-            cumulative: ciou(index, questions),
-        }
-    return ratios
-
-
 def record_pairs(record: QuestionRecord, matching: Matching, is_generated: bool) -> tuple[PairStatistics, ...]:
-    """Return the pixel counts of one question under one pairing; all masks are missing if it failed."""
+    """Return the pixel counts of one question under one pairing; all masks are missing if it failed.
+
+    Args:
+        record: The question's record.
+        matching: The pairing.
+        is_generated: Whether to score the masks of the model's own answer rather than those of given phrases.
+    """
     masks: MaskRecord | None = record.segmentation
     if is_generated:
         masks = None if record.generation is None else record.generation.masks
@@ -308,21 +434,3 @@ def record_pairs(record: QuestionRecord, matching: Matching, is_generated: bool)
 def parts_credit(record: QuestionRecord, selector: Selector) -> float:
     """Return 1 if the selector chose the correct set of parts, its share on a tie, and 0 for a failed question."""
     return 0.0 if record.parts_choice is None else record.parts_choice.credit(selector)
-
-
-def _authors_mask_ratios(index: ImageIndex, records: Sequence[QuestionRecord]) -> dict[str, ImageRatio]:
-    """Average paired gIoU as the authors' code does.
-
-    Where a question has fewer masks than parts, the pairs that exist count and the rest is cut. Their check of the
-    numbers comes after this count; it only leaves the question out of the file of predictions. Questions that failed or
-    got no mask at all are left out. Micro-gIoU has one value per pair. Macro-gIoU has one value per question, although
-    the paper speaks of images: an image with several questions of a type counts several times.
-    """
-    answered = [(record.image_id, record.segmentation.paired) for record in records if record.segmentation is not None]
-    cut = [(image_id, tuple(pair for pair in pairs if pair.is_predicted)) for image_id, pairs in answered]
-    kept = [QuestionPairs(image_id, pairs) for image_id, pairs in cut if pairs]
-    by_question = Terms()
-    for question in kept:
-        by_question.add(question.image_id, sum(pair.iou for pair in question.pairs) / len(question.pairs))
-    micro, macro, _ = mask_metric_names(Matching.PAIRED)
-    return {AUTHORS_PREFIX + micro: giou_micro(index, kept), AUTHORS_PREFIX + macro: index.ratio(by_question)}

@@ -157,7 +157,10 @@ class QuestionRecord(Record):
 
     @property
     def quality(self) -> float | None:
-        """The mean IoU over the parts with given phrases; a missing prediction counts as 0."""
+        """The mean IoU over the parts with given phrases, in [0, 1]; a missing prediction counts as 0.
+
+        None if masks were not asked for, if the model does not support them, or if no true part is known.
+        """
         if not self.is_asked(Capability.MASKS) or not self.true_parts:
             return None
         if self.segmentation is None:

@@ -1,6 +1,7 @@
 """Presentation of Partonomy's questions: cases, accuracy by answer length, and predictions for export."""
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,9 @@ def show_question(record: QuestionRecord, question: Question | None) -> Case:
     )
 
 
-def length_table(records: Sequence[QuestionRecord]) -> Table:
+def length_table(records: Iterable[QuestionRecord]) -> Table:
     """Tabulate parts accuracy by the number of parts in the correct answer, under each selector."""
-    readable = [record for record in records if record.question_type is not None]
-    by_selector = {selector: length_accuracies(readable, selector) for selector in Selector}
+    by_selector = length_accuracies(record for record in records if record.question_type is not None)
     rows = []
     for index, entry in enumerate(by_selector[Selector.SEQUENCE]):
         cells = [format_percent(by_selector[selector][index].accuracy) for selector in Selector]
@@ -62,11 +62,19 @@ def length_table(records: Sequence[QuestionRecord]) -> Table:
     )
 
 
-def length_accuracies(records: Sequence[QuestionRecord], selector: Selector) -> tuple[LengthAccuracy, ...]:
-    """Compute parts accuracy by the number of parts in the correct answer; failed questions count as wrong."""
-    asked = [(record, choice) for record in records if (choice := record.parts_choice) is not None]
-    lengths = [len(choice.true_labels) for _, choice in asked]
-    return accuracy_by_length(lengths, [parts_credit(record, selector) for record, _ in asked])
+def length_accuracies(records: Iterable[QuestionRecord]) -> dict[Selector, tuple[LengthAccuracy, ...]]:
+    """Compute each selector's parts accuracy by the number of parts in the correct answer; failed questions are wrong.
+
+    Args:
+        records: Records, which are read once; those without a choice of parts do not count.
+    """
+    lengths, credits = array("q"), {selector: array("d") for selector in Selector}
+    for record in records:
+        if record.parts_choice is not None:
+            lengths.append(len(record.parts_choice.true_labels))
+            for selector, values in credits.items():
+                values.append(parts_credit(record, selector))
+    return {selector: accuracy_by_length(lengths, values) for selector, values in credits.items()}
 
 
 def question_prediction(

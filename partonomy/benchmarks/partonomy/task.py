@@ -5,10 +5,11 @@ are recorded. Masks: the correct answer and its part phrases are given, and the 
 reading order. Own answer, on request: the model generates text, tags and masks.
 """
 
-from collections import defaultdict
+import logging
+from array import array
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,6 +20,8 @@ from partonomy.benchmarks.partonomy.listwise import ask_listwise, order_key
 from partonomy.benchmarks.partonomy.metrics import (
     AUTHORS_PREFIX,
     MetricProtocol,
+    QuestionMetrics,
+    Refusals,
     metric_names,
     metric_ratios,
     part_names,
@@ -46,25 +49,29 @@ from partonomy.benchmarks.partonomy.steps import (
 )
 from partonomy.benchmarks.task import (
     MAX_REASON,
+    UNREADABLE,
     Asking,
     Benchmark,
+    ChangedRecords,
     Group,
     Metric,
     Options,
     Picture,
+    RecordCounts,
     Source,
     Status,
     Task,
     Words,
     describe_error,
     first_of_each_group,
-    make_group,
 )
 from partonomy.datasets.kept_values import NOTHING, KeptValues
 from partonomy.datasets.published_records import read_records
 from partonomy.datasets.record_exchange import read_folder_kept
+from partonomy.datasets.seal import list_changes
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.masks import canonical_rle, encode_masks, rle_area, union_masks
+from partonomy.metrics.bootstrap import ImageRatio
 from partonomy.metrics.iou import count_pixels
 from partonomy.metrics.matching import Matching, match_masks
 from partonomy.metrics.multiple_choice import DEFAULT_SELECTOR, ChoiceSelection, select_all
@@ -91,6 +98,8 @@ from partonomy.structures import (
     Subject,
 )
 from partonomy.table_format import Table
+
+logger = logging.getLogger(__name__)
 
 AUTO, EXACT_MATCHING = "auto", "exact"
 ALL_TYPES = tuple(question_type.value for question_type in QuestionType)
@@ -213,32 +222,41 @@ def parse_generate(text: str | None, question_types: Sequence[str]) -> tuple[str
     return names
 
 
-@dataclass(frozen=True)
 class QuestionItem:
-    """A question of the benchmark as an item of the harness."""
+    """A question of the benchmark as an item of the harness.
 
-    question: Question
+    Of a question in a file only the ids are held, and the question is read on each access.
+
+    Args:
+        question: The question.
+        stored: The questions of a file, to read it from; None holds the question itself.
+        place: Its place among them.
+
+    Attributes:
+        item_id: The question's id.
+        image_id: The image's id.
+        group: The question type.
+    """
+
+    __slots__ = ("_place", "_questions", "group", "image_id", "item_id")
+
+    def __init__(self, question: Question, stored: Sequence[Question] | None = None, place: int = 0) -> None:
+        self.item_id = question.question_id
+        self.image_id = question.image_id
+        self.group = question.question_type.value
+        self._questions: Sequence[Question] = (question,) if stored is None else stored
+        self._place = place
 
     @property
-    def item_id(self) -> str:
-        """The question's id."""
-        return self.question.question_id
-
-    @property
-    def image_id(self) -> int:
-        """The image's id."""
-        return self.question.image_id
+    def question(self) -> Question:
+        """The question."""
+        return self._questions[self._place]
 
     @property
     def picture(self) -> Picture:
         """The image in the annotation's frame, with the instance's box if the question has one."""
         question = self.question
         return Picture(question.image_path, question.height, question.width, question.box)
-
-    @property
-    def group(self) -> str:
-        """The question type."""
-        return self.question.question_type.value
 
 
 @dataclass(frozen=True)
@@ -405,33 +423,41 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
 
     def metrics(self, records: Sequence[QuestionRecord]) -> Mapping[str, Metric | None]:
         """Compute every metric of one question type's records."""
-        return self._metrics(records, unsupported_capabilities(records), None)
+        name = next((record.group for record in records), UNKNOWN_TYPE)
+        return self._metrics(name, metric_ratios(records, unsupported_capabilities(records)), None)
 
     def groups(self, records: Sequence[QuestionRecord]) -> Iterator[Group]:
-        """Make one group per requested question type, even if it has no questions."""
-        unsupported, matcher = unsupported_capabilities(records), None
+        """Make one group per requested question type, even if it has no questions.
+
+        Raises:
+            ValueError: There are records of question types that the run did not ask.
+        """
+        refusals = Refusals()
+        places: dict[str, array[int]] = {}
+        for place, record in enumerate(records):
+            refusals.add(record)
+            places.setdefault(record.group, array("q")).append(place)
+        unsupported, matcher = refusals.unsupported, None
         if self.options.text_matching != EXACT_MATCHING:
             matcher = build_matcher(part_names(records), self.options.text_matching, self.options.text_threshold)
-        places = defaultdict[str, list[int]](list)
-        for place, record in enumerate(records):
-            places[record.group].append(place)
         names = [*parse_types(self.options.question_types), *([UNKNOWN_TYPE] if UNKNOWN_TYPE in places else [])]
         unexpected = sorted(set(places) - set(names))
         if unexpected:
             raise ValueError(f"there are records of question types that the run did not ask: {', '.join(unexpected)}")
         skipped = () if self.question_set is None else self.question_set.skipped
-        for name in names:  # one type at a time, because the records may be in a file
-            of_type = [_fail_if_inconsistent(records[place], unsupported) for place in places[name]]
-            group = make_group(name, of_type, self._metrics(of_type, unsupported, matcher, name))
-            group = replace(group, num_tied=sum(record.is_tied for record in of_type))
-            yield group if of_type else replace(group, reasons=_why_not_asked(name, skipped))
+        for name in names:
+            counts, metrics, num_tied = RecordCounts(), QuestionMetrics(unsupported, matcher), 0
+            for record in ChangedRecords(records, partial(_fail_if_inconsistent, unsupported), places.get(name, ())):
+                counts.add(record)
+                metrics.add(record)
+                num_tied += record.is_tied
+            reasons = counts.reasons if counts.num_expected else _why_not_asked(name, skipped)
+            found = self._metrics(name, metrics.ratios(), matcher)
+            yield Group(name, counts.num_expected, counts.num_failed, reasons, found, num_tied)
 
-    def settle(self, records: Sequence[QuestionRecord]) -> Iterator[QuestionRecord]:
+    def settle(self, records: Sequence[QuestionRecord]) -> Sequence[QuestionRecord]:
         """Return the records as the metrics count them, with capabilities that the model never had as unsupported."""
-        unsupported = unsupported_capabilities(records)
-        for record in records:
-            settled = _fail_if_inconsistent(record, unsupported)
-            yield replace(settled, unsupported=tuple(one for one in record.unsupported if one in unsupported))
+        return ChangedRecords(records, partial(_settle, unsupported_capabilities(records)))
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -464,11 +490,24 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         return (length_table(records),)
 
     def show(self, record: QuestionRecord, item: QuestionItem | None) -> Case:
-        """Describe what a page shows for a question."""
+        """Describe what a page shows for a question.
+
+        Args:
+            record: The question's outcome.
+            item: The question; None if the data are no longer available. The page then shows the texts of the record
+                without
+                image and masks.
+        """
         return show_question(record, None if item is None else item.question)
 
     def prediction(self, record: QuestionRecord, item: QuestionItem | None, folder: Path) -> Mapping[str, Any]:
-        """Return the question's published record together with the model's answers."""
+        """Return the question's published record together with the model's answers.
+
+        Args:
+            record: The question's outcome.
+            item: The question; required (`EXPORT_NEEDS_ITEMS`).
+            folder: Folder of the exported file; paths are relative to it.
+        """
         assert item is not None  # EXPORT_NEEDS_ITEMS
         question, (instances, kept) = item.question, self._published
         instance = instances.get(question.question_id) or instances[question.instance_id]
@@ -566,15 +605,9 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         return choices, answers
 
     def _metrics(
-        self,
-        records: Sequence[QuestionRecord],
-        unsupported: frozenset[Capability],
-        matcher: NameMatcher | None,
-        group: str | None = None,
+        self, name: str, ratios: Mapping[str, ImageRatio], matcher: NameMatcher | None
     ) -> dict[str, Metric | None]:
-        name = group or next((record.group for record in records), UNKNOWN_TYPE)
         question_type = None if name == UNKNOWN_TYPE else QuestionType(name)
-        ratios = metric_ratios(records, unsupported, matcher)
         return {metric: ratios.get(metric) for metric in metric_names(question_type, matcher is not None)}
 
     def _record(self, item: QuestionItem) -> QuestionRecord:
@@ -642,15 +675,23 @@ def read_partonomy(source: Source, options: PartonomyOptions) -> PartonomyTask:
         FileNotFoundError, ValueError: The questions are missing or broken.
     """
     question_set = load_questions(source.root, invalid="collect", needs_images=False)
+    changes = list_changes(source.root) if source.root.is_dir() else []
+    if changes:  # of images only: `load_questions` refuses changed annotations and questions
+        logger.warning("%s (%d such images); a score on other images is another score", changes[0], len(changes))
     wanted = set(options.types)
-    items = [QuestionItem(question) for question in question_set.questions if question.question_type in wanted]
+    stored = question_set.questions
+    items = [
+        QuestionItem(question, stored, place)
+        for place, question in enumerate(stored)
+        if question.question_type in wanted
+    ]
     kept = first_of_each_group(items, source.limit)
     return PartonomyTask(question_set.name, options, kept, question_set, source.seed, root=source.root)
 
 
 def unreadable_id(invalid: InvalidRecord) -> str:
     """Return the record id of an unreadable entry, by position because its own id may be missing or a duplicate."""
-    return f"unreadable-{invalid.record_index:06d}"
+    return f"{UNREADABLE}{invalid.record_index:06d}"
 
 
 def compare_masks(predicted: np.ndarray, true: Sequence[RLE]) -> MaskRecord:
@@ -732,7 +773,12 @@ def _choice_records(question: Question) -> dict[Subject, ChoiceRecord]:
     return records
 
 
-def _fail_if_inconsistent(record: QuestionRecord, unsupported: frozenset[Capability]) -> QuestionRecord:
+def _settle(unsupported: frozenset[Capability], record: QuestionRecord) -> QuestionRecord:
+    settled = _fail_if_inconsistent(unsupported, record)
+    return replace(settled, unsupported=tuple(one for one in record.unsupported if one in unsupported))
+
+
+def _fail_if_inconsistent(unsupported: frozenset[Capability], record: QuestionRecord) -> QuestionRecord:
     """Mark a question as failed, with score 0 in what was refused, if the model answered others of its kind."""
     refused = [capability.value for capability in record.unsupported if capability not in unsupported]
     if not refused or not record.is_scored:

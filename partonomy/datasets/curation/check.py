@@ -1,37 +1,45 @@
 """Finds all problems of a data set, or of the files that it is built from, in a single pass.
 
-A broken record becomes a finding instead of an error, and reading continues. `PROBLEMS` gives the severity of each
-problem and the advice for it.
+A broken record becomes a finding instead of an error, and reading continues. The reader is that of `build`
+(`partonomy.datasets.sources.coco`), so that `build` refuses a COCO-style file exactly if this check finds an error.
+`PROBLEMS` gives the severity of each problem and the advice for it.
 """
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum, auto
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Protocol
 
+from partonomy.datasets.annotation_file import FormChecker
 from partonomy.datasets.photographs import find_same_files
-from partonomy.datasets.sources.coco import read_crowd
-from partonomy.datasets.sources.records import BACKGROUND, OBJECT, PART
+from partonomy.datasets.seal import has_seal, list_changes
+from partonomy.datasets.sources.coco import CategoryRole, CocoReader, find_image_fault, iterate_coco
+from partonomy.datasets.sources.group_parts_by_object import OUTSIDE_OBJECTS, group_records
+from partonomy.datasets.sources.records import (
+    CocoImage,
+    CocoRecords,
+    DeviationKind,
+    FaultKind,
+    RawAnnotation,
+    UnusableAnnotation,
+)
 from partonomy.datasets.store import ANNOTATIONS_FILE, DATASET_FILE
-from partonomy.files import hash_files, iterate_lists, read_json
-from partonomy.images import check_image, image_size, load_image
-from partonomy.masks import canonical_rle, intersection_area, rle_area, rle_from_coco
-from partonomy.names import LemmaComparator, clean_name, clean_names, read_text_map, split_part_name
+from partonomy.files import hash_files, read_json
+from partonomy.masks import canonical_rle, intersection_area, rle_area
+from partonomy.names import LemmaComparator, clean_name, clean_names, read_text_map
 from partonomy.progress import progress
 from partonomy.sharding import Shard
 from partonomy.structures import RLE
 
 STATUS_ERRORS = 2
 STATUS_WARNINGS = 1
-LISTS = ("categories", "images", "annotations")
 
 
 class Severity(StrEnum):
-    """error: `build` refuses the record or drops it. warning: questions or scores may be wrong. note: worth knowing."""
+    """error: `build` refuses the file. warning: questions or scores may be wrong. note: worth knowing."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -47,28 +55,48 @@ class Problem:
     advice: str
 
 
-MISSING_IMAGE = Problem("missing image", Severity.ERROR, "check the image folder, or remove the record")
+COLLECT = "; or leave it out: build --invalid collect"
+"""The other cure of a bad record."""
+CHANGED_FILE = Problem(
+    "file changed since the build",
+    Severity.ERROR,
+    "restore it or build the folder again; python -m partonomy seal FOLDER keeps a change on purpose",
+)
+MISSING_IMAGE = Problem("missing image", Severity.ERROR, "check the image folder, or remove the record" + COLLECT)
 OUTSIDE_IMAGE = Problem(
-    "image outside the image folder", Severity.ERROR, "move it into the folder and name it relative to it"
+    "image outside the image folder", Severity.ERROR, "move it into the folder and name it relative to it" + COLLECT
 )
-UNREADABLE_IMAGE = Problem("unreadable or truncated image", Severity.ERROR, "fetch the file again")
+UNREADABLE_IMAGE = Problem("unreadable or truncated image", Severity.ERROR, "fetch the file again" + COLLECT)
 SIZE_MISMATCH = Problem(
-    "image size differs from its annotation", Severity.ERROR, "use the image that was annotated, or correct its size"
+    "image size differs from its annotation",
+    Severity.ERROR,
+    "use the image that was annotated, or correct its size" + COLLECT,
 )
-BAD_RECORD = Problem("broken record", Severity.ERROR, "correct the record in the annotation file")
-DUPLICATE_ID = Problem("id that occurs twice", Severity.ERROR, "give every record an id of its own")
-UNKNOWN_IMAGE = Problem("annotation of an unknown image", Severity.ERROR, "add the image or remove the annotation")
+BAD_RECORD = Problem("broken record", Severity.ERROR, "correct the record in the annotation file" + COLLECT)
+DUPLICATE_ID = Problem("id that occurs twice", Severity.ERROR, "give every record an id of its own" + COLLECT)
+UNKNOWN_IMAGE = Problem(
+    "annotation of an unknown image", Severity.ERROR, "add the image or remove the annotation" + COLLECT
+)
 UNKNOWN_CATEGORY = Problem(
-    "annotation of an unknown category", Severity.ERROR, "add the category or remove the annotation"
+    "annotation of an unknown category", Severity.ERROR, "add the category or remove the annotation" + COLLECT
 )
-UNREADABLE_MASK = Problem("unreadable mask", Severity.ERROR, "draw or export the mask again")
-EMPTY_MASK = Problem("part without mask", Severity.ERROR, "draw the mask or remove the annotation")
+UNREADABLE_MASK = Problem("unreadable mask", Severity.ERROR, "draw or export the mask again" + COLLECT)
+EMPTY_MASK = Problem("part without mask", Severity.ERROR, "draw the mask or remove the annotation" + COLLECT)
 NO_OBJECT = Problem(
     "part of no object",
     Severity.ERROR,
-    "link it by obj_ann_id, name its category object:part, or pass --object_name",
+    "link it by obj_ann_id, name its category object:part, or pass --object_name" + COLLECT,
 )
-TWO_CATEGORIES = Problem("object in two categories", Severity.ERROR, "give the object one category")
+NO_PARTS = Problem(
+    "no category is a part",
+    Severity.ERROR,
+    "name parts object:part, give them the supercategory PART or that of their object's category, or pass "
+    "--object_name",
+)
+NOTHING_TO_ASK = Problem("no part can be asked about", Severity.ERROR, "annotate parts of objects that are no crowds")
+TWO_CATEGORIES = Problem(
+    "object in two categories", Severity.WARNING, "give it one; `build` takes the first in alphabetical order"
+)
 NO_CATEGORY = Problem("object without category", Severity.ERROR, "add it to the file of --categories")
 EMPTY_NAME = Problem("name of which nothing is left", Severity.ERROR, "give it a name in the file of --name_map")
 EMPTY_OBJECT_MASK = Problem("object with an empty mask", Severity.WARNING, "draw the mask or leave it out")
@@ -77,6 +105,16 @@ FEW_PIXELS = Problem(
 )
 OUTSIDE_OBJECT = Problem(
     "part outside its object", Severity.WARNING, "check the link to the object and the object's outline"
+)
+NO_CONTAINER = Problem(
+    "part in no object of its class",
+    Severity.WARNING,
+    "`build` leaves it out and does not ask about the objects of its class in the image; link it by obj_ann_id",
+)
+LEAVES_IMAGE = Problem(
+    "polygons that leave their image",
+    Severity.WARNING,
+    "the masks are cut off: were the coordinates drawn on the image in another size?",
 )
 COLLAPSED_NAMES = Problem(
     "names that become one once cleaned", Severity.WARNING, "tell them apart, or unite them, in the file of --name_map"
@@ -89,11 +127,27 @@ SIMILAR_NAMES = Problem(
 SAME_MASK = Problem("same label on the same mask", Severity.WARNING, "remove one of the annotations")
 SAME_IMAGE = Problem("same image file twice", Severity.WARNING, "keep one; `split` keeps both on one side")
 SMALL_SHARE = Problem("mask of a small share of its image", Severity.NOTE, "small parts are real, but hard to score")
-CROWD = Problem("iscrowd annotation", Severity.NOTE, "`build` leaves crowds and their parts out")
+CROWD = Problem(
+    "iscrowd object", Severity.NOTE, "a group: `build` leaves it and its parts out; a single object has iscrowd 0"
+)
 NO_ANNOTATION = Problem("image without annotations", Severity.NOTE, "nothing is asked about it")
+UNREAD_SHAPE = Problem(
+    "shape that is left out", Severity.NOTE, "draw it again as a polygon or mask, if its pixels matter"
+)
 UNUSED_CATEGORY = Problem("category without annotations", Severity.NOTE, "it is ignored")
+TURNED = Problem("polygons of a turned photograph", Severity.NOTE, str(DeviationKind.TURNED))
+UNDECIDED_TURN = Problem("turned photograph of unknown frame", Severity.NOTE, str(DeviationKind.UNDECIDED_TURN))
+WHOLE_NUMBER = Problem("integer in another notation", Severity.NOTE, str(DeviationKind.WHOLE_NUMBER))
+CROWD_VALUE = Problem("iscrowd in another notation", Severity.NOTE, str(DeviationKind.CROWD_VALUE))
+CROWD_PART = Problem("iscrowd part", Severity.NOTE, str(DeviationKind.CROWD_PART))
+UNUSED_BOX = Problem("unusable bbox beside a mask", Severity.NOTE, str(DeviationKind.BOX))
+UNUSED_AREA = Problem("area that is no number", Severity.NOTE, str(DeviationKind.AREA))
+SHORT_RING = Problem("stray ring of a mask", Severity.NOTE, str(DeviationKind.SHORT_RING))
+ROOT_CATEGORY = Problem("part by its supercategory", Severity.NOTE, str(DeviationKind.ROOT))
+ONLY_OBJECT = Problem("part of the only object of its class", Severity.NOTE, str(DeviationKind.ONLY_OBJECT))
 
 PROBLEMS: tuple[Problem, ...] = (
+    CHANGED_FILE,
     MISSING_IMAGE,
     OUTSIDE_IMAGE,
     UNREADABLE_IMAGE,
@@ -105,12 +159,16 @@ PROBLEMS: tuple[Problem, ...] = (
     UNREADABLE_MASK,
     EMPTY_MASK,
     NO_OBJECT,
-    TWO_CATEGORIES,
     NO_CATEGORY,
     EMPTY_NAME,
+    NO_PARTS,
+    NOTHING_TO_ASK,
+    LEAVES_IMAGE,
+    TWO_CATEGORIES,
     EMPTY_OBJECT_MASK,
     FEW_PIXELS,
     OUTSIDE_OBJECT,
+    NO_CONTAINER,
     COLLAPSED_NAMES,
     SIMILAR_NAMES,
     SAME_MASK,
@@ -118,9 +176,52 @@ PROBLEMS: tuple[Problem, ...] = (
     SMALL_SHARE,
     CROWD,
     NO_ANNOTATION,
+    UNREAD_SHAPE,
     UNUSED_CATEGORY,
+    TURNED,
+    UNDECIDED_TURN,
+    WHOLE_NUMBER,
+    CROWD_VALUE,
+    CROWD_PART,
+    UNUSED_BOX,
+    UNUSED_AREA,
+    SHORT_RING,
+    ROOT_CATEGORY,
+    ONLY_OBJECT,
 )
 """All kinds of problem, in the order of the report: errors, warnings, notes."""
+
+
+FAULTS: Mapping[FaultKind, Problem] = {
+    FaultKind.MISSING_IMAGE: MISSING_IMAGE,
+    FaultKind.OUTSIDE_IMAGE: OUTSIDE_IMAGE,
+    FaultKind.UNREADABLE_IMAGE: UNREADABLE_IMAGE,
+    FaultKind.SIZE_MISMATCH: SIZE_MISMATCH,
+    FaultKind.RECORD: BAD_RECORD,
+    FaultKind.DUPLICATE_ID: DUPLICATE_ID,
+    FaultKind.UNKNOWN_IMAGE: UNKNOWN_IMAGE,
+    FaultKind.UNKNOWN_CATEGORY: UNKNOWN_CATEGORY,
+    FaultKind.MASK: UNREADABLE_MASK,
+    FaultKind.EMPTY_MASK: EMPTY_MASK,
+    FaultKind.NO_OBJECT: NO_OBJECT,
+    FaultKind.NO_PARTS: NO_PARTS,
+}
+"""The problem that a reader's fault is listed as."""
+DEVIATIONS: Mapping[DeviationKind, Problem] = {
+    DeviationKind.WHOLE_NUMBER: WHOLE_NUMBER,
+    DeviationKind.CROWD_VALUE: CROWD_VALUE,
+    DeviationKind.CROWD_PART: CROWD_PART,
+    DeviationKind.BOX: UNUSED_BOX,
+    DeviationKind.AREA: UNUSED_AREA,
+    DeviationKind.SHORT_RING: SHORT_RING,
+    DeviationKind.EMPTY_OBJECT: EMPTY_OBJECT_MASK,
+    DeviationKind.TURNED: TURNED,
+    DeviationKind.ROOT: ROOT_CATEGORY,
+    DeviationKind.ONLY_OBJECT: ONLY_OBJECT,
+    DeviationKind.UNDECIDED_TURN: UNDECIDED_TURN,
+    DeviationKind.LEAVES_IMAGE: LEAVES_IMAGE,
+}
+"""The problem that a deviation is listed as."""
 
 
 class Stage(IntEnum):
@@ -182,44 +283,12 @@ def count_severities(findings: Sequence[Finding]) -> Counter[Severity]:
     return Counter(finding.problem.severity for finding in findings)
 
 
-@dataclass(frozen=True)
-class CheckedImage:
-    """An image record. The size in pixels is the annotation's or, if the record has none, the file's."""
-
-    image_id: int
-    file_name: str
-    path: Path
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
-class CheckedCategory:
-    """The raw names that a category stands for; both are None for background.
-
-    `object_category` is the category of an object in the project's own form; None in other files.
-    """
-
-    raw_object: str | None
-    raw_part: str | None
-    object_category: str | None = None
-
-
-@dataclass(frozen=True)
-class CheckedAnnotation:
-    """An annotation whose image and category are known. `mask` is None if it is missing or unreadable."""
-
-    annotation_id: int
-    image_id: int
-    category: CheckedCategory
-    object_id: int | None
-    mask: RLE | None
-    is_crowd: bool
-
-    @property
-    def is_part(self) -> bool:
-        """Whether the annotation is a part; otherwise it is an object."""
-        return self.category.raw_part is not None
+STAGES = {
+    "": Stage.CATEGORY_RECORDS,
+    "categories": Stage.CATEGORY_RECORDS,
+    "images": Stage.IMAGE_RECORDS,
+    "annotations": Stage.ANNOTATION_RECORDS,
+}
 
 
 @dataclass(frozen=True)
@@ -227,25 +296,51 @@ class CheckedFile:
     """The readable records of a shard's images. Categories and counts are those of the whole file.
 
     Attributes:
-        images: the shard's images.
+        root: folder of the images.
+        images: the shard's images of known size.
         positions: image id -> index of the image record in the file, including other shards' images.
         categories: all categories.
-        annotations: annotations of the shard's images.
+        used_categories: those that annotations name.
+        annotations: usable annotations of the shard's images.
+        unusable: what of the shard's other annotations is visible in its images.
         num_images, num_annotations: numbers of records in the whole file.
         findings: findings about the shard's records; records without an image belong to the first shard.
+        places: record -> its name in findings, where the file itself has no ids (annotation tools).
     """
 
-    images: tuple[CheckedImage, ...]
+    root: Path
+    images: tuple[CocoImage, ...]
     positions: Mapping[int, int]
-    categories: tuple[CheckedCategory, ...]
-    annotations: tuple[CheckedAnnotation, ...]
+    categories: tuple[CategoryRole, ...]
+    used_categories: tuple[CategoryRole, ...]
+    annotations: tuple[RawAnnotation, ...]
+    unusable: tuple[UnusableAnnotation, ...]
     num_images: int
     num_annotations: int
     findings: tuple[Finding, ...]
+    places: Mapping[str, str] = field(default_factory=dict)
+
+
+class ForeignInput(Protocol):
+    """Files in another form than COCO's, with a reader of their own."""
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What the findings depend on."""
+        ...
+
+    def read(self, shard: Shard | None) -> CheckedFile:
+        """Read the files, or the images of a shard."""
+        ...
 
 
 def read_checked_file(
-    path: Path, image_root: Path, object_name: str | None = None, shard: Shard | None = None
+    path: Path,
+    image_root: Path,
+    object_name: str | None = None,
+    shard: Shard | None = None,
+    *,
+    is_own_form: bool = False,
 ) -> CheckedFile:
     """Read an annotation file.
 
@@ -255,233 +350,61 @@ def read_checked_file(
         object_name: the object that all parts belong to, for files without object annotations.
         shard: read only the masks of the shard's images, assigned in turn; the file is then read twice, record by
             record.
+        is_own_form: whether it is the file of a data set folder, which is read without lenience.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not a JSON object with COCO's three lists.
     """
-    reader = _Reader(image_root, object_name, shard or Shard())
-    for name, record in _whole_records(path) if shard is None else _streamed_records(path):
-        reader.read(name, record)
-    reader.note_unused()
+    reader = CocoReader(image_root, object_name, shard)
+    own = FormChecker(path) if is_own_form else None
+    strict: dict[tuple[str, int], Finding] = {}
+    for table, record in iterate_coco(path, is_streamed=shard is not None):
+        reader.read(table, record)
+        image_id = record.get("image_id") if isinstance(record, Mapping) else None
+        if own is not None and (table != "annotations" or reader.owns(image_id)):
+            reason = own.find_fault(table, record)
+            if reason is not None and reader.is_own_record:
+                number = reader.counts[table] - 1
+                strict[table, number] = Finding(BAD_RECORD, reader.where, reason, STAGES[table], number)
+    reader.finish()
+    for fault in reader.faults:  # both readers may refuse a record
+        strict.pop((fault.table, fault.number), None)
+    findings = list(strict.values())
+    findings += (
+        Finding(FAULTS[one.kind], one.record or "the file", one.reason, STAGES[one.table], one.number)
+        for one in reader.faults
+    )
+    findings += (
+        Finding(DEVIATIONS[one.kind], one.record, one.detail or str(one.kind), STAGES[one.table], one.number)
+        for one in reader.deviations
+    )
+    if shard is None or shard.index == 0:
+        findings += _find_unused(reader)
     return CheckedFile(
+        image_root,
         tuple(image for image in reader.images.values() if reader.owns(image.image_id)),
         reader.positions,
-        tuple(reader.categories.values()),
-        tuple(reader.annotations.values()),
+        tuple(reader.roles.values()),
+        tuple(role for number, role in reader.roles.items() if number in reader.used_categories),
+        tuple(
+            one if one.mask is None else replace(one, mask=canonical_rle(one.mask))
+            for one in reader.annotations.values()
+        ),
+        tuple(reader.unusable),
         reader.counts["images"],
         reader.counts["annotations"],
-        tuple(reader.findings),
+        tuple(findings),
     )
 
 
-def _whole_records(path: Path) -> Iterator[tuple[str, Any]]:
-    content = read_json(path)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            raise ValueError(f"{path}: a COCO file needs the list {key!r}; is this the annotation file?")
-    for key in LISTS:
-        yield from ((key, record) for record in content[key])
-
-
-def _streamed_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield images and categories first, wherever they are in the file."""
-    yield from iterate_lists(path, LISTS[:2], is_strict=True)
-    yield from iterate_lists(path, LISTS[2:], is_strict=True)
-
-
-class _Reader:
-    """Collects findings, and records by id.
-
-    Data that other records depend on (ids, image sizes, categories) is kept for the whole file. Masks are read, and
-    problems noted, only for the shard's own records.
-    """
-
-    def __init__(self, image_root: Path, object_name: str | None, shard: Shard) -> None:
-        self._image_root = image_root
-        self._object_name = object_name
-        self._shard = shard
-        self.images: dict[int, CheckedImage] = {}
-        self.positions: dict[int, int] = {}
-        self.categories: dict[int, CheckedCategory] = {}
-        self.annotations: dict[int, CheckedAnnotation] = {}
-        self.findings: list[Finding] = []
-        self.counts = dict.fromkeys(LISTS, 0)
-        self._category_names: list[tuple[int, str]] = []
-        self._annotation_ids: set[int] = set()
-        self._annotated_images: set[int] = set()
-        self._used_categories: set[int] = set()
-        self._stage, self._number, self._is_own = Stage.CATEGORY_RECORDS, 0, True
-
-    def owns(self, image_id: object) -> bool:
-        """Return whether an image and its annotations belong to the shard; unknown images belong to the first shard."""
-        position = self.positions.get(image_id, 0) if _is_integer(image_id) else 0
-        return position % self._shard.count == self._shard.index
-
-    def read(self, name: str, record: object) -> None:
-        """Read the next record of a list."""
-        number = self.counts[name]
-        self.counts[name] += 1
-        self._number = number
-        if name == "categories":
-            self._stage, self._is_own = Stage.CATEGORY_RECORDS, self._shard.index == 0
-            self.read_category(number, record)
-        elif name == "images":
-            self._stage = Stage.IMAGE_RECORDS
-            self._is_own = number % self._shard.count == self._shard.index
-            self.read_image(number, record)
-        else:
-            self._stage = Stage.ANNOTATION_RECORDS
-            self._is_own = self.owns(record.get("image_id") if isinstance(record, Mapping) else None)
-            self.read_annotation(number, record)
-
-    def read_category(self, number: int, record: object) -> None:
-        where = _describe("category", number, record)
-        if not isinstance(record, Mapping) or not _is_integer(record.get("id")) or not _is_text(record.get("name")):
-            self._note(BAD_RECORD, where, "a category needs an integer 'id' and a 'name'")
-        elif record["id"] in self.categories:
-            self._note(DUPLICATE_ID, where, f"the name here is {record['name']!r}")
-        else:
-            self.categories[record["id"]] = self._find_role(record)
-            self._category_names.append((record["id"], record["name"]))
-
-    def read_image(self, number: int, record: object) -> None:
-        where = _describe("image", number, record)
-        if (
-            not isinstance(record, Mapping)
-            or not _is_integer(record.get("id"))
-            or record["id"] < 0
-            or not _is_text(record.get("file_name"))
-        ):
-            self._note(BAD_RECORD, where, "an image needs an 'id' of 0 or more and a 'file_name'")
-            return
-        image_id, file_name = record["id"], record["file_name"]
-        if image_id in self.positions:
-            self._note(DUPLICATE_ID, where, file_name)
-            return
-        self.positions[image_id] = number
-        # Only the name is checked: an image folder may be a link to another disk.
-        if os.path.isabs(file_name) or os.path.normpath(file_name).split(os.sep)[0] == os.pardir:
-            self._note(OUTSIDE_IMAGE, where, file_name)
-            return
-        self._read_size(where, record, self._image_root / file_name)
-
-    def _read_size(self, where: str, record: Mapping[str, Any], path: Path) -> None:
-        """Add an image whose size is known from the record, else from its file."""
-        size = (record.get("height"), record.get("width"))
-        try:
-            height, width = image_size(path) if size == (None, None) else size
-        except FileNotFoundError:
-            self._note(MISSING_IMAGE, where, f"{record['file_name']} does not exist")
-            return
-        except ValueError as error:
-            self._note(UNREADABLE_IMAGE, where, str(error))
-            return
-        if not (_is_integer(height) and _is_integer(width) and height > 0 and width > 0):
-            self._note(BAD_RECORD, where, f"'height' and 'width' must be positive integers, got {size}")
-            return
-        self.images[record["id"]] = CheckedImage(record["id"], record["file_name"], path, height, width)
-
-    def read_annotation(self, number: int, record: object) -> None:
-        where = _describe("annotation", number, record)
-        keys = ("id", "image_id", "category_id")
-        if not isinstance(record, Mapping) or not all(_is_integer(record.get(key)) for key in keys):
-            self._note(BAD_RECORD, where, f"an annotation needs the integers {', '.join(keys)}")
-            return
-        annotation_id, image_id, category_id = (record[key] for key in keys)
-        self._annotated_images.add(image_id)
-        self._used_categories.add(category_id)
-        if annotation_id in self._annotation_ids:
-            self._note(DUPLICATE_ID, where, f"in image {image_id}")
-        elif image_id not in self.positions:
-            self._note(UNKNOWN_IMAGE, where, f"image_id {image_id}")
-        elif category_id not in self.categories:
-            self._note(UNKNOWN_CATEGORY, where, f"category_id {category_id}")
-        elif image_id in self.images:  # other images have no size to read a mask with, and have findings of their own
-            role = self.categories[category_id]
-            if role.raw_object is not None or role.raw_part is not None:
-                self._annotation_ids.add(annotation_id)
-                if self._is_own:
-                    self._read_labelled(where, record, role)
-
-    def note_unused(self) -> None:
-        """Note images and categories without annotations; call it after the last record."""
-        self._stage, self._number, self._is_own = Stage.UNUSED, 0, self._shard.index == 0
-        for image_id in sorted(self.positions.keys() - self._annotated_images):
-            self._note(NO_ANNOTATION, f"image {image_id}", "no annotation names it")
-        for number, name in self._category_names:
-            if number not in self._used_categories:
-                self._note(UNUSED_CATEGORY, f"category {number}", name)
-
-    def _read_labelled(self, where: str, record: Mapping[str, Any], role: CheckedCategory) -> None:
-        image = self.images[record["image_id"]]
-        object_id, is_crowd = record.get("obj_ann_id"), False
-        try:
-            is_crowd = read_crowd(record.get("iscrowd", 0))
-        except ValueError as error:
-            self._note(BAD_RECORD, where, str(error))
-        if is_crowd:
-            self._note(CROWD, where, _label(role))
-        if object_id is not None and not _is_integer(object_id):
-            self._note(BAD_RECORD, where, f"'obj_ann_id' must be an integer, got {object_id!r}")
-            object_id = None
-        mask = self._read_mask(where, record, role, image)
-        self.annotations[record["id"]] = CheckedAnnotation(
-            record["id"], image.image_id, role, object_id if role.raw_part is not None else None, mask, is_crowd
-        )
-
-    def _read_mask(
-        self, where: str, record: Mapping[str, Any], role: CheckedCategory, image: CheckedImage
-    ) -> RLE | None:
-        is_part, segmentation = role.raw_part is not None, record.get("segmentation")
-        if segmentation is None or segmentation == []:  # an object may have only a box
-            if is_part:
-                self._note(EMPTY_MASK, where, f"{_label(role)} in image {image.image_id} has no mask")
-            return None
-        try:
-            mask = canonical_rle(rle_from_coco(segmentation, image.height, image.width, _label(role)))
-        except (ValueError, TypeError, OverflowError) as error:
-            self._note(UNREADABLE_MASK, where, str(error))
-            return None
-        if rle_area(mask) == 0:
-            problem = EMPTY_MASK if is_part else EMPTY_OBJECT_MASK
-            self._note(problem, where, f"the mask of {_label(role)} in image {image.image_id} covers no pixel")
-            return None
-        return mask
-
-    def _find_role(self, record: Mapping[str, Any]) -> CheckedCategory:
-        """Tell objects from parts in the same way as `partonomy.datasets.sources.coco`."""
-        name, kind = record["name"], str(record.get("supercategory") or "").upper()
-        if name.strip("_ ").lower() == BACKGROUND:
-            return CheckedCategory(None, None)
-        category = record.get("category")
-        raw_object, raw_part = split_part_name(name)
-        if kind == OBJECT:
-            return CheckedCategory(name, None, category if isinstance(category, str) else None)
-        if kind == PART or raw_object is not None:
-            return CheckedCategory(raw_object or self._object_name, raw_part)
-        return CheckedCategory(name, None) if self._object_name is None else CheckedCategory(self._object_name, name)
-
-    def _note(self, problem: Problem, record: str, detail: str) -> None:
-        if self._is_own:
-            self.findings.append(Finding(problem, record, detail, self._stage, self._number))
-
-
-def _label(role: CheckedCategory) -> str:
-    return ":".join(name for name in (role.raw_object, role.raw_part) if name is not None)
-
-
-def _is_integer(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _describe(kind: str, number: int, record: object) -> str:
-    identifier = record.get("id") if isinstance(record, Mapping) else None
-    return f"{kind} {identifier if identifier is not None else f'at position {number}'}"
+def _find_unused(reader: CocoReader) -> Iterator[Finding]:
+    """Note images and categories without annotations."""
+    for image_id in sorted(reader.positions.keys() - reader.annotated_images):
+        yield Finding(NO_ANNOTATION, f"image {image_id}", "no annotation names it", Stage.UNUSED)
+    for number, name in reader.category_names.items():
+        if number not in reader.used_categories:
+            yield Finding(UNUSED_CATEGORY, f"category {number}", name, Stage.UNUSED)
 
 
 @dataclass(frozen=True)
@@ -510,46 +433,69 @@ class CheckLimits:
 
 @dataclass(frozen=True)
 class CheckedMasks:
-    """The findings of one image; `num_not_compared` parts have no object mask to be compared with."""
+    """The findings of one image.
+
+    `num_not_compared` parts have no object mask to be compared with; `num_parts` belong to an object.
+    """
 
     findings: tuple[Finding, ...]
     num_not_compared: int
+    num_parts: int
 
 
-def check_masks(image: CheckedImage, annotations: Sequence[CheckedAnnotation], limits: CheckLimits) -> CheckedMasks:
-    """Check all annotations of an image; unreadable masks were already noted while reading."""
-    objects = {one.annotation_id: one for one in annotations if not one.is_part}
-    findings: list[Finding] = []
+def check_masks(
+    image: CocoImage,
+    annotations: Sequence[RawAnnotation],
+    limits: CheckLimits,
+    unusable: Sequence[UnusableAnnotation] = (),
+) -> CheckedMasks:
+    """Check all usable annotations of an image.
+
+    Args:
+        image: the image.
+        annotations: its usable annotations.
+        limits: the thresholds.
+        unusable: what of its other annotations is visible.
+    """
+    grouping = group_records(CocoRecords((image,), tuple(annotations), (), tuple(unusable)))
+    records = {one.annotation_id: f"annotation {one.annotation_id}" for one in annotations}
+    labels = {records[one.annotation_id]: f"{describe(one)} in image {image.image_id}" for one in annotations}
+    findings = [Finding(FAULTS[one.kind], one.record, f"{labels[one.record]}: {one.reason}") for one in grouping.faults]
+    findings += (Finding(DEVIATIONS[one.kind], one.record, labels[one.record]) for one in grouping.deviations)
+    for row in grouping.skipped:
+        if row.reason == OUTSIDE_OBJECTS:
+            findings += (Finding(NO_CONTAINER, records[one], labels[records[one]]) for one in row.annotation_ids)
+    (groups,) = grouping.groups
+    findings += (Finding(CROWD, f"annotation {one.instance_id}", one.raw_label) for one in groups if one.is_crowd)
+    objects = {one.annotation_id: one for one in annotations if one.raw_part is None}
+    ownerless = {one.identifier for one in grouping.faults}
     num_not_compared = 0
     for part in annotations:
-        if not part.is_part or part.is_crowd:
-            continue
-        where = f"annotation {part.annotation_id}"
-        problem = _find_link_problem(part, objects)
-        if problem:
-            findings.append(Finding(NO_OBJECT, where, f"{describe(part)} in image {image.image_id}: {problem}"))
-        if part.mask is None:
+        if part.raw_part is None or part.mask is None:
             continue
         findings += _check_size(part, part.mask, image, limits)
-        owners = [] if problem else _possible_owners(part, objects)
+        if part.annotation_id in ownerless:
+            continue
+        owners = _possible_owners(part, objects)
         if not owners:
-            num_not_compared += not problem
+            num_not_compared += 1
             continue
         outside = min(_share_outside(part.mask, owner) for owner in owners)
         if outside > limits.max_outside:
-            detail = f"{outside:.0%} of {describe(part)} in image {image.image_id} lies outside its object"
-            findings.append(Finding(OUTSIDE_OBJECT, where, detail))
+            record = records[part.annotation_id]
+            detail = f"{outside:.0%} of {labels[record]} lies outside its object"
+            findings.append(Finding(OUTSIDE_OBJECT, record, detail))
     findings += _find_duplicates(image, annotations, limits.duplicate_iou)
-    return CheckedMasks(tuple(findings), num_not_compared)
+    return CheckedMasks(tuple(findings), num_not_compared, grouping.num_parts)
 
 
-def describe(annotation: CheckedAnnotation) -> str:
+def describe(annotation: RawAnnotation) -> str:
     """Return an annotation's raw names as `object:part`, as far as they are known."""
-    names = (annotation.category.raw_object, annotation.category.raw_part)
+    names = (annotation.raw_object, annotation.raw_part)
     return repr(":".join(name for name in names if name is not None))
 
 
-def _check_size(part: CheckedAnnotation, mask: RLE, image: CheckedImage, limits: CheckLimits) -> Iterator[Finding]:
+def _check_size(part: RawAnnotation, mask: RLE, image: CocoImage, limits: CheckLimits) -> Iterator[Finding]:
     area, pixels = rle_area(mask), image.height * image.width
     where, what = f"annotation {part.annotation_id}", f"{describe(part)} in image {image.image_id}"
     if area < limits.min_pixels:
@@ -558,25 +504,12 @@ def _check_size(part: CheckedAnnotation, mask: RLE, image: CheckedImage, limits:
         yield Finding(SMALL_SHARE, where, f"{what}: {area / pixels:.4%} of the image, {area} pixels")
 
 
-def _find_link_problem(part: CheckedAnnotation, objects: dict[int, CheckedAnnotation]) -> str:
-    """Return why a part belongs to no object (by the rules of `group_parts_by_object`), or an empty string."""
-    if part.object_id is None:
-        is_known = bool(objects) or part.category.raw_object is not None
-        return "" if is_known else "nothing says which object it belongs to"
-    owner = objects.get(part.object_id)
-    if owner is None:
-        return f"obj_ann_id {part.object_id} is no object of this image"
-    if part.category.raw_object not in (None, owner.category.raw_object):
-        return f"it is linked to annotation {owner.annotation_id}, which is {describe(owner)}"
-    return ""
-
-
-def _possible_owners(part: CheckedAnnotation, objects: dict[int, CheckedAnnotation]) -> list[RLE]:
+def _possible_owners(part: RawAnnotation, objects: Mapping[int, RawAnnotation]) -> list[RLE]:
     """Return the mask of the linked object or, without a link, the masks of all objects of the part's class."""
     if part.object_id is not None:
         candidates = [objects[part.object_id]]
     else:
-        candidates = [one for one in objects.values() if part.category.raw_object in (None, one.category.raw_object)]
+        candidates = [one for one in objects.values() if part.raw_object in (None, one.raw_object)]
     return [one.mask for one in candidates if one.mask is not None]
 
 
@@ -584,10 +517,8 @@ def _share_outside(part: RLE, owner: RLE) -> float:
     return 1.0 - intersection_area(part, owner) / rle_area(part)
 
 
-def _find_duplicates(
-    image: CheckedImage, annotations: Sequence[CheckedAnnotation], duplicate_iou: float
-) -> Iterator[Finding]:
-    by_label: dict[str, list[CheckedAnnotation]] = defaultdict(list)
+def _find_duplicates(image: CocoImage, annotations: Sequence[RawAnnotation], duplicate_iou: float) -> Iterator[Finding]:
+    by_label: dict[str, list[RawAnnotation]] = defaultdict(list)
     for annotation in annotations:
         if annotation.mask is not None:
             by_label[describe(annotation)].append(annotation)
@@ -606,22 +537,31 @@ def _find_duplicates(
                     break
 
 
-def _mask_iou(first: CheckedAnnotation, second: CheckedAnnotation, total_area: int) -> float:
+def _mask_iou(first: RawAnnotation, second: RawAnnotation, total_area: int) -> float:
     assert first.mask is not None
     assert second.mask is not None
     shared = intersection_area(first.mask, second.mask)
     return shared / (total_area - shared)
 
 
-def check_names(categories: Sequence[CheckedCategory], name_map: Mapping[str, str]) -> Iterator[Finding]:
-    """Check the vocabularies of objects and parts; names that the name map unites are not reported."""
+def check_names(
+    categories: Sequence[CategoryRole], used: Sequence[CategoryRole], name_map: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Check the vocabularies of objects and parts; names that the name map unites are not reported.
+
+    Args:
+        categories: all categories.
+        used: those with annotations; the others' names are not needed.
+        name_map: raw name -> natural name.
+    """
+    needed = {name for one in used for name in (one.raw_object, one.raw_part)}
     vocabularies = {
         "object": {one.raw_object for one in categories if one.raw_object is not None},
         "part": {one.raw_part for one in categories if one.raw_part is not None},
     }
     for kind, raw_names in vocabularies.items():
         usable, empty = _split_empty(raw_names, name_map)
-        for raw in empty:
+        for raw in (one for one in empty if one in needed):
             yield Finding(EMPTY_NAME, f"{kind} {raw!r}", "only prefixes, underscores or spaces")
         names = clean_names(usable, name_map)
         raw_of: dict[str, list[str]] = defaultdict(list)
@@ -642,7 +582,8 @@ def find_similar_names(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def check_categories(
-    categories: Sequence[CheckedCategory],
+    categories: Sequence[CategoryRole],
+    used: Sequence[CategoryRole],
     name_map: Mapping[str, str],
     table: Mapping[str, str],
     table_path: Path | None,
@@ -651,6 +592,7 @@ def check_categories(
 
     Args:
         categories: categories of the annotation file; in the project's own form, they include the objects' categories.
+        used: those with annotations.
         name_map: raw name -> natural name.
         table: object (raw or natural name) -> category.
         table_path: file of the table; None if there is none.
@@ -661,7 +603,10 @@ def check_categories(
     for one in categories:
         if one.raw_object in names and one.raw_part is None and one.object_category is not None:
             found[names[one.raw_object]].add(one.object_category)
+    needed = {one.raw_object for one in used}
     for raw, name in sorted(names.items()) if table_path is not None else []:
+        if raw not in needed:
+            continue
         given = next((table[key] for key in (raw, name) if key in table), None)
         if given is None:
             yield Finding(NO_CATEGORY, f"object {name!r}", f"raw name {raw!r} is not in {table_path}")
@@ -697,6 +642,7 @@ class CheckConfig:
         num_workers: number of threads that read images (decoding releases Python's lock).
         headers_only: read only the images' sizes, not their pixels: fast, but truncated files are not noticed.
         object_name, categories, name_map: settings of a COCO-style file, see `CocoConfig`.
+        foreign: the files, if they are those of an annotation tool.
     """
 
     limits: CheckLimits = CheckLimits()
@@ -705,6 +651,7 @@ class CheckConfig:
     object_name: str | None = None
     categories: Path | None = None
     name_map: Path | None = None
+    foreign: ForeignInput | None = None
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
@@ -713,10 +660,11 @@ class CheckConfig:
 
 @dataclass(frozen=True)
 class CheckInput:
-    """The input of a check: an annotation file and the folder of its images."""
+    """The input of a check: an annotation file, the folder of its images, and the data set folder if it is one."""
 
     annotations: Path
     images: Path
+    folder: Path | None = None
 
 
 def folder_input(folder: Path) -> CheckInput:
@@ -729,7 +677,7 @@ def folder_input(folder: Path) -> CheckInput:
     description = read_json(folder / DATASET_FILE)
     if not isinstance(description.get("image_root"), str):
         raise ValueError(f"{folder / DATASET_FILE}: 'image_root', the folder of the images, is missing")
-    return CheckInput(folder / ANNOTATIONS_FILE, (folder / description["image_root"]).resolve())
+    return CheckInput(folder / ANNOTATIONS_FILE, (folder / description["image_root"]).resolve(), folder)
 
 
 def check_folder(folder: Path, config: CheckConfig) -> CheckReport:
@@ -739,8 +687,7 @@ def check_folder(folder: Path, config: CheckConfig) -> CheckReport:
         FileNotFoundError: one of its files is missing.
         ValueError: `dataset.json` or `annotations.json` is not JSON of the right form.
     """
-    files = folder_input(folder)
-    return check_files(files.annotations, files.images, config)
+    return check_input(folder_input(folder), config)
 
 
 def check_files(annotations: Path, image_root: Path, config: CheckConfig) -> CheckReport:
@@ -750,7 +697,12 @@ def check_files(annotations: Path, image_root: Path, config: CheckConfig) -> Che
         FileNotFoundError: the annotation file, or a table given with it, is missing.
         ValueError: one of them is not JSON of the right form.
     """
-    return join_checks(annotations, [check_part(CheckInput(annotations, image_root), config)], config)
+    return check_input(CheckInput(annotations, image_root), config)
+
+
+def check_input(files: CheckInput, config: CheckConfig) -> CheckReport:
+    """Check a data set folder or a COCO-style annotation file; raises what `check_files` raises."""
+    return join_checks(files.annotations, [check_part(files, config)], config, files.folder)
 
 
 @dataclass(frozen=True)
@@ -772,6 +724,7 @@ class PartialCheck:
         findings: all findings except those that need every image.
         contents: image files that may equal others.
         num_not_compared: number of parts without an object mask to be compared with.
+        num_parts: number of part annotations that belong to an object.
     """
 
     num_images: int
@@ -779,6 +732,7 @@ class PartialCheck:
     findings: tuple[Finding, ...]
     contents: tuple[ImageContent, ...]
     num_not_compared: int
+    num_parts: int
 
 
 def check_part(files: CheckInput, config: CheckConfig, shard: Shard | None = None) -> PartialCheck:
@@ -791,33 +745,46 @@ def check_part(files: CheckInput, config: CheckConfig, shard: Shard | None = Non
     """
     name_map = read_text_map(config.name_map, "name map") if config.name_map else {}
     table = read_text_map(config.categories, "categories") if config.categories else {}
-    file = read_checked_file(files.annotations, files.images, config.object_name, shard)
+    is_own_form = files.folder is not None
+    if config.foreign is not None:
+        file = config.foreign.read(shard)
+    else:
+        file = read_checked_file(files.annotations, files.images, config.object_name, shard, is_own_form=is_own_form)
     findings = list(file.findings)
     if shard is None or shard.index == 0:
-        findings += check_names(file.categories, name_map)
-        of_categories = check_categories(file.categories, name_map, table, config.categories)
+        changes = [] if files.folder is None else list_changes(files.folder)
+        findings += (Finding(CHANGED_FILE, "folder", change) for change in changes)
+        findings += check_names(file.categories, file.used_categories, name_map)
+        of_categories = check_categories(file.categories, file.used_categories, name_map, table, config.categories)
         findings += (replace(one, stage=Stage.OBJECT_CATEGORIES) for one in of_categories)
     findings += _check_images(file, config)
-    mask_findings, num_not_compared = _check_all_masks(file, config.limits)
+    masks = _check_all_masks(file, config.limits)
+    all_findings = [*findings, *masks.findings]
     return PartialCheck(
         num_images=file.num_images,
         num_annotations=file.num_annotations,
-        findings=(*findings, *mask_findings),
+        findings=tuple(replace(one, record=file.places.get(one.record, one.record)) for one in all_findings),
         contents=_group_contents(file, config) if shard is None else _hash_contents(file, config),
-        num_not_compared=num_not_compared,
+        num_not_compared=masks.num_not_compared,
+        num_parts=masks.num_parts,
     )
 
 
-def join_checks(annotations: Path, parts: Sequence[PartialCheck], config: CheckConfig) -> CheckReport:
+def join_checks(
+    annotations: Path, parts: Sequence[PartialCheck], config: CheckConfig, folder: Path | None = None
+) -> CheckReport:
     """Join the results of any number of shards into a report.
 
     Args:
         annotations: the checked file.
         parts: the results of all shards.
         config: the settings of the check.
+        folder: the data set folder of the file, if it is in one.
     """
     findings = [finding for part in parts for finding in part.findings]
     findings += _find_same_images(content for part in parts for content in part.contents)
+    if not sum(part.num_parts for part in parts) and not count_severities(findings)[Severity.ERROR]:
+        findings.append(Finding(NOTHING_TO_ASK, "the file", "no annotation of a part belongs to an object"))
     order = {problem: number for number, problem in enumerate(PROBLEMS)}
     findings.sort(key=lambda finding: (order[finding.problem], finding.stage, finding.number))
     remarks = []
@@ -826,23 +793,28 @@ def join_checks(annotations: Path, parts: Sequence[PartialCheck], config: CheckC
         remarks.append(f"{num_not_compared} parts were not compared with their object, whose mask is not annotated")
     if config.headers_only:
         remarks.append("only the headers of the images were read: cut-off files were not looked for")
+    if folder is not None and not has_seal(folder):
+        remarks.append("the folder has no hashes of its files: changes since the build were not looked for")
     first = parts[0]
     return CheckReport(str(annotations), first.num_images, first.num_annotations, tuple(findings), tuple(remarks))
 
 
 def _check_images(file: CheckedFile, config: CheckConfig) -> Iterator[Finding]:
     images = file.images
+    is_whole = not config.headers_only
     with ThreadPoolExecutor(config.num_workers) as executor, progress(len(images), "images", "image") as shown:
-        checked = executor.map(lambda image: _check_image(image, config.headers_only), images)
-        for image, findings in zip(images, checked, strict=True):
-            number = file.positions[image.image_id]
-            yield from (replace(one, stage=Stage.IMAGES, number=number) for one in findings)
+        checked = executor.map(lambda image: find_image_fault(file.root, image, is_whole), images)
+        for image, found in zip(images, checked, strict=True):
+            if found is not None:
+                kind, reason = found
+                number = file.positions[image.image_id]
+                yield Finding(FAULTS[kind], f"image {image.image_id}", reason, Stage.IMAGES, number)
             shown.update()
 
 
 def _group_contents(file: CheckedFile, config: CheckConfig) -> tuple[ImageContent, ...]:
     """Group equal files of all images; a file is read only if another has the same size."""
-    groups = find_same_files([image.path for image in file.images], config.num_workers)
+    groups = find_same_files([file.root / image.file_name for image in file.images], config.num_workers)
     return tuple(
         _image_content(file, file.images[position], str(number))
         for number, group in enumerate(groups)
@@ -852,13 +824,13 @@ def _group_contents(file: CheckedFile, config: CheckConfig) -> tuple[ImageConten
 
 def _hash_contents(file: CheckedFile, config: CheckConfig) -> tuple[ImageContent, ...]:
     """Hash every file of a shard, because the other shards' file sizes are unknown."""
-    present = [image for image in file.images if image.path.is_file()]
+    present = [image for image in file.images if _is_file(file.root / image.file_name)]
     with ThreadPoolExecutor(config.num_workers) as executor:
-        digests = executor.map(lambda image: hash_files([image.path]), present)
+        digests = executor.map(lambda image: hash_files([file.root / image.file_name]), present)
         return tuple(_image_content(file, *row) for row in zip(present, digests, strict=True))
 
 
-def _image_content(file: CheckedFile, image: CheckedImage, content: str) -> ImageContent:
+def _image_content(file: CheckedFile, image: CocoImage, content: str) -> ImageContent:
     return ImageContent(file.positions[image.image_id], image.image_id, image.file_name, content)
 
 
@@ -873,35 +845,29 @@ def _find_same_images(contents: Iterable[ImageContent]) -> Iterator[Finding]:
             yield Finding(SAME_IMAGE, f"image {again.image_id}", detail, Stage.SAME_FILES)
 
 
-def _check_image(image: CheckedImage, headers_only: bool) -> list[Finding]:
-    where = f"image {image.image_id}"
-    if not image.path.is_file():
-        return [Finding(MISSING_IMAGE, where, f"{image.file_name} does not exist")]
+def _is_file(path: Path) -> bool:
     try:
-        height, width = image_size(image.path)
-        if not headers_only:
-            load_image(image.path, height, width)
-    except (ValueError, OSError) as error:
-        return [Finding(UNREADABLE_IMAGE, where, str(error))]
-    try:
-        check_image(image.path, image.height, image.width)
-    except ValueError as error:
-        return [Finding(SIZE_MISMATCH, where, str(error))]
-    return []
+        return path.is_file()
+    except OSError:  # the name is too long for the file system, so there is no such file
+        return False
 
 
-def _check_all_masks(file: CheckedFile, limits: CheckLimits) -> tuple[list[Finding], int]:
-    """Return the findings, and the number of parts that could not be compared with their object."""
-    by_image: Mapping[int, list[CheckedAnnotation]] = defaultdict(list)
+def _check_all_masks(file: CheckedFile, limits: CheckLimits) -> CheckedMasks:
+    """Check the masks of all images."""
+    by_image: Mapping[int, list[RawAnnotation]] = defaultdict(list)
     for annotation in file.annotations:
         by_image[annotation.image_id].append(annotation)
+    unusable: Mapping[int, list[UnusableAnnotation]] = defaultdict(list)
+    for one in file.unusable:
+        unusable[one.image_id].append(one)
     findings: list[Finding] = []
-    num_not_compared = 0
+    num_not_compared = num_parts = 0
     with progress(len(file.images), "masks", "image") as shown:
         for image in file.images:
-            checked = check_masks(image, by_image[image.image_id], limits)
+            checked = check_masks(image, by_image[image.image_id], limits, unusable[image.image_id])
             number = file.positions[image.image_id]
             findings += (replace(one, stage=Stage.MASKS, number=number) for one in checked.findings)
             num_not_compared += checked.num_not_compared
+            num_parts += checked.num_parts
             shown.update()
-    return findings, num_not_compared
+    return CheckedMasks(tuple(findings), num_not_compared, num_parts)

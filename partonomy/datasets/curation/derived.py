@@ -1,7 +1,8 @@
 """Reads and writes data sets derived from data sets, with the origin of every image.
 
 A folder made by `prune`, `merge` or `split` holds `dataset.json`, `annotations.json` and `curation.json` (the command,
-its settings, its changes, and the origin of every image). `build --source dataset` makes questions from it.
+its settings, its changes, the origin of every image, and hashes of the files). `build --source dataset` makes
+questions from it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,21 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from partonomy.datasets.kept_values import KEPT_FILE
+from partonomy.datasets.seal import CURATION_FILE, SEAL_KEY, break_seal, describe_files
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
-    BUILD_FILE,
     QUESTIONS_FILE,
     DatasetOrigin,
     load_dataset,
     save_dataset,
 )
-from partonomy.files import hash_files, read_json, write_json
-from partonomy.locks import LOCK_FILE, lock_folder
+from partonomy.files import check_text, hash_files, read_json_as, write_json
+from partonomy.locks import has_other_files, lock_folder
 from partonomy.structures import PartDataset
 
-CURATION_FILE = "curation.json"
+CURE = "make the data set again with `python -m partonomy prune`, `merge` or `split`"
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,17 @@ def read_input(folder: Path) -> InputDataset:
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
-        ValueError: a file is broken; the message names it.
+        ValueError: a file is broken, or `curation.json` does not name each image of the data set once; the message
+            names the file, the row and the field.
     """
     dataset = load_dataset(folder)
-    origins = {image.image_id: ImageOrigin(dataset.name, image.image_id, image.file_name) for image in dataset.images}
     path = folder / CURATION_FILE
     if path.is_file():
-        try:
-            origins |= {row["id"]: _origin_from_json(row) for row in read_json(path)["images"]}
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: a row of 'images' is broken ({error!r})") from error
+        origins = _read_origins(path, dataset)
+    else:
+        origins = {
+            image.image_id: ImageOrigin(dataset.name, image.image_id, image.file_name) for image in dataset.images
+        }
     return InputDataset(folder, dataset, hash_files([folder / ANNOTATIONS_FILE]), origins)
 
 
@@ -97,7 +101,7 @@ def lock_outputs(folders: Sequence[Path], inputs: Iterable[Path], overwrite: boo
     with ExitStack() as locks:
         for folder in folders:
             locks.enter_context(lock_folder(folder))
-            if not overwrite and any(path.name != LOCK_FILE for path in folder.iterdir()):
+            if not overwrite and has_other_files(folder):
                 raise FileExistsError(f"{folder} is not empty; pass --overwrite or choose another output folder")
         yield
 
@@ -114,7 +118,8 @@ def save_curated(
         origins: image id in `dataset` -> origin.
     """
     remove_shards(folder / SHARDS_FOLDER)
-    for name in (QUESTIONS_FILE, KEPT_FILE, BUILD_FILE):
+    break_seal(folder)
+    for name in (QUESTIONS_FILE, KEPT_FILE):
         (folder / name).unlink(missing_ok=True)
     saved = save_dataset(dataset, folder, DatasetOrigin(record.command, None, dict(record.settings)))
     content: dict[str, Any] = {
@@ -131,6 +136,7 @@ def save_curated(
         ],
         **record.changes,
         "images": [_origin_to_json(image.image_id, origins[image.image_id]) for image in dataset.images],
+        SEAL_KEY: describe_files(folder),
     }
     write_json(folder / CURATION_FILE, content)
     return saved
@@ -145,5 +151,35 @@ def _origin_to_json(image_id: int, origin: ImageOrigin) -> dict[str, object]:
     }
 
 
-def _origin_from_json(row: Mapping[str, Any]) -> ImageOrigin:
-    return ImageOrigin(str(row["source"]), int(row["source_id"]), str(row["source_file_name"]))
+class _OriginRow(msgspec.Struct):
+    """A row of 'images' in `curation.json`."""
+
+    id: int
+    source: str
+    source_id: int
+    source_file_name: str
+
+
+class _CurationContent(msgspec.Struct):
+    """What is read of `curation.json`; the rest is for people."""
+
+    images: list[_OriginRow]
+
+
+def _read_origins(path: Path, dataset: PartDataset) -> dict[int, ImageOrigin]:
+    origins: dict[int, ImageOrigin] = {}
+    known = {image.image_id for image in dataset.images}
+    for number, row in enumerate(read_json_as(path, _CurationContent, CURE).images):
+        try:
+            if row.id not in known:
+                raise ValueError(f"'id': {ANNOTATIONS_FILE} has no image {row.id}")
+            if row.id in origins:
+                raise ValueError(f"'id': the image {row.id} occurs twice")
+            check_text(row.source, "'source'")
+            check_text(row.source_file_name, "'source_file_name'")
+        except ValueError as error:
+            raise ValueError(f"{path}: images[{number}]: {error}; {CURE}") from error
+        origins[row.id] = ImageOrigin(row.source, row.source_id, row.source_file_name)
+    if missing := sorted(known - origins.keys()):
+        raise ValueError(f"{path}: 'images' has no row for the image {missing[0]}; {CURE}")
+    return origins

@@ -122,12 +122,21 @@ def _unite_categories(
             given = next((table[key] for key in (label, name) if key in table), own)
             if given not in found[name]:
                 found[name].append(given)
-    for name, several in found.items():  # an object without a category takes that of another source
-        found[name] = [one for one in several if one != name] or several
+    # An object without a category takes that of another source: its category is its own name or, in old data sets, the
+    # name of the set, which was that of its folder ("train").
+    defaults = {dataset.name for dataset in datasets if _has_default_category(dataset)}
+    for name, several in found.items():
+        if len(several) > 1:
+            found[name] = [one for one in several if one != name and one not in defaults] or [name]
     conflicts = tuple(
         CategoryConflict(name, tuple(several)) for name, several in sorted(found.items()) if len(several) > 1
     )
     return {name: several[0] for name, several in found.items()}, conflicts
+
+
+def _has_default_category(dataset: PartDataset) -> bool:
+    """Return whether every object of a data set has the set's name as its category."""
+    return all(one.category == dataset.name for image in dataset.images for one in image.objects)
 
 
 def _describe_conflicts(conflicts: Sequence[CategoryConflict]) -> str:

@@ -1,7 +1,9 @@
 """Sharded check: each shard checks its images, then the findings are joined."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,18 +26,34 @@ _ADAPTER = TypeAdapter(PartialCheck)
 
 def _results(files: CheckInput, config: CheckConfig, output: Path) -> ShardResults:
     tables = {"categories": config.categories, "name_map": config.name_map}
-    settings = {
-        "annotations_sha256": hash_input(files.annotations),
-        "images": files.images.resolve().as_posix(),
-        "limits": asdict(config.limits),
-        "headers_only": config.headers_only,
-        "object_name": config.object_name,
-    } | {f"{name}_sha256": None if path is None else hash_input(path) for name, path in tables.items()}
+    inputs: dict[str, object]
+    if config.foreign is not None:
+        inputs = config.foreign.settings
+    else:
+        inputs = {
+            "annotations_sha256": hash_input(files.annotations),
+            "images": files.images.resolve().as_posix(),
+        }
+    settings = (
+        inputs
+        | {
+            "limits": asdict(config.limits),
+            "headers_only": config.headers_only,
+            "object_name": config.object_name,
+        }
+        | {f"{name}_sha256": None if path is None else hash_input(path) for name, path in tables.items()}
+    )
     return ShardResults(output.with_name(f"{output.name}.shards"), WORK, settings)
 
 
 def check_shard(files: CheckInput, config: CheckConfig, output: Path, shard: Shard) -> int | None:
     """Check a shard's images and store the findings in `OUTPUT.shards/`.
+
+    Args:
+        files: annotations and images.
+        config: limits and tables of the check.
+        output: file of the report; all shards name the same one.
+        shard: the shard whose images are checked.
 
     Returns:
         The number of findings; None if the shard was finished before.
@@ -50,7 +68,7 @@ def check_shard(files: CheckInput, config: CheckConfig, output: Path, shard: Sha
 
 
 def merge_checks(files: CheckInput, config: CheckConfig, output: Path) -> CheckReport:
-    """Join the findings of all shards.
+    """Join the findings of all shards; the arguments are those of `check_shard`.
 
     Raises:
         FileNotFoundError: a shard is missing.
@@ -58,14 +76,17 @@ def merge_checks(files: CheckInput, config: CheckConfig, output: Path) -> CheckR
     """
     results = _results(files, config, output)
     parts = []
-    for shard, content in results.read_all():
+    for shard, content in results.read_all(dict[str, Any]):
         try:
-            parts.append(_ADAPTER.validate_python(content.get(CONTENT_KEY)))
+            parts.append(_ADAPTER.validate_json(json.dumps(content.get(CONTENT_KEY)), strict=True))
         except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(key) for key in (CONTENT_KEY, *first["loc"]))
             raise ValueError(
-                f"{results.path(shard)}: not the result of a check; delete it and run --shard {shard} again"
+                f"{results.path(shard)}: not the result of a check ({place}: {first['msg']}); delete it and run "
+                f"--shard {shard} again"
             ) from error
-    return join_checks(files.annotations, parts, config)
+    return join_checks(files.annotations, parts, config, files.folder)
 
 
 def remove_check_shards(output: Path) -> None:

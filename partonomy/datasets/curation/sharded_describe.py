@@ -1,6 +1,8 @@
 """Sharded description: each shard measures its images, then the charts are drawn once."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -46,11 +48,14 @@ def join_measured(folder: Path, output: Path) -> Description:
     """
     results = _results(folder, output)
     parts = []
-    for shard, content in results.read_all():
+    for shard, content in results.read_all(dict[str, Any]):
         try:
-            parts.append(_ADAPTER.validate_python(content.get(CONTENT_KEY)))
+            parts.append(_ADAPTER.validate_json(json.dumps(content.get(CONTENT_KEY)), strict=True))
         except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(key) for key in (CONTENT_KEY, *first["loc"]))
             raise ValueError(
-                f"{results.path(shard)}: not the result of a description; delete it and run --shard {shard} again"
+                f"{results.path(shard)}: not the result of a description ({place}: {first['msg']}); delete it and run "
+                f"--shard {shard} again"
             ) from error
     return describe_measurements(parts)

@@ -1,7 +1,9 @@
 """Groups the checked records of a source into objects with their parts.
 
-A part belongs to the object that its record links it to, else to the object of its class that contains most of it.
+A part belongs to the object that its record links it to, else to the object of its class that contains most of it,
+else to the only object of its class in the image: some tools outline an object without its parts.
 Several records of the same part of an instance are united (paper, appendix B).
+Drops crowd objects and their parts, and counts them.
 """
 
 from collections import Counter, defaultdict
@@ -12,15 +14,24 @@ from partonomy.datasets.sources.records import (
     CocoConfig,
     CocoImage,
     CocoRecords,
+    Deviation,
+    DeviationKind,
+    Fault,
+    FaultKind,
     RawAnnotation,
     SkippedAnnotations,
     UnusableAnnotation,
+    describe_deviations,
+    refuse,
 )
 from partonomy.masks import intersection_area, rle_area, rle_bbox, union_masks
 from partonomy.names import OBJECT_PART_SEPARATOR, clean_names, read_text_map
 from partonomy.structures import RLE, UNNAMED_PART, AnnotatedImage, ObjectInstance, Part, PartDataset
 
 MIN_CONTAINED = 0.5
+OUTSIDE_OBJECTS = "part that lies in no annotated object of its class"
+CROWD_OBJECT = "iscrowd object"
+CROWD_PARTS = "part of an iscrowd object"
 
 
 @dataclass(frozen=True)
@@ -50,38 +61,81 @@ class SourceNames:
 def assemble(records: CocoRecords, config: CocoConfig, source_names: SourceNames) -> SourceReading:
     """Build a data set from records.
 
-    `is_crowd` marks a group. Several records of a part are united anyway, so a crowd part is a part. Crowd objects with
-    their parts are left out and counted. If an image shows a single object and another one of its class that was left
+    `is_crowd` marks a group of objects. They are left out and counted, with their parts. If an image shows a single
+    object and another one of its class that was left
     out, the object is marked by a box; otherwise the question would be ambiguous. An object of which a part was left
     out names that part (`ObjectInstance.left_out_parts`), so that no question asks about it.
 
     Raises:
-        ValueError: a part's object cannot be determined (the message names file and annotation), or an object has no
-            category.
+        FileNotFoundError, ValueError: with `config.invalid` "raise", a record has a fault, or a part's object cannot be
+            determined; the message names file and annotation.
+        ValueError: an object has no category.
     """
+    grouping = group_records(records)
+    if config.invalid == "raise":
+        refuse(config.annotations, [*records.faults, *grouping.faults])
     skipped: dict[str, list[int]] = defaultdict(list)
-    for row in records.skipped:
+    for row in (*records.skipped, *grouping.skipped):
         skipped[row.reason].extend(row.annotation_ids)
     names = _Names(config, [*records.annotations, *records.unusable], source_names)
     unusable: dict[int, list[UnusableAnnotation]] = defaultdict(list)
-    for one in records.unusable:
+    for one in (*records.unusable, *grouping.ownerless):
         unusable[one.image_id].append(one)
+    images = [
+        _build_image(image, groups, names, unusable[image.image_id])
+        for image, groups in zip(records.images, grouping.groups, strict=True)
+    ]
+    dataset = PartDataset(source_names.dataset, config.images.resolve(), tuple(images))
+    notes = describe_deviations([*records.deviations, *grouping.deviations])
+    return SourceReading(dataset, sorted_rows(skipped), notes)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The objects of all images with their parts.
+
+    Attributes:
+        groups: the objects of each image, in the order of the images.
+        skipped: annotations left out because their object is not known or is a crowd.
+        ownerless: the parts among them whose object is not known.
+        faults: parts whose records say nothing, or something impossible, about their object.
+        deviations: parts that an unusual rule gives to their object.
+    """
+
+    groups: tuple[tuple["ObjectGroup", ...], ...]
+    skipped: tuple[SkippedAnnotations, ...]
+    ownerless: tuple[UnusableAnnotation, ...]
+    faults: tuple[Fault, ...]
+    deviations: tuple[Deviation, ...]
+
+    @property
+    def num_parts(self) -> int:
+        """The number of part annotations of objects that are not crowds."""
+        return sum(len(group.parts) for groups in self.groups for group in groups if not group.is_crowd)
+
+
+def group_records(records: CocoRecords) -> Grouping:
+    """Give every part to its object, in every image.
+
+    Args:
+        records: the records; those with faults do not matter.
+    """
     by_image: dict[int, list[RawAnnotation]] = defaultdict(list)
     for annotation in records.annotations:
         by_image[annotation.image_id].append(annotation)
+    lost: dict[int, list[UnusableAnnotation]] = defaultdict(list)
+    for one in records.unusable:
+        lost[one.image_id].append(one)
     # Instances without an annotation of their own need ids that no annotation has.
     used_ids = (annotation.annotation_id for annotation in records.annotations)
     left_out_ids = (number for row in records.skipped for number in row.annotation_ids)
-    next_id = max(max(used_ids, default=0), max(left_out_ids, default=0)) + 1
-    images = []
-    for image in records.images:
-        groups, left_out, ownerless = _group_parts(by_image.pop(image.image_id, []), next_id, config)
-        next_id += sum(group.is_implied for group in groups)
-        for reason, numbers in left_out.items():
-            skipped[reason].extend(numbers)
-        images.append(_build_image(image, groups, names, [*unusable[image.image_id], *ownerless]))
-    dataset = PartDataset(source_names.dataset, config.images.resolve(), tuple(images))
-    return SourceReading(dataset, sorted_rows(skipped))
+    found = _Found(max(max(used_ids, default=0), max(left_out_ids, default=0)) + 1)
+    groups = tuple(
+        found.group_parts(by_image[image.image_id], [one for one in lost[image.image_id] if one.is_object])
+        for image in records.images
+    )
+    rows = tuple(SkippedAnnotations(reason, tuple(numbers)) for reason, numbers in found.left_out.items())
+    return Grouping(groups, rows, tuple(found.ownerless), tuple(found.faults), tuple(found.deviations))
 
 
 def sorted_rows(skipped: Mapping[str, Sequence[int]]) -> tuple[SkippedAnnotations, ...]:
@@ -90,7 +144,7 @@ def sorted_rows(skipped: Mapping[str, Sequence[int]]) -> tuple[SkippedAnnotation
 
 
 @dataclass(frozen=True)
-class _Group:
+class ObjectGroup:
     """An object and its parts' annotations. `is_implied`: the file has no annotation of the object itself."""
 
     instance_id: int
@@ -149,65 +203,98 @@ class _Names:
         raise ValueError(f"{self._file}: the object {self._objects[raw]!r} (raw name {raw!r}) has no category; add it")
 
 
-def _group_parts(
-    annotations: Sequence[RawAnnotation], next_id: int, config: CocoConfig
-) -> tuple[list[_Group], dict[str, list[int]], list[UnusableAnnotation]]:
-    """Assign every part of an image to its object.
+class _Found:
+    """Collects what `group_records` returns.
 
-    Returns:
-        The objects, the ids of the annotations left out by reason, and the parts whose object is not known.
+    Args:
+        next_id: the first id that no annotation has.
     """
-    ownerless: list[UnusableAnnotation] = []
-    left_out: dict[str, list[int]] = defaultdict(list)
-    objects = {one.annotation_id: one for one in annotations if one.raw_part is None}
-    parts_of: dict[int, list[RawAnnotation]] = defaultdict(list)
-    implied: dict[str, list[RawAnnotation]] = defaultdict(list)
-    for part in annotations:
-        if part.raw_part is None:
-            continue
-        try:
-            owner = _find_owner(part, objects)
-        except ValueError as error:
-            if config.invalid == "raise":
-                raise ValueError(f"{config.annotations}, annotation {part.annotation_id}: {error}") from error
-            left_out[str(error)].append(part.annotation_id)
-            ownerless.append(UnusableAnnotation(part.image_id, part.raw_object, part.raw_part))
-            continue
-        if owner is not None:
-            parts_of[owner].append(part)
-        elif objects:
-            left_out["part that lies in no annotated object of its class"].append(part.annotation_id)
-            ownerless.append(UnusableAnnotation(part.image_id, part.raw_object, part.raw_part))
-        else:
-            implied[str(part.raw_object)].append(part)
-    groups = [
-        _Group(number, str(one.raw_object), one.mask, one.box, one.is_crowd, tuple(parts_of[number]))
-        for number, one in objects.items()
-    ]
-    for group in groups:
-        if group.is_crowd:
-            left_out["iscrowd object"].append(group.instance_id)
-            left_out["part of an iscrowd object"].extend(part.annotation_id for part in group.parts)
-    for offset, (raw_label, parts) in enumerate(sorted(implied.items())):
-        groups.append(_Group(next_id + offset, raw_label, None, None, False, tuple(parts), is_implied=True))
-    return groups, {reason: numbers for reason, numbers in left_out.items() if numbers}, ownerless
 
+    def __init__(self, next_id: int) -> None:
+        self._next_id = next_id
+        self.left_out: dict[str, list[int]] = defaultdict(list)
+        self.ownerless: list[UnusableAnnotation] = []
+        self.faults: list[Fault] = []
+        self.deviations: list[Deviation] = []
 
-def _find_owner(part: RawAnnotation, objects: Mapping[int, RawAnnotation]) -> int | None:
-    """Return the id of the part's object: the linked one, else the one that contains it; None if there is none.
+    def group_parts(
+        self, annotations: Sequence[RawAnnotation], lost_objects: Sequence[UnusableAnnotation]
+    ) -> tuple[ObjectGroup, ...]:
+        """Give every part of an image to its object.
 
-    Raises:
-        ValueError: the link names no object or an object of another class, or nothing says which object the part
-            belongs to.
-    """
-    if part.object_id is not None:
-        return _check_link(part, objects)
-    if not objects and part.raw_object is None:
-        raise ValueError(
-            f"nothing says which object the part {part.raw_part!r} belongs to; pass --object_name, or name the "
-            "category object:part"
+        Args:
+            annotations: the usable annotations of the image.
+            lost_objects: its objects that were left out.
+        """
+        objects = {one.annotation_id: one for one in annotations if one.raw_part is None}
+        parts_of: dict[int, list[RawAnnotation]] = defaultdict(list)
+        implied: dict[str, list[RawAnnotation]] = defaultdict(list)
+        for part in annotations:
+            if part.raw_part is None:
+                continue
+            try:
+                owner = self._find_owner(part, objects, lost_objects)
+            except ValueError as error:
+                record = f"annotation {part.annotation_id}"
+                number = len(self.faults)
+                fault = Fault(FaultKind.NO_OBJECT, "annotations", number, record, str(error), part.annotation_id)
+                self.faults.append(fault)
+                self._leave_out(part, str(error))
+                continue
+            if owner is not None:
+                parts_of[owner].append(part)
+            elif objects:
+                self._leave_out(part, OUTSIDE_OBJECTS)
+            else:
+                implied[str(part.raw_object)].append(part)
+        groups = [
+            ObjectGroup(number, str(one.raw_object), one.mask, one.box, one.is_crowd, tuple(parts_of[number]))
+            for number, one in objects.items()
+        ]
+        for group in groups:
+            if group.is_crowd:
+                self.left_out[CROWD_OBJECT].append(group.instance_id)
+                if group.parts:
+                    self.left_out[CROWD_PARTS].extend(part.annotation_id for part in group.parts)
+        for raw_label, parts in sorted(implied.items()):
+            groups.append(ObjectGroup(self._next_id, raw_label, None, None, False, tuple(parts), is_implied=True))
+            self._next_id += 1
+        return tuple(groups)
+
+    def _leave_out(self, part: RawAnnotation, reason: str) -> None:
+        self.left_out[reason].append(part.annotation_id)
+        self.ownerless.append(UnusableAnnotation(part.image_id, part.raw_object, part.raw_part))
+
+    def _find_owner(
+        self,
+        part: RawAnnotation,
+        objects: Mapping[int, RawAnnotation],
+        lost_objects: Sequence[UnusableAnnotation],
+    ) -> int | None:
+        """Return the id of the part's object: the linked one, else the one that contains it; None if there is none.
+
+        Raises:
+            ValueError: the link names no object or an object of another class, or nothing says which object the part
+                belongs to.
+        """
+        if part.object_id is not None:
+            return _check_link(part, objects)
+        if not objects and part.raw_object is None:
+            raise ValueError(
+                f"nothing says which object the part {part.raw_part!r} belongs to; pass --object_name, or name the "
+                "category object:part"
+            )
+        candidates = [one for one in objects.values() if part.raw_object in (None, one.raw_object)]
+        owner = _find_container(part, candidates)
+        is_lost = any(
+            None in (part.raw_object, one.raw_object) or part.raw_object == one.raw_object for one in lost_objects
         )
-    return _find_container(part, list(objects.values()))
+        if owner is not None or len(candidates) != 1 or is_lost:
+            return owner
+        if candidates[0].mask is not None or candidates[0].box is not None:
+            record, number = f"annotation {part.annotation_id}", len(self.deviations)
+            self.deviations.append(Deviation(DeviationKind.ONLY_OBJECT, "annotations", number, record))
+        return candidates[0].annotation_id
 
 
 def _check_link(part: RawAnnotation, objects: Mapping[int, RawAnnotation]) -> int:
@@ -222,9 +309,8 @@ def _check_link(part: RawAnnotation, objects: Mapping[int, RawAnnotation]) -> in
     return owner.annotation_id
 
 
-def _find_container(part: RawAnnotation, objects: Sequence[RawAnnotation]) -> int | None:
-    """Return the object of the part's class that contains most of it, at least half; the smaller id on a tie."""
-    candidates = [one for one in objects if part.raw_object in (None, one.raw_object)]
+def _find_container(part: RawAnnotation, candidates: Sequence[RawAnnotation]) -> int | None:
+    """Return the object that contains most of the part, at least half; the smaller id on a tie."""
     shares = [(_contained_share(part, one), -one.annotation_id) for one in candidates]
     share, negative_id = max(shares, default=(0.0, 0))
     return -negative_id if share >= MIN_CONTAINED else None
@@ -245,7 +331,7 @@ def _contained_share(part: RawAnnotation, owner: RawAnnotation) -> float:
 
 
 def _build_image(
-    image: CocoImage, groups: Sequence[_Group], names: _Names, unusable: Sequence[UnusableAnnotation]
+    image: CocoImage, groups: Sequence[ObjectGroup], names: _Names, unusable: Sequence[UnusableAnnotation]
 ) -> AnnotatedImage:
     num_of_class = Counter(names.object(group.raw_label) for group in groups)
     lost_objects = [one for one in unusable if one.is_object]
@@ -268,9 +354,9 @@ def _build_image(
 
 
 def _find_left_out(
-    group: _Group,
+    group: ObjectGroup,
     instance: ObjectInstance,
-    groups: Sequence[_Group],
+    groups: Sequence[ObjectGroup],
     names: _Names,
     unusable: Sequence[UnusableAnnotation],
 ) -> tuple[str, ...]:
@@ -291,7 +377,7 @@ def _find_left_out(
     return tuple(sorted(found))
 
 
-def _instance_box(instance: ObjectInstance, group: _Group) -> tuple[int, int, int, int] | None:
+def _instance_box(instance: ObjectInstance, group: ObjectGroup) -> tuple[int, int, int, int] | None:
     if instance.mask is not None:
         return rle_bbox(instance.mask)
     if group.box is not None:
@@ -299,7 +385,7 @@ def _instance_box(instance: ObjectInstance, group: _Group) -> tuple[int, int, in
     return rle_bbox(union_masks([part.mask for part in instance.parts])) if instance.parts else None
 
 
-def _unite_parts(group: _Group, names: _Names) -> tuple[Part, ...]:
+def _unite_parts(group: ObjectGroup, names: _Names) -> tuple[Part, ...]:
     by_label: dict[str, list[RawAnnotation]] = defaultdict(list)
     for annotation in group.parts:
         by_label[names.part(group.raw_label, str(annotation.raw_part))].append(annotation)

@@ -47,7 +47,11 @@ def load_categories() -> Mapping[str, str]:
 
 
 def read_role(name: str, supercategory: str) -> Role:
-    """Return the object or part that a PACO category stands for."""
+    """Return the object or part that a PACO category stands for.
+
+    Raises:
+        ValueError: the category is neither.
+    """
     raw_object, separator, raw_part = name.partition(OBJECT_PART_SEPARATOR)
     is_part = bool(separator)
     if supercategory not in (OBJECT, PART) or is_part != (supercategory == PART) or (is_part and not raw_part):

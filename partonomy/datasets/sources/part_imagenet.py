@@ -43,6 +43,9 @@ def read_role(name: str, supercategory: str) -> Role:
     """Return what a PartImageNet category stands for: "Quadruped Head" is a part, "Quadruped" the object.
 
     If a file lacks the super-category, it is the first word of the category's name.
+
+    Raises:
+        ValueError: the name does not begin with its super-category.
     """
     raw_object = supercategory or name.split(" ", 1)[0]
     if name == raw_object:

@@ -27,12 +27,14 @@ def find_record_file(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: record file not found")
+        raise FileNotFoundError(f"{path}: record file not found; is {path.parent} the right folder?")
     found = sorted(path.glob(RECORD_FILES))
     sidecars = {sidecar_path(one) for one in found}
     files = [one for one in found if one not in sidecars]
     if not files:
-        raise FileNotFoundError(f"{path}: no record file ({RECORD_FILES}) in this folder")
+        raise FileNotFoundError(
+            f"{path}: no record file ({RECORD_FILES}) in this folder; name the file with --annotations"
+        )
     if len(files) > 1:
         raise ValueError(f"{path}: several record files ({', '.join(one.name for one in files)}); name one of them")
     return files[0]

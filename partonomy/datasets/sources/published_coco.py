@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from partonomy.datasets.near_names import find_image_names
 from partonomy.datasets.sources.coco import (
     NO_ID,
+    drop_short_rings,
     read_box,
     read_crowd,
     read_id_or_none,
@@ -21,6 +23,10 @@ from partonomy.datasets.sources.records import (
     CocoConfig,
     CocoImage,
     CocoRecords,
+    Deviation,
+    DeviationKind,
+    Fault,
+    FaultKind,
     RawAnnotation,
     SkippedAnnotations,
     UnusableAnnotation,
@@ -62,7 +68,9 @@ class ImageFinder:
                 self._last = number
                 return places[number]
         tried = ", ".join(dict.fromkeys(places))
-        raise FileNotFoundError(f"{self._root}: the image {name!r} was not found; tried {tried}")
+        near = find_image_names(self._root, name)
+        meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise FileNotFoundError(f"{self._root}: the image {name!r} was not found; tried {tried}{meant}")
 
 
 def _is_file(path: Path) -> bool:
@@ -96,11 +104,11 @@ class PublishedForm:
 
 
 def read_published(config: CocoConfig, form: PublishedForm) -> CocoRecords:
-    """Read and check the records of a published file.
+    """Read and check the records of a published file. Bad annotations and images become faults (`refuse`).
 
     Raises:
-        FileNotFoundError: the file is missing or, with `config.invalid` "raise", one of its images.
-        ValueError: the file or, with "raise", a record is broken; the message names both.
+        FileNotFoundError: the file is missing.
+        ValueError: the file, a category or an image record is broken; the message names both.
     """
     reader = _Reader(config, form)
     is_deferred = False
@@ -135,6 +143,8 @@ class _Reader:
         self._annotations: dict[int, RawAnnotation] = {}
         self._skipped: dict[str, list[int]] = defaultdict(list)  # ids by reason
         self._unusable: list[UnusableAnnotation] = []
+        self._faults: list[Fault] = []
+        self._deviations: list[Deviation] = []
 
     @property
     def has_header(self) -> bool:
@@ -148,7 +158,14 @@ class _Reader:
 
     def result(self) -> CocoRecords:
         rows = tuple(SkippedAnnotations(reason, tuple(numbers)) for reason, numbers in self._skipped.items())
-        return CocoRecords(tuple(self._images.values()), tuple(self._annotations.values()), rows, tuple(self._unusable))
+        return CocoRecords(
+            tuple(self._images.values()),
+            tuple(self._annotations.values()),
+            rows,
+            tuple(self._unusable),
+            tuple(self._faults),
+            tuple(self._deviations),
+        )
 
     def add_category(self, record: Any) -> None:
         try:
@@ -173,8 +190,8 @@ class _Reader:
             file_name = self._finder.find(name)
             check_image(self._config.images / file_name, height, width)
         except (ValueError, FileNotFoundError) as error:
-            if self._config.invalid == "raise":
-                raise type(error)(f"{self._where('image', record)}: {error}") from error
+            kind = FaultKind.MISSING_IMAGE if isinstance(error, FileNotFoundError) else FaultKind.SIZE_MISMATCH
+            self._faults.append(Fault(kind, "images", len(self._faults), f"image {number}", str(error), number))
             self._bad_images[number] = str(error)
             self._skipped[unusable_image(str(error))].extend(())  # listed even if it has no annotations
             return
@@ -185,9 +202,12 @@ class _Reader:
         try:
             annotation = self._read_annotation(record)
         except RECORD_ERRORS as error:
-            if self._config.invalid == "raise":
-                raise ValueError(f"{self._where('annotation', record)}: {reason_of(error)}") from error
             identifier = record.get("id") if isinstance(record, Mapping) else None
+            name = self._where("annotation", record).removeprefix(f"{self._config.annotations}, ")
+            number = identifier if isinstance(identifier, int) else None
+            self._faults.append(
+                Fault(FaultKind.RECORD, "annotations", len(self._faults), name, reason_of(error), number)
+            )
             self._skipped[reason_of(error)].append(identifier if isinstance(identifier, int) else NO_ID)
             self._add_unusable(record)
             return
@@ -207,11 +227,17 @@ class _Reader:
         if image_id not in self._images:
             raise ValueError(f"image_id {image_id} is not among the images")
         role, image = self._roles[category_id], self._images[image_id]
-        mask = _read_mask(record.get("segmentation"), image)
+        segmentation, num_dropped = drop_short_rings(record.get("segmentation"))
+        mask = _read_mask(segmentation, image)
         if role.raw_part is not None and not isinstance(mask, RLE):
             self._skipped[mask].append(number)
             self._add_unusable(record, is_empty=True)
             return None
+        if num_dropped:
+            where, detail = f"annotation {number}", f"{num_dropped} dropped"
+            self._deviations.append(
+                Deviation(DeviationKind.SHORT_RING, "annotations", len(self._deviations), where, detail)
+            )
         rename = self._form.rename_object
         linked = record.get("obj_ann_id")
         return RawAnnotation(
@@ -259,12 +285,9 @@ def _image_name(record: Mapping[str, Any]) -> str:
 
 def _read_mask(segmentation: Any, image: CocoImage) -> RLE | str:
     """Return the mask, or the reason why it cannot be used."""
-    if isinstance(segmentation, list) and segmentation and isinstance(segmentation[0], list):
-        segmentation = [
-            ring for ring in segmentation if not isinstance(ring, list) or len(ring) >= MIN_POLYGON_COORDINATES
-        ]
-        if not segmentation:
-            return FEW_POINTS
+    is_list = isinstance(segmentation, list) and bool(segmentation)
+    if is_list and all(isinstance(ring, list) and len(ring) < MIN_POLYGON_COORDINATES for ring in segmentation):
+        return FEW_POINTS
     if segmentation in (None, []):
         return EMPTY_MASK
     mask = rle_from_coco(segmentation, image.height, image.width, "segmentation")

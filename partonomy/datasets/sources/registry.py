@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from partonomy.datasets.sources.annotation_tools.shapes import ToolConfig
+from partonomy.datasets.sources.annotation_tools.tools import TOOLS, hash_tool_files, read_tool_source
 from partonomy.datasets.sources.coco import read_coco
 from partonomy.datasets.sources.group_parts_by_object import SourceReading
 from partonomy.datasets.sources.paco import read_paco
@@ -15,6 +17,7 @@ from partonomy.datasets.sources.records import CocoConfig
 from partonomy.datasets.store import ANNOTATIONS_FILE, load_dataset
 from partonomy.datasets.synthetic.dataset import SyntheticConfig, build_synthetic
 from partonomy.files import hash_files
+from partonomy.names import OBJECT_PART_SEPARATOR
 
 Settings = dict[str, str | int | float | bool | None]
 
@@ -34,6 +37,7 @@ class SourceOptions:
         object_names: see `read_part_imagenet`.
         fold_sides: see `read_pascal_part`.
         split, image_size: see `SyntheticConfig`.
+        label_separator, label_attribute: see `ToolConfig`.
     """
 
     output: Path
@@ -50,6 +54,8 @@ class SourceOptions:
     fold_sides: bool | None = None
     split: Literal["train", "dev", "val"] | None = None
     image_size: int | None = None
+    label_separator: str | None = None
+    label_attribute: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ def _annotated_config(options: SourceOptions) -> CocoConfig:
         categories=options.categories,
         name_map=options.name_map,
         invalid=options.invalid,
+        num_workers=options.num_workers,
     )
 
 
@@ -185,6 +192,66 @@ def _synthetic_settings(source: str, options: SourceOptions) -> Settings:
     }
 
 
+def tool_config(source: str, options: SourceOptions) -> ToolConfig:
+    """Return the configuration of an annotation tool's files.
+
+    Without --images, the images inside the files are written to the folder `images` of the output (labelme).
+
+    Raises:
+        FileNotFoundError: the image folder does not exist.
+        ValueError: an option is missing.
+    """
+    can_embed = TOOLS[source].can_embed
+    if options.annotations is None or (options.images is None and not can_embed):
+        without = " (or without it, if the files hold the images)" if can_embed else ""
+        raise ValueError(f"--source {source} needs --annotations (file or folder) and --images FOLDER{without}")
+    if options.images is not None and not Path(options.images).is_dir():
+        raise FileNotFoundError(f"{options.images}: the image folder (--images) does not exist")
+    if options.label_separator == "":
+        raise ValueError("--label_separator must not be empty")
+    return ToolConfig(
+        annotations=options.annotations,
+        images=options.output / EMBEDDED_IMAGES if options.images is None else Path(options.images),
+        name=options.name,
+        object_name=options.object_name,
+        categories=options.categories,
+        name_map=options.name_map,
+        invalid=options.invalid,
+        label_separator=options.label_separator or OBJECT_PART_SEPARATOR,
+        label_attribute=options.label_attribute,
+        is_embedded=options.images is None,
+    )
+
+
+def _tool_settings(source: str, options: SourceOptions) -> Settings:
+    config = tool_config(source, options)
+    settings: Settings = {
+        "source": source,
+        "images": None if config.is_embedded else config.images.resolve().as_posix(),
+        "invalid": config.invalid,
+        "annotations_sha256": hash_tool_files(source, config.annotations),
+        "name": config.name,
+        "object_name": config.object_name,
+        "label_separator": config.label_separator,
+    }
+    if "label_attribute" in SOURCES[source].options:
+        settings["label_attribute"] = config.label_attribute
+    tables = {"categories": config.categories, "name_map": config.name_map}
+    return settings | {
+        f"{flag}_sha256": None if path is None else _hash_input(flag, path) for flag, path in tables.items()
+    }
+
+
+def _tool_source(name: str) -> DataSource:
+    own = frozenset({"label_attribute"}) if name == "via" else frozenset[str]()
+    return DataSource(
+        ANNOTATED | {"object_name", "label_separator"} | own,
+        _tool_settings,
+        lambda options: read_tool_source(name, tool_config(name, options)),
+    )
+
+
+EMBEDDED_IMAGES = "images"
 PATH_OPTIONS = frozenset({"annotations", "categories", "name_map", "object_names"})
 ANNOTATED = frozenset({"annotations", "images", "categories", "name_map", "name"})
 
@@ -206,6 +273,7 @@ SOURCES: Mapping[str, DataSource] = {
     "partonomy_core": DataSource(
         ANNOTATED, _record_settings, lambda options: read_record_source(_record_config(options))
     ),
+    **{name: _tool_source(name) for name in TOOLS},
     "dataset": DataSource(
         frozenset({"images"}),
         _dataset_settings,

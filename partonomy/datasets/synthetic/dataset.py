@@ -116,7 +116,17 @@ def build_synthetic(config: SyntheticConfig, output_dir: Path, num_workers: int)
 
 
 def draw_shard(config: SyntheticConfig, output_dir: Path, num_workers: int, shard: Shard) -> tuple[AnnotatedImage, ...]:
-    """Draw the images of one shard (`Shard.span`); see `build_synthetic`."""
+    """Draw the images of one shard below `output_dir`; see `build_synthetic`.
+
+    Args:
+        config: the split.
+        output_dir: the data set folder; created if missing.
+        num_workers: number of processes, at least 1.
+        shard: the shard whose images are drawn (`Shard.span`).
+
+    Raises:
+        ValueError: `num_workers` is less than 1.
+    """
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     image_root = output_dir / IMAGES_FOLDER
@@ -180,7 +190,7 @@ def _write_jpeg(path: Path, drawn: DrawnImage) -> None:
     bgr = np.ascontiguousarray(drawn.image[..., ::-1])
     encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     if not encoded:
-        raise OSError(f"could not encode {path} as JPEG")
+        raise OSError(f"could not encode {path} as JPEG; is the disk full?")
     content = data.tobytes()
     if path.exists() and path.read_bytes() == content:
         return

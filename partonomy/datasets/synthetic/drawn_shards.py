@@ -1,6 +1,7 @@
 """Sharded drawing of the embedded data set: each shard draws its images and stores their annotations."""
 
 from pathlib import Path
+from typing import Any
 
 from partonomy.datasets.annotation_file import annotations_from_json, write_annotations
 from partonomy.datasets.shard_results import SHARDS_FOLDER, ShardResults
@@ -45,7 +46,7 @@ def join_drawn(config: SyntheticConfig, output_dir: Path) -> PartDataset:
     """
     results = _results(config, output_dir)
     images: list[AnnotatedImage] = []
-    for shard, _ in results.read_all():
+    for shard, _ in results.read_all(dict[str, Any]):
         path = _annotations_path(results, shard)
         images += annotations_from_json(read_json(path), path)
     return drawn_dataset(config, output_dir, images)

@@ -21,9 +21,10 @@ from partonomy.benchmarks.partonomy.steps import VERSION, Step, question_steps, 
 from partonomy.datasets.record_exchange import count_kept_values
 from partonomy.datasets.store import load_questions
 from partonomy.files import write_text_atomically
+from partonomy.locks import has_other_files, lock_folder
 from partonomy.masks import rle_to_json
 from partonomy.models.contract import Role, Turn
-from partonomy.structures import Question, Subject
+from partonomy.structures import Question, QuestionSet, Subject
 
 Row = Mapping[str, object]
 
@@ -152,17 +153,27 @@ def export_lmms_eval_tasks(questions: Path, output: Path, seed: int, overwrite: 
 
     Raises:
         FileExistsError: The folder holds files and `overwrite` is off.
+        BlockingIOError: Another process writes to the folder.
         ValueError: There are no questions.
     """
     question_set = load_questions(questions, invalid="collect")
     if not question_set.questions:
         raise ValueError(f"{questions} contains no usable questions; see python -m partonomy check")
-    if output.is_dir() and any(output.iterdir()):
-        if not overwrite:
-            raise FileExistsError(f"{output} is not empty; pass --overwrite or another --output")
-        for pattern in OWN_FILES:
-            for path in sorted(output.glob(pattern)):
-                path.unlink()
+    with lock_folder(output):
+        if has_other_files(output):
+            if not overwrite:
+                raise FileExistsError(f"{output} is not empty; pass --overwrite or another --output")
+            for pattern in OWN_FILES:
+                for path in sorted(output.glob(pattern)):
+                    path.unlink()
+        writer = _write_tasks(question_set, output, seed)
+    return LmmsEvalSummary(
+        dict(writer.num_documents), len(question_set.invalid), count_kept_values(questions).describe()
+    )
+
+
+def _write_tasks(question_set: QuestionSet, output: Path, seed: int) -> "_Writer":
+    """Write all files of an export."""
     data = (output / "data").resolve()
     data.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -184,9 +195,7 @@ def export_lmms_eval_tasks(questions: Path, output: Path, seed: int, overwrite: 
         ("partonomy", ["partonomy_choices", "partonomy_masks"]),
     ):
         write_text_atomically(output / f"{group}.yaml", _group_yaml(group, members))
-    return LmmsEvalSummary(
-        dict(writer.num_documents), len(question_set.invalid), count_kept_values(questions).describe()
-    )
+    return writer
 
 
 class _Writer:

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+import msgspec
 
 from partonomy.datasets.sources.mmr import FOLDER, IMAGE_FOLDER, Kind, MmrImage, MmrQuestion, mmr_file, write_mmr
-from partonomy.files import read_json, write_json
+from partonomy.files import convert_json, read_json_as, write_json
 from partonomy.progress import counted, progress
 from partonomy.questions.mmr.pairs import UNANSWERED, MadePairs, PairMaker
 from partonomy.questions.mmr.scene import kind_of
@@ -130,19 +132,42 @@ def build_mmr(
     return counts
 
 
+class _Rejected(msgspec.Struct):
+    """Rejected pairs of one criterion in `build.json`."""
+
+    criterion: str
+
+
+class _BuiltFile(msgspec.Struct):
+    """A file of questions in `build.json`."""
+
+    rejected: list[_Rejected]
+
+
+class _BuiltFiles(msgspec.Struct):
+    """What is read of the counts in `build.json`."""
+
+    files: dict[str, _BuiltFile]
+
+
 def find_build(root: Path, split: str, maker: PairMaker, settings: Mapping[str, object]) -> BuildState:
-    """Return the state of a split's existing files."""
+    """Return the state of a split's existing files.
+
+    Raises:
+        ValueError: `build.json` is damaged; the message names the file and the field.
+    """
     path = build_file(root, split)
     if not path.is_file():
         return BuildState.ABSENT
-    content = read_json(path)
+    cure = "delete it and build again"
+    content = read_json_as(path, dict[str, Any], cure)
     expected = json.loads(json.dumps(_account(maker, settings)))
     if any(content.get(key) != value for key, value in expected.items()):
         return BuildState.OTHER
     if not all(mmr_file(root, name).is_file() for name, _ in SPLIT_FILES[split]):
         return BuildState.UNFINISHED
-    rejected = [row for one in content["files"].values() for row in one["rejected"]]
-    is_answered = all(row["criterion"] != UNANSWERED for row in rejected)
+    files = convert_json(content, _BuiltFiles, str(path), cure).files
+    is_answered = all(row.criterion != UNANSWERED for one in files.values() for row in one.rejected)
     return BuildState.DONE if is_answered else BuildState.UNFINISHED
 
 

@@ -11,7 +11,6 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from partonomy.datasets.sources.mmr import TARGET_MARK, Granularity, Kind, MmrQuestion
 from partonomy.files import hash_json
@@ -19,6 +18,7 @@ from partonomy.names import OBJECT_PART_SEPARATOR
 from partonomy.questions.mmr.pairs import MadePairs, Rejection, find_faults, reject
 from partonomy.questions.mmr.scene import Scene, SceneTarget, read_scene, says_name, word_keys
 from partonomy.structures import AnnotatedImage
+from partonomy.yaml_files import read_yaml
 
 DEFAULT_FUNCTIONS = Path(__file__).with_name("functions.yaml")
 KINDS = ("parts", "objects")
@@ -94,11 +94,8 @@ def load_functions(path: Path = DEFAULT_FUNCTIONS) -> FunctionTable:
             and purpose, or group.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: the file of functions does not exist")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a YAML file ({error})") from error
+        raise FileNotFoundError(f"{path}: the file of functions does not exist; correct the path")
+    content = read_yaml(path)
     if not isinstance(content, dict) or set(content) - {GROUPS, UNASKED} != set(KINDS):
         raise ValueError(
             f"{path}: the file of functions must have exactly the keys {', '.join(KINDS)} and, optionally, {GROUPS}, "

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from partonomy.benchmarks.task import ALL
 from partonomy.harness.provenance import overlap_words
 from partonomy.metrics.bootstrap import Estimate
@@ -27,6 +25,7 @@ from partonomy.reporting.paper_tables.paper_table import (
 from partonomy.reporting.paper_tables.tag_table import PART_KIND, TAGS, find_tag_scores
 from partonomy.structures import QuestionType
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
+from partonomy.yaml_files import read_yaml
 
 IDENTIFICATION = QuestionType.IDENTIFICATION_WITH_LABEL.value
 PAPER_GROUP, RUN_GROUP = "paper (quoted)", "runs"
@@ -169,9 +168,9 @@ def training_settings(run: AnyRun) -> dict[str, str]:
     if file is None or not file.is_file():
         return {}
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml(file)
         return {name: f"{content[section][key]:g}" for name, (section, key) in SETTING_KEYS.items()}
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file}: not the configuration of a training run ({type(error).__name__}: {error})"
         ) from error

@@ -1,5 +1,6 @@
 """MMR on questions about frequent and about rare categories (MMR paper, Tables 10 and 11)."""
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ import numpy as np
 
 from partonomy.benchmarks.mmr import MMR, mmr_ratios
 from partonomy.benchmarks.records import AnswerRecord
-from partonomy.benchmarks.task import ALL
+from partonomy.benchmarks.task import ALL, ChangedRecords
 from partonomy.metrics.bootstrap import Estimate, bootstrap_metrics
 from partonomy.quoted_rows import QUOTED, read_quoted
 from partonomy.reporting.loaded_run import AnyRun
@@ -137,11 +138,12 @@ def find_subsets(records: Sequence[AnswerRecord]) -> LongTailSubsets:
 
 def subset_estimates(run: AnyRun) -> dict[str, Estimate]:
     """Return gIoU and cIoU of all questions, of the frequent and of the rare ones, by "<subset>_<metric>"."""
-    settled = tuple(run.task.settle(run.records))
+    settled = run.task.settle(run.records)
     subsets = find_subsets(settled)
     found = {f"{TOTAL}_{metric}": run.summary.metrics[metric] for metric in METRICS}
     for subset, ids in subsets.ids.items():
-        ratios = mmr_ratios([record for record in settled if record.item_id in ids], run.config.read_options().mode)
+        places = array("q", [place for place, record in enumerate(settled) if record.item_id in ids])
+        ratios = mmr_ratios(ChangedRecords(settled, places=places), run.config.read_options().mode)
         generator = np.random.default_rng(run.config.seed)
         chosen = bootstrap_metrics({metric: ratios[metric] for metric in METRICS}, generator)
         found |= {f"{subset}_{metric}": estimate for metric, estimate in chosen.items()}

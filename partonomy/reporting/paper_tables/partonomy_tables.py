@@ -8,7 +8,7 @@ from partonomy.benchmarks.partonomy.records import ChoiceRecord, QuestionRecord
 from partonomy.benchmarks.partonomy.steps import Conditioning
 from partonomy.harness.provenance import marks_lines, overlap_words, read_marks
 from partonomy.metrics.matching import Matching
-from partonomy.metrics.multiple_choice import RandomBaseline, random_baseline
+from partonomy.metrics.multiple_choice import GuessSums, RandomBaseline
 from partonomy.quoted_rows import QUOTED, SOURCE_COLUMN, read_quoted
 from partonomy.reporting.loaded_run import AnyRun, LoadedRun
 from partonomy.reporting.overview import find_estimate
@@ -248,19 +248,22 @@ def one_per_dataset(runs: Sequence[QuestionRun]) -> tuple[QuestionRun, ...]:
     return tuple(first.values())
 
 
-def random_parts(records: Sequence[QuestionRecord]) -> RandomBaseline | None:
+def random_parts(records: Iterable[QuestionRecord]) -> RandomBaseline | None:
     """Return a uniform guess's expected score on the part questions of these records."""
-    return _random([record.parts_choice for record in records])
+    return _random(record.parts_choice for record in records)
 
 
-def random_objects(records: Sequence[QuestionRecord]) -> RandomBaseline | None:
+def random_objects(records: Iterable[QuestionRecord]) -> RandomBaseline | None:
     """Return a uniform guess's expected score on the object questions of these records."""
-    return _random([record.object_choice for record in records])
+    return _random(record.object_choice for record in records)
 
 
-def _random(choices: Sequence[ChoiceRecord | None]) -> RandomBaseline | None:
-    present = [choice for choice in choices if choice is not None]
-    return random_baseline([choice.labels for choice in present], [choice.correct_index for choice in present])
+def _random(choices: Iterable[ChoiceRecord | None]) -> RandomBaseline | None:
+    sums = GuessSums()
+    for choice in choices:
+        if choice is not None:
+            sums.add(choice.labels, choice.correct_index)
+    return sums.baseline
 
 
 def _own_row(

@@ -4,14 +4,18 @@ The paper looked at examples ("the model without feedback repeated the same regi
 incorrect, PLUM's feedback loop still produced correct later masks") and prints no numbers, so no row is quoted.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeGuard
 
 import numpy as np
 
 from partonomy.benchmarks.mmr import MultiTargetMode, MultiTargetTask
-from partonomy.benchmarks.partonomy.records import MaskRecord, QuestionRecord
+from partonomy.benchmarks.partonomy.records import QuestionRecord
 from partonomy.benchmarks.records import AnswerRecord
+from partonomy.benchmarks.task import ChangedRecords, Record
 from partonomy.masks import rle_area
 from partonomy.metrics.bootstrap import Estimate, ImageIndex, Terms, bootstrap_metrics
 from partonomy.metrics.iou import count_pixels
@@ -24,6 +28,7 @@ from partonomy.reporting.paper_tables.paper_table import (
     format_interval,
     tidy_percent,
 )
+from partonomy.stored_lines import Mapped
 from partonomy.structures import RLE
 from partonomy.table_format import ColumnGroup, Table, TableRow, format_percent
 
@@ -123,22 +128,22 @@ class SequenceTable(PaperTable):
         return {}
 
 
-def mask_sequences(run: AnyRun) -> dict[str, tuple[MaskSequence, ...]]:
-    """Return the scored answers of a run, those with given phrases and the model's own apart; without empty kinds."""
-    found: dict[str, list[MaskSequence]] = {GIVEN: [], OWN: []}
-    for record in run.records:
-        if isinstance(record, QuestionRecord):
-            if record.segmentation is not None:
-                ious = tuple(pair.iou for pair in record.segmentation.paired)
-                found[GIVEN].append(_sequence(record, record.segmentation, ious))
-            if record.generation is not None:
-                found[OWN].append(_sequence(record, record.generation.masks, ()))
-        elif isinstance(record, AnswerRecord) and record.targets and record.is_scored:
-            masks = tuple(target.predicted for target in record.targets if target.predicted is not None)
-            is_own = record.reply is not None
-            ious = () if is_own else tuple(target.iou for target in record.targets)
-            found[OWN if is_own else GIVEN].append(MaskSequence(record.image_id, masks, ious))
-    return {kind: tuple(sequences) for kind, sequences in found.items() if sequences}
+def mask_sequences(run: AnyRun) -> dict[str, Sequence[MaskSequence]]:
+    """Return the scored answers of a run, those with given phrases and the model's own apart; without empty kinds.
+
+    Each access reads the record again.
+    """
+    kinds = {GIVEN: _given_sequence, OWN: _own_sequence}
+    places = {kind: array("q") for kind in kinds}
+    for place, record in enumerate(run.records):
+        for kind, find in kinds.items():
+            if find(record) is not None:
+                places[kind].append(place)
+    return {
+        kind: Mapped(ChangedRecords(run.records, places=places[kind]), partial(_found, find))
+        for kind, find in kinds.items()
+        if places[kind]
+    }
 
 
 def sequence_estimates(sequences: Sequence[MaskSequence], seed: int) -> dict[str, Estimate]:
@@ -148,8 +153,9 @@ def sequence_estimates(sequences: Sequence[MaskSequence], seed: int) -> dict[str
         sequences: Answers.
         seed: Seed of the bootstrap.
     """
-    terms = {name: Terms() for name in _names()}
+    terms, image_ids = {name: Terms() for name in _names()}, dict[int | str, None]()
     for sequence in sequences:
+        image_ids[sequence.image_id] = None
         if len(sequence.masks) > 1:
             terms[REPEATED].add(sequence.image_id, num_repeated(sequence.masks), len(sequence.masks))
         for place, iou in enumerate(sequence.ious):
@@ -158,7 +164,7 @@ def sequence_estimates(sequences: Sequence[MaskSequence], seed: int) -> dict[str
             later = AFTER_WRONG if sequence.ious[0] < WRONG_IOU else AFTER_RIGHT
             for iou in sequence.ious[1:]:
                 terms[later].add(sequence.image_id, iou)
-    images = ImageIndex(sequence.image_id for sequence in sequences)
+    images = ImageIndex(image_ids)
     ratios = {name: images.ratio(one) if one.image_ids else None for name, one in terms.items()}
     return bootstrap_metrics(ratios, np.random.default_rng(seed))
 
@@ -174,8 +180,40 @@ def num_repeated(masks: Sequence[RLE]) -> int:
     )
 
 
-def _sequence(record: QuestionRecord, masks: MaskRecord, ious: tuple[float, ...]) -> MaskSequence:
-    return MaskSequence(record.image_id, masks.masks, ious)
+def _found(find: Callable[[Record], MaskSequence | None], record: Record) -> MaskSequence:
+    sequence = find(record)
+    assert sequence is not None
+    return sequence
+
+
+def _given_sequence(record: Record) -> MaskSequence | None:
+    """Return a record's masks with given phrases, if it has any."""
+    if isinstance(record, QuestionRecord):
+        if record.segmentation is None:
+            return None
+        ious = tuple(pair.iou for pair in record.segmentation.paired)
+        return MaskSequence(record.image_id, record.segmentation.masks, ious)
+    if not _is_sequence(record) or record.reply is not None:
+        return None
+    return MaskSequence(record.image_id, _predicted(record), tuple(target.iou for target in record.targets))
+
+
+def _own_sequence(record: Record) -> MaskSequence | None:
+    """Return the masks of the model's own answer, if there is one."""
+    if isinstance(record, QuestionRecord):
+        own = record.generation
+        return None if own is None else MaskSequence(record.image_id, own.masks.masks)
+    return (
+        MaskSequence(record.image_id, _predicted(record)) if _is_sequence(record) and record.reply is not None else None
+    )
+
+
+def _is_sequence(record: Record) -> TypeGuard[AnswerRecord]:
+    return isinstance(record, AnswerRecord) and bool(record.targets) and record.is_scored
+
+
+def _predicted(record: AnswerRecord) -> tuple[RLE, ...]:
+    return tuple(target.predicted for target in record.targets if target.predicted is not None)
 
 
 def _position(place: int) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from partonomy.files import RECORD_ERRORS, parse_json
+import msgspec
+
+from partonomy.files import RECORD_ERRORS, match_json, parse_json, reason_of
 from partonomy.quoted_rows import QUOTED, read_quoted
 from partonomy.reporting.paper_tables.paper_table import (
     OURS,
@@ -74,13 +75,14 @@ def read_tag_scores(path: Path) -> tuple[TagScores, ...]:
     scores = []
     for kind, entry in content.items():
         try:
+            num_images = match_json(entry, _Images).num_images
             scores += [
-                TagScores(file.resolve().parent.name, kind, words, int(entry["num_images"]), _read_tags(entry[key]))
+                TagScores(file.resolve().parent.name, kind, words, num_images, _read_tags(entry[key]))
                 for key, words in COUNTED_OVER.items()
             ]
-        except (*RECORD_ERRORS, AttributeError) as error:
+        except RECORD_ERRORS as error:
             raise ValueError(
-                f"{file}, {kind}: not a result of `python -m plum teacher-forced` ({type(error).__name__}: {error})"
+                f"{file}, {kind}: not a result of `python -m plum teacher-forced` ({reason_of(error)}); run it again"
             ) from error
     return tuple(scores)
 
@@ -120,8 +122,15 @@ def _read_all(paths: Sequence[Path]) -> Iterator[TagScores]:
         yield from read_tag_scores(path)
 
 
-def _read_tags(entry: Mapping[str, Any]) -> dict[str, float | None]:
-    tags = {tag: None if entry[tag] is None else float(entry[tag]) for tag in TAGS}
+class _Images(msgspec.Struct):
+    """The number of images of a kind of conversation."""
+
+    num_images: int
+
+
+def _read_tags(entry: object) -> dict[str, float | None]:
+    found = match_json(entry, dict[str, float | None])
+    tags = {tag: found[tag] for tag in TAGS}
     for tag, share in tags.items():
         if share is not None and not 0 <= share <= 1:
             raise ValueError(f"the share of {tag} lies between 0 and 1, got {share}")

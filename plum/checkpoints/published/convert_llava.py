@@ -4,7 +4,6 @@ The folder does not contain PLUM's own heads: a run initialises them from its se
 dtypes and pass through memory one shard at a time.
 """
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +44,7 @@ from plum.checkpoints.published.survey import (
     survey,
     translate,
 )
-from plum.checkpoints.store import CARD_FILE, MODEL_STEM, start_folder
+from plum.checkpoints.store import CARD_FILE, MODEL_STEM, write_folder
 from plum.checkpoints.weights import MAX_SHARD_BYTES, ShardWriter, list_tensors
 from plum.config import Fit, LlavaConfig, ModelConfig, SamConfig, VisionConfig
 from plum.inputs.conversation import TemplateName
@@ -117,8 +116,7 @@ def convert_llava(request: ConversionRequest, destination: Path) -> ConversionRe
         FileExistsError: `destination` exists.
         ValueError: a checkpoint is damaged, a delta, of an unknown layout or another architecture.
     """
-    partial = start_folder(destination)
-    try:
+    with write_folder(destination) as partial:
         plan = _make_plan(request)
         writer = ShardWriter(partial, MODEL_STEM, MAX_SHARD_BYTES)
         for name, tensor in _own_tensors(plan):
@@ -129,9 +127,6 @@ def convert_llava(request: ConversionRequest, destination: Path) -> ConversionRe
         write_model_config(plan.config, partial)
         plan.tokenizer.tokenizer.save_pretrained(str(partial))
         (partial / CARD_FILE).write_text(_card(request, plan.notes), encoding="utf-8")
-        partial.rename(destination)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already, unless something failed
     return ConversionResult(plan.config, len(shapes), writer.total_bytes, plan.notes)
 
 

@@ -58,6 +58,8 @@ def _read_index(index: Path) -> SourceFiles:
         raise ValueError(f"{index} has no weight_map: download it again")
     names: dict[Path, set[str]] = {}
     for name, file in entries.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise ValueError(f"{index}: the shard {file!r} is no file name of its own folder: download the index again")
         names.setdefault(index.parent / str(file), set()).add(name)
     if missing := sorted(file.name for file in names if not file.is_file()):
         raise FileNotFoundError(f"{index} names {missing}, which are not in the folder: download them")
@@ -95,11 +97,10 @@ def open_weights(path: Path) -> Iterator[OpenFile]:
         raise FileNotFoundError(f"{path} is missing")
     if path.suffix == ".safetensors":
         try:
-            opened = safe_open(path, framework="pt")
+            with safe_open(path, framework="pt") as tensors:
+                yield OpenFile(path, tensors)
         except SafetensorError as error:
             raise ValueError(_damaged(path, error)) from error
-        with opened as tensors:
-            yield OpenFile(path, tensors)
     else:
         yield OpenFile(path, _load_pickle(path))
 

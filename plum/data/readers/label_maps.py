@@ -109,13 +109,13 @@ class LabelMaps:
             FileNotFoundError, ValueError: the file is missing or not a label map of this set; the message names it.
         """
         stem = self.stems[index]
-        path = self._labels / f"{stem}.png"
-        values = load_label_map(path)
+        path, image = self._labels / f"{stem}.png", self._images / f"{stem}.jpg"
+        values = load_label_map(path, image)
         classes = self._classes.table[values]
         if (classes == _UNKNOWN).any():
             unknown = sorted(set(values[classes == _UNKNOWN].tolist()))
             raise ValueError(f"{path}: the values {unknown[:5]} are no classes of {self.name}{self._classes.where}")
-        return LabelMap(self._images / f"{stem}.jpg", classes.astype(np.uint8))
+        return LabelMap(image, classes.astype(np.uint8))
 
 
 def find_layout(name: str) -> LabelLayout:
@@ -130,7 +130,7 @@ def _stems(folder: Path, suffix: str) -> set[str]:
         raise FileNotFoundError(f"{folder}: no such folder; see `python -m plum data-status`")
     stems = {path.stem for path in folder.iterdir() if path.suffix == suffix}
     if not stems:
-        raise FileNotFoundError(f"{folder}: the folder holds no *{suffix} file")
+        raise FileNotFoundError(f"{folder}: the folder holds no *{suffix} file; finish the download")
     return stems
 
 

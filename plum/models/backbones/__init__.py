@@ -1,1 +1,1 @@
-"""The language side: LLaVA, its adapters, quantization, and common prefixes run once."""
+"""The language side: LLaVA (also greedy generation), its adapters, quantization, and common prefixes run once."""

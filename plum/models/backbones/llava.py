@@ -9,10 +9,18 @@ from collections.abc import Callable
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Cache, CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaForConditionalGeneration
+from transformers import (
+    Cache,
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlavaForConditionalGeneration,
+    LogitsProcessorList,
+)
 from transformers import LlavaConfig as StockLlavaConfig
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from partonomy.models.finite_values import LogitsWatch
 from plum.config import LlavaConfig, LoraConfig, Quantization, SpecialTokensConfig
 from plum.models.backbones.lora import add_adapters
 from plum.models.backbones.quantization import quantize_language_model
@@ -43,6 +51,8 @@ class LlavaBackbone(nn.Module):
         self.network = network
         self.num_image_tokens = num_image_tokens
         self.num_vision_layers = num_vision_layers
+        self.weights_name = "the model"
+        """Where the weights come from, for messages."""
         self._special_tokens = special_tokens
 
     @property
@@ -224,14 +234,20 @@ class LlavaBackbone(nn.Module):
 
         Returns:
             Token ids [N, up to max_new_tokens], the end token included, padding after it.
+
+        Raises:
+            ModelUnavailable: some next-token logits are NaN or infinite.
         """
         prompt_ids, prompt_mask = pad_left(input_ids, attention_mask)
+        watch = LogitsWatch(self.weights_name)
         # transformers types `self` as a protocol that its own models do not meet.
         generated = self.stock.generate(  # type: ignore[misc]
             inputs_embeds=self.embed(prompt_ids, shown, image_tokens),
             attention_mask=prompt_mask,
             generation_config=self._greedy(max_new_tokens),
+            logits_processor=LogitsProcessorList([watch]),
         )
+        watch.check()
         assert isinstance(generated, Tensor)
         return generated
 
@@ -247,13 +263,19 @@ class LlavaBackbone(nn.Module):
 
         Returns:
             Token ids, as from `generate`.
+
+        Raises:
+            ModelUnavailable: see `generate`.
         """
+        watch = LogitsWatch(self.weights_name)
         generated = self.stock.generate(  # type: ignore[misc]
             input_ids,
             attention_mask=attention_mask,
             past_key_values=cache,
             generation_config=self._greedy(max_new_tokens),
+            logits_processor=LogitsProcessorList([watch]),
         )
+        watch.check()
         assert isinstance(generated, Tensor)
         return generated[:, input_ids.shape[1] :]
 

@@ -38,7 +38,8 @@ def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokensConf
         raise ValueError(f"{where} has no {IMAGE_TOKEN} token; add it as a special token")
     if pad is None or end is None:
         raise ValueError(
-            f"{where} needs a pad token (it has {tokenizer.pad_token}) and an end token (it has {tokenizer.eos_token})"
+            f"{where} needs a pad token (it has {tokenizer.pad_token}) and an end token (it has "
+            f"{tokenizer.eos_token}); add them as special tokens"
         )
     is_text = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
     suppressed = (image,) if pad in is_text else (image, pad)
@@ -116,7 +117,8 @@ def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
     where = tokenizer.name_or_path or "the tokenizer"
     if len(tokenizer) > config.llava.language.vocab_size:
         raise ValueError(
-            f"{where} has {len(tokenizer)} tokens but llava.language.vocab_size is {config.llava.language.vocab_size}"
+            f"{where} has {len(tokenizer)} tokens but llava.language.vocab_size is {config.llava.language.vocab_size}; "
+            "raise it, or use the model's own tokenizer"
         )
     if config.seg_token is not None and SEG_TOKEN not in tokenizer.get_vocab():
         raise ValueError(f"{where} has no {SEG_TOKEN}, which model.system {config.system} needs; use its own tokenizer")

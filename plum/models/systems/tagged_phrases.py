@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from partonomy.models.finite_values import require_finite
 from partonomy.structures import CharSpan
 from plum.inputs.bio_labels import TokenSpan, decode_tags
 from plum.inputs.encoding import EncodedConversation, token_chars
@@ -59,6 +60,7 @@ class TaggedPhrases:
         tag_logits = model.tag(hidden_states, attention_mask, is_answer, shown, image_tokens)
         assert tag_logits is not None, "tagged phrases need a tagger"
         assert model.config.tagger is not None
+        require_finite(tag_logits, "tag logits", model.weights_name)
         predicted = predict_classes(tag_logits, model.tag_chain(is_answer))
         confidence = predicted.probabilities.cpu()
         targets = []

@@ -72,6 +72,56 @@ def test_flags_are_nothing_and_of_equal_shapes_the_first_is_on_top() -> None:
     assert set(np.unique(paint_shapes(same, HEIGHT, WIDTH))) == {BACKGROUND, TARGET}
 
 
+def test_rectangles_and_circles_are_drawn_as_labelme_draws_them(tmp_path: Path) -> None:
+    """Two points each; as polygons they would be lines."""
+    shapes = [
+        {"label": "target", "points": [[9, 4], [2, 1]], "shape_type": "rectangle"},
+        {"label": "target", "points": [[12, 8], [12, 11]], "shape_type": "circle"},
+        {"label": "ignore", "points": [[0, 8], [2, 10]], "shape_type": "rectangle"},
+        {"label": "flag", "points": [[1, 1]], "shape_type": "point"},
+    ]
+    write_record(tmp_path, "a", record(shapes=shapes))
+    (item,) = read_reason_seg(tmp_path, "train")
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    mask = decode_mask(item.mask)
+    assert mask[1:5, 2:10].all()
+    distances = np.hypot(columns - 12, rows - 8)
+    assert mask[distances <= 3].all()
+    outside = (distances >= 4) & ~((rows >= 1) & (rows <= 4) & (columns >= 2) & (columns <= 9))
+    assert not mask[outside].any()
+    assert item.ignore_mask is not None
+    ignored = np.argwhere(decode_mask(item.ignore_mask))
+    assert (ignored.min(axis=0).tolist(), ignored.max(axis=0).tolist(), len(ignored)) == ([8, 0], [10, 2], 9)
+
+
+def test_a_circle_counts_where_the_image_is_gone(tmp_path: Path) -> None:
+    circle = {"label": "target", "points": [[12, 8], [12, 3]], "shape_type": "circle"}
+    path = write_record(tmp_path, "a", record(shapes=[circle]))
+    write_record(tmp_path, "b", record())
+    whole = read_reason_seg(tmp_path, "train")[0].mask
+    path.with_suffix(".jpg").unlink()
+    item = read_reason_seg(tmp_path, "train", needs_images=False)[0]
+    assert (item.height, item.width) == (14, 18)
+    assert decode_mask(item.mask)[:HEIGHT, :WIDTH].sum() == decode_mask(whole).sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"shape_type": "linestrip"}, "shape 0 has the 'shape_type' 'linestrip'; draw it as a polygon"),
+        ({"shape_type": "mask"}, "shape 0 has the 'shape_type' 'mask'"),
+        ({"shape_type": ["circle"]}, "a value is of the wrong type"),
+        ({"shape_type": "circle"}, "shape 0: a circle has 2 points, got 4"),
+        ({"shape_type": "circle", "points": [[5, 5], [5, 900]]}, "the shape lies far outside the image"),
+    ],
+)
+def test_other_shapes_are_refused_by_type(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    path = write_record(tmp_path, "a", record(shapes=[box("target", 2, 2, 5, 5) | change]))
+    with pytest.raises(ValueError, match=reason) as caught:
+        read_reason_seg(tmp_path, "train")
+    assert str(caught.value).startswith(f"{path}: ")
+
+
 def test_items_of_an_image_share_masks(tmp_path: Path) -> None:
     write_record(tmp_path, "b", record())
     write_record(tmp_path, "a", record(text=["the kettle"], is_sentence=False, shapes=[box("target", 0, 0, 1, 1)]))

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from partonomy.datasets.curation.check import CheckConfig, CheckReport, check_files
+from partonomy.images import EXIF_ORIENTATION
 
 WIDTH, HEIGHT = 100, 80
 CONFIG = CheckConfig()
@@ -114,3 +115,44 @@ def add_unused_image(content: Content, photos: Path) -> None:
 
 def add_unused_category(content: Content, photos: Path) -> None:
     content["categories"].append({"id": 9, "name": "car:roof", "supercategory": "PART"})
+
+
+def turn_photograph(side: int) -> Callable[[Content, Path], None]:
+    """Image 1 as a phone stores it, 100 wide and 80 high with a quarter turn; its car is drawn in the upright frame.
+
+    The upright photograph is 80 wide and 100 high: a car of 80 x 80 below row 10 fits it alone.
+    """
+
+    def edit(content: Content, photos: Path) -> None:
+        exif = Image.Exif()
+        exif[EXIF_ORIENTATION] = 6
+        Image.new("RGB", (WIDTH, HEIGHT), (9, 9, 9)).save(photos / "1.jpg", exif=exif)
+        content["images"][0]["file_name"] = "1.jpg"
+        content["annotations"][0]["segmentation"] = square(0, 10, side)
+
+    return edit
+
+
+def use_root_category(content: Content, photos: Path) -> None:
+    content["categories"] = [
+        {"id": 0, "name": "car", "supercategory": "none"},
+        {"id": 1, "name": "wheel", "supercategory": "car"},
+        {"id": 2, "name": "door", "supercategory": "car"},
+    ]
+
+
+def add_unlinked_class(content: Content, photos: Path) -> None:
+    """A part of a class that has no object in the image, which shows another object."""
+    content["categories"].append({"id": 9, "name": "bus:mirror", "supercategory": "PART"})
+    add_annotation(category_id=9, obj_ann_id=None, segmentation=square(12, 40, 15))(content, photos)
+
+
+def keep_objects(content: Content, photos: Path) -> None:
+    content["categories"] = content["categories"][:1]
+    content["annotations"] = [one for one in content["annotations"] if one["category_id"] == 0]
+
+
+def drop_parts(content: Content, photos: Path) -> None:
+    """Every part has iscrowd 0, its object iscrowd 1: a group, whose parts nobody can ask about."""
+    for record in content["annotations"]:
+        record["iscrowd"] = int(record["category_id"] == 0)

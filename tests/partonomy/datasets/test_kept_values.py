@@ -183,6 +183,7 @@ def test_edited_masks_and_parts_are_not_undone_by_an_export(tmp_path: Path, caps
     old, new = draw_part(7).counts, draw_part(8).counts
     assert json.dumps(old) in annotations.read_text()
     annotations.write_text(annotations.read_text().replace(json.dumps(old), json.dumps(new)))
+    assert main(["seal", str(tmp_path / "set")]) == 0
     assert main(["export", "--questions", str(tmp_path / "set"), "--output", str(tmp_path / "in" / "out.json")]) == 0
     assert "edited since the import: all masks and parts are written as they are now" in capsys.readouterr().out
     (record,) = read(tmp_path / "in" / "out.json")

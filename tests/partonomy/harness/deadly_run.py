@@ -1,7 +1,8 @@
 """`python -m partonomy run` with a model that sends kill -9 to a process of the run, as an operating system might.
 
 python -m tests.partonomy.harness.deadly_run BENCHMARK FLAGS, with the environment variables DEADLY_RANK (whose model),
-DEADLY_AFTER (items that it answers first) and DEADLY_TARGET (`self`, or `parent`: the process that started it).
+DEADLY_AFTER (items that it answers first) and DEADLY_TARGET (`self`, or `parent`: the process that started it, or
+`memory`: nobody is killed, but no memory is left).
 """
 
 import os
@@ -28,6 +29,8 @@ class DeadlyModel(RandomModel):
     def prepare(self, hint: Hint) -> None:
         """Count down."""
         if hint.number == 0:
+            if self._left == 0 and self._target == "memory":
+                raise MemoryError("no memory is left")
             if self._left == 0:
                 os.kill(os.getpid() if self._target == "self" else os.getppid(), signal.SIGKILL)
                 time.sleep(0.5)  # the other process takes a moment to die

@@ -1,6 +1,7 @@
 """Batches give the records of single items; an error belongs to the request that raises it."""
 
 import dataclasses
+import errno
 import hashlib
 import weakref
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from partonomy.harness import ranks
 from partonomy.harness.asking import load_batch
 from partonomy.harness.ranks import Rank
 from partonomy.images import draw_box, load_image
+from partonomy.machine_faults import MachineFault
 from partonomy.models.contract import (
     AnswerRequest,
     BatchedModel,
@@ -58,7 +60,7 @@ class HashModel:
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
         """Repeats the question; fails on one type."""
         if "whole_to_part" in turns[-1].text:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("no answer")
         spans = (CharSpan(0, 4),)
         return Generation(turns[-1].text, spans, self.segment(image, turns, turns[-1].text, spans), (0.5,))
 
@@ -313,9 +315,9 @@ def test_own_answers_are_asked_for_together_and_an_error_fails_its_own_alone(
         run_model(make_config(questions, tmp_path / name, options=options), model)
     assert untimed(tmp_path / "single") == untimed(tmp_path / "batched")
     assert batched.num_generated == [4 * len(types), 2 * len(types)]
-    reasons = {record.reason for record in untimed(tmp_path / "batched") if "out of memory" in record.reason}
+    reasons = {record.reason for record in untimed(tmp_path / "batched") if "no answer" in record.reason}
     assert bool(reasons) == is_bad
-    assert ("8 requests are asked one by one: RuntimeError: out of memory" in caplog.text) == is_bad
+    assert ("8 requests are asked one by one: RuntimeError: no answer" in caplog.text) == is_bad
 
 
 GENERATE_LABEL = PartonomyOptions(generate="identification_with_label")
@@ -349,7 +351,7 @@ def test_answers_alone_run_without_the_memory_of_answers_together(
     def fail(*_: object) -> None:
         cache = np.zeros(8)
         held.append(weakref.ref(cache))
-        raise RuntimeError("out of memory")
+        raise RuntimeError("no answer")
 
     class Small(BatchedHashModel):
         def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
@@ -359,8 +361,47 @@ def test_answers_alone_run_without_the_memory_of_answers_together(
 
     monkeypatch.setattr(HashBatch, "generate", fail)
     run_model(make_config(questions, tmp_path / "run", options=GENERATE_LABEL), Small())
-    assert [record.reason.endswith("RuntimeError: out of memory") for record in untimed(tmp_path / "run")] == [True] * 2
+    assert [record.reason.endswith("RuntimeError: no answer") for record in untimed(tmp_path / "run")] == [True] * 2
     assert len(held) == 3
+
+
+def test_a_fault_of_the_machine_ends_the_run_and_keeps_the_batches_before(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch before is computed but not yet recorded when the images of the next one cannot be read."""
+    config = make_config(questions, tmp_path / "run")
+    bad = config.load_task().items[-1].picture.path
+    is_file = Path.is_file
+
+    def fail(path: Path) -> bool:
+        if path == bad:
+            raise OSError(errno.EIO, "Input/output error")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", fail)
+    with pytest.raises(MachineFault, match="Input/output error"):
+        run_model(config, BatchedHashModel())
+    monkeypatch.undo()
+    records = untimed(tmp_path / "run")
+    run_model(make_config(questions, tmp_path / "whole"), BatchedHashModel())
+    assert 0 < len(records) < len(untimed(tmp_path / "whole"))
+    assert records == untimed(tmp_path / "whole")[: len(records)]
+
+
+def test_a_batch_without_memory_is_asked_one_by_one_and_only_then_ends_the_run(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(HashBatch, "score_choices", fail)
+    run_model(make_config(questions, tmp_path / "alone"), BatchedHashModel())
+    run_model(make_config(questions, tmp_path / "whole"), HashModel())
+    assert untimed(tmp_path / "alone") == untimed(tmp_path / "whole")
+    monkeypatch.setattr(BatchedHashModel, "score_choices", fail)
+    with pytest.raises(MachineFault, match="MemoryError"):
+        run_model(make_config(questions, tmp_path / "none"), BatchedHashModel())
+    assert not (tmp_path / "none" / "summary.json").exists()
 
 
 def test_only_the_types_that_are_to_be_generated_are(tmp_path: Path) -> None:
@@ -411,7 +452,8 @@ def test_a_batch_of_unreadable_images_fails_all_of_its_items(tmp_path: Path) -> 
 
 def test_resumed_runs_ask_the_same_batches_and_keep_what_is_there(questions: Path, tmp_path: Path) -> None:
     whole = BatchedHashModel()
-    config = make_config(questions, tmp_path / "run")
+    options = PartonomyOptions(generate="positive")  # nothing fails, and is asked again for that
+    config = make_config(questions, tmp_path / "run", options=options)
     run_model(config, whole)
     path = tmp_path / "run" / "records.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -421,7 +463,7 @@ def test_resumed_runs_ask_the_same_batches_and_keep_what_is_there(questions: Pat
     ask_model(config, rest, resume=True)
     assert rest.batches == whole.batches[1:]
     assert path.read_text().splitlines(keepends=True)[:45] == lines[:45]
-    run_model(make_config(questions, tmp_path / "again"), BatchedHashModel())
+    run_model(make_config(questions, tmp_path / "again", options=options), BatchedHashModel())
     assert untimed(tmp_path / "run") == untimed(tmp_path / "again")
 
 

@@ -31,7 +31,7 @@ class FailingModel(OracleOfImages):
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
         """Fail where the question is about image 2."""
         if self.image_id == 2:
-            raise RuntimeError("out of\nmemory")
+            raise RuntimeError("no\nanswer")
         return super().segment(image, turns, answer, spans)
 
 
@@ -39,7 +39,7 @@ def test_failures_are_counted_and_score_zero(question_file: Path, tmp_path: Path
     summary = run_model(make_config(question_file, tmp_path / "run"), FailingModel(question_file))
     entry = summary.groups["identification"]
     assert (entry.num_expected, entry.num_scored, entry.num_failed) == (4, 3, 1)
-    assert entry.reasons == {"RuntimeError: out of memory": 1}
+    assert entry.reasons == {"RuntimeError: no answer": 1}
     # Correct answers have 1, 2, 3, 4 parts; image 2 has two: (1 + 3 + 4) of 10 masks, 3 of 4 images.
     assert entry.metrics["giou_micro_paired"].value == pytest.approx(8 / 10)
     assert entry.metrics["giou_micro_paired"].count == 10
@@ -59,7 +59,7 @@ class MuteModel(OracleOfImages):
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
         """Fail where the question is about image 2."""
         if self.image_id == 2:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("no answer")
         return super().generate(image, turns)
 
 
@@ -67,7 +67,7 @@ def test_failed_own_answer_leaves_choices_and_masks_scored(question_file: Path, 
     summary = run_model(make_config(question_file, tmp_path / "run"), MuteModel(question_file))
     entry = summary.groups["identification"]
     assert (entry.num_scored, entry.num_failed) == (3, 1)
-    reason = "own answer only (choices and masks are scored): RuntimeError: out of memory"
+    reason = "own answer only (choices and masks are scored): RuntimeError: no answer"
     assert entry.reasons == {reason: 1}
     assert (entry.metrics["giou_micro_paired"].value, entry.metrics["parts_accuracy"].value) == (1.0, 1.0)
     assert entry.metrics["generated_parts_accuracy"].value == pytest.approx(3 / 4)
@@ -203,7 +203,7 @@ def test_failures_of_items_score_0_with_their_reason(tmp_path: Path) -> None:
 
     def fail_on_dogs(prompt: str) -> str:
         if "dog" in prompt:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("no answer")
         return "cat"
 
     summary = run_task(task, task_config(task, tmp_path / "run"), ScriptedModel(fail_on_dogs))
@@ -211,7 +211,7 @@ def test_failures_of_items_score_0_with_their_reason(tmp_path: Path) -> None:
     assert summary.num_failed == 5
     assert summary.metrics["accuracy"].value == pytest.approx(1 / 6)
     reasons = summary.groups["all"].reasons
-    assert reasons["RuntimeError: out of memory"] == 1
+    assert reasons["RuntimeError: no answer"] == 1
     assert sum(reasons.values()) == 5
     assert any("1.png: image file not found" in reason for reason in reasons)
     assert "6 items, 5 failed" in overview(summary)

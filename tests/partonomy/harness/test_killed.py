@@ -18,6 +18,9 @@ from tests.partonomy.running import run, stored_records, untimed
 
 pytestmark = pytest.mark.distributed
 
+# One kind of record a fault is enough where the processes are what is tried; each kind is killed and resumed.
+of_partonomy = pytest.mark.parametrize("world", ["partonomy"], indirect=True)
+of_pope = pytest.mark.parametrize("world", ["pope"], indirect=True)
 ROOT = Path(__file__).resolve().parents[3]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 DEADLY = "tests.partonomy.harness.deadly_run"
@@ -65,6 +68,7 @@ def check_equal(output: Path, whole: Path) -> None:
     assert numbers(read_summary(output / "summary.json")) == numbers(read_summary(whole / "summary.json"))
 
 
+@of_partonomy
 def test_a_killed_worker_and_a_resumed_run(world: World, tmp_path: Path, whole: Path) -> None:
     output = tmp_path / "run"
     after = world.per_image // 2
@@ -78,6 +82,20 @@ def test_a_killed_worker_and_a_resumed_run(world: World, tmp_path: Path, whole: 
     check_equal(output, whole)
 
 
+@of_pope
+def test_a_worker_without_memory_ends_the_run_and_fails_nothing(world: World, tmp_path: Path, whole: Path) -> None:
+    output = tmp_path / "run"
+    after = world.per_image // 2
+    status, errors = start(["-m", DEADLY], world, output, "--num_procs", "2", after=after, target="memory")
+    assert status != 0
+    assert "error in rank 0: MemoryError: no memory is left - this is a fault of the machine" in errors
+    assert (num_lines(output, 0), num_lines(output, 1)) == (after, world.num_items // 2)
+    status, errors = start(["-m", "partonomy", "run"], world, output, "--num_procs", "2", "--resume")
+    assert status == 0, errors
+    check_equal(output, whole)
+
+
+@of_pope
 def test_workers_end_with_the_process_that_started_them(world: World, tmp_path: Path, whole: Path) -> None:
     output = tmp_path / "run"
     status, _ = start(["-m", DEADLY], world, output, "--num_procs", "2", after=1, target="parent")
@@ -88,6 +106,7 @@ def test_workers_end_with_the_process_that_started_them(world: World, tmp_path: 
     check_equal(output, whole)
 
 
+@of_partonomy
 def test_torchrun_with_a_killed_rank_and_a_resumed_run(world: World, tmp_path: Path, whole: Path) -> None:
     pytest.importorskip("torch")
     output = tmp_path / "run"

@@ -215,6 +215,9 @@ def test_an_unknown_configuration_is_refused(world: World, tmp_path: Path) -> No
         ({"options": {world.setting[0]: 3}}, rf"config\.json: options of {world.benchmark} \({world.setting[0]}: "),
         ({"benchmark": "riddles"}, r"config\.json: there is no benchmark 'riddles'"),
         ({"model": {"model": 3}}, "model.model: "),
+        ({"limit": "5"}, "limit: "),
+        ({"seed": "0"}, "seed: "),
+        ({"num_trained_on": True}, "num_trained_on: "),
     ):
         path.write_text(json.dumps(content | damage))
         with pytest.raises(ValueError, match=place):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partonomy.metrics.bootstrap import (
@@ -101,6 +101,7 @@ def test_paired_differences_share_their_resamples() -> None:
     assert paired_differences((), (), np.random.default_rng(0)) == ()
 
 
+@settings(deadline=None)  # a busy machine takes long over any example
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12))
 def test_a_paired_difference_changes_its_sign_with_the_order(pairs: list[tuple[float, float]]) -> None:
     first, second = (ratio([pair[side] for pair in pairs], [1.0] * len(pairs)) for side in (0, 1))

@@ -6,15 +6,7 @@ from pycocotools import mask as coco_mask
 
 from partonomy.masks import canonical_rle, decode_mask, encode_mask, encode_masks, intersection_areas, rle_to_json
 from partonomy.metrics.bootstrap import ImageIndex
-from partonomy.metrics.iou import (
-    PairStatistics,
-    QuestionPairs,
-    ciou,
-    count_pixels,
-    giou_macro,
-    giou_micro,
-    missing_prediction,
-)
+from partonomy.metrics.iou import PairAverages, PairStatistics, count_pixels, missing_prediction
 from partonomy.structures import RLE
 
 
@@ -95,16 +87,23 @@ def test_codes_with_empty_runs_are_made_canonical() -> None:
     assert canonical_rle(code) is code
 
 
-def averages(questions: Sequence[QuestionPairs]) -> tuple[float | None, ...]:
+Question = tuple[int, tuple[PairStatistics, ...]]
+"""The image of a question, and the pixel counts of its masks."""
+
+
+def averages(questions: Sequence[Question]) -> tuple[float | None, ...]:
     """Micro-gIoU, macro-gIoU and cIoU."""
-    index = ImageIndex(question.image_id for question in questions)
-    return tuple(average(index, questions).value for average in (giou_micro, giou_macro, ciou))
+    found = PairAverages()
+    for image_id, pairs in questions:
+        found.add(image_id, pairs)
+    ratios = found.ratios(ImageIndex(image_id for image_id, _ in questions))
+    return ratios.micro.value, ratios.macro.value, ratios.cumulative.value
 
 
 def test_micro_macro_cumulative_golden() -> None:
     # Image 1: IoUs 1/2 and 1 (2/4 and 3/3), in two questions. Image 2: IoU 0/5. Image 3: no masks.
-    first = [QuestionPairs(1, (PairStatistics(2, 4),)), QuestionPairs(1, (PairStatistics(3, 3),))]
-    others = [QuestionPairs(2, (PairStatistics(0, 5),)), QuestionPairs(3, ())]
+    first = [(1, (PairStatistics(2, 4),)), (1, (PairStatistics(3, 3),))]
+    others = [(2, (PairStatistics(0, 5),)), (3, ())]
     expected = ((0.5 + 1 + 0) / 3, (0.75 + 0) / 2, 5 / 12)
     assert averages([*first, *others]) == pytest.approx(expected)
     assert averages([others[0], first[1], others[1], first[0]]) == pytest.approx(expected)
@@ -117,16 +116,16 @@ def test_missing_prediction_scores_zero_even_for_an_empty_true_mask() -> None:
 
 def test_nothing_counted_is_none() -> None:
     assert averages([]) == (None, None, None)
-    assert averages([QuestionPairs(1, ())]) == (None, None, None)
+    assert averages([(1, ())]) == (None, None, None)
 
 
 def test_averages_of_empty_masks() -> None:
-    assert averages([QuestionPairs(1, (PairStatistics(0, 0),))]) == (1.0, 1.0, 1.0)
-    assert averages([QuestionPairs(1, (PairStatistics(0, 0), missing_prediction(0)))]) == (0.5, 0.5, 0.0)
+    assert averages([(1, (PairStatistics(0, 0),))]) == (1.0, 1.0, 1.0)
+    assert averages([(1, (PairStatistics(0, 0), missing_prediction(0)))]) == (0.5, 0.5, 0.0)
 
 
 def test_large_sums_do_not_overflow() -> None:
-    assert averages([QuestionPairs(1, (PairStatistics(3 * 10**9, 4 * 10**9),) * 3)])[2] == pytest.approx(0.75)
+    assert averages([(1, (PairStatistics(3 * 10**9, 4 * 10**9),) * 3)])[2] == pytest.approx(0.75)
 
 
 def test_other_shape_or_type_is_an_error() -> None:

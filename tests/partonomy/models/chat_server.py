@@ -1,8 +1,10 @@
 """A local chat endpoint that answers, or misbehaves, as a test tells it."""
 
+import gzip
 import json
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -121,6 +123,65 @@ def close_early(handler: Handler, request: Request) -> None:
 def drop(handler: Handler, request: Request) -> None:
     """Close the connection without a word."""
     handler.connection.close()
+
+
+def never_stop(handler: Handler, request: Request) -> None:
+    """Send without an end, as fast as the client reads."""
+    handler.send(200, b'{"choices": [', length=10**15)
+    try:
+        while True:
+            handler.wfile.write(b" " * 2**16)
+    except OSError:
+        handler.close_connection = True
+
+
+def trickle_body(handler: Handler, request: Request) -> None:
+    """Send a proper answer, a byte every 50 ms."""
+    body = completion("B" * 1000)
+    handler.send(200, b"", length=len(body))
+    _trickle(handler, body)
+
+
+def trickle_headers(handler: Handler, request: Request) -> None:
+    """Send the headers of an answer, a byte every 50 ms."""
+    _trickle(handler, b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 1000)
+
+
+def _trickle(handler: Handler, body: bytes) -> None:
+    handler.close_connection = True
+    try:
+        for byte in body:
+            handler.wfile.write(bytes([byte]))
+            handler.wfile.flush()
+            time.sleep(0.05)
+    except OSError:
+        return
+
+
+def compressed(body: bytes, encoding: str = "gzip") -> Act:
+    """Answer with a compressed body, although the request asks for none."""
+    packed = zlib.compress(body) if encoding == "deflate" else gzip.compress(body)
+    return lambda handler, request: handler.send(200, packed, [("Content-Encoding", encoding)])
+
+
+def bomb(handler: Handler, request: Request) -> None:
+    """Answer with a few MB that decompress to 1 GB."""
+    packer = zlib.compressobj(1, wbits=16 + zlib.MAX_WBITS)
+    handler.send(200, b"", [("Content-Encoding", "gzip")], length=10**9)
+    handler.close_connection = True
+    try:
+        for _ in range(1024):
+            handler.wfile.write(packer.compress(b" " * 2**20))
+        handler.wfile.write(packer.flush())
+    except OSError:
+        return
+
+
+def echo(handler: Handler, request: Request) -> None:
+    """Repeat the request's headers in the answer, its content and its headers, as debugging proxies do."""
+    received = [(name, value) for name, value in handler.headers.items() if name != "Content-Length"]
+    text = "A " + json.dumps(dict(received))
+    handler.send(200, completion(text), [(f"X-Echo-{name}", value) for name, value in received])
 
 
 def choose_by_text(wanted: Callable[[str], bool]) -> Act:

@@ -3,8 +3,12 @@ import datetime
 import email.utils
 import io
 import json
+import re
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -18,20 +22,28 @@ from partonomy.models.chat_endpoint import (
     EndpointError,
     JsonClient,
     RetryPolicy,
+    build_chat_model,
     data_url,
+    read_key,
 )
 from partonomy.models.contract import ModelUnavailable, ReplyRefused, Role, Turn
 from tests.partonomy.models.chat_server import (
     Act,
     ScriptedServer,
+    bomb,
     close_early,
     completion,
+    compressed,
     drop,
+    echo,
     hang,
+    never_stop,
     raw,
     say,
     serve,
     status,
+    trickle_body,
+    trickle_headers,
 )
 
 KEY = "sk-secret-of-the-test-1234567890"
@@ -124,6 +136,11 @@ def test_jpeg_is_smaller_and_close() -> None:
         raw(b'{"choices": [{"message": {"content": 7}}]}'),
         raw(b'["B"]'),
         raw(b"\xff\xfe"),
+        raw(b"[" * 200_000),
+        raw(b'{"choices": ' + b"7" * 10_000 + b"}"),
+        raw(b'{"choices": [{"message": "B"}]}'),
+        compressed(completion("B"), "br"),
+        compressed(HALF),
     ],
 )
 def test_broken_answers_are_asked_again(tmp_path: Path, waits: list[float], bad: Act) -> None:
@@ -151,6 +168,108 @@ def test_retry_after_is_honoured_in_seconds_and_as_a_date(tmp_path: Path, waits:
     assert waits[0] == 7.0
     assert 60 < waits[1] <= 100
     assert 2.0 <= waits[2] <= 4.0  # not understood: the third wait of the backoff
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        (never_stop, "the answer is larger than 1 MB"),
+        (bomb, "the answer is larger than 1 MB"),
+        (raw(completion("B" * 2**21)), "the answer is larger than 1 MB"),
+        (trickle_body, "no complete answer within 0.4 s"),
+        (trickle_headers, "no complete answer within 0.4 s"),
+        (hang, "no complete answer within 0.4 s"),
+    ],
+)
+def test_size_and_time_of_a_reply_are_bounded(tmp_path: Path, waits: list[float], act: Act, reason: str) -> None:
+    with serve(act) as server:
+        model = make_model(server, tmp_path, waits, max_attempts=2, timeout=0.4, max_reply_bytes=2**20)
+        tracemalloc.start()
+        start = time.monotonic()
+        with pytest.raises(EndpointError, match=re.escape(f"{reason} (2 attempts)")):
+            model.reply(IMAGE, TURNS)
+        seconds, (_, peak) = time.monotonic() - start, tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(server.requests) == 2
+    assert seconds < 5
+    assert peak < 64 * 2**20
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_compressed_answer_is_read(tmp_path: Path, waits: list[float], encoding: str) -> None:
+    with serve(compressed(completion("B"), encoding)) as server:
+        assert make_model(server, tmp_path, waits).reply(IMAGE, TURNS) == "B"
+
+
+def test_half_a_surrogate_pair_is_stored_and_sent_back(tmp_path: Path, waits: list[float]) -> None:
+    with serve(raw(completion("B \ud800")), say("C")) as server:
+        model = make_model(server, tmp_path, waits)
+        assert [model.reply(IMAGE, TURNS) for _ in range(2)] == ["B \ud800"] * 2
+        model.reply(IMAGE, (*TURNS, Turn(Role.ASSISTANT, "B \ud800"), Turn(Role.USER, "And now?")))
+    assert [len(request.body["messages"]) for request in server.requests] == [1, 3]
+    assert server.requests[1].body["messages"][1]["content"] == "B \ud800"
+
+
+@pytest.mark.parametrize("nonsense", ["\u00b2", "9" * 400, "-5", "1e9", "Mon, 99 Foo", ""])
+def test_a_retry_after_that_nobody_can_mean_is_ignored(tmp_path: Path, waits: list[float], nonsense: str) -> None:
+    with serve(status(503, retry_after=nonsense), say("B")) as server:
+        assert make_model(server, tmp_path, waits).reply(IMAGE, TURNS) == "B"
+    assert 0.5 <= waits[0] <= 1.0
+
+
+def test_a_retry_after_in_the_past_does_not_wait_for_it(tmp_path: Path, waits: list[float]) -> None:
+    acts = [status(429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"), status(429, retry_after="1.5"), say("B")]
+    with serve(*acts) as server:
+        assert make_model(server, tmp_path, waits).reply(IMAGE, TURNS) == "B"
+    assert 0.5 <= waits[0] <= 1.0
+    assert 1.5 <= waits[1] <= 2.0
+
+
+def test_an_echoed_key_is_in_no_answer_and_no_cache(
+    tmp_path: Path, waits: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    with serve(echo) as server:
+        answers = [make_model(server, tmp_path, waits).reply(IMAGE, TURNS) for _ in range(2)]
+        assert server.requests[0].authorization == f"Bearer {KEY}"
+    assert len(server.requests) == 1
+    assert "Bearer [key]" in answers[0]
+    (path,) = tmp_path.rglob("*.json")
+    for text in (*answers, path.read_text(), caplog.text):
+        assert KEY[:8] not in text
+
+
+def test_a_key_that_an_earlier_version_cached_is_not_read(tmp_path: Path, waits: list[float]) -> None:
+    with serve(say("A")) as server:
+        model = make_model(server, tmp_path, waits)
+        model.reply(IMAGE, TURNS)
+        (path,) = tmp_path.rglob("*.json")
+        path.write_text(path.read_text().replace('"text": "A"', f'"text": "A {KEY}"'))
+        assert model.reply(IMAGE, TURNS) == "A [key]"
+
+
+@pytest.mark.parametrize("act", [raw(b'{"error": "bad"}'), status(400, b"bad"), status(401, b"bad")])
+def test_errors_hold_no_form_of_the_key(tmp_path: Path, waits: list[float], act: Act) -> None:
+    def act_with_key(handler: Any, request: Any) -> None:
+        wanted = handler.headers["Authorization"]
+        code = base64.b64encode(f"user:{KEY}".encode()).decode()
+        act(_Replacing(handler, f"bad: {wanted} {KEY[:12]}... {quote(KEY, safe='')} Basic {code}"), request)
+
+    with serve(act_with_key) as server, pytest.raises((EndpointError, ModelUnavailable)) as caught:
+        make_model(server, tmp_path, waits).reply(IMAGE, TURNS)
+    assert KEY[:8] not in str(caught.value)
+    assert base64.b64encode(f"user:{KEY}".encode()).decode()[8:20] not in str(caught.value)
+
+
+class _Replacing:
+    """A handler that sends a given text in place of the word "bad"."""
+
+    def __init__(self, handler: Any, text: str) -> None:
+        self._handler, self._text = handler, text
+
+    def send(self, code: int, body: bytes, headers: Any = ()) -> None:
+        self._handler.send(code, body.replace(b"bad", self._text.encode()), headers)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +343,28 @@ def test_a_damaged_cache_file_is_named_and_not_counted_against_the_model(tmp_pat
         path.write_text(path.read_text()[:30])
         with pytest.raises(ModelUnavailable, match=rf"{path.name} is not a cached answer"):
             model.reply(IMAGE, TURNS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"endpoint": f"https://host/{KEY}/v1"}, {"request_options": json.dumps({"user": KEY})}, {"model_name": KEY}],
+)
+def test_a_key_in_recorded_settings_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str]
+) -> None:
+    monkeypatch.setenv("KEY_OF_THE_TEST", KEY)
+    settings = ChatSettings(**({"endpoint": "http://host/v1", "model_name": "m"} | change))
+    (flag,) = change
+    with pytest.raises(ValueError, match=f"--{flag} must not contain the API key"):
+        build_chat_model(settings, "KEY_OF_THE_TEST", tmp_path)
+
+
+@pytest.mark.parametrize("key", ["sk-\u201cquoted\u201d-1234567890", "sk-one\nsk-two-1234567890"])
+def test_a_key_that_no_header_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("KEY_OF_THE_TEST", key)
+    with pytest.raises(ValueError, match="KEY_OF_THE_TEST holds a character that a key cannot have") as caught:
+        read_key("KEY_OF_THE_TEST")
+    assert "1234567890" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

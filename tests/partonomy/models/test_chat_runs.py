@@ -5,11 +5,16 @@ from pathlib import Path
 import pytest
 
 from partonomy.benchmarks.partonomy.task import PartonomyTask
+from partonomy.harness.summary import read_summary
+from partonomy.models.chat_endpoint import JsonClient
 from partonomy.structures import QuestionType
 from tests.partonomy.conftest import write_questions
 from tests.partonomy.models.chat_server import (
     ScriptedServer,
     choose_by_text,
+    completion,
+    echo,
+    raw,
     say,
     serve,
     status,
@@ -75,13 +80,56 @@ def test_run_scores_choices_repeats_for_free_and_never_writes_the_key(
     assert [path for path in written if KEY.encode() in path.read_bytes()] == []
 
 
+def test_a_key_that_the_endpoint_repeats_is_written_nowhere(
+    questions: Path, tmp_path: Path, keyed: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    with serve(echo) as server:
+        assert main(flags(server, questions, tmp_path / "run", keyed)) is not None
+        assert {request.authorization for request in server.requests} == {f"Bearer {KEY}"}
+    captured = capsys.readouterr()
+    assert KEY[:8] not in captured.out + captured.err + caplog.text
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(b"[key]" in content for content in written)
+    assert not any(KEY[:8].encode() in content for content in written)
+
+
+def test_a_reply_beyond_the_flag_fails_its_question_with_that_reason(
+    questions: Path, tmp_path: Path, keyed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JsonClient, "_wait", lambda self, attempt, failure: None)
+    with serve(*[raw(completion("A" * 40_000))] * 6, say("A")) as server:
+        arguments = [*flags(server, questions, tmp_path / "run", keyed), "--question_types", "positive"]
+        summary = main([*arguments, "--max_reply_mb", "0.03125", "--request_timeout", "9"])
+    assert summary is not None
+    entry = summary.groups["positive"]
+    (reason,) = entry.reasons
+    assert "the answer is larger than 0.03125 MB" in reason
+    assert "(6 attempts)" in reason
+    assert (entry.num_expected, entry.num_failed, len(server.requests)) == (3, 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max_reply_mb", "0"], "--max_reply_mb must be positive"),
+        (["--request_timeout", "-3"], "--request_timeout must be positive"),
+    ],
+)
+def test_limits_that_bound_nothing_are_refused(
+    questions: Path, tmp_path: Path, keyed: str, arguments: list[str], message: str
+) -> None:
+    with serve(say("A")) as server, pytest.raises(SystemExit, match=message):
+        main([*flags(server, questions, tmp_path / "run", keyed), *arguments])
+
+
 def test_run_counts_what_it_cannot_use(questions: Path, tmp_path: Path, keyed: str) -> None:
     acts = [say("I'm sorry, but I can't help with that."), say(""), say("B or C"), say(None, refusal="No.")]
     with serve(*acts) as server:
         arguments = [*flags(server, questions, tmp_path / "run", keyed), "--question_types", "positive"]
-        summary = main(arguments)
-    assert summary is not None
-    entry = summary.groups["positive"]
+        with pytest.raises(SystemExit, match="all 3 items failed, 1 of them for this reason: choice of parts"):
+            main(arguments)
+    entry = read_summary(tmp_path / "run" / "summary.json").groups["positive"]
     assert (entry.num_expected, entry.num_failed) == (3, 3)
     assert set(entry.reasons) == {
         "choice of parts only: the reply is a refusal",

@@ -159,7 +159,7 @@ def test_tidy_csv_of_auto_holds_every_metric(runs: tuple[AnyRun, ...]) -> None:
 
 
 def test_accuracy_by_length(runs: tuple[AnyRun, ...]) -> None:
-    rows = length_accuracies(runs[1].of_group("identification"), Selector.SEQUENCE)
+    rows = length_accuracies(runs[1].of_group("identification"))[Selector.SEQUENCE]
     # All five choices tie in every question.
     assert [(row.num_parts, row.num_questions, row.num_correct) for row in rows] == [
         (1, 1, 0.2),

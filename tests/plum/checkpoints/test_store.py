@@ -11,8 +11,10 @@ from transformers import PreTrainedTokenizerFast
 
 import plum.checkpoints.weights
 from plum.checkpoints.model_config_io import describe_differences, read_model_config, write_model_config
-from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained
+from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained, write_folder
 from plum.config import LoraConfig, ModelConfig
+from plum.doctor.folders import hash_weight_files
+from plum.export.export_source import root_base
 from plum.models.systems.special_tokens import read_special_tokens, with_special_tokens
 from plum.models.tiny import TINY_TOKENS, tiny_model_config
 from plum.models.trainable import set_trainable
@@ -75,8 +77,20 @@ def test_a_leftover_of_an_interrupted_save_is_replaced(tmp_path: Path, tokenizer
     (tmp_path / "saved.partial").mkdir()
     (tmp_path / "saved.partial" / "rubbish").touch()
     save_pretrained(make_model(tokenizer), tokenizer, tmp_path / "saved", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["saved"]
     assert not (tmp_path / "saved" / "rubbish").exists()
-    assert not (tmp_path / "saved.partial").exists()
+
+
+def test_a_second_process_is_refused_and_harms_nothing(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    with write_folder(tmp_path / "saved") as partial:
+        (partial / "weights").touch()
+        with pytest.raises(BlockingIOError, match="saved: another process is writing here"):
+            save_pretrained(make_model(tokenizer), tokenizer, tmp_path / "saved", "")
+        assert (partial / "weights").exists()
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["weights"]
+    with pytest.raises(RuntimeError, match="no more"), write_folder(tmp_path / "other") as partial:
+        raise RuntimeError("no more")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["saved"]
 
 
 def edit_config(folder: Path, change: Callable[[dict], None]) -> None:
@@ -98,6 +112,8 @@ def edit_config(folder: Path, change: Callable[[dict], None]) -> None:
         (lambda c: c.update(lora=3), r"lora is 3, not an object"),
         (lambda c: c.update(format_version=5), r"format_version is 5, this code reads 1 to 4"),
         (lambda c: c.pop("format_version"), r"no format_version"),
+        (lambda c: c.update(format_version=4.0), r"format_version is 4\.0, this code reads 1 to 4"),
+        (lambda c: c.update(format_version="4"), r"format_version is '4', this code reads 1 to 4"),
         (lambda c: c["sam"].update(decoder_mlp_dim=48), r"another architecture: sam\.mask_decoder.* is \(32"),
         (lambda c: c["feedback"].update(is_enabled=False), r"another architecture: 0 tensors .*unknown \['feedback\."),
         (
@@ -174,6 +190,15 @@ def test_trained_weights_need_their_base(tmp_path: Path, tokenizer: PreTrainedTo
     with pytest.raises(ValueError, match=r"light holds trained weights over .*base, whose weights have changed"):
         load_pretrained(light)
     content = json.loads((light / "base.json").read_text())
+    for damaged, message in (
+        ({"base": content["base"]}, "'fingerprint' is missing"),
+        (content | {"base": None}, "'base' must be a text, got None"),
+        ([], r"the content must be an object, got \[\]"),
+    ):
+        (light / "base.json").write_text(json.dumps(damaged))
+        for read in (load_pretrained, root_base, lambda folder: hash_weight_files(folder, tmp_path / "hashes")):
+            with pytest.raises(ValueError, match=rf"base\.json: {message}; restore the file"):
+                read(light)
     (light / "base.json").write_text(json.dumps(content | {"base": str(tmp_path / "moved")}))
     load_pretrained(light)
     edit_config(light, lambda config: config["sam"].update(decoder_mlp_dim=48))

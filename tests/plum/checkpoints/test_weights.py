@@ -38,14 +38,15 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: Callable[[bytes], bytes
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "index.json: damaged"),
-        ("{}", "index.json: damaged"),
-        ("[1]", "index.json: damaged"),
+        ("", "index.json: not valid JSON .*; copy or write the folder again"),
+        ("{}", "index.json: 'weight_map' is missing; copy or write the folder again"),
+        ("[1]", "index.json: the content must be an object"),
+        (json.dumps({"weight_map": [["a", "b"]]}), "index.json: 'weight_map' must be an object"),
         (
             json.dumps({"weight_map": {"a": "../../etc/passwd"}}),
             "the shard '../../etc/passwd' is no file name of its own",
         ),
-        (json.dumps({"weight_map": {"a": 7}}), "the shard 7 is no file name"),
+        (json.dumps({"weight_map": {"a": 7}}), r"index.json: weight_map\[...\] must be a text"),
     ],
 )
 def test_a_damaged_index_is_named(tmp_path: Path, content: str, message: str) -> None:

@@ -11,11 +11,11 @@ from partonomy.masks import rle_from_coco
 from partonomy.models.contract import Turn
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import build_parser, main
-from plum.inference.predictor import Predictor
+from plum.inference.predictor import Predictor, WrittenAnswer
 from plum.inputs.tokenizer import load_tokenizer
 from tests.plum.data.part_world import write_world
 from tests.plum.data.tokenizers_for_tests import byte_level
-from tests.plum.predictor_world import ANSWER, make_image, make_model
+from tests.plum.predictor_world import ANSWER, WRITTEN, make_image, make_model
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def _run_segment(checkpoint: str, photo: Path, output: Path, *flags: str) -> int
 
 @pytest.fixture
 def _fixed_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "_generate", lambda self, image, turns, max_new_tokens=8: ANSWER)
+    monkeypatch.setattr(Predictor, "write", lambda self, image, turns, max_new_tokens=8: WRITTEN)
 
 
 @pytest.mark.usefixtures("_fixed_answer")
@@ -121,16 +121,16 @@ def test_chat_remembers_until_told_otherwise(
 ) -> None:
     heard: list[tuple[tuple[int, ...], tuple[str, ...]]] = []
 
-    def answer(self: Predictor, image: np.ndarray, turns: list[Turn], max_new_tokens: int = 8) -> str:
+    def answer(self: Predictor, image: np.ndarray, turns: list[Turn], max_new_tokens: int = 8) -> WrittenAnswer:
         heard.append((image.shape[:2], tuple(turn.text for turn in turns)))
-        return "" if turns[-1].text == "nothing?" else ANSWER
+        return WrittenAnswer("", 1, "stop") if turns[-1].text == "nothing?" else WRITTEN
 
     other = tmp_path / "with space.png"
     Image.fromarray(make_image(1, 12, 16)).save(other)
     lines = ["one", "", "two", "nothing?", "/history", "/reset", "three", "/image missing.png", "four"]
     lines += [f"/image {other}", "five", "/what", "six"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))  # its end is the end of the conversation
-    monkeypatch.setattr(Predictor, "_generate", answer)
+    monkeypatch.setattr(Predictor, "write", answer)
     arguments = ["chat", "--checkpoint", checkpoint, "--image", str(photo), "--output", str(tmp_path / "out")]
     assert main([*arguments, "--device", "cpu"]) == 0
     photo_size, other_size = (20, 28), (12, 16)

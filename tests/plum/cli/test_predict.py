@@ -1,21 +1,25 @@
+import errno
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from partonomy import progress
+from partonomy.locks import lock_folder
 from partonomy.masks import decode_mask, rle_from_coco
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main
+from plum.inference import folder_prediction
 from plum.inference.folder_prediction import draw_prediction, drop_half_line, read_question_file
 from plum.inference.predictor import Prediction, Predictor
 from tests.plum.data.tokenizers_for_tests import byte_level
-from tests.plum.predictor_world import ANSWER, QUESTION, make_image, make_model
+from tests.plum.predictor_world import ANSWER, QUESTION, WRITTEN, make_image, make_model
 
 ANSWER_TEXT = "It has a wheel."
 
@@ -40,7 +44,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _fixed_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "_generate", lambda self, image, turns, max_new_tokens=8: ANSWER)
+    monkeypatch.setattr(Predictor, "write", lambda self, image, turns, max_new_tokens=8: WRITTEN)
 
 
 def _predict(checkpoint: str, images: Path, output: Path, *flags: str) -> int:
@@ -133,6 +137,84 @@ def test_a_killed_run_goes_on_to_the_same_records(
     assert records.read_bytes() == (tmp_path / "whole" / "predictions.jsonl").read_bytes()
     page = [(tmp_path / name / "index.html").read_text() for name in ("killed", "whole")]
     assert page[0] == page[1]
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+def test_a_second_process_is_refused_and_remains_are_removed(
+    checkpoint: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, remains = tmp_path / "out", f".index.html.{0:032x}.tmp"
+    assert _predict(checkpoint, photos, output, "--question", "Parts?") == 0
+    before = {path.name: path.read_bytes() for path in output.glob("*.*")}
+    with lock_folder(output):
+        (output / remains).touch()
+        assert _predict(checkpoint, photos, output, "--question", "Parts?", "--resume") == 1
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {output}: another process is writing here")
+        assert (output / remains).exists()
+    assert _predict(checkpoint, photos, output, "--question", "Parts?", "--resume") == 0
+    assert {path.name: path.read_bytes() for path in output.glob("*.*")} == before
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("CUDA error: an illegal memory access")]
+)
+def test_a_fault_of_the_machine_ends_the_command(
+    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    draw, calls = folder_prediction._draw, []
+
+    def fail(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise error
+        return draw(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folder_prediction, "_draw", fail)
+    assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?") == 1
+    assert not (tmp_path / "out" / "failures.jsonl").exists()
+    assert len(_records(tmp_path / "out")) == 1
+    assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?", "--resume") == 0
+    assert len(_records(tmp_path / "out")) == 3
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+def test_images_that_are_away_end_the_command(
+    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = folder_prediction._draw
+
+    def unmount(*arguments: object) -> object:
+        if photos.exists():
+            photos.rename(tmp_path / "away")
+        return draw(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folder_prediction, "_draw", unmount)
+    assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?") == 1
+    assert "photos: none of the run's files is there any more" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "failures.jsonl").exists()
+    assert len(_records(tmp_path / "out")) == 1
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+def test_an_image_without_memory_fails_alone(
+    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segment, calls = Predictor.segment, []
+
+    def fail(self: Predictor, *arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("CUDA out of memory")
+        if len(calls) == 2:
+            raise MemoryError
+        return segment(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Predictor, "segment", fail)
+    flags = ("--question", "Parts?", "--phrases", "propeller")
+    assert _predict(checkpoint, photos, tmp_path / "out", *flags) == 1
+    assert "2 of 3 images failed (a.png: the memory does not suffice for this image" in capsys.readouterr().err
+    assert len(_records(tmp_path / "out")) == 1
 
 
 @pytest.mark.usefixtures("_fixed_answer")
@@ -242,3 +324,58 @@ def test_half_a_line_is_cut_off(tmp_path: Path, before: str, after: str) -> None
     (tmp_path / "lines").write_text(before)
     drop_half_line(tmp_path / "lines")
     assert (tmp_path / "lines").read_text() == after
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 2.0 GiB"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 999 bytes"),
+    ],
+)
+def test_an_image_without_memory_fails_alone_and_is_asked_again(
+    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    flags = ("--question", "Parts?", "--phrases", "propeller")
+    segment = Predictor.segment
+
+    def without_memory(self: Predictor, image: np.ndarray, *arguments: object) -> object:
+        if image.shape[0] == 21:  # the second of three images
+            raise error
+        return segment(self, image, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "segment", without_memory)
+        assert _predict(checkpoint, photos, tmp_path / "out", *flags) == 1
+    assert [record["image"] for record in _records(tmp_path / "out")] == ["a.png", "more/a.png"]
+    (failure,) = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
+    assert json.loads(failure)["image"] == "b & c.png"
+    assert "not enough memory for this image" in json.loads(failure)["reason"]
+    assert _predict(checkpoint, photos, tmp_path / "out", *flags, "--resume") == 0
+    assert len(_records(tmp_path / "out")) == 3
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+def test_another_error_ends_the_run(
+    checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: Predictor, *arguments: object) -> object:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(Predictor, "segment", broken)
+    assert _predict(checkpoint, photos, tmp_path / "out", "--question", "A?", "--phrases", "propeller") == 1
+    assert "device-side assert" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "failures.jsonl").exists()
+
+
+def test_a_cut_answer_is_marked_and_the_limit_recorded(
+    checkpoint: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?", "--max_new_tokens", "3") == 0
+    for record in _records(tmp_path / "out"):
+        assert [(answer["finish_reason"], answer["num_tokens"]) for answer in record["answers"]] == [("length", 3)]
+    assert (tmp_path / "out" / "index.html").read_text().count("[cut at 3 tokens]") == 3
+    assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?", "--resume") == 1
+    assert "holds answers of up to 3 tokens, not 256" in capsys.readouterr().err

@@ -49,7 +49,9 @@ def test_a_models_hash_covers_its_base_but_not_its_place(tmp_path: Path) -> None
         (tmp_path / name / "base" / "model.safetensors").write_bytes(b"base")
         (tmp_path / name / "run").mkdir()
         (tmp_path / name / "run" / "trained.safetensors").write_bytes(b"trained")
-        (tmp_path / name / "run" / "base.json").write_text(json.dumps({"base": str(tmp_path / name / "base")}))
+        (tmp_path / name / "run" / "base.json").write_text(
+            json.dumps({"base": str(tmp_path / name / "base"), "fingerprint": ""})
+        )
     cache = tmp_path / "hashes.json"
     first, second = (hash_weight_files(tmp_path / name / "run", cache, is_quiet=True) for name in ("one", "two"))
     assert first.sha256 == second.sha256

@@ -15,7 +15,7 @@ from partonomy.images import load_image
 from partonomy.masks import rle_area
 from partonomy.models.contract import Role, Turn
 from plum.inference.partonomy_adapter import PlumModel
-from plum.inference.predictor import Predictor
+from plum.inference.predictor import Predictor, WrittenAnswer
 from plum.models.systems.seg_token import SEG_TOKEN
 from tests.partonomy.running import records_of
 from tests.plum.data.miniature_world import miniature, miniature_copy
@@ -38,7 +38,7 @@ def make_model(system: System, monkeypatch: pytest.MonkeyPatch) -> PlumModel:
     else:
         model = make_sister(sister_config(system))
         predictor = Predictor(model, seg_tokenizer(), model.config)
-    monkeypatch.setattr(Predictor, "_generate", lambda *arguments: OWN_ANSWER[system])
+    monkeypatch.setattr(Predictor, "write", lambda *arguments: WrittenAnswer(OWN_ANSWER[system], 8, "stop"))
     return PlumModel(predictor, system, max_new_tokens=8)
 
 

@@ -9,6 +9,7 @@ other, agree to the bit.
 
 import contextlib
 import functools
+import gc
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.context
@@ -32,7 +33,16 @@ from plum.training.ports import find_free_port
 TIMEOUT = 600
 """Seconds after which a start counts as hung."""
 HERE = "127.0.0.1"
-PRELOADED = ["train", "plum.training.smoke_overfit", "deepspeed"]
+PRELOADED = [
+    "train",
+    "plum.training.smoke_overfit",
+    "deepspeed",
+    # What `deepspeed.initialize` imports later; the first of them brings torch's compiler, a second of a core.
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.ops.op_builder.all_ops",
+    "deepspeed.module_inject.auto_ep_layer",
+    "transformers.models.clip.modeling_clip",
+]
 """Modules that forked ranks find imported. None of them may start a thread, which a fork would lose."""
 
 
@@ -100,6 +110,7 @@ def _be_rank(program: str, arguments: list[str], environment: dict[str, str], ou
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
+    gc.freeze()  # what the server has imported stays: DeepSpeed collects garbage often, and each time would walk it
     sys.argv = [program, *arguments]
     runpy.run_path(program, run_name="__main__")
 

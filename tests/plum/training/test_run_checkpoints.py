@@ -56,6 +56,12 @@ def test_updates_are_ordered_by_number_beyond_a_million(checkpoints: RunCheckpoi
     assert newest.update == 1_000_000
 
 
+def edit(folder: Path, **change: object) -> None:
+    """Change entries of a checkpoint's manifest."""
+    path = folder / "checkpoint.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -64,6 +70,10 @@ def test_updates_are_ordered_by_number_beyond_a_million(checkpoints: RunCheckpoi
         (lambda folder: (folder / "checkpoint.json").unlink(), "it has no checkpoint.json"),
         (lambda folder: (folder / "checkpoint.json").write_text("{"), "checkpoint.json is damaged"),
         (lambda folder: (folder / "checkpoint.json").write_text("[]"), "checkpoint.json is damaged"),
+        (lambda folder: edit(folder, update="2"), "checkpoint.json is damaged ('update' must be an integer, got '2')"),
+        (lambda folder: edit(folder, files={"rank0.pt": {"bytes": 9}}), "checkpoint.json is damaged (files[...]:"),
+        (lambda folder: edit(folder, files=[]), "checkpoint.json is damaged ('files' must be an object, got [])"),
+        (lambda folder: edit(folder, cut={"num_ranks": "2"}), "checkpoint.json is damaged (cut: "),
         (lambda folder: (folder / "rank1.pt").write_bytes(b"optimizes"), "rank1.pt has changed since it was written"),
     ],
 )

@@ -20,7 +20,7 @@ from plum.training.smoke_overfit import (
     run_smoke_overfit,
     smoke_config,
 )
-from tests.plum.training.launching import fork_ranks_to_their_ends, launch, write_config
+from tests.plum.training.launching import fork_ranks, fork_ranks_to_their_ends, write_config
 from tests.plum.training.smoke_world import write_pictures
 from tests.plum.training.training_world import make_config
 
@@ -54,16 +54,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 
 def findings(report: SmokeReport) -> dict[str, bool]:
     return {check.name: check.is_passed for check in report.checks}
-
-
-def test_a_set_up_that_learns_passes(config: TrainConfig) -> None:
-    report = run_smoke_overfit(config, UPDATES)
-    assert report.is_passed, report
-    folder = Path(f"{config.run_dir}_smoke_overfit")
-    written = json.loads((folder / "smoke_overfit.json").read_text())
-    assert [check["is_passed"] for check in written["checks"]] == [True, True, True]
-    assert len(set(written["sample_ids"])) == 8
-    assert not (folder / "checkpoints").exists()
 
 
 def test_masks_of_other_samples_fail_although_the_loss_falls(
@@ -126,16 +116,22 @@ def test_eight_images_are_an_update_on_any_ranks(config: TrainConfig, num_ranks:
 
 
 @pytest.mark.distributed
-def test_the_script_passes_under_the_launcher_on_two_zero2_ranks(config: TrainConfig) -> None:
-    launched = replace(config, engine=replace(config.engine, kind="deepspeed"))
-    arguments = [*write_config(launched), "--updates", str(UPDATES)]
-    assert "PASS  this set-up learns" in launch("scripts/smoke_overfit.py", arguments, num_ranks=2)
+def test_a_set_up_that_learns_passes_on_two_zero2_ranks(config: TrainConfig, tmp_path: Path) -> None:
+    deepspeed = replace(config, engine=replace(config.engine, kind="deepspeed"))
+    arguments = [*write_config(deepspeed), "--updates", str(UPDATES)]
+    printed = fork_ranks("scripts/smoke_overfit.py", arguments, 2, tmp_path / "printed.txt")
+    assert "PASS  this set-up learns" in printed
+    folder = Path(f"{config.run_dir}_smoke_overfit")
+    written = json.loads((folder / "smoke_overfit.json").read_text())
+    assert [check["is_passed"] for check in written["checks"]] == [True, True, True]
+    assert len(set(written["sample_ids"])) == 8
+    assert not (folder / "checkpoints").exists()
 
 
 @pytest.mark.distributed
 def test_the_script_fails_on_two_zero2_ranks(config: TrainConfig, tmp_path: Path) -> None:
-    launched = replace(config, engine=replace(config.engine, kind="deepspeed"))
-    arguments = [*write_config(launched), "--updates", "3", "--optimizer.learning_rate", "1e-12"]
+    deepspeed = replace(config, engine=replace(config.engine, kind="deepspeed"))
+    arguments = [*write_config(deepspeed), "--updates", "3", "--optimizer.learning_rate", "1e-12"]
     output = tmp_path / "printed.txt"
     statuses, printed = fork_ranks_to_their_ends("scripts/smoke_overfit.py", arguments, 2, output)
     assert 1 in statuses, printed[-3000:]

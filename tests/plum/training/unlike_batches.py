@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
-from plum.config import LoraConfig, TaggerConfig
+from plum.config import LoraConfig, ModelConfig, TaggerConfig
 from plum.data.collate import Collator
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
@@ -86,6 +86,14 @@ def make_samples(kind: str, rank: int) -> list[Sample]:
     return [make_sample(one, 3 * rank + number) for number, one in enumerate(kinds)]
 
 
+def one_layer(sizes: ModelConfig) -> ModelConfig:
+    """Every stack with one layer: the number of tensors is what this test takes its time for."""
+    llava, sam = sizes.llava, sizes.sam
+    vision, language = replace(llava.vision, num_layers=1), replace(llava.language, num_layers=1)
+    sam = replace(sam, encoder_depth=1, encoder_global_blocks=(0,))
+    return replace(sizes, llava=replace(llava, vision=vision, language=language), sam=sam)
+
+
 def make_system(name: str, ranks: Ranks) -> System:
     """Build a tiny system."""
     torch.manual_seed(0)
@@ -97,7 +105,7 @@ def make_system(name: str, ranks: Ranks) -> System:
     else:
         tokenizer, sizes = seg_tokenizer(), sister_config(name)  # type: ignore[arg-type]
         trainable, losses = TrainableConfig(embeddings=True), LossConfig(bio=0.0, kl=0.0, overlap="dice")
-    sizes = with_special_tokens(sizes, tokenizer)
+    sizes = with_special_tokens(one_layer(sizes), tokenizer)
     model = build_model(sizes)
     set_trainable(model, trainable)
     for parameter in model.parameters():  # no zeros, behind which gradients vanish
@@ -121,19 +129,24 @@ def record_arrivals(parameters: dict[str, nn.Parameter]) -> list[str]:
     return names
 
 
-def own_gradients(system: System, kind: str, precision: str, accumulation: int, ranks: Ranks) -> OwnGradients:
-    """Plain autograd on a copy of the model."""
+def own_gradients(system: System, precision: str, accumulation: int, ranks: Ranks) -> dict[str, OwnGradients]:
+    """Return the gradients of every kind of batch, by plain autograd on a copy of the model."""
     twin = copy.deepcopy(system.objective).to(torch.bfloat16 if precision == "bf16" else torch.float32)
     parameters = trained(twin)
     arrival = record_arrivals(parameters)
-    torch.manual_seed(DROPOUT_SEED)
-    (twin(system.batches[kind]).total / accumulation).backward()
-    gradient = torch.cat(
-        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in parameters.values()]
-    )
-    gathered = [torch.zeros_like(gradient) for _ in range(ranks.world_size)]
-    torch.distributed.all_gather(gathered, gradient)
-    return OwnGradients(torch.stack(gathered), tuple(arrival))
+    own = {}
+    for kind, batch in system.batches.items():
+        arrival.clear()
+        twin.zero_grad(set_to_none=True)
+        torch.manual_seed(DROPOUT_SEED)
+        (twin(batch).total / accumulation).backward()
+        gradient = torch.cat(
+            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in parameters.values()]
+        )
+        gathered = [torch.zeros_like(gradient) for _ in range(ranks.world_size)]
+        torch.distributed.all_gather(gathered, gradient)
+        own[kind] = OwnGradients(torch.stack(gathered), tuple(arrival))
+    return own
 
 
 def mixtures(num_ranks: int) -> Iterator[tuple[str, ...]]:
@@ -244,7 +257,7 @@ def main() -> None:
         for config in settings(max(sizes) // 2, 2 * sum(sizes)):
             key = config.precision, config.accumulation
             if key not in own:
-                own[key] = {kind: own_gradients(system, kind, *key, ranks) for kind in KINDS}
+                own[key] = own_gradients(system, *key, ranks)
             num_updates += check(system, config, own[key], ranks)
         arrivals = {gradients.arrival for gradients in own["fp32", 1].values()}
         assert len(arrivals) > 1, f"{name}: plain backward passes complete gradients in one order, which tests nothing"

@@ -18,7 +18,7 @@ class TwoMindedModel(OracleOfImages):
     def score_choices(self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str]) -> list[ChoiceScore]:
         """Right answer log-probabilities, conversation means that fall with the position."""
         if self.image_id == 2:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("no answer")
         scores = super().score_choices(image, turns, choices)
         return [ChoiceScore(score.answer_log_prob, 1, -float(place), 1) for place, score in enumerate(scores)]
 

@@ -91,7 +91,7 @@ def test_a_tie_counts_its_share(question_file: Path, tmp_path: Path) -> None:
     # fin, wheel}: on average 1 of 5/2. Images 3 and 4: 3 of 3 and 4 of 4.
     assert metrics["parts_precision"].value == pytest.approx((1 / 2 + 1 + 3 + 4) / (3 / 2 + 5 / 2 + 3 + 4))
     assert metrics["parts_recall"].value == pytest.approx((1 / 2 + 1 + 3 + 4) / (1 + 2 + 3 + 4))
-    credits = {row.num_parts: row.num_correct for row in length_accuracies(loaded.records, DEFAULT_SELECTOR)}
+    credits = {row.num_parts: row.num_correct for row in length_accuracies(loaded.records)[DEFAULT_SELECTOR]}
     assert credits == {1: 1 / 2, 2: 0, 3: 1, 4: 1}
     # Seaplanes are on images 1 and 3, biplanes on 2 and 4.
     accuracies = {row.name: row.parts_accuracy for row in by_object(loaded.records, has_masks=True)}

@@ -13,19 +13,24 @@ from tests.partonomy.datasets.checked_file import (
     Content,
     add_annotation,
     add_category,
+    add_unlinked_class,
     add_unused_category,
     add_unused_image,
     check,
     copy_file,
     cut_file,
+    drop_parts,
     edit_first,
     found,
+    keep_objects,
     leave_folder,
     remove_file,
     repeat,
     sound,
     square,
     turn_file,
+    turn_photograph,
+    use_root_category,
     write_no_image,
 )
 
@@ -46,6 +51,12 @@ CASES: list[tuple[str, Callable[[Content, Path], None], Problem, str]] = [
     ("annotation twice", repeat("annotations"), problems.DUPLICATE_ID, "annotation 10"),
     ("image unknown", add_annotation(image_id=7), problems.UNKNOWN_IMAGE, "annotation 99"),
     ("category unknown", add_annotation(category_id=7), problems.UNKNOWN_CATEGORY, "annotation 99"),
+    (
+        "fractions",
+        add_annotation(segmentation=[[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]]),
+        problems.UNREADABLE_MASK,
+        "annotation 99",
+    ),
     ("two points", add_annotation(segmentation=[[1, 2, 3, 4]]), problems.UNREADABLE_MASK, "annotation 99"),
     (
         "mask of another size",
@@ -88,7 +99,43 @@ CASES: list[tuple[str, Callable[[Content, Path], None], Problem, str]] = [
     ("plural", add_category("car:doors", "PART"), problems.SIMILAR_NAMES, "parts 'door', 'doors'"),
     ("same mask", add_annotation(segmentation=square(15, 15, 10)), problems.SAME_MASK, "annotation 99"),
     ("same file", copy_file, problems.SAME_IMAGE, "image 2"),
-    ("crowd", add_annotation(iscrowd=True), problems.CROWD, "annotation 99"),
+    (
+        "crowd",
+        add_annotation(category_id=0, segmentation=square(62, 62, 15), iscrowd=True),
+        problems.CROWD,
+        "annotation 99",
+    ),
+    ("crowd part", add_annotation(iscrowd=True), problems.CROWD_PART, "annotation 99"),
+    ("crowd null", edit_first("annotations", iscrowd=None), problems.CROWD_VALUE, "annotation 10"),
+    ("id as text", edit_first("annotations", id="10"), problems.WHOLE_NUMBER, "annotation '10'"),
+    ("size as float", edit_first("images", width=100.0), problems.WHOLE_NUMBER, "image 1"),
+    ("box of text", edit_first("annotations", bbox="none"), problems.UNUSED_BOX, "annotation 10"),
+    ("no area", edit_first("annotations", area=None), problems.UNUSED_AREA, "annotation 10"),
+    (
+        "stray ring",
+        add_annotation(segmentation=[*square(40, 12, 10), [1, 2, 3, 4]]),
+        problems.SHORT_RING,
+        "annotation 99",
+    ),
+    ("beyond the image", add_annotation(segmentation=square(40, 12, 99)), problems.LEAVES_IMAGE, "image 1"),
+    ("turned", turn_photograph(80), problems.TURNED, "image 1"),
+    ("perhaps turned", turn_photograph(60), problems.UNDECIDED_TURN, "image 1"),
+    ("root category", use_root_category, problems.ROOT_CATEGORY, "category 1"),
+    (
+        "outline without the part",
+        add_annotation(segmentation=square(70, 60, 15), obj_ann_id=None),
+        problems.ONLY_OBJECT,
+        "annotation 99",
+    ),
+    (
+        "part of another class",
+        add_category("bus:door", "PART"),
+        problems.NO_OBJECT,
+        "annotation 99",
+    ),
+    ("part of no class here", add_unlinked_class, problems.NO_CONTAINER, "annotation 99"),
+    ("objects alone", keep_objects, problems.NO_PARTS, "the file"),
+    ("no part", drop_parts, problems.NOTHING_TO_ASK, "the file"),
     ("no annotation", add_unused_image, problems.NO_ANNOTATION, "image 3"),
     ("no use", add_unused_category, problems.UNUSED_CATEGORY, "category 9"),
 ]
@@ -101,10 +148,18 @@ def test_problem_is_found(photos: Path, edit: Callable[[Content, Path], None], p
     report = check(content, photos)
     assert (problem.title, record) in found(report)
     # What follows from the problem itself: annotations of a category, or parts of an object, that was not read.
-    follows = {problems.UNKNOWN_IMAGE, problems.UNKNOWN_CATEGORY, problems.NO_OBJECT, problems.COLLAPSED_NAMES}
+    follows = {
+        problems.UNKNOWN_IMAGE,
+        problems.UNKNOWN_CATEGORY,
+        problems.NO_OBJECT,
+        problems.COLLAPSED_NAMES,
+        problems.OUTSIDE_OBJECT,
+        problems.CROWD,
+    }
     assert {finding.problem for finding in report.findings} - follows - {problem} == set()
-    assert report.exit_status(is_strict=False) == (2 if problem.severity == "error" else 0)
-    assert report.exit_status(is_strict=True) == {"error": 2, "warning": 1, "note": 0}[problem.severity]
+    worst = min((finding.problem.severity for finding in report.findings), key=["error", "warning", "note"].index)
+    assert report.exit_status(is_strict=False) == (2 if worst == "error" else 0)
+    assert report.exit_status(is_strict=True) == {"error": 2, "warning": 1, "note": 0}[worst]
 
 
 def test_every_problem_has_a_case() -> None:

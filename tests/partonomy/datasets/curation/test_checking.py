@@ -177,7 +177,7 @@ def test_categories_are_read_as_a_build_reads_them(photos: Path, object_name: st
     path.write_text(json.dumps(content))
     records = read_coco_records(CocoConfig(path, photos, object_name=object_name))
     mine = read_checked_file(path, photos, object_name).annotations
-    assert [(one.annotation_id, one.category.raw_object, one.category.raw_part) for one in mine] == [
+    assert [(one.annotation_id, one.raw_object, one.raw_part) for one in mine] == [
         (one.annotation_id, one.raw_object, one.raw_part) for one in records.annotations
     ]
 

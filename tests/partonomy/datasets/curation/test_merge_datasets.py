@@ -88,3 +88,32 @@ def test_same_photographs_are_told_by_content(first: PartDataset, second: PartDa
     (tmp_path / "b" / "5.png").write_bytes((tmp_path / "a" / "photos" / "5.png").read_bytes())
     (same,) = merge_datasets([first, second], CONFIG).same_photographs
     assert same.image_ids == (1, 2, 3)
+
+
+@pytest.mark.parametrize("category", ["race car", "road"])
+def test_a_folder_name_is_no_category(tmp_path: Path, category: str) -> None:
+    """Old data sets gave every object without a category the name of the folder ("train", "valid")."""
+    sides = [
+        make_dataset(
+            tmp_path / name,
+            [make_image(1, make_instance(1, "race car", ("wheel",), name), make_instance(2, "jet", (), name))],
+            name,
+        )
+        for name in ("train", "valid")
+    ]
+    third = make_dataset(tmp_path / "c", [make_image(1, make_instance(1, "race car", ("wheel",), category))], "c")
+    merged = merge_datasets([*sides, third], CONFIG)
+    assert merged.conflicts == ()
+    found = {(one.label, one.category) for image in merged.dataset.images for one in image.objects}
+    assert found == {("race car", category), ("jet", "jet")}
+    # A name that some objects alone have as their category is a category.
+    mixed = [make_image(1, make_instance(1, "race car", ("wheel",), "train"), make_instance(2, "jet", (), "air"))]
+    sides[0] = make_dataset(tmp_path / "train", mixed, "train")
+    with pytest.raises(ValueError, match=r"'race car': 'train', 'road'.*--categories FILE.*--category_conflicts first"):
+        merge_datasets(
+            [
+                sides[0],
+                make_dataset(tmp_path / "c", [make_image(1, make_instance(1, "race car", ("wheel",), "road"))], "c"),
+            ],
+            CONFIG,
+        )

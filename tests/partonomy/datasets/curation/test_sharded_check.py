@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from partonomy.__main__ import main
-from partonomy.datasets.curation import check as check_module
 from partonomy.datasets.curation.check import CheckInput, check_files, check_part, join_checks, read_checked_file
+from partonomy.datasets.sources import coco as coco_module
 from partonomy.sharding import Shard, all_shards
 from tests.partonomy.cli.test_curate import make_folder
 from tests.partonomy.datasets.checked_file import CONFIG, HEIGHT, WIDTH, Content, sound
@@ -96,13 +96,13 @@ def test_a_shard_reads_only_its_own_masks_and_images(broken: Path, monkeypatch: 
     assert {one.image_id for one in read_checked_file(broken, photos, None, Shard(1, 3)).annotations} == {2, 5, 7}
     assert [one.image_id for one in read_checked_file(broken, photos, None, Shard(1, 3)).images] == [2, 5, 7]
     read: list[Path] = []
-    original = check_module.load_image
+    original = coco_module.load_image
 
     def load(path: Path, height: int, width: int) -> object:
         read.append(path)
         return original(path, height, width)
 
-    monkeypatch.setattr(check_module, "load_image", load)
+    monkeypatch.setattr(coco_module, "load_image", load)
     check_part(CheckInput(broken, photos), CONFIG, Shard(0, 3))
     assert {path.name for path in read} == {"1.png", "copy of 2.png"}
 
@@ -128,7 +128,10 @@ def test_other_shards_and_settings_are_refused(
     del content["found"]["findings"]
     path.write_text(json.dumps(content))
     assert main([*check_flags(broken), *output, "--merge"]) == 1
-    assert "check-1-of-2.json: not the result of a check; delete it" in capsys.readouterr().err
+    assert (
+        "check-1-of-2.json: not the result of a check (found.findings: Field required); delete it"
+        in capsys.readouterr().err
+    )
 
 
 def read_all(folder: Path) -> dict[str, bytes]:

@@ -58,9 +58,10 @@ def test_a_box_alone_contains_parts_too(coco: CocoFile) -> None:
 
 def test_a_part_outside_every_object_is_counted(coco: CocoFile) -> None:
     coco.add("car", (0, 0, 10, 10))
+    coco.add("car", (20, 0, 10, 10))
     wheel = coco.add("car:wheel", (8, 5, 6, 3))  # a third of it lies inside: less than half
     reading = read_coco(coco.config())
-    assert reading.dataset.images[0].objects[0].parts == ()
+    assert [one.parts for one in reading.dataset.images[0].objects] == [(), ()]
     assert [row.annotation_ids for row in reading.skipped] == [(wheel,)]
     assert "lies in no annotated object" in reading.skipped[0].reason
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from partonomy.datasets.sources.coco import read_coco
+from partonomy.datasets.sources.coco import NO_ID, read_coco
 from tests.partonomy.datasets.coco_file import HEIGHT, WIDTH, CocoFile
 
 BAD_ANNOTATIONS: list[tuple[dict[str, object], str]] = [
@@ -11,8 +11,13 @@ BAD_ANNOTATIONS: list[tuple[dict[str, object], str]] = [
     ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}}, "'wheel' has an empty mask"),
     ({"segmentation": {"size": [5, 5], "counts": [25]}}, "the mask is 5 x 5"),
     ({"iscrowd": "yes"}, "'iscrowd' must be"),
-    ({"bbox": [1, 2]}, "'bbox' must be"),
-    ({"bbox": [1, 2, float("inf"), 3]}, "'bbox' must be"),
+    ({"segmentation": [[1, 2, 3, 4], [5, 6]]}, "at least 3 points"),
+    ({"segmentation": [[5, 6], [1, 1, 9, 1, "x", 9]]}, "flat list of numbers"),
+    ({"segmentation": [[0, 0, 0.5, 0, 0.5, 1]]}, "between 0 and 1"),
+    ({"id": "a7"}, "'id' must be an integer"),
+    ({"image_id": "00"}, "'image_id' must be an integer"),
+    ({"image_id": 0.5}, "'image_id' must be an integer"),
+    ({"category_id": True}, "'category_id' must be an integer"),
     ({"image_id": 8}, "image_id 8 is not among the images"),
     ({"category_id": 8}, "category_id 8 is not among the categories"),
     ({"obj_ann_id": "x"}, "'obj_ann_id' must be an integer"),
@@ -28,10 +33,12 @@ def test_a_bad_annotation_is_named_or_collected(coco: CocoFile, changes: dict[st
     coco.annotations[2] |= changes
     with pytest.raises(ValueError, match=reason) as caught:
         coco.objects()
-    assert f"instances.json, annotation {coco.annotations[2]['id']}" in str(caught.value)
+    assert f"instances.json, annotation {coco.annotations[2]['id']!r}" in str(caught.value)
+    assert "the only bad record; correct it, or pass --invalid collect" in str(caught.value)
     reading = read_coco(coco.config(invalid="collect"))
     assert [part.label for part in reading.dataset.images[0].objects[0].parts] == ["door"]
-    assert [row.annotation_ids for row in reading.skipped] == [(coco.annotations[2]["id"],)]
+    number = coco.annotations[2]["id"]
+    assert [row.annotation_ids for row in reading.skipped] == [(number if isinstance(number, int) else NO_ID,)]
     assert reason in reading.skipped[0].reason
 
 

@@ -30,7 +30,7 @@ def test_an_entry_of_one_object_counts_instead_of_the_general_one(tmp_path: Path
         ("show joy: dog:tail", "keep the front clean: front", "named by the purpose"),
         ("listen to a sound: ear", "listen to a sound: ear,,", "the entry '' is empty"),
         ("listen to a sound: ear", "listen to a sound: [ear]", "names with commas between, got \\['ear'\\]"),
-        ("parts:", "parts: [\n", "not a YAML file"),
+        ("parts:", "parts: [\n", "not YAML"),
         ("parts:", "groups: [car]\nparts:", "groups: expected lines 'name: object, object', got list"),
         ("parts:", "groups:\n  cars: car,,bus\nparts:", "groups, 'cars': expected other names"),
         ("parts:", "unasked: tail\nparts:", "unasked: expected object:part, object:part, got 'tail'"),

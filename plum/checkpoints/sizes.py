@@ -1,0 +1,113 @@
+"""Compares the sizes in a model's config.json with the headers of its weight files, before any module is built.
+
+Modules of absurd sizes would take minutes and all memory to build, even without weights.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from plum.config import ModelConfig
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Width:
+    """A number of the configuration that is a dimension of a tensor: the tensor's name as a pattern, and which."""
+
+    key: str
+    value: int
+    tensor: str
+    dimension: int
+
+
+@dataclass(frozen=True)
+class _Depth:
+    """A number of the configuration that counts layers: the layers' names as a pattern with the layer's number."""
+
+    key: str
+    value: int
+    layer: str
+
+
+def require_sizes(config: ModelConfig, shapes: Mapping[str, Shape], where: str) -> None:
+    """Refuse a configuration whose sizes are not those of the weights.
+
+    What the files lack is not compared: the strict reader reports it by name.
+
+    Args:
+        config: the architecture.
+        shapes: shape of every tensor, by the model's or its base's name.
+        where: the folder, for messages.
+
+    Raises:
+        ValueError: a size differs; the message names the key, the size and that of the weights.
+    """
+    for width in _widths(config):
+        pattern = re.compile(width.tensor)
+        found = next((shape for name, shape in shapes.items() if pattern.search(name)), None)
+        if found is not None and len(found) > width.dimension and found[width.dimension] != width.value:
+            raise ValueError(_describe(where, width.key, width.value, f"{found[width.dimension]} in the weights"))
+    for depth in _depths(config):
+        pattern = re.compile(depth.layer)
+        numbers = {match.group(1) for name in shapes if (match := pattern.search(name))}
+        if numbers and len(numbers) != depth.value:
+            raise ValueError(_describe(where, depth.key, depth.value, f"{len(numbers)} layers in the weights"))
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    for key, value in _bounded(config):
+        if shapes and value > largest:
+            raise ValueError(_describe(where, key, value, f"and no tensor of the weights is wider than {largest}"))
+
+
+def _describe(where: str, key: str, value: int, found: str) -> str:
+    return (
+        f"{where} holds a checkpoint of another architecture: {key} is {value} in config.json, {found}; restore the "
+        "config.json that was written with the weights"
+    )
+
+
+def _widths(config: ModelConfig) -> Iterator[_Width]:
+    language, vision, sam = config.llava.language, config.llava.vision, config.sam
+    yield _Width("llava.language.hidden_size", language.hidden_size, r"language_model\.norm\.weight$", 0)
+    gate = r"language_model\.layers\.0\.mlp\.gate_proj(\.base_layer)?\.weight$"
+    yield _Width("llava.language.intermediate_size", language.intermediate_size, gate, 0)
+    yield _Width("llava.vision.hidden_size", vision.hidden_size, r"vision_tower.*\.pre_layrnorm\.weight$", 0)
+    first = r"vision_tower.*encoder\.layers\.0\.mlp\.fc1\.weight$"
+    yield _Width("llava.vision.intermediate_size", vision.intermediate_size, first, 0)
+    patch = r"vision_tower.*\.patch_embedding\.weight$"
+    yield _Width("llava.vision.patch_size", vision.patch_size, patch, 2)
+    if vision.patch_size > 0:
+        positions = r"vision_tower.*\.position_embedding\.weight$"
+        patches = vision.num_image_tokens + 1
+        yield _Width("the number of patches of llava.vision.image_size, plus 1,", patches, positions, 0)
+    yield _Width("sam.encoder_dim", sam.encoder_dim, r"^sam\.image_encoder\.patch_embed\.proj\.weight$", 0)
+    yield _Width("sam.patch_size", sam.patch_size, r"^sam\.image_encoder\.patch_embed\.proj\.weight$", 2)
+    if sam.patch_size > 0:
+        side = sam.image_size // sam.patch_size
+        yield _Width("the patches per side of sam.image_size", side, r"^sam\.image_encoder\.pos_embed$", 1)
+    yield _Width("sam.prompt_dim", sam.prompt_dim, r"^sam\.prompt_encoder\.no_mask_embed\.weight$", 1)
+    decoder = r"^sam\.mask_decoder\.transformer\.layers\.0\.mlp\.lin1\.weight$"
+    yield _Width("sam.decoder_mlp_dim", sam.decoder_mlp_dim, decoder, 0)
+
+
+def _depths(config: ModelConfig) -> Iterator[_Depth]:
+    yield _Depth("llava.language.num_layers", config.llava.language.num_layers, r"language_model\.layers\.(\d+)\.")
+    yield _Depth("llava.vision.num_layers", config.llava.vision.num_layers, r"vision_tower.*encoder\.layers\.(\d+)\.")
+    yield _Depth("sam.encoder_depth", config.sam.encoder_depth, r"^sam\.image_encoder\.blocks\.(\d+)\.")
+    yield _Depth("sam.decoder_depth", config.sam.decoder_depth, r"^sam\.mask_decoder\.transformer\.layers\.(\d+)\.")
+
+
+def _bounded(config: ModelConfig) -> Iterator[tuple[str, int]]:
+    """Yield further sizes that allocate memory, each of which is some dimension of some tensor."""
+    language = config.llava.language
+    yield "llava.language.vocab_size", language.vocab_size
+    yield "llava.language.num_heads", language.num_heads
+    yield "llava.language.num_key_value_heads", language.num_key_value_heads
+    yield "sam.mask_in_channels", config.sam.mask_in_channels
+    if config.tagger is not None:
+        yield "tagger.feedforward_dim", config.tagger.feedforward_dim
+    if config.feedback.use_order_embedding:
+        yield "feedback.max_order", config.feedback.max_order
+    if config.lora is not None:
+        yield "lora.rank", config.lora.rank
