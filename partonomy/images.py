@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
@@ -295,6 +296,15 @@ def _check_size(header: _Header, size: tuple[int, int], path: Path) -> None:
         )
 
 
+def open_encoded(file: BinaryIO) -> ImageFile.ImageFile:
+    """Open an encoded image of one of the `FORMATS`; only its header is read. Every image is opened here.
+
+    Raises:
+        Exception: the content is damaged or of another format; PIL's readers raise errors of many types.
+    """
+    return Image.open(file, formats=FORMATS)
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image file of one of the `FORMATS`; only its header is read."""
@@ -308,7 +318,7 @@ def _open(path: Path) -> Iterator[ImageFile.ImageFile]:
     # An open file instead of its name: PIL maps named files into memory, with the wrong size for turned TIFF files.
     with path.open("rb") as file:
         try:
-            image = Image.open(file, formats=FORMATS)
+            image = open_encoded(file)
         except Exception as error:  # PIL's readers raise errors of many types for damaged headers
             reason = _describe(path, error)
             raise ValueError(f"{path}: not a readable image file ({reason}); replace the file") from error

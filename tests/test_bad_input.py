@@ -278,7 +278,7 @@ def test_checkpoint_of_another_architecture(
     for message in (str(stopped.value), capsys.readouterr().err):
         assert str(other_architecture) in message
         assert "another architecture" in message
-        assert "sam.image_encoder" in message
+        assert "sam.encoder_depth is 3 in config.json, 2 layers in the weights" in message
 
 
 def test_run_that_starts_from_another_architecture(tmp_path: Path) -> None:

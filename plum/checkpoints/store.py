@@ -118,10 +118,10 @@ def load_pretrained(
     """
     folder = Path(folder)
     config = read_model_config(folder)
+    require_heads(folder)
     require_sizes(config, {name: saved.shape for name, saved in saved_tensors(folder).items()}, str(folder))
     tokenizer = load_tokenizer(folder)
     with_special_tokens(config, tokenizer)
-    require_heads(folder)
     try:
         model = build_model(config, is_backbone_empty=True).to(dtype)
     except (AssertionError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:  # torch's checks of sizes

@@ -173,7 +173,7 @@ def copy_tensors(targets: Iterable[tuple[Tensor, str]], saved: Mapping[str, Save
 
 def _is_finite(tensor: Tensor) -> bool:
     """Return whether no value is NaN or infinite. A sum shows it in one pass over the memory."""
-    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
+    if tensor.is_meta or not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
         return True
     return bool(torch.isfinite(tensor).all())  # finite values may have an infinite sum
 

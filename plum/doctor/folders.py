@@ -118,7 +118,7 @@ def hash_weight_files(folder: Path, cache: Path, is_quiet: bool = False) -> Weig
 def _chain(folder: Path) -> tuple[Path, ...]:
     """Return a saved model and the bases under it."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} does not exist; correct the path, or train or convert the model first")
+        raise FileNotFoundError(f"{folder} does not exist")
     base_file = folder / BASE_FILE
     if not base_file.is_file():
         return (folder,)

@@ -240,7 +240,7 @@ def test_images_are_opened_in_one_place_only() -> None:
         for line in path.read_text(encoding="utf-8").splitlines()
         if opened.search(line)
     ]
-    assert places == ["partonomy/images.py: image = Image.open(file, formats=FORMATS)"]
+    assert places == ["partonomy/images.py: return Image.open(file, formats=FORMATS)"]
 
 
 def test_the_size_is_compared_before_a_pixel_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

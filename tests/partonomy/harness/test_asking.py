@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from partonomy.benchmarks.partonomy.steps import Conditioning
-from partonomy.benchmarks.partonomy.task import PartonomyOptions
+from partonomy.benchmarks.partonomy.task import PartonomyOptions, QuestionItem
 from partonomy.benchmarks.segmentation import SegmentationMode, SegmentationTask
 from partonomy.benchmarks.task import Status
 from partonomy.benchmarks.vqa import VqaTask
@@ -507,7 +507,7 @@ def test_boxes_make_pictures_of_their_own(tmp_path: Path) -> None:
     items = make_config(path, tmp_path / "run").load_task().items
     box = (4, 4, 10, 8)
     batch = tuple(
-        dataclasses.replace(item, question=dataclasses.replace(item.question, box=None if place == 0 else box))
+        QuestionItem(dataclasses.replace(item.question, box=None if place == 0 else box))
         for place, item in enumerate(items)
     )
     loaded = load_batch(BatchedHashModel(), batch)

@@ -21,9 +21,10 @@ def quoted(number: int) -> list[dict[str, str]]:
 def make_run(benchmark: str, split: str, protocol: str = "teacher_forced") -> Summary:
     estimate = Estimate(0.5, 0.4, 0.6, 7)
     model = {"model": "plum", "checkpoint": "runs/a/model", "base": False}
-    config = {"model": model, "checkpoint_hash": "c0", "limit": None}
+    config = {"model": model, "checkpoint_hash": "c0", "limit": None, "content_hash": None}
+    provenance = {"config": config, "dataset": {"name": f"{benchmark} {split}", "content_hash": "0"}}
     group = GroupSummary("all", 7, 7, 0, {}, {"giou": estimate, "ciou": estimate})
-    return Summary(benchmark, split, protocol, "multi-target-1.0", "giou", {"config": config}, 1.0, {"all": group})
+    return Summary(benchmark, split, protocol, "multi-target-1.0", "giou", provenance, 1.0, {"all": group})
 
 
 @pytest.mark.parametrize(

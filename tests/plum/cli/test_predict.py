@@ -352,7 +352,7 @@ def test_an_image_without_memory_fails_alone_and_is_asked_again(
     assert [record["image"] for record in _records(tmp_path / "out")] == ["a.png", "more/a.png"]
     (failure,) = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
     assert json.loads(failure)["image"] == "b & c.png"
-    assert "not enough memory for this image" in json.loads(failure)["reason"]
+    assert "the memory does not suffice for this image" in json.loads(failure)["reason"]
     assert _predict(checkpoint, photos, tmp_path / "out", *flags, "--resume") == 0
     assert len(_records(tmp_path / "out")) == 3
 

@@ -168,7 +168,10 @@ def test_the_card_says_where_the_model_comes_from(run: Path, folder: Path, tmp_p
         protocol="forced",
         protocol_version="segmentation-1.0",
         headline="ciou",
-        provenance={"config": {"model": model, "limit": 8}},
+        provenance={
+            "config": {"model": model, "limit": 8, "content_hash": None},
+            "dataset": {"name": "refcoco val", "content_hash": "0"},
+        },
         seconds_total=1.0,
         groups={"all": GroupSummary("all", 8, 7, 1, {"broken": 1}, metrics)},
         notes=("3 targets",),

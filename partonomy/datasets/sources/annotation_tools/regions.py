@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from partonomy.files import is_integer, shorten
+from partonomy.images import open_encoded
 from partonomy.masks import MIN_POLYGON_COORDINATES, encode_mask, read_ring, rle_from_coco
 from partonomy.structures import RLE
 
@@ -278,7 +279,7 @@ def read_png_mask(content: bytes, num_pixels: int, name: str) -> np.ndarray:
         ValueError: it is no image, or has more pixels.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_encoded(io.BytesIO(content)) as image:
             if image.width * image.height > num_pixels:
                 raise ValueError(f"it has {image.height} x {image.width} pixels, more than its image")
             if "A" in image.getbands():
