@@ -1,9 +1,10 @@
 """Data structures shared by plum's modules: samples, batches and model outputs.
 
 Shape symbols, used in all docstrings and comments of the package:
-B images, N conversations, T tokens (image patches already expanded), D hidden size of the language model, S spans of
-one conversation, M spans of a batch (sum of S), C SAM prompt width, h w SAM embedding grid (64 x 64 at 1024 px),
-4h 4w low-resolution masks, H W original image size, K supervised token positions of a batch, V vocabulary.
+B images, N conversations, I the most images of one conversation, T tokens (image patches already expanded), n tokens of
+an image, D hidden size of the language model, S spans of one conversation, M spans of a batch (sum of S), C SAM prompt
+width, h w SAM embedding grid (64 x 64 at 1024 px), 4h 4w low-resolution masks, H W original image size, K supervised
+token positions of a batch, V vocabulary.
 """
 
 from dataclasses import dataclass, replace
@@ -18,13 +19,14 @@ IGNORE_INDEX = -100
 """Label and tag value of positions that all losses ignore."""
 
 TEXT_ONLY = -1
-"""`Batch.image_index` of a conversation without an image."""
+"""Row of an image that a conversation does not have; see `ConversationImages`."""
 
 
 @dataclass(frozen=True)
 class Exchange:
     """One question and its answer; `spans` are the answer's phrases to segment (reading order), aligned with `masks`.
 
+    `images` are the numbers, from 0, of the sample's images that the masks belong to; empty: all to the last one.
     `is_tagged=False` excludes the answer from the BIO loss (VQA answers whose nouns have no masks). With `is_marked`
     the spans are the places of the system's own marks, such as [SEG], instead of phrases; their text is only a
     place-holder, and systems without marks cannot write the answer.
@@ -36,15 +38,21 @@ class Exchange:
     masks: tuple[RLE, ...] = ()
     is_tagged: bool = True
     is_marked: bool = False
+    images: tuple[int, ...] = ()
+
+    def image_of(self, target: int, num_images: int) -> int:
+        """Return which of the conversation's `num_images` images a mask belongs to."""
+        return self.images[target] if self.images else num_images - 1
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with one or more independent conversations about it.
+    """One image or several, with one or more independent conversations about all of them.
 
-    `image` is uint8 RGB (H, W, 3) or None for text-only samples; `ignore_mask` marks pixels (H, W) that the mask losses
-    ignore. `part_map` is an int64 class map (H, W), 0 = background, for the tiny recipe's part pretext; None if the
-    source has none.
+    `image` is uint8 RGB (H, W, 3), the first image, or None for text-only samples; `more_images` are the others, in the
+    order in which a conversation shows them. `ignore_mask` marks pixels (H, W) of the first image that the mask losses
+    ignore. `part_map` is an int64 class map (H, W) of the first image, 0 = background, for the tiny recipe's part
+    pretext; None if the source has none.
     """
 
     sample_id: str
@@ -53,25 +61,37 @@ class Sample:
     conversations: tuple[tuple[Exchange, ...], ...]
     ignore_mask: np.ndarray | None = None
     part_map: np.ndarray | None = None
+    more_images: tuple[np.ndarray, ...] = ()
+
+    @property
+    def images(self) -> tuple[np.ndarray, ...]:
+        """All images, in the order in which a conversation shows them."""
+        return () if self.image is None else (self.image, *self.more_images)
 
 
 @dataclass(frozen=True)
 class SpanBounds:
     """Token ranges of a batch's spans in the expanded sequence; rows sorted by conversation, then reading order.
 
-    Each field is a LongTensor [M]; `end` is exclusive.
+    Each field is a LongTensor [M]; `end` is exclusive; `image` is the row of the image that the span's mask belongs to.
     """
 
     conversation: Tensor
     start: Tensor
     end: Tensor
+    image: Tensor
 
     def __len__(self) -> int:
         return int(self.conversation.numel())
 
     def to(self, device: torch.device) -> "SpanBounds":
         """Move to a device."""
-        return SpanBounds(self.conversation.to(device), self.start.to(device), self.end.to(device))
+        return SpanBounds(*(field.to(device) for field in (self.conversation, self.start, self.end, self.image)))
+
+    @classmethod
+    def none(cls, device: torch.device | None = None) -> "SpanBounds":
+        """Return the bounds of no span."""
+        return cls(*torch.zeros(4, 0, dtype=torch.long, device=device))
 
 
 @dataclass(frozen=True)
@@ -83,6 +103,73 @@ class ImageFrame:
 
 
 @dataclass(frozen=True)
+class ConversationImages:
+    """The images of N conversations, each in the order in which the conversation shows them.
+
+    rows: LongTensor [N, I], rows of images among the B of a batch; TEXT_ONLY after a conversation's last image
+    lengths: number of tokens of each of the B images
+    """
+
+    rows: Tensor
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of_one_image(cls, num_conversations: int, length: int, device: torch.device) -> "ConversationImages":
+        """Return the images of conversations that all show the same single image, which has `length` tokens."""
+        return cls(torch.zeros(num_conversations, 1, dtype=torch.long, device=device), (length,))
+
+    @classmethod
+    def no_image(cls, num_conversations: int, device: torch.device) -> "ConversationImages":
+        """Return the images of text-only conversations."""
+        return cls(torch.full((num_conversations, 1), TEXT_ONLY, device=device), ())
+
+    def __getitem__(self, conversations: Tensor) -> "ConversationImages":
+        return ConversationImages(self.rows[conversations], self.lengths)
+
+    def to(self, device: torch.device) -> "ConversationImages":
+        """Move to a device."""
+        return ConversationImages(self.rows.to(device, non_blocking=True), self.lengths)
+
+    def num_tokens(self) -> Tensor:
+        """Return the number of image tokens of each conversation, LongTensor [N]."""
+        lengths = torch.tensor((*self.lengths, 0), device=self.rows.device)  # TEXT_ONLY, -1, reads the last
+        return lengths[self.rows].sum(1)
+
+    def take_tokens(self, image_tokens: Tensor) -> Tensor:
+        """Return the tokens of all conversations' images, one after the other.
+
+        Args:
+            image_tokens: [B, n, D]; images with fewer than n tokens are padded at the end.
+
+        Returns:
+            [K, n, D] of the K images that conversations show; [tokens, D] if the lengths of images differ.
+        """
+        shown = self.rows[self.rows != TEXT_ONLY]
+        tokens = image_tokens[shown]
+        if len(set(self.lengths)) < 2:
+            return tokens
+        lengths = torch.tensor(self.lengths, device=shown.device)[shown]
+        return tokens[torch.arange(tokens.shape[1], device=shown.device) < lengths[:, None]]
+
+    def pad_tokens(self, image_tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens of each conversation's images in one row; every conversation has an image.
+
+        Args:
+            image_tokens: [B, n, D].
+
+        Returns:
+            [N, I * n, D], and which of them are padding, bool [N, I * n]; None: none of them.
+        """
+        num_rows, num_images = self.rows.shape
+        tokens = image_tokens[self.rows.clamp(min=0)].flatten(1, 2)
+        if num_images == 1 and len(set(self.lengths)) < 2:
+            return tokens, None
+        lengths = torch.tensor((*self.lengths, 0), device=self.rows.device)[self.rows]  # [N, I]
+        order = torch.arange(image_tokens.shape[1], device=self.rows.device)
+        return tokens, (order >= lengths[..., None]).flatten(1)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Collated samples. Sequences are right-padded.
 
@@ -91,7 +178,7 @@ class Batch:
     clip_pixels [B, 3, p, p], sam_pixels [U, 3, P, P]: normalised float32 inputs of the two towers (B may be 0)
     sam_rows: LongTensor [U], image row of each entry of sam_pixels: images with something to segment and no cached
         embedding; None: all images
-    frames: B image sizes; image_index: LongTensor [N], row of the conversation's image or TEXT_ONLY
+    frames: B image sizes; shown: the images of each conversation
     masks: M bool tensors (H, W) in original-image pixels; ignore_masks: B bool tensors (H, W) or None
     part_maps: LongTensor [B, 4h, 4w], class at each low-resolution mask pixel; IGNORE_INDEX in padding and for images
         without a part map
@@ -108,7 +195,7 @@ class Batch:
     clip_pixels: Tensor
     sam_pixels: Tensor
     frames: tuple[ImageFrame, ...]
-    image_index: Tensor
+    shown: ConversationImages
     masks: tuple[Tensor, ...]
     ignore_masks: tuple[Tensor | None, ...]
     part_maps: Tensor
@@ -118,13 +205,12 @@ class Batch:
 
     def without_spans(self) -> "Batch":
         """Return the batch with nothing to segment; text, tags and SAM's input are kept."""
-        nothing = self.spans.conversation[:0]
-        return replace(self, spans=SpanBounds(nothing, nothing, nothing), masks=())
+        return replace(self, spans=SpanBounds.none(self.spans.conversation.device), masks=())
 
     def without_sam(self) -> "Batch":
         """Return the batch with nothing to segment and no image for SAM."""
-        nothing = self.image_index[:0]
-        return replace(self.without_spans(), sam_pixels=self.sam_pixels[:0], sam_rows=nothing)
+        nothing = self.without_spans()
+        return replace(nothing, sam_pixels=self.sam_pixels[:0], sam_rows=nothing.spans.conversation)
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor to a device."""
@@ -138,7 +224,7 @@ class Batch:
             clip_pixels=self.clip_pixels.to(device, non_blocking=True),
             sam_pixels=self.sam_pixels.to(device, non_blocking=True),
             frames=self.frames,
-            image_index=self.image_index.to(device, non_blocking=True),
+            shown=self.shown.to(device),
             masks=tuple(mask.to(device, non_blocking=True) for mask in self.masks),
             ignore_masks=tuple(None if mask is None else mask.to(device) for mask in self.ignore_masks),
             part_maps=self.part_maps.to(device, non_blocking=True),
@@ -155,7 +241,7 @@ class Batch:
 class ImageFeatures:
     """Features of B images, each encoded once by both towers.
 
-    tokens [B, image tokens, D]: LLaVA's; embeddings [B, C, h, w]: SAM's
+    tokens [B, n, D]: LLaVA's, padded at the end where images differ in their number; embeddings [B, C, h, w]: SAM's
     """
 
     tokens: Tensor

@@ -16,7 +16,7 @@ from plum.inputs.encoding import ConversationEncoder, EncodedConversation
 from plum.inputs.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
 from plum.models.systems.registry import build_notation
 from plum.models.systems.target_notation import TargetNotation
-from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ImageFrame, Sample, SpanBounds
+from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ConversationImages, ImageFrame, Sample, SpanBounds
 from plum.train_config import DataConfig
 
 
@@ -63,22 +63,19 @@ class Collator:
         for sample in samples:
             check_sample(sample)
         samples = [write_targets(sample, self.notation) for sample in samples]
+        length = self.encoder.num_image_tokens
         rows = [
-            self.encoder.encode(conversation, has_image=sample.image is not None, name=sample.sample_id)
+            self.encoder.encode(conversation, [length] * len(sample.images), name=sample.sample_id)
             for sample in samples
             for conversation in sample.conversations
         ]
-        tokens = pad_rows(rows, self.pad_id)
-        pictured = [sample for sample in samples if sample.image is not None]
-        hashes = self._hash_images(pictured)
-        is_segmented = [_is_segmented(sample) for sample in pictured]
+        tokens = pad_rows(rows, self.pad_id, _images_of_targets(samples))
+        pictures = [_Picture(sample, number) for sample in samples for number in range(len(sample.images))]
+        hashes = self._hash_images(pictures)
+        is_segmented = [picture.is_segmented for picture in pictures]
         known = self._find_embeddings(hashes, is_segmented)
         sam_rows = [i for i, asked in enumerate(is_segmented) if asked and (not known or known[i] is None)]
-        inputs = [
-            self.transform(sample.image, for_sam=i in sam_rows)
-            for i, sample in enumerate(pictured)
-            if sample.image is not None
-        ]
+        inputs = [self.transform(picture.image, for_sam=i in sam_rows) for i, picture in enumerate(pictures)]
         masks = [mask for sample in samples for row in sample.conversations for item in row for mask in item.masks]
         return Batch(
             sample_ids=tuple(sample.sample_id for sample in samples),
@@ -92,19 +89,19 @@ class Collator:
                 [one.sam_pixels for one in inputs if one.sam_pixels is not None], self.transform.sam_size
             ),
             frames=tuple(one.frame for one in inputs),
-            image_index=_image_index(samples),
+            shown=ConversationImages(_rows_of_images(samples), (length,) * len(pictures)),
             masks=tuple(torch.from_numpy(decode_mask(mask)) for mask in masks),
-            ignore_masks=tuple(_to_tensor(sample.ignore_mask) for sample in pictured),
-            part_maps=_part_maps(pictured, inputs, self.transform),
+            ignore_masks=tuple(_to_tensor(picture.ignore_mask) for picture in pictures),
+            part_maps=_part_maps(pictures, inputs, self.transform),
             sam_rows=torch.tensor(sam_rows, dtype=torch.long),
             image_hashes=hashes,
             cached_embeddings=known,
         )
 
-    def _hash_images(self, pictured: Sequence[Sample]) -> tuple[str, ...]:
+    def _hash_images(self, pictures: Sequence["_Picture"]) -> tuple[str, ...]:
         if self.sam_features is None:
             return ()
-        return tuple(hash_image(sample.image) for sample in pictured if sample.image is not None)
+        return tuple(hash_image(picture.image) for picture in pictures)
 
     def _find_embeddings(self, hashes: Sequence[str], is_segmented: Sequence[bool]) -> tuple[Tensor | None, ...]:
         if self.sam_features is None:
@@ -113,9 +110,34 @@ class Collator:
         return tuple(get(digest) if asked else None for digest, asked in zip(hashes, is_segmented, strict=True))
 
 
-def _is_segmented(sample: Sample) -> bool:
-    """Return whether SAM has to encode the sample's image, for a phrase or for the tiny recipe's part pretext."""
-    return sample.part_map is not None or any(item.masks for row in sample.conversations for item in row)
+@dataclass(frozen=True)
+class _Picture:
+    """Image `number` of a sample."""
+
+    sample: Sample
+    number: int
+
+    @property
+    def image(self) -> np.ndarray:
+        return self.sample.images[self.number]
+
+    @property
+    def ignore_mask(self) -> np.ndarray | None:
+        return None if self.number else self.sample.ignore_mask
+
+    @property
+    def part_map(self) -> np.ndarray | None:
+        return None if self.number else self.sample.part_map
+
+    @property
+    def is_segmented(self) -> bool:
+        """Whether SAM has to encode the image, for a phrase or for the tiny recipe's part pretext."""
+        return self.part_map is not None or any(
+            exchange.image_of(target, len(self.sample.images)) == self.number
+            for conversation in self.sample.conversations
+            for exchange in conversation
+            for target in range(len(exchange.masks))
+        )
 
 
 def check_sample(sample: Sample) -> None:
@@ -123,25 +145,37 @@ def check_sample(sample: Sample) -> None:
 
     Raises:
         ValueError: the sample has no conversation, masks without an image, masks that do not pair with its phrases, or
-            a mask or map that differs in size from the image; the message names the sample.
+            a mask or map that differs in size from its image, or an image that the sample lacks; the message names the
+            sample.
     """
     where = f"{sample.sample_id} ({sample.source})"
     if not sample.conversations:
         raise ValueError(f"{where}: the sample has no conversation")
-    size = None if sample.image is None else sample.image.shape[:2]
+    sizes = [image.shape[:2] for image in sample.images]
     for exchange in (exchange for conversation in sample.conversations for exchange in conversation):
         if len(exchange.spans) != len(exchange.masks):
             raise ValueError(
                 f"{where}: the answer {exchange.answer!r} has {len(exchange.spans)} phrases and "
                 f"{len(exchange.masks)} masks"
             )
-        if exchange.masks and size is None:
+        if exchange.masks and not sizes:
             raise ValueError(f"{where}: the answer {exchange.answer!r} has masks but the sample has no image")
-        for mask in exchange.masks:
-            _check_size(where, "a mask", (mask.height, mask.width), size)
+        if exchange.images and len(exchange.images) != len(exchange.masks):
+            raise ValueError(
+                f"{where}: the answer {exchange.answer!r} has {len(exchange.masks)} masks and names the images of "
+                f"{len(exchange.images)}"
+            )
+        for target, mask in enumerate(exchange.masks):
+            number = exchange.image_of(target, len(sizes))
+            if not 0 <= number < len(sizes):
+                raise ValueError(
+                    f"{where}: a mask of the answer {exchange.answer!r} belongs to image {number} (from 0), but the "
+                    f"sample has {len(sizes)} images"
+                )
+            _check_size(where, "a mask", (mask.height, mask.width), sizes[number])
     for what, array in (("the ignore mask", sample.ignore_mask), ("the part map", sample.part_map)):
         if array is not None:
-            _check_size(where, what, array.shape, size)
+            _check_size(where, what, array.shape, sizes[0] if sizes else None)
 
 
 def write_targets(sample: Sample, notation: TargetNotation) -> Sample:
@@ -160,17 +194,23 @@ def write_targets(sample: Sample, notation: TargetNotation) -> Sample:
     return replace(sample, conversations=conversations)
 
 
-def pad_rows(rows: Sequence[EncodedConversation], pad_id: int) -> TokenRows:
-    """Pad encoded conversations on the right."""
+def pad_rows(rows: Sequence[EncodedConversation], pad_id: int, images: Sequence[int] = ()) -> TokenRows:
+    """Pad encoded conversations on the right.
+
+    Args:
+        rows: N conversations.
+        pad_id: id of padding.
+        images: row of each span's image, spans of all conversations one after the other; empty: there is no span.
+    """
     length = max(len(row.labels) for row in rows)
     spans = [(n, span.start, span.end) for n, row in enumerate(rows) for span in row.spans]
-    bounds = torch.tensor(spans, dtype=torch.long).reshape(-1, 3)
+    bounds = [(*span, image) for span, image in zip(spans, images, strict=True)]
     return TokenRows(
         input_ids=_padded([row.encoded.input_ids for row in rows], length, pad_id),
         attention_mask=_padded([(1,) * len(row.labels) for row in rows], length, 0),
         labels=_padded([row.labels for row in rows], length, IGNORE_INDEX),
         tags=_padded([row.tags for row in rows], length, IGNORE_INDEX),
-        spans=SpanBounds(bounds[:, 0].contiguous(), bounds[:, 1].contiguous(), bounds[:, 2].contiguous()),
+        spans=SpanBounds(*torch.tensor(bounds, dtype=torch.long).reshape(-1, 4).T.contiguous()),
     )
 
 
@@ -189,23 +229,40 @@ def _check_size(where: str, what: str, found: tuple[int, ...], size: tuple[int, 
         raise ValueError(f"{where}: {what} is {found[0]} x {found[1]} (height x width) on {expected}")
 
 
-def _image_index(samples: Sequence[Sample]) -> Tensor:
-    """Return the row of each conversation's image among the images of the batch."""
-    index: list[int] = []
-    image = 0
+def _rows_of_images(samples: Sequence[Sample]) -> Tensor:
+    """Return the rows [N, I] of each conversation's images among the images of the batch."""
+    most = max(1, *(len(sample.images) for sample in samples))
+    rows: list[list[int]] = []
+    first = 0
     for sample in samples:
-        index += [TEXT_ONLY if sample.image is None else image] * len(sample.conversations)
-        image += sample.image is not None
-    return torch.tensor(index, dtype=torch.long)
+        own = range(first, first + len(sample.images))
+        rows += [[*own, *[TEXT_ONLY] * (most - len(own))]] * len(sample.conversations)
+        first += len(own)
+    return torch.tensor(rows, dtype=torch.long)
+
+
+def _images_of_targets(samples: Sequence[Sample]) -> list[int]:
+    """Return the row of each target's image among the images of the batch."""
+    rows: list[int] = []
+    first = 0
+    for sample in samples:
+        rows += [
+            first + exchange.image_of(target, len(sample.images))
+            for conversation in sample.conversations
+            for exchange in conversation
+            for target in range(len(exchange.spans))
+        ]
+        first += len(sample.images)
+    return rows
 
 
 def _to_tensor(mask: np.ndarray | None) -> Tensor | None:
     return None if mask is None else torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))
 
 
-def _part_maps(samples: Sequence[Sample], inputs: Sequence[ImageInputs], transform: ImageTransform) -> Tensor:
+def _part_maps(pictures: Sequence[_Picture], inputs: Sequence[ImageInputs], transform: ImageTransform) -> Tensor:
     n = transform.mask_size
-    maps = [_part_map(sample.part_map, one.frame, transform) for sample, one in zip(samples, inputs, strict=True)]
+    maps = [_part_map(picture.part_map, one.frame, transform) for picture, one in zip(pictures, inputs, strict=True)]
     return torch.stack(maps) if maps else torch.zeros(0, n, n, dtype=torch.long)
 
 

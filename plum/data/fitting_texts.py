@@ -52,8 +52,8 @@ class FittingSource:
         """Make a sample of record `index`, or of the first after it that has a conversation of the allowed length."""
         for step in range(min(len(self.source), MAX_TRIES)):
             sample = self.source.sample((index + step) % len(self.source), generator)
-            has_image = sample.image is not None
-            kept = [one[: self._count_fitting(one, has_image)] for one in sample.conversations]
+            num_images = len(sample.images)
+            kept = [one[: self._count_fitting(one, num_images)] for one in sample.conversations]
             if fitting := tuple(one for one in kept if one):
                 return sample if fitting == sample.conversations else replace(sample, conversations=fitting)
             logger.warning(
@@ -81,7 +81,7 @@ class FittingSource:
         num_long = 0
         for exchange in self.source.exchanges():
             total += 1
-            length = self._measure((exchange,), has_image=True)
+            length = self._measure((exchange,), num_images=1)
             if length is not None:
                 num_long += 1
                 longest, example = max((longest, example), (length, exchange.answer))
@@ -103,14 +103,14 @@ class FittingSource:
                 example[:60],
             )
 
-    def _count_fitting(self, conversation: Sequence[Exchange], has_image: bool) -> int:
+    def _count_fitting(self, conversation: Sequence[Exchange], num_images: int) -> int:
         """Return how many exchanges from the start of a conversation fit."""
         count = len(conversation)
-        while count and self._measure(conversation[:count], has_image) is not None:
+        while count and self._measure(conversation[:count], num_images) is not None:
             count -= 1
         return count
 
-    def _measure(self, conversation: Sequence[Exchange], has_image: bool) -> int | None:
+    def _measure(self, conversation: Sequence[Exchange], num_images: int) -> int | None:
         """Return the text tokens of a conversation that is too long; None for one that fits or cannot be written.
 
         The collator says what is wrong with the latter.
@@ -119,10 +119,10 @@ class FittingSource:
         assert limit is not None, "without a limit nothing is too long"
         try:
             written = [self.notation.write(exchange).exchange for exchange in conversation]
-            text = render_conversation(written, self.encoder.template, has_image).text
+            text = render_conversation(written, self.encoder.template, num_images).text
         except ValueError:
             return None
         if text.isascii() and len(text) + NUM_CONTROL_TOKENS <= limit:
             return None
-        length = len(self.encoder.tokenizer(text)["input_ids"]) - int(has_image)
+        length = len(self.encoder.tokenizer(text)["input_ids"]) - num_images
         return length if length > limit else None

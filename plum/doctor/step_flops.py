@@ -16,7 +16,7 @@ from torch import Tensor
 from plum.config import LanguageConfig, LoraConfig, SamConfig, SpecialTokensConfig, VisionConfig
 from plum.models.backbones.shared_beginnings import PADDING, lay_out
 from plum.models.heads.teacher import find_constrained
-from plum.structures import Batch
+from plum.structures import Batch, ConversationImages
 from plum.train_config import TrainConfig
 
 NO_GRADIENT, PASSING, TRAINED = 2, 4, 6
@@ -62,7 +62,8 @@ def count_step(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensC
     head = (TRAINED if are_embeddings_trained else PASSING) * width * language.vocab_size * supervised
     span_tokens = int((spans.end - spans.start).sum())
     query = TRAINED * span_tokens * width * (width + model.sam.prompt_dim)
-    fed_back = len(spans) - len(spans.conversation.unique()) if model.feedback.is_enabled else 0
+    num_first = len(set(zip(spans.conversation.tolist(), spans.image.tolist(), strict=True)))
+    fed_back = len(spans) - num_first if model.feedback.is_enabled else 0
     tagger = 0.0 if model.tagger is None else tagger_flops(config, batch, special_tokens)
     return StepFlops(
         clip=images * clip,
@@ -83,7 +84,7 @@ def student_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialToke
         batch: the micro-batch.
         special_tokens: ids of `<image>` and padding in the batch.
     """
-    counts = count_tokens(batch.input_ids, batch.attention_mask, batch.image_index, special_tokens)
+    counts = count_tokens(batch.input_ids, batch.attention_mask, batch.shown, special_tokens)
     weight_cost = TRAINED if config.trainable.language_model == "full" else PASSING
     return language_flops(config.model.llava.language, config.model.lora, *counts, weight_cost)
 
@@ -102,22 +103,22 @@ def teacher_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialToke
         return 0.0
     rows, is_needed = find_constrained(batch.spans)
     ids = batch.input_ids[rows, : is_needed.shape[1]]
-    counts = count_tokens(ids, is_needed.long(), batch.image_index[rows], special_tokens)
+    counts = count_tokens(ids, is_needed.long(), batch.shown[rows], special_tokens)
     return language_flops(config.model.llava.language, None, *counts, NO_GRADIENT)
 
 
 def count_tokens(
-    input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, special_tokens: SpecialTokensConfig
+    input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, special_tokens: SpecialTokensConfig
 ) -> tuple[int, int]:
     """Return the number of tokens, common prefixes once, and of pairs of a token and one that it attends to.
 
     Args:
         input_ids: [N, T], `<image>` expanded.
         attention_mask: [N, T], 1 on real tokens.
-        image_index: [N], row of each conversation's image, or TEXT_ONLY.
+        shown: the images of the N conversations.
         special_tokens: ids of `<image>` and padding.
     """
-    layout = lay_out(input_ids, attention_mask, image_index, special_tokens.image, special_tokens.pad)
+    layout = lay_out(input_ids, attention_mask, shown, special_tokens.image, special_tokens.pad)
     tokens = pairs = 0
     for one in layout.passes:
         is_token = one.branches != PADDING
@@ -186,7 +187,7 @@ def tagger_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialToken
     """Return the FLOPs of the bidirectional tagger, forward and backward, for one micro-batch.
 
     MLP, keys and values are computed for all tokens, everything else for tagged tokens. Cross-attention has the queries
-    and outputs of tagged tokens, and the keys and values of each conversation's image.
+    and outputs of tagged tokens, and the keys and values of each conversation's images.
 
     Args:
         config: the run; it must have a tagger.
@@ -195,15 +196,14 @@ def tagger_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialToken
     """
     assert config.model.tagger is not None
     width, feedforward = config.model.llava.language.hidden_size, config.model.tagger.feedforward_dim
-    tokens, _ = count_tokens(batch.input_ids, batch.attention_mask, batch.image_index, special_tokens)
+    tokens, _ = count_tokens(batch.input_ids, batch.attention_mask, batch.shown, special_tokens)
     num_tagged = (batch.tags >= 0).sum(1)  # [N]
     weights = 4 * width**2 * tokens + (2 * width**2 + 2 * width * feedforward + 3 * width) * int(num_tagged.sum())
     pairs = int((num_tagged * batch.attention_mask.sum(1)).sum())
     if config.model.tagger.use_cross_attention:
-        has_image, num_patches = batch.image_index >= 0, config.model.llava.vision.num_image_tokens
-        num_pictured = int((num_tagged * has_image).sum())
-        weights += 2 * width**2 * (num_pictured + int(has_image.sum()) * num_patches)
-        pairs += num_pictured * num_patches
+        num_patches = batch.shown.num_tokens()  # [N]
+        weights += 2 * width**2 * int(num_tagged[num_patches > 0].sum() + num_patches.sum())
+        pairs += int((num_tagged * num_patches).sum())
     return TRAINED * weights + 3 * 4 * pairs * width
 
 

@@ -37,7 +37,7 @@ class AnswerEncoder:
     encoder: ConversationEncoder
     notation: TargetNotation
 
-    def prompt(self, turns: Sequence[Turn], has_image: bool) -> EncodedText:
+    def prompt(self, turns: Sequence[Turn], num_images: int) -> EncodedText:
         """Encode a conversation up to an open question.
 
         Raises:
@@ -45,22 +45,24 @@ class AnswerEncoder:
         """
         history, question = self._read_turns(turns)
         with _explaining_full_context():
-            prompt = self.encoder.encode_prompt(history, question, has_image)
+            prompt = self.encoder.encode_prompt(history, question, self._lengths(num_images))
         limit = self.encoder.max_text_tokens
         if limit is not None and num_new_tokens(prompt, limit) < 1:
             raise ValueError(_describe_full(prompt.num_text_tokens, limit))
         return prompt
 
-    def own(self, has_image: bool, turns: Sequence[Turn], answer: str) -> EncodedConversation:
+    def own(self, num_images: int, turns: Sequence[Turn], answer: str) -> EncodedConversation:
         """Encode a conversation that ends with an answer as the model wrote it.
 
         Raises:
             ConversationTooLong: the answer does not fit; see `cut_to_fit`.
         """
         history, question = self._read_turns(turns)
-        return self.encoder.encode([*history, Exchange(question, answer)], has_image, "generated answer")
+        return self.encoder.encode(
+            [*history, Exchange(question, answer)], self._lengths(num_images), "generated answer"
+        )
 
-    def cut_to_fit(self, has_image: bool, turns: Sequence[Turn], answer: str) -> str:
+    def cut_to_fit(self, num_images: int, turns: Sequence[Turn], answer: str) -> str:
         """Return the answer, or its longest beginning with which the conversation fits into the model's context.
 
         The limit on new tokens makes almost every answer fit. Bytes that are no text are the exception: as text, each
@@ -68,7 +70,7 @@ class AnswerEncoder:
         """
         while answer:
             try:
-                self.own(has_image, turns, answer)
+                self.own(num_images, turns, answer)
             except ConversationTooLong as error:
                 num_cut = -(-(error.num_tokens - error.limit) // MAX_TOKENS_PER_CHARACTER)
                 answer = answer[:-num_cut].rstrip()
@@ -77,12 +79,12 @@ class AnswerEncoder:
         return answer
 
     def given(
-        self, has_image: bool, turns: Sequence[Turn], answer: str, name: str, phrases: Sequence[CharSpan] = ()
+        self, num_images: int, turns: Sequence[Turn], answer: str, name: str, phrases: Sequence[CharSpan] = ()
     ) -> EncodedConversation:
         """Encode a conversation that ends with a given answer.
 
         Args:
-            has_image: whether the conversation has an image.
+            num_images: number of images that the conversation shows.
             turns: the conversation up to the user's last message.
             answer: plain words.
             name: name in error messages.
@@ -91,7 +93,7 @@ class AnswerEncoder:
         history, question = self._read_turns(turns)
         written = self.notation.write(Exchange(question, answer, tuple(phrases))).exchange
         with _explaining_full_context(name):
-            return self.encoder.encode([*history, _untagged(written)], has_image, name)
+            return self.encoder.encode([*history, _untagged(written)], self._lengths(num_images), name)
 
     def forced(self, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> ForcedAnswer:
         """Encode a given answer about an image and locate its targets.
@@ -111,7 +113,7 @@ class AnswerEncoder:
         order = sorted(range(len(spans)), key=lambda i: (spans[i].start, spans[i].end))
         written = self.notation.write(Exchange(question, answer, tuple(spans[i] for i in order)))
         with _explaining_full_context("given answer"):
-            row = self.encoder.encode([*history, _untagged(written.exchange)], True, "given answer")
+            row = self.encoder.encode([*history, _untagged(written.exchange)], None, "given answer")
         start = row.rendered.answers[-1].start
         targets = tuple(
             phrase_tokens(row.encoded.trimmed, CharSpan(target.start + start, target.end + start))
@@ -120,6 +122,9 @@ class AnswerEncoder:
         places = np.zeros(len(spans), dtype=np.int64)
         places[order] = written.target_of_phrase
         return ForcedAnswer(row, targets, places)
+
+    def _lengths(self, num_images: int) -> Sequence[int]:
+        return (self.encoder.num_image_tokens,) * num_images
 
     def _read_turns(self, turns: Sequence[Turn]) -> tuple[tuple[Exchange, ...], str]:
         """Return the finished exchanges, as the system writes them, and the open question."""

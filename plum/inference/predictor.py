@@ -24,7 +24,7 @@ from plum.inputs.image_transforms import build_image_transform
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.mask_resize import resize_to_original
 from plum.models.systems.registry import build_notation
-from plum.structures import TEXT_ONLY, SpanBounds
+from plum.structures import ConversationImages, SpanBounds
 
 MAX_NEW_TOKENS = 256
 
@@ -120,7 +120,7 @@ class Predictor:
         text = written.text
         if not text:
             return Prediction("", (), (), _no_masks(image), (), written.finish_reason, written.num_tokens)
-        row = self.answers.own(image is not None, turns, text)
+        row = self.answers.own(_count(image), turns, text)
         hidden_states = self._hidden_states(image, [row])
         targets = []
         if image is not None:
@@ -159,12 +159,12 @@ class Predictor:
             ValueError: the conversation leaves no room.
             ModelUnavailable: the model's logits are NaN or infinite.
         """
-        prompt = self.answers.prompt(turns, has_image=image is not None)
+        prompt = self.answers.prompt(turns, num_images=_count(image))
         input_ids = torch.tensor([prompt.input_ids], device=self.device)
         new_ids = self.model.generate_text(
             input_ids,
             torch.ones_like(input_ids),
-            self._image_index(image, 1),
+            self._shown(image, 1),
             self._image_tokens(image),
             self.limit_new_tokens(prompt, max_new_tokens),
         )
@@ -196,7 +196,7 @@ class Predictor:
         ends = (ids == self.model.llava.special_tokens.eos).nonzero()
         num_tokens = int(ends[0]) + 1 if len(ends) else len(ids)
         text = self.read_answer(ids)
-        fitting = self.answers.cut_to_fit(prompt.image_tokens is not None, turns, text)
+        fitting = self.answers.cut_to_fit(len(prompt.images), turns, text)
         is_whole = len(ends) > 0 and fitting == text
         return WrittenAnswer(fitting, num_tokens, "stop" if is_whole else "length")
 
@@ -258,9 +258,8 @@ class Predictor:
         phrases: Sequence[Sequence[CharSpan]] = (),
     ) -> tuple[Tensor, list[ChoiceScore]]:
         """Score answers as `score_choices` does; also return the states [N, T, D] of their rows."""
-        has_image = image is not None
         rows = [
-            self.answers.given(has_image, turns, choice, f"choice {i}", phrases[i] if phrases else ())
+            self.answers.given(_count(image), turns, choice, f"choice {i}", phrases[i] if phrases else ())
             for i, choice in enumerate(choices)
         ]
         hidden_states = self._hidden_states(image, rows)
@@ -273,7 +272,7 @@ class Predictor:
         return self.model.hidden_states(
             tokens.input_ids.to(self.device),
             tokens.attention_mask.to(self.device),
-            self._image_index(image, len(rows)),
+            self._shown(image, len(rows)),
             self._image_tokens(image),
         )
 
@@ -298,18 +297,18 @@ class Predictor:
             ModelUnavailable: some are NaN or infinite.
         """
         bounds = torch.tensor([(span.start, span.end) for span in spans], device=self.device)
-        span_bounds = SpanBounds(torch.zeros_like(bounds[:, 0]), bounds[:, 0], bounds[:, 1])
+        first = torch.zeros_like(bounds[:, 0])
+        span_bounds = SpanBounds(first, bounds[:, 0], bounds[:, 1], first)
         entry = self.images.find(image)
         embeddings = self.images.embeddings([entry])
-        low_logits = self.model.decode_masks(hidden_states, span_bounds, embeddings, self._image_index(image, 1))
+        low_logits = self.model.decode_masks(hidden_states, span_bounds, embeddings)
         require_finite(low_logits, "mask logits", self.model.weights_name)
         return low_logits
 
     def _score(self, row: EncodedConversation, states: Tensor) -> ChoiceScore:
         """Sum log-probabilities of one row; image patches are not predicted."""
-        image, answer = row.encoded.image_tokens, row.answers[-1]
-        patches = range(image.start, image.end) if image else range(0)
-        positions = [i for i in range(1, len(row.labels)) if i not in patches]
+        answer = row.answers[-1]
+        positions = [i for i in range(1, len(row.labels)) if not row.encoded.is_patch(i)]
         index = torch.tensor(positions, device=states.device)
         targets = torch.tensor(row.encoded.input_ids, device=states.device)[index]
         logits = self.model.token_logits(states[index - 1]).float()  # [text tokens, V]
@@ -320,8 +319,10 @@ class Predictor:
             float(log_probs[in_answer].sum()), int(in_answer.sum()), float(log_probs.sum()), len(positions)
         )
 
-    def _image_index(self, image: np.ndarray | None, num_rows: int) -> Tensor:
-        return torch.full((num_rows,), TEXT_ONLY if image is None else 0, device=self.device)
+    def _shown(self, image: np.ndarray | None, num_rows: int) -> ConversationImages:
+        if image is None:
+            return ConversationImages.no_image(num_rows, self.device)
+        return ConversationImages.of_one_image(num_rows, self.encoder.num_image_tokens, self.device)
 
     def _image_tokens(self, image: np.ndarray | None) -> Tensor:
         """Return CLIP's tokens [1, image tokens, D]; [0, ...] without an image."""
@@ -330,6 +331,10 @@ class Predictor:
         size, grid = self.transform.clip_size, self.transform.sam_size
         nothing = torch.zeros(0, 3, size, size, device=self.device)
         return self.model.encode_images(nothing, torch.zeros(0, 3, grid, grid, device=self.device)).tokens
+
+
+def _count(image: np.ndarray | None) -> int:
+    return int(image is not None)
 
 
 def _no_masks(image: np.ndarray | None) -> np.ndarray:

@@ -60,7 +60,7 @@ class QuestionBatch:
     def score_choices(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceScore]]:
         """Score choices; SAM is not run."""
         rows = [
-            (request, self._predictor.answers.given(True, request.turns, choice, f"choice {i}", phrases))
+            (request, self._predictor.answers.given(1, request.turns, choice, f"choice {i}", phrases))
             for request in requests
             for i, (choice, phrases) in enumerate(zip(request.choices, request.phrases, strict=True))
         ]
@@ -92,7 +92,7 @@ class QuestionBatch:
         """Answer as `Predictor.generate` does; prompts scored before need no forward pass."""
         texts, predictor = self.write_answers(requests, max_new_tokens), self._predictor
         written = [number for number, text in enumerate(texts) if text]
-        rows = {number: predictor.answers.own(True, requests[number].turns, texts[number]) for number in written}
+        rows = {number: predictor.answers.own(1, requests[number].turns, texts[number]) for number in written}
         paths = self._states.add([_forest_row(requests[number], rows[number].encoded) for number in written])
         answers = [
             Generation(text, (), self._no_masks(request), ()) for text, request in zip(texts, requests, strict=True)
@@ -124,7 +124,7 @@ class QuestionBatch:
         self, requests: Sequence[AnswerRequest | ReplyRequest], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> list[str]:
         """Generate answers as the model writes them, marks included; empty if the model stops immediately."""
-        prompts = [self._predictor.answers.prompt(request.turns, has_image=True) for request in requests]
+        prompts = [self._predictor.answers.prompt(request.turns, num_images=1) for request in requests]
         paths = self._states.add(
             [_forest_row(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
         )
@@ -177,12 +177,13 @@ class QuestionBatch:
     ) -> tuple[Tensor, ...]:
         """Return low-resolution logits [spans, 4h, 4w] of each row's spans, decoding all rows together."""
         device = self._predictor.device
-        tokens = [(row, span.start, span.end) for row, found in enumerate(spans) for span in found]
-        bounds = SpanBounds(*torch.tensor(tokens, device=device).unbind(1))
         used = sorted(set(pictures))
+        tokens = [
+            (row, span.start, span.end, used.index(pictures[row])) for row, found in enumerate(spans) for span in found
+        ]
+        bounds = SpanBounds(*torch.tensor(tokens, device=device).unbind(1))
         embeddings = self._predictor.images.embeddings([self._images[picture] for picture in used])
-        image_index = torch.tensor([used.index(picture) for picture in pictures], device=device)
-        logits = self._predictor.model.decode_masks(self._states.gather(paths), bounds, embeddings, image_index)
+        logits = self._predictor.model.decode_masks(self._states.gather(paths), bounds, embeddings)
         require_finite(logits, "mask logits", self._predictor.model.weights_name)
         return logits.split([len(found) for found in spans])
 
@@ -193,15 +194,13 @@ class QuestionBatch:
 
 def _forest_row(request: Request, row: EncodedText) -> ForestRow:
     """Put a conversation in the branch of its first question, so that a follow-up shares the first turn."""
-    assert row.image_tokens is not None
     branch = (request.image, request.turns[0].text)
-    return ForestRow(request.image, branch, row.input_ids, row.image_tokens.start)
+    return ForestRow(request.image, branch, row.input_ids, row.images[0].start)
 
 
 def _score(row: EncodedConversation, log_probs: np.ndarray) -> ChoiceScore:
     """Sum a row's log-probabilities; image patches and the first token are not predicted."""
-    image = row.encoded.image_tokens
-    is_text_first = image is None or image.start > 0
+    is_text_first = not row.encoded.is_patch(0)
     in_answer = log_probs[row.answers[-1].start : row.answers[-1].end]
     num_predicted = row.encoded.num_text_tokens - int(is_text_first)
     return ChoiceScore(float(in_answer.sum()), len(in_answer), float(log_probs.sum()), num_predicted)

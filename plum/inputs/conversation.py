@@ -87,14 +87,14 @@ TEMPLATES: dict[TemplateName, Template] = {
 
 
 def render_conversation(
-    exchanges: Sequence[Exchange], template: TemplateName, has_image: bool = True
+    exchanges: Sequence[Exchange], template: TemplateName, num_images: int = 1
 ) -> RenderedConversation:
     """Render finished exchanges, for training and scoring.
 
     Args:
         exchanges: one or more, with non-empty answers; their spans are character ranges of the answers.
         template: key of `TEMPLATES`.
-        has_image: whether the first question is preceded by `<image>`.
+        num_images: number of images that precede the first question; see `introduce_images`.
 
     Raises:
         ValueError: there is no exchange, a question or answer is empty or contains a control token, or a span lies
@@ -107,7 +107,7 @@ def render_conversation(
     prompt_ends, answers, answer_ends, spans = [], [], [], []
     for index, exchange in enumerate(exchanges):
         _check_text("answer", exchange.answer)
-        text += _render_question(exchange.question, parts, index, has_image)
+        text += _render_question(exchange.question, parts, index, num_images)
         prompt_ends.append(len(text))
         start = len(text) + 1
         text += f" {exchange.answer}{parts.after_answer}"
@@ -117,23 +117,45 @@ def render_conversation(
     return RenderedConversation(text, tuple(prompt_ends), tuple(answers), tuple(answer_ends), tuple(spans))
 
 
-def render_prompt(history: Sequence[Exchange], question: str, template: TemplateName, has_image: bool = True) -> str:
+def render_prompt(history: Sequence[Exchange], question: str, template: TemplateName, num_images: int = 1) -> str:
     """Render a conversation up to an open question: a prefix of the finished conversation's text.
 
     Args:
         history: earlier exchanges; may be empty.
         question: the user's last message.
         template: key of `TEMPLATES`.
-        has_image: whether the first question is preceded by `<image>`.
+        num_images: number of images that precede the first question; see `introduce_images`.
     """
-    earlier = render_conversation(history, template, has_image).text if history else ""
-    return earlier + _render_question(question, TEMPLATES[template], len(history), has_image)
+    earlier = render_conversation(history, template, num_images).text if history else ""
+    return earlier + _render_question(question, TEMPLATES[template], len(history), num_images)
 
 
-def _render_question(question: str, parts: Template, index: int, has_image: bool) -> str:
+def _render_question(question: str, parts: Template, index: int, num_images: int) -> str:
     _check_text("question", question)
-    image = f"{parts.image}\n" if has_image and index == 0 else ""
-    return (parts.opening if index == 0 else parts.reopening) + image + question + parts.before_answer
+    images = introduce_images(parts.image, num_images) if index == 0 else ""
+    return (parts.opening if index == 0 else parts.reopening) + images + question + parts.before_answer
+
+
+def introduce_images(image: str, num_images: int) -> str:
+    """Return the text before the first question.
+
+    One image is followed by a line break, as in LLaVA. Several are named, so that a text can refer to them: "The
+    <image> (IMAGE1) and <image> (IMAGE2) provide an overview of the pictures." (CALICO, supplement: GLaMM's sentence in
+    the plural).
+
+    Args:
+        image: the template's place-holder of one image.
+        num_images: number of images, 0 or more.
+    """
+    if num_images < 2:
+        return f"{image}\n" * num_images
+    named = [f"{image} {image_name(number)}" for number in range(num_images)]
+    return f"The {', '.join(named[:-1])} and {named[-1]} provide an overview of the pictures.\n"
+
+
+def image_name(number: int) -> str:
+    """Return the name of a conversation's image in texts: (IMAGE1) is image 0."""
+    return f"(IMAGE{number + 1})"
 
 
 def _check_text(what: str, text: str) -> None:

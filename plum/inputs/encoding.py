@@ -36,20 +36,23 @@ class EncodedText:
     """Token ids of a text with `<image>` expanded.
 
     trimmed: per token, the range of its visible characters in `text` (image patches: empty)
-    image_tokens: positions of the image patches, None without an image
+    images: positions of each image's patches, in order
     """
 
     text: str
     input_ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
     trimmed: tuple[tuple[int, int], ...]
-    image_tokens: TokenSpan | None
+    images: tuple[TokenSpan, ...]
 
     @property
     def num_text_tokens(self) -> int:
         """Number of tokens that are not image patches."""
-        image = self.image_tokens
-        return len(self.input_ids) - (image.end - image.start if image else 0)
+        return len(self.input_ids) - sum(image.end - image.start for image in self.images)
+
+    def is_patch(self, position: int) -> bool:
+        """Return whether a token is an image patch."""
+        return any(image.start <= position < image.end for image in self.images)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class ConversationEncoder:
     Attributes:
         tokenizer: a fast tokenizer with `<image>` as one token (see `plum.inputs.tokenizer`).
         template: conversation template.
-        num_image_tokens: patches of one image.
+        num_image_tokens: patches of one image, where the caller does not give the images' lengths.
         max_text_tokens: maximum length of a conversation, image patches not counted; None: no limit.
     """
 
@@ -86,13 +89,13 @@ class ConversationEncoder:
     max_text_tokens: int | None = None
 
     def encode(
-        self, exchanges: Sequence[Exchange], has_image: bool = True, name: str = "conversation"
+        self, exchanges: Sequence[Exchange], image_lengths: Sequence[int] | None = None, name: str = "conversation"
     ) -> EncodedConversation:
         """Encode finished exchanges.
 
         Args:
             exchanges: questions and answers in order.
-            has_image: False for conversations without an image.
+            image_lengths: number of patches of each image; empty: no image. None: one image of `num_image_tokens`.
             name: name of the sample, for error messages.
 
         Raises:
@@ -101,8 +104,9 @@ class ConversationEncoder:
                 is never truncated). The message names the sample.
         """
         try:
-            rendered = render_conversation(exchanges, self.template, has_image)
-            encoded = self._encode_text(rendered.text)
+            lengths = self._lengths(image_lengths)
+            rendered = render_conversation(exchanges, self.template, len(lengths))
+            encoded = self._encode_text(rendered.text, lengths)
             answers = tuple(
                 _answer_tokens(encoded, start, end)
                 for start, end in zip(rendered.prompt_ends, rendered.answer_ends, strict=True)
@@ -117,35 +121,39 @@ class ConversationEncoder:
             labels[answer.start : answer.end] = encoded.input_ids[answer.start : answer.end]
         return EncodedConversation(encoded, rendered, tuple(labels), tuple(tags), answers, tuple(spans))
 
-    def encode_prompt(self, history: Sequence[Exchange], question: str, has_image: bool = True) -> EncodedText:
+    def encode_prompt(
+        self, history: Sequence[Exchange], question: str, image_lengths: Sequence[int] | None = None
+    ) -> EncodedText:
         """Encode a conversation up to an open question.
 
         Args:
             history: earlier exchanges; may be empty.
             question: the user's last message.
-            has_image: False for conversations without an image.
+            image_lengths: as in `encode`.
         """
-        return self._encode_text(render_prompt(history, question, self.template, has_image))
+        lengths = self._lengths(image_lengths)
+        return self._encode_text(render_prompt(history, question, self.template, len(lengths)), lengths)
 
-    def _encode_text(self, text: str) -> EncodedText:
+    def _lengths(self, image_lengths: Sequence[int] | None) -> Sequence[int]:
+        return (self.num_image_tokens,) if image_lengths is None else image_lengths
+
+    def _encode_text(self, text: str, image_lengths: Sequence[int]) -> EncodedText:
         output = self.tokenizer(text, return_offsets_mapping=True)
         ids: list[int] = output["input_ids"]
         offsets: list[tuple[int, int]] = [(int(start), int(end)) for start, end in output["offset_mapping"]]
         trimmed = trim_offsets(text, offsets)
         image_id = token_id(self.tokenizer, IMAGE_TOKEN)
         positions = [i for i, token in enumerate(ids) if token == image_id]
-        if not positions:
-            encoded = EncodedText(text, tuple(ids), tuple(offsets), tuple(trimmed), None)
-        else:
-            at, n = positions[0], self.num_image_tokens
-            empty = [(offsets[at][0], offsets[at][0])] * n
-            encoded = EncodedText(
-                text,
-                (*ids[:at], *[image_id] * n, *ids[at + 1 :]),
-                (*offsets[:at], *empty, *offsets[at + 1 :]),
-                (*trimmed[:at], *empty, *trimmed[at + 1 :]),
-                TokenSpan(at, at + n),
-            )
+        assert len(positions) == len(image_lengths), "texts hold no <image>, and the template one for each image"
+        images: list[TokenSpan] = []
+        for at, length in zip(reversed(positions), reversed(image_lengths), strict=True):
+            empty = [(offsets[at][0], offsets[at][0])] * length
+            ids[at : at + 1] = [image_id] * length
+            offsets[at : at + 1] = empty
+            trimmed[at : at + 1] = empty
+            later = [TokenSpan(image.start + length - 1, image.end + length - 1) for image in images]
+            images = [TokenSpan(at, at + length), *later]
+        encoded = EncodedText(text, tuple(ids), tuple(offsets), tuple(trimmed), tuple(images))
         if self.max_text_tokens is not None and encoded.num_text_tokens > self.max_text_tokens:
             raise ConversationTooLong(
                 f"the conversation has {encoded.num_text_tokens} text tokens, more than max_text_tokens = "

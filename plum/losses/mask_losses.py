@@ -162,7 +162,7 @@ def mask_losses(mask_logits: Tensor, batch: Batch, config: LossConfig) -> tuple[
         nothing = torch.zeros((), dtype=torch.float32, device=mask_logits.device)
         return nothing, nothing
     padded_size = batch.sam_pixels.shape[-1]
-    image_rows = batch.image_index[batch.spans.conversation].tolist()  # [M]
+    image_rows = batch.spans.image.tolist()  # [M]
     overlaps, bces = [], []
     for frame, rows in group_by_frame([batch.frames[row] for row in image_rows]).items():
         targets = _stack_targets(batch, rows, image_rows, frame)

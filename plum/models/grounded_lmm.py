@@ -18,7 +18,7 @@ from plum.models.heads.query_projection import QueryProjection
 from plum.models.heads.span_tagger import SpanTagger
 from plum.models.heads.teacher import span_teacher_states
 from plum.models.segmenters.sam import SegmentAnything
-from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, ImageFeatures, SpanBounds, TagChain
+from plum.structures import IGNORE_INDEX, Batch, ConversationImages, GroundedOutput, ImageFeatures, SpanBounds, TagChain
 
 
 class GroundedLMM(nn.Module):
@@ -61,11 +61,11 @@ class GroundedLMM(nn.Module):
             sam_embeddings: [B, C, h, w], if known already; SAM's encoder is then not run.
         """
         images = self.encode_images(batch.clip_pixels, batch.sam_pixels, sam_embeddings, batch.sam_rows)
-        text = (batch.input_ids, batch.attention_mask, batch.image_index, images.tokens)
+        text = (batch.input_ids, batch.attention_mask, batch.shown, images.tokens)
         hidden_states = self.llava.shared_hidden_states(*text)
         states, labels = supervised_states(hidden_states, batch.labels)
         is_tagged = batch.tags != IGNORE_INDEX
-        where = (batch.image_index, images.tokens)
+        where = (batch.shown, images.tokens)
         return GroundedOutput(
             hidden_states=hidden_states,
             token_logits=self.llava.token_logits(states),
@@ -73,7 +73,7 @@ class GroundedLMM(nn.Module):
             tag_logits=self.tag(hidden_states, batch.attention_mask, is_tagged, *where),
             tag_labels=batch.tags[is_tagged],
             images=images,
-            mask_logits=self.decode_masks(hidden_states, batch.spans, images.embeddings, batch.image_index),
+            mask_logits=self.decode_masks(hidden_states, batch.spans, images.embeddings),
             teacher_states=span_teacher_states(self.llava, batch, images.tokens) if with_teacher else None,
             tag_chain=self.tag_chain(is_tagged),
         )
@@ -109,10 +109,10 @@ class GroundedLMM(nn.Module):
         return ImageFeatures(tokens, nowhere.index_copy(0, sam_rows, embeddings))
 
     def hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: Tensor
     ) -> Tensor:
         """Return the language model's states [N, T, D]; see `LlavaBackbone.hidden_states`."""
-        return self.llava.hidden_states(input_ids, attention_mask, image_index, image_tokens)
+        return self.llava.hidden_states(input_ids, attention_mask, shown, image_tokens)
 
     def token_logits(self, states: Tensor) -> Tensor:
         """Return next-token logits [..., V] of states [..., D]."""
@@ -123,7 +123,7 @@ class GroundedLMM(nn.Module):
         hidden_states: Tensor,
         attention_mask: Tensor,
         is_read: Tensor | None = None,
-        image_index: Tensor | None = None,
+        shown: ConversationImages | None = None,
         image_tokens: Tensor | None = None,
     ) -> Tensor | None:
         """Return the logits of tags; None without a tagger.
@@ -132,7 +132,7 @@ class GroundedLMM(nn.Module):
             hidden_states: [N, T, D].
             attention_mask: [N, T]; sequences are right-padded.
             is_read: bool [N, T], the A tokens to tag; None: all.
-            image_index: [N], row of each conversation's image, or TEXT_ONLY; only cross-attention needs it.
+            shown: the images of the N conversations; only cross-attention needs it.
             image_tokens: [B, image tokens, D]; only cross-attention needs them.
 
         Returns:
@@ -141,7 +141,7 @@ class GroundedLMM(nn.Module):
         """
         if self.tagger is None:
             return None
-        return self.tagger(hidden_states, attention_mask, is_read, image_index, image_tokens)
+        return self.tagger(hidden_states, attention_mask, is_read, shown, image_tokens)
 
     def tag_chain(self, is_read: Tensor, is_other: Tensor | None = None) -> TagChain | None:
         """Return what links the tags of tokens; None without a CRF.
@@ -159,26 +159,23 @@ class GroundedLMM(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        image_index: Tensor,
+        shown: ConversationImages,
         image_tokens: Tensor,
         max_new_tokens: int,
     ) -> Tensor:
         """Continue prompts greedily; see `LlavaBackbone.generate`. Returns token ids [N, up to max_new_tokens]."""
-        return self.llava.generate(input_ids, attention_mask, image_index, image_tokens, max_new_tokens)
+        return self.llava.generate(input_ids, attention_mask, shown, image_tokens, max_new_tokens)
 
-    def decode_masks(
-        self, hidden_states: Tensor, spans: SpanBounds, image_embeddings: Tensor, image_index: Tensor
-    ) -> Tensor:
+    def decode_masks(self, hidden_states: Tensor, spans: SpanBounds, image_embeddings: Tensor) -> Tensor:
         """Decode one mask per span, in reading order within each conversation, feeding back earlier masks.
 
-        Step s decodes the s-th span of all conversations that have one, so there are at most max(S) decoder calls, and
-        none without spans.
+        A mask is fed back to later spans of the same conversation and image only. Step s decodes the s-th span of all
+        conversations and images that have one, so there are at most max(S) decoder calls, and none without spans.
 
         Args:
             hidden_states: [N, T, D].
             spans: M token ranges, sorted by conversation, then reading order.
             image_embeddings: [B, C, h, w] from `encode_images`.
-            image_index: [N], row of each conversation's image.
 
         Returns:
             Mask logits [M, 4h, 4w], float32, in the frame of SAM's padded input.
@@ -189,17 +186,16 @@ class GroundedLMM(nn.Module):
         height, width = self.sam.grid
         if len(spans) == 0:
             return hidden_states.new_zeros(0, 4 * height, 4 * width, dtype=torch.float32)
-        image_rows = image_index[spans.conversation]  # [M]
-        if bool((image_rows < 0).any()):
-            row = int(spans.conversation[image_rows < 0][0])
+        if bool((spans.image < 0).any()):
+            row = int(spans.conversation[spans.image < 0][0])
             raise ValueError(f"conversation {row} of the batch has spans to segment but no image")
         queries = self.query_projection(hidden_states, spans)  # [M, C]
         if self.feedback is None:
-            return self.decode_step(queries, image_embeddings[image_rows], [], self.sam.dense_position())
-        steps = decoding_steps(spans.conversation)
+            return self.decode_step(queries, image_embeddings[spans.image], [], self.sam.dense_position())
+        steps = decoding_steps(spans)
         by_step = torch.cat(steps)
         decoded = self._decode_with_feedback(
-            queries[by_step].split([len(rows) for rows in steps]), image_embeddings[image_rows[steps[0]]]
+            queries[by_step].split([len(rows) for rows in steps]), image_embeddings[spans.image[steps[0]]]
         )
         return decoded[by_step.argsort()]
 
@@ -301,18 +297,20 @@ def supervised_states(hidden_states: Tensor, labels: Tensor) -> tuple[Tensor, Te
     return hidden_states[:, :-1][is_supervised], labels[:, 1:][is_supervised]
 
 
-def decoding_steps(conversation: Tensor) -> list[Tensor]:
+def decoding_steps(spans: SpanBounds) -> list[Tensor]:
     """Plan the decode loop.
 
     Args:
-        conversation: [M], conversation of each span, sorted.
+        spans: M token ranges, sorted by conversation, then reading order.
 
     Returns:
-        For each step s, the indices of the s-th spans, conversations with the most spans first. The rows of a step are
-        a prefix of the previous step's rows, so earlier masks are selected by slicing.
+        For each step s, the indices of the s-th spans of each conversation and image, those with the most spans first.
+        The rows of a step are a prefix of the previous step's rows, so earlier masks are selected by slicing.
     """
-    counts = torch.unique_consecutive(conversation, return_counts=True)[1]
+    loops = spans.conversation * (spans.image.max() + 1) + spans.image
+    order = loops.argsort(stable=True)  # spans of one loop together, in reading order
+    counts = torch.unique_consecutive(loops[order], return_counts=True)[1]
     first_span = counts.cumsum(0) - counts
     by_length = counts.argsort(descending=True, stable=True)
     counts, first_span = counts[by_length], first_span[by_length]
-    return [first_span[counts > step] + step for step in range(int(counts[0]))]
+    return [order[first_span[counts > step] + step] for step in range(int(counts[0]))]

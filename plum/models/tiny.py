@@ -14,7 +14,7 @@ from plum.config import (
     VisionConfig,
 )
 from plum.inputs.bio_labels import Tag
-from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ImageFrame, SpanBounds
+from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ConversationImages, ImageFrame, SpanBounds
 
 TINY_TOKENS = SpecialTokensConfig(image=3, pad=0, eos=2, suppressed=(0, 3))
 """Special tokens of `tiny_batch`."""
@@ -125,11 +125,11 @@ def tiny_batch(
         attention_mask=torch.ones(shape, dtype=torch.long),
         labels=labels,
         tags=tags,
-        spans=SpanBounds(bounds[:, 0], bounds[:, 1], bounds[:, 1] + 2),
+        spans=SpanBounds(bounds[:, 0], bounds[:, 1], bounds[:, 1] + 2, image_index[bounds[:, 0]]),
         clip_pixels=torch.randn(len(images), 3, clip_side, clip_side, generator=generator),
         sam_pixels=torch.randn(len(images), 3, sam_side, sam_side, generator=generator),
         frames=frames,
-        image_index=image_index,
+        shown=ConversationImages(image_index[:, None], (num_patches,) * len(images)),
         masks=tuple(torch.rand(frames[image_index[row]].original, generator=generator) > 0.5 for row, _ in starts),
         ignore_masks=(None,) * len(images),
         part_maps=torch.zeros(len(images), grid, grid, dtype=torch.long),

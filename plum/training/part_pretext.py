@@ -131,7 +131,7 @@ def span_classes(batch: Batch, num_classes: int) -> Tensor:
         LongTensor [M]: the class of more than half of the mask's labelled pixels, sampled at the centres of the map's
         pixels; IGNORE_INDEX if no part covers that much.
     """
-    maps = batch.part_maps[batch.image_index[batch.spans.conversation]].flatten(1)  # [M, n * n]
+    maps = batch.part_maps[batch.spans.image].flatten(1)  # [M, n * n]
     masks = [_at_centres(mask, batch.part_maps.shape[-1]).flatten() for mask in batch.masks]
     is_shown = torch.stack(masks) & (maps != IGNORE_INDEX) if masks else maps.new_zeros(maps.shape, dtype=torch.bool)
     pixels = torch.zeros(len(maps), num_classes, device=maps.device)

@@ -45,7 +45,7 @@ class LanguageStep:
         batch = self.batch
         with _arranged(self.model.llava, way):
             states = self.model.llava.shared_hidden_states(
-                batch.input_ids, batch.attention_mask, batch.image_index, self.image_tokens
+                batch.input_ids, batch.attention_mask, batch.shown, self.image_tokens
             )
         return states * batch.attention_mask[..., None]
 
@@ -63,7 +63,7 @@ class LanguageStep:
     def count_tokens(self) -> dict[str, int]:
         """Tokens of the student: as the conversations hold them, and as they are run."""
         batch, tokens = self.batch, self.model.llava.special_tokens
-        layout = lay_out(batch.input_ids, batch.attention_mask, batch.image_index, tokens.image, tokens.pad)
+        layout = lay_out(batch.input_ids, batch.attention_mask, batch.shown, tokens.image, tokens.pad)
         return {
             "tokens": int(batch.attention_mask.sum()),
             "run_together": layout.num_places,

@@ -22,7 +22,7 @@ from plum.losses.mask_losses import EPSILON, mask_losses
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.heads.mask_feedback import EncodedMasks
 from plum.models.segmenters.sam import stock_layers
-from plum.structures import Batch, ImageFrame, SpanBounds
+from plum.structures import Batch, ConversationImages, ImageFrame, SpanBounds
 from plum.train_config import LossConfig
 
 TOKENS_OF_SPAN = 2
@@ -64,11 +64,11 @@ def make_inputs(
         attention_mask=ids + 1,
         labels=ids,
         tags=ids,
-        spans=SpanBounds(conversation, start, start + TOKENS_OF_SPAN),
+        spans=SpanBounds(conversation, start, start + TOKENS_OF_SPAN, conversation),
         clip_pixels=torch.zeros(()),
         sam_pixels=torch.zeros(()).expand(count, 3, padded, padded),
         frames=tuple(ImageFrame(size, resized_size(*size, padded)) for size in image_sizes),
-        image_index=torch.arange(count),
+        shown=ConversationImages(torch.arange(count)[:, None], (0,) * count),
         masks=tuple(torch.rand(image_sizes[n], generator=generator) > 0.5 for n, _ in places),
         ignore_masks=(None,) * count,
         part_maps=ids,
@@ -79,7 +79,7 @@ def make_inputs(
 def batched_loss(model: GroundedLMM, inputs: MaskInputs, config: LossConfig) -> Tensor:
     """Return the weighted mask losses as a training step computes them."""
     batch = inputs.batch
-    logits = model.decode_masks(inputs.hidden_states, batch.spans, inputs.embeddings, batch.image_index)
+    logits = model.decode_masks(inputs.hidden_states, batch.spans, inputs.embeddings)
     overlap, bce = mask_losses(logits, batch, config)
     return config.mask_overlap * overlap + config.mask_bce * bce
 

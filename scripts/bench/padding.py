@@ -32,7 +32,7 @@ from plum.inputs.encoding import ConversationEncoder
 from plum.inputs.tokenizer import load_tokenizer
 from plum.models.backbones.shared_beginnings import PADDING, lay_out
 from plum.models.systems.special_tokens import read_special_tokens
-from plum.structures import Exchange, Sample
+from plum.structures import ConversationImages, Exchange, Sample
 from scripts.bench.sizes import draw_data, training_config
 
 Rows = list[tuple[int, ...]]
@@ -136,8 +136,10 @@ def shares_of_passes(rows: Sequence[Rows], batch: int, image_token: int) -> tupl
         conversations = [(k, ids) for k, sample in enumerate(rows[start : start + batch]) for ids in sample]
         padded = [torch.tensor(ids) for _, ids in conversations]
         is_token = pad_sequence([torch.ones_like(ids) for ids in padded], batch_first=True)
-        index = torch.tensor([image for image, _ in conversations])
-        layout = lay_out(pad_sequence(padded, batch_first=True), is_token, index, image_token, 0)
+        rows_of_images = torch.tensor([[image] for image, _ in conversations])
+        lengths = tuple(int((padded[row] == image_token).sum()) for row in range(len(padded)))
+        shown = ConversationImages(rows_of_images, lengths)
+        layout = lay_out(pad_sequence(padded, batch_first=True), is_token, shown, image_token, 0)
         tokens += int(is_token.sum())
         distinct += sum(int((one.branches != PADDING).sum()) for one in layout.passes)
         places += layout.num_places

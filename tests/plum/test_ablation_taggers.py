@@ -208,7 +208,7 @@ def test_only_cross_attention_lets_tags_depend_on_the_given_image_tokens() -> No
         with torch.no_grad():
             output = model(batch, with_teacher=False)
             is_read = batch.tags != IGNORE_INDEX
-            inputs = (output.hidden_states, batch.attention_mask, is_read, batch.image_index)
+            inputs = (output.hidden_states, batch.attention_mask, is_read, batch.shown)
             assert output.tag_logits is not None
             torch.testing.assert_close(model.tag(*inputs, output.images.tokens), output.tag_logits)
             other = model.tag(*inputs, output.images.tokens.flip(0))

@@ -27,7 +27,7 @@ from plum.models.backbones.quantization import quantize_language_model
 from plum.models.backbones.shared_beginnings import SequencePass, lay_out
 from plum.models.frozen import grad_if_trainable
 from plum.models.weightless import without_weights
-from plum.structures import TEXT_ONLY
+from plum.structures import ConversationImages
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Attention of one layer. Takes the layer's number and, for n tokens with rotary positions applied, queries [n, heads,
@@ -90,12 +90,12 @@ class LlavaBackbone(nn.Module):
         with grad_if_trainable(tower, projector):
             return projector(states[:, 1:])  # without the class token
 
-    def embed(self, input_ids: Tensor, image_index: Tensor, image_tokens: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, shown: ConversationImages, image_tokens: Tensor) -> Tensor:
         """Embed text and replace `<image>` with image tokens.
 
         Args:
             input_ids: [N, T], `<image>` expanded.
-            image_index: [N], row of each conversation's image, or TEXT_ONLY.
+            shown: the images of the N conversations.
             image_tokens: [B, image tokens, D].
 
         Returns:
@@ -104,25 +104,25 @@ class LlavaBackbone(nn.Module):
         Raises:
             ValueError: the number of `<image>` ids in a conversation differs from its image's number of tokens.
         """
-        self._check_image_tokens(input_ids, image_index)
-        return self._merge(input_ids, image_index, image_tokens)
+        self._check_image_tokens(input_ids, shown)
+        return self._merge(input_ids, shown, image_tokens)
 
-    def _check_image_tokens(self, input_ids: Tensor, image_index: Tensor) -> None:
+    def _check_image_tokens(self, input_ids: Tensor, shown: ConversationImages) -> None:
         found = (input_ids == self.special_tokens.image).sum(1)  # [N]
-        expected = (image_index != TEXT_ONLY) * self.num_image_tokens
+        expected = shown.num_tokens()
         if not bool((found == expected).all()):
             row = int((found != expected).nonzero()[0])
             raise ValueError(
                 f"conversation {row} of the batch has {int(found[row])} <image> tokens and needs "
-                f"{int(expected[row])}: expand <image> to {self.num_image_tokens} ids before the model"
+                f"{int(expected[row])}: expand each <image> to its image's number of ids before the model"
             )
 
-    def _merge(self, input_ids: Tensor, image_index: Tensor, image_tokens: Tensor) -> Tensor:
+    def _merge(self, input_ids: Tensor, shown: ConversationImages, image_tokens: Tensor) -> Tensor:
         """Embed rows whose `<image>` tokens have been checked."""
         embeddings = self.embed_text(input_ids)
         if len(image_tokens) == 0:
             return embeddings
-        patches = image_tokens[image_index[image_index != TEXT_ONLY]].to(embeddings.dtype)
+        patches = shown.take_tokens(image_tokens).to(embeddings.dtype)
         return embeddings.masked_scatter((input_ids == self.special_tokens.image)[..., None], patches)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
@@ -159,14 +159,14 @@ class LlavaBackbone(nn.Module):
         return model.norm(states)
 
     def hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: Tensor
     ) -> Tensor:
         """Return the last layer's states after the final norm.
 
         Args:
             input_ids: [N, T], right-padded, `<image>` expanded.
             attention_mask: [N, T], 1 on real tokens.
-            image_index: [N], row of each conversation's image, or TEXT_ONLY.
+            shown: the images of the N conversations.
             image_tokens: [B, image tokens, D].
 
         Returns:
@@ -177,11 +177,11 @@ class LlavaBackbone(nn.Module):
         """
         _check_padding(attention_mask)
         # With right padding, causal attention alone hides padding, so no mask is needed.
-        embeddings = self.embed(input_ids, image_index, image_tokens)
+        embeddings = self.embed(input_ids, shown, image_tokens)
         return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
 
     def shared_hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: Tensor
     ) -> Tensor:
         """Return the states of `hidden_states`, computing the common prefix of conversations about one image only once.
 
@@ -191,15 +191,15 @@ class LlavaBackbone(nn.Module):
             ValueError: as `hidden_states`.
         """
         _check_padding(attention_mask)
-        self._check_image_tokens(input_ids, image_index)
+        self._check_image_tokens(input_ids, shown)
         tokens = self.special_tokens
-        layout = lay_out(input_ids, attention_mask, image_index, tokens.image, tokens.pad)
+        layout = lay_out(input_ids, attention_mask, shown, tokens.image, tokens.pad)
         states = [self._run_pass(one, image_tokens).flatten(0, 1) for one in layout.passes]
         return torch.cat(states)[layout.places]
 
     def _run_pass(self, sequences: SequencePass, image_tokens: Tensor) -> Tensor:
         """Return states [G, L, D] of sequences."""
-        embeddings = self._merge(sequences.input_ids, sequences.image_index, image_tokens)
+        embeddings = self._merge(sequences.input_ids, sequences.shown, image_tokens)
         named = {}
         if sequences.is_branched:  # transformers uses a 4-D mask unchanged
             mask = sequences.attention_mask(embeddings.dtype)
@@ -219,7 +219,7 @@ class LlavaBackbone(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        image_index: Tensor,
+        shown: ConversationImages,
         image_tokens: Tensor,
         max_new_tokens: int,
     ) -> Tensor:
@@ -228,7 +228,7 @@ class LlavaBackbone(nn.Module):
         Args:
             input_ids: [N, T] prompts, padded left or right, `<image>` expanded.
             attention_mask: [N, T], 1 on real tokens.
-            image_index: [N], row of each conversation's image, or TEXT_ONLY.
+            shown: the images of the N conversations.
             image_tokens: [B, image tokens, D].
             max_new_tokens: maximum length of the continuation.
 
@@ -242,7 +242,7 @@ class LlavaBackbone(nn.Module):
         watch = LogitsWatch(self.weights_name)
         # transformers types `self` as a protocol that its own models do not meet.
         generated = self.stock.generate(  # type: ignore[misc]
-            inputs_embeds=self.embed(prompt_ids, image_index, image_tokens),
+            inputs_embeds=self.embed(prompt_ids, shown, image_tokens),
             attention_mask=prompt_mask,
             generation_config=self._greedy(max_new_tokens),
             logits_processor=LogitsProcessorList([watch]),

@@ -1,4 +1,4 @@
-"""Conversations about one image as one sequence, with their common prefix stored once.
+"""Conversations about the same images as one sequence, with their common prefix stored once.
 
 Rows of tokens are passed to the model in groups of similar length, so that short ones are not padded to the longest.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plum.structures import TEXT_ONLY
+from plum.structures import TEXT_ONLY, ConversationImages
 
 MIN_SAVED_PLACES = 256
 """Token positions that an additional pass must save. On a CPU, a pass pays off from 64 positions (docs/LOG.md; tiny
@@ -52,14 +52,14 @@ class SequencePass:
 
     input_ids; positions: position of each token in its conversation
     branches: number of each token's conversation in its sequence, from 1; or BEGINNING, or PADDING
-    image_index: [G], row of each sequence's image, or TEXT_ONLY
+    shown: the images of each of the G sequences
     is_branched: some sequence holds several conversations; stored here to avoid a device synchronisation
     """
 
     input_ids: Tensor
     positions: Tensor
     branches: Tensor
-    image_index: Tensor
+    shown: ConversationImages
     is_branched: bool
 
     def to(self, device: torch.device) -> "SequencePass":
@@ -68,7 +68,7 @@ class SequencePass:
             self.input_ids.to(device),
             self.positions.to(device),
             self.branches.to(device),
-            self.image_index.to(device),
+            self.shown.to(device),
             self.is_branched,
         )
 
@@ -112,11 +112,12 @@ class SequenceLayout:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Conversations on the CPU: ids [N, T], lengths [N], row of each one's image or TEXT_ONLY [N]."""
+    """Conversations on the CPU: ids [N, T], lengths [N], rows of each one's images [N, I], tokens of every image."""
 
     ids: np.ndarray
     lengths: np.ndarray
     images: np.ndarray
+    image_lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -129,21 +130,21 @@ class _Sequence:
 
 
 def lay_out(
-    input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_token: int, pad_token: int
+    input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_token: int, pad_token: int
 ) -> SequenceLayout:
     """Lay out right-padded conversations; synchronises with the device, as ids are compared on the CPU.
 
     Args:
         input_ids: [N, T], `<image>` expanded.
         attention_mask: [N, T], 1 on real tokens.
-        image_index: [N], row of each conversation's image, or TEXT_ONLY; conversations without an image stay separate.
+        shown: the images of the N conversations; conversations without an image stay separate.
         image_token: id of `<image>`; conversations stay separate unless their common prefix contains all image tokens.
         pad_token: id of padding.
 
     Returns:
         The layout, on the device of the ids.
     """
-    rows = _Rows(input_ids.cpu().numpy(), attention_mask.sum(1).cpu().numpy(), image_index.cpu().numpy())
+    rows = _Rows(input_ids.cpu().numpy(), attention_mask.sum(1).cpu().numpy(), shown.rows.cpu().numpy(), shown.lengths)
     sequences = _find_sequences(rows, image_token)
     places = np.zeros(rows.ids.shape, dtype=np.int64)
     passes, num_before = [], 0
@@ -155,16 +156,16 @@ def lay_out(
 
 
 def _find_sequences(rows: _Rows, image_token: int) -> list[_Sequence]:
-    """Group conversations about the same image."""
-    by_image: dict[int, list[int]] = {}
+    """Group conversations about the same images, in the same order."""
+    by_images: dict[tuple[int, ...], list[int]] = {}
     alone = []
-    for row, image in enumerate(rows.images.tolist()):
-        if image == TEXT_ONLY:
+    for row, images in enumerate(map(tuple, rows.images.tolist())):
+        if images[0] == TEXT_ONLY:
             alone.append(row)
         else:
-            by_image.setdefault(image, []).append(row)
+            by_images.setdefault(images, []).append(row)
     sequences = []
-    for asked in by_image.values():
+    for asked in by_images.values():
         lengths = rows.lengths[asked]
         num_common = _num_common(rows.ids[asked], int(lengths.min()))
         if len(asked) == 1 or (rows.ids[asked, num_common:] == image_token).any():
@@ -205,6 +206,6 @@ def _fill_pass(
         torch.from_numpy(input_ids),
         torch.from_numpy(positions),
         torch.from_numpy(branches),
-        torch.from_numpy(rows.images[[sequence.rows[0] for sequence in group]]),
+        ConversationImages(torch.from_numpy(rows.images[[sequence.rows[0] for sequence in group]]), rows.image_lengths),
         is_branched=any(len(sequence.rows) > 1 for sequence in group),
     )

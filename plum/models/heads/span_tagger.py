@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from plum.config import TagScheme
 from plum.inputs.bio_labels import number_of_classes
 from plum.models.heads.crf import LinearChainCrf, best_classes, log_marginals
-from plum.structures import TEXT_ONLY, TagChain
+from plum.structures import TEXT_ONLY, ConversationImages, TagChain
 
 
 class ImageCrossAttention(nn.Module):
@@ -25,8 +25,8 @@ class ImageCrossAttention(nn.Module):
     Paper, Table 6, double dagger: cross-attention is enabled in ablations only; the paper does not say between what.
     Authors' code (`use_cross_attn_bio`): the tokens of a phrase attend to the projector's image tokens, and the result,
     after a feed-forward layer, goes to the query projection; the tagger has none. Here: the tagger's tokens attend to
-    the same image tokens, as in a Transformer decoder's block; queries stay as they are. Without an image the attention
-    adds nothing.
+    the tokens of the conversation's images, as in a Transformer decoder's block; queries stay as they are. Without an
+    image the attention adds nothing.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
@@ -35,19 +35,19 @@ class ImageCrossAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(hidden_size)
 
-    def forward(self, states: Tensor, image_index: Tensor, image_tokens: Tensor) -> Tensor:
+    def forward(self, states: Tensor, shown: ConversationImages, image_tokens: Tensor) -> Tensor:
         """Return states [N, Q, D].
 
         Args:
             states: [N, Q, D].
-            image_index: [N], row of each conversation's image, or TEXT_ONLY.
+            shown: the images of the N conversations.
             image_tokens: [B, image tokens, D].
         """
-        rows = (image_index != TEXT_ONLY).nonzero()[:, 0]
+        rows = (shown.rows[:, 0] != TEXT_ONLY).nonzero()[:, 0]
         if len(rows) == 0:
             return self.norm(states)
-        features = image_tokens[image_index[rows]].to(states.dtype)
-        attended = self.attention(states[rows], features, features, need_weights=False)[0]
+        features, is_padding = shown[rows].pad_tokens(image_tokens.to(states.dtype))
+        attended = self.attention(states[rows], features, features, key_padding_mask=is_padding, need_weights=False)[0]
         return self.norm(states.index_add(0, rows, self.dropout(attended)))
 
 
@@ -98,7 +98,7 @@ class SpanTagger(nn.Module):
         hidden_states: Tensor,
         attention_mask: Tensor,
         is_read: Tensor | None = None,
-        image_index: Tensor | None = None,
+        shown: ConversationImages | None = None,
         image_tokens: Tensor | None = None,
     ) -> Tensor:
         """Return the logits of the C classes, in the order of Tag; or outside, in a phrase.
@@ -107,7 +107,7 @@ class SpanTagger(nn.Module):
             hidden_states: [N, T, D].
             attention_mask: [N, T], 1 on real tokens; sequences are right-padded.
             is_read: bool [N, T], tokens to tag (the loss needs only answers, a tenth of a conversation); None: all.
-            image_index: [N], row of each conversation's image, or TEXT_ONLY; required by cross-attention.
+            shown: the images of the N conversations; required by cross-attention.
             image_tokens: [B, image tokens, D]; required by cross-attention.
 
         Returns:
@@ -119,9 +119,9 @@ class SpanTagger(nn.Module):
         else:
             states = states[is_read] if self.block is None else self._attend(states, attention_mask, is_read)
         if self.cross_attention is not None:
-            assert image_index is not None, "cross-attention needs the image of each conversation"
+            assert shown is not None, "cross-attention needs the images of each conversation"
             assert image_tokens is not None, "cross-attention needs image tokens"
-            states = self._attend_to_images(states, is_read, image_index, image_tokens)
+            states = self._attend_to_images(states, is_read, shown, image_tokens)
         return self.classifier(self.mlp(states) if self.is_block_first else states)
 
     def _attend_everywhere(self, states: Tensor, attention_mask: Tensor) -> Tensor:
@@ -155,17 +155,17 @@ class SpanTagger(nn.Module):
         return block.norm2(read + block._ff_block(read))
 
     def _attend_to_images(
-        self, states: Tensor, is_read: Tensor | None, image_index: Tensor, image_tokens: Tensor
+        self, states: Tensor, is_read: Tensor | None, shown: ConversationImages, image_tokens: Tensor
     ) -> Tensor:
         """Run cross-attention over states [N, T, D], or [A, D] of the tokens in `is_read`; returns the same shape."""
         assert self.cross_attention is not None
         if is_read is None:
-            return self.cross_attention(states, image_index, image_tokens)
+            return self.cross_attention(states, shown, image_tokens)
         if len(states) == 0:  # no fused attention is asked for nothing
             return states
         is_query = _is_query(is_read)
         queries = states.new_zeros(*is_query.shape, states.shape[-1]).index_put(is_query.nonzero(as_tuple=True), states)
-        return self.cross_attention(queries, image_index, image_tokens)[is_query]
+        return self.cross_attention(queries, shown, image_tokens)[is_query]
 
 
 def _is_query(is_read: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plum.models.backbones.llava import LlavaBackbone
 from plum.models.backbones.lora import adapters_off
-from plum.structures import Batch, SpanBounds
+from plum.structures import Batch, ConversationImages, SpanBounds
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: Tensor
         return image_tokens.new_zeros(num_rows, length, image_tokens.shape[-1])
     rows, is_needed = find_constrained(batch.spans)
     longest = is_needed.shape[1]
-    text = (batch.input_ids[rows, :longest], is_needed.long(), batch.image_index[rows])
+    text = (batch.input_ids[rows, :longest], is_needed.long(), batch.shown[rows])
     found = teacher_states(llava, *text, image_tokens)  # [R, longest, D]
     states = found.new_zeros(num_rows, length, found.shape[-1])
     states[rows, :longest] = found.masked_fill(~is_needed[..., None], 0)
@@ -48,7 +48,7 @@ def find_constrained(spans: SpanBounds) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def teacher_states(
-    llava: LlavaBackbone, input_ids: Tensor, attention_mask: Tensor, image_index: Tensor, image_tokens: Tensor
+    llava: LlavaBackbone, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: Tensor
 ) -> Tensor:
     """Return the states [N, T, D] of the network without its adapters; see `LlavaBackbone.hidden_states`.
 
@@ -58,4 +58,4 @@ def teacher_states(
     if llava.network is llava.stock:
         raise ValueError("the model has no adapters, so it has no teacher: set losses.kl to 0, or model.lora")
     with adapters_off(llava.network):
-        return llava.shared_hidden_states(input_ids, attention_mask, image_index, image_tokens)
+        return llava.shared_hidden_states(input_ids, attention_mask, shown, image_tokens)

@@ -117,7 +117,7 @@ class SegTokenProjection(QueryProjection):
 
     def forward(self, hidden_states: Tensor, spans: SpanBounds) -> Tensor:
         """Project the states [N, T, D] before M [SEG] tokens (each a span of one token) to queries [M, C]."""
-        return super().forward(hidden_states, SpanBounds(spans.conversation, spans.start - 1, spans.start))
+        return super().forward(hidden_states, replace(spans, start=spans.start - 1, end=spans.start))
 
 
 def add_seg_token(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -154,7 +154,9 @@ def _write_each(exchange: Exchange) -> WrittenExchange:
         targets.append(CharSpan(len(text) - len(SEG_TOKEN), len(text)))
         copied = end
     masks = tuple(exchange.masks[phrase] for phrase in order) if exchange.masks else ()
-    written = replace(exchange, answer=text + exchange.answer[copied:], spans=tuple(targets), masks=masks)
+    images = tuple(exchange.images[phrase] for phrase in order) if exchange.images else ()
+    answer = text + exchange.answer[copied:]
+    written = replace(exchange, answer=answer, spans=tuple(targets), masks=masks, images=images)
     return WrittenExchange(written, tuple(order.index(phrase) for phrase in range(len(order))))
 
 
@@ -172,9 +174,15 @@ def _write_marks(exchange: Exchange) -> WrittenExchange:
 
 def _write_one(exchange: Exchange) -> WrittenExchange:
     """Append one [SEG] to the answer, for the union of its masks."""
+    if len(set(exchange.images)) > 1:
+        raise ValueError(
+            f"the answer {exchange.answer!r} has masks in several images, but seg_token.targets single writes one "
+            "[SEG] for all; set it to many"
+        )
     text = f"{exchange.answer} {SEG_TOKEN}"
     masks = (union_masks(exchange.masks),) if exchange.masks else ()
-    written = replace(exchange, answer=text, spans=(CharSpan(len(text) - len(SEG_TOKEN), len(text)),), masks=masks)
+    spans = (CharSpan(len(text) - len(SEG_TOKEN), len(text)),)
+    written = replace(exchange, answer=text, spans=spans, masks=masks, images=exchange.images[:1])
     return WrittenExchange(written, (0,) * len(exchange.spans))
 
 

@@ -12,7 +12,7 @@ from plum.inputs.encoding import EncodedConversation, token_chars
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.heads.span_tagger import predict_classes
 from plum.models.systems.target_notation import Target, WrittenExchange
-from plum.structures import Exchange
+from plum.structures import ConversationImages, Exchange
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class TaggedPhrases:
         last = max(i for i in range(tokens.start, tokens.end) if row.encoded.offsets[i][0] < chars.end)
         is_answer = torch.zeros_like(attention_mask, dtype=torch.bool)
         is_answer[:, tokens.start : tokens.end] = True
-        image_index = attention_mask.new_zeros(1)
-        tag_logits = model.tag(hidden_states, attention_mask, is_answer, image_index, image_tokens)
+        shown = ConversationImages.of_one_image(1, image_tokens.shape[1], hidden_states.device)
+        tag_logits = model.tag(hidden_states, attention_mask, is_answer, shown, image_tokens)
         assert tag_logits is not None, "tagged phrases need a tagger"
         assert model.config.tagger is not None
         require_finite(tag_logits, "tag logits", model.weights_name)

@@ -41,7 +41,7 @@ def collator() -> Collator:
 def test_mixed_batch(collator: Collator) -> None:
     batch = collator([MANY, NONE, TALL])
     assert batch.sample_ids == ("w/0", "w/1", "w/2")
-    assert batch.image_index.tolist() == [0, 0, TEXT_ONLY, 1]
+    assert batch.shown.rows.tolist() == [[0], [0], [TEXT_ONLY], [1]]
     assert batch.clip_pixels.shape == (2, 3, 16, 16)
     assert batch.sam_pixels.shape == (2, 3, 32, 32)
     assert [frame.original for frame in batch.frames] == [(12, 16), (16, 8)]

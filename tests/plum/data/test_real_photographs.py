@@ -36,7 +36,7 @@ def test_sources_collate(images: PartImages, kind: str) -> None:
     batch = Collator(byte_level(), tiny_model_config(len(byte_level())), DATA)(samples)
     assert len(batch.frames) == len(images)
     assert len(batch.masks) == len(batch.spans)
-    image_of_mask = batch.image_index[batch.spans.conversation].tolist()
+    image_of_mask = batch.spans.image.tolist()
     for mask, image in zip(batch.masks, image_of_mask, strict=True):
         assert tuple(mask.shape) == batch.frames[image].original
         assert mask.any()

@@ -95,14 +95,14 @@ class World:
 
     def _inputs(self) -> list[Tensor]:
         batch: Batch = self.batch
-        spans = (batch.spans.conversation, batch.spans.start, batch.spans.end)
-        texts = (batch.input_ids, batch.labels, batch.tags, batch.attention_mask, batch.image_index)
+        spans = (batch.spans.conversation, batch.spans.start, batch.spans.end, batch.spans.image)
+        texts = (batch.input_ids, batch.labels, batch.tags, batch.attention_mask, batch.shown.rows)
         return [*spans, *texts, batch.clip_pixels, batch.sam_pixels, self.images.tokens, self.images.embeddings]
 
     def run_language_model(self) -> Tensor:
         batch = self.batch
         return self.model.llava.shared_hidden_states(
-            batch.input_ids, batch.attention_mask, batch.image_index, self.images.tokens
+            batch.input_ids, batch.attention_mask, batch.shown, self.images.tokens
         )
 
 
@@ -215,14 +215,14 @@ def test_ablation_taggers(dtype: torch.dtype, context: str, changes: dict[str, A
     losses = LossConfig(kl=0.0, bio_form=form)  # type: ignore[arg-type]
 
     def run() -> Tensor:
-        logits = world.model.tag(world.states, batch.attention_mask, is_read, batch.image_index, image_tokens)
+        logits = world.model.tag(world.states, batch.attention_mask, is_read, batch.shown, image_tokens)
         chain, tags = world.model.tag_chain(is_read), batch.tags[is_read]
         assert logits is not None
         if chain is not None:
             return crf_loss(logits, tags, chain)
         return bio_loss(logits, tags, losses.bio_class_weights, losses.bio_form)
 
-    known = [batch.attention_mask, batch.tags, batch.image_index, is_read, image_tokens]
+    known = [batch.attention_mask, batch.tags, batch.shown.rows, is_read, image_tokens]
     measured = measure_saved(run, [*world.model.parameters(), *known])[0]
     assert tagger_bytes(32, tagger, world.work, int(is_read.sum()), 4) == pytest.approx(measured, rel=TOLERANCE)
 
@@ -247,7 +247,7 @@ def test_queries_and_kl(dtype: torch.dtype, reduction: str) -> None:
 def test_mask_decoder(dtype: torch.dtype, heads: int, width: int) -> None:
     """The image is projected for attention in both directions, in one, in none."""
     world = World(dtype, heads=heads, width=width)
-    rows = world.batch.image_index[world.batch.spans.conversation]
+    rows = world.batch.spans.image
     queries = torch.randn(9, width, dtype=dtype, requires_grad=True)
     measured = world.measure(
         lambda: world.model.decode_step(queries, world.images.embeddings[rows], [], world.model.sam.dense_position())
@@ -262,11 +262,7 @@ def test_masks_with_feedback(dtype: torch.dtype, position_in: str, has_order: bo
     """Nine masks in three conversations: six are fed back."""
     feedback = FeedbackConfig(use_order_embedding=has_order, num_heads=4, position_in=position_in)  # type: ignore[arg-type]
     world = World(dtype, feedback=feedback)
-    measured = world.measure(
-        lambda: world.model.decode_masks(
-            world.states, world.batch.spans, world.images.embeddings, world.batch.image_index
-        )
-    )
+    measured = world.measure(lambda: world.model.decode_masks(world.states, world.batch.spans, world.images.embeddings))
     sam = world.config.sam
     expected = 9 * decoder_bytes(sam, world.work) + query_bytes(32, world.work, is_kl_pooled=True)
     expected += 6 * feedback_bytes(sam, feedback, world.work)

@@ -23,7 +23,7 @@ from plum.export.export_source import find_source
 from plum.export.merged import ExportRequest, export_merged
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import set_trainable
-from plum.structures import TEXT_ONLY
+from plum.structures import ConversationImages
 from plum.train_config import TrainableConfig
 from plum.training.initialise import initialise_from
 from tests.plum.checkpoints.saved_models import LORA, assert_same, make_model, make_tokenizer, make_trained, run
@@ -122,7 +122,7 @@ def test_the_probe_computes_what_the_model_computes(tokenizer: PreTrainedTokeniz
     ids = _probe_text(model)
     no_images = torch.zeros(0, model.llava.num_image_tokens, 32)
     with torch.inference_mode():
-        states = model.hidden_states(ids, torch.ones_like(ids), torch.tensor([TEXT_ONLY]), no_images)
+        states = model.hidden_states(ids, torch.ones_like(ids), ConversationImages.no_image(1, ids.device), no_images)
         expected = model.token_logits(states[0]).nan_to_num(neginf=0.0)
     found = probe_logits(find_source(saved).weights)
     assert torch.equal(found, expected)

@@ -258,7 +258,7 @@ def test_an_empty_answer_among_others_has_no_masks_and_leaves_theirs(monkeypatch
 
 def test_own_answers_are_written_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = make_predictor()
-    longest = max(len(predictor.answers.prompt(one.turns, has_image=True).input_ids) for one in OWN)
+    longest = max(len(predictor.answers.prompt(one.turns, num_images=1).input_ids) for one in OWN)
     # Two layers, keys and values of 32 numbers of 4 bytes, for the prompt and 12 new tokens.
     monkeypatch.setattr(question_batch, "MAX_COPIED_BYTES", 4 * 2 * 2 * 32 * 4 * (longest + 12))
     rows: list[int] = []

@@ -124,14 +124,14 @@ def test_ranges_point_at_answers_and_phrases(template: TemplateName) -> None:
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("has_image", [True, False])
-def test_prompt_is_the_prefix_that_the_answer_continues(template: TemplateName, has_image: bool) -> None:
-    rendered = render_conversation(TWO_TURNS, template, has_image)
-    first = render_prompt((), TWO_TURNS[0].question, template, has_image)
-    second = render_prompt(TWO_TURNS[:1], TWO_TURNS[1].question, template, has_image)
+@pytest.mark.parametrize("num_images", [0, 1, 2, 3])
+def test_prompt_is_the_prefix_that_the_answer_continues(template: TemplateName, num_images: int) -> None:
+    rendered = render_conversation(TWO_TURNS, template, num_images)
+    first = render_prompt((), TWO_TURNS[0].question, template, num_images)
+    second = render_prompt(TWO_TURNS[:1], TWO_TURNS[1].question, template, num_images)
     assert first == rendered.text[: rendered.prompt_ends[0]]
     assert second == rendered.text[: rendered.prompt_ends[1]]
-    assert ("<image>" in rendered.text) is has_image
+    assert rendered.text.count("<image>") == num_images
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,7 @@ def test_phrases_tags_and_labels_round_trip(family: str, num_image_tokens: int) 
     row = ConversationEncoder(tokenizer, "plain", num_image_tokens).encode([FIRST, SECOND])
     assert _phrases(row) == ["front wheel", "wheel", "propeller", "wheel"]
     assert decode_tags(row.tags) == list(row.spans)
-    image = row.encoded.image_tokens
-    assert image is not None
+    (image,) = row.encoded.images
     assert image.end - image.start == num_image_tokens
     image_id = token_id(tokenizer, "<image>")
     assert [i for i, token in enumerate(row.encoded.input_ids) if token == image_id] == list(range(*_range(image)))
@@ -121,8 +120,8 @@ def test_untagged_answers_have_labels_but_no_tags() -> None:
 
 
 def test_text_only_conversations_have_no_image_tokens() -> None:
-    row = ConversationEncoder(byte_level(), "plain", 4).encode([FIRST], has_image=False)
-    assert row.encoded.image_tokens is None
+    row = ConversationEncoder(byte_level(), "plain", 4).encode([FIRST], [])
+    assert row.encoded.images == ()
     assert row.encoded.num_text_tokens == len(row.encoded.input_ids)
     assert _phrases(row) == ["front wheel", "wheel", "propeller"]
 

@@ -90,7 +90,7 @@ def test_every_term_is_multiplied_by_its_weight() -> None:
     assert float(weighted_sum(terms, LossConfig())) == pytest.approx(63.1)
 
 
-SPANS = SpanBounds(torch.tensor([0, 0]), torch.tensor([0, 2]), torch.tensor([2, 3]))
+SPANS = SpanBounds(*torch.tensor([[0, 0], [0, 2], [2, 3], [0, 0]]))
 
 
 def test_kl_golden_of_every_reduction() -> None:
@@ -142,7 +142,7 @@ def test_kl_constrains_span_tokens_alone() -> None:
 
 
 def test_kl_without_spans_is_zero() -> None:
-    none = SpanBounds(*(torch.zeros(0, dtype=torch.long),) * 3)
+    none = SpanBounds.none()
     assert float(span_kl_loss(torch.ones(1, 4, 2), torch.zeros(1, 4, 2), none, 1.0, "mean")) == 0.0
 
 

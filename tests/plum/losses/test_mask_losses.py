@@ -39,7 +39,7 @@ def make_logits(batch: Batch) -> Tensor:
 
 
 def only_span(batch: Batch, row: int) -> Batch:
-    bounds = (batch.spans.conversation, batch.spans.start, batch.spans.end)
+    bounds = (batch.spans.conversation, batch.spans.start, batch.spans.end, batch.spans.image)
     spans = SpanBounds(*(bound[row : row + 1] for bound in bounds))
     return replace(batch, spans=spans, masks=batch.masks[row : row + 1])
 

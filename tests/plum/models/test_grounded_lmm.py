@@ -11,7 +11,15 @@ from plum.models.grounded_lmm import GroundedLMM, decoding_steps, supervised_sta
 from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
-from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, GroundedOutput, ImageFeatures, SpanBounds
+from plum.structures import (
+    IGNORE_INDEX,
+    TEXT_ONLY,
+    Batch,
+    ConversationImages,
+    GroundedOutput,
+    ImageFeatures,
+    SpanBounds,
+)
 from plum.train_config import TrainableConfig
 
 VOCAB = 40
@@ -35,7 +43,7 @@ def make_batch(model: GroundedLMM, spans: tuple[int, ...] = MIXED) -> Batch:
 
 def single(batch: Batch, row: int) -> Batch:
     """Cut one conversation, with its image, out of a batch."""
-    image = int(batch.image_index[row])
+    image = int(batch.shown.rows[row, 0])
     own = batch.spans.conversation == row
     images = slice(image, image + 1) if image != TEXT_ONLY else slice(0, 0)
     return replace(
@@ -44,11 +52,13 @@ def single(batch: Batch, row: int) -> Batch:
         attention_mask=batch.attention_mask[row : row + 1],
         labels=batch.labels[row : row + 1],
         tags=batch.tags[row : row + 1],
-        spans=SpanBounds(batch.spans.conversation[own] * 0, batch.spans.start[own], batch.spans.end[own]),
+        spans=SpanBounds(
+            batch.spans.conversation[own] * 0, batch.spans.start[own], batch.spans.end[own], batch.spans.image[own] * 0
+        ),
         clip_pixels=batch.clip_pixels[images],
         sam_pixels=batch.sam_pixels[images],
         frames=batch.frames[images],
-        image_index=torch.tensor([TEXT_ONLY if image == TEXT_ONLY else 0]),
+        shown=ConversationImages(torch.tensor([[TEXT_ONLY if image == TEXT_ONLY else 0]]), batch.shown.lengths[images]),
         ignore_masks=batch.ignore_masks[images],
         part_maps=batch.part_maps[images],
     )
@@ -125,7 +135,8 @@ def test_two_conversations_share_one_image() -> None:
     model = make_model()
     batch = make_batch(model, (2, 3))
     shared = replace(batch, clip_pixels=batch.clip_pixels[:1], sam_pixels=batch.sam_pixels[:1])
-    shared = replace(shared, image_index=torch.tensor([0, 0]))
+    spans = replace(batch.spans, image=batch.spans.image * 0)
+    shared = replace(shared, shown=ConversationImages(torch.tensor([[0], [0]]), batch.shown.lengths[:1]), spans=spans)
     repeated = replace(batch, clip_pixels=batch.clip_pixels[[0, 0]], sam_pixels=batch.sam_pixels[[0, 0]])
     ours, theirs = model(shared, with_teacher=False), model(repeated, with_teacher=False)
     torch.testing.assert_close(ours.mask_logits, theirs.mask_logits, atol=1e-5, rtol=1e-4)
@@ -158,8 +169,16 @@ def test_decoder_is_called_once_per_step(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_decoding_steps_are_shrinking_prefixes() -> None:
     # Conversation 0 has spans 0 and 1, conversation 3 spans 2..5, conversation 4 span 6; longest first.
-    steps = decoding_steps(torch.tensor([0, 0, 3, 3, 3, 3, 4]))
+    conversation = torch.tensor([0, 0, 3, 3, 3, 3, 4])
+    steps = decoding_steps(SpanBounds(conversation, conversation, conversation, conversation))
     assert [step.tolist() for step in steps] == [[2, 0, 6], [3, 1], [4], [5]]
+
+
+def test_each_image_of_a_conversation_has_its_own_loop() -> None:
+    # Conversation 0 asks of image 1, 0, 1, 1 in turn, conversation 2 of image 0 and 2.
+    conversation, image = torch.tensor([0, 0, 0, 0, 2, 2]), torch.tensor([1, 0, 1, 1, 0, 2])
+    steps = decoding_steps(SpanBounds(conversation, conversation, conversation, image))
+    assert [step.tolist() for step in steps] == [[0, 1, 4, 5], [2], [3]]
 
 
 @torch.no_grad()
@@ -194,7 +213,7 @@ def test_first_mask_is_plain_sam_and_later_ones_are_not() -> None:
 def test_span_without_image_is_refused() -> None:
     model = make_model()
     batch = make_batch(model, (2, TEXT_ONLY))
-    spans = SpanBounds(torch.tensor([0, 1]), batch.spans.start, batch.spans.end)
+    spans = replace(batch.spans, conversation=torch.tensor([0, 1]), image=torch.tensor([0, TEXT_ONLY]))
     with pytest.raises(ValueError, match="conversation 1 .* no image"):
         model(replace(batch, spans=spans), with_teacher=False)
 
@@ -299,7 +318,7 @@ def test_generation_equals_repeated_forwards_for_left_and_right_padding() -> Non
     for row, length in enumerate(lengths):
         ids = batch.input_ids[row : row + 1, :length]
         for _ in range(steps):
-            states = model.hidden_states(ids, torch.ones_like(ids), batch.image_index[row : row + 1], images.tokens)
+            states = model.hidden_states(ids, torch.ones_like(ids), batch.shown[torch.tensor([row])], images.tokens)
             ids = torch.cat([ids, model.token_logits(states[:, -1]).argmax(-1, keepdim=True)], dim=1)
         expected.append(ids[0, length:].tolist())
     ids = batch.input_ids[:, : lengths[0]].clone()
@@ -309,7 +328,7 @@ def test_generation_equals_repeated_forwards_for_left_and_right_padding() -> Non
     for rows in rolled:
         rows[1] = rows[1].roll(lengths[0] - lengths[1])
     for prompt_ids, prompt_mask in ((ids, mask), rolled):
-        new = model.generate_text(prompt_ids, prompt_mask, batch.image_index, images.tokens, steps)
+        new = model.generate_text(prompt_ids, prompt_mask, batch.shown, images.tokens, steps)
         for row, tokens in enumerate(expected):
             end = tokens.index(TINY_TOKENS.eos) + 1 if TINY_TOKENS.eos in tokens else steps
             assert new[row, :end].tolist() == tokens[:end]

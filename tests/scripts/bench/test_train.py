@@ -134,7 +134,7 @@ def test_apart_is_apart_and_both_are_equal(way: Way) -> None:
     # 5 + 2 x 18 tokens an image. The teacher's conversations end at 13, 16 and 22; the third has no span.
     assert shapes == ([(2, 41), (2, 24)] if way == "together" else [(4, 23), (3, 22)])
     assert "shared_hidden_states" not in vars(model.llava)
-    plain = model.llava.hidden_states(batch.input_ids, batch.attention_mask, batch.image_index, step.image_tokens)
+    plain = model.llava.hidden_states(batch.input_ids, batch.attention_mask, batch.shown, step.image_tokens)
     torch.testing.assert_close(states, plain, atol=1e-5, rtol=1e-5)
     deviations = compare_gradients(step.gradients(states), step.gradients(plain))
     assert max(deviations.values()) < 1e-5
@@ -155,10 +155,10 @@ def test_flops_equal_torchs_count(spans: tuple[int, ...], per_image: int) -> Non
     needed = count_step(replace(base, model=sizes), batch, TINY_TOKENS)
     unseen = 0
     for rows, passes in (
-        (slice(None), 3),
+        (torch.arange(len(batch.input_ids)), 3),
         (batch.spans.conversation.unique(), 1),
     ):  # student, forward and back; teacher
-        ids, mask, index = batch.input_ids[rows], batch.attention_mask[rows], batch.image_index[rows]
+        ids, mask, index = batch.input_ids[rows], batch.attention_mask[rows], batch.shown[rows]
         if passes == 1:
             mask = find_constrained(batch.spans)[1].long()
             ids = ids[:, : mask.shape[1]]

@@ -29,12 +29,12 @@ def make(config: ModelConfig) -> tuple[GroundedLMM, Batch]:
 
 def states_of(model: GroundedLMM, batch: Batch) -> Tensor:
     tokens = model.encode_images(batch.clip_pixels, batch.sam_pixels).tokens
-    return model.hidden_states(batch.input_ids, batch.attention_mask, batch.image_index, tokens)
+    return model.hidden_states(batch.input_ids, batch.attention_mask, batch.shown, tokens)
 
 
 def teacher_of(model: GroundedLMM, batch: Batch) -> Tensor:
     tokens = model.encode_images(batch.clip_pixels, batch.sam_pixels).tokens
-    return teacher_states(model.llava, batch.input_ids, batch.attention_mask, batch.image_index, tokens)
+    return teacher_states(model.llava, batch.input_ids, batch.attention_mask, batch.shown, tokens)
 
 
 def train_a_little(model: GroundedLMM, batch: Batch) -> None:
@@ -155,7 +155,7 @@ def test_teacher_runs_only_where_spans_are() -> None:
         end = int(batch.spans.end[batch.spans.conversation == row].max())
         torch.testing.assert_close(found[row, :end], teacher_of(model, batch)[row, :end], atol=1e-5, rtol=1e-5)
     assert not found[[0, 2]].any()
-    nothing = SpanBounds(*(torch.zeros(0, dtype=torch.long) for _ in range(3)))
+    nothing = SpanBounds.none()
     assert not span_teacher_states(model.llava, replace(batch, spans=nothing), tokens).any()
 
 

@@ -13,7 +13,7 @@ from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
-from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch
+from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ConversationImages
 from plum.train_config import LossConfig, TrainableConfig
 from plum.training.gradients import micro_batch_gradients, trained_parameters
 from plum.training.objective import Objective
@@ -27,7 +27,8 @@ def lay_out_rows(rows: list[list[int]], images: list[int]) -> SequenceLayout:
     length = max(map(len, rows))
     ids = torch.tensor([[*row, *[PAD] * (length - len(row))] for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
-    return lay_out(ids, mask, torch.tensor(images), IMAGE, PAD)
+    shown = ConversationImages(torch.tensor(images)[:, None], (0,) * (1 + max(images)))
+    return lay_out(ids, mask, shown, IMAGE, PAD)
 
 
 def test_layout_by_hand() -> None:
@@ -40,7 +41,7 @@ def test_layout_by_hand() -> None:
     assert one.input_ids.tolist() == [[9, IMAGE, IMAGE, 5, 6, 7, 8], [7, 8, *[PAD] * 5]]
     assert one.positions.tolist() == [[0, 1, 2, 3, 4, 4, 5], [0, 1, 0, 0, 0, 0, 0]]
     assert one.branches.tolist() == [[BEGINNING] * 4 + [1, 2, 2], [BEGINNING] * 2 + [PADDING] * 5]
-    assert one.image_index.tolist() == [0, TEXT_ONLY]
+    assert one.shown.rows.tolist() == [[0], [TEXT_ONLY]]
     assert layout.places[0, :5].tolist() == [0, 1, 2, 3, 4]
     assert layout.places[1, :2].tolist() == [7, 8]
     assert layout.places[2, :6].tolist() == [0, 1, 2, 3, 5, 6]
@@ -64,7 +65,7 @@ def test_conversations_that_differ_before_their_image_stay_alone() -> None:
     (one,) = layout.passes
     assert not one.is_branched
     assert one.input_ids.tolist() == [[9, IMAGE, IMAGE, 5], [8, IMAGE, IMAGE, 5], [9, IMAGE, IMAGE, 6]]
-    assert one.image_index.tolist() == [0, 0, 0]
+    assert one.shown.rows.tolist() == [[0], [0], [0]]
 
 
 def test_every_token_has_its_place() -> None:
@@ -154,7 +155,7 @@ def test_states_are_the_plain_ones() -> None:
     model = make_model()
     batch = make_batch(model)
     tokens = model.encode_images(batch.clip_pixels, batch.sam_pixels).tokens
-    text = (batch.input_ids, batch.attention_mask, batch.image_index, tokens)
+    text = (batch.input_ids, batch.attention_mask, batch.shown, tokens)
     is_token = batch.attention_mask.bool()
     shared, plain = model.llava.shared_hidden_states(*text), model.llava.hidden_states(*text)
     torch.testing.assert_close(shared[is_token], plain[is_token], atol=1e-5, rtol=1e-5)
@@ -169,12 +170,12 @@ def test_bad_rows_are_refused(method: str) -> None:
     tokens = model.encode_images(batch.clip_pixels, batch.sam_pixels).tokens
     run = getattr(model.llava, method)
     with pytest.raises(ValueError, match="right-padded"):
-        run(batch.input_ids, batch.attention_mask.flip(1), batch.image_index, tokens)
+        run(batch.input_ids, batch.attention_mask.flip(1), batch.shown, tokens)
     hole = batch.attention_mask.clone()
     hole[1, 30] = 0
     with pytest.raises(ValueError, match="right-padded: some attention_mask has a 1 after a 0"):
-        run(batch.input_ids, hole, batch.image_index, tokens)
+        run(batch.input_ids, hole, batch.shown, tokens)
     ids = batch.input_ids.clone()
     ids[4, 2] = 7
     with pytest.raises(ValueError, match="conversation 4 of the batch has 3 <image> tokens and needs 4"):
-        run(ids, batch.attention_mask, batch.image_index, tokens)
+        run(ids, batch.attention_mask, batch.shown, tokens)

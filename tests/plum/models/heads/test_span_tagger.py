@@ -6,7 +6,7 @@ from torch import Tensor
 
 from plum.models.heads.query_projection import QueryProjection, gather_span_tokens, mean_over_tokens
 from plum.models.heads.span_tagger import SpanTagger, predict_classes
-from plum.structures import TEXT_ONLY, SpanBounds
+from plum.structures import TEXT_ONLY, ConversationImages, SpanBounds
 
 WIDTH = 16
 
@@ -132,7 +132,7 @@ def test_none_has_no_block() -> None:
     assert not any(name.startswith("block") for name in make_tagger("none").state_dict())
 
 
-SPANS = SpanBounds(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 5]), torch.tensor([2, 3, 7]))
+SPANS = SpanBounds(*torch.tensor([[0, 1, 1], [1, 0, 5], [2, 3, 7], [0, 1, 1]]))
 
 
 def test_span_tokens_and_their_mean() -> None:
@@ -154,7 +154,7 @@ def test_query_is_the_mean_of_projected_tokens() -> None:
 
 
 def test_no_spans_give_no_queries() -> None:
-    none = SpanBounds(*(torch.zeros(0, dtype=torch.long),) * 3)
+    none = SpanBounds.none()
     assert QueryProjection(WIDTH, 8)(random_states(), none).shape == (0, 8)
 
 
@@ -171,7 +171,7 @@ def make_attentive(order: str = "mlp_first", context: str = "bidirectional", dro
     )
 
 
-IMAGE_INDEX = torch.tensor([1, TEXT_ONLY, 0, 1])
+SHOWN = ConversationImages(torch.tensor([[1], [TEXT_ONLY], [0], [1]]), (5, 5))
 """Four conversations about two images, one of them without any."""
 
 
@@ -198,7 +198,7 @@ def test_cross_attention_by_hand(order: str, context: str) -> None:
             inner = tagger.block(inner, src_key_padding_mask=mask == 0)
         attention = cross.attention
         expected = torch.zeros_like(inner)
-        for row, image in enumerate(IMAGE_INDEX.tolist()):
+        for row, image in enumerate(SHOWN.rows[:, 0].tolist()):
             attended = torch.zeros(7, WIDTH)
             if image != TEXT_ONLY:
                 weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
@@ -219,10 +219,10 @@ def test_cross_attention_by_hand(order: str, context: str) -> None:
             normed = centred / (total.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
             expected[row] = normed * cross.norm.weight + cross.norm.bias
         expected = tagger.classifier(tagger.mlp(expected) if order == "block_first" else expected)
-        found = tagger(states, mask, None, IMAGE_INDEX, image_tokens)
+        found = tagger(states, mask, None, SHOWN, image_tokens)
     is_real = mask.bool()
     torch.testing.assert_close(found[is_real], expected[is_real], atol=1e-5, rtol=1e-5)
-    moved = tagger(states, mask, None, IMAGE_INDEX, image_tokens + torch.randn(5, WIDTH))
+    moved = tagger(states, mask, None, SHOWN, image_tokens + torch.randn(5, WIDTH))
     assert (found - moved).abs().amax((1, 2)).gt(1e-3).tolist() == [True, False, True, True]
 
 
@@ -234,7 +234,7 @@ def test_cross_attention_of_tokens_that_are_read_equals_that_of_all(context: str
     states.requires_grad_()
     image_tokens.requires_grad_()
     is_read = torch.tensor([[0, 1, 1, 0, 0, 1, 1], [0, 0, 0, 1, 0, 0, 0], [0] * 7, [0, 0, 1, 0, 0, 0, 0]]).bool()
-    images = (IMAGE_INDEX, image_tokens)
+    images = (SHOWN, image_tokens)
     everywhere, some = tagger(states, mask, None, *images)[is_read], tagger(states, mask, is_read, *images)
     torch.testing.assert_close(some, everywhere, atol=1e-6, rtol=1e-5)
     inputs = [states, image_tokens, *tagger.parameters()]
@@ -248,15 +248,15 @@ def test_cross_attention_without_tokens_or_images() -> None:
     tagger = make_attentive(dropout=0.1)
     states, image_tokens, mask = attentive_inputs()
     nothing = torch.zeros(4, 7, dtype=torch.bool)
-    assert tagger(states, mask, nothing, IMAGE_INDEX, image_tokens).shape == (0, 3)
-    text_only = torch.full((4,), TEXT_ONLY)
+    assert tagger(states, mask, nothing, SHOWN, image_tokens).shape == (0, 3)
+    text_only = ConversationImages.no_image(4, states.device)
     logits = tagger(states, mask, mask.bool(), text_only, image_tokens[:0])
     assert bool(logits.isfinite().all())
     assert tagger.eval().cross_attention is not None
     torch.nn.init.normal_(tagger.cross_attention.norm.weight)  # the block's states are normalised already
-    alone, among = (tagger(states, mask, None, index, image_tokens)[1] for index in (text_only, IMAGE_INDEX))
+    alone, among = (tagger(states, mask, None, shown, image_tokens)[1] for shown in (text_only, SHOWN))
     torch.testing.assert_close(alone, among)
-    with pytest.raises(AssertionError, match="cross-attention needs the image of each conversation"):
+    with pytest.raises(AssertionError, match="cross-attention needs the images of each conversation"):
         tagger(states, mask)
 
 
@@ -272,9 +272,9 @@ def test_dropout_of_cross_attention(which: str) -> None:
     else:
         cross.dropout.p = 1.0
     states, image_tokens, mask = attentive_inputs()
-    first, second = (tagger(states, mask, None, IMAGE_INDEX, tokens) for tokens in (image_tokens, -image_tokens))
+    first, second = (tagger(states, mask, None, SHOWN, tokens) for tokens in (image_tokens, -image_tokens))
     torch.testing.assert_close(first, second)
-    assert not torch.allclose(first, tagger.eval()(states, mask, None, IMAGE_INDEX, image_tokens), atol=1e-3)
+    assert not torch.allclose(first, tagger.eval()(states, mask, None, SHOWN, image_tokens), atol=1e-3)
 
 
 def test_the_configured_dropout_and_heads_reach_cross_attention() -> None:

@@ -107,7 +107,7 @@ def test_the_short_pass_gives_the_states_of_the_long_one_and_the_same_loss() -> 
     model = make_model(LoraConfig(rank=2)).eval()
     batch = make_batch(model)
     tokens = model.encode_images(batch.clip_pixels, batch.sam_pixels).tokens
-    text = (batch.input_ids, batch.attention_mask, batch.image_index)
+    text = (batch.input_ids, batch.attention_mask, batch.shown)
     whole, short = teacher_states(model.llava, *text, tokens), span_teacher_states(model.llava, batch, tokens)
     assert not short.requires_grad
     ends = {0: 11 + 3 + 2, 3: 22, 4: 11 + 2}  # the conversations with spans

@@ -16,7 +16,7 @@ from plum.models.systems.m2sa import EarlyFusion, EarlyFusionSam
 from plum.models.systems.registry import build_model
 from plum.models.tiny import tiny_batch
 from plum.models.trainable import set_trainable
-from plum.structures import Batch, SpanBounds
+from plum.structures import Batch
 from plum.train_config import TrainableConfig
 from plum.training.config_file import load_train_config
 from plum.training.optimizer import learning_rate_factor
@@ -35,8 +35,8 @@ def _batch(model: GroundedLMM) -> Batch:
     batch = tiny_batch(config, SPANS, torch.Generator().manual_seed(2))
     # tiny_batch writes its own image id and two-token phrases; a [SEG] is one token.
     ids = batch.input_ids.masked_fill(batch.input_ids == tokens.image, 5)
-    ids[batch.image_index >= 0, 1 : 1 + model.llava.num_image_tokens] = tokens.image
-    spans = SpanBounds(batch.spans.conversation, batch.spans.start, batch.spans.start + 1)
+    ids[batch.shown.rows[:, 0] >= 0, 1 : 1 + model.llava.num_image_tokens] = tokens.image
+    spans = replace(batch.spans, end=batch.spans.start + 1)
     return replace(batch, input_ids=ids, spans=spans)
 
 

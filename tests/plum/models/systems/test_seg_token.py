@@ -52,7 +52,9 @@ def _read_positions(text_positions: list[int], num_patches: int) -> tuple[int, T
     expanded = [*text[:3], *[0] * num_patches, *text[4:]]
     starts = torch.tensor([i for i, token in enumerate(expanded) if token])
     states = torch.arange(len(expanded), dtype=torch.float32)[None, :, None]
-    queries = _position_reader()(states, SpanBounds(torch.zeros_like(starts), starts, starts + 1))
+    queries = _position_reader()(
+        states, SpanBounds(torch.zeros_like(starts), starts, starts + 1, torch.zeros_like(starts))
+    )
     return len(expanded), queries[:, 0].detach()
 
 

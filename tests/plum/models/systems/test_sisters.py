@@ -92,11 +92,11 @@ def test_a_choices_log_probability_counts_its_seg_tokens() -> None:
 def test_earlier_answers_carry_seg_where_their_phrases_are_known() -> None:
     answers = _predictor().answers
     told = Turn(Role.ASSISTANT, "It is the wheel.", (CharSpan(10, 15),))
-    text = answers.prompt((HISTORY[0], told, HISTORY[2]), has_image=True).text
+    text = answers.prompt((HISTORY[0], told, HISTORY[2]), num_images=1).text
     assert "It is the wheel [SEG].</s>" in text
-    assert "[SEG]" not in answers.prompt(HISTORY, has_image=True).text
+    assert "[SEG]" not in answers.prompt(HISTORY, num_images=1).text
     own = Turn(Role.ASSISTANT, "It is the wheel [SEG].")
-    assert answers.prompt((HISTORY[0], own, HISTORY[2]), has_image=True).text == text, "a chat goes on"
+    assert answers.prompt((HISTORY[0], own, HISTORY[2]), num_images=1).text == text, "a chat goes on"
 
 
 @pytest.mark.parametrize(("system", "targets", "has_feedback"), VARIANTS)

@@ -1,0 +1,229 @@
+"""Conversations about several images: each image's tokens, frame, masks and feedback are its own."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from partonomy.masks import encode_mask
+from partonomy.structures import RLE, CharSpan
+from plum.config import FeedbackConfig, ModelConfig, SegTokenConfig
+from plum.data.collate import Collator, check_sample
+from plum.inputs.conversation import introduce_images, render_conversation
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.systems.registry import build_model
+from plum.models.systems.seg_token import add_seg_token
+from plum.models.systems.special_tokens import with_special_tokens
+from plum.models.tiny import tiny_model_config
+from plum.structures import TEXT_ONLY, Batch, ConversationImages, Exchange, Sample
+from plum.train_config import DataConfig, LossConfig, SourceConfig
+from plum.training.objective import Objective
+from tests.plum.data.tokenizers_for_tests import byte_level
+
+DATA = DataConfig(sources=(SourceConfig("part_vqa", "unused"),), max_text_tokens=300)
+SIZES = ((12, 16), (16, 8), (10, 10))
+ANSWER = "the dog and the cat and the leg and the tail"
+SPANS = tuple(CharSpan(ANSWER.index(word), ANSWER.index(word) + 3) for word in ("dog", "cat", "leg", "tai"))
+
+
+def image(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (*SIZES[number], 3), dtype=np.uint8)
+
+
+def mask(number: int) -> RLE:
+    return encode_mask(np.random.default_rng(9 + number).random(SIZES[number]) < 0.5)
+
+
+def sample(name: str, shown: tuple[int, ...], targets: tuple[int, ...]) -> Sample:
+    """A conversation that shows images and has one target in the n-th of them for each n in `targets`."""
+    masks = tuple(mask(shown[target]) for target in targets)
+    exchange = Exchange("What is there?", ANSWER, SPANS[: len(targets)], masks, images=targets)
+    first, *others = (image(number) for number in shown)
+    return Sample(name, "test", first, ((exchange,),), more_images=tuple(others))
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = byte_level()
+    add_seg_token(tokenizer)
+    return tokenizer
+
+
+TOKENIZER = make_tokenizer()
+
+
+def make_config(system: str = "plum") -> ModelConfig:
+    config = tiny_model_config(len(TOKENIZER))
+    if system == "lisa":
+        config = replace(
+            config, system="lisa", tagger=None, feedback=FeedbackConfig(is_enabled=False), seg_token=SegTokenConfig()
+        )
+    return config
+
+
+def make_model(config: ModelConfig) -> GroundedLMM:
+    torch.manual_seed(0)
+    model = build_model(with_special_tokens(config, TOKENIZER)).eval()
+    for parameter in model.parameters():  # a fresh feedback and tagger would hide differences
+        with torch.no_grad():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="module")
+def collator() -> Collator:
+    return Collator(TOKENIZER, make_config(), DATA)
+
+
+@pytest.fixture(scope="module")
+def model() -> GroundedLMM:
+    return make_model(make_config())
+
+
+@torch.no_grad()
+def mask_logits(model: GroundedLMM, batch: Batch) -> list[Tensor]:
+    return list(model(batch, with_teacher=False).mask_logits)
+
+
+THREE = (
+    sample("one", (1,), (0, 0)),
+    sample("two", (0, 1), (1, 0, 1)),
+    sample("three", (2, 0, 1), (2, 0, 1, 0)),
+    Sample("none", "test", None, ((Exchange("Hi?", "Yes."),),)),
+)
+
+
+def test_the_batch_names_every_image(collator: Collator) -> None:
+    batch = collator(THREE)
+    nothing = TEXT_ONLY
+    assert batch.shown.rows.tolist() == [
+        [0, nothing, nothing],
+        [1, 2, nothing],
+        [3, 4, 5],
+        [nothing, nothing, nothing],
+    ]
+    assert batch.shown.lengths == (4,) * 6
+    assert batch.shown.num_tokens().tolist() == [4, 8, 12, 0]
+    assert batch.spans.image.tolist() == [0, 0, 2, 1, 2, 5, 3, 4, 3]
+    assert [frame.original for frame in batch.frames] == [SIZES[number] for number in (1, 0, 1, 2, 0, 1)]
+    assert [tuple(one.shape) for one in batch.masks] == [SIZES[number] for number in (1, 1, 1, 0, 1, 1, 2, 0, 2)]
+
+
+@pytest.mark.parametrize("system", ["plum", "lisa"])
+def test_a_batch_is_its_conversations_one_by_one(system: str) -> None:
+    config = make_config(system)
+    model, collator = make_model(config), Collator(TOKENIZER, config, DATA)
+    together = mask_logits(model, collator(THREE))
+    apart = [logits for one in THREE for logits in mask_logits(model, collator([one]))]
+    assert len(together) == 9
+    torch.testing.assert_close(together, apart, atol=2e-5, rtol=1e-4)
+
+
+def test_conversations_about_the_same_images_share_their_beginning(model: GroundedLMM, collator: Collator) -> None:
+    pair = sample("pair", (0, 1), (1, 0))
+    (exchange,) = pair.conversations[0]
+    other = replace(exchange, question="What else is there?")
+    both = replace(pair, conversations=((exchange,), (other,)))
+    together = mask_logits(model, collator([both]))
+    apart = [
+        logits
+        for one in (exchange, other)
+        for logits in mask_logits(model, collator([replace(pair, conversations=((one,),))]))
+    ]
+    torch.testing.assert_close(together, apart, atol=2e-5, rtol=1e-4)
+
+
+def test_swapping_the_images_in_sams_eyes_swaps_the_masks(model: GroundedLMM, collator: Collator) -> None:
+    """The text sees the same tokens; only the image that each span's mask is read from changes."""
+    batch = collator([sample("pair", (0, 1), (0, 1))])
+    swapped = replace(
+        batch,
+        spans=replace(batch.spans, image=1 - batch.spans.image),
+        sam_pixels=batch.sam_pixels.flip(0),
+        frames=batch.frames[::-1],
+    )
+    torch.testing.assert_close(mask_logits(model, swapped), mask_logits(model, batch), atol=1e-6, rtol=1e-6)
+
+
+def test_an_image_reaches_its_own_masks_alone(model: GroundedLMM, collator: Collator) -> None:
+    """Feedback stays within an image: SAM's input of one image changes no mask of the other."""
+    batch = collator([sample("pair", (0, 1), (0, 1, 0, 1))])
+    changed = replace(batch, sam_pixels=torch.stack([batch.sam_pixels[0], -batch.sam_pixels[1]]))
+    before, after = mask_logits(model, batch), mask_logits(model, changed)
+    moved = [bool((one - other).abs().max() > 1e-4) for one, other in zip(before, after, strict=True)]
+    assert moved == [False, True, False, True]
+
+
+def test_the_order_of_the_images_matters_to_the_text(model: GroundedLMM, collator: Collator) -> None:
+    states = []
+    for shown, targets in (((0, 1), (0,)), ((1, 0), (1,))):
+        with torch.no_grad():
+            states.append(model(collator([sample("pair", shown, targets)]), with_teacher=False).hidden_states)
+    assert states[0].shape == states[1].shape
+    assert float((states[0] - states[1]).abs().max()) > 1e-4
+
+
+def test_images_may_differ_in_their_number_of_tokens(model: GroundedLMM) -> None:
+    ids = torch.tensor([[7, 3, 3, 3, 3, 8, 3, 3, 9]])
+    ids[ids == 3] = model.llava.special_tokens.image
+    tokens = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
+    shown = ConversationImages(torch.tensor([[0, 1]]), (4, 2))
+    embedded = model.llava.embed(ids, shown, tokens)[0]
+    assert torch.equal(embedded[1:5], tokens[0])
+    assert torch.equal(embedded[6:8], tokens[1, :2])
+    assert shown.take_tokens(tokens).shape == (6, 32)
+    padded, is_padding = shown.pad_tokens(tokens)
+    assert padded.shape == (1, 8, 32)
+    assert is_padding is not None
+    assert is_padding.tolist() == [[False] * 6 + [True] * 2]
+    with pytest.raises(ValueError, match="has 6 <image> tokens and needs 8"):
+        model.llava.embed(ids, ConversationImages(shown.rows, (4, 4)), tokens)
+
+
+def test_losses_of_several_images_train_the_model(collator: Collator) -> None:
+    model = make_model(make_config()).train()
+    result = Objective(model, LossConfig(kl=0.0), None, None)(collator(THREE))
+    result.total.backward()
+    assert bool(result.total.isfinite())
+    assert model.query_projection.layers[0].weight.grad is not None
+
+
+def test_texts_name_several_images() -> None:
+    assert introduce_images("<image>", 0) == ""
+    assert introduce_images("<image>", 1) == "<image>\n"
+    named = "The <image> (IMAGE1), <image> (IMAGE2) and <image> (IMAGE3) provide an overview of the pictures.\n"
+    assert introduce_images("<image>", 3) == named
+    text = render_conversation([Exchange("What?", "A dog."), Exchange("And?", "A cat.")], "llava_v1", 2).text
+    assert text.count("<image>") == 2
+    assert "USER: The <image> (IMAGE1) and <image> (IMAGE2) provide" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": (0,)}, "has 2 masks and names the images of 1"),
+        ({"images": (0, 2)}, r"belongs to image 2 \(from 0\), but the sample has 2 images"),
+        ({"images": (0, -1)}, "belongs to image -1"),
+        ({"images": (1, 1)}, r"a mask is 12 x 16 \(height x width\) on an image of 16 x 8"),
+    ],
+)
+def test_masks_of_other_images_are_refused(change: dict[str, tuple[int, ...]], message: str) -> None:
+    pair = sample("pair", (0, 1), (0, 1))
+    exchange = replace(pair.conversations[0][0], **change)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        check_sample(replace(pair, conversations=((exchange,),)))
+
+
+def test_without_a_name_a_mask_belongs_to_the_last_image() -> None:
+    assert Exchange("", "").image_of(0, 3) == 2
+    assert Exchange("", "", images=(1,)).image_of(0, 3) == 1
+
+
+def test_one_seg_token_cannot_serve_two_images() -> None:
+    config = replace(make_config("lisa"), seg_token=SegTokenConfig(targets="single"))
+    with pytest.raises(ValueError, match="masks in several images"):
+        Collator(TOKENIZER, config, DATA)([sample("pair", (0, 1), (0, 1))])
+    batch = Collator(TOKENIZER, config, DATA)([sample("pair", (0, 1), (0, 0))])
+    assert batch.spans.image.tolist() == [0]
