@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from partonomy.models.registry import ModelSettings
 from partonomy.reporting.blind_tables import line_on_questions
 from partonomy.reporting.overview import overview
 from partonomy.sharding import parse_shard
+from partonomy.stored_lines import Mapped
 
 SettingsT = TypeVar("SettingsT")
 
@@ -136,7 +138,8 @@ def run_parsed(name: str, arguments: Namespace) -> Summary | None:
 
 def _blind_line(task: PartonomyTask) -> str:
     """Return what a guess without image and question reaches on the task's choices; "" if that is about chance."""
-    line = line_on_questions(task.split, [item.question for item in task.items])
+    questions = Mapped(task.items, attrgetter("question"))
+    line = line_on_questions(task.split, questions, [item.image_id for item in task.items])
     return f"For comparison: {line}" if line else ""
 
 

@@ -234,14 +234,20 @@ def blind_line(report: BlindReport) -> str:
     return f"a guess that sees the choices alone is right in {', and in '.join(found)}" if found else ""
 
 
-def line_on_questions(name: str, questions: Sequence[Question]) -> str:
-    """Return `blind_line` of a question set; of a large one, from images spread evenly over it; "" if it is empty."""
-    step = max(-(-len(questions) // MAX_QUESTIONS_OF_LINE), 1)
-    images = dict.fromkeys(question.image_id for question in questions) if step > 1 else {}
-    kept = set(list(images)[::step])
+def line_on_questions(name: str, questions: Sequence[Question], image_ids: Sequence[int] | None = None) -> str:
+    """Return `blind_line` of a question set; of a large one, from images spread evenly over it; "" if it is empty.
+
+    Args:
+        name: Name of the set.
+        questions: The questions; of those that are read on access, only the chosen ones are read.
+        image_ids: Image of each question; None reads them from the questions.
+    """
     if not questions:
         return ""
-    chosen = (one for one in questions if not kept or one.image_id in kept)
+    step = -(-len(questions) // MAX_QUESTIONS_OF_LINE)
+    image_ids = [question.image_id for question in questions] if image_ids is None else image_ids
+    kept = set(list(dict.fromkeys(image_ids))[::step])
+    chosen = (questions[place] for place, image_id in enumerate(image_ids) if image_id in kept)
     return blind_line(report_on_questions(name, chosen, is_learned=False))
 
 
