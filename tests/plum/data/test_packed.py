@@ -8,7 +8,7 @@ from torch import Tensor
 
 from plum.data.loader import pack_batch, unpack_batch
 from plum.models.tiny import tiny_batch, tiny_model_config
-from plum.structures import TEXT_ONLY, Batch, SpanBounds
+from plum.structures import TEXT_ONLY, Batch, ConversationImages, SpanBounds
 
 
 def make_batch() -> Batch:
@@ -27,7 +27,7 @@ def make_batch() -> Batch:
 def tensors_of(value: object) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
-    if isinstance(value, SpanBounds):
+    if isinstance(value, SpanBounds | ConversationImages):
         return [tensor for field in fields(value) for tensor in tensors_of(getattr(value, field.name))]
     return [tensor for item in value for tensor in tensors_of(item)] if isinstance(value, tuple) else []
 

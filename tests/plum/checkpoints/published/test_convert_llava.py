@@ -18,6 +18,7 @@ from plum.inputs.tokenizer import load_tokenizer
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
 from plum.models.trainable import set_trainable
+from plum.structures import ConversationImages
 from plum.train_config import TrainableConfig
 from plum.training.initialise import initialise_from
 from tests.plum.checkpoints.published.published_llava import (
@@ -87,7 +88,8 @@ def stock_states(stock: LlavaForConditionalGeneration, ids: Tensor, pixels: Tens
 def own_states(model: GroundedLMM, ids: Tensor, pixels: Tensor) -> Tensor:
     ids = ids.masked_fill(ids == PLACEHOLDER, model.llava.special_tokens.image)
     tokens = model.llava.encode_images(pixels)
-    return model.hidden_states(ids, torch.ones_like(ids), torch.arange(len(ids)), tokens)
+    shown = ConversationImages(torch.arange(len(ids))[:, None], (tokens.shape[1],) * len(ids))
+    return model.hidden_states(ids, torch.ones_like(ids), shown, tokens)
 
 
 def inputs() -> tuple[Tensor, Tensor]:
@@ -175,7 +177,8 @@ def test_states_worked_out_by_hand(tmp_path: Path) -> None:
     torch.testing.assert_close(tokens, torch.tensor([3.5, 4.0]).expand(1, 4, 2))
     image = llava.special_tokens.image
     ids = torch.tensor([[30, image, image, image, image]])
-    states = llava.hidden_states(ids, torch.ones_like(ids), torch.tensor([0]), tokens)
+    shown = ConversationImages.of_one_image(1, 4, ids.device)
+    states = llava.hidden_states(ids, torch.ones_like(ids), shown, tokens)
     # (3, 4) / sqrt((9 + 16) / 2) = (0.8485, 1.1314); (3.5, 4) / sqrt((12.25 + 16) / 2) = (0.9313, 1.0643);
     # the norm's weights are (1, 10).
     expected = torch.tensor([[0.8485, 11.3137], *[[0.9313, 10.6430]] * 4])[None]
