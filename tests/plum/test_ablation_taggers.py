@@ -29,7 +29,7 @@ from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
-from plum.structures import IGNORE_INDEX, Batch, Exchange, Sample
+from plum.structures import IGNORE_INDEX, Batch, ConversationImages, Exchange, Sample
 from plum.train_config import DataConfig, LossConfig, SourceConfig, TrainableConfig
 from plum.training.config_file import load_train_config
 from plum.training.initialise import initialise_from
@@ -163,7 +163,7 @@ def test_confidence_is_the_mean_probability_of_a_phrase(monkeypatch: pytest.Monk
         model = train(name).model
         found = predict(model, monkeypatch, make_image(0, 24, 32))
         predictor = Predictor(model, byte_level(), model.config)
-        row = predictor.answers.own(True, QUESTION, ANSWER)
+        row = predictor.answers.own(1, QUESTION, ANSWER)
         states, images = (
             predictor._hidden_states(make_image(0, 24, 32), [row]),
             predictor._image_tokens(make_image(0, 24, 32)),
@@ -171,7 +171,8 @@ def test_confidence_is_the_mean_probability_of_a_phrase(monkeypatch: pytest.Monk
         is_answer = torch.zeros(states.shape[:2], dtype=torch.bool)
         is_answer[:, row.answers[-1].start : row.answers[-1].end] = True  # as in training, with the end token
         with torch.no_grad():
-            logits = model.tag(states, torch.ones_like(is_answer).long(), is_answer, torch.tensor([0]), images)
+            shown = ConversationImages.of_one_image(1, images.shape[1], images.device)
+            logits = model.tag(states, torch.ones_like(is_answer).long(), is_answer, shown, images)
             assert logits is not None
             probabilities = predict_classes(logits, model.tag_chain(is_answer)).probabilities
         offset = row.answers[-1].start
@@ -368,8 +369,8 @@ def test_cross_attention_gets_each_conversations_own_image() -> None:
     mask, is_read = torch.ones(2, 6, dtype=torch.long), torch.ones(2, 6, dtype=torch.bool)
     with torch.no_grad():
         first, second = (
-            model.tagger(states, mask, is_read, index, images).view(2, 6, 3)
-            for index in (torch.tensor([0, 1]), torch.tensor([1, 0]))
+            model.tagger(states, mask, is_read, ConversationImages(torch.tensor(rows), (4, 4)), images).view(2, 6, 3)
+            for rows in ([[0], [1]], [[1], [0]])
         )
     torch.testing.assert_close(first, second.flip(0))
     assert not torch.allclose(first[0], first[1], atol=1e-3)

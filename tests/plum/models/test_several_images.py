@@ -1,5 +1,6 @@
 """Conversations about several images: each image's tokens, frame, masks and feedback are its own."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -46,7 +47,7 @@ def sample(name: str, shown: tuple[int, ...], targets: tuple[int, ...]) -> Sampl
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = byte_level()
+    tokenizer = copy.deepcopy(byte_level())  # the tests share byte_level's
     add_seg_token(tokenizer)
     return tokenizer
 
