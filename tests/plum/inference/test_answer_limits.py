@@ -88,7 +88,7 @@ def test_text_that_needs_more_tokens_than_it_was_written_in_is_cut(
     written = predictor.write(IMAGE, turns)
     assert 0 < len(written.text) < 6
     assert written.finish_reason == "length"
-    predictor.answers.own(True, turns, written.text)
+    predictor.answers.own(1, turns, written.text)
 
 
 def test_no_new_tokens_is_no_limit(predictor: Predictor) -> None:

@@ -89,11 +89,11 @@ def test_a_follow_up_costs_its_own_tokens_alone(monkeypatch: pytest.MonkeyPatch)
     batch.score_choices([scored(0, HISTORY[:1], [first_answer, "A wheel."])])
     batch.score_choices([scored(0, HISTORY, ["No"])])
     batch.segment([MaskRequest(0, HISTORY, "No", ())])
-    before = predictor.answers.given(True, HISTORY[:1], first_answer, "first")
-    whole = predictor.answers.given(True, HISTORY, "No", "second")
+    before = predictor.answers.given(1, HISTORY[:1], first_answer, "first")
+    whole = predictor.answers.given(1, HISTORY, "No", "second")
     assert before.encoded.input_ids == whole.encoded.input_ids[: len(before.encoded.input_ids)]
     assert computed[1:] == [len(whole.encoded.input_ids) - len(before.encoded.input_ids)]
-    other = predictor.answers.given(True, HISTORY[:1], "A wheel.", "other")
+    other = predictor.answers.given(1, HISTORY[:1], "A wheel.", "other")
     shared = int(np.argmin([a == b for a, b in zip(before.encoded.input_ids, other.encoded.input_ids, strict=False)]))
     rest = len(before.encoded.input_ids) + len(other.encoded.input_ids) - 2 * shared
     assert computed[0] == 2 * shared + rest  # two images: each has the common beginning

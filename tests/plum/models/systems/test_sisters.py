@@ -77,7 +77,7 @@ def test_a_choices_log_probability_counts_its_seg_tokens() -> None:
     (plain,) = predictor.score_choices(image, QUESTION, [ANSWER])
     (marked,) = predictor.score_choices(image, QUESTION, [ANSWER], [SPANS])
     assert marked.answer_tokens == plain.answer_tokens + 3
-    row = predictor.answers.given(True, QUESTION, ANSWER, "choice", SPANS)
+    row = predictor.answers.given(1, QUESTION, ANSWER, "choice", SPANS)
     seg = token_id(seg_tokenizer(), SEG_TOKEN)
     at = [i for i, token in enumerate(row.encoded.input_ids) if token == seg]
     with torch.no_grad():
