@@ -27,7 +27,14 @@ from partonomy.benchmarks.refcoco import (
     read_target,
 )
 from partonomy.benchmarks.task import Source
-from partonomy.datasets.sources.mmr import TARGET_MARK, Granularity, MmrQuestion, MmrTarget, ground_answer
+from partonomy.datasets.sources.mmr import (
+    TARGET_MARK,
+    Granularity,
+    MmrQuestion,
+    MmrTarget,
+    ground_answer,
+    parse_category,
+)
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, reason_of, shorten
 from partonomy.masks import check_mask_size, rle_area, union_masks
 from partonomy.names import clean_name
@@ -105,7 +112,9 @@ def _read_instances(
     for kind, record in iterate_lists(path, ("images", "annotations", "categories")):
         try:
             if kind == "categories":
-                names[read_identifier(record, "id")] = clean_name(check_text(record["name"], "'name'"))
+                category = clean_name(check_text(record["name"], "'name'"))
+                parse_category(category)  # refuses names of nothing but marks, such as ":"
+                names[read_identifier(record, "id")] = category
             elif kind == "images" and (number := read_identifier(record, "id")) in wanted:
                 check_mask_size(record["height"], record["width"])
                 file_name = check_relative_path(record["file_name"], "'file_name'")

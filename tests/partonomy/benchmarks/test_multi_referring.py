@@ -128,6 +128,11 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     broken = [{"id": 1, "image_id": 1, "category_id": 0}]
     with pytest.raises(ValueError, match=r"record 1 of 'annotations': the key 'segmentation' is missing"):
         read_multi_referring(write_root(tmp_path / "key", annotations=broken), "multirefcoco", "val")
+    nameless = [{"id": number, "name": f"class {number}" if number else "a:"} for number in range(4)]
+    with pytest.raises(
+        ValueError, match=r"instances.json, record 0 of 'categories': the name '' is empty once cleaned"
+    ):
+        read_multi_referring(write_root(tmp_path / "empty", categories=nameless), "multirefcoco", "val")
     root = write_root(tmp_path / "photo")
     (root / "refer_seg/images/mscoco/images/train2014/COCO_train2014_1.jpg").unlink()
     with pytest.raises(FileNotFoundError, match="multirefcoco val: 1 of 1 images are missing"):

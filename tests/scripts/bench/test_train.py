@@ -19,7 +19,7 @@ from plum.models.heads.teacher import find_constrained
 from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
-from plum.structures import TEXT_ONLY
+from plum.structures import TEXT_ONLY, ConversationImages
 from plum.train_config import LossConfig
 from plum.training.config_file import load_train_config
 from plum.training.objective import Objective
@@ -93,8 +93,10 @@ def test_common_beginnings_count_once() -> None:
     # <image> 5 6, <image> 5 7 and <image> 5, two of them in common: 4 tokens. Two see 1 and 2, each of the others 3.
     image = TINY_TOKENS.image
     ids, mask = torch.tensor([[image, 5, 6], [image, 5, 7], [image, 5, 0]]), torch.tensor([[1, 1, 1]] * 2 + [[1, 1, 0]])
-    assert count_tokens(ids, mask, torch.zeros(3, dtype=torch.long), TINY_TOKENS) == (4, 1 + 2 + 3 + 3)
-    assert count_tokens(ids, mask, torch.arange(3), TINY_TOKENS) == (8, 6 + 6 + 3)
+    one_image = ConversationImages.of_one_image(3, 1, ids.device)
+    assert count_tokens(ids, mask, one_image, TINY_TOKENS) == (4, 1 + 2 + 3 + 3)
+    three_images = ConversationImages(torch.arange(3)[:, None], (1, 1, 1))
+    assert count_tokens(ids, mask, three_images, TINY_TOKENS) == (8, 6 + 6 + 3)
 
 
 def test_tagger_and_teacher_flops_golden() -> None:
