@@ -112,9 +112,9 @@ def _read_instances(
     for kind, record in iterate_lists(path, ("images", "annotations", "categories")):
         try:
             if kind == "categories":
-                category = clean_name(check_text(record["name"], "'name'"))
-                parse_category(category)  # refuses names of nothing but marks, such as ":"
-                names[read_identifier(record, "id")] = category
+                cleaned = clean_name(check_text(record["name"], "'name'"))
+                parse_category(cleaned)  # refuses names of nothing but marks, such as ":"
+                names[read_identifier(record, "id")] = cleaned
             elif kind == "images" and (number := read_identifier(record, "id")) in wanted:
                 check_mask_size(record["height"], record["width"])
                 file_name = check_relative_path(record["file_name"], "'file_name'")
