@@ -1,4 +1,4 @@
-"""What names from files may do to a terminal or a spreadsheet: nothing.
+"""Keeps names from files from controlling a terminal or running in a spreadsheet.
 
 Names, replies and error messages can hold characters that a terminal obeys (escape sequences set its title, overwrite
 lines, reverse the direction of text) and cells that a spreadsheet runs as formulas. Both packages' command lines print
