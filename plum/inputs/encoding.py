@@ -205,7 +205,10 @@ def _tag(
     tags = [int(IGNORE_INDEX)] * len(encoded.input_ids)
     for exchange, answer, phrases in zip(exchanges, answers, rendered.spans, strict=True):
         row = [int(Tag.O)] * len(encoded.input_ids)
-        for phrase in phrases:
+        for number, phrase in enumerate(phrases):
+            if number and phrase == phrases[number - 1]:  # a phrase in two images
+                spans.append(spans[-1])
+                continue
             try:
                 span = phrase_tokens(encoded.trimmed, phrase)
                 write_tags(row, span)
