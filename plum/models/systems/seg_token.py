@@ -62,13 +62,18 @@ class SegTokens:
         """Whether every phrase has a mask of its own."""
         return self.targets == "many"
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Tokens that answers carry besides their words."""
+        return written_marks(self.has_phrase_tags)
+
     def check_words(self, text: str) -> None:
         """Check that an external text contains no mark, which would be read as one of the model's own.
 
         Raises:
             ValueError: the text contains [SEG], or a tag of a phrase.
         """
-        for mark in written_marks(self.has_phrase_tags):
+        for mark in self.marks:
             if mark in text:
                 raise ValueError(f"the text {text!r} contains {mark}, which this system writes itself: remove it")
 
@@ -144,10 +149,10 @@ class SegMark:
 def read_marks(answer: str) -> list[SegMark]:
     """Read the [SEG] tokens of an answer, tags of phrases or not.
 
-    The phrase of a [SEG] is in the nearest pair of tags before it that no other [SEG] follows. Without tags, it is taken
-    to start after the last article, conjunction, punctuation mark or [SEG] before it; if nothing is left, it is
+    The phrase of a [SEG] is in the nearest pair of tags before it that no other [SEG] follows. Without tags, it is
+    taken to start after the last article, conjunction, punctuation mark or [SEG] before it; if nothing is left, it is
     [SEG] itself. A [SEG] that follows the name of another's image has the same phrase. The first name of an image
-    between a [SEG] and the next [SEG] or phrase is its image's.
+    between a [SEG] and the next [SEG] or phrase is that of its image.
     """
     marks: list[SegMark] = []
     places = [found.span() for found in re.finditer(re.escape(SEG_TOKEN), answer)]

@@ -25,6 +25,7 @@ class TaggedPhrases:
 
     protocol_note: str = ""
     has_mask_per_phrase: bool = True
+    marks: tuple[str, ...] = ()
 
     def check_words(self, text: str) -> None:
         """Accept any text: nothing is reserved."""

@@ -56,6 +56,11 @@ class TargetNotation(Protocol):
         """False if all phrases of an answer share one mask, which can only be scored as their union."""
         ...
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Tokens that answers carry besides their words."""
+        ...
+
     def check_words(self, text: str) -> None:
         """Check that an external text contains none of the notation's marks.
 
