@@ -143,7 +143,7 @@ class Predictor:
         self, images: Sequence[np.ndarray], turns: Sequence[Turn], max_new_tokens: int
     ) -> tuple[Prediction, ...]:
         """Return a prediction per image, or one without masks if there is no image."""
-        written = self._write(images, turns, max_new_tokens)
+        written = self.write_about(images, turns, max_new_tokens)
         text = written.text
         targets: list[Target] = []
         hidden_states = None
@@ -192,10 +192,13 @@ class Predictor:
             ValueError: the conversation leaves no room.
             ModelUnavailable: the model's logits are NaN or infinite.
         """
-        return self._write(() if image is None else (image,), turns, max_new_tokens)
+        return self.write_about(() if image is None else (image,), turns, max_new_tokens)
 
     @torch.inference_mode()
-    def _write(self, images: Sequence[np.ndarray], turns: Sequence[Turn], max_new_tokens: int) -> WrittenAnswer:
+    def write_about(
+        self, images: Sequence[np.ndarray], turns: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> WrittenAnswer:
+        """Answer a question about any number of images, as the model writes it; see `write`."""
         prompt = self.answers.prompt(turns, len(images))
         input_ids = torch.tensor([prompt.input_ids], device=self.device)
         new_ids = self.model.generate_text(
