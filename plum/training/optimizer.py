@@ -56,4 +56,4 @@ def apply_schedule(optimizer: AdamW, scheduler: LambdaLR, config: OptimizerConfi
     rates = [config.learning_rate * factor(update) for factor in scheduler.lr_lambdas]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"], group["initial_lr"] = rate, config.learning_rate
-    scheduler._last_lr = rates
+    scheduler._last_lr = [*rates]
