@@ -30,10 +30,7 @@ def test_cosine_schedule_golden() -> None:
     ("warmup", "expected"),
     [
         (3, [1 / 3, 2 / 3, 1.0, 1.0, 0.0, 0.0]),  # one update of decay: (4 - 3) / (4 - 3) at update 3, 0 after the last
-        (
-            4,
-            [1 / 4, 2 / 4, 3 / 4, 1.0, 0.0, 0.0],
-        ),  # none: the scheduler asks for update 4, after the last, all the same
+        (4, [1 / 4, 2 / 4, 3 / 4, 1.0, 0.0, 0.0]),  # no decay; the scheduler still asks for update 4, after the last
         (6, [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1.0]),  # the run of four updates ends during its warm-up
     ],
 )
