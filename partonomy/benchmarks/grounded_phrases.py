@@ -210,9 +210,8 @@ class PhraseTotals:
             for hit in find_hits(image.ious):
                 self._rows.append(row)
                 self._hits.append(hit)
-            if image.true_labels and image.found:
-                for name, value in self._score(image).items():
-                    tops[name] += value
+            for name, value in self._score(image).items():
+                tops[name] += value
         for name, value in tops.items():
             self._tops[name].append(value)
         self._num_true.append(sum(len(image.true_labels) for image in outcomes))
