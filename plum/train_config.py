@@ -44,7 +44,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TrainableConfig:
-    """The modules that are trained. Heads that a system adds to LLaVA and SAM are always trained."""
+    """The modules that are trained. Other modules that a system adds to LLaVA and SAM are always trained."""
 
     language_model: Literal["frozen", "lora", "full"] = "lora"
     vision_tower: bool = False
@@ -57,6 +57,9 @@ class TrainableConfig:
     sam_mask_decoder: bool = True
     sam_prompt_encoder: bool = True
     """Paper, Table 6: 'decoder + prompt-enc.'."""
+    query_projection: bool = True
+    """Train the projection of spans or [SEG] states to SAM's prompts. CALICO's 29 M trained parameters leave no room
+    for it: it comes trained from GLaMM, and false keeps it."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 from partonomy.files import is_integer, parse_json
 from plum.config import Conversation, FeedbackConfig, ModelConfig, TaggerConfig, earlier_fit, with_fit
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """2 added `seg_token`; 3 `llava.vision.fit`, `tagger.order` and `feedback.position_in`; 4 `tagger.scheme`,
-`tagger.use_crf` and `tagger.use_cross_attention`."""
+`tagger.use_crf` and `tagger.use_cross_attention`; 5 `calico` and `llava.vision.num_query_tokens`."""
 CONFIG_FILE = "config.json"
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
@@ -52,6 +52,8 @@ def read_model_config(folder: Path) -> ModelConfig:
         tagger = typing.cast(dict[str, Json], content["tagger"])
         scores = {"use_crf": TaggerConfig.use_crf, "use_cross_attention": TaggerConfig.use_cross_attention}
         content = {**content, "tagger": {**tagger, "scheme": TaggerConfig.scheme, **scores}}
+    if version < 5:
+        content = _complete_before_version_5(content)
     config = _parse(ModelConfig, content, str(path), "")
     assert isinstance(config, ModelConfig)
     return with_fit(config)
@@ -71,6 +73,15 @@ def _complete_before_version_3(content: dict[str, Json]) -> dict[str, Json]:
     if isinstance(feedback, dict):
         content = {**content, "feedback": {**feedback, "position_in": FeedbackConfig.position_in}}
     return content
+
+
+def _complete_before_version_5(content: dict[str, Json]) -> dict[str, Json]:
+    """Give the keys that version 5 added the values of models without a Q-Former."""
+    llava = content.get("llava")
+    if isinstance(llava, dict) and isinstance(llava.get("vision"), dict):
+        vision = typing.cast(dict[str, Json], llava["vision"])
+        content = {**content, "llava": {**llava, "vision": {**vision, "num_query_tokens": None}}}
+    return {**content, "calico": None}
 
 
 def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:

@@ -79,7 +79,7 @@ def _widths(config: ModelConfig) -> Iterator[_Width]:
     yield _Width("llava.vision.patch_size", vision.patch_size, patch, 2)
     if vision.patch_size > 0:
         positions = r"vision_tower.*\.position_embedding\.weight$"
-        patches = vision.num_image_tokens + 1
+        patches = vision.num_patches + 1
         yield _Width("the number of patches of llava.vision.image_size, plus 1,", patches, positions, 0)
     yield _Width("sam.encoder_dim", sam.encoder_dim, r"^sam\.image_encoder\.patch_embed\.proj\.weight$", 0)
     yield _Width("sam.patch_size", sam.patch_size, r"^sam\.image_encoder\.patch_embed\.proj\.weight$", 2)

@@ -24,7 +24,7 @@ from plum.inputs.image_transforms import build_image_transform
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.mask_resize import resize_to_original
 from plum.models.systems.registry import build_notation
-from plum.structures import ConversationImages, SpanBounds
+from plum.structures import ConversationImages, ImageTokens, SpanBounds
 
 MAX_NEW_TOKENS = 256
 
@@ -124,7 +124,7 @@ class Predictor:
         hidden_states = self._hidden_states(image, [row])
         targets = []
         if image is not None:
-            targets = self.notation.read(row, hidden_states, self.model, self._image_tokens(image))
+            targets = self.notation.read(row, hidden_states, self.model, self._image_tokens(image).values)
         found = self._decode_masks(image, hidden_states, [target.tokens for target in targets])
         return Prediction(
             text,
@@ -164,7 +164,7 @@ class Predictor:
         new_ids = self.model.generate_text(
             input_ids,
             torch.ones_like(input_ids),
-            self._shown(image, 1),
+            self._shown(image, [prompt]),
             self._image_tokens(image),
             self.limit_new_tokens(prompt, max_new_tokens),
         )
@@ -272,7 +272,7 @@ class Predictor:
         return self.model.hidden_states(
             tokens.input_ids.to(self.device),
             tokens.attention_mask.to(self.device),
-            self._shown(image, len(rows)),
+            self._shown(image, [row.encoded for row in rows]),
             self._image_tokens(image),
         )
 
@@ -319,13 +319,14 @@ class Predictor:
             float(log_probs[in_answer].sum()), int(in_answer.sum()), float(log_probs.sum()), len(positions)
         )
 
-    def _shown(self, image: np.ndarray | None, num_rows: int) -> ConversationImages:
+    def _shown(self, image: np.ndarray | None, rows: Sequence[EncodedText]) -> ConversationImages:
         if image is None:
-            return ConversationImages.no_image(num_rows, self.device)
-        return ConversationImages.of_one_image(num_rows, self.encoder.num_image_tokens, self.device)
+            return ConversationImages.no_image(len(rows), self.device)
+        ends = [row.prompt_end for row in rows]
+        return ConversationImages.of_one_image(len(rows), self.encoder.num_image_tokens, self.device, ends)
 
-    def _image_tokens(self, image: np.ndarray | None) -> Tensor:
-        """Return CLIP's tokens [1, image tokens, D]; [0, ...] without an image."""
+    def _image_tokens(self, image: np.ndarray | None) -> ImageTokens:
+        """Return LLaVA's tokens of the image; those of no image without one."""
         if image is not None:
             return self.images.tokens([self.images.find(image)])
         size, grid = self.transform.clip_size, self.transform.sam_size

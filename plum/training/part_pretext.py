@@ -83,7 +83,7 @@ class PartPretext(nn.Module):
         return (
             _pixel_loss(self.upscaled_head, pixels, classes, 1)
             + _pixel_loss(self.sam_head, embeddings, batch.part_maps, SUBCELLS)
-            + token_weight * _pixel_loss(self.llava_head, images.tokens, batch.part_maps, SUBCELLS)
+            + token_weight * _pixel_loss(self.llava_head, images.tokens.values, batch.part_maps, SUBCELLS)
         )
 
     def draw_queries(self, part_maps: Tensor, per_image: int) -> PartQueries:
