@@ -134,7 +134,8 @@ def check_losses(config: TrainConfig) -> None:
             f"losses.kl is {losses.kl}: the KL term compares tagged phrases with a teacher, and a system with "
             "model.seg_token has neither; set it to 0"
         )
-    if not trainable.embeddings and trainable.language_model != "full":
+    # CALICO starts from GLaMM, which knows [SEG]; a run that has to add it is refused when it does.
+    if model.system != "calico" and not trainable.embeddings and trainable.language_model != "full":
         raise ValueError(
             "model.seg_token adds [SEG] to the vocabulary, so its rows must be trained: set trainable.embeddings to "
             "true (and model.lora.train_embeddings)"
