@@ -83,12 +83,14 @@ class ConversationEncoder:
         template: conversation template.
         num_image_tokens: patches of one image, where the caller does not give the images' lengths.
         max_text_tokens: maximum length of a conversation, image patches not counted; None: no limit.
+        max_tokens: maximum length of a conversation, image patches included; None: no limit.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: TemplateName
     num_image_tokens: int
     max_text_tokens: int | None = None
+    max_tokens: int | None = None
 
     def encode(
         self, exchanges: Sequence[Exchange], image_lengths: Sequence[int] | None = None, name: str = "conversation"
@@ -138,6 +140,11 @@ class ConversationEncoder:
         first = render_prompt((), history[0].question, self.template, len(lengths)) if history else text
         return self._encode_text(text, lengths, len(first))
 
+    def text_limit(self, image_lengths: Sequence[int]) -> int | None:
+        """Return the maximum number of text tokens of a conversation about images of these lengths; None: no limit."""
+        in_all = None if self.max_tokens is None else self.max_tokens - sum(image_lengths)
+        return min((limit for limit in (self.max_text_tokens, in_all) if limit is not None), default=None)
+
     def _lengths(self, image_lengths: Sequence[int] | None) -> Sequence[int]:
         return (self.num_image_tokens,) if image_lengths is None else image_lengths
 
@@ -161,12 +168,13 @@ class ConversationEncoder:
         after = (i for i, (start, end) in enumerate(offsets) if end > start and end > first_prompt)
         prompt_end = next(after, len(ids)) - 1
         encoded = EncodedText(text, tuple(ids), tuple(offsets), tuple(trimmed), tuple(images), prompt_end)
-        if self.max_text_tokens is not None and encoded.num_text_tokens > self.max_text_tokens:
+        limit = self.text_limit(image_lengths)
+        if limit is not None and encoded.num_text_tokens > limit:
             raise ConversationTooLong(
-                f"the conversation has {encoded.num_text_tokens} text tokens, more than max_text_tokens = "
-                f"{self.max_text_tokens}; raise the limit or shorten the text {text[:80]!r}...",
+                f"the conversation has {encoded.num_text_tokens} text tokens, more than max_text_tokens = {limit}; "
+                f"raise the limit or shorten the text {text[:80]!r}...",
                 encoded.num_text_tokens,
-                self.max_text_tokens,
+                limit,
             )
         return encoded
 
@@ -212,7 +220,10 @@ def _tag(
     tags = [int(IGNORE_INDEX)] * len(encoded.input_ids)
     for exchange, answer, phrases in zip(exchanges, answers, rendered.spans, strict=True):
         row = [int(Tag.O)] * len(encoded.input_ids)
-        for phrase in phrases:
+        for number, phrase in enumerate(phrases):
+            if number and phrase == phrases[number - 1]:  # a phrase in two images
+                spans.append(spans[-1])
+                continue
             try:
                 span = phrase_tokens(encoded.trimmed, phrase)
                 write_tags(row, span)
