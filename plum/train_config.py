@@ -49,6 +49,10 @@ class TrainableConfig:
     language_model: Literal["frozen", "lora", "full"] = "lora"
     vision_tower: bool = False
     projector: bool = False
+    qformer: bool = False
+    """CALICO's Q-Former; frozen in the paper, trained where nothing is pre-trained."""
+    dino: bool = False
+    """CALICO's DINOv2; frozen in the paper, trained where nothing is pre-trained."""
     embeddings: bool = False
     """Train embed_tokens and lm_head in full. Paper, A.1: all components but CLIP and the projector are trainable
     (Table 6 lists only the adapters); the authors' code trains both matrices. With adapters it needs
@@ -118,10 +122,12 @@ class SourceConfig:
         "llava_instruct",
         "reasoning",
         "mmr",
+        "mixed_parts",
     ]
     """Selects the class in plum.data.sources that makes the samples."""
     path: str = ""
-    """Folder in partonomy's own form, for `explanatory` and the part sources; the other kinds read `dataset_dir`."""
+    """Folder in partonomy's own form, for `explanatory`, `mixed_parts` and the part sources; the other kinds read
+    `dataset_dir`."""
     weight: float = 1.0
     """Share of the mixture, relative to the other sources; for a grouped source, relative to its group."""
     question_types: tuple[str, ...] = ()

@@ -53,9 +53,13 @@ class ImageStore:
             self._images[digest] = self.read(image, digest)
         return self._images[digest]
 
+    def reserve(self, num_images: int) -> None:
+        """Keep at least this number of images."""
+        self._capacity = max(self._capacity, num_images)
+
     def find_all(self, images: Sequence[np.ndarray]) -> list[EncodedImage]:
         """Return the entries of images that are in use together; new ones replace those used longest ago."""
-        self._capacity = max(self._capacity, len(images))
+        self.reserve(len(images))
         for digest in map(hash_image, images):
             if digest in self._images:
                 self._images.move_to_end(digest)

@@ -62,6 +62,8 @@ def _trained_components(config: TrainableConfig) -> set[str]:
         "llava.embeddings": config.language_model == "full" or config.embeddings,
         "llava.vision_tower": config.vision_tower,
         "llava.projector": config.projector,
+        "calico.qformer": config.qformer,
+        "calico.dino": config.dino,
         "query_projection": config.query_projection,
         "sam.image_encoder": config.sam_image_encoder,
         "sam.mask_decoder": config.sam_mask_decoder,

@@ -233,7 +233,9 @@ def build_objective(
     """Return the model with its losses, and with the part pretext if the configuration has one."""
     if config.part_pretext is None:
         return Objective(model, config.losses, sam_features=sam_features)
-    pretext = PartPretext(model.prompt_dim, config.model.llava.language.hidden_size, class_pixels)
+    llava = config.model.llava
+    width = llava.vision.hidden_size if model.llava.reads_images_again else llava.language.hidden_size
+    pretext = PartPretext(model.prompt_dim, width, class_pixels)
     return Objective(model, config.losses, pretext, config.part_pretext, sam_features)
 
 
