@@ -143,19 +143,9 @@ class ConversationImages:
     prompt_ends: Tensor | None = None
 
     @classmethod
-    def of_one_image(
-        cls, num_conversations: int, length: int, device: torch.device, prompt_ends: Sequence[int] | None = None
-    ) -> "ConversationImages":
-        """Return the images of conversations that all show the same single image, which has `length` tokens.
-
-        Args:
-            num_conversations: N.
-            length: tokens of the image.
-            device: where the rows are kept.
-            prompt_ends: N positions; see the class.
-        """
-        ends = None if prompt_ends is None else torch.tensor(prompt_ends, dtype=torch.long, device=device)
-        return cls(torch.zeros(num_conversations, 1, dtype=torch.long, device=device), (length,), ends)
+    def of_one_image(cls, num_conversations: int, length: int, device: torch.device) -> "ConversationImages":
+        """Return the images of conversations that all show the same single image, which has `length` tokens."""
+        return cls(torch.zeros(num_conversations, 1, dtype=torch.long, device=device), (length,))
 
     @classmethod
     def no_image(cls, num_conversations: int, device: torch.device) -> "ConversationImages":

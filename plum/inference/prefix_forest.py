@@ -367,9 +367,10 @@ class ForestStates:
 
         Rows that share an image's first node share all its nodes, because the ids of an image are all the same.
         """
-        details = self._image_tokens.details
-        if not self.llava.reads_images_again or details is None:
+        if not self.llava.reads_images_again:
             return None
+        details = self._image_tokens.details
+        assert details is not None, "a model that reads images again encodes what it reads"
         first = len(self.forest) - num_new
         pairs: dict[int, tuple[np.ndarray, int, int]] = {}  # by an image's first node: its nodes, image and guide
         for row, path in zip(rows, paths, strict=True):

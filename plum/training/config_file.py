@@ -106,7 +106,8 @@ def check_losses(config: TrainConfig) -> None:
     """Check that a run's losses and trained weights fit its system.
 
     Raises:
-        ValueError: a loss has nothing to act on, or the [SEG] token would never be learnt.
+        ValueError: a loss has nothing to act on, or cannot act on this architecture, or the [SEG] token would never be
+            learnt.
     """
     model, losses, trainable = config.model, config.losses, config.trainable
     if model.seg_token is None and losses.kl > 0 and model.lora is None:
@@ -127,6 +128,11 @@ def check_losses(config: TrainConfig) -> None:
                 f"losses.bio_scope is {losses.bio_scope!r}, but the sequences of a CRF (model.tagger.use_crf) are "
                 "answers: set losses.bio_scope to 'answer'"
             )
+    if config.part_pretext is not None and model.llava.vision.num_query_tokens is not None:
+        raise ValueError(
+            "part_pretext classifies image tokens by their place, and the tokens of a Q-Former "
+            "(model.llava.vision.num_query_tokens) have none: set part_pretext to null"
+        )
     if model.seg_token is None:
         return
     if losses.kl > 0:

@@ -20,7 +20,7 @@ from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_calico_config
 from plum.models.trainable import set_trainable
 from plum.structures import Exchange
-from plum.train_config import DataConfig, LossConfig, SourceConfig, TrainableConfig, TrainConfig
+from plum.train_config import DataConfig, LossConfig, PartPretextConfig, SourceConfig, TrainableConfig, TrainConfig
 from plum.training.config_file import check_losses
 from plum.training.initialise import initialise_from
 from plum.training.objective import Objective
@@ -195,6 +195,12 @@ def test_a_projection_that_nothing_trains_has_to_come_from_somewhere(tmp_path: P
     for broken in (replace(run, init_from=None, tokenizer=folder), replace(run, reset_modules=("query_projection",))):
         with pytest.raises(ValueError, match="query_projection is false, and init_from holds no trained projection"):
             build_or_load(broken)
+
+
+def test_the_part_pretext_needs_tokens_with_a_place() -> None:
+    run = replace(make_run(make_config(), "unused", None), part_pretext=PartPretextConfig())
+    with pytest.raises(ValueError, match="part_pretext classifies image tokens by their place"):
+        check_losses(run)
 
 
 def test_what_has_no_formula_says_so() -> None:
