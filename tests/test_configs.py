@@ -21,7 +21,12 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ABLATION_BASE = CONFIGS / "ablations" / "base.yaml"
 OVERLAYS = sorted(path for path in ABLATION_BASE.parent.glob("*.yaml") if path != ABLATION_BASE)
 SISTERS = sorted((CONFIGS / "sisters").glob("*.yaml"))
-TINY = [*sorted(CONFIGS.glob("plum_tiny_*.yaml")), ABLATION_BASE]
+CALICO_STAGE1, PLUM_PAIRS = CONFIGS / "calico_tiny_stage1.yaml", CONFIGS / "plum_tiny_pairs.yaml"
+PAIRS = [
+    *[(CALICO_STAGE1, path) for path in sorted((CONFIGS / "pairs").glob("calico_*.yaml"))],
+    *[(PLUM_PAIRS, path) for path in sorted((CONFIGS / "pairs").glob("mi_*.yaml"))],
+]
+TINY = [*sorted(CONFIGS.glob("plum_tiny_*.yaml")), *sorted(CONFIGS.glob("calico_tiny_*.yaml")), ABLATION_BASE]
 CALICO = CONFIGS / "calico_7b.yaml"
 FULL_SIZE = sorted(path for path in CONFIGS.glob("*.yaml") if "tiny" not in path.name and path != CALICO)
 
@@ -71,6 +76,10 @@ def changed_keys(overlay: Path) -> set[str]:
     return {key for key in base.keys() | changed.keys() if base.get(key) != changed.get(key)}
 
 
+def test_every_overlay_of_pairs_is_tried() -> None:
+    assert len(PAIRS) == len(list((CONFIGS / "pairs").glob("*.yaml"))) == 6
+
+
 @pytest.mark.parametrize("path", [*TINY, *FULL_SIZE, CALICO], ids=lambda path: path.stem)
 def test_yaml_says_where_it_runs(path: Path) -> None:
     config = load(path)
@@ -78,12 +87,13 @@ def test_yaml_says_where_it_runs(path: Path) -> None:
     assert any("Hardware:" in line for line in header)
     # Stages continue one another and what reports numbers is kept out of training.
     assert config.tokenizer is not None or config.init_from is not None
-    assert config.data.exclude_images
+    # MixedParts divides images into splits before it pairs them.
+    assert config.data.exclude_images or path == CALICO
 
 
 @pytest.mark.parametrize(
     "paths",
-    [*[(path,) for path in TINY], *[(ABLATION_BASE, path) for path in (*OVERLAYS, *SISTERS)]],
+    [*[(path,) for path in TINY], *[(ABLATION_BASE, path) for path in (*OVERLAYS, *SISTERS)], *PAIRS],
     ids=lambda paths: paths[-1].stem,
 )
 def test_tiny_model_builds_and_trains_what_it_says(paths: tuple[Path, ...]) -> None:

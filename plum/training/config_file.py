@@ -128,10 +128,12 @@ def check_losses(config: TrainConfig) -> None:
                 f"losses.bio_scope is {losses.bio_scope!r}, but the sequences of a CRF (model.tagger.use_crf) are "
                 "answers: set losses.bio_scope to 'answer'"
             )
-    if config.part_pretext is not None and model.llava.vision.num_query_tokens is not None:
+    reads_again = model.calico is not None and model.calico.adaptation is not None
+    if config.part_pretext is not None and model.llava.vision.num_query_tokens is not None and not reads_again:
         raise ValueError(
-            "part_pretext classifies image tokens by their place, and the tokens of a Q-Former "
-            "(model.llava.vision.num_query_tokens) have none: set part_pretext to null"
+            "part_pretext classifies what is read of an image by its place, and the tokens of a Q-Former "
+            "(model.llava.vision.num_query_tokens) have none: set part_pretext to null, or give the model adaptation "
+            "modules (model.calico.adaptation), which read features that have places"
         )
     if model.seg_token is None:
         return

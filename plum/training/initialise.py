@@ -32,6 +32,8 @@ OPTIONAL = (
     "llava.patch_projection",
 )
 """Modules of GroundedLMM that only some models have."""
+LEAVABLE = ("llava.dino", "llava.qformer")
+"""Modules that a run may leave behind, but not start afresh."""
 COPIED = {"llava.adaptation.queries": "llava.qformer.queries"}
 """Tensors that start as a copy of another, by name, where the saved model lacks them."""
 RESETTABLE = ("query_projection", *OPTIONAL)
@@ -124,7 +126,7 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
         else:
             targets.append((tensor, source))
     left = Counter(_part_of(name) for name in saved if name not in used)
-    if forbidden := sorted(set(left) - {*OPTIONAL, "llava.dino"}):
+    if forbidden := sorted(set(left) - {*OPTIONAL, *LEAVABLE}):
         raise ValueError(
             f"{folder} has weights that this run cannot hold ({forbidden}); merge adapters first: python -m plum export"
         )
@@ -156,6 +158,9 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
     if own_inputs != saved_inputs and not has_heads(folder):
         vision = replace(own.llava.vision, fit=saved.llava.vision.fit)
         own = replace(own, llava=replace(own.llava, vision=vision, conversation=saved.llava.conversation))
+    vision = own.llava.vision
+    if own.calico is not None and own.calico.qformer is None:  # the Q-Former is left behind, and its number of tokens
+        vision = replace(vision, num_query_tokens=saved.llava.vision.num_query_tokens)
     neutral = replace(
         own,
         system=saved.system,
@@ -164,7 +169,7 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
         feedback=saved.feedback,
         lora=saved.lora,
         calico=_calico_alike(own.calico, saved.calico),
-        llava=replace(own.llava, special_tokens=_suppressed_alike(own, saved)),
+        llava=replace(own.llava, vision=vision, special_tokens=_suppressed_alike(own, saved)),
     )
     if differences := describe_differences(saved, neutral):
         raise ValueError(
@@ -181,8 +186,8 @@ def _calico_alike(own: CalicoConfig | None, saved: CalicoConfig | None) -> Calic
     """Return the run's CALICO with the saved model's optional modules, which may differ."""
     if own is None or saved is None:
         return own
-    dino = saved.dino if own.dino is None else own.dino  # the run may leave it behind, but not start it afresh
-    return replace(own, correspondence=saved.correspondence, adaptation=saved.adaptation, dino=dino)
+    dino, qformer = own.dino or saved.dino, own.qformer or saved.qformer  # see LEAVABLE
+    return replace(own, correspondence=saved.correspondence, adaptation=saved.adaptation, dino=dino, qformer=qformer)
 
 
 def _suppressed_alike(own: ModelConfig, saved: ModelConfig) -> SpecialTokensConfig | None:
@@ -200,7 +205,7 @@ def _part_of(name: str) -> str:
     if is_adapter(name):
         return "adapters"
     first = name.split(".", 1)[0]
-    return next((module for module in (*RESETTABLE, "llava.dino") if name.startswith(f"{module}.")), first)
+    return next((module for module in (*RESETTABLE, *LEAVABLE) if name.startswith(f"{module}.")), first)
 
 
 def _describe(parts: Counter[str]) -> str:

@@ -199,7 +199,7 @@ def test_a_projection_that_nothing_trains_has_to_come_from_somewhere(tmp_path: P
 
 def test_the_part_pretext_needs_tokens_with_a_place() -> None:
     run = replace(make_run(make_config(), "unused", None), part_pretext=PartPretextConfig())
-    with pytest.raises(ValueError, match="part_pretext classifies image tokens by their place"):
+    with pytest.raises(ValueError, match="part_pretext classifies what is read of an image by its place"):
         check_losses(run)
 
 
