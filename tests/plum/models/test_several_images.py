@@ -192,6 +192,45 @@ def test_images_may_differ_in_their_number_of_tokens(model: GroundedLMM) -> None
         model.llava.embed(ids, ConversationImages(shown.rows, (4, 4)), tokens)
 
 
+def test_tokens_of_images_by_hand() -> None:
+    """Image 0 has the tokens 0, 1, 2, 3; image 1 has 4, 5 and two of padding, 6, 7."""
+    tokens = torch.arange(8.0).reshape(2, 4, 1)
+    nothing = TEXT_ONLY
+    several = ConversationImages(torch.tensor([[1, nothing], [0, 1], [nothing, nothing]]), (4, 2))
+    assert several.num_tokens().tolist() == [2, 6, 0]
+    assert several.take_tokens(tokens).ravel().tolist() == [4, 5, 0, 1, 2, 3, 4, 5]
+    padded, is_padding = several[torch.tensor([0, 1])].pad_tokens(tokens)
+    assert is_padding is not None
+    assert is_padding.tolist() == [[False] * 2 + [True] * 6, [False] * 6 + [True] * 2]
+    assert [row[~skip].ravel().tolist() for row, skip in zip(padded, is_padding, strict=True)] == [
+        [4, 5],
+        [0, 1, 2, 3, 4, 5],
+    ]
+    of_one = ConversationImages(torch.tensor([[1], [0]]), (4, 2))
+    padded, is_padding = of_one.pad_tokens(tokens)
+    assert padded[..., 0].tolist() == [[4, 5, 6, 7], [0, 1, 2, 3]]
+    assert is_padding is not None
+    assert is_padding.tolist() == [[False, False, True, True], [False] * 4]
+    alike = ConversationImages(of_one.rows, (4, 4))
+    assert torch.equal(alike.take_tokens(tokens), tokens.flip(0))
+    assert alike.pad_tokens(tokens)[1] is None
+    uneven = ConversationImages(torch.tensor([[1, 0], [0, nothing]]), (4, 4))
+    padded, is_padding = uneven.pad_tokens(tokens)
+    assert padded.shape == (2, 8, 1)
+    assert is_padding is not None
+    assert is_padding.tolist() == [[False] * 8, [False] * 4 + [True] * 4]
+
+
+def test_a_batch_of_texts_has_a_column_for_images(collator: Collator) -> None:
+    batch = collator([THREE[3], replace(THREE[3], conversations=THREE[3].conversations * 2)])
+    assert batch.shown.rows.tolist() == [[TEXT_ONLY]] * 3
+    assert batch.shown.lengths == ()
+    assert batch.shown.num_tokens().tolist() == [0, 0, 0]
+    none = ConversationImages.no_image(3, torch.device("cpu"))
+    assert torch.equal(none.rows, batch.shown.rows)
+    assert none.lengths == ()
+
+
 def test_losses_of_several_images_train_the_model(collator: Collator) -> None:
     model = make_model(make_config()).train()
     result = Objective(model, LossConfig(kl=0.0), None, None)(collator(THREE))
