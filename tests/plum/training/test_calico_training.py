@@ -20,7 +20,7 @@ from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_calico_config
 from plum.models.trainable import set_trainable
 from plum.structures import Exchange
-from plum.train_config import DataConfig, LossConfig, PartPretextConfig, SourceConfig, TrainableConfig, TrainConfig
+from plum.train_config import DataConfig, LossConfig, PretextConfig, SourceConfig, TrainableConfig, TrainConfig
 from plum.training.config_file import check_losses
 from plum.training.initialise import initialise_from
 from plum.training.objective import Objective
@@ -198,7 +198,7 @@ def test_a_projection_that_nothing_trains_has_to_come_from_somewhere(tmp_path: P
 
 
 def test_the_part_pretext_needs_tokens_with_a_place() -> None:
-    run = replace(make_run(make_config(), "unused", None), part_pretext=PartPretextConfig())
+    run = replace(make_run(make_config(), "unused", None), part_pretext=PretextConfig())
     with pytest.raises(ValueError, match="part_pretext classifies image tokens by their place"):
         check_losses(run)
 
