@@ -203,7 +203,6 @@ def test_training_scripts(checkout: Path, script: str, arguments: list[str]) -> 
 
 
 def test_pairs_train_and_score_every_variant(checkout: Path) -> None:
-    (checkout / "runs" / "quickstart" / "stage0" / "model").mkdir(parents=True)
     chosen = {"VARIANTS": "calico calico_no_cam mi_glamm plum", "SEEDS": "1 2", "UPDATES": "3"}
     commands = run_script(checkout, "scripts/pairs.sh", LAUNCH="python train.py --config", **chosen)
     training = [command for command in commands if "train.py" in command]

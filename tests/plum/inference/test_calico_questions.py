@@ -105,6 +105,16 @@ def test_modules_matter_to_scores() -> None:
     assert abs(scores[0] - scores[1]) > 1e-3
 
 
+def test_an_open_question_keeps_the_first_prompts_end() -> None:
+    predictor = Predictor(make_model(calico()), TOKENIZER, make_config(calico()))
+    for num_images in (1, 2):
+        first = predictor.answers.prompt(FIRST, num_images)
+        assert first.prompt_end == len(first.input_ids) - 1
+        assert predictor.answers.prompt(LATER, num_images).prompt_end == first.prompt_end
+        finished = predictor.answers.own(num_images, LATER, "No")
+        assert finished.encoded.prompt_end == first.prompt_end == finished.answers[0].start - 1
+
+
 def forest_row(model: GroundedLMM, images: Sequence[int], question: Sequence[int], answer: Sequence[int]) -> ForestRow:
     patches = [model.llava.special_tokens.image] * model.llava.num_image_tokens
     ids, starts = [7], []

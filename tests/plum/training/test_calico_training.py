@@ -20,7 +20,7 @@ from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_calico_config
 from plum.models.trainable import set_trainable
 from plum.structures import Exchange
-from plum.train_config import DataConfig, LossConfig, PartPretextConfig, SourceConfig, TrainableConfig, TrainConfig
+from plum.train_config import DataConfig, LossConfig, PretextConfig, SourceConfig, TrainableConfig, TrainConfig
 from plum.training.config_file import check_losses
 from plum.training.initialise import initialise_from
 from plum.training.objective import Objective
@@ -198,9 +198,13 @@ def test_a_projection_that_nothing_trains_has_to_come_from_somewhere(tmp_path: P
 
 
 def test_the_part_pretext_needs_tokens_with_a_place() -> None:
-    run = replace(make_run(make_config(), "unused", None), part_pretext=PartPretextConfig())
+    config = make_config()
+    run = replace(make_run(config, "unused", None), part_pretext=PretextConfig())
+    check_losses(run)  # it reads what the adaptation modules read
+    assert config.calico is not None
+    plain = replace(config.calico, adaptation=None, dino=None)
     with pytest.raises(ValueError, match="part_pretext classifies what is read of an image by its place"):
-        check_losses(run)
+        check_losses(replace(run, model=replace(config, calico=plain)))
 
 
 def test_what_has_no_formula_says_so() -> None:
