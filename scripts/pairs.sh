@@ -14,6 +14,7 @@ runs=${RUNS:-runs/pairs} data=data/quickstart limit=${LIMIT:-100}
 variants=${VARIANTS:-calico calico_no_qformer calico_no_dino calico_no_cem calico_no_cam mi_lisa mi_glamm plum}
 read -ra launch <<< "${LAUNCH:-bash scripts/train.sh}"
 updates=(${UPDATES:+--num_updates "$UPDATES"} ${UPDATES:+--save_every "$UPDATES"})
+mkdir -p "$runs"
 first=runs/quickstart/stage0/model
 [ -d "$first" ] || { echo "$first does not exist: run scripts/quickstart.sh first." >&2; exit 1; }
 
