@@ -1,7 +1,7 @@
 """MixedParts: common objects, common parts and unique parts of two images (CALICO, Nguyen et al., CVPR 2025).
 
 Data: a folder of `python -m partonomy build-mixedparts`. The paper's own files are not read here, and its list of
-comparable classes is not published, so that numbers measured here do not compare with the paper's.
+comparable classes is not printed, so that numbers measured here do not compare with the paper's.
 
 The model sees both images and one question, which names neither objects nor parts, and answers in its own words with
 masks (`SeveralImagesModel.answer_images`). An answer about parts names the objects, too. In the part tasks the metrics

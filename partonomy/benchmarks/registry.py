@@ -1,6 +1,7 @@
 """The benchmarks of `python -m partonomy run`. To add one, write a file with a `Benchmark` and add one line here."""
 
 from partonomy.benchmarks import (
+    gcg,
     gqa,
     grefcoco,
     instruct_part,
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         mmr.BENCHMARK,
         *multi_referring.BENCHMARKS,
         mixed_parts.BENCHMARK,
+        gcg.BENCHMARK,
         *street_scenes.BENCHMARKS,
         textvqa.BENCHMARK,
         gqa.BENCHMARK,

@@ -42,6 +42,7 @@ SourceName = Literal[
     "via",
     "supervisely",
     "paco",
+    "ade20k_part_234",
     "part_imagenet",
     "pascal_part",
     "partonomy_core",
@@ -89,8 +90,9 @@ def build(
 
     Args:
         source: coco (any COCO-style file with part annotations), an annotation tool's own files (cvat, label_studio,
-            labelme, via, supervisely; see docs/annotation_tools.md), paco, part_imagenet, pascal_part, partonomy_core
-            (any published record file), dataset (a folder made here) or synthetic (drawn objects, no download).
+            labelme, via, supervisely; see docs/annotation_tools.md), paco, ade20k_part_234, part_imagenet, pascal_part,
+            partonomy_core (any published record file), dataset (a folder made here) or synthetic (drawn objects, no
+            download).
         output: Folder to write.
         images: Folder of the images, the record file or the data set; for synthetic, the number of images to draw.
         annotations: Annotation file; for annotation tools also the folder of their files, and for pascal_part that of

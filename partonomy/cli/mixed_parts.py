@@ -122,9 +122,10 @@ def _print_report(folder: Path, report: BuildReport) -> None:
             if number:
                 print(f"    left out: {number} {reason}")
     for block in report.blocks:
+        counts = block.target_counts
         print(
             f"  {block.split:<6}{block.source:<20}{block.task:<16}{block.num_samples:>9}  targets: mean "
-            f"{block.mean_targets:.2f}, median {block.median_targets}, max {block.max_targets}"
+            f"{counts.mean:.2f}, median {counts.median}, max {counts.largest}"
         )
     for block in iterate_shortfalls(report):
         print(

@@ -12,8 +12,9 @@ In the task `common_objects` the objects are the targets. In the part tasks the 
 both, and the parts are the targets. A common part is listed once for each image.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, overload
@@ -85,6 +86,46 @@ class PairSample:
         for one in self.objects:
             found.setdefault(one.image, (one.mask.height, one.mask.width))
         return found[0], found[1]
+
+
+@dataclass(frozen=True)
+class TargetCounts:
+    """Samples by number of targets: common objects, parts that both images show, or parts that only one of them shows.
+
+    As in the paper's Table 4, what both images show counts once.
+    """
+
+    by_number: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples."""
+        return self.by_number.total()
+
+    @property
+    def num_targets(self) -> int:
+        """Number of targets of all samples."""
+        return sum(number * count for number, count in self.by_number.items())
+
+    @property
+    def mean(self) -> float:
+        """Mean number of targets of a sample; 0 without samples."""
+        return self.num_targets / self.num_samples if self.num_samples else 0.0
+
+    @property
+    def median(self) -> int:
+        """Lower median of the number of targets of a sample; 0 without samples."""
+        seen = 0
+        for number in sorted(self.by_number):
+            seen += self.by_number[number]
+            if 2 * seen >= self.num_samples:
+                return number
+        return 0
+
+    @property
+    def largest(self) -> int:
+        """Largest number of targets of a sample; 0 without samples."""
+        return max(self.by_number, default=0)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from partonomy.datasets.mixed_parts import (
     FORMAT_VERSION,
     SPLITS,
     PairTask,
+    TargetCounts,
     split_file,
 )
 from partonomy.datasets.store import ANNOTATIONS_FILE, load_dataset
@@ -118,25 +119,9 @@ class BlockCounts:
     rejected: dict[str, int] = field(default_factory=dict)
 
     @property
-    def mean_targets(self) -> float:
-        """Mean number of targets of a sample; 0 without samples."""
-        total = sum(int(number) * count for number, count in self.targets.items())
-        return total / self.num_samples if self.num_samples else 0.0
-
-    @property
-    def max_targets(self) -> int:
-        """Largest number of targets of a sample."""
-        return max(map(int, self.targets), default=0)
-
-    @property
-    def median_targets(self) -> int:
-        """Lower median of the number of targets of a sample; 0 without samples."""
-        seen = 0
-        for number in sorted(map(int, self.targets)):
-            seen += self.targets[str(number)]
-            if 2 * seen >= self.num_samples:
-                return number
-        return 0
+    def target_counts(self) -> TargetCounts:
+        """The samples by number of targets."""
+        return TargetCounts(Counter({int(number): count for number, count in self.targets.items()}))
 
 
 @dataclass(frozen=True)

@@ -244,3 +244,19 @@ def test_files_that_are_missing_or_of_another_kind(tmp_path: Path, datasets: lis
         PairSamples(tmp_path / "test.jsonl")
     with pytest.raises(ValueError, match="no split 'dev'"):
         split_file(tmp_path, "dev")
+
+
+def test_a_folder_of_pairs_is_described(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", str(pairs), "--output", str(tmp_path)]) == 0
+    assert "train" in capsys.readouterr().out
+    text = (tmp_path / "describe.md").read_text(encoding="utf-8")
+    rows = {tuple(row.split("|")[1:4]): row.split("|")[4:9] for row in text.replace(" ", "").splitlines() if "|" in row}
+    for block in json.loads((pairs / "build.json").read_text())["blocks"]:
+        samples, targets, mean, median, largest = rows[block["split"], block["source"], block["task"]]
+        numbers = {int(number): count for number, count in block["targets"].items()}
+        assert int(samples) == block["num_samples"] == sum(numbers.values())
+        assert int(targets) == sum(number * count for number, count in numbers.items())
+        assert float(mean) == pytest.approx(int(targets) / int(samples), abs=0.006)
+        ordered = sorted(number for number, count in numbers.items() for _ in range(count))
+        assert (int(median), int(largest)) == (ordered[(len(ordered) - 1) // 2], ordered[-1])
+    assert main(["describe", str(pairs), "--output", str(tmp_path), "--shard", "1/2"]) == 1
