@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from partonomy.datasets.store import (
 from partonomy.questions import generator
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
 from partonomy.structures import TABLE_TYPES
+from tests.partonomy.quick_fits import quick_fits
 from tests.partonomy.tiny_world import make_image, make_vehicles
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -39,8 +41,11 @@ class Killed(Exception):
 
 
 @pytest.fixture(autouse=True)
-def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Several steps, and fits that take a moment; processes of their own have neither."""
     monkeypatch.setattr(generator, "NUM_IMAGES_PER_STEP", STEP)
+    with quick_fits():
+        yield
 
 
 def make_world(folder: Path) -> generator.PartDataset:
