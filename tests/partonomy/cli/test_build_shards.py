@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,18 +23,10 @@ from partonomy.questions.image_questions import QuestionMaker
 from partonomy.structures import AnnotatedImage
 from tests.partonomy.cli.build_inputs import source_flags, write_inputs
 from tests.partonomy.datasets.published_files import box_rle, save_image, write_json
-from tests.partonomy.quick_fits import quick_fits
 from tests.partonomy.tiny_world import make_vehicles
 
 ROOT = Path(__file__).resolve().parents[3]
 FAST = ["--embedding_model", "char-ngram-tfidf"]
-
-
-@pytest.fixture(autouse=True)
-def fits() -> Iterator[None]:
-    """Every build here is compared with another one, of the same fit."""
-    with quick_fits():
-        yield
 
 
 def read_all(folder: Path) -> dict[str, bytes]:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from partonomy.datasets.store import (
 from partonomy.questions import generator
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
 from partonomy.structures import TABLE_TYPES
-from tests.partonomy.quick_fits import quick_fits
 from tests.partonomy.tiny_world import make_image, make_vehicles
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,11 +39,8 @@ class Killed(Exception):
 
 
 @pytest.fixture(autouse=True)
-def short_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Several steps, and fits that take a moment; processes of their own have neither."""
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator, "NUM_IMAGES_PER_STEP", STEP)
-    with quick_fits():
-        yield
 
 
 def make_world(folder: Path) -> generator.PartDataset:
@@ -180,12 +175,14 @@ from pathlib import Path
 from partonomy.datasets.store import load_dataset
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
 from partonomy.structures import TABLE_TYPES
+from tests.partonomy.quick_fits import quick_fits
 
 if __name__ == "__main__":
     config = QuestionBuildConfig(
         embedding_model="char-ngram-tfidf", question_types=TABLE_TYPES, num_workers=int(sys.argv[3])
     )
-    build_questions(load_dataset(Path(sys.argv[1])), config, Path(sys.argv[2]))
+    with quick_fits():
+        build_questions(load_dataset(Path(sys.argv[1])), config, Path(sys.argv[2]))
 """
 
 
