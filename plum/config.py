@@ -139,11 +139,16 @@ class TaggerConfig:
 
 @dataclass(frozen=True)
 class SegTokenConfig:
-    """[SEG] tokens in the answer instead of a span tagger (LISA, M2SA)."""
+    """[SEG] tokens in the answer instead of a span tagger (LISA, M2SA, CALICO)."""
 
     targets: Literal["many", "single"] = "many"
     """`many` puts a [SEG] after every phrase to segment; `single` puts one at the end of the answer, for the union of
     the masks."""
+    has_phrase_tags: bool = False
+    """Put `<p>` and `</p>` around each phrase with a [SEG] (GLaMM, CALICO); with `many` only."""
+    unnamed_image: Literal["last", "none"] = "last"
+    """Image of a [SEG] without a name such as (IMAGE1) after it, in an answer about several images: the last one, or
+    none, so that it has no mask."""
 
 
 @dataclass(frozen=True)

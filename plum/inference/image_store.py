@@ -52,6 +52,14 @@ class ImageStore:
             self._images[digest] = self.read(image, digest)
         return self._images[digest]
 
+    def find_all(self, images: Sequence[np.ndarray]) -> list[EncodedImage]:
+        """Return the entries of images that are in use together; new ones replace those used longest ago."""
+        self._capacity = max(self._capacity, len(images))
+        for digest in map(hash_image, images):
+            if digest in self._images:
+                self._images.move_to_end(digest)
+        return [self.find(image) for image in images]
+
     def read(self, image: np.ndarray, digest: str | None = None) -> EncodedImage:
         """Preprocess an image without running the towers; runs on the CPU and may be called from any thread."""
         digest = digest or hash_image(image)

@@ -81,12 +81,14 @@ class ConversationEncoder:
         template: conversation template.
         num_image_tokens: patches of one image, where the caller does not give the images' lengths.
         max_text_tokens: maximum length of a conversation, image patches not counted; None: no limit.
+        max_tokens: maximum length of a conversation, image patches included; None: no limit.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: TemplateName
     num_image_tokens: int
     max_text_tokens: int | None = None
+    max_tokens: int | None = None
 
     def encode(
         self, exchanges: Sequence[Exchange], image_lengths: Sequence[int] | None = None, name: str = "conversation"
@@ -134,6 +136,11 @@ class ConversationEncoder:
         lengths = self._lengths(image_lengths)
         return self._encode_text(render_prompt(history, question, self.template, len(lengths)), lengths)
 
+    def text_limit(self, image_lengths: Sequence[int]) -> int | None:
+        """Return the maximum number of text tokens of a conversation about images of these lengths; None: no limit."""
+        in_all = None if self.max_tokens is None else self.max_tokens - sum(image_lengths)
+        return min((limit for limit in (self.max_text_tokens, in_all) if limit is not None), default=None)
+
     def _lengths(self, image_lengths: Sequence[int] | None) -> Sequence[int]:
         return (self.num_image_tokens,) if image_lengths is None else image_lengths
 
@@ -154,12 +161,13 @@ class ConversationEncoder:
             later = [TokenSpan(image.start + length - 1, image.end + length - 1) for image in images]
             images = [TokenSpan(at, at + length), *later]
         encoded = EncodedText(text, tuple(ids), tuple(offsets), tuple(trimmed), tuple(images))
-        if self.max_text_tokens is not None and encoded.num_text_tokens > self.max_text_tokens:
+        limit = self.text_limit(image_lengths)
+        if limit is not None and encoded.num_text_tokens > limit:
             raise ConversationTooLong(
-                f"the conversation has {encoded.num_text_tokens} text tokens, more than max_text_tokens = "
-                f"{self.max_text_tokens}; raise the limit or shorten the text {text[:80]!r}...",
+                f"the conversation has {encoded.num_text_tokens} text tokens, more than max_text_tokens = {limit}; "
+                f"raise the limit or shorten the text {text[:80]!r}...",
                 encoded.num_text_tokens,
-                self.max_text_tokens,
+                limit,
             )
         return encoded
 
@@ -205,7 +213,10 @@ def _tag(
     tags = [int(IGNORE_INDEX)] * len(encoded.input_ids)
     for exchange, answer, phrases in zip(exchanges, answers, rendered.spans, strict=True):
         row = [int(Tag.O)] * len(encoded.input_ids)
-        for phrase in phrases:
+        for number, phrase in enumerate(phrases):
+            if number and phrase == phrases[number - 1]:  # a phrase in two images
+                spans.append(spans[-1])
+                continue
             try:
                 span = phrase_tokens(encoded.trimmed, phrase)
                 write_tags(row, span)
