@@ -10,7 +10,7 @@ from PIL import Image
 from partonomy.datasets.curation import check as problems
 from partonomy.datasets.curation.check import CheckConfig, CheckLimits, check_files, check_folder, read_checked_file
 from partonomy.datasets.sources.coco import read_coco_records
-from partonomy.datasets.sources.records import CocoConfig
+from partonomy.datasets.sources.records import CocoConfig, RawAnnotation
 from partonomy.datasets.store import DatasetOrigin, save_dataset
 from partonomy.images import EXIF_ORIENTATION
 from tests.partonomy.datasets.checked_file import (
@@ -176,7 +176,8 @@ def test_categories_are_read_as_a_build_reads_them(photos: Path, object_name: st
     path = photos.parent / "instances.json"
     path.write_text(json.dumps(content))
     records = read_coco_records(CocoConfig(path, photos, object_name=object_name))
-    mine = read_checked_file(path, photos, object_name).annotations
+    mine: list[RawAnnotation] = []
+    read_checked_file(path, photos, lambda one: mine.extend(one.annotations.values()), object_name)
     assert [(one.annotation_id, one.raw_object, one.raw_part) for one in mine] == [
         (one.annotation_id, one.raw_object, one.raw_part) for one in records.annotations
     ]
