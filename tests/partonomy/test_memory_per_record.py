@@ -165,7 +165,7 @@ FORMS = {
     "codes": CocoWorld({"size": [SIDE, SIDE], "counts": [1000, *[100, 156] * 60, 49176]}, 300),
     "three findings each": CocoWorld([[9, 9, 11, 9, 11, 11]], 500, {"iscrowd": 1, "bbox": "none"}),
 }
-"""As Python objects, a polygon of 60 points has 4,000 bytes, its mask 400 and a finding 400. Ids and places have 190."""
+"""As Python objects, a polygon of 60 points has 4,000 bytes, its mask 400, a finding 400. Ids and places take 190."""
 
 
 @pytest.mark.parametrize("name", FORMS)
