@@ -172,6 +172,7 @@ class CocoReader:
         self._is_resolved = False
         self._annotation_ids: set[int] = set()
         self._pending = SpooledGroups[_Stored]()
+        self._nested: dict[int, dict[str, Any]] = {}
         self._are_categories_sound = True
         self._table, self._number, self._where, self._is_own = LISTS[0], 0, "", True
 
@@ -230,7 +231,7 @@ class CocoReader:
             lost: what of its other annotations is visible.
         """
         pending = [
-            _Pending(number, where, annotation_id, record, self.roles[category_id])
+            _Pending(number, where, annotation_id, self._nested.pop(number, record), self.roles[category_id])
             for number, where, annotation_id, category_id, record in stored
         ]
         num_lost = len(self.unusable)
@@ -415,7 +416,12 @@ class CocoReader:
                 self.skipped[unusable_image(self.bad_images[image_id])].append(annotation_id)
             else:
                 needed = {key: record[key] for key in NEEDED_KEYS if key in record}
-                self._pending.append(image_id, (self._number, self._where, annotation_id, category_id, needed))
+                names = (self._number, self._where, annotation_id, category_id)
+                try:
+                    self._pending.append(image_id, (*names, needed))
+                except RecursionError:  # JSON may be nested deeper than what can be pickled
+                    self._nested[self._number] = needed
+                    self._pending.append(image_id, (*names, {}))
 
     def _leave_out(self, record: object, kind: FaultKind, reason: str, identifier: int | None) -> None:
         """Note a bad annotation, and what it says about what is visible: nothing if it names no usable image."""

@@ -183,6 +183,15 @@ def test_categories_are_read_as_a_build_reads_them(photos: Path, object_name: st
     ]
 
 
+@pytest.mark.parametrize("depth", [100, 700])
+def test_a_deeply_nested_mask_is_a_finding_of_its_annotation(photos: Path, depth: int) -> None:
+    content = sound()
+    add_annotation(segmentation=0)(content, photos)
+    path = photos.parent / "instances.json"
+    path.write_text(json.dumps(content).replace('"segmentation": 0', f'"segmentation": {"[" * depth}1{"]" * depth}'))
+    assert found(check_files(path, photos, CONFIG)) == [("unreadable mask", "annotation 99")]
+
+
 def test_no_annotation_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"images": [], "annotations": []}')
     with pytest.raises(ValueError, match=r"a\.json: a COCO file needs the list 'categories'"):
