@@ -74,7 +74,13 @@ def colour_parts(image: np.ndarray, masks: np.ndarray, colours: Sequence[Colour]
     return drawn
 
 
-def draw_overlay(image: np.ndarray, masks: np.ndarray, labels: Sequence[str], has_legend: bool = True) -> np.ndarray:
+def draw_overlay(
+    image: np.ndarray,
+    masks: np.ndarray,
+    labels: Sequence[str],
+    has_legend: bool = True,
+    colours: Sequence[Colour] | None = None,
+) -> np.ndarray:
     """Draw part masks in colour on an image, with the parts' names below it.
 
     Args:
@@ -82,13 +88,14 @@ def draw_overlay(image: np.ndarray, masks: np.ndarray, labels: Sequence[str], ha
         masks: bool (S, H, W), in the image's frame.
         labels: S names.
         has_legend: Whether to add the strip with the names.
+        colours: One per mask; None: those of `part_colours`.
 
     Returns:
         uint8 RGB. The legend adds to the height, and small images are enlarged.
     """
     if len(labels) != len(masks):
         raise ValueError(f"{len(masks)} masks need as many labels, got {len(labels)}")
-    colours = part_colours(len(masks))
+    colours = part_colours(len(masks)) if colours is None else colours
     image, masks = enlarge(image, masks)
     overlay = colour_parts(image, masks, colours)
     return np.concatenate([overlay, _draw_legend(labels, colours, overlay.shape[1])]) if has_legend else overlay

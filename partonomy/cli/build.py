@@ -14,6 +14,7 @@ from partonomy.datasets.record_exchange import MARKED_FOLDER
 from partonomy.datasets.seal import EDITED_KEY
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.sources.group_parts_by_object import SourceReading
+from partonomy.datasets.sources.part_imagenet import find_object_names
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.sources.registry import DataSource, SourceOptions, find_source, synthetic_config
 from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, DatasetOrigin, load_dataset, read_skipped
@@ -41,6 +42,7 @@ SourceName = Literal[
     "via",
     "supervisely",
     "paco",
+    "ade20k_part_234",
     "part_imagenet",
     "pascal_part",
     "partonomy_core",
@@ -88,14 +90,16 @@ def build(
 
     Args:
         source: coco (any COCO-style file with part annotations), an annotation tool's own files (cvat, label_studio,
-            labelme, via, supervisely; see docs/annotation_tools.md), paco, part_imagenet, pascal_part, partonomy_core
-            (any published record file), dataset (a folder made here) or synthetic (drawn objects, no download).
+            labelme, via, supervisely; see docs/annotation_tools.md), paco, ade20k_part_234, part_imagenet, pascal_part,
+            partonomy_core (any published record file), dataset (a folder made here) or synthetic (drawn objects, no
+            download).
         output: Folder to write.
         images: Folder of the images, the record file or the data set; for synthetic, the number of images to draw.
         annotations: Annotation file; for annotation tools also the folder of their files, and for pascal_part that of
             the .mat files.
         object_name: Object that all parts belong to, for files without object annotations (coco and annotation tools).
-        object_names: JSON file WordNet id -> object name, for classes instead of super-categories (part_imagenet).
+        object_names: JSON file WordNet id -> object name, for classes instead of super-categories (part_imagenet);
+            everyday takes the packaged table of MixedParts, with 37 names, and leaves out images of other classes.
         categories: JSON file object -> category, from which wrong parts and objects are drawn. Default: the source's
             own (paco, pascal_part, part_imagenet with --object_names); else every class is its own category, and wrong
             parts come from the class and, with --mutation paper, the classes that it is compared with.
@@ -139,7 +143,7 @@ def build(
         invalid=invalid,
         annotations=_path(annotations),
         object_name=object_name,
-        object_names=_path(object_names),
+        object_names=None if object_names is None else find_object_names(object_names),
         categories=_path(categories),
         name_map=_path(name_map),
         label_separator=label_separator,

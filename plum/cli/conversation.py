@@ -1,35 +1,42 @@
 """The conversation of `python -m plum chat`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from partonomy.models.contract import Role, Turn
-from plum.cli.show import format_answer, format_spans, write_prediction
+from plum.cli.show import describe_answer
 from plum.inference.api import read_image
 from plum.inference.predictor import MAX_NEW_TOKENS, Predictor
+from plum.inputs.conversation import image_name
 
 
 class Conversation:
-    """A conversation about one image, and the folder in which its answers are saved.
+    """A conversation about one image or several, and the folder in which its answers are saved.
 
     Args:
         predictor: the model.
-        image: uint8 RGB (H, W, 3).
-        output: folder for an overlay and a JSON file per answer, or None.
+        images: each uint8 RGB (H, W, 3).
+        output: folder for an overlay and a JSON file per answer and image, or None.
         max_new_tokens: maximum length of an answer.
     """
 
     def __init__(
-        self, predictor: Predictor, image: np.ndarray, output: Path | None, max_new_tokens: int = MAX_NEW_TOKENS
+        self,
+        predictor: Predictor,
+        images: Sequence[np.ndarray],
+        output: Path | None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> None:
         self.predictor = predictor
-        self.image = image
+        self.images = list(images)
         self.output = output
         self.max_new_tokens = max_new_tokens
         self.turns: list[Turn] = []
         # Answers of earlier conversations in this folder stay.
-        self.num_answers = 0 if output is None else len([*output.glob("answer_*.json")])
+        earlier = [] if output is None else [path.stem.split("_")[1] for path in output.glob("answer_*.json")]
+        self.num_answers = len(set(earlier))
 
     def ask(self, question: str) -> str:
         """Answer in the context of all earlier turns; an empty answer and its question are not added to them.
@@ -41,32 +48,33 @@ class Conversation:
             ValueError: the conversation is full.
         """
         turns = [*self.turns, Turn(Role.USER, question)]
-        prediction = self.predictor.generate(self.image, turns, self.max_new_tokens)
+        predictions = self.predictor.generate_about(self.images, turns, self.max_new_tokens)
+        answer = predictions[0]
         self.num_answers += 1
-        text = format_answer(prediction, self.max_new_tokens)
-        if prediction.finish_reason == "length" and prediction.num_tokens != self.max_new_tokens:
-            text += "\n(/reset begins a new conversation)"
-        lines = [text or "(no answer)", format_spans(prediction)]
-        if self.output is not None:
-            overlay, _ = write_prediction(prediction, self.image, self.output, f"answer_{self.num_answers:03d}")
-            lines.append(f"overlay: {overlay}")
-        if prediction.text:
-            self.turns = [*turns, Turn(Role.ASSISTANT, prediction.text)]
-        return "\n".join(lines)
+        stem = f"answer_{self.num_answers:03d}"
+        stems = [stem] if len(predictions) == 1 else [f"{stem}_image{n}" for n in range(1, len(predictions) + 1)]
+        shown = describe_answer(predictions, self.images, self.max_new_tokens, self.output, stems)
+        if answer.finish_reason == "length" and answer.num_tokens != self.max_new_tokens:
+            shown += "\n(/reset begins a new conversation)"
+        if answer.text:
+            self.turns = [*turns, Turn(Role.ASSISTANT, answer.text)]
+        return shown
 
     def reset(self) -> str:
         """Clear the conversation."""
         self.turns = []
         return "(conversation cleared)"
 
-    def take_image(self, path: str) -> str:
-        """Load another image and clear the conversation; a broken file changes nothing."""
+    def take_image(self, path: str, *, is_added: bool = False) -> str:
+        """Load another image, alone or beside the others, and clear the conversation; a broken file changes nothing."""
         try:
-            self.image = read_image(Path(path).expanduser())
+            image = read_image(Path(path).expanduser())
         except (FileNotFoundError, ValueError) as error:
             return f"error: {error}"
+        self.images = [*self.images, image] if is_added else [image]
         self.turns = []
-        return f"({path}: {self.image.shape[1]} x {self.image.shape[0]} pixels; conversation cleared)"
+        name = f"{image_name(len(self.images) - 1)} " if is_added else ""
+        return f"({name}{path}: {image.shape[1]} x {image.shape[0]} pixels; conversation cleared)"
 
     def history(self) -> str:
         """Return the conversation so far."""

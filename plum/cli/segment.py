@@ -1,4 +1,4 @@
-"""`python -m plum segment`: ask one question about one image."""
+"""`python -m plum segment`: ask one question about one image, or about several together."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,13 @@ from plum.cli.model_flags import add_model_flags
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("segment", help=COMMANDS["segment"])
-    parser.add_argument("--image", required=True, type=Path, help="image file")
+    parser.add_argument(
+        "--image",
+        required=True,
+        type=Path,
+        action="append",
+        help="image file; repeat it to ask about several images together, which texts call (IMAGE1), (IMAGE2), ...",
+    )
     parser.add_argument("--question", required=True, help="question about the image")
     add_highlight_flags(parser)
     parser.add_argument(
@@ -23,17 +29,17 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _run(arguments: argparse.Namespace) -> None:
     from partonomy.models.contract import Role, Turn
-    from plum.cli.show import format_answer, format_spans, write_prediction
+    from plum.cli.show import describe_answer
     from plum.inference.api import read_image
-    from plum.inference.highlight import answer_question
+    from plum.inference.highlight import answer_about
     from plum.inference.partonomy_adapter import load_predictor
 
     highlight = read_highlight(arguments)
-    image = read_image(arguments.image)
+    images = [read_image(path) for path in arguments.image]
     predictor = load_predictor(arguments.checkpoint, arguments.device, dtype=arguments.dtype)
     turns = (Turn(Role.USER, arguments.question),)
-    prediction = answer_question(predictor, image, turns, highlight, arguments.max_new_tokens)
-    overlay, record = write_prediction(prediction, image, arguments.output, arguments.image.stem)
-    print(format_answer(prediction, arguments.max_new_tokens))
-    print(format_spans(prediction))
-    print(f"overlay: {overlay}\nmasks:   {record}")
+    predictions = answer_about(predictor, images, turns, highlight, arguments.max_new_tokens)
+    stems = [path.stem for path in arguments.image]
+    if len(set(stems)) < len(stems):
+        stems = [f"{stem}_{number}" for number, stem in enumerate(stems, start=1)]
+    print(describe_answer(predictions, images, arguments.max_new_tokens, arguments.output, stems))

@@ -17,6 +17,10 @@ MAX_TOKENS_PER_CHARACTER = 4
 """Tokens of a character that the vocabulary lacks: one for each byte in UTF-8."""
 
 
+MIN_ANSWER_TOKENS = 2
+"""A word and the end token."""
+
+
 @dataclass(frozen=True)
 class ForcedAnswer:
     """A conversation that ends with a given answer, and the targets to segment in it.
@@ -46,10 +50,18 @@ class AnswerEncoder:
         history, question = self._read_turns(turns)
         with _explaining_full_context():
             prompt = self.encoder.encode_prompt(history, question, self._lengths(num_images))
-        limit = self.encoder.max_text_tokens
-        if limit is not None and num_new_tokens(prompt, limit) < 1:
+        limit = self._text_limit(prompt)
+        if limit is not None and limit - prompt.num_text_tokens < MIN_ANSWER_TOKENS:
             raise ValueError(_describe_full(prompt.num_text_tokens, limit))
         return prompt
+
+    def limit_new_tokens(self, prompt: EncodedText, max_new_tokens: int) -> int:
+        """Return the maximum length of an answer, end token not counted, given the room that its prompt leaves."""
+        limit = self._text_limit(prompt)
+        return max_new_tokens if limit is None else min(max_new_tokens, limit - prompt.num_text_tokens - 1)
+
+    def _text_limit(self, prompt: EncodedText) -> int | None:
+        return self.encoder.text_limit([image.end - image.start for image in prompt.images])
 
     def own(self, num_images: int, turns: Sequence[Turn], answer: str) -> EncodedConversation:
         """Encode a conversation that ends with an answer as the model wrote it.
@@ -95,13 +107,22 @@ class AnswerEncoder:
         with _explaining_full_context(name):
             return self.encoder.encode([*history, _untagged(written)], self._lengths(num_images), name)
 
-    def forced(self, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> ForcedAnswer:
-        """Encode a given answer about an image and locate its targets.
+    def forced(
+        self,
+        turns: Sequence[Turn],
+        answer: str,
+        spans: Sequence[CharSpan],
+        images: Sequence[int] | None = None,
+        num_images: int = 1,
+    ) -> ForcedAnswer:
+        """Encode a given answer about one image or several, and locate its targets.
 
         Args:
             turns: the conversation up to the user's last message.
             answer: plain words.
             spans: character ranges of the answer, in any order; they may overlap, which tags could not express.
+            images: per span, the number of its image, which the answer then names; None: there is one image.
+            num_images: number of images that the conversation shows.
 
         Raises:
             ValueError: a span lies outside of the answer or falls on no token.
@@ -110,10 +131,15 @@ class AnswerEncoder:
             if not 0 <= span.start < span.end <= len(answer):
                 raise ValueError(f"the span {span.start}:{span.end} lies outside of the answer {answer!r}")
         history, question = self._read_turns(turns)
-        order = sorted(range(len(spans)), key=lambda i: (spans[i].start, spans[i].end))
-        written = self.notation.write(Exchange(question, answer, tuple(spans[i] for i in order)))
+        numbers = tuple(images or (0,) * len(spans))
+        order = sorted(range(len(spans)), key=lambda i: (spans[i].start, spans[i].end, numbers[i]))
+        named = () if images is None else tuple(numbers[i] for i in order)
+        exchange = Exchange(question, answer, tuple(spans[i] for i in order), images=named)
+        written = self.notation.write(exchange)
         with _explaining_full_context("given answer"):
-            row = self.encoder.encode([*history, _untagged(written.exchange)], None, "given answer")
+            row = self.encoder.encode(
+                [*history, _untagged(written.exchange)], self._lengths(num_images), "given answer"
+            )
         start = row.rendered.answers[-1].start
         targets = tuple(
             phrase_tokens(row.encoded.trimmed, CharSpan(target.start + start, target.end + start))
@@ -138,16 +164,6 @@ class AnswerEncoder:
             self.notation.check_words(exchange.question)
             return exchange
         return _untagged(self.notation.write(exchange).exchange)
-
-
-def num_new_tokens(prompt: EncodedText, limit: int) -> int:
-    """Return how many tokens a prompt leaves for an answer, besides its end token.
-
-    Args:
-        prompt: the conversation up to an open question.
-        limit: maximum number of text tokens of a conversation.
-    """
-    return limit - prompt.num_text_tokens - 1
 
 
 @contextmanager
@@ -184,4 +200,4 @@ def split_turns(turns: Sequence[Turn]) -> tuple[tuple[Exchange, ...], str]:
 
 def _untagged(exchange: Exchange) -> Exchange:
     """Drop the spans, which are not tagged here."""
-    return replace(exchange, spans=())
+    return replace(exchange, spans=(), images=())

@@ -26,13 +26,13 @@ from partonomy.machine_faults import InputFiles, end_run_on_machine_fault, is_ou
 from partonomy.masks import encode_mask, rle_to_json
 from partonomy.models.contract import Role, Turn
 from partonomy.progress import progress
-from partonomy.visualize import draw_overlay, part_colours, resize
+from partonomy.visualize import Colour, draw_overlay, part_colours, resize
 from plum.inference.api import read_image
-from plum.inference.highlight import NOTHING, Highlight, answer_question, parse_char_range
+from plum.inference.highlight import NOTHING, Highlight, answer_about, parse_char_range
 from plum.inference.predictor import MAX_NEW_TOKENS, Prediction, Predictor
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-COLUMNS = ("image", "question", "phrases", "char_ranges", "answer")
+COLUMNS = ("image", "images", "question", "phrases", "char_ranges", "answer")
 PAGE_FILE = "index.html"
 RECORDS_FILE = "predictions.jsonl"
 FAILURES_FILE = "failures.jsonl"
@@ -57,11 +57,19 @@ class QuestionRequest:
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One image and its questions; `name` is its path relative to the given folder."""
+    """Questions about one image, or about several that a conversation shows together.
 
-    path: Path
-    name: str
+    names: the images' paths relative to the given folders
+    """
+
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
     questions: tuple[QuestionRequest, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the request, unique in a folder of predictions."""
+        return " + ".join(self.names)
 
     def fingerprint(self) -> list[dict[str, Any]]:
         """Return the questions as plain values."""
@@ -70,9 +78,9 @@ class ImageRequest:
 
 @dataclass(frozen=True)
 class QuestionRow:
-    """One record of a question file; it applies to every image if `image` is empty."""
+    """One record of a question file: a question about `images` together, or about every image if there is none."""
 
-    image: str
+    images: tuple[str, ...]
     request: QuestionRequest
 
 
@@ -107,34 +115,42 @@ def build_requests(
 ) -> tuple[ImageRequest, ...]:
     """Collect the questions of every image: the given ones, then those of the file for all images and for this one.
 
+    Questions about several images together follow.
+
     Raises:
         FileNotFoundError: there is no such question file.
         ValueError: the file is invalid or names an unknown image, or an image has no question or the same question
             twice.
     """
     rows = [] if question_file is None else read_question_file(question_file)
-    unknown = [row.image for row in rows if row.image and row.image not in images]
+    unknown = [name for row in rows for name in row.images if name not in images]
     if unknown:
         raise ValueError(
-            f"{question_file}: no image is named {unknown[0]!r} ({len(unknown)} such records); correct the key `image`"
+            f"{question_file}: no image is named {unknown[0]!r} ({len(unknown)} such names); correct the key `image` "
+            "or `images`"
         )
+    together = list(dict.fromkeys(row.images for row in rows if len(row.images) > 1))
+    in_several = {name for names in together for name in names}
     requests = []
-    for name, path in images.items():
-        own = [row.request for row in rows if row.image in ("", name)]
-        asked = (*questions, *own)
+    for names in [*((name,) for name in images), *together]:
+        own = [row.request for row in rows if row.images == names or (len(names) == 1 and not row.images)]
+        asked = (*(questions if len(names) == 1 else ()), *own)
         if not asked:
-            raise ValueError(f"{name} has no question: give --question, or a record for it in {question_file}")
-        if double := [request for request, count in Counter(asked).items() if count > 1]:
-            raise ValueError(f"{name} is asked the same twice: {double[0].question!r}")
-        requests.append(ImageRequest(path, name, asked))
+            if names[0] in in_several:
+                continue
+            raise ValueError(f"{names[0]} has no question: give --question, or a record for it in {question_file}")
+        request = ImageRequest(tuple(images[name] for name in names), names, asked)
+        if double := [one for one, count in Counter(asked).items() if count > 1]:
+            raise ValueError(f"{request.name} is asked the same twice: {double[0].question!r}")
+        requests.append(request)
     return tuple(requests)
 
 
 def read_question_file(path: Path) -> list[QuestionRow]:
     """Read a JSON list of objects, or CSV with a header, with the keys of COLUMNS; only `question` is required.
 
-    In CSV, phrases and ranges are separated by commas ("left wing, tail", "10:19, 24:29"); in JSON, they are lists or
-    such texts.
+    In CSV, phrases, ranges and images are separated by commas ("left wing, tail", "10:19, 24:29"); in JSON, they are
+    lists or such texts. `images` are shown together in one conversation, in which texts call them (IMAGE1), (IMAGE2).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -169,10 +185,16 @@ def _read_record(record: object, where: str) -> QuestionRow:
     try:
         ranges = tuple(parse_char_range(one) for one in _list_of_texts(record.get("char_ranges"), "char_ranges"))
         phrases = _list_of_texts(record.get("phrases"), "phrases")
+        images = _list_of_texts(record.get("images"), "images")
         highlight = Highlight(phrases, ranges, texts["answer"] or None)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return QuestionRow(texts["image"].strip(), QuestionRequest(texts["question"].strip(), highlight))
+    if images and texts["image"].strip():
+        raise ValueError(f"{where}: give `image` for one image, or `images` for several together, not both")
+    if len(set(images)) < len(images):
+        raise ValueError(f"{where}: `images` names an image twice: {', '.join(images)}")
+    shown = images or tuple(filter(None, (texts["image"].strip(),)))
+    return QuestionRow(shown, QuestionRequest(texts["question"].strip(), highlight))
 
 
 def _list_of_texts(value: object, key: str) -> tuple[str, ...]:
@@ -281,13 +303,28 @@ def drop_half_line(path: Path) -> None:
         file.truncate(0)
 
 
-def draw_prediction(image: np.ndarray, prediction: Prediction, has_legend: bool = True) -> np.ndarray:
+def phrase_colours(predictions: Sequence[Prediction]) -> list[tuple[Colour, ...]]:
+    """Return the colours of each prediction's spans; a phrase has one colour in all images of an answer."""
+    spans = [span for prediction in predictions for span in prediction.spans]
+    if len(predictions) > 1:
+        spans = sorted(set(spans), key=lambda span: (span.start, span.end))
+    palette = part_colours(len(spans))
+    if len(predictions) == 1:
+        return [palette]
+    colour_of = dict(zip(spans, palette, strict=True))
+    return [tuple(colour_of[span] for span in prediction.spans) for prediction in predictions]
+
+
+def draw_prediction(
+    image: np.ndarray, prediction: Prediction, has_legend: bool = True, colours: Sequence[Colour] | None = None
+) -> np.ndarray:
     """Draw a prediction over its image.
 
     Args:
         image: uint8 RGB (H, W, 3).
         prediction: with masks of that size.
         has_legend: whether to write the phrases below.
+        colours: one per span; None: in the order of the spans.
 
     Returns:
         uint8 RGB.
@@ -295,7 +332,7 @@ def draw_prediction(image: np.ndarray, prediction: Prediction, has_legend: bool 
     masks, scale = prediction.masks, MAX_SIDE / max(image.shape[:2])
     if scale < 1:
         image, masks = resize(image, masks, scale)
-    return draw_overlay(image, masks, span_texts(prediction), has_legend)
+    return draw_overlay(image, masks, span_texts(prediction), has_legend, colours)
 
 
 @dataclass(frozen=True)
@@ -348,14 +385,16 @@ def write_page(output: Path, model_name: str, records: Iterable[Json], failures:
 def _cards(record: Json) -> list[Card]:
     return [
         Card(
-            record["image"],
+            answer.get("image", record["image"]),
             answer["question"],
             " ".join(filter(None, (answer["text"], cut_mark(answer.get("finish_reason"), answer.get("num_tokens"))))),
             quote(answer["overlay"]),
             quote(answer["thumbnail"]),
             tuple(
                 Phrase(span["phrase"], "rgb({}, {}, {})".format(*colour), span["mask_confidence"])
-                for span, colour in zip(answer["spans"], part_colours(len(answer["spans"])), strict=True)
+                for span, colour in zip(
+                    answer["spans"], answer.get("colours", part_colours(len(answer["spans"]))), strict=True
+                )
             ),
         )
         for answer in record["answers"]
@@ -417,7 +456,7 @@ def _predict_held(
     done = {str(record["image"]) for record in read_lines(records)} if records.is_file() else set()
     waiting = [request for request in requests if request.name not in done]
     failures: list[tuple[str, str]] = []
-    files = InputFiles(lambda: (request.path for request in requests))
+    files = InputFiles(lambda: (path for request in requests for path in request.paths))
     (output / FAILURES_FILE).unlink(missing_ok=True)
     with progress(len(requests), "predict", "image", initial=len(requests) - len(waiting)) as shown:
         for request in waiting:
@@ -479,17 +518,19 @@ def _try_image(
         OSError, MachineFault: the fault is not the image's.
         ModelUnavailable: the model's logits are NaN or infinite.
     """
+    images = []
+    for path in request.paths:
+        try:
+            images.append(read_image(path))
+        except (OSError, ValueError, MemoryError) as error:
+            if is_out_of_memory(error):
+                return NO_MEMORY
+            end_run_on_machine_fault(error, of_input=True)
+            if isinstance(error, FileNotFoundError):
+                files.end_run_if_folder_is_missing(path)
+            return str(error)
     try:
-        image = read_image(request.path)
-    except (OSError, ValueError, MemoryError) as error:
-        if is_out_of_memory(error):
-            return NO_MEMORY
-        end_run_on_machine_fault(error, of_input=True)
-        if isinstance(error, FileNotFoundError):
-            files.end_run_if_folder_is_missing(request.path)
-        return str(error)
-    try:
-        return _predict_image(predictor, request, image, output, max_new_tokens)
+        return _predict_images(predictor, request, images, output, max_new_tokens)
     except Exception as error:
         if not is_out_of_memory(error):
             end_run_on_machine_fault(error)
@@ -509,35 +550,41 @@ def _release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _predict_image(
-    predictor: Predictor, request: ImageRequest, image: np.ndarray, output: Path, max_new_tokens: int
+def _predict_images(
+    predictor: Predictor, request: ImageRequest, images: Sequence[np.ndarray], output: Path, max_new_tokens: int
 ) -> Json:
+    """Return the record of a request; an answer about several images has an entry for each."""
     answers: list[Json] = []
     for number, asked in enumerate(request.questions, start=1):
         turns = (Turn(Role.USER, asked.question),)
         try:
-            prediction = answer_question(predictor, image, turns, asked.highlight, max_new_tokens)
+            predictions = answer_about(predictor, images, turns, asked.highlight, max_new_tokens)
         except ValueError as error:
             raise ValueError(f"question {number} ({asked.question!r}): {error}") from error
-        overlay, thumbnail = _draw(image, prediction, f"{request.name}.{number}", output)
-        answers.append(
-            {
-                "question": asked.question,
-                **prediction_to_json(prediction),
-                "overlay": overlay,
-                "thumbnail": thumbnail,
-            }
-        )
-    return {"image": request.name, "height": image.shape[0], "width": image.shape[1], "answers": answers}
+        drawn = zip(images, request.names, predictions, phrase_colours(predictions), strict=True)
+        for image, name, prediction, colours in drawn:
+            stem = f"{name}.{number}" if len(images) == 1 else f"{request.name}/{name}.{number}"
+            overlay, thumbnail = _draw(image, prediction, colours, stem, output)
+            record = {"question": asked.question, **prediction_to_json(prediction)}
+            if len(images) > 1:
+                record |= {"image": name, "height": image.shape[0], "width": image.shape[1]}
+                record["colours"] = [list(colour) for colour in colours]
+            answers.append({**record, "overlay": overlay, "thumbnail": thumbnail})
+    if len(images) > 1:
+        return {"image": request.name, "images": list(request.names), "answers": answers}
+    height, width = images[0].shape[:2]
+    return {"image": request.name, "height": height, "width": width, "answers": answers}
 
 
-def _draw(image: np.ndarray, prediction: Prediction, name: str, output: Path) -> tuple[str, str]:
+def _draw(
+    image: np.ndarray, prediction: Prediction, colours: Sequence[Colour], name: str, output: Path
+) -> tuple[str, str]:
     """Write overlay and thumbnail; return their paths below `output`."""
     overlay, thumbnail = f"{OVERLAYS}/{name}.png", f"{THUMBNAILS}/{name}.jpg"
     for path in (overlay, thumbnail):
         (output / path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw_prediction(image, prediction)).save(output / overlay)
-    small = Image.fromarray(draw_prediction(image, prediction, has_legend=False))
+    Image.fromarray(draw_prediction(image, prediction, colours=colours)).save(output / overlay)
+    small = Image.fromarray(draw_prediction(image, prediction, has_legend=False, colours=colours))
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     small.save(output / thumbnail, quality=85)
     return overlay, thumbnail

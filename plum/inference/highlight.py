@@ -65,20 +65,48 @@ def answer_question(
     Raises:
         ValueError: a phrase is missing from the answer or occurs several times, or a range lies outside the answer.
     """
+    (prediction,) = answer_about(predictor, (image,), turns, highlight, max_new_tokens)
+    return prediction
+
+
+def answer_about(
+    predictor: Predictor,
+    images: Sequence[np.ndarray],
+    turns: Sequence[Turn],
+    highlight: Highlight = NOTHING,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> tuple[Prediction, ...]:
+    """Answer a question about one image or several; see `answer_question`.
+
+    Args:
+        predictor: the model.
+        images: one or more, each uint8 RGB (H, W, 3); texts call them (IMAGE1), (IMAGE2), ...
+        turns: the conversation up to the user's last message.
+        highlight: what to segment, in every image; NOTHING: what the model tags, in the images that it names.
+        max_new_tokens: maximum length of the model's own answer.
+
+    Returns:
+        A prediction per image, all with the same text.
+
+    Raises:
+        ValueError: see `answer_question`.
+    """
     if highlight == NOTHING:
-        return predictor.generate(image, turns, max_new_tokens)
+        return predictor.generate_about(images, turns, max_new_tokens)
     if highlight.is_forced:
         forced = list_targets(highlight.phrases)
         highlight = Highlight(char_ranges=tuple(forced.spans), answer=forced.text)
-    written = predictor.write(image, turns, max_new_tokens) if highlight.answer is None else None
+    written = predictor.write_about(images, turns, max_new_tokens) if highlight.answer is None else None
     answer = predictor.notation.words(written.text) if written is not None else highlight.answer
     if not answer:
         raise ValueError("the model's answer is empty, so nothing can be highlighted in it; give the answer")
     spans = [*locate_highlights(answer, highlight.phrases), *_check_ranges(answer, highlight.char_ranges)]
     spans = sorted(set(spans), key=lambda span: (span.start, span.end))
-    found = predictor.segment(image, turns, answer, spans)
     limits = (None, None) if written is None else (written.finish_reason, written.num_tokens)
-    return Prediction(answer, tuple(spans), (1.0,) * len(spans), found.masks, found.confidences, *limits)
+    return tuple(
+        Prediction(answer, tuple(spans), (1.0,) * len(spans), found.masks, found.confidences, *limits)
+        for found in predictor.segment_in(images, turns, answer, [spans] * len(images))
+    )
 
 
 def locate_highlights(text: str, phrases: Sequence[str]) -> tuple[CharSpan, ...]:

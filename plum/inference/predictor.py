@@ -1,7 +1,7 @@
 """Inference: image and text in; text, spans and masks out (paper, section 4). Demo, chat and evaluation use this."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,16 +15,17 @@ from partonomy.structures import CharSpan, ChoiceScore
 from plum.config import ModelConfig
 from plum.data.collate import pad_rows
 from plum.data.sam_feature_cache import SamFeatureCache
-from plum.inference.answer_encoder import AnswerEncoder, num_new_tokens
-from plum.inference.image_store import ImageStore
+from plum.inference.answer_encoder import AnswerEncoder
+from plum.inference.image_store import EncodedImage, ImageStore
 from plum.inference.predicted_masks import PredictedMasks, predict_masks
 from plum.inputs.bio_labels import TokenSpan
-from plum.inputs.encoding import ConversationEncoder, EncodedConversation, EncodedText
+from plum.inputs.encoding import ConversationEncoder, EncodedConversation, EncodedText, token_id
 from plum.inputs.image_transforms import build_image_transform
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.mask_resize import resize_to_original
 from plum.models.systems.registry import build_notation
-from plum.structures import ConversationImages, SpanBounds
+from plum.models.systems.target_notation import Target
+from plum.structures import ConversationImages, ImageTokens, SpanBounds
 
 MAX_NEW_TOKENS = 256
 
@@ -44,7 +45,9 @@ class WrittenAnswer:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's own answer, or a given one.
+    """The model's own answer, or a given one, and what is segmented of it in one image.
+
+    An answer about several images is a prediction per image, all with the same text, each with the spans of its image.
 
     spans: character ranges of `text`, in reading order
     tag_confidences: per span, the mean probability of its tags, or the probability of its [SEG]
@@ -90,9 +93,10 @@ class Predictor:
             tokenizer,
             config.llava.conversation,
             vision.num_image_tokens,
-            language.max_positions - vision.num_image_tokens,
+            max_tokens=language.max_positions,
         )
         self.notation = build_notation(config)
+        self._mark_ids = {token_id(tokenizer, mark) for mark in self.notation.marks}
         self.answers = AnswerEncoder(self.encoder, self.notation)
         self.transform = build_image_transform(config)
         self.images = ImageStore(self.model, self.transform, sam_cache)
@@ -116,25 +120,54 @@ class Predictor:
             turns: the conversation up to the user's last message.
             max_new_tokens: maximum length of the answer.
         """
-        written = self.write(image, turns, max_new_tokens)
+        found = self._generate(() if image is None else (image,), turns, max_new_tokens)
+        return found[0]
+
+    @torch.inference_mode()
+    def generate_about(
+        self, images: Sequence[np.ndarray], turns: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> tuple[Prediction, ...]:
+        """Answer a question about several images; see `generate`.
+
+        Args:
+            images: one or more, each uint8 RGB (H, W, 3); texts call them (IMAGE1), (IMAGE2), ...
+            turns: the conversation up to the user's last message.
+            max_new_tokens: maximum length of the answer.
+
+        Returns:
+            A prediction per image, with the phrases that the answer places in it; a phrase may be in several.
+        """
+        return self._generate(tuple(images), turns, max_new_tokens)
+
+    def _generate(
+        self, images: Sequence[np.ndarray], turns: Sequence[Turn], max_new_tokens: int
+    ) -> tuple[Prediction, ...]:
+        """Return a prediction per image, or one without masks if there is no image."""
+        written = self.write_about(images, turns, max_new_tokens)
         text = written.text
-        if not text:
-            return Prediction("", (), (), _no_masks(image), (), written.finish_reason, written.num_tokens)
-        row = self.answers.own(_count(image), turns, text)
-        hidden_states = self._hidden_states(image, [row])
-        targets = []
-        if image is not None:
-            targets = self.notation.read(row, hidden_states, self.model, self._image_tokens(image))
-        found = self._decode_masks(image, hidden_states, [target.tokens for target in targets])
-        return Prediction(
-            text,
-            tuple(target.chars for target in targets),
-            tuple(target.confidence for target in targets),
-            found.masks,
-            found.confidences,
-            written.finish_reason,
-            written.num_tokens,
-        )
+        targets: list[Target] = []
+        hidden_states = None
+        if text and images:
+            row = self.answers.own(len(images), turns, text)
+            hidden_states = self._hidden_states(images, [row])
+            targets = self.notation.read(row, hidden_states, self.model, self._image_tokens(images).values)
+        predictions = []
+        for number, masks in enumerate(self._decode_masks(images, hidden_states, targets)):
+            own = [target for target in targets if target.image == number]
+            predictions.append(
+                Prediction(
+                    text,
+                    tuple(target.chars for target in own),
+                    tuple(target.confidence for target in own),
+                    masks.masks,
+                    masks.confidences,
+                    written.finish_reason,
+                    written.num_tokens,
+                )
+            )
+        no_masks = np.zeros((0, 0, 0), dtype=bool)
+        nothing = Prediction(text, (), (), no_masks, (), written.finish_reason, written.num_tokens)
+        return tuple(predictions) or (nothing,)
 
     @torch.inference_mode()
     def generate_text(
@@ -159,13 +192,20 @@ class Predictor:
             ValueError: the conversation leaves no room.
             ModelUnavailable: the model's logits are NaN or infinite.
         """
-        prompt = self.answers.prompt(turns, num_images=_count(image))
+        return self.write_about(() if image is None else (image,), turns, max_new_tokens)
+
+    @torch.inference_mode()
+    def write_about(
+        self, images: Sequence[np.ndarray], turns: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> WrittenAnswer:
+        """Answer a question about any number of images, as the model writes it; see `write`."""
+        prompt = self.answers.prompt(turns, len(images))
         input_ids = torch.tensor([prompt.input_ids], device=self.device)
         new_ids = self.model.generate_text(
             input_ids,
             torch.ones_like(input_ids),
-            self._shown(image, 1),
-            self._image_tokens(image),
+            self._shown(images, [prompt]),
+            self._image_tokens(images),
             self.limit_new_tokens(prompt, max_new_tokens),
         )
         return self.read_written(prompt, turns, new_ids[0], max_new_tokens)
@@ -178,8 +218,7 @@ class Predictor:
         """
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; an answer needs at least 1")
-        assert self.encoder.max_text_tokens is not None
-        return min(max_new_tokens, num_new_tokens(prompt, self.encoder.max_text_tokens))
+        return self.answers.limit_new_tokens(prompt, max_new_tokens)
 
     def read_written(
         self, prompt: EncodedText, turns: Sequence[Turn], token_ids: Tensor, max_new_tokens: int
@@ -202,7 +241,10 @@ class Predictor:
 
     def read_answer(self, token_ids: Tensor) -> str:
         """Decode an answer's token ids [t] to text as the model writes it, marks included."""
-        return self.notation.tidy(str(self.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True)).strip())
+        # Some tokenizers hold a system's marks as special tokens, which decoding would skip.
+        silent = set(self.tokenizer.all_special_ids) - self._mark_ids
+        written = [token for token in token_ids.tolist() if token not in silent]
+        return self.notation.tidy(str(self.tokenizer.decode(written)).strip())
 
     @torch.inference_mode()
     def segment(
@@ -223,9 +265,42 @@ class Predictor:
         Raises:
             ValueError: a span lies outside of the answer or falls on no token.
         """
-        forced = self.answers.forced(turns, answer, spans)
-        found = self._decode_masks(image, self._hidden_states(image, [forced.row]), forced.spans)
-        return found.take(forced.places)
+        (found,) = self.segment_in((image,), turns, answer, (spans,))
+        return found
+
+    @torch.inference_mode()
+    def segment_in(
+        self,
+        images: Sequence[np.ndarray],
+        turns: Sequence[Turn],
+        answer: str,
+        spans_of_images: Sequence[Sequence[CharSpan]],
+    ) -> list[PredictedMasks]:
+        """Segment phrases of a given answer about several images; see `segment`.
+
+        Args:
+            images: one or more, each uint8 RGB (H, W, 3).
+            turns: the conversation up to the user's last message.
+            answer: the answer the assistant is taken to have given, without names of images after its phrases.
+            spans_of_images: for each image, character ranges of the answer to segment in it.
+
+        Returns:
+            For each image, one mask per span, in the order given.
+        """
+        spans = [(span, number) for number, own in enumerate(spans_of_images) for span in own]
+        numbers = [number for _, number in spans]
+        named = numbers if len(images) > 1 else None
+        forced = self.answers.forced(turns, answer, [span for span, _ in spans], named, len(images))
+        # A system with one mask for all phrases gives it to each image's phrases.
+        number_of_target = dict(zip(forced.places.tolist(), numbers, strict=True))
+        targets = [
+            Target(tokens, CharSpan(0, 0), 1.0, number_of_target[place]) for place, tokens in enumerate(forced.spans)
+        ]
+        place_in_image = [sum(other.image == target.image for other in targets[:i]) for i, target in enumerate(targets)]
+        found = self._decode_masks(images, self._hidden_states(images, [forced.row]), targets)
+        places = np.asarray(place_in_image, dtype=np.int64)[forced.places]
+        of_image = np.asarray(numbers, dtype=np.int64)
+        return [masks.take(places[of_image == number]) for number, masks in enumerate(found)]
 
     @torch.inference_mode()
     def score_choices(
@@ -258,32 +333,39 @@ class Predictor:
         phrases: Sequence[Sequence[CharSpan]] = (),
     ) -> tuple[Tensor, list[ChoiceScore]]:
         """Score answers as `score_choices` does; also return the states [N, T, D] of their rows."""
+        images = () if image is None else (image,)
         rows = [
-            self.answers.given(_count(image), turns, choice, f"choice {i}", phrases[i] if phrases else ())
+            self.answers.given(len(images), turns, choice, f"choice {i}", phrases[i] if phrases else ())
             for i, choice in enumerate(choices)
         ]
-        hidden_states = self._hidden_states(image, rows)
+        hidden_states = self._hidden_states(images, rows)
         return hidden_states, [self._score(row, states) for row, states in zip(rows, hidden_states, strict=True)]
 
-    def _hidden_states(self, image: np.ndarray | None, rows: Sequence[EncodedConversation]) -> Tensor:
-        """Return the states [N, T, D] of finished conversations about one image."""
+    def _hidden_states(self, images: Sequence[np.ndarray], rows: Sequence[EncodedConversation]) -> Tensor:
+        """Return the states [N, T, D] of finished conversations about the same images."""
         assert self.tokenizer.pad_token_id is not None
         tokens = pad_rows(rows, int(self.tokenizer.pad_token_id))
         return self.model.hidden_states(
             tokens.input_ids.to(self.device),
             tokens.attention_mask.to(self.device),
-            self._shown(image, len(rows)),
-            self._image_tokens(image),
+            self._shown(images, [row.encoded for row in rows]),
+            self._image_tokens(images),
         )
 
     def _decode_masks(
-        self, image: np.ndarray | None, hidden_states: Tensor, spans: Sequence[TokenSpan]
-    ) -> PredictedMasks:
-        """Return the masks of token spans of a single conversation with these states."""
-        if image is None or not spans:
-            return PredictedMasks(_no_masks(image), ())
-        low_logits = self.low_mask_logits(image, hidden_states, spans)
-        return predict_masks(low_logits, self.images.find(image).inputs.frame, self.transform.sam_size)
+        self, images: Sequence[np.ndarray], hidden_states: Tensor | None, targets: Sequence[Target]
+    ) -> list[PredictedMasks]:
+        """Return each image's masks of the targets of a single conversation with these states."""
+        found = [PredictedMasks(np.zeros((0, *image.shape[:2]), dtype=bool), ()) for image in images]
+        if not targets or hidden_states is None:
+            return found
+        entries = self.images.find_all(images)
+        image_of = torch.tensor([target.image for target in targets], device=self.device)
+        low_logits = self._low_logits(entries, hidden_states, [target.tokens for target in targets], image_of)
+        for number in sorted({target.image for target in targets}):
+            own = low_logits[image_of == number]
+            found[number] = predict_masks(own, entries[number].inputs.frame, self.transform.sam_size)
+        return found
 
     def mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
         """Return mask logits [S, H, W], original-image pixels, of spans of a single conversation with these states."""
@@ -296,12 +378,19 @@ class Predictor:
         Raises:
             ModelUnavailable: some are NaN or infinite.
         """
+        image_of = torch.zeros(len(spans), dtype=torch.long, device=self.device)
+        return self._low_logits([self.images.find(image)], hidden_states, spans, image_of)
+
+    def _low_logits(
+        self, entries: Sequence[EncodedImage], hidden_states: Tensor, spans: Sequence[TokenSpan], image_of: Tensor
+    ) -> Tensor:
+        """Return the logits [S, 4h, 4w] of spans, each in the entry whose number `image_of` [S] gives."""
         bounds = torch.tensor([(span.start, span.end) for span in spans], device=self.device)
-        first = torch.zeros_like(bounds[:, 0])
-        span_bounds = SpanBounds(first, bounds[:, 0], bounds[:, 1], first)
-        entry = self.images.find(image)
-        embeddings = self.images.embeddings([entry])
-        low_logits = self.model.decode_masks(hidden_states, span_bounds, embeddings)
+        span_bounds = SpanBounds(torch.zeros_like(image_of), bounds[:, 0], bounds[:, 1], image_of)
+        used = sorted(set(image_of.tolist()))  # SAM does not encode an image without a target
+        embeddings = self.images.embeddings([entries[number] for number in used])
+        rows = torch.searchsorted(torch.tensor(used, device=self.device), image_of)
+        low_logits = self.model.decode_masks(hidden_states, replace(span_bounds, image=rows), embeddings)
         require_finite(low_logits, "mask logits", self.model.weights_name)
         return low_logits
 
@@ -319,24 +408,17 @@ class Predictor:
             float(log_probs[in_answer].sum()), int(in_answer.sum()), float(log_probs.sum()), len(positions)
         )
 
-    def _shown(self, image: np.ndarray | None, num_rows: int) -> ConversationImages:
-        if image is None:
-            return ConversationImages.no_image(num_rows, self.device)
-        return ConversationImages.of_one_image(num_rows, self.encoder.num_image_tokens, self.device)
+    def _shown(self, images: Sequence[np.ndarray], rows: Sequence[EncodedText]) -> ConversationImages:
+        if not images:
+            return ConversationImages.no_image(len(rows), self.device)
+        numbers = torch.arange(len(images), device=self.device).expand(len(rows), -1)
+        ends = torch.tensor([row.prompt_end for row in rows], device=self.device)
+        return ConversationImages(numbers, (self.encoder.num_image_tokens,) * len(images), ends)
 
-    def _image_tokens(self, image: np.ndarray | None) -> Tensor:
-        """Return CLIP's tokens [1, image tokens, D]; [0, ...] without an image."""
-        if image is not None:
-            return self.images.tokens([self.images.find(image)])
+    def _image_tokens(self, images: Sequence[np.ndarray]) -> ImageTokens:
+        """Return LLaVA's tokens of the images; those of no image without one."""
+        if images:
+            return self.images.tokens(self.images.find_all(images))
         size, grid = self.transform.clip_size, self.transform.sam_size
         nothing = torch.zeros(0, 3, size, size, device=self.device)
         return self.model.encode_images(nothing, torch.zeros(0, 3, grid, grid, device=self.device)).tokens
-
-
-def _count(image: np.ndarray | None) -> int:
-    return int(image is not None)
-
-
-def _no_masks(image: np.ndarray | None) -> np.ndarray:
-    height, width = (0, 0) if image is None else image.shape[:2]
-    return np.zeros((0, height, width), dtype=bool)

@@ -8,6 +8,7 @@ backbone, LLaMA 2 included, with `llava_v1_im_start_end`; the papers do not name
 template of the embedded default.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ IMAGE_TOKEN = "<image>"
 IMAGE_START, IMAGE_END = "<im_start>", "<im_end>"
 BEGIN_TOKEN = "<s>"
 END_TOKEN = "</s>"
+_IMAGE_NAMES = re.compile(r"(\s*\(IMAGE\d+\))+")
 CONTROL_TOKENS = (IMAGE_TOKEN, BEGIN_TOKEN, END_TOKEN, IMAGE_START, IMAGE_END)
 
 
@@ -156,6 +158,17 @@ def introduce_images(image: str, num_images: int) -> str:
 def image_name(number: int) -> str:
     """Return the name of a conversation's image in texts: (IMAGE1) is image 0."""
     return f"(IMAGE{number + 1})"
+
+
+def name_images(images: Sequence[int]) -> str:
+    """Return what follows a phrase in the given images, such as " (IMAGE1) (IMAGE2)"; empty for none."""
+    return "".join(f" {image_name(number)}" for number in images)
+
+
+def named_images(text: str) -> tuple[int, ...]:
+    """Return the images that are named at the beginning of a text, which follows a phrase."""
+    names = _IMAGE_NAMES.match(text)
+    return () if names is None else tuple(int(number) - 1 for number in re.findall(r"\d+", names[0]))
 
 
 def _check_text(what: str, text: str) -> None:

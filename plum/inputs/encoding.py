@@ -37,6 +37,7 @@ class EncodedText:
 
     trimmed: per token, the range of its visible characters in `text` (image patches: empty)
     images: positions of each image's patches, in order
+    prompt_end: position of the first prompt's last token: the model's first answer begins after it
     """
 
     text: str
@@ -44,6 +45,7 @@ class EncodedText:
     offsets: tuple[tuple[int, int], ...]
     trimmed: tuple[tuple[int, int], ...]
     images: tuple[TokenSpan, ...]
+    prompt_end: int
 
     @property
     def num_text_tokens(self) -> int:
@@ -81,12 +83,14 @@ class ConversationEncoder:
         template: conversation template.
         num_image_tokens: patches of one image, where the caller does not give the images' lengths.
         max_text_tokens: maximum length of a conversation, image patches not counted; None: no limit.
+        max_tokens: maximum length of a conversation, image patches included; None: no limit.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: TemplateName
     num_image_tokens: int
     max_text_tokens: int | None = None
+    max_tokens: int | None = None
 
     def encode(
         self, exchanges: Sequence[Exchange], image_lengths: Sequence[int] | None = None, name: str = "conversation"
@@ -106,7 +110,7 @@ class ConversationEncoder:
         try:
             lengths = self._lengths(image_lengths)
             rendered = render_conversation(exchanges, self.template, len(lengths))
-            encoded = self._encode_text(rendered.text, lengths)
+            encoded = self._encode_text(rendered.text, lengths, rendered.prompt_ends[0])
             answers = tuple(
                 _answer_tokens(encoded, start, end)
                 for start, end in zip(rendered.prompt_ends, rendered.answer_ends, strict=True)
@@ -132,12 +136,20 @@ class ConversationEncoder:
             image_lengths: as in `encode`.
         """
         lengths = self._lengths(image_lengths)
-        return self._encode_text(render_prompt(history, question, self.template, len(lengths)), lengths)
+        text = render_prompt(history, question, self.template, len(lengths))
+        first = render_prompt((), history[0].question, self.template, len(lengths)) if history else text
+        return self._encode_text(text, lengths, len(first))
+
+    def text_limit(self, image_lengths: Sequence[int]) -> int | None:
+        """Return the maximum number of text tokens of a conversation about images of these lengths; None: no limit."""
+        in_all = None if self.max_tokens is None else self.max_tokens - sum(image_lengths)
+        return min((limit for limit in (self.max_text_tokens, in_all) if limit is not None), default=None)
 
     def _lengths(self, image_lengths: Sequence[int] | None) -> Sequence[int]:
         return (self.num_image_tokens,) if image_lengths is None else image_lengths
 
-    def _encode_text(self, text: str, image_lengths: Sequence[int]) -> EncodedText:
+    def _encode_text(self, text: str, image_lengths: Sequence[int], first_prompt: int) -> EncodedText:
+        """Encode a text whose first prompt has `first_prompt` characters."""
         output = self.tokenizer(text, return_offsets_mapping=True)
         ids: list[int] = output["input_ids"]
         offsets: list[tuple[int, int]] = [(int(start), int(end)) for start, end in output["offset_mapping"]]
@@ -153,13 +165,16 @@ class ConversationEncoder:
             trimmed[at : at + 1] = empty
             later = [TokenSpan(image.start + length - 1, image.end + length - 1) for image in images]
             images = [TokenSpan(at, at + length), *later]
-        encoded = EncodedText(text, tuple(ids), tuple(offsets), tuple(trimmed), tuple(images))
-        if self.max_text_tokens is not None and encoded.num_text_tokens > self.max_text_tokens:
+        after = (i for i, (start, end) in enumerate(offsets) if end > start and end > first_prompt)
+        prompt_end = next(after, len(ids)) - 1
+        encoded = EncodedText(text, tuple(ids), tuple(offsets), tuple(trimmed), tuple(images), prompt_end)
+        limit = self.text_limit(image_lengths)
+        if limit is not None and encoded.num_text_tokens > limit:
             raise ConversationTooLong(
-                f"the conversation has {encoded.num_text_tokens} text tokens, more than max_text_tokens = "
-                f"{self.max_text_tokens}; raise the limit or shorten the text {text[:80]!r}...",
+                f"the conversation has {encoded.num_text_tokens} text tokens, more than max_text_tokens = {limit}; "
+                f"raise the limit or shorten the text {text[:80]!r}...",
                 encoded.num_text_tokens,
-                self.max_text_tokens,
+                limit,
             )
         return encoded
 
@@ -205,7 +220,10 @@ def _tag(
     tags = [int(IGNORE_INDEX)] * len(encoded.input_ids)
     for exchange, answer, phrases in zip(exchanges, answers, rendered.spans, strict=True):
         row = [int(Tag.O)] * len(encoded.input_ids)
-        for phrase in phrases:
+        for number, phrase in enumerate(phrases):
+            if number and phrase == phrases[number - 1]:  # a phrase in two images
+                spans.append(spans[-1])
+                continue
             try:
                 span = phrase_tokens(encoded.trimmed, phrase)
                 write_tags(row, span)

@@ -41,4 +41,5 @@ def build_around(config: ModelConfig, backbones: Backbones, sam: SegmentAnything
 def lisa_notation(config: ModelConfig) -> SegTokens:
     """Return the target notation of a system with [SEG] tokens."""
     assert config.seg_token is not None, "the builder refuses a configuration without it"
-    return SegTokens(config.seg_token.targets)
+    marks = config.seg_token
+    return SegTokens(marks.targets, marks.has_phrase_tags, marks.unnamed_image)

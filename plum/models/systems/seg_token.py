@@ -4,6 +4,10 @@ The query of a target is the language model's state that *predicts* its [SEG], o
 code uses this state, and its author confirms it. Positions refer to the expanded sequence, so no offset constant
 depends on the number of image tokens.
 
+With `has_phrase_tags`, answers follow GLaMM's grammar: `<p> the wheel </p> [SEG]`. In a conversation about several
+images, the name of its image follows each [SEG], and a phrase in two images has two: `<p> the wheel </p> [SEG] (IMAGE1)
+[SEG] (IMAGE2)` (CALICO paper, section 3).
+
 Source: dvlab-research/LISA (`model/LISA.py`, `train_ds.py`); LISA paper, section 3.2.
 """
 
@@ -18,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from partonomy.masks import union_masks
 from partonomy.structures import CharSpan
 from plum.inputs.bio_labels import phrase_tokens
+from plum.inputs.conversation import name_images
 from plum.inputs.encoding import EncodedConversation, token_id
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.heads.query_projection import QueryProjection
@@ -25,8 +30,10 @@ from plum.models.systems.target_notation import Target, WrittenExchange
 from plum.structures import Exchange, SpanBounds
 
 SEG_TOKEN = "[SEG]"
-_BEFORE_PHRASE = re.compile(r"[,;:.!?]\s+|\b(?:an?|the|and|or)\s+|\[SEG\]\s*", re.IGNORECASE)
-_PROBE = f"the wheel {SEG_TOKEN}, the wing {SEG_TOKEN}."
+PHRASE_START, PHRASE_END = "<p>", "</p>"
+_IMAGE_NAMES = r"(?:\s*\(IMAGE\d+\))*"
+_BEFORE_PHRASE = re.compile(rf"[,;:.!?]\s+|\b(?:an?|the|and|or)\s+|\[SEG\]{_IMAGE_NAMES}\s*", re.IGNORECASE)
+_PROBE = f"{PHRASE_START} the wheel {PHRASE_END} {SEG_TOKEN}, the wing {SEG_TOKEN}."
 _MANY_NOTE = f"answers and choices carry {SEG_TOKEN} after each phrase; log-probabilities count it like any other token"
 _SINGLE_NOTE = (
     f"answers and choices carry one {SEG_TOKEN} at their end; log-probabilities count it like any other token; its "
@@ -36,9 +43,14 @@ _SINGLE_NOTE = (
 
 @dataclass(frozen=True)
 class SegTokens:
-    """Answers carry [SEG]: after each phrase (`many`), or once at their end for the union of their masks (`single`)."""
+    """Answers carry [SEG]: after each phrase (`many`), or once at their end for the union of their masks (`single`).
+
+    The fields are those of `SegTokenConfig`.
+    """
 
     targets: Literal["many", "single"]
+    has_phrase_tags: bool = False
+    unnamed_image: Literal["last", "none"] = "last"
 
     @property
     def protocol_note(self) -> str:
@@ -50,14 +62,20 @@ class SegTokens:
         """Whether every phrase has a mask of its own."""
         return self.targets == "many"
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Tokens that answers carry besides their words."""
+        return written_marks(self.has_phrase_tags)
+
     def check_words(self, text: str) -> None:
-        """Check that an external text contains no [SEG], which would be read as one of the model's own.
+        """Check that an external text contains no mark, which would be read as one of the model's own.
 
         Raises:
-            ValueError: the text contains [SEG].
+            ValueError: the text contains [SEG], or a tag of a phrase.
         """
-        if SEG_TOKEN in text:
-            raise ValueError(f"the text {text!r} contains {SEG_TOKEN}, which this system writes itself: remove it")
+        for mark in self.marks:
+            if mark in text:
+                raise ValueError(f"the text {text!r} contains {mark}, which this system writes itself: remove it")
 
     def write(self, exchange: Exchange) -> WrittenExchange:
         """Insert [SEG] into an answer, or put it in the place of each mark; an answer without either is unchanged.
@@ -78,35 +96,83 @@ class SegTokens:
                     "single writes one; set it to many, or the source's targets_per_question to 1"
                 )
             return _write_marks(plain)
-        return _write_one(plain) if self.targets == "single" else _write_each(plain)
+        return _write_one(plain) if self.targets == "single" else _write_each(plain, self.has_phrase_tags)
 
     def tidy(self, answer: str) -> str:
-        """Put one space before every [SEG] (decoding drops it), and none between it and a punctuation mark."""
+        """Put one space around every mark (decoding drops some), and none between [SEG] and a punctuation mark."""
+        if self.has_phrase_tags:
+            answer = re.sub(rf"\s*({PHRASE_START}|{PHRASE_END})\s*", r" \1 ", answer)
         spaced = re.sub(rf"\s*{re.escape(SEG_TOKEN)}", f" {SEG_TOKEN}", answer)
-        return re.sub(rf"({re.escape(SEG_TOKEN)})\s+([,;:.!?])", r"\1\2", spaced).strip()
+        named = re.sub(rf"({re.escape(SEG_TOKEN)})\s*(\(IMAGE\d+\))", r"\1 \2", spaced)
+        return re.sub(rf"({re.escape(SEG_TOKEN)})\s+([,;:.!?])", r"\1\2", named).strip()
 
     def words(self, answer: str) -> str:
-        """Return an answer without [SEG]."""
-        return re.sub(rf"\s*{re.escape(SEG_TOKEN)}", "", answer).strip()
+        """Return an answer without its marks, and without the names of images that follow a [SEG]."""
+        words = re.sub(rf"\s*{re.escape(SEG_TOKEN)}{_IMAGE_NAMES}", "", answer)
+        return (
+            re.sub(rf"\s*{PHRASE_END}|{PHRASE_START}\s*", "", words).strip() if self.has_phrase_tags else words.strip()
+        )
 
     def read(
         self, row: EncodedConversation, hidden_states: Tensor, model: GroundedLMM, image_tokens: Tensor
     ) -> list[Target]:
         """Find the [SEG] tokens of the last answer; the confidence of each is its predicted probability.
 
-        [SEG] does not mark where its phrase begins. The phrase is taken to start after the last article, conjunction,
-        punctuation mark or [SEG] before it; if nothing is left, the phrase is [SEG] itself.
+        See `read_marks`. [SEG] tokens whose image the conversation does not show are ignored.
         """
         answer = row.rendered.answers[-1]
         text = row.encoded.text[answer.start : answer.end]
+        num_images = len(row.encoded.images)
         targets = []
-        for found in re.finditer(re.escape(SEG_TOKEN), text):
-            seg = CharSpan(found.start() + answer.start, found.end() + answer.start)
+        for mark in read_marks(text):
+            image = num_images - 1 if mark.image is None else mark.image
+            is_unnamed = mark.image is None and num_images > 1 and self.unnamed_image == "none"
+            if is_unnamed or image >= num_images:
+                continue
+            seg = CharSpan(mark.seg.start + answer.start, mark.seg.end + answer.start)
             tokens = phrase_tokens(row.encoded.trimmed, seg)
             logits = model.token_logits(hidden_states[0, tokens.start - 1]).float()
             probability = logits.softmax(-1)[row.encoded.input_ids[tokens.start]]
-            targets.append(Target(tokens, _phrase_before(text, found.start(), found.end()), float(probability)))
+            targets.append(Target(tokens, mark.phrase, float(probability), image))
         return targets
+
+
+@dataclass(frozen=True)
+class SegMark:
+    """A [SEG] of an answer: its characters, those of its phrase, and the image named after it, from 0, or None."""
+
+    seg: CharSpan
+    phrase: CharSpan
+    image: int | None
+
+
+def read_marks(answer: str) -> list[SegMark]:
+    """Read the [SEG] tokens of an answer, tags of phrases or not.
+
+    The phrase of a [SEG] is in the nearest pair of tags before it that no other [SEG] follows. Without tags, it is
+    taken to start after the last article, conjunction, punctuation mark or [SEG] before it; if nothing is left, it is
+    [SEG] itself. A [SEG] that follows the name of another's image has the same phrase. The first name of an image
+    between a [SEG] and the next [SEG] or phrase is that of its image.
+    """
+    marks: list[SegMark] = []
+    places = [found.span() for found in re.finditer(re.escape(SEG_TOKEN), answer)]
+    for number, (start, end) in enumerate(places):
+        next_start = places[number + 1][0] if number + 1 < len(places) else len(answer)
+        after = answer[end:next_start].split(PHRASE_START, maxsplit=1)[0]
+        name = re.search(r"\(IMAGE(\d+)\)", after)
+        image = int(name[1]) - 1 if name else None
+        before = answer[marks[-1].seg.end : start] if marks else answer[:start]
+        if marks and marks[-1].image is not None and not re.sub(_IMAGE_NAMES, "", before).strip():
+            phrase = marks[-1].phrase
+        else:
+            phrase = _tagged_phrase(before, start - len(before)) or _phrase_before(answer, start, end)
+        marks.append(SegMark(CharSpan(start, end), phrase, None if image == -1 else image))
+    return marks
+
+
+def written_marks(has_phrase_tags: bool) -> tuple[str, ...]:
+    """Return the tokens that answers carry."""
+    return (SEG_TOKEN, PHRASE_START, PHRASE_END) if has_phrase_tags else (SEG_TOKEN,)
 
 
 class SegTokenProjection(QueryProjection):
@@ -121,38 +187,61 @@ class SegTokenProjection(QueryProjection):
 
 
 def add_seg_token(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Add [SEG] to a tokenizer that lacks it, in place, and check that it is one token in any context.
+    """Add [SEG] to a tokenizer that lacks it; see `add_marks`. Returns whether it was missing."""
+    return bool(add_marks(tokenizer, has_phrase_tags=False))
 
-    The token includes the space before it, as in LISA's own tokenizer, so that the state before [SEG] is that of the
-    phrase's last token.
+
+def add_marks(tokenizer: PreTrainedTokenizerBase, has_phrase_tags: bool) -> list[str]:
+    """Add the marks that a tokenizer lacks, in place, and check that each is one token in any context.
+
+    [SEG] and `</p>` include the space before them, as [SEG] does in LISA's own tokenizer, so that the state before
+    [SEG] is that of the phrase's last token or of `</p>`.
+
+    Args:
+        tokenizer: changed in place.
+        has_phrase_tags: add `<p>` and `</p>` too.
 
     Returns:
-        Whether it was missing.
+        The marks that were missing.
 
     Raises:
-        ValueError: the tokenizer still splits [SEG].
+        ValueError: the tokenizer still splits one.
     """
-    is_new = SEG_TOKEN not in tokenizer.get_vocab()
-    if is_new:
-        tokenizer.add_tokens([AddedToken(SEG_TOKEN, lstrip=True, rstrip=False, normalized=False, special=False)])
-    found = tokenizer(_PROBE)["input_ids"].count(token_id(tokenizer, SEG_TOKEN))
-    if found != _PROBE.count(SEG_TOKEN):
-        raise ValueError(
-            f"{tokenizer.name_or_path or 'the tokenizer'} reads {_PROBE!r} with {found} {SEG_TOKEN} tokens instead of "
-            f"{_PROBE.count(SEG_TOKEN)}; give it {SEG_TOKEN} as one token"
-        )
-    return is_new
+    marks = written_marks(has_phrase_tags)
+    missing = [mark for mark in marks if mark not in tokenizer.get_vocab()]
+    added = [AddedToken(mark, lstrip=mark != PHRASE_START, normalized=False, special=False) for mark in missing]
+    if added:
+        tokenizer.add_tokens(added)
+    ids = tokenizer(_PROBE)["input_ids"]
+    for mark in marks:
+        found = ids.count(token_id(tokenizer, mark))
+        if found != _PROBE.count(mark):
+            raise ValueError(
+                f"{tokenizer.name_or_path or 'the tokenizer'} reads {_PROBE!r} with {found} {mark} tokens instead of "
+                f"{_PROBE.count(mark)}; give it {mark} as one token"
+            )
+    return missing
 
 
-def _write_each(exchange: Exchange) -> WrittenExchange:
-    """Insert [SEG] after every phrase."""
+def _write_each(exchange: Exchange, has_phrase_tags: bool) -> WrittenExchange:
+    """Insert [SEG] after every phrase, once for each of its images, and tags around it.
+
+    A phrase that another one overlaps has no tags of its own.
+    """
     order = sorted(range(len(exchange.spans)), key=lambda phrase: exchange.spans[phrase].end)
     text, copied, targets = "", 0, []
+    last: CharSpan | None = None
     for phrase in order:
-        end = exchange.spans[phrase].end
-        text += f"{exchange.answer[copied:end]} {SEG_TOKEN}"
+        span = exchange.spans[phrase]
+        if span != last and has_phrase_tags and span.start >= copied:
+            before, inside = exchange.answer[copied : span.start], exchange.answer[span.start : span.end]
+            text += f"{before}{PHRASE_START} {inside} {PHRASE_END}"
+        else:
+            text += exchange.answer[copied : span.end]
+        text += f" {SEG_TOKEN}"
         targets.append(CharSpan(len(text) - len(SEG_TOKEN), len(text)))
-        copied = end
+        text += name_images(exchange.images[phrase : phrase + 1])
+        copied, last = span.end, span
     masks = tuple(exchange.masks[phrase] for phrase in order) if exchange.masks else ()
     images = tuple(exchange.images[phrase] for phrase in order) if exchange.images else ()
     answer = text + exchange.answer[copied:]
@@ -184,6 +273,12 @@ def _write_one(exchange: Exchange) -> WrittenExchange:
     spans = (CharSpan(len(text) - len(SEG_TOKEN), len(text)),)
     written = replace(exchange, answer=text, spans=spans, masks=masks, images=exchange.images[:1])
     return WrittenExchange(written, (0,) * len(exchange.spans))
+
+
+def _tagged_phrase(before: str, shift: int) -> CharSpan | None:
+    """Return the last phrase in tags of a text whose characters begin at `shift`; None without one."""
+    *_, found = [None, *re.finditer(rf"{PHRASE_START}\s*([^<>]*?)\s*{PHRASE_END}", before)]
+    return None if found is None or not found[1] else CharSpan(found.start(1) + shift, found.end(1) + shift)
 
 
 def _phrase_before(text: str, start: int, end: int) -> CharSpan:

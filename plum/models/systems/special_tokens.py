@@ -18,7 +18,7 @@ from plum.inputs.conversation import IMAGE_END, IMAGE_START, IMAGE_TOKEN, TEMPLA
 from plum.inputs.encoding import token_id
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.parameter_counts import parameters_by_component
-from plum.models.systems.seg_token import SEG_TOKEN, add_seg_token
+from plum.models.systems.seg_token import add_marks, written_marks
 
 NORMAL_DEVIATION = 0.02
 """Standard deviation of a new row under `normal`: LLaMA's `initializer_range`."""
@@ -55,7 +55,8 @@ def add_written_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
     Raises:
         ValueError: the tokenizer still splits one of them.
     """
-    added = [SEG_TOKEN] if config.seg_token is not None and add_seg_token(tokenizer) else []
+    marks = config.seg_token
+    added = [] if marks is None else add_marks(tokenizer, marks.has_phrase_tags)
     if _has_delimiters(config):
         added += _add_image_delimiters(tokenizer)
     return tuple(token_id(tokenizer, token) for token in added)
@@ -120,8 +121,11 @@ def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
             f"{where} has {len(tokenizer)} tokens but llava.language.vocab_size is {config.llava.language.vocab_size}; "
             "raise it, or use the model's own tokenizer"
         )
-    if config.seg_token is not None and SEG_TOKEN not in tokenizer.get_vocab():
-        raise ValueError(f"{where} has no {SEG_TOKEN}, which model.system {config.system} needs; use its own tokenizer")
+    marks = () if config.seg_token is None else written_marks(config.seg_token.has_phrase_tags)
+    if missing := [mark for mark in marks if mark not in tokenizer.get_vocab()]:
+        raise ValueError(
+            f"{where} has no {missing[0]}, which model.system {config.system} needs; use its own tokenizer"
+        )
     if _has_delimiters(config) and not {IMAGE_START, IMAGE_END} <= tokenizer.get_vocab().keys():
         raise ValueError(
             f"{where} has no {IMAGE_START} and {IMAGE_END}, which llava.conversation "

@@ -34,11 +34,13 @@ class Target:
     tokens: in the expanded sequence, as `GroundedLMM.decode_masks` takes them
     chars: the phrase in the answer
     confidence: probability of its mark
+    image: number, from 0, of the conversation's image that it is in
     """
 
     tokens: TokenSpan
     chars: CharSpan
     confidence: float
+    image: int = 0
 
 
 class TargetNotation(Protocol):
@@ -54,6 +56,11 @@ class TargetNotation(Protocol):
         """False if all phrases of an answer share one mask, which can only be scored as their union."""
         ...
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Tokens that answers carry besides their words."""
+        ...
+
     def check_words(self, text: str) -> None:
         """Check that an external text contains none of the notation's marks.
 
@@ -64,6 +71,9 @@ class TargetNotation(Protocol):
 
     def write(self, exchange: Exchange) -> WrittenExchange:
         """Insert the marks into an answer whose phrases (`spans`, sorted by start) are to be segmented.
+
+        A phrase that is to be segmented in two images occurs twice among the spans. If the exchange names the images
+        of its targets, so does the answer: "(IMAGE1)" follows a target in the first image.
 
         Raises:
             ValueError: the question or the answer already contains a mark.
@@ -83,10 +93,12 @@ class TargetNotation(Protocol):
     ) -> list[Target]:
         """Find the targets of the last answer of a conversation, in reading order.
 
+        In a conversation about several images, a target is in the image that is named after it.
+
         Args:
             row: the conversation, its last answer as the model wrote it.
             hidden_states: [1, T, D], its states.
             model: the model that computed the states.
-            image_tokens: [1, image tokens, D], LLaVA's tokens of the conversation's image.
+            image_tokens: [I, image tokens, D], LLaVA's tokens of the conversation's images.
         """
         ...

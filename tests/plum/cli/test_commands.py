@@ -39,7 +39,7 @@ def _run_segment(checkpoint: str, photo: Path, output: Path, *flags: str) -> int
 
 @pytest.fixture
 def _fixed_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "write", lambda self, image, turns, max_new_tokens=8: WRITTEN)
+    monkeypatch.setattr(Predictor, "write_about", lambda self, images, turns, max_new_tokens=8: WRITTEN)
 
 
 @pytest.mark.usefixtures("_fixed_answer")
@@ -107,6 +107,49 @@ def test_an_answer_may_be_given_or_made_of_the_phrases(checkpoint: str, photo: P
     assert [span["phrase"] for span in record["spans"]] == ["door", "propeller"]
 
 
+@pytest.mark.usefixtures("_fixed_answer")
+def test_segment_asks_about_two_images_together(
+    checkpoint: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other" / "photo.png"
+    other.parent.mkdir()
+    Image.fromarray(make_image(1, 12, 16)).save(other)
+    flags = ("--image", str(other), "--phrases", "propeller")
+    assert _run_segment(checkpoint, photo, tmp_path / "out", *flags) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(ANSWER) == 1
+    assert printed.index("(IMAGE1)") < printed.index("photo_1.png") < printed.index("(IMAGE2)")
+    sizes = []
+    for number in (1, 2):
+        record = json.loads((tmp_path / "out" / f"photo_{number}.json").read_text())
+        sizes += [tuple(span["segmentation"]["size"]) for span in record["spans"]]
+    assert sizes == [(20, 28), (12, 16)]
+
+
+def test_chat_shows_one_more_image(
+    checkpoint: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = []
+
+    def answer(self: Predictor, images: list[np.ndarray], turns: list[Turn], max_new_tokens: int = 8) -> WrittenAnswer:
+        heard.append((len(images), len(turns)))
+        return WRITTEN
+
+    monkeypatch.setattr(Predictor, "write_about", answer)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"one\n/add {photo}\ntwo\n/add no.png\n/image {photo}\nthree\n"))
+    arguments = ["chat", "--checkpoint", checkpoint, "--image", str(photo), "--image", str(photo)]
+    assert main([*arguments, "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert heard == [(2, 1), (3, 1), (1, 1)], "another image begins another conversation"
+    assert f"((IMAGE3) {photo}: 28 x 20 pixels; conversation cleared)" in capsys.readouterr().out
+    written = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert written == [f"answer_001_image{n}.png" for n in (1, 2)] + [f"answer_002_image{n}.png" for n in (1, 2, 3)] + [
+        "answer_003.png"
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO("again\n"))
+    assert main([*arguments, "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert (tmp_path / "out" / "answer_004_image1.png").is_file(), "answers are counted, not files"
+
+
 def test_a_missing_image_is_an_error(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run_segment(checkpoint, tmp_path / "no.png", tmp_path) == 1
     assert "no.png" in capsys.readouterr().err
@@ -121,7 +164,8 @@ def test_chat_remembers_until_told_otherwise(
 ) -> None:
     heard: list[tuple[tuple[int, ...], tuple[str, ...]]] = []
 
-    def answer(self: Predictor, image: np.ndarray, turns: list[Turn], max_new_tokens: int = 8) -> WrittenAnswer:
+    def answer(self: Predictor, images: list[np.ndarray], turns: list[Turn], max_new_tokens: int = 8) -> WrittenAnswer:
+        (image,) = images
         heard.append((image.shape[:2], tuple(turn.text for turn in turns)))
         return WrittenAnswer("", 1, "stop") if turns[-1].text == "nothing?" else WRITTEN
 
@@ -130,7 +174,7 @@ def test_chat_remembers_until_told_otherwise(
     lines = ["one", "", "two", "nothing?", "/history", "/reset", "three", "/image missing.png", "four"]
     lines += [f"/image {other}", "five", "/what", "six"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))  # its end is the end of the conversation
-    monkeypatch.setattr(Predictor, "write", answer)
+    monkeypatch.setattr(Predictor, "write_about", answer)
     arguments = ["chat", "--checkpoint", checkpoint, "--image", str(photo), "--output", str(tmp_path / "out")]
     assert main([*arguments, "--device", "cpu"]) == 0
     photo_size, other_size = (20, 28), (12, 16)

@@ -16,7 +16,13 @@ from partonomy.structures import CharSpan
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main
 from plum.inference import folder_prediction
-from plum.inference.folder_prediction import draw_prediction, drop_half_line, read_question_file
+from plum.inference.folder_prediction import (
+    build_requests,
+    draw_prediction,
+    drop_half_line,
+    find_images,
+    read_question_file,
+)
 from plum.inference.predictor import Prediction, Predictor
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.predictor_world import ANSWER, QUESTION, WRITTEN, make_image, make_model
@@ -44,7 +50,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _fixed_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "write", lambda self, image, turns, max_new_tokens=8: WRITTEN)
+    monkeypatch.setattr(Predictor, "write_about", lambda self, image, turns, max_new_tokens=8: WRITTEN)
 
 
 def _predict(checkpoint: str, images: Path, output: Path, *flags: str) -> int:
@@ -114,7 +120,7 @@ def test_a_killed_run_goes_on_to_the_same_records(
 ) -> None:
     flags = ("--question", "Parts?", "--phrases", "propeller")
     assert _predict(checkpoint, photos, tmp_path / "whole", *flags) == 0
-    segment, calls = Predictor.segment, []
+    segment, calls = Predictor.segment_in, []
 
     def stop_at_the_third(self: Predictor, *arguments: object) -> object:
         calls.append(arguments)
@@ -123,7 +129,7 @@ def test_a_killed_run_goes_on_to_the_same_records(
         return segment(self, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "segment", stop_at_the_third)
+        patch.setattr(Predictor, "segment_in", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             _predict(checkpoint, photos, tmp_path / "killed", *flags)
     records = tmp_path / "killed" / "predictions.jsonl"
@@ -200,7 +206,7 @@ def test_images_that_are_away_end_the_command(
 def test_an_image_without_memory_fails_alone(
     checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    segment, calls = Predictor.segment, []
+    segment, calls = Predictor.segment_in, []
 
     def fail(self: Predictor, *arguments: object) -> object:
         calls.append(arguments)
@@ -210,7 +216,7 @@ def test_an_image_without_memory_fails_alone(
             raise MemoryError
         return segment(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Predictor, "segment", fail)
+    monkeypatch.setattr(Predictor, "segment_in", fail)
     flags = ("--question", "Parts?", "--phrases", "propeller")
     assert _predict(checkpoint, photos, tmp_path / "out", *flags) == 1
     assert "2 of 3 images failed (a.png: the memory does not suffice for this image" in capsys.readouterr().err
@@ -339,15 +345,15 @@ def test_an_image_without_memory_fails_alone_and_is_asked_again(
     checkpoint: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     flags = ("--question", "Parts?", "--phrases", "propeller")
-    segment = Predictor.segment
+    segment = Predictor.segment_in
 
-    def without_memory(self: Predictor, image: np.ndarray, *arguments: object) -> object:
-        if image.shape[0] == 21:  # the second of three images
+    def without_memory(self: Predictor, images: list[np.ndarray], *arguments: object) -> object:
+        if images[0].shape[0] == 21:  # the second of three images
             raise error
-        return segment(self, image, *arguments)  # type: ignore[arg-type]
+        return segment(self, images, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "segment", without_memory)
+        patch.setattr(Predictor, "segment_in", without_memory)
         assert _predict(checkpoint, photos, tmp_path / "out", *flags) == 1
     assert [record["image"] for record in _records(tmp_path / "out")] == ["a.png", "more/a.png"]
     (failure,) = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
@@ -364,7 +370,7 @@ def test_another_error_ends_the_run(
     def broken(self: Predictor, *arguments: object) -> object:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr(Predictor, "segment", broken)
+    monkeypatch.setattr(Predictor, "segment_in", broken)
     assert _predict(checkpoint, photos, tmp_path / "out", "--question", "A?", "--phrases", "propeller") == 1
     assert "device-side assert" in capsys.readouterr().err
     assert not (tmp_path / "out" / "failures.jsonl").exists()
@@ -379,3 +385,47 @@ def test_a_cut_answer_is_marked_and_the_limit_recorded(
     assert (tmp_path / "out" / "index.html").read_text().count("[cut at 3 tokens]") == 3
     assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?", "--resume") == 1
     assert "holds answers of up to 3 tokens, not 256" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_fixed_answer")
+def test_a_record_may_ask_about_several_images_together(checkpoint: str, photos: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.json"
+    names = ["b & c.png", "a.png"]
+    questions.write_text(
+        json.dumps(
+            [
+                {"images": names, "question": "What do they share?", "phrases": "propeller, front wheel"},
+                {"image": "more/a.png", "question": "What is it?", "phrases": ["propeller"]},
+            ]
+        )
+    )
+    assert _predict(checkpoint, photos, tmp_path / "out", "--questions", str(questions)) == 0
+    alone, together = _records(tmp_path / "out")
+    assert (alone["image"], together["image"], together["images"]) == ("more/a.png", "b & c.png + a.png", names)
+    assert [answer["image"] for answer in together["answers"]] == names
+    assert [answer["height"] for answer in together["answers"]] == [21, 20], "each mask has its own image's size"
+    for answer in together["answers"]:
+        assert [span["phrase"] for span in answer["spans"]] == ["front wheel", "propeller"]
+        assert {tuple(span["segmentation"]["size"]) for span in answer["spans"]} == {(answer["height"], 28)}
+        assert answer["colours"] == together["answers"][0]["colours"], "one colour a phrase"
+        assert (tmp_path / "out" / answer["overlay"]).is_file()
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert page.count('class="card"') == 3
+    assert _predict(checkpoint, photos, tmp_path / "out", "--questions", str(questions), "--resume") == 0
+    assert len(_records(tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"images": ["a.png", "x.png"]}, "no image is named 'x.png'"),
+        ({"images": ["a.png", "a.png"]}, "`images` names an image twice: a.png, a.png"),
+        ({"image": "a.png", "images": ["b & c.png", "a.png"]}, "not both"),
+        ({"images": 3}, "images is 3, not a list of texts"),
+    ],
+)
+def test_records_of_several_images_are_checked(photos: Path, tmp_path: Path, record: dict, message: str) -> None:
+    questions = tmp_path / "questions.json"
+    questions.write_text(json.dumps([{"question": "What?", **record}]))
+    with pytest.raises(ValueError, match=message):
+        build_requests(find_images([photos]), [], questions)

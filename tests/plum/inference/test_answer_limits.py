@@ -19,7 +19,7 @@ def predictor() -> Predictor:
 
 def turns_with_room(predictor: Predictor, room: int) -> tuple[Turn, ...]:
     """A question that leaves room for so many tokens of an answer."""
-    limit = predictor.encoder.max_text_tokens
+    limit = predictor.encoder.text_limit([predictor.encoder.num_image_tokens])
     assert limit is not None
     num_others = predictor.encoder.encode_prompt((), "1").num_text_tokens - 1
     turns = (Turn(Role.USER, "1" * (limit - 1 - room - num_others)),)  # each digit is a token

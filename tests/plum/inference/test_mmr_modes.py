@@ -38,7 +38,7 @@ def make_model(system: System, monkeypatch: pytest.MonkeyPatch) -> PlumModel:
     else:
         model = make_sister(sister_config(system))
         predictor = Predictor(model, seg_tokenizer(), model.config)
-    monkeypatch.setattr(Predictor, "write", lambda *arguments: WrittenAnswer(OWN_ANSWER[system], 8, "stop"))
+    monkeypatch.setattr(Predictor, "write_about", lambda *arguments: WrittenAnswer(OWN_ANSWER[system], 8, "stop"))
     return PlumModel(predictor, system, max_new_tokens=8)
 
 

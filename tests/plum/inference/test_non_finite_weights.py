@@ -99,13 +99,13 @@ def test_commands_end_with_an_error(
 ) -> None:
     save_pretrained(make_model(), byte_level(), tmp_path / "model", "")
     Image.fromarray(IMAGE).save(tmp_path / "photo.png")
-    write = Predictor.write
+    write = Predictor.write_about
 
     def spoiled_write(self: Predictor, *arguments: object) -> object:
         spoil(self.model, HEAD, float("nan"))
         return write(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Predictor, "write", spoiled_write)
+    monkeypatch.setattr(Predictor, "write_about", spoiled_write)
     monkeypatch.setattr("builtins.input", lambda prompt: "Which parts?")
     photo = [str(tmp_path / "photo.png")] if command == "predict" else ["--image", str(tmp_path / "photo.png")]
     question = [] if command == "chat" else ["--question", "Which parts?"]

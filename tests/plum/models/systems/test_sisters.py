@@ -81,7 +81,7 @@ def test_a_choices_log_probability_counts_its_seg_tokens() -> None:
     seg = token_id(seg_tokenizer(), SEG_TOKEN)
     at = [i for i, token in enumerate(row.encoded.input_ids) if token == seg]
     with torch.no_grad():
-        states = predictor._hidden_states(image, [row])[0]
+        states = predictor._hidden_states([image], [row])[0]
         log_probs = predictor.model.token_logits(states).log_softmax(-1)
     answer = row.answers[-1]
     expected = sum(float(log_probs[i - 1, row.encoded.input_ids[i]]) for i in range(answer.start, answer.end))
