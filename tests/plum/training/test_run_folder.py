@@ -164,7 +164,16 @@ def test_the_ends_of_large_files_tell_them_apart(
 ) -> None:
     monkeypatch.setattr(run_folder, "_END_BYTES", 4)
     hashes = set()
-    contents = ("0123456789", "x123456789", "012345678x", "0123x56789", "01234567890", "012345", "01234567", "0123xxx6789")
+    contents = (
+        "0123456789",
+        "x123456789",
+        "012345678x",
+        "0123x56789",
+        "01234567890",
+        "012345",
+        "01234567",
+        "0123xxx6789",
+    )
     for content in contents:
         (tmp_path / "a").write_text(content)
         hashes.add(run_folder.hash_input(tmp_path / "a"))
