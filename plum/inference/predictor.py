@@ -361,7 +361,7 @@ class Predictor:
             return found
         entries = self.images.find_all(images)
         image_of = torch.tensor([target.image for target in targets], device=self.device)
-        low_logits = self._low_logits(entries, hidden_states, [target.tokens for target in targets], image_of)
+        low_logits = self.low_mask_logits(entries, hidden_states, [target.tokens for target in targets], image_of)
         for number in sorted({target.image for target in targets}):
             own = low_logits[image_of == number]
             found[number] = predict_masks(own, entries[number].inputs.frame, self.transform.sam_size)
@@ -369,22 +369,25 @@ class Predictor:
 
     def mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
         """Return mask logits [S, H, W], original-image pixels, of spans of a single conversation with these states."""
-        low_logits = self.low_mask_logits(image, hidden_states, spans)
-        return resize_to_original(low_logits, self.images.find(image).inputs.frame, self.transform.sam_size)
+        image_of = torch.zeros(len(spans), dtype=torch.long, device=self.device)
+        entry = self.images.find(image)
+        low_logits = self.low_mask_logits([entry], hidden_states, spans, image_of)
+        return resize_to_original(low_logits, entry.inputs.frame, self.transform.sam_size)
 
-    def low_mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
-        """Return mask logits [S, 4h, 4w] in the frame of SAM's padded input; see `mask_logits`.
+    def low_mask_logits(
+        self, entries: Sequence[EncodedImage], hidden_states: Tensor, spans: Sequence[TokenSpan], image_of: Tensor
+    ) -> Tensor:
+        """Return mask logits [S, 4h, 4w], in the frame of SAM's padded input, of spans of a single conversation.
+
+        Args:
+            entries: the conversation's images.
+            hidden_states: [1, T, D], its states.
+            spans: S token ranges, in reading order.
+            image_of: [S], number of each span's image.
 
         Raises:
             ModelUnavailable: some are NaN or infinite.
         """
-        image_of = torch.zeros(len(spans), dtype=torch.long, device=self.device)
-        return self._low_logits([self.images.find(image)], hidden_states, spans, image_of)
-
-    def _low_logits(
-        self, entries: Sequence[EncodedImage], hidden_states: Tensor, spans: Sequence[TokenSpan], image_of: Tensor
-    ) -> Tensor:
-        """Return the logits [S, 4h, 4w] of spans, each in the entry whose number `image_of` [S] gives."""
         bounds = torch.tensor([(span.start, span.end) for span in spans], device=self.device)
         span_bounds = SpanBounds(torch.zeros_like(image_of), bounds[:, 0], bounds[:, 1], image_of)
         used = sorted(set(image_of.tolist()))  # SAM does not encode an image without a target
