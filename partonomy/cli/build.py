@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from partonomy.cli.data import is_already_built, refuse_shards
 from partonomy.cli.stats import describe_left_out
@@ -32,8 +32,9 @@ from partonomy.questions.sharded_build import build_shard, is_prepared, merge_bu
 from partonomy.questions.templates import NAMED_TEMPLATES, find_templates
 from partonomy.reporting.blind_tables import line_on_questions
 from partonomy.sharding import Shard, parse_shard
-from partonomy.structures import QuestionType, SkippedType
+from partonomy.structures import PartDataset, QuestionType, SkippedType
 
+ResultT_co = TypeVar("ResultT_co", covariant=True)
 SourceName = Literal[
     "coco",
     "cvat",
@@ -185,6 +186,22 @@ def _run(step: "BuildStep", prepare: bool, shard: str | None, merge: bool) -> No
         step.build()
 
 
+class _DatasetStep(Protocol[ResultT_co]):
+    """`build_questions` or `prepare_build`."""
+
+    def __call__(
+        self,
+        dataset: PartDataset,
+        config: QuestionBuildConfig,
+        folder: Path,
+        /,
+        *,
+        origin: DatasetOrigin,
+        settings: Mapping[str, object],
+        left_out: Sequence[SkippedAnnotations],
+    ) -> ResultT_co: ...
+
+
 class BuildStep:
     """One step of a build, or all of it in one process.
 
@@ -231,15 +248,7 @@ class BuildStep:
     def _build(self) -> None:
         refuse_shards(self._folder, self._overwrite)
         reading = self._reader.read(self._options)
-        _refuse_without_parts(reading)
-        summary = build_questions(
-            reading.dataset,
-            self._config,
-            self._folder,
-            origin=self._origin(),
-            settings=self._settings,
-            left_out=reading.skipped,
-        )
+        summary = self._apply(build_questions, reading)
         _print_summary(self._folder, summary, reading.skipped, self._config)
         _print_notes(reading)
         _refuse_without_questions(self._folder, summary.num_questions, summary.skipped)
@@ -280,15 +289,7 @@ class BuildStep:
                 reading = SourceReading(join_drawn(synthetic_config(self._options), self._folder), ())
             else:
                 reading = self._reader.read(self._options)
-            _refuse_without_parts(reading)
-            preparation = prepare_build(
-                reading.dataset,
-                self._config,
-                self._folder,
-                origin=self._origin(),
-                settings=self._settings,
-                left_out=reading.skipped,
-            )
+            preparation = self._apply(prepare_build, reading)
         _print_notes(reading)
         print(f"{self._folder}: prepared, {preparation.num_images} images; next: --shard 1/N to --shard N/N")
 
@@ -326,8 +327,18 @@ class BuildStep:
         _refuse_without_questions(self._folder, build["num_questions"], skipped)
         return True
 
-    def _origin(self) -> DatasetOrigin:
-        return DatasetOrigin(self._source, self._config.seed if self._source == "synthetic" else None, self._settings)
+    def _apply(self, step: _DatasetStep[ResultT_co], reading: SourceReading) -> ResultT_co:
+        """Build or prepare what was read, if it has a part to ask about."""
+        _refuse_without_parts(reading)
+        seed = self._config.seed if self._source == "synthetic" else None
+        return step(
+            reading.dataset,
+            self._config,
+            self._folder,
+            origin=DatasetOrigin(self._source, seed, self._settings),
+            settings=self._settings,
+            left_out=reading.skipped,
+        )
 
     def _store_marked(self) -> None:
         if self._is_marked:

@@ -222,6 +222,21 @@ class PairSamples(Sequence[PairSample]):
     def __iter__(self) -> Iterator[PairSample]:
         return map(self.__getitem__, range(len(self)))
 
+    def image_names(self) -> Iterator[tuple[str, tuple[str, str]]]:
+        """Yield the source and the images of each sample, without reading its masks.
+
+        Raises:
+            ValueError: A line is damaged; the message names it.
+        """
+        for place in range(len(self)):
+            try:
+                line = _IMAGES_DECODER.decode(self._lines[place])
+            except msgspec.MsgspecError as error:
+                raise ValueError(
+                    f"{self._path}, line {place + 1}: not a sample of MixedParts ({error}); build the pairs again"
+                ) from error
+            yield line.source, line.images
+
 
 class _Mask(msgspec.Struct):
     """A mask of a line: its size and its compressed code."""
@@ -258,7 +273,14 @@ class _Line(msgspec.Struct):
     parts: list[_Part]
 
 
-_DECODER = msgspec.json.Decoder(_Line)
+class _Images(msgspec.Struct):
+    """A line of a file of samples, without what is found in its images."""
+
+    source: str
+    images: tuple[str, str]
+
+
+_DECODER, _IMAGES_DECODER = msgspec.json.Decoder(_Line), msgspec.json.Decoder(_Images)
 
 
 def read_sample(line: bytes, where: str) -> PairSample:

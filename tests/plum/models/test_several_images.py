@@ -28,7 +28,7 @@ from plum.models.systems.seg_token import SegTokens, add_seg_token, read_marks
 from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.models.systems.tagged_phrases import TaggedPhrases
 from plum.models.tiny import tiny_model_config
-from plum.structures import TEXT_ONLY, Batch, ConversationImages, Exchange, Sample
+from plum.structures import TEXT_ONLY, Batch, ConversationImages, Exchange, ImageTokens, Sample
 from plum.train_config import DataConfig, LossConfig, SourceConfig
 from plum.training.objective import Objective
 from tests.plum.data.tokenizers_for_tests import byte_level
@@ -178,13 +178,13 @@ def test_the_order_of_the_images_matters_to_the_text(model: GroundedLMM, collato
 def test_images_may_differ_in_their_number_of_tokens(model: GroundedLMM) -> None:
     ids = torch.tensor([[7, 3, 3, 3, 3, 8, 3, 3, 9]])
     ids[ids == 3] = model.llava.special_tokens.image
-    tokens = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
+    tokens = ImageTokens(torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0)))
     shown = ConversationImages(torch.tensor([[0, 1]]), (4, 2))
     embedded = model.llava.embed(ids, shown, tokens)[0]
-    assert torch.equal(embedded[1:5], tokens[0])
-    assert torch.equal(embedded[6:8], tokens[1, :2])
-    assert shown.take_tokens(tokens).shape == (6, 32)
-    padded, is_padding = shown.pad_tokens(tokens)
+    assert torch.equal(embedded[1:5], tokens.values[0])
+    assert torch.equal(embedded[6:8], tokens.values[1, :2])
+    assert shown.take_tokens(tokens.values).shape == (6, 32)
+    padded, is_padding = shown.pad_tokens(tokens.values)
     assert padded.shape == (1, 8, 32)
     assert is_padding is not None
     assert is_padding.tolist() == [[False] * 6 + [True] * 2]
