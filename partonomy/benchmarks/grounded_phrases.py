@@ -181,6 +181,11 @@ def nothing_found(true: Sequence[TrueMask]) -> ImageOutcome:
     return ImageOutcome(tuple(one.label for one in true), tuple(one.is_target for one in true))
 
 
+def labels_note(embedding_model: str) -> str:
+    """Return the note that names the model that compares labels."""
+    return f"labels are compared by {embedding_model} (recall, recall_glamm, ss)"
+
+
 def labels_of(records: Iterable[PhrasesRecord]) -> set[str]:
     """Return all labels of records, true and predicted ones."""
     found: set[str] = set()

