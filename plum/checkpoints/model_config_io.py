@@ -8,6 +8,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 
 from partonomy.files import is_integer, parse_json
@@ -17,6 +18,10 @@ FORMAT_VERSION = 4
 """2 added `seg_token`; 3 `llava.vision.fit`, `tagger.order` and `feedback.position_in`; 4 `tagger.scheme`,
 `tagger.use_crf` and `tagger.use_cross_attention`."""
 CONFIG_FILE = "config.json"
+
+ZERO_FILE = "pytorch_model.bin"
+"""What DeepSpeed's `zero_to_fp32` writes."""
+_CONVERT = "a published checkpoint? Convert it: python -m plum convert"
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
@@ -37,10 +42,15 @@ def read_model_config(folder: Path) -> ModelConfig:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not a saved model: it has no {CONFIG_FILE}")
+        unmerged = folder / ZERO_FILE
+        hint = f"; {_CONVERT} {unmerged} NEW_FOLDER --base LLAVA_FOLDER" if unmerged.is_file() else ""
+        raise FileNotFoundError(f"{folder} is not a saved model: it has no {CONFIG_FILE}{hint}")
     content = parse_json(path.read_bytes(), f"{path} is not JSON")
     if not isinstance(content, dict) or "format_version" not in content:
-        raise ValueError(f"{path} has no format_version: it was not written by plum, or describes another architecture")
+        raise ValueError(
+            f"{path} has no format_version: it was not written by plum, or describes another architecture"
+            f"{_describe_conversion(folder, content)}"
+        )
     version = content.pop("format_version")
     if not is_integer(version) or version not in range(1, FORMAT_VERSION + 1):
         raise ValueError(f"{path}: format_version is {version!r}, this code reads 1 to {FORMAT_VERSION}")
@@ -55,6 +65,23 @@ def read_model_config(folder: Path) -> ModelConfig:
     config = _parse(ModelConfig, content, str(path), "")
     assert isinstance(config, ModelConfig)
     return with_fit(config)
+
+
+def has_heads_of_lisa(content: Mapping[str, object]) -> bool:
+    """Return whether a published config.json is of LISA or a system built on its code (M2SA, GLaMM, PLUM's authors)."""
+    return "train_mask_decoder" in content and "out_dim" in content
+
+
+def _describe_conversion(folder: Path, content: Json) -> str:
+    """Return the command that converts a published checkpoint; empty for other files."""
+    if not isinstance(content, dict):
+        return ""
+    if has_heads_of_lisa(content):
+        clip = content.get("mm_vision_tower") or content.get("vision_tower") or "openai/clip-vit-large-patch14"
+        return f"; {_CONVERT} {folder} NEW_FOLDER --clip CLIP_FOLDER (a download of {clip}), then name NEW_FOLDER"
+    if content.get("model_type") in ("llava", "llava_llama"):
+        return f"; it is LLaVA: python -m plum convert-llava {folder} NEW_FOLDER --sam SAM_FILE, then train from it"
+    return ""
 
 
 def _complete_before_version_3(content: dict[str, Json]) -> dict[str, Json]:
