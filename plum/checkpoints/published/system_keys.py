@@ -179,8 +179,8 @@ SYSTEM_LAYOUTS = (PLUM, GLAMM, M2SA, LISA)
 """In the order in which they are tried: M2SA has LISA's names too."""
 
 _IMPORT = (
-    "Run its own code, write its answers and masks as an `export-predictions` file, and import that: its predictions "
-    "can be scored and compared like those of any model"
+    "Its predictions can be imported: write a model class that returns what its own code predicts "
+    "(partonomy.models.contract) and name it as --model package.module:Class"
 )
 REFUSED = {
     "model.out_mm_projector.": "PixelLM, whose own mask decoder (two levels, no SAM) plum does not have",
