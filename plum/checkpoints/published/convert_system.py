@@ -139,7 +139,7 @@ def _make_plan(request: SystemRequest) -> _Plan:
     source = read_source_config(folder)
     main = survey_part(files, system.own_name)
     refuse_delta(request.source, main.found)
-    _require_aliases(system, files, main)
+    _require_aliases(system, names, files, main)
     adapters = _read_adapters(system, files, request.lora_alpha)
     main = replace(main, adapters=adapters, split=POOLER_PARTS)
     parts, vision, vision_note = find_vision(request.clip, request.source, source, system.llava, main)
@@ -202,9 +202,9 @@ def _find_system(request: SystemRequest, names: Sequence[str]) -> SystemLayout:
     return with_llava(PLUM if request.keeps_feedback else PLUM_WITHOUT_FEEDBACK, names, request.source)
 
 
-def _require_aliases(system: SystemLayout, files: SourceFiles, main: Part) -> None:
+def _require_aliases(system: SystemLayout, names: Sequence[str], files: SourceFiles, main: Part) -> None:
     """Check that second names of a tensor hold what the first holds."""
-    repeated = {name: own for name in _names_by_file(files) if (own := _alias(system, name)) is not None}
+    repeated = {name: own for name in names if (own := system.alias_of(name)) is not None}
     if not repeated:
         return
     wanted = set(repeated.values())
@@ -219,21 +219,9 @@ def _require_aliases(system: SystemLayout, files: SourceFiles, main: Part) -> No
             )
 
 
-def _alias(system: SystemLayout, name: str) -> str | None:
-    return system.alias_of(name)
-
-
-def _names_by_file(files: SourceFiles) -> dict[str, Path]:
-    found = {}
-    for path in files.files:
-        with open_weights(path) as file:
-            found |= dict.fromkeys(file.names, path)
-    return found
-
-
 def _read_some(files: SourceFiles, is_wanted: Callable[[str], bool]) -> dict[str, Tensor]:
     """Read the wanted tensors of all files, by published name."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for path in files.files:
         with open_weights(path) as file:
             found |= {name: file.read(name) for name in file.names if is_wanted(name)}

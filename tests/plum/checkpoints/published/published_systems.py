@@ -155,8 +155,10 @@ def split_at(text: str, tokens: Sequence[str]) -> list[str]:
 
 
 def slow_ids(text: str, tokens: Mapping[str, int]) -> list[int]:
-    """Ids of one chunk by the slow tokenizer of transformers 4.31 with `legacy`: white space around an added token is
-    stripped, and each piece begins with the word mark."""
+    """Ids of one chunk by the slow tokenizer of transformers 4.31 with `legacy`.
+
+    White space around an added token is stripped, and each piece begins with the word mark.
+    """
     model = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
     pieces = split_at(text, [*tokens, "</s>"])
     for place, piece in enumerate(pieces):
@@ -175,8 +177,10 @@ def slow_ids(text: str, tokens: Mapping[str, int]) -> list[int]:
 
 
 def newer_slow_ids(text: str, tokens: Mapping[str, int]) -> list[int]:
-    """Ids of one chunk by the slow tokenizer of GLaMM's commit, `legacy` false: the mark is before the chunk only, alone
-    if an added token follows; later pieces are read whole, without the mark."""
+    """Ids of one chunk by the slow tokenizer of GLaMM's commit, `legacy` false.
+
+    The mark is before the chunk only, alone if an added token follows; later pieces are read whole, without the mark.
+    """
     model = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
     mark = "\N{LOWER ONE EIGHTH BLOCK}"
     before = model.encode("<unk>")

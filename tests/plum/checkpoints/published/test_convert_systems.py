@@ -248,7 +248,8 @@ def test_the_authors_plum_computes_what_its_code_does(tmp_path: Path, with_feedb
     theirs, queries, _ = plum_expected(original)
     low = plum_masks(original, IMAGE, queries, with_feedback)
     assert_same(ours, theirs, low)
-    tags = ours.predictor.model.tag(ours.states[None], torch.ones(1, len(ours.ids)))
+    with torch.inference_mode():
+        tags = ours.predictor.model.tag(ours.states[None], torch.ones(1, len(ours.ids)))
     assert tags is not None
     torch.testing.assert_close(tags[0], plum_tags(original, theirs.states), atol=1e-5, rtol=1e-5)
     assert (tags[0] - plum_tags(original, theirs.states, is_block_first=False)).abs().max() > 1e-2
