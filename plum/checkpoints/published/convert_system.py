@@ -62,7 +62,6 @@ LORA_ALPHA = 16
 SAM_BLOCKS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 TAGGER_BLOCK = "tagger.block.linear1.weight"
 NUM_TAGS = 3
-NUM_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -291,7 +290,7 @@ def _llava_config(source: SourceConfig, system: SystemLayout, vision: VisionConf
 
 def _require_rows(request: SystemRequest, num_rows: int, tokenizer: SourceTokenizer) -> None:
     """Check that the base's tokenizer with the marks has as many tokens as the weights have rows."""
-    num_tokens = len(tokenizer.tokenizer) - ("<image>" in tokenizer.added_tokens)
+    num_tokens = len(tokenizer.tokenizer) - len(tokenizer.added_tokens)
     if num_tokens != num_rows:
         raise ValueError(
             f"{request.source} has {num_rows} embedding rows, but the tokenizer of {request.base} has {num_tokens} "

@@ -19,8 +19,8 @@ from plum.inputs.conversation import IMAGE_END, IMAGE_START
 from plum.models.systems.seg_token import PHRASE_END, PHRASE_START, SEG_TOKEN
 
 ORIGINAL_LAYOUTS = tuple(layout for layout in LAYOUTS if layout.name.startswith("original"))
-PEFT_PREFIX = "base_model.model."
-"""What peft puts before every name of a model with adapters."""
+PEFT_PREFIX, PEFT_BASE = "base_model.model.", ".base_layer."
+"""What peft puts before every name of a model with adapters, and (since 0.6) into that of a matrix that has one."""
 _ADAPTER = re.compile(r"(?P<target>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
 POOLER_INPUT = "feedback.pooler.in_proj."
 """torch's joint projection of queries, keys and values, which plum keeps apart."""
@@ -79,7 +79,7 @@ class SystemLayout:
         Raises:
             ValueError: the system has no such name.
         """
-        name = published.removeprefix(PEFT_PREFIX)
+        name = plain_name(published)
         if self.reason_to_drop(name) is not None or self.alias_of(name) is not None or adapter_of(name) is not None:
             return None
         for prefix, own in self.prefixes:
@@ -96,14 +96,19 @@ class SystemLayout:
 
     def reason_to_drop(self, published: str) -> Dropped | None:
         """Return the row of a tensor that is left out."""
-        name = published.removeprefix(PEFT_PREFIX)
+        name = plain_name(published)
         return next((row for row in self.dropped if name.startswith(row.prefix)), None)
 
     def alias_of(self, published: str) -> str | None:
         """Return our name of the tensor that a published name repeats."""
-        name = published.removeprefix(PEFT_PREFIX)
+        name = plain_name(published)
         found = next(((prefix, own) for prefix, own in self.aliases if name.startswith(prefix)), None)
         return None if found is None else found[1] + name.removeprefix(found[0])
+
+
+def plain_name(published: str) -> str:
+    """Return a name without what peft adds."""
+    return published.removeprefix(PEFT_PREFIX).replace(PEFT_BASE, ".")
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class AdapterName:
 
 def adapter_of(published: str) -> AdapterName | None:
     """Return what a tensor of an adapter changes; None if it is not of an adapter."""
-    found = _ADAPTER.fullmatch(published.removeprefix(PEFT_PREFIX))
+    found = _ADAPTER.fullmatch(plain_name(published))
     return None if found is None else AdapterName(f"{found['target']}.weight", "A" if found["side"] == "A" else "B")
 
 
@@ -211,7 +216,7 @@ def detect_system(published: Iterable[str], where: Path, has_lisa_config: bool) 
         ValueError: the system is none of those that are converted; the message names it if it is known.
     """
     folder = where if where.is_dir() else where.parent
-    names = [name.removeprefix(PEFT_PREFIX) for name in published]
+    names = [plain_name(name) for name in published]
     is_v0 = any((folder / file).is_file() for file in V0_FILES)
     if is_v0 or any(name.startswith(("lm.", "visual_model.", "text_hidden_fcs.")) for name in names):
         raise ValueError(f"{where} is {V0}")
@@ -239,5 +244,5 @@ def with_llava(system: SystemLayout, published: Iterable[str], where: Path) -> S
     Raises:
         ValueError: LLaVA's tensors are in no known layout.
     """
-    llava = detect_layout((name.removeprefix(PEFT_PREFIX) for name in published), ORIGINAL_LAYOUTS, str(where))
+    llava = detect_layout(map(plain_name, published), ORIGINAL_LAYOUTS, str(where))
     return replace(system, llava=llava)
