@@ -10,9 +10,12 @@ transformers 4.31, which strips white space and line breaks on both sides of an 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
@@ -23,7 +26,7 @@ from plum.inputs.conversation import BEGIN_TOKEN, END_TOKEN, IMAGE_END, IMAGE_ST
 from plum.inputs.tokenizer import PAD_TOKEN, UNKNOWN_TOKEN, check_tokenizer
 
 FAST_FILE, SENTENCEPIECE_FILE, SETTINGS_FILE = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
-ADDED_FILE = "added_tokens.json"
+SPECIAL_FILE, ADDED_FILE = "special_tokens_map.json", "added_tokens.json"
 PROBES = (
     "A chat between a curious human and an artificial intelligence assistant. USER: What's 128 + 7? ASSISTANT: 135.",
     "the left front wheel, a façade, two  spaces\nand a line break",
@@ -147,7 +150,7 @@ def require_image_delimiters(tokenizer: PreTrainedTokenizerFast, where: str) -> 
 def _read_settings(folder: Path) -> dict[str, object]:
     """Return the settings of tokenizer_config.json, completed with those of special_tokens_map.json."""
     settings: dict[str, object] = {}
-    for file in ("special_tokens_map.json", SETTINGS_FILE):
+    for file in (SPECIAL_FILE, SETTINGS_FILE):
         if (folder / file).is_file():
             content = read_json(folder / file)
             settings |= {key: value for key, value in content.items() if value is not None}
@@ -163,7 +166,8 @@ def _text(token: object) -> str | None:
 
 def _from_sentencepiece(folder: Path, settings: Mapping[str, object]) -> Tokenizer:
     """Convert tokenizer.model with transformers, with the begin token and the spaces of its training."""
-    backend = _split_before_normalizing(AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer)
+    with _without_fast_file(folder) as files:
+        backend = _split_before_normalizing(AutoTokenizer.from_pretrained(str(files)).backend_tokenizer)
     if settings.get("add_bos_token") is not False:  # absent: true for LLaMA's slow tokenizer, not for transformers 5
         begin = (BEGIN_TOKEN, backend.token_to_id(BEGIN_TOKEN))
         backend.post_processor = processors.TemplateProcessing(f"{BEGIN_TOKEN} $A", special_tokens=[begin])
@@ -178,6 +182,19 @@ def _from_sentencepiece(folder: Path, settings: Mapping[str, object]) -> Tokeniz
         backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
     _require_sentencepiece_ids(backend, folder / SENTENCEPIECE_FILE, PROBES)
     return backend
+
+
+@contextmanager
+def _without_fast_file(folder: Path) -> Iterator[Path]:
+    """Yield a folder with the slow tokenizer's files alone, because transformers prefers tokenizer.json."""
+    if not (folder / FAST_FILE).is_file():
+        yield folder
+        return
+    with TemporaryDirectory() as copied:
+        for file in (SENTENCEPIECE_FILE, SETTINGS_FILE, SPECIAL_FILE, ADDED_FILE):
+            if (folder / file).is_file():
+                shutil.copy(folder / file, copied)
+        yield Path(copied)
 
 
 def _split_before_normalizing(backend: Tokenizer) -> Tokenizer:

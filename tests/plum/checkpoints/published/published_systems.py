@@ -176,10 +176,11 @@ def slow_ids(text: str, tokens: Mapping[str, int]) -> list[int]:
     return ids
 
 
-def newer_slow_ids(text: str, tokens: Mapping[str, int]) -> list[int]:
+def newer_slow_ids(text: str, tokens: Mapping[str, int], has_lone_mark: bool = True) -> list[int]:
     """Ids of one chunk by the slow tokenizer of GLaMM's commit, `legacy` false.
 
-    The mark is before the chunk only, alone if an added token follows; later pieces are read whole, without the mark.
+    The mark is before the chunk only, alone if an added token follows (version 4.31 leaves that one out); later pieces
+    are read whole, without the mark.
     """
     model = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
     mark = "\N{LOWER ONE EIGHTH BLOCK}"
@@ -193,7 +194,7 @@ def newer_slow_ids(text: str, tokens: Mapping[str, int]) -> list[int]:
         is_after, is_before = (pieces[i : i + 1] and pieces[i] in tokens for i in (max(place - 1, 0), place + 1))
         kept = piece.lstrip() if is_after else piece
         kept = kept.rstrip() if is_before else kept
-        if kept:
+        if kept and (has_lone_mark or kept != mark):
             ids += model.encode(f"<unk>{kept}")[len(before) :]
     return ids
 

@@ -171,7 +171,8 @@ def test_a_published_folder_is_answered_with_its_command(tmp_path: Path, capsys:
     printed = capsys.readouterr().out
     for part in ("System: GLaMM", "Left out: model.region_encoder.* (2 tensors)", "template: glamm", "targets: many"):
         assert part in printed
-    assert load_pretrained(tmp_path / "model").config.seg_token is not None
+    using = ["segment", "--checkpoint", str(tmp_path / "model"), *asked, "--max_new_tokens", "4"]
+    assert main(using) == 0
     assert main(["convert", str(source), str(tmp_path / "model"), "--clip", str(clip)]) == 1
     assert "exists" in capsys.readouterr().err
 

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
 from plum.checkpoints.published.convert_system import SystemRequest, SystemResult, convert_system
 from plum.checkpoints.store import load_pretrained
-from plum.config import ModelConfig
+from plum.config import ModelConfig, SegTokenConfig
 from plum.inference.predictor import Predictor
 from plum.inputs.tokenizer import load_tokenizer
 from plum.structures import SpanBounds
@@ -179,7 +182,28 @@ def test_an_answer_of_its_own_keeps_its_marks(tmp_path: Path) -> None:
     predictor = Predictor(loaded.model, loaded.tokenizer, loaded.config)
     ids = [*slow_ids("Sure, it is [SEG].", original.tokens), 2]
     assert predictor.read_answer(torch.tensor(ids)) == "Sure, it is [SEG]."
-    assert load_tokenizer(tmp_path / "model").convert_tokens_to_ids("[SEG]") == original.seg
+    tokenizer = load_tokenizer(tmp_path / "model")
+    assert tokenizer.convert_tokens_to_ids("[SEG]") == original.seg
+    assert "[SEG]" in str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def test_lisa_with_legacy_false_reads_whole_pieces(tmp_path: Path) -> None:
+    original = make_lisa()
+    convert(tmp_path, original, legacy=False, targets="many")
+    prompt = f"{SYSTEM_PROMPT}USER: <im_start><image><im_end>\n{QUESTION} ASSISTANT: "
+    text = f"{prompt}It has a front wheel [SEG] and a propeller [SEG].</s>"
+    first, second = (newer_slow_ids(chunk, original.tokens, has_lone_mark=False) for chunk in text.split("<image>"))
+    assert compute(tmp_path / "model").ids == [1, *first, *[-200] * 4, *second]
+
+
+def test_the_slow_tokenizer_of_the_training_is_read_where_a_fast_one_lies_beside_it(tmp_path: Path) -> None:
+    original = make_lisa()
+    source, clip = write_system(tmp_path, original)
+    PreTrainedTokenizerFast(tokenizer_object=Backend(models.BPE({"<unk>": 0}, []))).save_pretrained(str(tmp_path))
+    (tmp_path / "tokenizer.json").rename(source / "tokenizer.json")
+    convert_system(SystemRequest(source, clip), tmp_path / "model")
+    ids = load_tokenizer(tmp_path / "model")("It is [SEG].", add_special_tokens=False)["input_ids"]
+    assert ids == slow_ids("It is [SEG].", original.tokens)
 
 
 def glamm_chunks(original: Original, answer: str) -> list[list[int]]:
@@ -204,6 +228,7 @@ def test_glamm_computes_what_the_original_code_does(tmp_path: Path) -> None:
     words = "It has a <p> front wheel </p> [SEG]."
     ids = newer_slow_ids(words, original.tokens)
     assert ours.predictor.read_answer(torch.tensor([*ids, 2])) == words
+    assert "<p> and </p> around each phrase" in ours.predictor.notation.protocol_note
     spoil_tokenizer(tmp_path / "model", rstrip=False)
     assert compute(tmp_path / "model").ids != theirs.ids
 
@@ -240,7 +265,8 @@ def find_phrase(ids: list[int], phrase: str) -> range:
 @pytest.mark.parametrize("with_feedback", [False, True], ids=["as_evaluated", "with_feedback"])
 def test_the_authors_plum_computes_what_its_code_does(tmp_path: Path, with_feedback: bool) -> None:
     original = make_plum()
-    result = convert(tmp_path, original, keeps_feedback=with_feedback)
+    # The fast tokenizer of the training knows no `legacy`.
+    result = convert(tmp_path, original, legacy=False if with_feedback else None, keeps_feedback=with_feedback)
     assert result.config.feedback.is_enabled == with_feedback
     note = "Mask feedback: kept" if with_feedback else "Mask feedback: off, as in the authors' evaluation"
     assert any(line.startswith(note) for line in result.notes)
@@ -288,6 +314,10 @@ def test_unmerged_adapters_are_merged_in_float32(tmp_path: Path, make: Callable[
     checkpoint, base = write_unmerged(tmp_path, unmerged, factors)
     result = convert_system(SystemRequest(checkpoint / "pytorch_model.bin", base=base), tmp_path / "model")
     assert any(line.startswith("Adapters merged in float32: 4 matrices, rank 8, alpha 16") for line in result.notes)
+    assert result.config.seg_token == {"lisa": SegTokenConfig("single"), "m2sa": SegTokenConfig("many")}.get(
+        result.config.system
+    )
+    assert load_pretrained(tmp_path / "expected").config == result.config
     expected, found = (load_pretrained(tmp_path / name).model.state_dict() for name in ("expected", "model"))
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
