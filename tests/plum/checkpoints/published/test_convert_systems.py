@@ -16,6 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
 from plum.checkpoints.published.convert_system import SystemRequest, SystemResult, convert_system
+from plum.checkpoints.published.llava_tokenizer import read_source_tokenizer
+from plum.checkpoints.published.system_keys import LISA, PLUM
 from plum.checkpoints.store import load_pretrained
 from plum.config import ModelConfig, SegTokenConfig
 from plum.inference.predictor import Predictor
@@ -46,8 +48,10 @@ from tests.plum.checkpoints.published.published_systems import (
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (21, 30, 3), dtype=np.uint8)
 QUESTION = "What visible parts does the biplane have?"
-ANSWER = "It has a front wheel and a propeller."
-PHRASES = ("front wheel", "propeller")
+ANSWER = "It has a front wheel, a propeller and a window."
+PHRASES = ("front wheel", "propeller", "window")
+MARKED = "It has a front wheel [SEG], a propeller [SEG] and a window [SEG]."
+TAGGED = "It has a <p> front wheel </p> [SEG], a <p> propeller </p> [SEG] and a <p> window </p> [SEG]."
 
 
 def spans() -> list[CharSpan]:
@@ -116,10 +120,10 @@ def test_lisa_and_m2sa_compute_what_the_original_code_does(tmp_path: Path, make:
     result = convert(tmp_path, original, targets="many")
     assert result.config.system == ("m2sa" if original.fusion else "lisa")
     ours = compute(tmp_path / "model")
-    theirs = run_llava(original, IMAGE, lisa_chunks(original, "It has a front wheel [SEG] and a propeller [SEG]."))
+    theirs = run_llava(original, IMAGE, lisa_chunks(original, MARKED))
     embedding = encode_image(original, IMAGE)
     queries = seg_queries(original, theirs)
-    assert len(queries) == 2
+    assert len(queries) == len(PHRASES)
     low = [decode_mask(embedding, query) for query in queries]
     assert_same(ours, theirs, low)
     # Each of the traps shows: the state of [SEG] itself, padding, a word mark before [SEG], no early features.
@@ -166,11 +170,16 @@ def test_ids_are_the_slow_tokenizers(tmp_path_factory: pytest.TempPathFactory, t
     tmp_path = tmp_path_factory.mktemp("lisa")
     original = make_lisa()
     source, _ = write_system(tmp_path, original)
-    from plum.checkpoints.published.llava_tokenizer import read_source_tokenizer
-    from plum.checkpoints.published.system_keys import LISA
-
     tokenizer = read_source_tokenizer(source, LISA.marks).tokenizer
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == slow_ids(text, original.tokens)
+
+
+def test_ids_of_the_authors_plum_are_the_fast_tokenizers(tmp_path: Path) -> None:
+    original = make_plum()
+    source, _ = write_system(tmp_path, original, legacy=False)
+    text = "It is the wheel.</s>USER: the <im_start> <im_end>\n\nwheel"
+    tokenizer = read_source_tokenizer(source, PLUM.marks).tokenizer
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == fast_ids(text, original.tokens)
 
 
 def test_an_answer_of_its_own_keeps_its_marks(tmp_path: Path) -> None:
@@ -191,7 +200,7 @@ def test_lisa_with_legacy_false_reads_whole_pieces(tmp_path: Path) -> None:
     original = make_lisa()
     convert(tmp_path, original, legacy=False, targets="many")
     prompt = f"{SYSTEM_PROMPT}USER: <im_start><image><im_end>\n{QUESTION} ASSISTANT: "
-    text = f"{prompt}It has a front wheel [SEG] and a propeller [SEG].</s>"
+    text = f"{prompt}{MARKED}</s>"
     first, second = (newer_slow_ids(chunk, original.tokens, has_lone_mark=False) for chunk in text.split("<image>"))
     assert compute(tmp_path / "model").ids == [1, *first, *[-200] * 4, *second]
 
@@ -218,8 +227,7 @@ def test_glamm_computes_what_the_original_code_does(tmp_path: Path) -> None:
     assert result.config.llava.conversation == "glamm"
     assert any("model.region_encoder.* (2 tensors): acts on boxes" in note for note in result.notes)
     ours = compute(tmp_path / "model")
-    answer = "It has a <p> front wheel </p> [SEG] and a <p> propeller </p> [SEG]."
-    theirs = run_llava(original, IMAGE, glamm_chunks(original, answer))
+    theirs = run_llava(original, IMAGE, glamm_chunks(original, TAGGED))
     at = theirs.ids.index(-200)
     mark = load_tokenizer(tmp_path / "model").convert_tokens_to_ids("\N{LOWER ONE EIGHTH BLOCK}")
     assert theirs.ids[at + 4 : at + 6] == [mark, original.tokens["<im_end>"]]  # the published id list's lone mark
@@ -236,9 +244,8 @@ def test_glamm_computes_what_the_original_code_does(tmp_path: Path) -> None:
 def test_glamm_with_the_older_tokenizer_has_no_lone_mark(tmp_path: Path) -> None:
     original = make_glamm()
     assert convert(tmp_path, original, legacy=True).config.llava.conversation == "glamm_legacy"
-    answer = "It has a <p> front wheel </p> [SEG] and a <p> propeller </p> [SEG]."
     prompt = f"{SYSTEM_PROMPT}USER: The <im_start><image><im_end> provides an overview of the picture.\n{QUESTION}"
-    first, second = f"{prompt} ASSISTANT: {answer}</s>".split("<image>")
+    first, second = f"{prompt} ASSISTANT: {TAGGED}</s>".split("<image>")
     expected = [1, *slow_ids(first, original.tokens), *[-200] * 4, *slow_ids(second, original.tokens)]
     assert compute(tmp_path / "model").ids == expected
 
