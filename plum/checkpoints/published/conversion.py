@@ -155,8 +155,10 @@ def own_tensors(parts: Sequence[Part], config: ModelConfig) -> Iterator[tuple[st
                         tensor = part.adapters[own].merge(tensor)
                     if own in (EMBEDDING, HEAD) and len(tensor) < num_rows:
                         tensor = append_rows(tensor, num_rows)
-                    pieces = part.split.get(own, (own,))
-                    yield from zip(pieces, tensor.chunk(len(pieces)), strict=True)
+                    if pieces := part.split.get(own):
+                        yield from zip(pieces, tensor.chunk(len(pieces)), strict=True)
+                    else:
+                        yield own, tensor
                     if config.llava.projector == "linear" and own == f"{OWN_PROJECTOR}linear_1.bias":
                         yield from _identity(len(tensor), tensor.dtype)
 
