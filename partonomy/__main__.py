@@ -47,6 +47,7 @@ class Command:
 COMMANDS = (
     Command("build", "build:build"),
     Command("build-mmr", "mmr:build_mmr_like", ("dataset",)),
+    Command("build-mixedparts", "mixed_parts:build_mixed_parts_command", ("datasets",)),
     Command("import", "data:import_questions"),
     Command("export", "data:export_questions"),
     Command("stats", "stats:stats", ("folders",)),

@@ -24,6 +24,7 @@ RECORD_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, Ov
 
 NOT_JSON = "not valid JSON"
 CHUNK_CHARACTERS = 1 << 22
+HASH_BLOCK = 1 << 20
 LONGEST_LITERAL = len("-Infinity")  # an error closer than this to the buffer's end may only mean a cut-off value
 BLANK = re.compile(r"[ \t\r\n]*")
 REMAINS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # names of the temporary files of `open_atomically`
@@ -52,7 +53,7 @@ def hash_files(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
+            while block := file.read(HASH_BLOCK):
                 digest.update(block)
     return digest.hexdigest()
 

@@ -11,11 +11,11 @@ import os
 import struct
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
@@ -45,6 +45,7 @@ NUM_BOX_LINES_PER_SIDE = 200  # pixels of the image's shorter side per pixel of 
 COLOUR_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 LABEL_MODES = ("L", "P")
+DEEP_LABEL_MODES = tuple(mode for mode in DEEP_MODES if mode != "F")
 BAND_PIXELS = 1 << 20  # pixels converted at a time, so that no second copy of a large image is made
 LARGEST_8_BIT, LARGEST_16_BIT = 255, 65_535
 NATIVE, SWAPPED = ("L", "B") if sys.byteorder == "little" else ("B", "L")
@@ -157,17 +158,37 @@ def load_label_map(path: Path, image: Path) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, too large or not a map of 8-bit ids; the message names it.
     """
+    return _load_ids(path, image, LABEL_MODES, np.uint8)
+
+
+def load_deep_label_map(path: Path, image: Path) -> np.ndarray:
+    """Read a map of 16-bit class ids, uint16 (H, W); see `load_label_map`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, too large or not a map of 16-bit ids; the message names it.
+    """
+    return _load_ids(path, image, DEEP_LABEL_MODES, np.uint16)
+
+
+def _load_ids(path: Path, image: Path, modes: Collection[str], kind: type[np.unsignedinteger[Any]]) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; it is the label map of the image {image}: finish the download")
     try:
         with _open(path) as opened:
             mode = opened.mode
-            if mode in LABEL_MODES:
-                return np.array(opened, dtype=np.uint8)
+            if mode in modes:
+                values = np.array(opened)
+                if int(values.max(initial=0)) > np.iinfo(kind).max or int(values.min(initial=0)) < 0:
+                    raise ValueError(f"it has the value {int(values.max())}")
+                return values.astype(kind)
     except Exception as error:  # PIL's decoders raise errors of many types for damaged data
         reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: the label map cannot be read ({reason})") from error
-    raise ValueError(f"{path}: a label map has one 8-bit channel of class ids, this file has the colour mode {mode}")
+    bits = 8 * np.dtype(kind).itemsize
+    raise ValueError(
+        f"{path}: a label map has one {bits}-bit channel of class ids, this file has the colour mode {mode}"
+    )
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Sequences whose entries stay on disk and take a few bytes of memory each: lines of a file, and pickled objects.
 
 A run may have hundreds of thousands of records, and a data set as many questions. Their lines are found once, and each
-access reads one again. Entries that have no file of their own are pickled into a temporary one (`Spool`).
+access reads one again. Entries that have no file of their own are pickled into a temporary one (`Spool`), also to be
+read again group by group (`SpooledGroups`).
 """
 
 import os
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar, overload
+
+import numpy as np
 
 EntryT = TypeVar("EntryT")
 OtherT = TypeVar("OtherT")
@@ -114,11 +117,7 @@ class Spool(Sequence[EntryT]):
 
     def append(self, entry: EntryT) -> None:
         """Add an entry."""
-        buffer = BytesIO()
-        pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL)
-        pickler.persistent_id = self._share  # type: ignore[method-assign]
-        pickler.dump(entry)
-        content = buffer.getvalue()
+        content = self._pack(entry)
         self._writer.write(content)
         self._lines.append(self._end, len(content))
         self._end += len(content)
@@ -139,6 +138,15 @@ class Spool(Sequence[EntryT]):
         entry: EntryT = unpickler.load()
         return entry
 
+    def _pack(self, entry: EntryT) -> bytes:
+        if not self._types:  # asking about every object that an entry holds takes several times as long as the rest
+            return pickle.dumps(entry, pickle.HIGHEST_PROTOCOL)
+        buffer = BytesIO()
+        pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL)
+        pickler.persistent_id = self._share  # type: ignore[method-assign]
+        pickler.dump(entry)
+        return buffer.getvalue()
+
     def _share(self, value: object) -> int | None:
         if not isinstance(value, self._types):
             return None
@@ -146,3 +154,38 @@ class Spool(Sequence[EntryT]):
             self._number_of[id(value)] = len(self._shared)
             self._shared.append(value)
         return self._number_of[id(value)]
+
+
+class SpooledGroups(Generic[EntryT]):
+    """Entries in a temporary file that belong to groups; 24 bytes of memory each, whatever the number of groups.
+
+    Iterating yields (key, entries) of every group: the groups in the order of their first entries, and each one's
+    entries in the order in which they were added.
+    """
+
+    def __init__(self) -> None:
+        self._entries = Spool[EntryT]()
+        self._keys = array("q")
+
+    def append(self, key: int, entry: EntryT) -> None:
+        """Add an entry to a group.
+
+        Args:
+            key: the group, an integer of 64 bits.
+            entry: the entry.
+        """
+        self._entries.append(entry)
+        self._keys.append(key)
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[tuple[int, list[EntryT]]]:
+        keys = np.array(self._keys, np.int64)
+        by_key = np.argsort(keys, kind="stable")
+        starts = np.flatnonzero(np.diff(keys[by_key], prepend=keys[by_key][:1] - 1)) if len(keys) else by_key
+        ends = np.append(starts[1:], len(keys))
+        for group in np.argsort(by_key[starts], kind="stable"):
+            places = by_key[starts[group] : ends[group]]
+            yield int(keys[places[0]]), [self._entries[int(place)] for place in places]

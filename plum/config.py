@@ -28,7 +28,7 @@ Conversation = Literal[
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """CLIP vision tower of LLaVA."""
+    """CLIP vision tower of LLaVA; EVA-CLIP in CALICO, whose last state after the final norm is read."""
 
     image_size: int
     """Side of the square input in pixels."""
@@ -47,10 +47,18 @@ class VisionConfig:
     (the embedded default). None: that of `init_from`; without `init_from`, the usual one of the conversation template
     (`usual_fit`). Always set in a saved model."""
 
+    num_query_tokens: int | None = None
+    """Tokens of an image if a Q-Former condenses its patches (CALICO: 32); None: one token per patch."""
+
     @property
-    def num_image_tokens(self) -> int:
+    def num_patches(self) -> int:
         """Number of patches of one image."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Number of tokens of one image in the language model's input."""
+        return self.num_patches if self.num_query_tokens is None else self.num_query_tokens
 
 
 @dataclass(frozen=True)
@@ -178,6 +186,95 @@ class FeedbackConfig:
 
 
 @dataclass(frozen=True)
+class QFormerConfig:
+    """Q-Former of BLIP-2, which condenses an image to a few tokens (CALICO, section 3.2; the values are BLIP-2's)."""
+
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    cross_attention_frequency: int = 2
+    """Every how many layers, from the first, attend to the image."""
+
+
+@dataclass(frozen=True)
+class DinoConfig:
+    """DINOv2, the self-supervised tower of CALICO's correspondences (section 3.3).
+
+    The paper names neither version nor size. Of the published sizes only the giant one gives the 29 M trained
+    parameters that the paper reports; it is the default. The paper's figures speak of DINOv2, the text of the keys of
+    DINO's last layer (Amir et al.), which `facet` selects.
+    """
+
+    image_size: int = 518
+    """Side in pixels of DINOv2's own training images, to which its position embeddings belong; they are interpolated to
+    the size of the images it reads."""
+    patch_size: int = 14
+    hidden_size: int = 1536
+    num_layers: int = 40
+    num_heads: int = 24
+    use_swiglu: bool = True
+    """Gated feed-forward layers; of the published sizes, only the giant one has them."""
+    num_register_tokens: Literal[0, 4] = 0
+    """4 for the checkpoints with registers."""
+    facet: Literal["token", "key"] = "token"
+    """Features of a patch: its last state after the final norm, or its keys in the last layer's attention."""
+
+
+@dataclass(frozen=True)
+class CorrespondenceConfig:
+    """Correspondence extraction: CLIP's features attend to semantic ones (CALICO, section 3.3, equations 4 to 6).
+
+    The queries are always EVA-CLIP's tokens, as in equation 6. The paper gives no number of heads, no norm and no
+    residual connection.
+    """
+
+    source: Literal["dino", "eva", "none"] = "dino"
+    """Where keys and values come from: `dino`: DINOv2's patches; `eva`: EVA-CLIP's own tokens, so that the module stays
+    and DINOv2 goes; `none`: there is no attention, and the adaptation modules read EVA-CLIP's tokens (VPG-C; the
+    paper's ablation without extraction)."""
+    num_heads: int = 16
+    residual: bool = True
+    """Add the attention to its queries, so that the frozen Q-Former reads what it was trained on. The paper's equation
+    has no such term; False follows it to the letter."""
+
+
+@dataclass(frozen=True)
+class AdaptationConfig:
+    """Adaptation modules: layers read the images again, asked by the prompt (CALICO, section 3.4, equations 7 to 9)."""
+
+    num_modules: int = 2
+    """Number k of modules, in the layers i * round(N / (k + 1)) of N, i = 1 to k: 11 and 22 of 32. The caption of the
+    paper's figure 3, "every N / k layers", contradicts its text."""
+    layers: tuple[int, ...] | None = None
+    """Layers, from 0, before which modules stand; None: by the rule above."""
+    offset: Literal[0, -1] = 0
+    """Added to each layer. The paper's "input to layer l" is ambiguous by one; 0 is VPG-C's code."""
+    init: Literal["zero_reintegration", "zero_guide"] = "zero_reintegration"
+    """Initial weights. `zero_reintegration`: the last projection is zero, so that a fresh module changes nothing; it
+    alone has a gradient in the first update. `zero_guide`: the guide's projection is zero and the last one small, so
+    that everything learns from the first update, but the start is not the unchanged model. VPG-C: both zero."""
+    follows_prompt: bool = True
+    """Shift the queries by the state of the prompt's last token. False: q' = q (the paper's ablation without
+    adaptation)."""
+
+
+@dataclass(frozen=True)
+class CalicoConfig:
+    """What CALICO adds to LLaVA (paper, sections 3.2 to 3.4). `LlavaConfig.vision` describes its EVA-CLIP."""
+
+    embedding_size: int = 768
+    """Width D_I of the Q-Former and of an image's tokens before they are projected to the language model."""
+    qformer: QFormerConfig | None = field(default_factory=QFormerConfig)
+    """None: one linear layer takes its place, and an image has one token per patch (the paper's ablation without a
+    Q-Former); the guide's shift is then added to the output, since there are no queries."""
+    dino: DinoConfig | None = field(default_factory=DinoConfig)
+    """Required by `correspondence.source` dino; None otherwise."""
+    correspondence: CorrespondenceConfig = field(default_factory=CorrespondenceConfig)
+    adaptation: AdaptationConfig | None = field(default_factory=AdaptationConfig)
+    """None: images are read once, before the first layer."""
+
+
+@dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters on the language model (paper, Table 6)."""
 
@@ -201,10 +298,12 @@ class ModelConfig:
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     lora: LoraConfig | None = field(default_factory=LoraConfig)
     """None for no adapters (training from scratch, or a merged model)."""
-    system: Literal["plum", "lisa", "m2sa"] = "plum"
+    system: Literal["plum", "lisa", "m2sa", "calico"] = "plum"
     """System to build; see plum.models.systems.registry."""
     seg_token: SegTokenConfig | None = None
-    """Required by `lisa` and `m2sa`; None in PLUM, which adds no token."""
+    """Required by systems other than PLUM, which adds no token; None in PLUM."""
+    calico: CalicoConfig | None = None
+    """Required by `calico`; None in the other systems."""
 
 
 def usual_fit(conversation: Conversation) -> Fit:

@@ -7,6 +7,7 @@ width, h w SAM embedding grid (64 x 64 at 1024 px), 4h 4w low-resolution masks, 
 token positions of a batch, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,15 +104,43 @@ class ImageFrame:
 
 
 @dataclass(frozen=True)
+class ImageTokens:
+    """What the language model reads of B images.
+
+    values [B, n, D]: the embeddings that replace `<image>`, padded at the end where images differ in their number
+    details [B, S, E]: features that the language model reads again in its layers (CALICO's X'_global, S tokens of width
+        E); None in models that do not
+    """
+
+    values: Tensor
+    details: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, images: Tensor | slice) -> "ImageTokens":
+        return ImageTokens(self.values[images], None if self.details is None else self.details[images])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["ImageTokens"]) -> "ImageTokens":
+        """Return the tokens of all images of `parts`, one after the other."""
+        details = [part.details for part in parts if part.details is not None]
+        return cls(torch.cat([part.values for part in parts]), torch.cat(details) if details else None)
+
+
+@dataclass(frozen=True)
 class ConversationImages:
     """The images of N conversations, each in the order in which the conversation shows them.
 
     rows: LongTensor [N, I], rows of images among the B of a batch; TEXT_ONLY after a conversation's last image
     lengths: number of tokens of each of the B images
+    prompt_ends: LongTensor [N], position of the last token of each conversation's first prompt, padding before the
+        conversation not counted; only models that read images again under the prompt's guidance (CALICO) need it
     """
 
     rows: Tensor
     lengths: tuple[int, ...]
+    prompt_ends: Tensor | None = None
 
     @classmethod
     def of_one_image(cls, num_conversations: int, length: int, device: torch.device) -> "ConversationImages":
@@ -124,11 +153,13 @@ class ConversationImages:
         return cls(torch.full((num_conversations, 1), TEXT_ONLY, device=device), ())
 
     def __getitem__(self, conversations: Tensor) -> "ConversationImages":
-        return ConversationImages(self.rows[conversations], self.lengths)
+        ends = None if self.prompt_ends is None else self.prompt_ends[conversations]
+        return ConversationImages(self.rows[conversations], self.lengths, ends)
 
     def to(self, device: torch.device) -> "ConversationImages":
         """Move to a device."""
-        return ConversationImages(self.rows.to(device, non_blocking=True), self.lengths)
+        ends = None if self.prompt_ends is None else self.prompt_ends.to(device, non_blocking=True)
+        return ConversationImages(self.rows.to(device, non_blocking=True), self.lengths, ends)
 
     def num_tokens(self) -> Tensor:
         """Return the number of image tokens of each conversation, LongTensor [N]."""
@@ -241,10 +272,10 @@ class Batch:
 class ImageFeatures:
     """Features of B images, each encoded once by both towers.
 
-    tokens [B, n, D]: LLaVA's, padded at the end where images differ in their number; embeddings [B, C, h, w]: SAM's
+    tokens: LLaVA's; embeddings [B, C, h, w]: SAM's
     """
 
-    tokens: Tensor
+    tokens: ImageTokens
     embeddings: Tensor
 
 

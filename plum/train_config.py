@@ -44,11 +44,15 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TrainableConfig:
-    """The modules that are trained. Heads that a system adds to LLaVA and SAM are always trained."""
+    """The modules that are trained. Other modules that a system adds to LLaVA and SAM are always trained."""
 
     language_model: Literal["frozen", "lora", "full"] = "lora"
     vision_tower: bool = False
     projector: bool = False
+    qformer: bool = False
+    """CALICO's Q-Former; frozen in the paper, trained where nothing is pre-trained."""
+    dino: bool = False
+    """CALICO's DINOv2; frozen in the paper, trained where nothing is pre-trained."""
     embeddings: bool = False
     """Train embed_tokens and lm_head in full. Paper, A.1: all components but CLIP and the projector are trainable
     (Table 6 lists only the adapters); the authors' code trains both matrices. With adapters it needs
@@ -57,6 +61,9 @@ class TrainableConfig:
     sam_mask_decoder: bool = True
     sam_prompt_encoder: bool = True
     """Paper, Table 6: 'decoder + prompt-enc.'."""
+    query_projection: bool = True
+    """Train the projection of spans or [SEG] states to SAM's prompts. CALICO's 29 M trained parameters leave no room
+    for it: it comes trained from GLaMM, and false keeps it."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +122,12 @@ class SourceConfig:
         "llava_instruct",
         "reasoning",
         "mmr",
+        "mixed_parts",
     ]
     """Selects the class in plum.data.sources that makes the samples."""
     path: str = ""
-    """Folder in partonomy's own form, for `explanatory` and the part sources; the other kinds read `dataset_dir`."""
+    """Folder in partonomy's own form, for `explanatory`, `mixed_parts` and the part sources; the other kinds read
+    `dataset_dir`."""
     weight: float = 1.0
     """Share of the mixture, relative to the other sources; for a grouped source, relative to its group."""
     question_types: tuple[str, ...] = ()

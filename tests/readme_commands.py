@@ -20,6 +20,7 @@ TRAIN_SCRIPTS = {
     "scripts/train.sh": None,
     "scripts/train_plum_0shot.sh": "configs/plum_13b_0shot.yaml",
     "scripts/train_plum_ft.sh": "configs/plum_13b_ft.yaml",
+    "scripts/train_calico.sh": "configs/calico_7b.yaml",
 }
 """Launchers and the configuration they take when none is named."""
 

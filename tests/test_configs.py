@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from plum.config import ModelConfig, SpecialTokensConfig
+from plum.models.backbones.calico import CalicoBackbone
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.parameter_counts import count_components
 from plum.models.systems.registry import build_model
@@ -20,8 +21,14 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ABLATION_BASE = CONFIGS / "ablations" / "base.yaml"
 OVERLAYS = sorted(path for path in ABLATION_BASE.parent.glob("*.yaml") if path != ABLATION_BASE)
 SISTERS = sorted((CONFIGS / "sisters").glob("*.yaml"))
-TINY = [*sorted(CONFIGS.glob("plum_tiny_*.yaml")), ABLATION_BASE]
-FULL_SIZE = sorted(path for path in CONFIGS.glob("*.yaml") if "tiny" not in path.name)
+CALICO_STAGE1, PLUM_PAIRS = CONFIGS / "calico_tiny_stage1.yaml", CONFIGS / "plum_tiny_pairs.yaml"
+PAIRS = [
+    *[(CALICO_STAGE1, path) for path in sorted((CONFIGS / "pairs").glob("calico_*.yaml"))],
+    *[(PLUM_PAIRS, path) for path in sorted((CONFIGS / "pairs").glob("mi_*.yaml"))],
+]
+TINY = [*sorted(CONFIGS.glob("plum_tiny_*.yaml")), *sorted(CONFIGS.glob("calico_tiny_*.yaml")), ABLATION_BASE]
+CALICO = CONFIGS / "calico_7b.yaml"
+FULL_SIZE = sorted(path for path in CONFIGS.glob("*.yaml") if "tiny" not in path.name and path != CALICO)
 
 CHANGED_KEYS = {
     "detach_feedback": {"model.feedback.detach_feedback"},
@@ -69,19 +76,24 @@ def changed_keys(overlay: Path) -> set[str]:
     return {key for key in base.keys() | changed.keys() if base.get(key) != changed.get(key)}
 
 
-@pytest.mark.parametrize("path", [*TINY, *FULL_SIZE], ids=lambda path: path.stem)
+def test_every_overlay_of_pairs_is_tried() -> None:
+    assert len(PAIRS) == len(list((CONFIGS / "pairs").glob("*.yaml"))) == 6
+
+
+@pytest.mark.parametrize("path", [*TINY, *FULL_SIZE, CALICO], ids=lambda path: path.stem)
 def test_yaml_says_where_it_runs(path: Path) -> None:
     config = load(path)
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     assert any("Hardware:" in line for line in header)
     # Stages continue one another and what reports numbers is kept out of training.
     assert config.tokenizer is not None or config.init_from is not None
-    assert config.data.exclude_images
+    # MixedParts divides images into splits before it pairs them.
+    assert config.data.exclude_images or path == CALICO
 
 
 @pytest.mark.parametrize(
     "paths",
-    [*[(path,) for path in TINY], *[(ABLATION_BASE, path) for path in (*OVERLAYS, *SISTERS)]],
+    [*[(path,) for path in TINY], *[(ABLATION_BASE, path) for path in (*OVERLAYS, *SISTERS)], *PAIRS],
     ids=lambda paths: paths[-1].stem,
 )
 def test_tiny_model_builds_and_trains_what_it_says(paths: tuple[Path, ...]) -> None:
@@ -113,6 +125,26 @@ def test_full_size_model_builds_on_the_meta_device(path: Path) -> None:
     assert counts["llava.embeddings"] == (2 + config.model.lora.train_embeddings) * 32064 * width
     billions = {"13b": (13.0e9, 14.3e9), "7b": (6.7e9, 7.8e9)}[path.stem.split("_")[1]]
     assert billions[0] < sum(counts.values()) - counts["sam.image_encoder"] < billions[1]
+
+
+def test_calico_trains_what_its_header_says() -> None:
+    config = load(CALICO)
+    model = build_on_meta(config)
+    rows = set_trainable(model, config.trainable)
+    trained = {row.module: row.trainable for row in rows if row.trainable}
+    assert trained.keys() == {
+        "llava.lora",
+        "calico.correspondence",
+        "calico.queries",
+        "calico.adaptation",
+        "sam.mask_decoder",
+    }
+    assert f"{sum(trained.values()) / 1e6:.1f} M trained parameters" in CALICO.read_text(encoding="utf-8")
+    assert {row.module: row.total for row in rows}["llava.vision_tower"] == 985_952_256  # EVA-CLIP-g/14
+    llava = model.llava
+    assert isinstance(llava, CalicoBackbone)
+    assert llava.adaptation is not None
+    assert llava.adaptation.layers == (11, 22)
 
 
 def test_parameters_of_the_shipped_13b_configurations() -> None:

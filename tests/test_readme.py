@@ -1,4 +1,4 @@
-"""The README's commands parse."""
+"""The commands of README and docs parse."""
 
 import re
 import shlex
@@ -11,6 +11,13 @@ from tests.readme_commands import ROOT, bash_commands, parse_command
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = bash_commands(README)
+# The cluster's own commands are run by tests/test_many_machines.py.
+PAGES = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs").glob("*.md"))
+    if path.name != "many_machines.md"
+}
+PAGE_COMMANDS = sorted({(name, command) for name, text in PAGES.items() for command in bash_commands(text)})
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
 
@@ -23,6 +30,11 @@ def test_blocks_are_found_and_cover_every_program() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_parses(command: str) -> None:
+    parse_command(shlex.split(command, comments=True))
+
+
+@pytest.mark.parametrize(("page", "command"), PAGE_COMMANDS)
+def test_command_of_a_page_parses(page: str, command: str) -> None:
     parse_command(shlex.split(command, comments=True))
 
 

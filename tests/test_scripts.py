@@ -191,6 +191,8 @@ def test_look_ahead(checkout: Path) -> None:
         ("train_plum_0shot.sh", []),
         ("train_plum_ft.sh", ["configs/plum_7b_ft.yaml", "--seed", "3"]),
         ("train.sh", ["configs/plum_tiny_stage0.yaml", "--save_every_minutes", "20", "--overwrite"]),
+        ("train_calico.sh", ["configs/calico_tiny_stage0.yaml", "--seed", "3"]),
+        ("train_calico.sh", []),
     ],
 )
 def test_training_scripts(checkout: Path, script: str, arguments: list[str]) -> None:
@@ -198,6 +200,23 @@ def test_training_scripts(checkout: Path, script: str, arguments: list[str]) -> 
     assert parse_recorded(command) == "launch"
     assert command[3:6] == [str(checkout), "train.py", "--config"]
     assert command[len(command) - len(arguments[1:]) :] == arguments[1:]
+
+
+def test_pairs_train_and_score_every_variant(checkout: Path) -> None:
+    chosen = {"VARIANTS": "calico calico_no_cam mi_glamm plum", "SEEDS": "1 2", "UPDATES": "3"}
+    commands = run_script(checkout, "scripts/pairs.sh", LAUNCH="python train.py --config", **chosen)
+    training = [command for command in commands if "train.py" in command]
+    assert [parse_recorded(command) for command in commands].count("-m partonomy") == 2 + 8 + 1
+    runs = [command[command.index("--run_dir") + 1] for command in training]
+    variants = chosen["VARIANTS"].split()
+    assert runs == ["runs/pairs/calico_stage0", "runs/pairs/llava_stage0"] + [
+        f"runs/pairs/{variant}_seed{seed}" for seed in (1, 2) for variant in variants
+    ]
+    starts = {command[command.index("--init_from") + 1] for command in training[2:] if "calico" in " ".join(command)}
+    assert starts == {"runs/pairs/calico_stage0/model"}
+    overlays = [word for word in training[3] if word.startswith("configs/")]
+    assert overlays == ["configs/calico_tiny_stage1.yaml", "configs/pairs/calico_no_cam.yaml"]
+    assert all(command[-4:] == ["--num_updates", "3", "--save_every", "3"] for command in training)
 
 
 def test_validation_script(checkout: Path) -> None:

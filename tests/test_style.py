@@ -4,6 +4,7 @@ Directions of imports are held by import-linter (pyproject.toml).
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,12 @@ def shipped_texts() -> list[Path]:
 
 
 SOURCES = source_files()
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+
+
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    """The syntax tree of every source file; parsed by the first test that asks, not by every collection."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 
 
 def functions(tree: ast.AST) -> Iterator[Function]:
@@ -52,7 +58,7 @@ def test_the_scan_sees_the_project() -> None:
 def test_functions_are_short() -> None:
     long = [
         f"{path}:{node.lineno} {node.name}: {_num_lines(node)} lines"
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for node in functions(tree)
         if _num_lines(node) > MAX_FUNCTION_LINES
     ]
@@ -69,7 +75,7 @@ def _num_lines(node: Function) -> int:
 
 def test_arguments_are_typed() -> None:
     typed, untyped = 0, []
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in functions(tree):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             arguments += [argument for argument in (node.args.vararg, node.args.kwarg) if argument is not None]
@@ -84,7 +90,7 @@ def test_arguments_are_typed() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_is_swallowed_or_left_behind(path: Path) -> None:
     found = []
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(trees()[path]):
         if isinstance(node, ast.ExceptHandler):
             names = {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)} if node.type else set()
             if node.type is None or (names & {"Exception", "BaseException"} and not _is_reported(node)):
@@ -128,5 +134,5 @@ def test_the_path_pattern_finds_what_it_should() -> None:
 
 
 def test_every_module_says_what_it_does() -> None:
-    missing = [str(path) for path, tree in TREES.items() if tree.body and ast.get_docstring(tree) is None]
+    missing = [str(path) for path, tree in trees().items() if tree.body and ast.get_docstring(tree) is None]
     assert missing == []

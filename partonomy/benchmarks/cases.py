@@ -36,6 +36,7 @@ class CasePicture:
         masks, colours: The masks and their colours.
         has_box: Whether to draw the box of the instance that the item is about, if it has one.
         note: What the caption adds, e.g. that no mask is to be seen.
+        image: Index of the image among those of the item.
     """
 
     title: str
@@ -43,6 +44,7 @@ class CasePicture:
     colours: tuple[Colour, ...] = ()
     has_box: bool = False
     note: str = ""
+    image: int = 0
 
 
 @dataclass(frozen=True)

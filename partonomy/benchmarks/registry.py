@@ -1,9 +1,11 @@
 """The benchmarks of `python -m partonomy run`. To add one, write a file with a `Benchmark` and add one line here."""
 
 from partonomy.benchmarks import (
+    gcg,
     gqa,
     grefcoco,
     instruct_part,
+    mixed_parts,
     mmr,
     multi_referring,
     pope,
@@ -27,6 +29,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         instruct_part.BENCHMARK,
         mmr.BENCHMARK,
         *multi_referring.BENCHMARKS,
+        mixed_parts.BENCHMARK,
+        gcg.BENCHMARK,
         *street_scenes.BENCHMARKS,
         textvqa.BENCHMARK,
         gqa.BENCHMARK,

@@ -22,8 +22,8 @@ import numpy as np
 from partonomy.benchmarks.cases import IMAGE, Case, CasePicture, CaseText, Verdict
 from partonomy.images import image_size, load_image
 from partonomy.masks import RLE, rle_to_json
-from partonomy.metrics.bootstrap import ImageRatio, MeanOfRatios
-from partonomy.models.contract import AnswerMarks, Request
+from partonomy.metrics.bootstrap import ImageRatio, MeanOfRatios, RankedHits
+from partonomy.models.contract import AnswerMarks, TaskRequest
 from partonomy.table_format import Table
 from partonomy.visualize import part_colours
 
@@ -153,7 +153,13 @@ class Item(Protocol):
     def group(self) -> str: ...  # noqa: D102
 
 
-Metric = ImageRatio | MeanOfRatios
+def pictures_of(item: Item) -> tuple[Picture, ...]:
+    """Return all pictures of an item: `picture`, and `further_pictures` if it has them."""
+    further: tuple[Picture, ...] = getattr(item, "further_pictures", ())
+    return (item.picture, *further)
+
+
+Metric = ImageRatio | RankedHits | MeanOfRatios
 
 
 @dataclass(frozen=True)
@@ -204,7 +210,7 @@ ItemT = TypeVar("ItemT", bound=Item)
 AnswerT = TypeVar("AnswerT")
 RecordT = TypeVar("RecordT", bound=Record)
 
-Asking = Generator[Sequence[Request], Sequence[Any], AnswerT]
+Asking = Generator[Sequence[TaskRequest], Sequence[Any], AnswerT]
 """Yields an item's next requests, all of one kind; is sent one answer per request; returns the argument of `score`.
 
 An error of the model is raised at the `yield`: NotImplementedError if the model does not support the request.
@@ -230,6 +236,9 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
     WORDS: ClassVar[Words] = Words()
     COMPARED: ClassVar[tuple[str, ...]] = ()
     """Metrics that a comparison of two runs shows by default; empty means every metric."""
+    ASKS_SEVERAL_IMAGES: ClassVar[bool] = False
+    """Whether items have `further_pictures`. Their requests are asked one by one: a model's batches are of one image
+    each."""
     EXPORT_NEEDS_ITEMS: ClassVar[bool] = False
     """Whether `prediction` reads the item; if so, exporting predictions needs the data."""
 
@@ -352,7 +361,7 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
 
     def image_paths(self) -> frozenset[Path]:
         """Return the benchmark's image files, for the comparison with a model's training images."""
-        return frozenset(item.picture.path for item in self.items)
+        return frozenset(picture.path for item in self.items for picture in pictures_of(item))
 
     def dataset(self) -> Mapping[str, Any]:
         """Return a summary's description of the data, as JSON values."""

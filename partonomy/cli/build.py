@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from partonomy.cli.data import is_already_built, refuse_shards
 from partonomy.cli.stats import describe_left_out
@@ -14,6 +14,7 @@ from partonomy.datasets.record_exchange import MARKED_FOLDER
 from partonomy.datasets.seal import EDITED_KEY
 from partonomy.datasets.shard_results import SHARDS_FOLDER, remove_shards
 from partonomy.datasets.sources.group_parts_by_object import SourceReading
+from partonomy.datasets.sources.part_imagenet import find_object_names
 from partonomy.datasets.sources.records import SkippedAnnotations
 from partonomy.datasets.sources.registry import DataSource, SourceOptions, find_source, synthetic_config
 from partonomy.datasets.store import BUILD_FILE, QUESTIONS_FILE, DatasetOrigin, load_dataset, read_skipped
@@ -31,8 +32,9 @@ from partonomy.questions.sharded_build import build_shard, is_prepared, merge_bu
 from partonomy.questions.templates import NAMED_TEMPLATES, find_templates
 from partonomy.reporting.blind_tables import line_on_questions
 from partonomy.sharding import Shard, parse_shard
-from partonomy.structures import QuestionType, SkippedType
+from partonomy.structures import PartDataset, QuestionType, SkippedType
 
+ResultT_co = TypeVar("ResultT_co", covariant=True)
 SourceName = Literal[
     "coco",
     "cvat",
@@ -41,6 +43,7 @@ SourceName = Literal[
     "via",
     "supervisely",
     "paco",
+    "ade20k_part_234",
     "part_imagenet",
     "pascal_part",
     "partonomy_core",
@@ -88,14 +91,16 @@ def build(
 
     Args:
         source: coco (any COCO-style file with part annotations), an annotation tool's own files (cvat, label_studio,
-            labelme, via, supervisely; see docs/annotation_tools.md), paco, part_imagenet, pascal_part, partonomy_core
-            (any published record file), dataset (a folder made here) or synthetic (drawn objects, no download).
+            labelme, via, supervisely; see docs/annotation_tools.md), paco, ade20k_part_234, part_imagenet, pascal_part,
+            partonomy_core (any published record file), dataset (a folder made here) or synthetic (drawn objects, no
+            download).
         output: Folder to write.
         images: Folder of the images, the record file or the data set; for synthetic, the number of images to draw.
         annotations: Annotation file; for annotation tools also the folder of their files, and for pascal_part that of
             the .mat files.
         object_name: Object that all parts belong to, for files without object annotations (coco and annotation tools).
-        object_names: JSON file WordNet id -> object name, for classes instead of super-categories (part_imagenet).
+        object_names: JSON file WordNet id -> object name, for classes instead of super-categories (part_imagenet);
+            everyday takes the packaged table of MixedParts, with 37 names, and leaves out images of other classes.
         categories: JSON file object -> category, from which wrong parts and objects are drawn. Default: the source's
             own (paco, pascal_part, part_imagenet with --object_names); else every class is its own category, and wrong
             parts come from the class and, with --mutation paper, the classes that it is compared with.
@@ -139,7 +144,7 @@ def build(
         invalid=invalid,
         annotations=_path(annotations),
         object_name=object_name,
-        object_names=_path(object_names),
+        object_names=None if object_names is None else find_object_names(object_names),
         categories=_path(categories),
         name_map=_path(name_map),
         label_separator=label_separator,
@@ -179,6 +184,22 @@ def _run(step: "BuildStep", prepare: bool, shard: str | None, merge: bool) -> No
         step.merge()
     else:
         step.build()
+
+
+class _DatasetStep(Protocol[ResultT_co]):
+    """`build_questions` or `prepare_build`."""
+
+    def __call__(
+        self,
+        dataset: PartDataset,
+        config: QuestionBuildConfig,
+        folder: Path,
+        /,
+        *,
+        origin: DatasetOrigin,
+        settings: Mapping[str, object],
+        left_out: Sequence[SkippedAnnotations],
+    ) -> ResultT_co: ...
 
 
 class BuildStep:
@@ -227,15 +248,7 @@ class BuildStep:
     def _build(self) -> None:
         refuse_shards(self._folder, self._overwrite)
         reading = self._reader.read(self._options)
-        _refuse_without_parts(reading)
-        summary = build_questions(
-            reading.dataset,
-            self._config,
-            self._folder,
-            origin=self._origin(),
-            settings=self._settings,
-            left_out=reading.skipped,
-        )
+        summary = self._apply(build_questions, reading)
         _print_summary(self._folder, summary, reading.skipped, self._config)
         _print_notes(reading)
         _refuse_without_questions(self._folder, summary.num_questions, summary.skipped)
@@ -276,15 +289,7 @@ class BuildStep:
                 reading = SourceReading(join_drawn(synthetic_config(self._options), self._folder), ())
             else:
                 reading = self._reader.read(self._options)
-            _refuse_without_parts(reading)
-            preparation = prepare_build(
-                reading.dataset,
-                self._config,
-                self._folder,
-                origin=self._origin(),
-                settings=self._settings,
-                left_out=reading.skipped,
-            )
+            preparation = self._apply(prepare_build, reading)
         _print_notes(reading)
         print(f"{self._folder}: prepared, {preparation.num_images} images; next: --shard 1/N to --shard N/N")
 
@@ -322,8 +327,18 @@ class BuildStep:
         _refuse_without_questions(self._folder, build["num_questions"], skipped)
         return True
 
-    def _origin(self) -> DatasetOrigin:
-        return DatasetOrigin(self._source, self._config.seed if self._source == "synthetic" else None, self._settings)
+    def _apply(self, step: _DatasetStep[ResultT_co], reading: SourceReading) -> ResultT_co:
+        """Build or prepare what was read, if it has a part to ask about."""
+        _refuse_without_parts(reading)
+        seed = self._config.seed if self._source == "synthetic" else None
+        return step(
+            reading.dataset,
+            self._config,
+            self._folder,
+            origin=DatasetOrigin(self._source, seed, self._settings),
+            settings=self._settings,
+            left_out=reading.skipped,
+        )
 
     def _store_marked(self) -> None:
         if self._is_marked:

@@ -1,7 +1,8 @@
 """`python -m partonomy check`: reports the problems of a data set as a table and an exit status."""
 
+import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,13 +16,12 @@ from partonomy.datasets.curation.check import (
     Finding,
     Severity,
     check_input,
-    count_severities,
     folder_input,
 )
 from partonomy.datasets.curation.check_tools import ToolInput
 from partonomy.datasets.curation.sharded_check import check_shard, merge_checks, remove_check_shards
 from partonomy.datasets.sources.registry import SourceOptions, find_source, tool_config
-from partonomy.files import write_json
+from partonomy.files import open_atomically
 from partonomy.sharding import parse_shard
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, render_table
 from partonomy.terminal import one_line
@@ -138,7 +138,9 @@ def _check(
     _print_report(report)
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(output), _to_json(report), indent=1)
+        with open_atomically(Path(output)) as file:
+            for text in _to_json(report):
+                file.write(text.encode("utf-8", errors="backslashreplace"))
         print(f"All findings: {output}")
     if merge:
         remove_check_shards(Path(str(output)))
@@ -186,7 +188,7 @@ def _print_report(report: CheckReport) -> None:
                 print(f"  {line}")
     for remark in report.remarks:
         print(f"\nnot checked: {remark}")
-    counts = count_severities(report.findings)
+    counts = report.findings.count_severities()
     print("\n" + ", ".join(f"{counts[severity]:,} {severity.value}s" for severity in Severity))
 
 
@@ -196,21 +198,30 @@ def _examples(findings: Sequence[Finding]) -> list[str]:
     return [*lines, f"... and {num_more:,} more"] if num_more > 0 else lines
 
 
-def _to_json(report: CheckReport) -> dict[str, object]:
-    counts = count_severities(report.findings)
-    return {
+def _to_json(report: CheckReport) -> Iterator[str]:
+    """Yield the text of the file of all findings: one JSON object, in pieces, because there may be millions."""
+    counts = report.findings.count_severities()
+    content = {
         "source": report.source,
         "num_images": report.num_images,
         "num_annotations": report.num_annotations,
         "counts": {severity.value: counts[severity] for severity in Severity},
         "not_looked_at": list(report.remarks),
-        "findings": [
-            {
-                "problem": finding.problem.title,
-                "severity": finding.problem.severity.value,
-                "record": finding.record,
-                "detail": finding.detail,
-            }
-            for finding in report.findings
-        ],
+        "findings": [],
     }
+    start, end = _indented(content, 0).rsplit("[]", 1)
+    yield start + "["
+    for number, finding in enumerate(report.findings):
+        row = {
+            "problem": finding.problem.title,
+            "severity": finding.problem.severity.value,
+            "record": finding.record,
+            "detail": finding.detail,
+        }
+        yield ("," if number else "") + "\n  " + _indented(row, 2)
+    yield ("\n ]" if report.findings else "]") + end + "\n"
+
+
+def _indented(content: object, depth: int) -> str:
+    """Return JSON as `write_json` writes it with `indent=1`, for a value so deep in the file."""
+    return json.dumps(content, indent=1, ensure_ascii=False).replace("\n", "\n" + " " * depth)

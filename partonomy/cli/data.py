@@ -1,6 +1,7 @@
 """`python -m partonomy import | export`: converts between data set folders and published record files."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +21,12 @@ from partonomy.datasets.store import (
     ANNOTATIONS_FILE,
     BUILD_FILE,
     DATASET_FILE,
+    PARTIAL_QUESTIONS_FILE,
+    PROGRESS_FILE,
     QUESTIONS_FILE,
 )
 from partonomy.files import read_json
-from partonomy.locks import is_lock_file, lock_folder, lock_output
+from partonomy.locks import LOCK_FILE, is_lock_file, lock_folder, lock_output
 from partonomy.sharding import parse_shard
 from partonomy.terminal import one_line
 
@@ -161,6 +164,8 @@ def is_already_built(folder: Path, expected: Mapping[str, object], overwrite: bo
             if not overwrite:
                 require_unchanged(folder, *SEALED_FILES, IMAGES_KEY)
             if not overwrite or not (found.get(EDITED_KEY) or list_changes(folder)):
+                if not is_held:
+                    _remove_remains(folder)
                 return True
         elif not overwrite:
             changes = "; ".join(_describe_change(found.get(key), expected[key]) for key in different)
@@ -178,6 +183,16 @@ def is_already_built(folder: Path, expected: Mapping[str, object], overwrite: bo
             "another --output"
         )
     return False
+
+
+def _remove_remains(folder: Path) -> None:
+    """Delete what a command leaves in a data set that is killed after it has written the last file of it."""
+    remains = [folder / name for name in (PARTIAL_QUESTIONS_FILE, PROGRESS_FILE)]
+    if not any(path.exists() for path in (*remains, folder / LOCK_FILE)):
+        return
+    with suppress(OSError), lock_folder(folder):  # another process does it, or the folder is read-only
+        for path in remains:
+            path.unlink(missing_ok=True)
 
 
 def _is_foreign(path: Path) -> bool:

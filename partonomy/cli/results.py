@@ -34,11 +34,12 @@ def tables(
     Args:
         runs: Output folders of finished runs; for table 12, files of `python -m plum teacher-forced` or their folders.
         table: auto prints every metric of the runs; for Partonomy, it first prints table 3 and the segmentation table
-            of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2), and for ReasonSeg, table
-            4. 2, 3, 4, 5, 5a (Figure 5a), 9 to 14 (Partonomy/PLUM paper), mmr2 to mmr6 and mmr8 to mmr11 (MMR paper)
-            print that table alone, with the runs next to the paper's rows; c4 prints how often a run repeats masks and
-            how its errors carry on (appendix C.4, which has no numbers). all prints the tables of both papers for the
-            runs' benchmarks, except those of ablations (5a, c4, 12 to 14, mmr6, mmr9 to mmr11), then every metric.
+            of each run's data set (by its name: paco 9, partimagenet 10, pascal 11, others 2), for ReasonSeg table 4,
+            and for MixedParts its table. 2, 3, 4, 5, 5a (Figure 5a), 9 to 14 (Partonomy/PLUM paper), mmr2 to mmr6 and
+            mmr8 to mmr11 (MMR paper), and mixedparts (CALICO paper) print that table alone, with the runs next to the
+            paper's rows; c4 prints how often a run repeats masks and how its errors carry on (appendix C.4, which has
+            no numbers). all prints the tables of all papers for the runs' benchmarks, except those of ablations (5a,
+            c4, 12 to 14, mmr6, mmr9 to mmr11), then every metric.
         protocol: Partonomy only. ours scores failed questions 0 and takes the answer with the highest sequence
             probability. authors counts as the authors' code does: failed questions and missing masks are left
             out, macro-gIoU has one value per question, and the answer with the highest mean over the conversation is

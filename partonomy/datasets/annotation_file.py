@@ -231,7 +231,7 @@ class FormChecker:
     """
 
     def __init__(self, path: Path) -> None:
-        reader = _Reader(path, repeat(None))
+        reader = _Reader(path, repeat(None), is_kept=False)
         self._read = {
             "images": reader.read_image,
             "categories": reader.read_category,
@@ -258,10 +258,11 @@ class _Reader:
     Args:
         path: the file, for error messages.
         codes: for every annotation, in file order, its mask if it needs no further check, else None.
+        is_kept: whether objects and parts are kept for `build`.
     """
 
-    def __init__(self, path: Path, codes: Iterable[RLE | None]) -> None:
-        self._path = path
+    def __init__(self, path: Path, codes: Iterable[RLE | None], *, is_kept: bool = True) -> None:
+        self._path, self._is_kept = path, is_kept
         self._codes = iter(codes)
         self._images: dict[int, AnnotatedImage] = {}
         self._categories: dict[int, Mapping[str, Any]] = {}
@@ -304,13 +305,15 @@ class _Reader:
             if mask is None:
                 raise ValueError("a part needs a mask")
             owner = (image.image_id, _integer(record, "obj_ann_id"))
-            self._parts.setdefault(owner, []).append(Part(category["part"], mask, (number,)))
+            if self._is_kept:
+                self._parts.setdefault(owner, []).append(Part(category["part"], mask, (number,)))
         else:
             box = record.get("marked_box")
             box = None if box is None else check_box(box, "'marked_box'")
             left_out = _read_left_out(record.get("left_out_parts", []))
             instance = ObjectInstance(number, category["name"], category["category"], (), mask, box, left_out)
-            self._objects[image.image_id].append(instance)
+            if self._is_kept:
+                self._objects[image.image_id].append(instance)
 
     def build(self) -> tuple[AnnotatedImage, ...]:
         """Return the images with their objects and parts, in file order."""

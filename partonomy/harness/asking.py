@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from partonomy.benchmarks.task import AnyTask, Asking, Item, Picture, Record, Status, describe_error
+from partonomy.benchmarks.task import AnyTask, Asking, Item, Picture, Record, Status, describe_error, pictures_of
 from partonomy.harness.ranks import Batch, end_with_parent
 from partonomy.images import draw_box
 from partonomy.machine_faults import InputFiles, end_run_on_machine_fault
@@ -27,8 +27,10 @@ from partonomy.models.contract import (
     BatchedModel,
     ChoiceRequest,
     GroundedModel,
+    GroundedReply,
     Hint,
     ImageBatch,
+    ImagesRequest,
     InformedModel,
     MarkingModel,
     MaskRequest,
@@ -36,6 +38,8 @@ from partonomy.models.contract import (
     ReplyingModel,
     ReplyRequest,
     Request,
+    SeveralImagesModel,
+    TaskRequest,
     describe_marks,
 )
 
@@ -56,9 +60,10 @@ class LoadedBatch:
     Attributes:
         items: Items that still need a record, and further items that belong to the batch.
         pictures: Images as their items show them, uint8 RGB (H, W, 3).
-        picture_of: Index of each item's picture; items without an image are absent.
-        failures: Reasons of the items whose image could not be read.
-        read: Result of the model's `read_image` for each picture, or its error; None for a model without batches.
+        picture_of: Index of each item's picture, the first of several; items without an image are absent.
+        failures: Reasons of the items of which an image could not be read.
+        read: Result of the model's `read_image` for each picture, or its error; None if the items are asked one by one.
+        further_of: Indices of the further pictures of items that show several.
     """
 
     items: Batch
@@ -66,6 +71,12 @@ class LoadedBatch:
     picture_of: dict[str, int]
     failures: dict[str, str]
     read: Sequence[object] | Exception | None = None
+    further_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def pictures_shown(self, item: Item) -> tuple[np.ndarray, ...]:
+        """Return all pictures of an item that has them."""
+        first, further = self.picture_of[item.item_id], self.further_of.get(item.item_id, ())
+        return tuple(self.pictures[number] for number in (first, *further))
 
 
 @dataclass
@@ -75,7 +86,7 @@ class _Open:
     item: Item
     picture: int
     asking: Asking[Any]
-    pending: Sequence[Request] = ()
+    pending: Sequence[TaskRequest] = ()
     num_asked: int = 0
     answer: Any = None
     error: Exception | None = None
@@ -129,8 +140,9 @@ def answer_items(
     """
     readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="reader")
     finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
-    is_batched, marks = isinstance(model, BatchedModel), describe_marks(model)
-    files = InputFiles(lambda: (item.picture.path for item in task.items))
+    is_batched = isinstance(model, BatchedModel) and not task.ASKS_SEVERAL_IMAGES
+    marks = describe_marks(model)
+    files = InputFiles(lambda: (picture.path for item in task.items for picture in pictures_of(item)))
     try:
         ahead: deque[Future[LoadedBatch]] = deque()
         waiting = iter(batches)
@@ -138,7 +150,7 @@ def answer_items(
         for _ in batches:
             while len(ahead) < NUM_READ_AHEAD and (batch := next(waiting, None)) is not None:
                 shown = batch if is_batched else tuple(filter(is_wanted, batch))
-                ahead.append(readers.submit(load_batch, model, shown, files))
+                ahead.append(readers.submit(load_batch, model, shown, files, is_read=is_batched))
             end_with_parent()
             opened: list[_Open] | None = None
             try:
@@ -159,7 +171,9 @@ def answer_items(
         finisher.shutdown(cancel_futures=True)
 
 
-def load_batch(model: GroundedModel, items: Batch, files: InputFiles | None = None) -> LoadedBatch:
+def load_batch(
+    model: GroundedModel, items: Batch, files: InputFiles | None = None, *, is_read: bool = True
+) -> LoadedBatch:
     """Load the images of a batch, draw the boxes, and let a model with batches read the pictures.
 
     An image that cannot be read fails its items only; its error is kept in their place.
@@ -168,36 +182,41 @@ def load_batch(model: GroundedModel, items: Batch, files: InputFiles | None = No
         model: The model.
         items: The items of the batch.
         files: The image files of the run; None takes those of the batch.
+        is_read: Whether a model with batches reads the pictures; otherwise the items are asked one by one.
 
     Raises:
         MachineFault: An image cannot be read for a reason that is not the file's own.
     """
-    files = files or InputFiles(lambda: (item.picture.path for item in items))
+    files = files or InputFiles(lambda: (picture.path for item in items for picture in pictures_of(item)))
     pictures: list[np.ndarray] = []
     numbers: dict[Picture, int] = {}
     images: dict[Picture, np.ndarray | str] = {}
     picture_of: dict[str, int] = {}
+    further_of: dict[str, tuple[int, ...]] = {}
     failures: dict[str, str] = {}
     for item in items:
-        picture = item.picture
-        plain = replace(picture, box=None)
-        if plain not in images:
-            images[plain] = _load(plain, files)
-        image = images[plain]
-        if isinstance(image, str):
-            failures[item.item_id] = image
-            continue
-        if picture not in numbers:
-            numbers[picture] = len(pictures)
-            pictures.append(image if picture.box is None else draw_box(image, picture.box))
-        picture_of[item.item_id] = numbers[picture]
+        shown = pictures_of(item)
+        for picture in shown:
+            plain = replace(picture, box=None)
+            if plain not in images:
+                images[plain] = _load(plain, files)
+            image = images[plain]
+            if isinstance(image, str):
+                failures.setdefault(item.item_id, image)
+            elif picture not in numbers and item.item_id not in failures:
+                numbers[picture] = len(pictures)
+                pictures.append(image if picture.box is None else draw_box(image, picture.box))
+        if item.item_id not in failures:
+            picture_of[item.item_id], *further = (numbers[picture] for picture in shown)
+            if further:
+                further_of[item.item_id] = tuple(further)
     read: list[object] | Exception | None = None
-    if isinstance(model, BatchedModel):
+    if is_read and isinstance(model, BatchedModel):
         try:
             read = [model.read_image(picture) for picture in pictures]
         except Exception as error:  # it recurs, and is recorded, when the items are asked one by one
             read = error
-    return LoadedBatch(items, tuple(pictures), picture_of, failures, read)
+    return LoadedBatch(items, tuple(pictures), picture_of, failures, read, further_of)
 
 
 def _load(picture: Picture, files: InputFiles) -> np.ndarray | str:
@@ -242,12 +261,11 @@ def ask_batch(model: GroundedModel, task: AnyTask, batch: LoadedBatch, marks: An
 
 def _open_images(model: GroundedModel, batch: LoadedBatch) -> ImageBatch | None:
     """Open the model's batch, or return None if the items have to be asked one by one."""
-    if not isinstance(model, BatchedModel) or not batch.pictures:
+    if not isinstance(model, BatchedModel) or not batch.pictures or batch.read is None:
         return None
     try:
         if isinstance(batch.read, Exception):
             raise batch.read
-        assert batch.read is not None
         return model.open_batch(batch.read)
     except ModelUnavailable:
         raise
@@ -274,11 +292,13 @@ def _ask_alone(model: GroundedModel, batch: LoadedBatch, entry: _Open) -> None:
     """Answer the requests of one item through the model's plain methods."""
     start = time.perf_counter()
     entry.advance(None)
-    picture = batch.pictures[entry.picture]
+    pictures = batch.pictures_shown(entry.item)
     while not entry.is_finished:
         try:
             answers = [
-                answer_request(model, picture, request, Hint(entry.item.item_id, entry.num_asked + place, request.gold))
+                answer_request(
+                    model, pictures, request, Hint(entry.item.item_id, entry.num_asked + place, request.gold)
+                )
                 for place, request in enumerate(entry.pending)
             ]
         except Exception as error:  # the task decides its consequence for the item
@@ -289,20 +309,36 @@ def _ask_alone(model: GroundedModel, batch: LoadedBatch, entry: _Open) -> None:
     entry.seconds = time.perf_counter() - start
 
 
-def answer_request(model: GroundedModel, picture: np.ndarray, request: Request, hint: Hint) -> Any:
+def answer_request(model: GroundedModel, pictures: Sequence[np.ndarray], request: TaskRequest, hint: Hint) -> Any:
     """Answer one request through the model's plain methods.
 
     Args:
         model: The model.
-        picture: uint8 RGB (H, W, 3), with the item's box drawn if it has one.
+        pictures: uint8 RGB (H, W, 3) each, with the item's box drawn if it has one; the request names one of them by
+            its index, or is about all.
         request: The request.
         hint: What models that know the truth or guess need (`Hint`).
 
     Returns:
         What the request's kind calls for: scores, masks, a reply or an own answer.
+
+    Raises:
+        NotImplementedError: The model does not support the request.
     """
     if isinstance(model, InformedModel):
         model.prepare(hint)
+    if isinstance(request, ImagesRequest):
+        return _answer_images(model, pictures, request)
+    return _answer_about_one(model, pictures[request.image], request)
+
+
+def _answer_images(model: GroundedModel, pictures: Sequence[np.ndarray], request: ImagesRequest) -> GroundedReply:
+    if not isinstance(model, SeveralImagesModel):
+        raise NotImplementedError("the model does not answer questions about several images (answer_images)")
+    return model.answer_images(pictures, request.question)
+
+
+def _answer_about_one(model: GroundedModel, picture: np.ndarray, request: Request) -> Any:
     match request:
         case ChoiceRequest():
             if isinstance(model, MarkingModel):
@@ -342,8 +378,9 @@ class _Answers:
         else:
             entry.advance(None, error)
 
-    def _own(self, entry: _Open, request: Request) -> Request:
+    def _own(self, entry: _Open, request: TaskRequest) -> Request:
         """Return the request with the index of its picture in the batch."""
+        assert not isinstance(request, ImagesRequest), "only a task with ASKS_SEVERAL_IMAGES may ask about several"
         return replace(request, image=entry.picture)
 
     def _answer(self, requests: Sequence[Any]) -> list[Any]:
@@ -375,7 +412,7 @@ class _Answers:
 
     def _answer_alone(self, request: Request) -> Any:
         try:
-            return answer_request(self.model, self.batch.pictures[request.image], request, Hint("", 0, None))
+            return answer_request(self.model, self.batch.pictures, request, Hint("", 0, None))
         except Exception as error:  # it is raised where the item waits for its answer
             _end_run_if_due(error)
             error.__context__ = None

@@ -37,12 +37,72 @@ class ImageRatio:
         total = float(self.denominators.sum())
         return float(self.numerators.sum()) / total if total > 0 else self.value_if_empty
 
+    @property
+    def num_images(self) -> int:
+        """I."""
+        return len(self.numerators)
+
+
+RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
+"""COCO's levels of recall, at which precision is averaged."""
+
+
+@dataclass(frozen=True)
+class RankedHits:
+    """Average precision at one IoU threshold, over ranked predictions that are hits or misses (COCO's AP50).
+
+    In a resample, an image that is drawn k times has each of its predictions k times in a row.
+
+    Attributes:
+        rows: int64 (P,), the image of each prediction, in the order of the ranking.
+        is_hit: bool (P,), whether each prediction is matched with a true mask.
+        num_true: int64 (I,), true masks of each image.
+    """
+
+    rows: np.ndarray
+    is_hit: np.ndarray
+    num_true: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of true masks."""
+        return int(self.num_true.sum())
+
+    @property
+    def num_images(self) -> int:
+        """I."""
+        return len(self.num_true)
+
+    @property
+    def value(self) -> float | None:
+        """The average precision over all images; None if nothing is true."""
+        return float(self.resample(np.ones((1, self.num_images)))[0]) if self.count else None
+
+    def resample(self, counts: np.ndarray) -> np.ndarray:
+        """Return the average precision of resamples, float64 (R,); 0 in one without true masks.
+
+        Args:
+            counts: float64 (R, I), how often each image was drawn.
+        """
+        weights = counts[:, self.rows]  # [R, P]
+        hits = np.cumsum(weights * self.is_hit, axis=1)
+        precisions = hits / np.maximum(np.cumsum(weights, axis=1), 1.0)
+        # The largest precision at this recall or a higher one.
+        precisions = np.maximum.accumulate(precisions[:, ::-1], axis=1)[:, ::-1]
+        num_true = counts @ self.num_true.astype(np.float64)  # [R]
+        means = np.zeros(len(counts))
+        for row, (found, precision, total) in enumerate(zip(hits, precisions, num_true, strict=True)):
+            if total > 0:
+                places = np.searchsorted(found / total, RECALL_LEVELS, side="left")
+                means[row] = precision[places[places < len(precision)]].sum() / len(RECALL_LEVELS)
+        return means
+
 
 @dataclass(frozen=True)
 class MeanOfRatios:
-    """The unweighted mean of several ratios over the same images, such as POPE's mean F1 over its categories."""
+    """The unweighted mean of several metrics over the same images, such as POPE's mean F1 over its categories."""
 
-    parts: tuple[ImageRatio, ...]
+    parts: tuple[ImageRatio | RankedHits, ...]
     count: int
 
     @property
@@ -64,7 +124,7 @@ class Estimate:
 
 
 def bootstrap_ratios(
-    ratios: Sequence[ImageRatio], generator: np.random.Generator, num_resamples: int = NUM_RESAMPLES
+    ratios: Sequence[ImageRatio | RankedHits], generator: np.random.Generator, num_resamples: int = NUM_RESAMPLES
 ) -> tuple[Estimate, ...]:
     """Estimate the confidence intervals of several metrics over the same images, from the same resamples.
 
@@ -90,13 +150,13 @@ def bootstrap_ratios(
 
 
 def bootstrap_metrics(
-    metrics: Mapping[str, "ImageRatio | MeanOfRatios | None"], generator: np.random.Generator
+    metrics: Mapping[str, "ImageRatio | RankedHits | MeanOfRatios | None"], generator: np.random.Generator
 ) -> dict[str, Estimate]:
     """Estimate the confidence intervals of named metrics over the same images; a metric that is None counts nothing.
 
     All ratios share their resamples. Each mean of ratios is then resampled separately.
     """
-    ratios = {name: metric for name, metric in metrics.items() if isinstance(metric, ImageRatio)}
+    ratios = {name: metric for name, metric in metrics.items() if isinstance(metric, ImageRatio | RankedHits)}
     estimates = dict(zip(ratios, bootstrap_ratios(tuple(ratios.values()), generator), strict=True))
     for name, metric in metrics.items():
         if isinstance(metric, MeanOfRatios) and metric.value is not None:
@@ -108,8 +168,8 @@ def bootstrap_metrics(
 
 
 def paired_differences(
-    firsts: Sequence["ImageRatio | MeanOfRatios"],
-    seconds: Sequence["ImageRatio | MeanOfRatios"],
+    firsts: Sequence["ImageRatio | RankedHits | MeanOfRatios"],
+    seconds: Sequence["ImageRatio | RankedHits | MeanOfRatios"],
     generator: np.random.Generator,
     num_resamples: int = NUM_RESAMPLES,
 ) -> tuple[Estimate, ...]:
@@ -132,7 +192,7 @@ def paired_differences(
     metrics = (*firsts, *seconds)
     parts = [metric.parts if isinstance(metric, MeanOfRatios) else (metric,) for metric in metrics]
     ratios = [ratio for of_metric in parts for ratio in of_metric]
-    sizes = {len(ratio.numerators) for ratio in ratios}
+    sizes = {ratio.num_images for ratio in ratios}
     if len(sizes) > 1:
         raise ValueError(f"the runs cover {' and '.join(map(str, sorted(sizes)))} images, not the same ones")
     if not ratios:
@@ -154,20 +214,33 @@ def paired_differences(
     return tuple(estimates)
 
 
-def resample_ratios(ratios: Sequence[ImageRatio], generator: np.random.Generator, num_resamples: int) -> np.ndarray:
+def resample_ratios(
+    ratios: Sequence[ImageRatio | RankedHits], generator: np.random.Generator, num_resamples: int
+) -> np.ndarray:
     """Return the metrics of every resample, float64 (num_resamples, M)."""
-    numerators = np.stack([ratio.numerators for ratio in ratios], axis=1).astype(np.float64)  # [I, M]
-    denominators = np.stack([ratio.denominators for ratio in ratios], axis=1).astype(np.float64)  # [I, M]
-    empty = np.array([ratio.value_if_empty for ratio in ratios])
-    num_images = len(numerators)
+    sums = [ratio for ratio in ratios if isinstance(ratio, ImageRatio)]
+    is_sum = np.array([isinstance(ratio, ImageRatio) for ratio in ratios])
+    num_images = ratios[0].num_images
+    empty = np.array([ratio.value_if_empty for ratio in sums])
     if num_images == 0:
-        return np.broadcast_to(empty, (num_resamples, len(ratios)))
+        samples = np.zeros((num_resamples, len(ratios)))
+        samples[:, is_sum] = empty
+        return samples
+    if sums:
+        numerators = np.stack([ratio.numerators for ratio in sums], axis=1).astype(np.float64)  # [I, M]
+        denominators = np.stack([ratio.denominators for ratio in sums], axis=1).astype(np.float64)  # [I, M]
     chunks = []
     for start in range(0, num_resamples, _CHUNK):  # chunks limit the counts in memory to (100, I)
         size = min(_CHUNK, num_resamples - start)
         counts = generator.multinomial(num_images, np.full(num_images, 1 / num_images), size=size)  # [r, I]
-        tops, bottoms = counts @ numerators, counts @ denominators  # [r, M]
-        chunks.append(np.where(bottoms > 0, tops / np.where(bottoms > 0, bottoms, 1.0), empty))
+        chunk = np.empty((size, len(ratios)))
+        if sums:
+            tops, bottoms = counts @ numerators, counts @ denominators  # [r, M]
+            chunk[:, is_sum] = np.where(bottoms > 0, tops / np.where(bottoms > 0, bottoms, 1.0), empty)
+        for column, ratio in enumerate(ratios):
+            if isinstance(ratio, RankedHits):
+                chunk[:, column] = ratio.resample(counts)
+        chunks.append(chunk)
     return np.concatenate(chunks)
 
 

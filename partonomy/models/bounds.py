@@ -12,7 +12,16 @@ from typing import Final
 import numpy as np
 
 from partonomy.masks import decode_mask
-from partonomy.models.contract import ChoiceScore, Generation, Gold, GroundedModel, Hint, Turn
+from partonomy.models.contract import (
+    ChoiceScore,
+    Generation,
+    Gold,
+    GroundedModel,
+    GroundedPhrase,
+    GroundedReply,
+    Hint,
+    Turn,
+)
 from partonomy.structures import CharSpan
 
 
@@ -51,6 +60,16 @@ class OracleModel:
         """Return the right answer with its phrases and their true masks."""
         gold = _known(self._gold)
         return Generation(self.reply(image, turns), gold.spans, self._true_masks(image), (1.0,) * len(gold.spans))
+
+    def answer_images(self, images: Sequence[np.ndarray], question: str) -> GroundedReply:
+        """Return the right answer with its phrases and their true masks."""
+        gold = _known(self._gold)
+        text = self.reply(images[0], ())
+        phrases = tuple(
+            GroundedPhrase(text[span.start : span.end], image, decode_mask(mask))
+            for span, image, mask in zip(gold.spans, gold.images, gold.masks, strict=True)
+        )
+        return GroundedReply(text, phrases)
 
     def _true_masks(self, image: np.ndarray) -> np.ndarray:
         masks = _known(self._gold).masks
@@ -112,6 +131,21 @@ class RandomModel:
         text, spans = self._guess()
         return Generation(text, spans, self.segment(image, turns, text, spans), (0.5,) * len(spans))
 
+    def answer_images(self, images: Sequence[np.ndarray], question: str) -> GroundedReply:
+        """Return a uniformly drawn answer, with a rectangle in a uniformly drawn image for each of its phrases.
+
+        Raises:
+            NotImplementedError: Answers are free, so there is nothing to choose from.
+            RuntimeError: `prepare` was not called before.
+        """
+        text, spans = self._guess()
+        phrases = []
+        for span in spans:
+            number = int(self._generator.integers(len(images)))
+            (mask,) = self.segment(images[number], (), text, (span,))
+            phrases.append(GroundedPhrase(text[span.start : span.end], number, mask))
+        return GroundedReply(text, tuple(phrases))
+
     def _guess(self) -> tuple[str, tuple[CharSpan, ...]]:
         guesses = _known(self._gold).guesses
         if not guesses:
@@ -139,6 +173,10 @@ class EmptyModel:
     def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
         """Return no text, no span and no mask."""
         return Generation("", (), np.zeros((0, *image.shape[:2]), dtype=bool), ())
+
+    def answer_images(self, images: Sequence[np.ndarray], question: str) -> GroundedReply:
+        """Return no text and no mask."""
+        return GroundedReply("", ())
 
 
 BUILTIN_MODELS: Final[dict[str, Callable[[int], GroundedModel]]] = {

@@ -70,12 +70,40 @@ class Gold:
         spans: Its phrases that stand for masks, in reading order.
         masks: One per span, original-image pixels.
         guesses: Answers among which a guess may choose, each with its phrases; empty if there is no choice.
+        images: For a question about several images, the index of each mask's image; otherwise empty.
     """
 
     text: str | None
     spans: tuple[CharSpan, ...] = ()
     masks: tuple[RLE, ...] = ()
     guesses: tuple[tuple[str, tuple[CharSpan, ...]], ...] = ()
+    images: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class GroundedPhrase:
+    """A phrase of an answer about several images, and its mask in one of them.
+
+    Attributes:
+        phrase: The phrase as the model writes it, e.g. "the leg"; empty if a mask has no phrase.
+        image: Index of the image, from 0; an answer writes it as (IMAGE1), (IMAGE2), ...
+        mask: bool (H, W), in the frame of that image.
+    """
+
+    phrase: str
+    image: int
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class GroundedReply:
+    """A model's own answer to a question about several images: its text, and its masks in reading order.
+
+    A phrase with masks in two images has two entries. A mask whose image the answer does not name is left out.
+    """
+
+    text: str
+    phrases: tuple[GroundedPhrase, ...]
 
 
 @dataclass(frozen=True)
@@ -126,7 +154,21 @@ class ReplyRequest:
     gold: Gold | None = field(default=None, compare=False, repr=False)
 
 
+@dataclass(frozen=True)
+class ImagesRequest:
+    """Answer `question` about all images of the item together, in the model's own words, with masks.
+
+    Only tasks with `ASKS_SEVERAL_IMAGES` may ask it. The question does not announce the images: how they are presented
+    to the language model is the model's own matter.
+    """
+
+    question: str
+    gold: Gold | None = field(default=None, compare=False, repr=False)
+
+
 Request = ChoiceRequest | MaskRequest | AnswerRequest | ReplyRequest
+"""A request about one image."""
+TaskRequest = Request | ImagesRequest
 
 
 class GroundedModel(Protocol):
@@ -156,6 +198,20 @@ class ReplyingModel(Protocol):
 
         Raises:
             ReplyRefused: The model declined to answer.
+        """
+        ...
+
+
+@runtime_checkable
+class SeveralImagesModel(Protocol):
+    """Optional: a model that answers questions about several images; the metrics of all others are null."""
+
+    def answer_images(self, images: Sequence[np.ndarray], question: str) -> GroundedReply:
+        """Return the model's own answer to a question about all images together, with masks.
+
+        Args:
+            images: uint8 RGB (H, W, 3) each, of different sizes.
+            question: The question, without a presentation of the images.
         """
         ...
 

@@ -18,12 +18,15 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
 from partonomy.questions.draws import Draws
 
 SMALLEST = 1e-300
+MAX_KEPT_MOVES = 256
+"""Part sets per model whose moves are kept: a fit meets those of a small class thousands of times."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,18 @@ class AnswerKind:
 
     form: str
     category: str
+
+
+class _Moves(NamedTuple):
+    """The moves from one part set: the sums of the rates up to each part, and the rates of the three kinds of step."""
+
+    present: list[int]
+    candidates: list[int]
+    adds: list[float]
+    removes: list[float]
+    up: float
+    down: float
+    swap: float
 
 
 @dataclass(frozen=True)
@@ -56,35 +71,60 @@ class AnswerModel:
     few: Mapping[frozenset[int], float] = field(default_factory=dict)
     hint_shares: Mapping[int, float] = field(default_factory=dict)
     hint_weights: tuple[float, ...] = ()
+    _moves: dict[tuple[frozenset[int], frozenset[int], tuple[int, ...]], _Moves] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def step(self, answer: frozenset[int], candidates: Sequence[int], generator: Draws) -> frozenset[int]:
+    def step(
+        self,
+        answer: frozenset[int],
+        vocabulary: Sequence[int],
+        generator: Draws,
+        listed: frozenset[int] | None = None,
+    ) -> frozenset[int]:
         """Make one step of the walk.
 
         Args:
             answer: a non-empty part set.
-            candidates: parts that may be added; none of them is in the set.
+            vocabulary: the parts that may be added, but for those already listed.
             generator: source of randomness.
+            listed: the set's parts and all that mean the same; None if no two parts do.
 
         Returns:
             The next set; the same set if no step is possible.
         """
-        size, present = len(answer), sorted(answer)
-        odds = self.root_odds
-        adds = list(accumulate([odds[part] for part in candidates]))
-        removes = list(accumulate([1.0 / odds[part] for part in present]))
-        total_add, total_remove = adds[-1] if adds else 0.0, removes[-1]
-        up = self.up[size] * total_add
-        down = self.down[size] * total_remove
-        swap = self.swap[size] * total_add * total_remove
+        key = answer, answer if listed is None else listed, tuple(vocabulary)
+        moves = self._moves.get(key)
+        if moves is None:
+            if len(self._moves) >= MAX_KEPT_MOVES:
+                self._moves.clear()
+            moves = self._moves[key] = self._find_moves(*key)
+        present, candidates, adds, removes, up, down, swap = moves
         if up + down + swap <= 0.0:
             return answer
         place = generator.random() * (up + down + swap)
-        kept = list(present)
+        kept = present.copy()
         if place >= up:
             kept.pop(draw_place(removes, generator))
         if place < up or place >= up + down:
             kept.append(candidates[draw_place(adds, generator)])
         return frozenset(kept)
+
+    def _find_moves(self, answer: frozenset[int], listed: frozenset[int], vocabulary: Sequence[int]) -> _Moves:
+        size, present, odds = len(answer), sorted(answer), self.root_odds
+        candidates = [part for part in vocabulary if part not in listed]
+        adds = list(accumulate([odds[part] for part in candidates]))
+        removes = list(accumulate([1.0 / odds[part] for part in present]))
+        total_add, total_remove = adds[-1] if adds else 0.0, removes[-1]
+        return _Moves(
+            present,
+            candidates,
+            adds,
+            removes,
+            up=self.up[size] * total_add,
+            down=self.down[size] * total_remove,
+            swap=self.swap[size] * total_add * total_remove,
+        )
 
 
 def make_answer_model(shares: Mapping[int, float], size_weights: Sequence[float]) -> AnswerModel:

@@ -114,7 +114,7 @@ class BalancedAnswers:
         Returns:
             The sets; None if one of them was not found in 20 tries.
         """
-        vocabulary: Sequence[int] = list(model.root_odds) if listable is None else listable.parts
+        vocabulary: Sequence[int] = tuple(model.root_odds) if listable is None else listable.parts
         more = self._without_true(vocabulary if listable is None else listable.more, correct)
         if len(model.few) >= num_wrong and foreign is Foreign.NONE:
             few = self._draw_from_few(correct, num_wrong, model, generator, frozenset(vocabulary))
@@ -141,7 +141,7 @@ class BalancedAnswers:
         """Leave out true parts in other words."""
         if not self._has_synonyms:
             return vocabulary
-        return [part for part in vocabulary if part in correct or not self._synonyms[part] & correct]
+        return tuple([part for part in vocabulary if part in correct or not self._synonyms[part] & correct])
 
     def _draw_from_few(
         self,
@@ -172,10 +172,8 @@ class BalancedAnswers:
         self, answer: frozenset[int], vocabulary: Sequence[int], model: AnswerModel, generator: Draws
     ) -> frozenset[int]:
         for _ in range(1 + generator.below(MAX_STEPS)):
-            listed = answer
-            if self._has_synonyms:
-                listed = answer.union(*(self._synonyms[part] for part in answer))
-            answer = model.step(answer, [part for part in vocabulary if part not in listed], generator)
+            listed = answer.union(*(self._synonyms[part] for part in answer)) if self._has_synonyms else answer
+            answer = model.step(answer, vocabulary, generator, listed)
         return answer
 
     def _meaning(self, answer: frozenset[int]) -> frozenset[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from partonomy.benchmarks.cases import Case, CaseChoices, CaseLabel, CasePicture
-from partonomy.benchmarks.task import Item, Picture, Record
+from partonomy.benchmarks.task import Item, Picture, Record, pictures_of
 from partonomy.images import draw_box
 from partonomy.masks import decode_mask
 from partonomy.reporting.loaded_run import AnyRun, DataChangedError
@@ -150,7 +150,7 @@ def draw_case(run: AnyRun, record: Record, item: Item | None) -> DrawnCase:
         quality=record.quality,
         status=record.status.value,
         reason=record.reason,
-        panels=() if item is None else _panels(case.pictures, item.picture),
+        panels=() if item is None else _panels(case.pictures, pictures_of(item)),
         labels=case.labels,
         texts=tuple(MarkedText(one.heading, mark_spans(one.text, one.spans, one.colours)) for one in case.texts),
         choices=case.choices,
@@ -188,13 +188,15 @@ def _distinct_images(records: Iterable[Record], count: int) -> tuple[Record, ...
     return tuple(chosen.values())
 
 
-def _panels(pictures: Sequence[CasePicture], place: Picture) -> tuple[Panel, ...]:
+def _panels(pictures: Sequence[CasePicture], places: Sequence[Picture]) -> tuple[Panel, ...]:
     try:
-        image = place.load()
+        images = [place.load() for place in places]
     except (OSError, ValueError):
         return ()  # the record's own reason already names the unreadable image
-    boxed = image if place.box is None else draw_box(image, place.box)
-    return tuple(_panel(picture, boxed if picture.has_box else image) for picture in pictures)
+    boxed = [
+        image if place.box is None else draw_box(image, place.box) for image, place in zip(images, places, strict=True)
+    ]
+    return tuple(_panel(picture, (boxed if picture.has_box else images)[picture.image]) for picture in pictures)
 
 
 def _panel(picture: CasePicture, image: np.ndarray) -> Panel:

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from partonomy.files import is_integer, parse_json
-from plum.config import Conversation, FeedbackConfig, ModelConfig, TaggerConfig, earlier_fit, with_fit
+from plum.config import Conversation, FeedbackConfig, ModelConfig, SegTokenConfig, TaggerConfig, earlier_fit, with_fit
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """2 added `seg_token`; 3 `llava.vision.fit`, `tagger.order` and `feedback.position_in`; 4 `tagger.scheme`,
-`tagger.use_crf` and `tagger.use_cross_attention`."""
+`tagger.use_crf` and `tagger.use_cross_attention`; 5 `calico`, `llava.vision.num_query_tokens`,
+`seg_token.has_phrase_tags` and `seg_token.unnamed_image`."""
 CONFIG_FILE = "config.json"
 
 ZERO_FILE = "pytorch_model.bin"
@@ -60,6 +61,8 @@ def read_model_config(folder: Path) -> ModelConfig:
         tagger = typing.cast(dict[str, Json], content["tagger"])
         scores = {"use_crf": TaggerConfig.use_crf, "use_cross_attention": TaggerConfig.use_cross_attention}
         content = {**content, "tagger": {**tagger, "scheme": TaggerConfig.scheme, **scores}}
+    if version < 5:
+        content = _complete_before_version_5(content)
     config = _parse(ModelConfig, content, str(path), "")
     assert isinstance(config, ModelConfig)
     return with_fit(config)
@@ -113,6 +116,18 @@ def _complete_before_version_3(content: dict[str, Json]) -> dict[str, Json]:
     if isinstance(feedback, dict):
         content = {**content, "feedback": {**feedback, "position_in": FeedbackConfig.position_in}}
     return content
+
+
+def _complete_before_version_5(content: dict[str, Json]) -> dict[str, Json]:
+    """Give the keys that version 5 added the values of models without a Q-Former and without phrase tags."""
+    llava, seg_token = content.get("llava"), content.get("seg_token")
+    if isinstance(llava, dict) and isinstance(llava.get("vision"), dict):
+        vision = typing.cast(dict[str, Json], llava["vision"])
+        content = {**content, "llava": {**llava, "vision": {**vision, "num_query_tokens": None}}}
+    if isinstance(seg_token, dict):
+        marks = {"has_phrase_tags": SegTokenConfig.has_phrase_tags, "unnamed_image": SegTokenConfig.unnamed_image}
+        content = {**content, "seg_token": {**marks, **seg_token}}
+    return {**content, "calico": None}
 
 
 def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:

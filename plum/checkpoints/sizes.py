@@ -79,7 +79,7 @@ def _widths(config: ModelConfig) -> Iterator[_Width]:
     yield _Width("llava.vision.patch_size", vision.patch_size, patch, 2)
     if vision.patch_size > 0:
         positions = r"vision_tower.*\.position_embedding\.weight$"
-        patches = vision.num_image_tokens + 1
+        patches = vision.num_patches + 1
         yield _Width("the number of patches of llava.vision.image_size, plus 1,", patches, positions, 0)
     yield _Width("sam.encoder_dim", sam.encoder_dim, r"^sam\.image_encoder\.patch_embed\.proj\.weight$", 0)
     yield _Width("sam.patch_size", sam.patch_size, r"^sam\.image_encoder\.patch_embed\.proj\.weight$", 2)
@@ -87,13 +87,42 @@ def _widths(config: ModelConfig) -> Iterator[_Width]:
         side = sam.image_size // sam.patch_size
         yield _Width("the patches per side of sam.image_size", side, r"^sam\.image_encoder\.pos_embed$", 1)
     yield _Width("sam.prompt_dim", sam.prompt_dim, r"^sam\.prompt_encoder\.no_mask_embed\.weight$", 1)
+    yield from _calico_widths(config)
     decoder = r"^sam\.mask_decoder\.transformer\.layers\.0\.mlp\.lin1\.weight$"
     yield _Width("sam.decoder_mlp_dim", sam.decoder_mlp_dim, decoder, 0)
+
+
+def _calico_widths(config: ModelConfig) -> Iterator[_Width]:
+    calico = config.calico
+    if calico is None:
+        return
+    projector = r"multi_modal_projector\.weight$"
+    yield _Width("calico.embedding_size", calico.embedding_size, projector, 1)
+    if calico.qformer is not None and config.llava.vision.num_query_tokens is not None:
+        num_queries = config.llava.vision.num_query_tokens
+        yield _Width("llava.vision.num_query_tokens", num_queries, r"^llava\.qformer\.queries$", 0)
+        inner = r"^llava\.qformer\.network\.encoder\.layer\.0\.intermediate_query\.dense\.weight$"
+        yield _Width("calico.qformer.intermediate_size", calico.qformer.intermediate_size, inner, 0)
+    if calico.dino is not None:
+        dino = calico.dino
+        yield _Width("calico.dino.hidden_size", dino.hidden_size, r"^llava\.dino\.network\.layernorm\.weight$", 0)
+        patch = r"^llava\.dino\.network\.embeddings\.patch_embeddings\.projection\.weight$"
+        yield _Width("calico.dino.patch_size", dino.patch_size, patch, 2)
+        if dino.patch_size > 0:
+            patches = (dino.image_size // dino.patch_size) ** 2 + 1
+            positions = r"^llava\.dino\.network\.embeddings\.position_embeddings$"
+            yield _Width("the number of patches of calico.dino.image_size, plus 1,", patches, positions, 1)
 
 
 def _depths(config: ModelConfig) -> Iterator[_Depth]:
     yield _Depth("llava.language.num_layers", config.llava.language.num_layers, r"language_model\.layers\.(\d+)\.")
     yield _Depth("llava.vision.num_layers", config.llava.vision.num_layers, r"vision_tower.*encoder\.layers\.(\d+)\.")
+    if config.calico is not None and config.calico.qformer is not None:
+        layers = config.calico.qformer.num_layers
+        yield _Depth("calico.qformer.num_layers", layers, r"^llava\.qformer\.network\.encoder\.layer\.(\d+)\.")
+    if config.calico is not None and config.calico.dino is not None:
+        layers = config.calico.dino.num_layers
+        yield _Depth("calico.dino.num_layers", layers, r"^llava\.dino\.network\.encoder\.layer\.(\d+)\.")
     yield _Depth("sam.encoder_depth", config.sam.encoder_depth, r"^sam\.image_encoder\.blocks\.(\d+)\.")
     yield _Depth("sam.decoder_depth", config.sam.decoder_depth, r"^sam\.mask_decoder\.transformer\.layers\.(\d+)\.")
 

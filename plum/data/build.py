@@ -16,6 +16,7 @@ from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
 from plum.data.sources.llava_instruct import LlavaInstructSource
 from plum.data.sources.look_ahead import PartStatusSource
+from plum.data.sources.mixed_parts import MixedPartsSource
 from plum.data.sources.part_images import PartImages, collect_classes, count_class_pixels
 from plum.data.sources.part_referring import PartReferringSource
 from plum.data.sources.part_semantic import PartSemanticSource
@@ -35,6 +36,8 @@ IMAGE_SOURCES: Mapping[str, Callable[[PartImages, int], Source]] = {
     "part_status": PartStatusSource,
 }
 """Sources that need only annotations, by `SourceConfig.kind`."""
+PAIRS = "mixed_parts"
+"""Kind of the pairs of images, which have a folder of their own form."""
 LISTING_KINDS = ("semantic", "part_semantic")
 """Kinds whose questions may list targets in this project's own form."""
 DIVIDING_KINDS = (*LISTING_KINDS, "referring")
@@ -85,7 +88,7 @@ def build_mixture(
         raise ValueError("data.wordings lisa needs a system that writes marks such as [SEG] (model.seg_token)")
     chosen = choose_sources(config)
     images = images or benchmark_images(config)
-    paths = sorted({source.path for source in chosen if source.path})
+    paths = sorted({source.path for source in chosen if source.path and source.kind != PAIRS})
     datasets = {path: _load_dataset(path, images) for path in paths if Path(path).is_dir()}
     vocabulary = collect_classes(datasets.values())
     part_images = {path: PartImages(dataset, vocabulary, with_part_maps) for path, dataset in datasets.items()}
@@ -134,7 +137,7 @@ def check_source(source: SourceConfig, config: DataConfig) -> None:
     where = f"data source {source.kind} of {source.path or source.dataset or config.dataset_dir}"
     if source.question_types and source.kind != "explanatory":
         raise ValueError(f"{where}: question_types belong to `explanatory` alone")
-    is_download = source.kind not in IMAGE_SOURCES and source.kind != "explanatory"
+    is_download = source.kind not in (*IMAGE_SOURCES, "explanatory", PAIRS)
     if is_download and config.dataset_dir is None:
         raise ValueError(f"{where}: set data.dataset_dir to the root of the downloads (python -m plum data-status)")
     if is_download == bool(source.path):
@@ -223,6 +226,8 @@ def _build_source(source: SourceConfig, ingredients: _Ingredients) -> Source:
     if source.kind == "explanatory":
         questions = load_questions(Path(source.path))
         return ExplanatorySource(questions, source.question_types, limit, part_images, ingredients.images)
+    if source.kind == PAIRS:
+        return MixedPartsSource(Path(source.path), ingredients.images)
     if source.kind not in IMAGE_SOURCES:
         assert ingredients.data.dataset_dir is not None  # check_source
         root = Path(ingredients.data.dataset_dir)

@@ -22,13 +22,14 @@ from plum.train_config import DataConfig
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Right-padded rows, each LongTensor [N, T], and their phrases."""
+    """Right-padded rows, each LongTensor [N, T], their phrases, and where the first prompts end, LongTensor [N]."""
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     tags: Tensor
     spans: SpanBounds
+    prompt_ends: Tensor
 
 
 class Collator:
@@ -89,7 +90,7 @@ class Collator:
                 [one.sam_pixels for one in inputs if one.sam_pixels is not None], self.transform.sam_size
             ),
             frames=tuple(one.frame for one in inputs),
-            shown=ConversationImages(_rows_of_images(samples), (length,) * len(pictures)),
+            shown=ConversationImages(_rows_of_images(samples), (length,) * len(pictures), tokens.prompt_ends),
             masks=tuple(torch.from_numpy(decode_mask(mask)) for mask in masks),
             ignore_masks=tuple(_to_tensor(picture.ignore_mask) for picture in pictures),
             part_maps=_part_maps(pictures, inputs, self.transform),
@@ -211,6 +212,7 @@ def pad_rows(rows: Sequence[EncodedConversation], pad_id: int, images: Sequence[
         labels=_padded([row.labels for row in rows], length, IGNORE_INDEX),
         tags=_padded([row.tags for row in rows], length, IGNORE_INDEX),
         spans=SpanBounds(*torch.tensor(bounds, dtype=torch.long).reshape(-1, 4).T.contiguous()),
+        prompt_ends=torch.tensor([row.encoded.prompt_end for row in rows], dtype=torch.long),
     )
 
 

@@ -34,12 +34,12 @@ class Costs:
     Attributes:
         weight_bytes: bytes of all weights in float32.
         training_bytes: peak bytes of a GPU in training; None for configurations without an estimate.
-        forward_flops: FLOPs of one image and one conversation, without gradients.
+        forward_flops: FLOPs of one image and one conversation, without gradients; None: as above.
     """
 
     weight_bytes: int
     training_bytes: int | None
-    forward_flops: float
+    forward_flops: float | None
 
 
 def count_costs(config: TrainConfig, num_gpus: int, num_tokens: int, num_masks: int) -> Costs:
@@ -62,9 +62,11 @@ def count_costs(config: TrainConfig, num_gpus: int, num_tokens: int, num_masks: 
     static = count_static_memory(config, num_gpus)
     try:
         training = estimate_memory(config, num_gpus, Assumptions()).peak
-    except ValueError:  # it trains a vision tower, which no formula covers
+    except ValueError:  # it trains a vision tower, or is CALICO, which no formula covers
         training = None
-    flops = forward_flops(config, _parameters(static)[FUSION], num_tokens, num_masks)
+    flops = None
+    if config.model.calico is None:
+        flops = forward_flops(config, _parameters(static)[FUSION], num_tokens, num_masks)
     return Costs(static.num_parameters * FLOAT, training, flops)
 
 
@@ -102,7 +104,8 @@ def cost_table(runs: Sequence[NamedRun], num_gpus: int, num_tokens: int, num_mas
     for run in runs:
         costs = count_costs(run.config, num_gpus, num_tokens, num_masks)
         training = "-" if costs.training_bytes is None else f"{costs.training_bytes / 1e9:.2f}"
-        cells = (run.name, f"{costs.weight_bytes / 1e9:.2f}", training, f"{costs.forward_flops / 1e12:.2f}")
+        flops = "-" if costs.forward_flops is None else f"{costs.forward_flops / 1e12:.2f}"
+        cells = (run.name, f"{costs.weight_bytes / 1e9:.2f}", training, flops)
         rows.append(TableRow(cells, "counted from the configuration"))
     return Table(
         "Computational cost, as the MMR paper's Table 7",

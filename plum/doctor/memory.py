@@ -31,6 +31,8 @@ NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
 """bitsandbytes: one 8-bit scale per 64 weights, one float32 number per 256 scales."""
 PACKED = "llava.language_model"
 """The component whose linear layers are quantized."""
+EXACT = "calico.qformer"
+"""The component that stays in float32."""
 CONTEXT_BYTES = 2 * 10**9
 """Assumption: CUDA context, NCCL's buffers, cuBLAS workspaces."""
 FRAGMENTATION = 0.05
@@ -142,7 +144,8 @@ def _count_components(config: TrainConfig) -> tuple[tuple[ComponentMemory, ...],
         largest = max(largest, number * parameter.requires_grad)
         is_packed = component == PACKED and parameter.ndim == 2 and not parameter.requires_grad
         kind = config.engine.base_quantization if is_packed else "none"
-        weights[component] += _weight_bytes(number, parameter.shape[0], size, kind)
+        element = FLOAT if component == EXACT else size
+        weights[component] += _weight_bytes(number, parameter.shape[0], element, kind)
     components = tuple(ComponentMemory(name, total, trained[name], weights[name]) for name, total in totals.items())
     return components, largest
 
@@ -226,8 +229,14 @@ def estimate_memory(config: TrainConfig, num_gpus: int, assumptions: Assumptions
         assumptions: assumptions about its data; None: the heaviest typical micro-batch.
 
     Raises:
-        ValueError: a vision tower is trained (the tiny recipe), whose activations no formula here covers.
+        ValueError: a vision tower is trained (the tiny recipe), or the system is CALICO; no formula here covers their
+            activations.
     """
+    if config.model.calico is not None:
+        raise ValueError(
+            "no formula covers the activations of CALICO's adaptation modules and Q-Former, nor several images of a "
+            "conversation"
+        )
     if config.trainable.vision_tower or config.trainable.sam_image_encoder:
         raise ValueError(
             "memory is estimated for frozen vision towers: trainable.vision_tower and trainable.sam_image_encoder "

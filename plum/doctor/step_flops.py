@@ -49,7 +49,12 @@ def count_step(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensC
         config: the run.
         batch: the micro-batch.
         special_tokens: ids of `<image>` and padding in the batch.
+
+    Raises:
+        ValueError: the system is CALICO, whose modules no formula here covers.
     """
+    if config.model.calico is not None:
+        raise ValueError("no formula covers the FLOPs of CALICO's Q-Former, DINOv2 and adaptation modules")
     model, trainable = config.model, config.trainable
     images, spans = len(batch.frames), batch.spans
     language, vision = model.llava.language, model.llava.vision

@@ -12,18 +12,19 @@ from partonomy.images import hash_image
 from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inputs.image_transforms import ImageInputs, ImageTransform
 from plum.models.grounded_lmm import GroundedLMM
+from plum.structures import ImageTokens
 
 
 @dataclass
 class EncodedImage:
-    """A preprocessed image and, once computed, CLIP's tokens [1, n, D] and SAM's embedding [1, C, h, w].
+    """A preprocessed image and, once computed, LLaVA's tokens and SAM's embedding [1, C, h, w].
 
     `digest` identifies images by their content, because callers reuse arrays.
     """
 
     digest: str
     inputs: ImageInputs
-    tokens: Tensor | None = None
+    tokens: ImageTokens | None = None
     embedding: Tensor | None = None
 
 
@@ -52,9 +53,13 @@ class ImageStore:
             self._images[digest] = self.read(image, digest)
         return self._images[digest]
 
+    def reserve(self, num_images: int) -> None:
+        """Keep at least this number of images."""
+        self._capacity = max(self._capacity, num_images)
+
     def find_all(self, images: Sequence[np.ndarray]) -> list[EncodedImage]:
         """Return the entries of images that are in use together; new ones replace those used longest ago."""
-        self._capacity = max(self._capacity, len(images))
+        self.reserve(len(images))
         for digest in map(hash_image, images):
             if digest in self._images:
                 self._images.move_to_end(digest)
@@ -72,14 +77,15 @@ class ImageStore:
         self._images = OrderedDict((image.digest, image) for image in images)
         self._capacity = max(1, len(self._images))
 
-    def tokens(self, images: Sequence[EncodedImage]) -> Tensor:
-        """Return CLIP's tokens [B, image tokens, D]; missing ones are computed in one call."""
+    def tokens(self, images: Sequence[EncodedImage]) -> ImageTokens:
+        """Return LLaVA's tokens of the images; missing ones are computed in one call."""
         new = [image for image in images if image.tokens is None]
         if new:
             pixels = torch.stack([image.inputs.clip_pixels for image in new]).to(self._device)
-            for image, tokens in zip(new, self._model.llava.encode_images(pixels).split(1), strict=True):
-                image.tokens = tokens
-        return torch.cat([image.tokens for image in images if image.tokens is not None])
+            encoded = self._model.llava.encode_images(pixels)
+            for number, image in enumerate(new):
+                image.tokens = encoded[number : number + 1]
+        return ImageTokens.concatenate([image.tokens for image in images if image.tokens is not None])
 
     def embeddings(self, images: Sequence[EncodedImage]) -> Tensor:
         """Return SAM's embeddings [B, C, h, w], one image at a time, which fills any device."""

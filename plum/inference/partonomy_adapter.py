@@ -12,9 +12,12 @@ from partonomy.models.contract import (
     ChoiceRequest,
     ChoiceScore,
     Generation,
+    GroundedPhrase,
+    GroundedReply,
     ImageBatch,
     MaskRequest,
     ReplyRequest,
+    Role,
     Turn,
 )
 from partonomy.structures import CharSpan
@@ -27,6 +30,8 @@ from plum.inference.predictor import MAX_NEW_TOKENS, Predictor
 from plum.inference.question_batch import QuestionBatch
 from plum.models.backbones.lora import adapters_off
 
+KEPT_IMAGES = 16
+"""Images that stay encoded between questions about several of them: an image of pairs is in many pairs."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -75,6 +80,21 @@ class PlumModel:
         with self.adapters():
             found = self.predictor.generate(image, turns, self.max_new_tokens)
         return Generation(found.text, found.spans, found.masks, found.mask_confidences)
+
+    def answer_images(self, images: Sequence[np.ndarray], question: str) -> GroundedReply:
+        """Return the model's own answer to a question about several images, with masks in reading order."""
+        self.predictor.images.reserve(KEPT_IMAGES)
+        with self.adapters():
+            found = self.predictor.generate_about(images, (Turn(Role.USER, question),), self.max_new_tokens)
+        text = self.predictor.notation.words(found[0].text)
+        masks = [
+            (span, number, mask)
+            for number, one in enumerate(found)
+            for span, mask in zip(one.spans, one.masks, strict=True)
+        ]
+        masks.sort(key=lambda one: (one[0].start, one[0].end, one[1]))
+        phrases = [GroundedPhrase(found[0].text[span.start : span.end], number, mask) for span, number, mask in masks]
+        return GroundedReply(text, tuple(phrases))
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
         """Return the model's own answer as plain text, without masks."""

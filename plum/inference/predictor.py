@@ -25,7 +25,7 @@ from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.mask_resize import resize_to_original
 from plum.models.systems.registry import build_notation
 from plum.models.systems.target_notation import Target
-from plum.structures import ConversationImages, SpanBounds
+from plum.structures import ConversationImages, ImageTokens, SpanBounds
 
 MAX_NEW_TOKENS = 256
 
@@ -150,7 +150,7 @@ class Predictor:
         if text and images:
             row = self.answers.own(len(images), turns, text)
             hidden_states = self._hidden_states(images, [row])
-            targets = self.notation.read(row, hidden_states, self.model, self._image_tokens(images))
+            targets = self.notation.read(row, hidden_states, self.model, self._image_tokens(images).values)
         predictions = []
         for number, masks in enumerate(self._decode_masks(images, hidden_states, targets)):
             own = [target for target in targets if target.image == number]
@@ -204,7 +204,7 @@ class Predictor:
         new_ids = self.model.generate_text(
             input_ids,
             torch.ones_like(input_ids),
-            self._shown(images, 1),
+            self._shown(images, [prompt]),
             self._image_tokens(images),
             self.limit_new_tokens(prompt, max_new_tokens),
         )
@@ -348,7 +348,7 @@ class Predictor:
         return self.model.hidden_states(
             tokens.input_ids.to(self.device),
             tokens.attention_mask.to(self.device),
-            self._shown(images, len(rows)),
+            self._shown(images, [row.encoded for row in rows]),
             self._image_tokens(images),
         )
 
@@ -361,7 +361,7 @@ class Predictor:
             return found
         entries = self.images.find_all(images)
         image_of = torch.tensor([target.image for target in targets], device=self.device)
-        low_logits = self._low_logits(entries, hidden_states, [target.tokens for target in targets], image_of)
+        low_logits = self.low_mask_logits(entries, hidden_states, [target.tokens for target in targets], image_of)
         for number in sorted({target.image for target in targets}):
             own = low_logits[image_of == number]
             found[number] = predict_masks(own, entries[number].inputs.frame, self.transform.sam_size)
@@ -369,22 +369,25 @@ class Predictor:
 
     def mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
         """Return mask logits [S, H, W], original-image pixels, of spans of a single conversation with these states."""
-        low_logits = self.low_mask_logits(image, hidden_states, spans)
-        return resize_to_original(low_logits, self.images.find(image).inputs.frame, self.transform.sam_size)
+        image_of = torch.zeros(len(spans), dtype=torch.long, device=self.device)
+        entry = self.images.find(image)
+        low_logits = self.low_mask_logits([entry], hidden_states, spans, image_of)
+        return resize_to_original(low_logits, entry.inputs.frame, self.transform.sam_size)
 
-    def low_mask_logits(self, image: np.ndarray, hidden_states: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
-        """Return mask logits [S, 4h, 4w] in the frame of SAM's padded input; see `mask_logits`.
+    def low_mask_logits(
+        self, entries: Sequence[EncodedImage], hidden_states: Tensor, spans: Sequence[TokenSpan], image_of: Tensor
+    ) -> Tensor:
+        """Return mask logits [S, 4h, 4w], in the frame of SAM's padded input, of spans of a single conversation.
+
+        Args:
+            entries: the conversation's images.
+            hidden_states: [1, T, D], its states.
+            spans: S token ranges, in reading order.
+            image_of: [S], number of each span's image.
 
         Raises:
             ModelUnavailable: some are NaN or infinite.
         """
-        image_of = torch.zeros(len(spans), dtype=torch.long, device=self.device)
-        return self._low_logits([self.images.find(image)], hidden_states, spans, image_of)
-
-    def _low_logits(
-        self, entries: Sequence[EncodedImage], hidden_states: Tensor, spans: Sequence[TokenSpan], image_of: Tensor
-    ) -> Tensor:
-        """Return the logits [S, 4h, 4w] of spans, each in the entry whose number `image_of` [S] gives."""
         bounds = torch.tensor([(span.start, span.end) for span in spans], device=self.device)
         span_bounds = SpanBounds(torch.zeros_like(image_of), bounds[:, 0], bounds[:, 1], image_of)
         used = sorted(set(image_of.tolist()))  # SAM does not encode an image without a target
@@ -408,14 +411,15 @@ class Predictor:
             float(log_probs[in_answer].sum()), int(in_answer.sum()), float(log_probs.sum()), len(positions)
         )
 
-    def _shown(self, images: Sequence[np.ndarray], num_rows: int) -> ConversationImages:
+    def _shown(self, images: Sequence[np.ndarray], rows: Sequence[EncodedText]) -> ConversationImages:
         if not images:
-            return ConversationImages.no_image(num_rows, self.device)
-        numbers = torch.arange(len(images), device=self.device)
-        return ConversationImages(numbers.expand(num_rows, -1), (self.encoder.num_image_tokens,) * len(images))
+            return ConversationImages.no_image(len(rows), self.device)
+        numbers = torch.arange(len(images), device=self.device).expand(len(rows), -1)
+        ends = torch.tensor([row.prompt_end for row in rows], device=self.device)
+        return ConversationImages(numbers, (self.encoder.num_image_tokens,) * len(images), ends)
 
-    def _image_tokens(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Return CLIP's tokens [I, image tokens, D]; [0, ...] without an image."""
+    def _image_tokens(self, images: Sequence[np.ndarray]) -> ImageTokens:
+        """Return LLaVA's tokens of the images; those of no image without one."""
         if images:
             return self.images.tokens(self.images.find_all(images))
         size, grid = self.transform.clip_size, self.transform.sam_size

@@ -13,25 +13,32 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
-from plum.models.backbones.llava import LlavaBackbone
+from plum.models.backbones.llava import Injection, LlavaBackbone
+from plum.structures import ImageTokens
 
 NO_NODE = -1
-"""Parent of a first token, and `patches` of a text token."""
+"""Parent of a first token, and `patches` and `images` of a text token."""
 MAX_LOGIT_ROWS = 1024
 """Maximum number of positions whose next-token logits are held at a time."""
 
 
 @dataclass(frozen=True)
 class ForestRow:
-    """A conversation: the index of its picture, its branch, and its ids with `<image>` expanded.
+    """A conversation, its ids with `<image>` expanded.
 
-    image_start: position of the first image patch; None without an image.
+    picture: what must be equal for rows to share the states of their images: the images, and in a guided model the
+        first prompt
+    branch: rows of one branch share what their ids have in common
+    images, starts: indices of the images shown, and the position of each one's first patch
+    prompt_end: position of the first prompt's last token; only guided models need it
     """
 
-    picture: int
+    picture: Hashable
     branch: Hashable
     ids: tuple[int, ...]
-    image_start: int | None
+    images: tuple[int, ...]
+    starts: tuple[int, ...]
+    prompt_end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,23 +58,37 @@ class AttentionBlock:
 class NewNodes:
     """Nodes that have not been computed; all arrays are [n], in the order of node indices.
 
-    patches: index of the image patch, NO_NODE for text
+    images, patches: image of an image patch, and its number in the image; NO_NODE for text
     blocks: which nodes attend to which; places: each node's index in the concatenated queries of the blocks
     """
 
     token_ids: np.ndarray
     depths: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
     patches: np.ndarray
     blocks: tuple[AttentionBlock, ...]
     places: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Trunk:
+    """The beginning of all rows of a picture: its ids, the index of its first node, and that of the planting."""
+
+    ids: tuple[int, ...]
+    first: int
+    planting: int
+
+    @property
+    def nodes(self) -> np.ndarray:
+        """Indices of its nodes."""
+        return self.first + np.arange(len(self.ids))
 
 
 @dataclass
 class _Branch:
     """A prefix tree below the trunk: the indices of its nodes, and what each attends to in the tree and the trunk."""
 
-    picture: int
+    picture: Hashable
     nodes: list[int] = field(default_factory=list)
     children: dict[tuple[int, int], int] = field(default_factory=dict)  # (parent, token id) -> place in `nodes`
     ancestors: list[np.ndarray] = field(default_factory=list)  # per node: places it sees, its own last
@@ -78,47 +99,53 @@ class _Branch:
 class PrefixForest:
     """Prefix trees of conversations about several pictures; the forest can grow after it has been computed.
 
+    A picture's trunk is planted with its first rows. Pictures planted together have equal trunks, which are computed as
+    one block.
+
     Args:
-        num_pictures: B.
-        num_patches: image patches of one picture.
+        num_patches: image patches of one image.
     """
 
-    def __init__(self, num_pictures: int, num_patches: int) -> None:
-        self.num_pictures = num_pictures
+    def __init__(self, num_patches: int) -> None:
         self.num_patches = num_patches
-        self.trunk: tuple[int, ...] = ()
         self.token_ids: list[int] = []
         self.depths: list[int] = []
         self.parents: list[int] = []
-        self.pictures: list[int] = []
+        self.images: list[int] = []
         self.patches: list[int] = []
+        self._trunks: dict[Hashable, _Trunk] = {}
         self._branches: dict[Hashable, _Branch] = {}
+        self._num_plantings = 0
         self._num_done = 0
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    def trunk(self, picture: Hashable) -> tuple[int, ...]:
+        """Return the ids of the trunk of a picture that has rows."""
+        return self._trunks[picture].ids
+
     def add(self, rows: Sequence[ForestRow]) -> list[np.ndarray]:
-        """Add conversations; the first call determines the trunk.
+        """Add conversations; what the rows of new pictures have in common becomes the trunk of each of these.
 
         Returns:
             For each row, the node index of each of its tokens, int64 [T].
         """
-        if not self.trunk and rows:
-            self._plant(rows)
+        new = [row for row in rows if row.picture not in self._trunks]
+        if new:
+            self._plant(new)
         return [self._add_row(row) for row in rows]
 
     def take_new(self) -> NewNodes:
         """Return the nodes added since the last call, to be computed now."""
         first = self._num_done
         blocks, places = [], []
-        num_trunk_nodes = len(self.trunk) * self.num_pictures
         num_before = 0
-        if first == 0 and num_trunk_nodes:
-            trunk = np.arange(num_trunk_nodes).reshape(self.num_pictures, -1)
-            blocks.append(AttentionBlock(trunk, trunk, None))
-            places.append(np.stack([trunk.ravel(), trunk.ravel()]))
-            num_before = num_trunk_nodes
+        for trunks in self._new_trunks():
+            block = AttentionBlock(trunks - first, trunks, None)
+            blocks.append(block)
+            places.append(np.stack([block.queries.ravel(), num_before + np.arange(trunks.size)]))
+            num_before += trunks.size
         groups = self._grown_groups()
         if groups:
             block = self._branch_block(groups, first)
@@ -134,25 +161,36 @@ class PrefixForest:
         place_of_node = np.zeros(len(self) - first, dtype=np.int64)
         for nodes, at in places:
             place_of_node[nodes] = at
-        columns = (self.token_ids, self.depths, self.pictures, self.patches)
-        token_ids, depths, pictures, patches = (np.asarray(column[new], dtype=np.int64) for column in columns)
-        return NewNodes(token_ids, depths, pictures, patches, tuple(blocks), place_of_node)
+        columns = (self.token_ids, self.depths, self.images, self.patches)
+        token_ids, depths, images, patches = (np.asarray(column[new], dtype=np.int64) for column in columns)
+        return NewNodes(token_ids, depths, images, patches, tuple(blocks), place_of_node)
+
+    def _new_trunks(self) -> list[np.ndarray]:
+        """Return the nodes [pictures, trunk] of each planting since the last call, empty trunks left out."""
+        plantings: dict[int, list[np.ndarray]] = {}
+        for trunk in self._trunks.values():
+            if trunk.first >= self._num_done and trunk.ids:
+                plantings.setdefault(trunk.planting, []).append(trunk.nodes)
+        return [np.stack(trunks) for trunks in plantings.values()]
 
     def _plant(self, rows: Sequence[ForestRow]) -> None:
-        """Make the common prefix of all rows the trunk of every picture; each row keeps a token of its own."""
+        """Make the common prefix of all rows the trunk of each of their pictures; a row keeps a token of its own."""
         common = min(len(row.ids) for row in rows) - 1
         for row in rows[1:]:
             common = _num_common(rows[0].ids[:common], row.ids)
-        self.trunk = rows[0].ids[:common]
-        for picture in range(self.num_pictures):
-            for depth, token in enumerate(self.trunk):
-                parent = NO_NODE if depth == 0 else len(self) - 1
-                self._new_node(token, depth, parent, picture, rows[0].image_start)
+        ids = rows[0].ids[:common]
+        for row in rows:
+            if row.picture in self._trunks:
+                continue
+            self._trunks[row.picture] = _Trunk(ids, len(self), self._num_plantings)
+            for depth, token in enumerate(ids):
+                self._new_node(token, depth, NO_NODE if depth == 0 else len(self) - 1, row)
+        self._num_plantings += 1
 
     def _add_row(self, row: ForestRow) -> np.ndarray:
-        num_shared = _num_common(self.trunk, row.ids)
-        start = row.picture * len(self.trunk)
-        path = list(range(start, start + num_shared))
+        trunk = self._trunks[row.picture]
+        num_shared = _num_common(trunk.ids, row.ids)
+        path = trunk.nodes[:num_shared].tolist()
         branch = self._branches.setdefault(row.branch, _Branch(row.picture))
         assert branch.picture == row.picture, "a branch belongs to one picture"
         seen: list[int] = []  # places in the branch
@@ -165,18 +203,20 @@ class PrefixForest:
                 branch.nodes.append(len(self))
                 branch.num_trunk_seen.append(num_shared)
                 branch.ancestors.append(np.asarray([*seen, place]))
-                self._new_node(token, depth, parent, row.picture, row.image_start)
+                self._new_node(token, depth, parent, row)
             seen.append(place)
             path.append(branch.nodes[place])
         return np.asarray(path, dtype=np.int64)
 
-    def _new_node(self, token: int, depth: int, parent: int, picture: int, image_start: int | None) -> None:
-        patch = NO_NODE if image_start is None else depth - image_start
+    def _new_node(self, token: int, depth: int, parent: int, row: ForestRow) -> None:
+        starts = zip(row.images, row.starts, strict=True)
+        shown = ((image, depth - start) for image, start in starts if start <= depth < start + self.num_patches)
+        image, patch = next(shown, (NO_NODE, NO_NODE))
         self.token_ids.append(token)
         self.depths.append(depth)
         self.parents.append(parent)
-        self.pictures.append(picture)
-        self.patches.append(patch if 0 <= patch < self.num_patches else NO_NODE)
+        self.images.append(image)
+        self.patches.append(patch)
 
     def _grown_groups(self) -> list[list[_Branch]]:
         """Return the branches with new nodes, in groups whose attention is computed as one set.
@@ -185,12 +225,13 @@ class PrefixForest:
         branches in a set are computed and masked; sets are no larger than the trunk, so this costs less than it saves.
         """
         groups: list[list[_Branch]] = []
-        last_of_picture: dict[int, list[_Branch]] = {}
+        last_of_picture: dict[Hashable, list[_Branch]] = {}
         for branch in self._branches.values():
             if branch.num_done == len(branch.nodes):
                 continue
             group = last_of_picture.get(branch.picture, [])
-            if not group or sum(len(one.nodes) for one in (*group, branch)) > len(self.trunk):
+            longest = len(self._trunks[branch.picture].ids)
+            if not group or sum(len(one.nodes) for one in (*group, branch)) > longest:
                 group = last_of_picture[branch.picture] = []
                 groups.append(group)
             group.append(branch)
@@ -198,15 +239,17 @@ class PrefixForest:
 
     def _branch_block(self, groups: Sequence[Sequence[_Branch]], first: int) -> AttentionBlock:
         """Return the attention of new nodes to their picture's trunk and their own tree; one set per group."""
-        num_trunk = len(self.trunk)
+        trunks = [self._trunks[group[0].picture].nodes for group in groups]
         num_queries = max(sum(len(branch.nodes) - branch.num_done for branch in group) for group in groups)
-        num_keys = num_trunk + max(sum(len(branch.nodes) for branch in group) for group in groups)
+        num_keys = max(
+            len(trunk) + sum(len(branch.nodes) for branch in group) for trunk, group in zip(trunks, groups, strict=True)
+        )
         queries = np.zeros((len(groups), num_queries), dtype=np.int64)
         keys = np.zeros((len(groups), num_keys), dtype=np.int64)
         is_visible = np.zeros((len(groups), num_queries, num_keys), dtype=bool)
-        for row, group in enumerate(groups):
-            keys[row, :num_trunk] = group[0].picture * num_trunk + np.arange(num_trunk)
-            query, key = 0, num_trunk
+        for row, (trunk, group) in enumerate(zip(trunks, groups, strict=True)):
+            keys[row, : len(trunk)] = trunk
+            query, key = 0, len(trunk)
             for branch in group:
                 keys[row, key : key + len(branch.nodes)] = branch.nodes
                 for place in range(branch.num_done, len(branch.nodes)):
@@ -228,20 +271,20 @@ def _num_common(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 class ForestStates:
-    """States of conversations about some pictures; grows with every `add`.
+    """States of conversations about some images; grows with every `add`.
 
     Args:
         llava: the language model.
-        image_tokens: [B, image tokens, D], CLIP's tokens of the pictures.
+        image_tokens: of the images.
     """
 
-    def __init__(self, llava: LlavaBackbone, image_tokens: Tensor) -> None:
+    def __init__(self, llava: LlavaBackbone, image_tokens: ImageTokens) -> None:
         self.llava = llava
-        self.forest = PrefixForest(len(image_tokens), llava.num_image_tokens)
+        self.forest = PrefixForest(llava.num_image_tokens)
         self._image_tokens = image_tokens
         self._keys: list[Tensor] = []  # per layer [nodes, key-value heads, d]
         self._values: list[Tensor] = []
-        self._states = image_tokens.new_zeros(0, image_tokens.shape[-1])
+        self._states = image_tokens.values.new_zeros(0, image_tokens.values.shape[-1])
         self._log_probs = np.zeros(0)  # per node
         self._has_log_prob = np.zeros(0, dtype=bool)
 
@@ -260,7 +303,8 @@ class ForestStates:
         paths = self.forest.add(rows)
         new = self.forest.take_new()
         if len(new.token_ids):
-            self._states = torch.cat([self._states, self._compute(new)])
+            injection = self._find_injection(rows, paths, len(new.token_ids))
+            self._states = torch.cat([self._states, self._compute(new, injection)])
             self._log_probs = np.concatenate([self._log_probs, np.zeros(len(new.token_ids))])
             self._has_log_prob = np.concatenate([self._has_log_prob, np.zeros(len(new.token_ids), dtype=bool)])
         return paths
@@ -318,9 +362,35 @@ class ForestStates:
         rows = self._index(row_of_node)
         return (logits[rows, tokens] - logits.logsumexp(-1)[rows]).cpu().double().numpy()  # MPS has no float64
 
-    def _compute(self, new: NewNodes) -> Tensor:
+    def _find_injection(self, rows: Sequence[ForestRow], paths: Sequence[np.ndarray], num_new: int) -> Injection | None:
+        """Return where layers read images again among the new nodes: at images that no earlier row has introduced.
+
+        Rows that share an image's first node share all its nodes, because the ids of an image are all the same.
+        """
+        if not self.llava.reads_images_again:
+            return None
+        details = self._image_tokens.details
+        assert details is not None, "a model that reads images again encodes what it reads"
+        first = len(self.forest) - num_new
+        pairs: dict[int, tuple[np.ndarray, int, int]] = {}  # by an image's first node: its nodes, image and guide
+        for row, path in zip(rows, paths, strict=True):
+            assert row.prompt_end is not None or not self.llava.is_guided, "a guided model's rows say where prompts end"
+            guide = NO_NODE if row.prompt_end is None else int(path[row.prompt_end]) - first
+            for image, start in zip(row.images, row.starts, strict=True):
+                nodes = path[start : start + self.forest.num_patches] - first
+                if nodes[0] >= 0:
+                    pairs.setdefault(int(nodes[0]), (nodes, image, guide))
+        if not pairs:
+            return None
+        places, images, guides = (np.asarray(column) for column in zip(*pairs.values(), strict=True))
+        is_guided = self.llava.is_guided
+        return Injection(
+            self._index(guides) if is_guided else None, self._index(places), details[self._index(images)], num_new
+        )
+
+    def _compute(self, new: NewNodes, injection: Injection | None) -> Tensor:
         """Return the states [n, D] of new nodes; their keys and values are appended."""
-        blocks = [_BlockOnDevice(block, self._image_tokens.device) for block in new.blocks]
+        blocks = [_BlockOnDevice(block, self._device) for block in new.blocks]
         places = self._index(new.places)
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -333,18 +403,22 @@ class ForestStates:
             attended = [block.attend(queries, self._keys[layer], self._values[layer]) for block in blocks]
             return torch.cat(attended)[places]
 
-        return self.llava.run_layers(self._embed(new), self._index(new.depths), attend)
+        return self.llava.run_layers(self._embed(new), self._index(new.depths), attend, injection)
 
     def _embed(self, new: NewNodes) -> Tensor:
         embeddings = self.llava.embed_text(self._index(new.token_ids))
         at = np.flatnonzero(new.patches != NO_NODE)
         if len(at):
-            patches = self._image_tokens[self._index(new.pictures[at]), self._index(new.patches[at])]
+            patches = self._image_tokens.values[self._index(new.images[at]), self._index(new.patches[at])]
             embeddings[self._index(at)] = patches.to(embeddings.dtype)
         return embeddings
 
     def _index(self, numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(numbers).to(self._image_tokens.device)
+        return torch.from_numpy(numbers).to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self._image_tokens.values.device
 
 
 class _BlockOnDevice:

@@ -64,7 +64,7 @@ class QuestionBatch:
             for request in requests
             for i, (choice, phrases) in enumerate(zip(request.choices, request.phrases, strict=True))
         ]
-        paths = self._states.add([_forest_row(request, row.encoded) for request, row in rows])
+        paths = self._states.add([self._forest_row(request, row.encoded) for request, row in rows])
         log_probs = self._states.log_probs(paths)
         require_no_nan(torch.from_numpy(np.concatenate(log_probs)), self._predictor.model.weights_name)
         scores = iter([_score(row, values) for (_, row), values in zip(rows, log_probs, strict=True)])
@@ -78,7 +78,7 @@ class QuestionBatch:
         asked = [number for number, answer in enumerate(forced) if answer.spans]
         rows = []
         for number in asked:
-            row = _forest_row(requests[number], forced[number].row.encoded)
+            row = self._forest_row(requests[number], forced[number].row.encoded)
             # No state before it depends on what follows the last phrase.
             rows.append(replace(row, ids=row.ids[: max(span.end for span in forced[number].spans)]))
         paths, spans = self._states.add(rows), [forced[number].spans for number in asked]
@@ -93,7 +93,7 @@ class QuestionBatch:
         texts, predictor = self.write_answers(requests, max_new_tokens), self._predictor
         written = [number for number, text in enumerate(texts) if text]
         rows = {number: predictor.answers.own(1, requests[number].turns, texts[number]) for number in written}
-        paths = self._states.add([_forest_row(requests[number], rows[number].encoded) for number in written])
+        paths = self._states.add([self._forest_row(requests[number], rows[number].encoded) for number in written])
         answers = [
             Generation(text, (), self._no_masks(request), ()) for text, request in zip(texts, requests, strict=True)
         ]
@@ -102,7 +102,7 @@ class QuestionBatch:
                 rows[number],
                 self._states.gather([path]),
                 predictor.model,
-                predictor.images.tokens([self._images[requests[number].image]]),
+                predictor.images.tokens([self._images[requests[number].image]]).values,
             )
             for number, path in zip(written, paths, strict=True)
         ]
@@ -126,7 +126,7 @@ class QuestionBatch:
         """Generate answers as the model writes them, marks included; empty if the model stops immediately."""
         prompts = [self._predictor.answers.prompt(request.turns, num_images=1) for request in requests]
         paths = self._states.add(
-            [_forest_row(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
+            [self._forest_row(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
         )
         if not paths:
             return []
@@ -187,15 +187,21 @@ class QuestionBatch:
         require_finite(logits, "mask logits", self._predictor.model.weights_name)
         return logits.split([len(found) for found in spans])
 
+    def _forest_row(self, request: Request, row: EncodedText) -> ForestRow:
+        """Put a conversation in the branch of its first question, so that a follow-up shares the first turn."""
+        prompt = row.input_ids[: row.prompt_end + 1] if self._predictor.model.llava.is_guided else ()
+        return ForestRow(
+            picture=(request.image, prompt),
+            branch=(request.image, prompt, request.turns[0].text),
+            ids=row.input_ids,
+            images=(request.image,),
+            starts=tuple(image.start for image in row.images),
+            prompt_end=row.prompt_end,
+        )
+
     def _no_masks(self, request: MaskRequest | AnswerRequest) -> np.ndarray:
         height, width = self._images[request.image].inputs.frame.original
         return np.zeros((0, height, width), dtype=bool)
-
-
-def _forest_row(request: Request, row: EncodedText) -> ForestRow:
-    """Put a conversation in the branch of its first question, so that a follow-up shares the first turn."""
-    branch = (request.image, request.turns[0].text)
-    return ForestRow(request.image, branch, row.input_ids, row.images[0].start)
 
 
 def _score(row: EncodedConversation, log_probs: np.ndarray) -> ChoiceScore:

@@ -117,7 +117,7 @@ class _Sums:
         self.answer += torch.stack(bio_accuracy(output.tag_logits, output.tag_labels, output.tag_chain)).cpu()
         # The forward pass tags answers only; tags of the prompt need a second run of the tagger.
         is_answer, is_token = batch.tags != IGNORE_INDEX, batch.attention_mask == 1
-        images = (batch.shown, output.images.tokens)
+        images = (batch.shown, output.images.tokens.values)
         everywhere = model.tag(output.hidden_states, batch.attention_mask, is_token, *images)
         assert everywhere is not None
         tags = batch.tags.masked_fill(~is_answer, Tag.O)[is_token]

@@ -37,6 +37,7 @@ class EncodedText:
 
     trimmed: per token, the range of its visible characters in `text` (image patches: empty)
     images: positions of each image's patches, in order
+    prompt_end: position of the first prompt's last token: the model's first answer begins after it
     """
 
     text: str
@@ -44,6 +45,7 @@ class EncodedText:
     offsets: tuple[tuple[int, int], ...]
     trimmed: tuple[tuple[int, int], ...]
     images: tuple[TokenSpan, ...]
+    prompt_end: int
 
     @property
     def num_text_tokens(self) -> int:
@@ -108,7 +110,7 @@ class ConversationEncoder:
         try:
             lengths = self._lengths(image_lengths)
             rendered = render_conversation(exchanges, self.template, len(lengths))
-            encoded = self._encode_text(rendered.text, lengths)
+            encoded = self._encode_text(rendered.text, lengths, rendered.prompt_ends[0])
             answers = tuple(
                 _answer_tokens(encoded, start, end)
                 for start, end in zip(rendered.prompt_ends, rendered.answer_ends, strict=True)
@@ -134,7 +136,9 @@ class ConversationEncoder:
             image_lengths: as in `encode`.
         """
         lengths = self._lengths(image_lengths)
-        return self._encode_text(render_prompt(history, question, self.template, len(lengths)), lengths)
+        text = render_prompt(history, question, self.template, len(lengths))
+        first = render_prompt((), history[0].question, self.template, len(lengths)) if history else text
+        return self._encode_text(text, lengths, len(first))
 
     def text_limit(self, image_lengths: Sequence[int]) -> int | None:
         """Return the maximum number of text tokens of a conversation about images of these lengths; None: no limit."""
@@ -144,7 +148,8 @@ class ConversationEncoder:
     def _lengths(self, image_lengths: Sequence[int] | None) -> Sequence[int]:
         return (self.num_image_tokens,) if image_lengths is None else image_lengths
 
-    def _encode_text(self, text: str, image_lengths: Sequence[int]) -> EncodedText:
+    def _encode_text(self, text: str, image_lengths: Sequence[int], first_prompt: int) -> EncodedText:
+        """Encode a text whose first prompt has `first_prompt` characters."""
         output = self.tokenizer(text, return_offsets_mapping=True)
         ids: list[int] = output["input_ids"]
         offsets: list[tuple[int, int]] = [(int(start), int(end)) for start, end in output["offset_mapping"]]
@@ -160,7 +165,9 @@ class ConversationEncoder:
             trimmed[at : at + 1] = empty
             later = [TokenSpan(image.start + length - 1, image.end + length - 1) for image in images]
             images = [TokenSpan(at, at + length), *later]
-        encoded = EncodedText(text, tuple(ids), tuple(offsets), tuple(trimmed), tuple(images))
+        after = (i for i, (start, end) in enumerate(offsets) if end > start and end > first_prompt)
+        prompt_end = next(after, len(ids)) - 1
+        encoded = EncodedText(text, tuple(ids), tuple(offsets), tuple(trimmed), tuple(images), prompt_end)
         limit = self.text_limit(image_lengths)
         if limit is not None and encoded.num_text_tokens > limit:
             raise ConversationTooLong(

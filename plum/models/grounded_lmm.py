@@ -18,7 +18,16 @@ from plum.models.heads.query_projection import QueryProjection
 from plum.models.heads.span_tagger import SpanTagger
 from plum.models.heads.teacher import span_teacher_states
 from plum.models.segmenters.sam import SegmentAnything
-from plum.structures import IGNORE_INDEX, Batch, ConversationImages, GroundedOutput, ImageFeatures, SpanBounds, TagChain
+from plum.structures import (
+    IGNORE_INDEX,
+    Batch,
+    ConversationImages,
+    GroundedOutput,
+    ImageFeatures,
+    ImageTokens,
+    SpanBounds,
+    TagChain,
+)
 
 
 class GroundedLMM(nn.Module):
@@ -65,7 +74,7 @@ class GroundedLMM(nn.Module):
         hidden_states = self.llava.shared_hidden_states(*text)
         states, labels = supervised_states(hidden_states, batch.labels)
         is_tagged = batch.tags != IGNORE_INDEX
-        where = (batch.shown, images.tokens)
+        where = (batch.shown, images.tokens.values)
         return GroundedOutput(
             hidden_states=hidden_states,
             token_logits=self.llava.token_logits(states),
@@ -95,7 +104,7 @@ class GroundedLMM(nn.Module):
         """
         like = next(self.query_projection.parameters())
         if len(clip_pixels) == 0:
-            tokens = like.new_zeros(0, self.llava.num_image_tokens, self.query_projection.hidden_size)
+            tokens = ImageTokens(like.new_zeros(0, self.llava.num_image_tokens, self.query_projection.hidden_size))
         else:
             tokens = self.llava.encode_images(clip_pixels)
         if sam_embeddings is not None:
@@ -109,7 +118,7 @@ class GroundedLMM(nn.Module):
         return ImageFeatures(tokens, nowhere.index_copy(0, sam_rows, embeddings))
 
     def hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: ImageTokens
     ) -> Tensor:
         """Return the language model's states [N, T, D]; see `LlavaBackbone.hidden_states`."""
         return self.llava.hidden_states(input_ids, attention_mask, shown, image_tokens)
@@ -133,7 +142,7 @@ class GroundedLMM(nn.Module):
             attention_mask: [N, T]; sequences are right-padded.
             is_read: bool [N, T], the A tokens to tag; None: all.
             shown: the images of the N conversations; only cross-attention needs it.
-            image_tokens: [B, image tokens, D]; only cross-attention needs them.
+            image_tokens: [B, image tokens, D], `ImageTokens.values`; only cross-attention needs them.
 
         Returns:
             Logits [N, T, C], or [A, C] of the tokens in `is_read`. The C = 3 classes of the BIO scheme are in the order
@@ -160,7 +169,7 @@ class GroundedLMM(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         shown: ConversationImages,
-        image_tokens: Tensor,
+        image_tokens: ImageTokens,
         max_new_tokens: int,
     ) -> Tensor:
         """Continue prompts greedily; see `LlavaBackbone.generate`. Returns token ids [N, up to max_new_tokens]."""

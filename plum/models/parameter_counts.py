@@ -9,6 +9,12 @@ from torch import nn
 from plum.models.grounded_lmm import GroundedLMM
 
 COMPONENT_PREFIXES = (
+    ("llava.qformer.", "calico.qformer"),
+    ("llava.patch_projection.", "calico.patch_projection"),
+    ("llava.dino.", "calico.dino"),
+    ("llava.correspondence.", "calico.correspondence"),
+    ("llava.adaptation.queries", "calico.queries"),
+    ("llava.adaptation.", "calico.adaptation"),
     ("sam.image_encoder.", "sam.image_encoder"),
     ("sam.prompt_encoder.", "sam.prompt_encoder"),
     ("sam.mask_decoder.", "sam.mask_decoder"),
@@ -49,13 +55,13 @@ def component_of(name: str) -> str:
     Raises:
         KeyError: no component claims it.
     """
+    for prefix, component in COMPONENT_PREFIXES:
+        if name.startswith(prefix):
+            return component
     if name.startswith("llava."):
         for part, component in LLAVA_PARTS:
             if part in name:
                 return component
-    for prefix, component in COMPONENT_PREFIXES:
-        if name.startswith(prefix):
-            return component
     raise KeyError(f"parameter {name!r} belongs to no known component")
 
 

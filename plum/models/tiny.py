@@ -1,14 +1,22 @@
 """The smallest PLUM and a random batch for it, for tests and smoke runs, never for results."""
 
+from dataclasses import replace
+
 import torch
 
 from plum.config import (
+    AdaptationConfig,
+    CalicoConfig,
+    CorrespondenceConfig,
+    DinoConfig,
     FeedbackConfig,
     LanguageConfig,
     LlavaConfig,
     LoraConfig,
     ModelConfig,
+    QFormerConfig,
     SamConfig,
+    SegTokenConfig,
     SpecialTokensConfig,
     TaggerConfig,
     VisionConfig,
@@ -83,6 +91,39 @@ def tiny_model_config(
     )
 
 
+def tiny_calico_config(
+    vocab_size: int,
+    special_tokens: SpecialTokensConfig | None = None,
+    lora: LoraConfig | None = None,
+    calico: CalicoConfig | None = None,
+) -> ModelConfig:
+    """Return the configuration of a tiny CALICO: as `tiny_model_config`, with 3 tokens an image and a layer adapted.
+
+    Args:
+        vocab_size: V.
+        special_tokens: None leaves them to `with_special_tokens`.
+        lora: None: no adapters.
+        calico: None: all parts, with DINOv2 of two layers.
+    """
+    config = tiny_model_config(vocab_size, special_tokens, lora, FeedbackConfig(is_enabled=False))
+    calico = calico or CalicoConfig(
+        embedding_size=20,
+        qformer=QFormerConfig(num_layers=2, num_heads=2, intermediate_size=40),
+        dino=DinoConfig(image_size=32, patch_size=8, hidden_size=16, num_layers=2, num_heads=2, use_swiglu=False),
+        correspondence=CorrespondenceConfig(num_heads=2),
+        adaptation=AdaptationConfig(num_modules=1),
+    )
+    vision = replace(config.llava.vision, num_query_tokens=None if calico.qformer is None else 3)
+    return replace(
+        config,
+        system="calico",
+        calico=calico,
+        tagger=None,
+        seg_token=SegTokenConfig(),
+        llava=replace(config.llava, vision=vision, projector="linear"),
+    )
+
+
 def tiny_batch(
     config: ModelConfig,
     spans_of_conversations: tuple[int, ...],
@@ -129,7 +170,9 @@ def tiny_batch(
         clip_pixels=torch.randn(len(images), 3, clip_side, clip_side, generator=generator),
         sam_pixels=torch.randn(len(images), 3, sam_side, sam_side, generator=generator),
         frames=frames,
-        shown=ConversationImages(image_index[:, None], (num_patches,) * len(images)),
+        shown=ConversationImages(
+            image_index[:, None], (num_patches,) * len(images), torch.full(shape[:1], answer.start - 1)
+        ),
         masks=tuple(torch.rand(frames[image_index[row]].original, generator=generator) > 0.5 for row, _ in starts),
         ignore_masks=(None,) * len(images),
         part_maps=torch.zeros(len(images), grid, grid, dtype=torch.long),

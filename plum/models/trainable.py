@@ -13,12 +13,16 @@ ALWAYS_TRAINED = (
     "tagger.cross_attention",
     "tagger.classifier",
     "tagger.crf",
-    "query_projection",
     "feedback.film",
     "feedback.pooling",
     "sam.early_fusion",
+    "calico.patch_projection",
+    "calico.correspondence",
+    "calico.queries",
+    "calico.adaptation",
 )
-"""The heads a system adds to LLaVA and SAM; PLUM's are "always optimized" (paper, A.1)."""
+"""The modules a system adds to LLaVA and SAM; PLUM's are "always optimized" (paper, A.1). CALICO's Q-Former, DINOv2 and
+EVA-CLIP are frozen (CALICO, figure 3)."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,9 @@ def _trained_components(config: TrainableConfig) -> set[str]:
         "llava.embeddings": config.language_model == "full" or config.embeddings,
         "llava.vision_tower": config.vision_tower,
         "llava.projector": config.projector,
+        "calico.qformer": config.qformer,
+        "calico.dino": config.dino,
+        "query_projection": config.query_projection,
         "sam.image_encoder": config.sam_image_encoder,
         "sam.mask_decoder": config.sam_mask_decoder,
         "sam.prompt_encoder": config.sam_prompt_encoder,

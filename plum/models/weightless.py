@@ -10,6 +10,8 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 
+from plum.models.frozen import NeverRounded
+
 
 @contextmanager
 def without_weights(is_empty: bool = True) -> Iterator[None]:
@@ -30,13 +32,14 @@ def allocate_parameters(module: nn.Module, dtype: torch.dtype, device: torch.dev
 
     Args:
         module: built under `without_weights`, wholly or in part.
-        dtype: dtype of the new parameters.
+        dtype: dtype of the new parameters; those of a `NeverRounded` module keep their own.
         device: device of the new parameters.
     """
+    fixed = {owner for one in module.modules() if isinstance(one, NeverRounded) for owner in one.modules()}
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
             if parameter.is_meta:
-                setattr(owner, name, _allocated(parameter, dtype, device))
+                setattr(owner, name, _allocated(parameter, parameter.dtype if owner in fixed else dtype, device))
 
 
 def _allocated(parameter: nn.Parameter, dtype: torch.dtype, device: torch.device | str) -> nn.Parameter:

@@ -106,7 +106,8 @@ def check_losses(config: TrainConfig) -> None:
     """Check that a run's losses and trained weights fit its system.
 
     Raises:
-        ValueError: a loss has nothing to act on, or the [SEG] token would never be learnt.
+        ValueError: a loss has nothing to act on, or cannot act on this architecture, or the [SEG] token would never be
+            learnt.
     """
     model, losses, trainable = config.model, config.losses, config.trainable
     if model.seg_token is None and losses.kl > 0 and model.lora is None:
@@ -127,6 +128,13 @@ def check_losses(config: TrainConfig) -> None:
                 f"losses.bio_scope is {losses.bio_scope!r}, but the sequences of a CRF (model.tagger.use_crf) are "
                 "answers: set losses.bio_scope to 'answer'"
             )
+    reads_again = model.calico is not None and model.calico.adaptation is not None
+    if config.part_pretext is not None and model.llava.vision.num_query_tokens is not None and not reads_again:
+        raise ValueError(
+            "part_pretext classifies what is read of an image by its place, and the tokens of a Q-Former "
+            "(model.llava.vision.num_query_tokens) have none: set part_pretext to null, or give the model adaptation "
+            "modules (model.calico.adaptation), which read features that have places"
+        )
     if model.seg_token is None:
         return
     if losses.kl > 0:
@@ -134,7 +142,8 @@ def check_losses(config: TrainConfig) -> None:
             f"losses.kl is {losses.kl}: the KL term compares tagged phrases with a teacher, and a system with "
             "model.seg_token has neither; set it to 0"
         )
-    if not trainable.embeddings and trainable.language_model != "full":
+    # CALICO starts from GLaMM, which knows [SEG]; a run that has to add it is refused when it does.
+    if model.system != "calico" and not trainable.embeddings and trainable.language_model != "full":
         raise ValueError(
             "model.seg_token adds [SEG] to the vocabulary, so its rows must be trained: set trainable.embeddings to "
             "true (and model.lora.train_embeddings)"

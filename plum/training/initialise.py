@@ -17,14 +17,25 @@ from torch import Tensor
 from plum.checkpoints.model_config_io import describe_differences, read_model_config
 from plum.checkpoints.store import HEAD_PREFIX, has_heads, saved_tensors
 from plum.checkpoints.weights import copy_tensors
-from plum.config import ModelConfig, Quantization, SpecialTokensConfig, with_fit
+from plum.config import CalicoConfig, ModelConfig, Quantization, SpecialTokensConfig, with_fit
 from plum.models.backbones.lora import is_adapter, name_without_adapters, reset_adapters
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
 from plum.models.weightless import allocate_parameters
 
-OPTIONAL = ("tagger", "feedback", "sam.early_fusion")
+OPTIONAL = (
+    "tagger",
+    "feedback",
+    "sam.early_fusion",
+    "llava.adaptation",
+    "llava.correspondence",
+    "llava.patch_projection",
+)
 """Modules of GroundedLMM that only some models have."""
+LEAVABLE = ("llava.dino", "llava.qformer")
+"""Modules that a run may leave behind, but not start afresh."""
+COPIED = {"llava.adaptation.queries": "llava.qformer.queries"}
+"""Tensors that start as a copy of another, by name, where the saved model lacks them."""
 RESETTABLE = ("query_projection", *OPTIONAL)
 """Modules that a run may start afresh: the heads that a system adds to LLaVA and SAM."""
 
@@ -98,8 +109,10 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
     for name, tensor in model.state_dict().items():
         # Continued adapters are saved under their own names; a base without adapters, under names without the wrapping.
         source = name if name in saved else name_without_adapters(name)
-        used.update((source, name_without_adapters(name)))  # trained weights may hide a base's tensor of that name
         is_reset = _part_of(name) in reset
+        if name in COPIED and (is_reset or source not in saved):
+            source, is_reset = COPIED[name], False
+        used.update((source, name_without_adapters(name)))  # trained weights may hide a base's tensor of that name
         if is_reset or source not in saved:
             if not is_reset and not _may_be_missing(name, is_base):
                 raise ValueError(f"{folder} has no {source}; it is a checkpoint of another architecture")
@@ -113,7 +126,7 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
         else:
             targets.append((tensor, source))
     left = Counter(_part_of(name) for name in saved if name not in used)
-    if forbidden := sorted(set(left) - set(OPTIONAL)):
+    if forbidden := sorted(set(left) - {*OPTIONAL, *LEAVABLE}):
         raise ValueError(
             f"{folder} has weights that this run cannot hold ({forbidden}); merge adapters first: python -m plum export"
         )
@@ -145,6 +158,9 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
     if own_inputs != saved_inputs and not has_heads(folder):
         vision = replace(own.llava.vision, fit=saved.llava.vision.fit)
         own = replace(own, llava=replace(own.llava, vision=vision, conversation=saved.llava.conversation))
+    vision = own.llava.vision
+    if own.calico is not None and own.calico.qformer is None:  # the Q-Former is left behind, and its number of tokens
+        vision = replace(vision, num_query_tokens=saved.llava.vision.num_query_tokens)
     neutral = replace(
         own,
         system=saved.system,
@@ -152,7 +168,8 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
         tagger=saved.tagger,
         feedback=saved.feedback,
         lora=saved.lora,
-        llava=replace(own.llava, special_tokens=_suppressed_alike(own, saved)),
+        calico=_calico_alike(own.calico, saved.calico),
+        llava=replace(own.llava, vision=vision, special_tokens=_suppressed_alike(own, saved)),
     )
     if differences := describe_differences(saved, neutral):
         raise ValueError(
@@ -163,6 +180,14 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
         raise ValueError(
             f"{folder} has adapters {saved.lora}, but this run has {own.lora}; merge them first: python -m plum export"
         )
+
+
+def _calico_alike(own: CalicoConfig | None, saved: CalicoConfig | None) -> CalicoConfig | None:
+    """Return the run's CALICO with the saved model's optional modules, which may differ."""
+    if own is None or saved is None:
+        return own
+    dino, qformer = own.dino or saved.dino, own.qformer or saved.qformer  # see LEAVABLE
+    return replace(own, correspondence=saved.correspondence, adaptation=saved.adaptation, dino=dino, qformer=qformer)
 
 
 def _suppressed_alike(own: ModelConfig, saved: ModelConfig) -> SpecialTokensConfig | None:
@@ -180,7 +205,7 @@ def _part_of(name: str) -> str:
     if is_adapter(name):
         return "adapters"
     first = name.split(".", 1)[0]
-    return next((module for module in RESETTABLE if name.startswith(f"{module}.")), first)
+    return next((module for module in (*RESETTABLE, *LEAVABLE) if name.startswith(f"{module}.")), first)
 
 
 def _describe(parts: Counter[str]) -> str:

@@ -32,7 +32,7 @@ def learning_rate_factor(update: int, num_updates: int, config: OptimizerConfig)
     if update < config.warmup_updates:
         return (update + 1) / config.warmup_updates
     remaining = (num_updates - update) / max(1, num_updates - config.warmup_updates)
-    remaining = min(1.0, max(0.0, remaining))
+    remaining = max(0.0, remaining)
     if config.decay == "cosine":
         return 0.5 * (1.0 - math.cos(math.pi * remaining))
     return remaining
@@ -47,10 +47,13 @@ def apply_schedule(optimizer: AdamW, scheduler: LambdaLR, config: OptimizerConfi
     """Set the schedule of this run at the 0-based `update`, whatever a loaded checkpoint has put in its place.
 
     A resumed run may have another peak rate or number of updates; with the same ones this changes nothing.
+
+    Raises:
+        ValueError: The scheduler was built for another number of parameter groups.
     """
     scheduler.last_epoch = update
     scheduler.base_lrs = [config.learning_rate for _ in optimizer.param_groups]
-    rates = [base * factor(update) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    rates = [config.learning_rate * factor(update) for factor in scheduler.lr_lambdas]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"], group["initial_lr"] = rate, config.learning_rate
-    scheduler._last_lr = rates
+    scheduler._last_lr = [*rates]

@@ -1,7 +1,8 @@
 """Part pretext of the embedded default (not in the paper): vision towers without pre-training learn parts directly.
 
 The paper starts from the released CLIP and SAM. The tiny model starts from scratch, so its stage 0 also classifies
-every pixel ("biplane:propeller", background, ...) from SAM's embedding and LLaVA's image tokens. In the first updates,
+every pixel ("biplane:propeller", background, ...) from SAM's embedding and LLaVA's image tokens; in CALICO, whose few
+tokens have no place, from the features that its layers read again. In the first updates,
 before the language model knows what to ask for, SAM's decoder segments parts for learned queries, one per class. It
 decodes them in one call, whereas the phrases of an answer are decoded one after another. Meanwhile a loss pulls the
 phrases' queries towards those of their classes, so that the decoder already knows them when the warm-up ends.
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, mse_loss
 
-from plum.structures import IGNORE_INDEX, Batch, ImageFeatures
+from plum.structures import IGNORE_INDEX, Batch, ImageFeatures, ImageTokens
 
 SUBCELLS = 2
 """Classes are predicted on a grid SUBCELLS times finer than each tower's own."""
@@ -41,7 +42,7 @@ class PartPretext(nn.Module):
 
     Args:
         prompt_dim: C of SAM's embedding; the upscaled one has C / 8 channels.
-        hidden_size: D of the image tokens.
+        hidden_size: width of the image tokens, or of `ImageTokens.details` if the model has them.
         class_pixels: number of pixels of each of the L object-part classes in the training images, background first.
             The classifiers' biases start at the log shares, so that no update is spent on learning them.
     """
@@ -83,7 +84,7 @@ class PartPretext(nn.Module):
         return (
             _pixel_loss(self.upscaled_head, pixels, classes, 1)
             + _pixel_loss(self.sam_head, embeddings, batch.part_maps, SUBCELLS)
-            + token_weight * _pixel_loss(self.llava_head, images.tokens, batch.part_maps, SUBCELLS)
+            + token_weight * _pixel_loss(self.llava_head, cells_of_tokens(images.tokens), batch.part_maps, SUBCELLS)
         )
 
     def draw_queries(self, part_maps: Tensor, per_image: int) -> PartQueries:
@@ -118,6 +119,14 @@ class PartPretext(nn.Module):
         if not bool(is_part.any()):
             return queries.new_zeros(())
         return mse_loss(queries[is_part].float(), self.part_queries(classes[is_part]).detach().float())
+
+
+def cells_of_tokens(tokens: ImageTokens) -> Tensor:
+    """Return what LLaVA reads of each cell of an image's grid, [B, cells, width].
+
+    These are the image tokens, or CALICO's X'_global without its class token: all its image tokens see all cells.
+    """
+    return tokens.values if tokens.details is None else tokens.details[:, 1:]
 
 
 def span_classes(batch: Batch, num_classes: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch.distributed
 from transformers import PreTrainedTokenizerBase
 
 from partonomy.datasets.photographs import copy_training_images
-from plum.checkpoints.store import save_pretrained, save_trained
+from plum.checkpoints.store import has_heads, save_pretrained, save_trained
 from plum.data.build import benchmark_images, build_mixture
 from plum.data.collate import Collator
 from plum.data.excluded_images import TrainingImages
@@ -174,6 +174,11 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
         raise ValueError("set tokenizer to a tokenizer folder, or init_from to a saved model that holds one")
     if config.save_model == "trained" and config.init_from is None:
         raise ValueError("save_model 'trained' leaves out the weights of init_from, which is not set: use 'full'")
+    if not config.trainable.query_projection and not _starts_with_projection(config):
+        raise ValueError(
+            "trainable.query_projection is false, and init_from holds no trained projection that this run keeps: it "
+            "would stay random; set it to true, or start from a model with heads"
+        )
     if config.init_from is not None and not Path(config.init_from).is_dir():
         raise FileNotFoundError(
             f"init_from: {config.init_from} does not exist: train the stage that writes it, make it with `python -m "
@@ -204,6 +209,14 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
     return tokenizer, initialised.model
 
 
+def _starts_with_projection(config: TrainConfig) -> bool:
+    """Return whether the run starts with the query projection of a trained model."""
+    start = config.init_from
+    if start is None or "query_projection" in config.reset_modules:
+        return False
+    return not Path(start).is_dir() or has_heads(start)
+
+
 def _require_trained_rows(config: TrainConfig, added: Sequence[str]) -> None:
     """Refuse to add tokens whose rows would stay as they start."""
     if added and not config.trainable.embeddings and config.trainable.language_model != "full":
@@ -220,7 +233,9 @@ def build_objective(
     """Return the model with its losses, and with the part pretext if the configuration has one."""
     if config.part_pretext is None:
         return Objective(model, config.losses, sam_features=sam_features)
-    pretext = PartPretext(model.prompt_dim, config.model.llava.language.hidden_size, class_pixels)
+    llava = config.model.llava
+    width = llava.vision.hidden_size if model.llava.reads_images_again else llava.language.hidden_size
+    pretext = PartPretext(model.prompt_dim, width, class_pixels)
     return Objective(model, config.losses, pretext, config.part_pretext, sam_features)
 
 

@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import platform
+import shlex
 import shutil
 import socket
 import subprocess
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,7 +22,7 @@ from typing import TextIO
 
 import yaml
 
-from partonomy.files import write_text_atomically
+from partonomy.files import read_json_as, write_text_atomically
 from partonomy.yaml_files import read_yaml
 from plum.config import ModelConfig, earlier_fit, with_fit
 from plum.train_config import TrainConfig
@@ -59,8 +61,13 @@ _FREE_KEYS = {
 """Settings that may change between the starts of a run; every start records the changes."""
 _PATH_KEYS = ("init_from", "tokenizer", "dataset_dir", "path", "exclude_images", "count_images")
 """Keys at any depth whose values are files or folders, which may be named in several ways."""
+_INPUTS_FILE = "inputs.json"
+"""Hash of each file and folder that the configuration names, by dotted key: a moved one is recognised by it."""
+_END_BYTES = 1 << 20
+"""Of a larger file, only so many bytes at each end are hashed, with its size."""
 _OWN_FILES = (
     "config.yaml",
+    _INPUTS_FILE,
     "provenance.json",
     "starts.jsonl",
     "metrics.jsonl",
@@ -75,7 +82,8 @@ class RunFolder:
     """Paths of a run, and the rule for starting, resuming or refusing it.
 
     A folder with the same configuration is resumed, or left as it is if it holds the final model. Some settings may
-    change (`_FREE_KEYS`); if others differ, the folder is refused and they are named. A folder whose run ended before
+    change (`_FREE_KEYS`), and what the run reads may have moved; if others differ, the folder is refused and they are
+    named. A folder whose run ended before
     its first update is taken over: it holds nothing that could be lost. A folder in which another process trains is
     refused.
     """
@@ -88,6 +96,7 @@ class RunFolder:
         self.model_dir = self.root / "model"
         self._lock: TextIO | None = None
         self._changes: dict[str, tuple[object, object]] = {}
+        self._lost: dict[str, str] = {}
 
     @property
     def is_finished(self) -> bool:
@@ -115,6 +124,8 @@ class RunFolder:
         if not path.exists():
             provenance = training_provenance(self.config)
             write_text_atomically(self.root / "provenance.json", json.dumps(provenance, indent=2) + "\n")
+            inputs = {key: hash_input(Path(name)) for key, name in _named_paths(self._resolved())}
+            write_text_atomically(self.root / _INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
             self._write_config()
 
     def _take_over(self, path: Path) -> None:
@@ -157,7 +168,27 @@ class RunFolder:
             raise ValueError(f"{path} is damaged: it lacks settings ({error!r}); {self._way_out()}") from error
         # A key that did not exist when the run started has its default, which is what the code then did.
         recorded = _with_defaults(there, TrainConfig)
-        return _differences(_with_resolved_paths(recorded), _with_resolved_paths(self._resolved()))
+        before, now = _with_resolved_paths(recorded), _with_resolved_paths(self._resolved())
+        old_paths = dict(_named_paths(before))
+        known = self._read_inputs()
+        moved: dict[str, str] = {}
+        for key, name in _named_paths(now):
+            old = old_paths.get(key)
+            if old is None or old == name:
+                continue
+            if known.get(key) is not None and known[key] == hash_input(Path(name)):
+                moved[key] = old
+                logger.info("%s: %s was %s when %s started, with the same content", key, name, old, self.root)
+            elif not os.path.lexists(old):
+                self._lost[name] = old
+        return _differences(before, _replace_paths(now, moved))
+
+    def _read_inputs(self) -> dict[str, str | None]:
+        """Return the hashes of what the run read when it started; of runs from before they were kept, none."""
+        path = self.root / _INPUTS_FILE
+        if not path.exists():
+            return {}
+        return read_json_as(path, dict[str, str | None], "delete it; then only what has not moved is accepted")
 
     def _require_free_changes(self) -> None:
         refused = {key: values for key, values in self._changes.items() if key not in _FREE_KEYS}
@@ -165,13 +196,21 @@ class RunFolder:
             shown = [f"{key}: {_shorten(there)} there, {_shorten(here)} here" for key, (there, here) in refused.items()]
             more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
             raise ValueError(
-                f"{self.root} holds a run with other settings ({'; '.join(shown[:8])}{more}); {self._way_out()}"
+                f"{self.root} holds a run with other settings ({'; '.join(shown[:8])}{more}); "
+                f"{self._describe_links()}{self._way_out()}"
             )
         if self.is_finished and "num_updates" in self._changes:
             raise ValueError(
                 f"{self.root} is finished after {self._changes['num_updates'][0]} updates, and its learning rate has "
                 f"decayed; to train on, start a new run: --init_from {self.model_dir} --run_dir ANOTHER_FOLDER"
             )
+
+    def _describe_links(self) -> str:
+        """Return what to do about files that are no longer where the run read them, and were not recognised."""
+        commands = " and ".join(f"`ln -s {shlex.quote(name)} {shlex.quote(old)}`" for name, old in self._lost.items())
+        if not commands:
+            return ""
+        return f"if files were moved and are the same, {commands} lets the run find them where they were; otherwise "
 
     def _way_out(self) -> str:
         newest = next(self.checkpoints.named(), None)
@@ -276,6 +315,61 @@ def _with_resolved_paths(value: object, key: str = "") -> object:
     if isinstance(value, list | tuple):
         return [_with_resolved_paths(item, key) for item in value]
     return os.path.realpath(value) if key in _PATH_KEYS and isinstance(value, str) and value else value
+
+
+def _named_paths(value: object, key: str = "", prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the files and folders that settings name, with their dotted keys; entries of lists have their number."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _named_paths(item, name, f"{prefix}{name}.")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _named_paths(item, key, f"{prefix}{number}.")
+    elif key in _PATH_KEYS and isinstance(value, str) and value:
+        yield prefix.rstrip("."), value
+
+
+def _replace_paths(value: object, replaced: dict[str, str], prefix: str = "") -> object:
+    """Return settings with other files and folders, by the dotted keys of `_named_paths`."""
+    if isinstance(value, dict):
+        return {name: _replace_paths(item, replaced, f"{prefix}{name}.") for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replace_paths(item, replaced, f"{prefix}{number}.") for number, item in enumerate(value)]
+    return replaced.get(prefix.rstrip("."), value)
+
+
+def hash_input(path: Path) -> str | None:
+    """Return a hash by which a file or folder is recognised in another place, at the cost of a few megabytes.
+
+    Of a file it covers the size and the bytes at both ends; of a folder, this for each of its files, and the names in
+    its folders. Hidden files and locks do not count. A sealed data set has the hashes of all its files in one of them.
+
+    Args:
+        path: the file or folder.
+
+    Returns:
+        The sha256; None if there is nothing to recognise.
+    """
+    if path.is_file():
+        files = [path]
+        names: list[str] = []
+    elif path.is_dir():
+        entries = sorted(one for one in path.iterdir() if not one.name.startswith(".") and one.name != "lock")
+        files = [one for one in entries if one.is_file()]
+        names = [f"{one.name}/{inner}" for one in entries if one.is_dir() for inner in sorted(os.listdir(one))]
+    else:
+        return None
+    if not files and not names:
+        return None
+    digest = hashlib.sha256(json.dumps([[one.name for one in files] if path.is_dir() else [], names]).encode())
+    for one in files:
+        size = one.stat().st_size
+        with one.open("rb") as handle:
+            digest.update(b"%d:" % size + handle.read(_END_BYTES))
+            if size > _END_BYTES:
+                handle.seek(max(size - _END_BYTES, _END_BYTES))
+                digest.update(handle.read(_END_BYTES))
+    return digest.hexdigest()
 
 
 def _shorten(value: object) -> str:

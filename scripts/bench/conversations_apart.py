@@ -37,7 +37,8 @@ class LanguageStep:
                 if "lora_B" in name:  # zero at the start
                     parameter.normal_(std=0.02)
             self.image_tokens = model.llava.encode_images(batch.clip_pixels)
-        self.gradient = torch.randn(*batch.input_ids.shape, self.image_tokens.shape[-1], device=batch.input_ids.device)
+        width = self.image_tokens.values.shape[-1]
+        self.gradient = torch.randn(*batch.input_ids.shape, width, device=batch.input_ids.device)
         self.gradient *= batch.attention_mask[..., None]
 
     def student(self, way: Way) -> Tensor:

@@ -87,7 +87,7 @@ def _after_forward(output: GroundedOutput, clock: StageClock) -> None:
         (output.token_logits, "tagger and lm_head"),
         (output.hidden_states, "language model"),
         (output.images.embeddings, "towers"),
-        (output.images.tokens, "towers"),
+        (output.images.tokens.values, "towers"),
     )
     for tensor, name in boundaries:
         if tensor is not None and tensor.requires_grad:

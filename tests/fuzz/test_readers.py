@@ -1,4 +1,4 @@
-"""Damaged input never crashes a reader, and nothing of it vanishes: a few hundred cases each, the same ones each time.
+"""Damaged input never crashes a reader, and nothing of it vanishes: a hundred cases each, the same ones each time.
 
 `python -m scripts.bench.fuzz_readers --cases N` tries many more.
 """
@@ -11,7 +11,7 @@ from tests.fuzz.outcomes import ACCEPTED
 from tests.fuzz.readers import make_readers
 from tests.fuzz.trial import Reader, run_cases
 
-NUM_CASES = 200
+NUM_CASES = 100
 NAMES = (
     "COCO annotations",
     "PACO",

@@ -1,7 +1,7 @@
-"""A small question file with photographs (noise), every question type, and exact masks."""
+"""A small question file with photographs (noise), every question type, and exact masks; and quick fits."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from PIL import Image
 
 from partonomy.masks import encode_mask, rle_to_json
 from partonomy.structures import QuestionType
+from tests.partonomy.quick_fits import quick_fits
 
 HEIGHT, WIDTH = 24, 32
 PARTS = ("wheel", "wing", "tail fin", "door")
@@ -75,3 +76,13 @@ def write_questions(folder: Path, types: Sequence[QuestionType], num_images: int
 def question_file(tmp_path: Path) -> Path:
     """Four images with one question of every type each."""
     return write_questions(tmp_path, tuple(QuestionType))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fits(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fits to few simulated questions, in all modules but those marked `shipped_fits`, which ask how good they are."""
+    if request.node.get_closest_marker("shipped_fits") is not None:
+        yield
+        return
+    with quick_fits():
+        yield

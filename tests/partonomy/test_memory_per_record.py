@@ -6,14 +6,18 @@
 import contextlib
 import gc
 import io
+import json
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from math import cos, pi, sin
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from partonomy import files
 from partonomy.__main__ import main
 from partonomy.datasets.record_exchange import import_records
 from partonomy.harness import records
@@ -109,3 +113,72 @@ def test_memory_hardly_grows_with_the_records(
         tracemalloc.stop()
     rise = (peaks[2] - peaks[1]) / ((COPIES[2] - COPIES[1]) * NUM_RECORDS)
     assert rise < limit
+
+
+@dataclass(frozen=True)
+class CocoWorld:
+    """COCO-style files of two sizes and of one form, and what may be held of each annotation.
+
+    Attributes:
+        segmentation: the mask of every part.
+        extra: other keys of every part.
+        limit: bytes for one more annotation.
+    """
+
+    segmentation: object
+    limit: int
+    extra: dict[str, object] = field(default_factory=dict)
+
+    def write(self, folder: Path, num_annotations: int) -> list[str]:
+        """Write a file of one image and so many parts, and return the arguments of its check."""
+        folder.mkdir()
+        Image.new("L", (SIDE, SIDE)).save(folder / "0.png")
+        content = {
+            "images": [
+                {"id": number, "file_name": "0.png", "height": SIDE, "width": SIDE}
+                for number in range(num_annotations // PARTS_PER_IMAGE)
+            ],
+            "categories": [{"id": number, "name": f"car:part {number}"} for number in range(PARTS_PER_IMAGE)],
+            "annotations": [
+                {
+                    "id": number,
+                    "image_id": number // PARTS_PER_IMAGE,
+                    "category_id": number % PARTS_PER_IMAGE,
+                    "segmentation": self.segmentation,
+                }
+                | self.extra
+                for number in range(num_annotations)
+            ],
+        }
+        (folder / "annotations.json").write_text(json.dumps(content))
+        files = ["--annotations", str(folder / "annotations.json"), "--images", str(folder)]
+        return ["check", *files, "--headers_only", "--output", str(folder / "findings.json")]
+
+
+SIDE = 256
+PARTS_PER_IMAGE = 20
+CIRCLE = [
+    f(2 * pi * step / 60) for step in range(60) for f in (lambda a: 99 + 70.5 * cos(a), lambda a: 99 + 70.5 * sin(a))
+]
+FORMS = {
+    "polygons": CocoWorld([CIRCLE], 300),
+    "codes": CocoWorld({"size": [SIDE, SIDE], "counts": [1000, *[100, 156] * 60, 49176]}, 300),
+    "three findings each": CocoWorld([[9, 9, 11, 9, 11, 11]], 500, {"iscrowd": 1, "bbox": "none"}),
+}
+"""As Python objects, a polygon of 60 points has 4,000 bytes, its mask 400, a finding 400. Ids and places take 190."""
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_check_keeps_neither_masks_nor_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for name_of_constant in ("CHUNK_CHARACTERS", "HASH_BLOCK"):  # else the peak is one of them
+        monkeypatch.setattr(files, name_of_constant, 1 << 12)
+    peaks = []
+    for size in (200, 400, 1200):  # the first only warms up
+        arguments = FORMS[name].write(tmp_path / str(size), size)
+        gc.collect()
+        tracemalloc.start()
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert main(arguments) == 0
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[2] - peaks[1]) / 800 < FORMS[name].limit

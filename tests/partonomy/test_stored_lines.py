@@ -8,7 +8,7 @@ import pytest
 from partonomy.benchmarks.task import ChangedRecords
 from partonomy.harness import records
 from partonomy.harness.records import RecordWriter
-from partonomy.stored_lines import Mapped, OpenFile, Spool, StoredLines
+from partonomy.stored_lines import Mapped, OpenFile, Spool, SpooledGroups, StoredLines
 from partonomy.structures import RLE, Part
 
 
@@ -38,6 +38,22 @@ def test_a_spool_returns_equal_entries_and_the_same_shared_objects() -> None:
     assert spool[-1] == entries[-1]
     assert spool[2:4] == (entries[2], entries[3])
     assert all(read[2][0] is entry[2][0] for read, entry in zip(spool, entries, strict=True))
+
+
+def test_groups_come_in_the_order_of_their_first_entries() -> None:
+    groups = SpooledGroups[tuple[str, list[float]]]()
+    assert list(groups) == []
+    keys = [5, -3, 5, 2**63 - 1, 0, -3, 5]
+    for number, key in enumerate(keys):
+        groups.append(key, (f"entry {number}", [number / 2]))
+    assert len(groups) == 7
+    read = [(key, [text for text, _ in entries]) for key, entries in groups]
+    assert read == [
+        (5, ["entry 0", "entry 2", "entry 6"]),
+        (-3, ["entry 1", "entry 5"]),
+        (2**63 - 1, ["entry 3"]),
+        (0, ["entry 4"]),
+    ]
 
 
 def test_views_change_entries_on_access() -> None:

@@ -166,7 +166,7 @@ def test_confidence_is_the_mean_probability_of_a_phrase(monkeypatch: pytest.Monk
         row = predictor.answers.own(1, QUESTION, ANSWER)
         states, images = (
             predictor._hidden_states(make_image(0, 24, 32), [row]),
-            predictor._image_tokens(make_image(0, 24, 32)),
+            predictor._image_tokens(make_image(0, 24, 32)).values,
         )
         is_answer = torch.zeros(states.shape[:2], dtype=torch.bool)
         is_answer[:, row.answers[-1].start : row.answers[-1].end] = True  # as in training, with the end token
@@ -211,8 +211,8 @@ def test_only_cross_attention_lets_tags_depend_on_the_given_image_tokens() -> No
             is_read = batch.tags != IGNORE_INDEX
             inputs = (output.hidden_states, batch.attention_mask, is_read, batch.shown)
             assert output.tag_logits is not None
-            torch.testing.assert_close(model.tag(*inputs, output.images.tokens), output.tag_logits)
-            other = model.tag(*inputs, output.images.tokens.flip(0))
+            torch.testing.assert_close(model.tag(*inputs, output.images.tokens.values), output.tag_logits)
+            other = model.tag(*inputs, output.images.tokens.values.flip(0))
         assert other is not None
         assert torch.allclose(other, output.tag_logits, atol=1e-5) != depends
 

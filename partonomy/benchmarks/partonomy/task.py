@@ -522,7 +522,9 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
             return {instance.instance_id: instance for image in images for instance in image.objects}, kept
         records = read_records(self.root, "collect", needs_images=False)[0]
         of_records: dict[str | int, ObjectInstance] = {
-            record.question.question_id: ObjectInstance(-1, record.question.object_label, "", record.parts)
+            record.question.question_id: ObjectInstance(
+                record.question.instance_id, record.question.object_label, "", record.parts
+            )
             for record in records
         }
         return of_records, {record.question.question_id: record.kept for record in records}

@@ -5,18 +5,22 @@ A broken record becomes a finding instead of an error, and reading continues. Th
 `PROBLEMS` gives the severity of each problem and the advice for it.
 """
 
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum, auto
+from operator import eq
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
+
+import numpy as np
 
 from partonomy.datasets.annotation_file import FormChecker
 from partonomy.datasets.photographs import find_same_files
 from partonomy.datasets.seal import has_seal, list_changes
-from partonomy.datasets.sources.coco import CategoryRole, CocoReader, find_image_fault, iterate_coco
+from partonomy.datasets.sources.coco import CategoryRole, CocoReader, ImageRecords, find_image_fault, iterate_coco
 from partonomy.datasets.sources.group_parts_by_object import OUTSIDE_OBJECTS, group_records
 from partonomy.datasets.sources.records import (
     CocoImage,
@@ -32,6 +36,7 @@ from partonomy.masks import canonical_rle, intersection_area, rle_area
 from partonomy.names import LemmaComparator, clean_name, clean_names, read_text_map
 from partonomy.progress import progress
 from partonomy.sharding import Shard
+from partonomy.stored_lines import Mapped, Spool
 from partonomy.structures import RLE
 
 STATUS_ERRORS = 2
@@ -190,6 +195,7 @@ PROBLEMS: tuple[Problem, ...] = (
     ONLY_OBJECT,
 )
 """All kinds of problem, in the order of the report: errors, warnings, notes."""
+NUMBER_OF_PROBLEM: Mapping[Problem, int] = {problem: number for number, problem in enumerate(PROBLEMS)}
 
 
 FAULTS: Mapping[FaultKind, Problem] = {
@@ -238,7 +244,7 @@ class Stage(IntEnum):
     MASKS = auto()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One problem found.
 
@@ -256,6 +262,68 @@ class Finding:
     number: int = field(default=0, compare=False)
 
 
+class Findings(Sequence[Finding]):
+    """Findings whose texts stay on disk: every record of a large file may have several.
+
+    Args:
+        findings: the first ones.
+    """
+
+    def __init__(self, findings: Iterable[Finding] = ()) -> None:
+        self._texts = Spool[tuple[str, str]]()
+        self._problems, self._stages, self._numbers = array("B"), array("B"), array("q")
+        self._order: np.ndarray | None = None
+        self.extend(findings)
+
+    def extend(self, findings: Iterable[Finding]) -> None:
+        """Add findings at the end."""
+        for one in findings:
+            self._texts.append((one.record, one.detail))
+            self._problems.append(NUMBER_OF_PROBLEM[one.problem])
+            self._stages.append(one.stage)
+            self._numbers.append(one.number)
+
+    def sort(self) -> None:
+        """Order them as a report does: by problem, stage and record; equal ones keep their order. Add none later."""
+        keys = (np.array(column) for column in (self._numbers, self._stages, self._problems))
+        self._order = np.lexsort(tuple(keys))
+
+    def of_problem(self, problem: Problem) -> Sequence[Finding]:
+        """Return the findings of one kind, in their order."""
+        problems = np.array(self._problems)
+        ordered = problems if self._order is None else problems[self._order]
+        return Mapped(np.flatnonzero(ordered == NUMBER_OF_PROBLEM[problem]).tolist(), self.__getitem__)
+
+    def count_severities(self) -> Counter[Severity]:
+        """Count the findings of each severity."""
+        counts: Counter[Severity] = Counter()
+        for number, count in Counter(self._problems).items():
+            counts[PROBLEMS[number].severity] += count
+        return counts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, index: int) -> Finding: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Finding, ...]: ...
+    def __getitem__(self, index: int | slice) -> Finding | tuple[Finding, ...]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        place = index if self._order is None else int(self._order[index])
+        problem, stage = PROBLEMS[self._problems[place]], Stage(self._stages[place])
+        return Finding(problem, *self._texts[place], stage, self._numbers[place])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
+
+    def __repr__(self) -> str:
+        return f"Findings({list(self)!r})"
+
+
 @dataclass(frozen=True)
 class CheckReport:
     """All findings. `remarks` list what was not checked, with the reasons."""
@@ -263,24 +331,19 @@ class CheckReport:
     source: str
     num_images: int
     num_annotations: int
-    findings: tuple[Finding, ...]
+    findings: Findings
     remarks: tuple[str, ...]
 
-    def of_problem(self, problem: Problem) -> tuple[Finding, ...]:
+    def of_problem(self, problem: Problem) -> Sequence[Finding]:
         """Return the findings of one kind, in file order."""
-        return tuple(finding for finding in self.findings if finding.problem == problem)
+        return self.findings.of_problem(problem)
 
     def exit_status(self, is_strict: bool) -> int:
         """Return 2 if there are errors, 1 if there are warnings and `is_strict` is set, else 0."""
-        counts = count_severities(self.findings)
+        counts = self.findings.count_severities()
         if counts[Severity.ERROR]:
             return STATUS_ERRORS
         return STATUS_WARNINGS if is_strict and counts[Severity.WARNING] else 0
-
-
-def count_severities(findings: Sequence[Finding]) -> Counter[Severity]:
-    """Count the findings of each severity."""
-    return Counter(finding.problem.severity for finding in findings)
 
 
 STAGES = {
@@ -293,7 +356,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """The readable records of a shard's images. Categories and counts are those of the whole file.
+    """What is read of a shard's images but their annotations. Categories and counts are those of the whole file.
 
     Attributes:
         root: folder of the images.
@@ -301,8 +364,6 @@ class CheckedFile:
         positions: image id -> index of the image record in the file, including other shards' images.
         categories: all categories.
         used_categories: those that annotations name.
-        annotations: usable annotations of the shard's images.
-        unusable: what of the shard's other annotations is visible in its images.
         num_images, num_annotations: numbers of records in the whole file.
         findings: findings about the shard's records; records without an image belong to the first shard.
         places: record -> its name in findings, where the file itself has no ids (annotation tools).
@@ -313,12 +374,14 @@ class CheckedFile:
     positions: Mapping[int, int]
     categories: tuple[CategoryRole, ...]
     used_categories: tuple[CategoryRole, ...]
-    annotations: tuple[RawAnnotation, ...]
-    unusable: tuple[UnusableAnnotation, ...]
     num_images: int
     num_annotations: int
-    findings: tuple[Finding, ...]
+    findings: Findings
     places: Mapping[str, str] = field(default_factory=dict)
+
+
+Visit = Callable[[ImageRecords], None]
+"""Called with the annotations of each image that has any, which are not kept."""
 
 
 class ForeignInput(Protocol):
@@ -329,7 +392,7 @@ class ForeignInput(Protocol):
         """What the findings depend on."""
         ...
 
-    def read(self, shard: Shard | None) -> CheckedFile:
+    def read(self, shard: Shard | None, visit: Visit) -> CheckedFile:
         """Read the files, or the images of a shard."""
         ...
 
@@ -337,6 +400,7 @@ class ForeignInput(Protocol):
 def read_checked_file(
     path: Path,
     image_root: Path,
+    visit: Visit,
     object_name: str | None = None,
     shard: Shard | None = None,
     *,
@@ -347,6 +411,7 @@ def read_checked_file(
     Args:
         path: COCO-style JSON, or `annotations.json` of a data set folder.
         image_root: folder that its `file_name`s are relative to.
+        visit: called with the annotations of every image.
         object_name: the object that all parts belong to, for files without object annotations.
         shard: read only the masks of the shard's images, assigned in turn; the file is then read twice, record by
             record.
@@ -359,6 +424,7 @@ def read_checked_file(
     reader = CocoReader(image_root, object_name, shard)
     own = FormChecker(path) if is_own_form else None
     strict: dict[tuple[str, int], Finding] = {}
+    findings = Findings()
     for table, record in iterate_coco(path, is_streamed=shard is not None):
         reader.read(table, record)
         image_id = record.get("image_id") if isinstance(record, Mapping) else None
@@ -367,34 +433,44 @@ def read_checked_file(
             if reason is not None and reader.is_own_record:
                 number = reader.counts[table] - 1
                 strict[table, number] = Finding(BAD_RECORD, reader.where, reason, STAGES[table], number)
-    reader.finish()
-    for fault in reader.faults:  # both readers may refuse a record
-        strict.pop((fault.table, fault.number), None)
-    findings = list(strict.values())
-    findings += (
-        Finding(FAULTS[one.kind], one.record or "the file", one.reason, STAGES[one.table], one.number)
-        for one in reader.faults
-    )
-    findings += (
-        Finding(DEVIATIONS[one.kind], one.record, one.detail or str(one.kind), STAGES[one.table], one.number)
-        for one in reader.deviations
-    )
+        _move_notes(reader, strict, findings)
+    for records in reader.read_images():
+        _move_notes(reader, strict, findings)
+        visit(records)
+    _move_notes(reader, strict, findings)
+    findings.extend(strict.values())
     if shard is None or shard.index == 0:
-        findings += _find_unused(reader)
+        findings.extend(_find_unused(reader))
     return CheckedFile(
         image_root,
         tuple(image for image in reader.images.values() if reader.owns(image.image_id)),
         reader.positions,
         tuple(reader.roles.values()),
         tuple(role for number, role in reader.roles.items() if number in reader.used_categories),
-        tuple(
-            one if one.mask is None else replace(one, mask=canonical_rle(one.mask))
-            for one in reader.annotations.values()
-        ),
-        tuple(reader.unusable),
         reader.counts["images"],
         reader.counts["annotations"],
-        tuple(findings),
+        findings,
+    )
+
+
+def _move_notes(reader: CocoReader, strict: dict[tuple[str, int], Finding], findings: Findings) -> None:
+    """Turn what the reader has noted since the last call into findings.
+
+    Args:
+        reader: the reader.
+        strict: what is wrong with records by the rules of the project's own form, by list and index; both readers may
+            refuse a record, which is then listed once.
+        findings: receives the findings.
+    """
+    faults, deviations = reader.take_notes()
+    for fault in faults:
+        strict.pop((fault.table, fault.number), None)
+    findings.extend(
+        Finding(FAULTS[one.kind], one.record or "the file", one.reason, STAGES[one.table], one.number) for one in faults
+    )
+    findings.extend(
+        Finding(DEVIATIONS[one.kind], one.record, one.detail or str(one.kind), STAGES[one.table], one.number)
+        for one in deviations
     )
 
 
@@ -729,7 +805,7 @@ class PartialCheck:
 
     num_images: int
     num_annotations: int
-    findings: tuple[Finding, ...]
+    findings: Sequence[Finding]
     contents: tuple[ImageContent, ...]
     num_not_compared: int
     num_parts: int
@@ -746,28 +822,34 @@ def check_part(files: CheckInput, config: CheckConfig, shard: Shard | None = Non
     name_map = read_text_map(config.name_map, "name map") if config.name_map else {}
     table = read_text_map(config.categories, "categories") if config.categories else {}
     is_own_form = files.folder is not None
+    masks = _MaskCheck(config.limits)
     if config.foreign is not None:
-        file = config.foreign.read(shard)
+        file = config.foreign.read(shard, masks.check)
     else:
-        file = read_checked_file(files.annotations, files.images, config.object_name, shard, is_own_form=is_own_form)
-    findings = list(file.findings)
+        file = read_checked_file(
+            files.annotations, files.images, masks.check, config.object_name, shard, is_own_form=is_own_form
+        )
+    findings = file.findings
     if shard is None or shard.index == 0:
         changes = [] if files.folder is None else list_changes(files.folder)
-        findings += (Finding(CHANGED_FILE, "folder", change) for change in changes)
-        findings += check_names(file.categories, file.used_categories, name_map)
+        findings.extend(Finding(CHANGED_FILE, "folder", change) for change in changes)
+        findings.extend(check_names(file.categories, file.used_categories, name_map))
         of_categories = check_categories(file.categories, file.used_categories, name_map, table, config.categories)
-        findings += (replace(one, stage=Stage.OBJECT_CATEGORIES) for one in of_categories)
-    findings += _check_images(file, config)
-    masks = _check_all_masks(file, config.limits)
-    all_findings = [*findings, *masks.findings]
+        findings.extend(replace(one, stage=Stage.OBJECT_CATEGORIES) for one in of_categories)
+    findings.extend(_check_images(file, config))
+    findings.extend(masks.findings)
     return PartialCheck(
         num_images=file.num_images,
         num_annotations=file.num_annotations,
-        findings=tuple(replace(one, record=file.places.get(one.record, one.record)) for one in all_findings),
+        findings=findings if not file.places else Findings(_with_places(findings, file.places)),
         contents=_group_contents(file, config) if shard is None else _hash_contents(file, config),
         num_not_compared=masks.num_not_compared,
         num_parts=masks.num_parts,
     )
+
+
+def _with_places(findings: Findings, places: Mapping[str, str]) -> Iterator[Finding]:
+    return (replace(one, record=places.get(one.record, one.record)) for one in findings)
 
 
 def join_checks(
@@ -781,12 +863,11 @@ def join_checks(
         config: the settings of the check.
         folder: the data set folder of the file, if it is in one.
     """
-    findings = [finding for part in parts for finding in part.findings]
-    findings += _find_same_images(content for part in parts for content in part.contents)
-    if not sum(part.num_parts for part in parts) and not count_severities(findings)[Severity.ERROR]:
-        findings.append(Finding(NOTHING_TO_ASK, "the file", "no annotation of a part belongs to an object"))
-    order = {problem: number for number, problem in enumerate(PROBLEMS)}
-    findings.sort(key=lambda finding: (order[finding.problem], finding.stage, finding.number))
+    findings = Findings(one for part in parts for one in part.findings)
+    findings.extend(_find_same_images(content for part in parts for content in part.contents))
+    if not sum(part.num_parts for part in parts) and not findings.count_severities()[Severity.ERROR]:
+        findings.extend([Finding(NOTHING_TO_ASK, "the file", "no annotation of a part belongs to an object")])
+    findings.sort()
     remarks = []
     num_not_compared = sum(part.num_not_compared for part in parts)
     if num_not_compared:
@@ -796,7 +877,7 @@ def join_checks(
     if folder is not None and not has_seal(folder):
         remarks.append("the folder has no hashes of its files: changes since the build were not looked for")
     first = parts[0]
-    return CheckReport(str(annotations), first.num_images, first.num_annotations, tuple(findings), tuple(remarks))
+    return CheckReport(str(annotations), first.num_images, first.num_annotations, findings, tuple(remarks))
 
 
 def _check_images(file: CheckedFile, config: CheckConfig) -> Iterator[Finding]:
@@ -852,22 +933,26 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _check_all_masks(file: CheckedFile, limits: CheckLimits) -> CheckedMasks:
-    """Check the masks of all images."""
-    by_image: Mapping[int, list[RawAnnotation]] = defaultdict(list)
-    for annotation in file.annotations:
-        by_image[annotation.image_id].append(annotation)
-    unusable: Mapping[int, list[UnusableAnnotation]] = defaultdict(list)
-    for one in file.unusable:
-        unusable[one.image_id].append(one)
-    findings: list[Finding] = []
-    num_not_compared = num_parts = 0
-    with progress(len(file.images), "masks", "image") as shown:
-        for image in file.images:
-            checked = check_masks(image, by_image[image.image_id], limits, unusable[image.image_id])
-            number = file.positions[image.image_id]
-            findings += (replace(one, stage=Stage.MASKS, number=number) for one in checked.findings)
-            num_not_compared += checked.num_not_compared
-            num_parts += checked.num_parts
-            shown.update()
-    return CheckedMasks(tuple(findings), num_not_compared, num_parts)
+class _MaskCheck:
+    """Checks the masks of images, one by one.
+
+    Attributes:
+        findings: what was found in all of them.
+        num_not_compared, num_parts: see `PartialCheck`.
+    """
+
+    def __init__(self, limits: CheckLimits) -> None:
+        self._limits = limits
+        self.findings = Findings()
+        self.num_not_compared = self.num_parts = 0
+
+    def check(self, records: ImageRecords) -> None:
+        """Check the masks of an image."""
+        annotations = [
+            one if one.mask is None else replace(one, mask=canonical_rle(one.mask))
+            for one in records.annotations.values()
+        ]
+        checked = check_masks(records.image, annotations, self._limits, records.unusable)
+        self.findings.extend(replace(one, stage=Stage.MASKS, number=records.position) for one in checked.findings)
+        self.num_not_compared += checked.num_not_compared
+        self.num_parts += checked.num_parts

@@ -1,5 +1,6 @@
 """The files of annotation tools as the input of a check, through the reader of `build`."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -9,12 +10,14 @@ from partonomy.datasets.curation.check import (
     UNREAD_SHAPE,
     CheckedFile,
     Finding,
+    Findings,
     Stage,
+    Visit,
 )
 from partonomy.datasets.sources.annotation_tools.shapes import ToolConfig
 from partonomy.datasets.sources.annotation_tools.tools import ToolReading, hash_tool_files, read_tool
-from partonomy.datasets.sources.coco import CategoryRole
-from partonomy.masks import canonical_rle
+from partonomy.datasets.sources.coco import CategoryRole, ImageRecords
+from partonomy.datasets.sources.records import RawAnnotation, UnusableAnnotation
 from partonomy.sharding import Shard
 
 
@@ -42,11 +45,12 @@ class ToolInput:
             "label_attribute": config.label_attribute,
         }
 
-    def read(self, shard: Shard | None) -> CheckedFile:
+    def read(self, shard: Shard | None, visit: Visit) -> CheckedFile:
         """Read the files; what `build` refuses becomes a finding.
 
         Args:
             shard: the shard whose images are checked; None for all.
+            visit: called with the annotations of every image.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -57,6 +61,16 @@ class ToolInput:
         positions = {image.image_id: number for number, image in enumerate(records.images)}
         part = shard or Shard()
         owned = {number for number, position in positions.items() if position % part.count == part.index}
+        annotations: dict[int, dict[int, RawAnnotation]] = defaultdict(dict)
+        for number, one in enumerate(records.annotations):
+            annotations[one.image_id][number] = one
+        unusable: dict[int, list[UnusableAnnotation]] = defaultdict(list)
+        for lost in records.unusable:
+            unusable[lost.image_id].append(lost)
+        for image in records.images:
+            if image.image_id in owned:
+                position, lost_here = positions[image.image_id], tuple(unusable[image.image_id])
+                visit(ImageRecords(image, position, annotations[image.image_id], lost_here))
         roles = {(one.raw_object, one.raw_part) for one in records.annotations}
         categories = tuple(CategoryRole(*role) for role in sorted(roles, key=str))
         return CheckedFile(
@@ -65,15 +79,9 @@ class ToolInput:
             positions=positions,
             categories=categories,
             used_categories=categories,
-            annotations=tuple(
-                one if one.mask is None else replace(one, mask=canonical_rle(one.mask))
-                for one in records.annotations
-                if one.image_id in owned
-            ),
-            unusable=tuple(one for one in records.unusable if one.image_id in owned),
             num_images=len(records.images),
             num_annotations=len(records.annotations) + sum(len(row.annotation_ids) for row in records.skipped),
-            findings=_list_findings(reading) if part.index == 0 else (),
+            findings=Findings(_list_findings(reading) if part.index == 0 else ()),
             places={
                 f"annotation {number}": f"annotation {number}, {where}" for number, where in reading.places.items()
             },

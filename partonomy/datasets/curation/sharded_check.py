@@ -1,7 +1,7 @@
 """Sharded check: each shard checks its images, then the findings are joined."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from partonomy.datasets.curation.check import (
     CheckConfig,
     CheckInput,
     CheckReport,
+    Findings,
     PartialCheck,
     check_part,
     join_checks,
@@ -63,6 +64,7 @@ def check_shard(files: CheckInput, config: CheckConfig, output: Path, shard: Sha
         if results.is_done(shard):
             return None
         part = check_part(files, config, shard)
+        part = replace(part, findings=tuple(part.findings))
         results.write(shard, {CONTENT_KEY: _ADAPTER.dump_python(part, mode="json")})
     return len(part.findings)
 
@@ -78,7 +80,8 @@ def merge_checks(files: CheckInput, config: CheckConfig, output: Path) -> CheckR
     parts = []
     for shard, content in results.read_all(dict[str, Any]):
         try:
-            parts.append(_ADAPTER.validate_json(json.dumps(content.get(CONTENT_KEY)), strict=True))
+            part = _ADAPTER.validate_json(json.dumps(content.get(CONTENT_KEY)), strict=True)
+            parts.append(replace(part, findings=Findings(part.findings)))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(key) for key in (CONTENT_KEY, *first["loc"]))

@@ -49,6 +49,7 @@ from partonomy.masks import MIN_POLYGON_COORDINATES, check_mask_size, rle_area, 
 from partonomy.names import split_part_name
 from partonomy.progress import progress
 from partonomy.sharding import Shard
+from partonomy.stored_lines import SpooledGroups
 from partonomy.structures import RLE
 
 MAX_ID = 2**63 - 1
@@ -59,6 +60,8 @@ KINDS = {"categories": "category", "images": "image", "annotations": "annotation
 NO_MASK: tuple[object, ...] = (None, [], [[]], {}, "")
 """What tools write as the segmentation of an object that has only a box."""
 CROWD_VALUES: Mapping[str, bool] = {"": False, "0": False, "false": False, "1": True, "true": True}
+NEEDED_KEYS = ("id", "image_id", "category_id", "obj_ann_id", "iscrowd", "segmentation", "bbox", "area")
+"""The keys of an annotation that are read."""
 MIN_LEAVING_PIXELS = 1.0
 MIN_LEAVING_SHARE = 0.02  # annotators drag outlines a little beyond the border
 
@@ -117,11 +120,16 @@ def _stroke(side: int) -> float:
     return max(MIN_LEAVING_PIXELS, MIN_LEAVING_SHARE * side)
 
 
+_Stored = tuple[int, str, int, int, dict[str, Any]]
+"""A `_Pending` with its category's id instead of the role, and no key that is not needed."""
+
+
 class CocoReader:
     """Collects the records of a file, its faults and its deviations.
 
     Data that other records depend on (ids, image sizes, categories) is kept for the whole file. Masks are read, and
-    faults noted, only for the shard's own records. Feed the records of `LISTS` in this order, then call `finish`.
+    faults noted, only for the shard's own records. Feed the records of `LISTS` in this order, then iterate over
+    `read_images`, or call `finish` to keep what it yields. Until then the annotations lie in a temporary file.
 
     Args:
         image_root: folder that the `file_name`s are relative to.
@@ -163,7 +171,9 @@ class CocoReader:
         self._categories: list[_Category] = []
         self._is_resolved = False
         self._annotation_ids: set[int] = set()
-        self._pending: dict[int, list[_Pending]] = defaultdict(list)
+        self._pending = SpooledGroups[_Stored]()
+        self._nested: dict[int, dict[str, Any]] = {}
+        self._are_categories_sound = True
         self._table, self._number, self._where, self._is_own = LISTS[0], 0, "", True
 
     def owns(self, image_id: object) -> bool:
@@ -198,23 +208,59 @@ class CocoReader:
             self._is_own = self.owns(_plain_id(record, "image_id"))
             self._add_annotation(record)
 
-    def finish(self) -> None:
-        """Read the masks, image by image; call it after the last record."""
+    def read_images(self) -> Iterator["ImageRecords"]:
+        """Read the masks, image by image; call it once, after the last record. Nothing of an image is kept."""
         self._resolve_roles()
         self._table, self._is_own = "annotations", True
+        lost: dict[int, list[UnusableAnnotation]] = defaultdict(list)
+        for left_out in self.unusable:
+            lost[left_out.image_id].append(left_out)
+        with progress(len(self._pending), "masks", "annotation") as shown:
+            for image_id, stored in self._pending:
+                yield self._read_image(image_id, stored, lost.pop(image_id, []))
+                shown.update(len(stored))
+
+    def _read_image(
+        self, image_id: int, stored: Sequence[_Stored], lost: Sequence[UnusableAnnotation]
+    ) -> "ImageRecords":
+        """Read the masks of one image.
+
+        Args:
+            image_id: the image.
+            stored: its annotations.
+            lost: what of its other annotations is visible.
+        """
+        pending = [
+            _Pending(number, where, annotation_id, self._nested.pop(number, record), self.roles[category_id])
+            for number, where, annotation_id, category_id, record in stored
+        ]
+        num_lost = len(self.unusable)
+        self._choose_frame(image_id, pending)
+        brushed = _find_brushed(pending)
         read: dict[int, RawAnnotation] = {}
-        for image_id, pending in self._pending.items():
-            self._choose_frame(image_id, pending)
-            brushed = _find_brushed(pending)
-            for one in pending:
-                self._number, self._where = one.number, one.where
-                annotation = self._read_annotation(one, self.images[image_id], brushed)
-                if annotation is not None:
-                    read[one.number] = annotation
-        self._pending.clear()
+        for one in pending:
+            self._number, self._where = one.number, one.where
+            annotation = self._read_annotation(one, self.images[image_id], brushed)
+            if annotation is not None:
+                read[one.number] = annotation
+        unusable = (*lost, *self.unusable[num_lost:])
+        return ImageRecords(self.images[image_id], self.positions[image_id], read, unusable)
+
+    def finish(self) -> None:
+        """Read the masks of all images and keep them; call it after the last record."""
+        read: dict[int, RawAnnotation] = {}
+        for one in self.read_images():
+            read |= one.annotations
         self.annotations = {read[number].annotation_id: read[number] for number in sorted(read)}
         self.faults.sort(key=_file_order)
         self.deviations.sort(key=_file_order)
+
+    def take_notes(self) -> tuple[tuple[Fault, ...], tuple[Deviation, ...]]:
+        """Return the faults and deviations that were noted since the last call, and forget them."""
+        noted = tuple(self.faults), tuple(self.deviations)
+        self.faults.clear()
+        self.deviations.clear()
+        return noted
 
     def check_images(self, num_workers: int) -> None:
         """Read the file of every image of the shard that is usable so far; call it after `finish`."""
@@ -291,8 +337,7 @@ class CocoReader:
             if role.raw_part is not None and _fold(one.name) not in roots and _fold(one.supercategory) in roots:
                 detail = f"{one.name!r} of {role.raw_object!r}"
                 self._note(DeviationKind.ROOT, detail)
-        is_whole = not any(one.table == "categories" for one in self.faults)
-        if is_whole and not any(role.raw_part is not None for role in self.roles.values()):
+        if self._are_categories_sound and not any(role.raw_part is not None for role in self.roles.values()):
             self._table, self._where = "", ""
             self._note_fault(FaultKind.NO_PARTS, _describe_no_parts(self._categories))
 
@@ -370,7 +415,13 @@ class CocoReader:
             elif image_id not in self.images:  # it has no size to read a mask with, and a fault of its own
                 self.skipped[unusable_image(self.bad_images[image_id])].append(annotation_id)
             else:
-                self._pending[image_id].append(_Pending(self._number, self._where, annotation_id, record, role))
+                needed = {key: record[key] for key in NEEDED_KEYS if key in record}
+                names = (self._number, self._where, annotation_id, category_id)
+                try:
+                    self._pending.append(image_id, (*names, needed))
+                except RecursionError:  # JSON may be nested deeper than what can be pickled
+                    self._nested[self._number] = needed
+                    self._pending.append(image_id, (*names, {}))
 
     def _leave_out(self, record: object, kind: FaultKind, reason: str, identifier: int | None) -> None:
         """Note a bad annotation, and what it says about what is visible: nothing if it names no usable image."""
@@ -545,7 +596,25 @@ class CocoReader:
 
     def _note_fault(self, kind: FaultKind, reason: str, identifier: int | None = None) -> None:
         if self._is_own:
+            self._are_categories_sound &= self._table != "categories"
             self.faults.append(Fault(kind, self._table, self._number, self._where, reason, identifier))
+
+
+@dataclass(frozen=True)
+class ImageRecords:
+    """What a file says about one image.
+
+    Attributes:
+        image: the image, in the frame in which its masks are drawn.
+        position: index of its record.
+        annotations: index of the annotation record -> its usable annotation, in file order.
+        unusable: what of its other annotations is visible.
+    """
+
+    image: CocoImage
+    position: int
+    annotations: Mapping[int, RawAnnotation]
+    unusable: tuple[UnusableAnnotation, ...] = ()
 
 
 def _file_order(one: Fault | Deviation) -> tuple[int, int]:

@@ -40,6 +40,7 @@ Places = Callable[[str], Sequence[str]]
 """An image's name in its annotations -> its possible paths, relative to the image folder."""
 FEW_POINTS = "part whose polygons all have fewer than 3 points"
 EMPTY_MASK = "part with an empty mask"
+OTHER_CLASS = "annotation in an image whose class is not in the table of object names"
 
 
 class ImageFinder:
@@ -95,12 +96,13 @@ class PublishedForm:
     Attributes:
         read_role: (category name, super-category or "") -> its role; ValueError for another form.
         places: the possible paths of an image.
-        rename_object: (image name, raw object) -> the raw object that the image shows; None to keep the name.
+        rename_object: (image name, raw object) -> the raw object that the image shows, or None to leave the annotation
+            out; None to keep the names.
     """
 
     read_role: Callable[[str, str], Role]
     places: Places
-    rename_object: Callable[[str, str], str] | None = None
+    rename_object: Callable[[str, str], str | None] | None = None
 
 
 def read_published(config: CocoConfig, form: PublishedForm) -> CocoRecords:
@@ -233,17 +235,21 @@ class _Reader:
             self._skipped[mask].append(number)
             self._add_unusable(record, is_empty=True)
             return None
+        rename = self._form.rename_object
+        raw_object = role.raw_object if rename is None else rename(self._names[image_id], role.raw_object)
+        if raw_object is None:
+            self._skipped[OTHER_CLASS].append(number)
+            return None
         if num_dropped:
             where, detail = f"annotation {number}", f"{num_dropped} dropped"
             self._deviations.append(
                 Deviation(DeviationKind.SHORT_RING, "annotations", len(self._deviations), where, detail)
             )
-        rename = self._form.rename_object
         linked = record.get("obj_ann_id")
         return RawAnnotation(
             annotation_id=number,
             image_id=image_id,
-            raw_object=role.raw_object if rename is None else rename(self._names[image_id], role.raw_object),
+            raw_object=raw_object,
             raw_part=role.raw_part,
             object_id=read_integer(record, "obj_ann_id") if role.raw_part is not None and linked is not None else None,
             mask=mask if isinstance(mask, RLE) else None,

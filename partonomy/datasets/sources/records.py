@@ -43,7 +43,7 @@ class CocoConfig:
     num_workers: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CocoImage:
     """One image record, with its size in pixels."""
 
@@ -53,7 +53,7 @@ class CocoImage:
     width: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawAnnotation:
     """One annotation under its raw names.
 
@@ -84,7 +84,7 @@ class SkippedAnnotations:
     annotation_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class UnusableAnnotation:
     """An annotation that was left out though what it annotates is visible in a usable image.
 
@@ -121,7 +121,7 @@ class FaultKind(StrEnum):
     NO_PARTS = "no category is a part"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fault:
     """A record that cannot be used.
 
@@ -167,7 +167,7 @@ class DeviationKind(StrEnum):
         return self is DeviationKind.LEAVES_IMAGE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Deviation:
     """A record that is read although it departs from the COCO form.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from partonomy.datasets.sources.ade20k_part_234 import read_ade20k_part_234
 from partonomy.datasets.sources.annotation_tools.shapes import ToolConfig
 from partonomy.datasets.sources.annotation_tools.tools import TOOLS, hash_tool_files, read_tool_source
 from partonomy.datasets.sources.coco import read_coco
@@ -260,6 +261,9 @@ SOURCES: Mapping[str, DataSource] = {
         ANNOTATED | {"object_name"}, _annotated_settings, lambda options: read_coco(_annotated_config(options))
     ),
     "paco": DataSource(ANNOTATED, _annotated_settings, lambda options: read_paco(_annotated_config(options))),
+    "ade20k_part_234": DataSource(
+        ANNOTATED, _annotated_settings, lambda options: read_ade20k_part_234(_annotated_config(options))
+    ),
     "part_imagenet": DataSource(
         ANNOTATED | {"object_names"},
         _annotated_settings,

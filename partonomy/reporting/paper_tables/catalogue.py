@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from partonomy.reporting.loaded_run import AnyRun
 from partonomy.reporting.paper_tables.ablation_tables import ABLATION_TABLES
 from partonomy.reporting.paper_tables.long_tail_tables import SPLITS, LongTailTable
+from partonomy.reporting.paper_tables.mixed_parts_table import MixedPartsTable
 from partonomy.reporting.paper_tables.mmr_tables import TITLES, MmrTable
 from partonomy.reporting.paper_tables.paper_table import PaperTable
 from partonomy.reporting.paper_tables.partonomy_tables import TABLE_SUBSETS, PartonomyTable
@@ -22,6 +23,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         *(LongTailTable(number) for number in SPLITS),
         *ABLATION_TABLES,
         SequenceTable(),
+        MixedPartsTable(),
     )
 }
 

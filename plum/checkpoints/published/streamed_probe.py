@@ -8,7 +8,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from plum.checkpoints.model_weights import Weights, empty_model
 from plum.models.grounded_lmm import GroundedLMM
-from plum.structures import ConversationImages
+from plum.structures import ConversationImages, ImageTokens
 
 PROBE_LENGTH = 32
 
@@ -23,7 +23,7 @@ def probe_logits(weights: Weights) -> Tensor:
     model = empty_model(weights.config)
     _stream_weights(model, weights)
     input_ids = _probe_text(model)
-    no_images = torch.zeros(0, model.llava.num_image_tokens, model.config.llava.language.hidden_size)
+    no_images = ImageTokens(torch.zeros(0, model.llava.num_image_tokens, model.config.llava.language.hidden_size))
     shown = ConversationImages.no_image(1, input_ids.device)
     states = model.hidden_states(input_ids, torch.ones_like(input_ids), shown, no_images)
     return model.token_logits(states[0]).float().nan_to_num(neginf=0.0)

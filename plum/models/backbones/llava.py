@@ -5,6 +5,8 @@ already repeated once per patch in every input_ids; all indices refer to that ex
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
@@ -27,18 +29,41 @@ from plum.models.backbones.quantization import quantize_language_model
 from plum.models.backbones.shared_beginnings import SequencePass, lay_out
 from plum.models.frozen import grad_if_trainable
 from plum.models.weightless import without_weights
-from plum.structures import ConversationImages
+from plum.structures import ConversationImages, ImageTokens
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Attention of one layer. Takes the layer's number and, for n tokens with rotary positions applied, queries [n, heads,
 d], keys and values [n, key-value heads, d]; returns [n, heads, d]."""
 
 
+@dataclass(frozen=True)
+class Injection:
+    """Where the layers of a pass over t tokens read images again: P pairs of a conversation and one of its images.
+
+    guides: LongTensor [P], place among the t tokens of the last token of the pair's first prompt; None: no guide
+    places: LongTensor [P, n], places of the image's tokens
+    details: [P, S, E], the image's `ImageTokens.details`
+    num_tokens: t, padding included
+    """
+
+    guides: Tensor | None
+    places: Tensor
+    details: Tensor
+    num_tokens: int
+
+
 class LlavaBackbone(nn.Module):
     """CLIP tower, projector and LLaMA in short stages, each usable alone.
 
-    `network` is the stock model, wrapped in a PeftModel if it has adapters.
+    `network` is the stock model, wrapped in a PeftModel if it has adapters. A subclass whose layers read the images
+    again (CALICO) overrides `reads_images_again`, `is_guided`, `find_injection`, `inject` and `injecting`; here these
+    do nothing.
     """
+
+    reads_images_again = False
+    """Whether layers add what they read of `ImageTokens.details` to the states of image tokens."""
+    is_guided = False
+    """Whether what they read depends on the conversation's first prompt, through its last token."""
 
     def __init__(
         self,
@@ -76,8 +101,8 @@ class LlavaBackbone(nn.Module):
             )
         return self._special_tokens
 
-    def encode_images(self, clip_pixels: Tensor) -> Tensor:
-        """Encode normalised images [B, 3, p, p] to image tokens [B, image tokens, D].
+    def encode_images(self, clip_pixels: Tensor) -> ImageTokens:
+        """Encode normalised images [B, 3, p, p] to image tokens.
 
         The tower stops at the selected layer; stock LLaVA also runs the layers after it.
         """
@@ -88,15 +113,42 @@ class LlavaBackbone(nn.Module):
             for layer in tower.encoder.layers[: self.num_vision_layers]:
                 states = layer(states, None)
         with grad_if_trainable(tower, projector):
-            return projector(states[:, 1:])  # without the class token
+            return ImageTokens(projector(states[:, 1:]))  # without the class token
 
-    def embed(self, input_ids: Tensor, shown: ConversationImages, image_tokens: Tensor) -> Tensor:
+    def find_injection(
+        self, input_ids: Tensor, shown: ConversationImages, image_tokens: ImageTokens, starts: Tensor | None = None
+    ) -> Injection | None:
+        """Find where the layers read images again in a pass over rows of tokens.
+
+        Args:
+            input_ids: [N, T], `<image>` expanded.
+            shown: the images of the N conversations.
+            image_tokens: of the B images.
+            starts: [N], where each row's conversation begins after padding on its left; None: at 0.
+
+        Returns:
+            None: nowhere.
+
+        Raises:
+            ValueError: the model is guided, and `shown` does not say where prompts end.
+        """
+        return None
+
+    def inject(self, layer: int, states: Tensor, injection: Injection | None) -> Tensor:
+        """Return the states [t, D] that enter a layer, with what it reads of the images added."""
+        return states
+
+    def injecting(self, injection: Injection | None) -> AbstractContextManager[None]:
+        """Return a context in which the stock layers call `inject`, except in steps that continue a cache."""
+        return nullcontext()
+
+    def embed(self, input_ids: Tensor, shown: ConversationImages, image_tokens: ImageTokens) -> Tensor:
         """Embed text and replace `<image>` with image tokens.
 
         Args:
             input_ids: [N, T], `<image>` expanded.
             shown: the images of the N conversations.
-            image_tokens: [B, image tokens, D].
+            image_tokens: of the B images.
 
         Returns:
             Embeddings [N, T, D].
@@ -117,19 +169,21 @@ class LlavaBackbone(nn.Module):
                 f"{int(expected[row])}: expand each <image> to its image's number of ids before the model"
             )
 
-    def _merge(self, input_ids: Tensor, shown: ConversationImages, image_tokens: Tensor) -> Tensor:
+    def _merge(self, input_ids: Tensor, shown: ConversationImages, image_tokens: ImageTokens) -> Tensor:
         """Embed rows whose `<image>` tokens have been checked."""
         embeddings = self.embed_text(input_ids)
         if len(image_tokens) == 0:
             return embeddings
-        patches = shown.take_tokens(image_tokens).to(embeddings.dtype)
+        patches = shown.take_tokens(image_tokens.values).to(embeddings.dtype)
         return embeddings.masked_scatter((input_ids == self.special_tokens.image)[..., None], patches)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embed token ids of any shape [...] as [..., D]."""
         return self.stock.get_input_embeddings()(input_ids)
 
-    def run_layers(self, embeddings: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def run_layers(
+        self, embeddings: Tensor, positions: Tensor, attend: Attend, injection: Injection | None = None
+    ) -> Tensor:
         """Run LLaMA over tokens in any arrangement; the caller decides which tokens attend to which.
 
         Everything except attention treats each token separately, so tokens of many conversations can share one row
@@ -139,6 +193,7 @@ class LlavaBackbone(nn.Module):
             embeddings: [n, D].
             positions: [n], position of each token in its conversation.
             attend: attention among these tokens and tokens of earlier calls, which the caller keeps.
+            injection: where the layers read images again among these tokens.
 
         Returns:
             States [n, D] of the last layer after the final norm, as from `hidden_states`.
@@ -147,6 +202,7 @@ class LlavaBackbone(nn.Module):
         cosine, sine = model.rotary_emb(embeddings, positions[None])  # [1, n, d]
         states = embeddings
         for number, layer in enumerate(model.layers):
+            states = self.inject(number, states, injection)
             attention = layer.self_attn
             normed = layer.input_layernorm(states)
             queries, keys, values = (
@@ -159,7 +215,7 @@ class LlavaBackbone(nn.Module):
         return model.norm(states)
 
     def hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: ImageTokens
     ) -> Tensor:
         """Return the last layer's states after the final norm.
 
@@ -167,7 +223,7 @@ class LlavaBackbone(nn.Module):
             input_ids: [N, T], right-padded, `<image>` expanded.
             attention_mask: [N, T], 1 on real tokens.
             shown: the images of the N conversations.
-            image_tokens: [B, image tokens, D].
+            image_tokens: of the B images.
 
         Returns:
             States [N, T, D]; those of padding are meaningless.
@@ -178,14 +234,16 @@ class LlavaBackbone(nn.Module):
         _check_padding(attention_mask)
         # With right padding, causal attention alone hides padding, so no mask is needed.
         embeddings = self.embed(input_ids, shown, image_tokens)
-        return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        with self.injecting(self.find_injection(input_ids, shown, image_tokens)):
+            return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
 
     def shared_hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: ImageTokens
     ) -> Tensor:
         """Return the states of `hidden_states`, computing the common prefix of conversations about one image only once.
 
-        Sequences of similar length run together; see `plum.models.backbones.shared_beginnings`.
+        Sequences of similar length run together; see `plum.models.backbones.shared_beginnings`. In a guided model, only
+        conversations with the same first prompt share a prefix.
 
         Raises:
             ValueError: as `hidden_states`.
@@ -193,18 +251,22 @@ class LlavaBackbone(nn.Module):
         _check_padding(attention_mask)
         self._check_image_tokens(input_ids, shown)
         tokens = self.special_tokens
-        layout = lay_out(input_ids, attention_mask, shown, tokens.image, tokens.pad)
+        is_guided = self.is_guided and len(image_tokens) > 0
+        if is_guided:
+            require_prompt_ends(shown)
+        layout = lay_out(input_ids, attention_mask, shown, tokens.image, tokens.pad, by_prompt=is_guided)
         states = [self._run_pass(one, image_tokens).flatten(0, 1) for one in layout.passes]
         return torch.cat(states)[layout.places]
 
-    def _run_pass(self, sequences: SequencePass, image_tokens: Tensor) -> Tensor:
+    def _run_pass(self, sequences: SequencePass, image_tokens: ImageTokens) -> Tensor:
         """Return states [G, L, D] of sequences."""
         embeddings = self._merge(sequences.input_ids, sequences.shown, image_tokens)
         named = {}
         if sequences.is_branched:  # transformers uses a 4-D mask unchanged
             mask = sequences.attention_mask(embeddings.dtype)
             named = {"attention_mask": mask, "position_ids": sequences.positions}
-        return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False, **named).last_hidden_state
+        with self.injecting(self.find_injection(sequences.input_ids, sequences.shown, image_tokens)):
+            return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False, **named).last_hidden_state
 
     def token_logits(self, states: Tensor) -> Tensor:
         """Return next-token logits [..., V] of states [..., D]; tokens that are never text get -inf."""
@@ -220,7 +282,7 @@ class LlavaBackbone(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         shown: ConversationImages,
-        image_tokens: Tensor,
+        image_tokens: ImageTokens,
         max_new_tokens: int,
     ) -> Tensor:
         """Continue prompts greedily, with transformers' own `generate` and its key-value cache.
@@ -229,7 +291,7 @@ class LlavaBackbone(nn.Module):
             input_ids: [N, T] prompts, padded left or right, `<image>` expanded.
             attention_mask: [N, T], 1 on real tokens.
             shown: the images of the N conversations.
-            image_tokens: [B, image tokens, D].
+            image_tokens: of the B images.
             max_new_tokens: maximum length of the continuation.
 
         Returns:
@@ -240,20 +302,23 @@ class LlavaBackbone(nn.Module):
         """
         prompt_ids, prompt_mask = pad_left(input_ids, attention_mask)
         watch = LogitsWatch(self.weights_name)
-        # transformers types `self` as a protocol that its own models do not meet.
-        generated = self.stock.generate(  # type: ignore[misc]
-            inputs_embeds=self.embed(prompt_ids, shown, image_tokens),
-            attention_mask=prompt_mask,
-            generation_config=self._greedy(max_new_tokens),
-            logits_processor=LogitsProcessorList([watch]),
-        )
+        embeddings = self.embed(prompt_ids, shown, image_tokens)
+        starts = prompt_mask.shape[1] - prompt_mask.sum(1)
+        with self.injecting(self.find_injection(prompt_ids, shown, image_tokens, starts)):
+            # transformers types `self` as a protocol that its own models do not meet.
+            generated = self.stock.generate(  # type: ignore[misc]
+                inputs_embeds=embeddings,
+                attention_mask=prompt_mask,
+                generation_config=self._greedy(max_new_tokens),
+                logits_processor=LogitsProcessorList([watch]),
+            )
         watch.check()
         assert isinstance(generated, Tensor)
         return generated
 
     @torch.no_grad()
     def generate_from(self, input_ids: Tensor, attention_mask: Tensor, cache: Cache, max_new_tokens: int) -> Tensor:
-        """Continue prompts greedily from cached keys and values.
+        """Continue prompts greedily from cached keys and values, in which whatever layers read of images is contained.
 
         Args:
             input_ids: [N, T] prompts, padded on the left, `<image>` expanded.
@@ -295,6 +360,20 @@ class LlavaBackbone(nn.Module):
         self.stock.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
+def require_prompt_ends(shown: ConversationImages) -> Tensor:
+    """Return where first prompts end, LongTensor [N].
+
+    Raises:
+        ValueError: the batch does not say it.
+    """
+    if shown.prompt_ends is None:
+        raise ValueError(
+            "this model reads images again under the guidance of the prompt's last token, and the batch has no "
+            "ConversationImages.prompt_ends: fill it from EncodedText.prompt_end"
+        )
+    return shown.prompt_ends
+
+
 def _check_padding(attention_mask: Tensor) -> None:
     if not bool((attention_mask[:, 0] == 1).all() & (attention_mask[:, 1:] <= attention_mask[:, :-1]).all()):
         raise ValueError("sequences must be right-padded: some attention_mask has a 1 after a 0, or starts with 0")
@@ -321,7 +400,7 @@ def build_llava(
     assert is_empty or quantization == "none", "a language model is quantized as its weights are loaded"
     vision, tokens = config.vision, config.special_tokens
     with without_weights(is_empty):
-        stock = LlavaForConditionalGeneration(_stock_config(config))
+        stock = LlavaForConditionalGeneration(stock_config(config))
         if config.projector == "linear":
             # LLaVA v1's single layer: the second one is the identity and stays frozen.
             nn.init.eye_(stock.model.multi_modal_projector.linear_2.weight)
@@ -335,7 +414,7 @@ def build_llava(
     return backbone
 
 
-def _stock_config(config: LlavaConfig) -> StockLlavaConfig:
+def stock_config(config: LlavaConfig) -> StockLlavaConfig:
     """Translate to transformers' configuration."""
     vision, language, tokens = config.vision, config.language, config.special_tokens
     return StockLlavaConfig(

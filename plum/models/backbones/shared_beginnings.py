@@ -112,12 +112,20 @@ class SequenceLayout:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Conversations on the CPU: ids [N, T], lengths [N], rows of each one's images [N, I], tokens of every image."""
+    """Conversations on the CPU: ids [N, T], lengths [N], rows of each one's images [N, I], tokens of every image.
+
+    prompt_ends: [N], where each first prompt ends; None: only needed if prompts keep conversations apart
+    """
 
     ids: np.ndarray
     lengths: np.ndarray
     images: np.ndarray
     image_lengths: tuple[int, ...]
+    prompt_ends: np.ndarray | None
+
+    def prompt(self, row: int) -> tuple[int, ...]:
+        """Return the ids of a conversation's first prompt; empty if prompts do not matter."""
+        return () if self.prompt_ends is None else tuple(self.ids[row, : self.prompt_ends[row] + 1].tolist())
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,13 @@ class _Sequence:
 
 
 def lay_out(
-    input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_token: int, pad_token: int
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    shown: ConversationImages,
+    image_token: int,
+    pad_token: int,
+    *,
+    by_prompt: bool = False,
 ) -> SequenceLayout:
     """Lay out right-padded conversations; synchronises with the device, as ids are compared on the CPU.
 
@@ -140,11 +154,20 @@ def lay_out(
         shown: the images of the N conversations; conversations without an image stay separate.
         image_token: id of `<image>`; conversations stay separate unless their common prefix contains all image tokens.
         pad_token: id of padding.
+        by_prompt: keep conversations with different first prompts separate, because the states of their images depend
+            on the prompt (CALICO); needs `shown.prompt_ends`.
 
     Returns:
         The layout, on the device of the ids.
     """
-    rows = _Rows(input_ids.cpu().numpy(), attention_mask.sum(1).cpu().numpy(), shown.rows.cpu().numpy(), shown.lengths)
+    assert not by_prompt or shown.prompt_ends is not None, "the caller has checked where prompts end"
+    rows = _Rows(
+        input_ids.cpu().numpy(),
+        attention_mask.sum(1).cpu().numpy(),
+        shown.rows.cpu().numpy(),
+        shown.lengths,
+        shown.prompt_ends.cpu().numpy() if by_prompt and shown.prompt_ends is not None else None,
+    )
     sequences = _find_sequences(rows, image_token)
     places = np.zeros(rows.ids.shape, dtype=np.int64)
     passes, num_before = [], 0
@@ -156,14 +179,14 @@ def lay_out(
 
 
 def _find_sequences(rows: _Rows, image_token: int) -> list[_Sequence]:
-    """Group conversations about the same images, in the same order."""
-    by_images: dict[tuple[int, ...], list[int]] = {}
+    """Group conversations about the same images, in the same order, and with the same first prompt if it matters."""
+    by_images: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
     alone = []
     for row, images in enumerate(map(tuple, rows.images.tolist())):
         if images[0] == TEXT_ONLY:
             alone.append(row)
         else:
-            by_images.setdefault(images, []).append(row)
+            by_images.setdefault((images, rows.prompt(row)), []).append(row)
     sequences = []
     for asked in by_images.values():
         lengths = rows.lengths[asked]
@@ -202,10 +225,13 @@ def _fill_pass(
             places[row, :common] = start + np.arange(common)
             places[row, common:length] = start + np.arange(begin, end)
             places[row, length:] = places[row, length - 1]  # not one token for all: gradients add up per token
+    first_rows = [sequence.rows[0] for sequence in group]
+    # A sequence begins with the first prompt of all its conversations, so positions in it are those of the first.
+    ends = None if rows.prompt_ends is None else torch.from_numpy(rows.prompt_ends[first_rows])
     return SequencePass(
         torch.from_numpy(input_ids),
         torch.from_numpy(positions),
         torch.from_numpy(branches),
-        ConversationImages(torch.from_numpy(rows.images[[sequence.rows[0] for sequence in group]]), rows.image_lengths),
+        ConversationImages(torch.from_numpy(rows.images[first_rows]), rows.image_lengths, ends),
         is_branched=any(len(sequence.rows) > 1 for sequence in group),
     )

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from plum.models.backbones.llava import LlavaBackbone
 from plum.models.backbones.lora import adapters_off
-from plum.structures import Batch, ConversationImages, SpanBounds
+from plum.structures import Batch, ConversationImages, ImageTokens, SpanBounds
 
 
 @torch.no_grad()
-def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: Tensor) -> Tensor:
+def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: ImageTokens) -> Tensor:
     """Return the teacher's states [N, T, D] of each conversation up to its last span, and zeros everywhere else.
 
     Only span tokens are constrained (paper, section 4). Conversations without spans, such as VQA, need no teacher. A
@@ -21,7 +21,7 @@ def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: Tensor
     """
     num_rows, length = batch.input_ids.shape
     if len(batch.spans) == 0:
-        return image_tokens.new_zeros(num_rows, length, image_tokens.shape[-1])
+        return image_tokens.values.new_zeros(num_rows, length, image_tokens.values.shape[-1])
     rows, is_needed = find_constrained(batch.spans)
     longest = is_needed.shape[1]
     text = (batch.input_ids[rows, :longest], is_needed.long(), batch.shown[rows])
@@ -48,7 +48,11 @@ def find_constrained(spans: SpanBounds) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def teacher_states(
-    llava: LlavaBackbone, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: Tensor
+    llava: LlavaBackbone,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    shown: ConversationImages,
+    image_tokens: ImageTokens,
 ) -> Tensor:
     """Return the states [N, T, D] of the network without its adapters; see `LlavaBackbone.hidden_states`.
 

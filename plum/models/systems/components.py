@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from plum.config import ModelConfig, Quantization
+from plum.models.backbones.calico import build_calico_backbone
 from plum.models.backbones.llava import LlavaBackbone, build_llava
 from plum.models.segmenters.sam import SegmentAnything, build_sam
 from plum.models.weightless import without_weights
@@ -20,7 +21,13 @@ class Backbones:
     quantization: Quantization = "none"
 
     def build_llava(self, config: ModelConfig) -> LlavaBackbone:
-        """Build LLaVA, adapters included."""
+        """Build LLaVA, or CALICO's form of it, adapters included.
+
+        Raises:
+            ValueError: the parts of `config.calico` contradict each other.
+        """
+        if config.calico is not None:
+            return build_calico_backbone(config.llava, config.calico, config.lora, self.is_empty, self.quantization)
         return build_llava(config.llava, config.lora, self.is_empty, self.quantization)
 
     def build_sam(self, config: ModelConfig) -> SegmentAnything:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from plum.config import ModelConfig, Quantization, with_fit
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.systems.calico import build_calico
 from plum.models.systems.components import Backbones
 from plum.models.systems.lisa import build_lisa, lisa_notation
 from plum.models.systems.m2sa import build_m2sa
@@ -24,6 +25,7 @@ SYSTEMS = {
     "plum": System(build_plum, plum_notation),
     "lisa": System(build_lisa, lisa_notation),
     "m2sa": System(build_m2sa, lisa_notation),
+    "calico": System(build_calico, lisa_notation),
 }
 
 
@@ -41,6 +43,13 @@ def build_model(
         ValueError: no system has that name, or the configuration is for another system.
     """
     config = with_fit(config)
+    if config.system != "calico":
+        if config.calico is not None:
+            raise ValueError(f"model.system {config.system} has no use for model.calico: set it to null")
+        if config.llava.vision.num_query_tokens is not None:
+            raise ValueError(
+                f"model.system {config.system} has no Q-Former: set model.llava.vision.num_query_tokens to null"
+            )
     return _find(config).build(config, Backbones(is_backbone_empty, quantization))
 
 

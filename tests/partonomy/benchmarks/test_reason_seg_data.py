@@ -100,6 +100,8 @@ def test_a_circle_counts_where_the_image_is_gone(tmp_path: Path) -> None:
     write_record(tmp_path, "b", record())
     whole = read_reason_seg(tmp_path, "train")[0].mask
     path.with_suffix(".jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.jpg: image file not found"):
+        read_reason_seg(tmp_path, "train")  # unlike an evaluation, training needs the image
     item = read_reason_seg(tmp_path, "train", needs_images=False)[0]
     assert (item.height, item.width) == (14, 18)
     assert decode_mask(item.mask)[:HEIGHT, :WIDTH].sum() == decode_mask(whole).sum()

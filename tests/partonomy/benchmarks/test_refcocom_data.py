@@ -63,7 +63,7 @@ def test_another_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"segment_id": 13}, r"record 0 \(segment 13\): .*13\.png: image file not found"),
+        ({"segment_id": 13}, r"record 0 \(segment 13\): .*RefCOCOm/masks/13\.png: image file not found"),
         ({"segment_id": "../../x"}, "'segment_id' '../../x.png' leaves the image folder"),
         ({"img_name": "/etc/passwd"}, "'img_name' '/etc/passwd' leaves the image folder"),
         ({"sentences": [{}]}, "the key 'sent' is missing"),

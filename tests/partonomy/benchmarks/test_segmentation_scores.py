@@ -4,9 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partonomy.benchmarks.records import AnswerRecord, MaskOutcome
+from partonomy.benchmarks.cases import CaseText
+from partonomy.benchmarks.records import AnswerRecord, MaskOutcome, answer_texts
 from partonomy.benchmarks.segmentation import (
     SegmentationItem,
+    SegmentationMode,
+    SegmentationOptions,
+    SegmentationTask,
     Wording,
     count_outcome,
     forced_answer,
@@ -18,6 +22,7 @@ from partonomy.benchmarks.segmentation import (
 )
 from partonomy.benchmarks.task import Status
 from partonomy.masks import decode_mask, encode_mask
+from tests.partonomy.benchmark_world import ScriptedModel, make_config, refcoco_task, run_task
 
 HEIGHT, WIDTH = 4, 10
 
@@ -122,8 +127,53 @@ def test_prompts_and_forced_answers() -> None:
     assert segmentation_prompt(sentence, Wording.LISA) == "the left cup Please output segmentation mask."
     assert segmentation_prompt(item, Wording.PLUM) == "Can you segment the left cup?"
     assert segmentation_prompt(sentence, Wording.PLUM) == "the left cup Please segment it."
+    named = dataclasses.replace(item, text="the LEFT cup")
+    assert segmentation_prompt(named, Wording.PLUM) == "Can you segment the left cup?", "as in training"
+    assert segmentation_prompt(named, Wording.LISA) == lisa.replace("left", "LEFT"), "as in LISA's validation"
     marked = dataclasses.replace(item, text="The left cup.")
     for asked, phrase in ((item, "the left cup"), (marked, "the left cup"), (sentence, "the target")):
         answer = forced_answer(asked)
         assert answer.text == f"It is {phrase}."
         assert answer.text[answer.span.start : answer.span.end] == phrase
+
+
+@pytest.mark.parametrize("mode", list(SegmentationMode))
+def test_a_run_by_hand(tmp_path: Path, mode: SegmentationMode) -> None:
+    # The model segments the left half of 24 x 18 pixels, 216. Of the two targets, the left half has IoU 216 / 216, and
+    # the upper half 108 / (216 + 216 - 108) = 1/3.
+    task = refcoco_task(tmp_path, mode)
+    summary = run_task(task, make_config(task, tmp_path / "run"), ScriptedModel(lambda prompt: "a half"))
+    assert summary is not None
+    assert summary.num_failed == 0
+    assert summary.metrics["giou"].value == pytest.approx((1 + 1 / 3) / 2)
+    assert summary.metrics["ciou"].value == pytest.approx((216 + 108) / (216 + 324))
+
+
+def test_a_page_shows_what_is_not_counted_in_grey() -> None:
+    item = make_item(rows(0), ignored=rows(1, 2))
+    task = SegmentationTask("refcoco", "val", SegmentationOptions(), (item,))
+    *_, last = task.show(make_record("1", 0, 10), item).pictures
+    assert last.title == "not counted"
+    assert [np.argwhere(decode_mask(mask).all(axis=1)).ravel().tolist() for mask in last.masks] == [[1, 2]]
+    (colour,) = last.colours
+    assert len(set(colour)) == 1, "targets have bright colours"
+    whole = task.show(make_record("1", 0, 10), make_item(rows(0)))
+    assert "not counted" not in [picture.title for picture in whole.pictures]
+
+
+@pytest.mark.parametrize(
+    ("reply", "prediction", "expected"),
+    [
+        (None, None, []),
+        ("", None, [CaseText("Reply", "(no text)")]),
+        ("A cat.", "A cat.", [CaseText("Reply", "A cat.")]),
+        ("A cat.", "cat", [CaseText("Reply", "A cat."), CaseText("Read as", "cat")]),
+    ],
+)
+def test_a_page_quotes_the_reply_and_how_it_was_read(
+    reply: str | None, prediction: str | None, expected: list[CaseText]
+) -> None:
+    record = dataclasses.replace(make_record("1", 0, 10), reply=reply, prediction=prediction)
+    assert list(answer_texts(record)) == [CaseText("Question", "?"), *expected]
+    answered = dataclasses.replace(record, mask=None, truths=("cat", "tabby", "cat"))
+    assert list(answer_texts(answered)) == [CaseText("Question", "?"), CaseText("Correct", "cat (2), tabby"), *expected]

@@ -11,6 +11,7 @@ from partonomy.__main__ import main
 from partonomy.datasets.sources.registry import SOURCES
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.images import BOX_COLOUR, draw_box, load_image
+from partonomy.locks import lock_folder
 from tests.partonomy.cli.build_inputs import source_flags, write_inputs
 from tests.partonomy.datasets.published_files import write_json
 
@@ -50,6 +51,25 @@ def test_every_source_is_built_and_then_found_built(
     capsys.readouterr()
     build(source, inputs, "out", *flags)
     assert "already built with these settings" in capsys.readouterr().out
+
+
+def test_what_a_build_leaves_that_is_killed_at_its_very_end_is_deleted(
+    inputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--object_names", str(inputs / "classes.json")]
+    folder = build("part_imagenet", inputs, "out", *flags)
+    names = (".lock", "build.progress.tmp", "questions.jsonl.tmp", f".build.json.{'0' * 32}.tmp")
+    whole = sorted(path.name for path in folder.iterdir())
+    for name in names:
+        (folder / name).touch()
+    with lock_folder(folder, ".lock"):  # another process builds
+        (folder / "build.progress.tmp").touch()
+        build("part_imagenet", inputs, "out", *flags)
+        assert (folder / "build.progress.tmp").exists()
+    (folder / ".lock").touch()
+    build("part_imagenet", inputs, "out", *flags)
+    assert capsys.readouterr().out.count("already built with these settings") == 2
+    assert sorted(path.name for path in folder.iterdir()) == whole
 
 
 def test_another_file_behind_a_flag_is_another_build(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,6 +76,67 @@ def test_failed_own_answer_leaves_choices_and_masks_scored(question_file: Path, 
     assert all(record.seconds > 0 for record in stored_records(tmp_path / "run"))
 
 
+class ChangedModel(OracleOfImages):
+    """Changes its own answer to each image in another way."""
+
+    def __init__(self, questions: Path, changes: Sequence[Callable[[Generation], Generation]]) -> None:
+        super().__init__(questions)
+        self._changes = changes
+
+    def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
+        """Apply the image's change."""
+        return self._changes[self.image_id - 1](super().generate(image, turns))
+
+
+def sure(*first: float) -> Callable[[Generation], Generation]:
+    """Let a model be this sure of its first phrases, and certain of the others."""
+    return lambda answer: dataclasses.replace(answer, confidences=(*first, *answer.confidences[len(first) :]))
+
+
+def first_span(start: int, end: int) -> Callable[[Generation], Generation]:
+    """Let the first phrase lie elsewhere."""
+    return lambda answer: dataclasses.replace(answer, spans=(CharSpan(start, end), *answer.spans[1:]))
+
+
+def first_span_until(after_end: int) -> Callable[[Generation], Generation]:
+    """Let the first phrase be the whole text and so many characters more."""
+    return lambda answer: first_span(0, len(answer.text) + after_end)(answer)
+
+
+def test_own_answers_at_the_bounds_are_scored(question_file: Path, tmp_path: Path) -> None:
+    changes = [sure(1.0), sure(0.0), first_span(0, 1), first_span_until(0)]
+    summary = run_model(make_config(question_file, tmp_path / "run"), ChangedModel(question_file, changes))
+    entry = summary.groups["positive"]
+    assert (entry.num_scored, entry.num_failed, entry.reasons) == (4, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # The right answers to images 1, 2, 3, 4 have 1, 2, 3, 4 phrases.
+        (
+            [sure(1.001), sure(-0.001), sure(float("nan")), sure(1.0, 1.0, 1.0, 1.0, 1.0)],
+            ["(1.001,) for 1 ", "(-0.001, 1.0) for 2 ", "(nan, 1.0, 1.0) for 3 ", "1.0, 1.0, 1.0, 1.0, 1.0) for 4 "],
+        ),
+        (
+            [first_span(-1, 2), first_span(2, 2), first_span(3, 2), first_span_until(1)],
+            ["tagged [-1, 2) in", "tagged [2, 2) in", "tagged [3, 2) in", "tagged [0, "],
+        ),
+    ],
+)
+def test_own_answers_beyond_the_bounds_fail_alone(
+    question_file: Path, tmp_path: Path, changes: list[Callable[[Generation], Generation]], expected: list[str]
+) -> None:
+    summary = run_model(make_config(question_file, tmp_path / "run"), ChangedModel(question_file, changes))
+    entry = summary.groups["positive"]
+    assert (entry.num_scored, entry.num_failed) == (0, 4)
+    assert entry.metrics["parts_accuracy"].value == 1.0
+    assert entry.metrics["generated_parts_accuracy"].value == 0.0
+    start = "own answer only (choices and masks are scored): ValueError: the model "
+    assert all(reason.startswith(start) for reason in entry.reasons)
+    assert [sum(words in reason for reason in entry.reasons) for words in expected] == [1, 1, 1, 1]
+
+
 class ShortModel(OracleModel):
     """Forgets its last mask."""
 

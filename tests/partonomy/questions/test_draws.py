@@ -31,6 +31,18 @@ def test_numbers_that_are_drawn_again_are_drawn_again() -> None:
         assert ours.random() == numpys.random()
 
 
+def test_half_a_word_of_zeros_is_used_like_any_other() -> None:
+    """A word gives two draws, of its lower and its upper 32 bits, here 5 and 0; NumPy keeps an upper half of 0, too."""
+    ours = Draws(0)
+    ours._words = [9, 5]  # the last one is next
+    # Place 2 of 0, 1, 2: 5 & 3 = 1, swapped with 1. Place 1 of 0, 2, 1: 0 & 1 = 0, swapped with 0.
+    assert ours.permutation(3) == [2, 0, 1]
+    assert ours._words == [9]
+    ours._words = [9, 5]
+    assert [ours.below(2**31), ours.below(2**31)] == [2, 0]  # 5 * 2^31 / 2^32 = 2.5
+    assert ours._words == [9]
+
+
 def test_nothing_to_choose_from() -> None:
     for count in (0, -1, 2**32):
         with pytest.raises(ValueError, match="cannot draw one of"):

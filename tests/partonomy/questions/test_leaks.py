@@ -26,6 +26,7 @@ from partonomy.questions.templates import load_templates
 from partonomy.reporting.blind_tables import ALL_TYPES, BlindReport, report_on_questions
 from partonomy.structures import AnnotatedImage, ObjectInstance, Part, PartDataset, QuestionType, Subject
 
+pytestmark = pytest.mark.shipped_fits
 REAL_DATA = Path(os.environ.get("PARTONOMY_REAL_DATA", "no folder given"))
 MARGIN = 0.05
 MAX_LEARNED = 0.1

@@ -175,12 +175,14 @@ from pathlib import Path
 from partonomy.datasets.store import load_dataset
 from partonomy.questions.generator import QuestionBuildConfig, build_questions
 from partonomy.structures import TABLE_TYPES
+from tests.partonomy.quick_fits import quick_fits
 
 if __name__ == "__main__":
     config = QuestionBuildConfig(
         embedding_model="char-ngram-tfidf", question_types=TABLE_TYPES, num_workers=int(sys.argv[3])
     )
-    build_questions(load_dataset(Path(sys.argv[1])), config, Path(sys.argv[2]))
+    with quick_fits():
+        build_questions(load_dataset(Path(sys.argv[1])), config, Path(sys.argv[2]))
 """
 
 

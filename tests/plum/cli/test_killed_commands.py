@@ -12,6 +12,7 @@ from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main as plum
 from scripts.bench.kill_points import hash_tree, list_remains, read_lines_without, run_until
 from tests.partonomy.conftest import write_questions
+from tests.partonomy.quick_fits import quick_fits
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.predictor_world import make_image, make_model
 
@@ -33,7 +34,12 @@ def command(request: pytest.FixtureRequest, checkpoint: Path, tmp_path: Path) ->
     """A command that writes a folder."""
     if request.param == "build":
         words = ["build", "--source", "synthetic", "--images", "6", "--image_size", "64", "--embedding_model"]
-        return lambda output: partonomy([*words, "char-ngram-tfidf", "--output", str(output)])
+
+        def build(output: Path) -> int:
+            with quick_fits():
+                return partonomy([*words, "char-ngram-tfidf", "--output", str(output)])
+
+        return build
     if request.param == "run":
         (tmp_path / "data").mkdir()
         questions = write_questions(tmp_path / "data", (QuestionType.POSITIVE, QuestionType.WHOLE_TO_PART))

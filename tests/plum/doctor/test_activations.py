@@ -97,7 +97,7 @@ class World:
         batch: Batch = self.batch
         spans = (batch.spans.conversation, batch.spans.start, batch.spans.end, batch.spans.image)
         texts = (batch.input_ids, batch.labels, batch.tags, batch.attention_mask, batch.shown.rows)
-        return [*spans, *texts, batch.clip_pixels, batch.sam_pixels, self.images.tokens, self.images.embeddings]
+        return [*spans, *texts, batch.clip_pixels, batch.sam_pixels, self.images.tokens.values, self.images.embeddings]
 
     def run_language_model(self) -> Tensor:
         batch = self.batch
@@ -210,7 +210,7 @@ def test_tagger(dtype: torch.dtype, context: str, order: str, scope: str) -> Non
 def test_ablation_taggers(dtype: torch.dtype, context: str, changes: dict[str, Any], form: str) -> None:
     tagger = TaggerConfig(context, 4, 64, 0.0, **changes)  # type: ignore[arg-type]
     world = World(dtype, tagger=tagger)
-    batch, image_tokens = world.batch, world.images.tokens.detach()
+    batch, image_tokens = world.batch, world.images.tokens.values.detach()
     is_read = batch.tags != IGNORE_INDEX
     losses = LossConfig(kl=0.0, bio_form=form)  # type: ignore[arg-type]
 

@@ -23,7 +23,7 @@ from plum.export.export_source import find_source
 from plum.export.merged import ExportRequest, export_merged
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import set_trainable
-from plum.structures import ConversationImages
+from plum.structures import ConversationImages, ImageTokens
 from plum.train_config import TrainableConfig
 from plum.training.initialise import initialise_from
 from tests.plum.checkpoints.saved_models import LORA, assert_same, make_model, make_tokenizer, make_trained, run
@@ -120,7 +120,7 @@ def test_a_chain_of_light_saves_is_merged_whole(tmp_path: Path, tokenizer: PreTr
 def test_the_probe_computes_what_the_model_computes(tokenizer: PreTrainedTokenizerFast, saved: Path) -> None:
     model = load_pretrained(saved).model
     ids = _probe_text(model)
-    no_images = torch.zeros(0, model.llava.num_image_tokens, 32)
+    no_images = ImageTokens(torch.zeros(0, model.llava.num_image_tokens, 32))
     with torch.inference_mode():
         states = model.hidden_states(ids, torch.ones_like(ids), ConversationImages.no_image(1, ids.device), no_images)
         expected = model.token_logits(states[0]).nan_to_num(neginf=0.0)

@@ -75,10 +75,17 @@ def test_a_given_answer_needs_something_to_segment() -> None:
 class Segmenter:
     """Stands in for the predictor: one empty mask for each span, with the confidence .25."""
 
-    def segment(
-        self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]
-    ) -> PredictedMasks:
-        return PredictedMasks(np.zeros((len(spans), *image.shape[:2]), dtype=bool), (0.25,) * len(spans))
+    def segment_in(
+        self,
+        images: Sequence[np.ndarray],
+        turns: Sequence[Turn],
+        answer: str,
+        spans_of_images: Sequence[Sequence[CharSpan]],
+    ) -> list[PredictedMasks]:
+        return [
+            PredictedMasks(np.zeros((len(spans), *image.shape[:2]), dtype=bool), (0.25,) * len(spans))
+            for image, spans in zip(images, spans_of_images, strict=True)
+        ]
 
 
 def answer_with(highlight: Highlight) -> Prediction:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,24 @@ def test_phrases_tags_and_labels_round_trip(family: str, num_image_tokens: int) 
 
 def _range(span: TokenSpan) -> tuple[int, int]:
     return span.start, span.end
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_image_has_its_own_number_of_tokens_without_characters(family: str) -> None:
+    tokenizer = FAMILIES[family]()
+    encoder = ConversationEncoder(tokenizer, "plain", 4)
+    one, three = (encoder.encode([FIRST, SECOND], lengths).encoded for lengths in ([1, 1, 1], [2, 1, 5]))
+    assert [image.end - image.start for image in three.images] == [2, 1, 5]
+    # A token more in the first image, four more in the third, which starts one token later.
+    starts = [image.start for image in one.images]
+    assert [image.start for image in three.images] == [starts[0], starts[1] + 1, starts[2] + 1]
+    assert len(three.input_ids) == len(one.input_ids) + 5
+    assert three.num_text_tokens == one.num_text_tokens == len(one.input_ids) - 3
+    marks = [match.start() for match in re.finditer("<image>", three.text)]
+    for image, mark in zip(three.images, marks, strict=True):
+        assert {three.input_ids[i] for i in range(*_range(image))} == {token_id(tokenizer, "<image>")}
+        assert set(three.offsets[image.start : image.end]) == {(mark, mark)}
+        assert token_chars(three, TokenSpan(image.start, image.end)) == CharSpan(mark, mark)
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

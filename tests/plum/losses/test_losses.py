@@ -26,6 +26,7 @@ from plum.structures import (
     Batch,
     GroundedOutput,
     ImageFeatures,
+    ImageTokens,
     LossTerms,
     SpanBounds,
     TagChain,
@@ -161,7 +162,7 @@ def make_output(batch: Batch, kl: bool = True) -> GroundedOutput:
         token_labels=torch.arange(6),
         tag_logits=torch.randn(int((batch.tags != IGNORE_INDEX).sum()), 3, generator=generator),
         tag_labels=batch.tags[batch.tags != IGNORE_INDEX],
-        images=ImageFeatures(torch.zeros(0), torch.zeros(0)),
+        images=ImageFeatures(ImageTokens(torch.zeros(0)), torch.zeros(0)),
         mask_logits=torch.randn(len(batch.masks), 16, 16, generator=generator),
         teacher_states=torch.zeros_like(states) if kl else None,
     )

@@ -18,6 +18,7 @@ from plum.structures import (
     ConversationImages,
     GroundedOutput,
     ImageFeatures,
+    ImageTokens,
     SpanBounds,
 )
 from plum.train_config import TrainableConfig
@@ -87,7 +88,8 @@ def test_batch_of_n_equals_n_singles(context: str, is_ablation: bool) -> None:
         tag_logits=torch.cat([one.tag_logits for one in singles]),
         tag_labels=torch.cat([one.tag_labels for one in singles]),
         images=ImageFeatures(
-            torch.cat([one.images.tokens for one in singles]), torch.cat([one.images.embeddings for one in singles])
+            ImageTokens.concatenate([one.images.tokens for one in singles]),
+            torch.cat([one.images.embeddings for one in singles]),
         ),
         mask_logits=torch.cat([one.mask_logits for one in singles]),
         teacher_states=torch.cat([one.teacher_states for one in singles if one.teacher_states is not None]),
@@ -266,11 +268,11 @@ def test_frozen_parts_build_no_graph() -> None:
     set_trainable(model, TrainableConfig())
     batch = make_batch(model)
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
-    assert not images.tokens.requires_grad
+    assert not images.tokens.values.requires_grad
     assert not images.embeddings.requires_grad
     set_trainable(model, TrainableConfig(projector=True, sam_image_encoder=True))
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
-    assert images.tokens.requires_grad
+    assert images.tokens.values.requires_grad
     assert images.embeddings.requires_grad
 
 

@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from plum.config import (
+    CalicoConfig,
     FeedbackConfig,
     LanguageConfig,
     LlavaConfig,
     LoraConfig,
     ModelConfig,
     SamConfig,
+    SegTokenConfig,
     TaggerConfig,
     VisionConfig,
 )
@@ -118,3 +120,38 @@ def test_unknown_system_is_refused(plum_13b: GroundedLMM) -> None:
     config = ModelConfig(llava=plum_13b.config.llava, sam=plum_13b.config.sam, system="plump")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'plump' is not one of"):
         build_model(config)
+
+
+def test_trained_parameters_of_calico_7b() -> None:
+    """About 29 M, .3 % of the model, as in the paper, which leaves out f_seg, f_image and the embeddings."""
+    vision = VisionConfig(224, 14, 1408, 6144, 39, 16, fit="stretch", num_query_tokens=32)
+    vicuna_7b = LanguageConfig(32008, 4096, 11008, 32, 32, 32)
+    config = ModelConfig(
+        llava=LlavaConfig(vision, vicuna_7b, projector="linear"),
+        sam=SamConfig(),
+        tagger=None,
+        feedback=FeedbackConfig(is_enabled=False),
+        system="calico",
+        seg_token=SegTokenConfig(),
+        calico=CalicoConfig(),
+    )
+    with torch.device("meta"):
+        rows = set_trainable(build_model(config), TrainableConfig(query_projection=False, sam_prompt_encoder=False))
+    totals = {row.module: row.total for row in rows}
+    assert {row.module: row.trainable for row in rows if row.trainable} == {
+        "llava.lora": 32 * 2 * 8 * (4096 + 4096),
+        # queries and output 1408^2, keys and values 1536 x 1408, their biases, two norms
+        "calico.correspondence": 2 * 1408**2 + 2 * 1536 * 1408 + 4 * 1408 + 2 * (1408 + 1536),
+        "calico.queries": 32 * 768,
+        "calico.adaptation": 2 * (2 * 4096 * 768 + 4096 + 768),
+        "sam.mask_decoder": 4_058_340,
+    }
+    assert all(row.trainable in {0, row.total} for row in rows)
+    trained = sum(row.trainable for row in rows)
+    assert 27e6 < trained < 29.5e6
+    assert trained / sum(totals.values()) == pytest.approx(0.003, abs=0.0001)
+    # Sizes of BLIP-2's EVA-CLIP-g and Q-Former, its 32 queries apart, and of DINOv2-g.
+    assert totals["llava.vision_tower"] == 985_952_256
+    assert totals["calico.qformer"] == 105_137_664 + 32 * 768
+    assert totals["calico.dino"] == 1_136_480_768
+    assert totals["llava.projector"] == 768 * 4096 + 4096

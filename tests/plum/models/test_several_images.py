@@ -28,7 +28,7 @@ from plum.models.systems.seg_token import SegTokens, add_seg_token, read_marks
 from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.models.systems.tagged_phrases import TaggedPhrases
 from plum.models.tiny import tiny_model_config
-from plum.structures import TEXT_ONLY, Batch, ConversationImages, Exchange, Sample
+from plum.structures import TEXT_ONLY, Batch, ConversationImages, Exchange, ImageTokens, Sample
 from plum.train_config import DataConfig, LossConfig, SourceConfig
 from plum.training.objective import Objective
 from tests.plum.data.tokenizers_for_tests import byte_level
@@ -178,18 +178,57 @@ def test_the_order_of_the_images_matters_to_the_text(model: GroundedLMM, collato
 def test_images_may_differ_in_their_number_of_tokens(model: GroundedLMM) -> None:
     ids = torch.tensor([[7, 3, 3, 3, 3, 8, 3, 3, 9]])
     ids[ids == 3] = model.llava.special_tokens.image
-    tokens = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
+    tokens = ImageTokens(torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0)))
     shown = ConversationImages(torch.tensor([[0, 1]]), (4, 2))
     embedded = model.llava.embed(ids, shown, tokens)[0]
-    assert torch.equal(embedded[1:5], tokens[0])
-    assert torch.equal(embedded[6:8], tokens[1, :2])
-    assert shown.take_tokens(tokens).shape == (6, 32)
-    padded, is_padding = shown.pad_tokens(tokens)
+    assert torch.equal(embedded[1:5], tokens.values[0])
+    assert torch.equal(embedded[6:8], tokens.values[1, :2])
+    assert shown.take_tokens(tokens.values).shape == (6, 32)
+    padded, is_padding = shown.pad_tokens(tokens.values)
     assert padded.shape == (1, 8, 32)
     assert is_padding is not None
     assert is_padding.tolist() == [[False] * 6 + [True] * 2]
     with pytest.raises(ValueError, match="has 6 <image> tokens and needs 8"):
         model.llava.embed(ids, ConversationImages(shown.rows, (4, 4)), tokens)
+
+
+def test_tokens_of_images_by_hand() -> None:
+    """Image 0 has the tokens 0, 1, 2, 3; image 1 has 4, 5 and two of padding, 6, 7."""
+    tokens = torch.arange(8.0).reshape(2, 4, 1)
+    nothing = TEXT_ONLY
+    several = ConversationImages(torch.tensor([[1, nothing], [0, 1], [nothing, nothing]]), (4, 2))
+    assert several.num_tokens().tolist() == [2, 6, 0]
+    assert several.take_tokens(tokens).ravel().tolist() == [4, 5, 0, 1, 2, 3, 4, 5]
+    padded, is_padding = several[torch.tensor([0, 1])].pad_tokens(tokens)
+    assert is_padding is not None
+    assert is_padding.tolist() == [[False] * 2 + [True] * 6, [False] * 6 + [True] * 2]
+    assert [row[~skip].ravel().tolist() for row, skip in zip(padded, is_padding, strict=True)] == [
+        [4, 5],
+        [0, 1, 2, 3, 4, 5],
+    ]
+    of_one = ConversationImages(torch.tensor([[1], [0]]), (4, 2))
+    padded, is_padding = of_one.pad_tokens(tokens)
+    assert padded[..., 0].tolist() == [[4, 5, 6, 7], [0, 1, 2, 3]]
+    assert is_padding is not None
+    assert is_padding.tolist() == [[False, False, True, True], [False] * 4]
+    alike = ConversationImages(of_one.rows, (4, 4))
+    assert torch.equal(alike.take_tokens(tokens), tokens.flip(0))
+    assert alike.pad_tokens(tokens)[1] is None
+    uneven = ConversationImages(torch.tensor([[1, 0], [0, nothing]]), (4, 4))
+    padded, is_padding = uneven.pad_tokens(tokens)
+    assert padded.shape == (2, 8, 1)
+    assert is_padding is not None
+    assert is_padding.tolist() == [[False] * 8, [False] * 4 + [True] * 4]
+
+
+def test_a_batch_of_texts_has_a_column_for_images(collator: Collator) -> None:
+    batch = collator([THREE[3], replace(THREE[3], conversations=THREE[3].conversations * 2)])
+    assert batch.shown.rows.tolist() == [[TEXT_ONLY]] * 3
+    assert batch.shown.lengths == ()
+    assert batch.shown.num_tokens().tolist() == [0, 0, 0]
+    none = ConversationImages.no_image(3, torch.device("cpu"))
+    assert torch.equal(none.rows, batch.shown.rows)
+    assert none.lengths == ()
 
 
 def test_losses_of_several_images_train_the_model(collator: Collator) -> None:

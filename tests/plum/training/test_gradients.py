@@ -71,3 +71,16 @@ def test_the_source_gives_what_it_takes_in_one_order_under_the_same_names() -> N
         assert parameter.grad is not None
         assert torch.equal(parameter.grad, gradient), "taken as it is"
         assert parameter.grad.data_ptr() != gradient.data_ptr(), "DeepSpeed divides it in place"
+
+
+def test_a_single_trained_parameter_gets_its_gradient() -> None:
+    source = GradientSource(nn.ModuleList([nn.Linear(2, 3, bias=False)]))
+    source([torch.full((3, 2), 7.0)]).backward()
+    assert [parameter.grad.tolist() for parameter in source.trained if parameter.grad is not None] == [[[7.0, 7.0]] * 3]
+
+
+@pytest.mark.parametrize("num_gradients", [1, 3])
+def test_another_number_of_gradients_is_refused(num_gradients: int) -> None:
+    source = GradientSource(nn.ModuleList([nn.Linear(2, 2)]))
+    with pytest.raises(ValueError, match="zip"):
+        source([torch.ones(2, 2), torch.ones(2), torch.ones(2)][:num_gradients])

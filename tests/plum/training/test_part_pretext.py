@@ -11,7 +11,7 @@ from plum.data.collate import Collator
 from plum.losses.mask_losses import losses_by_mask, sum_pixels
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import set_trainable
-from plum.structures import IGNORE_INDEX, Batch, Exchange, ImageFeatures, Sample
+from plum.structures import IGNORE_INDEX, Batch, Exchange, ImageFeatures, ImageTokens, Sample
 from plum.train_config import DataConfig, LossConfig, PretextConfig, SourceConfig
 from plum.training.objective import Objective
 from plum.training.part_pretext import SUBCELLS, PartPretext, span_classes
@@ -97,7 +97,9 @@ def test_cells_read_their_own_pixels(model: GroundedLMM) -> None:
         head.weight.data = 50 * weight[:, :, None, None]
     classes = {n: torch.tensor([0] * (n // 2) + [2] * (n // 2)) for n in (2, 4, 16)}
     one_hot = {n: torch.eye(NUM_CLASSES)[row].expand(n, n, -1) for n, row in classes.items()}  # [n, n, classes]
-    images = ImageFeatures(tokens=one_hot[2].reshape(1, 4, NUM_CLASSES), embeddings=one_hot[4].permute(2, 0, 1)[None])
+    images = ImageFeatures(
+        tokens=ImageTokens(one_hot[2].reshape(1, 4, NUM_CLASSES)), embeddings=one_hot[4].permute(2, 0, 1)[None]
+    )
     upscaled = one_hot[16].permute(2, 0, 1)[None]
     assert float(pretext(images, upscaled, batch).detach()) < 1e-6
     mirrored = replace(images, embeddings=images.embeddings.flip(3))
@@ -113,7 +115,7 @@ def test_losses_and_gradients_equal_those_of_convolutions(model: GroundedLMM) ->
     batch = _batch(model, part_map)
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
     upscaled = torch.randn(1, model.prompt_dim // 8, 16, 16)
-    tokens = images.tokens.transpose(1, 2).unflatten(2, (2, 2))
+    tokens = images.tokens.values.transpose(1, 2).unflatten(2, (2, 2))
     pixels = torch.nn.functional.conv2d(
         upscaled[..., ::2, ::2], pretext.upscaled_head.weight, pretext.upscaled_head.bias
     )

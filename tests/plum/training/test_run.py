@@ -106,6 +106,27 @@ def test_resumed_run_equals_the_uninterrupted_one(
     folder: Path, finished: TrainConfig, monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
     config = make_config(folder, f"interrupted_{num_workers}", num_workers=num_workers)
+    _train_to_the_sixth_micro_batch(config, monkeypatch)
+    train(config)
+    assert largest_difference(Path(finished.run_dir) / "model", Path(config.run_dir) / "model") == 0.0
+    losses = [[line["loss_total"] for line in _lines(run)] for run in (finished, config)]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_goes_on_when_all_that_it_reads_was_moved(
+    tmp_path: Path, finished: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_inputs(tmp_path / "here")
+    _train_to_the_sixth_micro_batch(make_config(tmp_path / "here", "run"), monkeypatch)
+    (tmp_path / "here").rename(tmp_path / "there")
+    config = make_config(tmp_path / "there", "run")
+    train(config)
+    assert largest_difference(Path(finished.run_dir) / "model", Path(config.run_dir) / "model") == 0.0
+    losses = [[line["loss_total"] for line in _lines(run)] for run in (finished, config)]
+    assert losses[0] == losses[1]
+
+
+def _train_to_the_sixth_micro_batch(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     run_micro_batch = Trainer.run_micro_batch
 
     def stop_at_the_sixth(self: Trainer, micro_batch: int, batch: object) -> object:
@@ -118,10 +139,6 @@ def test_resumed_run_equals_the_uninterrupted_one(
         with pytest.raises(_StopError):
             train(config)
     assert not (Path(config.run_dir) / "model").exists()
-    train(config)
-    assert largest_difference(Path(finished.run_dir) / "model", Path(config.run_dir) / "model") == 0.0
-    losses = [[line["loss_total"] for line in _lines(run)] for run in (finished, config)]
-    assert losses[0] == losses[1]
 
 
 def test_remains_of_a_killed_save_do_no_harm(folder: Path, finished: TrainConfig) -> None:

@@ -11,6 +11,7 @@ import yaml
 from partonomy.files import write_text_atomically
 from plum.config import Fit
 from plum.train_config import TrainConfig
+from plum.training import run_folder
 from plum.training.config_file import load_train_config
 from plum.training.run_checkpoints import UpdateCut
 from plum.training.run_folder import RunFolder
@@ -111,6 +112,86 @@ def test_a_folder_named_in_another_way_is_the_same(config: TrainConfig, monkeypa
         RunFolder(change(config, "tokenizer", "data/words")).prepare()
 
 
+def write_inputs(folder: Path, text: str = "one") -> tuple[Path, Path]:
+    """A data folder with images and a tokenizer's file."""
+    (folder / "data" / "images").mkdir(parents=True)
+    (folder / "data" / "images" / "0.png").write_bytes(b"picture")
+    (folder / "data" / "annotations.json").write_text(text)
+    (folder / "words.json").write_text("{}")
+    return folder / "data", folder / "words.json"
+
+
+def reading(config: TrainConfig, data: Path, tokenizer: Path) -> TrainConfig:
+    sources = tuple(dataclasses.replace(one, path=str(data)) for one in config.data.sources)
+    return change(change(config, "data.sources", sources), "tokenizer", str(tokenizer))
+
+
+def test_what_a_run_reads_may_move(config: TrainConfig, tmp_path: Path) -> None:
+    start_training(reading(config, *write_inputs(tmp_path / "here")))
+    (tmp_path / "here").rename(tmp_path / "there")
+    now = reading(config, tmp_path / "there" / "data", tmp_path / "there" / "words.json")
+    run = RunFolder(now)
+    run.prepare()
+    run.record_start(1, run.root)
+    assert run._lock is not None
+    run._lock.close()
+    (tmp_path / "there").rename(tmp_path / "last")
+    RunFolder(reading(config, tmp_path / "last" / "data", tmp_path / "last" / "words.json")).prepare()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("annotations.json", b"two"), ("annotations.json", b"onee"), ("images/1.png", b"new"), ("more.json", b"{}")],
+)
+def test_other_data_are_refused_and_moved_ones_may_be_linked(
+    config: TrainConfig, tmp_path: Path, file: str, content: bytes
+) -> None:
+    data, words = write_inputs(tmp_path / "here")
+    start_training(reading(config, data, words))
+    data.rename(tmp_path / "there")
+    (tmp_path / "there" / file).write_bytes(content)
+    with pytest.raises(ValueError, match="holds a run with other settings") as refused:
+        RunFolder(reading(config, tmp_path / "there", words)).prepare()
+    command = f"`ln -s {tmp_path / 'there'} {data}`"
+    assert command in str(refused.value)
+    assert "\n" not in str(refused.value)
+    subprocess.run(command.strip("`"), shell=True, check=True)  # noqa: S602  (as a user would)
+    RunFolder(reading(config, data, words)).prepare()
+
+
+def test_the_ends_of_large_files_tell_them_apart(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "_END_BYTES", 4)
+    hashes = set()
+    contents = (
+        "0123456789",
+        "x123456789",
+        "012345678x",
+        "0123x56789",
+        "01234567890",
+        "012345",
+        "01234567",
+        "0123xxx6789",
+    )
+    for content in contents:
+        (tmp_path / "a").write_text(content)
+        hashes.add(run_folder.hash_input(tmp_path / "a"))
+    assert len(hashes) == len(contents) - 1, "the middle of a large file is not read"
+    assert run_folder.hash_input(tmp_path / "none") is None
+    (tmp_path / "empty").mkdir()
+    assert run_folder.hash_input(tmp_path / "empty") is None
+
+
+def test_a_run_from_before_hashes_were_kept_names_the_link(config: TrainConfig, tmp_path: Path) -> None:
+    data, words = write_inputs(tmp_path / "here")
+    run = start_training(reading(config, data, words))
+    (run.root / "inputs.json").unlink()
+    data.rename(tmp_path / "there")
+    with pytest.raises(ValueError, match="ln -s"):
+        RunFolder(reading(config, tmp_path / "there", words)).prepare()
+
+
 def test_a_run_without_an_update_is_taken_over(config: TrainConfig) -> None:
     run = RunFolder(config)
     run.prepare()
@@ -130,7 +211,13 @@ def test_overwrite_removes_the_run_and_nothing_else(config: TrainConfig) -> None
     (run.root / "notes.txt").write_text("mine")
     (run.root / "model").mkdir()
     RunFolder(change(config, "seed", 7)).prepare(overwrite=True)
-    assert sorted(path.name for path in run.root.iterdir()) == ["config.yaml", "lock", "notes.txt", "provenance.json"]
+    assert sorted(path.name for path in run.root.iterdir()) == [
+        "config.yaml",
+        "inputs.json",
+        "lock",
+        "notes.txt",
+        "provenance.json",
+    ]
 
 
 def test_a_finished_run_is_not_prolonged(config: TrainConfig) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from partonomy.datasets.curation import check as problems
 from partonomy.datasets.curation.check import CheckConfig, CheckLimits, check_files, check_folder, read_checked_file
 from partonomy.datasets.sources.coco import read_coco_records
-from partonomy.datasets.sources.records import CocoConfig
+from partonomy.datasets.sources.records import CocoConfig, RawAnnotation
 from partonomy.datasets.store import DatasetOrigin, save_dataset
 from partonomy.images import EXIF_ORIENTATION
 from tests.partonomy.datasets.checked_file import (
@@ -176,10 +176,20 @@ def test_categories_are_read_as_a_build_reads_them(photos: Path, object_name: st
     path = photos.parent / "instances.json"
     path.write_text(json.dumps(content))
     records = read_coco_records(CocoConfig(path, photos, object_name=object_name))
-    mine = read_checked_file(path, photos, object_name).annotations
+    mine: list[RawAnnotation] = []
+    read_checked_file(path, photos, lambda one: mine.extend(one.annotations.values()), object_name)
     assert [(one.annotation_id, one.raw_object, one.raw_part) for one in mine] == [
         (one.annotation_id, one.raw_object, one.raw_part) for one in records.annotations
     ]
+
+
+@pytest.mark.parametrize("depth", [100, 700])
+def test_a_deeply_nested_mask_is_a_finding_of_its_annotation(photos: Path, depth: int) -> None:
+    content = sound()
+    add_annotation(segmentation=0)(content, photos)
+    path = photos.parent / "instances.json"
+    path.write_text(json.dumps(content).replace('"segmentation": 0', f'"segmentation": {"[" * depth}1{"]" * depth}'))
+    assert found(check_files(path, photos, CONFIG)) == [("unreadable mask", "annotation 99")]
 
 
 def test_no_annotation_file(tmp_path: Path) -> None:

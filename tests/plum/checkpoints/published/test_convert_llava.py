@@ -88,7 +88,7 @@ def stock_states(stock: LlavaForConditionalGeneration, ids: Tensor, pixels: Tens
 def own_states(model: GroundedLMM, ids: Tensor, pixels: Tensor) -> Tensor:
     ids = ids.masked_fill(ids == PLACEHOLDER, model.llava.special_tokens.image)
     tokens = model.llava.encode_images(pixels)
-    shown = ConversationImages(torch.arange(len(ids))[:, None], (tokens.shape[1],) * len(ids))
+    shown = ConversationImages(torch.arange(len(ids))[:, None], (tokens.values.shape[1],) * len(ids))
     return model.hidden_states(ids, torch.ones_like(ids), shown, tokens)
 
 
@@ -121,7 +121,7 @@ def test_features_are_of_the_layer_before_the_last(tmp_path: Path) -> None:
     with torch.no_grad():
         layers = stock.model.vision_tower(pixels, output_hidden_states=True).hidden_states
         projector = stock.model.multi_modal_projector
-        ours = model.llava.encode_images(pixels)
+        ours = model.llava.encode_images(pixels).values
         torch.testing.assert_close(ours, projector(layers[-2][:, 1:]), atol=1e-5, rtol=1e-5)
         assert not torch.allclose(ours, projector(layers[-1][:, 1:]), atol=1e-2)
 
@@ -174,7 +174,7 @@ def test_states_worked_out_by_hand(tmp_path: Path) -> None:
     llava = load_llava_alone(tmp_path / "base", config)
     tokens = llava.encode_images(torch.randn(1, 3, 16, 16))
     # Every patch: 1 + 2 + 0.5 = 3.5 and 2 * 2 + 0 = 4.
-    torch.testing.assert_close(tokens, torch.tensor([3.5, 4.0]).expand(1, 4, 2))
+    torch.testing.assert_close(tokens.values, torch.tensor([3.5, 4.0]).expand(1, 4, 2))
     image = llava.special_tokens.image
     ids = torch.tensor([[30, image, image, image, image]])
     shown = ConversationImages.of_one_image(1, 4, ids.device)

@@ -17,7 +17,7 @@ from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
-from plum.structures import ConversationImages
+from plum.structures import ConversationImages, ImageTokens
 from plum.train_config import EngineConfig, TrainableConfig
 from plum.training.config_file import check_ranges
 from plum.training.initialise import Placement, build_from
@@ -44,7 +44,7 @@ def write_base(folder: Path) -> ModelConfig:
 
 def states(model: GroundedLMM) -> Tensor:
     ids = torch.randint(10, 100, (2, 12), generator=torch.Generator().manual_seed(1))
-    nothing = torch.zeros(0, 4, WIDTH, dtype=torch.bfloat16)
+    nothing = ImageTokens(torch.zeros(0, 4, WIDTH, dtype=torch.bfloat16))
     return model.hidden_states(ids, torch.ones_like(ids), ConversationImages.no_image(2, ids.device), nothing)
 
 

@@ -1,0 +1,1 @@
+"""MixedParts (CALICO): pairs of images with common and unique parts, built from part data sets."""
