@@ -35,6 +35,7 @@ from plum.checkpoints.published.sam_weights import own_sam_name, sam_config_of, 
 from plum.checkpoints.published.source_files import SourceFiles, find_weight_files, open_weights
 from plum.checkpoints.published.survey import list_names, refuse_delta, require_expected
 from plum.checkpoints.published.system_keys import (
+    FEEDBACK_PREFIX,
     GLAMM,
     PLUM,
     PLUM_WITHOUT_FEEDBACK,
@@ -42,6 +43,7 @@ from plum.checkpoints.published.system_keys import (
     SystemLayout,
     adapter_of,
     detect_system,
+    plain_name,
     with_llava,
 )
 from plum.checkpoints.store import write_folder
@@ -159,7 +161,7 @@ def _make_plan(request: SystemRequest) -> _Plan:
         f"System: {system.name}, with {system.llava.name}",
         vision_note,
         f"SAM: {variant_name(config.sam)}, {config.sam.image_size} px, {sam_note}",
-        f"Conversation template: {config.llava.conversation}; CLIP's square: {vision.fit} (those of its training)",
+        f"Conversation template: {config.llava.conversation}; CLIP's square: {llava.vision.fit} (its training's)",
         *_adapter_notes(adapters, request.lora_alpha),
         *_target_notes(config, request.targets),
         *_tagger_notes(config),
@@ -196,6 +198,8 @@ def _find_system(request: SystemRequest, names: Sequence[str]) -> SystemLayout:
         if request.keeps_feedback:
             raise ValueError(f"{request.source} is {system.name}, which has no mask feedback: omit --feedback")
         return with_llava(system, names, request.source)
+    if request.keeps_feedback and not any(plain_name(name).startswith(FEEDBACK_PREFIX) for name in names):
+        raise ValueError(f"{request.source} was trained without mask feedback: omit --feedback")
     if request.targets is not None:
         raise ValueError(f"{request.source} is {system.name}, which writes no [SEG]: omit --targets")
     return with_llava(PLUM if request.keeps_feedback else PLUM_WITHOUT_FEEDBACK, names, request.source)
@@ -308,7 +312,9 @@ def _model_config(
     if system.system != "plum":
         targets = request.targets or ("single" if system.name == "LISA" else "many")
         marks = SegTokenConfig(targets, system.has_phrase_tags)
-        return ModelConfig(llava, sam, None, no_feedback, None, system.system, marks)
+        return ModelConfig(
+            llava, sam, tagger=None, feedback=no_feedback, lora=None, system=system.system, seg_token=marks
+        )
     classes = shapes.get("tagger.classifier.weight", (NUM_TAGS,))[0]
     if classes != NUM_TAGS:
         raise ValueError(
@@ -322,7 +328,7 @@ def _model_config(
         order="block_first",
     )
     feedback = FeedbackConfig(position_in="keys_and_values") if request.keeps_feedback else no_feedback
-    return ModelConfig(llava, sam, tagger, feedback, None, system.system)
+    return ModelConfig(llava, sam, tagger=tagger, feedback=feedback, lora=None, system=system.system)
 
 
 def _sam_config(request: SystemRequest, shapes: Mapping[str, tuple[int, ...]]) -> SamConfig:

@@ -31,7 +31,7 @@ POOLER_PARTS = {
 V0_FILES = ("pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin")
 """Files beside LLaVA's in folders of LISA's first code."""
 _HEAD, _OWN_HEAD = "model.text_hidden_fcs.0.", "query_projection.layers."
-_POOLER = "mask_pooler."
+FEEDBACK_PREFIX = "mask_pooler."
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,16 @@ _SAM = ("model.visual_model.", OWN_SAM)
 _FUSION = ("model.visual_model.mask_decoder.compress_vit.", f"{OWN_SAM}early_fusion.layers.")
 _DOWNSCALING = f"{OWN_SAM}prompt_encoder.mask_downscaling."
 _TEACHER = Dropped("teacher_llm.", "a copy of the language model for a loss of the training")
-_UNUSED = Dropped(f"{_POOLER}mask_modulator.projections.2.", "a layer that the authors' code never runs")
-_OFF = Dropped(_POOLER, "mask feedback, which the authors' evaluation turns off on loading; --feedback keeps it")
+_UNUSED = Dropped(f"{FEEDBACK_PREFIX}mask_modulator.projections.2.", "a layer that the authors' code never runs")
+_OFF = Dropped(
+    FEEDBACK_PREFIX, "mask feedback, which the authors' evaluation turns off on loading; --feedback keeps it"
+)
 _ALIASES = (
-    (f"{_POOLER}prompt_encoder.", f"{OWN_SAM}prompt_encoder."),
+    (f"{FEEDBACK_PREFIX}prompt_encoder.", f"{OWN_SAM}prompt_encoder."),
     # A slice of a Sequential keeps the numbers of its layers.
-    *((f"{_POOLER}block1.0.{layer}.", f"{_DOWNSCALING}{layer}.") for layer in (0, 1)),
-    *((f"{_POOLER}block2.0.{layer}.", f"{_DOWNSCALING}{layer}.") for layer in (3, 4)),
-    (f"{_POOLER}final_conv.", f"{_DOWNSCALING}6."),
+    *((f"{FEEDBACK_PREFIX}block1.0.{layer}.", f"{_DOWNSCALING}{layer}.") for layer in (0, 1)),
+    *((f"{FEEDBACK_PREFIX}block2.0.{layer}.", f"{_DOWNSCALING}{layer}.") for layer in (3, 4)),
+    (f"{FEEDBACK_PREFIX}final_conv.", f"{_DOWNSCALING}6."),
 )
 
 LISA = SystemLayout("LISA", "lisa", _HEAD, ((_HEAD, _OWN_HEAD), _SAM), _LISA_MARKS, "llava_v1_im_start_end")
@@ -168,10 +170,10 @@ PLUM = SystemLayout(
         ("bio_encoder.encoder.layers.0.", "tagger.block."),
         ("model.token_to_mask_fcs.0.0.", "tagger.mlp.0."),
         ("model.token_to_mask_fcs.0.2.", "tagger.classifier."),
-        (f"{_POOLER}queries", "feedback.pooler.location_queries"),
-        (f"{_POOLER}attn.in_proj_", POOLER_INPUT),
-        (f"{_POOLER}attn.out_proj.", "feedback.pooler.output_projection."),
-        (f"{_POOLER}mask_modulator.projections.", "feedback.encoder.modulations."),
+        (f"{FEEDBACK_PREFIX}queries", "feedback.pooler.location_queries"),
+        (f"{FEEDBACK_PREFIX}attn.in_proj_", POOLER_INPUT),
+        (f"{FEEDBACK_PREFIX}attn.out_proj.", "feedback.pooler.output_projection."),
+        (f"{FEEDBACK_PREFIX}mask_modulator.projections.", "feedback.encoder.modulations."),
         _SAM,
     ),
     Marks(_IMAGE_MARKS, (), is_stripped=False),

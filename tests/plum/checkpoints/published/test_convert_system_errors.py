@@ -123,6 +123,20 @@ def test_plum_writes_no_marks_and_needs_three_tags(tmp_path: Path) -> None:
         convert_system(SystemRequest(source, clip), tmp_path / "model")
 
 
+def test_feedback_that_was_not_trained_is_not_kept(tmp_path: Path) -> None:
+    original = make_plum()
+    drop("mask_pooler.")(original.state)
+    source, clip = write_system(tmp_path, original)
+    with pytest.raises(ValueError, match=r"was trained without mask feedback: omit --feedback"):
+        convert_system(SystemRequest(source, clip, keeps_feedback=True), tmp_path / "model")
+    drop("bio_encoder.")(original.state)
+    (tmp_path / "second").mkdir()
+    source, clip = write_system(tmp_path / "second", original)
+    tagger = convert_system(SystemRequest(source, clip), tmp_path / "model").config.tagger
+    assert tagger is not None
+    assert tagger.context == "none"
+
+
 def test_another_base_is_refused(tmp_path: Path) -> None:
     original = make_lisa(with_clip=True)
     checkpoint, base = write_unmerged(tmp_path, original, {})
@@ -169,7 +183,12 @@ def test_a_published_folder_is_answered_with_its_command(tmp_path: Path, capsys:
         _require_saved_model("owner/model", source)
     assert main(["convert", str(source), str(tmp_path / "model"), "--clip", str(clip), "--targets", "many"]) == 0
     printed = capsys.readouterr().out
-    for part in ("System: GLaMM", "Left out: model.region_encoder.* (2 tensors)", "template: glamm", "targets: many"):
+    for part in (
+        "System: GLaMM",
+        "Left out: model.region_encoder.* (2 tensors)",
+        "template: glamm; CLIP's square: crop",
+        "targets: many",
+    ):
         assert part in printed
     using = ["segment", "--checkpoint", str(tmp_path / "model"), *asked, "--max_new_tokens", "4"]
     assert main(using) == 0
