@@ -77,7 +77,7 @@ _USER = _HUMAN.replace("human", "user")
 _DELIMITED_IMAGE = f"{IMAGE_START}{IMAGE_TOKEN}{IMAGE_END}"
 _GLAMM_IMAGE = f"{IMAGE_START}{IMAGE_TOKEN}▁{IMAGE_END}"
 """GLaMM tokenizes the text behind `<image>` alone, and its tokenizer puts a lone word mark before an added token there:
-450 32000 -200 29871 32001 (groundingLMM, issue 32). No text but the mark itself is read as that token."""
+450 32000 -200 29871 32001 (groundingLMM, issue 32). The mark in this template is read as that token."""
 
 TEMPLATES: dict[TemplateName, Template] = {
     "llava_v1": _two_roles(_HUMAN),

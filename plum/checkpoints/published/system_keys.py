@@ -20,7 +20,7 @@ from plum.models.systems.seg_token import PHRASE_END, PHRASE_START, SEG_TOKEN
 
 ORIGINAL_LAYOUTS = tuple(layout for layout in LAYOUTS if layout.name.startswith("original"))
 PEFT_PREFIX, PEFT_BASE = "base_model.model.", ".base_layer."
-"""What peft puts before every name of a model with adapters, and (since 0.6) into that of a matrix that has one."""
+"""What peft puts before every name of a model with adapters, and, in newer versions, into that of an adapted matrix."""
 _ADAPTER = re.compile(r"(?P<target>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
 POOLER_INPUT = "feedback.pooler.in_proj."
 """torch's joint projection of queries, keys and values, which plum keeps apart."""
@@ -194,7 +194,6 @@ REFUSED = {
     "model.image_feature_neck.": "PixelLM, whose own mask decoder (two levels, no SAM) plum does not have",
     "grounding_encoder.sam2_model.": "Sa2VA, whose language model and SAM 2 plum does not have",
     "bio_cross_attn.": "PLUM trained with use_cross_attn_bio, whose queries attend to the image, which plum's do not",
-    "crf.": "PLUM trained with use_crf_bio, whose scores the released code does not save completely",
 }
 """Prefixes of names of systems that are recognised, and why they are not converted."""
 V0 = (

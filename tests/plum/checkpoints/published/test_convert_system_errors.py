@@ -67,6 +67,10 @@ def drop(prefix: str) -> Change:
             lambda s: s.update({"model.out_mm_projector.0.weight": torch.ones(2)}),
             r"is PixelLM, whose own mask decoder.*Its predictions can be imported",
         ),
+        (
+            lambda s: s.update({"bio_cross_attn.norm_ffn.weight": torch.ones(2)}),
+            r"is PLUM trained with use_cross_attn_bio.*Its predictions can be imported",
+        ),
         (lambda s: s.update({"lm.model.norm.weight": torch.ones(2)}), r"LISA's first code \(-v0\).*use the -v1"),
         (
             lambda s: s.update({"model.layers.0.self_attn.q_proj.lora_A.default.weight": torch.ones(8, 32)}),
