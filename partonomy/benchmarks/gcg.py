@@ -26,6 +26,7 @@ from partonomy.benchmarks.grounded_phrases import (
     PhraseTotals,
     TrueMask,
     compare_phrases,
+    labels_note,
     labels_of,
     nothing_found,
     show_phrases,
@@ -200,8 +201,17 @@ class GcgTask(Task[GcgItem, Generation, PhrasesRecord]):
 
     @property
     def protocol(self) -> str:
+        """The model's own answer."""
+        return "generated"
+
+    @property
+    def settings(self) -> Mapping[str, str]:
         """The model's own answer, and the model that compares labels."""
-        return f"generated, labels by {self.options.embedding_model}"
+        return {**super().settings, "embedding model": self.options.embedding_model}
+
+    def notes(self, records: Sequence[PhrasesRecord]) -> tuple[str, ...]:
+        """Name the model that compares labels."""
+        return (labels_note(self.options.embedding_model),)
 
     @property
     def headline(self) -> str:

@@ -181,6 +181,11 @@ def nothing_found(true: Sequence[TrueMask]) -> ImageOutcome:
     return ImageOutcome(tuple(one.label for one in true), tuple(one.is_target for one in true))
 
 
+def labels_note(embedding_model: str) -> str:
+    """Return the note that names the model that compares labels."""
+    return f"labels are compared by {embedding_model} (recall, recall_glamm, ss)"
+
+
 def labels_of(records: Iterable[PhrasesRecord]) -> set[str]:
     """Return all labels of records, true and predicted ones."""
     found: set[str] = set()
@@ -210,9 +215,8 @@ class PhraseTotals:
             for hit in find_hits(image.ious):
                 self._rows.append(row)
                 self._hits.append(hit)
-            if image.true_labels and image.found:
-                for name, value in self._score(image).items():
-                    tops[name] += value
+            for name, value in self._score(image).items():
+                tops[name] += value
         for name, value in tops.items():
             self._tops[name].append(value)
         self._num_true.append(sum(len(image.true_labels) for image in outcomes))

@@ -36,6 +36,7 @@ from partonomy.benchmarks.grounded_phrases import (
     PhraseTotals,
     TrueMask,
     compare_phrases,
+    labels_note,
     labels_of,
     nothing_found,
     recall_by_frequency,
@@ -211,8 +212,17 @@ class MixedPartsTask(Task[PairItem, GroundedReply, PhrasesRecord]):
 
     @property
     def protocol(self) -> str:
+        """The source of the answer."""
+        return str(self.options.asking)
+
+    @property
+    def settings(self) -> Mapping[str, str]:
         """The source of the answer, and the model that compares labels."""
-        return f"{self.options.asking}, labels by {self.options.embedding_model}"
+        return {**super().settings, "embedding model": self.options.embedding_model}
+
+    def notes(self, records: Sequence[PhrasesRecord]) -> tuple[str, ...]:
+        """Name the model that compares labels."""
+        return (labels_note(self.options.embedding_model),)
 
     @property
     def headline(self) -> str:

@@ -203,7 +203,7 @@ def load_batch(
             image = images[plain]
             if isinstance(image, str):
                 failures.setdefault(item.item_id, image)
-            elif picture not in numbers and item.item_id not in failures:
+            elif picture not in numbers:
                 numbers[picture] = len(pictures)
                 pictures.append(image if picture.box is None else draw_box(image, picture.box))
         if item.item_id not in failures:

@@ -5,7 +5,7 @@ python scripts/bench/mixed_parts.py --num_images 44000 --num_samples 2400000 [--
 Three sources of equal size are drawn: 40 classes each with Zipf-like frequencies, 1 to 3 objects per image, part names
 shared within groups of five classes, and short masks. Each size runs in a process of its own. `index_mb` is the memory
 that the process holds after the images are indexed, `peak_mb` its peak after all samples are written; both exclude the
-interpreter with the project's modules. Time is user CPU time of the process; the lines go to a file and are deleted.
+interpreter with the project's modules. Time is CPU time of the process; the lines go to a file and are deleted.
 """
 
 import json

@@ -6,8 +6,9 @@ the object is the ImageNet class of the image's WordNet id, and the super-catego
 `part_imagenet_labels.tsv` gives the everyday labels of MixedParts (CALICO, appendix D). Its authors chose, on each
 class's path upward through WordNet, the noun that people use, and print the 37 nouns, but not the classes. The table
 takes the first node of the path that has one of the 37 nouns among its words, for every class of ImageNet-1k; column
-`rule` marks the classes that were assigned by hand, such as sailing ships. Images of other classes (cars, bicycles and
-bottles, which MixedParts leaves out, too) are left out and counted.
+`rule` marks the six classes that were assigned by hand, such as sailing ships. Lion and jaguar, whose first such node
+is "big cat, cat", have no row. Images of other classes (cars, bicycles and bottles, which MixedParts leaves out, too)
+are left out and counted.
 """
 
 import csv

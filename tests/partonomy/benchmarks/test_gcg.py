@@ -29,8 +29,8 @@ CAPTIONS = (
 )
 
 
-@pytest.fixture
-def content() -> dict[str, dict[str, Any]]:
+def gcg_content() -> dict[str, dict[str, Any]]:
+    """The two files of a split."""
     captions: dict[str, Any] = {"images": [], "annotations": []}
     masks: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
     for number, (caption, labels) in enumerate(CAPTIONS):
@@ -41,6 +41,11 @@ def content() -> dict[str, dict[str, Any]]:
             entry = {"id": len(masks["annotations"]), "image_id": number, "category_id": 1, "segmentation": mask}
             masks["annotations"].append(entry)
     return {"caption": captions, "mask": masks}
+
+
+@pytest.fixture
+def content() -> dict[str, dict[str, Any]]:
+    return gcg_content()
 
 
 def write(root: Path, content: dict[str, dict[str, Any]]) -> Path:

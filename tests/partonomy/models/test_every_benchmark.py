@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from partonomy.__main__ import main
 from partonomy.benchmarks.partonomy.task import PartonomyOptions
 from partonomy.benchmarks.registry import BENCHMARKS
 from partonomy.harness.run import configure_run
@@ -21,8 +22,11 @@ from partonomy.models.bounds import BUILTIN_MODELS
 from partonomy.models.contract import ChoiceScore, Generation, GroundedModel, Turn
 from partonomy.models.registry import ModelSettings
 from partonomy.structures import CharSpan, QuestionType
+from tests.partonomy.benchmarks.test_gcg import gcg_content
+from tests.partonomy.benchmarks.test_gcg import write as write_gcg
 from tests.partonomy.benchmarks.vqa_world import textvqa_record, write_textvqa
 from tests.partonomy.conftest import write_questions
+from tests.partonomy.questions.mixed_parts.pair_world import draw_dataset, store_dataset
 from tests.partonomy.running import run, run_model
 from tests.plum.data.miniature_world import miniature
 
@@ -37,6 +41,8 @@ CASES = [
     *((name, {"protocol": "partonomy_compat"}) for name in VQA),
 ]
 Case = tuple[str, dict[str, str]]
+NO_PAIRS = "the model does not answer questions about several images (answer_images)"
+NGRAMS = {"embedding_model": "char-ngram-tfidf"}
 
 
 def config_of(case: Case, folder: Path, model: str) -> RunConfig:
@@ -45,6 +51,15 @@ def config_of(case: Case, folder: Path, model: str) -> RunConfig:
     if name == "partonomy":
         root = write_questions(folder, tuple(QuestionType))
         options = dataclasses.asdict(PartonomyOptions(generate="all").resolve(model)) | chosen
+    elif name == "mixedparts":
+        root = folder / "pairs"
+        dataset = store_dataset(draw_dataset("own", 40, folder), folder / "own")
+        numbers = ["--num_train", "0", "--num_val", "12", "--num_test", "12", "--shares", "0,0.5,0.5"]
+        assert main(["build-mixedparts", str(dataset), "--output", str(root), "--min_pixels", "1", *numbers]) == 0
+        options = dataclasses.asdict(benchmark.options()) | NGRAMS
+    elif name == "gcg":
+        root = write_gcg(folder / "gcg", gcg_content())
+        options = dataclasses.asdict(benchmark.options()) | NGRAMS
     else:
         root = miniature() / name if (miniature() / name).is_dir() else miniature()
         options = dataclasses.asdict(benchmark.options()) | chosen
@@ -130,5 +145,6 @@ def test_a_model_without_masks_has_null_metrics_where_masks_are_asked_for(tmp_pa
         assert all(entry.metrics["parts_accuracy"].value is not None for entry in summary.groups.values())
     else:
         assert headlines(summary) == [None]
-        assert summary.groups["all"].reasons == {"NotImplementedError: no masks": summary.num_expected}
+        reason = NO_PAIRS if case[0] == "mixedparts" else "no masks"
+        assert summary.groups["all"].reasons == {f"NotImplementedError: {reason}": summary.num_expected}
         assert all(estimate.value is None for estimate in summary.metrics.values())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from partonomy.datasets.sources.part_imagenet import read_part_imagenet, read_role
+from partonomy.datasets.sources.part_imagenet import find_object_names, read_part_imagenet, read_role
 from partonomy.datasets.sources.published_coco import Role
 from partonomy.datasets.sources.records import CocoConfig
 from partonomy.masks import rle_area
@@ -109,3 +109,14 @@ def test_all_forty_categories() -> None:
     assert read_role("Quadruped", "Quadruped") == Role("Quadruped", None)
     with pytest.raises(ValueError, match="'Dog Head' with super-category 'Quadruped'"):
         read_role("Dog Head", "Quadruped")
+
+
+def test_everyday_labels_leave_out_the_classes_that_they_do_not_name(tmp_path: Path, content: dict[str, Any]) -> None:
+    reading = read_part_imagenet(config(tmp_path, content), find_object_names("everyday"))
+    setter, wagon = reading.dataset.images
+    assert [(one.label, one.category) for one in setter.objects] == [("dog", "quadruped")]
+    assert wagon.objects == ()
+    reason = "annotation in an image whose class is not in the table of object names"
+    (left_out,) = [row for row in reading.skipped if row.reason == reason]
+    assert len(left_out.annotation_ids) == sum(one["image_id"] == wagon.image_id for one in content["annotations"]) - 1
+    assert find_object_names("names.json") == Path("names.json")

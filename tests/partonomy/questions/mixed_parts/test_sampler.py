@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from partonomy.datasets.mixed_parts import PairTask
+from partonomy.questions.mixed_parts import sampler
 from partonomy.questions.mixed_parts.index import MaskFile, SourceIndex, Unit, index_dataset
 from partonomy.questions.mixed_parts.sampler import (
     ClassWeights,
@@ -230,3 +231,25 @@ def test_a_split_has_no_image_twice_and_is_stable_under_new_images() -> None:
     more = split_places([*keys, 12345], (0.8, 0.1, 0.1))
     assert [part[: len(kept)] for part, kept in zip(more, parts, strict=True)] == list(parts)
     assert split_places([2**64 - 1], (1.0, 0.0, 0.0)) == ([0], [], [])
+
+
+def test_a_part_that_cannot_be_used_in_one_instance_is_no_target_of_all() -> None:
+    size = (40, 60)
+    objects = (
+        replace(make_object("chair", ("leg",), 1, 0, size), left_out_parts=("arm",)),
+        make_object("chair", ("arm",), 2, 1, size),
+    )
+    (image,) = index_of(PartDataset("own", Path(), (AnnotatedImage(1, "1.png", *size, objects),))).images
+    assert image.objects["chair"].parts.keys() == {"leg"}
+    assert image.objects["chair"].seen == {"leg", "arm"}
+
+
+def test_a_pair_of_classes_is_given_up_after_misses_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    chairs = [make_object("chair", (("arm",), ("leg",))[number % 2], number, 0, (40, 60)) for number in range(40)]
+    images = tuple(AnnotatedImage(place, f"{place}.png", 40, 60, (one,)) for place, one in enumerate(chairs))
+    index = index_of(PartDataset("own", Path(), images))
+    assert len(draw(index, PairTask.COMMON_PARTS)) == 2 * 190
+    monkeypatch.setattr(sampler, "MAX_MISSES", 14)  # half of the draws miss, but seldom so many in a row
+    assert len(draw(index, PairTask.COMMON_PARTS)) > 100
+    monkeypatch.setattr(sampler, "MAX_MISSES", 1)
+    assert len(draw(index, PairTask.COMMON_PARTS)) < 20
