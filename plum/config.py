@@ -14,7 +14,14 @@ Fit = Literal["crop", "pad", "stretch"]
 TagScheme = Literal["bio", "binary"]
 """Classes of the span tagger; see `TaggerConfig.scheme`."""
 Conversation = Literal[
-    "llava_v1", "vicuna_v1.1", "llava_llama_2", "plain", "llava_v1_im_start_end", "vicuna_v1.1_im_start_end"
+    "llava_v1",
+    "vicuna_v1.1",
+    "llava_llama_2",
+    "plain",
+    "llava_v1_im_start_end",
+    "vicuna_v1.1_im_start_end",
+    "glamm",
+    "glamm_legacy",
 ]
 """Name of a conversation template; see plum.inputs.conversation."""
 
@@ -92,7 +99,8 @@ class LlavaConfig:
     conversation: Conversation = "llava_v1"
     """Conversation template of the model's training. `plain` is the short template of the embedded default; the
     `im_start_end` templates are for checkpoints with `mm_use_im_start_end`, and for runs that add the two tokens, as
-    the code of LISA's, M2SA's and PLUM's authors does."""
+    the code of LISA's, M2SA's and PLUM's authors does. `glamm` is for converted GLaMM checkpoints; `glamm_legacy` for
+    those whose tokenizer puts `▁` before every piece of text."""
     special_tokens: SpecialTokensConfig | None = None
     """None reads them from the tokenizer when a run starts; a saved model always has them."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from plum.checkpoints.model_config_io import CONFIG_FILE, read_model_config
+from plum.checkpoints.model_config_io import CONFIG_FILE, describe_conversion, read_model_config
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md")
@@ -37,7 +37,7 @@ def _download(name: str) -> Path:
     """Download a model of the Hub, its configuration first: that of another architecture is refused there."""
     try:
         config = Path(hf_hub_download(name, CONFIG_FILE))
-        read_model_config(config.parent)
+        _require_saved_model(name, config.parent)
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -46,3 +46,14 @@ def _download(name: str) -> Path:
             f"({type(error).__name__}: {reason}); where the network is there: hf download {name} --local-dir FOLDER, "
             "then name that folder"
         ) from error
+
+
+def _require_saved_model(name: str, folder: Path) -> None:
+    """Refuse a model that plum did not save; the folder holds its configuration only."""
+    command = describe_conversion(folder)
+    if command is not None:
+        raise ValueError(
+            f"{name} was not written by plum: hf download {name} --local-dir FOLDER; "
+            f"{command.replace(str(folder), 'FOLDER')}"
+        )
+    read_model_config(folder)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 
 from partonomy.files import is_integer, parse_json
@@ -18,6 +19,10 @@ FORMAT_VERSION = 5
 `tagger.use_crf` and `tagger.use_cross_attention`; 5 `calico`, `llava.vision.num_query_tokens`,
 `seg_token.has_phrase_tags` and `seg_token.unnamed_image`."""
 CONFIG_FILE = "config.json"
+
+ZERO_FILE = "pytorch_model.bin"
+"""What DeepSpeed's `zero_to_fp32` writes."""
+_MAKES_MODEL = "makes a saved model of it"
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
@@ -38,10 +43,13 @@ def read_model_config(folder: Path) -> ModelConfig:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not a saved model: it has no {CONFIG_FILE}")
+        raise FileNotFoundError(f"{folder} is not a saved model: it has no {CONFIG_FILE}{_with_command(folder)}")
     content = parse_json(path.read_bytes(), f"{path} is not JSON")
     if not isinstance(content, dict) or "format_version" not in content:
-        raise ValueError(f"{path} has no format_version: it was not written by plum, or describes another architecture")
+        raise ValueError(
+            f"{path} has no format_version: it was not written by plum, or describes another architecture"
+            f"{_with_command(folder)}"
+        )
     version = content.pop("format_version")
     if not is_integer(version) or version not in range(1, FORMAT_VERSION + 1):
         raise ValueError(f"{path}: format_version is {version!r}, this code reads 1 to {FORMAT_VERSION}")
@@ -58,6 +66,40 @@ def read_model_config(folder: Path) -> ModelConfig:
     config = _parse(ModelConfig, content, str(path), "")
     assert isinstance(config, ModelConfig)
     return with_fit(config)
+
+
+def has_heads_of_lisa(content: Mapping[str, object]) -> bool:
+    """Return whether a published config.json is of LISA or a system built on its code (M2SA, GLaMM, PLUM's authors)."""
+    return "train_mask_decoder" in content and "out_dim" in content
+
+
+def describe_conversion(folder: Path) -> str | None:
+    """Say which command converts a published checkpoint, and to what; None for other folders."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        weights = folder / ZERO_FILE
+        command = f"python -m plum convert {weights} NEW_FOLDER --base LLAVA_FOLDER"
+        return f"{command} {_MAKES_MODEL}" if weights.is_file() else None
+    try:
+        content = parse_json(path.read_bytes(), f"{path} is not JSON")
+    except ValueError:  # whoever reads the model says so
+        return None
+    if not isinstance(content, dict) or "format_version" in content:
+        return None
+    if has_heads_of_lisa(content):
+        clip = content.get("mm_vision_tower") or content.get("vision_tower") or "openai/clip-vit-large-patch14"
+        return f"python -m plum convert {folder} NEW_FOLDER --clip CLIP_FOLDER {_MAKES_MODEL} (CLIP: {clip})"
+    if content.get("model_type") in ("llava", "llava_llama"):
+        return (
+            f"python -m plum convert-llava {folder} NEW_FOLDER --sam SAM_FILE makes a base of it to train from "
+            "(init_from)"
+        )
+    return None
+
+
+def _with_command(folder: Path) -> str:
+    command = describe_conversion(folder)
+    return "" if command is None else f". If it is a published checkpoint: {command}"
 
 
 def _complete_before_version_3(content: dict[str, Json]) -> dict[str, Json]:

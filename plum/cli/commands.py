@@ -10,6 +10,7 @@ COMMANDS: Final[dict[str, str]] = {
     "export": "merge a trained model's adapters and save the result",
     "predict": "ask about many images and write overlays, masks and an HTML page",
     "data-status": "list the data sets that are there, and where to get the others",
+    "convert": "convert a published checkpoint of LISA, M2SA, GLaMM or PLUM's authors to a saved model",
     "convert-llava": "convert the published weights of LLaVA, CLIP and SAM",
     "validate": "score a model on a benchmark; same as `python -m partonomy run`, with plum as the default model",
     "retention": "compare VQA scores of runs with and without adapters (Table 5)",

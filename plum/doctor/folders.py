@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from plum.checkpoints.model_config_io import describe_conversion
 from plum.checkpoints.store import BASE_FILE, read_base_record
 from plum.data.build import check_source
 from plum.data.catalogue import CATALOGUE, DATA_OF_KIND, survey
@@ -148,6 +149,8 @@ def _examine_folder(config: TrainConfig, folder: Path, cache: Path, is_quiet: bo
 
 def _how_to_make(folder: Path) -> str:
     """Say how to make a folder that cannot be used; a run's model is in RUN/model."""
+    if command := describe_conversion(folder):
+        return command
     if folder.name == "model":
         return f"the model of the run {folder.parent}: train that one first"
     return f"python -m plum convert-llava LLAVA_FOLDER {folder} --sam SAM_FILE --config THIS_CONFIG"

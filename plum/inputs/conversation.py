@@ -5,12 +5,12 @@ llava/conversation.py: `conv_llava_v1`, `conv_vicuna_v1`, `conv_llava_llama_2`) 
 `_im_start_end` templates put `<im_start>` and `<im_end>` around the image, as in the training of checkpoints with
 `mm_use_im_start_end` (LLaVA v1, LLaVA-Lightning v1) and in the released code of LISA, M2SA and PLUM, which train every
 backbone, LLaMA 2 included, with `llava_v1_im_start_end`; the papers do not name a template. `plain` is the short
-template of the embedded default.
+template of the embedded default. The `glamm` templates are GLaMM's: a sentence about the image before the question.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from partonomy.structures import CharSpan
 from plum.config import Conversation
@@ -32,7 +32,7 @@ class Template:
 
     A conversation is `opening` + question + `before_answer` + " " + answer + `after_answer` per exchange, with
     `reopening` in place of `opening` from the second exchange on. The first question follows `image` and a line
-    break.
+    break; with `has_overview`, a sentence about the image and a line break.
     """
 
     opening: str
@@ -40,6 +40,7 @@ class Template:
     before_answer: str
     after_answer: str
     image: str = IMAGE_TOKEN
+    has_overview: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ _HUMAN = (
 )
 _USER = _HUMAN.replace("human", "user")
 _DELIMITED_IMAGE = f"{IMAGE_START}{IMAGE_TOKEN}{IMAGE_END}"
+_GLAMM_IMAGE = f"{IMAGE_START}{IMAGE_TOKEN}▁{IMAGE_END}"
+"""GLaMM tokenizes the text behind `<image>` alone, and its tokenizer puts a lone word mark before an added token there:
+450 32000 -200 29871 32001 (groundingLMM, issue 32). The mark in this template is read as that token."""
 
 TEMPLATES: dict[TemplateName, Template] = {
     "llava_v1": _two_roles(_HUMAN),
@@ -85,6 +89,8 @@ TEMPLATES: dict[TemplateName, Template] = {
         "provides, and assist the user with a variety of tasks using natural language."
     ),
     "plain": _two_roles(""),
+    "glamm": replace(_two_roles(_HUMAN, _GLAMM_IMAGE), has_overview=True),
+    "glamm_legacy": replace(_two_roles(_HUMAN, _DELIMITED_IMAGE), has_overview=True),
 }
 
 
@@ -134,21 +140,24 @@ def render_prompt(history: Sequence[Exchange], question: str, template: Template
 
 def _render_question(question: str, parts: Template, index: int, num_images: int) -> str:
     _check_text("question", question)
-    images = introduce_images(parts.image, num_images) if index == 0 else ""
+    images = introduce_images(parts.image, num_images, parts.has_overview) if index == 0 else ""
     return (parts.opening if index == 0 else parts.reopening) + images + question + parts.before_answer
 
 
-def introduce_images(image: str, num_images: int) -> str:
+def introduce_images(image: str, num_images: int, has_overview: bool = False) -> str:
     """Return the text before the first question.
 
-    One image is followed by a line break, as in LLaVA. Several are named, so that a text can refer to them: "The
-    <image> (IMAGE1) and <image> (IMAGE2) provide an overview of the pictures." (CALICO, supplement: GLaMM's sentence in
-    the plural).
+    One image is followed by a line break, as in LLaVA, or stands in GLaMM's sentence. Several are named, so that a text
+    can refer to them: "The <image> (IMAGE1) and <image> (IMAGE2) provide an overview of the pictures." (CALICO,
+    supplement: GLaMM's sentence in the plural).
 
     Args:
         image: the template's place-holder of one image.
         num_images: number of images, 0 or more.
+        has_overview: put one image into GLaMM's sentence.
     """
+    if num_images == 1 and has_overview:
+        return f"The {image} provides an overview of the picture.\n"
     if num_images < 2:
         return f"{image}\n" * num_images
     named = [f"{image} {image_name(number)}" for number in range(num_images)]

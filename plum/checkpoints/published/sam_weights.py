@@ -30,7 +30,7 @@ def read_sam_config(path: Path) -> SamConfig:
     with open_weights(path) as file:
         shapes = {name: file.shape(name) for name in file.names}
     try:
-        return _config_of(shapes)
+        return sam_config_of(shapes)
     except KeyError as error:
         raise ValueError(
             f"{path} has no tensor {error}: it is not a SAM checkpoint (sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth, "
@@ -38,7 +38,12 @@ def read_sam_config(path: Path) -> SamConfig:
         ) from error
 
 
-def _config_of(shapes: Mapping[str, tuple[int, ...]]) -> SamConfig:
+def sam_config_of(shapes: Mapping[str, tuple[int, ...]]) -> SamConfig:
+    """Derive SAM's sizes from the shapes of its tensors, by their published names.
+
+    Raises:
+        KeyError: a tensor is missing.
+    """
     _, side, _, width = shapes["image_encoder.pos_embed"]
     patch_size = shapes["image_encoder.patch_embed.proj.weight"][-1]
     depth = _count(shapes, "image_encoder.blocks.{}.norm1.weight")

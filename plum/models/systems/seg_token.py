@@ -35,6 +35,10 @@ _IMAGE_NAMES = r"(?:\s*\(IMAGE\d+\))*"
 _BEFORE_PHRASE = re.compile(rf"[,;:.!?]\s+|\b(?:an?|the|and|or)\s+|\[SEG\]{_IMAGE_NAMES}\s*", re.IGNORECASE)
 _PROBE = f"{PHRASE_START} the wheel {PHRASE_END} {SEG_TOKEN}, the wing {SEG_TOKEN}."
 _MANY_NOTE = f"answers and choices carry {SEG_TOKEN} after each phrase; log-probabilities count it like any other token"
+_TAGGED_NOTE = (
+    f"answers and choices carry {PHRASE_START} and {PHRASE_END} around each phrase and {SEG_TOKEN} after it; "
+    "log-probabilities count all three like any other token"
+)
 _SINGLE_NOTE = (
     f"answers and choices carry one {SEG_TOKEN} at their end; log-probabilities count it like any other token; its "
     "mask stands for the union of all phrases"
@@ -55,7 +59,9 @@ class SegTokens:
     @property
     def protocol_note(self) -> str:
         """Note on how scores of such answers are computed."""
-        return _MANY_NOTE if self.targets == "many" else _SINGLE_NOTE
+        if self.targets == "single":
+            return _SINGLE_NOTE
+        return _TAGGED_NOTE if self.has_phrase_tags else _MANY_NOTE
 
     @property
     def has_mask_per_phrase(self) -> bool:

@@ -43,6 +43,19 @@ GOLDEN: dict[TemplateName, str] = {
         "detailed, and polite answers to the user's questions. USER: <im_start><image><im_end>\nWhere is the wheel? "
         "ASSISTANT: It is the wheel.</s>USER: And the car? ASSISTANT: Yes, a car.</s>"
     ),
+    # GLaMM's sentence; the word mark is what its tokenizer puts there (see `_GLAMM_IMAGE`).
+    "glamm": (
+        "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the human's questions. USER: The <im_start><image>▁<im_end> provides an "
+        "overview of the picture.\nWhere is the wheel? "
+        "ASSISTANT: It is the wheel.</s>USER: And the car? ASSISTANT: Yes, a car.</s>"
+    ),
+    "glamm_legacy": (
+        "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the human's questions. USER: The <im_start><image><im_end> provides an "
+        "overview of the picture.\nWhere is the wheel? "
+        "ASSISTANT: It is the wheel.</s>USER: And the car? ASSISTANT: Yes, a car.</s>"
+    ),
 }
 
 

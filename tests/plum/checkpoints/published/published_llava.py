@@ -59,12 +59,12 @@ TEXT = LlamaConfig(
 )
 
 
-def make_stock(projector: str = "gelu", seed: int = 0) -> LlavaForConditionalGeneration:
+def make_stock(projector: str = "gelu", seed: int = 0, vocab_size: int = VOCAB) -> LlavaForConditionalGeneration:
     """A random stock LLaVA; `projector` linear: one layer, the second is the identity."""
     torch.manual_seed(seed)
     config = LlavaConfig(
         vision_config=VISION,
-        text_config=TEXT,
+        text_config=LlamaConfig.from_dict(TEXT.to_dict() | {"vocab_size": vocab_size}),
         image_token_index=PLACEHOLDER,
         projector_hidden_act=projector,
         vision_feature_layer=-2,

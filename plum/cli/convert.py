@@ -1,0 +1,60 @@
+"""`python -m plum convert`: convert a published checkpoint of LISA, M2SA, GLaMM or PLUM's authors to a saved model."""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from plum.checkpoints.published.convert_system import LORA_ALPHA, SystemRequest, Targets, convert_system
+from plum.cli.commands import COMMANDS
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("convert", help=COMMANDS["convert"])
+    parser.add_argument(
+        "source", type=Path, help="folder of the checkpoint, or the file that DeepSpeed's zero_to_fp32 wrote"
+    )
+    parser.add_argument("destination", type=Path, help="new folder to write; name it as --checkpoint of any command")
+    parser.add_argument("--clip", type=Path, help="CLIP folder, if the checkpoint has no CLIP (merged ones have none)")
+    parser.add_argument("--sam", type=Path, help="SAM's weights, if the checkpoint lacks its image encoder")
+    parser.add_argument(
+        "--base", type=Path, help="LLaVA folder that the training began with, if the source has no config.json"
+    )
+    parser.add_argument(
+        "--targets",
+        choices=get_args(Targets),
+        help="[SEG] tokens in an answer (default: single for LISA, many for M2SA and GLaMM)",
+    )
+    parser.add_argument(
+        "--lora_alpha",
+        type=_positive,
+        help=f"lora_alpha of the training, for unmerged adapters (default: {LORA_ALPHA})",
+    )
+    parser.add_argument(
+        "--feedback", action="store_true", help="keep the mask feedback of PLUM's authors, which their evaluation drops"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    request = SystemRequest(
+        arguments.source,
+        arguments.clip,
+        arguments.sam,
+        arguments.base,
+        arguments.targets,
+        arguments.lora_alpha,
+        arguments.feedback,
+    )
+    result = convert_system(request, arguments.destination)
+    for note in result.notes:
+        print(note)
+    print(f"{arguments.destination}: {result.num_tensors} tensors, {result.num_bytes / 1e9:.2f} GB")
+    print(f"Use it: python -m plum segment --checkpoint {arguments.destination} --image IMAGE --question QUESTION")
