@@ -12,7 +12,7 @@ HELP = "YAML file with any of the other flags (`question: ...`); command-line fl
 def expand_config(arguments: Sequence[str]) -> list[str]:
     """Replace `--config FILE` by the flags of the YAML file, placed before all other flags.
 
-    `true` gives a flag without a value; a list repeats the flag for each of its values.
+    A flag of the command line takes the place of the file's, also if it can be repeated. `true` gives a flag without a value; a list repeats the flag for each of its values.
 
     Args:
         arguments: a command's name and its flags.
@@ -31,7 +31,9 @@ def expand_config(arguments: Sequence[str]) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file (given by {FLAG}); correct the path")
     command, others = words[:1], [*words[1:at], *words[at + 2 :]]
-    return [*command, *_read_flags(path), *others]
+    given = {word.split("=", 1)[0] for word in others if word.startswith("--")}
+    of_file = [word for word in _read_flags(path) if word.split("=", 1)[0] not in given]
+    return [*command, *of_file, *others]
 
 
 def _read_flags(path: Path) -> list[str]:

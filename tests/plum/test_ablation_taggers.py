@@ -165,8 +165,8 @@ def test_confidence_is_the_mean_probability_of_a_phrase(monkeypatch: pytest.Monk
         predictor = Predictor(model, byte_level(), model.config)
         row = predictor.answers.own(1, QUESTION, ANSWER)
         states, images = (
-            predictor._hidden_states(make_image(0, 24, 32), [row]),
-            predictor._image_tokens(make_image(0, 24, 32)).values,
+            predictor._hidden_states([make_image(0, 24, 32)], [row]),
+            predictor._image_tokens([make_image(0, 24, 32)]).values,
         )
         is_answer = torch.zeros(states.shape[:2], dtype=torch.bool)
         is_answer[:, row.answers[-1].start : row.answers[-1].end] = True  # as in training, with the end token

@@ -24,6 +24,7 @@ ANSWERS = PAIRS + [frozenset({0, 1})] * 8
 """Each of the 28 pairs of parts once, one of them eight times more."""
 
 
+@pytest.mark.shipped_fits
 def test_wrong_answers_have_the_sizes_and_parts_of_right_ones(tmp_path: Path) -> None:
     """Drawn from the right answers' own frequencies, unfitted, 4% of the wrong answers would not be pairs."""
     images = [

@@ -13,7 +13,9 @@ def test_flags_of_the_file_come_before_those_of_the_line(tmp_path: Path) -> None
     path.write_text("checkpoint: model\nimage: a.jpg\nquestion: Where is the wheel?\noutput: out\nforce: true\n")
     words = expand_config(["segment", "--image", "b.jpg", f"--config={path}", "--phrases", "wheel"])
     parsed = build_parser(["segment"]).parse_args(words)
-    assert (parsed.checkpoint, parsed.image, parsed.question) == ("model", Path("b.jpg"), "Where is the wheel?")
+    assert (parsed.checkpoint, parsed.image, parsed.question) == ("model", [Path("b.jpg")], "Where is the wheel?")
+    pair = expand_config(["segment", "--phrases", "wheel", f"--config={path}"])
+    assert build_parser(["segment"]).parse_args(pair).image == [Path("a.jpg")]
     assert (parsed.force, parsed.phrases) == (True, "wheel")
 
 

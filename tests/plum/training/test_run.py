@@ -52,6 +52,7 @@ def test_training_moves_the_weights_and_writes_the_run(folder: Path, finished: T
         "checkpoints",
         "config.yaml",
         "finished.json",
+        "inputs.json",
         "lock",
         "metrics.jsonl",
         "model",
