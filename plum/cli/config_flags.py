@@ -12,7 +12,8 @@ HELP = "YAML file with any of the other flags (`question: ...`); command-line fl
 def expand_config(arguments: Sequence[str]) -> list[str]:
     """Replace `--config FILE` by the flags of the YAML file, placed before all other flags.
 
-    A flag of the command line takes the place of the file's, also if it can be repeated. `true` gives a flag without a value; a list repeats the flag for each of its values.
+    A flag of the command line takes the place of the file's, also if it can be repeated. `true` gives a flag without a
+    value; a list repeats the flag for each of its values.
 
     Args:
         arguments: a command's name and its flags.

@@ -17,6 +17,8 @@ from partonomy.questions.hints import PartWords
 from partonomy.questions.right_answers import AskedParts, RightAnswers, find_owned_parts
 from tests.partonomy.tiny_world import make_dataset, make_image, make_instance
 
+pytestmark = pytest.mark.shipped_fits
+
 PARTS = "abcdefgh"
 EXACT = [frozenset({part}) for part in range(len(PARTS))]
 PAIRS = [frozenset(pair) for pair in combinations(range(len(PARTS)), 2)]
@@ -24,7 +26,6 @@ ANSWERS = PAIRS + [frozenset({0, 1})] * 8
 """Each of the 28 pairs of parts once, one of them eight times more."""
 
 
-@pytest.mark.shipped_fits
 def test_wrong_answers_have_the_sizes_and_parts_of_right_ones(tmp_path: Path) -> None:
     """Drawn from the right answers' own frequencies, unfitted, 4% of the wrong answers would not be pairs."""
     images = [
