@@ -17,6 +17,13 @@ class LossConfig:
     """0 skips the teacher's forward pass; systems with [SEG] tokens have no teacher."""
     mask_overlap: float = 8.0
     mask_bce: float = 2.0
+    """Weight of the pixel loss, whatever its form."""
+    pixel_loss: Literal["bce", "focal"] = "bce"
+    """`bce`: binary cross-entropy (PLUM, LISA, GLaMM). `focal`: focal loss (named in CALICO's paper with the weights of
+    LISA and GLaMM, whose code has BCE)."""
+    focal_alpha: float = 0.25
+    """Weight of true pixels; others have 1 - alpha."""
+    focal_gamma: float = 2.0
     overlap: Literal["focal_tversky", "dice"] = "focal_tversky"
     tversky_alpha: float = 0.7
     """Weight of false negatives."""

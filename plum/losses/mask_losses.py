@@ -1,11 +1,12 @@
-"""Mask losses at original resolution: Focal-Tversky or Dice, and binary cross-entropy (paper, section 4, Table 6).
+"""Mask losses at original resolution: Focal-Tversky or Dice, and binary cross-entropy (paper, section 4, Table 6), or
+the focal loss in its place (CALICO, section 3.5).
 
 Every mask loss is a function of sums over pixels. The sums are computed a few masks at a time, so that no map at
 original resolution is kept for the backward pass.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,8 +30,8 @@ NUM_MAPS = 4
 class PixelSums:
     """Sums over the counted pixels of each mask, [m], float32.
 
-    both: probability times target; predicted: probability; true: target; cross_entropy: in nats; counted: number of
-        pixels
+    both: probability times target; predicted: probability; true: target; cross_entropy: in nats, or the focal loss in
+        its place; counted: number of pixels
     """
 
     both: Tensor
@@ -40,8 +41,25 @@ class PixelSums:
     counted: Tensor
 
 
+@dataclass(frozen=True)
+class Focal:
+    """Settings of the focal loss: weight of true pixels (others: 1 - alpha), and the exponent."""
+
+    alpha: float
+    gamma: float
+
+
+def focal_of(config: LossConfig) -> Focal | None:
+    """Return the settings of the focal loss; None if the pixel loss is the cross-entropy."""
+    return Focal(config.focal_alpha, config.focal_gamma) if config.pixel_loss == "focal" else None
+
+
 def sum_pixels(
-    mask_logits: Tensor, targets: Tensor, is_counted: Tensor | None, resize: Resize | None = None
+    mask_logits: Tensor,
+    targets: Tensor,
+    is_counted: Tensor | None,
+    resize: Resize | None = None,
+    focal: Focal | None = None,
 ) -> PixelSums:
     """Compute the pixel sums that the losses need, in float32.
 
@@ -50,6 +68,7 @@ def sum_pixels(
         targets: [m, H, W], bool.
         is_counted: [m, H, W], bool, false on ignored pixels; None: every pixel counts.
         resize: matrices that resize the logits to the targets' size; None: the sizes are equal.
+        focal: sum the focal loss in place of the cross-entropy.
 
     Raises:
         ValueError: there is no mask, or the shapes do not match.
@@ -59,7 +78,7 @@ def sum_pixels(
         raise ValueError(f"masks {tuple(targets.shape)} for logits {tuple(mask_logits.shape)} resized to {tuple(size)}")
     if is_counted is not None and is_counted.shape != targets.shape:
         raise ValueError(f"counted pixels {tuple(is_counted.shape)} for masks {tuple(targets.shape)}")
-    return PixelSums(*_SumPixels.apply(mask_logits.float(), targets, is_counted, resize).unbind())
+    return PixelSums(*_SumPixels.apply(mask_logits.float(), targets, is_counted, _How(resize, focal)).unbind())
 
 
 def masks_at_once(num_masks: int, num_pixels: int, device_type: str) -> int:
@@ -67,22 +86,30 @@ def masks_at_once(num_masks: int, num_pixels: int, device_type: str) -> int:
     return min(num_masks, max(1, PIXELS_AT_ONCE.get(device_type, PIXELS_AT_ONCE["cuda"]) // num_pixels))
 
 
+class _How(NamedTuple):
+    """How sums are taken; see `sum_pixels`."""
+
+    resize: Resize | None
+    focal: Focal | None
+
+
 class _SumPixels(Function):
     """The five sums of `PixelSums`, [5, m]."""
 
     @staticmethod
-    def forward(
-        ctx: Any, mask_logits: Tensor, targets: Tensor, is_counted: Tensor | None, resize: Resize | None
-    ) -> Tensor:
+    def forward(ctx: Any, mask_logits: Tensor, targets: Tensor, is_counted: Tensor | None, how: "_How") -> Tensor:
         ctx.save_for_backward(mask_logits, targets, is_counted)
-        ctx.resize = resize
+        ctx.how = how
         work, sums = _Workspace(targets, is_counted), []
         for some in work.slices:
-            logits = work.enlarge(mask_logits[some], resize)
+            logits = work.enlarge(mask_logits[some], how.resize)
             true, counted = work.as_numbers(targets, is_counted, some)
             pixels = work.pixels[: len(true)]
             torch.addcmul(logits, true, logits, value=-2, out=pixels)  # x (1 - 2 t)
+            focus = None if how.focal is None else _focus(pixels, true, how.focal)
             torch.ops.aten.softplus.out(pixels, out=pixels)  # -log sigmoid(x) or -log sigmoid(-x)
+            if focus is not None:
+                pixels.mul_(focus)
             cross_entropy = _keep(counted, pixels).sum((-2, -1))
             torch.sigmoid(logits, out=pixels)
             predicted = _keep(counted, pixels).sum((-2, -1))
@@ -99,14 +126,15 @@ class _SumPixels(Function):
         work, gradient = _Workspace(targets, is_counted), torch.empty_like(mask_logits)
         for some in work.slices:
             of_both, of_predicted, _, of_entropy, _ = of_sums[:, some, None, None]
-            logits = work.enlarge(mask_logits[some], ctx.resize)
+            logits = work.enlarge(mask_logits[some], ctx.how.resize)
             true, counted = work.as_numbers(targets, is_counted, some)
             pixels = work.pixels[: len(true)]
+            slope = None if ctx.how.focal is None else _focal_slope(logits, true, ctx.how.focal)
             torch.sigmoid(logits, out=pixels)
             of_logits = torch.addcmul(of_predicted, of_both, true, out=work.logits[: len(true)])
             torch.ops.aten.sigmoid_backward.grad_input(of_logits, pixels, grad_input=of_logits)
-            of_logits.addcmul_(pixels.sub_(true), of_entropy)
-            gradient[some] = _shrink(_keep(counted, of_logits), ctx.resize)
+            of_logits.addcmul_(pixels.sub_(true) if slope is None else slope, of_entropy)
+            gradient[some] = _shrink(_keep(counted, of_logits), ctx.how.resize)
         return gradient, None, None, None
 
 
@@ -135,6 +163,26 @@ class _Workspace:
         return self.true[: len(true)].copy_(true), counted
 
 
+def _focus(against: Tensor, true: Tensor, focal: Focal) -> Tensor:
+    """Return what the focal loss multiplies the cross-entropy of each pixel by.
+
+    Args:
+        against: logits of the wrong class, x (1 - 2 t).
+        true: targets t, 0 or 1.
+        focal: settings.
+    """
+    weight = true * (2 * focal.alpha - 1) + (1 - focal.alpha)
+    return weight * torch.sigmoid(against) ** focal.gamma
+
+
+def _focal_slope(logits: Tensor, true: Tensor, focal: Focal) -> Tensor:
+    """Return the derivative of each pixel's focal loss by its logit."""
+    against = logits * (1 - 2 * true)
+    wrong = torch.sigmoid(against)
+    entropy = torch.nn.functional.softplus(against)
+    return (1 - 2 * true) * _focus(against, true, focal) * (wrong + focal.gamma * (1 - wrong) * entropy)
+
+
 def _shrink(gradient: Tensor, resize: Resize | None) -> Tensor:
     """Bring the gradient [k, H, W] of enlarged maps back to [k, h, w]."""
     return gradient if resize is None else resize[0].T @ gradient @ resize[1]
@@ -146,7 +194,7 @@ def _keep(counted: Tensor | None, maps: Tensor) -> Tensor:
 
 
 def mask_losses(mask_logits: Tensor, batch: Batch, config: LossConfig) -> tuple[Tensor, Tensor]:
-    """Overlap loss and BCE, each the mean over the batch's M masks, at original resolution.
+    """Overlap loss and pixel loss (BCE or focal), each the mean over the batch's M masks, at original resolution.
 
     Images of the same size share one resize; ignored pixels count in neither loss.
 
@@ -168,14 +216,15 @@ def mask_losses(mask_logits: Tensor, batch: Batch, config: LossConfig) -> tuple[
         targets = _stack_targets(batch, rows, image_rows, frame)
         is_counted = _stack_counted([batch.ignore_masks[image_rows[row]] for row in rows], targets)
         resize = resize_matrices(mask_logits.shape[-1], frame, padded_size, mask_logits.device)
-        overlap, bce = losses_by_mask(sum_pixels(mask_logits[rows], targets, is_counted, resize), config)
+        sums = sum_pixels(mask_logits[rows], targets, is_counted, resize, focal_of(config))
+        overlap, bce = losses_by_mask(sums, config)
         overlaps.append(overlap)
         bces.append(bce)
     return torch.cat(overlaps).mean(), torch.cat(bces).mean()
 
 
 def losses_by_mask(sums: PixelSums, config: LossConfig) -> tuple[Tensor, Tensor]:
-    """Return the configured overlap loss and the BCE of each mask, both [m]."""
+    """Return the configured overlap loss and the pixel loss of each mask, both [m]."""
     if config.overlap == "dice":
         return dice_loss(sums, config.dice_scale), bce_loss(sums)
     alpha, beta, gamma = config.tversky_alpha, config.tversky_beta, config.tversky_gamma
@@ -220,7 +269,7 @@ def dice_loss(sums: PixelSums, scale: float) -> Tensor:
 
 
 def bce_loss(sums: PixelSums) -> Tensor:
-    """Pixel-mean binary cross-entropy of each mask over its counted pixels, [m]; 0 if no pixel counts."""
+    """Pixel-mean cross-entropy (or focal loss) of each mask over its counted pixels, [m]; 0 if no pixel counts."""
     return sums.cross_entropy / sums.counted.clamp(min=1)
 
 

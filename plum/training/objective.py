@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inputs.bio_labels import Tag
 from plum.losses.losses import bio_accuracy, compute_losses, weighted_sum, with_tags_in_scope
-from plum.losses.mask_losses import losses_by_mask, sum_pixels
+from plum.losses.mask_losses import focal_of, losses_by_mask, sum_pixels
 from plum.models.grounded_lmm import GroundedLMM
 from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, ImageFeatures, LossTerms
 from plum.train_config import LossConfig, PretextConfig
@@ -96,7 +96,8 @@ class Objective(nn.Module):
             return images.embeddings.new_zeros(())
         sam = self.model.sam
         logits = sam.decode_masks(images.embeddings[asked.image], asked.queries, None, sam.dense_position())
-        overlaps, bces = losses_by_mask(sum_pixels(logits, asked.targets, asked.is_counted), self.losses)
+        sums = sum_pixels(logits, asked.targets, asked.is_counted, focal=focal_of(self.losses))
+        overlaps, bces = losses_by_mask(sums, self.losses)
         return self.losses.mask_overlap * overlaps.mean() + self.losses.mask_bce * bces.mean()
 
     def _pretext_loss(self, images: ImageFeatures, batch: Batch) -> Tensor:

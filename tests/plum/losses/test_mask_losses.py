@@ -11,8 +11,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from plum.config import SpecialTokensConfig
 from plum.losses import mask_losses as mask_sums
 from plum.losses.mask_losses import (
+    Focal,
     bce_loss,
     dice_loss,
+    focal_of,
     focal_tversky_loss,
     losses_by_mask,
     mask_losses,
@@ -252,3 +254,48 @@ def test_shapes_that_do_not_belong_together_are_refused(num_logits: int, num_mas
         sum_pixels(torch.zeros(num_logits, 4, 4), targets, counted)
     with pytest.raises(ValueError, match="resized to"):
         sum_pixels(torch.zeros(2, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool), None, (torch.ones(5, 4),) * 2)
+
+
+def test_the_focal_loss_of_a_pixel_by_hand() -> None:
+    """Alpha .25, gamma 2: p = 3/4 true: .25 (1/4)^2 log 4/3; p = 3/4 false: .75 (3/4)^2 log 4, and the two mirrored."""
+    true, false = 0.25 * 0.25**2 * math.log(4 / 3), 0.75 * 0.75**2 * math.log(4)
+    missed, right = 0.25 * 0.75**2 * math.log(4), 0.75 * 0.25**2 * math.log(4 / 3)
+    config = LossConfig(pixel_loss="focal")
+    assert focal_of(config) == Focal(0.25, 2.0)
+    assert focal_of(LossConfig()) is None
+    _, loss = losses_by_mask(sum_pixels(LOGITS, TARGETS, None, focal=focal_of(config)), config)
+    assert float(loss) == pytest.approx((true + false + missed + right) / 4, rel=1e-6)
+    # Without focus and with equal weights it is half the cross-entropy.
+    plain = sum_pixels(LOGITS, TARGETS, None, focal=Focal(0.5, 0.0))
+    assert float(bce_loss(plain)) == pytest.approx(float(bce(LOGITS, TARGETS)) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("has_ignored", [False, True])
+def test_the_focal_loss_has_autograds_gradient(has_ignored: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    low = torch.randn(3, 5, 5, generator=generator, dtype=torch.float32).mul(3).requires_grad_()
+    targets = torch.rand(3, 9, 7, generator=generator) > 0.5
+    counted = torch.rand(3, 9, 7, generator=generator) > 0.3 if has_ignored else None
+    resize = (torch.rand(9, 5, generator=generator), torch.rand(7, 5, generator=generator))
+    focal = Focal(0.3, 1.5)
+    logits = resize[0] @ low @ resize[1].T
+    signed = logits * (2 * targets.float() - 1)
+    weight = torch.where(targets, focal.alpha, 1 - focal.alpha)
+    pixels = weight * (1 - signed.sigmoid()) ** focal.gamma * -torch.nn.functional.logsigmoid(signed)
+    expected = (pixels if counted is None else pixels * counted).sum((1, 2))
+    sums = sum_pixels(low, targets, counted, resize, focal)
+    torch.testing.assert_close(sums.cross_entropy, expected)
+    scale = torch.tensor([1.0, -2.0, 0.5])
+    (ours,) = torch.autograd.grad((sums.cross_entropy * scale + sums.both + 0.3 * sums.predicted).sum(), low)
+    kept = 1.0 if counted is None else counted.float()
+    both = (logits.sigmoid() * targets * kept).sum((1, 2)) + 0.3 * (logits.sigmoid() * kept).sum((1, 2))
+    (theirs,) = torch.autograd.grad((expected * scale + both).sum(), low)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_focal_loss_reaches_a_batch() -> None:
+    batch = make_batch((2, 1))
+    logits = make_logits(batch)
+    plain, focal = mask_losses(logits, batch, LossConfig()), mask_losses(logits, batch, LossConfig(pixel_loss="focal"))
+    assert torch.equal(plain[0], focal[0])
+    assert float(focal[1]) < 0.5 * float(plain[1])
