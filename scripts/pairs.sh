@@ -35,9 +35,9 @@ for seed in ${SEEDS:-1 2 3}; do
     overlay=()
     [ ! -f "configs/pairs/$variant.yaml" ] || overlay=(--config "configs/pairs/$variant.yaml")
     "${launch[@]}" "$config" "${overlay[@]}" --init_from "$stage0/model" --run_dir "$run" --seed "$seed" "${updates[@]}"
-    python -m partonomy run mixedparts --root "$data/pairs_val" --model plum --checkpoint "$run/model" --output "$run/mixedparts" \
+    python -m partonomy run mixedparts --root "$data/pairs_val" --model plum --checkpoint "$run/model" --output "$runs/scores/${variant}_seed$seed" \
       --embedding_model char-ngram-tfidf --resume
   done
 done
-python -m partonomy tables "$runs"/*_seed*/mixedparts | tee "$runs/table.txt"
+python -m partonomy tables "$runs"/scores/* | tee "$runs/table.txt"
 printf '\n%d s in total; table: %s\n' "$SECONDS" "$runs/table.txt"
