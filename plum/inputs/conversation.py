@@ -22,7 +22,7 @@ IMAGE_TOKEN = "<image>"
 IMAGE_START, IMAGE_END = "<im_start>", "<im_end>"
 BEGIN_TOKEN = "<s>"
 END_TOKEN = "</s>"
-_IMAGE_NAMES = re.compile(r"(\s*\(IMAGE\d+\))+")
+_IMAGE_NAMES = re.compile(r"(\s*\(IMAGE\d{1,9}\))+")
 CONTROL_TOKENS = (IMAGE_TOKEN, BEGIN_TOKEN, END_TOKEN, IMAGE_START, IMAGE_END)
 
 

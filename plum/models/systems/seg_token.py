@@ -165,7 +165,7 @@ def read_marks(answer: str) -> list[SegMark]:
     for number, (start, end) in enumerate(places):
         next_start = places[number + 1][0] if number + 1 < len(places) else len(answer)
         after = answer[end:next_start].split(PHRASE_START, maxsplit=1)[0]
-        name = re.search(r"\(IMAGE(\d+)\)", after)
+        name = re.search(r"\(IMAGE(\d{1,9})\)", after)
         image = int(name[1]) - 1 if name else None
         before = answer[marks[-1].seg.end : start] if marks else answer[:start]
         if marks and marks[-1].image is not None and not re.sub(_IMAGE_NAMES, "", before).strip():

@@ -318,6 +318,7 @@ def test_names_follow_phrases_that_overlap() -> None:
         ("<p> leg </p> [SEG] and <p> arm </p> [SEG] (IMAGE1)", [("leg", None), ("arm", 0)]),
         ("<p> leg </p> [SEG] (IMAGE9)", [("leg", 8)]),
         ("<p> leg </p> [SEG] (IMAGE0)", [("leg", None)]),
+        (f"<p> leg </p> [SEG] (IMAGE{'9' * 5000})", [("leg", None)]),
         ("the leg [SEG] (IMAGE1) and the arm [SEG] (IMAGE2).", [("leg", 0), ("arm", 1)]),
         ("the leg [SEG] (IMAGE1) arm [SEG]", [("leg", 0), ("arm", None)]),
         ("<p> leg <p> arm </p> [SEG]", [("arm", None)]),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from partonomy.datasets.grounded_text import clean_label, mark_answer, read_marks
+from partonomy.datasets.grounded_text import clean_label
 from partonomy.datasets.mixed_parts import PairObject, PairPart, PairSample, PairTask
 from partonomy.questions.mixed_parts.texts import DEFAULT_TEMPLATES, PairTexts, draws_of, load_pair_templates
 from partonomy.structures import RLE
@@ -50,23 +50,22 @@ def targets_of(sample: PairSample) -> list[tuple[str, int, object]]:
 @pytest.mark.parametrize("sample", SAMPLES)
 @pytest.mark.parametrize("is_shuffled", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_a_marked_answer_gives_back_the_targets(sample: PairSample, is_shuffled: bool, seed: int) -> None:
+def test_an_answer_gives_back_the_targets(sample: PairSample, is_shuffled: bool, seed: int) -> None:
     texts = render(sample, seed, is_shuffled=is_shuffled)
-    marks = read_marks(mark_answer(texts.answer, 2), 2)
-    found = [(clean_label(mark.phrase), mark.image, made) for mark, made in zip(marks, texts.masks, strict=True)]
+    phrases = [texts.answer.text[span.start : span.end] for span in texts.answer.spans]
+    found = list(zip(map(clean_label, phrases), texts.answer.images, texts.masks, strict=True))
     assert sorted(found, key=str) == sorted(targets_of(sample), key=str)
     assert "{" not in texts.question + texts.answer.text
 
 
 def test_the_forms_of_answers() -> None:
-    common = mark_answer(render(COMMON).answer, 2)
-    assert (
-        "<p> the leg </p> [SEG] (IMAGE1) [SEG] (IMAGE2) and <p> the seat </p> [SEG] (IMAGE1) [SEG] (IMAGE2)." in common
-    )
-    assert "<p> the chair </p> [SEG] (IMAGE1) and <p> the stool </p> [SEG] (IMAGE2). " in common
-    unique = mark_answer(render(UNIQUE).answer, 2)
-    assert "<p> the chair </p> [SEG] (IMAGE1) [SEG] (IMAGE2). " in unique
-    assert "<p> the arm </p> [SEG] (IMAGE1) and <p> the wheel </p> [SEG] (IMAGE2)." in unique
+    common, unique = render(COMMON).answer, render(UNIQUE).answer
+    assert "the chair and the stool. " in common.text
+    assert common.text.endswith("the leg and the seat.")
+    assert common.images == (0, 1, 0, 1, 0, 1)
+    assert "the chair. " in unique.text
+    assert unique.text.endswith("the arm and the wheel.")
+    assert unique.images == (0, 1, 0, 1)
     assert " the cat, the dog and the tree." in render(OBJECTS).answer.text
     assert render(OBJECTS).answer.text.count(".") == 1
 
