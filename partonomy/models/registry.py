@@ -6,7 +6,6 @@ a model, write a class (`partonomy.models.contract`) and pass it as `--model pac
 
 import importlib
 import inspect
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -26,6 +25,14 @@ from partonomy.models.chat_endpoint import (
     refuse_key_in_settings,
 )
 from partonomy.models.contract import GroundedModel
+from partonomy.models.open_vocabulary import check_segmenter, load_open_vocabulary_model
+from partonomy.models.segmenter_options import (
+    NAMED_SEGMENTERS,
+    find_models,
+    hash_models,
+    parse_named_options,
+    parse_options,
+)
 
 PLUM, TRANSFORMERS, CHAT, OPEN_VOCABULARY = "plum", "transformers", "chat", "open_vocabulary"
 NAMED_MODELS: Final = (PLUM, *BUILTIN_MODELS, TRANSFORMERS, CHAT, OPEN_VOCABULARY)
@@ -51,8 +58,9 @@ _MODELS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "request_options": (CHAT,),
     "request_timeout": (CHAT,),
     "max_reply_mb": (CHAT,),
-    "dtype": CHECKPOINTED,
+    "dtype": (*CHECKPOINTED, OPEN_VOCABULARY),
     "segmenter": (OPEN_VOCABULARY,),
+    "segmenter_options": (OPEN_VOCABULARY,),
 }
 """Flag -> the models that it applies to."""
 
@@ -80,9 +88,15 @@ class ModelSettings:
             default 120. It is retried, then the question fails.
         max_reply_mb: chat only; maximum size of a reply in MB; default 4. After a larger one the request is repeated,
             then the question fails.
-        dtype: plum and transformers only; auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16 or float16.
+        dtype: plum, transformers and named segmenters only; auto (bfloat16 on a GPU, float32 elsewhere; for a segmenter
+            float32 everywhere), float32, bfloat16 or float16.
         max_new_tokens: Maximum length of the model's own answer in tokens; default the benchmark's.
-        segmenter: open_vocabulary only; your segmenter as package.module:Class.
+        segmenter: open_vocabulary only; grounded_sam2, sam3, clipseg, owlv2_sam2, or your own as package.module:Class.
+        segmenter_options: open_vocabulary only; JSON object with the segmenter's options. grounded_sam2 takes the
+            models detector and sam and a threshold (0.25); owlv2_sam2 the same (0.1); sam3 takes model, threshold (0.5)
+            and mask_threshold (0.5); clipseg takes model and threshold (0.5). A model is a local folder or the name of
+            one of the Hugging Face Hub. All four take phrases_per_call (16). For a class of your own they are the
+            arguments of its constructor.
     """
 
     FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset(
@@ -110,6 +124,7 @@ class ModelSettings:
     max_reply_mb: float | None = None
     dtype: str = AUTO_DTYPE
     max_new_tokens: int | None = None
+    segmenter_options: str | None = None
 
     @property
     def is_class(self) -> bool:
@@ -129,6 +144,9 @@ class ModelSettings:
         self._check()
         if self.model in BUILTIN_MODELS:
             return replace(self, device="cpu")
+        if self.segmenter is not None and self.segmenter in NAMED_SEGMENTERS:
+            options = parse_named_options(self.segmenter, self.segmenter_options)
+            return replace(self, segmenter_options=options.to_json())
         if self.model != CHAT:
             return self
         resolved = replace(
@@ -174,8 +192,23 @@ class ModelSettings:
         )
 
     def checkpoint_hash(self) -> str | None:
-        """Return the SHA-256 of the checkpoint's configuration, tokenizer, template and weights, if there is one."""
+        """Return the SHA-256 of the checkpoint's configuration, tokenizer, template and weights, if there is one.
+
+        For a named segmenter, it covers all of its model folders.
+        """
+        if self.segmenter is not None and self.segmenter in NAMED_SEGMENTERS:
+            options = parse_named_options(self.segmenter, self.segmenter_options)
+            return hash_models(find_models(self.segmenter, options))
         return None if self.checkpoint is None else hash_checkpoint(Path(self.checkpoint))
+
+    def compared_segmenter_options(self) -> dict[str, Any]:
+        """Return the segmenter's options that a resumed run must share, by name.
+
+        The folders of a named segmenter are not among them, because the hash of their content is compared instead.
+        """
+        if self.segmenter is not None and self.segmenter in NAMED_SEGMENTERS:
+            return dict(parse_named_options(self.segmenter, self.segmenter_options).values())
+        return parse_options(self.segmenter_options, "--segmenter_options")
 
     def _check(self) -> None:
         if self.model not in NAMED_MODELS and not self.is_class:
@@ -202,16 +235,23 @@ class ModelSettings:
                 )
         if self.model == CHAT and (self.endpoint is None or self.model_name is None):
             raise ValueError("--model chat needs --endpoint and --model_name")
-        if self.model == OPEN_VOCABULARY and self.segmenter is None:
-            raise ValueError("--model open_vocabulary needs --segmenter package.module:Class")
+        self._check_segmenter()
         self._check_imports()
+
+    def _check_segmenter(self) -> None:
+        if self.model == OPEN_VOCABULARY and self.segmenter is None:
+            raise ValueError(
+                f"--model open_vocabulary needs --segmenter {'|'.join(NAMED_SEGMENTERS)} or package.module:Class"
+            )
+        if self.dtype != AUTO_DTYPE and self.model == OPEN_VOCABULARY and self.segmenter not in NAMED_SEGMENTERS:
+            raise ValueError(f"--dtype belongs to named segmenters, not to {self.segmenter}")
 
     def _check_imports(self) -> None:
         """Import the user's own classes before anything is written."""
         if self.is_class:
-            check_class(self.model, parse_options(self.model_options))
+            check_class(self.model, parse_options(self.model_options, "--model_options"))
         if self.segmenter is not None:
-            import_name(self.segmenter, "--segmenter")
+            check_segmenter(self.segmenter, self.segmenter_options)
 
 
 def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tokens: int) -> GroundedModel:
@@ -232,13 +272,11 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
         cache = Path(settings.answer_cache)
         return build_chat_model(settings.chat(), settings.api_key_env, cache, max_new_tokens, settings.retry_policy())
     if settings.is_class:
-        return load_class(settings.model, parse_options(settings.model_options), max_new_tokens)
+        return load_class(settings.model, parse_options(settings.model_options, "--model_options"), max_new_tokens)
     device = resolve_device(settings.device, local_rank)
     if settings.model == OPEN_VOCABULARY:
-        from partonomy.models.open_vocabulary import load_open_vocabulary_model  # noqa: PLC0415
-
         assert settings.segmenter is not None  # resolve has checked it
-        return load_open_vocabulary_model(settings.segmenter, device)
+        return load_open_vocabulary_model(settings.segmenter, device, settings.segmenter_options, settings.dtype)
     assert settings.checkpoint is not None  # resolve has checked it
     if settings.model == TRANSFORMERS:
         from partonomy.models.transformers_model import load_transformers_model  # noqa: PLC0415  (torch)
@@ -312,21 +350,6 @@ def import_name(name: str, what: str) -> Any:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{what}: {name!r} cannot be imported ({error}); write package.module:Class") from error
-
-
-def parse_options(text: str | None) -> dict[str, Any]:
-    """Read `--model_options`.
-
-    Raises:
-        ValueError: The text is not a JSON object.
-    """
-    try:
-        options = json.loads(text or "{}")
-    except ValueError as error:
-        raise ValueError(f"--model_options is not JSON: {error}") from error
-    if not isinstance(options, dict):
-        raise ValueError(f"--model_options must be a JSON object of arguments, got {text}")
-    return options
 
 
 def resolve_device(device: str, local_rank: int) -> str:
