@@ -18,12 +18,14 @@ from partonomy.models.bounds import BUILTIN_MODELS
 from partonomy.models.chat_endpoint import (
     DEFAULT_OPTIONS,
     IMAGE_FORMATS,
+    ChatEndpointModel,
     ChatSettings,
     RetryPolicy,
     build_chat_model,
     read_key,
     refuse_key_in_settings,
 )
+from partonomy.models.chat_segmenter import NAMING_PROMPT, ChatSegmenterModel
 from partonomy.models.contract import GroundedModel
 from partonomy.models.open_vocabulary import check_segmenter, load_open_vocabulary_model
 from partonomy.models.segmenter_options import (
@@ -35,8 +37,13 @@ from partonomy.models.segmenter_options import (
 )
 
 PLUM, TRANSFORMERS, CHAT, OPEN_VOCABULARY = "plum", "transformers", "chat", "open_vocabulary"
-NAMED_MODELS: Final = (PLUM, *BUILTIN_MODELS, TRANSFORMERS, CHAT, OPEN_VOCABULARY)
+CHAT_SEGMENTER: Final = "chat_segmenter"
+NAMED_MODELS: Final = (PLUM, *BUILTIN_MODELS, TRANSFORMERS, CHAT, OPEN_VOCABULARY, CHAT_SEGMENTER)
 CHECKPOINTED: Final = (PLUM, TRANSFORMERS)
+CHAT_MODELS: Final = (CHAT, CHAT_SEGMENTER)
+"""Models that ask a chat endpoint."""
+SEGMENTING: Final = (OPEN_VOCABULARY, CHAT_SEGMENTER)
+"""Models that take a segmenter."""
 CACHE_FOLDER: Final = "answer_cache"
 AUTO_DTYPE: Final = "auto"
 DTYPES: Final = (AUTO_DTYPE, "float32", "bfloat16", "float16")
@@ -50,17 +57,18 @@ _MODELS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "checkpoint": CHECKPOINTED,
     "base": (PLUM,),
     "sam_cache": (PLUM,),
-    "endpoint": (CHAT,),
-    "model_name": (CHAT,),
-    "api_key_env": (CHAT,),
-    "answer_cache": (CHAT,),
-    "image_format": (CHAT,),
-    "request_options": (CHAT,),
-    "request_timeout": (CHAT,),
-    "max_reply_mb": (CHAT,),
-    "dtype": (*CHECKPOINTED, OPEN_VOCABULARY),
-    "segmenter": (OPEN_VOCABULARY,),
-    "segmenter_options": (OPEN_VOCABULARY,),
+    "endpoint": CHAT_MODELS,
+    "model_name": CHAT_MODELS,
+    "api_key_env": CHAT_MODELS,
+    "answer_cache": CHAT_MODELS,
+    "image_format": CHAT_MODELS,
+    "request_options": CHAT_MODELS,
+    "request_timeout": CHAT_MODELS,
+    "max_reply_mb": CHAT_MODELS,
+    "dtype": (*CHECKPOINTED, *SEGMENTING),
+    "segmenter": SEGMENTING,
+    "segmenter_options": SEGMENTING,
+    "naming_prompt": (CHAT_SEGMENTER,),
 }
 """Flag -> the models that it applies to."""
 
@@ -70,33 +78,36 @@ class ModelSettings:
     """The model, and the settings of its kind.
 
     Attributes:
-        model: plum, transformers, chat, open_vocabulary, a bound without weights (oracle, random, empty), or your own
+        model: plum, transformers, chat, open_vocabulary, chat_segmenter (a chat endpoint names the parts, and a
+            segmenter segments them), a bound without weights (oracle, random, empty), or your own
             class as package.module:Class (see partonomy/models/contract.py).
         checkpoint: folder of an exported PLUM model (plum) or of a transformers model (transformers).
         base: plum only; switch the adapters off to run the base model.
         device: auto (each rank takes its own GPU), cpu, cuda, cuda:1, mps, ...
         sam_cache: plum only; folder to cache SAM's image embeddings in, so that later runs with the same SAM skip it.
         model_options: own class only; JSON object with the arguments of its constructor.
-        endpoint: chat only; address, e.g. http://localhost:8000/v1.
-        model_name: chat only; name of the model to request from the endpoint.
-        api_key_env: chat only; environment variable that holds the API key; default OPENAI_API_KEY if it is set.
-        answer_cache: chat only; folder of cached answers; default answer_cache next to the output folder.
-        image_format: chat only; png or jpeg; default png.
-        request_options: chat only; JSON options of every request; default {"temperature": 0}. The benchmark's maximum
-            answer length is added as max_tokens, unless the options have max_tokens or max_completion_tokens.
-        request_timeout: chat only; deadline of one request in seconds, from the connection to the reply's last byte;
-            default 120. It is retried, then the question fails.
-        max_reply_mb: chat only; maximum size of a reply in MB; default 4. After a larger one the request is repeated,
-            then the question fails.
+        endpoint: chat models only; address, e.g. http://localhost:8000/v1.
+        model_name: chat models only; name of the model to request from the endpoint.
+        api_key_env: chat models only; environment variable that holds the API key; default OPENAI_API_KEY if it is set.
+        answer_cache: chat models only; folder of cached answers; default answer_cache next to the output folder.
+        image_format: chat models only; png or jpeg; default png.
+        request_options: chat models only; JSON options of every request; default {"temperature": 0}. The benchmark's
+            maximum answer length is added as max_tokens, unless the options have max_tokens or max_completion_tokens.
+        request_timeout: chat models only; deadline of one request in seconds, from the connection to the reply's last
+            byte; default 120. It is retried, then the question fails.
+        max_reply_mb: chat models only; maximum size of a reply in MB; default 4. After a larger one the request is
+            repeated, then the question fails.
         dtype: plum, transformers and named segmenters only; auto (bfloat16 on a GPU, float32 elsewhere; for a segmenter
             float32 everywhere), float32, bfloat16 or float16.
         max_new_tokens: Maximum length of the model's own answer in tokens; default the benchmark's.
-        segmenter: open_vocabulary only; grounded_sam2, sam3, clipseg, owlv2_sam2, or your own as package.module:Class.
-        segmenter_options: open_vocabulary only; JSON object with the segmenter's options. grounded_sam2 takes the
-            models detector and sam and a threshold (0.25); owlv2_sam2 the same (0.1); sam3 takes model, threshold (0.5)
-            and mask_threshold (0.5); clipseg takes model and threshold (0.5). A model is a local folder or the name of
-            one of the Hugging Face Hub. All four take phrases_per_call (16). For a class of your own they are the
-            arguments of its constructor.
+        segmenter: open_vocabulary and chat_segmenter only; grounded_sam2, sam3, clipseg, owlv2_sam2, or your own as
+            package.module:Class.
+        segmenter_options: open_vocabulary and chat_segmenter only; JSON object with the segmenter's options.
+            grounded_sam2 takes the models detector and sam and a threshold (0.25); owlv2_sam2 the same (0.1); sam3
+            takes model, threshold (0.5) and mask_threshold (0.5); clipseg takes model and threshold (0.5). A model is a
+            local folder or the name of one of the Hugging Face Hub. All four take phrases_per_call (16). For a class of
+            your own they are the arguments of its constructor.
+        naming_prompt: chat_segmenter only; text that follows a question when the endpoint names the parts.
     """
 
     FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset(
@@ -125,6 +136,7 @@ class ModelSettings:
     dtype: str = AUTO_DTYPE
     max_new_tokens: int | None = None
     segmenter_options: str | None = None
+    naming_prompt: str | None = None
 
     @property
     def is_class(self) -> bool:
@@ -144,14 +156,18 @@ class ModelSettings:
         self._check()
         if self.model in BUILTIN_MODELS:
             return replace(self, device="cpu")
+        resolved = self
         if self.segmenter is not None and self.segmenter in NAMED_SEGMENTERS:
             options = parse_named_options(self.segmenter, self.segmenter_options)
-            return replace(self, segmenter_options=options.to_json())
-        if self.model != CHAT:
-            return self
+            resolved = replace(self, segmenter_options=options.to_json())
+        if self.model not in CHAT_MODELS:
+            return resolved
+        if self.model == CHAT:
+            resolved = replace(resolved, device="cpu")
+        else:
+            resolved = replace(resolved, naming_prompt=self.naming_prompt or NAMING_PROMPT)
         resolved = replace(
-            self,
-            device="cpu",
+            resolved,
             answer_cache=self.answer_cache or str(output.parent / CACHE_FOLDER),
             image_format=self.image_format or IMAGE_FORMATS[0],
             request_options=self.request_options or DEFAULT_OPTIONS,
@@ -233,17 +249,17 @@ class ModelSettings:
                     f"--checkpoint {self.checkpoint} is not a folder; download a model of the Hugging Face Hub first "
                     "(hf download ORG/NAME --local-dir FOLDER) and name its folder"
                 )
-        if self.model == CHAT and (self.endpoint is None or self.model_name is None):
-            raise ValueError("--model chat needs --endpoint and --model_name")
+        if self.model in CHAT_MODELS and (self.endpoint is None or self.model_name is None):
+            raise ValueError(f"--model {self.model} needs --endpoint and --model_name")
         self._check_segmenter()
         self._check_imports()
 
     def _check_segmenter(self) -> None:
-        if self.model == OPEN_VOCABULARY and self.segmenter is None:
+        if self.model in SEGMENTING and self.segmenter is None:
             raise ValueError(
-                f"--model open_vocabulary needs --segmenter {'|'.join(NAMED_SEGMENTERS)} or package.module:Class"
+                f"--model {self.model} needs --segmenter {'|'.join(NAMED_SEGMENTERS)} or package.module:Class"
             )
-        if self.dtype != AUTO_DTYPE and self.model == OPEN_VOCABULARY and self.segmenter not in NAMED_SEGMENTERS:
+        if self.dtype != AUTO_DTYPE and self.model in SEGMENTING and self.segmenter not in NAMED_SEGMENTERS:
             raise ValueError(f"--dtype belongs to named segmenters, not to {self.segmenter}")
 
     def _check_imports(self) -> None:
@@ -268,15 +284,15 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
     if settings.model in BUILTIN_MODELS:
         return BUILTIN_MODELS[settings.model](seed)
     if settings.model == CHAT:
-        assert settings.answer_cache is not None  # resolve has filled it in
-        cache = Path(settings.answer_cache)
-        return build_chat_model(settings.chat(), settings.api_key_env, cache, max_new_tokens, settings.retry_policy())
+        return _build_chat(settings, max_new_tokens)
     if settings.is_class:
         return load_class(settings.model, parse_options(settings.model_options, "--model_options"), max_new_tokens)
     device = resolve_device(settings.device, local_rank)
-    if settings.model == OPEN_VOCABULARY:
+    if settings.model in SEGMENTING:
         assert settings.segmenter is not None  # resolve has checked it
-        return load_open_vocabulary_model(settings.segmenter, device, settings.segmenter_options, settings.dtype)
+        chat = _build_chat(settings, max_new_tokens) if settings.model == CHAT_SEGMENTER else None
+        found = load_open_vocabulary_model(settings.segmenter, device, settings.segmenter_options, settings.dtype)
+        return found if chat is None else ChatSegmenterModel(chat, found, settings.naming_prompt or NAMING_PROMPT)
     assert settings.checkpoint is not None  # resolve has checked it
     if settings.model == TRANSFORMERS:
         from partonomy.models.transformers_model import load_transformers_model  # noqa: PLC0415  (torch)
@@ -292,6 +308,12 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
         dtype=settings.dtype,
     )
     return model
+
+
+def _build_chat(settings: ModelSettings, max_new_tokens: int) -> ChatEndpointModel:
+    assert settings.answer_cache is not None  # resolve has filled it in
+    cache = Path(settings.answer_cache)
+    return build_chat_model(settings.chat(), settings.api_key_env, cache, max_new_tokens, settings.retry_policy())
 
 
 def check_class(name: str, options: Mapping[str, Any]) -> Any:
