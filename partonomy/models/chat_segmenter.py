@@ -87,6 +87,7 @@ class ChatSegmenterModel:
 
     def __init__(self, chat: ChatEndpointModel, segmenter: OpenVocabularyModel, prompt: str = NAMING_PROMPT) -> None:
         self.name = f"chat_segmenter:{chat.name.partition(':')[2]}+{segmenter.name.partition(':')[2]}"
+        self.max_concurrent = chat.max_concurrent
         self.device = segmenter.device
         self.dtype = getattr(segmenter, "dtype", None)
         self._chat = chat
@@ -101,6 +102,10 @@ class ChatSegmenterModel:
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
         """Return the endpoint's answer in words; see `ChatEndpointModel.reply`."""
         return self._chat.reply(image, turns)
+
+    def stop(self) -> None:
+        """See `ChatEndpointModel.stop`."""
+        self._chat.stop()
 
     def segment(self, image: np.ndarray, turns: Sequence[Turn], answer: str, spans: Sequence[CharSpan]) -> np.ndarray:
         """Return the segmenter's mask of each phrase of the given answer."""

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, Self
 from partonomy.files import hash_files
 from partonomy.models.bounds import BUILTIN_MODELS
 from partonomy.models.chat_endpoint import (
+    DEFAULT_CONCURRENT,
     DEFAULT_OPTIONS,
     IMAGE_FORMATS,
     ChatEndpointModel,
@@ -65,6 +66,8 @@ _MODELS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "request_options": CHAT_MODELS,
     "request_timeout": CHAT_MODELS,
     "max_reply_mb": CHAT_MODELS,
+    "max_image_side": CHAT_MODELS,
+    "concurrent_requests": CHAT_MODELS,
     "dtype": (*CHECKPOINTED, *SEGMENTING),
     "segmenter": SEGMENTING,
     "segmenter_options": SEGMENTING,
@@ -108,10 +111,22 @@ class ModelSettings:
             local folder or the name of one of the Hugging Face Hub. All four take phrases_per_call (16). For a class of
             your own they are the arguments of its constructor.
         naming_prompt: chat_segmenter only; text that follows a question when the endpoint names the parts.
+        max_image_side: chat models only; longest side in pixels that the endpoint takes; larger images are shrunk
+            before they are sent. Default: images are sent as they are.
+        concurrent_requests: chat models only; maximum number of requests at a time, per process (--num_procs); default
+            8. It does not change the records.
     """
 
     FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset(
-        {"checkpoint", "sam_cache", "api_key_env", "answer_cache", "request_timeout", "max_reply_mb"}
+        {
+            "checkpoint",
+            "sam_cache",
+            "api_key_env",
+            "answer_cache",
+            "request_timeout",
+            "max_reply_mb",
+            "concurrent_requests",
+        }
     )
     """Settings that may differ when a run is resumed, because they do not change its records; the hash of a
     checkpoint is compared instead of its path."""
@@ -137,6 +152,8 @@ class ModelSettings:
     max_new_tokens: int | None = None
     segmenter_options: str | None = None
     naming_prompt: str | None = None
+    max_image_side: int | None = None
+    concurrent_requests: int | None = None
 
     @property
     def is_class(self) -> bool:
@@ -186,7 +203,9 @@ class ModelSettings:
         assert self.model_name is not None
         assert self.image_format is not None
         assert self.request_options is not None
-        return ChatSettings(self.endpoint, self.model_name, self.image_format, self.request_options)
+        return ChatSettings(
+            self.endpoint, self.model_name, self.image_format, self.request_options, self.max_image_side
+        )
 
     def retry_policy(self) -> RetryPolicy:
         """Return when requests to a chat endpoint are given up and retried.
@@ -195,6 +214,8 @@ class ModelSettings:
             ValueError: A limit is not positive.
         """
         policy = RetryPolicy()
+        if self.concurrent_requests is not None and self.concurrent_requests < 1:
+            raise ValueError(f"--concurrent_requests must be at least 1, got {self.concurrent_requests}")
         for flag in ("request_timeout", "max_reply_mb"):
             value = getattr(self, flag)
             if value is not None and not 0 < value < math.inf:
@@ -313,7 +334,14 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
 def _build_chat(settings: ModelSettings, max_new_tokens: int) -> ChatEndpointModel:
     assert settings.answer_cache is not None  # resolve has filled it in
     cache = Path(settings.answer_cache)
-    return build_chat_model(settings.chat(), settings.api_key_env, cache, max_new_tokens, settings.retry_policy())
+    return build_chat_model(
+        settings.chat(),
+        settings.api_key_env,
+        cache,
+        max_new_tokens,
+        policy=settings.retry_policy(),
+        max_concurrent=settings.concurrent_requests or DEFAULT_CONCURRENT,
+    )
 
 
 def check_class(name: str, options: Mapping[str, Any]) -> Any:
