@@ -108,7 +108,7 @@ class ModelSettings:
         segmenter_options: open_vocabulary and chat_segmenter only; JSON object with the segmenter's options.
             grounded_sam2 takes the models detector and sam and a threshold (0.25); owlv2_sam2 the same (0.1); sam3
             takes model, threshold (0.5) and mask_threshold (0.5); clipseg takes model and threshold (0.5). A model is a
-            local folder or the name of one of the Hugging Face Hub. All four take phrases_per_call (16). For a class of
+            local folder or the name of one of the Hugging Face Hub. All four take phrases_per_call (8). For a class of
             your own they are the arguments of its constructor.
         naming_prompt: chat_segmenter only; text that follows a question when the endpoint names the parts.
         max_image_side: chat models only; longest side in pixels that the endpoint takes; larger images are shrunk
@@ -241,10 +241,11 @@ class ModelSettings:
     def compared_segmenter_options(self) -> dict[str, Any]:
         """Return the segmenter's options that a resumed run must share, by name.
 
-        The folders of a named segmenter are not among them, because the hash of their content is compared instead.
+        Of a named segmenter these are the thresholds. The hash of its models is compared instead of their folders, and
+        the number of phrases per call changes masks by rounding alone.
         """
         if self.segmenter is not None and self.segmenter in NAMED_SEGMENTERS:
-            return dict(parse_named_options(self.segmenter, self.segmenter_options).values())
+            return dict(parse_named_options(self.segmenter, self.segmenter_options).thresholds)
         return parse_options(self.segmenter_options, "--segmenter_options")
 
     def _check(self) -> None:

@@ -19,7 +19,7 @@ from partonomy.files import hash_files, hash_json, read_json
 GROUNDED_SAM2, SAM3, CLIPSEG, OWLV2_SAM2 = "grounded_sam2", "sam3", "clipseg", "owlv2_sam2"
 DETECTOR, SAM, MODEL = "detector", "sam", "model"
 THRESHOLD, MASK_THRESHOLD, PHRASES_PER_CALL = "threshold", "mask_threshold", "phrases_per_call"
-DEFAULT_PHRASES_PER_CALL: Final = 16
+DEFAULT_PHRASES_PER_CALL: Final = 8
 HASHED_SUFFIXES: Final = frozenset({".json", ".safetensors", ".model", ".jinja", ".txt"})
 """The files of a model folder that its results depend on: configuration, weights, tokenizer and its word list."""
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -74,13 +74,9 @@ class SegmenterOptions:
     thresholds: Mapping[str, float]
     phrases_per_call: int = DEFAULT_PHRASES_PER_CALL
 
-    def values(self) -> dict[str, float]:
-        """Return the options that are numbers."""
-        return {**self.thresholds, PHRASES_PER_CALL: self.phrases_per_call}
-
     def to_json(self) -> str:
         """Return all options, defaults included, as the JSON text that `parse_named_options` reads."""
-        return json.dumps({**self.models, **self.values()})
+        return json.dumps({**self.models, **self.thresholds, PHRASES_PER_CALL: self.phrases_per_call})
 
 
 def parse_options(text: str | None, flag: str) -> dict[str, Any]:

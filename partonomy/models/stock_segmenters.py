@@ -58,8 +58,8 @@ KEPT_IMAGES: Final = 4
 """Number of images whose features are kept, the most recent ones."""
 BOXES_PER_CALL: Final = 64
 """Maximum number of boxes in one call of SAM 2's mask decoder, which needs several MB of memory per box."""
-MASKS_PER_RESIZE: Final = 16
-"""Maximum number of masks that are resized to the image's size together."""
+PIXELS_PER_RESIZE: Final = 1 << 26
+"""Maximum number of pixels of the masks that are resized to the image's size together; 256 MB."""
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.json", "vocab.txt")
 """The files of which a tokenizer needs at least one."""
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
@@ -562,8 +562,9 @@ def _corners(boxes: Tensor) -> Tensor:
 
 def _resized(values: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
     """Generate maps [n, h, w] resized to (H, W), bilinear."""
-    for start in range(0, len(values), MASKS_PER_RESIZE):
-        some = values[None, start : start + MASKS_PER_RESIZE]
+    num_together = max(1, PIXELS_PER_RESIZE // (size[0] * size[1]))
+    for start in range(0, len(values), num_together):
+        some = values[None, start : start + num_together]
         yield from interpolate(some, size, mode="bilinear", align_corners=False)[0]
 
 

@@ -357,7 +357,7 @@ def test_run_records_options_and_has_masks_alone(tmp_path: Path, folders: dict[s
     assert partonomy(["run", "partonomy", *run.flags()]) == 0
     summary = read_summary(run.output / "summary.json")
     recorded = summary.provenance["config"]
-    assert json.loads(recorded["model"]["segmenter_options"]) == {**run.options, "phrases_per_call": 16}
+    assert json.loads(recorded["model"]["segmenter_options"]) == {**run.options, "phrases_per_call": 8}
     assert len(recorded["checkpoint_hash"]) == 64
     assert summary.provenance["model"] == f"open_vocabulary:{name}"
     assert (summary.provenance["dtype"], summary.provenance["device"]) == ("torch.float32", "cpu")
@@ -400,7 +400,7 @@ def test_resuming_compares_thresholds_and_weights_but_not_folders(tmp_path: Path
     with pytest.raises(SystemExit, match=r"model\.segmenter_options\.threshold \(was 0\.97, now 0\.3\)"):
         main([*other.flags(), "--resume"])
     moved = shutil.copytree(folders["sam2"], tmp_path / "moved")
-    same = Run(run.questions, run.output, run.name, run.options | {"sam": str(moved)})
+    same = Run(run.questions, run.output, run.name, run.options | {"sam": str(moved), "phrases_per_call": 1})
     assert main([*same.flags(), "--resume"]) is not None
     assert untimed(run.output) == records
     weights = load_file(moved / "model.safetensors")
@@ -567,5 +567,5 @@ def test_defaults_are_written_out() -> None:
         "model": "facebook/sam3",
         "threshold": 0.3,
         "mask_threshold": 0.5,
-        "phrases_per_call": 16,
+        "phrases_per_call": 8,
     }
