@@ -188,6 +188,7 @@ class ModelSettings:
             answer_cache=self.answer_cache or str(output.parent / CACHE_FOLDER),
             image_format=self.image_format or IMAGE_FORMATS[0],
             request_options=self.request_options or DEFAULT_OPTIONS,
+            concurrent_requests=DEFAULT_CONCURRENT if self.concurrent_requests is None else self.concurrent_requests,
         )
         resolved.retry_policy()
         refuse_key_in_settings(resolved.chat(), read_key(self.api_key_env))
@@ -214,8 +215,6 @@ class ModelSettings:
             ValueError: A limit is not positive.
         """
         policy = RetryPolicy()
-        if self.concurrent_requests is not None and self.concurrent_requests < 1:
-            raise ValueError(f"--concurrent_requests must be at least 1, got {self.concurrent_requests}")
         for flag in ("request_timeout", "max_reply_mb"):
             value = getattr(self, flag)
             if value is not None and not 0 < value < math.inf:
@@ -259,8 +258,10 @@ class ModelSettings:
                 raise ValueError(f"--{flag} belongs to --model {' and '.join(models)}, not to {self.model}")
         if self.dtype not in DTYPES:
             raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"--max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        for flag in ("max_new_tokens", "concurrent_requests"):
+            value = getattr(self, flag)
+            if value is not None and value < 1:
+                raise ValueError(f"--{flag} must be at least 1, got {value}")
         if self.model_options is not None and not self.is_class:
             raise ValueError(f"--model_options belongs to --model package.module:Class, not to {self.model}")
         if self.model in CHECKPOINTED:
@@ -333,15 +334,15 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
 
 
 def _build_chat(settings: ModelSettings, max_new_tokens: int) -> ChatEndpointModel:
-    assert settings.answer_cache is not None  # resolve has filled it in
-    cache = Path(settings.answer_cache)
+    assert settings.answer_cache is not None  # resolve has filled them in
+    assert settings.concurrent_requests is not None
     return build_chat_model(
         settings.chat(),
         settings.api_key_env,
-        cache,
+        Path(settings.answer_cache),
         max_new_tokens,
         policy=settings.retry_policy(),
-        max_concurrent=settings.concurrent_requests or DEFAULT_CONCURRENT,
+        max_concurrent=settings.concurrent_requests,
     )
 
 

@@ -19,6 +19,7 @@ from transformers import (
     CLIPSegForImageSegmentation,
     GroundingDinoForObjectDetection,
     GroundingDinoProcessor,
+    MMGroundingDinoForObjectDetection,
     Owlv2ForObjectDetection,
     Sam2Model,
     Sam3Model,
@@ -49,6 +50,7 @@ from tests.partonomy.running import question_records, untimed
 from validate_partonomy import main
 
 PHRASES = ("Wheel", "tail fin")
+MM_THRESHOLD = 0.01
 TURNS = (Turn(Role.USER, "Which parts?"),)
 
 
@@ -186,6 +188,27 @@ def test_masks_equal_those_of_the_plain_models(folders: dict[str, Path], name: s
     for mask, phrase in zip(masks, PHRASES, strict=True):
         assert mask.any()
         np.testing.assert_array_equal(mask, PLAIN[name](folders, image, phrase))
+
+
+@torch.inference_mode()
+def test_mm_grounding_dino_and_the_published_form_of_sam2_are_taken(tmp_path: Path, folders: dict[str, Path]) -> None:
+    detector = tiny_segmenters.save_grounding_dino(tmp_path / "mm", is_mm=True)
+    sam = tiny_segmenters.save_sam2_video(tmp_path / "video", folders["sam2"])
+    options = {"detector": str(detector), "sam": str(sam), "threshold": MM_THRESHOLD}
+    found = segmenter_of(load_open_vocabulary_model("grounded_sam2", "cpu", json.dumps(options)))
+    image = picture()
+    found.set_image(image)
+    masks = found.segment_phrases(PHRASES)
+    pixels = GroundingDinoImageProcessorPil.from_pretrained(detector)(images=image, return_tensors="pt")
+    model = MMGroundingDinoForObjectDetection.from_pretrained(detector)
+    for mask, phrase in zip(masks, PHRASES, strict=True):
+        text = load_tokenizer(detector)(f"{phrase.lower()}.", return_tensors="pt")
+        output = model(**pixels, input_ids=text["input_ids"])
+        centre = output.pred_boxes[0, output.logits[0].sigmoid().amax(-1) > MM_THRESHOLD]
+        assert 0 < len(centre) < 12
+        size = torch.tensor([60, 40])
+        corners = torch.cat([(centre[:, :2] - centre[:, 2:] / 2) * size, (centre[:, :2] + centre[:, 2:] / 2) * size], 1)
+        np.testing.assert_array_equal(mask, plain_boxes(folders["sam2"], image, corners))
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from transformers import (
     CLIPTextConfig,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
+    MMGroundingDinoConfig,
+    MMGroundingDinoForObjectDetection,
     Owlv2Config,
     Owlv2ForObjectDetection,
     PreTrainedModel,
@@ -21,6 +23,8 @@ from transformers import (
     Sam2MaskDecoderConfig,
     Sam2Model,
     Sam2PromptEncoderConfig,
+    Sam2VideoConfig,
+    Sam2VideoModel,
     Sam2VisionConfig,
     Sam3Config,
     Sam3Model,
@@ -40,8 +44,11 @@ SCALE = 6.0
 """Factor on the random weights of the layers that decide, so that phrases and places matter."""
 
 
-def save_grounding_dino(folder: Path) -> Path:
-    """Grounding DINO: a Swin backbone of two feature maps, BERT of one layer, two decoder layers (heads are tied)."""
+def save_grounding_dino(folder: Path, is_mm: bool = False) -> Path:
+    """Grounding DINO: a Swin backbone of two feature maps, BERT of one layer, two decoder layers (heads are tied).
+
+    MM-Grounding-DINO has the same configuration.
+    """
     special = ["[PAD]"] + [f"[unused{number}]" for number in range(99)] + ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     vocabulary = {word: number for number, word in enumerate(special)}  # [CLS] is 101 and [SEP] 102, as in BERT
@@ -51,7 +58,7 @@ def save_grounding_dino(folder: Path) -> Path:
     vocabulary |= {f"[unused{number}]": number for number in range(1013, 1029)}
     tokenizer = BertTokenizerFast(vocab=vocabulary, do_lower_case=True)
     torch.manual_seed(0)
-    config = GroundingDinoConfig(
+    config = (MMGroundingDinoConfig if is_mm else GroundingDinoConfig)(
         backbone_config=SwinConfig(
             image_size=64, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4,
             out_features=["stage1", "stage2"],
@@ -62,12 +69,12 @@ def save_grounding_dino(folder: Path) -> Path:
         d_model=32, encoder_layers=1, encoder_ffn_dim=32, encoder_attention_heads=4, decoder_layers=2,
         decoder_ffn_dim=32, decoder_attention_heads=4, num_queries=12, num_feature_levels=3,
     )  # fmt: skip
-    model = GroundingDinoForObjectDetection(config)
+    model = MMGroundingDinoForObjectDetection(config) if is_mm else GroundingDinoForObjectDetection(config)
     with torch.no_grad():
         for layer in (model.model.text_projection, model.model.enc_output):
             layer.weight *= SCALE
-        for embedding in (model.bbox_embed[0].layers[-1], model.model.encoder_output_bbox_embed.layers[-1]):
-            torch.nn.init.normal_(embedding.weight, std=0.5)
+        for head in (model.bbox_embed[0].layers[-1], model.model.encoder_output_bbox_embed.layers[-1]):
+            torch.nn.init.normal_(head.weight, std=0.5)
     _save(model, folder)
     tokenizer.save_pretrained(folder)
     GroundingDinoImageProcessorPil(size={"shortest_edge": 48, "longest_edge": 80}).save_pretrained(folder)
@@ -97,6 +104,21 @@ def save_sam2(folder: Path) -> Path:
             if "weight" in name and parameter.dim() > 1:
                 parameter.mul_(SCALE)
     return _save(model, folder)
+
+
+def save_sam2_video(folder: Path, image_model: Path) -> Path:
+    """The published form of SAM 2: a video model, here around the weights of an image model."""
+    model = Sam2Model.from_pretrained(image_model)
+    parts = {name: getattr(model.config, name).to_dict() for name in model.config.sub_configs}
+    config = Sam2VideoConfig(
+        **parts, image_size=64, memory_attention_hidden_size=32, memory_attention_num_layers=1,
+        memory_attention_feed_forward_hidden_size=32, memory_attention_rope_feat_sizes=[4, 4],
+        memory_encoder_hidden_size=32, memory_encoder_output_channels=16, memory_fuser_embed_dim=32,
+        memory_fuser_intermediate_dim=32, memory_fuser_num_layers=1, mask_downsampler_embed_dim=32,
+    )  # fmt: skip
+    video = Sam2VideoModel(config)
+    assert not video.load_state_dict(model.state_dict(), strict=False).unexpected_keys
+    return _save(video, folder)
 
 
 def save_sam1(folder: Path) -> Path:
