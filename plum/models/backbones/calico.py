@@ -431,13 +431,13 @@ def _check(config: LlavaConfig, calico: CalicoConfig) -> None:
             f"model.llava.vision.num_query_tokens is {config.vision.num_query_tokens}: a Q-Former needs a number of "
             "queries, and without one both are null"
         )
-    needs_dino = calico.correspondence.source == "dino" and calico.adaptation is not None
-    if needs_dino != (calico.dino is not None):
+    needs_dino = calico.correspondence.source == "dino"
+    # Without modules, a model may carry DINOv2 for the run that adds them (`plum convert --system calico`).
+    if calico.adaptation is not None and needs_dino != (calico.dino is not None):
         raise ValueError(
             f"model.calico.dino is {'null' if calico.dino is None else 'set'}, but adaptation modules "
             f"{'need it' if needs_dino else 'do not read it'} with model.calico.correspondence.source "
-            f"{calico.correspondence.source!r} and model.calico.adaptation "
-            f"{'null' if calico.adaptation is None else 'set'}: {'set it' if needs_dino else 'set it to null'}"
+            f"{calico.correspondence.source!r}: {'set it' if needs_dino else 'set it to null'}"
         )
     if config.projector != "linear":
         raise ValueError(f"model.llava.projector is {config.projector!r}: CALICO's f_image is one layer, 'linear'")
