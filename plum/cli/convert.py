@@ -15,6 +15,7 @@ from plum.checkpoints.published.convert_system import (
     convert_system,
 )
 from plum.cli.commands import COMMANDS
+from plum.cli.model_flags import positive
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -36,7 +37,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     parser.add_argument(
         "--lora_alpha",
-        type=_positive,
+        type=positive,
         help=f"lora_alpha of the training, for unmerged adapters (default: {LORA_ALPHA})",
     )
     parser.add_argument(
@@ -55,13 +56,6 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     parser.add_argument("--dino", type=Path, help="for calico: folder of DINOv2, with or without registers")
     parser.set_defaults(run=_run)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -181,8 +181,8 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
         )
     if config.init_from is not None and not Path(config.init_from).is_dir():
         raise FileNotFoundError(
-            f"init_from: {config.init_from} does not exist: train the stage that writes it, make it with `python -m "
-            "plum convert-llava`, or name another saved model"
+            f"init_from: {config.init_from} does not exist: train the stage that writes it, make it with `python -m plum "
+            f"{'convert --system calico' if config.model.calico else 'convert-llava'}`, or name another saved model"
         )
     if config.init_from is not None and not config.trainable.projector and not has_projector(config.init_from):
         raise ValueError(
