@@ -180,9 +180,10 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
             "would stay random; set it to true, or start from a model with heads"
         )
     if config.init_from is not None and not Path(config.init_from).is_dir():
+        command = "convert --system calico" if config.model.calico is not None else "convert-llava"
         raise FileNotFoundError(
-            f"init_from: {config.init_from} does not exist: train the stage that writes it, make it with `python -m plum "
-            f"{'convert --system calico' if config.model.calico else 'convert-llava'}`, or name another saved model"
+            f"init_from: {config.init_from} does not exist: train the stage that writes it, make it with `python -m "
+            f"plum {command}`, or name another saved model"
         )
     if config.init_from is not None and not config.trainable.projector and not has_projector(config.init_from):
         raise ValueError(
