@@ -235,10 +235,7 @@ def test_the_benchmark_asks_about_pairs_one_by_one(tmp_path: Path, monkeypatch: 
     records = list(answer_items(model, task, deal_batches(task.items), lambda item: True))
     assert len(records) == len(task.items) > 3
     for item, record in zip(task.items, records, strict=True):
-        images = [
-            load_image(picture.path, picture.height, picture.width)
-            for picture in (item.picture, *item.further_pictures)
-        ]
+        images = [picture.load() for picture in (item.picture, *item.further_pictures)]
         found = predictor.generate_about(images, [Turn(Role.USER, item.question)], 6)
         assert record.reply == predictor.notation.words(found[0].text)
         assert record.is_cut

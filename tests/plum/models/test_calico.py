@@ -488,3 +488,43 @@ def test_the_trained_queries_start_as_a_copy_of_the_frozen_ones() -> None:
     assert isinstance(llava.adaptation.queries, nn.Parameter)
     assert torch.equal(llava.adaptation.queries, llava.qformer.queries)
     assert llava.adaptation.queries is not llava.qformer.queries
+
+
+@pytest.mark.parametrize(
+    ("trainable", "expected"),
+    [
+        (TrainableConfig(), set()),
+        (TrainableConfig(dino=True), {"dino"}),
+        (TrainableConfig(qformer=True), {"qformer", "projector"}),
+        (TrainableConfig(projector=True), {"projector"}),
+        (TrainableConfig(vision_tower=True), {"tower", "qformer", "projector"}),
+    ],
+    ids=["frozen", "dino", "q-former", "f_image", "tower"],
+)
+def test_a_frozen_tower_runs_without_a_graph(trainable: TrainableConfig, expected: set[str]) -> None:
+    model = make_model().train()
+    set_trainable(model, trainable)
+    llava = model.llava
+    assert isinstance(llava, CalicoBackbone)
+    assert llava.dino is not None
+    assert llava.qformer is not None
+    modules = {
+        "tower": llava.stock.model.vision_tower,
+        "qformer": llava.qformer,
+        "projector": llava.stock.model.multi_modal_projector,
+        "dino": llava.dino,
+    }
+    recording: dict[str, bool] = {}
+    for name, module in modules.items():
+        module.register_forward_pre_hook(
+            lambda _module, _inputs, name=name: recording.update({name: torch.is_grad_enabled()})
+        )
+    tokens = llava.encode_images(torch.randn(1, 3, 16, 16, dtype=torch.float64))
+    assert recording.keys() == modules.keys()
+    assert {name for name, is_on in recording.items() if is_on} == expected
+    assert tokens.values.requires_grad == ("projector" in expected)
+    assert tokens.details is not None
+    assert tokens.details.requires_grad  # the correspondences are trained
+    with torch.no_grad():
+        llava.encode_images(torch.randn(1, 3, 16, 16, dtype=torch.float64))
+    assert not any(recording.values())
