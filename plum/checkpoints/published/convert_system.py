@@ -34,7 +34,7 @@ from plum.checkpoints.published.conversion import (
     vocabulary_notes,
     write_conversion,
 )
-from plum.checkpoints.published.llava_config import SourceConfig, read_source_config
+from plum.checkpoints.published.llava_config import SourceConfig, build_llava_config, read_source_config
 from plum.checkpoints.published.llava_keys import EMBEDDING, OWN_PROJECTOR
 from plum.checkpoints.published.llava_tokenizer import SourceTokenizer, read_source_tokenizer
 from plum.checkpoints.published.sam_weights import OWN_PREFIX as OWN_SAM
@@ -308,21 +308,12 @@ def _add_sam(request: SystemRequest, parts: tuple[Part, ...]) -> tuple[tuple[Par
 
 
 def _llava_config(source: SourceConfig, system: SystemLayout, towers: _Towers, main: Part) -> LlavaConfig:
-    projector = system.llava.projector
-    assert projector is not None, "a LLaVA layout has a projector"
-    if source.projector not in (None, projector):
-        raise ValueError(
-            f"{source.path}: the projector is {source.projector!r}, but the weights hold {projector!r} "
-            f"({system.llava.name})"
-        )
     assert EMBEDDING in main.found.shapes, "it is an anchor of every layout"
-    is_calico = towers.blip is not None
-    return LlavaConfig(
-        vision=towers.vision if is_calico else replace(towers.vision, fit="crop"),
-        language=source.language,
-        projector="linear" if is_calico else projector,
-        conversation=system.conversation,
-    )
+    if towers.blip is None:
+        return build_llava_config(source, system.llava, replace(towers.vision, fit="crop"), system.conversation)
+    return replace(
+        build_llava_config(source, system.llava, towers.vision, system.conversation), projector="linear"
+    )  # f_image
 
 
 def _require_rows(request: SystemRequest, num_rows: int, tokenizer: SourceTokenizer) -> None:

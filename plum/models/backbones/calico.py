@@ -463,28 +463,18 @@ def _build_eva_clip(vision: VisionConfig) -> Blip2VisionModel:
 
 
 def _build_dinov2(config: DinoConfig) -> Dinov2Model | Dinov2WithRegistersModel:
+    sizes = {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "use_swiglu_ffn": config.use_swiglu,
+    }
     if config.num_register_tokens == 0:
-        return Dinov2Model(
-            Dinov2Config(
-                image_size=config.image_size,
-                patch_size=config.patch_size,
-                hidden_size=config.hidden_size,
-                num_hidden_layers=config.num_layers,
-                num_attention_heads=config.num_heads,
-                use_swiglu_ffn=config.use_swiglu,
-            )
-        )
-    return Dinov2WithRegistersModel(
-        Dinov2WithRegistersConfig(
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            use_swiglu_ffn=config.use_swiglu,
-            num_register_tokens=config.num_register_tokens,
-        )
-    )
+        return Dinov2Model(Dinov2Config.from_dict(sizes))
+    registers = {"num_register_tokens": config.num_register_tokens}
+    return Dinov2WithRegistersModel(Dinov2WithRegistersConfig.from_dict(sizes | registers))
 
 
 def _normalised_for_imagenet(clip_pixels: Tensor) -> Tensor:

@@ -373,6 +373,17 @@ def test_the_q_former_is_never_rounded_and_never_in_training_mode(is_moved_toget
     assert bool(model.hidden_states(ids, mask, shown, tokens).isfinite().all())
 
 
+def test_what_is_never_rounded_moves_and_may_be_narrowed_to_float32() -> None:
+    llava = build_model(make_config()).llava
+    assert isinstance(llava, CalicoBackbone)
+    assert llava.qformer is not None
+    llava.double().float()
+    assert {one.dtype for one in llava.qformer.parameters()} == {torch.float32}
+    llava.to("meta", torch.float16)
+    assert all(one.is_meta and one.dtype == torch.float32 for one in llava.qformer.parameters())
+    assert llava.stock.lm_head.weight.dtype == torch.float16
+
+
 def test_adapters_are_the_language_models_only() -> None:
     model = build_model(make_config(TWO_MODULES))
     adapted = {name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}

@@ -17,6 +17,7 @@ from transformers import (
 
 from plum.checkpoints.published.conversion import ConversionResult
 from plum.checkpoints.published.convert_system import SystemRequest, convert_system
+from plum.checkpoints.published.source_files import OpenFile
 from plum.checkpoints.store import load_pretrained
 from plum.cli.main import main
 from plum.config import AdaptationConfig, LoraConfig, ModelConfig
@@ -29,6 +30,7 @@ from plum.training.run import build_or_load
 from tests.plum.checkpoints.published.published_calico import (
     NUM_QUERIES,
     Change,
+    blip_names,
     dino_state,
     make_blip_2,
     make_dino,
@@ -233,6 +235,18 @@ def test_language_masks_and_projection_are_glamms(tmp_path: Path) -> None:
     assert any(note.startswith("Left out: language_model.* (") for note in result.notes)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "Train from it (`init_from`)" in card
+
+
+def test_nothing_that_is_left_out_is_read_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a language model of 26 GB beside the towers costs no memory."""
+    request = write_sources(tmp_path)
+    read_names: list[str] = []
+    read = OpenFile.read
+    monkeypatch.setattr(OpenFile, "read", lambda self, name: read_names.append(name) or read(self, name))
+    convert_system(request, tmp_path / "model")
+    of_blip = [name for name in read_names if name.startswith(("vision_model.", "qformer.", "query_", "language_"))]
+    expected = {name for name in blip_names(is_instruct=False) if not name.startswith("qformer.layernorm")}
+    assert sorted(of_blip) == sorted(expected | {f"qformer.embeddings.layernorm.{kind}" for kind in ("weight", "bias")})
 
 
 def run_from(folder: Path, config: ModelConfig, projector: bool = False) -> TrainConfig:
