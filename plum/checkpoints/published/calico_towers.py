@@ -9,12 +9,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     Blip2QFormerConfig,
     Blip2VisionConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
+    LlamaConfig,
     PretrainedConfig,
 )
 
@@ -25,6 +28,7 @@ from plum.checkpoints.published.source_files import SourceFiles, find_weight_fil
 from plum.checkpoints.published.survey import NUM_NAMES_SHOWN, list_names
 from plum.config import DinoConfig, LanguageConfig, QFormerConfig, VisionConfig
 
+Config = TypeVar("Config", bound=PretrainedConfig)
 OWN_QFORMER, OWN_DINO = "llava.qformer.", "llava.dino."
 OWN_QUERIES = f"{OWN_QFORMER}queries"
 BLIP_TYPES = ("blip-2", "instructblip")
@@ -179,17 +183,17 @@ def read_blip(folder: Path, language: LanguageConfig) -> BlipFolder:
             f"{path}: model_type is {content.get('model_type')!r}, not {' or '.join(map(repr, BLIP_TYPES))}: --blip "
             "takes a download of Salesforce/instructblip-vicuna-7b or Salesforce/blip2-*"
         )
-    vision = Blip2VisionConfig.from_dict(_group(path, content, "vision_config"))
-    qformer = Blip2QFormerConfig.from_dict(_group(path, content, "qformer_config"))
+    vision = _parse(Blip2VisionConfig, _group(path, content, "vision_config"), path)
+    qformer = _parse(Blip2QFormerConfig, _group(path, content, "qformer_config"), path)
     text = _group(path, content, "text_config")
+    is_llama = text.get("model_type") == LLAMA
     _require_constants(path, "vision_config", vision, BLIP_VISION_CONSTANTS)
     _require_constants(path, "qformer_config", qformer, QFORMER_CONSTANTS)
     files = find_weight_files(folder)
     names = list_names(files)
     layout = detect_layout(names, BLIP_LAYOUTS, str(folder))
-    fits = text.get("model_type") == LLAMA and text.get("hidden_size", 0) == language.hidden_size
-    has_projection = f"{_PROJECTION}weight" in names and fits
-    if not fits:
+    has_projection = is_llama and _parse(LlamaConfig, text, path).hidden_size == language.hidden_size
+    if not has_projection:
         reason = f"f_image of {text.get('model_type', 'opt')}, not of a LLaMA of width {language.hidden_size}"
         layout = replace(layout, left_out=(Dropped(_PROJECTION, reason), *layout.left_out))
         layout = replace(layout, table=tuple(row for row in layout.table if not row[0].startswith(_PROJECTION)))
@@ -241,8 +245,7 @@ def read_dino(folder: Path) -> DinoFolder:
             f"{path}: model_type is {kind!r}, not {' or '.join(map(repr, DINO_TYPES))}: --dino takes a download of "
             "facebook/dinov2-* or facebook/dinov2-with-registers-*"
         )
-    stock = DINO_TYPES[str(kind)].from_dict(content)
-    assert isinstance(stock, Dinov2Config | Dinov2WithRegistersConfig)
+    stock = _parse(DINO_TYPES[str(kind)], content, path)
     _require_constants(path, "", stock, DINO_CONSTANTS)
     num_registers = stock.num_register_tokens if isinstance(stock, Dinov2WithRegistersConfig) else 0
     if num_registers not in (0, 4):
@@ -313,6 +316,14 @@ def _group(path: Path, content: Mapping[str, object], key: str) -> dict[str, obj
     if not isinstance(group, dict):
         raise ValueError(f"{path}: {key} is {group!r}, not an object")
     return dict(group)
+
+
+def _parse(kind: type[Config], content: Mapping[str, object], path: Path) -> Config:
+    """Return the configuration of one of transformers' classes; keys that are missing have its defaults."""
+    try:
+        return kind.from_dict(dict(content))
+    except StrictDataclassError as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def _require_constants(path: Path, group: str, config: PretrainedConfig, constants: Mapping[str, object]) -> None:

@@ -1,5 +1,6 @@
 """MixedParts: bounds, the effect of single errors on each metric, several images in a run, and set arithmetic."""
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace

@@ -338,6 +338,7 @@ def test_a_projection_of_another_width_is_left_out(tmp_path: Path) -> None:
             r"blip lacks 1 tensors: \['vision_model.encoder.layers.1.self_attn.qkv.bias'\]",
         ),
         (lambda s: s.pop("language_projection.bias"), r"lacks 1 tensors: \['language_projection.bias'\]"),
+        (lambda s: s.pop("language_projection.weight"), r"lacks 1 tensors: \['language_projection.weight'\]"),
         (
             lambda s: s.update({"vision_model.encoder.layers.2.layer_norm1.bias": torch.ones(24)}),
             "vision_model.encoder.layers.2.layer_norm1.bias does not belong to a model of its sizes",
@@ -381,7 +382,9 @@ def test_wrong_dino_folders_are_named(tmp_path: Path) -> None:
         ("blip", "qformer_config.layer_norm_eps", 1e-5, r"qformer_config.layer_norm_eps is 1e-05"),
         ("blip", "vision_config.image_size", [16, 8], r"vision_config.image_size is \[16, 8\], not the side of"),
         ("dino", "model_type", "vit", "model_type is 'vit', not 'dinov2' or 'dinov2_with_registers'"),
+        ("blip", "qformer_config.hidden_size", "wide", "config.json: .*hidden_size"),
         ("dino", "mlp_ratio", 3, "mlp_ratio is 3, plum's CALICO has 4"),
+        ("dino", "num_hidden_layers", "two", "config.json: .*num_hidden_layers"),
     ],
 )
 def test_configurations_that_cannot_be_expressed_are_named(
