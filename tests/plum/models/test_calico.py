@@ -384,6 +384,31 @@ def test_what_is_never_rounded_moves_and_may_be_narrowed_to_float32() -> None:
     assert llava.stock.lm_head.weight.dtype == torch.float16
 
 
+@torch.no_grad()
+def test_queries_are_shifted_in_float32_whatever_the_modules_dtype() -> None:
+    llava = make_model(dtype=torch.float32).to(torch.bfloat16).llava
+    assert isinstance(llava, CalicoBackbone)
+    assert llava.qformer is not None
+    assert llava.adaptation is not None
+    queries = llava.adaptation.queries
+    assert queries is not None
+    assert queries.dtype == torch.bfloat16
+    generator = torch.Generator().manual_seed(5)
+    details = torch.randn(2, 5, 24, generator=generator).bfloat16()
+    shift = torch.randn(2, queries.shape[1], generator=generator).bfloat16()
+    found = llava._read_again(details, shift)
+    assert torch.equal(found, llava.qformer(details, queries.float() + shift.float()[:, None]))
+    assert not torch.equal(found, llava.qformer(details, queries + shift[:, None]))
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_f_seg_is_trained_where_the_switch_says_so(is_trained: bool) -> None:
+    rows = {row.module: row for row in set_trainable(make_model(), TrainableConfig(query_projection=is_trained))}
+    row = rows["query_projection"]
+    assert row.total > 0
+    assert row.trainable == (row.total if is_trained else 0)
+
+
 def test_adapters_are_the_language_models_only() -> None:
     model = build_model(make_config(TWO_MODULES))
     adapted = {name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
