@@ -311,9 +311,8 @@ def _llava_config(source: SourceConfig, system: SystemLayout, towers: _Towers, m
     assert EMBEDDING in main.found.shapes, "it is an anchor of every layout"
     if towers.blip is None:
         return build_llava_config(source, system.llava, replace(towers.vision, fit="crop"), system.conversation)
-    return replace(
-        build_llava_config(source, system.llava, towers.vision, system.conversation), projector="linear"
-    )  # f_image
+    llava = build_llava_config(source, system.llava, towers.vision, system.conversation)
+    return replace(llava, projector="linear")  # f_image in place of GLaMM's projector
 
 
 def _require_rows(request: SystemRequest, num_rows: int, tokenizer: SourceTokenizer) -> None:

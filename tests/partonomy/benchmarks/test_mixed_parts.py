@@ -39,7 +39,7 @@ from partonomy.reporting.report import write_report
 from partonomy.reporting.report_cases import draw_case
 from partonomy.structures import CharSpan, ChoiceScore
 from tests.partonomy.questions.mixed_parts.pair_world import draw_dataset, rectangle, store_dataset
-from tests.unsigned import unsigned_lines
+from tests.unsigned import unsigned, unsigned_lines
 
 NGRAMS = "char-ngram-tfidf"
 OPTIONS = MixedPartsOptions(embedding_model=NGRAMS)
