@@ -53,12 +53,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class Generation:
-    """A model's own answer: text, tagged spans in reading order, bool masks (S, H, W), confidences in [0, 1]."""
+    """A model's own answer: text, tagged spans in reading order, bool masks (S, H, W), confidences in [0, 1].
+
+    `is_cut` says that the limit on new tokens ended it.
+    """
 
     text: str
     spans: tuple[CharSpan, ...]
     masks: np.ndarray
     confidences: tuple[float, ...]
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,13 @@ class GroundedPhrase:
 class GroundedReply:
     """A model's own answer to a question about several images: its text, and its masks in reading order.
 
-    A phrase with masks in two images has two entries. A mask whose image the answer does not name is left out.
+    A phrase with masks in two images has two entries. A mask whose image the answer does not name is left out. `is_cut`
+    says that the limit on new tokens ended the answer.
     """
 
     text: str
     phrases: tuple[GroundedPhrase, ...]
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
