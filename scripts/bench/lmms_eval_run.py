@@ -7,10 +7,11 @@
 Three runs of drawn questions of every type, on CPU and offline:
 
 - choices: a LLaVA with random weights answers in lmms-eval (`llava_hf`) and in `validate_partonomy.py --model
-  transformers --choice_protocol listwise`. Of its output matrix only the rows of the letters A to F are kept, so that
+  transformers --choice_protocol listwise`. Of its output matrix only the rows of the letters A to E are kept, so that
   one new token names a choice; a second pass writes longer replies, which name none or several.
 - masks: the masks of `--model random` are written as lmms-eval's log and scored by lmms-eval (`from_log`).
-- short answers (POPE, TextVQA): lmms-eval's scoring functions and this project's on the same replies.
+- short answers (POPE, TextVQA): lmms-eval's scoring functions and this project's on the same replies: listed ones,
+  and those of four families of models with random weights, run as `python -m partonomy run textvqa|pope`.
   `--write_table FILE` keeps lmms-eval's scores, which tests/partonomy/benchmarks/test_lmms_eval_scores.py holds.
 
 The last line is JSON with versions and counts; the status is 1 if a reply or a score differs. lmms-eval 0.7.3 imports
@@ -31,21 +32,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer
-
 from partonomy.__main__ import main as run_command
-from partonomy.benchmarks.partonomy.listwise import LETTERS
 from partonomy.benchmarks.pope import pope_score
 from partonomy.benchmarks.vqa import VqaItem, VqaProtocol, soft_score
 from partonomy.harness.summary import Summary
 from partonomy.structures import QuestionType
 from scripts.bench.lmms_eval_replies import BARE, POPE_REPLIES, TEXTVQA_ANSWERS, TEXTVQA_REPLIES
+from tests.partonomy.benchmarks.vqa_world import textvqa_record, write_pope, write_textvqa
 from tests.partonomy.conftest import write_questions
-from tests.partonomy.models.tiny_checkpoints import save_llava
+from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES, FAMILIES, keep_tokens, save_llava
 from validate_partonomy import main as validate
 
-NUM_LETTERS = 6
 TOLERANCE = 1e-12
 CHOICES, MASKS = "partonomy_choices", "partonomy_masks"
 _VERSIONS = ("lmms_eval", "torch", "transformers", "datasets", "accelerate", "filelock", "numpy", "pillow")
@@ -147,20 +144,6 @@ class Environment:
         return LmmsRun(scores, samples)
 
 
-def save_lettered_llava(folder: Path) -> Path:
-    """Save a LLaVA with random weights whose next token is almost always a letter of a choice."""
-    save_llava(folder)
-    model = AutoModelForImageTextToText.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    letters = tokenizer.convert_tokens_to_ids(list(LETTERS[:NUM_LETTERS]))
-    is_kept = torch.zeros(len(model.lm_head.weight), 1)
-    is_kept[letters] = 1
-    with torch.no_grad():
-        model.lm_head.weight.mul_(is_kept)
-    model.save_pretrained(folder)
-    return folder
-
-
 def compare_choices(
     environment: Environment, questions: Path, tasks: Path, folder: Path, *, model: Path, limit: int
 ) -> Comparison:
@@ -225,10 +208,15 @@ def compare_masks(environment: Environment, questions: Path, tasks: Path, folder
 
 def score_short_answers(environment: Environment) -> dict[str, list[dict[str, Any]]]:
     """Return lmms-eval's scores of the listed replies."""
-    cases = {
-        "pope": [(reply, answer) for reply in POPE_REPLIES for answer in ("yes", "no")],
-        "textvqa": [(reply, answers) for answers in TEXTVQA_ANSWERS for reply in (*TEXTVQA_REPLIES, *answers)],
-    }
+    pope = [(reply, answer) for reply in POPE_REPLIES for answer in ("yes", "no")]
+    textvqa = [(reply, answers) for answers in TEXTVQA_ANSWERS for reply in (*TEXTVQA_REPLIES, *answers)]
+    return _score(environment, pope, textvqa)
+
+
+def _score(
+    environment: Environment, pope: Sequence[tuple[str, str]], textvqa: Sequence[tuple[str, Sequence[str]]]
+) -> dict[str, list[dict[str, Any]]]:
+    cases = {"pope": pope, "textvqa": textvqa}
     found: dict[str, list[dict[str, Any]]] = json.loads(
         environment.run(["-c", _SCORE_SHORT_ANSWERS], json.dumps(cases)).splitlines()[-1]
     )
@@ -247,6 +235,50 @@ def compare_short_answers(table: Mapping[str, Sequence[Mapping[str, Any]]]) -> C
         if case["reply"].strip() in BARE and own != case["score"]:
             differences.append(f"pope {case['reply']!r} {case['answer']}: {case['score']}, own {own}")
     return Comparison(sum(map(len, table.values())), sum(map(len, table.values())), tuple(differences))
+
+
+def compare_families(environment: Environment, folder: Path) -> Comparison:
+    """Run both benchmarks on a model of each family and score its replies in lmms-eval.
+
+    People's answers to TextVQA are made from the model's own replies of a first run, so that scores differ; POPE's
+    models say almost nothing but yes and no.
+    """
+    num_replies, differences = 0, []
+    for family in FAMILIES:
+        root = _make(folder / family)
+        model = ARCHITECTURES[family](root / "model")
+        write_textvqa(root)
+        first = _answers(model, "textvqa", root, root / "first", 8)
+        given = [
+            tuple([record["reply"]] * number + ["a cup"] * (10 - number))
+            for number, record in enumerate(first, start=1)
+        ]
+        image_of = ("aa", "bb", "bb")
+        write_textvqa(root, [textvqa_record(34602 + i, image_of[i], answers) for i, answers in enumerate(given)])
+        own = {"textvqa": _answers(model, "textvqa", root, root / "second", 8)}
+        write_pope(root)
+        own["pope"] = _answers(keep_tokens(model, ("yes", "no")), "pope", root, root / "pope", 1)
+        theirs = _score(
+            environment,
+            [(record["reply"], record["truths"][0]) for record in own["pope"]],
+            [(record["reply"], record["truths"]) for record in own["textvqa"]],
+        )
+        for name, records in own.items():
+            for record, case in zip(records, theirs[name], strict=True):
+                is_compared = name == "textvqa" or record["reply"] in BARE
+                num_replies += is_compared
+                if is_compared and abs(record["score"] - case["score"]) > TOLERANCE:
+                    differences.append(f"{family} {name} {record['reply']!r}: {case['score']}, own {record['score']}")
+    return Comparison(num_replies, num_replies, tuple(differences))
+
+
+def _answers(model: Path, benchmark: str, root: Path, output: Path, limit: int) -> list[dict[str, Any]]:
+    """Run a benchmark of short answers and return its records."""
+    flags = ["--model", "transformers", "--checkpoint", str(model), "--device", "cpu", "--max_new_tokens", str(limit)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        status = run_command(["run", benchmark, *flags, "--root", str(root), "--output", str(output)])
+    assert status == 0, f"{benchmark} did not run"
+    return _read_lines(output / "records.jsonl")
 
 
 def _pope_item(answer: str) -> VqaItem:
@@ -288,7 +320,7 @@ def main(lmms_python: Path, images: int, write_table: Path | None) -> int:
         tasks = folder / "tasks"
         with contextlib.redirect_stdout(io.StringIO()):
             assert run_command(["export-lmms-eval", str(questions), "--output", str(tasks)]) == 0
-        lettered, plain = save_lettered_llava(folder / "lettered"), save_llava(folder / "plain")
+        lettered, plain = keep_tokens(save_llava(folder / "lettered")), save_llava(folder / "plain")
         comparisons = {}
         for kind, model, limit in (("letters", lettered, 1), ("long_replies", plain, 32)):
             comparisons[kind] = compare_choices(
@@ -297,6 +329,7 @@ def main(lmms_python: Path, images: int, write_table: Path | None) -> int:
         comparisons["masks"] = compare_masks(environment, questions, tasks, _make(folder / "masks"))
         table = score_short_answers(environment)
         comparisons["short_answers"] = compare_short_answers(table)
+        comparisons["families"] = compare_families(environment, _make(folder / "families"))
         versions = json.loads(environment.run(["-c", _PRINT_VERSIONS]).splitlines()[-1])
     if write_table is not None:
         content = json.dumps({"lmms_eval": versions["lmms_eval"], **table}, ensure_ascii=False, indent=1)
