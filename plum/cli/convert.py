@@ -6,6 +6,7 @@ from typing import get_args
 
 from plum.checkpoints.published.convert_system import LORA_ALPHA, SystemRequest, Targets, convert_system
 from plum.cli.commands import COMMANDS
+from plum.config import PositionDtype, SamConfig
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,6 +34,12 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "--feedback", action="store_true", help="keep the mask feedback of PLUM's authors, which their evaluation drops"
     )
+    parser.add_argument(
+        "--position_dtype",
+        choices=get_args(PositionDtype),
+        default=SamConfig.position_dtype,
+        help="arithmetic of SAM's positional encoding; bfloat16: as the authors' code (default: %(default)s)",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -52,6 +59,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.targets,
         arguments.lora_alpha,
         arguments.feedback,
+        arguments.position_dtype,
     )
     result = convert_system(request, arguments.destination)
     for note in result.notes:

@@ -51,6 +51,7 @@ from plum.config import (
     FeedbackConfig,
     LlavaConfig,
     ModelConfig,
+    PositionDtype,
     SamConfig,
     SegTokenConfig,
     TaggerConfig,
@@ -78,6 +79,7 @@ class SystemRequest:
         targets: [SEG] tokens of an answer; None: the system's own way, one for LISA, one per phrase for M2SA and GLaMM.
         lora_alpha: scale of adapters, times their rank; None: `LORA_ALPHA`.
         keeps_feedback: keep the mask feedback of PLUM's authors, which their evaluation turns off.
+        position_dtype: arithmetic of SAM's positional encoding; the authors' code computes it in bfloat16.
     """
 
     source: Path
@@ -87,6 +89,7 @@ class SystemRequest:
     targets: Targets | None = None
     lora_alpha: int | None = None
     keeps_feedback: bool = False
+    position_dtype: PositionDtype = SamConfig.position_dtype
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,8 @@ def _make_plan(request: SystemRequest) -> _Plan:
         f"System: {system.name}, with {system.llava.name}",
         vision_note,
         f"SAM: {variant_name(config.sam)}, {config.sam.image_size} px, {sam_note}",
+        f"SAM's positional encoding: {config.sam.position_dtype} (the authors' code computes it in its model's dtype, "
+        "usually bfloat16; --position_dtype)",
         f"Conversation template: {config.llava.conversation}; CLIP's square: {llava.vision.fit} (its training's)",
         *_adapter_notes(adapters, request.lora_alpha),
         *_target_notes(config, request.targets),
@@ -334,7 +339,7 @@ def _model_config(
 def _sam_config(request: SystemRequest, shapes: Mapping[str, tuple[int, ...]]) -> SamConfig:
     sam = {name.removeprefix(OWN_SAM): shape for name, shape in shapes.items() if name.startswith(OWN_SAM)}
     try:
-        return sam_config_of(sam)
+        return replace(sam_config_of(sam), position_dtype=request.position_dtype)
     except KeyError as error:
         raise ValueError(f"{request.source} lacks SAM's tensor {error}: an incomplete download?") from error
 

@@ -13,16 +13,18 @@ from tokenizers import models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from partonomy.models.contract import Role, Turn
-from partonomy.structures import CharSpan
+from partonomy.models.contract import MaskRequest, Role, Turn
+from partonomy.structures import CharSpan, QuestionType
 from plum.checkpoints.published.convert_system import SystemRequest, SystemResult, convert_system
 from plum.checkpoints.published.llava_tokenizer import read_source_tokenizer
 from plum.checkpoints.published.system_keys import LISA, PLUM
 from plum.checkpoints.store import load_pretrained
 from plum.config import ModelConfig, SegTokenConfig
+from plum.inference.partonomy_adapter import load_grounded_model
 from plum.inference.predictor import Predictor
 from plum.inputs.tokenizer import load_tokenizer
 from plum.structures import SpanBounds
+from tests.partonomy.conftest import write_questions
 from tests.plum.checkpoints.published.published_systems import (
     SYSTEM_PROMPT,
     Computed,
@@ -45,6 +47,7 @@ from tests.plum.checkpoints.published.published_systems import (
     write_system,
     write_unmerged,
 )
+from validate_partonomy import main
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (21, 30, 3), dtype=np.uint8)
 QUESTION = "What visible parts does the biplane have?"
@@ -291,6 +294,68 @@ def test_the_authors_plum_computes_what_its_code_does(tmp_path: Path, with_feedb
     if with_feedback:
         keys_only = plum_masks(original, IMAGE, queries, True, in_values=False)
         assert (torch.stack(keys_only) - ours.low_masks).abs().max() > 1e-3
+
+
+def test_the_papers_protocol_switches_feedback_off(tmp_path: Path) -> None:
+    """Masks of given phrases, each decoded without the earlier ones and without the tagger's own phrases."""
+    original = make_plum()
+    convert(tmp_path, original, keeps_feedback=True)
+    _, queries, _ = plum_expected(original)
+    turns = [Turn(Role.USER, QUESTION)]
+    found = {}
+    for has_feedback in (True, False):
+        model = load_grounded_model(str(tmp_path / "model"), "cpu", has_feedback=has_feedback)
+        assert model.name == ("plum:model" if has_feedback else "plum:model, feedback off")
+        found[has_feedback] = model.segment(IMAGE, turns, ANSWER, spans())
+        batch = model.open_batch([model.read_image(IMAGE)])
+        (batched,) = batch.segment([MaskRequest(0, tuple(turns), ANSWER, tuple(spans()))])
+        assert np.array_equal(batched, found[has_feedback])
+        low = plum_masks(original, IMAGE, queries, has_feedback)
+        assert np.array_equal(found[has_feedback], np.stack([finish_mask(mask, IMAGE) for mask in low]))
+    assert np.array_equal(found[True][0], found[False][0])
+    assert not np.array_equal(found[True], found[False])
+
+
+def test_a_run_of_the_papers_protocol_says_so(tmp_path: Path) -> None:
+    convert(tmp_path, make_plum(), keeps_feedback=True)
+    questions = write_questions(tmp_path, (QuestionType.POSITIVE,), num_images=2)
+    flags = [
+        "--model",
+        "plum",
+        "--checkpoint",
+        str(tmp_path / "model"),
+        "--device",
+        "cpu",
+        "--questions",
+        str(questions),
+    ]
+    records = {}
+    for name, more in (("on", []), ("off", ["--no_feedback"])):
+        summary = main([*flags, "--output", str(tmp_path / name), *more])
+        assert summary is not None
+        assert summary.model_label == ("model" if name == "on" else "model, feedback off")
+        lines = (tmp_path / name / "records.jsonl").read_text().splitlines()
+        records[name] = [json.loads(line)["segmentation"]["paired"] for line in lines]
+    assert records["on"] != records["off"]
+    convert_system(SystemRequest(tmp_path / "source", tmp_path / "clip"), tmp_path / "without")
+    with pytest.raises(ValueError, match="--no_feedback: .*without has no mask feedback to switch off"):
+        load_grounded_model(str(tmp_path / "without"), "cpu", has_feedback=False)
+
+
+@pytest.mark.parametrize("make", [make_lisa, make_m2sa, make_plum], ids=["lisa", "m2sa", "plum"])
+def test_positions_in_bfloat16_are_an_option(tmp_path: Path, make: Callable[[], Original]) -> None:
+    original = make()
+    result = convert(tmp_path, original, position_dtype="bfloat16")
+    assert any(note.startswith("SAM's positional encoding: bfloat16") for note in result.notes)
+    sam = load_pretrained(tmp_path / "model").model.sam
+    matrix = original.state["model.visual_model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
+    side = sam.grid[0]
+    ones = torch.ones(side, side, dtype=torch.bfloat16)
+    places = torch.stack([(ones.cumsum(1) - 0.5) / side, (ones.cumsum(0) - 0.5) / side], dim=-1)
+    angles = 2 * np.pi * ((2 * places - 1) @ matrix.to(torch.bfloat16))
+    expected = torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)
+    assert torch.equal(sam.dense_position()[0], expected.float())
+    assert not torch.equal(sam.dense_position(), sam.prompt_encoder.get_dense_pe())
 
 
 def test_second_names_must_repeat_the_first(tmp_path: Path) -> None:
