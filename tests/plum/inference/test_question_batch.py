@@ -8,7 +8,7 @@ import torch
 from partonomy.models.contract import AnswerRequest, ChoiceRequest, MaskRequest, Role, Turn
 from plum.config import LoraConfig
 from plum.inference import question_batch
-from plum.inference.predictor import Predictor
+from plum.inference.predictor import Predictor, WrittenAnswer
 from plum.inference.question_batch import QuestionBatch
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
@@ -243,8 +243,9 @@ def test_an_empty_answer_among_others_has_no_masks_and_leaves_theirs(monkeypatch
     predictor = make_predictor()
     whole = open_batch(predictor).generate(OWN, max_new_tokens=12)
     batch = open_batch(predictor)
-    texts = ["" if number in (0, 3) else answer.text for number, answer in enumerate(whole)]
-    monkeypatch.setattr(batch, "write_answers", lambda *_: texts)
+    own = batch.write_answers(OWN, 12)
+    own = [WrittenAnswer("", 1, "stop") if number in (0, 3) else answer for number, answer in enumerate(own)]
+    monkeypatch.setattr(batch, "write_answers", lambda *_: own)
     found = batch.generate(OWN, max_new_tokens=12)
     for number, (ours, theirs) in enumerate(zip(found, whole, strict=True)):
         if number in (0, 3):
