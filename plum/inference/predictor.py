@@ -254,9 +254,9 @@ class Predictor:
         text = self.read_answer(ids)
         fitting = self.answers.cut_to_fit(len(prompt.images), turns, text)
         is_whole = len(ends) > 0 and fitting == text
-        own_ids = ids[: int(ends[0])] if len(ends) else ids
-        token_ids = tuple(own_ids.tolist()) if fitting == text else ()
-        return WrittenAnswer(fitting, num_tokens, "stop" if is_whole else "length", token_ids)
+        without_end = ids[: int(ends[0])] if len(ends) else ids
+        kept = tuple(without_end.tolist()) if fitting == text else ()
+        return WrittenAnswer(fitting, num_tokens, "stop" if is_whole else "length", kept)
 
     def read_answer(self, token_ids: Tensor) -> str:
         """Decode an answer's token ids [t] to text as the model writes it, marks included."""

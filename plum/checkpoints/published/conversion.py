@@ -16,6 +16,7 @@ from plum.checkpoints.published.llava_keys import (
     HEAD,
     OWN_PROJECTOR,
     Layout,
+    describe_dropped,
     detect_layout,
 )
 from plum.checkpoints.published.llava_tokenizer import SourceTokenizer
@@ -68,7 +69,7 @@ def survey_part(files: SourceFiles, own_name: NameMap) -> Part:
 
 def find_vision(
     clip: Path | None, folder: Path, source: SourceConfig, layout: Layout, part: Part
-) -> tuple[tuple[Part, ...], VisionConfig, str]:
+) -> tuple[tuple[Part, ...], VisionConfig, tuple[str, ...]]:
     """Find CLIP inside a checkpoint or in its own folder.
 
     Args:
@@ -79,7 +80,7 @@ def find_vision(
         part: its weights.
 
     Returns:
-        The parts so far, CLIP's sizes, and a note on where its weights are from.
+        The parts so far, CLIP's sizes, and notes on where its weights are from and what of its folder is left out.
 
     Raises:
         ValueError: CLIP is missing, given twice, or another one than the checkpoint was trained with.
@@ -88,7 +89,7 @@ def find_vision(
         if clip is not None:
             raise ValueError(f"{folder} holds its own CLIP weights: omit --clip")
         vision = source.vision or vision_from_shapes(part.found.shapes, source.select_layer)
-        return (part,), vision, "CLIP: from the LLaVA checkpoint"
+        return (part,), vision, ("CLIP: from the LLaVA checkpoint",)
     if clip is None:
         name = source.vision_name or "openai/clip-vit-large-patch14"
         raise ValueError(f"{folder} holds no CLIP weights: give --clip FOLDER, a download of {name}")
@@ -100,8 +101,10 @@ def find_vision(
             f"{vision.image_size} px: give the folder of {source.vision_name}"
         )
     files = find_weight_files(clip)
-    names = detect_layout(list_names(files), CLIP_LAYOUTS, str(clip))
-    return (part, survey_part(files, names.own_name)), vision, f"CLIP: from {clip}"
+    names = list_names(files)
+    found = detect_layout(names, CLIP_LAYOUTS, str(clip))
+    notes = (f"CLIP: from {clip}", *describe_dropped(found.reason_to_drop(name) for name in names))
+    return (part, survey_part(files, found.own_name)), vision, notes
 
 
 def write_conversion(

@@ -5,7 +5,6 @@ reason. A checkpoint is a merged folder, or what DeepSpeed's `zero_to_fp32` writ
 are merged in float32. Weights keep their dtypes otherwise, and pass through memory one shard at a time.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from plum.checkpoints.published.conversion import (
     write_conversion,
 )
 from plum.checkpoints.published.llava_config import SourceConfig, read_source_config
-from plum.checkpoints.published.llava_keys import EMBEDDING, OWN_VISION
+from plum.checkpoints.published.llava_keys import EMBEDDING, OWN_VISION, describe_dropped
 from plum.checkpoints.published.llava_tokenizer import SourceTokenizer, read_source_tokenizer
 from plum.checkpoints.published.sam_weights import OWN_PREFIX as OWN_SAM
 from plum.checkpoints.published.sam_weights import own_sam_name, sam_config_of, variant_name
@@ -146,7 +145,7 @@ def _make_plan(request: SystemRequest) -> _Plan:
     _require_aliases(system, names, files, main)
     adapters = _read_adapters(system, files, request.lora_alpha)
     main = replace(main, adapters=adapters, split=POOLER_PARTS)
-    parts, vision, vision_note = find_vision(request.clip, request.source, source, system.llava, main)
+    parts, vision, vision_notes = find_vision(request.clip, request.source, source, system.llava, main)
     parts, sam_note = _add_sam(request, parts)
     is_base = request.base is not None
     tokenizer = read_source_tokenizer(folder, system.marks, is_base)
@@ -162,7 +161,7 @@ def _make_plan(request: SystemRequest) -> _Plan:
     config = with_special_tokens(grow_vocabulary(config, len(tokenizer.tokenizer)), tokenizer.tokenizer)
     notes = (
         f"System: {system.name}, with {system.llava.name}",
-        vision_note,
+        *vision_notes,
         f"SAM: {variant_name(config.sam)}, {config.sam.image_size} px, {sam_note}",
         f"SAM's positional encoding: {config.sam.position_dtype} (the authors' code computes it in its model's dtype, "
         "usually bfloat16; --position_dtype)",
@@ -426,9 +425,7 @@ def _tokenizer_notes(system: SystemLayout, tokenizer: SourceTokenizer) -> tuple[
 
 def _dropped_notes(system: SystemLayout, names: Iterable[str]) -> tuple[str, ...]:
     """List what is left out, with the reasons."""
-    rows = [system.reason_to_drop(name) for name in names]
-    counts = Counter(row for row in rows if row is not None)
-    notes = [f"Left out: {row.prefix}* ({count} tensors): {row.reason}" for row, count in counts.items()]
+    notes = [*describe_dropped(system.reason_to_drop(name) for name in names)]
     if repeated := [name for name in names if system.reason_to_drop(name) is None and system.alias_of(name)]:
         notes.append(
             f"Left out: {len(repeated)} second names of SAM's tensors, equal to the first ({repeated[0]}, ...)"

@@ -1,6 +1,7 @@
 """Published checkpoints of systems with heads compute, once converted, what their authors' code computes."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from partonomy.models.contract import MaskRequest, Role, Turn
 from partonomy.structures import CharSpan, QuestionType
 from plum.checkpoints.published.convert_system import SystemRequest, SystemResult, convert_system
 from plum.checkpoints.published.llava_tokenizer import read_source_tokenizer
+from plum.checkpoints.published.source_files import find_weight_files
+from plum.checkpoints.published.survey import list_names
 from plum.checkpoints.published.system_keys import LISA, PLUM
 from plum.checkpoints.store import load_pretrained
 from plum.config import ModelConfig, SegTokenConfig
@@ -340,6 +343,32 @@ def test_a_run_of_the_papers_protocol_says_so(tmp_path: Path) -> None:
     convert_system(SystemRequest(tmp_path / "source", tmp_path / "clip"), tmp_path / "without")
     with pytest.raises(ValueError, match="--no_feedback: .*without has no mask feedback to switch off"):
         load_grounded_model(str(tmp_path / "without"), "cpu", has_feedback=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "more"),
+    [(make_lisa, {}), (make_m2sa, {}), (make_glamm, {}), (make_plum, {}), (make_plum, {"keeps_feedback": True})],
+    ids=["lisa", "m2sa", "glamm", "plum", "plum_with_feedback"],
+)
+def test_what_is_left_out_is_listed_with_a_reason(
+    tmp_path: Path, make: Callable[[], Original], more: dict[str, bool]
+) -> None:
+    original = make()
+    for layer in range(2):
+        original.state[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    source, clip = write_system(tmp_path, original)
+    result = convert_system(SystemRequest(source, clip, **more), tmp_path / "model")  # type: ignore[arg-type]
+    listed = [line for line in result.notes if line.startswith("Left out: ")]
+    assert all(
+        re.fullmatch(r"Left out: .+ \(\d+ tensors\): .{9,}|Left out: \d+ second names .+", line) for line in listed
+    )
+    assert any("model.layers.{}.self_attn.rotary_emb.inv_freq (2 tensors): frequencies" in line for line in listed)
+    assert any("text_model.* (1 tensors): of CLIP's text side" in line for line in listed)
+    num_left = sum(int(re.search(r"\((\d+) tensors\)|(\d+) second", line)[0].strip("(").split()[0]) for line in listed)
+    num_read = sum(len(list_names(find_weight_files(folder))) for folder in (source, clip))
+    num_made = 2 if result.config.llava.projector == "linear" else 0  # the identity for a second layer
+    num_cut = 4 if more else 0  # two joint projections become three tensors each
+    assert num_read - num_left == result.num_tensors - num_made - num_cut
 
 
 @pytest.mark.parametrize("make", [make_lisa, make_m2sa, make_plum], ids=["lisa", "m2sa", "plum"])
