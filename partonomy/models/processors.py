@@ -42,27 +42,22 @@ def load_processor(folder: Path) -> ProcessorMixin:
     processor = cast(type[ProcessorMixin] | None, PROCESSOR_MAPPING.get(type(config), None))
     if processor is None or set(processor.get_attributes()) != {"image_processor", "tokenizer", VIDEO_PART}:
         return AutoProcessor.from_pretrained(folder, local_files_only=True)
-    found: ProcessorMixin = _without_videos(processor).from_pretrained(folder, local_files_only=True)
+    parts: dict[str, object] = {
+        "image_processor": AutoImageProcessor.from_pretrained(folder, local_files_only=True),
+        "tokenizer": AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        VIDEO_PART: NoVideos(),
+    }
+    settings, _ = processor.get_processor_dict(folder, local_files_only=True)
+    arguments = [parts[name] for name in processor.get_attributes()]
+    found: ProcessorMixin = _without_videos(processor).from_args_and_dict(arguments, settings)
     return found
 
 
 def _without_videos(processor: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    """Return a subclass that loads no video part."""
+    """Return a subclass that takes `NoVideos`."""
 
     class WithoutVideos(processor):  # type: ignore[valid-type, misc]
         """The checkpoint's processor for texts and images."""
-
-        @classmethod
-        def _get_arguments_from_pretrained(
-            cls, pretrained_model_name_or_path: str, processor_dict: dict[str, Any] | None = None, **kwargs: Any
-        ) -> list[object]:
-            folder = pretrained_model_name_or_path
-            parts: dict[str, object] = {
-                "image_processor": AutoImageProcessor.from_pretrained(folder, **kwargs),
-                "tokenizer": AutoTokenizer.from_pretrained(folder, **kwargs),
-                VIDEO_PART: NoVideos(),
-            }
-            return [parts[name] for name in cls.get_attributes()]
 
         def check_argument_for_proper_class(self, argument_name: str, argument: object) -> object:
             if argument_name == VIDEO_PART:
