@@ -43,7 +43,7 @@ class SystemLayout:
         system: plum's system.
         anchor: prefix of names by which the system is recognised.
         prefixes: (published prefix, our prefix) of what LLaVA's tables lack; the first that fits counts.
-        dropped: what is left out.
+        dropped: what is left out, besides what LLaVA's layout leaves out.
         aliases: (published prefix, our prefix) of second names of tensors, which must be equal to the first.
         marks: tokens that its training adds.
         conversation: its prompt.
@@ -89,7 +89,8 @@ class SystemLayout:
     def reason_to_drop(self, published: str) -> Dropped | None:
         """Return the row of a tensor that is left out."""
         name = plain_name(published)
-        return next((row for row in self.dropped if name.startswith(row.prefix)), None)
+        own = next((row for row in self.dropped if name.startswith(row.name)), None)
+        return own or self.llava.reason_to_drop(name)
 
     def alias_of(self, published: str) -> str | None:
         """Return our name of the tensor that a published name repeats."""
