@@ -98,7 +98,14 @@ class Summary:
         """The model's checkpoint folder, or its name, for rows of tables."""
         model = self.config["model"]
         name = str(model["model"]) if model["checkpoint"] is None else Path(model["checkpoint"]).name
+        if self.is_imported:
+            return f"{name}, imported"
         return f"{name}, adapters off" if self.is_base else name
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether another program has made the predictions (`import-predictions`)."""
+        return self.config.get("imported") is not None
 
     @property
     def config(self) -> Mapping[str, Any]:
