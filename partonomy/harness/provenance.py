@@ -184,7 +184,7 @@ def marks_lines(provenance: Mapping[str, Any]) -> list[str]:
 
 def imported_lines(provenance: Mapping[str, Any]) -> list[str]:
     """Return the line that is printed with the results of imported predictions; empty for a run of this code."""
-    imported = provenance["config"].get("imported")
+    imported = provenance.get("config", {}).get("imported")
     if imported is None:
         return []
     files = ", ".join(f"{file['path']} (sha256 {file['sha256']})" for file in imported["files"])
