@@ -142,13 +142,13 @@ def read_mask_image(path: Path, height: int, width: int, name: str) -> np.ndarra
         FileNotFoundError: There is no such file.
         ValueError: It is not an image, has another size, or more than one value besides 0, as probabilities have.
     """
-    found = image_size(path)
-    if found != (height, width):
-        raise ValueError(
-            f"{name}: {path} is {found[0]} x {found[1]}, but the image is {height} x {width} (height x width); resize "
-            "the mask to the size of the annotations, without interpolation"
-        )
+    image_size(path)  # refuses what is no image, or too large to decode
     with Image.open(path) as image:
+        if image.size != (width, height):  # as stored: a mask is not turned by EXIF data
+            raise ValueError(
+                f"{name}: {path} is {image.height} x {image.width}, but the image is {height} x {width} (height x "
+                "width); resize the mask to the size of the annotations, without interpolation"
+            )
         image.load()
         # An alpha channel says nothing about a mask; a palette's indices do.
         plain = image.convert("RGB") if image.mode in ("RGB", "RGBA", "PA", "CMYK", "YCbCr") else image
@@ -222,12 +222,22 @@ class _AnotherNumber(ValueError):
 
 
 def _drive(task: "AnyTask", item: Any, entry: Entry, marks: AnswerMarks) -> Any:
+    """Answer what the task asks.
+
+    Raises:
+        _AnotherNumber: The entry has masks, and the task asks for none or for another number.
+    """
     asking = task.ask(item, marks)
+    is_asked_for_masks = False
     try:
         requests = next(asking)
         while True:
+            is_asked_for_masks |= not isinstance(requests[0], ReplyRequest)
             requests = asking.send([_answer(item, entry, request) for request in requests])
     except StopIteration as stop:
+        if not is_asked_for_masks and (masks := entry.content.get(MASKS)):
+            number = len(masks) if isinstance(masks, list) else 1
+            raise _AnotherNumber(f"'masks' has {number} masks, and no phrase was given to segment") from None
         return stop.value
 
 

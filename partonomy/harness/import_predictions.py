@@ -91,6 +91,8 @@ def import_predictions(
     for path in files:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: not found; pass a file in the schema of export-predictions")
+        if path.resolve().parent == Path(config.output).resolve():
+            raise ValueError(f"{path} lies in the output folder; choose another --output")
     output = Path(config.output)
     _refuse_full(output, overwrite)
     hashes = tuple(ImportedFile(str(path), hash_files([path])) for path in files)
@@ -108,11 +110,11 @@ def import_predictions(
     config = configure_run(config, task)
     with lock_folder(output):
         _refuse_full(output, overwrite)
-        remove_run(output)
         spool = output / f".imported.{uuid.uuid4().hex}.tmp"
         try:
             counts = _write_records(task, files, survey, ids, spool)
             codec = codec_of(task)
+            remove_run(output)  # only now, so that a broken file costs no run
             absent = join_records([spool], ids, output / RECORDS_FILE, codec)
             assert not absent, f"every item has its record, but {absent[:3]} have none"
         finally:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,22 +16,29 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from partonomy.__main__ import main
+from partonomy.benchmarks.imported import Entry
+from partonomy.benchmarks.mmr import MultiTargetItem, MultiTargetOptions, MultiTargetTask
 from partonomy.benchmarks.partonomy.task import PartonomyOptions
+from partonomy.datasets.sources.mmr import Granularity, GroundedAnswer, MmrTarget
+from partonomy.harness.asking import answer_items
 from partonomy.harness.import_predictions import MISSING_REASON
+from partonomy.harness.ranks import deal_batches
 from partonomy.harness.run_folder import read_config
 from partonomy.harness.summary import Summary, read_summary
-from partonomy.masks import decode_mask, rle_from_coco
+from partonomy.masks import decode_mask, encode_mask, rle_from_coco
 from partonomy.models.bounds import RandomModel
 from partonomy.models.contract import ChoiceScore, Generation, Turn
 from partonomy.reporting.loaded_run import AnyRun, load_run
-from partonomy.structures import CharSpan
+from partonomy.structures import CharSpan, QuestionType
 from tests.partonomy.benchmarks.test_gcg import gcg_content
 from tests.partonomy.benchmarks.test_gcg import write as write_gcg
-from tests.partonomy.conftest import HEIGHT, WIDTH
+from tests.partonomy.benchmarks.vqa_world import draw
+from tests.partonomy.conftest import HEIGHT, WIDTH, write_questions
 from tests.partonomy.questions.mixed_parts.pair_world import draw_dataset, store_dataset
 from tests.partonomy.reporting.conftest import SETTINGS, World, run_model
 from tests.partonomy.running import make_config
 from tests.partonomy.running import run_model as ask_model
+from tests.readme_commands import bash_commands, parse_command
 from validate_partonomy import main as validate
 
 Change = Callable[[list[dict[str, Any]]], None]
@@ -155,15 +163,96 @@ def test_a_model_that_refuses_comes_back_without_numbers(benchmarks: World, tmp_
     assert back.summary.metrics["accuracy"].value is None
 
 
+class Marking(RandomModel):
+    """A model with [SEG] tokens, which is asked about other words than one without."""
+
+    name, protocol_note, has_mask_per_phrase = "marking", "answers carry [SEG]", True
+
+    def score_marked_choices(
+        self, image: np.ndarray, turns: Sequence[Turn], choices: Sequence[str], phrases: Sequence[Sequence[CharSpan]]
+    ) -> list[ChoiceScore]:
+        return self.score_choices(image, turns, choices)
+
+
+def test_masks_of_a_model_with_marks_come_back(tmp_path: Path) -> None:
+    """Of three targets, the answer names none and marks two: only a model with marks is asked about them."""
+    task = make_mmr_task(tmp_path)
+    item = task.items[0]
+    assert ([span is None for span in item.answer.spans], len(item.answer.marked_words)) == ([True] * 3, 3)
+    (record,) = answer_items(Marking(0), task, deal_batches(task.items), lambda one: True)
+    assert sum(target.is_predicted for target in record.targets) == 2
+    entry = json.loads(json.dumps(task.prediction(record, None, tmp_path)))
+    back = task.import_record(item, Entry(entry, tmp_path, task.answers_of(entry)))
+    assert back.targets == record.targets
+    for number in (1, 3):
+        entry["masks"] = [entry["masks"][0]] * number
+        with pytest.raises(ValueError, match=f"'masks' has {number} masks, and 2 phrases were given to segment"):
+            task.import_record(item, Entry(entry, tmp_path, task.answers_of(entry)))
+
+
+def make_mmr_task(folder: Path) -> MultiTargetTask:
+    draw(folder / "0.png", 0, (WIDTH, HEIGHT))
+    targets = []
+    for number in range(3):
+        mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+        mask[4 * number : 4 * number + 4] = True
+        targets.append(MmrTarget(f"thing {number}", encode_mask(mask), Granularity.OBJECT))
+    answer = GroundedAnswer("It is this and that.", (None,) * 3, (CharSpan(6, 10), None, CharSpan(15, 19)))
+    item = MultiTargetItem("0", "0", folder / "0.png", HEIGHT, WIDTH, "What is it?", True, tuple(targets), answer)
+    return MultiTargetTask("mmr", "val", MultiTargetOptions(), (item,))
+
+
+def test_two_imported_models_are_two_rows_of_table_5(
+    benchmarks: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = []
+    for name in ("PixelLM-13B", "GSVA"):
+        for benchmark in ("textvqa", "gqa"):
+            run, output = benchmarks.pairs[benchmark].oracle, tmp_path / f"{name}_{benchmark}"
+            export(run.path, tmp_path / f"{output.name}.json")
+            words = ["import-predictions", str(tmp_path / f"{output.name}.json"), "--benchmark", benchmark]
+            words += ["--root", str(benchmarks.root(benchmark)), "--output", str(output), "--name", name]
+            assert main(words) == 0
+            folders.append(str(output))
+    capsys.readouterr()
+    assert main(["tables", *folders, "--table", "5"]) == 0
+    rows = [line for line in capsys.readouterr().out.split("[runs]")[1].splitlines() if ", imported  " in line]
+    assert [row.split("  ")[0] for row in rows] == ["PixelLM-13B, imported", "GSVA, imported"]
+
+
+def test_a_folder_and_what_could_not_be_read_come_back(question_file: Path, tmp_path: Path) -> None:
+    records = json.loads(question_file.read_text())
+    records[3]["answer_types"] = ["incorrect"] * 5
+    broken = write(question_file, records)
+    for questions, name in ((broken, "file"), (tmp_path / "set", "folder")):
+        if name == "folder":
+            words = ["import", "--questions", str(broken), "--output", str(questions), "--invalid", "collect"]
+            assert main(words) == 0
+        validate(["--model", "random", "--questions", str(questions), "--output", str(tmp_path / name)])
+        export(tmp_path / name, tmp_path / f"{name}.json")
+        summary = import_file(questions, tmp_path / f"{name}.json", tmp_path / f"{name}_back")
+        assert metrics_of(summary) == metrics_of(read_summary(tmp_path / name / "summary.json"))
+        assert summary.num_failed == 1
+
+
 # ---- the forms of an entry
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The right answers to the questions of `question_file`, as exported."""
+    folder = tmp_path_factory.mktemp("oracle")
+    questions = write_questions(folder, tuple(QuestionType))
+    validate(["--model", "oracle", "--questions", str(questions), "--output", str(folder / "run")])
+    export(folder / "run", folder / "all.json")
+    return (folder / "all.json").read_text()
+
+
 @pytest.fixture
-def oracle(question_file: Path, tmp_path: Path) -> list[dict[str, Any]]:
+def oracle(exported: str) -> list[dict[str, Any]]:
     """The entries of the right answers, without other keys than an outsider would write."""
-    validate(["--model", "oracle", "--questions", str(question_file), "--output", str(tmp_path / "oracle")])
     wanted = ("question_id", "predicted_answer", "predicted_object_answer", "predicted_segmentations")
-    return [{key: entry[key] for key in wanted} for entry in export(tmp_path / "oracle", tmp_path / "all.json")]
+    return [{key: entry[key] for key in wanted} for entry in json.loads(exported)]
 
 
 def headline(summary: Summary) -> tuple[float | None, float | None]:
@@ -452,6 +541,15 @@ def test_flags_are_checked(
     assert main(again) == 1
     assert "is not empty; choose another --output, or pass --overwrite" in capsys.readouterr().err
     assert main([*again, "--overwrite"]) == 0
+    broken = write(tmp_path / "broken.json", [entry | {"status": "?"} for entry in oracle])
+    before = (tmp_path / "back" / "records.jsonl").read_bytes()
+    lost = ["import-predictions", str(broken), "--questions", str(question_file), "--name", "other", "--overwrite"]
+    assert main([*lost, "--output", str(tmp_path / "back")]) == 1
+    assert (tmp_path / "back" / "records.jsonl").read_bytes() == before, "a broken file costs no run"
+    assert not list((tmp_path / "back").glob(".imported*"))
+    inside = ["import-predictions", str(write(tmp_path / "back" / "in.json", oracle)), *lost[2:]]
+    assert main([*inside, "--output", str(tmp_path / "back")]) == 1
+    assert "in.json lies in the output folder; choose another --output" in capsys.readouterr().err
     empty = ["import-predictions", str(write(tmp_path / "no.json", [])), "--questions", str(question_file)]
     assert main([*empty, "--name", "other", "--output", str(tmp_path / "no")]) == 1
     assert "no.json: there are no entries" in capsys.readouterr().err
@@ -526,6 +624,13 @@ def test_the_example_of_the_page(question_file: Path, tmp_path: Path) -> None:
     assert record.parts_choice.selection.sequence == shortest
     widths = [int(decode_mask(mask).sum()) // 24 for mask in record.segmentation.masks]
     assert widths == [len(part.label) for part in record.true_parts]
+
+
+def test_the_commands_of_the_page_are_taken_by_their_parsers() -> None:
+    commands = bash_commands(PAGE.read_text())
+    assert len(commands) == 4
+    for command in commands:
+        parse_command(shlex.split(command))
 
 
 def test_the_page_names_every_key(question_file: Path, tmp_path: Path) -> None:
