@@ -6,6 +6,7 @@ keys of their own reads them itself.
 """
 
 import ast
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +121,8 @@ def _unquote(counts: str, name: str) -> str | bytes:
     try:
         value = ast.literal_eval(counts)
     except (ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"{name}: the counts {shorten(counts)} are not the text of bytes; write counts.decode()"
-        ) from (error)
+        shown = shorten(counts)
+        raise ValueError(f"{name}: the counts {shown} are not the text of bytes; write counts.decode()") from error
     assert isinstance(value, bytes)  # of a literal that begins with b and a quote
     return value
 
@@ -310,7 +310,7 @@ def _read_score(value: object, name: str) -> Mapping[str, float]:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def find_choice(value: object, choices: Sequence[str], name: str) -> int | None:

@@ -80,13 +80,14 @@ def import_predictions(
     )
     if done.summary is not None:
         print(overview(done.summary))
-        require_scored(Path(output), done.summary.num_expected, done.summary.reasons)
     print(f"{done.num_entries} predictions imported; {done.num_missing} items have none and count as failed")
+    print(f"Answers in the file: {', '.join(done.answers) or 'none'}")
     if done.summary is None:
         print(f"Shard {shard}: {output}")
         print("Join all shards: python -m partonomy merge-runs SHARDS --output FOLDER")
     else:
         print(f"Written: {Path(output) / RECORDS_FILE}, {Path(output) / SUMMARY_FILE}")
+    require_scored(Path(output), done.counts.num_expected, done.counts.reasons)
 
 
 def _configure(name: str, output: str, benchmark: str, places: dict[str, str | None]) -> RunConfig:

@@ -49,12 +49,14 @@ class Import:
         counts: Counts of all records.
         num_entries: Number of entries that were read.
         num_missing: Number of items without an entry; they count as failed.
+        answers: Names of the answers that the files have; the model is taken not to support any other.
     """
 
     summary: Summary | None
     counts: RecordCounts
     num_entries: int
     num_missing: int
+    answers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,9 @@ def import_predictions(
     shard = Shard() if config.shard is None else parse_shard(config.shard)
     ids = item_ids(task, shard)
     survey = _survey(task, files, frozenset(ids))
-    if not survey.offered:
-        raise ValueError(f"{', '.join(map(str, files))}: there are no entries; write one for each item")
+    if not survey.answers and not survey.has_status:
+        what = "no entry has an answer" if survey.offered else "there are no entries"
+        raise ValueError(f"{', '.join(map(str, files))}: {what}; docs/import_predictions.md lists the keys")
     task, options = task.for_import(survey.offered)
     if options is not None:
         config = dataclasses.replace(config, options=options)
@@ -124,8 +127,9 @@ def import_predictions(
         write_model_description(output, ModelDescription(config.model.model, None, None, marks), is_resumed=False)
         records = StoredRecords(output / RECORDS_FILE, codec)
         summary = finish_run(config, task, records) if shard.count == 1 else None
-    num_lost = sum(record.item_id in set(ids) for record in task.lost)
-    return Import(summary, counts, survey.num_entries, len(ids) - num_lost - survey.num_entries)
+    num_lost = len({record.item_id for record in task.lost} & set(ids))
+    num_missing = len(ids) - num_lost - survey.num_entries
+    return Import(summary, counts, survey.num_entries, num_missing, tuple(sorted(survey.answers)))
 
 
 def _refuse_full(output: Path, overwrite: bool) -> None:
@@ -169,11 +173,18 @@ class _Survey:
         offered: For each group, the answers that its entries have.
         places: The place of each item among the task's items, by its id.
         numbers: For each item, the number of its entry in its file, from 0; -1 for none.
+        has_status: Whether any entry says whether the model has failed.
     """
 
     offered: Mapping[str, frozenset[str]]
     places: Mapping[str, int]
     numbers: "array[int]"
+    has_status: bool
+
+    @property
+    def answers(self) -> frozenset[str]:
+        """The answers that any entry has."""
+        return frozenset[str]().union(*self.offered.values())
 
     @property
     def num_entries(self) -> int:
@@ -189,7 +200,7 @@ def _survey(task: AnyTask, files: Sequence[Path], wanted: frozenset[str]) -> _Su
     """
     places = {item.item_id: place for place, item in enumerate(task.items)}
     offered: dict[str, frozenset[str]] = {}
-    numbers = array("q", [-1]) * len(places)
+    numbers, has_status = array("q", [-1]) * len(places), False
     for place, content in _iterate(files):
         found = places.get(place.item_id)
         if found is None or place.item_id not in wanted:
@@ -199,9 +210,13 @@ def _survey(task: AnyTask, files: Sequence[Path], wanted: frozenset[str]) -> _Su
         if numbers[found] >= 0:
             raise place.error(ValueError(f"the id occurs twice, first in record {numbers[found]}; keep one of them"))
         numbers[found] = place.number
+        has_status = has_status or content.get("status") is not None
         group = task.items[found].group
-        offered[group] = offered.get(group, frozenset()) | task.answers_of(content)
-    return _Survey(offered, places, numbers)
+        try:
+            offered[group] = offered.get(group, frozenset()) | task.answers_of(content)
+        except ValueError as error:
+            raise place.error(error) from error
+    return _Survey(offered, places, numbers, has_status)
 
 
 def _write_records(
@@ -209,17 +224,15 @@ def _write_records(
 ) -> RecordCounts:
     """Write the record of every item of the run, in the order of the entries, then those of items without one."""
     counts = RecordCounts()
-    offered = frozenset[str]().union(*survey.offered.values())
     with spool.open("wb") as file:
-        for record in _records(task, files, survey, offered, ids):
+        for record in _records(task, files, survey, ids):
             counts.add(record)
             file.write((record_to_line(record) + "\n").encode("utf-8", errors="backslashreplace"))
     return counts
 
 
-def _records(
-    task: AnyTask, files: Sequence[Path], survey: _Survey, offered: frozenset[str], ids: Sequence[str]
-) -> Iterator[Record]:
+def _records(task: AnyTask, files: Sequence[Path], survey: _Survey, ids: Sequence[str]) -> Iterator[Record]:
+    offered = survey.answers
     for place, content in _iterate(files):
         item = task.items[survey.places[place.item_id]]
         try:

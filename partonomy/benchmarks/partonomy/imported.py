@@ -37,8 +37,22 @@ class ReadChoice:
     selection: ChoiceSelection
 
 
+KEYS = frozenset(
+    {*CHOICE_KEYS.values(), *SCORES_KEYS.values(), MASKS_KEY, TEXT_KEY, OWN_MASKS_KEY, SPANS_KEY, CONFIDENCES_KEY}
+)
+PREFIXES = ("predicted_", "generated_")
+"""What the names of answers begin with, so that a misspelt one is not taken for a key that is ignored."""
+
+
 def answers_of_question(content: Mapping[str, Any]) -> frozenset[str]:
-    """Return the capabilities of which an entry has an answer, and `SCORES`."""
+    """Return the capabilities of which an entry has an answer, and `SCORES`.
+
+    Raises:
+        ValueError: A key looks like an answer, but is none.
+    """
+    unknown = [key for key in content if key.startswith(PREFIXES) and key not in KEYS]
+    if unknown:
+        raise ValueError(f"there is no key {unknown[0]!r}; answers have the keys {', '.join(sorted(KEYS))}")
     has_scores = any(content.get(key) is not None for key in SCORES_KEYS.values())
     is_there = {
         Capability.CHOICES.value: has_scores or any(content.get(key) is not None for key in CHOICE_KEYS.values()),

@@ -390,7 +390,9 @@ def test_missing_entries_count_as_failed(
     question_file: Path, tmp_path: Path, oracle: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = import_file(question_file, write(tmp_path / "file.json", oracle[:30]), tmp_path / "back")
-    assert "30 predictions imported; 10 items have none and count as failed" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "30 predictions imported; 10 items have none and count as failed" in printed
+    assert "Answers in the file: choices, masks\n" in printed
     assert headline(summary) == (pytest.approx(6 / 10), 0.75), "the fourth image has four parts"
     assert summary.reasons == {MISSING_REASON: 10}
 
@@ -475,6 +477,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "too many masks": (set_value(3, "predicted_segmentations", [None, None]), "record 3 .*has 2 masks for the parts"),
     "no file": (set_mask("masks/none.png"), "record 3 .*none.png"),
     "outside": (set_mask("../none.png"), "record 3 .*leaves the"),
+    "misspelt": (set_value(3, "predicted_segmentation", {}), "record 3 .*: there is no key 'predicted_segmentation'"),
     "text": (set_value(3, "generated_text", 4), "record 3 .*: 'generated_text' must be a text"),
     "status": (set_value(3, "status", "done"), "record 3 .*: 'status' must be scored, failed or unsupported"),
 }
@@ -552,7 +555,10 @@ def test_flags_are_checked(
     assert "in.json lies in the output folder; choose another --output" in capsys.readouterr().err
     empty = ["import-predictions", str(write(tmp_path / "no.json", [])), "--questions", str(question_file)]
     assert main([*empty, "--name", "other", "--output", str(tmp_path / "no")]) == 1
-    assert "no.json: there are no entries" in capsys.readouterr().err
+    assert "no.json: there are no entries; docs/import_predictions.md lists the keys" in capsys.readouterr().err
+    write(tmp_path / "no.json", [{"question_id": entry["question_id"], "answer": "It flies."} for entry in oracle])
+    assert main([*empty, "--name", "other", "--output", str(tmp_path / "no")]) == 1
+    assert "no.json: no entry has an answer; docs" in capsys.readouterr().err
 
 
 # ---- where it is said
