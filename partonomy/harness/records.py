@@ -19,6 +19,7 @@ import msgspec
 
 from partonomy.benchmarks.task import UNREADABLE, Record, RecordT, Status
 from partonomy.files import open_atomically, shorten
+from partonomy.line_checksums import add_checksum, require_checksum
 from partonomy.locks import hold_lock
 from partonomy.masks import find_sound_masks, rle_from_coco, rle_to_json
 from partonomy.stored_lines import OpenFile
@@ -31,9 +32,9 @@ logger = logging.getLogger(__name__)
 
 
 def record_to_line(record: Record) -> str:
-    """Return one line of JSON without its newline; field names are those of the dataclasses."""
+    """Return one line of JSON without its newline: the fields of the dataclasses by their names, then a checksum."""
     # `vars` of a dataclass gives its fields in order; dataclasses.asdict would first copy all of them
-    return json.dumps(vars(record), default=vars, ensure_ascii=False, allow_nan=False)
+    return add_checksum(json.dumps(vars(record), default=vars, ensure_ascii=False, allow_nan=False))
 
 
 class RecordCodec(Generic[RecordT]):
@@ -47,7 +48,8 @@ class RecordCodec(Generic[RecordT]):
         """Read a line of `record_to_line`.
 
         Raises:
-            ValueError: The line is not JSON, its fields are not a record's, or a mask's code is damaged.
+            ValueError: The line is not JSON, its fields are not a record's, a mask's code is damaged, or the line was
+                changed since it was written.
         """
         try:
             record = self._checked(line)
@@ -104,7 +106,9 @@ class RecordCodec(Generic[RecordT]):
 
     def _checked(self, line: str | bytes) -> RecordT:
         """Return a record after all checks except that of its masks' codes."""
-        record = self.decode(line.encode() if isinstance(line, str) else line)
+        content = line.encode() if isinstance(line, str) else line
+        require_checksum(content)
+        record = self.decode(content)
         record.check()
         return record
 

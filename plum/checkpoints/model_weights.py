@@ -108,7 +108,7 @@ class ModelWeights:
 def read_saved(saved: SavedTensor, name: str) -> Tensor:
     """Read one tensor of a file."""
     with open_tensors(saved.file) as tensors:
-        return tensors.get_tensor(saved.key or name)
+        return tensors.read(saved.key or name)
 
 
 class MergedWeights:

@@ -1,14 +1,20 @@
-"""Writes and reads tensors of a module as safetensors, strictly by name and shape, one shard in memory at a time."""
+"""Writes and reads tensors of a module as safetensors, strictly by name and shape, one shard in memory at a time.
+
+A file beside them, such as model.crc32, holds a CRC-32 of every tensor, which is compared whenever the tensor is read.
+"""
 
 import hashlib
 import json
 import os
+import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,6 +26,15 @@ MAX_SHARD_BYTES = 4 * 10**9
 NUM_NAMES_SHOWN = 5
 FINGERPRINT_BYTES = 2**20
 """Bytes of either end of a file in a fingerprint: enough to distinguish trained weights, and quick at 26 GB."""
+
+CHECKSUMS_FILE = "{stem}.crc32"
+"""JSON file of every tensor's CRC-32 by its name. Folders of earlier versions and of other programs have none."""
+SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
+
+
+def checksum(tensor: Tensor) -> str:
+    """Return the CRC-32 of a contiguous CPU tensor's bytes, as eight hexadecimal digits."""
+    return f"{zlib.crc32(tensor.detach().reshape(-1).view(torch.uint8).numpy().data):08x}"
 
 
 def give_usual_mode(path: Path) -> None:
@@ -39,6 +54,7 @@ class ShardWriter:
         self._waiting: dict[str, Tensor] = {}
         self._waiting_bytes = 0
         self._shards: list[tuple[str, ...]] = []
+        self._checksums: dict[str, str] = {}
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Add one tensor; its dtype is kept.
@@ -61,6 +77,8 @@ class ShardWriter:
         """Write what is left and give the files their names: one `stem`.safetensors, or shards and an index."""
         if self._waiting or not self._shards:
             self._flush()
+        checksums = self.folder / CHECKSUMS_FILE.format(stem=self.stem)
+        checksums.write_text(json.dumps(self._checksums, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if len(self._shards) == 1:
             self._part(0).rename(self.folder / f"{self.stem}.safetensors")
             return
@@ -87,6 +105,7 @@ class ShardWriter:
         save_file(self._waiting, part, metadata={"format": "pt"})
         give_usual_mode(part)
         self._shards.append(tuple(self._waiting))
+        self._checksums |= {name: checksum(tensor) for name, tensor in self._waiting.items()}
         self._waiting, self._waiting_bytes = {}, 0
 
 
@@ -156,8 +175,8 @@ def copy_tensors(targets: Iterable[tuple[Tensor, str]], saved: Mapping[str, Save
     """Copy saved tensors, one at a time, into (target, saved name) pairs whose shapes have been checked.
 
     Raises:
-        ValueError: a file is damaged, or a tensor holds NaN or infinite values, or values beyond the target's dtype;
-            the message names file and tensor.
+        ValueError: a file is damaged, or a tensor was changed since it was written, or holds NaN or infinite values,
+            or values beyond the target's dtype; the message names file and tensor.
     """
     by_file: defaultdict[Path, list[tuple[Tensor, str]]] = defaultdict(list)
     for target, name in targets:
@@ -166,9 +185,10 @@ def copy_tensors(targets: Iterable[tuple[Tensor, str]], saved: Mapping[str, Save
         with open_tensors(file) as tensors:
             for target, name in pairs:
                 key = saved[name].key or name
-                target.copy_(tensors.get_tensor(key))
+                value = tensors.read(key)
+                target.copy_(value)
                 if not _is_finite(target):
-                    raise ValueError(f"{file}: {_describe_broken(key, tensors.get_tensor(key), target.dtype)}")
+                    raise ValueError(f"{file}: {_describe_broken(key, value, target.dtype)}")
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -190,8 +210,45 @@ def _describe_broken(name: str, saved: Tensor, dtype: torch.dtype) -> str:
     )
 
 
+class TensorFile:
+    """An open safetensors file."""
+
+    def __init__(self, file: Path, tensors: safe_open) -> None:
+        self._file, self._tensors = file, tensors
+        self._checksums = _read_checksums(file.with_name(CHECKSUMS_FILE.format(stem=SHARD_NUMBER.sub("", file.stem))))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every tensor by its name, without reading the tensors."""
+        return {name: tuple(self._tensors.get_slice(name).get_shape()) for name in self._tensors.keys()}  # noqa: SIM118
+
+    def read(self, name: str) -> Tensor:
+        """Return a tensor on the CPU in its own dtype.
+
+        Raises:
+            ValueError: its bytes are not those that were written.
+        """
+        tensor: Tensor = self._tensors.get_tensor(name)
+        if name in self._checksums and self._checksums[name] != checksum(tensor):
+            raise ValueError(
+                f"{self._file}: the tensor {name} was changed since it was written (its checksum differs); restore the "
+                "file, or write it again"
+            )
+        return tensor
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise ValueError(
+            f"{path}: damaged ({error}); restore it, or delete it to read the weights unchecked"
+        ) from error
+
+
 @contextmanager
-def open_tensors(file: Path) -> Iterator[safe_open]:
+def open_tensors(file: Path) -> Iterator[TensorFile]:
     """Open a safetensors file.
 
     Raises:
@@ -199,7 +256,7 @@ def open_tensors(file: Path) -> Iterator[safe_open]:
     """
     try:
         with safe_open(file, framework="pt") as tensors:
-            yield tensors
+            yield TensorFile(file, tensors)
     except SafetensorError as error:
         raise ValueError(f"{file}: damaged, or no safetensors file ({error}); write or download it again") from error
 
@@ -259,7 +316,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
 def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Read names and shapes only."""
     with open_tensors(file) as tensors:
-        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        return tensors.shapes()
 
 
 def _require_equal(wanted: Mapping[str, Tensor], found: Mapping[str, SavedTensor], folder: Path) -> None:

@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from PIL import Image
 
 from partonomy.files import convert_json, open_atomically, read_json_as, write_text_atomically
+from partonomy.line_checksums import add_checksum, require_checksum
 from partonomy.locks import has_other_files, lock_folder
 from partonomy.machine_faults import InputFiles, end_run_on_machine_fault, is_out_of_memory
 from partonomy.masks import encode_mask, rle_to_json
@@ -240,9 +241,9 @@ def cut_mark(finish_reason: str | None, num_tokens: int | None) -> str:
 
 
 def append_line(path: Path, record: Json) -> None:
-    """Append a record as one line."""
+    """Append a record as one line with its checksum."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.write(add_checksum(json.dumps(record, ensure_ascii=False)) + "\n")
 
 
 class _StoredSpan(msgspec.Struct):
@@ -273,14 +274,17 @@ def read_lines(path: Path) -> Iterator[Json]:
     """Yield the records of a file, one at a time.
 
     Raises:
-        ValueError: a line is not the prediction of an image; the message names it.
+        ValueError: a line is not the prediction of an image, or was changed since it was written; the message names it.
     """
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
+                require_checksum(line)
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error}); delete the line") from error
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}; delete the line") from error
             convert_json(record, _StoredImage, f"{path}, line {number}", "delete the line")
             yield record
 

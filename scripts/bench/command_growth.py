@@ -1,6 +1,6 @@
 """How memory and time of the commands on finished runs and on large files grow.
 
-python scripts/bench/command_growth.py [--records 50000,100000,200000] [--megabytes 125,250,500] [--parts runs,files]
+python scripts/bench/command_growth.py [--records 50000,100000,200000] [--megabytes 125,250,500] [--parts runs,...]
 
 The random model on drawn images of 64 x 64 pixels (files: 256 x 256). Its records are multiplied (`many_records`), and
 each command runs in a process of its own with one thread. There is a line for each command and size: CPU seconds and
@@ -18,17 +18,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 from jsonargparse import CLI
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from partonomy.datasets.store import ANNOTATIONS_FILE
+from partonomy.files import read_json, write_json
 from partonomy.harness.run_folder import RECORDS_FILE
+from partonomy.masks import decode_mask, rle_from_coco
 from scripts.bench.many_records import multiply_dataset, multiply_run
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_IMAGES = 48
 MEGABYTE = 10**6
-PARTS = ("runs", "files")
+PARTS = ("runs", "files", "polygons")
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def main(
     records: str = "50000,100000,200000",
     megabytes: str = "125,250,500",
     *,
-    parts: str = "runs,files",
+    parts: str = ",".join(PARTS),
     folder: str | None = None,
 ) -> None:
     """Print a line per command and size, then all of them as one JSON list.
@@ -53,7 +58,7 @@ def main(
     Args:
         records: numbers of records of a run, comma-separated.
         megabytes: sizes of the files to check, import and export, comma-separated.
-        parts: runs, files or both.
+        parts: some of runs, files (of run-length codes) and polygons (a check of such a file), comma-separated.
         folder: where to make the temporary folder; default the system's.
     """
     wanted = parts.split(",")
@@ -68,6 +73,9 @@ def main(
         for size in map(int, megabytes.split(",")) if "files" in wanted else ():
             found += _shown(measure_files(world, Path(temporary) / "files", size))
             shutil.rmtree(Path(temporary) / "files")
+        for size in map(int, megabytes.split(",")) if "polygons" in wanted else ():
+            found += _shown(measure_polygons(world, Path(temporary) / "polygons", size))
+            shutil.rmtree(Path(temporary) / "polygons")
     print(json.dumps([asdict(one) for one in found]))
 
 
@@ -155,12 +163,31 @@ def measure_files(world: SmallWorld, folder: Path, megabytes: int) -> Iterator[M
     record_file.with_suffix(".annotations.json").unlink()
     flags = ["--questions", str(record_file), "--output", str(folder / "alone")]
     yield Measurement("import", megabytes, *run_command(["-m", "partonomy", "import", *flags]))
-    per_copy = (few / "annotations.json").stat().st_size / 4
     shutil.rmtree(many)
-    copies = max(round(megabytes * MEGABYTE / per_copy), 1)
-    multiply_dataset(world.large, many, copies)
-    checked = ["--annotations", str(many / "annotations.json"), "--images", str(many / "images"), "--headers_only"]
-    yield Measurement("check", megabytes, *run_command(["-m", "partonomy", "check", *checked]))
+    yield Measurement("check", megabytes, *_check_copies(world.large, many, megabytes))
+
+
+def measure_polygons(world: SmallWorld, folder: Path, megabytes: int) -> Iterator[Measurement]:
+    """Check an annotation file of about so many megabytes whose masks are polygons with a corner at every pixel."""
+    source = folder / "source"
+    shutil.copytree(world.large, source)
+    content = read_json(source / ANNOTATIONS_FILE)
+    for annotation in content["annotations"]:
+        rle = annotation["segmentation"]
+        mask = decode_mask(rle_from_coco(rle, rle["size"][0], rle["size"][1], "the mask")).astype(np.uint8)
+        outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        annotation["segmentation"] = [outline.reshape(-1).tolist() for outline in outlines if len(outline) > 2]
+    content["annotations"] = [annotation for annotation in content["annotations"] if annotation["segmentation"]]
+    write_json(source / ANNOTATIONS_FILE, content)
+    yield Measurement("check of polygons", megabytes, *_check_copies(source, folder / "many", megabytes))
+
+
+def _check_copies(source: Path, folder: Path, megabytes: int) -> tuple[float, int]:
+    """Check so many copies of a data set that its annotation file has about so many megabytes."""
+    copies = max(round(megabytes * MEGABYTE / (source / ANNOTATIONS_FILE).stat().st_size), 1)
+    multiply_dataset(source, folder, copies)
+    checked = ["--annotations", str(folder / ANNOTATIONS_FILE), "--images", str(folder / "images"), "--headers_only"]
+    return run_command(["-m", "partonomy", "check", *checked])
 
 
 def run_command(arguments: Sequence[str]) -> tuple[float, int]:

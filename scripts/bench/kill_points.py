@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from partonomy.line_checksums import CHECKSUM_KEY
+
 CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
 """Audit events of changes of the file system; `open` counts if it is for writing."""
 WRITING = os.O_WRONLY | os.O_RDWR
@@ -105,6 +107,6 @@ def list_remains(folder: Path) -> list[str]:
 
 
 def read_lines_without(path: Path, key: str) -> list[dict[str, object]]:
-    """Return the JSON objects of a file's lines without one of their keys."""
+    """Return the JSON objects of a file's lines without one of their keys and without their checksums."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [{name: value for name, value in line.items() if name != key} for line in lines]
+    return [{name: value for name, value in line.items() if name not in (key, CHECKSUM_KEY)} for line in lines]

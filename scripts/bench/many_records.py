@@ -16,6 +16,7 @@ from partonomy.datasets.seal import SEAL_KEY
 from partonomy.datasets.store import ANNOTATIONS_FILE, BUILD_FILE, DATASET_FILE, QUESTIONS_FILE
 from partonomy.files import read_json, write_json
 from partonomy.harness.run_folder import MODEL_FILE, RECORDS_FILE, read_config, write_config
+from partonomy.line_checksums import CHECKSUM_KEY, add_checksum
 
 IDS = ("id", "image_id", "instance_id", "obj_ann_id")
 LISTS = ("images", "annotations")
@@ -80,10 +81,11 @@ def multiply_run(
     (folder / MODEL_FILE).write_bytes((source / MODEL_FILE).read_bytes())
     records = list(map(json.loads, (source / RECORDS_FILE).read_text(encoding="utf-8").splitlines()))
     for record in records:
+        record.pop(CHECKSUM_KEY, None)
         record["image_path"] = str(dataset / "images" / Path(record["image_path"]).name)
     copies = enumerate(_copies(records, num_copies, step))
     kept = (record for number, record in copies if keep is None or keep(number, record))
-    _write_lines(folder / RECORDS_FILE, kept)
+    _write_lines(folder / RECORDS_FILE, kept, sign=add_checksum)
 
 
 def _copies(records: Sequence[dict[str, Any]], num_copies: int, step: int) -> Iterator[dict[str, Any]]:
@@ -105,7 +107,12 @@ def _copied_name(path: str, copy: int) -> str:
     return f"{stem}_{copy}.{suffix}"
 
 
-def _write_lines(path: Path, rows: Iterator[dict[str, Any]], separators: tuple[str, str] | None = None) -> None:
+def _write_lines(
+    path: Path,
+    rows: Iterator[dict[str, Any]],
+    separators: tuple[str, str] | None = None,
+    sign: Callable[[str], str] = str,
+) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, separators=separators, ensure_ascii=False) + "\n")
+            file.write(sign(json.dumps(row, separators=separators, ensure_ascii=False)) + "\n")

@@ -9,6 +9,7 @@ the choice under every selector, as the numbers of tokens are unknown.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -41,18 +42,20 @@ KEYS = frozenset(
     {*CHOICE_KEYS.values(), *SCORES_KEYS.values(), MASKS_KEY, TEXT_KEY, OWN_MASKS_KEY, SPANS_KEY, CONFIDENCES_KEY}
 )
 PREFIXES = ("predicted_", "generated_")
-"""What the names of answers begin with, so that a misspelt one is not taken for a key that is ignored."""
+SIMILARITY = 0.8
+"""A key with one of the prefixes, and as similar as this to an answer's key, is misspelt rather than of another kind."""
 
 
 def answers_of_question(content: Mapping[str, Any]) -> frozenset[str]:
     """Return the capabilities of which an entry has an answer, and `SCORES`.
 
     Raises:
-        ValueError: A key looks like an answer, but is none.
+        ValueError: A key is misspelt.
     """
-    unknown = [key for key in content if key.startswith(PREFIXES) and key not in KEYS]
-    if unknown:
-        raise ValueError(f"there is no key {unknown[0]!r}; answers have the keys {', '.join(sorted(KEYS))}")
+    for key in content:
+        near = get_close_matches(key, KEYS, 1, SIMILARITY) if key.startswith(PREFIXES) and key not in KEYS else []
+        if near:
+            raise ValueError(f"there is no key {key!r}; did you mean {near[0]!r}?")
     has_scores = any(content.get(key) is not None for key in SCORES_KEYS.values())
     is_there = {
         Capability.CHOICES.value: has_scores or any(content.get(key) is not None for key in CHOICE_KEYS.values()),

@@ -1,6 +1,5 @@
 """MixedParts: bounds, the effect of single errors on each metric, several images in a run, and set arithmetic."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -38,6 +37,7 @@ from partonomy.reporting.report import write_report
 from partonomy.reporting.report_cases import draw_case
 from partonomy.structures import CharSpan, ChoiceScore
 from tests.partonomy.questions.mixed_parts.pair_world import draw_dataset, rectangle, store_dataset
+from tests.unsigned import unsigned_lines
 
 NGRAMS = "char-ngram-tfidf"
 OPTIONS = MixedPartsOptions(embedding_model=NGRAMS)
@@ -413,7 +413,7 @@ def test_shards_merge_to_the_same_records(pairs: Path, tmp_path: Path) -> None:
     assert main(["merge-runs", str(tmp_path / "shard1"), str(tmp_path / "shard2"), "--output", str(merged)]) == 0
 
     def lines(folder: Path) -> list[dict[str, object]]:
-        found = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+        found = unsigned_lines(folder / "records.jsonl")
         return [{key: value for key, value in one.items() if key != "seconds"} for one in found]
 
     assert lines(merged) == lines(tmp_path / "whole")

@@ -23,6 +23,7 @@ from partonomy.structures import CharSpan, ChoiceScore
 from tests.partonomy.benchmark_world import make_config, run_task
 from tests.partonomy.datasets.mmr_file import HEIGHT, WIDTH, annotation, box, mmr_record, rle, write_records
 from tests.partonomy.running import answer_records
+from tests.unsigned import unsigned_lines
 
 KNIFE, HANDLE = box(2, 2, 10, 4), box(2, 2, 4, 4)  # 40 and 16 pixels
 
@@ -221,7 +222,7 @@ def test_shards_and_one_process_agree(tmp_path: Path, mode: MultiTargetMode) -> 
     merged = merge_runs(parts, tmp_path / "merged", None, allow_missing=False).summary
     assert (merged.metrics, merged.notes) == (whole.metrics, whole.notes)
     untimed = [
-        [{**json.loads(line), "seconds": 0} for line in (tmp_path / name / "records.jsonl").read_text().splitlines()]
+        [line | {"seconds": 0} for line in unsigned_lines(tmp_path / name / "records.jsonl")]
         for name in ("merged", "whole")
     ]
     assert untimed[0] == untimed[1]

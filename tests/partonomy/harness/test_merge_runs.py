@@ -18,6 +18,7 @@ from partonomy.models.registry import ModelSettings
 from tests.partonomy.harness.conftest import NUM_IMAGES, World, numbers
 from tests.partonomy.running import DyingModel, make_config, run, run_model, stored_records, untimed
 from tests.plum.cli.benchmark_folders import write_segmentation_root
+from tests.unsigned import unsigned_lines
 
 
 def sharded(config: RunConfig, shard: str) -> RunConfig:
@@ -139,7 +140,7 @@ def test_runs_that_do_not_belong_together_are_refused(world: World, tmp_path: Pa
     run(dataclasses.replace(sharded(config, "1/2"), output=str(tmp_path / "other"), seed=4))
     with pytest.raises(ValueError, match=r"different settings: seed \(was 3, now 4\)"):
         merge_runs([first, tmp_path / "other"], tmp_path / "whole", None, allow_missing=False)
-    changed = json.loads((first / "records.jsonl").read_text().splitlines()[0])
+    changed = unsigned_lines(first / "records.jsonl")[0]
     changed["prompt"] = "What else?"
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "config.json").write_bytes((first / "config.json").read_bytes())

@@ -27,6 +27,7 @@ from partonomy.structures import QuestionType
 from tests.partonomy.conftest import write_questions
 from tests.partonomy.running import make_config, run
 from tests.plum.cli.benchmark_folders import write_segmentation_root
+from tests.unsigned import unsigned
 
 Data = dict[str, Any]
 Damage = Callable[[Data], object]
@@ -124,7 +125,7 @@ OF_ANSWERS: list[tuple[Damage, str]] = [
     ],
 )
 def test_damage_is_named(folders: dict[str, Path], name: str, damage: Damage, reason: str) -> None:
-    data = json.loads(first_line(folders[name]))
+    data = unsigned(first_line(folders[name]))
     damage(data)
     codec: RecordCodec[Any] = QUESTIONS if name == "partonomy" else ANSWERS
     with pytest.raises(ValueError, match=reason) as caught:
@@ -140,7 +141,7 @@ def test_lines_that_are_no_record(text: str, codec_of_type: RecordCodec[Any]) ->
 
 
 def test_texts_may_speak_of_infinity(folder: Path, codec: RecordCodec[Any]) -> None:
-    data = json.loads(first_line(folder))
+    data = unsigned(first_line(folder))
     data["reason"] = "the loss is NaN or Infinity"
     assert codec.from_line(json.dumps(data)).reason == data["reason"]
 
@@ -193,7 +194,7 @@ def mask_of(data: Data) -> Data:
 def test_a_file_is_read_in_batches_as_line_by_line(folder: Path, tmp_path: Path, codec: RecordCodec[Any]) -> None:
     """More lines than a batch has; codes with a run of length 0 inside are right, if unusual."""
     line = first_line(folder)
-    data = json.loads(line)
+    data = unsigned(line)
     mask_of(data)["counts"] = encode_zero_run(mask_of(data))
     lines = [*[line] * 600, json.dumps(data)]
     path = tmp_path / "records.jsonl"
@@ -226,7 +227,7 @@ def test_a_damaged_line_is_named(
     folder: Path, tmp_path: Path, codec: RecordCodec[Any], number: int, damage: Damage
 ) -> None:
     line = first_line(folder)
-    data = json.loads(line)
+    data = unsigned(line)
     damage(data)
     lines = [line] * (LINES_PER_BATCH + 9)
     lines[number - 1] = json.dumps(data)
@@ -234,6 +235,18 @@ def test_a_damaged_line_is_named(
     (tmp_path / "records.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match=rf"records\.jsonl, line {number}: .*delete that line and resume"):
         codec.read(tmp_path / "records.jsonl")
+
+
+def test_a_changed_value_is_noticed(folder: Path, tmp_path: Path, codec: RecordCodec[Any]) -> None:
+    lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
+    lines[1] = lines[1].replace('"image_id": ', '"image_id":  ')  # as valid as before
+    (tmp_path / "records.jsonl").write_text("".join(lines))
+    with pytest.raises(
+        ValueError, match=r"records\.jsonl, line 2: .*its checksum differs.*; delete that line and resume"
+    ):
+        codec.read(tmp_path / "records.jsonl")
+    with pytest.raises(ValueError, match="its checksum differs"):
+        codec.from_line(lines[1])
 
 
 def write(path: Path, records: tuple[Record, ...]) -> Path:

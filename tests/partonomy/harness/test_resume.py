@@ -13,6 +13,7 @@ from partonomy.models.registry import hash_checkpoint
 from partonomy.structures import QuestionType
 from tests.partonomy.harness.conftest import World, numbers
 from tests.partonomy.running import DyingModel, ask_model, make_config, run, run_model, untimed
+from tests.unsigned import unsigned
 
 
 def test_kill_and_resume_gives_the_same_records(world: World, tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_a_damaged_record_is_an_error_with_its_line(world: World, tmp_path: Path
     path.write_text("\n".join([lines[0], lines[1][:50], *lines[2:]]) + "\n")
     with pytest.raises(ValueError, match=r"records\.jsonl, line 2: not a record of an item.*delete that line"):
         run(config, resume=True)
-    path.write_text("\n".join([json.dumps({**json.loads(lines[0]), "item_id": "x"}), *lines]) + "\n")
+    path.write_text("\n".join([json.dumps({**unsigned(lines[0]), "item_id": "x"}), *lines]) + "\n")
     with pytest.raises(ValueError, match=r"records of items that the run does not ask: \['x'\]"):
         run(config, resume=True)
 

@@ -313,7 +313,7 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
 
 
 FORMS: dict[str, Change] = {
-    "as exported": lambda entries: None,
+    "as exported": lambda entries: [entry.update(generated_by="us", note=1) for entry in entries] and None,
     "index": number_choices,
     "other case": shout_choices,
     "scores": score_choices,
@@ -477,7 +477,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "too many masks": (set_value(3, "predicted_segmentations", [None, None]), "record 3 .*has 2 masks for the parts"),
     "no file": (set_mask("masks/none.png"), "record 3 .*none.png"),
     "outside": (set_mask("../none.png"), "record 3 .*leaves the"),
-    "misspelt": (set_value(3, "predicted_segmentation", {}), "record 3 .*: there is no key 'predicted_segmentation'"),
+    "misspelt": (
+        set_value(3, "predicted_segmentation", {}),
+        "record 3 .*: there is no key 'predicted_segmentation'; did you mean",
+    ),
     "text": (set_value(3, "generated_text", 4), "record 3 .*: 'generated_text' must be a text"),
     "status": (set_value(3, "status", "done"), "record 3 .*: 'status' must be scored, failed or unsupported"),
 }

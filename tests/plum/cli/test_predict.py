@@ -146,6 +146,19 @@ def test_a_killed_run_goes_on_to_the_same_records(
 
 
 @pytest.mark.usefixtures("_fixed_answer")
+def test_a_changed_record_is_noticed(
+    checkpoint: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--question", "Parts?", "--answer", "It has a wheel.", "--phrases", "wheel"]
+    assert _predict(checkpoint, photos, tmp_path / "out", *flags) == 0
+    records = tmp_path / "out" / "predictions.jsonl"
+    lines = records.read_text().splitlines(keepends=True)
+    records.write_text("".join([lines[0], lines[1].replace("wheel", "whEel", 1), *lines[2:]]))
+    capsys.readouterr()
+    assert _predict(checkpoint, photos, tmp_path / "out", *flags, "--resume") == 1
+    assert "predictions.jsonl, line 2: changed since it was written" in capsys.readouterr().err
+
+
 def test_a_second_process_is_refused_and_remains_are_removed(
     checkpoint: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ from tests.partonomy.benchmarks.vqa_world import write_gqa, write_pope, write_te
 from tests.plum.cli.benchmark_folders import write_segmentation_root
 from tests.plum.data.miniature_world import miniature
 from tests.plum.data.tokenizers_for_tests import byte_level
+from tests.unsigned import unsigned_lines
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +190,8 @@ def test_shards_and_workers_score_as_one_process(
     for name in ("procs", "merged"):
         found = read_summary(tmp_path / name)
         assert found["metrics"] == whole["metrics"]
-        lines = [(tmp_path / folder / "records.jsonl").read_text().splitlines() for folder in (name, "whole")]
-        one, other = ([{**json.loads(line), "seconds": 0} for line in of_run] for of_run in lines)
+        lines = [unsigned_lines(tmp_path / folder / "records.jsonl") for folder in (name, "whole")]
+        one, other = ([line | {"seconds": 0} for line in of_run] for of_run in lines)
         assert one == other
 
 

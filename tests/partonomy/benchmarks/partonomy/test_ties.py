@@ -24,6 +24,7 @@ from partonomy.reporting.report import write_report
 from partonomy.reporting.tables import interval_table
 from partonomy.structures import ChoiceScore
 from tests.partonomy.running import OracleOfImages, make_config, question_records, run, run_model
+from tests.unsigned import unsigned_lines
 
 OPTIONS = PartonomyOptions(question_types="identification,part_to_whole", generate="none")
 
@@ -174,7 +175,7 @@ def test_records_of_earlier_versions_are_read_and_say_that_the_first_choice_coun
 ) -> None:
     half_sure(question_file, tmp_path / "run")
     path = tmp_path / "run" / "records.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = unsigned_lines(path)
     for line in lines:
         del line["parts_choice"]["selection"]["tied"]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -194,7 +195,7 @@ def test_records_of_earlier_versions_are_read_and_say_that_the_first_choice_coun
 def test_impossible_ties_are_damage(question_file: Path, tmp_path: Path, best: list[int]) -> None:
     options = PartonomyOptions(question_types="identification", generate="none")
     run(make_config(question_file, tmp_path / "run", options=options))
-    line = json.loads((tmp_path / "run" / "records.jsonl").read_text().splitlines()[0])
+    line = unsigned_lines(tmp_path / "run" / "records.jsonl")[0]
     assert line["parts_choice"]["selection"]["sequence"] == 0
     line["parts_choice"]["selection"]["tied"]["sequence"] = best
     with pytest.raises(ValueError, match="the best choices are|none at one of the positions"):
