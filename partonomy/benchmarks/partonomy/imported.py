@@ -43,7 +43,7 @@ KEYS = frozenset(
 )
 PREFIXES = ("predicted_", "generated_")
 SIMILARITY = 0.8
-"""A key with one of the prefixes, and as similar as this to an answer's key, is misspelt rather than of another kind."""
+"""A key with one of the prefixes that is as similar as this to the key of an answer is taken for a misspelt one."""
 
 
 def answers_of_question(content: Mapping[str, Any]) -> frozenset[str]:
