@@ -5,7 +5,7 @@ They stand beside the quotations (`partonomy.quoted_rows`) and are no results: n
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib import resources
@@ -105,9 +105,12 @@ class CommandFile:
     tables: Mapping[str, TableCommands]
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A model's folder, the published weights, the models that it needs, and the commands that make it."""
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mapping of the file, whose misspelt keys are errors."""
+
+
+class _Model(_Strict, frozen=True):
+    """A model's folder, the commands that make it, the published weights, and the models that it needs."""
 
     folder: str
     commands: tuple[str, ...]
@@ -115,8 +118,9 @@ class _Model:
     after: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(_Strict, frozen=True):
+    """A row; the head of the file explains the keys."""
+
     method: str
     how: Origin
     model: str = ""
@@ -125,23 +129,26 @@ class _Row:
     run: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Table:
+class _Table(_Strict, frozen=True, rename={"import_": "import"}):
+    """A table; the head of the file explains the keys."""
+
     paper: str
     quoted: str
     data: str
     run: tuple[str, ...]
+    import_: tuple[str, ...]
     show: str
     rows: tuple[_Row, ...]
-    import_: tuple[str, ...] = field(default=())
     splits: tuple[str, ...] = ()
     shown: str = ""
 
 
-class _Content(msgspec.Struct, forbid_unknown_fields=True):
+class _Content(_Strict, frozen=True):
+    """The whole file."""
+
     protocols: dict[str, str]
     models: dict[str, _Model]
-    tables: dict[str, dict[str, object]]
+    tables: dict[str, _Table]
 
 
 @cache
@@ -149,14 +156,16 @@ def read_row_commands() -> CommandFile:
     """Read the packaged file.
 
     Raises:
-        ValueError: A row names a model or a protocol that the file does not have, or lacks what its origin needs.
+        ValueError: A key is unknown or missing, a row names a model or a protocol that the file does not have, or it lacks
+            what its origin needs.
     """
     with resources.as_file(resources.files("partonomy").joinpath(COMMANDS_FILE)) as path:
-        content = msgspec.convert(read_yaml(Path(path)), _Content)
+        try:
+            content = msgspec.convert(read_yaml(Path(path)), _Content)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{path}: {error}") from error
     tables = {}
-    for name, entry in content.tables.items():
-        renamed = {"import_" if key == "import" else key: value for key, value in entry.items()}
-        table = msgspec.convert(renamed, _Table)
+    for name, table in content.tables.items():
         rows = tuple(_expand(table, row, content) for row in table.rows)
         tables[name] = TableCommands(name, table.paper, table.quoted, table.data, table.splits, rows)
     return CommandFile(content.protocols, tables)
