@@ -156,8 +156,8 @@ def read_row_commands() -> CommandFile:
     """Read the packaged file.
 
     Raises:
-        ValueError: A key is unknown or missing, a row names a model or a protocol that the file does not have, or it lacks
-            what its origin needs.
+        ValueError: A key is unknown or missing, a row names a model or a protocol that the file does not have, or it
+            lacks what its origin needs.
     """
     with resources.as_file(resources.files("partonomy").joinpath(COMMANDS_FILE)) as path:
         try:
