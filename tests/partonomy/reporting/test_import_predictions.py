@@ -352,6 +352,27 @@ def test_scores_serve_every_selector(question_file: Path, tmp_path: Path, oracle
         assert one.tied.sequence == one.tied.answer_mean == one.tied.conversation_mean == (0, 3)
 
 
+def test_phrases_of_own_answers_are_found_in_the_text(
+    question_file: Path, tmp_path: Path, oracle: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = [np.arange(WIDTH)[None, :] < np.full((HEIGHT, 1), width) for width in (1, 2, 3)]
+    first, second, third = map(encode, masks)
+    own = {
+        "generated_text": "A hub, a door, a hub.",
+        "generated_segmentations": {"hub": [first, third], "door": second},
+    }
+    oracle[0] |= own
+    import_file(question_file, write(tmp_path / "file.json", oracle), tmp_path / "back")
+    read = load_run(tmp_path / "back").records[0].generation
+    assert [(span.start, span.end) for span in read.spans] == [(2, 5), (9, 13), (17, 20)]
+    assert [int(decode_mask(mask).sum()) // HEIGHT for mask in read.masks.masks] == [1, 2, 3]
+    assert read.confidences == (1.0, 1.0, 1.0)
+    oracle[0]["generated_segmentations"]["hub"].append(first)
+    words = ["import-predictions", str(write(tmp_path / "file.json", oracle)), "--questions", str(question_file)]
+    assert main([*words, "--name", "other", "--output", str(tmp_path / "refused")]) == 1
+    assert "record 0 ('record-000000'): 'generated_segmentations' has 3 masks of 'hub'" in capsys.readouterr().err
+
+
 def selections_of(run: Path) -> list[Any]:
     return [record.parts_choice.selection for record in load_run(run).records]
 
