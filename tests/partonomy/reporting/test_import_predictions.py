@@ -445,7 +445,9 @@ def test_what_only_some_entries_lack_counts_as_wrong(
     assert len(masks.masks) == 4
 
 
-def test_shards_and_several_files_merge(question_file: Path, tmp_path: Path, oracle: list[dict[str, Any]]) -> None:
+def test_shards_and_several_files_merge(
+    question_file: Path, tmp_path: Path, oracle: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = import_file(question_file, write(tmp_path / "file.json", oracle), tmp_path / "whole")
     halves = [write(tmp_path / f"half{n}.json", oracle[20 * n : 20 * n + 20]) for n in (0, 1)]
     words = ["import-predictions", *map(str, halves), "--questions", str(question_file), "--name", "other"]
@@ -459,6 +461,9 @@ def test_shards_and_several_files_merge(question_file: Path, tmp_path: Path, ora
         file = write(tmp_path / f"shard{number}.json", [ids[name] for name in own])
         words = ["import-predictions", str(file), "--questions", str(question_file), "--name", "other"]
         assert main([*words, "--shard", f"{number}/2", "--output", str(tmp_path / f"s{number}")]) == 0
+    words = ["import-predictions", str(tmp_path / "file.json"), "--questions", str(question_file), "--name", "other"]
+    assert main([*words, "--shard", "1/2", "--output", str(tmp_path / "s3")]) == 1
+    assert "the id names an item of another shard of partonomy" in capsys.readouterr().err
     assert main(["merge-runs", str(tmp_path / "s1"), str(tmp_path / "s2"), "--output", str(tmp_path / "merged")]) == 0
     merged = read_summary(tmp_path / "merged" / "summary.json")
     assert metrics_of(merged) == metrics_of(whole)
