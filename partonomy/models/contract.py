@@ -246,6 +246,20 @@ class BatchedModel(GroundedModel, ReplyingModel, Protocol):
         ...
 
 
+@runtime_checkable
+class ConcurrentModel(GroundedModel, Protocol):
+    """Optional: a model that waits for a server, so that several threads ask it about different items at once.
+
+    Records and their order do not depend on `max_concurrent`, if the server's answers do not.
+    """
+
+    max_concurrent: int
+
+    def stop(self) -> None:
+        """End the run early: requests that are in flight may still be answered, no other is sent."""
+        ...
+
+
 @dataclass(frozen=True)
 class Hint:
     """What a bound is told before a request: the item's id, the request's number within it, and the right answer."""
