@@ -187,8 +187,8 @@ SYSTEM_LAYOUTS = (PLUM, GLAMM, M2SA, LISA)
 """In the order in which they are tried: M2SA has LISA's names too."""
 
 _IMPORT = (
-    "Its predictions can be imported: write a model class that returns what its own code predicts "
-    "(partonomy.models.contract) and name it as --model package.module:Class"
+    "Its predictions can be imported: python -m partonomy import-predictions FILE --questions QUESTIONS --output RUN "
+    "--name NAME (docs/import_predictions.md shows how its own environment writes FILE)"
 )
 REFUSED = {
     "model.out_mm_projector.": "PixelLM, whose own mask decoder (two levels, no SAM) plum does not have",
