@@ -7,6 +7,7 @@ COMMANDS: Final[dict[str, str]] = {
     "finetune": "fine-tune a saved model on your annotated images, score it and write a report",
     "segment": "answer a question about an image and segment the phrases that the answer tags",
     "chat": "chat about an image in the terminal; the model sees all earlier turns",
+    "demo": "ask about photos on a web page, and segment any words of the answer",
     "train-tokenizer": "train a byte-level BPE tokenizer on all texts that data sets can yield",
     "teacher-forced": "measure span tags and next-token loss on held-out data",
     "export": "merge a trained model's adapters and save the result",
