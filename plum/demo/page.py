@@ -17,6 +17,7 @@ from typing import Any
 import gradio as gr
 
 from partonomy.machine_faults import is_out_of_memory
+from partonomy.models.contract import ModelUnavailable
 from partonomy.terminal import one_line
 from plum.demo.downloads import write_downloads
 from plum.demo.session import Demo, Session
@@ -181,7 +182,7 @@ def _try_action(state: PageState, action: Action) -> tuple[PageState, str]:
     except Exception as error:
         if is_out_of_memory(error):
             return state, NO_MEMORY
-        if isinstance(error, ValueError):
+        if isinstance(error, ValueError | ModelUnavailable):
             return state, one_line(str(error))
         logger.exception("an action of the demo page failed")  # the page shows no traceback; the terminal does
         return state, INTERNAL_ERROR

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from enum import StrEnum
 from pathlib import Path
 
@@ -199,27 +200,29 @@ def select_words(text: str, selection: CharSpan, to_words: Callable[[str], str])
     Raises:
         ValueError: the selection holds no word.
     """
-    start, end = (min(max(0, place), len(text)) for place in (selection.start, selection.end))
-    while start < end and not _is_letter(text[start]):
-        start += 1
-    while start < end and not _is_letter(text[end - 1]):
-        end -= 1
-    if start >= end:
-        raise ValueError("Select words of the answer first: drag over them with the mouse.")
-    while start > 0 and _continues_word(text[start - 1]) and _continues_word(text[start]):
+    plain = to_words(text)
+    kept = [place for index, place in _align(text, plain).items() if selection.start <= index < selection.end]
+    letters = [place for place in kept if _is_letter(plain[place])]
+    if not letters:
+        raise ValueError("Select words of the answer first.")
+    start, end = min(letters), max(letters) + 1
+    while start > 0 and _continues_word(plain[start - 1]) and _continues_word(plain[start]):
         start -= 1
-    while end < len(text) and _continues_word(text[end]) and _continues_word(text[end - 1]):
+    while end < len(plain) and _continues_word(plain[end]) and _continues_word(plain[end - 1]):
         end += 1
-    while text[start] in _EDGES:
+    while plain[start] in _EDGES:
         start += 1
-    while text[end - 1] in _EDGES:
+    while plain[end - 1] in _EDGES:
         end -= 1
-    plain, before, chosen = to_words(text), to_words(text[:start]), to_words(text[start:end])
-    # Marks and the white space around them are all that is removed, so only white space may precede the words here.
-    place = plain.find(chosen, len(before)) if chosen and plain.startswith(before) else -1
-    if place < 0 or plain[len(before) : place].strip():
-        raise ValueError("The selection is a mark of the model's notation: select words of the answer.")
-    return plain, CharSpan(place, place + len(chosen))
+    return plain, CharSpan(start, end)
+
+
+def _align(text: str, plain: str) -> dict[int, int]:
+    """Return the place in `plain` of each character of a text from which marks were removed; marks have none."""
+    if text == plain:
+        return {index: index for index in range(len(text))}
+    blocks = SequenceMatcher(None, text, plain, autojunk=False).get_matching_blocks()
+    return {block.a + offset: block.b + offset for block in blocks for offset in range(block.size)}
 
 
 def _is_letter(character: str) -> bool:

@@ -31,7 +31,7 @@ class Phrase:
         number: index of the phrase among the phrases of all photos.
         text: its words.
         colour: of its mask.
-        places: per photo in which it is segmented, the confidence of its mask and the share of the photo it covers.
+        places: per photo in which it is segmented, the mean probability inside its mask and the share that it covers.
     """
 
     number: int
@@ -145,8 +145,8 @@ def _list_phrases(answer: Answer, numbered: dict[CharSpan, int], colours: Sequen
         name = f"{image_name(photo)}: " if len(answer.predictions) > 1 else ""
         for index, span in enumerate(prediction.spans):
             share = float(prediction.masks[index].mean())
-            area = f"{share:.1%} of the photo" if share else "empty mask"
-            places[span].append(f"{name}confidence {prediction.mask_confidences[index]:.2f}, {area}")
+            probability = f"{prediction.mask_confidences[index]:.2f} · {share:.1%}" if share else "empty mask"
+            places[span].append(f"{name}{probability}")
     return [
         Phrase(number, answer.text[span.start : span.end], colour_of[span], tuple(places[span]))
         for span, number in numbered.items()
