@@ -124,10 +124,15 @@ def test_mistakes_are_explained_in_one_sentence(demo: Demo, tmp_path: Path) -> N
 
 
 def test_a_conversation_that_leaves_no_room_for_an_answer_is_full(demo: Demo, tmp_path: Path) -> None:
-    session = asked(demo, tmp_path)
-    with pytest.raises(ValueError, match="“New conversation”"):
-        for _ in range(200):  # turn by turn, until less room is left than an answer needs
-            session = demo.ask(session, "?")
+    session = demo.add_photos(Session(), [write_photo(tmp_path)])
+    encoder = demo.predictor.encoder
+    limit = encoder.text_limit([encoder.num_image_tokens])
+    assert limit is not None
+    digits = limit + 1 - encoder.encode_prompt((), "1").num_text_tokens  # each is a token
+    assert demo.ask(session, "1" * (digits - 2 * len(ANSWER))).turns
+    for too_many in (digits - 1, digits + 1):  # a token is left, which an answer's end would take; the prompt alone
+        with pytest.raises(ValueError, match=f"the model takes {limit}, answer included.*“New conversation”"):
+            demo.ask(session, "1" * too_many)
 
 
 @pytest.mark.parametrize(
