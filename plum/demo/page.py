@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 NO_MEMORY = "The memory does not suffice: send fewer or smaller photos, or segment fewer phrases."
 INTERNAL_ERROR = "An internal error occurred; the terminal that runs plum demo shows it."
-PAGE_CSS = ".gradio-container { max-width: 88rem !important; margin: 0 auto !important; }"
+PAGE_CSS = ".gradio-container { width: 100% !important; max-width: 88rem !important; margin: 0 auto !important; }"
 FONTS = ("system-ui", "sans-serif")
 """Fonts of the visitor's system: gradio's own themes load theirs from another server."""
 
@@ -74,7 +74,7 @@ def build_page(demo: Demo, model_name: str, folder: Path) -> gr.Blocks:
         model_name: shown on the page.
         folder: folder for files to download.
     """
-    with gr.Blocks(title="PLUM", analytics_enabled=False) as page:
+    with gr.Blocks(title="PLUM", analytics_enabled=False, fill_width=True) as page:
         _connect(demo, _lay_out(model_name), folder)
     return page
 
@@ -94,11 +94,15 @@ def _lay_out(model_name: str) -> Controls:
             )
             use_sentence = gr.Button("Use this sentence", elem_id="use-sentence")
             with gr.Row():
-                overlay = gr.DownloadButton("Overlay (PNG)", interactive=False, size="sm", elem_id="overlay")
-                masks = gr.DownloadButton("Masks (COCO RLE)", interactive=False, size="sm", elem_id="masks")
+                overlay = gr.DownloadButton(
+                    "Overlay (PNG)", interactive=False, size="sm", min_width=110, elem_id="overlay"
+                )
+                masks = gr.DownloadButton(
+                    "Masks (COCO RLE)", interactive=False, size="sm", min_width=110, elem_id="masks"
+                )
             with gr.Row():
-                start_again = gr.Button("New conversation", size="sm", elem_id="start-again")
-                remove_photos = gr.Button("Remove photos", size="sm", elem_id="remove-photos")
+                start_again = gr.Button("New conversation", size="sm", min_width=110, elem_id="start-again")
+                remove_photos = gr.Button("Remove photos", size="sm", min_width=110, elem_id="remove-photos")
         with gr.Column(scale=5, min_width=320):
             source = files("plum.demo")
             view = gr.HTML(
