@@ -130,6 +130,7 @@ class SourceConfig:
         "reasoning",
         "mmr",
         "mixed_parts",
+        "grounded_answers",
     ]
     """Selects the class in plum.data.sources that makes the samples."""
     path: str = ""
@@ -237,7 +238,8 @@ class ValidationConfig:
     sources: tuple[SourceConfig, ...]
     """Data of images that the run does not train on."""
     every: int = 100
-    """Number of updates between validations; each follows a checkpoint. The last update is validated, too."""
+    """Number of updates between validations; each follows a checkpoint. The weights before the first update and after
+    the last one are validated, too."""
     limit: int = 200
     """Largest number of images of a validation, rounded down to whole micro-batches of all ranks."""
     metric: Literal["micro_giou", "loss"] = "micro_giou"
