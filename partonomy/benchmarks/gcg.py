@@ -26,6 +26,7 @@ from partonomy.benchmarks.grounded_phrases import (
     PhraseTotals,
     TrueMask,
     compare_phrases,
+    cut_notes,
     labels_note,
     labels_of,
     nothing_found,
@@ -210,8 +211,8 @@ class GcgTask(Task[GcgItem, Generation, PhrasesRecord]):
         return {**super().settings, "embedding model": self.options.embedding_model}
 
     def notes(self, records: Sequence[PhrasesRecord]) -> tuple[str, ...]:
-        """Name the model that compares labels."""
-        return (labels_note(self.options.embedding_model),)
+        """Name the model that compares labels, and count the answers that were cut."""
+        return (labels_note(self.options.embedding_model), *cut_notes(records))
 
     @property
     def headline(self) -> str:
@@ -233,7 +234,7 @@ class GcgTask(Task[GcgItem, Generation, PhrasesRecord]):
             for span, mask in zip(answer.spans, answer.masks, strict=True)
         ]
         outcome = compare_phrases(item.true, phrases, lambda labels: [True] * len(labels))
-        return replace(self._record(item), images=(outcome,), reply=answer.text)
+        return replace(self._record(item), images=(outcome,), reply=answer.text, is_cut=answer.is_cut)
 
     def fail(self, item: GcgItem, reason: str) -> PhrasesRecord:
         """Return a record without predictions."""

@@ -116,11 +116,13 @@ class PhrasesRecord(Record):
         images: The outcome in each of its images.
         reply: The model's words; None if the item failed or the answer was not in words.
         truth: The right answer in words.
+        is_cut: The limit on new tokens ended the answer.
     """
 
     images: tuple[ImageOutcome, ...]
     reply: str | None = None
     truth: str = ""
+    is_cut: bool = False
 
     @property
     def subject(self) -> str:
@@ -184,6 +186,18 @@ def nothing_found(true: Sequence[TrueMask]) -> ImageOutcome:
 def labels_note(embedding_model: str) -> str:
     """Return the note that names the model that compares labels."""
     return f"labels are compared by {embedding_model} (recall, recall_glamm, ss)"
+
+
+def cut_notes(records: Sequence[PhrasesRecord]) -> tuple[str, ...]:
+    """Return the note that counts the answers that the limit on new tokens ended; nothing if there is none."""
+    num_cut = sum(record.is_cut for record in records)
+    num_answers = sum(record.reply is not None for record in records)
+    if num_cut == 0:
+        return ()
+    return (
+        f"{num_cut} of {num_answers} answers were cut at the limit on new tokens (--max_new_tokens); phrases after the "
+        "cut are missing",
+    )
 
 
 def labels_of(records: Iterable[PhrasesRecord]) -> set[str]:

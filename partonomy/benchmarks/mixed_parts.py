@@ -20,7 +20,7 @@ Metrics: `partonomy.metrics.grounded_phrases`. Those without a task's name are t
 
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property, partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from partonomy.benchmarks.grounded_phrases import (
     PhraseTotals,
     TrueMask,
     compare_phrases,
+    cut_notes,
     labels_note,
     labels_of,
     nothing_found,
@@ -198,9 +199,11 @@ def read_mixed_parts(folder: Path, split: str, seed: int) -> tuple[PairItem, ...
 class MixedPartsTask(Task[PairItem, GroundedReply, PhrasesRecord]):
     """Pairs of images under one way of asking; the module's docstring gives the rules."""
 
-    VERSION: ClassVar[str] = "mixed-parts-1.0"
+    VERSION: ClassVar[str] = "mixed-parts-1.1"  # 1.1: answers of up to 1024 tokens in place of 768
     RECORD: ClassVar[type[PhrasesRecord]] = PhrasesRecord
-    MAX_NEW_TOKENS: ClassVar[int] = 768
+    MAX_NEW_TOKENS: ClassVar[int] = 1024
+    """Room for the paper's longest answer: 72 parts of up to 13 tokens ("<p> the armrest </p> [SEG] (IMAGE1)," under
+    LLaMA's tokenizer), and their sentence."""
     WORDS: ClassVar[Words] = Words("pair", group="Task", quality="IoU", quality_title="IoU (%)", quality_key="iou")
     ASKS_SEVERAL_IMAGES: ClassVar[bool] = True
     COMPARED: ClassVar[tuple[str, ...]] = ("ap50", "miou", "recall", "ss", "siou")
@@ -221,8 +224,8 @@ class MixedPartsTask(Task[PairItem, GroundedReply, PhrasesRecord]):
         return {**super().settings, "embedding model": self.options.embedding_model}
 
     def notes(self, records: Sequence[PhrasesRecord]) -> tuple[str, ...]:
-        """Name the model that compares labels."""
-        return (labels_note(self.options.embedding_model),)
+        """Name the model that compares labels, and count the answers that were cut."""
+        return (labels_note(self.options.embedding_model), *cut_notes(records))
 
     @property
     def headline(self) -> str:
@@ -257,7 +260,7 @@ class MixedPartsTask(Task[PairItem, GroundedReply, PhrasesRecord]):
             predicted = [one for one in answer.phrases if one.image == number]
             outcomes.append(compare_phrases(true, predicted, partial(_tell, item, owners)))
         reply = answer.text if self.options.asking is PairAsking.GENERATED else None
-        return self._record(item, tuple(outcomes), reply)
+        return replace(self._record(item, tuple(outcomes), reply), is_cut=answer.is_cut)
 
     def fail(self, item: PairItem, reason: str) -> PhrasesRecord:
         """Return a record without predictions."""

@@ -2,16 +2,18 @@
 
 A model with batches answers the requests (`Task.ask`) of all items of a batch together. While it computes one batch,
 threads that touch no device decode and resize the images of the next two batches and score the answers of the previous
-one. A model without batches is asked request by request. An error is attributed to the request that causes it: if a
-batch raises, its requests are asked again one by one. An error of an item fails that item; a fault of the machine
-(`partonomy.machine_faults`) ends the run, and what was answered before it is recorded.
+one. A model without batches is asked request by request; if it waits for a server (`ConcurrentModel`), threads ask it
+about several items at once, and the records keep the order of the items. An error is attributed to the request that
+causes it: if a batch raises, its requests are asked again one by one. An error of an item fails that item; a fault of
+the machine (`partonomy.machine_faults`) ends the run, and what was answered before it is recorded.
 """
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +28,7 @@ from partonomy.models.contract import (
     AnswerRequest,
     BatchedModel,
     ChoiceRequest,
+    ConcurrentModel,
     GroundedModel,
     GroundedReply,
     Hint,
@@ -47,6 +50,9 @@ logger = logging.getLogger(__name__)
 
 NUM_READERS = 2
 NUM_READ_AHEAD = 2
+ITEMS_PER_THREAD = 4
+"""Number of items per thread that are asked or wait for an earlier item, so that one slow answer does not stop the
+others."""
 KINDS = (ChoiceRequest, MaskRequest, ReplyRequest, AnswerRequest)
 """Order in which a batch's requests are answered; free answers reuse the computation for choices and masks."""
 
@@ -138,6 +144,9 @@ def answer_items(
         ModelUnavailable: The model cannot be asked at all; the items then have no records.
         MachineFault: The machine fails, for example for lack of memory; the items then have no records.
     """
+    if isinstance(model, ConcurrentModel) and model.max_concurrent > 1:
+        yield from _answer_concurrently(model, task, batches, is_wanted)
+        return
     readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="reader")
     finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
     is_batched = isinstance(model, BatchedModel) and not task.ASKS_SEVERAL_IMAGES
@@ -169,6 +178,77 @@ def answer_items(
     finally:
         readers.shutdown(cancel_futures=True)
         finisher.shutdown(cancel_futures=True)
+
+
+def _answer_concurrently(
+    model: ConcurrentModel, task: AnyTask, batches: Sequence[Batch], is_wanted: IsWanted
+) -> Iterator[Record]:
+    """Ask `max_concurrent` items at a time; yield the records in item order. See `answer_items`."""
+    marks = describe_marks(model)
+    files = InputFiles(lambda: (picture.path for item in task.items for picture in pictures_of(item)))
+    readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="reader")
+    askers = ThreadPoolExecutor(model.max_concurrent, thread_name_prefix="asker")
+    waiting = _loading(model, batches, files, is_wanted, readers)
+    asked: deque[Future[Record | tuple[_Open]]] = deque()
+    is_ending = threading.Event()
+    try:
+        while True:
+            end_with_parent()
+            while len(asked) < model.max_concurrent * ITEMS_PER_THREAD and (one := next(waiting, None)) is not None:
+                asked.append(askers.submit(_ask_item, model, task, one, marks, is_ending))
+            if not asked:
+                return
+            answer = asked.popleft().result()
+            yield answer if isinstance(answer, Record) else score_item(task, answer[0])
+    except BaseException:
+        model.stop()
+        raise
+    finally:
+        readers.shutdown(cancel_futures=True)
+        askers.shutdown(cancel_futures=True)
+
+
+def _loading(
+    model: GroundedModel,
+    batches: Sequence[Batch],
+    files: InputFiles,
+    is_wanted: IsWanted,
+    readers: ThreadPoolExecutor,
+) -> Iterator[tuple[Item, Future[LoadedBatch]]]:
+    """Generate the wanted items, each with its batch, whose images are read when the first of them is due."""
+    for batch in batches:
+        items = tuple(filter(is_wanted, batch))
+        if items:
+            loaded = readers.submit(load_batch, model, items, files, is_read=False)
+            yield from ((item, loaded) for item in items)
+
+
+def _ask_item(
+    model: GroundedModel,
+    task: AnyTask,
+    due: tuple[Item, Future[LoadedBatch]],
+    marks: AnswerMarks,
+    is_ending: threading.Event,
+) -> "Record | tuple[_Open]":
+    """Return the answered item, or its failed record if its image cannot be read.
+
+    An error ends the run; `is_ending` then keeps later items from being asked before the error's turn comes.
+    """
+    if is_ending.is_set():
+        raise CancelledError
+    item, loading = due
+    try:
+        batch = loading.result()
+        picture = batch.picture_of.get(item.item_id)
+        if picture is None:
+            failed: Record = task.fail(item, batch.failures[item.item_id])
+            return failed
+        entry = _Open(item, picture, task.ask(item, marks))
+        _ask_alone(model, batch, entry)
+    except BaseException:
+        is_ending.set()
+        raise
+    return (entry,)
 
 
 def load_batch(

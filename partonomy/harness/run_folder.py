@@ -289,6 +289,9 @@ def differing_settings(old: RunConfig, new: RunConfig, *, may_merge: bool = Fals
 def _flat(config: RunConfig) -> Iterator[tuple[str, Any]]:
     """Generate settings by dotted name; options that a configuration does not name have their defaults."""
     content = config_to_json(dataclasses.replace(config, options=asdict(config.read_options())))
+    del content["model"]["segmenter_options"]
+    for name, value in config.model.compared_segmenter_options().items():
+        yield f"model.segmenter_options.{name}", value
     for key, value in content.items():
         if isinstance(value, dict):
             yield from ((f"{key}.{name}", inner) for name, inner in value.items())

@@ -1,10 +1,12 @@
 """Models behind OpenAI-compatible chat endpoints, which are shown all choices at once (`listwise`).
 
-Requests are retried with exponential backoff and jitter. A reply has a maximum size, and a request has one deadline,
-however slowly the endpoint sends. Answers are cached on disk, so repeated requests cost nothing. Keys are never
-written, not even if the endpoint repeats them in its answers (`partonomy.models.key_redaction`).
+Several requests may be in flight at once. They are retried with exponential backoff and jitter. A reply has a maximum
+size, and a request has one deadline, however slowly the endpoint sends. Answers are cached on disk as they arrive, so
+repeated requests cost nothing. Keys are never written, not even if the endpoint repeats them in its answers
+(`partonomy.models.key_redaction`).
 """
 
+import asyncio
 import base64
 import datetime
 import email.utils
@@ -15,10 +17,11 @@ import logging
 import os
 import random
 import re
-import time
+import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -30,10 +33,12 @@ from PIL import Image
 
 from partonomy.files import read_json_as, write_text_atomically
 from partonomy.images import hash_image
+from partonomy.models.background_loop import BackgroundLoop
 from partonomy.models.contract import Generation, ModelUnavailable, ReplyRefused, Role, Turn
 from partonomy.models.key_redaction import HEADER_CHARACTERS, KeyRedactor
-from partonomy.models.request_deadline import RequestDeadline
 from partonomy.structures import CharSpan, ChoiceScore
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,28 +144,52 @@ class _Failure:
     retry_after: float | None = None
 
 
+@dataclass
+class _Progress:
+    """How far an attempt has come; httpcore calls `note` for every step of it."""
+
+    is_connected: bool = False
+
+    async def note(self, event: str, details: Mapping[str, Any]) -> None:
+        """Note that the request itself is being sent (events http11.*), on a new connection or on an earlier one."""
+        self.is_connected = self.is_connected or event.startswith("http")
+
+
 class JsonClient:
-    """Posts and reads JSON, one request at a time.
+    """Posts and reads JSON.
+
+    Threads may call `post` at once. Their requests run on one event loop, at most `max_concurrent` at a time; the rest
+    wait.
 
     Args:
         key: Sent as a bearer token; None sends none. It appears in no message; `redactor` removes it from replies.
         policy: The retry policy.
         sleep: Waits for a number of seconds; tests replace it.
+        max_concurrent: Maximum number of requests at a time, including those that wait to be retried.
     """
 
-    def __init__(self, key: str | None, policy: RetryPolicy, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        key: str | None,
+        policy: RetryPolicy,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
+        max_concurrent: int = 1,
+    ) -> None:
         self.redactor = KeyRedactor(key)
         self._policy = policy
-        self._sleep = sleep
+        self._sleep = sleep or self._sleep_until_stopped
         self._jitter = random.Random()  # spreads requests in time; no result depends on it
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
         # At level DEBUG, httpcore logs the headers of replies, and some endpoints repeat the key there.
         logging.getLogger("httpcore").setLevel(logging.INFO)
-        # The deadline ends the connection that it has seen being opened, so each request opens its own.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        self._client = httpx.Client(timeout=policy.timeout, headers=headers, limits=limits)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=max_concurrent)
+        self._client = httpx.AsyncClient(timeout=policy.timeout, headers=headers, limits=limits)
+        self._loop = BackgroundLoop()
+        self._slots = asyncio.Semaphore(max_concurrent)
+        self._stopped = asyncio.Event()
+        self.num_in_flight = 0
 
     def post(self, url: str, body: Mapping[str, object], read: Callable[[Any], Answer]) -> Answer:
         """Send a request until it is answered.
@@ -174,21 +203,36 @@ class JsonClient:
             EndpointError: This request could not be answered; others may still be.
             ModelUnavailable: No request can be answered.
         """
-        failure = _Failure("not asked")
-        for attempt in range(self._policy.max_attempts):
-            if attempt:
-                self._wait(attempt, failure)
-            outcome = self._attempt(url, body, read)
-            if not isinstance(outcome, _Failure):
-                return outcome
-            failure = outcome
+        content = json.dumps(body).encode("ascii")  # half a surrogate pair is sent as its escape
+        return self._loop.run(self._post(url, content, read))
+
+    def stop(self) -> None:
+        """Send no further attempt; attempts in flight may end, others raise ModelUnavailable."""
+        self._loop.call(self._stopped.set)
+
+    async def _post(self, url: str, content: bytes, read: Callable[[Any], Answer]) -> Answer:
+        async with self._slots:
+            failure = _Failure("not asked")
+            for attempt in range(self._policy.max_attempts):
+                if attempt:
+                    await self._wait(attempt, failure)
+                if self._stopped.is_set():
+                    raise ModelUnavailable("the run has ended; continue with --resume")
+                outcome = await self._attempt(url, content, read)
+                if not isinstance(outcome, _Failure):
+                    return outcome
+                failure = outcome
         message = f"{failure.reason} ({self._policy.max_attempts} attempts)"
         if failure.is_busy:
             raise ModelUnavailable(f"{url}: {message}; try again later with --resume")
         raise EndpointError(message)
 
-    def _attempt(self, url: str, body: Mapping[str, object], read: Callable[[Any], Answer]) -> Answer | _Failure:
-        reply = self._send(url, body)
+    async def _attempt(self, url: str, body: bytes, read: Callable[[Any], Answer]) -> Answer | _Failure:
+        self.num_in_flight += 1
+        try:
+            reply = await self._send(url, body)
+        finally:
+            self.num_in_flight -= 1
         if isinstance(reply, _Failure):
             return reply
         if reply.status in RETRIED:
@@ -205,34 +249,28 @@ class JsonClient:
                 f"the answer lacks a required field ({self.redactor.in_message(repr(error))[:MAX_EXCERPT]})"
             )
 
-    def _send(self, url: str, body: Mapping[str, object]) -> "_Reply | _Failure":
+    async def _send(self, url: str, content: bytes) -> "_Reply | _Failure":
         """Send a request once and read its reply, within the deadline and up to the maximum size."""
-        deadline = RequestDeadline(self._policy.timeout)
-        failure: _Failure
+        late = f"no complete answer within {self._policy.timeout:g} s"
+        progress = _Progress()
         try:
-            with deadline, self._open(url, body, deadline) as response:
-                content = _read_content(response, self._policy.max_reply_bytes, deadline)
-            if not deadline.is_over:
-                return _Reply(response.status_code, content, response.headers.get("Retry-After"))
-            failure = _Failure("")
+            # The timeouts of httpx limit each read alone: an endpoint that sends a byte now and then would never end.
+            async with (
+                asyncio.timeout(self._policy.timeout),
+                self._client.stream("POST", url, content=content, extensions={"trace": progress.note}) as response,
+            ):
+                received = await _read_content(response, self._policy.max_reply_bytes)
+            return _Reply(response.status_code, received, response.headers.get("Retry-After"))
         except _ReplyRejected as error:
-            failure = _Failure(str(error))
+            return _Failure(str(error))
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            failure = _Failure(f"no connection: {self.redactor.in_message(str(error))}", is_busy=True)
-        except httpx.TimeoutException:
-            failure = _Failure(f"no complete answer within {self._policy.timeout:g} s")
+            return _Failure(f"no connection: {self.redactor.in_message(str(error))}", is_busy=True)
+        except (TimeoutError, httpx.TimeoutException):
+            if not progress.is_connected:
+                return _Failure(f"no connection: none within {self._policy.timeout:g} s", is_busy=True)
+            return _Failure(late)
         except (httpx.TransportError, OSError) as error:  # e.g. the connection was closed in the middle of an answer
-            failure = _Failure(f"the connection broke ({type(error).__name__})")
-        if deadline.is_over and not failure.is_busy:
-            failure = _Failure(f"no complete answer within {self._policy.timeout:g} s")
-        return failure
-
-    @contextmanager
-    def _open(self, url: str, body: Mapping[str, object], deadline: RequestDeadline) -> Iterator[httpx.Response]:
-        """Send the request; the reply's headers have arrived when the block begins."""
-        content = json.dumps(body).encode("ascii")  # half a surrogate pair is sent as its escape
-        with self._client.stream("POST", url, content=content, extensions={"trace": deadline.note}) as response:
-            yield response
+            return _Failure(f"the connection broke ({type(error).__name__})")
 
     def _check_status(self, url: str, reply: "_Reply") -> None:
         """Raise an error for a status that another attempt would not change."""
@@ -241,14 +279,18 @@ class JsonClient:
         if reply.status != 200:
             raise EndpointError(self._describe(reply))
 
-    def _wait(self, attempt: int, failure: _Failure) -> None:
+    async def _wait(self, attempt: int, failure: _Failure) -> None:
         asked = failure.retry_after or 0.0
         if asked > self._policy.max_retry_after:
             raise ModelUnavailable(
                 f"{failure.reason}: the endpoint asks to wait {asked:.0f} s; continue with --resume after that"
             )
         backoff = min(self._policy.max_wait, self._policy.first_wait * 2 ** (attempt - 1))
-        self._sleep(max(asked, backoff * self._jitter.uniform(0.5, 1.0)))
+        await self._sleep(max(asked, backoff * self._jitter.uniform(0.5, 1.0)))
+
+    async def _sleep_until_stopped(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
 
     def _describe(self, reply: "_Reply") -> str:
         """Return the status and the endpoint's own message without the key, which it may quote."""
@@ -270,7 +312,7 @@ class _ReplyRejected(Exception):
     """A reply is too large or compressed in an unknown way."""
 
 
-def _read_content(response: httpx.Response, max_bytes: int, deadline: RequestDeadline) -> bytes:
+async def _read_content(response: httpx.Response, max_bytes: int) -> bytes:
     """Read a reply's body, decompressed, holding no more than about `max_bytes`.
 
     The request asks for no compression. Proxies that compress nevertheless use gzip or deflate.
@@ -284,9 +326,7 @@ def _read_content(response: httpx.Response, max_bytes: int, deadline: RequestDea
     # zlib reads its own and gzip's header (32 + 15 bits of window) alike.
     unpack = None if encoding in ("", "identity") else zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
     content = bytearray()
-    for block in response.iter_raw():
-        if deadline.is_over:
-            break
+    async for block in response.aiter_raw():
         if unpack is None:
             content += block
         else:
@@ -321,6 +361,10 @@ LIMIT_OPTIONS = (LIMIT_OPTION, "max_completion_tokens")
 """Options that limit the length of an answer. If a request has neither, the adapter adds the first."""
 IMAGE_FORMATS = ("png", "jpeg")
 JPEG_QUALITY = 95
+DEFAULT_CONCURRENT = 8
+"""Requests at a time if the user does not say."""
+KEPT_IMAGES = 16
+"""Number of encoded images that are kept in memory, because several requests show the same image."""
 _OWN_KEYS = {"model", "messages", "stream", "n"}
 """Keys of a request that the adapter sets itself."""
 
@@ -334,12 +378,15 @@ class ChatSettings:
         model_name: Name of the requested model.
         image_format: png (the pixels that every other model sees) or jpeg (smaller).
         request_options: JSON object added to every request.
+        max_image_side: Longest side in pixels that the endpoint takes; a larger image is shrunk. None sends all as they
+            are.
     """
 
     endpoint: str
     model_name: str
     image_format: str = "png"
     request_options: str = DEFAULT_OPTIONS
+    max_image_side: int | None = None
 
     def __post_init__(self) -> None:
         address = urlsplit(self.endpoint)
@@ -351,6 +398,8 @@ class ChatSettings:
             raise ValueError("--model_name is empty")
         if self.image_format not in IMAGE_FORMATS:
             raise ValueError(f"--image_format must be one of {', '.join(IMAGE_FORMATS)}, got {self.image_format!r}")
+        if self.max_image_side is not None and self.max_image_side < 1:
+            raise ValueError(f"--max_image_side must be at least 1, got {self.max_image_side}")
         self.options()
 
     def options(self) -> dict[str, Any]:
@@ -371,6 +420,29 @@ class ChatSettings:
         return options
 
 
+class _KeyedLocks:
+    """A lock per key, which exists while it is held or awaited."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[str, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def hold(self, key: str) -> Iterator[None]:
+        """Hold the lock of a key."""
+        with self._guard:
+            lock, num_users = self._locks.get(key, (threading.Lock(), 0))
+            self._locks[key] = (lock, num_users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                lock, num_users = self._locks.pop(key)
+                if num_users > 1:
+                    self._locks[key] = (lock, num_users - 1)
+
+
 class ChatEndpointModel:
     """Adapts a chat endpoint to the model contract; it supports only `reply`.
 
@@ -379,12 +451,22 @@ class ChatEndpointModel:
         client: Posts the requests.
         cache: Earlier answers.
         max_new_tokens: Maximum length of an answer unless the request options limit it; None sets no maximum.
+        max_concurrent: Number of items that may be asked at a time; see `ConcurrentModel`.
     """
 
     def __init__(
-        self, settings: ChatSettings, client: JsonClient, cache: AnswerCache, max_new_tokens: int | None = None
+        self,
+        settings: ChatSettings,
+        client: JsonClient,
+        cache: AnswerCache,
+        max_new_tokens: int | None = None,
+        max_concurrent: int = 1,
     ) -> None:
         self.name = f"chat:{settings.model_name}"
+        self.max_concurrent = max_concurrent
+        self._locks = _KeyedLocks()
+        self._encoded: OrderedDict[str, str] = OrderedDict()
+        self._guard = threading.Lock()
         self._settings = settings
         self._url = settings.endpoint.rstrip("/") + "/chat/completions"
         self._client = client
@@ -413,18 +495,49 @@ class ChatEndpointModel:
             EndpointError: The endpoint did not answer this question.
             ModelUnavailable: The endpoint answers no question.
         """
-        named = self._body(turns, f"{self._settings.image_format}:{hash_image(image)}")
+        name = self._name(image)
+        named = self._body(turns, name)
         key = request_key(self._url, named)
-        cached = self._cache.find(key)
-        if cached is None:
-            body = self._body(turns, data_url(image, self._settings.image_format))
-            answer = self._without_key(self._client.post(self._url, body, read_answer))
-            self._cache.store(key, answer, {"url": self._url, "body": named})
-        else:
-            answer = self._without_key(cached)  # earlier versions stored replies as they were
+        with self._locks.hold(key):  # the same request of another thread is awaited, not sent twice
+            cached = self._cache.find(key)
+            if cached is None:
+                body = self._body(turns, self._encode(name, image))
+                answer = self._without_key(self._client.post(self._url, body, read_answer))
+                self._cache.store(key, answer, {"url": self._url, "body": named})
+            else:
+                answer = self._without_key(cached)  # earlier versions stored replies as they were
         if answer.is_refusal:
             raise ReplyRefused(answer.text)
         return answer.text
+
+    def stop(self) -> None:
+        """End the run: requests in flight may be answered and cached, no other is sent."""
+        self._client.stop()
+        if self._client.num_in_flight:
+            logger.warning(
+                "waiting for %d replies in flight, at most until their deadline, so that none has to be paid twice",
+                self._client.num_in_flight,
+            )
+
+    def _name(self, image: np.ndarray) -> str:
+        """Return what stands for the sent image in the cache: its format, its size if it is shrunk, and its hash."""
+        side = self._settings.max_image_side
+        size = f"{side}:" if side is not None and max(image.shape[:2]) > side else ""
+        return f"{self._settings.image_format}:{size}{hash_image(image)}"
+
+    def _encode(self, name: str, image: np.ndarray) -> str:
+        """Return an image's data URL; it is encoded once for all requests that show it."""
+        with self._locks.hold(name):
+            with self._guard:
+                if name in self._encoded:
+                    self._encoded.move_to_end(name)
+                    return self._encoded[name]
+            url = data_url(shrink(image, self._settings.max_image_side), self._settings.image_format)
+            with self._guard:
+                self._encoded[name] = url
+                if len(self._encoded) > KEPT_IMAGES:
+                    self._encoded.popitem(last=False)
+            return url
 
     def _without_key(self, answer: ChatAnswer) -> ChatAnswer:
         return replace(answer, text=self._client.redactor(answer.text))
@@ -452,6 +565,16 @@ def read_answer(content: Any) -> ChatAnswer:
     if choice.get("finish_reason") == "content_filter":
         return ChatAnswer("content filter", is_refusal=True)
     return ChatAnswer(_text_of(message["content"]), is_refusal=False)
+
+
+def shrink(image: np.ndarray, max_side: int | None) -> np.ndarray:
+    """Shrink an image, uint8 RGB (H, W, 3), to a longest side in pixels, keeping its aspect ratio; None keeps it."""
+    height, width = image.shape[:2]
+    if max_side is None or max(height, width) <= max_side:
+        return image
+    scale = max_side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
 def data_url(image: np.ndarray, image_format: str) -> str:
@@ -505,16 +628,19 @@ def build_chat_model(
     key_variable: str | None,
     cache_folder: Path,
     max_new_tokens: int | None = None,
+    *,
     policy: RetryPolicy = RetryPolicy(),
+    max_concurrent: int = 1,
 ) -> ChatEndpointModel:
-    """Build the adapter with its client and cache; see `ChatEndpointModel` for `max_new_tokens`.
+    """Build the adapter with its client and cache; see `ChatEndpointModel` for the maxima.
 
     Raises:
         ValueError: The key is missing, or the settings contain it.
     """
     key = read_key(key_variable)
     refuse_key_in_settings(settings, key)
-    return ChatEndpointModel(settings, JsonClient(key, policy), AnswerCache(cache_folder), max_new_tokens)
+    client = JsonClient(key, policy, max_concurrent=max_concurrent)
+    return ChatEndpointModel(settings, client, AnswerCache(cache_folder), max_new_tokens, max_concurrent)
 
 
 def _messages(turns: Sequence[Turn], url: str) -> list[dict[str, object]]:

@@ -53,12 +53,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class Generation:
-    """A model's own answer: text, tagged spans in reading order, bool masks (S, H, W), confidences in [0, 1]."""
+    """A model's own answer: text, tagged spans in reading order, bool masks (S, H, W), confidences in [0, 1].
+
+    `is_cut` says that the limit on new tokens ended it.
+    """
 
     text: str
     spans: tuple[CharSpan, ...]
     masks: np.ndarray
     confidences: tuple[float, ...]
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,13 @@ class GroundedPhrase:
 class GroundedReply:
     """A model's own answer to a question about several images: its text, and its masks in reading order.
 
-    A phrase with masks in two images has two entries. A mask whose image the answer does not name is left out.
+    A phrase with masks in two images has two entries. A mask whose image the answer does not name is left out. `is_cut`
+    says that the limit on new tokens ended the answer.
     """
 
     text: str
     phrases: tuple[GroundedPhrase, ...]
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -243,6 +249,20 @@ class BatchedModel(GroundedModel, ReplyingModel, Protocol):
 
     def open_batch(self, images: Sequence[object]) -> ImageBatch:
         """Start a batch of images that `read_image` returned; this ends the previous batch."""
+        ...
+
+
+@runtime_checkable
+class ConcurrentModel(GroundedModel, Protocol):
+    """Optional: a model that waits for a server, so that several threads ask it about different items at once.
+
+    Records and their order do not depend on `max_concurrent`, if the server's answers do not.
+    """
+
+    max_concurrent: int
+
+    def stop(self) -> None:
+        """End the run early: requests that are in flight may still be answered, no other is sent."""
         ...
 
 

@@ -6,7 +6,6 @@ a model, write a class (`partonomy.models.contract`) and pass it as `--model pac
 
 import importlib
 import inspect
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -17,19 +16,35 @@ from typing import Any, ClassVar, Final, Self
 from partonomy.files import hash_files
 from partonomy.models.bounds import BUILTIN_MODELS
 from partonomy.models.chat_endpoint import (
+    DEFAULT_CONCURRENT,
     DEFAULT_OPTIONS,
     IMAGE_FORMATS,
+    ChatEndpointModel,
     ChatSettings,
     RetryPolicy,
     build_chat_model,
     read_key,
     refuse_key_in_settings,
 )
+from partonomy.models.chat_segmenter import NAMING_PROMPT, ChatSegmenterModel
 from partonomy.models.contract import GroundedModel
+from partonomy.models.open_vocabulary import check_segmenter, load_open_vocabulary_model
+from partonomy.models.segmenter_options import (
+    NAMED_SEGMENTERS,
+    find_models,
+    hash_models,
+    parse_named_options,
+    parse_options,
+)
 
 PLUM, TRANSFORMERS, CHAT, OPEN_VOCABULARY = "plum", "transformers", "chat", "open_vocabulary"
-NAMED_MODELS: Final = (PLUM, *BUILTIN_MODELS, TRANSFORMERS, CHAT, OPEN_VOCABULARY)
+CHAT_SEGMENTER: Final = "chat_segmenter"
+NAMED_MODELS: Final = (PLUM, *BUILTIN_MODELS, TRANSFORMERS, CHAT, OPEN_VOCABULARY, CHAT_SEGMENTER)
 CHECKPOINTED: Final = (PLUM, TRANSFORMERS)
+CHAT_MODELS: Final = (CHAT, CHAT_SEGMENTER)
+"""Models that ask a chat endpoint."""
+SEGMENTING: Final = (OPEN_VOCABULARY, CHAT_SEGMENTER)
+"""Models that take a segmenter."""
 CACHE_FOLDER: Final = "answer_cache"
 AUTO_DTYPE: Final = "auto"
 DTYPES: Final = (AUTO_DTYPE, "float32", "bfloat16", "float16")
@@ -43,16 +58,20 @@ _MODELS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "checkpoint": CHECKPOINTED,
     "base": (PLUM,),
     "sam_cache": (PLUM,),
-    "endpoint": (CHAT,),
-    "model_name": (CHAT,),
-    "api_key_env": (CHAT,),
-    "answer_cache": (CHAT,),
-    "image_format": (CHAT,),
-    "request_options": (CHAT,),
-    "request_timeout": (CHAT,),
-    "max_reply_mb": (CHAT,),
-    "dtype": CHECKPOINTED,
-    "segmenter": (OPEN_VOCABULARY,),
+    "endpoint": CHAT_MODELS,
+    "model_name": CHAT_MODELS,
+    "api_key_env": CHAT_MODELS,
+    "answer_cache": CHAT_MODELS,
+    "image_format": CHAT_MODELS,
+    "request_options": CHAT_MODELS,
+    "request_timeout": CHAT_MODELS,
+    "max_reply_mb": CHAT_MODELS,
+    "max_image_side": CHAT_MODELS,
+    "concurrent_requests": CHAT_MODELS,
+    "dtype": (*CHECKPOINTED, *SEGMENTING),
+    "segmenter": SEGMENTING,
+    "segmenter_options": SEGMENTING,
+    "naming_prompt": (CHAT_SEGMENTER,),
 }
 """Flag -> the models that it applies to."""
 
@@ -62,31 +81,52 @@ class ModelSettings:
     """The model, and the settings of its kind.
 
     Attributes:
-        model: plum, transformers, chat, open_vocabulary, a bound without weights (oracle, random, empty), or your own
+        model: plum, transformers, chat, open_vocabulary, chat_segmenter (a chat endpoint names the parts, and a
+            segmenter segments them), a bound without weights (oracle, random, empty), or your own
             class as package.module:Class (see partonomy/models/contract.py).
         checkpoint: folder of an exported PLUM model (plum) or of a transformers model (transformers).
         base: plum only; switch the adapters off to run the base model.
         device: auto (each rank takes its own GPU), cpu, cuda, cuda:1, mps, ...
         sam_cache: plum only; folder to cache SAM's image embeddings in, so that later runs with the same SAM skip it.
         model_options: own class only; JSON object with the arguments of its constructor.
-        endpoint: chat only; address, e.g. http://localhost:8000/v1.
-        model_name: chat only; name of the model to request from the endpoint.
-        api_key_env: chat only; environment variable that holds the API key; default OPENAI_API_KEY if it is set.
-        answer_cache: chat only; folder of cached answers; default answer_cache next to the output folder.
-        image_format: chat only; png or jpeg; default png.
-        request_options: chat only; JSON options of every request; default {"temperature": 0}. The benchmark's maximum
-            answer length is added as max_tokens, unless the options have max_tokens or max_completion_tokens.
-        request_timeout: chat only; deadline of one request in seconds, from the connection to the reply's last byte;
-            default 120. It is retried, then the question fails.
-        max_reply_mb: chat only; maximum size of a reply in MB; default 4. After a larger one the request is repeated,
-            then the question fails.
-        dtype: plum and transformers only; auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16 or float16.
+        endpoint: chat models only; address, e.g. http://localhost:8000/v1.
+        model_name: chat models only; name of the model to request from the endpoint.
+        api_key_env: chat models only; environment variable that holds the API key; default OPENAI_API_KEY if it is set.
+        answer_cache: chat models only; folder of cached answers; default answer_cache next to the output folder.
+        image_format: chat models only; png or jpeg; default png.
+        request_options: chat models only; JSON options of every request; default {"temperature": 0}. The benchmark's
+            maximum answer length is added as max_tokens, unless the options have max_tokens or max_completion_tokens.
+        request_timeout: chat models only; deadline of one request in seconds, from the connection to the reply's last
+            byte; default 120. It is retried, then the question fails.
+        max_reply_mb: chat models only; maximum size of a reply in MB; default 4. After a larger one the request is
+            repeated, then the question fails.
+        dtype: plum, transformers and named segmenters only; auto (bfloat16 on a GPU, float32 elsewhere; for a segmenter
+            float32 everywhere), float32, bfloat16 or float16.
         max_new_tokens: Maximum length of the model's own answer in tokens; default the benchmark's.
-        segmenter: open_vocabulary only; your segmenter as package.module:Class.
+        segmenter: open_vocabulary and chat_segmenter only; grounded_sam2, sam3, clipseg, owlv2_sam2, or your own as
+            package.module:Class.
+        segmenter_options: open_vocabulary and chat_segmenter only; JSON object with the segmenter's options.
+            grounded_sam2 takes the models detector and sam and a threshold (0.25); owlv2_sam2 the same (0.1); sam3
+            takes model, threshold (0.5) and mask_threshold (0.5); clipseg takes model and threshold (0.5). A model is a
+            local folder or the name of one of the Hugging Face Hub. All four take phrases_per_call (8). For a class of
+            your own they are the arguments of its constructor.
+        naming_prompt: chat_segmenter only; text that follows a question when the endpoint names the parts.
+        max_image_side: chat models only; longest side in pixels that the endpoint takes; larger images are shrunk
+            before they are sent. Default: images are sent as they are.
+        concurrent_requests: chat models only; maximum number of requests at a time, per process (--num_procs); default
+            8. It does not change the records.
     """
 
     FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset(
-        {"checkpoint", "sam_cache", "api_key_env", "answer_cache", "request_timeout", "max_reply_mb"}
+        {
+            "checkpoint",
+            "sam_cache",
+            "api_key_env",
+            "answer_cache",
+            "request_timeout",
+            "max_reply_mb",
+            "concurrent_requests",
+        }
     )
     """Settings that may differ when a run is resumed, because they do not change its records; the hash of a
     checkpoint is compared instead of its path."""
@@ -110,6 +150,10 @@ class ModelSettings:
     max_reply_mb: float | None = None
     dtype: str = AUTO_DTYPE
     max_new_tokens: int | None = None
+    segmenter_options: str | None = None
+    naming_prompt: str | None = None
+    max_image_side: int | None = None
+    concurrent_requests: int | None = None
 
     @property
     def is_class(self) -> bool:
@@ -129,14 +173,22 @@ class ModelSettings:
         self._check()
         if self.model in BUILTIN_MODELS:
             return replace(self, device="cpu")
-        if self.model != CHAT:
-            return self
+        resolved = self
+        if self.segmenter is not None and self.segmenter in NAMED_SEGMENTERS:
+            options = parse_named_options(self.segmenter, self.segmenter_options)
+            resolved = replace(self, segmenter_options=options.to_json())
+        if self.model not in CHAT_MODELS:
+            return resolved
+        if self.model == CHAT:
+            resolved = replace(resolved, device="cpu")
+        else:
+            resolved = replace(resolved, naming_prompt=self.naming_prompt or NAMING_PROMPT)
         resolved = replace(
-            self,
-            device="cpu",
+            resolved,
             answer_cache=self.answer_cache or str(output.parent / CACHE_FOLDER),
             image_format=self.image_format or IMAGE_FORMATS[0],
             request_options=self.request_options or DEFAULT_OPTIONS,
+            concurrent_requests=DEFAULT_CONCURRENT if self.concurrent_requests is None else self.concurrent_requests,
         )
         resolved.retry_policy()
         refuse_key_in_settings(resolved.chat(), read_key(self.api_key_env))
@@ -152,7 +204,9 @@ class ModelSettings:
         assert self.model_name is not None
         assert self.image_format is not None
         assert self.request_options is not None
-        return ChatSettings(self.endpoint, self.model_name, self.image_format, self.request_options)
+        return ChatSettings(
+            self.endpoint, self.model_name, self.image_format, self.request_options, self.max_image_side
+        )
 
     def retry_policy(self) -> RetryPolicy:
         """Return when requests to a chat endpoint are given up and retried.
@@ -174,8 +228,24 @@ class ModelSettings:
         )
 
     def checkpoint_hash(self) -> str | None:
-        """Return the SHA-256 of the checkpoint's configuration, tokenizer, template and weights, if there is one."""
+        """Return the SHA-256 of the checkpoint's configuration, tokenizer, template and weights, if there is one.
+
+        For a named segmenter, it covers all of its model folders.
+        """
+        if self.segmenter is not None and self.segmenter in NAMED_SEGMENTERS:
+            options = parse_named_options(self.segmenter, self.segmenter_options)
+            return hash_models(find_models(self.segmenter, options))
         return None if self.checkpoint is None else hash_checkpoint(Path(self.checkpoint))
+
+    def compared_segmenter_options(self) -> dict[str, Any]:
+        """Return the segmenter's options that a resumed run must share, by name.
+
+        Of a named segmenter these are the thresholds. The hash of its models is compared instead of their folders, and
+        the number of phrases per call changes masks by rounding alone.
+        """
+        if self.segmenter is not None and self.segmenter in NAMED_SEGMENTERS:
+            return dict(parse_named_options(self.segmenter, self.segmenter_options).thresholds)
+        return parse_options(self.segmenter_options, "--segmenter_options")
 
     def _check(self) -> None:
         if self.model not in NAMED_MODELS and not self.is_class:
@@ -188,8 +258,10 @@ class ModelSettings:
                 raise ValueError(f"--{flag} belongs to --model {' and '.join(models)}, not to {self.model}")
         if self.dtype not in DTYPES:
             raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"--max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        for flag in ("max_new_tokens", "concurrent_requests"):
+            value = getattr(self, flag)
+            if value is not None and value < 1:
+                raise ValueError(f"--{flag} must be at least 1, got {value}")
         if self.model_options is not None and not self.is_class:
             raise ValueError(f"--model_options belongs to --model package.module:Class, not to {self.model}")
         if self.model in CHECKPOINTED:
@@ -200,18 +272,25 @@ class ModelSettings:
                     f"--checkpoint {self.checkpoint} is not a folder; download a model of the Hugging Face Hub first "
                     "(hf download ORG/NAME --local-dir FOLDER) and name its folder"
                 )
-        if self.model == CHAT and (self.endpoint is None or self.model_name is None):
-            raise ValueError("--model chat needs --endpoint and --model_name")
-        if self.model == OPEN_VOCABULARY and self.segmenter is None:
-            raise ValueError("--model open_vocabulary needs --segmenter package.module:Class")
+        if self.model in CHAT_MODELS and (self.endpoint is None or self.model_name is None):
+            raise ValueError(f"--model {self.model} needs --endpoint and --model_name")
+        self._check_segmenter()
         self._check_imports()
+
+    def _check_segmenter(self) -> None:
+        if self.model in SEGMENTING and self.segmenter is None:
+            raise ValueError(
+                f"--model {self.model} needs --segmenter {'|'.join(NAMED_SEGMENTERS)} or package.module:Class"
+            )
+        if self.dtype != AUTO_DTYPE and self.model in SEGMENTING and self.segmenter not in NAMED_SEGMENTERS:
+            raise ValueError(f"--dtype belongs to named segmenters, not to {self.segmenter}")
 
     def _check_imports(self) -> None:
         """Import the user's own classes before anything is written."""
         if self.is_class:
-            check_class(self.model, parse_options(self.model_options))
+            check_class(self.model, parse_options(self.model_options, "--model_options"))
         if self.segmenter is not None:
-            import_name(self.segmenter, "--segmenter")
+            check_segmenter(self.segmenter, self.segmenter_options)
 
 
 def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tokens: int) -> GroundedModel:
@@ -228,17 +307,15 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
     if settings.model in BUILTIN_MODELS:
         return BUILTIN_MODELS[settings.model](seed)
     if settings.model == CHAT:
-        assert settings.answer_cache is not None  # resolve has filled it in
-        cache = Path(settings.answer_cache)
-        return build_chat_model(settings.chat(), settings.api_key_env, cache, max_new_tokens, settings.retry_policy())
+        return _build_chat(settings, max_new_tokens)
     if settings.is_class:
-        return load_class(settings.model, parse_options(settings.model_options), max_new_tokens)
+        return load_class(settings.model, parse_options(settings.model_options, "--model_options"), max_new_tokens)
     device = resolve_device(settings.device, local_rank)
-    if settings.model == OPEN_VOCABULARY:
-        from partonomy.models.open_vocabulary import load_open_vocabulary_model  # noqa: PLC0415
-
+    if settings.model in SEGMENTING:
         assert settings.segmenter is not None  # resolve has checked it
-        return load_open_vocabulary_model(settings.segmenter, device)
+        chat = _build_chat(settings, max_new_tokens) if settings.model == CHAT_SEGMENTER else None
+        found = load_open_vocabulary_model(settings.segmenter, device, settings.segmenter_options, settings.dtype)
+        return found if chat is None else ChatSegmenterModel(chat, found, settings.naming_prompt or NAMING_PROMPT)
     assert settings.checkpoint is not None  # resolve has checked it
     if settings.model == TRANSFORMERS:
         from partonomy.models.transformers_model import load_transformers_model  # noqa: PLC0415  (torch)
@@ -254,6 +331,19 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
         dtype=settings.dtype,
     )
     return model
+
+
+def _build_chat(settings: ModelSettings, max_new_tokens: int) -> ChatEndpointModel:
+    assert settings.answer_cache is not None  # resolve has filled them in
+    assert settings.concurrent_requests is not None
+    return build_chat_model(
+        settings.chat(),
+        settings.api_key_env,
+        Path(settings.answer_cache),
+        max_new_tokens,
+        policy=settings.retry_policy(),
+        max_concurrent=settings.concurrent_requests,
+    )
 
 
 def check_class(name: str, options: Mapping[str, Any]) -> Any:
@@ -312,21 +402,6 @@ def import_name(name: str, what: str) -> Any:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{what}: {name!r} cannot be imported ({error}); write package.module:Class") from error
-
-
-def parse_options(text: str | None) -> dict[str, Any]:
-    """Read `--model_options`.
-
-    Raises:
-        ValueError: The text is not a JSON object.
-    """
-    try:
-        options = json.loads(text or "{}")
-    except ValueError as error:
-        raise ValueError(f"--model_options is not JSON: {error}") from error
-    if not isinstance(options, dict):
-        raise ValueError(f"--model_options must be a JSON object of arguments, got {text}")
-    return options
 
 
 def resolve_device(device: str, local_rank: int) -> str:

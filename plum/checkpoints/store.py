@@ -141,6 +141,16 @@ def has_heads(folder: Path | str) -> bool:
     return any(name.startswith(HEAD_PREFIX) for name in saved_tensors(folder))
 
 
+def is_projector(name: str) -> bool:
+    """Return whether a tensor of a model belongs to the projector between the vision tower and the language model."""
+    return ".multi_modal_projector." in name
+
+
+def has_projector(folder: Path | str) -> bool:
+    """Return whether a saved model has its projector; a start of CALICO may lack f_image (`plum convert`)."""
+    return any(is_projector(name) for name in saved_tensors(folder))
+
+
 @dataclass(frozen=True)
 class BaseRecord:
     """The content of `base.json`: the folder of the base under trained weights, and the fingerprint of its weights."""
@@ -211,10 +221,15 @@ def _save(
 
 
 def require_heads(folder: Path) -> None:
-    """Refuse a converted base: its heads would be random."""
+    """Refuse a converted base: its heads or its projector would be random."""
     if not has_heads(folder):
         raise ValueError(
             f"{folder} holds LLaVA and SAM without PLUM's heads: it is a base to train from (init_from), not a model"
+        )
+    if not has_projector(folder):
+        raise ValueError(
+            f"{folder} holds no projector of images (CALICO's f_image): it is a base to train from (init_from, with "
+            "trainable.projector true), not a model"
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from partonomy.models.contract import Role, Turn
 from plum.cli.show import describe_answer
 from plum.inference.api import read_image
-from plum.inference.predictor import MAX_NEW_TOKENS, Predictor
+from plum.inference.predictor import Predictor, default_new_tokens
 from plum.inputs.conversation import image_name
 
 
@@ -19,7 +19,7 @@ class Conversation:
         predictor: the model.
         images: each uint8 RGB (H, W, 3).
         output: folder for an overlay and a JSON file per answer and image, or None.
-        max_new_tokens: maximum length of an answer.
+        max_new_tokens: maximum length of an answer; None: `default_new_tokens`.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Conversation:
         predictor: Predictor,
         images: Sequence[np.ndarray],
         output: Path | None,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
     ) -> None:
         self.predictor = predictor
         self.images = list(images)
@@ -48,13 +48,14 @@ class Conversation:
             ValueError: the conversation is full.
         """
         turns = [*self.turns, Turn(Role.USER, question)]
-        predictions = self.predictor.generate_about(self.images, turns, self.max_new_tokens)
+        limit = self.max_new_tokens or default_new_tokens(len(self.images))
+        predictions = self.predictor.generate_about(self.images, turns, limit)
         answer = predictions[0]
         self.num_answers += 1
         stem = f"answer_{self.num_answers:03d}"
         stems = [stem] if len(predictions) == 1 else [f"{stem}_image{n}" for n in range(1, len(predictions) + 1)]
-        shown = describe_answer(predictions, self.images, self.max_new_tokens, self.output, stems)
-        if answer.finish_reason == "length" and answer.num_tokens != self.max_new_tokens:
+        shown = describe_answer(predictions, self.images, limit, self.output, stems)
+        if answer.finish_reason == "length" and answer.num_tokens != limit:
             shown += "\n(/reset begins a new conversation)"
         if answer.text:
             self.turns = [*turns, Turn(Role.ASSISTANT, answer.text)]

@@ -1,11 +1,21 @@
-"""`python -m plum convert`: convert a published checkpoint of LISA, M2SA, GLaMM or PLUM's authors to a saved model."""
+"""`python -m plum convert`: convert a published checkpoint of LISA, M2SA, GLaMM or PLUM's authors to a saved model.
+
+With `--system calico`, it joins GLaMM's checkpoint with CALICO's towers.
+"""
 
 import argparse
 from pathlib import Path
 from typing import get_args
 
-from plum.checkpoints.published.convert_system import LORA_ALPHA, SystemRequest, Targets, convert_system
+from plum.checkpoints.published.convert_system import (
+    LORA_ALPHA,
+    SystemRequest,
+    Targets,
+    TargetSystem,
+    convert_system,
+)
 from plum.cli.commands import COMMANDS
+from plum.cli.model_flags import positive
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,20 +37,25 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     parser.add_argument(
         "--lora_alpha",
-        type=_positive,
+        type=positive,
         help=f"lora_alpha of the training, for unmerged adapters (default: {LORA_ALPHA})",
     )
     parser.add_argument(
         "--feedback", action="store_true", help="keep the mask feedback of PLUM's authors, which their evaluation drops"
     )
+    parser.add_argument(
+        "--system",
+        choices=get_args(TargetSystem),
+        help="calico: join a GLaMM checkpoint with CALICO's towers, as a start of its training (init_from)",
+    )
+    parser.add_argument(
+        "--blip",
+        type=Path,
+        help="for calico: folder of InstructBLIP or BLIP-2 (EVA-CLIP, Q-Former and, from InstructBLIP with Vicuna, "
+        "f_image)",
+    )
+    parser.add_argument("--dino", type=Path, help="for calico: folder of DINOv2, with or without registers")
     parser.set_defaults(run=_run)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -52,9 +67,15 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.targets,
         arguments.lora_alpha,
         arguments.feedback,
+        arguments.system,
+        arguments.blip,
+        arguments.dino,
     )
     result = convert_system(request, arguments.destination)
     for note in result.notes:
         print(note)
     print(f"{arguments.destination}: {result.num_tensors} tensors, {result.num_bytes / 1e9:.2f} GB")
+    if request.system is not None:
+        print(f"Train from it: init_from: {arguments.destination} (configs/calico_7b.yaml)")
+        return
     print(f"Use it: python -m plum segment --checkpoint {arguments.destination} --image IMAGE --question QUESTION")

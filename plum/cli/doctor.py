@@ -10,6 +10,7 @@ import torch
 
 from partonomy.images import image_size, load_image
 from plum.cli.commands import COMMANDS
+from plum.cli.model_flags import positive
 from plum.doctor.environment import examine_environment
 from plum.doctor.file_hashes import default_cache
 from plum.doctor.findings import Finding, State
@@ -50,6 +51,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         default=Assumptions.image_size,
         help="height and width of the images, pixels",
     )
+    memory.add_argument(
+        "--images-per-conversation",
+        type=positive,
+        help="images of a conversation (default: 2 for pairs, otherwise 1)",
+    )
     weights = parser.add_argument_group("weights and known answers")
     weights.add_argument(
         "--hash-cache",
@@ -73,6 +79,7 @@ def _run(arguments: argparse.Namespace) -> None:
         supervised_tokens=arguments.supervised_tokens,
         spans_per_conversation=arguments.spans,
         image_size=tuple(arguments.image_size),
+        images_per_conversation=arguments.images_per_conversation,
     )
     gpu_counts = arguments.gpus or [max(1, torch.cuda.device_count())]
     if min(gpu_counts) < 1:

@@ -3,7 +3,7 @@
 import argparse
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-DEFAULT_NEW_TOKENS = 256
+DEFAULT_NEW_TOKENS, DEFAULT_ABOUT_SEVERAL = 256, 1024
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +20,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max_new_tokens",
         type=positive,
-        default=DEFAULT_NEW_TOKENS,
-        help="maximum length of an answer in tokens; an answer that it ends is marked (default: %(default)s)",
+        default=None,
+        help="maximum length of an answer in tokens; an answer that it ends is marked (default: "
+        f"{DEFAULT_NEW_TOKENS}, about several images {DEFAULT_ABOUT_SEVERAL})",
     )
 
 

@@ -60,6 +60,9 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     before = f", {result.num_before} done earlier" if result.num_before else ""
     print(f"{result.num_done} images done{before}, {len(result.failures)} failed")
+    if result.num_cut:
+        limit = "--max_new_tokens, or the model's context"
+        print(f"{result.num_cut} of {result.num_answers} answers were cut at the limit on their length ({limit})")
     print(f"masks: {arguments.output / RECORDS_FILE}\npage:  {result.page}")
     if result.failures:
         shown = "; ".join(f"{name}: {reason}" for name, reason in result.failures[:5])

@@ -33,13 +33,15 @@ def _run(arguments: argparse.Namespace) -> None:
     from plum.inference.api import read_image
     from plum.inference.highlight import answer_about
     from plum.inference.partonomy_adapter import load_predictor
+    from plum.inference.predictor import default_new_tokens
 
     highlight = read_highlight(arguments)
     images = [read_image(path) for path in arguments.image]
     predictor = load_predictor(arguments.checkpoint, arguments.device, dtype=arguments.dtype)
     turns = (Turn(Role.USER, arguments.question),)
-    predictions = answer_about(predictor, images, turns, highlight, arguments.max_new_tokens)
+    limit = arguments.max_new_tokens or default_new_tokens(len(images))
+    predictions = answer_about(predictor, images, turns, highlight, limit)
     stems = [path.stem for path in arguments.image]
     if len(set(stems)) < len(stems):
         stems = [f"{stem}_{number}" for number, stem in enumerate(stems, start=1)]
-    print(describe_answer(predictions, images, arguments.max_new_tokens, arguments.output, stems))
+    print(describe_answer(predictions, images, limit, arguments.output, stems))

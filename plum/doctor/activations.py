@@ -1,9 +1,10 @@
 """Activation memory: bytes that the forward pass keeps for the backward pass, layer by layer."""
 
-from plum.config import FeedbackConfig, LanguageConfig, LoraConfig, SamConfig, TaggerConfig
+from plum.config import CalicoConfig, FeedbackConfig, LanguageConfig, LlavaConfig, LoraConfig, SamConfig, TaggerConfig
 from plum.doctor.workload import Workload
 from plum.inputs.bio_labels import number_of_classes
 from plum.losses.mask_losses import NUM_MAPS, masks_at_once
+from plum.models.backbones.calico import adapted_layers
 from plum.models.backbones.shared_beginnings import align
 from plum.models.segmenters.sam import takes_over_from_image, takes_over_to_image
 
@@ -266,3 +267,73 @@ def mask_sum_bytes(work: Workload) -> int:
     """Return the transient bytes of float32 maps at original resolution while a few masks are summed at a time."""
     num_masks = masks_at_once(work.masks, work.image_pixels, "cuda")
     return NUM_MAPS * num_masks * work.image_pixels * FLOAT
+
+
+def correspondence_bytes(llava: LlavaConfig, calico: CalicoConfig, work: Workload) -> int:
+    """Return the bytes of CALICO's correspondence extraction (CEM) on all images.
+
+    It keeps its two inputs with the numbers of their norms, both normalised, and the attention's queries, keys, values,
+    output and log-sum-exp. Without DINOv2, one input serves as both.
+    """
+    if calico.adaptation is None or calico.correspondence.source == "none":
+        return 0
+    size, width = work.element_bytes, llava.vision.hidden_size
+    tokens = llava.vision.num_patches + 1
+    cells, semantic = tokens, width
+    inputs = tokens * width
+    if calico.dino is not None:
+        dino = calico.dino
+        cells, semantic = (llava.vision.image_size // dino.patch_size) ** 2, dino.hidden_size
+        # A facet of tokens is a view of all, so that the class token and the registers stay too.
+        inputs += (cells + (1 + dino.num_register_tokens)) * semantic
+    norms = 2 * (tokens + cells)
+    attention = 2 * tokens * width + 2 * cells * width
+    per_image = (inputs + norms + tokens * width + cells * semantic + attention) * size
+    return work.images * (per_image + tokens * calico.correspondence.num_heads * FLOAT)
+
+
+def adaptation_bytes(llava: LlavaConfig, calico: CalicoConfig, work: Workload) -> int:
+    """Return the bytes of CALICO's adaptation modules (CAM): in each adapted layer, each image of each conversation.
+
+    A module keeps the guide's state, the Q-Former's pass in float32 (frozen, but gradients go through it), its output
+    and what it adds to the image's tokens. Gradient checkpointing does not reach it.
+    """
+    if calico.adaptation is None:
+        return 0
+    size, hidden = work.element_bytes, llava.language.hidden_size
+    num_tokens, width = llava.vision.num_image_tokens, calico.embedding_size
+    per_pair = hidden * size if calico.adaptation.follows_prompt else 0
+    per_pair += num_tokens * (width + hidden) * size
+    if calico.qformer is None:
+        per_pair += llava.vision.num_patches * llava.vision.hidden_size * size  # read by the trained projection
+    else:
+        per_pair += _qformer_bytes(llava, calico)
+    return len(adapted_layers(calico.adaptation, llava.language.num_layers)) * work.pairs * per_pair
+
+
+def _qformer_bytes(llava: LlavaConfig, calico: CalicoConfig) -> int:
+    """Return the bytes of one image's pass through the frozen Q-Former with gradients, float32."""
+    qformer, width, queries = calico.qformer, calico.embedding_size, llava.vision.num_image_tokens
+    assert qformer is not None, "only a model with a Q-Former has its activations"
+    norm = queries * (width + 2)
+    attention = 4 * queries * width + queries * qformer.num_heads + norm
+    # Keys and values of the image's tokens instead of the queries'.
+    crossed = attention + 2 * (llava.vision.num_patches + 1 - queries) * width
+    num_crossed = -(-qformer.num_layers // qformer.cross_attention_frequency)
+    feedforward = queries * qformer.intermediate_size + norm
+    return FLOAT * (norm + qformer.num_layers * (attention + feedforward) + num_crossed * crossed)
+
+
+def image_token_bytes(llava: LlavaConfig, calico: CalicoConfig, work: Workload, *, is_trained: bool) -> int:
+    """Return the bytes of CALICO's f_image on all images, and of the projection that stands in for the Q-Former.
+
+    Args:
+        llava: sizes.
+        calico: what CALICO adds.
+        work: the micro-batch.
+        is_trained: whether f_image is trained.
+    """
+    kept = llava.vision.num_image_tokens * calico.embedding_size if is_trained else 0
+    if calico.qformer is None:
+        kept += llava.vision.num_patches * llava.vision.hidden_size  # a copy, without the class token
+    return work.images * kept * work.element_bytes

@@ -62,7 +62,7 @@ def count_costs(config: TrainConfig, num_gpus: int, num_tokens: int, num_masks: 
     static = count_static_memory(config, num_gpus)
     try:
         training = estimate_memory(config, num_gpus, Assumptions()).peak
-    except ValueError:  # it trains a vision tower, or is CALICO, which no formula covers
+    except ValueError:  # it trains a vision tower, which no formula covers
         training = None
     flops = None
     if config.model.calico is None:

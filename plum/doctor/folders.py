@@ -141,16 +141,18 @@ def _examine_folder(config: TrainConfig, folder: Path, cache: Path, is_quiet: bo
         add_written_tokens(config.model, tokenizer)
         require_same_backbone(with_special_tokens(config.model, tokenizer), str(folder))
     except (FileNotFoundError, ValueError) as error:
-        return [Finding(State.MISSING, "init_from", str(error), _how_to_make(folder))]
+        return [Finding(State.MISSING, "init_from", str(error), _how_to_make(folder, config.model.system))]
     findings = [Finding(State.FINE, "init_from", f"{folder}, {size / 1e9:.2f} GB, this run's architecture")]
     findings += [Finding(State.FINE, f"  {name}", sha256) for name, sha256 in found.hashes]
     return [*findings, Finding(State.FINE, "  all of them", found.sha256)]
 
 
-def _how_to_make(folder: Path) -> str:
+def _how_to_make(folder: Path, system: str) -> str:
     """Say how to make a folder that cannot be used; a run's model is in RUN/model."""
     if command := describe_conversion(folder):
         return command
     if folder.name == "model":
         return f"the model of the run {folder.parent}: train that one first"
+    if system == "calico":
+        return f"python -m plum convert GLAMM_FOLDER {folder} --system calico --blip BLIP_FOLDER --dino DINO_FOLDER"
     return f"python -m plum convert-llava LLAVA_FOLDER {folder} --sam SAM_FILE --config THIS_CONFIG"

@@ -9,10 +9,13 @@ import torch
 from plum.config import Quantization, SpecialTokensConfig
 from plum.doctor.activations import (
     FLOAT,
+    adaptation_bytes,
+    correspondence_bytes,
     decoder_bytes,
     feedback_bytes,
     final_norm_bytes,
     grid_size,
+    image_token_bytes,
     layer_bytes,
     layers_bytes,
     loss_bytes,
@@ -171,6 +174,7 @@ class Activations:
         queries: query projection and KL term.
         masks: SAM's decoder, mask feedback.
         mask_losses: true masks at original resolution, low-resolution logits.
+        images: what CALICO's own modules keep of images: correspondences, adaptation modules, trained projections.
     """
 
     layers: int
@@ -179,11 +183,13 @@ class Activations:
     queries: int
     masks: int
     mask_losses: int
+    images: int = 0
 
     @property
     def total(self) -> int:
         """Total number of bytes."""
-        return self.layers + self.token_loss + self.tagger + self.queries + self.masks + self.mask_losses
+        kept = self.layers + self.token_loss + self.tagger + self.queries + self.masks + self.mask_losses
+        return kept + self.images
 
 
 @dataclass(frozen=True)
@@ -229,18 +235,19 @@ def estimate_memory(config: TrainConfig, num_gpus: int, assumptions: Assumptions
         assumptions: assumptions about its data; None: the heaviest typical micro-batch.
 
     Raises:
-        ValueError: a vision tower is trained (the tiny recipe), or the system is CALICO; no formula here covers their
-            activations.
+        ValueError: a vision tower, or CALICO's Q-Former or DINOv2, is trained (the tiny recipe); no formula here covers
+            their activations.
     """
-    if config.model.calico is not None:
-        raise ValueError(
-            "no formula covers the activations of CALICO's adaptation modules and Q-Former, nor several images of a "
-            "conversation"
-        )
-    if config.trainable.vision_tower or config.trainable.sam_image_encoder:
+    trained, calico = config.trainable, config.model.calico
+    if trained.vision_tower or trained.sam_image_encoder:
         raise ValueError(
             "memory is estimated for frozen vision towers: trainable.vision_tower and trainable.sam_image_encoder "
             "belong to the tiny recipe"
+        )
+    if calico is not None and (trained.qformer or trained.dino):
+        raise ValueError(
+            "memory is estimated for CALICO's frozen towers: trainable.qformer and trainable.dino belong to the tiny "
+            "recipe"
         )
     work = build_workload(config, assumptions or Assumptions())
     static = count_static_memory(config, num_gpus)
@@ -263,7 +270,8 @@ def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
     is_full = config.trainable.language_model == "full"
     are_embeddings_trained = is_full or config.trainable.embeddings
     decoded = work.masks * decoder_bytes(model.sam, work)
-    num_fed_back = work.masks - (work.conversations if work.spans else 0)
+    # The first mask of each image of a conversation sees none.
+    num_fed_back = work.masks - work.conversations * min(work.spans, work.images_per_conversation)
     if model.feedback.is_enabled:
         decoded += num_fed_back * feedback_bytes(model.sam, model.feedback, work)
     num_tagged = work.supervised if config.losses.bio_scope == "answer" else work.rows
@@ -273,7 +281,7 @@ def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
             lora,
             work,
             is_trained=is_full,
-            are_embeddings_trained=are_embeddings_trained,
+            are_embeddings_trained=are_embeddings_trained or _are_image_tokens_trained(config),
             is_checkpointed=config.engine.gradient_checkpointing,
         ),
         token_loss=final_norm_bytes(language, work, is_trained=is_full)
@@ -284,6 +292,24 @@ def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
         queries=query_bytes(language.hidden_size, work, is_kl_pooled=config.losses.kl_reduction != "authors"),
         masks=decoded,
         mask_losses=work.masks * loss_bytes(model.sam, work),
+        images=0 if model.calico is None else _image_bytes(config, work),
+    )
+
+
+def _are_image_tokens_trained(config: TrainConfig) -> bool:
+    """Return whether the image's tokens need a gradient before CALICO's first layer."""
+    calico = config.model.calico
+    return calico is not None and (config.trainable.projector or calico.qformer is None)
+
+
+def _image_bytes(config: TrainConfig, work: Workload) -> int:
+    """Return the bytes that CALICO's own modules keep of images."""
+    llava, calico = config.model.llava, config.model.calico
+    assert calico is not None, "only CALICO has such modules"
+    return (
+        correspondence_bytes(llava, calico, work)
+        + adaptation_bytes(llava, calico, work)
+        + image_token_bytes(llava, calico, work, is_trained=config.trainable.projector)
     )
 
 
@@ -303,7 +329,7 @@ def _phases(config: TrainConfig, work: Workload, static: StaticMemory, activatio
         Phase("backward of the losses", kept + of_logits + gradients),
         Phase(
             "backward of the language model",
-            inputs + activations.layers + _layer_backward_bytes(config, work) + gradients,
+            inputs + activations.layers + activations.images + _layer_backward_bytes(config, work) + gradients,
         ),
         Phase("reduction of the gradients", inputs + gradients + static.gradient_buffers),
         Phase("optimizer step", static.gradients + static.step_gradients),
@@ -319,6 +345,8 @@ def _inputs_bytes(config: TrainConfig, work: Workload) -> int:
     vision, sam = config.model.llava.vision, config.model.sam
     pixels = work.images * 3 * (vision.image_size**2 + sam.image_size**2) * FLOAT
     features = vision.num_image_tokens * config.model.llava.language.hidden_size + grid_size(sam) * sam.prompt_dim
+    if config.model.calico is not None and config.model.calico.adaptation is not None:
+        features += (vision.num_patches + 1) * vision.hidden_size  # what the adapted layers read
     masks = work.masks * work.image_pixels
     return pixels + masks + work.images * features * work.element_bytes + 4 * 8 * work.rows
 
@@ -412,7 +440,7 @@ def describe_estimate(config: TrainConfig, estimate: MemoryEstimate) -> str:
             f"    {component.component:<32} {component.num_parameters:>15,} {component.num_trained:>13,} "
             f"{_gigabytes(component.weight_bytes):>7}"
         )
-    parts = (
+    parts: tuple[tuple[str, int], ...] = (
         ("weights", static.weights),
         ("float32 master weights (share)", static.master_weights),
         ("Adam's moments (share)", static.moments),
@@ -426,6 +454,8 @@ def describe_estimate(config: TrainConfig, estimate: MemoryEstimate) -> str:
         ("activations: masks, feedback", activations.masks),
         ("activations: mask losses", activations.mask_losses),
     )
+    if config.model.calico is not None:
+        parts = (*parts, ("activations: CALICO's correspondences and adaptation", activations.images))
     lines += [f"  {name:<62} {_gigabytes(number):>9}" for name, number in parts]
     lines.append("  at the same time, in addition to weights and optimizer:")
     lines += [f"    {phase.name:<60} {_gigabytes(phase.num_bytes):>9}" for phase in estimate.phases]

@@ -6,6 +6,9 @@ import torch
 
 from plum.train_config import TrainConfig
 
+PAIRS = "mixed_parts"
+"""Kind of the source whose samples are pairs of images."""
+
 
 @dataclass(frozen=True)
 class Assumptions:
@@ -17,6 +20,7 @@ class Assumptions:
         spans_per_conversation: segmented phrases per conversation.
         tokens_per_span: tokens of the longest phrase.
         image_size: (H, W) of the photographs in pixels, at which masks are compared.
+        images_per_conversation: images of every conversation; None: 2 if a source holds pairs, otherwise 1.
     """
 
     text_tokens: int | None = None
@@ -24,6 +28,7 @@ class Assumptions:
     spans_per_conversation: int = 4
     tokens_per_span: int = 4
     image_size: tuple[int, int] = (480, 640)
+    images_per_conversation: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class Workload:
         image_pixels: H * W.
         element_bytes: bytes per element of the compute dtype.
         dropout_mask_bytes: bytes per element of a dropout mask: 1 on CUDA (boolean), otherwise `element_bytes`.
+        images_per_conversation: images of every conversation.
+        can_share: whether conversations about the same images may share their beginning; with modules that follow the
+            prompt (CALICO), other questions may not.
     """
 
     images: int
@@ -53,6 +61,8 @@ class Workload:
     image_pixels: int
     element_bytes: int
     dropout_mask_bytes: int = 1
+    images_per_conversation: int = 1
+    can_share: bool = True
 
     @property
     def rows(self) -> int:
@@ -62,19 +72,29 @@ class Workload:
     @property
     def is_shared(self) -> bool:
         """Whether images have several conversations, whose common prefixes run once."""
-        return self.conversations > self.images
+        return self.can_share and self.conversations > self.samples
+
+    @property
+    def samples(self) -> int:
+        """Number of images, or of sets of images that conversations are about together."""
+        return self.images // self.images_per_conversation
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of a conversation and an image that it shows."""
+        return self.conversations * self.images_per_conversation
 
     @property
     def sequence(self) -> int:
-        """Number of tokens that the language model runs per image (plum.models.backbones.shared_beginnings)."""
+        """Number of tokens that the language model runs per sample (plum.models.backbones.shared_beginnings)."""
         if not self.is_shared:
             return self.tokens
-        return self.common + self.conversations // self.images * (self.tokens - self.common)
+        return self.common + self.conversations // self.samples * (self.tokens - self.common)
 
     @property
     def places(self) -> int:
         """Number of tokens that the language model runs for the batch."""
-        return (self.images if self.is_shared else self.conversations) * self.sequence
+        return (self.samples if self.is_shared else self.conversations) * self.sequence
 
     @property
     def masks(self) -> int:
@@ -90,18 +110,21 @@ def training_dtype(config: TrainConfig) -> torch.dtype:
 def build_workload(config: TrainConfig, assumptions: Assumptions) -> Workload:
     """Derive the micro-batch, with the most conversations per image that the configuration allows; they share the
     image."""
-    vision = config.model.llava.vision
+    vision, calico = config.model.llava.vision, config.model.calico
     text = assumptions.text_tokens or config.data.max_text_tokens
-    images = config.engine.micro_batch_size
-    conversations = images * config.data.conversations_per_image
+    has_pairs = any(source.kind == PAIRS for source in config.data.sources)
+    shown = assumptions.images_per_conversation or (2 if has_pairs else 1)
+    conversations = config.engine.micro_batch_size * config.data.conversations_per_image
     return Workload(
-        images=images,
+        images=config.engine.micro_batch_size * shown,
         conversations=conversations,
-        tokens=vision.num_image_tokens + text,
-        common=vision.num_image_tokens,
+        tokens=shown * vision.num_image_tokens + text,
+        common=shown * vision.num_image_tokens,
         supervised=conversations * (assumptions.supervised_tokens or text),
         spans=assumptions.spans_per_conversation,
         span_tokens=assumptions.tokens_per_span,
         image_pixels=assumptions.image_size[0] * assumptions.image_size[1],
         element_bytes=training_dtype(config).itemsize,
+        images_per_conversation=shown,
+        can_share=calico is None or calico.adaptation is None or not calico.adaptation.follows_prompt,
     )

@@ -30,7 +30,7 @@ from partonomy.progress import progress
 from partonomy.visualize import Colour, draw_overlay, part_colours, resize
 from plum.inference.api import read_image
 from plum.inference.highlight import NOTHING, Highlight, answer_about, parse_char_range
-from plum.inference.predictor import MAX_NEW_TOKENS, Prediction, Predictor
+from plum.inference.predictor import MAX_NEW_TOKENS, Prediction, Predictor, default_new_tokens
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 COLUMNS = ("image", "images", "question", "phrases", "char_ranges", "answer")
@@ -407,10 +407,15 @@ def _cards(record: Json) -> list[Card]:
 
 @dataclass(frozen=True)
 class FolderResult:
-    """Numbers of images predicted now and before, failed images with reasons, and the path of the page."""
+    """Numbers of images predicted now and before, failed images with reasons, and the path of the page.
+
+    num_answers, num_cut: numbers of all answers, and of those that the limit on new tokens ended
+    """
 
     num_done: int
     num_before: int
+    num_answers: int
+    num_cut: int
     failures: tuple[tuple[str, str], ...]
     page: Path
 
@@ -422,7 +427,7 @@ def predict_folder(
     model_name: str,
     *,
     resume: bool,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
 ) -> FolderResult:
     """Answer all questions about all images.
 
@@ -436,7 +441,8 @@ def predict_folder(
         output: output folder; must be new unless `resume`.
         model_name: checkpoint and its fingerprint; recorded, and compared on resuming.
         resume: continue in `output`.
-        max_new_tokens: maximum length of an answer; recorded, and compared on resuming.
+        max_new_tokens: maximum length of an answer; None: `default_new_tokens` of the largest number of images that a
+            question is about. Recorded, and compared on resuming.
 
     Raises:
         FileExistsError: `output` exists and `resume` is off.
@@ -446,6 +452,8 @@ def predict_folder(
         MachineFault: the machine fails in another way, such as an unmounted folder of images.
         ModelUnavailable: the model's logits are NaN or infinite.
     """
+    if max_new_tokens is None:
+        max_new_tokens = default_new_tokens(max((len(request.paths) for request in requests), default=1))
     with lock_folder(output):
         _start(output, requests, model_name, resume, max_new_tokens)
         return _predict_held(predictor, requests, output, model_name, max_new_tokens)
@@ -473,7 +481,12 @@ def _predict_held(
                 append_line(records, outcome)
             shown.update()
     page = write_page(output, model_name, read_lines(records) if records.is_file() else [], failures)
-    return FolderResult(len(waiting) - len(failures), len(requests) - len(waiting), tuple(failures), page)
+    num_answers = num_cut = 0
+    for record in read_lines(records) if records.is_file() else ():
+        num_answers += len(record["answers"])
+        num_cut += sum(answer.get("finish_reason") == "length" for answer in record["answers"])
+    num_before = len(requests) - len(waiting)
+    return FolderResult(len(waiting) - len(failures), num_before, num_answers, num_cut, tuple(failures), page)
 
 
 class _StoredSettings(msgspec.Struct):

@@ -74,7 +74,7 @@ def answer_about(
     images: Sequence[np.ndarray],
     turns: Sequence[Turn],
     highlight: Highlight = NOTHING,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
 ) -> tuple[Prediction, ...]:
     """Answer a question about one image or several; see `answer_question`.
 
@@ -83,7 +83,7 @@ def answer_about(
         images: one or more, each uint8 RGB (H, W, 3); texts call them (IMAGE1), (IMAGE2), ...
         turns: the conversation up to the user's last message.
         highlight: what to segment, in every image; NOTHING: what the model tags, in the images that it names.
-        max_new_tokens: maximum length of the model's own answer.
+        max_new_tokens: maximum length of the model's own answer; None: `default_new_tokens`.
 
     Returns:
         A prediction per image, all with the same text.

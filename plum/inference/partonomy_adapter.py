@@ -79,7 +79,8 @@ class PlumModel:
         """Return the model's own answer, its tagged spans and their masks."""
         with self.adapters():
             found = self.predictor.generate(image, turns, self.max_new_tokens)
-        return Generation(found.text, found.spans, found.masks, found.mask_confidences)
+        is_cut = found.finish_reason == "length"
+        return Generation(found.text, found.spans, found.masks, found.mask_confidences, is_cut)
 
     def answer_images(self, images: Sequence[np.ndarray], question: str) -> GroundedReply:
         """Return the model's own answer to a question about several images, with masks in reading order."""
@@ -94,7 +95,7 @@ class PlumModel:
         ]
         masks.sort(key=lambda one: (one[0].start, one[0].end, one[1]))
         phrases = [GroundedPhrase(found[0].text[span.start : span.end], number, mask) for span, number, mask in masks]
-        return GroundedReply(text, tuple(phrases))
+        return GroundedReply(text, tuple(phrases), found[0].finish_reason == "length")
 
     def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
         """Return the model's own answer as plain text, without masks."""

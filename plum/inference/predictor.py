@@ -28,10 +28,17 @@ from plum.models.systems.target_notation import Target
 from plum.structures import ConversationImages, ImageTokens, SpanBounds
 
 MAX_NEW_TOKENS = 256
-
+"""Default limit on an answer about one image."""
+MAX_NEW_TOKENS_ABOUT_SEVERAL = 1024
+"""Default limit on an answer about several images: the longest of MixedParts has 72 parts of some 12 tokens each."""
 
 FinishReason = Literal["stop", "length"]
 """Why an answer ends: the model ended it, or the limit on new tokens did (the names of other tools)."""
+
+
+def default_new_tokens(num_images: int) -> int:
+    """Return the default limit on an answer, in tokens."""
+    return MAX_NEW_TOKENS_ABOUT_SEVERAL if num_images > 1 else MAX_NEW_TOKENS
 
 
 @dataclass(frozen=True)
@@ -125,14 +132,14 @@ class Predictor:
 
     @torch.inference_mode()
     def generate_about(
-        self, images: Sequence[np.ndarray], turns: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
+        self, images: Sequence[np.ndarray], turns: Sequence[Turn], max_new_tokens: int | None = None
     ) -> tuple[Prediction, ...]:
         """Answer a question about several images; see `generate`.
 
         Args:
             images: one or more, each uint8 RGB (H, W, 3); texts call them (IMAGE1), (IMAGE2), ...
             turns: the conversation up to the user's last message.
-            max_new_tokens: maximum length of the answer.
+            max_new_tokens: maximum length of the answer; None: `default_new_tokens`.
 
         Returns:
             A prediction per image, with the phrases that the answer places in it; a phrase may be in several.
@@ -140,7 +147,7 @@ class Predictor:
         return self._generate(tuple(images), turns, max_new_tokens)
 
     def _generate(
-        self, images: Sequence[np.ndarray], turns: Sequence[Turn], max_new_tokens: int
+        self, images: Sequence[np.ndarray], turns: Sequence[Turn], max_new_tokens: int | None
     ) -> tuple[Prediction, ...]:
         """Return a prediction per image, or one without masks if there is no image."""
         written = self.write_about(images, turns, max_new_tokens)
@@ -196,9 +203,11 @@ class Predictor:
 
     @torch.inference_mode()
     def write_about(
-        self, images: Sequence[np.ndarray], turns: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
+        self, images: Sequence[np.ndarray], turns: Sequence[Turn], max_new_tokens: int | None = None
     ) -> WrittenAnswer:
-        """Answer a question about any number of images, as the model writes it; see `write`."""
+        """Answer a question about any number of images, as the model writes it; see `write` and `generate_about`."""
+        if max_new_tokens is None:
+            max_new_tokens = default_new_tokens(len(images))
         prompt = self.answers.prompt(turns, len(images))
         input_ids = torch.tensor([prompt.input_ids], device=self.device)
         new_ids = self.model.generate_text(

@@ -31,6 +31,9 @@ class ForestRow:
     branch: rows of one branch share what their ids have in common
     images, starts: indices of the images shown, and the position of each one's first patch
     prompt_end: position of the first prompt's last token; only guided models need it
+
+    Raises:
+        ValueError: the row shows another number of images than it names.
     """
 
     picture: Hashable
@@ -39,6 +42,13 @@ class ForestRow:
     images: tuple[int, ...]
     starts: tuple[int, ...]
     prompt_end: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.starts):
+            raise ValueError(
+                f"the conversation shows {len(self.starts)} images, and {len(self.images)} are named: a batch of "
+                "questions is about one image each; ask about several images with Predictor.generate_about"
+            )
 
 
 @dataclass(frozen=True)

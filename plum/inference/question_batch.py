@@ -23,7 +23,7 @@ from partonomy.models.finite_values import require_finite, require_no_nan
 from partonomy.structures import ChoiceScore
 from plum.inference.image_store import EncodedImage
 from plum.inference.predicted_masks import predict_masks, take_masks, threshold_masks
-from plum.inference.predictor import MAX_NEW_TOKENS, Predictor
+from plum.inference.predictor import MAX_NEW_TOKENS, Predictor, WrittenAnswer
 from plum.inference.prefix_forest import ForestRow, ForestStates
 from plum.inputs.bio_labels import TokenSpan
 from plum.inputs.encoding import EncodedConversation, EncodedText
@@ -90,12 +90,14 @@ class QuestionBatch:
     @torch.inference_mode()
     def generate(self, requests: Sequence[AnswerRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[Generation]:
         """Answer as `Predictor.generate` does; prompts scored before need no forward pass."""
-        texts, predictor = self.write_answers(requests, max_new_tokens), self._predictor
+        own, predictor = self.write_answers(requests, max_new_tokens), self._predictor
+        texts = [answer.text for answer in own]
         written = [number for number, text in enumerate(texts) if text]
         rows = {number: predictor.answers.own(1, requests[number].turns, texts[number]) for number in written}
         paths = self._states.add([self._forest_row(requests[number], rows[number].encoded) for number in written])
         answers = [
-            Generation(text, (), self._no_masks(request), ()) for text, request in zip(texts, requests, strict=True)
+            Generation(answer.text, (), self._no_masks(request), (), answer.finish_reason == "length")
+            for answer, request in zip(own, requests, strict=True)
         ]
         targets = [
             predictor.notation.read(
@@ -111,18 +113,20 @@ class QuestionBatch:
         for place, low_logits, frame in self._mask_logits(paths, spans, pictures):
             masks = predict_masks(low_logits, frame, self._sam_size)
             chars = tuple(target.chars for target in targets[place])
-            answers[written[place]] = Generation(texts[written[place]], chars, masks.masks, masks.confidences)
+            answers[written[place]] = replace(
+                answers[written[place]], spans=chars, masks=masks.masks, confidences=masks.confidences
+            )
         return answers
 
     @torch.inference_mode()
     def reply(self, requests: Sequence[ReplyRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
         """Answer as `Predictor.generate_text` does, as plain text; SAM is not run."""
-        return [self._predictor.notation.words(text) for text in self.write_answers(requests, max_new_tokens)]
+        return [self._predictor.notation.words(one.text) for one in self.write_answers(requests, max_new_tokens)]
 
     @torch.inference_mode()
     def write_answers(
         self, requests: Sequence[AnswerRequest | ReplyRequest], max_new_tokens: int = MAX_NEW_TOKENS
-    ) -> list[str]:
+    ) -> list[WrittenAnswer]:
         """Generate answers as the model writes them, marks included; empty if the model stops immediately."""
         prompts = [self._predictor.answers.prompt(request.turns, num_images=1) for request in requests]
         paths = self._states.add(
@@ -133,15 +137,15 @@ class QuestionBatch:
         # An answer with less room is cut, so that its length does not depend on the others.
         longest = max(self._predictor.limit_new_tokens(prompt, max_new_tokens) for prompt in prompts)
         bytes_per_row = self._states.bytes_per_token * (max(map(len, paths)) + longest)
-        rows, texts = max(1, MAX_COPIED_BYTES // bytes_per_row), []
+        rows, written = max(1, MAX_COPIED_BYTES // bytes_per_row), []
         for first in range(0, len(paths), rows):
             part = slice(first, first + rows)
             token_ids = self._states.continue_greedily(paths[part], longest)
-            texts += [
-                self._predictor.read_written(prompt, request.turns, ids, max_new_tokens).text
+            written += [
+                self._predictor.read_written(prompt, request.turns, ids, max_new_tokens)
                 for prompt, request, ids in zip(prompts[part], requests[part], token_ids, strict=True)
             ]
-        return texts
+        return written
 
     def _mask_logits(
         self, paths: Sequence[np.ndarray], spans: Sequence[Sequence[TokenSpan]], pictures: Sequence[int]

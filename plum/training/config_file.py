@@ -135,6 +135,11 @@ def check_losses(config: TrainConfig) -> None:
             "(model.llava.vision.num_query_tokens) have none: set part_pretext to null, or give the model adaptation "
             "modules (model.calico.adaptation), which read features that have places"
         )
+    if model.calico is not None and model.calico.adaptation is None and model.calico.dino is not None:
+        raise ValueError(
+            "model.calico.dino is set, but nothing reads it without adaptation modules (model.calico.adaptation): set "
+            "it to null"
+        )
     if model.seg_token is None:
         return
     if losses.kl > 0:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plum.checkpoints.model_config_io import describe_differences, read_model_config
-from plum.checkpoints.store import HEAD_PREFIX, has_heads, saved_tensors
+from plum.checkpoints.store import HEAD_PREFIX, has_heads, has_projector, is_projector, saved_tensors
 from plum.checkpoints.weights import copy_tensors
 from plum.config import CalicoConfig, ModelConfig, Quantization, SpecialTokensConfig, with_fit
 from plum.models.backbones.lora import is_adapter, name_without_adapters, reset_adapters
@@ -106,6 +106,9 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
     fresh: Counter[str] = Counter()
     used: set[str] = set()
     is_base = not any(name.startswith(HEAD_PREFIX) for name in saved)
+    lacks_projector = model.config.calico is not None and not has_projector(folder)
+    if lacks_projector:  # f_image of a converted start whose BLIP has another language model; built without memory
+        _start_afresh(model.llava.stock.model.multi_modal_projector)
     for name, tensor in model.state_dict().items():
         # Continued adapters are saved under their own names; a base without adapters, under names without the wrapping.
         source = name if name in saved else name_without_adapters(name)
@@ -114,7 +117,7 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
             source, is_reset = COPIED[name], False
         used.update((source, name_without_adapters(name)))  # trained weights may hide a base's tensor of that name
         if is_reset or source not in saved:
-            if not is_reset and not _may_be_missing(name, is_base):
+            if not is_reset and not _may_be_missing(name, is_base) and not (lacks_projector and is_projector(name)):
                 raise ValueError(f"{folder} has no {source}; it is a checkpoint of another architecture")
             fresh[_part_of(name)] += 1
         elif saved[source].shape != tuple(tensor.shape):
@@ -187,6 +190,8 @@ def _calico_alike(own: CalicoConfig | None, saved: CalicoConfig | None) -> Calic
     if own is None or saved is None:
         return own
     dino, qformer = own.dino or saved.dino, own.qformer or saved.qformer  # see LEAVABLE
+    if dino is not None and saved.dino is not None:
+        dino = replace(dino, facet=saved.dino.facet)  # which features are read is the run's choice
     return replace(own, correspondence=saved.correspondence, adaptation=saved.adaptation, dino=dino, qformer=qformer)
 
 
@@ -201,9 +206,18 @@ def _may_be_missing(name: str, is_base: bool) -> bool:
     return is_adapter(name) or _part_of(name) in (RESETTABLE if is_base else OPTIONAL)
 
 
+def _start_afresh(projector: nn.Module) -> None:
+    """Give a linear layer, in any dtype, the weights of a new one."""
+    assert isinstance(projector, nn.Linear), "CALICO's f_image is one layer"
+    fresh = nn.Linear(projector.in_features, projector.out_features)
+    projector.load_state_dict(fresh.state_dict())
+
+
 def _part_of(name: str) -> str:
     if is_adapter(name):
         return "adapters"
+    if is_projector(name):
+        return "llava.projector"
     first = name.split(".", 1)[0]
     return next((module for module in (*RESETTABLE, *LEAVABLE) if name.startswith(f"{module}.")), first)
 

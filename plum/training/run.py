@@ -11,7 +11,7 @@ import torch.distributed
 from transformers import PreTrainedTokenizerBase
 
 from partonomy.datasets.photographs import copy_training_images
-from plum.checkpoints.store import has_heads, save_pretrained, save_trained
+from plum.checkpoints.store import has_heads, has_projector, save_pretrained, save_trained
 from plum.data.build import benchmark_images, build_mixture
 from plum.data.collate import Collator
 from plum.data.excluded_images import TrainingImages
@@ -180,9 +180,15 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
             "would stay random; set it to true, or start from a model with heads"
         )
     if config.init_from is not None and not Path(config.init_from).is_dir():
+        command = "convert --system calico" if config.model.calico is not None else "convert-llava"
         raise FileNotFoundError(
             f"init_from: {config.init_from} does not exist: train the stage that writes it, make it with `python -m "
-            "plum convert-llava`, or name another saved model"
+            f"plum {command}`, or name another saved model"
+        )
+    if config.init_from is not None and not config.trainable.projector and not has_projector(config.init_from):
+        raise ValueError(
+            f"trainable.projector is false, and {config.init_from} holds no projector of images (CALICO's f_image): it "
+            "would stay random; set it to true, or convert the start with InstructBLIP whose language model is Vicuna"
         )
     tokenizer = load_tokenizer(folder)
     added = add_written_tokens(config.model, tokenizer)

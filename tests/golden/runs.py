@@ -1,6 +1,5 @@
 """The runs whose metrics are golden, through the command lines, and what of their folders is compared."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from partonomy.harness import summary as harness_summary
 from partonomy.harness.summary import summary_to_json
 from plum.cli.main import main as plum
 from tests.golden.world import World
+from tests.unsigned import unsigned_lines
 from validate_partonomy import main as validate_partonomy
 
 Golden = dict[str, Any]
@@ -112,9 +112,9 @@ def read_summary(output: Path) -> dict[str, Any]:
 
 
 def untimed_records(output: Path) -> list[dict[str, Any]]:
-    """The lines of `records.jsonl` without their seconds."""
-    lines = (output / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+    """The lines of `records.jsonl` without their seconds and checksums."""
+    lines = unsigned_lines(output / "records.jsonl")
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
 def _scores(world: World, entry: Mapping[str, Any]) -> Golden:

@@ -19,7 +19,7 @@ from plum.config import LoraConfig, TaggerConfig
 from plum.data.collate import Collator
 from plum.export.merged import ExportRequest, export_merged
 from plum.inference.highlight import Highlight, answer_question
-from plum.inference.predictor import Prediction, Predictor
+from plum.inference.predictor import Prediction, Predictor, WrittenAnswer
 from plum.inference.question_batch import QuestionBatch
 from plum.inference.teacher_forced import _Sums
 from plum.inputs.bio_labels import Tag, classes_of_tags
@@ -151,7 +151,7 @@ def test_the_model_reads_its_own_answer(name: str, monkeypatch: pytest.MonkeyPat
     assert all(0 < one <= 1 for one in found.tag_confidences)
     predictor = Predictor(model, byte_level(), model.config)
     batch = QuestionBatch(predictor, [predictor.images.read(image)])
-    monkeypatch.setattr(batch, "write_answers", lambda *_: [ANSWER])
+    monkeypatch.setattr(batch, "write_answers", lambda *_: [WrittenAnswer(ANSWER, 9, "stop")])
     (together,) = batch.generate([AnswerRequest(0, QUESTION)])
     assert together.spans == SPANS
     assert np.array_equal(together.masks, found.masks)

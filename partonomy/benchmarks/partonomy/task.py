@@ -85,6 +85,7 @@ from partonomy.models.contract import (
     MaskRequest,
     Request,
 )
+from partonomy.models.registry import CHAT_MODELS
 from partonomy.structures import (
     RLE,
     CharSpan,
@@ -168,9 +169,9 @@ class PartonomyOptions(Options):
         if self.choice_protocol not in (AUTO, *ChoiceProtocol):
             known = ", ".join((AUTO, *ChoiceProtocol))
             raise ValueError(f"--choice_protocol is one of {known}, not {self.choice_protocol!r}")
-        if model == "chat" and self.choice_protocol == ChoiceProtocol.LIKELIHOOD:
+        if model in CHAT_MODELS and self.choice_protocol == ChoiceProtocol.LIKELIHOOD:
             raise ValueError(
-                "--model chat knows no log-probabilities of given answers; pass --choice_protocol listwise"
+                f"--model {model} knows no log-probabilities of given answers; pass --choice_protocol listwise"
             )
         types = parse_types(self.question_types)
         if not types:
@@ -179,7 +180,7 @@ class PartonomyOptions(Options):
             build_matcher(
                 ["part"], self.text_matching, self.text_threshold
             )  # report a missing model before the work starts
-        automatic = ChoiceProtocol.LISTWISE if model == "chat" else ChoiceProtocol.LIKELIHOOD
+        automatic = ChoiceProtocol.LISTWISE if model in CHAT_MODELS else ChoiceProtocol.LIKELIHOOD
         return replace(
             self,
             question_types=",".join(types),

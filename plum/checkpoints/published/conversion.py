@@ -1,6 +1,6 @@
 """What every conversion shares: parts of published weights, read one file at a time and written under our names."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,13 +15,22 @@ from plum.checkpoints.published.llava_keys import (
     EMBEDDING,
     HEAD,
     OWN_PROJECTOR,
+    OWN_VISION,
     Layout,
     detect_layout,
 )
 from plum.checkpoints.published.llava_tokenizer import SourceTokenizer
 from plum.checkpoints.published.source_files import SourceFiles, find_weight_files, open_weights
-from plum.checkpoints.published.survey import NameMap, Survey, append_rows, list_names, survey, translate
-from plum.checkpoints.store import CARD_FILE, MODEL_STEM
+from plum.checkpoints.published.survey import (
+    NameMap,
+    Survey,
+    append_rows,
+    list_names,
+    require_expected,
+    survey,
+    translate,
+)
+from plum.checkpoints.store import CARD_FILE, MODEL_STEM, write_folder
 from plum.checkpoints.weights import MAX_SHARD_BYTES, ShardWriter, list_tensors
 from plum.config import ModelConfig, VisionConfig
 
@@ -47,23 +56,62 @@ class Part:
     """Weight files, the mapping of their names, and their content.
 
     Attributes:
+        where: folder or file, for messages.
         files: where the tensors are.
         own_name: maps a published name to ours.
+        published_name: maps our name to the published one, for messages.
         found: what the files hold.
+        prefixes: beginnings of the names of the tensors that this part has to provide; empty: all that no other part
+            provides.
         adapters: adapters to merge, by our name of their matrix.
         split: our name of a published tensor that is cut along its rows into equal tensors, and their names.
+        unbatched: our names of tensors that are published with a leading dimension of 1, which is removed.
     """
 
+    where: str
     files: SourceFiles
     own_name: NameMap
+    published_name: NameMap
     found: Survey
+    prefixes: tuple[str, ...] = ()
     adapters: Mapping[str, Adapter] = field(default_factory=lambda: MappingProxyType({}))
     split: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    unbatched: frozenset[str] = frozenset()
 
 
-def survey_part(files: SourceFiles, own_name: NameMap) -> Part:
-    """Survey weight files under a mapping of names."""
-    return Part(files, own_name, survey(files, own_name))
+def survey_part(
+    where: Path, files: SourceFiles, own_name: NameMap, published_name: NameMap, prefixes: tuple[str, ...] = ()
+) -> Part:
+    """Survey weight files under a mapping of names; see `Part`."""
+    return Part(str(where), files, own_name, published_name, survey(files, own_name), prefixes)
+
+
+def require_parts(parts: Sequence[Part], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare every part with the tensors that it has to provide.
+
+    Args:
+        parts: the weights.
+        expected: names and shapes of all tensors that the parts provide together.
+
+    Raises:
+        ValueError: a part lacks a tensor, or has another one or one of another shape; the message uses published names.
+    """
+    rest = dict(expected)
+    for part in sorted(parts, key=lambda part: not part.prefixes):
+        own = {name: shape for name, shape in rest.items() if not part.prefixes or name.startswith(part.prefixes)}
+        rest = {name: shape for name, shape in rest.items() if name not in own}
+        require_expected(part.found, _as_published(part, own), part.where, part.published_name)
+    assert not rest, "some part provides what no other does"
+
+
+def _as_published(part: Part, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return shapes of a part's tensors before they are cut and unbatched."""
+    published = {name: (1, *shape) if name in part.unbatched else shape for name, shape in shapes.items()}
+    for joint, pieces in part.split.items():
+        if pieces[0] in published:
+            rows, *rest = [published.pop(piece) for piece in pieces][0]
+            published[joint] = (rows * len(pieces), *rest)
+    return published
 
 
 def find_vision(
@@ -101,43 +149,68 @@ def find_vision(
         )
     files = find_weight_files(clip)
     names = detect_layout(list_names(files), CLIP_LAYOUTS, str(clip))
-    return (part, survey_part(files, names.own_name)), vision, f"CLIP: from {clip}"
+    vision_part = survey_part(clip, files, names.own_name, lambda name: name.removeprefix(OWN_VISION), (OWN_VISION,))
+    return (part, vision_part), vision, f"CLIP: from {clip}"
 
 
-def write_conversion(
-    partial: Path,
-    parts: Sequence[Part],
-    config: ModelConfig,
-    *,
-    expected: Mapping[str, tuple[int, ...]],
-    tokenizer: SourceTokenizer,
-    card: str,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-) -> tuple[int, int]:
-    """Write a whole folder from checked parts, one published file in memory at a time.
+@dataclass(frozen=True)
+class ConversionPlan:
+    """Everything that is determined before anything is written.
 
-    Args:
-        partial: the empty folder to write.
-        parts: the weights.
+    Attributes:
+        parts: the weights, checked.
         config: the model's architecture, its vocabulary already grown.
         expected: shapes that the written tensors must have, by our names.
         tokenizer: the checkpoint's.
+        notes: what was found and changed.
         card: Markdown, written to README.md.
+    """
+
+    parts: tuple[Part, ...]
+    config: ModelConfig
+    expected: Mapping[str, tuple[int, ...]]
+    tokenizer: SourceTokenizer
+    notes: tuple[str, ...]
+    card: str
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """What was written: architecture and size, and notes on what was found, changed and left out."""
+
+    config: ModelConfig
+    num_tensors: int
+    num_bytes: int
+    notes: tuple[str, ...]
+
+
+def write_conversion(
+    make_plan: Callable[[], ConversionPlan], destination: Path, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> ConversionResult:
+    """Check everything, then write a whole folder, one published file in memory at a time.
+
+    Writing is atomic: a temporary folder next to `destination` is written and renamed.
+
+    Args:
+        make_plan: reads and checks the sources.
+        destination: the folder to write.
         max_shard_bytes: largest file to write.
 
-    Returns:
-        Numbers of tensors and of bytes.
+    Raises:
+        FileExistsError: `destination` exists.
     """
-    writer = ShardWriter(partial, MODEL_STEM, max_shard_bytes)
-    for name, tensor in own_tensors(parts, config):
-        writer.add(name, tensor)
-    writer.finish()
-    shapes = {name: saved.shape for name, saved in list_tensors(partial, MODEL_STEM).items()}
-    assert shapes == dict(expected), "the written folder is not the model's"
-    write_model_config(config, partial)
-    tokenizer.tokenizer.save_pretrained(str(partial))
-    (partial / CARD_FILE).write_text(card, encoding="utf-8")
-    return len(shapes), writer.total_bytes
+    with write_folder(destination) as partial:
+        plan = make_plan()
+        writer = ShardWriter(partial, MODEL_STEM, max_shard_bytes)
+        for name, tensor in own_tensors(plan.parts, plan.config):
+            writer.add(name, tensor)
+        writer.finish()
+        shapes = {name: saved.shape for name, saved in list_tensors(partial, MODEL_STEM).items()}
+        assert shapes == dict(plan.expected), "the written folder is not the model's"
+        write_model_config(plan.config, partial)
+        plan.tokenizer.tokenizer.save_pretrained(str(partial))
+        (partial / CARD_FILE).write_text(plan.card, encoding="utf-8")
+    return ConversionResult(plan.config, len(shapes), writer.total_bytes, plan.notes)
 
 
 def own_tensors(parts: Sequence[Part], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
@@ -158,7 +231,7 @@ def own_tensors(parts: Sequence[Part], config: ModelConfig) -> Iterator[tuple[st
                     if pieces := part.split.get(own):
                         yield from zip(pieces, tensor.chunk(len(pieces)), strict=True)
                     else:
-                        yield own, tensor
+                        yield own, tensor[0] if own in part.unbatched else tensor
                     if config.llava.projector == "linear" and own == f"{OWN_PROJECTOR}linear_1.bias":
                         yield from _identity(len(tensor), tensor.dtype)
 

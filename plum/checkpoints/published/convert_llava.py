@@ -11,10 +11,12 @@ import torch
 
 from plum.checkpoints.model_config_io import describe_differences
 from plum.checkpoints.published.conversion import (
-    Part,
+    ConversionPlan,
+    ConversionResult,
     find_vision,
     grow_vocabulary,
     is_identity,
+    require_parts,
     survey_part,
     vocabulary_notes,
     write_conversion,
@@ -25,21 +27,11 @@ from plum.checkpoints.published.llava_config import (
     choose_fit,
     read_source_config,
 )
-from plum.checkpoints.published.llava_keys import (
-    LAYOUTS,
-    OWN_VISION,
-    Layout,
-    detect_layout,
-)
-from plum.checkpoints.published.llava_tokenizer import SourceTokenizer, read_source_tokenizer, require_image_delimiters
-from plum.checkpoints.published.sam_weights import own_sam_name, read_sam_config, variant_name
+from plum.checkpoints.published.llava_keys import LAYOUTS, detect_layout
+from plum.checkpoints.published.llava_tokenizer import read_source_tokenizer, require_image_delimiters
+from plum.checkpoints.published.sam_weights import own_sam_name, published_sam_name, read_sam_config, variant_name
 from plum.checkpoints.published.source_files import SourceFiles, find_weight_files
-from plum.checkpoints.published.survey import (
-    list_names,
-    refuse_delta,
-    require_expected,
-)
-from plum.checkpoints.store import write_folder
+from plum.checkpoints.published.survey import list_names, refuse_delta
 from plum.checkpoints.weights import MAX_SHARD_BYTES
 from plum.config import Fit, LlavaConfig, ModelConfig, SamConfig
 from plum.inputs.conversation import TemplateName
@@ -69,26 +61,6 @@ class ConversionRequest:
     fit: Fit | None = None
 
 
-@dataclass(frozen=True)
-class ConversionResult:
-    """What was written: architecture and size, and notes on what was found and changed."""
-
-    config: ModelConfig
-    num_tensors: int
-    num_bytes: int
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that is determined before anything is written."""
-
-    parts: tuple[Part, ...]
-    config: ModelConfig
-    tokenizer: SourceTokenizer
-    notes: tuple[str, ...]
-
-
 def convert_llava(request: ConversionRequest, destination: Path) -> ConversionResult:
     """Convert a checkpoint, strictly by name and shape.
 
@@ -99,27 +71,14 @@ def convert_llava(request: ConversionRequest, destination: Path) -> ConversionRe
         FileExistsError: `destination` exists.
         ValueError: a checkpoint is damaged, a delta, of an unknown layout or another architecture.
     """
-    with write_folder(destination) as partial:
-        plan = _make_plan(request)
-        expected = _expected_shapes(plan.config.llava, plan.config.sam)
-        card = _card(request, plan.notes)
-        written = write_conversion(
-            partial,
-            plan.parts,
-            plan.config,
-            expected=expected,
-            tokenizer=plan.tokenizer,
-            card=card,
-            max_shard_bytes=MAX_SHARD_BYTES,
-        )
-    return ConversionResult(plan.config, *written, plan.notes)
+    return write_conversion(lambda: _make_plan(request), destination, MAX_SHARD_BYTES)
 
 
-def _make_plan(request: ConversionRequest) -> _Plan:
+def _make_plan(request: ConversionRequest) -> ConversionPlan:
     source = read_source_config(request.llava)
     files = find_weight_files(request.llava)
     layout = detect_layout(list_names(files), LAYOUTS, str(request.llava))
-    llava = survey_part(files, layout.own_name)
+    llava = survey_part(request.llava, files, layout.own_name, layout.published_name)
     refuse_delta(request.llava, llava.found)
     parts, vision, vision_note = find_vision(request.clip, request.llava, source, layout, llava)
     conversation, reason = choose_conversation(source, layout, request.conversation)
@@ -127,8 +86,10 @@ def _make_plan(request: ConversionRequest) -> _Plan:
     llava_config = build_llava_config(source, layout, replace(vision, fit=fit), conversation)
     sam_config = read_sam_config(request.sam)
     sam_files = SourceFiles(request.sam.parent, (request.sam,), {})
-    parts = (*parts, survey_part(sam_files, own_sam_name))
-    _require_model(parts, layout, request, llava_config, sam_config)
+    parts = (*parts, survey_part(request.sam, sam_files, own_sam_name, published_sam_name, (own_sam_name(""),)))
+    expected = _expected_shapes(llava_config, sam_config)
+    is_linear = llava_config.projector == "linear"
+    require_parts(parts, {n: shape for n, shape in expected.items() if not (is_linear and is_identity(n))})
     tokenizer = read_source_tokenizer(request.llava)
     if source.has_image_delimiters:
         require_image_delimiters(tokenizer.tokenizer, str(request.llava))
@@ -145,26 +106,8 @@ def _make_plan(request: ConversionRequest) -> _Plan:
         f"CLIP's square: {fit} ({fit_reason})",
         *vocabulary_notes(tokenizer, num_rows, config.llava.language.vocab_size),
     )
-    return _Plan(parts, config, tokenizer, notes)
-
-
-def _require_model(
-    parts: tuple[Part, ...], layout: Layout, request: ConversionRequest, llava: LlavaConfig, sam: SamConfig
-) -> None:
-    """Compare every checkpoint with the model of its own sizes."""
-    expected = _expected_shapes(llava, sam)
-    if llava.projector == "linear":
-        expected = {name: shape for name, shape in expected.items() if not is_identity(name)}
-    of_sam = {name: shape for name, shape in expected.items() if name.startswith(own_sam_name(""))}
-    of_vision = {name: shape for name, shape in expected.items() if name.startswith(OWN_VISION)}
-    others = {name: shape for name, shape in expected.items() if name not in of_sam}
-    if layout.has_vision:
-        require_expected(parts[0].found, others, str(request.llava), layout.published_name)
-    else:
-        others = {name: shape for name, shape in others.items() if name not in of_vision}
-        require_expected(parts[0].found, others, str(request.llava), layout.published_name)
-        require_expected(parts[1].found, of_vision, str(request.clip), lambda name: name.removeprefix(OWN_VISION))
-    require_expected(parts[-1].found, of_sam, str(request.sam), lambda name: name.removeprefix(own_sam_name("")))
+    grown = _expected_shapes(config.llava, config.sam)
+    return ConversionPlan(parts, config, grown, tokenizer, notes, _card(request, notes))
 
 
 def _expected_shapes(llava: LlavaConfig, sam: SamConfig) -> dict[str, tuple[int, ...]]:

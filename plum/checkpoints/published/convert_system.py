@@ -3,6 +3,9 @@
 The system is recognised by the names of the tensors, and every name must be known: what is left out is listed with a
 reason. A checkpoint is a merged folder, or what DeepSpeed's `zero_to_fp32` writes after a training with adapters, which
 are merged in float32. Weights keep their dtypes otherwise, and pass through memory one shard at a time.
+
+With `--system calico`, GLaMM's checkpoint is joined with the towers of CALICO: the result is CALICO before its
+training, without the modules that it adds, which change nothing until they are trained.
 """
 
 from collections import Counter
@@ -17,26 +20,31 @@ from torch import Tensor
 from partonomy.files import read_json
 from plum.checkpoints.model_config_io import CONFIG_FILE, has_heads_of_lisa
 from plum.checkpoints.model_weights import empty_model
+from plum.checkpoints.published.calico_towers import BlipFolder, DinoFolder, read_blip, read_dino
 from plum.checkpoints.published.conversion import (
     Adapter,
+    ConversionPlan,
+    ConversionResult,
     Part,
     find_vision,
     grow_vocabulary,
     is_identity,
+    require_parts,
     survey_part,
     vocabulary_notes,
     write_conversion,
 )
-from plum.checkpoints.published.llava_config import SourceConfig, read_source_config
-from plum.checkpoints.published.llava_keys import EMBEDDING, OWN_VISION
+from plum.checkpoints.published.llava_config import SourceConfig, build_llava_config, read_source_config
+from plum.checkpoints.published.llava_keys import EMBEDDING, OWN_PROJECTOR
 from plum.checkpoints.published.llava_tokenizer import SourceTokenizer, read_source_tokenizer
 from plum.checkpoints.published.sam_weights import OWN_PREFIX as OWN_SAM
-from plum.checkpoints.published.sam_weights import own_sam_name, sam_config_of, variant_name
+from plum.checkpoints.published.sam_weights import own_sam_name, published_sam_name, sam_config_of, variant_name
 from plum.checkpoints.published.source_files import SourceFiles, find_weight_files, open_weights
-from plum.checkpoints.published.survey import list_names, refuse_delta, require_expected
+from plum.checkpoints.published.survey import list_names, refuse_delta
 from plum.checkpoints.published.system_keys import (
     FEEDBACK_PREFIX,
     GLAMM,
+    GLAMM_FOR_CALICO,
     PLUM,
     PLUM_WITHOUT_FEEDBACK,
     POOLER_PARTS,
@@ -46,8 +54,8 @@ from plum.checkpoints.published.system_keys import (
     plain_name,
     with_llava,
 )
-from plum.checkpoints.store import write_folder
 from plum.config import (
+    CalicoConfig,
     FeedbackConfig,
     LlavaConfig,
     ModelConfig,
@@ -59,6 +67,8 @@ from plum.config import (
 from plum.models.systems.special_tokens import with_special_tokens
 
 Targets = Literal["many", "single"]
+TargetSystem = Literal["calico"]
+"""System that a checkpoint is made a start of, where it is not its own."""
 LORA_ALPHA = 16
 """`lora_alpha` of the training scripts of LISA, M2SA and PLUM; checkpoints do not state it."""
 SAM_BLOCKS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
@@ -78,6 +88,9 @@ class SystemRequest:
         targets: [SEG] tokens of an answer; None: the system's own way, one for LISA, one per phrase for M2SA and GLaMM.
         lora_alpha: scale of adapters, times their rank; None: `LORA_ALPHA`.
         keeps_feedback: keep the mask feedback of PLUM's authors, which their evaluation turns off.
+        system: `calico`: make a start of CALICO of GLaMM's checkpoint; None: the checkpoint's own system.
+        blip: folder of InstructBLIP or BLIP-2, for CALICO.
+        dino: folder of DINOv2, for CALICO; None: without (`model.calico.correspondence.source` eva or none).
     """
 
     source: Path
@@ -87,29 +100,23 @@ class SystemRequest:
     targets: Targets | None = None
     lora_alpha: int | None = None
     keeps_feedback: bool = False
+    system: TargetSystem | None = None
+    blip: Path | None = None
+    dino: Path | None = None
 
 
 @dataclass(frozen=True)
-class SystemResult:
-    """What was written: architecture and size, and notes on what was found, changed and left out."""
-
-    config: ModelConfig
-    num_tensors: int
-    num_bytes: int
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that is determined before anything is written."""
+class _Towers:
+    """What reads images: parts with the checkpoint first, sizes, CALICO's own folders if any, and notes."""
 
     parts: tuple[Part, ...]
-    config: ModelConfig
-    tokenizer: SourceTokenizer
+    vision: VisionConfig
     notes: tuple[str, ...]
+    blip: BlipFolder | None = None
+    dino: DinoFolder | None = None
 
 
-def convert_system(request: SystemRequest, destination: Path) -> SystemResult:
+def convert_system(request: SystemRequest, destination: Path) -> ConversionResult:
     """Convert a checkpoint, strictly by name and shape.
 
     Everything is checked first. Writing is atomic: a temporary folder next to `destination` is written and renamed.
@@ -119,47 +126,39 @@ def convert_system(request: SystemRequest, destination: Path) -> SystemResult:
         FileExistsError: `destination` exists.
         ValueError: the system is not one that is converted, or the checkpoint is damaged, incomplete or a delta.
     """
-    with write_folder(destination) as partial:
-        plan = _make_plan(request)
-        written = write_conversion(
-            partial,
-            plan.parts,
-            plan.config,
-            expected=_shapes_of(plan.config),
-            tokenizer=plan.tokenizer,
-            card=_card(request, plan.notes),
-        )
-    return SystemResult(plan.config, *written, plan.notes)
+    return write_conversion(lambda: _make_plan(request), destination)
 
 
-def _make_plan(request: SystemRequest) -> _Plan:
+def _make_plan(request: SystemRequest) -> ConversionPlan:
     files = _weight_files(request.source)
     names = list_names(files)
     system = _find_system(request, names)
     folder = _folder_of_config(request)
     source = read_source_config(folder)
-    main = survey_part(files, system.own_name)
+    main = survey_part(request.source, files, system.own_name, system.published_name)
     refuse_delta(request.source, main.found)
     _require_aliases(system, names, files, main)
     adapters = _read_adapters(system, files, request.lora_alpha)
     main = replace(main, adapters=adapters, split=POOLER_PARTS)
-    parts, vision, vision_note = find_vision(request.clip, request.source, source, system.llava, main)
-    parts, sam_note = _add_sam(request, parts)
+    towers = _find_towers(request, source, system, main)
+    parts, sam_note = _add_sam(request, towers.parts)
     is_base = request.base is not None
     tokenizer = read_source_tokenizer(folder, system.marks, is_base)
-    llava = _llava_config(source, system, vision, main)
+    llava = _llava_config(source, system, towers, main)
     if is_base:
         llava = replace(llava, language=replace(llava.language, vocab_size=main.found.shapes[EMBEDDING][0]))
         _require_rows(request, llava.language.vocab_size, tokenizer)
     if system.name == GLAMM.name and tokenizer.is_legacy:
         llava = replace(llava, conversation="glamm_legacy")
-    config = _model_config(request, system, llava, parts)
-    _require_model(parts, system, request, config)
+    config = _model_config(request, system, llava, parts, towers)
+    _require_model(parts, system, request, config, towers)
     num_rows = llava.language.vocab_size
     config = with_special_tokens(grow_vocabulary(config, len(tokenizer.tokenizer)), tokenizer.tokenizer)
     notes = (
-        f"System: {system.name}, with {system.llava.name}",
-        vision_note,
+        f"System: {config.system}, from {system.name} with {system.llava.name}"
+        if request.system
+        else f"System: {system.name}, with {system.llava.name}",
+        *towers.notes,
         f"SAM: {variant_name(config.sam)}, {config.sam.image_size} px, {sam_note}",
         f"Conversation template: {config.llava.conversation}; CLIP's square: {llava.vision.fit} (its training's)",
         *_adapter_notes(adapters, request.lora_alpha),
@@ -169,7 +168,20 @@ def _make_plan(request: SystemRequest) -> _Plan:
         *_dropped_notes(system, names),
         *vocabulary_notes(tokenizer, num_rows, config.llava.language.vocab_size),
     )
-    return _Plan(parts, config, tokenizer, notes)
+    return ConversionPlan(parts, config, _shapes_of(config, towers), tokenizer, notes, _card(request, notes))
+
+
+def _find_towers(request: SystemRequest, source: SourceConfig, system: SystemLayout, main: Part) -> _Towers:
+    """Find CLIP, or for CALICO EVA-CLIP, Q-Former and DINOv2."""
+    if request.system is None:
+        parts, vision, note = find_vision(request.clip, request.source, source, system.llava, main)
+        return _Towers(parts, vision, (note,))
+    assert request.blip is not None, "checked with the options"
+    blip = read_blip(request.blip, source.language)
+    dino = None if request.dino is None else read_dino(request.dino)
+    parts = (main, blip.part, *(() if dino is None else (dino.part,)))
+    dino_notes = ("DINOv2: none (--dino)",) if dino is None else dino.notes
+    return _Towers(parts, blip.vision, (*blip.notes, *dino_notes), blip, dino)
 
 
 def _weight_files(source: Path) -> SourceFiles:
@@ -191,9 +203,14 @@ def _folder_of_config(request: SystemRequest) -> Path:
 
 def _find_system(request: SystemRequest, names: Sequence[str]) -> SystemLayout:
     """Recognise the system, and refuse options that it does not have."""
+    _require_options_of_calico(request)
     config = request.source / CONFIG_FILE
     is_like_lisa = request.source.is_dir() and config.is_file() and has_heads_of_lisa(read_json(config))
     system = detect_system(names, request.source, is_like_lisa)
+    if request.system is not None:
+        if system is not GLAMM:
+            raise ValueError(f"{request.source} is {system.name}: --system {request.system} starts from GLaMM")
+        system = GLAMM_FOR_CALICO
     if system is not PLUM:
         if request.keeps_feedback:
             raise ValueError(f"{request.source} is {system.name}, which has no mask feedback: omit --feedback")
@@ -203,6 +220,20 @@ def _find_system(request: SystemRequest, names: Sequence[str]) -> SystemLayout:
     if request.targets is not None:
         raise ValueError(f"{request.source} is {system.name}, which writes no [SEG]: omit --targets")
     return with_llava(PLUM if request.keeps_feedback else PLUM_WITHOUT_FEEDBACK, names, request.source)
+
+
+def _require_options_of_calico(request: SystemRequest) -> None:
+    """Refuse options that contradict each other."""
+    if request.system is None:
+        if request.blip is not None or request.dino is not None:
+            raise ValueError("--blip and --dino belong to CALICO: add --system calico, or omit them")
+        return
+    if request.blip is None:
+        raise ValueError("--system calico needs --blip FOLDER, a download of Salesforce/instructblip-vicuna-7b")
+    if request.clip is not None:
+        raise ValueError("--system calico reads images with the EVA-CLIP of --blip: omit --clip")
+    if request.targets is not None:
+        raise ValueError("--system calico writes a [SEG] for each mask: omit --targets")
 
 
 def _require_aliases(system: SystemLayout, names: Sequence[str], files: SourceFiles, main: Part) -> None:
@@ -272,24 +303,16 @@ def _add_sam(request: SystemRequest, parts: tuple[Part, ...]) -> tuple[tuple[Par
         return own_sam_name(name) if name.startswith(missing) else None
 
     note = f"{', '.join(block[:-1] for block in missing)} from {request.sam}"
-    return (*parts, survey_part(files, own_name)), note
+    blocks = tuple(own_sam_name(block) for block in missing)
+    return (*parts, survey_part(request.sam, files, own_name, published_sam_name, blocks)), note
 
 
-def _llava_config(source: SourceConfig, system: SystemLayout, vision: VisionConfig, main: Part) -> LlavaConfig:
-    projector = system.llava.projector
-    assert projector is not None, "a LLaVA layout has a projector"
-    if source.projector not in (None, projector):
-        raise ValueError(
-            f"{source.path}: the projector is {source.projector!r}, but the weights hold {projector!r} "
-            f"({system.llava.name})"
-        )
+def _llava_config(source: SourceConfig, system: SystemLayout, towers: _Towers, main: Part) -> LlavaConfig:
     assert EMBEDDING in main.found.shapes, "it is an anchor of every layout"
-    return LlavaConfig(
-        vision=replace(vision, fit="crop"),
-        language=source.language,
-        projector=projector,
-        conversation=system.conversation,
-    )
+    if towers.blip is None:
+        return build_llava_config(source, system.llava, replace(towers.vision, fit="crop"), system.conversation)
+    llava = build_llava_config(source, system.llava, towers.vision, system.conversation)
+    return replace(llava, projector="linear")  # f_image in place of GLaMM's projector
 
 
 def _require_rows(request: SystemRequest, num_rows: int, tokenizer: SourceTokenizer) -> None:
@@ -303,12 +326,28 @@ def _require_rows(request: SystemRequest, num_rows: int, tokenizer: SourceTokeni
 
 
 def _model_config(
-    request: SystemRequest, system: SystemLayout, llava: LlavaConfig, parts: Sequence[Part]
+    request: SystemRequest, system: SystemLayout, llava: LlavaConfig, parts: Sequence[Part], towers: _Towers
 ) -> ModelConfig:
     """Derive the heads' sizes from the tensors; what shapes do not show are constants of the authors' code."""
     shapes = {name: shape for part in parts for name, shape in part.found.shapes.items()}
     sam = _sam_config(request, shapes)
     no_feedback = FeedbackConfig(is_enabled=False)
+    if towers.blip is not None:
+        return ModelConfig(
+            llava,
+            sam,
+            tagger=None,
+            feedback=no_feedback,
+            lora=None,
+            system="calico",
+            seg_token=SegTokenConfig(has_phrase_tags=True, unnamed_image="none"),
+            calico=CalicoConfig(
+                embedding_size=towers.blip.embedding_size,
+                qformer=towers.blip.qformer,
+                dino=None if towers.dino is None else towers.dino.config,
+                adaptation=None,
+            ),
+        )
     if system.system != "plum":
         targets = request.targets or ("single" if system.name == "LISA" else "many")
         marks = SegTokenConfig(targets, system.has_phrase_tags)
@@ -339,43 +378,30 @@ def _sam_config(request: SystemRequest, shapes: Mapping[str, tuple[int, ...]]) -
         raise ValueError(f"{request.source} lacks SAM's tensor {error}: an incomplete download?") from error
 
 
-def _shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of a whole model's tensors."""
-    return {name: tuple(tensor.shape) for name, tensor in empty_model(config).state_dict().items()}
+def _shapes_of(config: ModelConfig, towers: _Towers) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the tensors that the result holds: a whole model's, but for an f_image to train."""
+    lacks_projection = towers.blip is not None and not towers.blip.has_projection
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in empty_model(config).state_dict().items()
+        if not (lacks_projection and name.startswith(OWN_PROJECTOR))
+    }
 
 
-def _require_model(parts: Sequence[Part], system: SystemLayout, request: SystemRequest, config: ModelConfig) -> None:
+def _require_model(
+    parts: Sequence[Part], system: SystemLayout, request: SystemRequest, config: ModelConfig, towers: _Towers
+) -> None:
     """Compare every checkpoint with the model of its own sizes."""
-    expected = _shapes_of(config)
+    expected = _shapes_of(config, towers)
     if config.llava.projector == "linear":
         expected = {name: shape for name, shape in expected.items() if not is_identity(name)}
-    for joint, pieces in POOLER_PARTS.items():
-        if pieces[0] in expected:
-            rows, *rest = [expected.pop(piece) for piece in pieces][0]
-            expected[joint] = (rows * len(pieces), *rest)
-    elsewhere: dict[str, tuple[int, ...]] = {}
-    if not system.llava.has_vision:
-        of_vision = _beginning_with((OWN_VISION,), expected)
-        require_expected(parts[1].found, of_vision, str(request.clip), lambda name: name.removeprefix(OWN_VISION))
-        elsewhere |= of_vision
-    if request.sam is not None:
-        blocks = tuple(own_sam_name(block) for block in SAM_BLOCKS)
-        held = [block for block in blocks if _beginning_with((block,), parts[-1].found.shapes)]
-        of_sam = _beginning_with(tuple(held), expected)
-        require_expected(parts[-1].found, of_sam, str(request.sam), lambda name: name.removeprefix(OWN_SAM))
-        elsewhere |= of_sam
-    others = {name: shape for name, shape in expected.items() if name not in elsewhere}
-    require_expected(parts[0].found, others, str(request.source), system.published_name)
+    require_parts(parts, expected)
     for own, adapter in parts[0].adapters.items():
         if expected.get(own) != (len(adapter.up), adapter.down.shape[1]):
             raise ValueError(
                 f"{request.source}: the adapter of {system.published_name(own)} is for a matrix "
                 f"{(len(adapter.up), adapter.down.shape[1])}, which is {expected.get(own, 'missing')}"
             )
-
-
-def _beginning_with(prefixes: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    return {name: shape for name, shape in shapes.items() if name.startswith(prefixes)}
 
 
 def _adapter_notes(adapters: Mapping[str, Adapter], alpha: int | None) -> tuple[str, ...]:
@@ -433,6 +459,13 @@ def _dropped_notes(system: SystemLayout, names: Iterable[str]) -> tuple[str, ...
 
 def _card(request: SystemRequest, notes: tuple[str, ...]) -> str:
     lines = "\n".join(f"- {note}" for note in notes)
+    if request.system is not None:
+        return (
+            f"CALICO before its training: `{request.source}` with the towers of CALICO under plum's names, made by "
+            "`python -m plum convert`.\nTrain from it (`init_from`): its parts have not been trained together.\n\n"
+            f"{lines}\n\nThe weights keep their licences: those of the checkpoint's authors, LLaMA's and LLaVA's, "
+            "BLIP-2's or InstructBLIP's, SAM's and DINOv2's (Apache 2.0).\n"
+        )
     return (
         f"The checkpoint `{request.source}` under plum's names, made by `python -m plum convert`.\n\n{lines}\n\n"
         "The weights keep their licences: those of the checkpoint's authors, LLaMA's and LLaVA's, CLIP's (MIT), SAM's "

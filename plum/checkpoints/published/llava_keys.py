@@ -47,7 +47,7 @@ OWN_VISION = f"{OWN_NETWORK}model.vision_tower."
 OWN_PROJECTOR = f"{OWN_NETWORK}model.multi_modal_projector."
 EMBEDDING = f"{OWN_LANGUAGE}embed_tokens.weight"
 HEAD = f"{OWN_NETWORK}lm_head.weight"
-_LAYER_NUMBER = re.compile(r"(?<=\blayers\.)\d+(?=\.)")
+_LAYER_NUMBER = re.compile(r"(?:(?<=\blayers\.)|(?<=\blayer\.))\d+(?=\.)")
 
 DROPPED_LANGUAGE = ("layers.{}.self_attn.rotary_emb.inv_freq",)
 """Frequencies that older versions saved; they follow from the configuration."""
@@ -55,6 +55,14 @@ DROPPED_VISION = ("embeddings.position_ids",)
 """0, 1, 2, ...: a buffer of older versions."""
 DROPPED_CLIP = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 """Prefixes of tensors in a CLIP folder that are not the vision tower's."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Tensors that are left out, by the prefix of their published names (`{}` for a layer's number), and why."""
+
+    prefix: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class Layout:
         dropped_prefixes: prefixes of names that are ignored.
         has_vision: whether the CLIP tower is included.
         projector: "linear", "mlp2x_gelu", or None if there is none.
+        left_out: tensors that are left out for a reason that the converter reports.
     """
 
     name: str
@@ -78,6 +87,7 @@ class Layout:
     dropped_prefixes: tuple[str, ...] = ()
     has_vision: bool = True
     projector: Literal["linear", "mlp2x_gelu"] | None = "mlp2x_gelu"
+    left_out: tuple[Dropped, ...] = ()
 
     @property
     def own_names(self) -> Mapping[str, str]:
@@ -102,12 +112,19 @@ class Layout:
             return self.own_names[pattern].replace("{}", number)
         if pattern in self.dropped or published.startswith(self.dropped_prefixes):
             return None
+        if self.reason_to_drop(published) is not None:
+            return None
         raise ValueError(f"unknown tensor {published!r}: {self.name} has no such name (another model, or adapters?)")
 
     def published_name(self, own: str) -> str:
         """Return the published name of one of our tensors."""
         pattern, number = _split(own)
         return self.published_names[pattern].replace("{}", number)
+
+    def reason_to_drop(self, published: str) -> Dropped | None:
+        """Return the row of a tensor that is left out for a reported reason."""
+        pattern, _ = _split(published)
+        return next((row for row in self.left_out if pattern.startswith(row.prefix)), None)
 
 
 def _split(name: str) -> tuple[str, str]:

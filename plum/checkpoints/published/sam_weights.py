@@ -76,3 +76,8 @@ def _count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
 def own_sam_name(published: str) -> str:
     """Return our name of a SAM tensor: segment-anything's own modules are used, so only a prefix differs."""
     return OWN_PREFIX + published
+
+
+def published_sam_name(own: str) -> str:
+    """Return the published name of one of our SAM tensors."""
+    return own.removeprefix(OWN_PREFIX)

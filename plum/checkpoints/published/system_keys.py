@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from plum.checkpoints.published.llava_keys import LAYOUTS, Layout, detect_layout
+from plum.checkpoints.published.llava_keys import LAYOUTS, Dropped, Layout, detect_layout
 from plum.checkpoints.published.llava_tokenizer import Marks
 from plum.checkpoints.published.sam_weights import OWN_PREFIX as OWN_SAM
 from plum.config import Conversation
@@ -32,14 +32,6 @@ V0_FILES = ("pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin
 """Files beside LLaVA's in folders of LISA's first code."""
 _HEAD, _OWN_HEAD = "model.text_hidden_fcs.0.", "query_projection.layers."
 FEEDBACK_PREFIX = "mask_pooler."
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """Tensors that are left out, by the prefix of their published names, and why."""
-
-    prefix: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -161,6 +153,14 @@ GLAMM = SystemLayout(
     "glamm",
     dropped=(Dropped("model.region_encoder.", "acts on boxes in the question only, which plum does not have"),),
 )
+GLAMM_FOR_CALICO = replace(
+    GLAMM,
+    dropped=(
+        *GLAMM.dropped,
+        Dropped("model.mm_projector.", "projects CLIP's tokens; CALICO's f_image projects the Q-Former's"),
+        Dropped("model.vision_tower.", "CLIP; CALICO reads images with EVA-CLIP"),
+    ),
+)
 PLUM = SystemLayout(
     "PLUM (authors' code)",
     "plum",
@@ -196,6 +196,9 @@ REFUSED = {
     "bio_cross_attn.": "PLUM trained with use_cross_attn_bio, whose queries attend to the image, which plum's do not",
 }
 """Prefixes of names of systems that are recognised, and why they are not converted."""
+_CALICO_MODULES = re.compile(r"q_?former|query_tokens|dino|eva_?clip|correspondence|adaptation|\bcam\b|\bcem\b", re.I)
+"""Parts of names by which CALICO's own release is suspected; its layout is not known."""
+NUM_GROUPS_SHOWN = 8
 V0 = (
     "a checkpoint of LISA's first code (-v0), which places image tokens in the vocabulary and is not converted; use "
     "the -v1 of the same size (xinlai/LISA-7B-v1, LISA-13B-llama2-v1)"
@@ -224,6 +227,13 @@ def detect_system(published: Iterable[str], where: Path, has_lisa_config: bool) 
     for prefix, what in REFUSED.items():
         if any(name.startswith(prefix) for name in names):
             raise ValueError(f"{where} is {what}. {_IMPORT}")
+    if groups := sorted({".".join(name.split(".")[:3]) for name in names if _CALICO_MODULES.search(name)}):
+        raise ValueError(
+            f"{where} looks like CALICO's own release, or like one of its towers: it has {groups[:NUM_GROUPS_SHOWN]}"
+            f"{f' and {len(groups) - NUM_GROUPS_SHOWN} more' if len(groups) > NUM_GROUPS_SHOWN else ''}. The layout of "
+            "that release is not known, so it is not converted. To start CALICO from its parts: python -m plum convert "
+            f"GLAMM_FOLDER NEW_FOLDER --system calico --blip BLIP_FOLDER --dino DINO_FOLDER. {_IMPORT}"
+        )
     found = next((row for row in SYSTEM_LAYOUTS if any(name.startswith(row.anchor) for name in names)), None)
     if found is None and has_lisa_config:
         raise ValueError(

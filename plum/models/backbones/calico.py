@@ -431,13 +431,13 @@ def _check(config: LlavaConfig, calico: CalicoConfig) -> None:
             f"model.llava.vision.num_query_tokens is {config.vision.num_query_tokens}: a Q-Former needs a number of "
             "queries, and without one both are null"
         )
-    needs_dino = calico.correspondence.source == "dino" and calico.adaptation is not None
-    if needs_dino != (calico.dino is not None):
+    needs_dino = calico.correspondence.source == "dino"
+    # Without modules, a model may carry DINOv2 for the run that adds them (`plum convert --system calico`).
+    if calico.adaptation is not None and needs_dino != (calico.dino is not None):
         raise ValueError(
             f"model.calico.dino is {'null' if calico.dino is None else 'set'}, but adaptation modules "
             f"{'need it' if needs_dino else 'do not read it'} with model.calico.correspondence.source "
-            f"{calico.correspondence.source!r} and model.calico.adaptation "
-            f"{'null' if calico.adaptation is None else 'set'}: {'set it' if needs_dino else 'set it to null'}"
+            f"{calico.correspondence.source!r}: {'set it' if needs_dino else 'set it to null'}"
         )
     if config.projector != "linear":
         raise ValueError(f"model.llava.projector is {config.projector!r}: CALICO's f_image is one layer, 'linear'")
@@ -463,28 +463,18 @@ def _build_eva_clip(vision: VisionConfig) -> Blip2VisionModel:
 
 
 def _build_dinov2(config: DinoConfig) -> Dinov2Model | Dinov2WithRegistersModel:
+    sizes = {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "use_swiglu_ffn": config.use_swiglu,
+    }
     if config.num_register_tokens == 0:
-        return Dinov2Model(
-            Dinov2Config(
-                image_size=config.image_size,
-                patch_size=config.patch_size,
-                hidden_size=config.hidden_size,
-                num_hidden_layers=config.num_layers,
-                num_attention_heads=config.num_heads,
-                use_swiglu_ffn=config.use_swiglu,
-            )
-        )
-    return Dinov2WithRegistersModel(
-        Dinov2WithRegistersConfig(
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            use_swiglu_ffn=config.use_swiglu,
-            num_register_tokens=config.num_register_tokens,
-        )
-    )
+        return Dinov2Model(Dinov2Config.from_dict(sizes))
+    registers = {"num_register_tokens": config.num_register_tokens}
+    return Dinov2WithRegistersModel(Dinov2WithRegistersConfig.from_dict(sizes | registers))
 
 
 def _normalised_for_imagenet(clip_pixels: Tensor) -> Tensor:

@@ -96,6 +96,16 @@ class Edited(OracleModel):
         return replace(right, text=text, masks=np.roll(right.masks, self._shift, axis=2))
 
 
+class Cutter(OracleModel):
+    def generate(self, image: np.ndarray, turns: Sequence[Turn]) -> Generation:
+        return replace(super().generate(image, turns), is_cut=True)
+
+
+def test_answers_that_were_cut_are_counted(task: GcgTask) -> None:
+    notes = task.notes(list(answer_items(Cutter(), task, deal_batches(task.items), lambda item: True)))
+    assert any(note.startswith(f"{len(task.items)} of {len(task.items)} answers were cut") for note in notes)
+
+
 def test_words_and_masks_count_apart(task: GcgTask) -> None:
     words = values(task, Edited(0, "x"))
     assert (words["ap50"], words["miou"], words["recall"], words["siou"], words["cider"]) == (1, 1, 0, 0, 0)

@@ -1,5 +1,6 @@
 """MixedParts: bounds, the effect of single errors on each metric, several images in a run, and set arithmetic."""
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ from partonomy.benchmarks.task import Status, pictures_of
 from partonomy.datasets.mixed_parts import PairObject, PairPart, PairTask
 from partonomy.harness.asking import answer_items, load_batch
 from partonomy.harness.ranks import Rank, deal_batches
+from partonomy.harness.records import RecordCodec, record_to_line
 from partonomy.harness.run import Job, configure_run, run_benchmark
 from partonomy.harness.run_folder import RunConfig
 from partonomy.harness.summary import Summary
@@ -37,7 +39,7 @@ from partonomy.reporting.report import write_report
 from partonomy.reporting.report_cases import draw_case
 from partonomy.structures import CharSpan, ChoiceScore
 from tests.partonomy.questions.mixed_parts.pair_world import draw_dataset, rectangle, store_dataset
-from tests.unsigned import unsigned_lines
+from tests.unsigned import unsigned, unsigned_lines
 
 NGRAMS = "char-ngram-tfidf"
 OPTIONS = MixedPartsOptions(embedding_model=NGRAMS)
@@ -80,6 +82,30 @@ class Editor(OracleModel):
         self.shapes.append([image.shape for image in images])
         reply = super().answer_images(images, question)
         return GroundedReply(reply.text, tuple(self._edit(list(reply.phrases))))
+
+
+class Cutter(OracleModel):
+    """Is cut in every third of its answers."""
+
+    num_asked = 0
+
+    def answer_images(self, images: Sequence[np.ndarray], question: str) -> GroundedReply:
+        self.num_asked += 1
+        return replace(super().answer_images(images, question), is_cut=self.num_asked % 3 == 1)
+
+
+def test_answers_that_were_cut_are_counted(task: MixedPartsTask) -> None:
+    records = ask(task, Cutter())
+    number = len(records)
+    assert number > 3
+    expected = f"{-(-number // 3)} of {number} answers were cut at the limit on new tokens (--max_new_tokens)"
+    assert any(note.startswith(expected) for note in task.notes(records))
+    stored = [RecordCodec(PhrasesRecord).from_line(record_to_line(record)) for record in records]
+    assert [one.is_cut for one in stored] == [one.is_cut for one in records]
+    earlier = {name: value for name, value in unsigned(record_to_line(records[0])).items() if name != "is_cut"}
+    assert not RecordCodec(PhrasesRecord).from_line(json.dumps(earlier)).is_cut
+    assert not any("cut" in note for note in task.notes(ask(task, OracleModel())))
+    assert task.MAX_NEW_TOKENS >= 72 * 13 + 64  # the paper's most parts, and their sentence
 
 
 def test_the_right_answer_scores_one_and_nothing_scores_zero(task: MixedPartsTask) -> None:

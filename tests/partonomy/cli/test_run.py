@@ -64,10 +64,10 @@ def test_an_unknown_benchmark_is_refused_in_one_line(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--endpoint", "http://h/v1"], "--endpoint belongs to --model chat, not to oracle"),
+        (["--endpoint", "http://h/v1"], "--endpoint belongs to --model chat and chat_segmenter, not to oracle"),
         (["--checkpoint", "x"], "--checkpoint belongs to --model plum and transformers, not to oracle"),
         (["--base"], "--base belongs to --model plum, not to oracle"),
-        (["--segmenter", "a:B"], "--segmenter belongs to --model open_vocabulary, not to oracle"),
+        (["--segmenter", "a:B"], "--segmenter belongs to --model open_vocabulary and chat_segmenter, not to oracle"),
         (["--shard", "3/2"], "--shard '3/2': give NUMBER/COUNT"),
         (["--limit", "0"], "--limit must be at least 1, got 0"),
         (["--num_procs", "0"], "--num_procs must be at least 1, got 0"),

@@ -64,7 +64,11 @@ def make_model(
 ) -> ChatEndpointModel:
     """The adapter with a short patience; it notes its waits instead of waiting."""
     chosen = RetryPolicy(**({"max_attempts": 4, "timeout": 1.0} | policy))
-    client = JsonClient(KEY, chosen, sleep=waits.append)
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    client = JsonClient(KEY, chosen, sleep=note)
     settings = ChatSettings(server.endpoint, "some-model", request_options=options)
     return ChatEndpointModel(settings, client, AnswerCache(folder), MAX_NEW_TOKENS)
 

@@ -97,10 +97,14 @@ def test_a_key_that_the_endpoint_repeats_is_written_nowhere(
 def test_a_reply_beyond_the_flag_fails_its_question_with_that_reason(
     questions: Path, tmp_path: Path, keyed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(JsonClient, "_wait", lambda self, attempt, failure: None)
+    async def wait(self: JsonClient, attempt: int, failure: object) -> None:
+        """Try again at once."""
+
+    monkeypatch.setattr(JsonClient, "_wait", wait)
     with serve(*[raw(completion("A" * 40_000))] * 6, say("A")) as server:
         arguments = [*flags(server, questions, tmp_path / "run", keyed), "--question_types", "positive"]
-        summary = main([*arguments, "--max_reply_mb", "0.03125", "--request_timeout", "9"])
+        limits = ["--max_reply_mb", "0.03125", "--request_timeout", "9", "--concurrent_requests", "1"]
+        summary = main([*arguments, *limits])
     assert summary is not None
     entry = summary.groups["positive"]
     (reason,) = entry.reasons
@@ -114,6 +118,8 @@ def test_a_reply_beyond_the_flag_fails_its_question_with_that_reason(
     [
         (["--max_reply_mb", "0"], "--max_reply_mb must be positive"),
         (["--request_timeout", "-3"], "--request_timeout must be positive"),
+        (["--concurrent_requests", "0"], "--concurrent_requests must be at least 1, got 0"),
+        (["--max_image_side", "0"], "--max_image_side must be at least 1, got 0"),
     ],
 )
 def test_limits_that_bound_nothing_are_refused(
@@ -143,7 +149,7 @@ def test_run_counts_what_it_cannot_use(questions: Path, tmp_path: Path, keyed: s
 
 def test_wrong_key_ends_the_run_and_resuming_finishes_it(questions: Path, tmp_path: Path, keyed: str) -> None:
     with serve(say("A"), status(401, f"bad key {KEY}".encode()), say("A")) as server:
-        arguments = flags(server, questions, tmp_path / "run", keyed)
+        arguments = [*flags(server, questions, tmp_path / "run", keyed), "--concurrent_requests", "1"]
         with pytest.raises(SystemExit, match=r"HTTP 401: bad key \[key\]"):
             main(arguments)
         assert len((tmp_path / "run" / "records.jsonl").read_text().splitlines()) == 1

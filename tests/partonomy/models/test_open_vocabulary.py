@@ -111,7 +111,7 @@ class Incomplete:
         ("nowhere.at.all:Class", "does not name an importable class .*nowhere"),
         ("partonomy.masks:Nothing", "does not name an importable class .*Nothing"),
         ("saliency", "write it as package.module:Class"),
-        ("partonomy.models.saliency:salient_region", "takes no arguments"),
+        ("partonomy.models.saliency:salient_region", "cannot be built with no arguments"),
         (f"{Incomplete.__module__}:Incomplete", "lacks the methods set_image, segment_phrases"),
     ],
 )

@@ -396,6 +396,7 @@ def test_a_cut_answer_is_marked_and_the_limit_recorded(
     for record in _records(tmp_path / "out"):
         assert [(answer["finish_reason"], answer["num_tokens"]) for answer in record["answers"]] == [("length", 3)]
     assert (tmp_path / "out" / "index.html").read_text().count("[cut at 3 tokens]") == 3
+    assert "3 of 3 answers were cut at the limit on their length (--max_new_tokens" in capsys.readouterr().out
     assert _predict(checkpoint, photos, tmp_path / "out", "--question", "Parts?", "--resume") == 1
     assert "holds answers of up to 3 tokens, not 256" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from plum.doctor.findings import State
 from plum.doctor.folders import examine_data, examine_weights
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
-from plum.models.tiny import tiny_model_config
+from plum.models.tiny import tiny_calico_config, tiny_model_config
 from plum.train_config import DataConfig, EngineConfig, GroupConfig, SourceConfig
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.doctor.runs import tiny_run
@@ -73,6 +73,9 @@ def test_absent_weights_say_how_they_are_made(tmp_path: Path, folder: str, way: 
     weights, tokenizer = examine_weights(run, tmp_path / "hashes.json")
     assert (weights.state, tokenizer.state) == (State.MISSING, State.MISSING)
     assert way in weights.to_do
+    calico = replace(run, model=tiny_calico_config(40))
+    way = way.replace("convert-llava LLAVA_FOLDER", f"convert GLAMM_FOLDER {tmp_path / folder} --system calico --blip")
+    assert way in examine_weights(calico, tmp_path / "hashes.json")[0].to_do
 
 
 def test_data_is_looked_at_source_by_source(tmp_path: Path) -> None:

@@ -11,10 +11,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from partonomy.__main__ import main
+from partonomy.benchmarks.mixed_parts import MixedPartsOptions, MixedPartsTask, read_mixed_parts
+from partonomy.harness.asking import answer_items
+from partonomy.harness.ranks import deal_batches
 from partonomy.models.contract import AnswerRequest, ChoiceRequest, MaskRequest, Role, Turn
 from partonomy.structures import CharSpan
 from plum.checkpoints.store import load_pretrained, save_pretrained
 from plum.config import AdaptationConfig, CalicoConfig, CorrespondenceConfig, LoraConfig, ModelConfig
+from plum.inference.answer_encoder import AnswerEncoder
+from plum.inference.partonomy_adapter import BatchedPlum
 from plum.inference.predictor import Predictor
 from plum.inference.prefix_forest import ForestRow, ForestStates
 from plum.inference.question_batch import QuestionBatch
@@ -25,6 +31,7 @@ from plum.models.systems.seg_token import add_seg_token
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_calico_config
 from plum.structures import ConversationImages, ImageTokens
+from tests.partonomy.questions.mixed_parts.pair_world import draw_dataset, store_dataset
 from tests.plum.data.tokenizers_for_tests import byte_level
 
 ANSWER = "A dog and a cat"
@@ -204,3 +211,32 @@ def test_another_calico_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"calico\.correspondence\.source is 'dinosaur', not one of"):
         load_pretrained(tmp_path / "saved")
     assert CorrespondenceConfig().source == "dino"
+
+
+def test_a_row_that_shows_more_images_than_it_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(make_model(calico()), TOKENIZER, make_config(calico()))
+    batch = QuestionBatch(predictor, [predictor.images.read(photo) for photo in PHOTOS])
+    prompt = AnswerEncoder.prompt
+    monkeypatch.setattr(AnswerEncoder, "prompt", lambda self, turns, num_images: prompt(self, turns, 2))
+    with pytest.raises(ValueError, match=r"shows 2 images, and 1 are named.*ask about several images with Predictor"):
+        batch.generate([AnswerRequest(0, FIRST)])
+
+
+def test_the_benchmark_asks_about_pairs_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model with batches gives what the predictor gives, and is never asked for a batch of single images."""
+    dataset = store_dataset(draw_dataset("own", 30, tmp_path), tmp_path / "own")
+    flags = ["--num_train", "0", "--num_val", "0", "--num_test", "6", "--shares", "0,0,1", "--min_pixels", "1"]
+    assert main(["build-mixedparts", str(dataset), "--output", str(tmp_path / "pairs"), *flags]) == 0
+    options = MixedPartsOptions(embedding_model="char-ngram-tfidf")
+    task = MixedPartsTask("mixedparts", "test", options, read_mixed_parts(tmp_path / "pairs", "test", seed=0))
+    predictor = Predictor(make_model(calico()), TOKENIZER, make_config(calico()))
+    model = BatchedPlum(predictor, "tiny", max_new_tokens=6)
+    monkeypatch.setattr(BatchedPlum, "open_batch", lambda self, images: pytest.fail("a batch of single images"))
+    records = list(answer_items(model, task, deal_batches(task.items), lambda item: True))
+    assert len(records) == len(task.items) > 3
+    for item, record in zip(task.items, records, strict=True):
+        images = [picture.load() for picture in (item.picture, *item.further_pictures)]
+        found = predictor.generate_about(images, [Turn(Role.USER, item.question)], 6)
+        assert record.reply == predictor.notation.words(found[0].text)
+        assert record.is_cut
+    assert len({record.reply for record in records}) > 1

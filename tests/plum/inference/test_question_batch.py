@@ -8,7 +8,7 @@ import torch
 from partonomy.models.contract import AnswerRequest, ChoiceRequest, MaskRequest, Role, Turn
 from plum.config import LoraConfig
 from plum.inference import question_batch
-from plum.inference.predictor import Predictor
+from plum.inference.predictor import Predictor, WrittenAnswer
 from plum.inference.question_batch import QuestionBatch
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
@@ -231,11 +231,16 @@ def test_own_answers_are_those_of_single_questions(family: str, is_scored_first:
 def test_own_answers_end_at_the_end_token_each_at_its_own_time() -> None:
     predictor = make_predictor()
     token_logits, end = predictor.model.llava.stock.lm_head, predictor.model.llava.special_tokens.eos
-    with torch.no_grad():  # the end token is now about as likely as the likeliest of the others
-        token_logits.weight[end] = 3 * token_logits.weight[:40].mean(0)
+    first = predictor.generate_text(IMAGES[OWN[0].image], OWN[0].turns, 12)
+    stands_in = predictor.tokenizer(first, add_special_tokens=False)["input_ids"][4]
+    with torch.no_grad():  # some answers now end where they would have had this token
+        token_logits.weight[end] = 1.1 * token_logits.weight[stands_in]
     alone = [predictor.generate_text(IMAGES[request.image], request.turns, 12) for request in OWN]
     found = open_batch(predictor).generate(OWN, max_new_tokens=12)
     assert [answer.text for answer in found] == alone
+    written = [predictor.write(IMAGES[request.image], request.turns, 12) for request in OWN]
+    assert [answer.is_cut for answer in found] == [one.finish_reason == "length" for one in written]
+    assert len({answer.is_cut for answer in found}) == 2
     assert len({len(text) for text in alone}) > 1
 
 
@@ -244,7 +249,7 @@ def test_an_empty_answer_among_others_has_no_masks_and_leaves_theirs(monkeypatch
     whole = open_batch(predictor).generate(OWN, max_new_tokens=12)
     batch = open_batch(predictor)
     texts = ["" if number in (0, 3) else answer.text for number, answer in enumerate(whole)]
-    monkeypatch.setattr(batch, "write_answers", lambda *_: texts)
+    monkeypatch.setattr(batch, "write_answers", lambda *_: [WrittenAnswer(text, 12, "stop") for text in texts])
     found = batch.generate(OWN, max_new_tokens=12)
     for number, (ours, theirs) in enumerate(zip(found, whole, strict=True)):
         if number in (0, 3):

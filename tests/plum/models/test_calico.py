@@ -373,6 +373,42 @@ def test_the_q_former_is_never_rounded_and_never_in_training_mode(is_moved_toget
     assert bool(model.hidden_states(ids, mask, shown, tokens).isfinite().all())
 
 
+def test_what_is_never_rounded_moves_and_may_be_narrowed_to_float32() -> None:
+    llava = build_model(make_config()).llava
+    assert isinstance(llava, CalicoBackbone)
+    assert llava.qformer is not None
+    llava.double().float()
+    assert {one.dtype for one in llava.qformer.parameters()} == {torch.float32}
+    llava.to("meta", torch.float16)
+    assert all(one.is_meta and one.dtype == torch.float32 for one in llava.qformer.parameters())
+    assert llava.stock.lm_head.weight.dtype == torch.float16
+
+
+@torch.no_grad()
+def test_queries_are_shifted_in_float32_whatever_the_modules_dtype() -> None:
+    llava = make_model(dtype=torch.float32).to(torch.bfloat16).llava
+    assert isinstance(llava, CalicoBackbone)
+    assert llava.qformer is not None
+    assert llava.adaptation is not None
+    queries = llava.adaptation.queries
+    assert queries is not None
+    assert queries.dtype == torch.bfloat16
+    generator = torch.Generator().manual_seed(5)
+    details = torch.randn(2, 5, 24, generator=generator).bfloat16()
+    shift = torch.randn(2, queries.shape[1], generator=generator).bfloat16()
+    found = llava._read_again(details, shift)
+    assert torch.equal(found, llava.qformer(details, queries.float() + shift.float()[:, None]))
+    assert not torch.equal(found, llava.qformer(details, queries + shift[:, None]))
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_f_seg_is_trained_where_the_switch_says_so(is_trained: bool) -> None:
+    rows = {row.module: row for row in set_trainable(make_model(), TrainableConfig(query_projection=is_trained))}
+    row = rows["query_projection"]
+    assert row.total > 0
+    assert row.trainable == (row.total if is_trained else 0)
+
+
 def test_adapters_are_the_language_models_only() -> None:
     model = build_model(make_config(TWO_MODULES))
     adapted = {name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
@@ -487,4 +523,47 @@ def test_the_trained_queries_start_as_a_copy_of_the_frozen_ones() -> None:
     assert llava.adaptation is not None
     assert isinstance(llava.adaptation.queries, nn.Parameter)
     assert torch.equal(llava.adaptation.queries, llava.qformer.queries)
-    assert llava.adaptation.queries is not llava.qformer.queries
+    frozen = llava.qformer.queries.detach().clone()
+    with torch.no_grad():
+        llava.adaptation.queries.add_(1.0)
+    assert torch.equal(llava.qformer.queries, frozen)
+
+
+@pytest.mark.parametrize(
+    ("trainable", "expected"),
+    [
+        (TrainableConfig(), set()),
+        (TrainableConfig(dino=True), {"dino"}),
+        (TrainableConfig(qformer=True), {"qformer", "projector"}),
+        (TrainableConfig(projector=True), {"projector"}),
+        (TrainableConfig(vision_tower=True), {"tower", "qformer", "projector"}),
+    ],
+    ids=["frozen", "dino", "q-former", "f_image", "tower"],
+)
+def test_a_frozen_tower_runs_without_a_graph(trainable: TrainableConfig, expected: set[str]) -> None:
+    model = make_model().train()
+    set_trainable(model, trainable)
+    llava = model.llava
+    assert isinstance(llava, CalicoBackbone)
+    assert llava.dino is not None
+    assert llava.qformer is not None
+    modules = {
+        "tower": llava.stock.model.vision_tower,
+        "qformer": llava.qformer,
+        "projector": llava.stock.model.multi_modal_projector,
+        "dino": llava.dino,
+    }
+    recording: dict[str, bool] = {}
+    for name, module in modules.items():
+        module.register_forward_pre_hook(
+            lambda _module, _inputs, name=name: recording.update({name: torch.is_grad_enabled()})
+        )
+    tokens = llava.encode_images(torch.randn(1, 3, 16, 16, dtype=torch.float64))
+    assert recording.keys() == modules.keys()
+    assert {name for name, is_on in recording.items() if is_on} == expected
+    assert tokens.values.requires_grad == ("projector" in expected)
+    assert tokens.details is not None
+    assert tokens.details.requires_grad  # the correspondences are trained
+    with torch.no_grad():
+        llava.encode_images(torch.randn(1, 3, 16, 16, dtype=torch.float64))
+    assert not any(recording.values())

@@ -16,6 +16,7 @@ from partonomy.models.contract import Role, Turn
 from partonomy.structures import RLE, CharSpan
 from plum.config import FeedbackConfig, ModelConfig, SegTokenConfig
 from plum.data.collate import Collator, check_sample
+from plum.inference.answer_encoder import AnswerEncoder
 from plum.inference.folder_prediction import phrase_colours
 from plum.inference.highlight import Highlight, answer_about
 from plum.inference.predicted_masks import predict_masks
@@ -394,6 +395,26 @@ def test_an_answer_has_masks_in_the_images_that_it_names(
     assert [one.masks.shape[1:] for one in found] == [one.shape[:2] for one in images]
     assert [len(one.masks) for one in found] == [len(phrases) for phrases in expected]
     assert {one.text for one in found} == {answer}
+
+
+@pytest.mark.parametrize(("num_images", "expected"), [(1, 256), (2, 1024), (3, 1024)])
+def test_an_answer_about_several_images_may_be_longer(
+    num_images: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = two_system_predictor("lisa", SegTokenConfig())
+    limits: list[int] = []
+
+    def generate_text(ids: Tensor, *arguments: object) -> Tensor:
+        limits.append(arguments[-1])  # type: ignore[arg-type]
+        return torch.tensor([predictor.tokenizer(" no", add_special_tokens=False)["input_ids"]])
+
+    monkeypatch.setattr(predictor.model, "generate_text", generate_text)
+    monkeypatch.setattr(AnswerEncoder, "limit_new_tokens", lambda encoder, prompt, limit: limit)
+    images = [image(number) for number in range(num_images)]
+    predictor.generate_about(images, ASKED)
+    answer_about(predictor, images, ASKED)
+    predictor.generate_about(images, ASKED, 9)
+    assert limits == [expected, expected, 9]
 
 
 def fixed_tags(predictor: Predictor, answer: str, spans: list[CharSpan]) -> Callable[..., Tensor]:

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
-from plum.checkpoints.published.convert_system import SystemRequest, SystemResult, convert_system
+from plum.checkpoints.published.conversion import ConversionResult
+from plum.checkpoints.published.convert_system import SystemRequest, convert_system
 from plum.checkpoints.published.llava_tokenizer import read_source_tokenizer
 from plum.checkpoints.published.system_keys import LISA, PLUM
 from plum.checkpoints.store import load_pretrained
@@ -89,7 +90,7 @@ def compute(folder: Path, change: Callable[[ModelConfig], ModelConfig] = lambda 
     return Converted(predictor, config, ids, states[0], loaded.model.token_logits(states)[0], low, masks)
 
 
-def convert(tmp_path: Path, original: Original, legacy: bool | None = None, **request: object) -> SystemResult:
+def convert(tmp_path: Path, original: Original, legacy: bool | None = None, **request: object) -> ConversionResult:
     source, clip = write_system(tmp_path, original, legacy)
     return convert_system(SystemRequest(source, clip, **request), tmp_path / "model")  # type: ignore[arg-type]
 

@@ -17,7 +17,7 @@ from plum.data.collate import check_sample, write_targets
 from plum.data.excluded_images import ExcludedImages, TrainingImages
 from plum.data.sources.mixed_parts import MixedPartsSource
 from plum.inference.partonomy_adapter import PlumModel
-from plum.inference.predictor import Prediction
+from plum.inference.predictor import FinishReason, Prediction
 from plum.models.systems.seg_token import SegTokens, read_marks
 from plum.structures import Sample
 from plum.train_config import DataConfig, SourceConfig
@@ -129,15 +129,18 @@ def test_the_model_answers_about_pairs_in_reading_order(monkeypatch: pytest.Monk
     leg, arm = CharSpan(4, 7), CharSpan(34, 37)
     images = [np.zeros((4, 6, 3), np.uint8), np.zeros((5, 3, 3), np.uint8)]
     asked: list[object] = []
+    endings: tuple[FinishReason, ...] = ("length", "stop")
 
     def generate_about(shown: list[np.ndarray], turns: tuple[Turn, ...], limit: int) -> tuple[Prediction, ...]:
         asked.append(([image.shape for image in shown], turns[0].text, limit))
-        first = Prediction(text, (leg,), (1.0,), np.ones((1, 4, 6), bool), (1.0,))
+        first = Prediction(text, (leg,), (1.0,), np.ones((1, 4, 6), bool), (1.0,), endings[len(asked) - 1], 7)
         second = Prediction(text, (leg, arm), (1.0,) * 2, np.zeros((2, 5, 3), bool), (1.0,) * 2)
         return first, second
 
     monkeypatch.setattr(model.predictor, "generate_about", generate_about)
     reply = model.answer_images(images, "What do they share?")
+    assert [reply.is_cut, model.answer_images(images, "What do they share?").is_cut] == [True, False]
+    del asked[1]
     assert [(one.phrase, one.image, one.mask.shape) for one in reply.phrases] == [
         ("leg", 0, (4, 6)),
         ("leg", 1, (5, 3)),
