@@ -9,21 +9,12 @@ Exit status: 0 when the run is finished, 1 after an error. A run that was stoppe
 
 import sys
 
-from plum.training.config_file import load_start
-from plum.training.reporting import run_reported, start_log
-from plum.training.run import train
+from plum.cli.train import run_training
 
 
 def main() -> None:
     """Command line entry."""
-    start_log()
-
-    def program() -> int:
-        start = load_start(sys.argv[1:])
-        train(start.config, overwrite=start.overwrite)
-        return 0
-
-    sys.exit(run_reported("train.py", program))
+    sys.exit(run_training(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -253,6 +253,22 @@ class PretextConfig:
 
 
 @dataclass(frozen=True)
+class ValidationConfig:
+    """Held-out images on which a run is scored while it trains. The weights that it saves are the best ones."""
+
+    sources: tuple[SourceConfig, ...]
+    """Data of images that the run does not train on."""
+    every: int = 100
+    """Number of updates between validations; each follows a checkpoint. The last update is validated, too."""
+    limit: int = 200
+    """Largest number of images of a validation, rounded down to whole micro-batches of all ranks."""
+    metric: Literal["micro_giou", "loss"] = "micro_giou"
+    """What makes weights the best: the mean IoU of the masks of given phrases, or the weighted loss."""
+    patience: int = 0
+    """Number of validations in a row without a better one that end the run; 0 never does."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run."""
 
@@ -276,6 +292,8 @@ class TrainConfig:
     trainable: TrainableConfig = field(default_factory=TrainableConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    validation: ValidationConfig | None = None
+    """Scores during training; None for none, and the last weights are saved."""
     part_pretext: PretextConfig | None = None
     """Not part of PLUM: only the tiny recipe, which trains both vision towers from scratch, uses it."""
     seed: int = 42

@@ -30,8 +30,11 @@ from partonomy.benchmarks.grounded_phrases import (
     labels_note,
     labels_of,
     nothing_found,
+    phrases_to_json,
+    read_phrases,
     show_phrases,
 )
+from partonomy.benchmarks.imported import REPLY, Entry
 from partonomy.benchmarks.task import Asking, Metric, Options, Picture, Source, Status, Task, Words, define_benchmark
 from partonomy.datasets.grounded_text import clean_label
 from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, iterate_lists, reason_of, shorten
@@ -233,8 +236,23 @@ class GcgTask(Task[GcgItem, Generation, PhrasesRecord]):
             GroundedPhrase(answer.text[span.start : span.end], 0, np.asarray(mask))
             for span, mask in zip(answer.spans, answer.masks, strict=True)
         ]
+        return self._compare(item, phrases, answer.text, is_cut=answer.is_cut)
+
+    def prediction(self, record: PhrasesRecord, item: GcgItem | None, folder: Path) -> Mapping[str, Any]:
+        """See Task; each mask has its label."""
+        return {**super().prediction(record, item, folder), "phrases": phrases_to_json(record)}
+
+    def import_record(self, item: GcgItem, entry: Entry) -> PhrasesRecord:
+        """See Task; the masks' labels are those of `phrases`."""
+        if entry.status != "scored":
+            return super().import_record(item, entry)
+        return self._compare(item, read_phrases(entry, [item.true]), entry.text(REPLY) or "")
+
+    def _compare(
+        self, item: GcgItem, phrases: Sequence[GroundedPhrase], reply: str, *, is_cut: bool = False
+    ) -> PhrasesRecord:
         outcome = compare_phrases(item.true, phrases, lambda labels: [True] * len(labels))
-        return replace(self._record(item), images=(outcome,), reply=answer.text, is_cut=answer.is_cut)
+        return replace(self._record(item), images=(outcome,), reply=reply, is_cut=is_cut)
 
     def fail(self, item: GcgItem, reason: str) -> PhrasesRecord:
         """Return a record without predictions."""

@@ -9,12 +9,15 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from partonomy.benchmarks.cases import Case, CaseLabel, CasePicture, CaseText
+from partonomy.benchmarks.imported import Entry
 from partonomy.benchmarks.task import Record
 from partonomy.datasets.grounded_text import clean_label
+from partonomy.files import is_integer, shorten
 from partonomy.masks import encode_mask, rle_area
 from partonomy.metrics.bootstrap import ImageRatio, RankedHits
 from partonomy.metrics.grounded_phrases import (
@@ -176,6 +179,43 @@ def compare_phrases(
         for label, mask, row, kind in zip(labels, masks, ious.tolist(), is_target(labels), strict=True)
     )
     return ImageOutcome(tuple(one.label for one in true), tuple(one.is_target for one in true), found)
+
+
+def phrases_to_json(record: PhrasesRecord) -> list[dict[str, Any]]:
+    """Return the label and the image of each mask of a record, in the order of `masks`, for exported predictions."""
+    return [
+        {"label": one.label, "image": number, "is_target": one.is_target}
+        for number, image in enumerate(record.images)
+        for one in image.found
+    ]
+
+
+def read_phrases(entry: Entry, true: Sequence[Sequence[TrueMask]]) -> tuple[GroundedPhrase, ...]:
+    """Read the masks of an imported entry and the phrases that belong to them.
+
+    Args:
+        entry: The entry; `masks` has the masks, and `phrases` as many objects with the keys `label` and `image`.
+        true: The true masks of each image, of the image's size.
+
+    Raises:
+        ValueError: The lists are malformed or of different lengths.
+    """
+    phrases, masks = entry.content.get("phrases"), entry.content.get("masks")
+    if not isinstance(phrases, list) or not isinstance(masks, list) or len(phrases) != len(masks):
+        raise ValueError("'masks' and 'phrases' must be lists of one length: each mask needs its label and image")
+    found = []
+    for number, (phrase, mask) in enumerate(zip(phrases, masks, strict=True)):
+        where = f"'phrases'[{number}]"
+        if not isinstance(phrase, Mapping) or not isinstance(phrase.get("label"), str):
+            raise ValueError(f"{where} must be an object with a 'label', got {shorten(phrase)}")
+        image = phrase.get("image", 0)
+        if not is_integer(image) or not 0 <= image < len(true):
+            raise ValueError(f"{where}: 'image' must be an index from 0 to {len(true) - 1}, got {shorten(image)}")
+        size = true[image][0].mask
+        found.append(
+            GroundedPhrase(phrase["label"], image, entry.mask(mask, size.height, size.width, f"'masks'[{number}]"))
+        )
+    return tuple(found)
 
 
 def nothing_found(true: Sequence[TrueMask]) -> ImageOutcome:

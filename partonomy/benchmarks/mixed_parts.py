@@ -40,9 +40,12 @@ from partonomy.benchmarks.grounded_phrases import (
     labels_note,
     labels_of,
     nothing_found,
+    phrases_to_json,
+    read_phrases,
     recall_by_frequency,
     show_phrases,
 )
+from partonomy.benchmarks.imported import REPLY, Entry
 from partonomy.benchmarks.task import (
     Asking,
     Metric,
@@ -318,13 +321,13 @@ class MixedPartsTask(Task[PairItem, GroundedReply, PhrasesRecord]):
 
     def prediction(self, record: PhrasesRecord, item: PairItem | None, folder: Path) -> Mapping[str, Any]:
         """See Task; each mask has its label and the number of its image."""
-        entry = dict(super().prediction(record, item, folder))
-        entry["phrases"] = [
-            {"label": one.label, "image": number, "is_target": one.is_target}
-            for number, image in enumerate(record.images)
-            for one in image.found
-        ]
-        return entry
+        return {**super().prediction(record, item, folder), "phrases": phrases_to_json(record)}
+
+    def import_record(self, item: PairItem, entry: Entry) -> PhrasesRecord:
+        """See Task; the masks' labels and images are those of `phrases`."""
+        if entry.status != "scored":
+            return super().import_record(item, entry)
+        return self.score(item, GroundedReply(entry.text(REPLY) or "", read_phrases(entry, item.true)))
 
 
 def _metrics_of(

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, overload
 import numpy as np
 
 from partonomy.benchmarks.cases import IMAGE, Case, CasePicture, CaseText, Verdict
+from partonomy.benchmarks.imported import Entry, answers_of, replay
 from partonomy.images import image_size, load_image
 from partonomy.masks import RLE, rle_to_json
 from partonomy.metrics.bootstrap import ImageRatio, MeanOfRatios, RankedHits
@@ -282,6 +283,10 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
     def fail(self, item: ItemT, reason: str) -> RecordT:
         """Return the record of an item without an answer: it scores 0."""
 
+    def refuse(self, item: ItemT, reason: str) -> RecordT:
+        """Return the record of an item that the model does not support."""
+        return replace(self.fail(item, reason), status=Status.UNSUPPORTED)
+
     @abstractmethod
     def metrics(self, records: Sequence[RecordT]) -> Mapping[str, Metric | None]:
         """Compute every metric of one group's records, in the order of the tables; None for an undefined one."""
@@ -347,6 +352,35 @@ class Task(ABC, Generic[ItemT, AnswerT, RecordT]):
             "reply": record.said or None,
             "masks": [rle_to_json(mask) for mask in record.masks()],
         }
+
+    def answers_of(self, content: Mapping[str, Any]) -> frozenset[str]:
+        """Return the names of the answers that an imported entry has, such as "masks".
+
+        Args:
+            content: The entry's keys and values, in the schema of `prediction`.
+        """
+        return answers_of(content)
+
+    def for_import(self, offered: Mapping[str, frozenset[str]]) -> tuple[Self, Mapping[str, Any] | None]:
+        """Return the task whose options suit a file of imported predictions, and those options; None for no change.
+
+        Args:
+            offered: For each group, the names of the answers that its entries in the file have.
+        """
+        return self, None
+
+    def import_record(self, item: ItemT, entry: Entry) -> RecordT:
+        """Return the record of an item that another program has answered; the inverse of `prediction`.
+
+        Args:
+            item: The item.
+            entry: Its entry in the file.
+
+        Raises:
+            ValueError: The entry is malformed.
+        """
+        record: RecordT = replay(self, item, entry)  # type: ignore[assignment]
+        return record
 
     @abstractmethod
     def content(self) -> Iterator[object]:

@@ -13,6 +13,7 @@ from partonomy.reporting.paper_tables.tag_table import TAG_TABLE, tag_table, tid
 from partonomy.reporting.predictions import write_predictions
 from partonomy.reporting.report import write_report
 from partonomy.reporting.tables import AUTO, TABLE_CHOICES, render_tables, tidy_csv, write_tidy
+from partonomy.row_commands import command_lines, read_row_commands
 from partonomy.structures import TABLE_TYPES, QuestionType
 from partonomy.table_format import TableFormat, render_table
 
@@ -21,11 +22,12 @@ NO_MODELS = "none"
 
 
 def tables(
-    runs: list[str],
+    runs: list[str] | None = None,
     *,
     table: str = AUTO,
     protocol: str = "ours",
     no_intervals: bool = False,
+    commands: bool = False,
     format: str = "text",
     output: str | None = None,
 ) -> None:
@@ -45,6 +47,9 @@ def tables(
             out, macro-gIoU has one value per question, and the answer with the highest mean over the conversation is
             taken. both prints one row for each.
         no_intervals: Leave out the 95% confidence intervals below the values (text, markdown, latex).
+        commands: Print below the table, for each of the paper's rows, the command that would make it, "import only" or
+            "weights not published" (text, markdown; tables 2 to 5, 9 to 11 and mmr2 to mmr5). Without runs, it prints
+            these alone. docs/reproduce.md has them all.
         format: text, markdown, latex (booktabs) or csv. csv is tidy data with one line per table row, group and metric.
             Its columns are table, method, dataset, source (quoted, ours, exact), protocol, question_type (the group),
             metric, value, low, high (percent) and n. It leaves out the accuracy by answer length.
@@ -60,13 +65,36 @@ def tables(
     protocols = tuple(MetricProtocol) if name == BOTH else (MetricProtocol(name),)
     table_format = TableFormat(_known("table format", format, [entry.value for entry in TableFormat]))
     style = PaperTableStyle(protocols, has_intervals=not no_intervals)
-    text = _tag_text(runs, table_format) if choice == TAG_TABLE else _run_text(runs, choice, style, table_format)
+    names = runs or []
+    if not names and not commands:
+        raise ValueError("there are no runs to tabulate; name their folders")
+    below = _commands_text(choice, table_format) if commands else ""
+    if not names and commands:
+        text = below
+    else:
+        own = _tag_text(names, table_format) if choice == TAG_TABLE else _run_text(names, choice, style, table_format)
+        text = f"{own}\n{below}" if below else own
     if output is None:
         print(text, end="")
     else:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(Path(output), text)
         print(f"Written: {output}")
+
+
+def _commands_text(choice: str, table_format: TableFormat) -> str:
+    """Return the commands of the paper's rows.
+
+    Raises:
+        ValueError: The table has none, or the format cannot show them.
+    """
+    listed = read_row_commands().tables
+    if choice not in listed:
+        raise ValueError(f"--commands needs a --table of {', '.join(listed)}, not {choice}")
+    if table_format not in (TableFormat.TEXT, TableFormat.MARKDOWN):
+        raise ValueError(f"--commands needs --format text or markdown, not {table_format}")
+    lines = "\n".join(command_lines(listed[choice]))
+    return f"```text\n{lines}\n```\n" if table_format is TableFormat.MARKDOWN else f"{lines}\n"
 
 
 def _run_text(runs: Sequence[str], choice: str, style: PaperTableStyle, table_format: TableFormat) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from partonomy.benchmarks.task import AnyTask, Asking, Item, Picture, Record, Status, describe_error, pictures_of
+from partonomy.benchmarks.task import AnyTask, Asking, Item, Picture, Record, describe_error, pictures_of
 from partonomy.harness.ranks import Batch, end_with_parent
 from partonomy.images import draw_box
 from partonomy.machine_faults import InputFiles, end_run_on_machine_fault
@@ -528,7 +528,6 @@ def score_item(task: AnyTask, entry: _Open) -> Record:
             _end_run_if_due(problem)
             error = problem
     if error is not None:
-        record = task.fail(entry.item, describe_error(error))
-        if isinstance(error, NotImplementedError):
-            record = replace(record, status=Status.UNSUPPORTED)
+        is_refusal = isinstance(error, NotImplementedError)
+        record = (task.refuse if is_refusal else task.fail)(entry.item, describe_error(error))
     return replace(record, seconds=entry.seconds + time.perf_counter() - start)

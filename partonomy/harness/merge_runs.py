@@ -14,7 +14,7 @@ from partonomy.benchmarks.task import AnyTask, Record
 from partonomy.files import open_atomically
 from partonomy.harness.provenance import MergedRun, read_model_description, write_merged_description
 from partonomy.harness.records import FoundRecords, StoredRecords, record_to_line
-from partonomy.harness.run import check_task, finish_run
+from partonomy.harness.run import check_ids, check_task, finish_run
 from partonomy.harness.run_folder import (
     RECORDS_FILE,
     RunConfig,
@@ -76,7 +76,7 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
         raise ValueError(
             f"{root}: these are not the data of the runs, or they have changed; pass the original data with --{flag}"
         )
-    check_task(task)
+    (check_task if first.imported is None else check_ids)(task)  # imported answers need no images
     codec = codec_of(task)
     ids = (*(item.item_id for item in task.items), *(record.item_id for record in task.lost))
     found: dict[Path, FoundRecords[Record]] = {}
@@ -88,6 +88,9 @@ def merge_runs(runs: Sequence[Path], output: Path, root: Path | None, allow_miss
     num_repeated = check_repeated(ids, found)
     missing = _find_missing(ids, found, allow_missing)
     config = dataclasses.replace(first, output=str(output), root=str(root), shard=None)
+    if first.imported is not None:
+        files = dict.fromkeys(file for one in configs.values() if one.imported for file in one.imported.files)
+        config = dataclasses.replace(config, imported=dataclasses.replace(first.imported, files=tuple(files)))
     described = [
         MergedRun(str(path), configs[path].shard, len(own), read_model_description(path)) for path, own in found.items()
     ]

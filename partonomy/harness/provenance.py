@@ -150,6 +150,7 @@ def gather_provenance(config: RunConfig, task: AnyTask, output: Path) -> Mapping
         },
         "seed": config.seed,
         MARKS_KEY: asdict(AnswerMarks() if model is None else model.marks),
+        **({} if config.imported is None else {"origin": "imported"}),
         "model": None if model is None else model.name,
         "dtype": None if model is None else model.dtype,
         "device": None if model is None else model.device,
@@ -179,6 +180,16 @@ def marks_lines(provenance: Mapping[str, Any]) -> list[str]:
             "compare it with each of them"
         )
     return lines
+
+
+def imported_lines(provenance: Mapping[str, Any]) -> list[str]:
+    """Return the line that is printed with the results of imported predictions; empty for a run of this code."""
+    imported = provenance.get("config", {}).get("imported")
+    if imported is None:
+        return []
+    files = ", ".join(f"{file['path']} (sha256 {file['sha256']})" for file in imported["files"])
+    made = f"; {imported['protocol']}" if imported["protocol"] else ""
+    return [f"Imported predictions, made by another program: {files}{made}"]
 
 
 def overlap_words(provenance: Mapping[str, Any]) -> str:

@@ -230,6 +230,9 @@ def finish_run(config: RunConfig, task: AnyTask, records: Sequence[Record]) -> S
     """
     output = Path(config.output)
     summary = summarize(task, records, gather_provenance(config, task, output), config.seed)
+    if config.imported is not None:
+        made = f" ({config.imported.protocol})" if config.imported.protocol else ""
+        summary = replace(summary, protocol=f"{summary.protocol}, imported{made}")
     write_summary(summary, output / SUMMARY_FILE)
     return summary
 
@@ -266,6 +269,21 @@ def check_task(task: AnyTask) -> None:
         FileNotFoundError: No image can be found.
         ValueError: There are no items, or two share an id.
     """
+    check_ids(task)
+    # Unlike Path.is_file, os.path.isfile is False for any bad name.
+    if task.items and not any(os.path.isfile(item.picture.path) for item in task.items):
+        flag, first = find_benchmark(task.benchmark).root_flag, task.items[0].picture.path
+        raise FileNotFoundError(
+            f"{first}: no image of {task.benchmark} {task.split} was found; pass the folder of the data with --{flag}"
+        )
+
+
+def check_ids(task: AnyTask) -> None:
+    """Check that there are items and that their ids are unique.
+
+    Raises:
+        ValueError: There are no items, or two share an id.
+    """
     name = f"{task.benchmark} {task.split}"
     ids = [*(item.item_id for item in task.items), *(record.item_id for record in task.lost)]
     if not ids:
@@ -275,10 +293,6 @@ def check_task(task: AnyTask) -> None:
         if item_id in seen:
             raise ValueError(f"{name}: two items share the id {item_id!r}; ids must be unique")
         seen.add(item_id)
-    # Unlike Path.is_file, os.path.isfile is False for any bad name.
-    if task.items and not any(os.path.isfile(item.picture.path) for item in task.items):
-        flag, first = find_benchmark(task.benchmark).root_flag, task.items[0].picture.path
-        raise FileNotFoundError(f"{first}: no image of {name} was found; pass the folder of the data with --{flag}")
 
 
 def _is_open(done: frozenset[str], item: Item) -> bool:

@@ -44,6 +44,29 @@ _UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
+class ImportedFile:
+    """A file of predictions that another program made, and its SHA-256."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ImportedPredictions:
+    """Where the answers of an imported run come from.
+
+    Attributes:
+        files: The files that were read.
+        protocol: How the predictions were made, in the user's words; may be empty.
+        shares_mask: Whether all phrases of an answer share one mask, so that tables compare it with the union.
+    """
+
+    files: tuple[ImportedFile, ...]
+    protocol: str = ""
+    shares_mask: bool = False
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """The settings that determine the numbers of a run; a resumed run must have the same ones.
 
@@ -63,6 +86,7 @@ class RunConfig:
         shard: The part of the images to ask, e.g. "2/8"; None for all.
         seed: Seed of the bootstrap and of `--model random`.
         num_trained_on: Number of the benchmark's photographs that the model was trained on; None if unknown.
+        imported: Where imported answers come from; None if a model of this code has answered.
     """
 
     FREE_TO_RESUME: ClassVar[frozenset[str]] = frozenset({"root", "annotations", "output", "num_trained_on", "schema"})
@@ -86,6 +110,7 @@ class RunConfig:
     seed: int = 0
     num_trained_on: int | None = None
     schema: int = SCHEMA
+    imported: ImportedPredictions | None = None
 
     @property
     def registered(self) -> Benchmark:
@@ -128,6 +153,8 @@ _ADAPTER = TypeAdapter(RunConfig)
 def config_to_json(config: RunConfig) -> dict[str, Any]:
     """Return the content of `config.json`."""
     content: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    if config.imported is None:  # as in earlier versions
+        del content["imported"]
     return content
 
 
@@ -279,6 +306,8 @@ def differing_settings(old: RunConfig, new: RunConfig, *, may_merge: bool = Fals
     if not new.registered.has_splits:
         free |= {"split"}  # only a name; the content hash distinguishes the data
     before, after = dict(_flat(old)), dict(_flat(new))
+    if may_merge:  # the shards of an imported run may be in files of their own
+        free |= {"imported.files"}
     free |= {key for key, value in before.items() if value == _UNKNOWN and key == "model.device"}
     keys = sorted((set(before) | set(after)) - free)
     return [

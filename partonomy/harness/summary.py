@@ -98,7 +98,17 @@ class Summary:
         """The model's checkpoint folder, or its name, for rows of tables."""
         model = self.config["model"]
         name = str(model["model"]) if model["checkpoint"] is None else Path(model["checkpoint"]).name
-        return f"{name}, adapters off" if self.is_base else name
+        off = (
+            ("imported", self.is_imported),
+            ("adapters off", self.is_base),
+            ("feedback off", model.get("no_feedback", False)),
+        )
+        return ", ".join([name, *(words for words, is_off in off if is_off)])
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether another program has made the predictions (`import-predictions`)."""
+        return self.config.get("imported") is not None
 
     @property
     def config(self) -> Mapping[str, Any]:

@@ -57,6 +57,7 @@ METHODS: Final = ("score_choices", "segment", "generate")
 _MODELS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "checkpoint": CHECKPOINTED,
     "base": (PLUM,),
+    "no_feedback": (PLUM,),
     "sam_cache": (PLUM,),
     "endpoint": CHAT_MODELS,
     "model_name": CHAT_MODELS,
@@ -86,6 +87,7 @@ class ModelSettings:
             class as package.module:Class (see partonomy/models/contract.py).
         checkpoint: folder of an exported PLUM model (plum) or of a transformers model (transformers).
         base: plum only; switch the adapters off to run the base model.
+        no_feedback: plum only; decode each mask without the earlier ones, as the evaluation of PLUM's authors does.
         device: auto (each rank takes its own GPU), cpu, cuda, cuda:1, mps, ...
         sam_cache: plum only; folder to cache SAM's image embeddings in, so that later runs with the same SAM skip it.
         model_options: own class only; JSON object with the arguments of its constructor.
@@ -136,6 +138,7 @@ class ModelSettings:
     model: str
     checkpoint: str | None = None
     base: bool = False
+    no_feedback: bool = False
     device: str = "auto"
     sam_cache: str | None = None
     model_options: str | None = None
@@ -327,6 +330,7 @@ def build_model(settings: ModelSettings, local_rank: int, seed: int, max_new_tok
         device,
         settings.sam_cache,
         is_base=settings.base,
+        has_feedback=not settings.no_feedback,
         max_new_tokens=max_new_tokens,
         dtype=settings.dtype,
     )

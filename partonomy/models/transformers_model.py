@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForImageTextToText,
-    AutoProcessor,
     BatchFeature,
     LogitsProcessorList,
     PreTrainedModel,
@@ -30,6 +29,7 @@ from transformers import (
 
 from partonomy.models.contract import Generation, Role, Turn
 from partonomy.models.finite_values import LogitsWatch, require_no_nan
+from partonomy.models.processors import load_processor
 from partonomy.structures import CharSpan, ChoiceScore
 
 Message = dict[str, Any]
@@ -155,7 +155,7 @@ def _message(role: Role, text: str) -> Message:
     return {"role": role.value, "content": [{"type": "text", "text": text}]}
 
 
-REUSES_PROMPT = frozenset({"llava", "idefics3", "qwen2_vl"})
+REUSES_PROMPT = frozenset({"llava", "idefics3", "smolvlm", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
 """Model types whose prompt cache is continued with several answers at once, because the tests show that this changes
 nothing. An image is then encoded once per question instead of once per choice."""
 
@@ -319,11 +319,11 @@ def load_transformers_model(
     usual = torch.bfloat16 if device.startswith("cuda") else torch.float32
     chosen = usual if dtype == "auto" else getattr(torch, dtype)
     try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor = load_processor(folder)
         model = AutoModelForImageTextToText.from_pretrained(
             folder, local_files_only=True, dtype=chosen, use_safetensors=True
         )
-    except ImportError as error:  # processors that also read videos need torchvision
+    except ImportError as error:
         raise ValueError(f"{folder} needs a package that is not installed: {error}") from error
     except SafetensorError as error:
         raise ValueError(f"{folder}: a weight file is damaged ({error}); download it again") from error

@@ -130,5 +130,7 @@ def check_same_items(first: AnyRun, second: AnyRun) -> None:
 
 def _run_name(path: Path, summary: Summary) -> str:
     """Return model and folder, e.g. "plum (validation)", or one name if they are equal."""
+    if summary.is_imported:
+        return f"{summary.model_label} ({path.resolve().name})"
     model, folder = summary.config["model"]["model"], path.resolve().name
     return model if model == folder else f"{model} ({folder})"

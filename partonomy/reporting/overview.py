@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from partonomy.benchmarks.partonomy.metrics import mask_metric_names
 from partonomy.benchmarks.registry import find_benchmark
 from partonomy.benchmarks.task import ALL
-from partonomy.harness.provenance import marks_lines, overlap_line, read_marks
+from partonomy.harness.provenance import imported_lines, marks_lines, overlap_line, read_marks
 from partonomy.harness.summary import GroupSummary, Summary
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.metrics.matching import Matching
@@ -31,7 +31,7 @@ def find_estimate(entry: GroupSummary | None, name: str) -> Estimate:
 
 def summary_notes(summary: Summary) -> str:
     """Return notes for the reader of the numbers: training overlap, marks, failures, and groups not asked."""
-    lines = [overlap_line(summary.provenance), *_marks(summary)]
+    lines = [overlap_line(summary.provenance), *imported_lines(summary.provenance), *_marks(summary)]
     for entry in summary.groups.values():
         name = "" if entry.name == ALL else f"{entry.name}: "
         if entry.num_failed:
@@ -91,7 +91,7 @@ def _percents(entry: GroupSummary, names: Sequence[str]) -> list[str]:
 
 
 def _title(summary: Summary) -> str:
-    name = "adapters off" if summary.is_base else "model"
+    name = summary.model_label if summary.is_imported else "adapters off" if summary.is_base else "model"
     limit = summary.config["limit"]
     cut = "" if limit is None else f", only the first {limit} items"
     return f"{summary.benchmark} {summary.split} (%), {summary.protocol}, {name}{cut}"

@@ -14,7 +14,7 @@ from partonomy.benchmarks.partonomy.metrics import MetricProtocol
 from partonomy.benchmarks.partonomy.records import QuestionRecord
 from partonomy.benchmarks.task import ALL, Group, Record, Words
 from partonomy.files import write_text_atomically
-from partonomy.harness.provenance import overlap_line
+from partonomy.harness.provenance import imported_lines, overlap_line
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.reporting import partonomy_report
 from partonomy.reporting.compare import compare_groups
@@ -217,7 +217,7 @@ def _make_page(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Seque
         case_groups=tuple(group for group in groups if group.cases),
         case_problem=items.problem,
         failures=_failures(run),
-        overlap=overlap_line(run.summary.provenance),
+        overlap=". ".join((overlap_line(run.summary.provenance), *imported_lines(run.summary.provenance))),
         provenance=json.dumps(dict(run.summary.provenance), indent=2, ensure_ascii=False),
     )
 

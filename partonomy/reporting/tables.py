@@ -7,6 +7,7 @@ from dataclasses import asdict, fields, replace
 
 from partonomy.benchmarks.partonomy.metrics import MetricProtocol
 from partonomy.benchmarks.task import ALL
+from partonomy.harness.provenance import imported_lines
 from partonomy.harness.summary import GroupSummary
 from partonomy.metrics.bootstrap import Estimate
 from partonomy.reporting.loaded_run import AnyRun
@@ -60,7 +61,7 @@ def result_tables(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -
 
     A benchmark with groups has a table for each run; any other benchmark has one table with a row for each run.
     """
-    tables = [table.render(members, style) for table, members in paper_table_runs(runs, choice)]
+    tables = [_with_origin(table.render(members, style), members) for table, members in paper_table_runs(runs, choice)]
     if choice in PAPER_TABLES:
         return tuple(tables)
     by_benchmark: dict[str, list[AnyRun]] = {}
@@ -73,6 +74,12 @@ def result_tables(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle) -
             tables += [] if run in single else [interval_table(run)]
             tables += further_tables(run)
     return tuple(tables)
+
+
+def _with_origin(table: Table, runs: Sequence[AnyRun]) -> Table:
+    """Return a paper's table whose note also says which runs are imported, and from which files."""
+    lines = [f"{run.name}: {line}." for run in runs for line in imported_lines(run.summary.provenance)]
+    return replace(table, note=" ".join(filter(None, [table.note, *lines])))
 
 
 def render_tables(runs: Sequence[AnyRun], choice: str, style: PaperTableStyle, table_format: TableFormat) -> str:

@@ -12,12 +12,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from partonomy.files import is_integer, parse_json
-from plum.config import Conversation, FeedbackConfig, ModelConfig, SegTokenConfig, TaggerConfig, earlier_fit, with_fit
+from plum.config import (
+    Conversation,
+    FeedbackConfig,
+    ModelConfig,
+    SamConfig,
+    SegTokenConfig,
+    TaggerConfig,
+    earlier_fit,
+    with_fit,
+)
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """2 added `seg_token`; 3 `llava.vision.fit`, `tagger.order` and `feedback.position_in`; 4 `tagger.scheme`,
 `tagger.use_crf` and `tagger.use_cross_attention`; 5 `calico`, `llava.vision.num_query_tokens`,
-`seg_token.has_phrase_tags` and `seg_token.unnamed_image`."""
+`seg_token.has_phrase_tags` and `seg_token.unnamed_image`; 6 `sam.position_dtype`."""
 CONFIG_FILE = "config.json"
 
 ZERO_FILE = "pytorch_model.bin"
@@ -63,6 +72,9 @@ def read_model_config(folder: Path) -> ModelConfig:
         content = {**content, "tagger": {**tagger, "scheme": TaggerConfig.scheme, **scores}}
     if version < 5:
         content = _complete_before_version_5(content)
+    if version < 6 and isinstance(content.get("sam"), dict):
+        sam = typing.cast(dict[str, Json], content["sam"])
+        content = {**content, "sam": {**sam, "position_dtype": SamConfig.position_dtype}}
     config = _parse(ModelConfig, content, str(path), "")
     assert isinstance(config, ModelConfig)
     return with_fit(config)

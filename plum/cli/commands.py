@@ -3,6 +3,8 @@
 from typing import Final
 
 COMMANDS: Final[dict[str, str]] = {
+    "train": "train a model from a configuration; the same program as train.py",
+    "finetune": "fine-tune a saved model on your annotated images, score it and write a report",
     "segment": "answer a question about an image and segment the phrases that the answer tags",
     "chat": "chat about an image in the terminal; the model sees all earlier turns",
     "train-tokenizer": "train a byte-level BPE tokenizer on all texts that data sets can yield",

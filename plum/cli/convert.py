@@ -16,6 +16,7 @@ from plum.checkpoints.published.convert_system import (
 )
 from plum.cli.commands import COMMANDS
 from plum.cli.model_flags import positive
+from plum.config import PositionDtype, SamConfig
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -55,6 +56,12 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "f_image)",
     )
     parser.add_argument("--dino", type=Path, help="for calico: folder of DINOv2, with or without registers")
+    parser.add_argument(
+        "--position_dtype",
+        choices=get_args(PositionDtype),
+        default=SamConfig.position_dtype,
+        help="arithmetic of SAM's positional encoding; bfloat16: as the authors' code (default: %(default)s)",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -70,6 +77,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.system,
         arguments.blip,
         arguments.dino,
+        arguments.position_dtype,
     )
     result = convert_system(request, arguments.destination)
     for note in result.notes:

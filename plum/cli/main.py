@@ -45,6 +45,10 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         Exit status: 0, or 1 after an error in the input, which is printed without a traceback.
     """
+    if arguments[:1] == ["train"]:  # its flags are the keys of a configuration, which its own parser knows
+        from plum.cli.train import run_training
+
+        return run_training(arguments[1:], "plum train")
     with safe_output():
         return _run(arguments)
 

@@ -239,6 +239,7 @@ def load_grounded_model(
     sam_cache: str | None = None,
     *,
     is_base: bool = False,
+    has_feedback: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
     dtype: str = "auto",
 ) -> BatchedPlum:
@@ -249,15 +250,20 @@ def load_grounded_model(
         device: "auto", "cpu", "cuda", "cuda:1", "mps", ...
         sam_cache: folder that caches SAM's embeddings, read and filled; None: SAM runs once per image and run.
         is_base, max_new_tokens: see `PlumModel`.
+        has_feedback: False drops the model's mask feedback, so that each mask is decoded without the earlier ones.
         dtype: see `load_predictor`.
 
     Raises:
-        ValueError: `is_base`, but the model has no adapters to switch off; or see `load_predictor`.
+        ValueError: `is_base`, but the model has no adapters to switch off; not `has_feedback`, but the model has no
+            mask feedback; or see `load_predictor`.
     """
     if is_base:
         check_has_adapters(Path(checkpoint))
     predictor = load_predictor(checkpoint, device, sam_cache, dtype)
-    name = f"{predictor.model.config.system}:{Path(checkpoint).name}"
-    return BatchedPlum(
-        predictor, f"{name}, adapters off" if is_base else name, is_base=is_base, max_new_tokens=max_new_tokens
-    )
+    if not has_feedback:
+        if predictor.model.feedback is None:
+            raise ValueError(f"--no_feedback: {checkpoint} has no mask feedback to switch off; omit the flag")
+        predictor.model.feedback = None
+    off = (("adapters off", is_base), ("feedback off", not has_feedback))
+    words = [f"{predictor.model.config.system}:{Path(checkpoint).name}", *(part for part, is_off in off if is_off)]
+    return BatchedPlum(predictor, ", ".join(words), is_base=is_base, max_new_tokens=max_new_tokens)

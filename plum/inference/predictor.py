@@ -1,5 +1,6 @@
 """Inference: image and text in; text, spans and masks out (paper, section 4). Demo, chat and evaluation use this."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,6 +17,7 @@ from plum.config import ModelConfig
 from plum.data.collate import pad_rows
 from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inference.answer_encoder import AnswerEncoder
+from plum.inference.generated_ids import has_ids, place_tokens, with_ids
 from plum.inference.image_store import EncodedImage, ImageStore
 from plum.inference.predicted_masks import PredictedMasks, predict_masks
 from plum.inputs.bio_labels import TokenSpan
@@ -26,6 +28,8 @@ from plum.models.segmenters.mask_resize import resize_to_original
 from plum.models.systems.registry import build_notation
 from plum.models.systems.target_notation import Target
 from plum.structures import ConversationImages, ImageTokens, SpanBounds
+
+logger = logging.getLogger(__name__)
 
 MAX_NEW_TOKENS = 256
 """Default limit on an answer about one image."""
@@ -43,11 +47,18 @@ def default_new_tokens(num_images: int) -> int:
 
 @dataclass(frozen=True)
 class WrittenAnswer:
-    """An answer that the model wrote, the number of its tokens, and why it ends."""
+    """An answer that the model wrote.
+
+    text: as the model writes it, marks included
+    num_tokens: number of its tokens, end token included
+    finish_reason: why it ends
+    token_ids: its tokens without the end token; empty if they are not known, or more than the text
+    """
 
     text: str
     num_tokens: int
     finish_reason: FinishReason
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,10 @@ class Predictor:
         tokenizer: the one it was trained with.
         config: its architecture.
         sam_cache: cache of SAM's embeddings on disk.
+
+    Attributes:
+        num_own_answers: answers of the model's own whose masks were read so far.
+        num_kept_ids: those of them whose text tokenizes to other ids than the model generated, see `own_row`.
     """
 
     def __init__(
@@ -104,7 +119,9 @@ class Predictor:
         )
         self.notation = build_notation(config)
         self._mark_ids = {token_id(tokenizer, mark) for mark in self.notation.marks}
+        self._silent_ids = set(tokenizer.all_special_ids) - self._mark_ids
         self.answers = AnswerEncoder(self.encoder, self.notation)
+        self.num_own_answers, self.num_kept_ids = 0, 0
         self.transform = build_image_transform(config)
         self.images = ImageStore(self.model, self.transform, sam_cache)
 
@@ -155,7 +172,7 @@ class Predictor:
         targets: list[Target] = []
         hidden_states = None
         if text and images:
-            row = self.answers.own(len(images), turns, text)
+            row = self.own_row(len(images), turns, written)
             hidden_states = self._hidden_states(images, [row])
             targets = self.notation.read(row, hidden_states, self.model, self._image_tokens(images).values)
         predictions = []
@@ -246,14 +263,44 @@ class Predictor:
         text = self.read_answer(ids)
         fitting = self.answers.cut_to_fit(len(prompt.images), turns, text)
         is_whole = len(ends) > 0 and fitting == text
-        return WrittenAnswer(fitting, num_tokens, "stop" if is_whole else "length")
+        without_end = ids[: int(ends[0])] if len(ends) else ids
+        kept = tuple(without_end.tolist()) if fitting == text else ()
+        return WrittenAnswer(fitting, num_tokens, "stop" if is_whole else "length", kept)
 
     def read_answer(self, token_ids: Tensor) -> str:
         """Decode an answer's token ids [t] to text as the model writes it, marks included."""
+        return self.notation.tidy(self._decode(token_ids.tolist()).strip())
+
+    def own_row(self, num_images: int, turns: Sequence[Turn], written: WrittenAnswer) -> EncodedConversation:
+        """Encode a conversation that ends with an answer of the model's own, with the tokens that it generated.
+
+        If the answer's text tokenizes to others, the generated ones are kept (the original code of LISA and its
+        successors reads masks from them); such answers are counted and reported.
+        """
+        row = self.answers.own(num_images, turns, written.text)
+        if not written.token_ids:
+            return row
+        self.num_own_answers += 1
+        prompt, end = self.answers.prompt(turns, num_images), self.model.llava.special_tokens.eos
+        if has_ids(row, prompt, written.token_ids, end):
+            return row
+        places = place_tokens(written.token_ids, self._decode, written.text)
+        if places is None:
+            return row
+        self.num_kept_ids += 1
+        if _is_reported(self.num_kept_ids):
+            logger.warning(
+                "%d of %d own answers so far tokenize to other ids than the model generated; their masks are read from "
+                "the generated ones (the last: %.80r)",
+                self.num_kept_ids,
+                self.num_own_answers,
+                written.text,
+            )
+        return with_ids(row, prompt, written.token_ids, places, end)
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
         # Some tokenizers hold a system's marks as special tokens, which decoding would skip.
-        silent = set(self.tokenizer.all_special_ids) - self._mark_ids
-        written = [token for token in token_ids.tolist() if token not in silent]
-        return self.notation.tidy(str(self.tokenizer.decode(written)).strip())
+        return str(self.tokenizer.decode([token for token in token_ids if token not in self._silent_ids]))
 
     @torch.inference_mode()
     def segment(
@@ -434,3 +481,8 @@ class Predictor:
         size, grid = self.transform.clip_size, self.transform.sam_size
         nothing = torch.zeros(0, 3, size, size, device=self.device)
         return self.model.encode_images(nothing, torch.zeros(0, 3, grid, grid, device=self.device)).tokens
+
+
+def _is_reported(count: int) -> bool:
+    """Return whether a count is 1, 10, 100, ..."""
+    return set(str(count)[1:]) <= {"0"} and str(count)[0] == "1"

@@ -93,7 +93,7 @@ class QuestionBatch:
         own, predictor = self.write_answers(requests, max_new_tokens), self._predictor
         texts = [answer.text for answer in own]
         written = [number for number, text in enumerate(texts) if text]
-        rows = {number: predictor.answers.own(1, requests[number].turns, texts[number]) for number in written}
+        rows = {number: predictor.own_row(1, requests[number].turns, own[number]) for number in written}
         paths = self._states.add([self._forest_row(requests[number], rows[number].encoded) for number in written])
         answers = [
             Generation(answer.text, (), self._no_masks(request), (), answer.finish_reason == "length")
@@ -121,13 +121,13 @@ class QuestionBatch:
     @torch.inference_mode()
     def reply(self, requests: Sequence[ReplyRequest], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
         """Answer as `Predictor.generate_text` does, as plain text; SAM is not run."""
-        return [self._predictor.notation.words(one.text) for one in self.write_answers(requests, max_new_tokens)]
+        return [self._predictor.notation.words(own.text) for own in self.write_answers(requests, max_new_tokens)]
 
     @torch.inference_mode()
     def write_answers(
         self, requests: Sequence[AnswerRequest | ReplyRequest], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> list[WrittenAnswer]:
-        """Generate answers as the model writes them, marks included; empty if the model stops immediately."""
+        """Generate answers as the model writes them, marks included; without text if the model stops immediately."""
         prompts = [self._predictor.answers.prompt(request.turns, num_images=1) for request in requests]
         paths = self._states.add(
             [self._forest_row(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
@@ -137,15 +137,15 @@ class QuestionBatch:
         # An answer with less room is cut, so that its length does not depend on the others.
         longest = max(self._predictor.limit_new_tokens(prompt, max_new_tokens) for prompt in prompts)
         bytes_per_row = self._states.bytes_per_token * (max(map(len, paths)) + longest)
-        rows, written = max(1, MAX_COPIED_BYTES // bytes_per_row), []
+        rows, answers = max(1, MAX_COPIED_BYTES // bytes_per_row), []
         for first in range(0, len(paths), rows):
             part = slice(first, first + rows)
             token_ids = self._states.continue_greedily(paths[part], longest)
-            written += [
+            answers += [
                 self._predictor.read_written(prompt, request.turns, ids, max_new_tokens)
                 for prompt, request, ids in zip(prompts[part], requests[part], token_ids, strict=True)
             ]
-        return written
+        return answers
 
     def _mask_logits(
         self, paths: Sequence[np.ndarray], spans: Sequence[Sequence[TokenSpan]], pictures: Sequence[int]

@@ -223,6 +223,41 @@ def mask_losses(mask_logits: Tensor, batch: Batch, config: LossConfig) -> tuple[
     return torch.cat(overlaps).mean(), torch.cat(bces).mean()
 
 
+class MaskPixels(NamedTuple):
+    """Pixels of predicted and true masks, each LongTensor [M], outside ignored pixels."""
+
+    intersection: Tensor
+    union: Tensor
+
+
+@torch.no_grad()
+def count_mask_pixels(mask_logits: Tensor, batch: Batch) -> MaskPixels:
+    """Count the pixels at original resolution in which predicted masks (logits above 0) and true ones meet and unite.
+
+    Args:
+        mask_logits: [M, 4h, 4w] in the frame of SAM's padded input.
+        batch: M masks in original-image pixels, spans, frames.
+
+    Raises:
+        ValueError: a mask does not have its image's size.
+    """
+    counts = torch.zeros(2, len(batch.masks), dtype=torch.long)
+    image_rows = batch.spans.image.tolist()
+    for frame, rows in group_by_frame([batch.frames[row] for row in image_rows]).items():
+        targets = _stack_targets(batch, rows, image_rows, frame)
+        is_counted = _stack_counted([batch.ignore_masks[image_rows[row]] for row in rows], targets)
+        resize = resize_matrices(mask_logits.shape[-1], frame, batch.sam_pixels.shape[-1], mask_logits.device)
+        step = masks_at_once(len(rows), targets[0].numel(), targets.device.type)
+        for first in range(0, len(rows), step):
+            some = slice(first, first + step)
+            predicted = resize[0] @ mask_logits[rows[some]].float() @ resize[1].T > 0
+            both, either = predicted & targets[some], predicted | targets[some]
+            if is_counted is not None:
+                both, either = both & is_counted[some], either & is_counted[some]
+            counts[:, rows[some]] = torch.stack([both.sum((-2, -1)), either.sum((-2, -1))]).cpu()
+    return MaskPixels(counts[0], counts[1])
+
+
 def losses_by_mask(sums: PixelSums, config: LossConfig) -> tuple[Tensor, Tensor]:
     """Return the configured overlap loss and the pixel loss of each mask, both [m]."""
     if config.overlap == "dice":

@@ -23,6 +23,8 @@ AT_LEAST_ONE = (
     "data.max_text_tokens",
     "data.conversations_per_image",
     "model.lora.rank",
+    "validation.every",
+    "validation.limit",
 )
 _TIMES = ("save_every_minutes", "max_minutes", "engine.timeout_minutes")
 ABOVE_ZERO = (
@@ -49,6 +51,7 @@ NOT_NEGATIVE = (
     "losses.kl",
     "losses.mask_overlap",
     "losses.mask_bce",
+    "validation.patience",
 )
 ZERO_STAGES = (1, 2)
 """Stages that tests compare with the mean of the ranks' own gradients (tests/plum/training/unlike_batches.py)."""

@@ -146,6 +146,7 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
 
     A token that only one of the two models writes is no difference. Over a converted base, a run chooses its own
     conversation template and fit: they only prepare the inputs, and the authors, too, train with others than LLaVA did.
+    It also chooses the arithmetic of SAM's positional encoding.
 
     Args:
         own: this run's architecture, special tokens included.
@@ -161,6 +162,8 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
     if own_inputs != saved_inputs and not has_heads(folder):
         vision = replace(own.llava.vision, fit=saved.llava.vision.fit)
         own = replace(own, llava=replace(own.llava, vision=vision, conversation=saved.llava.conversation))
+    if not has_heads(folder):
+        own = replace(own, sam=replace(own.sam, position_dtype=saved.sam.position_dtype))
     vision = own.llava.vision
     if own.calico is not None and own.calico.qformer is None:  # the Q-Former is left behind, and its number of tokens
         vision = replace(vision, num_query_tokens=saved.llava.vision.num_query_tokens)

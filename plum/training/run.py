@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from partonomy.datasets.photographs import copy_training_images
 from plum.checkpoints.store import has_heads, has_projector, save_pretrained, save_trained
-from plum.data.build import benchmark_images, build_mixture
+from plum.data.build import PAIRS, benchmark_images, build_mixture
 from plum.data.collate import Collator
 from plum.data.excluded_images import TrainingImages
 from plum.data.loader import load_batches
@@ -25,7 +25,7 @@ from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import add_written_tokens, initialise_new_rows, with_special_tokens
 from plum.models.trainable import TrainableRow, set_trainable
 from plum.structures import Batch
-from plum.train_config import TrainConfig
+from plum.train_config import DataConfig, TrainConfig
 from plum.training.engine import Engine, build_engine
 from plum.training.initialise import Placement, build_from, with_fit_of
 from plum.training.objective import Objective
@@ -38,8 +38,11 @@ from plum.training.sam_features import describe_feature_cache, open_feature_cach
 from plum.training.stop_requests import RunStoppedError
 from plum.training.trained_images import record_training_images
 from plum.training.trainer import Trainer
+from plum.training.validation import HeldOutImages, RunValidation
 
 CPU = torch.device("cpu")
+HELD_OUT_SEED = 0
+"""Seed of the questions that a validation draws: the same in every run."""
 logger = logging.getLogger(__name__)
 
 
@@ -55,6 +58,15 @@ class TrainingParts:
     mixture: MixtureDataset
     images: TrainingImages
     sam_features: SamFeatureCache | None
+    held_out: MixtureDataset | None = None
+
+
+@dataclass(frozen=True)
+class FittedRun:
+    """A run after its last update: its engine, and its validations if it has any."""
+
+    engine: Engine
+    validation: RunValidation | None
 
 
 def train(config: TrainConfig, *, overwrite: bool = False) -> None:
@@ -84,11 +96,11 @@ def train(config: TrainConfig, *, overwrite: bool = False) -> None:
     if ranks.is_main:
         record_training_images(run.root, config, parts.images)
     try:
-        engine = fit(config, parts, run, ranks, resume_point, started=started)
+        fitted = fit(config, parts, run, ranks, resume_point, started=started)
     except RunStoppedError:
         leave_ranks(ranks)
         raise
-    save_final_model(config, engine, parts.model, parts.tokenizer, run, seconds=time.monotonic() - started)
+    save_final_model(config, fitted, parts.model, parts.tokenizer, run, seconds=time.monotonic() - started)
     leave_ranks(ranks)
 
 
@@ -98,7 +110,7 @@ def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
     rows = set_trainable(model, config.trainable)
     sam_features = open_feature_cache(config, model)
     collator = Collator(tokenizer, model.config, config.data, sam_features)
-    images = benchmark_images(config.data)
+    images = benchmark_images(_without_held_out(config))
     has_pretext = config.part_pretext is not None
     mixture = build_mixture(
         config.data,
@@ -112,7 +124,42 @@ def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
     objective = build_objective(model, config, mixture.class_pixels, sam_features)
     if config.engine.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    return TrainingParts(tokenizer, model, rows, objective, collator, mixture, images, sam_features)
+    held_out = _read_held_out(config, collator)
+    return TrainingParts(tokenizer, model, rows, objective, collator, mixture, images, sam_features, held_out)
+
+
+def _read_held_out(config: TrainConfig, collator: Collator) -> MixtureDataset | None:
+    """Read the data of a run's validations; None if it has none."""
+    if config.validation is None:
+        return None
+    data = replace(
+        config.data,
+        sources=config.validation.sources,
+        groups=(),
+        group_by_length=0,
+        spread_lengths=0,
+        sampling="epoch",
+        exclude_images=(),
+        count_images=(),
+    )
+    return build_mixture(
+        data,
+        HELD_OUT_SEED,
+        collator.encoder,
+        with_part_maps=False,
+        has_marks=bool(collator.notation.protocol_note),
+        notation=collator.notation,
+    )
+
+
+def _without_held_out(config: TrainConfig) -> DataConfig:
+    """Return the run's data with the images of its validations among the excluded ones."""
+    held_out = (
+        ()
+        if config.validation is None
+        else tuple(one.path for one in config.validation.sources if one.path and one.kind != PAIRS)
+    )
+    return replace(config.data, exclude_images=(*config.data.exclude_images, *held_out))
 
 
 def fit(
@@ -123,7 +170,7 @@ def fit(
     resume_point: ResumePoint | None,
     *,
     started: float | None = None,
-) -> Engine:
+) -> FittedRun:
     """Train `parts` to the run's last update, from the start or from a checkpoint; see `Trainer` for `started`.
 
     Raises:
@@ -155,10 +202,21 @@ def fit(
 
     if ranks.is_main and parts.sam_features is not None:
         logger.info("%s", describe_feature_cache(parts.sam_features))
-    Trainer(config, engine, make_batches, run, resume_point, started=started).fit()
+    validation = None
+    if config.validation is not None and parts.held_out is not None:
+        held_out = HeldOutImages(
+            parts.objective,
+            parts.held_out,
+            parts.collator,
+            config.validation,
+            micro_batch_size=config.engine.micro_batch_size,
+            ranks=ranks,
+        )
+        validation = RunValidation(run.root, config.validation, held_out, parts.model, ranks)
+    Trainer(config, engine, make_batches, run, resume_point, started=started, validation=validation).fit()
     if ranks.is_main and parts.sam_features is not None:
         logger.info("%s", describe_feature_cache(parts.sam_features))
-    return engine
+    return FittedRun(engine, validation)
 
 
 def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreTrainedTokenizerBase, GroundedLMM]:
@@ -272,21 +330,26 @@ def describe_run(config: TrainConfig, ranks: Ranks, rows: list[TrainableRow], mi
 
 def save_final_model(
     config: TrainConfig,
-    engine: Engine,
+    fitted: FittedRun,
     model: GroundedLMM,
     tokenizer: PreTrainedTokenizerBase,
     run: RunFolder,
     *,
     seconds: float,
 ) -> None:
-    """Write the trained model and mark the run as finished (main rank)."""
-    if not engine.ranks.is_main:
-        engine.ranks.barrier()
+    """Write the model of the best validation, or else of the last update, and mark the run as finished (main rank)."""
+    ranks, best = fitted.engine.ranks, None
+    if not ranks.is_main:
+        ranks.barrier()
         return
+    num_updates = fitted.engine.num_updates_done
+    if fitted.validation is not None:
+        best = fitted.validation.restore_best()
     card = (
-        f"Trained by `train.py` for {config.num_updates} updates"
+        f"Trained by `train.py` for {num_updates if best is None else best.update} updates"
         + (f", starting from `{config.init_from}`" if config.init_from else ", from scratch")
         + f".\n\nData: {', '.join(f'{one.kind} ({one.path or one.dataset})' for one in config.data.sources)}.\n"
+        + (f"Held-out images during training: {best.describe()}.\n" if best is not None else "")
         + f"Images left out of training: {', '.join(config.data.exclude_images) or 'none'}.\n"
         + f"Benchmark images that were not left out: {', '.join(config.data.count_images) or 'none'}.\n"
         + "Configuration, provenance and metrics are in the run folder that holds this one.\n"
@@ -299,9 +362,12 @@ def save_final_model(
     else:
         save_pretrained(model, tokenizer, run.model_dir, card)
     copy_training_images((run.root,), run.model_dir)
-    run.finish({"num_updates": config.num_updates, "seconds_this_session": round(seconds, 1)})
+    summary: dict[str, float | int] = {"num_updates": num_updates, "seconds_this_session": round(seconds, 1)}
+    if best is not None:
+        summary |= {"best_update": best.update}
+    run.finish(summary)
     logger.info("saved %s", run.model_dir)
-    engine.ranks.barrier()
+    ranks.barrier()
 
 
 def leave_ranks(ranks: Ranks) -> None:

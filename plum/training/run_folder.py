@@ -56,6 +56,7 @@ _FREE_KEYS = {
     "optimizer.decay",
     "optimizer.gradient_clip",
     "stop_after_skipped",
+    "validation.patience",
     "data.max_text_tokens",
 }
 """Settings that may change between the starts of a run; every start records the changes."""
@@ -73,8 +74,9 @@ _OWN_FILES = (
     "metrics.jsonl",
     "finished.json",
     "training_images.json",
+    "validations.jsonl",
 )
-_OWN_FOLDERS = ("checkpoints", "model", "tensorboard")
+_OWN_FOLDERS = ("checkpoints", "model", "tensorboard", "best")
 """What a run writes to its folder, beside the lock: what a new start of the same folder removes."""
 
 

@@ -146,6 +146,7 @@ def smoke_config(config: TrainConfig, num_updates: int, num_ranks: int, data_fol
         engine=engine,
         optimizer=optimizer,
         part_pretext=pretext,
+        validation=None,
         data=data,
     )
 

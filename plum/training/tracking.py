@@ -118,6 +118,12 @@ class Tracker:
                 kept.append(line)
         write_text_atomically(self._path, "".join(kept))
 
+    def log_validation(self, update: int, loss: float | None, micro_giou: float | None) -> None:
+        """Pass the scores of held-out images on to TensorBoard; the run's folder has them in a file of their own."""
+        for name, value in (("validation_loss", loss), ("validation_micro_giou", micro_giou)):
+            if self._writer is not None and value is not None:
+                self._writer.add_scalar(name, value, update)
+
     def log(self, update: int, values: dict[str, float]) -> None:
         """Write one line."""
         with self._path.open("a") as handle:

@@ -17,6 +17,7 @@ from plum.training.run_folder import RunFolder
 from plum.training.skipped_updates import SkippedUpdates
 from plum.training.stop_requests import RunStoppedError, StopRequests
 from plum.training.tracking import RunningTerms, Tracker
+from plum.training.validation import RunValidation, Validation
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Trainer:
         run: where checkpoints and metrics go.
         resume_point: checkpoint to continue from; None to start.
         started: `time.monotonic()` when this start began, for `max_minutes`; None for now.
+        validation: scores the weights on held-out images during the run; None: it does not.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class Trainer:
         resume_point: ResumePoint | None = None,
         *,
         started: float | None = None,
+        validation: RunValidation | None = None,
     ) -> None:
         self.config = config
         self.engine = engine
         self.make_batches = make_batches
         self.run = run
         self.resume_point = resume_point
+        self.validation = validation
         self.skipped = SkippedUpdates(config.stop_after_skipped, engine.ranks)
         self.requests = StopRequests(
             engine.ranks,
@@ -65,7 +69,7 @@ class Trainer:
         self.tracker = Tracker(run.metrics_path, config.tensorboard) if engine.ranks.is_main else None
 
     def fit(self) -> None:
-        """Train to the last update.
+        """Train to the last update, or until the validations say that it is enough.
 
         Raises:
             FloatingPointError: too many updates in a row had a non-finite loss or gradient; the message names the
@@ -74,6 +78,8 @@ class Trainer:
             CheckpointError: a checkpoint could not be written.
         """
         self._resume()
+        if self._is_over():
+            return
         done = self.engine.num_updates_done
         with (
             progress(
@@ -98,7 +104,8 @@ class Trainer:
             self.skipped.end_update(update, self.engine.was_skipped)
             shown.update()
             request, is_last = self.requests.agree(), update == self.config.num_updates
-            is_saved = bool(request) or is_last or update % self.config.save_every == 0
+            is_validated = self.validation is not None and self.validation.is_due(update, self.config.num_updates)
+            is_saved = bool(request) or is_last or is_validated or update % self.config.save_every == 0
             # Also at every checkpoint, so that no average spans one and a resumed run logs the same numbers.
             if is_saved or update % self.config.log_every == 0:
                 self._log(update, rate, (time.perf_counter() - since) / (update - logged), running, shown)
@@ -106,6 +113,11 @@ class Trainer:
             if is_saved:
                 self._save(update)
                 self.requests.end_save()
+            if is_validated:
+                self._validate(update)
+                since = time.perf_counter()
+                if self._is_over():
+                    return
             if request.stops and not is_last:
                 raise RunStoppedError(request, update, self.config.num_updates)
 
@@ -137,6 +149,25 @@ class Trainer:
                 )
         if self.tracker is not None:
             self.tracker.forget_after(self.engine.num_updates_done)
+        if self.validation is not None:
+            self.validation.resume(self.engine.num_updates_done, self.config.num_updates)
+
+    def _is_over(self) -> bool:
+        """Return whether the validations end the run before its last update."""
+        return self.validation is not None and self.validation.is_over
+
+    def _validate(self, update: int) -> None:
+        assert self.validation is not None
+        found: Validation = self.validation.run(update)
+        if self.tracker is not None:
+            self.tracker.log_validation(update, found.loss, found.micro_giou)
+        if self._is_over() and self.engine.ranks.is_main:
+            logger.info(
+                "the last %d validations were no better: the run ends after update %d of %d",
+                self.validation.config.patience,
+                update,
+                self.config.num_updates,
+            )
 
     def _log(self, update: int, rate: float, seconds: float, running: RunningTerms, shown: Progress) -> None:
         """Average over ranks and write one line of metrics."""

@@ -126,6 +126,10 @@ def measure_runs(world: SmallWorld, folder: Path, num_records: int) -> Iterator[
         size,
         *run_command(["-m", "partonomy", "export-predictions", first, "--output", predictions]),
     )
+    flags = ["--questions", str(dataset), "--output", str(folder / "imported"), "--name", "other"]
+    yield Measurement(
+        "import-predictions", size, *run_command(["-m", "partonomy", "import-predictions", predictions, *flags])
+    )
     shutil.rmtree(runs[1])
     shards = [str(folder / f"shard_{number}") for number in (1, 2)]
     for place, shard in enumerate(shards):

@@ -151,7 +151,7 @@ def test_the_model_reads_its_own_answer(name: str, monkeypatch: pytest.MonkeyPat
     assert all(0 < one <= 1 for one in found.tag_confidences)
     predictor = Predictor(model, byte_level(), model.config)
     batch = QuestionBatch(predictor, [predictor.images.read(image)])
-    monkeypatch.setattr(batch, "write_answers", lambda *_: [WrittenAnswer(ANSWER, 9, "stop")])
+    monkeypatch.setattr(batch, "write_answers", lambda *_: [WrittenAnswer(ANSWER, 12, "stop")])
     (together,) = batch.generate([AnswerRequest(0, QUESTION)])
     assert together.spans == SPANS
     assert np.array_equal(together.masks, found.masks)

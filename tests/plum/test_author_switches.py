@@ -29,6 +29,7 @@ from plum.training.objective import Objective
 from plum.training.run import build_or_load
 from tests.plum.checkpoints.saved_models import assert_same, run
 from tests.plum.data.tokenizers_for_tests import byte_level
+from tests.plum.models.systems.sisters_world import sister_config
 
 ROOM = 8
 EMBEDDINGS = LoraConfig(rank=2, train_embeddings=True)
@@ -115,12 +116,43 @@ def test_models_saved_before_the_switches_load_as_they_were(
     assert_same(run(loaded.model), run(model))
 
 
-@pytest.mark.parametrize("version", [0, 6, "2", True, None])
+def test_the_arithmetic_of_positions_is_saved_and_used(tmp_path: Path) -> None:
+    config = make_config("llava_v1")
+    model = make_model(replace(config, sam=replace(config.sam, position_dtype="bfloat16")))
+    save_pretrained(model, byte_level(), tmp_path / "saved", "")
+    loaded = load_pretrained(tmp_path / "saved")
+    assert loaded.config.sam.position_dtype == "bfloat16"
+    assert_same(run(loaded.model), run(model))
+    path = tmp_path / "saved" / "config.json"
+    content = json.loads(path.read_text())
+    del content["sam"]["position_dtype"]
+    path.write_text(json.dumps({**content, "format_version": 5}))
+    earlier = load_pretrained(tmp_path / "saved")
+    assert earlier.config == replace(model.config, sam=config.sam)
+    assert config.sam.position_dtype == "float32"
+    difference = (run(earlier.model).mask_logits - run(model).mask_logits).abs().max()
+    assert 1e-6 < difference < 1
+    m2sa = sister_config("m2sa")
+    rounded = build_model(replace(m2sa, sam=replace(m2sa.sam, position_dtype="bfloat16")))
+    assert (build_model(m2sa).sam.position_dtype, rounded.sam.position_dtype) == (torch.float32, torch.bfloat16)
+
+
+def test_a_run_chooses_the_arithmetic_of_positions_over_a_base(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", "llava_v1", "crop")
+    config = make_config("llava_v1", "crop")
+    own = with_special_tokens(replace(config, sam=replace(config.sam, position_dtype="bfloat16")), byte_level())
+    require_same_backbone(own, str(base))
+    save_pretrained(make_model(config), byte_level(), tmp_path / "model", "")
+    with pytest.raises(ValueError, match=r"sam\.position_dtype: float32, bfloat16"):
+        require_same_backbone(own, str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("version", [0, 7, "2", True, None])
 def test_another_version_is_refused(tmp_path: Path, version: object) -> None:
     save_pretrained(make_model(make_config()), byte_level(), tmp_path / "saved", "")
     path = tmp_path / "saved" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": version}))
-    with pytest.raises(ValueError, match="format_version is .*, this code reads 1 to 5"):
+    with pytest.raises(ValueError, match="format_version is .*, this code reads 1 to 6"):
         read_model_config(tmp_path / "saved")
 
 

@@ -83,9 +83,10 @@ def question_prediction(
     """Return the question's published record, key by key, together with the model's answers, null for missing ones.
 
     `predicted_answer` and `predicted_object_answer` are the choices of the default selector, on a tie the first,
-    `predicted_segmentations`
-    {part: [RLE]} the masks for the given phrases, `generated_segmentations` {tagged phrase: [RLE]} those of
-    `generated_text`. A key of the record that has one of these names is written with "published_" before it.
+    `answer_scores` and `object_answer_scores` the log-probabilities of all choices. `predicted_segmentations`
+    {part: [RLE]} has the masks for the given phrases, `generated_segmentations` {tagged phrase: [RLE]} those of
+    `generated_text`, whose phrases `generated_spans` gives as [start, end) in characters, with their confidences. A key
+    of the record that has one of these names is written with "published_" before it.
     """
     masks, own = record.segmentation, record.generation
     labels = [part.label for part in record.true_parts]
@@ -96,9 +97,13 @@ def question_prediction(
         "reason": record.reason,
         "predicted_answer": _chosen(record.parts_choice),
         "predicted_object_answer": _chosen(record.object_choice),
+        "answer_scores": _scores(record.parts_choice),
+        "object_answer_scores": _scores(record.object_choice),
         "predicted_segmentations": None if masks is None else _masks_by_label(labels, masks.masks),
         "generated_text": None if own is None else own.text,
         "generated_segmentations": None if own is None else _masks_by_label(own.span_texts, own.masks.masks),
+        "generated_spans": None if own is None else [[span.start, span.end] for span in own.spans],
+        "generated_confidences": None if own is None else list(own.confidences),
     }
     return rename_clashes(published, entry)
 
@@ -144,6 +149,10 @@ def _chosen(choice: ChoiceRecord | None) -> str | None:
     if choice is None or choice.selection is None:
         return None
     return choice.texts[choice.selection.index(DEFAULT_SELECTOR)]
+
+
+def _scores(choice: ChoiceRecord | None) -> list[dict[str, float]] | None:
+    return None if choice is None or choice.scores is None else [dict(vars(score)) for score in choice.scores]
 
 
 def _masks_by_label(labels: Sequence[str], masks: Sequence[RLE]) -> dict[str, list[dict[str, object]]]:

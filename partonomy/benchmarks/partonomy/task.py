@@ -8,7 +8,7 @@ reading order. Own answer, on request: the model generates text, tags and masks.
 import logging
 from array import array
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,6 +16,16 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from partonomy.benchmarks.cases import Case
+from partonomy.benchmarks.imported import Entry
+from partonomy.benchmarks.partonomy.imported import (
+    MASKS_KEY,
+    SCORES,
+    TEXT_KEY,
+    answers_of_question,
+    read_choice,
+    read_generation,
+    read_part_masks,
+)
 from partonomy.benchmarks.partonomy.listwise import ask_listwise, order_key
 from partonomy.benchmarks.partonomy.metrics import (
     AUTHORS_PREFIX,
@@ -103,6 +113,8 @@ from partonomy.table_format import Table
 logger = logging.getLogger(__name__)
 
 AUTO, EXACT_MATCHING = "auto", "exact"
+AS_GIVEN = "as given"
+"""Way of choosing of imported predictions without log-probabilities."""
 ALL_TYPES = tuple(question_type.value for question_type in QuestionType)
 DEFAULT_GENERATE = QuestionType.IDENTIFICATION_WITH_LABEL.value
 
@@ -513,6 +525,61 @@ class PartonomyTask(Task[QuestionItem, QuestionAnswer, QuestionRecord]):
         question, (instances, kept) = item.question, self._published
         instance = instances.get(question.question_id) or instances[question.instance_id]
         return question_prediction(record, question, instance, kept.get(question.question_id, NOTHING), folder)
+
+    def answers_of(self, content: Mapping[str, Any]) -> frozenset[str]:
+        """Return the capabilities of which an imported entry has an answer, and whether it has scores."""
+        return answers_of_question(content)
+
+    def for_import(self, offered: Mapping[str, frozenset[str]]) -> tuple[Self, Mapping[str, Any] | None]:
+        """Return the task that requests own answers of the types for which the file has them, unless options say which.
+
+        Choices without log-probabilities are those of the file, whatever way of choosing led to them (`AS_GIVEN`).
+        """
+        types = parse_types(self.options.question_types)
+        own = ",".join(name for name in types if Capability.GENERATION in offered.get(name, ())) or "none"
+        chosen = self.options if self.options.generate is not None else replace(self.options, generate=own)
+        options = chosen.resolve("")
+        has_scores = any(SCORES in answers for answers in offered.values())
+        if self.options.choice_protocol == AUTO and not has_scores:
+            options = replace(options, choice_protocol=AS_GIVEN)
+        return replace(self, options=options), asdict(options)
+
+    def import_record(self, item: QuestionItem, entry: Entry) -> QuestionRecord:
+        """Score the answers of an entry; one that it lacks, and others have, counts 0, and the record says so.
+
+        Args:
+            item: The question.
+            entry: Its entry.
+
+        Raises:
+            ValueError: The entry is malformed.
+        """
+        question, given = item.question, self.answers_of(entry.content)
+        if entry.status == "failed" and not given:
+            return self.fail(item, entry.reason)
+        requested = self.options.requested(question.question_type)
+        is_refused = entry.status == "unsupported"
+        refused = tuple(one for one in requested if is_refused or one.value not in entry.offered)
+        choices: dict[Subject, ChoiceAnswer] = {}
+        problems: list[str] = []
+        for step in question_steps(question) if Capability.CHOICES not in refused else ():
+            read = read_choice(entry, step.subject, step.choices)
+            if read is None:
+                problems.append(f"choice of {step.subject} only: the file has none")
+            choices[step.subject] = (
+                ChoiceAnswer(None, None) if read is None else ChoiceAnswer(read.scores, read.selection)
+            )
+        masks = None if Capability.MASKS in refused else read_part_masks(entry, question)
+        if masks is None and Capability.MASKS not in refused:
+            problems.append(f"masks only: the file has no {MASKS_KEY!r}")
+        generation = None
+        if Capability.GENERATION in requested and Capability.GENERATION not in refused:
+            generation = read_generation(entry, question)
+            if generation is None:
+                problems.append(f"own answer only: the file has no {TEXT_KEY!r}")
+        if entry.status == "failed":
+            problems = [entry.reason]
+        return self.score(item, QuestionAnswer(choices, masks, generation, refused, tuple(problems)))
 
     @cached_property
     def _published(self) -> tuple[Mapping[str | int, ObjectInstance], Mapping[str, KeptValues]]:

@@ -2,10 +2,14 @@
 
     lmms-eval --include_path FOLDER --tasks partonomy_choices --model ...
 
-The export does not need lmms-eval, but lmms-eval's environment needs this package (`pip install --no-deps .`, numpy,
-pycocotools, scipy). `partonomy_choices` shows all choices at once (`listwise`), because lmms-eval's own multiple choice
-returns a mean loss, divided once more by the number of characters. `partonomy_masks` asks for masks as JSON and suits
-models that can write them.
+The export does not need lmms-eval, but lmms-eval's environment needs this package (`pip install --no-deps .` and
+`pip install msgspec`; lmms-eval brings the rest). `partonomy_choices` shows all choices at once (`listwise`), because
+lmms-eval's own multiple choice returns a mean loss, divided once more by the number of characters. `partonomy_masks`
+asks for masks as JSON and suits models that can write them.
+
+lmms-eval's chat models get a conversation with an earlier question and answer as turns (`doc_to_messages`): what
+`validate_partonomy.py --choice_protocol listwise` sends. Its simple models (`--force_simple`) get one text that joins
+the turns. `scripts/bench/lmms_eval_run.py` runs an export in lmms-eval and compares replies and scores.
 """
 
 import json
@@ -18,6 +22,7 @@ from typing import Final, TextIO
 
 from partonomy.benchmarks.partonomy.listwise import LETTERS, listwise_turns, order_key, shuffled_order
 from partonomy.benchmarks.partonomy.steps import VERSION, Step, question_steps, step_turns
+from partonomy.benchmarks.partonomy.task import PartonomyTask
 from partonomy.datasets.record_exchange import count_kept_values
 from partonomy.datasets.store import load_questions
 from partonomy.files import write_text_atomically
@@ -49,7 +54,7 @@ def choice_rows(question: Question, seed: int) -> Iterator[tuple[Subject, Row]]:
         labels = _labels(question, step)
         position = order.index(step.correct_index)
         row = _common(question) | {
-            "prompt": as_text(listwise_turns(step_turns(steps, index, correct), shown)),
+            **_asked(listwise_turns(step_turns(steps, index, correct), shown)),
             "choices": shown,
             "choice_labels": [list(labels[choice]) for choice in order],
             "correct_position": position,
@@ -72,18 +77,22 @@ def mask_row(question: Question) -> Row:
         Turn(Role.USER, wanted),
     )
     return _common(question) | {
-        "prompt": as_text(turns),
+        **_asked(turns),
         "phrases": phrases,
         "masks": [rle_to_json(part.mask) for part in question.masks],
     }
 
 
 def as_text(turns: Sequence[Turn]) -> str:
-    """Join a conversation into one message, because lmms-eval tasks send only one; a single turn is unchanged."""
+    """Join a conversation into one message for models that take only one; a single turn is unchanged."""
     if len(turns) == 1:
         return turns[0].text
     names = {Role.USER: "Question", Role.ASSISTANT: "Answer"}
     return "\n".join(f"{names[turn.role]}: {turn.text}" for turn in turns)
+
+
+def _asked(turns: Sequence[Turn]) -> dict[str, object]:
+    return {"prompt": as_text(turns), "turns": [{"role": turn.role.value, "text": turn.text} for turn in turns]}
 
 
 def _common(question: Question) -> dict[str, object]:
@@ -111,6 +120,7 @@ _UTILS: Final = '''"""Functions of the Partonomy tasks beside this file; they li
 
 from partonomy.integrations.lmms_eval.task_functions import (  # noqa: F401
     doc_to_masks,
+    doc_to_messages,
     doc_to_target,
     doc_to_text,
     doc_to_visual,
@@ -128,7 +138,11 @@ _RATIOS: Final = {
 }
 _FAULTS: Final = {PARTS: "unusable_replies", OBJECT: "unusable_replies", MASKS: "missing_masks"}
 _TARGETS: Final = {PARTS: "doc_to_target", OBJECT: "doc_to_target", MASKS: "doc_to_masks"}
-_NEW_TOKENS: Final = {PARTS: 64, OBJECT: 64, MASKS: 8192}
+_NEW_TOKENS: Final = {
+    PARTS: PartonomyTask.MAX_NEW_TOKENS,
+    OBJECT: PartonomyTask.MAX_NEW_TOKENS,
+    MASKS: 8192,
+}
 
 
 @dataclass(frozen=True)
@@ -233,6 +247,7 @@ output_type: generate_until
 test_split: test
 doc_to_visual: !function utils.doc_to_visual
 doc_to_text: !function utils.doc_to_text
+doc_to_messages: !function utils.doc_to_messages
 doc_to_target: !function utils.{_TARGETS[kind]}
 process_results: !function utils.process_{kind}
 generation_kwargs:

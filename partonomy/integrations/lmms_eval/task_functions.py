@@ -35,8 +35,15 @@ def doc_to_visual(doc: Doc) -> list[Image.Image]:
 
 
 def doc_to_text(doc: Doc) -> str:
-    """Return the prompt."""
+    """Return the whole conversation as one text, for models that take no turns."""
     return str(doc["prompt"])
+
+
+def doc_to_messages(doc: Doc) -> list[dict[str, Any]]:
+    """Return the conversation as lmms-eval's chat messages, the image before the first question."""
+    messages = [{"role": turn["role"], "content": [{"type": "text", "text": turn["text"]}]} for turn in doc["turns"]]
+    messages[0]["content"][:0] = [{"type": "image", "url": image} for image in doc_to_visual(doc)]
+    return messages
 
 
 def doc_to_target(doc: Doc) -> str:

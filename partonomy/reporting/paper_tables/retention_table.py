@@ -120,7 +120,8 @@ def _by_row(summaries: Sequence[Summary]) -> dict[_Key, list[Summary]]:
     for summary in summaries:
         config = summary.config
         # TextVQA's label says more than the protocol's name
-        key = _Key(config["checkpoint_hash"], summary.protocol.split(",")[0], config["limit"])
+        model = config["checkpoint_hash"] or summary.model_label  # imported runs have no checkpoint
+        key = _Key(model, summary.protocol.split(",")[0], config["limit"])
         groups.setdefault(key, []).append(summary)
     return groups
 

@@ -5,7 +5,6 @@ every tensor; what is left out is listed with a reason, and any other name is an
 Q-Former; InstructBLIP's was trained with the instruction's text beside the queries, which CALICO does not give it.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,14 @@ from transformers import (
 
 from partonomy.files import read_json
 from plum.checkpoints.published.conversion import Part, survey_part
-from plum.checkpoints.published.llava_keys import OWN_PROJECTOR, OWN_VISION, Dropped, Layout, detect_layout
+from plum.checkpoints.published.llava_keys import (
+    OWN_PROJECTOR,
+    OWN_VISION,
+    Dropped,
+    Layout,
+    describe_dropped,
+    detect_layout,
+)
 from plum.checkpoints.published.source_files import SourceFiles, find_weight_files
 from plum.checkpoints.published.survey import NUM_NAMES_SHOWN, list_names
 from plum.config import DinoConfig, LanguageConfig, QFormerConfig, VisionConfig
@@ -82,7 +88,7 @@ def _blip_layout(name: str, norm: str) -> Layout:
     rows += [("query_tokens", OWN_QUERIES)]
     rows += [(_PROJECTION + kind, OWN_PROJECTOR + kind) for kind in ("weight", "bias")]
     anchors = ("query_tokens", f"qformer.{norm}weight")
-    return Layout(name, tuple(rows), anchors, dropped=(), projector=None, left_out=_BLIP_LEFT_OUT)
+    return Layout(name, tuple(rows), anchors, dropped=_BLIP_LEFT_OUT, projector=None)
 
 
 BLIP_LAYOUTS = (_blip_layout("BLIP-2", "layernorm."), _blip_layout("InstructBLIP", "embeddings.layernorm."))
@@ -115,7 +121,7 @@ def _dino_layout(name: str, prefix: str, renamed: Mapping[str, str]) -> Layout:
         rows += [(prefix + key, f"{OWN_DINO}network.{own_key}") for key, own_key in pairs]
     anchors = (f"{prefix}embeddings.cls_token", prefix + _layers(_DINO_LAYER, next(iter(renamed)))[0].format(0))
     head = (Dropped("classifier.", "classifies images, which CALICO does not do"),)
-    return Layout(name, tuple(rows), anchors, dropped=(), projector=None, left_out=head if prefix else ())
+    return Layout(name, tuple(rows), anchors, dropped=head if prefix else (), projector=None)
 
 
 DINO_LAYOUTS = tuple(
@@ -195,7 +201,7 @@ def read_blip(folder: Path, language: LanguageConfig) -> BlipFolder:
     has_projection = is_llama and _parse(LlamaConfig, text, path).hidden_size == language.hidden_size
     if not has_projection:
         reason = f"f_image of {text.get('model_type', 'opt')}, not of a LLaMA of width {language.hidden_size}"
-        layout = replace(layout, left_out=(Dropped(_PROJECTION, reason), *layout.left_out))
+        layout = replace(layout, dropped=(Dropped(_PROJECTION, reason), *layout.dropped))
         layout = replace(layout, table=tuple(row for row in layout.table if not row[0].startswith(_PROJECTION)))
     prefixes = (OWN_VISION, OWN_QFORMER, *((OWN_PROJECTOR,) if has_projection else ()))
     part = replace(_survey(folder, files, names, layout, prefixes), unbatched=frozenset({OWN_QUERIES}))
@@ -306,9 +312,7 @@ def _num_queries(part: Part) -> int:
 
 
 def _left_out_notes(layout: Layout, names: Sequence[str]) -> tuple[str, ...]:
-    rows = [layout.reason_to_drop(name) for name in names]
-    counts = Counter(row for row in rows if row is not None)
-    return tuple(f"Left out: {row.prefix}* ({count} tensors): {row.reason}" for row, count in counts.items())
+    return describe_dropped(layout.reason_to_drop(name) for name in names)
 
 
 def _group(path: Path, content: Mapping[str, object], key: str) -> dict[str, object]:

@@ -17,6 +17,7 @@ from plum.checkpoints.published.llava_keys import (
     OWN_PROJECTOR,
     OWN_VISION,
     Layout,
+    describe_dropped,
     detect_layout,
 )
 from plum.checkpoints.published.llava_tokenizer import SourceTokenizer
@@ -116,7 +117,7 @@ def _as_published(part: Part, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
 
 def find_vision(
     clip: Path | None, folder: Path, source: SourceConfig, layout: Layout, part: Part
-) -> tuple[tuple[Part, ...], VisionConfig, str]:
+) -> tuple[tuple[Part, ...], VisionConfig, tuple[str, ...]]:
     """Find CLIP inside a checkpoint or in its own folder.
 
     Args:
@@ -127,7 +128,7 @@ def find_vision(
         part: its weights.
 
     Returns:
-        The parts so far, CLIP's sizes, and a note on where its weights are from.
+        The parts so far, CLIP's sizes, and notes on where its weights are from and what of its folder is left out.
 
     Raises:
         ValueError: CLIP is missing, given twice, or another one than the checkpoint was trained with.
@@ -136,7 +137,7 @@ def find_vision(
         if clip is not None:
             raise ValueError(f"{folder} holds its own CLIP weights: omit --clip")
         vision = source.vision or vision_from_shapes(part.found.shapes, source.select_layer)
-        return (part,), vision, "CLIP: from the LLaVA checkpoint"
+        return (part,), vision, ("CLIP: from the LLaVA checkpoint",)
     if clip is None:
         name = source.vision_name or "openai/clip-vit-large-patch14"
         raise ValueError(f"{folder} holds no CLIP weights: give --clip FOLDER, a download of {name}")
@@ -148,9 +149,11 @@ def find_vision(
             f"{vision.image_size} px: give the folder of {source.vision_name}"
         )
     files = find_weight_files(clip)
-    names = detect_layout(list_names(files), CLIP_LAYOUTS, str(clip))
-    vision_part = survey_part(clip, files, names.own_name, lambda name: name.removeprefix(OWN_VISION), (OWN_VISION,))
-    return (part, vision_part), vision, f"CLIP: from {clip}"
+    names = list_names(files)
+    found = detect_layout(names, CLIP_LAYOUTS, str(clip))
+    vision_part = survey_part(clip, files, found.own_name, lambda name: name.removeprefix(OWN_VISION), (OWN_VISION,))
+    notes = (f"CLIP: from {clip}", *describe_dropped(found.reason_to_drop(name) for name in names))
+    return (part, vision_part), vision, notes
 
 
 @dataclass(frozen=True)

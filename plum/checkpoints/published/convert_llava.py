@@ -27,7 +27,7 @@ from plum.checkpoints.published.llava_config import (
     choose_fit,
     read_source_config,
 )
-from plum.checkpoints.published.llava_keys import LAYOUTS, detect_layout
+from plum.checkpoints.published.llava_keys import LAYOUTS, describe_dropped, detect_layout
 from plum.checkpoints.published.llava_tokenizer import read_source_tokenizer, require_image_delimiters
 from plum.checkpoints.published.sam_weights import own_sam_name, published_sam_name, read_sam_config, variant_name
 from plum.checkpoints.published.source_files import SourceFiles, find_weight_files
@@ -77,10 +77,11 @@ def convert_llava(request: ConversionRequest, destination: Path) -> ConversionRe
 def _make_plan(request: ConversionRequest) -> ConversionPlan:
     source = read_source_config(request.llava)
     files = find_weight_files(request.llava)
-    layout = detect_layout(list_names(files), LAYOUTS, str(request.llava))
+    names = list_names(files)
+    layout = detect_layout(names, LAYOUTS, str(request.llava))
     llava = survey_part(request.llava, files, layout.own_name, layout.published_name)
     refuse_delta(request.llava, llava.found)
-    parts, vision, vision_note = find_vision(request.clip, request.llava, source, layout, llava)
+    parts, vision, vision_notes = find_vision(request.clip, request.llava, source, layout, llava)
     conversation, reason = choose_conversation(source, layout, request.conversation)
     fit, fit_reason = choose_fit(source, conversation, request.fit)
     llava_config = build_llava_config(source, layout, replace(vision, fit=fit), conversation)
@@ -100,10 +101,11 @@ def _make_plan(request: ConversionRequest) -> ConversionPlan:
         _require_same(config, request.expected)
     notes = (
         f"Layout: {layout.name}",
-        vision_note,
+        *vision_notes,
         f"SAM: {variant_name(sam_config)}, {sam_config.image_size} px",
         f"Conversation template: {conversation} ({reason})",
         f"CLIP's square: {fit} ({fit_reason})",
+        *describe_dropped(layout.reason_to_drop(name) for name in names),
         *vocabulary_notes(tokenizer, num_rows, config.llava.language.vocab_size),
     )
     grown = _expected_shapes(config.llava, config.sam)

@@ -8,7 +8,6 @@ With `--system calico`, GLaMM's checkpoint is joined with the towers of CALICO: 
 training, without the modules that it adds, which change nothing until they are trained.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from plum.checkpoints.published.conversion import (
     write_conversion,
 )
 from plum.checkpoints.published.llava_config import SourceConfig, build_llava_config, read_source_config
-from plum.checkpoints.published.llava_keys import EMBEDDING, OWN_PROJECTOR
+from plum.checkpoints.published.llava_keys import EMBEDDING, OWN_PROJECTOR, describe_dropped
 from plum.checkpoints.published.llava_tokenizer import SourceTokenizer, read_source_tokenizer
 from plum.checkpoints.published.sam_weights import OWN_PREFIX as OWN_SAM
 from plum.checkpoints.published.sam_weights import own_sam_name, published_sam_name, sam_config_of, variant_name
@@ -59,6 +58,7 @@ from plum.config import (
     FeedbackConfig,
     LlavaConfig,
     ModelConfig,
+    PositionDtype,
     SamConfig,
     SegTokenConfig,
     TaggerConfig,
@@ -91,6 +91,7 @@ class SystemRequest:
         system: `calico`: make a start of CALICO of GLaMM's checkpoint; None: the checkpoint's own system.
         blip: folder of InstructBLIP or BLIP-2, for CALICO.
         dino: folder of DINOv2, for CALICO; None: without (`model.calico.correspondence.source` eva or none).
+        position_dtype: arithmetic of SAM's positional encoding; the authors' code computes it in bfloat16.
     """
 
     source: Path
@@ -103,6 +104,7 @@ class SystemRequest:
     system: TargetSystem | None = None
     blip: Path | None = None
     dino: Path | None = None
+    position_dtype: PositionDtype = SamConfig.position_dtype
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,8 @@ def _make_plan(request: SystemRequest) -> ConversionPlan:
         else f"System: {system.name}, with {system.llava.name}",
         *towers.notes,
         f"SAM: {variant_name(config.sam)}, {config.sam.image_size} px, {sam_note}",
+        f"SAM's positional encoding: {config.sam.position_dtype} (the authors' code computes it in its model's dtype, "
+        "usually bfloat16; --position_dtype)",
         f"Conversation template: {config.llava.conversation}; CLIP's square: {llava.vision.fit} (its training's)",
         *_adapter_notes(adapters, request.lora_alpha),
         *_target_notes(config, request.targets),
@@ -174,8 +178,8 @@ def _make_plan(request: SystemRequest) -> ConversionPlan:
 def _find_towers(request: SystemRequest, source: SourceConfig, system: SystemLayout, main: Part) -> _Towers:
     """Find CLIP, or for CALICO EVA-CLIP, Q-Former and DINOv2."""
     if request.system is None:
-        parts, vision, note = find_vision(request.clip, request.source, source, system.llava, main)
-        return _Towers(parts, vision, (note,))
+        parts, vision, notes = find_vision(request.clip, request.source, source, system.llava, main)
+        return _Towers(parts, vision, notes)
     assert request.blip is not None, "checked with the options"
     blip = read_blip(request.blip, source.language)
     dino = None if request.dino is None else read_dino(request.dino)
@@ -373,7 +377,7 @@ def _model_config(
 def _sam_config(request: SystemRequest, shapes: Mapping[str, tuple[int, ...]]) -> SamConfig:
     sam = {name.removeprefix(OWN_SAM): shape for name, shape in shapes.items() if name.startswith(OWN_SAM)}
     try:
-        return sam_config_of(sam)
+        return replace(sam_config_of(sam), position_dtype=request.position_dtype)
     except KeyError as error:
         raise ValueError(f"{request.source} lacks SAM's tensor {error}: an incomplete download?") from error
 
@@ -447,9 +451,7 @@ def _tokenizer_notes(system: SystemLayout, tokenizer: SourceTokenizer) -> tuple[
 
 def _dropped_notes(system: SystemLayout, names: Iterable[str]) -> tuple[str, ...]:
     """List what is left out, with the reasons."""
-    rows = [system.reason_to_drop(name) for name in names]
-    counts = Counter(row for row in rows if row is not None)
-    notes = [f"Left out: {row.prefix}* ({count} tensors): {row.reason}" for row, count in counts.items()]
+    notes = [*describe_dropped(system.reason_to_drop(name) for name in names)]
     if repeated := [name for name in names if system.reason_to_drop(name) is None and system.alias_of(name)]:
         notes.append(
             f"Left out: {len(repeated)} second names of SAM's tensors, equal to the first ({repeated[0]}, ...)"

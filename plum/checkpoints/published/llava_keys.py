@@ -6,8 +6,9 @@ number. A name that is in no table is an error, so that nothing is skipped silen
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -49,20 +50,41 @@ EMBEDDING = f"{OWN_LANGUAGE}embed_tokens.weight"
 HEAD = f"{OWN_NETWORK}lm_head.weight"
 _LAYER_NUMBER = re.compile(r"(?:(?<=\blayers\.)|(?<=\blayer\.))\d+(?=\.)")
 
-DROPPED_LANGUAGE = ("layers.{}.self_attn.rotary_emb.inv_freq",)
-"""Frequencies that older versions saved; they follow from the configuration."""
-DROPPED_VISION = ("embeddings.position_ids",)
-"""0, 1, 2, ...: a buffer of older versions."""
-DROPPED_CLIP = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
-"""Prefixes of tensors in a CLIP folder that are not the vision tower's."""
-
 
 @dataclass(frozen=True)
 class Dropped:
-    """Tensors that are left out, by the prefix of their published names (`{}` for a layer's number), and why."""
+    """Tensors that are left out: their published name, or a prefix of it, and why.
 
-    prefix: str
+    Attributes:
+        name: with `{}` for a layer's number; a prefix unless `is_whole`.
+        reason: shown to the user.
+        is_whole: the name has nothing after it.
+    """
+
+    name: str
     reason: str
+    is_whole: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name for messages."""
+        return self.name if self.is_whole else f"{self.name}*"
+
+
+def describe_dropped(rows: Iterable[Dropped | None]) -> tuple[str, ...]:
+    """List what is left out, with the reasons, from the row of each tensor (None: it is kept)."""
+    counts = Counter(row for row in rows if row is not None)
+    return tuple(f"Left out: {row.label} ({count} tensors): {row.reason}" for row, count in counts.items())
+
+
+DROPPED_LANGUAGE = (
+    Dropped("layers.{}.self_attn.rotary_emb.inv_freq", "frequencies, which follow from the configuration", True),
+)
+DROPPED_VISION = (Dropped("embeddings.position_ids", "0, 1, 2, ..., saved by older versions", True),)
+DROPPED_CLIP = tuple(
+    Dropped(prefix, "of CLIP's text side, which LLaVA does not have")
+    for prefix in ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
+)
 
 
 @dataclass(frozen=True)
@@ -73,21 +95,17 @@ class Layout:
         name: name in messages.
         table: (published name, our name) with `{}` for a layer's number.
         anchors: published names by which the layout is recognised; all are in the table.
-        dropped: published names that are ignored.
-        dropped_prefixes: prefixes of names that are ignored.
+        dropped: what is left out.
         has_vision: whether the CLIP tower is included.
         projector: "linear", "mlp2x_gelu", or None if there is none.
-        left_out: tensors that are left out for a reason that the converter reports.
     """
 
     name: str
     table: tuple[tuple[str, str], ...]
     anchors: tuple[str, ...]
-    dropped: tuple[str, ...]
-    dropped_prefixes: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...]
     has_vision: bool = True
     projector: Literal["linear", "mlp2x_gelu"] | None = "mlp2x_gelu"
-    left_out: tuple[Dropped, ...] = ()
 
     @property
     def own_names(self) -> Mapping[str, str]:
@@ -102,7 +120,7 @@ class Layout:
         return MappingProxyType(inverse)
 
     def own_name(self, published: str) -> str | None:
-        """Return our name of a published tensor, None if it is ignored.
+        """Return our name of a published tensor, None if it is left out.
 
         Raises:
             ValueError: the layout has no such name.
@@ -110,21 +128,22 @@ class Layout:
         pattern, number = _split(published)
         if pattern in self.own_names:
             return self.own_names[pattern].replace("{}", number)
-        if pattern in self.dropped or published.startswith(self.dropped_prefixes):
-            return None
         if self.reason_to_drop(published) is not None:
             return None
         raise ValueError(f"unknown tensor {published!r}: {self.name} has no such name (another model, or adapters?)")
+
+    def reason_to_drop(self, published: str) -> Dropped | None:
+        """Return the row of a tensor that is left out."""
+        pattern, _ = _split(published)
+        return next(
+            (row for row in self.dropped if (pattern == row.name if row.is_whole else pattern.startswith(row.name))),
+            None,
+        )
 
     def published_name(self, own: str) -> str:
         """Return the published name of one of our tensors."""
         pattern, number = _split(own)
         return self.published_names[pattern].replace("{}", number)
-
-    def reason_to_drop(self, published: str) -> Dropped | None:
-        """Return the row of a tensor that is left out for a reported reason."""
-        pattern, _ = _split(published)
-        return next((row for row in self.left_out if pattern.startswith(row.prefix)), None)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -142,11 +161,11 @@ def _layout(name: str, language: str, head: str, vision: str | None, projector: 
     rows = _rows(LANGUAGE_KEYS, language, OWN_LANGUAGE) + [(f"{head}weight", HEAD)]
     for number, layer in enumerate(projector, start=1):
         rows += _rows(("weight", "bias"), layer, f"{OWN_PROJECTOR}linear_{number}.")
-    dropped = [language + key for key in DROPPED_LANGUAGE]
+    dropped = [replace(row, name=language + row.name) for row in DROPPED_LANGUAGE]
     anchors = [language + LANGUAGE_KEYS[0], f"{projector[-1]}weight"]
     if vision is not None:
         rows += _rows(VISION_KEYS, vision, OWN_VISION)
-        dropped += [vision + key for key in DROPPED_VISION]
+        dropped += [replace(row, name=vision + row.name) for row in DROPPED_VISION]
         anchors.append(vision + VISION_KEYS[0])
     return Layout(
         name,
@@ -190,8 +209,7 @@ CLIP_LAYOUTS = tuple(
         name,
         tuple(_rows(VISION_KEYS, prefix, OWN_VISION)),
         (prefix + VISION_KEYS[0],),
-        tuple(prefix + key for key in DROPPED_VISION),
-        DROPPED_CLIP,
+        (*(replace(row, name=prefix + row.name) for row in DROPPED_VISION), *DROPPED_CLIP),
         projector=None,
     )
     for name, prefix in (("CLIP", "vision_model."), ("CLIP vision tower of transformers 5", ""))

@@ -43,7 +43,7 @@ class SystemLayout:
         system: plum's system.
         anchor: prefix of names by which the system is recognised.
         prefixes: (published prefix, our prefix) of what LLaVA's tables lack; the first that fits counts.
-        dropped: what is left out.
+        dropped: what is left out, besides what LLaVA's layout leaves out.
         aliases: (published prefix, our prefix) of second names of tensors, which must be equal to the first.
         marks: tokens that its training adds.
         conversation: its prompt.
@@ -89,7 +89,8 @@ class SystemLayout:
     def reason_to_drop(self, published: str) -> Dropped | None:
         """Return the row of a tensor that is left out."""
         name = plain_name(published)
-        return next((row for row in self.dropped if name.startswith(row.prefix)), None)
+        own = next((row for row in self.dropped if name.startswith(row.name)), None)
+        return own or self.llava.reason_to_drop(name)
 
     def alias_of(self, published: str) -> str | None:
         """Return our name of the tensor that a published name repeats."""
@@ -186,8 +187,8 @@ SYSTEM_LAYOUTS = (PLUM, GLAMM, M2SA, LISA)
 """In the order in which they are tried: M2SA has LISA's names too."""
 
 _IMPORT = (
-    "Its predictions can be imported: write a model class that returns what its own code predicts "
-    "(partonomy.models.contract) and name it as --model package.module:Class"
+    "Its predictions can be imported: python -m partonomy import-predictions FILE --questions QUESTIONS --output RUN "
+    "--name NAME (docs/import_predictions.md shows how its own environment writes FILE)"
 )
 REFUSED = {
     "model.out_mm_projector.": "PixelLM, whose own mask decoder (two levels, no SAM) plum does not have",

@@ -3,6 +3,7 @@
 The prompt encoder and the mask decoder run in fewer, larger operations; parameters and results are SAM's.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -242,16 +243,47 @@ class RowwiseMaskDecoder(MaskDecoder):
         return masks.unflatten(2, pixels.shape[2:])[:, 0]
 
 
+def position_encoding(frequencies: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Compute SAM's positional encoding of a grid's cells, all in the dtype of the frequencies.
+
+    Args:
+        frequencies: [2, C / 2], of x and y.
+        grid: height and width (h, w).
+
+    Returns:
+        [C, h, w]: sines, then cosines, of 2 pi times the frequencies at each cell's centre, in [-1, 1].
+    """
+    height, width = grid
+    rows, columns = (
+        (torch.arange(size, dtype=frequencies.dtype, device=frequencies.device) + 0.5) / size for size in grid
+    )
+    centres = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], dim=-1)  # [h, w, 2]
+    angles = 2 * math.pi * ((2 * centres - 1) @ frequencies)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)
+
+
 class SegmentAnything(nn.Module):
-    """Image encoder, prompt encoder and mask decoder under the names of SAM's published checkpoints."""
+    """Image encoder, prompt encoder and mask decoder under the names of SAM's published checkpoints.
+
+    Args:
+        image_encoder: of images.
+        prompt_encoder: of prompts.
+        mask_decoder: of masks.
+        position_dtype: arithmetic of the dense positional encoding, whatever the dtype of the weights.
+    """
 
     can_keep_embeddings = True
     """Whether `encode_images` depends on the image encoder alone, so that a frozen encoder's results may be kept."""
 
     def __init__(
-        self, image_encoder: ImageEncoderViT, prompt_encoder: PromptEncoder, mask_decoder: RowwiseMaskDecoder
+        self,
+        image_encoder: ImageEncoderViT,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: RowwiseMaskDecoder,
+        position_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        self.position_dtype = position_dtype
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
@@ -282,7 +314,12 @@ class SegmentAnything(nn.Module):
 
     def dense_position(self) -> Tensor:
         """Return SAM's dense positional encoding [1, C, h, w]."""
-        position = self.prompt_encoder.get_dense_pe().to(self.prompt_encoder.no_mask_embed.weight.dtype)
+        if self.position_dtype == torch.float32:
+            position = self.prompt_encoder.get_dense_pe()
+        else:
+            frequencies = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+            position = position_encoding(frequencies.to(self.position_dtype), self.grid)[None]
+        position = position.to(self.prompt_encoder.no_mask_embed.weight.dtype)
         return position.contiguous(memory_format=torch.channels_last)
 
     def decode_masks(self, image_embeddings: Tensor, queries: Tensor, dense: Tensor | None, position: Tensor) -> Tensor:
@@ -356,7 +393,7 @@ def build_sam(config: SamConfig) -> SegmentAnything:
         input_image_size=(config.image_size, config.image_size),
         mask_in_chans=config.mask_in_channels,
     )
-    sam = SegmentAnything(encoder, prompt_encoder, decoder)
+    sam = SegmentAnything(encoder, prompt_encoder, decoder, getattr(torch, config.position_dtype))
     fuse_layers(sam)
     return sam
 

@@ -47,7 +47,7 @@ class EarlyFusionSam(SegmentAnything):
     can_keep_embeddings = False
 
     def __init__(self, sam: SegmentAnything, early_fusion: EarlyFusion, block: int) -> None:
-        super().__init__(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder)
+        super().__init__(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder, sam.position_dtype)
         self.early_fusion = early_fusion
         self.block = block
 

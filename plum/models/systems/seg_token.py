@@ -137,6 +137,8 @@ class SegTokens:
                 continue
             seg = CharSpan(mark.seg.start + answer.start, mark.seg.end + answer.start)
             tokens = phrase_tokens(row.encoded.trimmed, seg)
+            if tokens.end - tokens.start > 1:  # spelt in several tokens, which are no mark
+                continue
             logits = model.token_logits(hidden_states[0, tokens.start - 1]).float()
             probability = logits.softmax(-1)[row.encoded.input_ids[tokens.start]]
             targets.append(Target(tokens, mark.phrase, float(probability), image))

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,11 +12,13 @@ import pytest
 import yaml
 
 from partonomy.__main__ import main
+from partonomy.benchmarks.partonomy.steps import ChoiceProtocol
+from partonomy.benchmarks.partonomy.task import PartonomyOptions, PartonomyTask
 from partonomy.datasets.store import load_questions
 from partonomy.integrations.lmms_eval.task_functions import mean_over_images, process_masks, ratio, read_masks
 from partonomy.masks import encode_mask, rle_to_json
 from partonomy.models.bounds import OracleModel
-from partonomy.models.contract import Gold, Hint
+from partonomy.models.contract import Gold, Hint, Role, Turn
 from partonomy.structures import QuestionType
 from tests.partonomy.conftest import write_questions
 from tests.partonomy.running import make_config, run_model
@@ -109,7 +111,50 @@ def test_image_and_prompt(folder: Path) -> None:
     letter = task["doc_to_target"](doc)
     assert f"{letter}. It has wheel." in lines
     first = read_docs(read_task(folder, "partonomy_positive_with_label.yaml"))[0]
-    assert first["prompt"].startswith("What visible parts")  # a single question stands as it is
+    assert first["prompt"].startswith("What visible parts")  # a single question is unchanged
+
+
+@pytest.mark.parametrize("question_type", TYPES)
+def test_chat_models_read_the_turns_of_a_listwise_run(tmp_path: Path, question_type: QuestionType) -> None:
+    class Listener(OracleModel):
+        """Keeps the conversations that it is asked."""
+
+        def reply(self, image: np.ndarray, turns: Sequence[Turn]) -> str:
+            heard.append(tuple(Turn(turn.role, turn.text) for turn in turns))
+            return super().reply(image, turns)
+
+    heard: list[tuple[Turn, ...]] = []
+    questions, folder = write_questions(tmp_path, (question_type,)), tmp_path / "tasks"
+    options = PartonomyOptions(choice_protocol=ChoiceProtocol.LISTWISE)
+    config = make_config(questions, tmp_path / "run", options=options)
+    run_model(config, Listener())
+    assert main(["export-lmms-eval", str(questions), "--output", str(folder), "--seed", str(config.seed)]) == 0
+    asked = []
+    for name in (f"partonomy_{question_type.value}.yaml", f"partonomy_{question_type.value}_object.yaml"):
+        if not (folder / name).exists():
+            continue
+        task = read_task(folder, name)
+        assert task["generation_kwargs"]["max_new_tokens"] == PartonomyTask.MAX_NEW_TOKENS
+        for doc in read_docs(task):
+            messages = task["doc_to_messages"](doc)
+            image, *first = messages[0]["content"]
+            assert image["type"] == "image"
+            np.testing.assert_array_equal(np.array(image["url"]), np.array(task["doc_to_visual"](doc)[0]))
+            contents = [first, *(message["content"] for message in messages[1:])]
+            assert all([part["type"] for part in content] == ["text"] for content in contents)
+            texts = [content[0]["text"] for content in contents]
+            asked.append(tuple(Turn(Role(m["role"]), text) for m, text in zip(messages, texts, strict=True)))
+    assert len(asked) == (8 if question_type.is_part_whole else 4)
+    assert sorted(asked, key=repr) == sorted(heard, key=repr)
+
+
+def test_a_mask_task_asks_after_the_correct_answer(folder: Path) -> None:
+    task = read_task(folder, "partonomy_positive_with_label_masks.yaml")
+    doc = read_docs(task)[0]
+    messages = task["doc_to_messages"](doc)
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[1]["content"] == [{"type": "text", "text": "It has wheel."}]
+    assert messages[2]["content"][0]["text"].startswith("Segment these parts of the object, in this order: wheel.")
 
 
 @pytest.mark.parametrize("name", ["partonomy_positive_with_label", "partonomy_whole_to_part_object"])

@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from partonomy.benchmarks.partonomy.listwise import listwise_turns
 from partonomy.models.contract import Role, Turn
 from partonomy.models.transformers_model import (
+    REUSES_PROMPT,
     TransformersModel,
     common_prefix,
     load_transformers_model,
@@ -16,7 +18,7 @@ from partonomy.models.transformers_model import (
 )
 from partonomy.structures import QuestionType
 from tests.partonomy.conftest import write_questions
-from tests.partonomy.models.tiny_checkpoints import make_qwen2_vl, save_idefics3, save_llava
+from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES, FAMILIES, QWEN, keep_tokens, save_llava
 from validate_partonomy import main
 
 TURNS = (Turn(Role.USER, "What visible parts does the biplane have?"),)
@@ -26,20 +28,26 @@ CONVERSATION = (
     Turn(Role.USER, "What visible parts does it have?"),
 )
 CHOICES = ("It has a wheel.", "It has a front wheel, a wheel and a propeller.", "It has wing.")
-ARCHITECTURES = {"llava": save_llava, "idefics3": save_idefics3}
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved checkpoint of each architecture."""
-    return ARCHITECTURES[request.param](tmp_path_factory.mktemp(request.param))
-
-
 @pytest.fixture(scope="module")
-def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A saved checkpoint of each architecture."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {name: save(root / name) for name, save in ARCHITECTURES.items()}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def checkpoint(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
+    """The checkpoint of each architecture in turn."""
+    return folders[request.param]
+
+
+@pytest.fixture
+def llava(folders: dict[str, Path]) -> Path:
     """A saved LLaVA."""
-    return save_llava(tmp_path_factory.mktemp("llava_alone"))
+    return folders["llava"]
 
 
 def load(folder: Path, reuses_prompt: bool | None = None, max_new_tokens: int = 256) -> TransformersModel:
@@ -65,9 +73,13 @@ def score_by_hand(model: TransformersModel, text: str, answer: str, image_places
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     num_answer = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
     pixels = model._processor.image_processor([[Image.fromarray(IMAGE)]], return_tensors="pt")
-    names = [name for name in ("pixel_values", "pixel_attention_mask") if name in pixels]
+    names = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
+    inputs = {name: pixels[name] for name in names if name in pixels}
+    tokens = torch.tensor([ids])
+    if "image_grid_thw" in inputs:  # Qwen-VL's positions: the processor's 1 at the tokens of an image, 0 at text
+        inputs["mm_token_type_ids"] = (tokens == model._model.config.image_token_id).int()
     with torch.no_grad():
-        logits = model._model(input_ids=torch.tensor([ids]), **{name: pixels[name] for name in names}).logits[0]
+        logits = model._model(input_ids=tokens, **inputs).logits[0]
     logits = logits.double().numpy()
     log_probs = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))
     log_probs -= logits.max(1, keepdims=True)
@@ -98,8 +110,9 @@ def test_llava_scores_are_those_of_its_logits(llava: Path, reuses_prompt: bool) 
 
 
 @pytest.mark.parametrize("reuses_prompt", [True, False])
-def test_idefics3_scores_are_those_of_its_logits(tmp_path: Path, reuses_prompt: bool) -> None:
-    model = load(save_idefics3(tmp_path), reuses_prompt)
+@pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
+def test_scores_of_tiles_are_those_of_the_logits(folders: dict[str, Path], family: str, reuses_prompt: bool) -> None:
+    model = load(folders[family], reuses_prompt)
     # 24 x 32 pixels are read as 2 x 2 tiles of one token each and once whole; a line break ends each row of tiles.
     fake = "<fake_token_around_image>"
     rows = [f"{fake}<row_{row}_col_1><image>{fake}<row_{row}_col_2><image>\n" for row in (1, 2)]
@@ -107,9 +120,42 @@ def test_idefics3_scores_are_those_of_its_logits(tmp_path: Path, reuses_prompt: 
     prompt = f"<s>User:{image}What visible parts does the biplane have?<end_of_utterance>\nAssistant:"
     for choice, numbers in zip(CHOICES, as_numbers(model, TURNS, CHOICES), strict=True):
         ending = f"{choice}<end_of_utterance>"
-        # Behind "<s>", "User" and ":" stand 2 x (3 + 3 + 1) tokens of tiles and 5 of the whole image.
+        # After "<s>", "User" and ":" come 2 x (3 + 3 + 1) tokens of tiles and 5 of the whole image.
         expected = score_by_hand(model, prompt + ending, ending, image_places=range(3, 22))
         np.testing.assert_allclose(numbers, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reuses_prompt", [True, False])
+@pytest.mark.parametrize("family", QWEN)
+def test_scores_of_qwen_are_those_of_its_logits(folders: dict[str, Path], family: str, reuses_prompt: bool) -> None:
+    model = load(folders[family], reuses_prompt)
+    # 24 x 32 pixels are 6 x 8 patches, 2 x 2 of them a token: 12 image tokens that count nowhere.
+    image = f"<|vision_start|>{12 * '<|image_pad|>'}<|vision_end|>"
+    prompt = f"<|im_start|>user\n{image}What visible parts does the biplane have?<|im_end|>\n<|im_start|>assistant\n"
+    start = len(model._processor.tokenizer("<|im_start|>user\n<|vision_start|>")["input_ids"])
+    for choice, numbers in zip(CHOICES, as_numbers(model, TURNS, CHOICES), strict=True):
+        ending = f"{choice}<|im_end|>"
+        expected = score_by_hand(model, prompt + ending, ending, image_places=range(start, start + 12))
+        np.testing.assert_allclose(numbers, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reuses_prompt", [True, False])
+def test_scores_of_internvl_are_those_of_its_logits(folders: dict[str, Path], reuses_prompt: bool) -> None:
+    model = load(folders["internvl"], reuses_prompt)
+    # 24 x 32 pixels are cut into 2 x 2 tiles and also read whole, a token each, between two marks of the processor's.
+    image = f"<img>{5 * '<IMG_CONTEXT>'}</img>"
+    prompt = f"<|im_start|>user\n{image}\nWhat visible parts does the biplane have?<|im_end|>\n<|im_start|>assistant\n"
+    start = len(model._processor.tokenizer("<|im_start|>user\n")["input_ids"])
+    for choice, numbers in zip(CHOICES, as_numbers(model, TURNS, CHOICES), strict=True):
+        ending = f"{choice}<|im_end|>"
+        expected = score_by_hand(model, prompt + ending, ending, image_places=range(start, start + 7))
+        np.testing.assert_allclose(numbers, expected, rtol=1e-5)
+
+
+def test_a_missing_package_is_named(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
+    with pytest.raises(ValueError, match="smolvlm needs a package that is not installed: .*num2words"):
+        load_transformers_model(str(folders["smolvlm"]), "cpu", 256)
 
 
 @pytest.mark.parametrize("turns", [TURNS, CONVERSATION])
@@ -122,17 +168,8 @@ def test_reused_prompt_whole_batch_and_single_choices_agree(checkpoint: Path, tu
         np.testing.assert_allclose(as_numbers(reading, turns, [choice])[0], together[row], rtol=1e-5)
 
 
-@pytest.mark.parametrize("turns", [TURNS, CONVERSATION])
-def test_qwen2_vl_agrees_with_itself_on_both_ways(monkeypatch: pytest.MonkeyPatch, turns: Sequence[Turn]) -> None:
-    model, processor = make_qwen2_vl(monkeypatch)
-    reusing, reading = (TransformersModel(model, processor, "qwen2_vl", reuses, 256) for reuses in (True, False))
-    together = as_numbers(reusing, turns, CHOICES)
-    np.testing.assert_allclose(as_numbers(reading, turns, CHOICES), together, rtol=1e-5)
-    np.testing.assert_allclose(as_numbers(reading, turns, CHOICES[1:2])[0], together[1], rtol=1e-5)
-    # 24 x 32 pixels are 6 x 8 patches, 2 x 2 of them a token: 12 image tokens that count nowhere.
-    prompt = reusing._prompt.render(turns)
-    num_text = len(processor.tokenizer(prompt)["input_ids"]) - 1
-    assert (together[:, 3] == num_text - 1 + together[:, 1]).all()
+def test_every_architecture_here_reads_the_prompt_once() -> None:
+    assert set(ARCHITECTURES) == REUSES_PROMPT
 
 
 def test_image_and_history_count(checkpoint: Path) -> None:
@@ -187,11 +224,12 @@ def test_text_positions() -> None:
     assert common_prefix([1, 2], [1, 2, 3]) == 2
 
 
-def test_run_has_text_metrics_and_no_masks(llava: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_run_has_text_metrics_and_no_masks(folders: dict[str, Path], tmp_path: Path, family: str) -> None:
     types = (QuestionType.IDENTIFICATION_WITH_LABEL, QuestionType.WHOLE_TO_PART)
     questions = write_questions(tmp_path, types, num_images=2)
-    flags = ["--model", "transformers", "--checkpoint", str(llava), "--device", "cpu", "--questions", str(questions)]
-    summary = main([*flags, "--output", str(tmp_path / "run")])
+    flags = ["--model", "transformers", "--checkpoint", str(folders[family]), "--device", "cpu"]
+    summary = main([*flags, "--questions", str(questions), "--output", str(tmp_path / "run")])
     assert summary is not None
     assert summary.provenance["config"]["options"]["choice_protocol"] == "likelihood"
     entry = summary.groups["whole_to_part"]
@@ -200,16 +238,28 @@ def test_run_has_text_metrics_and_no_masks(llava: Path, tmp_path: Path) -> None:
         assert (estimate.value is None) == ("giou" in name or "ciou" in name or name.startswith("generated_")), name
 
 
-def test_run_with_all_choices_at_once(llava: Path, tmp_path: Path) -> None:
-    questions = write_questions(tmp_path, (QuestionType.POSITIVE,), num_images=2)
-    flags = ["--model", "transformers", "--checkpoint", str(llava), "--device", "cpu", "--questions", str(questions)]
-    summary = main([*flags, "--output", str(tmp_path / "run"), "--choice_protocol", "listwise"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_run_with_all_choices_at_once(tmp_path: Path, family: str) -> None:
+    folder = keep_tokens(ARCHITECTURES[family](tmp_path / "checkpoint"))
+    questions = write_questions(tmp_path, (QuestionType.POSITIVE,), num_images=3)
+    flags = ["--model", "transformers", "--checkpoint", str(folder), "--device", "cpu", "--questions", str(questions)]
+    flags += ["--choice_protocol", "listwise", "--max_new_tokens", "1", "--output", str(tmp_path / "run")]
+    summary = main(flags)
     assert summary is not None
     entry = summary.groups["positive"]
-    assert entry.metrics["parts_accuracy"].count == 2
+    assert entry.metrics["parts_accuracy"].count == 3
     assert entry.metrics["giou_micro_paired"].value is None
     records = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
-    assert all(record["parts_choice"]["listwise"]["reply"] for record in records)
+    model = load(folder, max_new_tokens=1)
+    for record in records:
+        picked, texts = record["parts_choice"]["listwise"], record["parts_choice"]["texts"]
+        turns = listwise_turns((Turn(Role.USER, record["prompt"]),), [texts[index] for index in picked["order"]])
+        inputs = model._process([model._prompt.render(turns)], np.asarray(Image.open(record["image_path"])))
+        with torch.no_grad():
+            likeliest = model._model(**inputs).logits[0, -1].argmax()
+        assert picked["reply"] == model._processor.tokenizer.decode(likeliest, skip_special_tokens=True)
+        assert picked["reply"] in ("", *"ABCDE")
+    assert any(record["parts_choice"]["listwise"]["reply"] for record in records)
 
 
 def remove_template(folder: Path) -> None:

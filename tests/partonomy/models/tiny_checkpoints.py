@@ -1,29 +1,40 @@
 """Checkpoint folders of transformers with random weights, one per architecture, made without any download."""
 
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
-import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModelForImageTextToText,
     CLIPVisionConfig,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
-    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 LLAVA_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
@@ -48,6 +59,14 @@ QWEN_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """The published Qwen2-VL checkpoints' manner."""
+
+INTERN_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}<IMG_CONTEXT>\n{% else %}{{ content['text'] }}"
+    "{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""The published InternVL checkpoints' manner (the -hf ones)."""
 
 TEXTS = (
     "USER: What visible parts does the biplane have? ASSISTANT: It has a front wheel, a wheel and a propeller.",
@@ -103,8 +122,7 @@ def save_llava(folder: Path) -> Path:
 
 def save_idefics3(folder: Path) -> Path:
     """Idefics3: the image whole and in tiles, with row and column tokens and line breaks between them."""
-    places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
-    tokenizer = tiny_tokenizer("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *places)
+    tokenizer = _idefics3_tokenizer()
     processor = Idefics3Processor(
         Idefics3ImageProcessorPil(size={"longest_edge": 32}, max_image_size={"longest_edge": 16}),
         tokenizer,
@@ -112,16 +130,8 @@ def save_idefics3(folder: Path) -> Path:
         chat_template=IDEFICS_TEMPLATE,
     )
     torch.manual_seed(0)
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 16,
-        "patch_size": 8,
-    }
     config = Idefics3Config(
-        vision_config=vision,
+        vision_config=_idefics3_vision(),
         text_config=_language(len(tokenizer)),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
@@ -132,36 +142,134 @@ def save_idefics3(folder: Path) -> Path:
     return _save(model, processor, folder)
 
 
-def make_qwen2_vl(monkeypatch: pytest.MonkeyPatch) -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLProcessor]:
-    """Qwen2-VL: positions in three dimensions, as many image tokens as the image's size asks for.
+def keep_tokens(folder: Path, tokens: Sequence[str] = tuple("ABCDE")) -> Path:
+    """Change a saved checkpoint so that its next token is almost always one of some tokens, added if it lacks them."""
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    if tokenizer.add_tokens([token for token in tokens if token not in tokenizer.get_vocab()]):
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        tokenizer.save_pretrained(folder)
+    weight = model.get_output_embeddings().weight
+    is_kept = torch.zeros(len(weight), 1)
+    is_kept[tokenizer.convert_tokens_to_ids(list(tokens))] = 1
+    with torch.no_grad():
+        weight.mul_(is_kept)
+    model.save_pretrained(folder)
+    return folder
 
-    Its processor's video half needs torchvision, which the project does without: a stub stands in its place, so that
-    it cannot be saved and loaded.
-    """
+
+def _idefics3_tokenizer() -> PreTrainedTokenizerFast:
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    return tiny_tokenizer("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *places)
+
+
+def _idefics3_vision() -> dict[str, object]:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return sizes | {"image_size": 16, "patch_size": 8}
+
+
+def save_qwen(folder: Path, family: str) -> Path:
+    """Qwen2-VL, Qwen2.5-VL or Qwen3-VL: positions in three dimensions, image tokens by the image's size."""
     marks = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
     tokenizer = tiny_tokenizer("<|im_start|>", "<|im_end|>", *marks)
     tokenizer.eos_token = "<|im_end|>"
-    image_id, video_id, start_id, end_id = tokenizer.convert_tokens_to_ids(list(marks))
-    text = _language(len(tokenizer)).to_dict() | {
-        "model_type": "qwen2_vl_text",
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]},
-    }
-    vision = {"depth": 2, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4}
+    image_id, video_id, start_id, end_id = (tokenizer.convert_tokens_to_ids(mark) for mark in marks)
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}
+    text = _language(len(tokenizer)).to_dict() | {"model_type": f"{family}_text", "rope_parameters": rope}
+    vision = {"depth": 2, "num_heads": 2, "patch_size": 4}
+    ids = {"image_token_id": image_id, "video_token_id": video_id}
+    ids |= {"vision_start_token_id": start_id, "vision_end_token_id": end_id}
     torch.manual_seed(0)
-    model = Qwen2VLForConditionalGeneration(
-        Qwen2VLConfig(
-            text_config=text,
-            vision_config=vision,
-            image_token_id=image_id,
-            video_token_id=video_id,
-            vision_start_token_id=start_id,
-            vision_end_token_id=end_id,
-        )
-    )
-    monkeypatch.setattr(ProcessorMixin, "check_argument_for_proper_class", lambda self, name, argument: type(argument))
+    model: torch.nn.Module
+    if family == "qwen2_vl":
+        vision |= {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
+        model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
+    elif family == "qwen2_5_vl":
+        vision |= {"hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 32, "window_size": 16}
+        vision |= {"fullatt_block_indexes": [1]}
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
+    else:
+        text["head_dim"] = 8
+        vision |= {"hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 32, "num_position_embeddings": 64}
+        vision |= {"deepstack_visual_indexes": [0]}
+        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **ids))
     images = Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 64, "longest_edge": 1024})
-    videos = SimpleNamespace(merge_size=2, model_input_names=[])
-    return model, Qwen2VLProcessor(images, tokenizer, videos, chat_template=QWEN_TEMPLATE)
+    name = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor"}.get(family, "Qwen3VLProcessor")
+    return _save_with_videos(
+        model, tokenizer, images, folder, template=QWEN_TEMPLATE, settings={"processor_class": name}
+    )
+
+
+def save_internvl(folder: Path) -> Path:
+    """InternVL: tiles of 16 x 16 pixels and the whole image, each one token; text by Qwen2."""
+    marks = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    marks |= {"video_token": "<video>"}
+    tokenizer = tiny_tokenizer("<|im_start|>", "<|im_end|>", *marks.values())
+    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.init_kwargs["extra_special_tokens"] = marks
+    tokenizer._set_model_specific_special_tokens(special_tokens=marks)
+    torch.manual_seed(0)
+    text = _language(len(tokenizer)).to_dict() | {"model_type": "qwen2"}
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": [16, 16],
+        "patch_size": [8, 8],
+        "initializer_range": 0.2,
+        "layer_scale_init_value": 1.0,
+    }
+    config = InternVLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=1,
+        downsample_ratio=0.5,
+        tie_word_embeddings=False,
+    )
+    images = GotOcr2ImageProcessorPil(
+        size={"height": 16, "width": 16}, crop_to_patches=True, min_patches=1, max_patches=4
+    )
+    model = InternVLForConditionalGeneration(config)
+    settings = {"processor_class": "InternVLProcessor", "image_seq_length": 1}
+    return _save_with_videos(model, tokenizer, images, folder, template=INTERN_TEMPLATE, settings=settings)
+
+
+def save_smolvlm(folder: Path) -> Path:
+    """SmolVLM: Idefics3's tiles with an image processor of its own."""
+    tokenizer, vision = _idefics3_tokenizer(), _idefics3_vision()
+    torch.manual_seed(0)
+    config = SmolVLMConfig(
+        vision_config=vision | {"initializer_range": 0.2},
+        text_config=_language(len(tokenizer)),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    model = SmolVLMForConditionalGeneration(config)
+    end = tokenizer.convert_tokens_to_ids("<end_of_utterance>")
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
+    images = SmolVLMImageProcessorPil(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
+    settings = {"processor_class": "SmolVLMProcessor", "image_seq_len": 1}
+    return _save_with_videos(model, tokenizer, images, folder, template=IDEFICS_TEMPLATE, settings=settings)
+
+
+def _save_with_videos(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    images: BaseImageProcessor,
+    folder: Path,
+    *,
+    template: str,
+    settings: dict[str, object],
+) -> Path:
+    """Save a checkpoint whose processor reads videos too, file by file, since making one needs torchvision."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    images.save_pretrained(folder)
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
 
 
 def _language(vocab_size: int) -> LlamaConfig:
@@ -184,3 +292,16 @@ def _save(model: torch.nn.Module, processor: LlavaProcessor | Idefics3Processor,
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+ARCHITECTURES: dict[str, Callable[[Path], Path]] = {
+    "llava": save_llava,
+    "idefics3": save_idefics3,
+    "smolvlm": save_smolvlm,
+    "internvl": save_internvl,
+    **{family: partial(save_qwen, family=family) for family in QWEN},
+}
+"""How to save a checkpoint of each architecture."""
+FAMILIES = ("llava", "qwen2_5_vl", "internvl", "smolvlm")
+"""One of each published family."""

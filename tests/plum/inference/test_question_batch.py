@@ -248,8 +248,9 @@ def test_an_empty_answer_among_others_has_no_masks_and_leaves_theirs(monkeypatch
     predictor = make_predictor()
     whole = open_batch(predictor).generate(OWN, max_new_tokens=12)
     batch = open_batch(predictor)
-    texts = ["" if number in (0, 3) else answer.text for number, answer in enumerate(whole)]
-    monkeypatch.setattr(batch, "write_answers", lambda *_: [WrittenAnswer(text, 12, "stop") for text in texts])
+    own = batch.write_answers(OWN, 12)
+    own = [WrittenAnswer("", 1, "stop") if number in (0, 3) else answer for number, answer in enumerate(own)]
+    monkeypatch.setattr(batch, "write_answers", lambda *_: own)
     found = batch.generate(OWN, max_new_tokens=12)
     for number, (ours, theirs) in enumerate(zip(found, whole, strict=True)):
         if number in (0, 3):

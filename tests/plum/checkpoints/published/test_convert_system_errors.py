@@ -65,11 +65,11 @@ def drop(prefix: str) -> Change:
         ),
         (
             lambda s: s.update({"model.out_mm_projector.0.weight": torch.ones(2)}),
-            r"is PixelLM, whose own mask decoder.*Its predictions can be imported",
+            r"is PixelLM, whose own mask decoder.*python -m partonomy import-predictions FILE",
         ),
         (
             lambda s: s.update({"bio_cross_attn.norm_ffn.weight": torch.ones(2)}),
-            r"is PLUM trained with use_cross_attn_bio.*Its predictions can be imported",
+            r"is PLUM trained with use_cross_attn_bio.*python -m partonomy import-predictions FILE",
         ),
         (lambda s: s.update({"lm.model.norm.weight": torch.ones(2)}), r"LISA's first code \(-v0\).*use the -v1"),
         (

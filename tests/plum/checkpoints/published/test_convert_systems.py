@@ -1,6 +1,7 @@
 """Published checkpoints of systems with heads compute, once converted, what their authors' code computes."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,17 +14,21 @@ from tokenizers import models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from partonomy.models.contract import Role, Turn
-from partonomy.structures import CharSpan
+from partonomy.models.contract import MaskRequest, Role, Turn
+from partonomy.structures import CharSpan, QuestionType
 from plum.checkpoints.published.conversion import ConversionResult
 from plum.checkpoints.published.convert_system import SystemRequest, convert_system
 from plum.checkpoints.published.llava_tokenizer import read_source_tokenizer
+from plum.checkpoints.published.source_files import find_weight_files
+from plum.checkpoints.published.survey import list_names
 from plum.checkpoints.published.system_keys import LISA, PLUM
 from plum.checkpoints.store import load_pretrained
 from plum.config import ModelConfig, SegTokenConfig
+from plum.inference.partonomy_adapter import load_grounded_model
 from plum.inference.predictor import Predictor
 from plum.inputs.tokenizer import load_tokenizer
 from plum.structures import SpanBounds
+from tests.partonomy.conftest import write_questions
 from tests.plum.checkpoints.published.published_systems import (
     SYSTEM_PROMPT,
     Computed,
@@ -46,6 +51,7 @@ from tests.plum.checkpoints.published.published_systems import (
     write_system,
     write_unmerged,
 )
+from validate_partonomy import main
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (21, 30, 3), dtype=np.uint8)
 QUESTION = "What visible parts does the biplane have?"
@@ -292,6 +298,94 @@ def test_the_authors_plum_computes_what_its_code_does(tmp_path: Path, with_feedb
     if with_feedback:
         keys_only = plum_masks(original, IMAGE, queries, True, in_values=False)
         assert (torch.stack(keys_only) - ours.low_masks).abs().max() > 1e-3
+
+
+def test_the_papers_protocol_switches_feedback_off(tmp_path: Path) -> None:
+    """Masks of given phrases, each decoded without the earlier ones and without the tagger's own phrases."""
+    original = make_plum()
+    convert(tmp_path, original, keeps_feedback=True)
+    _, queries, _ = plum_expected(original)
+    turns = [Turn(Role.USER, QUESTION)]
+    found = {}
+    for has_feedback in (True, False):
+        model = load_grounded_model(str(tmp_path / "model"), "cpu", has_feedback=has_feedback)
+        assert model.name == ("plum:model" if has_feedback else "plum:model, feedback off")
+        found[has_feedback] = model.segment(IMAGE, turns, ANSWER, spans())
+        batch = model.open_batch([model.read_image(IMAGE)])
+        (batched,) = batch.segment([MaskRequest(0, tuple(turns), ANSWER, tuple(spans()))])
+        assert np.array_equal(batched, found[has_feedback])
+        low = plum_masks(original, IMAGE, queries, has_feedback)
+        assert np.array_equal(found[has_feedback], np.stack([finish_mask(mask, IMAGE) for mask in low]))
+    assert np.array_equal(found[True][0], found[False][0])
+    assert not np.array_equal(found[True], found[False])
+
+
+def test_a_run_of_the_papers_protocol_says_so(tmp_path: Path) -> None:
+    convert(tmp_path, make_plum(), keeps_feedback=True)
+    questions = write_questions(tmp_path, (QuestionType.POSITIVE,), num_images=2)
+    flags = [
+        "--model",
+        "plum",
+        "--checkpoint",
+        str(tmp_path / "model"),
+        "--device",
+        "cpu",
+        "--questions",
+        str(questions),
+    ]
+    records = {}
+    for name, more in (("on", []), ("off", ["--no_feedback"])):
+        summary = main([*flags, "--output", str(tmp_path / name), *more])
+        assert summary is not None
+        assert summary.model_label == ("model" if name == "on" else "model, feedback off")
+        lines = (tmp_path / name / "records.jsonl").read_text().splitlines()
+        records[name] = [json.loads(line)["segmentation"]["paired"] for line in lines]
+    assert records["on"] != records["off"]
+    convert_system(SystemRequest(tmp_path / "source", tmp_path / "clip"), tmp_path / "without")
+    with pytest.raises(ValueError, match="--no_feedback: .*without has no mask feedback to switch off"):
+        load_grounded_model(str(tmp_path / "without"), "cpu", has_feedback=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "more"),
+    [(make_lisa, {}), (make_m2sa, {}), (make_glamm, {}), (make_plum, {}), (make_plum, {"keeps_feedback": True})],
+    ids=["lisa", "m2sa", "glamm", "plum", "plum_with_feedback"],
+)
+def test_what_is_left_out_is_listed_with_a_reason(
+    tmp_path: Path, make: Callable[[], Original], more: dict[str, bool]
+) -> None:
+    original = make()
+    for layer in range(2):
+        original.state[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    source, clip = write_system(tmp_path, original)
+    result = convert_system(SystemRequest(source, clip, **more), tmp_path / "model")  # type: ignore[arg-type]
+    listed = [line for line in result.notes if line.startswith("Left out: ")]
+    assert all(
+        re.fullmatch(r"Left out: .+ \(\d+ tensors\): .{9,}|Left out: \d+ second names .+", line) for line in listed
+    )
+    assert any("model.layers.{}.self_attn.rotary_emb.inv_freq (2 tensors): frequencies" in line for line in listed)
+    assert any("text_model.* (1 tensors): of CLIP's text side" in line for line in listed)
+    num_left = sum(int(re.search(r"\((\d+) tensors\)|(\d+) second", line)[0].strip("(").split()[0]) for line in listed)
+    num_read = sum(len(list_names(find_weight_files(folder))) for folder in (source, clip))
+    num_made = 2 if result.config.llava.projector == "linear" else 0  # the identity for a second layer
+    num_cut = 4 if more else 0  # two joint projections become three tensors each
+    assert num_read - num_left == result.num_tensors - num_made - num_cut
+
+
+@pytest.mark.parametrize("make", [make_lisa, make_m2sa, make_plum], ids=["lisa", "m2sa", "plum"])
+def test_positions_in_bfloat16_are_an_option(tmp_path: Path, make: Callable[[], Original]) -> None:
+    original = make()
+    result = convert(tmp_path, original, position_dtype="bfloat16")
+    assert any(note.startswith("SAM's positional encoding: bfloat16") for note in result.notes)
+    sam = load_pretrained(tmp_path / "model").model.sam
+    matrix = original.state["model.visual_model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
+    side = sam.grid[0]
+    ones = torch.ones(side, side, dtype=torch.bfloat16)
+    places = torch.stack([(ones.cumsum(1) - 0.5) / side, (ones.cumsum(0) - 0.5) / side], dim=-1)
+    angles = 2 * np.pi * ((2 * places - 1) @ matrix.to(torch.bfloat16))
+    expected = torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)
+    assert torch.equal(sam.dense_position()[0], expected.float())
+    assert not torch.equal(sam.dense_position(), sam.prompt_encoder.get_dense_pe())
 
 
 def test_second_names_must_repeat_the_first(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """SAM's parts against segment_anything's own."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -108,6 +111,46 @@ def test_rowwise_decoder_equals_segment_anything_image_by_image() -> None:
                 multimask_output=False,
             )
         torch.testing.assert_close(ours[row], theirs[0, 0], atol=1e-5, rtol=1e-5)
+
+
+class RoundedPosition(nn.Module):
+    """The positional encoding of LISA's copy of segment_anything: everything in the dtype of its matrix."""
+
+    def __init__(self, matrix: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, height: int, width: int) -> torch.Tensor:
+        ones = torch.ones(height, width, dtype=self.matrix.dtype)
+        down, right = (ones.cumsum(0) - 0.5) / height, (ones.cumsum(1) - 0.5) / width
+        places = 2 * torch.stack((right, down), dim=-1) - 1
+        turned = 2 * np.pi * (places.to(self.matrix.dtype) @ self.matrix)
+        return torch.cat((turned.sin(), turned.cos()), dim=-1).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(48, 8, 16), (1024, 16, 256)], ids=["tiny", "published"])
+def test_rounded_position_is_that_of_a_bfloat16_buffer(sizes: tuple[int, int, int], weights: torch.dtype) -> None:
+    side = sizes[0] // sizes[1]
+    config = replace(CONFIG, image_size=sizes[0], patch_size=sizes[1], prompt_dim=sizes[2], encoder_depth=0)
+    torch.manual_seed(3)
+    exact, rounded = (build_sam(replace(config, position_dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    rounded.load_state_dict(exact.state_dict())
+    original = RoundedPosition(exact.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix).to(torch.bfloat16)
+    expected = original(side, side)
+    assert expected.dtype == torch.bfloat16
+    rounded.prompt_encoder.no_mask_embed.to(weights)
+    exact.prompt_encoder.no_mask_embed.to(weights)
+    found = rounded.dense_position()
+    assert found.dtype == weights
+    assert torch.equal(found[0].float(), expected.float())
+    precise = exact.dense_position()
+    assert torch.equal(precise, exact.prompt_encoder.get_dense_pe().to(weights))
+    deviation = (precise - found).float().abs()
+    assert deviation.max() > 0.01
+    if sizes[0] == 1024 and weights == torch.float32:
+        assert 0.004 < deviation.mean() < 0.007
+        assert 0.1 < deviation.max() < 0.2
 
 
 def test_every_layer_of_the_decoders_is_fused_for_good_and_stock_for_a_while() -> None:

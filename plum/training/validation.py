@@ -1,0 +1,262 @@
+"""Validation during training: loss and micro-gIoU on held-out images, the best weights, and the early stop.
+
+Answers are given (teacher-forced), as in the training batches, so a validation costs forward passes alone. It draws no
+random number of the run and changes no weight: a run with validation has the losses and weights of one without.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from partonomy.files import convert_json, parse_json, write_text_atomically
+from plum.checkpoints.weights import copy_tensors, list_tensors, write_tensors
+from plum.data.collate import Collator
+from plum.data.loader import load_batches
+from plum.data.mixture import MixtureDataset
+from plum.losses.losses import compute_losses, weighted_sum, with_tags_in_scope
+from plum.losses.mask_losses import count_mask_pixels
+from plum.structures import Batch
+from plum.train_config import LossConfig, ValidationConfig
+from plum.training.objective import Objective
+from plum.training.ranks import Ranks
+
+VALIDATIONS_FILE = "validations.jsonl"
+"""A JSON line for each validation, in the run's folder."""
+BEST_FOLDER = "best"
+"""The trained weights of the best validation, in the run's folder."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores of the weights after an update on the held-out images.
+
+    Attributes:
+        update: number of updates done.
+        loss: weighted training loss, mean over micro-batches; None if it is not finite.
+        micro_giou: mean IoU over all masks, of given phrases, at original resolution; None without masks.
+        num_images: images that were scored.
+        num_masks: masks among them.
+    """
+
+    update: int
+    loss: float | None
+    micro_giou: float | None
+    num_images: int
+    num_masks: int
+
+    def describe(self) -> str:
+        """Return the scores in words."""
+        loss = "loss not finite" if self.loss is None else f"loss {self.loss:.4f}"
+        iou = "no masks" if self.micro_giou is None else f"micro-gIoU {100 * self.micro_giou:.1f} with given phrases"
+        return f"{loss}, {iou}, {self.num_images} images"
+
+
+class HeldOutImages:
+    """Scores a model on held-out images; collective.
+
+    Args:
+        objective: the model in training, and its losses.
+        mixture: held-out samples.
+        collator: makes batches as in training.
+        config: number of images.
+        micro_batch_size: images of a forward pass on each rank.
+        ranks: this process among the run's.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        mixture: MixtureDataset,
+        collator: Collator,
+        config: ValidationConfig,
+        *,
+        micro_batch_size: int,
+        ranks: Ranks,
+    ) -> None:
+        self.objective, self.mixture, self.collator, self.ranks = objective, mixture, collator, ranks
+        total = min(config.limit, sum(len(source) for source in mixture.sources))
+        self.micro_batch_size = max(1, min(micro_batch_size, total // ranks.world_size))
+        self.num_micro_batches = max(1, total // (self.micro_batch_size * ranks.world_size))
+
+    def score(self, update: int) -> Validation:
+        """Score the current weights. Collective: every rank returns the same numbers."""
+        sums = torch.zeros(4, dtype=torch.float64)  # loss, micro-batches, IoU, masks
+        with _evaluating(self.objective.model):
+            for batch in self._batches():
+                sums += self._score(batch.to(self.ranks.device))
+        sums = sums.to(self.ranks.device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        total, count, iou, num_masks = sums.tolist()
+        loss = total / count if math.isfinite(total) else None
+        num_images = round(count) * self.micro_batch_size
+        return Validation(update, loss, iou / num_masks if num_masks else None, num_images, round(num_masks))
+
+    def _batches(self) -> Iterator[Batch]:
+        return load_batches(
+            self.mixture,
+            self.collator,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            micro_batch_size=self.micro_batch_size,
+            start_micro_batch=0,
+            num_workers=0,
+            num_micro_batches=self.num_micro_batches,
+        )
+
+    def _score(self, batch: Batch) -> Tensor:
+        """Return loss, 1, sum of IoUs and number of masks of a micro-batch, [4] on the CPU."""
+        losses: LossConfig = self.objective.losses
+        batch = with_tags_in_scope(batch, losses.bio_scope)
+        output = self.objective.model(batch, with_teacher=losses.kl > 0)
+        loss = weighted_sum(compute_losses(output, batch, losses), losses)
+        pixels = count_mask_pixels(output.mask_logits, batch)
+        ious = pixels.intersection / pixels.union.clamp(min=1)
+        ious[pixels.union == 0] = 1.0
+        return torch.tensor([float(loss), 1.0, float(ious.sum()), len(ious)], dtype=torch.float64)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout and gradients off, and leave the random state and the modes of all modules as they were."""
+    modes = {module: module.training for module in model.modules()}
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+
+class RunValidation:
+    """The validations of a run, in its folder, and the best weights so far.
+
+    A validation follows the checkpoint of its update. A run that is killed between the two repeats it when it resumes.
+
+    Args:
+        folder: the run's folder.
+        config: when to validate, what counts as better, and when to stop.
+        images: scores the model.
+        model: the model in training.
+        ranks: this process among the run's.
+    """
+
+    def __init__(
+        self, folder: Path, config: ValidationConfig, images: HeldOutImages, model: nn.Module, ranks: Ranks
+    ) -> None:
+        self.config, self.images, self.model, self.ranks = config, images, model, ranks
+        self.validations: list[Validation] = []
+        self._file, self._weights = folder / VALIDATIONS_FILE, folder / BEST_FOLDER
+
+    def is_due(self, update: int, num_updates: int) -> bool:
+        """Return whether the weights after an update are validated."""
+        return update % self.config.every == 0 or update == num_updates
+
+    def resume(self, update: int, num_updates: int) -> None:
+        """Read the validations up to the update of the checkpoint, and repeat its own if that is missing. Collective.
+
+        Raises:
+            ValueError: a line of the file is damaged; the message names it.
+        """
+        self.validations = [one for one in _read_validations(self._file) if one.update <= update]
+        if update and self.is_due(update, num_updates) and update not in [one.update for one in self.validations]:
+            self.run(update)
+
+    def run(self, update: int) -> Validation:
+        """Score the weights, and keep them if they are the best so far. Collective."""
+        found = self.images.score(update)
+        self.validations.append(found)
+        if self.ranks.is_main:
+            if self.best() is found:
+                self._keep(found)
+            write_text_atomically(self._file, "".join(json.dumps(asdict(one)) + "\n" for one in self.validations))
+            mark = "the best so far" if self.best() is found else f"best: update {self._best().update}"
+            logger.info("validation after update %d: %s (%s)", update, found.describe(), mark)
+        self.ranks.barrier()
+        return found
+
+    def best(self) -> Validation | None:
+        """Return the best validation, the earliest of equal ones; None before the first."""
+        return max(self.validations, key=self._quality, default=None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last `patience` validations were no better than the best one before them."""
+        if not self.config.patience or not self.validations:
+            return False
+        return len(self.validations) - 1 - self.validations.index(self._best()) >= self.config.patience
+
+    @torch.no_grad()
+    def restore_best(self) -> Validation | None:
+        """Copy the best weights into the model of the main rank, unless they are the last ones.
+
+        Returns:
+            The validation of the weights that the model then has; None if nothing was validated.
+
+        Raises:
+            FileNotFoundError: the best weights are missing.
+            ValueError: they are damaged, or of other tensors or another update.
+        """
+        best = self.best()
+        if best is None or best is self.validations[-1]:
+            return best
+        saved, trained = list_tensors(self._weights, _stem(best)), dict(_trained(self.model))
+        if saved.keys() != trained.keys():
+            raise ValueError(f"{self._weights} holds other tensors than the run trains; start it anew with --overwrite")
+        copy_tensors([(tensor, name) for name, tensor in trained.items()], saved)
+        return best
+
+    def _best(self) -> Validation:
+        best = self.best()
+        assert best is not None
+        return best
+
+    def _keep(self, best: Validation) -> None:
+        """Write the trained weights, then delete those that were the best before."""
+        self._weights.mkdir(exist_ok=True)
+        write_tensors({name: tensor.detach() for name, tensor in _trained(self.model)}, self._weights, _stem(best))
+        for path in self._weights.iterdir():
+            if not path.name.startswith(f"{_stem(best)}.") and not path.name.startswith(f"{_stem(best)}-"):
+                path.unlink()
+
+    def _quality(self, validation: Validation) -> float:
+        if self.config.metric == "loss":
+            return -math.inf if validation.loss is None else -validation.loss
+        return -math.inf if validation.micro_giou is None else validation.micro_giou
+
+
+def _stem(validation: Validation) -> str:
+    return f"update_{validation.update:06d}"
+
+
+def _read_validations(path: Path) -> list[Validation]:
+    """Read a run's validations; a last line that was not written to its end is left out."""
+    if not path.exists():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        where, cure = f"{path}, line {number}", "delete the line and start again"
+        try:
+            content = parse_json(line.encode(), f"{where}: not valid JSON")
+        except ValueError as error:
+            raise ValueError(f"{error}; {cure}") from error
+        found.append(convert_json(content, Validation, where, cure))
+    return found
+
+
+def _trained(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
