@@ -82,7 +82,7 @@ def test_the_command_reference_has_every_command(site: Path) -> None:
     commands = [f"python -m plum {name}" for name in PLUM_COMMANDS]
     commands += [f"python -m partonomy {command.name}" for command in PARTONOMY_COMMANDS if command.name != "run"]
     commands += [f"python -m partonomy run {name}" for name in BENCHMARKS]
-    usages = [" ".join(usage.split()) for usage in re.findall(r"usage: (.{0,120})", text, flags=re.DOTALL)]
+    usages = [" ".join(usage.split()) for usage in re.findall(r"(?=usage: (.{0,120}))", text, flags=re.DOTALL)]
     assert [command for command in commands if not any(usage.startswith(command) for usage in usages)] == []
     assert "--part_comparison" in text
 

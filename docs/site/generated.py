@@ -188,7 +188,7 @@ def command_page() -> str:
         lines = [
             "# Commands",
             "",
-            "The help texts of all commands, as `--help` prints them. `python train.py` takes the keys of "
+            "The help texts of all commands, as `--help` prints them. `plum train` and `train.py` take the keys of "
             "[the configuration](config.md).",
             "",
             "## plum",
@@ -224,7 +224,7 @@ def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPa
 
 def _help(title: str, parser: argparse.ArgumentParser) -> list[str]:
     """Return a section with a command's help text."""
-    return [f"### {title}", "", "```text", parser.format_help().strip(), "```", ""]
+    return [f"### {title}", "", "```text", re.sub(r"[\x00-\x08]", "", parser.format_help()).strip(), "```", ""]
 
 
 def api_page() -> str:
