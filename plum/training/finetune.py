@@ -133,6 +133,8 @@ def plan_finetune(request: FineTuneRequest, machine: Machine) -> FineTunePlan:
             + ("" if request.epochs else f" (at least {LEAST_UPDATES} updates; --epochs changes it)"),
             f"validation: every {every} updates; the best weights are saved; "
             f"after {PATIENCE} without a better one the run ends",
+            "held-out images: they choose the best weights and are then scored, so the scores are slightly optimistic; "
+            "score other images for numbers to publish",
             f"weights: {rank_note}; learning rate {rate:g}" + (" (small model)" if is_small else " (the paper's)"),
             f"machine: {machine.num_ranks} {'GPUs' if has_gpu else 'processes on the CPU'}, {config.engine.precision}, "
             f"{memory_note}",
