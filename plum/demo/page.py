@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 NO_MEMORY = "The memory does not suffice: send fewer or smaller photos, or segment fewer phrases."
 INTERNAL_ERROR = "An internal error occurred; the terminal that runs plum demo shows it."
 PAGE_CSS = ".gradio-container { width: 100% !important; max-width: 88rem !important; margin: 0 auto !important; }"
-FONTS = ("system-ui", "sans-serif")
-"""Fonts of the visitor's system: gradio's own themes load theirs from another server."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +268,7 @@ def launch(page: gr.Blocks, host: str, port: int, *, share: bool = False) -> str
         ssr_mode=False,
         run_history=False,
         footer_links=[],
-        theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace")),
+        theme=gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
         css=PAGE_CSS,
     )
     if share and not public:
