@@ -1,5 +1,6 @@
 """Finds a saved model by its folder or by its name on the Hugging Face Hub (`organisation/name`), and downloads it."""
 
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -35,6 +36,11 @@ def find_checkpoint(name: str | Path) -> Path:
     if not _HUB_NAME.fullmatch(str(name)) or Path(folder.parts[0]).exists():
         raise FileNotFoundError(f"{name}: no such folder; name the folder of a saved model, such as RUN/model")
     return _download(str(name))
+
+
+def hide_requests() -> None:
+    """Keep the log of HTTP requests, a line for each, out of the messages of a command."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def is_hub_name(name: str) -> bool:
@@ -77,6 +83,7 @@ def _download(name: str, folder: Path | None = None, revision: str | None = None
     Returns:
         The folder that holds the model.
     """
+    hide_requests()
     try:
         config = Path(hf_hub_download(name, CONFIG_FILE, revision=revision, local_dir=folder))
         _require_saved_model(name, config.parent)

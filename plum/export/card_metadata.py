@@ -45,6 +45,8 @@ def read_card(text: str) -> tuple[CardMetadata, str]:
     Raises:
         ValueError: the metadata are not valid YAML.
     """
+    if not text.startswith("---"):
+        return CardMetadata(), text
     try:
         card = ModelCard(text)
     except (ValueError, yaml.YAMLError) as error:

@@ -9,7 +9,7 @@ import httpx
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-from plum.checkpoints.hub import HUB_FILES, is_hub_name
+from plum.checkpoints.hub import HUB_FILES, hide_requests, is_hub_name
 from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.store import BASE_FILE, CARD_FILE
 from plum.export.card_metadata import read_card, with_metadata
@@ -63,6 +63,7 @@ def push_model(request: UploadRequest) -> str:
         if path.is_file() and path.name != CARD_FILE and any(fnmatch(path.name, pattern) for pattern in HUB_FILES)
     ]
     operations.append(CommitOperationAdd(CARD_FILE, card.encode()))
+    hide_requests()
     api = HfApi()
     try:
         api.create_repo(request.name, private=request.is_private, exist_ok=True)
