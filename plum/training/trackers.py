@@ -64,7 +64,7 @@ def open_trackers(
         project: the project of Weights & Biases and Trackio that holds the run.
         settings: the run's configuration, which both show.
         next_update: the first update of this start.
-        last_logged: the last update that an earlier start has logged, which may be later than `next_update`; 0 if none.
+        last_logged: the last update that an earlier start has logged, at times after `next_update`; -1 if none.
 
     Raises:
         ValueError: a package is missing, or a service refuses the run; the message says what to do.

@@ -159,14 +159,14 @@ class Tracker:
         """Drop the lines of updates that a resumed run repeats, and a last line that a killed run left unfinished.
 
         Returns:
-            The last update that was there; 0 if none was.
+            The last update that was there; -1 if none was (update 0 has a validation alone).
 
         Raises:
             ValueError: another line is damaged; the message names the file and the line.
         """
         if not self._path.exists():
-            return 0
-        kept, last = [], 0
+            return -1
+        kept, last = [], -1
         for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
             if not line.endswith("\n"):
                 break
