@@ -1,6 +1,6 @@
 """PLUM, a multimodal language model that answers in words and segments the parts it names.
 
-`plum.load(folder)` opens a saved model.
+`plum.load(folder)` opens a saved model; its predictions have `phrases`, `masks`, `boxes`, `plot()` and `save(folder)`.
 """
 
 from pathlib import Path

@@ -11,6 +11,8 @@ COMMANDS: Final[dict[str, str]] = {
     "train-tokenizer": "train a byte-level BPE tokenizer on all texts that data sets can yield",
     "teacher-forced": "measure span tags and next-token loss on held-out data",
     "export": "merge a trained model's adapters and save the result",
+    "push": "upload a saved model to the Hugging Face Hub, with its model card",
+    "pull": "download a model of the Hugging Face Hub to a folder",
     "predict": "ask about many images and write overlays, masks and an HTML page",
     "data-status": "list the data sets that are there, and where to get the others",
     "convert": "convert a published checkpoint of LISA, M2SA, GLaMM or PLUM's authors to a saved model",
